@@ -1,0 +1,299 @@
+//! One actor of this host: admits calls, runs each in an instance, counts what is running.
+//!
+//! A call takes a permit of the actor, then a slot of the host's instance pool, and gives both back when it ends. Calls
+//! from outside may fill only a part of the slots: the rest is for the calls that those calls make, or a host full of
+//! waiting callers could never answer them.
+//!
+//! Invariant: an instance that trapped, ran out of time or was dropped in the middle of a call is never used again.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    artifact::Artifact,
+    capabilities,
+    engine::Engine,
+    guest::{self, Ended, HostCall, Idle, Inbound, Outcome, Outward},
+    permits::{Permit, Permits, Refused},
+    sink::Sink,
+};
+use crate::{
+    identity::{claims::ActorClaims, keys::ActorId},
+    router::{Local, Route, Router},
+    rpc::{
+        call::{Call, CallError},
+        invocation::{Entity, TraceContext},
+        server::Handler,
+    },
+};
+
+/// Instances kept between calls per actor, where reuse is on. More are rarely idle at the same time on a small machine.
+const IDLE_MAX: usize = 64;
+
+/// The slots of the instance pool, shared by all actors of a host.
+#[derive(Clone)]
+pub struct Slots {
+    all: Arc<Semaphore>,
+    /// What calls from outside may take together.
+    outside: Arc<Semaphore>,
+}
+
+/// The right to one instance.
+struct Slot {
+    _all: OwnedSemaphorePermit,
+    _outside: Option<OwnedSemaphorePermit>,
+}
+
+impl Slots {
+    pub fn new(count: u32) -> Self {
+        let count = count as usize;
+        Self { all: Arc::new(Semaphore::new(count)), outside: Arc::new(Semaphore::new((count - count / 4).max(1))) }
+    }
+
+    async fn acquire(&self, depth: u8) -> Option<Slot> {
+        let outside = match depth {
+            0 => Some(Arc::clone(&self.outside).acquire_owned().await.ok()?),
+            _ => None,
+        };
+        Some(Slot { _all: Arc::clone(&self.all).acquire_owned().await.ok()?, _outside: outside })
+    }
+}
+
+/// What all actors of a host share.
+#[derive(Clone)]
+pub struct Shared {
+    pub engine: Engine,
+    pub slots: Slots,
+    pub router: Router,
+    pub queue_max: usize,
+}
+
+/// A running actor.
+pub struct Actor {
+    pub id: ActorId,
+    artifact: ArcSwap<Artifact>,
+    permits: Arc<Permits>,
+    /// Calls one instance may serve; 1 means a fresh one per call.
+    reuse: AtomicU32,
+    // Held for a few lines, never across an await.
+    idle: Mutex<Vec<IdleOf>>,
+    sink: Arc<Sink>,
+    shared: Shared,
+    /// Counts the calls in work, so that stopping can wait for them.
+    in_work: TaskTracker,
+}
+
+/// An idle instance and the artifact it is of: a live update makes the old ones useless.
+struct IdleOf {
+    artifact: Arc<Artifact>,
+    instance: Idle,
+}
+
+impl Actor {
+    pub fn new(artifact: Arc<Artifact>, limit: u32, reuse: u32, shared: Shared) -> Arc<Self> {
+        let id = artifact.claims.subject.clone();
+        Arc::new(Self {
+            permits: Permits::new(limit, shared.queue_max),
+            reuse: AtomicU32::new(reuse),
+            idle: Mutex::default(),
+            sink: Sink::new(id.as_str().into()),
+            artifact: ArcSwap::new(artifact),
+            shared,
+            in_work: TaskTracker::new(),
+            id,
+        })
+    }
+
+    /// The claims it runs under now.
+    pub fn claims(&self) -> Arc<ActorClaims> {
+        Arc::clone(&self.artifact.load().claims)
+    }
+
+    /// The module it runs now.
+    pub fn artifact(&self) -> Arc<Artifact> {
+        self.artifact.load_full()
+    }
+
+    /// Runs another module from the next call on; calls in work finish with the old one.
+    pub fn update(&self, artifact: Arc<Artifact>) {
+        self.artifact.store(artifact);
+        self.idle().clear();
+    }
+
+    /// Changes how many calls may run at a time.
+    pub fn set_limit(&self, limit: u32) {
+        self.permits.set_limit(limit);
+    }
+
+    /// Changes how many calls one instance may serve.
+    pub fn set_reuse(&self, reuse: u32) {
+        self.reuse.store(reuse, Ordering::Relaxed);
+        self.idle().clear();
+    }
+
+    /// Admits no call any more and waits until those in work are done.
+    pub async fn drain(&self) {
+        self.permits.close();
+        self.in_work.close();
+        self.in_work.wait().await;
+        self.idle().clear();
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<IdleOf>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_idle(&self, artifact: &Arc<Artifact>) -> Option<Idle> {
+        if self.reuse.load(Ordering::Relaxed) <= 1 {
+            return None;
+        }
+        let kept = self.idle().pop()?;
+        Arc::ptr_eq(&kept.artifact, artifact).then_some(kept.instance)
+    }
+
+    fn keep_idle(&self, artifact: Arc<Artifact>, instance: Idle) {
+        if instance.served < self.reuse.load(Ordering::Relaxed) {
+            let mut idle = self.idle();
+            if idle.len() < IDLE_MAX {
+                idle.push(IdleOf { artifact, instance });
+            }
+        }
+    }
+
+    fn not_admitted(&self, refused: Refused) -> CallError {
+        CallError::NotAdmitted { actor_id: self.id.to_string(), reason: refused.to_string() }
+    }
+
+    fn out_of_time(&self) -> CallError {
+        CallError::Deadline { limit_ms: self.shared.router.rpc_timeout().as_millis() }
+    }
+
+    /// Runs an admitted call. Safe to drop: its instance goes with it.
+    async fn run(self: Arc<Self>, call: Call, permit: Permit) -> Result<Bytes, CallError> {
+        let _in_work = self.in_work.token();
+        let _permit = permit;
+        let deadline = call.deadline;
+        tokio::time::timeout_at(deadline, self.run_unbounded(call)).await.unwrap_or_else(|_| Err(self.out_of_time()))
+    }
+
+    async fn run_unbounded(&self, call: Call) -> Result<Bytes, CallError> {
+        let _slot = self.shared.slots.acquire(call.depth).await.ok_or_else(|| self.not_admitted(Refused::Stopped))?;
+        let _ticking = self.shared.engine.tick();
+        let artifact = self.artifact.load_full();
+        let outward = OutwardOf {
+            claims: Arc::clone(&artifact.claims),
+            router: self.shared.router.clone(),
+            sink: Arc::clone(&self.sink),
+            trace: call.trace.clone(),
+            deadline: call.deadline,
+            depth: call.depth,
+        };
+        let inbound = Inbound {
+            operation: call.operation,
+            payload: call.payload,
+            deadline: call.deadline.into_std(),
+            outward: Arc::new(outward),
+        };
+        let idle = self.take_idle(&artifact);
+        let memory_max = self.shared.engine.memory_max_bytes();
+        match guest::run(&artifact.pre, &artifact.abi, &self.sink, memory_max, idle, inbound).await {
+            Outcome::Returned(result, instance) => {
+                if let Some(instance) = instance {
+                    self.keep_idle(artifact, instance);
+                }
+                result
+            }
+            Outcome::Ended(Ended::PastDeadline) => Err(self.out_of_time()),
+            Outcome::Ended(Ended::Trap(reason)) => {
+                tracing::warn!(actor_id = %self.id, error = %reason, "actor trapped, the call failed");
+                Err(CallError::Trap(reason))
+            }
+        }
+    }
+}
+
+impl Local for Actor {
+    fn check(&self, call: &Call) -> Result<(), CallError> {
+        let contract = &*call.origin.contract_id;
+        let from_actor_or_tool = contract.is_empty() && call.origin.link_name.is_empty();
+        if from_actor_or_tool || self.artifact.load().claims.has_capability(contract) {
+            return Ok(());
+        }
+        Err(CallError::NotSignedFor {
+            contract: contract.to_owned(),
+            actor_id: self.id.to_string(),
+            origin: call.origin.public_key.to_string(),
+        })
+    }
+
+    fn try_call(self: Arc<Self>, call: Call) -> Result<BoxFuture<'static, Result<Bytes, CallError>>, Call> {
+        match self.permits.try_acquire() {
+            Some(permit) => Ok(Box::pin(self.run(call, permit))),
+            None => Err(call),
+        }
+    }
+
+    fn call(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
+        Box::pin(async move {
+            let permit = self.permits.acquire(call.deadline).await.map_err(|refused| self.not_admitted(refused))?;
+            self.run(call, permit).await
+        })
+    }
+}
+
+impl Handler for Actor {
+    fn handle(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
+        let router = self.shared.router.clone();
+        Box::pin(async move { router.receive(self, call).await })
+    }
+}
+
+/// Where the outward calls of one inbound call go.
+struct OutwardOf {
+    claims: Arc<ActorClaims>,
+    router: Router,
+    sink: Arc<Sink>,
+    trace: TraceContext,
+    deadline: Instant,
+    depth: u8,
+}
+
+impl Outward for OutwardOf {
+    fn host_call(&self, request: HostCall) -> BoxFuture<'_, Result<Bytes, CallError>> {
+        Box::pin(async move {
+            // What a guest writes before a slash is an addressing form of later hosts; peers send what follows it.
+            let operation = crate::rpc::invocation::dispatch_operation(&request.operation);
+            let target = match self.router.decide(&self.claims, &request.binding, &request.namespace)? {
+                Route::Builtin(builtin) => return capabilities::call(builtin, &self.sink, operation, &request.payload),
+                Route::Entity(target) => target,
+            };
+            let call = Call {
+                origin: Entity::actor(&self.claims.subject),
+                target,
+                operation: operation.to_owned(),
+                payload: request.payload,
+                trace: self.trace.clone(),
+                deadline: self.deadline,
+                depth: self.depth + 1,
+            };
+            self.router.call(call).await
+        })
+    }
+}
+
+/// How long a stopping actor waits for its calls unless the command says otherwise.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);

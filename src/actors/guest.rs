@@ -1,0 +1,502 @@
+//! The waPC interface: what a guest module imports from the host, and how one call goes through one instance.
+//!
+//! The guest owns its memory. For a call the host tells it two lengths (`__guest_call`), the guest allocates and asks for
+//! the bytes (`__guest_request`), works, calls out if it must (`__host_call`, then `__host_response` or `__host_error`),
+//! and hands back a result (`__guest_response`) or a text (`__guest_error`). All functions exist under the module names
+//! `wasmbus` and `wapc`; WASI preview 1 is there for modules that want it (wasmbus protocol, section 4).
+//!
+//! Invariants:
+//! * One call at a time goes through an instance, and none after a trap.
+//! * Every pointer of the guest is checked; a zero length is never looked at, whatever the pointer.
+//! * `__host_call` returns exactly 1 or 0: some SDKs take every other value for success.
+//! * A guest that asks for a response or an error again gets it again, until its next host call.
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use wasmtime::{
+    AsContext, AsContextMut, Caller, Instance, InstancePre, Linker, Memory, Module, ResourceLimiter, Store, Trap,
+    TypedFunc, UpdateDeadline, bail, error::Context as _,
+};
+use wasmtime_wasi::{
+    I32Exit, WasiCtx,
+    p1::WasiP1Ctx,
+    p2::pipe::{MemoryInputPipe, MemoryOutputPipe},
+};
+
+use super::sink::{Level, Sink};
+use crate::rpc::call::CallError;
+
+/// The import modules under which the interface is offered.
+const IMPORT_MODULES: [&str; 2] = ["wasmbus", "wapc"];
+const WASI: &str = "wasi_snapshot_preview1";
+/// The name of WASI before it had one.
+const WASI_OLD: &str = "wasi_unstable";
+/// A guest's error text and a binding, namespace or operation name are no place for more than this.
+const TEXT_BYTES_MAX: usize = 64 * 1024;
+
+/// Why a module cannot be linked.
+#[derive(Debug, thiserror::Error)]
+pub enum AbiError {
+    #[error(
+        "it exports neither __guest_call (waPC) nor _start (WASI command), so nothing can be called; build it with an actor SDK"
+    )]
+    NoEntry,
+    #[error("its {name} has the wrong type, expected {expected}")]
+    WrongType { name: &'static str, expected: &'static str },
+    #[error("it exports no memory")]
+    NoMemory,
+    #[error("it imports what no actor host offers: {0}")]
+    Imports(String),
+}
+
+/// How a module wants to be called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// `__guest_call`, with these initialisers once per instance, in this order.
+    Wapc { initialisers: Vec<&'static str> },
+    /// `_start` per call: the operation is an argument, payload and result are the standard streams.
+    Command,
+}
+
+/// What was found out about a module when it was loaded.
+#[derive(Clone, Debug)]
+pub struct Abi {
+    pub entry: Entry,
+    pub uses_wasi: bool,
+}
+
+impl Abi {
+    /// Looks at the exports and imports of a module.
+    pub fn of(module: &Module) -> Result<Self, AbiError> {
+        let function = |name: &str| module.get_export(name).and_then(|export| export.func().cloned());
+        if module.get_export("memory").is_none_or(|export| export.memory().is_none()) {
+            return Err(AbiError::NoMemory);
+        }
+        let entry = match function("__guest_call") {
+            Some(call) if is_i32(call.params(), 2) && is_i32(call.results(), 1) => {
+                let initialisers = ["_initialize", "_start", "wapc_init"];
+                Entry::Wapc { initialisers: initialisers.into_iter().filter(|name| function(name).is_some()).collect() }
+            }
+            Some(_) => return Err(AbiError::WrongType { name: "__guest_call", expected: "(i32, i32) -> i32" }),
+            None if function("_start").is_some() => Entry::Command,
+            None => return Err(AbiError::NoEntry),
+        };
+        let uses_wasi = module.imports().any(|import| matches!(import.module(), WASI | WASI_OLD));
+        Ok(Self { entry, uses_wasi })
+    }
+}
+
+fn is_i32(mut types: impl ExactSizeIterator<Item = wasmtime::ValType>, count: usize) -> bool {
+    types.len() == count && types.all(|ty| ty.is_i32())
+}
+
+/// Where a guest's outward calls go; made per call.
+pub trait Outward: Send + Sync {
+    /// Performs a host call on behalf of the guest.
+    fn host_call(&self, request: HostCall) -> futures::future::BoxFuture<'_, Result<Bytes, CallError>>;
+}
+
+/// What a guest asks of the host.
+#[derive(Clone, Debug)]
+pub struct HostCall {
+    /// The link name; empty stands for `default`.
+    pub binding: String,
+    /// A contract id, an actor's public key or a call alias.
+    pub namespace: String,
+    pub operation: String,
+    pub payload: Bytes,
+}
+
+/// One call as an instance sees it.
+pub struct Inbound {
+    pub operation: String,
+    pub payload: Bytes,
+    pub deadline: Instant,
+    pub outward: Arc<dyn Outward>,
+}
+
+/// The store of an instance: the call it is in, and its limits.
+pub struct Guest {
+    call: Option<Inbound>,
+    response: Option<Bytes>,
+    error: Option<String>,
+    host_response: Bytes,
+    host_error: String,
+    memory: Option<Memory>,
+    limits: Limits,
+    sink: Arc<Sink>,
+    wasi: Option<WasiP1Ctx>,
+}
+
+/// Counts memory against the limit and remembers a refusal, so that the trap that follows can be explained.
+struct Limits {
+    memory_max_bytes: usize,
+    refused: bool,
+}
+
+impl ResourceLimiter for Limits {
+    fn memory_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        let allowed = desired <= self.memory_max_bytes;
+        self.refused |= !allowed;
+        Ok(allowed)
+    }
+
+    fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(desired <= super::engine::TABLE_ELEMENTS)
+    }
+}
+
+/// An instance between calls.
+pub struct Idle {
+    store: Store<Guest>,
+    guest_call: TypedFunc<(u32, u32), u32>,
+    /// Calls it has served.
+    pub served: u32,
+}
+
+/// Prepares a module for instantiation.
+pub fn linker(module: &Module, abi: &Abi) -> Result<InstancePre<Guest>, AbiError> {
+    let mut linker = Linker::new(module.engine());
+    let imports = |e: wasmtime::Error| AbiError::Imports(format!("{e:#}"));
+    for name in IMPORT_MODULES {
+        define(&mut linker, name, short_host_call(module, name)).map_err(imports)?;
+    }
+    if abi.uses_wasi {
+        // Present whenever `uses_wasi` is, see `Guest::new`.
+        wasmtime_wasi::p1::add_to_linker_async(&mut linker, |guest: &mut Guest| {
+            guest.wasi.as_mut().expect("a guest that imports WASI was given one")
+        })
+        .map_err(imports)?;
+        linker.alias_module(WASI, WASI_OLD).map_err(imports)?;
+    }
+    // What AssemblyScript modules call when an assertion fails.
+    linker
+        .func_wrap("env", "abort", |_: i32, _: i32, _: i32, _: i32| -> wasmtime::Result<()> {
+            bail!("the guest aborted itself")
+        })
+        .map_err(imports)?;
+    linker.instantiate_pre(module).map_err(imports)
+}
+
+/// Old AssemblyScript guests import `__host_call` without a binding.
+fn short_host_call(module: &Module, import_module: &str) -> bool {
+    module
+        .imports()
+        .find(|import| import.module() == import_module && import.name() == "__host_call")
+        .and_then(|import| import.ty().func().map(|ty| ty.params().len() == 6))
+        .unwrap_or(false)
+}
+
+fn define(linker: &mut Linker<Guest>, module: &str, short_host_call: bool) -> wasmtime::Result<()> {
+    linker.func_wrap(module, "__guest_request", |mut caller: Caller<'_, Guest>, operation: u32, payload: u32| {
+        let Some(call) = &caller.data().call else { bail!("__guest_request outside of a call") };
+        let (name, argument) = (call.operation.clone(), call.payload.clone());
+        write(&mut caller, operation, name.as_bytes())?;
+        write(&mut caller, payload, &argument)
+    })?;
+    linker.func_wrap(module, "__guest_response", |mut caller: Caller<'_, Guest>, pointer: u32, length: u32| {
+        let response = read(&mut caller, pointer, length)?;
+        caller.data_mut().response = Some(response);
+        wasmtime::error::Ok(())
+    })?;
+    linker.func_wrap(module, "__guest_error", |mut caller: Caller<'_, Guest>, pointer: u32, length: u32| {
+        let text = read(&mut caller, pointer, length.min(TEXT_BYTES_MAX as u32))?;
+        caller.data_mut().error = Some(String::from_utf8_lossy(&text).into_owned());
+        wasmtime::error::Ok(())
+    })?;
+    linker.func_wrap(module, "__host_response_len", |caller: Caller<'_, Guest>| {
+        caller.data().host_response.len() as u32
+    })?;
+    linker.func_wrap(module, "__host_response", |mut caller: Caller<'_, Guest>, pointer: u32| {
+        let response = caller.data().host_response.clone();
+        write(&mut caller, pointer, &response)
+    })?;
+    linker.func_wrap(module, "__host_error_len", |caller: Caller<'_, Guest>| caller.data().host_error.len() as u32)?;
+    linker.func_wrap(module, "__host_error", |mut caller: Caller<'_, Guest>, pointer: u32| {
+        let text = caller.data().host_error.clone();
+        write(&mut caller, pointer, text.as_bytes())
+    })?;
+    linker.func_wrap(module, "__console_log", |mut caller: Caller<'_, Guest>, pointer: u32, length: u32| {
+        let text = read(&mut caller, pointer, length.min(TEXT_BYTES_MAX as u32))?;
+        caller.data().sink.log(Level::Info, &String::from_utf8_lossy(&text));
+        wasmtime::error::Ok(())
+    })?;
+    if short_host_call {
+        linker.func_wrap_async(
+            module,
+            "__host_call",
+            |caller: Caller<'_, Guest>, (ns, ns_len, op, op_len, ptr, len): (u32, u32, u32, u32, u32, u32)| {
+                Box::new(host_call(caller, (0, 0), (ns, ns_len), (op, op_len), (ptr, len)))
+            },
+        )?;
+    } else {
+        linker.func_wrap_async(
+            module,
+            "__host_call",
+            |caller: Caller<'_, Guest>,
+             (bd, bd_len, ns, ns_len, op, op_len, ptr, len): (u32, u32, u32, u32, u32, u32, u32, u32)| {
+                Box::new(host_call(caller, (bd, bd_len), (ns, ns_len), (op, op_len), (ptr, len)))
+            },
+        )?;
+    }
+    Ok(())
+}
+
+type Span = (u32, u32);
+
+async fn host_call(
+    mut caller: Caller<'_, Guest>,
+    binding: Span,
+    namespace: Span,
+    operation: Span,
+    payload: Span,
+) -> wasmtime::Result<u32> {
+    let request = HostCall {
+        binding: text(&mut caller, binding, "binding")?,
+        namespace: text(&mut caller, namespace, "namespace")?,
+        operation: text(&mut caller, operation, "operation")?,
+        payload: read(&mut caller, payload.0, payload.1)?,
+    };
+    let Some(call) = &caller.data().call else { bail!("__host_call outside of a call") };
+    let outward = Arc::clone(&call.outward);
+    let result = outward.host_call(request).await;
+    let guest = caller.data_mut();
+    match result {
+        Ok(response) => {
+            guest.host_response = response;
+            guest.host_error.clear();
+            Ok(1)
+        }
+        Err(error) => {
+            guest.host_response = Bytes::new();
+            guest.host_error = error.to_string();
+            Ok(0)
+        }
+    }
+}
+
+fn memory_of(caller: &mut Caller<'_, Guest>) -> wasmtime::Result<Memory> {
+    if let Some(memory) = caller.data().memory {
+        return Ok(memory);
+    }
+    // Only a start function gets here: the memory is known once instantiation is over.
+    caller.get_export("memory").and_then(wasmtime::Extern::into_memory).context("the guest has no memory")
+}
+
+fn read(caller: &mut Caller<'_, Guest>, pointer: u32, length: u32) -> wasmtime::Result<Bytes> {
+    if length == 0 {
+        return Ok(Bytes::new());
+    }
+    let memory = memory_of(caller)?;
+    let start = pointer as usize;
+    let bytes = start.checked_add(length as usize).and_then(|end| memory.data(caller.as_context()).get(start..end));
+    Ok(Bytes::copy_from_slice(bytes.context("the guest handed over a range outside of its memory")?))
+}
+
+fn write(caller: &mut Caller<'_, Guest>, pointer: u32, bytes: &[u8]) -> wasmtime::Result<()> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let memory = memory_of(caller)?;
+    memory
+        .write(caller.as_context_mut(), pointer as usize, bytes)
+        .ok()
+        .context("the guest asked for data outside of its memory")
+}
+
+fn text(caller: &mut Caller<'_, Guest>, (pointer, length): Span, what: &str) -> wasmtime::Result<String> {
+    if length as usize > TEXT_BYTES_MAX {
+        bail!("the guest's {what} is longer than {TEXT_BYTES_MAX} bytes");
+    }
+    let bytes = read(caller, pointer, length)?;
+    String::from_utf8(bytes.into()).ok().with_context(|| format!("the guest's {what} is not UTF-8"))
+}
+
+impl Guest {
+    fn new(abi: &Abi, sink: &Arc<Sink>, memory_max_bytes: usize) -> Self {
+        Self {
+            call: None,
+            response: None,
+            error: None,
+            host_response: Bytes::new(),
+            host_error: String::new(),
+            memory: None,
+            limits: Limits { memory_max_bytes, refused: false },
+            sink: Arc::clone(sink),
+            wasi: abi.uses_wasi.then(|| {
+                WasiCtx::builder()
+                    .args(&["main.wasm"])
+                    .stdout(sink.stream(Level::Debug))
+                    .stderr(sink.stream(Level::Warn))
+                    .build_p1()
+            }),
+        }
+    }
+
+    fn begin(&mut self, call: Inbound) {
+        self.call = Some(call);
+        self.response = None;
+        self.error = None;
+        self.host_response = Bytes::new();
+        self.host_error.clear();
+    }
+}
+
+/// Makes the store of a new instance; the guest yields to other tasks on every tick of the epoch.
+fn store(pre: &InstancePre<Guest>, guest: Guest) -> Store<Guest> {
+    let mut store = Store::new(pre.module().engine(), guest);
+    store.limiter(|guest| &mut guest.limits);
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(|context| match &context.data().call {
+        Some(call) if Instant::now() >= call.deadline => bail!(PastDeadline),
+        _ => Ok(UpdateDeadline::Yield(1)),
+    });
+    store
+}
+
+/// Marks the end of a guest that used up its time.
+#[derive(Debug, thiserror::Error)]
+#[error("the call ran past its deadline")]
+struct PastDeadline;
+
+/// How a call through an instance ended.
+pub enum Outcome {
+    /// The instance may serve again.
+    Returned(Result<Bytes, CallError>, Option<Idle>),
+    /// The instance is gone.
+    Ended(Ended),
+}
+
+/// Why an instance did not return.
+#[derive(Debug)]
+pub enum Ended {
+    PastDeadline,
+    Trap(String),
+}
+
+/// Runs one call in `idle` or in a fresh instance. Not cancel safe for the guest, but safe to drop: the instance goes
+/// with it.
+pub async fn run(
+    pre: &InstancePre<Guest>,
+    abi: &Abi,
+    sink: &Arc<Sink>,
+    memory_max_bytes: usize,
+    idle: Option<Idle>,
+    call: Inbound,
+) -> Outcome {
+    if abi.entry == Entry::Command {
+        return run_command(pre, sink, memory_max_bytes, call).await;
+    }
+    let mut instance = match idle {
+        Some(mut idle) => {
+            idle.store.data_mut().begin(call);
+            idle.store.set_epoch_deadline(1);
+            idle
+        }
+        None => {
+            let mut guest = Guest::new(abi, sink, memory_max_bytes);
+            guest.begin(call);
+            let mut store = store(pre, guest);
+            match instantiate(pre, abi, &mut store).await {
+                Ok(guest_call) => Idle { store, guest_call, served: 0 },
+                Err(error) => return Outcome::Ended(ended(&error, &store)),
+            }
+        }
+    };
+    let lengths = instance.store.data().call.as_ref().map_or((0, 0), |call| (call.operation.len(), call.payload.len()));
+    let lengths = (lengths.0 as u32, lengths.1 as u32);
+    let returned = instance.guest_call.call_async(&mut instance.store, lengths).await;
+    let code = match returned {
+        Ok(code) => code,
+        Err(error) => return Outcome::Ended(ended(&error, &instance.store)),
+    };
+    instance.served += 1;
+    let guest = instance.store.data_mut();
+    guest.call = None;
+    let result = match code {
+        1 => Ok(guest.response.take().unwrap_or_default()),
+        0 => Err(CallError::Callee(guest.error.take().unwrap_or_else(|| {
+            if guest.host_error.is_empty() {
+                "the actor failed without a reason".into()
+            } else {
+                guest.host_error.clone()
+            }
+        }))),
+        code => Err(CallError::Callee(format!("operation failed with exit code `{code}`"))),
+    };
+    Outcome::Returned(result, Some(instance))
+}
+
+async fn instantiate(
+    pre: &InstancePre<Guest>,
+    abi: &Abi,
+    store: &mut Store<Guest>,
+) -> wasmtime::Result<TypedFunc<(u32, u32), u32>> {
+    let instance = pre.instantiate_async(&mut *store).await?;
+    store.data_mut().memory = instance.get_memory(&mut *store, "memory");
+    if let Entry::Wapc { initialisers } = &abi.entry {
+        for name in initialisers {
+            initialise(&instance, store, name).await?;
+        }
+    }
+    instance.get_typed_func(&mut *store, "__guest_call")
+}
+
+async fn initialise(instance: &Instance, store: &mut Store<Guest>, name: &str) -> wasmtime::Result<()> {
+    let function: TypedFunc<(), ()> = instance.get_typed_func(&mut *store, name)?;
+    match function.call_async(&mut *store, ()).await {
+        // A module whose `main` ends with exit(0) has registered its handlers.
+        Err(error) if error.downcast_ref::<I32Exit>().is_some_and(|exit| exit.0 == 0) => Ok(()),
+        other => other.with_context(|| format!("initialise the guest with {name}")),
+    }
+}
+
+async fn run_command(pre: &InstancePre<Guest>, sink: &Arc<Sink>, memory_max_bytes: usize, call: Inbound) -> Outcome {
+    let abi = Abi { entry: Entry::Command, uses_wasi: false };
+    let mut guest = Guest::new(&abi, sink, memory_max_bytes);
+    let output = MemoryOutputPipe::new(memory_max_bytes);
+    guest.wasi = Some(
+        WasiCtx::builder()
+            .args(&["main.wasm", &call.operation])
+            .stdin(MemoryInputPipe::new(call.payload.clone()))
+            .stdout(output.clone())
+            .stderr(sink.stream(Level::Warn))
+            .build_p1(),
+    );
+    guest.begin(call);
+    let mut store = store(pre, guest);
+    let ran = async {
+        let instance = pre.instantiate_async(&mut store).await?;
+        store.data_mut().memory = instance.get_memory(&mut store, "memory");
+        initialise(&instance, &mut store, "_start").await
+    };
+    match ran.await {
+        Ok(()) => Outcome::Returned(Ok(output.contents()), None),
+        Err(error) => match error.downcast_ref::<I32Exit>() {
+            Some(exit) => {
+                Outcome::Returned(Err(CallError::Callee(format!("operation failed with exit code `{}`", exit.0))), None)
+            }
+            None => Outcome::Ended(ended(&error, &store)),
+        },
+    }
+}
+
+/// Puts the end of an instance into words.
+fn ended(error: &wasmtime::Error, store: &Store<Guest>) -> Ended {
+    if error.downcast_ref::<PastDeadline>().is_some() {
+        return Ended::PastDeadline;
+    }
+    let mut text = match error.downcast_ref::<Trap>() {
+        Some(trap) => trap.to_string(),
+        None => error.root_cause().to_string(),
+    };
+    let limits = &store.data().limits;
+    if limits.refused {
+        text.push_str(&format!(
+            " (after it was refused more than {} bytes of memory, see actor_memory_max_bytes)",
+            limits.memory_max_bytes
+        ));
+    }
+    Ended::Trap(text)
+}

@@ -1,0 +1,880 @@
+//! Owns which actors run on this host, and is the only one who changes it.
+//!
+//! Commands arrive in order through one inbox. What takes time (reading, verifying, compiling, subscribing, draining) runs
+//! as a child task that reports back; meanwhile commands for the same reference or the same actor wait in line, so that
+//! two of them are carried out in the order they were given. Every change follows the same steps: state first, then the
+//! snapshot for readers, then events.
+//!
+//! An actor has one subscription and one number of permits: the sum over its *groups*. A group is what was started with
+//! one set of annotations; clients that manage actors by annotations (a deployment manager) scale and stop only theirs
+//! (lattice protocol, section 9.1).
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_nats::Subscriber;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, error, info, info_span, warn};
+use uuid::Uuid;
+
+use super::{
+    actor::{Actor, Shared},
+    artifact::Artifact,
+};
+use crate::{
+    events::{
+        Event, Publisher,
+        event::{ActorContext, Annotations},
+    },
+    identity::{
+        claims::{ActorClaims, now},
+        keys::{ActorId, HostId},
+    },
+    lattice::subject::Subjects,
+    links::{Claims, Live},
+    policy::{Action, Party, Policy},
+    registry::Registry,
+    router::Local,
+    rpc::server::Receiver,
+    store::{Entry, Expect, Store, Update, keys},
+};
+
+/// Calls without an upper bound on this actor's concurrency: what a `scale` without a count asks for.
+pub const UNBOUNDED: u32 = u32::MAX;
+/// The annotation that sets how many calls one instance of an actor may serve.
+pub const REUSE_ANNOTATION: &str = "lattice.host/instance-reuse";
+/// Commands waiting for the supervisor.
+const INBOX: usize = 256;
+/// One-instance events per change; the counts are in the events about all of them.
+const SINGLE_EVENTS_MAX: u32 = 32;
+/// How often claims of running actors are looked for in the bucket, and written again if it lost them.
+const CLAIMS_CHECK: Duration = Duration::from_secs(5);
+
+/// How many an actor request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Amount {
+    /// So many more than now (the launch command of 2022).
+    Add(u32),
+    /// Exactly so many.
+    Exactly(u32),
+}
+
+/// A request to run an actor under one set of annotations.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// The reference as the client wrote it.
+    pub reference: String,
+    pub annotations: Annotations,
+    pub amount: Amount,
+}
+
+/// A request to stop all or some of an actor.
+#[derive(Clone, Debug)]
+pub struct Stop {
+    /// A public key, or an image reference.
+    pub actor: String,
+    /// Only groups that have all of these.
+    pub annotations: Annotations,
+    /// How many; `None` means all.
+    pub count: Option<u32>,
+}
+
+/// A request to run another module under the same key.
+#[derive(Clone, Debug)]
+pub struct Replace {
+    pub actor_id: Option<String>,
+    pub reference: String,
+    pub annotations: Annotations,
+}
+
+/// Why a stop or an update was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ActorError {
+    #[error("{0} does not run on this host")]
+    NotRunning(String),
+    #[error("{actor} runs on this host, but not with the annotations {annotations:?}")]
+    NoSuchAnnotations { actor: String, annotations: Annotations },
+    #[error(
+        "the annotations select only a part of {0}; all of an actor on one host runs the same module, so leave the annotations out"
+    )]
+    PartOfActor(String),
+    #[error("{reference} holds {found}, not {expected}; start it as an actor of its own")]
+    OtherActor { reference: String, found: String, expected: String },
+    #[error(
+        "{reference} has revision {offered}, {actor} runs revision {running} already; sign the new module with a higher revision"
+    )]
+    NotNewer { reference: String, actor: String, offered: u64, running: u64 },
+    #[error("{0}")]
+    Load(String),
+    #[error("the host is stopping or too busy to take the command")]
+    Unavailable,
+}
+
+/// What readers see of a running actor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActorView {
+    pub id: ActorId,
+    pub name: Option<String>,
+    pub reference: String,
+    pub revision: i32,
+    pub groups: Vec<GroupView>,
+}
+
+/// One group of a running actor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupView {
+    pub annotations: Annotations,
+    pub instance_id: String,
+    pub max: u32,
+}
+
+enum Command {
+    Start(Start),
+    Stop(Stop, oneshot::Sender<Result<(), ActorError>>),
+    Replace(Replace, oneshot::Sender<Result<(), ActorError>>),
+    StopAll { deadline: Instant, done: oneshot::Sender<()> },
+}
+
+/// Gives commands to the supervisor and reads what runs. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    view: watch::Receiver<Arc<Vec<ActorView>>>,
+}
+
+impl Handle {
+    /// Asks for an actor; the outcome is told by events. Fails only when the inbox is full or the host is stopping.
+    pub fn start(&self, start: Start) -> Result<(), ActorError> {
+        self.commands.try_send(Command::Start(start)).map_err(|_| ActorError::Unavailable)
+    }
+
+    /// Asks for a stop; the answer comes when the actor takes no further calls.
+    pub fn stop(&self, stop: Stop) -> oneshot::Receiver<Result<(), ActorError>> {
+        self.ask(|reply| Command::Stop(stop, reply))
+    }
+
+    /// Asks for a live update; the answer comes when new calls run the new module.
+    pub fn replace(&self, replace: Replace) -> oneshot::Receiver<Result<(), ActorError>> {
+        self.ask(|reply| Command::Replace(replace, reply))
+    }
+
+    /// Stops everything; returns when all calls are done, or at the deadline.
+    pub async fn stop_all(&self, deadline: Instant) {
+        let (done, stopped) = oneshot::channel();
+        if self.commands.send(Command::StopAll { deadline, done }).await.is_ok() {
+            let _ = stopped.await;
+        }
+    }
+
+    /// What runs now.
+    pub fn running(&self) -> Arc<Vec<ActorView>> {
+        Arc::clone(&self.view.borrow())
+    }
+
+    fn ask(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<(), ActorError>>) -> Command,
+    ) -> oneshot::Receiver<Result<(), ActorError>> {
+        let (reply, answer) = oneshot::channel();
+        if let Err(mpsc::error::TrySendError::Full(command) | mpsc::error::TrySendError::Closed(command)) =
+            self.commands.try_send(command(reply))
+            && let Command::Stop(_, reply) | Command::Replace(_, reply) = command
+        {
+            let _ = reply.send(Err(ActorError::Unavailable));
+        }
+        answer
+    }
+}
+
+/// What the supervisor works with.
+pub struct Parts {
+    pub host: HostId,
+    pub shared: Shared,
+    pub registry: Registry,
+    pub receiver: Receiver,
+    pub rpc: async_nats::Client,
+    pub subjects: Subjects,
+    pub store: Store,
+    pub links: Live,
+    pub policy: Policy,
+    pub events: Publisher,
+    /// Calls one instance may serve unless an annotation says otherwise.
+    pub reuse_default: u32,
+}
+
+/// Starts the supervisor; it ends after [`Handle::stop_all`].
+pub fn spawn(parts: Parts, tasks: &tokio_util::task::TaskTracker) -> Handle {
+    let (commands, inbox) = mpsc::channel(INBOX);
+    let (published, view) = watch::channel(Arc::default());
+    let supervisor = Supervisor {
+        parts: Arc::new(parts),
+        running: BTreeMap::new(),
+        loading: HashMap::new(),
+        starting: HashMap::new(),
+        children: JoinSet::new(),
+        published,
+    };
+    tasks.spawn(supervisor.run(inbox).instrument(info_span!("actors")));
+    Handle { commands, view }
+}
+
+struct Supervisor {
+    parts: Arc<Parts>,
+    running: BTreeMap<ActorId, Running>,
+    /// Jobs that wait for a module, by its reference, in the order they came.
+    loading: HashMap<String, VecDeque<Job>>,
+    /// Jobs that wait for an actor's subscription.
+    starting: HashMap<ActorId, VecDeque<(Job, Arc<Artifact>)>>,
+    children: JoinSet<Done>,
+    published: watch::Sender<Arc<Vec<ActorView>>>,
+}
+
+/// A command that needs a module.
+enum Job {
+    Start(Start),
+    Replace(Replace, oneshot::Sender<Result<(), ActorError>>),
+}
+
+/// What a child task reports.
+enum Done {
+    Loaded {
+        reference: String,
+        result: Result<Arc<Artifact>, LoadError>,
+    },
+    Subscribed {
+        start: Start,
+        artifact: Arc<Artifact>,
+        result: Result<Subscriber, String>,
+    },
+    /// An actor left its queue group; the events of its stop are due.
+    Left {
+        events: Vec<Event>,
+        reply: Option<oneshot::Sender<Result<(), ActorError>>>,
+    },
+    Nothing,
+}
+
+/// Why a module did not load, and whose it is as far as that is known.
+struct LoadError {
+    actor_id: Option<ActorId>,
+    text: String,
+}
+
+struct Running {
+    actor: Arc<Actor>,
+    reference: String,
+    groups: Vec<Group>,
+    leave: CancellationToken,
+    left: Option<oneshot::Receiver<()>>,
+}
+
+struct Group {
+    annotations: Annotations,
+    instance_id: String,
+    max: u32,
+}
+
+impl Running {
+    fn total(&self) -> u32 {
+        self.groups.iter().fold(0, |sum: u32, group| sum.saturating_add(group.max))
+    }
+
+    fn apply_limits(&self, reuse_default: u32) {
+        self.actor.set_limit(self.total());
+        let reuse = self.groups.iter().filter_map(|group| reuse_of(&group.annotations).ok().flatten()).max();
+        self.actor.set_reuse(reuse.unwrap_or(reuse_default));
+    }
+}
+
+/// Reads the reuse annotation; an error is for the client.
+fn reuse_of(annotations: &Annotations) -> Result<Option<u32>, String> {
+    let Some(text) = annotations.get(REUSE_ANNOTATION) else { return Ok(None) };
+    match text.trim().parse() {
+        Ok(reuse) if reuse > 0 => Ok(Some(reuse)),
+        _ => Err(format!("annotation {REUSE_ANNOTATION} is {text:?}, expected a number of calls from 1")),
+    }
+}
+
+impl Supervisor {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
+        let mut claims_check = tokio::time::interval(CLAIMS_CHECK);
+        claims_check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                Some(done) = self.children.join_next(), if !self.children.is_empty() => self.reap(done),
+                command = inbox.recv() => match command {
+                    Some(Command::StopAll { deadline, done }) => {
+                        inbox.close();
+                        self.stop_all(deadline).await;
+                        let _ = done.send(());
+                        return;
+                    }
+                    Some(command) => self.handle(command),
+                    None => return,
+                },
+                _ = claims_check.tick() => self.restore_claims(),
+            }
+        }
+    }
+
+    fn handle(&mut self, command: Command) {
+        match command {
+            Command::Start(start) => self.begin(Job::Start(start)),
+            Command::Replace(replace, reply) => self.begin(Job::Replace(replace, reply)),
+            Command::Stop(stop, reply) => self.stop(&stop, reply),
+            Command::StopAll { .. } => unreachable!("handled by the loop, which ends with it"),
+        }
+    }
+
+    fn reap(&mut self, done: Result<Done, tokio::task::JoinError>) {
+        match done {
+            Ok(Done::Loaded { reference, result }) => self.loaded(&reference, result),
+            Ok(Done::Subscribed { start, artifact, result }) => self.subscribed(start, artifact, result),
+            Ok(Done::Left { events, reply }) => {
+                self.parts.events.publish_all(events);
+                if let Some(reply) = reply {
+                    let _ = reply.send(Ok(()));
+                }
+            }
+            Ok(Done::Nothing) => {}
+            // A panic below is a bug: the call or command it served is lost, the host goes on and says so.
+            Err(failure) => error!(error = %failure, "a task of the actor supervisor panicked"),
+        }
+    }
+
+    /// Takes a job on: at once if its module runs here, else after loading it.
+    fn begin(&mut self, job: Job) {
+        let reference = match &job {
+            Job::Start(start) => start.reference.clone(),
+            Job::Replace(replace, _) => replace.reference.clone(),
+        };
+        if let Some(waiting) = self.loading.get_mut(&reference) {
+            waiting.push_back(job);
+            return;
+        }
+        let runs_here = self.running.values().find(|running| running.reference == reference);
+        if let (Job::Start(_), Some(running)) = (&job, runs_here) {
+            let artifact = running.actor.artifact();
+            return self.perform(job, artifact);
+        }
+        self.loading.insert(reference.clone(), VecDeque::from([job]));
+        let twins: Vec<Arc<Artifact>> = self.running.values().map(|running| running.actor.artifact()).collect();
+        let span = info_span!("load", %reference);
+        self.children.spawn(load(Arc::clone(&self.parts), reference, twins).instrument(span));
+    }
+
+    fn loaded(&mut self, reference: &str, result: Result<Arc<Artifact>, LoadError>) {
+        let jobs = self.loading.remove(reference).unwrap_or_default();
+        match result {
+            Ok(artifact) => {
+                for job in jobs {
+                    self.perform(job, Arc::clone(&artifact));
+                }
+            }
+            Err(failure) => {
+                warn!(%reference, error = %failure.text, "actor not loaded");
+                for job in jobs {
+                    match job {
+                        Job::Start(start) => self.start_failed(&start, failure.actor_id.as_ref(), &failure.text),
+                        Job::Replace(replace, reply) => {
+                            self.replace_failed(&replace, reply, ActorError::Load(failure.text.clone()))
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn perform(&mut self, job: Job, artifact: Arc<Artifact>) {
+        if let Some(waiting) = self.starting.get_mut(&artifact.claims.subject) {
+            waiting.push_back((job, artifact));
+            return;
+        }
+        match job {
+            Job::Start(start) => self.perform_start(start, artifact),
+            Job::Replace(replace, reply) => match self.perform_replace(&replace, &artifact) {
+                Ok(()) => {
+                    let _ = reply.send(Ok(()));
+                }
+                Err(error) => self.replace_failed(&replace, reply, error),
+            },
+        }
+    }
+
+    fn perform_start(&mut self, start: Start, artifact: Arc<Artifact>) {
+        let id = artifact.claims.subject.clone();
+        if let Err(text) = reuse_of(&start.annotations) {
+            return self.start_failed(&start, Some(&id), &text);
+        }
+        let Some(running) = self.running.get_mut(&id) else {
+            return self.subscribe(start, artifact);
+        };
+        if running.reference != start.reference {
+            let text = format!(
+                "actor is already running with a different image reference {}; update it, or stop it first",
+                running.reference
+            );
+            return self.start_failed(&start, Some(&id), &text);
+        }
+        let group = running.groups.iter_mut().find(|group| group.annotations == start.annotations);
+        let before = group.as_ref().map_or(0, |group| group.max);
+        let after = match start.amount {
+            Amount::Add(more) => before.saturating_add(more),
+            Amount::Exactly(count) => count,
+        };
+        match group {
+            Some(group) => group.max = after,
+            None if after > 0 => running.groups.push(Group {
+                annotations: start.annotations.clone(),
+                instance_id: Uuid::new_v4().to_string(),
+                max: after,
+            }),
+            None => {}
+        }
+        running.groups.retain(|group| group.max > 0);
+        let events = self.scale_events(&start.reference, &start.annotations, &artifact.claims, before, after);
+        self.settle(&id, events, None);
+    }
+
+    /// Subscribes for an actor that does not run yet; commands for it wait meanwhile.
+    fn subscribe(&mut self, start: Start, artifact: Arc<Artifact>) {
+        if matches!(start.amount, Amount::Exactly(0) | Amount::Add(0)) {
+            let context = self.context(&start.reference, &start.annotations, &artifact.claims);
+            return self.parts.events.publish(Event::ActorScaled { actor: context, max: 0 });
+        }
+        self.starting.insert(artifact.claims.subject.clone(), VecDeque::new());
+        let parts = Arc::clone(&self.parts);
+        self.children.spawn(async move {
+            // Older hosts refuse calls of actors whose claims they have not seen, so these come before the first call.
+            record(&parts, &artifact.claims, Some(&start.reference)).await;
+            let subject = parts.subjects.actor(artifact.claims.subject.as_str());
+            let result = async {
+                let subscriber =
+                    parts.rpc.queue_subscribe(subject.clone(), subject).await.map_err(|e| e.to_string())?;
+                tokio::time::timeout(Duration::from_secs(5), parts.rpc.flush())
+                    .await
+                    .map_err(|_| "the NATS server does not confirm the subscription".to_owned())?
+                    .map_err(|e| e.to_string())?;
+                Ok(subscriber)
+            };
+            let result = result.await;
+            Done::Subscribed { start, artifact, result }
+        });
+    }
+
+    fn subscribed(&mut self, start: Start, artifact: Arc<Artifact>, result: Result<Subscriber, String>) {
+        let id = artifact.claims.subject.clone();
+        let waiting = self.starting.remove(&id).unwrap_or_default();
+        match result {
+            Ok(subscriber) => self.run_actor(start, artifact, subscriber),
+            Err(text) => self.start_failed(&start, Some(&id), &format!("subscribe for the actor: {text}")),
+        }
+        for (job, artifact) in waiting {
+            self.perform(job, artifact);
+        }
+    }
+
+    fn run_actor(&mut self, start: Start, artifact: Arc<Artifact>, subscriber: Subscriber) {
+        let max = match start.amount {
+            Amount::Add(count) | Amount::Exactly(count) => count,
+        };
+        let claims = Arc::clone(&artifact.claims);
+        let id = claims.subject.clone();
+        let actor = Actor::new(artifact, max, self.parts.reuse_default, self.parts.shared.clone());
+        let leave = CancellationToken::new();
+        let (left_sender, left) = oneshot::channel();
+        let span = info_span!("actor", actor_id = %id);
+        let serving = self.parts.receiver.clone().serve(
+            subscriber,
+            id.as_str().into(),
+            actor.clone(),
+            leave.clone(),
+            left_sender,
+        );
+        let draining = Arc::clone(&actor);
+        self.children.spawn(
+            async move {
+                serving.await;
+                draining.drain().await;
+                Done::Nothing
+            }
+            .instrument(span),
+        );
+        let group = Group { annotations: start.annotations.clone(), instance_id: Uuid::new_v4().to_string(), max };
+        let running =
+            Running { actor, reference: start.reference.clone(), groups: vec![group], leave, left: Some(left) };
+        self.running.insert(id.clone(), running);
+        info!(actor_id = %id, reference = %start.reference, max, "actor started");
+        let events = self.scale_events(&start.reference, &start.annotations, &claims, 0, max);
+        self.settle(&id, events, None);
+    }
+
+    fn perform_replace(&mut self, replace: &Replace, artifact: &Arc<Artifact>) -> Result<(), ActorError> {
+        let id = artifact.claims.subject.clone();
+        let expected = replace.actor_id.clone().unwrap_or_else(|| id.to_string());
+        if id.as_str() != expected {
+            return Err(ActorError::OtherActor {
+                reference: replace.reference.clone(),
+                found: id.to_string(),
+                expected,
+            });
+        }
+        let parts = Arc::clone(&self.parts);
+        let running = self.running.get_mut(&id).ok_or_else(|| ActorError::NotRunning(id.to_string()))?;
+        let selected = running.groups.iter().filter(|group| has_all(&group.annotations, &replace.annotations)).count();
+        if selected == 0 {
+            return Err(ActorError::NoSuchAnnotations {
+                actor: id.to_string(),
+                annotations: replace.annotations.clone(),
+            });
+        }
+        if selected < running.groups.len() {
+            return Err(ActorError::PartOfActor(id.to_string()));
+        }
+        let (old, new) = (running.actor.claims(), &artifact.claims);
+        if new.effective_revision() <= old.effective_revision() {
+            return Err(ActorError::NotNewer {
+                reference: replace.reference.clone(),
+                actor: id.to_string(),
+                offered: new.effective_revision(),
+                running: old.effective_revision(),
+            });
+        }
+        let old_reference = std::mem::replace(&mut running.reference, replace.reference.clone());
+        running.actor.update(Arc::clone(artifact));
+        info!(actor_id = %id, reference = %replace.reference, revision = new.effective_revision(), "actor updated");
+        let mut events = Vec::new();
+        for group in &running.groups {
+            let context = |reference: &str, claims: &ActorClaims| ActorContext {
+                host_id: parts.host.to_string(),
+                public_key: id.to_string(),
+                image_ref: reference.to_owned(),
+                annotations: group.annotations.clone(),
+                claims: claims.clone(),
+            };
+            let revision = new.effective_revision();
+            let (before, after) = (context(&old_reference, &old), context(&replace.reference, new));
+            events.extend([
+                Event::ActorUpdated { public_key: id.to_string(), revision, instance_id: group.instance_id.clone() },
+                Event::ActorsStarted { actor: after.clone(), count: group.max },
+                Event::ActorsStopped { actor: before, count: group.max, remaining: group.max },
+                Event::ActorScaled { actor: after, max: group.max },
+            ]);
+        }
+        let (claims, reference) = (Arc::clone(new), replace.reference.clone());
+        self.children.spawn(async move {
+            record(&parts, &claims, Some(&reference)).await;
+            Done::Nothing
+        });
+        self.settle(&id, events, None);
+        Ok(())
+    }
+
+    fn stop(&mut self, stop: &Stop, reply: oneshot::Sender<Result<(), ActorError>>) {
+        let found =
+            self.running.iter_mut().find(|(id, running)| id.as_str() == stop.actor || running.reference == stop.actor);
+        let Some((id, running)) = found else {
+            let _ = reply.send(Err(ActorError::NotRunning(stop.actor.clone())));
+            return;
+        };
+        let id = id.clone();
+        let mut left_to_stop = stop.count.unwrap_or(u32::MAX);
+        let mut changes = Vec::new();
+        for group in running.groups.iter_mut().filter(|group| has_all(&group.annotations, &stop.annotations)) {
+            let fewer = if stop.count.is_none() { group.max } else { group.max.min(left_to_stop) };
+            left_to_stop -= fewer.min(left_to_stop);
+            changes.push((group.annotations.clone(), group.max, group.max - fewer));
+            group.max -= fewer;
+        }
+        if changes.is_empty() {
+            let annotations = stop.annotations.clone();
+            let _ = reply.send(Err(ActorError::NoSuchAnnotations { actor: stop.actor.clone(), annotations }));
+            return;
+        }
+        running.groups.retain(|group| group.max > 0);
+        let (claims, reference) = (running.actor.claims(), running.reference.clone());
+        let events = changes
+            .iter()
+            .filter(|(_, before, after)| before != after)
+            .flat_map(|(annotations, before, after)| {
+                self.scale_events(&reference, annotations, &claims, *before, *after)
+            })
+            .collect();
+        self.settle(&id, events, Some(reply));
+    }
+
+    /// Makes a changed actor true: permits, routing, the readers' snapshot, and then the events. An actor without groups
+    /// leaves its queue group first, and its events follow.
+    fn settle(&mut self, id: &ActorId, events: Vec<Event>, reply: Option<oneshot::Sender<Result<(), ActorError>>>) {
+        let gone = match self.running.get(id) {
+            Some(running) if running.groups.is_empty() => self.running.remove(id),
+            Some(running) => {
+                running.apply_limits(self.parts.reuse_default);
+                None
+            }
+            None => None,
+        };
+        self.publish_state();
+        match gone {
+            Some(mut running) => {
+                info!(actor_id = %id, "actor stopped");
+                running.leave.cancel();
+                let left = running.left.take();
+                self.children.spawn(async move {
+                    if let Some(left) = left {
+                        // An error means that the subscription ended by itself before.
+                        let _ = left.await;
+                    }
+                    Done::Left { events, reply }
+                });
+            }
+            None => {
+                self.parts.events.publish_all(events);
+                if let Some(reply) = reply {
+                    let _ = reply.send(Ok(()));
+                }
+            }
+        }
+    }
+
+    fn publish_state(&self) {
+        let locals = self.running.iter().map(|(id, running)| {
+            let local: Arc<dyn Local> = running.actor.clone();
+            (Arc::from(id.as_str()), local)
+        });
+        self.parts.shared.router.set_locals(locals.collect());
+        let view = self.running.iter().map(|(id, running)| {
+            let claims = running.actor.claims();
+            ActorView {
+                id: id.clone(),
+                name: claims.name.clone(),
+                reference: running.reference.clone(),
+                revision: claims.revision.unwrap_or(0),
+                groups: running
+                    .groups
+                    .iter()
+                    .map(|group| GroupView {
+                        annotations: group.annotations.clone(),
+                        instance_id: group.instance_id.clone(),
+                        max: group.max,
+                    })
+                    .collect(),
+            }
+        });
+        self.published.send_replace(Arc::new(view.collect()));
+    }
+
+    fn context(&self, reference: &str, annotations: &Annotations, claims: &ActorClaims) -> ActorContext {
+        ActorContext {
+            host_id: self.parts.host.to_string(),
+            public_key: claims.subject.to_string(),
+            image_ref: reference.to_owned(),
+            annotations: annotations.clone(),
+            claims: claims.clone(),
+        }
+    }
+
+    /// The events of a change from `before` to `after` (lattice protocol, section 7.7).
+    fn scale_events(
+        &self,
+        reference: &str,
+        annotations: &Annotations,
+        claims: &ActorClaims,
+        before: u32,
+        after: u32,
+    ) -> Vec<Event> {
+        let actor = self.context(reference, annotations, claims);
+        let id = || Uuid::new_v4().to_string();
+        let mut events = Vec::new();
+        if after > before {
+            let count = after - before;
+            for _ in 0..count.min(SINGLE_EVENTS_MAX) {
+                events.push(Event::ActorStarted { actor: actor.clone(), instance_id: id() });
+            }
+            events.push(Event::ActorsStarted { actor: actor.clone(), count });
+        } else if before > after {
+            let count = before - after;
+            for _ in 0..count.min(SINGLE_EVENTS_MAX) {
+                events.push(Event::ActorStopped { actor: actor.clone(), instance_id: id() });
+            }
+            events.push(Event::ActorsStopped { actor: actor.clone(), count, remaining: after });
+        } else if after > 0 {
+            // Nothing changed, but the client that asked waits for an event.
+            events.push(Event::ActorStarted { actor: actor.clone(), instance_id: id() });
+        }
+        events.push(Event::ActorScaled { actor, max: after });
+        events
+    }
+
+    fn start_failed(&self, start: &Start, actor_id: Option<&ActorId>, text: &str) {
+        warn!(reference = %start.reference, error = text, "actor not started");
+        let error = format!("start {}: {text}", start.reference);
+        let public_key = actor_id.map_or_else(|| "N/A".to_owned(), ToString::to_string);
+        let max = match start.amount {
+            Amount::Add(count) | Amount::Exactly(count) => count,
+        };
+        let (host_id, annotations) = (self.parts.host.to_string(), start.annotations.clone());
+        self.parts.events.publish_all([
+            Event::ActorStartFailed { actor_ref: start.reference.clone(), error: error.clone() },
+            Event::ActorsStartFailed {
+                host_id: host_id.clone(),
+                public_key: public_key.clone(),
+                image_ref: start.reference.clone(),
+                annotations: annotations.clone(),
+                error: error.clone(),
+            },
+            Event::ActorScaleFailed {
+                host_id,
+                public_key,
+                image_ref: start.reference.clone(),
+                annotations,
+                max,
+                error,
+            },
+        ]);
+    }
+
+    fn replace_failed(&self, replace: &Replace, reply: oneshot::Sender<Result<(), ActorError>>, error: ActorError) {
+        warn!(reference = %replace.reference, %error, "actor not updated");
+        let running =
+            replace.actor_id.as_ref().and_then(|id| self.running.values().find(|r| r.actor.id.as_str() == id));
+        self.parts.events.publish(Event::ActorUpdateFailed {
+            public_key: replace.actor_id.clone().unwrap_or_else(|| "N/A".into()),
+            revision: running.map_or(0, |running| running.actor.claims().effective_revision()),
+            instance_id: running
+                .and_then(|running| running.groups.first())
+                .map_or_else(|| "N/A".into(), |group| group.instance_id.clone()),
+            reason: error.to_string(),
+        });
+        let _ = reply.send(Err(error));
+    }
+
+    /// Writes the claims of running actors again when the bucket does not have them (it was away, or is a new one).
+    fn restore_claims(&mut self) {
+        let table = self.parts.links.table();
+        for (id, running) in &self.running {
+            if table.claims(id.as_str()).is_none() {
+                let (parts, claims) = (Arc::clone(&self.parts), running.actor.claims());
+                self.children.spawn(async move {
+                    record(&parts, &claims, None).await;
+                    Done::Nothing
+                });
+            }
+        }
+    }
+
+    async fn stop_all(&mut self, deadline: Instant) {
+        let ids: Vec<ActorId> = self.running.keys().cloned().collect();
+        for id in ids {
+            let Some(running) = self.running.get_mut(&id) else { continue };
+            let groups = std::mem::take(&mut running.groups);
+            let (claims, reference) = (running.actor.claims(), running.reference.clone());
+            let events = groups
+                .iter()
+                .flat_map(|group| self.scale_events(&reference, &group.annotations, &claims, group.max, 0))
+                .collect();
+            self.settle(&id, events, None);
+        }
+        let drained = async {
+            while let Some(done) = self.children.join_next().await {
+                if let Ok(Done::Left { events, .. }) = done {
+                    self.parts.events.publish_all(events);
+                }
+            }
+        };
+        if tokio::time::timeout_at(deadline, drained).await.is_err() {
+            warn!("calls were still running at the deadline and are cut off");
+        }
+        self.children.abort_all();
+    }
+}
+
+/// Whether `annotations` contain every pair of `wanted`.
+fn has_all(annotations: &Annotations, wanted: &Annotations) -> bool {
+    wanted.iter().all(|(key, value)| annotations.get(key) == Some(value))
+}
+
+/// Fetches, verifies, compiles and asks the policy service.
+async fn load(parts: Arc<Parts>, reference: String, twins: Vec<Arc<Artifact>>) -> Done {
+    let (registry, engine, wanted) = (parts.registry.clone(), parts.shared.engine.clone(), reference.clone());
+    let began = std::time::Instant::now();
+    let loaded = tokio::task::spawn_blocking(move || {
+        let wasm = registry.fetch(&wanted).map_err(|e| e.to_string())?;
+        let same_code = |hash: &[u8; 32]| twins.into_iter().find(|twin| twin.code_hash == *hash);
+        Artifact::load(&engine, &wasm, now(), same_code).map_err(|e| e.to_string())
+    });
+    let result = match loaded.await {
+        Ok(Ok(artifact)) => permitted(&parts, Arc::new(artifact)).await,
+        Ok(Err(text)) => Err(LoadError { actor_id: None, text }),
+        Err(panic) => Err(LoadError { actor_id: None, text: format!("loading it panicked: {panic}") }),
+    };
+    if result.is_ok() {
+        info!(took_ms = began.elapsed().as_millis() as u64, "module verified and compiled");
+    }
+    Done::Loaded { reference, result }
+}
+
+async fn permitted(parts: &Parts, artifact: Arc<Artifact>) -> Result<Arc<Artifact>, LoadError> {
+    let party = Party::of_actor(&artifact.claims);
+    let decision = parts.policy.decide(Action::StartActor, Party::default(), party).await;
+    if decision.permitted {
+        return Ok(artifact);
+    }
+    Err(LoadError {
+        actor_id: Some(artifact.claims.subject.clone()),
+        text: format!(
+            "Policy denied starting actor, request: {}{}",
+            decision.request_id,
+            decision.message.map(|message| format!(" ({message})")).unwrap_or_default()
+        ),
+    })
+}
+
+/// Writes the claims of an actor, and what its image reference led to. A bucket that is away does not keep an actor from
+/// running: the claims are known here at once, and written later by the supervisor's check.
+async fn record(parts: &Parts, claims: &ActorClaims, reference: Option<&str>) {
+    let subject = claims.subject.as_str();
+    let mut entries = vec![(keys::claims(subject), Claims::of_actor(claims).bucket_value())];
+    if let Some(reference) = reference {
+        let value = serde_json::json!({"oci_url": reference, "public_key": subject});
+        entries.push((keys::reference(reference), value));
+    }
+    for (key, value) in entries {
+        let value = bytes::Bytes::from(value.to_string());
+        match parts.store.put(&key, value.clone(), Expect::Anything).await {
+            Ok(revision) => parts.links.apply(Update::Put(Entry { key, value, revision })).await,
+            Err(error) => warn!(actor_id = subject, key, %error, "lattice metadata not written, trying again later"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reuse_annotation_is_read_or_refused() {
+        let with = |text: &str| Annotations::from([(REUSE_ANNOTATION.to_owned(), text.to_owned())]);
+        assert_eq!(reuse_of(&Annotations::new()), Ok(None));
+        assert_eq!(reuse_of(&with("1000")), Ok(Some(1000)));
+        assert!(reuse_of(&with("0")).is_err());
+        assert!(reuse_of(&with("many")).is_err());
+    }
+
+    #[test]
+    fn annotations_select_by_subset() {
+        let all = Annotations::from([("a".into(), "1".into()), ("b".into(), "2".into())]);
+        assert!(has_all(&all, &Annotations::new()));
+        assert!(has_all(&all, &Annotations::from([("a".into(), "1".into())])));
+        assert!(!has_all(&all, &Annotations::from([("a".into(), "2".into())])));
+    }
+}

@@ -1,0 +1,230 @@
+//! What the host was told, checked and final.
+//!
+//! [`Config::load`] is called once, before anything is started. It reads all sources (see [`sources`]), finds the
+//! value of every row of the table in [`settings`] (see [`resolve`] for who wins), and returns either a
+//! configuration no later code needs to doubt, or *all* mistakes:
+//!
+//! ```text
+//! flags ─┐
+//! env ───┤
+//! dotenv ┼─▶ Layers ─▶ Resolved (value + origin per key) ─▶ Config
+//! file ──┘                  └─▶ `config show`                 └─▶ file::write
+//! ```
+//!
+//! Always true: an `Option` in [`Config`] means "off", never "fill me in later"; secrets are [`Secret`]s; every
+//! address is a full URL; our own cluster key is among the issuers. Nothing here logs or talks to the network.
+//! An invalid seed is a mistake: hosts that replaced it by a fresh one joined the lattice as a stranger.
+
+mod args;
+mod connection;
+mod file;
+mod keys;
+mod labels;
+mod origin;
+mod resolve;
+mod secret;
+pub mod settings;
+mod sources;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use args::SettingArgs;
+pub use connection::{Auth, Connection, Tls};
+pub use file::{FILE_NAME, WriteError, write};
+pub use keys::{Cluster, HostKey};
+pub use origin::{Mistake, Mistakes, Origin, Problem};
+pub use resolve::{Resolved, Row};
+pub use secret::Secret;
+pub use sources::{Environment, ProcessEnvironment, Sources};
+
+use labels::collect;
+use sources::Layers;
+
+/// The whole configuration of a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    pub lattice: String,
+    pub host_key: HostKey,
+    pub cluster: Cluster,
+    /// Control interface, events, metadata.
+    pub ctl: Connection,
+    /// Calls on the lattice.
+    pub rpc: Connection,
+    /// What provider processes connect with.
+    pub prov_rpc: Connection,
+    pub ctl_topic_prefix: String,
+    pub rpc_timeout: Duration,
+    /// Between asking a provider to stop and killing it.
+    pub provider_delay: Duration,
+    pub js_domain: Option<String>,
+    /// Replicas of the metadata bucket, should this host create it.
+    pub kv_replicas: usize,
+    pub allow_latest: bool,
+    /// Registries that may be reached over plain HTTP.
+    pub allowed_insecure: Vec<String>,
+    pub oci: Option<OciCredentials>,
+    pub allow_file_load: bool,
+    /// Ask the config service at start.
+    pub config_service: bool,
+    pub policy: Option<Policy>,
+    /// Core labels included.
+    pub labels: BTreeMap<String, String>,
+    pub log: Log,
+    /// Answer calls in this process where the callee lives here.
+    pub local_calls: bool,
+    pub actors: Actors,
+    pub legacy_cache_delete: bool,
+    pub shutdown_timeout: Duration,
+    /// A further place for `host_config.json`.
+    pub host_config: Option<PathBuf>,
+    /// Worth a line in the log, not worth refusing to start.
+    pub warnings: Vec<String>,
+}
+
+/// Login of one registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OciCredentials {
+    pub registry: String,
+    pub user: String,
+    pub password: Secret,
+}
+
+/// The policy service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    pub topic: String,
+    pub changes_topic: Option<String>,
+    pub timeout: Duration,
+}
+
+/// What is logged and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Log {
+    pub level: tracing::Level,
+    pub json: bool,
+}
+
+/// Limits of actors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Actors {
+    /// Calls one instance may serve.
+    pub instance_reuse: u32,
+    pub memory_max_bytes: usize,
+    /// Instances alive at once; `None` sizes the pool from the machine's memory.
+    pub instances_max: Option<u32>,
+    /// Calls that may wait for one actor.
+    pub queue_max: usize,
+}
+
+/// The result of [`Config::load`].
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    pub config: Config,
+    /// Where each value came from.
+    pub table: Resolved,
+}
+
+impl Config {
+    /// Reads and checks everything. Blocks on small files; writes nothing.
+    pub fn load(sources: &Sources) -> Result<Loaded, Mistakes> {
+        let mut mistakes = Mistakes::default();
+        let mut warnings = Vec::new();
+        let layers = Layers::read(sources, &mut mistakes, &mut warnings);
+        warnings.extend(file::unknown_keys(&layers.file, &layers.file_path));
+        let labels = collect(&layers, &sources.labels, &mut warnings);
+        let table = Resolved::new(&layers, &sources.dir, labels, &mut mistakes, &mut warnings);
+        if !mistakes.0.is_empty() {
+            return Err(mistakes);
+        }
+        let config = Config::build(&table, warnings);
+        Ok(Loaded { config, table })
+    }
+
+    fn build(table: &Resolved, mut warnings: Vec<String>) -> Self {
+        Config {
+            lattice: table.text("lattice_prefix").unwrap_or_default(),
+            host_key: HostKey::new(table.secret("host_seed").as_ref()),
+            cluster: Cluster::new(table.secret("cluster_seed").as_ref(), table.list("cluster_issuers")),
+            ctl: connection::build(table, "ctl"),
+            rpc: connection::build(table, "rpc"),
+            prov_rpc: connection::build(table, "prov_rpc"),
+            ctl_topic_prefix: table.text("ctl_topic_prefix").unwrap_or_default(),
+            rpc_timeout: milliseconds(table, "rpc_timeout_ms"),
+            provider_delay: milliseconds(table, "provider_delay"),
+            js_domain: table.text("js_domain"),
+            kv_replicas: size(table, "kv_replicas"),
+            allow_latest: table.boolean("allow_latest"),
+            allowed_insecure: table.list("allowed_insecure"),
+            oci: oci(table, &mut warnings),
+            allow_file_load: table.boolean("enable_start_from_fs"),
+            config_service: table.boolean("config_service_enabled"),
+            policy: policy(table, &mut warnings),
+            labels: table.labels(),
+            log: Log { level: level(table), json: table.boolean("structured_logging_enabled") },
+            local_calls: table.boolean("local_calls"),
+            actors: Actors {
+                instance_reuse: number(table, "instance_reuse"),
+                memory_max_bytes: size(table, "actor_memory_max_bytes"),
+                instances_max: Some(number(table, "actor_instances_max")).filter(|max| *max > 0),
+                queue_max: size(table, "call_queue_max"),
+            },
+            legacy_cache_delete: table.boolean("legacy_cache_delete"),
+            shutdown_timeout: milliseconds(table, "shutdown_timeout_ms"),
+            host_config: table.path("host_config"),
+            warnings,
+        }
+    }
+}
+
+fn milliseconds(table: &Resolved, key: &str) -> Duration {
+    Duration::from_millis(table.integer(key))
+}
+
+/// The ranges in the table keep every number far below the limit of its type; 4 GiB on a 32-bit machine is
+/// the exception, and all it has is then the right answer.
+fn size(table: &Resolved, key: &str) -> usize {
+    usize::try_from(table.integer(key)).unwrap_or(usize::MAX)
+}
+
+fn number(table: &Resolved, key: &str) -> u32 {
+    u32::try_from(table.integer(key)).unwrap_or(u32::MAX)
+}
+
+fn level(table: &Resolved) -> tracing::Level {
+    match table.text("log_level").unwrap_or_default().as_str() {
+        "trace" => tracing::Level::TRACE,
+        "debug" => tracing::Level::DEBUG,
+        "warn" | "warning" => tracing::Level::WARN,
+        "error" => tracing::Level::ERROR,
+        _ => tracing::Level::INFO,
+    }
+}
+
+/// Some of the three alone are no mistake: the unprefixed `OCI_REGISTRY` is often set for other programs.
+fn oci(table: &Resolved, warnings: &mut Vec<String>) -> Option<OciCredentials> {
+    let (registry, user) = (table.text("oci_registry"), table.text("oci_user"));
+    match (registry, user, table.secret("oci_password")) {
+        (Some(registry), Some(user), Some(password)) => Some(OciCredentials { registry, user, password }),
+        (None, None, None) => None,
+        _ => {
+            warnings.push("oci_registry, oci_user and oci_password are used only when all three are set".into());
+            None
+        }
+    }
+}
+
+fn policy(table: &Resolved, warnings: &mut Vec<String>) -> Option<Policy> {
+    let changes_topic = table.text("policy_changes_topic");
+    let Some(topic) = table.text("policy_topic") else {
+        if changes_topic.is_some() {
+            warnings.push("policy_changes_topic is without effect: policy_topic is not set".into());
+        }
+        return None;
+    };
+    Some(Policy { topic, changes_topic, timeout: milliseconds(table, "policy_timeout_ms") })
+}

@@ -1,0 +1,360 @@
+//! Which source decides, for each setting.
+//!
+//! 1. Look every setting up: flags, environment, dotenv files, `host_config.json`, default; the first that says
+//!    something wins. `null`, `""` and an empty variable say nothing. An empty *flag* (`--js-domain ""`) says
+//!    "default", which is the way to be rid of a value the file repeats.
+//! 2. Let the connection families inherit: `ctl` and `rpc` from `nats`, then `prov_rpc` from `rpc`.
+//!
+//! Inheriting has one twist. The file holds what an earlier start resolved, so `ctl_host` is in it although
+//! nobody ever set it. If it outranked `NATS_HOST`, that variable would work exactly once per directory. Hence a
+//! value of the file gives way to a base value that someone asked for in *this* start. The same goes for ways to
+//! log in: a JWT left in the file does not collide with a creds file named now, it is dropped.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::file;
+use super::labels::Labels;
+use super::origin::{Mistakes, Origin, Problem};
+use super::secret::Secret;
+use super::settings::{self, ENV_POLICY_CHANGES_TOPIC_OF, Kind, Setting};
+use super::sources::Layers;
+use super::value::{self, Value};
+
+/// The four families of connection settings, with the one each falls back to, in the order of inheriting.
+const FAMILIES: [(&str, Option<&str>); 4] =
+    [("nats", None), ("ctl", Some("nats")), ("rpc", Some("nats")), ("prov_rpc", Some("rpc"))];
+/// The ways to log in; members of one way belong together.
+const LOGINS: [&[&str]; 4] = [&["jwt", "seed"], &["creds"], &["user", "password"], &["token"]];
+/// What is inherited together, because halves of two families make no whole.
+const INHERITED: [&[&str]; 6] = [
+    &["host"],
+    &["port"],
+    &["tls"],
+    &["tls_ca"],
+    &["tls_cert", "tls_key"],
+    &["jwt", "seed", "creds", "user", "password", "token"],
+];
+/// First what cannot do without, then what it needs. A seed alone is a way to log in, a JWT alone is not.
+const PARTNERS: [(&str, &str); 5] =
+    [("jwt", "seed"), ("user", "password"), ("password", "user"), ("tls_cert", "tls_key"), ("tls_key", "tls_cert")];
+
+#[derive(Debug, Clone)]
+struct Slot {
+    value: Option<Value>,
+    origin: Origin,
+}
+
+/// Every setting with its effective value and where that came from.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    slots: BTreeMap<&'static str, Slot>,
+    labels: Labels,
+}
+
+/// One line of `config show`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    pub key: String,
+    /// The value as text; secrets are masked, and what is not set is empty.
+    pub value: String,
+    pub origin: Origin,
+}
+
+impl Resolved {
+    /// Returns all settings in the order of the table, then the labels as `label.{key}`.
+    pub fn rows(&self) -> Vec<Row> {
+        let settings = settings::all().map(|setting| {
+            let slot = &self.slots[setting.key];
+            let value = slot.value.as_ref().map(Value::to_string).unwrap_or_default();
+            Row { key: setting.key.to_owned(), value, origin: slot.origin.clone() }
+        });
+        let labels = self.labels.iter().map(|(key, (value, origin))| Row {
+            key: format!("label.{key}"),
+            value: value.clone(),
+            origin: origin.clone(),
+        });
+        settings.chain(labels).collect()
+    }
+
+    /// Returns the rows as a JSON array of `{"key", "value", "origin"}`.
+    pub fn to_json(&self) -> serde_json::Value {
+        let row = |row: Row| {
+            let origin = row.origin.to_string();
+            serde_json::json!({ "key": row.key, "value": row.value, "origin": origin })
+        };
+        self.rows().into_iter().map(row).collect()
+    }
+
+    /// Looks everything up and lets the families inherit. What is wrong is added to the mistakes, and the
+    /// default stands in for it so that the search for mistakes can go on.
+    pub(super) fn new(
+        layers: &Layers,
+        dir: &Path,
+        labels: Labels,
+        mistakes: &mut Mistakes,
+        warnings: &mut Vec<String>,
+    ) -> Self {
+        let mut table = Resolved { slots: BTreeMap::new(), labels };
+        for setting in settings::all() {
+            let special = match setting.key {
+                // The lattice is the first row of the table, so it is known here.
+                "policy_changes_topic" => {
+                    let lattice = table.text("lattice_prefix").unwrap_or_default();
+                    Some(format!("{ENV_POLICY_CHANGES_TOPIC_OF}{}", lattice.replace('-', "_")))
+                }
+                _ => None,
+            };
+            let slot = slot(setting, special.as_deref(), layers, dir, mistakes);
+            table.slots.insert(setting.key, slot);
+        }
+        for (family, base) in FAMILIES {
+            table.drop_stale_logins(family, warnings);
+            table.check_partners(family, mistakes);
+            table.check_single_login(family, mistakes);
+            if let Some(base) = base {
+                INHERITED.iter().for_each(|fields| table.inherit(family, base, fields));
+            }
+        }
+        table.check_files(mistakes);
+        table
+    }
+
+    fn slot(&self, family: &str, field: &str) -> &Slot {
+        &self.slots[name(family, field).as_str()]
+    }
+
+    fn slot_mut(&mut self, family: &str, field: &str) -> &mut Slot {
+        let key = name(family, field);
+        self.slots.get_mut(key.as_str()).expect("the table has every field of every family")
+    }
+
+    fn is_set(&self, family: &str, field: &str) -> bool {
+        self.slot(family, field).value.is_some()
+    }
+
+    /// Someone asked for it in this start.
+    fn is_set_now(&self, family: &str, field: &str) -> bool {
+        self.is_set(family, field) && self.slot(family, field).origin.is_above_file()
+    }
+
+    fn drop_stale_logins(&mut self, family: &str, warnings: &mut Vec<String>) {
+        let set_now = |way: &&&[&str]| way.iter().any(|field| self.is_set_now(family, field));
+        let Some(way) = LOGINS.iter().find(set_now) else {
+            return;
+        };
+        for field in LOGINS.iter().filter(|other| *other != way).copied().flatten() {
+            let slot = self.slot(family, field);
+            if slot.value.is_some() && matches!(slot.origin, Origin::File { .. }) {
+                warnings.push(format!(
+                    "{} of {} is not used: {family} logs in with {}",
+                    name(family, field),
+                    slot.origin,
+                    way.join(" and "),
+                ));
+                *self.slot_mut(family, field) = Slot { value: None, origin: Origin::Default };
+            }
+        }
+    }
+
+    fn check_partners(&self, family: &str, mistakes: &mut Mistakes) {
+        for (field, partner) in PARTNERS {
+            if self.is_set(family, field) && !self.is_set(family, partner) {
+                let (key, partner) = (name(family, field), name(family, partner));
+                let accepted = format!("{key} and {partner} together");
+                let origin = &self.slot(family, field).origin;
+                mistakes.add(key, origin, Problem::MissingPartner(partner), accepted);
+            }
+        }
+    }
+
+    fn check_single_login(&self, family: &str, mistakes: &mut Mistakes) {
+        let set = |way: &&[&'static str]| -> Vec<&'static str> {
+            way.iter().copied().filter(|field| self.is_set(family, field)).collect()
+        };
+        let ways: Vec<_> = LOGINS.iter().map(set).filter(|fields| !fields.is_empty()).collect();
+        let [first, others @ ..] = ways.as_slice() else {
+            return;
+        };
+        let first: Vec<String> = first.iter().map(|field| name(family, field)).collect();
+        for field in others.iter().map(|fields| fields[0]) {
+            let problem = Problem::Conflict(first.join(" and "));
+            let accepted = "one of: jwt with seed, seed alone, creds, user with password, token";
+            mistakes.add(name(family, field), &self.slot(family, field).origin, problem, accepted);
+        }
+    }
+
+    fn inherit(&mut self, family: &str, base: &str, fields: &[&str]) {
+        let is_set = fields.iter().any(|field| self.is_set(family, field));
+        let set_now = fields.iter().any(|field| self.is_set_now(family, field));
+        let base_set_now = fields.iter().any(|field| self.is_set_now(base, field));
+        if !is_set || (base_set_now && !set_now) {
+            for field in fields {
+                *self.slot_mut(family, field) = self.slot(base, field).clone();
+            }
+        }
+    }
+
+    /// Looks at the files that are really going to be used; one mistake for one setting, however many
+    /// connections inherit it.
+    fn check_files(&self, mistakes: &mut Mistakes) {
+        let mut seen: Vec<&Slot> = Vec::new();
+        for setting in settings::all().filter(|setting| setting.kind == Kind::File) {
+            let slot = &self.slots[setting.key];
+            let Some(Value::Path(path)) = &slot.value else {
+                continue;
+            };
+            if seen.iter().any(|other| other.origin == slot.origin && other.value == slot.value) {
+                continue;
+            }
+            seen.push(slot);
+            if let Err(error) = check_readable(path) {
+                let problem = Problem::Unreadable { path: path.clone(), reason: error.to_string() };
+                mistakes.add(setting.key, &slot.origin, problem, value::accepted(&setting.kind));
+            }
+        }
+    }
+
+    fn value(&self, key: &str) -> Option<&Value> {
+        self.slots.get(key)?.value.as_ref()
+    }
+
+    pub(super) fn text(&self, key: &str) -> Option<String> {
+        match self.value(key)? {
+            Value::Text(text) => Some(text.clone()),
+            _ => None,
+        }
+    }
+
+    pub(super) fn secret(&self, key: &str) -> Option<Secret> {
+        match self.value(key)? {
+            Value::Secret(secret) => Some(secret.clone()),
+            _ => None,
+        }
+    }
+
+    /// Returns the number; every integer setting has a default, so there always is one.
+    pub(super) fn integer(&self, key: &str) -> u64 {
+        match self.value(key) {
+            Some(Value::Integer(number)) => *number,
+            _ => 0,
+        }
+    }
+
+    pub(super) fn port(&self, key: &str) -> u16 {
+        u16::try_from(self.integer(key)).unwrap_or_default()
+    }
+
+    pub(super) fn boolean(&self, key: &str) -> bool {
+        matches!(self.value(key), Some(Value::Bool(true)))
+    }
+
+    pub(super) fn list(&self, key: &str) -> Vec<String> {
+        match self.value(key) {
+            Some(Value::List(items)) => items.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    pub(super) fn path(&self, key: &str) -> Option<PathBuf> {
+        match self.value(key)? {
+            Value::Path(path) => Some(path.clone()),
+            _ => None,
+        }
+    }
+
+    pub(super) fn labels(&self) -> BTreeMap<String, String> {
+        self.labels.iter().map(|(key, (value, _))| (key.clone(), value.clone())).collect()
+    }
+
+    /// A CA or a certificate means that TLS is wanted; without this, a server in the middle could say it has
+    /// none. A deliberate "no" stands, but the 0 which every start writes to the file is not deliberate when
+    /// the certificate was named only now.
+    pub(super) fn requires_tls(&self, family: &str) -> bool {
+        let slot = self.slot(family, "tls");
+        let pem = ["tls_ca", "tls_cert"];
+        match (&slot.value, &slot.origin) {
+            (Some(Value::Bool(true)), _) => true,
+            (_, Origin::Default) => pem.iter().any(|field| self.is_set(family, field)),
+            (_, Origin::File { .. }) => pem.iter().any(|field| self.is_set_now(family, field)),
+            _ => false,
+        }
+    }
+}
+
+fn name(family: &str, field: &str) -> String {
+    format!("{family}_{field}")
+}
+
+/// What a source said, before it is read as a value.
+struct Found {
+    text: Result<String, Problem>,
+    origin: Origin,
+}
+
+fn slot(setting: &Setting, special_env: Option<&str>, layers: &Layers, dir: &Path, mistakes: &mut Mistakes) -> Slot {
+    let default = || match setting.default {
+        "" => None,
+        text => value::parse(&setting.kind, text, dir).ok(),
+    };
+    let Some(Found { text, origin }) = find(setting, special_env, layers) else {
+        return Slot { value: default(), origin: Origin::Default };
+    };
+    let parsed = text.and_then(|text| match text.as_str() {
+        "" if can_be_cleared(&setting.kind) => Ok(default()),
+        text => value::parse(&setting.kind, text, dir).map(Some),
+    });
+    match parsed {
+        Ok(value) => Slot { value, origin },
+        Err(problem) => {
+            mistakes.add(setting.key, &origin, problem, value::accepted(&setting.kind));
+            Slot { value: default(), origin }
+        }
+    }
+}
+
+/// An empty number or yes/no is more likely a script's unset variable than a wish.
+fn can_be_cleared(kind: &Kind) -> bool {
+    !matches!(kind, Kind::Integer { .. } | Kind::Bytes { .. } | Kind::Bool | Kind::Choice(_))
+}
+
+fn find(setting: &Setting, special_env: Option<&str>, layers: &Layers) -> Option<Found> {
+    if let Some(text) = layers.flags.get(setting.key) {
+        let origin = Origin::Flag(format!("--{}", setting.flag));
+        return Some(Found { text: Ok(text.clone()), origin });
+    }
+    for variables in [&layers.env, &layers.dotenv] {
+        let mut names = special_env.into_iter().chain(setting.env.iter().copied());
+        if let Some(variable) = names.find_map(|name| variables.get(name)) {
+            return Some(Found { text: Ok(variable.value.clone()), origin: variable.origin.clone() });
+        }
+    }
+    for key in [setting.key].iter().chain(setting.other_keys) {
+        let Some(member) = layers.file.iter().find(|member| member.key == *key) else {
+            continue;
+        };
+        let origin = Origin::File { path: layers.file_path.clone(), line: member.line };
+        match file::text_of(&setting.kind, &member.value) {
+            Ok(None) => continue,
+            Ok(Some(text)) => {
+                return Some(Found { text: Ok(text), origin });
+            }
+            Err(problem) => {
+                return Some(Found { text: Err(problem), origin });
+            }
+        }
+    }
+    None
+}
+
+/// Opens regular files only: opening a named pipe would wait for its other end.
+fn check_readable(path: &Path) -> std::io::Result<()> {
+    let metadata = std::fs::metadata(path)?;
+    if metadata.is_dir() {
+        return Err(std::io::ErrorKind::IsADirectory.into());
+    }
+    if metadata.is_file() {
+        std::fs::File::open(path)?;
+    }
+    Ok(())
+}

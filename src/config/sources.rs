@@ -1,0 +1,159 @@
+//! The places settings come from, and reading them raw.
+//!
+//! Nothing here reads the process state by itself: environment, working directory and home directory are
+//! handed in, so tests need no real ones.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use super::args::SettingArgs;
+use super::file;
+use super::origin::{Mistakes, Origin, Problem};
+
+/// Files read beside the environment; a later one overrides an earlier one.
+const DOTENV_FILES: [&str; 4] = [".env", ".env.prod", ".env.local", ".env.prod.local"];
+
+/// Delivers environment variables.
+pub trait Environment {
+    fn vars(&self) -> Vec<(String, String)>;
+}
+
+/// The environment of this process.
+#[derive(Debug, Clone, Copy)]
+pub struct ProcessEnvironment;
+
+impl Environment for ProcessEnvironment {
+    /// Texts that are not UTF-8 arrive damaged rather than not at all, so that the check of the setting
+    /// they belong to complains instead of a default being used silently.
+    fn vars(&self) -> Vec<(String, String)> {
+        std::env::vars_os()
+            .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+            .collect()
+    }
+}
+
+impl Environment for Vec<(String, String)> {
+    fn vars(&self) -> Vec<(String, String)> {
+        self.clone()
+    }
+}
+
+/// Everything [`super::Config::load`] looks at.
+pub struct Sources {
+    /// Key of the setting and the text given with its flag; the last of two wins.
+    pub flags: Vec<(&'static str, String)>,
+    /// `--label key=value`.
+    pub labels: Vec<(String, String)>,
+    pub env: Box<dyn Environment>,
+    /// Directory of `host_config.json` and of the dotenv files.
+    pub dir: PathBuf,
+    pub home: Option<PathBuf>,
+}
+
+impl Sources {
+    /// The sources of this process. The directory stays `.`, so that paths in messages are short.
+    pub fn from_process(args: SettingArgs) -> Self {
+        Sources {
+            flags: args.values,
+            labels: args.labels,
+            env: Box::new(ProcessEnvironment),
+            dir: PathBuf::from("."),
+            home: std::env::home_dir().filter(|home| !home.as_os_str().is_empty()),
+        }
+    }
+}
+
+/// A variable with the place it was set.
+#[derive(Debug, Clone)]
+pub(super) struct Variable {
+    pub value: String,
+    pub origin: Origin,
+}
+
+/// The raw contents of all sources.
+pub(super) struct Layers {
+    pub flags: BTreeMap<&'static str, String>,
+    pub env: BTreeMap<String, Variable>,
+    pub dotenv: BTreeMap<String, Variable>,
+    pub file: Vec<file::Member>,
+    pub file_path: PathBuf,
+}
+
+impl Layers {
+    pub fn read(sources: &Sources, mistakes: &mut Mistakes, warnings: &mut Vec<String>) -> Self {
+        let file_path = sources.dir.join(file::FILE_NAME);
+        let file = file::read(&file_path, mistakes);
+        Layers {
+            flags: sources.flags.iter().cloned().collect(),
+            env: environment(sources.env.as_ref()),
+            dotenv: dotenv(&sources.dir, mistakes, warnings),
+            file,
+            file_path,
+        }
+    }
+
+    /// Returns all variables by name; the environment hides dotenv files.
+    pub fn variables(&self) -> BTreeMap<&str, &Variable> {
+        let all = self.dotenv.iter().chain(&self.env);
+        all.map(|(name, variable)| (name.as_str(), variable)).collect()
+    }
+}
+
+/// An empty variable counts as not set: it is what scripts pass on when they have nothing to say.
+fn environment(env: &dyn Environment) -> BTreeMap<String, Variable> {
+    env.vars()
+        .into_iter()
+        .filter(|(_, value)| !value.trim().is_empty())
+        .map(|(name, value)| {
+            let origin = Origin::Env(name.clone());
+            (name, Variable { value, origin })
+        })
+        .collect()
+}
+
+fn dotenv(dir: &Path, mistakes: &mut Mistakes, warnings: &mut Vec<String>) -> BTreeMap<String, Variable> {
+    let mut variables = BTreeMap::new();
+    for name in DOTENV_FILES {
+        let file = dir.join(name);
+        let text = match fs::read_to_string(&file) {
+            Ok(text) => text,
+            // A directory of that name is a Python environment and none of our business.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::IsADirectory) => {
+                continue;
+            }
+            Err(error) => {
+                let origin = Origin::Dotenv { file: file.clone(), line: 1, name: name.to_owned() };
+                let problem = Problem::Unreadable { path: file, reason: error.to_string() };
+                mistakes.add(name, &origin, problem, "a readable text file of KEY=VALUE lines, or none");
+                continue;
+            }
+        };
+        parse_dotenv(&text, &file, &mut variables, warnings);
+    }
+    variables
+}
+
+/// Reads `KEY=VALUE` lines. Quotes and `export` mean nothing here, as in the earlier hosts: the value is the
+/// rest of the line.
+fn parse_dotenv(text: &str, file: &Path, variables: &mut BTreeMap<String, Variable>, warnings: &mut Vec<String>) {
+    for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
+        let line_number = index + 1;
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let pair = line.split_once('=').map(|(name, value)| (name.trim(), value.trim()));
+        match pair {
+            Some((name, value)) if !name.is_empty() && !name.contains(char::is_whitespace) => {
+                if !value.is_empty() {
+                    let origin = Origin::Dotenv { file: file.to_owned(), line: line_number, name: name.to_owned() };
+                    variables.insert(name.to_owned(), Variable { value: value.to_owned(), origin });
+                }
+            }
+            // Not quoted: the line may hold half a secret.
+            _ => warnings.push(format!("{}:{line_number} is not KEY=VALUE and was skipped", file.display())),
+        }
+    }
+}

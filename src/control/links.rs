@@ -1,0 +1,128 @@
+//! Link definitions and claims: queries, put, delete (lattice protocol, sections 3.3 to 3.6).
+//!
+//! A link is written with compare-and-swap on the revision this host knows, so that two hosts that are asked at the same
+//! time do not overwrite each other unseen; the loser reads again. The ack leaves after the bucket confirmed. What follows
+//! from a change (providers, events) comes from the watch of the bucket, on every host.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use serde_json::json;
+use tracing::info;
+
+use super::{
+    server::{Answer, Server, json as encode, now, parse},
+    types::{Ack, DeleteLink, PutLink},
+};
+use crate::{
+    identity::keys::LinkName,
+    links::LinkDefinition,
+    store::{Entry, Error, Expect, Update, keys},
+};
+
+/// How often a write is tried again after somebody else was faster.
+const CONFLICT_RETRIES: usize = 5;
+
+impl Server {
+    pub(super) fn get_claims(&self) -> Answer {
+        let table = self.parts.links.table();
+        let claims: Vec<_> = table.all_claims().map(|claims| claims.reply_value()).collect();
+        now(&json!({"claims": claims}))
+    }
+
+    pub(super) fn get_links(&self) -> Answer {
+        let table = self.parts.links.table();
+        let links: Vec<_> = table.links().map(|link| link.identified()).collect();
+        now(&json!({"links": links}))
+    }
+
+    pub(super) fn put_link(self: &Arc<Self>, payload: &Bytes) -> Answer {
+        let request: PutLink = match parse("put link", payload) {
+            Ok(request) => request,
+            Err(answer) => return answer,
+        };
+        let link_name = if request.link_name.is_empty() { LinkName::DEFAULT.to_owned() } else { request.link_name };
+        for (name, value) in [
+            ("actor_id", &request.actor_id),
+            ("provider_id", &request.provider_id),
+            ("contract_id", &request.contract_id),
+        ] {
+            if value.is_empty() {
+                return now(&Ack::rejected(format!("put link request without {name}")));
+            }
+        }
+        let link = LinkDefinition {
+            actor_id: request.actor_id,
+            provider_id: request.provider_id,
+            link_name,
+            contract_id: request.contract_id,
+            values: request.values,
+        };
+        let server = Arc::clone(self);
+        async move { encode(&Ack::from(server.store_link(&link).await)) }.boxed()
+    }
+
+    pub(super) fn delete_link(self: &Arc<Self>, payload: &Bytes) -> Answer {
+        let request: DeleteLink = match parse("delete link", payload) {
+            Ok(request) => request,
+            Err(answer) => return answer,
+        };
+        let id = keys::link_hash(&request.actor_id, &request.contract_id, &request.link_name);
+        let server = Arc::clone(self);
+        async move { encode(&Ack::from(server.remove_link(&id).await)) }.boxed()
+    }
+
+    async fn store_link(&self, link: &LinkDefinition) -> Result<(), Error> {
+        let id = link.id();
+        let key = keys::link(&id);
+        let value = Bytes::from(serde_json::to_vec(&link.identified()).map_err(|e| Error::Refused(e.to_string()))?);
+        let mut attempts = 0;
+        loop {
+            match self.parts.store.put(&key, value.clone(), self.known_revision(&id)).await {
+                Ok(revision) => {
+                    info!(link_id = %id, actor_id = %link.actor_id, provider_id = %link.provider_id, "link definition stored");
+                    self.parts.links.apply(Update::Put(Entry { key, value, revision })).await;
+                    return Ok(());
+                }
+                Err(Error::Conflict) if attempts < CONFLICT_RETRIES => {
+                    attempts += 1;
+                    self.catch_up(attempts).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Deletes a link. One that is not there is as good as deleted.
+    async fn remove_link(&self, id: &str) -> Result<(), Error> {
+        let key = keys::link(id);
+        let mut attempts = 0;
+        loop {
+            if self.parts.links.table().stored_link(id).is_none() {
+                return Ok(());
+            }
+            match self.parts.store.delete(&key, self.known_revision(id)).await {
+                Ok(()) => {
+                    info!(link_id = %id, "link definition deleted");
+                    self.parts.links.apply(Update::Delete { key, revision: 0 }).await;
+                    return Ok(());
+                }
+                Err(Error::Conflict) if attempts < CONFLICT_RETRIES => {
+                    attempts += 1;
+                    self.catch_up(attempts).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn known_revision(&self, id: &str) -> Expect {
+        Expect::Revision(self.parts.links.table().stored_link(id).map_or(0, |stored| stored.revision))
+    }
+
+    /// Gives the watch time to bring what we lost against; a little more with each attempt.
+    async fn catch_up(&self, attempt: usize) {
+        tokio::time::sleep(std::time::Duration::from_millis(20 * attempt as u64)).await;
+    }
+}

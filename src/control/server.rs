@@ -1,0 +1,220 @@
+//! Subscribes to the control subjects, dispatches requests and answers them.
+//!
+//! Flow: one task per subscription reads messages in order → [`Server::respond`] parses and hands a command over, in that
+//! order and without waiting → what has to be waited for runs as a child and answers when it is done. Whatever happens,
+//! an answer leaves within [`ANSWER_TIMEOUT`]: clients wait two seconds.
+//!
+//! An auction is answered by a bid or not at all: clients read every other answer as a bid of a host without a name.
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::{Message, Subscriber};
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, future::BoxFuture};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument, debug, error, info_span, warn};
+
+use super::{named_config::NamedConfig, registries::Registries, state::HostState, types::Ack};
+use crate::{
+    actors::supervisor,
+    events::{Event, Publisher},
+    lattice::subject::{Command, Control, Subjects},
+    links::Live,
+    store::Store,
+};
+
+/// Clients give up after two seconds.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(1900);
+/// Requests of one subscription that may wait for their answers.
+const WAITING_MAX: usize = 256;
+/// Heartbeats sent because of pings come no closer than this.
+const PING_HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// What a reply is made of: nothing, or JSON.
+pub type Answer = BoxFuture<'static, Option<Bytes>>;
+
+/// How a stop of the host was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StopRequest {
+    /// How long calls in work may take.
+    pub timeout: Option<Duration>,
+}
+
+/// What the handlers work with.
+pub struct Parts {
+    pub client: async_nats::Client,
+    pub subjects: Subjects,
+    pub state: HostState,
+    pub actors: supervisor::Handle,
+    pub store: Store,
+    pub links: Live,
+    pub named_config: NamedConfig,
+    pub registries: Registries,
+    pub events: Publisher,
+    /// Tells the host that it is to stop.
+    pub stop_requests: watch::Sender<Option<StopRequest>>,
+}
+
+/// Why the control interface cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[error("subscribe to {subject}: {cause}")]
+pub struct SubscribeError {
+    subject: String,
+    cause: String,
+}
+
+/// Serves the control interface of one host.
+pub struct Server {
+    pub(super) parts: Parts,
+    last_ping_heartbeat: watch::Sender<Option<Instant>>,
+}
+
+impl Server {
+    /// Subscribes; requests are answered from here on.
+    pub async fn start(parts: Parts, tasks: &TaskTracker, stop: &CancellationToken) -> Result<(), SubscribeError> {
+        let server = Arc::new(Self { parts, last_ping_heartbeat: watch::Sender::new(None) });
+        let host = &server.parts.state.facts().id;
+        let client = &server.parts.client;
+        let mut subscriptions = Vec::new();
+        for wanted in server.parts.subjects.control_subscriptions(host) {
+            let subscribed = match &wanted.queue {
+                Some(queue) => client.queue_subscribe(wanted.subject.clone(), queue.clone()).await,
+                None => client.subscribe(wanted.subject.clone()).await,
+            };
+            let subscription =
+                subscribed.map_err(|e| SubscribeError { subject: wanted.subject.clone(), cause: e.to_string() })?;
+            subscriptions.push((wanted.subject, subscription));
+        }
+        client
+            .flush()
+            .await
+            .map_err(|e| SubscribeError { subject: "the control interface".into(), cause: e.to_string() })?;
+        for (subject, subscription) in subscriptions {
+            let span = info_span!("control", %subject);
+            tasks.spawn(Arc::clone(&server).listen(subscription, stop.clone()).instrument(span));
+        }
+        Ok(())
+    }
+
+    async fn listen(self: Arc<Self>, mut subscription: Subscriber, stop: CancellationToken) {
+        let mut waiting = JoinSet::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(done) = waiting.join_next(), if !waiting.is_empty() => {
+                    if let Err(failure) = done {
+                        error!(error = %failure, "a control request panicked");
+                    }
+                }
+                message = subscription.next(), if waiting.len() < WAITING_MAX => match message {
+                    Some(message) => self.take_on(&mut waiting, message),
+                    None => break,
+                },
+            }
+        }
+        // Whoever asked just before the end still gets an answer.
+        while waiting.join_next().await.is_some() {}
+    }
+
+    fn take_on(self: &Arc<Self>, waiting: &mut JoinSet<()>, message: Message) {
+        let Message { subject, reply, payload, .. } = message;
+        debug!(%subject, "control request");
+        let answer = self.respond(subject.as_str(), &payload);
+        let client = self.parts.client.clone();
+        waiting.spawn(async move {
+            let answer = match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    warn!(%subject, "control request took too long");
+                    json(&Ack::rejected(
+                        "the host did not finish in time, the outcome is unknown; query it to find out",
+                    ))
+                }
+            };
+            if let (Some(reply), Some(answer)) = (reply, answer)
+                && let Err(error) = client.publish(reply, answer).await
+            {
+                warn!(%subject, %error, "control reply lost");
+            }
+        });
+    }
+
+    /// Takes a request on. What must happen in the order of requests happens before this returns.
+    fn respond(self: &Arc<Self>, subject: &str, payload: &Bytes) -> Answer {
+        let Some(request) = self.parts.subjects.parse_control(subject) else {
+            warn!(subject, "control request on a subject no host knows");
+            return now(&Ack::rejected(format!("unsupported subject {subject}")));
+        };
+        match request {
+            Control::PingHosts => {
+                self.heartbeat_for_ping();
+                now(&self.parts.state.ping())
+            }
+            Control::Inventory { .. } => now(&self.parts.state.inventory(&self.parts.actors.running())),
+            Control::Claims => self.get_claims(),
+            Control::Links => self.get_links(),
+            Control::LinkPut => self.put_link(payload),
+            Control::LinkDel => self.delete_link(payload),
+            Control::AuctionActor => self.auction_actor(payload),
+            Control::AuctionProvider => self.auction_provider(payload),
+            Control::Command { command, .. } => match command {
+                Command::LaunchActor => self.launch_actor(payload),
+                Command::ScaleActor => self.scale_actor(payload),
+                Command::StopActor => self.stop_actor(payload),
+                Command::UpdateActor => self.update_actor(payload),
+                Command::LaunchProvider => self.launch_provider(payload),
+                Command::StopProvider => self.stop_provider(payload),
+                Command::StopHost => self.stop_host(payload),
+            },
+            Control::LabelPut { .. } => self.put_label(payload),
+            Control::LabelDel { .. } => self.delete_label(payload),
+            Control::RegistriesPut => self.put_registries(payload),
+            Control::ConfigPut { entity, key } => self.put_config(entity, key, payload.clone()),
+            Control::ConfigDel { entity, key } => self.delete_config(entity, Some(key)),
+            Control::ConfigClear { entity } => self.delete_config(entity, None),
+            Control::ConfigGet { entity, key } => self.get_config(entity, key),
+        }
+    }
+
+    /// Dashboards of older hosts fill their tables from the heartbeats that a ping provokes.
+    fn heartbeat_for_ping(&self) {
+        let due = self.last_ping_heartbeat.send_if_modified(|last| {
+            let due = last.is_none_or(|last| last.elapsed() >= PING_HEARTBEAT);
+            if due {
+                *last = Some(Instant::now());
+            }
+            due
+        });
+        if due {
+            self.parts.events.publish(Event::HostHeartbeat(self.parts.state.heartbeat(&self.parts.actors.running())));
+        }
+    }
+}
+
+/// An answer that is known at once.
+pub(super) fn now(reply: &impl Serialize) -> Answer {
+    let reply = json(reply);
+    async move { reply }.boxed()
+}
+
+/// Encodes a reply.
+pub(super) fn json(reply: &impl Serialize) -> Option<Bytes> {
+    match serde_json::to_vec(reply) {
+        Ok(json) => Some(json.into()),
+        Err(error) => {
+            error!(%error, "reply cannot be encoded");
+            None
+        }
+    }
+}
+
+/// Reads a request, or makes the rejecting answer.
+pub(super) fn parse<T: DeserializeOwned>(what: &str, payload: &[u8]) -> Result<T, Answer> {
+    serde_json::from_slice(payload).map_err(|error| {
+        warn!(%error, "{what} request is malformed");
+        now(&Ack::rejected(format!("malformed {what} request: {error}")))
+    })
+}

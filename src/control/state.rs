@@ -1,0 +1,168 @@
+//! This host as others see it: in ping replies, inventories and heartbeats.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::types::{HostReply, Inventory, InventoryActor, InventoryInstance, Pairs};
+use crate::{actors::supervisor::ActorView, identity::keys::HostId};
+
+/// The version clients see. It must be semantic versioning: a deployment manager parses it.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What does not change while a host runs.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    pub id: HostId,
+    pub friendly_name: String,
+    /// The cluster's public key.
+    pub issuer: String,
+    pub cluster_issuers: Vec<String>,
+    pub lattice: String,
+    pub js_domain: Option<String>,
+    pub ctl_host: String,
+    pub rpc_host: String,
+    pub prov_rpc_host: String,
+}
+
+/// The facts, the labels and the time since start. Cheap to clone.
+#[derive(Clone)]
+pub struct HostState {
+    facts: Arc<Facts>,
+    labels: Arc<ArcSwap<Pairs>>,
+    started: Instant,
+}
+
+impl HostState {
+    pub fn new(facts: Facts, labels: Pairs) -> Self {
+        Self { facts: Arc::new(facts), labels: Arc::new(ArcSwap::from_pointee(labels)), started: Instant::now() }
+    }
+
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// The labels of this moment.
+    pub fn labels(&self) -> Pairs {
+        Pairs::clone(&self.labels.load())
+    }
+
+    /// Sets a label, or removes it when there is no value.
+    pub fn set_label(&self, key: &str, value: Option<&str>) {
+        self.labels.rcu(|labels| {
+            let mut labels = Pairs::clone(labels);
+            match value {
+                Some(value) => labels.insert(key.to_owned(), value.to_owned()),
+                None => labels.remove(key),
+            };
+            labels
+        });
+    }
+
+    /// Whether every constraint equals a label of this host.
+    pub fn matches(&self, constraints: &Pairs) -> bool {
+        let labels = self.labels.load();
+        constraints.iter().all(|(key, value)| labels.get(key) == Some(value))
+    }
+
+    /// Reply to `ping.hosts`.
+    pub fn ping(&self) -> HostReply {
+        let facts = &self.facts;
+        HostReply {
+            id: facts.id.to_string(),
+            issuer: facts.issuer.clone(),
+            labels: self.labels(),
+            friendly_name: facts.friendly_name.clone(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            uptime_human: human(self.started.elapsed()),
+            version: VERSION.to_owned(),
+            cluster_issuers: facts.cluster_issuers.join(","),
+            js_domain: facts.js_domain.clone(),
+            ctl_host: facts.ctl_host.clone(),
+            prov_rpc_host: facts.prov_rpc_host.clone(),
+            rpc_host: facts.rpc_host.clone(),
+            lattice_prefix: facts.lattice.clone(),
+            lattice: facts.lattice.clone(),
+        }
+    }
+
+    /// Reply to `get.{host}.inv`.
+    pub fn inventory(&self, actors: &[ActorView]) -> Inventory {
+        Inventory {
+            host_id: self.facts.id.to_string(),
+            issuer: self.facts.issuer.clone(),
+            friendly_name: self.facts.friendly_name.clone(),
+            labels: self.labels(),
+            version: VERSION.to_owned(),
+            uptime_human: human(self.started.elapsed()),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            actors: actors.iter().map(inventory_actor).collect(),
+            providers: Vec::new(),
+        }
+    }
+
+    /// The data of a heartbeat: actors as key and count, the form every consumer since 2023 reads.
+    pub fn heartbeat(&self, actors: &[ActorView]) -> Value {
+        let counts: BTreeMap<&str, u32> = actors
+            .iter()
+            .map(|actor| {
+                (actor.id.as_str(), actor.groups.iter().fold(0, |sum: u32, group| sum.saturating_add(group.max)))
+            })
+            .collect();
+        json!({
+            "host_id": self.facts.id.as_str(),
+            "issuer": self.facts.issuer,
+            "friendly_name": self.facts.friendly_name,
+            "labels": self.labels(),
+            "version": VERSION,
+            "uptime_seconds": self.started.elapsed().as_secs(),
+            "uptime_human": human(self.started.elapsed()),
+            "actors": counts,
+            "providers": [],
+        })
+    }
+}
+
+fn inventory_actor(actor: &ActorView) -> InventoryActor {
+    InventoryActor {
+        id: actor.id.to_string(),
+        image_ref: actor.reference.clone(),
+        name: actor.name.clone().unwrap_or_default(),
+        instances: actor
+            .groups
+            .iter()
+            .map(|group| InventoryInstance {
+                annotations: group.annotations.clone(),
+                instance_id: group.instance_id.clone(),
+                revision: actor.revision,
+                image_ref: actor.reference.clone(),
+                max_instances: group.max,
+                max_concurrent: u16::try_from(group.max).unwrap_or(u16::MAX),
+            })
+            .collect(),
+    }
+}
+
+/// A duration as `1d 2h 3m 4s`, without leading zero parts.
+fn human(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let parts = [(seconds / 86400, "d"), (seconds / 3600 % 24, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
+    let first = parts.iter().position(|(count, _)| *count > 0).unwrap_or(parts.len() - 1);
+    let shown: Vec<String> = parts[first..].iter().map(|(count, unit)| format!("{count}{unit}")).collect();
+    shown.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_well() {
+        assert_eq!(human(Duration::from_secs(0)), "0s");
+        assert_eq!(human(Duration::from_secs(65)), "1m 5s");
+        assert_eq!(human(Duration::from_secs(3600)), "1h 0m 0s");
+        assert_eq!(human(Duration::from_secs(90061)), "1d 1h 1m 1s");
+    }
+}

@@ -1,0 +1,278 @@
+//! The JSON of the control interface.
+//!
+//! Requests come from client crates of five years: a missing or null member means its default wherever the protocol
+//! allows it, unknown members are ignored. Replies never hold null where some client wants a text, a number or a list.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// Key/value pairs of a request; missing or null means none.
+pub type Pairs = BTreeMap<String, String>;
+
+/// The answer to a command.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+pub struct Ack {
+    pub accepted: bool,
+    /// Empty on success, never missing.
+    pub error: String,
+}
+
+impl Ack {
+    pub fn accepted() -> Self {
+        Self { accepted: true, error: String::new() }
+    }
+
+    pub fn rejected(error: impl ToString) -> Self {
+        Self { accepted: false, error: error.to_string() }
+    }
+}
+
+impl<T, E: std::error::Error> From<Result<T, E>> for Ack {
+    fn from(result: Result<T, E>) -> Self {
+        match result {
+            Ok(_) => Self::accepted(),
+            Err(error) => Self::rejected(chain(&error)),
+        }
+    }
+}
+
+/// An error with its causes, as one sentence.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text.push_str(": ");
+            text.push_str(&inner_text);
+        }
+        source = inner.source();
+    }
+    text
+}
+
+/// `cmd.{host}.la`, the start command until 2023: so many more than now.
+#[derive(Debug, Deserialize)]
+pub struct LaunchActor {
+    pub actor_ref: String,
+    #[serde(default)]
+    pub count: Option<u32>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub annotations: Pairs,
+}
+
+/// `cmd.{host}.scale`. A count of null means without bound, a missing one is a mistake.
+#[derive(Debug, Deserialize)]
+pub struct ScaleActor {
+    #[serde(default, deserialize_with = "nullable")]
+    pub actor_ref: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub actor_id: String,
+    #[serde(default, deserialize_with = "present")]
+    pub count: Option<Option<u32>>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub annotations: Pairs,
+}
+
+/// `cmd.{host}.sa`. The member called reference holds a public key.
+#[derive(Debug, Deserialize)]
+pub struct StopActor {
+    pub actor_ref: String,
+    #[serde(default)]
+    pub count: Option<u32>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub annotations: Pairs,
+}
+
+/// `cmd.{host}.upd`
+#[derive(Debug, Deserialize)]
+pub struct UpdateActor {
+    #[serde(default, deserialize_with = "nullable")]
+    pub actor_id: String,
+    pub new_actor_ref: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub annotations: Pairs,
+}
+
+/// `cmd.{host}.lp`
+#[derive(Debug, Deserialize)]
+pub struct LaunchProvider {
+    pub provider_ref: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub link_name: String,
+}
+
+/// `cmd.{host}.sp`. The member called reference holds a public key.
+#[derive(Debug, Deserialize)]
+pub struct StopProvider {
+    pub provider_ref: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub link_name: String,
+}
+
+/// `cmd.{host}.stop`
+#[derive(Debug, Default, Deserialize)]
+pub struct StopHost {
+    /// Milliseconds, whatever older comments say.
+    #[serde(default)]
+    pub timeout: Option<u64>,
+}
+
+/// `auction.actor`; a bid is the request with the host's id.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct AuctionActor {
+    pub actor_ref: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub constraints: Pairs,
+    #[serde(default, skip_deserializing)]
+    pub host_id: String,
+}
+
+/// `linkdefs.put`
+#[derive(Debug, Deserialize)]
+pub struct PutLink {
+    #[serde(default, deserialize_with = "nullable")]
+    pub actor_id: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub provider_id: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub link_name: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub contract_id: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub values: Pairs,
+}
+
+/// `linkdefs.del`; clients send a whole link, of which three members count.
+#[derive(Debug, Deserialize)]
+pub struct DeleteLink {
+    pub actor_id: String,
+    pub contract_id: String,
+    pub link_name: String,
+}
+
+/// `labels.{host}.put` and `.del`
+#[derive(Debug, Deserialize)]
+pub struct Label {
+    pub key: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub value: String,
+}
+
+/// Reply to `ping.hosts`.
+#[derive(Debug, Serialize)]
+pub struct HostReply {
+    pub id: String,
+    pub issuer: String,
+    pub labels: Pairs,
+    pub friendly_name: String,
+    pub uptime_seconds: u64,
+    pub uptime_human: String,
+    pub version: String,
+    /// Joined with commas: clients read a text.
+    pub cluster_issuers: String,
+    pub js_domain: Option<String>,
+    pub ctl_host: String,
+    pub prov_rpc_host: String,
+    pub rpc_host: String,
+    pub lattice_prefix: String,
+    pub lattice: String,
+}
+
+/// Reply to `get.{host}.inv`.
+#[derive(Debug, Serialize)]
+pub struct Inventory {
+    pub host_id: String,
+    pub issuer: String,
+    pub friendly_name: String,
+    pub labels: Pairs,
+    pub version: String,
+    pub uptime_human: String,
+    pub uptime_seconds: u64,
+    pub actors: Vec<InventoryActor>,
+    pub providers: Vec<InventoryProvider>,
+}
+
+/// An actor of an inventory. It must not have a `public_key` beside `id`: a client of 2024 takes both for one member.
+#[derive(Debug, Serialize)]
+pub struct InventoryActor {
+    pub id: String,
+    pub image_ref: String,
+    pub name: String,
+    pub instances: Vec<InventoryInstance>,
+}
+
+/// One annotation set of an actor. The count has two names: clients of 2023 read `max_concurrent`, of 2024 `max_instances`.
+#[derive(Debug, Serialize)]
+pub struct InventoryInstance {
+    pub annotations: Pairs,
+    pub instance_id: String,
+    pub revision: i32,
+    pub image_ref: String,
+    pub max_instances: u32,
+    pub max_concurrent: u16,
+}
+
+/// A provider of an inventory.
+#[derive(Debug, Serialize)]
+pub struct InventoryProvider {
+    pub id: String,
+    pub link_name: String,
+    pub contract_id: String,
+    pub image_ref: String,
+    pub name: String,
+    pub revision: i32,
+    pub annotations: Pairs,
+    pub instance_id: String,
+}
+
+/// Reads null like a missing member.
+fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Keeps null and missing apart.
+fn present<'de, D, T>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Option::<T>::deserialize(deserializer).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quotation_mark_does_not_break_an_ack() {
+        let ack = serde_json::to_string(&Ack::rejected("no \"such\" thing")).unwrap();
+        assert_eq!(ack, r#"{"accepted":false,"error":"no \"such\" thing"}"#);
+        assert_eq!(serde_json::to_string(&Ack::accepted()).unwrap(), r#"{"accepted":true,"error":""}"#);
+    }
+
+    #[test]
+    fn scale_tells_null_from_missing() {
+        let count = |json: &str| serde_json::from_str::<ScaleActor>(json).unwrap().count;
+        assert_eq!(count(r#"{"actor_ref":"x"}"#), None);
+        assert_eq!(count(r#"{"actor_ref":"x","count":null}"#), Some(None));
+        assert_eq!(count(r#"{"actor_ref":"x","count":3,"annotations":null}"#), Some(Some(3)));
+    }
+
+    #[test]
+    fn an_auction_bid_echoes_the_request() {
+        let mut request: AuctionActor =
+            serde_json::from_str(r#"{"actor_ref":"r","constraints":{"a":"b"},"host_id":"forged"}"#).unwrap();
+        assert_eq!(request.host_id, "");
+        request.host_id = "N".into();
+        assert_eq!(
+            serde_json::to_string(&request).unwrap(),
+            r#"{"actor_ref":"r","constraints":{"a":"b"},"host_id":"N"}"#
+        );
+    }
+}

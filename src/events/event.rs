@@ -1,0 +1,221 @@
+//! The events a host emits, as types. Names and members are those of the lattice protocol, section 7; where eras differ
+//! the union is sent, because one client aborts on what another one needs.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::{identity::claims::ActorClaims, links::LinkDefinition};
+
+/// Key/value pairs a client attaches to what it starts.
+pub type Annotations = BTreeMap<String, String>;
+
+/// Which instances of which actor an event is about.
+#[derive(Clone, Debug)]
+pub struct ActorContext {
+    pub host_id: String,
+    pub public_key: String,
+    /// The reference of the request, byte for byte: clients compare it.
+    pub image_ref: String,
+    pub annotations: Annotations,
+    pub claims: ActorClaims,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    HostStarted {
+        labels: BTreeMap<String, String>,
+        friendly_name: String,
+        version: &'static str,
+    },
+    HostStopped {
+        labels: BTreeMap<String, String>,
+    },
+    HostHeartbeat(Value),
+    /// One instance (2022's form); `instance_id` is its own.
+    ActorStarted {
+        actor: ActorContext,
+        instance_id: String,
+    },
+    ActorsStarted {
+        actor: ActorContext,
+        count: u32,
+    },
+    ActorStopped {
+        actor: ActorContext,
+        instance_id: String,
+    },
+    ActorsStopped {
+        actor: ActorContext,
+        count: u32,
+        remaining: u32,
+    },
+    ActorScaled {
+        actor: ActorContext,
+        max: u32,
+    },
+    ActorUpdated {
+        public_key: String,
+        revision: u64,
+        instance_id: String,
+    },
+    ActorUpdateFailed {
+        public_key: String,
+        revision: u64,
+        instance_id: String,
+        reason: String,
+    },
+    ActorStartFailed {
+        actor_ref: String,
+        error: String,
+    },
+    ActorsStartFailed {
+        host_id: String,
+        public_key: String,
+        image_ref: String,
+        annotations: Annotations,
+        error: String,
+    },
+    ActorScaleFailed {
+        host_id: String,
+        public_key: String,
+        image_ref: String,
+        annotations: Annotations,
+        max: u32,
+        error: String,
+    },
+    ProviderStartFailed {
+        provider_ref: String,
+        link_name: String,
+        error: String,
+    },
+    LinkdefSet(LinkDefinition),
+    LinkdefDeleted(LinkDefinition),
+    RefmapSet {
+        oci_url: String,
+        public_key: String,
+    },
+    ConfigSet {
+        entity_id: String,
+        key: String,
+    },
+    ConfigDeleted {
+        entity_id: String,
+        key: String,
+    },
+}
+
+/// The claims member of actor events: `caps` is never null, `name` never missing.
+#[derive(Serialize)]
+struct EventClaims<'a> {
+    call_alias: Option<&'a str>,
+    caps: &'a [String],
+    issuer: &'a str,
+    tags: &'a [String],
+    name: &'a str,
+    version: Option<&'a str>,
+    revision: Option<i32>,
+    not_before_human: String,
+    expires_human: String,
+}
+
+impl<'a> EventClaims<'a> {
+    fn of(claims: &'a ActorClaims) -> Self {
+        Self {
+            call_alias: claims.call_alias.as_deref(),
+            caps: &claims.caps,
+            issuer: &claims.issuer,
+            tags: &claims.tags,
+            name: claims.name.as_deref().unwrap_or("N/A"),
+            version: claims.version.as_deref(),
+            revision: claims.revision,
+            not_before_human: claims.not_before_human(),
+            expires_human: claims.expires_human(),
+        }
+    }
+}
+
+impl Event {
+    /// The last token of the event's type and of its own subject.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::HostStarted { .. } => "host_started",
+            Self::HostStopped { .. } => "host_stopped",
+            Self::HostHeartbeat(_) => "host_heartbeat",
+            Self::ActorStarted { .. } => "actor_started",
+            Self::ActorsStarted { .. } => "actors_started",
+            Self::ActorStopped { .. } => "actor_stopped",
+            Self::ActorsStopped { .. } => "actors_stopped",
+            Self::ActorScaled { .. } => "actor_scaled",
+            Self::ActorUpdated { .. } => "actor_updated",
+            Self::ActorUpdateFailed { .. } => "actor_update_failed",
+            Self::ActorStartFailed { .. } => "actor_start_failed",
+            Self::ActorsStartFailed { .. } => "actors_start_failed",
+            Self::ActorScaleFailed { .. } => "actor_scale_failed",
+            Self::ProviderStartFailed { .. } => "provider_start_failed",
+            Self::LinkdefSet(_) => "linkdef_set",
+            Self::LinkdefDeleted(_) => "linkdef_deleted",
+            Self::RefmapSet { .. } => "refmap_set",
+            Self::ConfigSet { .. } => "config_set",
+            Self::ConfigDeleted { .. } => "config_deleted",
+        }
+    }
+
+    /// The data member: always an object, no null where a client wants a text.
+    pub fn data(&self) -> Value {
+        match self {
+            Self::HostStarted { labels, friendly_name, version } => {
+                json!({"labels": labels, "friendly_name": friendly_name, "uptime_seconds": 0, "version": version})
+            }
+            Self::HostStopped { labels } => json!({"labels": labels}),
+            Self::HostHeartbeat(data) => data.clone(),
+            Self::ActorStarted { actor, instance_id } => json!({
+                "public_key": actor.public_key, "image_ref": actor.image_ref, "api_version": "n/a", "instance_id": instance_id,
+                "annotations": actor.annotations, "host_id": actor.host_id, "claims": EventClaims::of(&actor.claims),
+            }),
+            Self::ActorsStarted { actor, count } => json!({
+                "public_key": actor.public_key, "image_ref": actor.image_ref, "annotations": actor.annotations,
+                "host_id": actor.host_id, "claims": EventClaims::of(&actor.claims), "count": count,
+            }),
+            Self::ActorStopped { actor, instance_id } => json!({
+                "public_key": actor.public_key, "instance_id": instance_id, "annotations": actor.annotations,
+                "host_id": actor.host_id, "image_ref": actor.image_ref,
+            }),
+            Self::ActorsStopped { actor, count, remaining } => json!({
+                "host_id": actor.host_id, "public_key": actor.public_key, "count": count, "remaining": remaining,
+                "annotations": actor.annotations, "image_ref": actor.image_ref,
+            }),
+            Self::ActorScaled { actor, max } => json!({
+                "public_key": actor.public_key, "claims": EventClaims::of(&actor.claims), "annotations": actor.annotations,
+                "host_id": actor.host_id, "image_ref": actor.image_ref, "max_instances": max,
+            }),
+            Self::ActorUpdated { public_key, revision, instance_id } => {
+                json!({"public_key": public_key, "revision": revision, "instance_id": instance_id})
+            }
+            Self::ActorUpdateFailed { public_key, revision, instance_id, reason } => {
+                json!({"public_key": public_key, "revision": revision, "instance_id": instance_id, "reason": reason})
+            }
+            Self::ActorStartFailed { actor_ref, error } => json!({"actor_ref": actor_ref, "error": error}),
+            Self::ActorsStartFailed { host_id, public_key, image_ref, annotations, error } => json!({
+                "host_id": host_id, "public_key": public_key, "image_ref": image_ref, "annotations": annotations, "error": error,
+            }),
+            // A client of 2024 gives up on this event when `actor_ref` is missing, others read `image_ref`.
+            Self::ActorScaleFailed { host_id, public_key, image_ref, annotations, max, error } => json!({
+                "host_id": host_id, "public_key": public_key, "image_ref": image_ref, "actor_ref": image_ref,
+                "annotations": annotations, "max_instances": max, "error": error,
+            }),
+            Self::ProviderStartFailed { provider_ref, link_name, error } => {
+                json!({"provider_ref": provider_ref, "link_name": link_name, "error": error})
+            }
+            Self::LinkdefSet(link) | Self::LinkdefDeleted(link) => {
+                serde_json::to_value(link.identified()).unwrap_or_else(|_| json!({}))
+            }
+            Self::RefmapSet { oci_url, public_key } => json!({"oci_url": oci_url, "public_key": public_key}),
+            Self::ConfigSet { entity_id, key } | Self::ConfigDeleted { entity_id, key } => {
+                json!({"entity_id": entity_id, "key": key})
+            }
+        }
+    }
+}

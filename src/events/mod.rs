@@ -1,0 +1,13 @@
+//! What the host tells the lattice about itself: CloudEvents, in the superset of fields that clients of all eras need
+//! (lattice protocol, section 7).
+//!
+//! * [`event`] has one variant per event and knows its name and data.
+//! * [`publisher`] wraps it in the envelope and publishes it on both subjects.
+//!
+//! State first, event second: whoever publishes has already changed what the event announces.
+
+pub mod event;
+pub mod publisher;
+
+pub use event::Event;
+pub use publisher::Publisher;

@@ -1,0 +1,106 @@
+//! Wraps events in their CloudEvents envelope and publishes them, in order, on the two subjects clients listen to.
+//!
+//! [`Publisher::publish`] never waits: events go through a bounded queue to one task. Whoever reports has already changed
+//! what the event announces, and must not be held up by a server that is away.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::json;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+use uuid::Uuid;
+
+use super::Event;
+use crate::{identity::keys::HostId, lattice::subject::Subjects};
+
+/// Events that may wait for the connection. A start of a large actor makes about forty.
+const QUEUE: usize = 4096;
+/// How long handing one event to the connection may take. It only waits when the server is away and the client's buffer
+/// is full; an event nobody could have received is not worth more.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Publishes the events of one host. Cheap to clone.
+#[derive(Clone)]
+pub struct Publisher {
+    queue: mpsc::Sender<Item>,
+}
+
+enum Item {
+    Event(Box<Event>),
+    Flush(oneshot::Sender<()>),
+}
+
+impl Publisher {
+    /// Starts the task that publishes; it ends when the last publisher is dropped.
+    pub fn start(client: async_nats::Client, subjects: Subjects, host: HostId, tasks: &TaskTracker) -> Self {
+        let (queue, items) = mpsc::channel(QUEUE);
+        tasks.spawn(run(client, subjects, host, items));
+        Self { queue }
+    }
+
+    /// Publishes an event after those before it. If the queue is full it is lost, with a warning.
+    pub fn publish(&self, event: Event) {
+        let name = event.name();
+        if self.queue.try_send(Item::Event(Box::new(event))).is_err() {
+            warn!(event = name, "event lost: too many wait for the NATS connection");
+        }
+    }
+
+    /// Publishes several events in order.
+    pub fn publish_all(&self, events: impl IntoIterator<Item = Event>) {
+        for event in events {
+            self.publish(event);
+        }
+    }
+
+    /// Waits until all events so far have been handed to the server.
+    pub async fn flush(&self) {
+        let (done, flushed) = oneshot::channel();
+        if self.queue.send(Item::Flush(done)).await.is_ok() {
+            let _ = flushed.await;
+        }
+    }
+}
+
+async fn run(client: async_nats::Client, subjects: Subjects, host: HostId, mut items: mpsc::Receiver<Item>) {
+    while let Some(item) = items.recv().await {
+        match item {
+            Item::Event(event) => send(&client, &subjects, &host, &event).await,
+            Item::Flush(done) => {
+                if let Err(error) = client.flush().await {
+                    warn!(%error, "events not flushed");
+                }
+                let _ = done.send(());
+            }
+        }
+    }
+}
+
+async fn send(client: &async_nats::Client, subjects: &Subjects, host: &HostId, event: &Event) {
+    let name = event.name();
+    let payload = Bytes::from(envelope(host, event).to_string());
+    for subject in [subjects.events(), subjects.event(name)] {
+        let published = tokio::time::timeout(PUBLISH_TIMEOUT, client.publish(subject.clone(), payload.clone()));
+        match published.await {
+            Ok(Ok(())) => debug!(event = name, %subject, "event published"),
+            Ok(Err(error)) => warn!(event = name, %subject, %error, "event lost"),
+            Err(_) => warn!(event = name, %subject, "event lost: the NATS connection does not take it"),
+        }
+    }
+}
+
+/// The CloudEvents 1.0 envelope (lattice protocol, section 7.1).
+fn envelope(host: &HostId, event: &Event) -> serde_json::Value {
+    json!({
+        "specversion": "1.0",
+        "id": Uuid::new_v4().to_string(),
+        "type": format!("com.wasmcloud.lattice.{}", event.name()),
+        "source": host.as_str(),
+        "time": OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
+        "datacontenttype": "application/json",
+        "data": event.data(),
+    })
+}

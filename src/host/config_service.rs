@@ -1,0 +1,87 @@
+//! Asks the configuration service of the lattice, once, at start (lattice protocol, section 8.1).
+//!
+//! The service knows hosts by their labels and answers with registry credentials and with what to start. No service, or
+//! an answer that makes no sense, is a warning: the host goes on without.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::Deserialize;
+use serde_json::json;
+use tracing::{info, warn};
+
+use crate::{
+    actors::supervisor::{Amount, Handle, Start},
+    control::{
+        registries::{Credential, Registries},
+        state::HostState,
+    },
+    events::{Event, Publisher, event::Annotations},
+    lattice::subject::Subjects,
+};
+
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Reply {
+    auto_start_actors: Vec<String>,
+    auto_start_providers: Vec<AutoStartProvider>,
+    registry_credentials: BTreeMap<String, Credential>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AutoStartProvider {
+    #[serde(default)]
+    image_reference: String,
+    #[serde(default)]
+    link_name: String,
+}
+
+/// Asks and does what the answer says.
+pub async fn consult(
+    client: &async_nats::Client,
+    subjects: &Subjects,
+    state: &HostState,
+    registries: &Registries,
+    actors: &Handle,
+    events: &Publisher,
+) {
+    let subject = subjects.config_service();
+    let body = json!({"labels": state.labels()}).to_string();
+    let request = async_nats::Request::new().payload(body.into()).timeout(Some(TIMEOUT));
+    let reply = match client.send_request(subject.clone(), request).await {
+        Ok(reply) => reply,
+        Err(error) => {
+            return warn!(%subject, %error, "no configuration service answers, going on without (config_service_enabled)");
+        }
+    };
+    let reply: Reply = match serde_json::from_slice(&reply.payload) {
+        Ok(reply) => reply,
+        Err(error) => {
+            return warn!(%subject, %error, "answer of the configuration service makes no sense, going on without");
+        }
+    };
+    info!(
+        actors = reply.auto_start_actors.len(),
+        providers = reply.auto_start_providers.len(),
+        registries = reply.registry_credentials.len(),
+        "configuration service answered"
+    );
+    registries.add(reply.registry_credentials);
+    for provider in reply.auto_start_providers {
+        let error = format!("this host runs actors only; start {} on another one", provider.image_reference);
+        warn!(reference = %provider.image_reference, "provider of the configuration service not started: {error}");
+        events.publish(Event::ProviderStartFailed {
+            provider_ref: provider.image_reference,
+            link_name: provider.link_name,
+            error,
+        });
+    }
+    for reference in reply.auto_start_actors {
+        let start = Start { reference, annotations: Annotations::new(), amount: Amount::Exactly(1) };
+        if let Err(error) = actors.start(start) {
+            warn!(%error, "actor of the configuration service not started");
+        }
+    }
+}

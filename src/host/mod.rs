@@ -1,0 +1,328 @@
+//! The composition root: builds the parts of a host in order, holds their handles, and takes them apart in order.
+//!
+//! Start: connections → metadata, loaded → router and actors → control interface, subscribed → `host_started`. Ready
+//! means that every link and claim is known and every subscription is confirmed by the server.
+//!
+//! Stop, under one deadline: no more commands and auctions → actors leave their queue groups and finish their calls →
+//! `host_stopped` → both connections flushed. Written once, in [`Host::stop`].
+
+mod config_service;
+mod metadata;
+mod names;
+pub mod presence;
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result, anyhow};
+use tokio::{sync::watch, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument, info, info_span, warn};
+
+use crate::{
+    actors::{
+        actor::{Shared, Slots},
+        engine::{self, Engine},
+        supervisor,
+    },
+    config::Config,
+    control::{
+        named_config::NamedConfig,
+        registries::Registries,
+        server::{self, Server, StopRequest},
+        state::{Facts, HostState, VERSION},
+    },
+    delivery::Delivery,
+    dirs::Dirs,
+    events::{Event, Publisher},
+    identity::keys::{ClusterKey, HostId, LatticeName},
+    lattice::{
+        connection::{self, Nats, Purpose},
+        subject::Subjects,
+    },
+    links::Live,
+    policy::{HostInfo, Policy},
+    registry::Registry,
+    router::Router,
+    rpc::{
+        antiforgery::{Signer, Verifier},
+        chunking::Chunks,
+        client::Client,
+        server::Receiver,
+    },
+    store::{jetstream, legacy},
+};
+use presence::Presence;
+
+/// Heartbeats tell clients that a host is alive; a deployment manager drops hosts after four missed ones.
+const HEARTBEAT: Duration = Duration::from_secs(30);
+/// How long the last events may take to reach the server.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A host that is ready.
+pub struct Host {
+    state: HostState,
+    config: Config,
+    actors: supervisor::Handle,
+    events: Publisher,
+    ctl: Nats,
+    rpc: Nats,
+    /// Ends the control interface.
+    closing: CancellationToken,
+    /// Ends everything else.
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    control_tasks: TaskTracker,
+    stop_requests: watch::Receiver<Option<StopRequest>>,
+    _presence: Option<Presence>,
+}
+
+impl Host {
+    /// Builds and starts a host; returns when it is ready. `give_up` ends the wait for a server that does not come.
+    pub async fn start(config: Config, dirs: &Dirs, give_up: &CancellationToken) -> Result<Self> {
+        let stop = CancellationToken::new();
+        let host_id = HostId::parse(&config.host_key.public).context("read the host key")?;
+        let lattice = LatticeName::parse(&config.lattice).context("read the lattice name")?;
+        let subjects = Subjects::new(lattice.clone(), &config.ctl_topic_prefix);
+        let friendly_name = names::friendly();
+        let client_name = format!("host {host_id}");
+        let ctl = connection::connect(Purpose::Control, &config.ctl, &client_name, give_up).await?;
+        let rpc = connection::connect(Purpose::Rpc, &config.rpc, &client_name, give_up).await?;
+        info!("Host {host_id} ({friendly_name}) started.");
+        greet(&config);
+
+        let tasks = TaskTracker::new();
+        let domain = config.js_domain.clone();
+        let place = metadata::Place {
+            nats: ctl.clone(),
+            domain: domain.clone(),
+            lattice: lattice.to_string(),
+            replicas: config.kv_replicas,
+        };
+        let store = place.open(&tasks, &stop).await;
+        let (links, notices) = Live::start(store.clone(), &tasks, stop.clone()).await;
+        if store.is_shared() {
+            info!("Created ephemeral consumer for lattice cache loader");
+        }
+
+        let state = HostState::new(facts(&config, &host_id, friendly_name.clone()), config.labels.clone());
+        let events = Publisher::start(ctl.client.clone(), subjects.clone(), host_id.clone(), &tasks);
+        let policy = policy(&config, &ctl, &state, &tasks, &stop).await?;
+        let delivery = Delivery { rpc: rpc.client.clone(), subjects: subjects.clone(), events: events.clone() };
+        tasks.spawn(delivery.run(notices));
+
+        let chunks = Chunks::new(&rpc.client, domain.as_deref(), lattice.as_str());
+        let signer = Signer::new(config.cluster.seed.expose()).map_err(|e| anyhow!("read the cluster seed: {e}"))?;
+        let issuers = config.cluster.issuers.iter().map(|issuer| ClusterKey::parse(issuer));
+        let verifier = Verifier::new(issuers.collect::<Result<_, _>>().context("read the cluster issuers")?);
+        let client = Client::new(rpc.client.clone(), subjects.clone(), signer, chunks.clone(), host_id.clone());
+        let router =
+            Router::new(lattice, links.clone(), policy.clone(), client, config.local_calls, config.rpc_timeout);
+        let engine = Engine::new(engine::Settings {
+            slots: config.actors.instances_max,
+            memory_max_bytes: config.actors.memory_max_bytes,
+            cache_dir: Some(dirs.cache.join("compiled")),
+        })?;
+        let actors = supervisor::spawn(
+            supervisor::Parts {
+                host: host_id.clone(),
+                shared: Shared {
+                    slots: Slots::new(engine.slots()),
+                    engine,
+                    router,
+                    queue_max: config.actors.queue_max,
+                },
+                registry: Registry::new(config.allow_file_load),
+                receiver: Receiver::new(rpc.client.clone(), verifier, chunks.clone(), config.rpc_timeout),
+                rpc: rpc.client.clone(),
+                subjects: subjects.clone(),
+                store: store.clone(),
+                links: links.clone(),
+                policy,
+                events: events.clone(),
+                reuse_default: config.actors.instance_reuse,
+            },
+            &tasks,
+        );
+
+        let registries = Registries::default();
+        let (stop_sender, stop_requests) = watch::channel(None);
+        let closing = CancellationToken::new();
+        let control_tasks = TaskTracker::new();
+        Server::start(
+            server::Parts {
+                client: ctl.client.clone(),
+                subjects: subjects.clone(),
+                state: state.clone(),
+                actors: actors.clone(),
+                store: store.clone(),
+                links,
+                named_config: NamedConfig::new(ctl.clone(), domain.clone(), &config.lattice, config.kv_replicas),
+                registries: registries.clone(),
+                events: events.clone(),
+                stop_requests: stop_sender,
+            },
+            &control_tasks,
+            &closing,
+        )
+        .await?;
+        let presence = Presence::announce(&presence_dir(dirs), host_id.as_str())
+            .inspect_err(|error| warn!(%error, "this host cannot be found by `host ping`"))
+            .ok();
+
+        events.publish(Event::HostStarted { labels: state.labels(), friendly_name, version: VERSION });
+        tasks.spawn(heartbeats(state.clone(), actors.clone(), events.clone(), chunks, stop.clone()));
+        if config.config_service {
+            config_service::consult(&ctl.client, &subjects, &state, &registries, &actors, &events).await;
+        }
+        let context = jetstream::context(&ctl.client, domain.as_deref());
+        let (name, delete) = (config.lattice.clone(), config.legacy_cache_delete);
+        let stopped = stop.clone();
+        tasks.spawn(async move {
+            if store.is_shared() {
+                tokio::select! {
+                    () = stopped.cancelled() => {}
+                    () = legacy::migrate(&context, &store, &name, delete) => {}
+                }
+            }
+        });
+        events.flush().await;
+        Ok(Self {
+            state,
+            config,
+            actors,
+            events,
+            ctl,
+            rpc,
+            closing,
+            stop,
+            tasks,
+            control_tasks,
+            stop_requests,
+            _presence: presence,
+        })
+    }
+
+    /// This host as clients see it.
+    pub fn state(&self) -> &HostState {
+        &self.state
+    }
+
+    /// Waits until somebody asks for a stop over the control interface. Cancel safe.
+    pub async fn stop_requested(&mut self) -> StopRequest {
+        match self.stop_requests.wait_for(Option::is_some).await {
+            Ok(request) => request.unwrap_or(StopRequest { timeout: None }),
+            Err(_) => StopRequest { timeout: None },
+        }
+    }
+
+    /// Stops in order, within `timeout` or the configured time.
+    pub async fn stop(self, timeout: Option<Duration>) {
+        let deadline = Instant::now() + timeout.unwrap_or(self.config.shutdown_timeout);
+        self.closing.cancel();
+        self.control_tasks.close();
+        if tokio::time::timeout_at(deadline, self.control_tasks.wait()).await.is_err() {
+            warn!("control requests were still waiting at the deadline");
+        }
+        self.actors.stop_all(deadline).await;
+        self.events.publish(Event::HostStopped { labels: self.state.labels() });
+        // The last words get a little time even when the calls used all of it.
+        let last_words = async {
+            self.events.flush().await;
+            let _ = self.rpc.client.flush().await;
+            let _ = self.ctl.client.flush().await;
+        };
+        if tokio::time::timeout(FLUSH_TIMEOUT, last_words).await.is_err() {
+            warn!("the NATS server did not confirm the last events");
+        }
+        let Self { state, stop, tasks, events, actors, .. } = self;
+        stop.cancel();
+        // The task that publishes events ends with the last of those who could publish one.
+        drop((events, actors));
+        tasks.close();
+        if tokio::time::timeout(FLUSH_TIMEOUT, tasks.wait()).await.is_err() {
+            warn!("some tasks of this host did not end");
+        }
+        info!("Host {} stopped.", state.facts().id);
+    }
+}
+
+/// Where running hosts of this user are marked.
+pub fn presence_dir(dirs: &Dirs) -> PathBuf {
+    dirs.state.join("hosts")
+}
+
+fn facts(config: &Config, host_id: &HostId, friendly_name: String) -> Facts {
+    Facts {
+        id: host_id.clone(),
+        friendly_name,
+        issuer: config.cluster.public.clone(),
+        cluster_issuers: config.cluster.issuers.clone(),
+        lattice: config.lattice.clone(),
+        js_domain: config.js_domain.clone(),
+        ctl_host: config.ctl.host_text.clone(),
+        rpc_host: config.rpc.host_text.clone(),
+        prov_rpc_host: config.prov_rpc.host_text.clone(),
+    }
+}
+
+fn greet(config: &Config) {
+    info!("Valid cluster signers: {}", config.cluster.issuers.join(", "));
+    if config.cluster.ad_hoc {
+        warn!(
+            "WARNING. You are using an ad hoc generated cluster seed.\n\
+             It is written to ./{file} (member cluster_seed). For any other host or CLI tool to communicate with this host,\n\
+             copy that file into the directory it is started from, or set WASMCLOUD_CLUSTER_SEED to the member's value.\n\
+             Hosts with a cluster seed of their own must also list this cluster signer (WASMCLOUD_CLUSTER_ISSUERS):\n\n{public}\n",
+            file = crate::config::FILE_NAME,
+            public = config.cluster.public,
+        );
+    }
+}
+
+async fn policy(
+    config: &Config,
+    ctl: &Nats,
+    state: &HostState,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<Policy> {
+    let Some(settings) = &config.policy else { return Ok(Policy::off()) };
+    let facts = state.facts();
+    let host = HostInfo {
+        public_key: facts.id.to_string(),
+        lattice_id: facts.lattice.clone(),
+        labels: state.labels(),
+        cluster_issuers: facts.cluster_issuers.clone(),
+        issuer: facts.issuer.clone(),
+    };
+    let policy = Policy::new(ctl.client.clone(), settings.topic.clone(), settings.timeout, host);
+    if let Some(topic) = &settings.changes_topic {
+        let changes = ctl.client.subscribe(topic.clone()).await.with_context(|| format!("subscribe to {topic}"))?;
+        let (policy, client, stop) = (policy.clone(), ctl.client.clone(), stop.clone());
+        tasks.spawn(
+            async move { policy.follow_changes(client, changes, stop).await }.instrument(info_span!("policy changes")),
+        );
+    }
+    Ok(policy)
+}
+
+/// Beats until stopped; the first one right after the start, so that dashboards fill at once.
+async fn heartbeats(
+    state: HostState,
+    actors: supervisor::Handle,
+    events: Publisher,
+    chunks: Chunks,
+    stop: CancellationToken,
+) {
+    let mut beat = tokio::time::interval(HEARTBEAT);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = beat.tick() => {
+                events.publish(Event::HostHeartbeat(state.heartbeat(&actors.running())));
+                chunks.sweep().await;
+            }
+        }
+    }
+}

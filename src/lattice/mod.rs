@@ -1,0 +1,7 @@
+//! The lattice as NATS sees it: its subjects, and the two connections every host keeps to it.
+//!
+//! * [`subject`] builds and parses every subject of the protocol; nothing else in the crate formats one.
+//! * [`connection`] opens the control and the RPC connection, watches them and explains what is wrong with them.
+
+pub mod connection;
+pub mod subject;

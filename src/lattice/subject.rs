@@ -1,0 +1,277 @@
+//! Every subject of the lattice, built and parsed in one place.
+//!
+//! Two roots exist. The *control* root `{ctl_topic_prefix}.{lattice}` carries commands and queries (JSON), the *RPC* root
+//! `wasmbus.rpc.{lattice}` carries invocations, link deliveries, health checks and shutdown requests (MessagePack).
+//! Events go to `wasmbus.evt.{lattice}` and, since 2024, also to `wasmbus.evt.{lattice}.{event}`: clients of either time
+//! listen to one of the two only, so both are published.
+//!
+//! Each control subject a host answers has a variant in [`Control`]; [`Subjects::parse_control`] is the inverse of
+//! [`Subjects::control`], and a test walks all of them in both directions.
+
+use crate::identity::keys::{ActorId, HostId, LatticeName, LinkName, ProviderId};
+
+/// Builds and parses the subjects of one lattice. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Subjects {
+    lattice: LatticeName,
+    control_root: String,
+}
+
+/// One request of the control interface, as its subject names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Control {
+    PingHosts,
+    AuctionActor,
+    AuctionProvider,
+    RegistriesPut,
+    LinkPut,
+    LinkDel,
+    Claims,
+    Links,
+    Inventory { host: String },
+    Command { host: String, command: Command },
+    LabelPut { host: String },
+    LabelDel { host: String },
+    ConfigPut { entity: String, key: String },
+    ConfigDel { entity: String, key: String },
+    ConfigClear { entity: String },
+    ConfigGet { entity: String, key: Option<String> },
+}
+
+/// A command for one host: the last token of `cmd.{host}.{command}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    LaunchActor,
+    ScaleActor,
+    StopActor,
+    UpdateActor,
+    LaunchProvider,
+    StopProvider,
+    StopHost,
+}
+
+impl Command {
+    const ALL: [(Self, &'static str); 7] = [
+        (Self::LaunchActor, "la"),
+        (Self::ScaleActor, "scale"),
+        (Self::StopActor, "sa"),
+        (Self::UpdateActor, "upd"),
+        (Self::LaunchProvider, "lp"),
+        (Self::StopProvider, "sp"),
+        (Self::StopHost, "stop"),
+    ];
+
+    fn token(self) -> &'static str {
+        Self::ALL.iter().find(|(command, _)| *command == self).map_or("", |(_, token)| token)
+    }
+
+    fn parse(token: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, t)| *t == token).map(|(command, _)| *command)
+    }
+}
+
+/// A subscription a host makes on the control connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlSubscription {
+    pub subject: String,
+    /// The queue group, for requests that one host of the lattice answers for all.
+    pub queue: Option<String>,
+}
+
+impl Subjects {
+    /// `control_prefix` is the configured `ctl_topic_prefix`, `wasmbus.ctl` unless told otherwise.
+    pub fn new(lattice: LatticeName, control_prefix: &str) -> Self {
+        let control_root = format!("{control_prefix}.{lattice}");
+        Self { lattice, control_root }
+    }
+
+    pub fn lattice(&self) -> &LatticeName {
+        &self.lattice
+    }
+
+    /// What a host subscribes to on the control connection (lattice protocol, section 2.2). The queue group names are
+    /// those of the 2024 hosts, so that in a lattice with both one of them answers.
+    pub fn control_subscriptions(&self, host: &HostId) -> Vec<ControlSubscription> {
+        let root = &self.control_root;
+        let plain = |tail: String| ControlSubscription { subject: format!("{root}.{tail}"), queue: None };
+        let queued = |tail: &str, group: &str| ControlSubscription {
+            subject: format!("{root}.{tail}"),
+            queue: Some(format!("{root}.{group}")),
+        };
+        vec![
+            plain("ping.hosts".into()),
+            plain("registries.put".into()),
+            plain("auction.>".into()),
+            plain(format!("cmd.{host}.*")),
+            plain(format!("get.{host}.inv")),
+            plain(format!("labels.{host}.*")),
+            queued("get.*", "get"),
+            queued("linkdefs.*", "linkdefs"),
+            queued("config.>", "config"),
+            queued("get.config.>", "get.config"),
+        ]
+    }
+
+    /// The subject of a control request; the inverse of [`Self::parse_control`].
+    pub fn control(&self, request: &Control) -> String {
+        let root = &self.control_root;
+        match request {
+            Control::PingHosts => format!("{root}.ping.hosts"),
+            Control::AuctionActor => format!("{root}.auction.actor"),
+            Control::AuctionProvider => format!("{root}.auction.provider"),
+            Control::RegistriesPut => format!("{root}.registries.put"),
+            Control::LinkPut => format!("{root}.linkdefs.put"),
+            Control::LinkDel => format!("{root}.linkdefs.del"),
+            Control::Claims => format!("{root}.get.claims"),
+            Control::Links => format!("{root}.get.links"),
+            Control::Inventory { host } => format!("{root}.get.{host}.inv"),
+            Control::Command { host, command } => format!("{root}.cmd.{host}.{}", command.token()),
+            Control::LabelPut { host } => format!("{root}.labels.{host}.put"),
+            Control::LabelDel { host } => format!("{root}.labels.{host}.del"),
+            Control::ConfigPut { entity, key } => format!("{root}.config.put.{entity}.{key}"),
+            Control::ConfigDel { entity, key } => format!("{root}.config.del.{entity}.{key}"),
+            Control::ConfigClear { entity } => format!("{root}.config.clear.{entity}"),
+            Control::ConfigGet { entity, key: None } => format!("{root}.get.config.{entity}"),
+            Control::ConfigGet { entity, key: Some(key) } => format!("{root}.get.config.{entity}.{key}"),
+        }
+    }
+
+    /// Reads the subject of a control request; `None` for a subject no host knows.
+    pub fn parse_control(&self, subject: &str) -> Option<Control> {
+        let tail = subject.strip_prefix(&self.control_root)?.strip_prefix('.')?;
+        let tokens: Vec<&str> = tail.split('.').collect();
+        let owned = |text: &str| text.to_owned();
+        Some(match tokens.as_slice() {
+            ["ping", "hosts"] => Control::PingHosts,
+            ["auction", "actor"] => Control::AuctionActor,
+            ["auction", "provider"] => Control::AuctionProvider,
+            ["registries", "put"] => Control::RegistriesPut,
+            ["linkdefs", "put"] => Control::LinkPut,
+            ["linkdefs", "del"] => Control::LinkDel,
+            ["get", "claims"] => Control::Claims,
+            ["get", "links"] => Control::Links,
+            ["get", "config", entity] => Control::ConfigGet { entity: owned(entity), key: None },
+            ["get", "config", entity, key] => Control::ConfigGet { entity: owned(entity), key: Some(owned(key)) },
+            ["get", host, "inv"] => Control::Inventory { host: owned(host) },
+            ["cmd", host, command] => Control::Command { host: owned(host), command: Command::parse(command)? },
+            ["labels", host, "put"] => Control::LabelPut { host: owned(host) },
+            ["labels", host, "del"] => Control::LabelDel { host: owned(host) },
+            ["config", "put", entity, key] => Control::ConfigPut { entity: owned(entity), key: owned(key) },
+            ["config", "del", entity, key] => Control::ConfigDel { entity: owned(entity), key: owned(key) },
+            // The client crates of 2024 clear with `del` and one token, the hosts of 2024 know `clear` only.
+            ["config", "clear" | "del", entity] => Control::ConfigClear { entity: owned(entity) },
+            _ => return None,
+        })
+    }
+
+    /// Where every event of the lattice goes.
+    pub fn events(&self) -> String {
+        format!("wasmbus.evt.{}", self.lattice)
+    }
+
+    /// Where events of one name go as well (clients since 2024 listen here).
+    pub fn event(&self, name: &str) -> String {
+        format!("wasmbus.evt.{}.{name}", self.lattice)
+    }
+
+    /// Invocations of an actor. The queue group of its subscribers is the subject itself.
+    pub fn actor(&self, actor: &str) -> String {
+        format!("wasmbus.rpc.{}.{actor}", self.lattice)
+    }
+
+    /// Invocations of a provider under one link name.
+    pub fn provider(&self, provider: &ProviderId, link: &LinkName) -> String {
+        format!("wasmbus.rpc.{}.{provider}.{link}", self.lattice)
+    }
+
+    /// Tells a provider about a new link definition.
+    pub fn link_put(&self, provider: &ProviderId, link: &LinkName) -> String {
+        format!("{}.linkdefs.put", self.provider(provider, link))
+    }
+
+    /// Tells a provider that a link definition is gone.
+    pub fn link_del(&self, provider: &ProviderId, link: &LinkName) -> String {
+        format!("{}.linkdefs.del", self.provider(provider, link))
+    }
+
+    /// The actor an RPC subject belongs to, if it is one of this lattice.
+    pub fn parse_actor(&self, subject: &str) -> Option<ActorId> {
+        let tail = subject.strip_prefix("wasmbus.rpc.")?;
+        ActorId::parse(tail.strip_prefix(self.lattice.as_str())?.strip_prefix('.')?).ok()
+    }
+
+    /// Where the configuration service of the lattice is asked at start.
+    pub fn config_service(&self) -> String {
+        format!("wasmbus.cfg.{}.req", self.lattice)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST: &str = "NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF";
+    const ACTOR: &str = "MDWUSKGGFDI4FRXK5EBTRECZSVQSSWJHHJOGH6JWG3AUMFFMQ435C2JZ";
+
+    fn subjects() -> Subjects {
+        Subjects::new(LatticeName::parse("default").unwrap(), "wasmbus.ctl")
+    }
+
+    #[test]
+    fn every_control_subject_parses_back() {
+        let host = HOST.to_owned();
+        let entity = ACTOR.to_owned();
+        let key = "key".to_owned();
+        let mut all = vec![
+            Control::PingHosts,
+            Control::AuctionActor,
+            Control::AuctionProvider,
+            Control::RegistriesPut,
+            Control::LinkPut,
+            Control::LinkDel,
+            Control::Claims,
+            Control::Links,
+            Control::Inventory { host: host.clone() },
+            Control::LabelPut { host: host.clone() },
+            Control::LabelDel { host: host.clone() },
+            Control::ConfigPut { entity: entity.clone(), key: key.clone() },
+            Control::ConfigDel { entity: entity.clone(), key: key.clone() },
+            Control::ConfigClear { entity: entity.clone() },
+            Control::ConfigGet { entity: entity.clone(), key: None },
+            Control::ConfigGet { entity, key: Some(key) },
+        ];
+        all.extend(Command::ALL.map(|(command, _)| Control::Command { host: host.clone(), command }));
+        for request in all {
+            let subject = subjects().control(&request);
+            assert_eq!(subjects().parse_control(&subject), Some(request), "{subject}");
+        }
+    }
+
+    #[test]
+    fn subjects_of_others_are_not_parsed() {
+        for subject in ["wasmbus.ctl.other.ping.hosts", "wasmbus.ctl.default", "wasmbus.ctl.default.cmd.N.dance", "x"] {
+            assert_eq!(subjects().parse_control(subject), None, "{subject}");
+        }
+        assert_eq!(subjects().parse_actor("wasmbus.rpc.other.MABC"), None);
+    }
+
+    #[test]
+    fn clearing_configuration_has_two_spellings() {
+        let cleared = Some(Control::ConfigClear { entity: ACTOR.into() });
+        assert_eq!(subjects().parse_control(&format!("wasmbus.ctl.default.config.del.{ACTOR}")), cleared);
+        assert_eq!(subjects().parse_control(&format!("wasmbus.ctl.default.config.clear.{ACTOR}")), cleared);
+    }
+
+    #[test]
+    fn an_actor_subject_parses_back() {
+        let actor = ActorId::parse(ACTOR).unwrap();
+        assert_eq!(subjects().parse_actor(&subjects().actor(actor.as_str())), Some(actor));
+    }
+
+    #[test]
+    fn a_prefix_of_many_tokens_works() {
+        let subjects = Subjects::new(LatticeName::parse("shop").unwrap(), "acme.floor.one.ctl");
+        assert_eq!(subjects.control(&Control::PingHosts), "acme.floor.one.ctl.shop.ping.hosts");
+        assert_eq!(subjects.parse_control("acme.floor.one.ctl.shop.ping.hosts"), Some(Control::PingHosts));
+    }
+}

@@ -1,0 +1,44 @@
+//! A host: one process per machine that joins a lattice and runs signed actors.
+//!
+//! # Map of the code
+//!
+//! * [`config`] reads flags, environment and files into one validated value; [`cli`] is the command line.
+//! * [`identity`] knows keys, signatures and the claims inside modules.
+//! * [`lattice`] has the subjects and the NATS connections.
+//! * [`rpc`] is the invocation: its bytes, its signature, its way over NATS.
+//! * [`store`] is the metadata bucket all hosts share; [`links`] is what this host knows from it; [`delivery`] tells
+//!   providers and subscribers what changed.
+//! * [`policy`] asks whether something is allowed. [`events`] tells what happened. [`registry`] fetches modules.
+//! * [`router`] is the heart: it checks every call and chooses its way.
+//! * [`actors`] runs modules. [`control`] answers clients.
+//! * [`host`] puts the parts together, and takes them apart in order. [`up`] starts a NATS server beside it.
+//!
+//! # What always holds
+//!
+//! * Every call passes the same checks, whether it stays in the process or crosses the lattice.
+//! * Readers of shared state clone a snapshot; no lock is held across an await.
+//! * Every queue is bounded and every wait has a deadline.
+//! * State changes first, events follow.
+//! * Seeds, passwords and payloads reach no log.
+
+#![forbid(unsafe_code)]
+
+pub mod actors;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod delivery;
+pub mod dirs;
+pub mod events;
+pub mod host;
+pub mod identity;
+pub mod lattice;
+pub mod links;
+pub mod policy;
+pub mod registry;
+pub mod router;
+pub mod rpc;
+pub mod shutdown;
+pub mod store;
+pub mod telemetry;
+pub mod up;

@@ -1,0 +1,10 @@
+//! What the lattice knows: which actor is linked to which provider, who is who, and which image led to whom.
+//!
+//! * [`table`] is the pure form: a snapshot with its lookups, and the JSON forms of its entries.
+//! * [`live`] keeps the snapshot equal to the metadata bucket and tells what changed.
+
+pub mod live;
+pub mod table;
+
+pub use live::Live;
+pub use table::{Claims, LinkDefinition, Table};

@@ -1,0 +1,410 @@
+//! The metadata of the lattice as one immutable snapshot: link definitions, claims and image references.
+//!
+//! A [`Table`] is built from bucket entries and replaced as a whole, so a reader holds no lock and sees one moment in
+//! time. Entries of every era are understood (lattice protocol, section 4.3): short and long member names, lists as
+//! arrays or comma texts, numbers as texts, `null` as empty. What cannot be understood is reported, not guessed.
+//!
+//! Invariants: one link per (actor, contract, link name); the first actor that claimed a call alias keeps it.
+
+use std::{collections::BTreeMap, collections::HashMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{
+    identity::claims::ActorClaims,
+    store::{
+        Entry,
+        keys::{self, Key},
+    },
+};
+
+/// Connects an actor to a provider for one contract under one link name.
+///
+/// The member order is that of the wire form providers receive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkDefinition {
+    pub actor_id: String,
+    pub provider_id: String,
+    pub link_name: String,
+    pub contract_id: String,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub values: BTreeMap<String, String>,
+}
+
+/// A link definition with its id, as bucket and events show it.
+#[derive(Serialize)]
+pub struct IdentifiedLink<'a> {
+    pub id: String,
+    #[serde(flatten)]
+    pub link: &'a LinkDefinition,
+}
+
+impl LinkDefinition {
+    /// The hash that is this link's id and the tail of its key.
+    pub fn id(&self) -> String {
+        keys::link_hash(&self.actor_id, &self.contract_id, &self.link_name)
+    }
+
+    /// The link together with its id.
+    pub fn identified(&self) -> IdentifiedLink<'_> {
+        IdentifiedLink { id: self.id(), link: self }
+    }
+}
+
+fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// What the bucket knows about an actor or a provider.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claims {
+    pub subject: String,
+    pub issuer: String,
+    pub name: String,
+    pub version: String,
+    pub revision: String,
+    pub call_alias: String,
+    pub capabilities: Vec<String>,
+    pub tags: Vec<String>,
+    /// Of providers; empty for actors.
+    pub contract_id: String,
+    pub config_schema: Option<String>,
+}
+
+impl Claims {
+    /// The entry an actor gets when it starts.
+    pub fn of_actor(claims: &ActorClaims) -> Self {
+        Self {
+            subject: claims.subject.to_string(),
+            issuer: claims.issuer.clone(),
+            name: claims.name.clone().unwrap_or_default(),
+            version: claims.version.clone().unwrap_or_default(),
+            revision: claims.effective_revision().to_string(),
+            call_alias: claims.call_alias.clone().unwrap_or_default(),
+            capabilities: claims.caps.clone(),
+            tags: claims.tags.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether this entry is a provider's; its key decides, whatever else it holds.
+    pub fn is_provider(&self) -> bool {
+        self.subject.starts_with('V')
+    }
+
+    /// Reads an entry of any era.
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        let object: Map<String, Value> = serde_json::from_slice(value).ok()?;
+        let text = |short: &str, long: &str| match object.get(short).or_else(|| object.get(long)) {
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Number(number)) => number.to_string(),
+            _ => String::new(),
+        };
+        let list = |short: &str, long: &str| match object.get(short).or_else(|| object.get(long)) {
+            Some(Value::Array(items)) => items.iter().filter_map(|item| Some(item.as_str()?.to_owned())).collect(),
+            Some(Value::String(text)) if !text.is_empty() => text.split(',').map(str::to_owned).collect(),
+            _ => Vec::new(),
+        };
+        let claims = Self {
+            subject: text("sub", "subject"),
+            issuer: text("iss", "issuer"),
+            name: text("name", "name"),
+            version: text("version", "ver"),
+            revision: text("rev", "revision"),
+            call_alias: text("call_alias", "call_alias"),
+            capabilities: list("caps", "capabilities"),
+            tags: list("tags", "tags"),
+            contract_id: text("contract_id", "contract_id"),
+            config_schema: object.get("config_schema").and_then(Value::as_str).map(str::to_owned),
+        };
+        (!claims.subject.is_empty()).then_some(claims)
+    }
+
+    /// The bucket's form: short names, texts only. A provider's entry leaves `caps` and `tags` out, which is how hosts of
+    /// 2024 tell it from an actor's.
+    pub fn bucket_value(&self) -> Value {
+        let mut object = Map::new();
+        let mut put = |key: &str, value: String| object.insert(key.to_owned(), Value::String(value));
+        put("call_alias", self.call_alias.clone());
+        if self.is_provider() {
+            put("contract_id", self.contract_id.clone());
+            if let Some(schema) = &self.config_schema {
+                put("config_schema", schema.clone());
+            }
+        } else {
+            put("caps", self.capabilities.join(","));
+            put("tags", self.tags.join(","));
+        }
+        put("iss", self.issuer.clone());
+        put("name", self.name.clone());
+        put("rev", self.revision.clone());
+        put("sub", self.subject.clone());
+        put("version", self.version.clone());
+        Value::Object(object)
+    }
+
+    /// The form of a `get.claims` reply: texts only, under the names of both eras.
+    pub fn reply_value(&self) -> BTreeMap<&'static str, String> {
+        let mut map = BTreeMap::from([
+            ("sub", self.subject.clone()),
+            ("subject", self.subject.clone()),
+            ("iss", self.issuer.clone()),
+            ("issuer", self.issuer.clone()),
+            ("name", self.name.clone()),
+            ("version", self.version.clone()),
+            ("rev", self.revision.clone()),
+            ("revision", self.revision.clone()),
+            ("caps", self.capabilities.join(",")),
+            ("capabilities", self.capabilities.join(",")),
+            ("tags", self.tags.join(",")),
+            ("call_alias", self.call_alias.clone()),
+            ("contract_id", self.contract_id.clone()),
+        ]);
+        if self.is_provider() {
+            map.insert("config_schema", self.config_schema.clone().unwrap_or_default());
+        }
+        map
+    }
+}
+
+/// A link definition and the revision that wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredLink {
+    pub link: Arc<LinkDefinition>,
+    pub revision: u64,
+}
+
+/// One moment of the lattice's metadata.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    links: HashMap<String, StoredLink>,
+    claims: HashMap<String, (Arc<Claims>, u64)>,
+    /// Call alias to the actor that claimed it first.
+    aliases: HashMap<String, Arc<str>>,
+    /// Encoded image reference to public key.
+    references: HashMap<String, Arc<str>>,
+}
+
+/// A change of the table that others need to hear about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    LinkPut { link: Arc<LinkDefinition>, replaced: Option<Arc<LinkDefinition>> },
+    LinkDeleted { link: Arc<LinkDefinition> },
+    ClaimsPut { subject: String },
+    ReferencePut { reference: String, public_key: Arc<str> },
+}
+
+/// An entry that could not be taken over, with the reason.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Rejected(pub String);
+
+impl Table {
+    /// The link an actor uses for a contract under a link name.
+    pub fn link(&self, actor_id: &str, contract_id: &str, link_name: &str) -> Option<&Arc<LinkDefinition>> {
+        self.links.get(&keys::link_hash(actor_id, contract_id, link_name)).map(|stored| &stored.link)
+    }
+
+    /// A link by its id, with its revision.
+    pub fn stored_link(&self, id: &str) -> Option<&StoredLink> {
+        self.links.get(id)
+    }
+
+    /// All links, in no order.
+    pub fn links(&self) -> impl Iterator<Item = &Arc<LinkDefinition>> {
+        self.links.values().map(|stored| &stored.link)
+    }
+
+    /// All claims, in no order.
+    pub fn all_claims(&self) -> impl Iterator<Item = &Arc<Claims>> {
+        self.claims.values().map(|(claims, _)| claims)
+    }
+
+    /// The claims of an actor or a provider.
+    pub fn claims(&self, public_key: &str) -> Option<&Arc<Claims>> {
+        self.claims.get(public_key).map(|(claims, _)| claims)
+    }
+
+    /// The actor that owns a call alias.
+    pub fn alias(&self, alias: &str) -> Option<&Arc<str>> {
+        self.aliases.get(alias)
+    }
+
+    /// The public key an image reference led to when it was started last.
+    pub fn public_key_of(&self, reference: &str) -> Option<&Arc<str>> {
+        self.references.get(&keys::reference(reference))
+    }
+
+    /// Takes over one written entry. `None` when nothing changed, an error when it makes no sense.
+    pub fn put(&mut self, entry: &Entry) -> Result<Option<Change>, Rejected> {
+        match Key::parse(&entry.key) {
+            Key::Link(hash) => self.put_link(hash, entry),
+            Key::Claims(subject) => self.put_claims(subject, entry),
+            Key::Reference(_) => self.put_reference(entry),
+            Key::Unknown => Ok(None),
+        }
+    }
+
+    /// Drops a deleted entry.
+    pub fn delete(&mut self, key: &str) -> Option<Change> {
+        match Key::parse(key) {
+            Key::Link(hash) => self.links.remove(hash).map(|stored| Change::LinkDeleted { link: stored.link }),
+            Key::Claims(subject) => {
+                let (gone, _) = self.claims.remove(subject)?;
+                self.release_alias(&gone);
+                None
+            }
+            Key::Reference(_) => {
+                self.references.remove(key);
+                None
+            }
+            Key::Unknown => None,
+        }
+    }
+
+    /// Every key this table holds, for finding out what a new snapshot lacks.
+    pub fn keys(&self) -> impl Iterator<Item = String> {
+        let links = self.links.keys().map(|hash| keys::link(hash));
+        let claims = self.claims.keys().map(|subject| keys::claims(subject));
+        links.chain(claims).chain(self.references.keys().cloned())
+    }
+
+    fn put_link(&mut self, hash: &str, entry: &Entry) -> Result<Option<Change>, Rejected> {
+        let link: LinkDefinition = serde_json::from_slice(&entry.value)
+            .map_err(|e| Rejected(format!("{} is no link definition: {e}", entry.key)))?;
+        if link.id() != hash {
+            return Err(Rejected(format!("{} holds a link whose id is {}", entry.key, link.id())));
+        }
+        if let Some(old) = self.links.get(hash)
+            && old.revision >= entry.revision
+        {
+            return Ok(None);
+        }
+        let link = Arc::new(link);
+        let stored = StoredLink { link: Arc::clone(&link), revision: entry.revision };
+        let replaced = self.links.insert(hash.to_owned(), stored).map(|old| old.link);
+        Ok(Some(Change::LinkPut { link, replaced }))
+    }
+
+    fn put_claims(&mut self, subject: &str, entry: &Entry) -> Result<Option<Change>, Rejected> {
+        let claims = Claims::parse(&entry.value).ok_or_else(|| Rejected(format!("{} holds no claims", entry.key)))?;
+        if claims.subject != subject {
+            return Err(Rejected(format!("{} holds the claims of {}", entry.key, claims.subject)));
+        }
+        if let Some((old, revision)) = self.claims.get(subject) {
+            if *revision >= entry.revision {
+                return Ok(None);
+            }
+            if old.call_alias != claims.call_alias {
+                let old = Arc::clone(old);
+                self.release_alias(&old);
+            }
+        }
+        if claims.call_alias.len() > 1 && !claims.is_provider() {
+            self.aliases.entry(claims.call_alias.clone()).or_insert_with(|| subject.into());
+        }
+        self.claims.insert(subject.to_owned(), (Arc::new(claims), entry.revision));
+        Ok(Some(Change::ClaimsPut { subject: subject.to_owned() }))
+    }
+
+    fn put_reference(&mut self, entry: &Entry) -> Result<Option<Change>, Rejected> {
+        #[derive(Deserialize)]
+        struct Reference {
+            oci_url: String,
+            public_key: String,
+        }
+        let read: Reference = serde_json::from_slice(&entry.value)
+            .map_err(|e| Rejected(format!("{} is no image reference: {e}", entry.key)))?;
+        let public_key: Arc<str> = read.public_key.into();
+        let old = self.references.insert(entry.key.clone(), Arc::clone(&public_key));
+        Ok((old.as_ref() != Some(&public_key)).then_some(Change::ReferencePut { reference: read.oci_url, public_key }))
+    }
+
+    /// Gives an alias to another actor that claims it, or forgets it.
+    fn release_alias(&mut self, owner: &Claims) {
+        if self.aliases.get(&owner.call_alias).is_none_or(|held_by| **held_by != *owner.subject) {
+            return;
+        }
+        let heir = self
+            .claims
+            .values()
+            .filter(|(claims, _)| claims.call_alias == owner.call_alias && claims.subject != owner.subject)
+            .min_by_key(|(_, revision)| *revision)
+            .map(|(claims, _)| Arc::from(claims.subject.as_str()));
+        match heir {
+            Some(heir) => self.aliases.insert(owner.call_alias.clone(), heir),
+            None => self.aliases.remove(&owner.call_alias),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const ACTOR: &str = "MDWUSKGGFDI4FRXK5EBTRECZSVQSSWJHHJOGH6JWG3AUMFFMQ435C2JZ";
+
+    fn entry(key: String, value: &Value, revision: u64) -> Entry {
+        Entry { key, value: serde_json::to_vec(value).unwrap().into(), revision }
+    }
+
+    fn link_entry(provider: &str, revision: u64) -> Entry {
+        let hash = keys::link_hash(ACTOR, "wasmcloud:keyvalue", "default");
+        let value = json!({"actor_id": ACTOR, "provider_id": provider, "link_name": "default",
+            "contract_id": "wasmcloud:keyvalue", "values": null});
+        entry(keys::link(&hash), &value, revision)
+    }
+
+    #[test]
+    fn a_newer_link_replaces_and_an_older_one_does_not() {
+        let mut table = Table::default();
+        assert!(matches!(table.put(&link_entry("V1", 5)), Ok(Some(Change::LinkPut { replaced: None, .. }))));
+        assert_eq!(table.put(&link_entry("V0", 4)), Ok(None));
+        assert!(matches!(table.put(&link_entry("V2", 6)), Ok(Some(Change::LinkPut { replaced: Some(_), .. }))));
+        assert_eq!(table.link(ACTOR, "wasmcloud:keyvalue", "default").unwrap().provider_id, "V2");
+        assert_eq!(table.links().count(), 1);
+    }
+
+    #[test]
+    fn a_link_under_a_foreign_key_is_rejected() {
+        let mut foreign = link_entry("V1", 1);
+        foreign.key = keys::link("00");
+        assert!(Table::default().put(&foreign).is_err());
+    }
+
+    #[test]
+    fn claims_of_all_eras_read_alike() {
+        let short = json!({"call_alias": "", "caps": "a,b", "iss": "A", "name": "Echo", "rev": "4", "sub": "M", "tags": "", "version": null});
+        let long = json!({"call_alias": null, "capabilities": ["a", "b"], "issuer": "A", "name": "Echo", "revision": 4, "subject": "M", "tags": []});
+        let read = |value: &Value| Claims::parse(&serde_json::to_vec(value).unwrap()).unwrap();
+        assert_eq!(read(&short), read(&long));
+        assert_eq!(read(&short).capabilities, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_provider_entry_has_no_capabilities_and_a_reply_has_texts_only() {
+        let provider = Claims { subject: "V1".into(), contract_id: "wasmcloud:httpserver".into(), ..Claims::default() };
+        let value = provider.bucket_value();
+        assert!(value.get("caps").is_none() && value.get("tags").is_none());
+        assert_eq!(value["call_alias"], "");
+        assert_eq!(provider.reply_value()["config_schema"], "");
+    }
+
+    #[test]
+    fn the_first_owner_keeps_an_alias_until_it_goes() {
+        let mut table = Table::default();
+        for (subject, revision) in [("M1", 1), ("M2", 2)] {
+            let value = json!({"sub": subject, "call_alias": "lattice/ponger"});
+            table.put(&entry(keys::claims(subject), &value, revision)).unwrap();
+        }
+        assert_eq!(table.alias("lattice/ponger").map(AsRef::as_ref), Some("M1"));
+        table.delete(&keys::claims("M1"));
+        assert_eq!(table.alias("lattice/ponger").map(AsRef::as_ref), Some("M2"));
+    }
+}

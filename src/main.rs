@@ -1,0 +1,171 @@
+//! The `host` binary: arguments, settings, log, host, signals, exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use lattice_host::{
+    cli::{self, Cli, Command, ConfigCommand, Output},
+    config::{self, Config, Loaded, ProcessEnvironment, Resolved, SettingArgs, Sources},
+    dirs::Dirs,
+    host::{self, Host},
+    shutdown, telemetry,
+    up::{self, nats_server::NatsServer},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+fn main() -> ExitCode {
+    let Cli { command, settings } = Cli::parse();
+    match command {
+        None => run(settings, false),
+        Some(Command::Foreground(own)) => run(cli::merged(settings, own.settings), false),
+        Some(Command::Up(own)) => run(cli::merged(settings, own.settings), true),
+        Some(Command::Ping) => ping(),
+        Some(Command::Config { command: ConfigCommand::Show { origin, output, settings: own } }) => {
+            show(cli::merged(settings, own), origin, output)
+        }
+    }
+}
+
+/// Loads the settings; all mistakes go to standard error together.
+fn load(sources: &Sources) -> Result<Loaded, ExitCode> {
+    Config::load(sources).map_err(|mistakes| {
+        eprintln!("{mistakes}");
+        ExitCode::from(cli::EXIT_CONFIG)
+    })
+}
+
+fn run(args: SettingArgs, with_server: bool) -> ExitCode {
+    let mut sources = Sources::from_process(args);
+    let mut loaded = match load(&sources) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    if with_server {
+        sources = up::with_defaults(sources, &loaded.table);
+        loaded = match load(&sources) {
+            Ok(loaded) => loaded,
+            Err(code) => return code,
+        };
+    }
+    let config = loaded.config;
+    telemetry::init(&config.log);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            error!(%error, "cannot start the runtime");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(live(config, &sources, with_server)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A host's life from its first log line to its last.
+async fn live(config: Config, sources: &Sources, with_server: bool) -> anyhow::Result<()> {
+    if let Some(domain) = &config.js_domain {
+        info!("Using JetStream domain: {domain}");
+    }
+    for written in config::write(&config, &sources.dir, sources.home.as_deref()) {
+        match written {
+            Ok(path) => info!("Wrote {path:?}"),
+            Err(error) => warn!("{error}"),
+        }
+    }
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    let dirs = Dirs::find(&ProcessEnvironment, sources.home.as_deref());
+    let stop = CancellationToken::new();
+    let signalled = tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            let received = shutdown::first_signal().await;
+            stop.cancel();
+            received
+        }
+    });
+    let mut server = if with_server { up::ensure_server(&config, &dirs).await? } else { None };
+    let outcome = serve(config, &dirs, &stop, server.as_mut()).await;
+    if let Some(server) = server {
+        server.stop().await;
+    }
+    signalled.abort();
+    outcome
+}
+
+async fn serve(
+    config: Config,
+    dirs: &Dirs,
+    stop: &CancellationToken,
+    server: Option<&mut NatsServer>,
+) -> anyhow::Result<()> {
+    let mut host = match Host::start(config, dirs, stop).await {
+        Ok(host) => host,
+        // Told to stop while it waited for a server: that is an end in good order.
+        Err(_) if stop.is_cancelled() => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    info!("ready");
+    let server_ended = async {
+        match server {
+            Some(server) => server.ended().await,
+            None => std::future::pending().await,
+        }
+    };
+    let timeout = tokio::select! {
+        () = stop.cancelled() => None,
+        request = host.stop_requested() => request.timeout,
+        ended = server_ended => {
+            host.stop(None).await;
+            anyhow::bail!("the NATS server ended ({}), so the host did too", ended.map_or_else(|e| e.to_string(), |s| s.to_string()));
+        }
+    };
+    host.stop(timeout).await;
+    Ok(())
+}
+
+fn ping() -> ExitCode {
+    let home = std::env::home_dir();
+    let running = host::presence::running(&host::presence_dir(&Dirs::find(&ProcessEnvironment, home.as_deref())));
+    if running.is_empty() {
+        eprintln!("no host runs on this machine; start one with `host up` or `host foreground`");
+        return ExitCode::FAILURE;
+    }
+    println!("pong");
+    ExitCode::SUCCESS
+}
+
+fn show(args: SettingArgs, origin: bool, output: Output) -> ExitCode {
+    let sources = Sources::from_process(args);
+    let table = match load(&sources) {
+        Ok(loaded) => loaded.table,
+        Err(code) => return code,
+    };
+    print(&table, origin, output);
+    ExitCode::SUCCESS
+}
+
+fn print(table: &Resolved, origin: bool, output: Output) {
+    if output == Output::Json {
+        println!("{:#}", table.to_json());
+        return;
+    }
+    let rows = table.rows();
+    let width =
+        |column: fn(&config::Row) -> &str| rows.iter().map(|row| column(row).chars().count()).max().unwrap_or(0);
+    let (keys, values) = (width(|row| &row.key), width(|row| &row.value));
+    for row in &rows {
+        let (key, value) = (&row.key, &row.value);
+        if origin {
+            println!("{key:keys$}  {value:values$}  {}", row.origin);
+        } else {
+            println!("{}", format!("{key:keys$}  {value}").trim_end());
+        }
+    }
+}

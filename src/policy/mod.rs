@@ -1,0 +1,233 @@
+//! Asks the policy service of the lattice whether something may start or be called (lattice protocol, section 8.2).
+//!
+//! Without a policy topic everything is permitted and nothing is asked. With one, an answer is kept for good, under who
+//! asks for what; the service overrides it with a message on the changes topic. No answer, or one that makes no sense, is
+//! a denial that is not kept: the next call asks again.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_nats::Subscriber;
+use futures::StreamExt;
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::{
+    identity::claims::{ActorClaims, now},
+    links::Claims,
+    rpc::invocation::Entity,
+};
+
+/// Decisions kept; beyond it the cache begins anew.
+const CACHE_MAX: usize = 100_000;
+/// How long the claims of a start request are valid, in seconds.
+const REQUEST_VALID_SECS: u64 = 60;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    StartActor,
+    StartProvider,
+    PerformInvocation,
+}
+
+/// Who asks, or who is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Party {
+    pub public_key: String,
+    pub contract_id: String,
+    pub link_name: String,
+    pub issuer: String,
+    pub capabilities: Vec<String>,
+}
+
+impl Party {
+    /// An entity with what the lattice knows about it.
+    pub fn of(entity: &Entity, claims: Option<&Claims>) -> Self {
+        Self {
+            public_key: entity.public_key.to_string(),
+            contract_id: entity.contract_id.to_string(),
+            link_name: entity.link_name.to_string(),
+            issuer: claims.map(|claims| claims.issuer.clone()).unwrap_or_default(),
+            capabilities: claims.map(|claims| claims.capabilities.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// An actor that is about to start.
+    pub fn of_actor(claims: &ActorClaims) -> Self {
+        Self {
+            public_key: claims.subject.to_string(),
+            issuer: claims.issuer.clone(),
+            capabilities: claims.caps.clone(),
+            ..Self::default()
+        }
+    }
+}
+
+/// What the service decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    pub request_id: String,
+    pub permitted: bool,
+    pub message: Option<String>,
+}
+
+/// The host as policy requests describe it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostInfo {
+    pub public_key: String,
+    pub lattice_id: String,
+    pub labels: BTreeMap<String, String>,
+    pub cluster_issuers: Vec<String>,
+    pub issuer: String,
+}
+
+/// Asks and remembers. Cheap to clone.
+#[derive(Clone)]
+pub struct Policy(Option<Arc<Service>>);
+
+struct Service {
+    client: async_nats::Client,
+    topic: String,
+    timeout: Duration,
+    host: HostInfo,
+    // Held for a few lines, never across an await.
+    cache: Mutex<Cache>,
+}
+
+type Question = (Action, Party, Party);
+
+#[derive(Default)]
+struct Cache {
+    decisions: HashMap<Question, Decision>,
+    /// Which question a request id belongs to, for overrides.
+    requests: HashMap<String, Question>,
+}
+
+#[derive(Deserialize)]
+struct Reply {
+    #[serde(alias = "request_id", alias = "requestId")]
+    request_id: Option<String>,
+    permitted: bool,
+    #[serde(default)]
+    message: Option<String>,
+}
+
+impl Policy {
+    /// Permits everything.
+    pub fn off() -> Self {
+        Self(None)
+    }
+
+    pub fn new(client: async_nats::Client, topic: String, timeout: Duration, host: HostInfo) -> Self {
+        Self(Some(Arc::new(Service { client, topic, timeout, host, cache: Mutex::default() })))
+    }
+
+    /// Whether nothing is ever asked.
+    pub fn is_off(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Decides, from memory or by asking. Ends within the configured timeout.
+    pub async fn decide(&self, action: Action, source: Party, target: Party) -> Decision {
+        let Some(service) = &self.0 else {
+            return Decision { request_id: String::new(), permitted: true, message: None };
+        };
+        let question = (action, source, target);
+        if let Some(known) = service.locked().decisions.get(&question) {
+            return known.clone();
+        }
+        match service.ask(&question).await {
+            Ok(decision) => {
+                service.remember(question, decision.clone());
+                decision
+            }
+            Err((request_id, cause)) => {
+                warn!(topic = %service.topic, %request_id, error = %cause, "policy service gave no decision, denied");
+                Decision {
+                    request_id,
+                    permitted: false,
+                    message: Some(format!("no decision of the policy service: {cause}")),
+                }
+            }
+        }
+    }
+
+    /// Takes overrides from the changes topic until stopped, and answers those who want an answer.
+    pub async fn follow_changes(&self, client: async_nats::Client, mut changes: Subscriber, stop: CancellationToken) {
+        loop {
+            let message = tokio::select! {
+                () = stop.cancelled() => return,
+                message = changes.next() => message,
+            };
+            let Some(message) = message else { return };
+            let success = self.override_decision(&message.payload);
+            if let Some(reply) = message.reply
+                && let Err(error) =
+                    client.publish(reply, serde_json::json!({"success": success}).to_string().into()).await
+            {
+                warn!(%error, "answer to a policy change lost");
+            }
+        }
+    }
+
+    /// Takes an override from the changes topic; tells whether it concerned a decision made here.
+    fn override_decision(&self, message: &[u8]) -> bool {
+        let Some(service) = &self.0 else { return false };
+        let Ok(Reply { request_id: Some(request_id), permitted, message }) = serde_json::from_slice(message) else {
+            warn!("message on the policy changes topic is no decision");
+            return false;
+        };
+        let mut cache = service.locked();
+        let Some(question) = cache.requests.get(&request_id).cloned() else { return false };
+        info!(%request_id, permitted, "policy decision overridden");
+        cache.decisions.insert(question, Decision { request_id, permitted, message });
+        true
+    }
+}
+
+impl Service {
+    fn locked(&self) -> std::sync::MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, question: Question, decision: Decision) {
+        let mut cache = self.locked();
+        if cache.decisions.len() >= CACHE_MAX {
+            *cache = Cache::default();
+        }
+        cache.requests.insert(decision.request_id.clone(), question.clone());
+        cache.decisions.insert(question, decision);
+    }
+
+    async fn ask(&self, (action, source, target): &Question) -> Result<Decision, (String, String)> {
+        let request_id = Uuid::new_v4().to_string();
+        let body = serde_json::json!({
+            "requestId": request_id,
+            "action": action,
+            "source": {
+                "publicKey": source.public_key, "contractId": source.contract_id, "linkName": source.link_name,
+                "capabilities": source.capabilities, "issuer": source.issuer, "issuedOn": "",
+                "expiresAt": now() + REQUEST_VALID_SECS, "expired": false,
+            },
+            "target": {
+                "publicKey": target.public_key, "issuer": target.issuer, "contractId": target.contract_id,
+                "linkName": target.link_name,
+            },
+            "host": self.host,
+        });
+        let request = async_nats::Request::new().payload(body.to_string().into()).timeout(Some(self.timeout));
+        let failed = |cause: String| (request_id.clone(), cause);
+        let reply = self.client.send_request(self.topic.clone(), request).await.map_err(|e| failed(e.to_string()))?;
+        let reply: Reply = serde_json::from_slice(&reply.payload).map_err(|e| failed(e.to_string()))?;
+        let request_id = reply.request_id.unwrap_or_else(|| request_id.clone());
+        Ok(Decision { request_id, permitted: reply.permitted, message: reply.message })
+    }
+}

@@ -1,0 +1,192 @@
+//! The router: one place decides what becomes of a call, whoever makes it and wherever it goes.
+//!
+//! Every call passes the same checks in the same order, and only then the path is chosen:
+//!
+//! 1. [`Router::decide`] (calls of actors): built-in capability, link definition, actor key or call alias; the link first,
+//!    then the capability in the caller's claims (wasmbus protocol, sections 4.7 and 6.1).
+//! 2. The target's own check (calls to actors): a provider may call on a contract the actor was signed for (6.2).
+//! 3. The policy service, if there is one: asked by the host of the target actor, or by the host of the caller when the
+//!    target is a provider.
+//! 4. Local, if the target runs in this process and has a free permit; otherwise over NATS, signed.
+//!
+//! A call that arrives over NATS enters at step 2, in [`Router::receive`]. With the local path switched off all calls go
+//! over NATS; what is allowed and what is refused does not change.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use tokio::time::Instant;
+
+use crate::{
+    identity::{
+        claims::ActorClaims,
+        keys::{ActorId, LatticeName, LinkName},
+    },
+    links::Live,
+    policy::{self, Policy},
+    rpc::{
+        call::{Call, CallError, DEPTH_MAX},
+        client::Client,
+        invocation::Entity,
+    },
+};
+
+/// A capability every host offers by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Builtin {
+    Logging,
+    Numbergen,
+}
+
+impl Builtin {
+    /// The built-in capability of a contract id.
+    pub fn of(contract: &str) -> Option<Self> {
+        match contract {
+            "wasmcloud:builtin:logging" => Some(Self::Logging),
+            "wasmcloud:builtin:numbergen" => Some(Self::Numbergen),
+            _ => None,
+        }
+    }
+}
+
+/// Where an actor's call goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    Builtin(Builtin),
+    Entity(Entity),
+}
+
+/// Something in this process that takes calls.
+pub trait Local: Send + Sync + 'static {
+    /// Refuses what the target's own claims do not allow.
+    fn check(&self, call: &Call) -> Result<(), CallError>;
+    /// Takes the call if a permit is free now, else gives it back.
+    fn try_call(self: Arc<Self>, call: Call) -> Result<BoxFuture<'static, Result<Bytes, CallError>>, Call>;
+    /// Takes the call, waiting for a permit until the deadline.
+    fn call(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>>;
+}
+
+/// Decides and performs calls. Cheap to clone.
+#[derive(Clone)]
+pub struct Router(Arc<Inner>);
+
+struct Inner {
+    lattice: LatticeName,
+    links: Live,
+    policy: Policy,
+    client: Client,
+    locals: ArcSwap<HashMap<Arc<str>, Arc<dyn Local>>>,
+    local_calls: bool,
+    rpc_timeout: Duration,
+}
+
+impl Router {
+    pub fn new(
+        lattice: LatticeName,
+        links: Live,
+        policy: Policy,
+        client: Client,
+        local_calls: bool,
+        rpc_timeout: Duration,
+    ) -> Self {
+        let locals = ArcSwap::from_pointee(HashMap::new());
+        Self(Arc::new(Inner { lattice, links, policy, client, locals, local_calls, rpc_timeout }))
+    }
+
+    /// Publishes what runs in this process, by public key.
+    pub fn set_locals(&self, locals: HashMap<Arc<str>, Arc<dyn Local>>) {
+        self.0.locals.store(Arc::new(locals));
+    }
+
+    /// When a call that begins now must have ended.
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.0.rpc_timeout
+    }
+
+    /// The time a call has, for messages.
+    pub fn rpc_timeout(&self) -> Duration {
+        self.0.rpc_timeout
+    }
+
+    /// Decides where an actor's call goes: `namespace` is a contract id, an actor's public key or a call alias.
+    pub fn decide(&self, caller: &ActorClaims, binding: &str, namespace: &str) -> Result<Route, CallError> {
+        let needs_claim = |contract: &str| {
+            if caller.has_capability(contract) {
+                return Ok(());
+            }
+            Err(CallError::NoCapability { contract: contract.to_owned(), actor_id: caller.subject.to_string() })
+        };
+        if let Some(builtin) = Builtin::of(namespace) {
+            needs_claim(namespace)?;
+            return Ok(Route::Builtin(builtin));
+        }
+        let link_name = if binding.is_empty() { LinkName::DEFAULT } else { binding };
+        let table = self.0.links.table();
+        if let Some(link) = table.link(caller.subject.as_str(), namespace, link_name) {
+            needs_claim(namespace)?;
+            return Ok(Route::Entity(Entity::new(&link.provider_id, link_name, namespace)));
+        }
+        if ActorId::parse(namespace).is_ok() {
+            return Ok(Route::Entity(Entity::new(namespace, "", "")));
+        }
+        if let Some(owner) = table.alias(namespace) {
+            return Ok(Route::Entity(Entity::new(owner, "", "")));
+        }
+        Err(CallError::NoLink {
+            namespace: namespace.to_owned(),
+            lattice: self.0.lattice.to_string(),
+            actor_id: caller.subject.to_string(),
+            link_name: link_name.to_owned(),
+        })
+    }
+
+    /// Performs a call that begins in this process.
+    pub async fn call(&self, call: Call) -> Result<Bytes, CallError> {
+        if call.depth > DEPTH_MAX {
+            return Err(CallError::TooDeep);
+        }
+        let inner = &*self.0;
+        if !call.target.is_actor() {
+            self.permitted(&call).await?;
+        } else if let Some(local) = self.local(&call.target) {
+            local.check(&call)?;
+            self.permitted(&call).await?;
+            match local.try_call(call) {
+                Ok(result) => return result.await,
+                // All permits are out: another host may have one, and if none has, our own queue takes it.
+                Err(call) => return inner.client.invoke(call).await,
+            }
+        }
+        inner.client.invoke(call).await
+    }
+
+    /// Performs a verified call that arrived over NATS for `target`.
+    pub async fn receive(&self, target: Arc<dyn Local>, call: Call) -> Result<Bytes, CallError> {
+        target.check(&call)?;
+        self.permitted(&call).await?;
+        target.call(call).await
+    }
+
+    fn local(&self, target: &Entity) -> Option<Arc<dyn Local>> {
+        if !self.0.local_calls {
+            return None;
+        }
+        self.0.locals.load().get(&*target.public_key).cloned()
+    }
+
+    async fn permitted(&self, call: &Call) -> Result<(), CallError> {
+        if self.0.policy.is_off() {
+            return Ok(());
+        }
+        let table = self.0.links.table();
+        let source = policy::Party::of(&call.origin, table.claims(&call.origin.public_key).map(AsRef::as_ref));
+        let target = policy::Party::of(&call.target, table.claims(&call.target.public_key).map(AsRef::as_ref));
+        let decision = self.0.policy.decide(policy::Action::PerformInvocation, source, target).await;
+        if decision.permitted {
+            return Ok(());
+        }
+        Err(CallError::Denied { request_id: decision.request_id, message: decision.message })
+    }
+}

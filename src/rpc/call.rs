@@ -1,0 +1,71 @@
+//! One call on the lattice, before it is decided how it travels.
+//!
+//! Guest to provider, provider to guest, guest to guest, tool to guest: all are a [`Call`]. The [`router`](crate::router)
+//! takes it to an actor in this process or hands it to the [`client`](super::client).
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::invocation::{Entity, TraceContext};
+
+/// Calls that may wait for each other in one chain on one host. Actors that call themselves end here.
+pub const DEPTH_MAX: u8 = 16;
+
+/// A request from one entity to another.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub origin: Entity,
+    pub target: Entity,
+    /// `Service.Method`, as the caller wrote it.
+    pub operation: String,
+    /// The argument, not chunked.
+    pub payload: Bytes,
+    pub trace: TraceContext,
+    /// When nobody waits any longer.
+    pub deadline: Instant,
+    /// How many calls of this host wait for this one.
+    pub depth: u8,
+}
+
+/// Why a call has no result. The texts go to guests and callers; where actors of 2022 know a text, it comes first and
+/// unchanged, and the explanation follows it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// What the callee itself answered, word for word.
+    #[error("{0}")]
+    Callee(String),
+    #[error(
+        "Invocation not authorized: missing link definition for {namespace} on {lattice} (actor {actor_id}, link name {link_name}; \
+         link it to a provider, or call an actor by its public key or call alias)"
+    )]
+    NoLink { namespace: String, lattice: String, actor_id: String, link_name: String },
+    #[error(
+        "Invocation not authorized: missing capability claim for {contract} (sign {actor_id} with this capability)"
+    )]
+    NoCapability { contract: String, actor_id: String },
+    #[error("actor is missing capability claims: {actor_id} was not signed for {contract}, as which {origin} calls it")]
+    NotSignedFor { contract: String, actor_id: String, origin: String },
+    #[error("Policy denied invocation, request: {request_id}{}", message.as_deref().map(|m| format!(" ({m})")).unwrap_or_default())]
+    Denied { request_id: String, message: Option<String> },
+    /// Nobody listens on the subject.
+    #[error(
+        "Failed to perform RPC call: request timeout (nobody listens on {subject} in lattice {lattice}: \
+         {target} runs on no host, or the leaf node between is down)"
+    )]
+    NoResponders { subject: String, lattice: String, target: String },
+    #[error(
+        "Failed to perform RPC call: request timeout (no reply on {subject} in lattice {lattice} within {waited_ms} ms; \
+         the callee may still be working. Raise rpc_timeout_ms if it needs longer)"
+    )]
+    TimedOut { subject: String, lattice: String, waited_ms: u128 },
+    #[error("the call ran past its deadline of {limit_ms} ms and was ended (rpc_timeout_ms)")]
+    Deadline { limit_ms: u128 },
+    #[error("{actor_id} takes no further call: {reason}")]
+    NotAdmitted { actor_id: String, reason: String },
+    #[error("actor trapped: {0}")]
+    Trap(String),
+    #[error("a chain of more than {DEPTH_MAX} calls waits on this host; does an actor call itself?")]
+    TooDeep,
+    #[error("the invocation cannot travel: {0}")]
+    Transport(String),
+}

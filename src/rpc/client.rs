@@ -1,0 +1,174 @@
+//! Calls that leave the process: signed, published, awaited.
+//!
+//! A call ends in one of four ways: the callee's result, the callee's error, nobody listening, or the deadline. No wait
+//! is without one.
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::{HeaderMap, Request, RequestErrorKind};
+use bytes::Bytes;
+use tokio::time::Instant;
+use tracing::debug;
+use uuid::Uuid;
+
+use super::{
+    antiforgery::Signer,
+    call::{Call, CallError},
+    chunking::{self, Chunks},
+    codec,
+    invocation::{Invocation, TraceContext},
+};
+use crate::{
+    identity::claims::now,
+    identity::keys::{HostId, LinkName, ProviderId},
+    lattice::subject::Subjects,
+};
+
+/// Sends calls to actors and providers anywhere in the lattice. Cheap to clone.
+#[derive(Clone)]
+pub struct Client(Arc<Inner>);
+
+struct Inner {
+    nats: async_nats::Client,
+    subjects: Subjects,
+    signer: Signer,
+    chunks: Chunks,
+    host_id: HostId,
+}
+
+impl Client {
+    pub fn new(nats: async_nats::Client, subjects: Subjects, signer: Signer, chunks: Chunks, host_id: HostId) -> Self {
+        Self(Arc::new(Inner { nats, subjects, signer, chunks, host_id }))
+    }
+
+    /// Performs a call and waits for its result until its deadline, a little longer if the payload is a large one.
+    pub async fn invoke(&self, call: Call) -> Result<Bytes, CallError> {
+        let inner = &*self.0;
+        let subject = inner.subject(&call)?;
+        let id = Uuid::new_v4().to_string();
+        let content_length = call.payload.len() as u64;
+        let encoded_claims = inner.signer.sign(&call.origin, &call.target, &call.operation, &call.payload, &id, now());
+        let chunked = inner.chunks.is_needed(call.payload.len());
+        let mut deadline = call.deadline;
+        let msg = if chunked {
+            deadline += chunking::EXTRA_TIME;
+            within(deadline, &subject, inner, inner.chunks.put(&id, &call.payload))
+                .await?
+                .map_err(|e| CallError::Transport(e.to_string()))?;
+            Bytes::new()
+        } else {
+            call.payload
+        };
+        let headers = headers(&call.trace);
+        let invocation = Invocation {
+            origin: call.origin,
+            target: call.target,
+            operation: call.operation,
+            msg,
+            id,
+            encoded_claims,
+            host_id: inner.host_id.to_string(),
+            content_length,
+            trace_context: call.trace,
+        };
+        let result = inner.exchange(&subject, &invocation, headers, deadline).await;
+        if chunked {
+            inner.chunks.discard(&invocation.id).await;
+        }
+        result
+    }
+}
+
+impl Inner {
+    fn subject(&self, call: &Call) -> Result<String, CallError> {
+        if call.target.is_actor() {
+            return Ok(self.subjects.actor(&call.target.public_key));
+        }
+        let provider = ProviderId::parse(&call.target.public_key).map_err(|e| CallError::Transport(e.to_string()))?;
+        let link = LinkName::parse(&call.target.link_name).map_err(|e| CallError::Transport(e.to_string()))?;
+        Ok(self.subjects.provider(&provider, &link))
+    }
+
+    async fn exchange(
+        &self,
+        subject: &str,
+        invocation: &Invocation,
+        headers: Option<HeaderMap>,
+        deadline: Instant,
+    ) -> Result<Bytes, CallError> {
+        let began = Instant::now();
+        let wait = deadline.saturating_duration_since(began);
+        let mut request = Request::new().payload(codec::encode_invocation(invocation)).timeout(Some(wait));
+        if let Some(headers) = headers {
+            request = request.headers(headers);
+        }
+        let reply = match self.nats.send_request(subject.to_owned(), request).await {
+            Ok(reply) => reply,
+            Err(error) => {
+                debug!(subject, invocation_id = %invocation.id, %error, "call without a reply");
+                return Err(match error.kind() {
+                    RequestErrorKind::NoResponders => CallError::NoResponders {
+                        subject: subject.to_owned(),
+                        lattice: self.subjects.lattice().to_string(),
+                        target: invocation.target.public_key.to_string(),
+                    },
+                    RequestErrorKind::TimedOut => self.timed_out(subject, began.elapsed()),
+                    _ => CallError::Transport(error.to_string()),
+                });
+            }
+        };
+        let response = codec::decode_response(reply.payload)
+            .map_err(|e| CallError::Transport(format!("undecodable reply on {subject}: {e}")))?;
+        if let Some(error) = response.error.filter(|error| !error.is_empty()) {
+            return Err(CallError::Callee(error));
+        }
+        if !response.invocation_id.is_empty() && response.invocation_id != invocation.id {
+            return Err(CallError::Transport(format!("the reply on {subject} belongs to another invocation")));
+        }
+        if response.content_length > response.msg.len() as u64 {
+            let name = chunking::reply_name(&invocation.id);
+            let fetch = self.chunks.take(&name, response.content_length);
+            return within(deadline + chunking::EXTRA_TIME, subject, self, fetch)
+                .await?
+                .map_err(|e| CallError::Transport(e.to_string()));
+        }
+        Ok(response.msg)
+    }
+
+    fn timed_out(&self, subject: &str, waited: Duration) -> CallError {
+        CallError::TimedOut {
+            subject: subject.to_owned(),
+            lattice: self.subjects.lattice().to_string(),
+            waited_ms: waited.as_millis(),
+        }
+    }
+}
+
+async fn within<T>(
+    deadline: Instant,
+    subject: &str,
+    inner: &Inner,
+    work: impl Future<Output = T>,
+) -> Result<T, CallError> {
+    let began = Instant::now();
+    tokio::time::timeout_at(deadline, work).await.map_err(|_| inner.timed_out(subject, began.elapsed()))
+}
+
+/// The trace of a call as headers: older hosts read them there, providers in the invocation.
+fn headers(trace: &TraceContext) -> Option<HeaderMap> {
+    if trace.is_empty() {
+        return None;
+    }
+    let mut headers = HeaderMap::new();
+    for (key, value) in trace.iter() {
+        if is_header_safe(key) && is_header_safe(value) {
+            headers.insert(key, value);
+        }
+    }
+    Some(headers)
+}
+
+/// A trace context may come from a guest; it must not break the protocol's lines.
+fn is_header_safe(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':')
+}
