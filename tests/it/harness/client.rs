@@ -1,0 +1,213 @@
+//! Clients: the control interface crates of both eras, a caller that signs like a provider, and ears for events.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use lattice_host::{
+    identity::{claims::now, keys::ActorId},
+    rpc::{
+        antiforgery::Signer,
+        codec,
+        invocation::{Entity, Invocation, InvocationResponse, TraceContext},
+    },
+};
+use serde_json::Value;
+use wasmbus_rpc::{common::Message, rpc_client::RpcClient, wascap::prelude::KeyPair};
+
+use super::{CLUSTER_SEED, PATIENCE, PROVIDER, Server, TestHost};
+
+/// The client crate of early 2024.
+pub async fn ctl_2024(server: &Server) -> wasmcloud_control_interface_2024::Client {
+    let nats = async_nats_2024::connect(server.url()).await.expect("connected");
+    wasmcloud_control_interface_2024::ClientBuilder::new(nats)
+        .timeout(Duration::from_secs(2))
+        .auction_timeout(Duration::from_millis(300))
+        .build()
+}
+
+/// The client crate of 2022.
+pub async fn ctl_2022(server: &Server) -> wasmcloud_control_interface_2022::Client {
+    let nats = async_nats_2022::connect(server.url()).await.expect("connected");
+    wasmcloud_control_interface_2022::Client::new(
+        nats,
+        Some("default".into()),
+        Duration::from_secs(2),
+        Duration::from_millis(300),
+    )
+}
+
+/// Our own client library, for what no client crate does.
+pub async fn nats(server: &Server) -> async_nats::Client {
+    async_nats::connect(server.url()).await.expect("connected")
+}
+
+/// The RPC client of provider authors, signing with the tests' cluster key.
+pub async fn provider_rpc(server: &Server) -> RpcClient {
+    let nats = wasmbus_rpc::async_nats::connect(server.url()).await.expect("connected");
+    let key = KeyPair::from_seed(CLUSTER_SEED).expect("the tests' cluster seed");
+    RpcClient::new(nats, "NwashHostCallerId000000000000000000000000000000000000000".into(), Some(Duration::from_secs(5)), Arc::new(key))
+}
+
+/// Calls an actor as the HTTP server provider does, with the real crate of provider authors.
+pub async fn call_as_provider(
+    rpc: &RpcClient,
+    actor: &str,
+    method: &str,
+    argument: Vec<u8>,
+) -> Result<Vec<u8>, wasmbus_rpc::error::RpcError> {
+    let origin = wasmbus_rpc::core::WasmCloudEntity::new_provider("wasmcloud:httpserver", "default").map(|mut entity| {
+        entity.public_key = PROVIDER.into();
+        entity
+    })?;
+    let target = wasmbus_rpc::core::WasmCloudEntity::new_actor(actor)?;
+    rpc.send(origin, target, "default", Message { method, arg: argument.into() }).await
+}
+
+/// An HTTP request as the contract encodes it.
+pub fn http_request(method: &str, path: &str, body: &[u8]) -> Vec<u8> {
+    #[derive(serde::Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct HttpRequest<'a> {
+        method: &'a str,
+        path: &'a str,
+        query_string: &'a str,
+        header: std::collections::BTreeMap<String, Vec<String>>,
+        body: Body<'a>,
+    }
+    struct Body<'a>(&'a [u8]);
+    impl serde::Serialize for Body<'_> {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.serialize_bytes(self.0)
+        }
+    }
+    let request = HttpRequest { method, path, query_string: "", header: Default::default(), body: Body(body) };
+    rmp_serde::to_vec_named(&request).expect("a request encodes")
+}
+
+/// The body of an HTTP response as the contract encodes it.
+pub fn http_body(response: &[u8]) -> Vec<u8> {
+    #[derive(serde::Deserialize)]
+    struct HttpResponse {
+        #[serde(deserialize_with = "bytes")]
+        body: Vec<u8>,
+    }
+    fn bytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = Vec<u8>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes")
+            }
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+                Ok(bytes.to_vec())
+            }
+        }
+        deserializer.deserialize_bytes(Visitor)
+    }
+    rmp_serde::from_slice::<HttpResponse>(response).expect("a response decodes").body
+}
+
+/// Calls as a tool does: with our own encoder, over our own connection.
+pub struct Caller {
+    pub nats: async_nats::Client,
+    pub signer: Signer,
+}
+
+impl Caller {
+    pub async fn new(server: &Server) -> Self {
+        Self { nats: nats(server).await, signer: Signer::new(CLUSTER_SEED).expect("the tests' cluster seed") }
+    }
+
+    /// A signed invocation of an actor.
+    pub fn invocation(&self, actor: &str, operation: &str, payload: impl Into<Bytes>) -> Invocation {
+        let target = Entity::actor(&ActorId::parse(actor).expect("an actor"));
+        let origin = target.clone();
+        let (payload, id) = (payload.into(), uuid::Uuid::new_v4().to_string());
+        Invocation {
+            encoded_claims: self.signer.sign(&origin, &target, operation, &payload, &id, now()),
+            content_length: payload.len() as u64,
+            origin,
+            target,
+            operation: operation.to_owned(),
+            msg: payload,
+            id,
+            host_id: "NAWASHVALZUZPZNXPIF6HGQ4OMJYLXQ4B2WZZ5AMBCXKWEQPYXDOIWMA".into(),
+            trace_context: TraceContext::default(),
+        }
+    }
+
+    /// Sends an invocation, as it is, to an actor's subject.
+    pub async fn send(&self, actor: &str, invocation: &Invocation) -> InvocationResponse {
+        let request = async_nats::Request::new().payload(codec::encode_invocation(invocation)).timeout(Some(PATIENCE));
+        let reply = self.nats.send_request(format!("wasmbus.rpc.default.{actor}"), request).await.expect("a reply");
+        codec::decode_response(reply.payload).expect("a response")
+    }
+
+    /// Calls an actor; an error is the text of the response.
+    pub async fn call(&self, actor: &str, operation: &str, payload: impl Into<Bytes>) -> Result<Bytes, String> {
+        let response = self.send(actor, &self.invocation(actor, operation, payload)).await;
+        response.error.map_or(Ok(response.msg), Err)
+    }
+}
+
+/// The events of a lattice, from the subscription on.
+pub struct Events {
+    subscriber: async_nats::Subscriber,
+}
+
+impl Events {
+    /// Hears all events on the subject clients of 2022 listen to.
+    pub async fn all(server: &Server) -> Self {
+        Self::on(server, "wasmbus.evt.default").await
+    }
+
+    /// Hears one kind of event on its own subject.
+    pub async fn only(server: &Server, name: &str) -> Self {
+        Self::on(server, &format!("wasmbus.evt.default.{name}")).await
+    }
+
+    async fn on(server: &Server, subject: &str) -> Self {
+        let client = nats(server).await;
+        let subscriber = client.subscribe(subject.to_owned()).await.expect("subscribed");
+        client.flush().await.expect("flushed");
+        Self { subscriber }
+    }
+
+    /// The next event with this name; others are passed over.
+    pub async fn next(&mut self, name: &str) -> Value {
+        let search = async {
+            while let Some(message) = self.subscriber.next().await {
+                let event: Value = serde_json::from_slice(&message.payload).expect("an event is JSON");
+                if event["type"] == format!("com.wasmcloud.lattice.{name}") {
+                    return event;
+                }
+            }
+            panic!("the subscription ended");
+        };
+        tokio::time::timeout(PATIENCE, search).await.unwrap_or_else(|_| panic!("no event {name}"))
+    }
+
+    /// The names of the next events up to and including `last`.
+    pub async fn names_until(&mut self, last: &str) -> Vec<String> {
+        let mut names = Vec::new();
+        loop {
+            let message = tokio::time::timeout(PATIENCE, self.subscriber.next()).await;
+            let message = message.unwrap_or_else(|_| panic!("no event {last} after {names:?}")).expect("a message");
+            let event: Value = serde_json::from_slice(&message.payload).expect("an event is JSON");
+            let name = event["type"].as_str().expect("a type").trim_start_matches("com.wasmcloud.lattice.").to_owned();
+            names.push(name.clone());
+            if name == last {
+                return names;
+            }
+        }
+    }
+}
+
+/// Starts an actor with the client of 2024 and waits for it.
+pub async fn start(server: &Server, host: &TestHost, reference: &str, max: u32) {
+    let mut events = Events::all(server).await;
+    let ack = ctl_2024(server).await.scale_actor(&host.id, reference, max, None).await.expect("an ack");
+    assert!(ack.accepted, "{}", ack.error);
+    events.next("actor_scaled").await;
+}

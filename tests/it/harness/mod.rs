@@ -1,0 +1,137 @@
+//! What the tests stand on: a real nats-server of their own, hosts in this process or as a child, and the real client
+//! crates of 2022 and 2024.
+//!
+//! Tests wait for events and states, never for time: [`eventually`] and [`Events::next`] have a patience limit that only
+//! a failure reaches.
+
+pub mod client;
+pub mod guests;
+pub mod nats;
+
+use std::{path::PathBuf, time::Duration};
+
+use lattice_host::{
+    config::{Config, Sources},
+    dirs::Dirs,
+    host::Host,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+pub use client::Events;
+pub use nats::Server;
+
+/// How long anything may take before a test fails. Far beyond what a loaded machine needs.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The example actors, signed.
+pub fn example(name: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/actors/signed").join(format!("{name}.wasm"));
+    format!("file://{}", path.display())
+}
+
+pub const ECHO: &str = "MBA7VIBPQH52R2V2OR2JIQIQW26SLI2KM3KZMSRRX6MXRVQM5Z4P26C2";
+pub const KVCOUNTER: &str = "MCKFLHVNA3XIWBVZTCH37NGJRUGXU6WARY3XWVYDYR4LI2BRFHUJLUW3";
+pub const PINGER: &str = "MAEYTZGIYOI6NGAAV6E3FHY7WAOASZXTKWRO74XNU2W7NOGINZI2GFRA";
+pub const PONGER: &str = "MBMCAS5LWKBZ6PZVFOCZ4JNRKPY7Z4QQOPZKU43KBUYTAFU4HDBDVWFS";
+pub const RANDOGENLOGGER: &str = "MCTLBFHI4M53RJOMDVRT3VCFXDPAKOPWCF4TFINVRJYNWSYXVNKOV37Q";
+/// The deterministic provider key of the protocol's golden vectors.
+pub const PROVIDER: &str = "VDFJHLAXAUMHA4OWPOB4P7YO72AQR2HMIUYFOXLXE2DZGM633K7HYIF3";
+/// A cluster key for tests.
+pub const CLUSTER_SEED: &str = "SCAACAIBAEAQCAIBAEAQCAIBAEAQCAIBAEAQCAIBAEAQCAIBAEAQCAKOFQ";
+pub const CLUSTER: &str = "CCFIRY65OQE7DFP5KLNS2PF2LVZMUZYJX4OZIEQ36N2IQANUB5XVZKMI";
+
+/// A host in this process, with settings of its own.
+pub struct TestHost {
+    host: Option<Host>,
+    pub id: String,
+    _dir: TempDir,
+}
+
+/// How a test host is to run.
+#[derive(Clone)]
+pub struct HostBuilder {
+    flags: Vec<(&'static str, String)>,
+    labels: Vec<(String, String)>,
+}
+
+/// A host that joins `server`'s lattice with the tests' cluster key and may load files.
+pub fn host(server: &Server) -> HostBuilder {
+    let mut builder = HostBuilder { flags: Vec::new(), labels: Vec::new() };
+    builder = builder.set("nats_host", &server.url()).set("cluster_seed", CLUSTER_SEED).set("enable_start_from_fs", "true");
+    match server.domain() {
+        Some(domain) => builder.set("js_domain", domain),
+        None => builder,
+    }
+}
+
+impl HostBuilder {
+    /// Sets a setting by its key.
+    pub fn set(mut self, key: &'static str, value: &str) -> Self {
+        self.flags.push((key, value.to_owned()));
+        self
+    }
+
+    pub fn label(mut self, key: &str, value: &str) -> Self {
+        self.labels.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts the host; it is ready when this returns.
+    pub async fn start(self) -> TestHost {
+        self.try_start().await.expect("the host starts")
+    }
+
+    pub async fn try_start(self) -> anyhow::Result<TestHost> {
+        let dir = TempDir::new()?;
+        let home = dir.path().to_path_buf();
+        let sources = Sources {
+            flags: self.flags,
+            labels: self.labels,
+            env: Box::new(Vec::<(String, String)>::new()),
+            dir: home.clone(),
+            home: Some(home.clone()),
+        };
+        let loaded = Config::load(&sources)?;
+        if std::env::args().any(|argument| argument == "--nocapture") {
+            lattice_host::telemetry::init(&loaded.config.log);
+        }
+        let mut dirs = Dirs::find(&*sources.env, Some(&home));
+        // Compiled code is shared by all tests, or each would compile the same actors again.
+        dirs.cache = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("cache");
+        let host = Host::start(loaded.config, &dirs, &CancellationToken::new()).await?;
+        let id = host.state().facts().id.to_string();
+        Ok(TestHost { host: Some(host), id, _dir: dir })
+    }
+}
+
+impl TestHost {
+    /// Stops in order.
+    pub async fn stop(mut self) {
+        if let Some(host) = self.host.take() {
+            host.stop(None).await;
+        }
+    }
+}
+
+/// Waits until `look` finds something; fails with `what` when it does not.
+pub async fn eventually<T, F>(what: &str, mut look: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let search = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, search).await.unwrap_or_else(|_| panic!("waited in vain: {what}"))
+}
+
+/// A member of a JSON value as text.
+pub fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_else(|| panic!("{pointer} in {value}"))
+}

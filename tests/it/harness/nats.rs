@@ -1,0 +1,112 @@
+//! A real nats-server on a free port, with its store in a directory of its own.
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::OnceLock,
+};
+
+use lattice_host::{config::ProcessEnvironment, dirs::Dirs, up::nats_server};
+use tempfile::TempDir;
+
+use super::eventually;
+
+/// A running server; killed when dropped.
+pub struct Server {
+    child: Option<Child>,
+    dir: TempDir,
+    port: u16,
+    domain: Option<String>,
+    /// `host:port` as hosts are told, with a scheme.
+    url: String,
+}
+
+/// The binary, found or installed once for all tests.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let found = std::thread::spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let dirs = Dirs::find(&ProcessEnvironment, std::env::home_dir().as_deref());
+            runtime.block_on(nats_server::find_or_install(&ProcessEnvironment, &dirs))
+        });
+        found.join().expect("the search does not panic").expect("a nats-server can be found or installed")
+    })
+}
+
+/// A port nobody listens on right now.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+}
+
+impl Server {
+    /// JetStream in domain `core`, as in the walk of the README.
+    pub async fn start() -> Self {
+        Self::with_domain(Some("core")).await
+    }
+
+    /// JetStream in a domain, or without one.
+    pub async fn with_domain(domain: Option<&str>) -> Self {
+        let line = domain.map(|domain| format!("domain: {domain}")).unwrap_or_default();
+        Self::with_config(domain, &format!("jetstream {{ {line}\n store_dir: \"@DIR@/js\" }}")).await
+    }
+
+    /// Any configuration; `@DIR@` stands for the server's directory.
+    pub async fn with_config(domain: Option<&str>, config: &str) -> Self {
+        let dir = TempDir::new().expect("a directory");
+        let port = free_port();
+        let text = format!("listen: \"127.0.0.1:{port}\"\n{}", config.replace("@DIR@", &dir.path().to_string_lossy()));
+        fs::write(dir.path().join("nats.cfg"), text).expect("the configuration is written");
+        let mut server =
+            Self { child: None, dir, port, domain: domain.map(str::to_owned), url: format!("nats://127.0.0.1:{port}") };
+        server.resume().await;
+        server
+    }
+
+    pub fn url(&self) -> String {
+        self.url.clone()
+    }
+
+    pub fn domain(&self) -> Option<&str> {
+        self.domain.as_deref()
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Kills the server as a power cut does.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Starts it again on the same port with the same store.
+    pub async fn resume(&mut self) {
+        let log = fs::File::create(self.dir.path().join("nats.log")).expect("a log file");
+        let child = Command::new(binary())
+            .arg("--config")
+            .arg(self.dir.path().join("nats.cfg"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("nats-server runs");
+        self.child = Some(child);
+        let address = format!("127.0.0.1:{}", self.port);
+        eventually("the NATS server listens", || async {
+            matches!(nats_server::probe(&address).await, nats_server::Probe::Nats(_)).then_some(())
+        })
+        .await;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
