@@ -3,11 +3,20 @@
 //! [`connect`] tries until a server answers or the host is told to stop, with a growing pause and a log line per attempt.
 //! What no patience can mend (refused credentials, a certificate nobody signed, an address that is none) ends it at once.
 //! Afterwards the client reconnects by itself; every loss and every return is logged, and [`Nats::reconnects`] ticks so
-//! that those who hold state of the server's (the metadata watch) can check it again.
+//! that those who hold state of the server's (the metadata watch) can check it again. What the server forbids is kept in
+//! [`Nats::denied`]: it answers such a request with silence, and only this tells silence from a server that is away.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    fmt, io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use async_nats::{AuthError, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
+use async_nats::{AuthError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, rustls};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -22,18 +31,23 @@ const RETRY_LAST: Duration = Duration::from_secs(5);
 /// How many messages a subscription may hold before the client drops them and says so. A host's own queues are far
 /// shorter; this only covers bursts between two turns of its loops.
 const SUBSCRIPTION_CAPACITY: usize = 16 * 1024;
+/// How many different refusals are remembered. A host uses a handful of subjects that a server could forbid.
+const DENIED_MAX: usize = 16;
+/// What a NATS user must be allowed to publish and to subscribe to, for a host to work.
+pub const NEEDED_SUBJECTS: &str = "wasmbus.>, $JS.>, $KV.>, $O.> and _INBOX.>";
 
 /// Why a connection cannot be made, whatever one waits.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error(
-        "the NATS server at {servers} refuses the {purpose} connection: {cause}. Check {purpose}_jwt and {purpose}_seed \
-         (or {purpose}_creds, {purpose}_user, {purpose}_token) against the account of the server"
+        "the NATS server at {servers} refuses the {purpose} connection: {cause}. {advice} (settings without a value fall back \
+         to nats_*)"
     )]
-    Refused { purpose: Purpose, servers: String, cause: String },
+    Refused { purpose: Purpose, servers: String, cause: String, advice: String },
     #[error(
         "no secure {purpose} connection to {servers}: {cause}. If the server's certificate comes from a private authority, \
-         name it with {purpose}_tls_ca; if the server asks for a client certificate, set {purpose}_tls_cert and {purpose}_tls_key"
+         name it with {purpose}_tls_ca; if the server asks for a client certificate, set {purpose}_tls_cert and {purpose}_tls_key; \
+         if it knows no TLS, unset {purpose}_tls"
     )]
     Tls { purpose: Purpose, servers: String, cause: String },
     #[error(
@@ -77,6 +91,17 @@ pub struct Nats {
     pub client: async_nats::Client,
     /// Counts how often the connection came back.
     pub reconnects: watch::Receiver<u64>,
+    /// What the server forbade this user since the connection was last made, in its words; each once.
+    pub denied: watch::Receiver<Vec<String>>,
+}
+
+/// The ends of [`Nats`] that the connection's events feed.
+#[derive(Clone)]
+struct Reports {
+    purpose: Purpose,
+    returns: Arc<watch::Sender<u64>>,
+    denied: Arc<watch::Sender<Vec<String>>>,
+    is_first: Arc<AtomicBool>,
 }
 
 /// Connects for one purpose; returns when a server has accepted us.
@@ -96,26 +121,33 @@ pub async fn connect(
         .map_err(|e| ConnectError::Address { purpose, servers: servers.clone(), cause: e.to_string() })?;
 
     let (returns, reconnects) = watch::channel(0);
-    let returns = Arc::new(returns);
+    let (denials, denied) = watch::channel(Vec::new());
+    let reports = Reports {
+        purpose,
+        returns: Arc::new(returns),
+        denied: Arc::new(denials),
+        is_first: Arc::new(AtomicBool::new(true)),
+    };
     let mut pause = RETRY_FIRST;
     loop {
-        let options = options(purpose, config, client_name, Arc::clone(&returns)).await?;
+        let options = options(purpose, config, client_name, reports.clone()).await?;
         let attempt = tokio::select! {
             () = stop.cancelled() => return Err(ConnectError::Stopped { servers }),
             attempt = options.connect(&addresses[..]) => attempt,
         };
         let failure = match attempt {
-            Ok(client) => return Ok(Nats { client, reconnects }),
+            Ok(client) => return Ok(Nats { client, reconnects, denied }),
             Err(failure) => failure,
         };
         let cause = chain(&failure);
         match failure.kind() {
             ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
-                return Err(ConnectError::Refused { purpose, servers, cause });
+                let advice = advice(purpose, &config.auth);
+                return Err(ConnectError::Refused { purpose, servers, cause, advice });
             }
             ConnectErrorKind::Tls => return Err(ConnectError::Tls { purpose, servers, cause }),
             ConnectErrorKind::ServerParse => return Err(ConnectError::Address { purpose, servers, cause }),
-            _ if is_certificate_trouble(&cause) => return Err(ConnectError::Tls { purpose, servers, cause }),
+            _ if is_tls_trouble(&failure) => return Err(ConnectError::Tls { purpose, servers, cause }),
             _ => warn!(
                 %servers, error = %cause, retry_ms = pause.as_millis() as u64,
                 "no NATS server for the {} yet, trying again; start one, or set {purpose}_host and {purpose}_port", purpose.words()
@@ -157,7 +189,7 @@ async fn options(
     purpose: Purpose,
     config: &config::Connection,
     client_name: &str,
-    returns: Arc<watch::Sender<u64>>,
+    reports: Reports,
 ) -> Result<ConnectOptions, ConnectError> {
     let mut options = ConnectOptions::new()
         .name(client_name)
@@ -170,8 +202,8 @@ async fn options(
             _ => (RETRY_FIRST * 2u32.pow(attempt.min(7) as u32 - 2)).min(RETRY_LAST),
         })
         .event_callback(move |event| {
-            let returns = Arc::clone(&returns);
-            async move { report(purpose, &event, &returns) }
+            let reports = reports.clone();
+            async move { reports.take(&event) }
         });
     if let Some(ca) = &config.tls.ca {
         options = options.add_root_certificates(ca.clone());
@@ -200,38 +232,79 @@ async fn options(
     })
 }
 
-/// Logs what happens to a connection, and counts its returns.
-fn report(purpose: Purpose, event: &Event, returns: &watch::Sender<u64>) {
-    match event {
-        Event::Connected => {
-            // The first connection is announced by the caller; only returns count.
-            returns.send_modify(|count| *count += 1);
-            info!(connection = %purpose, "NATS connection established");
+impl Reports {
+    /// Logs what happens to a connection, and keeps what others ask for.
+    fn take(&self, event: &Event) {
+        let connection = self.purpose;
+        match event {
+            Event::Connected => {
+                self.denied.send_modify(Vec::clear);
+                // Only returns count; the first connection is none.
+                if !self.is_first.swap(false, Ordering::Relaxed) {
+                    self.returns.send_modify(|count| *count += 1);
+                }
+                info!(%connection, "NATS connection established");
+            }
+            Event::Disconnected => warn!(%connection, "NATS connection lost, reconnecting"),
+            Event::SlowConsumer(_) => {
+                error!(%connection, "messages were dropped: a subscription was not read fast enough");
+            }
+            Event::ServerError(e) if e.to_string().to_lowercase().contains("permissions violation") => {
+                self.deny(e.to_string());
+                error!(
+                    %connection, error = %e,
+                    "the NATS account of this host may not use a subject it needs; allow {NEEDED_SUBJECTS} for this user"
+                );
+            }
+            Event::ServerError(e) => warn!(%connection, error = %e, "NATS server reports an error"),
+            Event::ClientError(e) => warn!(%connection, error = %e, "NATS client reports an error"),
+            Event::LameDuckMode => warn!(%connection, "NATS server is about to stop, moving to another one"),
+            Event::Draining | Event::Closed => {}
         }
-        Event::Disconnected => warn!(connection = %purpose, "NATS connection lost, reconnecting"),
-        Event::SlowConsumer(_) => {
-            error!(connection = %purpose, "messages were dropped: a subscription was not read fast enough");
-        }
-        Event::ServerError(e) if e.to_string().to_lowercase().contains("permissions violation") => error!(
-            connection = %purpose, error = %e,
-            "the NATS account of this host may not use a subject it needs; allow wasmbus.>, $JS.>, $KV.>, $O.> and _INBOX.> for this user"
-        ),
-        Event::ServerError(e) => warn!(connection = %purpose, error = %e, "NATS server reports an error"),
-        Event::ClientError(e) => warn!(connection = %purpose, error = %e, "NATS client reports an error"),
-        Event::LameDuckMode => warn!(connection = %purpose, "NATS server is about to stop, moving to another one"),
-        Event::Draining | Event::Closed => {}
+    }
+
+    fn deny(&self, what: String) {
+        self.denied.send_if_modified(|denied| {
+            let is_new = denied.len() < DENIED_MAX && !denied.contains(&what);
+            if is_new {
+                denied.push(what);
+            }
+            is_new
+        });
     }
 }
 
-/// An untrusted or mismatched certificate arrives as an I/O error from below the handshake; its text is all there is.
-fn is_certificate_trouble(cause: &str) -> bool {
-    let cause = cause.to_lowercase();
-    cause.contains("invalid peer certificate")
-        || cause.contains("certificate required")
-        || cause.contains("unknownissuer")
+/// What to check when a server refuses the way this connection logs in.
+fn advice(purpose: Purpose, auth: &Auth) -> String {
+    let check = |settings: &str| format!("Check {settings} against the users of the server");
+    match auth {
+        Auth::Anonymous => format!(
+            "It wants to know who connects: set {purpose}_creds, {purpose}_jwt and {purpose}_seed, {purpose}_seed alone, \
+             {purpose}_user and {purpose}_password, or {purpose}_token"
+        ),
+        Auth::JwtAndSeed { .. } => check(&format!("{purpose}_jwt and {purpose}_seed")),
+        Auth::Nkey { .. } => check(&format!("{purpose}_seed")),
+        Auth::Creds(path) => check(&format!("{purpose}_creds ({})", path.display())),
+        Auth::User { .. } => check(&format!("{purpose}_user and {purpose}_password")),
+        Auth::Token(_) => check(&format!("{purpose}_token")),
+    }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+/// Whether the TLS library gave up: an untrusted certificate, a missing client certificate, a server that speaks no TLS.
+/// The NATS client reports most of these as I/O errors.
+fn is_tls_trouble(failure: &async_nats::ConnectError) -> bool {
+    let mut source = failure.source();
+    while let Some(current) = source {
+        let inner = current.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if current.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
+            return true;
+        }
+        source = current.source();
+    }
+    false
+}
+
+fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {

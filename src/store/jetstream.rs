@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 use super::{Backend, Entry, Error, Expect, Update};
-use crate::lattice::connection::Nats;
+use crate::lattice::connection::{NEEDED_SUBJECTS, Nats};
 
 /// How long the server may take for one request of the JetStream API.
 const API_TIMEOUT: Duration = Duration::from_secs(2);
@@ -54,8 +54,8 @@ pub enum OpenError {
     )]
     ServerHasNoDomain { asked: String },
     #[error(
-        "JetStream is switched off in the NATS server (asked domain: {asked}). Start it with -js, or with `jetstream {{ domain: core }}` \
-         in its configuration"
+        "JetStream is switched off in the NATS server, or for the account of this host (asked domain: {asked}). Start the server \
+         with -js, or with `jetstream {{ domain: core }}` in its configuration; in a server with accounts, enable jetstream there"
     )]
     SwitchedOff { asked: String },
     #[error(
@@ -64,6 +64,10 @@ pub enum OpenError {
         API_TIMEOUT.as_millis()
     )]
     Silent { asked: String, prefix: String },
+    #[error(
+        "the NATS user of this host may not use the JetStream API of domain {asked}: {denied}. Allow this user {NEEDED_SUBJECTS}"
+    )]
+    NotAllowed { asked: String, denied: String },
     #[error("JetStream refuses bucket {bucket}: {cause}")]
     Refused { bucket: String, cause: String },
 }
@@ -115,7 +119,7 @@ impl Bucket {
                 }
                 GetStreamErrorKind::JetStream(e) => return Err(refused(e.to_string())),
                 _ => {
-                    return Err(diagnose(&nats.client, &context, domain)
+                    return Err(diagnose(nats, &context, domain)
                         .await
                         .unwrap_or_else(|| refused(e.to_string())));
                 }
@@ -139,25 +143,55 @@ impl Bucket {
     /// Follows the bucket until nobody listens; owns its own recovery.
     async fn follow(self, updates: mpsc::Sender<Update>) {
         let mut reconnects = self.reconnects.clone();
+        let mut known = HashMap::new();
         while !updates.is_closed() {
             reconnects.mark_unchanged();
             let outcome = tokio::select! {
                 () = updates.closed() => return,
-                outcome = self.follow_once(&updates) => outcome,
+                outcome = self.follow_once(&updates, &mut known) => outcome,
                 Ok(()) = reconnects.changed() => Ok("the connection came back"),
             };
             match outcome {
                 Ok(reason) => debug!(bucket = %self.kv.name, reason, "metadata watch begins anew"),
                 Err(error) => {
                     warn!(bucket = %self.kv.name, %error, "metadata watch interrupted, trying again");
+                    self.restore_if_lost(&known).await;
                     tokio::time::sleep(WATCH_RETRY).await;
                 }
             }
         }
     }
 
-    /// One consumer's life: replay, snapshot, changes. Returns why it cannot be trusted any longer.
-    async fn follow_once(&self, updates: &mpsc::Sender<Update>) -> Result<&'static str, String> {
+    /// Makes the bucket again if it vanished with its server's disk, with what this host knew to be in it. Other hosts do
+    /// the same; whoever writes a key first is right.
+    async fn restore_if_lost(&self, known: &HashMap<String, Bytes>) {
+        let lost = match self.context.get_stream(format!("KV_{}", self.kv.name)).await {
+            Err(e) => matches!(e.kind(), GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND),
+            Ok(_) => false,
+        };
+        if !lost {
+            return;
+        }
+        warn!(bucket = %self.kv.name, entries = known.len(), "the metadata bucket is gone, making it again with what this host knows");
+        if let Err(error) = create(&self.context, &self.kv.name, self.replicas).await {
+            warn!(bucket = %self.kv.name, %error, "metadata bucket not made again");
+            return;
+        }
+        for (key, value) in known {
+            match self.put(key, value.clone(), Expect::Revision(0)).await {
+                Ok(_) | Err(Error::Conflict) => {}
+                Err(error) => warn!(key, %error, "entry not restored"),
+            }
+        }
+    }
+
+    /// One consumer's life: replay, snapshot, changes. Returns why it cannot be trusted any longer. `known` always holds
+    /// what its followers were told.
+    async fn follow_once(
+        &self,
+        updates: &mpsc::Sender<Update>,
+        known: &mut HashMap<String, Bytes>,
+    ) -> Result<&'static str, String> {
         let client = self.context.client();
         let inbox = client.new_inbox();
         // Subscribed before the consumer exists, so that its first message has somewhere to go.
@@ -184,7 +218,7 @@ impl Bucket {
         let _removal = RemoveConsumer { stream: self.stream.clone(), name: info.name.clone() };
         let mut replay = Some(HashMap::new());
         if info.num_pending == 0 && info.delivered.consumer_sequence == 0 {
-            finish_replay(&mut replay, updates).await;
+            finish_replay(&mut replay, updates, known).await;
         }
         let mut last_sequence = 0;
         loop {
@@ -213,12 +247,20 @@ impl Bucket {
             if let Some(update) = self.read(&message, delivery.stream_sequence) {
                 match &mut replay {
                     Some(entries) => collect(entries, update),
-                    None if updates.send(update).await.is_err() => return Ok("nobody listens"),
-                    None => {}
+                    None => {
+                        match &update {
+                            Update::Put(entry) => drop(known.insert(entry.key.clone(), entry.value.clone())),
+                            Update::Delete { key, .. } => drop(known.remove(key)),
+                            Update::Snapshot(_) => {}
+                        }
+                        if updates.send(update).await.is_err() {
+                            return Ok("nobody listens");
+                        }
+                    }
                 }
             }
             if replay.is_some() && delivery.pending == 0 {
-                finish_replay(&mut replay, updates).await;
+                finish_replay(&mut replay, updates, known).await;
             }
         }
     }
@@ -330,8 +372,13 @@ fn collect(entries: &mut HashMap<String, Entry>, update: Update) {
     }
 }
 
-async fn finish_replay(replay: &mut Option<HashMap<String, Entry>>, updates: &mpsc::Sender<Update>) {
+async fn finish_replay(
+    replay: &mut Option<HashMap<String, Entry>>,
+    updates: &mpsc::Sender<Update>,
+    known: &mut HashMap<String, Bytes>,
+) {
     if let Some(entries) = replay.take() {
+        *known = entries.values().map(|entry| (entry.key.clone(), entry.value.clone())).collect();
         let mut entries: Vec<Entry> = entries.into_values().collect();
         entries.sort_by_key(|entry| entry.revision);
         // A follower that is gone is noticed by the loop.
@@ -369,11 +416,12 @@ async fn create(context: &Context, bucket: &str, replicas: usize) -> Result<Stre
     }
 }
 
-/// Finds out why a domain does not answer by asking the server for its own.
-async fn diagnose(client: &async_nats::Client, asked_context: &Context, asked: Option<&str>) -> Option<OpenError> {
-    let silent = || OpenError::Silent {
-        asked: shown(asked),
-        prefix: asked.map_or_else(|| "$JS.API".to_owned(), |domain| format!("$JS.{domain}.API")),
+/// Finds out why a domain does not answer by asking the server for its own. `None` means that it does answer.
+async fn diagnose(nats: &Nats, asked_context: &Context, asked: Option<&str>) -> Option<OpenError> {
+    let prefix = asked.map_or_else(|| "$JS.API".to_owned(), |domain| format!("$JS.{domain}.API"));
+    let silent = || match denied(nats, &prefix) {
+        Some(denied) => OpenError::NotAllowed { asked: shown(asked), denied },
+        None => OpenError::Silent { asked: shown(asked), prefix: prefix.clone() },
     };
     let answer: Result<serde_json::Value, _> = asked_context.request("INFO", &()).await;
     match answer {
@@ -381,7 +429,7 @@ async fn diagnose(client: &async_nats::Client, asked_context: &Context, asked: O
         Err(e) if e.kind() == RequestErrorKind::TimedOut => return Some(silent()),
         Err(_) => {}
     }
-    let own: Result<serde_json::Value, _> = context(client, None).request("INFO", &()).await;
+    let own: Result<serde_json::Value, _> = context(&nats.client, None).request("INFO", &()).await;
     let own = match own {
         Ok(own) => own,
         Err(e) if e.kind() == RequestErrorKind::TimedOut => return Some(silent()),
@@ -396,6 +444,13 @@ async fn diagnose(client: &async_nats::Client, asked_context: &Context, asked: O
         Some(_) => silent(),
         None => OpenError::ServerHasNoDomain { asked },
     })
+}
+
+/// The server's word on why a request to a JetStream API gets no answer: it must be allowed to go there, and the answer to
+/// come back.
+fn denied(nats: &Nats, prefix: &str) -> Option<String> {
+    let denied = nats.denied.borrow();
+    denied.iter().find(|what| what.contains(prefix) || what.contains("_INBOX.")).cloned()
 }
 
 fn shown(domain: Option<&str>) -> String {

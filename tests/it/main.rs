@@ -2,7 +2,11 @@
 
 mod harness;
 
+mod actors;
 mod calls;
 mod connections;
 mod control;
 mod forgery;
+mod links;
+mod outage;
+mod process;

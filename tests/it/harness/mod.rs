@@ -6,7 +6,9 @@
 
 pub mod client;
 pub mod guests;
+pub mod jwt;
 pub mod nats;
+pub mod pki;
 
 use std::{path::PathBuf, time::Duration};
 

@@ -17,10 +17,9 @@ use super::eventually;
 pub struct Server {
     child: Option<Child>,
     dir: TempDir,
-    port: u16,
+    /// `host:port`; an IPv6 host in brackets.
+    address: String,
     domain: Option<String>,
-    /// `host:port` as hosts are told, with a scheme.
-    url: String,
 }
 
 /// The binary, found or installed once for all tests.
@@ -55,18 +54,35 @@ impl Server {
 
     /// Any configuration; `@DIR@` stands for the server's directory.
     pub async fn with_config(domain: Option<&str>, config: &str) -> Self {
-        let dir = TempDir::new().expect("a directory");
-        let port = free_port();
-        let text = format!("listen: \"127.0.0.1:{port}\"\n{}", config.replace("@DIR@", &dir.path().to_string_lossy()));
-        fs::write(dir.path().join("nats.cfg"), text).expect("the configuration is written");
-        let mut server =
-            Self { child: None, dir, port, domain: domain.map(str::to_owned), url: format!("nats://127.0.0.1:{port}") };
+        let mut server = Self::prepare("127.0.0.1", domain, config);
         server.resume().await;
         server
     }
 
+    /// A server with an address and a configuration that does not run yet; [`Server::resume`] starts it.
+    pub fn prepare(host: &str, domain: Option<&str>, config: &str) -> Self {
+        let dir = TempDir::new().expect("a directory");
+        let address = format!("{host}:{}", free_port());
+        let server = Self { child: None, dir, address, domain: domain.map(str::to_owned) };
+        server.configure(config);
+        server
+    }
+
+    /// Writes another configuration, for the next start.
+    pub fn configure(&self, config: &str) {
+        let config = config.replace("@DIR@", &self.dir.path().to_string_lossy());
+        let text = format!("listen: \"{}\"\n{config}", self.address);
+        fs::write(self.dir.path().join("nats.cfg"), text).expect("the configuration is written");
+    }
+
+    /// `host:port`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The address as hosts are told, with a scheme.
     pub fn url(&self) -> String {
-        self.url.clone()
+        format!("nats://{}", self.address)
     }
 
     pub fn domain(&self) -> Option<&str> {
@@ -97,9 +113,8 @@ impl Server {
             .spawn()
             .expect("nats-server runs");
         self.child = Some(child);
-        let address = format!("127.0.0.1:{}", self.port);
         eventually("the NATS server listens", || async {
-            matches!(nats_server::probe(&address).await, nats_server::Probe::Nats(_)).then_some(())
+            matches!(nats_server::probe(&self.address).await, nats_server::Probe::Nats(_)).then_some(())
         })
         .await;
     }

@@ -1,0 +1,288 @@
+//! Guests that behave badly, and what the host does about it: each harms its own call and nothing else.
+
+use std::{collections::HashMap, time::Duration};
+
+use futures::future::join_all;
+use lattice_host::actors::supervisor::REUSE_ANNOTATION;
+
+use crate::harness::{
+    ECHO, Events, Server, TestHost,
+    client::{Caller, ctl_2024, http_request, start},
+    example,
+    guests::{self, Guest, Signing, sign, wapc},
+    host, text,
+};
+
+/// Answers with how many calls this instance has served, as one ASCII digit.
+const COUNTING: &str = r#"(i32.store8 (i32.const 24) (i32.add (i32.load8_u (i32.const 24)) (i32.const 1)))
+    (call $response (i32.const 24) (i32.const 1)) (i32.const 1)"#;
+
+async fn run(server: &Server, host: &TestHost, body: &str) -> Guest {
+    let guest = sign(&wapc(body), &Signing::default());
+    start(server, host, &guest.reference, 8).await;
+    guest
+}
+
+/// Another actor on the same host still answers.
+async fn assert_healthy(caller: &Caller) {
+    let reply = caller.call(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b"")).await;
+    assert!(reply.is_ok(), "{reply:?}");
+}
+
+#[tokio::test]
+async fn a_trap_fails_its_call_and_the_next_one_works() {
+    let server = Server::start().await;
+    let host = host(&server).start().await;
+    start(&server, &host, &example("echo"), 1).await;
+    let caller = Caller::new(&server).await;
+    // Traps on operations with an odd length.
+    let guest = run(&server, &host, "(if (i32.and (local.get $op) (i32.const 1)) (then (unreachable))) (i32.const 1)").await;
+    let error = caller.call(&guest.id, "odd", "").await.unwrap_err();
+    assert!(error.contains("trapped") && error.contains("unreachable"), "{error}");
+    assert!(caller.call(&guest.id, "even", "").await.is_ok());
+    assert_healthy(&caller).await;
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn an_endless_loop_ends_at_the_deadline_while_others_are_served() {
+    let server = Server::start().await;
+    let host = host(&server).set("rpc_timeout_ms", "300").start().await;
+    start(&server, &host, &example("echo"), 1).await;
+    let caller = Caller::new(&server).await;
+    let guest = run(&server, &host, "(loop (br 0)) (i32.const 1)").await;
+    // More loops than the machine has cores, and in the middle of them a call that must not starve.
+    let loops = join_all((0..6).map(|_| caller.call(&guest.id, "spin", "")));
+    let (ended, ()) = tokio::join!(loops, assert_healthy(&caller));
+    for error in ended {
+        let error = error.unwrap_err();
+        assert!(error.contains("deadline of 300 ms"), "{error}");
+    }
+    assert_healthy(&caller).await;
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn memory_beyond_the_limit_is_refused_and_the_trap_says_so() {
+    let server = Server::start().await;
+    let host = host(&server).set("actor_memory_max_bytes", "4M").start().await;
+    start(&server, &host, &example("echo"), 1).await;
+    let caller = Caller::new(&server).await;
+    let grow = "(loop (br_if 0 (i32.ne (memory.grow (i32.const 1)) (i32.const -1)))) (unreachable)";
+    let guest = run(&server, &host, grow).await;
+    let error = caller.call(&guest.id, "grow", "").await.unwrap_err();
+    assert!(error.contains("4194304 bytes of memory") && error.contains("actor_memory_max_bytes"), "{error}");
+    assert_healthy(&caller).await;
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_log_lines_does_not_keep_others_from_being_served() {
+    let server = Server::start().await;
+    let host = host(&server).set("rpc_timeout_ms", "500").start().await;
+    start(&server, &host, &example("echo"), 1).await;
+    let caller = Caller::new(&server).await;
+    let guest = run(&server, &host, "(loop (call $log (i32.const 0) (i32.const 25)) (br 0)) (i32.const 1)").await;
+    let (flood, ()) = tokio::join!(caller.call(&guest.id, "flood", ""), assert_healthy(&caller));
+    assert!(flood.unwrap_err().contains("deadline"));
+    assert_healthy(&caller).await;
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_guest_that_points_outside_of_its_memory_is_ended() {
+    let server = Server::start().await;
+    let host = host(&server).start().await;
+    let caller = Caller::new(&server).await;
+    for body in [
+        "(call $response (i32.const 131070) (i32.const 10)) (i32.const 1)",
+        "(call $request (i32.const -1) (i32.const -1)) (i32.const 1)",
+        "(drop (call $host_call (i32.const -5) (i32.const 9) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))) (i32.const 1)",
+    ] {
+        let guest = run(&server, &host, body).await;
+        let error = caller.call(&guest.id, "reach", "payload").await.unwrap_err();
+        assert!(error.contains("outside of its memory"), "{error}");
+    }
+    // A length of zero is fine with any pointer.
+    let guest = run(&server, &host, "(call $response (i32.const -1) (i32.const 0)) (i32.const 1)").await;
+    assert_eq!(caller.call(&guest.id, "empty", "").await.unwrap(), "");
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn each_call_gets_a_fresh_instance() {
+    let server = Server::start().await;
+    let host = host(&server).start().await;
+    let caller = Caller::new(&server).await;
+    let guest = run(&server, &host, COUNTING).await;
+    for _ in 0..3 {
+        assert_eq!(caller.call(&guest.id, "count", "").await.unwrap(), "1");
+    }
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn an_instance_is_reused_as_often_as_the_annotation_says_and_not_after_a_trap() {
+    let server = Server::start().await;
+    let host = host(&server).start().await;
+    let caller = Caller::new(&server).await;
+    let trap_on_odd = format!("(if (i32.and (local.get $op) (i32.const 1)) (then (unreachable))) {COUNTING}");
+    let guest = sign(&wapc(&trap_on_odd), &Signing::default());
+    let mut events = Events::all(&server).await;
+    let reuse = HashMap::from([(REUSE_ANNOTATION.to_owned(), "3".to_owned())]);
+    ctl_2024(&server).await.scale_actor(&host.id, &guest.reference, 1, Some(reuse)).await.unwrap();
+    events.next("actor_scaled").await;
+    for expected in ["1", "2", "3", "1"] {
+        assert_eq!(caller.call(&guest.id, "even", "").await.unwrap(), expected);
+    }
+    caller.call(&guest.id, "odd", "").await.unwrap_err();
+    assert_eq!(caller.call(&guest.id, "even", "").await.unwrap(), "1");
+
+    let nonsense = HashMap::from([(REUSE_ANNOTATION.to_owned(), "often".to_owned())]);
+    ctl_2024(&server).await.scale_actor(&host.id, &guest.reference, 1, Some(nonsense)).await.unwrap();
+    let failed = events.next("actor_start_failed").await;
+    assert!(text(&failed, "/data/error").contains("often"), "{failed}");
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn no_more_calls_run_than_allowed_and_the_rest_waits_or_is_told() {
+    let server = Server::start().await;
+    let host = host(&server).set("rpc_timeout_ms", "400").set("call_queue_max", "2").start().await;
+    let caller = Caller::new(&server).await;
+    let guest = sign(&wapc("(loop (br 0)) (i32.const 1)"), &Signing::default());
+    start(&server, &host, &guest.reference, 1).await;
+    let ended = join_all((0..5).map(|_| caller.call(&guest.id, "spin", ""))).await;
+    let count = |reason: &str| ended.iter().filter(|end| end.as_ref().unwrap_err().contains(reason)).count();
+    // One runs, two wait until their own deadline, two are refused at once.
+    assert_eq!((count("deadline"), count("calls are waiting")), (3, 2), "{ended:?}");
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn modules_with_wasi_run_their_main_before_the_first_call() {
+    let server = Server::start().await;
+    let host = host(&server).start().await;
+    let caller = Caller::new(&server).await;
+    // As TinyGo does it: `_start` registers what `__guest_call` needs, and ends with exit(0).
+    let module = wapc("(call $response (i32.const 24) (i32.const 1)) (i32.const 1)")
+        .replace(
+            "(memory",
+            "(import \"wasi_snapshot_preview1\" \"proc_exit\" (func $exit (param i32)))\n (memory",
+        )
+        .replace(
+            "(func (export \"__guest_call\")",
+            "(func (export \"_start\") (i32.store8 (i32.const 24) (i32.const 65)) (call $exit (i32.const 0)))\n (func (export \"__guest_call\")",
+        );
+    let guest = sign(&module, &Signing::default());
+    start(&server, &host, &guest.reference, 1).await;
+    assert_eq!(caller.call(&guest.id, "any", "").await.unwrap(), "A");
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_wasi_command_gets_the_payload_on_its_input_and_answers_on_its_output() {
+    let server = Server::start().await;
+    let host = host(&server).start().await;
+    let caller = Caller::new(&server).await;
+    let module = r#"(module
+      (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+      (memory (export "memory") 1)
+      (func (export "_start")
+        (i32.store (i32.const 0) (i32.const 64)) (i32.store (i32.const 4) (i32.const 100))
+        (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+        (i32.store (i32.const 4) (i32.load (i32.const 8)))
+        (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#;
+    let guest = sign(module, &Signing::default());
+    start(&server, &host, &guest.reference, 1).await;
+    assert_eq!(caller.call(&guest.id, "Any.Thing", "hello").await.unwrap(), "hello");
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn an_actor_that_calls_itself_without_end_is_stopped() {
+    let server = Server::start().await;
+    let host = host(&server).start().await;
+    let caller = Caller::new(&server).await;
+    let body = r#"(if (call $host_call (i32.const 0) (i32.const 0) (i32.const 100) (i32.const 12) (i32.const 120) (i32.const 1) (i32.const 1) (i32.const 0))
+        (then (return (i32.const 1))))
+        (call $host_error (i32.const 400)) (call $error (i32.const 400) (call $host_error_len)) (i32.const 0)"#;
+    let module = wapc(body).replace("(func (export", "(data (i32.const 100) \"test/forever\") (data (i32.const 120) \"x\")\n(func (export");
+    let guest = sign(&module, &Signing { call_alias: Some("test/forever".into()), ..Signing::default() });
+    start(&server, &host, &guest.reference, 1000).await;
+    let error = caller.call(&guest.id, "x", "").await.unwrap_err();
+    assert!(error.contains("does an actor call itself"), "{error}");
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn modules_nobody_should_trust_are_refused_with_the_reason() {
+    let server = Server::start().await;
+    let host = host(&server).start().await;
+    let ctl = ctl_2024(&server).await;
+    let good = std::fs::read(example("echo").trim_start_matches("file://")).unwrap();
+    let mut tampered = good.clone();
+    let code = tampered.windows(4).position(|window| window == b"path").expect("a text to change");
+    tampered[code] = b'P';
+    let bare = wat::parse_str(wapc("(i32.const 1)")).unwrap();
+    let component = wat::parse_str("(component)").unwrap();
+    let expired = sign(&wapc("(i32.const 1)"), &Signing { valid_in_days: Some(3), ..Signing::default() });
+    let no_entry = sign("(module (memory (export \"memory\") 1))", &Signing::default());
+    let strange = sign(
+        "(module (import \"env\" \"launch\" (func)) (memory (export \"memory\") 1) (func (export \"__guest_call\") (param i32 i32) (result i32) (i32.const 1)))",
+        &Signing::default(),
+    );
+    let mut kept = Vec::new();
+    let mut file = |bytes: &[u8]| {
+        let (dir, reference) = guests::write(bytes);
+        kept.push(dir);
+        reference
+    };
+    for (reference, reason) in [
+        (file(&tampered), "hash"),
+        (file(&bare), "sign"),
+        (file(&component), "sign"),
+        (file(b"GIF89a"), "not"),
+        (file(&good[..good.len() / 2]), ""),
+        (expired.reference.clone(), "valid"),
+        (no_entry.reference.clone(), "__guest_call"),
+        (strange.reference.clone(), "launch"),
+    ] {
+        let mut events = Events::all(&server).await;
+        ctl.scale_actor(&host.id, &reference, 1, None).await.unwrap();
+        let failed = events.next("actor_start_failed").await;
+        let error = text(&failed, "/data/error").to_owned();
+        assert!(error.contains(reason) && error.contains(&reference), "{reason}: {error}");
+    }
+    assert!(ctl.get_host_inventory(&host.id).await.unwrap().actors.is_empty());
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_running_calls() {
+    let server = Server::start().await;
+    let host = host(&server).start().await;
+    let caller = Caller::new(&server).await;
+    // Works for a while: counts to a number that takes some hundred milliseconds.
+    let body = "(local $n i64) (loop $l (local.set $n (i64.add (local.get $n) (i64.const 1))) (br_if $l (i64.lt_u (local.get $n) (i64.const 300000000)))) (call $response (i32.const 24) (i32.const 1)) (i32.const 1)";
+    let guest = run(&server, &host, body).await;
+    let mut events = Events::all(&server).await;
+    let wire = caller.nats.subscribe(format!("wasmbus.rpc.default.{}", guest.id)).await.unwrap();
+    caller.nats.flush().await.unwrap();
+    let working = tokio::spawn({
+        let invocation = caller.invocation(&guest.id, "work", "");
+        let nats = caller.nats.clone();
+        let id = guest.id.clone();
+        async move {
+            let caller = Caller { nats, signer: lattice_host::rpc::Signer::new(crate::harness::CLUSTER_SEED).unwrap() };
+            caller.send(&id, &invocation).await
+        }
+    });
+    let mut wire = wire;
+    futures::StreamExt::next(&mut wire).await.expect("the call is on its way");
+    tokio::time::timeout(Duration::from_secs(20), host.stop()).await.expect("the host stops");
+    let response = working.await.unwrap();
+    assert_eq!((response.error, &response.msg[..]), (None, &b"0"[..]));
+    events.next("host_stopped").await;
+}
