@@ -6,12 +6,9 @@
 //!
 //! Invariant: an instance that trapped, ran out of time or was dropped in the middle of a call is never used again.
 
-use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU32, Ordering},
 };
 
 use arc_swap::ArcSwap;
@@ -33,7 +30,7 @@ use super::{
 };
 use crate::{
     identity::{claims::ActorClaims, keys::ActorId},
-    router::{Local, Route, Router},
+    router::{Admitted, Local, Route, Router},
     rpc::{
         call::{Call, CallError},
         invocation::{Entity, TraceContext},
@@ -240,11 +237,9 @@ impl Local for Actor {
         })
     }
 
-    fn try_call(self: Arc<Self>, call: Call) -> Result<BoxFuture<'static, Result<Bytes, CallError>>, Call> {
-        match self.permits.try_acquire() {
-            Some(permit) => Ok(Box::pin(self.run(call, permit))),
-            None => Err(call),
-        }
+    fn try_admit(self: Arc<Self>) -> Option<Admitted> {
+        let permit = self.permits.try_acquire()?;
+        Some(Box::new(move |call| Box::pin(self.run(call, permit))))
     }
 
     fn call(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
@@ -294,6 +289,3 @@ impl Outward for OutwardOf {
         })
     }
 }
-
-/// How long a stopping actor waits for its calls unless the command says otherwise.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);

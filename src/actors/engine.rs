@@ -11,7 +11,7 @@
 //! Compiled code is cached on disk by wasmtime, so an actor seen before starts in milliseconds.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -85,7 +85,7 @@ pub struct Ticking(Arc<Clock>);
 impl Engine {
     pub fn new(settings: Settings) -> Result<Self, EngineError> {
         let slots = settings.slots.unwrap_or_else(slots_for_this_machine);
-        let cache = settings.cache_dir.as_ref().and_then(|dir| open_cache(dir));
+        let cache = settings.cache_dir.as_deref().and_then(open_cache);
         let clock = Arc::new(Clock {
             running: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
@@ -249,7 +249,7 @@ fn pooled_config(settings: &Settings, slots: u32, cache: Option<Cache>) -> Confi
     config
 }
 
-fn open_cache(dir: &PathBuf) -> Option<Cache> {
+fn open_cache(dir: &Path) -> Option<Cache> {
     let mut config = CacheConfig::new();
     config.with_directory(dir);
     match Cache::new(config) {

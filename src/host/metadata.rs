@@ -3,7 +3,7 @@
 //! A host without JetStream is of use (its actors run, calls by public key work), so it starts and says plainly what is
 //! wrong. A task goes on trying; when the bucket opens, what was kept in memory is written to it and the host moves over.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
@@ -65,32 +65,104 @@ impl Place {
         Ok(bucket)
     }
 
-    async fn move_over(self, store: Store, memory: Arc<Memory>) {
+    async fn move_over(mut self, store: Store, memory: Arc<Memory>) {
+        let mut copied = Copied::default();
         loop {
-            tokio::time::sleep(RETRY).await;
+            // A server that just came back may have come back with JetStream.
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => {}
+                Ok(()) = self.nats.reconnects.changed() => {}
+            }
             let bucket = match self.open_bucket().await {
-                Ok(bucket) => bucket,
+                Ok(bucket) => Arc::new(bucket),
                 Err(cause) => {
                     warn!(error = %cause, "lattice metadata still in memory");
                     continue;
                 }
             };
-            let mut copied = true;
-            for entry in memory.entries() {
-                match bucket.put(&entry.key, entry.value, Expect::Revision(0)).await {
-                    // What others wrote there meanwhile is newer than what this host made alone.
-                    Ok(_) | Err(Error::Conflict) => {}
-                    Err(cause) => {
-                        warn!(key = %entry.key, error = %cause, "entry not copied to the metadata bucket");
-                        copied = false;
-                    }
-                }
-            }
-            if copied {
-                store.replace(Arc::new(bucket));
+            if copied.bring(&memory, &*bucket).await {
+                store.replace(bucket.clone());
+                // What was written while the first round went on.
+                copied.bring(&memory, &*bucket).await;
                 info!("lattice metadata is shared now");
                 return;
             }
         }
+    }
+}
+
+/// What was brought from memory to the bucket: by key, the revisions in both places. The latter is missing where somebody
+/// else's entry was there first; that one is newer than what this host made alone, and stays.
+#[derive(Default)]
+struct Copied(HashMap<String, (u64, Option<u64>)>);
+
+impl Copied {
+    /// Brings what is new since the last time, and takes away what is gone; whether all of it worked.
+    async fn bring(&mut self, memory: &Memory, bucket: &dyn Backend) -> bool {
+        let mut complete = true;
+        let mut report = |key: &str, cause: Error| {
+            warn!(key, error = %cause, "entry not brought to the metadata bucket");
+            complete = false;
+        };
+        let entries = memory.entries();
+        let gone: Vec<String> =
+            self.0.keys().filter(|key| !entries.iter().any(|entry| entry.key == **key)).cloned().collect();
+        for key in gone {
+            if let Some((_, Some(revision))) = self.0.get(&key) {
+                match bucket.delete(&key, Expect::Revision(*revision)).await {
+                    Ok(()) | Err(Error::Conflict) => {}
+                    Err(cause) => {
+                        report(&key, cause);
+                        continue;
+                    }
+                }
+            }
+            self.0.remove(&key);
+        }
+        for entry in entries {
+            let before = match self.0.get(&entry.key) {
+                Some((known, _)) if *known == entry.revision => continue,
+                Some((_, None)) => continue,
+                Some((_, Some(revision))) => *revision,
+                None => 0,
+            };
+            match bucket.put(&entry.key, entry.value, Expect::Revision(before)).await {
+                Ok(revision) => drop(self.0.insert(entry.key, (entry.revision, Some(revision)))),
+                Err(Error::Conflict) => drop(self.0.insert(entry.key, (entry.revision, None))),
+                Err(cause) => report(&entry.key, cause),
+            }
+        }
+        complete
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn put(store: &Memory, key: &str, value: &'static str) {
+        store.put(key, value.into(), Expect::Anything).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_changes_while_it_is_copied_is_copied_again() {
+        let (memory, bucket) = (Memory::default(), Memory::default());
+        let mut copied = Copied::default();
+        for key in ["changed", "gone", "same", "theirs"] {
+            put(&memory, key, "ours").await;
+        }
+        put(&bucket, "theirs", "theirs").await;
+        assert!(copied.bring(&memory, &bucket).await);
+
+        put(&memory, "changed", "again").await;
+        put(&memory, "theirs", "again").await;
+        put(&memory, "new", "ours").await;
+        memory.delete("gone", Expect::Anything).await.unwrap();
+        // Somebody else was faster here.
+        put(&bucket, "same", "theirs").await;
+        assert!(copied.bring(&memory, &bucket).await);
+        let found: Vec<_> = bucket.entries().into_iter().map(|entry| (entry.key, entry.value)).collect();
+        let expected = [("changed", "again"), ("new", "ours"), ("same", "theirs"), ("theirs", "theirs")];
+        assert_eq!(found, expected.map(|(key, value)| (key.to_owned(), value.into())));
     }
 }

@@ -58,12 +58,15 @@ pub enum Route {
     Entity(Entity),
 }
 
+/// The right to make one call of a local target; using it makes the call.
+pub type Admitted = Box<dyn FnOnce(Call) -> BoxFuture<'static, Result<Bytes, CallError>> + Send>;
+
 /// Something in this process that takes calls.
 pub trait Local: Send + Sync + 'static {
     /// Refuses what the target's own claims do not allow.
     fn check(&self, call: &Call) -> Result<(), CallError>;
-    /// Takes the call if a permit is free now, else gives it back.
-    fn try_call(self: Arc<Self>, call: Call) -> Result<BoxFuture<'static, Result<Bytes, CallError>>, Call>;
+    /// Admits one call if a permit is free now.
+    fn try_admit(self: Arc<Self>) -> Option<Admitted>;
     /// Takes the call, waiting for a permit until the deadline.
     fn call(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>>;
 }
@@ -153,10 +156,9 @@ impl Router {
         } else if let Some(local) = self.local(&call.target) {
             local.check(&call)?;
             self.permitted(&call).await?;
-            match local.try_call(call) {
-                Ok(result) => return result.await,
-                // All permits are out: another host may have one, and if none has, our own queue takes it.
-                Err(call) => return inner.client.invoke(call).await,
+            // If all permits are out, another host may have one, and if none has, our own queue takes the call.
+            if let Some(admitted) = local.try_admit() {
+                return admitted(call).await;
             }
         }
         inner.client.invoke(call).await

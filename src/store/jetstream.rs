@@ -119,9 +119,7 @@ impl Bucket {
                 }
                 GetStreamErrorKind::JetStream(e) => return Err(refused(e.to_string())),
                 _ => {
-                    return Err(diagnose(nats, &context, domain)
-                        .await
-                        .unwrap_or_else(|| refused(e.to_string())));
+                    return Err(diagnose(nats, &context, domain).await.unwrap_or_else(|| refused(e.to_string())));
                 }
             },
         };
@@ -166,7 +164,9 @@ impl Bucket {
     /// the same; whoever writes a key first is right.
     async fn restore_if_lost(&self, known: &HashMap<String, Bytes>) {
         let lost = match self.context.get_stream(format!("KV_{}", self.kv.name)).await {
-            Err(e) => matches!(e.kind(), GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND),
+            Err(e) => {
+                matches!(e.kind(), GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND)
+            }
             Ok(_) => false,
         };
         if !lost {
@@ -419,7 +419,7 @@ async fn create(context: &Context, bucket: &str, replicas: usize) -> Result<Stre
 /// Finds out why a domain does not answer by asking the server for its own. `None` means that it does answer.
 async fn diagnose(nats: &Nats, asked_context: &Context, asked: Option<&str>) -> Option<OpenError> {
     let prefix = asked.map_or_else(|| "$JS.API".to_owned(), |domain| format!("$JS.{domain}.API"));
-    let silent = || match denied(nats, &prefix) {
+    let silent = || match denied(nats) {
         Some(denied) => OpenError::NotAllowed { asked: shown(asked), denied },
         None => OpenError::Silent { asked: shown(asked), prefix: prefix.clone() },
     };
@@ -447,10 +447,10 @@ async fn diagnose(nats: &Nats, asked_context: &Context, asked: Option<&str>) -> 
 }
 
 /// The server's word on why a request to a JetStream API gets no answer: it must be allowed to go there, and the answer to
-/// come back.
-fn denied(nats: &Nats, prefix: &str) -> Option<String> {
+/// come back. The server that has the domain names the subject without it.
+fn denied(nats: &Nats) -> Option<String> {
     let denied = nats.denied.borrow();
-    denied.iter().find(|what| what.contains(prefix) || what.contains("_INBOX.")).cloned()
+    denied.iter().find(|what| what.contains("\"$JS.") || what.contains("\"_INBOX.")).cloned()
 }
 
 fn shown(domain: Option<&str>) -> String {

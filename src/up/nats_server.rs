@@ -146,10 +146,9 @@ pub struct NatsServer {
 impl NatsServer {
     /// Starts a server; returns when it accepts clients.
     pub async fn start(binary: &Path, settings: &Settings) -> Result<Self> {
-        for dir in [Some(settings.store_dir.as_path()), settings.log.parent(), settings.config.parent()] {
-            if let Some(dir) = dir {
-                fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-            }
+        let dirs = [Some(settings.store_dir.as_path()), settings.log.parent(), settings.config.parent()];
+        for dir in dirs.into_iter().flatten() {
+            fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         }
         fs::write(&settings.config, configuration(settings))
             .with_context(|| format!("write {}", settings.config.display()))?;

@@ -36,7 +36,8 @@ async fn a_trap_fails_its_call_and_the_next_one_works() {
     start(&server, &host, &example("echo"), 1).await;
     let caller = Caller::new(&server).await;
     // Traps on operations with an odd length.
-    let guest = run(&server, &host, "(if (i32.and (local.get $op) (i32.const 1)) (then (unreachable))) (i32.const 1)").await;
+    let guest =
+        run(&server, &host, "(if (i32.and (local.get $op) (i32.const 1)) (then (unreachable))) (i32.const 1)").await;
     let error = caller.call(&guest.id, "odd", "").await.unwrap_err();
     assert!(error.contains("trapped") && error.contains("unreachable"), "{error}");
     assert!(caller.call(&guest.id, "even", "").await.is_ok());
@@ -208,7 +209,10 @@ async fn an_actor_that_calls_itself_without_end_is_stopped() {
     let body = r#"(if (call $host_call (i32.const 0) (i32.const 0) (i32.const 100) (i32.const 12) (i32.const 120) (i32.const 1) (i32.const 1) (i32.const 0))
         (then (return (i32.const 1))))
         (call $host_error (i32.const 400)) (call $error (i32.const 400) (call $host_error_len)) (i32.const 0)"#;
-    let module = wapc(body).replace("(func (export", "(data (i32.const 100) \"test/forever\") (data (i32.const 120) \"x\")\n(func (export");
+    let module = wapc(body).replace(
+        "(func (export",
+        "(data (i32.const 100) \"test/forever\") (data (i32.const 120) \"x\")\n(func (export",
+    );
     let guest = sign(&module, &Signing { call_alias: Some("test/forever".into()), ..Signing::default() });
     start(&server, &host, &guest.reference, 1000).await;
     let error = caller.call(&guest.id, "x", "").await.unwrap_err();

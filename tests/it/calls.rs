@@ -85,7 +85,8 @@ async fn a_call_without_a_link_or_a_claim_names_what_is_missing() {
             (i32.const 130) (i32.const 12) (i32.const 1) (i32.const 0)))
             (call $host_error (i32.const 200)) (call $error (i32.const 200) (call $host_error_len)) (i32.const 0)"#;
         let data = r#"(data (i32.const 100) "default") (data (i32.const 110) "wasmcloud:keyvalue") (data (i32.const 130) "KeyValue.Get")"#;
-        let unsigned_for = sign(&wapc(body).replace("(func (export", &format!("{data}\n(func (export")), &Signing::default());
+        let unsigned_for =
+            sign(&wapc(body).replace("(func (export", &format!("{data}\n(func (export")), &Signing::default());
         start(&server, &host, &unsigned_for.reference, 1).await;
         let ctl = ctl_2024(&server).await;
         ctl.advertise_link(&unsigned_for.id, PROVIDER, "wasmcloud:keyvalue", "default", HashMap::new()).await.unwrap();
@@ -108,14 +109,15 @@ async fn a_provider_may_only_call_on_contracts_the_actor_was_signed_for() {
 #[tokio::test]
 async fn a_linked_provider_is_called_and_its_error_comes_back_word_for_word() {
     use futures::StreamExt;
-    use lattice_host::rpc::{codec, invocation::{InvocationResponse, TraceContext}};
+    use lattice_host::rpc::{
+        codec,
+        invocation::{InvocationResponse, TraceContext},
+    };
     let server = Server::start().await;
     let host = host(&server).start().await;
     let nats = client::nats(&server).await;
-    let mut calls = nats
-        .queue_subscribe(format!("wasmbus.rpc.default.{PROVIDER}.default"), "rpc".into())
-        .await
-        .unwrap();
+    let mut calls =
+        nats.queue_subscribe(format!("wasmbus.rpc.default.{PROVIDER}.default"), "rpc".into()).await.unwrap();
     nats.flush().await.unwrap();
     let provider = tokio::spawn(async move {
         while let Some(message) = calls.next().await {
@@ -228,7 +230,8 @@ async fn a_health_request_is_answered_like_any_call() {
     let server = Server::start().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
-    let reply = Caller::new(&server).await.call(ECHO, "Actor.HealthRequest", Bytes::from_static(&[0x80])).await.unwrap();
+    let reply =
+        Caller::new(&server).await.call(ECHO, "Actor.HealthRequest", Bytes::from_static(&[0x80])).await.unwrap();
     let health: HashMap<String, Value> = rmp_serde::from_slice(&reply).unwrap();
     assert_eq!(health["healthy"], json!(true));
     host.stop().await;

@@ -154,9 +154,8 @@ async fn a_malformed_auction_gets_no_answer_and_other_nonsense_a_reasoned_refusa
     let ask = |subject: String, body: &'static str| {
         let nats = nats.clone();
         async move {
-            let request = async_nats::Request::new()
-                .payload(body.into())
-                .timeout(Some(std::time::Duration::from_millis(400)));
+            let request =
+                async_nats::Request::new().payload(body.into()).timeout(Some(std::time::Duration::from_millis(400)));
             nats.send_request(subject, request).await.map(|reply| reply.payload)
         }
     };

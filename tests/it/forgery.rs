@@ -11,9 +11,9 @@ use lattice_host::{
 use serde_json::{Value, json};
 
 use crate::harness::{
-    ECHO, PONGER, Server,
+    CLUSTER, CLUSTER_SEED, ECHO, PONGER, Server,
     client::{Caller, http_request, start},
-    CLUSTER, CLUSTER_SEED, example, host,
+    example, host,
 };
 
 /// A token with claims of any kind, signed with the tests' cluster key.

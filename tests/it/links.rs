@@ -40,7 +40,8 @@ async fn claims_and_references_are_written_when_an_actor_starts() {
     let host = host(&server).start().await;
     start(&server, &host, &example("kvcounter"), 1).await;
     let bucket = bucket(&server).await;
-    let claims: Value = serde_json::from_slice(&bucket.get(format!("CLAIMS_{KVCOUNTER}")).await.unwrap().unwrap()).unwrap();
+    let claims: Value =
+        serde_json::from_slice(&bucket.get(format!("CLAIMS_{KVCOUNTER}")).await.unwrap().unwrap()).unwrap();
     assert_eq!(claims["caps"], "wasmcloud:httpserver,wasmcloud:keyvalue");
     assert!(claims.as_object().unwrap().values().all(Value::is_string), "{claims}");
     let key = lattice_host::store::keys::reference(&example("kvcounter"));
@@ -66,7 +67,8 @@ async fn a_link_goes_to_its_provider_with_the_ids_all_peers_compute() {
     assert_eq!((link.actor_id.as_str(), link.values["PORT"].as_str()), (ECHO, "1"));
 
     let id = lattice_host::store::keys::link_hash(ECHO, "wasmcloud:httpserver", "default");
-    let stored: Value = serde_json::from_slice(&bucket(&server).await.get(format!("LINKDEF_{id}")).await.unwrap().unwrap()).unwrap();
+    let stored: Value =
+        serde_json::from_slice(&bucket(&server).await.get(format!("LINKDEF_{id}")).await.unwrap().unwrap()).unwrap();
     assert_eq!(stored["id"], id);
 
     // New values reach a provider only if the old link goes first.
@@ -89,7 +91,9 @@ async fn links_written_by_others_in_any_form_are_taken_over() {
     let bucket = bucket(&server).await;
     let mut events = Events::all(&server).await;
     let id = lattice_host::store::keys::link_hash(ECHO, "acme:thing", "default");
-    let raw = format!(r#"{{"actor_id":"{ECHO}","provider_id":"{PROVIDER}","link_name":"default","contract_id":"acme:thing","values":null}}"#);
+    let raw = format!(
+        r#"{{"actor_id":"{ECHO}","provider_id":"{PROVIDER}","link_name":"default","contract_id":"acme:thing","values":null}}"#
+    );
     bucket.put(format!("LINKDEF_{id}"), raw.into()).await.unwrap();
     assert_eq!(text(&events.next("linkdef_set").await, "/data/contract_id"), "acme:thing");
     // Older hosts delete by purging.
@@ -102,7 +106,13 @@ async fn links_written_by_others_in_any_form_are_taken_over() {
     let claims = json!({"subject": "MX", "issuer": "A", "name": "x", "capabilities": ["a"], "tags": [], "revision": "1", "version": "1", "call_alias": ""});
     bucket.put("CLAIMS_MX", claims.to_string().into()).await.unwrap();
     eventually("the claims show", || async {
-        ctl_2024(&server).await.get_claims().await.ok()?.into_iter().find(|claims| claims["sub"] == "MX" && claims["caps"] == "a")
+        ctl_2024(&server)
+            .await
+            .get_claims()
+            .await
+            .ok()?
+            .into_iter()
+            .find(|claims| claims["sub"] == "MX" && claims["caps"] == "a")
     })
     .await;
     host.stop().await;
@@ -168,9 +178,7 @@ async fn the_metadata_of_a_2022_lattice_is_copied_and_left_in_place() {
         })
         .await
         .unwrap();
-    let link = |deleted: bool, contract: &str| {
-        json!({"id": "uuid", "actor_id": ECHO, "provider_id": PROVIDER, "link_name": "default", "contract_id": contract, "values": {"a": "b"}, "deleted": deleted})
-    };
+    let link = |deleted: bool, contract: &str| json!({"id": "uuid", "actor_id": ECHO, "provider_id": PROVIDER, "link_name": "default", "contract_id": contract, "values": {"a": "b"}, "deleted": deleted});
     for (subject, body) in [
         ("lc.default.linkdefs.one", link(false, "acme:kept")),
         ("lc.default.linkdefs.two", link(true, "acme:gone")),

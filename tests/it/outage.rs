@@ -25,7 +25,8 @@ async fn a_killed_server_loses_nothing_when_it_comes_back() {
     })
     .await;
     let ctl = ctl_2024(&server).await;
-    eventually("the link is still there", || async { ctl.query_links().await.ok().filter(|links| links.len() == 1) }).await;
+    eventually("the link is still there", || async { ctl.query_links().await.ok().filter(|links| links.len() == 1) })
+        .await;
     assert!(ctl.get_claims().await.unwrap().iter().any(|claims| claims["sub"] == ECHO));
     let ack = ctl.advertise_link(ECHO, PROVIDER, "acme:second", "default", HashMap::new()).await.unwrap();
     assert!(ack.accepted, "{}", ack.error);
@@ -42,10 +43,13 @@ async fn what_changed_during_an_outage_is_known_after_it() {
     server.resume().await;
     // Before the host is back, or while it comes back, somebody else writes the bucket.
     let context = async_nats::jetstream::with_domain(client::nats(&server).await, "core");
-    let bucket = eventually("the bucket is there", || async { context.get_key_value("LATTICEDATA_default").await.ok() }).await;
+    let bucket =
+        eventually("the bucket is there", || async { context.get_key_value("LATTICEDATA_default").await.ok() }).await;
     let id = |contract: &str| lattice_host::store::keys::link_hash(ECHO, contract, "default");
     bucket.delete(format!("LINKDEF_{}", id("acme:old"))).await.unwrap();
-    let value = format!(r#"{{"actor_id":"{ECHO}","provider_id":"{PROVIDER}","link_name":"default","contract_id":"acme:new","values":{{}}}}"#);
+    let value = format!(
+        r#"{{"actor_id":"{ECHO}","provider_id":"{PROVIDER}","link_name":"default","contract_id":"acme:new","values":{{}}}}"#
+    );
     bucket.put(format!("LINKDEF_{}", id("acme:new")), value.into()).await.unwrap();
     let ctl = ctl_2024(&server).await;
     eventually("the host knows", || async {
@@ -61,7 +65,8 @@ async fn a_store_that_is_lost_is_made_again_with_what_the_host_knows() {
     let mut server = Server::start().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
-    let ack = ctl_2024(&server).await.advertise_link(ECHO, PROVIDER, "acme:kept", "default", HashMap::new()).await.unwrap();
+    let ack =
+        ctl_2024(&server).await.advertise_link(ECHO, PROVIDER, "acme:kept", "default", HashMap::new()).await.unwrap();
     assert!(ack.accepted, "{}", ack.error);
     server.kill();
     std::fs::remove_dir_all(server.dir().join("js")).unwrap();
@@ -98,7 +103,8 @@ async fn a_link_that_cannot_be_stored_is_refused_in_time() {
         })
         .await
         .unwrap();
-    let ack = ctl_2024(&server).await.advertise_link(ECHO, PROVIDER, "acme:x", "default", HashMap::new()).await.unwrap();
+    let ack =
+        ctl_2024(&server).await.advertise_link(ECHO, PROVIDER, "acme:x", "default", HashMap::new()).await.unwrap();
     assert!(!ack.accepted && ack.error.contains("refused the write"), "{}", ack.error);
     host.stop().await;
 }

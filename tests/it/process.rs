@@ -45,7 +45,8 @@ impl Process {
     /// Waits for a log line with this text.
     fn line(&mut self, text: &str) -> String {
         loop {
-            let line = self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no line {text:?} after {:#?}", self.seen));
+            let line =
+                self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no line {text:?} after {:#?}", self.seen));
             self.seen.push(line.clone());
             if line.contains(text) {
                 return line;
@@ -90,7 +91,9 @@ async fn the_log_tells_what_the_walk_shows_in_its_order() {
     let server = Server::start().await;
     let dir = TempDir::new().unwrap();
     let port = server.url().rsplit(':').next().unwrap().to_owned();
-    let mut host = Process::start(command(dir.path()).arg("foreground").env("WASMCLOUD_JS_DOMAIN", "core").env("NATS_PORT", &port));
+    let mut host = Process::start(
+        command(dir.path()).arg("foreground").env("WASMCLOUD_JS_DOMAIN", "core").env("NATS_PORT", &port),
+    );
     for text in [
         "Using JetStream domain: core",
         "Wrote \"./host_config.json\"",
@@ -133,10 +136,13 @@ async fn the_log_tells_what_the_walk_shows_in_its_order() {
 
 /// A guest that works for about ten seconds on any machine this runs on, yielding all the time.
 fn busy() -> String {
-    wapc("(local $n i64) (loop $l (local.set $n (i64.add (local.get $n) (i64.const 1))) (br_if $l (i64.lt_u (local.get $n) (i64.const 1000000000)))) (i32.const 1)")
+    wapc(
+        "(local $n i64) (loop $l (local.set $n (i64.add (local.get $n) (i64.const 1))) (br_if $l (i64.lt_u (local.get $n) (i64.const 1000000000)))) (i32.const 1)",
+    )
 }
 
-async fn with_a_call_in_work() -> (Server, TempDir, Process, tokio::task::JoinHandle<Result<bytes::Bytes, String>>, Events) {
+async fn with_a_call_in_work()
+-> (Server, TempDir, Process, tokio::task::JoinHandle<Result<bytes::Bytes, String>>, Events) {
     let server = Server::start().await;
     let dir = TempDir::new().unwrap();
     let mut process = Process::start(command(dir.path()).args([
@@ -195,7 +201,8 @@ async fn a_second_signal_ends_the_host_at_once() {
 async fn a_stop_over_the_control_interface_ends_the_process() {
     let server = Server::start().await;
     let dir = TempDir::new().unwrap();
-    let mut process = Process::start(command(dir.path()).args(["foreground", "--nats-host", &server.url(), "--js-domain", "core"]));
+    let mut process =
+        Process::start(command(dir.path()).args(["foreground", "--nats-host", &server.url(), "--js-domain", "core"]));
     process.line("ready");
     let ctl = ctl_2024(&server).await;
     let host = ctl.get_hosts().await.unwrap().remove(0).id;
@@ -226,8 +233,11 @@ async fn up_brings_its_own_server_and_takes_it_down_again() {
 #[test]
 fn all_mistakes_are_reported_together() {
     let dir = TempDir::new().unwrap();
-    std::fs::write(dir.path().join("host_config.json"), "{\n  \"rpc_port\": \"many\",\n  \"js_domain\": \"core\"\n}").unwrap();
-    let output = output(command(dir.path()).args(["foreground", "--cluster-seed", "SUPERSECRET"]).env("WASMCLOUD_LATTICE", "a.b"));
+    std::fs::write(dir.path().join("host_config.json"), "{\n  \"rpc_port\": \"many\",\n  \"js_domain\": \"core\"\n}")
+        .unwrap();
+    let output = output(
+        command(dir.path()).args(["foreground", "--cluster-seed", "SUPERSECRET"]).env("WASMCLOUD_LATTICE", "a.b"),
+    );
     assert_eq!(output.status.code(), Some(64));
     let text = stderr(&output);
     for part in ["rpc_port", "host_config.json", "2", "cluster_seed", "lattice_prefix", "WASMCLOUD_LATTICE"] {
@@ -250,10 +260,14 @@ fn config_show_tells_where_each_value_comes_from() {
     let dir = TempDir::new().unwrap();
     std::fs::write(dir.path().join(".env"), "WASMCLOUD_JS_DOMAIN=core\n").unwrap();
     let shown = output(
-        command(dir.path()).args(["config", "show", "--origin", "--cluster-seed", CLUSTER_SEED]).env("WASMCLOUD_RPC_TIMEOUT_MS", "5000"),
+        command(dir.path())
+            .args(["config", "show", "--origin", "--cluster-seed", CLUSTER_SEED])
+            .env("WASMCLOUD_RPC_TIMEOUT_MS", "5000"),
     );
     let text = String::from_utf8_lossy(&shown.stdout).into_owned();
-    let row = |key: &str| text.lines().find(|line| line.starts_with(key)).unwrap_or_else(|| panic!("{key} in {text}")).to_owned();
+    let row = |key: &str| {
+        text.lines().find(|line| line.starts_with(key)).unwrap_or_else(|| panic!("{key} in {text}")).to_owned()
+    };
     assert!(row("js_domain").contains(".env") && row("js_domain").contains("core"));
     assert!(row("rpc_timeout_ms").contains("WASMCLOUD_RPC_TIMEOUT_MS"));
     assert!(row("cluster_seed").contains("--cluster-seed"));

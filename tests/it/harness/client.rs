@@ -46,7 +46,12 @@ pub async fn nats(server: &Server) -> async_nats::Client {
 pub async fn provider_rpc(server: &Server) -> RpcClient {
     let nats = wasmbus_rpc::async_nats::connect(server.url()).await.expect("connected");
     let key = KeyPair::from_seed(CLUSTER_SEED).expect("the tests' cluster seed");
-    RpcClient::new(nats, "NwashHostCallerId000000000000000000000000000000000000000".into(), Some(Duration::from_secs(5)), Arc::new(key))
+    RpcClient::new(
+        nats,
+        "NwashHostCallerId000000000000000000000000000000000000000".into(),
+        Some(Duration::from_secs(5)),
+        Arc::new(key),
+    )
 }
 
 /// Calls an actor as the HTTP server provider does, with the real crate of provider authors.
@@ -56,10 +61,11 @@ pub async fn call_as_provider(
     method: &str,
     argument: Vec<u8>,
 ) -> Result<Vec<u8>, wasmbus_rpc::error::RpcError> {
-    let origin = wasmbus_rpc::core::WasmCloudEntity::new_provider("wasmcloud:httpserver", "default").map(|mut entity| {
-        entity.public_key = PROVIDER.into();
-        entity
-    })?;
+    let origin =
+        wasmbus_rpc::core::WasmCloudEntity::new_provider("wasmcloud:httpserver", "default").map(|mut entity| {
+            entity.public_key = PROVIDER.into();
+            entity
+        })?;
     let target = wasmbus_rpc::core::WasmCloudEntity::new_actor(actor)?;
     rpc.send(origin, target, "default", Message { method, arg: argument.into() }).await
 }

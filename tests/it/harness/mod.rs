@@ -61,7 +61,8 @@ pub struct HostBuilder {
 /// A host that joins `server`'s lattice with the tests' cluster key and may load files.
 pub fn host(server: &Server) -> HostBuilder {
     let mut builder = HostBuilder { flags: Vec::new(), labels: Vec::new() };
-    builder = builder.set("nats_host", &server.url()).set("cluster_seed", CLUSTER_SEED).set("enable_start_from_fs", "true");
+    builder =
+        builder.set("nats_host", &server.url()).set("cluster_seed", CLUSTER_SEED).set("enable_start_from_fs", "true");
     match server.domain() {
         Some(domain) => builder.set("js_domain", domain),
         None => builder,
