@@ -157,6 +157,76 @@ fn human(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{actors::supervisor::GroupView, identity::keys::ActorId};
+
+    fn state() -> HostState {
+        let id = HostId::parse("NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF").unwrap();
+        let facts = Facts {
+            id,
+            friendly_name: "calm-otter-0042".into(),
+            issuer: "CABC".into(),
+            cluster_issuers: vec!["CABC".into(), "CDEF".into()],
+            lattice: "default".into(),
+            js_domain: Some("core".into()),
+            ctl_host: "127.0.0.1".into(),
+            rpc_host: "127.0.0.1".into(),
+            prov_rpc_host: "127.0.0.1".into(),
+        };
+        HostState::new(facts, Pairs::from([("hostcore.os".into(), "linux".into())]))
+    }
+
+    fn actors() -> Vec<ActorView> {
+        vec![ActorView {
+            id: ActorId::parse("MDWUSKGGFDI4FRXK5EBTRECZSVQSSWJHHJOGH6JWG3AUMFFMQ435C2JZ").unwrap(),
+            name: Some("Echo".into()),
+            reference: "file:///echo.wasm".into(),
+            revision: 3,
+            groups: vec![GroupView { annotations: Pairs::new(), instance_id: "i".into(), max: u32::MAX }],
+        }]
+    }
+
+    const HOST: &str = "NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF";
+    const ACTOR: &str = "MDWUSKGGFDI4FRXK5EBTRECZSVQSSWJHHJOGH6JWG3AUMFFMQ435C2JZ";
+
+    #[test]
+    fn a_ping_reply_has_texts_where_clients_read_texts() {
+        assert_eq!(
+            serde_json::to_value(state().ping()).unwrap(),
+            json!({"id": HOST, "issuer": "CABC", "labels": {"hostcore.os": "linux"}, "friendly_name": "calm-otter-0042",
+                "uptime_seconds": 0, "uptime_human": "0s", "version": VERSION, "cluster_issuers": "CABC,CDEF",
+                "js_domain": "core", "ctl_host": "127.0.0.1", "prov_rpc_host": "127.0.0.1", "rpc_host": "127.0.0.1",
+                "lattice_prefix": "default", "lattice": "default"})
+        );
+    }
+
+    #[test]
+    fn an_inventory_counts_under_both_names_and_has_no_second_id() {
+        assert_eq!(
+            serde_json::to_value(state().inventory(&actors())).unwrap(),
+            json!({"host_id": HOST, "issuer": "CABC", "friendly_name": "calm-otter-0042", "labels": {"hostcore.os": "linux"},
+                "version": VERSION, "uptime_human": "0s", "uptime_seconds": 0, "providers": [],
+                "actors": [{"id": ACTOR, "image_ref": "file:///echo.wasm", "name": "Echo", "instances": [
+                    {"annotations": {}, "instance_id": "i", "revision": 3, "image_ref": "file:///echo.wasm",
+                     "max_instances": 4_294_967_295_u32, "max_concurrent": 65535}]}]})
+        );
+    }
+
+    #[test]
+    fn a_heartbeat_has_actors_as_an_object() {
+        assert_eq!(
+            state().heartbeat(&actors()),
+            json!({"host_id": HOST, "issuer": "CABC", "friendly_name": "calm-otter-0042", "labels": {"hostcore.os": "linux"},
+                "version": VERSION, "uptime_seconds": 0, "uptime_human": "0s", "actors": {ACTOR: u32::MAX}, "providers": []})
+        );
+    }
+
+    #[test]
+    fn constraints_match_labels_exactly() {
+        let state = state();
+        let on = |value: &str| Pairs::from([("hostcore.os".to_owned(), value.to_owned())]);
+        assert!(state.matches(&Pairs::new()) && state.matches(&on("linux")));
+        assert!(!state.matches(&on("Linux")) && !state.matches(&Pairs::from([("x".into(), "y".into())])));
+    }
 
     #[test]
     fn durations_read_well() {

@@ -219,3 +219,95 @@ impl Event {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::keys::ActorId;
+
+    const ACTOR: &str = "MDWUSKGGFDI4FRXK5EBTRECZSVQSSWJHHJOGH6JWG3AUMFFMQ435C2JZ";
+
+    fn actor() -> ActorContext {
+        ActorContext {
+            host_id: "NHOST".into(),
+            public_key: ACTOR.into(),
+            image_ref: "file:///a.wasm".into(),
+            annotations: Annotations::from([("a".into(), "b".into())]),
+            claims: ActorClaims {
+                subject: ActorId::parse(ACTOR).unwrap(),
+                issuer: "AISSUER".into(),
+                name: None,
+                caps: vec![],
+                tags: vec![],
+                revision: None,
+                version: None,
+                call_alias: None,
+                issued_at: 1,
+                expires: None,
+                not_before: None,
+                hash: String::new(),
+            },
+        }
+    }
+
+    /// What clients were seen to need; a change here breaks one of them.
+    #[test]
+    fn actor_events_have_the_members_of_all_eras() {
+        let claims = json!({"call_alias": null, "caps": [], "issuer": "AISSUER", "tags": [], "name": "N/A", "version": null,
+            "revision": null, "not_before_human": "immediately", "expires_human": "never"});
+        let started = Event::ActorsStarted { actor: actor(), count: 2 };
+        assert_eq!(
+            started.data(),
+            json!({"public_key": ACTOR, "image_ref": "file:///a.wasm", "annotations": {"a": "b"}, "host_id": "NHOST",
+                "claims": claims, "count": 2})
+        );
+        let one = Event::ActorStarted { actor: actor(), instance_id: "i".into() };
+        assert_eq!(
+            one.data(),
+            json!({"public_key": ACTOR, "image_ref": "file:///a.wasm", "api_version": "n/a", "instance_id": "i",
+                "annotations": {"a": "b"}, "host_id": "NHOST", "claims": claims})
+        );
+        let stopped = Event::ActorsStopped { actor: actor(), count: 1, remaining: 1 };
+        assert_eq!(
+            stopped.data(),
+            json!({"host_id": "NHOST", "public_key": ACTOR, "count": 1, "remaining": 1, "annotations": {"a": "b"},
+                "image_ref": "file:///a.wasm"})
+        );
+        let scaled = Event::ActorScaled { actor: actor(), max: 0 };
+        assert_eq!(scaled.data()["max_instances"], 0);
+        assert_eq!(scaled.name(), "actor_scaled");
+    }
+
+    #[test]
+    fn a_failed_scale_names_the_reference_twice() {
+        let failed = Event::ActorScaleFailed {
+            host_id: "NHOST".into(),
+            public_key: "N/A".into(),
+            image_ref: "r".into(),
+            annotations: Annotations::new(),
+            max: 1,
+            error: "because of \"it\"".into(),
+        };
+        assert_eq!(
+            failed.data(),
+            json!({"host_id": "NHOST", "public_key": "N/A", "image_ref": "r", "actor_ref": "r", "annotations": {},
+                "max_instances": 1, "error": "because of \"it\""})
+        );
+    }
+
+    #[test]
+    fn link_events_carry_the_id() {
+        let link = LinkDefinition {
+            actor_id: "Mbob".into(),
+            provider_id: "V".into(),
+            link_name: "default".into(),
+            contract_id: "wasmcloud:testy".into(),
+            values: BTreeMap::new(),
+        };
+        assert_eq!(
+            Event::LinkdefSet(link).data(),
+            json!({"id": "B40411AD09B70A2C83D59923584F66BA2C5A3C274DC4F19416DA49CCD6531F9C", "actor_id": "Mbob",
+                "provider_id": "V", "link_name": "default", "contract_id": "wasmcloud:testy", "values": {}})
+        );
+    }
+}

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use serde_json::{Value, json};
 
 use crate::harness::{
@@ -12,6 +13,7 @@ use crate::harness::{
     example,
     guests::{Signing, sign, wapc},
     host,
+    nats::free_port,
 };
 
 /// Both ways a call can take inside one host.
@@ -108,7 +110,6 @@ async fn a_provider_may_only_call_on_contracts_the_actor_was_signed_for() {
 
 #[tokio::test]
 async fn a_linked_provider_is_called_and_its_error_comes_back_word_for_word() {
-    use futures::StreamExt;
     use lattice_host::rpc::{
         codec,
         invocation::{InvocationResponse, TraceContext},
@@ -176,7 +177,6 @@ async fn large_payloads_travel_both_ways_through_the_object_store() {
 
 #[tokio::test]
 async fn the_trace_of_a_call_is_passed_on() {
-    use futures::StreamExt;
     let server = Server::start().await;
     let (first, second) = (host(&server).start().await, host(&server).start().await);
     start(&server, &first, &example("pinger"), 1).await;
@@ -196,32 +196,58 @@ async fn the_trace_of_a_call_is_passed_on() {
     second.stop().await;
 }
 
-#[tokio::test]
+/// How many messages the server delivered to each host, by its own statistics.
+async fn delivered(monitor: u16) -> HashMap<String, u64> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut connection = tokio::net::TcpStream::connect(("127.0.0.1", monitor)).await.unwrap();
+    connection.write_all(b"GET /connz HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    let statistics: Value = serde_json::from_str(body).unwrap();
+    let mut delivered = HashMap::new();
+    for connection in statistics["connections"].as_array().unwrap() {
+        let name = connection["name"].as_str().unwrap_or_default();
+        *delivered.entry(name.to_owned()).or_default() += connection["out_msgs"].as_u64().unwrap();
+    }
+    delivered
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_hosts_share_the_load_and_one_goes_on_alone() {
-    let server = Server::start().await;
+    const CALLS: usize = 20_000;
+    let monitor = free_port();
+    let config = format!("http: \"127.0.0.1:{monitor}\"\njetstream {{ domain: core\n store_dir: \"@DIR@/js\" }}");
+    let server = Server::with_config(Some("core"), &config).await;
     let (first, second) = (host(&server).start().await, host(&server).start().await);
     for host in [&first, &second] {
-        start(&server, host, &example("echo"), 50).await;
+        start(&server, host, &example("echo"), 64).await;
     }
     let caller = std::sync::Arc::new(Caller::new(&server).await);
     let call_many = |count: usize| {
         let caller = std::sync::Arc::clone(&caller);
         async move {
-            let calls = (0..count).map(|_| {
+            let calls = futures::stream::iter(0..count).map(|_| {
                 let caller = std::sync::Arc::clone(&caller);
                 async move { caller.call(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b"")).await }
             });
-            for result in futures::future::join_all(calls).await {
-                result.expect("no call fails");
-            }
+            let failures: Vec<String> =
+                calls.buffer_unordered(64).filter_map(|end| async { end.err() }).collect().await;
+            assert!(failures.is_empty(), "{} failed, the first: {}", failures.len(), failures[0]);
         }
     };
-    call_many(200).await;
-    let mut events = Events::all(&server).await;
+    call_many(CALLS).await;
+    let delivered = delivered(monitor).await;
+    for host in [&first, &second] {
+        // The statistics lag a little and hold other messages too; a fair share is far above this.
+        let share = delivered[&format!("host {}", host.id)];
+        assert!(share > CALLS as u64 / 10, "{delivered:?}");
+    }
     // While calls go on, one host leaves in order; no call may fail.
-    let (_, ()) = tokio::join!(call_many(400), first.stop());
+    let mut events = Events::all(&server).await;
+    tokio::join!(call_many(2_000), first.stop());
     events.next("host_stopped").await;
-    call_many(100).await;
+    call_many(200).await;
     second.stop().await;
 }
 

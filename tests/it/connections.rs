@@ -302,7 +302,7 @@ async fn open_as(server: &Server, auth: Auth, domain: Option<&str>) -> Result<Bu
     Bucket::open(&nats, domain, "LATTICEDATA_default", 1).await
 }
 
-async fn open(server: &Server, domain: Option<&str>) -> Result<Bucket, OpenError> {
+pub(crate) async fn open(server: &Server, domain: Option<&str>) -> Result<Bucket, OpenError> {
     open_as(server, Auth::Anonymous, domain).await
 }
 

@@ -10,3 +10,5 @@ mod forgery;
 mod links;
 mod outage;
 mod process;
+mod services;
+mod store;

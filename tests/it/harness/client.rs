@@ -79,37 +79,18 @@ pub fn http_request(method: &str, path: &str, body: &[u8]) -> Vec<u8> {
         path: &'a str,
         query_string: &'a str,
         header: std::collections::BTreeMap<String, Vec<String>>,
-        body: Body<'a>,
+        body: Bytes,
     }
-    struct Body<'a>(&'a [u8]);
-    impl serde::Serialize for Body<'_> {
-        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.serialize_bytes(self.0)
-        }
-    }
-    let request = HttpRequest { method, path, query_string: "", header: Default::default(), body: Body(body) };
+    let request =
+        HttpRequest { method, path, query_string: "", header: Default::default(), body: Bytes::copy_from_slice(body) };
     rmp_serde::to_vec_named(&request).expect("a request encodes")
 }
 
 /// The body of an HTTP response as the contract encodes it.
-pub fn http_body(response: &[u8]) -> Vec<u8> {
+pub fn http_body(response: &[u8]) -> Bytes {
     #[derive(serde::Deserialize)]
     struct HttpResponse {
-        #[serde(deserialize_with = "bytes")]
-        body: Vec<u8>,
-    }
-    fn bytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-        struct Visitor;
-        impl serde::de::Visitor<'_> for Visitor {
-            type Value = Vec<u8>;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("bytes")
-            }
-            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
-                Ok(bytes.to_vec())
-            }
-        }
-        deserializer.deserialize_bytes(Visitor)
+        body: Bytes,
     }
     rmp_serde::from_slice::<HttpResponse>(response).expect("a response decodes").body
 }

@@ -1,0 +1,48 @@
+//! The bucket and its stand-in in memory: one suite for both.
+
+use std::sync::Arc;
+
+use lattice_host::store::{Backend, Entry, Error, Expect, Update, memory::Memory};
+use tokio::sync::mpsc;
+
+use crate::{
+    connections,
+    harness::{PATIENCE, Server},
+};
+
+async fn next(updates: &mut mpsc::Receiver<Update>) -> Update {
+    tokio::time::timeout(PATIENCE, updates.recv()).await.expect("an update").expect("the watch goes on")
+}
+
+async fn behaves_like_a_bucket(backend: Arc<dyn Backend>) {
+    let first = backend.put("a", "1".into(), Expect::Revision(0)).await.unwrap();
+    assert!(matches!(backend.put("a", "x".into(), Expect::Revision(0)).await, Err(Error::Conflict)));
+    let second = backend.put("a", "2".into(), Expect::Revision(first)).await.unwrap();
+    assert!(second > first);
+    assert!(matches!(backend.put("a", "x".into(), Expect::Revision(first)).await, Err(Error::Conflict)));
+    assert!(matches!(backend.delete("a", Expect::Revision(first)).await, Err(Error::Conflict)));
+    backend.put("gone", "x".into(), Expect::Anything).await.unwrap();
+    backend.delete("gone", Expect::Anything).await.unwrap();
+
+    // A watch begins with what is there, without what was deleted, and goes on with what happens.
+    let mut updates = backend.watch();
+    let Update::Snapshot(entries) = next(&mut updates).await else { panic!("a snapshot comes first") };
+    assert_eq!(entries, [Entry { key: "a".into(), value: "2".into(), revision: second }]);
+    backend.delete("a", Expect::Revision(second)).await.unwrap();
+    assert!(matches!(next(&mut updates).await, Update::Delete { key, .. } if key == "a"));
+    // Over a delete marker a key can be made anew.
+    let third = backend.put("a", "3".into(), Expect::Revision(0)).await.unwrap();
+    assert_eq!(next(&mut updates).await, Update::Put(Entry { key: "a".into(), value: "3".into(), revision: third }));
+}
+
+#[tokio::test]
+async fn memory_behaves_like_a_bucket() {
+    behaves_like_a_bucket(Arc::new(Memory::default())).await;
+}
+
+#[tokio::test]
+async fn the_bucket_behaves_like_itself() {
+    let server = Server::start().await;
+    let bucket = connections::open(&server, Some("core")).await.unwrap();
+    behaves_like_a_bucket(Arc::new(bucket)).await;
+}
