@@ -1,6 +1,6 @@
 //! The `host` binary: arguments, settings, log, host, signals, exit code.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
 use lattice_host::{
@@ -9,7 +9,10 @@ use lattice_host::{
     dirs::Dirs,
     host::{self, Host},
     shutdown, telemetry,
-    up::{self, nats_server::NatsServer},
+    up::{
+        self,
+        nats_server::{self, NatsServer},
+    },
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -57,7 +60,10 @@ fn run(args: SettingArgs, with_server: bool) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(live(config, &sources, with_server)) {
+    let outcome = runtime.block_on(live(config, &sources, with_server));
+    // A compilation or a read that still runs must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error:#}");
@@ -85,12 +91,19 @@ async fn live(config: Config, sources: &Sources, with_server: bool) -> anyhow::R
     let signalled = tokio::spawn({
         let stop = stop.clone();
         async move {
-            let received = shutdown::first_signal().await;
-            stop.cancel();
-            received
+            match shutdown::first_signal(nats_server::kill_started).await {
+                Ok(()) => stop.cancel(),
+                Err(error) => warn!(%error, "no signal can be heard; stop this host over the control interface"),
+            }
         }
     });
-    let mut server = if with_server { up::ensure_server(&config, &dirs).await? } else { None };
+    let mut server = None;
+    if with_server {
+        server = tokio::select! {
+            server = up::ensure_server(&config, &dirs) => server?,
+            () = stop.cancelled() => return Ok(()),
+        };
+    }
     let outcome = serve(config, &dirs, &stop, server.as_mut()).await;
     if let Some(server) = server {
         server.stop().await;
@@ -105,13 +118,14 @@ async fn serve(
     stop: &CancellationToken,
     server: Option<&mut NatsServer>,
 ) -> anyhow::Result<()> {
-    let mut host = match Host::start(config, dirs, stop).await {
-        Ok(host) => host,
+    let started = tokio::select! {
+        started = Host::start(config, dirs, stop) => started,
         // Told to stop while it waited for a server: that is an end in good order.
-        Err(_) if stop.is_cancelled() => return Ok(()),
-        Err(error) => return Err(error),
+        () = stop.cancelled() => return Ok(()),
     };
+    let mut host = started?;
     info!("ready");
+    let failed = host.failed();
     let server_ended = async {
         match server {
             Some(server) => server.ended().await,
@@ -121,6 +135,10 @@ async fn serve(
     let timeout = tokio::select! {
         () = stop.cancelled() => None,
         request = host.stop_requested() => request.timeout,
+        () = failed.cancelled() => {
+            host.stop(None).await;
+            anyhow::bail!("the host failed, see above");
+        }
         ended = server_ended => {
             host.stop(None).await;
             anyhow::bail!("the NATS server ended ({}), so the host did too", ended.map_or_else(|e| e.to_string(), |s| s.to_string()));

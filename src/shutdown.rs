@@ -2,19 +2,22 @@
 
 use std::io;
 
-use tracing::{info, warn};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
 
 /// The exit code of a process that was told twice, as shells report an interrupt.
 const EXIT_FORCED: i32 = 130;
 
-/// Waits for SIGINT or SIGTERM (Ctrl-C elsewhere). Returns when the first one came; from then on a second one exits.
-pub async fn first_signal() -> io::Result<()> {
+/// Waits for SIGINT, SIGTERM or SIGHUP (Ctrl-C elsewhere). Returns when the first one came; a second one exits, after
+/// `at_the_end`.
+pub async fn first_signal(at_the_end: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let mut signals = Signals::listen()?;
     let first = signals.next().await;
     info!(signal = first, "stopping; a second signal ends at once");
     tokio::spawn(async move {
         let second = signals.next().await;
         warn!(signal = second, "ended before everything was done");
+        at_the_end();
         std::process::exit(EXIT_FORCED);
     });
     Ok(())
@@ -24,19 +27,26 @@ pub async fn first_signal() -> io::Result<()> {
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
+    /// The terminal was closed.
+    hangup: tokio::signal::unix::Signal,
 }
 
 #[cfg(unix)]
 impl Signals {
     fn listen() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
     async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",
+            _ = self.hangup.recv() => "SIGHUP",
         }
     }
 }
@@ -56,5 +66,54 @@ impl Signals {
             std::future::pending::<()>().await;
         }
         "Ctrl-C"
+    }
+}
+
+/// Watches over a task the host cannot do without: if it ends, by returning or by a panic, before the host is closing,
+/// the host is told that it failed.
+pub async fn essential<F: Future<Output = ()>>(
+    name: &'static str,
+    task: F,
+    closing: CancellationToken,
+    failed: CancellationToken,
+) {
+    let _guard = Guard { name, closing, failed };
+    task.await;
+}
+
+struct Guard {
+    name: &'static str,
+    closing: CancellationToken,
+    failed: CancellationToken,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !self.closing.is_cancelled() {
+            error!(task = self.name, "a task this host cannot do without has ended; this is a bug, the host stops");
+            self.failed.cancel();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_essential_task_that_ends_early_or_panics_is_noticed() {
+        let tokens = || (CancellationToken::new(), CancellationToken::new());
+        let (closing, failed) = tokens();
+        essential("early", async {}, closing, failed.clone()).await;
+        assert!(failed.is_cancelled());
+
+        let (closing, failed) = tokens();
+        let panics = tokio::spawn(essential("panics", async { panic!("on purpose") }, closing, failed.clone()));
+        assert!(panics.await.is_err() && failed.is_cancelled());
+
+        let (closing, failed) = tokens();
+        closing.cancel();
+        essential("in order", async {}, closing, failed.clone()).await;
+        assert!(!failed.is_cancelled());
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A call takes a permit of the actor, then a slot of the host's instance pool, and gives both back when it ends. Calls
 //! from outside may fill only a part of the slots: the rest is for the calls that those calls make, or a host full of
-//! waiting callers could never answer them.
+//! waiting callers could never answer them. Instances kept for reuse have slots of their own.
 //!
 //! Invariant: an instance that trapped, ran out of time or was dropped in the middle of a call is never used again.
 
@@ -33,6 +33,7 @@ use crate::{
     router::{Admitted, Local, Route, Router},
     rpc::{
         call::{Call, CallError},
+        chunking,
         invocation::{Entity, TraceContext},
         server::Handler,
     },
@@ -41,24 +42,31 @@ use crate::{
 /// Instances kept between calls per actor, where reuse is on. More are rarely idle at the same time on a small machine.
 const IDLE_MAX: usize = 64;
 
-/// The slots of the instance pool, shared by all actors of a host.
+/// The slots of the instance pool, shared by all actors of a host: a quarter may hold idle instances, the rest runs calls.
 #[derive(Clone)]
 pub struct Slots {
-    all: Arc<Semaphore>,
-    /// What calls from outside may take together.
+    running: Arc<Semaphore>,
+    /// What calls from outside may take together of those that run.
     outside: Arc<Semaphore>,
+    idle: Arc<Semaphore>,
 }
 
 /// The right to one instance.
 struct Slot {
-    _all: OwnedSemaphorePermit,
+    _running: OwnedSemaphorePermit,
     _outside: Option<OwnedSemaphorePermit>,
 }
 
 impl Slots {
     pub fn new(count: u32) -> Self {
         let count = count as usize;
-        Self { all: Arc::new(Semaphore::new(count)), outside: Arc::new(Semaphore::new((count - count / 4).max(1))) }
+        let running = (count - count / 4).max(1);
+        let semaphore = |permits: usize| Arc::new(Semaphore::new(permits));
+        Self {
+            running: semaphore(running),
+            outside: semaphore((running - running / 4).max(1)),
+            idle: semaphore(count / 4),
+        }
     }
 
     async fn acquire(&self, depth: u8) -> Option<Slot> {
@@ -66,7 +74,7 @@ impl Slots {
             0 => Some(Arc::clone(&self.outside).acquire_owned().await.ok()?),
             _ => None,
         };
-        Some(Slot { _all: Arc::clone(&self.all).acquire_owned().await.ok()?, _outside: outside })
+        Some(Slot { _running: Arc::clone(&self.running).acquire_owned().await.ok()?, _outside: outside })
     }
 }
 
@@ -98,6 +106,7 @@ pub struct Actor {
 struct IdleOf {
     artifact: Arc<Artifact>,
     instance: Idle,
+    _slot: OwnedSemaphorePermit,
 }
 
 impl Actor {
@@ -163,11 +172,14 @@ impl Actor {
     }
 
     fn keep_idle(&self, artifact: Arc<Artifact>, instance: Idle) {
-        if instance.served < self.reuse.load(Ordering::Relaxed) {
-            let mut idle = self.idle();
-            if idle.len() < IDLE_MAX {
-                idle.push(IdleOf { artifact, instance });
-            }
+        if instance.served >= self.reuse.load(Ordering::Relaxed) {
+            return;
+        }
+        // Without a free place the instance goes: the next call gets a fresh one.
+        let Ok(slot) = Arc::clone(&self.shared.slots.idle).try_acquire_owned() else { return };
+        let mut idle = self.idle();
+        if idle.len() < IDLE_MAX {
+            idle.push(IdleOf { artifact, instance, _slot: slot });
         }
     }
 
@@ -183,12 +195,16 @@ impl Actor {
     async fn run(self: Arc<Self>, call: Call, permit: Permit) -> Result<Bytes, CallError> {
         let _in_work = self.in_work.token();
         let _permit = permit;
-        let deadline = call.deadline;
-        tokio::time::timeout_at(deadline, self.run_unbounded(call)).await.unwrap_or_else(|_| Err(self.out_of_time()))
+        // The guest looks at its deadline by itself, and calls it makes have theirs. This is for what neither covers, and
+        // leaves room for payloads that went through the object store.
+        let backstop = call.deadline + chunking::EXTRA_TIME;
+        tokio::time::timeout_at(backstop, self.run_unbounded(call)).await.unwrap_or_else(|_| Err(self.out_of_time()))
     }
 
     async fn run_unbounded(&self, call: Call) -> Result<Bytes, CallError> {
-        let _slot = self.shared.slots.acquire(call.depth).await.ok_or_else(|| self.not_admitted(Refused::Stopped))?;
+        let slot = tokio::time::timeout_at(call.deadline, self.shared.slots.acquire(call.depth)).await;
+        let _slot =
+            slot.map_err(|_| self.not_admitted(Refused::NoSlot))?.ok_or_else(|| self.not_admitted(Refused::Stopped))?;
         let _ticking = self.shared.engine.tick();
         let artifact = self.artifact.load_full();
         let outward = OutwardOf {

@@ -39,7 +39,7 @@ const SLOTS_MAX: u32 = 4096;
 const MEMORY_SHARE: u64 = 8;
 /// What a module may ask for in a slot, far above what compilers emit for actors.
 pub(super) const TABLE_ELEMENTS: usize = 100_000;
-const TABLES_PER_MODULE: u32 = 4;
+pub(super) const TABLES_PER_MODULE: u32 = 4;
 const CORE_INSTANCE_BYTES: usize = 4 * 1024 * 1024;
 
 /// What an operator can set.
@@ -224,7 +224,13 @@ impl Drop for Ticking {
 
 fn base_config(cache: Option<Cache>) -> Config {
     let mut config = Config::new();
-    config.epoch_interruption(true).max_wasm_stack(GUEST_STACK_BYTES).async_stack_size(FIBER_STACK_BYTES).cache(cache);
+    // The memory limit is per memory, so a module has one.
+    config
+        .wasm_multi_memory(false)
+        .epoch_interruption(true)
+        .max_wasm_stack(GUEST_STACK_BYTES)
+        .async_stack_size(FIBER_STACK_BYTES)
+        .cache(cache);
     config
 }
 

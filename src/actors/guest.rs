@@ -25,7 +25,7 @@ use wasmtime_wasi::{
 };
 
 use super::sink::{Level, Sink};
-use crate::rpc::call::CallError;
+use crate::rpc::{call::CallError, chunking};
 
 /// The import modules under which the interface is offered.
 const IMPORT_MODULES: [&str; 2] = ["wasmbus", "wapc"];
@@ -145,6 +145,10 @@ impl ResourceLimiter for Limits {
     fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
         Ok(desired <= super::engine::TABLE_ELEMENTS)
     }
+
+    fn tables(&self) -> usize {
+        super::engine::TABLES_PER_MODULE as usize
+    }
 }
 
 /// An instance between calls.
@@ -260,8 +264,16 @@ async fn host_call(
     };
     let Some(call) = &caller.data().call else { bail!("__host_call outside of a call") };
     let outward = Arc::clone(&call.outward);
+    let sent = request.payload.len();
     let result = outward.host_call(request).await;
     let guest = caller.data_mut();
+    let received = result.as_ref().map_or(0, Bytes::len);
+    if let Some(call) = &mut guest.call
+        && sent.max(received) > chunking::THRESHOLD_BYTES
+    {
+        // The way through the object store took time that is not the guest's.
+        call.deadline += chunking::EXTRA_TIME;
+    }
     match result {
         Ok(response) => {
             guest.host_response = response;
@@ -340,6 +352,7 @@ impl Guest {
         self.error = None;
         self.host_response = Bytes::new();
         self.host_error.clear();
+        self.limits.refused = false;
     }
 }
 

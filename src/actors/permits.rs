@@ -21,6 +21,8 @@ pub enum Refused {
     QueueFull { waiting: usize },
     #[error("no instance became free before the deadline ({limit} may run at a time)")]
     Deadline { limit: u32 },
+    #[error("all instances of this host were in use until the deadline (actor_instances_max)")]
+    NoSlot,
     #[error("it is being stopped")]
     Stopped,
 }

@@ -24,6 +24,8 @@ use wasmtime_wasi::{
 const LINES_PER_SECOND: u32 = 200;
 /// Longer lines are cut.
 const LINE_BYTES_MAX: usize = 4096;
+/// What is looked at of one message, whatever its lines.
+const TEXT_BYTES_MAX: usize = 64 * 1024;
 /// What a guest may hand over in one write to a standard stream.
 const WRITE_BYTES_MAX: usize = 64 * 1024;
 
@@ -75,11 +77,12 @@ impl Sink {
         Arc::new(Self { actor_id, window: Mutex::new(window) })
     }
 
-    /// Logs what a guest said, line by line.
+    /// Logs what a guest said, line by line; what is too long to be a message is cut.
     pub fn log(&self, level: Level, text: &str) {
+        let text = cut(text, TEXT_BYTES_MAX);
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
             if self.admit() {
-                self.emit(level, cut(line));
+                self.emit(level, cut(line, LINE_BYTES_MAX));
             }
         }
     }
@@ -117,12 +120,12 @@ impl Sink {
     }
 }
 
-fn cut(line: &str) -> &str {
-    let mut end = line.len().min(LINE_BYTES_MAX);
-    while !line.is_char_boundary(end) {
+fn cut(text: &str, bytes_max: usize) -> &str {
+    let mut end = text.len().min(bytes_max);
+    while !text.is_char_boundary(end) {
         end -= 1;
     }
-    &line[..end]
+    &text[..end]
 }
 
 /// A WASI output stream whose lines are logged.
@@ -219,8 +222,8 @@ mod tests {
     #[test]
     fn lines_are_cut_at_a_character() {
         let long = "ä".repeat(LINE_BYTES_MAX);
-        assert!(cut(&long).len() <= LINE_BYTES_MAX);
-        assert_eq!(cut("short"), "short");
+        assert!(cut(&long, 99).len() == 98);
+        assert_eq!(cut("short", 99), "short");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::{
 
 use async_nats::Subscriber;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
     time::Instant,
 };
@@ -38,12 +38,13 @@ use crate::{
         claims::{ActorClaims, now},
         keys::{ActorId, HostId},
     },
-    lattice::subject::Subjects,
+    lattice::{connection::confirm, subject::Subjects},
     links::{Claims, Live},
     policy::{Action, Party, Policy},
     registry::Registry,
     router::Local,
     rpc::server::Receiver,
+    shutdown::essential,
     store::{Entry, Expect, Store, Update, keys},
 };
 
@@ -53,6 +54,12 @@ pub const UNBOUNDED: u32 = u32::MAX;
 pub const REUSE_ANNOTATION: &str = "lattice.host/instance-reuse";
 /// Commands waiting for the supervisor.
 const INBOX: usize = 256;
+/// Modules that are read and compiled at a time; each may take a core and the memory of the largest module.
+const LOADS_MAX: usize = 4;
+/// Commands that may wait for loading and starting, all together.
+const JOBS_MAX: usize = 1024;
+/// How long subscribing may take, the server's confirmation included.
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// One-instance events per change; the counts are in the events about all of them.
 const SINGLE_EVENTS_MAX: u32 = 32;
 /// How often claims of running actors are looked for in the bucket, and written again if it lost them.
@@ -211,28 +218,38 @@ pub struct Parts {
 }
 
 /// Starts the supervisor; it ends after [`Handle::stop_all`].
-pub fn spawn(parts: Parts, tasks: &tokio_util::task::TaskTracker) -> Handle {
+///
+/// The tokens are: this host is closing, and this host cannot go on.
+pub fn spawn(
+    parts: Parts,
+    tasks: &tokio_util::task::TaskTracker,
+    (closing, failed): (CancellationToken, CancellationToken),
+) -> Handle {
     let (commands, inbox) = mpsc::channel(INBOX);
     let (published, view) = watch::channel(Arc::default());
     let supervisor = Supervisor {
         parts: Arc::new(parts),
+        loads: Arc::new(Semaphore::new(LOADS_MAX)),
         running: BTreeMap::new(),
         loading: HashMap::new(),
         starting: HashMap::new(),
         children: JoinSet::new(),
         published,
     };
-    tasks.spawn(supervisor.run(inbox).instrument(info_span!("actors")));
+    let running = supervisor.run(inbox).instrument(info_span!("actors"));
+    tasks.spawn(essential("actor supervisor", running, closing, failed));
     Handle { commands, view }
 }
 
 struct Supervisor {
     parts: Arc<Parts>,
+    /// Bounds how many modules are read and compiled at a time.
+    loads: Arc<Semaphore>,
     running: BTreeMap<ActorId, Running>,
     /// Jobs that wait for a module, by its reference, in the order they came.
     loading: HashMap<String, VecDeque<Job>>,
     /// Jobs that wait for an actor's subscription.
-    starting: HashMap<ActorId, VecDeque<(Job, Arc<Artifact>)>>,
+    starting: HashMap<ActorId, VecDeque<(Job, Option<Arc<Artifact>>)>>,
     children: JoinSet<Done>,
     published: watch::Sender<Arc<Vec<ActorView>>>,
 }
@@ -241,6 +258,8 @@ struct Supervisor {
 enum Job {
     Start(Start),
     Replace(Replace, oneshot::Sender<Result<(), ActorError>>),
+    /// Needs none, but must not overtake the start it is meant for.
+    Stop(Stop, oneshot::Sender<Result<(), ActorError>>),
 }
 
 /// What a child task reports.
@@ -259,6 +278,8 @@ enum Done {
         events: Vec<Event>,
         reply: Option<oneshot::Sender<Result<(), ActorError>>>,
     },
+    /// An actor has left its queue group and finished the calls that came through it.
+    Served(Arc<Actor>),
     Nothing,
 }
 
@@ -274,6 +295,8 @@ struct Running {
     groups: Vec<Group>,
     leave: CancellationToken,
     left: Option<oneshot::Receiver<()>>,
+    /// What ran when the host began to stop; its events are due when it has.
+    stopping: Vec<Group>,
 }
 
 struct Group {
@@ -330,7 +353,7 @@ impl Supervisor {
         match command {
             Command::Start(start) => self.begin(Job::Start(start)),
             Command::Replace(replace, reply) => self.begin(Job::Replace(replace, reply)),
-            Command::Stop(stop, reply) => self.stop(&stop, reply),
+            Command::Stop(stop, reply) => self.begin_stop(stop, reply),
             Command::StopAll { .. } => unreachable!("handled by the loop, which ends with it"),
         }
     }
@@ -345,10 +368,36 @@ impl Supervisor {
                     let _ = reply.send(Ok(()));
                 }
             }
+            Ok(Done::Served(actor)) => {
+                self.still_running(&actor);
+                // Calls within this process may still be in work.
+                self.children.spawn(async move {
+                    actor.drain().await;
+                    Done::Nothing
+                });
+            }
             Ok(Done::Nothing) => {}
             // A panic below is a bug: the call or command it served is lost, the host goes on and says so.
             Err(failure) => error!(error = %failure, "a task of the actor supervisor panicked"),
         }
+    }
+
+    /// Stops at once, or after the starts of this actor that were asked for before.
+    fn begin_stop(&mut self, stop: Stop, reply: oneshot::Sender<Result<(), ActorError>>) {
+        let table = self.parts.links.table();
+        let is_meant = |reference: &str| {
+            reference == stop.actor || table.public_key_of(reference).is_some_and(|key| **key == *stop.actor)
+        };
+        if let Some(waiting) = self.loading.iter_mut().find_map(|(reference, jobs)| is_meant(reference).then_some(jobs))
+        {
+            return waiting.push_back(Job::Stop(stop, reply));
+        }
+        if let Some(waiting) =
+            self.starting.iter_mut().find_map(|(id, jobs)| (id.as_str() == stop.actor).then_some(jobs))
+        {
+            return waiting.push_back((Job::Stop(stop, reply), None));
+        }
+        self.stop(&stop, reply);
     }
 
     /// Takes a job on: at once if its module runs here, else after loading it.
@@ -356,7 +405,17 @@ impl Supervisor {
         let reference = match &job {
             Job::Start(start) => start.reference.clone(),
             Job::Replace(replace, _) => replace.reference.clone(),
+            Job::Stop(..) => unreachable!("a stop begins with begin_stop"),
         };
+        let waiting: usize = self.loading.values().map(VecDeque::len).sum();
+        if waiting + self.starting.values().map(VecDeque::len).sum::<usize>() >= JOBS_MAX {
+            let text = format!("{JOBS_MAX} commands wait for modules already; try again later");
+            return match job {
+                Job::Start(start) => self.start_failed(&start, None, &text),
+                Job::Replace(replace, reply) => self.replace_failed(&replace, reply, ActorError::Load(text)),
+                Job::Stop(..) => {}
+            };
+        }
         if let Some(waiting) = self.loading.get_mut(&reference) {
             waiting.push_back(job);
             return;
@@ -364,12 +423,18 @@ impl Supervisor {
         let runs_here = self.running.values().find(|running| running.reference == reference);
         if let (Job::Start(_), Some(running)) = (&job, runs_here) {
             let artifact = running.actor.artifact();
-            return self.perform(job, artifact);
+            return self.perform(job, Some(artifact));
         }
         self.loading.insert(reference.clone(), VecDeque::from([job]));
         let twins: Vec<Arc<Artifact>> = self.running.values().map(|running| running.actor.artifact()).collect();
         let span = info_span!("load", %reference);
-        self.children.spawn(load(Arc::clone(&self.parts), reference, twins).instrument(span));
+        let (parts, loads) = (Arc::clone(&self.parts), Arc::clone(&self.loads));
+        let loading = async move {
+            // Never closed, so there is always a permit to wait for.
+            let _permit = loads.acquire_owned().await;
+            load(parts, reference, twins).await
+        };
+        self.children.spawn(loading.instrument(span));
     }
 
     fn loaded(&mut self, reference: &str, result: Result<Arc<Artifact>, LoadError>) {
@@ -377,7 +442,7 @@ impl Supervisor {
         match result {
             Ok(artifact) => {
                 for job in jobs {
-                    self.perform(job, Arc::clone(&artifact));
+                    self.perform(job, Some(Arc::clone(&artifact)));
                 }
             }
             Err(failure) => {
@@ -388,19 +453,28 @@ impl Supervisor {
                         Job::Replace(replace, reply) => {
                             self.replace_failed(&replace, reply, ActorError::Load(failure.text.clone()))
                         }
+                        Job::Stop(stop, reply) => self.stop(&stop, reply),
                     }
                 }
             }
         }
     }
 
-    fn perform(&mut self, job: Job, artifact: Arc<Artifact>) {
+    /// Carries a job out; all but a stop come with their module.
+    fn perform(&mut self, job: Job, artifact: Option<Arc<Artifact>>) {
+        let Some(artifact) = artifact else {
+            if let Job::Stop(stop, reply) = job {
+                self.stop(&stop, reply);
+            }
+            return;
+        };
         if let Some(waiting) = self.starting.get_mut(&artifact.claims.subject) {
-            waiting.push_back((job, artifact));
+            waiting.push_back((job, Some(artifact)));
             return;
         }
         match job {
             Job::Start(start) => self.perform_start(start, artifact),
+            Job::Stop(stop, reply) => self.stop(&stop, reply),
             Job::Replace(replace, reply) => match self.perform_replace(&replace, &artifact) {
                 Ok(()) => {
                     let _ = reply.send(Ok(()));
@@ -457,16 +531,15 @@ impl Supervisor {
             // Older hosts refuse calls of actors whose claims they have not seen, so these come before the first call.
             record(&parts, &artifact.claims, Some(&start.reference)).await;
             let subject = parts.subjects.actor(artifact.claims.subject.as_str());
-            let result = async {
+            let subscribed = async {
                 let subscriber =
                     parts.rpc.queue_subscribe(subject.clone(), subject).await.map_err(|e| e.to_string())?;
-                tokio::time::timeout(Duration::from_secs(5), parts.rpc.flush())
-                    .await
-                    .map_err(|_| "the NATS server does not confirm the subscription".to_owned())?
-                    .map_err(|e| e.to_string())?;
+                confirm(&parts.rpc).await.map_err(|e| e.to_string())?;
                 Ok(subscriber)
             };
-            let result = result.await;
+            let result = tokio::time::timeout(SUBSCRIBE_TIMEOUT, subscribed)
+                .await
+                .unwrap_or_else(|_| Err("the NATS connection does not take the subscription".into()));
             Done::Subscribed { start, artifact, result }
         });
     }
@@ -500,18 +573,23 @@ impl Supervisor {
             leave.clone(),
             left_sender,
         );
-        let draining = Arc::clone(&actor);
+        let served = Arc::clone(&actor);
         self.children.spawn(
             async move {
                 serving.await;
-                draining.drain().await;
-                Done::Nothing
+                Done::Served(served)
             }
             .instrument(span),
         );
         let group = Group { annotations: start.annotations.clone(), instance_id: Uuid::new_v4().to_string(), max };
-        let running =
-            Running { actor, reference: start.reference.clone(), groups: vec![group], leave, left: Some(left) };
+        let running = Running {
+            actor,
+            reference: start.reference.clone(),
+            groups: vec![group],
+            leave,
+            left: Some(left),
+            stopping: Vec::new(),
+        };
         self.running.insert(id.clone(), running);
         info!(actor_id = %id, reference = %start.reference, max, "actor started");
         let events = self.scale_events(&start.reference, &start.annotations, &claims, 0, max);
@@ -758,6 +836,16 @@ impl Supervisor {
         let _ = reply.send(Err(error));
     }
 
+    /// A subscription that ended by itself leaves an actor nobody can call: it does not stay in the inventory.
+    fn still_running(&mut self, actor: &Arc<Actor>) {
+        let is_it = self.running.get(&actor.id).is_some_and(|running| Arc::ptr_eq(&running.actor, actor));
+        if is_it {
+            error!(actor_id = %actor.id, "the subscription of an actor ended by itself, the actor is stopped; start it again");
+            let (reply, _) = oneshot::channel();
+            self.stop(&Stop { actor: actor.id.to_string(), annotations: Annotations::new(), count: None }, reply);
+        }
+    }
+
     /// Writes the claims of running actors again when the bucket does not have them (it was away, or is a new one).
     fn restore_claims(&mut self) {
         let table = self.parts.links.table();
@@ -772,29 +860,52 @@ impl Supervisor {
         }
     }
 
+    /// Stops everything. All actors leave their queue groups first and finish their calls while they can still call each
+    /// other; only then is the way between them closed.
     async fn stop_all(&mut self, deadline: Instant) {
-        let ids: Vec<ActorId> = self.running.keys().cloned().collect();
-        for id in ids {
-            let Some(running) = self.running.get_mut(&id) else { continue };
+        for (id, running) in &mut self.running {
+            running.leave.cancel();
             let groups = std::mem::take(&mut running.groups);
-            let (claims, reference) = (running.actor.claims(), running.reference.clone());
-            let events = groups
-                .iter()
-                .flat_map(|group| self.scale_events(&reference, &group.annotations, &claims, group.max, 0))
-                .collect();
-            self.settle(&id, events, None);
+            info!(actor_id = %id, "actor stopping");
+            running.stopping = groups;
         }
-        let drained = async {
+        let mut served = Vec::new();
+        let finished = async {
             while let Some(done) = self.children.join_next().await {
-                if let Ok(Done::Left { events, .. }) = done {
-                    self.parts.events.publish_all(events);
+                match done {
+                    Ok(Done::Served(actor)) => served.push(actor),
+                    Ok(Done::Left { events, .. }) => self.parts.events.publish_all(events),
+                    // Started too late to be of use: it leaves with its subscription, and its client is told.
+                    Ok(Done::Subscribed { start, .. }) => self.start_failed(&start, None, "the host is stopping"),
+                    Ok(Done::Loaded { reference, .. }) => {
+                        for job in self.loading.remove(&reference).unwrap_or_default() {
+                            if let Job::Start(start) = job {
+                                self.start_failed(&start, None, "the host is stopping");
+                            }
+                        }
+                    }
+                    Ok(Done::Nothing) => {}
+                    Err(failure) => error!(error = %failure, "a task of the actor supervisor panicked"),
                 }
             }
         };
-        if tokio::time::timeout_at(deadline, drained).await.is_err() {
-            warn!("calls were still running at the deadline and are cut off");
+        if tokio::time::timeout_at(deadline, finished).await.is_err() {
+            warn!("calls or commands were still in work at the deadline and are cut off");
         }
         self.children.abort_all();
+        let stopped = std::mem::take(&mut self.running);
+        self.publish_state();
+        for actor in served {
+            // Nothing new can begin, so this ends at once unless a call is cut off.
+            let _ = tokio::time::timeout_at(deadline, actor.drain()).await;
+        }
+        for running in stopped.values() {
+            let claims = running.actor.claims();
+            for group in &running.stopping {
+                let events = self.scale_events(&running.reference, &group.annotations, &claims, group.max, 0);
+                self.parts.events.publish_all(events);
+            }
+        }
     }
 }
 
@@ -840,13 +951,18 @@ async fn permitted(parts: &Parts, artifact: Arc<Artifact>) -> Result<Arc<Artifac
 }
 
 /// Writes the claims of an actor, and what its image reference led to. A bucket that is away does not keep an actor from
-/// running: the claims are known here at once, and written later by the supervisor's check.
+/// running: its claims are written by the supervisor's check when the bucket is back, and until then it can be called by
+/// its key but not by its alias.
 async fn record(parts: &Parts, claims: &ActorClaims, reference: Option<&str>) {
     let subject = claims.subject.as_str();
     let mut entries = vec![(keys::claims(subject), Claims::of_actor(claims).bucket_value())];
     if let Some(reference) = reference {
         let value = serde_json::json!({"oci_url": reference, "public_key": subject});
         entries.push((keys::reference(reference), value));
+    }
+    if parts.links.table().claims(subject).is_some_and(|known| **known == Claims::of_actor(claims)) {
+        // Written before: a new revision would only change whose call alias counts as the older one.
+        entries.remove(0);
     }
     for (key, value) in entries {
         let value = bytes::Bytes::from(value.to_string());

@@ -18,7 +18,11 @@ const UPDATE_ANSWER: Duration = Duration::from_millis(1500);
 impl Server {
     pub(super) fn auction_actor(&self, payload: &Bytes) -> Answer {
         match serde_json::from_slice::<AuctionActor>(payload) {
-            Ok(mut request) if self.parts.state.matches(&request.constraints) => {
+            // A bid is a promise: clients take the first one.
+            Ok(mut request)
+                if self.parts.state.matches(&request.constraints)
+                    && self.parts.registry.could_fetch(&request.actor_ref) =>
+            {
                 request.host_id = self.parts.state.facts().id.to_string();
                 now(&request)
             }

@@ -16,10 +16,15 @@ use super::{
     types::{Ack, DeleteLink, PutLink},
 };
 use crate::{
-    identity::keys::LinkName,
+    identity::keys::{LinkName, ProviderId},
     links::LinkDefinition,
     store::{Entry, Error, Expect, Update, keys},
 };
+
+/// An empty link name stands for the default one.
+fn named(link_name: String) -> String {
+    if link_name.is_empty() { LinkName::DEFAULT.to_owned() } else { link_name }
+}
 
 /// How often a write is tried again after somebody else was faster.
 const CONFLICT_RETRIES: usize = 5;
@@ -42,7 +47,7 @@ impl Server {
             Ok(request) => request,
             Err(answer) => return answer,
         };
-        let link_name = if request.link_name.is_empty() { LinkName::DEFAULT.to_owned() } else { request.link_name };
+        let link_name = named(request.link_name);
         for (name, value) in [
             ("actor_id", &request.actor_id),
             ("provider_id", &request.provider_id),
@@ -51,6 +56,16 @@ impl Server {
             if value.is_empty() {
                 return now(&Ack::rejected(format!("put link request without {name}")));
             }
+        }
+        // What cannot be part of a subject could be stored, but never reach its provider.
+        if let Err(error) = LinkName::parse(&link_name) {
+            return now(&Ack::rejected(format!("put link request with link name {link_name:?}: {error}")));
+        }
+        if let Err(error) = ProviderId::parse(&request.provider_id) {
+            return now(&Ack::rejected(format!(
+                "put link request with provider_id {:?}: {error}",
+                request.provider_id
+            )));
         }
         let link = LinkDefinition {
             actor_id: request.actor_id,
@@ -68,7 +83,7 @@ impl Server {
             Ok(request) => request,
             Err(answer) => return answer,
         };
-        let id = keys::link_hash(&request.actor_id, &request.contract_id, &request.link_name);
+        let id = keys::link_hash(&request.actor_id, &request.contract_id, &named(request.link_name));
         let server = Arc::clone(self);
         async move { encode(&Ack::from(server.remove_link(&id).await)) }.boxed()
     }
@@ -79,7 +94,9 @@ impl Server {
         let value = Bytes::from(serde_json::to_vec(&link.identified()).map_err(|e| Error::Refused(e.to_string()))?);
         let mut attempts = 0;
         loop {
-            match self.parts.store.put(&key, value.clone(), self.known_revision(&id)).await {
+            // Whoever loses again and again replaces what is there: a link definition is always written whole.
+            let expect = if attempts < CONFLICT_RETRIES { self.known_revision(&id) } else { Expect::Anything };
+            match self.parts.store.put(&key, value.clone(), expect).await {
                 Ok(revision) => {
                     info!(link_id = %id, actor_id = %link.actor_id, provider_id = %link.provider_id, "link definition stored");
                     self.parts.links.apply(Update::Put(Entry { key, value, revision })).await;
@@ -99,13 +116,19 @@ impl Server {
         let key = keys::link(id);
         let mut attempts = 0;
         loop {
-            if self.parts.links.table().stored_link(id).is_none() {
-                return Ok(());
-            }
-            match self.parts.store.delete(&key, self.known_revision(id)).await {
+            // A link this host does not know may be in the bucket all the same, written a moment ago or in a form that was
+            // not understood.
+            let known = match self.parts.links.table().stored_link(id) {
+                Some(stored) if attempts < CONFLICT_RETRIES => Expect::Revision(stored.revision),
+                _ => Expect::Anything,
+            };
+            match self.parts.store.delete(&key, known).await {
                 Ok(()) => {
                     info!(link_id = %id, "link definition deleted");
-                    self.parts.links.apply(Update::Delete { key, revision: 0 }).await;
+                    // Not what somebody put after it, whose echo may be here already.
+                    if let Expect::Revision(revision) = known {
+                        self.parts.links.apply(Update::Delete { key, revision }).await;
+                    }
                     return Ok(());
                 }
                 Err(Error::Conflict) if attempts < CONFLICT_RETRIES => {

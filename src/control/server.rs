@@ -20,8 +20,13 @@ use super::{named_config::NamedConfig, registries::Registries, state::HostState,
 use crate::{
     actors::supervisor,
     events::{Event, Publisher},
-    lattice::subject::{Command, Control, Subjects},
+    lattice::{
+        connection::confirm,
+        subject::{Command, Control, Subjects},
+    },
     links::Live,
+    registry::Registry,
+    shutdown::essential,
     store::Store,
 };
 
@@ -29,6 +34,8 @@ use crate::{
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(1900);
 /// Requests of one subscription that may wait for their answers.
 const WAITING_MAX: usize = 256;
+/// How long leaving a subscription may take.
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(250);
 /// Heartbeats sent because of pings come no closer than this.
 const PING_HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -52,6 +59,7 @@ pub struct Parts {
     pub links: Live,
     pub named_config: NamedConfig,
     pub registries: Registries,
+    pub registry: Registry,
     pub events: Publisher,
     /// Tells the host that it is to stop.
     pub stop_requests: watch::Sender<Option<StopRequest>>,
@@ -73,7 +81,13 @@ pub struct Server {
 
 impl Server {
     /// Subscribes; requests are answered from here on.
-    pub async fn start(parts: Parts, tasks: &TaskTracker, stop: &CancellationToken) -> Result<(), SubscribeError> {
+    ///
+    /// The tokens are: this host is closing, and this host cannot go on.
+    pub async fn start(
+        parts: Parts,
+        tasks: &TaskTracker,
+        (closing, failed): (CancellationToken, CancellationToken),
+    ) -> Result<(), SubscribeError> {
         let server = Arc::new(Self { parts, last_ping_heartbeat: watch::Sender::new(None) });
         let host = &server.parts.state.facts().id;
         let client = &server.parts.client;
@@ -87,13 +101,13 @@ impl Server {
                 subscribed.map_err(|e| SubscribeError { subject: wanted.subject.clone(), cause: e.to_string() })?;
             subscriptions.push((wanted.subject, subscription));
         }
-        client
-            .flush()
+        confirm(client)
             .await
             .map_err(|e| SubscribeError { subject: "the control interface".into(), cause: e.to_string() })?;
         for (subject, subscription) in subscriptions {
             let span = info_span!("control", %subject);
-            tasks.spawn(Arc::clone(&server).listen(subscription, stop.clone()).instrument(span));
+            let listening = Arc::clone(&server).listen(subscription, closing.clone()).instrument(span);
+            tasks.spawn(essential("control interface", listening, closing.clone(), failed.clone()));
         }
         Ok(())
     }
@@ -115,7 +129,12 @@ impl Server {
                 },
             }
         }
-        // Whoever asked just before the end still gets an answer.
+        // Out of the queue groups first, so that others get the requests; whoever asked before still gets an answer.
+        if subscription.drain().await.is_ok() {
+            while let Ok(Some(message)) = tokio::time::timeout(LEAVE_TIMEOUT, subscription.next()).await {
+                self.take_on(&mut waiting, message);
+            }
+        }
         while waiting.join_next().await.is_some() {}
     }
 
@@ -134,10 +153,11 @@ impl Server {
                     ))
                 }
             };
-            if let (Some(reply), Some(answer)) = (reply, answer)
-                && let Err(error) = client.publish(reply, answer).await
-            {
-                warn!(%subject, %error, "control reply lost");
+            let (Some(reply), Some(answer)) = (reply, answer) else { return };
+            match tokio::time::timeout(ANSWER_TIMEOUT, client.publish(reply, answer)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => warn!(%subject, %error, "control reply lost"),
+                Err(_) => warn!(%subject, "control reply lost: the NATS connection does not take it"),
             }
         });
     }
@@ -146,6 +166,10 @@ impl Server {
     fn respond(self: &Arc<Self>, subject: &str, payload: &Bytes) -> Answer {
         let Some(request) = self.parts.subjects.parse_control(subject) else {
             warn!(subject, "control request on a subject no host knows");
+            if self.parts.subjects.is_auction(subject) {
+                // Clients take every answer to an auction for a bid.
+                return futures::future::ready(None).boxed();
+            }
             return now(&Ack::rejected(format!("unsupported subject {subject}")));
         };
         match request {

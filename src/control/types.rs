@@ -228,7 +228,7 @@ pub struct InventoryProvider {
 }
 
 /// Reads null like a missing member.
-fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+pub fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: Default + Deserialize<'de>,

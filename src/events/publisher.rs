@@ -14,7 +14,10 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::Event;
-use crate::{identity::keys::HostId, lattice::subject::Subjects};
+use crate::{
+    identity::keys::HostId,
+    lattice::{connection::confirm, subject::Subjects},
+};
 
 /// Events that may wait for the connection. A start of a large actor makes about forty.
 const QUEUE: usize = 4096;
@@ -56,7 +59,7 @@ impl Publisher {
         }
     }
 
-    /// Waits until all events so far have been handed to the server.
+    /// Waits until the server has taken all events so far.
     pub async fn flush(&self) {
         let (done, flushed) = oneshot::channel();
         if self.queue.send(Item::Flush(done)).await.is_ok() {
@@ -70,8 +73,8 @@ async fn run(client: async_nats::Client, subjects: Subjects, host: HostId, mut i
         match item {
             Item::Event(event) => send(&client, &subjects, &host, &event).await,
             Item::Flush(done) => {
-                if let Err(error) = client.flush().await {
-                    warn!(%error, "events not flushed");
+                if let Err(error) = confirm(&client).await {
+                    warn!(%error, "events not confirmed");
                 }
                 let _ = done.send(());
             }

@@ -14,6 +14,7 @@ use crate::{
     control::{
         registries::{Credential, Registries},
         state::HostState,
+        types::nullable,
     },
     events::{Event, Publisher, event::Annotations},
     lattice::subject::Subjects,
@@ -22,19 +23,22 @@ use crate::{
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 struct Reply {
+    #[serde(default, deserialize_with = "nullable")]
     auto_start_actors: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
     auto_start_providers: Vec<AutoStartProvider>,
+    #[serde(default, deserialize_with = "nullable")]
     registry_credentials: BTreeMap<String, Credential>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct AutoStartProvider {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     image_reference: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     link_name: String,
 }
 
@@ -50,9 +54,13 @@ pub async fn consult(
     let subject = subjects.config_service();
     let body = json!({"labels": state.labels()}).to_string();
     let request = async_nats::Request::new().payload(body.into()).timeout(Some(TIMEOUT));
-    let reply = match client.send_request(subject.clone(), request).await {
-        Ok(reply) => reply,
-        Err(error) => {
+    // The request's own timeout begins when the connection has taken it, so there is one around it.
+    let reply = match tokio::time::timeout(TIMEOUT * 2, client.send_request(subject.clone(), request)).await {
+        Ok(Ok(reply)) => reply,
+        Err(_) => {
+            return warn!(%subject, "no configuration service answers, going on without (config_service_enabled)");
+        }
+        Ok(Err(error)) => {
             return warn!(%subject, %error, "no configuration service answers, going on without (config_service_enabled)");
         }
     };

@@ -49,6 +49,7 @@ use crate::{
         client::Client,
         server::Receiver,
     },
+    shutdown::essential,
     store::{jetstream, legacy},
 };
 use presence::Presence;
@@ -57,6 +58,10 @@ use presence::Presence;
 const HEARTBEAT: Duration = Duration::from_secs(30);
 /// How long the last events may take to reach the server.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// What of the time to stop the last answers to clients may take.
+const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often stored payloads nobody fetched are looked for.
+const SWEEP: Duration = Duration::from_secs(30);
 
 /// A host that is ready.
 pub struct Host {
@@ -68,6 +73,8 @@ pub struct Host {
     rpc: Nats,
     /// Ends the control interface.
     closing: CancellationToken,
+    /// Told when a task ended that this host cannot do without.
+    failed: CancellationToken,
     /// Ends everything else.
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -79,7 +86,7 @@ pub struct Host {
 impl Host {
     /// Builds and starts a host; returns when it is ready. `give_up` ends the wait for a server that does not come.
     pub async fn start(config: Config, dirs: &Dirs, give_up: &CancellationToken) -> Result<Self> {
-        let stop = CancellationToken::new();
+        let (stop, closing, failed) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let host_id = HostId::parse(&config.host_key.public).context("read the host key")?;
         let lattice = LatticeName::parse(&config.lattice).context("read the lattice name")?;
         let subjects = Subjects::new(lattice.clone(), &config.ctl_topic_prefix);
@@ -108,7 +115,7 @@ impl Host {
         let events = Publisher::start(ctl.client.clone(), subjects.clone(), host_id.clone(), &tasks);
         let policy = policy(&config, &ctl, &state, &tasks, &stop).await?;
         let delivery = Delivery { rpc: rpc.client.clone(), subjects: subjects.clone(), events: events.clone() };
-        tasks.spawn(delivery.run(notices));
+        tasks.spawn(essential("link delivery", delivery.run(notices), closing.clone(), failed.clone()));
 
         let chunks = Chunks::new(&rpc.client, domain.as_deref(), lattice.as_str());
         let signer = Signer::new(config.cluster.seed.expose()).map_err(|e| anyhow!("read the cluster seed: {e}"))?;
@@ -122,6 +129,7 @@ impl Host {
             memory_max_bytes: config.actors.memory_max_bytes,
             cache_dir: Some(dirs.cache.join("compiled")),
         })?;
+        let registry = Registry::new(config.allow_file_load);
         let actors = supervisor::spawn(
             supervisor::Parts {
                 host: host_id.clone(),
@@ -131,8 +139,14 @@ impl Host {
                     router,
                     queue_max: config.actors.queue_max,
                 },
-                registry: Registry::new(config.allow_file_load),
-                receiver: Receiver::new(rpc.client.clone(), verifier, chunks.clone(), config.rpc_timeout),
+                registry: registry.clone(),
+                receiver: Receiver::new(
+                    rpc.client.clone(),
+                    verifier,
+                    chunks.clone(),
+                    config.rpc_timeout,
+                    host_id.clone(),
+                ),
                 rpc: rpc.client.clone(),
                 subjects: subjects.clone(),
                 store: store.clone(),
@@ -142,11 +156,11 @@ impl Host {
                 reuse_default: config.actors.instance_reuse,
             },
             &tasks,
+            (closing.clone(), failed.clone()),
         );
 
         let registries = Registries::default();
         let (stop_sender, stop_requests) = watch::channel(None);
-        let closing = CancellationToken::new();
         let control_tasks = TaskTracker::new();
         Server::start(
             server::Parts {
@@ -158,11 +172,12 @@ impl Host {
                 links,
                 named_config: NamedConfig::new(ctl.clone(), domain.clone(), &config.lattice, config.kv_replicas),
                 registries: registries.clone(),
+                registry,
                 events: events.clone(),
                 stop_requests: stop_sender,
             },
             &control_tasks,
-            &closing,
+            (closing.clone(), failed.clone()),
         )
         .await?;
         let presence = Presence::announce(&presence_dir(dirs), host_id.as_str())
@@ -170,7 +185,8 @@ impl Host {
             .ok();
 
         events.publish(Event::HostStarted { labels: state.labels(), friendly_name, version: VERSION });
-        tasks.spawn(heartbeats(state.clone(), actors.clone(), events.clone(), chunks, stop.clone()));
+        tasks.spawn(heartbeats(state.clone(), actors.clone(), events.clone(), closing.clone()));
+        tasks.spawn(sweeps(chunks, stop.clone()));
         if config.config_service {
             config_service::consult(&ctl.client, &subjects, &state, &registries, &actors, &events).await;
         }
@@ -178,11 +194,16 @@ impl Host {
         let (name, delete) = (config.lattice.clone(), config.legacy_cache_delete);
         let stopped = stop.clone();
         tasks.spawn(async move {
-            if store.is_shared() {
-                tokio::select! {
-                    () = stopped.cancelled() => {}
-                    () = legacy::migrate(&context, &store, &name, delete) => {}
+            let mut backends = store.changes();
+            let migration = async {
+                // Not into memory: when the bucket comes later, the migration does too.
+                if backends.wait_for(|backend| backend.is_shared()).await.is_ok() {
+                    legacy::migrate(&context, &store, &name, delete).await;
                 }
+            };
+            tokio::select! {
+                () = stopped.cancelled() => {}
+                () = migration => {}
             }
         });
         events.flush().await;
@@ -194,6 +215,7 @@ impl Host {
             ctl,
             rpc,
             closing,
+            failed,
             stop,
             tasks,
             control_tasks,
@@ -205,6 +227,11 @@ impl Host {
     /// This host as clients see it.
     pub fn state(&self) -> &HostState {
         &self.state
+    }
+
+    /// Is cancelled when this host cannot go on.
+    pub fn failed(&self) -> CancellationToken {
+        self.failed.clone()
     }
 
     /// Waits until somebody asks for a stop over the control interface. Cancel safe.
@@ -220,16 +247,23 @@ impl Host {
         let deadline = Instant::now() + timeout.unwrap_or(self.config.shutdown_timeout);
         self.closing.cancel();
         self.control_tasks.close();
-        if tokio::time::timeout_at(deadline, self.control_tasks.wait()).await.is_err() {
-            warn!("control requests were still waiting at the deadline");
+        let answered =
+            tokio::time::timeout_at(deadline.min(Instant::now() + ANSWERS_TIMEOUT), self.control_tasks.wait());
+        if answered.await.is_err() {
+            warn!("some control requests were not answered");
         }
         self.actors.stop_all(deadline).await;
+        // So that the last event finds room in the queue.
+        let _ = tokio::time::timeout(FLUSH_TIMEOUT, self.events.flush()).await;
         self.events.publish(Event::HostStopped { labels: self.state.labels() });
         // The last words get a little time even when the calls used all of it.
         let last_words = async {
             self.events.flush().await;
-            let _ = self.rpc.client.flush().await;
-            let _ = self.ctl.client.flush().await;
+            for client in [&self.rpc.client, &self.ctl.client] {
+                if let Err(error) = connection::confirm(client).await {
+                    warn!(%error, "last messages not confirmed");
+                }
+            }
         };
         if tokio::time::timeout(FLUSH_TIMEOUT, last_words).await.is_err() {
             warn!("the NATS server did not confirm the last events");
@@ -307,13 +341,7 @@ async fn policy(
 }
 
 /// Beats until stopped; the first one right after the start, so that dashboards fill at once.
-async fn heartbeats(
-    state: HostState,
-    actors: supervisor::Handle,
-    events: Publisher,
-    chunks: Chunks,
-    stop: CancellationToken,
-) {
+async fn heartbeats(state: HostState, actors: supervisor::Handle, events: Publisher, stop: CancellationToken) {
     let mut beat = tokio::time::interval(HEARTBEAT);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -321,8 +349,23 @@ async fn heartbeats(
             () = stop.cancelled() => return,
             _ = beat.tick() => {
                 events.publish(Event::HostHeartbeat(state.heartbeat(&actors.running())));
-                chunks.sweep().await;
             }
+        }
+    }
+}
+
+/// Removes stored payloads nobody fetched; apart from the heartbeat, which must not wait for a slow store.
+async fn sweeps(chunks: Chunks, stop: CancellationToken) {
+    let mut turn = tokio::time::interval(SWEEP);
+    turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = turn.tick() => {}
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = chunks.sweep() => {}
         }
     }
 }

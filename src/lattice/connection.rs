@@ -17,6 +17,8 @@ use std::{
 };
 
 use async_nats::{AuthError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, rustls};
+use bytes::Bytes;
+use futures::StreamExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -28,6 +30,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pauses between attempts grow from the first to the last of these.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_LAST: Duration = Duration::from_secs(5);
+/// How long one round trip to the server may take.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many messages a subscription may hold before the client drops them and says so. A host's own queues are far
 /// shorter; this only covers bursts between two turns of its loops.
 const SUBSCRIPTION_CAPACITY: usize = 16 * 1024;
@@ -93,6 +97,27 @@ pub struct Nats {
     pub reconnects: watch::Receiver<u64>,
     /// What the server forbade this user since the connection was last made, in its words; each once.
     pub denied: watch::Receiver<Vec<String>>,
+}
+
+/// Waits until the server has taken everything that was sent on this connection before: subscriptions count, and what
+/// others ask from now on is heard. (Flushing the client only empties its own buffer.)
+pub async fn confirm(client: &async_nats::Client) -> Result<(), ConfirmError> {
+    let round_trip = async {
+        let inbox = client.new_inbox();
+        let mut echo = client.subscribe(inbox.clone()).await.map_err(|e| ConfirmError::Client(e.to_string()))?;
+        client.publish(inbox, Bytes::new()).await.map_err(|e| ConfirmError::Client(e.to_string()))?;
+        echo.next().await.map(drop).ok_or_else(|| ConfirmError::Client("the subscription ended".into()))
+    };
+    tokio::time::timeout(CONFIRM_TIMEOUT, round_trip).await.unwrap_or(Err(ConfirmError::Silent))
+}
+
+/// Why the server's confirmation did not come.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfirmError {
+    #[error("the NATS server does not answer within {} s; is it reachable, and may this user use _INBOX.>?", CONFIRM_TIMEOUT.as_secs())]
+    Silent,
+    #[error("the NATS client reports: {0}")]
+    Client(String),
 }
 
 /// The ends of [`Nats`] that the connection's events feed.

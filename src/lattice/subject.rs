@@ -164,6 +164,11 @@ impl Subjects {
         })
     }
 
+    /// Whether a control subject belongs to an auction, of whatever kind.
+    pub fn is_auction(&self, subject: &str) -> bool {
+        subject.strip_prefix(&self.control_root).is_some_and(|tail| tail.starts_with(".auction."))
+    }
+
     /// Where every event of the lattice goes.
     pub fn events(&self) -> String {
         format!("wasmbus.evt.{}", self.lattice)

@@ -133,8 +133,8 @@ impl Follower {
                 Ok(change) => self.note(change, Origin::Live),
                 Err(rejected) => report(&entry, &rejected),
             },
-            Update::Delete { key, .. } => {
-                let change = self.table.delete(&key);
+            Update::Delete { key, revision } => {
+                let change = self.table.delete(&key, revision);
                 self.note(change, Origin::Live);
             }
         }
@@ -155,7 +155,7 @@ impl Follower {
         let kept: HashSet<String> = fresh.keys().collect();
         let gone: Vec<String> = self.table.keys().filter(|key| !kept.contains(key)).collect();
         for key in gone {
-            let change = self.table.delete(&key);
+            let change = self.table.delete(&key, u64::MAX);
             self.note(change, origin);
         }
         for change in changes {
@@ -168,7 +168,8 @@ impl Follower {
 
     fn note(&mut self, change: Option<Change>, origin: Origin) {
         if let Some(change) = change {
-            debug!(?change, "lattice metadata changed");
+            // Without link values: they may hold passwords.
+            debug!(change = %change, "lattice metadata changed");
             self.pending.push(Notice { change, origin });
         }
     }

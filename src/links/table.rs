@@ -6,7 +6,11 @@
 //!
 //! Invariants: one link per (actor, contract, link name); the first actor that claimed a call alias keeps it.
 
-use std::{collections::BTreeMap, collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -199,6 +203,18 @@ pub enum Change {
     ReferencePut { reference: String, public_key: Arc<str> },
 }
 
+/// Names what changed, without the values of a link.
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LinkPut { link, .. } => write!(f, "link {} put", link.id()),
+            Self::LinkDeleted { link } => write!(f, "link {} deleted", link.id()),
+            Self::ClaimsPut { subject } => write!(f, "claims of {subject} put"),
+            Self::ReferencePut { reference, .. } => write!(f, "reference {reference} put"),
+        }
+    }
+}
+
 /// An entry that could not be taken over, with the reason.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Rejected(pub String);
@@ -249,9 +265,10 @@ impl Table {
         }
     }
 
-    /// Drops a deleted entry.
-    pub fn delete(&mut self, key: &str) -> Option<Change> {
+    /// Drops an entry that was deleted at `revision`; one that was written later stays.
+    pub fn delete(&mut self, key: &str, revision: u64) -> Option<Change> {
         match Key::parse(key) {
+            Key::Link(hash) if self.links.get(hash).is_some_and(|stored| stored.revision > revision) => None,
             Key::Link(hash) => self.links.remove(hash).map(|stored| Change::LinkDeleted { link: stored.link }),
             Key::Claims(subject) => {
                 let (gone, _) = self.claims.remove(subject)?;
@@ -368,6 +385,7 @@ mod tests {
         assert_eq!(table.put(&link_entry("V0", 4)), Ok(None));
         assert!(matches!(table.put(&link_entry("V2", 6)), Ok(Some(Change::LinkPut { replaced: Some(_), .. }))));
         assert_eq!(table.link(ACTOR, "wasmcloud:keyvalue", "default").unwrap().provider_id, "V2");
+        assert_eq!(table.delete(&link_entry("V2", 6).key, 5), None);
         assert_eq!(table.links().count(), 1);
     }
 
@@ -404,7 +422,7 @@ mod tests {
             table.put(&entry(keys::claims(subject), &value, revision)).unwrap();
         }
         assert_eq!(table.alias("lattice/ponger").map(AsRef::as_ref), Some("M1"));
-        table.delete(&keys::claims("M1"));
+        table.delete(&keys::claims("M1"), 3);
         assert_eq!(table.alias("lattice/ponger").map(AsRef::as_ref), Some("M2"));
     }
 }

@@ -225,7 +225,11 @@ impl Service {
         });
         let request = async_nats::Request::new().payload(body.to_string().into()).timeout(Some(self.timeout));
         let failed = |cause: String| (request_id.clone(), cause);
-        let reply = self.client.send_request(self.topic.clone(), request).await.map_err(|e| failed(e.to_string()))?;
+        // The request's own timeout begins when the connection has taken it, so there is one around it.
+        let reply = tokio::time::timeout(self.timeout * 2, self.client.send_request(self.topic.clone(), request))
+            .await
+            .map_err(|_| failed("the NATS connection does not take the request".into()))?
+            .map_err(|e| failed(e.to_string()))?;
         let reply: Reply = serde_json::from_slice(&reply.payload).map_err(|e| failed(e.to_string()))?;
         let request_id = reply.request_id.unwrap_or_else(|| request_id.clone());
         Ok(Decision { request_id, permitted: reply.permitted, message: reply.message })

@@ -5,7 +5,11 @@
 
 pub mod reference;
 
-use std::{io, path::PathBuf};
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::PathBuf,
+};
 
 use bytes::Bytes;
 
@@ -21,8 +25,8 @@ pub enum FetchError {
     FilesNotAllowed,
     #[error("read {path}: {source}")]
     Read { path: PathBuf, source: io::Error },
-    #[error("{path} has {bytes} bytes, more than the {ARTIFACT_BYTES_MAX} a module may have")]
-    TooLarge { path: PathBuf, bytes: u64 },
+    #[error("{path} has more than the {ARTIFACT_BYTES_MAX} bytes a module may have")]
+    TooLarge { path: PathBuf },
     #[error("bindle is a service that no longer exists; use a file (file:///path/to/actor.wasm)")]
     Bindle,
     #[error("it names an image of an OCI registry, and this host loads files; use file:///path/to/actor.wasm")]
@@ -42,6 +46,11 @@ impl Registry {
         Self { allow_files }
     }
 
+    /// Whether this host loads what a reference of this kind names.
+    pub fn could_fetch(&self, reference: &str) -> bool {
+        self.allow_files && matches!(Reference::parse(reference), Ok(Reference::File(_)))
+    }
+
     /// Fetches what a reference names. Blocks on the file system: call it off the async threads.
     pub fn fetch(&self, reference: &str) -> Result<Bytes, FetchError> {
         match Reference::parse(reference)? {
@@ -54,14 +63,18 @@ impl Registry {
 }
 
 fn read(path: PathBuf) -> Result<Bytes, FetchError> {
-    let bytes = match std::fs::metadata(&path) {
-        Ok(metadata) => metadata.len(),
-        Err(source) => return Err(FetchError::Read { path, source }),
+    let content = || {
+        // A pipe or a device would be read without end.
+        if !std::fs::metadata(&path)?.is_file() {
+            return Err(io::Error::other("it is no ordinary file"));
+        }
+        let file = File::open(&path)?;
+        let mut content = Vec::new();
+        file.take(ARTIFACT_BYTES_MAX + 1).read_to_end(&mut content)?;
+        Ok(content)
     };
-    if bytes > ARTIFACT_BYTES_MAX {
-        return Err(FetchError::TooLarge { path, bytes });
-    }
-    match std::fs::read(&path) {
+    match content() {
+        Ok(content) if content.len() as u64 > ARTIFACT_BYTES_MAX => Err(FetchError::TooLarge { path }),
         Ok(content) => Ok(content.into()),
         Err(source) => Err(FetchError::Read { path, source }),
     }

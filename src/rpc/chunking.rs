@@ -21,14 +21,14 @@ use async_nats::{
     jetstream::{
         Context, ErrorCode,
         consumer::push,
-        context::GetStreamErrorKind,
+        context::{GetStreamErrorKind, PublishAckFuture},
         stream::{self, Stream},
     },
 };
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
 use bytes::{Bytes, BytesMut};
-use futures::{StreamExt, future::try_join_all};
+use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -42,6 +42,8 @@ pub const THRESHOLD_BYTES: usize = 900 * 1024;
 const ENVELOPE_BYTES: usize = 24 * 1024;
 /// Size of one stored piece.
 const PIECE_BYTES: usize = 128 * 1024;
+/// Pieces that may be on their way at a time.
+const UNCONFIRMED_MAX: usize = 32;
 /// How much longer a caller waits when its payload went through the object store.
 pub const EXTRA_TIME: Duration = Duration::from_secs(13);
 /// No payload is larger than this, whatever a message claims.
@@ -142,8 +144,7 @@ impl Chunks {
     }
 
     /// Removes an object this host stored, if its reader has not done so.
-    pub async fn discard(&self, name: &str) {
-        self.forget(name);
+    async fn discard(&self, name: &str) {
         if let Some(context) = self.0.contexts.first()
             && let Ok(stream) = context.get_stream_no_info(self.0.stream_name()).await
         {
@@ -166,10 +167,6 @@ impl Chunks {
     fn remember(&self, name: &str) {
         self.0.stored.lock().unwrap_or_else(PoisonError::into_inner).push_back((Instant::now(), name.to_owned()));
     }
-
-    fn forget(&self, name: &str) {
-        self.0.stored.lock().unwrap_or_else(PoisonError::into_inner).retain(|(_, stored)| stored != name);
-    }
 }
 
 impl Inner {
@@ -187,14 +184,22 @@ impl Inner {
         let stream = self.open_or_create(context).await?;
         let nuid = uuid::Uuid::new_v4().simple().to_string();
         let subject = format!("$O.{}.C.{nuid}", self.bucket);
-        let mut acks = Vec::new();
+        // In order, with a bounded number on their way: every unconfirmed piece holds a place in the client.
+        let mut unconfirmed = VecDeque::new();
         let mut pieces = 0;
         for start in (0..payload.len()).step_by(PIECE_BYTES) {
             let piece = payload.slice(start..payload.len().min(start + PIECE_BYTES));
-            acks.push(context.publish(subject.clone(), piece).await.map_err(|e| e.to_string())?.into_future());
+            if unconfirmed.len() >= UNCONFIRMED_MAX
+                && let Some(ack) = unconfirmed.pop_front()
+            {
+                confirm(ack).await?;
+            }
+            unconfirmed.push_back(context.publish(subject.clone(), piece).await.map_err(|e| e.to_string())?);
             pieces += 1;
         }
-        try_join_all(acks).await.map_err(|e| e.to_string())?;
+        for ack in unconfirmed {
+            confirm(ack).await?;
+        }
         // An object of this name, from a caller that uses its ids twice, is replaced by the roll-up.
         let metadata = self.metadata(name, &nuid, payload, pieces);
         for subject in self.metadata_subjects(name) {
@@ -320,6 +325,10 @@ impl Inner {
             debug!(name, %error, "pieces of a stored payload not removed");
         }
     }
+}
+
+async fn confirm(ack: PublishAckFuture) -> Result<(), String> {
+    ack.await.map(drop).map_err(|e| e.to_string())
 }
 
 /// Invocation ids come from strangers; only these characters may end up in a subject.

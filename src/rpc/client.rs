@@ -71,11 +71,7 @@ impl Client {
             content_length,
             trace_context: call.trace,
         };
-        let result = inner.exchange(&subject, &invocation, headers, deadline).await;
-        if chunked {
-            inner.chunks.discard(&invocation.id).await;
-        }
-        result
+        inner.exchange(&subject, &invocation, headers, deadline).await
     }
 }
 

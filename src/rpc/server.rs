@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::{StreamExt, future::BoxFuture};
 use tokio::{sync::oneshot, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::{
     antiforgery::{Verifier, check_target},
@@ -23,10 +23,17 @@ use super::{
     codec,
     invocation::{Invocation, InvocationResponse, TraceContext, dispatch_operation},
 };
+use crate::identity::keys::HostId;
 
 /// Calls of one subscription that may be in work at a time, waiting ones included. Beyond it the subscription is read no
 /// further and the server's messages wait in the client.
 const IN_WORK_MAX: usize = 4096;
+/// How long handing a reply to the connection may take; it only waits when the server is away.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long leaving a queue group may take.
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(250);
+/// A call that began on this host and came back over NATS counts as made by a waiting one.
+const DEPTH_OF_OWN: u8 = 1;
 
 /// What answers calls once they are verified.
 pub trait Handler: Send + Sync + 'static {
@@ -42,11 +49,18 @@ struct Inner {
     verifier: Verifier,
     chunks: Chunks,
     rpc_timeout: Duration,
+    host_id: HostId,
 }
 
 impl Receiver {
-    pub fn new(nats: async_nats::Client, verifier: Verifier, chunks: Chunks, rpc_timeout: Duration) -> Self {
-        Self(Arc::new(Inner { nats, verifier, chunks, rpc_timeout }))
+    pub fn new(
+        nats: async_nats::Client,
+        verifier: Verifier,
+        chunks: Chunks,
+        rpc_timeout: Duration,
+        host_id: HostId,
+    ) -> Self {
+        Self(Arc::new(Inner { nats, verifier, chunks, rpc_timeout, host_id }))
     }
 
     /// Answers the invocations of one target until told to stop, then until those in work are done. `left` is told when
@@ -60,25 +74,30 @@ impl Receiver {
         left: oneshot::Sender<()>,
     ) {
         let mut work = JoinSet::new();
+        let mut received = Received::default();
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(_) = work.join_next(), if !work.is_empty() => {}
+                Some(done) = work.join_next(), if !work.is_empty() => report(done),
                 message = subscription.next(), if work.len() < IN_WORK_MAX => match message {
-                    Some(message) => self.take_on(&mut work, message, &target, &handler),
+                    Some(message) => {
+                        received.count();
+                        self.take_on(&mut work, message, &target, &handler);
+                    }
                     None => break,
                 },
             }
         }
-        // Leave the queue group; what the server sent before it knew still arrives here.
-        if subscription.drain().await.is_ok() {
-            while let Some(message) = subscription.next().await {
-                self.take_on(&mut work, message, &target, &handler);
-            }
+        let leaving =
+            leave(&mut subscription, &received, |message| self.take_on(&mut work, message, &target, &handler));
+        if tokio::time::timeout(LEAVE_TIMEOUT * 2, leaving).await.is_err() {
+            warn!(actor_id = %target, "left the queue group without a word of the NATS server");
         }
         let _ = left.send(());
-        while work.join_next().await.is_some() {}
+        while let Some(done) = work.join_next().await {
+            report(done);
+        }
     }
 
     fn take_on(&self, work: &mut JoinSet<()>, message: Message, target: &Arc<str>, handler: &Arc<dyn Handler>) {
@@ -87,13 +106,69 @@ impl Receiver {
     }
 }
 
+/// How many messages a subscription has brought, in all and lately.
+#[derive(Default)]
+struct Received {
+    total: u64,
+    lately: u64,
+    since: Option<Instant>,
+}
+
+impl Received {
+    fn count(&mut self) {
+        let now = Instant::now();
+        if self.since.is_none_or(|since| now.duration_since(since) > Duration::from_secs(1)) {
+            *self = Self { since: Some(now), lately: 0, ..*self };
+        }
+        self.lately += 1;
+        self.total += 1;
+    }
+}
+
+/// Leaves the queue group without losing what the server has already sent.
+///
+/// The client forgets a drained subscription as soon as it next wakes up, and then drops messages that are still on their
+/// way. So the server is asked first to end the subscription by itself after some messages more than can be on their way:
+/// both sides then count to the same number. Where so many do not come, hardly any can be on their way, and draining is
+/// good enough.
+async fn leave(subscription: &mut Subscriber, received: &Received, mut take_on: impl FnMut(Message)) {
+    let on_their_way = 16 + received.lately / 10;
+    if received.lately > 0 && subscription.unsubscribe_after(received.total + on_their_way).await.is_ok() {
+        let counted = async {
+            while let Some(message) = subscription.next().await {
+                take_on(message);
+            }
+        };
+        if tokio::time::timeout(LEAVE_TIMEOUT, counted).await.is_ok() {
+            return;
+        }
+    }
+    if subscription.drain().await.is_ok() {
+        while let Some(message) = subscription.next().await {
+            take_on(message);
+        }
+    }
+}
+
+/// A call that panicked is a bug of the host; its caller times out, the others go on.
+fn report(done: Result<(), tokio::task::JoinError>) {
+    if let Err(failure) = done {
+        error!(error = %failure, "answering a call panicked");
+    }
+}
+
 impl Inner {
     async fn answer(&self, message: Message, target: &str, handler: Arc<dyn Handler>) {
         let reply = message.reply.clone();
         let response = self.perform(message, target, handler).await;
         let Some(reply) = reply else { return };
-        if let Err(error) = self.nats.publish(reply, codec::encode_response(&response)).await {
-            warn!(invocation_id = %response.invocation_id, %error, "reply lost");
+        let publish = self.nats.publish(reply, codec::encode_response(&response));
+        match tokio::time::timeout(REPLY_TIMEOUT, publish).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(invocation_id = %response.invocation_id, %error, "reply lost"),
+            Err(_) => {
+                warn!(invocation_id = %response.invocation_id, "reply lost: the NATS connection does not take it")
+            }
         }
     }
 
@@ -154,7 +229,7 @@ impl Inner {
             payload,
             trace,
             deadline,
-            depth: 0,
+            depth: if invocation.host_id == self.host_id.as_str() { DEPTH_OF_OWN } else { 0 },
         })
     }
 
@@ -162,9 +237,16 @@ impl Inner {
         let content_length = payload.len() as u64;
         let mut msg = payload;
         if self.chunks.is_needed(msg.len()) {
-            if let Err(error) = self.chunks.put(&chunking::reply_name(&id), &msg).await {
-                warn!(invocation_id = %id, %error, "large result lost");
-                return failure(id, error.to_string());
+            let name = chunking::reply_name(&id);
+            let stored = tokio::time::timeout(chunking::EXTRA_TIME, self.chunks.put(&name, &msg)).await;
+            let problem = match stored {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some("the object store did not take the result in time; is JetStream reachable?".to_owned()),
+            };
+            if let Some(problem) = problem {
+                warn!(invocation_id = %id, error = %problem, "large result lost");
+                return failure(id, problem);
             }
             msg = Bytes::new();
         }

@@ -45,10 +45,11 @@ pub async fn ensure_server(config: &Config, dirs: &Dirs) -> Result<Option<NatsSe
     let domain = config.js_domain.clone().unwrap_or_else(|| DOMAIN.to_owned());
     let settings = Settings {
         address: address.clone(),
-        store_dir: dirs.data.join("nats").join(&domain),
+        store_dir: dirs.data.join("nats").join(format!("{domain}-{}", config.ctl.port)),
         domain,
-        log: dirs.state.join("nats-server.log"),
-        config: dirs.state.join("nats-server.cfg"),
+        // Servers on other ports have files of their own.
+        log: dirs.state.join(format!("nats-server-{}.log", config.ctl.port)),
+        config: dirs.state.join(format!("nats-server-{}.cfg", config.ctl.port)),
     };
     let server = NatsServer::start(&binary, &settings).await.with_context(|| start_hint(&settings.log))?;
     info!(%address, domain = %settings.domain, store = %settings.store_dir.display(), log = %settings.log.display(), "NATS server started");

@@ -6,6 +6,7 @@ use std::{
     net::{TcpStream, ToSocketAddrs},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -137,6 +138,17 @@ pub struct Settings {
     pub config: PathBuf,
 }
 
+/// The process id of the server this process started; 0 when there is none.
+static STARTED: AtomicU32 = AtomicU32::new(0);
+
+/// Kills the server this process started, if any: for an end that leaves no time to stop it.
+pub fn kill_started() {
+    #[cfg(unix)]
+    if let Some(pid) = i32::try_from(STARTED.swap(0, Ordering::AcqRel)).ok().and_then(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
 /// A server this process started. Dropped without [`NatsServer::stop`], it is killed.
 #[derive(Debug)]
 pub struct NatsServer {
@@ -159,6 +171,7 @@ impl NatsServer {
         #[cfg(unix)]
         command.process_group(0);
         let child = command.spawn().with_context(|| format!("run {}", binary.display()))?;
+        STARTED.store(child.id().unwrap_or(0), Ordering::Release);
         let mut server = Self { child };
         let ready = async {
             while probe(&settings.address).await == Probe::Nothing {
@@ -182,6 +195,7 @@ impl NatsServer {
 
     /// Asks it to stop, and ends it if it does not.
     pub async fn stop(mut self) {
+        STARTED.store(0, Ordering::Release);
         #[cfg(unix)]
         if let Some(pid) =
             self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw)
