@@ -249,7 +249,7 @@ struct Supervisor {
     /// Jobs that wait for a module, by its reference, in the order they came.
     loading: HashMap<String, VecDeque<Job>>,
     /// Jobs that wait for an actor's subscription.
-    starting: HashMap<ActorId, VecDeque<(Job, Option<Arc<Artifact>>)>>,
+    starting: HashMap<ActorId, VecDeque<ReadyJob>>,
     children: JoinSet<Done>,
     published: watch::Sender<Arc<Vec<ActorView>>>,
 }
@@ -261,6 +261,9 @@ enum Job {
     /// Needs none, but must not overtake the start it is meant for.
     Stop(Stop, oneshot::Sender<Result<(), ActorError>>),
 }
+
+/// A job with its module; a stop needs none.
+type ReadyJob = (Job, Option<Arc<Artifact>>);
 
 /// What a child task reports.
 enum Done {

@@ -290,3 +290,114 @@ async fn a_stop_waits_for_running_calls() {
     assert_eq!((response.error, &response.msg[..]), (None, &b"0"[..]));
     events.next("host_stopped").await;
 }
+
+/// Work for about `loops` steps, then answer.
+fn busy(loops: u64) -> String {
+    format!(
+        "(local $n i64) (loop $l (local.set $n (i64.add (local.get $n) (i64.const 1))) (br_if $l (i64.lt_u (local.get $n) (i64.const {loops})))) {COUNTING}"
+    )
+}
+
+/// Calls `alias` and answers with what it answered.
+fn relay(alias: &str) -> String {
+    let body = format!(
+        r#"(if (call $host_call (i32.const 0) (i32.const 0) (i32.const 100) (i32.const {}) (i32.const 200) (i32.const 1) (i32.const 1) (i32.const 0))
+        (then (call $host_response (i32.const 400)) (call $response (i32.const 400) (call $host_response_len)) (return (i32.const 1))))
+        (call $host_error (i32.const 400)) (call $error (i32.const 400) (call $host_error_len)) (i32.const 0)"#,
+        alias.len()
+    );
+    wapc(&body).replace(
+        "(func (export",
+        &format!("(data (i32.const 100) \"{alias}\") (data (i32.const 200) \"x\")\n(func (export"),
+    )
+}
+
+fn called(alias: &str) -> Signing {
+    Signing { call_alias: Some(alias.into()), ..Signing::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopping_host_lets_running_calls_make_the_calls_they_need() {
+    let server = Server::start().await;
+    let host = host(&server).set("rpc_timeout_ms", "10000").start().await;
+    let callee = sign(&wapc(&busy(20_000_000)), &called("test/callee"));
+    let caller_actor = sign(&relay("test/callee"), &Signing::default());
+    start(&server, &host, &callee.reference, 1).await;
+    start(&server, &host, &caller_actor.reference, 16).await;
+    let caller = std::sync::Arc::new(Caller::new(&server).await);
+    let mut wire = caller.nats.subscribe(format!("wasmbus.rpc.default.{}", caller_actor.id)).await.unwrap();
+    caller.nats.flush().await.unwrap();
+    let calls: Vec<_> = (0..8)
+        .map(|_| {
+            let (caller, id) = (std::sync::Arc::clone(&caller), caller_actor.id.clone());
+            tokio::spawn(async move { caller.call(&id, "x", "").await })
+        })
+        .collect();
+    for _ in 0..8 {
+        futures::StreamExt::next(&mut wire).await.expect("the calls are on their way");
+    }
+    host.stop().await;
+    for end in join_all(calls).await {
+        assert_eq!(end.unwrap().as_deref(), Ok(&b"1"[..]));
+    }
+}
+
+#[tokio::test]
+async fn a_stop_does_not_overtake_the_start_before_it() {
+    let server = Server::start().await;
+    let host = host(&server).start().await;
+    let ctl = ctl_2024(&server).await;
+    let mut events = Events::all(&server).await;
+    // Both commands leave before the module can be loaded.
+    let reference = example("echo");
+    let (started, stopped) = tokio::join!(ctl.scale_actor(&host.id, &reference, 1, None), async {
+        let nats = crate::harness::client::nats(&server).await;
+        let subject = format!("wasmbus.ctl.default.cmd.{}.sa", host.id);
+        nats.request(subject, format!(r#"{{"actor_ref":"{reference}"}}"#).into()).await
+    });
+    assert!(started.unwrap().accepted);
+    let ack = String::from_utf8_lossy(&stopped.unwrap().payload).into_owned();
+    if ack.contains("true") {
+        events.next("actors_stopped").await;
+        assert!(ctl.get_host_inventory(&host.id).await.unwrap().actors.is_empty());
+    } else {
+        // The stop was first: then the actor runs.
+        assert!(ack.contains("does not run"), "{ack}");
+    }
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_instances_do_not_keep_others_from_theirs() {
+    let server = Server::start().await;
+    let host = host(&server).set("actor_instances_max", "8").set("instance_reuse", "1000").start().await;
+    let caller = Caller::new(&server).await;
+    let mut guests = Vec::new();
+    for _ in 0..4 {
+        guests.push(sign(&wapc(&busy(100_000)), &Signing::default()));
+        start(&server, &host, &guests.last().unwrap().reference, 8).await;
+    }
+    for guest in &guests {
+        for end in join_all((0..16).map(|_| caller.call(&guest.id, "x", ""))).await {
+            end.expect("every call finds an instance");
+        }
+    }
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_between_actors_of_a_full_host_do_not_wait_for_each_other() {
+    let server = Server::start().await;
+    let callee = sign(&wapc(COUNTING), &called("test/full"));
+    let caller_actor = sign(&relay("test/full"), &Signing::default());
+    for way in ["true", "false"] {
+        let host = host(&server).set("actor_instances_max", "8").set("local_calls", way).start().await;
+        start(&server, &host, &callee.reference, 64).await;
+        start(&server, &host, &caller_actor.reference, 64).await;
+        let caller = Caller::new(&server).await;
+        for end in join_all((0..40).map(|_| caller.call(&caller_actor.id, "x", ""))).await {
+            assert_eq!(end.as_deref(), Ok(&b"1"[..]), "local calls: {way}");
+        }
+        host.stop().await;
+    }
+}
