@@ -11,6 +11,7 @@
 //! * [`policy`] asks whether something is allowed. [`events`] tells what happened. [`registry`] fetches modules.
 //! * [`router`] is the heart: it checks every call and chooses its way.
 //! * [`actors`] runs modules. [`control`] answers clients.
+//! * [`errors`] and [`lenient`] are the two helpers everybody needs.
 //! * [`host`] puts the parts together, and takes them apart in order. [`up`] starts a NATS server beside it.
 //!
 //! # What always holds
@@ -29,10 +30,12 @@ pub mod config;
 pub mod control;
 pub mod delivery;
 pub mod dirs;
+pub mod errors;
 pub mod events;
 pub mod host;
 pub mod identity;
 pub mod lattice;
+pub mod lenient;
 pub mod links;
 pub mod policy;
 pub mod registry;

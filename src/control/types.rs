@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::{errors::chain, lenient::nullable};
+
 /// Key/value pairs of a request; missing or null means none.
 pub type Pairs = BTreeMap<String, String>;
 
@@ -35,21 +37,6 @@ impl<T, E: std::error::Error> From<Result<T, E>> for Ack {
             Err(error) => Self::rejected(chain(&error)),
         }
     }
-}
-
-/// An error with its causes, as one sentence.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text.push_str(": ");
-            text.push_str(&inner_text);
-        }
-        source = inner.source();
-    }
-    text
 }
 
 /// `cmd.{host}.la`, the start command until 2023: so many more than now.
@@ -225,15 +212,6 @@ pub struct InventoryProvider {
     pub revision: i32,
     pub annotations: Pairs,
     pub instance_id: String,
-}
-
-/// Reads null like a missing member.
-pub fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Default + Deserialize<'de>,
-{
-    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// Keeps null and missing apart.

@@ -14,10 +14,10 @@ use crate::{
     control::{
         registries::{Credential, Registries},
         state::HostState,
-        types::nullable,
     },
     events::{Event, Publisher, event::Annotations},
     lattice::subject::Subjects,
+    lenient::nullable,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(2);

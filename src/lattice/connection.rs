@@ -23,7 +23,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::config::{self, Auth};
+use crate::{
+    config::{self, Auth},
+    errors::chain,
+};
 
 /// How long one attempt to reach a server may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -327,20 +330,6 @@ fn is_tls_trouble(failure: &async_nats::ConnectError) -> bool {
         source = current.source();
     }
     false
-}
-
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text.push_str(": ");
-            text.push_str(&inner_text);
-        }
-        source = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]

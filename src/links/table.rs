@@ -17,6 +17,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     identity::claims::ActorClaims,
+    lenient::nullable,
     store::{
         Entry,
         keys::{self, Key},
@@ -32,7 +33,7 @@ pub struct LinkDefinition {
     pub provider_id: String,
     pub link_name: String,
     pub contract_id: String,
-    #[serde(default, deserialize_with = "null_as_default")]
+    #[serde(default, deserialize_with = "nullable")]
     pub values: BTreeMap<String, String>,
 }
 
@@ -54,14 +55,6 @@ impl LinkDefinition {
     pub fn identified(&self) -> IdentifiedLink<'_> {
         IdentifiedLink { id: self.id(), link: self }
     }
-}
-
-fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: serde::Deserializer<'de>,
-    T: Default + Deserialize<'de>,
-{
-    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// What the bucket knows about an actor or a provider.

@@ -156,10 +156,15 @@ impl Router {
         } else if let Some(local) = self.local(&call.target) {
             local.check(&call)?;
             self.permitted(&call).await?;
-            // If all permits are out, another host may have one, and if none has, our own queue takes the call.
-            if let Some(admitted) = local.try_admit() {
+            if let Some(admitted) = Arc::clone(&local).try_admit() {
                 return admitted(call).await;
             }
+            // All permits are out: another host may have one, or this one's own queue takes the call. If nobody listens, this
+            // host has left the queue group to stop; what still runs here waits for a permit here.
+            return match inner.client.invoke(call.clone()).await {
+                Err(CallError::NoResponders { .. }) => local.call(call).await,
+                result => result,
+            };
         }
         inner.client.invoke(call).await
     }

@@ -31,7 +31,13 @@ const IN_WORK_MAX: usize = 4096;
 /// How long handing a reply to the connection may take; it only waits when the server is away.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long leaving a queue group may take.
-const LEAVE_TIMEOUT: Duration = Duration::from_millis(250);
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// More messages than are ever on their way to one subscription.
+const LEAVE_FURTHER_MAX: u64 = 16 * 1024;
+/// How long to look how many arrive, which covers a round trip across a continent.
+const LEAVE_LOOK: Duration = Duration::from_millis(100);
+/// How long to wait for the agreed number.
+const LEAVE_COUNT: Duration = Duration::from_millis(300);
 /// A call that began on this host and came back over NATS counts as made by a waiting one.
 const DEPTH_OF_OWN: u8 = 1;
 
@@ -74,7 +80,7 @@ impl Receiver {
         left: oneshot::Sender<()>,
     ) {
         let mut work = JoinSet::new();
-        let mut received = Received::default();
+        let mut total = 0;
         loop {
             tokio::select! {
                 biased;
@@ -82,16 +88,15 @@ impl Receiver {
                 Some(done) = work.join_next(), if !work.is_empty() => report(done),
                 message = subscription.next(), if work.len() < IN_WORK_MAX => match message {
                     Some(message) => {
-                        received.count();
+                        total += 1;
                         self.take_on(&mut work, message, &target, &handler);
                     }
                     None => break,
                 },
             }
         }
-        let leaving =
-            leave(&mut subscription, &received, |message| self.take_on(&mut work, message, &target, &handler));
-        if tokio::time::timeout(LEAVE_TIMEOUT * 2, leaving).await.is_err() {
+        let leaving = leave(&mut subscription, total, |message| self.take_on(&mut work, message, &target, &handler));
+        if tokio::time::timeout(LEAVE_TIMEOUT, leaving).await.is_err() {
             warn!(actor_id = %target, "left the queue group without a word of the NATS server");
         }
         let _ = left.send(());
@@ -106,40 +111,19 @@ impl Receiver {
     }
 }
 
-/// How many messages a subscription has brought, in all and lately.
-#[derive(Default)]
-struct Received {
-    total: u64,
-    lately: u64,
-    since: Option<Instant>,
-}
-
-impl Received {
-    fn count(&mut self) {
-        let now = Instant::now();
-        if self.since.is_none_or(|since| now.duration_since(since) > Duration::from_secs(1)) {
-            *self = Self { since: Some(now), lately: 0, ..*self };
-        }
-        self.lately += 1;
-        self.total += 1;
-    }
-}
-
-/// Leaves the queue group without losing what the server has already sent.
+/// Leaves the queue group without losing what the server has already sent; `total` messages came so far.
 ///
-/// The client forgets a drained subscription as soon as it next wakes up, and then drops messages that are still on their
-/// way. So the server is asked first to end the subscription by itself after some messages more than can be on their way:
-/// both sides then count to the same number. Where so many do not come, hardly any can be on their way, and draining is
-/// good enough.
-async fn leave(subscription: &mut Subscriber, received: &Received, mut take_on: impl FnMut(Message)) {
-    let on_their_way = 16 + received.lately / 10;
-    if received.lately > 0 && subscription.unsubscribe_after(received.total + on_their_way).await.is_ok() {
-        let counted = async {
-            while let Some(message) = subscription.next().await {
-                take_on(message);
-            }
-        };
-        if tokio::time::timeout(LEAVE_TIMEOUT, counted).await.is_ok() {
+/// The client forgets a drained subscription when it next wakes up, and drops messages that are still on their way. So the
+/// server is asked to end the subscription by itself, after a number of messages that both sides count to: first one so
+/// high that nothing on its way is cut off while we see how much arrives, then one that is reached soon and still beyond
+/// what can be on its way. Where hardly anything arrives, hardly anything can be on its way, and draining is good enough.
+async fn leave(subscription: &mut Subscriber, total: u64, mut take_on: impl FnMut(Message)) {
+    let Some(arrived) = end_after(subscription, total + LEAVE_FURTHER_MAX, LEAVE_LOOK, &mut take_on).await else {
+        return;
+    };
+    if arrived > 0 {
+        let agreed = total + arrived + 4 + arrived * 2;
+        if end_after(subscription, agreed, LEAVE_COUNT, &mut take_on).await.is_none() {
             return;
         }
     }
@@ -148,6 +132,26 @@ async fn leave(subscription: &mut Subscriber, received: &Received, mut take_on: 
             take_on(message);
         }
     }
+}
+
+/// Asks the server to end a subscription after `count` messages in all, and takes on what arrives meanwhile. Returns how
+/// many did if the subscription still lives after `pause`.
+async fn end_after(
+    subscription: &mut Subscriber,
+    count: u64,
+    pause: Duration,
+    take_on: &mut impl FnMut(Message),
+) -> Option<u64> {
+    subscription.unsubscribe_after(count).await.ok()?;
+    let mut arrived = 0;
+    let ended = async {
+        while let Some(message) = subscription.next().await {
+            arrived += 1;
+            take_on(message);
+        }
+    };
+    let lives = tokio::time::timeout(pause, ended).await.is_err();
+    lives.then_some(arrived)
 }
 
 /// A call that panicked is a bug of the host; its caller times out, the others go on.

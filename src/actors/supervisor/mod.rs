@@ -8,6 +8,13 @@
 //! An actor has one subscription and one number of permits: the sum over its *groups*. A group is what was started with
 //! one set of annotations; clients that manage actors by annotations (a deployment manager) scale and stop only theirs
 //! (lattice protocol, section 9.1).
+//!
+//! `command` has what can be asked, `load` gets modules ready, `announce` words the events; this file is the loop, its state
+//! and every change of it.
+
+mod announce;
+mod command;
+mod load;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -29,29 +36,32 @@ use super::{
     actor::{Actor, Shared},
     artifact::Artifact,
 };
+use command::{Command, has_all, reuse_of};
+use load::{LoadError, load, record};
+
+pub use command::{
+    ActorError, ActorView, Amount, GroupView, Handle, REUSE_ANNOTATION, Replace, Start, Stop, UNBOUNDED,
+};
+
 use crate::{
     events::{
         Event, Publisher,
         event::{ActorContext, Annotations},
     },
     identity::{
-        claims::{ActorClaims, now},
+        claims::ActorClaims,
         keys::{ActorId, HostId},
     },
     lattice::{connection::confirm, subject::Subjects},
-    links::{Claims, Live},
-    policy::{Action, Party, Policy},
+    links::Live,
+    policy::Policy,
     registry::Registry,
     router::Local,
     rpc::server::Receiver,
     shutdown::essential,
-    store::{Entry, Expect, Store, Update, keys},
+    store::Store,
 };
 
-/// Calls without an upper bound on this actor's concurrency: what a `scale` without a count asks for.
-pub const UNBOUNDED: u32 = u32::MAX;
-/// The annotation that sets how many calls one instance of an actor may serve.
-pub const REUSE_ANNOTATION: &str = "lattice.host/instance-reuse";
 /// Commands waiting for the supervisor.
 const INBOX: usize = 256;
 /// Modules that are read and compiled at a time; each may take a core and the memory of the largest module.
@@ -60,146 +70,8 @@ const LOADS_MAX: usize = 4;
 const JOBS_MAX: usize = 1024;
 /// How long subscribing may take, the server's confirmation included.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
-/// One-instance events per change; the counts are in the events about all of them.
-const SINGLE_EVENTS_MAX: u32 = 32;
 /// How often claims of running actors are looked for in the bucket, and written again if it lost them.
 const CLAIMS_CHECK: Duration = Duration::from_secs(5);
-
-/// How many an actor request asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Amount {
-    /// So many more than now (the launch command of 2022).
-    Add(u32),
-    /// Exactly so many.
-    Exactly(u32),
-}
-
-/// A request to run an actor under one set of annotations.
-#[derive(Clone, Debug)]
-pub struct Start {
-    /// The reference as the client wrote it.
-    pub reference: String,
-    pub annotations: Annotations,
-    pub amount: Amount,
-}
-
-/// A request to stop all or some of an actor.
-#[derive(Clone, Debug)]
-pub struct Stop {
-    /// A public key, or an image reference.
-    pub actor: String,
-    /// Only groups that have all of these.
-    pub annotations: Annotations,
-    /// How many; `None` means all.
-    pub count: Option<u32>,
-}
-
-/// A request to run another module under the same key.
-#[derive(Clone, Debug)]
-pub struct Replace {
-    pub actor_id: Option<String>,
-    pub reference: String,
-    pub annotations: Annotations,
-}
-
-/// Why a stop or an update was refused.
-#[derive(Debug, thiserror::Error)]
-pub enum ActorError {
-    #[error("{0} does not run on this host")]
-    NotRunning(String),
-    #[error("{actor} runs on this host, but not with the annotations {annotations:?}")]
-    NoSuchAnnotations { actor: String, annotations: Annotations },
-    #[error(
-        "the annotations select only a part of {0}; all of an actor on one host runs the same module, so leave the annotations out"
-    )]
-    PartOfActor(String),
-    #[error("{reference} holds {found}, not {expected}; start it as an actor of its own")]
-    OtherActor { reference: String, found: String, expected: String },
-    #[error(
-        "{reference} has revision {offered}, {actor} runs revision {running} already; sign the new module with a higher revision"
-    )]
-    NotNewer { reference: String, actor: String, offered: u64, running: u64 },
-    #[error("{0}")]
-    Load(String),
-    #[error("the host is stopping or too busy to take the command")]
-    Unavailable,
-}
-
-/// What readers see of a running actor.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ActorView {
-    pub id: ActorId,
-    pub name: Option<String>,
-    pub reference: String,
-    pub revision: i32,
-    pub groups: Vec<GroupView>,
-}
-
-/// One group of a running actor.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GroupView {
-    pub annotations: Annotations,
-    pub instance_id: String,
-    pub max: u32,
-}
-
-enum Command {
-    Start(Start),
-    Stop(Stop, oneshot::Sender<Result<(), ActorError>>),
-    Replace(Replace, oneshot::Sender<Result<(), ActorError>>),
-    StopAll { deadline: Instant, done: oneshot::Sender<()> },
-}
-
-/// Gives commands to the supervisor and reads what runs. Cheap to clone.
-#[derive(Clone)]
-pub struct Handle {
-    commands: mpsc::Sender<Command>,
-    view: watch::Receiver<Arc<Vec<ActorView>>>,
-}
-
-impl Handle {
-    /// Asks for an actor; the outcome is told by events. Fails only when the inbox is full or the host is stopping.
-    pub fn start(&self, start: Start) -> Result<(), ActorError> {
-        self.commands.try_send(Command::Start(start)).map_err(|_| ActorError::Unavailable)
-    }
-
-    /// Asks for a stop; the answer comes when the actor takes no further calls.
-    pub fn stop(&self, stop: Stop) -> oneshot::Receiver<Result<(), ActorError>> {
-        self.ask(|reply| Command::Stop(stop, reply))
-    }
-
-    /// Asks for a live update; the answer comes when new calls run the new module.
-    pub fn replace(&self, replace: Replace) -> oneshot::Receiver<Result<(), ActorError>> {
-        self.ask(|reply| Command::Replace(replace, reply))
-    }
-
-    /// Stops everything; returns when all calls are done, or at the deadline.
-    pub async fn stop_all(&self, deadline: Instant) {
-        let (done, stopped) = oneshot::channel();
-        if self.commands.send(Command::StopAll { deadline, done }).await.is_ok() {
-            let _ = stopped.await;
-        }
-    }
-
-    /// What runs now.
-    pub fn running(&self) -> Arc<Vec<ActorView>> {
-        Arc::clone(&self.view.borrow())
-    }
-
-    fn ask(
-        &self,
-        command: impl FnOnce(oneshot::Sender<Result<(), ActorError>>) -> Command,
-    ) -> oneshot::Receiver<Result<(), ActorError>> {
-        let (reply, answer) = oneshot::channel();
-        if let Err(mpsc::error::TrySendError::Full(command) | mpsc::error::TrySendError::Closed(command)) =
-            self.commands.try_send(command(reply))
-            && let Command::Stop(_, reply) | Command::Replace(_, reply) = command
-        {
-            let _ = reply.send(Err(ActorError::Unavailable));
-        }
-        answer
-    }
-}
 
 /// What the supervisor works with.
 pub struct Parts {
@@ -286,12 +158,6 @@ enum Done {
     Nothing,
 }
 
-/// Why a module did not load, and whose it is as far as that is known.
-struct LoadError {
-    actor_id: Option<ActorId>,
-    text: String,
-}
-
 struct Running {
     actor: Arc<Actor>,
     reference: String,
@@ -317,15 +183,6 @@ impl Running {
         self.actor.set_limit(self.total());
         let reuse = self.groups.iter().filter_map(|group| reuse_of(&group.annotations).ok().flatten()).max();
         self.actor.set_reuse(reuse.unwrap_or(reuse_default));
-    }
-}
-
-/// Reads the reuse annotation; an error is for the client.
-fn reuse_of(annotations: &Annotations) -> Result<Option<u32>, String> {
-    let Some(text) = annotations.get(REUSE_ANNOTATION) else { return Ok(None) };
-    match text.trim().parse() {
-        Ok(reuse) if reuse > 0 => Ok(Some(reuse)),
-        _ => Err(format!("annotation {REUSE_ANNOTATION} is {text:?}, expected a number of calls from 1")),
     }
 }
 
@@ -754,91 +611,6 @@ impl Supervisor {
         self.published.send_replace(Arc::new(view.collect()));
     }
 
-    fn context(&self, reference: &str, annotations: &Annotations, claims: &ActorClaims) -> ActorContext {
-        ActorContext {
-            host_id: self.parts.host.to_string(),
-            public_key: claims.subject.to_string(),
-            image_ref: reference.to_owned(),
-            annotations: annotations.clone(),
-            claims: claims.clone(),
-        }
-    }
-
-    /// The events of a change from `before` to `after` (lattice protocol, section 7.7).
-    fn scale_events(
-        &self,
-        reference: &str,
-        annotations: &Annotations,
-        claims: &ActorClaims,
-        before: u32,
-        after: u32,
-    ) -> Vec<Event> {
-        let actor = self.context(reference, annotations, claims);
-        let id = || Uuid::new_v4().to_string();
-        let mut events = Vec::new();
-        if after > before {
-            let count = after - before;
-            for _ in 0..count.min(SINGLE_EVENTS_MAX) {
-                events.push(Event::ActorStarted { actor: actor.clone(), instance_id: id() });
-            }
-            events.push(Event::ActorsStarted { actor: actor.clone(), count });
-        } else if before > after {
-            let count = before - after;
-            for _ in 0..count.min(SINGLE_EVENTS_MAX) {
-                events.push(Event::ActorStopped { actor: actor.clone(), instance_id: id() });
-            }
-            events.push(Event::ActorsStopped { actor: actor.clone(), count, remaining: after });
-        } else if after > 0 {
-            // Nothing changed, but the client that asked waits for an event.
-            events.push(Event::ActorStarted { actor: actor.clone(), instance_id: id() });
-        }
-        events.push(Event::ActorScaled { actor, max: after });
-        events
-    }
-
-    fn start_failed(&self, start: &Start, actor_id: Option<&ActorId>, text: &str) {
-        warn!(reference = %start.reference, error = text, "actor not started");
-        let error = format!("start {}: {text}", start.reference);
-        let public_key = actor_id.map_or_else(|| "N/A".to_owned(), ToString::to_string);
-        let max = match start.amount {
-            Amount::Add(count) | Amount::Exactly(count) => count,
-        };
-        let (host_id, annotations) = (self.parts.host.to_string(), start.annotations.clone());
-        self.parts.events.publish_all([
-            Event::ActorStartFailed { actor_ref: start.reference.clone(), error: error.clone() },
-            Event::ActorsStartFailed {
-                host_id: host_id.clone(),
-                public_key: public_key.clone(),
-                image_ref: start.reference.clone(),
-                annotations: annotations.clone(),
-                error: error.clone(),
-            },
-            Event::ActorScaleFailed {
-                host_id,
-                public_key,
-                image_ref: start.reference.clone(),
-                annotations,
-                max,
-                error,
-            },
-        ]);
-    }
-
-    fn replace_failed(&self, replace: &Replace, reply: oneshot::Sender<Result<(), ActorError>>, error: ActorError) {
-        warn!(reference = %replace.reference, %error, "actor not updated");
-        let running =
-            replace.actor_id.as_ref().and_then(|id| self.running.values().find(|r| r.actor.id.as_str() == id));
-        self.parts.events.publish(Event::ActorUpdateFailed {
-            public_key: replace.actor_id.clone().unwrap_or_else(|| "N/A".into()),
-            revision: running.map_or(0, |running| running.actor.claims().effective_revision()),
-            instance_id: running
-                .and_then(|running| running.groups.first())
-                .map_or_else(|| "N/A".into(), |group| group.instance_id.clone()),
-            reason: error.to_string(),
-        });
-        let _ = reply.send(Err(error));
-    }
-
     /// A subscription that ended by itself leaves an actor nobody can call: it does not stay in the inventory.
     fn still_running(&mut self, actor: &Arc<Actor>) {
         let is_it = self.running.get(&actor.id).is_some_and(|running| Arc::ptr_eq(&running.actor, actor));
@@ -909,91 +681,5 @@ impl Supervisor {
                 self.parts.events.publish_all(events);
             }
         }
-    }
-}
-
-/// Whether `annotations` contain every pair of `wanted`.
-fn has_all(annotations: &Annotations, wanted: &Annotations) -> bool {
-    wanted.iter().all(|(key, value)| annotations.get(key) == Some(value))
-}
-
-/// Fetches, verifies, compiles and asks the policy service.
-async fn load(parts: Arc<Parts>, reference: String, twins: Vec<Arc<Artifact>>) -> Done {
-    let (registry, engine, wanted) = (parts.registry.clone(), parts.shared.engine.clone(), reference.clone());
-    let began = std::time::Instant::now();
-    let loaded = tokio::task::spawn_blocking(move || {
-        let wasm = registry.fetch(&wanted).map_err(|e| e.to_string())?;
-        let same_code = |hash: &[u8; 32]| twins.into_iter().find(|twin| twin.code_hash == *hash);
-        Artifact::load(&engine, &wasm, now(), same_code).map_err(|e| e.to_string())
-    });
-    let result = match loaded.await {
-        Ok(Ok(artifact)) => permitted(&parts, Arc::new(artifact)).await,
-        Ok(Err(text)) => Err(LoadError { actor_id: None, text }),
-        Err(panic) => Err(LoadError { actor_id: None, text: format!("loading it panicked: {panic}") }),
-    };
-    if result.is_ok() {
-        info!(took_ms = began.elapsed().as_millis() as u64, "module verified and compiled");
-    }
-    Done::Loaded { reference, result }
-}
-
-async fn permitted(parts: &Parts, artifact: Arc<Artifact>) -> Result<Arc<Artifact>, LoadError> {
-    let party = Party::of_actor(&artifact.claims);
-    let decision = parts.policy.decide(Action::StartActor, Party::default(), party).await;
-    if decision.permitted {
-        return Ok(artifact);
-    }
-    Err(LoadError {
-        actor_id: Some(artifact.claims.subject.clone()),
-        text: format!(
-            "Policy denied starting actor, request: {}{}",
-            decision.request_id,
-            decision.message.map(|message| format!(" ({message})")).unwrap_or_default()
-        ),
-    })
-}
-
-/// Writes the claims of an actor, and what its image reference led to. A bucket that is away does not keep an actor from
-/// running: its claims are written by the supervisor's check when the bucket is back, and until then it can be called by
-/// its key but not by its alias.
-async fn record(parts: &Parts, claims: &ActorClaims, reference: Option<&str>) {
-    let subject = claims.subject.as_str();
-    let mut entries = vec![(keys::claims(subject), Claims::of_actor(claims).bucket_value())];
-    if let Some(reference) = reference {
-        let value = serde_json::json!({"oci_url": reference, "public_key": subject});
-        entries.push((keys::reference(reference), value));
-    }
-    if parts.links.table().claims(subject).is_some_and(|known| **known == Claims::of_actor(claims)) {
-        // Written before: a new revision would only change whose call alias counts as the older one.
-        entries.remove(0);
-    }
-    for (key, value) in entries {
-        let value = bytes::Bytes::from(value.to_string());
-        match parts.store.put(&key, value.clone(), Expect::Anything).await {
-            Ok(revision) => parts.links.apply(Update::Put(Entry { key, value, revision })).await,
-            Err(error) => warn!(actor_id = subject, key, %error, "lattice metadata not written, trying again later"),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_reuse_annotation_is_read_or_refused() {
-        let with = |text: &str| Annotations::from([(REUSE_ANNOTATION.to_owned(), text.to_owned())]);
-        assert_eq!(reuse_of(&Annotations::new()), Ok(None));
-        assert_eq!(reuse_of(&with("1000")), Ok(Some(1000)));
-        assert!(reuse_of(&with("0")).is_err());
-        assert!(reuse_of(&with("many")).is_err());
-    }
-
-    #[test]
-    fn annotations_select_by_subset() {
-        let all = Annotations::from([("a".into(), "1".into()), ("b".into(), "2".into())]);
-        assert!(has_all(&all, &Annotations::new()));
-        assert!(has_all(&all, &Annotations::from([("a".into(), "1".into())])));
-        assert!(!has_all(&all, &Annotations::from([("a".into(), "2".into())])));
     }
 }

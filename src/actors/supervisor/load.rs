@@ -1,0 +1,82 @@
+//! Getting a module ready to run, and telling the lattice whose it is.
+
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use super::{Done, Parts};
+use crate::{
+    actors::artifact::Artifact,
+    identity::{
+        claims::{ActorClaims, now},
+        keys::ActorId,
+    },
+    links::Claims,
+    policy::{Action, Party},
+    store::{Entry, Expect, Update, keys},
+};
+
+/// Why a module did not load, and whose it is as far as that is known.
+pub(super) struct LoadError {
+    pub actor_id: Option<ActorId>,
+    pub text: String,
+}
+
+/// Fetches, verifies, compiles and asks the policy service.
+pub(super) async fn load(parts: Arc<Parts>, reference: String, twins: Vec<Arc<Artifact>>) -> Done {
+    let (registry, engine, wanted) = (parts.registry.clone(), parts.shared.engine.clone(), reference.clone());
+    let began = std::time::Instant::now();
+    let loaded = tokio::task::spawn_blocking(move || {
+        let wasm = registry.fetch(&wanted).map_err(|e| e.to_string())?;
+        let same_code = |hash: &[u8; 32]| twins.into_iter().find(|twin| twin.code_hash == *hash);
+        Artifact::load(&engine, &wasm, now(), same_code).map_err(|e| e.to_string())
+    });
+    let result = match loaded.await {
+        Ok(Ok(artifact)) => permitted(&parts, Arc::new(artifact)).await,
+        Ok(Err(text)) => Err(LoadError { actor_id: None, text }),
+        Err(panic) => Err(LoadError { actor_id: None, text: format!("loading it panicked: {panic}") }),
+    };
+    if result.is_ok() {
+        info!(took_ms = began.elapsed().as_millis() as u64, "module verified and compiled");
+    }
+    Done::Loaded { reference, result }
+}
+
+async fn permitted(parts: &Parts, artifact: Arc<Artifact>) -> Result<Arc<Artifact>, LoadError> {
+    let party = Party::of_actor(&artifact.claims);
+    let decision = parts.policy.decide(Action::StartActor, Party::default(), party).await;
+    if decision.permitted {
+        return Ok(artifact);
+    }
+    Err(LoadError {
+        actor_id: Some(artifact.claims.subject.clone()),
+        text: format!(
+            "Policy denied starting actor, request: {}{}",
+            decision.request_id,
+            decision.message.map(|message| format!(" ({message})")).unwrap_or_default()
+        ),
+    })
+}
+
+/// Writes the claims of an actor, and what its image reference led to. A bucket that is away does not keep an actor from
+/// running: its claims are written by the supervisor's check when the bucket is back, and until then it can be called by
+/// its key but not by its alias.
+pub(super) async fn record(parts: &Parts, claims: &ActorClaims, reference: Option<&str>) {
+    let subject = claims.subject.as_str();
+    let mut entries = vec![(keys::claims(subject), Claims::of_actor(claims).bucket_value())];
+    if let Some(reference) = reference {
+        let value = serde_json::json!({"oci_url": reference, "public_key": subject});
+        entries.push((keys::reference(reference), value));
+    }
+    if parts.links.table().claims(subject).is_some_and(|known| **known == Claims::of_actor(claims)) {
+        // Written before: a new revision would only change whose call alias counts as the older one.
+        entries.remove(0);
+    }
+    for (key, value) in entries {
+        let value = bytes::Bytes::from(value.to_string());
+        match parts.store.put(&key, value.clone(), Expect::Anything).await {
+            Ok(revision) => parts.links.apply(Update::Put(Entry { key, value, revision })).await,
+            Err(error) => warn!(actor_id = subject, key, %error, "lattice metadata not written, trying again later"),
+        }
+    }
+}

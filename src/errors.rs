@@ -1,0 +1,33 @@
+//! Errors as people read them.
+
+/// An error with its causes, as one sentence. A cause whose text the sentence already holds is not repeated.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text.push_str(": ");
+            text.push_str(&inner_text);
+        }
+        source = inner.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Layer(&'static str, #[source] Option<Box<Layer>>);
+
+    #[test]
+    fn causes_follow_and_are_not_repeated() {
+        let chained = Layer("read the file", Some(Box::new(Layer("no such file", None))));
+        assert_eq!(chain(&chained), "read the file: no such file");
+        let repeated = Layer("read: no such file", Some(Box::new(Layer("no such file", None))));
+        assert_eq!(chain(&repeated), "read: no such file");
+    }
+}

@@ -1,0 +1,12 @@
+//! Reading JSON of many years: clients and hosts wrote null where others left a member out.
+
+use serde::{Deserialize, Deserializer};
+
+/// Reads null like a missing member; for `#[serde(default, deserialize_with = "nullable")]`.
+pub fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
