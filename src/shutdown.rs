@@ -27,8 +27,8 @@ pub async fn first_signal(at_the_end: impl FnOnce() + Send + 'static) -> io::Res
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
-    /// The terminal was closed.
-    hangup: tokio::signal::unix::Signal,
+    /// The terminal was closed; `None` when the host was started to outlive it.
+    hangup: Option<tokio::signal::unix::Signal>,
 }
 
 #[cfg(unix)]
@@ -38,7 +38,7 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
+            hangup: if ignores_hangup() { None } else { Some(signal(SignalKind::hangup())?) },
         })
     }
 
@@ -46,9 +46,28 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",
-            _ = self.hangup.recv() => "SIGHUP",
+            () = Self::hung_up(self.hangup.as_mut()) => "SIGHUP",
         }
     }
+}
+
+#[cfg(unix)]
+impl Signals {
+    async fn hung_up(hangup: Option<&mut tokio::signal::unix::Signal>) {
+        match hangup {
+            Some(hangup) => drop(hangup.recv().await),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Whether this process was started to ignore the end of its terminal, as `nohup` does. Only Linux tells.
+#[cfg(unix)]
+fn ignores_hangup() -> bool {
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return false };
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // Signal numbers count from 1, and 1 is the hangup.
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
 }
 
 #[cfg(not(unix))]

@@ -188,7 +188,7 @@ impl Actor {
     }
 
     fn out_of_time(&self) -> CallError {
-        CallError::Deadline { limit_ms: self.shared.router.rpc_timeout().as_millis() }
+        CallError::Deadline { actor_id: self.id.to_string(), limit_ms: self.shared.router.rpc_timeout().as_millis() }
     }
 
     /// Runs an admitted call. Safe to drop: its instance goes with it.
@@ -233,7 +233,7 @@ impl Actor {
             Outcome::Ended(Ended::PastDeadline) => Err(self.out_of_time()),
             Outcome::Ended(Ended::Trap(reason)) => {
                 tracing::warn!(actor_id = %self.id, error = %reason, "actor trapped, the call failed");
-                Err(CallError::Trap(reason))
+                Err(CallError::Trap { actor_id: self.id.to_string(), reason })
             }
         }
     }

@@ -58,12 +58,12 @@ pub enum CallError {
          the callee may still be working. Raise rpc_timeout_ms if it needs longer)"
     )]
     TimedOut { subject: String, lattice: String, waited_ms: u128 },
-    #[error("the call ran past its deadline of {limit_ms} ms and was ended (rpc_timeout_ms)")]
-    Deadline { limit_ms: u128 },
+    #[error("the call of {actor_id} ran past its deadline of {limit_ms} ms and was ended (rpc_timeout_ms)")]
+    Deadline { actor_id: String, limit_ms: u128 },
     #[error("{actor_id} takes no further call: {reason}")]
     NotAdmitted { actor_id: String, reason: String },
-    #[error("actor trapped: {0}")]
-    Trap(String),
+    #[error("actor trapped: {reason} ({actor_id}; only this call failed)")]
+    Trap { actor_id: String, reason: String },
     #[error("a chain of more than {DEPTH_MAX} calls waits on this host; does an actor call itself?")]
     TooDeep,
     #[error("the invocation cannot travel: {0}")]

@@ -42,7 +42,14 @@ pub(super) async fn load(parts: Arc<Parts>, reference: String, twins: Vec<Arc<Ar
     Done::Loaded { reference, result }
 }
 
-async fn permitted(parts: &Parts, artifact: Arc<Artifact>) -> Result<Arc<Artifact>, LoadError> {
+/// Asks whether an actor may run: its claims must not have expired, and the policy service must agree.
+pub(super) async fn permitted(parts: &Parts, artifact: Arc<Artifact>) -> Result<Arc<Artifact>, LoadError> {
+    if artifact.claims.is_expired(now()) {
+        return Err(LoadError {
+            actor_id: Some(artifact.claims.subject.clone()),
+            text: "the claims of the module have expired; sign it again, with a later expiry".into(),
+        });
+    }
     let party = Party::of_actor(&artifact.claims);
     let decision = parts.policy.decide(Action::StartActor, Party::default(), party).await;
     if decision.permitted {

@@ -37,7 +37,7 @@ use super::{
     artifact::Artifact,
 };
 use command::{Command, has_all, reuse_of};
-use load::{LoadError, load, record};
+use load::{LoadError, load, permitted, record};
 
 pub use command::{
     ActorError, ActorView, Amount, GroupView, Handle, REUSE_ANNOTATION, Replace, Start, Stop, UNBOUNDED,
@@ -49,7 +49,7 @@ use crate::{
         event::{ActorContext, Annotations},
     },
     identity::{
-        claims::ActorClaims,
+        claims::{ActorClaims, now},
         keys::{ActorId, HostId},
     },
     lattice::{connection::confirm, subject::Subjects},
@@ -283,7 +283,17 @@ impl Supervisor {
         let runs_here = self.running.values().find(|running| running.reference == reference);
         if let (Job::Start(_), Some(running)) = (&job, runs_here) {
             let artifact = running.actor.artifact();
-            return self.perform(job, Some(artifact));
+            if self.parts.policy.is_off() && !artifact.claims.is_expired(now()) {
+                return self.perform(job, Some(artifact));
+            }
+            // More of it may not be wanted by now.
+            let parts = Arc::clone(&self.parts);
+            self.loading.insert(reference.clone(), VecDeque::from([job]));
+            self.children.spawn(async move {
+                let result = permitted(&parts, artifact).await;
+                Done::Loaded { reference, result }
+            });
+            return;
         }
         self.loading.insert(reference.clone(), VecDeque::from([job]));
         let twins: Vec<Arc<Artifact>> = self.running.values().map(|running| running.actor.artifact()).collect();
