@@ -6,6 +6,7 @@ mod actors;
 mod calls;
 mod connections;
 mod control;
+mod decoders;
 mod forgery;
 mod links;
 mod outage;
