@@ -7,7 +7,8 @@
 //! 2. The target's own check (calls to actors): a provider may call on a contract the actor was signed for (6.2).
 //! 3. The policy service, if there is one: asked by the host of the target actor, or by the host of the caller when the
 //!    target is a provider.
-//! 4. Local, if the target runs in this process and has a free permit; otherwise over NATS, signed.
+//! 4. Local, if the target runs in this process and has a free permit; otherwise over NATS, signed. If nobody listens there,
+//!    a target in this process is waited for.
 //!
 //! A call that arrives over NATS enters at step 2, in [`Router::receive`]. With the local path switched off all calls go
 //! over NATS; what is allowed and what is refused does not change.

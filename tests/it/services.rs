@@ -92,6 +92,16 @@ async fn a_policy_service_is_asked_once_and_can_change_its_mind() {
     assert_eq!(&reply.payload[..], br#"{"success":true}"#);
     let refused = call().await.unwrap_err();
     assert!(refused.contains(&request_id) && refused.contains("no more"), "{refused}");
+
+    // A start that is denied by now is denied for more of a running actor too, but never for less.
+    let change = json!({"requestId": text(&asked_for, "/requestId"), "permitted": false}).to_string();
+    caller.nats.request("policy.changes", change.into()).await.unwrap();
+    let ctl = ctl_2024(&server).await;
+    ctl.scale_actor(&host.id, &example("echo"), 5, None).await.unwrap();
+    let failed = events.next("actor_start_failed").await;
+    assert!(text(&failed, "/data/error").contains("Policy denied starting actor"), "{failed}");
+    ctl.scale_actor(&host.id, &example("echo"), 0, None).await.unwrap();
+    assert_eq!(events.next("actors_stopped").await["data"]["remaining"], 0);
     host.stop().await;
 }
 

@@ -179,6 +179,15 @@ impl Running {
         self.groups.iter().fold(0, |sum: u32, group| sum.saturating_add(group.max))
     }
 
+    /// Whether a request asks for more than there is under its annotations.
+    fn grows_with(&self, start: &Start) -> bool {
+        let now = self.groups.iter().find(|group| group.annotations == start.annotations).map_or(0, |group| group.max);
+        match start.amount {
+            Amount::Add(more) => more > 0,
+            Amount::Exactly(count) => count > now,
+        }
+    }
+
     fn apply_limits(&self, reuse_default: u32) {
         self.actor.set_limit(self.total());
         let reuse = self.groups.iter().filter_map(|group| reuse_of(&group.annotations).ok().flatten()).max();
@@ -281,12 +290,13 @@ impl Supervisor {
             return;
         }
         let runs_here = self.running.values().find(|running| running.reference == reference);
-        if let (Job::Start(_), Some(running)) = (&job, runs_here) {
+        if let (Job::Start(start), Some(running)) = (&job, runs_here) {
             let artifact = running.actor.artifact();
-            if self.parts.policy.is_off() && !artifact.claims.is_expired(now()) {
+            let needs_leave = !self.parts.policy.is_off() || artifact.claims.is_expired(now());
+            if !needs_leave || !running.grows_with(start) {
                 return self.perform(job, Some(artifact));
             }
-            // More of it may not be wanted by now.
+            // More of it may not be wanted by now; less of it is always fine.
             let parts = Arc::clone(&self.parts);
             self.loading.insert(reference.clone(), VecDeque::from([job]));
             self.children.spawn(async move {
