@@ -9,12 +9,13 @@
 //! one set of annotations; clients that manage actors by annotations (a deployment manager) scale and stop only theirs
 //! (lattice protocol, section 9.1).
 //!
-//! `command` has what can be asked, `load` gets modules ready, `announce` words the events; this file is the loop, its state
-//! and every change of it.
+//! `command` has what can be asked, `load` gets modules ready, `running` is one actor, `announce` words the events; this file
+//! is the loop, its state and every change of it.
 
 mod announce;
 mod command;
 mod load;
+mod running;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -38,6 +39,7 @@ use super::{
 };
 use command::{Command, has_all, reuse_of};
 use load::{LoadError, load, permitted, record};
+use running::{Group, Running};
 
 pub use command::{
     ActorError, ActorView, Amount, GroupView, Handle, REUSE_ANNOTATION, Replace, Start, Stop, UNBOUNDED,
@@ -156,43 +158,6 @@ enum Done {
     /// An actor has left its queue group and finished the calls that came through it.
     Served(Arc<Actor>),
     Nothing,
-}
-
-struct Running {
-    actor: Arc<Actor>,
-    reference: String,
-    groups: Vec<Group>,
-    leave: CancellationToken,
-    left: Option<oneshot::Receiver<()>>,
-    /// What ran when the host began to stop; its events are due when it has.
-    stopping: Vec<Group>,
-}
-
-struct Group {
-    annotations: Annotations,
-    instance_id: String,
-    max: u32,
-}
-
-impl Running {
-    fn total(&self) -> u32 {
-        self.groups.iter().fold(0, |sum: u32, group| sum.saturating_add(group.max))
-    }
-
-    /// Whether a request asks for more than there is under its annotations.
-    fn grows_with(&self, start: &Start) -> bool {
-        let now = self.groups.iter().find(|group| group.annotations == start.annotations).map_or(0, |group| group.max);
-        match start.amount {
-            Amount::Add(more) => more > 0,
-            Amount::Exactly(count) => count > now,
-        }
-    }
-
-    fn apply_limits(&self, reuse_default: u32) {
-        self.actor.set_limit(self.total());
-        let reuse = self.groups.iter().filter_map(|group| reuse_of(&group.annotations).ok().flatten()).max();
-        self.actor.set_reuse(reuse.unwrap_or(reuse_default));
-    }
 }
 
 impl Supervisor {
@@ -610,24 +575,7 @@ impl Supervisor {
             (Arc::from(id.as_str()), local)
         });
         self.parts.shared.router.set_locals(locals.collect());
-        let view = self.running.iter().map(|(id, running)| {
-            let claims = running.actor.claims();
-            ActorView {
-                id: id.clone(),
-                name: claims.name.clone(),
-                reference: running.reference.clone(),
-                revision: claims.revision.unwrap_or(0),
-                groups: running
-                    .groups
-                    .iter()
-                    .map(|group| GroupView {
-                        annotations: group.annotations.clone(),
-                        instance_id: group.instance_id.clone(),
-                        max: group.max,
-                    })
-                    .collect(),
-            }
-        });
+        let view = self.running.values().map(Running::view);
         self.published.send_replace(Arc::new(view.collect()));
     }
 
