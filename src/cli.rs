@@ -10,19 +10,21 @@ use crate::config::SettingArgs;
 /// Exit code of wrong settings (`EX_USAGE` of sysexits).
 pub const EXIT_CONFIG: u8 = 64;
 
-/// Joins this machine to a lattice and runs signed WebAssembly actors.
+/// Joins this machine to a lattice and runs signed WebAssembly actors and their capability providers.
 #[derive(Debug, Parser)]
 #[command(
     name = "host",
     version,
     about,
-    long_about = "Joins this machine to a lattice over NATS and runs signed WebAssembly actors.\n\n\
+    long_about = "Joins this machine to a lattice over NATS and runs signed WebAssembly actors and their capability \
+        providers.\n\n\
         Without a command it runs in the foreground, like `host foreground`.\n\
         Settings come from flags, then the environment, then .env files, then ./host_config.json, then defaults.",
     after_help = "Examples:\n  \
         host up                                        a NATS server and a host, nothing else needed\n  \
         WASMCLOUD_JS_DOMAIN=core host foreground       a host beside a NATS server with this JetStream domain\n  \
         HOST_machine=second host foreground            the same with a label to start things by\n  \
+        host inspect builtin://httpserver              a built-in provider and its link values\n  \
         host config show --origin                      every setting, and where it comes from"
 )]
 pub struct Cli {
@@ -40,6 +42,20 @@ pub enum Command {
     Up(Foreground),
     /// Tell whether a host runs on this machine: prints pong and exits with 0 if one does
     Ping,
+    /// Tell what a reference names: an actor, a provider archive, or a built-in provider with its link values
+    #[command(after_help = "Examples:\n  \
+        host inspect builtin://httpserver        the built-in HTTP server and every link value it takes\n  \
+        host inspect ./echo.wasm                 who an actor is and what it may use\n  \
+        host inspect registry.example/kv:0.1.0   the same of an image, fetched like a host would")]
+    Inspect {
+        /// builtin://NAME, a path, file:///path, or an image reference
+        reference: String,
+        /// Form of the output
+        #[arg(short, long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+        #[command(flatten)]
+        settings: SettingArgs,
+    },
     /// Look at the settings
     Config {
         #[command(subcommand)]

@@ -15,10 +15,12 @@ pub struct Dirs {
     pub data: PathBuf,
     /// What describes running processes: locks and logs.
     pub state: PathBuf,
+    /// What `docker login` keeps; not ours, and read only.
+    pub docker_config: Option<PathBuf>,
 }
 
 impl Dirs {
-    /// Reads `XDG_*_HOME`; without them, and without a home, the system's place for temporary files serves.
+    /// Reads `XDG_*_HOME` and `DOCKER_CONFIG`; without them, and without a home, the system's place for temporary files serves.
     pub fn find(env: &dyn Environment, home: Option<&Path>) -> Self {
         let vars = env.vars();
         let base = |variable: &str, below_home: &str| {
@@ -29,10 +31,13 @@ impl Dirs {
                 (None, None) => std::env::temp_dir().join(NAME),
             }
         };
+        let docker = vars.iter().find(|(name, dir)| name == "DOCKER_CONFIG" && !dir.is_empty());
+        let docker = docker.map(|(_, dir)| PathBuf::from(dir)).or_else(|| home.map(|home| home.join(".docker")));
         Self {
             cache: base("XDG_CACHE_HOME", ".cache"),
             data: base("XDG_DATA_HOME", ".local/share"),
             state: base("XDG_STATE_HOME", ".local/state"),
+            docker_config: docker.map(|dir| dir.join("config.json")),
         }
     }
 }
@@ -40,6 +45,14 @@ impl Dirs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn docker_keeps_its_logins_where_it_is_told_to() {
+        let told = vec![("DOCKER_CONFIG".to_owned(), "/d".to_owned())];
+        let find = |env: Vec<(String, String)>| Dirs::find(&env, Some(Path::new("/home/me"))).docker_config;
+        assert_eq!(find(told).as_deref(), Some(Path::new("/d/config.json")));
+        assert_eq!(find(Vec::new()).as_deref(), Some(Path::new("/home/me/.docker/config.json")));
+    }
 
     #[test]
     fn an_absolute_variable_wins_over_the_home() {

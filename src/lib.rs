@@ -8,10 +8,10 @@
 //! * [`rpc`] is the invocation: its bytes, its signature, its way over NATS.
 //! * [`store`] is the metadata bucket all hosts share; [`links`] is what this host knows from it; [`delivery`] tells
 //!   providers and subscribers what changed.
-//! * [`policy`] asks whether something is allowed. [`events`] tells what happened. [`registry`] fetches modules.
+//! * [`policy`] asks whether something is allowed. [`events`] tells what happened. [`registry`] fetches modules and archives.
 //! * [`router`] is the heart: it checks every call and chooses its way.
-//! * [`actors`] runs modules. [`control`] answers clients.
-//! * [`errors`] and [`lenient`] are the two helpers everybody needs.
+//! * [`actors`] runs modules; [`providers`] gives them a world, by [`contracts`]. [`control`] answers clients.
+//! * [`inspect`] tells what a reference names. [`errors`] and [`lenient`] are the two helpers everybody needs.
 //! * [`host`] puts the parts together, and takes them apart in order. [`up`] starts a NATS server beside it.
 //!
 //! # What always holds
@@ -22,11 +22,13 @@
 //! * State changes first, events follow.
 //! * Seeds, passwords and payloads reach no log.
 
-#![forbid(unsafe_code)]
+// One block in `providers::external::process` is excepted, with its reason.
+#![deny(unsafe_code)]
 
 pub mod actors;
 pub mod cli;
 pub mod config;
+pub mod contracts;
 pub mod control;
 pub mod delivery;
 pub mod dirs;
@@ -34,10 +36,12 @@ pub mod errors;
 pub mod events;
 pub mod host;
 pub mod identity;
+pub mod inspect;
 pub mod lattice;
 pub mod lenient;
 pub mod links;
 pub mod policy;
+pub mod providers;
 pub mod registry;
 pub mod router;
 pub mod rpc;

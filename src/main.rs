@@ -8,6 +8,8 @@ use lattice_host::{
     config::{self, Config, Loaded, ProcessEnvironment, Resolved, SettingArgs, Sources},
     dirs::Dirs,
     host::{self, Host},
+    inspect,
+    registry::credentials::Registries,
     shutdown, telemetry,
     up::{
         self,
@@ -26,6 +28,9 @@ fn main() -> ExitCode {
         Some(Command::Ping) => ping(),
         Some(Command::Config { command: ConfigCommand::Show { origin, output, settings: own } }) => {
             show(cli::merged(settings, own), origin, output)
+        }
+        Some(Command::Inspect { reference, output, settings: own }) => {
+            inspect(cli::merged(settings, own), &reference, output)
         }
     }
 }
@@ -156,6 +161,36 @@ fn ping() -> ExitCode {
         return ExitCode::FAILURE;
     }
     println!("pong");
+    ExitCode::SUCCESS
+}
+
+/// Prints what a reference names. A relative path is one of this directory; whoever asks may read their own files.
+fn inspect(args: SettingArgs, reference: &str, output: Output) -> ExitCode {
+    let sources = Sources::from_process(args);
+    let mut config = match load(&sources) {
+        Ok(loaded) => loaded.config,
+        Err(code) => return code,
+    };
+    config.allow_file_load = true;
+    let path = sources.dir.join(reference);
+    let reference = if path.is_file() { path.display().to_string() } else { reference.to_owned() };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("cannot start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let dirs = Dirs::find(&ProcessEnvironment, sources.home.as_deref());
+    let registry = host::registry(&config, &dirs, Registries::default());
+    match runtime.block_on(inspect::inspect(&registry, &reference)) {
+        Ok(inspected) if output == Output::Json => println!("{:#}", inspected.to_json()),
+        Ok(inspected) => print!("{inspected}"),
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    }
     ExitCode::SUCCESS
 }
 

@@ -21,7 +21,7 @@ const TIME: &[BorrowedFormatItem<'_>] = format_description!("[hour]:[minute]:[se
 pub fn init(log: &Log) {
     let level = log.level.as_str().to_lowercase();
     let others = if log.level >= Level::DEBUG { "info" } else { "warn" };
-    let filter = EnvFilter::new(format!("{others},lattice_host={level},host={level},actor={level}"));
+    let filter = EnvFilter::new(format!("{others},lattice_host={level},host={level},actor={level},provider={level}"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
     // An error means that a log exists already, as in tests that share a process.
     let _ = if log.json {

@@ -241,6 +241,7 @@ pub(super) fn members(config: &Config, dir: &Path) -> BTreeMap<String, Value> {
         "ctl_topic_prefix": config.ctl_topic_prefix,
         "rpc_timeout_ms": config.rpc_timeout.as_millis() as u64,
         "provider_delay": config.provider_delay.as_millis() as u64,
+        "provider_env": config.provider_env,
         "shutdown_timeout_ms": config.shutdown_timeout.as_millis() as u64,
         "enable_ipv6": u8::from(config.ctl.ipv6),
         // A text in 2022; the later host of that family reads the same words.
@@ -254,6 +255,9 @@ pub(super) fn members(config: &Config, dir: &Path) -> BTreeMap<String, Value> {
         "oci_registry": oci.map(|oci| &oci.registry),
         "oci_user": oci.map(|oci| &oci.user),
         "oci_password": oci.map(|oci| oci.password.expose()),
+        "oci_ca": config.oci_ca.as_deref().map(|path| portable(path, dir)),
+        "pull_timeout_ms": config.pull_timeout.as_millis() as u64,
+        "oci_cache_bytes_max": config.oci_cache_bytes_max,
         "local_calls": config.local_calls,
         "instance_reuse": config.actors.instance_reuse,
         "actor_memory_max_bytes": config.actors.memory_max_bytes,

@@ -61,6 +61,8 @@ pub struct Config {
     pub rpc_timeout: Duration,
     /// Between asking a provider to stop and killing it.
     pub provider_delay: Duration,
+    /// Names of environment variables that provider processes get.
+    pub provider_env: Vec<String>,
     pub js_domain: Option<String>,
     /// Replicas of the metadata bucket, should this host create it.
     pub kv_replicas: usize,
@@ -68,6 +70,12 @@ pub struct Config {
     /// Registries that may be reached over plain HTTP.
     pub allowed_insecure: Vec<String>,
     pub oci: Option<OciCredentials>,
+    /// Authorities that registries may be signed by, besides those of the system.
+    pub oci_ca: Option<PathBuf>,
+    /// Longest time a pull may take, with everything.
+    pub pull_timeout: Duration,
+    /// Size of the cache of images; 0 is none.
+    pub oci_cache_bytes_max: u64,
     pub allow_file_load: bool,
     /// Ask the config service at start.
     pub config_service: bool,
@@ -156,11 +164,15 @@ impl Config {
             ctl_topic_prefix: table.text("ctl_topic_prefix").unwrap_or_default(),
             rpc_timeout: milliseconds(table, "rpc_timeout_ms"),
             provider_delay: milliseconds(table, "provider_delay"),
+            provider_env: table.list("provider_env"),
             js_domain: table.text("js_domain"),
             kv_replicas: size(table, "kv_replicas"),
             allow_latest: table.boolean("allow_latest"),
             allowed_insecure: table.list("allowed_insecure"),
             oci: oci(table, &mut warnings),
+            oci_ca: table.path("oci_ca"),
+            pull_timeout: milliseconds(table, "pull_timeout_ms"),
+            oci_cache_bytes_max: table.integer("oci_cache_bytes_max"),
             allow_file_load: table.boolean("enable_start_from_fs"),
             config_service: table.boolean("config_service_enabled"),
             policy: policy(table, &mut warnings),

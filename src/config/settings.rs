@@ -297,6 +297,12 @@ pub static GROUPS: &[Group] = &[
                 Kind::Text, "", "User name for the registry"),
             Setting::new("oci_password", &["WASMCLOUD_OCI_REGISTRY_PASSWORD", "OCI_REGISTRY_PASSWORD"], "oci-password",
                 Kind::Secret, "", "Password for the registry"),
+            Setting::new("oci_ca", &["WASMCLOUD_OCI_CA"], "oci-ca",
+                Kind::File, "", "Certificates (PEM) that registries may be signed by, besides those of the system"),
+            Setting::new("pull_timeout_ms", &["WASMCLOUD_PULL_TIMEOUT_MS"], "pull-timeout-ms",
+                Kind::Integer { min: 1, max: HOUR_MS }, "120000", "Longest time the pull of an image may take, in milliseconds"),
+            Setting::new("oci_cache_bytes_max", &["WASMCLOUD_OCI_CACHE_BYTES_MAX"], "oci-cache-bytes-max",
+                Kind::Bytes { min: 0, max: KIB * KIB * KIB * KIB }, "2G", "Size of the cache of images, like 500M or 2G; 0 keeps none"),
         ],
     },
     Group {
@@ -313,6 +319,13 @@ pub static GROUPS: &[Group] = &[
                 Kind::Integer { min: 0, max: 1_000_000 }, "0", "Actor instances alive at once; 0 asks the machine's memory"),
             Setting::new("call_queue_max", &["WASMCLOUD_CALL_QUEUE_MAX"], "call-queue-max",
                 Kind::Integer { min: 0, max: 1_000_000 }, "1024", "Calls that may wait for one actor"),
+        ],
+    },
+    Group {
+        heading: "Providers",
+        settings: &[
+            Setting::new("provider_env", &["WASMCLOUD_PROVIDER_ENV"], "provider-env",
+                Kind::List, "", "Environment variables passed on to provider processes, like HTTPS_PROXY,SSL_CERT_FILE; RUST_LOG always is"),
         ],
     },
     Group {

@@ -1,23 +1,52 @@
-//! Commands about capability providers (lattice protocol, sections 3.7, 3.12 and 3.13).
-//!
-//! This host runs actors; providers run on other hosts of the lattice, and it links to them. So it makes no bid in a
-//! provider auction, and a command to start one here is refused with that reason, in the ack and in the event that
-//! clients wait for.
+//! Commands about capability providers: auction, launch, stop (lattice protocol, sections 3.7, 3.12 and 3.13).
 
 use bytes::Bytes;
 use futures::{FutureExt, future::ready};
-use tracing::debug;
+use tracing::warn;
 
 use super::{
-    server::{Answer, Server, now, parse},
-    types::{Ack, LaunchProvider, StopProvider},
+    server::{Answer, Server, json, now, parse},
+    types::{Ack, AuctionProvider, LaunchProvider, StopProvider},
 };
-use crate::{events::Event, identity::keys::LinkName};
+use crate::{
+    events::Event,
+    identity::keys::LinkName,
+    providers::{
+        builtin,
+        supervisor::{ProviderError, Start, Stop},
+    },
+};
 
 impl Server {
-    pub(super) fn auction_provider(&self, _: &Bytes) -> Answer {
-        debug!("provider auction without a bid of this host");
-        ready(None).boxed()
+    pub(super) fn auction_provider(&self, payload: &Bytes) -> Answer {
+        let mut request: AuctionProvider = match serde_json::from_slice(payload) {
+            Ok(request) => request,
+            Err(error) => {
+                warn!(%error, "auction request is malformed");
+                return ready(None).boxed();
+            }
+        };
+        request.link_name = link_name(request.link_name);
+        // A bid is a promise: clients take the first one.
+        let could_start = match builtin::find(&request.provider_ref) {
+            Some(found) => found.is_ok(),
+            None => self.parts.registry.could_fetch(&request.provider_ref),
+        };
+        if !could_start || self.runs(&request) || !self.parts.state.matches(&request.constraints) {
+            return ready(None).boxed();
+        }
+        request.host_id = self.parts.state.facts().id.to_string();
+        now(&request)
+    }
+
+    /// Whether the provider of an auction runs here under that link name; by reference or by what it led to.
+    fn runs(&self, request: &AuctionProvider) -> bool {
+        let table = self.parts.links.table();
+        let key = table.public_key_of(&request.provider_ref).map(AsRef::as_ref).unwrap_or(&*request.provider_ref);
+        self.parts.providers.running().iter().any(|provider| {
+            provider.link_name.as_str() == request.link_name
+                && (provider.reference == request.provider_ref || provider.id.as_str() == key)
+        })
     }
 
     pub(super) fn launch_provider(&self, payload: &Bytes) -> Answer {
@@ -25,17 +54,26 @@ impl Server {
             Ok(request) => request,
             Err(answer) => return answer,
         };
-        let error = format!(
-            "host {} runs actors only; start {} on a host that runs capability providers, every actor here can be linked to it",
-            self.parts.state.facts().id,
-            request.provider_ref
-        );
-        self.parts.events.publish(Event::ProviderStartFailed {
-            provider_ref: request.provider_ref,
-            link_name: link_name(request.link_name),
-            error: error.clone(),
+        let link_name = match LinkName::parse(&link_name(request.link_name.clone())) {
+            Ok(link_name) => link_name,
+            Err(error) => {
+                // Clients of some years wait for the event only.
+                self.parts.events.publish(Event::ProviderStartFailed {
+                    provider_ref: request.provider_ref,
+                    link_name: request.link_name,
+                    error: error.to_string(),
+                });
+                return now(&Ack::rejected(error));
+            }
+        };
+        let started = self.parts.providers.start(Start {
+            reference: request.provider_ref,
+            link_name,
+            // Clients that have none send an empty text.
+            configuration: request.configuration.filter(|configuration| !configuration.is_empty()),
+            annotations: request.annotations,
         });
-        now(&Ack::rejected(error))
+        async move { json(&Ack::from(started.await.unwrap_or(Err(ProviderError::Unavailable)))) }.boxed()
     }
 
     pub(super) fn stop_provider(&self, payload: &Bytes) -> Answer {
@@ -43,11 +81,16 @@ impl Server {
             Ok(request) => request,
             Err(answer) => return answer,
         };
-        let link_name = link_name(request.link_name);
-        now(&Ack::rejected(format!(
-            "provider {} (link name {link_name}) does not run on this host",
-            request.provider_ref
-        )))
+        let link_name = match LinkName::parse(&link_name(request.link_name)) {
+            Ok(link_name) => link_name,
+            Err(error) => return now(&Ack::rejected(error)),
+        };
+        let stopped = self.parts.providers.stop(Stop {
+            provider: request.provider_ref,
+            link_name,
+            annotations: request.annotations,
+        });
+        async move { json(&Ack::from(stopped.await.unwrap_or(Err(ProviderError::Unavailable)))) }.boxed()
     }
 }
 

@@ -16,16 +16,17 @@ use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, error, info_span, warn};
 
-use super::{named_config::NamedConfig, registries::Registries, state::HostState, types::Ack};
+use super::{named_config::NamedConfig, state::HostState, types::Ack};
 use crate::{
-    actors::supervisor,
+    actors,
     events::{Event, Publisher},
     lattice::{
         connection::confirm,
         subject::{Command, Control, Subjects},
     },
     links::Live,
-    registry::Registry,
+    providers,
+    registry::{Registry, credentials::Registries},
     shutdown::essential,
     store::Store,
 };
@@ -54,7 +55,8 @@ pub struct Parts {
     pub client: async_nats::Client,
     pub subjects: Subjects,
     pub state: HostState,
-    pub actors: supervisor::Handle,
+    pub actors: actors::supervisor::Handle,
+    pub providers: providers::supervisor::Handle,
     pub store: Store,
     pub links: Live,
     pub named_config: NamedConfig,
@@ -177,7 +179,9 @@ impl Server {
                 self.heartbeat_for_ping();
                 now(&self.parts.state.ping())
             }
-            Control::Inventory { .. } => now(&self.parts.state.inventory(&self.parts.actors.running())),
+            Control::Inventory { .. } => {
+                now(&self.parts.state.inventory(&self.parts.actors.running(), &self.parts.providers.running()))
+            }
             Control::Claims => self.get_claims(),
             Control::Links => self.get_links(),
             Control::LinkPut => self.put_link(payload),
@@ -213,7 +217,8 @@ impl Server {
             due
         });
         if due {
-            self.parts.events.publish(Event::HostHeartbeat(self.parts.state.heartbeat(&self.parts.actors.running())));
+            let heartbeat = self.parts.state.heartbeat(&self.parts.actors.running(), &self.parts.providers.running());
+            self.parts.events.publish(Event::HostHeartbeat(heartbeat));
         }
     }
 }

@@ -6,8 +6,8 @@ use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::types::{HostReply, Inventory, InventoryActor, InventoryInstance, Pairs};
-use crate::{actors::supervisor::ActorView, identity::keys::HostId};
+use super::types::{HostReply, Inventory, InventoryActor, InventoryInstance, InventoryProvider, Pairs};
+use crate::{actors::supervisor::ActorView, identity::keys::HostId, providers::supervisor::ProviderView};
 
 /// The version clients see. It must be semantic versioning: a deployment manager parses it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -89,7 +89,7 @@ impl HostState {
     }
 
     /// Reply to `get.{host}.inv`.
-    pub fn inventory(&self, actors: &[ActorView]) -> Inventory {
+    pub fn inventory(&self, actors: &[ActorView], providers: &[ProviderView]) -> Inventory {
         Inventory {
             host_id: self.facts.id.to_string(),
             issuer: self.facts.issuer.clone(),
@@ -99,18 +99,28 @@ impl HostState {
             uptime_human: human(self.started.elapsed()),
             uptime_seconds: self.started.elapsed().as_secs(),
             actors: actors.iter().map(inventory_actor).collect(),
-            providers: Vec::new(),
+            providers: providers.iter().map(inventory_provider).collect(),
         }
     }
 
     /// The data of a heartbeat: actors as key and count, the form every consumer since 2023 reads.
-    pub fn heartbeat(&self, actors: &[ActorView]) -> Value {
+    pub fn heartbeat(&self, actors: &[ActorView], providers: &[ProviderView]) -> Value {
         let counts: BTreeMap<&str, u32> = actors
             .iter()
             .map(|actor| {
                 (actor.id.as_str(), actor.groups.iter().fold(0, |sum: u32, group| sum.saturating_add(group.max)))
             })
             .collect();
+        let providers = providers.iter().map(|provider| {
+            json!({
+                "public_key": provider.id.as_str(),
+                "link_name": provider.link_name.as_str(),
+                "contract_id": provider.contract_id,
+                "annotations": provider.annotations,
+                "instance_id": provider.instance_id,
+            })
+        });
+        let providers: Vec<Value> = providers.collect();
         json!({
             "host_id": self.facts.id.as_str(),
             "issuer": self.facts.issuer,
@@ -120,8 +130,21 @@ impl HostState {
             "uptime_seconds": self.started.elapsed().as_secs(),
             "uptime_human": human(self.started.elapsed()),
             "actors": counts,
-            "providers": [],
+            "providers": providers,
         })
+    }
+}
+
+fn inventory_provider(provider: &ProviderView) -> InventoryProvider {
+    InventoryProvider {
+        id: provider.id.to_string(),
+        link_name: provider.link_name.to_string(),
+        contract_id: provider.contract_id.clone(),
+        image_ref: provider.reference.clone(),
+        name: provider.name.clone(),
+        revision: provider.revision,
+        annotations: provider.annotations.clone(),
+        instance_id: provider.instance_id.clone(),
     }
 }
 
@@ -157,7 +180,10 @@ fn human(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{actors::supervisor::GroupView, identity::keys::ActorId};
+    use crate::{
+        actors::supervisor::GroupView,
+        identity::keys::{ActorId, LinkName, ProviderId},
+    };
 
     fn state() -> HostState {
         let id = HostId::parse("NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF").unwrap();
@@ -185,6 +211,20 @@ mod tests {
         }]
     }
 
+    fn providers() -> Vec<ProviderView> {
+        vec![ProviderView {
+            id: ProviderId::parse(PROVIDER).unwrap(),
+            link_name: LinkName::parse("default").unwrap(),
+            contract_id: "wasmcloud:httpserver".into(),
+            reference: "reg.example/http:1.0".into(),
+            name: "HTTP".into(),
+            revision: 1,
+            annotations: Pairs::new(),
+            instance_id: "i".into(),
+        }]
+    }
+
+    const PROVIDER: &str = "VDFJHLAXAUMHA4OWPOB4P7YO72AQR2HMIUYFOXLXE2DZGM633K7HYIF3";
     const HOST: &str = "NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF";
     const ACTOR: &str = "MDWUSKGGFDI4FRXK5EBTRECZSVQSSWJHHJOGH6JWG3AUMFFMQ435C2JZ";
 
@@ -202,9 +242,11 @@ mod tests {
     #[test]
     fn an_inventory_counts_under_both_names_and_has_no_second_id() {
         assert_eq!(
-            serde_json::to_value(state().inventory(&actors())).unwrap(),
+            serde_json::to_value(state().inventory(&actors(), &providers())).unwrap(),
             json!({"host_id": HOST, "issuer": "CABC", "friendly_name": "calm-otter-0042", "labels": {"hostcore.os": "linux"},
-                "version": VERSION, "uptime_human": "0s", "uptime_seconds": 0, "providers": [],
+                "version": VERSION, "uptime_human": "0s", "uptime_seconds": 0,
+                "providers": [{"id": PROVIDER, "link_name": "default", "contract_id": "wasmcloud:httpserver",
+                    "image_ref": "reg.example/http:1.0", "name": "HTTP", "revision": 1, "annotations": {}, "instance_id": "i"}],
                 "actors": [{"id": ACTOR, "image_ref": "file:///echo.wasm", "name": "Echo", "instances": [
                     {"annotations": {}, "instance_id": "i", "revision": 3, "image_ref": "file:///echo.wasm",
                      "max_instances": 4_294_967_295_u32, "max_concurrent": 65535}]}]})
@@ -214,9 +256,11 @@ mod tests {
     #[test]
     fn a_heartbeat_has_actors_as_an_object() {
         assert_eq!(
-            state().heartbeat(&actors()),
+            state().heartbeat(&actors(), &providers()),
             json!({"host_id": HOST, "issuer": "CABC", "friendly_name": "calm-otter-0042", "labels": {"hostcore.os": "linux"},
-                "version": VERSION, "uptime_seconds": 0, "uptime_human": "0s", "actors": {ACTOR: u32::MAX}, "providers": []})
+                "version": VERSION, "uptime_seconds": 0, "uptime_human": "0s", "actors": {ACTOR: u32::MAX},
+                "providers": [{"public_key": PROVIDER, "link_name": "default", "contract_id": "wasmcloud:httpserver",
+                    "annotations": {}, "instance_id": "i"}]})
         );
     }
 

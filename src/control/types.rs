@@ -88,6 +88,11 @@ pub struct LaunchProvider {
     pub provider_ref: String,
     #[serde(default, deserialize_with = "nullable")]
     pub link_name: String,
+    /// Opaque to the host; the provider gets it as it is.
+    #[serde(default)]
+    pub configuration: Option<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub annotations: Pairs,
 }
 
 /// `cmd.{host}.sp`. The member called reference holds a public key.
@@ -96,6 +101,8 @@ pub struct StopProvider {
     pub provider_ref: String,
     #[serde(default, deserialize_with = "nullable")]
     pub link_name: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub annotations: Pairs,
 }
 
 /// `cmd.{host}.stop`
@@ -110,6 +117,18 @@ pub struct StopHost {
 #[derive(Debug, Deserialize, Serialize)]
 pub struct AuctionActor {
     pub actor_ref: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub constraints: Pairs,
+    #[serde(default, skip_deserializing)]
+    pub host_id: String,
+}
+
+/// `auction.provider`; a bid is the request with the host's id.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct AuctionProvider {
+    pub provider_ref: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub link_name: String,
     #[serde(default, deserialize_with = "nullable")]
     pub constraints: Pairs,
     #[serde(default, skip_deserializing)]

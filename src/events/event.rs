@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::{identity::claims::ActorClaims, links::LinkDefinition};
+use crate::{
+    identity::{claims::ActorClaims, provider::ProviderClaims},
+    links::LinkDefinition,
+};
 
 /// Key/value pairs a client attaches to what it starts.
 pub type Annotations = BTreeMap<String, String>;
@@ -20,6 +23,20 @@ pub struct ActorContext {
     pub image_ref: String,
     pub annotations: Annotations,
     pub claims: ActorClaims,
+}
+
+/// Which run of which provider an event is about.
+#[derive(Clone, Debug)]
+pub struct ProviderContext {
+    pub host_id: String,
+    pub public_key: String,
+    pub link_name: String,
+    pub contract_id: String,
+    /// The reference of the request, byte for byte: clients compare it.
+    pub image_ref: String,
+    pub annotations: Annotations,
+    /// This run; a restart has another.
+    pub instance_id: String,
 }
 
 /// Something that happened.
@@ -86,9 +103,29 @@ pub enum Event {
         max: u32,
         error: String,
     },
+    ProviderStarted {
+        provider: ProviderContext,
+        claims: ProviderClaims,
+    },
     ProviderStartFailed {
         provider_ref: String,
         link_name: String,
+        error: String,
+    },
+    ProviderStopped {
+        provider: ProviderContext,
+        /// `stopped` when it was asked for, else how the process ended.
+        reason: String,
+    },
+    /// A provider answers as healthy for the first time, or again.
+    HealthCheckPassed(ProviderContext),
+    HealthCheckFailed(ProviderContext),
+    /// A check that found what the one before found.
+    HealthCheckStatus(ProviderContext),
+    /// A provider of this host cannot take a link on.
+    LinkdefSetFailed {
+        link: LinkDefinition,
+        host_id: String,
         error: String,
     },
     LinkdefSet(LinkDefinition),
@@ -154,7 +191,13 @@ impl Event {
             Self::ActorStartFailed { .. } => "actor_start_failed",
             Self::ActorsStartFailed { .. } => "actors_start_failed",
             Self::ActorScaleFailed { .. } => "actor_scale_failed",
+            Self::ProviderStarted { .. } => "provider_started",
             Self::ProviderStartFailed { .. } => "provider_start_failed",
+            Self::ProviderStopped { .. } => "provider_stopped",
+            Self::HealthCheckPassed(_) => "health_check_passed",
+            Self::HealthCheckFailed(_) => "health_check_failed",
+            Self::HealthCheckStatus(_) => "health_check_status",
+            Self::LinkdefSetFailed { .. } => "linkdef_set_failed",
             Self::LinkdefSet(_) => "linkdef_set",
             Self::LinkdefDeleted(_) => "linkdef_deleted",
             Self::RefmapSet { .. } => "refmap_set",
@@ -206,6 +249,38 @@ impl Event {
                 "host_id": host_id, "public_key": public_key, "image_ref": image_ref, "actor_ref": image_ref,
                 "annotations": annotations, "max_instances": max, "error": error,
             }),
+            // A deployment manager takes tags as null or a text, and needs name and version to be texts.
+            Self::ProviderStarted { provider, claims } => json!({
+                "host_id": provider.host_id, "public_key": provider.public_key, "image_ref": provider.image_ref,
+                "link_name": provider.link_name, "contract_id": provider.contract_id, "instance_id": provider.instance_id,
+                "annotations": provider.annotations,
+                "claims": {
+                    "issuer": claims.issuer, "tags": null, "name": claims.name.as_deref().unwrap_or("N/A"),
+                    "version": claims.version.as_deref().unwrap_or("N/A"),
+                    "not_before_human": claims.not_before_human(), "expires_human": claims.expires_human(),
+                },
+            }),
+            // `annotaions` is how a manager of 2024 reads the annotations of a stop.
+            Self::ProviderStopped { provider, reason } => json!({
+                "host_id": provider.host_id, "public_key": provider.public_key, "link_name": provider.link_name,
+                "contract_id": provider.contract_id, "instance_id": provider.instance_id,
+                "annotations": provider.annotations, "annotaions": provider.annotations, "reason": reason,
+            }),
+            Self::HealthCheckPassed(provider)
+            | Self::HealthCheckFailed(provider)
+            | Self::HealthCheckStatus(provider) => {
+                json!({
+                    "public_key": provider.public_key, "link_name": provider.link_name,
+                    "contract_id": provider.contract_id,
+                })
+            }
+            Self::LinkdefSetFailed { link, host_id, error } => {
+                // Without the values: an error goes where everybody reads, and values may hold passwords.
+                json!({
+                    "id": link.id(), "actor_id": link.actor_id, "provider_id": link.provider_id,
+                    "link_name": link.link_name, "contract_id": link.contract_id, "host_id": host_id, "error": error,
+                })
+            }
             Self::ProviderStartFailed { provider_ref, link_name, error } => {
                 json!({"provider_ref": provider_ref, "link_name": link_name, "error": error})
             }

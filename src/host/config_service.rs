@@ -10,14 +10,14 @@ use serde_json::json;
 use tracing::{info, warn};
 
 use crate::{
-    actors::supervisor::{Amount, Handle, Start},
-    control::{
-        registries::{Credential, Registries},
-        state::HostState,
-    },
-    events::{Event, Publisher, event::Annotations},
+    actors::supervisor::{self as actors, Amount},
+    control::state::HostState,
+    events::event::Annotations,
+    identity::keys::LinkName,
     lattice::subject::Subjects,
     lenient::nullable,
+    providers::supervisor as providers,
+    registry::credentials::{Credential, Registries},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -48,8 +48,7 @@ pub async fn consult(
     subjects: &Subjects,
     state: &HostState,
     registries: &Registries,
-    actors: &Handle,
-    events: &Publisher,
+    (actors, providers): (&actors::Handle, &providers::Handle),
 ) {
     let subject = subjects.config_service();
     let body = json!({"labels": state.labels()}).to_string();
@@ -77,17 +76,28 @@ pub async fn consult(
         "configuration service answered"
     );
     registries.add(reply.registry_credentials);
-    for provider in reply.auto_start_providers {
-        let error = format!("this host runs actors only; start {} on another one", provider.image_reference);
-        warn!(reference = %provider.image_reference, "provider of the configuration service not started: {error}");
-        events.publish(Event::ProviderStartFailed {
-            provider_ref: provider.image_reference,
-            link_name: provider.link_name,
-            error,
-        });
+    for AutoStartProvider { image_reference: reference, link_name } in reply.auto_start_providers {
+        let name = if link_name.is_empty() { LinkName::DEFAULT } else { &link_name };
+        let link_name = match LinkName::parse(name) {
+            Ok(link_name) => link_name,
+            Err(error) => {
+                warn!(%reference, %error, "provider of the configuration service not started");
+                continue;
+            }
+        };
+        let start = providers::Start {
+            reference: reference.clone(),
+            link_name,
+            configuration: None,
+            annotations: Annotations::new(),
+        };
+        // Its own error says what is wrong; an early end of the supervisor means that the host stops.
+        if let Ok(Err(error)) = providers.start(start).await {
+            warn!(%reference, %error, "provider of the configuration service not started");
+        }
     }
     for reference in reply.auto_start_actors {
-        let start = Start { reference, annotations: Annotations::new(), amount: Amount::Exactly(1) };
+        let start = actors::Start { reference, annotations: Annotations::new(), amount: Amount::Exactly(1) };
         if let Err(error) = actors.start(start) {
             warn!(%error, "actor of the configuration service not started");
         }

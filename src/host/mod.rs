@@ -3,15 +3,15 @@
 //! Start: connections → metadata, loaded → router and actors → control interface, subscribed → `host_started`. Ready
 //! means that every link and claim is known and every subscription is confirmed by the server.
 //!
-//! Stop, under one deadline: no more commands and auctions → actors leave their queue groups and finish their calls →
-//! `host_stopped` → both connections flushed. Written once, in [`Host::stop`].
+//! Stop, under one deadline: no more commands and auctions → providers that bring work in from outside end, while actors
+//! still answer → actors leave their queue groups and finish their calls → the other providers end → `host_stopped` → both connections flushed. Written once, in [`Host::stop`].
 
 mod config_service;
 mod metadata;
 mod names;
 pub mod presence;
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use tokio::{sync::watch, time::Instant};
@@ -22,16 +22,15 @@ use crate::{
     actors::{
         actor::{Shared, Slots},
         engine::{self, Engine},
-        supervisor,
+        supervisor as actors,
     },
-    config::Config,
+    config::{Config, Environment as _, ProcessEnvironment},
     control::{
         named_config::NamedConfig,
-        registries::Registries,
         server::{self, Server, StopRequest},
         state::{Facts, HostState, VERSION},
     },
-    delivery::Delivery,
+    delivery::{Delivery, LinkSender},
     dirs::Dirs,
     events::{Event, Publisher},
     identity::keys::{ClusterKey, HostId, LatticeName},
@@ -41,7 +40,11 @@ use crate::{
     },
     links::Live,
     policy::{HostInfo, Policy},
-    registry::Registry,
+    providers::{external::Launcher, supervisor as providers},
+    registry::{
+        self, Registry,
+        credentials::{Logins, Registries},
+    },
     router::Router,
     rpc::{
         antiforgery::{Signer, Verifier},
@@ -60,6 +63,8 @@ const HEARTBEAT: Duration = Duration::from_secs(30);
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// What of the time to stop the last answers to clients may take.
 const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
+/// What of the time to stop providers get at least, after the actors.
+const PROVIDERS_TIMEOUT: Duration = Duration::from_millis(1500);
 /// How often stored payloads nobody fetched are looked for.
 const SWEEP: Duration = Duration::from_secs(30);
 
@@ -67,7 +72,8 @@ const SWEEP: Duration = Duration::from_secs(30);
 pub struct Host {
     state: HostState,
     config: Config,
-    actors: supervisor::Handle,
+    actors: actors::Handle,
+    providers: providers::Handle,
     events: Publisher,
     ctl: Nats,
     rpc: Nats,
@@ -114,7 +120,8 @@ impl Host {
         let state = HostState::new(facts(&config, &host_id, friendly_name.clone()), config.labels.clone());
         let events = Publisher::start(ctl.client.clone(), subjects.clone(), host_id.clone(), &tasks);
         let policy = policy(&config, &ctl, &state, &tasks, &stop).await?;
-        let delivery = Delivery { rpc: rpc.client.clone(), subjects: subjects.clone(), events: events.clone() };
+        let sender = LinkSender { rpc: rpc.client.clone(), subjects: subjects.clone() };
+        let delivery = Delivery { links: sender, events: events.clone() };
         tasks.spawn(essential("link delivery", delivery.run(notices), closing.clone(), failed.clone()));
 
         let chunks = Chunks::new(&rpc.client, domain.as_deref(), lattice.as_str());
@@ -129,9 +136,45 @@ impl Host {
             memory_max_bytes: config.actors.memory_max_bytes,
             cache_dir: Some(dirs.cache.join("compiled")),
         })?;
-        let registry = Registry::new(config.allow_file_load);
-        let actors = supervisor::spawn(
-            supervisor::Parts {
+        let registries = Registries::default();
+        let registry = registry(&config, dirs, registries.clone());
+        let receiver = Receiver::new(rpc.client.clone(), verifier, chunks.clone(), config.rpc_timeout, host_id.clone());
+        let providers = providers::spawn(
+            providers::Parts {
+                host: host_id.clone(),
+                registry: registry.clone(),
+                router: router.clone(),
+                receiver: receiver.clone(),
+                rpc: rpc.client.clone(),
+                subjects: subjects.clone(),
+                store: store.clone(),
+                links: links.clone(),
+                policy: policy.clone(),
+                events: events.clone(),
+                rpc_timeout: config.rpc_timeout,
+                stop_delay: config.provider_delay,
+                js_domain: domain.clone(),
+                reserved_subjects: reserved_subjects(&config),
+                cache_dir: dirs.cache.clone(),
+                data_dir: dirs.data.clone(),
+                launcher: Launcher {
+                    host: host_id.clone(),
+                    lattice: subjects.lattice().clone(),
+                    connection: config.prov_rpc.clone(),
+                    cluster_seed: config.cluster.seed.clone(),
+                    cluster_issuers: config.cluster.issuers.clone(),
+                    rpc_timeout: config.rpc_timeout,
+                    structured_logging: config.log.json,
+                    environment: ProcessEnvironment.vars(),
+                    passed: config.provider_env.clone(),
+                    links: links.clone(),
+                },
+            },
+            &tasks,
+            (closing.clone(), failed.clone()),
+        );
+        let actors = actors::spawn(
+            actors::Parts {
                 host: host_id.clone(),
                 shared: Shared {
                     slots: Slots::new(engine.slots()),
@@ -140,13 +183,7 @@ impl Host {
                     queue_max: config.actors.queue_max,
                 },
                 registry: registry.clone(),
-                receiver: Receiver::new(
-                    rpc.client.clone(),
-                    verifier,
-                    chunks.clone(),
-                    config.rpc_timeout,
-                    host_id.clone(),
-                ),
+                receiver,
                 rpc: rpc.client.clone(),
                 subjects: subjects.clone(),
                 store: store.clone(),
@@ -159,7 +196,6 @@ impl Host {
             (closing.clone(), failed.clone()),
         );
 
-        let registries = Registries::default();
         let (stop_sender, stop_requests) = watch::channel(None);
         let control_tasks = TaskTracker::new();
         Server::start(
@@ -168,6 +204,7 @@ impl Host {
                 subjects: subjects.clone(),
                 state: state.clone(),
                 actors: actors.clone(),
+                providers: providers.clone(),
                 store: store.clone(),
                 links,
                 named_config: NamedConfig::new(ctl.clone(), domain.clone(), &config.lattice, config.kv_replicas),
@@ -185,10 +222,11 @@ impl Host {
             .ok();
 
         events.publish(Event::HostStarted { labels: state.labels(), friendly_name, version: VERSION });
-        tasks.spawn(heartbeats(state.clone(), actors.clone(), events.clone(), closing.clone()));
+        let running = (actors.clone(), providers.clone());
+        tasks.spawn(heartbeats(state.clone(), running, events.clone(), closing.clone()));
         tasks.spawn(sweeps(chunks, stop.clone()));
         if config.config_service {
-            config_service::consult(&ctl.client, &subjects, &state, &registries, &actors, &events).await;
+            config_service::consult(&ctl.client, &subjects, &state, &registries, (&actors, &providers)).await;
         }
         let context = jetstream::context(&ctl.client, domain.as_deref());
         let (name, delete) = (config.lattice.clone(), config.legacy_cache_delete);
@@ -211,6 +249,7 @@ impl Host {
             state,
             config,
             actors,
+            providers,
             events,
             ctl,
             rpc,
@@ -252,7 +291,12 @@ impl Host {
         if answered.await.is_err() {
             warn!("some control requests were not answered");
         }
+        // What brings work in ends while actors still answer; what actors call ends after them.
+        self.providers.stop_all(providers::Which::BringingWork, deadline).await;
         self.actors.stop_all(deadline).await;
+        // They get a little time even when the calls used all of it.
+        let last = deadline.max(Instant::now() + PROVIDERS_TIMEOUT);
+        self.providers.stop_all(providers::Which::All, last).await;
         // So that the last event finds room in the queue.
         let _ = tokio::time::timeout(FLUSH_TIMEOUT, self.events.flush()).await;
         self.events.publish(Event::HostStopped { labels: self.state.labels() });
@@ -268,10 +312,10 @@ impl Host {
         if tokio::time::timeout(FLUSH_TIMEOUT, last_words).await.is_err() {
             warn!("the NATS server did not confirm the last events");
         }
-        let Self { state, stop, tasks, events, actors, .. } = self;
+        let Self { state, stop, tasks, events, actors, providers, .. } = self;
         stop.cancel();
         // The task that publishes events ends with the last of those who could publish one.
-        drop((events, actors));
+        drop((events, actors, providers));
         tasks.close();
         if tokio::time::timeout(FLUSH_TIMEOUT, tasks.wait()).await.is_err() {
             warn!("some tasks of this host did not end");
@@ -297,6 +341,26 @@ fn facts(config: &Config, host_id: &HostId, friendly_name: String) -> Facts {
         rpc_host: config.rpc.host_text.clone(),
         prov_rpc_host: config.prov_rpc.host_text.clone(),
     }
+}
+
+/// What of the lattice the settings have put elsewhere than below `wasmbus`.
+fn reserved_subjects(config: &Config) -> Arc<[String]> {
+    let policy = config.policy.iter().flat_map(|policy| [Some(&policy.topic), policy.changes_topic.as_ref()]).flatten();
+    policy.chain([&config.ctl_topic_prefix]).cloned().collect()
+}
+
+/// Where a host with these settings fetches from; `registries` is what clients may add credentials to.
+pub fn registry(config: &Config, dirs: &Dirs, registries: Registries) -> Registry {
+    Registry::new(registry::Settings {
+        allow_files: config.allow_file_load,
+        allow_latest: config.allow_latest,
+        allowed_insecure: config.allowed_insecure.clone(),
+        ca: config.oci_ca.clone(),
+        pull_timeout: config.pull_timeout,
+        cache_dir: dirs.cache.join("oci"),
+        cache_bytes_max: config.oci_cache_bytes_max,
+        logins: Logins { lattice: registries, settings: config.oci.clone(), docker: dirs.docker_config.clone() },
+    })
 }
 
 fn greet(config: &Config) {
@@ -341,14 +405,19 @@ async fn policy(
 }
 
 /// Beats until stopped; the first one right after the start, so that dashboards fill at once.
-async fn heartbeats(state: HostState, actors: supervisor::Handle, events: Publisher, stop: CancellationToken) {
+async fn heartbeats(
+    state: HostState,
+    (actors, providers): (actors::Handle, providers::Handle),
+    events: Publisher,
+    stop: CancellationToken,
+) {
     let mut beat = tokio::time::interval(HEARTBEAT);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = beat.tick() => {
-                events.publish(Event::HostHeartbeat(state.heartbeat(&actors.running())));
+                events.publish(Event::HostHeartbeat(state.heartbeat(&actors.running(), &providers.running())));
             }
         }
     }

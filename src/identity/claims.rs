@@ -4,22 +4,17 @@
 //! as subject. Both prefixes and the signature are checked here; whether the token belongs to the code it was found
 //! in is [`module`](super::module)'s question.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use serde::Deserialize;
 
 use super::{
     keys::{ActorId, KeyError, Kind},
     signature::VerifyingKey,
-    token::{Compact, TokenError},
+    token::{self, Compact, TokenError},
+    validity,
 };
 
 pub use super::module::{ModuleError, ModuleKind, VerifiedModule, VerifyOptions, verify_module};
-
-/// Reads the clock, in seconds since 1970 as tokens count. A clock before that counts as 1970.
-pub fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
+pub use super::validity::now;
 
 /// The verified statements of an actor's token. Times are seconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +37,7 @@ pub struct ActorClaims {
     pub hash: String,
 }
 
-/// Why a text is no actor token.
+/// Why a text is no token of an actor, or of a capability provider.
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimsError {
     #[error(transparent)]
@@ -53,6 +48,12 @@ pub enum ClaimsError {
     Issuer(KeyError),
     #[error("the token's subject is no actor: {0}")]
     Subject(KeyError),
+    #[error("the token says nothing about a capability provider, it has no `wascap` part")]
+    NoProviderMetadata,
+    #[error("the token's subject is no capability provider: {0}")]
+    NotAProvider(KeyError),
+    #[error("the token names no contract (`capid`), so nobody could be linked to this provider")]
+    NoContract,
 }
 
 /// The `wascap` member of an actor's token.
@@ -76,10 +77,7 @@ impl ActorClaims {
     /// Also returns the `wascap_revision`, which tells how old the signing tool was.
     pub(super) fn verify_with_revision(token: &str, now: u64) -> Result<(Self, Option<u32>), ClaimsError> {
         let compact = Compact::parse(token)?;
-        let claims = compact.claims::<Metadata>()?;
-        let key = VerifyingKey::parse(&claims.iss, Kind::Account).map_err(ClaimsError::Issuer)?;
-        compact.verify(&key)?;
-        claims.check_time(now)?;
+        let claims = signed_by_account::<Metadata>(&compact, now)?;
         let subject = ActorId::parse(&claims.sub).map_err(ClaimsError::Subject)?;
         let metadata = claims.wascap.ok_or(ClaimsError::NoMetadata)?;
         let actor = Self {
@@ -106,43 +104,37 @@ impl ActorClaims {
 
     /// Says whether the token has expired since it was read. Its last second still counts.
     pub fn is_expired(&self, now: u64) -> bool {
-        self.expires.is_some_and(|expires| expires < now)
+        validity::is_expired(self.expires, now)
     }
 
     /// Returns the revision that updates are compared by: the signed one, or the time of signing where that is
     /// missing or not positive (the older host's rule).
     pub fn effective_revision(&self) -> u64 {
-        match self.revision {
-            Some(revision) if revision > 0 => u64::from(revision.unsigned_abs()),
-            _ => self.issued_at,
-        }
+        validity::effective_revision(self.revision, self.issued_at)
     }
 
     /// Returns "never", "in 3 days", "2 hours ago".
     pub fn expires_human(&self) -> String {
-        relative(self.expires, now(), "never")
+        validity::expires_human(self.expires)
     }
 
     /// Returns "immediately", "in 3 days", "2 hours ago".
     pub fn not_before_human(&self) -> String {
-        relative(self.not_before, now(), "immediately")
+        validity::not_before_human(self.not_before)
     }
 }
 
-/// Names a time by its distance, rounded down to the largest unit that fits.
-fn relative(time: Option<u64>, now: u64, unset: &str) -> String {
-    const UNITS: [(u64, &str); 4] = [(86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")];
-
-    let Some(time) = time else {
-        return unset.to_owned();
-    };
-    let distance = time.abs_diff(now);
-    let Some((seconds, unit)) = UNITS.into_iter().find(|(seconds, _)| distance >= *seconds) else {
-        return "now".to_owned();
-    };
-    let count = distance / seconds;
-    let plural = if count == 1 { "" } else { "s" };
-    if time > now { format!("in {count} {unit}{plural}") } else { format!("{count} {unit}{plural} ago") }
+/// Reads the claims of a token that an account signed, and checks signature and times. The subject is left to the caller,
+/// who knows what it must be.
+pub(super) fn signed_by_account<'c, W: Deserialize<'c>>(
+    compact: &'c Compact<'_>,
+    now: u64,
+) -> Result<token::Claims<'c, W>, ClaimsError> {
+    let claims = compact.claims::<W>()?;
+    let key = VerifyingKey::parse(&claims.iss, Kind::Account).map_err(ClaimsError::Issuer)?;
+    compact.verify(&key)?;
+    claims.check_time(now)?;
+    Ok(claims)
 }
 
 #[cfg(test)]
@@ -239,18 +231,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn times_are_told_by_distance() {
-        for (time, text) in [
-            (1_000_000, "now"),
-            (1_000_001, "in 1 second"),
-            (1_000_119, "in 1 minute"),
-            (1_007_300, "in 2 hours"),
-            (1_000_000 + 86_400 * 40, "in 40 days"),
-            (999_940, "1 minute ago"),
-            (0, "11 days ago"),
-        ] {
-            assert_eq!(relative(Some(time), 1_000_000, ""), text);
-        }
+    fn the_last_second_still_counts() {
         let mut claims = ActorClaims::verify(TOKEN, 0).unwrap();
         claims.expires = Some(5);
         assert!(!claims.is_expired(5) && claims.is_expired(6));

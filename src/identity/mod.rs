@@ -6,7 +6,8 @@
 //! - [`digest`]: SHA-256, as text in the upper-case hex all tokens use.
 //! - [`signature`]: Ed25519; nothing else knows which library does it.
 //! - [`token`]: the compact JWT that wascap invented (header alg `Ed25519`), for any kind of claims.
-//! - [`claims`]: what an actor's token says.
+//! - [`claims`]: what an actor's token says; [`provider`]: what a capability provider's says.
+//! - [`validity`]: when tokens count, and how that is told.
 //! - [`module`]: takes a `.wasm` file and says whose it is, or why it must not run.
 //!
 //! Everything here is pure, no I/O; checks are told the time. Only [`claims::now`] and the texts for people read the clock.
@@ -15,10 +16,13 @@ pub mod claims;
 pub mod digest;
 pub mod keys;
 pub mod module;
+pub mod provider;
 pub mod signature;
 pub mod token;
+pub mod validity;
 
 pub use claims::ActorClaims;
 pub use keys::{ActorId, ClusterKey, ContractId, HostId, KeyError, Kind, LatticeName, LinkName, ProviderId};
 pub use module::{ModuleError, ModuleKind, VerifiedModule, VerifyOptions, verify_module};
+pub use provider::ProviderClaims;
 pub use signature::{SigningKey, VerifyingKey};

@@ -199,6 +199,16 @@ impl Subjects {
         format!("{}.linkdefs.del", self.provider(provider, link))
     }
 
+    /// Asks a provider whether it is well.
+    pub fn provider_health(&self, provider: &ProviderId, link: &LinkName) -> String {
+        format!("{}.health", self.provider(provider, link))
+    }
+
+    /// Asks a provider to end.
+    pub fn provider_shutdown(&self, provider: &ProviderId, link: &LinkName) -> String {
+        format!("{}.shutdown", self.provider(provider, link))
+    }
+
     /// The actor an RPC subject belongs to, if it is one of this lattice.
     pub fn parse_actor(&self, subject: &str) -> Option<ActorId> {
         let tail = subject.strip_prefix("wasmbus.rpc.")?;

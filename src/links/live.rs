@@ -12,7 +12,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
@@ -46,6 +46,7 @@ pub struct Notice {
 #[derive(Clone)]
 pub struct Live {
     table: Arc<ArcSwap<Table>>,
+    published: watch::Receiver<()>,
     own_writes: mpsc::Sender<(Update, oneshot::Sender<()>)>,
 }
 
@@ -56,9 +57,11 @@ impl Live {
         let (own_writes, inbox) = mpsc::channel(OWN_WRITES);
         let (notices, receiver) = mpsc::channel(NOTICES);
         let (loaded, first_snapshot) = oneshot::channel();
+        let (changed, published) = watch::channel(());
         let follower = Follower {
             table: Table::default(),
             published: Arc::clone(&table),
+            changed,
             pending: Vec::new(),
             notices,
             loaded: Some(loaded),
@@ -66,12 +69,17 @@ impl Live {
         tasks.spawn(follower.run(store, inbox, stop));
         // An error means that the host is being stopped; it then ends without links.
         let _ = first_snapshot.await;
-        (Self { table, own_writes }, receiver)
+        (Self { table, published, own_writes }, receiver)
     }
 
     /// The snapshot of this moment.
     pub fn table(&self) -> Arc<Table> {
         self.table.load_full()
+    }
+
+    /// Ticks whenever there is another snapshot.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.published.clone()
     }
 
     /// Applies a write of this host without waiting for the bucket's echo; returns when readers see it.
@@ -86,6 +94,7 @@ impl Live {
 struct Follower {
     table: Table,
     published: Arc<ArcSwap<Table>>,
+    changed: watch::Sender<()>,
     pending: Vec<Notice>,
     notices: mpsc::Sender<Notice>,
     loaded: Option<oneshot::Sender<()>>,
@@ -177,6 +186,7 @@ impl Follower {
     /// Record, then announce: readers see the table before anybody hears of the change.
     async fn publish(&mut self) {
         self.published.store(Arc::new(self.table.clone()));
+        self.changed.send_replace(());
         if let Some(loaded) = self.loaded.take() {
             let _ = loaded.send(());
         }

@@ -10,13 +10,14 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     sync::Arc,
+    time::Instant,
 };
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    identity::claims::ActorClaims,
+    identity::{claims::ActorClaims, provider::ProviderClaims},
     lenient::nullable,
     store::{
         Entry,
@@ -85,6 +86,20 @@ impl Claims {
             call_alias: claims.call_alias.clone().unwrap_or_default(),
             capabilities: claims.caps.clone(),
             tags: claims.tags.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// The entry a provider gets when it starts.
+    pub fn of_provider(claims: &ProviderClaims) -> Self {
+        Self {
+            subject: claims.subject.to_string(),
+            issuer: claims.issuer.clone(),
+            name: claims.name.clone().unwrap_or_default(),
+            version: claims.version.clone().unwrap_or_default(),
+            revision: claims.effective_revision().to_string(),
+            contract_id: claims.contract_id.clone(),
+            config_schema: claims.config_schema.clone(),
             ..Self::default()
         }
     }
@@ -174,6 +189,8 @@ impl Claims {
 pub struct StoredLink {
     pub link: Arc<LinkDefinition>,
     pub revision: u64,
+    /// When this host learnt of it.
+    pub since: Instant,
 }
 
 /// One moment of the lattice's metadata.
@@ -221,6 +238,11 @@ impl Table {
     /// A link by its id, with its revision.
     pub fn stored_link(&self, id: &str) -> Option<&StoredLink> {
         self.links.get(id)
+    }
+
+    /// The links to one provider under one link name.
+    pub fn links_of(&self, provider_id: &str, link_name: &str) -> impl Iterator<Item = &Arc<LinkDefinition>> {
+        self.links().filter(move |link| link.provider_id == provider_id && link.link_name == link_name)
     }
 
     /// All links, in no order.
@@ -295,7 +317,7 @@ impl Table {
             return Ok(None);
         }
         let link = Arc::new(link);
-        let stored = StoredLink { link: Arc::clone(&link), revision: entry.revision };
+        let stored = StoredLink { link: Arc::clone(&link), revision: entry.revision, since: Instant::now() };
         let replaced = self.links.insert(hash.to_owned(), stored).map(|old| old.link);
         Ok(Some(Change::LinkPut { link, replaced }))
     }

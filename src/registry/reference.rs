@@ -1,4 +1,4 @@
-//! The references of start requests: files, images of a registry, and what is gone.
+//! The references of start requests: files, images of a registry, what is built in, and what is gone.
 //!
 //! Events must repeat the text of a request byte for byte, so a [`Reference`] is only ever made from the text, never
 //! turned back into it.
@@ -12,6 +12,8 @@ pub enum Reference {
     File(PathBuf),
     /// Anything else: an image, with the scheme some clients put before it taken off.
     Image(String),
+    /// `builtin://NAME`: a provider that is part of this host.
+    Builtin(String),
     /// `bindle://…`
     Bindle,
 }
@@ -43,6 +45,9 @@ impl Reference {
         if text.starts_with("bindle://") {
             return Ok(Self::Bindle);
         }
+        if let Some(name) = text.strip_prefix("builtin://") {
+            return Ok(Self::Builtin(name.to_owned()));
+        }
         let image = ["oci://", "https://", "http://"].iter().find_map(|scheme| text.strip_prefix(scheme));
         Ok(Self::Image(image.unwrap_or(text).to_owned()))
     }
@@ -71,5 +76,6 @@ mod tests {
         assert_eq!(Reference::parse("file://a.wasm"), Err(ReferenceError::RelativePath("a.wasm".into())));
         assert_eq!(Reference::parse(" "), Err(ReferenceError::Empty));
         assert_eq!(Reference::parse("bindle://x/1"), Ok(Reference::Bindle));
+        assert_eq!(Reference::parse("builtin://httpserver"), Ok(Reference::Builtin("httpserver".into())));
     }
 }

@@ -34,6 +34,11 @@ use crate::{
     },
 };
 
+/// How long a provider may take to learn of a link that this host knows.
+const SETTLE: Duration = Duration::from_secs(2);
+/// The first pause before a call is made again that came before its link; each further one is twice as long.
+const SETTLE_PAUSE: Duration = Duration::from_millis(5);
+
 /// A capability every host offers by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Builtin {
@@ -72,6 +77,9 @@ pub trait Local: Send + Sync + 'static {
     fn call(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>>;
 }
 
+/// What runs in this process, by public key or by link name.
+pub type Locals = HashMap<Arc<str>, Arc<dyn Local>>;
+
 /// Decides and performs calls. Cheap to clone.
 #[derive(Clone)]
 pub struct Router(Arc<Inner>);
@@ -81,7 +89,9 @@ struct Inner {
     links: Live,
     policy: Policy,
     client: Client,
-    locals: ArcSwap<HashMap<Arc<str>, Arc<dyn Local>>>,
+    actors: ArcSwap<Locals>,
+    /// By public key, then by link name.
+    providers: ArcSwap<HashMap<Arc<str>, Locals>>,
     local_calls: bool,
     rpc_timeout: Duration,
 }
@@ -95,13 +105,19 @@ impl Router {
         local_calls: bool,
         rpc_timeout: Duration,
     ) -> Self {
-        let locals = ArcSwap::from_pointee(HashMap::new());
-        Self(Arc::new(Inner { lattice, links, policy, client, locals, local_calls, rpc_timeout }))
+        let actors = ArcSwap::from_pointee(HashMap::new());
+        let providers = ArcSwap::from_pointee(HashMap::new());
+        Self(Arc::new(Inner { lattice, links, policy, client, actors, providers, local_calls, rpc_timeout }))
     }
 
-    /// Publishes what runs in this process, by public key.
-    pub fn set_locals(&self, locals: HashMap<Arc<str>, Arc<dyn Local>>) {
-        self.0.locals.store(Arc::new(locals));
+    /// Publishes the actors that run in this process, by public key.
+    pub fn set_actors(&self, actors: Locals) {
+        self.0.actors.store(Arc::new(actors));
+    }
+
+    /// Publishes the built-in providers that run in this process, by public key and link name.
+    pub fn set_providers(&self, providers: HashMap<Arc<str>, Locals>) {
+        self.0.providers.store(Arc::new(providers));
     }
 
     /// When a call that begins now must have ended.
@@ -151,12 +167,50 @@ impl Router {
         if call.depth > DEPTH_MAX {
             return Err(CallError::TooDeep);
         }
+        if call.target.is_actor() || !call.origin.is_actor() {
+            return self.attempt(call).await;
+        }
+        self.call_provider(call).await
+    }
+
+    /// Calls a provider for an actor. The news of a link and a call that relies on it travel apart: a provider may know
+    /// less than this host, or the link may have moved on while the call was on its way. A refusal for that reason means
+    /// that nothing was done, so the call is made again, as long as the link is young.
+    async fn call_provider(&self, mut call: Call) -> Result<Bytes, CallError> {
+        let mut pause = SETTLE_PAUSE;
+        loop {
+            let error = match self.attempt(call.clone()).await {
+                Err(error) if error.is_unlinked() => error,
+                result => return result,
+            };
+            let table = self.0.links.table();
+            let link = table.link(&call.origin.public_key, &call.target.contract_id, &call.target.link_name);
+            let Some(link) = link else { return Err(error) };
+            if *link.provider_id != *call.target.public_key {
+                call.target = Entity::new(&link.provider_id, &link.link_name, &link.contract_id);
+                continue;
+            }
+            let young = table.stored_link(&link.id()).is_some_and(|stored| stored.since.elapsed() < SETTLE);
+            if !young || Instant::now() + pause >= call.deadline {
+                return Err(error);
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+    }
+
+    /// Takes a call one way, once.
+    async fn attempt(&self, call: Call) -> Result<Bytes, CallError> {
         let inner = &*self.0;
-        if !call.target.is_actor() {
-            self.permitted(&call).await?;
-        } else if let Some(local) = self.local(&call.target) {
+        let local = self.local(&call.target);
+        if let Some(local) = &local {
             local.check(&call)?;
+        }
+        if local.is_some() || !call.target.is_actor() {
+            // The host of a remote actor asks for it.
             self.permitted(&call).await?;
+        }
+        if let Some(local) = local {
             if let Some(admitted) = Arc::clone(&local).try_admit() {
                 return admitted(call).await;
             }
@@ -170,7 +224,7 @@ impl Router {
         inner.client.invoke(call).await
     }
 
-    /// Performs a verified call that arrived over NATS for `target`.
+    /// Performs a verified call that arrived over NATS for the actor `target`.
     pub async fn receive(&self, target: Arc<dyn Local>, call: Call) -> Result<Bytes, CallError> {
         target.check(&call)?;
         self.permitted(&call).await?;
@@ -181,7 +235,10 @@ impl Router {
         if !self.0.local_calls {
             return None;
         }
-        self.0.locals.load().get(&*target.public_key).cloned()
+        if target.is_actor() {
+            return self.0.actors.load().get(&*target.public_key).cloned();
+        }
+        self.0.providers.load().get(&*target.public_key)?.get(&*target.link_name).cloned()
     }
 
     async fn permitted(&self, call: &Call) -> Result<(), CallError> {

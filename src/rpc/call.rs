@@ -11,6 +11,9 @@ use super::invocation::{Entity, TraceContext};
 /// Calls that may wait for each other in one chain on one host. Actors that call themselves end here.
 pub const DEPTH_MAX: u8 = 16;
 
+/// How a callee that is too busy says so, to this host and to others.
+const BUSY: &str = "takes no further call";
+
 /// A request from one entity to another.
 #[derive(Clone, Debug)]
 pub struct Call {
@@ -45,6 +48,10 @@ pub enum CallError {
     NoCapability { contract: String, actor_id: String },
     #[error("actor is missing capability claims: {actor_id} was not signed for {contract}, as which {origin} calls it")]
     NotSignedFor { contract: String, actor_id: String, origin: String },
+    #[error(
+        "{actor_id} is not linked to {provider_id} under link name {link_name}; put a link definition between them"
+    )]
+    NotLinked { actor_id: String, provider_id: String, link_name: String },
     #[error("Policy denied invocation, request: {request_id}{}", message.as_deref().map(|m| format!(" ({m})")).unwrap_or_default())]
     Denied { request_id: String, message: Option<String> },
     /// Nobody listens on the subject.
@@ -60,7 +67,7 @@ pub enum CallError {
     TimedOut { subject: String, lattice: String, waited_ms: u128 },
     #[error("the call of {actor_id} ran past its deadline of {limit_ms} ms and was ended (rpc_timeout_ms)")]
     Deadline { actor_id: String, limit_ms: u128 },
-    #[error("{actor_id} takes no further call: {reason}")]
+    #[error("{actor_id} {BUSY}: {reason}")]
     NotAdmitted { actor_id: String, reason: String },
     #[error("actor trapped: {reason} ({actor_id}; only this call failed)")]
     Trap { actor_id: String, reason: String },
@@ -68,4 +75,25 @@ pub enum CallError {
     TooDeep,
     #[error("the invocation cannot travel: {0}")]
     Transport(String),
+}
+
+impl CallError {
+    /// Says whether the callee is too busy to take the call, here or on another host; nothing was done.
+    pub fn is_busy(&self) -> bool {
+        match self {
+            Self::NotAdmitted { .. } => true,
+            Self::Callee(text) => text.contains(BUSY),
+            _ => false,
+        }
+    }
+
+    /// Says whether a provider refused the call because it knows of no link, which means that nothing was done.
+    pub fn is_unlinked(&self) -> bool {
+        match self {
+            Self::NotLinked { .. } => true,
+            // Our own words and those of the SDKs of 2023 and 2024; then of 2022's.
+            Self::Callee(text) => text.contains("is not linked to") || text.contains("unlinked actor"),
+            _ => false,
+        }
+    }
 }

@@ -117,7 +117,7 @@ impl Receiver {
 /// server is asked to end the subscription by itself, after a number of messages that both sides count to: first one so
 /// high that nothing on its way is cut off while we see how much arrives, then one that is reached soon and still beyond
 /// what can be on its way. Where hardly anything arrives, hardly anything can be on its way, and draining is good enough.
-async fn leave(subscription: &mut Subscriber, total: u64, mut take_on: impl FnMut(Message)) {
+pub(crate) async fn leave(subscription: &mut Subscriber, total: u64, mut take_on: impl FnMut(Message)) {
     let Some(arrived) = end_after(subscription, total + LEAVE_FURTHER_MAX, LEAVE_LOOK, &mut take_on).await else {
         return;
     };

@@ -7,34 +7,29 @@
 //! `cargo bench --bench invocation`. Each number is the median of several rounds; absolute times are the machine's, the
 //! ratios are ours.
 
+mod common;
+
 use std::{
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
 use futures::{StreamExt, future::join_all};
 use lattice_host::{
-    config::{Config, ProcessEnvironment, Sources},
-    dirs::Dirs,
-    host::Host,
     identity::{claims::now, keys::ActorId},
     rpc::{
         Signer, codec,
         invocation::{Entity, Invocation, TraceContext},
     },
-    up::nats_server::{self, NatsServer},
 };
 use tempfile::TempDir;
-use tokio_util::sync::CancellationToken;
 
-const CLUSTER_SEED: &str = "SCAACAIBAEAQCAIBAEAQCAIBAEAQCAIBAEAQCAIBAEAQCAIBAEAQCAKOFQ";
-const ECHO: &str = "MBA7VIBPQH52R2V2OR2JIQIQW26SLI2KM3KZMSRRX6MXRVQM5Z4P26C2";
-const CONCURRENCY: usize = 64;
+use common::{CLUSTER_SEED, CONCURRENCY, ECHO, median, millis, start_actor, start_host, start_server, stop_actor};
+
 const CALLS: usize = 20_000;
 const ROUNDS: usize = 5;
 
@@ -168,70 +163,4 @@ async fn throughput<F: Future<Output = ()> + Send + 'static>(call: impl Fn() -> 
         worker.expect("no call fails");
     }
     CALLS as f64 / began.elapsed().as_secs_f64()
-}
-
-async fn start_server(dir: &TempDir) -> (NatsServer, String) {
-    let dirs = Dirs::find(&ProcessEnvironment, std::env::home_dir().as_deref());
-    let binary = nats_server::find_or_install(&ProcessEnvironment, &dirs).await.expect("a nats-server");
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
-    let settings = nats_server::Settings {
-        address: format!("127.0.0.1:{port}"),
-        domain: "core".into(),
-        store_dir: dir.path().join("js"),
-        log: dir.path().join("nats.log"),
-        config: dir.path().join("nats.cfg"),
-    };
-    let server = NatsServer::start(&binary, &settings).await.expect("the server starts");
-    (server, format!("nats://{}", settings.address))
-}
-
-async fn start_host(dir: &TempDir, address: &str, local_calls: &str) -> Host {
-    let home = dir.path().to_path_buf();
-    let flags = [
-        ("nats_host", address),
-        ("cluster_seed", CLUSTER_SEED),
-        ("js_domain", "core"),
-        ("enable_start_from_fs", "true"),
-        ("local_calls", local_calls),
-    ];
-    let sources = Sources {
-        flags: flags.map(|(key, value)| (key, value.to_owned())).to_vec(),
-        labels: Vec::new(),
-        env: Box::new(Vec::<(String, String)>::new()),
-        dir: home.clone(),
-        home: Some(home.clone()),
-    };
-    let config = Config::load(&sources).expect("good settings").config;
-    let dirs = Dirs::find(&*sources.env, Some(&home));
-    Host::start(config, &dirs, &CancellationToken::new()).await.expect("the host starts")
-}
-
-async fn start_actor(client: &async_nats::Client, host: &Host, name: &str) -> Duration {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/actors/signed").join(format!("{name}.wasm"));
-    let body = format!(r#"{{"actor_ref":"file://{}","count":{CONCURRENCY}}}"#, path.display());
-    command(client, host, "scale", body, "actor_started").await
-}
-
-async fn stop_actor(client: &async_nats::Client, host: &Host, id: &str) {
-    command(client, host, "sa", format!(r#"{{"actor_ref":"{id}"}}"#), "actors_stopped").await;
-}
-
-/// Sends a command and waits for the event that tells of its end.
-async fn command(client: &async_nats::Client, host: &Host, verb: &str, body: String, event: &str) -> Duration {
-    let mut events = client.subscribe(format!("wasmbus.evt.default.{event}")).await.expect("subscribed");
-    client.flush().await.expect("flushed");
-    let began = Instant::now();
-    let subject = format!("wasmbus.ctl.default.cmd.{}.{verb}", host.state().facts().id);
-    client.request(subject, body.into()).await.expect("an ack");
-    events.next().await.expect("the event");
-    began.elapsed()
-}
-
-fn median(mut numbers: Vec<f64>) -> f64 {
-    numbers.sort_by(f64::total_cmp);
-    numbers[numbers.len() / 2]
-}
-
-fn millis(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e3
 }

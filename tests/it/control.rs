@@ -168,7 +168,7 @@ async fn a_malformed_auction_gets_no_answer_and_other_nonsense_a_reasoned_refusa
         ("sa", "{}", "actor_ref"),
         ("upd", "[]", "malformed"),
         ("dance", "{}", "unsupported"),
-        ("lp", "{\"provider_ref\":\"x\"}", "actors only"),
+        ("lp", "{\"provider_ref\":\"builtin://x\"}", "no built-in provider"),
         ("sp", "{\"provider_ref\":\"V\"}", "does not run"),
     ] {
         let reply = ask(format!("wasmbus.ctl.default.cmd.{}.{subject}", host.id), body).await.unwrap();

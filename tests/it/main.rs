@@ -3,13 +3,23 @@
 mod harness;
 
 mod actors;
+mod blobstore;
 mod calls;
 mod connections;
+mod contracts;
 mod control;
 mod decoders;
+mod external;
 mod forgery;
+mod httpclient;
+mod httpserver;
+mod keyvalue;
 mod links;
+mod messaging;
 mod outage;
 mod process;
+mod provider_process;
+mod providers;
+mod registry;
 mod services;
 mod store;

@@ -24,10 +24,15 @@ pub(super) struct LoadError {
 
 /// Fetches, verifies, compiles and asks the policy service.
 pub(super) async fn load(parts: Arc<Parts>, reference: String, twins: Vec<Arc<Artifact>>) -> Done {
-    let (registry, engine, wanted) = (parts.registry.clone(), parts.shared.engine.clone(), reference.clone());
+    let wasm = match parts.registry.fetch(&reference).await {
+        Ok(wasm) => wasm,
+        Err(error) => {
+            return Done::Loaded { reference, result: Err(LoadError { actor_id: None, text: error.to_string() }) };
+        }
+    };
+    let engine = parts.shared.engine.clone();
     let began = std::time::Instant::now();
     let loaded = tokio::task::spawn_blocking(move || {
-        let wasm = registry.fetch(&wanted).map_err(|e| e.to_string())?;
         let same_code = |hash: &[u8; 32]| twins.into_iter().find(|twin| twin.code_hash == *hash);
         Artifact::load(&engine, &wasm, now(), same_code).map_err(|e| e.to_string())
     });

@@ -574,7 +574,7 @@ impl Supervisor {
             let local: Arc<dyn Local> = running.actor.clone();
             (Arc::from(id.as_str()), local)
         });
-        self.parts.shared.router.set_locals(locals.collect());
+        self.parts.shared.router.set_actors(locals.collect());
         let view = self.running.values().map(Running::view);
         self.published.send_replace(Arc::new(view.collect()));
     }

@@ -175,6 +175,12 @@ impl Events {
         tokio::time::timeout(PATIENCE, search).await.unwrap_or_else(|_| panic!("no event {name}"))
     }
 
+    /// The next event of whatever name.
+    pub async fn any(&mut self) -> Value {
+        let message = tokio::time::timeout(PATIENCE, self.subscriber.next()).await.expect("no further event");
+        serde_json::from_slice(&message.expect("the subscription goes on").payload).expect("an event is JSON")
+    }
+
     /// The names of the next events up to and including `last`.
     pub async fn names_until(&mut self, last: &str) -> Vec<String> {
         let mut names = Vec::new();
@@ -197,4 +203,38 @@ pub async fn start(server: &Server, host: &TestHost, reference: &str, max: u32) 
     let ack = ctl_2024(server).await.scale_actor(&host.id, reference, max, None).await.expect("an ack");
     assert!(ack.accepted, "{}", ack.error);
     events.next("actor_scaled").await;
+}
+
+/// Starts a provider with the client of 2024 and waits for it; returns the event's data.
+pub async fn start_provider(server: &Server, host: &TestHost, reference: &str) -> Value {
+    let mut events = Events::all(server).await;
+    let ack = ctl_2024(server).await.start_provider(&host.id, reference, None, None, None).await.expect("an ack");
+    assert!(ack.accepted, "{}", ack.error);
+    loop {
+        let event = events.any().await;
+        match event["type"].as_str().unwrap_or_default() {
+            "com.wasmcloud.lattice.provider_started" if event["data"]["image_ref"] == reference => {
+                return event["data"].clone();
+            }
+            "com.wasmcloud.lattice.provider_start_failed" => panic!("{event}"),
+            _ => {}
+        }
+    }
+}
+
+/// Stops a provider with the client of 2024 and waits until it has.
+pub async fn stop_provider(server: &Server, host: &TestHost, provider: &str, contract: &str) {
+    let mut events = Events::all(server).await;
+    let ctl = ctl_2024(server).await;
+    let ack = ctl.stop_provider(&host.id, provider, "default", contract, None).await.expect("an ack");
+    assert!(ack.accepted, "{}", ack.error);
+    events.next("provider_stopped").await;
+}
+
+/// Links an actor under the default link name.
+pub async fn link(server: &Server, actor: &str, provider: &str, contract: &str, values: &[(&str, &str)]) {
+    let values = values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    let ctl = ctl_2024(server).await;
+    let ack = ctl.advertise_link(actor, provider, contract, "default", values).await.expect("an ack");
+    assert!(ack.accepted, "{}", ack.error);
 }

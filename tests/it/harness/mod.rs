@@ -4,13 +4,20 @@
 //! Tests wait for events and states, never for time: [`eventually`] and [`Events::next`] have a patience limit that only
 //! a failure reaches.
 
+pub mod builtin;
 pub mod client;
+pub mod external;
 pub mod guests;
 pub mod jwt;
 pub mod nats;
+pub mod origin;
 pub mod pki;
+pub mod registry;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use lattice_host::{
     config::{Config, Sources},
@@ -37,6 +44,9 @@ pub const ECHO: &str = "MBA7VIBPQH52R2V2OR2JIQIQW26SLI2KM3KZMSRRX6MXRVQM5Z4P26C2
 pub const KVCOUNTER: &str = "MCKFLHVNA3XIWBVZTCH37NGJRUGXU6WARY3XWVYDYR4LI2BRFHUJLUW3";
 pub const PINGER: &str = "MAEYTZGIYOI6NGAAV6E3FHY7WAOASZXTKWRO74XNU2W7NOGINZI2GFRA";
 pub const PONGER: &str = "MBMCAS5LWKBZ6PZVFOCZ4JNRKPY7Z4QQOPZKU43KBUYTAFU4HDBDVWFS";
+pub const FETCHER: &str = "MA5YJOLVVEM4LXQRCQQSNVMD56ZFRJKCFSWHQOCGBQQNHXWGYK3JGJUD";
+pub const PANTRY: &str = "MD2MV3ZRNE6GHMJRXLGLDF7ZS3JSFAU67EOH7KEKSSMOPUOTZ2JUBLIX";
+pub const POSTBOX: &str = "MDH67KOWFTT5L4Q56OWVLGAQYHF52HBYLVT5GM6RW2MODFFJCHGDUAP6";
 pub const RANDOGENLOGGER: &str = "MCTLBFHI4M53RJOMDVRT3VCFXDPAKOPWCF4TFINVRJYNWSYXVNKOV37Q";
 /// The deterministic provider key of the protocol's golden vectors.
 pub const PROVIDER: &str = "VDFJHLAXAUMHA4OWPOB4P7YO72AQR2HMIUYFOXLXE2DZGM633K7HYIF3";
@@ -56,11 +66,12 @@ pub struct TestHost {
 pub struct HostBuilder {
     flags: Vec<(&'static str, String)>,
     labels: Vec<(String, String)>,
+    own_cache: bool,
 }
 
 /// A host that joins `server`'s lattice with the tests' cluster key and may load files.
 pub fn host(server: &Server) -> HostBuilder {
-    let mut builder = HostBuilder { flags: Vec::new(), labels: Vec::new() };
+    let mut builder = HostBuilder { flags: Vec::new(), labels: Vec::new(), own_cache: false };
     builder =
         builder.set("nats_host", &server.url()).set("cluster_seed", CLUSTER_SEED).set("enable_start_from_fs", "true");
     match server.domain() {
@@ -78,6 +89,12 @@ impl HostBuilder {
 
     pub fn label(mut self, key: &str, value: &str) -> Self {
         self.labels.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Keeps images in a directory of its own.
+    pub fn own_cache(mut self) -> Self {
+        self.own_cache = true;
         self
     }
 
@@ -101,8 +118,11 @@ impl HostBuilder {
             lattice_host::telemetry::init(&loaded.config.log);
         }
         let mut dirs = Dirs::find(&*sources.env, Some(&home));
-        // Compiled code is shared by all tests, or each would compile the same actors again.
-        dirs.cache = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("cache");
+        if self.own_cache {
+            share_compiled_code(&dirs.cache);
+        } else {
+            dirs.cache = shared_cache();
+        }
         let host = Host::start(loaded.config, &dirs, &CancellationToken::new()).await?;
         let id = host.state().facts().id.to_string();
         Ok(TestHost { host: Some(host), id, _dir: dir })
@@ -116,6 +136,20 @@ impl TestHost {
             host.stop(None).await;
         }
     }
+}
+
+/// Compiled code is shared by all tests, or each would compile the same actors again.
+fn shared_cache() -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("cache")
+}
+
+/// Makes a cache directory that shares nothing with others but compiled code.
+pub fn share_compiled_code(cache: &Path) {
+    let shared = shared_cache().join("compiled");
+    for dir in [cache, &shared] {
+        std::fs::create_dir_all(dir).expect("a cache directory");
+    }
+    std::os::unix::fs::symlink(shared, cache.join("compiled")).expect("a link to the compiled code");
 }
 
 /// Waits until `look` finds something; fails with `what` when it does not.

@@ -1,0 +1,119 @@
+//! `wasmcloud:httpclient`: an actor makes an HTTP request (wasmbus protocol, section 5.2).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::binary::Binary;
+use crate::lenient::nullable;
+
+/// Precedes the method in operation names.
+pub const SERVICE: &str = "HttpClient";
+/// Its only method.
+pub const REQUEST: &str = "Request";
+
+/// What the actor asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpRequest {
+    #[serde(default, deserialize_with = "nullable")]
+    pub method: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub url: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub headers: BTreeMap<String, HeaderValues>,
+    #[serde(default)]
+    pub body: Binary,
+}
+
+/// What the server answered, whatever its status.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpResponse {
+    #[serde(rename = "statusCode")]
+    pub status_code: u16,
+    /// Singular here, plural in the request: so the interface was published.
+    pub header: BTreeMap<String, HeaderValues>,
+    pub body: Binary,
+}
+
+/// The values of one header, in order: an array, or a bare text for one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct HeaderValues(#[serde(deserialize_with = "one_or_many")] pub Vec<String>);
+
+fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        Many(Vec<String>),
+        One(String),
+        None(()),
+    }
+    Ok(match Form::deserialize(deserializer)? {
+        Form::Many(values) => values,
+        Form::One(value) => vec![value],
+        Form::None(()) => Vec::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use wasmbus_rpc::common::{deserialize, serialize};
+    use wasmcloud_interface_httpclient as published;
+
+    use super::*;
+    use crate::contracts::{decode, encode};
+
+    fn values(texts: &[&str]) -> HeaderValues {
+        HeaderValues(texts.iter().map(|text| (*text).to_owned()).collect())
+    }
+
+    #[test]
+    fn requests_of_the_published_interface_are_read() {
+        let theirs = published::HttpRequest {
+            method: "POST".into(),
+            url: "http://example.org/".into(),
+            headers: HashMap::from([("Accept".into(), vec!["a".into(), "b".into()])]),
+            body: vec![0, 200, 7],
+        };
+        let ours = HttpRequest {
+            method: "POST".into(),
+            url: "http://example.org/".into(),
+            headers: BTreeMap::from([("Accept".into(), values(&["a", "b"]))]),
+            body: vec![0, 200, 7].into(),
+        };
+        assert_eq!(decode::<HttpRequest>("Request", &serialize(&theirs).unwrap()).unwrap(), ours);
+        let back: published::HttpRequest = deserialize(&encode(&ours)).unwrap();
+        assert_eq!(back, theirs);
+    }
+
+    #[test]
+    fn responses_are_read_by_the_published_interface() {
+        let ours = HttpResponse {
+            status_code: 404,
+            header: BTreeMap::from([("set-cookie".into(), values(&["a=1", "b=2"]))]),
+            body: vec![1, 255].into(),
+        };
+        let theirs: published::HttpResponse = deserialize(&encode(&ours)).unwrap();
+        assert_eq!((theirs.status_code, &theirs.body[..]), (404, &[1, 255][..]));
+        assert_eq!(theirs.header["set-cookie"], ["a=1", "b=2"]);
+        assert_eq!(decode::<HttpResponse>("Request", &serialize(&theirs).unwrap()).unwrap(), ours);
+    }
+
+    #[test]
+    fn loose_forms_of_a_request_are_understood() {
+        let json =
+            serde_json::json!({ "method": "GET", "url": "http://a/", "headers": { "x": "one", "y": null }, "more": 1 });
+        let read: HttpRequest = decode("Request", &encode(&json)).unwrap();
+        assert_eq!(read.headers, BTreeMap::from([("x".into(), values(&["one"])), ("y".into(), values(&[]))]));
+        assert_eq!(read.body, Binary::default());
+
+        let in_order = serde_json::json!(["GET", "http://a/", null, "text"]);
+        let read: HttpRequest = decode("Request", &encode(&in_order)).unwrap();
+        assert_eq!((read.url.as_str(), read.body), ("http://a/", "text".into()));
+
+        let error = decode::<HttpRequest>("HttpClient.Request", &encode(&7)).unwrap_err();
+        assert!(error.to_string().contains("HttpClient.Request"), "{error}");
+    }
+}

@@ -1,0 +1,71 @@
+//! When a token counts, how people are told so, and which of two is the newer: the same for actors and providers.
+//!
+//! Times are seconds since 1970, as tokens count.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Reads the clock. A clock before 1970 counts as 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Says whether a token has expired. Its last second still counts.
+pub(super) fn is_expired(expires: Option<u64>, now: u64) -> bool {
+    expires.is_some_and(|expires| expires < now)
+}
+
+/// Returns the revision that versions are compared by: the signed one, or the time of signing where that is missing or
+/// not positive (the older host's rule).
+pub(super) fn effective_revision(revision: Option<i32>, issued_at: u64) -> u64 {
+    match revision {
+        Some(revision) if revision > 0 => u64::from(revision.unsigned_abs()),
+        _ => issued_at,
+    }
+}
+
+/// Returns "never", "in 3 days", "2 hours ago".
+pub(super) fn expires_human(expires: Option<u64>) -> String {
+    relative(expires, now(), "never")
+}
+
+/// Returns "immediately", "in 3 days", "2 hours ago".
+pub(super) fn not_before_human(not_before: Option<u64>) -> String {
+    relative(not_before, now(), "immediately")
+}
+
+/// Names a time by its distance, rounded down to the largest unit that fits.
+fn relative(time: Option<u64>, now: u64, unset: &str) -> String {
+    const UNITS: [(u64, &str); 4] = [(86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")];
+
+    let Some(time) = time else {
+        return unset.to_owned();
+    };
+    let distance = time.abs_diff(now);
+    let Some((seconds, unit)) = UNITS.into_iter().find(|(seconds, _)| distance >= *seconds) else {
+        return "now".to_owned();
+    };
+    let count = distance / seconds;
+    let plural = if count == 1 { "" } else { "s" };
+    if time > now { format!("in {count} {unit}{plural}") } else { format!("{count} {unit}{plural} ago") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_by_distance() {
+        for (time, text) in [
+            (1_000_000, "now"),
+            (1_000_001, "in 1 second"),
+            (1_000_119, "in 1 minute"),
+            (1_007_300, "in 2 hours"),
+            (1_000_000 + 86_400 * 40, "in 40 days"),
+            (999_940, "1 minute ago"),
+            (0, "11 days ago"),
+        ] {
+            assert_eq!(relative(Some(time), 1_000_000, ""), text);
+        }
+        assert_eq!(relative(None, 1_000_000, "never"), "never");
+    }
+}

@@ -1,0 +1,158 @@
+use std::io::Write;
+
+use flate2::{Compression, write::GzEncoder};
+use provider_archive::ProviderArchive;
+use wascap::prelude::KeyPair;
+
+use super::*;
+use crate::identity::{
+    claims::now,
+    keys::tests::{ACCOUNT, PROVIDER},
+    signature::SigningKey,
+    token::encode_json,
+};
+
+const PROGRAM: &[u8] = b"\x7fELF, as good as any";
+const TARGET: &str = "x86_64-linux";
+
+/// What the real packer writes, for two targets.
+async fn packed(compressed: bool) -> Vec<u8> {
+    let mut archive = ProviderArchive::new("wasmcloud:keyvalue", "Sample", "Vendor", Some(3), Some("0.1.0".into()));
+    archive.add_library(TARGET, PROGRAM).unwrap();
+    archive.add_library("aarch64-macos", b"another program").unwrap();
+    archive.set_schema(serde_json::json!({"type": "object"})).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (account, provider) = (KeyPair::from_seed(ACCOUNT.seed).unwrap(), KeyPair::from_seed(PROVIDER.seed).unwrap());
+    archive.write(dir.path().join("sample.par"), &account, &provider, compressed).await.unwrap();
+    std::fs::read(dir.path().join(if compressed { "sample.par.gz" } else { "sample.par" })).unwrap()
+}
+
+fn token(hashes: &str) -> String {
+    let json = format!(
+        r#"{{"jti":"","iat":7,"iss":"{}","sub":"{}","wascap":{{"name":"n","capid":"c","vendor":"v","target_hashes":{hashes}}}}}"#,
+        ACCOUNT.public, PROVIDER.public
+    );
+    encode_json(json.as_bytes(), &SigningKey::from_seed(ACCOUNT.seed).unwrap())
+}
+
+fn tar(entries: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, content) in entries {
+        let mut header = tar::Header::new_gnu();
+        // The library refuses to write the names this is about.
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_size(content.len() as u64);
+        header.set_cksum();
+        builder.append(&header, *content).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+/// An archive of our own with these executables, whose claims hold the hash of [`PROGRAM`].
+fn own(entries: &[(&str, &[u8])]) -> Vec<u8> {
+    let token = token(&format!(r#"{{"{TARGET}":"{}"}}"#, hex_upper(&sha256(PROGRAM)).to_lowercase()));
+    let mut all: Vec<(&str, &[u8])> = vec![(CLAIMS_FILE, token.as_bytes())];
+    all.extend(entries);
+    tar(&all)
+}
+
+#[tokio::test]
+async fn archives_of_the_real_packer_are_read_plain_and_compressed() {
+    for compressed in [false, true] {
+        let archive = Archive::read(&packed(compressed).await, TARGET, now()).unwrap();
+        assert_eq!(archive.executable, PROGRAM);
+        assert_eq!(archive.hash, sha256(PROGRAM));
+        assert_eq!(archive.targets.iter().map(String::as_str).collect::<Vec<_>>(), ["aarch64-macos", TARGET]);
+        assert_eq!(archive.claims.subject, PROVIDER.public);
+        assert_eq!(archive.claims.contract_id, "wasmcloud:keyvalue");
+        assert_eq!(archive.claims.config_schema.as_deref(), Some(r#"{"type":"object"}"#));
+    }
+}
+
+#[tokio::test]
+async fn a_missing_target_names_those_there_are() {
+    let error = Archive::read(&packed(true).await, "arm-linux", now()).err().unwrap();
+    assert!(matches!(error, ArchiveError::NoTarget { .. }));
+    let text = error.to_string();
+    assert!(text.contains("(arm-linux), only for aarch64-macos, x86_64-linux;"), "{text}");
+}
+
+#[test]
+fn archives_made_by_hand_are_read_too() {
+    let archive = own(&[("./README", b"hello"), ("./bin/x86_64-linux.bin", PROGRAM)]);
+    assert_eq!(Archive::read(&archive, TARGET, 7).unwrap().executable, PROGRAM);
+}
+
+#[tokio::test]
+async fn a_changed_byte_anywhere_in_program_or_claims_is_found() {
+    let bytes = packed(false).await;
+    let find = |part: &[u8]| bytes.windows(part.len()).position(|window| window == part).unwrap();
+    let changed = |at: usize| {
+        let mut bytes = bytes.clone();
+        bytes[at] ^= 1;
+        Archive::read(&bytes, TARGET, now()).err().unwrap()
+    };
+    let error = changed(find(PROGRAM) + 3);
+    assert!(matches!(&error, ArchiveError::HashMismatch { target, .. } if target == TARGET), "{error}");
+    let error = changed(find(b"eyJ") + 300);
+    assert!(matches!(error, ArchiveError::Claims(_)), "{error}");
+}
+
+#[test]
+fn an_archive_nobody_vouches_for_is_refused() {
+    let error = Archive::read(&tar(&[("x86_64-linux.bin", PROGRAM)]), TARGET, 7).err().unwrap();
+    assert!(matches!(error, ArchiveError::NoClaims), "{error}");
+    let unlisted = tar(&[(CLAIMS_FILE, token("{}").as_bytes()), ("x86_64-linux.bin", PROGRAM)]);
+    let error = Archive::read(&unlisted, TARGET, 7).err().unwrap();
+    assert!(matches!(error, ArchiveError::NoHash(_)), "{error}");
+}
+
+#[test]
+fn what_readers_could_understand_differently_is_refused() {
+    for odd in ["../x86_64-linux.bin", "/etc/x86_64-linux.bin", "C:\\x86_64-linux.bin"] {
+        let error = Archive::read(&own(&[(odd, PROGRAM)]), TARGET, 7).err().unwrap();
+        assert!(matches!(error, ArchiveError::OddPath(_)), "{odd}: {error}");
+    }
+    let twice = own(&[("x86_64-linux.bin", PROGRAM), ("b/x86_64-linux.bin", b"other")]);
+    assert!(matches!(Archive::read(&twice, TARGET, 7), Err(ArchiveError::Duplicate(_))));
+    let twice = own(&[(CLAIMS_FILE, b"other")]);
+    assert!(matches!(Archive::read(&twice, TARGET, 7), Err(ArchiveError::Duplicate(_))));
+}
+
+#[tokio::test]
+async fn other_files_and_broken_ones_are_told_apart() {
+    assert!(matches!(Archive::read(b"", TARGET, 7), Err(ArchiveError::Empty)));
+    assert!(matches!(Archive::read(b"\0asm\x01\0\0\0", TARGET, 7), Err(ArchiveError::Actor)));
+    let error = Archive::read(&[b'x'; 2000], TARGET, 7).err().unwrap();
+    assert!(matches!(error, ArchiveError::Unreadable(_)), "{error}");
+    for bytes in [packed(false).await, packed(true).await] {
+        // Cut anywhere, it is an error and never half a program.
+        for length in (1..bytes.len()).step_by(97) {
+            if let Ok(archive) = Archive::read(&bytes[..length], TARGET, now()) {
+                assert_eq!(archive.executable, PROGRAM, "{length} of {}", bytes.len());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_bomb_is_refused_before_it_takes_memory() {
+    // A header that claims a terabyte.
+    let mut header = tar::Header::new_gnu();
+    header.set_path("x86_64-linux.bin").unwrap();
+    header.set_size(1 << 40);
+    header.set_cksum();
+    let mut huge = own(&[]);
+    huge.truncate(huge.len() - 1024);
+    huge.extend(header.as_bytes());
+    let error = Archive::read(&huge, TARGET, 7).err().unwrap();
+    assert!(matches!(error, ArchiveError::TooLarge { what: "executable", .. }), "{error}");
+
+    // The bound on everything, with a bound that a test reaches.
+    let mut zip = GzEncoder::new(Vec::new(), Compression::best());
+    zip.write_all(&vec![0; 1 << 20]).unwrap();
+    let zip = zip.finish().unwrap();
+    let mut bounded = Bounded { inner: GzDecoder::new(&zip[..]), left: 4096 };
+    let error = unreadable(io::copy(&mut bounded, &mut io::sink()).unwrap_err());
+    assert!(matches!(error, ArchiveError::TooLarge { what: "all of it", .. }), "{error}");
+}

@@ -1,0 +1,239 @@
+//! `builtin://httpclient`: actors make HTTP requests (wasmbus protocol, section 5.2).
+//!
+//! Each link has [`settings`] and, made from them, connections of its own. A call becomes an [`request::Outgoing`]; that
+//! and every redirect pass the [`rules`] before anything is sent. Whatever the server answers is a result, also an error
+//! status; only where there is no answer the call fails, and [`failure`] says why.
+//!
+//! What always holds: bodies have a limit in both directions, [`IN_WORK_MAX`] requests of a link are in work at a time,
+//! and every request ends a little before the call does, so that the actor gets our words and not a bare timeout.
+
+mod failure;
+mod request;
+mod rules;
+mod settings;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
+use reqwest::{Method, Response, header::HeaderMap};
+use tokio::{sync::Semaphore, time::Instant};
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use self::{
+    failure::{Failure, shown, shown_url},
+    request::Outgoing,
+    settings::{Clients, Settings, Way},
+};
+use super::{Context, Link, LinkError, Provider, Spec, unknown_operation, values::Values};
+use crate::{
+    contracts::{
+        self,
+        httpclient::{HeaderValues, HttpRequest, HttpResponse, REQUEST, SERVICE},
+    },
+    links::LinkDefinition,
+    rpc::call::{Call, CallError},
+};
+
+/// Requests of one link in work at a time; further ones wait.
+const IN_WORK_MAX: usize = 256;
+/// At most this long before the call's own deadline a request is given up.
+const MARGIN_MAX: Duration = Duration::from_millis(100);
+/// No announced length reserves more memory than this before the bytes are there.
+const RESERVE_MAX: u64 = 1 << 20;
+
+pub static SPEC: Spec = Spec {
+    name: "httpclient",
+    public_key: "VCP3XNMQNE72JED2NKSFQ2QA5HIVGX6CNYJNX4QJ5XWUNVIKPLORF2UI",
+    contract_id: "wasmcloud:httpclient",
+    title: "httpclient",
+    about: "Makes HTTP requests for actors: HTTP/1.1 and HTTP/2, TLS with the system's certificates, proxies, redirects, with a \
+            list of allowed hosts and without a way to link-local and cloud metadata addresses. No link value is required.",
+    values: settings::VALUES,
+    brings_work: false,
+    build,
+};
+
+fn build(_context: Context) -> Arc<dyn Provider> {
+    Arc::new(HttpClient)
+}
+
+struct HttpClient;
+
+impl Provider for HttpClient {
+    fn link(self: Arc<Self>, link: Arc<LinkDefinition>) -> BoxFuture<'static, Result<Arc<dyn Link>, LinkError>> {
+        Box::pin(async move {
+            let values = Values::read(&SPEC, &link)?;
+            let (actor_id, link_name) = (&link.actor_id, &link.link_name);
+            if !values.unknown.is_empty() {
+                warn!(%actor_id, %link_name, names = ?values.unknown, "link values that the HTTP client does not know");
+            }
+            let settings = Arc::new(Settings::read(&values)?);
+            let clients = Clients::build(Arc::clone(&settings)).await?;
+            if let Some(error) = &clients.no_roots {
+                warn!(
+                    %actor_id, %link_name, %error,
+                    "no certificates are trusted, so https does not work; install ca-certificates or set the link value ca_file"
+                );
+            }
+            let (permits, work) = (Semaphore::new(IN_WORK_MAX), TaskTracker::new());
+            Ok(Arc::new(HttpLink { link, settings, clients: Mutex::new(Some(Arc::new(clients))), permits, work })
+                as Arc<dyn Link>)
+        })
+    }
+}
+
+struct HttpLink {
+    link: Arc<LinkDefinition>,
+    settings: Arc<Settings>,
+    /// Gone when the link has ended. Held for lines.
+    clients: Mutex<Option<Arc<Clients>>>,
+    permits: Semaphore,
+    /// Counts what is in work.
+    work: TaskTracker,
+}
+
+impl Link for HttpLink {
+    fn call(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
+        Box::pin(async move {
+            if contracts::method(&call.operation, SERVICE) != REQUEST {
+                return Err(unknown_operation(&call));
+            }
+            let request: HttpRequest = contracts::decode("HttpClient.Request", &call.payload)
+                .map_err(|e| CallError::Callee(format!("deserialization: {e}")))?;
+            let _in_work = self.work.token();
+            let Some(clients) = self.clients.lock().unwrap_or_else(PoisonError::into_inner).clone() else {
+                let (actor, name) = (&self.link.actor_id, &self.link.link_name);
+                return Err(CallError::Callee(format!("link {name} of {actor} to the HTTP client has ended")));
+            };
+            let failed = |what: String, failure: Failure| {
+                debug!(actor_id = %self.link.actor_id, request = %what, error = %failure, "HTTP request failed");
+                CallError::Callee(format!("{what}: {failure}"))
+            };
+            let outgoing = Outgoing::new(request).map_err(|failure| failed("HttpClient.Request".into(), failure))?;
+            let what = shown(&outgoing.method, &outgoing.url);
+            let deadline = self.deadline(call.deadline);
+            match self.perform(&clients, outgoing, deadline).await {
+                Ok(response) => Ok(contracts::encode(&response)),
+                Err(failure) => Err(failed(what, failure)),
+            }
+        })
+    }
+
+    fn end(self: Arc<Self>, deadline: Instant) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            // Idle connections close with the last clone.
+            drop(self.clients.lock().unwrap_or_else(PoisonError::into_inner).take());
+            self.work.close();
+            if tokio::time::timeout_at(deadline, self.work.wait()).await.is_err() {
+                let (actor_id, link_name) = (&self.link.actor_id, &self.link.link_name);
+                warn!(%actor_id, %link_name, requests = self.work.len(), "a link ended before its HTTP requests");
+            }
+        })
+    }
+}
+
+impl HttpLink {
+    /// When a request of a call with this deadline is given up.
+    fn deadline(&self, call: Instant) -> Instant {
+        let now = Instant::now();
+        let left = call.saturating_duration_since(now);
+        let own = left - (left / 10).min(MARGIN_MAX);
+        now + self.settings.timeout.map_or(own, |timeout| timeout.min(own))
+    }
+
+    async fn perform(
+        &self,
+        clients: &Clients,
+        mut outgoing: Outgoing,
+        deadline: Instant,
+    ) -> Result<HttpResponse, Failure> {
+        let limit = self.settings.max_request_body;
+        if outgoing.body.len() as u64 > limit {
+            return Err(Failure::RequestTooLarge { bytes: outgoing.body.len(), limit });
+        }
+        outgoing.check_host_header(&self.settings.rules)?;
+        let _permit = tokio::time::timeout_at(deadline, self.permits.acquire())
+            .await
+            .map_err(|_| Failure::Busy { limit: IN_WORK_MAX })?;
+        let mut redirects = 0;
+        loop {
+            let response = self.send(clients, &outgoing, deadline).await?;
+            if self.settings.redirects == 0 {
+                return self.read(response, &outgoing.method, deadline).await;
+            }
+            let Some(next) = outgoing.redirected(response.status(), response.headers()) else {
+                return self.read(response, &outgoing.method, deadline).await;
+            };
+            redirects += 1;
+            if redirects > self.settings.redirects {
+                return Err(Failure::Redirects { limit: self.settings.redirects, last: shown_url(&next.url) });
+            }
+            outgoing = next;
+        }
+    }
+
+    /// Sends a request to exactly the URL it names, and waits for the head of the response.
+    async fn send(&self, clients: &Clients, outgoing: &Outgoing, deadline: Instant) -> Result<Response, Failure> {
+        let way = clients.way(&outgoing.url).map_err(Failure::Request)?;
+        let (client, by_proxy) = match way {
+            Way::Direct(client) => (client, false),
+            Way::Proxy(client) => (client, true),
+        };
+        self.settings.rules.check(&outgoing.url, by_proxy)?;
+        let mut request =
+            client.request(outgoing.method.clone(), outgoing.url.clone()).headers(outgoing.headers.clone());
+        if !outgoing.body.is_empty() {
+            request = request.body(outgoing.body.clone());
+        }
+        match tokio::time::timeout_at(deadline, request.send()).await {
+            Ok(sent) => sent.map_err(|e| Failure::of(e, by_proxy, clients.no_roots.is_some())),
+            Err(_) => {
+                Err(Failure::Timeout { phase: format!("there was no answer of {} yet", shown_url(&outgoing.url)) })
+            }
+        }
+    }
+
+    async fn read(&self, mut response: Response, method: &Method, deadline: Instant) -> Result<HttpResponse, Failure> {
+        let limit = self.settings.max_body;
+        let announced = response.content_length().unwrap_or(0);
+        // The answer to HEAD announces a body that does not come.
+        if announced > limit && method != Method::HEAD {
+            return Err(Failure::TooLarge { limit });
+        }
+        let status_code = response.status().as_u16();
+        let header = header_map(response.headers());
+        let mut body = BytesMut::with_capacity(announced.min(RESERVE_MAX) as usize);
+        loop {
+            let chunk = tokio::time::timeout_at(deadline, response.chunk()).await.map_err(|_| Failure::Timeout {
+                phase: format!("the response body was not complete ({} bytes had come)", body.len()),
+            })?;
+            match chunk.map_err(|e| Failure::Other(format!("the response broke off: {}", without_url(e))))? {
+                None => return Ok(HttpResponse { status_code, header, body: body.freeze().into() }),
+                Some(chunk) if (body.len() + chunk.len()) as u64 > limit => return Err(Failure::TooLarge { limit }),
+                Some(chunk) => body.extend_from_slice(&chunk),
+            }
+        }
+    }
+}
+
+/// The headers of a response: names in lower case, a text for each line.
+fn header_map(headers: &HeaderMap) -> BTreeMap<String, HeaderValues> {
+    let mut map: BTreeMap<String, HeaderValues> = BTreeMap::new();
+    for (name, value) in headers {
+        let text = str::from_utf8(value.as_bytes()).map(str::to_owned);
+        // What is no UTF-8 is Latin-1, of which every byte is a character.
+        let text = text.unwrap_or_else(|_| value.as_bytes().iter().copied().map(char::from).collect());
+        map.entry(name.as_str().to_owned()).or_default().0.push(text);
+    }
+    map
+}
+
+fn without_url(error: reqwest::Error) -> String {
+    crate::errors::chain(&error.without_url())
+}

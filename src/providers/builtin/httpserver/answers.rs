@@ -1,0 +1,98 @@
+//! The answers that the provider gives by itself: short JSON that says what happened, and nothing about the inside.
+//! Where somebody has to look into it, an error id stands there that is in the log as well, beside the whole error.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    HeaderMap, Response, StatusCode,
+    header::{self, HeaderValue},
+};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::body::BodyError;
+use crate::rpc::call::CallError;
+
+pub type Answer = Response<Full<Bytes>>;
+
+/// An answer with a reason.
+pub fn refuse(status: StatusCode, error: &str) -> Answer {
+    with_body(status, json!({ "error": error }).to_string())
+}
+
+fn with_body(status: StatusCode, body: String) -> Answer {
+    let mut answer = Response::new(Full::from(body));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}
+
+/// Nobody answers for this host and path.
+pub fn not_found() -> Answer {
+    refuse(StatusCode::NOT_FOUND, "no actor is linked for this host and path")
+}
+
+/// The method may not be used; `allowed` may.
+pub fn not_allowed(allowed: &'static str) -> Answer {
+    let mut answer = refuse(StatusCode::METHOD_NOT_ALLOWED, "this method is not allowed here");
+    answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    answer
+}
+
+/// The answer to a preflight request.
+pub fn preflight(headers: Option<HeaderMap>) -> Answer {
+    let Some(headers) = headers else {
+        return refuse(StatusCode::FORBIDDEN, "pages of this origin may not use this actor");
+    };
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    *answer.headers_mut() = headers;
+    answer
+}
+
+/// Why there is no body to pass on. The rest of it is not read, so the connection ends.
+pub fn of_body(error: &BodyError) -> Answer {
+    let (status, text) = match error {
+        BodyError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, error.to_string()),
+        BodyError::TooSlow => (StatusCode::REQUEST_TIMEOUT, error.to_string()),
+        BodyError::NoRoom => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        BodyError::Broken(_) => (StatusCode::BAD_REQUEST, "the body is broken".to_owned()),
+    };
+    let mut answer = refuse(status, &text);
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        retry_soon(&mut answer);
+    }
+    answer
+}
+
+/// What becomes of a failed call, and the id under which it is to be logged; none for what is no fault.
+pub fn of_call(error: &CallError) -> (Answer, Option<String>) {
+    let (status, text) = match error {
+        busy if busy.is_busy() => (StatusCode::SERVICE_UNAVAILABLE, "the actor is busy"),
+        CallError::NoResponders { .. } => (StatusCode::SERVICE_UNAVAILABLE, "the actor runs nowhere at the moment"),
+        CallError::Deadline { .. } | CallError::TimedOut { .. } => {
+            (StatusCode::GATEWAY_TIMEOUT, "the actor did not answer in time")
+        }
+        _ => return of_failure(),
+    };
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        let mut answer = refuse(status, text);
+        retry_soon(&mut answer);
+        return (answer, None);
+    }
+    identified(status, text)
+}
+
+/// The actor failed, or its answer is none.
+pub fn of_failure() -> (Answer, Option<String>) {
+    identified(StatusCode::BAD_GATEWAY, "the actor failed to answer")
+}
+
+fn identified(status: StatusCode, error: &str) -> (Answer, Option<String>) {
+    let id = Uuid::new_v4().to_string();
+    (with_body(status, json!({ "error": error, "id": id }).to_string()), Some(id))
+}
+
+fn retry_soon(answer: &mut Answer) {
+    answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+}

@@ -1,0 +1,77 @@
+//! The certificate of an address, from files or from link values.
+
+use std::{fmt, sync::Arc};
+
+use rustls::{
+    ServerConfig,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+
+use super::super::LinkError;
+
+/// HTTP/2 first, for all who can.
+const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// Where certificate and key are. Links that share an address name the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    pub certificate: Pem,
+    pub key: Pem,
+}
+
+/// A file in PEM form, or its text.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Pem {
+    File(String),
+    Inline(String),
+}
+
+impl Pem {
+    async fn read(&self, name: &str) -> Result<Vec<u8>, LinkError> {
+        match self {
+            // Link values are often written in one line.
+            Self::Inline(text) => Ok(text.replace("\\n", "\n").into_bytes()),
+            Self::File(path) => tokio::fs::read(path).await.map_err(|error| {
+                LinkError::Values(format!("link value {name} names the file {path}, which cannot be read: {error}"))
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => f.write_str(path),
+            Self::Inline(_) => f.write_str("***"),
+        }
+    }
+}
+
+impl Source {
+    /// Reads and checks certificate and key.
+    pub async fn load(&self) -> Result<Arc<ServerConfig>, LinkError> {
+        let bad = |name: &str, cause: &dyn fmt::Display| {
+            LinkError::Values(format!("the TLS {name} of the link cannot be used: {cause}; it has to be in PEM form"))
+        };
+        let certificate = self.certificate.read("tls_cert_file").await?;
+        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&certificate)
+            .collect::<Result<_, _>>()
+            .map_err(|error| bad("certificate", &error))?;
+        if chain.is_empty() {
+            return Err(bad("certificate", &"there is none in it"));
+        }
+        let key = self.key.read("tls_priv_key_file").await?;
+        let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| bad("key", &error))?;
+        let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| bad("configuration", &error))?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .map_err(|error| bad("certificate with its key", &error))?;
+        config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
+        // Sessions continue without a table of them here.
+        config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| bad("session key", &error))?;
+        Ok(Arc::new(config))
+    }
+}

@@ -1,0 +1,168 @@
+//! Providers that live in the host's own process, so that a newcomer needs nothing else.
+//!
+//! Each is started by its reference, `builtin://NAME`, and from there on is a provider like any other: it has a public
+//! key and claims, is in inventories, events and health checks, is linked by link definitions, and answers on its subject,
+//! so that actors of other hosts can use it. Only that calls from this host do not leave the process.
+//!
+//! * [`Spec`] says what a provider is and documents its link values; [`CATALOGUE`] lists them.
+//! * [`Provider`] takes links on; a [`Link`] is one actor's use of it and answers that actor's calls.
+//! * [`values`] reads link values, the same way for all of them.
+//! * [`jetstream`] is what those share that keep data in the NATS server.
+//!
+//! The running of it (subscription, order of links, health, stop) is the supervisor's, in [`super::supervisor`].
+
+pub mod blobstore;
+pub mod httpclient;
+pub mod httpserver;
+pub mod jetstream;
+pub mod keyvalue;
+pub mod messaging;
+pub mod values;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use tokio::time::Instant;
+
+use crate::{
+    identity::keys::{HostId, LatticeName, LinkName, ProviderId},
+    links::LinkDefinition,
+    router::Router,
+    rpc::{
+        call::{Call, CallError},
+        invocation::{Entity, TraceContext},
+    },
+};
+
+/// Begins the references of built-in providers.
+pub const SCHEME: &str = "builtin://";
+/// The account named as issuer in their claims. Like the providers' own keys it is derived from a name; nothing is ever
+/// signed with these keys, and nobody has the private halves.
+pub const ISSUER: &str = "ACXFDG66TQKP3YZLU3MQTHIIV7YFDQ5IFXYUPQPQSD5FA6GCFGXI6OCS";
+
+/// Every built-in provider.
+pub static CATALOGUE: [&Spec; 5] =
+    [&httpserver::SPEC, &httpclient::SPEC, &keyvalue::SPEC, &messaging::SPEC, &blobstore::SPEC];
+
+/// What a built-in provider is, before it runs.
+#[derive(Debug)]
+pub struct Spec {
+    /// The reference without its scheme.
+    pub name: &'static str,
+    /// Its public key, the same in every lattice.
+    pub public_key: &'static str,
+    pub contract_id: &'static str,
+    /// Its name in claims and inventories.
+    pub title: &'static str,
+    /// One paragraph for `host inspect`.
+    pub about: &'static str,
+    /// The values a link may have.
+    pub values: &'static [Value],
+    /// Brings work in from outside the lattice: it stops first when the host stops, while actors still answer.
+    pub brings_work: bool,
+    pub build: fn(Context) -> Arc<dyn Provider>,
+}
+
+/// One link value, documented.
+#[derive(Debug)]
+pub struct Value {
+    /// As the documentation spells it; read in any case.
+    pub name: &'static str,
+    /// Other spellings, of the providers of earlier years.
+    pub aliases: &'static [&'static str],
+    /// What holds without it, for people.
+    pub default: &'static str,
+    pub help: &'static str,
+}
+
+/// The built-in provider of a reference: `None` if the reference names something else, an error if no such one exists.
+pub fn find(reference: &str) -> Option<Result<&'static Spec, UnknownBuiltin>> {
+    let name = reference.strip_prefix(SCHEME)?;
+    let found = CATALOGUE.iter().find(|spec| spec.name == name).copied();
+    Some(found.ok_or_else(|| UnknownBuiltin(name.to_owned())))
+}
+
+/// There is no built-in provider of this name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no built-in provider {name:?}; there are {known}", name = .0, known = names())]
+pub struct UnknownBuiltin(pub String);
+
+fn names() -> String {
+    CATALOGUE.map(|spec| format!("{SCHEME}{}", spec.name)).join(", ")
+}
+
+/// What a provider works with. Cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    pub host_id: HostId,
+    pub lattice: LatticeName,
+    pub provider_id: ProviderId,
+    pub link_name: LinkName,
+    pub contract_id: &'static str,
+    pub router: Router,
+    /// The host's connection for calls; its subjects are the lattice's, so nothing else may be assumed about it.
+    pub nats: async_nats::Client,
+    pub js_domain: Option<String>,
+    /// Subjects that are the lattice's besides `wasmbus`, each with all below it, by the settings.
+    pub reserved_subjects: Arc<[String]>,
+    /// How long a call has, unless a link value says otherwise.
+    pub rpc_timeout: Duration,
+    /// Where data may be kept that outlives the process.
+    pub data_dir: PathBuf,
+}
+
+impl Context {
+    /// Calls a linked actor, locally or over the lattice, as this provider.
+    pub async fn call_actor(
+        &self,
+        actor: &str,
+        operation: &str,
+        payload: Bytes,
+        deadline: Instant,
+    ) -> Result<Bytes, CallError> {
+        self.router
+            .call(Call {
+                origin: Entity::new(self.provider_id.as_str(), self.link_name.as_str(), self.contract_id),
+                target: Entity::new(actor, "", ""),
+                operation: operation.to_owned(),
+                payload,
+                trace: TraceContext::default(),
+                deadline,
+                depth: 0,
+            })
+            .await
+    }
+}
+
+/// A running built-in provider.
+pub trait Provider: Send + Sync + 'static {
+    /// Takes on a link. When an actor's link gets other values, the new one is taken on before the old one ends, so both
+    /// exist for a moment. Bounded by the caller's deadline; dropping it must leave nothing behind.
+    fn link(self: Arc<Self>, link: Arc<LinkDefinition>) -> BoxFuture<'static, Result<Arc<dyn Link>, LinkError>>;
+}
+
+/// One actor's use of a provider.
+pub trait Link: Send + Sync + 'static {
+    /// Performs a call of the linked actor.
+    fn call(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>>;
+
+    /// Ends the link: takes no new work, returns when what is in work is done, at the latest at the deadline.
+    fn end(self: Arc<Self>, deadline: Instant) -> BoxFuture<'static, ()>;
+}
+
+/// Why a link cannot be taken on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LinkError {
+    /// Nothing but other values helps.
+    #[error("{0}")]
+    Values(String),
+    /// Something else is in the way: it is tried again until the link is gone.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// The error of an operation the contract does not have.
+pub fn unknown_operation(call: &Call) -> CallError {
+    CallError::Callee(format!("method not handled {}", call.operation))
+}

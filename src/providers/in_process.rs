@@ -1,0 +1,454 @@
+//! A built-in provider that runs: its links kept equal to the lattice's link definitions, its calls answered, on its
+//! subject and within the process.
+//!
+//! One loop ([`Links::follow`]) owns the links. Whenever the link table changes it compares what it should serve with what
+//! it serves, and starts an attempt for each difference, at most one per actor at a time; so nothing is lost however fast
+//! changes come, and a link that takes long holds nobody up. New values are taken on before the old link ends. What fails
+//! because something is in the way is tried again; what fails for its values waits for others.
+//!
+//! A call that arrives before its link is up waits for it, until its own deadline. So an actor's link can move here from
+//! another provider while the actor is in use.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_nats::Subscriber;
+use bytes::Bytes;
+use futures::{StreamExt, future::BoxFuture};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinSet,
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{
+    StopSignal,
+    builtin::{Context, Link, LinkError, Provider, Spec},
+    told_to_stop,
+};
+use crate::{
+    events::{Event, Publisher, event::ProviderContext},
+    lattice::subject::Subjects,
+    links::{LinkDefinition, Live},
+    router::{Admitted, Local},
+    rpc::{
+        call::{Call, CallError},
+        server::{Handler, Receiver},
+    },
+};
+
+/// How long taking on one link may take.
+const LINK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pauses between attempts for a link grow from the first to the last of these.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_LAST: Duration = Duration::from_secs(10);
+/// How long calls of a link that ended may still take.
+const END_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long replies to health requests may wait for the connection.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often health is told when nothing changes, as for external providers.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How the links of a provider stand, by actor.
+type Standings = HashMap<Arc<str>, Standing>;
+
+#[derive(Clone)]
+enum Standing {
+    Up(Arc<dyn Link>),
+    Refused(LinkError),
+}
+
+/// A running built-in provider, as callers see it.
+pub struct InProcess {
+    context: Context,
+    links: Live,
+    standings: watch::Receiver<Arc<Standings>>,
+}
+
+impl InProcess {
+    /// The link of a call once it stands, or why there is none.
+    async fn link_of(&self, call: &Call) -> Result<Arc<dyn Link>, CallError> {
+        if let Some(Standing::Up(link)) = self.standings.borrow().get(&call.origin.public_key) {
+            return Ok(Arc::clone(link));
+        }
+        let mut standings = self.standings.clone();
+        let standing = tokio::time::timeout_at(
+            call.deadline,
+            standings.wait_for(|standings| standings.contains_key(&call.origin.public_key)),
+        );
+        match standing.await {
+            Ok(Ok(standings)) => match standings.get(&call.origin.public_key) {
+                Some(Standing::Up(link)) => Ok(Arc::clone(link)),
+                Some(Standing::Refused(error)) => Err(CallError::Callee(format!(
+                    "the link of {} to {} does not work: {error}",
+                    call.origin.public_key, self.context.contract_id
+                ))),
+                None => Err(self.not_linked(call)),
+            },
+            Ok(Err(_)) => Err(CallError::Callee(format!("provider {} is stopping", self.context.provider_id))),
+            Err(_) => Err(CallError::Callee(format!(
+                "the link of {} to {} was not ready in time",
+                call.origin.public_key, self.context.contract_id
+            ))),
+        }
+    }
+
+    fn not_linked(&self, call: &Call) -> CallError {
+        CallError::NotLinked {
+            actor_id: call.origin.public_key.to_string(),
+            provider_id: self.context.provider_id.to_string(),
+            link_name: self.context.link_name.to_string(),
+        }
+    }
+}
+
+impl Local for InProcess {
+    fn check(&self, call: &Call) -> Result<(), CallError> {
+        let Context { provider_id, contract_id, link_name, .. } = &self.context;
+        let table = self.links.table();
+        match table.link(&call.origin.public_key, contract_id, link_name.as_str()) {
+            Some(link) if link.provider_id == provider_id.as_str() => Ok(()),
+            _ => Err(self.not_linked(call)),
+        }
+    }
+
+    fn try_admit(self: Arc<Self>) -> Option<Admitted> {
+        // The caller's own permit is what bounds calls from this process.
+        Some(Box::new(move |call| self.call(call)))
+    }
+
+    fn call(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
+        Box::pin(async move {
+            let link = self.link_of(&call).await?;
+            link.call(call).await
+        })
+    }
+}
+
+impl Handler for InProcess {
+    fn handle(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
+        Box::pin(async move {
+            self.check(&call)?;
+            self.call(call).await
+        })
+    }
+}
+
+/// A built-in provider that is subscribed and has looked at all its links once.
+pub struct Launched {
+    pub local: Arc<InProcess>,
+    subscription: Subscriber,
+    health: Subscriber,
+    follower: JoinSet<()>,
+    /// Ends the follower, at the deadline it is given.
+    end: watch::Sender<Option<Instant>>,
+    context: Context,
+    receiver: Receiver,
+}
+
+/// What a built-in provider is launched with.
+pub struct Equipment {
+    pub context: Context,
+    pub links: Live,
+    pub events: Publisher,
+    pub subjects: Subjects,
+    pub receiver: Receiver,
+}
+
+/// Builds, links and subscribes a provider. Nothing is left behind if this is dropped.
+pub async fn launch(spec: &'static Spec, equipment: Equipment) -> Result<Launched, String> {
+    let Equipment { context, links, events, subjects, receiver } = equipment;
+    let subject = subjects.provider(&context.provider_id, &context.link_name);
+    let subscribe = async {
+        let subscription = context.nats.queue_subscribe(subject.clone(), "rpc".to_owned()).await;
+        let health = context.nats.subscribe(subjects.provider_health(&context.provider_id, &context.link_name)).await;
+        crate::lattice::connection::confirm(&context.nats).await.map_err(|e| e.to_string())?;
+        Ok::<_, String>((subscription.map_err(|e| e.to_string())?, health.map_err(|e| e.to_string())?))
+    };
+    let (subscription, health) = subscribe.await.map_err(|error| format!("subscribe to {subject}: {error}"))?;
+    let (published, standings) = watch::channel(Arc::default());
+    let (settled, all_looked_at) = oneshot::channel();
+    let (end, ending) = watch::channel(None);
+    let follower = Links {
+        provider: (spec.build)(context.clone()),
+        context: context.clone(),
+        live: links.clone(),
+        events,
+        slots: HashMap::new(),
+        published,
+        attempts: JoinSet::new(),
+        endings: JoinSet::new(),
+        settled: Some(settled),
+    };
+    let mut tasks = JoinSet::new();
+    tasks.spawn(follower.follow(ending));
+    // An error means that the follower is gone, which the driver will notice.
+    let _ = all_looked_at.await;
+    let local = Arc::new(InProcess { context: context.clone(), links, standings });
+    Ok(Launched { local, subscription, health, follower: tasks, end, context, receiver })
+}
+
+impl Launched {
+    /// Answers calls and health requests until told to stop; then ends the links, in order, until the deadline.
+    /// Returns early only if the provider cannot go on, with the reason.
+    pub async fn run(self, about: ProviderContext, events: Publisher, mut stop: StopSignal) -> Result<(), String> {
+        let Self { local, subscription, mut health, mut follower, end, context, receiver } = self;
+        let leave = CancellationToken::new();
+        let (left, _) = oneshot::channel();
+        let mut serving = JoinSet::new();
+        serving.spawn(receiver.serve(
+            subscription,
+            context.provider_id.as_str().into(),
+            local.clone(),
+            leave.clone(),
+            left,
+        ));
+        events.publish(Event::HealthCheckPassed(about.clone()));
+        let mut beat = tokio::time::interval_at(Instant::now() + HEALTH_INTERVAL, HEALTH_INTERVAL);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let deadline = loop {
+            tokio::select! {
+                deadline = told_to_stop(&mut stop) => break deadline,
+                _ = serving.join_next() => return Err("its subscription ended by itself".into()),
+                _ = follower.join_next() => return Err("the task that follows its links ended by itself".into()),
+                _ = beat.tick() => events.publish(Event::HealthCheckStatus(about.clone())),
+                Some(message) = health.next() => {
+                    let Some(reply) = message.reply else { continue };
+                    let publish = context.nats.publish(reply, healthy(&local.standings.borrow()));
+                    if !matches!(tokio::time::timeout(REPLY_TIMEOUT, publish).await, Ok(Ok(()))) {
+                        debug!("health reply lost");
+                    }
+                }
+            }
+        };
+        // Work from outside ends first, so that what it calls still answers; then the queue group is left.
+        end.send_replace(Some(deadline));
+        let finish = async {
+            while follower.join_next().await.is_some() {}
+            leave.cancel();
+            while serving.join_next().await.is_some() {}
+        };
+        if tokio::time::timeout_at(deadline, finish).await.is_err() {
+            warn!(provider_id = %context.provider_id, "calls of a provider were still in work at the deadline");
+        }
+        Ok(())
+    }
+}
+
+/// The reply to a health request: well, with a word about links that do not work.
+fn healthy(standings: &Standings) -> Bytes {
+    #[derive(serde::Serialize)]
+    struct Health {
+        healthy: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
+    }
+    let refused = standings.values().filter(|standing| matches!(standing, Standing::Refused(_))).count();
+    let message = (refused > 0).then(|| format!("{refused} of {} links do not work", standings.len()));
+    crate::contracts::encode(&Health { healthy: true, message })
+}
+
+/// An actor, and what became of taking its link on.
+type Attempt = (Arc<str>, Result<Arc<dyn Link>, LinkError>);
+
+/// What is known about one actor's link.
+struct Slot {
+    /// What the lattice says now; `None` when the link is gone.
+    wanted: Option<Arc<LinkDefinition>>,
+    /// What an attempt was last made for.
+    tried: Option<Arc<LinkDefinition>>,
+    link: Option<Arc<dyn Link>>,
+    refused: Option<LinkError>,
+    busy: bool,
+    failures: u32,
+    retry_at: Option<Instant>,
+}
+
+/// Keeps the links of a provider equal to the link definitions.
+struct Links {
+    provider: Arc<dyn Provider>,
+    context: Context,
+    live: Live,
+    events: Publisher,
+    slots: HashMap<Arc<str>, Slot>,
+    published: watch::Sender<Arc<Standings>>,
+    attempts: JoinSet<Attempt>,
+    endings: JoinSet<()>,
+    /// Told when every link of the beginning was tried once.
+    settled: Option<oneshot::Sender<()>>,
+}
+
+impl Links {
+    async fn follow(mut self, mut end: StopSignal) {
+        let mut changes = self.live.changes();
+        self.compare();
+        let deadline = loop {
+            self.tell_settled();
+            let retry = self.slots.values().filter_map(|slot| slot.retry_at).min();
+            tokio::select! {
+                deadline = told_to_stop(&mut end) => break deadline,
+                Ok(()) = changes.changed() => self.compare(),
+                Some(tried) = self.attempts.join_next(), if !self.attempts.is_empty() => match tried {
+                    Ok((actor, result)) => self.tried(&actor, result),
+                    // A panic below is a bug: the link stays as it was, the provider goes on and says so.
+                    Err(failure) => tracing::error!(error = %failure, "taking on a link panicked"),
+                },
+                Some(_) = self.endings.join_next(), if !self.endings.is_empty() => {}
+                () = tokio::time::sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => self.retry(),
+            }
+        };
+        // Attempts on their way are dropped, which leaves nothing behind; links end together.
+        while let Some(tried) = self.attempts.try_join_next() {
+            if let Ok((_, Ok(link))) = tried {
+                self.endings.spawn(link.end(deadline));
+            }
+        }
+        self.attempts.abort_all();
+        for slot in self.slots.values_mut() {
+            if let Some(link) = slot.link.take() {
+                self.endings.spawn(link.end(deadline));
+            }
+        }
+        let ended = async { while self.endings.join_next().await.is_some() {} };
+        if tokio::time::timeout_at(deadline, ended).await.is_err() {
+            warn!(provider_id = %self.context.provider_id, "links were still in use at the deadline");
+        }
+    }
+
+    /// Looks at what the lattice wants and starts what is missing.
+    fn compare(&mut self) {
+        let table = self.live.table();
+        let (provider, link_name) = (self.context.provider_id.as_str(), self.context.link_name.as_str());
+        let wanted: HashMap<Arc<str>, Arc<LinkDefinition>> = table
+            .links_of(provider, link_name)
+            .filter(|link| link.contract_id == self.context.contract_id)
+            .map(|link| (Arc::from(link.actor_id.as_str()), Arc::clone(link)))
+            .collect();
+        let gone: Vec<Arc<str>> = self.slots.keys().filter(|actor| !wanted.contains_key(*actor)).cloned().collect();
+        for actor in gone {
+            if let Some(slot) = self.slots.get_mut(&actor) {
+                slot.wanted = None;
+            }
+            self.settle(&actor);
+        }
+        for (actor, link) in wanted {
+            let slot = match self.slots.entry(Arc::clone(&actor)) {
+                Entry::Occupied(slot) => slot.into_mut(),
+                Entry::Vacant(slot) => slot.insert(Slot {
+                    wanted: None,
+                    tried: None,
+                    link: None,
+                    refused: None,
+                    busy: false,
+                    failures: 0,
+                    retry_at: None,
+                }),
+            };
+            slot.wanted = Some(link);
+            self.settle(&actor);
+        }
+        self.publish();
+    }
+
+    /// Brings one link closer to what is wanted, unless an attempt is on its way: its end comes back here.
+    fn settle(&mut self, actor: &Arc<str>) {
+        let Some(slot) = self.slots.get_mut(actor) else { return };
+        if slot.busy {
+            return;
+        }
+        let Some(wanted) = slot.wanted.clone() else {
+            if let Some(link) = slot.link.take() {
+                info!(actor_id = %actor, contract_id = self.context.contract_id, "link ended");
+                self.endings.spawn(link.end(Instant::now() + END_TIMEOUT));
+            }
+            self.slots.remove(actor);
+            return;
+        };
+        if slot.tried.as_ref() == Some(&wanted) && slot.retry_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        if slot.tried.as_ref() != Some(&wanted) {
+            slot.failures = 0;
+        }
+        slot.tried = Some(Arc::clone(&wanted));
+        slot.retry_at = None;
+        slot.busy = true;
+        let (provider, actor) = (Arc::clone(&self.provider), Arc::clone(actor));
+        self.attempts.spawn(async move {
+            let tried = tokio::time::timeout(LINK_TIMEOUT, provider.link(wanted)).await;
+            let late = || LinkError::Unavailable(format!("it took longer than {} s", LINK_TIMEOUT.as_secs()));
+            (actor, tried.unwrap_or_else(|_| Err(late())))
+        });
+    }
+
+    fn tried(&mut self, actor: &Arc<str>, result: Result<Arc<dyn Link>, LinkError>) {
+        let Some(slot) = self.slots.get_mut(actor) else { return };
+        slot.busy = false;
+        let previous = match result {
+            Ok(link) => {
+                info!(actor_id = %actor, contract_id = self.context.contract_id, "linked");
+                slot.refused = None;
+                slot.failures = 0;
+                slot.link.replace(link)
+            }
+            Err(error) => {
+                slot.failures += 1;
+                if let LinkError::Unavailable(_) = error {
+                    let pause = RETRY_FIRST * 2_u32.saturating_pow(slot.failures.min(10) - 1);
+                    slot.retry_at = Some(Instant::now() + pause.min(RETRY_LAST));
+                }
+                // Once per cause: a retry that fails the same way says nothing new.
+                if slot.refused.as_ref() != Some(&error) || slot.failures == 1 {
+                    warn!(actor_id = %actor, contract_id = self.context.contract_id, %error, "link refused");
+                    if let Some(link) = &slot.tried {
+                        self.events.publish(Event::LinkdefSetFailed {
+                            link: LinkDefinition::clone(link),
+                            host_id: self.context.host_id.to_string(),
+                            error: error.to_string(),
+                        });
+                    }
+                }
+                slot.refused = Some(error);
+                slot.link.take()
+            }
+        };
+        if let Some(previous) = previous {
+            self.endings.spawn(previous.end(Instant::now() + END_TIMEOUT));
+        }
+        self.settle(actor);
+        self.publish();
+    }
+
+    fn retry(&mut self) {
+        let now = Instant::now();
+        let due = |slot: &Slot| slot.retry_at.is_some_and(|at| at <= now);
+        let actors: Vec<Arc<str>> =
+            self.slots.iter().filter(|(_, slot)| due(slot)).map(|(actor, _)| Arc::clone(actor)).collect();
+        for actor in actors {
+            self.settle(&actor);
+        }
+    }
+
+    fn publish(&self) {
+        let standing = |slot: &Slot| match (&slot.link, &slot.refused) {
+            (Some(link), _) => Some(Standing::Up(Arc::clone(link))),
+            (None, Some(error)) => Some(Standing::Refused(error.clone())),
+            (None, None) => None,
+        };
+        let standings = self.slots.iter().filter_map(|(actor, slot)| Some((Arc::clone(actor), standing(slot)?)));
+        self.published.send_replace(Arc::new(standings.collect()));
+    }
+
+    fn tell_settled(&mut self) {
+        if self.slots.values().all(|slot| !slot.busy)
+            && let Some(settled) = self.settled.take()
+        {
+            let _ = settled.send(());
+        }
+    }
+}

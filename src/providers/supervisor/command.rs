@@ -1,0 +1,130 @@
+//! What can be asked of the provider supervisor, and by whom: requests, refusals, and the [`Handle`] that takes them.
+//!
+//! Asking never waits: a request goes into a bounded inbox, in order, or is refused because that is full.
+
+use std::sync::Arc;
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
+
+use crate::{
+    events::event::Annotations,
+    identity::keys::{LinkName, ProviderId},
+};
+
+/// A request to run a provider under a link name.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// The reference as the client wrote it.
+    pub reference: String,
+    pub link_name: LinkName,
+    /// Handed to the provider as it is.
+    pub configuration: Option<String>,
+    pub annotations: Annotations,
+}
+
+/// A request to stop a provider.
+#[derive(Clone, Debug)]
+pub struct Stop {
+    /// A public key, or the reference it was started with.
+    pub provider: String,
+    pub link_name: LinkName,
+    /// Only if it has all of these.
+    pub annotations: Annotations,
+}
+
+/// Why a start or a stop was refused at once.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProviderError {
+    #[error(
+        "provider {provider} is already running on this host under link name {link_name}; stop it first, or use another link name"
+    )]
+    AlreadyRunning { provider: String, link_name: String },
+    #[error("provider {provider} does not run on this host under link name {link_name}{}", runs_as(.others))]
+    NotRunning { provider: String, link_name: String, others: Vec<String> },
+    #[error("provider {provider} runs on this host, but not with the annotations {annotations:?}")]
+    NoSuchAnnotations { provider: String, annotations: Annotations },
+    #[error("{0}")]
+    Builtin(#[from] crate::providers::builtin::UnknownBuiltin),
+    #[error("the host is stopping or too busy to take the command")]
+    Unavailable,
+}
+
+fn runs_as(others: &[String]) -> String {
+    if others.is_empty() { String::new() } else { format!(" (it does under {})", others.join(", ")) }
+}
+
+/// What readers see of a running provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProviderView {
+    pub id: ProviderId,
+    pub link_name: LinkName,
+    pub contract_id: String,
+    pub reference: String,
+    pub name: String,
+    pub revision: i32,
+    pub annotations: Annotations,
+    pub instance_id: String,
+}
+
+/// Which providers a stop of the host is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Those that bring work in from outside the lattice.
+    BringingWork,
+    All,
+}
+
+pub(super) enum Command {
+    Start(Start, oneshot::Sender<Result<(), ProviderError>>),
+    Stop(Stop, oneshot::Sender<Result<(), ProviderError>>),
+    StopAll { which: Which, deadline: Instant, done: oneshot::Sender<()> },
+}
+
+/// Gives commands to the supervisor and reads what runs. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) view: watch::Receiver<Arc<Vec<ProviderView>>>,
+}
+
+impl Handle {
+    /// Asks for a provider. The answer says whether the command was taken; the outcome is told by events.
+    pub fn start(&self, start: Start) -> oneshot::Receiver<Result<(), ProviderError>> {
+        self.ask(|reply| Command::Start(start, reply))
+    }
+
+    /// Asks for a stop. The answer says whether there is something to stop; `provider_stopped` tells when it has.
+    pub fn stop(&self, stop: Stop) -> oneshot::Receiver<Result<(), ProviderError>> {
+        self.ask(|reply| Command::Stop(stop, reply))
+    }
+
+    /// Starts nothing any more and stops what is meant; returns when it has stopped, or at the deadline.
+    pub async fn stop_all(&self, which: Which, deadline: Instant) {
+        let (done, stopped) = oneshot::channel();
+        if self.commands.send(Command::StopAll { which, deadline, done }).await.is_ok() {
+            let _ = stopped.await;
+        }
+    }
+
+    /// What runs now.
+    pub fn running(&self) -> Arc<Vec<ProviderView>> {
+        Arc::clone(&self.view.borrow())
+    }
+
+    fn ask(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<(), ProviderError>>) -> Command,
+    ) -> oneshot::Receiver<Result<(), ProviderError>> {
+        let (reply, answer) = oneshot::channel();
+        if let Err(mpsc::error::TrySendError::Full(command) | mpsc::error::TrySendError::Closed(command)) =
+            self.commands.try_send(command(reply))
+            && let Command::Start(_, reply) | Command::Stop(_, reply) = command
+        {
+            let _ = reply.send(Err(ProviderError::Unavailable));
+        }
+        answer
+    }
+}

@@ -1,0 +1,654 @@
+//! Owns which providers run on this host, and is the only one who changes it.
+//!
+//! Commands arrive in order through one inbox. What takes time (fetching, unpacking, launching, stopping) runs as a child
+//! task that reports back. Every change follows the same steps: state first, then the snapshot for readers, then events; so
+//! an event never announces what an inventory does not show.
+//!
+//! A provider whose process ends by itself leaves the inventory at once and is started again after a pause that grows.
+//! After several such ends in a row it is given up. Asking for a start in a pause ends the pause.
+//!
+//! `command` has what can be asked, `prepare` makes a reference startable; the runs themselves are
+//! [`in_process`](super::in_process) and [`external`](super::external).
+
+mod command;
+mod prepare;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot, watch},
+    task::JoinSet,
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument, error, info, info_span, warn};
+use uuid::Uuid;
+
+use super::{
+    builtin::{self, Context},
+    external::{self, Launcher, executable, process::Process},
+    in_process, told_to_stop,
+};
+use crate::{
+    errors::chain,
+    events::{Event, Publisher, event::ProviderContext},
+    identity::keys::{HostId, LinkName, ProviderId},
+    lattice::subject::Subjects,
+    links::{LinkDefinition, Live},
+    policy::Policy,
+    registry::Registry,
+    router::{Local, Locals, Router},
+    rpc::server::Receiver,
+    shutdown::essential,
+    store::Store,
+};
+use command::Command;
+use prepare::{Blueprint, Kind, prepare, record};
+
+pub use command::{Handle, ProviderError, ProviderView, Start, Stop, Which};
+
+/// Commands waiting for the supervisor.
+const INBOX: usize = 256;
+/// Providers that are fetched and unpacked at a time.
+const PREPARES_MAX: usize = 4;
+/// Starts that may be under way.
+const STARTS_MAX: usize = 256;
+/// How long a stop may take that nobody set a deadline for.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// The pause before the first restart; each further one is twice as long.
+const RESTART_FIRST: Duration = Duration::from_millis(100);
+/// Restarts in a row before a provider is given up; the pauses add up to six seconds.
+const RESTARTS_MAX: u32 = 6;
+/// A run of this length ends the row.
+const STEADY: Duration = Duration::from_secs(60);
+/// Why a stop was asked for, in events.
+const STOPPED: &str = "stopped";
+
+/// What the supervisor works with.
+pub struct Parts {
+    pub host: HostId,
+    pub registry: Registry,
+    pub router: Router,
+    pub receiver: Receiver,
+    pub rpc: async_nats::Client,
+    pub subjects: Subjects,
+    pub store: Store,
+    pub links: Live,
+    pub policy: Policy,
+    pub events: Publisher,
+    pub rpc_timeout: Duration,
+    /// How long each step of a stop may take.
+    pub stop_delay: Duration,
+    pub js_domain: Option<String>,
+    /// Subjects that are the lattice's besides `wasmbus`.
+    pub reserved_subjects: Arc<[String]>,
+    /// Where executables are unpacked, in a directory of their own.
+    pub cache_dir: PathBuf,
+    /// Where built-in providers keep data.
+    pub data_dir: PathBuf,
+    pub launcher: Launcher,
+}
+
+/// Starts the supervisor; it ends after [`Handle::stop_all`] of all.
+///
+/// The tokens are: this host is closing, and this host cannot go on.
+pub fn spawn(parts: Parts, tasks: &TaskTracker, (closing, failed): (CancellationToken, CancellationToken)) -> Handle {
+    let (commands, inbox) = mpsc::channel(INBOX);
+    let (published, view) = watch::channel(Arc::default());
+    let supervisor = Supervisor {
+        parts: Arc::new(parts),
+        prepares: Arc::new(Semaphore::new(PREPARES_MAX)),
+        preparing: HashMap::new(),
+        entries: BTreeMap::new(),
+        children: JoinSet::new(),
+        published,
+        waiting: Vec::new(),
+        closing: false,
+    };
+    let running = supervisor.run(inbox).instrument(info_span!("providers"));
+    tasks.spawn(essential("provider supervisor", running, closing, failed));
+    Handle { commands, view }
+}
+
+/// What a provider is known by on one host.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    id: ProviderId,
+    link_name: LinkName,
+}
+
+struct Supervisor {
+    parts: Arc<Parts>,
+    /// Bounds how many providers are fetched and unpacked at a time.
+    prepares: Arc<Semaphore>,
+    /// Starts whose provider is not known yet, by a number of their own.
+    preparing: HashMap<Uuid, Start>,
+    entries: BTreeMap<Key, Entry>,
+    children: JoinSet<Done>,
+    published: watch::Sender<Arc<Vec<ProviderView>>>,
+    /// Who waits for which providers to have stopped.
+    waiting: Vec<(BTreeSet<Key>, oneshot::Sender<()>)>,
+    /// Nothing is started any more.
+    closing: bool,
+}
+
+struct Entry {
+    start: Start,
+    blueprint: Arc<Blueprint>,
+    phase: Phase,
+    /// The run; a restart has another.
+    instance: Uuid,
+    /// Tells the run to end, and by when.
+    stop: watch::Sender<Option<Instant>>,
+    /// Ends of its own in a row.
+    crashes: u32,
+    started: Instant,
+    /// The in-process form, while it runs.
+    local: Option<Arc<dyn Local>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Launching,
+    Running,
+    /// It ended by itself and is started again soon.
+    Pausing,
+    Stopping,
+}
+
+/// What is running once a launch succeeded.
+enum Launched {
+    Builtin(Box<in_process::Launched>),
+    External(Box<Process>, Vec<Arc<LinkDefinition>>),
+}
+
+/// What a child task reports.
+enum Done {
+    Prepared {
+        number: Uuid,
+        result: Result<Arc<Blueprint>, String>,
+    },
+    Launched {
+        key: Key,
+        instance: Uuid,
+        result: Result<Launched, String>,
+    },
+    /// A run ended: by request (`None`), or by itself.
+    Ended {
+        key: Key,
+        instance: Uuid,
+        by_itself: Option<String>,
+    },
+    PauseOver {
+        key: Key,
+        instance: Uuid,
+    },
+}
+
+impl Supervisor {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
+        let mut last_deadline = None;
+        loop {
+            if let Some(deadline) = last_deadline
+                && self.entries.is_empty()
+            {
+                tracing::debug!(?deadline, "all providers have stopped");
+                return;
+            }
+            let cut_off = async {
+                match last_deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                Some(done) = self.children.join_next(), if !self.children.is_empty() => self.reap(done),
+                command = inbox.recv() => match command {
+                    Some(Command::StopAll { which, deadline, done }) => {
+                        self.stop_all(which, deadline, done);
+                        if which == Which::All {
+                            last_deadline = Some(deadline);
+                        }
+                    }
+                    Some(Command::Start(start, reply)) => {
+                        let _ = reply.send(self.begin(start));
+                    }
+                    Some(Command::Stop(stop, reply)) => {
+                        let _ = reply.send(self.stop(&stop));
+                    }
+                    None => return,
+                },
+                () = cut_off => {
+                    warn!("some providers did not stop in time and are cut off");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn reap(&mut self, done: Result<Done, tokio::task::JoinError>) {
+        match done {
+            Ok(Done::Prepared { number, result }) => self.prepared(number, result),
+            Ok(Done::Launched { key, instance, result }) => self.launched(key, instance, result),
+            Ok(Done::Ended { key, instance, by_itself }) => self.ended(&key, instance, by_itself),
+            Ok(Done::PauseOver { key, instance }) => {
+                let due = |entry: &Entry| entry.instance == instance && entry.phase == Phase::Pausing;
+                if self.entries.get(&key).is_some_and(due) {
+                    self.launch(&key);
+                }
+            }
+            // A panic below is a bug: the provider it served is lost, the host goes on and says so.
+            Err(failure) => error!(error = %failure, "a task of the provider supervisor panicked"),
+        }
+    }
+
+    /// Takes a start on, or refuses it at once with the reason.
+    fn begin(&mut self, start: Start) -> Result<(), ProviderError> {
+        let refused = self.refuse(&start);
+        if let Err(error) = &refused {
+            self.start_failed(&start, &error.to_string());
+            return refused;
+        }
+        if let Some(key) = self.known_key(&start)
+            && let Some(entry) = self.entries.get_mut(&key)
+        {
+            // It is in a pause, or it would have been refused: the operator does not want to wait.
+            entry.start = start;
+            self.launch(&key);
+            return Ok(());
+        }
+        let number = Uuid::new_v4();
+        let (parts, prepares) = (Arc::clone(&self.parts), Arc::clone(&self.prepares));
+        let span = info_span!("provider", reference = %start.reference, link_name = %start.link_name);
+        self.preparing.insert(number, start.clone());
+        self.children.spawn(
+            async move {
+                // Never closed, so there is always a permit to wait for.
+                let _permit = prepares.acquire_owned().await;
+                Done::Prepared { number, result: prepare(&parts, &start).await }
+            }
+            .instrument(span),
+        );
+        Ok(())
+    }
+
+    fn refuse(&self, start: &Start) -> Result<(), ProviderError> {
+        if self.closing || self.preparing.len() >= STARTS_MAX {
+            return Err(ProviderError::Unavailable);
+        }
+        if let Some(Err(unknown)) = builtin::find(&start.reference) {
+            return Err(unknown.into());
+        }
+        let twin = |other: &Start| other.reference == start.reference && other.link_name == start.link_name;
+        let key = self.known_key(start);
+        let is_busy = |entry: &Entry| entry.phase != Phase::Pausing || entry.start.reference != start.reference;
+        let running = key.and_then(|key| self.entries.get(&key)).is_some_and(is_busy);
+        if running || self.preparing.values().any(twin) {
+            return Err(ProviderError::AlreadyRunning {
+                provider: start.reference.clone(),
+                link_name: start.link_name.to_string(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Which provider a reference names, as far as that is known without fetching it.
+    fn known_key(&self, start: &Start) -> Option<Key> {
+        let link_name = start.link_name.clone();
+        let here = self
+            .entries
+            .iter()
+            .find(|(key, entry)| entry.start.reference == start.reference && key.link_name == link_name);
+        if let Some((key, _)) = here {
+            return Some(key.clone());
+        }
+        let text: Arc<str> = match builtin::find(&start.reference) {
+            Some(Ok(spec)) => spec.public_key.into(),
+            _ => Arc::clone(self.parts.links.table().public_key_of(&start.reference)?),
+        };
+        Some(Key { id: ProviderId::parse(&text).ok()?, link_name })
+    }
+
+    fn prepared(&mut self, number: Uuid, result: Result<Arc<Blueprint>, String>) {
+        // It is gone if it was stopped meanwhile.
+        let Some(start) = self.preparing.remove(&number) else { return };
+        let blueprint = match result {
+            Ok(blueprint) => blueprint,
+            Err(text) => return self.start_failed(&start, &text),
+        };
+        if self.closing {
+            return self.start_failed(&start, "the host is stopping");
+        }
+        let key = Key { id: blueprint.id().clone(), link_name: start.link_name.clone() };
+        if self.entries.contains_key(&key) {
+            let error =
+                ProviderError::AlreadyRunning { provider: key.id.to_string(), link_name: key.link_name.to_string() };
+            return self.start_failed(&start, &error.to_string());
+        }
+        let entry = Entry {
+            start,
+            blueprint,
+            phase: Phase::Launching,
+            instance: Uuid::nil(),
+            stop: watch::Sender::new(None),
+            crashes: 0,
+            started: Instant::now(),
+            local: None,
+        };
+        self.entries.insert(key.clone(), entry);
+        self.launch(&key);
+    }
+
+    /// Begins a run of a known provider.
+    fn launch(&mut self, key: &Key) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        entry.phase = Phase::Launching;
+        entry.instance = Uuid::new_v4();
+        entry.stop = watch::Sender::new(None);
+        let (key, instance) = (key.clone(), entry.instance);
+        let (parts, blueprint, start) = (Arc::clone(&self.parts), Arc::clone(&entry.blueprint), entry.start.clone());
+        let mut stop = entry.stop.subscribe();
+        let span = info_span!("provider", provider_id = %key.id, link_name = %key.link_name);
+        self.children.spawn(
+            async move {
+                let result = tokio::select! {
+                    result = start_run(&parts, &blueprint, &start, instance) => result,
+                    _ = told_to_stop(&mut stop) => Err("it was stopped before it had started".into()),
+                };
+                Done::Launched { key, instance, result }
+            }
+            .instrument(span),
+        );
+    }
+
+    fn launched(&mut self, key: Key, instance: Uuid, result: Result<Launched, String>) {
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        let launched = match result {
+            Ok(launched) if entry.instance == instance => launched,
+            // A launch that nobody waits for any more ends with what it made.
+            Ok(_) => return,
+            Err(text) if entry.phase == Phase::Stopping || entry.crashes == 0 => {
+                if let Some(entry) = self.entries.remove(&key) {
+                    self.start_failed(&entry.start, &text);
+                    self.gone(&key);
+                }
+                return;
+            }
+            Err(text) => return self.pause(&key, &format!("it could not be started again: {text}")),
+        };
+        let stopping = entry.phase == Phase::Stopping;
+        if !stopping {
+            entry.phase = Phase::Running;
+        }
+        entry.started = Instant::now();
+        if let Launched::Builtin(launched) = &launched {
+            entry.local = Some(launched.local.clone());
+        }
+        let about = context(&self.parts, &key, entry);
+        let claims = entry.blueprint.claims.clone();
+        let stop = entry.stop.subscribe();
+        self.publish_state();
+        info!(provider_id = %key.id, link_name = %key.link_name, contract_id = %claims.contract_id, "provider started");
+        self.parts.events.publish(Event::ProviderStarted { provider: about.clone(), claims });
+        let span = info_span!("provider", provider_id = %key.id, link_name = %key.link_name);
+        let parts = Arc::clone(&self.parts);
+        let run = async move {
+            let by_itself = match launched {
+                Launched::Builtin(launched) => launched.run(about, parts.events.clone(), stop).await.err(),
+                Launched::External(process, given) => {
+                    let run = external::Run {
+                        id: key.id.clone(),
+                        link_name: key.link_name.clone(),
+                        host: parts.host.clone(),
+                        about,
+                        rpc: parts.rpc.clone(),
+                        subjects: parts.subjects.clone(),
+                        links: parts.links.clone(),
+                        events: parts.events.clone(),
+                        rpc_timeout: parts.rpc_timeout,
+                        stop_delay: parts.stop_delay,
+                        given,
+                    };
+                    match external::watch(*process, run, stop).await {
+                        external::Ended::Asked => None,
+                        external::Ended::ByItself(exit) => Some(exit.to_string()),
+                    }
+                }
+            };
+            Done::Ended { key, instance, by_itself }
+        };
+        self.children.spawn(run.instrument(span));
+    }
+
+    fn ended(&mut self, key: &Key, instance: Uuid, by_itself: Option<String>) {
+        let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.instance == instance) else { return };
+        let about = context(&self.parts, key, entry);
+        entry.local = None;
+        match by_itself {
+            Some(how) if entry.phase != Phase::Stopping && !self.closing => {
+                if entry.started.elapsed() >= STEADY {
+                    entry.crashes = 0;
+                }
+                entry.phase = Phase::Pausing;
+                self.publish_state();
+                warn!(provider_id = %key.id, link_name = %key.link_name, reason = how, "provider ended by itself");
+                self.parts.events.publish(Event::ProviderStopped { provider: about, reason: how.clone() });
+                self.pause(key, &how);
+            }
+            how => {
+                self.entries.remove(key);
+                self.publish_state();
+                info!(provider_id = %key.id, link_name = %key.link_name, "provider stopped");
+                let reason = how.unwrap_or_else(|| STOPPED.to_owned());
+                self.parts.events.publish(Event::ProviderStopped { provider: about, reason });
+                self.gone(key);
+            }
+        }
+    }
+
+    /// Has a provider that ended by itself started again after a pause, or gives it up.
+    fn pause(&mut self, key: &Key, how: &str) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        entry.crashes += 1;
+        entry.phase = Phase::Pausing;
+        if entry.crashes > RESTARTS_MAX {
+            let text = format!(
+                "given up after {RESTARTS_MAX} restarts in a row; the last time: {how}. Its log lines say more; start it again when \
+                 the cause is mended"
+            );
+            if let Some(entry) = self.entries.remove(key) {
+                self.start_failed(&entry.start, &text);
+                self.gone(key);
+            }
+            return;
+        }
+        let pause = RESTART_FIRST * 2_u32.pow(entry.crashes - 1);
+        info!(provider_id = %key.id, pause_ms = pause.as_millis() as u64, "provider is started again after a pause");
+        let (key, instance) = (key.clone(), entry.instance);
+        self.children.spawn(async move {
+            tokio::time::sleep(pause).await;
+            Done::PauseOver { key, instance }
+        });
+    }
+
+    fn stop(&mut self, stop: &Stop) -> Result<(), ProviderError> {
+        let meant = |reference: &str| reference == stop.provider;
+        let before = self.preparing.len();
+        let parts = Arc::clone(&self.parts);
+        self.preparing.retain(|_, start| {
+            let is_meant = meant(&start.reference) && start.link_name == stop.link_name;
+            if is_meant {
+                parts.events.publish(Event::ProviderStartFailed {
+                    provider_ref: start.reference.clone(),
+                    link_name: start.link_name.to_string(),
+                    error: "it was stopped before it had started".into(),
+                });
+            }
+            !is_meant
+        });
+        let cancelled = before != self.preparing.len();
+        let is_provider = |key: &Key, entry: &Entry| key.id.as_str() == stop.provider || meant(&entry.start.reference);
+        let found: Vec<Key> =
+            self.entries.iter().filter(|(key, entry)| is_provider(key, entry)).map(|(key, _)| key.clone()).collect();
+        let Some(key) = found.iter().find(|key| key.link_name == stop.link_name) else {
+            if cancelled {
+                return Ok(());
+            }
+            return Err(ProviderError::NotRunning {
+                provider: stop.provider.clone(),
+                link_name: stop.link_name.to_string(),
+                others: found.iter().map(|key| key.link_name.to_string()).collect(),
+            });
+        };
+        let has_all = |entry: &Entry| {
+            stop.annotations.iter().all(|(name, value)| entry.start.annotations.get(name) == Some(value))
+        };
+        if !self.entries.get(key).is_some_and(has_all) {
+            return Err(ProviderError::NoSuchAnnotations {
+                provider: stop.provider.clone(),
+                annotations: stop.annotations.clone(),
+            });
+        }
+        self.end(key, Instant::now() + STOP_TIMEOUT);
+        Ok(())
+    }
+
+    /// Has one provider end, whatever it is doing.
+    fn end(&mut self, key: &Key, deadline: Instant) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        if entry.phase == Phase::Pausing {
+            let about = context(&self.parts, key, entry);
+            self.entries.remove(key);
+            self.parts.events.publish(Event::ProviderStopped { provider: about, reason: STOPPED.into() });
+            return self.gone(key);
+        }
+        entry.phase = Phase::Stopping;
+        entry.stop.send_replace(Some(deadline));
+    }
+
+    fn stop_all(&mut self, which: Which, deadline: Instant, done: oneshot::Sender<()>) {
+        self.closing = true;
+        let meant: BTreeSet<Key> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| which == Which::All || entry.blueprint.brings_work())
+            .map(|(key, _)| key.clone())
+            .collect();
+        for start in std::mem::take(&mut self.preparing).into_values() {
+            self.start_failed(&start, "the host is stopping");
+        }
+        self.waiting.push((meant.clone(), done));
+        for key in &meant {
+            self.end(key, deadline);
+        }
+        self.tell_waiting();
+    }
+
+    /// Notes that a provider is no more.
+    fn gone(&mut self, key: &Key) {
+        for (keys, _) in &mut self.waiting {
+            keys.remove(key);
+        }
+        self.tell_waiting();
+    }
+
+    fn tell_waiting(&mut self) {
+        for (keys, done) in std::mem::take(&mut self.waiting) {
+            if keys.is_empty() {
+                let _ = done.send(());
+            } else {
+                self.waiting.push((keys, done));
+            }
+        }
+    }
+
+    fn publish_state(&self) {
+        let shown = |entry: &Entry| matches!(entry.phase, Phase::Running | Phase::Stopping);
+        let view = self.entries.iter().filter(|(_, entry)| shown(entry)).map(|(key, entry)| ProviderView {
+            id: key.id.clone(),
+            link_name: key.link_name.clone(),
+            contract_id: entry.blueprint.claims.contract_id.clone(),
+            reference: entry.start.reference.clone(),
+            name: entry.blueprint.claims.name.clone().unwrap_or_default(),
+            revision: i32::try_from(entry.blueprint.claims.effective_revision()).unwrap_or(i32::MAX),
+            annotations: entry.start.annotations.clone(),
+            instance_id: entry.instance.to_string(),
+        });
+        let view = view.collect();
+        let mut locals: HashMap<Arc<str>, Locals> = HashMap::new();
+        for (key, entry) in &self.entries {
+            if let Some(local) = &entry.local {
+                let by_link = locals.entry(key.id.as_str().into()).or_default();
+                by_link.insert(key.link_name.as_str().into(), Arc::clone(local));
+            }
+        }
+        self.parts.router.set_providers(locals);
+        self.published.send_replace(Arc::new(view));
+    }
+
+    fn start_failed(&self, start: &Start, text: &str) {
+        warn!(reference = %start.reference, link_name = %start.link_name, error = text, "provider not started");
+        self.parts.events.publish(Event::ProviderStartFailed {
+            provider_ref: start.reference.clone(),
+            link_name: start.link_name.to_string(),
+            error: text.to_owned(),
+        });
+    }
+}
+
+fn context(parts: &Parts, key: &Key, entry: &Entry) -> ProviderContext {
+    ProviderContext {
+        host_id: parts.host.to_string(),
+        public_key: key.id.to_string(),
+        link_name: key.link_name.to_string(),
+        contract_id: entry.blueprint.claims.contract_id.clone(),
+        image_ref: entry.start.reference.clone(),
+        annotations: entry.start.annotations.clone(),
+        instance_id: entry.instance.to_string(),
+    }
+}
+
+/// Starts one run. The error is for people.
+async fn start_run(parts: &Parts, blueprint: &Blueprint, start: &Start, instance: Uuid) -> Result<Launched, String> {
+    // Clients list a provider by its claims, so these come before it can be called.
+    record(parts, &blueprint.claims, &start.reference).await;
+    match &blueprint.kind {
+        Kind::Builtin(spec) => {
+            let context = Context {
+                host_id: parts.host.clone(),
+                lattice: parts.subjects.lattice().clone(),
+                provider_id: blueprint.id().clone(),
+                link_name: start.link_name.clone(),
+                contract_id: spec.contract_id,
+                router: parts.router.clone(),
+                nats: parts.rpc.clone(),
+                js_domain: parts.js_domain.clone(),
+                reserved_subjects: Arc::clone(&parts.reserved_subjects),
+                rpc_timeout: parts.rpc_timeout,
+                data_dir: parts.data_dir.clone(),
+            };
+            let equipment = in_process::Equipment {
+                context,
+                links: parts.links.clone(),
+                events: parts.events.clone(),
+                subjects: parts.subjects.clone(),
+                receiver: parts.receiver.clone(),
+            };
+            in_process::launch(spec, equipment).await.map(|launched| Launched::Builtin(Box::new(launched)))
+        }
+        Kind::External { path, hash } => {
+            let (wanted, hash) = (path.clone(), *hash);
+            let checked = tokio::task::spawn_blocking(move || executable::check(&wanted, &hash));
+            checked.await.map_err(|panic| format!("reading it panicked: {panic}"))?.map_err(|e| chain(&e))?;
+            let configuration = start.configuration.as_deref();
+            let launched = parts.launcher.launch(path, blueprint.id(), &start.link_name, instance, configuration).await;
+            launched.map(|(process, given)| Launched::External(Box::new(process), given)).map_err(|e| chain(&e))
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Who logs in where.
+//!
+//! [`Registries`] holds the credentials that were handed to all hosts of the lattice (lattice protocol, sections 3.15
+//! and 8.1); the control interface and the configuration service fill it. [`Logins`] is asked by a pull and knows all
+//! places credentials come from, in their order: the lattice, the settings of this host, what `docker login` keeps.
+//!
+//! Keys are normalised to the registry's authority, because clients of different years send it with a scheme, with a
+//! path or bare. Entries replace those of the same registry and leave others alone. Secrets are never logged.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde::Deserialize;
+use tracing::warn;
+
+use super::docker;
+use crate::config::{OciCredentials, Secret};
+
+/// How to log in to a registry.
+#[derive(Clone, Debug)]
+pub enum Credentials {
+    Basic { username: String, password: Secret },
+    Token(Secret),
+}
+
+/// One entry as clients send it.
+#[derive(Deserialize)]
+pub struct Credential {
+    #[serde(default)]
+    username: Option<String>,
+    #[serde(default)]
+    password: Option<String>,
+    #[serde(default)]
+    token: Option<String>,
+}
+
+impl Credential {
+    /// User with password or token is basic authentication, a token alone a bearer; anything else is nothing.
+    fn read(self) -> Option<Credentials> {
+        match (self.username, self.password, self.token) {
+            (Some(username), Some(secret), _) | (Some(username), None, Some(secret)) => {
+                Some(Credentials::Basic { username, password: Secret::new(secret) })
+            }
+            (None, _, Some(token)) => Some(Credentials::Token(Secret::new(token))),
+            _ => None,
+        }
+    }
+}
+
+/// The credentials the lattice gave to this host. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Registries {
+    // Held for a few lines, never across an await.
+    known: Arc<Mutex<BTreeMap<String, Credentials>>>,
+}
+
+impl Registries {
+    /// Adds entries; returns the registries they are for.
+    pub fn add(&self, entries: BTreeMap<String, Credential>) -> Vec<String> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut added = Vec::new();
+        for (key, credential) in entries {
+            let registry = authority(&key);
+            match credential.read() {
+                Some(credentials) => {
+                    known.insert(registry.clone(), credentials);
+                    added.push(registry);
+                }
+                None => warn!(%registry, "registry credentials ignored: neither user and password nor a token"),
+            }
+        }
+        added
+    }
+
+    /// The credentials of a registry, given as `host` or `host:port`.
+    pub fn of(&self, registry: &str) -> Option<Credentials> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(registry).cloned()
+    }
+}
+
+/// `oci://host:port/path` and its like as `host:port`, in lower case as references are read; the two addresses of
+/// Docker Hub as the name images have it under.
+pub fn authority(key: &str) -> String {
+    let key = key.trim();
+    let bare = key.split_once("://").map_or(key, |(_, rest)| rest);
+    let bare = bare.split('/').next().unwrap_or(bare).to_lowercase();
+    match bare.as_str() {
+        "index.docker.io" | "registry-1.docker.io" => "docker.io".to_owned(),
+        _ => bare,
+    }
+}
+
+/// Where the credentials of a pull came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Lattice,
+    Settings,
+    Docker,
+    Nowhere,
+}
+
+impl fmt::Display for Place {
+    /// What a registry refuses, in the middle of a sentence.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Place::Lattice => "the login it was given over the control interface",
+            Place::Settings => "the login of oci_user and oci_password",
+            Place::Docker => "the login of docker's config.json",
+            Place::Nowhere => "access without a login",
+        })
+    }
+}
+
+/// Everything this host knows about logins.
+#[derive(Clone)]
+pub struct Logins {
+    pub lattice: Registries,
+    pub settings: Option<OciCredentials>,
+    /// Docker's `config.json`, which need not exist.
+    pub docker: Option<PathBuf>,
+}
+
+impl Logins {
+    /// Finds the credentials of a registry, given as `host` or `host:port`. May ask docker's helper programs, for
+    /// seconds.
+    pub async fn of(&self, registry: &str) -> (Place, Option<Credentials>) {
+        let name = authority(registry);
+        if let Some(credentials) = self.lattice.of(&name) {
+            return (Place::Lattice, Some(credentials));
+        }
+        if let Some(own) = self.settings.as_ref().filter(|own| authority(&own.registry) == name) {
+            let credentials = Credentials::Basic { username: own.user.clone(), password: own.password.clone() };
+            return (Place::Settings, Some(credentials));
+        }
+        if let Some(config) = &self.docker
+            && let Some(credentials) = docker::login(config.clone(), name).await
+        {
+            return (Place::Docker, Some(credentials));
+        }
+        (Place::Nowhere, None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_all_years_mean_the_same_registry() {
+        for key in
+            ["r.example:5000", "oci://R.example:5000", "https://r.example:5000/some/path", "bindle://r.example:5000/"]
+        {
+            assert_eq!(authority(key), "r.example:5000", "{key}");
+        }
+        assert_eq!(authority("https://index.docker.io/v1/"), "docker.io");
+    }
+
+    #[test]
+    fn entries_merge_and_secrets_stay_hidden() {
+        let registries = Registries::default();
+        let entries = |json: &str| serde_json::from_str(json).unwrap();
+        registries.add(entries(r#"{"a":{"registryType":"oci","username":"u","password":"secret"},"b":{"token":"t"}}"#));
+        registries.add(entries(r#"{"oci://a/x":{"username":"u2","token":"t2"},"c":{"username":"only"}}"#));
+        assert!(matches!(registries.of("a"), Some(Credentials::Basic { username, .. }) if username == "u2"));
+        assert!(matches!(registries.of("b"), Some(Credentials::Token(_))));
+        assert!(registries.of("c").is_none());
+        assert!(!format!("{:?}", registries.of("a")).contains("t2"));
+    }
+
+    #[tokio::test]
+    async fn the_lattice_is_asked_before_the_settings_and_docker_last() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let docker = dir.path().join("config.json");
+        // "docker:secret" in base64.
+        let auth = r#"{"auth":"ZG9ja2VyOnNlY3JldA=="}"#;
+        std::fs::write(&docker, format!(r#"{{"auths":{{"a":{auth},"b":{auth},"https://c/v1/":{auth}}}}}"#)).unwrap();
+        let lattice = Registries::default();
+        lattice.add(serde_json::from_str(r#"{"a":{"username":"lattice","password":"p"}}"#).unwrap());
+        let own = |registry: &str| {
+            Some(OciCredentials { registry: registry.into(), user: "own".into(), password: Secret::new("p") })
+        };
+        let logins = Logins { lattice, settings: own("https://B/"), docker: Some(docker) };
+        let mut found = Vec::new();
+        for registry in ["a", "b", "c", "d"] {
+            let (place, credentials) = logins.of(registry).await;
+            let user = match credentials {
+                Some(Credentials::Basic { username, .. }) => username,
+                _ => String::new(),
+            };
+            found.push((place, user));
+        }
+        let expected =
+            [(Place::Lattice, "lattice"), (Place::Settings, "own"), (Place::Docker, "docker"), (Place::Nowhere, "")];
+        assert_eq!(found, expected.map(|(place, user)| (place, user.to_owned())));
+    }
+}

@@ -1,0 +1,109 @@
+//! A built-in provider by itself: linked and called without a host around it, with actors that are closures.
+
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use lattice_host::{
+    identity::keys::{HostId, LatticeName, LinkName, ProviderId},
+    lattice::subject::Subjects,
+    links::{LinkDefinition, Live},
+    policy::Policy,
+    providers::builtin::{Context, Link, Spec},
+    router::{Admitted, Local, Router},
+    rpc::{
+        antiforgery::Signer,
+        call::{Call, CallError},
+        chunking::Chunks,
+        client::Client,
+        invocation::{Entity, TraceContext},
+    },
+    store::{Store, memory::Memory},
+};
+use tokio::time::Instant;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{CLUSTER_SEED, ECHO, Server};
+
+const HOST: &str = "NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF";
+
+/// An actor made of a closure: operation and argument in, result out.
+pub struct Closure<F>(pub F);
+
+impl<F, R> Local for Closure<F>
+where
+    F: Fn(String, Bytes) -> R + Send + Sync + 'static,
+    R: Future<Output = Result<Bytes, CallError>> + Send + 'static,
+{
+    fn check(&self, _: &Call) -> Result<(), CallError> {
+        Ok(())
+    }
+
+    fn try_admit(self: Arc<Self>) -> Option<Admitted> {
+        Some(Box::new(move |call| self.call(call)))
+    }
+
+    fn call(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
+        Box::pin((self.0)(call.operation, call.payload))
+    }
+}
+
+/// What a provider works with, where `actors` run in this process.
+pub async fn context(
+    server: &Server,
+    spec: &Spec,
+    data_dir: &Path,
+    actors: HashMap<Arc<str>, Arc<dyn Local>>,
+) -> Context {
+    let nats = super::client::nats(server).await;
+    let lattice = LatticeName::parse("default").expect("a lattice name");
+    let host_id = HostId::parse(HOST).expect("a host key");
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let (links, _) = Live::start(Store::new(Arc::new(Memory::default())), &tasks, stop).await;
+    let chunks = Chunks::new(&nats, server.domain(), lattice.as_str());
+    let signer = Signer::new(CLUSTER_SEED).expect("the tests' cluster seed");
+    let client =
+        Client::new(nats.clone(), Subjects::new(lattice.clone(), "wasmbus.ctl"), signer, chunks, host_id.clone());
+    let rpc_timeout = Duration::from_secs(2);
+    let router = Router::new(lattice.clone(), links, Policy::off(), client, true, rpc_timeout);
+    router.set_actors(actors);
+    Context {
+        host_id,
+        lattice,
+        provider_id: ProviderId::parse(spec.public_key).expect("the provider's key"),
+        link_name: LinkName::parse("default").expect("a link name"),
+        contract_id: spec.contract_id,
+        router,
+        nats,
+        js_domain: server.domain().map(str::to_owned),
+        reserved_subjects: Arc::from([]),
+        rpc_timeout,
+        data_dir: data_dir.to_owned(),
+    }
+}
+
+/// A link of the echo actor's key to a provider.
+pub fn link(spec: &Spec, values: &[(&str, &str)]) -> Arc<LinkDefinition> {
+    Arc::new(LinkDefinition {
+        actor_id: ECHO.into(),
+        provider_id: spec.public_key.into(),
+        link_name: "default".into(),
+        contract_id: spec.contract_id.into(),
+        values: values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+    })
+}
+
+/// Calls a link as the echo actor.
+pub async fn call(link: &Arc<dyn Link>, spec: &Spec, operation: &str, payload: Vec<u8>) -> Result<Bytes, CallError> {
+    Arc::clone(link)
+        .call(Call {
+            origin: Entity::new(ECHO, "", ""),
+            target: Entity::new(spec.public_key, "default", spec.contract_id),
+            operation: operation.into(),
+            payload: payload.into(),
+            trace: TraceContext::default(),
+            deadline: Instant::now() + Duration::from_secs(5),
+            depth: 1,
+        })
+        .await
+}
