@@ -4,12 +4,19 @@
 //! keep one link per actor and ignore what they know, so repeats do no harm (lattice protocol, section 5).
 //!
 //! A provider takes no new values for an actor it is linked to. When the values of a link change, or it moves to another
-//! provider, the old link is deleted there first.
+//! provider, the old link is deleted there first. The libraries of providers hear of deleted and of new links on two
+//! subscriptions that overtake each other: a put that is seen before the delete it follows is ignored as a repeat, and
+//! then the link is gone. So a put that follows a delete is sent again a few times; where it was not needed it does
+//! nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tracing::{debug, warn};
 
 use crate::{
@@ -17,7 +24,7 @@ use crate::{
     identity::keys::{LinkName, ProviderId},
     lattice::subject::Subjects,
     links::{
-        LinkDefinition,
+        LinkDefinition, Live,
         live::{Notice, Origin},
         table::Change,
     },
@@ -25,6 +32,14 @@ use crate::{
 
 /// How long handing one message to the connection may take; it only waits when the server is away.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// When a put that follows a delete is sent again, each after the one before.
+pub const REPEATS: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_millis(400), Duration::from_millis(1500)];
+/// How long a provider may take to handle a delete, so that a put after it counts as following it.
+const DELETE_SETTLES: Duration = Duration::from_secs(2);
+/// Puts waiting to be sent again. Beyond it the oldest are forgotten; so many links do not change in two seconds.
+const WAITING_MAX: usize = 16 * 1024;
 
 /// Sends links to providers. Cheap to clone.
 #[derive(Clone)]
@@ -67,33 +82,94 @@ impl LinkSender {
 
 /// Delivers links and announces changes until the notices end.
 pub struct Delivery {
-    pub links: LinkSender,
-    pub events: Publisher,
+    sender: LinkSender,
+    links: Live,
+    events: Publisher,
+    /// Which actors were unlinked from which providers, and when.
+    deleted: HashMap<Place, Instant>,
+    /// What is sent again, and when; in the order of time.
+    waiting: [VecDeque<(Instant, Arc<LinkDefinition>)>; REPEATS.len()],
 }
 
+/// Where a provider keeps a link: provider, link name, actor.
+type Place = (String, String, String);
+
 impl Delivery {
-    pub async fn run(self, mut notices: mpsc::Receiver<Notice>) {
-        while let Some(Notice { change, origin }) = notices.recv().await {
-            let live = origin == Origin::Live;
-            match change {
-                Change::LinkPut { link, replaced } => {
-                    if let Some(replaced) = replaced.filter(|replaced| *replaced != link) {
-                        self.links.delete(&replaced).await;
-                    }
-                    self.links.put(&link).await;
-                    if live {
-                        self.events.publish(Event::LinkdefSet(LinkDefinition::clone(&link)));
-                    }
-                }
-                Change::LinkDeleted { link } => {
-                    self.links.delete(&link).await;
-                    self.events.publish(Event::LinkdefDeleted(Arc::unwrap_or_clone(link)));
-                }
-                Change::ReferencePut { reference, public_key } if live => {
-                    self.events.publish(Event::RefmapSet { oci_url: reference, public_key: public_key.to_string() });
-                }
-                Change::ReferencePut { .. } | Change::ClaimsPut { .. } => {}
+    pub fn new(sender: LinkSender, links: Live, events: Publisher) -> Self {
+        Self { sender, links, events, deleted: HashMap::new(), waiting: Default::default() }
+    }
+
+    pub async fn run(mut self, mut notices: mpsc::Receiver<Notice>) {
+        loop {
+            let due = self.waiting.iter().filter_map(|queue| queue.front()).map(|(at, _)| *at).min();
+            tokio::select! {
+                notice = notices.recv() => match notice {
+                    Some(notice) => self.handle(notice).await,
+                    None => return,
+                },
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.repeat().await,
             }
         }
     }
+
+    async fn handle(&mut self, Notice { change, origin }: Notice) {
+        let live = origin == Origin::Live;
+        match change {
+            Change::LinkPut { link, replaced } => {
+                if let Some(replaced) = replaced.filter(|replaced| *replaced != link) {
+                    self.delete(&replaced).await;
+                }
+                self.sender.put(&link).await;
+                self.repeat_later(&link, 0);
+                if live {
+                    self.events.publish(Event::LinkdefSet(LinkDefinition::clone(&link)));
+                }
+            }
+            Change::LinkDeleted { link } => {
+                self.delete(&link).await;
+                self.events.publish(Event::LinkdefDeleted(Arc::unwrap_or_clone(link)));
+            }
+            Change::ReferencePut { reference, public_key } if live => {
+                self.events.publish(Event::RefmapSet { oci_url: reference, public_key: public_key.to_string() });
+            }
+            Change::ReferencePut { .. } | Change::ClaimsPut { .. } => {}
+        }
+    }
+
+    async fn delete(&mut self, link: &LinkDefinition) {
+        self.sender.delete(link).await;
+        self.deleted.retain(|_, at| at.elapsed() < DELETE_SETTLES);
+        self.deleted.insert(place(link), Instant::now());
+    }
+
+    /// Notes that a put is sent again if it follows a delete.
+    fn repeat_later(&mut self, link: &Arc<LinkDefinition>, turn: usize) {
+        let (Some(queue), Some(pause)) = (self.waiting.get_mut(turn), REPEATS.get(turn)) else { return };
+        let follows =
+            turn > 0 || self.deleted.get(&place(link)).is_some_and(|deleted_at| deleted_at.elapsed() < DELETE_SETTLES);
+        if !follows {
+            return;
+        }
+        if queue.len() >= WAITING_MAX {
+            queue.pop_front();
+        }
+        queue.push_back((Instant::now() + *pause, Arc::clone(link)));
+    }
+
+    /// Sends again what is due and still holds.
+    async fn repeat(&mut self) {
+        let (now, table) = (Instant::now(), self.links.table());
+        for turn in 0..REPEATS.len() {
+            while let Some((_, link)) = self.waiting[turn].pop_front_if(|(at, _)| *at <= now) {
+                if table.stored_link(&link.id()).is_some_and(|stored| stored.link == link) {
+                    self.sender.put(&link).await;
+                    self.repeat_later(&link, turn + 1);
+                }
+            }
+        }
+    }
+}
+
+fn place(link: &LinkDefinition) -> Place {
+    (link.provider_id.clone(), link.link_name.clone(), link.actor_id.clone())
 }

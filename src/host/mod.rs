@@ -121,7 +121,7 @@ impl Host {
         let events = Publisher::start(ctl.client.clone(), subjects.clone(), host_id.clone(), &tasks);
         let policy = policy(&config, &ctl, &state, &tasks, &stop).await?;
         let sender = LinkSender { rpc: rpc.client.clone(), subjects: subjects.clone() };
-        let delivery = Delivery { links: sender, events: events.clone() };
+        let delivery = Delivery::new(sender, links.clone(), events.clone());
         tasks.spawn(essential("link delivery", delivery.run(notices), closing.clone(), failed.clone()));
 
         let chunks = Chunks::new(&rpc.client, domain.as_deref(), lattice.as_str());

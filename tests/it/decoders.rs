@@ -1,10 +1,12 @@
 //! Every reader of foreign bytes outside of the invocation codec, which has its own: no input makes one panic.
 
 use lattice_host::{
+    contracts::{self, blobstore, httpclient, httpserver, keyvalue, messaging},
     control::types,
     identity::keys::LatticeName,
     lattice::subject::Subjects,
     links::{Claims, Table},
+    providers::archive::Archive,
     registry::reference::Reference,
     store::{Entry, keys::Key},
 };
@@ -54,7 +56,38 @@ fn lattice_json() -> impl Strategy<Value = String> {
     })
 }
 
+/// Every form a payload may come in: as it is, marked as MessagePack, marked as CBOR.
+fn payloads() -> impl Strategy<Value = Vec<u8>> {
+    let marker = prop::sample::select(vec![vec![], vec![0xc1], vec![0x7f]]);
+    (marker, any::<Vec<u8>>()).prop_map(|(mut payload, rest)| {
+        payload.extend(rest);
+        payload
+    })
+}
+
 proptest! {
+    #[test]
+    fn payloads_of_the_contracts(payload in payloads()) {
+        let _ = contracts::decode::<keyvalue::IncrementRequest>("x", &payload);
+        let _ = contracts::decode::<keyvalue::SetRequest>("x", &payload);
+        let _ = contracts::decode::<keyvalue::ListRangeRequest>("x", &payload);
+        let _ = contracts::decode::<messaging::Message>("x", &payload);
+        let _ = contracts::decode::<messaging::RequestMessage>("x", &payload);
+        let _ = contracts::decode::<httpclient::HttpRequest>("x", &payload);
+        let _ = contracts::decode::<blobstore::PutChunkRequest>("x", &payload);
+        let _ = blobstore::GetObjectRequest::decode(&payload);
+        let _ = contracts::decode::<blobstore::ListObjectsRequest>("x", &payload);
+        if let Ok(payload) = httpserver::msgpack(payload.into()) {
+            let _ = httpserver::HttpResponse::decode(&payload);
+        }
+    }
+
+    #[test]
+    fn provider_archives(bytes: Vec<u8>) {
+        let _ = Archive::read(&bytes, "x86_64-linux", 0);
+        let _ = Archive::inspect(&bytes, 0);
+    }
+
     #[test]
     fn entries_of_the_bucket(key in "(LINKDEF_|CLAIMS_|REFMAP_|)[A-Za-z0-9_]{0,20}", json in lattice_json(), raw: Vec<u8>) {
         let _ = Key::parse(&key);

@@ -6,11 +6,9 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use lattice_host::providers::builtin::{httpserver, keyvalue};
-use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
@@ -45,18 +43,14 @@ async fn page(server: &Server, host: &TestHost) -> String {
     format!("http://{address}/visits")
 }
 
-/// The processes this test program started that run an executable of a provider.
-fn processes_of(provider: &str) -> Vec<i32> {
-    let runs_it = |pid: &i32| {
-        std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.to_string_lossy().contains(provider))
-    };
-    let children = std::fs::read_dir("/proc").expect("a list of processes").filter_map(|entry| {
+/// The provider processes of a host that has a cache of its own.
+fn processes_of(host: &TestHost) -> Vec<i32> {
+    let cache = host.dir().join(".cache");
+    let processes = std::fs::read_dir("/proc").expect("a list of processes").filter_map(|entry| {
         let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse::<u32>().ok()?;
-        (parent == std::process::id()).then_some(pid)
+        std::fs::read_link(format!("/proc/{pid}/exe")).ok()?.starts_with(&cache).then_some(pid)
     });
-    children.filter(runs_it).collect()
+    processes.collect()
 }
 
 fn kill(pid: i32) {
@@ -73,7 +67,7 @@ async fn providers(server: &Server, host: &TestHost) -> Vec<String> {
 async fn a_link_moves_to_a_real_redis_under_load_and_no_request_fails() {
     let dir = TempDir::new().unwrap();
     let (server, redis) = (Server::start().await, Redis::start().await);
-    let host = host(&server).start().await;
+    let host = host(&server).own_cache().start().await;
     start_provider(&server, &host, "builtin://keyvalue").await;
     let started = start_provider(&server, &host, &archive(&dir, "provider_kvredis")).await;
     let outside = text(&started, "/public_key").to_owned();
@@ -95,7 +89,7 @@ async fn a_link_moves_to_a_real_redis_under_load_and_no_request_fails() {
 async fn a_killed_provider_is_started_and_linked_again_and_the_inventory_is_right_throughout() {
     let dir = TempDir::new().unwrap();
     let server = Server::start().await;
-    let host = host(&server).start().await;
+    let host = host(&server).own_cache().start().await;
     let mut events = Events::all(&server).await;
     let started = start_provider(&server, &host, &archive(&dir, "provider_kvmemory")).await;
     let provider = text(&started, "/public_key").to_owned();
@@ -115,7 +109,7 @@ async fn a_killed_provider_is_started_and_linked_again_and_the_inventory_is_righ
             }
         }
     });
-    let pids = processes_of(&provider);
+    let pids = processes_of(&host);
     assert_eq!(pids.len(), 1, "{pids:?}");
     kill(pids[0]);
 
@@ -130,11 +124,11 @@ async fn a_killed_provider_is_started_and_linked_again_and_the_inventory_is_righ
     counts(&page).await;
     over.store(true, Ordering::Relaxed);
     load.await.unwrap();
-    assert_eq!(processes_of(&provider).len(), 1);
+    assert_eq!(processes_of(&host).len(), 1);
 
     stop_provider(&server, &host, &provider, KV).await;
     assert!(!providers(&server, &host).await.contains(&provider));
-    assert!(processes_of(&provider).is_empty());
+    assert!(processes_of(&host).is_empty());
     host.stop().await;
 }
 
@@ -142,7 +136,7 @@ async fn a_killed_provider_is_started_and_linked_again_and_the_inventory_is_righ
 async fn a_provider_that_keeps_ending_is_given_up_and_can_be_started_again() {
     let dir = TempDir::new().unwrap();
     let server = Server::start().await;
-    let host = host(&server).start().await;
+    let host = host(&server).own_cache().start().await;
     let path = dir.path().join("broken.par");
     // A program that ends at once, in a genuine archive.
     broken(dir.path(), &path);
@@ -192,7 +186,7 @@ fn broken(dir: &Path, out: &Path) {
 async fn links_put_while_a_provider_boots_all_arrive() {
     let dir = TempDir::new().unwrap();
     let server = Server::start().await;
-    let host = host(&server).start().await;
+    let host = host(&server).own_cache().start().await;
     let reference = archive(&dir, "provider_kvmemory");
     let provider = public_key("provider_kvmemory");
     let mut events = Events::all(&server).await;
@@ -228,14 +222,14 @@ async fn links_put_while_a_provider_boots_all_arrive() {
 async fn a_provider_that_ignores_its_shutdown_is_ended_all_the_same() {
     let dir = TempDir::new().unwrap();
     let server = Server::start().await;
-    let host = host(&server).set("provider_delay", "100").start().await;
+    let host = host(&server).own_cache().set("provider_delay", "100").start().await;
     let provider = public_key("provider_kvmemory");
     link(&server, KVCOUNTER, &provider, KV, &[("misbehave", "ignore-shutdown")]).await;
     let mut events = Events::all(&server).await;
     start_provider(&server, &host, &archive(&dir, "provider_kvmemory")).await;
     events.next("health_check_passed").await;
     stop_provider(&server, &host, &provider, KV).await;
-    assert!(processes_of(&provider).is_empty());
+    assert!(processes_of(&host).is_empty());
     host.stop().await;
 }
 
@@ -243,7 +237,7 @@ async fn a_provider_that_ignores_its_shutdown_is_ended_all_the_same() {
 async fn what_is_no_provider_is_refused_with_its_reason() {
     let dir = TempDir::new().unwrap();
     let server = Server::start().await;
-    let host = host(&server).start().await;
+    let host = host(&server).own_cache().start().await;
     let ctl = ctl_2024(&server).await;
     let mut events = Events::all(&server).await;
     let text_file = dir.path().join("notes.txt");
@@ -267,7 +261,7 @@ async fn what_is_no_provider_is_refused_with_its_reason() {
 async fn the_same_provider_runs_on_two_hosts_and_one_stop_leaves_the_other() {
     let dir = TempDir::new().unwrap();
     let server = Server::start().await;
-    let (a, b) = (host(&server).start().await, host(&server).start().await);
+    let (a, b) = (host(&server).own_cache().start().await, host(&server).own_cache().start().await);
     let reference = archive(&dir, "provider_kvmemory");
     let mut events = Events::all(&server).await;
     for host in [&a, &b] {
@@ -275,17 +269,13 @@ async fn the_same_provider_runs_on_two_hosts_and_one_stop_leaves_the_other() {
         events.next("health_check_passed").await;
     }
     let provider = public_key("provider_kvmemory");
-    assert_eq!(processes_of(&provider).len(), 2);
+    assert_eq!((processes_of(&a).len(), processes_of(&b).len()), (1, 1));
     stop_provider(&server, &a, &provider, KV).await;
-    assert_eq!(processes_of(&provider).len(), 1);
-    let mut claims = Value::Null;
-    eventually("its claims are known", || async {
-        let all = ctl_2024(&server).await.get_claims().await.ok()?;
-        all.into_iter().find(|claims| claims["sub"] == provider).map(|found| serde_json::to_value(found).unwrap())
-    })
-    .await
-    .clone_into(&mut claims);
-    assert_eq!(claims["contract_id"], KV);
-    tokio::time::timeout(Duration::from_secs(20), async { (a.stop().await, b.stop().await) }).await.unwrap();
-    assert!(processes_of(&provider).is_empty());
+    assert_eq!((processes_of(&a).len(), processes_of(&b).len()), (0, 1));
+    let claims = ctl_2024(&server).await.get_claims().await.unwrap();
+    assert!(claims.iter().any(|claims| claims["sub"] == provider && claims["contract_id"] == KV), "{claims:?}");
+    a.stop().await;
+    let pids = processes_of(&b);
+    b.stop().await;
+    assert!(pids.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists()), "nothing runs on");
 }

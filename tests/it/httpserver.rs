@@ -334,7 +334,10 @@ async fn actors_share_an_address_by_host_and_path() {
     assert_eq!(with_host("www.Example.org:80").await.1, "ponger /api");
 
     let taken = site.try_link(PONGER, &[("path", "/api/")]).await.err().expect("the path is taken");
-    assert!(matches!(&taken, LinkError::Values(text) if text.contains(PINGER) && text.contains("/api")), "{taken}");
+    assert!(
+        matches!(&taken, LinkError::Unavailable(text) if text.contains(PINGER) && text.contains("/api")),
+        "{taken}"
+    );
     let other_address = [("address", "0.0.0.0"), ("port", &site.port.to_string())];
     let busy = site.link_at(PONGER, &other_address).await.err().expect("the port is taken");
     assert!(matches!(&busy, LinkError::Unavailable(text) if text.contains("127.0.0.1")), "{busy}");

@@ -153,8 +153,11 @@ async fn a_credential_helper_of_docker_is_asked() {
     let dir = TempDir::new().unwrap();
     let helper = dir.path().join("docker-credential-tests");
     let script = format!("#!/bin/sh\necho '{{\"Username\":\"{USER}\",\"Secret\":\"{PASSWORD}\"}}'\n");
-    fs::write(&helper, script).unwrap();
-    fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let draft = dir.path().join("draft");
+    fs::write(&draft, script).unwrap();
+    // By another process: one that this program has open for writing, if only in a fork of another test, cannot be run.
+    let installed = std::process::Command::new("install").args(["-m", "755"]).arg(&draft).arg(&helper).status();
+    assert!(installed.unwrap().success());
     fs::create_dir(dir.path().join(".docker")).unwrap();
     let config = format!(r#"{{"credHelpers":{{"{}":"tests"}}}}"#, registry.address());
     fs::write(dir.path().join(".docker/config.json"), config).unwrap();

@@ -33,12 +33,22 @@ async fn the_configuration_service_says_what_to_start() {
     let mut events = Events::all(&server).await;
     service(&server, "wasmbus.cfg.default.req", |request| {
         assert_eq!(text(&request, "/labels/machine"), "first");
-        json!({"autoStartActors": [example("echo")], "autoStartProviders": [],
+        json!({"autoStartActors": [example("echo")],
+            "autoStartProviders": [{"imageReference": "builtin://keyvalue", "linkName": "default"}],
             "registryCredentials": {"r.example": {"registryType": "oci", "username": "u", "password": "p"}}})
     })
     .await;
     let host = host(&server).label("machine", "first").set("config_service_enabled", "true").start().await;
     assert_eq!(text(&events.next("actors_started").await, "/data/public_key"), ECHO);
+    eventually("the provider runs", || async {
+        let inventory = ctl_2024(&server).await.get_host_inventory(&host.id).await.ok()?;
+        inventory
+            .providers
+            .iter()
+            .find(|provider| provider.image_ref.as_deref() == Some("builtin://keyvalue"))
+            .map(drop)
+    })
+    .await;
     host.stop().await;
 }
 

@@ -186,12 +186,28 @@ mod tests {
         let name = path.file_name().unwrap().to_str().unwrap();
         assert!(name.starts_with(&format!("{}-4-", PROVIDER.public)), "{name}");
 
-        let written = fs::metadata(&path).unwrap().modified().unwrap();
+        let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
+        let written = inode(&path);
         assert_eq!(install(cache.path(), &archive(b"one")).unwrap(), path);
-        assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), written);
+        assert_eq!(inode(&path), written);
         // Built again under the same revision, it is another program.
         assert_ne!(install(cache.path(), &archive(b"two")).unwrap(), path);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_program_nobody_starts_is_removed_after_a_month_and_one_in_use_is_kept() {
+        let cache = tempfile::tempdir().unwrap();
+        let (unused, used) = (archive(b"one"), archive(b"two"));
+        let paths = [&unused, &used].map(|archive| install(cache.path(), archive).unwrap());
+        for path in &paths {
+            let long_ago = SystemTime::now() - KEPT_UNUSED - Duration::from_secs(60);
+            fs::File::open(path).unwrap().set_modified(long_ago).unwrap();
+        }
+        check(&paths[1], &used.hash).unwrap();
+        install(cache.path(), &archive(b"three")).unwrap();
+        assert_eq!(paths.clone().map(|path| path.exists()), [false, true]);
+        assert!(matches!(check(&paths[0], &unused.hash), Err(InstallError::Changed(_))));
     }
 
     #[test]

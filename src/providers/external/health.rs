@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::{
-    delivery::LinkSender,
+    delivery::{LinkSender, REPEATS},
     events::{Event, Publisher, event::ProviderContext},
     links::{LinkDefinition, Live},
 };
@@ -122,11 +122,25 @@ impl Health {
         let current = self.current();
         let by_actor: HashMap<&str, &Arc<LinkDefinition>> =
             current.iter().map(|link| (link.actor_id.as_str(), link)).collect();
-        for old in known.iter().filter(|old| by_actor.get(old.actor_id.as_str()) != Some(old)) {
+        let outdated = known.iter().filter(|old| by_actor.get(old.actor_id.as_str()) != Some(old));
+        let outdated: Vec<&Arc<LinkDefinition>> = outdated.collect();
+        for old in &outdated {
             self.sender.delete(old).await;
         }
         for link in &current {
             self.sender.put(link).await;
+        }
+        if outdated.is_empty() {
+            return;
+        }
+        // A put may overtake the delete it follows, and is then ignored: see `delivery`.
+        for pause in REPEATS {
+            tokio::time::sleep(pause).await;
+            for link in self.current() {
+                if outdated.iter().any(|old| old.actor_id == link.actor_id) {
+                    self.sender.put(&link).await;
+                }
+            }
         }
     }
 }

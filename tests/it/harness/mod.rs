@@ -58,7 +58,7 @@ pub const CLUSTER: &str = "CCFIRY65OQE7DFP5KLNS2PF2LVZMUZYJX4OZIEQ36N2IQANUB5XVZ
 pub struct TestHost {
     host: Option<Host>,
     pub id: String,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 /// How a test host is to run.
@@ -125,11 +125,16 @@ impl HostBuilder {
         }
         let host = Host::start(loaded.config, &dirs, &CancellationToken::new()).await?;
         let id = host.state().facts().id.to_string();
-        Ok(TestHost { host: Some(host), id, _dir: dir })
+        Ok(TestHost { host: Some(host), id, dir })
     }
 }
 
 impl TestHost {
+    /// The directory of its own; with [`HostBuilder::own_cache`] its cache is in there.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Stops in order.
     pub async fn stop(mut self) {
         if let Some(host) = self.host.take() {
