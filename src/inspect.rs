@@ -1,6 +1,7 @@
 //! Tells what a reference names: a built-in provider with its link values, an actor or a provider archive with its claims.
 //!
-//! What is read is verified like at a start: a module or an archive that no host would start is an error here too.
+//! Claims are verified like at a start: signature, times, keys, and the hash of a module. The executables of an archive are
+//! only listed; a host verifies the one for its machine when it unpacks it.
 
 use std::{
     collections::BTreeSet,

@@ -145,7 +145,7 @@ impl Host {
                 registry: registry.clone(),
                 router: router.clone(),
                 receiver: receiver.clone(),
-                rpc: rpc.client.clone(),
+                rpc: rpc.clone(),
                 subjects: subjects.clone(),
                 store: store.clone(),
                 links: links.clone(),

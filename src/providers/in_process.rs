@@ -11,13 +11,14 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::Duration,
 };
 
 use async_nats::Subscriber;
 use bytes::Bytes;
-use futures::{StreamExt, future::BoxFuture};
+use futures::{FutureExt, StreamExt, future::BoxFuture};
 use tokio::{
     sync::{oneshot, watch},
     task::JoinSet,
@@ -33,7 +34,7 @@ use super::{
 };
 use crate::{
     events::{Event, Publisher, event::ProviderContext},
-    lattice::subject::Subjects,
+    lattice::{connection::confirm, subject::Subjects},
     links::{LinkDefinition, Live},
     router::{Admitted, Local},
     rpc::{
@@ -141,6 +142,7 @@ impl Handler for InProcess {
 
 /// A built-in provider that is subscribed and has looked at all its links once.
 pub struct Launched {
+    spec: &'static Spec,
     pub local: Arc<InProcess>,
     subscription: Subscriber,
     health: Subscriber,
@@ -163,14 +165,6 @@ pub struct Equipment {
 /// Builds, links and subscribes a provider. Nothing is left behind if this is dropped.
 pub async fn launch(spec: &'static Spec, equipment: Equipment) -> Result<Launched, String> {
     let Equipment { context, links, events, subjects, receiver } = equipment;
-    let subject = subjects.provider(&context.provider_id, &context.link_name);
-    let subscribe = async {
-        let subscription = context.nats.queue_subscribe(subject.clone(), "rpc".to_owned()).await;
-        let health = context.nats.subscribe(subjects.provider_health(&context.provider_id, &context.link_name)).await;
-        crate::lattice::connection::confirm(&context.nats).await.map_err(|e| e.to_string())?;
-        Ok::<_, String>((subscription.map_err(|e| e.to_string())?, health.map_err(|e| e.to_string())?))
-    };
-    let (subscription, health) = subscribe.await.map_err(|error| format!("subscribe to {subject}: {error}"))?;
     let (published, standings) = watch::channel(Arc::default());
     let (settled, all_looked_at) = oneshot::channel();
     let (end, ending) = watch::channel(None);
@@ -182,6 +176,7 @@ pub async fn launch(spec: &'static Spec, equipment: Equipment) -> Result<Launche
         slots: HashMap::new(),
         published,
         attempts: JoinSet::new(),
+        retired: Vec::new(),
         endings: JoinSet::new(),
         settled: Some(settled),
     };
@@ -189,15 +184,24 @@ pub async fn launch(spec: &'static Spec, equipment: Equipment) -> Result<Launche
     tasks.spawn(follower.follow(ending));
     // An error means that the follower is gone, which the driver will notice.
     let _ = all_looked_at.await;
+    // Only now: whoever is in the queue group gets its share of the lattice's calls, whether it answers or not.
+    let subject = subjects.provider(&context.provider_id, &context.link_name);
+    let subscribe = async {
+        let subscription = context.nats.queue_subscribe(subject.clone(), "rpc".to_owned()).await;
+        let health = context.nats.subscribe(subjects.provider_health(&context.provider_id, &context.link_name)).await;
+        confirm(&context.nats).await.map_err(|e| e.to_string())?;
+        Ok::<_, String>((subscription.map_err(|e| e.to_string())?, health.map_err(|e| e.to_string())?))
+    };
+    let (subscription, health) = subscribe.await.map_err(|error| format!("subscribe to {subject}: {error}"))?;
     let local = Arc::new(InProcess { context: context.clone(), links, standings });
-    Ok(Launched { local, subscription, health, follower: tasks, end, context, receiver })
+    Ok(Launched { spec, local, subscription, health, follower: tasks, end, context, receiver })
 }
 
 impl Launched {
     /// Answers calls and health requests until told to stop; then ends the links, in order, until the deadline.
     /// Returns early only if the provider cannot go on, with the reason.
     pub async fn run(self, about: ProviderContext, events: Publisher, mut stop: StopSignal) -> Result<(), String> {
-        let Self { local, subscription, mut health, mut follower, end, context, receiver } = self;
+        let Self { spec, local, subscription, mut health, mut follower, end, context, receiver } = self;
         let leave = CancellationToken::new();
         let (left, _) = oneshot::channel();
         let mut serving = JoinSet::new();
@@ -226,12 +230,17 @@ impl Launched {
                 }
             }
         };
-        // Work from outside ends first, so that what it calls still answers; then the queue group is left.
-        end.send_replace(Some(deadline));
         let finish = async {
-            while follower.join_next().await.is_some() {}
+            if spec.brings_work {
+                // What comes from outside ends first, while those who answer it can still call back.
+                end.send_replace(Some(deadline));
+                while follower.join_next().await.is_some() {}
+            }
+            // Out of the queue group before anything else ends: until then others send calls here.
             leave.cancel();
             while serving.join_next().await.is_some() {}
+            end.send_replace(Some(deadline));
+            while follower.join_next().await.is_some() {}
         };
         if tokio::time::timeout_at(deadline, finish).await.is_err() {
             warn!(provider_id = %context.provider_id, "calls of a provider were still in work at the deadline");
@@ -278,6 +287,8 @@ struct Links {
     slots: HashMap<Arc<str>, Slot>,
     published: watch::Sender<Arc<Standings>>,
     attempts: JoinSet<Attempt>,
+    /// Links that end as soon as nobody is led to them any more.
+    retired: Vec<Arc<dyn Link>>,
     endings: JoinSet<()>,
     /// Told when every link of the beginning was tried once.
     settled: Option<oneshot::Sender<()>>,
@@ -295,8 +306,8 @@ impl Links {
                 Ok(()) = changes.changed() => self.compare(),
                 Some(tried) = self.attempts.join_next(), if !self.attempts.is_empty() => match tried {
                     Ok((actor, result)) => self.tried(&actor, result),
-                    // A panic below is a bug: the link stays as it was, the provider goes on and says so.
-                    Err(failure) => tracing::error!(error = %failure, "taking on a link panicked"),
+                    // An attempt catches its panics, and nobody cancels one.
+                    Err(failure) => tracing::error!(error = %failure, "taking on a link was cut off"),
                 },
                 Some(_) = self.endings.join_next(), if !self.endings.is_empty() => {}
                 () = tokio::time::sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => self.retry(),
@@ -309,6 +320,10 @@ impl Links {
             }
         }
         self.attempts.abort_all();
+        let retired = std::mem::take(&mut self.retired);
+        for link in retired {
+            self.endings.spawn(link.end(deadline));
+        }
         for slot in self.slots.values_mut() {
             if let Some(link) = slot.link.take() {
                 self.endings.spawn(link.end(deadline));
@@ -364,7 +379,7 @@ impl Links {
         let Some(wanted) = slot.wanted.clone() else {
             if let Some(link) = slot.link.take() {
                 info!(actor_id = %actor, contract_id = self.context.contract_id, "link ended");
-                self.endings.spawn(link.end(Instant::now() + END_TIMEOUT));
+                self.retired.push(link);
             }
             self.slots.remove(actor);
             return;
@@ -380,9 +395,11 @@ impl Links {
         slot.busy = true;
         let (provider, actor) = (Arc::clone(&self.provider), Arc::clone(actor));
         self.attempts.spawn(async move {
-            let tried = tokio::time::timeout(LINK_TIMEOUT, provider.link(wanted)).await;
             let late = || LinkError::Unavailable(format!("it took longer than {} s", LINK_TIMEOUT.as_secs()));
-            (actor, tried.unwrap_or_else(|_| Err(late())))
+            let bug = || LinkError::Unavailable("taking it on panicked, which is a bug".into());
+            let attempt = AssertUnwindSafe(async { provider.link(wanted).await }).catch_unwind();
+            let tried = tokio::time::timeout(LINK_TIMEOUT, attempt).await;
+            (actor, tried.unwrap_or_else(|_| Ok(Err(late()))).unwrap_or_else(|_| Err(bug())))
         });
     }
 
@@ -417,9 +434,7 @@ impl Links {
                 slot.link.take()
             }
         };
-        if let Some(previous) = previous {
-            self.endings.spawn(previous.end(Instant::now() + END_TIMEOUT));
-        }
+        self.retired.extend(previous);
         self.settle(actor);
         self.publish();
     }
@@ -434,7 +449,8 @@ impl Links {
         }
     }
 
-    fn publish(&self) {
+    /// Shows how links stand now, and ends those that are shown no more.
+    fn publish(&mut self) {
         let standing = |slot: &Slot| match (&slot.link, &slot.refused) {
             (Some(link), _) => Some(Standing::Up(Arc::clone(link))),
             (None, Some(error)) => Some(Standing::Refused(error.clone())),
@@ -442,6 +458,9 @@ impl Links {
         };
         let standings = self.slots.iter().filter_map(|(actor, slot)| Some((Arc::clone(actor), standing(slot)?)));
         self.published.send_replace(Arc::new(standings.collect()));
+        for link in self.retired.drain(..) {
+            self.endings.spawn(link.end(Instant::now() + END_TIMEOUT));
+        }
     }
 
     fn tell_settled(&mut self) {

@@ -37,6 +37,8 @@ pub enum Problem {
     Silent,
     /// Not complete in time.
     Deadline(Duration),
+    /// Other pulls took all the time; the registry was not asked.
+    Queued(Duration),
     /// Its certificate is not trusted.
     Untrusted(String),
     /// It answered TLS with something else.
@@ -154,7 +156,8 @@ impl Problem {
             | Problem::Broken(_)
             | Problem::Setup(_) => true,
             Problem::Status { code, .. } => *code >= 500 || matches!(code, 408 | 429),
-            Problem::Refused(_)
+            Problem::Queued(_)
+            | Problem::Refused(_)
             | Problem::Missing
             | Problem::Manifest(_)
             | Problem::MediaType(_)
@@ -176,6 +179,10 @@ impl Problem {
             Problem::Silent => format!(
                 "it said nothing for {} seconds; check the registry and the network, try again",
                 SILENCE_TIMEOUT.as_secs()
+            ),
+            Problem::Queued(after) => format!(
+                "other pulls did not end within {} ms, so it was not begun; try again later, or allow more time (pull_timeout_ms)",
+                after.as_millis()
             ),
             Problem::Deadline(after) => format!(
                 "it did not deliver within {} ms; try again, or allow more time (pull_timeout_ms, \

@@ -14,7 +14,10 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
-use tokio::{sync::Semaphore, time::timeout_at};
+use tokio::{
+    sync::Semaphore,
+    time::{timeout, timeout_at},
+};
 use tracing::{info, warn};
 
 use super::{
@@ -93,18 +96,21 @@ impl Puller {
             info!(image = %image, "image served from the cache");
             return Ok(found);
         }
+        // Waiting for other pulls is no fault of this registry.
+        let permit = timeout(self.timeout, self.permits.acquire()).await.map_err(|_| Problem::Queued(self.timeout))?;
+        let permit = permit.map_err(|_| Problem::Setup("the host is stopping".into()))?;
         let deadline = tokio::time::Instant::now() + self.timeout;
         let late = || Problem::Deadline(self.timeout);
         let ask = async {
-            let permit = self.permits.acquire().await.map_err(|_| Problem::Setup("the host is stopping".into()))?;
             let remote = self.connect(image).await?;
             let top = Top::new(remote.manifest(None).await?);
-            Ok((permit, remote, top))
+            Ok((remote, top))
         };
         match timeout_at(deadline, ask).await.unwrap_or_else(|_| Err(late())) {
-            Ok((_permit, remote, top)) => {
+            Ok((remote, top)) => {
                 let load = self.assemble(image, top, Some(&remote));
                 let done = timeout_at(deadline, load).await.unwrap_or_else(|_| Err(late()))?;
+                drop(permit);
                 // After the deadline counts no more: the artifact is here, and a slow disk must not take it away.
                 if let Some(cache) = &self.cache {
                     cache.keep(image.to_string(), done.manifest, done.content).await;

@@ -139,7 +139,7 @@ async fn a_provider_that_keeps_ending_is_given_up_and_can_be_started_again() {
     let host = host(&server).own_cache().start().await;
     let path = dir.path().join("broken.par");
     // A program that ends at once, in a genuine archive.
-    broken(dir.path(), &path);
+    ends_with(3, dir.path(), &path);
     let reference = format!("file://{}", path.display());
     let mut events = Events::all(&server).await;
     let ctl = ctl_2024(&server).await;
@@ -174,10 +174,28 @@ async fn a_provider_that_keeps_ending_is_given_up_and_can_be_started_again() {
     host.stop().await;
 }
 
-fn broken(dir: &Path, out: &Path) {
+#[tokio::test]
+async fn a_provider_that_has_done_its_work_stays_ended() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start().await;
+    let host = host(&server).own_cache().start().await;
+    let path = dir.path().join("done.par");
+    ends_with(0, dir.path(), &path);
+    let mut events = Events::all(&server).await;
+    for _ in 0..2 {
+        start_provider(&server, &host, &format!("file://{}", path.display())).await;
+        let stopped = events.next("provider_stopped").await;
+        assert_eq!(text(&stopped, "/data/reason"), "exit code 0");
+        assert!(providers(&server, &host).await.is_empty());
+    }
+    host.stop().await;
+}
+
+/// An archive whose program reads its host data and ends.
+fn ends_with(code: u8, dir: &Path, out: &Path) {
     use std::os::unix::fs::PermissionsExt;
-    let script = dir.join("broken");
-    std::fs::write(&script, "#!/bin/sh\nread line\nexit 3\n").unwrap();
+    let script = dir.join("ends");
+    std::fs::write(&script, format!("#!/bin/sh\nread line\nexit {code}\n")).unwrap();
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
     crate::harness::external::pack_program("provider_kvmemory", &script, out);
 }

@@ -273,6 +273,29 @@ async fn link_values_change_under_load_and_nobody_notices() {
 }
 
 #[tokio::test]
+async fn one_of_two_providers_stops_and_starts_again_and_nobody_notices() {
+    let server = Server::start().await;
+    let (a, b, c) = (host(&server).start().await, host(&server).start().await, host(&server).start().await);
+    for host in [&a, &b] {
+        start_provider(&server, host, "builtin://keyvalue").await;
+    }
+    start_provider(&server, &c, "builtin://httpserver").await;
+    start(&server, &c, &example("kvcounter"), 50).await;
+    let page = link_counter(&server).await;
+    counts(&page).await;
+    unnoticed(&page, async {
+        for _ in 0..2 {
+            stop_provider(&server, &a, keyvalue::SPEC.public_key, KV).await;
+            start_provider(&server, &a, "builtin://keyvalue").await;
+        }
+    })
+    .await;
+    for host in [c, a, b] {
+        host.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_host_that_stops_answers_every_request_it_accepted() {
     let server = Server::start().await;
     let host: TestHost = host(&server).start().await;

@@ -30,8 +30,12 @@ impl Values {
                     || value.aliases.iter().any(|alias| alias.eq_ignore_ascii_case(key))
             });
             match documented {
+                // Of a name and another spelling of it the documented one counts.
                 Some(value) if !text.trim().is_empty() => {
-                    values.single.insert(value.name, text.trim().to_owned());
+                    let is_documented = value.name.eq_ignore_ascii_case(key);
+                    if is_documented || !values.single.contains_key(value.name) {
+                        values.single.insert(value.name, text.trim().to_owned());
+                    }
                 }
                 Some(_) => {}
                 None => values.unknown.push(key.clone()),
@@ -48,8 +52,21 @@ impl Values {
                 .map_err(|e| LinkError::Values(format!("link value config_b64 is no base64: {e}")))?;
             values.json = object("config_b64", &bytes)?;
         }
-        let known = |name: &str| spec.values.iter().any(|value| value.name == name || value.aliases.contains(&name));
-        values.unknown.extend(values.json.keys().filter(|name| !known(name)).cloned());
+        for (key, member) in std::mem::take(&mut values.json) {
+            let documented = spec.values.iter().find(|value| value.name == key || value.aliases.contains(&&*key));
+            match documented {
+                Some(value) if value.name == key => {
+                    values.json.insert(key, member);
+                }
+                Some(value) => {
+                    values.json.entry(value.name).or_insert(member);
+                }
+                None => {
+                    values.unknown.push(key.clone());
+                    values.json.insert(key, member);
+                }
+            }
+        }
         Ok(values)
     }
 
@@ -137,5 +154,54 @@ fn object(name: &str, json: &[u8]) -> Result<Map<String, Json>, LinkError> {
         Ok(Json::Object(members)) => Ok(members),
         Ok(_) => Err(LinkError::Values(format!("link value {name} is JSON, but no object"))),
         Err(error) => Err(LinkError::Values(format!("link value {name} is no JSON: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::providers::builtin::keyvalue;
+
+    fn values(pairs: &[(&str, &str)]) -> Result<Values, LinkError> {
+        let link = LinkDefinition {
+            actor_id: "M".into(),
+            provider_id: "V".into(),
+            link_name: "default".into(),
+            contract_id: keyvalue::SPEC.contract_id.into(),
+            values: pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        };
+        Values::read(&keyvalue::SPEC, &link)
+    }
+
+    /// A documented value that has another spelling.
+    fn with_alias() -> (&'static str, &'static str) {
+        let value = keyvalue::SPEC.values.iter().find(|value| !value.aliases.is_empty()).unwrap();
+        (value.name, value.aliases[0])
+    }
+
+    #[test]
+    fn names_are_read_in_any_case_and_by_their_other_spellings_also_inside_json() {
+        let (name, alias) = with_alias();
+        assert_eq!(values(&[(&name.to_uppercase(), " a ")]).unwrap().text(name).as_deref(), Some("a"));
+        assert_eq!(values(&[(alias, "b")]).unwrap().text(name).as_deref(), Some("b"));
+        let json = format!(r#"{{"{alias}":"c"}}"#);
+        let read = values(&[("config_json", &json)]).unwrap();
+        assert_eq!((read.text(name).as_deref(), read.unknown.len()), (Some("c"), 0));
+        let both = format!(r#"{{"{alias}":"c","{name}":"d"}}"#);
+        assert_eq!(values(&[("config_json", &both)]).unwrap().text(name).as_deref(), Some("d"));
+        assert_eq!(values(&[("config_json", &both), (name, "e")]).unwrap().text(name).as_deref(), Some("e"));
+    }
+
+    #[test]
+    fn both_paddings_of_base64_are_read_and_what_is_no_object_is_named() {
+        let (name, _) = with_alias();
+        for text in [general_purpose::STANDARD.encode(format!(r#"{{"{name}":"x"}}"#)), {
+            general_purpose::STANDARD_NO_PAD.encode(format!(r#"{{"{name}":"x"}}"#))
+        }] {
+            assert_eq!(values(&[("config_b64", &text)]).unwrap().text(name).as_deref(), Some("x"));
+        }
+        assert!(values(&[("config_json", "[1]")]).unwrap_err().to_string().contains("no object"));
+        assert!(values(&[("config_b64", "?")]).unwrap_err().to_string().contains("base64"));
+        assert_eq!(values(&[("colour", "red")]).unwrap().unknown, ["colour"]);
     }
 }

@@ -2,13 +2,13 @@
 //! sections 9.5 and 9.6).
 //!
 //! A provider counts as unhealthy until its first answer. Until then it is asked often, because that answer also says that
-//! it has subscribed: what changed among its links since its launch is sent right after. The same happens whenever it
-//! comes back from being unhealthy, since it may have missed messages.
+//! it has subscribed: what changed among its links since its launch is sent right after. The same happens at the first
+//! check after an outage, its own or that of the NATS connection, since it may have missed messages.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use serde::Deserialize;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -32,6 +32,7 @@ pub(super) struct Health {
     pub subject: String,
     pub about: ProviderContext,
     pub rpc: async_nats::Client,
+    pub reconnects: watch::Receiver<u64>,
     pub sender: LinkSender,
     pub links: Live,
     pub events: Publisher,
@@ -52,9 +53,8 @@ impl Health {
     pub async fn run(mut self) {
         self.boot().await;
         self.events.publish(Event::HealthCheckPassed(self.about.clone()));
-        let given = std::mem::take(&mut self.given);
-        self.send_links(&given).await;
-        let mut known: Vec<Arc<LinkDefinition>> = self.current();
+        let mut known = std::mem::take(&mut self.given);
+        self.bring_up_to_date(&mut known, true).await;
         let mut healthy = true;
         let mut turn = tokio::time::interval_at(Instant::now() + INTERVAL, INTERVAL);
         turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -68,11 +68,13 @@ impl Health {
             };
             self.events.publish(event(self.about.clone()));
             if now {
+                // An error means that the connection is closed for good; then there is nobody to send to.
+                let came_back = self.reconnects.has_changed().unwrap_or(false);
+                self.reconnects.mark_unchanged();
                 if !healthy {
                     info!("provider is healthy again");
-                    self.send_links(&known).await;
                 }
-                known = self.current();
+                self.bring_up_to_date(&mut known, !healthy || came_back).await;
             }
             healthy = now;
         }
@@ -117,30 +119,45 @@ impl Health {
         table.links_of(&self.about.public_key, &self.about.link_name).cloned().collect()
     }
 
-    /// Brings a provider that knows `known` to what the lattice says now. Links it has are repeated, which it ignores.
-    async fn send_links(&self, known: &[Arc<LinkDefinition>]) {
+    /// Brings a provider that was sent `known` to what the lattice says now. After an outage everything is sent again: what
+    /// it has, it ignores. Otherwise only new and deleted links are, once more, in case the provider alone was cut off.
+    async fn bring_up_to_date(&self, known: &mut Vec<Arc<LinkDefinition>>, after_outage: bool) {
         let current = self.current();
-        let by_actor: HashMap<&str, &Arc<LinkDefinition>> =
+        let now: HashMap<&str, &Arc<LinkDefinition>> =
             current.iter().map(|link| (link.actor_id.as_str(), link)).collect();
-        let outdated = known.iter().filter(|old| by_actor.get(old.actor_id.as_str()) != Some(old));
-        let outdated: Vec<&Arc<LinkDefinition>> = outdated.collect();
-        for old in &outdated {
-            self.sender.delete(old).await;
+        let before: HashMap<&str, &Arc<LinkDefinition>> =
+            known.iter().map(|link| (link.actor_id.as_str(), link)).collect();
+        let mut replaced = Vec::new();
+        for old in known.iter() {
+            match now.get(old.actor_id.as_str()) {
+                Some(link) if *link == old => {}
+                Some(_) if !after_outage => {}
+                Some(link) => {
+                    self.sender.delete(old).await;
+                    replaced.push(Arc::clone(link));
+                }
+                None => self.sender.delete(old).await,
+            }
         }
-        for link in &current {
-            self.sender.put(link).await;
+        for link in current.iter().filter(|link| after_outage || !before.contains_key(link.actor_id.as_str())) {
+            self.put(link).await;
         }
-        if outdated.is_empty() {
-            return;
-        }
-        // A put may overtake the delete it follows, and is then ignored: see `delivery`.
-        for pause in REPEATS {
-            tokio::time::sleep(pause).await;
-            for link in self.current() {
-                if outdated.iter().any(|old| old.actor_id == link.actor_id) {
-                    self.sender.put(&link).await;
+        if !replaced.is_empty() {
+            // A put may overtake the delete it follows, and is then ignored: see `delivery`.
+            for pause in REPEATS {
+                tokio::time::sleep(pause).await;
+                for link in &replaced {
+                    self.put(link).await;
                 }
             }
+        }
+        *known = current;
+    }
+
+    /// Sends a link, unless it changed or went since it was looked up: then its successor is on its way already.
+    async fn put(&self, link: &Arc<LinkDefinition>) {
+        if self.links.table().stored_link(&link.id()).is_some_and(|stored| stored.link == *link) {
+            self.sender.put(link).await;
         }
     }
 }

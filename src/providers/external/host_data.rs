@@ -79,7 +79,7 @@ impl HostData {
             masks.add_values(&link.values);
         }
         if let Some(configuration) = &self.configuration {
-            masks.add_json(configuration.expose());
+            masks.add_configuration(configuration.expose());
         }
         masks
     }

@@ -20,7 +20,8 @@ const HEAD_CHARS: usize = 64;
 /// A provider with more links than that prints them at its own risk; nothing may grow without end.
 const SECRETS_MAX: usize = 10_000;
 /// Parts of names of link values that are never shown.
-const SECRET_NAMES: [&str; 8] = ["password", "passwd", "secret", "token", "seed", "jwt", "credential", "key"];
+const SECRET_NAMES: [&str; 12] =
+    ["password", "passwd", "pwd", "pass", "secret", "token", "seed", "jwt", "credential", "key", "auth", "dsn"];
 
 /// The secrets of one process. Cheap to clone; all clones know the same.
 #[derive(Clone, Default)]
@@ -29,9 +30,14 @@ pub struct Masks(Arc<RwLock<BTreeSet<Arc<str>>>>);
 impl Masks {
     /// Remembers a secret.
     pub fn add(&self, secret: &str) {
-        let secret = secret.trim();
-        if secret.chars().count() >= SECRET_CHARS_MIN {
-            self.insert(secret);
+        // The log has single lines, and programs print texts as literals too.
+        let escaped = format!("{secret:?}");
+        let json = Json::from(secret).to_string();
+        let whole = [secret, escaped.trim_matches('"'), json.trim_matches('"')];
+        for text in whole.into_iter().chain(secret.lines()).map(str::trim) {
+            if text.chars().count() >= SECRET_CHARS_MIN {
+                self.insert(text);
+            }
         }
     }
 
@@ -66,6 +72,15 @@ impl Masks {
             }
             self.add_url(value);
             self.add_json(value);
+        }
+    }
+
+    /// Remembers a configuration: what is secret in it if it is JSON, else all of it.
+    pub fn add_configuration(&self, text: &str) {
+        if serde_json::from_str::<Json>(text).is_ok_and(|json| json.is_object() || json.is_array()) {
+            self.add_json(text);
+        } else {
+            self.add(text);
         }
     }
 

@@ -10,7 +10,7 @@
 //!
 //! Links reach a provider in three ways, so that none is lost: those of the moment of its launch in its host data; what
 //! changed until it answered its first health check, right after that; all later ones as they come, by
-//! [`delivery`](crate::delivery).
+//! [`delivery`](crate::delivery). What an outage swallowed is made up for at the next health check.
 //!
 //! A provider gets the cluster seed, because it signs its own calls with it. So running one means trusting whoever signed
 //! it with the whole lattice.
@@ -26,7 +26,7 @@ pub mod process;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use serde_json::json;
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tracing::{Instrument, debug, info, warn};
 use uuid::Uuid;
 
@@ -119,6 +119,8 @@ pub struct Run {
     pub host: HostId,
     pub about: ProviderContext,
     pub rpc: async_nats::Client,
+    /// Ticks when the connection to the lattice came back.
+    pub reconnects: watch::Receiver<u64>,
     pub subjects: Subjects,
     pub links: Live,
     pub events: Publisher,
@@ -143,6 +145,7 @@ pub async fn watch(mut process: Process, run: Run, mut stop: StopSignal) -> Ende
         subject: run.subjects.provider_health(&run.id, &run.link_name),
         about: run.about,
         rpc: run.rpc.clone(),
+        reconnects: run.reconnects,
         sender: LinkSender { rpc: run.rpc.clone(), subjects: run.subjects.clone() },
         links: run.links,
         events: run.events,

@@ -9,6 +9,7 @@ use tokio::{
     time::Instant,
 };
 
+use super::CUT_OFF;
 use crate::{
     events::event::Annotations,
     identity::keys::{LinkName, ProviderId},
@@ -33,6 +34,13 @@ pub struct Stop {
     pub link_name: LinkName,
     /// Only if it has all of these.
     pub annotations: Annotations,
+}
+
+impl Stop {
+    /// Whether what was started so has all the annotations asked for.
+    pub(super) fn selects(&self, start: &Start) -> bool {
+        self.annotations.iter().all(|(name, value)| start.annotations.get(name) == Some(value))
+    }
 }
 
 /// Why a start or a stop was refused at once.
@@ -105,7 +113,8 @@ impl Handle {
     pub async fn stop_all(&self, which: Which, deadline: Instant) {
         let (done, stopped) = oneshot::channel();
         if self.commands.send(Command::StopAll { which, deadline, done }).await.is_ok() {
-            let _ = stopped.await;
+            // The supervisor's own cut-off comes first; this is for one that is gone.
+            let _ = tokio::time::timeout_at(deadline + CUT_OFF * 2, stopped).await;
         }
     }
 

@@ -5,7 +5,8 @@
 //! an event never announces what an inventory does not show.
 //!
 //! A provider whose process ends by itself leaves the inventory at once and is started again after a pause that grows.
-//! After several such ends in a row it is given up. Asking for a start in a pause ends the pause.
+//! After several such ends in a row it is given up. Asking for a start in a pause ends the pause. One that ends with exit
+//! code 0 has done its work, or was asked to end by somebody else, and stays ended.
 //!
 //! `command` has what can be asked, `prepare` makes a reference startable; the runs themselves are
 //! [`in_process`](super::in_process) and [`external`](super::external).
@@ -15,14 +16,17 @@ mod prepare;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    panic::AssertUnwindSafe,
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
+use futures::FutureExt;
+
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -31,14 +35,17 @@ use uuid::Uuid;
 
 use super::{
     builtin::{self, Context},
-    external::{self, Launcher, executable, process::Process},
+    external::{
+        self, Launcher, executable,
+        process::{Exit, Process},
+    },
     in_process, told_to_stop,
 };
 use crate::{
     errors::chain,
     events::{Event, Publisher, event::ProviderContext},
     identity::keys::{HostId, LinkName, ProviderId},
-    lattice::subject::Subjects,
+    lattice::{connection::Nats, subject::Subjects},
     links::{LinkDefinition, Live},
     policy::Policy,
     registry::Registry,
@@ -66,8 +73,12 @@ const RESTART_FIRST: Duration = Duration::from_millis(100);
 const RESTARTS_MAX: u32 = 6;
 /// A run of this length ends the row.
 const STEADY: Duration = Duration::from_secs(60);
+/// What runs get beyond their deadline, in which they kill what did not end.
+const CUT_OFF: Duration = Duration::from_secs(3);
 /// Why a stop was asked for, in events.
 const STOPPED: &str = "stopped";
+/// What is said of a bug; the place of the panic is in the log.
+const PANICKED: &str = "the host's task for it panicked, which is a bug";
 
 /// What the supervisor works with.
 pub struct Parts {
@@ -75,7 +86,7 @@ pub struct Parts {
     pub registry: Registry,
     pub router: Router,
     pub receiver: Receiver,
-    pub rpc: async_nats::Client,
+    pub rpc: Nats,
     pub subjects: Subjects,
     pub store: Store,
     pub links: Live,
@@ -127,7 +138,7 @@ struct Supervisor {
     /// Bounds how many providers are fetched and unpacked at a time.
     prepares: Arc<Semaphore>,
     /// Starts whose provider is not known yet, by a number of their own.
-    preparing: HashMap<Uuid, Start>,
+    preparing: HashMap<Uuid, (Start, AbortHandle)>,
     entries: BTreeMap<Key, Entry>,
     children: JoinSet<Done>,
     published: watch::Sender<Arc<Vec<ProviderView>>>,
@@ -167,6 +178,14 @@ enum Launched {
     External(Box<Process>, Vec<Arc<LinkDefinition>>),
 }
 
+/// How a run ended that nobody asked to end.
+enum EndedByItself {
+    /// Its process ended as one that has done its work.
+    Done,
+    /// What went wrong.
+    Failed(String),
+}
+
 /// What a child task reports.
 enum Done {
     Prepared {
@@ -182,7 +201,7 @@ enum Done {
     Ended {
         key: Key,
         instance: Uuid,
-        by_itself: Option<String>,
+        by_itself: Option<EndedByItself>,
     },
     PauseOver {
         key: Key,
@@ -202,7 +221,7 @@ impl Supervisor {
             }
             let cut_off = async {
                 match last_deadline {
-                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    Some(deadline) => tokio::time::sleep_until(deadline + CUT_OFF).await,
                     None => std::future::pending().await,
                 }
             };
@@ -226,7 +245,7 @@ impl Supervisor {
                 },
                 () = cut_off => {
                     warn!("some providers did not stop in time and are cut off");
-                    return;
+                    return self.cut_off();
                 }
             }
         }
@@ -239,11 +258,13 @@ impl Supervisor {
             Ok(Done::Ended { key, instance, by_itself }) => self.ended(&key, instance, by_itself),
             Ok(Done::PauseOver { key, instance }) => {
                 let due = |entry: &Entry| entry.instance == instance && entry.phase == Phase::Pausing;
-                if self.entries.get(&key).is_some_and(due) {
+                if !self.closing && self.entries.get(&key).is_some_and(due) {
                     self.launch(&key);
                 }
             }
-            // A panic below is a bug: the provider it served is lost, the host goes on and says so.
+            // A preparation that was called off.
+            Err(ended) if ended.is_cancelled() => {}
+            // What can go wrong inside is caught there.
             Err(failure) => error!(error = %failure, "a task of the provider supervisor panicked"),
         }
     }
@@ -255,27 +276,31 @@ impl Supervisor {
             self.start_failed(&start, &error.to_string());
             return refused;
         }
-        if let Some(key) = self.known_key(&start)
-            && let Some(entry) = self.entries.get_mut(&key)
-        {
-            // It is in a pause, or it would have been refused: the operator does not want to wait.
-            entry.start = start;
-            self.launch(&key);
-            return Ok(());
+        if let Some(key) = self.known_key(&start) {
+            self.end_pause(&key);
         }
         let number = Uuid::new_v4();
         let (parts, prepares) = (Arc::clone(&self.parts), Arc::clone(&self.prepares));
         let span = info_span!("provider", reference = %start.reference, link_name = %start.link_name);
-        self.preparing.insert(number, start.clone());
-        self.children.spawn(
+        let wanted = start.clone();
+        let handle = self.children.spawn(
             async move {
                 // Never closed, so there is always a permit to wait for.
                 let _permit = prepares.acquire_owned().await;
-                Done::Prepared { number, result: prepare(&parts, &start).await }
+                Done::Prepared { number, result: caught(prepare(&parts, &start)).await }
             }
             .instrument(span),
         );
+        self.preparing.insert(number, (wanted, handle));
         Ok(())
+    }
+
+    /// Forgets a provider that waits for its restart: the operator does not want to wait, or wants another program.
+    fn end_pause(&mut self, key: &Key) {
+        if self.entries.get(key).is_some_and(|entry| entry.phase == Phase::Pausing) {
+            self.entries.remove(key);
+            self.gone(key);
+        }
     }
 
     fn refuse(&self, start: &Start) -> Result<(), ProviderError> {
@@ -287,9 +312,8 @@ impl Supervisor {
         }
         let twin = |other: &Start| other.reference == start.reference && other.link_name == start.link_name;
         let key = self.known_key(start);
-        let is_busy = |entry: &Entry| entry.phase != Phase::Pausing || entry.start.reference != start.reference;
-        let running = key.and_then(|key| self.entries.get(&key)).is_some_and(is_busy);
-        if running || self.preparing.values().any(twin) {
+        let running = key.and_then(|key| self.entries.get(&key)).is_some_and(|entry| entry.phase != Phase::Pausing);
+        if running || self.preparing.values().any(|(other, _)| twin(other)) {
             return Err(ProviderError::AlreadyRunning {
                 provider: start.reference.clone(),
                 link_name: start.link_name.to_string(),
@@ -317,7 +341,7 @@ impl Supervisor {
 
     fn prepared(&mut self, number: Uuid, result: Result<Arc<Blueprint>, String>) {
         // It is gone if it was stopped meanwhile.
-        let Some(start) = self.preparing.remove(&number) else { return };
+        let Some((start, _)) = self.preparing.remove(&number) else { return };
         let blueprint = match result {
             Ok(blueprint) => blueprint,
             Err(text) => return self.start_failed(&start, &text),
@@ -326,6 +350,7 @@ impl Supervisor {
             return self.start_failed(&start, "the host is stopping");
         }
         let key = Key { id: blueprint.id().clone(), link_name: start.link_name.clone() };
+        self.end_pause(&key);
         if self.entries.contains_key(&key) {
             let error =
                 ProviderError::AlreadyRunning { provider: key.id.to_string(), link_name: key.link_name.to_string() };
@@ -358,7 +383,7 @@ impl Supervisor {
         self.children.spawn(
             async move {
                 let result = tokio::select! {
-                    result = start_run(&parts, &blueprint, &start, instance) => result,
+                    result = caught(start_run(&parts, &blueprint, &start, instance)) => result,
                     _ = told_to_stop(&mut stop) => Err("it was stopped before it had started".into()),
                 };
                 Done::Launched { key, instance, result }
@@ -376,6 +401,11 @@ impl Supervisor {
             Err(text) if entry.phase == Phase::Stopping || entry.crashes == 0 => {
                 if let Some(entry) = self.entries.remove(&key) {
                     self.start_failed(&entry.start, &text);
+                    if entry.phase == Phase::Stopping {
+                        // Whoever asked for the stop waits for this one.
+                        let provider = context(&self.parts, &key, &entry);
+                        self.parts.events.publish(Event::ProviderStopped { provider, reason: STOPPED.into() });
+                    }
                     self.gone(&key);
                 }
                 return;
@@ -398,16 +428,20 @@ impl Supervisor {
         self.parts.events.publish(Event::ProviderStarted { provider: about.clone(), claims });
         let span = info_span!("provider", provider_id = %key.id, link_name = %key.link_name);
         let parts = Arc::clone(&self.parts);
+        let (of, run_of) = (key.clone(), key.clone());
         let run = async move {
-            let by_itself = match launched {
-                Launched::Builtin(launched) => launched.run(about, parts.events.clone(), stop).await.err(),
+            match launched {
+                Launched::Builtin(launched) => {
+                    launched.run(about, parts.events.clone(), stop).await.map_err(EndedByItself::Failed)
+                }
                 Launched::External(process, given) => {
                     let run = external::Run {
-                        id: key.id.clone(),
-                        link_name: key.link_name.clone(),
+                        id: run_of.id.clone(),
+                        link_name: run_of.link_name.clone(),
                         host: parts.host.clone(),
                         about,
-                        rpc: parts.rpc.clone(),
+                        rpc: parts.rpc.client.clone(),
+                        reconnects: parts.rpc.reconnects.clone(),
                         subjects: parts.subjects.clone(),
                         links: parts.links.clone(),
                         events: parts.events.clone(),
@@ -416,22 +450,27 @@ impl Supervisor {
                         given,
                     };
                     match external::watch(*process, run, stop).await {
-                        external::Ended::Asked => None,
-                        external::Ended::ByItself(exit) => Some(exit.to_string()),
+                        external::Ended::Asked => Ok(()),
+                        external::Ended::ByItself(Exit::Code(0)) => Err(EndedByItself::Done),
+                        external::Ended::ByItself(exit) => Err(EndedByItself::Failed(exit.to_string())),
                     }
                 }
-            };
-            Done::Ended { key, instance, by_itself }
+            }
         };
-        self.children.spawn(run.instrument(span));
+        let ended = async move {
+            let result = AssertUnwindSafe(run).catch_unwind().await;
+            let by_itself = result.unwrap_or_else(|_| Err(EndedByItself::Failed(PANICKED.into()))).err();
+            Done::Ended { key: of, instance, by_itself }
+        };
+        self.children.spawn(ended.instrument(span));
     }
 
-    fn ended(&mut self, key: &Key, instance: Uuid, by_itself: Option<String>) {
+    fn ended(&mut self, key: &Key, instance: Uuid, by_itself: Option<EndedByItself>) {
         let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.instance == instance) else { return };
         let about = context(&self.parts, key, entry);
         entry.local = None;
         match by_itself {
-            Some(how) if entry.phase != Phase::Stopping && !self.closing => {
+            Some(EndedByItself::Failed(how)) if entry.phase != Phase::Stopping && !self.closing => {
                 if entry.started.elapsed() >= STEADY {
                     entry.crashes = 0;
                 }
@@ -444,8 +483,12 @@ impl Supervisor {
             how => {
                 self.entries.remove(key);
                 self.publish_state();
-                info!(provider_id = %key.id, link_name = %key.link_name, "provider stopped");
-                let reason = how.unwrap_or_else(|| STOPPED.to_owned());
+                let reason = match how {
+                    None => STOPPED.to_owned(),
+                    Some(EndedByItself::Done) => Exit::Code(0).to_string(),
+                    Some(EndedByItself::Failed(how)) => how,
+                };
+                info!(provider_id = %key.id, link_name = %key.link_name, reason, "provider stopped");
                 self.parts.events.publish(Event::ProviderStopped { provider: about, reason });
                 self.gone(key);
             }
@@ -481,9 +524,10 @@ impl Supervisor {
         let meant = |reference: &str| reference == stop.provider;
         let before = self.preparing.len();
         let parts = Arc::clone(&self.parts);
-        self.preparing.retain(|_, start| {
-            let is_meant = meant(&start.reference) && start.link_name == stop.link_name;
+        self.preparing.retain(|_, (start, work)| {
+            let is_meant = meant(&start.reference) && start.link_name == stop.link_name && stop.selects(start);
             if is_meant {
+                work.abort();
                 parts.events.publish(Event::ProviderStartFailed {
                     provider_ref: start.reference.clone(),
                     link_name: start.link_name.to_string(),
@@ -506,10 +550,7 @@ impl Supervisor {
                 others: found.iter().map(|key| key.link_name.to_string()).collect(),
             });
         };
-        let has_all = |entry: &Entry| {
-            stop.annotations.iter().all(|(name, value)| entry.start.annotations.get(name) == Some(value))
-        };
-        if !self.entries.get(key).is_some_and(has_all) {
+        if !self.entries.get(key).is_some_and(|entry| stop.selects(&entry.start)) {
             return Err(ProviderError::NoSuchAnnotations {
                 provider: stop.provider.clone(),
                 annotations: stop.annotations.clone(),
@@ -530,6 +571,24 @@ impl Supervisor {
         }
         entry.phase = Phase::Stopping;
         entry.stop.send_replace(Some(deadline));
+        if !entry.blueprint.brings_work() {
+            // Others of the lattice may run it too: calls from here go to them from now on.
+            entry.local = None;
+            self.publish_state();
+        }
+    }
+
+    /// The end of everything that did not end: state first, then the events nobody else can send any more.
+    fn cut_off(mut self) {
+        self.children.abort_all();
+        let cut_off = std::mem::take(&mut self.entries);
+        self.publish_state();
+        for (key, entry) in &cut_off {
+            if matches!(entry.phase, Phase::Running | Phase::Stopping) {
+                let provider = context(&self.parts, key, entry);
+                self.parts.events.publish(Event::ProviderStopped { provider, reason: "killed at the deadline".into() });
+            }
+        }
     }
 
     fn stop_all(&mut self, which: Which, deadline: Instant, done: oneshot::Sender<()>) {
@@ -540,7 +599,8 @@ impl Supervisor {
             .filter(|(_, entry)| which == Which::All || entry.blueprint.brings_work())
             .map(|(key, _)| key.clone())
             .collect();
-        for start in std::mem::take(&mut self.preparing).into_values() {
+        for (start, work) in std::mem::take(&mut self.preparing).into_values() {
+            work.abort();
             self.start_failed(&start, "the host is stopping");
         }
         self.waiting.push((meant.clone(), done));
@@ -602,6 +662,11 @@ impl Supervisor {
     }
 }
 
+/// Turns a panic, which is a bug, into an error like others: an entry must not wait for ever for its task.
+async fn caught<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| Err(PANICKED.into()))
+}
+
 fn context(parts: &Parts, key: &Key, entry: &Entry) -> ProviderContext {
     ProviderContext {
         host_id: parts.host.to_string(),
@@ -627,7 +692,7 @@ async fn start_run(parts: &Parts, blueprint: &Blueprint, start: &Start, instance
                 link_name: start.link_name.clone(),
                 contract_id: spec.contract_id,
                 router: parts.router.clone(),
-                nats: parts.rpc.clone(),
+                nats: parts.rpc.client.clone(),
                 js_domain: parts.js_domain.clone(),
                 reserved_subjects: Arc::clone(&parts.reserved_subjects),
                 rpc_timeout: parts.rpc_timeout,
@@ -645,9 +710,17 @@ async fn start_run(parts: &Parts, blueprint: &Blueprint, start: &Start, instance
         Kind::External { path, hash } => {
             let (wanted, hash) = (path.clone(), *hash);
             let checked = tokio::task::spawn_blocking(move || executable::check(&wanted, &hash));
-            checked.await.map_err(|panic| format!("reading it panicked: {panic}"))?.map_err(|e| chain(&e))?;
+            let path = match checked.await.map_err(|panic| format!("reading it panicked: {panic}"))? {
+                Ok(()) => path.clone(),
+                // The cache was cleaned since the first start.
+                Err(_) => match prepare(parts, start).await?.kind {
+                    Kind::External { ref path, .. } => path.clone(),
+                    Kind::Builtin(_) => return Err(format!("{} is no archive any more", start.reference)),
+                },
+            };
             let configuration = start.configuration.as_deref();
-            let launched = parts.launcher.launch(path, blueprint.id(), &start.link_name, instance, configuration).await;
+            let launched =
+                parts.launcher.launch(&path, blueprint.id(), &start.link_name, instance, configuration).await;
             launched.map(|(process, given)| Launched::External(Box::new(process), given)).map_err(|e| chain(&e))
         }
     }
