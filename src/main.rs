@@ -1,6 +1,10 @@
 //! The `host` binary: arguments, settings, log, host, signals, exit code.
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    io::{ErrorKind, Write as _},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::Parser;
 use lattice_host::{
@@ -184,14 +188,25 @@ fn inspect(args: SettingArgs, reference: &str, output: Output) -> ExitCode {
     let dirs = Dirs::find(&ProcessEnvironment, sources.home.as_deref());
     let registry = host::registry(&config, &dirs, Registries::default());
     match runtime.block_on(inspect::inspect(&registry, &reference)) {
-        Ok(inspected) if output == Output::Json => println!("{:#}", inspected.to_json()),
-        Ok(inspected) => print!("{inspected}"),
+        Ok(inspected) if output == Output::Json => print(format_args!("{:#}\n", inspected.to_json())),
+        Ok(inspected) => print(format_args!("{inspected}")),
         Err(error) => {
             eprintln!("{error}");
-            return ExitCode::FAILURE;
+            ExitCode::FAILURE
         }
     }
-    ExitCode::SUCCESS
+}
+
+/// Writes data to standard output. A reader that has seen enough (`| head`) is no error.
+fn print(data: impl std::fmt::Display) -> ExitCode {
+    match write!(std::io::stdout().lock(), "{data}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("write to standard output: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn show(args: SettingArgs, origin: bool, output: Output) -> ExitCode {
@@ -200,25 +215,24 @@ fn show(args: SettingArgs, origin: bool, output: Output) -> ExitCode {
         Ok(loaded) => loaded.table,
         Err(code) => return code,
     };
-    print(&table, origin, output);
-    ExitCode::SUCCESS
+    print(settings(&table, origin, output))
 }
 
-fn print(table: &Resolved, origin: bool, output: Output) {
+/// The settings as text, a line each, or as JSON.
+fn settings(table: &Resolved, origin: bool, output: Output) -> String {
     if output == Output::Json {
-        println!("{:#}", table.to_json());
-        return;
+        return format!("{:#}\n", table.to_json());
     }
     let rows = table.rows();
     let width =
         |column: fn(&config::Row) -> &str| rows.iter().map(|row| column(row).chars().count()).max().unwrap_or(0);
     let (keys, values) = (width(|row| &row.key), width(|row| &row.value));
-    for row in &rows {
+    let line = |row: &config::Row| {
         let (key, value) = (&row.key, &row.value);
-        if origin {
-            println!("{key:keys$}  {value:values$}  {}", row.origin);
-        } else {
-            println!("{}", format!("{key:keys$}  {value}").trim_end());
+        match origin {
+            true => format!("{key:keys$}  {value:values$}  {}\n", row.origin),
+            false => format!("{}\n", format!("{key:keys$}  {value}").trim_end()),
         }
-    }
+    };
+    rows.iter().map(line).collect()
 }

@@ -189,13 +189,18 @@ pub async fn connect(
     }
 }
 
-/// The server addresses for people: an address may carry a user and a password, which no log needs.
+/// The server addresses for people: an address, with or without a scheme, may carry a user and a password, which no log
+/// needs.
 pub fn without_passwords(servers: &[String]) -> String {
+    let is_scheme = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'));
     let shown: Vec<String> = servers
         .iter()
-        .map(|server| match (server.split_once("://"), server.rsplit_once('@')) {
-            (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
-            _ => server.clone(),
+        .map(|server| {
+            let Some((_, host)) = server.rsplit_once('@') else { return server.clone() };
+            match server.split_once("://") {
+                Some((scheme, _)) if is_scheme(scheme) => format!("{scheme}://{host}"),
+                _ => host.to_owned(),
+            }
         })
         .collect();
     shown.join(",")
@@ -338,7 +343,17 @@ mod tests {
 
     #[test]
     fn passwords_in_addresses_are_not_shown() {
-        let servers = ["nats://me:secret@a:4222".to_owned(), "tls://b:4222".to_owned()];
-        assert_eq!(without_passwords(&servers), "nats://a:4222,tls://b:4222");
+        for (address, shown) in [
+            ("nats://me:secret@a:4222", "nats://a:4222"),
+            ("tls://b:4222", "tls://b:4222"),
+            ("me:secret@c:4222", "c:4222"),
+            ("secret@c", "c"),
+            ("nats://me:secret@secret@d", "nats://d"),
+            ("me:secret://secret@e:4222", "e:4222"),
+            ("f:4222", "f:4222"),
+        ] {
+            assert_eq!(without_passwords(&[address.to_owned()]), shown);
+        }
+        assert_eq!(without_passwords(&["u:p@a".to_owned(), "tls://b".to_owned()]), "a,tls://b");
     }
 }

@@ -4,7 +4,8 @@
 //! One loop ([`Links::follow`]) owns the links. Whenever the link table changes it compares what it should serve with what
 //! it serves, and starts an attempt for each difference, at most one per actor at a time; so nothing is lost however fast
 //! changes come, and a link that takes long holds nobody up. New values are taken on before the old link ends. What fails
-//! because something is in the way is tried again; what fails for its values waits for others.
+//! because something is in the way is tried again, and the old link stays meanwhile; what fails for its values waits for
+//! others.
 //!
 //! A call that arrives before its link is up waits for it, until its own deadline. So an actor's link can move here from
 //! another provider while the actor is in use.
@@ -430,8 +431,11 @@ impl Links {
                         });
                     }
                 }
+                // What stands in the way may go, and until then the old link is better than none. But if the values are at
+                // fault, the old ones are no longer what the lattice wants.
+                let is_at_fault = matches!(error, LinkError::Values(_));
                 slot.refused = Some(error);
-                slot.link.take()
+                if is_at_fault { slot.link.take() } else { None }
             }
         };
         self.retired.extend(previous);

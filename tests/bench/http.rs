@@ -74,7 +74,7 @@ async fn run() {
     contestants.push(host(&dir, &nats, "remote", "over NATS", &["--no-local-calls"], "1").await);
     match wasmtime() {
         Some(binary) => {
-            let keep = ["-O", "pooling-allocator=y", "-O", "pooling-memory-keep-resident=2m"];
+            let keep = ["-O", "pooling-allocator=y", "-O", "pooling-memory-keep-resident=2097152"];
             contestants.push(wasmtime_serve(&binary, "wasmtime serve, pooling", &["-O", "pooling-allocator=y"]));
             contestants.push(wasmtime_serve(&binary, "wasmtime serve, keep resident", &keep));
             let reuse = [&keep[..], &["--max-instance-reuse-count", REUSE]].concat();

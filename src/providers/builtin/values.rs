@@ -160,22 +160,22 @@ fn object(name: &str, json: &[u8]) -> Result<Map<String, Json>, LinkError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::providers::builtin::keyvalue;
+    use crate::providers::builtin::messaging;
 
     fn values(pairs: &[(&str, &str)]) -> Result<Values, LinkError> {
         let link = LinkDefinition {
             actor_id: "M".into(),
             provider_id: "V".into(),
             link_name: "default".into(),
-            contract_id: keyvalue::SPEC.contract_id.into(),
+            contract_id: messaging::SPEC.contract_id.into(),
             values: pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
         };
-        Values::read(&keyvalue::SPEC, &link)
+        Values::read(&messaging::SPEC, &link)
     }
 
     /// A documented value that has another spelling.
     fn with_alias() -> (&'static str, &'static str) {
-        let value = keyvalue::SPEC.values.iter().find(|value| !value.aliases.is_empty()).unwrap();
+        let value = messaging::SPEC.values.iter().find(|value| !value.aliases.is_empty()).unwrap();
         (value.name, value.aliases[0])
     }
 

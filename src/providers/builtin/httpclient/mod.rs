@@ -12,11 +12,7 @@ mod request;
 mod rules;
 mod settings;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
@@ -51,7 +47,7 @@ pub static SPEC: Spec = Spec {
     name: "httpclient",
     public_key: "VCP3XNMQNE72JED2NKSFQ2QA5HIVGX6CNYJNX4QJ5XWUNVIKPLORF2UI",
     contract_id: "wasmcloud:httpclient",
-    title: "httpclient",
+    title: "HTTP client",
     about: "Makes HTTP requests for actors: HTTP/1.1 and HTTP/2, TLS with the system's certificates, proxies, redirects, with a \
             list of allowed hosts and without a way to link-local and cloud metadata addresses. No link value is required.",
     values: settings::VALUES,
@@ -82,8 +78,7 @@ impl Provider for HttpClient {
                 );
             }
             let (permits, work) = (Semaphore::new(IN_WORK_MAX), TaskTracker::new());
-            Ok(Arc::new(HttpLink { link, settings, clients: Mutex::new(Some(Arc::new(clients))), permits, work })
-                as Arc<dyn Link>)
+            Ok(Arc::new(HttpLink { link, settings, clients, permits, work }) as Arc<dyn Link>)
         })
     }
 }
@@ -91,8 +86,8 @@ impl Provider for HttpClient {
 struct HttpLink {
     link: Arc<LinkDefinition>,
     settings: Arc<Settings>,
-    /// Gone when the link has ended. Held for lines.
-    clients: Mutex<Option<Arc<Clients>>>,
+    /// Its idle connections close with the link.
+    clients: Clients,
     permits: Semaphore,
     /// Counts what is in work.
     work: TaskTracker,
@@ -100,17 +95,16 @@ struct HttpLink {
 
 impl Link for HttpLink {
     fn call(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
+        // A call that took the link just before another one replaced it is made all the same: nothing of the link goes
+        // before the last of its calls.
+        let in_work = self.work.token();
         Box::pin(async move {
+            let _in_work = in_work;
             if contracts::method(&call.operation, SERVICE) != REQUEST {
                 return Err(unknown_operation(&call));
             }
             let request: HttpRequest = contracts::decode("HttpClient.Request", &call.payload)
                 .map_err(|e| CallError::Callee(format!("deserialization: {e}")))?;
-            let _in_work = self.work.token();
-            let Some(clients) = self.clients.lock().unwrap_or_else(PoisonError::into_inner).clone() else {
-                let (actor, name) = (&self.link.actor_id, &self.link.link_name);
-                return Err(CallError::Callee(format!("link {name} of {actor} to the HTTP client has ended")));
-            };
             let failed = |what: String, failure: Failure| {
                 debug!(actor_id = %self.link.actor_id, request = %what, error = %failure, "HTTP request failed");
                 CallError::Callee(format!("{what}: {failure}"))
@@ -118,7 +112,7 @@ impl Link for HttpLink {
             let outgoing = Outgoing::new(request).map_err(|failure| failed("HttpClient.Request".into(), failure))?;
             let what = shown(&outgoing.method, &outgoing.url);
             let deadline = self.deadline(call.deadline);
-            match self.perform(&clients, outgoing, deadline).await {
+            match self.perform(outgoing, deadline).await {
                 Ok(response) => Ok(contracts::encode(&response)),
                 Err(failure) => Err(failed(what, failure)),
             }
@@ -127,8 +121,6 @@ impl Link for HttpLink {
 
     fn end(self: Arc<Self>, deadline: Instant) -> BoxFuture<'static, ()> {
         Box::pin(async move {
-            // Idle connections close with the last clone.
-            drop(self.clients.lock().unwrap_or_else(PoisonError::into_inner).take());
             self.work.close();
             if tokio::time::timeout_at(deadline, self.work.wait()).await.is_err() {
                 let (actor_id, link_name) = (&self.link.actor_id, &self.link.link_name);
@@ -147,12 +139,7 @@ impl HttpLink {
         now + self.settings.timeout.map_or(own, |timeout| timeout.min(own))
     }
 
-    async fn perform(
-        &self,
-        clients: &Clients,
-        mut outgoing: Outgoing,
-        deadline: Instant,
-    ) -> Result<HttpResponse, Failure> {
+    async fn perform(&self, mut outgoing: Outgoing, deadline: Instant) -> Result<HttpResponse, Failure> {
         let limit = self.settings.max_request_body;
         if outgoing.body.len() as u64 > limit {
             return Err(Failure::RequestTooLarge { bytes: outgoing.body.len(), limit });
@@ -163,7 +150,7 @@ impl HttpLink {
             .map_err(|_| Failure::Busy { limit: IN_WORK_MAX })?;
         let mut redirects = 0;
         loop {
-            let response = self.send(clients, &outgoing, deadline).await?;
+            let response = self.send(&outgoing, deadline).await?;
             if self.settings.redirects == 0 {
                 return self.read(response, &outgoing.method, deadline).await;
             }
@@ -179,8 +166,8 @@ impl HttpLink {
     }
 
     /// Sends a request to exactly the URL it names, and waits for the head of the response.
-    async fn send(&self, clients: &Clients, outgoing: &Outgoing, deadline: Instant) -> Result<Response, Failure> {
-        let way = clients.way(&outgoing.url).map_err(Failure::Request)?;
+    async fn send(&self, outgoing: &Outgoing, deadline: Instant) -> Result<Response, Failure> {
+        let way = self.clients.way(&outgoing.url).map_err(Failure::Request)?;
         let (client, by_proxy) = match way {
             Way::Direct(client) => (client, false),
             Way::Proxy(client) => (client, true),
@@ -192,7 +179,7 @@ impl HttpLink {
             request = request.body(outgoing.body.clone());
         }
         match tokio::time::timeout_at(deadline, request.send()).await {
-            Ok(sent) => sent.map_err(|e| Failure::of(e, by_proxy, clients.no_roots.is_some())),
+            Ok(sent) => sent.map_err(|e| Failure::of(e, by_proxy, self.clients.no_roots.is_some())),
             Err(_) => {
                 Err(Failure::Timeout { phase: format!("there was no answer of {} yet", shown_url(&outgoing.url)) })
             }

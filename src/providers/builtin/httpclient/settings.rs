@@ -215,11 +215,13 @@ impl Clients {
         if let Some(path) = &settings.ca_file {
             let pem = tokio::fs::read(path)
                 .await
-                .map_err(|e| LinkError::Values(format!("link value ca_file: read {}: {e}", path.display())))?;
-            authorities.extend(certificates(&pem, &format!("the file {} of link value ca_file", path.display()))?);
+                .map_err(|e| LinkError::Unavailable(format!("link value ca_file: read {}: {e}", path.display())))?;
+            let found = certificates(&pem, &format!("the file {} of link value ca_file", path.display()));
+            // The file may be there, or complete, later.
+            authorities.extend(found.map_err(LinkError::Unavailable)?);
         }
         if let Some(pem) = &settings.ca {
-            authorities.extend(certificates(pem.as_bytes(), "link value ca")?);
+            authorities.extend(certificates(pem.as_bytes(), "link value ca").map_err(LinkError::Values)?);
         }
         // Reading the system's certificates takes a while.
         tokio::task::spawn_blocking(move || Self::open(&settings, &authorities))
@@ -241,7 +243,9 @@ impl Clients {
                 .no_deflate()
                 .no_zstd()
         };
-        let failed = |e: reqwest::Error| LinkError::Values(format!("the HTTP client cannot be set up: {}", chain(&e)));
+        // Certificates of the system or of a file are what can be wrong here.
+        let failed =
+            |e: reqwest::Error| LinkError::Unavailable(format!("the HTTP client cannot be set up: {}", chain(&e)));
         let mut no_roots = None;
         let mut build = |builder: &dyn Fn() -> ClientBuilder| {
             let with_system = builder().tls_certs_merge(authorities.iter().cloned()).build();
@@ -288,11 +292,11 @@ impl Clients {
     }
 }
 
-fn certificates(pem: &[u8], source: &str) -> Result<Vec<Certificate>, LinkError> {
-    let found = Certificate::from_pem_bundle(pem)
-        .map_err(|e| LinkError::Values(format!("{source} is no PEM of certificates: {}", chain(&e))))?;
+fn certificates(pem: &[u8], source: &str) -> Result<Vec<Certificate>, String> {
+    let found =
+        Certificate::from_pem_bundle(pem).map_err(|e| format!("{source} is no PEM of certificates: {}", chain(&e)))?;
     if found.is_empty() {
-        return Err(LinkError::Values(format!("{source} holds no certificate (-----BEGIN CERTIFICATE-----)")));
+        return Err(format!("{source} holds no certificate (-----BEGIN CERTIFICATE-----)"));
     }
     Ok(found)
 }
@@ -348,12 +352,18 @@ mod tests {
 
     #[tokio::test]
     async fn certificates_that_are_none_are_named() {
-        for (values, expected) in [
-            ([("ca_file", "/does/not/exist.pem")], "/does/not/exist.pem"),
-            ([("ca", "no certificate")], "link value ca holds no certificate"),
-        ] {
-            let error = Clients::build(Arc::new(settings(&values).unwrap())).await.err().unwrap().to_string();
-            assert!(error.contains(expected), "{error}");
+        let build =
+            async |name, value| Clients::build(Arc::new(settings(&[(name, value)]).unwrap())).await.err().unwrap();
+        let error = build("ca", "no certificate").await;
+        assert!(
+            matches!(&error, LinkError::Values(text) if text.contains("link value ca holds no certificate")),
+            "{error}"
+        );
+        // A file may come later.
+        let empty = tempfile::NamedTempFile::new().unwrap();
+        for path in ["/does/not/exist.pem", empty.path().to_str().unwrap()] {
+            let error = build("ca_file", path).await;
+            assert!(matches!(&error, LinkError::Unavailable(text) if text.contains(path)), "{error}");
         }
     }
 }

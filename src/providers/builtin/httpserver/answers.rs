@@ -1,5 +1,6 @@
 //! The answers that the provider gives by itself: short JSON that says what happened, and nothing about the inside.
 //! Where somebody has to look into it, an error id stands there that is in the log as well, beside the whole error.
+//! No cache may keep them: the next request may well reach the actor.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -24,12 +25,18 @@ fn with_body(status: StatusCode, body: String) -> Answer {
     let mut answer = Response::new(Full::from(body));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
 }
 
 /// Nobody answers for this host and path.
 pub fn not_found() -> Answer {
     refuse(StatusCode::NOT_FOUND, "no actor is linked for this host and path")
+}
+
+/// A request that does not say for which host it is, or says it twice.
+pub fn of_no_host() -> Answer {
+    refuse(StatusCode::BAD_REQUEST, "a request has exactly one host")
 }
 
 /// The method may not be used; `allowed` may.

@@ -4,14 +4,15 @@
 //! * All bodies of a provider together have a room of fixed size. A body takes of it twice what has arrived, until that
 //!   is more than a small body is; then it takes its whole length at once, so that two half-read bodies never wait for
 //!   each other. Small bodies have a part of the room for themselves and never wait behind large ones.
-//! * A body that pauses is given up; so is one that trickles, and sooner when others wait for its room.
+//! * A body that pauses is given up; so is one that trickles, sooner and faster when others wait for its part of the room
+//!   or have just done so in vain. This is looked at with every piece that arrives and, while none does, every [`TICK`].
 //!
 //! The room is given back when the answer is there, since the payload lives as long.
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -20,7 +21,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 use crate::contracts::httpserver::RequestWriter;
@@ -36,8 +37,15 @@ const LARGE_UNITS: usize = (448 << 20) / LARGE_UNIT;
 const GRACE: Duration = Duration::from_secs(10);
 /// Slower than any line that is in use, bytes per second.
 const TRICKLE: u64 = 240;
-/// What is asked of a body in whose place another could be read, bytes per second.
-const TRICKLE_WHEN_WANTED: u64 = 64 << 10;
+/// The same for a body in whose place another could be read.
+const GRACE_WHEN_WANTED: Duration = Duration::from_secs(3);
+/// What is then asked of it, bytes per second. Clients on bad lines send small bodies.
+const SMALL_WHEN_WANTED: u64 = 8 << 10;
+const LARGE_WHEN_WANTED: u64 = 64 << 10;
+/// How long room counts as wanted after somebody waited for it: most waiters give up sooner than a body counts as slow.
+const STILL_WANTED: Duration = Duration::from_secs(15);
+/// How often bodies that wait for their client are looked at.
+const TICK: Duration = Duration::from_millis(500);
 
 /// Why a body was not read.
 #[derive(Debug, thiserror::Error)]
@@ -55,20 +63,27 @@ pub enum BodyError {
 /// The memory for bodies of one provider.
 #[derive(Debug)]
 pub struct Room {
-    small: Arc<Semaphore>,
-    large: Arc<Semaphore>,
-    /// Large bodies that wait.
-    wanted: AtomicUsize,
+    small: Part,
+    large: Part,
 }
 
 impl Default for Room {
     fn default() -> Self {
-        Self {
-            small: Arc::new(Semaphore::new(SMALL_UNITS)),
-            large: Arc::new(Semaphore::new(LARGE_UNITS)),
-            wanted: AtomicUsize::new(0),
-        }
+        Self { small: Part::new(SMALL_UNITS, SMALL_WHEN_WANTED), large: Part::new(LARGE_UNITS, LARGE_WHEN_WANTED) }
     }
+}
+
+/// The room for bodies of one kind.
+#[derive(Debug)]
+struct Part {
+    units: Arc<Semaphore>,
+    /// What is asked of those that have it when others want it, bytes per second.
+    rate_when_wanted: u64,
+    /// Bodies that wait for it.
+    waiting: AtomicUsize,
+    /// Until when it counts as wanted though nobody waits, in milliseconds after `began`.
+    wanted_until: AtomicU64,
+    began: Instant,
 }
 
 /// The room that one body takes; given back when dropped.
@@ -106,12 +121,19 @@ impl Room {
             return Ok(reserved);
         }
         let announced = announced(&body);
-        let began = Instant::now();
+        // Moved on by what the body had to wait here, which is not its client's fault.
+        let mut began = Instant::now();
         loop {
-            let frame = match timeout(bounds.idle, body.frame()).await {
-                Err(_) => return Err(BodyError::TooSlow),
-                Ok(None) => return Ok(reserved),
-                Ok(Some(frame)) => frame?,
+            let slow = |length| self.part(&reserved).is_trickle(length, began.elapsed());
+            let idle_at = Instant::now() + bounds.idle;
+            let frame = loop {
+                let look_at = idle_at.min(Instant::now() + TICK);
+                match timeout_at(look_at, body.frame()).await {
+                    Err(_) if look_at == idle_at || slow(request.body_len()) => return Err(BodyError::TooSlow),
+                    Err(_) => {}
+                    Ok(None) => return Ok(reserved),
+                    Ok(Some(frame)) => break frame?,
+                }
             };
             // Trailers have no place in the contract.
             let Ok(data) = frame.into_data() else { continue };
@@ -120,17 +142,25 @@ impl Room {
                 return Err(BodyError::TooLarge(bounds.content_max));
             }
             let announced = announced.unwrap_or(0).min(bounds.content_max) as usize;
-            if self.cover(&mut reserved, length, announced, bounds.deadline).await? && reserved.large {
-                request.reserve(announced.max(length));
+            let arrived = Instant::now();
+            if self.cover(&mut reserved, length, announced, bounds.deadline).await? {
+                began += arrived.elapsed();
+                if reserved.large {
+                    request.reserve(announced.max(length));
+                }
             }
             request.push(&data);
             if body.is_end_stream() {
                 return Ok(reserved);
             }
-            if is_trickle(length, began.elapsed(), self.wanted.load(Ordering::Relaxed) > 0) {
+            if self.part(&reserved).is_trickle(length, began.elapsed()) {
                 return Err(BodyError::TooSlow);
             }
         }
+    }
+
+    fn part(&self, reserved: &Reserved) -> &Part {
+        if reserved.large { &self.large } else { &self.small }
     }
 
     /// Makes sure that a body of `length` bytes has room; says whether it took more.
@@ -148,7 +178,7 @@ impl Room {
         if length <= SMALL {
             let bytes = doubled.min(announced.max(length)).next_multiple_of(SMALL_UNIT);
             let units = (bytes - reserved.bytes) / SMALL_UNIT;
-            let more = acquire(&self.small, units, deadline).await?;
+            let more = self.small.acquire(units, deadline).await?;
             reserved.take(bytes, more);
             return Ok(true);
         }
@@ -158,9 +188,7 @@ impl Room {
         // A body larger than the room has it for itself.
         let units = |bytes: usize| (bytes / LARGE_UNIT).min(LARGE_UNITS);
         let more = units(bytes) - units(has);
-        let wanted = (self.large.available_permits() < more).then(|| Wanted::new(&self.wanted));
-        let more = acquire(&self.large, more, deadline).await?;
-        drop(wanted);
+        let more = self.large.acquire(more, deadline).await?;
         if !reserved.large {
             (reserved.permit, reserved.large) = (None, true);
         }
@@ -179,37 +207,65 @@ impl Reserved {
     }
 }
 
-/// One large body that waits for room.
-struct Wanted<'a>(&'a AtomicUsize);
+impl Part {
+    fn new(units: usize, rate_when_wanted: u64) -> Self {
+        Self {
+            units: Arc::new(Semaphore::new(units)),
+            rate_when_wanted,
+            waiting: AtomicUsize::new(0),
+            wanted_until: AtomicU64::new(0),
+            began: Instant::now(),
+        }
+    }
 
-impl<'a> Wanted<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
+    async fn acquire(&self, units: usize, deadline: Instant) -> Result<OwnedSemaphorePermit, BodyError> {
+        let units = u32::try_from(units).map_err(|_| BodyError::NoRoom)?;
+        if let Ok(permit) = Arc::clone(&self.units).try_acquire_many_owned(units) {
+            return Ok(permit);
+        }
+        let _waiting = Waiting::new(self);
+        match timeout_at(deadline, Arc::clone(&self.units).acquire_many_owned(units)).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(BodyError::NoRoom),
+        }
+    }
+
+    /// Says whether others wait for room, or did a moment ago.
+    fn is_wanted(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0 || self.now() < self.wanted_until.load(Ordering::Relaxed)
+    }
+
+    /// Says whether a body that has a place here comes more slowly than it may.
+    fn is_trickle(&self, length: usize, took: Duration) -> bool {
+        // Most bodies are done before anybody has to look further.
+        if took <= GRACE_WHEN_WANTED {
+            return false;
+        }
+        let below = |rate: u64| (length as u64) < rate.saturating_mul(took.as_secs());
+        (took > GRACE && below(TRICKLE)) || (below(self.rate_when_wanted) && self.is_wanted())
+    }
+
+    fn now(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
     }
 }
 
-impl Drop for Wanted<'_> {
+/// One body that waits for room.
+struct Waiting<'a>(&'a Part);
+
+impl<'a> Waiting<'a> {
+    fn new(part: &'a Part) -> Self {
+        part.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(part)
+    }
+}
+
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let until = self.0.now() + STILL_WANTED.as_millis() as u64;
+        self.0.wanted_until.fetch_max(until, Ordering::Relaxed);
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-async fn acquire(room: &Arc<Semaphore>, units: usize, deadline: Instant) -> Result<OwnedSemaphorePermit, BodyError> {
-    let units = u32::try_from(units).map_err(|_| BodyError::NoRoom)?;
-    if let Ok(permit) = Arc::clone(room).try_acquire_many_owned(units) {
-        return Ok(permit);
-    }
-    match timeout_at(deadline, Arc::clone(room).acquire_many_owned(units)).await {
-        Ok(Ok(permit)) => Ok(permit),
-        _ => Err(BodyError::NoRoom),
-    }
-}
-
-/// Says whether a body comes more slowly than it may.
-fn is_trickle(length: usize, took: Duration, wanted: bool) -> bool {
-    let rate = if wanted { TRICKLE_WHEN_WANTED } else { TRICKLE };
-    took > GRACE && (length as u64) < rate.saturating_mul(took.as_secs())
 }
 
 #[cfg(test)]
@@ -221,7 +277,7 @@ mod tests {
     }
 
     fn free(room: &Room) -> (usize, usize) {
-        (room.small.available_permits(), room.large.available_permits())
+        (room.small.units.available_permits(), room.large.units.available_permits())
     }
 
     #[tokio::test(start_paused = true)]
@@ -261,19 +317,45 @@ mod tests {
         room.cover(&mut small, SMALL, 0, soon()).await.unwrap();
         let (waited, ()) = tokio::join!(room.cover(&mut second, SMALL + 1, 0, soon()), async {
             tokio::task::yield_now().await;
-            assert_eq!(room.wanted.load(Ordering::Relaxed), 1);
             drop(first);
         });
         waited.unwrap();
-        assert_eq!(room.wanted.load(Ordering::Relaxed), 0);
+        assert!(room.large.is_wanted() && !room.small.is_wanted());
     }
 
-    #[test]
-    fn a_trickle_is_known_by_its_rate_after_a_while() {
-        let seconds = Duration::from_secs;
-        assert!(!is_trickle(1, seconds(10), true));
-        assert!(is_trickle(1000, seconds(11), false));
-        assert!(!is_trickle(100_000, seconds(11), false));
-        assert!(is_trickle(100_000, seconds(11), true));
+    #[tokio::test(start_paused = true)]
+    async fn room_is_wanted_while_somebody_waits_for_it_and_a_while_longer() {
+        let room = Room::default();
+        let mut holders: Vec<Reserved> = Vec::new();
+        for _ in 0..1024 {
+            let mut holder = Reserved::default();
+            room.cover(&mut holder, SMALL / 2 + 1, SMALL, soon()).await.unwrap();
+            holders.push(holder);
+        }
+        let (came, took) = (SMALL / 2 + 1, Duration::from_secs(20));
+        assert!(!room.small.is_trickle(came, took), "nobody waits");
+        let mut late = Reserved::default();
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let (refused, ()) = tokio::join!(room.cover(&mut late, 1, 1, deadline), async {
+            tokio::task::yield_now().await;
+            assert!(room.small.is_trickle(came, took));
+        });
+        assert!(matches!(refused, Err(BodyError::NoRoom)));
+        // Its client will try again, and then there is room.
+        assert!(room.small.is_trickle(came, took) && !room.large.is_wanted());
+        tokio::time::advance(STILL_WANTED).await;
+        assert!(!room.small.is_trickle(came, took));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trickle_is_known_by_its_rate_after_a_while() {
+        let (seconds, room) = (Duration::from_secs, Room::default());
+        assert!(!room.large.is_trickle(1, seconds(10)));
+        assert!(room.large.is_trickle(1000, seconds(11)));
+        assert!(!room.large.is_trickle(100_000, seconds(11)));
+        let _waiting = (Waiting::new(&room.large), Waiting::new(&room.small));
+        assert!(!room.large.is_trickle(1, seconds(3)));
+        assert!(room.large.is_trickle(100_000, seconds(4)) && !room.small.is_trickle(100_000, seconds(4)));
+        assert!(!room.large.is_trickle(1 << 20, seconds(16)));
     }
 }

@@ -3,7 +3,8 @@
 //! Links share a listener, so it has no owner among them: [`super::table`] starts it with the first and closes it with
 //! the last. Closing it loses no request that a client has sent: first it stops accepting, but takes what the kernel
 //! has accepted already; then every connection finishes what is in work, and those that are idle get a moment for the
-//! request that may be under way to them.
+//! request that may be under way to them. A listener that is only told to close ([`Listener::begin_close`], by a link that
+//! nobody ended) sees to the same by its watch, without a deadline.
 
 use std::{
     collections::HashMap,
@@ -42,7 +43,8 @@ const BACKLOG: u32 = 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long an idle connection is kept for a request under way when the listener closes.
 const LAST_REQUEST: Duration = Duration::from_millis(300);
-/// What aborted connections may take to be gone.
+
+/// What ended connections may take to be gone.
 const ABORT: Duration = Duration::from_secs(1);
 
 /// A listener that runs.
@@ -132,23 +134,24 @@ impl Listener {
     pub fn begin_close(&self) {
         self.closing.store(true, Ordering::Relaxed);
         self.stop.cancel();
-    }
-
-    /// Closes: returns when every connection has ended, at the latest soon after the deadline.
-    pub async fn close(&self, deadline: Instant) {
-        self.begin_close();
-        let last = Instant::now() + LAST_REQUEST;
         // HTTP/2 tells clients which requests will be answered, so there is nothing to wait for.
         self.ask_all(Ask::Finish, |pulse| pulse.is_http2());
-        let _ = timeout_at(last.min(deadline), self.empty.cancelled()).await;
+    }
+
+    /// Closes: returns when every connection has ended, at the latest at the deadline. What is in work then was cut off
+    /// before, at `cut`.
+    pub async fn close(&self, cut: Instant, deadline: Instant) {
+        self.begin_close();
+        let last = Instant::now() + LAST_REQUEST;
+        let _ = timeout_at(last.min(cut), self.empty.cancelled()).await;
         self.ask_all(Ask::Finish, |_| true);
-        if timeout_at(deadline, self.empty.cancelled()).await.is_err() {
+        if timeout_at(cut, self.empty.cancelled()).await.is_err() {
             let open = self.locked().open.len();
             warn!(address = %self.address, open, "connections cut off: they did not end before the deadline");
             self.ask_all(Ask::Abort, |_| true);
         }
         self.tasks.close();
-        let _ = timeout_at(Instant::now() + ABORT, self.tasks.wait()).await;
+        let _ = timeout_at(deadline.min(Instant::now() + ABORT), self.tasks.wait()).await;
     }
 
     /// Waits until another has closed the listener.
@@ -239,6 +242,7 @@ impl Listener {
 
     /// Looks at all connections once in a while and ends those that are stuck.
     async fn watch(self: Arc<Self>) {
+        let mut closing_since = None;
         loop {
             let header_timeout = self.limits.load().header_timeout;
             let pause = (header_timeout / 4).clamp(Duration::from_millis(20), Duration::from_secs(1));
@@ -247,6 +251,11 @@ impl Listener {
                 () = sleep(pause) => {}
             }
             let now = Instant::now();
+            if self.is_closing() {
+                // Also those that were only just accepted, or found to speak HTTP/2.
+                let last = now - *closing_since.get_or_insert(now) >= LAST_REQUEST;
+                self.ask_all(Ask::Finish, |pulse| last || pulse.is_http2());
+            }
             for (pulse, seen) in self.locked().open.values_mut() {
                 match seen.judge(pulse, header_timeout, now) {
                     Ask::Nothing => {}

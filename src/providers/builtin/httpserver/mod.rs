@@ -59,11 +59,12 @@ pub static SPEC: Spec = Spec {
     name: "httpserver",
     public_key: "VAIKANJ34ZDWZ53HG4K4I3QFEPLS2JTGT4NZQRYKAKU62ATBMRA4TD3Y",
     contract_id: CONTRACT,
-    title: "httpserver",
+    title: "HTTP server",
     about: "Serves HTTP/1.1 and HTTP/2, plain or TLS, with actors as handlers: each request becomes one call of the \
             linked actor. Several actors may share an address, told apart by host name and path. A request whose actor \
-            has no room for it gets 503, one whose actor takes too long 504, and one whose actor fails 502 with an id \
-            that is in the log.",
+            has no room for it gets 503, one whose actor takes too long 504, and one whose actor fails 502, the last two \
+            with an id that is in the log. The provider of 2022 answered 503 where this one answers 504, and 500 where \
+            it answers 502, both without a body.",
     values: settings::VALUES,
     brings_work: true,
     build,
@@ -72,6 +73,8 @@ pub static SPEC: Spec = Spec {
 /// How long an ending link waits for the others of its address, so that a host that stops answers for all of them to
 /// the end.
 const TOGETHER: Duration = Duration::from_millis(20);
+/// How long before its deadline an ending link cuts off what is in work: who waits for the end gives up at the deadline.
+const CUT_BEFORE: Duration = Duration::from_millis(250);
 /// How long to wait for an address that this provider itself is giving up.
 const NOT_YET: Duration = Duration::from_millis(10);
 
@@ -140,11 +143,13 @@ struct HttpLink {
 impl HttpLink {
     async fn end(&self, deadline: Instant) {
         self.ended.store(true, Ordering::Relaxed);
+        let left = deadline.saturating_duration_since(Instant::now());
+        let cut = deadline - CUT_BEFORE.min(left / 4);
         match self.begin_end() {
-            Removal::Last => return self.listener.close(deadline).await,
+            Removal::Last => return self.listener.close(cut, deadline).await,
             Removal::Nothing => {}
             Removal::Shared => {
-                sleep_until(deadline.min(Instant::now() + TOGETHER)).await;
+                sleep_until(cut.min(Instant::now() + TOGETHER)).await;
                 if self.listener.is_closing() {
                     return self.listener.wait_closed(deadline).await;
                 }
@@ -152,7 +157,7 @@ impl HttpLink {
             }
         }
         self.route.in_work.close();
-        if timeout_at(deadline, self.route.in_work.wait()).await.is_err() {
+        if timeout_at(cut, self.route.in_work.wait()).await.is_err() {
             let open = self.route.in_work.len();
             warn!(actor_id = self.route.actor_id, open, "http link ended before its requests were answered");
         }

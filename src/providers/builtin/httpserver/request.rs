@@ -1,6 +1,6 @@
 //! One request: to its actor and back.
 //!
-//! In this order: the route by host and path; read-only mode; preflight requests of browsers; the length of the body;
+//! In this order: the one host it is for; the route by host and path; read-only mode; preflight requests of browsers; the length of the body;
 //! the body itself; the call; the answer. All of it runs in the task of the connection (HTTP/2: of the stream), with no
 //! lock and no task of its own, and the route is held as in work until the answer is there.
 
@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
-    HeaderMap, Method, Request, StatusCode,
+    HeaderMap, Method, Request, StatusCode, Version,
     body::{Body, Incoming},
     header::{self, HeaderName, HeaderValue},
     http::request::Parts,
@@ -47,7 +47,8 @@ use crate::{
 const ACCESS: &str = "lattice_host::access";
 /// More header lines than any answer needs; the rest is dropped.
 const HEADERS_MAX: usize = 1000;
-/// Headers that speak of one connection, which is not the actor's, and of the length, which the body has.
+/// Headers that speak of one connection, which is not the actor's, and of the length, which the body has. Only to HEAD an
+/// actor may tell the length of a body that it does not send.
 const HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
@@ -121,17 +122,17 @@ impl Requests {
         let _busy = self.pulse.busy();
         let began = Instant::now();
         let (mut parts, body) = request.into_parts();
-        let mut answer = match self.route(&parts) {
-            Some((route, _in_work)) => {
-                let mut answer = self.serve(&route, &mut parts, body, began).await;
-                finish(&route.rules, &parts, &mut answer);
-                log(&route, &parts, &answer, self.peer, began);
-                answer
-            }
-            None => {
-                self.leave(&body);
-                answers::not_found()
-            }
+        let mut answer = if !settle_host(&mut parts) {
+            self.leave(&body);
+            answers::of_no_host()
+        } else if let Some((route, _in_work)) = self.route(&parts) {
+            let mut answer = self.serve(&route, &parts, body, began).await;
+            finish(&route.rules, &parts, &mut answer);
+            log(&route, &parts, &answer, self.peer, began);
+            answer
+        } else {
+            self.leave(&body);
+            answers::not_found()
         };
         if parts.method == Method::HEAD {
             only_head(&mut answer);
@@ -156,7 +157,7 @@ impl Requests {
         }
     }
 
-    async fn serve(&self, route: &Route, parts: &mut Parts, body: Incoming, began: Instant) -> Answer {
+    async fn serve(&self, route: &Route, parts: &Parts, body: Incoming, began: Instant) -> Answer {
         let rules = &route.rules;
         if cors::is_preflight(parts) {
             self.leave(&body);
@@ -186,11 +187,21 @@ impl Requests {
             depth: 0,
         };
         match self.listener.router.call(call).await {
-            Ok(payload) => answer_of(payload).unwrap_or_else(|error| {
-                let (answer, error_id) = answers::of_failure();
-                warn!(actor_id = route.actor_id, error_id, %error, "actor gave no HTTP response");
-                answer
-            }),
+            Ok(payload) => match answer_of(payload, parts.method == Method::HEAD) {
+                Ok(mut answer) => {
+                    if let Some(value) = &rules.cache_control
+                        && !answer.headers().contains_key(header::CACHE_CONTROL)
+                    {
+                        answer.headers_mut().insert(header::CACHE_CONTROL, value.clone());
+                    }
+                    answer
+                }
+                Err(error) => {
+                    let (answer, error_id) = answers::of_failure();
+                    warn!(actor_id = route.actor_id, error_id, %error, "actor gave no HTTP response");
+                    answer
+                }
+            },
             Err(error) => failed(route, &error),
         }
     }
@@ -198,20 +209,13 @@ impl Requests {
     async fn read(
         &self,
         rules: &Rules,
-        parts: &mut Parts,
+        parts: &Parts,
         body: Incoming,
         began: Instant,
     ) -> Result<(Bytes, Reserved), BodyError> {
         let announced = body::announced(&body);
         if announced.is_some_and(|length| length > rules.content_max) {
             return Err(BodyError::TooLarge(rules.content_max));
-        }
-        // HTTP/2 has the host elsewhere, where actors do not see it.
-        if !parts.headers.contains_key(header::HOST)
-            && let Some(authority) = parts.uri.authority()
-            && let Ok(value) = HeaderValue::from_str(authority.as_str())
-        {
-            parts.headers.insert(header::HOST, value);
         }
         let path = parts.uri.path();
         let head = RequestHead {
@@ -243,6 +247,22 @@ impl Requests {
     }
 }
 
+/// Makes the header `host` say for which host the request is: what the target says counts (HTTP/2, absolute form), so that
+/// an actor never sees another host than the one by which it was found. Returns whether the request says it once.
+fn settle_host(parts: &mut Parts) -> bool {
+    let mut given = parts.headers.get_all(header::HOST).iter();
+    let (first, more) = (given.next().is_some(), given.next().is_some());
+    if more || (!first && parts.version == Version::HTTP_11) {
+        return false;
+    }
+    if let Some(authority) = parts.uri.authority() {
+        let bare = authority.as_str().rsplit_once('@').map_or(authority.as_str(), |(_, host)| host);
+        let Ok(value) = HeaderValue::from_str(bare) else { return false };
+        parts.headers.insert(header::HOST, value);
+    }
+    true
+}
+
 /// The host a request is for, as the client wrote it.
 fn host(parts: &Parts) -> Option<&str> {
     let header = || parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
@@ -260,8 +280,8 @@ fn trace(headers: &HeaderMap) -> TraceContext {
     trace
 }
 
-/// The answer in an actor's payload.
-fn answer_of(payload: Bytes) -> Result<Answer, BadResponse> {
+/// The answer in an actor's payload. `head` is what was asked for: it may say how long the body would be that it lacks.
+fn answer_of(payload: Bytes, head: bool) -> Result<Answer, BadResponse> {
     let payload = msgpack(payload)?;
     let response = HttpResponse::decode(&payload)?;
     // Interim answers are no answers: clients would wait on.
@@ -271,7 +291,11 @@ fn answer_of(payload: Bytes) -> Result<Answer, BadResponse> {
         .filter(|status| !status.is_informational())
         .ok_or(BadResponse::Status(response.status_code))?;
     let mut headers = HeaderMap::with_capacity(response.header.len().min(32) + 4);
+    let mut length = None;
     for (name, value) in response.header {
+        if head && name.eq_ignore_ascii_case(header::CONTENT_LENGTH.as_str().as_bytes()) {
+            length = length.or_else(|| number(value));
+        }
         match (HeaderName::from_bytes(name), HeaderValue::from_maybe_shared(payload.slice_ref(value))) {
             (Ok(name), _) if HOP_BY_HOP.contains(&name) => {}
             (Ok(name), Ok(value)) if headers.len() < HEADERS_MAX => {
@@ -280,10 +304,19 @@ fn answer_of(payload: Bytes) -> Result<Answer, BadResponse> {
             _ => debug!(name = %String::from_utf8_lossy(name), "header of an actor's response dropped"),
         }
     }
-    let mut answer = Answer::new(Full::new(response.body.into_bytes(&payload)));
+    let body = response.body.into_bytes(&payload);
+    if let Some(length) = length.filter(|_| body.is_empty() && status != StatusCode::NO_CONTENT) {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    let mut answer = Answer::new(Full::new(body));
     *answer.status_mut() = status;
     *answer.headers_mut() = headers;
     Ok(answer)
+}
+
+fn number(text: &[u8]) -> Option<u64> {
+    let digits = str::from_utf8(text).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?;
+    digits.parse().ok()
 }
 
 /// Why an actor's payload is no answer.
@@ -309,11 +342,6 @@ fn failed(route: &Route, error: &CallError) -> Answer {
 /// Adds what the link's values ask for.
 fn finish(rules: &Rules, parts: &Parts, answer: &mut Answer) {
     let status = answer.status();
-    if let Some(value) = &rules.cache_control
-        && !answer.headers().contains_key(header::CACHE_CONTROL)
-    {
-        answer.headers_mut().insert(header::CACHE_CONTROL, value.clone());
-    }
     if !cors::is_preflight(parts) {
         rules.cors.decorate(parts.headers.get(header::ORIGIN), answer.headers_mut());
     }
@@ -371,7 +399,7 @@ mod tests {
             "Set-Cookie": ["a=1", "b=2"], "Connection": ["close"], "Content-Length": ["7"], "Transfer-Encoding": ["x"],
             "bad name": ["1"], "bad-value": ["a\nb"], "X-Text": "é",
         }, "body": "hi"});
-        let answer = answer_of(payload(&response)).unwrap();
+        let answer = answer_of(payload(&response), false).unwrap();
         assert_eq!(answer.status(), 299);
         let mut headers: Vec<_> = answer.headers().iter().map(|(n, v)| (n.as_str(), v.as_bytes())).collect();
         headers.sort_unstable();
@@ -382,17 +410,62 @@ mod tests {
     #[test]
     fn what_is_no_answer_is_an_error() {
         for status in [0, 99, 100, 101, 1000, 70_000] {
-            assert!(matches!(answer_of(payload(&json!({"statusCode": status}))), Err(BadResponse::Status(_))));
+            assert!(matches!(answer_of(payload(&json!({"statusCode": status})), false), Err(BadResponse::Status(_))));
         }
-        assert!(matches!(answer_of("hello".into()), Err(BadResponse::Payload(_))));
-        assert!(answer_of(payload(&json!({"statusCode": 999}))).is_ok());
+        assert!(matches!(answer_of("hello".into(), false), Err(BadResponse::Payload(_))));
+        assert!(answer_of(payload(&json!({"statusCode": 999})), false).is_ok());
+    }
+
+    #[test]
+    fn head_may_be_told_the_length_of_a_body_that_is_not_sent() {
+        let length = |status: u16, value: &str, body: &str, head| {
+            let response = json!({"statusCode": status, "header": {"Content-Length": [value]}, "body": body});
+            let answer = answer_of(payload(&response), head).unwrap();
+            answer.headers().get(header::CONTENT_LENGTH).map(|value| value.to_str().unwrap().to_owned())
+        };
+        assert_eq!(length(200, "1234", "", true).as_deref(), Some("1234"));
+        for (status, value, body, head) in
+            [(200, "1234", "", false), (200, "1234", "x", true), (200, "+7", "", true), (204, "7", "", true)]
+        {
+            assert_eq!(length(status, value, body, head), None);
+        }
+    }
+
+    #[test]
+    fn the_host_of_the_target_counts_and_there_is_one() {
+        let settled = |uri: &str, version, hosts: &[&str]| {
+            let mut request = Request::builder().uri(uri).version(version);
+            for host in hosts {
+                request = request.header(header::HOST, *host);
+            }
+            let (mut parts, ()) = request.body(()).unwrap().into_parts();
+            settle_host(&mut parts).then(|| {
+                let hosts: Vec<_> = parts.headers.get_all(header::HOST).iter().map(|h| h.to_str().unwrap()).collect();
+                hosts.join(" and ")
+            })
+        };
+        let (old, one, two) = (Version::HTTP_10, Version::HTTP_11, Version::HTTP_2);
+        for (uri, version, hosts, expected) in [
+            ("/", one, &["a:80"][..], Some("a:80")),
+            ("/", one, &[], None),
+            ("/", one, &["a", "a"], None),
+            ("/", old, &[], Some("")),
+            ("/", old, &["a", "b"], None),
+            ("http://me@b:81/", one, &["a"], Some("b:81")),
+            ("http://b/", one, &[], None),
+            ("http://b/", two, &[], Some("b")),
+            ("http://b/", two, &["a"], Some("b")),
+            ("/", two, &[], Some("")),
+        ] {
+            assert_eq!(settled(uri, version, hosts).as_deref(), expected, "{uri} {version:?} {hosts:?}");
+        }
     }
 
     #[test]
     fn a_flood_of_headers_is_cut() {
         let header: serde_json::Map<String, serde_json::Value> =
             (0..40_000).map(|number| (format!("h{number}"), json!(["1"]))).collect();
-        let answer = answer_of(payload(&json!({"header": header}))).unwrap();
+        let answer = answer_of(payload(&json!({"header": header})), false).unwrap();
         assert_eq!(answer.headers().len(), HEADERS_MAX);
     }
 }

@@ -159,7 +159,9 @@ impl Settings {
             return Err(LinkError::Values(text.into()));
         }
         let cannot = |error: &dyn std::fmt::Display| {
-            LinkError::Values(format!("link value config_file names the file {path}, which cannot be read: {error}"))
+            LinkError::Unavailable(format!(
+                "link value config_file names the file {path}, which cannot be read: {error}"
+            ))
         };
         let text = tokio::fs::read_to_string(path).await.map_err(|error| cannot(&error))?;
         if let Err(error) = serde_json::from_str::<Map<String, Json>>(&text) {
@@ -167,7 +169,10 @@ impl Settings {
         }
         let mut link = LinkDefinition::clone(link);
         link.values.insert("config_json".into(), text);
-        Self::read(spec, &link, rpc_timeout)
+        // What is wrong may be put right in the file, and then nothing about the link changes.
+        Self::read(spec, &link, rpc_timeout).map_err(|error| match error {
+            LinkError::Values(text) | LinkError::Unavailable(text) => LinkError::Unavailable(text),
+        })
     }
 
     fn read(spec: &'static Spec, link: &LinkDefinition, rpc_timeout: Duration) -> Result<Self, LinkError> {
@@ -320,9 +325,16 @@ impl<'a> Section<'a> {
         VALUES.iter().any(|value| value.name == name || value.aliases.contains(&name.as_str()))
     }
 
+    /// A member, also by another spelling of the single value.
+    fn member(&self, member: &str) -> Option<&Json> {
+        let name = self.single(member);
+        let aliases = VALUES.iter().find(|value| value.name == name).map_or(&[][..], |value| value.aliases);
+        let prefix = || aliases.iter().filter_map(|alias| alias.strip_prefix(self.name)?.strip_prefix('_'));
+        self.members.get(member).or_else(|| prefix().find_map(|other| self.members.get(other)))
+    }
+
     fn text(&self, member: &str) -> Option<String> {
-        let own =
-            || self.members.get(member)?.as_str().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
+        let own = || self.member(member)?.as_str().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
         self.values.text(&self.single(member)).or_else(own)
     }
 
@@ -444,6 +456,9 @@ mod tests {
         assert_eq!(headers["access-control-max-age"], "8");
         assert_eq!(headers["access-control-allow-methods"], "GET");
         assert_eq!(settings.tls.unwrap().certificate, Pem::File("/c".into()));
+        // The other spellings hold in objects as well.
+        let settings = read(&[("tls", r#"{"cert_file": "/a", "key_file": "/b"}"#)]).unwrap();
+        assert_eq!((settings.tls.unwrap().key, settings.warnings.len()), (Pem::File("/b".into()), 0));
     }
 
     #[test]

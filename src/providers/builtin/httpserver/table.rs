@@ -167,7 +167,8 @@ impl Open {
         let serving = |route: &Route| route.stage() == Stage::Serving;
         let others = self.entries.iter().map(|entry| &entry.route).filter(|other| serving(other));
         match others.into_iter().find(|other| other.actor_id != route.actor_id) {
-            Some(other) if self.tls != settings.tls => Err(LinkError::Values(format!(
+            // The other link may be the next to get this certificate, or to go.
+            Some(other) if self.tls != settings.tls => Err(LinkError::Unavailable(format!(
                 "{address} is shared with actor {actor_id}, whose link has {theirs}; give both links the same tls_cert_file \
                  and tls_priv_key_file, or this one another address",
                 address = self.listener.address,
@@ -223,7 +224,7 @@ impl State {
                     "{what}; another process has the port: stop it, or give the link another address"
                 )),
             },
-            io::ErrorKind::PermissionDenied => LinkError::Values(format!(
+            io::ErrorKind::PermissionDenied => LinkError::Unavailable(format!(
                 "{what}; ports below 1024 need a privilege (setcap cap_net_bind_service=+ep on the binary): \
                  give it, or the link another port"
             )),

@@ -33,7 +33,9 @@ impl Pem {
             // Link values are often written in one line.
             Self::Inline(text) => Ok(text.replace("\\n", "\n").into_bytes()),
             Self::File(path) => tokio::fs::read(path).await.map_err(|error| {
-                LinkError::Values(format!("link value {name} names the file {path}, which cannot be read: {error}"))
+                LinkError::Unavailable(format!(
+                    "link value {name} names the file {path}, which cannot be read: {error}"
+                ))
             }),
         }
     }
@@ -49,10 +51,15 @@ impl fmt::Debug for Pem {
 }
 
 impl Source {
-    /// Reads and checks certificate and key.
+    /// Reads and checks certificate and key. What a file lacks now it may have later.
     pub async fn load(&self) -> Result<Arc<ServerConfig>, LinkError> {
         let bad = |name: &str, cause: &dyn fmt::Display| {
-            LinkError::Values(format!("the TLS {name} of the link cannot be used: {cause}; it has to be in PEM form"))
+            let text = format!("the TLS {name} of the link cannot be used: {cause}; it has to be in PEM form");
+            if matches!((&self.certificate, &self.key), (Pem::Inline(_), Pem::Inline(_))) {
+                LinkError::Values(text)
+            } else {
+                LinkError::Unavailable(text)
+            }
         };
         let certificate = self.certificate.read("tls_cert_file").await?;
         let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&certificate)

@@ -51,12 +51,13 @@ enum Auth {
 impl Server {
     /// What the values say; `None` for the host's connection.
     pub(super) fn read(values: &Values) -> Result<Option<Self>, LinkError> {
-        let uris = match values.list("uri")? {
-            Some(uris) => Some(uris),
-            None => values.list("cluster_uris")?,
-        };
-        let secret = |name, json_name| values.text(name).or_else(|| values.text(json_name));
-        let (jwt, seed) = (secret("client_jwt", "auth_jwt"), secret("client_seed", "auth_seed"));
+        // What it is in place of texts is not repeated: addresses may hold passwords.
+        let uris = values.list("uri").map_err(|_| {
+            LinkError::Values(
+                "link value uri is neither a comma list nor a JSON array of texts, nats://host:port each".into(),
+            )
+        })?;
+        let (jwt, seed) = (values.text("client_jwt"), values.text("client_seed"));
         let ping_interval = match values.number("ping_interval_sec")? {
             Some(seconds) if !(1..=PING_INTERVAL_MAX).contains(&seconds) => {
                 return Err(wrong("ping_interval_sec", &seconds.to_string(), "seconds, 1 to 86400"));
@@ -79,14 +80,21 @@ impl Server {
             return Ok(None);
         };
         let shown = without_passwords(&uris);
-        let addresses =
-            uris.iter().map(|uri| uri.parse::<ServerAddr>()).collect::<Result<Vec<_>, _>>().map_err(|e| {
+        let mut addresses = Vec::with_capacity(uris.len());
+        for (number, uri) in uris.iter().enumerate() {
+            // Not shown: a password with a comma in it makes a part of it look like a host.
+            let address = uri.parse::<ServerAddr>().map_err(|e| {
+                let number = number + 1;
                 LinkError::Values(format!(
-                    "link value uri: {shown} is no address of a NATS server: {e}; use nats://host:port"
+                    "link value uri: address number {number} is none of a NATS server: {e}; use nats://host:port, and in \
+                     passwords %2C for a comma"
                 ))
             })?;
+            addresses.push(address);
+        }
         if let Some(path) = ca_file.as_ref().filter(|path| !path.is_file()) {
-            return Err(LinkError::Values(format!("link value ca_file: there is no file {}", path.display())));
+            // It may come later.
+            return Err(LinkError::Unavailable(format!("link value ca_file: there is no file {}", path.display())));
         }
         let auth = match (jwt, seed) {
             (None, None) => Auth::Address,
@@ -163,17 +171,18 @@ impl Own {
     }
 }
 
+/// What the server says may be otherwise tomorrow: users and certificates are changed there, and links stay.
 fn explain(failure: &async_nats::ConnectError, servers: &str) -> LinkError {
     let cause = chain(failure);
     match failure.kind() {
-        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => LinkError::Values(format!(
+        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => LinkError::Unavailable(format!(
             "the NATS server at {servers} refuses this link: {cause}; check the link values client_jwt and client_seed, or \
              the user in uri"
         )),
         ConnectErrorKind::ServerParse => {
             LinkError::Values(format!("link value uri: {servers} is no address of a NATS server: {cause}"))
         }
-        ConnectErrorKind::Tls => LinkError::Values(format!(
+        ConnectErrorKind::Tls => LinkError::Unavailable(format!(
             "no secure connection to the NATS server at {servers}: {cause}; if its certificate comes from a private authority, \
              name that with the link value ca_file"
         )),
@@ -266,7 +275,10 @@ mod tests {
             (&[("client_jwt", "secret")][..], "needs the link value uri"),
             (&[("uri", "a"), ("client_jwt", "secret")], "client_seed"),
             (&[("uri", "a"), ("client_seed", "secret")], "client_seed is no seed"),
-            (&[("uri", "http://me:secret@a")], "http://a is no address"),
+            (&[("uri", "a, http://me:secret@a")], "address number 2"),
+            (&[("uri", "nats://me:secret,more@a")], "address number 1"),
+            (&[("config_json", r#"{"uri": {"nats://me:secret@a": 1}}"#)], "link value uri"),
+            (&[("config_json", r#"{"cluster_uris": [["me:secret@a"]]}"#)], "link value uri"),
             (&[("uri", "a"), ("ping_interval_sec", "0")], "1 to 86400"),
             (&[("uri", "a"), ("ca_file", "/no/such.pem")], "/no/such.pem"),
         ] {

@@ -53,6 +53,8 @@ const MARGIN_MAX: Duration = Duration::from_millis(100);
 const GRACE: Duration = Duration::from_millis(25);
 /// The longest time an actor may be given for a message. Far beyond what anybody waits for.
 const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long calls that took a link just before another one replaced it may take to begin.
+const LATE_CALLS: Duration = Duration::from_millis(100);
 /// Subscriptions a link may have.
 const SUBSCRIPTIONS_MAX: usize = 256;
 
@@ -60,7 +62,7 @@ pub static SPEC: Spec = Spec {
     name: "messaging",
     public_key: "VACOGKO5XP3IH7UBYBYZAMP3L5UZU2STCWNLK7Z5NAAKEIUUGPL4GWMA",
     contract_id: "wasmcloud:messaging",
-    title: "messaging",
+    title: "Messaging on NATS",
     about: "Publishes messages to NATS, makes requests and hands the messages of subscriptions to actors. Without the link value \
             uri it uses the lattice's own server and leaves the lattice's subjects alone; the provider of earlier years then \
             used 0.0.0.0:4222.",
@@ -161,7 +163,8 @@ struct MessagingLink {
     subscriptions: Mutex<JoinSet<()>>,
     /// Counts calls in work.
     calls: TaskTracker,
-    ended: AtomicBool,
+    /// The link's own connection closes: what is sent now would be lost.
+    closing: AtomicBool,
 }
 
 impl MessagingLink {
@@ -216,7 +219,7 @@ impl MessagingLink {
             stop,
             subscriptions: Mutex::new(tasks),
             calls: TaskTracker::new(),
-            ended: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
         })
     }
 
@@ -276,9 +279,11 @@ impl MessagingLink {
 
 impl Link for MessagingLink {
     fn call(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
+        // Before anything else, so that an ending link waits for it.
+        let in_work = self.calls.token();
         Box::pin(async move {
-            let _in_work = self.calls.token();
-            if self.ended.load(Ordering::SeqCst) {
+            let _in_work = in_work;
+            if self.closing.load(Ordering::SeqCst) {
                 let (actor, name) = (&self.link.actor_id, &self.link.link_name);
                 return Err(CallError::Callee(format!("link {name} of {actor} to messaging has ended")));
             }
@@ -301,16 +306,21 @@ impl Link for MessagingLink {
 
     fn end(self: Arc<Self>, deadline: Instant) -> BoxFuture<'static, ()> {
         Box::pin(async move {
+            let late_calls = Instant::now() + LATE_CALLS;
             self.stop.send_replace(Some(deadline));
             let mut tasks = std::mem::take(&mut *self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner));
             // They watch the deadline themselves, and say what is left undone.
             while tasks.join_next().await.is_some() {}
-            self.ended.store(true, Ordering::SeqCst);
             self.calls.close();
             let _ = tokio::time::timeout_at(deadline, self.calls.wait()).await;
             if !self.is_own {
+                // The host's connection goes on, and so may calls that are late.
                 return;
             }
+            tokio::time::sleep_until(late_calls.min(deadline)).await;
+            self.closing.store(true, Ordering::SeqCst);
+            // Those that came before this was set.
+            let _ = tokio::time::timeout_at(deadline, self.calls.wait()).await;
             // What was published must be out before the connection closes.
             let closing = async {
                 let flushed = self.client.flush().await.map_err(|e| chain(&e));
@@ -347,10 +357,7 @@ enum Failure {
 }
 
 fn subscriptions(values: &Values, reserved: &Reserved) -> Result<Vec<Subscription>, LinkError> {
-    let texts = match values.list("subscription")? {
-        Some(texts) => texts,
-        None => values.list("subscriptions")?.unwrap_or_default(),
-    };
+    let texts = values.list("subscription")?.unwrap_or_default();
     if texts.len() > SUBSCRIPTIONS_MAX {
         return Err(LinkError::Values(format!(
             "link value subscription names {} subjects, and a link may have {SUBSCRIPTIONS_MAX}; use wildcards",
