@@ -1,23 +1,26 @@
 //! The built-in blob store in both places it keeps objects: a directory and JetStream.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
+use async_nats::jetstream::stream;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE};
 use bytes::Bytes;
+use futures::TryStreamExt;
 use lattice_host::{
     providers::builtin::{
         Link, LinkError,
         blobstore::{
             SPEC,
-            backend::{Backend, ContentInfo},
+            backend::{Backend, ContentInfo, Error},
             nats::Nats,
         },
-        jetstream::Placement,
+        jetstream::{Placement, scan},
         values::Values,
     },
     router::Local,
@@ -25,7 +28,13 @@ use lattice_host::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tempfile::TempDir;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::Instant,
+};
+use tokio_util::task::AbortOnDropHandle;
 use wasmbus_rpc::common::{deserialize, serialize};
 use wasmcloud_interface_blobstore::{
     Chunk, ChunkResponse, ContainerMetadata, ContainerObject, GetObjectRequest, GetObjectResponse, ItemResult,
@@ -33,7 +42,7 @@ use wasmcloud_interface_blobstore::{
     RemoveObjectsRequest,
 };
 
-use crate::harness::{ECHO, PATIENCE, Server, builtin, eventually};
+use crate::harness::{ECHO, PATIENCE, Server, builtin, client, eventually};
 
 /// A provider with one link, and an actor that receives chunks.
 struct Store {
@@ -315,9 +324,15 @@ async fn carries_large_objects(server: &Server, values: &[(&str, &str)]) {
     assert!(store.raw("PutObject", &late).await.unwrap_err().contains("offset 7"));
 
     // An upload that the end of the link cuts leaves nothing.
-    store.begin("c", "cut", &content[..600_000]).await;
+    let cut = store.begin("c", "cut", &content[..600_000]).await;
     Arc::clone(&store.link).end(Instant::now() + Duration::from_secs(10)).await;
-    assert!(store.raw("ContainerExists", &"c").await.unwrap_err().contains("ended"));
+    // A call that took the link in the moment it was replaced is served; an upload in several chunks would be lost.
+    assert_eq!(store.call("ContainerExists", &"c").await, Ok(true));
+    let begins = chunk("c", "cut", b"x", 0, false);
+    let begins = PutObjectRequest { chunk: begins, content_type: None, content_encoding: None };
+    assert!(store.raw("PutObject", &begins).await.unwrap_err().contains("PutObject again"));
+    let error = store.go_on(Some(&cut), chunk("c", "cut", b"x", 600_000, true)).await.unwrap_err();
+    assert!(error.contains("Begin it anew"), "{error}");
     if values.is_empty() {
         assert_eq!(files(&store.home().join(".uploads")), 0);
         assert_eq!(files(&store.home().join("c")), 2);
@@ -341,7 +356,6 @@ async fn jetstream_keeps_objects() {
     let js = async_nats::jetstream::with_domain(context.nats.clone(), "core");
     let stream = js.get_stream(format!("OBJ_BLOBS_default_{ECHO}")).await.unwrap();
     let subjects = stream.info_with_subjects("$O.*.C.>").await.unwrap();
-    use futures::TryStreamExt;
     let pieces: Vec<(String, usize)> = subjects.try_collect().await.unwrap();
     assert_eq!(pieces.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [41], "{pieces:?}");
 
@@ -355,14 +369,259 @@ async fn jetstream_keeps_objects() {
     upload.write(vec![0; 300_000].into()).await.unwrap();
     drop(upload);
     assert!(!other.exists("died").await);
-    // Old pieces that nothing names are swept, young ones may still become an object.
+    // Old pieces that nothing names are swept, young ones may still become an object; as may all, while metadata is there
+    // that cannot be read.
     let forgotten = format!("$O.BLOBS_default_{ECHO}.C.0000000001-{}", "0".repeat(32));
-    js.publish(forgotten, "x".into()).await.unwrap().await.unwrap();
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Lattice-Object", URL_SAFE.encode("c/forgotten"));
+    js.publish_with_headers(forgotten, headers, "x".into()).await.unwrap().await.unwrap();
+    let junk = format!("$O.BLOBS_default_{ECHO}.M.{}", URL_SAFE.encode("c/junk"));
+    js.publish(junk, "junk".into()).await.unwrap().await.unwrap();
+    assert!(backend.sweep().await.unwrap_err().to_string().contains("c/junk"));
+    let list = ListObjectsRequest { container_id: "c".into(), ..Default::default() };
+    assert!(other.call::<ListObjectsResponse>("ListObjects", &list).await.unwrap_err().contains("c/junk"));
+    let request = RemoveObjectsRequest { container_id: "c".into(), objects: vec!["junk".into()] };
+    assert_eq!(other.call::<Vec<ItemResult>>("RemoveObjects", &request).await, Ok(vec![]));
+    other.call::<ListObjectsResponse>("ListObjects", &list).await.unwrap();
     backend.sweep().await.unwrap();
     let subjects = stream.info_with_subjects("$O.*.C.>").await.unwrap();
     let mut counts: Vec<usize> = subjects.map_ok(|(_, count)| count).try_collect().await.unwrap();
     counts.sort_unstable();
     assert_eq!(counts, [2, 41]);
+}
+
+/// A bucket by itself, through any connection.
+async fn bucket(client: &async_nats::Client, name: &str) -> Nats {
+    let values = Values::read(&SPEC, &builtin::link(&SPEC, &[])).unwrap();
+    let placement = Placement::read(&values, Some("core")).unwrap();
+    Nats::open(client, name.into(), &placement).await.expect("it opens")
+}
+
+async fn upload(backend: &Nats, object: &str, bytes: &[u8]) -> Result<(), Error> {
+    let mut upload = backend.upload("c".into(), object.into(), ContentInfo::default()).await?;
+    upload.write(Bytes::copy_from_slice(bytes)).await?;
+    upload.finish().await
+}
+
+async fn part(backend: &Nats, object: &str, start: usize, length: usize) -> Bytes {
+    let download = backend.download("c".into(), object.into(), start as u64).await.unwrap();
+    download.expect("it is there").read(length).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_part_is_read_without_what_lies_before_it() {
+    let server = Server::start().await;
+    let client = client::nats(&server).await;
+    let backend = bucket(&client, "parts").await;
+    backend.create_container("c".into()).await.unwrap();
+    let content = content(6 * 1024 * 1024 + 77);
+    // Two at the same time, so that their pieces alternate.
+    let (one, two) = tokio::join!(upload(&backend, "one", &content), upload(&backend, "two", &content[1..]));
+    one.and(two).unwrap();
+    let received = || client.statistics().in_bytes.load(Ordering::Relaxed);
+    for start in [0, 131_071, 131_072, 131_073, 3_000_000, 5_111_808, 6 * 1024 * 1024 - 1, content.len() - 5] {
+        let before = received();
+        assert!(part(&backend, "one", start, 300_000).await == content[start..content.len().min(start + 300_000)]);
+        assert!(received() - before < 16 * 131_072, "{} bytes for the part at {start}", received() - before);
+        assert!(part(&backend, "two", start, 9).await == content[1..][start..(content.len() - 1).min(start + 9)]);
+    }
+    // What another client stored tells no offsets.
+    let js = async_nats::jetstream::with_domain(client.clone(), "core");
+    for piece in content[..1_000_000].chunks(131_072) {
+        js.publish("$O.parts.C.other", Bytes::copy_from_slice(piece)).await.unwrap().await.unwrap();
+    }
+    let meta =
+        serde_json::json!({ "name": "c/other", "bucket": "parts", "nuid": "other", "size": 1_000_000, "chunks": 8 });
+    let subject = format!("$O.parts.M.{}", URL_SAFE.encode("c/other"));
+    js.publish(subject, meta.to_string().into()).await.unwrap().await.unwrap();
+    assert!(part(&backend, "other", 700_001, 1000).await == content[700_001..701_001]);
+}
+
+#[tokio::test]
+async fn a_bucket_in_memory_is_made_again_after_a_restart_of_the_server() {
+    let mut server = Server::start().await;
+    let values = &[("backend", "nats"), ("storage", "memory"), ("bucket", "memory")];
+    let store = Store::new(&server, values).await;
+    store.create("c").await;
+    store.put("c", "o", b"x").await.unwrap();
+    server.kill();
+    server.resume().await;
+    let error = eventually("the store answers", || async {
+        store.put("c", "o", b"x").await.unwrap_err().contains("no container").then_some(())
+    });
+    error.await;
+    store.create("c").await;
+    store.put("c", "o", b"y").await.unwrap();
+    assert_eq!(store.get("o", None, None).await.initial_chunk.unwrap().bytes, b"y");
+
+    // An upload whose beginning went with the bucket is no object.
+    let stream = store.begin("c", "half", &[1; 300_000]).await;
+    let js = async_nats::jetstream::with_domain(client::nats(&server).await, "core");
+    js.delete_stream("OBJ_memory").await.unwrap();
+    let containers = builtin::call(&store.link, &SPEC, "Blobstore.ListContainers", Vec::new()).await.unwrap();
+    assert_eq!(deserialize::<Vec<ContainerMetadata>>(&containers).unwrap(), []);
+    store.create("c").await;
+    let error = store.go_on(Some(&stream), chunk("c", "half", &[1; 10], 300_000, true)).await.unwrap_err();
+    assert!(error.contains("lost"), "{error}");
+    assert!(!store.exists("half").await);
+}
+
+/// A relay before a NATS server that breaks a connection at a message, once.
+struct Relay {
+    address: String,
+    cut: Arc<Mutex<Option<Cut>>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Cut {
+    /// The message is lost.
+    Message,
+    /// The answer to it is lost.
+    Answer,
+}
+
+impl Relay {
+    async fn start(server: &Server, pattern: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (upstream, cut) = (server.address().to_owned(), Arc::new(Mutex::new(None)));
+        let armed = Arc::clone(&cut);
+        let task = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                connections.spawn(Self::relay(client, upstream.clone(), pattern, Arc::clone(&armed)));
+            }
+        });
+        Self { address, cut, _task: AbortOnDropHandle::new(task) }
+    }
+
+    async fn relay(mut client: TcpStream, upstream: String, pattern: &'static str, armed: Arc<Mutex<Option<Cut>>>) {
+        let mut server = TcpStream::connect(upstream).await.unwrap();
+        let (mut up, mut down, mut is_muted) = (vec![0; 1 << 20], vec![0; 1 << 20], false);
+        loop {
+            tokio::select! {
+                Ok(read) = client.read(&mut up) => {
+                    let is_it = up[..read].windows(pattern.len()).any(|window| window == pattern.as_bytes());
+                    match is_it.then(|| armed.lock().unwrap().take()).flatten() {
+                        Some(Cut::Message) => return,
+                        Some(Cut::Answer) => is_muted = true,
+                        None => {}
+                    }
+                    if read == 0 || server.write_all(&up[..read]).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(read) = server.read(&mut down) => {
+                    if read == 0 || is_muted || client.write_all(&down[..read]).await.is_err() {
+                        return;
+                    }
+                }
+                else => return,
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_write_nobody_confirmed_loses_no_content() {
+    let server = Server::start().await;
+    let relay = Relay::start(&server, "HPUB $O.relay.M.").await;
+    let backend = bucket(&async_nats::connect(&relay.address).await.unwrap(), "relay").await;
+    let watcher = bucket(&client::nats(&server).await, "relay").await;
+    backend.create_container("c".into()).await.unwrap();
+    upload(&backend, "o", b"first").await.unwrap();
+
+    *relay.cut.lock().unwrap() = Some(Cut::Answer);
+    upload(&backend, "o", b"second").await.expect("a look shows that it happened");
+    assert_eq!(part(&watcher, "o", 0, 10).await, "second");
+
+    *relay.cut.lock().unwrap() = Some(Cut::Message);
+    let error = upload(&backend, "o", b"third").await.unwrap_err();
+    assert!(matches!(error, Error::Unconfirmed { .. }) && error.to_string().contains("may or may not"), "{error}");
+    assert_eq!(part(&watcher, "o", 0, 10).await, "second");
+    // Its pieces stay: the metadata could still have been on its way.
+    let js = async_nats::jetstream::with_domain(client::nats(&server).await, "core");
+    let subjects = js.get_stream("OBJ_relay").await.unwrap().info_with_subjects("$O.relay.C.>").await.unwrap();
+    assert_eq!(subjects.try_collect::<Vec<_>>().await.unwrap().len(), 2);
+    upload(&backend, "o", b"fourth").await.unwrap();
+    assert_eq!(part(&watcher, "o", 0, 10).await, "fourth");
+}
+
+#[tokio::test]
+async fn an_ending_link_tidies_up_before_its_deadline() {
+    let server = Server::start().await;
+    let store = Store::new(&server, &[("max_chunk_size_bytes", "1K")]).await;
+    store.create("c").await;
+    store.put("c", "o", &content(100 * 1024)).await.unwrap();
+    store.begin("c", "open", b"x").await;
+    // The actor takes 64 chunks, and then nothing any more.
+    store.get("o", None, None).await;
+    eventually("the actor is full", || async { (store.chunks.len() == 64).then_some(()) }).await;
+    let deadline = Instant::now() + Duration::from_millis(800);
+    let ended = tokio::time::timeout_at(deadline, Arc::clone(&store.link).end(deadline)).await;
+    assert!(ended.is_ok(), "who waits until the deadline sees the end");
+    assert_eq!(files(&store.home().join(".uploads")), 0);
+}
+
+/// Entries of a stream while somebody removes and writes others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scan_is_whole_or_an_error() {
+    let server = Server::start().await;
+    let js = async_nats::jetstream::with_domain(client::nats(&server).await, "core");
+    let config = stream::Config {
+        name: "entries".into(),
+        subjects: vec!["entries.>".into()],
+        max_messages_per_subject: 1,
+        ..Default::default()
+    };
+    let stream = js.create_stream(config).await.unwrap();
+    let mut acknowledged = Vec::new();
+    for at in 0..2000 {
+        acknowledged.push(js.publish(format!("entries.{at}"), "x".into()).await.unwrap().into_future());
+    }
+    futures::future::try_join_all(acknowledged).await.unwrap();
+    let in_between = |work: futures::future::BoxFuture<'_, ()>| {
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(work));
+    };
+
+    let (mut found, begun) = (HashSet::new(), Instant::now());
+    let mut taken = 0;
+    scan(&stream, "entries.>", false, |message| {
+        found.insert(message.subject.to_string());
+        taken += 1;
+        if taken == 10 {
+            in_between(Box::pin(async {
+                for at in (1000..2000).step_by(100) {
+                    stream.purge().filter(format!("entries.{at}")).await.unwrap();
+                    js.publish(format!("entries.{}", at + 1), "y".into()).await.unwrap().await.unwrap();
+                    js.publish(format!("entries.new{at}"), "y".into()).await.unwrap().await.unwrap();
+                }
+            }));
+        }
+    })
+    .await
+    .unwrap();
+    for at in (0..2000).filter(|at| *at < 1000 || at % 100 != 0) {
+        assert!(found.contains(&format!("entries.{at}")), "{at} is missing");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(4), "a removal holds nobody up: {:?}", begun.elapsed());
+
+    let mut taken = 0;
+    let outcome = scan(&stream, "entries.>", false, |_| {
+        taken += 1;
+        if taken == 10 {
+            in_between(Box::pin(async {
+                let consumers: Vec<String> = stream.consumer_names().try_collect().await.unwrap();
+                let until = time::OffsetDateTime::now_utc() + Duration::from_secs(600);
+                for consumer in consumers {
+                    stream.pause_consumer(&consumer, until).await.unwrap();
+                }
+            }));
+        }
+    });
+    let outcome = outcome.await;
+    assert!(outcome.is_err() && taken < 1990, "{taken} of 2000, {outcome:?}");
 }
 
 #[tokio::test]

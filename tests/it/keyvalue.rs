@@ -315,7 +315,7 @@ async fn links_that_cannot_work_say_what_to_change() {
 }
 
 #[tokio::test]
-async fn an_ending_link_takes_no_call_and_lets_calls_finish() {
+async fn an_ending_link_lets_calls_finish_and_answers_those_that_come_late() {
     let server = Server::start().await;
     let store = Store::new(&server, &[]).await;
     let calls = (0..50).map(|_| store.increment("n", 1));
@@ -331,5 +331,6 @@ async fn an_ending_link_takes_no_call_and_lets_calls_finish() {
     };
     let ((), failed) = tokio::join!(end, rest);
     assert_eq!(failed, [""; 0]);
-    assert!(store.increment("n", 1).await.unwrap_err().contains("ended"));
+    // It may have been taken in the moment another link replaced it.
+    assert_eq!(store.increment("n", 1).await, Ok(51));
 }

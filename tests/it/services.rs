@@ -6,10 +6,11 @@ use std::sync::{
 };
 
 use futures::StreamExt;
+use lattice_host::providers::builtin::keyvalue;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    ECHO, Events, PONGER, Server,
+    ECHO, Events, KVCOUNTER, PONGER, Server,
     client::{self, Caller, ctl_2024, http_request, start},
     eventually, example, host, text,
 };
@@ -57,6 +58,34 @@ async fn a_missing_configuration_service_keeps_no_host_from_starting() {
     let server = Server::start().await;
     let host = host(&server).set("config_service_enabled", "yes").start().await;
     assert_eq!(ctl_2024(&server).await.get_hosts().await.unwrap().len(), 1);
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_policy_service_decides_on_providers_and_on_calls_of_them() {
+    let server = Server::start().await;
+    service(&server, "policy.ask", |request| {
+        let contract = request["target"]["contractId"].as_str().unwrap_or_default();
+        let forbidden = request["action"] == "start_provider" && contract == "wasmcloud:blobstore"
+            || request["action"] == "perform_invocation" && contract == "wasmcloud:keyvalue";
+        json!({"requestId": request["requestId"], "permitted": !forbidden, "message": "by the book"})
+    })
+    .await;
+    let host = host(&server).set("policy_topic", "policy.ask").start().await;
+    let mut events = Events::all(&server).await;
+    let ctl = ctl_2024(&server).await;
+    assert!(ctl.start_provider(&host.id, "builtin://blobstore", None, None, None).await.unwrap().accepted);
+    let failed = events.next("provider_start_failed").await;
+    assert!(text(&failed, "/data/error").contains("Policy denied starting provider, request:"), "{failed}");
+    assert!(ctl.get_host_inventory(&host.id).await.unwrap().providers.is_empty());
+
+    client::start_provider(&server, &host, "builtin://keyvalue").await;
+    start(&server, &host, &example("kvcounter"), 1).await;
+    client::link(&server, KVCOUNTER, keyvalue::SPEC.public_key, "wasmcloud:keyvalue", &[]).await;
+    let answer =
+        Caller::new(&server).await.call(KVCOUNTER, "HttpServer.HandleRequest", http_request("GET", "/", b"")).await;
+    let body = client::http_body(&answer.unwrap());
+    assert!(String::from_utf8_lossy(&body).contains("Policy denied invocation"), "{body:?}");
     host.stop().await;
 }
 

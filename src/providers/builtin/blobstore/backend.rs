@@ -52,6 +52,17 @@ pub enum Error {
     DownloadsFull(usize),
     #[error("object {object:?} in container {container:?} was changed while it was read; read it again")]
     Changed { container: String, object: String },
+    #[error(
+        "the bucket {bucket} did not confirm the write of {name:?} ({cause}): it may or may not have happened; look at the object to know"
+    )]
+    Unconfirmed { name: String, bucket: String, cause: String },
+    #[error(
+        "the metadata of {name:?} in the bucket {bucket} cannot be read: {cause}; was it written by another program? Remove the object \
+         or store it anew"
+    )]
+    Unreadable { name: String, bucket: String, cause: String },
+    #[error("the link to the blob store ended while the upload began; call PutObject again")]
+    Ended,
     /// The disk or the server refuses.
     #[error("cannot {action}: {cause}")]
     Storage { action: String, cause: String },

@@ -3,6 +3,8 @@
 //! Every operation runs in a task of the link, so that one whose caller stops waiting is finished, not cut. The first
 //! chunk of a large object is in the answer to `GetObject`; the others are sent to the actor by such a task afterwards,
 //! one by one, until the last or until the actor cancels. [`Link::end`] waits for all of them, then cuts what is left.
+//! A call that took this link in the moment another one replaced it is served nevertheless; only uploads do not begin
+//! here any more, because their further chunks would reach the other one.
 
 use std::{sync::Arc, time::Duration};
 
@@ -43,8 +45,10 @@ use crate::{
 const DOWNLOADS_MAX: usize = 32;
 /// How often open uploads are looked at.
 const EXPIRE_EVERY: Duration = Duration::from_secs(30);
-/// How long the cut work of an ending link may take to come to its end.
-const CUT_TIME: Duration = Duration::from_secs(1);
+/// How often leftovers are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// How long before its deadline an ending link cuts what is in work, to tidy up; less when there is little time at all.
+const CUT_MARGIN: Duration = Duration::from_millis(250);
 
 pub(super) struct BlobLink {
     context: Context,
@@ -53,7 +57,7 @@ pub(super) struct BlobLink {
     chunk_bytes: usize,
     uploads: Arc<Uploads>,
     downloads: Arc<Semaphore>,
-    /// The operations and downloads in work; closed when the link ends.
+    /// The operations and downloads in work, for which the end of the link waits; closed by it.
     tasks: TaskTracker,
     /// Cuts them.
     cut: CancellationToken,
@@ -193,6 +197,10 @@ impl BlobLink {
             }
             upload.finish().await?;
             return Ok(PutObjectResponse { stream_id: None });
+        }
+        // This task is counted already: either the end of the link waits for it and removes the upload, or it is seen here.
+        if self.tasks.is_closed() {
+            return Err(Error::Ended);
         }
         let id = self.uploads.reserve(&chunk)?;
         let outcome = match self.backend.upload(chunk.container_id, chunk.object_id, info).await {
@@ -339,9 +347,6 @@ impl BlobLink {
 impl Link for BlobLink {
     fn call(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
         Box::pin(async move {
-            if self.tasks.is_closed() {
-                return Err(CallError::Callee("the link to the blob store has ended; call again".into()));
-            }
             let (deadline, operation, cut) = (call.deadline, call.operation.clone(), self.cut.clone());
             let work = Arc::clone(&self).perform(call);
             let work = self.tasks.spawn(async move { cut.run_until_cancelled_owned(work).await });
@@ -358,22 +363,29 @@ impl Link for BlobLink {
     fn end(self: Arc<Self>, deadline: Instant) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             self.tasks.close();
-            if tokio::time::timeout_at(deadline, self.tasks.wait()).await.is_err() {
+            // Who waits for this does so until the same deadline, and drops it then.
+            let left = deadline.saturating_duration_since(Instant::now());
+            let margin = CUT_MARGIN.min(left / 4);
+            if tokio::time::timeout_at(deadline - margin, self.tasks.wait()).await.is_err() {
                 self.cut.cancel();
-                let _ = tokio::time::timeout(CUT_TIME, self.tasks.wait()).await;
+                let _ = tokio::time::timeout_at(deadline - margin / 2, self.tasks.wait()).await;
             }
             let aborts = self.uploads.expire(Duration::ZERO).into_iter().map(|upload| upload.abort());
-            let _ = tokio::time::timeout(CUT_TIME, futures::future::join_all(aborts)).await;
+            let _ = tokio::time::timeout_at(deadline, futures::future::join_all(aborts)).await;
         })
     }
 }
 
-/// Removes what earlier processes left behind, then, again and again, the uploads nobody goes on with.
+/// Removes what earlier processes left behind, at once and now and then, and the uploads nobody goes on with.
 async fn keep(backend: Arc<dyn Backend>, uploads: Arc<Uploads>, actor_id: String) {
-    if let Err(error) = backend.sweep().await {
-        warn!(%actor_id, %error, "leftovers of earlier uploads not removed");
-    }
+    let mut sweep_at = Instant::now();
     loop {
+        if sweep_at <= Instant::now() {
+            sweep_at = Instant::now() + SWEEP_EVERY;
+            if let Err(error) = backend.sweep().await {
+                warn!(%actor_id, %error, "leftovers of earlier uploads not removed, trying again later");
+            }
+        }
         tokio::time::sleep(EXPIRE_EVERY).await;
         for upload in uploads.expire(IDLE_MAX) {
             debug!(%actor_id, "dropping an upload nobody goes on with");

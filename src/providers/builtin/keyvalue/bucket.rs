@@ -16,7 +16,6 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use async_nats::{
     HeaderMap, HeaderValue,
     header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MARKER_REASON, NATS_MESSAGE_TTL},
@@ -41,7 +40,7 @@ use crate::{
     errors::chain,
     providers::builtin::{
         LinkError,
-        jetstream::{self, Placement, ReadError},
+        jetstream::{self, Held, Placement, ReadError},
     },
 };
 
@@ -64,7 +63,7 @@ pub struct Bucket {
     placement: Placement,
     context: Context,
     /// Replaced when the bucket had to be made again.
-    handle: ArcSwap<Handle>,
+    handle: Held<Handle>,
     turns: [Semaphore; TURNS],
     /// Ends with the bucket.
     _sweeper: AbortOnDropHandle<()>,
@@ -112,7 +111,7 @@ impl Bucket {
             name,
             placement,
             context,
-            handle: ArcSwap::from_pointee(handle),
+            handle: Held::new(handle),
             turns: [const { Semaphore::const_new(1) }; TURNS],
             _sweeper: AbortOnDropHandle::new(tokio::spawn(sweep_regularly(Weak::clone(bucket)))),
         }))
@@ -172,11 +171,11 @@ impl Bucket {
         let encoded = keys::encode(key);
         let mut was_opened = false;
         let message = loop {
-            let handle = self.handle.load_full();
+            let handle = self.handle.now();
             match jetstream::last(&handle.stream, &format!("{}{encoded}", handle.read_prefix)).await {
                 Ok(message) => break message,
                 Err(ReadError::Gone) if !was_opened => {
-                    self.open_again().await?;
+                    self.open_again(&handle).await?;
                     was_opened = true;
                 }
                 Err(error) => return Err(self.failed(chain(&error))),
@@ -204,7 +203,7 @@ impl Bucket {
         };
         let mut was_opened = false;
         loop {
-            let handle = self.handle.load_full();
+            let handle = self.handle.now();
             let mut headers = headers.clone();
             if let Some(revision) = revision {
                 headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, HeaderValue::from(revision));
@@ -221,7 +220,7 @@ impl Bucket {
             let subject = format!("{}{encoded}", handle.write_prefix);
             match self.publish(key, subject, headers, payload.clone()).await {
                 Err(WriteError::Gone) if !was_opened => {
-                    self.open_again().await.map_err(WriteError::Other)?;
+                    self.open_again(&handle).await.map_err(WriteError::Other)?;
                     was_opened = true;
                     // What the condition relied on is gone with the bucket.
                     if revision.is_some_and(|revision| revision > 0) {
@@ -257,11 +256,9 @@ impl Bucket {
     }
 
     /// Looks the bucket up again, and makes it again if it was removed.
-    async fn open_again(&self) -> Result<(), Error> {
-        warn!(bucket = %self.name, "the key-value bucket does not answer, opening it again");
-        let handle = Handle::open(&self.context, &self.name, &self.placement).await;
-        self.handle.store(Arc::new(handle.map_err(|error| self.failed(error.to_string()))?));
-        Ok(())
+    async fn open_again(&self, gone: &Arc<Handle>) -> Result<(), Error> {
+        let open = Handle::open(&self.context, &self.name, &self.placement);
+        self.handle.renew(&self.name, gone, open).await.map_err(|error| self.failed(error.to_string()))
     }
 
     fn failed(&self, cause: String) -> Error {
@@ -270,7 +267,7 @@ impl Bucket {
 
     /// Removes expired entries and old marks of deletions, if the server does not do that itself. Returns how many.
     pub async fn sweep(&self, now: Expiry) -> Result<usize, String> {
-        let handle = self.handle.load_full();
+        let handle = self.handle.now();
         if handle.is_timed {
             return Ok(0);
         }
@@ -287,7 +284,8 @@ impl Bucket {
                 due.push((message.subject.to_string(), info.stream_sequence));
             }
         })
-        .await?;
+        .await
+        .map_err(|e| e.to_string())?;
         let mut removed = 0;
         for (subject, revision) in due {
             // Up to this revision: whatever was written since stays.

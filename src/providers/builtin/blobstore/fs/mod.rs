@@ -2,16 +2,20 @@
 //!
 //! An upload is a file beside the containers, in `.uploads`, and becomes the object by a rename; so a cut upload leaves
 //! nothing that is seen. What a file cannot tell, content type and encoding, stands in `.meta/{container}`, in files
-//! named by the digest of the object's name. No symbolic link below the root is followed.
+//! named by the digest of the object's name; it is written after the object, and both under a lock of that object, so
+//! that who reads sees what belongs together. No symbolic link below the root is followed.
 //!
 //! The work is done by blocking calls, off the threads that serve others.
 
+mod storing;
 mod transfer;
 
 use std::{
     fs::{self, File},
-    io::{self, ErrorKind, Seek, SeekFrom, Write},
+    hash::{DefaultHasher, Hash, Hasher},
+    io::{self, ErrorKind, Seek, SeekFrom},
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -19,7 +23,6 @@ use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use tempfile::NamedTempFile;
 
 use self::transfer::{FileDownload, FileUpload};
 use super::backend::{Backend, ContentInfo, Download, Error, Listing, Page, Upload};
@@ -29,8 +32,11 @@ const UPLOADS: &str = ".uploads";
 const META: &str = ".meta";
 /// Unfinished files of a process that died are removed when they are this old.
 const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
-/// Folders are removed when they get empty, which another upload may be in need of at that moment.
-const RENAME_ATTEMPTS: usize = 5;
+/// Attempts at what another call may spoil in that moment: folders go when they get empty, containers when they are removed.
+const ATTEMPTS_MAX: usize = 10;
+/// The locks of objects, of all links of this process; an object always has the same one. They are held for a few
+/// operations of the file system, on threads for such work, and never two at a time.
+static TURNS: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
 
 /// The objects of one actor.
 pub struct Fs(Files);
@@ -127,7 +133,7 @@ impl Backend for Fs {
         let files = self.0.clone();
         Box::pin(blocking(move || {
             let path = files.object_path(&container, &object)?;
-            // The file is opened first: what is told about it afterwards is at least not about an older one.
+            let _turn = turn(&path);
             let mut file = match File::open(&path) {
                 Ok(file) => file,
                 Err(e) if is_absence(&e) => return Ok(None),
@@ -216,20 +222,34 @@ impl Files {
         let path = self.container_path(container)?;
         // Out of sight at once, however long the removal takes and wherever it is interrupted.
         let aside = self.home().join(UPLOADS).join(uuid::Uuid::new_v4().to_string());
-        fs::rename(&path, &aside).map_err(|e| storage("remove", &path, &e))?;
-        fs::remove_dir_all(&aside).map_err(|e| storage("remove", &aside, &e))?;
+        if let Err(error) = fs::rename(&path, &aside) {
+            // Another call may have been faster.
+            self.must_have(container)?;
+            return Err(storage("remove", &path, &error));
+        }
+        // An upload that was on its way into it adds to it even now; that ends soon, and a sweep removes the rest.
+        let mut attempts = 1;
+        while let Err(error) = fs::remove_dir_all(&aside) {
+            if error.kind() != ErrorKind::DirectoryNotEmpty || attempts == ATTEMPTS_MAX {
+                return Err(storage("remove", &aside, &error));
+            }
+            attempts += 1;
+        }
         let meta = self.home().join(META).join(container);
         match fs::remove_dir_all(&meta) {
-            Err(e) if !is_absence(&e) => Err(storage("remove", &meta, &e)),
+            // An upload that ended in this moment may add to it. What it leaves is replaced with its object.
+            Err(e) if !is_absence(&e) && e.kind() != ErrorKind::DirectoryNotEmpty => Err(storage("remove", &meta, &e)),
             _ => Ok(()),
         }
     }
 
     fn object(&self, container: &str, object: &str) -> Result<Option<ObjectMetadata>, Error> {
         let path = self.object_path(container, object)?;
+        let _turn = turn(&path);
         self.metadata(container, object, &fs::metadata(&path), &path)
     }
 
+    /// What is known of an object; the caller has its turn.
     fn metadata(
         &self,
         container: &str,
@@ -285,7 +305,8 @@ impl Files {
     fn remove_object(&self, container: &str, object: &str) -> Result<(), Error> {
         self.must_have(container)?;
         let path = self.object_path(container, object)?;
-        if self.object(container, object)?.is_none() {
+        let _turn = turn(&path);
+        if self.metadata(container, object, &fs::metadata(&path), &path)?.is_none() {
             return Err(Error::NoObject { container: container.to_owned(), object: object.to_owned() });
         }
         match fs::remove_file(&path) {
@@ -305,64 +326,6 @@ impl Files {
         Ok(())
     }
 
-    fn temporary(&self) -> Result<NamedTempFile, Error> {
-        let folder = self.home().join(UPLOADS);
-        let mut builder = tempfile::Builder::new();
-        // As any file of this user, for other programs read them too.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let made = builder.tempfile_in(&folder).or_else(|_| {
-            fs::create_dir_all(&folder)?;
-            builder.tempfile_in(&folder)
-        });
-        made.map_err(|e| storage("create a file in", &folder, &e))
-    }
-
-    fn finish(&self, container: &str, object: &str, info: ContentInfo, mut file: NamedTempFile) -> Result<(), Error> {
-        // On the disk before it is seen, so that a power cut leaves the whole object or none.
-        file.as_file().sync_data().map_err(|e| storage("write", file.path(), &e))?;
-        self.must_have(container)?;
-        let path = self.object_path(container, object)?;
-        self.write_meta(container, object, info)?;
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            let made = path.parent().map_or(Ok(()), fs::create_dir_all);
-            let outcome = match made {
-                Ok(()) => file.persist(&path).map(drop).map_err(|e| (e.error, Some(e.file))),
-                Err(e) => Err((e, None)),
-            };
-            match outcome {
-                Ok(()) => return Ok(()),
-                Err((e, Some(unmoved))) if e.kind() == ErrorKind::NotFound && attempts < RENAME_ATTEMPTS => {
-                    file = unmoved
-                }
-                Err((e, _)) if is_in_the_way(&e) => {
-                    return Err(Error::InTheWay { container: container.to_owned(), object: object.to_owned() });
-                }
-                Err((e, _)) => return Err(storage("store", &path, &e)),
-            }
-        }
-    }
-
-    fn write_meta(&self, container: &str, object: &str, info: ContentInfo) -> Result<(), Error> {
-        let path = self.meta_path(container, object);
-        let meta = Meta { content_type: info.content_type, content_encoding: info.content_encoding };
-        if meta.content_type.is_none() && meta.content_encoding.is_none() {
-            return match fs::remove_file(&path) {
-                Err(e) if !is_absence(&e) => Err(storage("remove", &path, &e)),
-                _ => Ok(()),
-            };
-        }
-        let write = || -> io::Result<()> {
-            path.parent().map_or(Ok(()), fs::create_dir_all)?;
-            let mut file = NamedTempFile::new_in(self.home().join(UPLOADS))?;
-            file.write_all(&serde_json::to_vec(&meta)?)?;
-            file.persist(&path).map(drop).map_err(|e| e.error)
-        };
-        write().map_err(|e| storage("write", &path, &e))
-    }
-
     fn sweep(&self) -> Result<(), Error> {
         let folder = self.home().join(UPLOADS);
         for (name, kind) in entries(&folder)? {
@@ -376,6 +339,13 @@ impl Files {
         }
         Ok(())
     }
+}
+
+/// Waits for the object at this path.
+fn turn(path: &Path) -> MutexGuard<'static, ()> {
+    let mut hasher = DefaultHasher::new();
+    path.hash(&mut hasher);
+    TURNS[(hasher.finish() % TURNS.len() as u64) as usize].lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Files and folders with names that are text; neither the links nor what else there may be.

@@ -6,13 +6,17 @@
 //! that nobody else wrote it meanwhile, so that the pieces of the one before can be removed without a doubt.
 //!
 //! The id of pieces begins with the time of their upload. By that [`Nats::sweep`] finds the pieces of uploads whose
-//! process died: older than a day, and no metadata names them.
+//! process died: older than a day, and no metadata names them. Each piece has its offset in a header, by which a download
+//! of a part finds its beginning, and the first one the name of its object, by which a sweep looks again before it removes
+//! anything. Other clients ignore both; what these stored is read from its beginning.
 
+mod info;
 mod transfer;
 
 use std::{
     collections::{HashMap, HashSet},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    sync::Arc,
+    time::Duration,
 };
 
 use async_nats::{
@@ -20,97 +24,121 @@ use async_nats::{
     header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_ROLLUP},
     jetstream::{
         Context,
-        stream::{Config, Stream},
+        message::StreamMessage,
+        stream::{Config, PurgeErrorKind, Stream},
     },
 };
 use aws_lc_rs::digest::{Context as Digest, SHA256};
-use base64::{Engine as _, engine::general_purpose::URL_SAFE};
 use bytes::Bytes;
 use futures::{StreamExt, future::BoxFuture};
-use serde::{Deserialize, Serialize};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tracing::{debug, warn};
 
-use self::transfer::{Pieces, Reading};
+use self::{
+    info::{CONTENT_ENCODING, CONTENT_TYPE, Info, begun_at, decoded, encoded, full_name, marker, new_nuid, now},
+    transfer::{Pieces, Reading},
+};
 use super::backend::{Backend, ContentInfo, Download, Error, Listing, Page, Upload};
 use crate::{
-    contracts::blobstore::{ContainerMetadata, ObjectMetadata, Timestamp},
+    contracts::blobstore::{ContainerMetadata, ObjectMetadata},
     errors::chain,
     providers::builtin::{
         LinkError,
-        jetstream::{self, Placement},
+        jetstream::{self, Held, Placement, ReadError},
     },
 };
 
-/// The size of a stored piece, as that of other clients.
-const PIECE_BYTES: usize = 128 * 1024;
 /// Attempts to write metadata that others write too.
 const ATTEMPTS_MAX: usize = 10;
 /// Pieces no metadata names are removed when they are this old.
 const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
-const CONTENT_TYPE: &str = "content-type";
-const CONTENT_ENCODING: &str = "content-encoding";
+/// Header of a piece: where in the object it begins.
+const OFFSET: &str = "Lattice-Offset";
+/// Header of the first piece: the object it is of, encoded as in subjects.
+const OBJECT: &str = "Lattice-Object";
 
 /// A bucket of objects.
 #[derive(Clone)]
 pub struct Nats {
     context: Context,
-    stream: Stream,
+    stream: Arc<Held<Stream>>,
     bucket: String,
+    placement: Placement,
 }
 
-/// The metadata of an object, in the form all clients share.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Info {
-    name: String,
-    #[serde(default)]
-    metadata: Option<HashMap<String, String>>,
-    #[serde(default)]
-    options: Option<serde_json::Value>,
-    bucket: String,
-    nuid: String,
-    #[serde(default)]
-    size: u64,
-    #[serde(default)]
-    chunks: u64,
-    /// When it was stored. Read by clients of two generations under two names.
-    #[serde(default, alias = "modified")]
-    mtime: Option<String>,
-    #[serde(default)]
-    digest: Option<String>,
-    #[serde(default)]
-    deleted: bool,
+/// Why metadata is not known to be stored.
+enum Unpublished {
+    /// It surely is not, and will not be.
+    Refused(Error),
+    /// It may be, or may be in a moment.
+    Unknown(Error),
+}
+
+impl From<Unpublished> for Error {
+    fn from(unpublished: Unpublished) -> Self {
+        match unpublished {
+            Unpublished::Refused(error) | Unpublished::Unknown(error) => error,
+        }
+    }
 }
 
 impl Nats {
     /// Opens the bucket, and creates it if it is missing.
     pub async fn open(client: &async_nats::Client, bucket: String, placement: &Placement) -> Result<Self, LinkError> {
         let context = placement.context(client);
-        let config = Config {
-            name: format!("OBJ_{bucket}"),
-            subjects: vec![format!("$O.{bucket}.C.>"), format!("$O.{bucket}.M.>")],
-            description: Some("kept by actors through wasmcloud:blobstore".into()),
-            ..Default::default()
-        };
-        let stream = placement.open(&context, config).await?;
-        Ok(Self { context, stream, bucket })
+        let stream = open_stream(&context, &bucket, placement).await?;
+        Ok(Self { context, stream: Arc::new(Held::new(stream)), bucket, placement: placement.clone() })
+    }
+
+    async fn open_again(&self, gone: &Arc<Stream>) -> Result<(), Error> {
+        let open = open_stream(&self.context, &self.bucket, &self.placement);
+        self.stream.renew(&self.bucket, gone, open).await.map_err(|error| self.error("read", error.to_string()))
+    }
+
+    /// The last message on a subject; the bucket is opened again if it is gone.
+    async fn last(&self, subject: &str) -> Result<Option<StreamMessage>, Error> {
+        let mut was_opened = false;
+        loop {
+            let stream = self.stream.now();
+            match jetstream::last(&stream, subject).await {
+                Err(ReadError::Gone) if !was_opened => {
+                    self.open_again(&stream).await?;
+                    was_opened = true;
+                }
+                outcome => return outcome.map_err(|e| self.error("read", chain(&e))),
+            }
+        }
+    }
+
+    /// What is known of an object, readable or not, with the state a conditional write relies on.
+    async fn state(&self, name: &str) -> Result<(u64, Option<Result<Info, Error>>), Error> {
+        let Some(message) = self.last(&self.meta_subject(name)).await? else { return Ok((0, None)) };
+        Ok((message.sequence, self.read_info(name, &message.payload).transpose()))
     }
 
     /// The metadata of an object, with the state a conditional write relies on.
     async fn info(&self, name: &str) -> Result<(u64, Option<Info>), Error> {
-        let found = jetstream::last(&self.stream, &self.meta_subject(name)).await;
-        let Some(message) = found.map_err(|e| self.error("read", chain(&e)))? else { return Ok((0, None)) };
-        let info = serde_json::from_slice::<Info>(&message.payload)
-            .map_err(|e| self.error("read", format!("the metadata of {name:?} is no JSON of an object: {e}")))?;
-        Ok((message.sequence, Some(info).filter(|info| !info.deleted)))
+        let (sequence, info) = self.state(name).await?;
+        Ok((sequence, info.transpose()?))
+    }
+
+    /// Reads metadata; `None` is that of a removed object.
+    fn read_info(&self, name: &str, json: &[u8]) -> Result<Option<Info>, Error> {
+        let unreadable = |e: serde_json::Error| Error::Unreadable {
+            name: name.to_owned(),
+            bucket: self.bucket.clone(),
+            cause: e.to_string(),
+        };
+        let info = serde_json::from_slice::<Info>(json).map_err(unreadable)?;
+        Ok(Some(info).filter(|info| !info.deleted))
     }
 
     /// Writes metadata and removes the pieces it replaces.
-    async fn publish_info(&self, info: &Info) -> Result<(), Error> {
-        let json = serde_json::to_vec(info).map_err(|e| self.error("write", e.to_string()))?;
+    async fn publish_info(&self, info: &Info) -> Result<(), Unpublished> {
+        let refused = |error| Unpublished::Refused(error);
+        let json = serde_json::to_vec(info).map_err(|e| refused(self.error("write", e.to_string())))?;
         let json = Bytes::from(json);
         for _ in 0..ATTEMPTS_MAX {
-            let (sequence, before) = self.info(&info.name).await?;
+            let (sequence, before) = self.state(&info.name).await.map_err(refused)?;
             let mut headers = HeaderMap::new();
             headers.insert(NATS_ROLLUP, "sub");
             headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, HeaderValue::from(sequence));
@@ -120,28 +148,38 @@ impl Nats {
                 Err(error) => Err(error),
             };
             match published {
-                Ok(_) => {
-                    if let Some(before) = before {
-                        self.purge_pieces(&before.nuid).await;
-                    }
-                    return Ok(());
-                }
-                Err(error) if jetstream::is_conflict(&error) => {}
-                Err(error) => return Err(self.error("write", chain(&error))),
+                Ok(_) => {}
+                Err(error) if jetstream::is_conflict(&error) => continue,
+                Err(error) if jetstream::is_refused(&error) => return Err(refused(self.error("write", chain(&error)))),
+                // Nobody knows, unless it can be seen.
+                Err(error) => match self.info(&info.name).await {
+                    Ok((_, Some(found))) if found.nuid == info.nuid => {}
+                    _ => return Err(Unpublished::Unknown(self.unconfirmed(&info.name, chain(&error)))),
+                },
             }
+            if let Some(Ok(before)) = before {
+                self.purge_pieces(&before.nuid).await;
+            }
+            return Ok(());
         }
-        Err(self.error("write", format!("others write {:?} without a pause", info.name)))
+        Err(refused(self.error("write", format!("others write {:?} without a pause", info.name))))
     }
 
-    /// Removes an object; whether there was one.
+    /// Removes an object, also one whose metadata nobody can read; whether there was one.
     async fn remove(&self, name: &str) -> Result<bool, Error> {
         for _ in 0..ATTEMPTS_MAX {
-            let (sequence, info) = self.info(name).await?;
+            let (sequence, info) = self.state(name).await?;
             let Some(info) = info else { return Ok(false) };
             // Only this state of it: what was written since stays, and is looked at again.
-            let purged = self.stream.purge().filter(self.meta_subject(name)).sequence(sequence + 1).await;
-            if purged.map_err(|e| self.error("write", chain(&e)))?.purged > 0 {
-                self.purge_pieces(&info.nuid).await;
+            let purged = self.stream.now().purge().filter(self.meta_subject(name)).sequence(sequence + 1).await;
+            let purged = purged.map_err(|e| match e.kind() {
+                PurgeErrorKind::JetStream(_) => self.error("write", chain(&e)),
+                _ => self.unconfirmed(name, chain(&e)),
+            })?;
+            if purged.purged > 0 {
+                if let Ok(info) = info {
+                    self.purge_pieces(&info.nuid).await;
+                }
                 return Ok(true);
             }
         }
@@ -150,24 +188,36 @@ impl Nats {
 
     /// Removes pieces nothing names any longer. What fails here is found by a sweep.
     async fn purge_pieces(&self, nuid: &str) {
-        if let Err(error) = self.stream.purge().filter(self.piece_subject(nuid)).await {
+        if let Err(error) = self.stream.now().purge().filter(self.piece_subject(nuid)).await {
             warn!(bucket = %self.bucket, nuid, %error, "pieces of an object not removed, a later sweep will");
         }
     }
 
-    /// All objects there are, containers among them.
-    async fn infos(&self) -> Result<Vec<Info>, Error> {
-        let mut infos = Vec::new();
-        let filter = format!("$O.{}.M.>", self.bucket);
-        let scanned = jetstream::scan(&self.stream, &filter, false, |message| {
-            match serde_json::from_slice::<Info>(&message.payload) {
-                Ok(info) if !info.deleted => infos.push(info),
-                Ok(_) => {}
-                Err(error) => debug!(subject = %message.subject, %error, "metadata of an object not readable"),
+    /// All objects there are, containers among them, by their names. All or an error: what cannot be read is among them.
+    async fn infos(&self) -> Result<Vec<(String, Result<Info, Error>)>, Error> {
+        let (prefix, filter) = (format!("$O.{}.M.", self.bucket), format!("$O.{}.M.>", self.bucket));
+        let mut was_opened = false;
+        loop {
+            let mut infos = Vec::new();
+            let stream = self.stream.now();
+            let scanned = jetstream::scan(&stream, &filter, false, |message| {
+                let encoded = message.subject.strip_prefix(prefix.as_str()).unwrap_or(message.subject.as_str());
+                let name = decoded(encoded).unwrap_or_else(|| encoded.to_owned());
+                match self.read_info(&name, &message.payload) {
+                    Ok(None) => {}
+                    Ok(Some(info)) => infos.push((name, Ok(info))),
+                    Err(error) => infos.push((name, Err(error))),
+                }
+            });
+            match scanned.await {
+                Ok(()) => return Ok(infos),
+                Err(ReadError::Gone) if !was_opened => {
+                    self.open_again(&stream).await?;
+                    was_opened = true;
+                }
+                Err(error) => return Err(self.error("list", chain(&error))),
             }
-        });
-        scanned.await.map_err(|cause| self.error("list", cause))?;
-        Ok(infos)
+        }
     }
 
     async fn must_have(&self, container: &str) -> Result<(), Error> {
@@ -178,10 +228,11 @@ impl Nats {
     }
 
     async fn sweep_pieces(&self) -> Result<(), Error> {
-        let filter = format!("$O.{}.C.>", self.bucket);
-        let prefix = format!("$O.{}.C.", self.bucket);
+        let stream = self.stream.now();
+        let prefix = self.piece_subject("");
         let oldest = now().saturating_sub(ABANDONED_AFTER).as_secs();
-        let mut subjects = self.stream.info_with_subjects(&filter).await.map_err(|e| self.error("list", chain(&e)))?;
+        let found = stream.info_with_subjects(format!("{prefix}>")).await;
+        let mut subjects = found.map_err(|e| self.error("list", chain(&e)))?;
         let mut old = HashSet::new();
         while let Some(found) = subjects.next().await {
             let (subject, _) = found.map_err(|e| self.error("list", chain(&e)))?;
@@ -194,10 +245,19 @@ impl Nats {
         if old.is_empty() {
             return Ok(());
         }
-        for info in self.infos().await? {
-            old.remove(&info.nuid);
+        for (_, info) in self.infos().await? {
+            // What cannot be read may name any of them: then nothing is removed.
+            old.remove(&info?.nuid);
         }
         for nuid in old {
+            // It may have become an object since. Pieces that do not tell of which are not ours to remove.
+            let piece = jetstream::next(&stream, &self.piece_subject(&nuid), 1).await;
+            let piece = piece.map_err(|e| self.error("read", chain(&e)))?;
+            let name = piece.as_ref().and_then(|piece| decoded(piece.headers.get(OBJECT)?.as_str()));
+            let Some(name) = name else { continue };
+            if self.info(&name).await?.1.is_some_and(|info| info.nuid == nuid) {
+                continue;
+            }
             debug!(bucket = %self.bucket, nuid, "removing pieces of an upload that was never finished");
             self.purge_pieces(&nuid).await;
         }
@@ -205,11 +265,15 @@ impl Nats {
     }
 
     fn meta_subject(&self, name: &str) -> String {
-        format!("$O.{}.M.{}", self.bucket, URL_SAFE.encode(name))
+        format!("$O.{}.M.{}", self.bucket, encoded(name))
     }
 
     fn piece_subject(&self, nuid: &str) -> String {
         format!("$O.{}.C.{nuid}", self.bucket)
+    }
+
+    fn unconfirmed(&self, name: &str, cause: String) -> Error {
+        Error::Unconfirmed { name: name.to_owned(), bucket: self.bucket.clone(), cause }
     }
 
     fn error(&self, verb: &str, cause: String) -> Error {
@@ -232,20 +296,19 @@ impl Backend for Nats {
             }
             let info = Info::new(marker(&container), self.bucket.clone(), new_nuid());
             let digest = Digest::new(&SHA256);
-            self.publish_info(&info.with_digest(digest)).await
+            Ok(self.publish_info(&info.with_digest(digest)).await?)
         })
     }
 
     fn containers(&self) -> BoxFuture<'_, Result<Vec<ContainerMetadata>, Error>> {
         Box::pin(async move {
-            let infos = self.infos().await?;
-            let mut containers: Vec<ContainerMetadata> = infos
-                .iter()
-                .filter_map(|info| {
-                    let container = info.name.strip_suffix('/').filter(|name| !name.contains('/'))?;
-                    Some(ContainerMetadata { container_id: container.to_owned(), created_at: info.time() })
-                })
-                .collect();
+            let mut containers = Vec::new();
+            for (name, info) in self.infos().await? {
+                if let Some(container) = name.strip_suffix('/').filter(|name| !name.contains('/')) {
+                    let created_at = info?.time();
+                    containers.push(ContainerMetadata { container_id: container.to_owned(), created_at });
+                }
+            }
             containers.sort_unstable_by(|a, b| a.container_id.cmp(&b.container_id));
             Ok(containers)
         })
@@ -258,9 +321,9 @@ impl Backend for Nats {
             if !self.remove(&marker).await? {
                 return Err(Error::NoContainer(container));
             }
-            for info in self.infos().await? {
-                if info.name.starts_with(&marker) {
-                    self.remove(&info.name).await?;
+            for (name, _) in self.infos().await? {
+                if name.starts_with(&marker) {
+                    self.remove(&name).await?;
                 }
             }
             Ok(())
@@ -278,11 +341,13 @@ impl Backend for Nats {
         Box::pin(async move {
             self.must_have(&container).await?;
             let marker = marker(&container);
-            let objects = self.infos().await?.into_iter().filter_map(|info| {
-                let object = info.name.strip_prefix(&marker).filter(|object| !object.is_empty())?.to_owned();
-                Some(info.object(container.clone(), object))
-            });
-            let (objects, is_cut) = page.select(objects.collect(), |object| &object.object_id);
+            let mut objects = Vec::new();
+            for (name, info) in self.infos().await? {
+                if let Some(object) = name.strip_prefix(&marker).filter(|object| !object.is_empty()) {
+                    objects.push(info?.object(container.clone(), object.to_owned()));
+                }
+            }
+            let (objects, is_cut) = page.select(objects, |object| &object.object_id);
             Ok(Listing { objects, is_cut })
         })
     }
@@ -332,70 +397,12 @@ impl Backend for Nats {
     }
 }
 
-impl Info {
-    fn new(name: String, bucket: String, nuid: String) -> Self {
-        let options = serde_json::json!({ "max_chunk_size": PIECE_BYTES });
-        Self { name, bucket, nuid, options: Some(options), ..Default::default() }
-    }
-
-    /// Completes the metadata when all bytes are known.
-    fn with_digest(mut self, digest: Digest) -> Self {
-        self.digest = Some(format!("SHA-256={}", URL_SAFE.encode(digest.finish().as_ref())));
-        self.mtime = OffsetDateTime::now_utc().format(&Rfc3339).ok();
-        self
-    }
-
-    fn time(&self) -> Option<Timestamp> {
-        let time = OffsetDateTime::parse(self.mtime.as_deref()?, &Rfc3339).ok()?;
-        Some(Timestamp { sec: time.unix_timestamp(), nsec: time.nanosecond() })
-    }
-
-    fn object(&self, container: String, object: String) -> ObjectMetadata {
-        let content = |name: &str| self.metadata.as_ref().and_then(|metadata| metadata.get(name)).cloned();
-        ObjectMetadata {
-            object_id: object,
-            container_id: container,
-            content_length: self.size,
-            last_modified: self.time(),
-            content_type: content(CONTENT_TYPE),
-            content_encoding: content(CONTENT_ENCODING),
-        }
-    }
-}
-
-/// The object that stands for a container.
-fn marker(container: &str) -> String {
-    format!("{container}/")
-}
-
-fn full_name(container: &str, object: &str) -> String {
-    format!("{container}/{object}")
-}
-
-fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-fn new_nuid() -> String {
-    format!("{:010}-{}", now().as_secs(), uuid::Uuid::new_v4().simple())
-}
-
-/// When the upload of pieces with this id began, in seconds since 1970, if it is an id of ours.
-fn begun_at(nuid: &str) -> Option<u64> {
-    let (seconds, id) = nuid.split_once('-')?;
-    (id.len() == 32).then(|| seconds.parse().ok()).flatten()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_of_pieces_tell_when_their_upload_began() {
-        let begun = begun_at(&new_nuid()).unwrap();
-        assert!(now().as_secs() - begun < 60);
-        for other in ["", "x", "0123456789", "VN5SP1W5JG3GT1Z0G1CEAB", "12-34"] {
-            assert_eq!(begun_at(other), None, "{other:?}");
-        }
-    }
+async fn open_stream(context: &Context, bucket: &str, placement: &Placement) -> Result<Stream, LinkError> {
+    let config = Config {
+        name: format!("OBJ_{bucket}"),
+        subjects: vec![format!("$O.{bucket}.C.>"), format!("$O.{bucket}.M.>")],
+        description: Some("kept by actors through wasmcloud:blobstore".into()),
+        ..Default::default()
+    };
+    placement.open(context, config).await
 }
