@@ -1,3 +1,5 @@
+//! Answers every request with a constant, as cheaply as a component can.
+
 use wasi::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
 wasi::http::proxy::export!(Hello);
 struct Hello;
