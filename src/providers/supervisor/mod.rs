@@ -8,11 +8,12 @@
 //! After several such ends in a row it is given up. Asking for a start in a pause ends the pause. One that ends with exit
 //! code 0 has done its work, or was asked to end by somebody else, and stays ended.
 //!
-//! `command` has what can be asked, `prepare` makes a reference startable; the runs themselves are
-//! [`in_process`](super::in_process) and [`external`](super::external).
+//! `command` has what can be asked, `prepare` makes a reference startable, `run` begins and follows one run of either kind;
+//! this file is the loop, its state and every change of it.
 
 mod command;
 mod prepare;
+mod run;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -23,7 +24,6 @@ use std::{
 };
 
 use futures::FutureExt;
-
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
     task::{AbortHandle, JoinSet},
@@ -34,19 +34,15 @@ use tracing::{Instrument, error, info, info_span, warn};
 use uuid::Uuid;
 
 use super::{
-    builtin::{self, Context},
-    external::{
-        self, Launcher, executable,
-        process::{Exit, Process},
-    },
-    in_process, told_to_stop,
+    builtin,
+    external::{Launcher, process::Exit},
+    told_to_stop,
 };
 use crate::{
-    errors::chain,
     events::{Event, Publisher, event::ProviderContext},
     identity::keys::{HostId, LinkName, ProviderId},
     lattice::{connection::Nats, subject::Subjects},
-    links::{LinkDefinition, Live},
+    links::Live,
     policy::Policy,
     registry::Registry,
     router::{Local, Locals, Router},
@@ -55,7 +51,8 @@ use crate::{
     store::Store,
 };
 use command::Command;
-use prepare::{Blueprint, Kind, prepare, record};
+use prepare::{Blueprint, prepare};
+use run::{EndedByItself, Launched, begin, follow};
 
 pub use command::{Handle, ProviderError, ProviderView, Start, Stop, Which};
 
@@ -170,20 +167,6 @@ enum Phase {
     /// It ended by itself and is started again soon.
     Pausing,
     Stopping,
-}
-
-/// What is running once a launch succeeded.
-enum Launched {
-    Builtin(Box<in_process::Launched>),
-    External(Box<Process>, Vec<Arc<LinkDefinition>>),
-}
-
-/// How a run ended that nobody asked to end.
-enum EndedByItself {
-    /// Its process ended as one that has done its work.
-    Done,
-    /// What went wrong.
-    Failed(String),
 }
 
 /// What a child task reports.
@@ -383,7 +366,7 @@ impl Supervisor {
         self.children.spawn(
             async move {
                 let result = tokio::select! {
-                    result = caught(start_run(&parts, &blueprint, &start, instance)) => result,
+                    result = caught(begin(&parts, &blueprint, &start, instance)) => result,
                     _ = told_to_stop(&mut stop) => Err("it was stopped before it had started".into()),
                 };
                 Done::Launched { key, instance, result }
@@ -428,39 +411,10 @@ impl Supervisor {
         self.parts.events.publish(Event::ProviderStarted { provider: about.clone(), claims });
         let span = info_span!("provider", provider_id = %key.id, link_name = %key.link_name);
         let parts = Arc::clone(&self.parts);
-        let (of, run_of) = (key.clone(), key.clone());
-        let run = async move {
-            match launched {
-                Launched::Builtin(launched) => {
-                    launched.run(about, parts.events.clone(), stop).await.map_err(EndedByItself::Failed)
-                }
-                Launched::External(process, given) => {
-                    let run = external::Run {
-                        id: run_of.id.clone(),
-                        link_name: run_of.link_name.clone(),
-                        host: parts.host.clone(),
-                        about,
-                        rpc: parts.rpc.client.clone(),
-                        reconnects: parts.rpc.reconnects.clone(),
-                        subjects: parts.subjects.clone(),
-                        links: parts.links.clone(),
-                        events: parts.events.clone(),
-                        rpc_timeout: parts.rpc_timeout,
-                        stop_delay: parts.stop_delay,
-                        given,
-                    };
-                    match external::watch(*process, run, stop).await {
-                        external::Ended::Asked => Ok(()),
-                        external::Ended::ByItself(Exit::Code(0)) => Err(EndedByItself::Done),
-                        external::Ended::ByItself(exit) => Err(EndedByItself::Failed(exit.to_string())),
-                    }
-                }
-            }
-        };
         let ended = async move {
-            let result = AssertUnwindSafe(run).catch_unwind().await;
-            let by_itself = result.unwrap_or_else(|_| Err(EndedByItself::Failed(PANICKED.into()))).err();
-            Done::Ended { key: of, instance, by_itself }
+            let run = AssertUnwindSafe(follow(&parts, &key, launched, about, stop)).catch_unwind();
+            let by_itself = run.await.unwrap_or_else(|_| Err(EndedByItself::Failed(PANICKED.into()))).err();
+            Done::Ended { key, instance, by_itself }
         };
         self.children.spawn(ended.instrument(span));
     }
@@ -676,52 +630,5 @@ fn context(parts: &Parts, key: &Key, entry: &Entry) -> ProviderContext {
         image_ref: entry.start.reference.clone(),
         annotations: entry.start.annotations.clone(),
         instance_id: entry.instance.to_string(),
-    }
-}
-
-/// Starts one run. The error is for people.
-async fn start_run(parts: &Parts, blueprint: &Blueprint, start: &Start, instance: Uuid) -> Result<Launched, String> {
-    // Clients list a provider by its claims, so these come before it can be called.
-    record(parts, &blueprint.claims, &start.reference).await;
-    match &blueprint.kind {
-        Kind::Builtin(spec) => {
-            let context = Context {
-                host_id: parts.host.clone(),
-                lattice: parts.subjects.lattice().clone(),
-                provider_id: blueprint.id().clone(),
-                link_name: start.link_name.clone(),
-                contract_id: spec.contract_id,
-                router: parts.router.clone(),
-                nats: parts.rpc.client.clone(),
-                js_domain: parts.js_domain.clone(),
-                reserved_subjects: Arc::clone(&parts.reserved_subjects),
-                rpc_timeout: parts.rpc_timeout,
-                data_dir: parts.data_dir.clone(),
-            };
-            let equipment = in_process::Equipment {
-                context,
-                links: parts.links.clone(),
-                events: parts.events.clone(),
-                subjects: parts.subjects.clone(),
-                receiver: parts.receiver.clone(),
-            };
-            in_process::launch(spec, equipment).await.map(|launched| Launched::Builtin(Box::new(launched)))
-        }
-        Kind::External { path, hash } => {
-            let (wanted, hash) = (path.clone(), *hash);
-            let checked = tokio::task::spawn_blocking(move || executable::check(&wanted, &hash));
-            let path = match checked.await.map_err(|panic| format!("reading it panicked: {panic}"))? {
-                Ok(()) => path.clone(),
-                // The cache was cleaned since the first start.
-                Err(_) => match prepare(parts, start).await?.kind {
-                    Kind::External { ref path, .. } => path.clone(),
-                    Kind::Builtin(_) => return Err(format!("{} is no archive any more", start.reference)),
-                },
-            };
-            let configuration = start.configuration.as_deref();
-            let launched =
-                parts.launcher.launch(&path, blueprint.id(), &start.link_name, instance, configuration).await;
-            launched.map(|(process, given)| Launched::External(Box::new(process), given)).map_err(|e| chain(&e))
-        }
     }
 }
