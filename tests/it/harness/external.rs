@@ -8,7 +8,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{eventually, nats::free_port};
+use super::{eventually, nats::free_port, packages};
 
 /// The program of an example. `cargo test` builds all examples, `cargo test --test it` builds none: then, or when its
 /// source is younger, it is built here.
@@ -80,13 +80,13 @@ pub struct Redis {
 impl Redis {
     pub async fn start() -> Self {
         let (dir, port) = (TempDir::new().expect("a directory"), free_port());
-        let child = Command::new("redis-server")
+        let child = Command::new(packages::program("redis-server", "redis-server"))
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .arg("--dir")
             .arg(dir.path())
             .stdout(Stdio::null())
             .spawn()
-            .expect("redis-server is installed (apt-get install redis-server)");
+            .expect("redis-server runs");
         eventually("Redis listens", || async { std::net::TcpStream::connect(("127.0.0.1", port)).ok() }).await;
         Self { child, port, _dir: dir }
     }

@@ -11,6 +11,7 @@ pub mod guests;
 pub mod jwt;
 pub mod nats;
 pub mod origin;
+pub mod packages;
 pub mod pki;
 pub mod registry;
 

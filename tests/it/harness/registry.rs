@@ -29,6 +29,7 @@ use tokio::net::TcpListener;
 use super::{
     eventually, example,
     nats::free_port,
+    packages,
     pki::{Authority, Certified},
 };
 
@@ -44,20 +45,7 @@ pub const PROVIDER_LAYER: &str = "application/vnd.wasmcloud.provider.archive.lay
 /// The binary, found or installed once for all tests.
 fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        let found = || {
-            let path = std::env::var_os("PATH").unwrap_or_default();
-            std::env::split_paths(&path).map(|dir| dir.join("docker-registry")).find(|path| path.is_file())
-        };
-        found()
-            .or_else(|| {
-                let mut install = Command::new("apt-get");
-                install.args(["install", "--yes", "--no-install-recommends", "docker-registry"]);
-                let _ = install.stdin(Stdio::null()).stdout(Stdio::null()).status();
-                found()
-            })
-            .expect("docker-registry is in the PATH; install it with `apt-get install docker-registry`")
-    })
+    BINARY.get_or_init(|| packages::program("docker-registry", "docker-registry"))
 }
 
 /// A running registry; killed when dropped.
