@@ -5,7 +5,10 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use lattice_host::{config::ProcessEnvironment, dirs::Dirs, up::nats_server};
@@ -35,9 +38,18 @@ pub fn binary() -> &'static Path {
     })
 }
 
-/// A port nobody listens on right now.
+/// A port nobody listens on, and nobody else in these tests gets: a server may be away for a while and come back to it.
+/// Below the ports that the system gives to outgoing connections, or one of those could take it meanwhile.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+    const FIRST: u32 = 12_000;
+    const COUNT: u32 = 20_000;
+    static NEXT: OnceLock<AtomicU32> = OnceLock::new();
+    // Test programs that run at the same time begin elsewhere.
+    let next = NEXT.get_or_init(|| AtomicU32::new(std::process::id().wrapping_mul(997)));
+    (0..COUNT)
+        .filter_map(|_| u16::try_from(FIRST + next.fetch_add(1, Ordering::Relaxed) % COUNT).ok())
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
 }
 
 impl Server {
