@@ -10,8 +10,12 @@
 //! 4. Local, if the target runs in this process and has a free permit; otherwise over NATS, signed. If nobody listens there,
 //!    a target in this process is waited for.
 //!
-//! A call that arrives over NATS enters at step 2, in [`Router::receive`]. With the local path switched off all calls go
-//! over NATS; what is allowed and what is refused does not change.
+//! A call that arrives over NATS enters at step 2, in [`Router::receive`]; a built-in provider, whose caller's host has asked
+//! the policy service, only makes its own check. With the local path switched off all calls go over NATS; what is allowed
+//! and what is refused does not change.
+//!
+//! A provider that does not know of a link yet refuses a call without having done anything, so such a call is made again
+//! while the link is young, to wherever the link leads by then: links can be put and moved while actors work.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
