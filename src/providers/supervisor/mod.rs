@@ -376,11 +376,10 @@ impl Supervisor {
     }
 
     fn launched(&mut self, key: Key, instance: Uuid, result: Result<Launched, String>) {
-        let Some(entry) = self.entries.get_mut(&key) else { return };
+        // A launch that nobody waits for any more ends with what it made.
+        let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.instance == instance) else { return };
         let launched = match result {
-            Ok(launched) if entry.instance == instance => launched,
-            // A launch that nobody waits for any more ends with what it made.
-            Ok(_) => return,
+            Ok(launched) => launched,
             Err(text) if entry.phase == Phase::Stopping || entry.crashes == 0 => {
                 if let Some(entry) = self.entries.remove(&key) {
                     self.start_failed(&entry.start, &text);
