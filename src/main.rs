@@ -177,7 +177,11 @@ fn inspect(args: SettingArgs, reference: &str, output: Output) -> ExitCode {
     };
     config.allow_file_load = true;
     let path = sources.dir.join(reference);
-    let reference = if path.is_file() { path.display().to_string() } else { reference.to_owned() };
+    // Hosts take absolute paths only, and so does what fetches for them.
+    let path = std::path::absolute(&path).unwrap_or(path);
+    // No image has a name that begins with a dot, so that is a path even if nothing is there.
+    let is_path = path.is_file() || reference.starts_with('.');
+    let reference = if is_path { path.display().to_string() } else { reference.to_owned() };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -7,8 +7,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose};
 use serde_json::{Map, Value as Json};
+use tracing::warn;
 
-use super::{LinkError, Spec};
+use super::{LinkError, SCHEME, Spec};
 use crate::links::LinkDefinition;
 
 /// The values of one link, by their documented names.
@@ -68,6 +69,16 @@ impl Values {
             }
         }
         Ok(values)
+    }
+
+    /// Tells the log of values that the provider does not know; they may be slips of the pen.
+    pub fn warn_of_unknown(&self, spec: &'static Spec, link: &LinkDefinition) {
+        if self.unknown.is_empty() {
+            return;
+        }
+        let LinkDefinition { actor_id, link_name, .. } = link;
+        warn!(%actor_id, %link_name, names = ?self.unknown,
+            "link values without effect; `host inspect {SCHEME}{}` lists those there are", spec.name);
     }
 
     /// A text: the single value, or the JSON member of that name.
@@ -158,19 +169,23 @@ fn object(name: &str, json: &[u8]) -> Result<Map<String, Json>, LinkError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::providers::builtin::messaging;
 
-    fn values(pairs: &[(&str, &str)]) -> Result<Values, LinkError> {
-        let link = LinkDefinition {
+    /// A link to a provider with these values.
+    pub(in crate::providers::builtin) fn link(spec: &Spec, values: &[(&str, &str)]) -> LinkDefinition {
+        LinkDefinition {
             actor_id: "M".into(),
-            provider_id: "V".into(),
+            provider_id: spec.public_key.into(),
             link_name: "default".into(),
-            contract_id: messaging::SPEC.contract_id.into(),
-            values: pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
-        };
-        Values::read(&messaging::SPEC, &link)
+            contract_id: spec.contract_id.into(),
+            values: values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        }
+    }
+
+    fn values(pairs: &[(&str, &str)]) -> Result<Values, LinkError> {
+        Values::read(&messaging::SPEC, &link(&messaging::SPEC, pairs))
     }
 
     /// A documented value that has another spelling.

@@ -20,7 +20,6 @@ pub mod uploads;
 use std::{path::PathBuf, sync::Arc};
 
 use futures::future::BoxFuture;
-use tracing::warn;
 
 use self::{backend::Backend, fs::Fs, link::BlobLink, nats::Nats};
 use super::{
@@ -89,10 +88,7 @@ impl Provider for Blobstore {
     fn link(self: Arc<Self>, link: Arc<LinkDefinition>) -> BoxFuture<'static, Result<Arc<dyn Link>, LinkError>> {
         Box::pin(async move {
             let values = Values::read(&SPEC, &link)?;
-            if !values.unknown.is_empty() {
-                let names = values.unknown.join(", ");
-                warn!(actor_id = %link.actor_id, link_name = %link.link_name, names, "link values without effect");
-            }
+            values.warn_of_unknown(&SPEC, &link);
             let chunk_bytes = match values.bytes("max_chunk_size_bytes")?.unwrap_or(CHUNK_BYTES) {
                 bytes @ CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX => bytes as usize,
                 bytes => return Err(wrong("max_chunk_size_bytes", &bytes.to_string(), "1K to 16M")),

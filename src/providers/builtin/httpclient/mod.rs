@@ -66,9 +66,7 @@ impl Provider for HttpClient {
         Box::pin(async move {
             let values = Values::read(&SPEC, &link)?;
             let (actor_id, link_name) = (&link.actor_id, &link.link_name);
-            if !values.unknown.is_empty() {
-                warn!(%actor_id, %link_name, names = ?values.unknown, "link values that the HTTP client does not know");
-            }
+            values.warn_of_unknown(&SPEC, &link);
             let settings = Arc::new(Settings::read(&values)?);
             let clients = Clients::build(Arc::clone(&settings)).await?;
             if let Some(error) = &clients.no_roots {

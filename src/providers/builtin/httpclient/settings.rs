@@ -304,16 +304,10 @@ fn certificates(pem: &[u8], source: &str) -> Result<Vec<Certificate>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{links::LinkDefinition, providers::builtin::httpclient::SPEC};
+    use crate::providers::builtin::{httpclient::SPEC, values::tests::link};
 
     fn settings(values: &[(&str, &str)]) -> Result<Settings, LinkError> {
-        let link = LinkDefinition {
-            actor_id: String::new(),
-            provider_id: String::new(),
-            link_name: String::new(),
-            contract_id: String::new(),
-            values: values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
-        };
+        let link = link(&SPEC, values);
         Settings::read(&Values::read(&SPEC, &link)?)
     }
 

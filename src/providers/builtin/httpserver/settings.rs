@@ -376,15 +376,10 @@ mod tests {
     use serde_json::json;
 
     use super::{super::SPEC, *};
+    use crate::providers::builtin::values::tests::link;
 
     fn read(values: &[(&str, &str)]) -> Result<Settings, LinkError> {
-        let link = LinkDefinition {
-            actor_id: "M".into(),
-            provider_id: "V".into(),
-            link_name: "default".into(),
-            contract_id: SPEC.contract_id.into(),
-            values: values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
-        };
+        let link = link(&SPEC, values);
         Settings::read(&SPEC, &link, Duration::from_secs(2))
     }
 

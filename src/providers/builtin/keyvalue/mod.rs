@@ -23,7 +23,6 @@ use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use tracing::warn;
 
 use self::{
     bucket::{Bucket, Change},
@@ -127,10 +126,7 @@ impl Provider for KeyValue {
     fn link(self: Arc<Self>, link: Arc<LinkDefinition>) -> BoxFuture<'static, Result<Arc<dyn Link>, LinkError>> {
         Box::pin(async move {
             let values = Values::read(&SPEC, &link)?;
-            if !values.unknown.is_empty() {
-                let names = values.unknown.join(", ");
-                warn!(actor_id = %link.actor_id, link_name = %link.link_name, names, "link values without effect");
-            }
+            values.warn_of_unknown(&SPEC, &link);
             let default = format!("KEYVALUE_{}", self.context.lattice);
             let name = jetstream::bucket_name(values.text("bucket"), default)?;
             let placement = Placement::read(&values, self.context.js_domain.as_deref())?;

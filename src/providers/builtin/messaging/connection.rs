@@ -242,18 +242,12 @@ fn unescaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::providers::builtin::messaging::SPEC;
+    use crate::providers::builtin::{messaging::SPEC, values::tests::link};
 
     const SEED: &str = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY";
 
     fn read(values: &[(&str, &str)]) -> Result<Option<Server>, LinkError> {
-        let link = LinkDefinition {
-            actor_id: String::new(),
-            provider_id: String::new(),
-            link_name: String::new(),
-            contract_id: String::new(),
-            values: values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
-        };
+        let link = link(&SPEC, values);
         Server::read(&Values::read(&SPEC, &link)?)
     }
 

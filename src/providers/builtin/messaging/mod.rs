@@ -171,9 +171,7 @@ impl MessagingLink {
     async fn open(context: Context, link: Arc<LinkDefinition>) -> Result<Self, LinkError> {
         let values = Values::read(&SPEC, &link)?;
         let (actor_id, link_name) = (link.actor_id.clone(), link.link_name.clone());
-        if !values.unknown.is_empty() {
-            warn!(%actor_id, %link_name, names = ?values.unknown, "link values that messaging does not know");
-        }
+        values.warn_of_unknown(&SPEC, &link);
         let server = Server::read(&values)?;
         let lifted = values.boolean("allow_system_subjects")?.unwrap_or(false);
         let reserved = match server.is_none() && !lifted {
