@@ -276,3 +276,17 @@ fn config_show_tells_where_each_value_comes_from() {
     let rows: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
     assert!(rows.as_array().is_some_and(|rows| rows.len() > 40), "{rows}");
 }
+
+#[test]
+fn inspect_reads_files_of_this_directory_and_names_a_missing_one() {
+    let dir = TempDir::new().unwrap();
+    std::fs::copy(crate::harness::example("echo").trim_start_matches("file://"), dir.path().join("echo.wasm")).unwrap();
+    for reference in ["echo.wasm", "./echo.wasm"] {
+        let output = command(dir.path()).args(["inspect", reference, "-o", "json"]).output().unwrap();
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON on standard output");
+        assert_eq!(told["public_key"], crate::harness::ECHO);
+    }
+    let missing = command(dir.path()).args(["inspect", "./nothing.wasm"]).output().unwrap();
+    assert!(!missing.status.success() && missing.stdout.is_empty());
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("No such file"), "{missing:?}");
+}
