@@ -9,9 +9,10 @@
 //! * [`store`] is the metadata bucket all hosts share; [`links`] is what this host knows from it; [`delivery`] tells
 //!   providers and subscribers what changed.
 //! * [`policy`] asks whether something is allowed. [`events`] tells what happened. [`registry`] fetches modules and archives.
-//! * [`router`] is the heart: it checks every call and chooses its way.
+//! * [`router`] is the heart: it checks every call and chooses its way. [`peers`] tells it which hosts are there.
 //! * [`actors`] runs modules; [`providers`] gives them a world, by [`contracts`]. [`control`] answers clients.
 //! * [`inspect`] tells what a reference names. [`errors`] and [`lenient`] are the two helpers everybody needs.
+//! * [`vigil`] notices that this process was frozen.
 //! * [`host`] puts the parts together, and takes them apart in order. [`up`] starts a NATS server beside it.
 //!
 //! # What always holds
@@ -40,6 +41,7 @@ pub mod inspect;
 pub mod lattice;
 pub mod lenient;
 pub mod links;
+pub mod peers;
 pub mod policy;
 pub mod providers;
 pub mod registry;
@@ -49,3 +51,4 @@ pub mod shutdown;
 pub mod store;
 pub mod telemetry;
 pub mod up;
+pub mod vigil;

@@ -59,6 +59,8 @@ pub struct Config {
     pub prov_rpc: Connection,
     pub ctl_topic_prefix: String,
     pub rpc_timeout: Duration,
+    /// Operations that may be made again elsewhere when a host vanishes with them.
+    pub repeatable_operations: Vec<String>,
     /// Between asking a provider to stop and killing it.
     pub provider_delay: Duration,
     /// Names of environment variables that provider processes get.
@@ -163,6 +165,7 @@ impl Config {
             prov_rpc: connection::build(table, "prov_rpc"),
             ctl_topic_prefix: table.text("ctl_topic_prefix").unwrap_or_default(),
             rpc_timeout: milliseconds(table, "rpc_timeout_ms"),
+            repeatable_operations: table.list("repeatable_operations"),
             provider_delay: milliseconds(table, "provider_delay"),
             provider_env: table.list("provider_env"),
             js_domain: table.text("js_domain"),

@@ -259,6 +259,9 @@ pub static GROUPS: &[Group] = &[
             Setting::new("rpc_timeout_ms", &["WASMCLOUD_RPC_TIMEOUT_MS"], "rpc-timeout-ms",
                 Kind::Integer { min: 1, max: HOUR_MS }, "2000", "Longest time a call may take, in milliseconds")
                 .written(Written::Always),
+            Setting::new("repeatable_operations", &["WASMCLOUD_REPEATABLE_OPERATIONS"], "repeatable-operations",
+                Kind::List, "", "Operations to repeat elsewhere when a host vanishes with a call, like Pets.List; idempotent HTTP requests and reads of \
+                    the standard contracts always are"),
             Setting::new("provider_delay", &["WASMCLOUD_PROV_SHUTDOWN_DELAY_MS"], "provider-shutdown-delay",
                 Kind::Integer { min: 0, max: HOUR_MS }, "300", "Milliseconds between asking a provider to stop and killing it")
                 .aliases(&["provider-delay"]).written(Written::Always),

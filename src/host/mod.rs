@@ -4,7 +4,8 @@
 //! means that every link and claim is known and every subscription is confirmed by the server.
 //!
 //! Stop, under one deadline: no more commands and auctions → providers that bring work in from outside end, while actors
-//! still answer → actors leave their queue groups and finish their calls → the other providers end → `host_stopped` → both connections flushed. Written once, in [`Host::stop`].
+//! still answer → actors leave their queue groups and finish their calls → the other providers end → goodbye to the other
+//! hosts → `host_stopped` → both connections flushed. Written once, in [`Host::stop`].
 
 mod config_service;
 mod metadata;
@@ -14,7 +15,7 @@ pub mod presence;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
-use tokio::{sync::watch, time::Instant};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, info, info_span, warn};
 
@@ -39,21 +40,23 @@ use crate::{
         subject::Subjects,
     },
     links::Live,
+    peers::{self, Peers},
     policy::{HostInfo, Policy},
     providers::{external::Launcher, supervisor as providers},
     registry::{
         self, Registry,
         credentials::{Logins, Registries},
     },
-    router::Router,
+    router::{Router, remote::Remote},
     rpc::{
         antiforgery::{Signer, Verifier},
         chunking::Chunks,
         client::Client,
-        server::Receiver,
+        server::{self as receiver, Receiver},
     },
     shutdown::essential,
     store::{jetstream, legacy},
+    vigil::Vigil,
 };
 use presence::Presence;
 
@@ -86,6 +89,10 @@ pub struct Host {
     tasks: TaskTracker,
     control_tasks: TaskTracker,
     stop_requests: watch::Receiver<Option<StopRequest>>,
+    peers: Peers,
+    /// Makes this host say goodbye to the others.
+    leave: CancellationToken,
+    peer_service: JoinHandle<()>,
     _presence: Option<Presence>,
 }
 
@@ -129,8 +136,17 @@ impl Host {
         let issuers = config.cluster.issuers.iter().map(|issuer| ClusterKey::parse(issuer));
         let verifier = Verifier::new(issuers.collect::<Result<_, _>>().context("read the cluster issuers")?);
         let client = Client::new(rpc.client.clone(), subjects.clone(), signer, chunks.clone(), host_id.clone());
+        let peers = Peers::new(&host_id);
+        let leave = CancellationToken::new();
+        let watched = (closing.clone(), failed.clone());
+        let vigil = Vigil::default();
+        tasks.spawn(vigil.clone().keep(rpc.client.clone(), stop.clone()));
+        let peer_service =
+            peers::service::spawn(&peers, &rpc.client, &subjects, vigil.clone(), leave.clone(), watched, &tasks)
+                .await?;
+        let remote = Remote::new(client, peers.clone(), links.clone(), config.repeatable_operations.clone());
         let router =
-            Router::new(lattice, links.clone(), policy.clone(), client, config.local_calls, config.rpc_timeout);
+            Router::new(lattice, links.clone(), policy.clone(), remote, config.local_calls, config.rpc_timeout);
         let engine = Engine::new(engine::Settings {
             slots: config.actors.instances_max,
             memory_max_bytes: config.actors.memory_max_bytes,
@@ -138,12 +154,21 @@ impl Host {
         })?;
         let registries = Registries::default();
         let registry = registry(&config, dirs, registries.clone());
-        let receiver = Receiver::new(rpc.client.clone(), verifier, chunks.clone(), config.rpc_timeout, host_id.clone());
+        let receiver = Receiver::new(receiver::Parts {
+            nats: rpc.client.clone(),
+            verifier,
+            chunks: chunks.clone(),
+            rpc_timeout: config.rpc_timeout,
+            host_id: host_id.clone(),
+            peers: peers.clone(),
+            vigil,
+        });
         let providers = providers::spawn(
             providers::Parts {
                 host: host_id.clone(),
                 registry: registry.clone(),
                 router: router.clone(),
+                peers: peers.clone(),
                 receiver: receiver.clone(),
                 rpc: rpc.clone(),
                 subjects: subjects.clone(),
@@ -259,6 +284,9 @@ impl Host {
             tasks,
             control_tasks,
             stop_requests,
+            peers,
+            leave,
+            peer_service,
             _presence: presence,
         })
     }
@@ -266,6 +294,11 @@ impl Host {
     /// This host as clients see it.
     pub fn state(&self) -> &HostState {
         &self.state
+    }
+
+    /// The other hosts of the lattice that this one has heard of, and whether they are silent.
+    pub fn other_hosts(&self) -> Vec<(String, bool)> {
+        self.peers.others()
     }
 
     /// Is cancelled when this host cannot go on.
@@ -297,6 +330,9 @@ impl Host {
         // They get a little time even when the calls used all of it.
         let last = deadline.max(Instant::now() + PROVIDERS_TIMEOUT);
         self.providers.stop_all(providers::Which::All, last).await;
+        // Nothing takes calls here any more, and the others need not find that out.
+        self.leave.cancel();
+        let _ = tokio::time::timeout(FLUSH_TIMEOUT, self.peer_service).await;
         // So that the last event finds room in the queue.
         let _ = tokio::time::timeout(FLUSH_TIMEOUT, self.events.flush()).await;
         self.events.publish(Event::HostStopped { labels: self.state.labels() });

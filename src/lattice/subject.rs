@@ -1,7 +1,8 @@
 //! Every subject of the lattice, built and parsed in one place.
 //!
 //! Two roots exist. The *control* root `{ctl_topic_prefix}.{lattice}` carries commands and queries (JSON), the *RPC* root
-//! `wasmbus.rpc.{lattice}` carries invocations, link deliveries, health checks and shutdown requests (MessagePack).
+//! `wasmbus.rpc.{lattice}` carries invocations, link deliveries, health checks and shutdown requests (MessagePack), and what
+//! hosts say to each other (JSON).
 //! Events go to `wasmbus.evt.{lattice}` and, since 2024, also to `wasmbus.evt.{lattice}.{event}`: clients of either time
 //! listen to one of the two only, so both are published.
 //!
@@ -207,6 +208,21 @@ impl Subjects {
     /// Asks a provider to end.
     pub fn provider_shutdown(&self, provider: &ProviderId, link: &LinkName) -> String {
         format!("{}.shutdown", self.provider(provider, link))
+    }
+
+    /// Where hosts speak to all other hosts ([`peers`](crate::peers)). Hosts of 2022 to 2024 do not listen there.
+    pub fn hosts(&self) -> String {
+        format!("wasmbus.rpc.{}.hosts", self.lattice)
+    }
+
+    /// Where one host is asked by others.
+    pub fn host(&self, host: &str) -> String {
+        format!("wasmbus.rpc.{}.{host}", self.lattice)
+    }
+
+    /// Invocations of a target on one host: those of its queue group go to `subject`.
+    pub fn on_host(subject: &str, host: &str) -> String {
+        format!("{subject}.{host}")
     }
 
     /// The actor an RPC subject belongs to, if it is one of this lattice.

@@ -35,12 +35,12 @@ use super::{
 };
 use crate::{
     events::{Event, Publisher, event::ProviderContext},
-    lattice::{connection::confirm, subject::Subjects},
+    lattice::subject::Subjects,
     links::{LinkDefinition, Live},
     router::{Admitted, Local},
     rpc::{
         call::{Call, CallError},
-        server::{Handler, Receiver},
+        server::{Handler, Inlets, Receiver},
     },
 };
 
@@ -145,7 +145,7 @@ impl Handler for InProcess {
 pub struct Launched {
     spec: &'static Spec,
     pub local: Arc<InProcess>,
-    subscription: Subscriber,
+    inlets: Inlets,
     health: Subscriber,
     follower: JoinSet<()>,
     /// Ends the follower, at the deadline it is given.
@@ -188,27 +188,26 @@ pub async fn launch(spec: &'static Spec, equipment: Equipment) -> Result<Launche
     // Only now: whoever is in the queue group gets its share of the lattice's calls, whether it answers or not.
     let subject = subjects.provider(&context.provider_id, &context.link_name);
     let subscribe = async {
-        let subscription = context.nats.queue_subscribe(subject.clone(), "rpc".to_owned()).await;
         let health = context.nats.subscribe(subjects.provider_health(&context.provider_id, &context.link_name)).await;
-        confirm(&context.nats).await.map_err(|e| e.to_string())?;
-        Ok::<_, String>((subscription.map_err(|e| e.to_string())?, health.map_err(|e| e.to_string())?))
+        Ok::<_, String>((receiver.subscribe(&subject, "rpc").await?, health.map_err(|e| e.to_string())?))
     };
-    let (subscription, health) = subscribe.await.map_err(|error| format!("subscribe to {subject}: {error}"))?;
+    let (inlets, health) = subscribe.await.map_err(|error| format!("subscribe to {subject}: {error}"))?;
     let local = Arc::new(InProcess { context: context.clone(), links, standings });
-    Ok(Launched { spec, local, subscription, health, follower: tasks, end, context, receiver })
+    Ok(Launched { spec, local, inlets, health, follower: tasks, end, context, receiver })
 }
 
 impl Launched {
     /// Answers calls and health requests until told to stop; then ends the links, in order, until the deadline.
     /// Returns early only if the provider cannot go on, with the reason.
     pub async fn run(self, about: ProviderContext, events: Publisher, mut stop: StopSignal) -> Result<(), String> {
-        let Self { spec, local, subscription, mut health, mut follower, end, context, receiver } = self;
+        let Self { spec, local, inlets, mut health, mut follower, end, context, receiver } = self;
         let leave = CancellationToken::new();
         let (left, _) = oneshot::channel();
+        let name = format!("{}.{}", context.provider_id, context.link_name).into();
         let mut serving = JoinSet::new();
         serving.spawn(receiver.serve(
-            subscription,
-            context.provider_id.as_str().into(),
+            inlets,
+            (context.provider_id.as_str().into(), name),
             local.clone(),
             leave.clone(),
             left,

@@ -7,8 +7,8 @@
 //! 2. The target's own check (calls to actors): a provider may call on a contract the actor was signed for (6.2).
 //! 3. The policy service, if there is one: asked by the host of the target actor, or by the host of the caller when the
 //!    target is a provider.
-//! 4. Local, if the target runs in this process and has a free permit; otherwise over NATS, signed. If nobody listens there,
-//!    a target in this process is waited for.
+//! 4. Local, if the target runs in this process and has a free permit; otherwise over NATS, signed, to a host that [`remote`]
+//!    chooses. If no other host takes it, a target in this process is waited for.
 //!
 //! A call that arrives over NATS enters at step 2, in [`Router::receive`]; a built-in provider, whose caller's host has asked
 //! the policy service, only makes its own check. With the local path switched off all calls go over NATS; what is allowed
@@ -16,6 +16,8 @@
 //!
 //! A provider that does not know of a link yet refuses a call without having done anything, so such a call is made again
 //! while the link is young, to wherever the link leads by then: links can be put and moved while actors work.
+
+pub mod remote;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -33,10 +35,10 @@ use crate::{
     policy::{self, Policy},
     rpc::{
         call::{Call, CallError, DEPTH_MAX},
-        client::Client,
         invocation::Entity,
     },
 };
+use remote::Remote;
 
 /// How long a provider may take to learn of a link that this host knows.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -92,7 +94,7 @@ struct Inner {
     lattice: LatticeName,
     links: Live,
     policy: Policy,
-    client: Client,
+    remote: Remote,
     actors: ArcSwap<Locals>,
     /// By public key, then by link name.
     providers: ArcSwap<HashMap<Arc<str>, Locals>>,
@@ -105,13 +107,13 @@ impl Router {
         lattice: LatticeName,
         links: Live,
         policy: Policy,
-        client: Client,
+        remote: Remote,
         local_calls: bool,
         rpc_timeout: Duration,
     ) -> Self {
         let actors = ArcSwap::from_pointee(HashMap::new());
         let providers = ArcSwap::from_pointee(HashMap::new());
-        Self(Arc::new(Inner { lattice, links, policy, client, actors, providers, local_calls, rpc_timeout }))
+        Self(Arc::new(Inner { lattice, links, policy, remote, actors, providers, local_calls, rpc_timeout }))
     }
 
     /// Publishes the actors that run in this process, by public key.
@@ -218,14 +220,15 @@ impl Router {
             if let Some(admitted) = Arc::clone(&local).try_admit() {
                 return admitted(call).await;
             }
-            // All permits are out: another host may have one, or this one's own queue takes the call. If nobody listens, this
-            // host has left the queue group to stop; what still runs here waits for a permit here.
-            return match inner.client.invoke(call.clone()).await {
-                Err(CallError::NoResponders { .. }) => local.call(call).await,
+            // All permits are out: another host may have one. If none takes the call, it waits for a permit here.
+            return match inner.remote.call(call.clone(), false).await {
+                Err(error) if error.is_busy() || matches!(error, CallError::NoResponders { .. }) => {
+                    local.call(call).await
+                }
                 result => result,
             };
         }
-        inner.client.invoke(call).await
+        inner.remote.call(call, true).await
     }
 
     /// Performs a verified call that arrived over NATS for the actor `target`.

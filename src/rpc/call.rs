@@ -65,6 +65,12 @@ pub enum CallError {
          the callee may still be working. Raise rpc_timeout_ms if it needs longer)"
     )]
     TimedOut { subject: String, lattice: String, waited_ms: u128 },
+    /// The host that had the call is gone, and the call may not be made twice.
+    #[error(
+        "Failed to perform RPC call: request timeout ({cause}; whether {operation} of {target} was carried out is unknown. Look \
+         before you repeat it, or mark it with repeatable_operations if repeating it does no harm)"
+    )]
+    OutcomeUnknown { operation: String, target: String, cause: String },
     #[error("the call of {actor_id} ran past its deadline of {limit_ms} ms and was ended (rpc_timeout_ms)")]
     Deadline { actor_id: String, limit_ms: u128 },
     #[error("{actor_id} {BUSY}: {reason}")]

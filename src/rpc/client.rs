@@ -3,7 +3,13 @@
 //! A call ends in one of four ways: the callee's result, the callee's error, nobody listening, or the deadline. No wait
 //! is without one.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_nats::{HeaderMap, Request, RequestErrorKind};
 use bytes::Bytes;
@@ -22,6 +28,7 @@ use crate::{
     identity::claims::now,
     identity::keys::{HostId, LinkName, ProviderId},
     lattice::subject::Subjects,
+    peers::wire,
 };
 
 /// Sends calls to actors and providers anywhere in the lattice. Cheap to clone.
@@ -41,11 +48,18 @@ impl Client {
         Self(Arc::new(Inner { nats, subjects, signer, chunks, host_id }))
     }
 
-    /// Performs a call and waits for its result until its deadline, a little longer if the payload is a large one.
-    pub async fn invoke(&self, call: Call) -> Result<Bytes, CallError> {
+    /// Performs a call and waits for its result until its deadline, a little longer if the payload is a large one. It goes
+    /// to whoever is in the target's queue group, or to one `host`. `id` is the invocation's, and must be new; `sent` tells
+    /// whether it is with the callee.
+    pub async fn invoke(
+        &self,
+        call: Call,
+        host: Option<&str>,
+        id: String,
+        sent: &AtomicBool,
+    ) -> Result<Bytes, CallError> {
         let inner = &*self.0;
-        let subject = inner.subject(&call)?;
-        let id = Uuid::new_v4().to_string();
+        let subject = inner.subject(&call, host)?;
         let content_length = call.payload.len() as u64;
         let encoded_claims = inner.signer.sign(&call.origin, &call.target, &call.operation, &call.payload, &id, now());
         let chunked = inner.chunks.is_needed(call.payload.len());
@@ -71,18 +85,64 @@ impl Client {
             content_length,
             trace_context: call.trace,
         };
-        inner.exchange(&subject, &invocation, headers, deadline).await
+        inner.exchange(&subject, &invocation, headers, deadline, sent).await
+    }
+
+    /// Asks a host for an invocation that was sent to it before, on the way the invocation took.
+    pub async fn ask(&self, call: &Call, host: &str, id: &str, timeout: Duration) -> Answer {
+        let Ok(subject) = self.0.subject(call, Some(host)) else { return Answer::Silence };
+        let mut headers = HeaderMap::new();
+        headers.insert(wire::ASK, id);
+        let request = Request::new().headers(headers).payload(Bytes::new()).timeout(Some(timeout));
+        self.0.question(subject, request, timeout).await
+    }
+
+    /// Asks a host whether it is there.
+    pub async fn look_for(&self, host: &str, timeout: Duration) -> Answer {
+        let request = Request::new().payload(Bytes::new()).timeout(Some(timeout));
+        self.0.question(self.0.subjects.host(host), request, timeout).await
     }
 }
 
+/// What became of a question to a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The host is there and, if it was asked for an invocation, works on it.
+    InWork,
+    /// The host knows nothing of the invocation: it never came, or its answer is lost.
+    Unknown,
+    /// Nobody listens there: the host is gone, or cut off.
+    Gone,
+    /// No answer in time.
+    Silence,
+}
+
+/// A new id for an invocation.
+pub fn new_id() -> String {
+    Uuid::new_v4().to_string()
+}
+
 impl Inner {
-    fn subject(&self, call: &Call) -> Result<String, CallError> {
-        if call.target.is_actor() {
-            return Ok(self.subjects.actor(&call.target.public_key));
+    fn subject(&self, call: &Call, host: Option<&str>) -> Result<String, CallError> {
+        let subject = if call.target.is_actor() {
+            self.subjects.actor(&call.target.public_key)
+        } else {
+            let provider =
+                ProviderId::parse(&call.target.public_key).map_err(|e| CallError::Transport(e.to_string()))?;
+            let link = LinkName::parse(&call.target.link_name).map_err(|e| CallError::Transport(e.to_string()))?;
+            self.subjects.provider(&provider, &link)
+        };
+        Ok(host.map(|host| Subjects::on_host(&subject, host)).unwrap_or(subject))
+    }
+
+    async fn question(&self, subject: String, request: Request, timeout: Duration) -> Answer {
+        // The request's own timeout begins when the connection has taken it, so there is one around it.
+        match tokio::time::timeout(timeout, self.nats.send_request(subject, request)).await {
+            Ok(Ok(reply)) if &*reply.payload == wire::UNKNOWN => Answer::Unknown,
+            Ok(Ok(_)) => Answer::InWork,
+            Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => Answer::Gone,
+            Ok(Err(_)) | Err(_) => Answer::Silence,
         }
-        let provider = ProviderId::parse(&call.target.public_key).map_err(|e| CallError::Transport(e.to_string()))?;
-        let link = LinkName::parse(&call.target.link_name).map_err(|e| CallError::Transport(e.to_string()))?;
-        Ok(self.subjects.provider(&provider, &link))
     }
 
     async fn exchange(
@@ -91,6 +151,7 @@ impl Inner {
         invocation: &Invocation,
         headers: Option<HeaderMap>,
         deadline: Instant,
+        sent: &AtomicBool,
     ) -> Result<Bytes, CallError> {
         let began = Instant::now();
         let wait = deadline.saturating_duration_since(began);
@@ -98,7 +159,10 @@ impl Inner {
         if let Some(headers) = headers {
             request = request.headers(headers);
         }
-        let reply = match self.nats.send_request(subject.to_owned(), request).await {
+        sent.store(true, Ordering::Release);
+        let answered = self.nats.send_request(subject.to_owned(), request).await;
+        sent.store(false, Ordering::Release);
+        let reply = match answered {
             Ok(reply) => reply,
             Err(error) => {
                 debug!(subject, invocation_id = %invocation.id, %error, "call without a reply");

@@ -8,6 +8,7 @@
 //! - [`chunking`]: payloads too large for a message.
 //! - [`codec`]: msgpack, as all peers write it.
 //! - [`client`] and [`server`]: the two ends.
+//! - [`repeat`]: what may be called again when nobody knows whether it was done.
 
 pub mod antiforgery;
 pub mod call;
@@ -15,6 +16,7 @@ pub mod chunking;
 pub mod client;
 pub mod codec;
 pub mod invocation;
+pub mod repeat;
 pub mod server;
 
 pub use antiforgery::{Checked, ForgeryError, Signer, Verifier};

@@ -4,10 +4,15 @@
 //! actor, and only then is a large payload fetched, so that strangers cannot make this host read objects; the hash is
 //! verified last, over the whole payload. What is refused is answered with its reason and logged.
 //!
-//! [`serve`] owns the subscription of one actor. When it is told to stop it leaves the queue group first, takes what the
-//! server had already sent, finishes those calls and returns.
+//! [`Receiver::serve`] owns the two subscriptions of one target: its queue group, which everybody uses, and a subject of this
+//! host alone, for [`peers`](crate::peers) that choose the host themselves. When it is told to stop it first tells the peers
+//! and waits until they have heard, then leaves the queue group, takes what the server had already sent, finishes those calls
+//! and returns.
+//!
+//! On its own subject it also answers whether an invocation is in work. Question and call take the same way, so when the
+//! question is here, the call has come before it, or never will.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use async_nats::{Message, Subscriber};
 use bytes::Bytes;
@@ -23,11 +28,18 @@ use super::{
     codec,
     invocation::{Invocation, InvocationResponse, TraceContext, dispatch_operation},
 };
-use crate::identity::keys::HostId;
+use crate::{
+    identity::keys::HostId,
+    lattice::{connection::confirm, subject::Subjects},
+    peers::{Peers, wire},
+    vigil::Vigil,
+};
 
 /// Calls of one subscription that may be in work at a time, waiting ones included. Beyond it the subscription is read no
 /// further and the server's messages wait in the client.
 const IN_WORK_MAX: usize = 4096;
+/// How long subscribing may take, the server's confirmation included.
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long handing a reply to the connection may take; it only waits when the server is away.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long leaving a queue group may take.
@@ -50,64 +62,194 @@ pub trait Handler: Send + Sync + 'static {
 #[derive(Clone)]
 pub struct Receiver(Arc<Inner>);
 
+/// What a receiver works with.
+pub struct Parts {
+    pub nats: async_nats::Client,
+    pub verifier: Verifier,
+    pub chunks: Chunks,
+    pub rpc_timeout: Duration,
+    pub host_id: HostId,
+    pub peers: Peers,
+    pub vigil: Vigil,
+}
+
 struct Inner {
-    nats: async_nats::Client,
-    verifier: Verifier,
-    chunks: Chunks,
-    rpc_timeout: Duration,
-    host_id: HostId,
+    parts: Parts,
+    /// What every call is answered with that lay too long.
+    woke_up: String,
+}
+
+/// Where the calls of one target arrive.
+pub struct Inlets {
+    group: Subscriber,
+    own: Subscriber,
 }
 
 impl Receiver {
-    pub fn new(
-        nats: async_nats::Client,
-        verifier: Verifier,
-        chunks: Chunks,
-        rpc_timeout: Duration,
-        host_id: HostId,
-    ) -> Self {
-        Self(Arc::new(Inner { nats, verifier, chunks, rpc_timeout, host_id }))
+    pub fn new(parts: Parts) -> Self {
+        let woke_up = CallError::NotAdmitted {
+            actor_id: parts.host_id.to_string(),
+            reason: "the host did not run for a while and refuses what came meanwhile; call again".into(),
+        };
+        Self(Arc::new(Inner { parts, woke_up: woke_up.to_string() }))
     }
 
-    /// Answers the invocations of one target until told to stop, then until those in work are done. `left` is told when
-    /// no further call can arrive.
+    /// Subscribes for a target; returns when the server has confirmed it. The error is for people.
+    pub async fn subscribe(&self, subject: &str, queue: &str) -> Result<Inlets, String> {
+        let Parts { nats, host_id, .. } = &self.0.parts;
+        let subscribing = async {
+            let group = nats.queue_subscribe(subject.to_owned(), queue.to_owned()).await.map_err(|e| e.to_string())?;
+            let own = Subjects::on_host(subject, host_id.as_str());
+            let own = nats.subscribe(own).await.map_err(|e| e.to_string())?;
+            confirm(nats).await.map_err(|e| e.to_string())?;
+            Ok(Inlets { group, own })
+        };
+        tokio::time::timeout(SUBSCRIBE_TIMEOUT, subscribing)
+            .await
+            .unwrap_or_else(|_| Err("the NATS connection does not take the subscription".into()))
+    }
+
+    /// Answers the invocations of `target` until told to stop, then until those in work are done. `name` is what peers know
+    /// it by. `left` is told when no further call can arrive.
     pub async fn serve(
         self,
-        mut subscription: Subscriber,
-        target: Arc<str>,
+        inlets: Inlets,
+        (target, name): (Arc<str>, Arc<str>),
         handler: Arc<dyn Handler>,
         stop: CancellationToken,
         left: oneshot::Sender<()>,
     ) {
-        let mut work = JoinSet::new();
-        let mut total = 0;
+        let inlet = |subscription, is_own| Inlet {
+            subscription,
+            total: 0,
+            desk: Desk {
+                inner: Arc::clone(&self.0),
+                is_own,
+                target: Arc::clone(&target),
+                handler: Arc::clone(&handler),
+                work: JoinSet::new(),
+                known: HashSet::new(),
+            },
+        };
+        let (mut group, mut own) = (inlet(inlets.group, false), inlet(inlets.own, true));
+        let offer = self.0.parts.peers.offer(&name);
+        let leave = CancellationToken::new();
+        let receiving = async { tokio::join!(group.receive(&leave), own.receive(&leave)) };
+        let farewell = async {
+            stop.cancelled().await;
+            offer.withdraw().await;
+            leave.cancel();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            _ = receiving => {}
+            () = farewell => {}
+        }
+        drop(offer);
+        let _ = left.send(());
+        tokio::join!(group.desk.finish(), own.desk.finish());
+    }
+}
+
+/// One of the two subscriptions of a target.
+struct Inlet {
+    subscription: Subscriber,
+    /// Messages so far.
+    total: u64,
+    desk: Desk,
+}
+
+impl Inlet {
+    /// Takes calls until told to leave, then leaves.
+    async fn receive(&mut self, leave_now: &CancellationToken) {
+        let Self { subscription, total, desk } = self;
         loop {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => break,
-                Some(done) = work.join_next(), if !work.is_empty() => report(done),
-                message = subscription.next(), if work.len() < IN_WORK_MAX => match message {
+                () = leave_now.cancelled() => break,
+                Some(done) = desk.work.join_next(), if !desk.work.is_empty() => desk.done(done),
+                message = subscription.next(), if desk.work.len() < IN_WORK_MAX => match message {
                     Some(message) => {
-                        total += 1;
-                        self.take_on(&mut work, message, &target, &handler);
+                        *total += 1;
+                        desk.take_on(message);
                     }
-                    None => break,
+                    None => return,
                 },
             }
         }
-        let leaving = leave(&mut subscription, total, |message| self.take_on(&mut work, message, &target, &handler));
+        let leaving = leave(subscription, *total, |message| desk.take_on(message));
         if tokio::time::timeout(LEAVE_TIMEOUT, leaving).await.is_err() {
-            warn!(actor_id = %target, "left the queue group without a word of the NATS server");
+            warn!(actor_id = %desk.target, "left the queue group without a word of the NATS server");
         }
-        let _ = left.send(());
-        while let Some(done) = work.join_next().await {
-            report(done);
+    }
+}
+
+/// The calls that came through one subscription.
+struct Desk {
+    inner: Arc<Inner>,
+    /// The subscription is this host's alone, and questions for calls come there as well.
+    is_own: bool,
+    target: Arc<str>,
+    handler: Arc<dyn Handler>,
+    /// Each ends with its invocation's id.
+    work: JoinSet<Option<String>>,
+    /// The ids of what is in work; of calls on the own subject only.
+    known: HashSet<String>,
+}
+
+impl Desk {
+    /// Begins to answer a message: a call, or the question for one.
+    fn take_on(&mut self, message: Message) {
+        let inner = Arc::clone(&self.inner);
+        if let Some(id) = message.headers.as_ref().and_then(|headers| headers.get(wire::ASK)) {
+            let answer = if self.known.contains(id.as_str()) { wire::IN_WORK } else { wire::UNKNOWN };
+            self.work.spawn(async move {
+                if let Some(reply) = message.reply {
+                    inner.send(reply, Bytes::from_static(answer), "the question for a call").await;
+                }
+                None
+            });
+            return;
+        }
+        let is_old = inner.parts.vigil.may_be_old();
+        let invocation = codec::decode_invocation(message.payload.clone());
+        let id = invocation.as_ref().ok().filter(|_| self.is_own).map(|invocation| invocation.id.clone());
+        if let Some(id) = &id {
+            self.known.insert(id.clone());
+        }
+        let (target, handler) = (Arc::clone(&self.target), Arc::clone(&self.handler));
+        self.work.spawn(async move {
+            let response = match invocation {
+                Ok(invocation) if is_old => failure(invocation.id, inner.woke_up.clone()),
+                Ok(invocation) => inner.perform(invocation, &message, &target, handler).await,
+                Err(error) => {
+                    warn!(actor_id = %target, %error, "message is no invocation");
+                    failure(String::new(), format!("Failed to deserialize invocation: {error}"))
+                }
+            };
+            if let Some(reply) = message.reply {
+                inner.send(reply, codec::encode_response(&response), &response.invocation_id).await;
+            }
+            id
+        });
+    }
+
+    /// A call that panicked is a bug of the host; its caller times out, the others go on.
+    fn done(&mut self, done: Result<Option<String>, tokio::task::JoinError>) {
+        match done {
+            Ok(Some(id)) => {
+                self.known.remove(&id);
+            }
+            Ok(None) => {}
+            Err(failure) => error!(error = %failure, "answering a call panicked"),
         }
     }
 
-    fn take_on(&self, work: &mut JoinSet<()>, message: Message, target: &Arc<str>, handler: &Arc<dyn Handler>) {
-        let (inner, target, handler) = (Arc::clone(&self.0), Arc::clone(target), Arc::clone(handler));
-        work.spawn(async move { inner.answer(message, &target, handler).await });
+    /// Waits until the calls in work are done.
+    async fn finish(&mut self) {
+        while let Some(done) = self.work.join_next().await {
+            self.done(done);
+        }
     }
 }
 
@@ -154,40 +296,25 @@ async fn end_after(
     lives.then_some(arrived)
 }
 
-/// A call that panicked is a bug of the host; its caller times out, the others go on.
-fn report(done: Result<(), tokio::task::JoinError>) {
-    if let Err(failure) = done {
-        error!(error = %failure, "answering a call panicked");
-    }
-}
-
 impl Inner {
-    async fn answer(&self, message: Message, target: &str, handler: Arc<dyn Handler>) {
-        let reply = message.reply.clone();
-        let response = self.perform(message, target, handler).await;
-        let Some(reply) = reply else { return };
-        let publish = self.nats.publish(reply, codec::encode_response(&response));
-        match tokio::time::timeout(REPLY_TIMEOUT, publish).await {
+    async fn send(&self, reply: async_nats::Subject, payload: Bytes, invocation_id: &str) {
+        match tokio::time::timeout(REPLY_TIMEOUT, self.parts.nats.publish(reply, payload)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(invocation_id = %response.invocation_id, %error, "reply lost"),
-            Err(_) => {
-                warn!(invocation_id = %response.invocation_id, "reply lost: the NATS connection does not take it")
-            }
+            Ok(Err(error)) => warn!(invocation_id, %error, "reply lost"),
+            Err(_) => warn!(invocation_id, "reply lost: the NATS connection does not take it"),
         }
     }
 
-    async fn perform(&self, message: Message, target: &str, handler: Arc<dyn Handler>) -> InvocationResponse {
+    async fn perform(
+        &self,
+        invocation: Invocation,
+        message: &Message,
+        target: &str,
+        handler: Arc<dyn Handler>,
+    ) -> InvocationResponse {
         let received = Instant::now();
-        let from_headers = trace_of(&message);
-        let invocation = match codec::decode_invocation(message.payload) {
-            Ok(invocation) => invocation,
-            Err(error) => {
-                warn!(actor_id = target, %error, "message is no invocation");
-                return failure(String::new(), format!("Failed to deserialize invocation: {error}"));
-            }
-        };
         let id = invocation.id.clone();
-        match self.verified(invocation, target, from_headers, received).await {
+        match self.verified(invocation, target, trace_of(message), received).await {
             Err(reason) => {
                 warn!(actor_id = target, invocation_id = %id, %reason, "invocation refused");
                 failure(id, reason)
@@ -209,14 +336,17 @@ impl Inner {
         from_headers: TraceContext,
         received: Instant,
     ) -> Result<Call, String> {
-        let checked =
-            self.verifier.verify_claims(&invocation, crate::identity::claims::now()).map_err(|e| e.to_string())?;
+        let checked = self
+            .parts
+            .verifier
+            .verify_claims(&invocation, crate::identity::claims::now())
+            .map_err(|e| e.to_string())?;
         check_target(&invocation, target).map_err(|e| e.to_string())?;
         let chunked = invocation.content_length > invocation.msg.len() as u64;
-        let mut deadline = received + self.rpc_timeout;
+        let mut deadline = received + self.parts.rpc_timeout;
         let payload = if chunked {
             deadline += chunking::EXTRA_TIME;
-            let fetch = self.chunks.take(&invocation.id, invocation.content_length);
+            let fetch = self.parts.chunks.take(&invocation.id, invocation.content_length);
             tokio::time::timeout_at(deadline, fetch)
                 .await
                 .map_err(|_| "the payload did not arrive from the object store in time".to_owned())?
@@ -233,16 +363,16 @@ impl Inner {
             payload,
             trace,
             deadline,
-            depth: if invocation.host_id == self.host_id.as_str() { DEPTH_OF_OWN } else { 0 },
+            depth: if invocation.host_id == self.parts.host_id.as_str() { DEPTH_OF_OWN } else { 0 },
         })
     }
 
     async fn success(&self, id: String, payload: Bytes) -> InvocationResponse {
         let content_length = payload.len() as u64;
         let mut msg = payload;
-        if self.chunks.is_needed(msg.len()) {
+        if self.parts.chunks.is_needed(msg.len()) {
             let name = chunking::reply_name(&id);
-            let stored = tokio::time::timeout(chunking::EXTRA_TIME, self.chunks.put(&name, &msg)).await;
+            let stored = tokio::time::timeout(chunking::EXTRA_TIME, self.parts.chunks.put(&name, &msg)).await;
             let problem = match stored {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) => Some(error.to_string()),

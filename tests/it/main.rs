@@ -10,6 +10,7 @@ mod contracts;
 mod control;
 mod decoders;
 mod external;
+mod failover;
 mod forgery;
 mod httpclient;
 mod httpserver;

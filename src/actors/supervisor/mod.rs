@@ -23,7 +23,6 @@ use std::{
     time::Duration,
 };
 
-use async_nats::Subscriber;
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
@@ -54,12 +53,12 @@ use crate::{
         claims::{ActorClaims, now},
         keys::{ActorId, HostId},
     },
-    lattice::{connection::confirm, subject::Subjects},
+    lattice::subject::Subjects,
     links::Live,
     policy::Policy,
     registry::Registry,
     router::Local,
-    rpc::server::Receiver,
+    rpc::server::{Inlets, Receiver},
     shutdown::essential,
     store::Store,
 };
@@ -70,8 +69,6 @@ const INBOX: usize = 256;
 const LOADS_MAX: usize = 4;
 /// Commands that may wait for loading and starting, all together.
 const JOBS_MAX: usize = 1024;
-/// How long subscribing may take, the server's confirmation included.
-const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often claims of running actors are looked for in the bucket, and written again if it lost them.
 const CLAIMS_CHECK: Duration = Duration::from_secs(5);
 
@@ -148,7 +145,7 @@ enum Done {
     Subscribed {
         start: Start,
         artifact: Arc<Artifact>,
-        result: Result<Subscriber, String>,
+        result: Result<Inlets, String>,
     },
     /// An actor left its queue group; the events of its stop are due.
     Left {
@@ -376,24 +373,16 @@ impl Supervisor {
             // Older hosts refuse calls of actors whose claims they have not seen, so these come before the first call.
             record(&parts, &artifact.claims, Some(&start.reference)).await;
             let subject = parts.subjects.actor(artifact.claims.subject.as_str());
-            let subscribed = async {
-                let subscriber =
-                    parts.rpc.queue_subscribe(subject.clone(), subject).await.map_err(|e| e.to_string())?;
-                confirm(&parts.rpc).await.map_err(|e| e.to_string())?;
-                Ok(subscriber)
-            };
-            let result = tokio::time::timeout(SUBSCRIBE_TIMEOUT, subscribed)
-                .await
-                .unwrap_or_else(|_| Err("the NATS connection does not take the subscription".into()));
+            let result = parts.receiver.subscribe(&subject, &subject).await;
             Done::Subscribed { start, artifact, result }
         });
     }
 
-    fn subscribed(&mut self, start: Start, artifact: Arc<Artifact>, result: Result<Subscriber, String>) {
+    fn subscribed(&mut self, start: Start, artifact: Arc<Artifact>, result: Result<Inlets, String>) {
         let id = artifact.claims.subject.clone();
         let waiting = self.starting.remove(&id).unwrap_or_default();
         match result {
-            Ok(subscriber) => self.run_actor(start, artifact, subscriber),
+            Ok(inlets) => self.run_actor(start, artifact, inlets),
             Err(text) => self.start_failed(&start, Some(&id), &format!("subscribe for the actor: {text}")),
         }
         for (job, artifact) in waiting {
@@ -401,7 +390,7 @@ impl Supervisor {
         }
     }
 
-    fn run_actor(&mut self, start: Start, artifact: Arc<Artifact>, subscriber: Subscriber) {
+    fn run_actor(&mut self, start: Start, artifact: Arc<Artifact>, inlets: Inlets) {
         let max = match start.amount {
             Amount::Add(count) | Amount::Exactly(count) => count,
         };
@@ -412,8 +401,8 @@ impl Supervisor {
         let (left_sender, left) = oneshot::channel();
         let span = info_span!("actor", actor_id = %id);
         let serving = self.parts.receiver.clone().serve(
-            subscriber,
-            id.as_str().into(),
+            inlets,
+            (Arc::clone(id.as_arc()), Arc::clone(id.as_arc())),
             actor.clone(),
             leave.clone(),
             left_sender,

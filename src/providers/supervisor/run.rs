@@ -109,6 +109,8 @@ pub(super) async fn follow(
             launched.run(about, parts.events.clone(), stop).await.map_err(EndedByItself::Failed)
         }
         Launched::External(process, given) => {
+            // Its calls come through the queue group; peers that wait for an answer know whom to look for.
+            let _mention = parts.peers.mention(&format!("{}.{}", key.id, key.link_name));
             let run = external::Run {
                 id: key.id.clone(),
                 link_name: key.link_name.clone(),

@@ -8,9 +8,10 @@ use lattice_host::{
     identity::keys::{HostId, LatticeName, LinkName, ProviderId},
     lattice::subject::Subjects,
     links::{LinkDefinition, Live},
+    peers::Peers,
     policy::Policy,
     providers::builtin::{Context, Link, Spec},
-    router::{Admitted, Local, Router},
+    router::{Admitted, Local, Router, remote::Remote},
     rpc::{
         antiforgery::Signer,
         call::{Call, CallError},
@@ -65,7 +66,8 @@ pub async fn context(
     let client =
         Client::new(nats.clone(), Subjects::new(lattice.clone(), "wasmbus.ctl"), signer, chunks, host_id.clone());
     let rpc_timeout = Duration::from_secs(2);
-    let router = Router::new(lattice.clone(), links, Policy::off(), client, true, rpc_timeout);
+    let remote = Remote::new(client, Peers::new(&host_id), links.clone(), Vec::new());
+    let router = Router::new(lattice.clone(), links, Policy::off(), remote, true, rpc_timeout);
     router.set_actors(actors);
     Context {
         host_id,

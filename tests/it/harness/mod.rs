@@ -13,6 +13,7 @@ pub mod nats;
 pub mod origin;
 pub mod packages;
 pub mod pki;
+pub mod process;
 pub mod registry;
 
 use std::{
@@ -134,6 +135,11 @@ impl TestHost {
     /// The directory of its own; with [`HostBuilder::own_cache`] its cache is in there.
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// The other hosts this one has heard of, and whether they are silent.
+    pub fn other_hosts(&self) -> Vec<(String, bool)> {
+        self.host.as_ref().map(Host::other_hosts).unwrap_or_default()
     }
 
     /// Stops in order.

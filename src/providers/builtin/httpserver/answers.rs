@@ -80,6 +80,10 @@ pub fn of_call(error: &CallError) -> (Answer, Option<String>) {
         CallError::Deadline { .. } | CallError::TimedOut { .. } => {
             (StatusCode::GATEWAY_TIMEOUT, "the actor did not answer in time")
         }
+        CallError::OutcomeUnknown { .. } => (
+            StatusCode::BAD_GATEWAY,
+            "the host that worked on the request vanished; whether the request was carried out is unknown",
+        ),
         _ => return of_failure(),
     };
     if status == StatusCode::SERVICE_UNAVAILABLE {

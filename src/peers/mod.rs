@@ -1,0 +1,123 @@
+//! What this host knows of the other hosts of its lattice: who is there, what runs where, and who has fallen silent.
+//!
+//! Every host says once a second that it is there, and at once when what it runs has changed; so a host that vanished is
+//! noticed within three seconds, a call that waits for it much sooner (see [`router`](crate::router)). With that a caller
+//! picks the host of a call itself and asks it for the call later, which the queue group of a subject does not allow. The
+//! words go over the RPC connection below `wasmbus.rpc.{lattice}`, where hosts of 2022 to 2024 do not listen: they take part
+//! as before, through the queue groups, to which every call falls back that finds no peer.
+//!
+//! * [`wire`] is the words and their form; [`table`] is what is known, and who is chosen for a call;
+//! * [`service`] speaks and listens; it is the only one who writes the table.
+//!
+//! Nothing here is a proof of anything: what is trusted are signatures, which every host checks whatever way a call came.
+//! A wrong word can send a call astray, never make somebody accept it.
+
+pub mod service;
+pub mod table;
+pub mod wire;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::{Notify, watch};
+
+use crate::{identity::keys::HostId, rpc::invocation::Entity};
+pub use table::{Peer, Taken};
+use table::{Reach, Table};
+
+/// How long a host that stops serving a target waits until the others have heard of it.
+const HEARD_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The peers of a host, and what it offers to them. Cheap to clone.
+#[derive(Clone)]
+pub struct Peers(Arc<Inner>);
+
+struct Inner {
+    table: Table,
+    /// What this host offers changed.
+    changed: Notify,
+    /// The number of the last own roster that every peer has heard.
+    heard: watch::Sender<u64>,
+}
+
+impl Peers {
+    /// Knows nobody yet; [`service::spawn`] brings it to life.
+    pub fn new(own: &HostId) -> Self {
+        let inner = Inner { table: Table::new(own.as_str()), changed: Notify::new(), heard: watch::Sender::new(0) };
+        Self(Arc::new(inner))
+    }
+
+    /// The host to send a call to: one that takes calls for the target directly and was heard of lately, and of these the
+    /// one with the fewest calls of this host. `not` are those that have been tried.
+    pub fn choose(&self, target: &str, not: &[Arc<Peer>], may_be_here: bool) -> Option<Arc<Peer>> {
+        self.0.table.choose(target, not, may_be_here)
+    }
+
+    /// The other hosts that run a target, however it is reached.
+    pub fn runners(&self, target: &str) -> Vec<Arc<Peer>> {
+        self.0.table.runners(target)
+    }
+
+    /// A host turned out not to take calls for a target any more, whatever its last word says.
+    pub fn forget(&self, peer: &Peer, target: &str) {
+        peer.forget(target);
+    }
+
+    /// Offers a target directly until what is returned is dropped or withdrawn. Its subscriptions must be confirmed.
+    pub fn offer(&self, target: &str) -> Offer {
+        self.offer_as(target, Reach::Direct)
+    }
+
+    /// Tells that a target runs here that is reached through its queue group only.
+    pub fn mention(&self, target: &str) -> Offer {
+        self.offer_as(target, Reach::Group)
+    }
+
+    /// The other hosts that were heard of, as `(host, is silent)`.
+    pub fn others(&self) -> Vec<(String, bool)> {
+        self.0.table.others().iter().map(|peer| (peer.id.to_string(), peer.is_lost())).collect()
+    }
+
+    fn offer_as(&self, target: &str, reach: Reach) -> Offer {
+        self.0.table.offer(target, reach);
+        self.0.changed.notify_one();
+        Offer { peers: self.clone(), target: target.into(), reach }
+    }
+}
+
+/// The name of a call's target among hosts: the tail of its subject.
+pub fn target_of(entity: &Entity) -> Arc<str> {
+    if entity.is_actor() {
+        return Arc::clone(&entity.public_key);
+    }
+    format!("{}.{}", entity.public_key, entity.link_name).into()
+}
+
+/// Something this host offers; dropped, it is taken back.
+pub struct Offer {
+    peers: Peers,
+    target: Arc<str>,
+    reach: Reach,
+}
+
+impl Offer {
+    /// Takes it back and waits until the others know: then none of them sends a call for it any more, and what they had sent
+    /// has arrived.
+    pub async fn withdraw(&self) {
+        let Some(number) = self.take_back() else { return };
+        let mut heard = self.peers.0.heard.subscribe();
+        // A peer that does not answer in time sends nothing either, or is answered that nobody listens.
+        let _ = tokio::time::timeout(HEARD_TIMEOUT, heard.wait_for(|heard| *heard >= number)).await;
+    }
+
+    fn take_back(&self) -> Option<u64> {
+        let number = self.peers.0.table.take_back(&self.target, self.reach)?;
+        self.peers.0.changed.notify_one();
+        Some(number)
+    }
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        self.take_back();
+    }
+}

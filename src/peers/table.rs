@@ -1,0 +1,411 @@
+//! Who is there and what they take: read by every call without a lock, written by the service alone.
+//!
+//! A peer's state is in atomics of its own and its offers in a snapshot, so that a call costs a walk over the peers. The list
+//! of peers changes when one comes or goes.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use arc_swap::ArcSwap;
+use tokio::time::Instant;
+
+use super::wire::{Offers, TARGETS_MAX, Word};
+
+/// Hosts that are kept in mind. A lattice of that many machines would need another way to find each other.
+const PEERS_MAX: usize = 1024;
+
+/// How a target is reached on a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    Direct,
+    Group,
+}
+
+/// A host, as another one knows it.
+#[derive(Debug)]
+pub struct Peer {
+    pub id: Arc<str>,
+    began: Instant,
+    /// When it was last heard of, in ms since `began`.
+    heard_ms: AtomicU64,
+    lost: AtomicBool,
+    /// How often it was lost.
+    losses: AtomicU64,
+    in_flight: AtomicUsize,
+    roster: AtomicU64,
+    direct: ArcSwap<HashSet<Arc<str>>>,
+    group: ArcSwap<HashSet<Arc<str>>>,
+}
+
+impl Peer {
+    fn new(id: Arc<str>) -> Self {
+        Self {
+            id,
+            began: Instant::now(),
+            heard_ms: AtomicU64::new(0),
+            lost: AtomicBool::new(false),
+            losses: AtomicU64::new(0),
+            in_flight: AtomicUsize::new(0),
+            roster: AtomicU64::new(0),
+            direct: ArcSwap::default(),
+            group: ArcSwap::default(),
+        }
+    }
+
+    /// It has been heard of now. Returns whether it had been lost.
+    pub fn heard(&self) -> bool {
+        self.heard_ms.store(self.age_ms(), Ordering::Relaxed);
+        self.lost.swap(false, Ordering::AcqRel)
+    }
+
+    /// It does not answer. Returns whether that is news.
+    pub fn lose(&self) -> bool {
+        let is_news = !self.lost.swap(true, Ordering::AcqRel);
+        if is_news {
+            self.losses.fetch_add(1, Ordering::AcqRel);
+        }
+        is_news
+    }
+
+    /// Whether it was silent when last looked at.
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    /// How often it has been lost; a call that began before a loss may be lost with it.
+    pub fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Acquire)
+    }
+
+    /// How long it has not been heard of.
+    pub fn silence(&self) -> Duration {
+        Duration::from_millis(self.age_ms().saturating_sub(self.heard_ms.load(Ordering::Relaxed)))
+    }
+
+    /// Counts a call that is sent to it, until what is returned is dropped.
+    pub fn take(self: &Arc<Self>) -> Taken {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Taken(Arc::clone(self))
+    }
+
+    /// Takes a target off what it offers; its next beat makes us ask for all of it again.
+    pub fn forget(&self, target: &str) {
+        self.roster.store(0, Ordering::Release);
+        self.direct.rcu(|offers| {
+            let mut fewer = HashSet::clone(offers);
+            fewer.remove(target);
+            fewer
+        });
+    }
+
+    fn age_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn set_offers(&self, roster: u64, offers: &Offers) {
+        let set =
+            |names: &[String]| Arc::new(names.iter().take(TARGETS_MAX).map(|name| Arc::from(name.as_str())).collect());
+        self.direct.store(set(&offers.direct));
+        self.group.store(set(&offers.group));
+        self.roster.store(roster, Ordering::Release);
+    }
+}
+
+/// A call on its way to a peer.
+#[derive(Debug)]
+pub struct Taken(Arc<Peer>);
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What becomes of a word that was heard.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// Nothing to do.
+    Known,
+    /// Its host offers something we do not know; it has to be asked.
+    Ask,
+    /// It came, with all it offers or to be asked.
+    New { ask: bool },
+    /// It had been silent, and may have to be asked.
+    Back { ask: bool },
+    /// It said goodbye.
+    Left,
+    /// The word is this host's own, or makes no sense.
+    Ignored,
+}
+
+/// All peers, this host among them.
+pub struct Table {
+    own: Arc<Peer>,
+    peers: ArcSwap<Vec<Arc<Peer>>>,
+    /// What this host offers, and the number of its roster.
+    offered: Mutex<Offered>,
+    /// Where the next choice begins, so that equals take turns.
+    turn: AtomicUsize,
+}
+
+struct Offered {
+    roster: u64,
+    offers: Offers,
+}
+
+impl Table {
+    pub fn new(own: &str) -> Self {
+        let own = Arc::new(Peer::new(own.into()));
+        // So that a host with a fixed key never goes back to a number it has used before it was started again.
+        let roster = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64);
+        Self {
+            peers: ArcSwap::from_pointee(vec![Arc::clone(&own)]),
+            own,
+            offered: Mutex::new(Offered { roster, offers: Offers::default() }),
+            turn: AtomicUsize::new(0),
+        }
+    }
+
+    /// See [`Peers::choose`](super::Peers::choose).
+    pub fn choose(&self, target: &str, not: &[Arc<Peer>], may_be_here: bool) -> Option<Arc<Peer>> {
+        let peers = self.peers.load();
+        let start = self.turn.fetch_add(1, Ordering::Relaxed);
+        let fits = |peer: &Arc<Peer>| {
+            !peer.is_lost()
+                && (may_be_here || !Arc::ptr_eq(peer, &self.own))
+                && peer.direct.load().contains(target)
+                && !not.iter().any(|tried| Arc::ptr_eq(tried, peer))
+        };
+        (0..peers.len())
+            .map(|step| &peers[start.wrapping_add(step) % peers.len()])
+            .filter(|peer| fits(peer))
+            .min_by_key(|peer| peer.in_flight.load(Ordering::Relaxed))
+            .cloned()
+    }
+
+    /// The other hosts that run a target.
+    pub fn runners(&self, target: &str) -> Vec<Arc<Peer>> {
+        let runs = |peer: &Arc<Peer>| peer.direct.load().contains(target) || peer.group.load().contains(target);
+        self.others().into_iter().filter(runs).collect()
+    }
+
+    /// All hosts but this one.
+    pub fn others(&self) -> Vec<Arc<Peer>> {
+        self.peers.load().iter().filter(|peer| !Arc::ptr_eq(peer, &self.own)).cloned().collect()
+    }
+
+    /// Adds to what this host offers.
+    pub fn offer(&self, target: &str, reach: Reach) {
+        self.change(|offers| {
+            list(offers, reach).push(target.to_owned());
+            true
+        });
+    }
+
+    /// Takes back what was offered once; returns the number of the roster without it, if it was there.
+    pub fn take_back(&self, target: &str, reach: Reach) -> Option<u64> {
+        self.change(|offers| {
+            let list = list(offers, reach);
+            let place = list.iter().position(|name| name == target);
+            place.map(|place| list.swap_remove(place)).is_some()
+        })
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Offers) -> bool) -> Option<u64> {
+        let mut offered = self.offered.lock().unwrap_or_else(PoisonError::into_inner);
+        if !change(&mut offered.offers) {
+            return None;
+        }
+        offered.roster += 1;
+        self.own.set_offers(offered.roster, &offered.offers);
+        Some(offered.roster)
+    }
+
+    /// This host's word, with or without what it offers.
+    pub fn own_word(&self, with_offers: bool) -> Word {
+        let offered = self.offered.lock().unwrap_or_else(PoisonError::into_inner);
+        let some = |names: &[String]| names.iter().take(TARGETS_MAX).cloned().collect();
+        let offers =
+            with_offers.then(|| Offers { direct: some(&offered.offers.direct), group: some(&offered.offers.group) });
+        Word { host: self.own.id.to_string(), roster: offered.roster, offers, ..Word::default() }
+    }
+
+    /// Heeds a word of another host.
+    pub fn heed(&self, word: &Word) -> Heard {
+        if word.host == *self.own.id || !crate::identity::keys::HostId::parse(&word.host).is_ok() {
+            return Heard::Ignored;
+        }
+        let known = self.peers.load().iter().find(|peer| *peer.id == *word.host).cloned();
+        if word.goodbye {
+            if let Some(peer) = known {
+                peer.lose();
+                self.remove(&peer);
+                return Heard::Left;
+            }
+            return Heard::Ignored;
+        }
+        let (peer, is_new) = match known {
+            Some(peer) => (peer, false),
+            None => {
+                let peer = Arc::new(Peer::new(word.host.as_str().into()));
+                if !self.add(&peer) {
+                    return Heard::Ignored;
+                }
+                (peer, true)
+            }
+        };
+        let was_lost = peer.heard();
+        // Answers to different questions may overtake each other.
+        if let Some(offers) = &word.offers
+            && word.roster >= peer.roster.load(Ordering::Acquire)
+        {
+            peer.set_offers(word.roster, offers);
+        }
+        let ask = word.offers.is_none() && peer.roster.load(Ordering::Acquire) != word.roster;
+        match (is_new, was_lost, ask) {
+            (true, _, ask) => Heard::New { ask },
+            (false, true, ask) => Heard::Back { ask },
+            (false, false, true) => Heard::Ask,
+            (false, false, false) => Heard::Known,
+        }
+    }
+
+    /// Loses peers that were silent for long and drops those silent for very long; returns the newly lost.
+    pub fn look(&self, silent: Duration, gone: Duration) -> Vec<Arc<Peer>> {
+        let others = self.others();
+        for peer in others.iter().filter(|peer| peer.silence() >= gone) {
+            self.remove(peer);
+        }
+        others.into_iter().filter(|peer| peer.silence() >= silent && peer.lose()).collect()
+    }
+
+    fn add(&self, peer: &Arc<Peer>) -> bool {
+        if self.peers.load().len() >= PEERS_MAX {
+            return false;
+        }
+        self.peers.rcu(|peers| {
+            let mut more = Vec::clone(peers);
+            more.push(Arc::clone(peer));
+            more
+        });
+        true
+    }
+
+    fn remove(&self, peer: &Arc<Peer>) {
+        self.peers.rcu(|peers| peers.iter().filter(|other| !Arc::ptr_eq(other, peer)).cloned().collect::<Vec<_>>());
+    }
+}
+
+fn list(offers: &mut Offers, reach: Reach) -> &mut Vec<String> {
+    match reach {
+        Reach::Direct => &mut offers.direct,
+        Reach::Group => &mut offers.group,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: &str = "NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF";
+
+    fn host() -> String {
+        nkeys::KeyPair::new_server().public_key()
+    }
+
+    fn word(host: &str, roster: u64, direct: &[&str]) -> Word {
+        let direct = direct.iter().map(|name| (*name).to_owned()).collect();
+        Word {
+            host: host.into(),
+            roster,
+            offers: Some(Offers { direct, group: vec!["V.p".into()] }),
+            ..Word::default()
+        }
+    }
+
+    fn chosen(table: &Table, target: &str) -> Option<String> {
+        table.choose(target, &[], true).map(|peer| peer.id.to_string())
+    }
+
+    #[test]
+    fn calls_go_to_the_host_with_the_fewest() {
+        let (table, a, b) = (Table::new(OWN), host(), host());
+        assert_eq!(table.heed(&word(&a, 1, &["M"])), Heard::New { ask: false });
+        assert_eq!(table.heed(&word(&b, 1, &["M"])), Heard::New { ask: false });
+        let first = table.choose("M", &[], true).unwrap();
+        let taken = first.take();
+        let second = table.choose("M", &[], true).unwrap();
+        assert_ne!(first.id, second.id);
+        let _also = second.take();
+        drop(taken);
+        assert_eq!(table.choose("M", &[], true).unwrap().id, first.id);
+        assert_eq!(table.choose("M", &[first, second], true).map(|peer| peer.id.clone()), None);
+        assert_eq!(chosen(&table, "V.p"), None, "what is reached through its group only is not chosen");
+        assert_eq!(table.runners("V.p").len(), 2);
+    }
+
+    #[test]
+    fn a_silent_host_gets_no_calls_until_it_is_heard_again() {
+        let (table, a) = (Table::new(OWN), host());
+        table.heed(&word(&a, 1, &["M"]));
+        assert_eq!(table.look(Duration::ZERO, Duration::from_secs(9)).len(), 1);
+        assert!(table.look(Duration::ZERO, Duration::from_secs(9)).is_empty(), "lost once");
+        assert_eq!(chosen(&table, "M"), None);
+        let beat = Word { host: a.clone(), roster: 1, ..Word::default() };
+        assert_eq!(table.heed(&beat), Heard::Back { ask: false });
+        assert_eq!(chosen(&table, "M"), Some(a.clone()));
+        table.look(Duration::from_secs(9), Duration::ZERO);
+        assert!(table.others().is_empty(), "silent for very long");
+        assert_eq!(table.heed(&beat), Heard::New { ask: true }, "it came back and what it offers is not known");
+    }
+
+    #[test]
+    fn what_a_host_offers_changes_and_old_answers_do_not_count() {
+        let (table, a) = (Table::new(OWN), host());
+        table.heed(&word(&a, 5, &["M"]));
+        assert_eq!(table.heed(&word(&a, 4, &["OLD"])), Heard::Known);
+        assert_eq!(chosen(&table, "OLD"), None);
+        assert_eq!(table.heed(&Word { host: a.clone(), roster: 6, ..Word::default() }), Heard::Ask);
+        table.heed(&word(&a, 6, &[]));
+        assert_eq!(chosen(&table, "M"), None);
+        table.heed(&word(&a, 7, &["M"]));
+        table.choose("M", &[], true).unwrap().forget("M");
+        assert_eq!(chosen(&table, "M"), None);
+        assert_eq!(
+            table.heed(&Word { host: a.clone(), roster: 7, ..Word::default() }),
+            Heard::Ask,
+            "until it tells again"
+        );
+        assert_eq!(table.heed(&Word { host: a.clone(), goodbye: true, ..Word::default() }), Heard::Left);
+        assert!(table.others().is_empty());
+    }
+
+    #[test]
+    fn this_host_offers_and_takes_back() {
+        let table = Table::new(OWN);
+        table.offer("M", Reach::Direct);
+        table.offer("M", Reach::Direct);
+        assert_eq!(chosen(&table, "M").as_deref(), Some(OWN));
+        assert_eq!(table.choose("M", &[], false).map(|peer| peer.id.clone()), None, "elsewhere nobody has it");
+        let before = table.own_word(true).roster;
+        assert_eq!(table.take_back("M", Reach::Direct), Some(before + 1));
+        assert!(chosen(&table, "M").is_some(), "it was offered twice");
+        table.take_back("M", Reach::Direct);
+        assert_eq!(chosen(&table, "M"), None);
+        assert_eq!(table.take_back("M", Reach::Direct), None);
+    }
+
+    #[test]
+    fn words_of_nobody_are_ignored() {
+        let table = Table::new(OWN);
+        for host in ["", OWN, "NABC", "MDWUSKGGFDI4FRXK5EBTRECZSVQSSWJHHJOGH6JWG3AUMFFMQ435C2JZ"] {
+            assert_eq!(table.heed(&word(host, 1, &["M"])), Heard::Ignored, "{host}");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! What hosts say to each other about themselves, as JSON, so that `nats sub` shows it.
+//!
+//! On `wasmbus.rpc.{lattice}.hosts` a host says its [`Word`] to all: every second without what it offers, with it when that
+//! changed. With a reply subject the word asks to be confirmed: each peer answers with its own word once it has heeded it; a
+//! first one (`hello`) is answered with what the peer offers. On `wasmbus.rpc.{lattice}.{host}` a host answers the question
+//! [`ROSTER`] with everything it offers, and any other with a word without.
+//!
+//! On the subject of a target below which a host adds its own key (`….{target}.{host}`) it takes calls like those of the queue
+//! group; there, a message with the header [`ASK`] asks whether an invocation is in work.
+
+use serde::{Deserialize, Serialize};
+
+use crate::lenient::nullable;
+
+/// The question for everything a host offers.
+pub const ROSTER: &[u8] = b"roster";
+/// The header that asks for an invocation, by its id; the answer is [`IN_WORK`] or [`UNKNOWN`].
+pub const ASK: &str = "Lattice-Ask";
+/// The invocation is being worked on.
+pub const IN_WORK: &[u8] = b"in work";
+/// The invocation never came, or was answered before.
+pub const UNKNOWN: &[u8] = b"unknown";
+/// Targets a host names. More would not fit into a message; those beyond are reached through their queue groups.
+pub const TARGETS_MAX: usize = 8192;
+
+/// What a host says about itself.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Word {
+    #[serde(default, deserialize_with = "nullable")]
+    pub host: String,
+    /// Grows with each change of what it offers.
+    #[serde(default, deserialize_with = "nullable")]
+    pub roster: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offers: Option<Offers>,
+    /// It has just come and knows nobody.
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "std::ops::Not::not")]
+    pub hello: bool,
+    /// It stops and takes no calls any more.
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "std::ops::Not::not")]
+    pub goodbye: bool,
+}
+
+/// What runs on a host: actors by key, providers by key and link name with a dot between.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Offers {
+    /// Takes calls on a subject of its own.
+    #[serde(default, deserialize_with = "nullable")]
+    pub direct: Vec<String>,
+    /// Takes calls through the queue group only.
+    #[serde(default, deserialize_with = "nullable")]
+    pub group: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_beat_is_short_and_unknown_members_do_no_harm() {
+        let beat = Word { host: "NABC".into(), roster: 3, ..Word::default() };
+        assert_eq!(serde_json::to_string(&beat).unwrap(), r#"{"host":"NABC","roster":3}"#);
+        let read: Word =
+            serde_json::from_str(r#"{"host":"NABC","roster":3,"mood":"good","hello":null,"offers":null}"#).unwrap();
+        assert_eq!(read, beat);
+    }
+}

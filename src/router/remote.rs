@@ -1,0 +1,322 @@
+//! Calls that leave the process: to which host, and what happens when that host vanishes.
+//!
+//! If [`peers`](crate::peers) know who runs the target, one of them is chosen and gets the call on a subject of its own; so it is
+//! known who has it. Otherwise the queue group decides, as for callers of all years. A host that turns out not to listen, or to be
+//! too busy, has done nothing, so the call goes to the next one at once.
+//!
+//! An answer that takes long is asked for, at the host that has the call. If that host is gone, silent, or has never seen the
+//! call, the call is made again elsewhere, provided that it may be made twice ([`repeat`]); the first answer wins. A call that
+//! may not be made twice waits for its answer as long as there is hope, and then its error says that the outcome is unknown.
+//!
+//! Everything ends at the call's deadline.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::time::{Instant, interval, sleep, sleep_until};
+use tracing::{debug, info};
+
+use crate::{
+    links::Live,
+    peers::{Peer, Peers, target_of},
+    rpc::{
+        call::{Call, CallError},
+        client::{Answer, Client, new_id},
+        repeat,
+    },
+};
+
+/// How long an answer may take before it is asked for. Longer than nearly all calls take.
+const DOUBT: Duration = Duration::from_millis(200);
+/// The longest pause between two questions.
+const DOUBT_MAX: Duration = Duration::from_secs(1);
+/// How often to look whether others have found out that a host is lost.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long a host may take to answer a question. Twice the way around the world.
+const ASK: Duration = Duration::from_millis(500);
+/// How often one call is made at most.
+const ATTEMPTS_MAX: usize = 4;
+/// How long after a host was last heard of its calls wait for it to come back: a NATS server that is started again takes its
+/// clients and leaf nodes back within this time.
+const GRACE: Duration = Duration::from_secs(4);
+/// How long to wait before looking for it again.
+const GRACE_PAUSE: Duration = Duration::from_millis(50);
+
+/// Performs calls on other hosts. Cheap to clone.
+#[derive(Clone)]
+pub struct Remote(Arc<Inner>);
+
+struct Inner {
+    client: Client,
+    peers: Peers,
+    links: Live,
+    /// Operations the operator marked as repeatable.
+    marked: Vec<String>,
+}
+
+/// A call that was sent.
+struct Attempt {
+    /// Who has it; unknown when the queue group decided.
+    peer: Option<Arc<Peer>>,
+    id: String,
+    sent: Arc<AtomicBool>,
+    answer: BoxFuture<'static, Result<Bytes, CallError>>,
+}
+
+/// What is known about an attempt whose answer takes long.
+struct Pending {
+    peer: Option<Arc<Peer>>,
+    id: String,
+    /// The callee has it, or should; before that and afterwards a large payload may be on its way.
+    sent: Arc<AtomicBool>,
+    /// Questions for it without an answer.
+    asked: usize,
+    /// It will most likely have no answer, and why.
+    doubt: Option<String>,
+    /// It was not taken, so nothing was done.
+    is_over: bool,
+}
+
+impl Pending {
+    /// Whether it should have an answer and nothing is known to the contrary.
+    fn may_be_lost(&self) -> bool {
+        !self.is_over && self.doubt.is_none() && self.sent.load(Ordering::Acquire)
+    }
+}
+
+/// Whom a call may still go to.
+struct Choice {
+    target: Arc<str>,
+    may_be_here: bool,
+    tried: Vec<Arc<Peer>>,
+}
+
+impl Remote {
+    /// `marked` are operations that may be repeated, besides those [`repeat`] knows.
+    pub fn new(client: Client, peers: Peers, links: Live, marked: Vec<String>) -> Self {
+        Self(Arc::new(Inner { client, peers, links, marked }))
+    }
+
+    /// Performs a call elsewhere, or here if it `may_be_here`.
+    pub async fn call(&self, call: Call, may_be_here: bool) -> Result<Bytes, CallError> {
+        let mut choice = Choice { target: target_of(&call.target), may_be_here, tried: Vec::new() };
+        let mut busy = None;
+        loop {
+            let peer = self.choose(&choice);
+            if let (None, Some(busy)) = (&peer, busy.take()) {
+                return Err(busy);
+            }
+            let mut attempt = self.send(&call, peer);
+            let result = tokio::select! {
+                biased;
+                result = &mut attempt.answer => result,
+                () = sleep(DOUBT) => return self.pursue(call, choice, attempt).await,
+            };
+            match (result, attempt.peer) {
+                (Err(error), Some(peer)) if was_not_taken(&error) => {
+                    choice.pass_over(peer, &error);
+                    busy = error.is_busy().then_some(error);
+                }
+                (Err(CallError::NoResponders { .. }), None) if self.may_come_back(&choice, &call) => {
+                    sleep(GRACE_PAUSE).await;
+                }
+                (result, _) => return result,
+            }
+        }
+    }
+
+    fn choose(&self, choice: &Choice) -> Option<Arc<Peer>> {
+        self.0.peers.choose(&choice.target, &choice.tried, choice.may_be_here)
+    }
+
+    /// Whether a host that ran the target was there a moment ago.
+    fn may_come_back(&self, choice: &Choice, call: &Call) -> bool {
+        Instant::now() + GRACE_PAUSE < call.deadline
+            && self.0.peers.runners(&choice.target).iter().any(|peer| peer.is_lost() && peer.silence() < GRACE)
+    }
+
+    fn send(&self, call: &Call, peer: Option<Arc<Peer>>) -> Attempt {
+        let (inner, call, id) = (Arc::clone(&self.0), call.clone(), new_id());
+        let (sent_id, sent_to, sent) = (id.clone(), peer.clone(), Arc::new(AtomicBool::new(false)));
+        let is_sent = Arc::clone(&sent);
+        let answer = async move {
+            let _taken = sent_to.as_ref().map(Peer::take);
+            inner.client.invoke(call, sent_to.as_ref().map(|peer| &*peer.id), sent_id, &is_sent).await
+        };
+        Attempt { peer, id, sent, answer: answer.boxed() }
+    }
+
+    /// Sees a call through whose answer takes long.
+    async fn pursue(&self, call: Call, mut choice: Choice, first: Attempt) -> Result<Bytes, CallError> {
+        let mut answers = FuturesUnordered::new();
+        let mut questions = FuturesUnordered::<Question>::new();
+        let mut pending: Vec<Pending> = Vec::new();
+        let begin = |attempt: Attempt, pending: &mut Vec<Pending>| {
+            let number = pending.len();
+            pending.push(Pending {
+                peer: attempt.peer,
+                id: attempt.id,
+                sent: attempt.sent,
+                asked: 0,
+                doubt: None,
+                is_over: false,
+            });
+            let answer = attempt.answer;
+            async move { (number, answer.await) }.boxed()
+        };
+        answers.push(begin(first, &mut pending));
+        let mut is_repeatable = None;
+        // Attempts that may have been carried out, and when to make the next one.
+        let (mut made, mut again_at) = (1, None);
+        let mut look = interval(LOOK);
+        let (mut ask_at, mut pause) = (Instant::now(), DOUBT);
+        loop {
+            let doubtful = tokio::select! {
+                biased;
+                Some((number, result)) = answers.next() => {
+                    match result {
+                        Err(error) if was_not_taken(&error) => {
+                            made -= 1;
+                            match pending[number].peer.clone() {
+                                Some(peer) => {
+                                    choice.pass_over(peer, &error);
+                                    again_at = Some(Instant::now());
+                                }
+                                None if self.may_come_back(&choice, &call) => again_at = Some(Instant::now() + GRACE_PAUSE),
+                                None if answers.is_empty() => return Err(self.outcome(&call, &pending).unwrap_or(error)),
+                                None => {}
+                            }
+                            pending[number].is_over = true;
+                        }
+                        Err(error @ CallError::TimedOut { .. }) => {
+                            return Err(self.outcome(&call, &pending).unwrap_or(error));
+                        }
+                        result => return result,
+                    }
+                    false
+                }
+                Some((number, who, answer)) = questions.next() => {
+                    pending[number].asked -= 1;
+                    let is_doubtful = judge(&mut pending[number], &who, answer);
+                    let may_repeat = *is_repeatable.get_or_insert_with(|| self.is_repeatable(&call));
+                    // Neither the call nor its answer is on its way any more.
+                    if is_doubtful && answer == Answer::Unknown && !may_repeat && let Some(error) = self.outcome(&call, &pending) {
+                        return Err(error);
+                    }
+                    is_doubtful
+                }
+                () = sleep_until(again_at.unwrap_or_else(Instant::now)), if again_at.is_some() => {
+                    again_at = None;
+                    if made < ATTEMPTS_MAX {
+                        made += 1;
+                        let peer = self.choose(&choice);
+                        debug!(target = %choice.target, host_id = peer.as_ref().map(|peer| &*peer.id), "a call is made again");
+                        answers.push(begin(self.send(&call, peer), &mut pending));
+                    }
+                    false
+                }
+                _ = look.tick() => {
+                    let is_time = Instant::now() >= ask_at;
+                    if is_time {
+                        ask_at += pause;
+                        pause = (pause * 2).min(DOUBT_MAX);
+                    }
+                    let mut is_doubtful = false;
+                    for (number, attempt) in pending.iter_mut().enumerate().filter(|(_, attempt)| attempt.may_be_lost()) {
+                        if attempt.peer.as_ref().is_some_and(|peer| peer.is_lost()) {
+                            // Somebody else found out.
+                            attempt.doubt = attempt.peer.as_ref().map(|peer| format!("host {} fell silent", peer.id));
+                            is_doubtful = true;
+                        } else if is_time && attempt.asked == 0 {
+                            let asked = self.ask(&call, &choice.target, number, attempt);
+                            attempt.asked = asked.len();
+                            questions.extend(asked);
+                        }
+                    }
+                    is_doubtful
+                }
+            };
+            if doubtful && *is_repeatable.get_or_insert_with(|| self.is_repeatable(&call)) {
+                again_at = Some(Instant::now());
+            }
+            if answers.is_empty() && again_at.is_none() {
+                let nobody = || CallError::Transport("no host takes the call".into());
+                return Err(self.outcome(&call, &pending).unwrap_or_else(nobody));
+            }
+        }
+    }
+
+    /// Asks for an attempt: the host that has it, or all that may have it.
+    fn ask(&self, call: &Call, target: &str, number: usize, attempt: &Pending) -> Vec<Question> {
+        let inner = &self.0;
+        let question = |peer: Arc<Peer>, id: Option<String>| {
+            let (client, call) = (inner.client.clone(), call.clone());
+            async move {
+                let answer = match id {
+                    Some(id) => client.ask(&call, &peer.id, &id, ASK).await,
+                    None => client.look_for(&peer.id, ASK).await,
+                };
+                (number, peer, answer)
+            }
+            .boxed()
+        };
+        match &attempt.peer {
+            Some(peer) => vec![question(Arc::clone(peer), Some(attempt.id.clone()))],
+            None => inner.peers.runners(target).into_iter().map(|peer| question(peer, None)).collect(),
+        }
+    }
+
+    /// The error of a call of which nobody knows what became of it; none if every attempt is accounted for.
+    fn outcome(&self, call: &Call, pending: &[Pending]) -> Option<CallError> {
+        let cause = pending.iter().filter(|attempt| !attempt.is_over).find_map(|attempt| attempt.doubt.clone())?;
+        let (operation, target) = (call.operation.clone(), call.target.public_key.to_string());
+        Some(CallError::OutcomeUnknown { operation, target, cause })
+    }
+
+    fn is_repeatable(&self, call: &Call) -> bool {
+        let table = self.0.links.table();
+        let tags = table.claims(&call.target.public_key).map(|claims| claims.tags.as_slice()).unwrap_or_default();
+        repeat::is_repeatable(call, &self.0.marked, tags)
+    }
+}
+
+type Question = BoxFuture<'static, (usize, Arc<Peer>, Answer)>;
+
+impl Choice {
+    /// A host did not take the call.
+    fn pass_over(&mut self, peer: Arc<Peer>, error: &CallError) {
+        if matches!(error, CallError::NoResponders { .. }) {
+            // It will tell when it takes calls again.
+            peer.forget(&self.target);
+        }
+        self.tried.push(peer);
+    }
+}
+
+/// Whether a call was certainly not carried out, and another host may take it.
+fn was_not_taken(error: &CallError) -> bool {
+    matches!(error, CallError::NoResponders { .. }) || error.is_busy()
+}
+
+/// Draws the conclusion from an answer; says whether the attempt is in doubt now and was not before.
+fn judge(attempt: &mut Pending, who: &Arc<Peer>, answer: Answer) -> bool {
+    let why = match answer {
+        Answer::InWork => return false,
+        Answer::Unknown => "lost the call or its answer",
+        Answer::Gone => "vanished",
+        Answer::Silence => "fell silent",
+    };
+    if answer != Answer::Unknown && who.lose() {
+        info!(host_id = %who.id, why, "a host with calls of this one is lost; calls go to others until it is heard again");
+    }
+    let is_news = attempt.doubt.is_none();
+    attempt.doubt = Some(format!("host {} {why}", who.id));
+    is_news
+}
