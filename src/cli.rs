@@ -3,9 +3,11 @@
 //! Settings are flags of every command that runs a host, and may stand before or after its name. This module only reads;
 //! [`crate::config`] decides.
 
+use std::path::{Path, PathBuf};
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::SettingArgs;
+use crate::{config::SettingArgs, up};
 
 /// Exit code of wrong settings (`EX_USAGE` of sysexits).
 pub const EXIT_CONFIG: u8 = 64;
@@ -22,6 +24,9 @@ pub const EXIT_CONFIG: u8 = 64;
         Settings come from flags, then the environment, then .env files, then ./host_config.json, then defaults.",
     after_help = "Examples:\n  \
         host up                                        a NATS server and a host, nothing else needed\n  \
+        host up --detached; host down                  the same in the background, until told to stop\n  \
+        host up --demo                                 with an application to look at\n  \
+        host up --hub tls://hub.example --creds FILE   joined with other machines\n  \
         WASMCLOUD_JS_DOMAIN=core host foreground       a host beside a NATS server with this JetStream domain\n  \
         HOST_machine=second host foreground            the same with a label to start things by\n  \
         host inspect builtin://httpserver              a built-in provider and its link values\n  \
@@ -39,7 +44,40 @@ pub enum Command {
     /// Run a host until it is stopped (Ctrl-C, SIGTERM, or a client)
     Foreground(Foreground),
     /// Start a NATS server with JetStream, installing one if there is none, and a host beside it
-    Up(Foreground),
+    #[command(
+        long_about = "Starts a NATS server with JetStream, installing one if there is none, and a host beside it. Ctrl-C \
+            stops both, the host first.\n\n\
+            There is one `host up` per directory, whose host_config.json holds the lattice's settings; a second one there \
+            tells what runs and leaves it alone. A NATS server that listens already and was not started by a `host up` is \
+            used as it is. Several on one machine: a directory for each, and --free-ports.\n\n\
+            With --hub the server is a leaf node of a hub and shares the lattice with the machines there. Each server has a \
+            JetStream store in a domain of its own; the lattice keeps its metadata in one of them, which every host knows \
+            as js_domain. Copy host_config.json from the machine that has it to the others.",
+        after_help = "Examples:\n  \
+            host up                                          a lattice on this machine\n  \
+            host up --detached                               the same in the background; `host down` stops it\n  \
+            host up --demo                                   with an application and its page\n  \
+            host up --hub tls://connect.ngs.global --creds lattice.creds\n      \
+                                                           joined over a hub; on every machine the same command\n  \
+            host up --hub nats-leaf://10.0.0.1:7422 --domain extender\n      \
+                                                           a hub without credentials, a domain of your choice\n  \
+            host up --free-ports                             one more lattice on this machine, in a directory of its own\n\n\
+            Exit codes: 0 stopped in order, or runs already; 1 failed; 64 wrong settings or options."
+    )]
+    Up(Up),
+    /// Stop what `host up` started in this directory
+    #[command(
+        long_about = "Stops what `host up` started in this directory, in the background or in another terminal: first the \
+            host, which finishes its calls, then its NATS server. It waits until they are gone, and kills what does not stop \
+            in time. A server or a host that `host up` did not start is never touched. What the server has stored stays, and \
+            so does host_config.json.",
+        after_help = "Examples:\n  \
+            host down                 stop what runs in this directory\n  \
+            host down --all           stop whatever this user started with `host up` on this machine\n  \
+            host down -o json         the same as data: what was stopped, and where its data stays\n\n\
+            Exit codes: 0 nothing runs any longer, whether or not something did before; 1 something could not be stopped."
+    )]
+    Down(Down),
     /// Tell whether a host runs on this machine: prints pong and exits with 0 if one does
     Ping,
     /// Tell what a reference names: an actor, a provider archive, or a built-in provider with its link values
@@ -67,6 +105,62 @@ pub enum Command {
 pub struct Foreground {
     #[command(flatten)]
     pub settings: SettingArgs,
+}
+
+/// What `host up` can be asked for, beside the settings of its host.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Up")]
+pub struct Up {
+    /// Join this hub as a leaf node: nats-leaf://, tls://, nats://, ws:// or wss://; several separated by commas
+    #[arg(long, value_name = "URL")]
+    pub hub: Option<String>,
+    /// Credentials for the hub: a file with user JWT and seed
+    #[arg(long, value_name = "FILE")]
+    pub creds: Option<PathBuf>,
+    /// PEM file of the private authority that signed the hub's certificate
+    #[arg(long, value_name = "FILE")]
+    pub hub_ca: Option<PathBuf>,
+    /// JetStream domain of this machine's server, different on each machine of a hub [default: js_domain where that is kept
+    /// here, `core` if none is set; a name of its own (extender-...) beside metadata that is kept elsewhere]
+    #[arg(long, value_name = "NAME")]
+    pub domain: Option<String>,
+    /// Let a free port be chosen for the server, and keep it in host_config.json
+    #[arg(long)]
+    pub free_ports: bool,
+    /// Also start the pets application and print the address of its page
+    #[arg(long)]
+    pub demo: bool,
+    /// Run in the background; returns when the host is ready
+    #[arg(long, short = 'd')]
+    pub detached: bool,
+    #[arg(long, hide = true)]
+    pub in_background: bool,
+    #[command(flatten)]
+    pub settings: SettingArgs,
+}
+
+impl Up {
+    /// What was asked for, checked; relative paths are of `dir`.
+    pub fn options(&self, dir: &Path) -> Result<up::Options, Vec<String>> {
+        let options = up::Options {
+            hub: None,
+            domain: self.domain.clone(),
+            free_ports: self.free_ports,
+            demo: self.demo,
+            in_background: self.in_background,
+        };
+        options.check(self.hub.as_deref(), self.creds.as_deref(), self.hub_ca.as_deref(), dir)
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct Down {
+    /// Stop what was started in every directory of this user
+    #[arg(long)]
+    pub all: bool,
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
 }
 
 #[derive(Debug, Subcommand)]

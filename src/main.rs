@@ -8,7 +8,7 @@ use std::{
 
 use clap::Parser;
 use lattice_host::{
-    cli::{self, Cli, Command, ConfigCommand, Output},
+    cli::{self, Cli, Command, ConfigCommand, Down, Output, Up},
     config::{self, Config, Loaded, ProcessEnvironment, Resolved, SettingArgs, Sources},
     dirs::Dirs,
     host::{self, Host},
@@ -16,19 +16,24 @@ use lattice_host::{
     registry::credentials::Registries,
     shutdown, telemetry,
     up::{
-        self,
-        nats_server::{self, NatsServer},
+        self, Session, detached, down,
+        instance::{ClaimError, Instance, Record},
+        nats_server, process,
     },
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+/// As shells report an interrupt.
+const EXIT_INTERRUPTED: u8 = 130;
+
 fn main() -> ExitCode {
     let Cli { command, settings } = Cli::parse();
     match command {
-        None => run(settings, false),
-        Some(Command::Foreground(own)) => run(cli::merged(settings, own.settings), false),
-        Some(Command::Up(own)) => run(cli::merged(settings, own.settings), true),
+        None => foreground(settings),
+        Some(Command::Foreground(own)) => foreground(cli::merged(settings, own.settings)),
+        Some(Command::Up(own)) => up(settings, own),
+        Some(Command::Down(own)) => down(&own),
         Some(Command::Ping) => ping(),
         Some(Command::Config { command: ConfigCommand::Show { origin, output, settings: own } }) => {
             show(cli::merged(settings, own), origin, output)
@@ -47,42 +52,213 @@ fn load(sources: &Sources) -> Result<Loaded, ExitCode> {
     })
 }
 
-fn run(args: SettingArgs, with_server: bool) -> ExitCode {
-    let mut sources = Sources::from_process(args);
-    let mut loaded = match load(&sources) {
+fn foreground(args: SettingArgs) -> ExitCode {
+    let sources = Sources::from_process(args);
+    let config = match load(&sources) {
+        Ok(loaded) => loaded.config,
+        Err(code) => return code,
+    };
+    telemetry::init(&config.log);
+    let dirs = Dirs::find(&ProcessEnvironment, sources.home.as_deref());
+    block_on(live(config, &sources, &dirs, None))
+}
+
+fn up(before: SettingArgs, mut args: Up) -> ExitCode {
+    let sources = Sources::from_process(cli::merged(before, std::mem::take(&mut args.settings)));
+    let loaded = match load(&sources) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    if with_server {
-        sources = up::with_defaults(sources, &loaded.table);
-        loaded = match load(&sources) {
-            Ok(loaded) => loaded,
-            Err(code) => return code,
-        };
-    }
-    let config = loaded.config;
-    telemetry::init(&config.log);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            error!(%error, "cannot start the runtime");
-            return ExitCode::FAILURE;
-        }
+    let options = match args.options(&sources.dir) {
+        Ok(options) => options,
+        Err(mistakes) => return wrong(&mistakes),
     };
-    let outcome = runtime.block_on(live(config, &sources, with_server));
-    // A compilation or a read that still runs must not keep the process.
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            error!("{error:#}");
-            ExitCode::FAILURE
+    if args.in_background
+        && let Err(error) = process::leave_terminal()
+    {
+        eprintln!("leave the terminal: {error}");
+        return ExitCode::FAILURE;
+    }
+    telemetry::init(&loaded.config.log);
+    let dirs = Dirs::find(&ProcessEnvironment, sources.home.as_deref());
+    let directory = match up::directory() {
+        Ok(directory) => directory,
+        Err(error) => return failed(&error),
+    };
+    let instance = Instance::of(&dirs, &directory);
+    if args.detached && !args.in_background {
+        if instance.is_running() {
+            return block_on_code(runs_already(&instance, &options, &loaded));
         }
+        return block_on_code(in_background(&instance, &dirs, &options, &loaded));
+    }
+    match Session::enter(&dirs, &directory, options.clone()) {
+        Ok(session) => up_here(session, sources, &loaded, &dirs),
+        Err(ClaimError::Taken) => block_on_code(runs_already(&instance, &options, &loaded)),
+        Err(error) => failed(&error.into()),
     }
 }
 
-/// A host's life from its first log line to its last.
-async fn live(config: Config, sources: &Sources, with_server: bool) -> anyhow::Result<()> {
+/// Runs server and host in this process.
+fn up_here(mut session: Session, mut sources: Sources, loaded: &Loaded, dirs: &Dirs) -> ExitCode {
+    let settled = match session.settle(&mut sources, loaded) {
+        Ok(()) => load(&sources),
+        Err(mistakes) => Err(wrong(&mistakes)),
+    };
+    match settled {
+        Ok(settled) => block_on(live(settled.config, &sources, dirs, Some(session))),
+        Err(code) => block_on_code(async move {
+            session.finish().await;
+            code
+        }),
+    }
+}
+
+/// Starts the same command in the background and tells what became of it.
+async fn in_background(instance: &Instance, dirs: &Dirs, options: &up::Options, loaded: &Loaded) -> ExitCode {
+    let interrupted = CancellationToken::new();
+    let signalled = tokio::spawn(listen(interrupted.clone(), || {}));
+    let log = detached::log_of(instance);
+    let outcome = async {
+        // Here, where nobody counts the seconds: an installation may take minutes.
+        tokio::select! {
+            found = nats_server::find_or_install(&ProcessEnvironment, dirs) => found.map(drop)?,
+            () = interrupted.cancelled() => return Ok(detached::Outcome::Interrupted),
+        }
+        detached::start(instance, &interrupted).await
+    };
+    let outcome = outcome.await;
+    signalled.abort();
+    match outcome {
+        Ok(detached::Outcome::Ready(record)) => print(format_args!("{}", told(&record))),
+        Ok(detached::Outcome::RunsAlready) => runs_already(instance, options, loaded).await,
+        // The same, in a terminal.
+        Ok(detached::Outcome::Ended(status)) if status.success() && instance.is_running() => {
+            runs_already(instance, options, loaded).await
+        }
+        Ok(detached::Outcome::Ended(status)) => {
+            eprintln!("the host in the background ended before it was ready ({status}); its log: {}", log.display());
+            status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0).unwrap_or(1).into()
+        }
+        Ok(detached::Outcome::Late) => {
+            eprintln!("the host in the background was not ready in time and was stopped; its log: {}", log.display());
+            ExitCode::FAILURE
+        }
+        Ok(detached::Outcome::Interrupted) => {
+            eprintln!("interrupted; nothing was left running");
+            ExitCode::from(EXIT_INTERRUPTED)
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+/// Tells what runs in this directory. That is what was asked for, unless something else was.
+async fn runs_already(instance: &Instance, options: &up::Options, loaded: &Loaded) -> ExitCode {
+    let Some(record) = detached::wait_for(instance).await else {
+        eprintln!(
+            "another `host up` of this directory is starting or stopping; try again when it is done, or use `host down`"
+        );
+        return ExitCode::FAILURE;
+    };
+    let process = record.up.pid;
+    if let Some(difference) = up::differs(&record, options, loaded) {
+        eprintln!(
+            "a host runs already in {} (pid {process}), and {difference}. Stop it with `host down` and start it again, or \
+             start this one in another directory",
+            record.directory.display()
+        );
+        return ExitCode::FAILURE;
+    }
+    let host_id = record.host_id.as_deref().unwrap_or_default();
+    print(format_args!(
+        "a host runs already in {}: {host_id}, pid {process}, since {}; it keeps the settings it was started with\n{}",
+        record.directory.display(),
+        record.since,
+        told(&record)
+    ))
+}
+
+fn told(record: &Record) -> String {
+    record.summary.as_ref().map(ToString::to_string).unwrap_or_default()
+}
+
+fn down(args: &Down) -> ExitCode {
+    telemetry::init(&config::Log { level: tracing::Level::INFO, json: false });
+    let dirs = Dirs::find(&ProcessEnvironment, std::env::home_dir().as_deref());
+    let instances = match (args.all, up::directory()) {
+        (true, _) => Instance::all(&dirs),
+        (false, Ok(directory)) => vec![Instance::of(&dirs, &directory)],
+        (false, Err(error)) => return failed(&error),
+    };
+    block_on_code(async {
+        let (mut stopped, mut code) = (Vec::new(), ExitCode::SUCCESS);
+        for instance in &instances {
+            match down::down(instance).await {
+                Ok(done) => stopped.extend(done),
+                Err(error) => code = failed(&error),
+            }
+        }
+        let text = match args.output {
+            Output::Json => format!("{:#}\n", serde_json::json!(stopped)),
+            Output::Text if stopped.is_empty() && args.all => {
+                "nothing to stop: no `host up` of this user runs\n".into()
+            }
+            Output::Text if stopped.is_empty() => {
+                "nothing to stop: no `host up` of this directory runs (--all looks at every directory)\n".into()
+            }
+            Output::Text => stopped.iter().map(|stopped| format!("{stopped}\n")).collect(),
+        };
+        let printed = print(text);
+        if code == ExitCode::SUCCESS { printed } else { code }
+    })
+}
+
+fn wrong(mistakes: &[String]) -> ExitCode {
+    mistakes.iter().for_each(|mistake| eprintln!("{mistake}"));
+    ExitCode::from(cli::EXIT_CONFIG)
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("{error:#}");
+    ExitCode::FAILURE
+}
+
+fn block_on(life: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    block_on_code(async {
+        match life.await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                error!("{error:#}");
+                ExitCode::FAILURE
+            }
+        }
+    })
+}
+
+fn block_on_code(work: impl Future<Output = ExitCode>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("cannot start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(work);
+    // A compilation or a read that still runs must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    code
+}
+
+/// Cancels the token at the first signal; the second one ends the process, after `at_the_end`.
+async fn listen(stop: CancellationToken, at_the_end: impl FnOnce() + Send + 'static) {
+    match shutdown::first_signal(at_the_end).await {
+        Ok(()) => stop.cancel(),
+        Err(error) => warn!(%error, "no signal can be heard; stop this host over the control interface"),
+    }
+}
+
+/// A host's life from its first log line to its last; with a session, its server's too.
+async fn live(config: Config, sources: &Sources, dirs: &Dirs, session: Option<Session>) -> anyhow::Result<()> {
     if let Some(domain) = &config.js_domain {
         info!("Using JetStream domain: {domain}");
     }
@@ -95,28 +271,22 @@ async fn live(config: Config, sources: &Sources, with_server: bool) -> anyhow::R
     for warning in &config.warnings {
         warn!("{warning}");
     }
-    let dirs = Dirs::find(&ProcessEnvironment, sources.home.as_deref());
     let stop = CancellationToken::new();
-    let signalled = tokio::spawn({
-        let stop = stop.clone();
-        async move {
-            match shutdown::first_signal(nats_server::kill_started).await {
-                Ok(()) => stop.cancel(),
-                Err(error) => warn!(%error, "no signal can be heard; stop this host over the control interface"),
-            }
+    let signalled = tokio::spawn(listen(stop.clone(), nats_server::kill_started));
+    let outcome = match session {
+        None => serve(config, dirs, &stop, None).await,
+        Some(mut session) => {
+            let outcome = tokio::select! {
+                ensured = session.ensure_server(&config) => match ensured {
+                    Ok(()) => serve(config, dirs, &stop, Some(&mut session)).await,
+                    Err(error) => Err(error),
+                },
+                () = stop.cancelled() => Ok(()),
+            };
+            session.finish().await;
+            outcome
         }
-    });
-    let mut server = None;
-    if with_server {
-        server = tokio::select! {
-            server = up::ensure_server(&config, &dirs) => server?,
-            () = stop.cancelled() => return Ok(()),
-        };
-    }
-    let outcome = serve(config, &dirs, &stop, server.as_mut()).await;
-    if let Some(server) = server {
-        server.stop().await;
-    }
+    };
     signalled.abort();
     outcome
 }
@@ -125,36 +295,62 @@ async fn serve(
     config: Config,
     dirs: &Dirs,
     stop: &CancellationToken,
-    server: Option<&mut NatsServer>,
+    mut session: Option<&mut Session>,
 ) -> anyhow::Result<()> {
     let started = tokio::select! {
-        started = Host::start(config, dirs, stop) => started,
+        started = Host::start(config.clone(), dirs, stop) => started,
         // Told to stop while it waited for a server: that is an end in good order.
         () = stop.cancelled() => return Ok(()),
     };
     let mut host = started?;
     info!("ready");
     let failed = host.failed();
+    if let Some(session) = session.as_mut() {
+        let ready = tokio::select! {
+            ready = session.ready(&host, &config) => ready.map(Some),
+            () = stop.cancelled() => Ok(None),
+        };
+        match ready {
+            Ok(Some(summary)) => drop(print(summary)),
+            Ok(None) => {}
+            Err(error) => {
+                host.stop(None).await;
+                return Err(error);
+            }
+        }
+    }
+    enum End {
+        Asked(Option<Duration>),
+        Failed(String),
+    }
     let server_ended = async {
-        match server {
-            Some(server) => server.ended().await,
+        match session.as_mut() {
+            Some(session) => session.server_ended().await,
             None => std::future::pending().await,
         }
     };
-    let timeout = tokio::select! {
-        () = stop.cancelled() => None,
-        request = host.stop_requested() => request.timeout,
-        () = failed.cancelled() => {
-            host.stop(None).await;
-            anyhow::bail!("the host failed, see above");
-        }
-        ended = server_ended => {
-            host.stop(None).await;
-            anyhow::bail!("the NATS server ended ({}), so the host did too", ended.map_or_else(|e| e.to_string(), |s| s.to_string()));
+    let end = tokio::select! {
+        () = stop.cancelled() => End::Asked(None),
+        request = host.stop_requested() => End::Asked(request.timeout),
+        () = failed.cancelled() => End::Failed("the host failed, see above".into()),
+        how = server_ended => {
+            error!(%how, "the NATS server ended; the host stops");
+            End::Failed(format!("the NATS server ended ({how}), so the host did too"))
         }
     };
-    host.stop(timeout).await;
-    Ok(())
+    if let Some(session) = session {
+        session.leave_work().await;
+    }
+    match end {
+        End::Asked(timeout) => {
+            host.stop(timeout).await;
+            Ok(())
+        }
+        End::Failed(why) => {
+            host.stop(None).await;
+            anyhow::bail!(why)
+        }
+    }
 }
 
 fn ping() -> ExitCode {

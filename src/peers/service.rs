@@ -68,6 +68,7 @@ pub async fn spawn(
         asking: JoinSet::new(),
         asked: HashSet::new(),
         telling: None,
+        looked: Instant::now(),
     };
     confirm(client).await?;
     service.hello().await;
@@ -90,6 +91,8 @@ struct Service {
     asking: JoinSet<(String, Option<Word>)>,
     asked: HashSet<String>,
     telling: Option<Telling>,
+    /// When it last looked for the silent.
+    looked: Instant,
 }
 
 /// A change that is being confirmed.
@@ -232,7 +235,13 @@ impl Service {
         }
     }
 
-    fn look(&self) {
+    fn look(&mut self) {
+        let paused = self.looked.elapsed() > BEAT;
+        self.looked = Instant::now();
+        if paused {
+            // It was this host that heard nothing.
+            return self.peers.0.table.excuse();
+        }
         for peer in self.peers.0.table.look(SILENT, GONE) {
             let silent_ms = peer.silence().as_millis() as u64;
             warn!(host_id = %peer.id, silent_ms, "a host is silent; calls go to others until it is heard again");

@@ -16,6 +16,7 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use super::wire::{Offers, TARGETS_MAX, Word};
+use crate::identity::keys::HostId;
 
 /// Hosts that are kept in mind. A lattice of that many machines would need another way to find each other.
 const PEERS_MAX: usize = 1024;
@@ -238,7 +239,7 @@ impl Table {
 
     /// Heeds a word of another host.
     pub fn heed(&self, word: &Word) -> Heard {
-        if word.host == *self.own.id || !crate::identity::keys::HostId::parse(&word.host).is_ok() {
+        if word.host == *self.own.id || HostId::parse(&word.host).is_err() {
             return Heard::Ignored;
         }
         let known = self.peers.load().iter().find(|peer| *peer.id == *word.host).cloned();
@@ -283,6 +284,13 @@ impl Table {
             self.remove(peer);
         }
         others.into_iter().filter(|peer| peer.silence() >= silent && peer.lose()).collect()
+    }
+
+    /// Gives every peer that is not lost the time to be heard again.
+    pub fn excuse(&self) {
+        for peer in self.others().iter().filter(|peer| !peer.is_lost()) {
+            peer.heard_ms.store(peer.age_ms(), Ordering::Relaxed);
+        }
     }
 
     fn add(&self, peer: &Arc<Peer>) -> bool {

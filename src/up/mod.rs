@@ -1,61 +1,478 @@
-//! `host up`: a NATS server and a host in one terminal.
+//! `host up`: a NATS server and a host in one terminal, or in the background.
 //!
-//! If a NATS server listens where the settings say, it is used as it is. Otherwise one is found or installed, started
-//! with JetStream in a domain, and stopped after the host. What this process did not start it does not stop.
+//! ```text
+//! Session::enter   takes the directory (one `up` at a time), keeps what a killed one left behind
+//!        settle    adds domains, ports and the like to the settings
+//!        ensure_server   takes over, starts, or uses a NATS server; looks at the hub
+//!        (the host starts)
+//!        ready     starts the demonstration, notes and returns the summary
+//!        leave_work, (the host stops), finish   the way back, in this order
+//! ```
+//!
+//! What always holds: only what an `up` of this directory started is ever stopped. If a NATS server listens where the
+//! settings say and nobody's `up` started it, it is used as it is and left alone.
 
+pub mod demo;
+pub mod detached;
+pub mod down;
+pub mod hub;
+mod install;
+pub mod instance;
 pub mod nats_server;
+pub mod process;
+mod settle;
+pub mod summary;
 
-use std::path::Path;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use anyhow::{Context as _, Result};
-use tracing::info;
+use anyhow::{Context as _, Result, bail};
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
 
 use crate::{
-    config::{Config, Sources},
+    config::{Config, Loaded, Origin, ProcessEnvironment, Sources},
     dirs::Dirs,
+    host::Host,
 };
-use nats_server::{NatsServer, Settings};
+use demo::Demo;
+use hub::{Hub, Link, Watch};
+use instance::{Claim, ClaimError, Instance, Record, ServerRecord};
+use nats_server::{NatsServer, Probe, Settings};
+use process::Process;
+use summary::Summary;
 
-/// The JetStream domain when none is set; the one of the walk in the README.
-const DOMAIN: &str = "core";
+/// What a stop takes beside the host's own time: last events, providers, the server.
+const STOP_MARGIN: Duration = Duration::from_secs(20);
+/// The port of NATS everywhere.
+const USUAL_PORT: u16 = 4222;
+/// The settings that name a port, with the flags that set them.
+const PORTS: [(&str, &str); 4] = [
+    ("nats_port", "--nats-port"),
+    ("ctl_port", "--ctl-port"),
+    ("rpc_port", "--rpc-port"),
+    ("prov_rpc_port", "--prov-rpc-port"),
+];
 
-/// Adds the defaults of `up` to what the user said.
-pub fn with_defaults(mut sources: Sources, table: &crate::config::Resolved) -> Sources {
-    let unset = table.rows().iter().any(|row| row.key == "js_domain" && row.origin == crate::config::Origin::Default);
-    if unset {
-        sources.flags.push(("js_domain", DOMAIN.to_owned()));
-    }
-    sources
+/// What `up` was asked for, beside the settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    pub hub: Option<Hub>,
+    /// JetStream domain of this machine's server.
+    pub domain: Option<String>,
+    pub free_ports: bool,
+    pub demo: bool,
+    /// This process runs in the background, with its log in a file.
+    pub in_background: bool,
 }
 
-/// Makes sure that a NATS server listens; returns it if it was started here.
-pub async fn ensure_server(config: &Config, dirs: &Dirs) -> Result<Option<NatsServer>> {
-    let address = format!("{}:{}", config.ctl.host_text, config.ctl.port);
-    match nats_server::probe(&address).await {
-        nats_server::Probe::Nats(version) => {
-            info!(%address, %version, "a NATS server runs already and is used");
-            return Ok(None);
+impl Options {
+    /// Checks what the user said; returns every mistake.
+    pub fn check(
+        self,
+        hub: Option<&str>,
+        creds: Option<&Path>,
+        hub_ca: Option<&Path>,
+        dir: &Path,
+    ) -> Result<Self, Vec<String>> {
+        let mut mistakes = Vec::new();
+        let hub = Hub::check(hub, creds, hub_ca, dir).unwrap_or_else(|errors| {
+            mistakes.extend(errors.iter().map(ToString::to_string));
+            None
+        });
+        mistakes.extend(self.domain.as_deref().and_then(|domain| settle::check_domain(domain).err()));
+        if mistakes.is_empty() { Ok(Self { hub, ..self }) } else { Err(mistakes) }
+    }
+}
+
+/// One `up` of one directory, from its first step to its last.
+pub struct Session {
+    dirs: Dirs,
+    options: Options,
+    claim: Claim,
+    record: Record,
+    /// JetStream domain of this machine's server.
+    domain: String,
+    server: Option<NatsServer>,
+    /// Present with a hub.
+    link: Option<(Watch, Link)>,
+    follower: Option<JoinHandle<()>>,
+    demo: Option<Demo>,
+}
+
+impl Session {
+    /// Takes the directory for this process, or says that another one has it.
+    pub fn enter(dirs: &Dirs, directory: &Path, options: Options) -> Result<Self, ClaimError> {
+        let instance = Instance::of(dirs, directory);
+        let claim = instance.claim()?;
+        let record = Record {
+            directory: directory.to_owned(),
+            up: Process::own(),
+            since: instance::now(),
+            address: None,
+            hub: options.hub.as_ref().map(ToString::to_string),
+            page: None,
+            // What a killed predecessor left is not forgotten before it is dealt with.
+            server: instance.record().and_then(|left| left.server),
+            background_log: options.in_background.then(|| detached::log_of(&instance)),
+            stop_within_ms: STOP_MARGIN.as_millis() as u64,
+            host_id: None,
+            summary: None,
+        };
+        let session = Self {
+            dirs: dirs.clone(),
+            options,
+            claim,
+            record,
+            domain: String::new(),
+            server: None,
+            link: None,
+            follower: None,
+            demo: None,
+        };
+        session.note().map_err(|source| ClaimError::Io { path: instance.folder().to_owned(), source })?;
+        Ok(session)
+    }
+
+    /// Adds what `up` decides to the settings; returns every mistake.
+    pub fn settle(&mut self, sources: &mut Sources, loaded: &Loaded) -> Result<(), Vec<String>> {
+        let mut mistakes = Vec::new();
+        match settle::domains(&self.options, &loaded.table, &self.dirs, self.claim.instance()) {
+            Ok((domain, js_domain)) => {
+                self.domain = domain;
+                sources.flags.extend(js_domain.map(|domain| ("js_domain", domain)));
+            }
+            Err(mistake) => mistakes.push(mistake),
         }
-        nats_server::Probe::Other => anyhow::bail!(
-            "something that is no NATS server listens on {address}; choose another port with --ctl-port and --rpc-port"
-        ),
-        nats_server::Probe::Nothing => {}
+        if self.options.free_ports {
+            match self.choose_port(sources, loaded) {
+                Ok(port) => {
+                    let host = &loaded.config.ctl.host_text;
+                    sources.flags.extend(["ctl_host", "rpc_host", "prov_rpc_host"].map(|key| (key, host.clone())));
+                    sources.flags.extend(["ctl_port", "rpc_port", "prov_rpc_port"].map(|key| (key, port.to_string())));
+                }
+                Err(mistake) => mistakes.push(mistake),
+            }
+        }
+        if self.options.demo {
+            sources.flags.push(("enable_start_from_fs", "true".to_owned()));
+        }
+        if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
     }
-    let binary = nats_server::find_or_install(&crate::config::ProcessEnvironment, dirs).await?;
-    let domain = config.js_domain.clone().unwrap_or_else(|| DOMAIN.to_owned());
-    let settings = Settings {
-        address: address.clone(),
-        store_dir: dirs.data.join("nats").join(format!("{domain}-{}", config.ctl.port)),
-        domain,
-        // Servers on other ports have files of their own.
-        log: dirs.state.join(format!("nats-server-{}.log", config.ctl.port)),
-        config: dirs.state.join(format!("nats-server-{}.cfg", config.ctl.port)),
-    };
-    let server = NatsServer::start(&binary, &settings).await.with_context(|| start_hint(&settings.log))?;
-    info!(%address, domain = %settings.domain, store = %settings.store_dir.display(), log = %settings.log.display(), "NATS server started");
-    Ok(Some(server))
+
+    /// The port of the settings if somebody chose it once and it can be had, else a free one.
+    fn choose_port(&mut self, sources: &Sources, loaded: &Loaded) -> Result<u16, String> {
+        let given = sources.flags.iter().find_map(|(key, _)| PORTS.iter().find(|(port, _)| port == key));
+        if let Some((_, flag)) = given {
+            return Err(format!("--free-ports chooses the port, and {flag} names one; leave one of them away"));
+        }
+        let (host, port) = (loaded.config.ctl.host_text.as_str(), loaded.config.ctl.port);
+        let own = self.record.server.as_ref().is_some_and(|left| left.address == address(host, port));
+        if own {
+            return Ok(port);
+        }
+        // The usual port is for those who ask for no other.
+        let is_default = settle::row(&loaded.table, "ctl_port").is_none_or(|row| row.origin == Origin::Default);
+        let wanted = Some(port).filter(|port| !is_default && *port != USUAL_PORT);
+        let (claim, record) = (&self.claim, &mut self.record);
+        let note = |port| {
+            record.address = Some(address(host, port));
+            claim.write(record)
+        };
+        claim.choose_port(&self.dirs, host, wanted, note).map_err(|error| format!("--free-ports: {error}"))
+    }
+
+    /// Makes sure that a NATS server listens: the one a killed `up` of this directory left, one that is there, or a new one.
+    pub async fn ensure_server(&mut self, config: &Config) -> Result<()> {
+        let place = address(&config.ctl.host_text, config.ctl.port);
+        self.record.stop_within_ms = (config.shutdown_timeout + STOP_MARGIN).as_millis() as u64;
+        self.record.address = Some(place.clone());
+        let settings = |name: String| Settings {
+            name,
+            address: place.clone(),
+            domain: self.domain.clone(),
+            store_dir: settle::store(&self.dirs, self.claim.instance(), &self.domain),
+            dir: self.claim.instance().folder().to_owned(),
+            hub: self.options.hub.clone(),
+        };
+        let name = format!("{}-{:016x}", self.domain, rand::random::<u64>());
+        let fresh = settings(name);
+        if let Some(left) = self.record.server.clone() {
+            let as_left = settings(left.name.clone());
+            match left.leftover(self.claim.instance()).await {
+                Some(process) if as_left.are_as_written() && nats_server::probe(&place).await.is(&left.name) => {
+                    info!(address = %place, pid = process.pid, "the NATS server that a killed `host up` left is taken over");
+                    return self.use_server(NatsServer::adopt(process), &as_left).await;
+                }
+                Some(process) => {
+                    info!(
+                        address = %left.address, pid = process.pid,
+                        "the NATS server that a killed `host up` left has other settings and is stopped"
+                    );
+                    nats_server::stop_process(&process).await.context("stop the server an earlier `host up` left")?;
+                }
+                None => {}
+            }
+            self.record.server = None;
+        }
+        match nats_server::probe(&place).await {
+            Probe::Nothing => {}
+            Probe::Nats(greeting) => {
+                self.check_foreign(&place)?;
+                info!(address = %place, version = %greeting.version, "a NATS server runs already and is used");
+                self.note().context("note what runs")?;
+                return self.check_rpc(config, &place).await;
+            }
+            Probe::Other => bail!(
+                "something that is no NATS server listens on {place}; choose another port with --nats-port, or let one be \
+                 chosen with --free-ports"
+            ),
+        }
+        self.check_rpc(config, &place).await?;
+        let binary = nats_server::find_or_install(&ProcessEnvironment, &self.dirs).await?;
+        // Noted before it is started: whatever happens in between, the next `up` knows its name.
+        self.record.server = Some(server_record(&fresh, None));
+        self.note().context("note what is started")?;
+        info!(address = %place, domain = %fresh.domain, "starting NATS server");
+        let server = NatsServer::start(&binary, &fresh)
+            .await
+            .with_context(|| format!("start the NATS server; its log is {}", fresh.log().display()))?;
+        info!(
+            address = %place, domain = %fresh.domain, store = %fresh.store_dir.display(), log = %fresh.log().display(),
+            "NATS server started"
+        );
+        self.use_server(server, &fresh).await
+    }
+
+    async fn use_server(&mut self, server: NatsServer, settings: &Settings) -> Result<()> {
+        self.record.server = Some(server_record(settings, Some(server.process().clone())));
+        let pid = server.process().pid;
+        self.server = Some(server);
+        self.note().context("note what was started")?;
+        if let Some(hub) = self.options.hub.clone() {
+            let watch = Watch { hub, log: settings.log(), ports_dir: settings.dir.clone(), pid };
+            info!(hub = %watch.hub, "waiting for the connection to the hub");
+            let link = watch.first().await;
+            self.link = Some((watch, link));
+        }
+        Ok(())
+    }
+
+    /// A server that this directory's `up` did not start is used only as it is, and only if it does not end with another's.
+    fn check_foreign(&self, place: &str) -> Result<()> {
+        if let Some(owner) = instance::owner_of(&self.dirs, self.claim.instance(), place) {
+            bail!(
+                "the NATS server on {place} belongs to the `host up` of {} (pid {}) and ends with it. For a lattice of its own \
+                 here: host up --free-ports. To join that one, copy its host_config.json here and use: host foreground",
+                owner.directory.display(),
+                owner.up.pid
+            );
+        }
+        let asked = [("--hub", self.options.hub.is_some()), ("--domain", self.options.domain.is_some())];
+        if let Some((flag, _)) = asked.into_iter().find(|(_, is_asked)| *is_asked) {
+            bail!(
+                "{flag} is for a server that `host up` starts, but a NATS server that it did not start runs on {place}; stop \
+                 that server, leave {flag} away, or let another port be chosen with --free-ports"
+            );
+        }
+        Ok(())
+    }
+
+    /// One server is started; calls may go over another one only if that runs.
+    async fn check_rpc(&self, config: &Config, place: &str) -> Result<()> {
+        let rpc = address(&config.rpc.host_text, config.rpc.port);
+        if rpc == place || !matches!(nats_server::probe(&rpc).await, Probe::Nothing) {
+            return Ok(());
+        }
+        bail!(
+            "the settings name one NATS server for control ({place}) and another for calls ({rpc}), where none listens; \
+             `host up` starts only one: set both with --nats-host and --nats-port"
+        )
+    }
+
+    /// The host is ready: starts the demonstration, notes everything, and returns what to tell the user.
+    pub async fn ready(&mut self, host: &Host, config: &Config) -> Result<Summary> {
+        if self.options.demo {
+            info!("starting the demonstration");
+            let demo = demo::start(host, &self.dirs).await.context("start the demonstration")?;
+            self.record.page = Some(demo.page.clone());
+            self.demo = Some(demo);
+        }
+        let summary = self.summarize(host, config);
+        self.record.host_id = Some(host.state().facts().id.to_string());
+        self.record.summary = Some(summary.clone());
+        self.note().context("note what runs")?;
+        if let Some((watch, link)) = self.link.take() {
+            self.follower = Some(tokio::spawn(watch.follow(link)));
+        }
+        Ok(summary)
+    }
+
+    fn summarize(&self, host: &Host, config: &Config) -> Summary {
+        let facts = host.state().facts();
+        let folder = self.claim.instance().folder();
+        let place = self.record.address.clone().unwrap_or_default();
+        let mut summary = Summary::default();
+        summary.row("host", format!("{} ({}), pid {}", facts.id, facts.friendly_name, self.record.up.pid));
+        summary.row("lattice", &facts.lattice);
+        summary.row("cluster", &facts.issuer);
+        summary.row(
+            "JetStream",
+            match config.js_domain.as_deref() {
+                Some(domain) if self.server.is_some() && domain != self.domain => {
+                    format!("domain {domain}; the server of this machine is domain {}", self.domain)
+                }
+                Some(domain) => format!("domain {domain}"),
+                None => "the server's own domain".to_owned(),
+            },
+        );
+        match &self.server {
+            Some(server) => {
+                summary.row("NATS", format!("{place}, pid {}", server.process().pid));
+                summary.row("NATS log", nats_server::log_in(folder).display().to_string());
+            }
+            None => summary.row("NATS", format!("{place}, which ran before and stays")),
+        }
+        if let Some((watch, link)) = &self.link {
+            let state = match link {
+                Link::Connected => "connected to",
+                Link::Away(_) => "NOT connected (see the warning above), trying again:",
+            };
+            summary.row("hub", format!("{state} {}", watch.hub));
+        }
+        let file = self.record.directory.join(crate::config::FILE_NAME);
+        summary.row("settings", format!("{} (secret; for every machine of this lattice)", file.display()));
+        if let Some(log) = &self.record.background_log {
+            summary.row("log", log.display().to_string());
+        }
+        if let Some(page) = &self.record.page {
+            summary.row("page", page);
+        }
+        if let Some(page) = &self.record.page {
+            summary.next(format!("curl -k {page}"), "the page of the demonstration");
+        }
+        summary.next("host inspect builtin://httpserver", "a built-in provider and its link values");
+        summary.next("host config show --origin", "every setting, and where it comes from");
+        let port = match config.ctl.port {
+            USUAL_PORT => String::new(),
+            port => format!(" --ctl-port {port}"),
+        };
+        let lattice = match facts.lattice.as_str() {
+            "default" => String::new(),
+            lattice => format!(" --lattice-prefix {lattice}"),
+        };
+        summary.next(format!("wash get hosts{port}{lattice}"), "the hosts of this lattice, if you have wash");
+        let stop = if self.options.in_background { "stops it" } else { "stops it, like Ctrl-C here" };
+        summary.next("host down", stop);
+        summary
+    }
+
+    /// Waits until the server ends by itself; for ever if none was started. Cancel safe.
+    pub async fn server_ended(&mut self) -> String {
+        match &mut self.server {
+            Some(server) => server.ended().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// What brings work to the host ends before it.
+    pub async fn leave_work(&mut self) {
+        if let Some(demo) = self.demo.take() {
+            demo.stop().await;
+        }
+    }
+
+    /// The host has stopped: stops the server, and forgets both.
+    pub async fn finish(mut self) {
+        self.leave_work().await;
+        if let Some(follower) = self.follower.take() {
+            follower.abort();
+        }
+        if let Some(server) = self.server.take() {
+            server.stop().await;
+        }
+        // A server left by a predecessor that this one never got to is kept in mind.
+        let left = match &self.record.server {
+            Some(server) => server.leftover(self.claim.instance()).await,
+            None => None,
+        };
+        if left.is_none()
+            && let Err(error) = self.claim.clear()
+        {
+            warn!(%error, "the record of what runs is not removed");
+        }
+    }
+
+    fn note(&self) -> std::io::Result<()> {
+        self.claim.write(&self.record)
+    }
 }
 
-fn start_hint(log: &Path) -> String {
-    format!("start the NATS server; its log is {}", log.display())
+impl ServerRecord {
+    /// The process of this server, if it still runs and surely is this server.
+    pub(super) async fn leftover(&self, instance: &Instance) -> Option<Process> {
+        match &self.process {
+            Some(process) if !process.is_alive() => None,
+            Some(process) if process.is_certain() => Some(process.clone()),
+            process => {
+                if !nats_server::probe(&self.address).await.is(&self.name) {
+                    return None;
+                }
+                // Nobody else has its name, so the number it has noted is its own.
+                let noted =
+                    || fs::read_to_string(nats_server::pid_file_in(instance.folder())).ok()?.trim().parse().ok();
+                process.clone().or_else(|| Process::of(noted()?))
+            }
+        }
+    }
+}
+
+/// Whether a second `up` asks for something else than what runs; says what.
+pub fn differs(running: &Record, options: &Options, loaded: &Loaded) -> Option<String> {
+    let asked = |key: &str| settle::row(&loaded.table, key).is_some_and(|row| row.origin.is_above_file());
+    let place = address(&loaded.config.ctl.host_text, loaded.config.ctl.port);
+    let other_place = ["ctl_port", "ctl_host"].into_iter().any(asked) && running.address.as_ref() != Some(&place);
+    if other_place {
+        return Some(format!(
+            "it uses NATS on {}, not {place}",
+            running.address.as_deref().unwrap_or("another address")
+        ));
+    }
+    if let Some(hub) = options.hub.as_ref().map(ToString::to_string).filter(|hub| running.hub.as_ref() != Some(hub)) {
+        return Some(match &running.hub {
+            Some(other) => format!("its hub is {other}, not {hub}"),
+            None => format!("it has no hub, and you name {hub}"),
+        });
+    }
+    let domain = running.server.as_ref().map(|server| &server.domain);
+    if options.domain.is_some() && options.domain.as_ref() != domain {
+        return Some(match domain {
+            Some(domain) => format!("the domain of its server is {domain}"),
+            None => "it uses a server that has its own domain".to_owned(),
+        });
+    }
+    (options.demo && running.page.is_none()).then(|| "it runs without the demonstration".to_owned())
+}
+
+fn server_record(settings: &Settings, process: Option<Process>) -> ServerRecord {
+    ServerRecord {
+        name: settings.name.clone(),
+        address: settings.address.clone(),
+        domain: settings.domain.clone(),
+        store: settings.store_dir.clone(),
+        process,
+    }
+}
+
+/// `host:port`, as connections and servers take it.
+fn address(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// The directory this process was started in, by its one true name.
+pub fn directory() -> Result<PathBuf> {
+    fs::canonicalize(".").context("find the directory this was started in; does it still exist?")
 }

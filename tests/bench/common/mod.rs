@@ -28,11 +28,12 @@ pub async fn start_server(dir: &TempDir) -> (NatsServer, String) {
     let binary = nats_server::find_or_install(&ProcessEnvironment, &dirs).await.expect("a nats-server");
     let port = free_port();
     let settings = nats_server::Settings {
+        name: format!("bench-{port}"),
         address: format!("127.0.0.1:{port}"),
         domain: "core".into(),
         store_dir: dir.path().join("js"),
-        log: dir.path().join("nats.log"),
-        config: dir.path().join("nats.cfg"),
+        dir: dir.path().into(),
+        hub: None,
     };
     let server = NatsServer::start(&binary, &settings).await.expect("the server starts");
     (server, format!("nats://{}", settings.address))

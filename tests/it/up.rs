@@ -1,0 +1,382 @@
+//! `host up` and `host down` as users run them: one machine, several lattices on it, two machines at a hub, and what is left
+//! when a process is killed.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::Duration,
+};
+
+use lattice_host::up::nats_server::{Probe, probe};
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::harness::{
+    Server, eventually,
+    nats::free_port,
+    pki::Authority,
+    process::{Process, command, output, stderr},
+    text,
+};
+
+/// A machine: a home, and directories to start hosts in. What runs in the end is stopped.
+struct Machine(TempDir);
+
+impl Machine {
+    fn new() -> Self {
+        Self(TempDir::new().expect("a directory"))
+    }
+
+    fn dir(&self, name: &str) -> PathBuf {
+        let dir = self.0.path().join(name);
+        std::fs::create_dir_all(&dir).expect("a directory");
+        dir
+    }
+
+    /// `host` with these arguments in a directory of this machine.
+    fn host(&self, dir: &str, arguments: &[&str]) -> Command {
+        let mut command = command(self.0.path());
+        command.current_dir(self.dir(dir)).args(arguments);
+        command
+    }
+
+    /// A running `host`, whose standard output goes to a file beside its settings.
+    fn start(&self, dir: &str, arguments: &[&str]) -> Process {
+        let out = std::fs::File::create(self.dir(dir).join("out")).expect("a file");
+        Process::start(self.host(dir, arguments).stdout(out))
+    }
+
+    fn config(&self, dir: &str) -> Value {
+        let file = std::fs::read(self.dir(dir).join("host_config.json")).expect("a host_config.json");
+        serde_json::from_slice(&file).expect("JSON")
+    }
+
+    /// The address of a directory's server.
+    fn address(&self, dir: &str) -> String {
+        format!("127.0.0.1:{}", self.config(dir)["ctl_port"])
+    }
+
+    /// What `host down` has stopped.
+    fn down(&self, dir: &str, arguments: &[&str]) -> Vec<Value> {
+        let down = output(self.host(dir, &["down", "-o", "json"]).args(arguments));
+        assert_eq!(down.status.code(), Some(0), "{down:?}");
+        serde_json::from_slice(&down.stdout).expect("JSON")
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = command(self.0.path()).args(["down", "--all"]).output();
+    }
+}
+
+/// The client crate of early 2024, at a server that is not the harness's.
+async fn ctl_at(address: &str) -> wasmcloud_control_interface_2024::Client {
+    let nats = async_nats_2024::connect(address).await.expect("connected");
+    wasmcloud_control_interface_2024::ClientBuilder::new(nats)
+        .timeout(Duration::from_secs(2))
+        .auction_timeout(Duration::from_millis(300))
+        .build()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The process number in a line `… pid 123…` of a summary.
+fn pid(summary: &str, label: &str) -> u32 {
+    let line = summary.lines().find(|line| line.trim_start().starts_with(&format!("{label} ")));
+    let digits = line.and_then(|line| line.split("pid ").nth(1)).unwrap_or_else(|| panic!("{label} in {summary}"));
+    digits.split(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok()).expect("a number")
+}
+
+async fn is_gone(address: &str) {
+    eventually("the server is gone", || async { (probe(address).await == Probe::Nothing).then_some(()) }).await;
+}
+
+async fn is_there(address: &str) -> bool {
+    matches!(probe(address).await, Probe::Nats(_))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn up_brings_its_own_server_tells_what_runs_and_takes_both_down_in_order() {
+    let machine = Machine::new();
+    let port = free_port().to_string();
+    let mut host = machine.start("a", &["up", "--nats-port", &port]);
+    for text in ["Using JetStream domain: core", "starting NATS server", "NATS server started", "ready"] {
+        host.line(text);
+    }
+    let config = std::fs::read_dir(machine.0.path().join("home/.local/state/lattice-host/up"))
+        .unwrap()
+        .find_map(|entry| std::fs::read_to_string(entry.unwrap().path().join("nats-server.cfg")).ok())
+        .expect("a configuration");
+    assert!(config.contains("ping_interval: \"1s\"") && config.contains("ping_max: 2"), "{config}");
+    eventually("the summary is printed", || async {
+        let told = std::fs::read_to_string(machine.dir("a").join("out")).ok()?;
+        (told.contains(&format!("127.0.0.1:{port}")) && told.contains("host down")).then_some(())
+    })
+    .await;
+    host.signal(Signal::INT);
+    host.line("stopped.");
+    host.line("NATS server stopped");
+    assert_eq!(host.exit_code(), Some(0));
+    is_gone(&format!("127.0.0.1:{port}")).await;
+    assert!(machine.down("a", &[]).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_ran_before_is_used_and_left_alone() {
+    let server = Server::start().await;
+    let machine = Machine::new();
+    let port = server.address().rsplit(':').next().unwrap().to_owned();
+    let mut host = machine.start("a", &["up", "--nats-port", &port]);
+    host.line("a NATS server runs already and is used");
+    host.line("ready");
+    host.signal(Signal::TERM);
+    assert_eq!(host.exit_code(), Some(0));
+    assert!(is_there(server.address()).await);
+    // It cannot be given a hub.
+    let refused = output(&mut machine.host("a", &["up", "--nats-port", &port, "--hub", "tls://hub.example"]));
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("--hub is for a server that `host up` starts"), "{}", stderr(&refused));
+    assert!(is_there(server.address()).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_the_background_it_returns_when_ready_starts_only_once_and_goes_with_down() {
+    let machine = Machine::new();
+    let port = free_port().to_string();
+    let up = ["up", "--detached", "--nats-port", &port];
+    let first = output(&mut machine.host("a", &up));
+    assert_eq!(first.status.code(), Some(0), "{first:?}");
+    assert!(stderr(&first).contains("[info] ready"), "the log is repeated: {}", stderr(&first));
+    let summary = stdout(&first);
+    for part in ["lattice    default", "domain core", &format!("127.0.0.1:{port}"), "host_config.json", "host down"] {
+        assert!(summary.contains(part), "{part} in {summary}");
+    }
+    assert!(summary.contains(text(&machine.config("a"), "/cluster_key")), "{summary}");
+    let log = summary.lines().find_map(|line| line.trim().strip_prefix("log ")).expect("the log is named").trim();
+    assert!(std::fs::read_to_string(log).unwrap().contains("[info] ready"));
+    let ctl = ctl_at(&format!("127.0.0.1:{port}")).await;
+    assert_eq!(ctl.get_hosts().await.unwrap().len(), 1);
+
+    // Again, in the background and not: the same host is told of, and none is added.
+    for again in [&up[..], &["up"]] {
+        let again = output(&mut machine.host("a", again));
+        assert_eq!(again.status.code(), Some(0), "{again:?}");
+        assert!(stdout(&again).contains("runs already in"), "{again:?}");
+        assert_eq!(pid(&stdout(&again), "host"), pid(&summary, "host"));
+    }
+    assert_eq!(ctl.get_hosts().await.unwrap().len(), 1);
+    let other = output(&mut machine.host("a", &["up", "--nats-port", &free_port().to_string()]));
+    assert_eq!(other.status.code(), Some(1));
+    assert!(stderr(&other).contains(&format!("it uses NATS on 127.0.0.1:{port}")), "{}", stderr(&other));
+
+    let [stopped] = &machine.down("a", &[])[..] else { panic!("one is stopped") };
+    assert_eq!(stopped["host_pid"], pid(&summary, "host"));
+    assert_eq!(stopped["server_pid"], pid(&summary, "NATS"));
+    assert_eq!(stopped["killed"], false);
+    assert!(Path::new(text(stopped, "/data")).is_dir(), "the data stays");
+    is_gone(&format!("127.0.0.1:{port}")).await;
+    let nothing = output(&mut machine.host("a", &["down"]));
+    assert_eq!(nothing.status.code(), Some(0));
+    assert!(stdout(&nothing).contains("nothing to stop"), "{nothing:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_in_the_background_is_told_in_the_terminal() {
+    let machine = Machine::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let failed = output(&mut machine.host("a", &["up", "--detached", "--nats-port", &port]));
+    assert_eq!(failed.status.code(), Some(1));
+    let told = stderr(&failed);
+    assert!(told.contains("something that is no NATS server listens") && told.contains("host.log"), "{told}");
+    assert!(machine.down("a", &[]).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_of_a_killed_host_is_taken_over_by_the_next_and_ends_with_it() {
+    let machine = Machine::new();
+    let port = free_port().to_string();
+    let up = ["up", "--nats-port", &port];
+    let mut killed = machine.start("a", &up);
+    killed.line("ready");
+    let first = eventually("the summary is noted", || async {
+        Some(stdout(&output(&mut machine.host("a", &["up"])))).filter(|told| told.contains("NATS"))
+    })
+    .await;
+    killed.signal(Signal::KILL);
+    killed.exit_code();
+    let address = format!("127.0.0.1:{port}");
+    assert!(is_there(&address).await, "a server outlives its host");
+
+    let mut next = machine.start("a", &up);
+    next.line("is taken over");
+    next.line("ready");
+    let told = stdout(&output(&mut machine.host("a", &["up"])));
+    assert_eq!(pid(&told, "NATS"), pid(&first, "NATS"));
+    next.signal(Signal::TERM);
+    next.line("NATS server stopped");
+    assert_eq!(next.exit_code(), Some(0));
+    is_gone(&address).await;
+
+    // With nothing to take it over, `host down` ends it.
+    let mut killed = machine.start("a", &up);
+    killed.line("ready");
+    killed.signal(Signal::KILL);
+    killed.exit_code();
+    let [stopped] = &machine.down("a", &[])[..] else { panic!("the server is stopped") };
+    assert!(stopped["host_pid"].is_null() && stopped["server_pid"].is_u64(), "{stopped}");
+    is_gone(&address).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_lattices_share_a_machine_and_keep_their_ports() {
+    let machine = Machine::new();
+    // One that no other test takes while it is free, as a port found before.
+    let kept = free_port().to_string();
+    for (dir, ports) in [("a", &["--nats-port", &kept][..]), ("b", &["--free-ports"][..])] {
+        let up = output(machine.host(dir, &["up", "-d"]).args(ports));
+        assert_eq!(up.status.code(), Some(0), "{up:?}");
+        let config = machine.config(dir);
+        assert_eq!([&config["rpc_port"], &config["prov_rpc_port"]], [&config["ctl_port"]; 2]);
+    }
+    let (a, b) = (machine.address("a"), machine.address("b"));
+    assert_ne!(a, b);
+    for address in [&a, &b] {
+        assert_eq!(ctl_at(address).await.get_hosts().await.unwrap().len(), 1, "each lattice has its own host");
+    }
+    // A third directory does not build on a server that ends with another's host.
+    let port = a.rsplit(':').next().unwrap();
+    let refused = output(&mut machine.host("c", &["up", "--nats-port", port]));
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("belongs to the `host up` of") && stderr(&refused).contains("--free-ports"));
+
+    assert_eq!(machine.down("a", &[]).len(), 1);
+    is_gone(&a).await;
+    assert!(is_there(&b).await, "the other one is left alone");
+    let again = output(&mut machine.host("a", &["up", "-d", "--free-ports"]));
+    assert_eq!(again.status.code(), Some(0), "{again:?}");
+    assert_eq!(machine.address("a"), a);
+    assert_eq!(machine.down("c", &["--all"]).len(), 2);
+    is_gone(&a).await;
+    is_gone(&b).await;
+}
+
+/// A hub that leaf nodes join as user `leaf` with password `water`.
+async fn hub() -> (Server, u16) {
+    let port = free_port();
+    let config = format!(
+        "server_name: hub\nleafnodes {{ listen: \"127.0.0.1:{port}\", authorization {{ user: leaf, password: water }} }}"
+    );
+    (Server::with_config(None, &config).await, port)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_machines_with_the_same_command_share_a_lattice_over_a_hub() {
+    let (_hub, port) = hub().await;
+    let url = format!("nats-leaf://leaf:water@127.0.0.1:{port}");
+    let up = ["up", "-d", "--free-ports", "--hub", &url];
+    let (first, second) = (Machine::new(), Machine::new());
+    let up_first = output(&mut first.host("a", &up));
+    assert_eq!(up_first.status.code(), Some(0), "{up_first:?}");
+    let log = stderr(&up_first);
+    assert!(
+        log.contains("connected to hub") && !log.contains("water") && !stdout(&up_first).contains("water"),
+        "{log}"
+    );
+    assert!(stdout(&up_first).contains(&format!("connected to nats-leaf://127.0.0.1:{port}")), "{up_first:?}");
+
+    // As the README says: the file is copied.
+    std::fs::copy(first.dir("a").join("host_config.json"), second.dir("a").join("host_config.json")).unwrap();
+    let up_second = output(second.host("a", &up).env("HOST_machine", "second"));
+    assert_eq!(up_second.status.code(), Some(0), "{up_second:?}");
+    let told = stdout(&up_second);
+    assert!(told.contains("domain core; the server of this machine is domain extender-"), "{told}");
+    assert_ne!(first.address("a"), second.address("a"));
+    assert!(
+        stderr(&up_second).contains("Lattice cache stream created or verified as existing (1 consumers)"),
+        "{told}"
+    );
+    let ctl = ctl_at(&second.address("a")).await;
+    eventually("both hosts answer", || async { (ctl.get_hosts().await.ok()?.len() == 2).then_some(()) }).await;
+
+    // After a stop each is what it was before.
+    for (machine, domain) in [(&second, "domain core; the server"), (&first, "JetStream  domain core\n")] {
+        machine.down("a", &[]);
+        let again = output(&mut machine.host("a", &up));
+        assert!(stdout(&again).contains(domain), "{again:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_refuses_or_is_away_is_named_with_the_reason_and_the_host_starts_anyway() {
+    let (_hub, port) = hub().await;
+    let machine = Machine::new();
+    let away = free_port();
+    for (dir, url, reason, advice) in [
+        ("a", format!("nats-leaf://leaf:wine@127.0.0.1:{port}"), "Authorization Violation", "--creds"),
+        ("b", format!("nats-leaf://127.0.0.1:{away}"), "connection refused", "7422"),
+        // It could have gone on in the clear.
+        ("c", format!("tls://leaf:water@127.0.0.1:{port}"), "TLS", "nats-leaf://"),
+    ] {
+        let up = output(&mut machine.host(dir, &["up", "-d", "--free-ports", "--hub", &url]));
+        assert_eq!(up.status.code(), Some(0), "{up:?}");
+        let log = stderr(&up);
+        let warning = log.lines().find(|line| line.contains("[warning] not connected to hub")).expect("a warning");
+        for part in [reason, advice, "127.0.0.1", "goes on trying"] {
+            assert!(warning.contains(part), "{part} in {warning}");
+        }
+        assert!(!log.contains("wine") && !log.contains("water"), "the password is in the log");
+        assert!(stdout(&up).contains("NOT connected"), "{up:?}");
+        assert_eq!(ctl_at(&machine.address(dir)).await.get_hosts().await.unwrap().len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_of_a_private_authority_is_trusted_when_the_authority_is_named() {
+    let machine = Machine::new();
+    let authority = Authority::new(&machine.dir("a"), "ca");
+    let certified = authority.sign(&machine.dir("a"), "hub");
+    let port = free_port();
+    let _hub = Server::with_config(
+        None,
+        &format!(
+            "leafnodes {{\n listen: \"127.0.0.1:{port}\"\n tls {{\n cert_file: {:?}\n key_file: {:?}\n }}\n}}",
+            certified.certificate, certified.key
+        ),
+    )
+    .await;
+    let url = format!("tls://127.0.0.1:{port}");
+    let up = ["up", "-d", "--free-ports", "--hub", &url, "--hub-ca", "ca.pem"];
+    for (up, told) in [(&up[..5], "--hub-ca"), (&up, "[info] connected to hub")] {
+        let up = output(&mut machine.host("a", up));
+        assert_eq!(up.status.code(), Some(0), "{up:?}");
+        assert!(stderr(&up).lines().any(|line| line.contains(told)), "{told} in {}", stderr(&up));
+        machine.down("a", &[]);
+    }
+}
+
+#[test]
+fn wrong_options_are_told_together_before_anything_starts() {
+    let machine = Machine::new();
+    std::fs::write(machine.dir("a").join("empty.creds"), "").unwrap();
+    let up = ["up", "--hub", "hub.example", "--creds", "empty.creds", "--hub-ca", "no.pem", "--domain", "a.b"];
+    let wrong = output(&mut machine.host("a", &up));
+    assert_eq!(wrong.status.code(), Some(64));
+    let told = stderr(&wrong);
+    for part in
+        ["--hub hub.example", "nats-leaf://", "--creds empty.creds", "no user JWT", "--hub-ca no.pem", "\"a.b\""]
+    {
+        assert!(told.contains(part), "{part} in {told}");
+    }
+    let lonely = output(&mut machine.host("a", &["up", "--creds", "empty.creds"]));
+    assert_eq!(lonely.status.code(), Some(64));
+    assert!(stderr(&lonely).contains("--hub URL"), "{}", stderr(&lonely));
+    let both = output(&mut machine.host("a", &["up", "--free-ports", "--nats-port", "5000"]));
+    assert_eq!(both.status.code(), Some(64));
+    assert!(stderr(&both).contains("--nats-port names one"), "{}", stderr(&both));
+    assert!(!machine.dir("a").join("host_config.json").exists());
+}
