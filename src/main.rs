@@ -338,9 +338,6 @@ async fn serve(
             End::Failed(format!("the NATS server ended ({how}), so the host did too"))
         }
     };
-    if let Some(session) = session {
-        session.leave_work().await;
-    }
     match end {
         End::Asked(timeout) => {
             host.stop(timeout).await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 use uuid::Uuid;
@@ -25,10 +25,14 @@ const QUEUE: usize = 4096;
 /// is full; an event nobody could have received is not worth more.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Events kept for followers within the process that are slower than they come.
+const FOLLOWED: usize = 256;
+
 /// Publishes the events of one host. Cheap to clone.
 #[derive(Clone)]
 pub struct Publisher {
     queue: mpsc::Sender<Item>,
+    followers: broadcast::Sender<Event>,
 }
 
 enum Item {
@@ -41,15 +45,23 @@ impl Publisher {
     pub fn start(client: async_nats::Client, subjects: Subjects, host: HostId, tasks: &TaskTracker) -> Self {
         let (queue, items) = mpsc::channel(QUEUE);
         tasks.spawn(run(client, subjects, host, items));
-        Self { queue }
+        Self { queue, followers: broadcast::Sender::new(FOLLOWED) }
     }
 
     /// Publishes an event after those before it. If the queue is full it is lost, with a warning.
     pub fn publish(&self, event: Event) {
         let name = event.name();
+        if self.followers.receiver_count() > 0 {
+            let _ = self.followers.send(event.clone());
+        }
         if self.queue.try_send(Item::Event(Box::new(event))).is_err() {
             warn!(event = name, "event lost: too many wait for the NATS connection");
         }
+    }
+
+    /// Follows the events of this host from here on, without the way over NATS. Whoever is slow misses the oldest ones.
+    pub fn follow(&self) -> broadcast::Receiver<Event> {
+        self.followers.subscribe()
     }
 
     /// Publishes several events in order.

@@ -55,7 +55,7 @@ use crate::{
         server::{self as receiver, Receiver},
     },
     shutdown::essential,
-    store::{jetstream, legacy},
+    store::{Store, jetstream, legacy},
     vigil::Vigil,
 };
 use presence::Presence;
@@ -77,6 +77,8 @@ pub struct Host {
     config: Config,
     actors: actors::Handle,
     providers: providers::Handle,
+    store: Store,
+    links: Live,
     events: Publisher,
     ctl: Nats,
     rpc: Nats,
@@ -231,7 +233,7 @@ impl Host {
                 actors: actors.clone(),
                 providers: providers.clone(),
                 store: store.clone(),
-                links,
+                links: links.clone(),
                 named_config: NamedConfig::new(ctl.clone(), domain.clone(), &config.lattice, config.kv_replicas),
                 registries: registries.clone(),
                 registry,
@@ -255,13 +257,13 @@ impl Host {
         }
         let context = jetstream::context(&ctl.client, domain.as_deref());
         let (name, delete) = (config.lattice.clone(), config.legacy_cache_delete);
-        let stopped = stop.clone();
+        let (stopped, migrated) = (stop.clone(), store.clone());
         tasks.spawn(async move {
-            let mut backends = store.changes();
+            let mut backends = migrated.changes();
             let migration = async {
                 // Not into memory: when the bucket comes later, the migration does too.
                 if backends.wait_for(|backend| backend.is_shared()).await.is_ok() {
-                    legacy::migrate(&context, &store, &name, delete).await;
+                    legacy::migrate(&context, &migrated, &name, delete).await;
                 }
             };
             tokio::select! {
@@ -275,6 +277,8 @@ impl Host {
             config,
             actors,
             providers,
+            store,
+            links,
             events,
             ctl,
             rpc,
@@ -299,6 +303,31 @@ impl Host {
     /// The other hosts of the lattice that this one has heard of, and whether they are silent.
     pub fn other_hosts(&self) -> Vec<(String, bool)> {
         self.peers.others()
+    }
+
+    /// Starts actors, and tells which run.
+    pub fn actors(&self) -> &actors::Handle {
+        &self.actors
+    }
+
+    /// Starts providers, and tells which run.
+    pub fn providers(&self) -> &providers::Handle {
+        &self.providers
+    }
+
+    /// Where link definitions are written; [`Host::links`] is to be told of what was.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The links and claims of the lattice as they are now.
+    pub fn links(&self) -> &Live {
+        &self.links
+    }
+
+    /// What happens on this host.
+    pub fn events(&self) -> &Publisher {
+        &self.events
     }
 
     /// Is cancelled when this host cannot go on.

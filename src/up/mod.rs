@@ -6,7 +6,8 @@
 //!        ensure_server   takes over, starts, or uses a NATS server; looks at the hub
 //!        (the host starts)
 //!        ready     starts the demonstration, notes and returns the summary
-//!        leave_work, (the host stops), finish   the way back, in this order
+//!        (the host stops)
+//!        finish    stops what was started here
 //! ```
 //!
 //! What always holds: only what an `up` of this directory started is ever stopped. If a NATS server listens where the
@@ -352,7 +353,7 @@ impl Session {
             summary.row("page", page);
         }
         if let Some(page) = &self.record.page {
-            summary.next(format!("curl -k {page}"), "the page of the demonstration");
+            summary.next(format!("curl {page}"), "the page of the demonstration");
         }
         summary.next("host inspect builtin://httpserver", "a built-in provider and its link values");
         summary.next("host config show --origin", "every setting, and where it comes from");
@@ -378,16 +379,11 @@ impl Session {
         }
     }
 
-    /// What brings work to the host ends before it.
-    pub async fn leave_work(&mut self) {
+    /// The host has stopped: stops what its last calls may have needed, then the server, and forgets all.
+    pub async fn finish(mut self) {
         if let Some(demo) = self.demo.take() {
             demo.stop().await;
         }
-    }
-
-    /// The host has stopped: stops the server, and forgets both.
-    pub async fn finish(mut self) {
-        self.leave_work().await;
         if let Some(follower) = self.follower.take() {
             follower.abort();
         }

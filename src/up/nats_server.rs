@@ -268,9 +268,9 @@ fn configuration(settings: &Settings) -> String {
          pid_file: {}\n\
          \n\
          # A client that is there but does not answer (a frozen machine, a stopped process) still gets its share of the calls\n\
-         # until its connection is closed. With these two that takes about three seconds; with the defaults, six minutes.\n\
+         # until its connection is closed. With these two that takes about four seconds; with the defaults, six minutes.\n\
          ping_interval: \"1s\"\n\
-         ping_max: 2\n\
+         ping_max: 3\n\
          \n\
          jetstream {{\n  domain: {}\n  store_dir: {}\n}}\n",
         text(&settings.name),

@@ -23,7 +23,7 @@ use crate::harness::{
     eventually, example,
     guests::{Guest, Signing, sign, wapc},
     host,
-    jwt::{self, Operator},
+    jwt::{self, operator},
     pki::{Authority, Certified},
 };
 
@@ -117,7 +117,7 @@ async fn a_bare_seed_is_let_in_and_another_is_refused_at_once() {
 
 #[tokio::test]
 async fn a_jwt_with_its_seed_and_a_credentials_file_are_let_in() {
-    let operator = Operator::new();
+    let operator = operator();
     let server = Server::with_config(Some("core"), &format!("{JETSTREAM}{}", operator.server_config)).await;
     let with_jwt =
         host(&server).set("nats_jwt", &operator.user_jwt).set("nats_seed", &operator.user_seed).start().await;
@@ -134,7 +134,7 @@ async fn a_jwt_with_its_seed_and_a_credentials_file_are_let_in() {
 
 #[tokio::test]
 async fn a_jwt_with_the_seed_of_somebody_else_is_refused_at_once() {
-    let (operator, stranger) = (Operator::new(), Operator::new());
+    let (operator, stranger) = (operator(), operator());
     let server = Server::with_config(Some("core"), &format!("{JETSTREAM}{}", operator.server_config)).await;
     let seed = &stranger.user_seed;
     let refused = refusal(host(&server).set("nats_jwt", &operator.user_jwt).set("nats_seed", seed)).await;

@@ -43,7 +43,7 @@ use crate::harness::{
     client::Caller,
     eventually,
     external::{Redis, pack, program, public_key},
-    jwt::Operator,
+    jwt::operator,
     pki::Authority,
 };
 
@@ -470,7 +470,7 @@ async fn connects(example: &str, access: &Access, nats: &async_nats::Client) -> 
 
 #[tokio::test]
 async fn providers_of_both_years_log_in_with_jwt_and_seed_and_with_a_creds_file() {
-    let operator = Operator::new();
+    let operator = operator();
     let config = format!("{}jetstream {{ store_dir: \"@DIR@/js\" }}", operator.server_config);
     let server = Server::with_config(None, &config).await;
     let creds = server.dir().join("user.creds");

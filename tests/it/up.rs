@@ -111,7 +111,7 @@ async fn up_brings_its_own_server_tells_what_runs_and_takes_both_down_in_order()
         .unwrap()
         .find_map(|entry| std::fs::read_to_string(entry.unwrap().path().join("nats-server.cfg")).ok())
         .expect("a configuration");
-    assert!(config.contains("ping_interval: \"1s\"") && config.contains("ping_max: 2"), "{config}");
+    assert!(config.contains("ping_interval: \"1s\"") && config.contains("ping_max: 3"), "{config}");
     eventually("the summary is printed", || async {
         let told = std::fs::read_to_string(machine.dir("a").join("out")).ok()?;
         (told.contains(&format!("127.0.0.1:{port}")) && told.contains("host down")).then_some(())

@@ -132,6 +132,11 @@ impl HostBuilder {
 }
 
 impl TestHost {
+    /// The host itself.
+    pub fn host(&self) -> &Host {
+        self.host.as_ref().expect("it runs until it is stopped")
+    }
+
     /// The directory of its own; with [`HostBuilder::own_cache`] its cache is in there.
     pub fn dir(&self) -> &Path {
         self.dir.path()

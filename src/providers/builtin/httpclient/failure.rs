@@ -4,7 +4,7 @@ use std::{error::Error, io};
 
 use reqwest::{Method, Url};
 
-use super::rules::{LookupError, Refused};
+use super::{resolve::LookupError, rules::Refused};
 use crate::errors::chain;
 
 /// What went wrong with a request.
@@ -87,7 +87,10 @@ impl Failure {
         use rustls::{CertificateError, Error};
         let advice = match error {
             Error::InvalidCertificate(CertificateError::UnknownIssuer) if no_roots => NO_ROOTS,
-            Error::InvalidCertificate(CertificateError::UnknownIssuer) => UNKNOWN_ISSUER,
+            // A bad signature is mostly that of another authority with the name of one that is trusted.
+            Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
+                UNKNOWN_ISSUER
+            }
             _ => OTHER_TLS,
         };
         Self::Tls { cause: error.to_string(), advice }

@@ -9,6 +9,7 @@
 
 mod failure;
 mod request;
+mod resolve;
 mod rules;
 mod settings;
 

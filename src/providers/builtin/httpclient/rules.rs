@@ -1,22 +1,15 @@
 //! Where requests may go.
 //!
 //! Two questions are asked of every request and of every redirect: is the host one of those the link allows, and does it
-//! stand for an address that actors have no business with? The second one is asked of what a name *resolves to*, by the
-//! [`Resolver`] whose answer the connection is made to; so a name that resolves to something else the second time gains
-//! nothing. A host that is an address is never looked up and is therefore checked in [`Rules::check`], after the URL
+//! stand for an address that actors have no business with? The second one is asked of what a name *resolves to*, by
+//! [`super::resolve`], to whose answer the connection is made; so a name that resolves to something else the second time
+//! gains nothing. A host that is an address is never looked up and is therefore checked in [`Rules::check`], after the URL
 //! parser has turned every spelling of an address (`0xA9FEA9FE`, `2852039166`, `0251.0376.…`) into the usual one.
 //! Behind a proxy it is the proxy that resolves names: there only names and addresses as written are checked.
 
-use std::{
-    fmt, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use reqwest::{
-    Url,
-    dns::{Addrs, Name, Resolve, Resolving},
-};
+use reqwest::Url;
 
 use crate::providers::builtin::{LinkError, values::wrong};
 
@@ -145,7 +138,7 @@ impl Rules {
     }
 
     /// Keeps the allowed ones of a name's addresses; refuses if none is left.
-    fn filter(&self, name: &str, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Refused> {
+    pub(super) fn filter(&self, name: &str, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Refused> {
         let mut refused = None;
         let mut allowed = Vec::with_capacity(found.len());
         for socket in found {
@@ -212,39 +205,6 @@ impl Zone {
             [0xfc00..=0xfdff, ..] | [0xfec0..=0xfeff, ..] | [0xff00..=0xffff, ..] => Self::Private,
             _ => Self::Public,
         }
-    }
-}
-
-/// Looks names up and answers only addresses that the rules allow.
-pub(super) struct Resolver(pub Arc<Rules>);
-
-/// A name could not be looked up.
-#[derive(Debug)]
-pub(super) struct LookupError {
-    pub name: String,
-    pub cause: io::Error,
-}
-
-impl fmt::Display for LookupError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no address of {}: {}", self.name, self.cause)
-    }
-}
-
-impl std::error::Error for LookupError {}
-
-impl Resolve for Resolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let rules = Arc::clone(&self.0);
-        Box::pin(async move {
-            let name = name.as_str();
-            let found = match tokio::net::lookup_host((name, 0)).await {
-                Ok(found) => found.collect(),
-                Err(cause) => return Err(LookupError { name: name.to_owned(), cause }.into()),
-            };
-            let allowed = rules.filter(name, found)?;
-            Ok(Box::new(allowed.into_iter()) as Addrs)
-        })
     }
 }
 

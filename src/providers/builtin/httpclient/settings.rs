@@ -6,7 +6,10 @@ use hyper::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::{Certificate, Client, ClientBuilder, NoProxy, Proxy, Url, header::HeaderValue, redirect};
 
-use super::rules::{HostPattern, Resolver, Rules};
+use super::{
+    resolve::{Fixed, Resolver},
+    rules::{HostPattern, Rules},
+};
 use crate::{
     errors::chain,
     providers::builtin::{
@@ -50,6 +53,14 @@ pub(super) const VALUES: &[Value] = &[
         aliases: &[],
         default: "true",
         help: "Allow loopback and private networks. With false only the internet can be reached.",
+    },
+    Value {
+        name: "resolve",
+        aliases: &[],
+        default: "none; names are looked up",
+        help: "Comma list of name=address or name=address:port (or name:address:port). Requests for such a name go there, past any proxy, also after \
+               a redirect; TLS and the Host header keep the name. The port is for URLs without one. Names may come more than \
+               once; their addresses are tried in turn. The rules for addresses hold for these too.",
     },
     Value {
         name: "proxy",
@@ -114,6 +125,7 @@ pub(super) const VALUES: &[Value] = &[
 #[derive(Debug)]
 pub(super) struct Settings {
     pub rules: Arc<Rules>,
+    fixed: Arc<Fixed>,
     pub timeout: Option<Duration>,
     pub max_body: u64,
     pub max_request_body: u64,
@@ -158,6 +170,7 @@ impl Settings {
         let user_agent = values.text("user_agent").unwrap_or_else(|| USER_AGENT.to_owned());
         Ok(Self {
             rules: Arc::new(rules),
+            fixed: Arc::new(Fixed::parse(&values.list("resolve")?.unwrap_or_default())?),
             timeout: values.milliseconds("timeout_ms")?,
             max_body: values.bytes("max_body")?.unwrap_or(BODY_MAX),
             max_request_body: values.bytes("max_request_body")?.unwrap_or(BODY_MAX),
@@ -199,6 +212,8 @@ pub(super) struct Clients {
     /// For requests that `proxies` sends to a proxy. Its resolver looks up nothing but proxies, so it has no rules.
     by_proxy: Client,
     proxies: Option<Matcher>,
+    /// No proxy could know these.
+    fixed: Arc<Fixed>,
     /// Why no server can be trusted, if so: plain HTTP works nevertheless.
     pub no_roots: Option<String>,
 }
@@ -258,7 +273,8 @@ impl Clients {
                 built => built.map_err(failed),
             }
         };
-        let direct = build(&|| builder().no_proxy().dns_resolver(Resolver(Arc::clone(&settings.rules))))?;
+        let resolver = || Resolver { rules: Arc::clone(&settings.rules), fixed: Arc::clone(&settings.fixed) };
+        let direct = build(&|| builder().no_proxy().dns_resolver(resolver()))?;
         let (by_proxy, proxies) = match &settings.proxy {
             ProxyChoice::None => (direct.clone(), None),
             ProxyChoice::System => (build(&builder)?, Some(Matcher::from_system())),
@@ -271,7 +287,7 @@ impl Clients {
                 (build(&|| builder().proxy(proxy.clone()))?, Some(matcher))
             }
         };
-        Ok(Self { direct, by_proxy, proxies, no_roots })
+        Ok(Self { direct, by_proxy, proxies, fixed: Arc::clone(&settings.fixed), no_roots })
     }
 
     /// The way to a URL; an error names a proxy that cannot be used.
@@ -279,6 +295,9 @@ impl Clients {
         let Some(proxies) = &self.proxies else { return Ok(Way::Direct(&self.direct)) };
         // Only scheme and host decide. What has no host goes nowhere, as the rules will say.
         let Some(host) = url.host_str().filter(|host| !host.is_empty()) else { return Ok(Way::Direct(&self.direct)) };
+        if self.fixed.addresses(host).is_some() {
+            return Ok(Way::Direct(&self.direct));
+        }
         let uri = format!("{}://{host}/", url.scheme());
         let uri: Uri = uri.parse().map_err(|e| format!("the host of the URL cannot be used: {e}"))?;
         match proxies.intercept(&uri) {
@@ -336,6 +355,7 @@ mod tests {
             ("proxy", "socks5://user:secret@proxy:1080"),
             ("proxy", "http://user:secret@"),
             ("no_proxy", "example.org"),
+            ("resolve", "example.org"),
         ] {
             let error = settings(&[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(name) && !error.contains("secret"), "{error}");
