@@ -1,8 +1,10 @@
 //! Named configuration of actors and providers: bucket `CONFIGDATA_{lattice}` (lattice protocol, section 3.17).
 //!
-//! The bucket is opened when it is first asked for, and created when something is first written.
+//! The bucket is opened when it is first asked for, and created when something is first written. It is looked up before
+//! each write, so that nothing is sent into a domain that does not answer: that would be held on the way, and stored when
+//! the client has long been told that it was not.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use async_nats::jetstream::{ErrorCode, context::GetStreamErrorKind, kv};
 use bytes::Bytes;
@@ -16,8 +18,17 @@ use super::{
 use crate::{
     events::Event,
     lattice::connection::Nats,
-    store::jetstream::{self, Bucket},
+    store::{
+        domain_name,
+        jetstream::{self, Bucket},
+        unreachable,
+    },
 };
+
+/// How long looking the bucket up may take, and how long reading or writing it after that. Together they leave time to
+/// answer clients, who wait two seconds.
+const OPEN_TIMEOUT: Duration = Duration::from_millis(800);
+const ACCESS_TIMEOUT: Duration = Duration::from_millis(900);
 
 /// Reads and writes the bucket. Cheap to clone.
 #[derive(Clone)]
@@ -35,6 +46,12 @@ pub enum ConfigError {
     Open(String),
     #[error("named configuration of {entity}: {cause}")]
     Access { entity: String, cause: String },
+    /// In the middle of reading or writing.
+    #[error(
+        "named configuration of {entity}: no answer from {place} within {} ms, so the outcome is unknown; read it to find out",
+        ACCESS_TIMEOUT.as_millis()
+    )]
+    TimedOut { entity: String, place: String },
 }
 
 impl NamedConfig {
@@ -43,71 +60,102 @@ impl NamedConfig {
     }
 
     async fn put(&self, entity: &str, key: &str, value: Bytes) -> Result<(), ConfigError> {
-        let store = match self.open().await? {
-            Some(store) => store,
-            None => {
-                Bucket::open(&self.nats, self.domain.as_deref(), &self.bucket, self.replicas)
-                    .await
-                    .map_err(|e| ConfigError::Open(e.to_string()))?;
-                self.open().await?.ok_or_else(|| ConfigError::Open("the bucket vanished".into()))?
-            }
-        };
-        store.put(format!("{entity}_{key}"), value).await.map(drop).map_err(|e| access(entity, &e))
+        let store = self.open(true).await.map_err(not_stored)?;
+        let store = store.ok_or_else(|| ConfigError::Open("the bucket vanished, nothing was stored".into()))?;
+        self.in_time(entity, store.put(format!("{entity}_{key}"), value)).await.map(drop)
     }
 
     /// Deletes one key, or all of an entity; returns which.
     async fn delete(&self, entity: &str, key: Option<String>) -> Result<Vec<String>, ConfigError> {
-        let Some(store) = self.open().await? else { return Ok(Vec::new()) };
-        let doomed = match key {
-            Some(key) => vec![key],
-            None => self.entries_of(&store, entity).await?.into_keys().collect(),
+        let Some(store) = self.open(false).await.map_err(not_stored)? else { return Ok(Vec::new()) };
+        let deletion = async {
+            let doomed = match key {
+                Some(key) => vec![key],
+                None => entries_of(&store, entity).await?.into_keys().collect(),
+            };
+            for key in &doomed {
+                store.purge(format!("{entity}_{key}")).await.map_err(|e| e.to_string())?;
+            }
+            Ok::<_, String>(doomed)
         };
-        for key in &doomed {
-            store.purge(format!("{entity}_{key}")).await.map_err(|e| access(entity, &e))?;
-        }
-        Ok(doomed)
+        self.in_time(entity, deletion).await
     }
 
     async fn one(&self, entity: &str, key: &str) -> Result<Option<Bytes>, ConfigError> {
-        let Some(store) = self.open().await? else { return Ok(None) };
-        store.get(format!("{entity}_{key}")).await.map_err(|e| access(entity, &e))
+        let Some(store) = self.open(false).await? else { return Ok(None) };
+        self.in_time(entity, store.get(format!("{entity}_{key}"))).await
     }
 
     async fn all(&self, entity: &str) -> Result<BTreeMap<String, Bytes>, ConfigError> {
-        match self.open().await? {
-            Some(store) => self.entries_of(&store, entity).await,
+        match self.open(false).await? {
+            Some(store) => self.in_time(entity, entries_of(&store, entity)).await,
             None => Ok(BTreeMap::new()),
         }
     }
 
-    async fn entries_of(&self, store: &kv::Store, entity: &str) -> Result<BTreeMap<String, Bytes>, ConfigError> {
-        let keys: Vec<String> =
-            store.keys().await.map_err(|e| access(entity, &e))?.try_collect().await.map_err(|e| access(entity, &e))?;
-        let mut found = BTreeMap::new();
-        for stored in keys {
-            let Some(key) = stored.strip_prefix(entity).and_then(|rest| rest.strip_prefix('_')) else { continue };
-            if let Some(value) = store.get(&stored).await.map_err(|e| access(entity, &e))? {
-                found.insert(key.to_owned(), value);
-            }
-        }
-        Ok(found)
+    /// The bucket, or `None` if nothing was ever written and it is not to be created.
+    async fn open(&self, create: bool) -> Result<Option<kv::Store>, ConfigError> {
+        let opened = tokio::time::timeout(OPEN_TIMEOUT, self.find(create)).await;
+        opened.unwrap_or_else(|_| Err(self.unreachable(&format!("no answer within {} ms", OPEN_TIMEOUT.as_millis()))))
     }
 
-    /// The bucket, or `None` if nothing was ever written.
-    async fn open(&self) -> Result<Option<kv::Store>, ConfigError> {
-        let context = jetstream::context(&self.nats.client, self.domain.as_deref());
+    async fn find(&self, create: bool) -> Result<Option<kv::Store>, ConfigError> {
+        let domain = self.domain.as_deref();
+        let context = jetstream::context(&self.nats.client, domain);
         match context.get_stream(format!("KV_{}", self.bucket)).await {
-            Ok(_) => context.get_key_value(&self.bucket).await.map(Some).map_err(|e| ConfigError::Open(e.to_string())),
+            Ok(_) => {}
             Err(e) => match e.kind() {
-                GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
-                _ => Err(ConfigError::Open(e.to_string())),
+                GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                    if !create {
+                        return Ok(None);
+                    }
+                    let opened = Bucket::open(&self.nats, domain, &self.bucket, self.replicas).await;
+                    opened.map_err(|e| ConfigError::Open(e.to_string()))?;
+                }
+                GetStreamErrorKind::JetStream(e) => return Err(ConfigError::Open(e.to_string())),
+                _ => return Err(self.unreachable("no server answers for it")),
             },
         }
+        context.get_key_value(&self.bucket).await.map(Some).map_err(|e| ConfigError::Open(e.to_string()))
+    }
+
+    fn unreachable(&self, cause: &str) -> ConfigError {
+        ConfigError::Open(unreachable(self.domain.as_deref(), cause))
+    }
+
+    async fn in_time<T, E: fmt::Display>(
+        &self,
+        entity: &str,
+        access: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, ConfigError> {
+        let timed_out =
+            || ConfigError::TimedOut { entity: entity.to_owned(), place: domain_name(self.domain.as_deref()) };
+        tokio::time::timeout(ACCESS_TIMEOUT, access)
+            .await
+            .map_err(|_| timed_out())?
+            .map_err(|e| ConfigError::Access { entity: entity.to_owned(), cause: e.to_string() })
     }
 }
 
-fn access(entity: &str, error: &dyn std::error::Error) -> ConfigError {
-    ConfigError::Access { entity: entity.to_owned(), cause: error.to_string() }
+async fn entries_of(store: &kv::Store, entity: &str) -> Result<BTreeMap<String, Bytes>, String> {
+    let text = |e: &dyn fmt::Display| e.to_string();
+    let keys: Vec<String> = store.keys().await.map_err(|e| text(&e))?.try_collect().await.map_err(|e| text(&e))?;
+    let mut found = BTreeMap::new();
+    for stored in keys {
+        let Some(key) = stored.strip_prefix(entity).and_then(|rest| rest.strip_prefix('_')) else { continue };
+        if let Some(value) = store.get(&stored).await.map_err(|e| text(&e))? {
+            found.insert(key.to_owned(), value);
+        }
+    }
+    Ok(found)
+}
+
+/// Adds to an error from before a write that there was none.
+fn not_stored(error: ConfigError) -> ConfigError {
+    match error {
+        ConfigError::Open(cause) => ConfigError::Open(format!("{cause}; nothing was stored")),
+        other => other,
+    }
 }
 
 /// Entities are actors and providers, by their public keys.

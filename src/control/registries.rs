@@ -4,19 +4,23 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
-    server::{Answer, Server, now, parse},
+    server::{Answer, Server, now},
     types::Ack,
 };
 use crate::registry::credentials::Credential;
 
 impl Server {
     pub(super) fn put_registries(&self, payload: &Bytes) -> Answer {
-        let entries: BTreeMap<String, Credential> = match parse("registry credentials", payload) {
-            Ok(entries) => entries,
-            Err(answer) => return answer,
+        // Not what the reader says: it would quote what it cannot read, which may be a password.
+        let Ok(entries) = serde_json::from_slice::<BTreeMap<String, Credential>>(payload) else {
+            warn!("registry credentials request is malformed");
+            return now(&Ack::rejected(
+                "malformed registry credentials request: it takes an object of registries, each with username and password, \
+                 or with token",
+            ));
         };
         let registries = self.parts.registries.add(entries);
         info!(?registries, "registry credentials taken over");

@@ -5,6 +5,10 @@
 //! an answer leaves within [`ANSWER_TIMEOUT`]: clients wait two seconds.
 //!
 //! An auction is answered by a bid or not at all: clients read every other answer as a bid of a host without a name.
+//!
+//! Requests about the lattice's metadata are answered by one host for all, through a queue group. A host that cannot reach
+//! the metadata is no member: it hears every such request and answers late, after any member would have. So clients are
+//! told something by a host that is alone, and never less than others know.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,13 +26,13 @@ use crate::{
     events::{Event, Publisher},
     lattice::{
         connection::confirm,
-        subject::{Command, Control, Subjects},
+        subject::{Command, Control, ControlSubscription, Subjects},
     },
     links::Live,
     providers,
     registry::{Registry, credentials::Registries},
     shutdown::essential,
-    store::Store,
+    store::{Backend, Store, WRITE_TIMEOUT},
 };
 
 /// Clients give up after two seconds.
@@ -37,6 +41,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(1900);
 const WAITING_MAX: usize = 256;
 /// How long leaving a subscription may take.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(250);
+/// What a member of a queue group may need to answer from what it knows, and to write; and a little more.
+const LATE_READ: Duration = Duration::from_millis(500);
+const LATE_WRITE: Duration = WRITE_TIMEOUT.saturating_add(Duration::from_millis(100));
 /// Heartbeats sent because of pings come no closer than this.
 const PING_HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -75,6 +82,15 @@ pub struct SubscribeError {
     cause: String,
 }
 
+/// One subscription, and how its requests are answered.
+struct Listening {
+    wanted: ControlSubscription,
+    subscription: Subscriber,
+    /// Not as a member of the queue group, but after its members.
+    is_late: bool,
+    backends: watch::Receiver<Arc<dyn Backend>>,
+}
+
 /// Serves the control interface of one host.
 pub struct Server {
     pub(super) parts: Parts,
@@ -93,28 +109,35 @@ impl Server {
         let server = Arc::new(Self { parts, last_ping_heartbeat: watch::Sender::new(None) });
         let host = &server.parts.state.facts().id;
         let client = &server.parts.client;
+        let mut backends = server.parts.store.changes();
+        let is_away = backends.borrow_and_update().is_away();
         let mut subscriptions = Vec::new();
         for wanted in server.parts.subjects.control_subscriptions(host) {
-            let subscribed = match &wanted.queue {
-                Some(queue) => client.queue_subscribe(wanted.subject.clone(), queue.clone()).await,
-                None => client.subscribe(wanted.subject.clone()).await,
-            };
-            let subscription =
-                subscribed.map_err(|e| SubscribeError { subject: wanted.subject.clone(), cause: e.to_string() })?;
-            subscriptions.push((wanted.subject, subscription));
+            let subscription = server.subscribe(&wanted, is_away).await?;
+            subscriptions.push(Listening { wanted, subscription, is_late: is_away, backends: backends.clone() });
         }
         confirm(client)
             .await
             .map_err(|e| SubscribeError { subject: "the control interface".into(), cause: e.to_string() })?;
-        for (subject, subscription) in subscriptions {
-            let span = info_span!("control", %subject);
-            let listening = Arc::clone(&server).listen(subscription, closing.clone()).instrument(span);
+        for listening in subscriptions {
+            let span = info_span!("control", subject = %listening.wanted.subject);
+            let listening = Arc::clone(&server).listen(listening, closing.clone()).instrument(span);
             tasks.spawn(essential("control interface", listening, closing.clone(), failed.clone()));
         }
         Ok(())
     }
 
-    async fn listen(self: Arc<Self>, mut subscription: Subscriber, stop: CancellationToken) {
+    /// Subscribes, as a member of the queue group unless this host `is_away` from what the group answers for.
+    async fn subscribe(&self, wanted: &ControlSubscription, is_away: bool) -> Result<Subscriber, SubscribeError> {
+        let (client, subject) = (&self.parts.client, wanted.subject.clone());
+        let subscribed = match &wanted.queue {
+            Some(queue) if !is_away => client.queue_subscribe(subject, queue.clone()).await,
+            _ => client.subscribe(subject).await,
+        };
+        subscribed.map_err(|e| SubscribeError { subject: wanted.subject.clone(), cause: e.to_string() })
+    }
+
+    async fn listen(self: Arc<Self>, mut listening: Listening, stop: CancellationToken) {
         let mut waiting = JoinSet::new();
         loop {
             tokio::select! {
@@ -125,25 +148,50 @@ impl Server {
                         error!(error = %failure, "a control request panicked");
                     }
                 }
-                message = subscription.next(), if waiting.len() < WAITING_MAX => match message {
-                    Some(message) => self.take_on(&mut waiting, message),
+                Ok(()) = listening.backends.changed(), if listening.wanted.queue.is_some() => {
+                    self.join_or_leave(&mut listening, &mut waiting).await;
+                }
+                message = listening.subscription.next(), if waiting.len() < WAITING_MAX => match message {
+                    Some(message) => self.take_on(&mut waiting, message, listening.is_late),
                     None => break,
                 },
             }
         }
         // Out of the queue groups first, so that others get the requests; whoever asked before still gets an answer.
-        if subscription.drain().await.is_ok() {
-            while let Ok(Some(message)) = tokio::time::timeout(LEAVE_TIMEOUT, subscription.next()).await {
-                self.take_on(&mut waiting, message);
-            }
-        }
+        self.leave(listening.subscription, listening.is_late, &mut waiting).await;
         while waiting.join_next().await.is_some() {}
     }
 
-    fn take_on(self: &Arc<Self>, waiting: &mut JoinSet<()>, message: Message) {
+    /// Joins the queue group when the metadata is there, or leaves it when it is not.
+    async fn join_or_leave(self: &Arc<Self>, listening: &mut Listening, waiting: &mut JoinSet<()>) {
+        let is_away = listening.backends.borrow_and_update().is_away();
+        if is_away == listening.is_late {
+            return;
+        }
+        match self.subscribe(&listening.wanted, is_away).await {
+            Ok(subscription) => {
+                let old = std::mem::replace(&mut listening.subscription, subscription);
+                self.leave(old, listening.is_late, waiting).await;
+                listening.is_late = is_away;
+            }
+            Err(error) => warn!(%error, "this host goes on answering as before"),
+        }
+    }
+
+    async fn leave(self: &Arc<Self>, mut subscription: Subscriber, is_late: bool, waiting: &mut JoinSet<()>) {
+        if subscription.drain().await.is_ok() {
+            while let Ok(Some(message)) = tokio::time::timeout(LEAVE_TIMEOUT, subscription.next()).await {
+                self.take_on(waiting, message, is_late);
+            }
+        }
+    }
+
+    fn take_on(self: &Arc<Self>, waiting: &mut JoinSet<()>, message: Message, is_late: bool) {
         let Message { subject, reply, payload, .. } = message;
         debug!(%subject, "control request");
         let answer = self.respond(subject.as_str(), &payload);
+        let pause = if is_late { self.lateness(subject.as_str()) } else { Duration::ZERO };
+        let answer = async move { tokio::join!(answer, tokio::time::sleep(pause)).0 };
         let client = self.parts.client.clone();
         waiting.spawn(async move {
             let answer = match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
@@ -155,13 +203,39 @@ impl Server {
                     ))
                 }
             };
-            let (Some(reply), Some(answer)) = (reply, answer) else { return };
+            let (Some(reply), Some(mut answer)) = (reply, answer) else { return };
+            // The client library would refuse it, and the one who asks would wait in vain.
+            let (size, max) = (answer.len(), client.server_info().max_payload);
+            if size > max {
+                warn!(%subject, size, max, "control reply is larger than the NATS server takes; raise its max_payload");
+                let refusal = format!(
+                    "the answer has {size} bytes, more than the {max} the NATS server takes in one message; raise its max_payload"
+                );
+                answer = json(&Ack::rejected(refusal)).unwrap_or_default();
+            }
             match tokio::time::timeout(ANSWER_TIMEOUT, client.publish(reply, answer)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => warn!(%subject, %error, "control reply lost"),
                 Err(_) => warn!(%subject, "control reply lost: the NATS connection does not take it"),
             }
         });
+    }
+
+    /// How long a host that knows less than others leaves them the first word.
+    fn lateness(&self, subject: &str) -> Duration {
+        match self.parts.subjects.parse_control(subject) {
+            Some(Control::Claims | Control::Links) => LATE_READ,
+            Some(
+                Control::LinkPut
+                | Control::LinkDel
+                | Control::ConfigPut { .. }
+                | Control::ConfigDel { .. }
+                | Control::ConfigClear { .. }
+                | Control::ConfigGet { .. },
+            ) => LATE_WRITE,
+            // Asked of this host, or of each.
+            _ => Duration::ZERO,
+        }
     }
 
     /// Takes a request on. What must happen in the order of requests happens before this returns.

@@ -49,6 +49,11 @@ impl HostState {
         Pairs::clone(&self.labels.load())
     }
 
+    /// The labels for those who want to see them change.
+    pub fn live_labels(&self) -> Arc<ArcSwap<Pairs>> {
+        Arc::clone(&self.labels)
+    }
+
     /// Sets a label, or removes it when there is no value.
     pub fn set_label(&self, key: &str, value: Option<&str>) {
         self.labels.rcu(|labels| {

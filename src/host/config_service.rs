@@ -1,105 +1,243 @@
-//! Asks the configuration service of the lattice, once, at start (lattice protocol, section 8.1).
+//! Asks the configuration service of the lattice at start (lattice protocol, section 8.1).
 //!
-//! The service knows hosts by their labels and answers with registry credentials and with what to start. No service, or
-//! an answer that makes no sense, is a warning: the host goes on without.
+//! The service knows hosts by their labels and answers with registry credentials and with what to start. Credentials come
+//! first, because what is started may need them; then providers, then actors. An entry that makes no sense is named and
+//! passed over.
+//!
+//! No service, or an answer that makes no sense, keeps no host from starting: it goes on without, and asks again in the
+//! background until it is answered once. So hosts and the service may come up in any order.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::Deserialize;
-use serde_json::json;
-use tracing::{info, warn};
+use serde_json::{Map, Value, json};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, info, warn};
 
 use crate::{
     actors::supervisor::{self as actors, Amount},
     control::state::HostState,
     events::event::Annotations,
     identity::keys::LinkName,
-    lattice::subject::Subjects,
-    lenient::nullable,
     providers::supervisor as providers,
     registry::credentials::{Credential, Registries},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// Pauses between requests nobody answered grow from the first to the last of these.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_LAST: Duration = Duration::from_secs(10);
 
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// The service, and those who do what it says.
+pub struct Service {
+    pub client: async_nats::Client,
+    pub subject: String,
+    pub state: HostState,
+    pub registries: Registries,
+    pub actors: actors::Handle,
+    pub providers: providers::Handle,
+}
+
+/// What the service says, as far as it makes sense.
+#[derive(Default)]
 struct Reply {
-    #[serde(default, deserialize_with = "nullable")]
-    auto_start_actors: Vec<String>,
-    #[serde(default, deserialize_with = "nullable")]
-    auto_start_providers: Vec<AutoStartProvider>,
-    #[serde(default, deserialize_with = "nullable")]
-    registry_credentials: BTreeMap<String, Credential>,
+    actors: Vec<String>,
+    providers: Vec<(String, LinkName)>,
+    registries: BTreeMap<String, Credential>,
+    /// What does not, for people.
+    mistakes: Vec<String>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct AutoStartProvider {
-    #[serde(default, deserialize_with = "nullable")]
-    image_reference: String,
-    #[serde(default, deserialize_with = "nullable")]
-    link_name: String,
-}
-
-/// Asks and does what the answer says.
-pub async fn consult(
-    client: &async_nats::Client,
-    subjects: &Subjects,
-    state: &HostState,
-    registries: &Registries,
-    (actors, providers): (&actors::Handle, &providers::Handle),
-) {
-    let subject = subjects.config_service();
-    let body = json!({"labels": state.labels()}).to_string();
-    let request = async_nats::Request::new().payload(body.into()).timeout(Some(TIMEOUT));
-    // The request's own timeout begins when the connection has taken it, so there is one around it.
-    let reply = match tokio::time::timeout(TIMEOUT * 2, client.send_request(subject.clone(), request)).await {
-        Ok(Ok(reply)) => reply,
-        Err(_) => {
-            return warn!(%subject, "no configuration service answers, going on without (config_service_enabled)");
-        }
-        Ok(Err(error)) => {
-            return warn!(%subject, %error, "no configuration service answers, going on without (config_service_enabled)");
-        }
-    };
-    let reply: Reply = match serde_json::from_slice(&reply.payload) {
-        Ok(reply) => reply,
-        Err(error) => {
-            return warn!(%subject, %error, "answer of the configuration service makes no sense, going on without");
-        }
-    };
-    info!(
-        actors = reply.auto_start_actors.len(),
-        providers = reply.auto_start_providers.len(),
-        registries = reply.registry_credentials.len(),
-        "configuration service answered"
-    );
-    registries.add(reply.registry_credentials);
-    for AutoStartProvider { image_reference: reference, link_name } in reply.auto_start_providers {
-        let name = if link_name.is_empty() { LinkName::DEFAULT } else { &link_name };
-        let link_name = match LinkName::parse(name) {
-            Ok(link_name) => link_name,
-            Err(error) => {
-                warn!(%reference, %error, "provider of the configuration service not started");
-                continue;
+impl Service {
+    /// Asks and does what the answer says. Without an answer it returns as well, and `tasks` get one that goes on asking
+    /// until `closing`.
+    pub async fn consult(self, tasks: &TaskTracker, closing: &CancellationToken) {
+        let cause = match self.ask().await {
+            Ok(reply) => return self.obey(reply).await,
+            Err(cause) => cause,
+        };
+        warn!(
+            subject = %self.subject, error = %cause,
+            "no configuration service answers; this host goes on without and asks again (config_service_enabled)"
+        );
+        let closing = closing.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = closing.cancelled() => {}
+                () = self.ask_again(cause) => {}
             }
-        };
-        let start = providers::Start {
-            reference: reference.clone(),
-            link_name,
-            configuration: None,
-            annotations: Annotations::new(),
-        };
-        // Its own error says what is wrong; an early end of the supervisor means that the host stops.
-        if let Ok(Err(error)) = providers.start(start).await {
-            warn!(%reference, %error, "provider of the configuration service not started");
+        });
+    }
+
+    async fn ask_again(self, mut last_cause: String) {
+        let mut pause = RETRY_FIRST;
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_LAST);
+            match self.ask().await {
+                Ok(reply) => return self.obey(reply).await,
+                Err(cause) if cause == last_cause => {
+                    debug!(subject = %self.subject, error = %cause, "still no configuration service");
+                }
+                Err(cause) => {
+                    warn!(subject = %self.subject, error = %cause, "still no configuration service");
+                    last_cause = cause;
+                }
+            }
         }
     }
-    for reference in reply.auto_start_actors {
-        let start = actors::Start { reference, annotations: Annotations::new(), amount: Amount::Exactly(1) };
-        if let Err(error) = actors.start(start) {
-            warn!(%error, "actor of the configuration service not started");
+
+    async fn ask(&self) -> Result<Reply, String> {
+        let body = json!({"labels": self.state.labels()}).to_string();
+        let request = async_nats::Request::new().payload(body.into()).timeout(Some(TIMEOUT));
+        // The request's own timeout begins when the connection has taken it, so there is one around it.
+        let reply = tokio::time::timeout(TIMEOUT * 2, self.client.send_request(self.subject.clone(), request))
+            .await
+            .map_err(|_| "the NATS connection does not take the request".to_owned())?
+            .map_err(|e| e.to_string())?;
+        Reply::read(&reply.payload)
+    }
+
+    async fn obey(&self, reply: Reply) {
+        for mistake in &reply.mistakes {
+            warn!(subject = %self.subject, "entry of the configuration service passed over: {mistake}");
         }
+        let registries = self.registries.add(reply.registries);
+        info!(
+            actors = reply.actors.len(),
+            providers = reply.providers.len(),
+            ?registries,
+            "configuration service answered"
+        );
+        for (reference, link_name) in reply.providers {
+            info!(%reference, %link_name, "starting provider of the configuration service");
+            let start = providers::Start {
+                reference: reference.clone(),
+                link_name,
+                configuration: None,
+                annotations: Annotations::new(),
+            };
+            // An early end of the supervisor means that the host stops. How the start ends is told by events.
+            if let Ok(Err(error)) = self.providers.start(start).await {
+                warn!(%reference, %error, "provider of the configuration service not started");
+            }
+        }
+        for reference in reply.actors {
+            info!(%reference, "starting actor of the configuration service");
+            let start = actors::Start {
+                reference: reference.clone(),
+                annotations: Annotations::new(),
+                amount: Amount::Exactly(1),
+            };
+            if let Err(error) = self.actors.start(start) {
+                warn!(%reference, %error, "actor of the configuration service not started");
+            }
+        }
+    }
+}
+
+impl Reply {
+    /// Reads an answer; fails when it is none at all. Errors never quote it, it may hold passwords.
+    fn read(payload: &[u8]) -> Result<Self, String> {
+        let answer: Map<String, Value> = serde_json::from_slice::<Value>(payload)
+            .ok()
+            .and_then(|answer| match answer {
+                Value::Object(answer) => Some(answer),
+                _ => None,
+            })
+            .ok_or("its answer is no JSON object")?;
+        let mut reply = Self::default();
+        for (index, entry) in reply.list(&answer, "autoStartActors").into_iter().enumerate() {
+            match text(&entry) {
+                Some(reference) => reply.actors.push(reference),
+                None => reply.mistake(format!("autoStartActors[{index}] is no image reference")),
+            }
+        }
+        for (index, entry) in reply.list(&answer, "autoStartProviders").into_iter().enumerate() {
+            match provider(&entry) {
+                Ok(provider) => reply.providers.push(provider),
+                Err(cause) => reply.mistake(format!("autoStartProviders[{index}] {cause}")),
+            }
+        }
+        match answer.get("registryCredentials") {
+            None | Some(Value::Null) => {}
+            Some(credentials) => match BTreeMap::deserialize(credentials) {
+                Ok(registries) => reply.registries = registries,
+                Err(_) => reply.mistake("registryCredentials is no object of registries".into()),
+            },
+        }
+        Ok(reply)
+    }
+
+    fn list(&mut self, answer: &Map<String, Value>, member: &str) -> Vec<Value> {
+        match answer.get(member) {
+            None | Some(Value::Null) => Vec::new(),
+            Some(Value::Array(entries)) => entries.clone(),
+            Some(_) => {
+                self.mistake(format!("{member} is no list"));
+                Vec::new()
+            }
+        }
+    }
+
+    fn mistake(&mut self, mistake: String) {
+        self.mistakes.push(mistake);
+    }
+}
+
+fn provider(entry: &Value) -> Result<(String, LinkName), String> {
+    let reference = entry.get("imageReference").and_then(text).ok_or("has no imageReference")?;
+    let link_name = match entry.get("linkName") {
+        None | Some(Value::Null) => LinkName::DEFAULT.to_owned(),
+        Some(Value::String(name)) if name.is_empty() => LinkName::DEFAULT.to_owned(),
+        Some(Value::String(name)) => name.clone(),
+        Some(_) => return Err(format!("({reference}) has a linkName that is no text")),
+    };
+    let link_name =
+        LinkName::parse(&link_name).map_err(|e| format!("({reference}) has linkName {link_name:?}: {e}"))?;
+    Ok((reference, link_name))
+}
+
+/// A text with something in it.
+fn text(value: &Value) -> Option<String> {
+    let text = value.as_str()?.trim();
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_makes_sense_counts_and_the_rest_is_named() {
+        let answer = json!({
+            "autoStartActors": ["a:1", 7, " "],
+            "autoStartProviders": [
+                {"imageReference": "p:1", "linkName": "front"}, {"imageReference": "p:2"}, {"linkName": "x"},
+                {"imageReference": "p:3", "linkName": "not.one"}, "p:4",
+            ],
+            "registryCredentials": {"r": {"registryType": "oci", "username": "u", "password": "p"}, "s": "user:secret"},
+        });
+        let reply = Reply::read(answer.to_string().as_bytes()).unwrap();
+        assert_eq!(reply.actors, ["a:1"]);
+        let providers: Vec<_> =
+            reply.providers.iter().map(|(reference, link)| (&reference[..], link.as_str())).collect();
+        assert_eq!(providers, [("p:1", "front"), ("p:2", "default")]);
+        assert_eq!(reply.registries.len(), 2);
+        assert_eq!(reply.mistakes.len(), 5, "{:?}", reply.mistakes);
+        assert!(reply.mistakes.iter().any(|mistake| mistake.contains("p:3") && mistake.contains("not.one")));
+    }
+
+    #[test]
+    fn nothing_is_an_answer_too_and_nonsense_is_none() {
+        for nothing in ["{}", r#"{"autoStartActors":null,"autoStartProviders":null,"registryCredentials":null}"#] {
+            let reply = Reply::read(nothing.as_bytes()).unwrap();
+            assert!(reply.actors.is_empty() && reply.providers.is_empty() && reply.mistakes.is_empty());
+        }
+        let error = Reply::read(br#""user:secret""#).map(|_| ()).unwrap_err();
+        assert!(!error.contains("secret"), "{error}");
+        let reply = Reply::read(br#"{"registryCredentials":["secret"],"autoStartActors":"x"}"#).unwrap();
+        assert_eq!(reply.mistakes.len(), 2);
+        assert!(!reply.mistakes.concat().contains("secret"));
     }
 }

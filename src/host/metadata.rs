@@ -1,20 +1,36 @@
-//! Opens the lattice's metadata: the bucket when the server has it, memory until then.
+//! Opens the lattice's metadata: the bucket when it is there, else what stands in for it until then.
 //!
-//! A host without JetStream is of use (its actors run, calls by public key work), so it starts and says plainly what is
-//! wrong. A task goes on trying; when the bucket opens, what was kept in memory is written to it and the host moves over.
+//! A host without the bucket is of use (its actors run, calls by public key work), so it starts and says plainly what is
+//! wrong. What it may do depends on why:
+//!
+//! * There is no JetStream at all: the lattice is this server and the hosts at it. Metadata is kept in memory, and written
+//!   to the bucket when there is one.
+//! * The configured domain does not answer, or not to this host: other hosts may know more, so this one stores nothing in
+//!   the lattice's name ([`Away`]) and leaves the answers to others as long as there are any.
+//!
+//! A task goes on trying; when the bucket opens, the host moves over.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
 use crate::{
     lattice::connection::Nats,
-    store::{Backend, Error, Expect, Store, jetstream::Bucket, memory::Memory},
+    store::{
+        Backend, Error, Expect, Store,
+        away::Away,
+        domain_name,
+        jetstream::{Bucket, OpenError},
+        memory::Memory,
+    },
 };
 
 /// Pause between attempts to open a bucket that was not there at start.
-const RETRY: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_secs(1);
+/// How often it is said that the bucket is still not there, for the same reason.
+const REMINDER: Duration = Duration::from_secs(60);
 
 /// Where the metadata is.
 #[derive(Clone)]
@@ -28,29 +44,37 @@ pub struct Place {
 impl Place {
     /// Opens the store; never fails, see the module's text.
     pub async fn open(&self, tasks: &TaskTracker, stop: &CancellationToken) -> Store {
-        match self.open_bucket().await {
-            Ok(bucket) => Store::new(Arc::new(bucket)),
-            Err(cause) => {
-                error!(
-                    error = %cause,
-                    "lattice metadata is kept in memory: links and claims are not shared with other hosts and are lost at the end; trying again"
-                );
-                let memory = Arc::new(Memory::default());
-                let store = Store::new(memory.clone());
-                let retry = self.clone().move_over(store.clone(), memory);
-                let stop = stop.clone();
-                tasks.spawn(async move {
-                    tokio::select! {
-                        () = stop.cancelled() => {}
-                        () = retry => {}
-                    }
-                });
-                store
+        let cause = match self.open_bucket().await {
+            Ok(bucket) => return Store::new(Arc::new(bucket)),
+            Err(cause) => cause,
+        };
+        let (store, stand_in) = if cause.is_switched_off() {
+            error!(
+                error = %cause,
+                "lattice metadata is kept in memory: links and claims are not shared with other hosts and are lost at the end; trying again"
+            );
+            let memory = Arc::new(Memory::default());
+            (Store::new(memory.clone()), StandIn::Memory(memory, Copied::default()))
+        } else {
+            error!(
+                error = %cause,
+                "lattice metadata cannot be reached: actors and providers run, links of the lattice are unknown and cannot be changed; trying again"
+            );
+            let away = Arc::new(Away::new(domain_name(self.domain.as_deref()), cause.to_string()));
+            (Store::new(away.clone()), StandIn::Away(away))
+        };
+        let retry = self.clone().move_over(store.clone(), stand_in);
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = retry => {}
             }
-        }
+        });
+        store
     }
 
-    async fn open_bucket(&self) -> Result<Bucket, crate::store::jetstream::OpenError> {
+    async fn open_bucket(&self) -> Result<Bucket, OpenError> {
         let name = format!("LATTICEDATA_{}", self.lattice);
         let bucket = Bucket::open(&self.nats, self.domain.as_deref(), &name, self.replicas).await?;
         info!("Lattice cache stream created or verified as existing ({} consumers).", bucket.consumers_before);
@@ -65,8 +89,8 @@ impl Place {
         Ok(bucket)
     }
 
-    async fn move_over(mut self, store: Store, memory: Arc<Memory>) {
-        let mut copied = Copied::default();
+    async fn move_over(mut self, store: Store, mut stand_in: StandIn) {
+        let mut said = (String::new(), Instant::now());
         loop {
             // A server that just came back may have come back with JetStream.
             tokio::select! {
@@ -76,17 +100,45 @@ impl Place {
             let bucket = match self.open_bucket().await {
                 Ok(bucket) => Arc::new(bucket),
                 Err(cause) => {
-                    warn!(error = %cause, "lattice metadata still in memory");
+                    let cause = cause.to_string();
+                    if said.0 != cause || said.1.elapsed() >= REMINDER {
+                        warn!(error = %cause, "still no shared lattice metadata");
+                        said = (cause.clone(), Instant::now());
+                    }
+                    stand_in.explain(cause);
                     continue;
                 }
             };
-            if copied.bring(&memory, &*bucket).await {
+            if stand_in.bring(&*bucket).await {
                 store.replace(bucket.clone());
                 // What was written while the first round went on.
-                copied.bring(&memory, &*bucket).await;
+                stand_in.bring(&*bucket).await;
                 info!("lattice metadata is shared now");
                 return;
             }
+        }
+    }
+}
+
+/// What a host works with until the bucket opens.
+enum StandIn {
+    Memory(Arc<Memory>, Copied),
+    Away(Arc<Away>),
+}
+
+impl StandIn {
+    /// Takes over why the bucket is not there by now.
+    fn explain(&self, cause: String) {
+        if let Self::Away(away) = self {
+            away.set_cause(cause);
+        }
+    }
+
+    /// Brings what is new to the bucket; whether all of it worked.
+    async fn bring(&mut self, bucket: &dyn Backend) -> bool {
+        match self {
+            Self::Memory(memory, copied) => copied.bring(memory, bucket).await,
+            Self::Away(_) => true,
         }
     }
 }

@@ -174,7 +174,6 @@ impl Host {
                 receiver: receiver.clone(),
                 rpc: rpc.clone(),
                 subjects: subjects.clone(),
-                store: store.clone(),
                 links: links.clone(),
                 policy: policy.clone(),
                 events: events.clone(),
@@ -213,7 +212,6 @@ impl Host {
                 receiver,
                 rpc: rpc.client.clone(),
                 subjects: subjects.clone(),
-                store: store.clone(),
                 links: links.clone(),
                 policy,
                 events: events.clone(),
@@ -253,7 +251,15 @@ impl Host {
         tasks.spawn(heartbeats(state.clone(), running, events.clone(), closing.clone()));
         tasks.spawn(sweeps(chunks, stop.clone()));
         if config.config_service {
-            config_service::consult(&ctl.client, &subjects, &state, &registries, (&actors, &providers)).await;
+            let service = config_service::Service {
+                client: ctl.client.clone(),
+                subject: subjects.config_service(),
+                state: state.clone(),
+                registries: registries.clone(),
+                actors: actors.clone(),
+                providers: providers.clone(),
+            };
+            service.consult(&tasks, &closing).await;
         }
         let context = jetstream::context(&ctl.client, domain.as_deref());
         let (name, delete) = (config.lattice.clone(), config.legacy_cache_delete);
@@ -454,7 +460,7 @@ async fn policy(
     let host = HostInfo {
         public_key: facts.id.to_string(),
         lattice_id: facts.lattice.clone(),
-        labels: state.labels(),
+        labels: state.live_labels(),
         cluster_issuers: facts.cluster_issuers.clone(),
         issuer: facts.issuer.clone(),
     };

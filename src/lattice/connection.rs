@@ -36,8 +36,8 @@ const RETRY_LAST: Duration = Duration::from_secs(5);
 /// How long one round trip to the server may take.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many messages a subscription may hold before the client drops them and says so. A host's own queues are far
-/// shorter; this only covers bursts between two turns of its loops.
-const SUBSCRIPTION_CAPACITY: usize = 16 * 1024;
+/// shorter; this only covers bursts between two turns of its loops, of which the largest is the replay of the metadata.
+const SUBSCRIPTION_CAPACITY: usize = 64 * 1024;
 /// How many different refusals are remembered. A host uses a handful of subjects that a server could forbid.
 const DENIED_MAX: usize = 16;
 /// What a NATS user must be allowed to publish and to subscribe to, for a host to work.

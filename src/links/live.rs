@@ -5,19 +5,29 @@
 //!
 //! * The first snapshot is complete before [`Live::start`] returns: ready means that every link and claim is known.
 //! * Entries of the first snapshot are told as [`Origin::Replayed`]: providers need them, subscribers of events do not.
+//!   The same goes for the first snapshot of a bucket that could not be reached until now.
 //! * A later snapshot (after an outage) is compared with what was known, and only the differences are told.
 //! * What this host wrote itself is applied at once by [`Live::apply`], before the bucket echoes it; the echo carries the
 //!   same revision and changes nothing.
+//! * What this host must make known whatever happens goes through [`Live::announce`]: it counts here at once and is written
+//!   as soon as the bucket takes it.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot, watch};
+use bytes::Bytes;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{debug, warn};
+use tracing::{debug, error, info, warn};
 
-use super::table::{Change, Rejected, Table};
-use crate::store::{Entry, Store, Update};
+use super::{
+    table::{Change, Rejected, Table},
+    unwritten::{Attempt, Unwritten},
+};
+use crate::store::{Backend, Entry, Error, Store, Update};
 
 /// Changes applied before the snapshot is published once for all of them.
 const BATCH: usize = 256;
@@ -25,6 +35,8 @@ const BATCH: usize = 256;
 const NOTICES: usize = 1024;
 /// Own writes waiting to be applied.
 const OWN_WRITES: usize = 256;
+/// How often it is tried to write what the bucket did not take.
+const WRITE_RETRY: Duration = Duration::from_secs(1);
 
 /// Where a change comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +59,15 @@ pub struct Notice {
 pub struct Live {
     table: Arc<ArcSwap<Table>>,
     published: watch::Receiver<()>,
-    own_writes: mpsc::Sender<(Update, oneshot::Sender<()>)>,
+    own_writes: mpsc::Sender<(OwnWrite, oneshot::Sender<()>)>,
+}
+
+/// What this host adds by itself.
+enum OwnWrite {
+    /// The bucket has it; readers are told when this is applied.
+    Stored(Update),
+    /// The bucket is to get it; told when that was tried once.
+    Announced(Vec<(String, Bytes)>),
 }
 
 impl Live {
@@ -65,6 +85,10 @@ impl Live {
             pending: Vec::new(),
             notices,
             loaded: Some(loaded),
+            has_joined: false,
+            is_shared: false,
+            unwritten: Unwritten::default(),
+            writes: JoinSet::new(),
         };
         tasks.spawn(follower.run(store, inbox, stop));
         // An error means that the host is being stopped; it then ends without links.
@@ -84,9 +108,21 @@ impl Live {
 
     /// Applies a write of this host without waiting for the bucket's echo; returns when readers see it.
     pub async fn apply(&self, update: Update) {
-        let (done, applied) = oneshot::channel();
-        if self.own_writes.send((update, done)).await.is_ok() {
-            let _ = applied.await;
+        self.hand_over(OwnWrite::Stored(update)).await;
+    }
+
+    /// Makes entries known: to readers here at once, to the lattice as soon as the bucket takes them. Returns when that
+    /// was tried for the first time, which ends within [`crate::store::WRITE_TIMEOUT`] of each.
+    pub async fn announce(&self, entries: Vec<(String, Bytes)>) {
+        if !entries.is_empty() {
+            self.hand_over(OwnWrite::Announced(entries)).await;
+        }
+    }
+
+    async fn hand_over(&self, write: OwnWrite) {
+        let (done, finished) = oneshot::channel();
+        if self.own_writes.send((write, done)).await.is_ok() {
+            let _ = finished.await;
         }
     }
 }
@@ -98,68 +134,184 @@ struct Follower {
     pending: Vec<Notice>,
     notices: mpsc::Sender<Notice>,
     loaded: Option<oneshot::Sender<()>>,
+    /// Whether a snapshot of a bucket was seen, not only one of what stands in for it.
+    has_joined: bool,
+    /// Whether the watch is one of a bucket.
+    is_shared: bool,
+    unwritten: Unwritten,
+    /// At most one that tries everything, and one for each announcement.
+    writes: JoinSet<Written>,
+}
+
+/// How some writes ended; those not tried any more are left out.
+struct Written {
+    results: Vec<(Attempt, Result<u64, Error>)>,
+    /// Who waits for the end, of an announcement.
+    done: Option<oneshot::Sender<()>>,
 }
 
 impl Follower {
     async fn run(
         mut self,
         store: Store,
-        mut inbox: mpsc::Receiver<(Update, oneshot::Sender<()>)>,
+        mut inbox: mpsc::Receiver<(OwnWrite, oneshot::Sender<()>)>,
         stop: CancellationToken,
     ) {
         let mut backends = store.changes();
-        let mut updates = backends.borrow_and_update().watch();
+        let mut updates = self.watch(&mut backends);
+        let mut retry = tokio::time::interval(WRITE_RETRY);
+        retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                Ok(()) = backends.changed() => updates = backends.borrow_and_update().watch(),
-                Some((update, done)) = inbox.recv() => {
-                    self.handle(update);
-                    self.publish().await;
-                    let _ = done.send(());
-                }
+                Ok(()) = backends.changed() => updates = self.watch(&mut backends),
+                Some(written) = self.writes.join_next(), if !self.writes.is_empty() => match written {
+                    Ok(written) => self.reap(written).await,
+                    Err(failure) => error!(error = %failure, "a write to the metadata bucket panicked"),
+                },
+                Some((write, done)) = inbox.recv() => match write {
+                    OwnWrite::Stored(update) => {
+                        self.handle(update);
+                        self.publish().await;
+                        let _ = done.send(());
+                    }
+                    OwnWrite::Announced(entries) => {
+                        let keys: Vec<String> = entries.iter().map(|(key, _)| key.clone()).collect();
+                        self.take_on(entries);
+                        self.publish().await;
+                        self.write(&store, self.unwritten.attempts(Some(&keys)), Some(done));
+                    }
+                },
                 update = updates.recv() => match update {
                     Some(update) => {
+                        let is_snapshot = matches!(update, Update::Snapshot(_));
                         self.handle(update);
                         for _ in 1..BATCH {
                             let Ok(next) = updates.try_recv() else { break };
                             self.handle(next);
                         }
                         self.publish().await;
+                        if is_snapshot {
+                            retry.reset_immediately();
+                        }
                     }
                     // A backend ends its watch only with itself; ask for another.
-                    None => updates = backends.borrow_and_update().watch(),
+                    None => updates = self.watch(&mut backends),
                 },
+                _ = retry.tick(), if self.is_shared && !self.unwritten.is_empty() && self.writes.is_empty() => {
+                    self.write(&store, self.unwritten.attempts(None), None);
+                }
             }
         }
     }
 
+    fn watch(&mut self, backends: &mut watch::Receiver<Arc<dyn Backend>>) -> mpsc::Receiver<Update> {
+        let backend = backends.borrow_and_update();
+        self.is_shared = backend.is_shared();
+        backend.watch()
+    }
+
     fn handle(&mut self, update: Update) {
         match update {
-            Update::Snapshot(entries) => self.replace(&entries),
-            Update::Put(entry) => match self.table.put(&entry) {
-                Ok(change) => self.note(change, Origin::Live),
-                Err(rejected) => report(&entry, &rejected),
-            },
+            Update::Snapshot(entries) => self.replace(entries),
+            Update::Put(entry) => {
+                let entry = self.unwritten.laid_over(entry);
+                self.put(&entry);
+            }
             Update::Delete { key, revision } => {
                 let change = self.table.delete(&key, revision);
                 self.note(change, Origin::Live);
+                if let Some(ours) = self.unwritten.without(&key) {
+                    self.put(&ours);
+                }
             }
+        }
+    }
+
+    fn put(&mut self, entry: &Entry) {
+        match self.table.put(entry) {
+            Ok(change) => self.note(change, Origin::Live),
+            Err(rejected) => report(entry, &rejected),
+        }
+    }
+
+    /// Takes over what this host announces: it counts here from now on.
+    fn take_on(&mut self, entries: Vec<(String, Bytes)>) {
+        for (key, value) in entries {
+            let entry = self.unwritten.add(key, value, &self.table);
+            self.put(&entry);
+        }
+    }
+
+    /// Begins to write entries to the bucket, if there is one.
+    fn write(&mut self, store: &Store, attempts: Vec<Attempt>, done: Option<oneshot::Sender<()>>) {
+        let store = store.clone();
+        self.writes.spawn(async move {
+            let mut results = Vec::new();
+            if store.is_shared() {
+                for attempt in attempts {
+                    let result = store.put(&attempt.key, attempt.value.clone(), attempt.expect).await;
+                    // The others would fare no better.
+                    let is_away = matches!(result, Err(Error::Unreachable(_) | Error::TimedOut { .. }));
+                    results.push((attempt, result));
+                    if is_away {
+                        break;
+                    }
+                }
+            }
+            Written { results, done }
+        });
+    }
+
+    async fn reap(&mut self, Written { results, done }: Written) {
+        let is_first = done.is_some();
+        let mut has_news = false;
+        for (Attempt { key, value, .. }, result) in results {
+            match result {
+                Ok(revision) => {
+                    if !is_first {
+                        info!(key, "entry written to the metadata bucket");
+                    }
+                    self.handle(Update::Put(Entry { key, value, revision }));
+                    has_news = true;
+                }
+                // The watch brings what was written instead.
+                Err(Error::Conflict) => self.unwritten.lost(&key),
+                Err(error) if is_first => {
+                    warn!(key, %error, waiting = self.unwritten.len(), "entry is known on this host only for now; it is written as soon as possible");
+                }
+                Err(error) => debug!(key, %error, "entry still not written to the metadata bucket"),
+            }
+        }
+        if has_news {
+            self.publish().await;
+        }
+        if let Some(done) = done {
+            let _ = done.send(());
         }
     }
 
     /// Takes a whole new table over. Its revisions need not continue the old ones: the bucket may have been made anew, or
     /// taken the place of memory. So contents are compared, not numbers.
-    fn replace(&mut self, entries: &[Entry]) {
-        let origin = if self.loaded.is_some() { Origin::Replayed } else { Origin::Live };
+    fn replace(&mut self, entries: Vec<Entry>) {
+        let joins = self.is_shared && !self.has_joined;
+        self.has_joined |= joins;
+        let origin = if self.loaded.is_some() || joins { Origin::Replayed } else { Origin::Live };
         let mut fresh = Table::default();
         let mut changes = Vec::new();
+        let mut take = |entry: Entry| match fresh.put(&entry) {
+            Ok(change) => changes.extend(change),
+            Err(rejected) => report(&entry, &rejected),
+        };
+        let mut ours: HashSet<String> = self.unwritten.keys().into_iter().collect();
         for entry in entries {
-            match fresh.put(entry) {
-                Ok(change) => changes.extend(change),
-                Err(rejected) => report(entry, &rejected),
-            }
+            ours.remove(&entry.key);
+            take(self.unwritten.laid_over(entry));
+        }
+        // Last, so that what all hosts know is older.
+        for key in ours {
+            self.unwritten.without(&key).into_iter().for_each(&mut take);
         }
         let kept: HashSet<String> = fresh.keys().collect();
         let gone: Vec<String> = self.table.keys().filter(|key| !kept.contains(key)).collect();
@@ -222,7 +374,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::store::{Backend, Expect, keys, memory::Memory};
+    use crate::links::Claims;
+    use crate::store::{Expect, away::Away, keys, memory::Memory};
 
     const ACTOR: &str = "MDWUSKGGFDI4FRXK5EBTRECZSVQSSWJHHJOGH6JWG3AUMFFMQ435C2JZ";
 
@@ -260,6 +413,41 @@ mod tests {
             matches!(seen.remove(0).change, Change::LinkPut { link, replaced: None } if link.contract_id == "a:new")
         );
         assert_eq!(live.table().links().count(), 2);
+        stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn what_is_announced_while_the_bucket_is_away_counts_at_once_and_outlives_its_snapshots() {
+        let store = Store::new(Arc::new(Away::new("domain core".into(), "gone".into())));
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let (live, mut notices) = Live::start(store.clone(), &tasks, stop.clone()).await;
+        let entry = |revision: &str| {
+            let claims = Claims {
+                subject: ACTOR.into(),
+                revision: revision.into(),
+                call_alias: "a/b".into(),
+                ..Claims::default()
+            };
+            (keys::claims(ACTOR), Bytes::from(claims.bucket_value().to_string()))
+        };
+        let known = || live.table().claims(ACTOR).map(|claims| claims.revision.clone());
+        live.announce(vec![entry("2")]).await;
+        assert_eq!(known().as_deref(), Some("2"));
+        assert_eq!(live.table().alias("a/b").map(AsRef::as_ref), Some(ACTOR));
+
+        // The lattice as it was before has older claims of the actor.
+        let memory = Arc::new(Memory::default());
+        let (key, older) = entry("1");
+        memory.put(&key, older, Expect::Anything).await.unwrap();
+        put_link(&memory, "a:kept", "V1").await;
+        store.replace(memory.clone());
+        loop {
+            let notice = notices.recv().await.unwrap();
+            if matches!(notice.change, Change::LinkPut { .. }) {
+                break;
+            }
+        }
+        assert_eq!(known().as_deref(), Some("2"));
         stop.cancel();
     }
 }

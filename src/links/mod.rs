@@ -2,9 +2,11 @@
 //!
 //! * [`table`] is the pure form: a snapshot with its lookups, and the JSON forms of its entries.
 //! * [`live`] keeps the snapshot equal to the metadata bucket and tells what changed.
+//! * [`unwritten`] has what this host announced and the bucket could not take yet.
 
 pub mod live;
 pub mod table;
+pub mod unwritten;
 
 pub use live::Live;
 pub use table::{Claims, LinkDefinition, Table};

@@ -4,7 +4,8 @@
 //! time. Entries of every era are understood (lattice protocol, section 4.3): short and long member names, lists as
 //! arrays or comma texts, numbers as texts, `null` as empty. What cannot be understood is reported, not guessed.
 //!
-//! Invariants: one link per (actor, contract, link name); the first actor that claimed a call alias keeps it.
+//! Invariants: one link per (actor, contract, link name); the first actor that claimed a call alias keeps it. Revisions
+//! are those of the bucket; an entry that only this host knows yet has the one it is to replace, or 0.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -200,8 +201,8 @@ pub struct Table {
     claims: HashMap<String, (Arc<Claims>, u64)>,
     /// Call alias to the actor that claimed it first.
     aliases: HashMap<String, Arc<str>>,
-    /// Encoded image reference to public key.
-    references: HashMap<String, Arc<str>>,
+    /// Key of an image reference to public key.
+    references: HashMap<String, (Arc<str>, u64)>,
 }
 
 /// A change of the table that others need to hear about.
@@ -267,7 +268,17 @@ impl Table {
 
     /// The public key an image reference led to when it was started last.
     pub fn public_key_of(&self, reference: &str) -> Option<&Arc<str>> {
-        self.references.get(&keys::reference(reference))
+        self.references.get(&keys::reference(reference)).map(|(public_key, _)| public_key)
+    }
+
+    /// The revision that wrote a key, 0 if this table does not have it.
+    pub fn revision_of(&self, key: &str) -> u64 {
+        match Key::parse(key) {
+            Key::Link(hash) => self.links.get(hash).map_or(0, |stored| stored.revision),
+            Key::Claims(subject) => self.claims.get(subject).map_or(0, |(_, revision)| *revision),
+            Key::Reference(_) => self.references.get(key).map_or(0, |(_, revision)| *revision),
+            Key::Unknown => 0,
+        }
     }
 
     /// Takes over one written entry. `None` when nothing changed, an error when it makes no sense.
@@ -328,7 +339,8 @@ impl Table {
             return Err(Rejected(format!("{} holds the claims of {}", entry.key, claims.subject)));
         }
         if let Some((old, revision)) = self.claims.get(subject) {
-            if *revision >= entry.revision {
+            // One of the same revision replaces what it is, when this host has not written it yet.
+            if *revision > entry.revision || (*revision == entry.revision && **old == claims) {
                 return Ok(None);
             }
             if old.call_alias != claims.call_alias {
@@ -352,8 +364,9 @@ impl Table {
         let read: Reference = serde_json::from_slice(&entry.value)
             .map_err(|e| Rejected(format!("{} is no image reference: {e}", entry.key)))?;
         let public_key: Arc<str> = read.public_key.into();
-        let old = self.references.insert(entry.key.clone(), Arc::clone(&public_key));
-        Ok((old.as_ref() != Some(&public_key)).then_some(Change::ReferencePut { reference: read.oci_url, public_key }))
+        let old = self.references.insert(entry.key.clone(), (Arc::clone(&public_key), entry.revision));
+        let is_new = old.is_none_or(|(old, _)| old != public_key);
+        Ok(is_new.then_some(Change::ReferencePut { reference: read.oci_url, public_key }))
     }
 
     /// Gives an alias to another actor that claims it, or forgets it.
@@ -365,7 +378,8 @@ impl Table {
             .claims
             .values()
             .filter(|(claims, _)| claims.call_alias == owner.call_alias && claims.subject != owner.subject)
-            .min_by_key(|(_, revision)| *revision)
+            // One that no other host knows yet comes last.
+            .min_by_key(|(_, revision)| if *revision == 0 { u64::MAX } else { *revision })
             .map(|(claims, _)| Arc::from(claims.subject.as_str()));
         match heir {
             Some(heir) => self.aliases.insert(owner.call_alias.clone(), heir),

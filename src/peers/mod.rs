@@ -57,11 +57,6 @@ impl Peers {
         self.0.table.runners(target)
     }
 
-    /// A host turned out not to take calls for a target any more, whatever its last word says.
-    pub fn forget(&self, peer: &Peer, target: &str) {
-        peer.forget(target);
-    }
-
     /// Offers a target directly until what is returned is dropped or withdrawn. Its subscriptions must be confirmed.
     pub fn offer(&self, target: &str) -> Offer {
         self.offer_as(target, Reach::Direct)

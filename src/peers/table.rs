@@ -95,16 +95,6 @@ impl Peer {
         Taken(Arc::clone(self))
     }
 
-    /// Takes a target off what it offers; its next beat makes us ask for all of it again.
-    pub fn forget(&self, target: &str) {
-        self.roster.store(0, Ordering::Release);
-        self.direct.rcu(|offers| {
-            let mut fewer = HashSet::clone(offers);
-            fewer.remove(target);
-            fewer
-        });
-    }
-
     fn age_ms(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
@@ -383,13 +373,6 @@ mod tests {
         table.heed(&word(&a, 6, &[]));
         assert_eq!(chosen(&table, "M"), None);
         table.heed(&word(&a, 7, &["M"]));
-        table.choose("M", &[], true).unwrap().forget("M");
-        assert_eq!(chosen(&table, "M"), None);
-        assert_eq!(
-            table.heed(&Word { host: a.clone(), roster: 7, ..Word::default() }),
-            Heard::Ask,
-            "until it tells again"
-        );
         assert_eq!(table.heed(&Word { host: a.clone(), goodbye: true, ..Word::default() }), Heard::Left);
         assert!(table.others().is_empty());
     }

@@ -3,6 +3,10 @@
 //! Without a policy topic everything is permitted and nothing is asked. With one, an answer is kept for good, under who
 //! asks for what; the service overrides it with a message on the changes topic. No answer, or one that makes no sense, is
 //! a denial that is not kept: the next call asks again.
+//!
+//! Requests carry the labels the host has at that moment, and a service may decide by them: when they change, nothing that
+//! was decided before counts any longer. Requests to start something also carry its image reference, beyond what hosts of
+//! other makes send, in `target.imageReference`.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use async_nats::Subscriber;
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
@@ -45,6 +50,8 @@ pub struct Party {
     pub link_name: String,
     pub issuer: String,
     pub capabilities: Vec<String>,
+    /// Of what is about to start; empty otherwise.
+    pub image_reference: String,
 }
 
 impl Party {
@@ -56,15 +63,17 @@ impl Party {
             link_name: entity.link_name.to_string(),
             issuer: claims.map(|claims| claims.issuer.clone()).unwrap_or_default(),
             capabilities: claims.map(|claims| claims.capabilities.clone()).unwrap_or_default(),
+            image_reference: String::new(),
         }
     }
 
     /// An actor that is about to start.
-    pub fn of_actor(claims: &ActorClaims) -> Self {
+    pub fn of_actor(claims: &ActorClaims, reference: &str) -> Self {
         Self {
             public_key: claims.subject.to_string(),
             issuer: claims.issuer.clone(),
             capabilities: claims.caps.clone(),
+            image_reference: reference.to_owned(),
             ..Self::default()
         }
     }
@@ -78,13 +87,15 @@ pub struct Decision {
     pub message: Option<String>,
 }
 
+/// Labels of a host, as they are now.
+pub type Labels = Arc<ArcSwap<BTreeMap<String, String>>>;
+
 /// The host as policy requests describe it.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug)]
 pub struct HostInfo {
     pub public_key: String,
     pub lattice_id: String,
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     pub cluster_issuers: Vec<String>,
     pub issuer: String,
 }
@@ -106,6 +117,8 @@ type Question = (Action, Party, Party);
 
 #[derive(Default)]
 struct Cache {
+    /// The host's labels when these decisions were made.
+    labels: Arc<BTreeMap<String, String>>,
     decisions: HashMap<Question, Decision>,
     /// Which question a request id belongs to, for overrides.
     requests: HashMap<String, Question>,
@@ -141,12 +154,13 @@ impl Policy {
             return Decision { request_id: String::new(), permitted: true, message: None };
         };
         let question = (action, source, target);
-        if let Some(known) = service.locked().decisions.get(&question) {
+        let labels = service.host.labels.load_full();
+        if let Some(known) = service.of(&labels).decisions.get(&question) {
             return known.clone();
         }
-        match service.ask(&question).await {
+        match service.ask(&question, &labels).await {
             Ok(decision) => {
-                service.remember(question, decision.clone());
+                service.remember(&labels, question, decision.clone());
                 decision
             }
             Err((request_id, cause)) => {
@@ -198,18 +212,38 @@ impl Service {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn remember(&self, question: Question, decision: Decision) {
+    /// The decisions that hold for these labels. Others are forgotten.
+    fn of(&self, labels: &Arc<BTreeMap<String, String>>) -> std::sync::MutexGuard<'_, Cache> {
         let mut cache = self.locked();
+        if !Arc::ptr_eq(&cache.labels, labels) {
+            if cache.labels != *labels {
+                *cache = Cache::default();
+            }
+            cache.labels = Arc::clone(labels);
+        }
+        cache
+    }
+
+    fn remember(&self, labels: &Arc<BTreeMap<String, String>>, question: Question, decision: Decision) {
+        // A decision that was asked for with labels of before is as old as they are.
+        if !Arc::ptr_eq(labels, &self.host.labels.load()) {
+            return;
+        }
+        let mut cache = self.of(labels);
         if cache.decisions.len() >= CACHE_MAX {
-            *cache = Cache::default();
+            *cache = Cache { labels: Arc::clone(labels), ..Cache::default() };
         }
         cache.requests.insert(decision.request_id.clone(), question.clone());
         cache.decisions.insert(question, decision);
     }
 
-    async fn ask(&self, (action, source, target): &Question) -> Result<Decision, (String, String)> {
+    async fn ask(
+        &self,
+        (action, source, target): &Question,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<Decision, (String, String)> {
         let request_id = Uuid::new_v4().to_string();
-        let body = serde_json::json!({
+        let mut body = serde_json::json!({
             "requestId": request_id,
             "action": action,
             "source": {
@@ -221,8 +255,14 @@ impl Service {
                 "publicKey": target.public_key, "issuer": target.issuer, "contractId": target.contract_id,
                 "linkName": target.link_name,
             },
-            "host": self.host,
+            "host": {
+                "publicKey": self.host.public_key, "latticeId": self.host.lattice_id, "labels": labels,
+                "clusterIssuers": self.host.cluster_issuers, "issuer": self.host.issuer,
+            },
         });
+        if !target.image_reference.is_empty() {
+            body["target"]["imageReference"] = target.image_reference.clone().into();
+        }
         let request = async_nats::Request::new().payload(body.to_string().into()).timeout(Some(self.timeout));
         let failed = |cause: String| (request_id.clone(), cause);
         // The request's own timeout begins when the connection has taken it, so there is one around it.

@@ -14,7 +14,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use tracing::warn;
 
 use super::docker;
@@ -27,15 +28,24 @@ pub enum Credentials {
     Token(Secret),
 }
 
-/// One entry as clients send it.
-#[derive(Deserialize)]
+/// One entry as clients send it. Reading it never fails: an error would quote what it cannot read, which may be a secret.
+/// An entry that makes no sense has no credentials, and one that is bad keeps no others away.
+#[derive(Default)]
 pub struct Credential {
-    #[serde(default)]
     username: Option<String>,
-    #[serde(default)]
     password: Option<String>,
-    #[serde(default)]
     token: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Credential {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        let text = |member: &str| {
+            let text = value.get(member)?.as_str()?;
+            (!text.is_empty()).then(|| text.to_owned())
+        };
+        Ok(Self { username: text("username"), password: text("password"), token: text("token") })
+    }
 }
 
 impl Credential {
@@ -165,6 +175,9 @@ mod tests {
         let entries = |json: &str| serde_json::from_str(json).unwrap();
         registries.add(entries(r#"{"a":{"registryType":"oci","username":"u","password":"secret"},"b":{"token":"t"}}"#));
         registries.add(entries(r#"{"oci://a/x":{"username":"u2","token":"t2"},"c":{"username":"only"}}"#));
+        // Nonsense is ignored one by one.
+        let added = registries.add(entries(r#"{"d":"user:secret","e":{"username":7,"token":""},"f":{"token":"t"}}"#));
+        assert_eq!(added, ["f"]);
         assert!(matches!(registries.of("a"), Some(Credentials::Basic { username, .. }) if username == "u2"));
         assert!(matches!(registries.of("b"), Some(Credentials::Token(_))));
         assert!(registries.of("c").is_none());

@@ -292,9 +292,9 @@ type Question = BoxFuture<'static, (usize, Arc<Peer>, Answer)>;
 impl Choice {
     /// A host did not take the call.
     fn pass_over(&mut self, peer: Arc<Peer>, error: &CallError) {
-        if matches!(error, CallError::NoResponders { .. }) {
-            // It will tell when it takes calls again.
-            peer.forget(&self.target);
+        // Who stops taking calls tells before; so it is gone or cut off. If not, its next beat says so.
+        if matches!(error, CallError::NoResponders { .. }) && peer.lose() {
+            info!(host_id = %peer.id, "a host does not listen any more; calls go to others until it is heard again");
         }
         self.tried.push(peer);
     }

@@ -110,6 +110,10 @@ impl Backend for Memory {
         receiver
     }
 
+    fn place(&self) -> String {
+        "the memory of this host".to_owned()
+    }
+
     fn is_shared(&self) -> bool {
         false
     }

@@ -2,11 +2,15 @@
 //! [`keys`], in the JetStream bucket `LATTICEDATA_{lattice}` (lattice protocol, section 4).
 //!
 //! [`Backend`] has two implementations that behave alike and pass the same tests: [`jetstream::Bucket`], and
-//! [`memory::Memory`] for a host whose server has no JetStream (yet). [`Store`] is the handle the rest of the host uses:
+//! [`memory::Memory`] for a host whose server has no JetStream (yet). A third, [`away::Away`], stands in for a bucket
+//! that others have and this host cannot reach: it refuses everything. [`Store`] is the handle the rest of the host uses:
 //! it begins with what is available, keeps trying to open the bucket, and moves over when it can. Readers never ask it;
 //! they follow [`Backend::watch`], which begins with a snapshot and starts over with a new one whenever it cannot prove
 //! that it missed nothing. So a cache built from it is never stale for longer than an outage.
+//!
+//! A write is either stored, or refused before it was sent, or its outcome is unknown; [`Error`] tells these apart.
 
+pub mod away;
 pub mod jetstream;
 pub mod keys;
 pub mod legacy;
@@ -56,13 +60,15 @@ pub enum Error {
     /// Somebody else wrote first; read again and decide anew.
     #[error("the entry was changed by somebody else meanwhile")]
     Conflict,
-    #[error("the lattice metadata bucket cannot be reached, nothing was written: {0}")]
+    /// The bucket is not there for this host. Nothing was sent that could still be carried out.
+    #[error("{0}; nothing was stored")]
     Unreachable(String),
     #[error(
-        "no answer from the lattice metadata bucket within {} ms, the outcome is unknown; query the links to find out",
+        "no answer from {place} within {} ms, so the outcome is unknown: it may still be stored when the connection is \
+         back; query the links to find out",
         WRITE_TIMEOUT.as_millis()
     )]
-    TimedOut,
+    TimedOut { place: String },
     #[error("the lattice metadata bucket refused the write: {0}")]
     Refused(String),
 }
@@ -75,8 +81,32 @@ pub trait Backend: Send + Sync + 'static {
     fn delete<'a>(&'a self, key: &'a str, expect: Expect) -> BoxFuture<'a, Result<(), Error>>;
     /// Follows all keys until the receiver is dropped. The first update is a snapshot.
     fn watch(&self) -> mpsc::Receiver<Update>;
+    /// Where this is, in the middle of a sentence.
+    fn place(&self) -> String;
     /// Whether what is written here outlives this process.
     fn is_shared(&self) -> bool;
+    /// Whether this only stands in for a bucket that others have and this host cannot reach.
+    fn is_away(&self) -> bool {
+        false
+    }
+}
+
+/// Where the metadata of a lattice is, in the middle of a sentence.
+pub fn domain_name(domain: Option<&str>) -> String {
+    match domain {
+        Some(domain) => format!("JetStream domain {domain:?}"),
+        None => "the JetStream of this host's NATS server".to_owned(),
+    }
+}
+
+/// What is said when a domain does not answer.
+pub fn unreachable(domain: Option<&str>, cause: &str) -> String {
+    let place = domain_name(domain);
+    let check = match domain {
+        Some(_) => "; check the leaf node connection of this host's NATS server and try again when it is back",
+        None => "; look at that server and try again",
+    };
+    format!("{place}, where the lattice keeps its metadata, cannot be reached: {cause}{check}")
 }
 
 /// The store a host works with: the bucket if there is one, else memory until there is.
@@ -108,17 +138,24 @@ impl Store {
     /// Writes a value, see [`Backend::put`]. Ends within [`WRITE_TIMEOUT`].
     pub async fn put(&self, key: &str, value: Bytes, expect: Expect) -> Result<u64, Error> {
         let backend = self.backend();
-        tokio::time::timeout(WRITE_TIMEOUT, backend.put(key, value, expect)).await.unwrap_or(Err(Error::TimedOut))
+        let written = tokio::time::timeout(WRITE_TIMEOUT, backend.put(key, value, expect)).await;
+        written.unwrap_or_else(|_| Err(Error::TimedOut { place: backend.place() }))
     }
 
     /// Deletes a key, see [`Backend::delete`]. Ends within [`WRITE_TIMEOUT`].
     pub async fn delete(&self, key: &str, expect: Expect) -> Result<(), Error> {
         let backend = self.backend();
-        tokio::time::timeout(WRITE_TIMEOUT, backend.delete(key, expect)).await.unwrap_or(Err(Error::TimedOut))
+        let deleted = tokio::time::timeout(WRITE_TIMEOUT, backend.delete(key, expect)).await;
+        deleted.unwrap_or_else(|_| Err(Error::TimedOut { place: backend.place() }))
     }
 
     /// Whether what is written here is seen by other hosts.
     pub fn is_shared(&self) -> bool {
         self.backend.borrow().is_shared()
+    }
+
+    /// Whether others may know more than this host, see [`Backend::is_away`].
+    pub fn is_away(&self) -> bool {
+        self.backend.borrow().is_away()
     }
 }

@@ -210,7 +210,11 @@ impl Claim {
             .collect();
         let is_free =
             |port: &u16| !noted.contains(&super::address(host, *port)) && TcpListener::bind((host, *port)).is_ok();
-        let port = wanted.into_iter().chain(FREE_PORTS).find(is_free).ok_or_else(|| {
+        // Other users cannot see what is noted here; two who look at the same time begin at different places.
+        let (first, count) = (*FREE_PORTS.start(), FREE_PORTS.end() - FREE_PORTS.start() + 1);
+        let offset = u16::try_from(std::process::id() % u32::from(count)).unwrap_or(0);
+        let turns = (0..count).map(|step| first + (offset + step) % count);
+        let port = wanted.into_iter().chain(turns).find(is_free).ok_or_else(|| {
             let range = format!("no port from {} to {} is free on {host}", FREE_PORTS.start(), FREE_PORTS.end());
             io::Error::new(io::ErrorKind::AddrInUse, range)
         })?;

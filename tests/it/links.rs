@@ -123,7 +123,8 @@ async fn a_host_that_joins_late_knows_everything_when_it_is_ready() {
     let server = Server::start().await;
     let first = host(&server).start().await;
     let bucket = bucket(&server).await;
-    const LINKS: usize = 3000;
+    const LINKS: usize = 600;
+    const CLAIMS: usize = 100;
     let puts = (0..LINKS).map(|n| {
         let contract = format!("acme:contract{n}");
         let id = lattice_host::store::keys::link_hash(ECHO, &contract, "default");
@@ -132,13 +133,21 @@ async fn a_host_that_joins_late_knows_everything_when_it_is_ready() {
         async move { bucket.put(format!("LINKDEF_{id}"), value.to_string().into()).await.unwrap() }
     });
     futures::stream::iter(puts).buffer_unordered(64).collect::<Vec<_>>().await;
+    for n in 0..CLAIMS {
+        let claims =
+            json!({"sub": format!("M{n}"), "iss": "A", "call_alias": format!("acme/{n}"), "caps": "", "tags": ""});
+        bucket.put(format!("CLAIMS_M{n}"), claims.to_string().into()).await.unwrap();
+    }
     first.stop().await;
     let nats = client::nats(&server).await;
     let mut delivered = nats.subscribe(format!("wasmbus.rpc.default.{PROVIDER}.default.linkdefs.put")).await.unwrap();
     let mut events = Events::all(&server).await;
     nats.flush().await.unwrap();
+    let ctl = ctl_2024(&server).await;
     let second = host(&server).start().await;
-    assert_eq!(ctl_2024(&server).await.query_links().await.unwrap().len(), LINKS);
+    // The first things it is asked.
+    assert_eq!(ctl.query_links().await.unwrap().len(), LINKS);
+    assert_eq!(ctl.get_claims().await.unwrap().len(), CLAIMS);
     for _ in 0..LINKS {
         delivered.next().await.expect("every link goes to its provider");
     }

@@ -24,6 +24,7 @@ mod httpclient;
 mod httpserver;
 mod hub;
 mod keyvalue;
+mod leaf_cut;
 mod links;
 mod messaging;
 mod outage;

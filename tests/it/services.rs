@@ -1,18 +1,28 @@
-//! The services of a lattice that a host asks: configuration at its start, policy before starts and calls.
+//! The services of a lattice that a host asks: configuration at its start, policy before starts and calls. Played by the
+//! tests, and by the example that is such a service.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use futures::StreamExt;
 use lattice_host::providers::builtin::keyvalue;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::harness::{
-    ECHO, Events, KVCOUNTER, PONGER, Server,
+    ECHO, Events, KVCOUNTER, PINGER, PONGER, Server, TestHost,
     client::{self, Caller, ctl_2024, http_request, start},
-    eventually, example, host, text,
+    eventually, example, external, host,
+    registry::{PASSWORD, RegistryServer, USER},
+    text,
 };
 
 /// Answers requests on a subject with what `answer` makes of them.
@@ -159,5 +169,151 @@ async fn no_answer_of_the_policy_service_is_a_denial_that_is_not_kept() {
         ctl.get_host_inventory(&host.id).await.ok().filter(|inventory| inventory.actors.len() == 1)
     })
     .await;
+    host.stop().await;
+}
+
+/// The example service, with a file of its own; killed when dropped.
+struct Example {
+    child: Child,
+    dir: TempDir,
+    seen: Arc<Mutex<String>>,
+}
+
+impl Example {
+    async fn build() -> PathBuf {
+        tokio::task::spawn_blocking(|| external::program("config-service")).await.unwrap()
+    }
+
+    async fn start(server: &Server, file: &Value) -> Self {
+        let dir = TempDir::new().unwrap();
+        fs::write(dir.path().join("lattice.json"), file.to_string()).unwrap();
+        let mut child = Command::new(Self::build().await)
+            .arg(dir.path().join("lattice.json"))
+            .args(["--nats-url", &server.url()])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let seen = Arc::new(Mutex::new(String::new()));
+        let outputs: [Box<dyn std::io::Read + Send>; 2] =
+            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+        for output in outputs {
+            let seen = Arc::clone(&seen);
+            std::thread::spawn(move || {
+                for line in BufReader::new(output).lines().map_while(Result::ok) {
+                    println!("{line}");
+                    *seen.lock().unwrap_or_else(PoisonError::into_inner) += &(line + "\n");
+                }
+            });
+        }
+        let example = Self { child, dir, seen };
+        example.says("answering on").await;
+        example
+    }
+
+    fn file(&self) -> PathBuf {
+        self.dir.path().join("lattice.json")
+    }
+
+    /// Writes the file anew; returns when the service has taken it over.
+    async fn change(&self, file: &Value) {
+        self.seen.lock().unwrap().clear();
+        fs::write(self.file(), file.to_string()).unwrap();
+        self.says("changed").await;
+    }
+
+    fn said(&self) -> String {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn says(&self, text: &str) {
+        eventually(text, || async { self.said().contains(text).then_some(()) }).await;
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn runs(server: &Server, host: &TestHost, actors: usize, providers: usize) -> Option<()> {
+    let inventory = ctl_2024(server).await.get_host_inventory(&host.id).await.ok()?;
+    (inventory.actors.len() == actors && inventory.providers.len() == providers).then_some(())
+}
+
+#[tokio::test]
+async fn the_example_gives_machines_what_its_file_says_for_their_labels() {
+    let (server, registry) = (Server::start().await, RegistryServer::with_login().await);
+    registry.push_actor("echo:1", "echo").await;
+    Example::build().await;
+    // It is there before its service, and still gets what is meant for it.
+    let configured = || host(&server).set("config_service_enabled", "true");
+    let first =
+        configured().own_cache().set("allowed_insecure", registry.address()).label("machine", "first").start().await;
+    // The actor can only be pulled by a host that has the login already.
+    let mut entries = vec![json!({
+        "labels": {"machine": "first"},
+        "actors": [registry.image("echo:1")],
+        "providers": ["builtin://keyvalue", {"image": "builtin://messaging", "link": "letters"}],
+        "registries": {registry.address(): {"username": USER, "password": PASSWORD}},
+    })];
+    let example = Example::start(&server, &json!({"hosts": entries})).await;
+    eventually("the first machine has its share", || runs(&server, &first, 1, 2)).await;
+    let second = configured().label("machine", "second").start().await;
+    assert_eq!(runs(&server, &second, 0, 0).await, Some(()));
+    second.stop().await;
+
+    entries.push(json!({"actors": [crate::harness::example("pinger")]}));
+    example.change(&json!({"hosts": entries})).await;
+    let second = configured().label("machine", "second").start().await;
+    eventually("the second machine has what all get", || runs(&server, &second, 1, 0)).await;
+    assert_eq!(ctl_2024(&server).await.get_host_inventory(&second.id).await.unwrap().actors[0].id, PINGER);
+
+    // A mistake is named, with nothing secret, and what was good goes on.
+    fs::write(example.file(), r#"{"hosts": [{"registries": {"r": "user:hidden"}}]}"#).unwrap();
+    example.says("is not right: a registry takes username and password").await;
+    example.says("what was good before goes on").await;
+    second.stop().await;
+    let second = configured().label("machine", "second").start().await;
+    eventually("the service goes on", || runs(&server, &second, 1, 0)).await;
+    let said = example.said();
+    assert!(!said.contains("hidden") && !said.contains(&format!("\"{PASSWORD}\"")), "{said}");
+    second.stop().await;
+    first.stop().await;
+}
+
+#[tokio::test]
+async fn the_example_decides_by_the_labels_hosts_have_now_and_by_the_rules_of_now() {
+    let server = Server::start().await;
+    let public = json!({"zone": "pub*"});
+    let rule = json!({"deny": ["perform_invocation"], "labels": public, "because": "not in public"});
+    let images = json!({"deny": ["start_actor"], "image": ["*/nothing.wasm", "file://*/ponger.wasm"]});
+    let example = Example::start(&server, &json!({"policy": {"rules": [rule, images]}})).await;
+    let host = host(&server)
+        .set("policy_topic", "policy.default")
+        .set("policy_changes_topic", "policy.default.changes")
+        .start()
+        .await;
+    let mut events = Events::all(&server).await;
+    let ctl = ctl_2024(&server).await;
+    ctl.scale_actor(&host.id, &crate::harness::example("ponger"), 1, None).await.unwrap();
+    let failed = events.next("actor_start_failed").await;
+    assert!(text(&failed, "/data/error").contains("rule 2 decides"), "{failed}");
+    start(&server, &host, &crate::harness::example("echo"), 1).await;
+    let caller = Caller::new(&server).await;
+    let call = || caller.call(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b""));
+    call().await.unwrap();
+
+    // What was decided before the label came counts no longer.
+    let label = json!({"key": "zone", "value": "public"}).to_string();
+    caller.nats.request(format!("wasmbus.ctl.default.labels.{}.put", host.id), label.clone().into()).await.unwrap();
+    let refused = call().await.unwrap_err();
+    assert!(refused.contains("not in public"), "{refused}");
+    example.change(&json!({"policy": {"rules": [images]}})).await;
+    eventually("the host hears of the new rules", || async { call().await.ok() }).await;
+    example.change(&json!({"policy": {"otherwise": "deny"}})).await;
+    eventually("and of newer ones", || async { call().await.err() }).await;
     host.stop().await;
 }

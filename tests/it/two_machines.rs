@@ -86,6 +86,23 @@ async fn a_host_that_is_told_to_stop_is_missed_by_no_request() {
     assert_unnoticed(&noticed(Disturbance::HostTerminated).await);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_killed_is_missed_by_no_request() {
+    assert_unnoticed(&noticed(Disturbance::HostKilled).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_frozen_is_missed_by_no_request() {
+    assert_unnoticed(&noticed(Disturbance::HostFrozen).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_in_between_may_be_started_again_and_no_request_fails() {
+    for disturbance in [Disturbance::LeafRestarted, Disturbance::HubRestarted] {
+        assert_unnoticed(&noticed(disturbance).await);
+    }
+}
+
 /// Nothing is skipped here: without the right to make networks, what is missing has to be said.
 #[tokio::test(flavor = "multi_thread")]
 async fn machines_in_namespaces_reach_each_other_or_it_is_said_which_right_is_missing() {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tracing::{info, warn};
+use tracing::info;
 
 use super::{Done, Parts};
 use crate::{
@@ -11,9 +11,8 @@ use crate::{
         claims::{ActorClaims, now},
         keys::ActorId,
     },
-    links::Claims,
+    links::{Claims, unwritten::entries_of},
     policy::{Action, Party},
-    store::{Entry, Expect, Update, keys},
 };
 
 /// Why a module did not load, and whose it is as far as that is known.
@@ -37,7 +36,7 @@ pub(super) async fn load(parts: Arc<Parts>, reference: String, twins: Vec<Arc<Ar
         Artifact::load(&engine, &wasm, now(), same_code).map_err(|e| e.to_string())
     });
     let result = match loaded.await {
-        Ok(Ok(artifact)) => permitted(&parts, Arc::new(artifact)).await,
+        Ok(Ok(artifact)) => permitted(&parts, Arc::new(artifact), &reference).await,
         Ok(Err(text)) => Err(LoadError { actor_id: None, text }),
         Err(panic) => Err(LoadError { actor_id: None, text: format!("loading it panicked: {panic}") }),
     };
@@ -48,14 +47,18 @@ pub(super) async fn load(parts: Arc<Parts>, reference: String, twins: Vec<Arc<Ar
 }
 
 /// Asks whether an actor may run: its claims must not have expired, and the policy service must agree.
-pub(super) async fn permitted(parts: &Parts, artifact: Arc<Artifact>) -> Result<Arc<Artifact>, LoadError> {
+pub(super) async fn permitted(
+    parts: &Parts,
+    artifact: Arc<Artifact>,
+    reference: &str,
+) -> Result<Arc<Artifact>, LoadError> {
     if artifact.claims.is_expired(now()) {
         return Err(LoadError {
             actor_id: Some(artifact.claims.subject.clone()),
             text: "the claims of the module have expired; sign it again, with a later expiry".into(),
         });
     }
-    let party = Party::of_actor(&artifact.claims);
+    let party = Party::of_actor(&artifact.claims, reference);
     let decision = parts.policy.decide(Action::StartActor, Party::default(), party).await;
     if decision.permitted {
         return Ok(artifact);
@@ -70,25 +73,9 @@ pub(super) async fn permitted(parts: &Parts, artifact: Arc<Artifact>) -> Result<
     })
 }
 
-/// Writes the claims of an actor, and what its image reference led to. A bucket that is away does not keep an actor from
-/// running: its claims are written by the supervisor's check when the bucket is back, and until then it can be called by
-/// its key but not by its alias.
+/// Makes the claims of an actor known, and what its image reference led to. A bucket that is away does not keep an actor
+/// from running: it is known here at once, and everywhere when the bucket is back.
 pub(super) async fn record(parts: &Parts, claims: &ActorClaims, reference: Option<&str>) {
-    let subject = claims.subject.as_str();
-    let mut entries = vec![(keys::claims(subject), Claims::of_actor(claims).bucket_value())];
-    if let Some(reference) = reference {
-        let value = serde_json::json!({"oci_url": reference, "public_key": subject});
-        entries.push((keys::reference(reference), value));
-    }
-    if parts.links.table().claims(subject).is_some_and(|known| **known == Claims::of_actor(claims)) {
-        // Written before: a new revision would only change whose call alias counts as the older one.
-        entries.remove(0);
-    }
-    for (key, value) in entries {
-        let value = bytes::Bytes::from(value.to_string());
-        match parts.store.put(&key, value.clone(), Expect::Anything).await {
-            Ok(revision) => parts.links.apply(Update::Put(Entry { key, value, revision })).await,
-            Err(error) => warn!(actor_id = subject, key, %error, "lattice metadata not written, trying again later"),
-        }
-    }
+    let entries = entries_of(&Claims::of_actor(claims), reference, &parts.links.table());
+    parts.links.announce(entries).await;
 }

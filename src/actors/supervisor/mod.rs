@@ -60,7 +60,6 @@ use crate::{
     router::Local,
     rpc::server::{Inlets, Receiver},
     shutdown::essential,
-    store::Store,
 };
 
 /// Commands waiting for the supervisor.
@@ -80,7 +79,6 @@ pub struct Parts {
     pub receiver: Receiver,
     pub rpc: async_nats::Client,
     pub subjects: Subjects,
-    pub store: Store,
     pub links: Live,
     pub policy: Policy,
     pub events: Publisher,
@@ -262,7 +260,7 @@ impl Supervisor {
             let parts = Arc::clone(&self.parts);
             self.loading.insert(reference.clone(), VecDeque::from([job]));
             self.children.spawn(async move {
-                let result = permitted(&parts, artifact).await;
+                let result = permitted(&parts, artifact, &reference).await;
                 Done::Loaded { reference, result }
             });
             return;

@@ -49,7 +49,6 @@ use crate::{
     router::{Local, Locals, Router},
     rpc::server::Receiver,
     shutdown::essential,
-    store::Store,
 };
 use command::Command;
 use prepare::{Blueprint, prepare};
@@ -87,7 +86,6 @@ pub struct Parts {
     pub receiver: Receiver,
     pub rpc: Nats,
     pub subjects: Subjects,
-    pub store: Store,
     pub links: Live,
     pub policy: Policy,
     pub events: Publisher,

@@ -2,20 +2,19 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use tracing::{info, warn};
+use tracing::info;
 
 use super::{Parts, command::Start};
 use crate::{
     errors::chain,
     identity::{claims::now, keys::ProviderId, provider::ProviderClaims},
-    links::Claims,
+    links::{Claims, unwritten::entries_of},
     policy::{Action, Party},
     providers::{
         archive::{Archive, this_target},
         builtin::{self, Spec},
         external::executable,
     },
-    store::{Entry, Expect, Update, keys},
 };
 
 /// A provider that can be launched, as often as need be.
@@ -64,6 +63,7 @@ pub(super) async fn prepare(parts: &Parts, start: &Start) -> Result<Arc<Blueprin
         link_name: start.link_name.to_string(),
         issuer: blueprint.claims.issuer.clone(),
         capabilities: Vec::new(),
+        image_reference: start.reference.clone(),
     };
     let decision = parts.policy.decide(Action::StartProvider, Party::default(), party).await;
     if !decision.permitted {
@@ -107,24 +107,9 @@ async fn fetch(parts: &Parts, reference: &str) -> Result<Blueprint, String> {
     unpacked.await.map_err(|panic| format!("unpacking it panicked: {panic}"))?
 }
 
-/// Writes the claims of a provider, and what its reference led to. A bucket that is away does not keep it from running.
+/// Makes the claims of a provider known, and what its reference led to. A bucket that is away does not keep it from
+/// running: it is known here at once, and everywhere when the bucket is back.
 pub(super) async fn record(parts: &Parts, claims: &ProviderClaims, reference: &str) {
-    let subject = claims.subject.as_str();
-    let claims = Claims::of_provider(claims);
-    let mut entries = Vec::new();
-    let table = parts.links.table();
-    if !table.claims(subject).is_some_and(|known| **known == claims) {
-        entries.push((keys::claims(subject), claims.bucket_value()));
-    }
-    if table.public_key_of(reference).is_none_or(|known| **known != *subject) {
-        let value = serde_json::json!({"oci_url": reference, "public_key": subject});
-        entries.push((keys::reference(reference), value));
-    }
-    for (key, value) in entries {
-        let value = bytes::Bytes::from(value.to_string());
-        match parts.store.put(&key, value.clone(), Expect::Anything).await {
-            Ok(revision) => parts.links.apply(Update::Put(Entry { key, value, revision })).await,
-            Err(error) => warn!(provider_id = subject, key, %error, "lattice metadata not written"),
-        }
-    }
+    let entries = entries_of(&Claims::of_provider(claims), Some(reference), &parts.links.table());
+    parts.links.announce(entries).await;
 }

@@ -20,9 +20,12 @@ pub fn program(example: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the test knows its program");
     let profile = test.parent().and_then(Path::parent).expect("target/PROFILE/deps");
     let program = profile.join("examples").join(example).with_extension(std::env::consts::EXE_EXTENSION);
-    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples").join(example).with_extension("rs");
+    let examples = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples");
     let modified = |path: &Path| path.metadata().and_then(|found| found.modified()).ok();
-    if modified(&program) < modified(&source) {
+    // Larger ones have a directory.
+    let files = std::fs::read_dir(examples.join(example)).into_iter().flatten().flatten().map(|entry| entry.path());
+    let sources = files.chain([examples.join(example).with_extension("rs")]);
+    if modified(&program) < sources.filter_map(|source| modified(&source)).max() {
         let mut cargo = Command::new(env!("CARGO"));
         cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "--example", example]);
         cargo.arg("--target-dir").arg(profile.parent().expect("target"));

@@ -113,6 +113,12 @@ impl Server {
         }
     }
 
+    /// Sends a signal, to freeze it and thaw it.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let id = self.child.as_ref().and_then(|child| rustix::process::Pid::from_raw(child.id().cast_signed()));
+        rustix::process::kill_process(id.expect("the server runs"), signal).expect("the signal is sent");
+    }
+
     /// Starts it again on the same port with the same store.
     pub async fn resume(&mut self) {
         let log = fs::File::create(self.dir.path().join("nats.log")).expect("a log file");

@@ -1,0 +1,176 @@
+//! Finding the bucket, making it when it is missing, and naming what stands in the way.
+
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use async_nats::jetstream::{
+    Context, ErrorCode,
+    context::{GetStreamErrorKind, RequestErrorKind},
+    stream::{self, Stream},
+};
+use tracing::info;
+
+use super::{API_TIMEOUT, Bucket, context};
+use crate::{
+    lattice::connection::{NEEDED_SUBJECTS, Nats},
+    store::domain_name,
+};
+
+/// Why the bucket could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(
+        "JetStream domain {asked:?} does not answer, the server here has domain {found:?}. If another leaf node or a hub has \
+         {asked:?}, the leaf node connection to it is down; look there, this host goes on by itself when it is back. If \
+         {found:?} is meant, set js_domain (WASMCLOUD_JS_DOMAIN) to that"
+    )]
+    OtherDomain { asked: String, found: String },
+    #[error(
+        "JetStream domain {asked:?} does not answer, the server here has JetStream without a domain. Leave js_domain \
+         (WASMCLOUD_JS_DOMAIN) unset, or set `jetstream {{ domain: {asked} }}` in the server's configuration"
+    )]
+    ServerHasNoDomain { asked: String },
+    #[error(
+        "JetStream is switched off in the NATS server, or for the account of this host (asked domain: {asked}). Start the server \
+         with -js, or with `jetstream {{ domain: core }}` in its configuration; in a server with accounts, enable jetstream there"
+    )]
+    SwitchedOff { asked: String },
+    #[error(
+        "the JetStream API of domain {asked} does not answer within {} ms. Either the leaf node link is down, or the account may not \
+         use {prefix}.>; allow it for this user",
+        API_TIMEOUT.as_millis()
+    )]
+    Silent { asked: String, prefix: String },
+    #[error(
+        "the NATS user of this host may not use the JetStream API of domain {asked}: {denied}. Allow this user {NEEDED_SUBJECTS}"
+    )]
+    NotAllowed { asked: String, denied: String },
+    #[error("JetStream refuses bucket {bucket}: {cause}")]
+    Refused { bucket: String, cause: String },
+}
+
+impl OpenError {
+    /// Whether there is no JetStream at all as far as this host's server can tell, so that nobody knows more than this
+    /// host. In all other cases the bucket may well be there, for others.
+    pub fn is_switched_off(&self) -> bool {
+        matches!(self, Self::SwitchedOff { .. })
+    }
+}
+
+impl Bucket {
+    /// Opens the bucket, creating it with `replicas` copies if it is not there.
+    pub async fn open(nats: &Nats, domain: Option<&str>, bucket: &str, replicas: usize) -> Result<Self, OpenError> {
+        let context = context(&nats.client, domain);
+        let name = format!("KV_{bucket}");
+        let refused = |cause: String| OpenError::Refused { bucket: bucket.to_owned(), cause };
+        let stream = match context.get_stream(&name).await {
+            Ok(stream) => stream,
+            Err(e) => match e.kind() {
+                GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                    create(&context, bucket, replicas).await.map_err(refused)?
+                }
+                GetStreamErrorKind::JetStream(e)
+                    if matches!(
+                        e.error_code(),
+                        ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT
+                    ) =>
+                {
+                    return Err(OpenError::SwitchedOff { asked: shown(domain) });
+                }
+                GetStreamErrorKind::JetStream(e) => return Err(refused(e.to_string())),
+                _ => {
+                    return Err(diagnose(nats, &context, domain).await.unwrap_or_else(|| refused(e.to_string())));
+                }
+            },
+        };
+        let info = stream.cached_info();
+        let (consumers_before, found_replicas) = (info.state.consumer_count, info.config.num_replicas);
+        let is_clustered = info.cluster.as_ref().is_some_and(|cluster| cluster.name.is_some());
+        let kv = context.get_key_value(bucket).await.map_err(|e| refused(e.to_string()))?;
+        Ok(Self {
+            kv,
+            stream,
+            context,
+            reconnects: nats.reconnects.clone(),
+            place: domain_name(domain).into(),
+            domain: domain.map(Into::into),
+            hears: Arc::new(AtomicBool::new(true)),
+            consumers_before,
+            replicas: found_replicas,
+            is_clustered,
+        })
+    }
+}
+
+pub(super) async fn create(context: &Context, bucket: &str, replicas: usize) -> Result<Stream, String> {
+    let config = stream::Config {
+        name: format!("KV_{bucket}"),
+        subjects: vec![format!("$KV.{bucket}.>")],
+        max_messages_per_subject: 1,
+        max_messages: -1,
+        max_bytes: -1,
+        max_consumers: -1,
+        max_message_size: -1,
+        retention: stream::RetentionPolicy::Limits,
+        discard: stream::DiscardPolicy::New,
+        storage: stream::StorageType::File,
+        num_replicas: replicas,
+        allow_rollup: true,
+        deny_delete: true,
+        allow_direct: true,
+        duplicate_window: Duration::from_secs(120),
+        ..Default::default()
+    };
+    let created = context.create_stream(config).await;
+    match created {
+        Ok(stream) => {
+            info!(bucket, replicas, "lattice metadata bucket created");
+            Ok(stream)
+        }
+        // Another host was first, or the bucket has other settings: both are fine as long as it is there.
+        Err(e) => context.get_stream(format!("KV_{bucket}")).await.map_err(|_| e.to_string()),
+    }
+}
+
+/// Finds out why a domain does not answer by asking the server for its own. `None` means that it does answer.
+async fn diagnose(nats: &Nats, asked_context: &Context, asked: Option<&str>) -> Option<OpenError> {
+    let prefix = asked.map_or_else(|| "$JS.API".to_owned(), |domain| format!("$JS.{domain}.API"));
+    let silent = || match denied(nats) {
+        Some(denied) => OpenError::NotAllowed { asked: shown(asked), denied },
+        None => OpenError::Silent { asked: shown(asked), prefix: prefix.clone() },
+    };
+    let answer: Result<serde_json::Value, _> = asked_context.request("INFO", &()).await;
+    match answer {
+        Ok(_) => return None,
+        Err(e) if e.kind() == RequestErrorKind::TimedOut => return Some(silent()),
+        Err(_) => {}
+    }
+    let own: Result<serde_json::Value, _> = context(&nats.client, None).request("INFO", &()).await;
+    let own = match own {
+        Ok(own) => own,
+        Err(e) if e.kind() == RequestErrorKind::TimedOut => return Some(silent()),
+        Err(_) => return Some(OpenError::SwitchedOff { asked: shown(asked) }),
+    };
+    if own.get("error").is_some() {
+        return Some(OpenError::SwitchedOff { asked: shown(asked) });
+    }
+    let asked = asked?.to_owned();
+    Some(match own.get("domain").and_then(serde_json::Value::as_str) {
+        Some(found) if found != asked => OpenError::OtherDomain { asked, found: found.to_owned() },
+        Some(_) => silent(),
+        None => OpenError::ServerHasNoDomain { asked },
+    })
+}
+
+/// The server's word on why a request to a JetStream API gets no answer: it must be allowed to go there, and the answer to
+/// come back. The server that has the domain names the subject without it.
+fn denied(nats: &Nats) -> Option<String> {
+    let denied = nats.denied.borrow();
+    denied.iter().find(|what| what.contains("\"$JS.") || what.contains("\"_INBOX.")).cloned()
+}
+
+fn shown(domain: Option<&str>) -> String {
+    domain.map_or_else(|| "none".to_owned(), |domain| format!("{domain:?}"))
+}

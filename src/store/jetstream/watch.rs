@@ -1,0 +1,284 @@
+//! Following the bucket: one ephemeral push consumer that replays the last value of every key and then goes on.
+//!
+//! A watch begins anew, with a fresh snapshot, when a sequence number is missing, when the heartbeat stays away, or when
+//! the connection came back; a snapshot replaces all that was known, so nothing stale survives an outage. The heartbeat
+//! is what tells that a domain behind leaf nodes went away: the connection to the host's own server never breaks then.
+//! A watch asks for neither acknowledgements nor flow control: their subjects do not cross leaf nodes of another domain.
+
+use std::{
+    collections::HashMap,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+use async_nats::{
+    Message, StatusCode,
+    jetstream::{
+        ErrorCode,
+        consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, push},
+        stream::{ConsumerErrorKind, Stream},
+    },
+};
+use bytes::Bytes;
+use futures::StreamExt;
+use tokio::sync::mpsc;
+use tracing::{debug, info, warn};
+
+use super::{API_TIMEOUT, Bucket, open};
+use crate::store::{Backend, Entry, Error, Expect, Update};
+
+/// How often an idle consumer shows that it is alive.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Silence after which a watch is deaf: two heartbeats are missed, and one may be late.
+const DEAF_AFTER: Duration = Duration::from_millis(2500);
+/// How long the server keeps a consumer nobody listens to.
+const CONSUMER_GRACE: Duration = Duration::from_secs(30);
+/// Pause between attempts to begin a watch anew.
+const WATCH_RETRY: Duration = Duration::from_millis(500);
+
+/// Why a watch has to begin anew.
+enum Ended {
+    /// It cannot prove any longer that it misses nothing.
+    Untrusted(&'static str),
+    /// The server has no such bucket any more.
+    Gone,
+    /// The server could not be asked.
+    Failed(String),
+}
+
+/// What a watch keeps from one consumer to the next.
+#[derive(Default)]
+struct Following {
+    /// What its followers were told.
+    known: HashMap<String, Bytes>,
+    /// Since when the bucket does not answer.
+    silent_since: Option<Instant>,
+}
+
+impl Bucket {
+    /// Follows the bucket until nobody listens; owns its own recovery.
+    pub(super) async fn follow(self, updates: mpsc::Sender<Update>) {
+        let mut reconnects = self.reconnects.clone();
+        let mut following = Following::default();
+        while !updates.is_closed() {
+            reconnects.mark_unchanged();
+            let ended = tokio::select! {
+                () = updates.closed() => return,
+                ended = self.follow_once(&updates, &mut following) => ended,
+                Ok(()) = reconnects.changed() => Ended::Untrusted("the connection came back"),
+            };
+            // Until a consumer is there again, writers have to find out by themselves.
+            self.hears.store(false, Ordering::Relaxed);
+            match ended {
+                Ended::Untrusted(reason) => {
+                    debug!(bucket = %self.kv.name, reason, "metadata watch begins anew");
+                    continue;
+                }
+                Ended::Gone => self.restore(&following.known).await,
+                // Said once: it may take days.
+                Ended::Failed(error) if following.silent_since.is_none() => {
+                    following.silent_since = Some(Instant::now());
+                    warn!(
+                        bucket = %self.kv.name, place = %self.place, %error,
+                        "the lattice metadata cannot be reached; this host goes on with what it knows, and refuses to change links"
+                    );
+                }
+                Ended::Failed(error) => {
+                    debug!(bucket = %self.kv.name, %error, "the lattice metadata still cannot be reached")
+                }
+            }
+            tokio::time::sleep(WATCH_RETRY).await;
+        }
+    }
+
+    /// Makes the bucket again that vanished with its server's disk, with what this host knew to be in it. Other hosts do
+    /// the same; whoever writes a key first is right.
+    async fn restore(&self, known: &HashMap<String, Bytes>) {
+        warn!(bucket = %self.kv.name, entries = known.len(), "the metadata bucket is gone, making it again with what this host knows");
+        if let Err(error) = open::create(&self.context, &self.kv.name, self.replicas).await {
+            warn!(bucket = %self.kv.name, %error, "metadata bucket not made again");
+            return;
+        }
+        for (key, value) in known {
+            match self.put(key, value.clone(), Expect::Revision(0)).await {
+                Ok(_) | Err(Error::Conflict) => {}
+                Err(error) => warn!(key, %error, "entry not restored"),
+            }
+        }
+    }
+
+    /// One consumer's life: replay, snapshot, changes. Returns why it cannot be trusted any longer.
+    async fn follow_once(&self, updates: &mpsc::Sender<Update>, following: &mut Following) -> Ended {
+        let client = self.context.client();
+        let inbox = client.new_inbox();
+        // Subscribed before the consumer exists, so that its first message has somewhere to go.
+        let mut messages = match client.subscribe(inbox.clone()).await {
+            Ok(messages) => messages,
+            Err(e) => return Ended::Failed(e.to_string()),
+        };
+        let created = self.stream.create_consumer(push::Config {
+            deliver_subject: inbox,
+            description: Some("lattice metadata watch".into()),
+            deliver_policy: DeliverPolicy::LastPerSubject,
+            ack_policy: AckPolicy::None,
+            replay_policy: ReplayPolicy::Instant,
+            filter_subject: format!("{}>", self.kv.prefix),
+            idle_heartbeat: HEARTBEAT,
+            inactive_threshold: CONSUMER_GRACE,
+            max_deliver: 1,
+            memory_storage: true,
+            num_replicas: 1,
+            ..Default::default()
+        });
+        let consumer = match created.await {
+            Ok(consumer) => consumer,
+            Err(e) => {
+                return match e.kind() {
+                    ConsumerErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => Ended::Gone,
+                    _ => Ended::Failed(e.to_string()),
+                };
+            }
+        };
+        self.hears.store(true, Ordering::Relaxed);
+        if let Some(since) = following.silent_since.take() {
+            info!(
+                bucket = %self.kv.name, place = %self.place, silent_ms = since.elapsed().as_millis() as u64,
+                "the lattice metadata is reached again"
+            );
+        }
+        let info = consumer.cached_info();
+        let _removal = RemoveConsumer { stream: self.stream.clone(), name: info.name.clone() };
+        let known = &mut following.known;
+        let mut replay = Some(Vec::new());
+        if info.num_pending == 0 && info.delivered.consumer_sequence == 0 {
+            self.finish_replay(&mut replay, updates, known).await;
+        }
+        let mut last_sequence = 0;
+        loop {
+            let message = match tokio::time::timeout(DEAF_AFTER, messages.next()).await {
+                Err(_) => return Ended::Untrusted("the heartbeat stayed away"),
+                Ok(None) => return Ended::Failed("the subscription ended".into()),
+                Ok(Some(message)) => message,
+            };
+            if let Some(status) = message.status {
+                if status == StatusCode::IDLE_HEARTBEAT
+                    && heartbeat_sequence(&message).is_some_and(|s| s != last_sequence)
+                {
+                    return Ended::Untrusted("a heartbeat told of messages that did not arrive");
+                }
+                if status.as_u16() >= 400 {
+                    return Ended::Untrusted("the server ended the consumer");
+                }
+                continue;
+            }
+            let Some(delivery) = Delivery::read(&message) else { continue };
+            if delivery.consumer_sequence != last_sequence + 1 {
+                return Ended::Untrusted("a message was missed");
+            }
+            last_sequence = delivery.consumer_sequence;
+            match &mut replay {
+                // Only kept for now: the server sends all of it at once, and what is not taken in time is dropped.
+                Some(messages) => messages.push((message, delivery.stream_sequence)),
+                None => {
+                    if let Some(update) = self.read(&message, delivery.stream_sequence)
+                        && !tell(update, updates, known).await
+                    {
+                        return Ended::Untrusted("nobody listens");
+                    }
+                }
+            }
+            if delivery.pending == 0 {
+                self.finish_replay(&mut replay, updates, known).await;
+            }
+        }
+    }
+
+    /// Ends a replay, if it still goes on: everything that was kept is one snapshot.
+    async fn finish_replay(
+        &self,
+        replay: &mut Option<Vec<(Message, u64)>>,
+        updates: &mpsc::Sender<Update>,
+        known: &mut HashMap<String, Bytes>,
+    ) {
+        let Some(messages) = replay.take() else { return };
+        let mut entries = HashMap::with_capacity(messages.len());
+        for update in messages.iter().filter_map(|(message, revision)| self.read(message, *revision)) {
+            match update {
+                Update::Put(entry) => drop(entries.insert(entry.key.clone(), entry)),
+                Update::Delete { key, .. } => drop(entries.remove(&key)),
+                Update::Snapshot(_) => {}
+            }
+        }
+        *known = entries.values().map(|entry| (entry.key.clone(), entry.value.clone())).collect();
+        let mut entries: Vec<Entry> = entries.into_values().collect();
+        entries.sort_unstable_by_key(|entry| entry.revision);
+        // A follower that is gone is noticed by the loop.
+        let _ = updates.send(Update::Snapshot(entries)).await;
+    }
+
+    fn read(&self, message: &Message, revision: u64) -> Option<Update> {
+        let key = message.subject.strip_prefix(&self.kv.prefix)?.to_owned();
+        let operation = message.headers.as_ref().and_then(|headers| {
+            headers.iter().find(|(name, _)| name.to_string().eq_ignore_ascii_case("KV-Operation"))?.1.first()
+        });
+        Some(match operation.map(async_nats::HeaderValue::as_str) {
+            Some("DEL" | "PURGE") => Update::Delete { key, revision },
+            _ => Update::Put(Entry { key, value: message.payload.clone(), revision }),
+        })
+    }
+}
+
+/// Deletes the consumer of an abandoned watch, so that the server's count stays one per host.
+struct RemoveConsumer {
+    stream: Stream,
+    name: String,
+}
+
+impl Drop for RemoveConsumer {
+    fn drop(&mut self) {
+        let (stream, name) = (self.stream.clone(), std::mem::take(&mut self.name));
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            // Best effort and short: the server drops the consumer by itself after `CONSUMER_GRACE`.
+            runtime.spawn(async move {
+                let _ = tokio::time::timeout(API_TIMEOUT, stream.delete_consumer(&name)).await;
+            });
+        }
+    }
+}
+
+/// What the reply subject of a delivered message says about it.
+struct Delivery {
+    stream_sequence: u64,
+    consumer_sequence: u64,
+    pending: u64,
+}
+
+impl Delivery {
+    /// Reads `$JS.ACK.[domain.account.]stream.consumer.delivered.stream_seq.consumer_seq.time.pending[.token]`.
+    fn read(message: &Message) -> Option<Self> {
+        let reply = message.reply.as_ref()?.as_str();
+        let before = match reply.split('.').count() {
+            9 => 5,
+            11 | 12 => 7,
+            _ => return None,
+        };
+        let mut numbers = reply.split('.').skip(before);
+        let mut number = || numbers.next()?.parse().ok();
+        let (stream_sequence, consumer_sequence, _time) = (number()?, number()?, number()?);
+        Some(Self { stream_sequence, consumer_sequence, pending: number()? })
+    }
+}
+
+fn heartbeat_sequence(message: &Message) -> Option<u64> {
+    message.headers.as_ref()?.get("Nats-Last-Consumer")?.as_str().parse().ok()
+}
+
+/// Passes an update on and notes it as known; whether anybody listens.
+async fn tell(update: Update, updates: &mpsc::Sender<Update>, known: &mut HashMap<String, Bytes>) -> bool {
+    match &update {
+        Update::Put(entry) => drop(known.insert(entry.key.clone(), entry.value.clone())),
+        Update::Delete { key, .. } => drop(known.remove(key)),
+        Update::Snapshot(_) => {}
+    }
+    updates.send(update).await.is_ok()
+}
