@@ -7,7 +7,7 @@
 //! as before, through the queue groups, to which every call falls back that finds no peer.
 //!
 //! * [`wire`] is the words and their form; [`table`] is what is known, and who is chosen for a call;
-//! * [`service`] speaks and listens; it is the only one who writes the table.
+//! * [`service`] speaks and listens, and keeps the table.
 //!
 //! Nothing here is a proof of anything: what is trusted are signatures, which every host checks whatever way a call came.
 //! A wrong word can send a call astray, never make somebody accept it.
@@ -16,7 +16,13 @@ pub mod service;
 pub mod table;
 pub mod wire;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::sync::{Notify, watch};
 
@@ -47,7 +53,7 @@ impl Peers {
     }
 
     /// The host to send a call to: one that takes calls for the target directly and was heard of lately, and of these the
-    /// one with the fewest calls of this host. `not` are those that have been tried.
+    /// one that answers soonest, by its answers so far and the calls of this host that are on their way. `not` are those that have been tried.
     pub fn choose(&self, target: &str, not: &[Arc<Peer>], may_be_here: bool) -> Option<Arc<Peer>> {
         self.0.table.choose(target, not, may_be_here)
     }
@@ -75,7 +81,7 @@ impl Peers {
     fn offer_as(&self, target: &str, reach: Reach) -> Offer {
         self.0.table.offer(target, reach);
         self.0.changed.notify_one();
-        Offer { peers: self.clone(), target: target.into(), reach }
+        Offer { peers: self.clone(), target: target.into(), reach, is_open: AtomicBool::new(true) }
     }
 }
 
@@ -92,6 +98,8 @@ pub struct Offer {
     peers: Peers,
     target: Arc<str>,
     reach: Reach,
+    /// It was not taken back yet. The same target may be offered again by then.
+    is_open: AtomicBool,
 }
 
 impl Offer {
@@ -105,6 +113,9 @@ impl Offer {
     }
 
     fn take_back(&self) -> Option<u64> {
+        if !self.is_open.swap(false, Ordering::AcqRel) {
+            return None;
+        }
         let number = self.peers.0.table.take_back(&self.target, self.reach)?;
         self.peers.0.changed.notify_one();
         Some(number)
@@ -114,5 +125,23 @@ impl Offer {
 impl Drop for Offer {
     fn drop(&mut self) {
         self.take_back();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_offer_is_taken_back_once_however_it_ends() {
+        let own = HostId::parse("NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF").unwrap();
+        let peers = Peers::new(&own);
+        let first = peers.offer("M");
+        let second = peers.offer("M");
+        first.withdraw().await;
+        drop(first);
+        assert!(peers.choose("M", &[], true).is_some(), "the second offer stands");
+        drop(second);
+        assert!(peers.choose("M", &[], true).is_none());
     }
 }

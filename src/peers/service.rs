@@ -1,10 +1,11 @@
 //! Speaks for this host and listens to the others.
 //!
-//! One task does it all: beats, listens, answers, looks for who is silent, and asks those whose offers it does not know. An
-//! own change is told to all at once, with the request to confirm it; changes that come while one is being confirmed are told
-//! together after it.
+//! One task does it all: beats, listens, answers, looks for who is silent, and asks those whose offers it does not know. An own change is told to all, with the request to confirm it; changes that come close together are told together.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use async_nats::{Client, Message, Subscriber};
 use bytes::Bytes;
@@ -35,8 +36,8 @@ const SILENT: Duration = Duration::from_millis(2500);
 const GONE: Duration = Duration::from_secs(60);
 /// How often the silent are looked for.
 const LOOK: Duration = Duration::from_millis(250);
-/// How long peers have to confirm a change.
-const CONFIRM: Duration = Duration::from_millis(400);
+/// The shortest time between two changes that are told.
+const TELL: Duration = Duration::from_millis(20);
 /// How long a peer may take to tell what it offers.
 const ASK: Duration = Duration::from_secs(2);
 /// How long handing a word to the connection may take.
@@ -67,7 +68,9 @@ pub async fn spawn(
         inbox,
         asking: JoinSet::new(),
         asked: HashSet::new(),
-        telling: None,
+        confirmed: HashMap::new(),
+        is_changed: false,
+        tell_at: Instant::now(),
         looked: Instant::now(),
     };
     confirm(client).await?;
@@ -90,16 +93,13 @@ struct Service {
     /// Questions for what others offer, and whom they went to.
     asking: JoinSet<(String, Option<Word>)>,
     asked: HashSet<String>,
-    telling: Option<Telling>,
+    /// The last own roster each peer has confirmed.
+    confirmed: HashMap<String, u64>,
+    /// A change is to be told, and when the next one may be.
+    is_changed: bool,
+    tell_at: Instant,
     /// When it last looked for the silent.
     looked: Instant,
-}
-
-/// A change that is being confirmed.
-struct Telling {
-    roster: u64,
-    missing: HashSet<Arc<str>>,
-    until: Instant,
 }
 
 impl Service {
@@ -117,15 +117,14 @@ impl Service {
         }
         let peers = self.peers.clone();
         loop {
-            let until = self.telling.as_ref().map(|telling| telling.until);
             tokio::select! {
                 () = leave.cancelled() => break,
                 Some(message) = self.words.next() => self.heed(message).await,
                 Some(message) = self.questions.next() => self.answer(message).await,
-                Some(message) = self.answers.next() => self.confirmed(&message),
+                Some(message) = self.answers.next() => self.take_confirmation(&message),
                 Some(done) = self.asking.join_next(), if !self.asking.is_empty() => self.told(done),
-                () = peers.0.changed.notified(), if until.is_none() => self.tell().await,
-                () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => self.all_heard(),
+                () = peers.0.changed.notified() => self.is_changed = true,
+                () = tokio::time::sleep_until(self.tell_at), if self.is_changed => self.tell().await,
                 // While it catches up after a pause it would only refuse what others sent it.
                 _ = beat.tick(), if !self.vigil.may_be_old() => {
                     let word = self.peers.0.table.own_word(false);
@@ -140,39 +139,37 @@ impl Service {
 
     /// Tells everybody what this host offers now.
     async fn tell(&mut self) {
+        self.is_changed = false;
+        self.tell_at = Instant::now() + TELL;
         let word = self.peers.0.table.own_word(true);
-        let others = self.peers.0.table.others();
-        let missing: HashSet<Arc<str>> =
-            others.iter().filter(|peer| !peer.is_lost()).map(|peer| Arc::clone(&peer.id)).collect();
         let reply = format!("{}.{}", self.inbox, word.roster);
         self.say(&word, Some(reply)).await;
-        self.telling = Some(Telling { roster: word.roster, missing, until: Instant::now() + CONFIRM });
         self.settle();
     }
 
-    fn confirmed(&mut self, message: &Message) {
+    fn take_confirmation(&mut self, message: &Message) {
         let Some(word) = parse(message) else { return };
         self.take(&word);
-        if let Some(telling) = &mut self.telling
-            && message.subject.strip_prefix(&*self.inbox).and_then(|tail| tail.strip_prefix('.'))
-                == Some(&*telling.roster.to_string())
-        {
-            telling.missing.remove(&*word.host);
+        let roster = message.subject.rsplit('.').next().and_then(|number| number.parse::<u64>().ok());
+        if let Some(roster) = roster {
+            let last = self.confirmed.entry(word.host).or_default();
+            *last = roster.max(*last);
         }
         self.settle();
     }
 
+    /// Finds out what every peer that is there has heard.
     fn settle(&mut self) {
-        if self.telling.as_ref().is_some_and(|telling| telling.missing.is_empty()) {
-            self.all_heard();
-        }
-    }
-
-    /// Everybody has heard, or had the time to.
-    fn all_heard(&mut self) {
-        if let Some(telling) = self.telling.take() {
-            self.peers.0.heard.send_replace(telling.roster);
-        }
+        let others = self.peers.0.table.others();
+        self.confirmed.retain(|host, _| others.iter().any(|peer| *peer.id == **host));
+        let there = others.iter().filter(|peer| !peer.is_lost());
+        let own = self.peers.0.table.own_word(false).roster;
+        let heard = there.map(|peer| self.confirmed.get(&*peer.id).copied().unwrap_or(0)).min().unwrap_or(own);
+        self.peers.0.heard.send_if_modified(|last| {
+            let is_news = heard > *last;
+            *last = heard.max(*last);
+            is_news
+        });
     }
 
     /// Heeds a word that went to all, and confirms it if it asks for that.
@@ -246,6 +243,8 @@ impl Service {
             let silent_ms = peer.silence().as_millis() as u64;
             warn!(host_id = %peer.id, silent_ms, "a host is silent; calls go to others until it is heard again");
         }
+        // Who is lost or has left is waited for no longer.
+        self.settle();
     }
 
     async fn say(&self, word: &Word, reply: Option<String>) {

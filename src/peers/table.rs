@@ -1,15 +1,16 @@
-//! Who is there and what they take: read by every call without a lock, written by the service alone.
+//! Who is there and what they take: read by every call without a lock. The list of peers and their offers are the service's to
+//! write; calls note what they meet.
 //!
 //! A peer's state is in atomics of its own and its offers in a snapshot, so that a call costs a walk over the peers. The list
 //! of peers changes when one comes or goes.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -20,6 +21,9 @@ use crate::identity::keys::HostId;
 
 /// Hosts that are kept in mind. A lattice of that many machines would need another way to find each other.
 const PEERS_MAX: usize = 1024;
+
+/// How long a host is not chosen for a target that nobody listened for there.
+const STRUCK_MS: u64 = 1000;
 
 /// How a target is reached on a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +36,8 @@ pub enum Reach {
 #[derive(Debug)]
 pub struct Peer {
     pub id: Arc<str>,
+    /// It is the host that knows it.
+    is_own: bool,
     began: Instant,
     /// When it was last heard of, in ms since `began`.
     heard_ms: AtomicU64,
@@ -39,23 +45,35 @@ pub struct Peer {
     /// How often it was lost.
     losses: AtomicU64,
     in_flight: AtomicUsize,
+    /// How long answers take, in µs, smoothed; and when that was last learnt, in ms since `began`.
+    latency_us: AtomicU64,
+    learnt_ms: AtomicU64,
+    /// Which start of the host the roster belongs to.
+    life: AtomicU64,
     roster: AtomicU64,
     direct: ArcSwap<HashSet<Arc<str>>>,
     group: ArcSwap<HashSet<Arc<str>>>,
+    /// Targets nobody listened for, with the time in ms since `began`.
+    struck: ArcSwap<HashMap<Arc<str>, u64>>,
 }
 
 impl Peer {
-    fn new(id: Arc<str>) -> Self {
+    fn new(id: Arc<str>, is_own: bool) -> Self {
         Self {
             id,
+            is_own,
             began: Instant::now(),
             heard_ms: AtomicU64::new(0),
             lost: AtomicBool::new(false),
             losses: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
+            latency_us: AtomicU64::new(0),
+            learnt_ms: AtomicU64::new(0),
+            life: AtomicU64::new(0),
             roster: AtomicU64::new(0),
             direct: ArcSwap::default(),
             group: ArcSwap::default(),
+            struck: ArcSwap::default(),
         }
     }
 
@@ -65,8 +83,11 @@ impl Peer {
         self.lost.swap(false, Ordering::AcqRel)
     }
 
-    /// It does not answer. Returns whether that is news.
+    /// It does not answer. Returns whether that is news. A host is never lost to itself.
     pub fn lose(&self) -> bool {
+        if self.is_own {
+            return false;
+        }
         let is_news = !self.lost.swap(true, Ordering::AcqRel);
         if is_news {
             self.losses.fetch_add(1, Ordering::AcqRel);
@@ -95,6 +116,42 @@ impl Peer {
         Taken(Arc::clone(self))
     }
 
+    /// An answer of it took this long.
+    pub fn learn(&self, took: Duration) {
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
+        let before = self.latency_us.load(Ordering::Relaxed);
+        // Concurrent updates may swallow each other, which a mean can bear.
+        let mean = if before == 0 { took } else { before - before / 8 + took / 8 };
+        self.latency_us.store(mean, Ordering::Relaxed);
+        self.learnt_ms.store(self.age_ms(), Ordering::Relaxed);
+    }
+
+    /// What one more call there would cost: the time of those before it. What was learnt long ago counts less, so that a
+    /// host that was slow once is tried again.
+    fn cost(&self) -> u64 {
+        let idle_s = self.age_ms().saturating_sub(self.learnt_ms.load(Ordering::Relaxed)) / 1000;
+        let latency = self.latency_us.load(Ordering::Relaxed) / (1 + idle_s);
+        let in_flight = self.in_flight.load(Ordering::Relaxed) as u64;
+        latency.saturating_add(1).saturating_mul(in_flight + 1)
+    }
+
+    /// Nobody listened there for a target: it is not chosen for it for a while.
+    pub fn strike(&self, target: &Arc<str>) {
+        self.struck.rcu(|struck| {
+            let mut struck = HashMap::clone(struck);
+            let now = self.age_ms();
+            struck.retain(|_, at| now.saturating_sub(*at) < STRUCK_MS);
+            struck.insert(Arc::clone(target), now);
+            struck
+        });
+    }
+
+    /// Whether nobody listened there for a target a moment ago.
+    pub fn is_struck(&self, target: &str) -> bool {
+        let struck = self.struck.load();
+        struck.get(target).is_some_and(|at| self.age_ms().saturating_sub(*at) < STRUCK_MS)
+    }
+
     fn age_ms(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
@@ -105,6 +162,7 @@ impl Peer {
         self.direct.store(set(&offers.direct));
         self.group.store(set(&offers.group));
         self.roster.store(roster, Ordering::Release);
+        self.struck.store(Arc::default());
     }
 }
 
@@ -146,19 +204,21 @@ pub struct Table {
 }
 
 struct Offered {
+    /// Of this start of the host.
+    life: u64,
     roster: u64,
     offers: Offers,
 }
 
 impl Table {
     pub fn new(own: &str) -> Self {
-        let own = Arc::new(Peer::new(own.into()));
-        // So that a host with a fixed key never goes back to a number it has used before it was started again.
-        let roster = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64);
+        let own = Arc::new(Peer::new(own.into(), true));
+        // A host with a fixed key begins to count anew when it is started again. Numbers that every JSON reader keeps whole.
+        let life = rand::random::<u64>() >> 11;
         Self {
             peers: ArcSwap::from_pointee(vec![Arc::clone(&own)]),
             own,
-            offered: Mutex::new(Offered { roster, offers: Offers::default() }),
+            offered: Mutex::new(Offered { life, roster: 0, offers: Offers::default() }),
             turn: AtomicUsize::new(0),
         }
     }
@@ -171,12 +231,13 @@ impl Table {
             !peer.is_lost()
                 && (may_be_here || !Arc::ptr_eq(peer, &self.own))
                 && peer.direct.load().contains(target)
+                && !peer.is_struck(target)
                 && !not.iter().any(|tried| Arc::ptr_eq(tried, peer))
         };
         (0..peers.len())
             .map(|step| &peers[start.wrapping_add(step) % peers.len()])
             .filter(|peer| fits(peer))
-            .min_by_key(|peer| peer.in_flight.load(Ordering::Relaxed))
+            .min_by_key(|peer| peer.cost())
             .cloned()
     }
 
@@ -224,7 +285,7 @@ impl Table {
         let some = |names: &[String]| names.iter().take(TARGETS_MAX).cloned().collect();
         let offers =
             with_offers.then(|| Offers { direct: some(&offered.offers.direct), group: some(&offered.offers.group) });
-        Word { host: self.own.id.to_string(), roster: offered.roster, offers, ..Word::default() }
+        Word { host: self.own.id.to_string(), life: offered.life, roster: offered.roster, offers, ..Word::default() }
     }
 
     /// Heeds a word of another host.
@@ -244,13 +305,18 @@ impl Table {
         let (peer, is_new) = match known {
             Some(peer) => (peer, false),
             None => {
-                let peer = Arc::new(Peer::new(word.host.as_str().into()));
+                let peer = Arc::new(Peer::new(word.host.as_str().into(), false));
                 if !self.add(&peer) {
                     return Heard::Ignored;
                 }
                 (peer, true)
             }
         };
+        if peer.life.swap(word.life, Ordering::AcqRel) != word.life {
+            // It was started again, and what it had in work is gone.
+            peer.lose();
+            peer.roster.store(0, Ordering::Release);
+        }
         let was_lost = peer.heard();
         // Answers to different questions may overtake each other.
         if let Some(offers) = &word.offers
@@ -259,7 +325,7 @@ impl Table {
             peer.set_offers(word.roster, offers);
         }
         let ask = word.offers.is_none() && peer.roster.load(Ordering::Acquire) != word.roster;
-        match (is_new, was_lost, ask) {
+        match (is_new, was_lost && !is_new, ask) {
             (true, _, ask) => Heard::New { ask },
             (false, true, ask) => Heard::Back { ask },
             (false, false, true) => Heard::Ask,
@@ -332,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_go_to_the_host_with_the_fewest() {
+    fn calls_go_to_the_host_that_costs_least() {
         let (table, a, b) = (Table::new(OWN), host(), host());
         assert_eq!(table.heed(&word(&a, 1, &["M"])), Heard::New { ask: false });
         assert_eq!(table.heed(&word(&b, 1, &["M"])), Heard::New { ask: false });
@@ -390,6 +456,55 @@ mod tests {
         table.take_back("M", Reach::Direct);
         assert_eq!(chosen(&table, "M"), None);
         assert_eq!(table.take_back("M", Reach::Direct), None);
+    }
+
+    #[test]
+    fn near_hosts_are_preferred_until_they_have_more_to_do() {
+        let (table, near, far) = (Table::new(OWN), host(), host());
+        for host in [&near, &far] {
+            table.heed(&word(host, 1, &["M"]));
+        }
+        for peer in table.others() {
+            peer.learn(Duration::from_millis(if *peer.id == *near { 1 } else { 10 }));
+        }
+        let mut taken = Vec::new();
+        for _ in 0..9 {
+            let peer = table.choose("M", &[], true).unwrap();
+            assert_eq!(*peer.id, *near);
+            taken.push(peer.take());
+        }
+        taken.push(table.choose("M", &[], true).unwrap().take());
+        assert_eq!(chosen(&table, "M"), Some(far));
+    }
+
+    #[test]
+    fn a_target_nobody_listened_for_is_tried_elsewhere_for_a_while() {
+        let (table, a) = (Table::new(OWN), host());
+        table.heed(&word(&a, 1, &["M", "N"]));
+        table.choose("M", &[], true).unwrap().strike(&Arc::from("M"));
+        assert_eq!(chosen(&table, "M"), None);
+        assert_eq!(chosen(&table, "N"), Some(a.clone()));
+        assert!(table.runners("M")[0].is_struck("M"), "it is still known to run it");
+        table.heed(&word(&a, 2, &["M"]));
+        assert_eq!(chosen(&table, "M"), Some(a), "it told anew");
+    }
+
+    #[test]
+    fn a_host_that_was_started_again_counts_anew() {
+        let (table, a) = (Table::new(OWN), host());
+        table.heed(&Word { life: 1, ..word(&a, 9, &["OLD"]) });
+        let losses = table.others()[0].losses();
+        assert_eq!(table.heed(&Word { life: 2, ..word(&a, 1, &["NEW"]) }), Heard::Back { ask: false });
+        assert_eq!((chosen(&table, "OLD"), chosen(&table, "NEW")), (None, Some(a)));
+        assert_eq!(table.others()[0].losses(), losses + 1, "its calls are lost");
+    }
+
+    #[test]
+    fn a_host_is_never_lost_to_itself() {
+        let table = Table::new(OWN);
+        table.offer("M", Reach::Direct);
+        assert!(!table.choose("M", &[], true).unwrap().lose());
+        assert_eq!(chosen(&table, "M").as_deref(), Some(OWN));
     }
 
     #[test]

@@ -28,6 +28,9 @@ pub const TARGETS_MAX: usize = 8192;
 pub struct Word {
     #[serde(default, deserialize_with = "nullable")]
     pub host: String,
+    /// Which of its starts it is in; any number that is another after the next start.
+    #[serde(default, deserialize_with = "nullable")]
+    pub life: u64,
     /// Grows with each change of what it offers.
     #[serde(default, deserialize_with = "nullable")]
     pub roster: u64,
@@ -58,10 +61,11 @@ mod tests {
 
     #[test]
     fn a_beat_is_short_and_unknown_members_do_no_harm() {
-        let beat = Word { host: "NABC".into(), roster: 3, ..Word::default() };
-        assert_eq!(serde_json::to_string(&beat).unwrap(), r#"{"host":"NABC","roster":3}"#);
+        let beat = Word { host: "NABC".into(), life: 7, roster: 3, ..Word::default() };
+        assert_eq!(serde_json::to_string(&beat).unwrap(), r#"{"host":"NABC","life":7,"roster":3}"#);
         let read: Word =
-            serde_json::from_str(r#"{"host":"NABC","roster":3,"mood":"good","hello":null,"offers":null}"#).unwrap();
+            serde_json::from_str(r#"{"host":"NABC","life":7,"roster":3,"mood":"good","hello":null,"offers":null}"#)
+                .unwrap();
         assert_eq!(read, beat);
     }
 }

@@ -221,8 +221,9 @@ impl Router {
                 return admitted(call).await;
             }
             // All permits are out: another host may have one. If none takes the call, it waits for a permit here.
+            let key = Arc::clone(&call.target.public_key);
             return match inner.remote.call(call.clone(), false).await {
-                Err(error) if error.is_busy() || matches!(error, CallError::NoResponders { .. }) => {
+                Err(error) if error.is_busy(&key) || matches!(error, CallError::NoResponders { .. }) => {
                     local.call(call).await
                 }
                 result => result,

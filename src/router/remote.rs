@@ -38,7 +38,7 @@ const DOUBT: Duration = Duration::from_millis(200);
 /// The longest pause between two questions.
 const DOUBT_MAX: Duration = Duration::from_secs(1);
 /// How often to look whether others have found out that a host is lost.
-const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(100);
 /// How long a host may take to answer a question. Twice the way around the world.
 const ASK: Duration = Duration::from_millis(500);
 /// How often one call is made at most.
@@ -65,6 +65,8 @@ struct Inner {
 struct Attempt {
     /// Who has it; unknown when the queue group decided.
     peer: Option<Arc<Peer>>,
+    /// Those who may have it, and how often each had been lost.
+    may_have: Vec<(Arc<Peer>, u64)>,
     id: String,
     sent: Arc<AtomicBool>,
     answer: BoxFuture<'static, Result<Bytes, CallError>>,
@@ -73,6 +75,7 @@ struct Attempt {
 /// What is known about an attempt whose answer takes long.
 struct Pending {
     peer: Option<Arc<Peer>>,
+    may_have: Vec<(Arc<Peer>, u64)>,
     id: String,
     /// The callee has it, or should; before that and afterwards a large payload may be on its way.
     sent: Arc<AtomicBool>,
@@ -82,12 +85,19 @@ struct Pending {
     doubt: Option<String>,
     /// It was not taken, so nothing was done.
     is_over: bool,
+    /// Since when neither the call nor its answer is on its way any more.
+    lost_since: Option<Instant>,
 }
 
 impl Pending {
-    /// Whether it should have an answer and nothing is known to the contrary.
-    fn may_be_lost(&self) -> bool {
-        !self.is_over && self.doubt.is_none() && self.sent.load(Ordering::Acquire)
+    /// Whether somebody should be working on it.
+    fn is_out(&self) -> bool {
+        !self.is_over && self.lost_since.is_none() && self.sent.load(Ordering::Acquire)
+    }
+
+    /// One of those who may have it was lost since.
+    fn lost_host(&self) -> Option<&Arc<Peer>> {
+        self.may_have.iter().find(|(peer, losses)| peer.losses() > *losses).map(|(peer, _)| peer)
     }
 }
 
@@ -107,27 +117,27 @@ impl Remote {
     /// Performs a call elsewhere, or here if it `may_be_here`.
     pub async fn call(&self, call: Call, may_be_here: bool) -> Result<Bytes, CallError> {
         let mut choice = Choice { target: target_of(&call.target), may_be_here, tried: Vec::new() };
-        let mut busy = None;
+        let key = Arc::clone(&call.target.public_key);
         loop {
             let peer = self.choose(&choice);
-            if let (None, Some(busy)) = (&peer, busy.take()) {
-                return Err(busy);
-            }
-            let mut attempt = self.send(&call, peer);
+            let mut attempt = self.send(&call, &choice, peer);
+            let began = Instant::now();
             let result = tokio::select! {
                 biased;
                 result = &mut attempt.answer => result,
                 () = sleep(DOUBT) => return self.pursue(call, choice, attempt).await,
             };
             match (result, attempt.peer) {
-                (Err(error), Some(peer)) if was_not_taken(&error) => {
-                    choice.pass_over(peer, &error);
-                    busy = error.is_busy().then_some(error);
-                }
+                (Err(error), Some(peer)) if was_not_taken(&error, &key) => choice.pass_over(peer, &error),
                 (Err(CallError::NoResponders { .. }), None) if self.may_come_back(&choice, &call) => {
                     sleep(GRACE_PAUSE).await;
                 }
-                (result, _) => return result,
+                (result, peer) => {
+                    if let Some(peer) = peer {
+                        peer.learn(began.elapsed());
+                    }
+                    return result;
+                }
             }
         }
     }
@@ -139,10 +149,22 @@ impl Remote {
     /// Whether a host that ran the target was there a moment ago.
     fn may_come_back(&self, choice: &Choice, call: &Call) -> bool {
         Instant::now() + GRACE_PAUSE < call.deadline
-            && self.0.peers.runners(&choice.target).iter().any(|peer| peer.is_lost() && peer.silence() < GRACE)
+            && self
+                .0
+                .peers
+                .runners(&choice.target)
+                .iter()
+                .any(|peer| (peer.is_lost() || peer.is_struck(&choice.target)) && peer.silence() < GRACE)
     }
 
-    fn send(&self, call: &Call, peer: Option<Arc<Peer>>) -> Attempt {
+    fn send(&self, call: &Call, choice: &Choice, peer: Option<Arc<Peer>>) -> Attempt {
+        let may_have = match &peer {
+            Some(peer) => vec![(Arc::clone(peer), peer.losses())],
+            None => {
+                let runners = self.0.peers.runners(&choice.target).into_iter().filter(|peer| !peer.is_lost());
+                runners.map(|peer| (Arc::clone(&peer), peer.losses())).collect()
+            }
+        };
         let (inner, call, id) = (Arc::clone(&self.0), call.clone(), new_id());
         let (sent_id, sent_to, sent) = (id.clone(), peer.clone(), Arc::new(AtomicBool::new(false)));
         let is_sent = Arc::clone(&sent);
@@ -150,7 +172,7 @@ impl Remote {
             let _taken = sent_to.as_ref().map(Peer::take);
             inner.client.invoke(call, sent_to.as_ref().map(|peer| &*peer.id), sent_id, &is_sent).await
         };
-        Attempt { peer, id, sent, answer: answer.boxed() }
+        Attempt { peer, may_have, id, sent, answer: answer.boxed() }
     }
 
     /// Sees a call through whose answer takes long.
@@ -160,15 +182,9 @@ impl Remote {
         let mut pending: Vec<Pending> = Vec::new();
         let begin = |attempt: Attempt, pending: &mut Vec<Pending>| {
             let number = pending.len();
-            pending.push(Pending {
-                peer: attempt.peer,
-                id: attempt.id,
-                sent: attempt.sent,
-                asked: 0,
-                doubt: None,
-                is_over: false,
-            });
-            let answer = attempt.answer;
+            let Attempt { peer, may_have, id, sent, answer } = attempt;
+            let (asked, doubt, is_over, lost_since) = (0, None, false, None);
+            pending.push(Pending { peer, may_have, id, sent, asked, doubt, is_over, lost_since });
             async move { (number, answer.await) }.boxed()
         };
         answers.push(begin(first, &mut pending));
@@ -182,7 +198,7 @@ impl Remote {
                 biased;
                 Some((number, result)) = answers.next() => {
                     match result {
-                        Err(error) if was_not_taken(&error) => {
+                        Err(error) if was_not_taken(&error, &call.target.public_key) => {
                             made -= 1;
                             match pending[number].peer.clone() {
                                 Some(peer) => {
@@ -203,14 +219,10 @@ impl Remote {
                     false
                 }
                 Some((number, who, answer)) = questions.next() => {
-                    pending[number].asked -= 1;
-                    let is_doubtful = judge(&mut pending[number], &who, answer);
-                    let may_repeat = *is_repeatable.get_or_insert_with(|| self.is_repeatable(&call));
-                    // Neither the call nor its answer is on its way any more.
-                    if is_doubtful && answer == Answer::Unknown && !may_repeat && let Some(error) = self.outcome(&call, &pending) {
-                        return Err(error);
-                    }
-                    is_doubtful
+                    let attempt: &mut Pending = &mut pending[number];
+                    attempt.asked -= 1;
+                    // Its answer may have crossed the question.
+                    attempt.is_out() && judge(attempt, &who, answer)
                 }
                 () = sleep_until(again_at.unwrap_or_else(Instant::now)), if again_at.is_some() => {
                     again_at = None;
@@ -218,7 +230,7 @@ impl Remote {
                         made += 1;
                         let peer = self.choose(&choice);
                         debug!(target = %choice.target, host_id = peer.as_ref().map(|peer| &*peer.id), "a call is made again");
-                        answers.push(begin(self.send(&call, peer), &mut pending));
+                        answers.push(begin(self.send(&call, &choice, peer), &mut pending));
                     }
                     false
                 }
@@ -229,16 +241,23 @@ impl Remote {
                         pause = (pause * 2).min(DOUBT_MAX);
                     }
                     let mut is_doubtful = false;
-                    for (number, attempt) in pending.iter_mut().enumerate().filter(|(_, attempt)| attempt.may_be_lost()) {
-                        if attempt.peer.as_ref().is_some_and(|peer| peer.is_lost()) {
+                    for (number, attempt) in pending.iter_mut().enumerate().filter(|(_, attempt)| attempt.is_out()) {
+                        if attempt.doubt.is_none() && let Some(host) = attempt.lost_host() {
                             // Somebody else found out.
-                            attempt.doubt = attempt.peer.as_ref().map(|peer| format!("host {} fell silent", peer.id));
+                            attempt.doubt = Some(format!("host {} fell silent", host.id));
                             is_doubtful = true;
                         } else if is_time && attempt.asked == 0 {
-                            let asked = self.ask(&call, &choice.target, number, attempt);
+                            let asked = self.ask(&call, number, attempt);
                             attempt.asked = asked.len();
                             questions.extend(asked);
                         }
+                    }
+                    let is_lost = |attempt: &Pending| attempt.lost_since.is_some_and(|since| since.elapsed() >= LOOK);
+                    if pending.iter().any(is_lost)
+                        && !*is_repeatable.get_or_insert_with(|| self.is_repeatable(&call))
+                        && let Some(error) = self.outcome(&call, &pending)
+                    {
+                        return Err(error);
                     }
                     is_doubtful
                 }
@@ -254,23 +273,30 @@ impl Remote {
     }
 
     /// Asks for an attempt: the host that has it, or all that may have it.
-    fn ask(&self, call: &Call, target: &str, number: usize, attempt: &Pending) -> Vec<Question> {
-        let inner = &self.0;
-        let question = |peer: Arc<Peer>, id: Option<String>| {
-            let (client, call) = (inner.client.clone(), call.clone());
+    fn ask(&self, call: &Call, number: usize, attempt: &Pending) -> Vec<Question> {
+        let id = attempt.peer.as_ref().map(|_| attempt.id.clone());
+        let question = |(peer, _): &(Arc<Peer>, u64)| {
+            let (client, call, peer, id) = (self.0.client.clone(), call.clone(), Arc::clone(peer), id.clone());
             async move {
-                let answer = match id {
-                    Some(id) => client.ask(&call, &peer.id, &id, ASK).await,
-                    None => client.look_for(&peer.id, ASK).await,
+                let Some(id) = id else {
+                    let answer = client.look_for(&peer.id, ASK).await;
+                    return (number, peer, answer);
+                };
+                let answer = match client.ask(&call, &peer.id, &id, ASK).await {
+                    // Is it the host that is gone, or has it only ended the target?
+                    Answer::Gone => match client.look_for(&peer.id, ASK).await {
+                        Answer::InWork => Answer::Unknown,
+                        answer => answer,
+                    },
+                    // A host that has much to do takes its time for questions about one target.
+                    Answer::Silence => client.look_for(&peer.id, ASK).await,
+                    answer => answer,
                 };
                 (number, peer, answer)
             }
             .boxed()
         };
-        match &attempt.peer {
-            Some(peer) => vec![question(Arc::clone(peer), Some(attempt.id.clone()))],
-            None => inner.peers.runners(target).into_iter().map(|peer| question(peer, None)).collect(),
-        }
+        attempt.may_have.iter().map(question).collect()
     }
 
     /// The error of a call of which nobody knows what became of it; none if every attempt is accounted for.
@@ -292,29 +318,31 @@ type Question = BoxFuture<'static, (usize, Arc<Peer>, Answer)>;
 impl Choice {
     /// A host did not take the call.
     fn pass_over(&mut self, peer: Arc<Peer>, error: &CallError) {
-        // Who stops taking calls tells before; so it is gone or cut off. If not, its next beat says so.
-        if matches!(error, CallError::NoResponders { .. }) && peer.lose() {
-            info!(host_id = %peer.id, "a host does not listen any more; calls go to others until it is heard again");
+        if matches!(error, CallError::NoResponders { .. }) {
+            peer.strike(&self.target);
         }
         self.tried.push(peer);
     }
 }
 
-/// Whether a call was certainly not carried out, and another host may take it.
-fn was_not_taken(error: &CallError) -> bool {
-    matches!(error, CallError::NoResponders { .. }) || error.is_busy()
+/// Whether a call of `target` was certainly not carried out, and another host may take it.
+fn was_not_taken(error: &CallError, target: &str) -> bool {
+    matches!(error, CallError::NoResponders { .. }) || error.is_busy(target)
 }
 
 /// Draws the conclusion from an answer; says whether the attempt is in doubt now and was not before.
 fn judge(attempt: &mut Pending, who: &Arc<Peer>, answer: Answer) -> bool {
     let why = match answer {
-        Answer::InWork => return false,
+        Answer::InWork | Answer::CutOff => return false,
         Answer::Unknown => "lost the call or its answer",
         Answer::Gone => "vanished",
         Answer::Silence => "fell silent",
     };
     if answer != Answer::Unknown && who.lose() {
         info!(host_id = %who.id, why, "a host with calls of this one is lost; calls go to others until it is heard again");
+    }
+    if answer == Answer::Unknown {
+        attempt.lost_since = Some(Instant::now());
     }
     let is_news = attempt.doubt.is_none();
     attempt.doubt = Some(format!("host {} {why}", who.id));

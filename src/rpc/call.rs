@@ -84,11 +84,15 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// Says whether the callee is too busy to take the call, here or on another host; nothing was done.
-    pub fn is_busy(&self) -> bool {
+    /// Says whether `target` was too busy to take the call, here or on another host; nothing was done. A callee that fails
+    /// because somebody else was busy does not count, whatever it says about it.
+    pub fn is_busy(&self, target: &str) -> bool {
         match self {
-            Self::NotAdmitted { .. } => true,
-            Self::Callee(text) => text.contains(BUSY),
+            Self::NotAdmitted { actor_id, .. } => actor_id == target,
+            Self::Callee(text) => text
+                .strip_prefix(target)
+                .and_then(|rest| rest.strip_prefix(' '))
+                .is_some_and(|rest| rest.starts_with(BUSY)),
             _ => false,
         }
     }

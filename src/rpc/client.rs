@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{HeaderMap, Request, RequestErrorKind};
+use async_nats::{HeaderMap, Request, RequestErrorKind, connection::State};
 use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::debug;
@@ -115,6 +115,8 @@ pub enum Answer {
     Gone,
     /// No answer in time.
     Silence,
+    /// This host could not ask.
+    CutOff,
 }
 
 /// A new id for an invocation.
@@ -136,12 +138,15 @@ impl Inner {
     }
 
     async fn question(&self, subject: String, request: Request, timeout: Duration) -> Answer {
+        let is_connected = || self.nats.connection_state() == State::Connected;
+        let was_connected = is_connected();
         // The request's own timeout begins when the connection has taken it, so there is one around it.
         match tokio::time::timeout(timeout, self.nats.send_request(subject, request)).await {
             Ok(Ok(reply)) if &*reply.payload == wire::UNKNOWN => Answer::Unknown,
             Ok(Ok(_)) => Answer::InWork,
             Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => Answer::Gone,
-            Ok(Err(_)) | Err(_) => Answer::Silence,
+            Ok(Err(_)) | Err(_) if was_connected && is_connected() => Answer::Silence,
+            Ok(Err(_)) | Err(_) => Answer::CutOff,
         }
     }
 
@@ -160,8 +165,10 @@ impl Inner {
             request = request.headers(headers);
         }
         sent.store(true, Ordering::Release);
-        let answered = self.nats.send_request(subject.to_owned(), request).await;
+        // The request's own timeout begins when the connection has taken it, which may be never.
+        let answered = tokio::time::timeout_at(deadline, self.nats.send_request(subject.to_owned(), request)).await;
         sent.store(false, Ordering::Release);
+        let Ok(answered) = answered else { return Err(self.timed_out(subject, began.elapsed())) };
         let reply = match answered {
             Ok(reply) => reply,
             Err(error) => {
@@ -221,11 +228,16 @@ fn headers(trace: &TraceContext) -> Option<HeaderMap> {
     }
     let mut headers = HeaderMap::new();
     for (key, value) in trace.iter() {
-        if is_header_safe(key) && is_header_safe(value) {
+        if is_header_safe(key) && is_header_safe(value) && !is_reserved(key) {
             headers.insert(key, value);
         }
     }
     Some(headers)
+}
+
+/// What means something to NATS or to hosts is no trace.
+fn is_reserved(key: &str) -> bool {
+    ["nats-", "lattice-"].iter().any(|prefix| key.get(..prefix.len()).is_some_and(|k| k.eq_ignore_ascii_case(prefix)))
 }
 
 /// A trace context may come from a guest; it must not break the protocol's lines.

@@ -9,10 +9,14 @@
 //! and waits until they have heard, then leaves the queue group, takes what the server had already sent, finishes those calls
 //! and returns.
 //!
-//! On its own subject it also answers whether an invocation is in work. Question and call take the same way, so when the
-//! question is here, the call has come before it, or never will.
+//! On its own subject it also answers whether an invocation is in work, until the last one is done. Question and call take the
+//! same way, so when the question is here, the call has come before it, or never will.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_nats::{Message, Subscriber};
 use bytes::Bytes;
@@ -75,8 +79,8 @@ pub struct Parts {
 
 struct Inner {
     parts: Parts,
-    /// What every call is answered with that lay too long.
-    woke_up: String,
+    /// The invocations in work that came over subjects of this host alone.
+    known: Mutex<HashSet<String>>,
 }
 
 /// Where the calls of one target arrive.
@@ -87,11 +91,7 @@ pub struct Inlets {
 
 impl Receiver {
     pub fn new(parts: Parts) -> Self {
-        let woke_up = CallError::NotAdmitted {
-            actor_id: parts.host_id.to_string(),
-            reason: "the host did not run for a while and refuses what came meanwhile; call again".into(),
-        };
-        Self(Arc::new(Inner { parts, woke_up: woke_up.to_string() }))
+        Self(Arc::new(Inner { parts, known: Mutex::default() }))
     }
 
     /// Subscribes for a target; returns when the server has confirmed it. The error is for people.
@@ -100,7 +100,8 @@ impl Receiver {
         let subscribing = async {
             let group = nats.queue_subscribe(subject.to_owned(), queue.to_owned()).await.map_err(|e| e.to_string())?;
             let own = Subjects::on_host(subject, host_id.as_str());
-            let own = nats.subscribe(own).await.map_err(|e| e.to_string())?;
+            // A group as well: a target may be started again while its last run still finishes, and one of them is enough.
+            let own = nats.queue_subscribe(own.clone(), own).await.map_err(|e| e.to_string())?;
             confirm(nats).await.map_err(|e| e.to_string())?;
             Ok(Inlets { group, own })
         };
@@ -128,26 +129,40 @@ impl Receiver {
                 target: Arc::clone(&target),
                 handler: Arc::clone(&handler),
                 work: JoinSet::new(),
-                known: HashSet::new(),
+                is_closed: false,
             },
         };
         let (mut group, mut own) = (inlet(inlets.group, false), inlet(inlets.own, true));
         let offer = self.0.parts.peers.offer(&name);
-        let leave = CancellationToken::new();
-        let receiving = async { tokio::join!(group.receive(&leave), own.receive(&leave)) };
+        let (leave_now, left_the_group, done) =
+            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let farewell = async {
             stop.cancelled().await;
             offer.withdraw().await;
-            leave.cancel();
-            std::future::pending::<()>().await;
+            leave_now.cancel();
         };
+        let through_the_group = async {
+            group.receive(&leave_now).await;
+            group.leave().await;
+            left_the_group.cancel();
+        };
+        let directly = own.receive(&left_the_group);
         tokio::select! {
-            _ = receiving => {}
-            () = farewell => {}
+            _ = async { tokio::join!(through_the_group, directly) } => {}
+            () = async { farewell.await; std::future::pending().await } => {}
         }
         drop(offer);
         let _ = left.send(());
-        tokio::join!(group.desk.finish(), own.desk.finish());
+        // Who asks for a call in work gets an answer; a call that comes now is none of those the peers were told of.
+        own.desk.is_closed = true;
+        let finish = async {
+            group.desk.finish().await;
+            done.cancel();
+        };
+        tokio::join!(finish, own.receive(&done));
+        own.desk.finish().await;
+        own.leave().await;
+        own.desk.finish().await;
     }
 }
 
@@ -160,14 +175,14 @@ struct Inlet {
 }
 
 impl Inlet {
-    /// Takes calls until told to leave, then leaves.
-    async fn receive(&mut self, leave_now: &CancellationToken) {
+    /// Takes calls until told to stop.
+    async fn receive(&mut self, stop: &CancellationToken) {
         let Self { subscription, total, desk } = self;
         loop {
             tokio::select! {
                 biased;
-                () = leave_now.cancelled() => break,
-                Some(done) = desk.work.join_next(), if !desk.work.is_empty() => desk.done(done),
+                () = stop.cancelled() => return,
+                Some(done) = desk.work.join_next(), if !desk.work.is_empty() => report(done),
                 message = subscription.next(), if desk.work.len() < IN_WORK_MAX => match message {
                     Some(message) => {
                         *total += 1;
@@ -177,6 +192,11 @@ impl Inlet {
                 },
             }
         }
+    }
+
+    /// Leaves, and takes on what comes meanwhile.
+    async fn leave(&mut self) {
+        let Self { subscription, total, desk } = self;
         let leaving = leave(subscription, *total, |message| desk.take_on(message));
         if tokio::time::timeout(LEAVE_TIMEOUT, leaving).await.is_err() {
             warn!(actor_id = %desk.target, "left the queue group without a word of the NATS server");
@@ -191,10 +211,9 @@ struct Desk {
     is_own: bool,
     target: Arc<str>,
     handler: Arc<dyn Handler>,
-    /// Each ends with its invocation's id.
-    work: JoinSet<Option<String>>,
-    /// The ids of what is in work; of calls on the own subject only.
-    known: HashSet<String>,
+    work: JoinSet<()>,
+    /// It takes no further calls.
+    is_closed: bool,
 }
 
 impl Desk {
@@ -202,27 +221,30 @@ impl Desk {
     fn take_on(&mut self, message: Message) {
         let inner = Arc::clone(&self.inner);
         if let Some(id) = message.headers.as_ref().and_then(|headers| headers.get(wire::ASK)) {
-            let answer = if self.known.contains(id.as_str()) { wire::IN_WORK } else { wire::UNKNOWN };
+            let answer = if inner.is_known(id.as_str()) { wire::IN_WORK } else { wire::UNKNOWN };
             self.work.spawn(async move {
                 if let Some(reply) = message.reply {
                     inner.send(reply, Bytes::from_static(answer), "the question for a call").await;
                 }
-                None
             });
             return;
         }
-        let is_old = inner.parts.vigil.may_be_old();
+        let refusal = match (self.is_closed, inner.parts.vigil.may_be_old()) {
+            (true, _) => Some("it is being stopped on this host"),
+            (_, true) => Some("the host did not run for a while and refuses what came meanwhile; call again"),
+            (false, false) => None,
+        };
         let invocation = codec::decode_invocation(message.payload.clone());
-        let id = invocation.as_ref().ok().filter(|_| self.is_own).map(|invocation| invocation.id.clone());
-        if let Some(id) = &id {
-            self.known.insert(id.clone());
-        }
+        let known = invocation.as_ref().ok().filter(|_| self.is_own).map(|call| Known::new(&inner, &call.id));
         let (target, handler) = (Arc::clone(&self.target), Arc::clone(&self.handler));
         self.work.spawn(async move {
-            let response = match invocation {
-                Ok(invocation) if is_old => failure(invocation.id, inner.woke_up.clone()),
-                Ok(invocation) => inner.perform(invocation, &message, &target, handler).await,
-                Err(error) => {
+            let response = match (invocation, refusal) {
+                (Ok(invocation), Some(reason)) => {
+                    let refused = CallError::NotAdmitted { actor_id: target.to_string(), reason: reason.into() };
+                    failure(invocation.id, refused.to_string())
+                }
+                (Ok(invocation), None) => inner.perform(invocation, &message, &target, handler).await,
+                (Err(error), _) => {
                     warn!(actor_id = %target, %error, "message is no invocation");
                     failure(String::new(), format!("Failed to deserialize invocation: {error}"))
                 }
@@ -230,26 +252,42 @@ impl Desk {
             if let Some(reply) = message.reply {
                 inner.send(reply, codec::encode_response(&response), &response.invocation_id).await;
             }
-            id
+            // Only now: who asks for it and hears that it is unknown must have been sent the answer before.
+            drop(known);
         });
-    }
-
-    /// A call that panicked is a bug of the host; its caller times out, the others go on.
-    fn done(&mut self, done: Result<Option<String>, tokio::task::JoinError>) {
-        match done {
-            Ok(Some(id)) => {
-                self.known.remove(&id);
-            }
-            Ok(None) => {}
-            Err(failure) => error!(error = %failure, "answering a call panicked"),
-        }
     }
 
     /// Waits until the calls in work are done.
     async fn finish(&mut self) {
         while let Some(done) = self.work.join_next().await {
-            self.done(done);
+            report(done);
         }
+    }
+}
+
+/// A call that panicked is a bug of the host; its caller times out, the others go on.
+fn report(done: Result<(), tokio::task::JoinError>) {
+    if let Err(failure) = done {
+        error!(error = %failure, "answering a call panicked");
+    }
+}
+
+/// An invocation in work, as long as this lives.
+struct Known {
+    inner: Arc<Inner>,
+    id: String,
+}
+
+impl Known {
+    fn new(inner: &Arc<Inner>, id: &str) -> Self {
+        inner.known.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
+        Self { inner: Arc::clone(inner), id: id.to_owned() }
+    }
+}
+
+impl Drop for Known {
+    fn drop(&mut self) {
+        self.inner.known.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
     }
 }
 
@@ -297,6 +335,10 @@ async fn end_after(
 }
 
 impl Inner {
+    fn is_known(&self, id: &str) -> bool {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
+    }
+
     async fn send(&self, reply: async_nats::Subject, payload: Bytes, invocation_id: &str) {
         match tokio::time::timeout(REPLY_TIMEOUT, self.parts.nats.publish(reply, payload)).await {
             Ok(Ok(())) => {}

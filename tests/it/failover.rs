@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::{
     harness::{
-        CLUSTER_SEED, ECHO, Events, Server, TestHost,
+        CLUSTER_SEED, ECHO, Events, PATIENCE, Server, TestHost,
         client::{Caller, ctl_2024, http_request, link, start_provider},
         eventually, example,
         guests::{Guest, Signing, sign, wapc},
@@ -119,6 +119,48 @@ async fn a_host_that_is_told_to_stop_is_not_missed_by_anybody() {
     })
     .await;
     eventually("it has said goodbye", || async { is_silent(&front, &first.id).is_none().then_some(()) }).await;
+    front.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_actor_that_is_stopped_and_started_at_once_is_not_missed_and_does_nothing_twice() {
+    let server = Server::start().await;
+    let (first, _second, front, url) = two_and_a_front(&server).await;
+    let ctl = ctl_2024(&server).await;
+    unnoticed(&url, async {
+        // Each start comes while the run before still finishes.
+        for _ in 0..3 {
+            for max in [0, 50] {
+                assert!(ctl.scale_actor(&first.id, &example("echo"), max, None).await.unwrap().accepted);
+            }
+        }
+        first.runs(&server, &example("echo"), 50).await;
+    })
+    .await;
+    // One answer for one call, even while two runs listen.
+    let caller = Caller::new(&server).await;
+    let subject = format!("wasmbus.rpc.default.{ECHO}.{}", first.id);
+    let inbox = caller.nats.new_inbox();
+    let mut answers = caller.nats.subscribe(inbox.clone()).await.unwrap();
+    for max in [0, 50] {
+        assert!(ctl.scale_actor(&first.id, &example("echo"), max, None).await.unwrap().accepted);
+    }
+    const CALLS: usize = 50;
+    for _ in 0..CALLS {
+        let invocation = caller.invocation(ECHO, "HttpServer.HandleRequest", http_request("POST", "/", b""));
+        let payload = lattice_host::rpc::codec::encode_invocation(&invocation);
+        caller.nats.publish_with_reply(subject.clone(), inbox.clone(), payload).await.unwrap();
+    }
+    for _ in 0..CALLS {
+        let answer = tokio::time::timeout(PATIENCE, futures::StreamExt::next(&mut answers)).await;
+        answer.expect("an answer for each call").unwrap();
+    }
+    // What was sent before this round trip would have been answered by now.
+    first.runs(&server, &example("echo"), 50).await;
+    assert!(
+        futures::FutureExt::now_or_never(futures::StreamExt::next(&mut answers)).is_none(),
+        "a call was answered twice"
+    );
     front.stop().await;
 }
 

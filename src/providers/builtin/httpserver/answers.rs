@@ -72,10 +72,10 @@ pub fn of_body(error: &BodyError) -> Answer {
     answer
 }
 
-/// What becomes of a failed call, and the id under which it is to be logged; none for what is no fault.
-pub fn of_call(error: &CallError) -> (Answer, Option<String>) {
+/// What becomes of a failed call of an actor, and the id under which it is to be logged; none for what is no fault.
+pub fn of_call(error: &CallError, actor_id: &str) -> (Answer, Option<String>) {
     let (status, text) = match error {
-        busy if busy.is_busy() => (StatusCode::SERVICE_UNAVAILABLE, "the actor is busy"),
+        busy if busy.is_busy(actor_id) => (StatusCode::SERVICE_UNAVAILABLE, "the actor is busy"),
         CallError::NoResponders { .. } => (StatusCode::SERVICE_UNAVAILABLE, "the actor runs nowhere at the moment"),
         CallError::Deadline { .. } | CallError::TimedOut { .. } => {
             (StatusCode::GATEWAY_TIMEOUT, "the actor did not answer in time")

@@ -330,7 +330,7 @@ enum BadResponse {
 
 /// Answers for an actor that failed, and logs what the client is not told.
 fn failed(route: &Route, error: &CallError) -> Answer {
-    let (answer, error_id) = answers::of_call(error);
+    let (answer, error_id) = answers::of_call(error, &route.actor_id);
     match error_id {
         Some(error_id) => warn!(actor_id = route.actor_id, error_id, %error, "actor failed to answer a request"),
         // Under load there is one of these per request, and they say nothing new.
