@@ -120,17 +120,24 @@ async fn in_background(instance: &Instance, dirs: &Dirs, options: &up::Options, 
     let signalled = tokio::spawn(listen(interrupted.clone(), || {}));
     let log = detached::log_of(instance);
     let outcome = async {
-        // Here, where nobody counts the seconds: an installation may take minutes.
+        // Here, where nobody counts the seconds: an installation may take minutes. With a server at the place, none is needed.
+        let find = async {
+            let place = up::place(&loaded.config);
+            if options.free_ports || nats_server::probe(&place).await == nats_server::Probe::Nothing {
+                nats_server::find_or_install(&ProcessEnvironment, dirs).await?;
+            }
+            anyhow::Ok(())
+        };
         tokio::select! {
-            found = nats_server::find_or_install(&ProcessEnvironment, dirs) => found.map(drop)?,
-            () = interrupted.cancelled() => return Ok(detached::Outcome::Interrupted),
+            found = find => found?,
+            () = interrupted.cancelled() => return Ok(detached::Outcome::Interrupted { killed: false }),
         }
         detached::start(instance, &interrupted).await
     };
     let outcome = outcome.await;
     signalled.abort();
     match outcome {
-        Ok(detached::Outcome::Ready(record)) => print(format_args!("{}", told(&record))),
+        Ok(detached::Outcome::Ready(record)) => print(told(instance, &record).await),
         Ok(detached::Outcome::RunsAlready) => runs_already(instance, options, loaded).await,
         // The same, in a terminal.
         Ok(detached::Outcome::Ended(status)) if status.success() && instance.is_running() => {
@@ -140,13 +147,27 @@ async fn in_background(instance: &Instance, dirs: &Dirs, options: &up::Options, 
             eprintln!("the host in the background ended before it was ready ({status}); its log: {}", log.display());
             status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0).unwrap_or(1).into()
         }
-        Ok(detached::Outcome::Late) => {
-            eprintln!("the host in the background was not ready in time and was stopped; its log: {}", log.display());
+        Ok(detached::Outcome::Late { killed }) => {
+            let end = if killed { "did not stop either, and was killed" } else { "was stopped" };
+            eprintln!("the host in the background was not ready in time and {end}; its log: {}", log.display());
             ExitCode::FAILURE
         }
-        Ok(detached::Outcome::Interrupted) => {
-            eprintln!("interrupted; nothing was left running");
+        Ok(detached::Outcome::Interrupted { killed }) => {
+            // A killed host may not have come to ending its providers.
+            let end = if killed {
+                "the host in the background did not stop and was killed; its NATS server does not run any longer"
+            } else {
+                "nothing was left running"
+            };
+            eprintln!("interrupted; {end}");
             ExitCode::from(EXIT_INTERRUPTED)
+        }
+        Ok(detached::Outcome::Busy) => {
+            eprintln!(
+                "another `host up --detached` of this directory is starting and does not come to an end, so none was started \
+                 here; stop what it started with `host down`, or interrupt it, and try again"
+            );
+            ExitCode::FAILURE
         }
         Err(error) => failed(&error),
     }
@@ -174,12 +195,12 @@ async fn runs_already(instance: &Instance, options: &up::Options, loaded: &Loade
         "a host runs already in {}: {host_id}, pid {process}, since {}; it keeps the settings it was started with\n{}",
         record.directory.display(),
         record.since,
-        told(&record)
+        told(instance, &record).await
     ))
 }
 
-fn told(record: &Record) -> String {
-    record.summary.as_ref().map(ToString::to_string).unwrap_or_default()
+async fn told(instance: &Instance, record: &Record) -> String {
+    up::told(instance, record).await.map(|summary| summary.to_string()).unwrap_or_default()
 }
 
 fn down(args: &Down) -> ExitCode {
@@ -258,27 +279,22 @@ async fn listen(stop: CancellationToken, at_the_end: impl FnOnce() + Send + 'sta
 }
 
 /// A host's life from its first log line to its last; with a session, its server's too.
-async fn live(config: Config, sources: &Sources, dirs: &Dirs, session: Option<Session>) -> anyhow::Result<()> {
-    if let Some(domain) = &config.js_domain {
-        info!("Using JetStream domain: {domain}");
-    }
-    for written in config::write(&config, &sources.dir, sources.home.as_deref()) {
-        match written {
-            Ok(path) => info!("Wrote {path:?}"),
-            Err(error) => warn!("{error}"),
-        }
-    }
-    for warning in &config.warnings {
-        warn!("{warning}");
-    }
+async fn live(mut config: Config, sources: &Sources, dirs: &Dirs, session: Option<Session>) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let signalled = tokio::spawn(listen(stop.clone(), nats_server::kill_started));
     let outcome = match session {
-        None => serve(config, dirs, &stop, None).await,
+        None => {
+            let _ = announce(&config, sources);
+            serve(config, dirs, &stop, None).await
+        }
         Some(mut session) => {
             let outcome = tokio::select! {
-                ensured = session.ensure_server(&config) => match ensured {
-                    Ok(()) => serve(config, dirs, &stop, Some(&mut session)).await,
+                ensured = session.ensure_server(&mut config) => match ensured {
+                    Ok(()) => {
+                        let not_written = announce(&config, sources).err();
+                        session.wrote(&mut config, not_written);
+                        serve(config, dirs, &stop, Some(&mut session)).await
+                    }
                     Err(error) => Err(error),
                 },
                 () = stop.cancelled() => Ok(()),
@@ -291,6 +307,34 @@ async fn live(config: Config, sources: &Sources, dirs: &Dirs, session: Option<Se
     outcome
 }
 
+/// Writes the settings and logs what is worth to know of them; an error tells why this directory has no file with them.
+fn announce(config: &Config, sources: &Sources) -> Result<(), String> {
+    if let Some(domain) = &config.js_domain {
+        info!("Using JetStream domain: {domain}");
+    }
+    let mut local = Ok(());
+    for (index, written) in config::write(config, &sources.dir, sources.home.as_deref()).into_iter().enumerate() {
+        match written {
+            Ok(path) => info!("Wrote {path:?}"),
+            // The first one is that of this directory.
+            Err(error) if index == 0 => {
+                let cause = format!("{:#}", anyhow::Error::from(error));
+                warn!(
+                    %cause,
+                    "the settings are not kept in this directory: a cluster seed that was made up for this start ends with it, \
+                     and no other machine can join. Let this user write there and start again"
+                );
+                local = Err(cause);
+            }
+            Err(error) => warn!("{:#}", anyhow::Error::from(error)),
+        }
+    }
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    local
+}
+
 async fn serve(
     config: Config,
     dirs: &Dirs,
@@ -299,6 +343,8 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let started = tokio::select! {
         started = Host::start(config.clone(), dirs, stop) => started,
+        // It would wait for a server that does not come back.
+        how = server_ended(&mut session) => anyhow::bail!(how),
         // Told to stop while it waited for a server: that is an end in good order.
         () = stop.cancelled() => return Ok(()),
     };
@@ -323,19 +369,13 @@ async fn serve(
         Asked(Option<Duration>),
         Failed(String),
     }
-    let server_ended = async {
-        match session.as_mut() {
-            Some(session) => session.server_ended().await,
-            None => std::future::pending().await,
-        }
-    };
     let end = tokio::select! {
         () = stop.cancelled() => End::Asked(None),
         request = host.stop_requested() => End::Asked(request.timeout),
         () = failed.cancelled() => End::Failed("the host failed, see above".into()),
-        how = server_ended => {
-            error!(%how, "the NATS server ended; the host stops");
-            End::Failed(format!("the NATS server ended ({how}), so the host did too"))
+        how = server_ended(&mut session) => {
+            error!("the NATS server ended; the host stops");
+            End::Failed(how)
         }
     };
     match end {
@@ -347,6 +387,14 @@ async fn serve(
             host.stop(None).await;
             anyhow::bail!(why)
         }
+    }
+}
+
+/// Waits until the server that was started for this host ends, and returns that in words; for ever if there is none.
+async fn server_ended(session: &mut Option<&mut Session>) -> String {
+    match session {
+        Some(session) => session.server_ended().await,
+        None => std::future::pending().await,
     }
 }
 

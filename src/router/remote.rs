@@ -68,6 +68,7 @@ struct Attempt {
     /// Those who may have it, and how often each had been lost.
     may_have: Vec<(Arc<Peer>, u64)>,
     id: String,
+    began: Instant,
     sent: Arc<AtomicBool>,
     answer: BoxFuture<'static, Result<Bytes, CallError>>,
 }
@@ -77,6 +78,7 @@ struct Pending {
     peer: Option<Arc<Peer>>,
     may_have: Vec<(Arc<Peer>, u64)>,
     id: String,
+    began: Instant,
     /// The callee has it, or should; before that and afterwards a large payload may be on its way.
     sent: Arc<AtomicBool>,
     /// Questions for it without an answer.
@@ -121,7 +123,6 @@ impl Remote {
         loop {
             let peer = self.choose(&choice);
             let mut attempt = self.send(&call, &choice, peer);
-            let began = Instant::now();
             let result = tokio::select! {
                 biased;
                 result = &mut attempt.answer => result,
@@ -134,7 +135,7 @@ impl Remote {
                 }
                 (result, peer) => {
                     if let Some(peer) = peer {
-                        peer.learn(began.elapsed());
+                        peer.learn(attempt.began.elapsed());
                     }
                     return result;
                 }
@@ -172,7 +173,7 @@ impl Remote {
             let _taken = sent_to.as_ref().map(Peer::take);
             inner.client.invoke(call, sent_to.as_ref().map(|peer| &*peer.id), sent_id, &is_sent).await
         };
-        Attempt { peer, may_have, id, sent, answer: answer.boxed() }
+        Attempt { peer, may_have, id, began: Instant::now(), sent, answer: answer.boxed() }
     }
 
     /// Sees a call through whose answer takes long.
@@ -182,9 +183,9 @@ impl Remote {
         let mut pending: Vec<Pending> = Vec::new();
         let begin = |attempt: Attempt, pending: &mut Vec<Pending>| {
             let number = pending.len();
-            let Attempt { peer, may_have, id, sent, answer } = attempt;
+            let Attempt { peer, may_have, id, began, sent, answer } = attempt;
             let (asked, doubt, is_over, lost_since) = (0, None, false, None);
-            pending.push(Pending { peer, may_have, id, sent, asked, doubt, is_over, lost_since });
+            pending.push(Pending { peer, may_have, id, began, sent, asked, doubt, is_over, lost_since });
             async move { (number, answer.await) }.boxed()
         };
         answers.push(begin(first, &mut pending));
@@ -211,10 +212,18 @@ impl Remote {
                             }
                             pending[number].is_over = true;
                         }
-                        Err(error @ CallError::TimedOut { .. }) => {
-                            return Err(self.outcome(&call, &pending).unwrap_or(error));
+                        result => {
+                            let attempt = &pending[number];
+                            if let Some(peer) = &attempt.peer {
+                                peer.learn(attempt.began.elapsed());
+                            }
+                            return match result {
+                                Err(error @ CallError::TimedOut { .. }) => {
+                                    Err(self.outcome(&call, &pending).unwrap_or(error))
+                                }
+                                result => result,
+                            };
                         }
-                        result => return result,
                     }
                     false
                 }

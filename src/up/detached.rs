@@ -16,7 +16,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    down,
     instance::{Instance, Record},
+    nats_server::fresh_log,
     process::Process,
 };
 
@@ -25,8 +27,11 @@ pub const FLAG: &str = "--in-background";
 /// How long the host may take to be ready: a server, a hub that does not answer, metadata, a demonstration.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(40);
-/// How long a host that was not ready in time may take to stop.
+/// How long a host that was not ready in time may take to stop, at least.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long another `host up --detached` of the directory may take before its turn is over: it starts a host, and stops
+/// it if that is late.
+const TURN_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// What became of the host in the background.
 #[derive(Debug)]
@@ -36,10 +41,16 @@ pub enum Outcome {
     RunsAlready,
     /// It ended before.
     Ended(ExitStatus),
-    /// It was not ready in time and was stopped.
-    Late,
-    /// The user did not want to wait; it was stopped.
-    Interrupted,
+    /// It was not ready in time and was stopped, with its server.
+    Late {
+        killed: bool,
+    },
+    /// The user did not want to wait; if it had been started, it was stopped, with its server.
+    Interrupted {
+        killed: bool,
+    },
+    /// Nothing was started: another one of this directory is starting and does not come to an end.
+    Busy,
 }
 
 /// Where the log of a host in the background is.
@@ -51,43 +62,48 @@ pub fn log_of(instance: &Instance) -> PathBuf {
 pub async fn start(instance: &Instance, interrupted: &CancellationToken) -> Result<Outcome> {
     let log = log_of(instance);
     fs::create_dir_all(instance.folder()).with_context(|| format!("create {}", instance.folder().display()))?;
-    let deadline = Instant::now() + READY_TIMEOUT;
     // Two that start at the same time would share the log, so they take turns.
     let path = instance.folder().join("starting.lock");
     let turn = File::create(&path).with_context(|| format!("create {}", path.display()))?;
-    while let Err(TryLockError::WouldBlock) = turn.try_lock() {
-        if interrupted.is_cancelled() || Instant::now() >= deadline {
-            return Ok(Outcome::Interrupted);
+    let deadline = Instant::now() + TURN_TIMEOUT;
+    while let Err(error) = turn.try_lock() {
+        match error {
+            TryLockError::Error(error) => return Err(error).with_context(|| format!("lock {}", path.display())),
+            TryLockError::WouldBlock if interrupted.is_cancelled() => {
+                return Ok(Outcome::Interrupted { killed: false });
+            }
+            TryLockError::WouldBlock if Instant::now() >= deadline => return Ok(Outcome::Busy),
+            TryLockError::WouldBlock => tokio::time::sleep(POLL).await,
         }
-        tokio::time::sleep(POLL).await;
     }
     if instance.is_running() {
         return Ok(Outcome::RunsAlready);
     }
     let mut child = spawn(&log)?;
+    // While nobody has asked how it ended, its number means this one. `None` if it has ended already.
+    let process = Process::of(child.id());
     let mut repeat = Repeat::of(&log)?;
+    let deadline = Instant::now() + READY_TIMEOUT;
     loop {
         repeat.on();
         if let Some(status) = child.try_wait().context("look at the host in the background")? {
             repeat.on();
             return Ok(Outcome::Ended(status));
         }
-        let record = instance.record().filter(|record| record.up.pid == child.id() && record.summary.is_some());
-        if let Some(record) = record {
+        // A record that a killed one left may have the same number.
+        let is_its = |record: &Record| process.as_ref() == Some(&record.up) && record.summary.is_some();
+        if let Some(record) = instance.record().filter(is_its) {
             repeat.on();
             return Ok(Outcome::Ready(Box::new(record)));
         }
-        let outcome = match () {
-            () if interrupted.is_cancelled() => Outcome::Interrupted,
-            () if Instant::now() >= deadline => Outcome::Late,
-            () => {
-                tokio::time::sleep(POLL).await;
-                continue;
-            }
-        };
-        stop(&mut child).await?;
+        let is_interrupted = interrupted.is_cancelled();
+        if !is_interrupted && Instant::now() < deadline {
+            tokio::time::sleep(POLL).await;
+            continue;
+        }
+        let killed = stop(&mut child, instance).await?;
         repeat.on();
-        return Ok(outcome);
+        return Ok(if is_interrupted { Outcome::Interrupted { killed } } else { Outcome::Late { killed } });
     }
 }
 
@@ -104,9 +120,7 @@ pub async fn wait_for(instance: &Instance) -> Option<Record> {
 }
 
 fn spawn(log: &Path) -> Result<Child> {
-    // One log per start, and the one before.
-    let _ = fs::rename(log, log.with_extension("log.1"));
-    let file = File::create(log).with_context(|| format!("create {}", log.display()))?;
+    let file = fresh_log(log).with_context(|| format!("create {}", log.display()))?;
     let program = std::env::current_exe().context("find this program")?;
     let mut command = Command::new(&program);
     command.args(std::env::args_os().skip(1)).arg(FLAG);
@@ -114,14 +128,23 @@ fn spawn(log: &Path) -> Result<Child> {
     command.spawn().with_context(|| format!("run {}", program.display()))
 }
 
-async fn stop(child: &mut Child) -> Result<()> {
+/// Stops the host, and the server if it left one; returns whether it had to be killed.
+async fn stop(child: &mut Child, instance: &Instance) -> Result<bool> {
+    let mut killed = false;
     if let Some(process) = Process::of(child.id()) {
         process.ask_to_stop().context("stop the host in the background")?;
-        if !process.has_ended_within(STOP_TIMEOUT).await {
+        // It knows best, if it got as far as its settings.
+        let own = instance.record().filter(|record| record.up == process);
+        let own = own.map_or(Duration::ZERO, |record| Duration::from_millis(record.stop_within_ms));
+        if !process.has_ended_within(STOP_TIMEOUT.max(own)).await {
             child.kill().context("end the host in the background")?;
+            killed = true;
         }
     }
-    child.wait().map(drop).context("wait for the host in the background")
+    child.wait().context("wait for the host in the background")?;
+    // One that was stopped in order has left nothing.
+    down::stop_left(instance).await.context("stop the NATS server that the host in the background left")?;
+    Ok(killed)
 }
 
 /// A growing file, repeated on standard error.

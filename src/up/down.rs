@@ -112,7 +112,7 @@ async fn has_let_go(instance: &Instance, patience: Duration) -> bool {
 }
 
 /// Stops the server that a killed `up` left, and forgets both.
-async fn stop_left(instance: &Instance) -> Result<Option<Stopped>> {
+pub(super) async fn stop_left(instance: &Instance) -> Result<Option<Stopped>> {
     if instance.record().is_none() {
         return Ok(None);
     }

@@ -50,7 +50,7 @@ pub enum HubError {
     NoHub { flag: &'static str },
     #[error(
         "--hub {url}: {cause}; accepted: a URL with scheme and host, like nats-leaf://hub.example:7422, tls://, nats://, \
-         ws:// or wss://, and several of them separated by commas"
+         ws:// or wss://, and several of them separated by commas; in a user or password a comma is written %2C, and % is %25"
     )]
     Url { url: String, cause: String },
     #[error("--hub: ws:// and wss:// cannot be mixed with the other schemes; name addresses of one kind")]
@@ -85,7 +85,13 @@ impl Hub {
         if urls.is_empty() {
             errors.push(HubError::Url { url: "\"\"".into(), cause: "there is no URL".into() });
         }
-        errors.extend(urls.iter().filter_map(|url| check_url(url).err()));
+        for (index, url) in urls.iter().enumerate() {
+            if let Err(cause) = check_url(url) {
+                // A comma may have been part of a password, and then so is all up to the next `@`.
+                let goes_on = urls[index + 1..].iter().any(|later| later.contains('@'));
+                errors.push(HubError::Url { url: shown(url, index == 0, goes_on), cause });
+            }
+        }
         let websockets = urls.iter().filter(|url| is_websocket(url)).count();
         if websockets > 0 && websockets < urls.len() {
             errors.push(HubError::Mixed);
@@ -159,19 +165,57 @@ fn is_websocket(url: &str) -> bool {
     ["ws", "wss"].contains(&scheme(url).as_str())
 }
 
-fn check_url(url: &str) -> Result<(), HubError> {
-    let wrong = |cause: String| HubError::Url { url: without_passwords(&[url.to_owned()]), cause };
-    // Before it is parsed: `hub.example:7422` would have a scheme `hub.example`.
-    let Some((scheme, _)) = url.split_once("://") else { return Err(wrong("the scheme is missing".into())) };
-    if !SCHEMES.iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
-        return Err(wrong("this scheme leads to no hub".into()));
+/// What an error may repeat of what was given as a URL: nothing that could be a user or a password. `goes_on` says that
+/// it may be the beginning of a longer one, and one that is not the first may be the end of one.
+fn shown(url: &str, is_first: bool, goes_on: bool) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let is_scheme = scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let is_known = SCHEMES.iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    let is_shown = url.len() > rest.len() && is_scheme && (is_first || is_known);
+    let scheme = if is_shown { format!("{scheme}://") } else { String::new() };
+    if goes_on {
+        return format!("{scheme}...");
     }
-    let parsed = Url::parse(url).map_err(|error| wrong(error.to_string()))?;
+    if let Some((_, host)) = rest.rsplit_once('@') {
+        return format!("{scheme}{host}");
+    }
+    // Without an `@`, what follows a colon is a port, or the password of somebody who forgot the host.
+    match rest.rsplit_once(':') {
+        Some((host, port)) if port.parse::<u16>().is_err() && !port.ends_with(']') => {
+            format!("{scheme}{}:...", host.split(':').next().unwrap_or_default())
+        }
+        _ => format!("{scheme}{rest}"),
+    }
+}
+
+/// Returns what is wrong, in words that repeat nothing of the URL.
+fn check_url(url: &str) -> Result<(), String> {
+    // Before it is parsed: `hub.example:7422` would have a scheme `hub.example`.
+    let Some((scheme, rest)) = url.split_once("://") else { return Err("the scheme is missing".into()) };
+    if !SCHEMES.iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
+        return Err("this scheme leads to no hub".into());
+    }
+    // The server would refuse these, and quote the whole URL in its log.
+    let has_bad_escape = rest.split('%').skip(1).any(|after| {
+        let mut digits = after.bytes();
+        !(0..2).all(|_| digits.next().is_some_and(|byte| byte.is_ascii_hexdigit()))
+    });
+    if has_bad_escape {
+        return Err("a % in it is not followed by two hexadecimal digits".into());
+    }
+    let user = rest.rsplit_once('@').map_or("", |(user, _)| user);
+    let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:~!$&'()*+,;=%@".contains(&byte);
+    if !user.bytes().all(is_good) {
+        return Err(
+            "its user or password holds a character that must be written as % and two hexadecimal digits".into()
+        );
+    }
+    let parsed = Url::parse(url).map_err(|error| error.to_string())?;
     if parsed.host_str().is_none_or(str::is_empty) {
-        return Err(wrong("the host is missing".into()));
+        return Err("the host is missing".into());
     }
     if parsed.port() == Some(0) {
-        return Err(wrong("port 0 is none to connect to".into()));
+        return Err("port 0 is none to connect to".into());
     }
     Ok(())
 }
@@ -269,16 +313,25 @@ impl Watch {
         );
     }
 
-    /// Whether a hub has answered over a connection: one that is about to be refused is listed for a moment, too.
     async fn is_connected(&self, client: Option<&reqwest::Client>) -> bool {
-        let look = async {
-            let url = format!("{}/leafz", monitoring(&self.ports_dir, self.pid)?);
-            let answer = client?.get(url).send().await.ok()?.bytes().await.ok()?;
-            serde_json::from_slice::<Leafs>(&answer).ok()
-        };
-        let leafs = look.await.map(|told| told.leafs).unwrap_or_default();
-        leafs.iter().any(|leaf| !matches!(leaf.rtt.as_deref(), None | Some("" | "0s")))
+        answers(&self.ports_dir, self.pid, client).await
     }
+}
+
+/// Whether the server with this process number, whose files are in `dir`, is connected to its hub now.
+pub async fn is_connected(dir: &Path, pid: u32) -> bool {
+    answers(dir, pid, client().as_ref()).await
+}
+
+/// Whether a hub has answered over a connection: one that is about to be refused is listed for a moment, too.
+async fn answers(dir: &Path, pid: u32, client: Option<&reqwest::Client>) -> bool {
+    let look = async {
+        let url = format!("{}/leafz", monitoring(dir, pid)?);
+        let answer = client?.get(url).send().await.ok()?.bytes().await.ok()?;
+        serde_json::from_slice::<Leafs>(&answer).ok()
+    };
+    let leafs = look.await.map(|told| told.leafs).unwrap_or_default();
+    leafs.iter().any(|leaf| !matches!(leaf.rtt.as_deref(), None | Some("" | "0s")))
 }
 
 #[derive(Deserialize)]
@@ -336,14 +389,27 @@ fn end(line: &str) -> Option<&str> {
     Some(words.split(" account: ").next()?.split(" - Remote: ").next()?.trim())
 }
 
-/// The end of a log. A character cut in two at its beginning is no reason not to read it.
+/// The end of a log, without what may be a user and a password. A character cut in two at its beginning is no reason not
+/// to read it.
 pub(super) fn tail(log: &Path) -> io::Result<String> {
     let mut file = fs::File::open(log)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL)))?;
+    let start = file.metadata()?.len().saturating_sub(LOG_TAIL);
+    file.seek(SeekFrom::Start(start))?;
     let mut tail = Vec::new();
     file.take(LOG_TAIL).read_to_end(&mut tail)?;
-    Ok(String::from_utf8_lossy(&tail).into_owned())
+    let tail = String::from_utf8_lossy(&tail);
+    // Half a line may begin in the middle of a password.
+    let whole = if start == 0 { &tail } else { tail.split_once('\n').map_or("", |(_, rest)| rest) };
+    Ok(masked(whole))
+}
+
+/// The text without what stands between the `://` and the last `@` of each of its words.
+fn masked(text: &str) -> String {
+    let word = |word: &str| match (word.find("://").map(|at| at + 3), word.rfind('@')) {
+        (Some(start), Some(end)) if end >= start => format!("{}{}", &word[..start], &word[end + 1..]),
+        _ => word.to_owned(),
+    };
+    text.split_inclusive(char::is_whitespace).map(word).collect()
 }
 
 #[cfg(test)]
@@ -378,6 +444,33 @@ mod tests {
         assert!(errors(Some("tls://"), None).contains("--hub tls://"));
         assert!(errors(Some("tls://a:99999"), None).contains("port"));
         assert!(errors(None, Some(Path::new("x.creds"))).contains("--hub URL"));
+    }
+
+    #[test]
+    fn no_mistake_in_a_url_makes_its_password_appear() {
+        for url in [
+            "nats-leaf://me:ge,heim@h",
+            "nats-leaf://me:ge,he,im@h",
+            "nats-leaf://me:h@i,geheim@h",
+            "nats-leaf://me:100%geheim@h",
+            "nats-leaf://me:geheim%@h",
+            "nats-leaf://me:ge heim@h",
+            "nats-leaf://me:ge#heim@h",
+            "nats-leaf://me:ge/heim@h",
+            "http://me:geheim,ge://heim@h",
+            "me:geheim@h",
+            "nats-leaf://me:geheim",
+            "me:geheim",
+        ] {
+            let told = errors(Some(url), None);
+            for part in ["geheim", "heim", ":ge", "me:g", "@i"] {
+                assert!(!told.contains(part), "{part} of {url} in {told}");
+            }
+        }
+        assert!(errors(Some("nats-leaf://me:100%x@h"), None).contains("%25"));
+        assert!(Hub::check(Some("nats-leaf://me:100%25@h"), None, None, Path::new("/")).is_ok());
+        assert_eq!(shown("tls://[::1]:7422", true, false), "tls://[::1]:7422");
+        assert_eq!(shown("tls://[::1]", true, false), "tls://[::1]");
     }
 
     #[test]

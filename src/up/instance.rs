@@ -34,6 +34,8 @@ const LOCK: &str = "lock";
 /// Others hold the lock for moments, to see whether it is held.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 const LOCK_POLL: Duration = Duration::from_millis(20);
+/// Choosing a port takes milliseconds.
+const TURN_PATIENCE: Duration = Duration::from_secs(10);
 /// Ports for servers that share a machine: after the usual one, and below those that the system gives to outgoing
 /// connections.
 const FREE_PORTS: std::ops::RangeInclusive<u16> = 4223..=5221;
@@ -201,8 +203,19 @@ impl Claim {
         note: impl FnOnce(u16) -> io::Result<()>,
     ) -> io::Result<u16> {
         // Two that start at the same time choose one after the other.
-        let turn = File::options().create(true).truncate(false).write(true).open(root(dirs).join("ports.lock"))?;
-        turn.lock()?;
+        let path = root(dirs).join("ports.lock");
+        let turn = File::options().create(true).truncate(false).write(true).open(&path)?;
+        let deadline = Instant::now() + TURN_PATIENCE;
+        while let Err(error) = turn.try_lock() {
+            match error {
+                TryLockError::Error(error) => return Err(error),
+                TryLockError::WouldBlock if Instant::now() >= deadline => {
+                    let held = format!("another process holds {} and does not let go; end it", path.display());
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, held));
+                }
+                TryLockError::WouldBlock => std::thread::sleep(LOCK_POLL),
+            }
+        }
         let noted: Vec<String> = Instance::all(dirs)
             .into_iter()
             .filter(|other| other.key != self.instance.key && other.is_running())
@@ -223,11 +236,11 @@ impl Claim {
     }
 }
 
-/// The running instance of another directory whose `up` started the server at this address.
-pub fn owner_of(dirs: &Dirs, own: &Instance, address: &str) -> Option<Record> {
-    let others = Instance::all(dirs).into_iter().filter(|other| other.key != own.key && other.is_running());
-    others.filter_map(|other| other.record()).find(|record| {
-        record.server.as_ref().is_some_and(|server| server.address == address && server.process.is_some())
+/// The instance of another directory whose `up`, running or not, started the server of this name; with its record.
+pub fn owner_of(dirs: &Dirs, own: &Instance, server_name: &str) -> Option<(Instance, Record)> {
+    let others = Instance::all(dirs).into_iter().filter(|other| other.key != own.key);
+    others.filter_map(|other| Some((other.record()?, other))).find_map(|(record, other)| {
+        record.server.as_ref().is_some_and(|server| server.name == server_name).then_some((other, record))
     })
 }
 
@@ -303,5 +316,23 @@ mod tests {
         let (_first, one) = choose("/a");
         let (_second, other) = choose("/b");
         assert_ne!(one, other);
+    }
+
+    #[test]
+    fn a_server_is_known_by_its_name_even_if_its_up_was_killed() {
+        let home = tempfile::tempdir().unwrap();
+        let dirs = dirs(home.path());
+        let left = Instance::of(&dirs, Path::new("/a"));
+        let server = ServerRecord {
+            name: "core-1".into(),
+            address: "127.0.0.1:4222".into(),
+            domain: "core".into(),
+            store: "/store".into(),
+            process: None,
+        };
+        left.claim().unwrap().write(&Record { server: Some(server), ..record() }).unwrap();
+        let asker = Instance::of(&dirs, Path::new("/b"));
+        assert_eq!(owner_of(&dirs, &asker, "core-1").unwrap().0.key(), left.key());
+        assert!(owner_of(&dirs, &asker, "core-2").is_none() && owner_of(&dirs, &left, "core-1").is_none());
     }
 }

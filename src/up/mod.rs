@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! Session::enter   takes the directory (one `up` at a time), keeps what a killed one left behind
-//!        settle    adds domains, ports and the like to the settings
+//!        settle    decides on domains, and adds ports to the settings
 //!        ensure_server   takes over, starts, or uses a NATS server; looks at the hub
+//!        (the settings are written: those of a start that fails before this are not kept)
+//!        wrote     hears how that went, and adds what counts for this run only
 //!        (the host starts)
 //!        ready     starts the demonstration, notes and returns the summary
 //!        (the host stops)
@@ -13,6 +15,7 @@
 //! What always holds: only what an `up` of this directory started is ever stopped. If a NATS server listens where the
 //! settings say and nobody's `up` started it, it is used as it is and left alone.
 
+mod again;
 pub mod demo;
 pub mod detached;
 pub mod down;
@@ -39,11 +42,13 @@ use crate::{
     dirs::Dirs,
     host::Host,
 };
+pub use again::{differs, told};
 use demo::Demo;
 use hub::{Hub, Link, Watch};
 use instance::{Claim, ClaimError, Instance, Record, ServerRecord};
 use nats_server::{NatsServer, Probe, Settings};
 use process::Process;
+use settle::{Domains, Lattice};
 use summary::Summary;
 
 /// What a stop takes beside the host's own time: last events, providers, the server.
@@ -95,9 +100,10 @@ pub struct Session {
     options: Options,
     claim: Claim,
     record: Record,
-    /// JetStream domain of this machine's server.
-    domain: String,
+    domains: Domains,
     server: Option<NatsServer>,
+    /// Why `host_config.json` could not be written here.
+    not_written: Option<String>,
     /// Present with a hub.
     link: Option<(Watch, Link)>,
     follower: Option<JoinHandle<()>>,
@@ -128,8 +134,9 @@ impl Session {
             options,
             claim,
             record,
-            domain: String::new(),
+            domains: Domains::default(),
             server: None,
+            not_written: None,
             link: None,
             follower: None,
             demo: None,
@@ -141,11 +148,9 @@ impl Session {
     /// Adds what `up` decides to the settings; returns every mistake.
     pub fn settle(&mut self, sources: &mut Sources, loaded: &Loaded) -> Result<(), Vec<String>> {
         let mut mistakes = Vec::new();
-        match settle::domains(&self.options, &loaded.table, &self.dirs, self.claim.instance()) {
-            Ok((domain, js_domain)) => {
-                self.domain = domain;
-                sources.flags.extend(js_domain.map(|domain| ("js_domain", domain)));
-            }
+        let lattice = Lattice::of(&loaded.config);
+        match settle::domains(&self.options, &loaded.table, &self.dirs, self.claim.instance(), &lattice) {
+            Ok(domains) => self.domains = domains,
             Err(mistake) => mistakes.push(mistake),
         }
         if self.options.free_ports {
@@ -158,9 +163,6 @@ impl Session {
                 Err(mistake) => mistakes.push(mistake),
             }
         }
-        if self.options.demo {
-            sources.flags.push(("enable_start_from_fs", "true".to_owned()));
-        }
         if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
     }
 
@@ -171,6 +173,9 @@ impl Session {
             return Err(format!("--free-ports chooses the port, and {flag} names one; leave one of them away"));
         }
         let (host, port) = (loaded.config.ctl.host_text.as_str(), loaded.config.ctl.port);
+        if !nats_server::is_here(host) {
+            return Err(format!("--free-ports: {}", elsewhere(host)));
+        }
         let own = self.record.server.as_ref().is_some_and(|left| left.address == address(host, port));
         if own {
             return Ok(port);
@@ -187,25 +192,28 @@ impl Session {
     }
 
     /// Makes sure that a NATS server listens: the one a killed `up` of this directory left, one that is there, or a new one.
-    pub async fn ensure_server(&mut self, config: &Config) -> Result<()> {
-        let place = address(&config.ctl.host_text, config.ctl.port);
+    /// Beside a server of its own, a host that has been told no `js_domain` gets that server's.
+    pub async fn ensure_server(&mut self, config: &mut Config) -> Result<()> {
+        let place = place(config);
         self.record.stop_within_ms = (config.shutdown_timeout + STOP_MARGIN).as_millis() as u64;
         self.record.address = Some(place.clone());
+        let domain = self.domains.server.clone();
         let settings = |name: String| Settings {
             name,
             address: place.clone(),
-            domain: self.domain.clone(),
-            store_dir: settle::store(&self.dirs, self.claim.instance(), &self.domain),
+            domain: domain.clone(),
+            store_dir: settle::store(&self.dirs, self.claim.instance(), &domain),
             dir: self.claim.instance().folder().to_owned(),
             hub: self.options.hub.clone(),
         };
-        let name = format!("{}-{:016x}", self.domain, rand::random::<u64>());
+        let name = format!("{domain}-{:016x}", rand::random::<u64>());
         let fresh = settings(name);
         if let Some(left) = self.record.server.clone() {
             let as_left = settings(left.name.clone());
             match left.leftover(self.claim.instance()).await {
                 Some(process) if as_left.are_as_written() && nats_server::probe(&place).await.is(&left.name) => {
                     info!(address = %place, pid = process.pid, "the NATS server that a killed `host up` left is taken over");
+                    self.take_domain(config)?;
                     return self.use_server(NatsServer::adopt(process), &as_left).await;
                 }
                 Some(process) => {
@@ -222,7 +230,7 @@ impl Session {
         match nats_server::probe(&place).await {
             Probe::Nothing => {}
             Probe::Nats(greeting) => {
-                self.check_foreign(&place)?;
+                self.check_foreign(&place, &greeting.name)?;
                 info!(address = %place, version = %greeting.version, "a NATS server runs already and is used");
                 self.note().context("note what runs")?;
                 return self.check_rpc(config, &place).await;
@@ -232,8 +240,14 @@ impl Session {
                  chosen with --free-ports"
             ),
         }
+        let host = config.ctl.host_text.clone();
+        let looked_up = host.clone();
+        if !tokio::task::spawn_blocking(move || nats_server::is_here(&looked_up)).await.unwrap_or(true) {
+            bail!("no NATS server answers on {place}, and {}", elsewhere(&host));
+        }
         self.check_rpc(config, &place).await?;
         let binary = nats_server::find_or_install(&ProcessEnvironment, &self.dirs).await?;
+        self.take_domain(config)?;
         // Noted before it is started: whatever happens in between, the next `up` knows its name.
         self.record.server = Some(server_record(&fresh, None));
         self.note().context("note what is started")?;
@@ -246,6 +260,30 @@ impl Session {
             "NATS server started"
         );
         self.use_server(server, &fresh).await
+    }
+
+    /// The server will be this machine's own, and so are its domain and its store.
+    fn take_domain(&self, config: &mut Config) -> Result<()> {
+        if let Some(domain) = &self.domains.metadata {
+            config.js_domain = Some(domain.clone());
+        }
+        if !self.domains.is_own {
+            return Ok(());
+        }
+        let (instance, domain) = (self.claim.instance(), &self.domains.server);
+        settle::mark(&self.dirs, instance, domain, &Lattice::of(config)).with_context(|| {
+            format!(
+                "note which lattice the store {} is for (XDG_DATA_HOME moves it)",
+                settle::store(&self.dirs, instance, domain).display()
+            )
+        })
+    }
+
+    /// Hears whether `host_config.json` was written in this directory, and adds to the settings what is not to be written:
+    /// that the host loads files is for the demonstration, and must not outlive it.
+    pub fn wrote(&mut self, config: &mut Config, not_written: Option<String>) {
+        self.not_written = not_written;
+        config.allow_file_load |= self.options.demo;
     }
 
     async fn use_server(&mut self, server: NatsServer, settings: &Settings) -> Result<()> {
@@ -263,13 +301,20 @@ impl Session {
     }
 
     /// A server that this directory's `up` did not start is used only as it is, and only if it does not end with another's.
-    fn check_foreign(&self, place: &str) -> Result<()> {
-        if let Some(owner) = instance::owner_of(&self.dirs, self.claim.instance(), place) {
+    fn check_foreign(&self, place: &str, name: &str) -> Result<()> {
+        if let Some((owner, record)) = instance::owner_of(&self.dirs, self.claim.instance(), name) {
+            let directory = record.directory.display();
+            if !owner.is_running() {
+                bail!(
+                    "the NATS server on {place} was left by a `host up` of {directory} that was killed, and goes with the next \
+                     `host up` or `host down` there. Stop it with `host down` there; or for a lattice of its own here: host up \
+                     --free-ports"
+                );
+            }
             bail!(
-                "the NATS server on {place} belongs to the `host up` of {} (pid {}) and ends with it. For a lattice of its own \
-                 here: host up --free-ports. To join that one, copy its host_config.json here and use: host foreground",
-                owner.directory.display(),
-                owner.up.pid
+                "the NATS server on {place} belongs to the `host up` of {directory} (pid {}) and ends with it. For a lattice of \
+                 its own here: host up --free-ports. To join that one, copy its host_config.json here and use: host foreground",
+                record.up.pid
             );
         }
         let asked = [("--hub", self.options.hub.is_some()), ("--domain", self.options.domain.is_some())];
@@ -298,7 +343,11 @@ impl Session {
     pub async fn ready(&mut self, host: &Host, config: &Config) -> Result<Summary> {
         if self.options.demo {
             info!("starting the demonstration");
-            let demo = demo::start(host, &self.dirs).await.context("start the demonstration")?;
+            let log = nats_server::log_in(self.claim.instance().folder());
+            let demo = tokio::select! {
+                demo = demo::start(host, &self.dirs) => demo.context("start the demonstration")?,
+                how = ended(&mut self.server, &log) => bail!(told_ended(&how)),
+            };
             self.record.page = Some(demo.page.clone());
             self.demo = Some(demo);
         }
@@ -312,71 +361,10 @@ impl Session {
         Ok(summary)
     }
 
-    fn summarize(&self, host: &Host, config: &Config) -> Summary {
-        let facts = host.state().facts();
-        let folder = self.claim.instance().folder();
-        let place = self.record.address.clone().unwrap_or_default();
-        let mut summary = Summary::default();
-        summary.row("host", format!("{} ({}), pid {}", facts.id, facts.friendly_name, self.record.up.pid));
-        summary.row("lattice", &facts.lattice);
-        summary.row("cluster", &facts.issuer);
-        summary.row(
-            "JetStream",
-            match config.js_domain.as_deref() {
-                Some(domain) if self.server.is_some() && domain != self.domain => {
-                    format!("domain {domain}; the server of this machine is domain {}", self.domain)
-                }
-                Some(domain) => format!("domain {domain}"),
-                None => "the server's own domain".to_owned(),
-            },
-        );
-        match &self.server {
-            Some(server) => {
-                summary.row("NATS", format!("{place}, pid {}", server.process().pid));
-                summary.row("NATS log", nats_server::log_in(folder).display().to_string());
-            }
-            None => summary.row("NATS", format!("{place}, which ran before and stays")),
-        }
-        if let Some((watch, link)) = &self.link {
-            let state = match link {
-                Link::Connected => "connected to",
-                Link::Away(_) => "NOT connected (see the warning above), trying again:",
-            };
-            summary.row("hub", format!("{state} {}", watch.hub));
-        }
-        let file = self.record.directory.join(crate::config::FILE_NAME);
-        summary.row("settings", format!("{} (secret; for every machine of this lattice)", file.display()));
-        if let Some(log) = &self.record.background_log {
-            summary.row("log", log.display().to_string());
-        }
-        if let Some(page) = &self.record.page {
-            summary.row("page", page);
-        }
-        if let Some(page) = &self.record.page {
-            summary.next(format!("curl {page}"), "the page of the demonstration");
-        }
-        summary.next("host inspect builtin://httpserver", "a built-in provider and its link values");
-        summary.next("host config show --origin", "every setting, and where it comes from");
-        let port = match config.ctl.port {
-            USUAL_PORT => String::new(),
-            port => format!(" --ctl-port {port}"),
-        };
-        let lattice = match facts.lattice.as_str() {
-            "default" => String::new(),
-            lattice => format!(" --lattice-prefix {lattice}"),
-        };
-        summary.next(format!("wash get hosts{port}{lattice}"), "the hosts of this lattice, if you have wash");
-        let stop = if self.options.in_background { "stops it" } else { "stops it, like Ctrl-C here" };
-        summary.next("host down", stop);
-        summary
-    }
-
-    /// Waits until the server ends by itself; for ever if none was started. Cancel safe.
+    /// Waits until the server ends by itself, and returns the end in words; for ever if none was started. Cancel safe.
     pub async fn server_ended(&mut self) -> String {
-        match &mut self.server {
-            Some(server) => server.ended().await,
-            None => std::future::pending().await,
-        }
+        let log = nats_server::log_in(self.claim.instance().folder());
+        told_ended(&ended(&mut self.server, &log).await)
     }
 
     /// The host has stopped: stops what its last calls may have needed, then the server, and forgets all.
@@ -407,6 +395,20 @@ impl Session {
     }
 }
 
+/// How a server ended, with its reason if it gave one; for ever if there is none. Cancel safe.
+async fn ended(server: &mut Option<NatsServer>, log: &Path) -> String {
+    let Some(server) = server else { return std::future::pending().await };
+    let how = server.ended().await;
+    match nats_server::fatal_words(log) {
+        Some(reason) => format!("{how}: {reason}"),
+        None => how,
+    }
+}
+
+fn told_ended(how: &str) -> String {
+    format!("the NATS server ended ({how}), so the host did too")
+}
+
 impl ServerRecord {
     /// The process of this server, if it still runs and surely is this server.
     pub(super) async fn leftover(&self, instance: &Instance) -> Option<Process> {
@@ -426,33 +428,6 @@ impl ServerRecord {
     }
 }
 
-/// Whether a second `up` asks for something else than what runs; says what.
-pub fn differs(running: &Record, options: &Options, loaded: &Loaded) -> Option<String> {
-    let asked = |key: &str| settle::row(&loaded.table, key).is_some_and(|row| row.origin.is_above_file());
-    let place = address(&loaded.config.ctl.host_text, loaded.config.ctl.port);
-    let other_place = ["ctl_port", "ctl_host"].into_iter().any(asked) && running.address.as_ref() != Some(&place);
-    if other_place {
-        return Some(format!(
-            "it uses NATS on {}, not {place}",
-            running.address.as_deref().unwrap_or("another address")
-        ));
-    }
-    if let Some(hub) = options.hub.as_ref().map(ToString::to_string).filter(|hub| running.hub.as_ref() != Some(hub)) {
-        return Some(match &running.hub {
-            Some(other) => format!("its hub is {other}, not {hub}"),
-            None => format!("it has no hub, and you name {hub}"),
-        });
-    }
-    let domain = running.server.as_ref().map(|server| &server.domain);
-    if options.domain.is_some() && options.domain.as_ref() != domain {
-        return Some(match domain {
-            Some(domain) => format!("the domain of its server is {domain}"),
-            None => "it uses a server that has its own domain".to_owned(),
-        });
-    }
-    (options.demo && running.page.is_none()).then(|| "it runs without the demonstration".to_owned())
-}
-
 fn server_record(settings: &Settings, process: Option<Process>) -> ServerRecord {
     ServerRecord {
         name: settings.name.clone(),
@@ -461,6 +436,20 @@ fn server_record(settings: &Settings, process: Option<Process>) -> ServerRecord 
         store: settings.store_dir.clone(),
         process,
     }
+}
+
+/// Why no server can be started on this host's name.
+fn elsewhere(host: &str) -> String {
+    format!(
+        "{host} is no address of this machine: `host up` starts servers on this machine only. To use a NATS server that runs \
+         elsewhere: host foreground --nats-host {host}. To join it as a hub, with a server here: host up --hub \
+         nats-leaf://{host}"
+    )
+}
+
+/// Where the server of these settings is, `host:port`.
+pub fn place(config: &Config) -> String {
+    address(&config.ctl.host_text, config.ctl.port)
 }
 
 /// `host:port`, as connections and servers take it.

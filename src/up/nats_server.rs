@@ -5,8 +5,8 @@
 
 use std::{
     fs,
-    io::{self, BufRead, BufReader, Write as _},
-    net::{TcpStream, ToSocketAddrs},
+    io::{self, Write as _},
+    net::{TcpListener, ToSocketAddrs as _},
     path::{Path, PathBuf},
     process::Stdio,
     sync::{Mutex, PoisonError},
@@ -14,13 +14,20 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use tokio::process::{Child, Command};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
+    net::TcpStream,
+    process::{Child, Command},
+};
 use tracing::{info, warn};
 
 pub use super::install::find_or_install;
 use super::{hub::Hub, hub::tail, process::Process};
 
-const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a look at an address may take, with everything.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The longest greeting that is read; those of big clusters list all their servers.
+const GREETING_MAX: u64 = 64 * 1024;
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a server may take to stop.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,24 +60,31 @@ impl Probe {
 
 /// Looks who listens on `host:port`: a NATS server speaks first.
 pub async fn probe(address: &str) -> Probe {
-    let address = address.to_owned();
-    tokio::task::spawn_blocking(move || probe_blocking(&address)).await.unwrap_or(Probe::Nothing)
+    let mut line = Vec::new();
+    let mut listens = false;
+    let look = async {
+        let stream = TcpStream::connect(address).await.ok()?;
+        listens = true;
+        BufReader::new(stream).take(GREETING_MAX).read_until(b'\n', &mut line).await.ok()
+    };
+    // What has come by then is looked at.
+    let _ = tokio::time::timeout(PROBE_TIMEOUT, look).await;
+    if !listens {
+        return Probe::Nothing;
+    }
+    greeting(&line).map_or(Probe::Other, Probe::Nats)
 }
 
-fn probe_blocking(address: &str) -> Probe {
-    let Ok(addresses) = address.to_socket_addrs() else { return Probe::Nothing };
-    let Some(stream) = addresses.into_iter().find_map(|a| TcpStream::connect_timeout(&a, PROBE_TIMEOUT).ok()) else {
-        return Probe::Nothing;
-    };
-    if stream.set_read_timeout(Some(PROBE_TIMEOUT)).is_err() {
-        return Probe::Other;
-    }
-    let mut line = String::new();
-    let _ = BufReader::new(stream).read_line(&mut line);
-    let Some(info) = line.strip_prefix("INFO ") else { return Probe::Other };
-    let Ok(info) = serde_json::from_str::<serde_json::Value>(info) else { return Probe::Other };
+fn greeting(line: &[u8]) -> Option<Greeting> {
+    let info: serde_json::Value = serde_json::from_slice(line.strip_prefix(b"INFO ")?).ok()?;
     let text = |member: &str| info[member].as_str().unwrap_or("unknown").to_owned();
-    Probe::Nats(Greeting { version: text("version"), name: text("server_name") })
+    Some(Greeting { version: text("version"), name: text("server_name") })
+}
+
+/// Whether a server can listen on this host's name or address here. Blocks for as long as the name is looked up.
+pub fn is_here(host: &str) -> bool {
+    let addresses = (host, 0).to_socket_addrs();
+    addresses.is_ok_and(|mut addresses| addresses.any(|address| TcpListener::bind(address).is_ok()))
 }
 
 /// How the server is to run.
@@ -151,10 +165,8 @@ impl NatsServer {
         write_private(&config, &configuration(settings)).with_context(|| format!("write {}", config.display()))?;
         let log = settings.log();
         remove_ports_files(&settings.dir);
-        // One log per start, and the one before.
-        let _ = fs::rename(&log, log.with_extension("log.1"));
         // What the server says before it has read where its log is.
-        let early = fs::File::create(&log).with_context(|| format!("create {}", log.display()))?;
+        let early = fresh_log(&log).with_context(|| format!("create {}", log.display()))?;
         let mut command = Command::new(binary);
         command.arg("--config").arg(&config).arg("--log").arg(&log);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(early).kill_on_drop(true);
@@ -240,6 +252,23 @@ pub async fn stop_process(process: &Process) -> io::Result<bool> {
     Err(io::Error::new(io::ErrorKind::TimedOut, "it does not end although it was killed"))
 }
 
+/// One log per start, and the one before. It is for this user only: a server that refuses its configuration quotes from
+/// it, passwords and all.
+pub(super) fn fresh_log(log: &Path) -> io::Result<fs::File> {
+    let before = log.with_extension("log.1");
+    let _ = fs::rename(log, &before);
+    let mut options = fs::File::options();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+        options.mode(0o600);
+        // Others may have made it readable.
+        let _ = fs::set_permissions(&before, fs::Permissions::from_mode(0o600));
+    }
+    options.open(log)
+}
+
 /// The file may name a hub with a password, so it is for this user only; and it appears whole or not at all.
 fn write_private(path: &Path, text: &str) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
@@ -309,6 +338,16 @@ fn last_words(log: &Path) -> String {
     let lines = || tail.lines().rev().filter(|line| !line.trim().is_empty());
     let is_bad = |line: &&str| line.contains("[FTL]") || line.contains("[ERR]");
     let line = lines().find(is_bad).or_else(|| lines().next()).unwrap_or("it gave no reason");
+    words(line)
+}
+
+/// Why a server gave up, in its own words; `None` if it did not: somebody else ended it.
+pub(super) fn fatal_words(log: &Path) -> Option<String> {
+    tail(log).ok()?.lines().rfind(|line| line.contains("[FTL]")).map(words)
+}
+
+/// A log line without time and process.
+fn words(line: &str) -> String {
     line.split_once("[FTL] ").or_else(|| line.split_once("[ERR] ")).map_or(line, |(_, words)| words).trim().to_owned()
 }
 
@@ -323,6 +362,44 @@ mod tests {
         assert_eq!(probe(&address).await, Probe::Other);
         drop(listener);
         assert_eq!(probe(&address).await, Probe::Nothing);
+    }
+
+    #[tokio::test]
+    async fn a_listener_that_speaks_without_end_is_left_in_time() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let talker = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut said = 0;
+            while stream.write_all(&[b'x'; 1024]).is_ok() {
+                said += 1024;
+            }
+            said
+        });
+        assert_eq!(probe(&address).await, Probe::Other);
+        // It was hung up on; what it said meanwhile waited in the sockets.
+        assert!(talker.join().unwrap() < 64 << 20);
+    }
+
+    #[test]
+    fn a_server_listens_on_addresses_of_this_machine_only() {
+        assert!(is_here("localhost") && is_here("127.0.0.1") && is_here("0.0.0.0"));
+        assert!(!is_here("192.0.2.1"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_log_is_for_its_user_and_passwords_in_it_are_not_repeated() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let log = log_in(dir.path());
+        let mut file = fresh_log(&log).unwrap();
+        assert_eq!(fs::metadata(&log).unwrap().permissions().mode() & 0o777, 0o600);
+        writeln!(file, "[1] 2026 [FTL] leafnode remote: parse \"nats-leaf://me:se@cret@h:1\": bad, and url://a@b")
+            .unwrap();
+        let told = last_words(&log);
+        assert_eq!(told, "leafnode remote: parse \"nats-leaf://h:1\": bad, and url://b");
+        assert_eq!(fatal_words(&log), Some(told));
     }
 
     #[test]

@@ -102,7 +102,10 @@ mod system {
     #[cfg(not(target_os = "linux"))]
     pub fn began(pid: u32) -> Option<String> {
         let pid = pid.to_string();
-        let told = std::process::Command::new("ps").args(["-o", "stat=", "-o", "lstart=", "-p", &pid]).output().ok()?;
+        let mut ps = std::process::Command::new("ps");
+        // The same words, whoever asks: they are compared with those of another process's question.
+        ps.env("LC_ALL", "C").env("TZ", "UTC").args(["-o", "stat=", "-o", "lstart=", "-p", &pid]);
+        let told = ps.output().ok()?;
         let text = String::from_utf8_lossy(&told.stdout).into_owned();
         let (state, began) = text.trim().split_once(char::is_whitespace)?;
         (!state.starts_with('Z')).then(|| began.trim().to_owned())
@@ -120,9 +123,9 @@ mod system {
             Ok(descriptor) if process.is_alive() => {
                 return ended_is_fine(rustix::process::pidfd_send_signal(descriptor, signal));
             }
-            // Kernels before 5.3 have none.
-            Err(rustix::io::Errno::NOSYS) => {}
-            Ok(_) | Err(_) => return Ok(()),
+            Ok(_) | Err(rustix::io::Errno::SRCH) => return Ok(()),
+            // Kernels before 5.3 have none, sandboxes forbid it, and descriptors may be used up.
+            Err(_) => {}
         }
         if process.is_alive() { ended_is_fine(kill_process(pid, signal)) } else { Ok(()) }
     }

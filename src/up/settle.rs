@@ -1,18 +1,23 @@
-//! What `up` adds to the settings before a host is built from them: the JetStream domains, the ports, file references.
+//! What `up` adds to the settings before a host is built from them: the JetStream domains.
 //!
 //! Two domains are at stake. `js_domain` is where the lattice keeps its metadata; every host of the lattice has the same.
 //! The *server's* domain names this machine's own JetStream store, and two servers that meet at a hub must not have the
 //! same. Alone, both are one. With a hub, the machine that has the metadata is told from the others by two things: nobody
-//! has told it a `js_domain` (so it gets the usual one and keeps it), or its server has had that domain before. A copied
-//! `host_config.json` names a domain this machine's server never had, so the server gets one of its own.
+//! has told it a `js_domain` (so it gets the usual one and keeps it), or its server has had that domain before, for this
+//! same lattice. A copied `host_config.json` names a domain that this machine's server never had, or had for a lattice of
+//! its own, so the server gets another one.
+//!
+//! Which lattice a store is for is written in a file beside it, `{domain}.json`: whose server it was is not told by the
+//! store's name, since a lattice that was tried alone first is `core` as well.
 
-use std::{fs, path::PathBuf};
+use std::{fs, io, io::Write as _, path::PathBuf};
 
+use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use super::{Options, instance::Instance};
 use crate::{
-    config::{Origin, Resolved, Row},
+    config::{Config, Origin, Resolved, Row},
     dirs::Dirs,
 };
 
@@ -26,16 +31,43 @@ pub(super) fn row(table: &Resolved, key: &str) -> Option<Row> {
     table.rows().into_iter().find(|row| row.key == key)
 }
 
-/// The domain of this machine's server, and the value that `js_domain` gets if it needs one.
+/// A lattice, as far as a store belongs to one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Lattice {
+    /// The public key of the cluster issuer, which every machine of the lattice has from the same file.
+    cluster: String,
+    lattice: String,
+}
+
+impl Lattice {
+    pub fn of(config: &Config) -> Self {
+        Self { cluster: config.cluster.public.clone(), lattice: config.lattice.clone() }
+    }
+}
+
+/// The domains of one start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Domains {
+    /// Of this machine's server, should one be started.
+    pub server: String,
+    /// What `js_domain` gets beside that server; `None` if it is set already.
+    pub metadata: Option<String>,
+    /// Whether the store surely is this machine's own part of the lattice, not one that a copied file made it have.
+    pub is_own: bool,
+}
+
+/// Decides on the domains.
 pub(super) fn domains(
     options: &Options,
     table: &Resolved,
     dirs: &Dirs,
     instance: &Instance,
-) -> Result<(String, Option<String>), String> {
+    lattice: &Lattice,
+) -> Result<Domains, String> {
+    let own = |server: String, metadata| Domains { server, metadata, is_own: true };
     let Some(told) = row(table, "js_domain").filter(|row| row.origin != Origin::Default) else {
         let domain = options.domain.clone().unwrap_or_else(|| DOMAIN.to_owned());
-        return Ok((domain.clone(), Some(domain)));
+        return Ok(own(domain.clone(), Some(domain)));
     };
     // An empty flag wants the server's own, whatever that is.
     let metadata = if told.value.is_empty() { DOMAIN.to_owned() } else { told.value };
@@ -45,12 +77,13 @@ pub(super) fn domains(
              there; leave --domain away, set --js-domain {domain} too, or name the hub with --hub",
             told.origin
         )),
-        (Some(domain), _) => Ok((domain.clone(), None)),
-        (None, None) => Ok((metadata, None)),
+        (Some(domain), _) => Ok(own(domain.clone(), None)),
+        // Only the file can have been copied.
+        (None, None) => Ok(Domains { is_own: told.origin.is_above_file(), ..own(metadata, None) }),
         (None, Some(hub)) => {
-            let had = had_domains(dirs, instance);
+            let had = had_domains(dirs, instance, lattice);
             if had.contains(&metadata) {
-                return Ok((metadata, None));
+                return Ok(own(metadata, None));
             }
             let is_other = |domain: &&String| domain.starts_with(OTHER_DOMAIN);
             let domain = had.iter().find(is_other).cloned().unwrap_or_else(other_domain);
@@ -59,7 +92,7 @@ pub(super) fn domains(
                  domain {domain}. If this machine is the one with the metadata, start it with --domain {metadata}",
                 told.origin
             );
-            Ok((domain, None))
+            Ok(own(domain, None))
         }
     }
 }
@@ -73,9 +106,32 @@ fn stores(dirs: &Dirs, instance: &Instance) -> PathBuf {
     dirs.data.join("nats").join(instance.key())
 }
 
-fn had_domains(dirs: &Dirs, instance: &Instance) -> Vec<String> {
-    let entries = fs::read_dir(stores(dirs, instance)).into_iter().flatten();
-    let mut had: Vec<String> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+/// Notes beside the store of this domain which lattice it is for.
+pub(super) fn mark(dirs: &Dirs, instance: &Instance, domain: &str, lattice: &Lattice) -> io::Result<()> {
+    let stores = stores(dirs, instance);
+    fs::create_dir_all(&stores)?;
+    let mut file = tempfile::Builder::new().prefix(".lattice.").tempfile_in(&stores)?;
+    serde_json::to_writer(&mut file, lattice)?;
+    file.flush()?;
+    file.persist(mark_of(dirs, instance, domain)).map_err(|error| error.error)?;
+    Ok(())
+}
+
+/// No domain has a dot in its name, so this is none's store.
+fn mark_of(dirs: &Dirs, instance: &Instance, domain: &str) -> PathBuf {
+    stores(dirs, instance).join(format!("{domain}.json"))
+}
+
+/// The domains that servers of this instance have had for this lattice.
+fn had_domains(dirs: &Dirs, instance: &Instance, lattice: &Lattice) -> Vec<String> {
+    let is_marked = |domain: &String| {
+        let mark = fs::read(mark_of(dirs, instance, domain)).ok();
+        mark.and_then(|mark| serde_json::from_slice::<Lattice>(&mark).ok()).as_ref() == Some(lattice)
+    };
+    let entries = fs::read_dir(stores(dirs, instance)).into_iter().flatten().filter_map(Result::ok);
+    let stores = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let mut had: Vec<String> =
+        stores.filter_map(|entry| entry.file_name().into_string().ok()).filter(is_marked).collect();
     had.sort();
     had
 }
@@ -111,16 +167,38 @@ mod tests {
             Self(tempfile::tempdir().unwrap())
         }
 
-        fn domains(&self, options: &Options, js_domain: Option<&str>) -> Result<(String, Option<String>), String> {
+        /// With the settings of this lattice, where `--js-domain` or `host_config.json` may have told a domain.
+        fn decide(
+            &self,
+            options: &Options,
+            flag: Option<&str>,
+            file: Option<&str>,
+            lattice: &str,
+        ) -> Result<Domains, String> {
+            if let Some(domain) = file {
+                let text = serde_json::json!({ "js_domain": domain }).to_string();
+                fs::write(self.0.path().join("host_config.json"), text).unwrap();
+            }
             let sources = Sources {
-                flags: js_domain.map(|domain| ("js_domain", domain.to_owned())).into_iter().collect(),
+                flags: flag.map(|domain| ("js_domain", domain.to_owned())).into_iter().collect(),
                 labels: Vec::new(),
                 env: Box::new(Vec::<(String, String)>::new()),
                 dir: self.0.path().into(),
                 home: None,
             };
             let table = Config::load(&sources).unwrap().table;
-            domains(options, &table, &self.dirs(), &self.instance())
+            let domains = domains(options, &table, &self.dirs(), &self.instance(), &of(lattice))?;
+            // As a server does that runs with these.
+            fs::create_dir_all(store(&self.dirs(), &self.instance(), &domains.server)).unwrap();
+            if domains.is_own {
+                mark(&self.dirs(), &self.instance(), &domains.server, &of(lattice)).unwrap();
+            }
+            Ok(domains)
+        }
+
+        /// As `decide`, in the words of the server's domain and the one that `js_domain` gets.
+        fn domains(&self, options: &Options, js_domain: Option<&str>) -> Result<(String, Option<String>), String> {
+            self.decide(options, js_domain, None, "ours").map(|domains| (domains.server, domains.metadata))
         }
 
         fn dirs(&self) -> Dirs {
@@ -130,11 +208,10 @@ mod tests {
         fn instance(&self) -> Instance {
             Instance::of(&self.dirs(), Path::new("/work"))
         }
+    }
 
-        /// As a server does that runs with this domain.
-        fn run(&self, domain: &str) {
-            fs::create_dir_all(store(&self.dirs(), &self.instance(), domain)).unwrap();
-        }
+    fn of(lattice: &str) -> Lattice {
+        Lattice { cluster: lattice.to_owned(), lattice: "default".to_owned() }
     }
 
     fn options(hub: bool, domain: Option<&str>) -> Options {
@@ -160,17 +237,32 @@ mod tests {
         let hub = options(true, None);
         let (domain, js_domain) = first.domains(&hub, None).unwrap();
         assert_eq!((domain.as_str(), js_domain.as_deref()), ("core", Some("core")));
-        first.run(&domain);
         // Its own `host_config.json` names the domain from then on.
-        assert_eq!(first.domains(&hub, Some("core")), Ok(("core".into(), None)));
+        assert_eq!(first.decide(&hub, None, Some("core"), "ours").unwrap().server, "core");
 
         let second = Machine::new();
         let (domain, js_domain) = second.domains(&hub, Some("core")).unwrap();
         assert!(domain.starts_with("extender-") && js_domain.is_none(), "{domain}");
-        second.run(&domain);
         assert_eq!(second.domains(&hub, Some("core")), Ok((domain, None)));
         assert_eq!(second.domains(&options(true, Some("shop")), Some("core")), Ok(("shop".into(), None)));
         assert_ne!(other_domain(), other_domain());
+    }
+
+    #[test]
+    fn a_machine_that_was_tried_alone_first_joins_with_a_domain_of_its_own() {
+        let (alone, hub) = (options(false, None), options(true, None));
+        let machine = Machine::new();
+        assert_eq!(machine.decide(&alone, None, None, "mine").unwrap().server, "core");
+        // The file of another machine is copied over its own; without the hub it has to do with the store it has.
+        assert_eq!(machine.decide(&alone, None, Some("core"), "ours").unwrap().server, "core");
+        let joined = machine.decide(&hub, None, Some("core"), "ours").unwrap().server;
+        assert!(joined.starts_with("extender-"), "{joined}");
+        assert_eq!(machine.decide(&hub, None, Some("core"), "ours").unwrap().server, joined);
+        // With its own file again it is what it was.
+        assert_eq!(machine.decide(&hub, None, Some("core"), "mine").unwrap().server, "core");
+        // Somebody who knows better says so, once.
+        assert_eq!(machine.decide(&options(true, Some("core")), None, Some("core"), "ours").unwrap().server, "core");
+        assert_eq!(machine.decide(&hub, None, Some("core"), "ours").unwrap().server, "core");
     }
 
     #[test]

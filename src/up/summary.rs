@@ -1,11 +1,17 @@
 //! What `host up` says when everything runs: where things are, and what to do next.
 //!
-//! It is kept in the record, so that every `up` of the directory can say it again. Rows appear in the order in which they
+//! It is kept in the record, so that every `up` of the directory can say it again, with what has changed corrected. Rows appear in the order in which they
 //! were added; a part that has something to show adds a row.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+use super::{Session, USUAL_PORT, hub::Link, nats_server};
+use crate::{config::Config, host::Host};
+
+/// The row of the summary about the hub.
+pub(super) const HUB: &str = "hub";
 
 /// Rows of label and text, then commands with what they do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +23,13 @@ pub struct Summary {
 impl Summary {
     pub fn row(&mut self, label: &str, text: impl Into<String>) {
         self.rows.push((label.to_owned(), text.into()));
+    }
+
+    /// Replaces the text of the row with this label.
+    pub fn correct(&mut self, label: &str, text: impl Into<String>) {
+        if let Some((_, old)) = self.rows.iter_mut().find(|(name, _)| name == label) {
+            *old = text.into();
+        }
     }
 
     pub fn next(&mut self, command: impl Into<String>, does: &str) {
@@ -38,6 +51,80 @@ impl fmt::Display for Summary {
     }
 }
 
+impl Session {
+    /// What to tell the user about this session and its host.
+    pub(super) fn summarize(&self, host: &Host, config: &Config) -> Summary {
+        let facts = host.state().facts();
+        let folder = self.claim.instance().folder();
+        let place = self.record.address.clone().unwrap_or_default();
+        let mut summary = Summary::default();
+        summary.row("host", format!("{} ({}), pid {}", facts.id, facts.friendly_name, self.record.up.pid));
+        summary.row("lattice", &facts.lattice);
+        summary.row("cluster", &facts.issuer);
+        summary.row(
+            "JetStream",
+            match (config.js_domain.as_deref(), &self.server) {
+                (Some(domain), Some(_)) if domain != self.domains.server => {
+                    format!("domain {domain}; the server of this machine is domain {}", self.domains.server)
+                }
+                (Some(domain), _) => format!("domain {domain}"),
+                (None, Some(_)) => format!("domain {}, the server's own", self.domains.server),
+                (None, None) => "as the server has it: no domain is set".to_owned(),
+            },
+        );
+        match &self.server {
+            Some(server) => {
+                summary.row("NATS", format!("{place}, pid {}", server.process().pid));
+                summary.row("NATS log", nats_server::log_in(folder).display().to_string());
+            }
+            None => summary.row("NATS", format!("{place}, which ran before and stays")),
+        }
+        if let Some((watch, link)) = &self.link {
+            summary.row(HUB, hub_row(*link == Link::Connected, &watch.hub.to_string()));
+        }
+        let file = self.record.directory.join(crate::config::FILE_NAME);
+        summary.row(
+            "settings",
+            match &self.not_written {
+                None => format!("{} (secret; for every machine of this lattice)", file.display()),
+                Some(cause) => format!(
+                    "NOT written: {cause}. They, and the cluster seed, end with this run; let this user write there, then \
+                     `host down` and start again"
+                ),
+            },
+        );
+        if let Some(log) = &self.record.background_log {
+            summary.row("log", log.display().to_string());
+        }
+        if let Some(page) = &self.record.page {
+            summary.row("page", page);
+        }
+        if let Some(page) = &self.record.page {
+            summary.next(format!("curl {page}"), "the page of the demonstration");
+        }
+        summary.next("host inspect builtin://httpserver", "a built-in provider and its link values");
+        summary.next("host config show --origin", "every setting, and where it comes from");
+        let port = match config.ctl.port {
+            USUAL_PORT => String::new(),
+            port => format!(" --ctl-port {port}"),
+        };
+        let lattice = match facts.lattice.as_str() {
+            "default" => String::new(),
+            lattice => format!(" --lattice-prefix {lattice}"),
+        };
+        summary.next(format!("wash get hosts{port}{lattice}"), "the hosts of this lattice, if you have wash");
+        let stop = if self.options.in_background { "stops it" } else { "stops it, like Ctrl-C here" };
+        summary.next("host down", stop);
+        summary
+    }
+}
+
+/// How the hub is, in words.
+pub(super) fn hub_row(is_connected: bool, hub: &str) -> String {
+    let state = if is_connected { "connected to" } else { "NOT connected (the log tells why), trying again:" };
+    format!("{state} {hub}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,7 +133,8 @@ mod tests {
     fn the_columns_stand_below_each_other() {
         let mut summary = Summary::default();
         summary.row("host", "NABC");
-        summary.row("NATS log", "/a/b");
+        summary.row("NATS log", "/a");
+        summary.correct("NATS log", "/a/b");
         summary.next("host down", "stops it");
         assert_eq!(summary.to_string(), "\n  host      NABC\n  NATS log  /a/b\n\nNext:\n  host down  stops it\n");
     }

@@ -104,7 +104,7 @@ async fn up_brings_its_own_server_tells_what_runs_and_takes_both_down_in_order()
     let machine = Machine::new();
     let port = free_port().to_string();
     let mut host = machine.start("a", &["up", "--nats-port", &port]);
-    for text in ["Using JetStream domain: core", "starting NATS server", "NATS server started", "ready"] {
+    for text in ["starting NATS server", "NATS server started", "Using JetStream domain: core", "Wrote", "ready"] {
         host.line(text);
     }
     let config = std::fs::read_dir(machine.0.path().join("home/.local/state/lattice-host/up"))
@@ -130,16 +130,24 @@ async fn a_server_that_ran_before_is_used_and_left_alone() {
     let server = Server::start().await;
     let machine = Machine::new();
     let port = server.address().rsplit(':').next().unwrap().to_owned();
-    let mut host = machine.start("a", &["up", "--nats-port", &port]);
-    host.line("a NATS server runs already and is used");
-    host.line("ready");
-    host.signal(Signal::TERM);
-    assert_eq!(host.exit_code(), Some(0));
+    // None is needed, so none is looked for.
+    let up = output(machine.host("a", &["up", "-d", "--nats-port", &port]).env("NATS_SERVER", "/no/such/server"));
+    assert_eq!(up.status.code(), Some(0), "{up:?}");
+    let log = stderr(&up);
+    assert!(log.contains("a NATS server runs already and is used") && !log.contains("[warning] JetStream"), "{log}");
+    // It is asked without a domain, since nobody named one.
+    assert!(stdout(&up).contains("no domain is set") && !log.contains("Using JetStream domain"), "{up:?}");
+    assert!(machine.config("a")["js_domain"].is_null(), "{}", machine.config("a"));
+    assert_eq!(machine.down("a", &[]).len(), 1);
     assert!(is_there(server.address()).await);
     // It cannot be given a hub.
     let refused = output(&mut machine.host("a", &["up", "--nats-port", &port, "--hub", "tls://hub.example"]));
     assert_eq!(refused.status.code(), Some(1));
     assert!(stderr(&refused).contains("--hub is for a server that `host up` starts"), "{}", stderr(&refused));
+    // What was asked for once and failed is not kept.
+    let refused = output(&mut machine.host("b", &["up", "--nats-port", &port, "--hub", "tls://hub.example"]));
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(!machine.dir("b").join("host_config.json").exists());
     assert!(is_there(server.address()).await);
 }
 
@@ -265,6 +273,35 @@ async fn several_lattices_share_a_machine_and_keep_their_ports() {
     is_gone(&b).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_ends_with_its_server_and_says_so() {
+    let machine = Machine::new();
+    let up = output(&mut machine.host("b", &["up", "--nats-host", "192.0.2.1"]));
+    assert_eq!(up.status.code(), Some(1));
+    for part in ["this machine only", "host foreground --nats-host 192.0.2.1", "--hub nats-leaf://192.0.2.1"] {
+        assert!(stderr(&up).contains(part), "{part} in {}", stderr(&up));
+    }
+    let mut host = machine.start("a", &["up", "--nats-port", &free_port().to_string()]);
+    host.line("ready");
+    let told = stdout(&output(&mut machine.host("a", &["up"])));
+    let server = rustix::process::Pid::from_raw(pid(&told, "NATS") as i32).unwrap();
+    rustix::process::kill_process(server, Signal::KILL).unwrap();
+    host.line("the NATS server ended; the host stops");
+    host.line("the NATS server ended (signal: 9");
+    assert_eq!(host.exit_code(), Some(1));
+    assert!(machine.down("a", &[]).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demonstration_leaves_no_door_open() {
+    let machine = Machine::new();
+    let up = output(&mut machine.host("a", &["up", "-d", "--demo", "--nats-port", &free_port().to_string()]));
+    assert_eq!(up.status.code(), Some(0), "{up:?}");
+    assert!(stdout(&up).contains("  page "), "{up:?}");
+    let config = machine.config("a");
+    assert!(config.get("enable_start_from_fs").is_none_or(|value| value == false), "{config}");
+}
+
 /// A hub that leaf nodes join as user `leaf` with password `water`.
 async fn hub() -> (Server, u16) {
     let port = free_port();
@@ -276,7 +313,7 @@ async fn hub() -> (Server, u16) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_machines_with_the_same_command_share_a_lattice_over_a_hub() {
-    let (_hub, port) = hub().await;
+    let (hub, port) = hub().await;
     let url = format!("nats-leaf://leaf:water@127.0.0.1:{port}");
     let up = ["up", "-d", "--free-ports", "--hub", &url];
     let (first, second) = (Machine::new(), Machine::new());
@@ -289,7 +326,10 @@ async fn two_machines_with_the_same_command_share_a_lattice_over_a_hub() {
     );
     assert!(stdout(&up_first).contains(&format!("connected to nats-leaf://127.0.0.1:{port}")), "{up_first:?}");
 
-    // As the README says: the file is copied.
+    // As the README says: the file is copied. The second one was tried alone before.
+    let alone = output(&mut second.host("a", &["up", "-d", "--free-ports"]));
+    assert!(stdout(&alone).contains("domain core\n"), "{alone:?}");
+    second.down("a", &[]);
     std::fs::copy(first.dir("a").join("host_config.json"), second.dir("a").join("host_config.json")).unwrap();
     let up_second = output(second.host("a", &up).env("HOST_machine", "second"));
     assert_eq!(up_second.status.code(), Some(0), "{up_second:?}");
@@ -302,6 +342,13 @@ async fn two_machines_with_the_same_command_share_a_lattice_over_a_hub() {
     );
     let ctl = ctl_at(&second.address("a")).await;
     eventually("both hosts answer", || async { (ctl.get_hosts().await.ok()?.len() == 2).then_some(()) }).await;
+
+    // When it is asked again, the hub is told of as it is then.
+    drop(hub);
+    eventually("the hub is away", || async {
+        stdout(&output(&mut first.host("a", &["up"]))).contains("NOT connected").then_some(())
+    })
+    .await;
 
     // After a stop each is what it was before.
     for (machine, domain) in [(&second, "domain core; the server"), (&first, "JetStream  domain core\n")] {
@@ -331,6 +378,13 @@ async fn a_hub_that_refuses_or_is_away_is_named_with_the_reason_and_the_host_sta
         }
         assert!(!log.contains("wine") && !log.contains("water"), "the password is in the log");
         assert!(stdout(&up).contains("NOT connected"), "{up:?}");
+        let private = std::fs::read_dir(machine.0.path().join("home/.local/state/lattice-host/up")).unwrap();
+        for folder in private.map(|entry| entry.unwrap().path()) {
+            for log in ["nats-server.log", "host.log"].map(|name| folder.join(name)).iter().filter(|log| log.exists()) {
+                let mode = std::os::unix::fs::PermissionsExt::mode(&log.metadata().unwrap().permissions());
+                assert_eq!(mode & 0o077, 0, "{}", log.display());
+            }
+        }
         assert_eq!(ctl_at(&machine.address(dir)).await.get_hosts().await.unwrap().len(), 1);
     }
 }
