@@ -38,8 +38,17 @@ struct Hosts {
     actors: Vec<String>,
     #[serde(default)]
     providers: Vec<Provider>,
-    #[serde(default, rename = "registries")]
+    #[serde(default, rename = "registries", deserialize_with = "logins")]
     logins: Logins,
+}
+
+/// By hand as well: instead of an object there may be a text with a password.
+fn logins<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Logins, D::Error> {
+    let Value::Object(members) = Value::deserialize(deserializer)? else {
+        return Err(D::Error::custom("registries is an object with a login for each registry"));
+    };
+    let login = |(registry, login)| Ok((registry, Login::deserialize(login).map_err(D::Error::custom)?));
+    members.into_iter().map(login).collect()
 }
 
 /// A provider, by its image alone or with a link name.

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     identity::keys::{LinkName, ProviderId},
     links::LinkDefinition,
-    store::{Entry, Error, Expect, Update, keys},
+    store::{Entry, Error, Expect, Update, WRITE_TIMEOUT, keys},
 };
 
 /// An empty link name stands for the default one.
@@ -75,7 +75,7 @@ impl Server {
             values: request.values,
         };
         let server = Arc::clone(self);
-        async move { encode(&Ack::from(server.store_link(&link).await)) }.boxed()
+        async move { encode(&Ack::from(server.in_time(server.store_link(&link)).await)) }.boxed()
     }
 
     pub(super) fn delete_link(self: &Arc<Self>, payload: &Bytes) -> Answer {
@@ -85,7 +85,14 @@ impl Server {
         };
         let id = keys::link_hash(&request.actor_id, &request.contract_id, &named(request.link_name));
         let server = Arc::clone(self);
-        async move { encode(&Ack::from(server.remove_link(&id).await)) }.boxed()
+        async move { encode(&Ack::from(server.in_time(server.remove_link(&id)).await)) }.boxed()
+    }
+
+    /// All attempts of a write together: after this time hosts that are late speak up.
+    async fn in_time(&self, write: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+        let place = || self.parts.store.backend().place();
+        let written = tokio::time::timeout(WRITE_TIMEOUT, write).await;
+        written.unwrap_or_else(|_| Err(Error::TimedOut { place: place() }))
     }
 
     async fn store_link(&self, link: &LinkDefinition) -> Result<(), Error> {
@@ -95,7 +102,7 @@ impl Server {
         let mut attempts = 0;
         loop {
             // Whoever loses again and again replaces what is there: a link definition is always written whole.
-            let expect = if attempts < CONFLICT_RETRIES { self.known_revision(&id) } else { Expect::Anything };
+            let expect = if attempts < CONFLICT_RETRIES { self.known_revision(&key) } else { Expect::Anything };
             match self.parts.store.put(&key, value.clone(), expect).await {
                 Ok(revision) => {
                     info!(link_id = %id, actor_id = %link.actor_id, provider_id = %link.provider_id, "link definition stored");
@@ -140,8 +147,8 @@ impl Server {
         }
     }
 
-    fn known_revision(&self, id: &str) -> Expect {
-        Expect::Revision(self.parts.links.table().stored_link(id).map_or(0, |stored| stored.revision))
+    fn known_revision(&self, key: &str) -> Expect {
+        Expect::Revision(self.parts.links.table().revision_of(key))
     }
 
     /// Gives the watch time to bring what we lost against; a little more with each attempt.

@@ -25,10 +25,10 @@ use crate::{
     },
 };
 
-/// How long looking the bucket up may take, and how long reading or writing it after that. Together they leave time to
-/// answer clients, who wait two seconds.
-const OPEN_TIMEOUT: Duration = Duration::from_millis(800);
-const ACCESS_TIMEOUT: Duration = Duration::from_millis(900);
+/// How long looking the bucket up may take, and how long reading or writing it after that. Together they end before hosts
+/// that are late speak up, see [`crate::store::WRITE_TIMEOUT`].
+const OPEN_TIMEOUT: Duration = Duration::from_millis(700);
+const ACCESS_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// Reads and writes the bucket. Cheap to clone.
 #[derive(Clone)]

@@ -6,9 +6,10 @@
 //!
 //! An auction is answered by a bid or not at all: clients read every other answer as a bid of a host without a name.
 //!
-//! Requests about the lattice's metadata are answered by one host for all, through a queue group. A host that cannot reach
-//! the metadata is no member: it hears every such request and answers late, after any member would have. So clients are
-//! told something by a host that is alone, and never less than others know.
+//! Requests about the lattice's metadata are answered by one host for all, through a queue group. A host that has not been
+//! told yet what the lattice knows is no member: it hears every such request and answers late, after any member would
+//! have, and writes nothing. So clients are told something by a host that is alone, never less than others know, and no
+//! write is carried out twice.
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,7 +33,7 @@ use crate::{
     providers,
     registry::{Registry, credentials::Registries},
     shutdown::essential,
-    store::{Backend, Store, WRITE_TIMEOUT},
+    store::{Store, WRITE_TIMEOUT},
 };
 
 /// Clients give up after two seconds.
@@ -43,7 +44,7 @@ const WAITING_MAX: usize = 256;
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(250);
 /// What a member of a queue group may need to answer from what it knows, and to write; and a little more.
 const LATE_READ: Duration = Duration::from_millis(500);
-const LATE_WRITE: Duration = WRITE_TIMEOUT.saturating_add(Duration::from_millis(100));
+const LATE_WRITE: Duration = WRITE_TIMEOUT.saturating_add(Duration::from_millis(200));
 /// Heartbeats sent because of pings come no closer than this.
 const PING_HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -88,7 +89,7 @@ struct Listening {
     subscription: Subscriber,
     /// Not as a member of the queue group, but after its members.
     is_late: bool,
-    backends: watch::Receiver<Arc<dyn Backend>>,
+    knowledge: watch::Receiver<bool>,
 }
 
 /// Serves the control interface of one host.
@@ -109,12 +110,12 @@ impl Server {
         let server = Arc::new(Self { parts, last_ping_heartbeat: watch::Sender::new(None) });
         let host = &server.parts.state.facts().id;
         let client = &server.parts.client;
-        let mut backends = server.parts.store.changes();
-        let is_away = backends.borrow_and_update().is_away();
+        let mut knowledge = server.parts.links.knowledge();
+        let is_late = !*knowledge.borrow_and_update();
         let mut subscriptions = Vec::new();
         for wanted in server.parts.subjects.control_subscriptions(host) {
-            let subscription = server.subscribe(&wanted, is_away).await?;
-            subscriptions.push(Listening { wanted, subscription, is_late: is_away, backends: backends.clone() });
+            let subscription = server.subscribe(&wanted, is_late).await?;
+            subscriptions.push(Listening { wanted, subscription, is_late, knowledge: knowledge.clone() });
         }
         confirm(client)
             .await
@@ -127,11 +128,11 @@ impl Server {
         Ok(())
     }
 
-    /// Subscribes, as a member of the queue group unless this host `is_away` from what the group answers for.
-    async fn subscribe(&self, wanted: &ControlSubscription, is_away: bool) -> Result<Subscriber, SubscribeError> {
+    /// Subscribes, as a member of the queue group if this host knows what the group answers for.
+    async fn subscribe(&self, wanted: &ControlSubscription, is_late: bool) -> Result<Subscriber, SubscribeError> {
         let (client, subject) = (&self.parts.client, wanted.subject.clone());
         let subscribed = match &wanted.queue {
-            Some(queue) if !is_away => client.queue_subscribe(subject, queue.clone()).await,
+            Some(queue) if !is_late => client.queue_subscribe(subject, queue.clone()).await,
             _ => client.subscribe(subject).await,
         };
         subscribed.map_err(|e| SubscribeError { subject: wanted.subject.clone(), cause: e.to_string() })
@@ -148,7 +149,7 @@ impl Server {
                         error!(error = %failure, "a control request panicked");
                     }
                 }
-                Ok(()) = listening.backends.changed(), if listening.wanted.queue.is_some() => {
+                Ok(()) = listening.knowledge.changed(), if listening.wanted.queue.is_some() => {
                     self.join_or_leave(&mut listening, &mut waiting).await;
                 }
                 message = listening.subscription.next(), if waiting.len() < WAITING_MAX => match message {
@@ -162,17 +163,18 @@ impl Server {
         while waiting.join_next().await.is_some() {}
     }
 
-    /// Joins the queue group when the metadata is there, or leaves it when it is not.
+    /// Joins the queue group when this host knows what the lattice knows, or leaves it. What came before is answered as
+    /// it would have been then: the group may have got it too.
     async fn join_or_leave(self: &Arc<Self>, listening: &mut Listening, waiting: &mut JoinSet<()>) {
-        let is_away = listening.backends.borrow_and_update().is_away();
-        if is_away == listening.is_late {
+        let is_late = !*listening.knowledge.borrow_and_update();
+        if is_late == listening.is_late {
             return;
         }
-        match self.subscribe(&listening.wanted, is_away).await {
+        match self.subscribe(&listening.wanted, is_late).await {
             Ok(subscription) => {
                 let old = std::mem::replace(&mut listening.subscription, subscription);
                 self.leave(old, listening.is_late, waiting).await;
-                listening.is_late = is_away;
+                listening.is_late = is_late;
             }
             Err(error) => warn!(%error, "this host goes on answering as before"),
         }
@@ -189,9 +191,11 @@ impl Server {
     fn take_on(self: &Arc<Self>, waiting: &mut JoinSet<()>, message: Message, is_late: bool) {
         let Message { subject, reply, payload, .. } = message;
         debug!(%subject, "control request");
-        let answer = self.respond(subject.as_str(), &payload);
-        let pause = if is_late { self.lateness(subject.as_str()) } else { Duration::ZERO };
-        let answer = async move { tokio::join!(answer, tokio::time::sleep(pause)).0 };
+        let answer = if is_late {
+            self.respond_late(subject.as_str(), &payload)
+        } else {
+            self.respond(subject.as_str(), &payload)
+        };
         let client = self.parts.client.clone();
         waiting.spawn(async move {
             let answer = match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
@@ -221,20 +225,38 @@ impl Server {
         });
     }
 
-    /// How long a host that knows less than others leaves them the first word.
-    fn lateness(&self, subject: &str) -> Duration {
+    /// Takes a request on as a host that knows less than others: they have the first word, and the only hand that writes.
+    fn respond_late(self: &Arc<Self>, subject: &str, payload: &Bytes) -> Answer {
         match self.parts.subjects.parse_control(subject) {
-            Some(Control::Claims | Control::Links) => LATE_READ,
+            Some(Control::Claims | Control::Links) => {
+                // What it knows by then.
+                let (server, subject, payload) = (Arc::clone(self), subject.to_owned(), payload.clone());
+                async move {
+                    tokio::time::sleep(LATE_READ).await;
+                    server.respond(&subject, &payload).await
+                }
+                .boxed()
+            }
+            Some(Control::ConfigGet { .. }) => {
+                let answer = self.respond(subject, payload);
+                async move { tokio::join!(answer, tokio::time::sleep(LATE_WRITE)).0 }.boxed()
+            }
             Some(
                 Control::LinkPut
                 | Control::LinkDel
                 | Control::ConfigPut { .. }
                 | Control::ConfigDel { .. }
-                | Control::ConfigClear { .. }
-                | Control::ConfigGet { .. },
-            ) => LATE_WRITE,
+                | Control::ConfigClear { .. },
+            ) => {
+                let store = self.parts.store.clone();
+                async move {
+                    tokio::time::sleep(LATE_WRITE).await;
+                    json(&Ack::rejected(store.backend().absence()))
+                }
+                .boxed()
+            }
             // Asked of this host, or of each.
-            _ => Duration::ZERO,
+            _ => self.respond(subject, payload),
         }
     }
 

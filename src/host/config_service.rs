@@ -5,7 +5,8 @@
 //! passed over.
 //!
 //! No service, or an answer that makes no sense, keeps no host from starting: it goes on without, and asks again in the
-//! background until it is answered once. So hosts and the service may come up in any order.
+//! background until it is answered once. So hosts and the service may come up in any order. An answer that comes late
+//! changes nothing about what somebody started meanwhile.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -109,7 +110,12 @@ impl Service {
             ?registries,
             "configuration service answered"
         );
+        let running = self.providers.running();
         for (reference, link_name) in reply.providers {
+            if running.iter().any(|provider| provider.reference == reference && provider.link_name == link_name) {
+                debug!(%reference, %link_name, "provider of the configuration service runs already");
+                continue;
+            }
             info!(%reference, %link_name, "starting provider of the configuration service");
             let start = providers::Start {
                 reference: reference.clone(),
@@ -118,16 +124,26 @@ impl Service {
                 annotations: Annotations::new(),
             };
             // An early end of the supervisor means that the host stops. How the start ends is told by events.
-            if let Ok(Err(error)) = self.providers.start(start).await {
-                warn!(%reference, %error, "provider of the configuration service not started");
+            match self.providers.start(start).await {
+                Ok(Err(providers::ProviderError::AlreadyRunning { .. })) => {
+                    debug!(%reference, "provider of the configuration service was started by somebody else");
+                }
+                Ok(Err(error)) => warn!(%reference, %error, "provider of the configuration service not started"),
+                Ok(Ok(())) | Err(_) => {}
             }
         }
+        let running = self.actors.running();
         for reference in reply.actors {
+            if running.iter().any(|actor| actor.reference == reference) {
+                debug!(%reference, "actor of the configuration service runs already");
+                continue;
+            }
             info!(%reference, "starting actor of the configuration service");
             let start = actors::Start {
                 reference: reference.clone(),
                 annotations: Annotations::new(),
-                amount: Amount::Exactly(1),
+                // One that is being started may be meant to be many.
+                amount: Amount::AtLeast(1),
             };
             if let Err(error) = self.actors.start(start) {
                 warn!(%reference, %error, "actor of the configuration service not started");

@@ -10,7 +10,11 @@
 //!
 //! A task goes on trying; when the bucket opens, the host moves over.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -19,7 +23,7 @@ use tracing::{error, info, warn};
 use crate::{
     lattice::connection::Nats,
     store::{
-        Backend, Error, Expect, Store,
+        Backend, Entry, Error, Expect, Store, Update,
         away::Away,
         domain_name,
         jetstream::{Bucket, OpenError},
@@ -29,6 +33,10 @@ use crate::{
 
 /// Pause between attempts to open a bucket that was not there at start.
 const RETRY: Duration = Duration::from_secs(1);
+/// Rounds of bringing what changed during the one before, until the bucket takes the place of memory all the same.
+const ROUNDS_MAX: usize = 10;
+/// How long it may take to read what the bucket has.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often it is said that the bucket is still not there, for the same reason.
 const REMINDER: Duration = Duration::from_secs(60);
 
@@ -109,13 +117,16 @@ impl Place {
                     continue;
                 }
             };
-            if stand_in.bring(&*bucket).await {
-                store.replace(bucket.clone());
-                // What was written while the first round went on.
-                stand_in.bring(&*bucket).await;
-                info!("lattice metadata is shared now");
-                return;
+            if !stand_in.bring_all(&*bucket).await {
+                continue;
             }
+            store.replace(bucket.clone());
+            info!("lattice metadata is shared now");
+            // What was written while the last round went on; nothing comes after that.
+            while !stand_in.bring_all(&*bucket).await {
+                tokio::time::sleep(RETRY).await;
+            }
+            return;
         }
     }
 }
@@ -134,13 +145,26 @@ impl StandIn {
         }
     }
 
-    /// Brings what is new to the bucket; whether all of it worked.
-    async fn bring(&mut self, bucket: &dyn Backend) -> bool {
-        match self {
-            Self::Memory(memory, copied) => copied.bring(memory, bucket).await,
-            Self::Away(_) => true,
+    /// Brings what is new to the bucket until nothing is; whether all of it worked.
+    async fn bring_all(&mut self, bucket: &dyn Backend) -> bool {
+        let Self::Memory(memory, copied) = self else { return true };
+        for _ in 0..ROUNDS_MAX {
+            match copied.bring(memory, bucket).await {
+                Brought::Nothing => break,
+                Brought::News => {}
+                Brought::Incomplete => return false,
+            }
         }
+        true
     }
+}
+
+/// How one round of bringing went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Brought {
+    Nothing,
+    News,
+    Incomplete,
 }
 
 /// What was brought from memory to the bucket: by key, the revisions in both places. The latter is missing where somebody
@@ -149,17 +173,18 @@ impl StandIn {
 struct Copied(HashMap<String, (u64, Option<u64>)>);
 
 impl Copied {
-    /// Brings what is new since the last time, and takes away what is gone; whether all of it worked.
-    async fn bring(&mut self, memory: &Memory, bucket: &dyn Backend) -> bool {
-        let mut complete = true;
+    /// Brings what is new since the last time, and takes away what is gone.
+    async fn bring(&mut self, memory: &Memory, bucket: &dyn Backend) -> Brought {
+        let (mut is_complete, mut has_news) = (true, false);
         let mut report = |key: &str, cause: Error| {
             warn!(key, error = %cause, "entry not brought to the metadata bucket");
-            complete = false;
+            is_complete = false;
         };
         let entries = memory.entries();
-        let gone: Vec<String> =
-            self.0.keys().filter(|key| !entries.iter().any(|entry| entry.key == **key)).cloned().collect();
+        let here: HashSet<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
+        let gone: Vec<String> = self.0.keys().filter(|key| !here.contains(key.as_str())).cloned().collect();
         for key in gone {
+            has_news = true;
             if let Some((_, Some(revision))) = self.0.get(&key) {
                 match bucket.delete(&key, Expect::Revision(*revision)).await {
                     Ok(()) | Err(Error::Conflict) => {}
@@ -171,6 +196,7 @@ impl Copied {
             }
             self.0.remove(&key);
         }
+        let mut lost = Vec::new();
         for entry in entries {
             let before = match self.0.get(&entry.key) {
                 Some((known, _)) if *known == entry.revision => continue,
@@ -178,13 +204,44 @@ impl Copied {
                 Some((_, Some(revision))) => *revision,
                 None => 0,
             };
-            match bucket.put(&entry.key, entry.value, Expect::Revision(before)).await {
+            has_news = true;
+            match bucket.put(&entry.key, entry.value.clone(), Expect::Revision(before)).await {
                 Ok(revision) => drop(self.0.insert(entry.key, (entry.revision, Some(revision)))),
-                Err(Error::Conflict) => drop(self.0.insert(entry.key, (entry.revision, None))),
+                Err(Error::Conflict) => lost.push(entry),
                 Err(cause) => report(&entry.key, cause),
             }
         }
-        complete
+        if !lost.is_empty() {
+            match read(bucket).await {
+                Some(found) => {
+                    for Entry { key, value, revision } in lost {
+                        // The same value may well be this host's, written without an answer that came in time.
+                        let ours = found.get(&key).filter(|theirs| theirs.value == value).map(|ours| ours.revision);
+                        self.0.insert(key, (revision, ours));
+                    }
+                }
+                None => {
+                    warn!("the metadata bucket does not tell what it has");
+                    is_complete = false;
+                }
+            }
+        }
+        match (is_complete, has_news) {
+            (false, _) => Brought::Incomplete,
+            (true, true) => Brought::News,
+            (true, false) => Brought::Nothing,
+        }
+    }
+}
+
+/// What a bucket has, by key; `None` if it does not say in time.
+async fn read(bucket: &dyn Backend) -> Option<HashMap<String, Entry>> {
+    let mut updates = bucket.watch();
+    match tokio::time::timeout(READ_TIMEOUT, updates.recv()).await {
+        Ok(Some(Update::Snapshot(entries))) => {
+            Some(entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect())
+        }
+        _ => None,
     }
 }
 
@@ -204,7 +261,10 @@ mod tests {
             put(&memory, key, "ours").await;
         }
         put(&bucket, "theirs", "theirs").await;
-        assert!(copied.bring(&memory, &bucket).await);
+        // Written by this host before, without an answer that came in time.
+        put(&bucket, "gone", "ours").await;
+        assert_eq!(copied.bring(&memory, &bucket).await, Brought::News);
+        assert_eq!(copied.bring(&memory, &bucket).await, Brought::Nothing);
 
         put(&memory, "changed", "again").await;
         put(&memory, "theirs", "again").await;
@@ -212,7 +272,7 @@ mod tests {
         memory.delete("gone", Expect::Anything).await.unwrap();
         // Somebody else was faster here.
         put(&bucket, "same", "theirs").await;
-        assert!(copied.bring(&memory, &bucket).await);
+        assert_eq!(copied.bring(&memory, &bucket).await, Brought::News);
         let found: Vec<_> = bucket.entries().into_iter().map(|entry| (entry.key, entry.value)).collect();
         let expected = [("changed", "again"), ("new", "ours"), ("same", "theirs"), ("theirs", "theirs")];
         assert_eq!(found, expected.map(|(key, value)| (key.to_owned(), value.into())));

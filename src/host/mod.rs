@@ -122,7 +122,7 @@ impl Host {
         };
         let store = place.open(&tasks, &stop).await;
         let (links, notices) = Live::start(store.clone(), &tasks, stop.clone()).await;
-        if store.is_shared() {
+        if store.is_shared() && *links.knowledge().borrow() {
             info!("Created ephemeral consumer for lattice cache loader");
         }
 

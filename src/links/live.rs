@@ -3,7 +3,8 @@
 //! Flow: the bucket's watch → [`Follower`] (the only writer) → a snapshot readers load without a lock, and a stream of
 //! [`Notice`]s for those who must act: the delivery of links to providers, and events.
 //!
-//! * The first snapshot is complete before [`Live::start`] returns: ready means that every link and claim is known.
+//! * The first snapshot is complete before [`Live::start`] returns: ready means that every link and claim is known. Where
+//!   it does not come, the host goes on without, and [`Live::knowledge`] says so until it does.
 //! * Entries of the first snapshot are told as [`Origin::Replayed`]: providers need them, subscribers of events do not.
 //!   The same goes for the first snapshot of a bucket that could not be reached until now.
 //! * A later snapshot (after an outage) is compared with what was known, and only the differences are told.
@@ -31,6 +32,8 @@ use crate::store::{Backend, Entry, Error, Store, Update};
 
 /// Changes applied before the snapshot is published once for all of them.
 const BATCH: usize = 256;
+/// How long a start waits for the first snapshot: the bucket may go out of reach after it was opened.
+const FIRST_SNAPSHOT: Duration = Duration::from_secs(5);
 /// Notices buffered for their consumer; the follower waits when it is full, so none is lost.
 const NOTICES: usize = 1024;
 /// Own writes waiting to be applied.
@@ -59,6 +62,7 @@ pub struct Notice {
 pub struct Live {
     table: Arc<ArcSwap<Table>>,
     published: watch::Receiver<()>,
+    is_complete: watch::Receiver<bool>,
     own_writes: mpsc::Sender<(OwnWrite, oneshot::Sender<()>)>,
 }
 
@@ -71,29 +75,36 @@ enum OwnWrite {
 }
 
 impl Live {
-    /// Follows a store; returns once its first snapshot is in.
+    /// Follows a store; returns once its first snapshot is in, or [`FIRST_SNAPSHOT`] is over.
     pub async fn start(store: Store, tasks: &TaskTracker, stop: CancellationToken) -> (Self, mpsc::Receiver<Notice>) {
         let table = Arc::new(ArcSwap::from_pointee(Table::default()));
         let (own_writes, inbox) = mpsc::channel(OWN_WRITES);
         let (notices, receiver) = mpsc::channel(NOTICES);
         let (loaded, first_snapshot) = oneshot::channel();
         let (changed, published) = watch::channel(());
+        let (complete, is_complete) = watch::channel(false);
         let follower = Follower {
             table: Table::default(),
             published: Arc::clone(&table),
             changed,
+            complete,
             pending: Vec::new(),
             notices,
             loaded: Some(loaded),
             has_joined: false,
-            is_shared: false,
+            watched: Watched::default(),
             unwritten: Unwritten::default(),
             writes: JoinSet::new(),
         };
         tasks.spawn(follower.run(store, inbox, stop));
-        // An error means that the host is being stopped; it then ends without links.
-        let _ = first_snapshot.await;
-        (Self { table, published, own_writes }, receiver)
+        // An inner error means that the host is being stopped; it then ends without links.
+        if tokio::time::timeout(FIRST_SNAPSHOT, first_snapshot).await.is_err() {
+            error!(
+                waited_ms = FIRST_SNAPSHOT.as_millis() as u64,
+                "lattice metadata was not told in time: actors and providers run, links of the lattice are unknown and cannot be changed; waiting for it"
+            );
+        }
+        (Self { table, published, is_complete, own_writes }, receiver)
     }
 
     /// The snapshot of this moment.
@@ -104,6 +115,11 @@ impl Live {
     /// Ticks whenever there is another snapshot.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.published.clone()
+    }
+
+    /// Whether a snapshot of what the lattice has was applied here, rather than of what stands in for it.
+    pub fn knowledge(&self) -> watch::Receiver<bool> {
+        self.is_complete.clone()
     }
 
     /// Applies a write of this host without waiting for the bucket's echo; returns when readers see it.
@@ -131,21 +147,34 @@ struct Follower {
     table: Table,
     published: Arc<ArcSwap<Table>>,
     changed: watch::Sender<()>,
+    complete: watch::Sender<bool>,
     pending: Vec<Notice>,
     notices: mpsc::Sender<Notice>,
     loaded: Option<oneshot::Sender<()>>,
     /// Whether a snapshot of a bucket was seen, not only one of what stands in for it.
     has_joined: bool,
-    /// Whether the watch is one of a bucket.
-    is_shared: bool,
+    watched: Watched,
     unwritten: Unwritten,
     /// At most one that tries everything, and one for each announcement.
     writes: JoinSet<Written>,
 }
 
-/// How some writes ended; those not tried any more are left out.
+/// What is watched.
+#[derive(Clone, Copy, Default)]
+struct Watched {
+    /// A bucket.
+    is_shared: bool,
+    /// What stands in for a bucket others have.
+    is_away: bool,
+    /// Its snapshot was applied.
+    has_snapshot: bool,
+}
+
+/// How some writes ended.
 struct Written {
     results: Vec<(Attempt, Result<u64, Error>)>,
+    /// Not tried, because one before was not taken for a reason that holds for all.
+    skipped: Vec<Attempt>,
     /// Who waits for the end, of an announcement.
     done: Option<oneshot::Sender<()>>,
 }
@@ -180,7 +209,10 @@ impl Follower {
                         let keys: Vec<String> = entries.iter().map(|(key, _)| key.clone()).collect();
                         self.take_on(entries);
                         self.publish().await;
-                        self.write(&store, self.unwritten.attempts(Some(&keys)), Some(done));
+                        // Not over what was not seen yet.
+                        let can_write = self.watched.is_shared && self.watched.has_snapshot;
+                        let attempts = if can_write { self.unwritten.attempts(Some(&keys)) } else { Vec::new() };
+                        self.write(&store, attempts, Some(done));
                     }
                 },
                 update = updates.recv() => match update {
@@ -199,8 +231,14 @@ impl Follower {
                     // A backend ends its watch only with itself; ask for another.
                     None => updates = self.watch(&mut backends),
                 },
-                _ = retry.tick(), if self.is_shared && !self.unwritten.is_empty() && self.writes.is_empty() => {
-                    self.write(&store, self.unwritten.attempts(None), None);
+                _ = retry.tick(), if self.watched.is_shared
+                    && self.watched.has_snapshot
+                    && self.writes.is_empty()
+                    && !self.unwritten.is_empty() =>
+                {
+                    if self.unwritten.is_due() {
+                        self.write(&store, self.unwritten.attempts(None), None);
+                    }
                 }
             }
         }
@@ -208,13 +246,16 @@ impl Follower {
 
     fn watch(&mut self, backends: &mut watch::Receiver<Arc<dyn Backend>>) -> mpsc::Receiver<Update> {
         let backend = backends.borrow_and_update();
-        self.is_shared = backend.is_shared();
+        self.watched = Watched { is_shared: backend.is_shared(), is_away: backend.is_away(), has_snapshot: false };
         backend.watch()
     }
 
     fn handle(&mut self, update: Update) {
         match update {
-            Update::Snapshot(entries) => self.replace(entries),
+            Update::Snapshot(entries) => {
+                self.replace(entries);
+                self.watched.has_snapshot = true;
+            }
             Update::Put(entry) => {
                 let entry = self.unwritten.laid_over(entry);
                 self.put(&entry);
@@ -222,6 +263,10 @@ impl Follower {
             Update::Delete { key, revision } => {
                 let change = self.table.delete(&key, revision);
                 self.note(change, Origin::Live);
+                // Something newer was put already.
+                if self.table.revision_of(&key) > revision {
+                    return;
+                }
                 if let Some(ours) = self.unwritten.without(&key) {
                     self.put(&ours);
                 }
@@ -249,8 +294,9 @@ impl Follower {
         let store = store.clone();
         self.writes.spawn(async move {
             let mut results = Vec::new();
+            let mut attempts = attempts.into_iter();
             if store.is_shared() {
-                for attempt in attempts {
+                for attempt in attempts.by_ref() {
                     let result = store.put(&attempt.key, attempt.value.clone(), attempt.expect).await;
                     // The others would fare no better.
                     let is_away = matches!(result, Err(Error::Unreachable(_) | Error::TimedOut { .. }));
@@ -260,14 +306,19 @@ impl Follower {
                     }
                 }
             }
-            Written { results, done }
+            Written { results, skipped: attempts.collect(), done }
         });
     }
 
-    async fn reap(&mut self, Written { results, done }: Written) {
+    async fn reap(&mut self, Written { results, skipped, done }: Written) {
+        skipped.iter().for_each(|attempt| self.unwritten.failed(attempt));
         let is_first = done.is_some();
         let mut has_news = false;
-        for (Attempt { key, value, .. }, result) in results {
+        for (attempt, result) in results {
+            if result.is_err() {
+                self.unwritten.failed(&attempt);
+            }
+            let Attempt { key, value, .. } = attempt;
             match result {
                 Ok(revision) => {
                     if !is_first {
@@ -277,7 +328,7 @@ impl Follower {
                     has_news = true;
                 }
                 // The watch brings what was written instead.
-                Err(Error::Conflict) => self.unwritten.lost(&key),
+                Err(Error::Conflict) => debug!(key, "somebody else wrote the entry first"),
                 Err(error) if is_first => {
                     warn!(key, %error, waiting = self.unwritten.len(), "entry is known on this host only for now; it is written as soon as possible");
                 }
@@ -295,7 +346,7 @@ impl Follower {
     /// Takes a whole new table over. Its revisions need not continue the old ones: the bucket may have been made anew, or
     /// taken the place of memory. So contents are compared, not numbers.
     fn replace(&mut self, entries: Vec<Entry>) {
-        let joins = self.is_shared && !self.has_joined;
+        let joins = self.watched.is_shared && !self.has_joined;
         self.has_joined |= joins;
         let origin = if self.loaded.is_some() || joins { Origin::Replayed } else { Origin::Live };
         let mut fresh = Table::default();
@@ -324,6 +375,7 @@ impl Follower {
                 self.note(Some(change), origin);
             }
         }
+        fresh.keep_since(&self.table);
         self.table = fresh;
     }
 
@@ -339,7 +391,13 @@ impl Follower {
     async fn publish(&mut self) {
         self.published.store(Arc::new(self.table.clone()));
         self.changed.send_replace(());
-        if let Some(loaded) = self.loaded.take() {
+        let is_complete = self.watched.has_snapshot && !self.watched.is_away;
+        if is_complete || self.watched.is_away {
+            self.complete.send_if_modified(|known| std::mem::replace(known, is_complete) != is_complete);
+        }
+        if self.watched.has_snapshot
+            && let Some(loaded) = self.loaded.take()
+        {
             let _ = loaded.send(());
         }
         for notice in self.pending.drain(..) {
@@ -371,6 +429,7 @@ fn report(entry: &Entry, rejected: &Rejected) {
 
 #[cfg(test)]
 mod tests {
+    use futures::future::BoxFuture;
     use serde_json::json;
 
     use super::*;
@@ -448,6 +507,81 @@ mod tests {
             }
         }
         assert_eq!(known().as_deref(), Some("2"));
+        stop.cancel();
+    }
+
+    /// A bucket that opened, and then went out of reach.
+    struct Silent(std::sync::Mutex<Vec<mpsc::Sender<Update>>>, Memory);
+
+    impl Backend for Silent {
+        fn put<'a>(&'a self, key: &'a str, value: Bytes, expect: Expect) -> BoxFuture<'a, Result<u64, Error>> {
+            self.1.put(key, value, expect)
+        }
+
+        fn delete<'a>(&'a self, key: &'a str, expect: Expect) -> BoxFuture<'a, Result<(), Error>> {
+            self.1.delete(key, expect)
+        }
+
+        fn watch(&self) -> mpsc::Receiver<Update> {
+            let (updates, receiver) = mpsc::channel(1);
+            self.0.lock().unwrap().push(updates);
+            receiver
+        }
+
+        fn place(&self) -> String {
+            "nowhere".into()
+        }
+
+        fn is_shared(&self) -> bool {
+            true
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bucket_that_tells_nothing_keeps_no_host_from_starting_and_is_not_written_to() {
+        let bucket = Arc::new(Silent(Default::default(), Memory::default()));
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let (live, mut notices) = Live::start(Store::new(bucket.clone()), &tasks, stop.clone()).await;
+        let mut knowledge = live.knowledge();
+        assert!(!*knowledge.borrow_and_update());
+        let key = keys::reference("echo:1");
+        let value = json!({"oci_url": "echo:1", "public_key": ACTOR}).to_string();
+        live.announce(vec![(key, value.into())]).await;
+        assert!(live.table().public_key_of("echo:1").is_some());
+        tokio::time::sleep(FIRST_SNAPSHOT).await;
+        assert!(bucket.1.entries().is_empty() && !*live.knowledge().borrow());
+
+        let updates = bucket.0.lock().unwrap()[0].clone();
+        updates.send(Update::Snapshot(Vec::new())).await.unwrap();
+        knowledge.changed().await.unwrap();
+        assert!(*knowledge.borrow_and_update());
+        while bucket.1.entries().is_empty() {
+            tokio::time::sleep(WRITE_RETRY).await;
+        }
+        assert_eq!(notices.recv().await.unwrap().origin, Origin::Live);
+        stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn a_link_that_stays_the_same_through_an_outage_stays_as_old_as_it_is() {
+        let memories = [Arc::new(Memory::default()), Arc::new(Memory::default())];
+        for memory in &memories {
+            put_link(memory, "a:kept", "V1").await;
+        }
+        let [first, second] = memories;
+        put_link(&second, "a:new", "V1").await;
+        let store = Store::new(first);
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let (live, mut notices) = Live::start(store.clone(), &tasks, stop.clone()).await;
+        let since = || {
+            let id = keys::link_hash(ACTOR, "a:kept", "default");
+            live.table().stored_link(&id).unwrap().since
+        };
+        notices.recv().await.unwrap();
+        let before = since();
+        store.replace(second);
+        notices.recv().await.unwrap();
+        assert_eq!(since(), before);
         stop.cancel();
     }
 }

@@ -203,6 +203,36 @@ pub struct Table {
     aliases: HashMap<String, Arc<str>>,
     /// Key of an image reference to public key.
     references: HashMap<String, (Arc<str>, u64)>,
+    /// Keys whose latest entry makes no sense, with its revision, so that they can be written over.
+    unreadable: HashMap<String, u64>,
+}
+
+/// What an entry other than a link says, so that two of them compare by meaning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    Claims(Box<Claims>),
+    /// The public key an image reference led to.
+    Reference(Arc<str>),
+    Unreadable,
+}
+
+impl Content {
+    pub fn of(key: &str, value: &[u8]) -> Self {
+        let read = match Key::parse(key) {
+            Key::Claims(_) => Claims::parse(value).map(|claims| Self::Claims(Box::new(claims))),
+            Key::Reference(_) => {
+                serde_json::from_slice(value).ok().map(|read: Reference| Self::Reference(read.public_key.into()))
+            }
+            Key::Link(_) | Key::Unknown => None,
+        };
+        read.unwrap_or(Self::Unreadable)
+    }
+}
+
+#[derive(Deserialize)]
+struct Reference {
+    oci_url: String,
+    public_key: String,
 }
 
 /// A change of the table that others need to hear about.
@@ -271,30 +301,61 @@ impl Table {
         self.references.get(&keys::reference(reference)).map(|(public_key, _)| public_key)
     }
 
-    /// The revision that wrote a key, 0 if this table does not have it.
-    pub fn revision_of(&self, key: &str) -> u64 {
+    /// What a key other than a link's says; `None` if this table does not have it.
+    pub(super) fn content_of(&self, key: &str) -> Option<Content> {
         match Key::parse(key) {
+            Key::Claims(subject) => self.claims(subject).map(|claims| Content::Claims(Box::new((**claims).clone()))),
+            Key::Reference(_) => {
+                self.references.get(key).map(|(public_key, _)| Content::Reference(Arc::clone(public_key)))
+            }
+            Key::Link(_) | Key::Unknown => None,
+        }
+    }
+
+    /// The revision that wrote a key last, 0 if this table does not know of it.
+    pub fn revision_of(&self, key: &str) -> u64 {
+        let read = match Key::parse(key) {
             Key::Link(hash) => self.links.get(hash).map_or(0, |stored| stored.revision),
             Key::Claims(subject) => self.claims.get(subject).map_or(0, |(_, revision)| *revision),
             Key::Reference(_) => self.references.get(key).map_or(0, |(_, revision)| *revision),
             Key::Unknown => 0,
-        }
+        };
+        read.max(self.unreadable.get(key).copied().unwrap_or(0))
     }
 
     /// Takes over one written entry. `None` when nothing changed, an error when it makes no sense.
     pub fn put(&mut self, entry: &Entry) -> Result<Option<Change>, Rejected> {
-        match Key::parse(&entry.key) {
+        let taken = match Key::parse(&entry.key) {
             Key::Link(hash) => self.put_link(hash, entry),
             Key::Claims(subject) => self.put_claims(subject, entry),
             Key::Reference(_) => self.put_reference(entry),
             Key::Unknown => Ok(None),
+        };
+        match taken {
+            Ok(_) => drop(self.unreadable.remove(&entry.key)),
+            Err(_) => drop(self.unreadable.insert(entry.key.clone(), entry.revision)),
+        }
+        taken
+    }
+
+    /// Links that `old` had just so were learnt of then.
+    pub(super) fn keep_since(&mut self, old: &Self) {
+        for (hash, stored) in &mut self.links {
+            if let Some(before) = old.links.get(hash)
+                && before.link == stored.link
+            {
+                stored.since = before.since;
+            }
         }
     }
 
     /// Drops an entry that was deleted at `revision`; one that was written later stays.
     pub fn delete(&mut self, key: &str, revision: u64) -> Option<Change> {
+        if self.revision_of(key) > revision {
+            return None;
+        }
+        self.unreadable.remove(key);
         match Key::parse(key) {
-            Key::Link(hash) if self.links.get(hash).is_some_and(|stored| stored.revision > revision) => None,
             Key::Link(hash) => self.links.remove(hash).map(|stored| Change::LinkDeleted { link: stored.link }),
             Key::Claims(subject) => {
                 let (gone, _) = self.claims.remove(subject)?;
@@ -356,13 +417,11 @@ impl Table {
     }
 
     fn put_reference(&mut self, entry: &Entry) -> Result<Option<Change>, Rejected> {
-        #[derive(Deserialize)]
-        struct Reference {
-            oci_url: String,
-            public_key: String,
-        }
         let read: Reference = serde_json::from_slice(&entry.value)
             .map_err(|e| Rejected(format!("{} is no image reference: {e}", entry.key)))?;
+        if self.references.get(&entry.key).is_some_and(|(_, revision)| *revision > entry.revision) {
+            return Ok(None);
+        }
         let public_key: Arc<str> = read.public_key.into();
         let old = self.references.insert(entry.key.clone(), (Arc::clone(&public_key), entry.revision));
         let is_new = old.is_none_or(|(old, _)| old != public_key);

@@ -1,21 +1,27 @@
 //! What this host announced and the bucket does not have yet: claims and image references of what it started.
 //!
 //! Such an entry counts on this host at once, so that actors can be called by their aliases while the bucket is away. It
-//! is laid over what the bucket says until it is written there, or until somebody else's entry takes its place: newer
-//! claims of the same actor, or a later start of the same reference.
+//! is laid over what the bucket says until it is written there, or until somebody else's entry takes its place: anything
+//! but what this one replaces, or older claims of the same actor. Contents are compared, not revisions: a bucket that was
+//! made anew counts from one again.
+//!
+//! An entry is only ever written over what this host has seen. After a write that did not work it waits for news of its
+//! key, which every snapshot brings, and does without after [`PATIENCE`].
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 
-use super::table::{Claims, Table};
-use crate::store::{
-    Entry, Expect,
-    keys::{self, Key},
-};
+use super::table::{Claims, Content, Table};
+use crate::store::{Entry, Expect, keys};
 
-/// After so many lost races an entry is written whatever the bucket has: it may be something no host can read.
-const CONFLICTS_MAX: u32 = 5;
+/// How long an entry waits for news after a write that did not work: a watch that never broke brings none.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Earlier announcements of a key that are remembered, because they may still be on their way to the bucket.
+const EARLIER_MAX: usize = 4;
 
 /// Entries to be written, by key.
 #[derive(Default)]
@@ -23,9 +29,15 @@ pub(super) struct Unwritten(BTreeMap<String, Waiting>);
 
 struct Waiting {
     value: Bytes,
-    /// The revision of the bucket this entry replaces; later ones are other hosts'.
-    base: u64,
-    conflicts: u32,
+    content: Content,
+    /// What this entry replaces; anything else is other hosts'.
+    replaces: Vec<Content>,
+    /// The revision of the bucket's entry as it was seen last, 0 if it has none.
+    revision: u64,
+    /// Counts what was heard of the key.
+    news: u64,
+    /// Set after a write that did not work.
+    waits_until: Option<Instant>,
 }
 
 /// One write to be tried.
@@ -34,6 +46,7 @@ pub(super) struct Attempt {
     pub key: String,
     pub value: Bytes,
     pub expect: Expect,
+    news: u64,
 }
 
 impl Unwritten {
@@ -47,30 +60,38 @@ impl Unwritten {
 
     /// Takes an entry on and returns it as the table is to have it.
     pub fn add(&mut self, key: String, value: Bytes, table: &Table) -> Entry {
-        let base = table.revision_of(&key);
-        self.0.insert(key.clone(), Waiting { value: value.clone(), base, conflicts: 0 });
-        Entry { key, value, revision: base }
+        let (replaces, revision) = match self.0.remove(&key) {
+            Some(mut earlier) => {
+                earlier.replaces.push(earlier.content);
+                if earlier.replaces.len() > EARLIER_MAX {
+                    earlier.replaces.remove(0);
+                }
+                (earlier.replaces, earlier.revision)
+            }
+            None => (table.content_of(&key).into_iter().collect(), table.revision_of(&key)),
+        };
+        let content = Content::of(&key, &value);
+        let waiting = Waiting { value: value.clone(), content, replaces, revision, news: 0, waits_until: None };
+        self.0.insert(key.clone(), waiting);
+        Entry { key, value, revision }
     }
 
-    /// What the table is to have when the bucket says this: the bucket's entry, or this host's newer one.
+    /// What the table is to have when the bucket says this: the bucket's entry, or this host's.
     pub fn laid_over(&mut self, theirs: Entry) -> Entry {
         let Some(ours) = self.0.get_mut(&theirs.key) else { return theirs };
-        let is_older = || match Key::parse(&theirs.key) {
-            Key::Claims(_) => revision(&theirs.value) < revision(&ours.value),
-            _ => false,
-        };
-        if theirs.revision > ours.base && !is_older() {
+        let content = Content::of(&theirs.key, &theirs.value);
+        if content == ours.content || !ours.is_over(&content) {
             self.0.remove(&theirs.key);
             return theirs;
         }
-        ours.base = theirs.revision;
+        ours.hear(theirs.revision);
         Entry { value: ours.value.clone(), ..theirs }
     }
 
     /// What is left of an entry that the bucket does not have (any more).
     pub fn without(&mut self, key: &str) -> Option<Entry> {
         let ours = self.0.get_mut(key)?;
-        ours.base = 0;
+        ours.hear(0);
         Some(Entry { key: key.to_owned(), value: ours.value.clone(), revision: 0 })
     }
 
@@ -79,31 +100,63 @@ impl Unwritten {
         self.0.keys().cloned().collect()
     }
 
-    /// Notes that somebody else was faster.
-    pub fn lost(&mut self, key: &str) {
-        if let Some(ours) = self.0.get_mut(key) {
-            ours.conflicts += 1;
+    /// Notes that a write did not work. What was heard since it began may be reason enough to try again at once.
+    pub fn failed(&mut self, attempt: &Attempt) {
+        if let Some(ours) = self.0.get_mut(&attempt.key)
+            && ours.news == attempt.news
+        {
+            ours.waits_until = Some(Instant::now() + PATIENCE);
         }
+    }
+
+    /// Whether some write is to be tried now.
+    pub fn is_due(&self) -> bool {
+        self.0.values().any(Waiting::is_due)
     }
 
     /// The writes to be tried now, all or some.
     pub fn attempts(&self, only: Option<&[String]>) -> Vec<Attempt> {
-        let wanted = self.0.iter().filter(|(key, _)| only.is_none_or(|only| only.contains(key)));
+        let wanted = self.0.iter().filter(|(key, ours)| match only {
+            Some(only) => only.contains(key),
+            None => ours.is_due(),
+        });
         wanted.map(|(key, ours)| ours.attempt(key)).collect()
     }
 }
 
 impl Waiting {
+    /// Whether this entry is to take the place of what somebody wrote.
+    fn is_over(&self, theirs: &Content) -> bool {
+        if self.replaces.contains(theirs) {
+            return true;
+        }
+        match (theirs, &self.content) {
+            (Content::Claims(theirs), Content::Claims(ours)) => revision(theirs) < revision(ours),
+            // No host can read it.
+            (Content::Unreadable, _) => true,
+            _ => false,
+        }
+    }
+
+    fn hear(&mut self, revision: u64) {
+        self.revision = revision;
+        self.news += 1;
+        self.waits_until = None;
+    }
+
+    fn is_due(&self) -> bool {
+        self.waits_until.is_none_or(|until| until <= Instant::now())
+    }
+
     fn attempt(&self, key: &str) -> Attempt {
-        let is_checked = matches!(Key::parse(key), Key::Claims(_)) && self.conflicts < CONFLICTS_MAX;
-        let expect = if is_checked { Expect::Revision(self.base) } else { Expect::Anything };
-        Attempt { key: key.to_owned(), value: self.value.clone(), expect }
+        let expect = Expect::Revision(self.revision);
+        Attempt { key: key.to_owned(), value: self.value.clone(), expect, news: self.news }
     }
 }
 
 /// The revision inside claims; what cannot be read is older than everything.
-fn revision(claims: &Bytes) -> Option<u64> {
-    Claims::parse(claims)?.revision.parse().ok()
+fn revision(claims: &Claims) -> Option<u64> {
+    claims.revision.parse().ok()
 }
 
 /// The entries by which a started actor or provider is known: its claims, and what its reference led to. Without those
@@ -160,16 +213,43 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_key_is_written_anew_and_lost_races_end() {
+    fn contents_decide_in_a_bucket_made_anew_too() {
+        let key = keys::claims("MX");
+        let announce = || {
+            let mut unwritten = Unwritten::default();
+            unwritten.add(key.clone(), claims(3, "ours"), &known(claims(2, "old"), 900));
+            unwritten
+        };
+        // What it replaces was brought back by somebody, under a lower revision.
+        let mut unwritten = announce();
+        assert_eq!(unwritten.laid_over(theirs(claims(2, "old"), 5)).value, claims(3, "ours"));
+        assert_eq!(unwritten.attempts(None)[0].expect, Expect::Revision(5));
+        // Somebody's own entry is newer, whatever its revision.
+        let mut unwritten = announce();
+        assert_eq!(unwritten.laid_over(theirs(claims(3, "other"), 5)).value, claims(3, "other"));
+        assert!(unwritten.attempts(None).is_empty());
+        // What nobody can read is written over; an earlier announcement of this host too.
+        let mut unwritten = announce();
+        assert_eq!(unwritten.laid_over(theirs("x".into(), 6)).value, claims(3, "ours"));
+        unwritten.add(key.clone(), claims(3, "again"), &Table::default());
+        assert_eq!(unwritten.laid_over(theirs(claims(3, "ours"), 7)).value, claims(3, "again"));
+        assert_eq!(unwritten.attempts(None)[0].expect, Expect::Revision(7));
+    }
+
+    #[test]
+    fn a_write_that_failed_is_tried_again_after_news_of_its_key() {
         let mut unwritten = Unwritten::default();
         let key = keys::claims("MX");
         unwritten.add(key.clone(), claims(1, "ours"), &known(claims(1, "old"), 7));
+        let attempt = unwritten.attempts(None).remove(0);
+        unwritten.failed(&attempt);
+        assert!(!unwritten.is_due() && unwritten.attempts(None).is_empty());
+        // A deleted key is written anew.
         assert_eq!(unwritten.without(&key).map(|entry| entry.revision), Some(0));
         assert_eq!(unwritten.attempts(None)[0].expect, Expect::Revision(0));
-        for _ in 0..CONFLICTS_MAX {
-            unwritten.lost(&key);
-        }
-        assert_eq!(unwritten.attempts(None)[0].expect, Expect::Anything);
+        // News that came while it was tried counts.
+        unwritten.failed(&attempt);
+        assert!(unwritten.is_due());
         assert!(unwritten.attempts(Some(&[])).is_empty());
     }
 

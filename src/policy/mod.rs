@@ -5,7 +5,7 @@
 //! a denial that is not kept: the next call asks again.
 //!
 //! Requests carry the labels the host has at that moment, and a service may decide by them: when they change, nothing that
-//! was decided before counts any longer. Requests to start something also carry its image reference, beyond what hosts of
+//! was decided before counts any longer. Calls that need the same decision at the same time ask for it once. Requests to start something also carry its image reference, beyond what hosts of
 //! other makes send, in `target.imageReference`.
 
 use std::{
@@ -16,7 +16,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 use async_nats::Subscriber;
-use futures::StreamExt;
+use futures::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, Shared, WeakShared},
+};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -30,6 +33,8 @@ use crate::{
 
 /// Decisions kept; beyond it the cache begins anew.
 const CACHE_MAX: usize = 100_000;
+/// Questions under way that others can share; beyond it calls ask for themselves.
+const PENDING_MAX: usize = 10_000;
 /// How long the claims of a start request are valid, in seconds.
 const REQUEST_VALID_SECS: u64 = 60;
 
@@ -114,12 +119,16 @@ struct Service {
 }
 
 type Question = (Action, Party, Party);
+type AllLabels = Arc<BTreeMap<String, String>>;
+type Asking = BoxFuture<'static, Decision>;
 
 #[derive(Default)]
 struct Cache {
     /// The host's labels when these decisions were made.
-    labels: Arc<BTreeMap<String, String>>,
+    labels: AllLabels,
     decisions: HashMap<Question, Decision>,
+    /// Asked with these labels and not answered yet. Weak, because a question ends when nobody waits for it any more.
+    pending: HashMap<Question, WeakShared<Asking>>,
     /// Which question a request id belongs to, for overrides.
     requests: HashMap<String, Question>,
 }
@@ -154,24 +163,22 @@ impl Policy {
             return Decision { request_id: String::new(), permitted: true, message: None };
         };
         let question = (action, source, target);
-        let labels = service.host.labels.load_full();
-        if let Some(known) = service.of(&labels).decisions.get(&question) {
-            return known.clone();
-        }
-        match service.ask(&question, &labels).await {
-            Ok(decision) => {
-                service.remember(&labels, question, decision.clone());
-                decision
+        let asked = {
+            let mut cache = service.current();
+            if let Some(known) = cache.decisions.get(&question) {
+                return known.clone();
             }
-            Err((request_id, cause)) => {
-                warn!(topic = %service.topic, %request_id, error = %cause, "policy service gave no decision, denied");
-                Decision {
-                    request_id,
-                    permitted: false,
-                    message: Some(format!("no decision of the policy service: {cause}")),
+            match cache.pending.get(&question).and_then(WeakShared::upgrade) {
+                Some(asked) => asked,
+                None => {
+                    let asked =
+                        Arc::clone(service).settle(question.clone(), Arc::clone(&cache.labels)).boxed().shared();
+                    cache.add_pending(question, &asked);
+                    asked
                 }
             }
-        }
+        };
+        asked.await
     }
 
     /// Takes overrides from the changes topic until stopped, and answers those who want an answer.
@@ -207,34 +214,72 @@ impl Policy {
     }
 }
 
+impl Cache {
+    fn remember(&mut self, question: Question, decision: Decision) {
+        if self.decisions.len() >= CACHE_MAX {
+            self.decisions.clear();
+            self.requests.clear();
+        }
+        self.requests.insert(decision.request_id.clone(), question.clone());
+        self.decisions.insert(question, decision);
+    }
+
+    fn add_pending(&mut self, question: Question, asked: &Shared<Asking>) {
+        if self.pending.len() >= PENDING_MAX {
+            self.pending.retain(|_, pending| pending.upgrade().is_some());
+        }
+        if self.pending.len() < PENDING_MAX
+            && let Some(weak) = asked.downgrade()
+        {
+            self.pending.insert(question, weak);
+        }
+    }
+}
+
 impl Service {
     fn locked(&self) -> std::sync::MutexGuard<'_, Cache> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The decisions that hold for these labels. Others are forgotten.
-    fn of(&self, labels: &Arc<BTreeMap<String, String>>) -> std::sync::MutexGuard<'_, Cache> {
+    /// The decisions that hold for the labels of now. Others are forgotten.
+    fn current(&self) -> std::sync::MutexGuard<'_, Cache> {
         let mut cache = self.locked();
-        if !Arc::ptr_eq(&cache.labels, labels) {
-            if cache.labels != *labels {
+        let labels = self.host.labels.load_full();
+        if !Arc::ptr_eq(&cache.labels, &labels) {
+            if cache.labels != labels {
                 *cache = Cache::default();
             }
-            cache.labels = Arc::clone(labels);
+            cache.labels = labels;
         }
         cache
     }
 
-    fn remember(&self, labels: &Arc<BTreeMap<String, String>>, question: Question, decision: Decision) {
+    /// Asks, and remembers the decision.
+    async fn settle(self: Arc<Self>, question: Question, labels: AllLabels) -> Decision {
+        let answer = self.ask(&question, &labels).await;
+        let mut cache = self.current();
         // A decision that was asked for with labels of before is as old as they are.
-        if !Arc::ptr_eq(labels, &self.host.labels.load()) {
-            return;
+        let counts = cache.labels == labels;
+        if counts {
+            cache.pending.remove(&question);
         }
-        let mut cache = self.of(labels);
-        if cache.decisions.len() >= CACHE_MAX {
-            *cache = Cache { labels: Arc::clone(labels), ..Cache::default() };
+        match answer {
+            Ok(decision) => {
+                if counts {
+                    cache.remember(question, decision.clone());
+                }
+                decision
+            }
+            Err((request_id, cause)) => {
+                drop(cache);
+                warn!(topic = %self.topic, %request_id, error = %cause, "policy service gave no decision, denied");
+                Decision {
+                    request_id,
+                    permitted: false,
+                    message: Some(format!("no decision of the policy service: {cause}")),
+                }
+            }
         }
-        cache.requests.insert(decision.request_id.clone(), question.clone());
-        cache.decisions.insert(question, decision);
     }
 
     async fn ask(
@@ -266,9 +311,9 @@ impl Service {
         let request = async_nats::Request::new().payload(body.to_string().into()).timeout(Some(self.timeout));
         let failed = |cause: String| (request_id.clone(), cause);
         // The request's own timeout begins when the connection has taken it, so there is one around it.
-        let reply = tokio::time::timeout(self.timeout * 2, self.client.send_request(self.topic.clone(), request))
+        let reply = tokio::time::timeout(self.timeout, self.client.send_request(self.topic.clone(), request))
             .await
-            .map_err(|_| failed("the NATS connection does not take the request".into()))?
+            .map_err(|_| failed(format!("no answer within {} ms", self.timeout.as_millis())))?
             .map_err(|e| failed(e.to_string()))?;
         let reply: Reply = serde_json::from_slice(&reply.payload).map_err(|e| failed(e.to_string()))?;
         let request_id = reply.request_id.unwrap_or_else(|| request_id.clone());

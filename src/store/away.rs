@@ -76,6 +76,10 @@ impl Backend for Away {
     fn is_away(&self) -> bool {
         true
     }
+
+    fn absence(&self) -> Error {
+        self.refusal()
+    }
 }
 
 #[cfg(test)]

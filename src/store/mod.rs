@@ -89,6 +89,13 @@ pub trait Backend: Send + Sync + 'static {
     fn is_away(&self) -> bool {
         false
     }
+    /// Why a host that was not told yet what is here writes nothing.
+    fn absence(&self) -> Error {
+        Error::Unreachable(format!(
+            "{}, where the lattice keeps its metadata, has not told this host yet what it has; try again in a moment",
+            self.place()
+        ))
+    }
 }
 
 /// Where the metadata of a lattice is, in the middle of a sentence.

@@ -8,13 +8,13 @@ use tempfile::TempDir;
 
 use crate::{
     harness::{
-        CLUSTER_SEED, ECHO, Events, PATIENCE, Server, TestHost,
+        ECHO, Events, PATIENCE, Server, TestHost,
         client::{Caller, ctl_2024, http_request, link, start_provider},
         eventually, example,
         guests::{Guest, Signing, sign, wapc},
         host,
         nats::free_port,
-        process::{Process, command},
+        process::{Process, member},
     },
     providers::unnoticed,
 };
@@ -34,18 +34,7 @@ impl Member {
     async fn start(server: &Server, seen_by: &TestHost) -> Self {
         let dir = TempDir::new().unwrap();
         let before = others(seen_by);
-        let mut process = Process::start(command(dir.path()).args([
-            "foreground",
-            "--nats-host",
-            &server.url(),
-            "--js-domain",
-            "core",
-            "--cluster-seed",
-            CLUSTER_SEED,
-            "--allow-file-load",
-            "--rpc-timeout-ms",
-            "20000",
-        ]));
+        let mut process = Process::start(&mut member(dir.path(), server));
         process.line("ready");
         let id = eventually("the others hear of it", || async {
             others(seen_by).into_iter().find(|host| !before.contains(host)).map(|(id, _)| id)

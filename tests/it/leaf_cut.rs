@@ -13,7 +13,6 @@ use lattice_host::{
     providers::builtin::httpserver,
     store::{jetstream::OpenError, keys},
 };
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::{
@@ -239,6 +238,21 @@ async fn a_host_that_starts_without_its_domain_works_and_joins_it_later() {
     let mut events = client::Events::all(&site.extender).await;
     site.hub.resume().await;
     let began = Instant::now();
+    // What hosts answer grows, and never shrinks while this one joins them.
+    eventually("links are known", || async { (contracts(&site.extender).await == one).then_some(()) }).await;
+    let mut knowledge = late.host().links().knowledge();
+    let stays_known = async {
+        loop {
+            assert_eq!(contracts(&site.extender).await, one);
+        }
+    };
+    tokio::select! {
+        known = knowledge.wait_for(|is_known| *is_known) => drop(known.expect("it is told")),
+        () = stays_known => {}
+    }
+    for _ in 0..20 {
+        assert_eq!(contracts(&site.extender).await, one);
+    }
     let bucket = site.bucket().await;
     eventually("its claims are in the bucket", || async { bucket.get(keys::claims(ECHO)).await.ok().flatten() }).await;
     eventually("it knows the lattice", || async {
@@ -271,7 +285,7 @@ async fn a_frozen_hub_is_noticed_and_nothing_refused_is_stored_when_it_thaws() {
     })
     .await;
     // No connection breaks, so at first nobody can tell what became of a write.
-    site.hub.signal(Signal::STOP);
+    site.hub.freeze().await;
     let began = Instant::now();
     loop {
         let error = refused_put(&site.extender, "acme:unclear").await;
@@ -285,7 +299,7 @@ async fn a_frozen_hub_is_noticed_and_nothing_refused_is_stored_when_it_thaws() {
     assert_names_the_domain(&refused_put(&site.extender, "acme:refused").await);
     put(&site.core, "acme:meanwhile").await;
 
-    site.hub.signal(Signal::CONT);
+    site.hub.thaw();
     let began = Instant::now();
     eventually("both sides know the same", || async {
         let (here, there) = (contracts(&site.extender).await, contracts(&site.core).await);

@@ -128,7 +128,7 @@ async fn what_keeps_a_picture_away_is_told_in_words() {
     says("dog", &with(&good, "ca", slow.authority()), &["no picture of a dog", dogs, "TLS", "ca_file"]).await;
     says("cat", &with(&good, "max_body", "300"), &["no picture of a cat", "/cats/", "max_body"]).await;
     says("cat", &with(&slow.link_values(), "timeout_ms", "200"), &["api.thecatapi.com", "there was no answer"]).await;
-    let elsewhere = Pets::resolve(slow.address()).replace("dog.ceo=", "dog.example=");
+    let elsewhere = Pets::resolve(slow.address()).replace("dog.ceo:", "dog.example:");
     says("dog", &with(&with(&good, "resolve", &elsewhere), "allowed_hosts", "dog.example"), &[dogs, "allowed_hosts"])
         .await;
     quick.stop().await;

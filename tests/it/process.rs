@@ -6,7 +6,7 @@ use crate::harness::{
     CLUSTER_SEED, Events, Server,
     client::{Caller, ctl_2024},
     guests::{Signing, sign, wapc},
-    process::{Process, command, output, stderr},
+    process::{Process, command, member, output, stderr},
     text,
 };
 
@@ -69,20 +69,7 @@ async fn with_a_call_in_work()
 -> (Server, TempDir, Process, tokio::task::JoinHandle<Result<bytes::Bytes, String>>, Events) {
     let server = Server::start().await;
     let dir = TempDir::new().unwrap();
-    let mut process = Process::start(command(dir.path()).args([
-        "foreground",
-        "--nats-host",
-        &server.url(),
-        "--js-domain",
-        "core",
-        "--cluster-seed",
-        CLUSTER_SEED,
-        "--allow-file-load",
-        "--rpc-timeout-ms",
-        "20000",
-        "--shutdown-timeout-ms",
-        "25000",
-    ]));
+    let mut process = Process::start(member(dir.path(), &server).args(["--shutdown-timeout-ms", "25000"]));
     process.line("ready");
     let guest = sign(&busy(), &Signing::default());
     let ctl = ctl_2024(&server).await;

@@ -72,6 +72,50 @@ async fn a_missing_configuration_service_keeps_no_host_from_starting() {
 }
 
 #[tokio::test]
+async fn a_late_answer_leaves_alone_what_somebody_started_meanwhile() {
+    let server = Server::start().await;
+    let host = host(&server).set("config_service_enabled", "true").start().await;
+    start(&server, &host, &example("echo"), 5).await;
+    client::start_provider(&server, &host, "builtin://keyvalue").await;
+    service(&server, "wasmbus.cfg.default.req", |_| {
+        json!({"autoStartActors": [example("echo"), example("ponger")],
+            "autoStartProviders": [{"imageReference": "builtin://keyvalue"}]})
+    })
+    .await;
+    eventually("what did not run is started", || runs(&server, &host, 2, 1)).await;
+    let inventory = ctl_2024(&server).await.get_host_inventory(&host.id).await.unwrap();
+    let echo = inventory.actors.iter().find(|actor| actor.id == ECHO).unwrap();
+    assert_eq!(echo.instances[0].max_instances, 5);
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn calls_that_wait_for_the_same_decision_ask_for_it_once() {
+    let server = Server::start().await;
+    let (sender, mut requests) = tokio::sync::mpsc::unbounded_channel();
+    service(&server, "policy.ask", move |request| {
+        sender.send(request["action"].clone()).unwrap();
+        json!({"requestId": request["requestId"], "permitted": true})
+    })
+    .await;
+    let host = host(&server).set("policy_topic", "policy.ask").start().await;
+    start(&server, &host, &example("echo"), 10).await;
+    assert_eq!(requests.recv().await.unwrap(), "start_actor");
+    let caller = Caller::new(&server).await;
+    for zone in ["a", "b"] {
+        let label = json!({"key": "zone", "value": zone}).to_string();
+        caller.nats.request(format!("wasmbus.ctl.default.labels.{}.put", host.id), label.into()).await.unwrap();
+        let calls = (0..20).map(|_| caller.call(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b"")));
+        for answer in futures::future::join_all(calls).await {
+            answer.unwrap();
+        }
+        assert_eq!(requests.try_recv().unwrap(), "perform_invocation");
+        assert!(requests.try_recv().is_err());
+    }
+    host.stop().await;
+}
+
+#[tokio::test]
 async fn a_policy_service_decides_on_providers_and_on_calls_of_them() {
     let server = Server::start().await;
     service(&server, "policy.ask", |request| {
@@ -275,6 +319,8 @@ async fn the_example_gives_machines_what_its_file_says_for_their_labels() {
     fs::write(example.file(), r#"{"hosts": [{"registries": {"r": "user:hidden"}}]}"#).unwrap();
     example.says("is not right: a registry takes username and password").await;
     example.says("what was good before goes on").await;
+    fs::write(example.file(), r#"{"hosts": [{"registries": "user:hidden"}]}"#).unwrap();
+    example.says("is not right: registries is an object with a login for each registry").await;
     second.stop().await;
     let second = configured().label("machine", "second").start().await;
     eventually("the service goes on", || runs(&server, &second, 1, 0)).await;

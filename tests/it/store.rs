@@ -1,13 +1,14 @@
 //! The bucket and its stand-in in memory: one suite for both.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
+use async_nats::jetstream;
 use lattice_host::store::{Backend, Entry, Error, Expect, Update, memory::Memory};
 use tokio::sync::mpsc;
 
 use crate::{
     connections,
-    harness::{PATIENCE, Server},
+    harness::{PATIENCE, Server, client},
 };
 
 async fn next(updates: &mut mpsc::Receiver<Update>) -> Update {
@@ -45,4 +46,28 @@ async fn the_bucket_behaves_like_itself() {
     let server = Server::start().await;
     let bucket = connections::open(&server, Some("core")).await.unwrap();
     behaves_like_a_bucket(Arc::new(bucket)).await;
+}
+
+#[tokio::test]
+async fn a_bucket_that_vanished_is_whole_again_before_anything_is_told_of_it() {
+    let server = Server::start().await;
+    let bucket = connections::open(&server, Some("core")).await.unwrap();
+    let mut expected = BTreeMap::new();
+    for n in 0..100 {
+        let (key, value) = (format!("key{n}"), n.to_string());
+        bucket.put(&key, value.clone().into(), Expect::Revision(0)).await.unwrap();
+        expected.insert(key, value);
+    }
+    let mut updates = bucket.watch();
+    let mut snapshot = async || match next(&mut updates).await {
+        Update::Snapshot(entries) => {
+            let text = |entry: Entry| (entry.key, String::from_utf8_lossy(&entry.value).into_owned());
+            entries.into_iter().map(text).collect::<BTreeMap<_, _>>()
+        }
+        other => panic!("a snapshot, not {other:?}"),
+    };
+    assert_eq!(snapshot().await, expected);
+    let context = jetstream::with_domain(client::nats(&server).await, "core");
+    context.delete_stream("KV_LATTICEDATA_default").await.unwrap();
+    assert_eq!(snapshot().await, expected);
 }

@@ -67,7 +67,7 @@ impl Supervisor {
         let error = format!("start {}: {text}", start.reference);
         let public_key = actor_id.map_or_else(|| "N/A".to_owned(), ToString::to_string);
         let max = match start.amount {
-            Amount::Add(count) | Amount::Exactly(count) => count,
+            Amount::Add(count) | Amount::Exactly(count) | Amount::AtLeast(count) => count,
         };
         let (host_id, annotations) = (self.parts.host.to_string(), start.annotations.clone());
         self.parts.events.publish_all([

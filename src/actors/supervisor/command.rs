@@ -22,6 +22,8 @@ pub enum Amount {
     Add(u32),
     /// Exactly so many.
     Exactly(u32),
+    /// So many, or as many as there are now if that is more.
+    AtLeast(u32),
 }
 
 /// A request to run an actor under one set of annotations.

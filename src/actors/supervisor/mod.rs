@@ -344,6 +344,7 @@ impl Supervisor {
         let after = match start.amount {
             Amount::Add(more) => before.saturating_add(more),
             Amount::Exactly(count) => count,
+            Amount::AtLeast(count) => before.max(count),
         };
         match group {
             Some(group) => group.max = after,
@@ -361,7 +362,7 @@ impl Supervisor {
 
     /// Subscribes for an actor that does not run yet; commands for it wait meanwhile.
     fn subscribe(&mut self, start: Start, artifact: Arc<Artifact>) {
-        if matches!(start.amount, Amount::Exactly(0) | Amount::Add(0)) {
+        if matches!(start.amount, Amount::Exactly(0) | Amount::Add(0) | Amount::AtLeast(0)) {
             let context = self.context(&start.reference, &start.annotations, &artifact.claims);
             return self.parts.events.publish(Event::ActorScaled { actor: context, max: 0 });
         }
@@ -390,7 +391,7 @@ impl Supervisor {
 
     fn run_actor(&mut self, start: Start, artifact: Arc<Artifact>, inlets: Inlets) {
         let max = match start.amount {
-            Amount::Add(count) | Amount::Exactly(count) => count,
+            Amount::Add(count) | Amount::Exactly(count) | Amount::AtLeast(count) => count,
         };
         let claims = Arc::clone(&artifact.claims);
         let id = claims.subject.clone();

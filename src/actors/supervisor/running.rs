@@ -37,7 +37,7 @@ impl Running {
         let now = self.groups.iter().find(|group| group.annotations == start.annotations).map_or(0, |group| group.max);
         match start.amount {
             Amount::Add(more) => more > 0,
-            Amount::Exactly(count) => count > now,
+            Amount::Exactly(count) | Amount::AtLeast(count) => count > now,
         }
     }
 

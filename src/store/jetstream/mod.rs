@@ -21,7 +21,7 @@ use std::{
 use async_nats::{
     connection::State,
     jetstream::{
-        self, Context,
+        self, Context, ErrorCode,
         context::{PublishError, PublishErrorKind, RequestErrorKind},
         kv,
         stream::Stream,
@@ -85,10 +85,13 @@ impl Bucket {
         let about = format!("STREAM.INFO.KV_{}", self.kv.name);
         let answer = self.context.request::<_, _, serde_json::Value>(about, &());
         match tokio::time::timeout(PROBE_TIMEOUT, answer).await {
-            Ok(Ok(answer)) if answer.get("error").is_some() => {
-                Err(Error::Refused("it is gone, and hosts are making it again; try again in a moment".into()))
-            }
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(answer)) => match answer.get("error") {
+                None => Ok(()),
+                Some(error) if error["err_code"] == ErrorCode::STREAM_NOT_FOUND.0 => {
+                    Err(Error::Refused("it is gone, and hosts are making it again; try again in a moment".into()))
+                }
+                Some(error) => Err(Error::Refused(error["description"].as_str().unwrap_or("without a reason").into())),
+            },
             Ok(Err(e)) if e.kind() == RequestErrorKind::NoResponders => {
                 Err(self.unreachable("no server answers for it"))
             }
@@ -187,6 +190,12 @@ fn publish_error(error: &(dyn std::error::Error + 'static)) -> Option<PublishErr
     while let Some(current) = source {
         if let Some(publish) = current.downcast_ref::<PublishError>() {
             return Some(publish.kind());
+        }
+        // This one hides what it was made from. Deletions have it too.
+        if let Some(update) = current.downcast_ref::<kv::UpdateError>()
+            && update.kind() == kv::UpdateErrorKind::TimedOut
+        {
+            return Some(PublishErrorKind::TimedOut);
         }
         source = current.source();
     }

@@ -52,8 +52,10 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// Whether there is no JetStream at all as far as this host's server can tell, so that nobody knows more than this
-    /// host. In all other cases the bucket may well be there, for others.
+    /// Whether this host's server has no JetStream and reaches none in the asked domain. Then the lattice is taken to have
+    /// none: for a server that stands alone nobody knows more than this host. A leaf node without JetStream of its own
+    /// that is cut off from the asked domain looks just the same. In all other cases the bucket may well be there, for
+    /// others.
     pub fn is_switched_off(&self) -> bool {
         matches!(self, Self::SwitchedOff { .. })
     }

@@ -3,6 +3,10 @@
 //! A watch begins anew, with a fresh snapshot, when a sequence number is missing, when the heartbeat stays away, or when
 //! the connection came back; a snapshot replaces all that was known, so nothing stale survives an outage. The heartbeat
 //! is what tells that a domain behind leaf nodes went away: the connection to the host's own server never breaks then.
+//!
+//! A bucket that vanished is made again, and what was known to be in it is written back before anything is told of it: an
+//! empty bucket is not the truth while this host can say better.
+//!
 //! A watch asks for neither acknowledgements nor flow control: their subjects do not cross leaf nodes of another domain.
 
 use std::{
@@ -25,7 +29,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 use super::{API_TIMEOUT, Bucket, open};
-use crate::store::{Backend, Entry, Error, Expect, Update};
+use crate::store::{Entry, Error, Update, WRITE_TIMEOUT};
 
 /// How often an idle consumer shows that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -35,6 +39,10 @@ const DEAF_AFTER: Duration = Duration::from_millis(2500);
 const CONSUMER_GRACE: Duration = Duration::from_secs(30);
 /// Pause between attempts to begin a watch anew.
 const WATCH_RETRY: Duration = Duration::from_millis(500);
+/// A watch that lasted longer is begun anew without a pause.
+const LASTING: Duration = Duration::from_secs(5);
+/// Entries written back to a new bucket at a time.
+const RESTORED_AT_ONCE: usize = 16;
 
 /// Why a watch has to begin anew.
 enum Ended {
@@ -51,6 +59,9 @@ enum Ended {
 struct Following {
     /// What its followers were told.
     known: HashMap<String, Bytes>,
+    /// What of it is to be written to a bucket that vanished, before that is watched.
+    lost: HashMap<String, Bytes>,
+    is_gone: bool,
     /// Since when the bucket does not answer.
     silent_since: Option<Instant>,
 }
@@ -60,8 +71,10 @@ impl Bucket {
     pub(super) async fn follow(self, updates: mpsc::Sender<Update>) {
         let mut reconnects = self.reconnects.clone();
         let mut following = Following::default();
+        let mut is_restless = false;
         while !updates.is_closed() {
             reconnects.mark_unchanged();
+            let began = Instant::now();
             let ended = tokio::select! {
                 () = updates.closed() => return,
                 ended = self.follow_once(&updates, &mut following) => ended,
@@ -69,12 +82,20 @@ impl Bucket {
             };
             // Until a consumer is there again, writers have to find out by themselves.
             self.hears.store(false, Ordering::Relaxed);
+            let was_restless = std::mem::replace(&mut is_restless, began.elapsed() < LASTING);
             match ended {
                 Ended::Untrusted(reason) => {
                     debug!(bucket = %self.kv.name, reason, "metadata watch begins anew");
-                    continue;
+                    if !(was_restless && is_restless) {
+                        continue;
+                    }
                 }
-                Ended::Gone => self.restore(&following.known).await,
+                Ended::Gone => {
+                    let entries = following.known.len();
+                    warn!(bucket = %self.kv.name, entries, "the metadata bucket is gone, making it again with what this host knows");
+                    following.lost.clone_from(&following.known);
+                    following.is_gone = true;
+                }
                 // Said once: it may take days.
                 Ended::Failed(error) if following.silent_since.is_none() => {
                     following.silent_since = Some(Instant::now());
@@ -87,28 +108,60 @@ impl Bucket {
                     debug!(bucket = %self.kv.name, %error, "the lattice metadata still cannot be reached")
                 }
             }
-            tokio::time::sleep(WATCH_RETRY).await;
-        }
-    }
-
-    /// Makes the bucket again that vanished with its server's disk, with what this host knew to be in it. Other hosts do
-    /// the same; whoever writes a key first is right.
-    async fn restore(&self, known: &HashMap<String, Bytes>) {
-        warn!(bucket = %self.kv.name, entries = known.len(), "the metadata bucket is gone, making it again with what this host knows");
-        if let Err(error) = open::create(&self.context, &self.kv.name, self.replicas).await {
-            warn!(bucket = %self.kv.name, %error, "metadata bucket not made again");
-            return;
-        }
-        for (key, value) in known {
-            match self.put(key, value.clone(), Expect::Revision(0)).await {
-                Ok(_) | Err(Error::Conflict) => {}
-                Err(error) => warn!(key, %error, "entry not restored"),
+            tokio::select! {
+                () = updates.closed() => return,
+                () = tokio::time::sleep(WATCH_RETRY) => {}
             }
         }
     }
 
+    /// Makes the bucket again that vanished with its server's disk, with what this host knew to be in it. Other hosts do
+    /// the same; whoever writes a key first is right. Ends at the first sign of an outage and keeps what is left for the
+    /// next time.
+    async fn restore(&self, lost: &mut HashMap<String, Bytes>) -> Result<(), Ended> {
+        let created = open::create(&self.context, &self.kv.name, self.replicas).await;
+        created.map_err(|error| Ended::Failed(format!("make the bucket again: {error}")))?;
+        let entries: Vec<_> = lost.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        let writes = entries.into_iter().map(|(key, value)| async move {
+            // A key that was deleted in the new bucket stays so.
+            let written = match tokio::time::timeout(WRITE_TIMEOUT, self.kv.update(&key, value, 0)).await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(error)) => Err(self.failure(&error).await),
+                Err(_) => Err(Error::TimedOut { place: self.place.to_string() }),
+            };
+            (key, written)
+        });
+        let mut writes = futures::stream::iter(writes).buffer_unordered(RESTORED_AT_ONCE);
+        let (mut refused, mut last_refusal) = (0_usize, None);
+        while let Some((key, written)) = writes.next().await {
+            match written {
+                Ok(()) | Err(Error::Conflict) => {}
+                Err(error @ (Error::Unreachable(_) | Error::TimedOut { .. })) => {
+                    return Err(Ended::Failed(format!("write {key} to the new bucket: {error}")));
+                }
+                Err(error) => {
+                    refused += 1;
+                    last_refusal = Some((key.clone(), error));
+                }
+            }
+            lost.remove(&key);
+        }
+        // Said once: a full disk refuses everything.
+        if let Some((key, error)) = last_refusal {
+            warn!(bucket = %self.kv.name, refused, last_key = key, %error, "entries not taken by the new metadata bucket");
+        }
+        info!(bucket = %self.kv.name, "the metadata bucket is there again");
+        Ok(())
+    }
+
     /// One consumer's life: replay, snapshot, changes. Returns why it cannot be trusted any longer.
     async fn follow_once(&self, updates: &mpsc::Sender<Update>, following: &mut Following) -> Ended {
+        if following.is_gone {
+            if let Err(ended) = self.restore(&mut following.lost).await {
+                return ended;
+            }
+            following.is_gone = false;
+        }
         let client = self.context.client();
         let inbox = client.new_inbox();
         // Subscribed before the consumer exists, so that its first message has somewhere to go.

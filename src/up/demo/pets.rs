@@ -106,9 +106,9 @@ impl Pets {
         &self.authority
     }
 
-    /// The link value `resolve` of an HTTP client that reaches it at `address`.
+    /// The link value `resolve` of an HTTP client that reaches it at `address`; without `=`, where some tools would cut it.
     pub fn resolve(address: SocketAddr) -> String {
-        [DOG_API, CAT_API].map(|name| format!("{name}={address}")).join(",")
+        [DOG_API, CAT_API].map(|name| format!("{name}:{address}")).join(",")
     }
 
     /// The address at which this machine reaches it.

@@ -12,6 +12,7 @@ use std::{
 };
 
 use lattice_host::{config::ProcessEnvironment, dirs::Dirs, up::nats_server};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::eventually;
@@ -113,10 +114,26 @@ impl Server {
         }
     }
 
-    /// Sends a signal, to freeze it and thaw it.
-    pub fn signal(&self, signal: rustix::process::Signal) {
-        let id = self.child.as_ref().and_then(|child| rustix::process::Pid::from_raw(child.id().cast_signed()));
-        rustix::process::kill_process(id.expect("the server runs"), signal).expect("the signal is sent");
+    /// Freezes it; returns when none of its threads runs any more.
+    pub async fn freeze(&self) {
+        self.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.child.as_ref().expect("the server runs").id());
+        let is_stopped =
+            |task: fs::DirEntry| fs::read_to_string(task.path().join("stat")).is_ok_and(|stat| stat.contains(") T "));
+        eventually("the server is frozen", || async {
+            fs::read_dir(&tasks).ok()?.filter_map(Result::ok).all(is_stopped).then_some(())
+        })
+        .await;
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = self.child.as_ref().and_then(|child| Pid::from_raw(child.id().cast_signed()));
+        kill_process(id.expect("the server runs"), signal).expect("the signal is sent");
     }
 
     /// Starts it again on the same port with the same store.

@@ -7,7 +7,7 @@ use std::{
     sync::mpsc,
 };
 
-use super::{PATIENCE, nats};
+use super::{CLUSTER_SEED, PATIENCE, Server, nats};
 
 /// A running `host` whose log lines can be waited for; killed when dropped.
 pub struct Process {
@@ -24,6 +24,14 @@ pub fn command(dir: &Path) -> Command {
         command.env("PATH", path);
     }
     std::fs::create_dir_all(dir.join("home")).expect("a home");
+    command
+}
+
+/// A host that joins the lattice of `server` with the tests' cluster key and may load files.
+pub fn member(dir: &Path, server: &Server) -> Command {
+    let mut command = command(dir);
+    command.args(["foreground", "--nats-host", &server.url(), "--js-domain", "core"]);
+    command.args(["--cluster-seed", CLUSTER_SEED, "--allow-file-load", "--rpc-timeout-ms", "20000"]);
     command
 }
 
