@@ -47,10 +47,10 @@ const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long handing a reply to the connection may take; it only waits when the server is away.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long leaving a queue group may take.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// More messages than are ever on their way to one subscription.
 const LEAVE_FURTHER_MAX: u64 = 16 * 1024;
-/// How long to look how many arrive, which covers a round trip across a continent.
+/// How long to look how many arrive at least, after a round trip.
 const LEAVE_LOOK: Duration = Duration::from_millis(100);
 /// How long to wait for the agreed number.
 const LEAVE_COUNT: Duration = Duration::from_millis(300);
@@ -197,7 +197,8 @@ impl Inlet {
     /// Leaves, and takes on what comes meanwhile.
     async fn leave(&mut self) {
         let Self { subscription, total, desk } = self;
-        let leaving = leave(subscription, *total, |message| desk.take_on(message));
+        let nats = desk.inner.parts.nats.clone();
+        let leaving = leave(&nats, subscription, *total, |message| desk.take_on(message));
         if tokio::time::timeout(LEAVE_TIMEOUT, leaving).await.is_err() {
             warn!(actor_id = %desk.target, "left the queue group without a word of the NATS server");
         }
@@ -297,13 +298,23 @@ impl Drop for Known {
 /// server is asked to end the subscription by itself, after a number of messages that both sides count to: first one so
 /// high that nothing on its way is cut off while we see how much arrives, then one that is reached soon and still beyond
 /// what can be on its way. Where hardly anything arrives, hardly anything can be on its way, and draining is good enough.
-pub(crate) async fn leave(subscription: &mut Subscriber, total: u64, mut take_on: impl FnMut(Message)) {
-    let Some(arrived) = end_after(subscription, total + LEAVE_FURTHER_MAX, LEAVE_LOOK, &mut take_on).await else {
-        return;
+pub(crate) async fn leave(
+    nats: &async_nats::Client,
+    subscription: &mut Subscriber,
+    total: u64,
+    mut take_on: impl FnMut(Message),
+) {
+    let began = Instant::now();
+    let look = async {
+        // On a slow line, or a machine that has much to do, more is on its way than on others.
+        let _ = confirm(nats).await;
+        tokio::time::sleep(LEAVE_LOOK.max(began.elapsed() * 4)).await;
     };
+    let Some(arrived) = end_after(subscription, total + LEAVE_FURTHER_MAX, look, &mut take_on).await else { return };
     if arrived > 0 {
         let agreed = total + arrived + 4 + arrived * 2;
-        if end_after(subscription, agreed, LEAVE_COUNT, &mut take_on).await.is_none() {
+        let count = tokio::time::sleep(LEAVE_COUNT);
+        if end_after(subscription, agreed, count, &mut take_on).await.is_none() {
             return;
         }
     }
@@ -319,7 +330,7 @@ pub(crate) async fn leave(subscription: &mut Subscriber, total: u64, mut take_on
 async fn end_after(
     subscription: &mut Subscriber,
     count: u64,
-    pause: Duration,
+    pause: impl Future<Output = ()>,
     take_on: &mut impl FnMut(Message),
 ) -> Option<u64> {
     subscription.unsubscribe_after(count).await.ok()?;
@@ -330,7 +341,10 @@ async fn end_after(
             take_on(message);
         }
     };
-    let lives = tokio::time::timeout(pause, ended).await.is_err();
+    let lives = tokio::select! {
+        () = ended => false,
+        () = pause => true,
+    };
     lives.then_some(arrived)
 }
 

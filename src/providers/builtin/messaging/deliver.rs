@@ -84,7 +84,7 @@ impl Deliveries {
         }
         let deadline = stop.borrow().unwrap_or_else(Instant::now);
         let mut rest: VecDeque<Message> = held.into_iter().collect();
-        let leaving = leave(&mut subscription, total, |message| rest.push_back(message));
+        let leaving = leave(&self.context.nats, &mut subscription, total, |message| rest.push_back(message));
         if tokio::time::timeout_at(deadline.min(Instant::now() + LEAVE_TIMEOUT), leaving).await.is_err() {
             let link = &self.link;
             warn!(actor_id = %link.actor_id, link_name = %link.link_name, "left a subscription without a word of the NATS server");
