@@ -53,7 +53,10 @@ const LEAVE_FURTHER_MAX: u64 = 16 * 1024;
 /// How long to look how many arrive at least, after a round trip.
 const LEAVE_LOOK: Duration = Duration::from_millis(100);
 /// How long to wait for the agreed number.
-const LEAVE_COUNT: Duration = Duration::from_millis(300);
+const LEAVE_COUNT: Duration = Duration::from_millis(700);
+/// Messages that may be on their way however few have arrived lately: on a machine that has much to do they wait in the
+/// connection.
+const LEAVE_MARGIN: u64 = 64;
 /// A call that began on this host and came back over NATS counts as made by a waiting one.
 const DEPTH_OF_OWN: u8 = 1;
 
@@ -312,7 +315,7 @@ pub(crate) async fn leave(
     };
     let Some(arrived) = end_after(subscription, total + LEAVE_FURTHER_MAX, look, &mut take_on).await else { return };
     if arrived > 0 {
-        let agreed = total + arrived + 4 + arrived * 2;
+        let agreed = total + arrived + LEAVE_MARGIN + arrived * 2;
         let count = tokio::time::sleep(LEAVE_COUNT);
         if end_after(subscription, agreed, count, &mut take_on).await.is_none() {
             return;
