@@ -139,8 +139,13 @@ impl RegistryServer {
         self.resume().await;
     }
 
-    /// How often layers were downloaded.
-    pub fn downloads(&self) -> usize {
+    /// Layers were downloaded so often, and not more. The registry writes its log after its answer.
+    pub async fn downloaded(&self, count: usize) {
+        super::eventually("the registry has logged it", || async { (self.downloads() >= count).then_some(()) }).await;
+        assert_eq!(self.downloads(), count);
+    }
+
+    fn downloads(&self) -> usize {
         let log = fs::read_to_string(self.log_path()).expect("the log is read");
         log.lines().filter(|line| line.contains("\"GET /v2/") && line.contains("/blobs/sha256:")).count()
     }
