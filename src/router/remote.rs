@@ -132,6 +132,7 @@ impl Remote {
                 (Err(error), Some(peer)) if was_not_taken(&error, &key) => choice.pass_over(peer, &error),
                 (Err(CallError::NoResponders { .. }), None) if self.may_come_back(&choice, &call) => {
                     sleep(GRACE_PAUSE).await;
+                    choice.tried.clear();
                 }
                 (result, peer) => {
                     if let Some(peer) = peer {
@@ -147,15 +148,11 @@ impl Remote {
         self.0.peers.choose(&choice.target, &choice.tried, choice.may_be_here)
     }
 
-    /// Whether a host that ran the target was there a moment ago.
+    /// Whether a host that runs the target was there a moment ago. Who stops taking calls tells before, so if nobody listens
+    /// nevertheless, the way there is cut, or not yet known again to every server on it.
     fn may_come_back(&self, choice: &Choice, call: &Call) -> bool {
         Instant::now() + GRACE_PAUSE < call.deadline
-            && self
-                .0
-                .peers
-                .runners(&choice.target)
-                .iter()
-                .any(|peer| (peer.is_lost() || peer.is_struck(&choice.target)) && peer.silence() < GRACE)
+            && self.0.peers.runners(&choice.target).iter().any(|peer| peer.silence() < GRACE)
     }
 
     fn send(&self, call: &Call, choice: &Choice, peer: Option<Arc<Peer>>) -> Attempt {
