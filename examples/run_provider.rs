@@ -18,6 +18,7 @@ use clap::Parser;
 use lattice_host::{
     config::{ProcessEnvironment, Secret},
     identity::keys::{HostId, LatticeName, LinkName, ProviderId},
+    journal::Journal,
     links::LinkDefinition,
     providers::external::{
         access::Access,
@@ -101,7 +102,9 @@ async fn main() -> Result<()> {
         otel_config: OtelConfig::default(),
     };
     let environment = environment(&ProcessEnvironment, &[], &access);
-    let launch = Launch { executable: &args.executable, host_data: &host_data, environment: &environment };
+    let journal = Journal::new(host_data.host_id.as_str());
+    let launch =
+        Launch { executable: &args.executable, host_data: &host_data, environment: &environment, journal: &journal };
     let mut process = Process::spawn(launch).await?;
     println!("{}", process.pid());
     let exit = process.wait().await;

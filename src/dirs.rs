@@ -15,12 +15,23 @@ pub struct Dirs {
     pub data: PathBuf,
     /// What describes running processes: locks and logs.
     pub state: PathBuf,
+    /// What the user wishes: contexts. Only where this user has a place of their own, for whoever writes there decides where
+    /// commands connect to.
+    pub config: Option<PathBuf>,
     /// What `docker login` keeps; not ours, and read only.
     pub docker_config: Option<PathBuf>,
+    /// Where `wash` has its contexts.
+    pub wash_contexts: Option<PathBuf>,
+    /// Where the `nats` command has its contexts; read only.
+    pub nats_config: Option<PathBuf>,
 }
 
+/// The directory of provider executables, below the cache.
+pub const EXECUTABLES: &str = "providers";
+
 impl Dirs {
-    /// Reads `XDG_*_HOME` and `DOCKER_CONFIG`; without them, and without a home, the system's place for temporary files serves.
+    /// Reads `XDG_*_HOME`, `DOCKER_CONFIG` and `WASH_CONTEXTS`; without them, and without a home, the system's place for
+    /// temporary files serves, but never for what the user wishes.
     pub fn find(env: &dyn Environment, home: Option<&Path>) -> Self {
         let vars = env.vars();
         let base = |variable: &str, below_home: &str| {
@@ -31,14 +42,36 @@ impl Dirs {
                 (None, None) => std::env::temp_dir().join(NAME),
             }
         };
-        let docker = vars.iter().find(|(name, dir)| name == "DOCKER_CONFIG" && !dir.is_empty());
-        let docker = docker.map(|(_, dir)| PathBuf::from(dir)).or_else(|| home.map(|home| home.join(".docker")));
+        let set = |variable: &str| vars.iter().find(|(name, dir)| name == variable && !dir.is_empty());
+        let config = set("XDG_CONFIG_HOME").map(|(_, dir)| PathBuf::from(dir)).filter(|dir| dir.is_absolute());
+        let config = config.or_else(|| home.map(|home| home.join(".config")));
+        let wash = set("WASH_CONTEXTS").map(|(_, dir)| PathBuf::from(dir));
+        let docker =
+            set("DOCKER_CONFIG").map(|(_, dir)| PathBuf::from(dir)).or_else(|| home.map(|home| home.join(".docker")));
         Self {
             cache: base("XDG_CACHE_HOME", ".cache"),
             data: base("XDG_DATA_HOME", ".local/share"),
             state: base("XDG_STATE_HOME", ".local/state"),
+            config: config.as_ref().map(|config| config.join(NAME)),
+            wash_contexts: wash.or_else(|| home.map(|home| home.join(".wash/contexts"))),
+            nats_config: config.map(|config| config.join("nats")),
             docker_config: docker.map(|dir| dir.join("config.json")),
         }
+    }
+
+    /// Images of registries, by their content.
+    pub fn images(&self) -> PathBuf {
+        self.cache.join("oci")
+    }
+
+    /// Compiled code of actors.
+    pub fn compiled_code(&self) -> PathBuf {
+        self.cache.join("compiled")
+    }
+
+    /// Executables of providers.
+    pub fn executables(&self) -> PathBuf {
+        self.cache.join(EXECUTABLES)
     }
 }
 
@@ -52,6 +85,24 @@ mod tests {
         let find = |env: Vec<(String, String)>| Dirs::find(&env, Some(Path::new("/home/me"))).docker_config;
         assert_eq!(find(told).as_deref(), Some(Path::new("/d/config.json")));
         assert_eq!(find(Vec::new()).as_deref(), Some(Path::new("/home/me/.docker/config.json")));
+    }
+
+    #[test]
+    fn contexts_are_looked_for_only_where_the_user_has_a_place_of_their_own() {
+        let find = |env: &[(&str, &str)], home: Option<&str>| {
+            let env: Vec<(String, String)> =
+                env.iter().map(|(name, dir)| (name.to_string(), dir.to_string())).collect();
+            let dirs = Dirs::find(&env, home.map(Path::new));
+            [dirs.config, dirs.wash_contexts, dirs.nats_config].map(|dir| dir.map(|dir| dir.display().to_string()))
+        };
+        let some = |dirs: [&str; 3]| dirs.map(|dir| Some(dir.to_owned()));
+        assert_eq!(find(&[], None), [None, None, None]);
+        assert_eq!(
+            find(&[], Some("/me")),
+            some(["/me/.config/lattice-host", "/me/.wash/contexts", "/me/.config/nats"])
+        );
+        let told = [("XDG_CONFIG_HOME", "/x"), ("WASH_CONTEXTS", "/w")];
+        assert_eq!(find(&told, Some("/me")), some(["/x/lattice-host", "/w", "/x/nats"]));
     }
 
     #[test]

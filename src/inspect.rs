@@ -1,11 +1,13 @@
 //! Tells what a reference names: a built-in provider with its link values, an actor or a provider archive with its claims.
 //!
-//! Claims are verified like at a start: signature, times, keys, and the hash of a module. The executables of an archive are
-//! only listed; a host verifies the one for its machine when it unpacks it.
+//! Claims are verified like at a start: signature, keys, and the hash of a module. When they count is told and not judged,
+//! so that people see why something does not start; [`Inspected::untimely`] says it. The executables of an archive are only
+//! listed; a host verifies the one for its machine when it unpacks it.
 
 use std::{
     collections::BTreeSet,
     fmt::{self, Write as _},
+    time::Duration,
 };
 
 use serde::Serialize;
@@ -15,13 +17,15 @@ use crate::{
     errors::chain,
     identity::{
         claims::{ActorClaims, VerifyOptions, now, verify_module},
+        module::{self, ModuleError},
         provider::ProviderClaims,
+        token::Compact,
     },
     providers::{
-        archive::Archive,
+        archive::{Archive, ArchiveError},
         builtin::{self, Spec},
     },
-    registry::Registry,
+    registry::{Got, Registry},
 };
 
 /// What every WebAssembly binary begins with.
@@ -33,8 +37,16 @@ const WIDTH: usize = 100;
 #[derive(Debug)]
 pub enum Inspected {
     Builtin(&'static Spec),
-    Actor(ActorClaims),
-    Provider { claims: ProviderClaims, targets: BTreeSet<String> },
+    Actor { claims: ActorClaims, token: String },
+    Provider { claims: ProviderClaims, targets: BTreeSet<String>, token: String },
+}
+
+/// What was found behind a reference.
+#[derive(Debug)]
+pub struct Found {
+    pub what: Inspected,
+    /// The digest of the manifest; of images only.
+    pub digest: Option<String>,
 }
 
 /// Why a reference cannot be told about.
@@ -46,22 +58,86 @@ pub enum InspectError {
     Artifact { reference: String, cause: String },
 }
 
-/// Fetches what a reference names, unless it is built in, and reads its claims.
-pub async fn inspect(registry: &Registry, reference: &str) -> Result<Inspected, InspectError> {
+/// Why some content is neither a signed module nor a provider archive.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error(transparent)]
+    Module(#[from] ModuleError),
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+}
+
+/// Fetches what a reference names, unless it is built in, and reads its claims. `tell` is told how far a download is, no more
+/// often than `every` so long.
+pub async fn inspect(
+    registry: &Registry,
+    reference: &str,
+    every: Duration,
+    tell: impl FnMut(Got),
+) -> Result<Found, InspectError> {
     if let Some(found) = builtin::find(reference) {
-        return Ok(Inspected::Builtin(found?));
+        return Ok(Found { what: Inspected::Builtin(found?), digest: None });
     }
     let failed = |cause: String| InspectError::Artifact { reference: reference.to_owned(), cause };
-    let bytes = registry.fetch(reference).await.map_err(|e| failed(chain(&e)))?;
-    if bytes.starts_with(WASM_MAGIC) {
-        let module = verify_module(&bytes, now(), &VerifyOptions::default()).map_err(|e| failed(chain(&e)))?;
-        return Ok(Inspected::Actor(module.claims));
-    }
-    let (claims, targets) = Archive::inspect(&bytes, now()).map_err(|e| failed(chain(&e)))?;
-    Ok(Inspected::Provider { claims, targets })
+    let fetched = registry.fetch_telling(reference, every, tell).await.map_err(|e| failed(chain(&e)))?;
+    let what = Inspected::read(&fetched.content, now()).map_err(|e| failed(chain(&e)))?;
+    Ok(Found { what, digest: fetched.digest })
+}
+
+/// Whether some content is a WebAssembly module or component, signed or not.
+pub fn is_wasm(content: &[u8]) -> bool {
+    content.starts_with(WASM_MAGIC)
 }
 
 impl Inspected {
+    /// Reads what a module or an archive says, and verifies it, as of the time nearest to `now` at which it counts.
+    ///
+    /// Hashes and unpacks: call it off the async threads where that matters.
+    pub fn read(content: &[u8], now: u64) -> Result<Self, ReadError> {
+        if is_wasm(content) {
+            let token = module::token(content)?.to_owned();
+            let module = verify_module(content, nearest(&token, now), &VerifyOptions::default())?;
+            return Ok(Self::Actor { claims: module.claims, token });
+        }
+        let token = Archive::token(content)?;
+        let (claims, targets) = Archive::inspect(content, nearest(&token, now))?;
+        Ok(Self::Provider { claims, targets, token })
+    }
+
+    /// Whose it is.
+    pub fn public_key(&self) -> &str {
+        match self {
+            Self::Builtin(spec) => spec.public_key,
+            Self::Actor { claims, .. } => claims.subject.as_str(),
+            Self::Provider { claims, .. } => claims.subject.as_str(),
+        }
+    }
+
+    /// The token it carries; what is built in has none.
+    pub fn token(&self) -> Option<&str> {
+        match self {
+            Self::Builtin(_) => None,
+            Self::Actor { token, .. } | Self::Provider { token, .. } => Some(token),
+        }
+    }
+
+    /// Why no host starts it at this time, if its claims do not count.
+    pub fn untimely(&self, now: u64) -> Option<String> {
+        let (not_before, is_expired, begins, ended) = match self {
+            Self::Builtin(_) => return None,
+            Self::Actor { claims, .. } => {
+                (claims.not_before, claims.is_expired(now), claims.not_before_human(), claims.expires_human())
+            }
+            Self::Provider { claims, .. } => {
+                (claims.not_before, claims.is_expired(now), claims.not_before_human(), claims.expires_human())
+            }
+        };
+        if is_expired {
+            return Some(format!("its claims expired {ended}; no host starts it until it is signed again"));
+        }
+        not_before.filter(|from| now < *from).map(|_| format!("its claims count {begins}; no host starts it before"))
+    }
+
     /// The same as JSON.
     pub fn to_json(&self) -> Value {
         match self {
@@ -86,27 +162,65 @@ impl Inspected {
                     "about": spec.about, "link_values": values,
                 })
             }
-            Self::Actor(claims) => json!({
+            // Beside our names for things those that `wash` has for the same.
+            Self::Actor { claims, .. } => json!({
                 "kind": "actor", "public_key": claims.subject.as_str(), "issuer": claims.issuer, "name": claims.name,
                 "version": claims.version, "revision": claims.revision, "call_alias": claims.call_alias,
                 "capabilities": claims.caps, "tags": claims.tags, "expires": claims.expires_human(),
                 "can_be_used": claims.not_before_human(),
+                "module": claims.subject.as_str(), "actor": claims.subject.as_str(), "account": claims.issuer,
             }),
-            Self::Provider { claims, targets } => json!({
-                "kind": "provider", "public_key": claims.subject.as_str(), "issuer": claims.issuer, "name": claims.name,
-                "vendor": claims.vendor, "version": claims.version, "revision": claims.revision,
-                "contract_id": claims.contract_id, "targets": targets, "expires": claims.expires_human(),
-                "can_be_used": claims.not_before_human(),
-            }),
+            Self::Provider { claims, targets, .. } => {
+                let mut told = json!({
+                    "kind": "provider", "public_key": claims.subject.as_str(), "issuer": claims.issuer,
+                    "name": claims.name, "vendor": claims.vendor, "version": claims.version,
+                    "revision": claims.revision, "contract_id": claims.contract_id, "targets": targets,
+                    "expires": claims.expires_human(), "can_be_used": claims.not_before_human(),
+                    "service": claims.subject.as_str(), "capability_contract_id": claims.contract_id,
+                });
+                // It was read as JSON before.
+                if let Some(schema) = claims.config_schema.as_deref().and_then(|text| serde_json::from_str(text).ok()) {
+                    let schema: Value = schema;
+                    told["schema"] = schema;
+                }
+                told
+            }
         }
     }
 }
 
+impl Found {
+    /// The same as JSON.
+    pub fn to_json(&self) -> Value {
+        let mut told = self.what.to_json();
+        if let Some(digest) = &self.digest {
+            told["digest"] = digest.as_str().into();
+        }
+        told
+    }
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.what.fmt(f)?;
+        match &self.digest {
+            Some(digest) => row(f, "digest", digest),
+            None => Ok(()),
+        }
+    }
+}
+
+fn row(f: &mut fmt::Formatter<'_>, name: &str, value: &str) -> fmt::Result {
+    if value.is_empty() { Ok(()) } else { writeln!(f, "  {name:<14}{value}") }
+}
+
+/// The time nearest to `now` at which a token counts; the token's own faults are found later.
+fn nearest(token: &str, now: u64) -> u64 {
+    Compact::parse(token.trim()).map_or(now, |compact| compact.nearest(now))
+}
+
 impl fmt::Display for Inspected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let row = |f: &mut fmt::Formatter<'_>, name: &str, value: &str| {
-            if value.is_empty() { Ok(()) } else { writeln!(f, "  {name:<14}{value}") }
-        };
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
         let number = |value: Option<i32>| value.map(|number| number.to_string()).unwrap_or_default();
         match self {
@@ -128,7 +242,7 @@ impl fmt::Display for Inspected {
                 }
                 Ok(())
             }
-            Self::Actor(claims) => {
+            Self::Actor { claims, .. } => {
                 writeln!(f, "{} (actor)", claims.name.as_deref().unwrap_or("without a name"))?;
                 row(f, "public key", claims.subject.as_str())?;
                 row(f, "issuer", &claims.issuer)?;
@@ -140,7 +254,7 @@ impl fmt::Display for Inspected {
                 row(f, "can be used", &claims.not_before_human())?;
                 row(f, "expires", &claims.expires_human())
             }
-            Self::Provider { claims, targets } => {
+            Self::Provider { claims, targets, .. } => {
                 writeln!(f, "{} (provider)", claims.name.as_deref().unwrap_or("without a name"))?;
                 row(f, "public key", claims.subject.as_str())?;
                 row(f, "issuer", &claims.issuer)?;
@@ -149,6 +263,8 @@ impl fmt::Display for Inspected {
                 row(f, "version", &text(&claims.version))?;
                 row(f, "revision", &number(claims.revision))?;
                 row(f, "targets", &targets.iter().map(String::as_str).collect::<Vec<_>>().join(", "))?;
+                let schema = claims.config_schema.as_ref().map_or("", |_| "a JSON schema of link values, see -o json");
+                row(f, "schema", schema)?;
                 row(f, "can be used", &claims.not_before_human())?;
                 row(f, "expires", &claims.expires_human())
             }
@@ -179,6 +295,11 @@ fn wrapped(text: &str, indent: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::{
+        keys::tests::{ACCOUNT, ACTOR},
+        sign::{self, ActorToken, Term},
+        signature::SigningKey,
+    };
 
     #[test]
     fn every_builtin_documents_its_link_values() {
@@ -192,6 +313,26 @@ mod tests {
             let values = Inspected::Builtin(spec).to_json()["link_values"].as_array().map(Vec::len);
             assert_eq!(values, Some(spec.values.len()));
         }
+    }
+
+    #[test]
+    fn claims_that_do_not_count_now_are_told_and_changed_ones_refused() {
+        let key = |seed| SigningKey::from_seed(seed).unwrap();
+        let (actor, account) = (key(ACTOR.seed), key(ACCOUNT.seed));
+        let says = ActorToken { name: "sample".into(), ..ActorToken::default() };
+        let sign = |not_before: Option<u64>, expires: Option<u64>| {
+            let term = Term { issued_at: 1, not_before, expires, is_reproducible: true };
+            sign::module(b"\0asm\x01\0\0\0", &says, &actor, &account, &term).unwrap()
+        };
+        let read = |wasm: &[u8]| Inspected::read(wasm, now());
+        let told = read(&sign(None, Some(2))).unwrap();
+        assert!(told.untimely(now()).unwrap().contains("ago"));
+        assert_eq!((told.to_json()["module"].as_str(), told.token().is_some()), (Some(ACTOR.public), true));
+        assert!(read(&sign(Some(now() + 9999), None)).unwrap().untimely(now()).unwrap().contains("in 2 hours"));
+        assert_eq!(read(&sign(None, None)).unwrap().untimely(now()), None);
+        let changed = [sign(None, Some(2)).as_slice(), b"\x00\x02\x01x"].concat();
+        assert!(matches!(read(&changed), Err(ReadError::Module(ModuleError::HashMismatch { .. }))));
+        assert!(matches!(read(b"no artifact"), Err(ReadError::Archive(_))));
     }
 
     #[test]

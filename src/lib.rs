@@ -1,4 +1,4 @@
-//! A host: one process per machine that joins a lattice and runs signed actors.
+//! A host: one process per machine that joins a lattice and runs signed actors; and the commands that operate the lattice.
 //!
 //! # Map of the code
 //!
@@ -8,10 +8,14 @@
 //! * [`rpc`] is the invocation: its bytes, its signature, its way over NATS.
 //! * [`store`] is the metadata bucket all hosts share; [`links`] is what this host knows from it; [`delivery`] tells
 //!   providers and subscribers what changed.
+//! * [`meter`] counts calls, [`journal`] keeps what actors and providers say; [`local`] signs for this machine's user.
 //! * [`policy`] asks whether something is allowed. [`events`] tells what happened. [`registry`] fetches modules and archives.
 //! * [`router`] is the heart: it checks every call and chooses its way. [`peers`] tells it which hosts are there.
 //! * [`actors`] runs modules; [`providers`] gives them a world, by [`contracts`]. [`control`] answers clients.
-//! * [`inspect`] tells what a reference names. [`errors`] and [`lenient`] are the two helpers everybody needs.
+//! * [`doctor`] finds out what is wrong with a lattice. [`inspect`] tells what a reference names; [`keyring`] has the keys a
+//!   developer signs with. [`errors`] and [`lenient`] are the two helpers everybody needs.
+//! * [`command`] is what the commands of the binary do: they ask the lattice through [`client`], found by [`context`] or the
+//!   settings of the directory, and print through [`terminal`].
 //! * [`vigil`] notices that this process was frozen.
 //! * [`host`] puts the parts together, and takes them apart in order. [`up`] starts a NATS server beside it.
 //!
@@ -28,19 +32,27 @@
 
 pub mod actors;
 pub mod cli;
+pub mod client;
+pub mod command;
 pub mod config;
+pub mod context;
 pub mod contracts;
 pub mod control;
 pub mod delivery;
 pub mod dirs;
+pub mod doctor;
 pub mod errors;
 pub mod events;
 pub mod host;
 pub mod identity;
 pub mod inspect;
+pub mod journal;
+pub mod keyring;
 pub mod lattice;
 pub mod lenient;
 pub mod links;
+pub mod local;
+pub mod meter;
 pub mod peers;
 pub mod policy;
 pub mod providers;
@@ -50,5 +62,6 @@ pub mod rpc;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;
+pub mod terminal;
 pub mod up;
 pub mod vigil;

@@ -4,6 +4,7 @@
 //!     cargo build && cargo run --example two-machines               # the walk
 //!     cargo run --example two-machines -- --load                    # what 500 requests a second notice of trouble
 //!     sudo target/debug/examples/two-machines --netns --load        # the same over a line with latency and loss
+//!     cargo run --example two-machines -- --type target/debug/host --type $(which wash)    # as commands, typed twice
 //!
 //! Hosts and servers are real processes with directories of their own; all of them end with this program. The page is
 //! asked for over HTTP, commands go through the client crate of early 2024.
@@ -29,6 +30,7 @@ use clap::Parser;
 use lattice_host::{config::ProcessEnvironment, dirs::Dirs, up::nats_server};
 use walk::{
     app::App,
+    article,
     disturbance::{Disturbance, Pace},
     ground::Ground,
     lattice::{Lattice, Plan, Programs},
@@ -71,6 +73,13 @@ struct Arguments {
     /// What runs: dogs-and-cats asks the web for each page, echo nobody
     #[arg(long, value_enum, default_value_t = Actor::DogsAndCats)]
     actor: Actor,
+    /// Type the walk's commands with this program, `host` or `wash`, and print what each brought about; with two, also
+    /// what differs
+    #[arg(long = "type", value_name = "PROGRAM", conflicts_with_all = ["load", "netns", "stay"])]
+    programs: Vec<PathBuf>,
+    /// With --type, also print what the program says
+    #[arg(long, requires = "programs")]
+    words: bool,
     /// Leave hub, servers and the second host running after the walk, until Ctrl-C
     #[arg(long, conflicts_with = "load")]
     stay: bool,
@@ -97,6 +106,7 @@ async fn main() -> ExitCode {
     let work = async {
         match arguments.load {
             true => measure(&arguments).await,
+            false if !arguments.programs.is_empty() => type_commands(&arguments).await,
             false => tell(&arguments).await,
         }
     };
@@ -157,6 +167,40 @@ async fn tell(arguments: &Arguments) -> Result<()> {
         interrupted().await.context("listen to signals")?;
     }
     lattice.stop().await
+}
+
+/// Types the commands of the walk with each program, on a lattice of its own, and compares what they brought about.
+async fn type_commands(arguments: &Arguments) -> Result<()> {
+    // Compiled once for all: `wash` waits five seconds for a start.
+    let cache = tempfile::tempdir().context("make a temporary directory")?;
+    let mut runs = Vec::new();
+    for (number, program) in arguments.programs.iter().enumerate() {
+        let dir = Directory::of(arguments)?.below(number + 1);
+        let ground = ground(arguments)?;
+        let plan = plan(arguments, dir.path(), programs().await?, &ground).await?;
+        let plan = Plan { cache: Some(cache.path().to_path_buf()), ..plan };
+        let program = std::path::absolute(program).context("find the program to type with")?;
+        println!("== {}", program.display());
+        let (effects, said) = article::type_all(program, plan, ground).await?;
+        for (effect, said) in effects.iter().zip(said) {
+            match arguments.words {
+                true => println!("{said}"),
+                false => println!("   {}", effect.command),
+            }
+        }
+        println!("{} commands, each of which ended with 0", effects.len());
+        runs.push(effects);
+    }
+    let [first, second, ..] = runs.as_slice() else { return Ok(()) };
+    let differing: Vec<_> = first.iter().zip(second).filter(|(first, second)| first != second).collect();
+    for (first, second) in &differing {
+        println!("differs after {}:\n  {}\n  {}", first.command, first.lattice, second.lattice);
+    }
+    if !differing.is_empty() || first.len() != second.len() {
+        bail!("the programs do not bring about the same");
+    }
+    println!("both brought about the same with every command");
+    Ok(())
 }
 
 /// Measures each disturbance on a lattice of its own.

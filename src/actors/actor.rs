@@ -26,11 +26,13 @@ use super::{
     engine::Engine,
     guest::{self, Ended, HostCall, Idle, Inbound, Outcome, Outward},
     permits::{Permit, Permits, Refused},
-    sink::Sink,
+    sink::{Level, Sink},
 };
 use crate::{
     identity::{claims::ActorClaims, keys::ActorId},
-    router::{Admitted, Local, Route, Router},
+    journal::Journal,
+    meter::Target,
+    router::{self, Admitted, Local, Route, Router, Standing},
     rpc::{
         call::{Call, CallError},
         chunking,
@@ -84,6 +86,7 @@ pub struct Shared {
     pub engine: Engine,
     pub slots: Slots,
     pub router: Router,
+    pub journal: Journal,
     pub queue_max: usize,
 }
 
@@ -97,6 +100,8 @@ pub struct Actor {
     // Held for a few lines, never across an await.
     idle: Mutex<Vec<IdleOf>>,
     sink: Arc<Sink>,
+    /// Counts the calls of all time.
+    served: Arc<Target>,
     shared: Shared,
     /// Counts the calls in work, so that stopping can wait for them.
     in_work: TaskTracker,
@@ -116,7 +121,8 @@ impl Actor {
             permits: Permits::new(limit, shared.queue_max),
             reuse: AtomicU32::new(reuse),
             idle: Mutex::default(),
-            sink: Sink::new(id.as_str().into()),
+            sink: Sink::new(id.as_str().into(), shared.journal.writer(id.as_str(), "")),
+            served: shared.router.meter().serve(id.as_str(), ""),
             artifact: ArcSwap::new(artifact),
             shared,
             in_work: TaskTracker::new(),
@@ -230,9 +236,13 @@ impl Actor {
                 }
                 result
             }
-            Outcome::Ended(Ended::PastDeadline) => Err(self.out_of_time()),
+            Outcome::Ended(Ended::PastDeadline) => {
+                self.sink.remark(Level::Error, "a call ran past its deadline and was ended");
+                Err(self.out_of_time())
+            }
             Outcome::Ended(Ended::Trap(reason)) => {
                 tracing::warn!(actor_id = %self.id, error = %reason, "actor trapped, the call failed");
+                self.sink.remark(Level::Error, &format!("the actor trapped, the call failed: {reason}"));
                 Err(CallError::Trap { actor_id: self.id.to_string(), reason })
             }
         }
@@ -241,16 +251,11 @@ impl Actor {
 
 impl Local for Actor {
     fn check(&self, call: &Call) -> Result<(), CallError> {
-        let contract = &*call.origin.contract_id;
-        let from_actor_or_tool = contract.is_empty() && call.origin.link_name.is_empty();
-        if from_actor_or_tool || self.artifact.load().claims.has_capability(contract) {
-            return Ok(());
-        }
-        Err(CallError::NotSignedFor {
-            contract: contract.to_owned(),
-            actor_id: self.id.to_string(),
-            origin: call.origin.public_key.to_string(),
-        })
+        router::signed_for(&call.origin, self.id.as_str(), &self.artifact.load().claims.caps)
+    }
+
+    fn served(&self) -> Option<&Target> {
+        Some(&self.served)
     }
 
     fn try_admit(self: Arc<Self>) -> Option<Admitted> {
@@ -263,6 +268,12 @@ impl Local for Actor {
             let permit = self.permits.acquire(call.deadline).await.map_err(|refused| self.not_admitted(refused))?;
             self.run(call, permit).await
         })
+    }
+
+    fn standing(&self) -> Standing {
+        let claims = self.claims();
+        let (capabilities, expires) = (Some(claims.caps.clone()), claims.expires);
+        Standing { capabilities, expires, room: Some(self.permits.room()), refused: Vec::new() }
     }
 }
 

@@ -14,6 +14,8 @@ use tokio::{
     time::Instant,
 };
 
+use crate::router::Room;
+
 /// Why a call was not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -64,6 +66,14 @@ impl Permits {
     /// How many calls may run at a time.
     pub fn limit(&self) -> u32 {
         self.locked().limit
+    }
+
+    /// How much room there is for calls now.
+    pub fn room(&self) -> Room {
+        // What is free and still owed will be taken away when it is next given back.
+        let free = u32::try_from(self.semaphore.available_permits()).unwrap_or(u32::MAX);
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        Room { limit: self.limit(), free, waiting, queue_max: self.queue_max }
     }
 
     /// Changes how many calls may run at a time.

@@ -2,7 +2,7 @@
 //!
 //! Each actor has a [`Sink`] with a budget of lines per second. Lines beyond it are counted and reported once the second
 //! is over, long lines are cut. All output of a guest comes through here: `Logging.WriteLog`, the console of waPC, and
-//! the standard streams of WASI.
+//! the standard streams of WASI. It goes to the host's log, as far as its level lets it, and to the journal, whatever that is.
 
 use std::{
     fmt,
@@ -20,6 +20,9 @@ use wasmtime_wasi::{
     p2::{OutputStream, Pollable, StreamResult},
 };
 
+pub use crate::journal::Level;
+use crate::journal::Writer;
+
 /// Lines one actor may log per second, over all of its calls.
 const LINES_PER_SECOND: u32 = 200;
 /// Longer lines are cut.
@@ -29,32 +32,10 @@ const TEXT_BYTES_MAX: usize = 64 * 1024;
 /// What a guest may hand over in one write to a standard stream.
 const WRITE_BYTES_MAX: usize = 64 * 1024;
 
-/// How important a line is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    Trace,
-    Debug,
-    Info,
-    Warn,
-    Error,
-}
-
-impl Level {
-    /// Reads the level text of the logging contract; an unknown one counts as debug, as it did in 2022.
-    pub fn parse(text: &str) -> Self {
-        match text {
-            "trace" => Self::Trace,
-            "info" => Self::Info,
-            "warn" => Self::Warn,
-            "error" | "critical" => Self::Error,
-            _ => Self::Debug,
-        }
-    }
-}
-
 /// Where the lines of one actor go.
 pub struct Sink {
     actor_id: Arc<str>,
+    journal: Writer,
     // Held for a few lines, never across an await.
     window: Mutex<Window>,
 }
@@ -72,9 +53,14 @@ impl fmt::Debug for Sink {
 }
 
 impl Sink {
-    pub fn new(actor_id: Arc<str>) -> Arc<Self> {
+    pub fn new(actor_id: Arc<str>, journal: Writer) -> Arc<Self> {
         let window = Window { began: Instant::now(), lines: 0, suppressed: 0 };
-        Arc::new(Self { actor_id, window: Mutex::new(window) })
+        Arc::new(Self { actor_id, journal, window: Mutex::new(window) })
+    }
+
+    /// What the host has to say about the actor, beside its own log.
+    pub fn remark(&self, level: Level, text: &str) {
+        self.journal.write(level, text);
     }
 
     /// Logs what a guest said, line by line; what is too long to be a message is cut.
@@ -96,7 +82,9 @@ impl Sink {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         if window.began.elapsed() >= Duration::from_secs(1) {
             if window.suppressed > 0 {
-                warn!(actor_id = %self.actor_id, suppressed = window.suppressed, "actor logs too much, lines left out");
+                let suppressed = window.suppressed;
+                warn!(actor_id = %self.actor_id, suppressed, "actor logs too much, lines left out");
+                self.remark(Level::Warn, &format!("the host left out {suppressed} lines: the actor logs too much"));
             }
             *window = Window { began: Instant::now(), lines: 0, suppressed: 0 };
         }
@@ -109,6 +97,7 @@ impl Sink {
     }
 
     fn emit(&self, level: Level, line: &str) {
+        self.journal.write(level, line);
         let actor_id = &self.actor_id;
         match level {
             Level::Trace => trace!(target: "actor", %actor_id, "{line}"),
@@ -209,10 +198,11 @@ impl AsyncWrite for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::Journal;
 
     #[test]
     fn a_flood_is_cut_off_and_counted() {
-        let sink = Sink::new("M".into());
+        let sink = Sink::new("M".into(), Journal::new("N").writer("M", ""));
         for _ in 0..LINES_PER_SECOND + 50 {
             sink.log(Level::Debug, "again");
         }
@@ -228,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_stream_waits_for_the_end_of_a_line() {
-        let sink = Sink::new("M".into());
+        let sink = Sink::new("M".into(), Journal::new("N").writer("M", ""));
         let mut stream = sink.stream(Level::Debug);
         stream.take(b"half a ");
         assert_eq!(sink.window.lock().unwrap().lines, 0);

@@ -11,6 +11,7 @@
 //! `rpc_seed` are strings. Younger keys appear only where they differ from their default.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -29,11 +30,18 @@ pub const FILE_NAME: &str = "host_config.json";
 const WASH_DIR: &str = ".wash";
 
 /// One member of the file.
-#[derive(Debug, Clone)]
-pub(super) struct Member {
+#[derive(Clone)]
+pub struct Member {
     pub key: String,
     pub value: Value,
     pub line: usize,
+}
+
+impl fmt::Debug for Member {
+    /// Shows no value: it may be a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Member({} in line {})", self.key, self.line)
+    }
 }
 
 /// Why a copy of the file was not written. The host runs on.
@@ -50,16 +58,36 @@ pub enum WriteError {
 /// Reads the members of the file. A missing file has none; what is wrong with the file as a whole is added to
 /// the mistakes.
 pub(super) fn read(path: &Path, mistakes: &mut Mistakes) -> Vec<Member> {
-    let (line, problem) = match fs::read(path) {
+    match fs::read(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+        bytes => members_of(bytes, path, FILE_NAME, "one JSON object in a readable UTF-8 file, or no file", mistakes),
+    }
+}
+
+/// Reads the members of another file that holds one JSON object, a context say. It has to be there; `what` is the name of the
+/// whole in messages.
+pub fn read_object(path: &Path, what: &str) -> Result<Vec<Member>, Mistakes> {
+    let mut mistakes = Mistakes::default();
+    let members = members_of(fs::read(path), path, what, "one JSON object in a readable UTF-8 file", &mut mistakes);
+    if mistakes.0.is_empty() { Ok(members) } else { Err(mistakes) }
+}
+
+fn members_of(
+    bytes: io::Result<Vec<u8>>,
+    path: &Path,
+    what: &str,
+    accepted: &str,
+    mistakes: &mut Mistakes,
+) -> Vec<Member> {
+    let (line, problem) = match bytes {
         Ok(bytes) => match parse(&bytes) {
             Ok(members) => return members,
             Err((line, column, message)) => (line, Problem::Syntax { line, column, message }),
         },
-        Err(error) if error.kind() == ErrorKind::NotFound => return Vec::new(),
         Err(error) => (1, Problem::Unreadable { path: path.to_owned(), reason: error.to_string() }),
     };
     let origin = Origin::File { path: path.to_owned(), line };
-    mistakes.add(FILE_NAME, &origin, problem, "one JSON object in a readable UTF-8 file, or no file");
+    mistakes.add(what, &origin, problem, accepted);
     Vec::new()
 }
 

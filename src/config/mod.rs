@@ -21,6 +21,7 @@ mod file;
 mod keys;
 mod labels;
 mod origin;
+mod overruled;
 mod resolve;
 mod secret;
 pub mod settings;
@@ -35,12 +36,13 @@ use std::time::Duration;
 
 pub use args::SettingArgs;
 pub use connection::{Auth, Connection, Tls};
-pub use file::{FILE_NAME, WriteError, write};
+pub use file::{FILE_NAME, Member, WriteError, read_object, write};
 pub use keys::{Cluster, HostKey};
 pub use origin::{Mistake, Mistakes, Origin, Problem};
-pub use resolve::{Resolved, Row};
+pub use overruled::Overruled;
+pub use resolve::{Resolved, Row, superseded};
 pub use secret::Secret;
-pub use sources::{Environment, ProcessEnvironment, Sources};
+pub use sources::{Context, Environment, ProcessEnvironment, Sources};
 
 use labels::collect;
 use sources::Layers;

@@ -113,13 +113,7 @@ impl fmt::Display for Mistake {
 pub struct Mistakes(pub Vec<Mistake>);
 
 impl Mistakes {
-    pub(super) fn add(
-        &mut self,
-        key: impl Into<String>,
-        origin: &Origin,
-        problem: Problem,
-        accepted: impl Into<String>,
-    ) {
+    pub fn add(&mut self, key: impl Into<String>, origin: &Origin, problem: Problem, accepted: impl Into<String>) {
         self.0.push(Mistake { key: key.into(), origin: origin.clone(), problem, accepted: accepted.into() });
     }
 }

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use super::file;
 use super::labels::Labels;
 use super::origin::{Mistakes, Origin, Problem};
+use super::overruled::{self, Overruled};
 use super::secret::Secret;
 use super::settings::{self, ENV_POLICY_CHANGES_TOPIC_OF, Kind, Setting};
 use super::sources::Layers;
@@ -50,6 +51,8 @@ struct Slot {
 pub struct Resolved {
     slots: BTreeMap<&'static str, Slot>,
     labels: Labels,
+    /// What the file says in vain.
+    pub overruled: Vec<Overruled>,
 }
 
 /// One line of `config show`.
@@ -95,7 +98,7 @@ impl Resolved {
         mistakes: &mut Mistakes,
         warnings: &mut Vec<String>,
     ) -> Self {
-        let mut table = Resolved { slots: BTreeMap::new(), labels };
+        let mut table = Resolved { slots: BTreeMap::new(), labels, overruled: Vec::new() };
         for setting in settings::all() {
             let special = match setting.key {
                 // The lattice is the first row of the table, so it is known here.
@@ -117,6 +120,11 @@ impl Resolved {
             }
         }
         table.check_files(mistakes);
+        let decided = settings::all().filter_map(|setting| {
+            let slot = &table.slots[setting.key];
+            overruled::find(setting, slot.value.as_ref(), &slot.origin, layers, dir)
+        });
+        table.overruled = decided.collect();
         table
     }
 
@@ -284,6 +292,27 @@ impl Resolved {
 
 fn name(family: &str, field: &str) -> String {
     format!("{family}_{field}")
+}
+
+/// The keys whose values are no longer meant when somebody gives `key` a new one: itself, other ways to log in of its family,
+/// and what families that fall back to it said of the same.
+pub fn superseded(key: &str) -> Vec<String> {
+    let mut keys = vec![key.to_owned()];
+    // `prov_rpc_host` begins like nothing else, `rpc_host` and `nats_host` do not contain one another.
+    let split = FAMILIES.iter().find_map(|(family, _)| Some((*family, key.strip_prefix(family)?.strip_prefix('_')?)));
+    let Some((family, field)) = split else { return keys };
+    let Some(together) = INHERITED.iter().find(|fields| fields.contains(&field)) else { return keys };
+    if let Some(way) = LOGINS.iter().find(|way| way.contains(&field)) {
+        keys.extend(together.iter().filter(|field| !way.contains(field)).map(|field| name(family, field)));
+    }
+    let mut bases = vec![family];
+    for (heir, base) in FAMILIES {
+        if base.is_some_and(|base| bases.contains(&base)) {
+            bases.push(heir);
+            keys.extend(together.iter().map(|field| name(heir, field)));
+        }
+    }
+    keys
 }
 
 /// What a source said, before it is read as a value.

@@ -154,7 +154,7 @@ macro_rules! connection {
     (
         $heading:literal, $key:literal, $flag:literal, $env:literal, $base:literal,
         host: [$($host_env:literal)?] $host:literal, port: [$($port_env:literal)?] $port:literal,
-        seed: [$($seed_env:literal)?], tls: $tls:literal, written: $basic:ident, $younger:ident
+        seed: [$($seed_env:literal)?], creds: [$($creds_env:literal)?], tls: $tls:literal, written: $basic:ident, $younger:ident
     ) => {
         Group {
             heading: $heading,
@@ -175,7 +175,7 @@ macro_rules! connection {
                     concat!($flag, "-seed"), Kind::Seed(KeyPairType::User), "",
                     concat!("User nkey seed (SU...)", $base))
                     .written(Written::$basic),
-                Setting::new(concat!($key, "_creds"), &[concat!($env, "_CREDSFILE")],
+                Setting::new(concat!($key, "_creds"), &[concat!($env, "_CREDSFILE"), $($creds_env)?],
                     concat!($flag, "-creds"), Kind::File, "",
                     concat!("File with user JWT and seed, as made by nsc", $base))
                     .aliases(&[concat!($flag, "-credsfile")]).written(Written::$younger),
@@ -244,13 +244,14 @@ pub static GROUPS: &[Group] = &[
     connection!("NATS, all connections", "nats", "nats", "WASMCLOUD_NATS", "",
         host: ["NATS_HOST"] "127.0.0.1", port: ["NATS_PORT"] "4222",
         // The misspelling is the only name one released host reads.
-        seed: ["WASMCOULD_NATS_SEED"], tls: "false", written: Never, Never),
+        seed: ["WASMCOULD_NATS_SEED"], creds: [], tls: "false", written: Never, Never),
+    // `wash` reads the names that begin with WASH.
     connection!("NATS, control interface", "ctl", "ctl", "WASMCLOUD_CTL", " [falls back to nats]",
-        host: [] "", port: [] "", seed: [], tls: "", written: Always, WhenChanged),
+        host: [] "", port: [] "", seed: [], creds: ["WASH_CTL_CREDS"], tls: "", written: Always, WhenChanged),
     connection!("NATS, lattice calls", "rpc", "rpc", "WASMCLOUD_RPC", " [falls back to nats]",
-        host: [] "", port: [] "", seed: [], tls: "", written: Always, WhenChanged),
+        host: [] "", port: [] "", seed: [], creds: ["WASH_RPC_CREDS"], tls: "", written: Always, WhenChanged),
     connection!("NATS, as handed to providers", "prov_rpc", "prov-rpc", "WASMCLOUD_PROV_RPC", " [falls back to rpc]",
-        host: [] "", port: [] "", seed: [], tls: "", written: Always, WhenChanged),
+        host: [] "", port: [] "", seed: [], creds: [], tls: "", written: Always, WhenChanged),
     Group {
         heading: "Messages and timeouts",
         settings: &[

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::args::SettingArgs;
-use super::file;
+use super::file::{self, Member};
 use super::origin::{Mistakes, Origin, Problem};
 
 /// Files read beside the environment; a later one overrides an earlier one.
@@ -40,6 +41,18 @@ impl Environment for Vec<(String, String)> {
     }
 }
 
+/// Settings by key that stand in for those of `host_config.json`: a context of the commands that operate a lattice.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Where they were read, for messages.
+    pub path: PathBuf,
+    pub members: Vec<Member>,
+    /// How long an answer of the lattice may take, where the context says so.
+    pub timeout: Option<Duration>,
+    /// What of the file has no effect here, and why.
+    pub notes: Vec<String>,
+}
+
 /// Everything [`super::Config::load`] looks at.
 pub struct Sources {
     /// Key of the setting and the text given with its flag; the last of two wins.
@@ -50,6 +63,8 @@ pub struct Sources {
     /// Directory of `host_config.json` and of the dotenv files.
     pub dir: PathBuf,
     pub home: Option<PathBuf>,
+    /// Read in place of `host_config.json`.
+    pub context: Option<Context>,
 }
 
 impl Sources {
@@ -61,6 +76,7 @@ impl Sources {
             env: Box::new(ProcessEnvironment),
             dir: PathBuf::from("."),
             home: std::env::home_dir().filter(|home| !home.as_os_str().is_empty()),
+            context: None,
         }
     }
 }
@@ -77,14 +93,23 @@ pub(super) struct Layers {
     pub flags: BTreeMap<&'static str, String>,
     pub env: BTreeMap<String, Variable>,
     pub dotenv: BTreeMap<String, Variable>,
-    pub file: Vec<file::Member>,
+    pub file: Vec<Member>,
     pub file_path: PathBuf,
 }
 
 impl Layers {
     pub fn read(sources: &Sources, mistakes: &mut Mistakes, warnings: &mut Vec<String>) -> Self {
-        let file_path = sources.dir.join(file::FILE_NAME);
-        let file = file::read(&file_path, mistakes);
+        let (file_path, file) = match &sources.context {
+            Some(context) => {
+                warnings.extend(context.notes.iter().cloned());
+                (context.path.clone(), context.members.clone())
+            }
+            None => {
+                let path = sources.dir.join(file::FILE_NAME);
+                let members = file::read(&path, mistakes);
+                (path, members)
+            }
+        };
         Layers {
             flags: sources.flags.iter().cloned().collect(),
             env: environment(sources.env.as_ref()),

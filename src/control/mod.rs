@@ -3,12 +3,13 @@
 //! * [`types`] are the requests, read leniently, and the replies, written for the strictest client.
 //! * [`state`] is this host as pings, inventories and heartbeats show it.
 //! * [`server`] subscribes, dispatches on the parsed subject and answers within two seconds.
-//! * one file per family: [`actors`], [`providers`], [`links`], [`labels`], [`registries`], [`named_config`].
+//! * one file per family: [`actors`], [`providers`], [`links`], [`labels`], [`registries`], [`named_config`], [`probe`].
 
 pub mod actors;
 pub mod labels;
 pub mod links;
 pub mod named_config;
+pub mod probe;
 pub mod providers;
 pub mod registries;
 pub mod server;

@@ -13,7 +13,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::{Message, Subscriber};
+use async_nats::{Message, Subject, Subscriber};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use serde::{Serialize, de::DeserializeOwned};
@@ -21,17 +21,21 @@ use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, error, info_span, warn};
 
-use super::{named_config::NamedConfig, state::HostState, types::Ack};
+use super::{named_config::NamedConfig, probe::health::Vitals, state::HostState, types::Ack};
 use crate::{
     actors,
     events::{Event, Publisher},
+    journal::followers::Followers,
     lattice::{
         connection::confirm,
-        subject::{Command, Control, ControlSubscription, Subjects},
+        subject::{Command, Control, ControlSubscription, Probe, Subjects},
     },
     links::Live,
+    meter::Meter,
+    peers::Peers,
     providers,
     registry::{Registry, credentials::Registries},
+    router::Router,
     shutdown::essential,
     store::{Store, WRITE_TIMEOUT},
 };
@@ -63,6 +67,7 @@ pub struct Parts {
     pub client: async_nats::Client,
     pub subjects: Subjects,
     pub state: HostState,
+    pub peers: Peers,
     pub actors: actors::supervisor::Handle,
     pub providers: providers::supervisor::Handle,
     pub store: Store,
@@ -71,6 +76,13 @@ pub struct Parts {
     pub registries: Registries,
     pub registry: Registry,
     pub events: Publisher,
+    pub router: Router,
+    /// What only the health probe asks for.
+    pub vitals: Vitals,
+    /// Counts calls.
+    pub meter: Meter,
+    /// Those who ask for logs.
+    pub followers: Followers,
     /// Tells the host that it is to stop.
     pub stop_requests: watch::Sender<Option<StopRequest>>,
 }
@@ -192,9 +204,9 @@ impl Server {
         let Message { subject, reply, payload, .. } = message;
         debug!(%subject, "control request");
         let answer = if is_late {
-            self.respond_late(subject.as_str(), &payload)
+            self.respond_late(subject.as_str(), &payload, reply.as_ref())
         } else {
-            self.respond(subject.as_str(), &payload)
+            self.respond(subject.as_str(), &payload, reply.as_ref())
         };
         let client = self.parts.client.clone();
         waiting.spawn(async move {
@@ -226,19 +238,19 @@ impl Server {
     }
 
     /// Takes a request on as a host that knows less than others: they have the first word, and the only hand that writes.
-    fn respond_late(self: &Arc<Self>, subject: &str, payload: &Bytes) -> Answer {
+    fn respond_late(self: &Arc<Self>, subject: &str, payload: &Bytes, reply: Option<&Subject>) -> Answer {
         match self.parts.subjects.parse_control(subject) {
             Some(Control::Claims | Control::Links) => {
                 // What it knows by then.
                 let (server, subject, payload) = (Arc::clone(self), subject.to_owned(), payload.clone());
                 async move {
                     tokio::time::sleep(LATE_READ).await;
-                    server.respond(&subject, &payload).await
+                    server.respond(&subject, &payload, None).await
                 }
                 .boxed()
             }
             Some(Control::ConfigGet { .. }) => {
-                let answer = self.respond(subject, payload);
+                let answer = self.respond(subject, payload, reply);
                 async move { tokio::join!(answer, tokio::time::sleep(LATE_WRITE)).0 }.boxed()
             }
             Some(
@@ -256,12 +268,13 @@ impl Server {
                 .boxed()
             }
             // Asked of this host, or of each.
-            _ => self.respond(subject, payload),
+            _ => self.respond(subject, payload, reply),
         }
     }
 
     /// Takes a request on. What must happen in the order of requests happens before this returns.
-    fn respond(self: &Arc<Self>, subject: &str, payload: &Bytes) -> Answer {
+    /// An answer of many messages goes to `reply` by itself.
+    fn respond(self: &Arc<Self>, subject: &str, payload: &Bytes, reply: Option<&Subject>) -> Answer {
         let Some(request) = self.parts.subjects.parse_control(subject) else {
             warn!(subject, "control request on a subject no host knows");
             if self.parts.subjects.is_auction(subject) {
@@ -273,7 +286,8 @@ impl Server {
         match request {
             Control::PingHosts => {
                 self.heartbeat_for_ping();
-                now(&self.parts.state.ping())
+                let there = self.parts.peers.others().into_iter().filter(|(_, is_silent)| !is_silent);
+                now(&self.parts.state.ping(there.map(|(host, _)| host).collect()))
             }
             Control::Inventory { .. } => {
                 now(&self.parts.state.inventory(&self.parts.actors.running(), &self.parts.providers.running()))
@@ -300,6 +314,12 @@ impl Server {
             Control::ConfigDel { entity, key } => self.delete_config(entity, Some(key)),
             Control::ConfigClear { entity } => self.delete_config(entity, None),
             Control::ConfigGet { entity, key } => self.get_config(entity, key),
+            Control::Probe { probe, .. } => match probe {
+                Probe::Calls => self.probe_calls(payload),
+                Probe::Logs => self.probe_logs(payload, reply),
+                Probe::Explain => self.probe_explain(payload),
+                Probe::Health => self.probe_health(payload),
+            },
         }
     }
 

@@ -44,6 +44,11 @@ impl HostState {
         &self.facts
     }
 
+    /// How long the host has been running.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     /// The labels of this moment.
     pub fn labels(&self) -> Pairs {
         Pairs::clone(&self.labels.load())
@@ -72,8 +77,8 @@ impl HostState {
         constraints.iter().all(|(key, value)| labels.get(key) == Some(value))
     }
 
-    /// Reply to `ping.hosts`.
-    pub fn ping(&self) -> HostReply {
+    /// Reply to `ping.hosts`, with the other hosts that are there.
+    pub fn ping(&self, peers: Vec<String>) -> HostReply {
         let facts = &self.facts;
         HostReply {
             id: facts.id.to_string(),
@@ -90,6 +95,7 @@ impl HostState {
             rpc_host: facts.rpc_host.clone(),
             lattice_prefix: facts.lattice.clone(),
             lattice: facts.lattice.clone(),
+            peers: Some(peers),
         }
     }
 
@@ -174,7 +180,7 @@ fn inventory_actor(actor: &ActorView) -> InventoryActor {
 }
 
 /// A duration as `1d 2h 3m 4s`, without leading zero parts.
-fn human(duration: Duration) -> String {
+pub fn human(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let parts = [(seconds / 86400, "d"), (seconds / 3600 % 24, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
     let first = parts.iter().position(|(count, _)| *count > 0).unwrap_or(parts.len() - 1);
@@ -236,11 +242,11 @@ mod tests {
     #[test]
     fn a_ping_reply_has_texts_where_clients_read_texts() {
         assert_eq!(
-            serde_json::to_value(state().ping()).unwrap(),
+            serde_json::to_value(state().ping(vec!["NABC".into()])).unwrap(),
             json!({"id": HOST, "issuer": "CABC", "labels": {"hostcore.os": "linux"}, "friendly_name": "calm-otter-0042",
                 "uptime_seconds": 0, "uptime_human": "0s", "version": VERSION, "cluster_issuers": "CABC,CDEF",
                 "js_domain": "core", "ctl_host": "127.0.0.1", "prov_rpc_host": "127.0.0.1", "rpc_host": "127.0.0.1",
-                "lattice_prefix": "default", "lattice": "default"})
+                "lattice_prefix": "default", "lattice": "default", "peers": ["NABC"]})
         );
     }
 

@@ -1,7 +1,8 @@
 //! The JSON of the control interface.
 //!
 //! Requests come from client crates of five years: a missing or null member means its default wherever the protocol
-//! allows it, unknown members are ignored. Replies never hold null where some client wants a text, a number or a list.
+//! allows it, unknown members are ignored. Replies never hold null where some client wants a text, a number or a list; as a
+//! client we read those of all years, in which anything may be missing.
 
 use std::collections::BTreeMap;
 
@@ -13,10 +14,12 @@ use crate::{errors::chain, lenient::nullable};
 pub type Pairs = BTreeMap<String, String>;
 
 /// The answer to a command.
-#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(default)]
 pub struct Ack {
     pub accepted: bool,
     /// Empty on success, never missing.
+    #[serde(deserialize_with = "nullable")]
     pub error: String,
 }
 
@@ -167,70 +170,133 @@ pub struct Label {
 }
 
 /// Reply to `ping.hosts`.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct HostReply {
+    #[serde(deserialize_with = "nullable")]
     pub id: String,
+    #[serde(deserialize_with = "nullable")]
     pub issuer: String,
+    #[serde(deserialize_with = "nullable")]
     pub labels: Pairs,
+    #[serde(deserialize_with = "nullable")]
     pub friendly_name: String,
+    #[serde(deserialize_with = "nullable")]
     pub uptime_seconds: u64,
+    #[serde(deserialize_with = "nullable")]
     pub uptime_human: String,
+    #[serde(deserialize_with = "nullable")]
     pub version: String,
     /// Joined with commas: clients read a text.
+    #[serde(deserialize_with = "nullable")]
     pub cluster_issuers: String,
     pub js_domain: Option<String>,
+    #[serde(deserialize_with = "nullable")]
     pub ctl_host: String,
+    #[serde(deserialize_with = "nullable")]
     pub prov_rpc_host: String,
+    #[serde(deserialize_with = "nullable")]
     pub rpc_host: String,
+    #[serde(deserialize_with = "nullable")]
     pub lattice_prefix: String,
+    #[serde(deserialize_with = "nullable")]
     pub lattice: String,
+    /// Ids of the other hosts this one hears. Clients of earlier years do not look at it; with it one knows when all have
+    /// answered. `None` in the reply of a host that does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peers: Option<Vec<String>>,
 }
 
 /// Reply to `get.{host}.inv`.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Inventory {
+    #[serde(deserialize_with = "nullable")]
     pub host_id: String,
+    #[serde(deserialize_with = "nullable")]
     pub issuer: String,
+    #[serde(deserialize_with = "nullable")]
     pub friendly_name: String,
+    #[serde(deserialize_with = "nullable")]
     pub labels: Pairs,
+    #[serde(deserialize_with = "nullable")]
     pub version: String,
+    #[serde(deserialize_with = "nullable")]
     pub uptime_human: String,
+    #[serde(deserialize_with = "nullable")]
     pub uptime_seconds: u64,
+    #[serde(deserialize_with = "nullable")]
     pub actors: Vec<InventoryActor>,
+    #[serde(deserialize_with = "nullable")]
     pub providers: Vec<InventoryProvider>,
 }
 
 /// An actor of an inventory. It must not have a `public_key` beside `id`: a client of 2024 takes both for one member.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct InventoryActor {
+    #[serde(deserialize_with = "nullable")]
     pub id: String,
+    #[serde(deserialize_with = "nullable")]
     pub image_ref: String,
+    #[serde(deserialize_with = "nullable")]
     pub name: String,
+    #[serde(deserialize_with = "nullable")]
     pub instances: Vec<InventoryInstance>,
 }
 
 /// One annotation set of an actor. The count has two names: clients of 2023 read `max_concurrent`, of 2024 `max_instances`.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct InventoryInstance {
+    #[serde(deserialize_with = "nullable")]
     pub annotations: Pairs,
+    #[serde(deserialize_with = "nullable")]
     pub instance_id: String,
+    #[serde(deserialize_with = "nullable")]
     pub revision: i32,
+    #[serde(deserialize_with = "nullable")]
     pub image_ref: String,
+    #[serde(deserialize_with = "nullable")]
     pub max_instances: u32,
+    #[serde(deserialize_with = "nullable")]
     pub max_concurrent: u16,
 }
 
 /// A provider of an inventory.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct InventoryProvider {
+    #[serde(deserialize_with = "nullable")]
     pub id: String,
+    #[serde(deserialize_with = "nullable")]
     pub link_name: String,
+    #[serde(deserialize_with = "nullable")]
     pub contract_id: String,
+    #[serde(deserialize_with = "nullable")]
     pub image_ref: String,
+    #[serde(deserialize_with = "nullable")]
     pub name: String,
+    #[serde(deserialize_with = "nullable")]
     pub revision: i32,
+    #[serde(deserialize_with = "nullable")]
     pub annotations: Pairs,
+    #[serde(deserialize_with = "nullable")]
     pub instance_id: String,
+}
+
+/// A step on the way to a start, told on [`Subjects::progress`](crate::lattice::subject::Subjects::progress).
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct Step {
+    pub host_id: String,
+    /// What is started, as it was asked for.
+    pub reference: String,
+    /// `pull`, `verify`, `compile`, `unpack`, `start`.
+    pub stage: String,
+    /// How much of the stage is done, and of how much; 0 of 0 if that is not counted.
+    pub bytes: u64,
+    pub of: u64,
 }
 
 /// Keeps null and missing apart.

@@ -3,11 +3,16 @@
 //!
 //! * [`event`] has one variant per event and knows its name and data.
 //! * [`publisher`] wraps it in the envelope and publishes it on both subjects.
+//! * [`troubles`] keeps the failures among them for those who come later.
+//! * [`progress`] tells how starts get on; that is no event, and nobody has to listen.
 //!
 //! State first, event second: whoever publishes has already changed what the event announces.
 
 pub mod event;
+pub mod progress;
 pub mod publisher;
+pub mod troubles;
 
 pub use event::Event;
+pub use progress::{Stage, Steps};
 pub use publisher::Publisher;

@@ -13,8 +13,9 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-use super::Event;
+use super::{Event, Steps, troubles::Troubles};
 use crate::{
+    control::types::Step,
     identity::keys::HostId,
     lattice::{connection::confirm, subject::Subjects},
 };
@@ -31,12 +32,16 @@ const FOLLOWED: usize = 256;
 /// Publishes the events of one host. Cheap to clone.
 #[derive(Clone)]
 pub struct Publisher {
+    host: HostId,
     queue: mpsc::Sender<Item>,
     followers: broadcast::Sender<Event>,
+    troubles: Troubles,
 }
 
 enum Item {
     Event(Box<Event>),
+    /// A step of a start, encoded.
+    Step(Bytes),
     Flush(oneshot::Sender<()>),
 }
 
@@ -44,18 +49,43 @@ impl Publisher {
     /// Starts the task that publishes; it ends when the last publisher is dropped.
     pub fn start(client: async_nats::Client, subjects: Subjects, host: HostId, tasks: &TaskTracker) -> Self {
         let (queue, items) = mpsc::channel(QUEUE);
-        tasks.spawn(run(client, subjects, host, items));
-        Self { queue, followers: broadcast::Sender::new(FOLLOWED) }
+        tasks.spawn(run(client, subjects, host.clone(), items));
+        Self { host, queue, followers: broadcast::Sender::new(FOLLOWED), troubles: Troubles::default() }
+    }
+
+    /// What failed lately and was not mended since.
+    pub fn troubles(&self) -> &Troubles {
+        &self.troubles
     }
 
     /// Publishes an event after those before it. If the queue is full it is lost, with a warning.
     pub fn publish(&self, event: Event) {
         let name = event.name();
+        self.troubles.heed(&event);
         if self.followers.receiver_count() > 0 {
             let _ = self.followers.send(event.clone());
         }
         if self.queue.try_send(Item::Event(Box::new(event))).is_err() {
             warn!(event = name, "event lost: too many wait for the NATS connection");
+        }
+    }
+
+    /// The host whose events these are.
+    pub fn host_id(&self) -> String {
+        self.host.to_string()
+    }
+
+    /// What tells how the start of a reference gets on.
+    pub fn steps(&self, reference: &str) -> Steps {
+        Steps::new(self.clone(), reference)
+    }
+
+    /// Tells a step of a start, if events leave room for it.
+    pub(super) fn tell(&self, step: &Step) {
+        if self.queue.capacity() > QUEUE / 2
+            && let Ok(step) = serde_json::to_vec(step)
+        {
+            let _ = self.queue.try_send(Item::Step(step.into()));
         }
     }
 
@@ -84,6 +114,10 @@ async fn run(client: async_nats::Client, subjects: Subjects, host: HostId, mut i
     while let Some(item) = items.recv().await {
         match item {
             Item::Event(event) => send(&client, &subjects, &host, &event).await,
+            Item::Step(step) => {
+                // Nobody misses one.
+                let _ = tokio::time::timeout(PUBLISH_TIMEOUT, client.publish(subjects.progress(), step)).await;
+            }
             Item::Flush(done) => {
                 if let Err(error) = confirm(&client).await {
                     warn!(%error, "events not confirmed");

@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     actors::supervisor::{self as actors, Amount},
-    control::state::HostState,
+    control::{probe::health::Consulted, state::HostState},
     events::event::Annotations,
     identity::keys::LinkName,
     providers::supervisor as providers,
@@ -37,6 +37,7 @@ pub struct Service {
     pub registries: Registries,
     pub actors: actors::Handle,
     pub providers: providers::Handle,
+    pub consulted: Consulted,
 }
 
 /// What the service says, as far as it makes sense.
@@ -57,6 +58,7 @@ impl Service {
             Ok(reply) => return self.obey(reply).await,
             Err(cause) => cause,
         };
+        self.consulted.note(Err(cause.clone()));
         warn!(
             subject = %self.subject, error = %cause,
             "no configuration service answers; this host goes on without and asks again (config_service_enabled)"
@@ -81,6 +83,7 @@ impl Service {
                     debug!(subject = %self.subject, error = %cause, "still no configuration service");
                 }
                 Err(cause) => {
+                    self.consulted.note(Err(cause.clone()));
                     warn!(subject = %self.subject, error = %cause, "still no configuration service");
                     last_cause = cause;
                 }
@@ -100,6 +103,7 @@ impl Service {
     }
 
     async fn obey(&self, reply: Reply) {
+        self.consulted.note(Ok(()));
         for mistake in &reply.mistakes {
             warn!(subject = %self.subject, "entry of the configuration service passed over: {mistake}");
         }

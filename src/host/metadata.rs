@@ -71,6 +71,7 @@ impl Place {
             let away = Arc::new(Away::new(domain_name(self.domain.as_deref()), cause.to_string()));
             (Store::new(away.clone()), StandIn::Away(away))
         };
+        store.explain(&cause.to_string());
         let retry = self.clone().move_over(store.clone(), stand_in);
         let stop = stop.clone();
         tasks.spawn(async move {
@@ -113,6 +114,7 @@ impl Place {
                         warn!(error = %cause, "still no shared lattice metadata");
                         said = (cause.clone(), Instant::now());
                     }
+                    store.explain(&cause);
                     stand_in.explain(cause);
                     continue;
                 }

@@ -19,6 +19,8 @@ use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, info, info_span, warn};
 
+#[cfg(unix)]
+use crate::local;
 use crate::{
     actors::{
         actor::{Shared, Slots},
@@ -28,6 +30,7 @@ use crate::{
     config::{Config, Environment as _, ProcessEnvironment},
     control::{
         named_config::NamedConfig,
+        probe::health::{self, Consulted, Vitals},
         server::{self, Server, StopRequest},
         state::{Facts, HostState, VERSION},
     },
@@ -35,11 +38,13 @@ use crate::{
     dirs::Dirs,
     events::{Event, Publisher},
     identity::keys::{ClusterKey, HostId, LatticeName},
+    journal::{Journal, followers::Followers},
     lattice::{
         connection::{self, Nats, Purpose},
         subject::Subjects,
     },
     links::Live,
+    meter::Meter,
     peers::{self, Peers},
     policy::{HostInfo, Policy},
     providers::{external::Launcher, supervisor as providers},
@@ -55,7 +60,7 @@ use crate::{
         server::{self as receiver, Receiver},
     },
     shutdown::essential,
-    store::{Store, jetstream, legacy},
+    store::{Store, artifacts::Artifacts, jetstream, legacy},
     vigil::Vigil,
 };
 use presence::Presence;
@@ -95,6 +100,8 @@ pub struct Host {
     /// Makes this host say goodbye to the others.
     leave: CancellationToken,
     peer_service: JoinHandle<()>,
+    meter: Meter,
+    followers: Followers,
     _presence: Option<Presence>,
 }
 
@@ -149,13 +156,17 @@ impl Host {
         let remote = Remote::new(client, peers.clone(), links.clone(), config.repeatable_operations.clone());
         let router =
             Router::new(lattice, links.clone(), policy.clone(), remote, config.local_calls, config.rpc_timeout);
+        let journal = Journal::new(host_id.as_str());
+        let followers = Followers::new(journal.clone(), ctl.client.clone());
+        let meter = router.meter().clone();
         let engine = Engine::new(engine::Settings {
             slots: config.actors.instances_max,
             memory_max_bytes: config.actors.memory_max_bytes,
-            cache_dir: Some(dirs.cache.join("compiled")),
+            cache_dir: Some(dirs.compiled_code()),
         })?;
         let registries = Registries::default();
-        let registry = registry(&config, dirs, registries.clone());
+        let artifacts = Artifacts::new(ctl.clone(), domain.as_deref(), &config.lattice, config.kv_replicas);
+        let registry = registry(&config, dirs, registries.clone()).with_uploads(Arc::new(artifacts));
         let receiver = Receiver::new(receiver::Parts {
             nats: rpc.client.clone(),
             verifier,
@@ -177,6 +188,7 @@ impl Host {
                 links: links.clone(),
                 policy: policy.clone(),
                 events: events.clone(),
+                journal: journal.clone(),
                 rpc_timeout: config.rpc_timeout,
                 stop_delay: config.provider_delay,
                 js_domain: domain.clone(),
@@ -194,6 +206,7 @@ impl Host {
                     environment: ProcessEnvironment.vars(),
                     passed: config.provider_env.clone(),
                     links: links.clone(),
+                    journal: journal.clone(),
                 },
             },
             &tasks,
@@ -205,7 +218,8 @@ impl Host {
                 shared: Shared {
                     slots: Slots::new(engine.slots()),
                     engine,
-                    router,
+                    router: router.clone(),
+                    journal,
                     queue_max: config.actors.queue_max,
                 },
                 registry: registry.clone(),
@@ -213,7 +227,7 @@ impl Host {
                 rpc: rpc.client.clone(),
                 subjects: subjects.clone(),
                 links: links.clone(),
-                policy,
+                policy: policy.clone(),
                 events: events.clone(),
                 reuse_default: config.actors.instance_reuse,
             },
@@ -221,6 +235,7 @@ impl Host {
             (closing.clone(), failed.clone()),
         );
 
+        let consulted = Consulted::default();
         let (stop_sender, stop_requests) = watch::channel(None);
         let control_tasks = TaskTracker::new();
         Server::start(
@@ -228,6 +243,7 @@ impl Host {
                 client: ctl.client.clone(),
                 subjects: subjects.clone(),
                 state: state.clone(),
+                peers: peers.clone(),
                 actors: actors.clone(),
                 providers: providers.clone(),
                 store: store.clone(),
@@ -236,6 +252,17 @@ impl Host {
                 registries: registries.clone(),
                 registry,
                 events: events.clone(),
+                router: router.clone(),
+                vitals: Vitals {
+                    ctl: ctl.clone(),
+                    rpc: rpc.clone(),
+                    policy: policy.clone(),
+                    settings: health::Settings::of(&config),
+                    oci_registry: config.oci.as_ref().map(|oci| oci.registry.clone()),
+                    config_service: consulted.clone(),
+                },
+                meter: meter.clone(),
+                followers: followers.clone(),
                 stop_requests: stop_sender,
             },
             &control_tasks,
@@ -245,6 +272,10 @@ impl Host {
         let presence = Presence::announce(&presence_dir(dirs), host_id.as_str())
             .inspect_err(|error| warn!(%error, "this host cannot be found by `host ping`"))
             .ok();
+        #[cfg(unix)]
+        if presence.is_some() {
+            serve_local_user(&config, &presence_dir(dirs), &host_id, &tasks, &closing);
+        }
 
         events.publish(Event::HostStarted { labels: state.labels(), friendly_name, version: VERSION });
         let running = (actors.clone(), providers.clone());
@@ -258,6 +289,7 @@ impl Host {
                 registries: registries.clone(),
                 actors: actors.clone(),
                 providers: providers.clone(),
+                consulted,
             };
             service.consult(&tasks, &closing).await;
         }
@@ -297,6 +329,8 @@ impl Host {
             peers,
             leave,
             peer_service,
+            meter,
+            followers,
             _presence: presence,
         })
     }
@@ -336,6 +370,16 @@ impl Host {
         &self.events
     }
 
+    /// The calls this host served and made, counted.
+    pub fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// Those who follow what actors and providers of this host say.
+    pub fn followers(&self) -> &Followers {
+        &self.followers
+    }
+
     /// Is cancelled when this host cannot go on.
     pub fn failed(&self) -> CancellationToken {
         self.failed.clone()
@@ -365,6 +409,8 @@ impl Host {
         // They get a little time even when the calls used all of it.
         let last = deadline.max(Instant::now() + PROVIDERS_TIMEOUT);
         self.providers.stop_all(providers::Which::All, last).await;
+        // Whoever listens has heard the last words of all of them.
+        self.followers.close().await;
         // Nothing takes calls here any more, and the others need not find that out.
         self.leave.cancel();
         let _ = tokio::time::timeout(FLUSH_TIMEOUT, self.peer_service).await;
@@ -395,6 +441,25 @@ impl Host {
     }
 }
 
+/// Signs calls for the user of this machine, as long as this host takes commands.
+#[cfg(unix)]
+fn serve_local_user(
+    config: &Config,
+    dir: &std::path::Path,
+    host_id: &HostId,
+    tasks: &TaskTracker,
+    closing: &CancellationToken,
+) {
+    let opened = Signer::new(config.cluster.seed.expose()).map_err(|e| e.to_string()).and_then(|signer| {
+        let (host_id, lattice) = (host_id.clone(), config.lattice.clone());
+        local::server::Server::open(dir, host_id, lattice, signer).map_err(|e| e.to_string())
+    });
+    match opened {
+        Ok(server) => _ = tasks.spawn(server.run(closing.clone()).instrument(info_span!("local"))),
+        Err(error) => warn!(error, "this host cannot be asked for signatures by commands on this machine"),
+    }
+}
+
 /// Where running hosts of this user are marked.
 pub fn presence_dir(dirs: &Dirs) -> PathBuf {
     dirs.state.join("hosts")
@@ -422,16 +487,26 @@ fn reserved_subjects(config: &Config) -> Arc<[String]> {
 
 /// Where a host with these settings fetches from; `registries` is what clients may add credentials to.
 pub fn registry(config: &Config, dirs: &Dirs, registries: Registries) -> Registry {
-    Registry::new(registry::Settings {
+    Registry::new(registry_settings(config, dirs, registries))
+}
+
+/// What fetching depends on, by the settings.
+pub fn registry_settings(config: &Config, dirs: &Dirs, registries: Registries) -> registry::Settings {
+    registry::Settings {
         allow_files: config.allow_file_load,
         allow_latest: config.allow_latest,
         allowed_insecure: config.allowed_insecure.clone(),
         ca: config.oci_ca.clone(),
         pull_timeout: config.pull_timeout,
-        cache_dir: dirs.cache.join("oci"),
+        cache_dir: dirs.images(),
         cache_bytes_max: config.oci_cache_bytes_max,
-        logins: Logins { lattice: registries, settings: config.oci.clone(), docker: dirs.docker_config.clone() },
-    })
+        logins: Logins {
+            given: None,
+            lattice: registries,
+            settings: config.oci.clone(),
+            docker: dirs.docker_config.clone(),
+        },
+    }
 }
 
 fn greet(config: &Config) {

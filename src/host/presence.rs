@@ -37,7 +37,9 @@ impl Drop for Presence {
 pub fn running(dir: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let mut found = Vec::new();
-    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    // Sockets are in there, too.
+    for path in paths.filter(|path| path.extension().is_some_and(|extension| extension == "lock")) {
         let (Some(id), Ok(file)) = (path.file_stem().and_then(|stem| stem.to_str()), File::open(&path)) else {
             continue;
         };

@@ -79,19 +79,19 @@ pub enum ModuleError {
     Malformed { offset: usize, reason: &'static str },
     #[error("components are nested more than {DEPTH_MAX} levels deep")]
     TooDeep,
-    #[error("the module carries no claims; sign it, for example with `wash claims sign`")]
+    #[error("the module carries no claims; sign it, for example with `host claims sign`")]
     Unsigned,
     #[error("the module carries more than one `{0}` section; sign it again from the unsigned file")]
     DuplicateToken(&'static str),
     #[error("the module's token is no text; sign it again from the unsigned file")]
     TokenEncoding,
-    #[error("the module's claims are not valid: {0}; sign it again, for example with `wash claims sign`")]
+    #[error("the module's claims are not valid: {0}; sign it again, for example with `host claims sign`")]
     Claims(ClaimsError),
     #[error("the module's issuer {0} is not among the trusted accounts")]
     UntrustedIssuer(String),
     #[error(
         "the module was changed after signing: its hash is {computed}, its claims say {claimed}; \
-         sign it again, for example with `wash claims sign`"
+         sign it again, for example with `host claims sign`"
     )]
     HashMismatch { claimed: String, computed: String },
 }
@@ -115,6 +115,11 @@ pub fn verify_module(wasm: &[u8], now: u64, options: &VerifyOptions) -> Result<V
         return Err(ModuleError::HashMismatch { claimed: claims.hash, computed });
     }
     Ok(VerifiedModule { claims, code_hash, kind })
+}
+
+/// Returns the token a file carries, unverified.
+pub fn token(wasm: &[u8]) -> Result<&str, ModuleError> {
+    find_token(wasm).map(|(_, token)| token)
 }
 
 /// Finds the token on the outermost level.
@@ -154,34 +159,50 @@ fn raw_hash(wasm: &[u8]) -> Result<[u8; 32], ModuleError> {
 
 fn canonical_hash(wasm: &[u8]) -> Result<[u8; 32], ModuleError> {
     let mut hasher = Sha256::new();
-    hash_canonical(wasm, 0, 0, &mut hasher)?;
+    feed_canonical(wasm, 0, 0, &mut |bytes| hasher.update(bytes))?;
     Ok(hasher.finish())
 }
 
+/// Rewrites a file in the canonical form: what signing tools put the token behind.
+pub(super) fn canonical(wasm: &[u8]) -> Result<Vec<u8>, ModuleError> {
+    let mut canonical = Vec::with_capacity(wasm.len());
+    feed_canonical(wasm, 0, 0, &mut |bytes| canonical.extend_from_slice(bytes))?;
+    Ok(canonical)
+}
+
+/// Appends a token to a file in the canonical form.
+pub(super) fn append_token(wasm: &mut Vec<u8>, token: &str) {
+    let (name_size, name_used) = shortest_leb128(SECTION_NEW.len());
+    let (size, used) = shortest_leb128(name_used + SECTION_NEW.len() + token.len());
+    let parts: [&[u8]; 5] =
+        [&[SECTION_CUSTOM], &size[..used], &name_size[..name_used], SECTION_NEW.as_bytes(), token.as_bytes()];
+    wasm.extend_from_slice(&parts.concat());
+}
+
 /// Feeds the canonical form of a module or component that begins at `base` of the file.
-fn hash_canonical(wasm: &[u8], base: usize, depth: usize, hasher: &mut Sha256) -> Result<(), ModuleError> {
+fn feed_canonical(wasm: &[u8], base: usize, depth: usize, feed: &mut dyn FnMut(&[u8])) -> Result<(), ModuleError> {
     let sections = Sections::open(wasm, base)?;
     let kind = sections.kind;
-    hasher.update(kind.header());
+    feed(kind.header());
     for section in sections {
         let section = section?;
         if section.token_name()?.is_some() {
             continue;
         }
         if section.is_nested(kind) {
-            // The size comes before the content, so nested sections are measured first and hashed then.
+            // The size comes before the content, so nested sections are measured first and fed then.
             let length = canonical_length(section.payload, section.payload_at, depth + 1)?;
-            hash_head(section.id, length, hasher);
-            hash_canonical(section.payload, section.payload_at, depth + 1, hasher)?;
+            feed_head(section.id, length, feed);
+            feed_canonical(section.payload, section.payload_at, depth + 1, feed)?;
         } else {
-            hash_head(section.id, section.payload.len(), hasher);
-            hasher.update(section.payload);
+            feed_head(section.id, section.payload.len(), feed);
+            feed(section.payload);
         }
     }
     Ok(())
 }
 
-/// Measures what [`hash_canonical`] would feed.
+/// Measures what [`feed_canonical`] would feed.
 fn canonical_length(wasm: &[u8], base: usize, depth: usize) -> Result<usize, ModuleError> {
     if depth > DEPTH_MAX {
         return Err(ModuleError::TooDeep);
@@ -204,10 +225,10 @@ fn canonical_length(wasm: &[u8], base: usize, depth: usize) -> Result<usize, Mod
     Ok(total)
 }
 
-fn hash_head(id: u8, length: usize, hasher: &mut Sha256) {
+fn feed_head(id: u8, length: usize, feed: &mut dyn FnMut(&[u8])) {
     let (bytes, used) = shortest_leb128(length);
-    hasher.update(&[id]);
-    hasher.update(&bytes[..used]);
+    feed(&[id]);
+    feed(&bytes[..used]);
 }
 
 /// Encodes a number as LEB128; returns the bytes and how many of them are used.

@@ -11,9 +11,12 @@
 use std::borrow::Cow;
 
 use data_encoding::BASE64URL_NOPAD;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 
-use super::signature::{SIGNATURE_BYTES, SigningKey, VerifyingKey};
+use super::{
+    signature::{SIGNATURE_BYTES, SigningKey, VerifyingKey},
+    validity,
+};
 
 /// The header segment that every known signer writes.
 const HEADER: &str = "eyJ0eXAiOiJqd3QiLCJhbGciOiJFZDI1NTE5In0";
@@ -91,6 +94,12 @@ impl<'a> Compact<'a> {
         let json =
             BASE64URL_NOPAD.decode(claims.as_bytes()).map_err(|_| TokenError::Malformed("claims are no base64url"))?;
         Ok(Self { signed, json, signature: decode_signature(signature_text)? })
+    }
+
+    /// The time nearest to `now` at which the token would count, unverified.
+    pub fn nearest(&self, now: u64) -> u64 {
+        let claims = self.claims::<IgnoredAny>();
+        claims.map_or(now, |claims| validity::nearest(claims.nbf, claims.exp, now))
     }
 
     /// Reads the claims, unverified.

@@ -9,6 +9,11 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// The time nearest to `now` at which a token counts: to check everything else about one that does not count now.
+pub fn nearest(not_before: Option<u64>, expires: Option<u64>, now: u64) -> u64 {
+    now.max(not_before.unwrap_or(0)).min(expires.unwrap_or(u64::MAX))
+}
+
 /// Says whether a token has expired. Its last second still counts.
 pub(super) fn is_expired(expires: Option<u64>, now: u64) -> bool {
     expires.is_some_and(|expires| expires < now)
@@ -52,6 +57,13 @@ fn relative(time: Option<u64>, now: u64, unset: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_nearest_time_is_now_or_an_end_of_the_term() {
+        assert_eq!(nearest(None, None, 5), 5);
+        assert_eq!(nearest(Some(7), Some(9), 5), 7);
+        assert_eq!(nearest(Some(1), Some(3), 5), 3);
+    }
 
     #[test]
     fn times_are_told_by_distance() {

@@ -65,6 +65,11 @@ pub enum ConnectError {
     Credentials { purpose: Purpose, cause: String },
     #[error("stopped before a NATS server answered at {servers}")]
     Stopped { servers: String },
+    #[error(
+        "no NATS server answers at {servers} ({purpose} connection): {cause}. Start one (`host up` does), or say where it is \
+         with --{purpose}-host and --{purpose}-port, a context, or {purpose}_host and {purpose}_port in host_config.json"
+    )]
+    Unreachable { purpose: Purpose, servers: String, cause: String },
 }
 
 /// What a connection is for; its name is the prefix of its settings.
@@ -140,52 +145,92 @@ pub async fn connect(
     stop: &CancellationToken,
 ) -> Result<Nats, ConnectError> {
     info!("{}", greeting(purpose, &config.auth));
-    let servers = without_passwords(&config.servers);
-    let addresses = config
-        .servers
-        .iter()
-        .map(|server| server.parse::<ServerAddr>())
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| ConnectError::Address { purpose, servers: servers.clone(), cause: e.to_string() })?;
-
-    let (returns, reconnects) = watch::channel(0);
-    let (denials, denied) = watch::channel(Vec::new());
-    let reports = Reports {
-        purpose,
-        returns: Arc::new(returns),
-        denied: Arc::new(denials),
-        is_first: Arc::new(AtomicBool::new(true)),
-    };
+    let line = Line::new(purpose, config, client_name)?;
+    let servers = &line.servers;
     let mut pause = RETRY_FIRST;
     loop {
-        let options = options(purpose, config, client_name, reports.clone()).await?;
         let attempt = tokio::select! {
-            () = stop.cancelled() => return Err(ConnectError::Stopped { servers }),
-            attempt = options.connect(&addresses[..]) => attempt,
+            () = stop.cancelled() => return Err(ConnectError::Stopped { servers: servers.clone() }),
+            attempt = line.attempt() => attempt,
         };
-        let failure = match attempt {
-            Ok(client) => return Ok(Nats { client, reconnects, denied }),
-            Err(failure) => failure,
-        };
-        let cause = chain(&failure);
-        match failure.kind() {
-            ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
-                let advice = advice(purpose, &config.auth);
-                return Err(ConnectError::Refused { purpose, servers, cause, advice });
-            }
-            ConnectErrorKind::Tls => return Err(ConnectError::Tls { purpose, servers, cause }),
-            ConnectErrorKind::ServerParse => return Err(ConnectError::Address { purpose, servers, cause }),
-            _ if is_tls_trouble(&failure) => return Err(ConnectError::Tls { purpose, servers, cause }),
-            _ => warn!(
+        match attempt {
+            Ok(nats) => return Ok(nats),
+            Err(ConnectError::Unreachable { cause, .. }) => warn!(
                 %servers, error = %cause, retry_ms = pause.as_millis() as u64,
                 "no NATS server for the {} yet, trying again; start one, or set {purpose}_host and {purpose}_port", purpose.words()
             ),
+            Err(error) => return Err(error),
         }
         tokio::select! {
-            () = stop.cancelled() => return Err(ConnectError::Stopped { servers }),
+            () = stop.cancelled() => return Err(ConnectError::Stopped { servers: servers.clone() }),
             () = tokio::time::sleep(pause) => {}
         }
         pause = (pause * 2).min(RETRY_LAST);
+    }
+}
+
+/// Connects for one purpose, or says at once why that cannot be done: for those who wait at a prompt.
+pub async fn connect_once(
+    purpose: Purpose,
+    config: &config::Connection,
+    client_name: &str,
+) -> Result<Nats, ConnectError> {
+    Line::new(purpose, config, client_name)?.attempt().await
+}
+
+/// One connection to be made.
+struct Line<'a> {
+    purpose: Purpose,
+    config: &'a config::Connection,
+    client_name: &'a str,
+    /// For messages.
+    servers: String,
+    addresses: Vec<ServerAddr>,
+    ends: (watch::Receiver<u64>, watch::Receiver<Vec<String>>),
+    reports: Reports,
+}
+
+impl<'a> Line<'a> {
+    fn new(purpose: Purpose, config: &'a config::Connection, client_name: &'a str) -> Result<Self, ConnectError> {
+        let servers = without_passwords(&config.servers);
+        let addresses = config
+            .servers
+            .iter()
+            .map(|server| server.parse::<ServerAddr>())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| ConnectError::Address { purpose, servers: servers.clone(), cause: e.to_string() })?;
+        let (returns, reconnects) = watch::channel(0);
+        let (denials, denied) = watch::channel(Vec::new());
+        let reports = Reports {
+            purpose,
+            returns: Arc::new(returns),
+            denied: Arc::new(denials),
+            is_first: Arc::new(AtomicBool::new(true)),
+        };
+        Ok(Self { purpose, config, client_name, servers, addresses, ends: (reconnects, denied), reports })
+    }
+
+    async fn attempt(&self) -> Result<Nats, ConnectError> {
+        let (purpose, servers) = (self.purpose, self.servers.clone());
+        let options = options(purpose, self.config, self.client_name, self.reports.clone()).await?;
+        let failure = match options.connect(&self.addresses[..]).await {
+            Ok(client) => {
+                let (reconnects, denied) = self.ends.clone();
+                return Ok(Nats { client, reconnects, denied });
+            }
+            Err(failure) => failure,
+        };
+        let cause = chain(&failure);
+        Err(match failure.kind() {
+            ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
+                let advice = advice(purpose, &self.config.auth);
+                ConnectError::Refused { purpose, servers, cause, advice }
+            }
+            ConnectErrorKind::Tls => ConnectError::Tls { purpose, servers, cause },
+            ConnectErrorKind::ServerParse => ConnectError::Address { purpose, servers, cause },
+            _ if is_tls_trouble(&failure) => ConnectError::Tls { purpose, servers, cause },
+            _ => ConnectError::Unreachable { purpose, servers, cause },
+        })
     }
 }
 

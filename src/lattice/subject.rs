@@ -37,6 +37,34 @@ pub enum Control {
     ConfigDel { entity: String, key: String },
     ConfigClear { entity: String },
     ConfigGet { entity: String, key: Option<String> },
+    Probe { host: String, probe: Probe },
+}
+
+/// A question to one host that hosts of earlier years do not know, so that asking them has no responders: the last token
+/// of `probe.{host}.{probe}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// The calls it served, counted.
+    Calls,
+    /// What an actor or a provider logs.
+    Logs,
+    /// How it would decide a call.
+    Explain,
+    /// What it knows of its own state.
+    Health,
+}
+
+impl Probe {
+    const ALL: [(Self, &'static str); 4] =
+        [(Self::Calls, "calls"), (Self::Logs, "logs"), (Self::Explain, "explain"), (Self::Health, "health")];
+
+    fn token(self) -> &'static str {
+        Self::ALL.iter().find(|(probe, _)| *probe == self).map_or("", |(_, token)| token)
+    }
+
+    fn parse(token: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, t)| *t == token).map(|(probe, _)| *probe)
+    }
 }
 
 /// A command for one host: the last token of `cmd.{host}.{command}`.
@@ -69,6 +97,17 @@ impl Command {
     fn parse(token: &str) -> Option<Self> {
         Self::ALL.iter().find(|(_, t)| *t == token).map(|(command, _)| *command)
     }
+}
+
+/// What the subject of a call says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallSubject<'a> {
+    /// Public key of an actor or a provider.
+    pub target: &'a str,
+    /// Of a provider.
+    pub link_name: Option<&'a str>,
+    /// The host that is meant, if the caller has chosen one.
+    pub host: Option<&'a str>,
 }
 
 /// A subscription a host makes on the control connection.
@@ -106,6 +145,7 @@ impl Subjects {
             plain(format!("cmd.{host}.*")),
             plain(format!("get.{host}.inv")),
             plain(format!("labels.{host}.*")),
+            plain(format!("probe.{host}.*")),
             queued("get.*", "get"),
             queued("linkdefs.*", "linkdefs"),
             queued("config.>", "config"),
@@ -134,6 +174,7 @@ impl Subjects {
             Control::ConfigClear { entity } => format!("{root}.config.clear.{entity}"),
             Control::ConfigGet { entity, key: None } => format!("{root}.get.config.{entity}"),
             Control::ConfigGet { entity, key: Some(key) } => format!("{root}.get.config.{entity}.{key}"),
+            Control::Probe { host, probe } => format!("{root}.probe.{host}.{}", probe.token()),
         }
     }
 
@@ -155,6 +196,7 @@ impl Subjects {
             ["get", "config", entity, key] => Control::ConfigGet { entity: owned(entity), key: Some(owned(key)) },
             ["get", host, "inv"] => Control::Inventory { host: owned(host) },
             ["cmd", host, command] => Control::Command { host: owned(host), command: Command::parse(command)? },
+            ["probe", host, probe] => Control::Probe { host: owned(host), probe: Probe::parse(probe)? },
             ["labels", host, "put"] => Control::LabelPut { host: owned(host) },
             ["labels", host, "del"] => Control::LabelDel { host: owned(host) },
             ["config", "put", entity, key] => Control::ConfigPut { entity: owned(entity), key: owned(key) },
@@ -168,6 +210,17 @@ impl Subjects {
     /// Whether a control subject belongs to an auction, of whatever kind.
     pub fn is_auction(&self, subject: &str) -> bool {
         subject.strip_prefix(&self.control_root).is_some_and(|tail| tail.starts_with(".auction."))
+    }
+
+    /// Where hosts tell how starts get on: stages and bytes. Nothing is kept of it, and who does not listen misses nothing.
+    pub fn progress(&self) -> String {
+        format!("{}.progress", self.control_root)
+    }
+
+    /// The API of the deployment manager, a program of its own: an operation, on one application or on all.
+    pub fn manager(&self, operation: &str, application: Option<&str>) -> String {
+        let all = format!("wadm.api.{}.model.{operation}", self.lattice);
+        application.map_or_else(|| all.clone(), |name| format!("{all}.{name}"))
     }
 
     /// Where every event of the lattice goes.
@@ -225,6 +278,29 @@ impl Subjects {
         format!("{subject}.{host}")
     }
 
+    /// Every call of the lattice that passes NATS, and what else goes by these subjects.
+    pub fn calls(&self) -> String {
+        format!("wasmbus.rpc.{}.>", self.lattice)
+    }
+
+    /// Whom a call on this subject is for; `None` for what is no call.
+    pub fn parse_call<'a>(&self, subject: &'a str) -> Option<CallSubject<'a>> {
+        let tail = subject.strip_prefix("wasmbus.rpc.")?.strip_prefix(self.lattice.as_str())?.strip_prefix('.')?;
+        let tokens: Vec<&str> = tail.split('.').collect();
+        let is_actor = |token: &str| ActorId::parse(token).is_ok();
+        let is_provider = |token: &str| ProviderId::parse(token).is_ok();
+        let (target, link_name, host) = match tokens.as_slice() {
+            [actor] if is_actor(actor) => (*actor, None, None),
+            [actor, host] if is_actor(actor) && HostId::parse(host).is_ok() => (*actor, None, Some(*host)),
+            [provider, link] if is_provider(provider) => (*provider, Some(*link), None),
+            [provider, link, host] if is_provider(provider) && HostId::parse(host).is_ok() => {
+                (*provider, Some(*link), Some(*host))
+            }
+            _ => return None,
+        };
+        Some(CallSubject { target, link_name, host })
+    }
+
     /// The actor an RPC subject belongs to, if it is one of this lattice.
     pub fn parse_actor(&self, subject: &str) -> Option<ActorId> {
         let tail = subject.strip_prefix("wasmbus.rpc.")?;
@@ -272,6 +348,7 @@ mod tests {
             Control::ConfigGet { entity, key: Some(key) },
         ];
         all.extend(Command::ALL.map(|(command, _)| Control::Command { host: host.clone(), command }));
+        all.extend(Probe::ALL.map(|(probe, _)| Control::Probe { host: host.clone(), probe }));
         for request in all {
             let subject = subjects().control(&request);
             assert_eq!(subjects().parse_control(&subject), Some(request), "{subject}");
@@ -297,6 +374,31 @@ mod tests {
     fn an_actor_subject_parses_back() {
         let actor = ActorId::parse(ACTOR).unwrap();
         assert_eq!(subjects().parse_actor(&subjects().actor(actor.as_str())), Some(actor));
+    }
+
+    #[test]
+    fn subjects_of_calls_are_told_from_others() {
+        const PROVIDER: &str = "VDFJHLAXAUMHA4OWPOB4P7YO72AQR2HMIUYFOXLXE2DZGM633K7HYIF3";
+        let (subjects, link) = (subjects(), LinkName::default());
+        let provider = ProviderId::parse(PROVIDER).unwrap();
+        for (subject, link_name, target) in
+            [(subjects.actor(ACTOR), None, ACTOR), (subjects.provider(&provider, &link), Some("default"), PROVIDER)]
+        {
+            assert_eq!(subjects.parse_call(&subject), Some(CallSubject { target, link_name, host: None }));
+            let there = Subjects::on_host(&subject, HOST);
+            assert_eq!(subjects.parse_call(&there), Some(CallSubject { target, link_name, host: Some(HOST) }));
+        }
+        for none in [
+            subjects.hosts(),
+            subjects.host(HOST),
+            subjects.link_put(&provider, &link),
+            subjects.provider_health(&provider, &link),
+            subjects.provider_shutdown(&provider, &link),
+            subjects.actor("MABC"),
+            format!("wasmbus.rpc.other.{ACTOR}"),
+        ] {
+            assert_eq!(subjects.parse_call(&none), None, "{none}");
+        }
     }
 
     #[test]

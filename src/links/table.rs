@@ -301,6 +301,13 @@ impl Table {
         self.references.get(&keys::reference(reference)).map(|(public_key, _)| public_key)
     }
 
+    /// An image reference that led to a public key; of several one that needs no file, and the first of these.
+    pub fn reference_to(&self, public_key: &str) -> Option<String> {
+        let leads_there = self.references.iter().filter(|(_, (led_to, _))| **led_to == *public_key);
+        let references = leads_there.filter_map(|(key, _)| keys::parse_reference(key));
+        references.min_by_key(|reference| (reference.starts_with("file://"), reference.clone()))
+    }
+
     /// What a key other than a link's says; `None` if this table does not have it.
     pub(super) fn content_of(&self, key: &str) -> Option<Content> {
         match Key::parse(key) {

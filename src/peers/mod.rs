@@ -78,6 +78,11 @@ impl Peers {
         self.0.table.others().iter().map(|peer| (peer.id.to_string(), peer.is_lost())).collect()
     }
 
+    /// The same as they are kept, with how long each was silent.
+    pub fn known(&self) -> Vec<Arc<Peer>> {
+        self.0.table.others()
+    }
+
     fn offer_as(&self, target: &str, reach: Reach) -> Offer {
         self.0.table.offer(target, reach);
         self.0.changed.notify_one();

@@ -110,6 +110,11 @@ impl Peer {
         Duration::from_millis(self.age_ms().saturating_sub(self.heard_ms.load(Ordering::Relaxed)))
     }
 
+    /// Whether it takes calls of a target directly, rather than through the queue group.
+    pub fn is_direct(&self, target: &str) -> bool {
+        self.direct.load().contains(target)
+    }
+
     /// Counts a call that is sent to it, until what is returned is dropped.
     pub fn take(self: &Arc<Self>) -> Taken {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -230,7 +235,7 @@ impl Table {
         let fits = |peer: &Arc<Peer>| {
             !peer.is_lost()
                 && (may_be_here || !Arc::ptr_eq(peer, &self.own))
-                && peer.direct.load().contains(target)
+                && peer.is_direct(target)
                 && !peer.is_struck(target)
                 && !not.iter().any(|tried| Arc::ptr_eq(tried, peer))
         };
@@ -243,7 +248,7 @@ impl Table {
 
     /// The other hosts that run a target.
     pub fn runners(&self, target: &str) -> Vec<Arc<Peer>> {
-        let runs = |peer: &Arc<Peer>| peer.direct.load().contains(target) || peer.group.load().contains(target);
+        let runs = |peer: &Arc<Peer>| peer.is_direct(target) || peer.group.load().contains(target);
         self.others().into_iter().filter(runs).collect()
     }
 

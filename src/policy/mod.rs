@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use async_nats::Subscriber;
 use futures::{
     FutureExt, StreamExt,
@@ -116,6 +116,8 @@ struct Service {
     host: HostInfo,
     // Held for a few lines, never across an await.
     cache: Mutex<Cache>,
+    /// Whether the last question was answered, or why not.
+    last: ArcSwapOption<Result<(), String>>,
 }
 
 type Question = (Action, Party, Party);
@@ -149,12 +151,34 @@ impl Policy {
     }
 
     pub fn new(client: async_nats::Client, topic: String, timeout: Duration, host: HostInfo) -> Self {
-        Self(Some(Arc::new(Service { client, topic, timeout, host, cache: Mutex::default() })))
+        let (cache, last) = (Mutex::default(), ArcSwapOption::empty());
+        Self(Some(Arc::new(Service { client, topic, timeout, host, cache, last })))
     }
 
     /// Whether nothing is ever asked.
     pub fn is_off(&self) -> bool {
         self.0.is_none()
+    }
+
+    /// Where the service is asked, if there is one.
+    pub fn topic(&self) -> Option<&str> {
+        self.0.as_ref().map(|service| service.topic.as_str())
+    }
+
+    /// Whether the last question was answered, or why not; `None` before the first one, and where nobody is asked.
+    pub fn last_outcome(&self) -> Option<Result<(), String>> {
+        self.0.as_ref()?.last.load().as_deref().cloned()
+    }
+
+    /// Finds out whether the service answers: asks whether this host may call itself. The decision is not kept.
+    pub async fn check(&self) -> Option<Result<(), String>> {
+        let service = self.0.as_ref()?;
+        let party = || Party { public_key: service.host.public_key.clone(), ..Party::default() };
+        let labels = service.host.labels.load_full();
+        let answer = service.ask(&(Action::PerformInvocation, party(), party()), &labels).await;
+        let outcome = answer.map(drop).map_err(|(_, cause)| cause);
+        service.last.store(Some(Arc::new(outcome.clone())));
+        Some(outcome)
     }
 
     /// Decides, from memory or by asking. Ends within the configured timeout.
@@ -257,6 +281,7 @@ impl Service {
     /// Asks, and remembers the decision.
     async fn settle(self: Arc<Self>, question: Question, labels: AllLabels) -> Decision {
         let answer = self.ask(&question, &labels).await;
+        self.last.store(Some(Arc::new(answer.as_ref().map(drop).map_err(|(_, cause)| cause.clone()))));
         let mut cache = self.current();
         // A decision that was asked for with labels of before is as old as they are.
         let counts = cache.labels == labels;

@@ -1,4 +1,4 @@
-//! Reads a provider archive: the file that carries a capability provider to this machine.
+//! Reads a provider archive: the file that carries a capability provider to this machine. [`Draft`] writes one.
 //!
 //! It is a tar file, optionally gzip-compressed as a whole (`.par`, `.par.gz`; the first bytes tell). `claims.jwt` holds
 //! the provider's token, `{arch}-{os}.bin` its executable for that target; other entries mean nothing (protocol,
@@ -8,8 +8,10 @@
 //! Archives come from registries, so nothing in them is believed: all sizes are bounded before memory is taken, a name
 //! that leaves the archive refuses the whole, and nothing is unpacked to disk here.
 
+mod draft;
+
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     io::{self, Read},
     path::{Component, Path},
@@ -22,6 +24,8 @@ use crate::identity::{
     digest::{hex_upper, sha256},
     provider::ProviderClaims,
 };
+
+pub use draft::{Draft, DraftError};
 
 const CLAIMS_FILE: &str = "claims.jwt";
 const EXECUTABLE_EXTENSION: &str = "bin";
@@ -68,23 +72,23 @@ pub enum ArchiveError {
     #[error("the archive has more than one {0}; build it again")]
     Duplicate(String),
     #[error(
-        "the archive has no {CLAIMS_FILE}, so nobody vouches for it; build it again, for example with `wash par create`"
+        "the archive has no {CLAIMS_FILE}, so nobody vouches for it; build it again, for example with `host par create`"
     )]
     NoClaims,
-    #[error("the archive's {CLAIMS_FILE} is no text; build it again, for example with `wash par create`")]
+    #[error("the archive's {CLAIMS_FILE} is no text; build it again, for example with `host par create`")]
     ClaimsEncoding,
-    #[error("the archive's claims are not valid: {0}; sign it again, for example with `wash par create`")]
+    #[error("the archive's claims are not valid: {0}; sign it again, for example with `host par create`")]
     Claims(ClaimsError),
     #[error(
-        "the archive has no executable for this machine ({target}), {available}; build the provider for {target} and add it with `wash par insert`"
+        "the archive has no executable for this machine ({target}), {available}; build the provider for {target} and add it with `host par insert`"
     )]
     NoTarget { target: String, available: String },
     #[error(
-        "the archive's claims hold no hash of the executable for {0}; sign it again, for example with `wash par create`"
+        "the archive's claims hold no hash of the executable for {0}; sign it again, for example with `host par create`"
     )]
     NoHash(String),
     #[error(
-        "the executable for {target} was changed after signing: its hash is {computed}, its claims say {claimed}; sign it again, for example with `wash par create`"
+        "the executable for {target} was changed after signing: its hash is {computed}, its claims say {claimed}; sign it again, for example with `host par create`"
     )]
     HashMismatch { target: String, claimed: String, computed: String },
 }
@@ -99,16 +103,25 @@ impl Archive {
     ///
     /// Unpacks and hashes, about 10 ms for a usual archive: call it off the async threads.
     pub fn read(bytes: &[u8], target: &str, now: u64) -> Result<Self, ArchiveError> {
-        Contents::of(bytes, target)?.check(target, now)
+        Contents::of(bytes, |found| found == target)?.check(target, now)
     }
 
     /// Reads and checks the claims alone; returns them with the targets there are executables for.
     ///
     /// Unpacks: call it off the async threads.
     pub fn inspect(bytes: &[u8], now: u64) -> Result<(ProviderClaims, BTreeSet<String>), ArchiveError> {
-        // No target has an empty name, so no executable is kept.
-        let contents = Contents::of(bytes, "")?;
+        let contents = Contents::of(bytes, |_| false)?;
         Ok((contents.claims(now)?, contents.targets))
+    }
+
+    /// Returns the token an archive carries, unverified.
+    pub fn token(bytes: &[u8]) -> Result<String, ArchiveError> {
+        Ok(Contents::of(bytes, |_| false)?.token()?.to_owned())
+    }
+
+    /// Whether it is compressed as a whole.
+    pub fn is_compressed(bytes: &[u8]) -> bool {
+        bytes.starts_with(&GZIP_MAGIC)
     }
 }
 
@@ -117,11 +130,13 @@ impl Archive {
 struct Contents {
     claims: Option<Vec<u8>>,
     targets: BTreeSet<String>,
-    executable: Option<Vec<u8>>,
+    /// Those that were wanted, by target.
+    executables: BTreeMap<String, Vec<u8>>,
 }
 
 impl Contents {
-    fn of(bytes: &[u8], target: &str) -> Result<Self, ArchiveError> {
+    /// Reads the claims, and the executables of the targets that are wanted.
+    fn of(bytes: &[u8], wanted: impl Fn(&str) -> bool) -> Result<Self, ArchiveError> {
         if bytes.is_empty() {
             return Err(ArchiveError::Empty);
         }
@@ -129,13 +144,13 @@ impl Contents {
             return Err(ArchiveError::Actor);
         }
         if bytes.starts_with(&GZIP_MAGIC) {
-            Self::read(Bounded::new(GzDecoder::new(bytes)), target)
+            Self::read(Bounded::new(GzDecoder::new(bytes)), wanted)
         } else {
-            Self::read(Bounded::new(bytes), target)
+            Self::read(Bounded::new(bytes), wanted)
         }
     }
 
-    fn read(input: impl Read, target: &str) -> Result<Self, ArchiveError> {
+    fn read(input: impl Read, wanted: impl Fn(&str) -> bool) -> Result<Self, ArchiveError> {
         let mut contents = Self::default();
         let mut archive = tar::Archive::new(input);
         // Raw: otherwise the library reads extension headers (long names) whole into memory, whatever size they claim.
@@ -162,39 +177,48 @@ impl Contents {
                 if !contents.targets.insert(found.to_owned()) {
                     return Err(ArchiveError::Duplicate(format!("executable for {found}")));
                 }
-                if found == target {
-                    contents.executable = Some(whole(&mut entry, name, "executable", EXECUTABLE_BYTES_MAX)?);
+                if wanted(found) {
+                    let executable = whole(&mut entry, name, "executable", EXECUTABLE_BYTES_MAX)?;
+                    contents.executables.insert(found.to_owned(), executable);
                 }
             }
         }
         Ok(contents)
     }
 
-    fn claims(&self, now: u64) -> Result<ProviderClaims, ArchiveError> {
+    fn token(&self) -> Result<&str, ArchiveError> {
         let token = self.claims.as_deref().ok_or(ArchiveError::NoClaims)?;
-        let token = std::str::from_utf8(token).map_err(|_| ArchiveError::ClaimsEncoding)?;
         // Tokens written by hand end with a line break.
-        ProviderClaims::verify(token.trim(), now).map_err(ArchiveError::Claims)
+        std::str::from_utf8(token).map(str::trim).map_err(|_| ArchiveError::ClaimsEncoding)
     }
 
-    fn check(self, target: &str, now: u64) -> Result<Archive, ArchiveError> {
+    fn claims(&self, now: u64) -> Result<ProviderClaims, ArchiveError> {
+        ProviderClaims::verify(self.token()?, now).map_err(ArchiveError::Claims)
+    }
+
+    fn check(mut self, target: &str, now: u64) -> Result<Archive, ArchiveError> {
         let claims = self.claims(now)?;
-        let Some(executable) = self.executable else {
+        let Some(executable) = self.executables.remove(target) else {
             let available = match self.targets.len() {
                 0 => "nor for any other".to_owned(),
                 _ => format!("only for {}", self.targets.into_iter().collect::<Vec<_>>().join(", ")),
             };
             return Err(ArchiveError::NoTarget { target: target.to_owned(), available });
         };
-        let claimed = claims.target_hashes.get(target).ok_or_else(|| ArchiveError::NoHash(target.to_owned()))?;
-        let hash = sha256(&executable);
-        let computed = hex_upper(&hash);
-        if !claimed.eq_ignore_ascii_case(&computed) {
-            let claimed = claimed.clone();
-            return Err(ArchiveError::HashMismatch { target: target.to_owned(), claimed, computed });
-        }
+        let hash = check_hash(&claims, target, &executable)?;
         Ok(Archive { claims, targets: self.targets, executable, hash })
     }
+}
+
+/// Checks that the claims vouch for an executable; returns its hash.
+fn check_hash(claims: &ProviderClaims, target: &str, executable: &[u8]) -> Result<[u8; 32], ArchiveError> {
+    let claimed = claims.target_hashes.get(target).ok_or_else(|| ArchiveError::NoHash(target.to_owned()))?;
+    let hash = sha256(executable);
+    let computed = hex_upper(&hash);
+    if claimed.eq_ignore_ascii_case(&computed) {
+        return Ok(hash);
+    }
+    Err(ArchiveError::HashMismatch { target: target.to_owned(), claimed: claimed.clone(), computed })
 }
 
 /// The last part of an entry's path. Archives made by hand begin names with `./` or keep a directory.

@@ -35,11 +35,14 @@ use super::{
 };
 use crate::{
     events::{Event, Publisher, event::ProviderContext},
+    journal::Level,
     lattice::subject::Subjects,
     links::{LinkDefinition, Live},
-    router::{Admitted, Local},
+    meter::{Path, Target},
+    router::{self, Admitted, Local, ended},
     rpc::{
         call::{Call, CallError},
+        invocation::Entity,
         server::{Handler, Inlets, Receiver},
     },
 };
@@ -68,9 +71,17 @@ enum Standing {
 /// A running built-in provider, as callers see it.
 pub struct InProcess {
     context: Context,
+    /// The provider as the target of calls.
+    own: Entity,
     links: Live,
     standings: watch::Receiver<Arc<Standings>>,
+    refused: watch::Receiver<Arc<Vec<Refusal>>>,
+    /// Counts the calls of all time.
+    served: Arc<Target>,
 }
+
+/// A link that is not taken on as it is now, and why. One with other values may be up meanwhile.
+type Refusal = (Arc<LinkDefinition>, String);
 
 impl InProcess {
     /// The link of a call once it stands, or why there is none.
@@ -111,12 +122,15 @@ impl InProcess {
 
 impl Local for InProcess {
     fn check(&self, call: &Call) -> Result<(), CallError> {
-        let Context { provider_id, contract_id, link_name, .. } = &self.context;
-        let table = self.links.table();
-        match table.link(&call.origin.public_key, contract_id, link_name.as_str()) {
-            Some(link) if link.provider_id == provider_id.as_str() => Ok(()),
-            _ => Err(self.not_linked(call)),
-        }
+        router::linked(&self.links.table(), &call.origin.public_key, &self.own)
+    }
+
+    fn standing(&self) -> router::Standing {
+        router::Standing { refused: self.refused.borrow().to_vec(), ..router::Standing::default() }
+    }
+
+    fn served(&self) -> Option<&Target> {
+        Some(&self.served)
     }
 
     fn try_admit(self: Arc<Self>) -> Option<Admitted> {
@@ -135,8 +149,13 @@ impl Local for InProcess {
 impl Handler for InProcess {
     fn handle(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
         Box::pin(async move {
-            self.check(&call)?;
-            self.call(call).await
+            let key = Arc::clone(&call.target.public_key);
+            let counted = self.served.begin(&call.operation, Path::Nats);
+            let result = match self.check(&call) {
+                Ok(()) => self.call(call).await,
+                Err(error) => Err(error),
+            };
+            ended(Some(counted), result, &key)
         })
     }
 }
@@ -167,6 +186,7 @@ pub struct Equipment {
 pub async fn launch(spec: &'static Spec, equipment: Equipment) -> Result<Launched, String> {
     let Equipment { context, links, events, subjects, receiver } = equipment;
     let (published, standings) = watch::channel(Arc::default());
+    let (told, refused) = watch::channel(Arc::default());
     let (settled, all_looked_at) = oneshot::channel();
     let (end, ending) = watch::channel(None);
     let follower = Links {
@@ -176,6 +196,7 @@ pub async fn launch(spec: &'static Spec, equipment: Equipment) -> Result<Launche
         events,
         slots: HashMap::new(),
         published,
+        told,
         attempts: JoinSet::new(),
         retired: Vec::new(),
         endings: JoinSet::new(),
@@ -192,7 +213,9 @@ pub async fn launch(spec: &'static Spec, equipment: Equipment) -> Result<Launche
         Ok::<_, String>((receiver.subscribe(&subject, "rpc").await?, health.map_err(|e| e.to_string())?))
     };
     let (inlets, health) = subscribe.await.map_err(|error| format!("subscribe to {subject}: {error}"))?;
-    let local = Arc::new(InProcess { context: context.clone(), links, standings });
+    let served = context.router.meter().serve(context.provider_id.as_str(), context.link_name.as_str());
+    let own = Entity::new(context.provider_id.as_str(), context.link_name.as_str(), context.contract_id);
+    let local = Arc::new(InProcess { context: context.clone(), own, links, standings, refused, served });
     Ok(Launched { spec, local, inlets, health, follower: tasks, end, context, receiver })
 }
 
@@ -286,6 +309,7 @@ struct Links {
     events: Publisher,
     slots: HashMap<Arc<str>, Slot>,
     published: watch::Sender<Arc<Standings>>,
+    told: watch::Sender<Arc<Vec<Refusal>>>,
     attempts: JoinSet<Attempt>,
     /// Links that end as soon as nobody is led to them any more.
     retired: Vec<Arc<dyn Link>>,
@@ -379,6 +403,7 @@ impl Links {
         let Some(wanted) = slot.wanted.clone() else {
             if let Some(link) = slot.link.take() {
                 info!(actor_id = %actor, contract_id = self.context.contract_id, "link ended");
+                self.context.journal.write(Level::Info, &format!("the link of {actor} ended"));
                 self.retired.push(link);
             }
             self.slots.remove(actor);
@@ -409,6 +434,7 @@ impl Links {
         let previous = match result {
             Ok(link) => {
                 info!(actor_id = %actor, contract_id = self.context.contract_id, "linked");
+                self.context.journal.write(Level::Info, &format!("linked with {actor}"));
                 slot.refused = None;
                 slot.failures = 0;
                 slot.link.replace(link)
@@ -422,6 +448,7 @@ impl Links {
                 // Once per cause: a retry that fails the same way says nothing new.
                 if slot.refused.as_ref() != Some(&error) || slot.failures == 1 {
                     warn!(actor_id = %actor, contract_id = self.context.contract_id, %error, "link refused");
+                    self.context.journal.write(Level::Warn, &format!("the link of {actor} is refused: {error}"));
                     if let Some(link) = &slot.tried {
                         self.events.publish(Event::LinkdefSetFailed {
                             link: LinkDefinition::clone(link),
@@ -461,6 +488,8 @@ impl Links {
         };
         let standings = self.slots.iter().filter_map(|(actor, slot)| Some((Arc::clone(actor), standing(slot)?)));
         self.published.send_replace(Arc::new(standings.collect()));
+        let refused = |slot: &Slot| Some((slot.tried.clone()?, slot.refused.as_ref()?.to_string()));
+        self.told.send_replace(Arc::new(self.slots.values().filter_map(refused).collect()));
         for link in self.retired.drain(..) {
             self.endings.spawn(link.end(Instant::now() + END_TIMEOUT));
         }

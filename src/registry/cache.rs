@@ -1,7 +1,8 @@
-//! The images this host keeps on disk, so that it starts what it knows while a registry is away.
+//! The images and uploads this host keeps on disk, so that it starts what it knows while a registry or the object store of
+//! the lattice is away.
 //!
 //! ```text
-//! DIR/blobs/sha256/HEX     manifests and layers, each named by its digest
+//! DIR/blobs/sha256/HEX     manifests, layers and uploads, each named by its digest
 //! DIR/tags/HEX             which manifest a name had last: {"image": NAME, "manifest": "sha256:…"}; HEX of the name
 //! ```
 //!
@@ -74,6 +75,17 @@ impl Cache {
         .await;
     }
 
+    /// Keeps content that nothing but its digest names; then makes room.
+    pub async fn keep_content(&self, digest: Digest, content: Bytes) {
+        let cache = self.clone();
+        off_thread(move || {
+            if let Err(error) = cache.write_content(&[(digest, content)]).and_then(|()| cache.trim()) {
+                warn!(dir = %cache.dir.display(), %error, "content not kept, it will be fetched again");
+            }
+        })
+        .await;
+    }
+
     fn blobs(&self) -> PathBuf {
         self.dir.join("blobs").join("sha256")
     }
@@ -113,17 +125,23 @@ impl Cache {
     }
 
     fn write(&self, image: String, manifest: &Digest, content: &[(Digest, Bytes)]) -> io::Result<()> {
+        self.write_content(content)?;
+        let tags = self.tags();
+        let path = self.tag_path(&image);
+        let tag = Tag { image, manifest: manifest.to_string() };
+        write_file(&tags, &path, &serde_json::to_vec(&tag)?)
+    }
+
+    fn write_content(&self, content: &[(Digest, Bytes)]) -> io::Result<()> {
         make_private(&self.dir)?;
-        let (blobs, tags) = (self.blobs(), self.tags());
+        let blobs = self.blobs();
         fs::create_dir_all(&blobs)?;
-        fs::create_dir_all(&tags)?;
+        fs::create_dir_all(self.tags())?;
         for (digest, content) in content {
             let path = blobs.join(digest.hex());
             if path.exists() { touch(&path) } else { write_file(&blobs, &path, content)? }
         }
-        let path = self.tag_path(&image);
-        let tag = Tag { image, manifest: manifest.to_string() };
-        write_file(&tags, &path, &serde_json::to_vec(&tag)?)
+        Ok(())
     }
 
     /// Removes what was not used for longest until the rest fits, and tags whose manifest went.

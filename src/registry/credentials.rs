@@ -2,7 +2,8 @@
 //!
 //! [`Registries`] holds the credentials that were handed to all hosts of the lattice (lattice protocol, sections 3.15
 //! and 8.1); the control interface and the configuration service fill it. [`Logins`] is asked by a pull and knows all
-//! places credentials come from, in their order: the lattice, the settings of this host, what `docker login` keeps.
+//! places credentials come from, in their order: the flags of a command, the lattice, the settings of this host, what
+//! `docker login` keeps.
 //!
 //! Keys are normalised to the registry's authority, because clients of different years send it with a scheme, with a
 //! path or bare. Entries replace those of the same registry and leave others alone. Secrets are never logged.
@@ -107,6 +108,7 @@ pub fn authority(key: &str) -> String {
 /// Where the credentials of a pull came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
+    Flags,
     Lattice,
     Settings,
     Docker,
@@ -117,6 +119,7 @@ impl fmt::Display for Place {
     /// What a registry refuses, in the middle of a sentence.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Place::Flags => "the login of --user and --password",
             Place::Lattice => "the login it was given over the control interface",
             Place::Settings => "the login of oci_user and oci_password",
             Place::Docker => "the login of docker's config.json",
@@ -128,6 +131,8 @@ impl fmt::Display for Place {
 /// Everything this host knows about logins.
 #[derive(Clone)]
 pub struct Logins {
+    /// What was given with a command, for whatever registry that is about.
+    pub given: Option<Credentials>,
     pub lattice: Registries,
     pub settings: Option<OciCredentials>,
     /// Docker's `config.json`, which need not exist.
@@ -138,6 +143,9 @@ impl Logins {
     /// Finds the credentials of a registry, given as `host` or `host:port`. May ask docker's helper programs, for
     /// seconds.
     pub async fn of(&self, registry: &str) -> (Place, Option<Credentials>) {
+        if let Some(credentials) = &self.given {
+            return (Place::Flags, Some(credentials.clone()));
+        }
         let name = authority(registry);
         if let Some(credentials) = self.lattice.of(&name) {
             return (Place::Lattice, Some(credentials));
@@ -196,7 +204,7 @@ mod tests {
         let own = |registry: &str| {
             Some(OciCredentials { registry: registry.into(), user: "own".into(), password: Secret::new("p") })
         };
-        let logins = Logins { lattice, settings: own("https://B/"), docker: Some(docker) };
+        let logins = Logins { given: None, lattice, settings: own("https://B/"), docker: Some(docker) };
         let mut found = Vec::new();
         for registry in ["a", "b", "c", "d"] {
             let (place, credentials) = logins.of(registry).await;
@@ -209,5 +217,7 @@ mod tests {
         let expected =
             [(Place::Lattice, "lattice"), (Place::Settings, "own"), (Place::Docker, "docker"), (Place::Nowhere, "")];
         assert_eq!(found, expected.map(|(place, user)| (place, user.to_owned())));
+        let own = Credentials::Basic { username: "flag".into(), password: Secret::new("p") };
+        assert_eq!(Logins { given: Some(own), ..logins }.of("a").await.0, Place::Flags);
     }
 }

@@ -1,15 +1,18 @@
-//! Where modules and provider archives come from.
+//! Where modules and provider archives come from, and go to.
 //!
 //! * [`reference`] reads the text of a request and tells what kind of place it names.
-//! * [`Registry`] fetches the bytes behind a reference: a file, or an image of an OCI registry.
+//! * [`Registry`] fetches the bytes behind a reference: a file, an image of an OCI registry, or an upload.
+//! * [`uploads`] is what clients sent into the lattice itself.
 //! * [`credentials`] knows who logs in where; [`docker`] reads what `docker login` keeps.
 //! * [`problem`] is what can go wrong with a registry, in words that say what to do.
+//! * [`push`] sends an artifact to a registry.
 //!
 //! A pull goes through these, each of which can be read alone:
 //!
 //! ```text
 //! Registry::fetch ─▶ image (name, tag rule) ─▶ pull (deadline, order of things)
-//!                                               ├─▶ oci (one registry: log in, manifest, layers)
+//!                                               ├─▶ connect (with or without TLS, which login)
+//!                                               │    └─▶ oci (one registry: log in, manifest, layers)
 //!                                               ├─▶ manifest (which layers make the artifact)
 //!                                               └─▶ cache (content by digest, on disk)
 //! ```
@@ -18,15 +21,18 @@
 //! means as long as it answers; requests for one image at the same time share one pull; no secret is in an error.
 
 mod cache;
+mod connect;
 pub mod credentials;
-mod digest;
+pub mod digest;
 mod docker;
 mod image;
 mod manifest;
 mod oci;
 pub mod problem;
 mod pull;
+pub mod push;
 pub mod reference;
+pub mod uploads;
 
 use std::{
     collections::HashMap,
@@ -42,15 +48,24 @@ use futures::{
     FutureExt,
     future::{BoxFuture, Shared, WeakShared},
 };
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 
+use cache::Cache;
+use connect::Connector;
 use credentials::Logins;
+use digest::Digest;
 use image::{Image, ImageError};
-use problem::PullError;
+use problem::{PullError, PushError};
 use pull::Puller;
+use push::{Pushed, Upload};
 use reference::Reference;
+use uploads::{Fetcher, UploadError, Uploads};
 
 /// The largest module or archive that is read, in bytes.
-const ARTIFACT_BYTES_MAX: u64 = 512 * 1024 * 1024;
+pub const ARTIFACT_BYTES_MAX: u64 = 512 * 1024 * 1024;
 
 /// Why an artifact could not be fetched.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +95,18 @@ pub enum FetchError {
     #[error(transparent)]
     Pull(#[from] Arc<PullError>),
     #[error(transparent)]
+    Upload(#[from] Arc<UploadError>),
+    #[error("{0} lies in the object store of a lattice, and no lattice is connected here; name its NATS server")]
+    NoLattice(String),
+    #[error(transparent)]
     Reference(#[from] reference::ReferenceError),
+}
+
+impl FetchError {
+    /// Whether the registry answered that it has no such image.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Pull(error) if error.problem == problem::Problem::Missing)
+    }
 }
 
 /// What fetching depends on.
@@ -101,29 +127,67 @@ pub struct Settings {
     pub logins: Logins,
 }
 
-type Pulled = Result<Bytes, Arc<PullError>>;
+/// An image that was pulled.
+#[derive(Clone)]
+struct Artifact {
+    content: Bytes,
+    /// What its name led to.
+    manifest: Digest,
+}
+
+type Pulled = Result<Artifact, Arc<PullError>>;
+
+/// What a reference led to.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    pub content: Bytes,
+    /// The digest of the manifest; of images only.
+    pub digest: Option<String>,
+}
+
+/// How far a download is: bytes that are here, of how many; 0 of 0 before that is known.
+pub type Got = (u64, u64);
+
+/// A pull in work, and how far it is.
+struct Pulling {
+    pull: WeakShared<BoxFuture<'static, Pulled>>,
+    got: watch::Receiver<Got>,
+}
 
 /// Fetches artifacts. Cheap to clone.
 #[derive(Clone)]
 pub struct Registry {
     inner: Arc<Inner>,
+    /// `None` where no lattice is at hand.
+    uploads: Option<Arc<Fetcher>>,
 }
 
 struct Inner {
     allow_files: bool,
     allow_latest: bool,
     timeout: Duration,
+    connector: Arc<Connector>,
     puller: Arc<Puller>,
     /// Pulls in work by image. They live as long as somebody waits for them. Held for lines, never across an await.
-    running: Mutex<HashMap<String, WeakShared<BoxFuture<'static, Pulled>>>>,
+    running: Mutex<HashMap<String, Pulling>>,
 }
 
 impl Registry {
     pub fn new(settings: Settings) -> Self {
         let (allow_files, allow_latest) = (settings.allow_files, settings.allow_latest);
         let timeout = settings.pull_timeout;
-        let puller = Arc::new(Puller::new(settings));
-        Self { inner: Arc::new(Inner { allow_files, allow_latest, timeout, puller, running: Mutex::default() }) }
+        let connector = Arc::new(Connector::new(&settings));
+        let cache = Cache::new(settings.cache_dir, settings.cache_bytes_max);
+        let puller = Arc::new(Puller::new(Arc::clone(&connector), timeout, cache));
+        let running = Mutex::default();
+        let inner = Arc::new(Inner { allow_files, allow_latest, timeout, connector, puller, running });
+        Self { inner, uploads: None }
+    }
+
+    /// The same, which also fetches what clients sent into a lattice.
+    pub fn with_uploads(mut self, uploads: Arc<dyn Uploads>) -> Self {
+        self.uploads = Some(Arc::new(Fetcher::new(uploads, self.inner.puller.cache(), self.inner.timeout)));
+        self
     }
 
     /// Whether this host would fetch what a reference of this kind names. Asks nobody.
@@ -131,22 +195,59 @@ impl Registry {
         match Reference::parse(reference) {
             Ok(Reference::File(_)) => self.inner.allow_files,
             Ok(Reference::Image(text)) => Image::parse(&text, self.inner.allow_latest).is_ok(),
+            Ok(Reference::Lattice(_)) => self.uploads.is_some(),
             Ok(Reference::Builtin(_) | Reference::Bindle) | Err(_) => false,
         }
     }
 
     /// Fetches what a reference names, within the configured time. Cancel safe: a pull nobody waits for ends.
     pub async fn fetch(&self, reference: &str) -> Result<Bytes, FetchError> {
+        Ok(self.fetch_telling(reference, self.inner.timeout, |_| {}).await?.content)
+    }
+
+    /// The same, with the digest where content has one; where that is an image, `tell` is told how far its download is: when it
+    /// is asked for and when the download begins, then no more often than `every` so long, and in the end that all of it is
+    /// here. Cancel safe, too.
+    pub async fn fetch_telling(
+        &self,
+        reference: &str,
+        every: Duration,
+        tell: impl FnMut(Got),
+    ) -> Result<Fetched, FetchError> {
         match Reference::parse(reference)? {
-            Reference::File(path) if self.inner.allow_files => self.read_file(path).await,
+            Reference::File(path) if self.inner.allow_files => {
+                Ok(Fetched { content: self.read_file(path).await?, digest: None })
+            }
             Reference::File(_) => Err(FetchError::FilesNotAllowed),
             Reference::Bindle => Err(FetchError::Bindle),
             Reference::Builtin(name) => Err(FetchError::Builtin(name)),
+            Reference::Lattice(digest) => match &self.uploads {
+                Some(uploads) => {
+                    let named = digest.to_string();
+                    Ok(Fetched { content: uploads.fetch(digest).await?, digest: Some(named) })
+                }
+                None => Err(FetchError::NoLattice(reference.to_owned())),
+            },
             Reference::Image(text) => {
                 let image = Image::parse(&text, self.inner.allow_latest)?;
-                Ok(self.pull(image).await?)
+                let Artifact { content, manifest } = self.pull_telling(image, every, tell).await?;
+                Ok(Fetched { content, digest: Some(manifest.to_string()) })
             }
         }
+    }
+
+    /// Asks a registry for the digest of an image, without fetching it.
+    pub async fn resolve(&self, image: &str) -> Result<String, FetchError> {
+        let image = Image::parse(image, self.inner.allow_latest)?;
+        let digest = self.inner.puller.resolve(image, self.inner.timeout).await.map_err(Arc::new)?;
+        Ok(digest.to_string())
+    }
+
+    /// Sends an artifact to a registry under this name; `sent` is told how much of it has arrived. There is no deadline
+    /// for the whole, but one for every piece.
+    pub async fn push(&self, image: &str, upload: Upload, sent: impl FnMut(u64)) -> Result<Pushed, PushError> {
+        let image = Image::parse(image, self.inner.allow_latest)?;
+        push::push(&self.inner.connector, &image, upload, sent).await
     }
 
     async fn read_file(&self, path: PathBuf) -> Result<Bytes, FetchError> {
@@ -163,19 +264,61 @@ impl Registry {
         }
     }
 
+    /// How the last pull from each registry ended, as far as this host remembers: `None` is well.
+    pub fn outcomes(&self) -> Vec<(String, Option<String>)> {
+        self.inner.puller.outcomes()
+    }
+
+    /// Asks the registry of an image whether it has it and lets this host have it; fetches no content.
+    pub async fn ask(&self, reference: &str, patience: Duration) -> Result<(), FetchError> {
+        let Reference::Image(text) = Reference::parse(reference)? else { return Ok(()) };
+        let image = Image::parse(&text, true)?;
+        self.inner.puller.resolve(image, patience).await.map(drop).map_err(|error| Arc::new(error).into())
+    }
+
+    async fn pull_telling(&self, image: Image, every: Duration, mut tell: impl FnMut(Got)) -> Pulled {
+        let (mut pull, mut got) = self.pull(image);
+        tell((0, 0));
+        let (mut told, mut tell_at) = (None, Instant::now());
+        let result = loop {
+            tokio::select! {
+                biased;
+                result = &mut pull => break result,
+                // Whoever pulls has it until the pull is over.
+                Ok(()) = got.changed() => {}
+            }
+            tokio::select! {
+                biased;
+                result = &mut pull => break result,
+                () = sleep_until(tell_at) => {}
+            }
+            let now = *got.borrow_and_update();
+            tell(now);
+            told = Some(now);
+            tell_at = Instant::now() + every;
+        };
+        let last = *got.borrow();
+        if result.is_ok() && last.1 > 0 && told != Some(last) {
+            tell(last);
+        }
+        result
+    }
+
     /// Joins the pull of this image that is in work, or begins one.
-    fn pull(&self, image: Image) -> Shared<BoxFuture<'static, Pulled>> {
+    fn pull(&self, image: Image) -> (Shared<BoxFuture<'static, Pulled>>, watch::Receiver<Got>) {
         let mut running = self.inner.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.retain(|_, pull| pull.upgrade().is_some_and(|pull| pull.peek().is_none()));
+        running.retain(|_, running| running.pull.upgrade().is_some_and(|pull| pull.peek().is_none()));
         let key = image.to_string();
-        if let Some(pull) = running.get(&key).and_then(WeakShared::upgrade) {
-            return pull;
+        let joined = running.get(&key).and_then(|running| Some((running.pull.upgrade()?, running.got.clone())));
+        if let Some(joined) = joined {
+            return joined;
         }
-        let pull = Arc::clone(&self.inner.puller).pull(image).boxed().shared();
+        let (tell, got) = watch::channel((0, 0));
+        let pull = Arc::clone(&self.inner.puller).pull(image, tell).boxed().shared();
         if let Some(weak) = pull.downgrade() {
-            running.insert(key, weak);
+            running.insert(key, Pulling { pull: weak, got: got.clone() });
         }
-        pull
+        (pull, got)
     }
 }
 
@@ -210,7 +353,7 @@ mod tests {
             pull_timeout: Duration::from_secs(1),
             cache_dir: PathBuf::from("/nonexistent"),
             cache_bytes_max: 0,
-            logins: Logins { lattice: Default::default(), settings: None, docker: None },
+            logins: Logins { given: None, lattice: Default::default(), settings: None, docker: None },
         })
     }
 
@@ -224,6 +367,8 @@ mod tests {
         assert!(matches!(open.fetch("builtin://httpserver").await, Err(FetchError::Builtin(_))));
         assert!(matches!(open.fetch("registry.example/echo:latest").await, Err(FetchError::Image(_))));
         assert!(matches!(open.fetch("").await, Err(FetchError::Reference(_))));
+        let upload = uploads::reference(&digest::Digest::of(b""));
+        assert!(matches!(open.fetch(&upload).await, Err(FetchError::NoLattice(_))) && !open.could_fetch(&upload));
     }
 
     #[test]

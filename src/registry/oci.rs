@@ -1,17 +1,20 @@
-//! One registry, spoken to for one pull: the home of the OCI client.
+//! One registry, spoken to for one pull or push: the home of the OCI client.
 //!
-//! A [`Remote`] is made for each pull, because the client keeps the first login it is given for ever, and so that
+//! A [`Remote`] is made for each, because the client keeps the first login it is given for ever, and so that
 //! changed certificates count at once. The client verifies every manifest and every layer against its digest.
 
 use std::{path::Path, time::Duration};
 
 use bytes::Bytes;
-use futures::StreamExt as _;
+use futures::{StreamExt as _, stream};
 use oci_client::{
     Client, RegistryOperation,
     client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol},
+    errors::OciDistributionError,
     secrets::RegistryAuth,
 };
+use reqwest::header::HeaderValue;
+use tokio::sync::watch;
 
 use super::{
     credentials::{Credentials, Place},
@@ -25,6 +28,10 @@ use super::{
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time without a byte.
 pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(15);
+/// The same while something is sent: a registry says nothing until a piece has arrived, over whatever line.
+pub const UPLOAD_TIMEOUT: Duration = Duration::from_secs(120);
+/// What is sent at a time. Registries need not take smaller pieces than they announce, and all take these.
+const PIECE_BYTES: usize = 4 * 1024 * 1024;
 /// A manifest may say any size; room is made for what comes.
 const ROOM_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
@@ -34,6 +41,14 @@ pub struct Access<'a> {
     pub ca: Option<&'a Path>,
     pub credentials: Option<Credentials>,
     pub place: Place,
+    pub purpose: Purpose,
+}
+
+/// What a registry is spoken to for; it may let somebody do one and not the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    Pull,
+    Push,
 }
 
 /// A registry, for one image.
@@ -42,6 +57,7 @@ pub struct Remote {
     image: Image,
     auth: RegistryAuth,
     place: Place,
+    purpose: Purpose,
 }
 
 impl Remote {
@@ -50,7 +66,10 @@ impl Remote {
         let config = ClientConfig {
             protocol: if access.insecure { ClientProtocol::Http } else { ClientProtocol::Https },
             extra_root_certificates: access.ca.map(read_ca).transpose()?.into_iter().collect(),
-            read_timeout: Some(SILENCE_TIMEOUT),
+            read_timeout: Some(match access.purpose {
+                Purpose::Pull => SILENCE_TIMEOUT,
+                Purpose::Push => UPLOAD_TIMEOUT,
+            }),
             connect_timeout: Some(CONNECT_TIMEOUT),
             user_agent: concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")),
             ..ClientConfig::default()
@@ -78,12 +97,16 @@ impl Remote {
                 ));
             }
         };
-        Ok(Self { client, image, auth, place: access.place })
+        Ok(Self { client, image, auth, place: access.place, purpose: access.purpose })
     }
 
     /// Logs in as the registry wants it: not at all, with a password, or with a token got for it.
     pub async fn log_in(&self) -> Result<(), Problem> {
-        let answer = self.client.auth(self.image.name(), &self.auth, RegistryOperation::Pull).await;
+        let operation = match self.purpose {
+            Purpose::Pull => RegistryOperation::Pull,
+            Purpose::Push => RegistryOperation::Push,
+        };
+        let answer = self.client.auth(self.image.name(), &self.auth, operation).await;
         answer.map(drop).map_err(|error| Problem::of(error, self.place))
     }
 
@@ -114,6 +137,49 @@ impl Remote {
             came(piece.len());
         }
         Ok(content.into())
+    }
+
+    /// Whether the registry has some content already, so that it need not be sent. A registry that does not say has not.
+    pub async fn has(&self, digest: &Digest) -> bool {
+        self.client.blob_exists(self.image.name(), &digest.to_string()).await.unwrap_or(false)
+    }
+
+    /// Sends content, and tells `sent` how much of it has arrived.
+    pub async fn send(&self, digest: &Digest, content: &Bytes, mut sent: impl FnMut(u64)) -> Result<(), Problem> {
+        let digest = digest.to_string();
+        let (arrived, mut told) = watch::channel(0_u64);
+        // The client asks for a piece when the one before it has arrived.
+        let pieces = stream::unfold((content.clone(), 0), move |(mut rest, before)| {
+            arrived.send_replace(before);
+            let piece = rest.split_to(PIECE_BYTES.min(rest.len()));
+            let after = before + piece.len() as u64;
+            std::future::ready((!piece.is_empty()).then_some((Ok(piece), (rest, after))))
+        });
+        let mut sending = std::pin::pin!(self.client.push_blob_stream(self.image.name(), pieces, &digest, None));
+        let result = loop {
+            tokio::select! {
+                result = &mut sending => break result,
+                Ok(()) = told.changed() => sent(*told.borrow_and_update()),
+            }
+        };
+        match result {
+            Ok(_) => {}
+            // A registry that takes no pieces gets it whole.
+            Err(OciDistributionError::SpecViolationError(_)) => {
+                let whole = self.client.push_blob(self.image.name(), content.clone(), &digest).await;
+                whole.map_err(|error| Problem::of(error, self.place))?;
+            }
+            Err(error) => return Err(Problem::of(error, self.place)),
+        }
+        sent(content.len() as u64);
+        Ok(())
+    }
+
+    /// Puts a manifest under the image's tag: from now on that is what it means.
+    pub async fn put_manifest(&self, body: Bytes, media_type: &'static str) -> Result<(), Problem> {
+        let media_type = HeaderValue::from_static(media_type);
+        let answer = self.client.push_manifest_raw(self.image.name(), body, media_type).await;
+        answer.map(drop).map_err(|error| Problem::of(error, self.place))
     }
 }
 

@@ -10,7 +10,8 @@ use oci_client::errors::{DigestError, OciDistributionError, OciErrorCode};
 use super::{
     ARTIFACT_BYTES_MAX,
     credentials::Place,
-    oci::{CONNECT_TIMEOUT, SILENCE_TIMEOUT},
+    image::ImageError,
+    oci::{CONNECT_TIMEOUT, SILENCE_TIMEOUT, UPLOAD_TIMEOUT},
 };
 
 /// Longest part of a server's own words in a message.
@@ -26,7 +27,20 @@ pub struct PullError {
     pub problem: Problem,
 }
 
-/// Why a pull failed.
+/// A push that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error("{0} names an image by its digest, which nobody can choose; push it under a tag (:0.1.0)")]
+    ByDigest(String),
+    #[error("the manifest of {0} cannot be written: {1}")]
+    Manifest(String, serde_json::Error),
+    #[error("image {reference} not pushed to registry {registry}: {}", problem.text_of_push(registry))]
+    Registry { registry: String, reference: String, problem: Problem },
+}
+
+/// Why a pull or a push failed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Problem {
     /// No connection.
@@ -192,17 +206,17 @@ impl Problem {
             Problem::Untrusted(cause) => format!(
                 "its TLS certificate is not trusted ({cause}); name the authority that signed it (oci_ca, \
                  WASMCLOUD_OCI_CA), or if it is meant to be reached over plain HTTP, list {registry} in \
-                 allowed_insecure (WASMCLOUD_OCI_ALLOWED_INSECURE)"
+                 allowed_insecure (WASMCLOUD_OCI_ALLOWED_INSECURE; --insecure of a command)"
             ),
             Problem::NotTls => format!(
                 "it does not speak TLS; if it is meant to be reached over plain HTTP, list {registry} in \
-                 allowed_insecure (WASMCLOUD_OCI_ALLOWED_INSECURE)"
+                 allowed_insecure (WASMCLOUD_OCI_ALLOWED_INSECURE; --insecure of a command)"
             ),
-            Problem::Tls => format!("it speaks TLS; take {registry} out of allowed_insecure"),
+            Problem::Tls => format!("it speaks TLS; take {registry} out of allowed_insecure (leave --insecure away)"),
             Problem::Refused(login) => format!(
                 "it refuses {login}; give a login over the control interface (registries put), in the settings \
-                 (oci_registry, oci_user, oci_password), or with `docker login {registry}`, and check that it may \
-                 read the image"
+                 (oci_registry, oci_user, oci_password), with `docker login {registry}`, or to a command (--user, \
+                 --password), and check that it may read the image"
             ),
             Problem::Missing => "it has no such image; check repository and tag, and push it".into(),
             Problem::Status { code, message } if message.is_empty() => {
@@ -227,6 +241,26 @@ impl Problem {
             }
             Problem::TooLarge => format!("it has more than the {ARTIFACT_BYTES_MAX} bytes an artifact may have"),
             Problem::Setup(cause) => cause.clone(),
+        }
+    }
+
+    /// The same where something was to be sent.
+    fn text_of_push(&self, registry: &str) -> String {
+        match self {
+            Problem::Refused(login) => format!(
+                "it refuses {login}; give another (--user and --password, or `docker login {registry}`), and check that \
+                 it may write to the repository"
+            ),
+            Problem::Missing => {
+                "it has no such repository, or does not take images; check the name, and make the repository first if \
+                 it wants that"
+                    .into()
+            }
+            Problem::Silent => format!(
+                "it said nothing for {} seconds; check the registry and the network, try again",
+                UPLOAD_TIMEOUT.as_secs()
+            ),
+            other => other.text(registry),
         }
     }
 }

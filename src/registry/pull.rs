@@ -6,28 +6,28 @@
 //! asked while it is here.
 
 use std::{
+    collections::BTreeMap,
     panic::AssertUnwindSafe,
-    path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
 use tokio::{
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     time::{timeout, timeout_at},
 };
 use tracing::{info, warn};
 
 use super::{
-    Pulled, Settings,
+    Artifact, Got, Pulled,
     cache::Cache,
-    credentials::{Logins, authority},
+    connect::Connector,
     digest::Digest,
     image::Image,
     manifest::{self, Manifest},
-    oci::{Access, Remote},
+    oci::{Purpose, Remote},
     problem::{Problem, PullError},
 };
 
@@ -37,15 +37,17 @@ const PULLS_MAX: usize = 4;
 const PROGRESS_FROM_BYTES: u64 = 4 * 1024 * 1024;
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 const PROGRESS_STEP_PERCENT: u64 = 10;
+/// Registries whose last outcome is remembered.
+const OUTCOMES_MAX: usize = 64;
 
 /// Pulls images.
 pub struct Puller {
-    allowed_insecure: Vec<String>,
-    ca: Option<PathBuf>,
+    connector: Arc<Connector>,
     timeout: Duration,
-    logins: Logins,
     cache: Option<Cache>,
     permits: Semaphore,
+    /// How the last pull from each registry ended. Held for a few lines, never across an await.
+    outcomes: Mutex<BTreeMap<String, Option<String>>>,
 }
 
 /// An artifact, and all content its name led to.
@@ -68,28 +70,54 @@ impl Top {
 }
 
 impl Puller {
-    pub fn new(settings: Settings) -> Self {
-        Self {
-            allowed_insecure: settings.allowed_insecure.iter().map(|registry| authority(registry)).collect(),
-            ca: settings.ca,
-            timeout: settings.pull_timeout,
-            logins: settings.logins,
-            cache: Cache::new(settings.cache_dir, settings.cache_bytes_max),
-            permits: Semaphore::new(PULLS_MAX),
+    pub fn new(connector: Arc<Connector>, timeout: Duration, cache: Option<Cache>) -> Self {
+        let (permits, outcomes) = (Semaphore::new(PULLS_MAX), Mutex::default());
+        Self { connector, timeout, cache, permits, outcomes }
+    }
+
+    /// How the last pull from each registry ended: `None` is well.
+    pub fn outcomes(&self) -> Vec<(String, Option<String>)> {
+        let outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        outcomes.iter().map(|(registry, outcome)| (registry.clone(), outcome.clone())).collect()
+    }
+
+    fn note(&self, registry: &str, outcome: Option<String>) {
+        let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        if outcomes.len() < OUTCOMES_MAX || outcomes.contains_key(registry) {
+            outcomes.insert(registry.to_owned(), outcome);
         }
     }
 
-    /// Pulls an image, whatever happens, within the configured time.
-    pub async fn pull(self: Arc<Self>, image: Image) -> Pulled {
-        let work = AssertUnwindSafe(self.work(&image)).catch_unwind().await;
+    /// Where content is kept.
+    pub fn cache(&self) -> Option<Cache> {
+        self.cache.clone()
+    }
+
+    /// Pulls an image, whatever happens, within the configured time. `tell` is told how far the download is.
+    pub async fn pull(self: Arc<Self>, image: Image, tell: watch::Sender<Got>) -> Pulled {
+        let work = AssertUnwindSafe(self.work(&image, &tell)).catch_unwind().await;
         let result = work.unwrap_or_else(|_| Err(Problem::Broken("the OCI client panicked".into())));
+        self.note(image.registry(), result.as_ref().err().map(|problem| problem.text(image.registry())));
         result.map_err(|problem| {
             let (registry, reference) = (image.registry().to_owned(), image.to_string());
             Arc::new(PullError { registry, reference, problem })
         })
     }
 
-    async fn work(&self, image: &Image) -> Result<Bytes, Problem> {
+    /// Asks what an image is now; nothing of it is fetched or kept.
+    pub async fn resolve(&self, image: Image, patience: Duration) -> Result<Digest, PullError> {
+        let ask = async {
+            let remote = self.connector.connect(&image, Purpose::Pull).await?;
+            Ok(Top::new(remote.manifest(None).await?).digest)
+        };
+        let answer = timeout(patience, ask).await.unwrap_or(Err(Problem::Deadline(patience)));
+        answer.map_err(|problem| {
+            let (registry, reference) = (image.registry().to_owned(), image.to_string());
+            PullError { registry, reference, problem }
+        })
+    }
+
+    async fn work(&self, image: &Image, tell: &watch::Sender<Got>) -> Result<Artifact, Problem> {
         if let Some(digest) = image.digest()
             && let Some(found) = self.cached(image, digest).await
         {
@@ -102,20 +130,20 @@ impl Puller {
         let deadline = tokio::time::Instant::now() + self.timeout;
         let late = || Problem::Deadline(self.timeout);
         let ask = async {
-            let remote = self.connect(image).await?;
+            let remote = self.connector.connect(image, Purpose::Pull).await?;
             let top = Top::new(remote.manifest(None).await?);
             Ok((remote, top))
         };
         match timeout_at(deadline, ask).await.unwrap_or_else(|_| Err(late())) {
             Ok((remote, top)) => {
-                let load = self.assemble(image, top, Some(&remote));
+                let load = self.assemble(image, top, Some((&remote, tell)));
                 let done = timeout_at(deadline, load).await.unwrap_or_else(|_| Err(late()))?;
                 drop(permit);
                 // After the deadline counts no more: the artifact is here, and a slow disk must not take it away.
                 if let Some(cache) = &self.cache {
-                    cache.keep(image.to_string(), done.manifest, done.content).await;
+                    cache.keep(image.to_string(), done.manifest.clone(), done.content).await;
                 }
-                Ok(done.artifact)
+                Ok(Artifact { content: done.artifact, manifest: done.manifest })
             }
             Err(problem) if problem.is_outage() && image.digest().is_none() => {
                 let Some(found) = self.last_known(image).await else { return Err(problem) };
@@ -128,42 +156,34 @@ impl Puller {
         }
     }
 
-    /// Makes the client and logs in.
-    async fn connect(&self, image: &Image) -> Result<Remote, Problem> {
-        let (place, credentials) = self.logins.of(image.registry()).await;
-        let insecure = self.allowed_insecure.iter().any(|allowed| allowed == image.registry());
-        let (image, ca) = (image.clone(), self.ca.clone());
-        let made = tokio::task::spawn_blocking(move || {
-            Remote::new(image, Access { insecure, ca: ca.as_deref(), credentials, place })
-        });
-        let remote = made.await.map_err(|error| Problem::Setup(format!("no client can be made: {error}")))??;
-        remote.log_in().await?;
-        Ok(remote)
-    }
-
     /// The artifact of a manifest, if all of it is in the cache.
-    async fn cached(&self, image: &Image, manifest: &Digest) -> Option<Bytes> {
+    async fn cached(&self, image: &Image, manifest: &Digest) -> Option<Artifact> {
         let body = self.cache.as_ref()?.content(manifest).await?;
-        let found = self.assemble(image, Top { digest: manifest.clone(), body }, None).await;
-        found.ok().map(|found| found.artifact)
+        let found = self.assemble(image, Top { digest: manifest.clone(), body }, None).await.ok()?;
+        Some(Artifact { content: found.artifact, manifest: found.manifest })
     }
 
     /// The artifact an image was when it was pulled last.
-    async fn last_known(&self, image: &Image) -> Option<Bytes> {
+    async fn last_known(&self, image: &Image) -> Option<Artifact> {
         let manifest = self.cache.as_ref()?.manifest_of(image.to_string()).await?;
         self.cached(image, &manifest).await
     }
 
     /// Makes an artifact of its manifest, from the cache and from the registry. Without a registry it is an error when
     /// something is missing.
-    async fn assemble(&self, image: &Image, top: Top, remote: Option<&Remote>) -> Result<Assembled, Problem> {
+    async fn assemble(
+        &self,
+        image: &Image,
+        top: Top,
+        remote: Option<(&Remote, &watch::Sender<Got>)>,
+    ) -> Result<Assembled, Problem> {
         let mut content = vec![(top.digest.clone(), top.body.clone())];
         let layers = match manifest::read(&top.body)? {
             Manifest::Image(layers) => layers,
             Manifest::Elsewhere(digest) => {
                 let body = match (self.content(&digest).await, remote) {
                     (Some(body), _) => body,
-                    (None, Some(remote)) => remote.manifest(Some(&digest)).await?,
+                    (None, Some((remote, _))) => remote.manifest(Some(&digest)).await?,
                     (None, None) => return Err(Problem::Missing),
                 };
                 content.push((digest, body.clone()));
@@ -184,8 +204,8 @@ impl Puller {
         let (count, bytes) = missing.fold((0, 0), |(count, bytes), (layer, _)| (count + 1, bytes + layer.size));
         match remote {
             None if count > 0 => return Err(Problem::Missing),
-            Some(remote) if count > 0 => {
-                let mut progress = Progress::begin(image, bytes);
+            Some((remote, tell)) if count > 0 => {
+                let mut progress = Progress::begin(image, bytes, tell);
                 for (layer, part) in layers.iter().zip(&mut parts) {
                     if part.is_none() {
                         *part = Some(remote.layer(layer, |bytes| progress.came(bytes)).await?);
@@ -221,9 +241,10 @@ fn join(parts: Vec<Option<Bytes>>) -> Bytes {
     all.freeze()
 }
 
-/// Tells the log how a download goes.
+/// Tells the log how a download goes, and those who wait for it.
 struct Progress<'a> {
     image: &'a Image,
+    tell: &'a watch::Sender<Got>,
     total: u64,
     got: u64,
     began: Instant,
@@ -232,14 +253,16 @@ struct Progress<'a> {
 }
 
 impl<'a> Progress<'a> {
-    fn begin(image: &'a Image, total: u64) -> Self {
+    fn begin(image: &'a Image, total: u64, tell: &'a watch::Sender<Got>) -> Self {
+        tell.send_replace((0, total));
         info!(registry = image.registry(), image = %image, bytes = total, "pull began");
         let began = Instant::now();
-        Self { image, total, got: 0, began, told_at: began, told_percent: 0 }
+        Self { image, tell, total, got: 0, began, told_at: began, told_percent: 0 }
     }
 
     fn came(&mut self, bytes: usize) {
         self.got += bytes as u64;
+        self.tell.send_replace((self.got, self.total));
         if self.total < PROGRESS_FROM_BYTES {
             return;
         }

@@ -1,9 +1,11 @@
-//! The references of start requests: files, images of a registry, what is built in, and what is gone.
+//! The references of start requests: files, images of a registry, uploads, what is built in, and what is gone.
 //!
 //! Events must repeat the text of a request byte for byte, so a [`Reference`] is only ever made from the text, never
 //! turned back into it.
 
 use std::path::PathBuf;
+
+use super::{digest::Digest, uploads};
 
 /// What a reference names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +16,8 @@ pub enum Reference {
     Image(String),
     /// `builtin://NAME`: a provider that is part of this host.
     Builtin(String),
+    /// `lattice://sha256:…`: what a client sent into the lattice's object store.
+    Lattice(Digest),
     /// `bindle://…`
     Bindle,
 }
@@ -25,6 +29,12 @@ pub enum ReferenceError {
     Empty,
     #[error("the path {0:?} is not absolute; another directory is current for the host than for its clients")]
     RelativePath(String),
+    #[error(
+        "{0:?} names no upload: after {SCHEME} comes sha256: and 64 lower-case hex digits, as `host start actor ./file.wasm` \
+         prints it",
+        SCHEME = uploads::SCHEME
+    )]
+    NoUpload(String),
 }
 
 impl Reference {
@@ -47,6 +57,11 @@ impl Reference {
         }
         if let Some(name) = text.strip_prefix("builtin://") {
             return Ok(Self::Builtin(name.to_owned()));
+        }
+        if let Some(digest) = text.strip_prefix(uploads::SCHEME) {
+            // A text without end would fill the log.
+            let no_upload = || ReferenceError::NoUpload(text.chars().take(200).collect());
+            return Digest::parse(digest).map(Self::Lattice).ok_or_else(no_upload);
         }
         let image = ["oci://", "https://", "http://"].iter().find_map(|scheme| text.strip_prefix(scheme));
         Ok(Self::Image(image.unwrap_or(text).to_owned()))
@@ -77,5 +92,11 @@ mod tests {
         assert_eq!(Reference::parse(" "), Err(ReferenceError::Empty));
         assert_eq!(Reference::parse("bindle://x/1"), Ok(Reference::Bindle));
         assert_eq!(Reference::parse("builtin://httpserver"), Ok(Reference::Builtin("httpserver".into())));
+        let digest = Digest::of(b"");
+        assert_eq!(Reference::parse(&uploads::reference(&digest)), Ok(Reference::Lattice(digest.clone())));
+        for wrong in [digest.hex(), "sha256:12", "sha256:../../etc/passwd", &digest.to_string().to_uppercase(), ""] {
+            let text = format!("lattice://{wrong}");
+            assert_eq!(Reference::parse(&text), Err(ReferenceError::NoUpload(text.clone())));
+        }
     }
 }

@@ -14,9 +14,14 @@
 //! the policy service, only makes its own check. With the local path switched off all calls go over NATS; what is allowed
 //! and what is refused does not change.
 //!
+//! Who asks how a call would be decided ([`explain`]) is answered by the functions that decide.
+//! Calls are counted where they are served ([`Local::served`]), refused ones included, and those that leave the process as called.
+//! What one caller makes again is counted each time.
+//!
 //! A provider that does not know of a link yet refuses a call without having done anything, so such a call is made again
 //! while the link is young, to wherever the link leads by then: links can be put and moved while actors work.
 
+pub mod explain;
 pub mod remote;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -31,7 +36,8 @@ use crate::{
         claims::ActorClaims,
         keys::{ActorId, LatticeName, LinkName},
     },
-    links::Live,
+    links::{LinkDefinition, Live, Table},
+    meter::{InWork, Meter, Outcome, Path, Target},
     policy::{self, Policy},
     rpc::{
         call::{Call, CallError, DEPTH_MAX},
@@ -70,17 +76,142 @@ pub enum Route {
     Entity(Entity),
 }
 
+/// Whom an actor means with a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Meant {
+    Builtin(Builtin),
+    /// The provider of this link.
+    Linked(Arc<LinkDefinition>),
+    /// An actor by its public key.
+    Actor(Arc<str>),
+    /// The actor that owns the call alias.
+    Alias(Arc<str>),
+}
+
+impl Meant {
+    /// Finds out whom `actor_id` means: the first step of every call of an actor. A namespace is a contract id, an actor's
+    /// public key or a call alias.
+    pub fn find(
+        table: &Table,
+        lattice: &LatticeName,
+        actor_id: &str,
+        binding: &str,
+        namespace: &str,
+    ) -> Result<Self, CallError> {
+        if let Some(builtin) = Builtin::of(namespace) {
+            return Ok(Self::Builtin(builtin));
+        }
+        let link_name = if binding.is_empty() { LinkName::DEFAULT } else { binding };
+        if let Some(link) = table.link(actor_id, namespace, link_name) {
+            return Ok(Self::Linked(Arc::clone(link)));
+        }
+        if ActorId::parse(namespace).is_ok() {
+            return Ok(Self::Actor(namespace.into()));
+        }
+        if let Some(owner) = table.alias(namespace) {
+            return Ok(Self::Alias(Arc::clone(owner)));
+        }
+        Err(CallError::NoLink {
+            namespace: namespace.to_owned(),
+            lattice: lattice.to_string(),
+            actor_id: actor_id.to_owned(),
+            link_name: link_name.to_owned(),
+        })
+    }
+
+    /// The contract the caller must have been signed for; actors may be called by everybody.
+    pub fn contract<'a>(&self, namespace: &'a str) -> Option<&'a str> {
+        matches!(self, Self::Builtin(_) | Self::Linked(_)).then_some(namespace)
+    }
+
+    /// Where the call goes.
+    pub fn route(&self) -> Route {
+        match self {
+            Self::Builtin(builtin) => Route::Builtin(*builtin),
+            Self::Linked(link) => Route::Entity(Entity::new(&link.provider_id, &link.link_name, &link.contract_id)),
+            Self::Actor(id) | Self::Alias(id) => Route::Entity(Entity::new(id, "", "")),
+        }
+    }
+}
+
+/// Refuses a call of an actor on a contract that its claims do not have.
+pub fn claimed(actor_id: &str, contract: &str, capabilities: &[String]) -> Result<(), CallError> {
+    if capabilities.iter().any(|capability| capability == contract) {
+        return Ok(());
+    }
+    Err(CallError::NoCapability { contract: contract.to_owned(), actor_id: actor_id.to_owned() })
+}
+
+/// Refuses a call to an actor by a provider of a contract that the actor was not signed for. Other actors and tools may
+/// call it.
+pub fn signed_for(origin: &Entity, actor_id: &str, capabilities: &[String]) -> Result<(), CallError> {
+    let contract = &*origin.contract_id;
+    let from_actor_or_tool = contract.is_empty() && origin.link_name.is_empty();
+    if from_actor_or_tool || capabilities.iter().any(|capability| capability == contract) {
+        return Ok(());
+    }
+    Err(CallError::NotSignedFor {
+        contract: contract.to_owned(),
+        actor_id: actor_id.to_owned(),
+        origin: origin.public_key.to_string(),
+    })
+}
+
+/// Refuses a call to a provider by an actor that is not linked to it.
+pub fn linked(table: &Table, actor_id: &str, provider: &Entity) -> Result<(), CallError> {
+    match table.link(actor_id, &provider.contract_id, &provider.link_name) {
+        Some(link) if *link.provider_id == *provider.public_key => Ok(()),
+        _ => Err(CallError::NotLinked {
+            actor_id: actor_id.to_owned(),
+            provider_id: provider.public_key.to_string(),
+            link_name: provider.link_name.to_string(),
+        }),
+    }
+}
+
 /// The right to make one call of a local target; using it makes the call.
 pub type Admitted = Box<dyn FnOnce(Call) -> BoxFuture<'static, Result<Bytes, CallError>> + Send>;
 
 /// Something in this process that takes calls.
 pub trait Local: Send + Sync + 'static {
+    /// Where its calls are counted.
+    fn served(&self) -> Option<&Target> {
+        None
+    }
     /// Refuses what the target's own claims do not allow.
     fn check(&self, call: &Call) -> Result<(), CallError>;
     /// Admits one call if a permit is free now.
     fn try_admit(self: Arc<Self>) -> Option<Admitted>;
     /// Takes the call, waiting for a permit until the deadline.
     fn call(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>>;
+    /// What it says of itself to those who ask how a call would go.
+    fn standing(&self) -> Standing {
+        Standing::default()
+    }
+}
+
+/// A target as it is now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Contracts it was signed for; of actors.
+    pub capabilities: Option<Vec<String>>,
+    /// When its claims cease to count, in seconds since 1970.
+    pub expires: Option<u64>,
+    /// How much room it has for calls; unbounded if it does not say.
+    pub room: Option<Room>,
+    /// Links it does not take on, and why; of providers.
+    pub refused: Vec<(Arc<LinkDefinition>, String)>,
+}
+
+/// The room of an actor for calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Calls that may run at a time, and how many more may begin now.
+    pub limit: u32,
+    pub free: u32,
+    /// Calls that wait, and how many may.
+    pub waiting: usize,
+    pub queue_max: usize,
 }
 
 /// What runs in this process, by public key or by link name.
@@ -95,6 +226,7 @@ struct Inner {
     links: Live,
     policy: Policy,
     remote: Remote,
+    meter: Meter,
     actors: ArcSwap<Locals>,
     /// By public key, then by link name.
     providers: ArcSwap<HashMap<Arc<str>, Locals>>,
@@ -113,7 +245,13 @@ impl Router {
     ) -> Self {
         let actors = ArcSwap::from_pointee(HashMap::new());
         let providers = ArcSwap::from_pointee(HashMap::new());
-        Self(Arc::new(Inner { lattice, links, policy, remote, actors, providers, local_calls, rpc_timeout }))
+        let meter = Meter::default();
+        Self(Arc::new(Inner { lattice, links, policy, remote, meter, actors, providers, local_calls, rpc_timeout }))
+    }
+
+    /// Counts the calls of this host.
+    pub fn meter(&self) -> &Meter {
+        &self.0.meter
     }
 
     /// Publishes the actors that run in this process, by public key.
@@ -138,34 +276,12 @@ impl Router {
 
     /// Decides where an actor's call goes: `namespace` is a contract id, an actor's public key or a call alias.
     pub fn decide(&self, caller: &ActorClaims, binding: &str, namespace: &str) -> Result<Route, CallError> {
-        let needs_claim = |contract: &str| {
-            if caller.has_capability(contract) {
-                return Ok(());
-            }
-            Err(CallError::NoCapability { contract: contract.to_owned(), actor_id: caller.subject.to_string() })
-        };
-        if let Some(builtin) = Builtin::of(namespace) {
-            needs_claim(namespace)?;
-            return Ok(Route::Builtin(builtin));
+        let actor_id = caller.subject.as_str();
+        let meant = Meant::find(&self.0.links.table(), &self.0.lattice, actor_id, binding, namespace)?;
+        if let Some(contract) = meant.contract(namespace) {
+            claimed(actor_id, contract, &caller.caps)?;
         }
-        let link_name = if binding.is_empty() { LinkName::DEFAULT } else { binding };
-        let table = self.0.links.table();
-        if let Some(link) = table.link(caller.subject.as_str(), namespace, link_name) {
-            needs_claim(namespace)?;
-            return Ok(Route::Entity(Entity::new(&link.provider_id, link_name, namespace)));
-        }
-        if ActorId::parse(namespace).is_ok() {
-            return Ok(Route::Entity(Entity::new(namespace, "", "")));
-        }
-        if let Some(owner) = table.alias(namespace) {
-            return Ok(Route::Entity(Entity::new(owner, "", "")));
-        }
-        Err(CallError::NoLink {
-            namespace: namespace.to_owned(),
-            lattice: self.0.lattice.to_string(),
-            actor_id: caller.subject.to_string(),
-            link_name: link_name.to_owned(),
-        })
+        Ok(meant.route())
     }
 
     /// Performs a call that begins in this process.
@@ -208,58 +324,105 @@ impl Router {
     /// Takes a call one way, once.
     async fn attempt(&self, call: Call) -> Result<Bytes, CallError> {
         let inner = &*self.0;
-        let local = self.local(&call.target);
-        if let Some(local) = &local {
-            local.check(&call)?;
-        }
-        if local.is_some() || !call.target.is_actor() {
-            // The host of a remote actor asks for it.
-            self.permitted(&call).await?;
-        }
-        if let Some(local) = local {
-            if let Some(admitted) = Arc::clone(&local).try_admit() {
-                return admitted(call).await;
-            }
-            // All permits are out: another host may have one. If none takes the call, it waits for a permit here.
-            let key = Arc::clone(&call.target.public_key);
-            return match inner.remote.call(call.clone(), false).await {
-                Err(error) if error.is_busy(&key) || matches!(error, CallError::NoResponders { .. }) => {
-                    local.call(call).await
-                }
-                result => result,
+        let key = Arc::clone(&call.target.public_key);
+        let Some(local) = self.local(&call.target) else {
+            let counted = inner.meter.called(&call.target, &call.operation);
+            let permitted = if asks_policy(false, &call.target) { self.permitted(&call).await } else { Ok(()) };
+            let result = match permitted {
+                Ok(()) => inner.remote.call(call, true).await,
+                Err(error) => Err(error),
             };
+            return ended(Some(counted), result, &key);
+        };
+        let begin = || local.served().map(|served| served.begin(&call.operation, Path::Local));
+        let counted = begin();
+        if let Err(error) = self.allowed(&*local, &call).await {
+            return ended(counted, Err(error), &key);
         }
-        inner.remote.call(call, true).await
+        if let Some(admitted) = Arc::clone(&local).try_admit() {
+            return ended(counted, admitted(call).await, &key);
+        }
+        // All permits are out: another host may have one. If none takes the call, it waits for a permit here.
+        counted.into_iter().for_each(InWork::withdraw);
+        let elsewhere = inner.meter.called(&call.target, &call.operation);
+        match inner.remote.call(call.clone(), false).await {
+            Err(error) if error.is_busy(&key) || matches!(error, CallError::NoResponders { .. }) => {
+                elsewhere.withdraw();
+                let counted = begin();
+                ended(counted, local.call(call).await, &key)
+            }
+            result => ended(Some(elsewhere), result, &key),
+        }
     }
 
     /// Performs a verified call that arrived over NATS for the actor `target`.
     pub async fn receive(&self, target: Arc<dyn Local>, call: Call) -> Result<Bytes, CallError> {
-        target.check(&call)?;
-        self.permitted(&call).await?;
-        target.call(call).await
+        let key = Arc::clone(&call.target.public_key);
+        let counted = target.served().map(|served| served.begin(&call.operation, Path::Nats));
+        let result = match self.allowed(&*target, &call).await {
+            Ok(()) => target.call(call).await,
+            Err(error) => Err(error),
+        };
+        ended(counted, result, &key)
     }
 
+    /// What a target in this process and the policy service say to a call.
+    async fn allowed(&self, local: &dyn Local, call: &Call) -> Result<(), CallError> {
+        local.check(call)?;
+        self.permitted(call).await
+    }
+
+    /// What runs in this process and takes calls within it.
     fn local(&self, target: &Entity) -> Option<Arc<dyn Local>> {
-        if !self.0.local_calls {
-            return None;
-        }
-        if target.is_actor() {
-            return self.0.actors.load().get(&*target.public_key).cloned();
-        }
-        self.0.providers.load().get(&*target.public_key)?.get(&*target.link_name).cloned()
+        if self.0.local_calls { self.0.here(target) } else { None }
     }
 
     async fn permitted(&self, call: &Call) -> Result<(), CallError> {
+        match self.ask_policy(&call.origin, &call.target).await {
+            Some(decision) => permitted(&decision),
+            None => Ok(()),
+        }
+    }
+
+    /// What the policy service says to a call; nothing if there is none.
+    async fn ask_policy(&self, origin: &Entity, target: &Entity) -> Option<policy::Decision> {
         if self.0.policy.is_off() {
-            return Ok(());
+            return None;
         }
         let table = self.0.links.table();
-        let source = policy::Party::of(&call.origin, table.claims(&call.origin.public_key).map(AsRef::as_ref));
-        let target = policy::Party::of(&call.target, table.claims(&call.target.public_key).map(AsRef::as_ref));
-        let decision = self.0.policy.decide(policy::Action::PerformInvocation, source, target).await;
-        if decision.permitted {
-            return Ok(());
-        }
-        Err(CallError::Denied { request_id: decision.request_id, message: decision.message })
+        let source = policy::Party::of(origin, table.claims(&origin.public_key).map(AsRef::as_ref));
+        let target = policy::Party::of(target, table.claims(&target.public_key).map(AsRef::as_ref));
+        Some(self.0.policy.decide(policy::Action::PerformInvocation, source, target).await)
     }
+}
+
+impl Inner {
+    /// What runs in this process, however it is called.
+    fn here(&self, target: &Entity) -> Option<Arc<dyn Local>> {
+        if target.is_actor() {
+            return self.actors.load().get(&*target.public_key).cloned();
+        }
+        self.providers.load().get(&*target.public_key)?.get(&*target.link_name).cloned()
+    }
+}
+
+/// Whether the host a call begins on asks the policy service: that of a remote actor asks for it.
+fn asks_policy(is_local: bool, target: &Entity) -> bool {
+    is_local || !target.is_actor()
+}
+
+fn permitted(decision: &policy::Decision) -> Result<(), CallError> {
+    if decision.permitted {
+        return Ok(());
+    }
+    let policy::Decision { request_id, message, .. } = decision.clone();
+    Err(CallError::Denied { request_id, message })
+}
+
+/// Counts how a call ended.
+pub fn ended(counted: Option<InWork>, result: Result<Bytes, CallError>, target: &str) -> Result<Bytes, CallError> {
+    if let Some(counted) = counted {
+        counted.end(Outcome::of(&result, target));
+    }
+    result
 }

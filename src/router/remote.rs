@@ -29,7 +29,8 @@ use crate::{
     rpc::{
         call::{Call, CallError},
         client::{Answer, Client, new_id},
-        repeat,
+        invocation::Entity,
+        repeat::{self, Repeat},
     },
 };
 
@@ -118,7 +119,7 @@ impl Remote {
 
     /// Performs a call elsewhere, or here if it `may_be_here`.
     pub async fn call(&self, call: Call, may_be_here: bool) -> Result<Bytes, CallError> {
-        let mut choice = Choice { target: target_of(&call.target), may_be_here, tried: Vec::new() };
+        let mut choice = Choice::of(&call.target, may_be_here);
         let key = Arc::clone(&call.target.public_key);
         loop {
             let peer = self.choose(&choice);
@@ -142,6 +143,25 @@ impl Remote {
                 }
             }
         }
+    }
+
+    /// Where a call would be sent first: to a host that is chosen, or to the queue group.
+    pub fn first(&self, target: &Entity, may_be_here: bool) -> Result<(Option<Arc<Peer>>, String), CallError> {
+        let peer = self.choose(&Choice::of(target, may_be_here));
+        let subject = self.0.client.subject(target, peer.as_ref().map(|peer| &*peer.id))?;
+        Ok((peer, subject))
+    }
+
+    /// The other hosts that run a target.
+    pub fn runners(&self, target: &Entity) -> Vec<Arc<Peer>> {
+        self.0.peers.runners(&target_of(target))
+    }
+
+    /// Whether calls of an operation of `target` are made again when a host vanishes with them.
+    pub fn repeat(&self, operation: &str, target: &str) -> Repeat {
+        let table = self.0.links.table();
+        let tags = table.claims(target).map(|claims| claims.tags.as_slice()).unwrap_or_default();
+        Repeat::of(operation, &self.0.marked, tags)
     }
 
     fn choose(&self, choice: &Choice) -> Option<Arc<Peer>> {
@@ -322,6 +342,10 @@ impl Remote {
 type Question = BoxFuture<'static, (usize, Arc<Peer>, Answer)>;
 
 impl Choice {
+    fn of(target: &Entity, may_be_here: bool) -> Self {
+        Self { target: target_of(target), may_be_here, tried: Vec::new() }
+    }
+
     /// A host did not take the call.
     fn pass_over(&mut self, peer: Arc<Peer>, error: &CallError) {
         if matches!(error, CallError::NoResponders { .. }) {

@@ -20,21 +20,19 @@ use async_nats::{
     HeaderMap,
     jetstream::{
         Context, ErrorCode,
-        consumer::push,
         context::{GetStreamErrorKind, PublishAckFuture},
         stream::{self, Stream},
     },
 };
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
-use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tracing::debug;
 
-use crate::store::jetstream::context;
+use crate::store::{jetstream::context, objects};
 
 /// Larger payloads travel through the object store; the threshold of all peers since late 2022.
 pub const THRESHOLD_BYTES: usize = 900 * 1024;
@@ -171,7 +169,7 @@ impl Chunks {
 
 impl Inner {
     fn stream_name(&self) -> String {
-        format!("OBJ_{}", self.bucket)
+        objects::stream_name(&self.bucket)
     }
 
     fn metadata_subjects(&self, name: &str) -> [String; 2] {
@@ -270,7 +268,8 @@ impl Inner {
         if metadata.size != 0 && metadata.size != expected {
             return Err(format!("it has {} bytes, the message announced {expected}", metadata.size));
         }
-        let payload = self.pieces(context, &stream, &metadata.nuid, expected).await?;
+        let pieces = format!("$O.{}.C.{}", self.bucket, metadata.nuid);
+        let payload = objects::whole(context, &stream, pieces, expected, PIECE_TIMEOUT).await?;
         if let Some(stored) = metadata.digest.as_deref().and_then(|text| text.strip_prefix("SHA-256=")) {
             let computed = URL_SAFE.encode(digest(&SHA256, &payload).as_ref());
             if computed.trim_end_matches('=') != stored.trim_end_matches('=') {
@@ -279,31 +278,6 @@ impl Inner {
         }
         self.purge(&stream, name, Some(&metadata.nuid)).await;
         Ok(payload)
-    }
-
-    async fn pieces(&self, context: &Context, stream: &Stream, nuid: &str, expected: u64) -> Result<Bytes, String> {
-        let consumer = stream
-            .create_consumer(push::OrderedConfig {
-                deliver_subject: context.client().new_inbox(),
-                filter_subject: format!("$O.{}.C.{nuid}", self.bucket),
-                ..Default::default()
-            })
-            .await
-            .map_err(|e| e.to_string())?;
-        let mut messages = consumer.messages().await.map_err(|e| e.to_string())?;
-        let mut payload = BytesMut::with_capacity(expected as usize);
-        while (payload.len() as u64) < expected {
-            let piece = tokio::time::timeout(PIECE_TIMEOUT, messages.next())
-                .await
-                .map_err(|_| format!("only {} of {expected} bytes arrived", payload.len()))?
-                .ok_or("the delivery ended early")?
-                .map_err(|e| e.to_string())?;
-            payload.extend_from_slice(&piece.payload);
-        }
-        if payload.len() as u64 != expected {
-            return Err(format!("its pieces have {} bytes, the message announced {expected}", payload.len()));
-        }
-        Ok(payload.freeze())
     }
 
     /// Removes an object: its metadata, and its pieces when their id is known or can be read.

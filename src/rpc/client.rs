@@ -22,7 +22,7 @@ use super::{
     call::{Call, CallError},
     chunking::{self, Chunks},
     codec,
-    invocation::{Invocation, TraceContext},
+    invocation::{Entity, Invocation, TraceContext},
 };
 use crate::{
     identity::claims::now,
@@ -58,10 +58,23 @@ impl Client {
         id: String,
         sent: &AtomicBool,
     ) -> Result<Bytes, CallError> {
+        let signer = &self.0.signer;
+        let encoded_claims = signer.sign(&call.origin, &call.target, &call.operation, &call.payload, &id, now());
+        self.invoke_signed(call, host, id, encoded_claims, sent).await
+    }
+
+    /// The same for a call that somebody else has signed, under this `id`.
+    pub async fn invoke_signed(
+        &self,
+        call: Call,
+        host: Option<&str>,
+        id: String,
+        encoded_claims: String,
+        sent: &AtomicBool,
+    ) -> Result<Bytes, CallError> {
         let inner = &*self.0;
-        let subject = inner.subject(&call, host)?;
+        let subject = inner.subject(&call.target, host)?;
         let content_length = call.payload.len() as u64;
-        let encoded_claims = inner.signer.sign(&call.origin, &call.target, &call.operation, &call.payload, &id, now());
         let chunked = inner.chunks.is_needed(call.payload.len());
         let mut deadline = call.deadline;
         let msg = if chunked {
@@ -88,9 +101,14 @@ impl Client {
         inner.exchange(&subject, &invocation, headers, deadline, sent).await
     }
 
+    /// Where calls of a target go: to its queue group, or to one `host`.
+    pub fn subject(&self, target: &Entity, host: Option<&str>) -> Result<String, CallError> {
+        self.0.subject(target, host)
+    }
+
     /// Asks a host for an invocation that was sent to it before, on the way the invocation took.
     pub async fn ask(&self, call: &Call, host: &str, id: &str, timeout: Duration) -> Answer {
-        let Ok(subject) = self.0.subject(call, Some(host)) else { return Answer::Silence };
+        let Ok(subject) = self.0.subject(&call.target, Some(host)) else { return Answer::Silence };
         let mut headers = HeaderMap::new();
         headers.insert(wire::ASK, id);
         let request = Request::new().headers(headers).payload(Bytes::new()).timeout(Some(timeout));
@@ -125,13 +143,12 @@ pub fn new_id() -> String {
 }
 
 impl Inner {
-    fn subject(&self, call: &Call, host: Option<&str>) -> Result<String, CallError> {
-        let subject = if call.target.is_actor() {
-            self.subjects.actor(&call.target.public_key)
+    fn subject(&self, target: &Entity, host: Option<&str>) -> Result<String, CallError> {
+        let subject = if target.is_actor() {
+            self.subjects.actor(&target.public_key)
         } else {
-            let provider =
-                ProviderId::parse(&call.target.public_key).map_err(|e| CallError::Transport(e.to_string()))?;
-            let link = LinkName::parse(&call.target.link_name).map_err(|e| CallError::Transport(e.to_string()))?;
+            let provider = ProviderId::parse(&target.public_key).map_err(|e| CallError::Transport(e.to_string()))?;
+            let link = LinkName::parse(&target.link_name).map_err(|e| CallError::Transport(e.to_string()))?;
             self.subjects.provider(&provider, &link)
         };
         Ok(host.map(|host| Subjects::on_host(&subject, host)).unwrap_or(subject))

@@ -8,6 +8,7 @@
 //! - [`chunking`]: payloads too large for a message.
 //! - [`codec`]: msgpack, as all peers write it.
 //! - [`client`] and [`server`]: the two ends.
+//! - [`readable`]: payloads as people read and write them.
 //! - [`repeat`]: what may be called again when nobody knows whether it was done.
 
 pub mod antiforgery;
@@ -16,6 +17,7 @@ pub mod chunking;
 pub mod client;
 pub mod codec;
 pub mod invocation;
+pub mod readable;
 pub mod repeat;
 pub mod server;
 

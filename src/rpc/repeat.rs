@@ -36,19 +36,48 @@ struct Request {
     method: String,
 }
 
-/// Says whether a call may be made twice. `marked` are operations from the settings, `tags` those of the target's claims. Reads
-/// the payload, so it is asked only when it matters.
-pub fn is_repeatable(call: &Call, marked: &[String], tags: &[String]) -> bool {
-    let operation = call.operation.as_str();
-    let matches = |mark: &str| mark == operation || mark == "*";
-    if marked.iter().any(|mark| matches(mark))
-        || READS.contains(&operation)
-        || tags.iter().filter_map(|tag| tag.strip_prefix(TAG)).any(matches)
-    {
-        return true;
+/// Whether calls of an operation may be made twice, and what says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeat {
+    /// The operator marked it.
+    Marked,
+    /// It only reads.
+    Reads,
+    /// The author of the actor marked it.
+    Tagged,
+    /// HTTP requests whose method is idempotent may, others not.
+    ByMethod,
+    /// Nothing says that they may.
+    Never,
+}
+
+impl Repeat {
+    /// `marked` are operations from the settings, `tags` those of the target's claims.
+    pub fn of(operation: &str, marked: &[String], tags: &[String]) -> Self {
+        let matches = |mark: &str| mark == operation || mark == "*";
+        if marked.iter().any(|mark| matches(mark)) {
+            Self::Marked
+        } else if READS.contains(&operation) {
+            Self::Reads
+        } else if tags.iter().filter_map(|tag| tag.strip_prefix(TAG)).any(matches) {
+            Self::Tagged
+        } else if operation == httpserver::HANDLE_REQUEST || operation == HTTP_CLIENT_REQUEST {
+            Self::ByMethod
+        } else {
+            Self::Never
+        }
     }
-    (operation == httpserver::HANDLE_REQUEST || operation == HTTP_CLIENT_REQUEST)
-        && contracts::decode::<Request>("a request", &call.payload).is_ok_and(|request| is_idempotent(&request.method))
+}
+
+/// Says whether a call may be made twice. May read the payload, so it is asked only when it matters.
+pub fn is_repeatable(call: &Call, marked: &[String], tags: &[String]) -> bool {
+    match Repeat::of(&call.operation, marked, tags) {
+        Repeat::Marked | Repeat::Reads | Repeat::Tagged => true,
+        Repeat::ByMethod => {
+            contracts::decode::<Request>("a request", &call.payload).is_ok_and(|request| is_idempotent(&request.method))
+        }
+        Repeat::Never => false,
+    }
 }
 
 fn is_idempotent(method: &str) -> bool {

@@ -77,6 +77,10 @@ impl Backend for Away {
         true
     }
 
+    fn is_reachable(&self) -> bool {
+        false
+    }
+
     fn absence(&self) -> Error {
         self.refusal()
     }

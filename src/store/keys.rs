@@ -59,6 +59,12 @@ pub fn reference(reference: &str) -> String {
     format!("{REFERENCE}{}", URL_SAFE_NO_PAD.encode(reference))
 }
 
+/// The image reference of such a key.
+pub fn parse_reference(key: &str) -> Option<String> {
+    let bytes = URL_SAFE_NO_PAD.decode(key.strip_prefix(REFERENCE)?).ok()?;
+    String::from_utf8(bytes).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +84,8 @@ mod tests {
     #[test]
     fn references_are_encoded_and_keys_parse_back() {
         assert_eq!(reference("wasmcloud.azurecr.io/echo:0.3.4"), "REFMAP_d2FzbWNsb3VkLmF6dXJlY3IuaW8vZWNobzowLjMuNA");
+        assert_eq!(parse_reference(&reference("r.example/echo:1")).as_deref(), Some("r.example/echo:1"));
+        assert_eq!(parse_reference("REFMAP_%"), None);
         assert_eq!(Key::parse("REFMAP_a_b"), Key::Reference("a_b"));
         assert_eq!(Key::parse(&link("H")), Key::Link("H"));
         assert_eq!(Key::parse(&claims("M")), Key::Claims("M"));

@@ -8,16 +8,24 @@
 //! they follow [`Backend::watch`], which begins with a snapshot and starts over with a new one whenever it cannot prove
 //! that it missed nothing. So a cache built from it is never stale for longer than an outage.
 //!
+//! What is too large for a bucket of keys lies in object stores: [`objects`] is their form, [`artifacts`] what clients sent.
+//!
 //! A write is either stored, or refused before it was sent, or its outcome is unknown; [`Error`] tells these apart.
 
+pub mod artifacts;
 pub mod away;
 pub mod jetstream;
 pub mod keys;
 pub mod legacy;
 pub mod memory;
+pub mod objects;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
@@ -89,6 +97,10 @@ pub trait Backend: Send + Sync + 'static {
     fn is_away(&self) -> bool {
         false
     }
+    /// Whether it can be reached, as far as this host has noticed.
+    fn is_reachable(&self) -> bool {
+        true
+    }
     /// Why a host that was not told yet what is here writes nothing.
     fn absence(&self) -> Error {
         Error::Unreachable(format!(
@@ -120,11 +132,38 @@ pub fn unreachable(domain: Option<&str>, cause: &str) -> String {
 #[derive(Clone)]
 pub struct Store {
     backend: Arc<watch::Sender<Arc<dyn Backend>>>,
+    story: Arc<ArcSwap<Story>>,
+}
+
+/// How it came to the backend in use.
+#[derive(Clone, Debug)]
+pub struct Story {
+    pub since: SystemTime,
+    /// Why it is not the bucket.
+    pub trouble: Option<String>,
+}
+
+impl Story {
+    fn begin() -> Self {
+        Self { since: SystemTime::now(), trouble: None }
+    }
 }
 
 impl Store {
     pub fn new(backend: Arc<dyn Backend>) -> Self {
-        Self { backend: Arc::new(watch::Sender::new(backend)) }
+        let story = Arc::new(ArcSwap::from_pointee(Story::begin()));
+        Self { backend: Arc::new(watch::Sender::new(backend)), story }
+    }
+
+    /// How it came to the backend in use.
+    pub fn story(&self) -> Arc<Story> {
+        self.story.load_full()
+    }
+
+    /// Notes why the bucket is not there.
+    pub fn explain(&self, cause: &str) {
+        let since = self.story().since;
+        self.story.store(Arc::new(Story { since, trouble: Some(cause.to_owned()) }));
     }
 
     /// The backend in use now.
@@ -140,6 +179,7 @@ impl Store {
     /// Moves to another backend.
     pub fn replace(&self, backend: Arc<dyn Backend>) {
         self.backend.send_replace(backend);
+        self.story.store(Arc::new(Story::begin()));
     }
 
     /// Writes a value, see [`Backend::put`]. Ends within [`WRITE_TIMEOUT`].

@@ -22,6 +22,18 @@ const INSTALL_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long the installed server may take to tell its version.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Finds the binary where [`find_or_install`] looks, and installs nothing.
+pub fn find(env: &dyn Environment, dirs: &Dirs) -> Option<PathBuf> {
+    let vars = env.vars();
+    let var = |name: &str| vars.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value);
+    if let Some(named) = var(ENV_NATS_SERVER) {
+        return Some(PathBuf::from(named)).filter(|path| is_program(path));
+    }
+    let path = var("PATH").map(String::as_str).unwrap_or_default();
+    let installed = binary_in(&dirs.data.join("nats-server"));
+    on_path(path, "nats-server").or_else(|| Some(installed).filter(|path| is_program(path)))
+}
+
 /// Finds the binary: `$NATS_SERVER`, the path, the data directory; else installs it and says how.
 pub async fn find_or_install(env: &dyn Environment, dirs: &Dirs) -> Result<PathBuf> {
     let vars = env.vars();

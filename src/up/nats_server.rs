@@ -21,7 +21,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-pub use super::install::find_or_install;
+pub use super::install::{find, find_or_install};
 use super::{hub::Hub, hub::tail, process::Process};
 
 /// How long a look at an address may take, with everything.

@@ -185,6 +185,7 @@ mod tests {
                 env: Box::new(Vec::<(String, String)>::new()),
                 dir: self.0.path().into(),
                 home: None,
+                context: None,
             };
             let table = Config::load(&sources).unwrap().table;
             let domains = domains(options, &table, &self.dirs(), &self.instance(), &of(lattice))?;

@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Session, USUAL_PORT, hub::Link, nats_server};
+use super::{Session, hub::Link, nats_server};
 use crate::{config::Config, host::Host};
 
 /// The row of the summary about the hub.
@@ -102,17 +102,10 @@ impl Session {
         if let Some(page) = &self.record.page {
             summary.next(format!("curl {page}"), "the page of the demonstration");
         }
+        // In this directory, where the settings are, no flag is needed.
+        summary.next("host get inventory", "what runs on which host");
         summary.next("host inspect builtin://httpserver", "a built-in provider and its link values");
-        summary.next("host config show --origin", "every setting, and where it comes from");
-        let port = match config.ctl.port {
-            USUAL_PORT => String::new(),
-            port => format!(" --ctl-port {port}"),
-        };
-        let lattice = match facts.lattice.as_str() {
-            "default" => String::new(),
-            lattice => format!(" --lattice-prefix {lattice}"),
-        };
-        summary.next(format!("wash get hosts{port}{lattice}"), "the hosts of this lattice, if you have wash");
+        summary.next("host doctor", "what is wrong, if something is");
         let stop = if self.options.in_background { "stops it" } else { "stops it, like Ctrl-C here" };
         summary.next("host down", stop);
         summary

@@ -283,7 +283,7 @@ async fn a_wait_for_a_server_ends_when_the_host_is_told_to_stop() {
     assert!(matches!(ended, Err(ConnectError::Stopped { .. })), "{ended:?}");
 }
 
-fn anonymous(server: &Server) -> Connection {
+pub(crate) fn anonymous(server: &Server) -> Connection {
     let (_, port) = server.address().rsplit_once(':').unwrap();
     Connection {
         servers: vec![server.url()],

@@ -31,14 +31,14 @@ const CONVERGENCE: Duration = Duration::from_secs(10);
 const CLIENT: Duration = Duration::from_secs(2);
 
 /// A hub without JetStream, and two leaves with a domain each.
-struct Site {
+pub(crate) struct Site {
     hub: Server,
-    core: Server,
-    extender: Server,
+    pub(crate) core: Server,
+    pub(crate) extender: Server,
 }
 
 impl Site {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let port = free_port();
         let hub = Server::with_config(None, &format!("leafnodes {{ listen: \"127.0.0.1:{port}\" }}")).await;
         let leaf = |domain: &str| {

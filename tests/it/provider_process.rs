@@ -19,6 +19,7 @@ use lattice_host::{
         claims::now,
         keys::{ActorId, HostId, LatticeName, LinkName, ProviderId},
     },
+    journal::Journal,
     links::LinkDefinition,
     providers::{
         archive::{Archive, this_target},
@@ -72,6 +73,11 @@ fn host_data(example: &str, access: &Access, links: Vec<LinkDefinition>) -> Host
     }
 }
 
+/// Where output goes that no test reads.
+fn journal() -> Journal {
+    Journal::new(HOST)
+}
+
 fn link(example: &str, actor: &str, values: &[(&str, &str)]) -> LinkDefinition {
     LinkDefinition {
         actor_id: actor.into(),
@@ -118,7 +124,9 @@ impl Running {
         host_data: &HostData,
         environment: &[(String, String)],
     ) -> Self {
-        let process = Process::spawn(Launch { executable, host_data, environment }).await.expect("the process starts");
+        let process = Process::spawn(Launch { executable, host_data, environment, journal: &journal() })
+            .await
+            .expect("the process starts");
         let provider = public_key(example);
         let subject = format!("wasmbus.rpc.default.{provider}.default");
         let running = Self { process, subject, provider, caller: Caller::new(server).await };
@@ -329,7 +337,8 @@ async fn nothing_it_starts_outlives_it() {
         let note = dir.path().join("helper");
         let _ = fs::remove_file(&note);
         let path = script(&dir, &format!("/bin/sleep 1000 &\necho $! > {}\n{ending}", note.display()));
-        let launch = Launch { executable: &path, host_data: &data, environment: &[] };
+        let journal = journal();
+        let launch = Launch { executable: &path, host_data: &data, environment: &[], journal: &journal };
         let mut process = Process::spawn(launch).await.unwrap();
         let helper = helper_of(note).await;
         if ending == "wait" {
@@ -376,7 +385,7 @@ async fn what_cannot_run_is_told_apart() {
     };
     let mut data = host_data("provider_kvmemory", &nowhere, Vec::new());
     let spawn = |path: PathBuf, data: HostData| async move {
-        Process::spawn(Launch { executable: &path, host_data: &data, environment: &[] }).await
+        Process::spawn(Launch { executable: &path, host_data: &data, environment: &[], journal: &journal() }).await
     };
     let missing = spawn(dir.path().join("missing"), data.clone()).await.err().expect("there is no such program");
     assert!(matches!(missing, SpawnError::Start { .. }), "{missing}");
@@ -457,7 +466,8 @@ async fn what_a_provider_prints_is_logged_without_the_secrets_it_was_told() {
 async fn connects(example: &str, access: &Access, nats: &async_nats::Client) -> bool {
     let variables = environment(&Vec::new(), &[], access);
     let data = host_data(example, access, Vec::new());
-    let launch = Launch { executable: &program(example), host_data: &data, environment: &variables };
+    let (program, journal) = (program(example), journal());
+    let launch = Launch { executable: &program, host_data: &data, environment: &variables, journal: &journal };
     let mut process = Process::spawn(launch).await.unwrap();
     let health = format!("wasmbus.rpc.default.{}.default.health", public_key(example));
     tokio::select! {

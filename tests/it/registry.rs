@@ -38,7 +38,7 @@ fn settings(registry: &str, dir: &Path) -> Settings {
         pull_timeout: Duration::from_secs(20),
         cache_dir: dir.join("oci"),
         cache_bytes_max: 1 << 30,
-        logins: Logins { lattice: Registries::default(), settings: None, docker: None },
+        logins: Logins { given: None, lattice: Registries::default(), settings: None, docker: None },
     }
 }
 
@@ -123,7 +123,7 @@ async fn logins_of_settings_and_of_docker_are_used_and_never_shown() {
     let with = |settings: Option<OciCredentials>, docker: Option<PathBuf>, lattice: Registries| {
         let mut all = self::settings(registry.address(), dir.path());
         all.cache_bytes_max = 0;
-        all.logins = Logins { lattice, settings, docker };
+        all.logins = Logins { given: None, lattice, settings, docker };
         Registry::new(all)
     };
     let own = |password: &str| {

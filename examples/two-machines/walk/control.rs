@@ -1,10 +1,10 @@
 //! Commands to the lattice, by the client crate of early 2024; `wash` sends the same.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Result, anyhow, bail};
 use lattice_host::providers::builtin::Spec;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::mpsc::Receiver;
 use wasmcloud_control_interface_2024::{Client, ClientBuilder, CtlOperationAck, Host, HostInventory};
 
@@ -60,6 +60,17 @@ impl Control {
         Ok((links.len(), claims.len()))
     }
 
+    /// The link definitions of the lattice, in order.
+    pub async fn links(&self) -> Result<Vec<Value>> {
+        let links = self.0.query_links().await.map_err(|e| anyhow!("ask for links: {e}"))?;
+        let mut links: Vec<Value> = links
+            .iter()
+            .map(|link| json!({ "contract": link.contract_id, "link_name": link.link_name, "values": sorted(&link.values) }))
+            .collect();
+        links.sort_by_key(Value::to_string);
+        Ok(links)
+    }
+
     /// The hosts that could start an actor and have these labels.
     pub async fn bids_for_actor(&self, reference: &str, constraints: &Values) -> Result<Vec<String>> {
         let bids = self.0.perform_actor_auction(reference, constraints.clone()).await;
@@ -100,6 +111,10 @@ impl Control {
         let events = self.0.events_receiver(kinds.map(str::to_owned).into()).await;
         events.map_err(|e| anyhow!("listen to events: {e}"))
     }
+}
+
+fn sorted(values: &Values) -> BTreeMap<&String, &String> {
+    values.iter().collect()
 }
 
 fn accepted<E: std::fmt::Display>(ack: Result<CtlOperationAck, E>, what: &str) -> Result<()> {

@@ -6,9 +6,11 @@
 //!   with their hub.
 //! * [`control`] sends the commands, with the client crate of early 2024. [`app`] is what runs there.
 //! * [`story`] is the walk step by step; [`disturbance`] is what may happen to a lattice at work.
+//! * [`article`] types the same as commands, with `host` or with `wash`.
 //! * [`load`] asks for the page all the while, and counts.
 
 pub mod app;
+pub mod article;
 pub mod control;
 pub mod disturbance;
 pub mod ground;

@@ -7,6 +7,7 @@ use tracing::info;
 use super::{Done, Parts};
 use crate::{
     actors::artifact::Artifact,
+    events::{Stage, progress::EVERY},
     identity::{
         claims::{ActorClaims, now},
         keys::ActorId,
@@ -23,8 +24,10 @@ pub(super) struct LoadError {
 
 /// Fetches, verifies, compiles and asks the policy service.
 pub(super) async fn load(parts: Arc<Parts>, reference: String, twins: Vec<Arc<Artifact>>) -> Done {
-    let wasm = match parts.registry.fetch(&reference).await {
-        Ok(wasm) => wasm,
+    let steps = parts.events.steps(&reference);
+    let fetched = parts.registry.fetch_telling(&reference, EVERY, |(bytes, of)| steps.pulled(bytes, of)).await;
+    let wasm = match fetched {
+        Ok(fetched) => fetched.content,
         Err(error) => {
             return Done::Loaded { reference, result: Err(LoadError { actor_id: None, text: error.to_string() }) };
         }
@@ -32,7 +35,15 @@ pub(super) async fn load(parts: Arc<Parts>, reference: String, twins: Vec<Arc<Ar
     let engine = parts.shared.engine.clone();
     let began = std::time::Instant::now();
     let loaded = tokio::task::spawn_blocking(move || {
-        let same_code = |hash: &[u8; 32]| twins.into_iter().find(|twin| twin.code_hash == *hash);
+        steps.stage(Stage::Verify);
+        let same_code = |hash: &[u8; 32]| {
+            // It is verified when this is asked.
+            let twin = twins.into_iter().find(|twin| twin.code_hash == *hash);
+            if twin.is_none() {
+                steps.stage(Stage::Compile);
+            }
+            twin
+        };
         Artifact::load(&engine, &wasm, now(), same_code).map_err(|e| e.to_string())
     });
     let result = match loaded.await {

@@ -46,13 +46,14 @@ pub use command::{
 
 use crate::{
     events::{
-        Event, Publisher,
+        Event, Publisher, Stage,
         event::{ActorContext, Annotations},
     },
     identity::{
         claims::{ActorClaims, now},
         keys::{ActorId, HostId},
     },
+    journal::Level,
     lattice::subject::Subjects,
     links::Live,
     policy::Policy,
@@ -369,6 +370,7 @@ impl Supervisor {
         self.starting.insert(artifact.claims.subject.clone(), VecDeque::new());
         let parts = Arc::clone(&self.parts);
         self.children.spawn(async move {
+            parts.events.steps(&start.reference).stage(Stage::Start);
             // Older hosts refuse calls of actors whose claims they have not seen, so these come before the first call.
             record(&parts, &artifact.claims, Some(&start.reference)).await;
             let subject = parts.subjects.actor(artifact.claims.subject.as_str());
@@ -425,6 +427,7 @@ impl Supervisor {
         };
         self.running.insert(id.clone(), running);
         info!(actor_id = %id, reference = %start.reference, max, "actor started");
+        self.remark(&id, &format!("the actor started, from {}", start.reference));
         let events = self.scale_events(&start.reference, &start.annotations, &claims, 0, max);
         self.settle(&id, events, None);
     }
@@ -463,6 +466,9 @@ impl Supervisor {
         let old_reference = std::mem::replace(&mut running.reference, replace.reference.clone());
         running.actor.update(Arc::clone(artifact));
         info!(actor_id = %id, reference = %replace.reference, revision = new.effective_revision(), "actor updated");
+        let (revision, reference) = (new.effective_revision(), &replace.reference);
+        let journal = parts.shared.journal.writer(id.as_str(), "");
+        journal.write(Level::Info, &format!("the actor runs revision {revision} from now on, from {reference}"));
         let mut events = Vec::new();
         for group in &running.groups {
             let context = |reference: &str, claims: &ActorClaims| ActorContext {
@@ -538,6 +544,7 @@ impl Supervisor {
         match gone {
             Some(mut running) => {
                 info!(actor_id = %id, "actor stopped");
+                self.remark(id, "the actor stopped");
                 running.leave.cancel();
                 let left = running.left.take();
                 self.children.spawn(async move {
@@ -565,6 +572,11 @@ impl Supervisor {
         self.parts.shared.router.set_actors(locals.collect());
         let view = self.running.values().map(Running::view);
         self.published.send_replace(Arc::new(view.collect()));
+    }
+
+    /// Says something about an actor where its own lines are.
+    fn remark(&self, id: &ActorId, text: &str) {
+        self.parts.shared.journal.writer(id.as_str(), "").write(Level::Info, text);
     }
 
     /// A subscription that ended by itself leaves an actor nobody can call: it does not stay in the inventory.
@@ -598,6 +610,7 @@ impl Supervisor {
             running.leave.cancel();
             let groups = std::mem::take(&mut running.groups);
             info!(actor_id = %id, "actor stopping");
+            self.parts.shared.journal.writer(id.as_str(), "").write(Level::Info, "the actor stops with its host");
             running.stopping = groups;
         }
         let mut served = Vec::new();

@@ -76,6 +76,7 @@ impl Machine {
             env: Box::new(self.env.clone()),
             dir: self.dir(),
             home: Some(self.home()),
+            context: None,
         })
     }
 

@@ -171,6 +171,33 @@ fn all_variables_of_earlier_hosts_are_understood() {
     assert_eq!(config.cluster.public, cluster.public_key());
 }
 
+/// `wash` has names of its own for files with credentials; ours come first.
+#[test]
+fn credentials_named_for_wash_are_used() {
+    for (name, ours, key) in [
+        ("WASH_CTL_CREDS", "WASMCLOUD_CTL_CREDSFILE", "ctl_creds"),
+        ("WASH_RPC_CREDS", "WASMCLOUD_RPC_CREDSFILE", "rpc_creds"),
+    ] {
+        let machine = Machine::new().file("wash.creds", "").file("ours.creds", "").env(name, "wash.creds");
+        assert_eq!(machine.row(key).origin, Origin::Env(name.to_owned()));
+        assert_eq!(machine.env(ours, "ours.creds").row(key).origin, Origin::Env(ours.to_owned()));
+    }
+}
+
+#[test]
+fn a_new_value_replaces_what_falls_back_to_it_and_other_ways_to_log_in() {
+    let replaced = |key: &str| superseded(key).join(" ");
+    assert_eq!(replaced("js_domain"), "js_domain");
+    assert_eq!(replaced("rpc_timeout_ms"), "rpc_timeout_ms");
+    assert_eq!(replaced("nats_host"), "nats_host ctl_host rpc_host prov_rpc_host");
+    assert_eq!(replaced("prov_rpc_port"), "prov_rpc_port");
+    let login = superseded("rpc_user");
+    for gone in ["rpc_user", "rpc_creds", "rpc_token", "rpc_jwt", "prov_rpc_user", "prov_rpc_password"] {
+        assert!(login.iter().any(|key| key == gone), "{gone} in {login:?}");
+    }
+    assert!(!login.iter().any(|key| key == "rpc_password" || key.starts_with("ctl")), "{login:?}");
+}
+
 /// What `wash up` of 2022 passes, most of it empty.
 #[test]
 fn the_environment_of_wash_is_accepted() {

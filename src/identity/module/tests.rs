@@ -178,7 +178,7 @@ fn each_fault_has_its_own_error() {
     assert!(matches!(verify(b"\0asm\x0c\0\x01\0"), Err(ModuleError::PreReleaseComponent(0x0c))));
     assert!(matches!(verify(b"\0asm\x02\0\0\0"), Err(ModuleError::UnknownVersion { version: 2, layer: 0 })));
     let unsigned = verify(&core_module()).unwrap_err();
-    assert!(unsigned.to_string().contains("wash claims sign"));
+    assert!(unsigned.to_string().contains("host claims sign"));
     assert!(matches!(unsigned, ModuleError::Unsigned));
     assert!(matches!(verify(b"\0asm\x01\0\0\0\x01\x05a"), Err(ModuleError::Malformed { offset: 10, .. })));
     let text = [&CORE_HEADER, custom(SECTION_NEW, b"\xff").as_slice()].concat();

@@ -8,6 +8,7 @@ use super::*;
 use crate::identity::{
     claims::now,
     keys::tests::{ACCOUNT, PROVIDER},
+    sign::{ProviderToken, Term},
     signature::SigningKey,
     token::encode_json,
 };
@@ -155,4 +156,92 @@ fn a_bomb_is_refused_before_it_takes_memory() {
     let mut bounded = Bounded { inner: GzDecoder::new(&zip[..]), left: 4096 };
     let error = unreadable(io::copy(&mut bounded, &mut io::sink()).unwrap_err());
     assert!(matches!(error, ArchiveError::TooLarge { what: "all of it", .. }), "{error}");
+}
+
+/// A draft for one target.
+fn draft() -> Draft {
+    let mut draft = Draft::new(ProviderToken {
+        name: "Sample".into(),
+        contract_id: "wasmcloud:keyvalue".into(),
+        vendor: "Vendor".into(),
+        revision: Some(3),
+        version: Some("0.1.0".into()),
+        config_schema: Some(r#"{"type":"object"}"#.into()),
+        ..ProviderToken::default()
+    });
+    assert!(!draft.insert(TARGET, PROGRAM.to_vec()).unwrap());
+    draft
+}
+
+fn keys() -> (SigningKey, SigningKey) {
+    (SigningKey::from_seed(PROVIDER.seed).unwrap(), SigningKey::from_seed(ACCOUNT.seed).unwrap())
+}
+
+fn write(draft: &Draft, compress: bool) -> Vec<u8> {
+    let (subject, issuer) = keys();
+    draft.write(&subject, &issuer, &Term::default(), compress).unwrap()
+}
+
+#[tokio::test]
+async fn what_is_written_is_read_by_the_real_library_and_here() {
+    for compressed in [false, true] {
+        let bytes = write(&draft(), compressed);
+        assert_eq!(Archive::is_compressed(&bytes), compressed);
+        let theirs = ProviderArchive::try_load(&bytes).await.unwrap();
+        assert_eq!(theirs.targets(), [TARGET]);
+        assert_eq!(theirs.target_bytes(TARGET).as_deref(), Some(PROGRAM));
+        assert_eq!(theirs.schema(), Some(serde_json::json!({"type": "object"})));
+        let claims = theirs.claims().unwrap();
+        assert_eq!((claims.subject.as_str(), claims.issuer.as_str()), (PROVIDER.public, ACCOUNT.public));
+        assert_eq!(claims.metadata.unwrap().rev, Some(3));
+        let ours = Archive::read(&bytes, TARGET, now()).unwrap();
+        assert_eq!((ours.executable.as_slice(), ours.claims.vendor.as_str()), (PROGRAM, "Vendor"));
+    }
+}
+
+#[tokio::test]
+async fn an_executable_is_added_to_an_archive_of_the_real_packer() {
+    let (mut draft, claims) = Draft::read(&packed(true).await, now()).unwrap();
+    assert_eq!(claims.subject, PROVIDER.public);
+    assert!(!draft.insert("aarch64-linux", b"a third".to_vec()).unwrap());
+    assert!(draft.insert(TARGET, b"a better one".to_vec()).unwrap());
+    let bytes = write(&draft, false);
+    let theirs = ProviderArchive::try_load(&bytes).await.unwrap();
+    for (target, program) in
+        [("aarch64-linux", &b"a third"[..]), (TARGET, b"a better one"), ("aarch64-macos", b"another program")]
+    {
+        assert_eq!(theirs.target_bytes(target).as_deref(), Some(program), "{target}");
+    }
+    assert_eq!(theirs.schema(), Some(serde_json::json!({"type": "object"})));
+    let ours = Archive::read(&bytes, "aarch64-linux", now()).unwrap().claims;
+    assert_eq!((ours.revision, ours.version, ours.contract_id), (Some(3), Some("0.1.0".into()), claims.contract_id));
+}
+
+#[test]
+fn the_same_draft_is_the_same_file() {
+    let (subject, issuer) = keys();
+    let term = Term { issued_at: 7, not_before: None, expires: None, is_reproducible: true };
+    let write = || draft().write(&subject, &issuer, &term, true).unwrap();
+    assert_eq!(write(), write());
+}
+
+#[tokio::test]
+async fn what_no_host_could_start_is_not_packed() {
+    let mut draft = draft();
+    for target in ["", "linux", "claims", "../x-y", "a/b-c", "x86_64-linux.bin", &"a-".repeat(60)] {
+        assert!(matches!(draft.insert(target, PROGRAM.to_vec()), Err(DraftError::Target(_))), "{target}");
+    }
+    assert!(matches!(draft.insert(TARGET, Vec::new()), Err(DraftError::Empty(_))));
+    assert!(matches!(draft.insert(TARGET, WASM_MAGIC.to_vec()), Err(DraftError::Wasm(_))));
+    let (subject, issuer) = keys();
+    let nothing = Draft::new(draft.says.clone()).write(&subject, &issuer, &Term::default(), false);
+    assert!(matches!(nothing, Err(DraftError::NoExecutables)));
+    let swapped = draft.write(&issuer, &subject, &Term::default(), false);
+    assert!(matches!(swapped, Err(DraftError::Sign(_))));
+
+    // What was changed since it was signed is not signed again.
+    let mut bytes = packed(false).await;
+    let at = bytes.windows(PROGRAM.len()).position(|window| window == PROGRAM).unwrap();
+    bytes[at] ^= 1;
+    assert!(matches!(Draft::read(&bytes, now()), Err(ArchiveError::HashMismatch { .. })));
 }

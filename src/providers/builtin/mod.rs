@@ -27,6 +27,7 @@ use tokio::time::Instant;
 
 use crate::{
     identity::keys::{HostId, LatticeName, LinkName, ProviderId},
+    journal::Writer,
     links::LinkDefinition,
     router::Router,
     rpc::{
@@ -101,6 +102,8 @@ pub struct Context {
     pub link_name: LinkName,
     pub contract_id: &'static str,
     pub router: Router,
+    /// Where the provider and the host say what is worth to know of it.
+    pub journal: Writer,
     /// The host's connection for calls; its subjects are the lattice's, so nothing else may be assumed about it.
     pub nats: async_nats::Client,
     pub js_domain: Option<String>,

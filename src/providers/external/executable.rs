@@ -15,11 +15,11 @@ use std::{
 };
 
 use crate::{
+    dirs::EXECUTABLES,
     identity::digest::{Sha256, hex_upper},
     providers::archive::Archive,
 };
 
-const DIRECTORY: &str = "providers";
 const BUFFER_BYTES: usize = 64 << 10;
 /// How long an executable is kept that nobody starts.
 const KEPT_UNUSED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -92,7 +92,7 @@ fn file_name(archive: &Archive) -> String {
 
 /// The directory below `cache_dir`, which only this user may enter.
 fn private_dir(cache_dir: &Path) -> Result<PathBuf, InstallError> {
-    let dir = cache_dir.join(DIRECTORY);
+    let dir = cache_dir.join(EXECUTABLES);
     let failed = |what| {
         let path = dir.clone();
         move |cause| InstallError::Io { what, path, cause }
@@ -235,7 +235,7 @@ mod tests {
     fn a_cache_that_is_no_directory_of_ours_is_refused() {
         let cache = tempfile::tempdir().unwrap();
         let target = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink(target.path(), cache.path().join(DIRECTORY)).unwrap();
+        std::os::unix::fs::symlink(target.path(), cache.path().join(EXECUTABLES)).unwrap();
         let error = install(cache.path(), &archive(b"one")).unwrap_err();
         assert!(matches!(error, InstallError::ForeignDirectory(_)), "{error}");
 
@@ -257,6 +257,6 @@ mod tests {
                 });
             }
         });
-        assert_eq!(fs::read_dir(cache.path().join(DIRECTORY)).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(cache.path().join(EXECUTABLES)).unwrap().count(), 1);
     }
 }

@@ -27,6 +27,17 @@ const BOOT_SLOW: Duration = Duration::from_secs(10);
 /// An empty map, which every SDK takes for a health request.
 const REQUEST: &[u8] = &[0x80];
 
+/// How a provider answers health checks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Wellbeing {
+    /// It has not answered yet.
+    #[default]
+    Unknown,
+    Well,
+    /// It says that it is not well, or nothing.
+    Ill(String),
+}
+
 /// The health checks of one run.
 pub(super) struct Health {
     pub subject: String,
@@ -38,6 +49,7 @@ pub(super) struct Health {
     pub events: Publisher,
     pub timeout: Duration,
     pub given: Vec<Arc<LinkDefinition>>,
+    pub wellbeing: watch::Sender<Wellbeing>,
 }
 
 /// What a provider answers. Anything that is no such answer counts as well: old ones answer otherwise.
@@ -60,7 +72,9 @@ impl Health {
         turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             turn.tick().await;
-            let now = self.ask().await;
+            let answer = self.ask().await;
+            let now = answer.is_ok();
+            self.wellbeing.send_replace(answer.map_or_else(Wellbeing::Ill, |()| Wellbeing::Well));
             let event = match (healthy, now) {
                 (false, true) => Event::HealthCheckPassed,
                 (true, false) => Event::HealthCheckFailed,
@@ -84,33 +98,38 @@ impl Health {
         let began = Instant::now();
         let mut pause = BOOT_FIRST;
         let mut told = false;
-        while !self.ask().await {
-            if !told && began.elapsed() > BOOT_SLOW {
+        while let Err(why) = self.ask().await {
+            if began.elapsed() > BOOT_SLOW {
+                if !told {
+                    warn!(subject = self.subject, "provider runs but does not answer health checks yet");
+                }
                 told = true;
-                warn!(subject = self.subject, "provider runs but does not answer health checks yet");
+                self.wellbeing.send_replace(Wellbeing::Ill(why));
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(BOOT_LAST);
         }
+        self.wellbeing.send_replace(Wellbeing::Well);
         debug!(took_ms = began.elapsed().as_millis() as u64, "provider answers");
     }
 
-    async fn ask(&self) -> bool {
+    /// Asks once; the error is why it counts as not well.
+    async fn ask(&self) -> Result<(), String> {
         let request = async_nats::Request::new().payload(REQUEST.into()).timeout(Some(self.timeout));
         let reply = tokio::time::timeout(self.timeout * 2, self.rpc.send_request(self.subject.clone(), request)).await;
         match reply {
             Ok(Ok(message)) => match rmp_serde::from_slice::<Reply>(&message.payload) {
                 Ok(Reply { healthy: false, message }) => {
                     warn!(message, "provider says that it is not healthy");
-                    false
+                    Err(format!("it says that it is not well: {}", message.as_deref().unwrap_or("without a reason")))
                 }
-                Ok(_) | Err(_) => true,
+                Ok(_) | Err(_) => Ok(()),
             },
             Ok(Err(error)) => {
                 debug!(subject = self.subject, %error, "no answer to a health check");
-                false
+                Err(format!("it does not answer health checks: {error}"))
             }
-            Err(_) => false,
+            Err(_) => Err("it does not answer health checks in time".into()),
         }
     }
 

@@ -129,6 +129,18 @@ impl Masks {
     }
 }
 
+/// The values of a link as they may be shown: what its name says is secret is a mask, and so are passwords in URLs.
+pub fn shown(values: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let masks = Masks::default();
+    masks.add_values(values);
+    let shown = |(name, value): (&String, &String)| {
+        let lower = name.to_ascii_lowercase();
+        let is_hidden = !value.is_empty() && (lower == "config_b64" || is_secret(&lower));
+        (name.clone(), if is_hidden { MASK.to_owned() } else { masks.apply(value).into_owned() })
+    };
+    values.iter().map(shown).collect()
+}
+
 fn is_secret(name: &str) -> bool {
     SECRET_NAMES.iter().any(|part| name.contains(part))
 }
@@ -143,6 +155,19 @@ pub const REACH_BYTES: usize = SECRET_CHARS_MAX;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_are_shown_without_their_secrets() {
+        let shown = shown(&values(&[
+            ("URL", "redis://me:hunter22@r:6379"),
+            ("Password", "pw"),
+            ("port", "80"),
+            ("config_json", r#"{"token":"abcdefg","bucket":"b"}"#),
+        ]));
+        assert_eq!(shown["URL"], "redis://me:****@r:6379");
+        assert_eq!((shown["Password"].as_str(), shown["port"].as_str()), ("****", "80"));
+        assert!(!shown["config_json"].contains("abcdefg") && shown["config_json"].contains("bucket"), "{shown:?}");
+    }
 
     fn values(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()

@@ -35,6 +35,7 @@ use crate::{
     delivery::LinkSender,
     events::{Publisher, event::ProviderContext},
     identity::keys::{HostId, LatticeName, LinkName, ProviderId},
+    journal::Journal,
     lattice::subject::Subjects,
     links::{LinkDefinition, Live},
     providers::{StopSignal, told_to_stop},
@@ -62,6 +63,7 @@ pub struct Launcher {
     pub environment: Vec<(String, String)>,
     pub passed: Vec<String>,
     pub links: Live,
+    pub journal: Journal,
 }
 
 /// Why a run did not begin.
@@ -107,7 +109,8 @@ impl Launcher {
             otel_config: Default::default(),
         };
         let environment = process::environment(&self.environment, &self.passed, &access);
-        let process = Process::spawn(Launch { executable, host_data: &host_data, environment: &environment }).await?;
+        let (host_data, environment, journal) = (&host_data, &environment, &self.journal);
+        let process = Process::spawn(Launch { executable, host_data, environment, journal }).await?;
         Ok((process, given))
     }
 }
@@ -129,6 +132,8 @@ pub struct Run {
     pub stop_delay: Duration,
     /// The links the process was given when it was launched.
     pub given: Vec<Arc<LinkDefinition>>,
+    /// Where it is noted how it answers health checks.
+    pub wellbeing: watch::Sender<health::Wellbeing>,
 }
 
 /// How a run ended.
@@ -151,6 +156,7 @@ pub async fn watch(mut process: Process, run: Run, mut stop: StopSignal) -> Ende
         events: run.events,
         timeout: run.rpc_timeout,
         given: run.given,
+        wellbeing: run.wellbeing,
     };
     checks.spawn(health.run().in_current_span());
     let masks = process.masks().clone();

@@ -17,7 +17,10 @@ use tokio::{
 use tracing::{Level, debug, error, info, trace, warn};
 
 use super::masks::{Masks, REACH_BYTES};
-use crate::identity::keys::{LinkName, ProviderId};
+use crate::{
+    identity::keys::{LinkName, ProviderId},
+    journal::{self, Writer},
+};
 
 /// What is kept of a line.
 const LINE_BYTES_MAX: usize = 8 << 10;
@@ -35,6 +38,8 @@ pub struct Source {
     pub link_name: LinkName,
     pub pid: u32,
     pub masks: Masks,
+    /// Its lines go here as well, whatever the level of the log.
+    pub journal: Writer,
 }
 
 /// The two outputs of a process.
@@ -90,7 +95,9 @@ fn show(source: &Source, stream: Stream, line: &[u8], flow: &mut Flow) {
         return;
     }
     let Source { provider_id, link_name, pid, .. } = source;
-    match level(&text).unwrap_or(if stream == Stream::Stdout { Level::INFO } else { Level::WARN }) {
+    let level = level(&text).unwrap_or(if stream == Stream::Stdout { Level::INFO } else { Level::WARN });
+    source.journal.write(level.into(), &text);
+    match level {
         Level::ERROR => error!(target: TARGET, %provider_id, %link_name, pid, "{text}"),
         Level::WARN => warn!(target: TARGET, %provider_id, %link_name, pid, "{text}"),
         Level::INFO => info!(target: TARGET, %provider_id, %link_name, pid, "{text}"),
@@ -102,6 +109,10 @@ fn show(source: &Source, stream: Stream, line: &[u8], flow: &mut Flow) {
 fn tell_dropped(source: &Source, dropped: u64) {
     if dropped > 0 {
         let Source { provider_id, link_name, pid, .. } = source;
+        source.journal.write(
+            journal::Level::Warn,
+            &format!("the host dropped {dropped} lines of the provider's output, it prints too fast"),
+        );
         warn!(target: TARGET, %provider_id, %link_name, pid, dropped, "lines of the provider's output were dropped, it prints too fast");
     }
 }
@@ -208,7 +219,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::identity::keys::tests::PROVIDER;
+    use crate::{identity::keys::tests::PROVIDER, journal::Journal};
 
     /// What reached the log.
     #[derive(Clone, Default)]
@@ -241,6 +252,7 @@ mod tests {
             link_name: LinkName::default(),
             pid: 7,
             masks,
+            journal: Journal::new("N").writer(PROVIDER.public, "default"),
         };
         let _guard = tracing::subscriber::set_default(subscriber);
         carry(source, stream, printed).await;

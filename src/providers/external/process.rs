@@ -40,7 +40,7 @@ use super::{
     masks::Masks,
     output::{self, Source, Stream},
 };
-use crate::{config::Environment, providers::archive::this_target};
+use crate::{config::Environment, journal::Journal, providers::archive::this_target};
 
 /// Passed on without being asked for: what the provider logs, and without what Windows starts no program.
 const VARIABLES: &[&str] = if cfg!(windows) { &["RUST_LOG", "SYSTEMROOT"] } else { &["RUST_LOG"] };
@@ -59,13 +59,14 @@ const ELF_HEAD_BYTES: usize = 20;
 const ELF_MACHINE: Range<usize> = 18..20;
 
 /// What is to run and what it is told.
-#[derive(Debug)]
 pub struct Launch<'a> {
     /// From [`super::executable::install`], just now.
     pub executable: &'a Path,
     pub host_data: &'a HostData,
     /// From [`environment`]: all the process gets.
     pub environment: &'a [(String, String)],
+    /// Where its output goes besides the log.
+    pub journal: &'a Journal,
 }
 
 /// Why a process could not be started.
@@ -184,6 +185,7 @@ impl Process {
             link_name: launch.host_data.link_name.clone(),
             pid,
             masks: masks.clone(),
+            journal: launch.journal.writer(launch.host_data.provider_id.as_str(), launch.host_data.link_name.as_str()),
         };
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let mut output = JoinSet::new();

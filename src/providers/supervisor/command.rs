@@ -9,10 +9,11 @@ use tokio::{
     time::Instant,
 };
 
-use super::CUT_OFF;
+use super::{CUT_OFF, STEADY};
 use crate::{
     events::event::Annotations,
     identity::keys::{LinkName, ProviderId},
+    providers::external::health::Wellbeing,
 };
 
 /// A request to run a provider under a link name.
@@ -77,6 +78,40 @@ pub struct ProviderView {
     pub instance_id: String,
 }
 
+/// What a provider is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Launching,
+    Running,
+    /// It ended by itself and is started again soon.
+    Pausing,
+    Stopping,
+}
+
+/// What is known of a provider beyond that it runs.
+#[derive(Clone, Debug)]
+pub struct Condition {
+    pub id: ProviderId,
+    pub link_name: LinkName,
+    pub reference: String,
+    pub name: String,
+    pub phase: Phase,
+    pub(super) crashes: u32,
+    /// How it ended the last time.
+    pub last_end: Option<String>,
+    /// When its run began.
+    pub(super) since: Instant,
+    /// How it answers health checks, at any time.
+    pub health: watch::Receiver<Wellbeing>,
+}
+
+impl Condition {
+    /// How often in a row it has ended by itself; a long run ends the row.
+    pub fn crashes_in_a_row(&self) -> u32 {
+        if self.phase == Phase::Running && self.since.elapsed() >= STEADY { 0 } else { self.crashes }
+    }
+}
+
 /// Which providers a stop of the host is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
@@ -96,6 +131,7 @@ pub(super) enum Command {
 pub struct Handle {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) view: watch::Receiver<Arc<Vec<ProviderView>>>,
+    pub(super) conditions: watch::Receiver<Arc<Vec<Condition>>>,
 }
 
 impl Handle {
@@ -121,6 +157,11 @@ impl Handle {
     /// What runs now.
     pub fn running(&self) -> Arc<Vec<ProviderView>> {
         Arc::clone(&self.view.borrow())
+    }
+
+    /// How every provider is that was asked for and not stopped.
+    pub fn conditions(&self) -> Arc<Vec<Condition>> {
+        Arc::clone(&self.conditions.borrow())
     }
 
     fn ask(

@@ -35,12 +35,13 @@ use uuid::Uuid;
 
 use super::{
     builtin,
-    external::{Launcher, process::Exit},
+    external::{Launcher, health::Wellbeing, process::Exit},
     told_to_stop,
 };
 use crate::{
     events::{Event, Publisher, event::ProviderContext},
     identity::keys::{HostId, LinkName, ProviderId},
+    journal::{Journal, Level},
     lattice::{connection::Nats, subject::Subjects},
     links::Live,
     peers::Peers,
@@ -54,7 +55,7 @@ use command::Command;
 use prepare::{Blueprint, prepare};
 use run::{EndedByItself, Launched, begin, follow};
 
-pub use command::{Handle, ProviderError, ProviderView, Start, Stop, Which};
+pub use command::{Condition, Handle, Phase, ProviderError, ProviderView, Start, Stop, Which};
 
 /// Commands waiting for the supervisor.
 const INBOX: usize = 256;
@@ -89,6 +90,7 @@ pub struct Parts {
     pub links: Live,
     pub policy: Policy,
     pub events: Publisher,
+    pub journal: Journal,
     pub rpc_timeout: Duration,
     /// How long each step of a stop may take.
     pub stop_delay: Duration,
@@ -108,6 +110,7 @@ pub struct Parts {
 pub fn spawn(parts: Parts, tasks: &TaskTracker, (closing, failed): (CancellationToken, CancellationToken)) -> Handle {
     let (commands, inbox) = mpsc::channel(INBOX);
     let (published, view) = watch::channel(Arc::default());
+    let (told, conditions) = watch::channel(Arc::default());
     let supervisor = Supervisor {
         parts: Arc::new(parts),
         prepares: Arc::new(Semaphore::new(PREPARES_MAX)),
@@ -115,12 +118,13 @@ pub fn spawn(parts: Parts, tasks: &TaskTracker, (closing, failed): (Cancellation
         entries: BTreeMap::new(),
         children: JoinSet::new(),
         published,
+        told,
         waiting: Vec::new(),
         closing: false,
     };
     let running = supervisor.run(inbox).instrument(info_span!("providers"));
     tasks.spawn(essential("provider supervisor", running, closing, failed));
-    Handle { commands, view }
+    Handle { commands, view, conditions }
 }
 
 /// What a provider is known by on one host.
@@ -139,6 +143,7 @@ struct Supervisor {
     entries: BTreeMap<Key, Entry>,
     children: JoinSet<Done>,
     published: watch::Sender<Arc<Vec<ProviderView>>>,
+    told: watch::Sender<Arc<Vec<Condition>>>,
     /// Who waits for which providers to have stopped.
     waiting: Vec<(BTreeSet<Key>, oneshot::Sender<()>)>,
     /// Nothing is started any more.
@@ -155,18 +160,12 @@ struct Entry {
     stop: watch::Sender<Option<Instant>>,
     /// Ends of its own in a row.
     crashes: u32,
+    /// How the last of them was.
+    last_end: Option<String>,
+    health: watch::Sender<Wellbeing>,
     started: Instant,
     /// The in-process form, while it runs.
     local: Option<Arc<dyn Local>>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Launching,
-    Running,
-    /// It ended by itself and is started again soon.
-    Pausing,
-    Stopping,
 }
 
 /// What a child task reports.
@@ -346,6 +345,8 @@ impl Supervisor {
             instance: Uuid::nil(),
             stop: watch::Sender::new(None),
             crashes: 0,
+            last_end: None,
+            health: watch::Sender::new(Wellbeing::Unknown),
             started: Instant::now(),
             local: None,
         };
@@ -359,6 +360,7 @@ impl Supervisor {
         entry.phase = Phase::Launching;
         entry.instance = Uuid::new_v4();
         entry.stop = watch::Sender::new(None);
+        entry.health.send_replace(Wellbeing::Unknown);
         let (key, instance) = (key.clone(), entry.instance);
         let (parts, blueprint, start) = (Arc::clone(&self.parts), Arc::clone(&entry.blueprint), entry.start.clone());
         let mut stop = entry.stop.subscribe();
@@ -373,6 +375,7 @@ impl Supervisor {
             }
             .instrument(span),
         );
+        self.tell_conditions();
     }
 
     fn launched(&mut self, key: Key, instance: Uuid, result: Result<Launched, String>) {
@@ -404,14 +407,15 @@ impl Supervisor {
         }
         let about = context(&self.parts, &key, entry);
         let claims = entry.blueprint.claims.clone();
-        let stop = entry.stop.subscribe();
+        let (stop, health) = (entry.stop.subscribe(), entry.health.clone());
         self.publish_state();
         info!(provider_id = %key.id, link_name = %key.link_name, contract_id = %claims.contract_id, "provider started");
+        self.remark(&key, Level::Info, "the provider started");
         self.parts.events.publish(Event::ProviderStarted { provider: about.clone(), claims });
         let span = info_span!("provider", provider_id = %key.id, link_name = %key.link_name);
         let parts = Arc::clone(&self.parts);
         let ended = async move {
-            let run = AssertUnwindSafe(follow(&parts, &key, launched, about, stop)).catch_unwind();
+            let run = AssertUnwindSafe(follow(&parts, &key, launched, (about, health), stop)).catch_unwind();
             let by_itself = run.await.unwrap_or_else(|_| Err(EndedByItself::Failed(PANICKED.into()))).err();
             Done::Ended { key, instance, by_itself }
         };
@@ -430,6 +434,7 @@ impl Supervisor {
                 entry.phase = Phase::Pausing;
                 self.publish_state();
                 warn!(provider_id = %key.id, link_name = %key.link_name, reason = how, "provider ended by itself");
+                self.remark(key, Level::Error, &format!("the provider ended by itself: {how}"));
                 self.parts.events.publish(Event::ProviderStopped { provider: about, reason: how.clone() });
                 self.pause(key, &how);
             }
@@ -442,6 +447,7 @@ impl Supervisor {
                     Some(EndedByItself::Failed(how)) => how,
                 };
                 info!(provider_id = %key.id, link_name = %key.link_name, reason, "provider stopped");
+                self.remark(key, Level::Info, &format!("the provider stopped: {reason}"));
                 self.parts.events.publish(Event::ProviderStopped { provider: about, reason });
                 self.gone(key);
             }
@@ -453,18 +459,23 @@ impl Supervisor {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.crashes += 1;
         entry.phase = Phase::Pausing;
-        if entry.crashes > RESTARTS_MAX {
+        entry.last_end = Some(how.to_owned());
+        let crashes = entry.crashes;
+        self.tell_conditions();
+        if crashes > RESTARTS_MAX {
             let text = format!(
                 "given up after {RESTARTS_MAX} restarts in a row; the last time: {how}. Its log lines say more; start it again when \
                  the cause is mended"
             );
             if let Some(entry) = self.entries.remove(key) {
+                self.remark(key, Level::Error, &text);
                 self.start_failed(&entry.start, &text);
                 self.gone(key);
             }
             return;
         }
-        let pause = RESTART_FIRST * 2_u32.pow(entry.crashes - 1);
+        let Some(entry) = self.entries.get(key) else { return };
+        let pause = RESTART_FIRST * 2_u32.pow(crashes - 1);
         info!(provider_id = %key.id, pause_ms = pause.as_millis() as u64, "provider is started again after a pause");
         let (key, instance) = (key.clone(), entry.instance);
         self.children.spawn(async move {
@@ -565,6 +576,7 @@ impl Supervisor {
 
     /// Notes that a provider is no more.
     fn gone(&mut self, key: &Key) {
+        self.tell_conditions();
         for (keys, _) in &mut self.waiting {
             keys.remove(key);
         }
@@ -581,7 +593,24 @@ impl Supervisor {
         }
     }
 
+    /// Shows how every provider is.
+    fn tell_conditions(&self) {
+        let condition = |(key, entry): (&Key, &Entry)| Condition {
+            id: key.id.clone(),
+            link_name: key.link_name.clone(),
+            reference: entry.start.reference.clone(),
+            name: entry.blueprint.claims.name.clone().unwrap_or_default(),
+            phase: entry.phase,
+            crashes: entry.crashes,
+            last_end: entry.last_end.clone(),
+            since: entry.started,
+            health: entry.health.subscribe(),
+        };
+        self.told.send_replace(Arc::new(self.entries.iter().map(condition).collect()));
+    }
+
     fn publish_state(&self) {
+        self.tell_conditions();
         let shown = |entry: &Entry| matches!(entry.phase, Phase::Running | Phase::Stopping);
         let view = self.entries.iter().filter(|(_, entry)| shown(entry)).map(|(key, entry)| ProviderView {
             id: key.id.clone(),
@@ -603,6 +632,11 @@ impl Supervisor {
         }
         self.parts.router.set_providers(locals);
         self.published.send_replace(Arc::new(view));
+    }
+
+    /// Says something about a provider where its own lines are.
+    fn remark(&self, key: &Key, level: Level, text: &str) {
+        self.parts.journal.writer(key.id.as_str(), key.link_name.as_str()).write(level, text);
     }
 
     fn start_failed(&self, start: &Start, text: &str) {

@@ -7,6 +7,7 @@ use tracing::info;
 use super::{Parts, command::Start};
 use crate::{
     errors::chain,
+    events::{Stage, progress::EVERY},
     identity::{claims::now, keys::ProviderId, provider::ProviderClaims},
     links::{Claims, unwritten::entries_of},
     policy::{Action, Party},
@@ -97,10 +98,14 @@ fn of_builtin(spec: &'static Spec) -> Result<Blueprint, String> {
 }
 
 async fn fetch(parts: &Parts, reference: &str) -> Result<Blueprint, String> {
-    let bytes = parts.registry.fetch(reference).await.map_err(|e| chain(&e))?;
+    let steps = parts.events.steps(reference);
+    let fetched = parts.registry.fetch_telling(reference, EVERY, |(bytes, of)| steps.pulled(bytes, of)).await;
+    let bytes = fetched.map_err(|e| chain(&e))?.content;
     let cache = parts.cache_dir.clone();
     let unpacked = tokio::task::spawn_blocking(move || {
+        steps.stage(Stage::Verify);
         let archive = Archive::read(&bytes, &this_target(), now()).map_err(|e| chain(&e))?;
+        steps.stage(Stage::Unpack);
         let path = executable::install(&cache, &archive).map_err(|e| chain(&e))?;
         Ok::<_, String>(Blueprint { claims: archive.claims, kind: Kind::External { path, hash: archive.hash } })
     });

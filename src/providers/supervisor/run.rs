@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{
@@ -11,13 +12,14 @@ use super::{
 };
 use crate::{
     errors::chain,
-    events::event::ProviderContext,
+    events::{Stage, event::ProviderContext},
     links::LinkDefinition,
     providers::{
         StopSignal,
         builtin::Context,
         external::{
             self, executable,
+            health::Wellbeing,
             process::{Exit, Process},
         },
         in_process,
@@ -45,6 +47,7 @@ pub(super) async fn begin(
     start: &Start,
     instance: Uuid,
 ) -> Result<Launched, String> {
+    parts.events.steps(&start.reference).stage(Stage::Start);
     // Clients list a provider by its claims, so these come before it can be called.
     record(parts, &blueprint.claims, &start.reference).await;
     match &blueprint.kind {
@@ -56,6 +59,7 @@ pub(super) async fn begin(
                 link_name: start.link_name.clone(),
                 contract_id: spec.contract_id,
                 router: parts.router.clone(),
+                journal: parts.journal.writer(blueprint.id().as_str(), start.link_name.as_str()),
                 nats: parts.rpc.client.clone(),
                 js_domain: parts.js_domain.clone(),
                 reserved_subjects: Arc::clone(&parts.reserved_subjects),
@@ -101,11 +105,12 @@ pub(super) async fn follow(
     parts: &Parts,
     key: &Key,
     launched: Launched,
-    about: ProviderContext,
+    (about, wellbeing): (ProviderContext, watch::Sender<Wellbeing>),
     stop: StopSignal,
 ) -> Result<(), EndedByItself> {
     match launched {
         Launched::Builtin(launched) => {
+            wellbeing.send_replace(Wellbeing::Well);
             launched.run(about, parts.events.clone(), stop).await.map_err(EndedByItself::Failed)
         }
         Launched::External(process, given) => {
@@ -124,6 +129,7 @@ pub(super) async fn follow(
                 rpc_timeout: parts.rpc_timeout,
                 stop_delay: parts.stop_delay,
                 given,
+                wellbeing,
             };
             match external::watch(*process, run, stop).await {
                 external::Ended::Asked => Ok(()),

@@ -8,6 +8,7 @@
 //! carried out after it, when whoever asked has long been told that it did not work.
 
 mod open;
+pub mod read;
 mod watch;
 
 use std::{
@@ -33,7 +34,7 @@ use tokio::sync::{mpsc, watch as state};
 
 use super::{Backend, Error, Expect, Update, unreachable};
 
-pub use open::OpenError;
+pub use open::{OpenError, find};
 
 /// How long the server may take for one request of the JetStream API.
 const API_TIMEOUT: Duration = Duration::from_secs(2);
@@ -181,6 +182,10 @@ impl Backend for Bucket {
 
     fn is_shared(&self) -> bool {
         true
+    }
+
+    fn is_reachable(&self) -> bool {
+        self.hears.load(Ordering::Relaxed) && self.context.client().connection_state() == State::Connected
     }
 }
 

@@ -1,4 +1,4 @@
-//! Finding the bucket, making it when it is missing, and naming what stands in the way.
+//! Finding a bucket, making that of the metadata when it is missing, and naming what stands in the way.
 
 use std::{
     sync::{Arc, atomic::AtomicBool},
@@ -61,31 +61,42 @@ impl OpenError {
     }
 }
 
+/// Looks the stream of a bucket up; `None` if JetStream works and has no such stream.
+pub async fn find(
+    nats: &Nats,
+    context: &Context,
+    domain: Option<&str>,
+    bucket: &str,
+    stream: &str,
+) -> Result<Option<Stream>, OpenError> {
+    let refused = |cause: String| OpenError::Refused { bucket: bucket.to_owned(), cause };
+    let error = match context.get_stream(stream).await {
+        Ok(stream) => return Ok(Some(stream)),
+        Err(error) => error,
+    };
+    match error.kind() {
+        GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
+        GetStreamErrorKind::JetStream(e)
+            if matches!(
+                e.error_code(),
+                ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT
+            ) =>
+        {
+            Err(OpenError::SwitchedOff { asked: shown(domain) })
+        }
+        GetStreamErrorKind::JetStream(e) => Err(refused(e.to_string())),
+        _ => Err(diagnose(nats, context, domain).await.unwrap_or_else(|| refused(error.to_string()))),
+    }
+}
+
 impl Bucket {
     /// Opens the bucket, creating it with `replicas` copies if it is not there.
     pub async fn open(nats: &Nats, domain: Option<&str>, bucket: &str, replicas: usize) -> Result<Self, OpenError> {
         let context = context(&nats.client, domain);
-        let name = format!("KV_{bucket}");
         let refused = |cause: String| OpenError::Refused { bucket: bucket.to_owned(), cause };
-        let stream = match context.get_stream(&name).await {
-            Ok(stream) => stream,
-            Err(e) => match e.kind() {
-                GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                    create(&context, bucket, replicas).await.map_err(refused)?
-                }
-                GetStreamErrorKind::JetStream(e)
-                    if matches!(
-                        e.error_code(),
-                        ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT
-                    ) =>
-                {
-                    return Err(OpenError::SwitchedOff { asked: shown(domain) });
-                }
-                GetStreamErrorKind::JetStream(e) => return Err(refused(e.to_string())),
-                _ => {
-                    return Err(diagnose(nats, &context, domain).await.unwrap_or_else(|| refused(e.to_string())));
-                }
-            },
+        let stream = match find(nats, &context, domain, bucket, &format!("KV_{bucket}")).await? {
+            Some(stream) => stream,
+            None => create(&context, bucket, replicas).await.map_err(refused)?,
         };
         let info = stream.cached_info();
         let (consumers_before, found_replicas) = (info.state.consumer_count, info.config.num_replicas);

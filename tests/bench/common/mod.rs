@@ -54,6 +54,7 @@ pub async fn start_host(dir: &TempDir, address: &str, local_calls: &str) -> Host
         env: Box::new(Vec::<(String, String)>::new()),
         dir: home.clone(),
         home: Some(home.clone()),
+        context: None,
     };
     let config = Config::load(&sources).expect("good settings").config;
     let dirs = Dirs::find(&*sources.env, Some(&home));

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use lattice_host::{
     identity::keys::{HostId, LatticeName, LinkName, ProviderId},
+    journal::Journal,
     lattice::subject::Subjects,
     links::{LinkDefinition, Live},
     peers::Peers,
@@ -76,6 +77,7 @@ pub async fn context(
         link_name: LinkName::parse("default").expect("a link name"),
         contract_id: spec.contract_id,
         router,
+        journal: Journal::new(HOST).writer(spec.public_key, "default"),
         nats,
         js_domain: server.domain().map(str::to_owned),
         reserved_subjects: Arc::from([]),

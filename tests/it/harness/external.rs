@@ -49,7 +49,7 @@ pub fn public_key(example: &str) -> String {
     nkeys::KeyPair::from_seed(seed.trim()).expect("a seed").public_key()
 }
 
-/// Packs an example provider as its users do: with the example packer. Uncompressed, because debug builds compress their
+/// Packs an example provider as its users do. Uncompressed, because debug builds compress their
 /// hundred megabytes slowly.
 pub fn pack(example: &str, out: &Path) {
     pack_program(example, &program(example), out);
@@ -58,19 +58,20 @@ pub fn pack(example: &str, out: &Path) {
 /// Packs any program under the name and the key of an example provider.
 pub fn pack_program(example: &str, executable: &Path, out: &Path) {
     let account = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/actors/keys/account.nk");
-    let packed = Command::new(program("pack_provider"))
-        .arg("--executable")
+    let packed = Command::new(env!("CARGO_BIN_EXE_host"))
+        .args(["par", "create", "--capid", "wasmcloud:keyvalue", "--vendor", "example", "--name", example])
+        .args(["--revision", "2", "--version", "0.1.0"])
+        .arg("--binary")
         .arg(executable)
-        .arg("--out")
+        .arg("--destination")
         .arg(out)
-        .args(["--name", example, "--contract", "wasmcloud:keyvalue", "--rev", "2", "--ver", "0.1.0"])
-        .arg("--subject-seed-file")
+        .arg("--subject")
         .arg(key_file(example))
-        .arg("--issuer-seed-file")
+        .arg("--issuer")
         .arg(account)
         .stdout(Stdio::null())
         .status();
-    assert!(packed.expect("the packer runs").success(), "{example} is packed");
+    assert!(packed.expect("host runs").success(), "{example} is packed");
 }
 
 /// A Redis server of its own.

@@ -114,6 +114,7 @@ impl HostBuilder {
             env: Box::new(Vec::<(String, String)>::new()),
             dir: home.clone(),
             home: Some(home.clone()),
+            context: None,
         };
         let loaded = Config::load(&sources)?;
         if std::env::args().any(|argument| argument == "--nocapture") {

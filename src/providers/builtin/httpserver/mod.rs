@@ -48,6 +48,7 @@ use self::{
 use super::{Context, Link, LinkError, Provider, Spec, unknown_operation};
 use crate::{
     contracts::httpserver::CONTRACT,
+    journal::Level,
     links::LinkDefinition,
     rpc::{
         call::{Call, CallError},
@@ -93,6 +94,8 @@ impl Server {
         for warning in &settings.warnings {
             let known: Vec<&str> = SPEC.values.iter().map(|value| value.name).collect();
             warn!(actor_id = link.actor_id, warning, known = known.join(", "), "link value without effect");
+            let text = format!("a link value of {} has no effect: {warning}", link.actor_id);
+            self.context.journal.write(Level::Warn, &text);
         }
         let certificate = match &settings.tls {
             Some(source) => Some(source.load().await?),
@@ -101,7 +104,8 @@ impl Server {
         let address = resolve(&settings.address).await?;
         let provider = &self.context.provider_id;
         let origin = Entity::new(provider.as_str(), self.context.link_name.as_str(), self.context.contract_id);
-        let route = Arc::new(Route::new(&link.actor_id, settings.rules.clone(), origin));
+        let (rules, journal) = (settings.rules.clone(), self.context.journal.clone());
+        let route = Arc::new(Route::new(&link.actor_id, rules, origin, journal));
         loop {
             match self.table.add(&self.context, address, &settings, certificate.clone(), &route)? {
                 // Nothing waits after this, so that a dropped future has done nothing.

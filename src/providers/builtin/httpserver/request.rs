@@ -37,6 +37,7 @@ use crate::{
         PayloadError,
         httpserver::{HANDLE_REQUEST, HttpResponse, RequestHead, msgpack},
     },
+    journal::{self, Writer},
     rpc::{
         call::{Call, CallError},
         invocation::{Entity, TraceContext},
@@ -66,6 +67,8 @@ const HOP_BY_HOP: [HeaderName; 9] = [
 pub struct Route {
     pub actor_id: String,
     pub rules: Rules,
+    /// Where failures are told that the client is not told.
+    pub journal: Writer,
     /// Requests of this link that are in work.
     pub in_work: TaskTracker,
     stage: AtomicU8,
@@ -84,10 +87,11 @@ pub enum Stage {
 }
 
 impl Route {
-    pub fn new(actor_id: &str, rules: Rules, origin: Entity) -> Self {
+    pub fn new(actor_id: &str, rules: Rules, origin: Entity, journal: Writer) -> Self {
         Self {
             actor_id: actor_id.to_owned(),
             rules,
+            journal,
             in_work: TaskTracker::new(),
             stage: AtomicU8::new(Stage::Serving as u8),
             origin,
@@ -199,6 +203,10 @@ impl Requests {
                 Err(error) => {
                     let (answer, error_id) = answers::of_failure();
                     warn!(actor_id = route.actor_id, error_id, %error, "actor gave no HTTP response");
+                    let actor = &route.actor_id;
+                    let text =
+                        format!("{actor} gave no HTTP response ({}): {error}", error_id.as_deref().unwrap_or("-"));
+                    route.journal.write(journal::Level::Warn, &text);
                     answer
                 }
             },
@@ -332,7 +340,11 @@ enum BadResponse {
 fn failed(route: &Route, error: &CallError) -> Answer {
     let (answer, error_id) = answers::of_call(error, &route.actor_id);
     match error_id {
-        Some(error_id) => warn!(actor_id = route.actor_id, error_id, %error, "actor failed to answer a request"),
+        Some(error_id) => {
+            warn!(actor_id = route.actor_id, error_id, %error, "actor failed to answer a request");
+            let text = format!("{} failed to answer a request ({error_id}): {error}", route.actor_id);
+            route.journal.write(journal::Level::Warn, &text);
+        }
         // Under load there is one of these per request, and they say nothing new.
         None => debug!(actor_id = route.actor_id, %error, "actor not available for a request"),
     }

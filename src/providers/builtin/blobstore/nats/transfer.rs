@@ -1,19 +1,10 @@
 //! Objects of JetStream on their way: pieces written and pieces read.
 
-use std::collections::VecDeque;
-
-use async_nats::{
-    HeaderMap, HeaderValue,
-    jetstream::{context::PublishAckFuture, message::StreamMessage},
-};
-use aws_lc_rs::digest::{Context as Digest, SHA256};
+use async_nats::jetstream::message::StreamMessage;
 use bytes::{Bytes, BytesMut};
-use futures::{StreamExt, future::BoxFuture};
+use futures::future::BoxFuture;
 
-use super::{
-    Nats, OBJECT, OFFSET, Unpublished,
-    info::{Info, PIECE_BYTES, encoded},
-};
+use super::Nats;
 use crate::{
     contracts::blobstore::ObjectMetadata,
     errors::chain,
@@ -21,10 +12,9 @@ use crate::{
         blobstore::backend::{Download, Error, Upload},
         jetstream,
     },
+    store::objects::{Info, OFFSET, Objects, PIECE_BYTES, Writer},
 };
 
-/// Pieces that may be on their way at a time.
-const UNCONFIRMED_MAX: usize = 16;
 /// Looks at pieces to find the one with a byte. One is enough unless others wrote at the same time.
 const PROBES_MAX: u32 = 64;
 
@@ -32,70 +22,32 @@ const PROBES_MAX: u32 = 64;
 pub(super) struct Pieces {
     store: Nats,
     container: String,
-    info: Info,
+    writer: Writer,
     /// Less than a piece.
     rest: BytesMut,
-    unconfirmed: VecDeque<PublishAckFuture>,
-    digest: Digest,
 }
 
 impl Pieces {
     pub(super) fn new(store: Nats, container: String, info: Info) -> Self {
-        let digest = Digest::new(&SHA256);
-        Self { store, container, info, rest: BytesMut::new(), unconfirmed: VecDeque::new(), digest }
-    }
-
-    async fn publish(&mut self, piece: Bytes) -> Result<(), Error> {
-        if self.unconfirmed.len() >= UNCONFIRMED_MAX {
-            self.confirm_first().await?;
-        }
-        let mut headers = HeaderMap::new();
-        headers.insert(OFFSET, HeaderValue::from(self.info.size));
-        if self.info.size == 0 {
-            headers.insert(OBJECT, encoded(&self.info.name));
-        }
-        self.digest.update(&piece);
-        self.info.size += piece.len() as u64;
-        self.info.chunks += 1;
-        let subject = self.store.piece_subject(&self.info.nuid);
-        let published = self.store.context.publish_with_headers(subject, headers, piece).await;
-        self.unconfirmed.push_back(published.map_err(|e| self.store.error("write", chain(&e)))?);
-        Ok(())
-    }
-
-    async fn confirm_first(&mut self) -> Result<(), Error> {
-        if let Some(acknowledged) = self.unconfirmed.pop_front() {
-            acknowledged.await.map_err(|e| self.store.error("write", chain(&e)))?;
-        }
-        Ok(())
+        let writer = Writer::new(store.0.clone(), info);
+        Self { store, container, writer, rest: BytesMut::new() }
     }
 
     async fn store_rest(&mut self) -> Result<(), Error> {
         if !self.rest.is_empty() {
             let rest = self.rest.split().freeze();
-            self.publish(rest).await?;
+            self.writer.piece(rest).await?;
         }
-        while !self.unconfirmed.is_empty() {
-            self.confirm_first().await?;
-        }
+        self.writer.confirm().await?;
         // It may have been removed while the chunks came, and made again, with all that was in it.
         self.store.must_have(&self.container).await?;
-        match self.stored().await? == self.info.chunks {
+        match self.writer.is_stored().await? {
             true => Ok(()),
-            false => Err(self.store.error("write", "pieces of the object were lost meanwhile; store it again".into())),
+            false => {
+                let lost = "pieces of the object were lost meanwhile; store it again".to_owned();
+                Err(self.store.0.error("write", lost).into())
+            }
         }
-    }
-
-    /// How many of the pieces there are.
-    async fn stored(&self) -> Result<u64, Error> {
-        if self.info.chunks == 0 {
-            return Ok(0);
-        }
-        let failed = |cause: String| self.store.error("write", cause);
-        let stream = self.store.stream.now();
-        let counts = stream.info_with_subjects(self.store.piece_subject(&self.info.nuid)).await;
-        let count = counts.map_err(|e| failed(chain(&e)))?.next().await;
-        Ok(count.transpose().map_err(|e| failed(chain(&e)))?.map_or(0, |(_, count)| count as u64))
     }
 }
 
@@ -105,41 +57,33 @@ impl Upload for Pieces {
             self.rest.extend_from_slice(&bytes);
             while self.rest.len() >= PIECE_BYTES {
                 let piece = self.rest.split_to(PIECE_BYTES).freeze();
-                self.publish(piece).await?;
+                self.writer.piece(piece).await?;
             }
             // Confirmed before the actor hears of it.
-            while !self.unconfirmed.is_empty() {
-                self.confirm_first().await?;
-            }
-            Ok(())
+            Ok(self.writer.confirm().await?)
         })
     }
 
     fn finish(mut self: Box<Self>) -> BoxFuture<'static, Result<(), Error>> {
         Box::pin(async move {
-            let stored = self.store_rest().await;
-            let Self { store, info, digest, .. } = *self;
-            let nuid = info.nuid.clone();
-            let published = match stored {
-                Ok(()) => store.publish_info(&info.with_digest(digest)).await,
-                Err(error) => Err(Unpublished::Refused(error)),
-            };
-            // Metadata that may be there, or may still come, needs its pieces; if it does not, they are swept one day.
-            if let Err(Unpublished::Refused(_)) = &published {
-                store.purge_pieces(&nuid).await;
+            match self.store_rest().await {
+                Ok(()) => Ok(self.writer.finish().await?),
+                Err(error) => {
+                    self.writer.abort().await;
+                    Err(error)
+                }
             }
-            Ok(published?)
         })
     }
 
     fn abort(self: Box<Self>) -> BoxFuture<'static, ()> {
-        Box::pin(async move { self.store.purge_pieces(&self.info.nuid).await })
+        Box::pin(self.writer.abort())
     }
 }
 
 /// A download: reads piece after piece.
 pub(super) struct Reading {
-    store: Nats,
+    store: Objects,
     metadata: ObjectMetadata,
     nuid: String,
     /// Where to begin, until the piece of it was looked for.
@@ -208,7 +152,7 @@ impl Download for Reading {
 }
 
 impl Reading {
-    pub(super) fn new(store: Nats, info: &Info, metadata: ObjectMetadata, start: u64) -> Self {
+    pub(super) fn new(store: Objects, info: &Info, metadata: ObjectMetadata, start: u64) -> Self {
         Self {
             store,
             nuid: info.nuid.clone(),
@@ -250,9 +194,9 @@ impl Reading {
 
     /// The first piece that is not before `sequence`.
     async fn next(&self, sequence: u64) -> Result<Option<StreamMessage>, Error> {
-        let stream = self.store.stream.now();
+        let stream = self.store.stream();
         let found = jetstream::next(&stream, &self.store.piece_subject(&self.nuid), sequence).await;
-        found.map_err(|e| self.store.error("read", chain(&e)))
+        found.map_err(|e| self.store.error("read", chain(&e)).into())
     }
 
     /// The piece with the byte at `start`, whatever lies before it. `None` if pieces do not tell their offsets, or have no

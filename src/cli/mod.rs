@@ -1,15 +1,25 @@
 //! The command line: what can be asked of the binary, and how it says what went wrong.
 //!
+//! * this file has the commands that run hosts, and the list of all; [`lattice`] has those that speak to a lattice, [`tools`]
+//!   those that need none; [`connect`] is what they share: where the lattice is, and the form of the output.
+//! * [`command`] is the whole as clap knows it, with the commands in groups.
+//!
 //! Settings are flags of every command that runs a host, and may stand before or after its name. This module only reads;
-//! [`crate::config`] decides.
+//! [`crate::config`] decides, and [`crate::command`] acts.
+
+pub mod connect;
+pub mod lattice;
+pub mod tools;
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::{config::SettingArgs, up};
+use connect::Form;
+pub use connect::Output;
 
-/// Exit code of wrong settings (`EX_USAGE` of sysexits).
+/// Exit code of wrong settings (`EX_USAGE` of sysexits), of the commands that run a host.
 pub const EXIT_CONFIG: u8 = 64;
 
 /// Joins this machine to a lattice and runs signed WebAssembly actors and their capability providers.
@@ -17,11 +27,13 @@ pub const EXIT_CONFIG: u8 = 64;
 #[command(
     name = "host",
     version,
-    about,
-    long_about = "Joins this machine to a lattice over NATS and runs signed WebAssembly actors and their capability \
-        providers.\n\n\
-        Without a command it runs in the foreground, like `host foreground`.\n\
-        Settings come from flags, then the environment, then .env files, then ./host_config.json, then defaults.",
+    about = "Runs signed WebAssembly actors and their capability providers in a lattice over NATS, and operates the lattice",
+    long_about = "Runs signed WebAssembly actors and their capability providers in a lattice over NATS, and operates the \
+        lattice: every verb of `wash` works here too.\n\n\
+        Without a command it runs a host in the foreground, like `host foreground`.\n\
+        Settings come from flags, then the environment, then .env files, then ./host_config.json, then defaults. Commands that \
+        speak to a lattice take them from the same places, so on a machine that runs a host they need no flags; elsewhere \
+        `host ctx` keeps contexts.",
     after_help = "Examples:\n  \
         host up                                        a NATS server and a host, nothing else needed\n  \
         host up --detached; host down                  the same in the background, until told to stop\n  \
@@ -29,8 +41,9 @@ pub const EXIT_CONFIG: u8 = 64;
         host up --hub tls://hub.example --creds FILE   joined with other machines\n  \
         WASMCLOUD_JS_DOMAIN=core host foreground       a host beside a NATS server with this JetStream domain\n  \
         HOST_machine=second host foreground            the same with a label to start things by\n  \
-        host inspect builtin://httpserver              a built-in provider and its link values\n  \
-        host config show --origin                      every setting, and where it comes from"
+        host start actor ./echo_s.wasm                 run an actor somewhere in the lattice\n  \
+        host get inventory                             what runs where\n  \
+        host doctor                                    what is wrong, and how to mend it"
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -80,25 +93,112 @@ pub enum Command {
     Down(Down),
     /// Tell whether a host runs on this machine: prints pong and exits with 0 if one does
     Ping,
-    /// Tell what a reference names: an actor, a provider archive, or a built-in provider with its link values
-    #[command(after_help = "Examples:\n  \
-        host inspect builtin://httpserver        the built-in HTTP server and every link value it takes\n  \
-        host inspect ./echo.wasm                 who an actor is and what it may use\n  \
-        host inspect registry.example/kv:0.1.0   the same of an image, fetched like a host would")]
-    Inspect {
-        /// builtin://NAME, a path, file:///path, or an image reference
-        reference: String,
-        /// Form of the output
-        #[arg(short, long, value_enum, default_value_t = Output::Text)]
-        output: Output,
-        #[command(flatten)]
-        settings: SettingArgs,
-    },
     /// Look at the settings
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Show hosts, what runs on them, claims, or links
+    #[command(subcommand)]
+    Get(lattice::Get),
+    /// Start an actor or a provider
+    #[command(subcommand)]
+    Start(lattice::Start),
+    /// Stop an actor, a provider or a host
+    #[command(subcommand)]
+    Stop(lattice::Stop),
+    /// Change how many calls an actor takes at a time
+    #[command(subcommand)]
+    Scale(lattice::Scale),
+    /// Exchange a running actor's module
+    #[command(subcommand)]
+    Update(lattice::Update),
+    /// Put, delete or show link definitions
+    #[command(subcommand, alias = "links")]
+    Link(lattice::Link),
+    /// Set or delete labels of a host
+    #[command(alias = "tag")]
+    Label(lattice::Label),
+    /// Call an actor
+    Call(lattice::Call),
+    /// The same commands in the long form: ctl get, ctl start, ...
+    #[command(subcommand)]
+    Ctl(lattice::Ctl),
+    /// Applications of a deployment manager
+    #[command(subcommand)]
+    App(lattice::App),
+    /// Find out what is wrong, and how to mend it
+    Doctor(lattice::Doctor),
+    /// Tell how a call is decided: claim, link, policy, replica, path
+    Explain(lattice::Explain),
+    /// Show what an actor or a provider logs, on whatever host
+    Logs(lattice::Logs),
+    /// Show actors by calls, latency and errors, live
+    Top(lattice::Top),
+    /// Show calls as they pass
+    Spy(lattice::Spy),
+    /// Run a module and exchange it whenever it is saved
+    Dev(lattice::Dev),
+    /// Tell what a reference names: an actor, a provider archive, or a built-in provider with its link values
+    Inspect(tools::Inspect),
+    /// Sign modules, look at claims, make tokens
+    #[command(subcommand)]
+    Claims(tools::Claims),
+    /// Make and show keys
+    #[command(subcommand, alias = "key")]
+    Keys(tools::Keys),
+    /// Make provider archives, and look into them
+    #[command(subcommand)]
+    Par(tools::Par),
+    /// Send, fetch and find artifacts in a registry
+    #[command(subcommand)]
+    Reg(tools::Reg),
+    /// Send an artifact to a registry
+    Push(tools::Push),
+    /// Fetch an artifact from a registry
+    Pull(tools::Pull),
+    /// Throw caches away
+    Drain(tools::Drain),
+    /// Contexts: where lattices are
+    #[command(subcommand, alias = "context", alias = "contexts")]
+    Ctx(tools::Ctx),
+    /// Print a script that completes commands in your shell
+    Completions(tools::Completions),
+    /// Print manual pages
+    Man(tools::Man),
+}
+
+/// The commands in the groups of `host --help`.
+pub const GROUPS: [(&str, &[&str]); 4] = [
+    ("Run a host", &["up", "down", "foreground", "ping", "config"]),
+    ("Operate a lattice", &["get", "start", "stop", "scale", "update", "link", "label", "call", "ctl", "app"]),
+    ("Find out", &["doctor", "explain", "logs", "top", "spy"]),
+    (
+        "Make and keep",
+        &["dev", "inspect", "claims", "keys", "par", "reg", "push", "pull", "drain", "ctx", "completions", "man"],
+    ),
+];
+
+/// The command line as clap knows it.
+pub fn command() -> clap::Command {
+    let command = Cli::command();
+    let mut commands = String::new();
+    for (heading, names) in GROUPS {
+        commands.push_str(&format!("{heading}:\n"));
+        for name in names {
+            let about = command.find_subcommand(name).and_then(|command| command.get_about());
+            let about = about.map(ToString::to_string).unwrap_or_default();
+            commands.push_str(&format!("  {name:<12} {about}\n"));
+        }
+        commands.push('\n');
+    }
+    // Flags of a host only fill the page of those who did not ask for them.
+    command
+        .mut_args(|arg| if arg.get_long() == Some("help") { arg } else { arg.hide_short_help(true) })
+        .help_template(format!(
+            "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{commands}`host COMMAND --help` explains a command, \
+             `host --help` also lists the settings of a host.\n\n{{options}}{{after-help}}"
+        ))
 }
 
 #[derive(Debug, Args)]
@@ -158,9 +258,8 @@ pub struct Down {
     /// Stop what was started in every directory of this user
     #[arg(long)]
     pub all: bool,
-    /// Form of the output
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
-    pub output: Output,
+    #[command(flatten)]
+    pub form: Form,
 }
 
 #[derive(Debug, Subcommand)]
@@ -170,20 +269,18 @@ pub enum ConfigCommand {
         /// Also print where each value comes from
         #[arg(long)]
         origin: bool,
-        /// Form of the output
-        #[arg(short, long, value_enum, default_value_t = Output::Text)]
-        output: Output,
+        #[command(flatten)]
+        form: Form,
         #[command(flatten)]
         settings: SettingArgs,
     },
 }
 
-/// How data is printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    #[default]
-    Text,
-    Json,
+/// The form of the output that was asked for, of whatever command.
+pub fn form_of(matches: &clap::ArgMatches) -> Form {
+    let inner = matches.subcommand().map(|(_, inner)| form_of(inner)).unwrap_or_default();
+    let own = matches.try_get_one::<Output>("output").ok().flatten();
+    own.map_or(inner, |output| Form { output: *output })
 }
 
 /// The settings given before and after the command's name; the latter win.
@@ -196,13 +293,19 @@ pub fn merged(before: SettingArgs, after: SettingArgs) -> SettingArgs {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_is_in_a_group() {
+        let grouped: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+        for command in command().get_subcommands().filter(|command| command.get_name() != "help") {
+            assert!(grouped.contains(&command.get_name()), "{}", command.get_name());
+        }
     }
 
     #[test]

@@ -1,0 +1,394 @@
+//! Brings a module to a host: starts the actor there, or exchanges its module while it works; and stops it at the end.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::json;
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::{ANNOTATION, Change, Running, Settings, Told};
+use crate::{
+    client::{
+        OutcomeUnknown,
+        lattice::Lattice,
+        names,
+        outcome::{self, Outcome, Watch},
+        upload::{Artifact, Readers, Sender, Verified},
+    },
+    control::types::{Inventory, InventoryActor, Pairs},
+    identity::claims::ActorClaims,
+    lattice::subject::Command,
+    registry::{digest::Digest, uploads},
+    store::artifacts::Put,
+};
+
+/// How long a start or an update may take, with everything.
+const DEPLOY_TIME: Duration = Duration::from_secs(60);
+/// How long hosts may take to offer.
+const AUCTION_TIME: Duration = Duration::from_secs(2);
+/// How long the actor may take to stop.
+const STOP_TIME: Duration = Duration::from_secs(15);
+/// Pause between two looks whether it has.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
+/// How long removing uploads may take; a client that sends something removes the rest another time.
+const TIDY_TIME: Duration = Duration::from_secs(3);
+
+/// A module that an actor cannot be updated to.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{actor} runs revision {running} on {host}, the file has revision {offered}; sign it with a higher revision (`host claims sign \
+     --rev {}`), or stop the actor first (`host stop actor {actor}`)",
+    running.saturating_add(1)
+)]
+pub(super) struct NotNewer {
+    actor: String,
+    host: String,
+    offered: u64,
+    pub(super) running: u64,
+}
+
+/// Where an actor runs, or is to run.
+#[derive(Clone)]
+struct Place {
+    host_id: String,
+    host_name: String,
+}
+
+/// What was brought to the lattice, and where.
+pub(super) struct Deployment {
+    sender: Sender,
+    /// The host that was asked for, and its id.
+    wanted: Option<String>,
+    wanted_id: Option<String>,
+    max: u32,
+    annotations: Pairs,
+    readers: Option<Readers>,
+    place: Option<Place>,
+    running: Option<Running>,
+    /// The reference of the last command, and of which actor, whatever became of it.
+    asked: Option<(String, String)>,
+    /// What was sent from here and is still there.
+    sent: Vec<Digest>,
+}
+
+impl Deployment {
+    pub(super) fn new(sender: Sender, settings: &Settings) -> Result<Self> {
+        let file =
+            Path::new(&settings.file).file_name().context("the file has no name")?.to_string_lossy().into_owned();
+        let annotations = Pairs::from([(ANNOTATION.to_owned(), file)]);
+        let (wanted, max) = (settings.host.clone(), settings.max.max(1));
+        Ok(Self {
+            sender,
+            wanted,
+            wanted_id: None,
+            max,
+            annotations,
+            readers: None,
+            place: None,
+            running: None,
+            asked: None,
+            sent: Vec::new(),
+        })
+    }
+
+    /// What runs, as far as it is known here.
+    pub(super) fn running(&self) -> Option<&Running> {
+        self.running.as_ref()
+    }
+
+    /// Makes this module run.
+    pub(super) async fn deploy(
+        &mut self,
+        artifact: &Artifact,
+        noticed: Instant,
+        tell: &dyn Fn(Told),
+    ) -> Result<Running> {
+        let Verified::Actor(claims) = &artifact.verified else {
+            bail!("it is a provider archive and no actor; start it with `host start provider`");
+        };
+        let actor = claims.subject.as_str();
+        if self.asked.as_ref().is_some_and(|(before, _)| before != actor) {
+            bail!(
+                "it is another actor ({actor}) than the one that was started here; end this and begin again to run it beside \
+                 that"
+            );
+        }
+        let found = self.find(actor, tell).await?;
+        let reference = artifact.reference();
+        let there = found.as_ref().and_then(|inventory| running_in(inventory, actor));
+        let offered = claims.effective_revision();
+        let change = match &there {
+            None => Change::Started,
+            Some(running) if running.image_ref == reference => Change::Found,
+            Some(running) => {
+                let before = revision_of(running);
+                if before >= offered {
+                    let host = self.place.as_ref().map(Place::shown).unwrap_or_default();
+                    let actor = actor.to_owned();
+                    return Err(NotNewer { actor, host, offered, running: before }.into());
+                }
+                Change::Updated
+            }
+        };
+        if change != Change::Found {
+            self.send(artifact, tell).await?;
+        }
+        let Place { host_id, host_name } = self.settle(&reference).await?;
+        self.asked = Some((actor.to_owned(), reference.clone()));
+        match change {
+            Change::Started => self.start(&host_id, claims, &reference).await?,
+            Change::Updated => self.update(&host_id, claims, &reference).await?,
+            Change::Found => {}
+        }
+        let running = Running {
+            actor: actor.to_owned(),
+            name: claims.name.clone().unwrap_or_default(),
+            host_id,
+            host_name,
+            reference,
+            revision: offered,
+            change,
+            took: noticed.elapsed(),
+        };
+        self.running = Some(running.clone());
+        Ok(running)
+    }
+
+    /// Finds the hosts that come into question, and the one that is wanted among them.
+    pub(super) async fn prepare(&mut self) -> Result<()> {
+        let readers = Readers::find(&self.sender.lattice).await?;
+        if let Some(word) = &self.wanted {
+            let all: Vec<_> = readers.hosts().iter().chain(readers.others()).cloned().collect();
+            let host = names::host(word, &all)?;
+            readers.require(&host)?;
+            self.wanted_id = Some(host);
+        }
+        self.readers = Some(readers);
+        Ok(())
+    }
+
+    /// What runs on the host that was chosen or is wanted, or else where the actor runs already. `None` if no host is chosen
+    /// yet.
+    async fn find(&mut self, actor: &str, tell: &dyn Fn(Told)) -> Result<Option<Inventory>> {
+        if let Some(place) = &self.place {
+            match self.sender.lattice.inventory(&place.host_id).await {
+                Ok(inventory) => return Ok(Some(inventory)),
+                // It may be gone for good; then there is another one.
+                Err(error) => debug!(%error, "the host of the actor does not answer"),
+            }
+            (self.place, self.readers) = (None, None);
+        }
+        if self.readers.is_none() {
+            self.prepare().await?;
+        }
+        let (lattice, wanted) = (&self.sender.lattice, self.wanted_id.clone());
+        let readers = self.readers.as_ref().context("no host was asked")?;
+        let mut inventories = lattice.inventories(readers.hosts()).await;
+        let runs = |inventory: &&Inventory| running_in(inventory, actor).is_some();
+        let elsewhere: Vec<String> =
+            inventories.iter().filter(runs).map(|inventory| inventory.host_id.clone()).collect();
+        let chosen = match (wanted, elsewhere.first()) {
+            (Some(wanted), _) => Some(wanted),
+            (None, Some(host)) => Some(host.clone()),
+            (None, None) => None,
+        };
+        let shown = |id: &String| {
+            readers.hosts().iter().find(|host| host.id == *id).map(|host| Place::new(id, &host.friendly_name))
+        };
+        self.place = chosen.as_ref().and_then(shown);
+        let others: Vec<String> = elsewhere
+            .iter()
+            .filter(|id| Some(*id) != chosen.as_ref())
+            .filter_map(shown)
+            .map(|place| place.shown())
+            .collect();
+        if !others.is_empty() {
+            tell(Told::Elsewhere { actor: actor.to_owned(), hosts: others });
+        }
+        let at = inventories.iter().position(|inventory| Some(&inventory.host_id) == chosen.as_ref());
+        Ok(at.map(|at| inventories.swap_remove(at)))
+    }
+
+    async fn send(&mut self, artifact: &Artifact, tell: &dyn Fn(Told)) -> Result<()> {
+        let readers = self.readers.as_ref().context("no host was asked")?;
+        let uploaded = self.sender.send(readers, artifact, |bytes, of| tell(Told::Sending { bytes, of })).await?;
+        if uploaded.put == Put::Sent {
+            self.sent.push(uploaded.digest);
+        }
+        Ok(())
+    }
+
+    /// The host that was chosen, or the first that offers.
+    async fn settle(&mut self, reference: &str) -> Result<Place> {
+        if self.place.is_none() {
+            let readers = self.readers.as_ref().context("no host was asked")?;
+            let lattice = &self.sender.lattice;
+            let bid = lattice.auction_actor(reference, &Pairs::new(), AUCTION_TIME, |host| readers.has(host)).await?;
+            let host = bid.context("no host offers to run it; look at `host get hosts`, or name one with --host-id")?;
+            let reader = readers.hosts().iter().find(|reader| reader.id == host);
+            self.place = Some(Place::new(&host, reader.map_or("", |reader| &reader.friendly_name)));
+        }
+        self.place.clone().context("no host was chosen")
+    }
+
+    async fn start(&self, host: &str, claims: &ActorClaims, reference: &str) -> Result<()> {
+        let lattice = &self.sender.lattice;
+        let (until, actor) = (Instant::now() + DEPLOY_TIME, claims.subject.as_str());
+        let watch = Watch::open(lattice, host).await?;
+        let request = json!({
+            "actor_ref": reference, "actor_id": actor, "count": self.max, "annotations": self.annotations, "host_id": host,
+        });
+        lattice.command(host, Command::ScaleActor, &request).await?;
+        let of_event = |event: &super::super::lattice::Event| match event.name() {
+            _ if event.text("image_ref") != reference => outcome::Told::Nothing,
+            "actor_scaled" => outcome::Told::Done(()),
+            "actor_scale_failed" => outcome::Told::Failed(event.text("error").to_owned()),
+            _ => outcome::Told::Nothing,
+        };
+        let of_inventory = |inventory: &Inventory| runs(inventory, actor, reference);
+        told(watch.wait(until, of_event, of_inventory, |_| {}).await, "start", reference)
+    }
+
+    async fn update(&self, host: &str, claims: &ActorClaims, reference: &str) -> Result<()> {
+        let lattice = &self.sender.lattice;
+        let (until, actor) = (Instant::now() + DEPLOY_TIME, claims.subject.as_str());
+        let revision = claims.effective_revision();
+        let watch = Watch::open(lattice, host).await?;
+        let request = json!({ "actor_id": actor, "new_actor_ref": reference, "host_id": host });
+        lattice.command(host, Command::UpdateActor, &request).await?;
+        let of_event = |event: &super::super::lattice::Event| match event.name() {
+            _ if event.text("public_key") != actor => outcome::Told::Nothing,
+            "actor_updated" if event.data["revision"] == revision => outcome::Told::Done(()),
+            "actor_update_failed" => outcome::Told::Failed(event.text("reason").to_owned()),
+            _ => outcome::Told::Nothing,
+        };
+        let of_inventory = |inventory: &Inventory| runs(inventory, actor, reference);
+        told(watch.wait(until, of_event, of_inventory, |_| {}).await, "update to", reference)
+    }
+
+    /// Removes what was sent from here and runs nowhere any more. What is left is removed by others, another time.
+    pub(super) async fn tidy(&mut self) {
+        let Some(readers) = self.readers.clone().filter(|_| !self.sent.is_empty()) else { return };
+        let store = self.sender.store(&readers);
+        let tidy = async {
+            let in_use = self.sender.in_use().await?;
+            for digest in std::mem::take(&mut self.sent) {
+                if in_use.contains(&uploads::reference(&digest)) {
+                    self.sent.push(digest);
+                } else {
+                    store.delete(&digest).await?;
+                }
+            }
+            anyhow::Ok(())
+        };
+        match tokio::time::timeout(TIDY_TIME, tidy).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(error = %format!("{error:#}"), "uploads of earlier saves not removed"),
+            Err(_) => debug!("removing uploads of earlier saves took too long"),
+        }
+    }
+
+    /// Stops the actor, if it was started here and is not to be kept; returns it, and whether it was stopped.
+    pub(super) async fn end(mut self, keep: bool) -> Result<Option<(Running, bool)>> {
+        let (Some((actor, reference)), Some(place)) = (self.asked.clone(), &self.place) else { return Ok(None) };
+        let (host, shown) = (place.host_id.clone(), place.shown());
+        let is_stopped = match keep {
+            true => false,
+            false => self.stop(&host, &shown, &actor, &reference).await?,
+        };
+        self.tidy().await;
+        Ok(self.running.map(|running| (running, is_stopped)))
+    }
+
+    /// Whether all that was started here has stopped, and nothing else runs of it.
+    async fn stop(&self, host: &str, shown: &str, actor: &str, reference: &str) -> Result<bool> {
+        let lattice = &self.sender.lattice;
+        let unknown = || {
+            OutcomeUnknown(format!(
+                "{actor} did not stop on {shown} within {} s, or the host does not answer; look with `host get inventory {host}`, \
+                 and stop it with `host stop actor {actor} --host-id {host}`",
+                STOP_TIME.as_secs()
+            ))
+        };
+        let until = Instant::now() + STOP_TIME;
+        loop {
+            // By the reference first: so it comes after a start or an update that is still in work.
+            for name in [reference, actor] {
+                self.ask_to_stop(lattice, host, name).await;
+            }
+            match lattice.inventory(host).await.map(|inventory| running_in(&inventory, actor).cloned()) {
+                Ok(None) => return Ok(true),
+                Ok(Some(left))
+                    if !left.instances.iter().any(|instance| instance.annotations.contains_key(ANNOTATION)) =>
+                {
+                    return Ok(false);
+                }
+                Err(crate::client::lattice::RequestError::NoResponders { .. }) => return Ok(true),
+                _ if Instant::now() >= until => return Err(unknown().into()),
+                _ => tokio::time::sleep(LOOK_PAUSE).await,
+            }
+        }
+    }
+
+    /// Stops what has the annotation, whatever file it is of: it was left by a process that was killed. A refusal says that
+    /// it does not run, or not so.
+    async fn ask_to_stop(&self, lattice: &Lattice, host: &str, name: &str) {
+        let of_others = match lattice.inventory(host).await {
+            Ok(inventory) => inventory.actors,
+            Err(_) => Vec::new(),
+        };
+        let instances = of_others.iter().filter(|running| running.id == name || running.image_ref == name);
+        let marked = instances.flat_map(|running| &running.instances).filter_map(|instance| {
+            let file = instance.annotations.get(ANNOTATION)?;
+            Some(Pairs::from([(ANNOTATION.to_owned(), file.clone())]))
+        });
+        let mut sets: Vec<Pairs> = marked.collect();
+        if !sets.contains(&self.annotations) {
+            sets.push(self.annotations.clone());
+        }
+        for annotations in sets {
+            let request = json!({ "actor_ref": name, "annotations": annotations, "host_id": host });
+            if let Err(error) = lattice.command(host, Command::StopActor, &request).await {
+                debug!(error = %format!("{error:#}"), name, "not stopped");
+            }
+        }
+    }
+}
+
+impl Place {
+    fn new(host_id: &str, host_name: &str) -> Self {
+        Self { host_id: host_id.to_owned(), host_name: host_name.to_owned() }
+    }
+
+    fn shown(&self) -> String {
+        if self.host_name.is_empty() { self.host_id.clone() } else { format!("{} ({})", self.host_id, self.host_name) }
+    }
+}
+
+fn running_in<'a>(inventory: &'a Inventory, actor: &str) -> Option<&'a InventoryActor> {
+    inventory.actors.iter().find(|running| running.id == actor)
+}
+
+/// The revision in the claims of what runs; 0 if these have none.
+fn revision_of(actor: &InventoryActor) -> u64 {
+    actor.instances.iter().map(|instance| u64::try_from(instance.revision).unwrap_or(0)).max().unwrap_or(0)
+}
+
+fn runs(inventory: &Inventory, actor: &str, reference: &str) -> outcome::Told<()> {
+    match running_in(inventory, actor) {
+        Some(running) if running.image_ref == reference => outcome::Told::Done(()),
+        _ => outcome::Told::Nothing,
+    }
+}
+
+fn told(outcome: Outcome<()>, what: &str, reference: &str) -> Result<()> {
+    match outcome {
+        Outcome::Done(()) => Ok(()),
+        Outcome::Failed(why) => bail!("{why}"),
+        Outcome::Unknown => bail!(OutcomeUnknown(format!(
+            "the host did not say within {} s what came of the {what} {reference}; it may still come",
+            DEPLOY_TIME.as_secs()
+        ))),
+    }
+}

@@ -1,0 +1,268 @@
+//! A file that is watched, and the actor made of it: each save runs a moment later, without a lost call.
+//!
+//! ```text
+//! saves ─▶ verify, or sign ─▶ deploy (choose a host, send, start or update, wait) ─▶ Told
+//! ```
+//!
+//! What cannot run is told, and what runs goes on. At the end the actor is stopped, if it was started here: by the
+//! annotation [`ANNOTATION`] it is known, also when the process that started it was killed. What was sent and nobody runs any
+//! more is removed: a day of saves would fill the store.
+
+mod deploy;
+pub mod saves;
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result, anyhow};
+use bytes::Bytes;
+use futures::{StreamExt as _, stream::BoxStream};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    lattice::Lattice,
+    upload::{Artifact, ContentError, Sender, Verified},
+};
+use crate::{
+    identity::claims::{ActorClaims, now},
+    journal::Line,
+};
+use deploy::{Deployment, NotNewer};
+use saves::Saves;
+
+/// The annotation of actors that were started here; its value is the name of the file.
+pub const ANNOTATION: &str = "lattice.host/dev";
+/// A file that is not whole may be in the middle of a build; after this time without a change it is not.
+const HALF_TIME: Duration = Duration::from_secs(1);
+
+/// What is to be watched, and where it is to run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub file: PathBuf,
+    /// Host by id, the beginning of it, or a part of its friendly name; chosen if not given.
+    pub host: Option<String>,
+    /// Calls the actor takes at a time.
+    pub max: u32,
+    /// Leave the actor running at the end.
+    pub keep: bool,
+}
+
+/// Signs a module with the developer's keys, so that it has this revision. The claims are those the module has, if it is
+/// signed: then it is signed again and says the same, or if its keys are not the developer's, nothing is returned.
+pub type Sign<'a> = Box<dyn Fn(&Bytes, Option<&ActorClaims>, i32) -> Result<Option<Vec<u8>>> + 'a>;
+
+/// Hears what an actor, named by its public key, logs.
+pub type Follow<'a> = Box<dyn Fn(&Lattice, &str) -> BoxStream<'static, Line> + 'a>;
+
+/// What happens, to be told.
+#[derive(Clone, Debug)]
+pub enum Told {
+    /// There is no such file yet.
+    Waiting,
+    /// The module is on its way to the store.
+    Sending {
+        bytes: u64,
+        of: u64,
+    },
+    Running(Running),
+    /// What was saved does not run; what ran before goes on, if anything did.
+    Refused {
+        why: String,
+        goes_on: Option<Running>,
+    },
+    /// The actor runs on these hosts too, where nothing changes.
+    Elsewhere {
+        actor: String,
+        hosts: Vec<String>,
+    },
+    Logged(Line),
+    Stopped(Running),
+    /// It was not started here, or is to be kept.
+    LeftRunning(Running),
+}
+
+/// An actor that runs what was saved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Running {
+    pub actor: String,
+    pub name: String,
+    pub host_id: String,
+    pub host_name: String,
+    pub reference: String,
+    pub revision: u64,
+    pub change: Change,
+    /// From the save on.
+    pub took: Duration,
+}
+
+/// How it came to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    Started,
+    Updated,
+    /// It ran before.
+    Found,
+}
+
+/// Watches until `stop`, then stops the actor.
+pub async fn run(
+    sender: Sender,
+    settings: Settings,
+    sign: Sign<'_>,
+    follow: Option<Follow<'_>>,
+    stop: CancellationToken,
+    tell: &dyn Fn(Told),
+) -> Result<()> {
+    let lattice = sender.lattice.clone();
+    let mut deployment = Deployment::new(sender, &settings)?;
+    deployment.prepare().await?;
+    let mut saves = Saves::watch(&settings.file)?;
+    if !tokio::fs::try_exists(&settings.file).await.unwrap_or(false) {
+        tell(Told::Waiting);
+    }
+    let mut dev = Dev { deployment, sign, revision: 0, tell };
+    // What may be half of a module, until when the rest is waited for.
+    let mut half: Option<(Instant, ContentError)> = None;
+    let mut logs: Option<(String, BoxStream<'static, Line>)> = None;
+    loop {
+        let whole_by = half.as_ref().map_or_else(Instant::now, |(until, _)| *until);
+        let save = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            Some(line) = next_line(&mut logs) => {
+                tell(Told::Logged(line));
+                continue;
+            }
+            () = tokio::time::sleep_until(whole_by), if half.is_some() => {
+                if let Some((_, error)) = half.take() {
+                    dev.refused(anyhow!(error).context("the file is not a whole module"));
+                }
+                continue;
+            }
+            save = saves.next() => save.context("the watch of the file ended by itself; begin again")?,
+        };
+        half = None;
+        let outcome = {
+            let deploying = dev.take(save.content, save.noticed);
+            tokio::pin!(deploying);
+            loop {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => break None,
+                    Some(line) = next_line(&mut logs) => tell(Told::Logged(line)),
+                    outcome = &mut deploying => break Some(outcome),
+                }
+            }
+        };
+        match outcome {
+            None => break,
+            Some(Taken::Done) => {}
+            Some(Taken::Half(error)) => half = Some((Instant::now() + HALF_TIME, error)),
+        }
+        let running = dev.deployment.running().map(|running| running.actor.clone());
+        if let (Some(follow), Some(actor)) = (&follow, running)
+            && logs.as_ref().is_none_or(|(of, _)| *of != actor)
+        {
+            let lines = follow(&lattice, &actor);
+            logs = Some((actor, lines));
+        }
+    }
+    drop(saves);
+    match dev.deployment.end(settings.keep).await? {
+        Some((running, true)) => tell(Told::Stopped(running)),
+        Some((running, false)) => tell(Told::LeftRunning(running)),
+        None => {}
+    }
+    Ok(())
+}
+
+/// The next line of the logs that are followed; never, if none are.
+async fn next_line(logs: &mut Option<(String, BoxStream<'static, Line>)>) -> Option<Line> {
+    match logs {
+        Some((_, lines)) => match lines.next().await {
+            Some(line) => Some(line),
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// What became of a save.
+enum Taken {
+    /// It runs, or it was told why not.
+    Done,
+    /// It may be half of a module.
+    Half(ContentError),
+}
+
+struct Dev<'a> {
+    deployment: Deployment,
+    sign: Sign<'a>,
+    /// The highest revision that was signed here.
+    revision: u64,
+    tell: &'a dyn Fn(Told),
+}
+
+impl Dev<'_> {
+    async fn take(&mut self, content: Result<Bytes, String>, noticed: Instant) -> Taken {
+        let done = async {
+            let content = content.map_err(|cause| anyhow!(cause))?;
+            let artifact = match Artifact::verify(content.clone()).await {
+                Ok(artifact) => artifact,
+                Err(ContentError::Unsigned) => self.signed(&content, None, 0).await?,
+                Err(error) if error.may_be_half() => return Ok(Some(error)),
+                Err(error) => return Err(anyhow!(error)),
+            };
+            self.deploy(artifact, noticed).await.map(|()| None)
+        };
+        match done.await {
+            Ok(None) => Taken::Done,
+            Ok(Some(half)) => Taken::Half(half),
+            Err(error) => {
+                self.refused(error);
+                Taken::Done
+            }
+        }
+    }
+
+    /// Runs a module; one with a revision that is too low is signed again if it is the developer's own.
+    async fn deploy(&mut self, artifact: Artifact, noticed: Instant) -> Result<()> {
+        let error = match self.deployment.deploy(&artifact, noticed, self.tell).await {
+            Ok(running) => {
+                return self.runs(running).await;
+            }
+            Err(error) => error,
+        };
+        let Some(NotNewer { running, .. }) = error.downcast_ref::<NotNewer>() else { return Err(error) };
+        let Verified::Actor(claims) = &artifact.verified else { return Err(error) };
+        let Ok(again) = self.signed(&artifact.content, Some(claims), *running).await else { return Err(error) };
+        let running = self.deployment.deploy(&again, noticed, self.tell).await?;
+        self.runs(running).await
+    }
+
+    async fn runs(&mut self, running: Running) -> Result<()> {
+        let is_exchanged = running.change == Change::Updated;
+        (self.tell)(Told::Running(running));
+        if is_exchanged {
+            self.deployment.tidy().await;
+        }
+        Ok(())
+    }
+
+    /// Signs with a revision above all that were there, and above `running`.
+    async fn signed(&mut self, content: &Bytes, claims: Option<&ActorClaims>, running: u64) -> Result<Artifact> {
+        let revision = now().max(self.revision + 1).max(running.saturating_add(1));
+        let fitting =
+            i32::try_from(revision).context("the revision is as high as it can be; sign the module yourself")?;
+        let signed = (self.sign)(content, claims, fitting).context("sign the module")?;
+        let signed = signed.context("the module is not signed with keys of yours")?;
+        self.revision = revision;
+        let artifact = Artifact::verify(signed.into()).await.context("verify the module after signing it")?;
+        Ok(Artifact { was_unsigned: true, ..artifact })
+    }
+
+    fn refused(&self, error: anyhow::Error) {
+        let goes_on = self.deployment.running().cloned();
+        (self.tell)(Told::Refused { why: format!("{error:#}"), goes_on });
+    }
+}

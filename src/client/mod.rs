@@ -1,0 +1,117 @@
+//! A client of the lattice: what the commands of this binary ask of hosts, whoever wrote them.
+//!
+//! * [`Session`] is the settings of a command, and the connections made from them when they are needed.
+//! * [`lattice`] is the requests of the control interface, with their answers read leniently.
+//! * [`names`] finds hosts, actors and providers by what people call them.
+//! * [`upload`] sends files of this machine into the lattice, for hosts to start; [`dev`] does so at each save of one.
+//! * [`calls`] and [`logs`] ask hosts for what they count and keep.
+//! * [`outcome`] waits for what a command set off: by events and by looking, whichever tells first.
+//!
+//! Nothing here prints. Every wait has a deadline, and an error says which subject of which lattice was asked, and what to
+//! do: nobody who listens is told from somebody who is silent.
+
+pub mod calls;
+pub mod dev;
+pub mod lattice;
+pub mod logs;
+pub mod names;
+pub mod outcome;
+pub mod upload;
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result};
+use tokio::sync::OnceCell;
+
+use crate::{
+    cli::connect::Connect,
+    config::{Config, Overruled, ProcessEnvironment, SettingArgs, Sources},
+    context,
+    dirs::Dirs,
+    identity::keys::LatticeName,
+    lattice::{
+        connection::{Nats, Purpose, connect_once},
+        subject::Subjects,
+    },
+};
+use lattice::Lattice;
+
+/// How long an answer may take unless told otherwise: what clients of all years wait.
+pub const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Wrong use: the exit code says so.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+/// The time is over and nobody knows what came of it; the text says how to find out.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct OutcomeUnknown(pub String);
+
+/// What a command works with: settings, directories, and the lattice they lead to.
+pub struct Session {
+    pub config: Config,
+    pub dirs: Dirs,
+    pub home: Option<PathBuf>,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// The context that was used, if one was.
+    pub context: Option<PathBuf>,
+    /// What the file says in vain.
+    pub overruled: Vec<Overruled>,
+    ctl: OnceCell<Nats>,
+    rpc: OnceCell<Nats>,
+}
+
+impl Session {
+    /// Reads the settings: flags, environment, then those of a context or of this directory.
+    pub fn open(before: SettingArgs, connect: &Connect) -> Result<Self> {
+        let mut args = before;
+        args.values.extend(connect.settings());
+        Self::made(args, connect.context.as_deref(), connect.timeout_ms.map(Duration::from_millis))
+    }
+
+    /// The same for commands that need no lattice.
+    pub fn of(args: SettingArgs, context: Option<&str>, timeout: Duration) -> Result<Self> {
+        Self::made(args, context, Some(timeout))
+    }
+
+    /// Without a timeout that of the context counts, or else what clients always waited.
+    fn made(args: SettingArgs, context: Option<&str>, timeout: Option<Duration>) -> Result<Self> {
+        let mut sources = Sources::from_process(args);
+        let dirs = Dirs::find(&ProcessEnvironment, sources.home.as_deref());
+        sources.context = context::chosen(context, &sources.dir, &dirs, sources.home.as_deref())?;
+        let loaded = Config::load(&sources)?;
+        let context = sources.context.take();
+        let timeout = timeout.or_else(|| context.as_ref()?.timeout).unwrap_or(TIMEOUT);
+        let context = context.map(|context| context.path);
+        let (ctl, rpc) = (OnceCell::new(), OnceCell::new());
+        let overruled = loaded.table.overruled;
+        Ok(Self { config: loaded.config, dirs, home: sources.home, timeout, context, overruled, ctl, rpc })
+    }
+
+    /// The subjects of the lattice.
+    pub fn subjects(&self) -> Result<Subjects> {
+        let lattice = LatticeName::parse(&self.config.lattice).context("read the lattice name")?;
+        Ok(Subjects::new(lattice, &self.config.ctl_topic_prefix))
+    }
+
+    /// The control connection, made when it is first needed.
+    pub async fn ctl(&self) -> Result<&Nats> {
+        let made = || connect_once(Purpose::Control, &self.config.ctl, "host command");
+        Ok(self.ctl.get_or_try_init(made).await?)
+    }
+
+    /// The connection for calls, made when it is first needed.
+    pub async fn rpc(&self) -> Result<&Nats> {
+        let made = || connect_once(Purpose::Rpc, &self.config.rpc, "host command");
+        Ok(self.rpc.get_or_try_init(made).await?)
+    }
+
+    /// The lattice, connected.
+    pub async fn lattice(&self) -> Result<Lattice> {
+        let nats = self.ctl().await?;
+        Ok(Lattice::new(nats.client.clone(), self.subjects()?, self.timeout, self.config.js_domain.clone()))
+    }
+}

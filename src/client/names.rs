@@ -1,0 +1,208 @@
+//! Finding hosts, actors and providers by what people call them.
+//!
+//! Everything has an id, but nobody types 56 letters: the beginning of an id, a name, a call alias or a reference will do,
+//! as long as it means one thing. If it means several, the error lists them; if none, it lists what there is.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, anyhow, bail};
+
+use crate::{
+    control::types::{HostReply, Inventory},
+    identity::keys::{ActorId, ProviderId},
+    links::Claims,
+    providers::builtin,
+};
+
+/// How many candidates an error lists.
+const LISTED_MAX: usize = 12;
+/// A shorter beginning of an id says too little to be meant as one.
+const PREFIX_MIN: usize = 4;
+
+/// Something with an id that can be called by other names too.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Named {
+    pub id: String,
+    /// For people.
+    pub name: String,
+    /// Further names that count when they are given whole.
+    pub aliases: Vec<String>,
+}
+
+impl Named {
+    fn is_called(&self, word: &str) -> bool {
+        self.id == word || self.aliases.iter().any(|alias| alias == word) || self.name.eq_ignore_ascii_case(word)
+    }
+
+    fn resembles(&self, word: &str) -> bool {
+        (word.len() >= PREFIX_MIN && self.id.starts_with(word))
+            || self.name.to_lowercase().contains(&word.to_lowercase())
+    }
+
+    fn listed(&self) -> String {
+        if self.name.is_empty() { self.id.clone() } else { format!("{} ({})", self.id, self.name) }
+    }
+}
+
+/// The one thing a word means: what is called exactly so, or else the only one that resembles it.
+pub fn find<'a>(what: &str, word: &str, among: &'a [Named]) -> Result<&'a Named> {
+    let exact: Vec<&Named> = among.iter().filter(|named| named.is_called(word)).collect();
+    let found = match exact.is_empty() {
+        true => among.iter().filter(|named| !word.is_empty() && named.resembles(word)).collect(),
+        false => exact,
+    };
+    match found.as_slice() {
+        [one] => Ok(one),
+        [] if among.is_empty() => bail!("no {what} is called {word:?}: there is none"),
+        [] => bail!("no {what} is called {word:?}; there are:\n{}", list(among.iter())),
+        several => {
+            bail!("{word:?} may be several of the {what}s; say more of the id:\n{}", list(several.iter().copied()))
+        }
+    }
+}
+
+fn list<'a>(all: impl ExactSizeIterator<Item = &'a Named>) -> String {
+    let more = all.len().saturating_sub(LISTED_MAX);
+    let mut lines: Vec<String> = all.take(LISTED_MAX).map(|named| format!("  {}", named.listed())).collect();
+    if more > 0 {
+        lines.push(format!("  and {more} more"));
+    }
+    lines.join("\n")
+}
+
+/// Hosts by id and friendly name.
+pub fn hosts(hosts: &[HostReply]) -> Vec<Named> {
+    let named = |host: &HostReply| Named { id: host.id.clone(), name: host.friendly_name.clone(), aliases: Vec::new() };
+    hosts.iter().map(named).collect()
+}
+
+/// The host a word means.
+pub fn host(word: &str, all: &[HostReply]) -> Result<String> {
+    find("host", word, &hosts(all)).map(|named| named.id.clone())
+}
+
+/// Actors of the lattice: those with claims and those that run.
+pub fn actors(claims: &[Claims], inventories: &[Inventory]) -> Vec<Named> {
+    let mut all = known(claims, |claims| !claims.is_provider());
+    for actor in inventories.iter().flat_map(|inventory| &inventory.actors) {
+        add(&mut all, &actor.id, &actor.name, &actor.image_ref);
+    }
+    all.into_values().collect()
+}
+
+/// Providers of the lattice: those with claims, those that run, and those that are built in.
+pub fn providers(claims: &[Claims], inventories: &[Inventory]) -> Vec<Named> {
+    let mut all = known(claims, Claims::is_provider);
+    for provider in inventories.iter().flat_map(|inventory| &inventory.providers) {
+        add(&mut all, &provider.id, &provider.name, &provider.image_ref);
+    }
+    for spec in builtin::CATALOGUE {
+        add(&mut all, spec.public_key, spec.title, &format!("{}{}", builtin::SCHEME, spec.name));
+    }
+    all.into_values().collect()
+}
+
+fn known(claims: &[Claims], wanted: impl Fn(&Claims) -> bool) -> BTreeMap<String, Named> {
+    let named = |claims: &Claims| Named {
+        id: claims.subject.clone(),
+        name: claims.name.clone(),
+        aliases: Some(claims.call_alias.clone()).filter(|alias| !alias.is_empty()).into_iter().collect(),
+    };
+    claims.iter().filter(|claims| wanted(claims)).map(|claims| (claims.subject.clone(), named(claims))).collect()
+}
+
+fn add(all: &mut BTreeMap<String, Named>, id: &str, name: &str, reference: &str) {
+    let named = all.entry(id.to_owned()).or_insert_with(|| Named { id: id.to_owned(), ..Named::default() });
+    if named.name.is_empty() {
+        name.clone_into(&mut named.name);
+    }
+    if !reference.is_empty() && !named.aliases.iter().any(|alias| alias == reference) {
+        named.aliases.push(reference.to_owned());
+    }
+}
+
+/// The actor a word means. A whole id is believed without looking: links are put before their actor is known.
+pub fn actor(word: &str, claims: &[Claims], inventories: &[Inventory]) -> Result<String> {
+    if ActorId::parse(word).is_ok() {
+        return Ok(word.to_owned());
+    }
+    find("actor", word, &actors(claims, inventories)).map(|named| named.id.clone())
+}
+
+/// The provider a word means. A whole id is believed without looking.
+pub fn provider(word: &str, claims: &[Claims], inventories: &[Inventory]) -> Result<String> {
+    if ProviderId::parse(word).is_ok() {
+        return Ok(word.to_owned());
+    }
+    if let Some(Err(unknown)) = builtin::find(word) {
+        return Err(anyhow!(unknown));
+    }
+    find("provider", word, &providers(claims, inventories)).map(|named| named.id.clone())
+}
+
+/// The actor or provider a word means. A whole id is believed without looking.
+pub fn entity(word: &str, claims: &[Claims], inventories: &[Inventory]) -> Result<String> {
+    if ActorId::parse(word).is_ok() || ProviderId::parse(word).is_ok() {
+        return Ok(word.to_owned());
+    }
+    if let Some(Err(unknown)) = builtin::find(word) {
+        return Err(anyhow!(unknown));
+    }
+    let mut all = actors(claims, inventories);
+    all.extend(providers(claims, inventories));
+    find("actor or provider", word, &all).map(|named| named.id.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn some() -> Vec<Named> {
+        let named =
+            |id: &str, name: &str, alias: &str| Named { id: id.into(), name: name.into(), aliases: vec![alias.into()] };
+        vec![
+            named("MABCD1", "Echo", "examples/echo"),
+            named("MABCD2", "Echo two", "file:///echo.wasm"),
+            named("MXYZ", "KV counter", "kv"),
+        ]
+    }
+
+    #[test]
+    fn one_thing_is_found_by_any_of_its_names() {
+        let all = some();
+        for (word, id) in [
+            ("MXYZ", "MXYZ"),
+            ("echo", "MABCD1"),
+            ("two", "MABCD2"),
+            ("file:///echo.wasm", "MABCD2"),
+            ("kv", "MXYZ"),
+            ("counter", "MXYZ"),
+            ("MABCD1", "MABCD1"),
+        ] {
+            assert_eq!(find("actor", word, &all).unwrap().id, id, "{word}");
+        }
+    }
+
+    #[test]
+    fn several_and_none_are_told_with_their_candidates() {
+        let several = find("actor", "MABC", &some()).unwrap_err().to_string();
+        assert!(
+            several.contains("MABCD1 (Echo)") && several.contains("MABCD2") && !several.contains("MXYZ"),
+            "{several}"
+        );
+        let none = find("actor", "nobody", &some()).unwrap_err().to_string();
+        assert!(none.contains("MXYZ (KV counter)"), "{none}");
+        assert!(find("actor", "", &some()).is_err());
+        assert!(find("actor", "x", &[]).unwrap_err().to_string().contains("there is none"));
+    }
+
+    #[test]
+    fn built_in_providers_are_known_without_a_lattice() {
+        let id = provider("builtin://httpserver", &[], &[]).unwrap();
+        assert_eq!(
+            Some(id.as_str()),
+            builtin::CATALOGUE.iter().find(|spec| spec.name == "httpserver").map(|s| s.public_key)
+        );
+        assert!(provider("builtin://nonsense", &[], &[]).is_err());
+    }
+}

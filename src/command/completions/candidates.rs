@@ -1,0 +1,411 @@
+//! What could come next: the answers to a shell that asks.
+//!
+//! The lattice is that of the settings, of the flags typed so far too. It gets less time than a person notices; what is not
+//! known by then is not offered. Nothing here prints, and nothing fails: without a lattice there are no candidates.
+//!
+//! Everything in a lattice has an id of 56 letters and mostly a name. The name is offered, and the id in its place as soon as
+//! its beginning is typed.
+
+use std::{
+    ffi::{OsStr, OsString},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::{ArgMatches, FromArgMatches as _};
+use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter};
+use serde_json::Value;
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    cli::{self, connect::Connect},
+    client::{
+        Session,
+        lattice::Lattice,
+        names::{self, Named},
+    },
+    config::{ProcessEnvironment, SettingArgs},
+    context::Places,
+    control::types::{HostReply, Inventory},
+    dirs::Dirs,
+    links::Claims,
+    providers::builtin,
+    terminal::table::middle,
+};
+
+/// How long the lattice has for everything. Who presses a key twice waits no longer.
+const DEADLINE: Duration = Duration::from_millis(700);
+/// How long one round of questions takes at the most: hosts of earlier years do not say when all have answered.
+const ROUND: Duration = Duration::from_millis(250);
+/// An id in a help text.
+const ID_WIDTH: usize = 13;
+
+/// What was seen of a lattice.
+#[derive(Default)]
+struct Seen {
+    inventories: Vec<Inventory>,
+    claims: Vec<Claims>,
+}
+
+impl Seen {
+    /// Without what is only remembered.
+    fn running(&self) -> Self {
+        Self { inventories: self.inventories.clone(), claims: Vec::new() }
+    }
+}
+
+/// One thing that could come next.
+#[derive(Debug, PartialEq, Eq)]
+struct Candidate {
+    word: String,
+    help: String,
+    /// Only offered when nothing else begins like this.
+    hidden: bool,
+}
+
+impl Candidate {
+    fn new(word: impl Into<String>, help: impl Into<String>) -> Self {
+        Self { word: word.into(), help: help.into(), hidden: false }
+    }
+
+    fn hidden(self) -> Self {
+        Self { hidden: true, ..self }
+    }
+}
+
+/// Completes ids and names of actors.
+pub fn actors() -> ArgValueCompleter {
+    of_lattice(actors_of)
+}
+
+/// Completes ids and names of providers.
+pub fn providers() -> ArgValueCompleter {
+    of_lattice(providers_of)
+}
+
+/// Completes actors that run somewhere.
+pub fn running_actors() -> ArgValueCompleter {
+    of_lattice(|seen| actors_of(&seen.running()))
+}
+
+/// Completes providers that run somewhere.
+pub fn running_providers() -> ArgValueCompleter {
+    of_lattice(|seen| {
+        let runs = |id: &str| seen.inventories.iter().flat_map(|inventory| &inventory.providers).any(|p| p.id == id);
+        let mut named = names::providers(&[], &seen.inventories);
+        // Those in this binary are always known.
+        named.retain(|named| runs(&named.id));
+        of_named(&named, |id| provider_places(seen, id))
+    })
+}
+
+/// Completes ids and friendly names of hosts.
+pub fn hosts() -> ArgValueCompleter {
+    of_hosts(|hosts| of_named(&names::hosts(hosts), |_| "host".into()))
+}
+
+/// Completes what runs, actors and providers.
+pub fn entities() -> ArgValueCompleter {
+    of_lattice(|seen| actors_of(seen).into_iter().chain(providers_of(seen)).collect())
+}
+
+/// Completes contracts: those of the providers in this binary, and those of the lattice.
+pub fn contracts() -> ArgValueCompleter {
+    of_lattice(contracts_of)
+}
+
+/// Completes what a call may go to: a contract, an actor or a provider.
+pub fn targets() -> ArgValueCompleter {
+    of_lattice(|seen| contracts_of(seen).into_iter().chain(actors_of(seen)).chain(providers_of(seen)).collect())
+}
+
+/// Completes `LABEL=VALUE` of the hosts there are.
+pub fn constraints() -> ArgValueCompleter {
+    of_hosts(|hosts| {
+        let of_host = |host: &HostReply| {
+            let name = host.friendly_name.clone();
+            let label = |(key, value): (&String, &String)| Candidate::new(format!("{key}={value}"), &name);
+            host.labels.iter().map(label).collect::<Vec<_>>()
+        };
+        hosts.iter().flat_map(of_host).collect()
+    })
+}
+
+/// Completes names of the deployment manager's applications.
+pub fn apps() -> ArgValueCompleter {
+    ArgValueCompleter::new(|word: &OsStr| completed(word, || ask(async |lattice| apps_of(lattice).await)))
+}
+
+/// Completes names of contexts.
+pub fn contexts() -> ArgValueCompleter {
+    ArgValueCompleter::new(|word: &OsStr| completed(word, || Some(contexts_of())))
+}
+
+/// Completes files with modules.
+pub fn modules() -> ArgValueCompleter {
+    ArgValueCompleter::new(PathCompleter::file())
+}
+
+/// Completes references of providers: those in this binary, and files.
+pub fn sources() -> ArgValueCompleter {
+    ArgValueCompleter::new(|word: &OsStr| {
+        let builtin = builtin::CATALOGUE.iter().map(|spec| Candidate::new(reference(spec), spec.title)).collect();
+        let mut all = completed(word, || Some(builtin));
+        all.extend(PathCompleter::file().complete(word));
+        all
+    })
+}
+
+/// Completes an actor, and after it the reference it is to run from now on.
+pub fn updates() -> ArgValueCompleter {
+    struct Updates;
+    impl ValueCompleter for Updates {
+        fn complete(&self, word: &OsStr) -> Vec<CompletionCandidate> {
+            running_actors().complete(word)
+        }
+
+        fn complete_at(&self, index: usize, word: &OsStr) -> Vec<CompletionCandidate> {
+            if index == 0 { self.complete(word) } else { modules().complete(word) }
+        }
+    }
+    ArgValueCompleter::new(Updates)
+}
+
+fn of_lattice(pick: fn(&Seen) -> Vec<Candidate>) -> ArgValueCompleter {
+    ArgValueCompleter::new(move |word: &OsStr| {
+        let look = async |lattice: Lattice| Some(pick(&seen(&lattice).await));
+        // Some of it is known without a lattice.
+        completed(word, || Some(ask(look).unwrap_or_else(|| pick(&Seen::default()))))
+    })
+}
+
+fn of_hosts(pick: fn(&[HostReply]) -> Vec<Candidate>) -> ArgValueCompleter {
+    ArgValueCompleter::new(move |word: &OsStr| {
+        completed(word, || ask(async |lattice| Some(pick(&lattice.hosts().await.ok()?))))
+    })
+}
+
+/// The candidates that begin like the word. A flag is being typed if it begins with a dash, and nobody need be asked.
+fn completed(word: &OsStr, look: impl FnOnce() -> Option<Vec<Candidate>>) -> Vec<CompletionCandidate> {
+    let Some(word) = word.to_str().filter(|word| !word.starts_with('-')) else { return Vec::new() };
+    let mut all = look().unwrap_or_default();
+    all.retain(|candidate| begins(&candidate.word, word));
+    all.sort_by(|a, b| a.word.cmp(&b.word));
+    all.dedup_by(|a, b| a.word == b.word);
+    let candidate = |candidate: Candidate| {
+        CompletionCandidate::new(candidate.word).help(Some(candidate.help.into())).hide(candidate.hidden)
+    };
+    all.into_iter().map(candidate).collect()
+}
+
+/// Names are found in any case, so they are completed from any.
+fn begins(candidate: &str, word: &str) -> bool {
+    candidate.get(..word.len()).is_some_and(|beginning| beginning.eq_ignore_ascii_case(word))
+}
+
+/// Asks the lattice of the settings; `None` if there is none, or it takes too long. There is no runtime at this time.
+fn ask<F: Future<Output = Option<Vec<Candidate>>>>(question: impl FnOnce(Lattice) -> F) -> Option<Vec<Candidate>> {
+    let until = Instant::now() + DEADLINE;
+    let session = session()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    let look = async {
+        let mut lattice = session.lattice().await.ok()?;
+        // Two rounds at the most, and a little to spare.
+        lattice.timeout = ROUND.min((until - Instant::now()) * 2 / 5);
+        question(lattice).await
+    };
+    // The clock is the runtime's.
+    let answer = runtime.block_on(async { timeout_at(until, look).await });
+    // A name that is being resolved must not keep the process.
+    runtime.shutdown_background();
+    answer.ok().flatten()
+}
+
+async fn seen(lattice: &Lattice) -> Seen {
+    let (hosts, claims) = tokio::join!(lattice.hosts(), lattice.claims());
+    let hosts = hosts.unwrap_or_default();
+    let inventories = lattice.inventories(&hosts).await;
+    Seen { inventories, claims: claims.unwrap_or_default() }
+}
+
+/// The settings, with those flags that are typed already.
+fn session() -> Option<Session> {
+    let words: Vec<OsString> = std::env::args_os().skip_while(|word| word != "--").skip(1).collect();
+    let (settings, connect) = given(words);
+    Session::open(settings, &connect).ok()
+}
+
+/// What a line that is not finished says about the lattice.
+fn given(words: Vec<OsString>) -> (SettingArgs, Connect) {
+    let Ok(matches) = cli::command().ignore_errors(true).try_get_matches_from(words) else { return Default::default() };
+    let settings = SettingArgs::from_arg_matches(&matches).unwrap_or_default();
+    let mut inner = &matches;
+    while let Some((_, deeper)) = inner.subcommand() {
+        inner = deeper;
+    }
+    (settings, connect_of(inner))
+}
+
+/// Like the parser's own, but for a command that may have none of these flags.
+fn connect_of(matches: &ArgMatches) -> Connect {
+    let text = |id: &str| matches.try_get_one::<String>(id).ok().flatten().cloned();
+    Connect {
+        ctl_host: text("ctl_host"),
+        ctl_port: text("ctl_port"),
+        rpc_host: text("rpc_host"),
+        rpc_port: text("rpc_port"),
+        ctl_jwt: text("ctl_jwt"),
+        ctl_seed: text("ctl_seed"),
+        ctl_credsfile: matches.try_get_one::<PathBuf>("ctl_credsfile").ok().flatten().cloned(),
+        js_domain: text("js_domain"),
+        lattice: text("lattice"),
+        timeout_ms: None,
+        context: text("context"),
+    }
+}
+
+fn actors_of(seen: &Seen) -> Vec<Candidate> {
+    let named = names::actors(&seen.claims, &seen.inventories);
+    of_named(&named, |id| {
+        let runs = |inventory: &Inventory| inventory.actors.iter().any(|actor| actor.id == id);
+        places("actor", seen, runs)
+    })
+}
+
+fn providers_of(seen: &Seen) -> Vec<Candidate> {
+    let named = names::providers(&seen.claims, &seen.inventories);
+    of_named(&named, |id| provider_places(seen, id))
+}
+
+fn provider_places(seen: &Seen, id: &str) -> String {
+    places("provider", seen, |inventory| inventory.providers.iter().any(|provider| provider.id == id))
+}
+
+/// `actor on lucky-reef-8888`
+fn places(what: &str, seen: &Seen, runs: impl Fn(&Inventory) -> bool) -> String {
+    let name = |inventory: &&Inventory| inventory.friendly_name.clone();
+    match seen.inventories.iter().filter(|inventory| runs(inventory)).collect::<Vec<_>>().as_slice() {
+        [] => format!("{what}, runs nowhere"),
+        [one] => format!("{what} on {}", name(one)),
+        several => format!("{what} on {} hosts", several.len()),
+    }
+}
+
+fn contracts_of(seen: &Seen) -> Vec<Candidate> {
+    let builtin = builtin::CATALOGUE.iter().map(|spec| Candidate::new(spec.contract_id, reference(spec)));
+    let claimed = seen.claims.iter().filter(|claims| claims.is_provider());
+    let claimed = claimed.map(|claims| Candidate::new(&claims.contract_id, &claims.name));
+    let running = seen.inventories.iter().flat_map(|inventory| &inventory.providers);
+    let running = running.map(|provider| Candidate::new(&provider.contract_id, &provider.name));
+    builtin.chain(claimed).chain(running).filter(|candidate| is_word(&candidate.word)).collect()
+}
+
+fn reference(spec: &builtin::Spec) -> String {
+    format!("{}{}", builtin::SCHEME, spec.name)
+}
+
+async fn apps_of(lattice: Lattice) -> Option<Vec<Candidate>> {
+    let message = lattice.ask(&lattice.subjects.manager("list", None), bytes::Bytes::new()).await.ok()?;
+    let all: Vec<Value> = serde_json::from_slice(&message.payload).ok()?;
+    let text = |app: &Value, key: &str| app.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let candidate = |app: &Value| Candidate::new(text(app, "name"), format!("application, {}", text(app, "status")));
+    Some(all.iter().map(candidate).filter(|candidate| is_word(&candidate.word)).collect())
+}
+
+fn contexts_of() -> Vec<Candidate> {
+    let home = std::env::home_dir();
+    let places = Places::of(&Dirs::find(&ProcessEnvironment, home.as_deref()), home.as_deref());
+    let candidate = |found: &crate::context::Found| {
+        Candidate::new(places.short(found), format!("{} context, {}", found.kind, found.path.display()))
+    };
+    places.all().iter().map(candidate).filter(|candidate| is_word(&candidate.word)).collect()
+}
+
+/// A name for each, if it has one that means nothing else and needs no quotes; its id behind that, or instead.
+fn of_named(all: &[Named], told: impl Fn(&str) -> String) -> Vec<Candidate> {
+    let is_called = |named: &Named, word: &str| {
+        named.name.eq_ignore_ascii_case(word) || named.aliases.iter().any(|alias| alias == word)
+    };
+    let is_its_own = |word: &str| all.iter().filter(|named| is_called(named, word)).count() == 1;
+    let both = |named: &Named| {
+        let told = told(&named.id);
+        let words = [&named.name].into_iter().chain(&named.aliases);
+        let word = words.into_iter().find(|word| is_word(word) && is_its_own(word));
+        let id = match named.name.as_str() {
+            "" => Candidate::new(&named.id, &told),
+            name => Candidate::new(&named.id, format!("{name}, {told}")),
+        };
+        match word {
+            None => vec![id],
+            Some(word) => vec![Candidate::new(word, format!("{told}, {}", middle(&named.id, ID_WIDTH))), id.hidden()],
+        }
+    };
+    all.iter().filter(|named| is_word(&named.id)).flat_map(both).collect()
+}
+
+/// Whether shells take it for one word as it is.
+fn is_word(text: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@+,=".contains(c);
+    !text.is_empty() && !text.starts_with('-') && text.chars().all(is_plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(id: &str, name: &str, aliases: &[&str]) -> Named {
+        Named { id: id.into(), name: name.into(), aliases: aliases.iter().map(|alias| alias.to_string()).collect() }
+    }
+
+    fn words(candidates: &[CompletionCandidate]) -> Vec<(String, bool)> {
+        let word = |c: &CompletionCandidate| (c.get_value().to_string_lossy().into_owned(), c.is_hide_set());
+        candidates.iter().map(word).collect()
+    }
+
+    #[test]
+    fn a_name_is_offered_for_each_and_its_id_only_where_there_is_none() {
+        let all = [
+            named("MAA", "Echo", &[]),
+            named("MBB", "KV counter", &["examples/counter"]),
+            named("MCC", "twin", &[]),
+            named("MDD", "Twin", &[]),
+        ];
+        let candidates = of_named(&all, |_| "actor on reef".into());
+        let shown: Vec<&str> = candidates.iter().filter(|c| !c.hidden).map(|c| c.word.as_str()).collect();
+        assert_eq!(shown, ["Echo", "examples/counter", "MCC", "MDD"]);
+        assert_eq!(candidates[0].help, "actor on reef, MAA");
+        assert_eq!(candidates[1], Candidate::new("MAA", "Echo, actor on reef").hidden());
+    }
+
+    #[test]
+    fn what_begins_like_the_word_is_offered_in_any_case() {
+        let all =
+            || Some(vec![Candidate::new("Echo", ""), Candidate::new("MAA", "").hidden(), Candidate::new("pong", "")]);
+        assert_eq!(words(&completed(OsStr::new("ec"), all)), [("Echo".into(), false)]);
+        assert_eq!(words(&completed(OsStr::new("MA"), all)), [("MAA".into(), true)]);
+        assert_eq!(completed(OsStr::new(""), all).len(), 3);
+        assert_eq!(completed(OsStr::new("--"), || unreachable!("nobody is asked about flags")).len(), 0);
+    }
+
+    #[test]
+    fn a_line_that_is_not_finished_says_which_lattice_it_is_about() {
+        let given = |line: &str| super::given(line.split(' ').map(OsString::from).collect());
+        let (_, connect) = given("host stop actor -x shop --ctl-port 4333 ");
+        assert_eq!((connect.lattice.as_deref(), connect.ctl_port.as_deref()), (Some("shop"), Some("4333")));
+        let (_, connect) = given("host ctl get inventory --context edge N");
+        assert_eq!(connect.context.as_deref(), Some("edge"));
+        let (settings, _) = given("host --js-domain core link put ");
+        assert_eq!(settings.values, [("js_domain", "core".to_owned())]);
+        let (settings, connect) = given("host nonsense --flag");
+        assert_eq!((settings.values.len(), connect.lattice), (0, None));
+    }
+
+    #[test]
+    fn contracts_are_known_without_a_lattice() {
+        let contracts = contracts_of(&Seen::default());
+        assert!(
+            contracts.iter().any(|c| c.word == "wasmcloud:keyvalue" && c.help == "builtin://keyvalue"),
+            "{contracts:?}"
+        );
+    }
+}

@@ -1,0 +1,42 @@
+//! `host config show`: every setting, and where it comes from.
+
+use std::process::ExitCode;
+
+use super::{daemon::load, print};
+use crate::{
+    cli::{self, ConfigCommand},
+    config::{Row, SettingArgs, Sources},
+    terminal::Terminal,
+};
+
+pub fn run(terminal: &Terminal, before: SettingArgs, command: ConfigCommand) -> ExitCode {
+    let ConfigCommand::Show { origin, settings, .. } = command;
+    let table = match load(&Sources::from_process(cli::merged(before, settings))) {
+        Ok(loaded) => loaded.table,
+        Err(code) => return code,
+    };
+    if terminal.is_data() {
+        return match terminal.data(table.to_json()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    print(lines(&table.rows(), origin))
+}
+
+/// The settings as text, a line each.
+fn lines(rows: &[Row], origin: bool) -> String {
+    let width = |column: fn(&Row) -> &str| rows.iter().map(|row| column(row).chars().count()).max().unwrap_or(0);
+    let (keys, values) = (width(|row| &row.key), width(|row| &row.value));
+    let line = |row: &Row| {
+        let (key, value) = (&row.key, &row.value);
+        match origin {
+            true => format!("{key:keys$}  {value:values$}  {}\n", row.origin),
+            false => format!("{}\n", format!("{key:keys$}  {value}").trim_end()),
+        }
+    };
+    rows.iter().map(line).collect()
+}

@@ -1,0 +1,110 @@
+//! `host ctx new`: a context from flags, from another file, or from answers.
+//!
+//! What is written was checked as a whole before, by the table that checks it whenever it is used.
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::{ask, load, note_the_directory, places};
+use crate::{
+    cli::{self, tools::CtxNew},
+    client::Usage,
+    config::{
+        Config, Context, Loaded, Member, Mistakes, SettingArgs, Sources,
+        settings::{self, Kind as Setting},
+    },
+    context::{Found, Kind, is_name, read, write},
+    terminal::{Said, Terminal},
+};
+
+pub fn run(terminal: &Terminal, before: SettingArgs, args: CtxNew) -> Result<()> {
+    let places = places(&args.place);
+    let (kind, dir) = places.own()?;
+    let mut flags = cli::merged(before, args.settings);
+    flags.values.iter_mut().for_each(absolute);
+    if !flags.labels.is_empty() {
+        return Err(Usage("labels belong to hosts; a context has none".into()).into());
+    }
+    let name = match (args.name, args.interactive) {
+        (name, true) => ask::answers(name, &mut flags, dir)?,
+        (Some(name), false) => name,
+        (None, false) => return Err(Usage("the context needs a name".into()).into()),
+    };
+    if !is_name(&name) {
+        return Err(Usage(format!("{name:?} cannot name a context: no slash, no colon, no dot in front")).into());
+    }
+    let path = dir.join(format!("{name}.json"));
+    let base = match &args.from {
+        Some(file) => read::context(None, file, places.home.as_deref())?,
+        None => empty(&path),
+    };
+    for note in &base.notes {
+        terminal.note(note);
+    }
+    let config = checked(&flags.values, Some(base.clone()), dir)?.config;
+    let content = match kind {
+        Kind::Wash => write::wash_content(&name, &config)?,
+        Kind::Host | Kind::Nats => {
+            let members = write::merged(base.members, &flags.values, dir);
+            let members = if members.is_empty() { defaults() } else { members };
+            load(Context { members: members.clone(), ..empty(&path) }, None)?;
+            write::host_content(&members)?
+        }
+    };
+    write::create(&path, &content)?;
+    let found = Found { kind, name: name.clone(), path: path.clone() };
+    if args.default {
+        places.make_default(&found)?;
+    }
+    let used = if args.default { ", and is used from now on" } else { "" };
+    let text = format!("Context {name} is in {}{used}", path.display());
+    terminal.show(&Said::new(text, &name, json!({ "name": name, "path": path, "default": args.default })))?;
+    if args.default {
+        note_the_directory(terminal, &args.place);
+    }
+    Ok(())
+}
+
+/// Paths of flags are of this directory.
+pub(super) fn absolute((key, text): &mut (&'static str, String)) {
+    let is_path = settings::find(key).is_some_and(|setting| matches!(setting.kind, Setting::Path | Setting::File));
+    if is_path
+        && !text.is_empty()
+        && let Ok(path) = std::path::absolute(&*text)
+    {
+        *text = path.display().to_string();
+    }
+}
+
+/// What flags and a context make together; mistakes name the flag or the line. `dir` is where contexts are, and no other
+/// files of settings.
+pub(super) fn checked(
+    flags: &[(&'static str, String)],
+    context: Option<Context>,
+    dir: &Path,
+) -> Result<Loaded, Mistakes> {
+    Config::load(&Sources {
+        flags: flags.to_vec(),
+        labels: Vec::new(),
+        env: Box::new(Vec::<(String, String)>::new()),
+        dir: dir.to_owned(),
+        home: None,
+        context: Some(context.unwrap_or_else(|| empty(dir))),
+    })
+}
+
+fn empty(path: &Path) -> Context {
+    Context { path: path.to_owned(), members: Vec::new(), timeout: None, notes: Vec::new() }
+}
+
+/// What a context says that was told nothing, so that there is something to edit.
+fn defaults() -> Vec<Member> {
+    let member = |key: &str, value: Value| Member { key: key.to_owned(), value, line: 1 };
+    vec![
+        member("lattice_prefix", "default".into()),
+        member("nats_host", "127.0.0.1".into()),
+        member("nats_port", 4222.into()),
+    ]
+}

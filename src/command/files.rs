@@ -1,0 +1,78 @@
+//! Files that commands read and write: whole, or not at all.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+
+/// Reads a file.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("read {}", path.display()))
+}
+
+/// Writes a file, with its directories; what was there before is replaced in one moment.
+pub fn write(path: &Path, content: &[u8]) -> Result<()> {
+    let replace = || -> io::Result<()> {
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::create_dir_all(dir)?;
+        let mut builder = tempfile::Builder::new();
+        // What others may do with it is up to the umask, as with every file.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let mut file = builder.tempfile_in(dir)?;
+        file.write_all(content)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
+    };
+    replace().with_context(|| format!("write {}", path.display()))
+}
+
+/// The file a destination names: itself, or one in it if it is a directory.
+pub fn destination(given: Option<&Path>, name: &str) -> PathBuf {
+    match given {
+        Some(dir) if dir.is_dir() => dir.join(name),
+        Some(file) => file.to_owned(),
+        None => PathBuf::from(name),
+    }
+}
+
+/// A number of bytes for people.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    match UNITS.into_iter().find(|(unit, _)| bytes >= *unit) {
+        Some((unit, name)) => format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit),
+        None => format!("{bytes} B"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_told_in_the_largest_unit_that_fits() {
+        for (bytes, text) in
+            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 20, "5.0 MiB"), (3 << 30, "3.0 GiB")]
+        {
+            assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn a_file_is_replaced_and_its_directory_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b.wasm");
+        write(&path, b"one").unwrap();
+        write(&path, b"two").unwrap();
+        assert_eq!(read(&path).unwrap(), b"two");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        assert_eq!(destination(Some(dir.path()), "x.wasm"), dir.path().join("x.wasm"));
+        assert_eq!(destination(Some(&path), "x.wasm"), path);
+        let error = format!("{:#}", read(&dir.path().join("none")).unwrap_err());
+        assert!(error.contains("none: No such file"), "{error}");
+    }
+}

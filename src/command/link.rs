@@ -1,0 +1,136 @@
+//! `host link`: link definitions.
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::json;
+
+use super::{get, pairs_of};
+use crate::{
+    cli::lattice::{Link, LinkDel, LinkPut},
+    client::{Session, lattice::Lattice, names},
+    config::SettingArgs,
+    control::types::Inventory,
+    identity::keys::{ActorId, ProviderId},
+    lattice::subject::Control,
+    links::{Claims, LinkDefinition},
+    providers::builtin,
+    terminal::{Said, Terminal},
+};
+
+pub async fn run(terminal: &Terminal, before: SettingArgs, link: Link) -> Result<()> {
+    match link {
+        Link::Put(args) => put(terminal, &Session::open(before, &args.connect)?, args).await,
+        Link::Del(args) => delete(terminal, &Session::open(before, &args.connect)?, args).await,
+        Link::Query(query) => get::links(terminal, &Session::open(before, &query.connect)?).await,
+    }
+}
+
+async fn put(terminal: &Terminal, session: &Session, args: LinkPut) -> Result<()> {
+    let lattice = session.lattice().await?;
+    let values = pairs_of("value", args.values)?;
+    let known = Known::ask(&lattice, &args.actor, &args.provider).await?;
+    let link = LinkDefinition {
+        actor_id: names::actor(&args.actor, &known.claims, &known.inventories)?,
+        provider_id: names::provider(&args.provider, &known.claims, &known.inventories)?,
+        link_name: args.link_name,
+        contract_id: args.contract,
+        values,
+    };
+    for doubt in doubts(&link, &known.claims) {
+        terminal.note(&doubt);
+    }
+    let before = lattice.links().await?.into_iter().find(|other| other.id() == link.id());
+    let is_same = before.as_ref() == Some(&link);
+    lattice.acked(&Control::LinkPut, &json!(link)).await.context("put the link")?;
+    let LinkDefinition { actor_id, provider_id, link_name, contract_id, .. } = &link;
+    let text = match before {
+        _ if is_same => {
+            format!("Link ({contract_id}, {link_name}) of ({actor_id}) to ({provider_id}) was there already")
+        }
+        Some(before) if before.provider_id != *provider_id => {
+            format!(
+                "Link ({contract_id}, {link_name}) of ({actor_id}) moved from ({}) to ({provider_id})",
+                before.provider_id
+            )
+        }
+        Some(_) => format!("Link ({contract_id}, {link_name}) of ({actor_id}) to ({provider_id}) has new values"),
+        None => format!("Published link ({actor_id}) <-> ({provider_id}) successfully"),
+    };
+    let members = json!({
+        "actor_id": actor_id, "provider_id": provider_id, "contract_id": contract_id, "link_name": link_name,
+    });
+    terminal.show(&Said::new(text, link.id(), members))
+}
+
+async fn delete(terminal: &Terminal, session: &Session, args: LinkDel) -> Result<()> {
+    let lattice = session.lattice().await?;
+    let links = lattice.links().await?;
+    let actor_id = match ActorId::parse(&args.actor) {
+        Ok(id) => id.to_string(),
+        Err(_) => {
+            let known = Known::ask(&lattice, &args.actor, "").await?;
+            names::actor(&args.actor, &known.claims, &known.inventories)?
+        }
+    };
+    let (contract_id, link_name) = (args.contract, args.link_name);
+    let is_it = |link: &&LinkDefinition| {
+        link.actor_id == actor_id && link.contract_id == contract_id && link.link_name == link_name
+    };
+    let Some(link) = links.iter().find(is_it) else { bail!(unknown(&links, &actor_id, &contract_id, &link_name)) };
+    lattice.acked(&Control::LinkDel, &json!(link)).await.context("delete the link")?;
+    let text = format!("Deleted link for {actor_id} on {contract_id} ({link_name}) successfully");
+    let members = json!({ "actor_id": actor_id, "contract_id": contract_id, "link_name": link_name });
+    terminal.show(&Said::new(text, link.id(), members))
+}
+
+/// What names are looked up in; nothing is asked for when ids were given.
+#[derive(Default)]
+struct Known {
+    claims: Vec<Claims>,
+    inventories: Vec<Inventory>,
+}
+
+impl Known {
+    async fn ask(lattice: &Lattice, actor: &str, provider: &str) -> Result<Self> {
+        let is_id = |word: &str| word.is_empty() || ActorId::parse(word).is_ok() || ProviderId::parse(word).is_ok();
+        let claims = lattice.claims().await?;
+        if is_id(actor) && (is_id(provider) || provider.starts_with(builtin::SCHEME)) {
+            return Ok(Self { claims, inventories: Vec::new() });
+        }
+        Ok(Self { claims, inventories: lattice.inventories(&lattice.some_hosts().await?).await })
+    }
+}
+
+/// What speaks against a link, as far as that is known; it is put all the same, things may come later.
+fn doubts(link: &LinkDefinition, claims: &[Claims]) -> Vec<String> {
+    let of = |id: &str| claims.iter().find(|claims| claims.subject == id);
+    let mut doubts = Vec::new();
+    if let Some(actor) = of(&link.actor_id)
+        && !actor.capabilities.contains(&link.contract_id)
+    {
+        doubts.push(format!(
+            "note: {} was not signed for {}, so it may not use this link; sign it with `--cap {}`",
+            actor.name, link.contract_id, link.contract_id
+        ));
+    }
+    let spec = builtin::CATALOGUE.iter().find(|spec| spec.public_key == link.provider_id);
+    let fulfils = of(&link.provider_id).map(|claims| claims.contract_id.as_str()).or(spec.map(|spec| spec.contract_id));
+    if let Some(contract) = fulfils.filter(|contract| !contract.is_empty() && *contract != link.contract_id) {
+        doubts.push(format!("note: this provider fulfils {contract}, not {}", link.contract_id));
+    }
+    doubts
+}
+
+/// The error for a link that is not there, with the links there are.
+fn unknown(links: &[LinkDefinition], actor: &str, contract: &str, link_name: &str) -> String {
+    let mut of_actor: Vec<String> = links
+        .iter()
+        .filter(|link| link.actor_id == actor)
+        .map(|link| format!("  {} ({}) to {}", link.contract_id, link.link_name, link.provider_id))
+        .collect();
+    of_actor.sort();
+    let there = match of_actor.is_empty() {
+        true => format!("it has none. `host get links` shows all {} links of the lattice", links.len()),
+        false => format!("it has:\n{}", of_actor.join("\n")),
+    };
+    format!("actor {actor} has no link for {contract} under link name {link_name}; {there}")
+}

@@ -1,0 +1,191 @@
+//! What the commands of the binary do: a file for each, or for a family of them.
+//!
+//! A command gets its arguments, the settings given before its name, and the [`Terminal`] to print on. It returns an error
+//! or nothing; what the error is made of says the exit code ([`exit_code`]): 1 failed, 2 wrong use, 3 the time was over and
+//! the outcome is unknown. Errors go to standard error, as sentences or, where data was asked for, as JSON.
+
+pub mod call;
+mod clock;
+pub mod completions;
+mod config;
+mod contexts;
+mod daemon;
+mod dev;
+mod doctor;
+mod drain;
+mod explain;
+mod files;
+mod get;
+mod inspect;
+mod keys;
+mod label;
+mod link;
+mod logs;
+mod man;
+mod manager;
+mod par;
+mod registry;
+mod scale;
+mod sending;
+mod sign;
+mod spy;
+mod start;
+mod stop;
+mod top;
+mod update;
+
+use std::{
+    io::{ErrorKind, Write as _},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Result, bail};
+use serde_json::json;
+
+use crate::{
+    cli::{
+        self, Cli, Command,
+        connect::Form,
+        lattice::Ctl,
+        tools::{Claims, Par, Reg},
+    },
+    client::{OutcomeUnknown, Usage},
+    config::{Mistakes, ProcessEnvironment, SettingArgs},
+    control::types::Pairs,
+    dirs::Dirs,
+    host,
+    terminal::Terminal,
+};
+
+const EXIT_FAILED: u8 = 1;
+const EXIT_USAGE: u8 = 2;
+const EXIT_UNKNOWN: u8 = 3;
+
+/// Runs a command to its end.
+pub fn run(Cli { command, settings }: Cli, form: Form) -> ExitCode {
+    let terminal = Terminal::new(form);
+    match command {
+        None => daemon::foreground(settings),
+        Some(Command::Foreground(own)) => daemon::foreground(cli::merged(settings, own.settings)),
+        Some(Command::Up(own)) => daemon::up(settings, own),
+        Some(Command::Down(own)) => daemon::down(&terminal, &own),
+        Some(Command::Ping) => ping(),
+        Some(Command::Config { command }) => config::run(&terminal, settings, command),
+        Some(command) => finish(&terminal, operate(&terminal, settings, command)),
+    }
+}
+
+/// Runs a command that ends by itself.
+fn operate(terminal: &Terminal, settings: SettingArgs, command: Command) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(dispatch(terminal, settings, command));
+    // A file that is still being read must not keep the process.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    result
+}
+
+async fn dispatch(terminal: &Terminal, settings: SettingArgs, command: Command) -> Result<()> {
+    match command {
+        Command::Get(get) => get::run(terminal, settings, get).await,
+        Command::Start(start) => start::run(terminal, settings, start).await,
+        Command::Stop(stop) => stop::run(terminal, settings, stop).await,
+        Command::Scale(scale) => scale::run(terminal, settings, scale).await,
+        Command::Update(update) => update::run(terminal, settings, update).await,
+        Command::Link(link) => link::run(terminal, settings, link).await,
+        Command::Label(label) => label::run(terminal, settings, label).await,
+        Command::Call(call) => call::run(terminal, settings, call).await,
+        Command::Ctl(ctl) => match ctl {
+            Ctl::Get(get) => get::run(terminal, settings, get).await,
+            Ctl::Link(link) => link::run(terminal, settings, link).await,
+            Ctl::Start(start) => start::run(terminal, settings, start).await,
+            Ctl::Stop(stop) => stop::run(terminal, settings, stop).await,
+            Ctl::Update(update) => update::run(terminal, settings, update).await,
+            Ctl::Scale(scale) => scale::run(terminal, settings, scale).await,
+        },
+        Command::App(app) => manager::run(terminal, settings, app).await,
+        Command::Doctor(doctor) => doctor::run(terminal, settings, doctor).await,
+        Command::Explain(explain) => explain::run(terminal, settings, explain).await,
+        Command::Logs(logs) => logs::run(terminal, settings, logs).await,
+        Command::Top(top) => top::run(terminal, settings, top).await,
+        Command::Spy(spy) => spy::run(terminal, settings, spy).await,
+        Command::Dev(dev) => dev::run(terminal, settings, dev).await,
+        Command::Inspect(inspect) | Command::Claims(Claims::Inspect(inspect)) | Command::Par(Par::Inspect(inspect)) => {
+            inspect::run(terminal, settings, inspect).await
+        }
+        Command::Claims(Claims::Sign(sign)) => sign::sign(terminal, &sign),
+        Command::Claims(Claims::Token(token)) => sign::token(terminal, token),
+        Command::Keys(keys) => keys::run(terminal, keys),
+        Command::Par(Par::Create(create)) => par::create(terminal, &create),
+        Command::Par(Par::Insert(insert)) => par::insert(terminal, &insert),
+        Command::Reg(Reg::Push(push)) | Command::Push(push) => registry::push(terminal, settings, push).await,
+        Command::Reg(Reg::Pull(pull)) | Command::Pull(pull) => registry::pull(terminal, settings, pull).await,
+        Command::Reg(Reg::Ping(ping)) => registry::ping(terminal, settings, ping).await,
+        Command::Drain(drain) => drain::run(terminal, &drain),
+        Command::Ctx(ctx) => contexts::run(terminal, settings, ctx),
+        Command::Completions(completions) => completions::run(terminal, &completions),
+        Command::Man(man) => man::run(terminal, &man),
+        Command::Foreground(_) | Command::Up(_) | Command::Down(_) | Command::Ping | Command::Config { .. } => {
+            unreachable!("these run hosts or ask for settings, and are handled before")
+        }
+    }
+}
+
+/// Tells of a failure and says the exit code.
+fn finish(terminal: &Terminal, result: Result<()>) -> ExitCode {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    if terminal.is_data() {
+        let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
+        let told = json!({ "success": false, "error": format!("{error:#}"), "error_chain": causes });
+        terminal.note(&format!("{told:#}"));
+    } else {
+        terminal.note(&format!("{error:#}"));
+    }
+    ExitCode::from(exit_code(&error))
+}
+
+/// What scripts learn from an error.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<Usage>() || error.is::<Mistakes>() {
+        EXIT_USAGE
+    } else if error.is::<OutcomeUnknown>() {
+        EXIT_UNKNOWN
+    } else {
+        EXIT_FAILED
+    }
+}
+
+/// Prints `pong` if a host runs on this machine: a client of 2022 asks that before it starts one.
+fn ping() -> ExitCode {
+    let home = std::env::home_dir();
+    let running = host::presence::running(&host::presence_dir(&Dirs::find(&ProcessEnvironment, home.as_deref())));
+    if running.is_empty() {
+        eprintln!("no host runs on this machine; start one with `host up` or `host foreground`");
+        return ExitCode::FAILURE;
+    }
+    println!("pong");
+    ExitCode::SUCCESS
+}
+
+/// Writes data to standard output. A reader that has seen enough (`| head`) is no error.
+fn print(data: impl std::fmt::Display) -> ExitCode {
+    match write!(std::io::stdout().lock(), "{data}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("write to standard output: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Reads pairs of the command line; the same key twice is a mistake.
+fn pairs_of(what: &str, given: Vec<(String, String)>) -> Result<Pairs> {
+    let mut pairs = Pairs::new();
+    for (key, value) in given {
+        if pairs.insert(key.clone(), value).is_some() {
+            bail!(Usage(format!("{what} {key} is given twice")));
+        }
+    }
+    Ok(pairs)
+}

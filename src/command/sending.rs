@@ -1,0 +1,117 @@
+//! Files of this machine on their way to hosts, for the commands that start and update: read, signed if that was asked for, and
+//! sent into the lattice.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::keys::keyring;
+use crate::{
+    client::{
+        Session,
+        upload::{self, Readers, Sender, Verified, amount},
+    },
+    identity::{
+        claims::{ActorClaims, now},
+        sign::ActorToken,
+    },
+    keyring::{self, Keyring},
+    terminal::{Progress, Terminal},
+};
+
+/// What is to become of a file.
+pub(super) struct Sending<'a> {
+    pub session: &'a Session,
+    pub terminal: &'a Terminal,
+    /// Sign it if it is not signed, for these contracts.
+    pub sign: bool,
+    pub caps: &'a [String],
+}
+
+/// What a word of the command line led to.
+pub(super) struct Meant {
+    /// What hosts are told.
+    pub reference: String,
+    /// The hosts that know it, if it is a file that was sent.
+    pub readers: Option<Readers>,
+}
+
+impl Sending<'_> {
+    /// The reference that a word means: itself, or what a file of this machine has become. `is_wanted` says why a file that
+    /// holds something else is not sent.
+    pub async fn resolve(
+        &self,
+        word: &str,
+        progress: &mut Progress,
+        is_wanted: impl FnOnce(&Verified) -> Result<()>,
+    ) -> Result<Meant> {
+        let Some(path) = upload::local_file(word) else {
+            return Ok(Meant { reference: word.to_owned(), readers: None });
+        };
+        let sign = |wasm: &[u8]| {
+            let says = ActorToken { caps: self.caps.to_vec(), revision: Some(revision()), ..ActorToken::default() };
+            let signed = keyring::sign_module(&keyring(None, false)?, &path, wasm, says)?;
+            signed.made.iter().for_each(|made| self.terminal.note(&made.to_string()));
+            Ok(signed.wasm)
+        };
+        let artifact = upload::prepare(&path, self.sign.then_some(sign)).await?;
+        is_wanted(&artifact.verified).with_context(|| path.display().to_string())?;
+        let sender = Sender::of(self.session).await?;
+        let readers = Readers::find(&sender.lattice).await?;
+        let sent = sender.send(&readers, &artifact, |bytes, of| progress.stage("sending", amount(bytes, of))).await?;
+        if sent.was_unsigned {
+            self.terminal.note(&format!("signed {} as {}", path.display(), sent.verified.public_key()));
+        }
+        Ok(Meant { reference: sent.reference, readers: Some(readers) })
+    }
+}
+
+/// Refuses what is no actor.
+pub(super) fn an_actor(found: &Verified) -> Result<()> {
+    match found {
+        Verified::Actor(_) => Ok(()),
+        Verified::Provider { .. } => bail!("it is a provider archive and no actor; use `host start provider`"),
+    }
+}
+
+/// Refuses what is no provider.
+pub(super) fn a_provider(found: &Verified) -> Result<()> {
+    match found {
+        Verified::Provider { .. } => Ok(()),
+        Verified::Actor(_) => bail!("it is an actor and no provider archive; use `host start actor`"),
+    }
+}
+
+/// A revision above that of everything signed so before.
+fn revision() -> i32 {
+    i32::try_from(now()).unwrap_or(i32::MAX)
+}
+
+/// Signs what is saved while a file is watched: an unsigned module for `caps`, and again one that the developer has signed.
+pub(super) fn sign_saved(
+    keyring: &Keyring,
+    file: &Path,
+    wasm: &[u8],
+    claims: Option<&ActorClaims>,
+    says: &ActorToken,
+) -> Result<Option<Vec<u8>>> {
+    let says = match claims {
+        None => says.clone(),
+        Some(claims) => {
+            let own = keyring.clone().without_making();
+            let (Ok(module), Ok(account)) = (own.module(file), own.account()) else { return Ok(None) };
+            if module.key.public_key() != claims.subject.as_str() || account.key.public_key() != claims.issuer {
+                return Ok(None);
+            }
+            ActorToken {
+                name: claims.name.clone().unwrap_or_default(),
+                caps: claims.caps.clone(),
+                tags: claims.tags.clone(),
+                version: claims.version.clone(),
+                call_alias: claims.call_alias.clone(),
+                revision: says.revision,
+            }
+        }
+    };
+    Ok(Some(keyring::sign_module(keyring, file, wasm, says)?.wasm))
+}

@@ -1,0 +1,168 @@
+//! How this host would decide a call: the question of `host explain`, its answer as data, and the handler.
+//!
+//! [`router::explain`](crate::router::explain) decides; [`words`] says it in sentences, with the command that mends what
+//! fails. A client that talks to hosts of earlier years words what it foresees itself with the same functions.
+
+pub mod words;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    control::{
+        server::{Answer, Server, json, parse},
+        types::Ack,
+    },
+    lenient::nullable,
+    router::explain::Question,
+    rpc::invocation::Entity,
+};
+
+/// An end of a call.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Party {
+    pub public_key: String,
+    /// Of a provider; empty for actors.
+    pub link_name: String,
+    /// Of a provider; empty for actors.
+    pub contract_id: String,
+}
+
+impl Party {
+    pub fn entity(&self) -> Entity {
+        Entity::new(&self.public_key, &self.link_name, &self.contract_id)
+    }
+}
+
+impl From<&Entity> for Party {
+    fn from(entity: &Entity) -> Self {
+        Self {
+            public_key: entity.public_key.to_string(),
+            link_name: entity.link_name.to_string(),
+            contract_id: entity.contract_id.to_string(),
+        }
+    }
+}
+
+/// `probe.{host}.explain`
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Request {
+    pub origin: Party,
+    /// As the origin writes it: a contract id, an actor's public key, or a call alias.
+    #[serde(deserialize_with = "nullable")]
+    pub namespace: String,
+    #[serde(deserialize_with = "nullable")]
+    pub link_name: String,
+    #[serde(deserialize_with = "nullable")]
+    pub operation: String,
+    /// The provider that is meant to take the call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    /// The call has left its host and arrives at this target here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arrived_at: Option<Party>,
+}
+
+impl Request {
+    pub fn question(&self) -> Question {
+        Question {
+            origin: self.origin.entity(),
+            capabilities: None,
+            namespace: self.namespace.clone(),
+            link_name: self.link_name.clone(),
+            operation: self.operation.clone(),
+        }
+    }
+}
+
+/// How a step ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    Ok,
+    Fails,
+    #[default]
+    Unknown,
+}
+
+/// One step of the decision.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Step {
+    /// `known`, `link`, `claim`, `check`, `policy`, `replica`, `path`, `deadline` or `repeat`.
+    pub step: String,
+    pub outcome: Outcome,
+    /// What was found.
+    pub why: String,
+    /// The command, or what else to do, when it fails.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fix: Option<String>,
+    /// What was found, as data.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    pub data: Value,
+    /// The host that says so; nobody's if a client concludes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_id: Option<String>,
+}
+
+/// The whole decision.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Explained {
+    pub accepted: bool,
+    /// Why a host does not explain it.
+    pub error: String,
+    pub origin: Party,
+    pub target: Option<Party>,
+    pub steps: Vec<Step>,
+    pub verdict: Outcome,
+    /// The verdict in a sentence.
+    pub conclusion: String,
+    /// What the caller would be told, if the call fails.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub call_error: Option<String>,
+    /// The host the call would go to, if one was chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_host: Option<String>,
+    /// Whether the origin runs on the host that was asked.
+    pub origin_runs_here: bool,
+}
+
+impl Server {
+    pub(in crate::control) fn probe_explain(self: &Arc<Self>, payload: &Bytes) -> Answer {
+        let request: Request = match parse("explain", payload) {
+            Ok(request) => request,
+            Err(answer) => return answer,
+        };
+        if request.origin.public_key.is_empty() || (request.namespace.is_empty() && request.arrived_at.is_none()) {
+            let refusal = Ack::rejected("explain request without origin or namespace");
+            return async move { json(&refusal) }.boxed();
+        }
+        let server = Arc::clone(self);
+        async move { json(&server.explained(&request).await) }.boxed()
+    }
+
+    async fn explained(&self, request: &Request) -> Explained {
+        let router = &self.parts.router;
+        let explanation = match &request.arrived_at {
+            Some(target) => {
+                router.explain_arrival(&request.origin.entity(), &target.entity(), &request.operation).await
+            }
+            None => router.explain(request.question()).await,
+        };
+        let facts = self.parts.state.facts();
+        let table = self.parts.links.table();
+        let scene = words::Scene { table: &table, host: Some(facts.id.as_str()), request };
+        let mut explained = scene.explained(&explanation);
+        let key = request.origin.public_key.as_str();
+        explained.origin_runs_here = self.parts.actors.running().iter().any(|actor| actor.id.as_str() == key)
+            || self.parts.providers.running().iter().any(|provider| provider.id.as_str() == key);
+        explained
+    }
+}

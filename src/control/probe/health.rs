@@ -1,0 +1,490 @@
+//! What this host knows of its own state: everything that only it can know and that somebody who looks for a fault wants to
+//! see, as data. Never a secret.
+//!
+//! Answering costs two round trips to the NATS server, to measure the way. With `ask` the host also asks those it depends
+//! on, the policy service and the registries, whether they answer it.
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use futures::{FutureExt, future::join_all};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout};
+
+use crate::{
+    config::{self, Config},
+    control::{
+        server::{Answer, Server, json},
+        state::VERSION,
+    },
+    errors::chain,
+    events::troubles::Trouble,
+    lattice::connection::{Nats, confirm},
+    policy::Policy,
+    providers::{
+        external::health::Wellbeing,
+        supervisor::{Condition, Phase},
+    },
+    registry::reference::Reference,
+};
+
+/// How long a round trip to the NATS server may take.
+const ROUND_TRIP: Duration = Duration::from_millis(800);
+/// How long the policy service and registries may take, so that the whole answer comes in time.
+const QUESTION: Duration = Duration::from_millis(1500);
+/// Registries that are asked.
+const REGISTRIES_MAX: usize = 8;
+/// A repository nobody has: a registry that says so has let us in.
+const NO_REPOSITORY: &str = "lattice-host/is-anybody-there:0";
+
+/// What the probe needs and nothing else does.
+pub struct Vitals {
+    pub ctl: Nats,
+    pub rpc: Nats,
+    pub policy: Policy,
+    pub settings: Settings,
+    /// The registry that a login is configured for.
+    pub oci_registry: Option<String>,
+    pub config_service: Consulted,
+}
+
+/// Whether the configuration service has answered; why not, if it has not. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Consulted(Arc<ArcSwapOption<Result<(), String>>>);
+
+impl Consulted {
+    /// `None` before it was asked.
+    pub fn outcome(&self) -> Option<Result<(), String>> {
+        self.0.load().as_deref().cloned()
+    }
+
+    pub fn note(&self, outcome: Result<(), String>) {
+        self.0.store(Some(Arc::new(outcome)));
+    }
+}
+
+/// `probe.{host}.health`; an empty request is one too.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Request {
+    /// Also ask the policy service and the registries.
+    pub ask: bool,
+}
+
+/// The answer. A host of another version may leave out what it does not know.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Health {
+    pub host_id: String,
+    pub friendly_name: String,
+    pub version: String,
+    /// The host's clock, in milliseconds since 1970.
+    pub now_ms: u64,
+    pub uptime_seconds: u64,
+    pub lattice: String,
+    pub js_domain: Option<String>,
+    /// The public key it signs calls with.
+    pub cluster_key: String,
+    /// The keys whose calls it accepts.
+    pub cluster_issuers: Vec<String>,
+    pub store: StoreHealth,
+    pub ctl: Line,
+    pub rpc: Line,
+    pub settings: Settings,
+    pub policy: Option<Service>,
+    pub config_service: Option<Service>,
+    pub registries: Vec<Answered>,
+    /// Links that built-in providers do not take on.
+    pub links: Vec<RefusedLink>,
+    /// Starts that failed within the last hour and did not work since.
+    pub failures: Vec<Failure>,
+    pub providers: Vec<ProviderHealth>,
+    pub actors: Vec<ActorHealth>,
+    pub peers: Vec<PeerHealth>,
+}
+
+/// Where the lattice's metadata is, seen from a host.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StoreHealth {
+    pub place: String,
+    /// It is the bucket that all hosts share.
+    pub is_shared: bool,
+    /// Others may know more: the bucket cannot be reached from here.
+    pub is_away: bool,
+    /// The bucket has been heard lately.
+    pub is_reachable: bool,
+    /// What the lattice knows is known here.
+    pub is_known: bool,
+    pub since_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// A connection to NATS.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Line {
+    pub is_connected: bool,
+    pub server_name: String,
+    pub server_version: String,
+    /// `host:port`, as the server says.
+    pub server: String,
+    pub server_domain: Option<String>,
+    pub cluster: Option<String>,
+    pub jetstream: bool,
+    pub headers: bool,
+    pub max_payload: usize,
+    /// The time a message takes to the server and back; missing if it did not come back.
+    pub round_trip_us: Option<u64>,
+    pub reconnects: u64,
+    /// What the server forbade, in its words.
+    pub denied: Vec<String>,
+}
+
+/// Settings that matter to others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    pub allow_file_load: bool,
+    pub allow_latest: bool,
+    pub allowed_insecure: Vec<String>,
+    pub local_calls: bool,
+    pub rpc_timeout_ms: u64,
+    pub policy_topic: Option<String>,
+    pub config_service: bool,
+    /// What was odd about the settings when the host started.
+    pub warnings: Vec<String>,
+}
+
+impl Settings {
+    pub fn of(config: &Config) -> Self {
+        Self {
+            allow_file_load: config.allow_file_load,
+            allow_latest: config.allow_latest,
+            allowed_insecure: config.allowed_insecure.clone(),
+            local_calls: config.local_calls,
+            rpc_timeout_ms: u64::try_from(config.rpc_timeout.as_millis()).unwrap_or(u64::MAX),
+            policy_topic: config.policy.as_ref().map(|config::Policy { topic, .. }| topic.clone()),
+            config_service: config.config_service,
+            warnings: config.warnings.clone(),
+        }
+    }
+}
+
+/// A service this host asks.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Service {
+    pub subject: String,
+    /// Whether the last question was answered; missing if there was none yet.
+    pub answers: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Service {
+    fn new(subject: &str, outcome: Option<Result<(), String>>) -> Self {
+        let answers = outcome.as_ref().map(Result::is_ok);
+        Self { subject: subject.to_owned(), answers, error: outcome.and_then(Result::err) }
+    }
+}
+
+/// A registry, and how it answered this host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Answered {
+    pub registry: String,
+    /// The image that was asked for just now; missing if this is how the last pull ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked_for: Option<String>,
+    /// It was asked for an image that nobody has, only to see whether it lets this host in.
+    pub is_greeting: bool,
+    /// What it said, if it did not give it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// A link that its provider does not take on.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RefusedLink {
+    pub actor_id: String,
+    pub provider_id: String,
+    pub link_name: String,
+    pub contract_id: String,
+    pub error: String,
+}
+
+/// A start that failed.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Failure {
+    /// `actor` or `provider`.
+    pub kind: String,
+    pub reference: String,
+    pub link_name: String,
+    pub error: String,
+    pub at_ms: u64,
+}
+
+/// A provider that was asked for.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProviderHealth {
+    pub id: String,
+    pub link_name: String,
+    pub reference: String,
+    pub name: String,
+    /// `launching`, `running`, `pausing` before it is started again, or `stopping`.
+    pub phase: String,
+    /// How often in a row it ended by itself.
+    pub crashes: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_end: Option<String>,
+    /// Missing before its first answer.
+    pub is_healthy: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub complaint: Option<String>,
+}
+
+/// A running actor.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ActorHealth {
+    pub id: String,
+    pub name: String,
+    pub reference: String,
+    /// When its claims cease to count, in seconds since 1970.
+    pub expires: Option<u64>,
+    /// Calls it may run at a time, how many more may begin now, and how many wait of how many that may.
+    pub limit: u32,
+    pub free: u32,
+    pub waiting: usize,
+    pub queue_max: usize,
+}
+
+/// Another host, as this one hears it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PeerHealth {
+    pub host_id: String,
+    pub is_silent: bool,
+    pub silence_ms: u64,
+}
+
+impl Server {
+    pub(in crate::control) fn probe_health(self: &Arc<Self>, payload: &Bytes) -> Answer {
+        // Whoever asks in a way that makes no sense is told all the same: there is nothing to be wrong about.
+        let request: Request = serde_json::from_slice(payload).unwrap_or_default();
+        let server = Arc::clone(self);
+        async move { json(&server.health(request.ask).await) }.boxed()
+    }
+
+    async fn health(&self, ask: bool) -> Health {
+        let vitals = &self.parts.vitals;
+        let policy = async {
+            let topic = vitals.policy.topic()?;
+            let outcome = match ask {
+                true => match timeout(QUESTION, vitals.policy.check()).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => Some(Err(format!("no answer within {} ms", QUESTION.as_millis()))),
+                },
+                false => vitals.policy.last_outcome(),
+            };
+            Some(Service::new(topic, outcome))
+        };
+        let asked = async { if ask { self.ask_registries().await } else { Vec::new() } };
+        let (ctl, rpc, policy, asked) = tokio::join!(line(&vitals.ctl), line(&vitals.rpc), policy, asked);
+        let mut registries = self.last_pulls();
+        registries.extend(asked);
+        let facts = self.parts.state.facts();
+        Health {
+            host_id: facts.id.to_string(),
+            friendly_name: facts.friendly_name.clone(),
+            version: VERSION.to_owned(),
+            uptime_seconds: self.parts.state.uptime().as_secs(),
+            lattice: facts.lattice.clone(),
+            js_domain: facts.js_domain.clone(),
+            cluster_key: facts.issuer.clone(),
+            cluster_issuers: facts.cluster_issuers.clone(),
+            store: self.store_health(),
+            ctl,
+            rpc,
+            settings: vitals.settings.clone(),
+            policy,
+            config_service: vitals
+                .settings
+                .config_service
+                .then(|| Service::new(&self.parts.subjects.config_service(), vitals.config_service.outcome())),
+            registries,
+            links: self.refused_links(),
+            failures: self.parts.events.troubles().lately().into_iter().map(failure).collect(),
+            providers: self.parts.providers.conditions().iter().map(provider).collect(),
+            actors: self.actors_health(),
+            peers: self
+                .parts
+                .peers
+                .known()
+                .iter()
+                .map(|peer| PeerHealth {
+                    host_id: peer.id.to_string(),
+                    is_silent: peer.is_lost(),
+                    silence_ms: milliseconds(peer.silence()),
+                })
+                .collect(),
+            // Last, so that it is as little late as can be.
+            now_ms: since_1970(SystemTime::now()),
+        }
+    }
+
+    fn store_health(&self) -> StoreHealth {
+        let (backend, story) = (self.parts.store.backend(), self.parts.store.story());
+        StoreHealth {
+            place: backend.place(),
+            is_shared: backend.is_shared(),
+            is_away: backend.is_away(),
+            is_reachable: backend.is_reachable(),
+            is_known: *self.parts.links.knowledge().borrow(),
+            since_ms: since_1970(story.since),
+            error: story.trouble.clone(),
+        }
+    }
+
+    fn refused_links(&self) -> Vec<RefusedLink> {
+        let refused = self.parts.router.refused_links().into_iter().map(|(link, error)| RefusedLink {
+            actor_id: link.actor_id.clone(),
+            provider_id: link.provider_id.clone(),
+            link_name: link.link_name.clone(),
+            contract_id: link.contract_id.clone(),
+            error,
+        });
+        refused.collect()
+    }
+
+    fn actors_health(&self) -> Vec<ActorHealth> {
+        let running = self.parts.actors.running();
+        let actors = self.parts.router.standings().into_iter().map(|(id, standing)| {
+            let view = running.iter().find(|actor| actor.id.as_str() == &*id);
+            let room = standing.room;
+            ActorHealth {
+                name: view.and_then(|view| view.name.clone()).unwrap_or_default(),
+                reference: view.map(|view| view.reference.clone()).unwrap_or_default(),
+                id: id.to_string(),
+                expires: standing.expires,
+                limit: room.map_or(0, |room| room.limit),
+                free: room.map_or(0, |room| room.free),
+                waiting: room.map_or(0, |room| room.waiting),
+                queue_max: room.map_or(0, |room| room.queue_max),
+            }
+        });
+        actors.collect()
+    }
+
+    fn last_pulls(&self) -> Vec<Answered> {
+        let outcomes = self.parts.registry.outcomes().into_iter();
+        outcomes.map(|(registry, error)| Answered { registry, error, ..Answered::default() }).collect()
+    }
+
+    /// Asks each registry that something which runs here came from, and the one there is a login for.
+    async fn ask_registries(&self) -> Vec<Answered> {
+        let (actors, providers) = (self.parts.actors.running(), self.parts.providers.running());
+        let references = actors.iter().map(|actor| &actor.reference);
+        let references = references.chain(providers.iter().map(|provider| &provider.reference));
+        let mut seen = BTreeSet::new();
+        let mut questions: Vec<(String, String, bool)> = Vec::new();
+        for reference in references {
+            let Ok(Reference::Image(image)) = Reference::parse(reference) else { continue };
+            let registry = image.split('/').next().unwrap_or_default().to_lowercase();
+            if seen.insert(registry.clone()) {
+                questions.push((registry, reference.clone(), false));
+            }
+        }
+        if let Some(registry) = &self.parts.vitals.oci_registry {
+            let registry = crate::registry::credentials::authority(registry);
+            if seen.insert(registry.clone()) {
+                let image = format!("{registry}/{NO_REPOSITORY}");
+                questions.push((registry, image, true));
+            }
+        }
+        questions.truncate(REGISTRIES_MAX);
+        join_all(questions.into_iter().map(|(registry, image, is_greeting)| async move {
+            let error = match self.parts.registry.ask(&image, QUESTION).await {
+                Ok(()) => None,
+                Err(error) if is_greeting && error.is_missing() => None,
+                Err(error) => Some(chain(&error)),
+            };
+            Answered { registry, asked_for: Some(image), is_greeting, error }
+        }))
+        .await
+    }
+}
+
+async fn line(nats: &Nats) -> Line {
+    let began = Instant::now();
+    let is_back = matches!(timeout(ROUND_TRIP, confirm(&nats.client)).await, Ok(Ok(())));
+    let round_trip_us = is_back.then(|| u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+    let info = nats.client.server_info();
+    Line {
+        is_connected: nats.client.connection_state() == async_nats::connection::State::Connected,
+        server: format!("{}:{}", info.host, info.port),
+        server_name: info.server_name,
+        server_version: info.version,
+        server_domain: info.domain,
+        cluster: info.cluster,
+        jetstream: info.jetstream,
+        headers: info.headers,
+        max_payload: info.max_payload,
+        round_trip_us,
+        reconnects: *nats.reconnects.borrow(),
+        denied: nats.denied.borrow().clone(),
+    }
+}
+
+fn failure(trouble: Trouble) -> Failure {
+    Failure {
+        kind: if trouble.is_provider { "provider" } else { "actor" }.to_owned(),
+        reference: trouble.reference,
+        link_name: trouble.link_name,
+        error: trouble.error,
+        at_ms: since_1970(trouble.at),
+    }
+}
+
+fn provider(condition: &Condition) -> ProviderHealth {
+    let phase = match condition.phase {
+        Phase::Launching => "launching",
+        Phase::Running => "running",
+        Phase::Pausing => "pausing",
+        Phase::Stopping => "stopping",
+    };
+    let (is_healthy, complaint) = match &*condition.health.borrow() {
+        Wellbeing::Unknown => (None, None),
+        Wellbeing::Well => (Some(true), None),
+        Wellbeing::Ill(why) => (Some(false), Some(why.clone())),
+    };
+    ProviderHealth {
+        id: condition.id.to_string(),
+        link_name: condition.link_name.to_string(),
+        reference: condition.reference.clone(),
+        name: condition.name.clone(),
+        phase: phase.to_owned(),
+        crashes: condition.crashes_in_a_row(),
+        last_end: condition.last_end.clone(),
+        is_healthy,
+        complaint,
+    }
+}
+
+fn since_1970(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, milliseconds)
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

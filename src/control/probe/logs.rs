@@ -1,0 +1,21 @@
+//! What actors and providers log: `probe.{host}.logs`, answered as [`wire`](crate::journal::wire) says.
+
+use async_nats::Subject;
+use bytes::Bytes;
+use futures::{FutureExt, future::ready};
+
+use crate::{
+    control::server::{Answer, Server, json, parse},
+    journal::wire::Ask,
+};
+
+impl Server {
+    pub(in crate::control) fn probe_logs(&self, payload: &Bytes, reply: Option<&Subject>) -> Answer {
+        let ask: Ask = match parse("logs", payload) {
+            Ok(ask) => ask,
+            Err(answer) => return answer,
+        };
+        let part = self.parts.followers.take(ask, reply.cloned());
+        ready(part.and_then(|part| json(&part))).boxed()
+    }
+}

@@ -1,0 +1,266 @@
+//! What runs, or was to run: actors, providers, and the starts that failed.
+
+use super::{
+    Finding,
+    facts::{Facts, Told, named},
+    hosts::inhabited,
+};
+use crate::control::{
+    probe::health::{ActorHealth, Failure, ProviderHealth},
+    types::HostReply,
+};
+
+/// Claims that expire sooner are worth a warning.
+const SOON_SECS: u64 = 7 * 86_400;
+/// What the supervisor of providers says when it starts one no more.
+const GIVEN_UP: &str = "given up after";
+/// How a refusal to load a file begins.
+const NO_FILES: &str = "files are not loaded";
+
+/// The hosts that told, or why there are none.
+fn told(facts: &Facts) -> Result<Vec<(&HostReply, &Told)>, Vec<Finding>> {
+    inhabited(facts)?;
+    let told = facts.told().unwrap_or_default();
+    if told.is_empty() {
+        return Err(vec![Finding::skipped("hosts of earlier versions do not tell")]);
+    }
+    Ok(told)
+}
+
+pub(super) fn starts(facts: &Facts) -> Vec<Finding> {
+    let told = match told(facts) {
+        Ok(told) => told,
+        Err(skipped) => return skipped,
+    };
+    let mut found = Vec::new();
+    for (host, told) in told {
+        for failure in &told.health.failures {
+            let Failure { kind, reference, error, .. } = failure;
+            found.push(Finding::warning(
+                format!("{kind} {reference} did not start on {}: {error}", named(host)),
+                format!("mend the cause, then: host start {kind} {reference} --host-id {}", host.id),
+            ));
+        }
+    }
+    if found.is_empty() {
+        found.push(Finding::ok("no start failed within the last hour"));
+    }
+    found
+}
+
+pub(super) fn references(facts: &Facts) -> Vec<Finding> {
+    let told = match told(facts) {
+        Ok(told) => told,
+        Err(skipped) => return skipped,
+    };
+    let mut found = Vec::new();
+    for (host, told) in &told {
+        let refused = told.health.failures.iter().filter(|failure| failure.error.contains(NO_FILES));
+        found.extend(refused.map(|failure| {
+            Finding::warning(
+                format!("host {} was asked for {} and loads no files", named(host), failure.reference),
+                "start that host with allow_file_load (--allow-file-load, WASMCLOUD_ALLOW_FILE_LOAD=true), or push the artifact to a \
+                 registry (`host push`)",
+            )
+        }));
+    }
+    let unfit = |is_it: fn(&str) -> bool, allows: fn(&Told) -> bool| -> (Vec<String>, Vec<String>) {
+        let actors = told.iter().flat_map(|(_, told)| &told.health.actors).map(|actor| actor.reference.as_str());
+        let providers = told.iter().flat_map(|(_, told)| &told.health.providers).map(|one| one.reference.as_str());
+        let mut references: Vec<String> = actors.chain(providers).filter(|r| is_it(r)).map(str::to_owned).collect();
+        references.sort_unstable();
+        references.dedup();
+        (references, told.iter().filter(|(_, told)| !allows(told)).map(|(host, _)| named(host)).collect())
+    };
+    let is_file = |reference: &str| reference.starts_with("file://") || reference.starts_with('/');
+    let is_latest =
+        |reference: &str| !reference.contains("://") && !reference.starts_with('/') && reference.ends_with(":latest");
+    let files = unfit(is_file, |told| told.health.settings.allow_file_load);
+    let latest = unfit(is_latest, |told| told.health.settings.allow_latest);
+    for (what, (references, hosts)) in [("files", files), ("the tag latest", latest)] {
+        if !references.is_empty() && !hosts.is_empty() {
+            found.push(Finding::note(format!(
+                "{} come from {what}, which {} do not load: they cannot run there when their host is gone",
+                references.join(", "),
+                hosts.join(", ")
+            )));
+        }
+    }
+    if found.is_empty() {
+        found.push(Finding::ok("every host would load what runs"));
+    }
+    found
+}
+
+pub(super) fn claims(facts: &Facts) -> Vec<Finding> {
+    let told = match told(facts) {
+        Ok(told) => told,
+        Err(skipped) => return skipped,
+    };
+    let actors = told.iter().flat_map(|(host, told)| told.health.actors.iter().map(move |actor| (*host, actor)));
+    let mut found: Vec<Finding> = actors.filter_map(|(host, actor)| expiring(host, actor, facts.now)).collect();
+    if found.is_empty() {
+        found.push(Finding::ok("the claims of all running actors count"));
+    }
+    found
+}
+
+fn expiring(host: &HostReply, actor: &ActorHealth, now: u64) -> Option<Finding> {
+    let expires = actor.expires?;
+    let fix = format!(
+        "sign the module again with a later expiry (host claims sign FILE --expires DAYS --rev N), then host update actor {} REFERENCE",
+        actor.id
+    );
+    let who = format!("actor {} ({}) on {}", actor.name, actor.id, named(host));
+    if expires < now {
+        let ago = span(now - expires);
+        return Some(Finding::wrong(
+            format!(
+                "the claims of {who} expired {ago} ago: it runs on, and cannot be started again or take more calls"
+            ),
+            fix,
+        ));
+    }
+    let left = expires - now;
+    (left < SOON_SECS).then(|| Finding::warning(format!("the claims of {who} expire in {}", span(left)), fix))
+}
+
+fn span(seconds: u64) -> String {
+    match seconds {
+        ..120 => format!("{seconds} seconds"),
+        120..7200 => format!("{} minutes", seconds / 60),
+        7200..172_800 => format!("{} hours", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+pub(super) fn actors(facts: &Facts) -> Vec<Finding> {
+    let told = match told(facts) {
+        Ok(told) => told,
+        Err(skipped) => return skipped,
+    };
+    let actors: Vec<(&HostReply, &ActorHealth)> =
+        told.iter().flat_map(|(host, told)| told.health.actors.iter().map(move |actor| (*host, actor))).collect();
+    let mut found: Vec<Finding> = actors.iter().filter_map(|(host, actor)| crowded(host, actor)).collect();
+    if found.is_empty() {
+        found.push(Finding::ok(match actors.len() {
+            0 => "no actor runs".to_owned(),
+            1 => "one actor runs and has room for calls".to_owned(),
+            count => format!("{count} actors run and have room for calls"),
+        }));
+    }
+    found
+}
+
+fn crowded(host: &HostReply, actor: &ActorHealth) -> Option<Finding> {
+    let ActorHealth { id, name, limit, free, waiting, queue_max, .. } = actor;
+    let who = format!("actor {name} ({id}) on {}", named(host));
+    let fix = format!(
+        "let it take more calls at a time: host scale actor {} {id} --max-instances N; or start it on another host",
+        host.id
+    );
+    if *free == 0 && *waiting > 0 && waiting >= queue_max {
+        return Some(Finding::wrong(
+            format!("{who} is at work on {limit} calls, {waiting} wait, and further ones are refused"),
+            fix,
+        ));
+    }
+    (*free == 0 && *waiting > 0).then(|| {
+        Finding::warning(format!("{who} is at work on {limit} calls, and {waiting} of at most {queue_max} wait"), fix)
+    })
+}
+
+pub(super) fn providers(facts: &Facts) -> Vec<Finding> {
+    let told = match told(facts) {
+        Ok(told) => told,
+        Err(skipped) => return skipped,
+    };
+    let mut found = Vec::new();
+    let mut count = 0;
+    for (host, told) in told {
+        count += told.health.providers.len();
+        found.extend(told.health.providers.iter().filter_map(|provider| unwell(host, provider)));
+        let given_up = told.health.failures.iter().filter(|failure| failure.error.contains(GIVEN_UP));
+        found.extend(given_up.map(|failure| {
+            Finding::wrong(
+                format!(
+                    "provider {} on {} ended again and again and was {}",
+                    failure.reference,
+                    named(host),
+                    failure.error
+                ),
+                format!("mend the cause, then: host start provider {} --host-id {}", failure.reference, host.id),
+            )
+        }));
+    }
+    if found.is_empty() {
+        found.push(Finding::ok(match count {
+            0 => "no provider runs".to_owned(),
+            1 => "one provider runs and is well".to_owned(),
+            count => format!("{count} providers run and are well"),
+        }));
+    }
+    found
+}
+
+fn unwell(host: &HostReply, provider: &ProviderHealth) -> Option<Finding> {
+    let ProviderHealth { id, name, reference, link_name, phase, crashes, last_end, is_healthy, complaint } = provider;
+    let who = format!("provider {name} ({reference}, link name {link_name}) on {}", named(host));
+    let logs = format!("host logs {id} --host-id {}", host.id);
+    if *is_healthy == Some(false) {
+        let complaint = complaint.as_deref().unwrap_or("it does not say why");
+        return Some(Finding::wrong(format!("{who} is not well: {complaint}"), logs));
+    }
+    let how = last_end.as_deref().unwrap_or("without a reason");
+    if phase == "pausing" {
+        return Some(Finding::wrong(
+            format!("{who} ended {crashes} times in a row ({how}) and is started again"),
+            logs,
+        ));
+    }
+    (*crashes > 0)
+        .then(|| Finding::warning(format!("{who} runs again after it ended {crashes} times in a row ({how})"), logs))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Verdict;
+
+    fn host() -> HostReply {
+        HostReply { id: "N".into(), ..HostReply::default() }
+    }
+
+    #[test]
+    fn claims_are_judged_by_their_end() {
+        let of = |expires| {
+            expiring(&host(), &ActorHealth { expires, ..ActorHealth::default() }, 1_000_000).map(|f| f.verdict)
+        };
+        assert_eq!(of(None), None);
+        assert_eq!(of(Some(999_999)), Some(Verdict::Wrong));
+        assert_eq!(of(Some(1_000_000)), Some(Verdict::Warning));
+        assert_eq!(of(Some(1_000_000 + SOON_SECS)), None);
+    }
+
+    #[test]
+    fn an_actor_that_refuses_calls_is_told_from_one_that_lets_them_wait() {
+        let of = |free, waiting| {
+            crowded(&host(), &ActorHealth { free, waiting, queue_max: 5, ..ActorHealth::default() }).map(|f| f.verdict)
+        };
+        assert_eq!((of(1, 0), of(0, 0)), (None, None));
+        assert_eq!((of(0, 3), of(0, 5)), (Some(Verdict::Warning), Some(Verdict::Wrong)));
+    }
+
+    #[test]
+    fn a_provider_that_ended_is_told_with_how() {
+        let of = |phase: &str, crashes, is_healthy| {
+            let provider = ProviderHealth { phase: phase.into(), crashes, is_healthy, ..ProviderHealth::default() };
+            unwell(&host(), &provider).map(|found| found.verdict)
+        };
+        assert_eq!(of("running", 0, Some(true)), None);
+        assert_eq!(of("running", 0, None), None);
+        assert_eq!(of("running", 2, Some(true)), Some(Verdict::Warning));
+        assert_eq!(of("pausing", 2, None), Some(Verdict::Wrong));
+        assert_eq!(of("running", 0, Some(false)), Some(Verdict::Wrong));
+    }
+}

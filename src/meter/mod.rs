@@ -1,0 +1,518 @@
+//! Counts calls: what the actors and built-in providers of this process served, and what this host called elsewhere.
+//!
+//! A [`Meter`] is a handle that the router has. Whatever runs here holds its own [`Target`] and counts in it without looking it
+//! up ([`Meter::serve`]); targets elsewhere are looked up by each call ([`Meter::called`]). A call [begins](Target::begin), and
+//! what is returned then is told how it [ended](InWork::end); dropped without that, its caller went away.
+//!
+//! What a call costs is two looks at the clock and a handful of atomics, some tens of nanoseconds. Readers and callers share
+//! snapshots; a lock is only taken for an operation or a target that was never seen before.
+//!
+//! Numbers only grow, so who wants rates looks twice ([`Tally::since`]). What stopped keeps its numbers and goes on with them
+//! when it starts again; it is forgotten when nobody has called it for [`IDLE`] and its place is needed.
+//!
+//! Names of operations come from the wire, so there are bounds: [`OPERATIONS_MAX`] for each target and [`COUNTED_MAX`] for all.
+//! What is beyond them is counted as [`OTHER`].
+
+pub mod histogram;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    lenient::nullable,
+    rpc::{call::CallError, invocation::Entity},
+};
+use histogram::{Buckets, Histogram};
+
+/// Operations that are counted apart for each target.
+pub const OPERATIONS_MAX: usize = 64;
+/// Operations that are counted apart over all targets; each takes two kilobytes.
+pub const COUNTED_MAX: usize = 4096;
+/// Targets that are counted apart. More of those that run here are counted nevertheless.
+pub const TARGETS_MAX: usize = 1024;
+/// A target that was not called for so long may be forgotten.
+pub const IDLE: Duration = Duration::from_secs(600);
+/// What is counted of those beyond the bounds, as one.
+pub const OTHER: &str = "other";
+
+/// How a call came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Path {
+    /// Within the process.
+    Local,
+    /// Over NATS.
+    Nats,
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Answered,
+    Failed,
+    TimedOut,
+    /// It was not carried out.
+    Refused,
+}
+
+impl Outcome {
+    /// What became of a call of `target`.
+    pub fn of<T>(result: &Result<T, CallError>, target: &str) -> Self {
+        let Err(error) = result else { return Self::Answered };
+        match error {
+            error if error.is_busy(target) || error.is_unlinked() => Self::Refused,
+            CallError::NoLink { .. }
+            | CallError::NoCapability { .. }
+            | CallError::NotSignedFor { .. }
+            | CallError::NotLinked { .. }
+            | CallError::Denied { .. }
+            | CallError::NotAdmitted { .. }
+            | CallError::NoResponders { .. }
+            | CallError::TooDeep => Self::Refused,
+            CallError::TimedOut { .. } | CallError::OutcomeUnknown { .. } | CallError::Deadline { .. } => {
+                Self::TimedOut
+            }
+            CallError::Callee(_) | CallError::Trap { .. } | CallError::Transport(_) => Self::Failed,
+        }
+    }
+}
+
+/// Counts calls. Cheap to clone.
+#[derive(Clone)]
+pub struct Meter(Arc<Inner>);
+
+struct Inner {
+    served: Targets,
+    called: Targets,
+    common: Arc<Common>,
+}
+
+/// What all targets share.
+struct Common {
+    began: Instant,
+    /// Operations that are counted apart, of all targets.
+    counted: AtomicUsize,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        let common = Arc::new(Common { began: Instant::now(), counted: AtomicUsize::new(0) });
+        Self(Arc::new(Inner { served: Targets::default(), called: Targets::default(), common }))
+    }
+}
+
+impl Meter {
+    /// Where the calls of something are counted that runs in this process; it keeps this as long as it runs. `link_name` is
+    /// empty for actors.
+    pub fn serve(&self, id: &str, link_name: &str) -> Arc<Target> {
+        let Inner { served, common, .. } = &*self.0;
+        served.find(id, link_name).unwrap_or_else(|| served.add(id, link_name, common, true))
+    }
+
+    /// Begins to count a call that leaves the process.
+    pub fn called(&self, target: &Entity, operation: &str) -> InWork {
+        let Inner { called, common, .. } = &*self.0;
+        let (id, link_name) = (&*target.public_key, &*target.link_name);
+        let target = called.find(id, link_name).unwrap_or_else(|| called.add(id, link_name, common, false));
+        target.begin(operation, Path::Nats)
+    }
+
+    /// How long it has been counting.
+    pub fn uptime(&self) -> Duration {
+        self.0.common.began.elapsed()
+    }
+
+    /// All numbers of this moment.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot { served: self.0.served.read(), called: self.0.called.read() }
+    }
+}
+
+/// Targets by public key; one key may have several link names.
+#[derive(Default)]
+struct Targets {
+    known: ArcSwap<HashMap<Arc<str>, Vec<Arc<Target>>>>,
+    /// Held by whoever adds one, for lines without an await.
+    growing: Mutex<()>,
+}
+
+impl Targets {
+    fn find(&self, id: &str, link_name: &str) -> Option<Arc<Target>> {
+        self.known.load().get(id)?.iter().find(|target| *target.link_name == *link_name).cloned()
+    }
+
+    /// Adds a target; without room a stranger's calls are counted with those of others.
+    fn add(&self, id: &str, link_name: &str, common: &Arc<Common>, always: bool) -> Arc<Target> {
+        let _growing = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(target) = self.find(id, link_name) {
+            return target;
+        }
+        let mut known = HashMap::clone(&self.known.load());
+        let count = |known: &HashMap<Arc<str>, Vec<Arc<Target>>>| known.values().map(Vec::len).sum::<usize>();
+        if count(&known) >= TARGETS_MAX {
+            // The map that readers see and this one hold it once each.
+            known
+                .values_mut()
+                .for_each(|targets| targets.retain(|target| Arc::strong_count(target) > 2 || !target.is_idle()));
+            known.retain(|_, targets| !targets.is_empty());
+        }
+        let (id, link_name) = if always || count(&known) < TARGETS_MAX { (id, link_name) } else { (OTHER, "") };
+        let targets = known.entry(Arc::from(id)).or_default();
+        if let Some(target) = targets.iter().find(|target| *target.link_name == *link_name) {
+            return Arc::clone(target);
+        }
+        let target = Arc::new(Target::new(id, link_name, common));
+        targets.push(Arc::clone(&target));
+        self.known.store(Arc::new(known));
+        target
+    }
+
+    fn read(&self) -> Vec<TargetCounts> {
+        let known = self.known.load_full();
+        let mut all: Vec<TargetCounts> = known.values().flatten().map(|target| target.read()).collect();
+        all.sort_by(|a, b| (&a.id, &a.link_name).cmp(&(&b.id, &b.link_name)));
+        all
+    }
+}
+
+/// An actor, or a provider under a link name, whose calls are counted.
+pub struct Target {
+    id: Arc<str>,
+    link_name: Arc<str>,
+    operations: ArcSwap<Vec<Arc<Operation>>>,
+    /// Held by whoever adds an operation, for lines without an await.
+    growing: Mutex<()>,
+    /// When it was called last, in seconds of the meter's life.
+    called: AtomicU64,
+    common: Arc<Common>,
+}
+
+impl Target {
+    fn new(id: &str, link_name: &str, common: &Arc<Common>) -> Self {
+        let called = AtomicU64::new(common.began.elapsed().as_secs());
+        let (operations, growing) = (ArcSwap::default(), Mutex::default());
+        Self { id: id.into(), link_name: link_name.into(), operations, growing, called, common: Arc::clone(common) }
+    }
+
+    /// Begins to count a call.
+    pub fn begin(&self, operation: &str, path: Path) -> InWork {
+        let began = Instant::now();
+        let second = began.saturating_duration_since(self.common.began).as_secs();
+        // Written once a second, so that threads do not take the line from each other.
+        if self.called.load(Ordering::Relaxed) != second {
+            self.called.store(second, Ordering::Relaxed);
+        }
+        let known = self.operations.load();
+        let operation = match known.iter().find(|known| *known.name == *operation) {
+            Some(known) => Arc::clone(known),
+            None => self.add(operation),
+        };
+        operation.counts(path).in_work.fetch_add(1, Ordering::Relaxed);
+        InWork { operation, path, began, is_over: false }
+    }
+
+    fn add(&self, name: &str) -> Arc<Operation> {
+        let _growing = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.operations.load();
+        let has_room = known.len() < OPERATIONS_MAX && self.common.counted.load(Ordering::Relaxed) < COUNTED_MAX;
+        let name = if has_room { name } else { OTHER };
+        if let Some(known) = known.iter().find(|known| *known.name == *name) {
+            return Arc::clone(known);
+        }
+        let operation = Arc::new(Operation { name: name.into(), local: OnceLock::new(), nats: OnceLock::new() });
+        let mut more = Vec::clone(&known);
+        more.push(Arc::clone(&operation));
+        self.operations.store(Arc::new(more));
+        self.common.counted.fetch_add(1, Ordering::Relaxed);
+        operation
+    }
+
+    fn is_idle(&self) -> bool {
+        let called = Duration::from_secs(self.called.load(Ordering::Relaxed));
+        self.common.began.elapsed().saturating_sub(called) >= IDLE
+    }
+
+    fn read(&self) -> TargetCounts {
+        let operations = self.operations.load_full();
+        let counts = |operation: &Arc<Operation>| {
+            let of = |path: Path, counts: &OnceLock<Box<Counts>>| {
+                let tally = counts.get()?.read();
+                Some(OperationCounts { operation: operation.name.to_string(), path, tally })
+            };
+            [of(Path::Local, &operation.local), of(Path::Nats, &operation.nats)]
+        };
+        let operations = operations.iter().flat_map(counts).flatten().collect();
+        TargetCounts { id: self.id.to_string(), link_name: self.link_name.to_string(), operations }
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        self.common.counted.fetch_sub(self.operations.load().len(), Ordering::Relaxed);
+    }
+}
+
+struct Operation {
+    name: Box<str>,
+    /// Most operations are called in one way only.
+    local: OnceLock<Box<Counts>>,
+    nats: OnceLock<Box<Counts>>,
+}
+
+impl Operation {
+    fn counts(&self, path: Path) -> &Counts {
+        let counts = match path {
+            Path::Local => &self.local,
+            Path::Nats => &self.nats,
+        };
+        counts.get_or_init(Box::default)
+    }
+}
+
+#[derive(Default)]
+struct Counts {
+    in_work: AtomicU64,
+    failed: AtomicU64,
+    timed_out: AtomicU64,
+    refused: AtomicU64,
+    abandoned: AtomicU64,
+    sum_ns: AtomicU64,
+    /// All that were carried out, whatever came of them.
+    took: Buckets,
+}
+
+impl Counts {
+    fn read(&self) -> Tally {
+        let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        let took = self.took.read();
+        let refused = read(&self.refused);
+        Tally {
+            calls: took.count().saturating_add(refused),
+            failed: read(&self.failed),
+            timed_out: read(&self.timed_out),
+            refused,
+            abandoned: read(&self.abandoned),
+            in_work: read(&self.in_work),
+            sum_us: read(&self.sum_ns) / 1000,
+            took,
+        }
+    }
+}
+
+/// A call that is being counted.
+#[must_use = "dropped, it counts as one whose caller went away"]
+pub struct InWork {
+    operation: Arc<Operation>,
+    path: Path,
+    began: Instant,
+    is_over: bool,
+}
+
+impl InWork {
+    /// Counts how it ended.
+    pub fn end(mut self, outcome: Outcome) {
+        self.is_over = true;
+        let counts = self.operation.counts(self.path);
+        counts.in_work.fetch_sub(1, Ordering::Relaxed);
+        match outcome {
+            Outcome::Answered => {}
+            Outcome::Failed => _ = counts.failed.fetch_add(1, Ordering::Relaxed),
+            Outcome::TimedOut => _ = counts.timed_out.fetch_add(1, Ordering::Relaxed),
+            Outcome::Refused => {
+                counts.refused.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+        }
+        let took = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        counts.sum_ns.fetch_add(took, Ordering::Relaxed);
+        counts.took.count(took);
+    }
+
+    /// Takes it back: the call went elsewhere.
+    pub fn withdraw(mut self) {
+        self.is_over = true;
+        self.operation.counts(self.path).in_work.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for InWork {
+    fn drop(&mut self) {
+        if !self.is_over {
+            let counts = self.operation.counts(self.path);
+            counts.in_work.fetch_sub(1, Ordering::Relaxed);
+            counts.abandoned.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What a meter has counted, as plain values.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Calls of what runs in this process.
+    pub served: Vec<TargetCounts>,
+    /// Calls that left it.
+    pub called: Vec<TargetCounts>,
+}
+
+/// One target's numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TargetCounts {
+    pub id: String,
+    /// Empty for actors.
+    pub link_name: String,
+    pub operations: Vec<OperationCounts>,
+}
+
+/// The numbers of one operation and one path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationCounts {
+    /// Empty if it stands for all.
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
+    pub operation: String,
+    pub path: Path,
+    #[serde(flatten)]
+    pub tally: Tally,
+}
+
+/// Numbers of calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tally {
+    /// That ended: carried out or refused.
+    pub calls: u64,
+    pub failed: u64,
+    pub timed_out: u64,
+    pub refused: u64,
+    /// Whose caller went away before they had ended.
+    pub abandoned: u64,
+    /// That have not ended yet.
+    pub in_work: u64,
+    /// What those that were carried out took together.
+    pub sum_us: u64,
+    /// What each of them took.
+    pub took: Histogram,
+}
+
+impl Tally {
+    pub fn errors(&self) -> u64 {
+        self.failed.saturating_add(self.timed_out).saturating_add(self.refused)
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        self.calls += other.calls;
+        self.failed += other.failed;
+        self.timed_out += other.timed_out;
+        self.refused += other.refused;
+        self.abandoned += other.abandoned;
+        self.in_work += other.in_work;
+        self.sum_us += other.sum_us;
+        self.took.add(&other.took);
+    }
+
+    /// What came after an earlier look. What is in work is that of now.
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            calls: self.calls.saturating_sub(earlier.calls),
+            failed: self.failed.saturating_sub(earlier.failed),
+            timed_out: self.timed_out.saturating_sub(earlier.timed_out),
+            refused: self.refused.saturating_sub(earlier.refused),
+            abandoned: self.abandoned.saturating_sub(earlier.abandoned),
+            in_work: self.in_work,
+            sum_us: self.sum_us.saturating_sub(earlier.sum_us),
+            took: self.took.since(&earlier.took),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn only(meter: &Meter) -> Tally {
+        let served = meter.snapshot().served;
+        assert_eq!((served.len(), served[0].operations.len()), (1, 1), "{served:?}");
+        served[0].operations[0].tally.clone()
+    }
+
+    #[test]
+    fn each_end_of_a_call_is_counted_once() {
+        let meter = Meter::default();
+        let target = meter.serve("MA", "");
+        for outcome in [Outcome::Answered, Outcome::Answered, Outcome::Failed, Outcome::TimedOut, Outcome::Refused] {
+            target.begin("Op", Path::Local).end(outcome);
+        }
+        drop(target.begin("Op", Path::Local));
+        target.begin("Op", Path::Local).withdraw();
+        let in_work = target.begin("Op", Path::Local);
+        let tally = only(&meter);
+        assert_eq!((tally.calls, tally.failed, tally.timed_out, tally.refused), (5, 1, 1, 1));
+        assert_eq!((tally.abandoned, tally.in_work, tally.errors(), tally.took.count()), (1, 1, 3, 4));
+        in_work.end(Outcome::Answered);
+        let later = only(&meter).since(&tally);
+        assert_eq!((later.calls, later.in_work, later.errors()), (1, 0, 0));
+    }
+
+    #[test]
+    fn paths_operations_and_targets_are_counted_apart() {
+        let meter = Meter::default();
+        let actor = meter.serve("MA", "");
+        actor.begin("Op", Path::Local).end(Outcome::Answered);
+        actor.begin("Op", Path::Nats).end(Outcome::Answered);
+        actor.begin("Other.Op", Path::Nats).end(Outcome::Answered);
+        meter.called(&Entity::new("VA", "default", "acme:x"), "Op").end(Outcome::Answered);
+        // One that starts again goes on with its numbers.
+        assert!(Arc::ptr_eq(&meter.serve("MA", ""), &actor));
+        let snapshot = meter.snapshot();
+        assert_eq!(snapshot.served.len(), 1);
+        assert_eq!(snapshot.served[0].operations.len(), 3);
+        assert_eq!((&*snapshot.called[0].id, &*snapshot.called[0].link_name), ("VA", "default"));
+    }
+
+    #[test]
+    fn strange_names_are_counted_together_beyond_the_bound() {
+        let meter = Meter::default();
+        let target = meter.serve("MA", "");
+        for n in 0..OPERATIONS_MAX + 10 {
+            target.begin(&format!("Op{n}"), Path::Nats).end(Outcome::Answered);
+        }
+        let operations = &meter.snapshot().served[0].operations;
+        assert_eq!(operations.len(), OPERATIONS_MAX + 1);
+        assert_eq!((&*operations[OPERATIONS_MAX].operation, operations[OPERATIONS_MAX].tally.calls), (OTHER, 10));
+
+        for n in 0..TARGETS_MAX + 10 {
+            meter.called(&Entity::new(&format!("M{n}"), "", ""), "Op").end(Outcome::Answered);
+        }
+        let called = meter.snapshot().called;
+        assert_eq!(called.len(), TARGETS_MAX + 1);
+        let other = called.iter().find(|target| target.id == OTHER).unwrap();
+        assert_eq!(other.operations[0].tally.calls, 10);
+        // What runs here always has a place of its own.
+        let more: Vec<_> = (0..TARGETS_MAX + 10).map(|n| meter.serve(&format!("M{n}"), "")).collect();
+        assert_eq!(meter.snapshot().served.len(), more.len() + 1);
+    }
+
+    #[test]
+    fn ends_are_told_apart_by_their_error() {
+        let busy = CallError::Callee("MA takes no further call: no slot".into());
+        let cases = [
+            (Ok(()), Outcome::Answered),
+            (Err(busy), Outcome::Refused),
+            (Err(CallError::Callee("no such key".into())), Outcome::Failed),
+            (Err(CallError::Deadline { actor_id: "MA".into(), limit_ms: 1 }), Outcome::TimedOut),
+            (Err(CallError::Trap { actor_id: "MA".into(), reason: "unreachable".into() }), Outcome::Failed),
+            (Err(CallError::Denied { request_id: String::new(), message: None }), Outcome::Refused),
+        ];
+        for (result, outcome) in cases {
+            assert_eq!(Outcome::of(&result, "MA"), outcome, "{result:?}");
+        }
+    }
+}

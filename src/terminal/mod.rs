@@ -1,0 +1,186 @@
+//! What commands print: one value in the form the user asked for.
+//!
+//! A command makes a [`View`] of what it found and gives it to [`Terminal::show`]. The view knows its JSON (in the shapes
+//! of `wash`), its text (tables and sentences on a [`Page`]), and its names. Data goes to standard output, everything else
+//! to standard error: [`progress`] tells what goes on meanwhile, and [`Terminal::note`] what is worth to know beside.
+//!
+//! Text is fitted to the terminal. Where there is none nothing is shortened, so that scripts see whole ids. Colours only
+//! reach terminals, and none if `NO_COLOR` is set.
+
+pub mod page;
+pub mod progress;
+pub mod table;
+
+use std::{
+    io::{self, ErrorKind, IsTerminal as _, Write as _},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use crate::cli::connect::{Form, Output};
+pub use page::{Page, Tone};
+pub use progress::Progress;
+pub use table::{Cell, Column, Table};
+
+/// Narrower terminals are taken for this wide: nothing readable fits.
+const WIDTH_MIN: usize = 24;
+
+/// Something that can be printed in every form.
+pub trait View {
+    /// The members of the JSON object that is printed; `success` is added.
+    fn json(&self) -> Value;
+    /// Writes what a person reads.
+    fn text(&self, page: &mut Page);
+    /// Ids, for `-o name`.
+    fn names(&self) -> Vec<String>;
+}
+
+/// Where a command prints, and how.
+#[derive(Clone, Debug)]
+pub struct Terminal {
+    output: Output,
+    /// Columns of standard output; `None` if it is no terminal.
+    width: Option<usize>,
+    /// Nobody reads standard output any more.
+    is_closed: Arc<AtomicBool>,
+}
+
+impl Terminal {
+    pub fn new(form: Form) -> Self {
+        let width = io::stdout().is_terminal().then(|| columns().max(WIDTH_MIN));
+        Self { output: form.output, width, is_closed: Arc::default() }
+    }
+
+    /// The form that was asked for.
+    pub fn output(&self) -> Output {
+        self.output
+    }
+
+    /// Whether a program reads the output rather than a person.
+    pub fn is_data(&self) -> bool {
+        matches!(self.output, Output::Json | Output::Yaml)
+    }
+
+    /// Whether a person looks at standard output.
+    pub fn is_interactive(&self) -> bool {
+        self.width.is_some()
+    }
+
+    /// Prints a view. A reader that has seen enough (`| head`) is no error.
+    pub fn show(&self, view: &impl View) -> Result<()> {
+        match self.output {
+            Output::Text | Output::Wide => {
+                let mut page = self.page();
+                view.text(&mut page);
+                self.print(&page.into_text())
+            }
+            Output::Json | Output::Yaml => self.data(succeeded(view.json())),
+            Output::Name => self.print(&view.names().into_iter().map(|name| name + "\n").collect::<String>()),
+        }
+    }
+
+    /// Prints a value as JSON or YAML, as it is.
+    pub fn data(&self, value: Value) -> Result<()> {
+        if self.output == Output::Yaml {
+            return self.print(&yaml(&value)?);
+        }
+        self.print(&format!("{value:#}\n"))
+    }
+
+    /// Prints one JSON value on one line: the form of what goes on and on.
+    pub fn data_line(&self, value: &Value) -> Result<()> {
+        if self.output == Output::Yaml {
+            return self.print(&format!("---\n{}", yaml(value)?));
+        }
+        self.print(&format!("{value}\n"))
+    }
+
+    /// An empty page as wide as this terminal.
+    pub fn page(&self) -> Page {
+        Page::new(self.width, self.output == Output::Wide)
+    }
+
+    /// Writes text to standard output.
+    pub fn print(&self, text: &str) -> Result<()> {
+        let mut stdout = anstream::stdout().lock();
+        match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("write to standard output"),
+            Err(_) => {
+                self.is_closed.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Whether the reader of standard output has gone: what prints on and on may end.
+    pub fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Relaxed)
+    }
+
+    /// Tells something beside the data, on standard error.
+    pub fn note(&self, text: &str) {
+        // Nobody is left to be told of a failure.
+        let _ = writeln!(anstream::stderr().lock(), "{text}");
+    }
+
+    /// Tells how a command that takes its time gets on.
+    pub fn progress(&self) -> Progress {
+        Progress::new(self.is_data())
+    }
+}
+
+/// Columns of the terminal; of `COLUMNS` if that is set, as tests and pipes into pagers do.
+fn columns() -> usize {
+    terminal_size::terminal_size().map_or(80, |(width, _)| usize::from(width.0))
+}
+
+fn succeeded(mut value: Value) -> Value {
+    if let Value::Object(members) = &mut value {
+        members.entry("success").or_insert(Value::Bool(true));
+    }
+    value
+}
+
+fn yaml(value: &Value) -> Result<String> {
+    serde_saphyr::to_string(value).context("write YAML")
+}
+
+/// A sentence with its data: what most commands that change something have to say.
+#[derive(Debug)]
+pub struct Said {
+    /// The sentence; `result` in JSON, as `wash` has it.
+    pub text: String,
+    pub json: Value,
+    pub name: String,
+}
+
+impl Said {
+    /// `members` are the other members of the JSON object.
+    pub fn new(text: impl Into<String>, name: impl Into<String>, mut members: Value) -> Self {
+        let text = text.into();
+        if let Value::Object(members) = &mut members {
+            members.insert("result".into(), Value::String(text.clone()));
+        }
+        Self { text, json: members, name: name.into() }
+    }
+}
+
+impl View for Said {
+    fn json(&self) -> Value {
+        self.json.clone()
+    }
+
+    fn text(&self, page: &mut Page) {
+        page.line(&self.text);
+    }
+
+    fn names(&self) -> Vec<String> {
+        vec![self.name.clone()]
+    }
+}

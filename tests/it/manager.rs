@@ -1,0 +1,224 @@
+//! `host app` against a deployment manager.
+//!
+//! The manager of those years is a program of its own, and too large to be built here. Its answers below were recorded from
+//! wadm 0.10.0, built from crates.io, beside a `host up` with JetStream domain `core`; the same manifest with an actor of
+//! the examples was deployed, served a page, and was undeployed there. Here a responder gives them back to the letter.
+
+use std::sync::{Arc, Mutex};
+
+use futures::StreamExt as _;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::{
+    Server, client,
+    process::{command, output, stderr},
+};
+
+const MANIFEST: &str = r#"apiVersion: core.oam.dev/v1beta1
+kind: Application
+metadata:
+  name: echo-page
+  annotations:
+    version: v0.0.1
+    description: "An echo behind a page"
+spec:
+  components:
+    - name: echo
+      type: actor
+      properties:
+        image: registry.example/echo:0.3.4
+      traits:
+        - type: spreadscaler
+          properties:
+            replicas: 3
+"#;
+
+/// What was recorded: the end of the subject, and the answer.
+const RECORDED: [(&str, &str); 14] = [
+    (
+        "list",
+        r#"[{"name":"echo-page","version":"v0.0.1","description":"An echo behind a page","deployed_version":"v0.0.1","status":"reconciling","status_message":"Linkdef pending, waiting for registry.example/echo:0.3.4 and builtin://httpserver to start"},{"name":"other","version":"v0.0.2","description":"An echo behind a page","deployed_version":null,"status":"undeployed","status_message":null}]"#,
+    ),
+    (
+        "get.echo-page",
+        r#"{"result":"success","message":"Successfully fetched model echo-page","manifest":{"apiVersion":"core.oam.dev/v1beta1","kind":"Application","metadata":{"name":"echo-page","annotations":{"description":"An echo behind a page","version":"v0.0.1"}},"spec":{"components":[{"name":"echo","type":"actor","properties":{"image":"registry.example/echo:0.3.4"},"traits":[{"type":"spreadscaler","properties":{"instances":3,"spread":[]}},{"type":"linkdef","properties":{"target":"web","values":{"address":"127.0.0.1:8080"}}}]},{"name":"web","type":"capability","properties":{"image":"builtin://httpserver","contract":"wasmcloud:httpserver","link_name":"default"},"traits":[{"type":"spreadscaler","properties":{"instances":1,"spread":[]}}]}]}}}"#,
+    ),
+    ("get.nope", r#"{"result":"notfound","message":"Model with the name nope not found"}"#),
+    (
+        "versions.echo-page",
+        r#"{"result":"success","message":"Successfully fetched versions for model echo-page","versions":[{"version":"v0.0.1","deployed":false},{"version":"v0.0.2","deployed":false},{"version":"v0.0.3","deployed":true}]}"#,
+    ),
+    ("versions.nope", r#"{"result":"notfound","message":"Model with the name nope not found","versions":[]}"#),
+    (
+        "status.echo-page",
+        r#"{"result":"ok","message":"Successfully fetched status for model echo-page","status":{"version":"v0.0.1","status":{"type":"reconciling","message":"Linkdef pending, waiting for registry.example/echo:0.3.4 and builtin://httpserver to start"},"components":[]}}"#,
+    ),
+    ("status.nope", r#"{"result":"notfound","message":"Model with the name nope not found"}"#),
+    (
+        "put",
+        r#"{"result":"created","total_versions":1,"current_version":"v0.0.1","message":"Successfully put manifest echo-page v0.0.1","name":"echo-page"}"#,
+    ),
+    ("put of v0.0.2", r#"{"message":"Manifest version v0.0.2 already exists","result":"error"}"#),
+    ("deploy.echo-page", r#"{"result":"acknowledged","message":"Successfully deployed model echo-page v0.0.1"}"#),
+    ("deploy.nope", r#"{"result":"notfound","message":"Model with the name nope not found"}"#),
+    ("undeploy.echo-page", r#"{"result":"acknowledged","message":"Successfully undeployed model echo-page"}"#),
+    (
+        "del.echo-page",
+        r#"{"result":"deleted","message":"Successfully deleted last version of model echo-page","undeploy":true}"#,
+    ),
+    ("del.other", r#"{"result":"noop","message":"Model version v9 doesn't exist","undeploy":false}"#),
+];
+
+fn recorded(key: &str) -> &'static str {
+    RECORDED.iter().find(|(of, _)| *of == key).unwrap_or_else(|| panic!("an answer to {key}")).1
+}
+
+fn value_of(key: &str) -> Value {
+    serde_json::from_str(recorded(key)).expect("JSON")
+}
+
+/// A lattice with a manager that answers as recorded, and what it was asked.
+struct Scene {
+    server: Server,
+    dir: TempDir,
+    asked: Arc<Mutex<Vec<(String, String)>>>,
+}
+
+impl Scene {
+    async fn set() -> Self {
+        let server = Server::start().await;
+        let nats = client::nats(&server).await;
+        let mut requests = nats.subscribe("wadm.api.default.model.>").await.unwrap();
+        nats.flush().await.unwrap();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let heard = asked.clone();
+        tokio::spawn(async move {
+            while let Some(request) = requests.next().await {
+                let operation = request.subject.as_str().trim_start_matches("wadm.api.default.model.").to_owned();
+                let payload = String::from_utf8_lossy(&request.payload).into_owned();
+                let is_again = operation == "put" && payload.contains("v0.0.2");
+                let answer = recorded(if is_again { "put of v0.0.2" } else { &operation });
+                heard.lock().unwrap().push((operation, payload));
+                nats.publish(request.reply.expect("a request"), answer.into()).await.unwrap();
+            }
+        });
+        let dir = TempDir::new().unwrap();
+        std::fs::write(dir.path().join("app.yaml"), MANIFEST).unwrap();
+        std::fs::write(dir.path().join("again.yaml"), MANIFEST.replace("v0.0.1", "v0.0.2")).unwrap();
+        Self { server, dir, asked }
+    }
+
+    /// Runs `host app`; returns exit code, standard output and standard error.
+    fn app(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let output = output(command(self.dir.path()).arg("app").args(arguments).args([
+            "--ctl-host",
+            &self.server.url(),
+            "-t",
+            "20000",
+        ]));
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned(), stderr(&output))
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        let (code, out, err) = self.app(&[arguments, &["-o", "json"]].concat());
+        assert_eq!(code, Some(0), "{arguments:?}: {err}");
+        let mut json: Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("JSON: {out}"));
+        assert_eq!(json.as_object_mut().unwrap().remove("success"), Some(json!(true)));
+        json
+    }
+
+    /// What the manager was asked last.
+    fn asked(&self) -> (String, String) {
+        self.asked.lock().unwrap().last().cloned().expect("it was asked")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_manager_answers_comes_out_in_the_shapes_of_wash() {
+    let scene = Scene::set().await;
+    assert_eq!(scene.json(&["list"]), json!({ "apps": value_of("list") }));
+    assert_eq!(scene.json(&["get", "echo-page"]), json!({ "model": value_of("get.echo-page") }));
+    assert_eq!(scene.asked(), ("get.echo-page".into(), "{}".into()));
+    assert_eq!(scene.json(&["history", "echo-page"]), json!({ "revisions": value_of("versions.echo-page") }));
+    assert_eq!(scene.json(&["status", "echo-page"]), json!({ "status": value_of("status.echo-page") }));
+
+    assert_eq!(scene.json(&["put", "app.yaml"]), json!({ "results": value_of("put") }));
+    assert_eq!(scene.asked(), ("put".into(), MANIFEST.into()), "a manifest goes as it is");
+    let both = json!({ "acknowledged": value_of("deploy.echo-page"), "results": value_of("put") });
+    assert_eq!(scene.json(&["deploy", "app.yaml"]), both);
+    assert_eq!(scene.json(&["deploy", "echo-page", "v0.0.1"]), json!({ "acknowledged": value_of("deploy.echo-page") }));
+    assert_eq!(scene.asked(), ("deploy.echo-page".into(), r#"{"version":"v0.0.1"}"#.into()));
+
+    let undeployed = json!({ "results": value_of("undeploy.echo-page") });
+    assert_eq!(scene.json(&["undeploy", "echo-page", "--non-destructive"]), undeployed);
+    assert_eq!(scene.asked().1, r#"{"non_destructive":true}"#);
+    assert_eq!(scene.json(&["del", "echo-page", "v0.0.1"]), json!({ "deleted": value_of("del.echo-page") }));
+    assert_eq!(scene.asked().1, r#"{"delete_all":false,"version":"v0.0.1"}"#);
+    assert_eq!(scene.json(&["delete", "echo-page", "--delete-all"]), json!({ "deleted": value_of("del.echo-page") }));
+    assert_eq!(scene.asked().1, r#"{"delete_all":true,"version":""}"#);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_read_tables_and_sentences() {
+    let scene = Scene::set().await;
+    for (arguments, parts) in [
+        (&["list"][..], &["NAME", "echo-page", "reconciling", "An echo behind a page"][..]),
+        (&["list", "-o", "wide"], &["Linkdef pending"]),
+        (&["list", "-o", "name"], &["echo-page\nother\n"]),
+        (&["get", "echo-page"], &["kind: Application\n", "image: registry.example/echo:0.3.4\n"]),
+        (&["history", "echo-page"], &["v0.0.3   yes", "v0.0.1   no"]),
+        (&["status", "echo-page"], &["application", "Linkdef pending, waiting for"]),
+        (&["deploy", "app.yaml"], &["Successfully put manifest", "Successfully deployed model"]),
+        (&["del", "other", "v9"], &["Model version v9 doesn't exist"]),
+    ] {
+        let (code, out, err) = scene.app(arguments);
+        assert_eq!(code, Some(0), "{arguments:?}: {err}");
+        assert!(parts.iter().all(|part| out.contains(part)), "{parts:?} in {out}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_of_the_manager_is_an_error() {
+    let scene = Scene::set().await;
+    for (arguments, parts) in [
+        (&["get", "nope"][..], &["Model with the name nope not found", "host app list"][..]),
+        (&["status", "nope"], &["nope not found"]),
+        (&["history", "nope"], &["nope not found"]),
+        (&["deploy", "nope"], &["nope not found"]),
+        (&["put", "again.yaml"], &["refuses", "v0.0.2 already exists", "version annotation"]),
+        (&["deploy", "again.yaml"], &["already exists"]),
+    ] {
+        let (code, out, err) = scene.app(arguments);
+        assert!(code == Some(1) && out.is_empty(), "{arguments:?}: {out}");
+        assert!(parts.iter().all(|part| err.contains(part)), "{parts:?} in {err}");
+    }
+    let (_, _, err) = scene.app(&["get", "nope", "-o", "json"]);
+    let told: Value = serde_json::from_str(&err).expect("an error as JSON");
+    assert_eq!(told["success"], false);
+    let asked = scene.asked.lock().unwrap().len();
+    // What cannot be a name, and what is no file, never leaves this machine.
+    for arguments in [&["get", "a.b"][..], &["put", "gone.yaml"], &["deploy", "./gone.yaml"], &["undeploy", "*"]] {
+        assert_eq!(scene.app(arguments).0, Some(2), "{arguments:?}");
+    }
+    assert_eq!(scene.asked.lock().unwrap().len(), asked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_manager_the_error_names_its_subject_and_how_to_start_one() {
+    let server = Server::start().await;
+    let dir = TempDir::new().unwrap();
+    for (arguments, subject) in [
+        (vec!["app", "list"], "wadm.api.default.model.list"),
+        (vec!["app", "status", "pets"], "wadm.api.default.model.status.pets"),
+        (vec!["app", "undeploy", "pets", "-x", "shop"], "wadm.api.shop.model.undeploy.pets"),
+    ] {
+        let output =
+            output(command(dir.path()).args(&arguments).args(["--ctl-host", &server.url(), "--js-domain", "core"]));
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        for part in [subject, "wadm --nats-server", server.address(), "-d core"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+}
