@@ -12,7 +12,10 @@ use crate::{
     control::types::{HostReply, Inventory, Pairs},
     links::{Claims, LinkDefinition},
     providers::external::masks,
-    terminal::{Cell, Column, Page, Table, Terminal, Tone, View},
+    terminal::{
+        Cell, Column, Page, Table, Terminal, Tone, View,
+        table::{ID_MIN, middle},
+    },
 };
 
 /// Labels every host has; they tell machines apart only where their kinds differ.
@@ -115,7 +118,8 @@ impl View for Inventories {
 
     fn text(&self, page: &mut Page) {
         for host in &self.0 {
-            page.heading(&format!("{}  {}", host.friendly_name, host.host_id));
+            let room = page.width().map_or(usize::MAX, |width| width.saturating_sub(host.friendly_name.len() + 2));
+            page.heading(&format!("{}  {}", host.friendly_name, middle(&host.host_id, room.max(ID_MIN))));
             let labels = labels(&host.labels, page.is_wide());
             if !labels.is_empty() {
                 page.line(&Tone::Faint.paint(&labels));

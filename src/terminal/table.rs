@@ -10,7 +10,7 @@ use super::page::Tone;
 /// Between two columns.
 const GAP: usize = 2;
 /// What is left of an id: enough to tell it from others and to look for it.
-const ID_MIN: usize = 9;
+pub const ID_MIN: usize = 9;
 /// What is left of a text.
 const TEXT_MIN: usize = 10;
 
