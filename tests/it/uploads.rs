@@ -133,7 +133,7 @@ async fn an_actor_sent_from_a_file_starts_on_a_host_that_never_saw_it_and_may_no
     let wait = Duration::from_secs(5);
     let (lattice, none) = (&sender.lattice, Default::default());
     let any = lattice.auction_actor(&uploaded.reference, &none, wait, |_| true).await.unwrap();
-    assert_eq!(any, Some(old), "the old host is the first to offer");
+    assert!([&old, &host.id].contains(&any.as_ref().expect("an offer")), "the old host offers too");
     let bid = lattice.auction_actor(&uploaded.reference, &none, wait, |host| readers.has(host)).await.unwrap();
     assert_eq!(bid.as_ref(), Some(&host.id));
     let started = start(&server, &host, &uploaded.reference).await.unwrap();
