@@ -2,13 +2,13 @@
 
 use std::process::Output;
 
-use futures::StreamExt;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::harness::{
     CLUSTER_SEED, ECHO, KVCOUNTER, PINGER, PROVIDER, Server, TestHost,
-    client::{self, ctl_2024},
+    client::{self, CONTROL, answering, ctl_2024},
     eventually, example,
     guests::{Signing, sign_as, wapc, write},
     host,
@@ -211,38 +211,30 @@ async fn a_start_that_fails_says_why_and_ends_with_1() {
 }
 
 /// Stands for a host of another kind that takes commands on and is silent then.
-async fn silent_host(server: &Server, id: &'static str) -> tokio::task::JoinHandle<()> {
-    let nats = client::nats(server).await;
-    let mut requests = nats.subscribe("wasmbus.ctl.default.>").await.unwrap();
-    nats.flush().await.unwrap();
-    tokio::spawn(async move {
-        while let Some(message) = requests.next().await {
-            let answer = match message.subject.as_str() {
-                subject if subject.ends_with("ping.hosts") => json!({ "id": id, "friendly_name": "mute-mole-1" }),
-                subject if subject.ends_with(".inv") => {
-                    json!({ "host_id": id, "version": "0.82.0", "actors": [], "providers": [] })
-                }
-                subject if subject.contains(".auction.") => json!({ "host_id": id }),
-                _ => json!({ "accepted": true, "error": "" }),
-            };
-            if let Some(reply) = message.reply {
-                nats.publish(reply, answer.to_string().into()).await.unwrap();
+async fn silent_host(server: &Server, id: &'static str) -> AbortOnDropHandle<()> {
+    let answer = move |tail: &str, _: &[u8]| {
+        Some(match tail {
+            "ping.hosts" => json!({ "id": id, "friendly_name": "mute-mole-1" }),
+            tail if tail.ends_with(".inv") => {
+                json!({ "host_id": id, "version": "0.82.0", "actors": [], "providers": [] })
             }
-        }
-    })
+            tail if tail.starts_with("auction.") => json!({ "host_id": id }),
+            _ => json!({ "accepted": true, "error": "" }),
+        })
+    };
+    answering(server, CONTROL, answer).await
 }
 
 #[tokio::test]
 async fn a_start_nobody_hears_of_again_ends_with_3_and_says_how_to_find_out() {
     let server = Server::start().await;
     let id = "NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF";
-    let host = silent_host(&server, id).await;
+    let _host = silent_host(&server, id).await;
     let user = User::of(&server);
     let error = user.fails(3, &["start", "actor", "registry.example/echo:1", "--wait-ms", "300"]).await;
     assert!(error.contains(&format!("host get inventory {id}")) && error.contains("may still start"), "{error}");
     let taken = user.prints(&["start", "actor", "registry.example/echo:1", "--skip-wait"]).await;
     assert!(taken.contains("request received"), "{taken}");
-    host.abort();
 }
 
 #[tokio::test]

@@ -1,19 +1,12 @@
 //! `host dev`: a module that is saved runs a moment later, and what cannot run does no harm.
 
-use std::{
-    cell::RefCell,
-    fs,
-    io::{BufRead, BufReader},
-    path::Path,
-    process::{Child, Stdio},
-    sync::mpsc,
-};
+use std::{cell::RefCell, fs, path::Path};
 
 use lattice_host::{
     client::dev::{self, Change, Settings, Sign, Told},
     identity::claims::ActorClaims,
 };
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -21,21 +14,19 @@ use wascap::prelude::{ClaimsBuilder, KeyPair};
 
 use crate::{
     harness::{
-        ECHO, PATIENCE, Server, TestHost,
+        ECHO, Server, TestHost,
         client::{Caller, ctl_2024, start},
         eventually, example,
         guests::wapc,
         host,
-        process::command,
+        process::{Process, command},
     },
     uploads::sender,
 };
 
-/// `host dev`, whose lines can be waited for; killed when dropped.
+/// `host dev`, whose lines can be waited for.
 struct Dev {
-    child: Child,
-    lines: mpsc::Receiver<String>,
-    seen: Vec<String>,
+    process: Process,
     _home: TempDir,
 }
 
@@ -45,20 +36,13 @@ impl Dev {
         let (server_host, port) = server.address().rsplit_once(':').unwrap();
         let mut command = command(home.path());
         command.arg("dev").arg(file).args(["-o", "json", "-r", server_host, "-p", port]).args(args);
-        let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().expect("host runs");
-        let (sender, lines) = mpsc::channel();
-        let output = BufReader::new(child.stdout.take().expect("piped"));
-        std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        Self { child, lines, seen: Vec::new(), _home: home }
+        Self { process: Process::printing(&mut command), _home: home }
     }
 
     /// The next thing told that is no line of the actor's logs, which has to be this.
     fn told(&mut self, event: &str) -> Value {
         loop {
-            let line =
-                self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no {event} after {:#?}", self.seen));
-            self.seen.push(line.clone());
-            let told: Value = serde_json::from_str(&line).expect("a line of JSON");
+            let told = self.process.json(event);
             if told["event"] == "log" && event != "log" {
                 continue;
             }
@@ -68,19 +52,11 @@ impl Dev {
     }
 
     fn interrupt(&self) {
-        let pid = Pid::from_raw(self.child.id().cast_signed()).unwrap();
-        kill_process(pid, Signal::INT).unwrap();
+        self.process.signal(Signal::INT);
     }
 
     fn exit_code(&mut self) -> Option<i32> {
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Dev {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.process.exit_code()
     }
 }
 

@@ -1,13 +1,12 @@
 //! `host explain`: what it says is what a call meets, whoever is asked and wherever the target runs.
 
-use futures::StreamExt as _;
 use lattice_host::providers::builtin::{httpserver, keyvalue};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::{
     CLUSTER, ECHO, KVCOUNTER, PINGER, PONGER, Server, TestHost,
-    client::{self, Caller, ctl_2024, http_body, http_request, start, start_provider},
+    client::{self, CONTROL, Caller, answering, ctl_2024, http_body, http_request, start, start_provider},
     eventually, example, host,
     nats::free_port,
     process::{command, output},
@@ -170,17 +169,12 @@ async fn heard(host: &TestHost) {
 async fn a_call_to_another_host_is_followed_there() {
     let server = Server::start().await;
     let (near, far) = (host(&server).start().await, host(&server).set("policy_topic", "policy.ask").start().await);
-    let nats = client::nats(&server).await;
-    let mut questions = nats.subscribe("policy.ask").await.unwrap();
-    nats.flush().await.unwrap();
-    let service = tokio::spawn(async move {
-        while let Some(question) = questions.next().await {
-            let asked: Value = serde_json::from_slice(&question.payload).unwrap();
-            let permitted = asked["action"] != "perform_invocation";
-            let answer = json!({ "requestId": asked["requestId"], "permitted": permitted, "message": "by the book" });
-            nats.publish(question.reply.unwrap(), answer.to_string().into()).await.unwrap();
-        }
-    });
+    let _service = answering(&server, "policy.ask", |_, question| {
+        let asked: Value = serde_json::from_slice(question).unwrap();
+        let permitted = asked["action"] != "perform_invocation";
+        Some(json!({ "requestId": asked["requestId"], "permitted": permitted, "message": "by the book" }))
+    })
+    .await;
     start(&server, &near, &example("pinger"), 1).await;
     start(&server, &far, &example("ponger"), 1).await;
     heard(&near).await;
@@ -204,7 +198,6 @@ async fn a_call_to_another_host_is_followed_there() {
     };
     let id = told.step("policy")["data"]["request_id"].as_str().expect("an id");
     assert!(real.contains(id), "{id} in {real}");
-    service.abort();
     near.stop().await;
     far.stop().await;
 }
@@ -246,9 +239,6 @@ async fn an_origin_that_runs_nowhere_is_explained_by_any_host_and_said_so() {
 async fn a_lattice_of_earlier_hosts_is_concluded_from_what_it_tells() {
     let server = Server::start().await;
     let id = nkeys::KeyPair::new_server().public_key();
-    let nats = client::nats(&server).await;
-    let mut asked = nats.subscribe("wasmbus.ctl.default.>").await.unwrap();
-    nats.flush().await.unwrap();
     let spec = &keyvalue::SPEC;
     let answers = json!({
         "ping.hosts": { "id": id, "issuer": CLUSTER, "cluster_issuers": CLUSTER, "version": "0.82.0", "labels": {},
@@ -260,14 +250,7 @@ async fn a_lattice_of_earlier_hosts_is_concluded_from_what_it_tells() {
         format!("get.{id}.inv"): { "host_id": id, "labels": {}, "actors": [{ "id": KVCOUNTER, "image_ref": "r.example/kv:1",
             "name": "KV counter", "instances": [] }], "providers": [] },
     });
-    let old = tokio::spawn(async move {
-        while let Some(message) = asked.next().await {
-            let tail = message.subject.trim_start_matches("wasmbus.ctl.default.").to_owned();
-            if let (Some(reply), Some(answer)) = (message.reply, answers.get(&tail)) {
-                nats.publish(reply, answer.to_string().into()).await.unwrap();
-            }
-        }
-    });
+    let _old = answering(&server, CONTROL, move |tail, _| answers.get(tail).cloned()).await;
     let told = explain(&server, &["KV counter", "wasmcloud:keyvalue", "KeyValue.Get", "--timeout-ms", "500"]).await;
     assert!(
         told.told["asked_host"].is_null() && told.told["notes"].to_string().contains("cannot be asked"),
@@ -278,7 +261,6 @@ async fn a_lattice_of_earlier_hosts_is_concluded_from_what_it_tells() {
     told.says("claim", "ok", &[]);
     told.says("policy", "unknown", &[]);
     told.says("replica", "fails", &["runs on no host", "builtin://keyvalue"]);
-    old.abort();
 }
 
 #[tokio::test]

@@ -3,10 +3,9 @@
 
 use std::{
     collections::BTreeSet,
-    io::{BufRead, BufReader},
+    io::{BufRead as _, BufReader},
     path::Path,
-    process::{Child, Command, Stdio},
-    sync::mpsc,
+    process::Command,
 };
 
 use futures::StreamExt;
@@ -25,12 +24,12 @@ use tempfile::TempDir;
 
 use crate::harness::{
     CLUSTER, ECHO, Events, KVCOUNTER, PATIENCE, PINGER, PONGER, RANDOGENLOGGER, Server, TestHost,
-    client::{self, Caller, http_request, link, start, start_provider},
+    client::{self, CONTROL, Caller, answering, http_request, link, start, start_provider},
     eventually, example,
     external::{pack, pack_program, public_key},
     guests::{Signing, sign, wapc},
     host,
-    process::{command, output, stderr},
+    process::{Process, command, output, stderr},
     registry::RegistryServer,
     text,
 };
@@ -52,28 +51,20 @@ fn json_lines(mut command: Command) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
 }
 
-/// A command that goes on, and the lines it prints; killed when dropped.
-struct Going {
-    child: Child,
-    lines: mpsc::Receiver<String>,
-}
+/// A command that goes on, and the lines of JSON it prints.
+struct Going(Process);
 
 impl Going {
     fn start(mut command: Command) -> Self {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the command runs");
-        let (sender, lines) = mpsc::channel();
-        let printed = BufReader::new(child.stdout.take().expect("piped"));
-        std::thread::spawn(move || printed.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        Self { child, lines }
+        Self(Process::printing(&mut command))
     }
 
-    fn next(&self) -> Value {
-        let line = self.lines.recv_timeout(PATIENCE).expect("a line");
-        serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"))
+    fn next(&mut self) -> Value {
+        self.0.json("of whatever kind")
     }
 
     /// The next line that is wanted; others are passed over.
-    fn find(&self, is_wanted: impl Fn(&Value) -> bool) -> Value {
+    fn find(&mut self, is_wanted: impl Fn(&Value) -> bool) -> Value {
         let (began, mut last) = (std::time::Instant::now(), Value::Null);
         while began.elapsed() < PATIENCE {
             last = self.next();
@@ -85,16 +76,8 @@ impl Going {
     }
 
     fn interrupt(mut self) -> Option<i32> {
-        let pid = rustix::process::Pid::from_raw(self.child.id().cast_signed()).expect("a pid");
-        rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("the signal is sent");
-        self.child.wait().expect("it ends").code()
-    }
-}
-
-impl Drop for Going {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.0.signal(rustix::process::Signal::INT);
+        self.0.exit_code()
     }
 }
 
@@ -137,7 +120,7 @@ async fn lines_of_two_hosts_are_merged_and_followed_to_a_third() {
     assert_eq!(tail.len(), 2);
     assert_eq!((&tail[1]["host_id"], text(&tail[1], "/text")), (&json!(first.id), "GET /b at level error"));
 
-    let going = Going::start(operator(&dir, &server, &["logs", "randogenlogger", "-f", "-n", "0", "-o", "json"]));
+    let mut going = Going::start(operator(&dir, &server, &["logs", "randogenlogger", "-f", "-n", "0", "-o", "json"]));
     eventually("both are followed", || async { (followers(&[&first, &second]) == [1, 1]).then_some(()) }).await;
     call_on(&caller, &second, RANDOGENLOGGER, "/live").await;
     let live = going.find(|line| text(line, "/text").contains("/live"));
@@ -169,7 +152,7 @@ async fn what_a_provider_prints_is_in_its_logs_at_every_level() {
     pack_program("provider_kvmemory", &script, &archive);
     start_provider(&server, &host, &format!("file://{}", archive.display())).await;
     let provider = public_key("provider_kvmemory");
-    let going = Going::start(operator(&dir, &server, &["logs", &provider, "-f", "-o", "json"]));
+    let mut going = Going::start(operator(&dir, &server, &["logs", &provider, "-f", "-o", "json"]));
     // The two outputs of a process are read side by side.
     let wanted = |line: &Value| line["text"] == "plain words" || text(line, "/text").contains("details");
     let mut lines = [going.find(wanted), going.find(wanted)];
@@ -182,7 +165,7 @@ async fn what_a_provider_prints_is_in_its_logs_at_every_level() {
     start_provider(&server, &host, "builtin://keyvalue").await;
     let keyvalue = lattice_host::providers::builtin::keyvalue::SPEC.public_key;
     link(&server, KVCOUNTER, keyvalue, "wasmcloud:keyvalue", &[]).await;
-    let going = Going::start(operator(&dir, &server, &["logs", "builtin://keyvalue", "-f", "-o", "json"]));
+    let mut going = Going::start(operator(&dir, &server, &["logs", "builtin://keyvalue", "-f", "-o", "json"]));
     going.find(|line| text(line, "/text").contains(KVCOUNTER));
     drop(going);
     let unknown = output(&mut operator(&dir, &server, &["logs", "nobody"]));
@@ -318,7 +301,7 @@ async fn top_shows_what_happens_between_two_looks_and_what_callers_count() {
     let provider = public_key("provider_kvmemory");
     link(&server, KVCOUNTER, &provider, "wasmcloud:keyvalue", &[]).await;
     let caller = Caller::new(&server).await;
-    let going = Going::start(operator(&dir, &server, &["top", "-d", "0.3", "-n", "1000", "-o", "json"]));
+    let mut going = Going::start(operator(&dir, &server, &["top", "-d", "0.3", "-n", "1000", "-o", "json"]));
     let busy = async {
         loop {
             let _ = caller.call(KVCOUNTER, HANDLE, http_request("GET", "/x", b"")).await;
@@ -345,16 +328,9 @@ async fn top_shows_what_happens_between_two_looks_and_what_callers_count() {
 #[tokio::test]
 async fn hosts_of_earlier_years_are_left_out_and_named() {
     let (server, dir) = (Server::start().await, TempDir::new().unwrap());
-    let nats = client::nats(&server).await;
     // It answers what hosts of 2022 answer.
-    let mut pings = nats.subscribe("wasmbus.ctl.default.ping.hosts").await.unwrap();
-    nats.flush().await.unwrap();
-    let old = tokio::spawn(async move {
-        while let Some(ping) = pings.next().await {
-            let reply = json!({"id": "NOLD", "friendly_name": "old-timer-0001", "uptime_seconds": 1});
-            nats.publish(ping.reply.expect("a reply subject"), reply.to_string().into()).await.unwrap();
-        }
-    });
+    let ping = json!({"id": "NOLD", "friendly_name": "old-timer-0001", "uptime_seconds": 1});
+    let _old = answering(&server, CONTROL, move |tail, _| (tail == "ping.hosts").then(|| ping.clone())).await;
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
     for args in [["logs", "echo"], ["top", "-d0.1"]] {
@@ -362,7 +338,6 @@ async fn hosts_of_earlier_years_are_left_out_and_named() {
         let output = tokio::task::spawn_blocking(move || output(&mut command)).await.unwrap();
         assert!(output.status.success() && stderr(&output).contains("old-timer-0001"), "{}", stderr(&output));
     }
-    old.abort();
     host.stop().await;
 }
 
@@ -373,7 +348,7 @@ async fn spy_sees_calls_between_actors_their_answers_and_forgeries() {
     start(&server, &host, &example("pinger"), 1).await;
     start(&server, &host, &example("ponger"), 1).await;
     let caller = Caller::new(&server).await;
-    let going = Going::start(operator(&dir, &server, &["spy", "ponger", "--payloads", "-o", "json"]));
+    let mut going = Going::start(operator(&dir, &server, &["spy", "ponger", "--payloads", "-o", "json"]));
     let calling = async {
         loop {
             caller.call(PINGER, HANDLE, http_request("GET", "/", b"")).await.unwrap();

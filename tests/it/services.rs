@@ -12,37 +12,34 @@ use std::{
     },
 };
 
-use futures::StreamExt;
 use lattice_host::providers::builtin::keyvalue;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::harness::{
     ECHO, Events, KVCOUNTER, PINGER, PONGER, Server, TestHost,
-    client::{self, Caller, ctl_2024, http_request, start},
+    client::{self, Caller, answering, ctl_2024, http_request, start},
     eventually, example, external, host,
     registry::{PASSWORD, RegistryServer, USER},
     text,
 };
 
-/// Answers requests on a subject with what `answer` makes of them.
-async fn service(server: &Server, subject: &'static str, answer: impl Fn(Value) -> Value + Send + 'static) {
-    let nats = client::nats(server).await;
-    let mut requests = nats.subscribe(subject).await.unwrap();
-    nats.flush().await.unwrap();
-    tokio::spawn(async move {
-        while let Some(request) = requests.next().await {
-            let answer = answer(serde_json::from_slice(&request.payload).expect("a request is JSON"));
-            nats.publish(request.reply.expect("a reply subject"), answer.to_string().into()).await.unwrap();
-        }
-    });
+/// Answers requests on a subject with what `answer` makes of them, until what is returned is dropped.
+async fn service(
+    server: &Server,
+    subject: &str,
+    answer: impl Fn(Value) -> Value + Send + 'static,
+) -> AbortOnDropHandle<()> {
+    let read = |request: &[u8]| serde_json::from_slice(request).expect("a request is JSON");
+    answering(server, subject, move |_, request| Some(answer(read(request)))).await
 }
 
 #[tokio::test]
 async fn the_configuration_service_says_what_to_start() {
     let server = Server::start().await;
     let mut events = Events::all(&server).await;
-    service(&server, "wasmbus.cfg.default.req", |request| {
+    let _service = service(&server, "wasmbus.cfg.default.req", |request| {
         assert_eq!(text(&request, "/labels/machine"), "first");
         json!({"autoStartActors": [example("echo")],
             "autoStartProviders": [{"imageReference": "builtin://keyvalue", "linkName": "default"}],
@@ -77,7 +74,7 @@ async fn a_late_answer_leaves_alone_what_somebody_started_meanwhile() {
     let host = host(&server).set("config_service_enabled", "true").start().await;
     start(&server, &host, &example("echo"), 5).await;
     client::start_provider(&server, &host, "builtin://keyvalue").await;
-    service(&server, "wasmbus.cfg.default.req", |_| {
+    let _service = service(&server, "wasmbus.cfg.default.req", |_| {
         json!({"autoStartActors": [example("echo"), example("ponger")],
             "autoStartProviders": [{"imageReference": "builtin://keyvalue"}]})
     })
@@ -93,7 +90,7 @@ async fn a_late_answer_leaves_alone_what_somebody_started_meanwhile() {
 async fn calls_that_wait_for_the_same_decision_ask_for_it_once() {
     let server = Server::start().await;
     let (sender, mut requests) = tokio::sync::mpsc::unbounded_channel();
-    service(&server, "policy.ask", move |request| {
+    let _service = service(&server, "policy.ask", move |request| {
         sender.send(request["action"].clone()).unwrap();
         json!({"requestId": request["requestId"], "permitted": true})
     })
@@ -118,7 +115,7 @@ async fn calls_that_wait_for_the_same_decision_ask_for_it_once() {
 #[tokio::test]
 async fn a_policy_service_decides_on_providers_and_on_calls_of_them() {
     let server = Server::start().await;
-    service(&server, "policy.ask", |request| {
+    let _service = service(&server, "policy.ask", |request| {
         let contract = request["target"]["contractId"].as_str().unwrap_or_default();
         let forbidden = request["action"] == "start_provider" && contract == "wasmcloud:blobstore"
             || request["action"] == "perform_invocation" && contract == "wasmcloud:keyvalue";
@@ -149,7 +146,7 @@ async fn a_policy_service_is_asked_once_and_can_change_its_mind() {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
     let (sender, mut requests) = tokio::sync::mpsc::unbounded_channel();
-    service(&server, "policy.ask", move |request| {
+    let _service = service(&server, "policy.ask", move |request| {
         let permitted = request["target"]["publicKey"] != PONGER;
         if request["action"] == "perform_invocation" {
             count.fetch_add(1, Ordering::Relaxed);
@@ -207,7 +204,8 @@ async fn no_answer_of_the_policy_service_is_a_denial_that_is_not_kept() {
     ctl.scale_actor(&host.id, &example("echo"), 1, None).await.unwrap();
     let failed = events.next("actor_start_failed").await;
     assert!(text(&failed, "/data/error").contains("no decision of the policy service"), "{failed}");
-    service(&server, "policy.late", |request| json!({"requestId": request["requestId"], "permitted": true})).await;
+    let _service =
+        service(&server, "policy.late", |request| json!({"requestId": request["requestId"], "permitted": true})).await;
     ctl.scale_actor(&host.id, &example("echo"), 1, None).await.unwrap();
     eventually("the actor runs", || async {
         ctl.get_host_inventory(&host.id).await.ok().filter(|inventory| inventory.actors.len() == 1)

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use async_nats::jetstream;
 use bytes::Bytes;
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::TryStreamExt as _;
 use lattice_host::{
     client::{
         lattice::Lattice,
@@ -26,7 +26,7 @@ use crate::{
     connections::anonymous,
     harness::{
         ECHO, Events, PINGER, Server, TestHost,
-        client::{self, Caller, ctl_2024, http_request},
+        client::{self, CONTROL, Caller, answering, ctl_2024, http_request},
         eventually, example, host,
         process::{command, output, stderr},
         text,
@@ -61,22 +61,13 @@ async fn store(server: &Server, domain: Option<&str>) -> Artifacts {
 /// A host of earlier years: it answers a ping without saying whom it hears, and bids for whatever it is asked, at once.
 async fn host_of_2022(server: &Server) -> (String, AbortOnDropHandle<()>) {
     let id = "NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF".to_owned();
-    let (nats, own) = (client::nats(server).await, id.clone());
-    let mut requests = nats.subscribe("wasmbus.ctl.default.>").await.unwrap();
-    nats.flush().await.unwrap();
-    let answers = tokio::spawn(async move {
-        while let Some(request) = requests.next().await {
-            let answer = match request.subject.trim_start_matches("wasmbus.ctl.default.") {
-                "ping.hosts" => json!({ "id": own, "friendly_name": "old-oak-1", "version": "0.63.1" }),
-                "auction.actor" => json!({ "host_id": own }),
-                _ => continue,
-            };
-            if let Some(reply) = request.reply {
-                let _ = nats.publish(reply, answer.to_string().into()).await;
-            }
-        }
+    let own = id.clone();
+    let answers = answering(server, CONTROL, move |tail, _| match tail {
+        "ping.hosts" => Some(json!({ "id": own, "friendly_name": "old-oak-1", "version": "0.63.1" })),
+        "auction.actor" => Some(json!({ "host_id": own })),
+        _ => None,
     });
-    (id, AbortOnDropHandle::new(answers))
+    (id, answers.await)
 }
 
 /// Starts an upload on a host, and waits until it runs or failed.

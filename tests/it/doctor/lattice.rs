@@ -2,7 +2,6 @@
 
 use std::process::Command;
 
-use futures::StreamExt as _;
 use rustix::process::Signal;
 use serde_json::json;
 use tempfile::TempDir;
@@ -10,7 +9,7 @@ use tempfile::TempDir;
 use super::{Desk, Diagnosis};
 use crate::harness::{
     CLUSTER, CLUSTER_SEED, ECHO, Server,
-    client::{self, start, start_provider},
+    client::{self, CONTROL, answering, start, start_provider},
     eventually, example, host,
     nats::free_port,
     process::{Process, command, member, output},
@@ -109,10 +108,6 @@ async fn a_host_of_an_earlier_year_is_told_and_does_no_harm() {
     let host = host(&server).start().await;
     // Answers pings and inventories as a host of 2024 does, and nothing else.
     let id = nkeys::KeyPair::new_server().public_key();
-    let nats = client::nats(&server).await;
-    let mut pings = nats.subscribe("wasmbus.ctl.default.ping.hosts").await.unwrap();
-    let mut inventories = nats.subscribe(format!("wasmbus.ctl.default.get.{id}.inv")).await.unwrap();
-    nats.flush().await.unwrap();
     let ping = json!({
         "id": id, "issuer": CLUSTER, "cluster_issuers": CLUSTER, "labels": {}, "friendly_name": "old-timer-1234",
         "uptime_seconds": 9, "uptime_human": "9s", "version": "0.82.0", "js_domain": "core", "lattice_prefix": "default",
@@ -120,23 +115,13 @@ async fn a_host_of_an_earlier_year_is_told_and_does_no_harm() {
     });
     let inventory =
         json!({ "host_id": id, "labels": {}, "friendly_name": "old-timer-1234", "actors": [], "providers": [] });
-    let old = tokio::spawn(async move {
-        loop {
-            let (asked, answer) = tokio::select! {
-                Some(asked) = pings.next() => (asked, &ping),
-                Some(asked) = inventories.next() => (asked, &inventory),
-            };
-            if let Some(reply) = asked.reply {
-                nats.publish(reply, answer.to_string().into()).await.unwrap();
-            }
-        }
-    });
+    let answers = json!({ "ping.hosts": ping, format!("get.{id}.inv"): inventory });
+    let _old = answering(&server, CONTROL, move |tail, _| answers.get(tail).cloned()).await;
     let diagnosis = Desk::at(&server).diagnosis().await;
     diagnosis.says("versions", "note", &["old-timer-1234", "0.82.0"]);
     for check in ["hosts", "issuers", "domains", "clock", "links"] {
         diagnosis.is_content(check);
     }
-    old.abort();
     host.stop().await;
 }
 

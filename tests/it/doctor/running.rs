@@ -16,7 +16,7 @@ use wascap::{
 use super::Desk;
 use crate::harness::{
     ECHO, Events, KVCOUNTER, PROVIDER, Server,
-    client::{self, ctl_2024, start, start_provider},
+    client::{self, answering, ctl_2024, start, start_provider},
     eventually, example,
     external::pack_program,
     guests::{self, Signing, sign, wapc},
@@ -274,18 +274,10 @@ async fn services_that_are_configured_and_silent_are_told_with_what_that_means()
     diagnosis.says("services", "wrong", &["policy service does not answer", "policy.nobody", "denied"]);
     diagnosis.says("services", "warning", &["configuration service", "wasmbus.cfg.default.req"]);
 
-    let nats = client::nats(&server).await;
-    let mut questions = nats.subscribe("policy.nobody").await.unwrap();
-    nats.flush().await.unwrap();
-    let service = tokio::spawn(async move {
-        while let Some(question) = futures::StreamExt::next(&mut questions).await {
-            let answer = json!({ "requestId": "1", "permitted": false }).to_string();
-            nats.publish(question.reply.expect("a reply subject"), answer.into()).await.unwrap();
-        }
-    });
+    let denial = || Some(json!({ "requestId": "1", "permitted": false }));
+    let _service = answering(&server, "policy.nobody", move |_, _| denial()).await;
     // A denial is an answer.
     desk.diagnosis().await.says("services", "ok", &["policy service answers"]);
-    service.abort();
     host.stop().await;
 }
 

@@ -13,6 +13,7 @@ use lattice_host::{
     },
 };
 use serde_json::Value;
+use tokio_util::task::AbortOnDropHandle;
 use wasmbus_rpc::{common::Message, rpc_client::RpcClient, wascap::prelude::KeyPair};
 
 use super::{CLUSTER_SEED, PATIENCE, PROVIDER, Server, TestHost};
@@ -40,6 +41,30 @@ pub async fn ctl_2022(server: &Server) -> wasmcloud_control_interface_2022::Clie
 /// Our own client library, for what no client crate does.
 pub async fn nats(server: &Server) -> async_nats::Client {
     async_nats::connect(server.url()).await.expect("connected")
+}
+
+/// Every request of the control interface.
+pub const CONTROL: &str = "wasmbus.ctl.default.>";
+
+/// Stands for a host or a service: answers requests with what `answer` makes of the subject (without what `subject` says of
+/// it) and the payload, until what is returned is dropped.
+pub async fn answering(
+    server: &Server,
+    subject: &str,
+    mut answer: impl FnMut(&str, &[u8]) -> Option<Value> + Send + 'static,
+) -> AbortOnDropHandle<()> {
+    let nats = nats(server).await;
+    let mut requests = nats.subscribe(subject.to_owned()).await.expect("subscribed");
+    nats.flush().await.expect("flushed");
+    let said = subject.trim_end_matches('>').to_owned();
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        while let Some(request) = requests.next().await {
+            let answer = answer(request.subject.trim_start_matches(&*said), &request.payload);
+            if let (Some(answer), Some(reply)) = (answer, request.reply) {
+                nats.publish(reply, answer.to_string().into()).await.expect("published");
+            }
+        }
+    }))
 }
 
 /// The RPC client of provider authors, signing with the tests' cluster key.

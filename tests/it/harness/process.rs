@@ -1,15 +1,17 @@
 //! The binary as a process of its own.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     path::Path,
     process::{Child, Command, Output, Stdio},
     sync::mpsc,
 };
 
+use serde_json::Value;
+
 use super::{CLUSTER_SEED, PATIENCE, Server, nats};
 
-/// A running `host` whose log lines can be waited for; killed when dropped.
+/// A running `host` whose lines can be waited for, those of its log or those it prints; killed when dropped.
 pub struct Process {
     child: Child,
     lines: mpsc::Receiver<String>,
@@ -36,24 +38,49 @@ pub fn member(dir: &Path, server: &Server) -> Command {
 }
 
 impl Process {
+    /// A host, for the lines of its log.
     pub fn start(command: &mut Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().expect("host runs");
+        let log = child.stderr.take().expect("piped");
+        Self::of(child, log)
+    }
+
+    /// A command that goes on, for the lines it prints.
+    pub fn printing(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().expect("host runs");
+        let printed = child.stdout.take().expect("piped");
+        Self::of(child, printed)
+    }
+
+    fn of(child: Child, source: impl Read + Send + 'static) -> Self {
         let (sender, lines) = mpsc::channel();
-        let log = BufReader::new(child.stderr.take().expect("piped"));
-        std::thread::spawn(move || log.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let source = BufReader::new(source);
+        std::thread::spawn(move || source.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         Self { child, lines, seen: Vec::new() }
     }
 
-    /// Waits for a log line with this text.
+    /// Waits for the next line; `wanted` is what it is hoped to be.
+    pub fn next(&mut self, wanted: &str) -> String {
+        let line =
+            self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no line {wanted:?} after {:#?}", self.seen));
+        self.seen.push(line.clone());
+        line
+    }
+
+    /// Waits for a line with this text.
     pub fn line(&mut self, text: &str) -> String {
         loop {
-            let line =
-                self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no line {text:?} after {:#?}", self.seen));
-            self.seen.push(line.clone());
+            let line = self.next(text);
             if line.contains(text) {
                 return line;
             }
         }
+    }
+
+    /// Waits for the next line, which is JSON.
+    pub fn json(&mut self, wanted: &str) -> Value {
+        let line = self.next(wanted);
+        serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"))
     }
 
     pub fn signal(&self, signal: rustix::process::Signal) {
