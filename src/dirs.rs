@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::Environment;
+use crate::config::{Environment, ProcessEnvironment};
 
 const NAME: &str = "lattice-host";
 
@@ -26,10 +26,17 @@ pub struct Dirs {
     pub nats_config: Option<PathBuf>,
 }
 
+/// What files in caches are called until they are whole.
+pub const UNFINISHED: &str = ".new-";
 /// The directory of provider executables, below the cache.
 pub const EXECUTABLES: &str = "providers";
 
 impl Dirs {
+    /// Those of whoever runs this process.
+    pub fn of_process() -> Self {
+        Self::find(&ProcessEnvironment, std::env::home_dir().as_deref())
+    }
+
     /// Reads `XDG_*_HOME`, `DOCKER_CONFIG` and `WASH_CONTEXTS`; without them, and without a home, the system's place for
     /// temporary files serves, but never for what the user wishes.
     pub fn find(env: &dyn Environment, home: Option<&Path>) -> Self {

@@ -17,7 +17,7 @@ use crate::{
     errors::chain,
     identity::{
         claims::{ActorClaims, VerifyOptions, now, verify_module},
-        module::{self, ModuleError},
+        module::{self, ModuleError, is_wasm},
         provider::ProviderClaims,
         token::Compact,
     },
@@ -28,8 +28,6 @@ use crate::{
     registry::{Got, Registry},
 };
 
-/// What every WebAssembly binary begins with.
-const WASM_MAGIC: &[u8] = b"\0asm";
 /// Width that help texts are wrapped to.
 const WIDTH: usize = 100;
 
@@ -84,11 +82,6 @@ pub async fn inspect(
     Ok(Found { what, digest: fetched.digest })
 }
 
-/// Whether some content is a WebAssembly module or component, signed or not.
-pub fn is_wasm(content: &[u8]) -> bool {
-    content.starts_with(WASM_MAGIC)
-}
-
 impl Inspected {
     /// Reads what a module or an archive says, and verifies it, as of the time nearest to `now` at which it counts.
     ///
@@ -99,8 +92,7 @@ impl Inspected {
             let module = verify_module(content, nearest(&token, now), &VerifyOptions::default())?;
             return Ok(Self::Actor { claims: module.claims, token });
         }
-        let token = Archive::token(content)?;
-        let (claims, targets) = Archive::inspect(content, nearest(&token, now))?;
+        let (claims, targets, token) = Archive::inspect_as_of(content, |token| nearest(token, now))?;
         Ok(Self::Provider { claims, targets, token })
     }
 

@@ -298,17 +298,13 @@ pub fn given_public(text: &str, kind: Kind, what: &'static str) -> Result<String
 }
 
 fn unless_unfit(key: SigningKey, expected: Kind, what: &'static str) -> Result<SigningKey, KeyringError> {
-    match key.kind() {
-        found if found == expected => Ok(key),
-        found => Err(KeyringError::Unfit { what, source: KeyError::SeedKind { expected, found } }),
-    }
+    key.require(expected).map_err(|source| KeyringError::Unfit { what, source })?;
+    Ok(key)
 }
 
 fn fitting(key: SigningKey, expected: Kind, path: &Path) -> Result<SigningKey, KeyringError> {
-    match key.kind() {
-        found if found == expected => Ok(key),
-        found => Err(KeyringError::NoKey { path: path.to_owned(), source: KeyError::SeedKind { expected, found } }),
-    }
+    key.require(expected).map_err(|source| KeyringError::NoKey { path: path.to_owned(), source })?;
+    Ok(key)
 }
 
 fn file_name(of: &str, kind: Kind) -> String {

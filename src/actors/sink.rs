@@ -58,9 +58,11 @@ impl Sink {
         Arc::new(Self { actor_id, journal, window: Mutex::new(window) })
     }
 
-    /// What the host has to say about the actor, beside its own log.
+    /// What the host has to say about a call of the actor, beside its own log; as bounded as what the actor says.
     pub fn remark(&self, level: Level, text: &str) {
-        self.journal.write(level, text);
+        if self.admit() {
+            self.journal.write(level, text);
+        }
     }
 
     /// Logs what a guest said, line by line; what is too long to be a message is cut.
@@ -84,7 +86,8 @@ impl Sink {
             if window.suppressed > 0 {
                 let suppressed = window.suppressed;
                 warn!(actor_id = %self.actor_id, suppressed, "actor logs too much, lines left out");
-                self.remark(Level::Warn, &format!("the host left out {suppressed} lines: the actor logs too much"));
+                let text = format!("the host left out {suppressed} lines: the actor logs too much");
+                self.journal.write(Level::Warn, &text);
             }
             *window = Window { began: Instant::now(), lines: 0, suppressed: 0 };
         }

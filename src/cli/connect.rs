@@ -56,7 +56,7 @@ pub struct Connect {
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub struct Form {
     /// Form of the output
-    #[arg(short, long, value_enum, default_value_t = Output::Text, hide_possible_values = false)]
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
 }
 

@@ -1,12 +1,13 @@
 //! The command line: what can be asked of the binary, and how it says what went wrong.
 //!
-//! * this file has the commands that run hosts, and the list of all; [`lattice`] has those that speak to a lattice, [`tools`]
-//!   those that need none; [`connect`] is what they share: where the lattice is, and the form of the output.
+//! * this file has the commands that run hosts, and the list of all; [`lattice`] has those that speak to a lattice, [`app`]
+//!   those for its deployment manager, [`tools`] those that need neither; [`connect`] is what they share: where the lattice is, and the form of the output.
 //! * [`command`] is the whole as clap knows it, with the commands in groups.
 //!
 //! Settings are flags of every command that runs a host, and may stand before or after its name. This module only reads;
 //! [`crate::config`] decides, and [`crate::command`] acts.
 
+pub mod app;
 pub mod connect;
 pub mod lattice;
 pub mod tools;
@@ -126,7 +127,7 @@ pub enum Command {
     Ctl(lattice::Ctl),
     /// Applications of a deployment manager
     #[command(subcommand)]
-    App(lattice::App),
+    App(app::App),
     /// Find out what is wrong, and how to mend it
     Doctor(lattice::Doctor),
     /// Tell how a call is decided: claim, link, policy, replica, path

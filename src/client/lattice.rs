@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use async_nats::{Message, RequestErrorKind, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -113,6 +113,18 @@ impl Lattice {
     /// What runs on a host.
     pub async fn inventory(&self, host: &str) -> Result<Inventory, RequestError> {
         self.request(&Control::Inventory { host: host.to_owned() }, &Value::Null).await
+    }
+
+    /// What runs on the host a word means, or on every host that answers.
+    pub async fn inventories_of(&self, word: Option<&str>) -> Result<Vec<Inventory>> {
+        match word {
+            Some(word) => {
+                let host = self.find_host(word).await?;
+                let asked = self.inventory(&host).await.with_context(|| format!("ask host {host} what it runs"))?;
+                Ok(vec![asked])
+            }
+            None => Ok(self.inventories(&self.some_hosts().await?).await),
+        }
     }
 
     /// What runs on each of these hosts; a host that does not answer is left out.

@@ -30,8 +30,9 @@ pub struct Named {
 }
 
 impl Named {
-    fn is_called(&self, word: &str) -> bool {
-        self.id == word || self.aliases.iter().any(|alias| alias == word) || self.name.eq_ignore_ascii_case(word)
+    /// Whether a word is the name, or one of the other names.
+    pub fn is_named(&self, word: &str) -> bool {
+        self.aliases.iter().any(|alias| alias == word) || self.name.eq_ignore_ascii_case(word)
     }
 
     fn resembles(&self, word: &str) -> bool {
@@ -46,7 +47,7 @@ impl Named {
 
 /// The one thing a word means: what is called exactly so, or else the only one that resembles it.
 pub fn find<'a>(what: &str, word: &str, among: &'a [Named]) -> Result<&'a Named> {
-    let exact: Vec<&Named> = among.iter().filter(|named| named.is_called(word)).collect();
+    let exact: Vec<&Named> = among.iter().filter(|named| named.id == word || named.is_named(word)).collect();
     let found = match exact.is_empty() {
         true => among.iter().filter(|named| !word.is_empty() && named.resembles(word)).collect(),
         false => exact,
@@ -102,6 +103,21 @@ pub fn providers(claims: &[Claims], inventories: &[Inventory]) -> Vec<Named> {
     all.into_values().collect()
 }
 
+/// Providers that run on a host. Those that are built in and run nowhere are none.
+pub fn running_providers(inventories: &[Inventory]) -> Vec<Named> {
+    let runs = |id: &str| inventories.iter().flat_map(|inventory| &inventory.providers).any(|p| p.id == id);
+    let mut named = providers(&[], inventories);
+    named.retain(|named| runs(&named.id));
+    named
+}
+
+/// Actors and providers of the lattice.
+pub fn entities(claims: &[Claims], inventories: &[Inventory]) -> Vec<Named> {
+    let mut all = actors(claims, inventories);
+    all.extend(providers(claims, inventories));
+    all
+}
+
 fn known(claims: &[Claims], wanted: impl Fn(&Claims) -> bool) -> BTreeMap<String, Named> {
     let named = |claims: &Claims| Named {
         id: claims.subject.clone(),
@@ -148,9 +164,7 @@ pub fn entity(word: &str, claims: &[Claims], inventories: &[Inventory]) -> Resul
     if let Some(Err(unknown)) = builtin::find(word) {
         return Err(anyhow!(unknown));
     }
-    let mut all = actors(claims, inventories);
-    all.extend(providers(claims, inventories));
-    find("actor or provider", word, &all).map(|named| named.id.clone())
+    find("actor or provider", word, &entities(claims, inventories)).map(|named| named.id.clone())
 }
 
 #[cfg(test)]

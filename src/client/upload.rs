@@ -2,7 +2,7 @@
 //! ours finds them ([`Artifacts`]).
 //!
 //! ```text
-//! local_file ─▶ prepare (read, tell apart, verify or sign) ─▶ Sender::readers ─▶ Sender::send ─▶ Readers::bid_for_actor
+//! local_file ─▶ prepare (read, tell apart, verify or sign) ─▶ Readers::find ─▶ Sender::send … Sender::tidy
 //! ```
 //!
 //! Only hosts like this one know references of uploads. Those of earlier years would take one for the name of an image, bid
@@ -28,6 +28,7 @@ use crate::{
     identity::{
         ProviderClaims, VerifyOptions,
         claims::{ActorClaims, ModuleError, now, verify_module},
+        module::is_wasm,
     },
     lattice::connection::Nats,
     providers::archive::Archive,
@@ -38,8 +39,6 @@ use crate::{
     },
 };
 
-const WASM_MAGIC: &[u8] = b"\0asm";
-const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 /// Where a tar file says that it is one.
 const TAR_MAGIC: (usize, &[u8]) = (257, b"ustar");
 /// What files are called that are meant even if they are not there.
@@ -68,9 +67,9 @@ pub enum Content {
 /// Tells a module from a provider archive, and both from anything else.
 pub fn classify(bytes: &[u8]) -> Content {
     let (at, tar) = TAR_MAGIC;
-    if bytes.starts_with(WASM_MAGIC) {
+    if is_wasm(bytes) {
         Content::Module
-    } else if bytes.starts_with(GZIP_MAGIC) || bytes.get(at..).is_some_and(|rest| rest.starts_with(tar)) {
+    } else if Archive::is_compressed(bytes) || bytes.get(at..).is_some_and(|rest| rest.starts_with(tar)) {
         Content::Archive
     } else {
         Content::Neither
@@ -331,7 +330,7 @@ impl Sender {
     }
 
     /// Sends an artifact to where `readers` look, unless it is there. `progress` is told how many bytes of how many are
-    /// stored. What older uploads need not be kept is removed then.
+    /// stored. Who has sent something [tidies up](Self::tidy) when nobody waits any more.
     pub async fn send(
         &self,
         readers: &Readers,
@@ -340,9 +339,6 @@ impl Sender {
     ) -> Result<Uploaded> {
         let store = self.store(readers);
         let put = store.put(&artifact.content, &artifact.verified.about(), progress).await?;
-        if put == Put::Sent {
-            self.tidy(&store).await;
-        }
         Ok(Uploaded {
             reference: artifact.reference(),
             digest: artifact.digest.clone(),
@@ -355,7 +351,8 @@ impl Sender {
 
     /// Removes what has a successor, was not sent for long, and runs nowhere. It is a favour: what fails is left to the next
     /// one who sends something.
-    async fn tidy(&self, store: &Artifacts) {
+    pub async fn tidy(&self, readers: &Readers) {
+        let store = self.store(readers);
         let tidy = async {
             if let Err(problem) = store.sweep().await {
                 debug!(%problem, "pieces of unfinished uploads not looked through");
@@ -391,20 +388,6 @@ impl Sender {
         let of_providers = inventories.iter().flat_map(|inventory| &inventory.providers).map(|p| p.image_ref.clone());
         Ok(of_actors.chain(of_providers).collect())
     }
-}
-
-/// Sends a file, see [`prepare`] and [`Sender::send`]. Also returns the hosts that can start it.
-pub async fn upload(
-    session: &Session,
-    path: &Path,
-    sign: Option<impl FnOnce(&[u8]) -> Result<Vec<u8>>>,
-    progress: impl FnMut(u64, u64),
-) -> Result<(Uploaded, Readers)> {
-    let artifact = prepare(path, sign).await?;
-    let sender = Sender::of(session).await?;
-    let readers = Readers::find(&sender.lattice).await?;
-    let uploaded = sender.send(&readers, &artifact, progress).await?;
-    Ok((uploaded, readers))
 }
 
 /// The store of uploads of a session's lattice: where its hosts look, or where the settings say if none answers.

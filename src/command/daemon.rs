@@ -185,7 +185,7 @@ async fn told(instance: &Instance, record: &Record) -> String {
 
 pub fn down(terminal: &Terminal, args: &Down) -> ExitCode {
     telemetry::init(&config::Log { level: tracing::Level::INFO, json: false });
-    let dirs = Dirs::find(&ProcessEnvironment, std::env::home_dir().as_deref());
+    let dirs = Dirs::of_process();
     let instances = match (args.all, up::directory()) {
         (true, _) => Instance::all(&dirs),
         (false, Ok(directory)) => vec![Instance::of(&dirs, &directory)],

@@ -24,22 +24,18 @@ use serde_json::{Value, json};
 use super::files;
 use crate::{
     cli::tools::{Drain, DrainWhat},
-    config::ProcessEnvironment,
-    dirs::Dirs,
+    dirs::{Dirs, UNFINISHED},
     host::{self, presence},
     terminal::{Cell, Column, Page, Table, Terminal, View},
 };
 
-/// What files are called while they are written, by those who write into caches.
-const UNFINISHED_PREFIX: &str = ".new-";
 /// A file that is not finished by then never will be.
 const UNFINISHED_AGE: Duration = Duration::from_secs(3600);
 /// Caches nest three or four levels deep.
 const DEPTH_MAX: usize = 16;
 
 pub fn run(terminal: &Terminal, args: &Drain) -> Result<()> {
-    let home = std::env::home_dir();
-    let dirs = Dirs::find(&ProcessEnvironment, home.as_deref());
+    let dirs = Dirs::of_process();
     let hosts = presence::running(&host::presence_dir(&dirs));
     let mut drained = Vec::new();
     for (what, dir) in [
@@ -112,7 +108,7 @@ fn is_unfinished(entry: &fs::DirEntry, metadata: &fs::Metadata) -> bool {
         let age = metadata.modified().ok().and_then(|modified| modified.elapsed().ok());
         age.is_none_or(|age| age < UNFINISHED_AGE)
     };
-    entry.file_name().to_string_lossy().starts_with(UNFINISHED_PREFIX) && is_young()
+    entry.file_name().to_string_lossy().starts_with(UNFINISHED) && is_young()
 }
 
 /// A cache, and what was removed from it.

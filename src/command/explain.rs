@@ -13,21 +13,22 @@ use crate::{
     client::{
         Session, Usage,
         lattice::{Lattice, RequestError},
-        names::{self, Named},
+        names,
     },
     config::SettingArgs,
     control::{
         probe::explain::{
-            Explained, Outcome, Party, Request, Step,
+            Explained, Outcome, Request, Step,
             words::{Scene, start_command},
         },
         types::{HostReply, Inventory},
     },
-    identity::keys::{ActorId, LatticeName, LinkName, ProviderId},
+    identity::keys::{LatticeName, LinkName},
     lattice::subject::{Control, Probe},
     links::{Claims, LinkDefinition, Table},
     providers::builtin,
     router::{Builtin, explain::foresee},
+    rpc::invocation::Entity,
     store::{Entry, keys},
     terminal::{Page, Terminal, Tone, View},
 };
@@ -86,32 +87,15 @@ impl Known {
         })
     }
 
-    fn origin(&self, word: &str, link_name: &str) -> Result<Party> {
-        let id = self.entity(word)?;
+    fn origin(&self, word: &str, link_name: &str) -> Result<Entity> {
+        let id = names::entity(word, &self.claims, &self.inventories)?;
         if !id.starts_with('V') {
-            return Ok(Party { public_key: id, ..Party::default() });
+            return Ok(Entity::new(&id, "", ""));
         }
         let contract_id = self.contract_of(&id).ok_or_else(|| {
             anyhow!("nothing tells which contract provider {id} fulfils: it runs nowhere, and the lattice has no claims of it")
         })?;
-        Ok(Party { public_key: id, link_name: link_name.to_owned(), contract_id })
-    }
-
-    /// The actor or the provider a word means.
-    fn entity(&self, word: &str) -> Result<String> {
-        if ActorId::parse(word).is_ok() || ProviderId::parse(word).is_ok() {
-            return Ok(word.to_owned());
-        }
-        if word.starts_with(builtin::SCHEME) {
-            return names::provider(word, &self.claims, &self.inventories);
-        }
-        names::find("actor or provider", word, &self.entities()).map(|named| named.id.clone())
-    }
-
-    fn entities(&self) -> Vec<Named> {
-        let mut all = names::actors(&self.claims, &self.inventories);
-        all.extend(names::providers(&self.claims, &self.inventories));
-        all
+        Ok(Entity::new(&id, link_name, &contract_id))
     }
 
     /// Whom an actor is to call, as it would write it; and the provider that is meant, if one was named.
@@ -121,15 +105,12 @@ impl Known {
             return Ok((word.to_owned(), None));
         }
         let is_contract = self.contracts().any(|contract| contract == word) || Builtin::of(word).is_some();
-        let is_named = self
-            .entities()
-            .iter()
-            .any(|named| named.name.eq_ignore_ascii_case(word) || named.aliases.iter().any(|alias| alias == word));
+        let is_named = names::entities(&self.claims, &self.inventories).iter().any(|named| named.is_named(word));
         // `acme:ledger` is a contract that nobody knows yet; references have a slash.
         if is_contract || (!is_named && word.contains(':') && !word.contains('/')) {
             return Ok((word.to_owned(), None));
         }
-        let id = self.entity(word)?;
+        let id = names::entity(word, &self.claims, &self.inventories)?;
         if !id.starts_with('V') {
             return Ok((id, None));
         }
@@ -160,12 +141,12 @@ impl Known {
     }
 
     /// Hosts that run an entity.
-    fn runners(&self, party: &Party) -> Vec<&str> {
+    fn runners(&self, party: &Entity) -> Vec<&str> {
         let runs = |inventory: &&Inventory| {
-            inventory.actors.iter().any(|actor| actor.id == party.public_key)
+            inventory.actors.iter().any(|actor| *actor.id == *party.public_key)
                 || inventory.providers.iter().any(|provider| {
-                    provider.id == party.public_key
-                        && (party.link_name.is_empty() || provider.link_name == party.link_name)
+                    *provider.id == *party.public_key
+                        && (party.link_name.is_empty() || *provider.link_name == *party.link_name)
                 })
         };
         self.inventories.iter().filter(runs).map(|inventory| inventory.host_id.as_str()).collect()
@@ -255,7 +236,7 @@ impl Known {
         if runners.is_empty() {
             step.outcome = Outcome::Fails;
             step.why = "it runs on no host of this lattice".into();
-            step.fix = Some(start_command(&self.table(), &target.entity()));
+            step.fix = Some(start_command(&self.table(), &target));
             if explained.call_error.is_none() {
                 explained.call_error = Some("Failed to perform RPC call: request timeout (nobody listens)".into());
             }
@@ -358,7 +339,7 @@ impl View for Told {
     }
 
     fn names(&self) -> Vec<String> {
-        self.explained.target.iter().map(|target| target.public_key.clone()).collect()
+        self.explained.target.iter().map(|target| target.public_key.to_string()).collect()
     }
 }
 

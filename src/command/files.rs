@@ -1,4 +1,4 @@
-//! Files that commands read and write: whole, or not at all.
+//! Files that commands read and write: whole, or not at all. What is no ordinary file (a pipe, a terminal) is written to.
 
 use std::{
     fs,
@@ -16,6 +16,12 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
 /// Writes a file, with its directories; what was there before is replaced in one moment.
 pub fn write(path: &Path, content: &[u8]) -> Result<()> {
     let replace = || -> io::Result<()> {
+        // A renamed file would replace a symbolic link instead of what it points to.
+        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let before = fs::metadata(&path).ok();
+        if before.as_ref().is_some_and(|before| !before.is_file() && !before.is_dir()) {
+            return fs::write(&path, content);
+        }
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(dir)?;
         let mut builder = tempfile::Builder::new();
@@ -25,6 +31,9 @@ pub fn write(path: &Path, content: &[u8]) -> Result<()> {
         let mut file = builder.tempfile_in(dir)?;
         file.write_all(content)?;
         file.as_file().sync_all()?;
+        if let Some(before) = before {
+            file.as_file().set_permissions(before.permissions())?;
+        }
         file.persist(path)?;
         Ok(())
     };
@@ -72,7 +81,26 @@ mod tests {
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
         assert_eq!(destination(Some(dir.path()), "x.wasm"), dir.path().join("x.wasm"));
         assert_eq!(destination(Some(&path), "x.wasm"), path);
+        let error = format!("{:#}", write(dir.path(), b"x").unwrap_err());
+        assert!(error.starts_with("write ") && error.contains("directory"), "{error}");
         let error = format!("{:#}", read(&dir.path().join("none")).unwrap_err());
         assert!(error.contains("none: No such file"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_permissions_kept_and_devices_written_to() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let dir = tempfile::tempdir().unwrap();
+        let (path, link) = (dir.path().join("b.wasm"), dir.path().join("link"));
+        fs::write(&path, b"one").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        write(&link, b"two").unwrap();
+        assert!(link.is_symlink() && read(&path).unwrap() == b"two");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        write(Path::new("/dev/null"), b"x").unwrap();
+        assert!(!fs::metadata("/dev/null").unwrap().is_file());
     }
 }

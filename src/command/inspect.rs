@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::registry::{TELL_EVERY, check_digest, open, pulling};
+use super::{
+    registry::{TELL_EVERY, check_digest, open, pulling},
+    sign::Bare,
+};
 use crate::{
     cli,
     cli::tools::Inspect,
@@ -47,7 +50,7 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: Inspect) -> Res
         return terminal.show(&found);
     }
     match found.what.token() {
-        Some(token) => terminal.show(&Token { token: token.to_owned(), subject: found.what.public_key().to_owned() }),
+        Some(token) => terminal.show(&Bare { token: token.to_owned(), subject: found.what.public_key().to_owned() }),
         None => bail!(Usage(format!("{reference} is built in and carries no token"))),
     }
 }
@@ -63,25 +66,5 @@ impl View for Found {
 
     fn names(&self) -> Vec<String> {
         vec![self.what.public_key().to_owned()]
-    }
-}
-
-/// The token alone.
-struct Token {
-    token: String,
-    subject: String,
-}
-
-impl View for Token {
-    fn json(&self) -> Value {
-        json!({ "token": self.token })
-    }
-
-    fn text(&self, page: &mut Page) {
-        page.line(&self.token);
-    }
-
-    fn names(&self) -> Vec<String> {
-        vec![self.subject.clone()]
     }
 }

@@ -14,7 +14,7 @@ use crate::{
         sign::{SignError, Term},
         signature::SigningKey,
     },
-    keyring::{Keyring, KeyringError},
+    keyring::{self, Key, Keyring, KeyringError},
     terminal::{Cell, Column, Page, Table, Terminal, View},
 };
 
@@ -41,7 +41,8 @@ pub fn run(terminal: &Terminal, args: Keys) -> Result<()> {
         Keys::Get(args) => {
             let keyring = keyring(args.directory.as_deref(), true)?;
             let Some(seed) = keyring.seed(&args.name).map_err(told)? else { bail!(missing(&keyring, &args.name)?) };
-            let public_key = keyring.get(&args.name)?.map(|key| key.public_key().to_owned()).unwrap_or_default();
+            let key = keyring.get(&args.name).map_err(told)?;
+            let public_key = key.map(|key| key.public_key().to_owned()).unwrap_or_default();
             terminal.show(&Stored { public_key, seed })
         }
         Keys::List(args) => {
@@ -62,6 +63,41 @@ pub(super) fn keyring(directory: Option<&Path>, disable_keygen: bool) -> Result<
     let home = std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
     let keyring = Keyring::find(directory, &ProcessEnvironment, home.as_deref())?;
     Ok(if disable_keygen { keyring.without_making() } else { keyring })
+}
+
+/// Where a command finds the keys it signs with: in its flags, or else in the keyring.
+pub(super) struct Signers<'a> {
+    terminal: &'a Terminal,
+    directory: Option<&'a Path>,
+    disable_keygen: bool,
+}
+
+impl<'a> Signers<'a> {
+    pub fn new(terminal: &'a Terminal, directory: Option<&'a Path>, disable_keygen: bool) -> Self {
+        Self { terminal, directory, disable_keygen }
+    }
+
+    pub fn of(terminal: &'a Terminal, signing: &'a Signing) -> Self {
+        Self::new(terminal, signing.directory.as_deref(), signing.disable_keygen)
+    }
+
+    /// The key whose seed was given with a flag, or else the stored one; a new one is told of.
+    pub fn key(
+        &self,
+        flag: &'static str,
+        given: Option<&str>,
+        kind: Kind,
+        stored: impl FnOnce(&Keyring) -> Result<Key, KeyringError>,
+    ) -> Result<SigningKey> {
+        if let Some(given) = given {
+            return keyring::given(given, kind, flag).map_err(told);
+        }
+        let Key { key, made } = stored(&keyring(self.directory, self.disable_keygen)?).map_err(told)?;
+        if let Some(made) = made {
+            self.terminal.note(&made.to_string());
+        }
+        Ok(key)
+    }
 }
 
 /// From when to when what is signed counts.

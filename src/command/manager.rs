@@ -5,7 +5,7 @@
 //! `wash`, but a refusal is an error here, with an exit code.
 
 use std::{
-    io::{IsTerminal as _, Read as _},
+    io::{IsTerminal as _, Read},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,8 +16,9 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::{
+        app::{App, AppDel, AppDeploy, AppName, AppPut, AppUndeploy, AppVersion},
         connect::Connect,
-        lattice::{App, AppDel, AppDeploy, AppName, AppPut, AppUndeploy, AppVersion, Query},
+        lattice::Query,
     },
     client::{
         OutcomeUnknown, Session, Usage,
@@ -228,23 +229,23 @@ fn from_standard_input() -> Result<String> {
     if std::io::stdin().is_terminal() {
         return Err(Usage("no manifest was given: name a file, or send one to standard input".into()).into());
     }
+    some(bounded(std::io::stdin()).context("read the manifest from standard input")?)
+}
+
+/// Reads a manifest; half of one is none.
+fn bounded(source: impl Read) -> Result<String> {
     let mut text = String::new();
-    std::io::stdin()
-        .take(MANIFEST_BYTES_MAX)
-        .read_to_string(&mut text)
-        .context("read the manifest from standard input")?;
-    some(text)
+    source.take(MANIFEST_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MANIFEST_BYTES_MAX {
+        bail!("it is larger than {MANIFEST_BYTES_MAX} bytes");
+    }
+    Ok(text)
 }
 
 /// Relative references of files are meant from where the manifest is, and hosts take absolute ones only.
 fn from_file(path: &Path) -> Result<String> {
     let reading = || format!("read the manifest {}", path.display());
-    let mut text = String::new();
-    std::fs::File::open(path)
-        .with_context(reading)?
-        .take(MANIFEST_BYTES_MAX)
-        .read_to_string(&mut text)
-        .with_context(reading)?;
+    let text = bounded(std::fs::File::open(path).with_context(reading)?).with_context(reading)?;
     let dir = std::path::absolute(path).with_context(reading)?.parent().map(Path::to_owned).unwrap_or_default();
     some(with_absolute_files(&text, &dir))
 }
@@ -266,10 +267,10 @@ async fn fetched(url: &str) -> Result<String> {
 
 /// An address for messages.
 fn without_login(url: &str) -> String {
-    match url.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.split_once('@')?.1))) {
-        Some((scheme, rest)) => format!("{scheme}://{rest}"),
-        None => url.to_owned(),
-    }
+    let Ok(mut url) = reqwest::Url::parse(url) else { return "at an address that cannot be read".into() };
+    // Both only fail for addresses that have no place for a login.
+    let _ = (url.set_username(""), url.set_password(None));
+    url.to_string()
 }
 
 fn some(manifest: String) -> Result<String> {
@@ -483,5 +484,7 @@ mod tests {
         assert_eq!(version(None), "{}");
         assert_eq!(version(Some("v1")), r#"{"version":"v1"}"#);
         assert_eq!(without_login("https://me:secret@x.example/a.yaml"), "https://x.example/a.yaml");
+        assert_eq!(without_login("https://me:p@ss@x.example/a@v1/b.yaml"), "https://x.example/a@v1/b.yaml");
+        assert!(!without_login("https://me:secret@").contains("secret"));
     }
 }

@@ -51,7 +51,7 @@ use crate::{
         tools::{Claims, Par, Reg},
     },
     client::{OutcomeUnknown, Usage},
-    config::{Mistakes, ProcessEnvironment, SettingArgs},
+    config::{Mistakes, SettingArgs},
     control::types::Pairs,
     dirs::Dirs,
     host,
@@ -157,8 +157,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 
 /// Prints `pong` if a host runs on this machine: a client of 2022 asks that before it starts one.
 fn ping() -> ExitCode {
-    let home = std::env::home_dir();
-    let running = host::presence::running(&host::presence_dir(&Dirs::find(&ProcessEnvironment, home.as_deref())));
+    let running = host::presence::running(&host::presence_dir(&Dirs::of_process()));
     if running.is_empty() {
         eprintln!("no host runs on this machine; start one with `host up` or `host foreground`");
         return ExitCode::FAILURE;

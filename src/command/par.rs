@@ -7,8 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     files,
-    keys::{keyring, told},
-    sign::had,
+    keys::{Signers, keyring, told},
 };
 use crate::{
     cli::tools::{ParCreate, ParInsert, ParKeys},
@@ -20,7 +19,7 @@ use crate::{
         sign::{ProviderToken, SignError, Term},
         signature::SigningKey,
     },
-    keyring,
+    keyring::{self, Key, Keyring},
     providers::archive::{Archive, Draft, DraftError, this_target},
     terminal::{Page, Terminal, View},
 };
@@ -38,14 +37,9 @@ pub fn create(terminal: &Terminal, args: &ParCreate) -> Result<()> {
         ..ProviderToken::default()
     });
     draft.insert(&target, files::read(&args.binary)?).map_err(unpacked)?;
-    let issuer = match &args.keys.issuer {
-        Some(given) => keyring::given(given, Kind::Account, "--issuer").map_err(told)?,
-        None => had(terminal, stored(&args.keys)?.account())?,
-    };
-    let subject = match &args.keys.subject {
-        Some(given) => keyring::given(given, Kind::Service, "--subject").map_err(told)?,
-        None => had(terminal, stored(&args.keys)?.service(&args.binary))?,
-    };
+    let (keys, of_binary) = (signers(terminal, &args.keys), |stored: &Keyring| stored.service(&args.binary));
+    let issuer = keys.key("--issuer", args.keys.issuer.as_deref(), Kind::Account, Keyring::account)?;
+    let subject = keys.key("--subject", args.keys.subject.as_deref(), Kind::Service, of_binary)?;
     let (file, compress) = destination(args);
     let archive = draft.write(&subject, &issuer, &Term::default(), compress).map_err(unpacked)?;
     files::write(&file, &archive)?;
@@ -85,7 +79,7 @@ fn same_provider(keys: &ParKeys, claims: &ProviderClaims) -> Result<SigningKey> 
         }
         return Ok(key);
     }
-    let keyring = stored(keys)?;
+    let keyring = keyring(keys.directory.as_deref(), keys.disable_keygen)?;
     match keyring.with_public_key(wanted).map_err(told)? {
         Some(key) => Ok(key),
         None => bail!(
@@ -98,16 +92,11 @@ fn same_provider(keys: &ParKeys, claims: &ProviderClaims) -> Result<SigningKey> 
 
 /// The key of the account that signs: the one given, that which signed before, or the user's.
 fn same_account(terminal: &Terminal, keys: &ParKeys, claims: &ProviderClaims) -> Result<SigningKey> {
-    let key = match &keys.issuer {
-        Some(given) => keyring::given(given, Kind::Account, "--issuer").map_err(told)?,
-        None => {
-            let keyring = stored(keys)?;
-            match keyring.with_public_key(&claims.issuer).map_err(told)? {
-                Some(key) => key,
-                None => had(terminal, keyring.account())?,
-            }
-        }
+    let signed_before = |stored: &Keyring| match stored.with_public_key(&claims.issuer)? {
+        Some(key) => Ok(Key { key, made: None }),
+        None => stored.account(),
     };
+    let key = signers(terminal, keys).key("--issuer", keys.issuer.as_deref(), Kind::Account, signed_before)?;
     if key.public_key() != claims.issuer {
         let (before, after) = (&claims.issuer, key.public_key());
         terminal.note(&format!("the archive was signed by the account {before}, and is by {after} now"));
@@ -115,8 +104,8 @@ fn same_account(terminal: &Terminal, keys: &ParKeys, claims: &ProviderClaims) ->
     Ok(key)
 }
 
-fn stored(keys: &ParKeys) -> Result<keyring::Keyring> {
-    keyring(keys.directory.as_deref(), keys.disable_keygen)
+fn signers<'a>(terminal: &'a Terminal, keys: &'a ParKeys) -> Signers<'a> {
+    Signers::new(terminal, keys.directory.as_deref(), keys.disable_keygen)
 }
 
 /// What cannot be packed is wrong use where it is about what was typed.

@@ -1,22 +1,24 @@
 //! `host reg`, `push` and `pull`: artifacts of registries, named as on the command line of `wash`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::files;
+use super::{files, pairs_of};
 use crate::{
     cli::{
         self,
+        lattice::pair,
         tools::{Login, Pull, Push, RegPing},
     },
     client::{Session, TIMEOUT, Usage},
     config::{Secret, SettingArgs},
+    control::types::Pairs,
     host,
-    identity::claims::now,
-    inspect::{self, Inspected},
+    identity::{claims::now, module::is_wasm},
+    inspect::Inspected,
     providers::archive::Archive,
     registry::{
         Got, Registry, Settings,
@@ -149,12 +151,9 @@ fn image(session: &Session, name: &str, registry: Option<&str>) -> Result<String
     }
 }
 
-fn annotations(given: &[String]) -> Result<BTreeMap<String, String>> {
-    let pair = |text: &String| match text.split_once('=') {
-        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
-        _ => Err(Usage(format!("{text:?} is no annotation; annotations are KEY=VALUE")).into()),
-    };
-    given.iter().map(pair).collect()
+fn annotations(given: &[String]) -> Result<Pairs> {
+    let read = |text: &String| pair(text).map_err(|why| Usage(format!("{text:?} is no annotation: {why}")));
+    pairs_of("annotation", given.iter().map(read).collect::<Result<_, _>>()?)
 }
 
 /// What is to be pushed, if hosts would start it.
@@ -184,12 +183,12 @@ fn extension(terminal: &Terminal, content: &[u8], image: &str) -> Result<&'stati
                 terminal.note(&format!("note: {untimely}"));
             }
         }
-        Err(error) if inspect::is_wasm(content) || Archive::token(content).is_ok() => {
+        Err(error) if is_wasm(content) || Archive::token(content).is_ok() => {
             terminal.note(&format!("note: no host starts {image}: {error}"));
         }
         Err(error) => bail!("{image} is neither a module nor a provider archive, and was not written: {error}"),
     }
-    Ok(match (inspect::is_wasm(content), Archive::is_compressed(content)) {
+    Ok(match (is_wasm(content), Archive::is_compressed(content)) {
         (true, _) => "wasm",
         (false, true) => "par.gz",
         (false, false) => "par",
@@ -265,6 +264,8 @@ impl View for Pong {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -291,5 +292,6 @@ mod tests {
         assert_eq!(annotations(&["a=b=c".into()]).unwrap(), BTreeMap::from([("a".into(), "b=c".into())]));
         assert!(annotations(&["a".into()]).unwrap_err().is::<Usage>());
         assert!(annotations(&["=b".into()]).is_err());
+        assert!(annotations(&["a=b".into(), "a=c".into()]).unwrap_err().is::<Usage>());
     }
 }

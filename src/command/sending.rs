@@ -16,6 +16,7 @@ use crate::{
         sign::ActorToken,
     },
     keyring::{self, Keyring},
+    store::artifacts::Put,
     terminal::{Progress, Terminal},
 };
 
@@ -34,6 +35,17 @@ pub(super) struct Meant {
     pub reference: String,
     /// The hosts that know it, if it is a file that was sent.
     pub readers: Option<Readers>,
+    /// The way it was sent, if it was not there already.
+    sent: Option<Sender>,
+}
+
+impl Meant {
+    /// Removes older uploads that need not be kept; to be called when nobody waits any more.
+    pub async fn tidy(&self) {
+        if let (Some(sender), Some(readers)) = (&self.sent, &self.readers) {
+            sender.tidy(readers).await;
+        }
+    }
 }
 
 impl Sending<'_> {
@@ -46,7 +58,7 @@ impl Sending<'_> {
         is_wanted: impl FnOnce(&Verified) -> Result<()>,
     ) -> Result<Meant> {
         let Some(path) = upload::local_file(word) else {
-            return Ok(Meant { reference: word.to_owned(), readers: None });
+            return Ok(Meant { reference: word.to_owned(), readers: None, sent: None });
         };
         let sign = |wasm: &[u8]| {
             let says = ActorToken { caps: self.caps.to_vec(), revision: Some(revision()), ..ActorToken::default() };
@@ -62,7 +74,8 @@ impl Sending<'_> {
         if sent.was_unsigned {
             self.terminal.note(&format!("signed {} as {}", path.display(), sent.verified.public_key()));
         }
-        Ok(Meant { reference: sent.reference, readers: Some(readers) })
+        let is_new = sent.put == Put::Sent;
+        Ok(Meant { reference: sent.reference, readers: Some(readers), sent: is_new.then_some(sender) })
     }
 }
 

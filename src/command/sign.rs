@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     files,
-    keys::{keyring, term, told, unsigned},
+    keys::{Signers, term, told, unsigned},
 };
 use crate::{
     cli::tools::{AccountToken, ActorClaims, OperatorToken, ProviderToken, Sign, Token},
@@ -19,7 +19,7 @@ use crate::{
         signature::SigningKey,
     },
     inspect::Inspected,
-    keyring::{self, Key, KeyringError},
+    keyring::{self, Keyring},
     terminal::{Page, Terminal, View},
 };
 
@@ -90,26 +90,10 @@ fn capabilities(args: &ActorClaims) -> Vec<String> {
 
 /// The keys of an actor and of the account that signs it.
 fn actor_keys(terminal: &Terminal, args: &ActorClaims, file: &Path) -> Result<(SigningKey, SigningKey)> {
-    let signing = &args.signing;
-    let stored = || keyring(signing.directory.as_deref(), signing.disable_keygen);
-    let issuer = match &signing.issuer {
-        Some(given) => keyring::given(given, Kind::Account, "--issuer").map_err(told)?,
-        None => had(terminal, stored()?.account())?,
-    };
-    let subject = match &args.subject {
-        Some(given) => keyring::given(given, Kind::Module, "--subject").map_err(told)?,
-        None => had(terminal, stored()?.module(file))?,
-    };
+    let keys = Signers::of(terminal, &args.signing);
+    let issuer = keys.key("--issuer", args.signing.issuer.as_deref(), Kind::Account, Keyring::account)?;
+    let subject = keys.key("--subject", args.subject.as_deref(), Kind::Module, |stored| stored.module(file))?;
     Ok((subject, issuer))
-}
-
-/// A key of the keyring; a new one is told of.
-pub(super) fn had(terminal: &Terminal, key: Result<Key, KeyringError>) -> Result<SigningKey> {
-    let Key { key, made } = key.map_err(told)?;
-    if let Some(made) = made {
-        terminal.note(&made.to_string());
-    }
-    Ok(key)
 }
 
 /// Tells when a module was another actor before: that may have been meant, or the wrong key was taken.
@@ -129,7 +113,7 @@ pub fn token(terminal: &Terminal, args: Token) -> Result<()> {
         Token::Account(args) => account(terminal, &args)?,
         Token::Operator(args) => operator(terminal, &args)?,
     };
-    terminal.show(&Made { token, subject })
+    terminal.show(&Bare { token, subject })
 }
 
 fn actor(terminal: &Terminal, args: &ActorClaims) -> Result<(String, String)> {
@@ -142,15 +126,10 @@ fn actor(terminal: &Terminal, args: &ActorClaims) -> Result<(String, String)> {
 
 fn provider(terminal: &Terminal, args: &ProviderToken) -> Result<(String, String)> {
     let signing = &args.signing;
-    let stored = || keyring(signing.directory.as_deref(), signing.disable_keygen);
-    let issuer = match &signing.issuer {
-        Some(given) => keyring::given(given, Kind::Account, "--issuer").map_err(told)?,
-        None => had(terminal, stored()?.account())?,
-    };
-    let subject = match &args.subject {
-        Some(given) => keyring::given(given, Kind::Service, "--subject").map_err(told)?,
-        None => had(terminal, stored()?.service(Path::new(&args.name)))?,
-    };
+    let keys = Signers::of(terminal, signing);
+    let issuer = keys.key("--issuer", signing.issuer.as_deref(), Kind::Account, Keyring::account)?;
+    let of_name = |stored: &Keyring| stored.service(Path::new(&args.name));
+    let subject = keys.key("--subject", args.subject.as_deref(), Kind::Service, of_name)?;
     let says = sign::ProviderToken {
         name: args.name.clone(),
         contract_id: args.contract.clone(),
@@ -165,15 +144,10 @@ fn provider(terminal: &Terminal, args: &ProviderToken) -> Result<(String, String
 
 fn account(terminal: &Terminal, args: &AccountToken) -> Result<(String, String)> {
     let signing = &args.signing;
-    let stored = || keyring(signing.directory.as_deref(), signing.disable_keygen);
-    let issuer = match &signing.issuer {
-        Some(given) => keyring::given(given, Kind::Operator, "--issuer").map_err(told)?,
-        None => had(terminal, stored()?.operator(&args.name))?,
-    };
-    let subject = match &args.subject {
-        Some(given) => keyring::given(given, Kind::Account, "--subject").map_err(told)?,
-        None => had(terminal, stored()?.account())?,
-    };
+    let keys = Signers::of(terminal, signing);
+    let of_name = |stored: &Keyring| stored.operator(&args.name);
+    let issuer = keys.key("--issuer", signing.issuer.as_deref(), Kind::Operator, of_name)?;
+    let subject = keys.key("--subject", args.subject.as_deref(), Kind::Account, Keyring::account)?;
     let says = organisation(&args.name, &args.additional_keys, Kind::Account)?;
     let token = sign::account(&says, &subject, &issuer, &term(signing)?).map_err(unsigned)?;
     Ok((token, subject.public_key().to_owned()))
@@ -181,13 +155,8 @@ fn account(terminal: &Terminal, args: &AccountToken) -> Result<(String, String)>
 
 fn operator(terminal: &Terminal, args: &OperatorToken) -> Result<(String, String)> {
     let signing = &args.signing;
-    let key = match &signing.issuer {
-        Some(given) => keyring::given(given, Kind::Operator, "--issuer").map_err(told)?,
-        None => {
-            let stored = keyring(signing.directory.as_deref(), signing.disable_keygen)?;
-            had(terminal, stored.operator(&args.name))?
-        }
-    };
+    let of_name = |stored: &Keyring| stored.operator(&args.name);
+    let key = Signers::of(terminal, signing).key("--issuer", signing.issuer.as_deref(), Kind::Operator, of_name)?;
     let says = organisation(&args.name, &args.additional_keys, Kind::Operator)?;
     let token = sign::operator(&says, &key, &term(signing)?).map_err(unsigned)?;
     Ok((token, key.public_key().to_owned()))
@@ -232,12 +201,12 @@ impl View for Signed {
 }
 
 /// A token alone.
-struct Made {
-    token: String,
-    subject: String,
+pub(super) struct Bare {
+    pub token: String,
+    pub subject: String,
 }
 
-impl View for Made {
+impl View for Bare {
     fn json(&self) -> Value {
         json!({ "token": self.token })
     }

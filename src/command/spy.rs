@@ -10,10 +10,13 @@ use std::{
 
 use anyhow::{Result, bail};
 use async_nats::{Message, Subscriber};
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::{
+    task::unconstrained,
+    time::{Instant, sleep_until, timeout},
+};
 
 use crate::{
     cli::lattice::Spy as Args,
@@ -90,7 +93,7 @@ async fn watch(terminal: &Terminal, session: &Session, args: &Args) -> Result<()
 async fn listen(nats: &Nats, subjects: &Subjects) -> Result<(Subscriber, Option<Subscriber>)> {
     let mut denied = nats.denied.clone();
     denied.mark_unchanged();
-    let calls = nats.client.subscribe(subjects.calls()).await?;
+    let mut calls = nats.client.subscribe(subjects.calls()).await?;
     let mut answers = Some(nats.client.subscribe(INBOXES).await?);
     confirm(&nats.client).await?;
     let is_denied =
@@ -105,6 +108,8 @@ async fn listen(nats: &Nats, subjects: &Subjects) -> Result<(Subscriber, Option<
             answers = None;
         }
     }
+    // Those that came meanwhile: how long they took can no longer be told.
+    while unconstrained(calls.next()).now_or_never().flatten().is_some() {}
     Ok((calls, answers))
 }
 
@@ -118,8 +123,7 @@ fn verifier(hosts: &[HostReply]) -> Option<Verifier> {
 }
 
 fn names_of(claims: &[Claims], inventories: &[Inventory], hosts: &[HostReply]) -> HashMap<String, String> {
-    let entities = names::actors(claims, inventories).into_iter().chain(names::providers(claims, inventories));
-    let entities = entities.map(|named| (named.id, named.name));
+    let entities = names::entities(claims, inventories).into_iter().map(|named| (named.id, named.name));
     let hosts = hosts.iter().map(|host| (host.id.clone(), host.friendly_name.clone()));
     entities.chain(hosts).filter(|(_, name)| !name.is_empty()).collect()
 }

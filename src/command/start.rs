@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
+    files::size,
     get::labels,
     pairs_of,
     sending::{Meant, Sending, a_provider, an_actor},
@@ -46,11 +47,12 @@ async fn actor(terminal: &Terminal, before: SettingArgs, args: StartActor) -> Re
     let mut progress = terminal.progress();
     let annotations = pairs_of("annotation", args.placement.annotations.clone())?;
     let sending = Sending { session: &session, terminal, sign: args.sign, caps: &args.caps };
-    let Meant { reference, readers } = sending.resolve(&args.reference, &mut progress, an_actor).await?;
-    let wanted = Wanted { reference: &reference, link_name: None, readers: readers.as_ref() };
+    let meant = sending.resolve(&args.reference, &mut progress, an_actor).await?;
+    let Meant { reference, readers, .. } = &meant;
+    let wanted = Wanted { reference, link_name: None, readers: readers.as_ref() };
     let host = place(&lattice, &mut progress, &args.placement, &wanted).await?;
     let inventory = lattice.inventory(&host).await.with_context(|| format!("ask host {host} what it runs"))?;
-    let before = running(&inventory, &reference, &annotations);
+    let before = running(&inventory, reference, &annotations);
     let max = match (args.max, &before) {
         (Some(0), _) => bail!(Usage("an actor that takes no call does not start; --max is at least 1".into())),
         (Some(max), _) => max,
@@ -59,7 +61,7 @@ async fn actor(terminal: &Terminal, before: SettingArgs, args: StartActor) -> Re
     };
     let answer = |text: String, id: Option<&str>| {
         let members = json!({ "actor_ref": reference, "actor_id": id, "host_id": host, "max_instances": max });
-        Said::new(text, id.unwrap_or(&reference), members)
+        Said::new(text, id.unwrap_or(reference), members)
     };
     if let Some((id, now)) = &before
         && *now == u64::from(max)
@@ -85,21 +87,23 @@ async fn actor(terminal: &Terminal, before: SettingArgs, args: StartActor) -> Re
     let outcome = watch
         .wait(
             Instant::now() + args.placement.wait_ms.map_or(WAIT, Duration::from_millis),
-            |event| actor_event(event, &reference),
-            |inventory| match running(inventory, &reference, &annotations) {
+            |event| actor_event(event, reference),
+            |inventory| match running(inventory, reference, &annotations) {
                 Some((id, now)) if now >= u64::from(max) || inventory.version.is_empty() => Told::Done(id),
                 _ => Told::Nothing,
             },
-            |step| show_step(&mut progress, step, &reference),
+            |step| show_step(&mut progress, step, reference),
         )
         .await;
     drop(progress);
     match outcome {
         Outcome::Done(id) => {
-            terminal.show(&answer(format!("Actor [{id}] (ref: [{reference}]) started on host [{host}]"), Some(&id)))
+            terminal.show(&answer(format!("Actor [{id}] (ref: [{reference}]) started on host [{host}]"), Some(&id)))?;
+            meant.tidy().await;
+            Ok(())
         }
         Outcome::Failed(why) => bail!("actor {reference} does not start on host {host}: {why}"),
-        Outcome::Unknown => Err(unknown(&reference, &host).into()),
+        Outcome::Unknown => Err(unknown(reference, &host).into()),
     }
 }
 
@@ -114,17 +118,18 @@ async fn provider(terminal: &Terminal, before: SettingArgs, args: StartProvider)
     };
     let annotations = pairs_of("annotation", args.placement.annotations.clone())?;
     let sending = Sending { session: &session, terminal, sign: false, caps: &[] };
-    let Meant { reference, readers } = sending.resolve(&args.reference, &mut progress, a_provider).await?;
-    let wanted = Wanted { reference: &reference, link_name: Some(&link_name), readers: readers.as_ref() };
+    let meant = sending.resolve(&args.reference, &mut progress, a_provider).await?;
+    let Meant { reference, readers, .. } = &meant;
+    let wanted = Wanted { reference, link_name: Some(&link_name), readers: readers.as_ref() };
     let host = place(&lattice, &mut progress, &args.placement, &wanted).await?;
     let answer = |text: String, id: Option<&str>, contract: Option<&str>| {
         let members = json!({
             "provider_ref": reference, "provider_id": id, "link_name": link_name, "contract_id": contract, "host_id": host,
         });
-        Said::new(text, id.unwrap_or(&reference), without_nulls(members))
+        Said::new(text, id.unwrap_or(reference), without_nulls(members))
     };
     let inventory = lattice.inventory(&host).await.with_context(|| format!("ask host {host} what it runs"))?;
-    if let Some((id, contract)) = serving(&inventory, &reference, &link_name) {
+    if let Some((id, contract)) = serving(&inventory, reference, &link_name) {
         drop(progress);
         let text = format!("Provider [{id}] (ref: [{reference}]) runs on host [{host}] already; nothing was changed");
         return terminal.show(&answer(text, Some(&id), Some(&contract)));
@@ -151,18 +156,20 @@ async fn provider(terminal: &Terminal, before: SettingArgs, args: StartProvider)
                 }
                 _ => Told::Nothing,
             },
-            |inventory| serving(inventory, &reference, &link_name).map_or(Told::Nothing, Told::Done),
-            |step| show_step(&mut progress, step, &reference),
+            |inventory| serving(inventory, reference, &link_name).map_or(Told::Nothing, Told::Done),
+            |step| show_step(&mut progress, step, reference),
         )
         .await;
     drop(progress);
     match outcome {
         Outcome::Done((id, contract)) => {
             let text = format!("Provider [{id}] (ref: [{reference}]) started on host [{host}]");
-            terminal.show(&answer(text, Some(&id), Some(&contract)))
+            terminal.show(&answer(text, Some(&id), Some(&contract)))?;
+            meant.tidy().await;
+            Ok(())
         }
         Outcome::Failed(why) => bail!("provider {reference} does not start on host {host}: {why}"),
-        Outcome::Unknown => Err(unknown(&reference, &host).into()),
+        Outcome::Unknown => Err(unknown(reference, &host).into()),
     }
 }
 
@@ -184,14 +191,9 @@ pub fn actor_event(event: &Event, reference: &str) -> Told<String> {
 /// Shows a step on the way of a reference.
 pub fn show_step(progress: &mut Progress, step: &Step, reference: &str) {
     if step.reference == reference {
-        let detail = if step.of > 0 { format!("{} of {}", bytes(step.bytes), bytes(step.of)) } else { String::new() };
+        let detail = if step.of > 0 { format!("{} of {}", size(step.bytes), size(step.of)) } else { String::new() };
         progress.stage(&step.stage, detail);
     }
-}
-
-/// A number of bytes for people.
-pub fn bytes(count: u64) -> String {
-    indicatif::HumanBytes(count).to_string()
 }
 
 /// The error of a start whose outcome is not known.

@@ -41,7 +41,7 @@ async fn actor(terminal: &Terminal, session: &Session, args: StopActor) -> Resul
         (host, Some(actor)) if HostId::parse(&host).is_ok() => (actor, Some(host)),
         (_, Some(extra)) => bail!(Usage(format!("{extra:?} is one argument too many; name a host with --host-id"))),
     };
-    let inventories = inventories(&lattice, host.as_deref()).await?;
+    let inventories = lattice.inventories_of(host.as_deref()).await?;
     let running = names::actors(&[], &inventories);
     let id = match names::find("running actor", &word, &running) {
         Ok(named) => named.id.clone(),
@@ -137,12 +137,12 @@ impl StopOne<'_> {
 async fn provider(terminal: &Terminal, session: &Session, args: StopProvider) -> Result<()> {
     let lattice = session.lattice().await?;
     let wanted = WantedProvider::read(&args)?;
-    let inventories = inventories(&lattice, wanted.host.as_deref()).await?;
+    let inventories = lattice.inventories_of(wanted.host.as_deref()).await?;
     let running: Vec<(&Inventory, &InventoryProvider)> = inventories
         .iter()
         .flat_map(|inventory| inventory.providers.iter().map(move |provider| (inventory, provider)))
         .collect();
-    let named = running_providers(&inventories);
+    let named = names::running_providers(&inventories);
     let id = names::find("running provider", &wanted.provider, &named)?.id.clone();
     let link_name = wanted.link_name.as_deref().unwrap_or(LinkName::DEFAULT);
     let of_it: Vec<_> = running.iter().filter(|(_, provider)| provider.id == id).collect();
@@ -266,25 +266,6 @@ async fn host(terminal: &Terminal, session: &Session, args: StopHost) -> Result<
             )));
         }
     }
-}
-
-/// What runs on the host that was named, or on all.
-async fn inventories(lattice: &Lattice, host: Option<&str>) -> Result<Vec<Inventory>> {
-    match host {
-        Some(word) => {
-            let host = lattice.find_host(word).await?;
-            let asked = lattice.inventory(&host).await.with_context(|| format!("ask host {host} what it runs"))?;
-            Ok(vec![asked])
-        }
-        None => Ok(lattice.inventories(&lattice.some_hosts().await?).await),
-    }
-}
-
-fn running_providers(inventories: &[Inventory]) -> Vec<names::Named> {
-    let runs = |id: &str| inventories.iter().flat_map(|i| &i.providers).any(|provider| provider.id == id);
-    let mut named = names::providers(&[], inventories);
-    named.retain(|named| runs(&named.id));
-    named
 }
 
 fn several(what: &str, id: &str, hosts: &[&Inventory]) -> String {

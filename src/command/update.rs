@@ -39,12 +39,7 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, update: Update) -> Re
             (args.host_id.clone(), actor, reference)
         }
     };
-    let inventories = match host {
-        Some(word) => {
-            vec![lattice.inventory(&lattice.find_host(&word).await?).await.context("ask the host what it runs")?]
-        }
-        None => lattice.inventories(&lattice.some_hosts().await?).await,
-    };
+    let inventories = lattice.inventories_of(host.as_deref()).await?;
     let id = names::actor(&word, &lattice.claims().await.unwrap_or_default(), &inventories)?;
     let runs = |inventory: &&Inventory| inventory.actors.iter().any(|actor| actor.id == id);
     let hosts: Vec<&Inventory> = inventories.iter().filter(runs).collect();
@@ -53,21 +48,24 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, update: Update) -> Re
     }
     let mut progress = terminal.progress();
     let sending = Sending { session: &session, terminal, sign: args.sign, caps: &args.caps };
-    let Meant { reference, readers } = sending.resolve(&reference, &mut progress, an_actor).await?;
+    let meant = sending.resolve(&reference, &mut progress, an_actor).await?;
+    let Meant { reference, readers, .. } = &meant;
     if let Some(readers) = readers {
         hosts.iter().try_for_each(|host| readers.require(&host.host_id))?;
     }
     let until = Instant::now() + args.wait_ms.map_or(WAIT, Duration::from_millis);
     let mut updated = Vec::new();
     for inventory in hosts {
-        let exchange = Exchange { lattice: &lattice, id: &id, reference: &reference, until };
+        let exchange = Exchange { lattice: &lattice, id: &id, reference, until };
         exchange.on(inventory, &mut progress).await?;
         updated.push(inventory.host_id.as_str());
     }
     drop(progress);
     let text = format!("Actor [{id}] updated to {reference} on {}", updated.join(", "));
     let members = json!({ "actor_id": id, "new_actor_ref": reference, "host_id": updated.first(), "hosts": updated });
-    terminal.show(&Said::new(text, &id, members))
+    terminal.show(&Said::new(text, &id, members))?;
+    meant.tidy().await;
+    Ok(())
 }
 
 /// A module to exchange on a host.

@@ -1,5 +1,7 @@
 //! What contexts of each kind mean, and which of them is used.
 
+use std::time::Duration;
+
 use super::*;
 use crate::config::{Auth, Config, Environment, Loaded, Sources};
 
@@ -348,15 +350,16 @@ fn a_new_file_is_the_owners_and_replaces_no_other() {
 #[test]
 fn what_we_write_for_wash_has_every_member_wash_asks_for() {
     let user = User::new().host("shop", r#"{"nats_host":"tls://hub","lattice_prefix":"prod","js_domain":"core"}"#);
-    let content: serde_json::Value =
-        serde_json::from_slice(&write::wash_content("shop", &user.config("shop")).unwrap()).unwrap();
+    let content = write::wash_content("shop", &user.config("shop"), Some(Duration::from_secs(3))).unwrap();
+    let content: serde_json::Value = serde_json::from_slice(&content).unwrap();
     let new: serde_json::Value = serde_json::from_str(WASH_NEW).unwrap();
     let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     assert_eq!(keys(&content), keys(&new));
     assert_eq!((&content["ctl_host"], &content["cluster_seed"]), (&"tls://hub".into(), &"".into()));
+    assert_eq!(content["ctl_timeout"], 3000);
 
     let user = user.host("user", r#"{"nats_host":"a,b","nats_user":"me","nats_password":"hunter2"}"#);
-    let refused = write::wash_content("user", &user.config("user")).unwrap_err().to_string();
+    let refused = write::wash_content("user", &user.config("user"), None).unwrap_err().to_string();
     assert!(refused.contains("ctl_user") && refused.contains("several servers in rpc_host"), "{refused}");
     assert!(!refused.contains("hunter2"));
 }

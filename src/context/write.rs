@@ -6,6 +6,7 @@ use std::{
     fs,
     io::{self, ErrorKind, Write as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -65,8 +66,8 @@ fn encoded(value: &Value) -> Result<Vec<u8>> {
     Ok(content)
 }
 
-/// The content of a context as `wash` reads it. What that form has no words for is an error that says what.
-pub fn wash_content(name: &str, config: &Config) -> Result<Vec<u8>> {
+/// The content of a context as `wash` reads it; `timeout` is how long an answer of the control interface may take. What that form has no words for is an error that says what.
+pub fn wash_content(name: &str, config: &Config, timeout: Option<Duration>) -> Result<Vec<u8>> {
     let mut unsaid = Vec::new();
     let ctl = wash_connection("ctl", &config.ctl, &mut unsaid);
     let rpc = wash_connection("rpc", &config.rpc, &mut unsaid);
@@ -86,13 +87,17 @@ pub fn wash_content(name: &str, config: &Config) -> Result<Vec<u8>> {
         "cluster_seed": cluster_seed,
         "lattice": config.lattice,
         "js_domain": config.js_domain,
-        "ctl_timeout": WASH_TIMEOUT_MS,
-        "rpc_timeout": u64::try_from(config.rpc_timeout.as_millis()).unwrap_or(WASH_TIMEOUT_MS),
+        "ctl_timeout": timeout.map_or(WASH_TIMEOUT_MS, milliseconds),
+        "rpc_timeout": milliseconds(config.rpc_timeout),
     });
     if let Value::Object(members) = &mut context {
         members.extend(ctl.into_iter().chain(rpc));
     }
     encoded(&context)
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(WASH_TIMEOUT_MS)
 }
 
 /// The members of one connection. JWT and seed are texts even where there is none: `wash` refuses the file otherwise.

@@ -3,41 +3,38 @@
 use serde_json::Value;
 
 use super::{
-    Finding,
+    Finding, Found,
     facts::Facts,
     jetstream::{Api, Stream, is_open},
 };
 
 /// The metadata bucket: is it as the protocol wants it, does it outlive a server, can it be used.
-pub(super) fn bucket(facts: &Facts) -> Vec<Finding> {
-    let jetstream = match &facts.jetstream {
-        Ok(jetstream) => jetstream,
-        Err(why) => return vec![Finding::skipped(why.clone())],
-    };
+pub(super) fn bucket(facts: &Facts) -> Found {
+    let jetstream = facts.jetstream.as_ref().map_err(Finding::skipped)?;
     let stream = &jetstream.bucket;
     let hosts = facts.lattice.as_ref().map_or(0, |seen| seen.hosts.len());
     let info = match &stream.info {
         Api::Answer(info) => info,
         info if !jetstream.asked.is_there() => {
-            return vec![Finding::skipped(format!("JetStream {} (jetstream)", info.words()))];
+            return Err(Finding::skipped(format!("JetStream {} (jetstream)", info.words())));
         }
         info if info.is_missing() && hosts == 0 => {
-            return vec![Finding::note(format!("{} is not there yet; the first host makes it", stream.name))];
+            return Ok(vec![Finding::note(format!("{} is not there yet; the first host makes it", stream.name))]);
         }
         info if info.is_missing() => {
-            return vec![Finding::wrong(
+            return Ok(vec![Finding::wrong(
                 format!(
                     "{} is not there although {hosts} hosts run: they keep their metadata elsewhere, or nowhere",
                     stream.name
                 ),
                 "see the checks domains and metadata; a host makes the bucket when it starts",
-            )];
+            )]);
         }
         info => {
-            return vec![Finding::wrong(
+            return Ok(vec![Finding::wrong(
                 format!("the bucket {} {}", stream.name, info.words()),
                 "see the check permissions",
-            )];
+            )]);
         }
     };
     let mut found = settings(info, &stream.name);
@@ -50,7 +47,7 @@ pub(super) fn bucket(facts: &Facts) -> Vec<Finding> {
         let copies = if replicas == 1 { "one copy".to_owned() } else { format!("{replicas} copies") };
         found.push(Finding::ok(format!("{} with {messages} entries, {copies}, can be read and written", stream.name)));
     }
-    found
+    Ok(found)
 }
 
 /// Compares with the protocol; what hosts of other years made differently and works is not worth a word.
@@ -167,42 +164,39 @@ fn usable(stream: &Stream) -> Vec<Finding> {
 }
 
 /// The object store for large payloads, which is made when it is needed first.
-pub(super) fn objects(facts: &Facts) -> Vec<Finding> {
-    let jetstream = match &facts.jetstream {
-        Ok(jetstream) => jetstream,
-        Err(why) => return vec![Finding::skipped(why.clone())],
-    };
+pub(super) fn objects(facts: &Facts) -> Found {
+    let jetstream = facts.jetstream.as_ref().map_err(Finding::skipped)?;
     let stream = &jetstream.objects;
     if !jetstream.asked.is_there() {
-        return vec![Finding::skipped(format!("JetStream {} (jetstream)", stream.info.words()))];
+        return Err(Finding::skipped(format!("JetStream {} (jetstream)", stream.info.words())));
     }
     let info = match &stream.info {
         Api::Answer(info) => info,
         info if info.is_missing() => {
-            return vec![Finding::ok(format!("{} is made when the first large payload travels", stream.name))];
+            return Ok(vec![Finding::ok(format!("{} is made when the first large payload travels", stream.name))]);
         }
         info => {
-            return vec![Finding::wrong(
+            return Ok(vec![Finding::wrong(
                 format!("the object store {} {}", stream.name, info.words()),
                 "allow this user $JS.> and $O.> in the NATS server; payloads above 900 KB need it",
-            )];
+            )]);
         }
     };
     let (config, used) = (&info["config"], info["state"]["bytes"].as_u64().unwrap_or_default());
     let max = config["max_bytes"].as_i64().unwrap_or(-1);
-    if config["sealed"] == true {
-        return vec![Finding::wrong(
+    Ok(vec![if config["sealed"] == true {
+        Finding::wrong(
             format!("the object store {} is sealed: payloads above 900 KB cannot travel", stream.name),
             format!("nats stream rm {}; it is made again when it is needed", stream.name),
-        )];
-    }
-    if max > 0 && u64::try_from(max).unwrap_or(u64::MAX) < used.saturating_mul(10) / 9 {
-        return vec![Finding::warning(
+        )
+    } else if max > 0 && u64::try_from(max).unwrap_or(u64::MAX) < used.saturating_mul(10) / 9 {
+        Finding::warning(
             format!("the object store {} has {used} of {max} bytes in use", stream.name),
             format!("nats stream edit {} --max-bytes=-1", stream.name),
-        )];
-    }
-    vec![Finding::ok(format!("{} holds {used} bytes of payloads on their way", stream.name))]
+        )
+    } else {
+        Finding::ok(format!("{} holds {used} bytes of payloads on their way", stream.name))
+    }])
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Finding,
+    Finding, Found,
     facts::{Facts, NotConnected, Reached, Server},
     look::Look,
 };
@@ -17,12 +17,12 @@ const PAYLOAD_MIN: usize = 256 * 1024;
 const FAR: Duration = Duration::from_millis(150);
 const TOO_FAR: Duration = Duration::from_millis(500);
 
-pub(super) fn ctl(facts: &Facts) -> Vec<Finding> {
-    reached(facts, &facts.ctl)
+pub(super) fn ctl(facts: &Facts) -> Found {
+    Ok(reached(facts, &facts.ctl))
 }
 
-pub(super) fn rpc(facts: &Facts) -> Vec<Finding> {
-    reached(facts, &facts.rpc)
+pub(super) fn rpc(facts: &Facts) -> Found {
+    Ok(reached(facts, &facts.rpc))
 }
 
 fn reached(facts: &Facts, reached: &Reached) -> Vec<Finding> {
@@ -147,11 +147,8 @@ fn tls(facts: &Facts, reached: &Reached, servers: &str, cause: &str) -> Finding 
     Finding::wrong(format!("no secure connection to {servers}: {cause}"), fix)
 }
 
-pub(super) fn server(facts: &Facts) -> Vec<Finding> {
-    let server = match &facts.server {
-        Ok(server) => server,
-        Err(why) => return vec![Finding::skipped(why.clone())],
-    };
+pub(super) fn server(facts: &Facts) -> Found {
+    let server = facts.server.as_ref().map_err(Finding::skipped)?;
     let mut found = about(server);
     if found.is_empty() {
         let domain = server.domain.as_deref().map(|domain| format!(", JetStream domain {domain}")).unwrap_or_default();
@@ -164,7 +161,7 @@ pub(super) fn server(facts: &Facts) -> Vec<Finding> {
             server.max_payload / 1024
         )));
     }
-    found
+    Ok(found)
 }
 
 fn about(server: &Server) -> Vec<Finding> {

@@ -4,7 +4,7 @@
 //! round: what has not come by then counts as not answered. [`Facts`] hold what was found, or why there is nothing.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -31,12 +31,12 @@ use crate::{
         probe::health::{Health, Request},
         types::{HostReply, Inventory},
     },
-    identity::keys::LatticeName,
     lattice::{
         connection::{ConnectError, Nats, Purpose, confirm, connect_once},
-        subject::{Control, Probe, Subjects},
+        subject::{Control, Probe},
     },
     links::{Claims, LinkDefinition},
+    store::{jetstream::api_prefix, keys},
 };
 
 /// How we are called on the server.
@@ -116,7 +116,6 @@ pub struct Server {
     /// Addresses of the servers of its cluster that clients can use.
     pub members: usize,
     pub headers: bool,
-    pub jetstream: bool,
     pub max_payload: usize,
     pub is_leaving: bool,
     pub round_trip: Option<Duration>,
@@ -235,7 +234,7 @@ impl Facts {
         let late = |what: &str| format!("{what} did not answer in time");
         let (server, permissions, jetstream, seen, manager) = tokio::join!(
             timeout(ASK, server(nats)),
-            timeout(ASK, permissions::gather(session, CLIENT_NAME)),
+            timeout(ASK, permissions::gather(session, &lattice.subjects, self.rpc.connected.is_ok())),
             timeout(ASK, jetstream::gather(nats, &session.config)),
             timeout(ASK, seen(&lattice)),
             timeout(ASK, has_manager(&lattice)),
@@ -248,10 +247,9 @@ impl Facts {
     }
 
     /// The hosts and what they told.
-    pub fn told(&self) -> Result<Vec<(&HostReply, &Told)>, &Unknown> {
-        let seen = self.lattice.as_ref()?;
-        let told = seen.hosts.iter().filter_map(|host| Some((host, seen.health.get(&host.id)?.as_ref().ok()?)));
-        Ok(told.collect())
+    pub fn told(&self) -> Vec<(&HostReply, &Told)> {
+        let Ok(seen) = &self.lattice else { return Vec::new() };
+        seen.hosts.iter().filter_map(|host| Some((host, seen.health.get(&host.id)?.as_ref().ok()?))).collect()
     }
 }
 
@@ -285,24 +283,26 @@ impl Reached {
 
     async fn try_it(purpose: Purpose, connection: &config::Connection) -> Self {
         let began = Instant::now();
-        let looks = join_all(connection.servers.iter().map(|server| async move {
-            let address = look::address_of(server).to_owned();
-            let found = look::look(&address).await;
-            (address, found)
-        }));
+        let looks = async {
+            let looks = join_all(connection.servers.iter().map(|server| async move {
+                let address = look::address_of(server).to_owned();
+                let found = look::look(&address).await;
+                (address, found)
+            }));
+            let looks = looks.await;
+            let elsewhere = usual_place(connection, &looks).await;
+            (looks, elsewhere)
+        };
         let connecting = async {
             let connected = timeout(CONNECT, connect_once(purpose, connection, CLIENT_NAME)).await;
             (connected, began.elapsed())
         };
-        let (looks, (connected, took)) = tokio::join!(looks, connecting);
+        let ((looks, elsewhere), (connected, took)) = tokio::join!(looks, connecting);
         let connected = match connected {
             Ok(connected) => connected.map_err(NotConnected::Failed),
             Err(_) => Err(NotConnected::TimedOut),
         };
-        let elsewhere = match connected {
-            Ok(_) => None,
-            Err(_) => usual_place(connection, &looks).await,
-        };
+        let elsewhere = elsewhere.filter(|_| connected.is_err());
         Self { purpose, looks, connected, took, elsewhere }
     }
 }
@@ -333,7 +333,6 @@ async fn server(nats: &Nats) -> Server {
         cluster: info.cluster,
         members: info.connect_urls.len(),
         headers: info.headers,
-        jetstream: info.jetstream,
         max_payload: info.max_payload,
         is_leaving: info.lame_duck_mode,
         round_trip: best,
@@ -380,7 +379,7 @@ async fn health(lattice: &Lattice, host: &str) -> Result<Told, Untold> {
 /// Lattices at this server other than the one that was asked for: by what their hosts say to each other, and by their
 /// buckets.
 async fn other_lattices(lattice: &Lattice) -> Vec<String> {
-    let mut found = std::collections::BTreeSet::new();
+    let mut found = BTreeSet::new();
     let heard = async {
         let mut words = lattice.client.subscribe("wasmbus.rpc.*.hosts").await.ok()?;
         let mut heard = Vec::new();
@@ -394,15 +393,13 @@ async fn other_lattices(lattice: &Lattice) -> Vec<String> {
     };
     let buckets = async {
         let mut names = Vec::new();
-        let prefix = jetstream::prefix(lattice.js_domain.as_deref());
-        for api in [prefix.as_str(), "$JS.API"] {
+        for api in BTreeSet::from([api_prefix(lattice.js_domain.as_deref()), api_prefix(None)]) {
             let question = Bytes::from_static(br#"{"subject":"$KV.>"}"#);
             let Ok(answer) = lattice.ask(&format!("{api}.STREAM.NAMES"), question).await else { continue };
             let answer: Value = serde_json::from_slice(&answer.payload).unwrap_or_default();
             let streams = answer["streams"].as_array().cloned().unwrap_or_default();
-            names.extend(
-                streams.iter().filter_map(|name| Some(name.as_str()?.strip_prefix("KV_LATTICEDATA_")?.to_owned())),
-            );
+            let of = |name: &Value| Some(name.as_str()?.strip_prefix("KV_")?.strip_prefix(keys::BUCKET)?.to_owned());
+            names.extend(streams.iter().filter_map(of));
         }
         names
     };
@@ -415,7 +412,7 @@ async fn other_lattices(lattice: &Lattice) -> Vec<String> {
 
 /// Whether a deployment manager answers for this lattice.
 async fn has_manager(lattice: &Lattice) -> Result<bool, Unknown> {
-    match lattice.ask(&format!("wadm.api.{}.model.list", lattice.name()), Bytes::new()).await {
+    match lattice.ask(&lattice.subjects.manager("list", None), Bytes::new()).await {
         Ok(_) => Ok(true),
         Err(RequestError::NoResponders { .. }) => Ok(false),
         Err(error) => Err(error.to_string()),
@@ -423,18 +420,13 @@ async fn has_manager(lattice: &Lattice) -> Result<bool, Unknown> {
 }
 
 /// A second connection like the first, so that what the server forbids is told apart.
-pub async fn connect_again(session: &Session, purpose: Purpose, name: &str) -> Result<Nats> {
+pub async fn connect_again(session: &Session, purpose: Purpose) -> Result<Nats> {
     let connection = match purpose {
         Purpose::Control => &session.config.ctl,
         Purpose::Rpc => &session.config.rpc,
     };
-    let connected = timeout(CONNECT, connect_once(purpose, connection, name)).await;
+    let connected = timeout(CONNECT, connect_once(purpose, connection, CLIENT_NAME)).await;
     Ok(connected.context("connect once more")??)
-}
-
-/// The subjects of the lattice that the settings name.
-pub fn subjects(config: &Config) -> Option<Subjects> {
-    Some(Subjects::new(LatticeName::parse(&config.lattice).ok()?, &config.ctl_topic_prefix))
 }
 
 /// This machine's clock, in ms since 1970.

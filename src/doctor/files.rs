@@ -5,14 +5,17 @@ use std::{collections::BTreeSet, fs, path::Path};
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::Value;
 
-use super::{Finding, certificate, facts::Facts};
-use crate::config::{self, Auth, Config, Connection};
+use super::{Finding, Found, certificate, facts::Facts};
+use crate::{
+    config::{self, Auth, Config, Connection},
+    providers::external::access::creds_block,
+};
 
 /// What expires sooner is worth a warning.
 const SOON_SECS: u64 = 7 * 86_400;
 
 /// Who can read what, and whether certificates are in order.
-pub(super) fn files(facts: &Facts) -> Vec<Finding> {
+pub(super) fn files(facts: &Facts) -> Found {
     let mut found = Vec::new();
     let settings = &facts.settings;
     let copies = [
@@ -37,7 +40,7 @@ pub(super) fn files(facts: &Facts) -> Vec<Finding> {
         if found.is_empty() {
             found.push(Finding::ok("the settings are for their owner alone"));
         }
-        return found;
+        return Ok(found);
     };
     let mut seen = BTreeSet::new();
     for connection in [&config.ctl, &config.rpc, &config.prov_rpc] {
@@ -57,7 +60,7 @@ pub(super) fn files(facts: &Facts) -> Vec<Finding> {
     if found.is_empty() {
         found.push(Finding::ok(format!("{looked_at} files are in order")));
     }
-    found
+    Ok(found)
 }
 
 fn readable_by_others(path: &Path, why: &str) -> Option<Finding> {
@@ -156,8 +159,9 @@ fn days(seconds: i64) -> String {
 }
 
 /// Whether the user JWT of each connection still counts.
-pub(super) fn credentials(facts: &Facts) -> Vec<Finding> {
-    let Some(config) = &facts.settings.config else { return vec![Finding::skipped("the settings cannot be used")] };
+pub(super) fn credentials(facts: &Facts) -> Found {
+    let unusable = || Finding::skipped("the settings cannot be used");
+    let config = facts.settings.config.as_ref().ok_or_else(unusable)?;
     let mut found: Vec<Finding> = Vec::new();
     let mut words = Vec::new();
     for (family, connection) in [("ctl", &config.ctl), ("rpc", &config.rpc), ("prov_rpc", &config.prov_rpc)] {
@@ -178,7 +182,7 @@ pub(super) fn credentials(facts: &Facts) -> Vec<Finding> {
         };
         // The same file for several connections is one finding.
         match jwt.as_deref().map(|jwt| lifetime(jwt, facts.now)) {
-            None => {}
+            None => found.push(Finding::skipped(format!("there is no user JWT in {setting} (files)"))),
             Some(Err(cause)) => found.push(Finding::wrong(
                 format!("the user JWT of {setting} cannot be read: {cause}"),
                 format!("correct {family}_creds or {family}_jwt"),
@@ -199,7 +203,7 @@ pub(super) fn credentials(facts: &Facts) -> Vec<Finding> {
         words.dedup();
         found.push(Finding::ok(words.join(", ")));
     }
-    found
+    Ok(found)
 }
 
 fn same_but_family(a: &str, b: &str) -> bool {
@@ -231,9 +235,7 @@ fn lifetime(jwt: &str, now: u64) -> Result<Lifetime, String> {
 
 /// The JWT of a creds file.
 fn jwt_of(text: &str) -> Option<String> {
-    let mut lines = text.lines().map(str::trim);
-    lines.find(|line| line.starts_with("---") && line.contains("BEGIN") && line.contains("JWT"))?;
-    lines.find(|line| !line.is_empty()).filter(|line| !line.starts_with("---")).map(str::to_owned)
+    creds_block(text, "JWT").map(str::to_owned)
 }
 
 #[cfg(test)]

@@ -3,29 +3,36 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Finding,
+    Finding, Found,
     facts::{Facts, Seen, Told, Untold, named},
 };
 use crate::control::types::HostReply;
 
+/// Why nothing is known of hosts that answer.
+const TELL_NOTHING: &str = "hosts of earlier versions do not tell";
 /// Hosts that have just started need not have heard of each other.
 const YOUNG_SECS: u64 = 5;
 
 /// The lattice, if a host answers in it; else what is to be said instead of looking at hosts.
-pub(super) fn inhabited(facts: &Facts) -> Result<&Seen, Vec<Finding>> {
-    match &facts.lattice {
-        Ok(seen) if seen.hosts.is_empty() => Err(vec![Finding::skipped("no host answers (hosts)")]),
-        Ok(seen) => Ok(seen),
-        Err(why) => Err(vec![Finding::skipped(why.clone())]),
+pub(super) fn inhabited(facts: &Facts) -> Result<&Seen, Finding> {
+    match facts.lattice.as_ref().map_err(Finding::skipped)? {
+        seen if seen.hosts.is_empty() => Err(Finding::skipped("no host answers (hosts)")),
+        seen => Ok(seen),
     }
 }
 
-pub(super) fn hosts(facts: &Facts) -> Vec<Finding> {
-    let seen = match &facts.lattice {
-        Ok(seen) if seen.hosts.is_empty() => return vec![nobody(facts, seen)],
-        Ok(seen) => seen,
-        Err(why) => return vec![Finding::skipped(why.clone())],
-    };
+/// The hosts that tell how they are, if there are any.
+pub(super) fn telling(facts: &Facts) -> Result<Vec<(&HostReply, &Told)>, Finding> {
+    inhabited(facts)?;
+    let told = facts.told();
+    if told.is_empty() { Err(Finding::skipped(TELL_NOTHING)) } else { Ok(told) }
+}
+
+pub(super) fn hosts(facts: &Facts) -> Found {
+    let seen = facts.lattice.as_ref().map_err(Finding::skipped)?;
+    if seen.hosts.is_empty() {
+        return Ok(vec![nobody(facts, seen)]);
+    }
     let mut found = Vec::new();
     for host in seen.hosts.iter().filter(|host| host.peers.is_some()) {
         if let Some(Err(Untold::Failed(error))) = seen.health.get(&host.id) {
@@ -44,7 +51,7 @@ pub(super) fn hosts(facts: &Facts) -> Vec<Finding> {
             if names.len() == 1 { "one host answers".to_owned() } else { format!("{} hosts answer", names.len()) };
         found.push(Finding::ok(format!("{count}: {}", names.join(", "))));
     }
-    found
+    Ok(found)
 }
 
 fn nobody(facts: &Facts, seen: &Seen) -> Finding {
@@ -75,7 +82,7 @@ fn missing(facts: &Facts, seen: &Seen) -> Vec<Finding> {
     // By host: how long it was silent where it is known to be, and who hears it.
     let mut silent: BTreeMap<String, u64> = BTreeMap::new();
     let mut heard: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for (host, told) in facts.told().unwrap_or_default() {
+    for (host, told) in facts.told() {
         for peer in told.health.peers.iter().filter(|peer| !answers(&peer.host_id)) {
             if peer.is_silent {
                 let longest = silent.entry(peer.host_id.clone()).or_default();
@@ -104,7 +111,7 @@ fn missing(facts: &Facts, seen: &Seen) -> Vec<Finding> {
 
 /// Hosts that answer and do not hear each other.
 fn deaf(facts: &Facts) -> Vec<Finding> {
-    let told = facts.told().unwrap_or_default();
+    let told = facts.told();
     let grown: Vec<&(&HostReply, &Told)> =
         told.iter().filter(|(_, told)| told.health.uptime_seconds >= YOUNG_SECS).collect();
     let mut found = Vec::new();
@@ -138,12 +145,9 @@ fn namesakes(seen: &Seen) -> Vec<Finding> {
         .collect()
 }
 
-pub(super) fn metadata(facts: &Facts) -> Vec<Finding> {
-    let seen = match inhabited(facts) {
-        Ok(seen) => seen,
-        Err(skipped) => return skipped,
-    };
-    let told = facts.told().unwrap_or_default();
+pub(super) fn metadata(facts: &Facts) -> Found {
+    let seen = inhabited(facts)?;
+    let told = facts.told();
     let mut found = Vec::new();
     for (host, Told { health, .. }) in &told {
         let store = &health.store;
@@ -176,17 +180,14 @@ pub(super) fn metadata(facts: &Facts) -> Vec<Finding> {
     if found.is_empty() {
         found.push(match told.first() {
             Some((_, told)) => Finding::ok(format!("all hosts share {}", told.health.store.place)),
-            None => Finding::skipped("hosts of earlier versions do not tell"),
+            None => Finding::skipped(TELL_NOTHING),
         });
     }
-    found
+    Ok(found)
 }
 
-pub(super) fn versions(facts: &Facts) -> Vec<Finding> {
-    let seen = match inhabited(facts) {
-        Ok(seen) => seen,
-        Err(skipped) => return skipped,
-    };
+pub(super) fn versions(facts: &Facts) -> Found {
+    let seen = inhabited(facts)?;
     let mut found = Vec::new();
     let (ours, old): (Vec<&HostReply>, Vec<&HostReply>) = seen.hosts.iter().partition(|host| host.peers.is_some());
     if !old.is_empty() {
@@ -210,14 +211,11 @@ pub(super) fn versions(facts: &Facts) -> Vec<Finding> {
     if found.is_empty() {
         found.push(Finding::ok(format!("all hosts have version {}", versions.first().copied().unwrap_or("unknown"))));
     }
-    found
+    Ok(found)
 }
 
-pub(super) fn domains(facts: &Facts) -> Vec<Finding> {
-    let seen = match inhabited(facts) {
-        Ok(seen) => seen,
-        Err(skipped) => return skipped,
-    };
+pub(super) fn domains(facts: &Facts) -> Found {
+    let seen = inhabited(facts)?;
     let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for host in &seen.hosts {
         // Without a domain of its own a host uses that of its server.
@@ -228,43 +226,38 @@ pub(super) fn domains(facts: &Facts) -> Vec<Finding> {
     }
     let own = facts.settings.config.as_ref().and_then(|config| config.js_domain.clone());
     let own = own.or_else(|| facts.server.as_ref().ok()?.domain.clone()).unwrap_or_else(|| "none".into());
-    match places.iter().collect::<Vec<_>>().as_slice() {
-        [(domain, _)] if **domain == own => {
-            vec![Finding::ok(format!("all hosts keep the metadata in domain {domain}"))]
-        }
+    Ok(vec![match places.iter().collect::<Vec<_>>().as_slice() {
+        [(domain, _)] if **domain == own => Finding::ok(format!("all hosts keep the metadata in domain {domain}")),
         [(domain, _)] => {
             let without = if domain.as_str() == "none" {
                 "without --js-domain".to_owned()
             } else {
                 format!("--js-domain {domain}")
             };
-            vec![Finding::warning(
+            Finding::warning(
                 format!("the hosts keep the metadata in domain {domain}, the settings here say {own}"),
                 format!(
                     "{without} (js_domain, WASMCLOUD_JS_DOMAIN): a host that is started here would know other links"
                 ),
-            )]
+            )
         }
         several => {
             let parts: Vec<String> =
                 several.iter().map(|(domain, hosts)| format!("{domain} ({})", hosts.join(", "))).collect();
-            vec![Finding::wrong(
+            Finding::wrong(
                 format!(
                     "hosts of one lattice keep their metadata in different domains, so they know different links: {}",
                     parts.join("; ")
                 ),
                 "set the same js_domain (WASMCLOUD_JS_DOMAIN) on all of them: copy host_config.json, and start them again",
-            )]
+            )
         }
-    }
+    }])
 }
 
 /// What hosts found odd about their own settings, and what differs between hosts of this machine.
-pub(super) fn settings(facts: &Facts) -> Vec<Finding> {
-    if let Err(skipped) = inhabited(facts) {
-        return skipped;
-    }
-    let told = facts.told().unwrap_or_default();
+pub(super) fn settings(facts: &Facts) -> Found {
+    let told = telling(facts)?;
     let mut found = Vec::new();
     for (host, told) in &told {
         for warning in &told.health.settings.warnings {
@@ -292,12 +285,9 @@ pub(super) fn settings(facts: &Facts) -> Vec<Finding> {
         }
     }
     if found.is_empty() {
-        found.push(match told.is_empty() {
-            true => Finding::skipped("hosts of earlier versions do not tell"),
-            false => Finding::ok("no host found anything odd about its settings"),
-        });
+        found.push(Finding::ok("no host found anything odd about its settings"));
     }
-    found
+    Ok(found)
 }
 
 fn differences(one: &Told, two: &Told) -> String {
@@ -312,11 +302,8 @@ fn differences(one: &Told, two: &Told) -> String {
     differing.join("; ")
 }
 
-pub(super) fn labels(facts: &Facts) -> Vec<Finding> {
-    let seen = match inhabited(facts) {
-        Ok(seen) => seen,
-        Err(skipped) => return skipped,
-    };
+pub(super) fn labels(facts: &Facts) -> Found {
+    let seen = inhabited(facts)?;
     let mut spellings: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
     let mut found = Vec::new();
     for host in &seen.hosts {
@@ -348,7 +335,7 @@ pub(super) fn labels(facts: &Facts) -> Vec<Finding> {
             false => format!("labels to start things by: {}", own.join(", ")),
         }));
     }
-    found
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -376,47 +363,44 @@ mod tests {
         Facts { lattice: Ok(Seen { hosts, health, ..Seen::default() }), ..Facts::default() }
     }
 
-    fn worst(found: &[Finding]) -> Verdict {
-        found.iter().map(|found| found.verdict).max().unwrap()
+    fn worst(found: Found) -> Verdict {
+        found.unwrap().iter().map(|found| found.verdict).max().unwrap()
     }
 
     #[test]
     fn domains_must_be_the_same_and_that_of_the_server_counts() {
         let in_domain = |id: &str, domain: Option<&str>| host(id, |host| host.js_domain = domain.map(str::to_owned));
         let two = facts(vec![in_domain("A", Some("core")), in_domain("B", Some("edge"))], |_| {});
-        assert_eq!(worst(&domains(&two)), Verdict::Wrong);
+        assert_eq!(worst(domains(&two)), Verdict::Wrong);
         let server = |health: &mut Health| health.ctl.server_domain = Some("core".into());
         let mut same = facts(vec![in_domain("A", Some("core")), in_domain("B", None)], server);
-        assert_eq!(worst(&domains(&same)), Verdict::Warning, "the settings here say none");
+        assert_eq!(worst(domains(&same)), Verdict::Warning, "the settings here say none");
         same.server = Ok(super::super::facts::Server { domain: Some("core".into()), ..Default::default() });
-        assert_eq!(worst(&domains(&same)), Verdict::Ok);
+        assert_eq!(worst(domains(&same)), Verdict::Ok);
     }
 
     #[test]
     fn hosts_that_do_not_hear_each_other_are_told_from_those_that_vanished() {
         let both = || vec![host("A", |_| {}), host("B", |_| {})];
-        assert_eq!(worst(&hosts(&facts(both(), |_| {}))), Verdict::Wrong, "deaf");
+        assert_eq!(worst(hosts(&facts(both(), |_| {}))), Verdict::Wrong, "deaf");
         let peer = |id: &str, is_silent| PeerHealth { host_id: id.into(), is_silent, silence_ms: 9000 };
         let hearing = |health: &mut Health| health.peers = vec![peer("A", false), peer("B", false)];
-        assert_eq!(worst(&hosts(&facts(both(), hearing))), Verdict::Ok);
+        assert_eq!(worst(hosts(&facts(both(), hearing))), Verdict::Ok);
         let vanished = |health: &mut Health| health.peers = vec![peer("A", false), peer("B", false), peer("C", true)];
-        let found = hosts(&facts(both(), vanished));
+        let found = hosts(&facts(both(), vanished)).unwrap();
         assert!(
             matches!(found.as_slice(), [one] if one.verdict == Verdict::Warning && one.seen.contains("9 s")),
             "{found:?}"
         );
         let young = |health: &mut Health| health.uptime_seconds = 1;
-        assert_eq!(worst(&hosts(&facts(both(), young))), Verdict::Ok);
+        assert_eq!(worst(hosts(&facts(both(), young))), Verdict::Ok);
     }
 
     #[test]
     fn labels_that_differ_in_case_are_a_warning() {
         let labelled = |id: &str, key: &str| host(id, |host| drop(host.labels.insert(key.into(), "a".into())));
-        assert_eq!(
-            worst(&labels(&facts(vec![labelled("A", "Zone"), labelled("B", "zone")], |_| {}))),
-            Verdict::Warning
-        );
-        assert_eq!(worst(&labels(&facts(vec![labelled("A", "zone"), labelled("B", "zone")], |_| {}))), Verdict::Ok);
+        assert_eq!(worst(labels(&facts(vec![labelled("A", "Zone"), labelled("B", "zone")], |_| {}))), Verdict::Warning);
+        assert_eq!(worst(labels(&facts(vec![labelled("A", "zone"), labelled("B", "zone")], |_| {}))), Verdict::Ok);
     }
 
     #[test]

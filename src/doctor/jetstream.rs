@@ -8,8 +8,12 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::time::timeout;
 
-use super::{Finding, facts::Facts};
-use crate::{config::Config, lattice::connection::Nats};
+use super::{Finding, Found, facts::Facts};
+use crate::{
+    config::Config,
+    lattice::connection::Nats,
+    store::{jetstream::api_prefix, keys, objects},
+};
 
 /// How long one answer of the API may take.
 const ANSWER: Duration = Duration::from_millis(1500);
@@ -18,8 +22,6 @@ const KEY: &str = "HOST_DOCTOR";
 /// A stream nobody has: what is only to be written there is written nowhere.
 const NO_STREAM: &str = "host-doctor-writes-nothing";
 const STREAM_NOT_FOUND: u64 = 10059;
-const OTHER_STREAM_EXPECTED: u64 = 10060;
-const MESSAGE_NOT_FOUND: u64 = 10037;
 /// JetStream is not enabled, at all or for the account.
 const SWITCHED_OFF: [u64; 2] = [10076, 10039];
 
@@ -99,19 +101,15 @@ impl Api {
     }
 }
 
-/// The subjects of the JetStream API of a domain.
-pub fn prefix(domain: Option<&str>) -> String {
-    domain.map_or_else(|| "$JS.API".to_owned(), |domain| format!("$JS.{domain}.API"))
-}
-
 pub async fn gather(nats: &Nats, config: &Config) -> JetStream {
     let domain = config.js_domain.as_deref();
-    let prefix = prefix(domain);
+    let prefix = api_prefix(domain);
     let asked = async { ask(nats, format!("{prefix}.INFO"), Bytes::new(), None).await };
     let own = async { ask(nats, "$JS.API.INFO".into(), Bytes::new(), None).await };
     let (asked, own) = tokio::join!(asked, own);
-    let (bucket, objects) = (format!("KV_LATTICEDATA_{}", config.lattice), format!("OBJ_{}", config.lattice));
-    let key = format!("$KV.LATTICEDATA_{}.{KEY}", config.lattice);
+    let name = keys::bucket(&config.lattice);
+    let (bucket, objects) = (format!("KV_{name}"), objects::stream_name(&config.lattice));
+    let key = format!("$KV.{name}.{KEY}");
     let (bucket, objects) = match asked.is_there() {
         true => tokio::join!(stream(nats, &prefix, bucket, Some((key, domain))), stream(nats, &prefix, objects, None)),
         false => (Stream::unasked(bucket, &asked), Stream::unasked(objects, &asked)),
@@ -178,25 +176,23 @@ fn is_about(denied: &str, subject: &str) -> bool {
     named == subject || named == bare || named.strip_prefix("$JS.API.") == Some(bare)
 }
 
-/// Whether a question that asked to be refused was refused as it asked, so that the way is open.
+/// Whether a question that asked to be refused was heard: JetStream answered it, with an error of its own or not, so this
+/// user is allowed there.
 pub fn is_open(answer: &Api) -> bool {
     match answer {
-        Api::Refusal { code, .. } => *code == OTHER_STREAM_EXPECTED || *code == MESSAGE_NOT_FOUND || *code != 0,
+        Api::Refusal { code, .. } => *code != 0,
         Api::Answer(_) => true,
         Api::NoResponders | Api::Silent { .. } => false,
     }
 }
 
-pub(super) fn jetstream(facts: &Facts) -> Vec<Finding> {
-    let jetstream = match &facts.jetstream {
-        Ok(jetstream) => jetstream,
-        Err(why) => return vec![Finding::skipped(why.clone())],
-    };
+pub(super) fn jetstream(facts: &Facts) -> Found {
+    let jetstream = facts.jetstream.as_ref().map_err(Finding::skipped)?;
     let mut found = vec![reached(jetstream)];
     if let Api::Answer(info) = &jetstream.asked {
         found.extend(limits(info));
     }
-    found
+    Ok(found)
 }
 
 fn reached(jetstream: &JetStream) -> Finding {
@@ -214,7 +210,7 @@ fn reached(jetstream: &JetStream) -> Finding {
     match (asked, own, asked_domain) {
         (Api::Silent { denied: Some(denied) }, _, _) => Finding::wrong(
             format!("this user may not use JetStream {shown}: {denied}"),
-            format!("allow it {}.> and _INBOX.> in the NATS server", prefix(asked_domain.as_deref())),
+            format!("allow it {}.> and _INBOX.> in the NATS server", api_prefix(asked_domain.as_deref())),
         ),
         (Api::Silent { .. }, _, _) => Finding::wrong(
             format!("JetStream {shown} does not answer in time"),

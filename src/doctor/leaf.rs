@@ -1,12 +1,12 @@
 //! The way between the NATS server here and the other servers of the lattice.
 
 use super::{
-    Finding,
+    Finding, Found,
     facts::{Facts, named},
 };
 
 /// Leaf node connections tell clients nothing; what is seen is who is reached, and what the hosts on this side say.
-pub(super) fn leaf(facts: &Facts) -> Vec<Finding> {
+pub(super) fn leaf(facts: &Facts) -> Found {
     let mut found = Vec::new();
     if let Some(hub) = &facts.machine.hub {
         found.push(match hub.is_connected {
@@ -18,7 +18,7 @@ pub(super) fn leaf(facts: &Facts) -> Vec<Finding> {
         });
     }
     found.extend(domain(facts));
-    for (host, told) in facts.told().unwrap_or_default() {
+    for (host, told) in facts.told() {
         let store = &told.health.store;
         // One that stands in for the bucket is the check metadata's.
         if store.is_shared && !store.is_reachable {
@@ -30,12 +30,12 @@ pub(super) fn leaf(facts: &Facts) -> Vec<Finding> {
     }
     if found.is_empty() {
         let why = match (&facts.jetstream, &facts.server) {
-            (Err(why), _) | (_, Err(why)) => return vec![Finding::skipped(why.clone())],
+            (Err(why), _) | (_, Err(why)) => return Err(Finding::skipped(why)),
             _ => "the metadata is kept by the server here; nothing tells of a leaf node connection",
         };
         found.push(Finding::ok(why));
     }
-    found
+    Ok(found)
 }
 
 /// Whether the server with the metadata is reached, if it is another one.

@@ -3,26 +3,23 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Finding,
+    Finding, Found,
     facts::{Facts, Seen, named},
-    hosts::inhabited,
+    hosts::{inhabited, telling},
 };
 use crate::{
     control::{probe::health::RefusedLink, types::HostReply},
-    links::{Claims, LinkDefinition},
+    links::{Claims, LinkDefinition, link_option},
     providers::builtin,
 };
 
 /// How a provider says that it cannot listen somewhere.
 const CANNOT_LISTEN: &str = "cannot listen on";
 
-pub(super) fn links(facts: &Facts) -> Vec<Finding> {
-    let seen = match inhabited(facts) {
-        Ok(seen) => seen,
-        Err(skipped) => return skipped,
-    };
+pub(super) fn links(facts: &Facts) -> Found {
+    let seen = inhabited(facts)?;
     let Some(links) = &seen.links else {
-        return vec![Finding::skipped("no host tells the links of the lattice (metadata)")];
+        return Err(Finding::skipped("no host tells the links of the lattice (metadata)"));
     };
     let mut found = Vec::new();
     for link in links {
@@ -33,7 +30,7 @@ pub(super) fn links(facts: &Facts) -> Vec<Finding> {
         found.extend(scene.values());
     }
     found.extend(several_providers(links));
-    for (host, told) in facts.told().unwrap_or_default() {
+    for (host, told) in facts.told() {
         found.extend(told.health.links.iter().map(|link| refused(host, link)));
     }
     if found.is_empty() {
@@ -43,7 +40,7 @@ pub(super) fn links(facts: &Facts) -> Vec<Finding> {
             count => format!("{count} links are in order"),
         }));
     }
-    found
+    Ok(found)
 }
 
 /// A link, with what is known of its ends.
@@ -92,10 +89,7 @@ impl<'a> Scene<'a> {
     }
 
     fn option(&self) -> String {
-        match self.link.link_name.as_str() {
-            "default" => String::new(),
-            name => format!(" --link-name {name}"),
-        }
+        link_option(&self.link.link_name)
     }
 
     fn delete(&self) -> String {
@@ -126,10 +120,11 @@ impl<'a> Scene<'a> {
         Some(Finding::wrong(
             format!("{} leads to a provider of another contract, {fulfils}", self.what()),
             format!(
-                "{}; then host link put {} {} {fulfils} …",
+                "{}; then host link put {} {} {fulfils}{} …",
                 self.delete(),
                 self.link.actor_id,
-                self.link.provider_id
+                self.link.provider_id,
+                self.option()
             ),
         ))
     }
@@ -206,7 +201,7 @@ fn several_providers(links: &[LinkDefinition]) -> Vec<Finding> {
 
 fn refused(host: &HostReply, link: &RefusedLink) -> Finding {
     let RefusedLink { actor_id, provider_id, link_name, contract_id, error } = link;
-    let option = if link_name == "default" { String::new() } else { format!(" --link-name {link_name}") };
+    let option = link_option(link_name);
     Finding::wrong(
         format!("the provider of {contract_id} on {} does not take on the link of {actor_id}: {error}", named(host)),
         format!(
@@ -216,30 +211,27 @@ fn refused(host: &HostReply, link: &RefusedLink) -> Finding {
 }
 
 /// Addresses that a provider cannot listen on. Whether the NATS server has its port, `nats-ctl` tells.
-pub(super) fn ports(facts: &Facts) -> Vec<Finding> {
-    if let Err(skipped) = inhabited(facts) {
-        return skipped;
-    }
-    let told = facts.told().unwrap_or_default();
+pub(super) fn ports(facts: &Facts) -> Found {
+    let told = telling(facts)?;
     let mut found = Vec::new();
     for (host, told) in &told {
         for link in told.health.links.iter().filter(|link| link.error.contains(CANNOT_LISTEN)) {
             found.push(Finding::wrong(
                 format!("on {}: {}", named(host), link.error),
                 format!(
-                    "host link put {} {} {} address=HOST:PORT with another port, or end what has it",
-                    link.actor_id, link.provider_id, link.contract_id
+                    "host link put {} {} {}{} address=HOST:PORT with another port, or end what has it",
+                    link.actor_id,
+                    link.provider_id,
+                    link.contract_id,
+                    link_option(&link.link_name)
                 ),
             ));
         }
     }
     if found.is_empty() {
-        found.push(match told.is_empty() {
-            true => Finding::skipped("hosts of earlier versions do not tell"),
-            false => Finding::ok("providers listen wherever they are meant to"),
-        });
+        found.push(Finding::ok("providers listen wherever they are meant to"));
     }
-    found
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -284,7 +276,7 @@ mod tests {
     }
 
     fn one(facts: &Facts) -> Finding {
-        let found = links(facts);
+        let found = links(facts).unwrap();
         assert_eq!(found.len(), 1, "{found:?}");
         found[0].clone()
     }

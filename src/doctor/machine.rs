@@ -3,9 +3,12 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use super::{Finding, facts::Facts};
+use tokio::time::timeout;
+
+use super::{Finding, Found, facts::Facts};
 use crate::{
     config::ProcessEnvironment,
     dirs::Dirs,
@@ -17,6 +20,8 @@ use crate::{
     },
 };
 
+/// How long the disks may take.
+const LOOK: Duration = Duration::from_secs(5);
 /// Less room than this on a disk is soon used up by modules and streams.
 const ROOM: u64 = 500 << 20;
 /// With less nothing can be kept.
@@ -50,7 +55,6 @@ pub struct Dir {
 #[derive(Clone, Debug)]
 pub struct Up {
     pub directory: PathBuf,
-    pub is_here: bool,
     pub is_running: bool,
     pub address: Option<String>,
     /// The server it started still runs.
@@ -66,15 +70,13 @@ pub struct Hub {
 }
 
 pub async fn gather(dirs: &Dirs) -> Machine {
-    let here = up::directory().ok();
-    let own = here.as_deref().map(|directory| Instance::of(dirs, directory));
-    let hub = match &own {
-        Some(own) => hub_of(own).await,
-        None => None,
+    let hub = match up::directory() {
+        Ok(here) => hub_of(&Instance::of(dirs, &here)).await,
+        Err(_) => None,
     };
     let files = dirs.clone();
     let looked = tokio::task::spawn_blocking(move || {
-        let ups = Instance::all(&files).iter().filter_map(|instance| up_of(instance, here.as_deref())).collect();
+        let ups = Instance::all(&files).iter().filter_map(up_of).collect();
         let kept = [("caches", &files.cache), ("data", &files.data), ("notes about what runs", &files.state)];
         Machine {
             dirs: kept.into_iter().map(|(what, path)| dir(what, path)).collect(),
@@ -84,7 +86,9 @@ pub async fn gather(dirs: &Dirs) -> Machine {
             hub: None,
         }
     });
-    Machine { hub, ..looked.await.unwrap_or_default() }
+    // A disk that hangs must not keep the rest from being told.
+    let looked = timeout(LOOK, looked).await.ok().and_then(Result::ok);
+    Machine { hub, ..looked.unwrap_or_default() }
 }
 
 async fn hub_of(own: &Instance) -> Option<Hub> {
@@ -95,11 +99,10 @@ async fn hub_of(own: &Instance) -> Option<Hub> {
     Some(Hub { name, is_connected, log: nats_server::log_in(own.folder()) })
 }
 
-fn up_of(instance: &Instance, here: Option<&Path>) -> Option<Up> {
+fn up_of(instance: &Instance) -> Option<Up> {
     let Record { directory, address, server, host_id, .. } = instance.record()?;
     let server = server.and_then(|server| server.process);
     Some(Up {
-        is_here: here == Some(&directory),
         is_running: instance.is_running(),
         server_runs: server.is_some_and(|process| process.is_alive()),
         directory,
@@ -131,7 +134,7 @@ fn room(_: &Path) -> Option<u64> {
     None
 }
 
-pub(super) fn machine(facts: &Facts) -> Vec<Finding> {
+pub(super) fn machine(facts: &Facts) -> Found {
     let mut found = Vec::new();
     for Dir { what, path, refused, room } in &facts.machine.dirs {
         let path = path.display();
@@ -154,10 +157,10 @@ pub(super) fn machine(facts: &Facts) -> Vec<Finding> {
         Some(path) => Finding::ok(format!("there is room, and a nats-server: {}", path.display())),
         None => Finding::note("there is no nats-server program on this machine; `host up` installs one"),
     });
-    found
+    Ok(found)
 }
 
-pub(super) fn processes(facts: &Facts) -> Vec<Finding> {
+pub(super) fn processes(facts: &Facts) -> Found {
     let Facts { machine, lattice, .. } = facts;
     let mut found = Vec::new();
     for up in machine.ups.iter().filter(|up| !up.is_running && up.server_runs) {
@@ -191,5 +194,5 @@ pub(super) fn processes(facts: &Facts) -> Vec<Finding> {
             count => format!("{count} hosts of this user run on this machine, all in this lattice"),
         }));
     }
-    found
+    Ok(found)
 }

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! * [`facts`] gathers, and judges nothing; what only a host knows comes from the health probe of each host.
-//! * Each check is a function from [`Facts`] to [`Finding`]s, so it waits for nothing and can be tried with made-up facts. A
-//!   family of checks has a file, with the facts that only it needs.
+//! * Each check is a function from [`Facts`] to [`Finding`]s, so it asks nobody and can be tried with made-up facts; only
+//!   [`files`] reads what the settings name. A family of checks has a file, with the facts that only it needs.
 //!
 //! Nothing is changed by looking: subscriptions are made and ended, messages go to subjects nobody listens on, and what is
 //! written to the bucket asks to be refused. Secrets are in no finding.
@@ -80,15 +80,18 @@ impl Finding {
     }
 }
 
+/// What a check found; an error is why it did not look.
+type Found = Result<Vec<Finding>, Finding>;
+
 /// One check.
 pub struct Check {
     pub name: &'static str,
     /// What it looks at, in a line.
     pub about: &'static str,
-    find: fn(&Facts) -> Vec<Finding>,
+    find: fn(&Facts) -> Found,
 }
 
-const fn check(name: &'static str, about: &'static str, find: fn(&Facts) -> Vec<Finding>) -> Check {
+const fn check(name: &'static str, about: &'static str, find: fn(&Facts) -> Found) -> Check {
     Check { name, about, find }
 }
 
@@ -152,7 +155,7 @@ impl Report {
     }
 }
 
-/// Looks at everything, or at what the `wanted` checks look at; none wanted means all. Ends within a quarter of a minute,
+/// Looks at everything, and tells what the `wanted` checks found; none wanted means all. Ends within a quarter of a minute,
 /// whatever answers or not. Without a session the settings had mistakes, or there is none for another reason.
 pub async fn examine(session: Result<Session>, wanted: &[String]) -> Report {
     let facts = Facts::gather(session).await;
@@ -162,7 +165,7 @@ pub async fn examine(session: Result<Session>, wanted: &[String]) -> Report {
 
 impl Check {
     fn run(&self, facts: &Facts) -> Checked {
-        let mut findings = (self.find)(facts);
+        let mut findings = (self.find)(facts).unwrap_or_else(|skipped| vec![skipped]);
         // The worst first; equals stay in their order.
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.verdict));
         let verdict = findings.first().map_or(Verdict::Ok, |finding| finding.verdict);
@@ -185,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_check_is_as_bad_as_its_worst_finding() {
-        let found = |_: &Facts| vec![Finding::ok("a"), Finding::warning("b", "c"), Finding::skipped("d")];
+        let found = |_: &Facts| Ok(vec![Finding::ok("a"), Finding::warning("b", "c"), Finding::skipped("d")]);
         let checked = check("x", "y", found).run(&Facts::default());
         assert_eq!(checked.verdict, Verdict::Warning);
         assert_eq!(checked.findings[0].seen, "b");

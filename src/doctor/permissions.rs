@@ -11,15 +11,15 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::{
-    Finding,
-    facts::{Facts, Unknown, connect_again, subjects},
+    Finding, Found,
+    facts::{Facts, Unknown, connect_again},
 };
 use crate::{
     client::Session,
     control::types::HostReply,
     lattice::{
         connection::{NEEDED_SUBJECTS, Nats, Purpose, confirm},
-        subject::Subjects,
+        subject::{Command, Control, Probe, Subjects},
     },
 };
 
@@ -73,56 +73,60 @@ impl Nobody {
 }
 
 /// What the control connection needs and can be tried.
-fn control(root: &str, lattice: &str, nobody: &Nobody) -> Vec<Need> {
-    let Nobody { host, .. } = nobody;
+fn control(subjects: &Subjects, nobody: &Nobody) -> Vec<Need> {
+    let host = || nobody.host.clone();
+    let (root, inventory) = (subjects.control_root(), subjects.control(&Control::Inventory { host: host() }));
+    let command = Control::Command { host: host(), command: Command::ScaleActor };
+    let probe = Control::Probe { host: host(), probe: Probe::Health };
     vec![
         subscribe("_INBOX.host-doctor.>".into(), "answers to every question"),
-        subscribe(format!("wasmbus.evt.{lattice}"), "hearing what happens in the lattice"),
-        subscribe(format!("{root}.ping.hosts"), "hosts: being found"),
-        subscribe(format!("{root}.cmd.{host}.*"), "hosts: commands"),
-        subscribe(format!("{root}.get.{host}.inv"), "hosts: telling what runs"),
+        subscribe(subjects.events(), "hearing what happens in the lattice"),
+        subscribe(subjects.control(&Control::PingHosts), "hosts: being found"),
+        subscribe(format!("{root}.cmd.{}.*", nobody.host), "hosts: commands"),
+        subscribe(inventory.clone(), "hosts: telling what runs"),
         subscribe(format!("{root}.auction.>"), "hosts: being chosen for a start"),
         subscribe(format!("{root}.linkdefs.*"), "hosts: taking links on"),
-        publish(format!("{root}.cmd.{host}.scale"), "commands to hosts"),
-        publish(format!("{root}.get.{host}.inv"), "asking what runs"),
-        publish(format!("{root}.probe.{host}.health"), "asking hosts how they are"),
-        publish(format!("wasmbus.evt.{lattice}.host-doctor.{host}"), "hosts: telling what happens"),
+        publish(subjects.control(&command), "commands to hosts"),
+        publish(inventory, "asking what runs"),
+        publish(subjects.control(&probe), "asking hosts how they are"),
+        publish(subjects.event(&format!("host-doctor.{}", nobody.host)), "hosts: telling what happens"),
     ]
 }
 
 /// What it needs and cannot be tried without somebody heeding it.
-fn control_unspoken(root: &str, lattice: &str) -> Vec<Need> {
+fn control_unspoken(subjects: &Subjects) -> Vec<Need> {
+    let asking = |request: Control, needed_for| publish(subjects.control(&request), needed_for);
     vec![
-        publish(format!("{root}.ping.hosts"), "finding hosts"),
-        publish(format!("{root}.get.links"), "asking for links"),
-        publish(format!("{root}.get.claims"), "asking for claims"),
-        publish(format!("{root}.linkdefs.put"), "putting links"),
-        publish(format!("{root}.linkdefs.del"), "deleting links"),
-        publish(format!("{root}.auction.actor"), "starting actors wherever there is room"),
-        publish(format!("{root}.auction.provider"), "starting providers wherever there is room"),
-        publish(format!("wasmbus.evt.{lattice}"), "hosts: telling what happens"),
+        asking(Control::PingHosts, "finding hosts"),
+        asking(Control::Links, "asking for links"),
+        asking(Control::Claims, "asking for claims"),
+        asking(Control::LinkPut, "putting links"),
+        asking(Control::LinkDel, "deleting links"),
+        asking(Control::AuctionActor, "starting actors wherever there is room"),
+        asking(Control::AuctionProvider, "starting providers wherever there is room"),
+        publish(subjects.events(), "hosts: telling what happens"),
     ]
 }
 
-fn calls(lattice: &str, nobody: &Nobody) -> Vec<Need> {
-    let Nobody { host, actor } = nobody;
+fn calls(subjects: &Subjects, nobody: &Nobody) -> Vec<Need> {
+    let actor = subjects.actor(&nobody.actor);
     vec![
         subscribe("_INBOX.host-doctor.>".into(), "answers to calls"),
-        subscribe(format!("wasmbus.rpc.{lattice}.{actor}"), "hosts: taking calls"),
-        subscribe(format!("wasmbus.rpc.{lattice}.hosts"), "hosts: hearing each other"),
-        publish(format!("wasmbus.rpc.{lattice}.{actor}"), "calls"),
-        publish(format!("wasmbus.rpc.{lattice}.{host}"), "hosts: asking each other"),
+        subscribe(actor.clone(), "hosts: taking calls"),
+        subscribe(subjects.hosts(), "hosts: hearing each other"),
+        publish(actor, "calls"),
+        publish(subjects.host(&nobody.host), "hosts: asking each other"),
     ]
 }
 
-pub async fn gather(session: &Session, name: &str) -> Result<Permissions, Unknown> {
-    let subjects = subjects(&session.config).ok_or("the lattice name cannot be used")?;
-    let (root, lattice, nobody) = (control_root(&subjects), subjects.lattice().as_str(), Nobody::new());
+/// Tries both connections; that for calls only if one can be made.
+pub async fn gather(session: &Session, subjects: &Subjects, has_rpc: bool) -> Result<Permissions, Unknown> {
+    let nobody = Nobody::new();
     let ctl = async {
-        let nats = connect_again(session, Purpose::Control, name).await.map_err(|error| format!("{error:#}"))?;
-        let mut permissions = tried("ctl", &nats, control(&root, lattice, &nobody)).await;
+        let nats = connect_again(session, Purpose::Control).await.map_err(|error| format!("{error:#}"))?;
+        let mut permissions = tried("ctl", &nats, control(subjects, &nobody)).await;
         if let Some(listed) = listed(&nats).await {
-            let unspoken = control_unspoken(&root, lattice);
+            let unspoken = control_unspoken(subjects);
             permissions.tried += unspoken.len();
             let forbidden = unspoken.into_iter().filter(|need| !listed.allow(need));
             permissions.forbidden.extend(forbidden.map(|need| need.forbidden("ctl")));
@@ -130,8 +134,11 @@ pub async fn gather(session: &Session, name: &str) -> Result<Permissions, Unknow
         Ok::<_, Unknown>(permissions)
     };
     let rpc = async {
-        let nats = connect_again(session, Purpose::Rpc, name).await.ok()?;
-        Some(tried("rpc", &nats, calls(lattice, &nobody)).await)
+        if !has_rpc {
+            return None;
+        }
+        let nats = connect_again(session, Purpose::Rpc).await.ok()?;
+        Some(tried("rpc", &nats, calls(subjects, &nobody)).await)
     };
     let (ctl, rpc) = tokio::join!(ctl, rpc);
     let mut permissions = ctl?;
@@ -141,12 +148,6 @@ pub async fn gather(session: &Session, name: &str) -> Result<Permissions, Unknow
         permissions.forbidden.extend(rpc.forbidden);
     }
     Ok(permissions)
-}
-
-/// `{ctl_topic_prefix}.{lattice}`
-fn control_root(subjects: &Subjects) -> String {
-    let ping = subjects.control(&crate::lattice::subject::Control::PingHosts);
-    ping.trim_end_matches(".ping.hosts").to_owned()
 }
 
 /// Tries everything and returns what the server forbids.
@@ -221,11 +222,8 @@ fn covers(pattern: &str, subject: &str) -> bool {
     tokens.next().is_none()
 }
 
-pub(super) fn permissions(facts: &Facts) -> Vec<Finding> {
-    let permissions = match &facts.permissions {
-        Ok(permissions) => permissions,
-        Err(why) => return vec![Finding::skipped(why.clone())],
-    };
+pub(super) fn permissions(facts: &Facts) -> Found {
+    let permissions = facts.permissions.as_ref().map_err(Finding::skipped)?;
     // Whoever only operates a lattice need not be able to be a host of it.
     let may_be_host = facts.settings.context.is_none();
     let mut found: Vec<Finding> = permissions
@@ -242,7 +240,7 @@ pub(super) fn permissions(facts: &Facts) -> Vec<Finding> {
             }
         })
         .collect();
-    for (host, told) in facts.told().unwrap_or_default() {
+    for (host, told) in facts.told() {
         let lines = [("ctl", &told.health.ctl), ("rpc", &told.health.rpc)];
         for (purpose, line) in lines {
             found.extend(line.denied.iter().map(|denied| of_host(host, purpose, denied)));
@@ -251,7 +249,7 @@ pub(super) fn permissions(facts: &Facts) -> Vec<Finding> {
     if found.is_empty() {
         found.push(Finding::ok(format!("all {} subjects that were tried are allowed", permissions.tried)));
     }
-    found
+    Ok(found)
 }
 
 fn of_host(host: &HostReply, purpose: &str, denied: &str) -> Finding {

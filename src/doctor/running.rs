@@ -1,13 +1,16 @@
 //! What runs, or was to run: actors, providers, and the starts that failed.
 
 use super::{
-    Finding,
+    Finding, Found,
     facts::{Facts, Told, named},
-    hosts::inhabited,
+    hosts::telling,
 };
-use crate::control::{
-    probe::health::{ActorHealth, Failure, ProviderHealth},
-    types::HostReply,
+use crate::{
+    control::{
+        probe::health::{ActorHealth, Failure, ProviderHealth},
+        types::HostReply,
+    },
+    links::link_option,
 };
 
 /// Claims that expire sooner are worth a warning.
@@ -17,42 +20,30 @@ const GIVEN_UP: &str = "given up after";
 /// How a refusal to load a file begins.
 const NO_FILES: &str = "files are not loaded";
 
-/// The hosts that told, or why there are none.
-fn told(facts: &Facts) -> Result<Vec<(&HostReply, &Told)>, Vec<Finding>> {
-    inhabited(facts)?;
-    let told = facts.told().unwrap_or_default();
-    if told.is_empty() {
-        return Err(vec![Finding::skipped("hosts of earlier versions do not tell")]);
-    }
-    Ok(told)
-}
-
-pub(super) fn starts(facts: &Facts) -> Vec<Finding> {
-    let told = match told(facts) {
-        Ok(told) => told,
-        Err(skipped) => return skipped,
-    };
+pub(super) fn starts(facts: &Facts) -> Found {
+    let told = telling(facts)?;
     let mut found = Vec::new();
     for (host, told) in told {
         for failure in &told.health.failures {
-            let Failure { kind, reference, error, .. } = failure;
             found.push(Finding::warning(
-                format!("{kind} {reference} did not start on {}: {error}", named(host)),
-                format!("mend the cause, then: host start {kind} {reference} --host-id {}", host.id),
+                format!("{} {} did not start on {}: {}", failure.kind, failure.reference, named(host), failure.error),
+                start_again(host, failure),
             ));
         }
     }
     if found.is_empty() {
         found.push(Finding::ok("no start failed within the last hour"));
     }
-    found
+    Ok(found)
 }
 
-pub(super) fn references(facts: &Facts) -> Vec<Finding> {
-    let told = match told(facts) {
-        Ok(told) => told,
-        Err(skipped) => return skipped,
-    };
+fn start_again(host: &HostReply, failure: &Failure) -> String {
+    let Failure { kind, reference, link_name, .. } = failure;
+    format!("mend the cause, then: host start {kind} {reference}{} --host-id {}", link_option(link_name), host.id)
+}
+
+pub(super) fn references(facts: &Facts) -> Found {
+    let told = telling(facts)?;
     let mut found = Vec::new();
     for (host, told) in &told {
         let refused = told.health.failures.iter().filter(|failure| failure.error.contains(NO_FILES));
@@ -89,20 +80,17 @@ pub(super) fn references(facts: &Facts) -> Vec<Finding> {
     if found.is_empty() {
         found.push(Finding::ok("every host would load what runs"));
     }
-    found
+    Ok(found)
 }
 
-pub(super) fn claims(facts: &Facts) -> Vec<Finding> {
-    let told = match told(facts) {
-        Ok(told) => told,
-        Err(skipped) => return skipped,
-    };
+pub(super) fn claims(facts: &Facts) -> Found {
+    let told = telling(facts)?;
     let actors = told.iter().flat_map(|(host, told)| told.health.actors.iter().map(move |actor| (*host, actor)));
     let mut found: Vec<Finding> = actors.filter_map(|(host, actor)| expiring(host, actor, facts.now)).collect();
     if found.is_empty() {
         found.push(Finding::ok("the claims of all running actors count"));
     }
-    found
+    Ok(found)
 }
 
 fn expiring(host: &HostReply, actor: &ActorHealth, now: u64) -> Option<Finding> {
@@ -134,11 +122,8 @@ fn span(seconds: u64) -> String {
     }
 }
 
-pub(super) fn actors(facts: &Facts) -> Vec<Finding> {
-    let told = match told(facts) {
-        Ok(told) => told,
-        Err(skipped) => return skipped,
-    };
+pub(super) fn actors(facts: &Facts) -> Found {
+    let told = telling(facts)?;
     let actors: Vec<(&HostReply, &ActorHealth)> =
         told.iter().flat_map(|(host, told)| told.health.actors.iter().map(move |actor| (*host, actor))).collect();
     let mut found: Vec<Finding> = actors.iter().filter_map(|(host, actor)| crowded(host, actor)).collect();
@@ -149,7 +134,7 @@ pub(super) fn actors(facts: &Facts) -> Vec<Finding> {
             count => format!("{count} actors run and have room for calls"),
         }));
     }
-    found
+    Ok(found)
 }
 
 fn crowded(host: &HostReply, actor: &ActorHealth) -> Option<Finding> {
@@ -170,11 +155,8 @@ fn crowded(host: &HostReply, actor: &ActorHealth) -> Option<Finding> {
     })
 }
 
-pub(super) fn providers(facts: &Facts) -> Vec<Finding> {
-    let told = match told(facts) {
-        Ok(told) => told,
-        Err(skipped) => return skipped,
-    };
+pub(super) fn providers(facts: &Facts) -> Found {
+    let told = telling(facts)?;
     let mut found = Vec::new();
     let mut count = 0;
     for (host, told) in told {
@@ -189,7 +171,7 @@ pub(super) fn providers(facts: &Facts) -> Vec<Finding> {
                     named(host),
                     failure.error
                 ),
-                format!("mend the cause, then: host start provider {} --host-id {}", failure.reference, host.id),
+                start_again(host, failure),
             )
         }));
     }
@@ -200,7 +182,7 @@ pub(super) fn providers(facts: &Facts) -> Vec<Finding> {
             count => format!("{count} providers run and are well"),
         }));
     }
-    found
+    Ok(found)
 }
 
 fn unwell(host: &HostReply, provider: &ProviderHealth) -> Option<Finding> {

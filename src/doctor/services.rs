@@ -4,17 +4,14 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Finding, Verdict,
+    Finding, Found,
     facts::{Facts, named},
-    hosts::inhabited,
+    hosts::{inhabited, telling},
 };
 use crate::control::probe::health::Answered;
 
-pub(super) fn registries(facts: &Facts) -> Vec<Finding> {
-    if let Err(skipped) = inhabited(facts) {
-        return skipped;
-    }
-    let told = facts.told().unwrap_or_default();
+pub(super) fn registries(facts: &Facts) -> Found {
+    let told = telling(facts)?;
     let mut found = Vec::new();
     let mut well: Vec<&str> = Vec::new();
     for (host, told) in &told {
@@ -46,27 +43,24 @@ pub(super) fn registries(facts: &Facts) -> Vec<Finding> {
     if found.is_empty() {
         well.sort_unstable();
         well.dedup();
-        found.push(match (told.is_empty(), well.is_empty()) {
-            (true, _) => Finding::skipped("hosts of earlier versions do not tell"),
-            (_, true) => Finding::ok("nothing that runs came from a registry"),
-            (_, false) => Finding::ok(format!("hosts are let in by {}", well.join(", "))),
+        found.push(match well.is_empty() {
+            true => Finding::ok("nothing that runs came from a registry"),
+            false => Finding::ok(format!("hosts are let in by {}", well.join(", "))),
         });
     }
-    found
+    Ok(found)
 }
 
-pub(super) fn services(facts: &Facts) -> Vec<Finding> {
-    if let Err(skipped) = inhabited(facts) {
-        return skipped;
-    }
+pub(super) fn services(facts: &Facts) -> Found {
+    inhabited(facts)?;
     let mut found = policy(facts);
     found.extend(configuration(facts));
     found.push(manager(facts));
-    found
+    Ok(found)
 }
 
 fn policy(facts: &Facts) -> Vec<Finding> {
-    let told = facts.told().unwrap_or_default();
+    let told = facts.told();
     let mut found = Vec::new();
     let mut topics: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (host, told) in &told {
@@ -97,7 +91,7 @@ fn policy(facts: &Facts) -> Vec<Finding> {
 
 fn configuration(facts: &Facts) -> Vec<Finding> {
     let mut found = Vec::new();
-    for (host, told) in facts.told().unwrap_or_default() {
+    for (host, told) in facts.told() {
         let Some(service) = &told.health.config_service else { continue };
         match service.answers {
             Some(true) => {
@@ -118,10 +112,7 @@ fn configuration(facts: &Facts) -> Vec<Finding> {
 fn manager(facts: &Facts) -> Finding {
     match &facts.manager {
         Ok(true) => Finding::ok("a deployment manager is there"),
-        Ok(false) => Finding {
-            verdict: Verdict::Ok,
-            ..Finding::note("no deployment manager is there, and none is needed unless you use `host app`")
-        },
+        Ok(false) => Finding::ok("no deployment manager is there, and none is needed unless you use `host app`"),
         Err(why) => Finding::skipped(why.clone()),
     }
 }

@@ -1,9 +1,9 @@
 //! The settings themselves.
 
-use super::{Finding, facts::Facts};
+use super::{Finding, Found, facts::Facts};
 
 /// Mistakes, what nobody reads, and what is said in vain.
-pub(super) fn settings(facts: &Facts) -> Vec<Finding> {
+pub(super) fn settings(facts: &Facts) -> Found {
     let settings = &facts.settings;
     let mut found: Vec<Finding> = settings
         .mistakes
@@ -21,7 +21,7 @@ pub(super) fn settings(facts: &Facts) -> Vec<Finding> {
         let fix = format!("unset the variable if {} is meant, or change the file", overruled.instead_of);
         found.push(Finding::warning(overruled.to_string(), fix));
     }
-    let Some(config) = &settings.config else { return found };
+    let Some(config) = &settings.config else { return Ok(found) };
     for warning in &config.warnings {
         found.push(Finding::warning(
             warning.clone(),
@@ -29,7 +29,7 @@ pub(super) fn settings(facts: &Facts) -> Vec<Finding> {
         ));
     }
     if !found.is_empty() {
-        return found;
+        return Ok(found);
     }
     found.push(match (&settings.context, &settings.file) {
         (Some(context), _) => Finding::ok(format!("lattice {}, by the context {}", config.lattice, context.display())),
@@ -39,5 +39,5 @@ pub(super) fn settings(facts: &Facts) -> Vec<Finding> {
             config.lattice
         )),
     });
-    found
+    Ok(found)
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Finding,
+    Finding, Found,
     facts::{Facts, Told, named},
-    hosts::inhabited,
+    hosts::{inhabited, telling},
 };
 use crate::control::types::HostReply;
 
@@ -14,11 +14,8 @@ const SKEW_MS: u64 = 2_000;
 const SKEW_FAR_MS: u64 = 60_000;
 
 /// A call is signed with the cluster key of the host it begins on; the host it arrives at must have that among its issuers.
-pub(super) fn issuers(facts: &Facts) -> Vec<Finding> {
-    let seen = match inhabited(facts) {
-        Ok(seen) => seen,
-        Err(skipped) => return skipped,
-    };
+pub(super) fn issuers(facts: &Facts) -> Found {
+    let seen = inhabited(facts)?;
     let refusing = |key: &str| -> Vec<String> {
         let told = seen.hosts.iter().filter(|host| !host.cluster_issuers.is_empty() && host.issuer != key);
         told.filter(|host| !host.cluster_issuers.split(',').any(|issuer| issuer.trim() == key)).map(named).collect()
@@ -64,21 +61,17 @@ pub(super) fn issuers(facts: &Facts) -> Vec<Finding> {
             count => format!("hosts sign with {count} cluster keys and accept those of each other"),
         }));
     }
-    found
+    Ok(found)
 }
 
-pub(super) fn clock(facts: &Facts) -> Vec<Finding> {
-    if let Err(skipped) = inhabited(facts) {
-        return skipped;
-    }
-    let told = facts.told().unwrap_or_default();
+pub(super) fn clock(facts: &Facts) -> Found {
+    let told = telling(facts)?;
     let found: Vec<Finding> = told.iter().filter_map(|(host, told)| skewed(host, told)).collect();
-    match (found.is_empty(), told.len()) {
+    Ok(match (found.is_empty(), told.len()) {
         (false, _) => found,
-        (true, 0) => vec![Finding::skipped("hosts of earlier versions do not tell")],
         (true, 1) => vec![Finding::ok("the host's clock agrees with the one here")],
         (true, count) => vec![Finding::ok(format!("the clocks of {count} hosts agree with the one here"))],
-    }
+    })
 }
 
 fn skewed(host: &HostReply, told: &Told) -> Option<Finding> {
@@ -144,7 +137,7 @@ mod tests {
             ..HostReply::default()
         };
         let of = |hosts: Vec<HostReply>| {
-            issuers(&Facts { lattice: Ok(Seen { hosts, ..Seen::default() }), ..Facts::default() })
+            issuers(&Facts { lattice: Ok(Seen { hosts, ..Seen::default() }), ..Facts::default() }).unwrap()
         };
         assert_eq!(of(vec![host("A", "CA", "CA,CB"), host("B", "CB", "CB, CA")])[0].verdict, Verdict::Ok);
         let found = of(vec![host("A", "CA", "CA,CB"), host("B", "CB", "CB")]);

@@ -27,6 +27,7 @@ use crate::{
         away::Away,
         domain_name,
         jetstream::{Bucket, OpenError},
+        keys,
         memory::Memory,
     },
 };
@@ -84,7 +85,7 @@ impl Place {
     }
 
     async fn open_bucket(&self) -> Result<Bucket, OpenError> {
-        let name = format!("LATTICEDATA_{}", self.lattice);
+        let name = keys::bucket(&self.lattice);
         let bucket = Bucket::open(&self.nats, self.domain.as_deref(), &name, self.replicas).await?;
         info!("Lattice cache stream created or verified as existing ({} consumers).", bucket.consumers_before);
         if bucket.replicas < 2 && bucket.is_clustered {

@@ -97,11 +97,6 @@ impl ActorClaims {
         Ok((actor, claims.wascap_revision))
     }
 
-    /// Says whether the actor was signed for a contract.
-    pub fn has_capability(&self, contract_id: &str) -> bool {
-        self.caps.iter().any(|cap| cap == contract_id)
-    }
-
     /// Says whether the token has expired since it was read. Its last second still counts.
     pub fn is_expired(&self, now: u64) -> bool {
         validity::is_expired(self.expires, now)
@@ -181,8 +176,7 @@ pub(super) mod tests {
         assert_eq!(claims.call_alias.as_deref(), Some("sample"));
         assert_eq!(claims.version.as_deref(), Some("0.1.0"));
         assert_eq!(claims.issued_at, 1_656_547_200);
-        assert!(claims.has_capability("wasmcloud:keyvalue"));
-        assert!(!claims.has_capability("wasmcloud:keyvalu"));
+        assert_eq!(claims.caps, ["wasmcloud:keyvalue"]);
         assert_eq!(claims.expires_human(), "never");
         assert_eq!(claims.not_before_human(), "immediately");
     }

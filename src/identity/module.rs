@@ -25,6 +25,7 @@ use super::{
 
 const SECTION_OLD: &str = "jwt";
 const SECTION_NEW: &str = "wasmcloud_jwt";
+/// What every WebAssembly binary begins with.
 const MAGIC: &[u8] = b"\0asm";
 const CORE_HEADER: [u8; 8] = *b"\0asm\x01\0\0\0";
 const COMPONENT_HEADER: [u8; 8] = *b"\0asm\x0d\0\x01\0";
@@ -34,6 +35,11 @@ const SECTION_NESTED_COMPONENT: u8 = 4;
 
 /// Real components nest three or four levels deep. Hashing costs a walk over the section heads per level.
 const DEPTH_MAX: usize = 32;
+
+/// Whether some content is a WebAssembly module or component, signed or not.
+pub fn is_wasm(content: &[u8]) -> bool {
+    content.starts_with(MAGIC)
+}
 
 /// What a module must comply with beyond carrying a valid token.
 #[derive(Debug, Clone, Default)]

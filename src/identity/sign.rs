@@ -191,8 +191,8 @@ fn actor_token(
     issuer: &SigningKey,
     term: &Term,
 ) -> Result<String, SignError> {
-    require(issuer, Kind::Account).map_err(SignError::Issuer)?;
-    require(subject, Kind::Module).map_err(SignError::Subject)?;
+    issuer.require(Kind::Account).map_err(SignError::Issuer)?;
+    subject.require(Kind::Module).map_err(SignError::Subject)?;
     if let Some(alias) = &says.call_alias {
         check_alias(alias).map_err(|reason| SignError::Alias(alias.clone(), reason))?;
     }
@@ -222,8 +222,8 @@ pub fn provider(
     issuer: &SigningKey,
     term: &Term,
 ) -> Result<String, SignError> {
-    require(issuer, Kind::Account).map_err(SignError::Issuer)?;
-    require(subject, Kind::Service).map_err(SignError::Subject)?;
+    issuer.require(Kind::Account).map_err(SignError::Issuer)?;
+    subject.require(Kind::Service).map_err(SignError::Subject)?;
     if says.contract_id.is_empty() {
         return Err(SignError::NoContract);
     }
@@ -247,14 +247,14 @@ pub fn account(
     issuer: &SigningKey,
     term: &Term,
 ) -> Result<String, SignError> {
-    require(issuer, Kind::Operator).map_err(SignError::Issuer)?;
-    require(subject, Kind::Account).map_err(SignError::Subject)?;
+    issuer.require(Kind::Operator).map_err(SignError::Issuer)?;
+    subject.require(Kind::Account).map_err(SignError::Subject)?;
     sign(Organisation { name: &says.name, valid_signers: &says.valid_signers }, subject, issuer, term)
 }
 
 /// Makes the token of an operator, who signs for itself.
 pub fn operator(says: &OrganisationToken, key: &SigningKey, term: &Term) -> Result<String, SignError> {
-    require(key, Kind::Operator).map_err(SignError::Issuer)?;
+    key.require(Kind::Operator).map_err(SignError::Issuer)?;
     sign(Organisation { name: &says.name, valid_signers: &says.valid_signers }, key, key, term)
 }
 
@@ -290,13 +290,6 @@ fn claims<'a, W>(
 
 fn encode<W: Serialize>(claims: &Claims<'_, W>, issuer: &SigningKey) -> Result<String, SignError> {
     token::encode(claims, issuer).map_err(SignError::Claims)
-}
-
-fn require(key: &SigningKey, expected: Kind) -> Result<(), KeyError> {
-    match key.kind() {
-        found if found == expected => Ok(()),
-        found => Err(KeyError::SeedKind { expected, found }),
-    }
 }
 
 /// Says why a text is no call alias. What other actors call must not be taken for a public key, and hosts of all years

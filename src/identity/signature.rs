@@ -74,6 +74,14 @@ impl SigningKey {
         Ok(Self { pair, kind, public: encode_public(kind, &public) })
     }
 
+    /// Refuses a key of another kind than the expected one.
+    pub fn require(&self, expected: Kind) -> Result<(), KeyError> {
+        match self.kind {
+            found if found == expected => Ok(()),
+            found => Err(KeyError::SeedKind { expected, found }),
+        }
+    }
+
     /// Returns what the key belongs to.
     pub fn kind(&self) -> Kind {
         self.kind

@@ -78,6 +78,11 @@ impl Followers {
     /// Takes an ask on: answers it at once, or has it answered from here on.
     pub fn take(&self, ask: Ask, reply: Option<Subject>) -> Option<Part> {
         let inner = &self.0;
+        // Both are kept while somebody reads, so neither may be of any size.
+        if [Some(&ask.entity), ask.follow.as_ref()].into_iter().flatten().any(|name| name.len() > NAME_BYTES_MAX) {
+            let why = format!("the entity and the name of its follower have at most {NAME_BYTES_MAX} bytes");
+            return Some(inner.refusal("", &why));
+        }
         let Some(name) = &ask.follow else {
             // Without anybody to answer there is nothing to do.
             return reply.and_then(|reply| self.read(ask, reply));
@@ -121,7 +126,7 @@ impl Followers {
         let inner = &self.0;
         let name = ask.follow.clone().unwrap_or_default();
         let mut followers = inner.followers();
-        if followers.len() >= FOLLOWERS_MAX || name.len() > NAME_BYTES_MAX || inner.stop.is_cancelled() {
+        if followers.len() >= FOLLOWERS_MAX || inner.stop.is_cancelled() {
             let why = format!(
                 "this host serves {FOLLOWERS_MAX} followers of its logs already, or is stopping; end one, or ask without follow"
             );

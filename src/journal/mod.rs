@@ -25,6 +25,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::lenient::nullable;
+
 /// Lines kept of one entity.
 pub const LINES_MAX: usize = 1000;
 /// Bytes kept of one entity, with what it costs to keep them.
@@ -93,25 +95,10 @@ pub struct Line {
     pub at_us: u64,
     pub level: Level,
     /// Of a provider.
-    #[serde(with = "shared", skip_serializing_if = "str::is_empty")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "str::is_empty")]
     pub link_name: Arc<str>,
-    #[serde(with = "shared")]
+    #[serde(deserialize_with = "nullable")]
     pub text: Arc<str>,
-}
-
-/// Shared texts on the wire.
-mod shared {
-    use std::sync::Arc;
-
-    use serde::{Deserialize as _, Deserializer, Serializer};
-
-    pub fn serialize<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(text)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
-        Ok(Option::<String>::deserialize(deserializer)?.unwrap_or_default().into())
-    }
 }
 
 impl Line {

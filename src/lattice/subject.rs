@@ -129,6 +129,11 @@ impl Subjects {
         &self.lattice
     }
 
+    /// What every control subject begins with: `{ctl_topic_prefix}.{lattice}`.
+    pub fn control_root(&self) -> &str {
+        &self.control_root
+    }
+
     /// What a host subscribes to on the control connection (lattice protocol, section 2.2). The queue group names are
     /// those of the 2024 hosts, so that in a lattice with both one of them answers.
     pub fn control_subscriptions(&self, host: &HostId) -> Vec<ControlSubscription> {

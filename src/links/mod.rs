@@ -9,4 +9,4 @@ pub mod table;
 pub mod unwritten;
 
 pub use live::Live;
-pub use table::{Claims, LinkDefinition, Table};
+pub use table::{Claims, LinkDefinition, Table, link_option};

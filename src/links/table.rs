@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    identity::{claims::ActorClaims, provider::ProviderClaims},
+    identity::{claims::ActorClaims, keys::LinkName, provider::ProviderClaims},
     lenient::nullable,
     store::{
         Entry,
@@ -37,6 +37,11 @@ pub struct LinkDefinition {
     pub contract_id: String,
     #[serde(default, deserialize_with = "nullable")]
     pub values: BTreeMap<String, String>,
+}
+
+/// ` --link-name NAME`, for commands about what has this link name; nothing for the default.
+pub fn link_option(name: &str) -> String {
+    if matches!(name, "" | LinkName::DEFAULT) { String::new() } else { format!(" --link-name {name}") }
 }
 
 /// A link definition with its id, as bucket and events show it.
@@ -289,6 +294,11 @@ impl Table {
     /// The claims of an actor or a provider.
     pub fn claims(&self, public_key: &str) -> Option<&Arc<Claims>> {
         self.claims.get(public_key).map(|(claims, _)| claims)
+    }
+
+    /// The tags an actor or a provider is signed with; none if nothing is known of it.
+    pub fn tags(&self, public_key: &str) -> &[String] {
+        self.claims(public_key).map(|claims| claims.tags.as_slice()).unwrap_or_default()
     }
 
     /// The actor that owns a call alias.

@@ -30,8 +30,8 @@ pub(super) async fn sign(dir: &Path, call: &Unsigned<'_>) -> Result<Signed, Sign
     }
     let question = Question {
         lattice: call.lattice.to_owned(),
-        origin: call.origin.into(),
-        target: call.target.into(),
+        origin: call.origin.clone(),
+        target: call.target.clone(),
         operation: call.operation.to_owned(),
         payload: STANDARD.encode(call.payload),
         id: call.id.to_owned(),

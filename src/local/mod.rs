@@ -87,40 +87,14 @@ pub async fn sign(_: &Path, _: &Unsigned<'_>) -> Result<Signed, SignError> {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Question {
     pub lattice: String,
-    pub origin: Party,
-    pub target: Party,
+    pub origin: Entity,
+    pub target: Entity,
     pub operation: String,
     /// Base64.
     pub payload: String,
     pub id: String,
     #[serde(default)]
     pub issuers: Vec<String>,
-}
-
-/// One end of a call.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Party {
-    pub public_key: String,
-    #[serde(default)]
-    pub link_name: String,
-    #[serde(default)]
-    pub contract_id: String,
-}
-
-impl From<&Entity> for Party {
-    fn from(entity: &Entity) -> Self {
-        Self {
-            public_key: entity.public_key.to_string(),
-            link_name: entity.link_name.to_string(),
-            contract_id: entity.contract_id.to_string(),
-        }
-    }
-}
-
-impl From<&Party> for Entity {
-    fn from(party: &Party) -> Self {
-        Self::new(&party.public_key, &party.link_name, &party.contract_id)
-    }
 }
 
 /// The line that answers.

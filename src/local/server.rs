@@ -26,7 +26,7 @@ use crate::{
         claims::now,
         keys::{ActorId, HostId, ProviderId},
     },
-    rpc::{antiforgery::Signer, invocation::Entity},
+    rpc::antiforgery::Signer,
 };
 
 /// Connections at a time; more wait to be accepted.
@@ -142,8 +142,8 @@ impl Server {
             }
         }
         let payload = STANDARD.decode(&question.payload).map_err(|e| format!("the payload is no base64: {e}"))?;
-        let (origin, target) = (Entity::from(&question.origin), Entity::from(&question.target));
-        let encoded_claims = self.signer.sign(&origin, &target, &question.operation, &payload, &question.id, now());
+        let Question { origin, target, operation, id, .. } = question;
+        let encoded_claims = self.signer.sign(origin, target, operation, &payload, id, now());
         Ok(Reply::Signed { encoded_claims, host_id: self.host_id.to_string() })
     }
 }

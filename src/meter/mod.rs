@@ -141,6 +141,8 @@ impl Meter {
 #[derive(Default)]
 struct Targets {
     known: ArcSwap<HashMap<Arc<str>, Vec<Arc<Target>>>>,
+    /// When there was no room for another one last, in seconds of the meter's life.
+    full_at: AtomicU64,
     /// Held by whoever adds one, for lines without an await.
     growing: Mutex<()>,
 }
@@ -152,6 +154,14 @@ impl Targets {
 
     /// Adds a target; without room a stranger's calls are counted with those of others.
     fn add(&self, id: &str, link_name: &str, common: &Arc<Common>, always: bool) -> Arc<Target> {
+        // Idleness is a matter of minutes: a look for room that was in vain is not repeated at every call.
+        let second = common.began.elapsed().as_secs();
+        if !always
+            && self.full_at.load(Ordering::Relaxed) == second
+            && let Some(other) = self.find(OTHER, "")
+        {
+            return other;
+        }
         let _growing = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(target) = self.find(id, link_name) {
             return target;
@@ -165,7 +175,11 @@ impl Targets {
                 .for_each(|targets| targets.retain(|target| Arc::strong_count(target) > 2 || !target.is_idle()));
             known.retain(|_, targets| !targets.is_empty());
         }
-        let (id, link_name) = if always || count(&known) < TARGETS_MAX { (id, link_name) } else { (OTHER, "") };
+        let has_room = always || count(&known) < TARGETS_MAX;
+        if !has_room {
+            self.full_at.store(second, Ordering::Relaxed);
+        }
+        let (id, link_name) = if has_room { (id, link_name) } else { (OTHER, "") };
         let targets = known.entry(Arc::from(id)).or_default();
         if let Some(target) = targets.iter().find(|target| *target.link_name == *link_name) {
             return Arc::clone(target);
@@ -221,10 +235,14 @@ impl Target {
     }
 
     fn add(&self, name: &str) -> Arc<Operation> {
+        if !self.has_room()
+            && let Some(other) = self.operations.load().iter().find(|known| *known.name == *OTHER)
+        {
+            return Arc::clone(other);
+        }
         let _growing = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.operations.load();
-        let has_room = known.len() < OPERATIONS_MAX && self.common.counted.load(Ordering::Relaxed) < COUNTED_MAX;
-        let name = if has_room { name } else { OTHER };
+        let name = if self.has_room() { name } else { OTHER };
         if let Some(known) = known.iter().find(|known| *known.name == *name) {
             return Arc::clone(known);
         }
@@ -234,6 +252,11 @@ impl Target {
         self.operations.store(Arc::new(more));
         self.common.counted.fetch_add(1, Ordering::Relaxed);
         operation
+    }
+
+    /// Whether an operation that is not known can be counted by itself.
+    fn has_room(&self) -> bool {
+        self.operations.load().len() < OPERATIONS_MAX && self.common.counted.load(Ordering::Relaxed) < COUNTED_MAX
     }
 
     fn is_idle(&self) -> bool {
@@ -408,13 +431,13 @@ impl Tally {
     }
 
     pub fn add(&mut self, other: &Self) {
-        self.calls += other.calls;
-        self.failed += other.failed;
-        self.timed_out += other.timed_out;
-        self.refused += other.refused;
-        self.abandoned += other.abandoned;
-        self.in_work += other.in_work;
-        self.sum_us += other.sum_us;
+        self.calls = self.calls.saturating_add(other.calls);
+        self.failed = self.failed.saturating_add(other.failed);
+        self.timed_out = self.timed_out.saturating_add(other.timed_out);
+        self.refused = self.refused.saturating_add(other.refused);
+        self.abandoned = self.abandoned.saturating_add(other.abandoned);
+        self.in_work = self.in_work.saturating_add(other.in_work);
+        self.sum_us = self.sum_us.saturating_add(other.sum_us);
         self.took.add(&other.took);
     }
 

@@ -22,6 +22,7 @@ use flate2::read::GzDecoder;
 use crate::identity::{
     claims::ClaimsError,
     digest::{hex_upper, sha256},
+    module::is_wasm,
     provider::ProviderClaims,
 };
 
@@ -30,7 +31,6 @@ pub use draft::{Draft, DraftError};
 const CLAIMS_FILE: &str = "claims.jwt";
 const EXECUTABLE_EXTENSION: &str = "bin";
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
-const WASM_MAGIC: &[u8] = b"\0asm";
 
 /// A token is about a kilobyte; a JSON schema of link values inside may be some more.
 const CLAIMS_BYTES_MAX: u64 = 1 << 20;
@@ -110,8 +110,17 @@ impl Archive {
     ///
     /// Unpacks: call it off the async threads.
     pub fn inspect(bytes: &[u8], now: u64) -> Result<(ProviderClaims, BTreeSet<String>), ArchiveError> {
+        Self::inspect_as_of(bytes, |_| now).map(|(claims, targets, _)| (claims, targets))
+    }
+
+    /// The same as of a time that is chosen by the token, which is returned too.
+    pub fn inspect_as_of(
+        bytes: &[u8],
+        time: impl FnOnce(&str) -> u64,
+    ) -> Result<(ProviderClaims, BTreeSet<String>, String), ArchiveError> {
         let contents = Contents::of(bytes, |_| false)?;
-        Ok((contents.claims(now)?, contents.targets))
+        let token = contents.token()?.to_owned();
+        Ok((contents.claims(time(&token))?, contents.targets, token))
     }
 
     /// Returns the token an archive carries, unverified.
@@ -140,10 +149,10 @@ impl Contents {
         if bytes.is_empty() {
             return Err(ArchiveError::Empty);
         }
-        if bytes.starts_with(WASM_MAGIC) {
+        if is_wasm(bytes) {
             return Err(ArchiveError::Actor);
         }
-        if bytes.starts_with(&GZIP_MAGIC) {
+        if Archive::is_compressed(bytes) {
             Self::read(Bounded::new(GzDecoder::new(bytes)), wanted)
         } else {
             Self::read(Bounded::new(bytes), wanted)

@@ -101,21 +101,13 @@ impl InProcess {
                     "the link of {} to {} does not work: {error}",
                     call.origin.public_key, self.context.contract_id
                 ))),
-                None => Err(self.not_linked(call)),
+                None => Err(router::not_linked(&call.origin.public_key, &self.own)),
             },
             Ok(Err(_)) => Err(CallError::Callee(format!("provider {} is stopping", self.context.provider_id))),
             Err(_) => Err(CallError::Callee(format!(
                 "the link of {} to {} was not ready in time",
                 call.origin.public_key, self.context.contract_id
             ))),
-        }
-    }
-
-    fn not_linked(&self, call: &Call) -> CallError {
-        CallError::NotLinked {
-            actor_id: call.origin.public_key.to_string(),
-            provider_id: self.context.provider_id.to_string(),
-            link_name: self.context.link_name.to_string(),
         }
     }
 }

@@ -24,12 +24,12 @@ use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
 use super::{ARTIFACT_BYTES_MAX, digest::Digest};
+use crate::dirs::UNFINISHED;
 
 /// Longest time one use may take: a slow disk reads the largest artifact in half of it.
 const DISK_TIMEOUT: Duration = Duration::from_secs(30);
 /// Left by a host that ended while it wrote; a write takes seconds.
 const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
-const LEFTOVER_PREFIX: &str = ".new-";
 /// More than any name of an image and a digest.
 const TAG_BYTES_MAX: u64 = 16 * 1024;
 
@@ -152,7 +152,7 @@ impl Cache {
             // Another host may have removed it in between.
             let Ok(metadata) = entry.metadata() else { continue };
             let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-            if entry.file_name().to_string_lossy().starts_with(LEFTOVER_PREFIX) {
+            if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
                 if used.elapsed().is_ok_and(|age| age > LEFTOVER_AGE) {
                     remove(&entry.path());
                 }
@@ -210,7 +210,7 @@ fn read_file(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
 }
 
 fn write_file(dir: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = tempfile::Builder::new().prefix(LEFTOVER_PREFIX).tempfile_in(dir)?;
+    let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(dir)?;
     file.write_all(content)?;
     file.persist(path)?;
     Ok(())

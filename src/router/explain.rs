@@ -33,8 +33,6 @@ use crate::{
 pub struct Question {
     /// An actor, or a provider under a link name.
     pub origin: Entity,
-    /// Contracts the origin is signed for; what the lattice knows of it if not given.
-    pub capabilities: Option<Vec<String>>,
     /// Of an actor: a contract id, an actor's public key or a call alias. Of a provider: an actor's public key.
     pub namespace: String,
     pub link_name: String,
@@ -181,9 +179,9 @@ fn expected_check(table: &Table, origin: &Entity, target: &Entity) -> Check {
     }
 }
 
-fn capabilities_of(question: &Question, table: &Table) -> Vec<String> {
-    let known = || table.claims(&question.origin.public_key).map(|claims| claims.capabilities.clone());
-    question.capabilities.clone().or_else(known).unwrap_or_default()
+/// Contracts an origin is signed for, by what the lattice knows of it.
+fn capabilities_of<'a>(origin: &Entity, table: &'a Table) -> &'a [String] {
+    table.claims(&origin.public_key).map(|claims| claims.capabilities.as_slice()).unwrap_or_default()
 }
 
 fn meant_by(question: &Question, table: &Table, lattice: &LatticeName) -> Option<Result<Meant, CallError>> {
@@ -193,29 +191,28 @@ fn meant_by(question: &Question, table: &Table, lattice: &LatticeName) -> Option
 
 /// What the lattice's metadata lets expect of a call: for lattices whose hosts cannot be asked.
 pub fn foresee(table: &Table, lattice: &LatticeName, question: &Question) -> Explanation {
-    let capabilities = capabilities_of(question, table);
     let meant = meant_by(question, table, lattice);
-    let mut explanation = Explanation::new(&question.origin, &question.namespace, meant, &capabilities);
+    let capabilities = capabilities_of(&question.origin, table);
+    let mut explanation = Explanation::new(&question.origin, &question.namespace, meant, capabilities);
     if let Some(target) = &explanation.target {
         explanation.check = expected_check(table, &question.origin, target);
         explanation.policy = Asked::Unknown;
-        let tags = table.claims(&target.public_key).map(|claims| claims.tags.as_slice()).unwrap_or_default();
-        explanation.repeat = Some(Repeat::of(&question.operation, &[], tags));
+        explanation.repeat = Some(Repeat::of(&question.operation, &[], table.tags(&target.public_key)));
     }
     explanation
 }
 
 impl Router {
     /// How a call that begins in this process would be decided.
-    pub async fn explain(&self, mut question: Question) -> Explanation {
+    pub async fn explain(&self, question: Question) -> Explanation {
         let inner = &*self.0;
         let own = inner.actors.load().get(&*question.origin.public_key).map(|origin| origin.standing());
-        // What it runs under, if it runs here.
-        question.capabilities = own.and_then(|own| own.capabilities).or(question.capabilities);
         let table = inner.links.table();
-        let capabilities = capabilities_of(&question, &table);
         let meant = meant_by(&question, &table, &inner.lattice);
-        let mut explanation = Explanation::new(&question.origin, &question.namespace, meant, &capabilities);
+        // What it runs under, if it runs here.
+        let own = own.and_then(|own| own.capabilities);
+        let capabilities = own.as_deref().unwrap_or_else(|| capabilities_of(&question.origin, &table));
+        let mut explanation = Explanation::new(&question.origin, &question.namespace, meant, capabilities);
         explanation.deadline = Some(inner.rpc_timeout);
         let target = explanation.target.clone();
         let target_id = target.as_ref().map_or("", |target| &target.public_key);

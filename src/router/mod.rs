@@ -105,8 +105,8 @@ impl Meant {
         if let Some(link) = table.link(actor_id, namespace, link_name) {
             return Ok(Self::Linked(Arc::clone(link)));
         }
-        if ActorId::parse(namespace).is_ok() {
-            return Ok(Self::Actor(namespace.into()));
+        if let Ok(id) = ActorId::parse(namespace) {
+            return Ok(Self::Actor(Arc::clone(id.as_arc())));
         }
         if let Some(owner) = table.alias(namespace) {
             return Ok(Self::Alias(Arc::clone(owner)));
@@ -129,7 +129,7 @@ impl Meant {
         match self {
             Self::Builtin(builtin) => Route::Builtin(*builtin),
             Self::Linked(link) => Route::Entity(Entity::new(&link.provider_id, &link.link_name, &link.contract_id)),
-            Self::Actor(id) | Self::Alias(id) => Route::Entity(Entity::new(id, "", "")),
+            Self::Actor(id) | Self::Alias(id) => Route::Entity(Entity::of_actor(Arc::clone(id))),
         }
     }
 }
@@ -161,11 +161,16 @@ pub fn signed_for(origin: &Entity, actor_id: &str, capabilities: &[String]) -> R
 pub fn linked(table: &Table, actor_id: &str, provider: &Entity) -> Result<(), CallError> {
     match table.link(actor_id, &provider.contract_id, &provider.link_name) {
         Some(link) if *link.provider_id == *provider.public_key => Ok(()),
-        _ => Err(CallError::NotLinked {
-            actor_id: actor_id.to_owned(),
-            provider_id: provider.public_key.to_string(),
-            link_name: provider.link_name.to_string(),
-        }),
+        _ => Err(not_linked(actor_id, provider)),
+    }
+}
+
+/// What an actor is told by a provider that it is not linked to.
+pub fn not_linked(actor_id: &str, provider: &Entity) -> CallError {
+    CallError::NotLinked {
+        actor_id: actor_id.to_owned(),
+        provider_id: provider.public_key.to_string(),
+        link_name: provider.link_name.to_string(),
     }
 }
 

@@ -159,9 +159,7 @@ impl Remote {
 
     /// Whether calls of an operation of `target` are made again when a host vanishes with them.
     pub fn repeat(&self, operation: &str, target: &str) -> Repeat {
-        let table = self.0.links.table();
-        let tags = table.claims(target).map(|claims| claims.tags.as_slice()).unwrap_or_default();
-        Repeat::of(operation, &self.0.marked, tags)
+        Repeat::of(operation, &self.0.marked, self.0.links.table().tags(target))
     }
 
     fn choose(&self, choice: &Choice) -> Option<Arc<Peer>> {
@@ -333,9 +331,7 @@ impl Remote {
     }
 
     fn is_repeatable(&self, call: &Call) -> bool {
-        let table = self.0.links.table();
-        let tags = table.claims(&call.target.public_key).map(|claims| claims.tags.as_slice()).unwrap_or_default();
-        repeat::is_repeatable(call, &self.0.marked, tags)
+        repeat::is_repeatable(call, &self.0.marked, self.0.links.table().tags(&call.target.public_key))
     }
 }
 

@@ -126,9 +126,7 @@ impl Signer {
     /// Takes the cluster's seed (`SC…`).
     pub fn new(cluster_seed: &str) -> Result<Self, KeyError> {
         let key = SigningKey::from_seed(cluster_seed)?;
-        if key.kind() != Kind::Cluster {
-            return Err(KeyError::SeedKind { expected: Kind::Cluster, found: key.kind() });
-        }
+        key.require(Kind::Cluster)?;
         let issuer = ClusterKey::parse(key.public_key())?;
         Ok(Self { key, issuer })
     }

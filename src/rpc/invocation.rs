@@ -9,18 +9,22 @@ use std::{
 };
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::identity::{ActorId, ContractId, LinkName, ProviderId};
 
 const URL_SCHEME: &str = "wasmbus://";
 
-/// Caller or callee: an actor, or a provider under a link name. Cheap to clone.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// Caller or callee: an actor, or a provider under a link name. Cheap to clone. Its JSON is that of questions about calls;
+/// in invocations it is [`codec`](super::codec)'s.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Entity {
     pub public_key: Arc<str>,
     /// Empty for actors.
+    #[serde(default)]
     pub link_name: Arc<str>,
     /// Empty for actors.
+    #[serde(default)]
     pub contract_id: Arc<str>,
 }
 
@@ -32,7 +36,12 @@ impl Entity {
 
     /// Names an actor.
     pub fn actor(id: &ActorId) -> Self {
-        Self { public_key: id.as_arc().clone(), link_name: shared(""), contract_id: shared("") }
+        Self::of_actor(Arc::clone(id.as_arc()))
+    }
+
+    /// Names the actor with this public key.
+    pub fn of_actor(public_key: Arc<str>) -> Self {
+        Self { public_key, link_name: shared(""), contract_id: shared("") }
     }
 
     /// Names a provider.

@@ -16,10 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_nats::jetstream::{
-    Context,
-    stream::{DiscardPolicy, StorageType, Stream},
-};
+use async_nats::jetstream::{Context, stream::Stream};
 use bytes::Bytes;
 use futures::{FutureExt as _, future::BoxFuture};
 use time::OffsetDateTime;
@@ -173,7 +170,7 @@ impl Artifacts {
             let Some(objects) = self.open().await? else { return Ok(false) };
             let info = objects.info(&name(digest)).await.map_err(|e| self.problem(&e))?;
             let Some(info) = info else { return Ok(false) };
-            is_whole(&objects, &info).await.map_err(|e| self.problem(&e))
+            objects.is_whole(&info).await.map_err(|e| self.problem(&e))
         };
         has.await.map_err(|problem| self.error(digest, problem))
     }
@@ -235,15 +232,7 @@ impl Artifacts {
         let Inner { nats, domain, bucket, replicas } = &*self.0;
         let context = context(&nats.client, domain.as_deref());
         let config = async_nats::jetstream::stream::Config {
-            storage: StorageType::File,
             num_replicas: *replicas,
-            max_bytes: -1,
-            max_messages: -1,
-            max_consumers: -1,
-            max_message_size: -1,
-            discard: DiscardPolicy::New,
-            allow_rollup: true,
-            allow_direct: true,
             ..objects::stream_config(bucket, "modules and provider archives that clients sent to this lattice")
         };
         match context.create_stream(config).await {
@@ -279,7 +268,7 @@ impl Artifacts {
             Err(error) => return Err(self.problem(&error)),
         };
         let is_same = info.size == content.len() as u64 && info.has_digest(&sha256(content));
-        if !is_same || !is_whole(objects, &info).await.map_err(|e| self.problem(&e))? {
+        if !is_same || !objects.is_whole(&info).await.map_err(|e| self.problem(&e))? {
             return Ok(false);
         }
         if let Err(error) = objects.publish_info(&info.stored_now()).await {
@@ -329,7 +318,7 @@ impl Artifacts {
         }
         // Somebody else may have sent the same.
         match objects.info(&name(digest)).await? {
-            Some(info) if is_whole(objects, &info).await? => Ok(()),
+            Some(info) if objects.is_whole(&info).await? => Ok(()),
             _ => Err(objects.error("write", "it was confirmed and is not there; send it again".to_owned())),
         }
     }
@@ -342,7 +331,7 @@ impl Artifacts {
             return Err(Problem::TooLarge(info.size));
         }
         // Pieces that are not there would be waited for.
-        if is_whole(&objects, &info).await.map_err(|e| self.problem(&e))? {
+        if objects.is_whole(&info).await.map_err(|e| self.problem(&e))? {
             let pieces = objects.piece_subject(&info.nuid);
             let read = objects::whole(objects.context(), &objects.stream(), pieces, info.size, PIECE_TIMEOUT).await;
             let content = read.map_err(|cause| Problem::Broken(format!("it was not read ({cause})")))?;
@@ -402,14 +391,6 @@ async fn settled(mut is_so: impl AsyncFnMut() -> Result<bool, objects::Error>) -
             Ok(false) if Instant::now() < until => tokio::time::sleep(SETTLE_PAUSE).await,
             outcome => return outcome,
         }
-    }
-}
-
-/// Whether all pieces that metadata names are there.
-async fn is_whole(objects: &Objects, info: &Info) -> Result<bool, objects::Error> {
-    match info.chunks {
-        0 => Ok(info.size == 0),
-        chunks => Ok(objects.count_pieces(&info.nuid).await? == chunks),
     }
 }
 

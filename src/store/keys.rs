@@ -1,9 +1,11 @@
-//! The keys of the metadata bucket (lattice protocol, section 4.3).
+//! The metadata bucket and its keys (lattice protocol, section 4.3).
 
 use aws_lc_rs::digest::{Context, SHA256};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use data_encoding::HEXUPPER;
 
+/// What the names of metadata buckets begin with.
+pub const BUCKET: &str = "LATTICEDATA_";
 const LINK: &str = "LINKDEF_";
 const CLAIMS: &str = "CLAIMS_";
 const REFERENCE: &str = "REFMAP_";
@@ -33,6 +35,11 @@ impl<'a> Key<'a> {
             Self::Unknown
         }
     }
+}
+
+/// The name of the metadata bucket of a lattice.
+pub fn bucket(lattice: &str) -> String {
+    format!("{BUCKET}{lattice}")
 }
 
 /// The id of a link definition: there is one per actor, contract and link name.

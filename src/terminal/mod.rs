@@ -135,7 +135,7 @@ impl Terminal {
     }
 }
 
-/// Columns of the terminal; of `COLUMNS` if that is set, as tests and pipes into pagers do.
+/// Columns of the terminal; 80 if it does not tell.
 fn columns() -> usize {
     terminal_size::terminal_size().map_or(80, |(width, _)| usize::from(width.0))
 }

@@ -87,6 +87,13 @@ pub struct Parts {
     pub reuse_default: u32,
 }
 
+impl Parts {
+    /// Says something about an actor where its own lines are.
+    fn remark(&self, id: &ActorId, text: &str) {
+        self.shared.journal.writer(id.as_str(), "").write(Level::Info, text);
+    }
+}
+
 /// Starts the supervisor; it ends after [`Handle::stop_all`].
 ///
 /// The tokens are: this host is closing, and this host cannot go on.
@@ -427,7 +434,7 @@ impl Supervisor {
         };
         self.running.insert(id.clone(), running);
         info!(actor_id = %id, reference = %start.reference, max, "actor started");
-        self.remark(&id, &format!("the actor started, from {}", start.reference));
+        self.parts.remark(&id, &format!("the actor started, from {}", start.reference));
         let events = self.scale_events(&start.reference, &start.annotations, &claims, 0, max);
         self.settle(&id, events, None);
     }
@@ -467,8 +474,7 @@ impl Supervisor {
         running.actor.update(Arc::clone(artifact));
         info!(actor_id = %id, reference = %replace.reference, revision = new.effective_revision(), "actor updated");
         let (revision, reference) = (new.effective_revision(), &replace.reference);
-        let journal = parts.shared.journal.writer(id.as_str(), "");
-        journal.write(Level::Info, &format!("the actor runs revision {revision} from now on, from {reference}"));
+        parts.remark(&id, &format!("the actor runs revision {revision} from now on, from {reference}"));
         let mut events = Vec::new();
         for group in &running.groups {
             let context = |reference: &str, claims: &ActorClaims| ActorContext {
@@ -544,7 +550,7 @@ impl Supervisor {
         match gone {
             Some(mut running) => {
                 info!(actor_id = %id, "actor stopped");
-                self.remark(id, "the actor stopped");
+                self.parts.remark(id, "the actor stopped");
                 running.leave.cancel();
                 let left = running.left.take();
                 self.children.spawn(async move {
@@ -572,11 +578,6 @@ impl Supervisor {
         self.parts.shared.router.set_actors(locals.collect());
         let view = self.running.values().map(Running::view);
         self.published.send_replace(Arc::new(view.collect()));
-    }
-
-    /// Says something about an actor where its own lines are.
-    fn remark(&self, id: &ActorId, text: &str) {
-        self.parts.shared.journal.writer(id.as_str(), "").write(Level::Info, text);
     }
 
     /// A subscription that ended by itself leaves an actor nobody can call: it does not stay in the inventory.
@@ -610,7 +611,7 @@ impl Supervisor {
             running.leave.cancel();
             let groups = std::mem::take(&mut running.groups);
             info!(actor_id = %id, "actor stopping");
-            self.parts.shared.journal.writer(id.as_str(), "").write(Level::Info, "the actor stops with its host");
+            self.parts.remark(id, "the actor stops with its host");
             running.stopping = groups;
         }
         let mut served = Vec::new();

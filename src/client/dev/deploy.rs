@@ -298,6 +298,9 @@ impl Deployment {
             false => self.stop(&host, &shown, &actor, &reference).await?,
         };
         self.tidy().await;
+        if let Some(readers) = &self.readers {
+            self.sender.tidy(readers).await;
+        }
         Ok(self.running.map(|running| (running, is_stopped)))
     }
 

@@ -90,13 +90,7 @@ pub fn running_actors() -> ArgValueCompleter {
 
 /// Completes providers that run somewhere.
 pub fn running_providers() -> ArgValueCompleter {
-    of_lattice(|seen| {
-        let runs = |id: &str| seen.inventories.iter().flat_map(|inventory| &inventory.providers).any(|p| p.id == id);
-        let mut named = names::providers(&[], &seen.inventories);
-        // Those in this binary are always known.
-        named.retain(|named| runs(&named.id));
-        of_named(&named, |id| provider_places(seen, id))
-    })
+    of_lattice(|seen| of_named(&names::running_providers(&seen.inventories), |id| provider_places(seen, id)))
 }
 
 /// Completes ids and friendly names of hosts.
@@ -323,10 +317,7 @@ fn contexts_of() -> Vec<Candidate> {
 
 /// A name for each, if it has one that means nothing else and needs no quotes; its id behind that, or instead.
 fn of_named(all: &[Named], told: impl Fn(&str) -> String) -> Vec<Candidate> {
-    let is_called = |named: &Named, word: &str| {
-        named.name.eq_ignore_ascii_case(word) || named.aliases.iter().any(|alias| alias == word)
-    };
-    let is_its_own = |word: &str| all.iter().filter(|named| is_called(named, word)).count() == 1;
+    let is_its_own = |word: &str| all.iter().filter(|named| named.is_named(word)).count() == 1;
     let both = |named: &Named| {
         let told = told(&named.id);
         let words = [&named.name].into_iter().chain(&named.aliases);

@@ -202,7 +202,7 @@ fn default(terminal: &Terminal, args: &CtxDefault) -> Result<()> {
         let found = named(&places, &args.place, None)?;
         let name = places.short(&found);
         let json = json!({ "default": name, "kind": found.kind.to_string(), "path": found.path });
-        terminal.show(&Told { name, json })?;
+        terminal.show(&Said { text: name.clone(), json, name })?;
         note_the_directory(terminal, &args.place);
         return Ok(());
     };
@@ -214,26 +214,6 @@ fn default(terminal: &Terminal, args: &CtxDefault) -> Result<()> {
     terminal.show(&Said::new(format!("Context {name} is used from now on"), &name, json!({ "default": name })))?;
     note_the_directory(terminal, &args.place);
     Ok(())
-}
-
-/// The name of a context, alone.
-struct Told {
-    name: String,
-    json: Value,
-}
-
-impl View for Told {
-    fn json(&self) -> Value {
-        self.json.clone()
-    }
-
-    fn text(&self, page: &mut Page) {
-        page.line(&self.name);
-    }
-
-    fn names(&self) -> Vec<String> {
-        vec![self.name.clone()]
-    }
 }
 
 /// Contexts of `nats` are its own: it keeps more in them than we know.

@@ -45,8 +45,15 @@ pub fn run(terminal: &Terminal, before: SettingArgs, args: CtxNew) -> Result<()>
     }
     let config = checked(&flags.values, Some(base.clone()), dir)?.config;
     let content = match kind {
-        Kind::Wash => write::wash_content(&name, &config)?,
+        Kind::Wash => write::wash_content(&name, &config, base.timeout)?,
         Kind::Host | Kind::Nats => {
+            if let Some(timeout) = base.timeout {
+                let ms = timeout.as_millis();
+                terminal.note(&format!(
+                    "{ms} ms for an answer (ctl_timeout) have no place in a context of ours; use --timeout-ms {ms}, or \
+                     WASMCLOUD_CTL_TIMEOUT_MS={ms}"
+                ));
+            }
             let members = write::merged(base.members, &flags.values, dir);
             let members = if members.is_empty() { defaults() } else { members };
             load(Context { members: members.clone(), ..empty(&path) }, None)?;

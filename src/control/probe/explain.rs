@@ -22,38 +22,11 @@ use crate::{
     rpc::invocation::Entity,
 };
 
-/// An end of a call.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Party {
-    pub public_key: String,
-    /// Of a provider; empty for actors.
-    pub link_name: String,
-    /// Of a provider; empty for actors.
-    pub contract_id: String,
-}
-
-impl Party {
-    pub fn entity(&self) -> Entity {
-        Entity::new(&self.public_key, &self.link_name, &self.contract_id)
-    }
-}
-
-impl From<&Entity> for Party {
-    fn from(entity: &Entity) -> Self {
-        Self {
-            public_key: entity.public_key.to_string(),
-            link_name: entity.link_name.to_string(),
-            contract_id: entity.contract_id.to_string(),
-        }
-    }
-}
-
 /// `probe.{host}.explain`
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Request {
-    pub origin: Party,
+    pub origin: Entity,
     /// As the origin writes it: a contract id, an actor's public key, or a call alias.
     #[serde(deserialize_with = "nullable")]
     pub namespace: String,
@@ -66,14 +39,13 @@ pub struct Request {
     pub provider: Option<String>,
     /// The call has left its host and arrives at this target here.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub arrived_at: Option<Party>,
+    pub arrived_at: Option<Entity>,
 }
 
 impl Request {
     pub fn question(&self) -> Question {
         Question {
-            origin: self.origin.entity(),
-            capabilities: None,
+            origin: self.origin.clone(),
             namespace: self.namespace.clone(),
             link_name: self.link_name.clone(),
             operation: self.operation.clone(),
@@ -118,8 +90,8 @@ pub struct Explained {
     pub accepted: bool,
     /// Why a host does not explain it.
     pub error: String,
-    pub origin: Party,
-    pub target: Option<Party>,
+    pub origin: Entity,
+    pub target: Option<Entity>,
     pub steps: Vec<Step>,
     pub verdict: Outcome,
     /// The verdict in a sentence.
@@ -151,16 +123,14 @@ impl Server {
     async fn explained(&self, request: &Request) -> Explained {
         let router = &self.parts.router;
         let explanation = match &request.arrived_at {
-            Some(target) => {
-                router.explain_arrival(&request.origin.entity(), &target.entity(), &request.operation).await
-            }
+            Some(target) => router.explain_arrival(&request.origin, target, &request.operation).await,
             None => router.explain(request.question()).await,
         };
         let facts = self.parts.state.facts();
         let table = self.parts.links.table();
         let scene = words::Scene { table: &table, host: Some(facts.id.as_str()), request };
         let mut explained = scene.explained(&explanation);
-        let key = request.origin.public_key.as_str();
+        let key = &*request.origin.public_key;
         explained.origin_runs_here = self.parts.actors.running().iter().any(|actor| actor.id.as_str() == key)
             || self.parts.providers.running().iter().any(|provider| provider.id.as_str() == key);
         explained

@@ -12,7 +12,7 @@ use std::{
 
 use flate2::{Compression, write::GzEncoder};
 
-use super::{ArchiveError, CLAIMS_FILE, Contents, EXECUTABLE_BYTES_MAX, EXECUTABLE_EXTENSION, WASM_MAGIC, check_hash};
+use super::{ArchiveError, CLAIMS_FILE, Contents, EXECUTABLE_BYTES_MAX, EXECUTABLE_EXTENSION, check_hash, is_wasm};
 use crate::identity::{
     digest::{hex_upper, sha256},
     provider::ProviderClaims,
@@ -91,7 +91,7 @@ impl Draft {
         if executable.is_empty() {
             return Err(DraftError::Empty(target));
         }
-        if executable.starts_with(WASM_MAGIC) {
+        if is_wasm(&executable) {
             return Err(DraftError::Wasm(target));
         }
         if executable.len() as u64 > EXECUTABLE_BYTES_MAX {

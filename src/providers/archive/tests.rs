@@ -232,7 +232,7 @@ async fn what_no_host_could_start_is_not_packed() {
         assert!(matches!(draft.insert(target, PROGRAM.to_vec()), Err(DraftError::Target(_))), "{target}");
     }
     assert!(matches!(draft.insert(TARGET, Vec::new()), Err(DraftError::Empty(_))));
-    assert!(matches!(draft.insert(TARGET, WASM_MAGIC.to_vec()), Err(DraftError::Wasm(_))));
+    assert!(matches!(draft.insert(TARGET, b"\0asm".to_vec()), Err(DraftError::Wasm(_))));
     let (subject, issuer) = keys();
     let nothing = Draft::new(draft.says.clone()).write(&subject, &issuer, &Term::default(), false);
     assert!(matches!(nothing, Err(DraftError::NoExecutables)));

@@ -7,15 +7,22 @@
 use async_nats::jetstream::{
     self, Context, ErrorCode,
     context::GetStreamErrorKind,
-    stream::{Config, DiscardPolicy, StorageType, Stream},
+    stream::{Config, StorageType, Stream},
 };
 
 use super::{
     LinkError, Value,
     values::{Values, wrong},
 };
-use crate::{errors::chain, store::jetstream::context};
+use crate::{
+    errors::chain,
+    store::{
+        jetstream::{api_prefix, context},
+        keys,
+    },
+};
 
+pub(super) use crate::store::jetstream::lasting;
 pub use crate::store::jetstream::read::{Held, ReadError, is_conflict, is_refused, last, next, scan};
 
 /// The largest number of copies JetStream keeps.
@@ -89,10 +96,10 @@ impl Placement {
 
     /// What the subject of a published key-value entry begins with in this domain.
     pub fn publish_prefix(&self) -> String {
-        self.domain.as_deref().map(|domain| format!("$JS.{domain}.API.")).unwrap_or_default()
+        self.domain.as_deref().map(|domain| api_prefix(Some(domain)) + ".").unwrap_or_default()
     }
 
-    /// Opens a stream, or creates it as `config` says, in this place.
+    /// Opens a stream, or creates it as `config` says (which begins as [`lasting`]), in this place.
     pub async fn open(&self, context: &Context, config: Config) -> Result<Stream, LinkError> {
         let name = config.name.clone();
         match context.get_stream(&name).await {
@@ -107,12 +114,6 @@ impl Placement {
             storage: self.storage,
             num_replicas: self.replicas,
             max_bytes: self.max_bytes.unwrap_or(-1),
-            max_messages: -1,
-            max_consumers: -1,
-            max_message_size: -1,
-            discard: DiscardPolicy::New,
-            allow_rollup: true,
-            allow_direct: true,
             ..config
         };
         match context.create_stream(config).await {
@@ -164,7 +165,7 @@ pub fn bucket_name(value: Option<String>, default: String) -> Result<String, Lin
     if name.len() > 128 || !name.bytes().all(is_plain) {
         return Err(wrong("bucket", &name, "up to 128 letters, digits, - and _"));
     }
-    if name.starts_with("LATTICEDATA_") {
+    if name.starts_with(keys::BUCKET) {
         return Err(wrong("bucket", &name, "another bucket than the one in which hosts keep links and claims"));
     }
     Ok(name)

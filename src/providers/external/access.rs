@@ -114,18 +114,21 @@ async fn read_creds(path: &Path) -> Result<(Secret, Secret), AccessError> {
     parse_creds(&text).ok_or_else(|| AccessError::NotCredentials { path: name() })
 }
 
-/// Finds the two blocks of a creds file: the text between a line of dashes that begins one and one that ends it.
+/// Reads the two blocks of a creds file.
 fn parse_creds(text: &str) -> Option<(Secret, Secret)> {
     if text.len() > CREDS_BYTES_MAX {
         return None;
     }
-    let block = |title: &str| {
-        let mut lines = text.lines().map(str::trim);
-        lines.find(|line| line.starts_with("---") && line.contains("BEGIN") && line.contains(title))?;
-        lines.find(|line| !line.is_empty()).filter(|line| !line.starts_with("---")).map(Secret::new)
-    };
+    let block = |title: &str| creds_block(text, title).map(Secret::new);
     let (jwt, seed) = (block("JWT")?, block("SEED")?);
     nkeys::KeyPair::from_seed(seed.expose()).is_ok().then_some((jwt, seed))
+}
+
+/// What one block of a creds file holds: `JWT` or `SEED`.
+pub fn creds_block<'a>(text: &'a str, title: &str) -> Option<&'a str> {
+    let mut lines = text.lines().map(str::trim);
+    lines.find(|line| line.starts_with("---") && line.contains("BEGIN") && line.contains(title))?;
+    lines.find(|line| !line.is_empty()).filter(|line| !line.starts_with("---"))
 }
 
 /// Writes a text so that it can stand before the `@` of a URL.

@@ -15,7 +15,7 @@ use std::{
 };
 
 use crate::{
-    dirs::EXECUTABLES,
+    dirs::{EXECUTABLES, UNFINISHED},
     identity::digest::{Sha256, hex_upper},
     providers::archive::Archive,
 };
@@ -52,7 +52,7 @@ pub fn install(cache_dir: &Path, archive: &Archive) -> Result<PathBuf, InstallEr
         move |cause| InstallError::Io { what, path, cause }
     };
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".new-");
+    builder.prefix(UNFINISHED);
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
     let mut file = builder.tempfile_in(&dir).map_err(failed("create a file beside"))?;

@@ -34,7 +34,8 @@ use tokio::sync::{mpsc, watch as state};
 
 use super::{Backend, Error, Expect, Update, unreachable};
 
-pub use open::{OpenError, find};
+pub(crate) use open::lasting;
+pub use open::{OpenError, api_prefix, find};
 
 /// How long the server may take for one request of the JetStream API.
 const API_TIMEOUT: Duration = Duration::from_secs(2);

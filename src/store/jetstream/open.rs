@@ -117,24 +117,32 @@ impl Bucket {
     }
 }
 
+/// What makes the stream of a bucket that loses nothing: without bounds of its own it refuses what there is no room for
+/// rather than drop what it has. It lets direct reads in, and the writes of buckets (roll-ups).
+pub(crate) fn lasting() -> stream::Config {
+    stream::Config {
+        max_messages: -1,
+        max_bytes: -1,
+        max_consumers: -1,
+        max_message_size: -1,
+        discard: stream::DiscardPolicy::New,
+        storage: stream::StorageType::File,
+        allow_rollup: true,
+        allow_direct: true,
+        ..Default::default()
+    }
+}
+
 pub(super) async fn create(context: &Context, bucket: &str, replicas: usize) -> Result<Stream, String> {
     let config = stream::Config {
         name: format!("KV_{bucket}"),
         subjects: vec![format!("$KV.{bucket}.>")],
         max_messages_per_subject: 1,
-        max_messages: -1,
-        max_bytes: -1,
-        max_consumers: -1,
-        max_message_size: -1,
         retention: stream::RetentionPolicy::Limits,
-        discard: stream::DiscardPolicy::New,
-        storage: stream::StorageType::File,
         num_replicas: replicas,
-        allow_rollup: true,
         deny_delete: true,
-        allow_direct: true,
         duplicate_window: Duration::from_secs(120),
-        ..Default::default()
+        ..lasting()
     };
     let created = context.create_stream(config).await;
     match created {
@@ -147,9 +155,14 @@ pub(super) async fn create(context: &Context, bucket: &str, replicas: usize) -> 
     }
 }
 
+/// What the subjects of the JetStream API of a domain begin with; without a domain, of the server one is connected to.
+pub fn api_prefix(domain: Option<&str>) -> String {
+    domain.map_or_else(|| "$JS.API".to_owned(), |domain| format!("$JS.{domain}.API"))
+}
+
 /// Finds out why a domain does not answer by asking the server for its own. `None` means that it does answer.
 async fn diagnose(nats: &Nats, asked_context: &Context, asked: Option<&str>) -> Option<OpenError> {
-    let prefix = asked.map_or_else(|| "$JS.API".to_owned(), |domain| format!("$JS.{domain}.API"));
+    let prefix = api_prefix(asked);
     let silent = || match denied(nats) {
         Some(denied) => OpenError::NotAllowed { asked: shown(asked), denied },
         None => OpenError::Silent { asked: shown(asked), prefix: prefix.clone() },

@@ -38,7 +38,10 @@ use info::{begun_at, now};
 use writer::OBJECT;
 pub use writer::{OFFSET, Writer};
 
-use super::jetstream::read::{self, Held, ReadError};
+use super::jetstream::{
+    lasting,
+    read::{self, Held, ReadError},
+};
 use crate::errors::chain;
 
 /// Attempts to write metadata that others write too.
@@ -114,7 +117,7 @@ pub fn stream_config(bucket: &str, description: &str) -> Config {
         name: stream_name(bucket),
         subjects: vec![format!("$O.{bucket}.C.>"), format!("$O.{bucket}.M.>")],
         description: Some(description.to_owned()),
-        ..Default::default()
+        ..lasting()
     }
 }
 
@@ -251,10 +254,18 @@ impl Objects {
     }
 
     /// How many pieces with this id there are.
-    pub async fn count_pieces(&self, nuid: &str) -> Result<u64, Error> {
+    async fn count_pieces(&self, nuid: &str) -> Result<u64, Error> {
         let counts = self.stream().info_with_subjects(self.piece_subject(nuid)).await;
         let count = counts.map_err(|e| self.error("write", chain(&e)))?.next().await;
         Ok(count.transpose().map_err(|e| self.error("write", chain(&e)))?.map_or(0, |(_, count)| count as u64))
+    }
+
+    /// Whether all pieces that metadata names are there.
+    pub async fn is_whole(&self, info: &Info) -> Result<bool, Error> {
+        match info.chunks {
+            0 => Ok(info.size == 0),
+            chunks => Ok(self.count_pieces(&info.nuid).await? == chunks),
+        }
     }
 
     /// All objects there are, by their names. All or an error: what cannot be read is among them.

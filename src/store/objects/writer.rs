@@ -79,10 +79,7 @@ impl Writer {
 
     /// Whether the bucket has all pieces that were sent.
     pub async fn is_stored(&self) -> Result<bool, Error> {
-        match self.info.chunks {
-            0 => Ok(true),
-            chunks => Ok(self.objects.count_pieces(&self.info.nuid).await? == chunks),
-        }
+        self.objects.is_whole(&self.info).await
     }
 
     /// Makes the object appear. If it surely does not, its pieces are removed.

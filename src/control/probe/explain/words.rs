@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::{Explained, Outcome, Party, Request, Step};
+use super::{Explained, Outcome, Request, Step};
 use crate::{
-    links::{LinkDefinition, Table},
+    links::{LinkDefinition, Table, link_option},
     providers::{builtin, external::masks},
     router::{
         Builtin, Meant, Room,
@@ -48,7 +48,7 @@ impl Scene<'_> {
         let mut explained = Explained {
             accepted: true,
             origin: self.request.origin.clone(),
-            target: explanation.target.as_ref().map(Party::from),
+            target: explanation.target.clone(),
             steps,
             call_error: explanation.error().cloned().or_else(|| explanation.denial()).map(|error| error.to_string()),
             next_host,
@@ -71,8 +71,8 @@ impl Scene<'_> {
     }
 
     fn known(&self, explanation: &Explanation) -> Step {
-        let mut parties = vec![("origin", self.request.origin.public_key.clone())];
-        parties.extend(explanation.target.as_ref().map(|target| ("target", target.public_key.to_string())));
+        let mut parties = vec![("origin", &self.request.origin.public_key)];
+        parties.extend(explanation.target.as_ref().map(|target| ("target", &target.public_key)));
         let mut data = json!({});
         let mut unknown = Vec::new();
         let mut found = Vec::new();
@@ -159,7 +159,7 @@ impl Scene<'_> {
     fn missing_link(&self, error: &CallError) -> Step {
         let Request { origin, namespace, link_name, .. } = self.request;
         let others =
-            self.table.links().filter(|link| link.actor_id == origin.public_key && link.contract_id == *namespace);
+            self.table.links().filter(|link| *link.actor_id == *origin.public_key && link.contract_id == *namespace);
         let others: Vec<String> = others.map(|link| link.link_name.clone()).collect();
         let link_name = if link_name.is_empty() { "default" } else { link_name };
         let mut why = format!(
@@ -182,11 +182,8 @@ impl Scene<'_> {
     }
 
     fn put_command(&self, provider: &str, contract: &str) -> String {
-        let link = match self.request.link_name.as_str() {
-            "" | "default" => String::new(),
-            name => format!(" --link-name {name}"),
-        };
-        format!("host link put {} {provider} {contract}{link}", self.request.origin.public_key)
+        let option = link_option(&self.request.link_name);
+        format!("host link put {} {provider} {contract}{option}", self.request.origin.public_key)
     }
 
     fn claim(&self, explanation: &Explanation) -> Step {
@@ -410,11 +407,7 @@ pub fn start_command(table: &Table, target: &Entity) -> String {
             known.unwrap_or_else(|| format!("<reference of {}>", target.public_key))
         }
     };
-    let link = match &*target.link_name {
-        "" | "default" => String::new(),
-        name => format!(" --link-name {name}"),
-    };
-    format!("host start {kind} {reference}{link}")
+    format!("host start {kind} {reference}{}", link_option(&target.link_name))
 }
 
 fn step(name: &str, outcome: Outcome, why: String) -> Step {

@@ -306,7 +306,7 @@ impl Handle {
             deny_delete: true,
             // Servers before 2.11 do not know it, and leave it out of their answer.
             allow_message_ttl: true,
-            ..Default::default()
+            ..jetstream::lasting()
         };
         placement.open(context, config).await?;
         // Knows the subjects of buckets that mirror others.
