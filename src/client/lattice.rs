@@ -164,8 +164,8 @@ impl Lattice {
         wait: Duration,
         fits: impl Fn(&str) -> bool,
     ) -> Result<Option<String>> {
-        let request = json!({ "actor_ref": reference, "constraints": constraints });
-        self.first_bid(&Control::AuctionActor, &request, wait, fits).await
+        let (auction, request) = auction(reference, None, constraints);
+        self.first_bid(&auction, &request, wait, fits).await
     }
 
     /// The same for a provider under a link name.
@@ -177,8 +177,8 @@ impl Lattice {
         wait: Duration,
         fits: impl Fn(&str) -> bool,
     ) -> Result<Option<String>> {
-        let request = json!({ "provider_ref": reference, "link_name": link_name, "constraints": constraints });
-        self.first_bid(&Control::AuctionProvider, &request, wait, fits).await
+        let (auction, request) = auction(reference, Some(link_name), constraints);
+        self.first_bid(&auction, &request, wait, fits).await
     }
 
     async fn first_bid(
@@ -202,6 +202,34 @@ impl Lattice {
             }
         }
         Ok(None)
+    }
+
+    /// All hosts that offer within the time, until there are as many as expected.
+    pub async fn bids(
+        &self,
+        reference: &str,
+        link_name: Option<&str>,
+        constraints: &Pairs,
+        wait: Duration,
+        expected: usize,
+    ) -> Result<BTreeSet<String>> {
+        let (auction, request) = auction(reference, link_name, constraints);
+        let until = Instant::now() + wait;
+        let mut bids = self.scatter(&auction, &request).await?;
+        let mut offers = BTreeSet::new();
+        while offers.len() < expected
+            && let Ok(Some(message)) = timeout_at(until, bids.next()).await
+        {
+            if is_nobody(&message) {
+                return Err(self.nobody(self.subjects.control(&auction)).into());
+            }
+            if let Ok(bid) = serde_json::from_slice::<Bid>(&message.payload)
+                && !bid.host_id.is_empty()
+            {
+                offers.insert(bid.host_id);
+            }
+        }
+        Ok(offers)
     }
 
     /// Gives a command to one host; a refusal is an error in the host's words.
@@ -318,6 +346,17 @@ impl Events {
             if let Ok(event) = serde_json::from_slice(&message.payload) {
                 return Some(event);
             }
+        }
+    }
+}
+
+/// An auction of an actor, or of a provider under a link name.
+fn auction(reference: &str, link_name: Option<&str>, constraints: &Pairs) -> (Control, Value) {
+    match link_name {
+        None => (Control::AuctionActor, json!({ "actor_ref": reference, "constraints": constraints })),
+        Some(link_name) => {
+            let request = json!({ "provider_ref": reference, "link_name": link_name, "constraints": constraints });
+            (Control::AuctionProvider, request)
         }
     }
 }

@@ -4,18 +4,22 @@
 //! * [`lattice`] is the requests of the control interface, with their answers read leniently.
 //! * [`names`] finds hosts, actors and providers by what people call them.
 //! * [`upload`] sends files of this machine into the lattice, for hosts to start; [`dev`] does so at each save of one.
-//! * [`calls`] and [`logs`] ask hosts for what they count and keep.
-//! * [`outcome`] waits for what a command set off: by events and by looking, whichever tells first.
+//! * [`calls`] and [`logs`] ask hosts for what they count and keep; [`rates`] compares two looks.
+//! * [`placement`] tells on which hosts something may run. [`act`] changes what a host runs, and sees it through to its end with
+//!   [`outcome`]: by events and by looking, whichever tells first.
 //!
 //! Nothing here prints. Every wait has a deadline, and an error says which subject of which lattice was asked, and what to
 //! do: nobody who listens is told from somebody who is silent.
 
+pub mod act;
 pub mod calls;
 pub mod dev;
 pub mod lattice;
 pub mod logs;
 pub mod names;
 pub mod outcome;
+pub mod placement;
+pub mod rates;
 pub mod upload;
 
 use std::{path::PathBuf, time::Duration};

@@ -2,24 +2,20 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use serde_json::json;
-use tokio::time::Instant;
 
-use super::{
-    pairs_of,
-    start::{WAIT, actor_event, running, show_step, unknown, without_nulls},
-};
+use super::{pairs_of, start::show_step};
 use crate::{
     cli::lattice::{Scale, ScaleActor},
     client::{
-        Session, names,
-        outcome::{Outcome, Told, Watch},
+        Session,
+        act::{Act, End, START_WAIT},
+        names,
     },
     config::SettingArgs,
     control::types::Inventory,
     identity::keys::ActorId,
-    lattice::subject::Command,
     terminal::{Said, Terminal},
 };
 
@@ -36,58 +32,24 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, scale: Scale) -> Resu
         Some(reference) => reference.clone(),
         None => reference_of(&args.actor, &inventory)?,
     };
-    let before = running(&inventory, &reference, &annotations);
-    let members = json!({
-        "actor_ref": reference, "host_id": host, "max_instances": max, "actor_id": before.as_ref().map(|(id, _)| id),
-    });
     let amount = match max {
         Some(0) => "stopped".to_owned(),
         Some(max) => format!("scaled to {max}"),
         None => "scaled without a bound".to_owned(),
     };
-    let now = before.as_ref().map_or(0, |(_, now)| *now);
-    let wanted = max.map_or(u64::from(u32::MAX), u64::from);
-    if now == wanted {
-        drop(progress);
-        let text = format!("Actor {reference} on host [{host}] was {amount} before; nothing was changed");
-        return terminal.show(&Said::new(text, &reference, members));
-    }
-    let watch = Watch::open(&lattice, &host).await?;
-    // Hosts of 2022 know an actor by its id here, later ones by its reference.
-    let id = ActorId::parse(&args.actor).ok().map(|id| id.to_string()).or(before.map(|(id, _)| id));
-    let body = json!({
-        "actor_ref": reference, "actor_id": id, "host_id": host, "annotations": annotations,
-        // Those of 2022 and 2023 refuse null, which later ones read as no bound.
-        "count": max.unwrap_or(u32::MAX),
-    });
-    lattice.command(&host, Command::ScaleActor, &without_nulls(body)).await.context("scale the actor")?;
-    if args.skip_wait {
-        drop(progress);
-        let text = format!("Request to scale actor {reference} on host [{host}] received");
-        return terminal.show(&Said::new(text, &reference, members));
-    }
-    let outcome = watch
-        .wait(
-            Instant::now() + args.wait_ms.map_or(WAIT, Duration::from_millis),
-            |event| match actor_event(event, &reference) {
-                Told::Done(_) if event.name() != "actor_scaled" => Told::Nothing,
-                told => told,
-            },
-            |inventory| match running(inventory, &reference, &annotations).map_or(0, |(_, now)| now) == wanted {
-                true => Told::Done(String::new()),
-                false => Told::Nothing,
-            },
-            |step| show_step(&mut progress, step, &reference),
-        )
-        .await;
+    let wait = (!args.skip_wait).then(|| args.wait_ms.map_or(START_WAIT, Duration::from_millis));
+    let id = ActorId::parse(&args.actor).ok().map(|id| id.to_string());
+    let act = Act::new(&lattice, &host, wait);
+    let mut on_step = |step: &crate::control::types::Step| show_step(&mut progress, step);
+    let end = act.scale_actor(id.as_deref(), &reference, max, &annotations, &mut on_step).await?;
     drop(progress);
-    match outcome {
-        Outcome::Done(_) => {
-            terminal.show(&Said::new(format!("Actor {reference} {amount} on host [{host}]"), &reference, members))
-        }
-        Outcome::Failed(why) => bail!("actor {reference} is not scaled on host {host}: {why}"),
-        Outcome::Unknown => Err(unknown(&reference, &host).into()),
-    }
+    let (text, id) = match end {
+        End::Before(id) => (format!("Actor {reference} on host [{host}] was {amount} before; nothing was changed"), id),
+        End::Asked => (format!("Request to scale actor {reference} on host [{host}] received"), id),
+        End::Done(id) => (format!("Actor {reference} {amount} on host [{host}]"), id),
+    };
+    let members = json!({ "actor_ref": reference, "host_id": host, "max_instances": max, "actor_id": id });
+    terminal.show(&Said::new(text, &reference, members))
 }
 
 /// How many are wanted; `None` is no bound. With the arguments of 2022 one is meant if nothing is said.

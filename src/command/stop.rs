@@ -2,28 +2,22 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::json;
-use tokio::time::{Instant, timeout_at};
 
 use super::pairs_of;
 use crate::{
     cli::lattice::{Stop, StopActor, StopHost, StopProvider},
     client::{
-        OutcomeUnknown, Session, Usage,
-        lattice::{Lattice, RequestError},
+        Session, Usage,
+        act::{Act, STOP_WAIT},
         names,
-        outcome::{Outcome, Told, Watch, instances},
     },
     config::SettingArgs,
-    control::types::{Ack, Inventory, InventoryProvider, Pairs},
+    control::types::{Inventory, InventoryProvider},
     identity::keys::{HostId, LinkName},
-    lattice::subject::{Command, Control},
     terminal::{Said, Terminal},
 };
-
-/// How long a stop may take: calls are finished first.
-const WAIT: Duration = Duration::from_secs(15);
 
 pub async fn run(terminal: &Terminal, before: SettingArgs, stop: Stop) -> Result<()> {
     match stop {
@@ -59,79 +53,14 @@ async fn actor(terminal: &Terminal, session: &Session, args: StopActor) -> Resul
     }
     let mut stopped = Vec::new();
     for inventory in &hosts {
-        let stop = StopOne {
-            lattice: &lattice,
-            id: &id,
-            count: args.count,
-            annotations: &annotations,
-            skip_wait: args.skip_wait,
-        };
-        stop.on(inventory).await?;
+        let act = Act::new(&lattice, &inventory.host_id, wait(args.skip_wait));
+        act.stop_actor(&id, args.count, &annotations).await?;
         stopped.push(inventory.host_id.as_str());
     }
     let verb = if args.skip_wait { "stop requested" } else { "stopped" };
     let text =
         format!("Actor [{id}] {verb} on host{} [{}]", if stopped.len() > 1 { "s" } else { "" }, stopped.join(", "));
     terminal.show(&Said::new(text, &id, json!({ "actor_id": id, "host_id": stopped.first(), "hosts": stopped })))
-}
-
-/// One actor to stop on one host.
-struct StopOne<'a> {
-    lattice: &'a Lattice,
-    id: &'a str,
-    count: Option<u32>,
-    annotations: &'a Pairs,
-    skip_wait: bool,
-}
-
-impl StopOne<'_> {
-    async fn on(&self, inventory: &Inventory) -> Result<()> {
-        let (host, id) = (&inventory.host_id, self.id);
-        let before = self.instances(inventory);
-        let fewer = self.count.filter(|count| *count > 0).map_or(before, u64::from).min(before);
-        let watch = Watch::open(self.lattice, host).await?;
-        let body = json!({
-            "actor_ref": id, "host_id": host, "count": self.count.unwrap_or(0), "annotations": self.annotations,
-        });
-        let asked = self.acknowledged(host, &body).await?;
-        if self.skip_wait {
-            return Ok(());
-        }
-        let outcome = watch
-            .wait(
-                Instant::now() + WAIT,
-                |_| Told::Nothing,
-                |inventory| if self.instances(inventory) + fewer <= before { Told::Done(()) } else { Told::Nothing },
-                |_| {},
-            )
-            .await;
-        match outcome {
-            Outcome::Done(()) => Ok(()),
-            Outcome::Failed(why) => bail!(why),
-            Outcome::Unknown => bail!(OutcomeUnknown(format!(
-                "host {host} {} the stop of {id}, but still runs it after {} s; calls in work are finished first. \
-                 `host get inventory {host}` tells when it is gone",
-                if asked { "took on" } else { "did not answer" },
-                WAIT.as_secs()
-            ))),
-        }
-    }
-
-    /// Hosts answer when the actor has left; one that takes longer than a request may is watched all the same.
-    async fn acknowledged(&self, host: &str, body: &serde_json::Value) -> Result<bool> {
-        let command = Control::Command { host: host.to_owned(), command: Command::StopActor };
-        match self.lattice.request::<Ack>(&command, body).await {
-            Ok(ack) if ack.accepted => Ok(true),
-            Ok(ack) => bail!("host {host} refuses to stop {}: {}", self.id, ack.error),
-            Err(RequestError::TimedOut { .. }) => Ok(false),
-            Err(error) => Err(error).context("stop the actor"),
-        }
-    }
-
-    fn instances(&self, inventory: &Inventory) -> u64 {
-        let counts = |theirs: &Pairs| self.annotations.iter().all(|(key, value)| theirs.get(key) == Some(value));
-        inventory.actors.iter().filter(|actor| actor.id == self.id).map(|actor| instances(actor, counts)).sum()
-    }
 }
 
 async fn provider(terminal: &Terminal, session: &Session, args: StopProvider) -> Result<()> {
@@ -168,42 +97,15 @@ async fn provider(terminal: &Terminal, session: &Session, args: StopProvider) ->
     } else {
         provider.contract_id.clone()
     };
-    let watch = Watch::open(&lattice, &host).await?;
-    let body = json!({
-        "provider_ref": id, "link_name": link_name, "contract_id": contract, "host_id": host, "annotations": {},
-    });
-    lattice.command(&host, Command::StopProvider, &body).await.context("stop the provider")?;
+    Act::new(&lattice, &host, wait(args.skip_wait)).stop_provider(&id, link_name, &contract).await?;
+    let verb = if args.skip_wait { "stop requested" } else { "stopped" };
     let members = json!({ "provider_id": id, "link_name": link_name, "contract_id": contract, "host_id": host });
-    if args.skip_wait {
-        return terminal.show(&Said::new(format!("Provider [{id}] stop requested on host [{host}]"), &id, members));
-    }
-    let outcome = watch
-        .wait(
-            Instant::now() + WAIT,
-            |event| match event.name() {
-                "provider_stopped" if event.text("public_key") == id && event.text("link_name") == link_name => {
-                    Told::Done(())
-                }
-                _ => Told::Nothing,
-            },
-            |inventory| {
-                let runs =
-                    inventory.providers.iter().any(|provider| provider.id == id && provider.link_name == link_name);
-                if runs { Told::Nothing } else { Told::Done(()) }
-            },
-            |_| {},
-        )
-        .await;
-    match outcome {
-        Outcome::Done(()) => {
-            terminal.show(&Said::new(format!("Provider [{id}] stopped on host [{host}]"), &id, members))
-        }
-        Outcome::Failed(why) => bail!(why),
-        Outcome::Unknown => bail!(OutcomeUnknown(format!(
-            "host {host} took the stop of {id} on, but still runs it after {} s; `host get inventory {host}` tells when it is gone",
-            WAIT.as_secs()
-        ))),
-    }
+    terminal.show(&Said::new(format!("Provider [{id}] {verb} on host [{host}]"), &id, members))
+}
+
+/// How long to wait for a stop; not at all if that is wished.
+fn wait(skip: bool) -> Option<Duration> {
+    (!skip).then_some(STOP_WAIT)
 }
 
 /// Which provider is meant, in whatever order of the years it was said.
@@ -237,35 +139,19 @@ impl WantedProvider {
 async fn host(terminal: &Terminal, session: &Session, args: StopHost) -> Result<()> {
     let lattice = session.lattice().await?;
     let host = lattice.find_host(&args.host).await?;
-    let mut events = lattice.events().await?;
     let timeout = Duration::from_millis(args.host_timeout_ms);
-    let body = json!({ "host_id": host, "timeout": args.host_timeout_ms });
-    lattice.command(&host, Command::StopHost, &body).await.with_context(|| format!("stop host {host}"))?;
-    let members = json!({ "host_id": host });
-    if args.skip_wait {
-        return terminal.show(&Said::new(format!("Host {host} acknowledged the stop"), &host, members));
-    }
-    // It finishes its calls, then says goodbye.
-    let until = Instant::now() + timeout + WAIT;
     let mut progress = terminal.progress();
-    progress.stage("stopping", host.clone());
-    loop {
-        let look_at = until.min(Instant::now() + Duration::from_millis(500));
-        let told = match timeout_at(look_at, events.next()).await {
-            Ok(Some(event)) => event.name() == "host_stopped" && event.source == host,
-            // Who is gone cannot say so any more.
-            _ => matches!(lattice.inventory(&host).await, Err(RequestError::NoResponders { .. })),
-        };
-        if told {
-            drop(progress);
-            return terminal.show(&Said::new(format!("Host [{host}] stopped"), &host, members));
-        }
-        if Instant::now() >= until {
-            bail!(OutcomeUnknown(format!(
-                "host {host} took the stop on, but is still there; `host get hosts` tells when it is gone"
-            )));
-        }
+    if !args.skip_wait {
+        progress.stage("stopping", host.clone());
     }
+    // It finishes its calls first.
+    Act::new(&lattice, &host, wait(args.skip_wait).map(|wait| wait + timeout)).stop_host(timeout).await?;
+    drop(progress);
+    let text = match args.skip_wait {
+        true => format!("Host {host} acknowledged the stop"),
+        false => format!("Host [{host}] stopped"),
+    };
+    terminal.show(&Said::new(text, &host, json!({ "host_id": host })))
 }
 
 fn several(what: &str, id: &str, hosts: &[&Inventory]) -> String {

@@ -2,27 +2,25 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::{
     sending::{Meant, Sending, an_actor},
-    start::{WAIT, show_step, unknown},
+    start::show_step,
 };
 use crate::{
     cli::lattice::Update,
     client::{
         Session, Usage,
-        lattice::{Lattice, RequestError},
+        act::{Act, START_WAIT},
         names,
-        outcome::{Outcome, Told, Watch},
     },
     config::SettingArgs,
-    control::types::{Ack, Inventory},
+    control::types::Inventory,
     identity::keys::HostId,
-    lattice::subject::{Command, Control},
-    terminal::{Progress, Said, Terminal},
+    terminal::{Said, Terminal},
 };
 
 pub async fn run(terminal: &Terminal, before: SettingArgs, update: Update) -> Result<()> {
@@ -53,11 +51,11 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, update: Update) -> Re
     if let Some(readers) = readers {
         hosts.iter().try_for_each(|host| readers.require(&host.host_id))?;
     }
-    let until = Instant::now() + args.wait_ms.map_or(WAIT, Duration::from_millis);
+    let until = Instant::now() + args.wait_ms.map_or(START_WAIT, Duration::from_millis);
     let mut updated = Vec::new();
     for inventory in hosts {
-        let exchange = Exchange { lattice: &lattice, id: &id, reference, until };
-        exchange.on(inventory, &mut progress).await?;
+        let act = Act { lattice: &lattice, host: &inventory.host_id, until: Some(until) };
+        act.update_actor(&id, reference, &mut |step| show_step(&mut progress, step)).await?;
         updated.push(inventory.host_id.as_str());
     }
     drop(progress);
@@ -66,50 +64,4 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, update: Update) -> Re
     terminal.show(&Said::new(text, &id, members))?;
     meant.tidy().await;
     Ok(())
-}
-
-/// A module to exchange on a host.
-pub struct Exchange<'a> {
-    pub lattice: &'a Lattice,
-    pub id: &'a str,
-    pub reference: &'a str,
-    pub until: Instant,
-}
-
-impl Exchange<'_> {
-    /// Exchanges it; returns when new calls run the new module.
-    pub async fn on(&self, inventory: &Inventory, progress: &mut Progress) -> Result<()> {
-        let (host, id, reference) = (&inventory.host_id, self.id, self.reference);
-        let watch = Watch::open(self.lattice, host).await?;
-        let body = json!({ "actor_id": id, "new_actor_ref": reference, "host_id": host, "annotations": {} });
-        let command = Control::Command { host: host.clone(), command: Command::UpdateActor };
-        match self.lattice.request::<Ack>(&command, &body).await {
-            Ok(ack) if !ack.accepted => bail!("host {host} does not update {id}: {}", ack.error),
-            // It answers late when the module has to be fetched first.
-            Ok(_) | Err(RequestError::TimedOut { .. }) => {}
-            Err(error) => return Err(error).context("update the actor"),
-        }
-        let outcome = watch
-            .wait(
-                self.until,
-                |event| match event.name() {
-                    "actor_update_failed" if event.text("public_key") == id => {
-                        Told::Failed(event.text("reason").to_owned())
-                    }
-                    _ => Told::Nothing,
-                },
-                |inventory| {
-                    let is_new =
-                        |actor: &&crate::control::types::InventoryActor| actor.id == id && actor.image_ref == reference;
-                    if inventory.actors.iter().any(|actor| is_new(&actor)) { Told::Done(()) } else { Told::Nothing }
-                },
-                |step| show_step(progress, step, reference),
-            )
-            .await;
-        match outcome {
-            Outcome::Done(()) => Ok(()),
-            Outcome::Failed(why) => bail!("host {host} does not update {id}: {why}"),
-            Outcome::Unknown => Err(unknown(reference, host).into()),
-        }
-    }
 }

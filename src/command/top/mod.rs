@@ -1,6 +1,6 @@
 //! `host top`: actors and providers by calls, errors and latency, over all hosts.
 //!
-//! * [`rows`] makes the table of two looks at what hosts have counted;
+//! * [`rows`] sorts and prints what [`rates`] makes of two looks at what hosts have counted;
 //! * [`screen`] is the terminal when it is taken over as a whole.
 //!
 //! The first look only begins: what is shown is always of the time since the look before.
@@ -26,13 +26,13 @@ use crate::{
     client::{
         Session, Usage, calls,
         lattice::{Lattice, RequestError},
+        rates::{self, Row},
     },
     command::clock,
     config::SettingArgs,
     control::{probe::calls::Look, types::HostReply},
     terminal::{Cell, Column, Page, Table, Terminal, Tone, View},
 };
-use rows::Row;
 use screen::{Screen, Wish};
 
 /// How often to look for hosts that came.
@@ -226,7 +226,7 @@ impl Observer {
                 Ok(_) | Err(_) => _ = self.absent.insert(host.friendly_name.clone()),
             }
         }
-        let mut rows = rows::between(&self.earlier, &now);
+        let mut rows = rates::between(&self.earlier, &now);
         rows::sort(&mut rows, self.order);
         let memory_bytes = now.iter().filter_map(|look| look.memory_bytes).sum();
         let hosts = now.iter().map(|look| (look.host_id.clone(), look.friendly_name.clone())).collect();
@@ -332,7 +332,7 @@ impl View for Seen {
         json!({
             "time": self.at.format(&Rfc3339).unwrap_or_default(), "lattice": self.lattice, "hosts": hosts,
             "memory_bytes": self.memory_bytes, "sorted_by": word(self.order),
-            "rows": self.rows.iter().map(Row::to_json).collect::<Vec<_>>(),
+            "rows": self.rows.iter().map(rows::to_json).collect::<Vec<_>>(),
         })
     }
 

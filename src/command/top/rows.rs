@@ -1,133 +1,29 @@
-//! From what hosts have counted to the rows of the table: two looks at each host, subtracted and added up.
-
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+//! How rows of rates are sorted and printed.
 
 use serde_json::{Value, json};
 
-use crate::{
-    cli::lattice::TopOrder,
-    control::probe::calls::{Look, Row as HostRow},
-    meter::{Path, Tally},
-};
+use crate::{cli::lattice::TopOrder, client::rates::Row};
 
-/// An actor or a provider, or one of its operations, over all hosts.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Row {
-    pub id: String,
-    pub link_name: String,
-    pub name: String,
-    /// Empty unless rows are of operations.
-    pub operation: String,
-    /// Hosts that counted it.
-    pub hosts: usize,
-    /// Nobody counted what it served, so its callers' numbers are taken.
-    pub by_callers: bool,
-    pub calls_per_second: f64,
-    pub errors_per_second: f64,
-    /// Of the time between the looks.
-    between: Tally,
-    local_between: u64,
-    /// Since the hosts began to count.
-    pub total: u64,
-    pub in_work: u64,
-}
-
-impl Row {
-    /// Errors of a hundred calls.
-    pub fn error_percent(&self) -> Option<f64> {
-        (self.between.calls > 0).then(|| self.between.errors() as f64 * 100.0 / self.between.calls as f64)
+/// A row as data.
+pub fn to_json(row: &Row) -> Value {
+    let ms = |share: f64| row.percentile(share).map(|ns| (ns / 1e3).round() / 1e3);
+    let rounded = |value: f64| (value * 1e3).round() / 1e3;
+    let mut data = json!({
+        "id": row.id, "name": row.name, "hosts": row.hosts,
+        "counted_by": if row.by_callers { "callers" } else { "hosts" },
+        "calls_per_second": rounded(row.calls_per_second), "errors_per_second": rounded(row.errors_per_second),
+        "error_percent": row.error_percent().map(rounded), "local_percent": row.local_percent().map(rounded),
+        "in_work": row.in_work, "p50_ms": ms(0.5), "p90_ms": ms(0.9), "p99_ms": ms(0.99),
+        "calls": row.between.calls, "failed": row.between.failed, "timed_out": row.between.timed_out,
+        "refused": row.between.refused, "abandoned": row.between.abandoned, "total": row.total,
+    });
+    if !row.link_name.is_empty() {
+        data["link_name"] = Value::from(&*row.link_name);
     }
-
-    /// Calls of a hundred that did not leave their host.
-    pub fn local_percent(&self) -> Option<f64> {
-        (self.between.calls > 0).then(|| self.local_between as f64 * 100.0 / self.between.calls as f64)
+    if !row.operation.is_empty() {
+        data["operation"] = Value::from(&*row.operation);
     }
-
-    /// The time that this share of calls did not exceed, in nanoseconds.
-    pub fn percentile(&self, share: f64) -> Option<f64> {
-        self.between.took.percentile(share)
-    }
-
-    pub fn to_json(&self) -> Value {
-        let ms = |share: f64| self.percentile(share).map(|ns| (ns / 1e3).round() / 1e3);
-        let rounded = |value: f64| (value * 1e3).round() / 1e3;
-        let mut row = json!({
-            "id": self.id, "name": self.name, "hosts": self.hosts,
-            "counted_by": if self.by_callers { "callers" } else { "hosts" },
-            "calls_per_second": rounded(self.calls_per_second), "errors_per_second": rounded(self.errors_per_second),
-            "error_percent": self.error_percent().map(rounded), "local_percent": self.local_percent().map(rounded),
-            "in_work": self.in_work, "p50_ms": ms(0.5), "p90_ms": ms(0.9), "p99_ms": ms(0.99),
-            "calls": self.between.calls, "failed": self.between.failed, "timed_out": self.between.timed_out,
-            "refused": self.between.refused, "abandoned": self.between.abandoned, "total": self.total,
-        });
-        if !self.link_name.is_empty() {
-            row["link_name"] = Value::from(&*self.link_name);
-        }
-        if !self.operation.is_empty() {
-            row["operation"] = Value::from(&*self.operation);
-        }
-        row
-    }
-}
-
-/// Id, link name and operation.
-type Key = (String, String, String);
-
-/// The rows between an earlier look at each host and one of now. Of a host that was not looked at before, or was started again
-/// since, everything it has counted is taken.
-pub fn between(earlier: &HashMap<String, Look>, now: &[Look]) -> Vec<Row> {
-    let served: BTreeSet<(&str, &str)> =
-        now.iter().flat_map(|look| &look.served).map(|row| (&*row.id, &*row.link_name)).collect();
-    let mut rows: BTreeMap<Key, Row> = BTreeMap::new();
-    for look in now {
-        let before = earlier.get(&look.host_id).filter(|before| before.uptime_ms <= look.uptime_ms);
-        let took_ms = look.uptime_ms - before.map_or(0, |before| before.uptime_ms);
-        let seconds = took_ms.max(1) as f64 / 1000.0;
-        for row in &look.served {
-            add(&mut rows, row, before.map(|before| &before.served), seconds, false);
-        }
-        let elsewhere = |row: &&HostRow| !served.contains(&(&*row.id, &*row.link_name));
-        for row in look.called.iter().filter(elsewhere) {
-            add(&mut rows, row, before.map(|before| &before.called), seconds, true);
-        }
-    }
-    rows.into_values().collect()
-}
-
-fn add(rows: &mut BTreeMap<Key, Row>, row: &HostRow, before: Option<&Vec<HostRow>>, seconds: f64, by_callers: bool) {
-    let before = before.and_then(|rows| rows.iter().find(|b| b.id == row.id && b.link_name == row.link_name));
-    // What was not called has a row nevertheless.
-    let operations: BTreeSet<&str> = match row.operations.is_empty() {
-        true => BTreeSet::from([""]),
-        false => row.operations.iter().map(|counts| &*counts.operation).collect(),
-    };
-    for operation in operations {
-        let key = (row.id.clone(), row.link_name.clone(), operation.to_owned());
-        let sum = rows.entry(key).or_insert_with(|| Row {
-            id: row.id.clone(),
-            link_name: row.link_name.clone(),
-            operation: operation.to_owned(),
-            by_callers,
-            ..Row::default()
-        });
-        if sum.name.is_empty() {
-            row.name.clone_into(&mut sum.name);
-        }
-        sum.hosts += 1;
-        for counts in row.operations.iter().filter(|counts| counts.operation == operation) {
-            let same = |b: &&crate::meter::OperationCounts| b.operation == operation && b.path == counts.path;
-            let earlier = before.and_then(|before| before.operations.iter().find(same)).map(|b| &b.tally);
-            let between = earlier.map_or_else(|| counts.tally.clone(), |earlier| counts.tally.since(earlier));
-            sum.calls_per_second += between.calls as f64 / seconds;
-            sum.errors_per_second += between.errors() as f64 / seconds;
-            sum.total += counts.tally.calls;
-            sum.in_work += counts.tally.in_work;
-            if counts.path == Path::Local {
-                sum.local_between += between.calls;
-            }
-            sum.between.add(&between);
-        }
-    }
+    data
 }
 
 /// Sorts rows: the most first, names from A to Z.
@@ -153,69 +49,6 @@ pub fn sort(rows: &mut [Row], order: TopOrder) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::meter::{Meter, Outcome, TargetCounts};
-
-    fn row(counts: TargetCounts) -> HostRow {
-        let TargetCounts { id, link_name, operations } = counts;
-        HostRow { name: format!("name of {id}"), id, link_name, operations, ..HostRow::default() }
-    }
-
-    fn look(host: &str, uptime_ms: u64, meter: &Meter) -> Look {
-        let snapshot = meter.snapshot();
-        Look {
-            host_id: host.into(),
-            uptime_ms,
-            served: snapshot.served.into_iter().map(row).collect(),
-            called: snapshot.called.into_iter().map(row).collect(),
-            ..Look::default()
-        }
-    }
-
-    fn entity(id: &str) -> crate::rpc::invocation::Entity {
-        crate::rpc::invocation::Entity::new(id, "", "")
-    }
-
-    #[test]
-    fn rates_are_of_the_time_between_two_looks_and_added_up_over_hosts() {
-        let (first, second) = (Meter::default(), Meter::default());
-        let (here, there) = (first.serve("MA", ""), second.serve("MA", ""));
-        (0..5).for_each(|_| here.begin("Op", Path::Local).end(Outcome::Answered));
-        let earlier = HashMap::from([
-            ("N1".to_owned(), look("N1", 10_000, &first)),
-            ("N2".to_owned(), look("N2", 70_000, &second)),
-        ]);
-        (0..4).for_each(|_| here.begin("Op", Path::Local).end(Outcome::Answered));
-        (0..2).for_each(|_| there.begin("Op", Path::Nats).end(Outcome::Failed));
-        let _in_work = there.begin("Op", Path::Nats);
-        let rows = between(&earlier, &[look("N1", 12_000, &first), look("N2", 71_000, &second)]);
-        let [row] = rows.as_slice() else { panic!("{rows:?}") };
-        assert_eq!((row.hosts, row.total, row.in_work, &*row.name), (2, 11, 1, "name of MA"));
-        assert_eq!((row.calls_per_second, row.errors_per_second), (4.0, 2.0));
-        assert_eq!((row.error_percent().unwrap().round(), row.local_percent().unwrap().round()), (33.0, 67.0));
-        assert!(row.percentile(0.5).is_some());
-    }
-
-    #[test]
-    fn a_host_that_was_started_again_counts_from_its_start() {
-        let (before, after) = (Meter::default(), Meter::default());
-        (0..50).for_each(|_| before.serve("MA", "").begin("Op", Path::Local).end(Outcome::Answered));
-        after.serve("MA", "").begin("Op", Path::Local).end(Outcome::Answered);
-        let earlier = HashMap::from([("N1".to_owned(), look("N1", 90_000, &before))]);
-        let rows = between(&earlier, &[look("N1", 500, &after)]);
-        assert_eq!((rows[0].calls_per_second, rows[0].total), (2.0, 1));
-    }
-
-    #[test]
-    fn callers_are_believed_only_about_what_nobody_serves_for_us() {
-        let meter = Meter::default();
-        meter.serve("MA", "").begin("Op", Path::Nats).end(Outcome::Answered);
-        meter.called(&entity("MA"), "Op").end(Outcome::Answered);
-        meter.called(&entity("VX"), "Op").end(Outcome::Answered);
-        meter.serve("MIDLE", "");
-        let rows = between(&HashMap::new(), &[look("N1", 1000, &meter)]);
-        let shown: Vec<_> = rows.iter().map(|row| (&*row.id, row.by_callers, row.total)).collect();
-        assert_eq!(shown, [("MA", false, 1), ("MIDLE", false, 0), ("VX", true, 1)]);
-    }
 
     #[test]
     fn rows_are_sorted_as_wanted() {

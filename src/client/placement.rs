@@ -1,0 +1,122 @@
+//! On which host something may run: what each host offers, and the first rule that keeps one from offering.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::Result;
+
+use super::{lattice::Lattice, upload::Readers};
+use crate::{
+    control::types::{HostReply, Pairs},
+    registry::reference::Reference,
+};
+
+/// What a host is looked for.
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
+    pub reference: &'a str,
+    /// Of a provider.
+    pub link_name: Option<&'a str>,
+    pub constraints: &'a Pairs,
+    /// The hosts that know it, if it is a file that was sent.
+    pub readers: Option<&'a Readers>,
+}
+
+/// Why a host does not offer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obstacle {
+    pub why: String,
+    /// What to do about it.
+    pub advice: &'static str,
+}
+
+impl Wanted<'_> {
+    /// Whether a host comes into question at all.
+    fn fits(&self, host: &str) -> bool {
+        self.readers.is_none_or(|readers| readers.has(host))
+    }
+
+    /// The first host that offers.
+    pub async fn first(&self, lattice: &Lattice, wait: Duration) -> Result<Option<String>> {
+        let fits = |host: &str| self.fits(host);
+        match self.link_name {
+            None => lattice.auction_actor(self.reference, self.constraints, wait, fits).await,
+            Some(link_name) => lattice.auction_provider(self.reference, link_name, self.constraints, wait, fits).await,
+        }
+    }
+
+    /// Every host of `hosts`, and what keeps it from offering, if something does. It holds an auction, so it takes as long as
+    /// the slowest of them, or `wait`.
+    pub async fn all(
+        &self,
+        lattice: &Lattice,
+        hosts: &[HostReply],
+        wait: Duration,
+    ) -> Result<BTreeMap<String, Option<Obstacle>>> {
+        // Hosts that rules exclude do not answer, so there is no use in waiting for them.
+        let ruled_out: BTreeMap<&str, Obstacle> =
+            hosts.iter().filter_map(|host| Some((host.id.as_str(), self.rule(host)?))).collect();
+        let expected = hosts.iter().filter(|host| !ruled_out.contains_key(host.id.as_str())).count();
+        let bids = match expected {
+            0 => Default::default(),
+            _ => lattice.bids(self.reference, self.link_name, self.constraints, wait, expected).await?,
+        };
+        let of_host = |host: &HostReply| match bids.contains(&host.id) && self.fits(&host.id) {
+            true => None,
+            false => Some(ruled_out.get(host.id.as_str()).cloned().unwrap_or_else(|| self.unknown())),
+        };
+        Ok(hosts.iter().map(|host| (host.id.clone(), of_host(host))).collect())
+    }
+
+    /// The first rule that keeps a host from offering, as far as it can be told from here.
+    fn rule(&self, host: &HostReply) -> Option<Obstacle> {
+        let obstacle = |why: String, advice: &'static str| Some(Obstacle { why, advice });
+        for (key, value) in self.constraints {
+            let advice = "Set the label with `host label HOST KEY=VALUE`, or start a host with HOST_KEY=VALUE.";
+            match host.labels.get(key) {
+                None => return obstacle(format!("it has no label {key}"), advice),
+                Some(found) if found != value => {
+                    return obstacle(format!("its {key} is {found}, not {value}"), advice);
+                }
+                Some(_) => {}
+            }
+        }
+        if !self.fits(&host.id) {
+            return obstacle(
+                "it is of earlier years, or of another JetStream domain, and knows no files that are sent".to_owned(),
+                "Send the file to a registry with `host push IMAGE FILE`, and start the image.",
+            );
+        }
+        None
+    }
+
+    /// What keeps a host from offering that labels do not tell.
+    fn unknown(&self) -> Obstacle {
+        let obstacle = |why: &str, advice: &'static str| Obstacle { why: why.to_owned(), advice };
+        match Reference::parse(self.reference) {
+            Ok(Reference::File(_)) => obstacle(
+                "it does not load files",
+                "Start hosts with --allow-file-load to load files of their machine; a path without file:// sends the file to them.",
+            ),
+            Ok(Reference::Image(image)) if !image.contains('@') && !has_tag(&image) => obstacle(
+                "the image has no tag",
+                "Name a version, as in registry.example/echo:0.3.4, or start hosts with --allow-latest.",
+            ),
+            Ok(Reference::Image(image)) if image.ends_with(":latest") => {
+                obstacle("it does not run images tagged latest", "Name a version, or start hosts with --allow-latest.")
+            }
+            Err(_) | Ok(_) => obstacle(
+                "it cannot fetch such a reference, runs it already, or did not answer in time",
+                "Check the reference; --auction-timeout-ms gives hosts more time to offer.",
+            ),
+        }
+    }
+
+    /// The first rule that keeps a host from offering, when none did.
+    pub fn obstacle(&self, host: &HostReply) -> Obstacle {
+        self.rule(host).unwrap_or_else(|| self.unknown())
+    }
+}
+
+fn has_tag(image: &str) -> bool {
+    image.rsplit('/').next().is_some_and(|name| name.contains(':'))
+}
