@@ -17,6 +17,7 @@
 //! * [`command`] is what the commands of the binary do: they ask the lattice through [`client`], found by [`context`] or the
 //!   settings of the directory, and print through [`terminal`].
 //! * [`vigil`] notices that this process was frozen.
+//! * [`http`] is the dashboard: a page, its API, health checks and metrics.
 //! * [`host`] puts the parts together, and takes them apart in order. [`up`] starts a NATS server beside it.
 //!
 //! # What always holds
@@ -44,6 +45,7 @@ pub mod doctor;
 pub mod errors;
 pub mod events;
 pub mod host;
+pub mod http;
 pub mod identity;
 pub mod inspect;
 pub mod journal;

@@ -51,6 +51,18 @@ pub struct Slots {
     /// What calls from outside may take together of those that run.
     outside: Arc<Semaphore>,
     idle: Arc<Semaphore>,
+    running_max: usize,
+    idle_max: usize,
+}
+
+/// How slots are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// By calls.
+    pub running: usize,
+    /// By instances that wait for their next call.
+    pub idle: usize,
+    pub free: usize,
 }
 
 /// The right to one instance.
@@ -68,6 +80,18 @@ impl Slots {
             running: semaphore(running),
             outside: semaphore((running - running / 4).max(1)),
             idle: semaphore(count / 4),
+            running_max: running,
+            idle_max: count / 4,
+        }
+    }
+
+    /// How they are used now.
+    pub fn usage(&self) -> Usage {
+        let (running, idle) = (self.running.available_permits(), self.idle.available_permits());
+        Usage {
+            running: self.running_max.saturating_sub(running),
+            idle: self.idle_max.saturating_sub(idle),
+            free: running + idle,
         }
     }
 

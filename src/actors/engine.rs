@@ -14,12 +14,13 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::Thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use crate::meter::histogram::{Buckets, Histogram};
 use tracing::{info, warn};
 use wasmtime::{Cache, CacheConfig, Config, InstanceAllocationStrategy, Module, PoolingAllocationConfig};
 
@@ -69,6 +70,21 @@ struct Inner {
     on_demand: OnceLock<wasmtime::Engine>,
     slots: u32,
     clock: Arc<Clock>,
+    compiles: Compiling,
+}
+
+/// Counts how long modules took to be compiled.
+#[derive(Default)]
+struct Compiling {
+    took: Buckets,
+    sum_ns: AtomicU64,
+}
+
+/// How long modules took to be compiled, or to be found in the cache.
+#[derive(Clone, Debug, Default)]
+pub struct Compiles {
+    pub took: Histogram,
+    pub sum_us: u64,
 }
 
 /// Advances the epoch while calls run, and sleeps when none does.
@@ -104,7 +120,8 @@ impl Engine {
                 None
             }
         };
-        let inner = Inner { settings, cache, pooled, on_demand: OnceLock::new(), slots, clock };
+        let inner =
+            Inner { settings, cache, pooled, on_demand: OnceLock::new(), slots, clock, compiles: Compiling::default() };
         if let Some(engine) = &inner.pooled {
             inner.clock.follow(engine);
         } else {
@@ -126,6 +143,21 @@ impl Engine {
 
     /// Compiles a module. Takes up to seconds for one not seen before: call it off the async threads.
     pub fn compile(&self, wasm: &[u8]) -> Result<Module, wasmtime::Error> {
+        let began = Instant::now();
+        let module = self.compiled(wasm)?;
+        let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.0.compiles.took.count(took);
+        self.0.compiles.sum_ns.fetch_add(took, Ordering::Relaxed);
+        Ok(module)
+    }
+
+    /// How long that took so far.
+    pub fn compiles(&self) -> Compiles {
+        let Compiling { took, sum_ns } = &self.0.compiles;
+        Compiles { took: took.read(), sum_us: sum_ns.load(Ordering::Relaxed) / 1000 }
+    }
+
+    fn compiled(&self, wasm: &[u8]) -> Result<Module, wasmtime::Error> {
         let Some(pooled) = &self.0.pooled else {
             return Module::new(self.on_demand()?, wasm);
         };

@@ -34,7 +34,8 @@ pub const EXIT_CONFIG: u8 = 64;
         Without a command it runs a host in the foreground, like `host foreground`.\n\
         Settings come from flags, then the environment, then .env files, then ./host_config.json, then defaults. Commands that \
         speak to a lattice take them from the same places, so on a machine that runs a host they need no flags; elsewhere \
-        `host ctx` keeps contexts.",
+        `host ctx` keeps contexts.\n\n\
+        A host serves a dashboard at http://127.0.0.1:4000, or at the next free port, which its log names.",
     after_help = "Examples:\n  \
         host up                                        a NATS server and a host, nothing else needed\n  \
         host up --detached; host down                  the same in the background, until told to stop\n  \

@@ -215,7 +215,7 @@ impl<'a> Act<'a> {
         let host = self.host;
         let watch = Watch::open(self.lattice, host).await?;
         let body = json!({ "actor_id": id, "new_actor_ref": reference, "host_id": host, "annotations": {} });
-        self.told(Command::UpdateActor, &body, format_args!("update {id}")).await.context("update the actor")?;
+        self.told(Command::UpdateActor, &body, &format!("update {id}")).await.context("update the actor")?;
         let Some(until) = self.until else { return Ok(()) };
         let outcome = watch
             .wait(
@@ -255,8 +255,7 @@ impl<'a> Act<'a> {
             "actor_ref": id, "host_id": host, "count": count.unwrap_or(0), "annotations": annotations,
         });
         // Hosts answer when the actor has left; one that takes longer than a request may is watched all the same.
-        let took_on =
-            self.told(Command::StopActor, &body, format_args!("stop {id}")).await.context("stop the actor")?;
+        let took_on = self.told(Command::StopActor, &body, &format!("stop {id}")).await.context("stop the actor")?;
         let Some(until) = self.until else { return Ok(()) };
         let of_inventory = |inventory: &Inventory| match left(inventory) + fewer <= before {
             true => Told::Done(()),
@@ -337,7 +336,7 @@ impl<'a> Act<'a> {
 
     /// Gives a command that may take longer than an answer. Returns whether the host took it on in time; a refusal is an error
     /// in its words.
-    async fn told(&self, command: Command, body: &Value, what: std::fmt::Arguments<'_>) -> Result<bool> {
+    async fn told(&self, command: Command, body: &Value, what: &str) -> Result<bool> {
         let request = Control::Command { host: self.host.to_owned(), command };
         match self.lattice.request::<Ack>(&request, body).await {
             Ok(ack) if ack.accepted => Ok(true),

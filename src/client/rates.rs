@@ -23,7 +23,7 @@ pub struct Row {
     pub errors_per_second: f64,
     /// Of the time between the looks.
     pub between: Tally,
-    local_between: u64,
+    pub local_between: u64,
     /// Since the hosts began to count.
     pub total: u64,
     pub in_work: u64,

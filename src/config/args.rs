@@ -135,6 +135,7 @@ fn value_name(kind: &Kind) -> &'static str {
         Kind::Bool => "BOOL",
         Kind::List => "LIST",
         Kind::ClusterKeys => "KEYS",
+        Kind::Address => "ADDRESS",
         Kind::Path | Kind::File => "PATH",
         Kind::Choice(_) => "WORD",
     }

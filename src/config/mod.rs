@@ -31,6 +31,7 @@ mod tests;
 mod value;
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -46,6 +47,9 @@ pub use sources::{Context, Environment, ProcessEnvironment, Sources};
 
 use labels::collect;
 use sources::Layers;
+
+/// Characters a dashboard's token should have.
+const TOKEN_CHARS: usize = 16;
 
 /// The whole configuration of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +91,8 @@ pub struct Config {
     /// Core labels included.
     pub labels: BTreeMap<String, String>,
     pub log: Log,
+    /// `None` if there is to be none.
+    pub dashboard: Option<Dashboard>,
     /// Answer calls in this process where the callee lives here.
     pub local_calls: bool,
     pub actors: Actors,
@@ -112,6 +118,16 @@ pub struct Policy {
     pub topic: String,
     pub changes_topic: Option<String>,
     pub timeout: Duration,
+}
+
+/// Where the dashboard is, and who may enter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dashboard {
+    /// The port is the first to be tried.
+    pub address: SocketAddr,
+    pub token: Option<Secret>,
+    /// What it may be called, in lower case, besides addresses and `localhost`.
+    pub names: Vec<String>,
 }
 
 /// What is logged and how.
@@ -182,6 +198,7 @@ impl Config {
             config_service: table.boolean("config_service_enabled"),
             policy: policy(table, &mut warnings),
             labels: table.labels(),
+            dashboard: dashboard(table, &mut warnings),
             log: Log { level: level(table), json: table.boolean("structured_logging_enabled") },
             local_calls: table.boolean("local_calls"),
             actors: Actors {
@@ -233,6 +250,19 @@ fn oci(table: &Resolved, warnings: &mut Vec<String>) -> Option<OciCredentials> {
             None
         }
     }
+}
+
+/// A short token is no mistake: whoever runs hosts on a closed network may want one.
+fn dashboard(table: &Resolved, warnings: &mut Vec<String>) -> Option<Dashboard> {
+    let port = u16::try_from(table.integer("dashboard_port")).ok().filter(|port| *port > 0)?;
+    let address = table.text("dashboard_address").and_then(|text| text.parse().ok());
+    let address = address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let token = table.secret("dashboard_token");
+    if token.as_ref().is_some_and(|token| token.expose().chars().count() < TOKEN_CHARS) {
+        warnings.push(format!("dashboard_token has fewer than {TOKEN_CHARS} characters; a short token can be guessed"));
+    }
+    let names = table.list("dashboard_names").iter().map(|name| name.to_ascii_lowercase()).collect();
+    Some(Dashboard { address: SocketAddr::new(address, port), token, names })
 }
 
 fn policy(table: &Resolved, warnings: &mut Vec<String>) -> Option<Policy> {

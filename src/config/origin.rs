@@ -65,6 +65,8 @@ pub enum Problem {
     NotASubject(String),
     #[error("{0:?} is not a NATS server address")]
     NotAServer(String),
+    #[error("{0:?} is not an IP address")]
+    NotAnAddress(String),
     #[error("the server address contains credentials")]
     CredentialsInAddress,
     #[error("the text is not an nkey seed")]

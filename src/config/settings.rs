@@ -34,6 +34,8 @@ pub enum Kind {
     List,
     /// Like `List`, each a public cluster key.
     ClusterKeys,
+    /// The IP address of a network interface of this machine.
+    Address,
     /// A path that need not exist.
     Path,
     /// A path of a file that must be readable now.
@@ -330,6 +332,24 @@ pub static GROUPS: &[Group] = &[
         settings: &[
             Setting::new("provider_env", &["WASMCLOUD_PROVIDER_ENV"], "provider-env",
                 Kind::List, "", "Environment variables passed on to provider processes, like HTTPS_PROXY,SSL_CERT_FILE; RUST_LOG always is"),
+        ],
+    },
+    Group {
+        heading: "Dashboard",
+        settings: &[
+            // Hosts of 2022 took the port from PORT, and clients of that time look there whether one runs.
+            Setting::new("dashboard_port", &["WASMCLOUD_DASHBOARD_PORT", "PORT"], "dashboard-port",
+                Kind::Integer { min: 0, max: 65_535 }, "4000", "Port of the dashboard, its API, health checks and metrics; the next free one if it is taken, none if 0")
+                .written(Written::Never),
+            Setting::new("dashboard_address", &["WASMCLOUD_DASHBOARD_ADDRESS"], "dashboard-address",
+                Kind::Address, "127.0.0.1", "Address the dashboard listens on; any but a loopback one asks for a token")
+                .written(Written::Never),
+            Setting::new("dashboard_token", &["WASMCLOUD_DASHBOARD_TOKEN"], "dashboard-token",
+                Kind::Secret, "", "What to show to enter the dashboard, at least 16 characters; made up and kept in a file where one is needed")
+                .written(Written::Never),
+            Setting::new("dashboard_names", &["WASMCLOUD_DASHBOARD_HOST", "DASHBOARD_HOST"], "dashboard-names",
+                Kind::List, "", "Names the dashboard is reached by, besides addresses and localhost, like box.example")
+                .written(Written::Never),
         ],
     },
     Group {

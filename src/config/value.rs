@@ -4,6 +4,7 @@
 //! decides for all of them what `yes` or `64M` means.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use super::connection;
@@ -71,6 +72,7 @@ pub(super) fn parse(kind: &Kind, text: &str, dir: &Path) -> Result<Value, Proble
             keys.iter().try_for_each(|key| keys::check_cluster_key(key))?;
             Ok(Value::List(keys))
         }
+        Kind::Address => check(trimmed, |text| text.parse::<IpAddr>().is_ok(), Problem::NotAnAddress),
         Kind::Path | Kind::File => Ok(Value::Path(dir.join(trimmed))),
         Kind::Choice(words) => words
             .iter()
@@ -99,6 +101,7 @@ pub(super) fn accepted(kind: &Kind) -> String {
         Kind::ClusterKeys => {
             "public cluster keys (C…, 56 characters) separated by commas, or a JSON array of them".into()
         }
+        Kind::Address => "an IP address such as 127.0.0.1, ::1, or 0.0.0.0 for all interfaces".into(),
         Kind::Path => "a path".into(),
         Kind::File => "the path of a readable file".into(),
         Kind::Choice(words) => words.join(", "),

@@ -27,6 +27,8 @@ impl Server {
         }
         self.parts.state.set_label(&label.key, set.then_some(label.value.as_str()));
         info!(key = %label.key, set, "label changed");
+        // There is no event of it; those who show labels see them in heartbeats.
+        self.heartbeat();
         now(&Ack::accepted())
     }
 }

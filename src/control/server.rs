@@ -333,9 +333,14 @@ impl Server {
             due
         });
         if due {
-            let heartbeat = self.parts.state.heartbeat(&self.parts.actors.running(), &self.parts.providers.running());
-            self.parts.events.publish(Event::HostHeartbeat(heartbeat));
+            self.heartbeat();
         }
+    }
+
+    /// Tells how this host is, before the next heartbeat is due.
+    pub(super) fn heartbeat(&self) {
+        let heartbeat = self.parts.state.heartbeat(&self.parts.actors.running(), &self.parts.providers.running());
+        self.parts.events.publish(Event::HostHeartbeat(heartbeat));
     }
 }
 

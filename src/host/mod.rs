@@ -17,7 +17,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::{Context as _, Result, anyhow};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, error, info, info_span, warn};
 
 #[cfg(unix)]
 use crate::local;
@@ -27,6 +27,7 @@ use crate::{
         engine::{self, Engine},
         supervisor as actors,
     },
+    client::{self, lattice::Lattice},
     config::{Config, Environment as _, ProcessEnvironment},
     control::{
         named_config::NamedConfig,
@@ -37,6 +38,7 @@ use crate::{
     delivery::{Delivery, LinkSender},
     dirs::Dirs,
     events::{Event, Publisher},
+    http::{self, Dashboard, Place},
     identity::keys::{ClusterKey, HostId, LatticeName},
     journal::{Journal, followers::Followers},
     lattice::{
@@ -102,6 +104,7 @@ pub struct Host {
     peer_service: JoinHandle<()>,
     meter: Meter,
     followers: Followers,
+    dashboard: Option<Place>,
     _presence: Option<Presence>,
 }
 
@@ -145,6 +148,7 @@ impl Host {
         let issuers = config.cluster.issuers.iter().map(|issuer| ClusterKey::parse(issuer));
         let verifier = Verifier::new(issuers.collect::<Result<_, _>>().context("read the cluster issuers")?);
         let client = Client::new(rpc.client.clone(), subjects.clone(), signer, chunks.clone(), host_id.clone());
+        let caller = client.clone();
         let peers = Peers::new(&host_id);
         let leave = CancellationToken::new();
         let watched = (closing.clone(), failed.clone());
@@ -174,7 +178,7 @@ impl Host {
             rpc_timeout: config.rpc_timeout,
             host_id: host_id.clone(),
             peers: peers.clone(),
-            vigil,
+            vigil: vigil.clone(),
         });
         let providers = providers::spawn(
             providers::Parts {
@@ -212,12 +216,13 @@ impl Host {
             &tasks,
             (closing.clone(), failed.clone()),
         );
+        let slots = Slots::new(engine.slots());
         let actors = actors::spawn(
             actors::Parts {
                 host: host_id.clone(),
                 shared: Shared {
-                    slots: Slots::new(engine.slots()),
-                    engine,
+                    slots: slots.clone(),
+                    engine: engine.clone(),
                     router: router.clone(),
                     journal,
                     queue_max: config.actors.queue_max,
@@ -310,6 +315,35 @@ impl Host {
             }
         });
         events.flush().await;
+        let dashboard = match &config.dashboard {
+            None => None,
+            Some(settings) => {
+                let parts = http::Parts {
+                    host: state.clone(),
+                    lattice: Lattice::new(ctl.client.clone(), subjects, client::TIMEOUT, domain),
+                    ctl: ctl.clone(),
+                    rpc: rpc.clone(),
+                    caller,
+                    store: store.clone(),
+                    links: links.clone(),
+                    peers: peers.clone(),
+                    meter: meter.clone(),
+                    router,
+                    engine,
+                    slots,
+                    actors: actors.clone(),
+                    providers: providers.clone(),
+                    vigil,
+                    kv_replicas: config.kv_replicas,
+                    closing: closing.clone(),
+                };
+                // A host without one works as well.
+                Dashboard::open(parts, settings, &dirs.state, &tasks, &closing)
+                    .await
+                    .inspect_err(|error| error!("no dashboard: {error:#}"))
+                    .ok()
+            }
+        };
         Ok(Self {
             state,
             config,
@@ -331,6 +365,7 @@ impl Host {
             peer_service,
             meter,
             followers,
+            dashboard,
             _presence: presence,
         })
     }
@@ -378,6 +413,11 @@ impl Host {
     /// Those who follow what actors and providers of this host say.
     pub fn followers(&self) -> &Followers {
         &self.followers
+    }
+
+    /// Where the dashboard is, if there is one.
+    pub fn dashboard(&self) -> Option<&Place> {
+        self.dashboard.as_ref()
     }
 
     /// Is cancelled when this host cannot go on.

@@ -69,6 +69,16 @@ fn upper_ns(index: usize) -> u64 {
     (index % STEPS + STEPS + 1) << (shift + u64::from(UNIT_SHIFT))
 }
 
+/// The middle of the bucket that ends here.
+fn middle_ns(upper: u64) -> f64 {
+    // The end of a bucket belongs to the next one.
+    let lower = match index(upper.saturating_sub(1)) {
+        0 => 0,
+        index => upper_ns(index - 1),
+    };
+    (lower as f64 + upper as f64) / 2.0
+}
+
 /// How many durations were below which: the end of each bucket in nanoseconds, and the number in it. Empty buckets are left
 /// out. On the wire it is a list of pairs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -94,6 +104,22 @@ impl Histogram {
         Self(later.filter(|(_, count)| *count > 0).collect())
     }
 
+    /// How many are in each of the buckets that end at these bounds, in nanoseconds and growing, and above the last one. A
+    /// bucket of ours that a bound cuts counts below it if its middle does.
+    pub fn in_buckets(&self, bounds_ns: impl Iterator<Item = u64>) -> Vec<u64> {
+        let mut counts = Vec::new();
+        let mut rest = self.0.iter().peekable();
+        for bound in bounds_ns {
+            let mut count = 0_u64;
+            while let Some((_, found)) = rest.next_if(|(upper, _)| middle_ns(**upper) <= bound as f64) {
+                count = count.saturating_add(*found);
+            }
+            counts.push(count);
+        }
+        counts.push(rest.fold(0, |sum: u64, (_, count)| sum.saturating_add(*count)));
+        counts
+    }
+
     /// The duration that this share of all do not exceed, in nanoseconds; `None` if there are none.
     pub fn percentile(&self, share: f64) -> Option<f64> {
         let wanted = (self.count() as f64 * share).ceil().max(1.0) as u64;
@@ -102,12 +128,7 @@ impl Histogram {
             passed = passed.saturating_add(**count);
             passed >= wanted
         })?;
-        // The end of a bucket belongs to the next one.
-        let lower = match index(upper.saturating_sub(1)) {
-            0 => 0,
-            index => upper_ns(index - 1),
-        };
-        Some((lower as f64 + *upper as f64) / 2.0)
+        Some(middle_ns(*upper))
     }
 
     /// The ends of the buckets in nanoseconds and the number in each, from the shortest on.

@@ -290,16 +290,16 @@ impl Artifacts {
         let nuid = writer.info().nuid.clone();
         let room = self.0.nats.client.server_info().max_payload.saturating_sub(ENVELOPE_BYTES);
         let piece_bytes = PIECE_BYTES.min(room).max(1);
-        let mut pieces = async || {
+        let pieces = async {
             for start in (0..content.len()).step_by(piece_bytes) {
                 progress(writer.confirmed(), of);
                 writer.piece(content.slice(start..content.len().min(start + piece_bytes))).await?;
             }
             writer.confirm().await?;
             progress(writer.confirmed(), of);
-            settled(async || writer.is_stored().await).await
+            settled(|| writer.is_stored().boxed()).await
         };
-        match pieces().await {
+        match pieces.await {
             Ok(true) => writer.finish().await?,
             Ok(false) => {
                 writer.abort().await;
@@ -312,12 +312,16 @@ impl Artifacts {
                 return Err(error);
             }
         }
-        let is_there = async || Ok(objects.info(&name(digest)).await?.is_some_and(|info| info.nuid == nuid));
+        let name = name(digest);
+        let is_there = || {
+            let found = objects.info(&name);
+            async { Ok(found.await?.is_some_and(|info| info.nuid == nuid)) }.boxed()
+        };
         if settled(is_there).await? {
             return Ok(());
         }
         // Somebody else may have sent the same.
-        match objects.info(&name(digest)).await? {
+        match objects.info(&name).await? {
             Some(info) if objects.is_whole(&info).await? => Ok(()),
             _ => Err(objects.error("write", "it was confirmed and is not there; send it again".to_owned())),
         }
@@ -383,8 +387,11 @@ impl Uploads for Artifacts {
     }
 }
 
-/// Looks until it is so, or the time is over.
-async fn settled(mut is_so: impl AsyncFnMut() -> Result<bool, objects::Error>) -> Result<bool, objects::Error> {
+/// Looks until it is so, or the time is over. Boxed, since the compiler cannot tell that the future of an async closure can be
+/// sent to another thread.
+async fn settled<'a>(
+    mut is_so: impl FnMut() -> BoxFuture<'a, Result<bool, objects::Error>>,
+) -> Result<bool, objects::Error> {
     let until = Instant::now() + SETTLE_TIME;
     loop {
         match is_so().await {

@@ -93,6 +93,10 @@ impl Session {
                 ),
             },
         );
+        if let Some(dashboard) = host.dashboard() {
+            let token = dashboard.token_file.as_ref().map(|file| format!(", with the token in {}", file.display()));
+            summary.row("dashboard", format!("{}{}", dashboard.url(), token.unwrap_or_default()));
+        }
         if let Some(log) = &self.record.background_log {
             summary.row("log", log.display().to_string());
         }

@@ -21,6 +21,7 @@ mod connections;
 mod contexts;
 mod contracts;
 mod control;
+mod dashboard;
 mod decoders;
 mod dev;
 mod doctor;

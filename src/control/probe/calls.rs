@@ -177,7 +177,7 @@ fn fill(look: &mut Look, rows: impl Iterator<Item = (RowKey, Row)>, bytes_max: u
 }
 
 /// The resident memory of this process; only Linux tells.
-fn memory_bytes() -> Option<u64> {
+pub fn memory_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     Some(resident.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)

@@ -97,6 +97,8 @@ pub struct Condition {
     pub name: String,
     pub phase: Phase,
     pub(super) crashes: u32,
+    /// How often it was started again after it ended by itself.
+    pub restarts: u64,
     /// How it ended the last time.
     pub last_end: Option<String>,
     /// When its run began.

@@ -160,6 +160,8 @@ struct Entry {
     stop: watch::Sender<Option<Instant>>,
     /// Ends of its own in a row.
     crashes: u32,
+    /// How often it was started again.
+    restarts: u64,
     /// How the last of them was.
     last_end: Option<String>,
     health: watch::Sender<Wellbeing>,
@@ -345,6 +347,7 @@ impl Supervisor {
             instance: Uuid::nil(),
             stop: watch::Sender::new(None),
             crashes: 0,
+            restarts: 0,
             last_end: None,
             health: watch::Sender::new(Wellbeing::Unknown),
             started: Instant::now(),
@@ -474,7 +477,8 @@ impl Supervisor {
             }
             return;
         }
-        let Some(entry) = self.entries.get(key) else { return };
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        entry.restarts += 1;
         let pause = RESTART_FIRST * 2_u32.pow(crashes - 1);
         info!(provider_id = %key.id, pause_ms = pause.as_millis() as u64, "provider is started again after a pause");
         let (key, instance) = (key.clone(), entry.instance);
@@ -602,6 +606,7 @@ impl Supervisor {
             name: entry.blueprint.claims.name.clone().unwrap_or_default(),
             phase: entry.phase,
             crashes: entry.crashes,
+            restarts: entry.restarts,
             last_end: entry.last_end.clone(),
             since: entry.started,
             health: entry.health.subscribe(),

@@ -40,16 +40,21 @@ pub async fn start_server(dir: &TempDir) -> (NatsServer, String) {
 }
 
 pub async fn start_host(dir: &TempDir, address: &str, local_calls: &str) -> Host {
+    start_host_with(dir, address, &[("local_calls", local_calls), ("dashboard_port", "0")]).await
+}
+
+/// A host with these settings besides the usual ones.
+pub async fn start_host_with(dir: &TempDir, address: &str, settings: &[(&'static str, &str)]) -> Host {
     let home = dir.path().to_path_buf();
     let flags = [
         ("nats_host", address),
         ("cluster_seed", CLUSTER_SEED),
         ("js_domain", "core"),
         ("enable_start_from_fs", "true"),
-        ("local_calls", local_calls),
     ];
+    let flags = flags.iter().chain(settings).map(|(key, value)| (*key, (*value).to_owned()));
     let sources = Sources {
-        flags: flags.map(|(key, value)| (key, value.to_owned())).to_vec(),
+        flags: flags.collect(),
         labels: Vec::new(),
         env: Box::new(Vec::<(String, String)>::new()),
         dir: home.clone(),

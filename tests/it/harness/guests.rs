@@ -18,6 +18,8 @@ pub struct Guest {
 /// What a guest's claims say.
 #[derive(Clone, Default)]
 pub struct Signing {
+    /// `guest` if it has none.
+    pub name: Option<String>,
     pub caps: Vec<String>,
     pub call_alias: Option<String>,
     pub revision: Option<i32>,
@@ -59,7 +61,7 @@ pub fn sign_as(wat: &str, signing: &Signing, key: KeyPair) -> Guest {
 pub fn sign_module(wasm: &[u8], signing: &Signing, key: KeyPair) -> Guest {
     let account = KeyPair::new_account();
     let mut metadata = wascap::jwt::Actor::new(
-        "guest".into(),
+        signing.name.clone().unwrap_or_else(|| "guest".into()),
         Some(signing.caps.clone()),
         Some(vec![]),
         false,

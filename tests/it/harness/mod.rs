@@ -4,6 +4,7 @@
 //! Tests wait for events and states, never for time: [`eventually`] and [`Events::next`] have a patience limit that only
 //! a failure reaches.
 
+pub mod browser;
 pub mod builtin;
 pub mod client;
 pub mod external;
@@ -76,6 +77,8 @@ pub fn host(server: &Server) -> HostBuilder {
     let mut builder = HostBuilder { flags: Vec::new(), labels: Vec::new(), own_cache: false };
     builder =
         builder.set("nats_host", &server.url()).set("cluster_seed", CLUSTER_SEED).set("enable_start_from_fs", "true");
+    // Those that are about it say so.
+    builder = builder.set("dashboard_port", "0");
     match server.domain() {
         Some(domain) => builder.set("js_domain", domain),
         None => builder,
@@ -146,6 +149,13 @@ impl TestHost {
     /// The other hosts this one has heard of, and whether they are silent.
     pub fn other_hosts(&self) -> Vec<(String, bool)> {
         self.host.as_ref().map(Host::other_hosts).unwrap_or_default()
+    }
+
+    /// Waits until somebody asks it to stop.
+    pub async fn stop_requested(&mut self) {
+        if let Some(host) = &mut self.host {
+            host.stop_requested().await;
+        }
     }
 
     /// Stops in order.

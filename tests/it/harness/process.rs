@@ -22,6 +22,8 @@ pub struct Process {
 pub fn command(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_host"));
     command.current_dir(dir).env_clear().env("HOME", dir.join("home")).env("NATS_SERVER", nats::binary());
+    // Those that are about the dashboard say so.
+    command.env("WASMCLOUD_DASHBOARD_PORT", "0");
     if let Some(path) = std::env::var_os("PATH") {
         command.env("PATH", path);
     }

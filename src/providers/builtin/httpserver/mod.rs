@@ -71,6 +71,17 @@ pub static SPEC: Spec = Spec {
     build,
 };
 
+/// Where the pages of a link are: `http` or `https`, the address as the link has it, and its path. Nothing if its values
+/// make no sense, or are in a file of the provider's machine.
+pub fn pages(link: &LinkDefinition) -> Option<(&'static str, String, String)> {
+    if link.values.keys().any(|key| key.eq_ignore_ascii_case("config_file")) {
+        return None;
+    }
+    let settings = Settings::read(&SPEC, link, Duration::ZERO).ok()?;
+    let scheme = if settings.tls.is_some() { "https" } else { "http" };
+    Some((scheme, settings.address, settings.path.to_string()))
+}
+
 /// How long an ending link waits for the others of its address, so that a host that stops answers for all of them to
 /// the end.
 const TOGETHER: Duration = Duration::from_millis(20);

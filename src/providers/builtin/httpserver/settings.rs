@@ -175,7 +175,7 @@ impl Settings {
         })
     }
 
-    fn read(spec: &'static Spec, link: &LinkDefinition, rpc_timeout: Duration) -> Result<Self, LinkError> {
+    pub fn read(spec: &'static Spec, link: &LinkDefinition, rpc_timeout: Duration) -> Result<Self, LinkError> {
         let values = Values::read(spec, link)?;
         let mut warnings: Vec<String> =
             values.unknown.iter().map(|name| format!("{name} is no value of this provider")).collect();

@@ -1,0 +1,131 @@
+//! What actors and providers said lately, on whatever host.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout_at};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{Ask, ErrorBody, Refusal};
+use crate::{
+    client::logs::{Logs, News},
+    http::{
+        Dashboard,
+        model::{HostView, State as HostState},
+    },
+    journal::{Level, wire::Mark},
+};
+
+/// Lines of each host, unless asked for fewer.
+const TAIL: u64 = 200;
+const TAIL_MAX: u64 = 1000;
+/// How long hosts may take.
+const WAIT: Duration = Duration::from_millis(800);
+
+/// A line that was said.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct LogLine {
+    pub host_id: String,
+    pub host_name: String,
+    pub at_ms: u64,
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: &'static str,
+    pub link_name: String,
+    pub text: String,
+}
+
+/// The last lines.
+#[derive(Serialize, ToSchema)]
+pub struct Lines {
+    /// Oldest first.
+    items: Vec<LogLine>,
+}
+
+/// How many lines.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Tail {
+    /// Of each host; 200 unless given, 1000 at most.
+    tail: Option<u64>,
+}
+
+/// What an actor logged lately
+#[utoipa::path(get, path = "/api/v1/actors/{id}/logs", tag = "actors", params(("id" = String, Path), Tail),
+    responses((status = 200, body = Lines), (status = 422, body = ErrorBody)))]
+pub async fn of_actor(
+    State(dashboard): State<Dashboard>,
+    Path(id): Path<String>,
+    Ask(tail): Ask<Tail>,
+) -> Result<Json<Lines>, Refusal> {
+    all(&dashboard, &id, &tail).await
+}
+
+/// What a provider printed lately
+#[utoipa::path(get, path = "/api/v1/providers/{id}/logs", tag = "providers", params(("id" = String, Path), Tail),
+    responses((status = 200, body = Lines), (status = 422, body = ErrorBody)))]
+pub async fn of_provider(
+    State(dashboard): State<Dashboard>,
+    Path(id): Path<String>,
+    Ask(tail): Ask<Tail>,
+) -> Result<Json<Lines>, Refusal> {
+    all(&dashboard, &id, &tail).await
+}
+
+async fn all(dashboard: &Dashboard, id: &str, tail: &Tail) -> Result<Json<Lines>, Refusal> {
+    dashboard.model().look().await;
+    let picture = dashboard.model().picture();
+    let hosts: Vec<_> = picture.present().cloned().collect();
+    let items = lines(dashboard, id, &hosts, tail.tail.unwrap_or(TAIL).min(TAIL_MAX)).await?;
+    Ok(Json(Lines { items }))
+}
+
+/// The last lines of an entity on these hosts, oldest first; those of hosts that do not answer in time are missing.
+pub async fn lines(
+    dashboard: &Dashboard,
+    id: &str,
+    hosts: &[Arc<HostView>],
+    tail: u64,
+) -> Result<Vec<LogLine>, Refusal> {
+    let mut logs = Logs::open(dashboard.lattice(), id, tail, false).await?;
+    let mut waited_for = 0;
+    for host in hosts.iter().filter(|host| host.is_ours && host.state != HostState::Lost) {
+        logs.ask(&host.id).await?;
+        waited_for += 1;
+    }
+    let name_of =
+        |id: &str| hosts.iter().find(|host| *host.id == *id).map(|host| host.name.clone()).unwrap_or_default();
+    let until = Instant::now() + WAIT;
+    let mut found = Vec::new();
+    while waited_for > 0
+        && let Ok(Some(news)) = timeout_at(until, logs.next()).await
+    {
+        let News::Part(part) = news else {
+            waited_for -= 1;
+            continue;
+        };
+        if matches!(part.mark, Mark::Past | Mark::Over) {
+            waited_for -= 1;
+        }
+        let host_name = name_of(&part.host_id);
+        found.extend(part.lines.into_iter().map(|line| LogLine {
+            host_id: part.host_id.clone(),
+            host_name: host_name.clone(),
+            at_ms: line.at_us / 1000,
+            level: line.level.name(),
+            link_name: line.link_name.to_string(),
+            text: line.text.to_string(),
+        }));
+    }
+    found.sort_by_key(|line| line.at_ms);
+    Ok(found)
+}
+
+/// What of the lines is worth a look by itself, newest first.
+pub fn errors(lines: Vec<LogLine>, max: usize) -> Vec<LogLine> {
+    let is_bad = |line: &LogLine| [Level::Warn.name(), Level::Error.name()].contains(&line.level);
+    lines.into_iter().rev().filter(is_bad).take(max).collect()
+}

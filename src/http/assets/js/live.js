@@ -1,0 +1,237 @@
+// Owns the event stream: its connection state, the revisions of the collections, and the live parts of the overview.
+// useResource keeps a view's data in step with them.
+import { useEffect, useReducer, useRef } from "../vendor/htm-preact.js";
+import { get, goToLogin } from "./api.js";
+import { createStore, useStore } from "./store.js";
+import { noteServerTime, now } from "./clock.js";
+
+const STALE_AFTER_MS = 8000;
+const POINTS = 300;
+const FETCH_GAP_MS = 250;
+const CACHE_SIZE = 40;
+
+/**
+ * connection: "connecting" | "live" | "stale" | "disconnected"; since_ms: since when it is not live; cause: why not.
+ * epoch grows with every new connection; revisions has one number per collection; pageVersion is the version of the
+ * host that the page was loaded from.
+ */
+export const live = createStore({
+  connection: "connecting", since_ms: null, cause: "", retry_ms: null, hello: null, overview: null, points: [],
+  revisions: {}, epoch: 0, pageVersion: null,
+});
+
+/** Operations by id, newest kept; fed by /operations and by the stream. */
+export const operations = createStore({ items: [] });
+
+const eventListeners = new Set();
+const operationListeners = new Set();
+
+/** Calls the listener with every event of the lattice that the stream brings; returns the function that ends this. */
+export function onEvent(listener) {
+  eventListeners.add(listener);
+  return () => eventListeners.delete(listener);
+}
+
+/** Calls the listener with (operation, the operation before or null) on every change; returns the function to end. */
+export function onOperation(listener) {
+  operationListeners.add(listener);
+  return () => operationListeners.delete(listener);
+}
+
+export const useLive = (select) => useStore(live, select);
+
+/** Takes an operation (an answer of the API, or of the stream) into the store. */
+export function noteOperation(operation) {
+  const items = operations.get().items;
+  const before = items.find((item) => item.id === operation.id) || null;
+  // The answer of a request may come after the stream told more; an ended operation never runs again.
+  if (before && before.state !== "running" && operation.state === "running") return;
+  const rest = items.filter((item) => item.id !== operation.id);
+  const at = rest.findIndex((item) => item.began_ms <= operation.began_ms);
+  rest.splice(at < 0 ? rest.length : at, 0, operation);
+  operations.set({ items: rest.slice(0, 500) });
+  for (const listener of operationListeners) listener(operation, before);
+}
+
+let source = null;
+let backoff = 500;
+let heard = 0;
+let retryTimer = 0;
+let isHostConnected = true;
+
+function setConnection(connection, cause = "", since = null) {
+  const state = live.get();
+  if (state.connection === connection && state.cause === cause) return;
+  const since_ms = connection === "live" ? null : state.since_ms ?? since ?? (heard ? heard : Date.now());
+  live.set({ connection, cause, since_ms, retry_ms: null });
+}
+
+function note(event, handle) {
+  heard = Date.now();
+  let data;
+  try {
+    data = JSON.parse(event.data);
+  } catch {
+    return;
+  }
+  handle(data);
+  if (isHostConnected) setConnection("live");
+  else setConnection("stale", "The host has lost its connection to NATS. The page shows what it knew then.");
+}
+
+function connect() {
+  clearTimeout(retryTimer);
+  source?.close();
+  source = new EventSource("/api/v1/stream");
+  const on = (name, handle) => source.addEventListener(name, (event) => note(event, handle));
+  on("hello", (hello) => {
+    backoff = 500;
+    isHostConnected = true;
+    const state = live.get();
+    // A host that was started again knows nothing of the operations of before.
+    if (state.hello && state.hello.life !== hello.life) operations.set({ items: [] });
+    live.set({ hello, epoch: state.epoch + 1, points: [], pageVersion: state.pageVersion ?? hello.version });
+    get("/operations").then(({ items }) => {
+      for (const item of items.slice().reverse()) noteOperation(item);
+    }, () => {});
+  });
+  on("change", (change) => live.set({ revisions: { ...live.get().revisions, ...change } }));
+  on("overview", (overview) => {
+    const points = overview.point ? [...live.get().points, overview.point].slice(-POINTS) : live.get().points;
+    live.set({ overview, points });
+  });
+  on("event", (event) => eventListeners.forEach((listener) => listener(event)));
+  on("operation", noteOperation);
+  on("tick", (tick) => {
+    noteServerTime(tick.now_ms);
+    isHostConnected = tick.is_connected !== false;
+  });
+  source.onerror = () => {
+    source.close();
+    setConnection("disconnected", "The host does not answer.");
+    live.set({ retry_ms: Date.now() + backoff });
+    clearTimeout(retryTimer);
+    retryTimer = setTimeout(connect, backoff);
+    backoff = Math.min(5000, backoff * 2);
+    // An EventSource does not tell the status: ask once whether the session has ended.
+    fetch("/api/v1/operations", { credentials: "same-origin" }).then((response) => {
+      if (response.status === 401) goToLogin();
+    }, () => {});
+  };
+}
+
+/** Tries to connect at once. */
+export function reconnect() {
+  backoff = 500;
+  connect();
+}
+
+/** Opens the stream; called once by main.js. */
+export function startLive() {
+  heard = Date.now();
+  connect();
+  setInterval(() => {
+    const { connection } = live.get();
+    if (connection === "live" && Date.now() - heard > STALE_AFTER_MS) {
+      setConnection("stale", "Nothing was heard from the host for 8 seconds.", heard);
+    } else if (connection === "stale" && Date.now() - heard > 3 * STALE_AFTER_MS) {
+      source.onerror();
+    }
+  }, 1000);
+  addEventListener("online", reconnect);
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden && live.get().connection === "disconnected") reconnect();
+  });
+}
+
+// The last answers, so that going back shows at once what was seen before.
+const cache = new Map();
+
+function remember(url, data) {
+  cache.delete(url);
+  cache.set(url, data);
+  if (cache.size > CACHE_SIZE) cache.delete(cache.keys().next().value);
+}
+
+/** Calls `refresh` on mount, and when one of the collections changes or the stream is back: at most 4/s. */
+export function useChanges(collections, refresh, key) {
+  const latest = useRef(refresh);
+  latest.current = refresh;
+  useEffect(() => {
+    let timer = 0;
+    let last = 0;
+    const signature = (state) => `${state.epoch} ${collections.map((name) => state.revisions[name] ?? 0).join(" ")}`;
+    let seen = signature(live.get());
+    const run = () => {
+      timer = 0;
+      last = Date.now();
+      latest.current();
+    };
+    const wake = () => {
+      if (!timer) timer = setTimeout(run, Math.max(0, last + FETCH_GAP_MS - Date.now()));
+    };
+    run();
+    const stop = live.subscribe((state) => {
+      const next = signature(state);
+      if (next === seen) return;
+      seen = next;
+      wake();
+    });
+    return () => {
+      clearTimeout(timer);
+      stop();
+    };
+  }, [key, collections.join(" ")]);
+}
+
+/**
+ * Fetches a path of the API and fetches it again when one of the collections changes or after a reconnect. The data
+ * of before stays until the new is there. A null url fetches nothing.
+ * @param {string|null} url below /api/v1
+ * @param {string[]} collections of hosts, actors, providers, links, claims, events, pulls, rates
+ * @returns {{data: any, error: Error|null, loading: boolean, refresh: () => void, at_ms: number|null}}
+ */
+export function useResource(url, collections = []) {
+  const [, render] = useReducer((n) => n + 1, 0);
+  const state = useRef(null);
+  if (!state.current || state.current.url !== url) {
+    state.current?.abort?.abort();
+    state.current = { url, data: cache.get(url) ?? null, error: null, loading: url !== null, at_ms: null, abort: null };
+  }
+  const mine = state.current;
+  const refresh = async () => {
+    if (mine.url === null || state.current !== mine) return;
+    if (mine.abort) {
+      mine.isDirty = true;
+      return;
+    }
+    const abort = new AbortController();
+    mine.abort = abort;
+    try {
+      mine.data = await get(mine.url, abort.signal);
+      mine.error = null;
+      mine.at_ms = now();
+      remember(mine.url, mine.data);
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      mine.error = error;
+    } finally {
+      if (mine.abort === abort) mine.abort = null;
+    }
+    mine.loading = false;
+    if (state.current !== mine) return;
+    render();
+    if (mine.isDirty) {
+      mine.isDirty = false;
+      setTimeout(refresh, FETCH_GAP_MS);
+    }
+  };
+  useChanges(collections, refresh, url);
+  useEffect(() => () => {
+    const last = state.current;
+    state.current = { url: Symbol("unmounted") };
+    last?.abort?.abort();
+  }, []);
+  return { data: mine.data, error: mine.error, loading: mine.loading && mine.data === null, refresh,
+    at_ms: mine.at_ms };
+}

@@ -1,0 +1,71 @@
+// Owns how the things of a lattice appear everywhere alike: states of hosts, health of providers, events, rates.
+import { html } from "../../vendor/htm-preact.js";
+import { formatMicros, formatRate } from "../format.js";
+import { href } from "../router.js";
+import { Badge, Key, RelativeTime, StatusDot } from "./basic.js";
+import { Icon } from "./icons.js";
+
+export const HOST_TONES = { ok: "good", silent: "warning", lost: "error" };
+const HOST_WORDS = { ok: "ok", silent: "silent", lost: "lost" };
+const HOST_TITLES = {
+  ok: "The host is heard as it should be.",
+  silent: "A heartbeat of the host is overdue.",
+  lost: "The host has not been heard for too long; what ran on it is not counted.",
+};
+
+/** The state of a host as a badge. */
+export const HostState = ({ state }) =>
+  html`<${Badge} tone=${HOST_TONES[state]} title=${HOST_TITLES[state]}>${HOST_WORDS[state] || state}</>`;
+
+const HEALTH_TONES = { healthy: "good", unhealthy: "error", unknown: "muted" };
+
+/** The health of a provider as a badge. */
+export const Health = ({ health }) => html`<${Badge} tone=${HEALTH_TONES[health] || "muted"}>${health}</>`;
+
+const LINK_TONES = { ok: "good", dangling: "warning", refused: "error" };
+export const LinkState = ({ state, problem }) =>
+  html`<${Badge} tone=${LINK_TONES[state] || "muted"} title=${problem || ""}>${state}</>`;
+
+/** A link to a host by its name, with its state where it is not well. */
+export const HostLink = ({ id, name, state }) => html`<span class="thing">
+  <a href=${href.host(id)} title=${id}>${name || id}</a>
+  ${state && state !== "ok" && html` <${StatusDot} tone=${HOST_TONES[state]} text=${state} />`}</span>`;
+
+/** A link to an actor: its name (from its claims), or its key where no claims are known. */
+export const ActorLink = ({ id, name }) =>
+  name ? html`<a href=${href.actor(id)} title=${id}>${name}</a>` : html`<${Key} id=${id} href=${href.actor(id)} />`;
+
+export const ProviderLink = ({ id, linkName, name }) =>
+  name ? html`<a href=${href.provider(id, linkName)} title=${id}>${name}</a>`
+    : html`<${Key} id=${id} href=${href.provider(id, linkName)} />`;
+
+/** Calls per second with errors beside them where there are any. */
+export function CallRate({ rates }) {
+  if (!rates) return html`<span class="muted" title="The host is of another make, or does not answer.">–</span>`;
+  return html`<span class="num">${formatRate(rates.calls_per_s)}/s${rates.errors_per_s > 0 &&
+    html` <span class="text-error" title="Errors per second"><${Icon} name="error" size=${12} /><span
+      class="sr-only">errors
+      </span>${formatRate(rates.errors_per_s)}</span>`}</span>`;
+}
+
+export const Latency = ({ micros }) => html`<span class=${micros == null ? "num muted" : "num"}>
+  ${formatMicros(micros)}</span>`;
+
+/** One event as a line of a list. */
+export function EventLine({ event }) {
+  return html`<li class="event-line tone-${event.severity}">
+    <${Icon} name=${event.severity} size=${14} />
+    <span class="event-text">${event.text}</span>
+    <span class="event-meta">${event.host_id && html`<a href=${href.host(event.host_id)} title=${event.host_id}>
+      ${event.host_name || event.host_id.slice(0, 8)}</a>`}<${RelativeTime} at=${event.at_ms} /></span>
+  </li>`;
+}
+
+/** The address of what an item of the attention list is about, or null. */
+export function attentionHref(item) {
+  if (!item.id) return item.kind === "link" ? href.page("links") : null;
+  if (item.kind === "host") return href.host(item.id);
+  if (item.kind === "actor") return href.actor(item.id);
+  if (item.kind === "provider") return href.provider(item.id, item.link_name || "default");
+  return item.kind === "link" ? `/links?q=${encodeURIComponent(item.id)}` : null;
+}

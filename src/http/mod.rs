@@ -1,0 +1,251 @@
+//! The dashboard: the page an operator keeps open, the API it uses, health checks and metrics, on one port.
+//!
+//! ```text
+//! listen ─▶ door::guard ─▶ assets            the page
+//!                        ├▶ api              what it shows and does, described by /api/v1/openapi.json
+//!                        ├▶ stream           what changed, as server-sent events
+//!                        ├▶ health, metrics  for machines
+//!           model ◀──────┘  one picture of the lattice, fed by the metadata watch, events, and what hosts answer
+//! ```
+//!
+//! * [`door`] decides who may come in. [`listen`] is the port.
+//! * [`model`] keeps the picture; it asks other hosts only while somebody looks.
+//! * [`operations`] are the changes somebody set off, each with its stages and its end.
+//!
+//! The dashboard is a client of the lattice like any other: what it changes goes over the control interface, also to its own
+//! host. It is not essential: a host without it works.
+
+pub mod api;
+mod assets;
+pub mod door;
+mod health;
+pub mod listen;
+mod metrics;
+pub mod model;
+pub mod operations;
+mod stream;
+
+use std::{
+    fs,
+    io::Write as _,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context as _, Result};
+use axum::{Router, middleware, routing::get};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument, info, info_span};
+
+use crate::{
+    actors::{self, actor::Slots, engine::Engine},
+    client::lattice::Lattice,
+    config::{self, Secret},
+    control::state::HostState,
+    lattice::connection::Nats,
+    links::Live,
+    meter::Meter,
+    peers::Peers,
+    providers, router, rpc,
+    store::Store,
+    vigil::Vigil,
+};
+use door::Door;
+use model::Model;
+use operations::Operations;
+
+/// The name of the file with a token that was made up.
+const TOKEN_FILE: &str = "dashboard.token";
+
+/// What the dashboard works with.
+pub struct Parts {
+    pub host: HostState,
+    /// The lattice, as a client sees it.
+    pub lattice: Lattice,
+    pub ctl: Nats,
+    pub rpc: Nats,
+    /// Makes the calls of the call tester.
+    pub caller: rpc::client::Client,
+    pub store: Store,
+    pub links: Live,
+    pub peers: Peers,
+    pub meter: Meter,
+    pub router: router::Router,
+    pub engine: Engine,
+    pub slots: Slots,
+    pub actors: actors::supervisor::Handle,
+    pub providers: providers::supervisor::Handle,
+    pub vigil: Vigil,
+    /// Copies of a bucket for uploads, should it have to be made.
+    pub kv_replicas: usize,
+    /// The host is stopping.
+    pub closing: CancellationToken,
+}
+
+/// The dashboard of a host. Cheap to clone.
+#[derive(Clone)]
+pub struct Dashboard(Arc<Inner>);
+
+struct Inner {
+    parts: Parts,
+    door: Door,
+    model: Model,
+    operations: Operations,
+    /// Tells one start of the host from the next.
+    life: String,
+}
+
+/// Where the dashboard is, for those who tell users.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub address: SocketAddr,
+    /// The file with the token that opens it, if it was made up.
+    pub token_file: Option<PathBuf>,
+}
+
+impl Place {
+    /// The address of the page on this machine.
+    pub fn url(&self) -> String {
+        let ip = self.address.ip();
+        let host = if ip.is_unspecified() { "localhost".to_owned() } else { SocketAddr::new(ip, 0).to_string() };
+        let host = host.strip_suffix(":0").unwrap_or(&host);
+        format!("http://{host}:{}", self.address.port())
+    }
+}
+
+impl Dashboard {
+    /// Listens, and answers from here on.
+    pub async fn open(
+        parts: Parts,
+        settings: &config::Dashboard,
+        state_dir: &Path,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Result<Place> {
+        let listener = listen::bind(settings.address).await?;
+        let address = listener.local_addr().context("read the address")?;
+        let (token, token_file) = match (&settings.token, address.ip().is_loopback()) {
+            (Some(token), _) => (Some(token.clone()), None),
+            (None, true) => (None, None),
+            (None, false) => {
+                let path = state_dir.join(TOKEN_FILE);
+                let token = kept_token(&path).with_context(|| format!("keep a token in {}", path.display()))?;
+                (Some(token), Some(path))
+            }
+        };
+        let place = Place { address, token_file };
+        Self::announce(&place, settings.address.port());
+        let model = Model::new(parts.host.facts().id.as_str());
+        let operations = Operations::new(model.clone(), stop.clone());
+        let door = Door::new(token.as_ref(), settings.names.clone(), address.port());
+        let life = uuid::Uuid::new_v4().simple().to_string();
+        let dashboard = Self(Arc::new(Inner { parts, door, model, operations, life }));
+        dashboard.spawn(listener, tasks, stop);
+        Ok(place)
+    }
+
+    fn announce(place: &Place, wanted: u16) {
+        let url = place.url();
+        match &place.token_file {
+            Some(file) => info!("Dashboard at {url}, with the token in {}", file.display()),
+            None => info!("Dashboard at {url}"),
+        }
+        if wanted != 0 && place.address.port() != wanted {
+            info!(port = wanted, "the port is taken, so the dashboard has the next free one");
+        }
+    }
+
+    fn spawn(&self, listener: TcpListener, tasks: &TaskTracker, stop: &CancellationToken) {
+        let keeper = model::keeper::Keeper::new(self.clone());
+        tasks.spawn(keeper.run(stop.clone()).instrument(info_span!("dashboard")));
+        let app = self.clone().app();
+        tasks.spawn(listen::run(listener, app, stop.clone()).instrument(info_span!("dashboard")));
+    }
+
+    fn app(self) -> Router {
+        let mut app = Router::new()
+            .route("/", get(assets::page))
+            .route("/login", get(assets::login))
+            .route("/favicon.ico", get(assets::icon))
+            .route("/assets/{*path}", get(assets::file))
+            .route("/healthz", get(health::live))
+            .route("/api/livez", get(health::live))
+            .route("/readyz", get(health::ready))
+            .route("/api/readyz", get(health::ready))
+            .route("/metrics", get(metrics::metrics));
+        for page in assets::PAGES {
+            app = app.route(&format!("/{page}"), get(assets::page));
+            app = app.route(&format!("/{page}/{{*rest}}"), get(assets::page));
+        }
+        app.merge(api::routes())
+            .fallback(api::not_found)
+            .layer(middleware::from_fn_with_state(self.clone(), door::guard))
+            .with_state(self)
+    }
+
+    fn parts(&self) -> &Parts {
+        &self.0.parts
+    }
+
+    fn door(&self) -> &Door {
+        &self.0.door
+    }
+
+    fn model(&self) -> &Model {
+        &self.0.model
+    }
+
+    fn operations(&self) -> &Operations {
+        &self.0.operations
+    }
+
+    fn lattice(&self) -> &Lattice {
+        &self.0.parts.lattice
+    }
+}
+
+/// The token that is kept in a file nobody else may read; made up if there is none.
+fn kept_token(path: &Path) -> Result<Secret> {
+    match fs::read_to_string(path) {
+        Ok(text) if !text.trim().is_empty() => return Ok(Secret::new(text.trim())),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    let dir = path.parent().context("a directory")?;
+    fs::create_dir_all(dir)?;
+    let token = door::random();
+    // Readable for its owner only, from the beginning.
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    writeln!(file, "{token}")?;
+    file.persist(path)?;
+    Ok(Secret::new(token))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_made_up_once_and_nobody_else_may_read_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state").join(TOKEN_FILE);
+        let first = kept_token(&path).unwrap();
+        assert!(first.expose().len() > 40);
+        assert_eq!(kept_token(&path).unwrap(), first);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn the_page_is_named_as_a_browser_takes_it() {
+        let url = |address: &str| Place { address: address.parse().unwrap(), token_file: None }.url();
+        assert_eq!(url("127.0.0.1:4000"), "http://127.0.0.1:4000");
+        assert_eq!(url("[::1]:4001"), "http://[::1]:4001");
+        assert_eq!(url("0.0.0.0:4000"), "http://localhost:4000");
+    }
+}

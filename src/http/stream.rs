@@ -1,0 +1,80 @@
+//! `GET /api/v1/stream`: what changes, as server-sent events, so that the page asks for nothing that did not change.
+//!
+//! A stream that cannot keep up is told to fetch everything, and goes on. It ends when the host stops, and the page connects
+//! again to whatever comes then.
+
+use std::{convert::Infallible, time::Duration};
+
+use axum::{
+    extract::State,
+    response::{
+        IntoResponse, Response, Sse,
+        sse::{Event, KeepAlive},
+    },
+};
+use futures::{Stream, stream};
+use serde_json::{Map, Value, json};
+use tokio::sync::broadcast::error::RecvError;
+
+use super::{
+    Dashboard,
+    api::Refusal,
+    model::{Collection, View},
+};
+
+/// Streams at a time.
+const STREAMS_MAX: usize = 256;
+/// Proxies close what is silent for longer.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// `GET /api/v1/stream`
+pub async fn stream(State(dashboard): State<Dashboard>) -> Response {
+    let model = dashboard.model().clone();
+    if model.viewers() >= STREAMS_MAX {
+        let text = format!("{STREAMS_MAX} pages are open already; close one");
+        return Refusal::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    }
+    let view = model.view();
+    Sse::new(events(dashboard, view)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+}
+
+fn events(dashboard: Dashboard, view: View) -> impl Stream<Item = Result<Event, Infallible>> {
+    let facts = dashboard.parts().host.facts();
+    let hello = json!({
+        "lattice": facts.lattice,
+        "host_id": facts.id.as_str(),
+        "host_name": facts.friendly_name,
+        "version": crate::control::state::VERSION,
+        "life": dashboard.0.life,
+        "needs_login": dashboard.door().asks_for_token(),
+    });
+    let first = [event("hello", &hello.to_string()), everything(&dashboard)];
+    let state = (first.into_iter(), view, dashboard);
+    stream::unfold(state, |(mut first, mut view, dashboard)| async move {
+        if let Some(event) = first.next() {
+            return Some((Ok(event), (first, view, dashboard)));
+        }
+        let event = tokio::select! {
+            () = dashboard.parts().closing.cancelled() => return None,
+            news = view.news.recv() => match news {
+                Ok(news) => event(news.name, &news.data),
+                Err(RecvError::Lagged(_)) => everything(&dashboard),
+                Err(RecvError::Closed) => return None,
+            },
+        };
+        Some((Ok(event), (first, view, dashboard)))
+    })
+}
+
+/// All revisions, so that the page fetches whatever it shows.
+fn everything(dashboard: &Dashboard) -> Event {
+    let revisions: Map<String, Value> = Collection::ALL
+        .iter()
+        .map(|collection| (collection.name().to_owned(), dashboard.model().revision(*collection).into()))
+        .collect();
+    event("change", &Value::Object(revisions).to_string())
+}
+
+fn event(name: &str, data: &str) -> Event {
+    Event::default().event(name).data(data)
+}

@@ -1,0 +1,136 @@
+//! What the dashboard's API takes in a lattice of 200 hosts with 1 000 actors each; beside it the bare thing, an answer of the
+//! same server that has nothing to do.
+//!
+//! `cargo bench --bench dashboard`; `-- distinct` gives each host actors of its own, 200 000 in all. The other hosts are made up:
+//! they beat and answer for their inventories over a real NATS server. Medians.
+
+mod common;
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use common::{free_port, median, millis, start_host_with, start_server};
+
+const HOSTS: usize = 200;
+const ACTORS: usize = 1000;
+const ROUNDS: usize = 50;
+
+fn main() {
+    let distinct = std::env::args().any(|argument| argument == "distinct");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(run(distinct));
+}
+
+async fn run(distinct: bool) {
+    let dir = TempDir::new().expect("a directory");
+    let (server, address) = start_server(&dir).await;
+    let port = free_port().to_string();
+    let host = start_host_with(&dir, &address, &[("dashboard_port", &port)]).await;
+    let url = host.dashboard().expect("a dashboard").url();
+    let http = reqwest::Client::builder().build().expect("a client");
+    let get = |path: &str| {
+        let request = http.get(format!("{url}{path}"));
+        async move { request.send().await.expect("an answer").bytes().await.expect("a body") }
+    };
+    let memory_before = resident();
+    let client = async_nats::connect(&address).await.expect("connected");
+    let answering = tokio::spawn(answer(client.clone(), distinct));
+    client.flush().await.expect("flushed");
+    get("/api/v1/hosts").await;
+    let began = Instant::now();
+    for number in 0..HOSTS {
+        let beat = beat(number, distinct).to_string();
+        client.publish("wasmbus.evt.default", beat.into()).await.expect("published");
+    }
+    client.flush().await.expect("flushed");
+    let all = (HOSTS * ACTORS) as u64;
+    loop {
+        let overview: Value = serde_json::from_slice(&get("/api/v1/overview").await).expect("JSON");
+        if overview["counts"]["replicas"].as_u64() == Some(all) {
+            break;
+        }
+    }
+    println!("{HOSTS} hosts with {ACTORS} actors known after   {:>10.1} ms", millis(began.elapsed()));
+    if let (Some(before), Some(now)) = (memory_before, resident()) {
+        println!("memory for all of it                      {:>10.1} MB", (now.saturating_sub(before)) as f64 / 1e6);
+    }
+    let bare = measure(|| get("/healthz")).await;
+    println!("bare answer                               {bare:>10.2} ms");
+    for path in [
+        "/api/v1/overview",
+        "/api/v1/hosts",
+        "/api/v1/actors?limit=200",
+        "/api/v1/actors?limit=200&offset=800&sort=-replicas",
+        "/api/v1/actors?limit=200&q=actor+7",
+    ] {
+        let took = measure(|| get(path)).await;
+        println!("{path:<52}{took:>8.2} ms  {:>6.1} x bare", took / bare);
+    }
+    answering.abort();
+    host.stop(None).await;
+    server.stop().await;
+}
+
+async fn measure<F: Future<Output = Bytes>>(ask: impl Fn() -> F) -> f64 {
+    let mut times = Vec::new();
+    for _ in 0..ROUNDS {
+        let began = Instant::now();
+        ask().await;
+        times.push(millis(began.elapsed()));
+    }
+    median(times)
+}
+
+/// Key of a made-up host or actor.
+fn key(prefix: char, number: usize) -> String {
+    format!("{prefix}{number:0>55}")
+}
+
+fn actor(host: usize, number: usize, distinct: bool) -> usize {
+    if distinct { host * ACTORS + number } else { number }
+}
+
+fn beat(host: usize, distinct: bool) -> Value {
+    let actors: serde_json::Map<String, Value> =
+        (0..ACTORS).map(|number| (key('M', actor(host, number, distinct)), json!(1))).collect();
+    json!({
+        "specversion": "1.0", "id": format!("{host}"), "type": "com.wasmcloud.lattice.host_heartbeat", "source": key('N', host),
+        "time": "2022-06-01T00:00:00Z", "datacontenttype": "application/json",
+        "data": {
+            "friendly_name": format!("host-{host}"), "labels": { "machine": format!("m{}", host % 10) }, "uptime_seconds": 60,
+            "version": "0.63.0", "actors": actors, "providers": [],
+        },
+    })
+}
+
+async fn answer(client: async_nats::Client, distinct: bool) {
+    let mut asked = client.subscribe("wasmbus.ctl.default.get.*.inv").await.expect("subscribed");
+    while let Some(message) = asked.next().await {
+        let id = message.subject.split('.').nth(4).unwrap_or_default().to_owned();
+        let Some(reply) = message.reply else { continue };
+        let Some(host) = id.strip_prefix('N').and_then(|number| number.parse::<usize>().ok()) else { continue };
+        let one = |number: usize| {
+            let number = actor(host, number, distinct);
+            json!({
+                "id": key('M', number), "image_ref": format!("registry.example/actor{number}:0.1.0"),
+                "name": format!("actor {number}"),
+                "instances": [{ "annotations": {}, "instance_id": "i", "revision": 1, "max_instances": 1 }],
+            })
+        };
+        let inventory = json!({
+            "host_id": id, "friendly_name": format!("host-{host}"), "labels": { "machine": format!("m{}", host % 10) },
+            "version": "0.63.0", "uptime_seconds": 60, "providers": [], "actors": (0..ACTORS).map(one).collect::<Vec<_>>(),
+        });
+        let _ = client.publish(reply, inventory.to_string().into()).await;
+    }
+}
+
+fn resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}

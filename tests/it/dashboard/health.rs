@@ -1,0 +1,70 @@
+//! Health checks and metrics.
+
+use std::time::{Duration, Instant};
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::{Dashboard, start};
+use crate::harness::{ECHO, Server, eventually, example};
+
+async fn check(dashboard: &Dashboard, path: &str) -> (StatusCode, Value) {
+    let answer = reqwest::get(dashboard.url.join(path).unwrap()).await.expect("an answer");
+    (answer.status(), answer.json().await.expect("JSON"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_follows_the_nats_server_and_liveness_does_not() {
+    let server = Server::start().await;
+    let dashboard = Dashboard::start(&server).await;
+    for (path, member) in [("/healthz", "live"), ("/api/livez", "live"), ("/readyz", "ready"), ("/api/readyz", "ready")]
+    {
+        let (status, body) = check(&dashboard, path).await;
+        assert_eq!((status, &body[member]), (StatusCode::OK, &json!(true)), "{path}: {body}");
+    }
+    // Frozen, it holds its connections and answers nothing.
+    server.freeze().await;
+    let began = Instant::now();
+    let (status, body) = check(&dashboard, "/readyz").await;
+    assert_eq!((status, &body["ready"]), (StatusCode::SERVICE_UNAVAILABLE, &json!(false)), "{body}");
+    assert!(began.elapsed() < Duration::from_secs(5), "it must not hang with the server");
+    let why = body["checks"][0]["why"].as_str().unwrap();
+    assert!(why.contains("NATS server does not answer"), "{why}");
+    assert_eq!(check(&dashboard, "/healthz").await.0, StatusCode::OK);
+    server.thaw();
+    eventually("the host is ready again", || async {
+        (check(&dashboard, "/readyz").await.0 == StatusCode::OK).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_are_of_this_host() {
+    let server = Server::start().await;
+    let dashboard = Dashboard::start(&server).await;
+    dashboard.done(Method::POST, "/actors", start(&example("echo"), None)).await;
+    let call = json!({ "actor_id": ECHO, "operation": "No.Such\"Operation", "payload": {} });
+    dashboard.send(Method::POST, "/call", Some(call)).await;
+    let answer = reqwest::get(dashboard.url.join("/metrics").unwrap()).await.unwrap();
+    let kind = answer.headers()["content-type"].to_str().unwrap().to_owned();
+    assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
+    let text = answer.text().await.unwrap();
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    for line in [
+        "lattice_host_info{",
+        "lattice_invocations_total{target=\"MBA7",
+        "operation=\"No.Such\\\"Operation\"",
+        "lattice_invocation_duration_seconds_bucket{le=\"+Inf\"",
+        "lattice_actor_permits{actor=\"MBA7",
+        "lattice_actor_queue_depth{actor=\"MBA7",
+        "lattice_instance_pool_slots{state=\"free\"}",
+        "lattice_module_compile_duration_seconds_count 1",
+        "lattice_nats_round_trip_seconds{connection=\"ctl\"}",
+        "lattice_nats_reconnects_total{connection=\"rpc\"} 0",
+        "lattice_store_lag_seconds 0",
+        "lattice_store_entries{kind=\"claims\"}",
+        "# TYPE lattice_provider_restarts counter",
+    ] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
+}

@@ -1,0 +1,101 @@
+//! The dashboard: its API, who may enter, health checks and metrics with plain requests; and the page in a real browser.
+
+mod api;
+mod browser;
+mod door;
+mod health;
+
+use reqwest::{Method, StatusCode, Url};
+use serde_json::{Value, json};
+
+use crate::harness::{HostBuilder, PATIENCE, Server, TestHost, eventually, host, nats::free_port};
+
+/// A host with a dashboard, and a client of it.
+pub struct Dashboard {
+    pub host: TestHost,
+    pub url: Url,
+    http: reqwest::Client,
+}
+
+/// A host whose dashboard is on a free port.
+pub fn with_dashboard(builder: HostBuilder) -> HostBuilder {
+    builder.set("dashboard_port", &free_port().to_string())
+}
+
+impl Dashboard {
+    pub async fn start(server: &Server) -> Self {
+        Self::of(with_dashboard(host(server)).start().await)
+    }
+
+    pub fn of(host: TestHost) -> Self {
+        let place = host.host().dashboard().expect("a dashboard");
+        let url = place.url().parse().expect("an address");
+        let http = reqwest::Client::builder().timeout(PATIENCE).build().expect("a client");
+        Self { host, url, http }
+    }
+
+    /// The address of something below `/api/v1`.
+    pub fn at(&self, path: &str) -> Url {
+        self.url.join(&format!("/api/v1{path}")).expect("a path")
+    }
+
+    /// What is at a path of the API.
+    pub async fn get(&self, path: &str) -> Value {
+        let (status, body) = self.send(Method::GET, path, None).await;
+        assert!(status.is_success(), "{path}: {status} {body}");
+        body
+    }
+
+    pub async fn send(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+        let mut request = self.http.request(method, self.at(path));
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let answer = request.send().await.unwrap_or_else(|error| panic!("{path}: {error}"));
+        let status = answer.status();
+        let text = answer.text().await.unwrap_or_default();
+        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
+    /// Makes a change and waits for its end; returns the operation.
+    pub async fn change(&self, method: Method, path: &str, body: Value) -> Value {
+        let body = if body.is_null() { None } else { Some(body) };
+        let (status, begun) = self.send(method, path, body).await;
+        assert_eq!(status, StatusCode::ACCEPTED, "{path}: {begun}");
+        eventually(&format!("{} ends", begun["title"]), || async {
+            let all = self.get("/operations").await;
+            let all = all["items"].as_array()?;
+            let operation = all.iter().find(|operation| operation["id"] == begun["id"])?;
+            (operation["state"] != "running").then(|| operation.clone())
+        })
+        .await
+    }
+
+    /// The same, and it must be done.
+    pub async fn done(&self, method: Method, path: &str, body: Value) -> Value {
+        let operation = self.change(method, path, body).await;
+        assert_eq!(operation["state"], "done", "{operation}");
+        operation
+    }
+
+    /// Waits until a look at the API finds something.
+    pub async fn until<T>(&self, path: &str, found: impl Fn(&Value) -> Option<T>) -> T {
+        eventually(path, || async {
+            let body = self.get(path).await;
+            found(&body)
+        })
+        .await
+    }
+
+    /// Sends a file.
+    pub async fn upload(&self, content: Vec<u8>) -> (StatusCode, Value) {
+        let request = self.http.post(self.at("/uploads")).header("content-type", "application/octet-stream");
+        let answer = request.body(content).send().await.expect("an answer");
+        (answer.status(), answer.json().await.expect("JSON"))
+    }
+}
+
+/// What starts an actor by a reference.
+pub fn start(reference: &str, host_id: Option<&str>) -> Value {
+    json!({ "reference": reference, "host_id": host_id, "max": 1 })
+}
