@@ -289,9 +289,11 @@ async fn what_runs_is_changed_and_stopped_with_the_mouse() {
     submit(&browser, "has stopped").await;
 
     browser.open(&at("/activity")).await;
-    browser.with_text("main", "Scale echo to 9").await;
-    browser.with_text("main", "failed").await;
+    browser.see("main h1").await;
+    settled(&browser).await;
     browser.picture("activity-after").await;
+    browser.with_text("main", "Scale echo to 9").await;
+    browser.with_text("main", "/nowhere/echo.wasm").await;
     assert_eq!(browser.complaints().await, Vec::<String>::new());
 
     browser.open(&at(&format!("/hosts/{id}"))).await;
@@ -300,7 +302,7 @@ async fn what_runs_is_changed_and_stopped_with_the_mouse() {
     let mut host = dashboard.host;
     host.stop_requested().await;
     host.stop().await;
-    browser.with_text("body", "reconnect").await;
+    browser.with_text("body", "The host does not answer").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

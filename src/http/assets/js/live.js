@@ -6,6 +6,8 @@ import { createStore, useStore } from "./store.js";
 import { noteServerTime, now } from "./clock.js";
 
 const STALE_AFTER_MS = 8000;
+/** A page that is hidden for so long lets its stream go, and takes it up again when it is seen. */
+const REST_AFTER_MS = 20000;
 const POINTS = 300;
 const FETCH_GAP_MS = 250;
 const CACHE_SIZE = 40;
@@ -126,11 +128,19 @@ export function reconnect() {
   connect();
 }
 
+/** Ends the stream of a page that nobody sees: browsers open six connections to a host, for all of its pages together. */
+function rest() {
+  clearTimeout(retryTimer);
+  source?.close();
+  source = null;
+}
+
 /** Opens the stream; called once by main.js. */
 export function startLive() {
   heard = Date.now();
   connect();
   setInterval(() => {
+    if (!source) return;
     const { connection } = live.get();
     if (connection === "live" && Date.now() - heard > STALE_AFTER_MS) {
       setConnection("stale", "Nothing was heard from the host for 8 seconds.", heard);
@@ -139,9 +149,14 @@ export function startLive() {
     }
   }, 1000);
   addEventListener("online", reconnect);
+  let restTimer = 0;
   document.addEventListener("visibilitychange", () => {
-    if (!document.hidden && live.get().connection === "disconnected") reconnect();
+    clearTimeout(restTimer);
+    if (document.hidden) restTimer = setTimeout(rest, REST_AFTER_MS);
+    else if (!source || live.get().connection === "disconnected") reconnect();
   });
+  addEventListener("pagehide", rest);
+  addEventListener("pageshow", (event) => event.persisted && reconnect());
 }
 
 // The last answers, so that going back shows at once what was seen before.
