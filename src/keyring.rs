@@ -336,7 +336,7 @@ fn read(path: &Path) -> io::Result<String> {
 }
 
 /// Writes a file that must not exist, for its owner only.
-fn write(dir: &Path, path: &Path, seed: &str) -> io::Result<()> {
+pub fn write(dir: &Path, path: &Path, seed: &str) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]

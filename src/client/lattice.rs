@@ -71,7 +71,7 @@ impl Lattice {
         let mut hosts: Vec<HostReply> = Vec::new();
         let began = Instant::now();
         let mut until = began + self.timeout;
-        let mut replies = self.scatter(&Control::PingHosts, &Value::Null).await?;
+        let mut replies = self.scatter(&Control::PingHosts, &Value::Null, until).await?;
         let mut known = BTreeSet::new();
         while let Ok(Some(message)) = timeout_at(until, replies.next()).await {
             if is_nobody(&message) {
@@ -189,7 +189,7 @@ impl Lattice {
         fits: impl Fn(&str) -> bool,
     ) -> Result<Option<String>> {
         let until = Instant::now() + wait;
-        let mut bids = self.scatter(auction, request).await?;
+        let mut bids = self.scatter(auction, request, until).await?;
         while let Ok(Some(message)) = timeout_at(until, bids.next()).await {
             if is_nobody(&message) {
                 return Err(self.nobody(self.subjects.control(auction)).into());
@@ -215,7 +215,7 @@ impl Lattice {
     ) -> Result<BTreeSet<String>> {
         let (auction, request) = auction(reference, link_name, constraints);
         let until = Instant::now() + wait;
-        let mut bids = self.scatter(&auction, &request).await?;
+        let mut bids = self.scatter(&auction, &request, until).await?;
         let mut offers = BTreeSet::new();
         while offers.len() < expected
             && let Ok(Some(message)) = timeout_at(until, bids.next()).await
@@ -280,14 +280,19 @@ impl Lattice {
     }
 
     /// Sends a request whose answers are collected from what is returned.
-    async fn scatter(&self, request: &Control, body: &Value) -> Result<Subscriber, RequestError> {
+    async fn scatter(&self, request: &Control, body: &Value, until: Instant) -> Result<Subscriber, RequestError> {
         let subject = self.subjects.control(request);
         let transport = |cause: String| RequestError::Transport { subject: subject.clone(), cause };
-        let inbox = self.client.new_inbox();
-        let replies = self.client.subscribe(inbox.clone()).await.map_err(|e| transport(e.to_string()))?;
-        let sent = self.client.publish_with_reply(subject.clone(), inbox, encode(body)).await;
-        sent.map_err(|e| transport(e.to_string()))?;
-        Ok(replies)
+        let sent = async {
+            let inbox = self.client.new_inbox();
+            let replies = self.client.subscribe(inbox.clone()).await.map_err(|e| transport(e.to_string()))?;
+            let sent = self.client.publish_with_reply(subject.clone(), inbox, encode(body)).await;
+            sent.map_err(|e| transport(e.to_string()))?;
+            Ok(replies)
+        };
+        // A connection whose queue is full takes nothing until its server is back.
+        let full = || transport("the connection does not take it in time; is the NATS server away?".to_owned());
+        timeout_at(until, sent).await.unwrap_or_else(|_| Err(full()))
     }
 
     /// Hears events from now on; those who act afterwards miss none.

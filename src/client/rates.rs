@@ -46,12 +46,14 @@ impl Row {
     }
 }
 
+/// The rows of an earlier look, by id and link name.
+type Before<'a> = HashMap<(&'a str, &'a str), &'a HostRow>;
 /// Id, link name and operation.
 type Key = (String, String, String);
 
 /// The rows between an earlier look at each host and one of now. Of a host that was not looked at before, or was started again
 /// since, everything it has counted is taken.
-pub fn between(earlier: &HashMap<String, Look>, now: &[Look]) -> Vec<Row> {
+pub fn between<'a>(earlier: &'a HashMap<String, Look>, now: &[Look]) -> Vec<Row> {
     let served: BTreeSet<(&str, &str)> =
         now.iter().flat_map(|look| &look.served).map(|row| (&*row.id, &*row.link_name)).collect();
     let mut rows: BTreeMap<Key, Row> = BTreeMap::new();
@@ -59,19 +61,25 @@ pub fn between(earlier: &HashMap<String, Look>, now: &[Look]) -> Vec<Row> {
         let before = earlier.get(&look.host_id).filter(|before| before.uptime_ms <= look.uptime_ms);
         let took_ms = look.uptime_ms - before.map_or(0, |before| before.uptime_ms);
         let seconds = took_ms.max(1) as f64 / 1000.0;
+        let index =
+            |rows: &'a [HostRow]| rows.iter().map(|row| ((&*row.id, &*row.link_name), row)).collect::<Before<'_>>();
+        let (served_before, called_before) = match before {
+            Some(before) => (index(&before.served), index(&before.called)),
+            None => Default::default(),
+        };
         for row in &look.served {
-            add(&mut rows, row, before.map(|before| &before.served), seconds, false);
+            add(&mut rows, row, &served_before, seconds, false);
         }
         let elsewhere = |row: &&HostRow| !served.contains(&(&*row.id, &*row.link_name));
         for row in look.called.iter().filter(elsewhere) {
-            add(&mut rows, row, before.map(|before| &before.called), seconds, true);
+            add(&mut rows, row, &called_before, seconds, true);
         }
     }
     rows.into_values().collect()
 }
 
-fn add(rows: &mut BTreeMap<Key, Row>, row: &HostRow, before: Option<&Vec<HostRow>>, seconds: f64, by_callers: bool) {
-    let before = before.and_then(|rows| rows.iter().find(|b| b.id == row.id && b.link_name == row.link_name));
+fn add(rows: &mut BTreeMap<Key, Row>, row: &HostRow, before: &Before<'_>, seconds: f64, by_callers: bool) {
+    let before = before.get(&(&*row.id, &*row.link_name));
     // What was not called has a row nevertheless.
     let operations: BTreeSet<&str> = match row.operations.is_empty() {
         true => BTreeSet::from([""]),

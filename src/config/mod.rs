@@ -257,7 +257,7 @@ fn dashboard(table: &Resolved, warnings: &mut Vec<String>) -> Option<Dashboard> 
     let port = u16::try_from(table.integer("dashboard_port")).ok().filter(|port| *port > 0)?;
     let address = table.text("dashboard_address").and_then(|text| text.parse().ok());
     let address = address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    let token = table.secret("dashboard_token");
+    let token = table.secret("dashboard_token").filter(|token| !token.expose().trim().is_empty());
     if token.as_ref().is_some_and(|token| token.expose().chars().count() < TOKEN_CHARS) {
         warnings.push(format!("dashboard_token has fewer than {TOKEN_CHARS} characters; a short token can be guessed"));
     }

@@ -338,7 +338,7 @@ impl Host {
                     closing: closing.clone(),
                 };
                 // A host without one works as well.
-                Dashboard::open(parts, settings, &dirs.state, &tasks, &closing)
+                Dashboard::open(parts, settings, &dirs.state, &tasks, &stop)
                     .await
                     .inspect_err(|error| error!("no dashboard: {error:#}"))
                     .ok()

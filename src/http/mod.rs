@@ -27,7 +27,6 @@ mod stream;
 
 use std::{
     fs,
-    io::Write as _,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -44,6 +43,7 @@ use crate::{
     client::lattice::Lattice,
     config::{self, Secret},
     control::state::HostState,
+    keyring,
     lattice::connection::Nats,
     links::Live,
     meter::Meter,
@@ -138,7 +138,7 @@ impl Dashboard {
         let place = Place { address, token_file };
         Self::announce(&place, settings.address.port());
         let model = Model::new(parts.host.facts().id.as_str());
-        let operations = Operations::new(model.clone(), stop.clone());
+        let operations = Operations::new(model.clone(), parts.closing.clone());
         let door = Door::new(token.as_ref(), settings.names.clone(), address.port());
         let life = uuid::Uuid::new_v4().simple().to_string();
         let dashboard = Self(Arc::new(Inner { parts, door, model, operations, life }));
@@ -158,8 +158,7 @@ impl Dashboard {
     }
 
     fn spawn(&self, listener: TcpListener, tasks: &TaskTracker, stop: &CancellationToken) {
-        let keeper = model::keeper::Keeper::new(self.clone());
-        tasks.spawn(keeper.run(stop.clone()).instrument(info_span!("dashboard")));
+        tasks.spawn(model::keeper::keep(self.clone(), stop.clone()).instrument(info_span!("dashboard")));
         let app = self.clone().app();
         tasks.spawn(listen::run(listener, app, stop.clone()).instrument(info_span!("dashboard")));
     }
@@ -214,13 +213,15 @@ fn kept_token(path: &Path) -> Result<Secret> {
         _ => {}
     }
     let dir = path.parent().context("a directory")?;
-    fs::create_dir_all(dir)?;
     let token = door::random();
-    // Readable for its owner only, from the beginning.
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    writeln!(file, "{token}")?;
-    file.persist(path)?;
-    Ok(Secret::new(token))
+    match keyring::write(dir, path, &token) {
+        Ok(()) => Ok(Secret::new(token)),
+        // Another host of this user was faster.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            Ok(Secret::new(fs::read_to_string(path)?.trim()))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[cfg(test)]

@@ -6,16 +6,22 @@
 
 use std::{
     collections::VecDeque,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use futures::FutureExt as _;
 use serde::Serialize;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument as _, info_span};
 use utoipa::ToSchema;
 
 use super::model::{Model, now_ms};
-use crate::{client::OutcomeUnknown, control::types::Step};
+use crate::{
+    client::{OutcomeUnknown, lattice::RequestError},
+    control::types::Step,
+};
 
 /// Operations that can be read again.
 const KEPT: usize = 200;
@@ -133,19 +139,23 @@ impl Operations {
         };
         {
             let mut all = self.locked();
-            if all.len() >= KEPT {
-                all.pop_front();
+            if all.len() >= KEPT
+                && let Some(ended) = all.iter().position(|operation| operation.state != Progress::Running)
+            {
+                all.remove(ended);
             }
             all.push_back(operation.clone());
         }
         self.model.tell("operation", &operation);
         let handle = Work { id: operation.id.as_str().into(), operations: self.clone() };
         let work = work(handle.clone());
-        let stop = self.stop.clone();
+        let (stop, kind) = (self.stop.clone(), begun.kind);
         self.tasks.spawn(async move {
+            let work = AssertUnwindSafe(work).catch_unwind();
             let outcome = tokio::select! {
                 outcome = tokio::time::timeout(DEADLINE, work) => match outcome {
-                    Ok(outcome) => outcome,
+                    Ok(Ok(outcome)) => outcome,
+                    Ok(Err(_)) => Err(OutcomeUnknown("the operation panicked, which is a bug of the host".into()).into()),
                     Err(_) => Err(OutcomeUnknown(format!("no end within {} s", DEADLINE.as_secs())).into()),
                 },
                 () = stop.cancelled() => {
@@ -153,7 +163,7 @@ impl Operations {
                 }
             };
             handle.end(outcome);
-        });
+        }.instrument(info_span!("operation", kind)));
         Ok(operation)
     }
 
@@ -243,7 +253,7 @@ impl Work {
                     }
                 }
                 Err(error) => {
-                    let is_unknown = error.chain().any(|cause| cause.is::<OutcomeUnknown>());
+                    let is_unknown = error.chain().any(may_be_done);
                     operation.state = if is_unknown { Progress::Unknown } else { Progress::Failed };
                     operation.text = Some(format!("{error:#}"));
                 }
@@ -251,6 +261,11 @@ impl Work {
             true
         });
     }
+}
+
+/// Whether an error says that nobody knows what came of it.
+pub fn may_be_done(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.is::<OutcomeUnknown>() || matches!(cause.downcast_ref(), Some(RequestError::TimedOut { .. }))
 }
 
 #[cfg(test)]

@@ -27,7 +27,9 @@ const STREAMS_MAX: usize = 256;
 /// Proxies close what is silent for longer.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// `GET /api/v1/stream`
+/// What changes, as server-sent events: hello, change, overview, event, operation, tick
+#[utoipa::path(get, path = "/api/v1/stream", tag = "lattice",
+    responses((status = 200, content_type = "text/event-stream", description = "events without end")))]
 pub async fn stream(State(dashboard): State<Dashboard>) -> Response {
     let model = dashboard.model().clone();
     if model.viewers() >= STREAMS_MAX {
@@ -39,16 +41,7 @@ pub async fn stream(State(dashboard): State<Dashboard>) -> Response {
 }
 
 fn events(dashboard: Dashboard, view: View) -> impl Stream<Item = Result<Event, Infallible>> {
-    let facts = dashboard.parts().host.facts();
-    let hello = json!({
-        "lattice": facts.lattice,
-        "host_id": facts.id.as_str(),
-        "host_name": facts.friendly_name,
-        "version": crate::control::state::VERSION,
-        "life": dashboard.0.life,
-        "needs_login": dashboard.door().asks_for_token(),
-    });
-    let first = [event("hello", &hello.to_string()), everything(&dashboard)];
+    let first = vec![hello(&dashboard), everything(&dashboard)];
     let state = (first.into_iter(), view, dashboard);
     stream::unfold(state, |(mut first, mut view, dashboard)| async move {
         if let Some(event) = first.next() {
@@ -58,12 +51,30 @@ fn events(dashboard: Dashboard, view: View) -> impl Stream<Item = Result<Event, 
             () = dashboard.parts().closing.cancelled() => return None,
             news = view.news.recv() => match news {
                 Ok(news) => event(news.name, &news.data),
-                Err(RecvError::Lagged(_)) => everything(&dashboard),
+                // As if it had just begun: operations are not among the lists that have revisions.
+                Err(RecvError::Lagged(_)) => {
+                    first = vec![everything(&dashboard)].into_iter();
+                    hello(&dashboard)
+                }
                 Err(RecvError::Closed) => return None,
             },
         };
         Some((Ok(event), (first, view, dashboard)))
     })
+}
+
+/// Who this is; the page begins anew with it.
+fn hello(dashboard: &Dashboard) -> Event {
+    let facts = dashboard.parts().host.facts();
+    let hello = json!({
+        "lattice": facts.lattice,
+        "host_id": facts.id.as_str(),
+        "host_name": facts.friendly_name,
+        "version": crate::control::state::VERSION,
+        "life": dashboard.0.life,
+        "needs_login": dashboard.door().asks_for_token(),
+    });
+    event("hello", &hello.to_string())
 }
 
 /// All revisions, so that the page fetches whatever it shows.

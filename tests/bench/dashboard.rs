@@ -6,7 +6,7 @@
 
 mod common;
 
-use std::time::Instant;
+use std::{collections::HashMap, time::Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -85,9 +85,16 @@ async fn measure<F: Future<Output = Bytes>>(ask: impl Fn() -> F) -> f64 {
     median(times)
 }
 
-/// Key of a made-up host or actor.
-fn key(prefix: char, number: usize) -> String {
-    format!("{prefix}{number:0>55}")
+/// Key of a made-up host.
+fn host_key(number: usize) -> String {
+    let mut seed = [0; 32];
+    seed[..8].copy_from_slice(&(number as u64 + 1).to_le_bytes());
+    nkeys::KeyPair::new_from_raw(nkeys::KeyPairType::Server, seed).expect("a key").public_key()
+}
+
+/// Key of a made-up actor; nobody checks these.
+fn actor_key(number: usize) -> String {
+    format!("M{number:0>55}")
 }
 
 fn actor(host: usize, number: usize, distinct: bool) -> usize {
@@ -96,9 +103,9 @@ fn actor(host: usize, number: usize, distinct: bool) -> usize {
 
 fn beat(host: usize, distinct: bool) -> Value {
     let actors: serde_json::Map<String, Value> =
-        (0..ACTORS).map(|number| (key('M', actor(host, number, distinct)), json!(1))).collect();
+        (0..ACTORS).map(|number| (actor_key(actor(host, number, distinct)), json!(1))).collect();
     json!({
-        "specversion": "1.0", "id": format!("{host}"), "type": "com.wasmcloud.lattice.host_heartbeat", "source": key('N', host),
+        "specversion": "1.0", "id": format!("{host}"), "type": "com.wasmcloud.lattice.host_heartbeat", "source": host_key(host),
         "time": "2022-06-01T00:00:00Z", "datacontenttype": "application/json",
         "data": {
             "friendly_name": format!("host-{host}"), "labels": { "machine": format!("m{}", host % 10) }, "uptime_seconds": 60,
@@ -108,15 +115,16 @@ fn beat(host: usize, distinct: bool) -> Value {
 }
 
 async fn answer(client: async_nats::Client, distinct: bool) {
+    let hosts: HashMap<String, usize> = (0..HOSTS).map(|number| (host_key(number), number)).collect();
     let mut asked = client.subscribe("wasmbus.ctl.default.get.*.inv").await.expect("subscribed");
     while let Some(message) = asked.next().await {
         let id = message.subject.split('.').nth(4).unwrap_or_default().to_owned();
         let Some(reply) = message.reply else { continue };
-        let Some(host) = id.strip_prefix('N').and_then(|number| number.parse::<usize>().ok()) else { continue };
+        let Some(host) = hosts.get(&id).copied() else { continue };
         let one = |number: usize| {
             let number = actor(host, number, distinct);
             json!({
-                "id": key('M', number), "image_ref": format!("registry.example/actor{number}:0.1.0"),
+                "id": actor_key(number), "image_ref": format!("registry.example/actor{number}:0.1.0"),
                 "name": format!("actor {number}"),
                 "instances": [{ "annotations": {}, "instance_id": "i", "revision": 1, "max_instances": 1 }],
             })

@@ -7,7 +7,7 @@ use axum::{
     extract::{Path, State},
     http::StatusCode,
 };
-use futures::future::join_all;
+use futures::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -29,6 +29,7 @@ use crate::{
         placement,
         upload::{Readers, Sender},
     },
+    control::{probe::calls::Look, types::InventoryActor},
     http::{
         Dashboard,
         model::{
@@ -45,11 +46,10 @@ use crate::{
     router::Builtin,
 };
 
+/// Hosts that are asked at a time.
+const ASKED_MAX: usize = 16;
 /// How long an auction takes.
 const AUCTION: Duration = Duration::from_secs(2);
-/// Lines of the log that are looked through for errors, and how many of these are shown.
-const LOG_TAIL: u64 = 200;
-const ERRORS_MAX: usize = 20;
 
 /// An actor on all hosts.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -187,7 +187,7 @@ pub async fn one(
     let (operations, said) = match how_much.brief {
         true => Default::default(),
         false => {
-            let said = logs::lines(&dashboard, &id, &sum.hosts, LOG_TAIL);
+            let said = logs::lines(&dashboard, &id, &sum.hosts, logs::TAIL);
             let (operations, said) = tokio::join!(operations(&dashboard, &id, "", &sum.hosts), said);
             (operations, said.unwrap_or_default())
         }
@@ -204,7 +204,7 @@ pub async fn one(
         links,
         series: model.history().series(&Of::Target(id.clone(), String::new())),
         operations,
-        last_errors: logs::errors(said, ERRORS_MAX),
+        last_errors: logs::errors(said),
     }))
 }
 
@@ -229,9 +229,11 @@ pub async fn operations(
     hosts: &[Arc<HostView>],
 ) -> Vec<OperationRow> {
     let ours = hosts.iter().filter(|host| host.is_ours && host.state == HostState::Ok);
-    let looks = ours.map(|host| calls::look(dashboard.lattice(), &host.id, true));
+    let ids: Vec<String> = ours.map(|host| host.id.to_string()).collect();
+    let looks = stream::iter(ids).map(|id| async move { calls::look(dashboard.lattice(), &id, true).await.ok() });
+    let looks: Vec<Option<Look>> = looks.buffer_unordered(ASKED_MAX).collect().await;
     let mut sums: BTreeMap<(String, CallPath), OperationCounts> = BTreeMap::new();
-    for look in join_all(looks).await.into_iter().flatten() {
+    for look in looks.into_iter().flatten() {
         let rows = look.served.into_iter().filter(|row| row.id == id && row.link_name == link_name);
         for counts in rows.flat_map(|row| row.operations) {
             let key = (counts.operation.clone(), counts.path);
@@ -265,19 +267,14 @@ pub async fn operations(
 pub struct StartActor {
     /// `registry.example/echo:0.3.4`, `file:///path/on/the/host.wasm`, or what an upload answered.
     reference: String,
-    /// Calls it takes at a time.
-    #[serde(default = "one_at_a_time")]
-    max: u32,
+    /// Calls it takes at a time; without it as many as it takes already, or one.
+    max: Option<u32>,
     /// Without one the first host that offers is taken.
     host_id: Option<String>,
     #[serde(default)]
     constraints: BTreeMap<String, String>,
     #[serde(default)]
     annotations: BTreeMap<String, String>,
-}
-
-fn one_at_a_time() -> u32 {
-    1
 }
 
 /// Starts an actor
@@ -289,7 +286,7 @@ pub async fn start(
 ) -> Result<(StatusCode, Json<Accepted>), Refusal> {
     let StartActor { reference, max, host_id: host, constraints, annotations } = start;
     let place = Place::read(&dashboard, &reference, host.as_deref(), constraints)?;
-    if max == 0 {
+    if max == Some(0) {
         return Err(Refusal::wrong("an actor that takes no call does not start; the number is at least 1"));
     }
     let begun = Begun {
@@ -302,7 +299,7 @@ pub async fn start(
         let host = place.settle(&work, &reference, None).await?;
         work.stage("command", "");
         let act = Act::new(&place.lattice, &host, Some(START_WAIT));
-        let end = act.start_actor(&reference, Some(max), &annotations, &mut |step| work.step(step)).await?;
+        let end = act.start_actor(&reference, max, &annotations, &mut |step| work.step(step)).await?;
         place.tidy().await;
         let name = place.dashboard.model().picture().host_name(&host);
         Ok(match end {
@@ -503,9 +500,14 @@ async fn running(dashboard: &Dashboard, id: &str, host: &str) -> Result<(String,
     dashboard.model().look().await;
     let picture = dashboard.model().picture();
     let view = picture.host(host).ok_or_else(|| Refusal::not_found(format!("host {host} is not in the lattice")))?;
-    let actor = view.inventory.actors.iter().find(|actor| actor.id == id);
+    let is_it = |actor: &InventoryActor| actor.id == id;
+    let found = match view.inventory.actors.iter().find(|actor| is_it(actor)) {
+        Some(actor) => Some(actor.clone()),
+        // It may have started a moment ago.
+        None => dashboard.lattice().inventory(host).await?.actors.into_iter().find(is_it),
+    };
     let actor =
-        actor.ok_or_else(|| Refusal::not_found(format!("actor {} does not run on {}", short(id), view.name)))?;
-    let name = if actor.name.is_empty() { short(id) } else { actor.name.clone() };
-    Ok((name, view.name.clone(), actor.image_ref.clone()))
+        found.ok_or_else(|| Refusal::not_found(format!("actor {} does not run on {}", short(id), view.name)))?;
+    let name = if actor.name.is_empty() { short(id) } else { actor.name };
+    Ok((name, view.name.clone(), actor.image_ref))
 }

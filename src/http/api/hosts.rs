@@ -439,7 +439,7 @@ pub async fn put_label(
     Path((id, key)): Path<(String, String)>,
     Body(label): Body<LabelValue>,
 ) -> Result<(StatusCode, Json<Accepted>), Refusal> {
-    let id = host_id(&id)?;
+    let id = present(&dashboard, &id).await?;
     let title = format!("Label {} with {key}={}", dashboard.model().picture().host_name(&id), label.value);
     let begun = Begun { kind: "put_label", title, host_id: &id, ..Begun::default() };
     let (lattice, host) = (dashboard.lattice().clone(), id.clone());
@@ -458,7 +458,7 @@ pub async fn delete_label(
     State(dashboard): State<Dashboard>,
     Path((id, key)): Path<(String, String)>,
 ) -> Result<(StatusCode, Json<Accepted>), Refusal> {
-    let id = host_id(&id)?;
+    let id = present(&dashboard, &id).await?;
     let title = format!("Delete the label {key} of {}", dashboard.model().picture().host_name(&id));
     let begun = Begun { kind: "delete_label", title, host_id: &id, ..Begun::default() };
     let (lattice, host) = (dashboard.lattice().clone(), id.clone());
@@ -485,7 +485,7 @@ pub async fn stop(
     Path(id): Path<String>,
     Body(stop): Body<StopHost>,
 ) -> Result<(StatusCode, Json<Accepted>), Refusal> {
-    let id = host_id(&id)?;
+    let id = present(&dashboard, &id).await?;
     let timeout = stop.timeout_ms.map_or(STOP_TIMEOUT, Duration::from_millis).min(Duration::from_secs(60));
     let title = format!("Stop host {}", dashboard.model().picture().host_name(&id));
     let begun = Begun { kind: "stop_host", title, host_id: &id, ..Begun::default() };
@@ -495,6 +495,16 @@ pub async fn stop(
         Act::new(&lattice, &host, Some(STOP_WAIT + timeout)).stop_host(timeout).await?;
         Ok(End { text: "The host has stopped".to_owned(), ..End::default() })
     }))
+}
+
+/// The id of a host that is in the lattice.
+async fn present(dashboard: &Dashboard, text: &str) -> Result<String, Refusal> {
+    let id = host_id(text)?;
+    dashboard.model().look().await;
+    match dashboard.model().picture().host(&id) {
+        Some(_) => Ok(id),
+        None => Err(Refusal::not_found(format!("host {id} is not in the lattice"))),
+    }
 }
 
 /// A host's id, checked: it becomes part of a subject.

@@ -182,7 +182,7 @@ pub struct PutLink {
     values: BTreeMap<String, Option<String>>,
 }
 
-fn default_link_name() -> String {
+pub fn default_link_name() -> String {
     LinkName::DEFAULT.to_owned()
 }
 

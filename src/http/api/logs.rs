@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Json,
     extract::{Path, State},
+    http::StatusCode,
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
@@ -21,8 +22,10 @@ use crate::{
 };
 
 /// Lines of each host, unless asked for fewer.
-const TAIL: u64 = 200;
+pub const TAIL: u64 = 200;
 const TAIL_MAX: u64 = 1000;
+/// Errors that are shown beside something else.
+const ERRORS_MAX: usize = 20;
 /// How long hosts may take.
 const WAIT: Duration = Duration::from_millis(800);
 
@@ -90,15 +93,20 @@ pub async fn lines(
     hosts: &[Arc<HostView>],
     tail: u64,
 ) -> Result<Vec<LogLine>, Refusal> {
-    let mut logs = Logs::open(dashboard.lattice(), id, tail, false).await?;
-    let mut waited_for = 0;
-    for host in hosts.iter().filter(|host| host.is_ours && host.state != HostState::Lost) {
-        logs.ask(&host.id).await?;
-        waited_for += 1;
-    }
+    let until = Instant::now() + WAIT;
+    let asked = async {
+        let mut logs = Logs::open(dashboard.lattice(), id, tail, false).await?;
+        let mut waited_for = 0;
+        for host in hosts.iter().filter(|host| host.is_ours && host.state != HostState::Lost) {
+            logs.ask(&host.id).await?;
+            waited_for += 1;
+        }
+        anyhow::Ok((logs, waited_for))
+    };
+    let late = || Refusal::new(StatusCode::GATEWAY_TIMEOUT, "the connection to NATS takes nothing at the moment");
+    let (mut logs, mut waited_for) = timeout_at(until, asked).await.map_err(|_| late())??;
     let name_of =
         |id: &str| hosts.iter().find(|host| *host.id == *id).map(|host| host.name.clone()).unwrap_or_default();
-    let until = Instant::now() + WAIT;
     let mut found = Vec::new();
     while waited_for > 0
         && let Ok(Some(news)) = timeout_at(until, logs.next()).await
@@ -125,7 +133,7 @@ pub async fn lines(
 }
 
 /// What of the lines is worth a look by itself, newest first.
-pub fn errors(lines: Vec<LogLine>, max: usize) -> Vec<LogLine> {
+pub fn errors(lines: Vec<LogLine>) -> Vec<LogLine> {
     let is_bad = |line: &LogLine| [Level::Warn.name(), Level::Error.name()].contains(&line.level);
-    lines.into_iter().rev().filter(is_bad).take(max).collect()
+    lines.into_iter().rev().filter(is_bad).take(ERRORS_MAX).collect()
 }

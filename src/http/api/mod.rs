@@ -25,23 +25,31 @@ use std::time::Duration;
 
 use axum::{
     Json, Router,
-    extract::{FromRequest, FromRequestParts, Query, Request, rejection::JsonRejection},
+    extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Query, Request, rejection::JsonRejection},
     http::{StatusCode, Uri, request::Parts},
     response::{IntoResponse, Response},
     routing::get,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use utoipa::{OpenApi, ToSchema};
+use utoipa::{
+    OpenApi, ToSchema,
+    openapi::{Content, Ref, ResponseBuilder},
+};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Dashboard, operations::Busy, stream};
-use crate::{
-    client::{OutcomeUnknown, lattice::RequestError},
-    errors::chain,
+use super::{
+    Dashboard,
+    operations::{Busy, may_be_done},
+    stream,
 };
+use crate::{client::lattice::RequestError, errors::chain};
 
 /// How long the body of a request may take that is no file.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The largest body that is no file, in bytes; and the largest that holds the payload of a call.
+const BODY_BYTES_MAX: usize = 64 << 10;
+const CALL_BYTES_MAX: usize = 2 << 20;
 
 /// The description of the API, without its routes.
 #[derive(OpenApi)]
@@ -97,7 +105,7 @@ impl IntoResponse for Refusal {
 
 impl From<anyhow::Error> for Refusal {
     fn from(error: anyhow::Error) -> Self {
-        let status = if error.chain().any(|cause| cause.is::<OutcomeUnknown>()) {
+        let status = if error.chain().any(may_be_done) {
             StatusCode::GATEWAY_TIMEOUT
         } else if error.chain().any(|cause| cause.is::<RequestError>()) {
             StatusCode::BAD_GATEWAY
@@ -110,7 +118,7 @@ impl From<anyhow::Error> for Refusal {
 
 impl From<RequestError> for Refusal {
     fn from(error: RequestError) -> Self {
-        Self::new(StatusCode::BAD_GATEWAY, error.to_string())
+        anyhow::Error::from(error).into()
     }
 }
 
@@ -119,6 +127,19 @@ impl From<Busy> for Refusal {
         Self::new(StatusCode::TOO_MANY_REQUESTS, busy.to_string())
     }
 }
+
+/// What every request may be answered with.
+const REFUSALS: [(&str, &str); 9] = [
+    ("400", "the question cannot be read"),
+    ("401", "no session, and no token"),
+    ("403", "it comes from a page of another origin"),
+    ("404", "it is not there"),
+    ("421", "the dashboard is not called so"),
+    ("422", "it makes no sense, or cannot be done"),
+    ("429", "too many at a time, or too many wrong tokens"),
+    ("502", "nobody in the lattice answers"),
+    ("504", "no answer in time; what was asked for may still be done"),
+];
 
 /// A body of JSON. Anything else is refused, in the form of all refusals: so no form of another page can send one.
 struct Body<T>(T);
@@ -162,6 +183,12 @@ fn described() -> (Router<Dashboard>, utoipa::openapi::OpenApi) {
         for operation in [&mut item.get, &mut item.put, &mut item.post, &mut item.delete].into_iter().flatten() {
             let tag = operation.tags.iter().flatten().next().cloned().unwrap_or_default();
             operation.operation_id = operation.operation_id.take().map(|id| format!("{tag}_{id}"));
+            for (status, meaning) in REFUSALS {
+                let refusal = ResponseBuilder::new()
+                    .description(meaning)
+                    .content("application/json", Content::new(Some(Ref::from_schema_name("ErrorBody"))));
+                operation.responses.responses.entry(status.to_owned()).or_insert_with(|| refusal.build().into());
+            }
         }
     }
     (router, description)
@@ -192,8 +219,10 @@ fn router() -> OpenApiRouter<Dashboard> {
         .routes(routes!(operations::list))
         .routes(routes!(uploads::upload))
         .routes(routes!(auctions::preview))
-        .routes(routes!(call::call))
         .routes(routes!(session::log_in, session::log_out))
+        .routes(routes!(stream::stream))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .merge(OpenApiRouter::new().routes(routes!(call::call)).layer(DefaultBodyLimit::max(CALL_BYTES_MAX)))
 }
 
 /// All routes below `/api/v1`.
@@ -201,7 +230,7 @@ pub fn routes() -> Router<Dashboard> {
     let (router, description) = described();
     let description = description.to_json().expect("a description is JSON");
     let describe = move || async move { ([("content-type", "application/json")], description) };
-    router.route("/api/v1/stream", get(stream::stream)).route("/api/v1/openapi.json", get(describe))
+    router.route("/api/v1/openapi.json", get(describe))
 }
 
 /// What nothing else answers.
@@ -213,6 +242,7 @@ pub async fn not_found(uri: Uri) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::OutcomeUnknown;
 
     #[test]
     fn the_description_has_every_route_and_every_schema_it_speaks_of() {
@@ -240,7 +270,9 @@ mod tests {
         let status = |error: anyhow::Error| Refusal::from(error).status;
         assert_eq!(status(OutcomeUnknown("late".into()).into()), StatusCode::GATEWAY_TIMEOUT);
         let silent = RequestError::TimedOut { subject: "s".into(), lattice: "l".into(), waited_ms: 1 };
-        assert_eq!(status(anyhow::Error::from(silent).context("ask")), StatusCode::BAD_GATEWAY);
+        assert_eq!(status(anyhow::Error::from(silent).context("ask")), StatusCode::GATEWAY_TIMEOUT);
+        let nobody = RequestError::NoResponders { subject: "s".into(), lattice: "l".into(), advice: String::new() };
+        assert_eq!(status(nobody.into()), StatusCode::BAD_GATEWAY);
         assert_eq!(status(anyhow::anyhow!("no")), StatusCode::UNPROCESSABLE_ENTITY);
     }
 }

@@ -15,13 +15,14 @@ use super::{
     actors::{OperationRow, Place, operations, shown},
     claims::Claims,
     hosts::host_id,
-    links::{Link, Links},
+    links::{Link, Links, default_link_name},
     logs::{self, LogLine},
     operations::{Accepted, accepted},
     page::{Page, Wanted, name, number},
 };
 use crate::{
     client::act::{Act, End as Ended, START_WAIT, STOP_WAIT},
+    control::types::InventoryProvider,
     http::{
         Dashboard,
         model::{
@@ -35,9 +36,6 @@ use crate::{
     links::Table,
     providers::builtin::{self, CATALOGUE, SCHEME, Spec},
 };
-
-const LOG_TAIL: u64 = 200;
-const ERRORS_MAX: usize = 20;
 
 /// A provider under a link name, on all hosts.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -199,7 +197,7 @@ pub async fn one(
     let sum = sum.unwrap_or(&nowhere);
     let (operations, said) = tokio::join!(
         operations(&dashboard, &id, &link_name, &sum.hosts),
-        logs::lines(&dashboard, &id, &sum.hosts, LOG_TAIL)
+        logs::lines(&dashboard, &id, &sum.hosts, logs::TAIL)
     );
     let said =
         said.unwrap_or_default().into_iter().filter(|line| line.link_name == link_name || line.link_name.is_empty());
@@ -213,7 +211,7 @@ pub async fn one(
         series: model.history().series(&Of::Target(id.clone(), link_name.clone())),
         operations,
         values: CATALOGUE.iter().find(by_contract).map(|spec| known_values(spec)).unwrap_or_default(),
-        last_errors: logs::errors(said.collect(), ERRORS_MAX),
+        last_errors: logs::errors(said.collect()),
         provider,
     }))
 }
@@ -284,10 +282,6 @@ pub struct StartProvider {
     configuration: Option<String>,
 }
 
-fn default_link_name() -> String {
-    LinkName::DEFAULT.to_owned()
-}
-
 /// Starts a provider
 #[utoipa::path(post, path = "/api/v1/providers", tag = "providers", request_body = StartProvider,
     responses((status = 202, body = Accepted), (status = 422, body = ErrorBody)))]
@@ -347,13 +341,18 @@ pub async fn stop(
     dashboard.model().look().await;
     let picture = dashboard.model().picture();
     let view = picture.host(&host).ok_or_else(|| Refusal::not_found(format!("host {host} is not in the lattice")))?;
-    let provider = view.inventory.providers.iter().find(|p| p.id == id && p.link_name == link_name);
-    let provider = provider.ok_or_else(|| {
+    let is_it = |provider: &InventoryProvider| provider.id == id && provider.link_name == link_name;
+    let found = match view.inventory.providers.iter().find(|provider| is_it(provider)) {
+        Some(provider) => Some(provider.clone()),
+        // It may have started a moment ago.
+        None => dashboard.lattice().inventory(&host).await?.providers.into_iter().find(is_it),
+    };
+    let provider = found.ok_or_else(|| {
         let text = format!("provider {} does not run on {} under link name {link_name}", short(&id), view.name);
         Refusal::not_found(text)
     })?;
-    let name = if provider.name.is_empty() { short(&id) } else { provider.name.clone() };
-    let (host_name, contract) = (view.name.clone(), provider.contract_id.clone());
+    let name = if provider.name.is_empty() { short(&id) } else { provider.name };
+    let (host_name, contract) = (view.name.clone(), provider.contract_id);
     let title = format!("Stop {name} on {host_name}");
     let begun = Begun { kind: "stop_provider", title, host_id: &host, target_id: &id, link_name: &link_name };
     let (lattice, id, link_name, host) = (dashboard.lattice().clone(), id.clone(), link_name.clone(), host.clone());

@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use axum::{
     Json,
-    body::{Body, to_bytes},
+    body::Body,
     extract::{Request, State},
     http::{
         HeaderMap, StatusCode,
         header::{CONTENT_LENGTH, CONTENT_TYPE},
     },
 };
+use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
+use http_body_util::BodyExt as _;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 use utoipa::ToSchema;
@@ -26,6 +28,10 @@ use crate::{
 pub const BYTES_MAX: usize = 64 << 20;
 /// How long a file may take.
 const TIMEOUT: Duration = Duration::from_secs(600);
+/// How long a file that is refused may go on coming.
+const DRAINED: Duration = Duration::from_secs(10);
+/// How long nothing of it may come.
+const SILENCE: Duration = Duration::from_secs(30);
 /// Files at a time: each is in memory as a whole.
 static ROOM: Semaphore = Semaphore::const_new(2);
 /// How long a file waits for room.
@@ -55,7 +61,10 @@ pub struct Uploaded {
     request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "the file, 64 MiB at most"),
     responses((status = 200, body = Uploaded), (status = 413, body = ErrorBody), (status = 422, body = ErrorBody)))]
 pub async fn upload(State(dashboard): State<Dashboard>, request: Request) -> Result<Json<Uploaded>, Refusal> {
-    check(request.headers())?;
+    if let Err(refusal) = check(request.headers()) {
+        drain(request.into_body()).await;
+        return Err(refusal);
+    }
     let _room = match tokio::time::timeout(ROOM_TIMEOUT, ROOM.acquire()).await {
         Ok(Ok(room)) => room,
         _ => {
@@ -94,12 +103,36 @@ fn too_large() -> Refusal {
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text)
 }
 
+/// Reads what comes and throws it away, for a while: who is still sending does not hear the answer otherwise.
+async fn drain(mut body: Body) {
+    let all = async { while let Some(Ok(_)) = body.frame().await {} };
+    let _ = tokio::time::timeout(DRAINED, all).await;
+}
+
+/// Reads the whole file; who sends nothing for a while makes room for others.
+async fn read(mut body: Body) -> Result<Bytes, Refusal> {
+    let mut content = BytesMut::new();
+    loop {
+        let frame = match tokio::time::timeout(SILENCE, body.frame()).await {
+            Ok(None) => return Ok(content.freeze()),
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(error))) => return Err(Refusal::wrong(format!("the file did not arrive: {error}"))),
+            Err(_) => {
+                let text = format!("nothing of the file arrived for {} s; send it again", SILENCE.as_secs());
+                return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, text));
+            }
+        };
+        let Ok(data) = frame.into_data() else { continue };
+        if content.len() + data.len() > BYTES_MAX {
+            drain(body).await;
+            return Err(too_large());
+        }
+        content.extend_from_slice(&data);
+    }
+}
+
 async fn store(dashboard: Dashboard, body: Body) -> Result<Uploaded, Refusal> {
-    let content = to_bytes(body, BYTES_MAX).await.map_err(|error| {
-        let is_limit =
-            std::error::Error::source(&error).is_some_and(|cause| cause.is::<http_body_util::LengthLimitError>());
-        if is_limit { too_large() } else { Refusal::wrong(format!("the file did not arrive: {error}")) }
-    })?;
+    let content = read(body).await?;
     let bytes = content.len();
     let artifact = Artifact::verify(content).await.map_err(|error| match error {
         ContentError::Unsigned => Refusal::wrong(

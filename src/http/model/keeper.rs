@@ -11,16 +11,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    panic::AssertUnwindSafe,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use async_nats::{Subscriber, connection::State::Connected};
-use futures::{StreamExt as _, stream};
+use futures::{FutureExt as _, StreamExt as _, stream};
 use serde_json::{Value, json};
 use tokio::{
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
@@ -45,6 +46,7 @@ use crate::{
         types::{HostReply, Inventory, Pairs, Step},
     },
     http::Dashboard,
+    identity::keys::HostId,
     lattice::subject::{Control, Probe},
 };
 
@@ -72,14 +74,20 @@ const SILENT_MS: u64 = 75_000;
 const FOREIGN_LOST_MS: u64 = 120_000;
 /// How long a lost host stays in the picture.
 const LOST_KEPT_MS: u64 = 120_000;
+/// A tick that comes so late means that this process did not run.
+const PAUSE: Duration = Duration::from_secs(2);
+/// Names of hosts that are gone.
+const NAMES_MAX: usize = 1024;
 /// Hosts that are kept.
 const HOSTS_MAX: usize = 4096;
+/// Longer references are told by nobody.
+const STEP_BYTES_MAX: usize = 4096;
 /// Pulls that are kept, and how long one is that nobody speaks of any more.
 const PULLS_MAX: usize = 256;
 const PULL_KEPT_MS: u64 = 15_000;
 
 /// The task that keeps the picture.
-pub struct Keeper {
+struct Keeper {
     dashboard: Dashboard,
     model: Model,
     hosts: BTreeMap<Arc<str>, Known>,
@@ -90,6 +98,10 @@ pub struct Keeper {
     was_looked_at: bool,
     /// Since when both connections are up.
     connected: Option<Instant>,
+    /// The last tick.
+    ticked: Instant,
+    /// Names of hosts that are gone, for their last words.
+    names: HashMap<Arc<str>, String>,
     /// Looks at counts.
     earlier: HashMap<String, Look>,
     is_looking: bool,
@@ -98,6 +110,23 @@ pub struct Keeper {
     beat_at: Instant,
     /// What streams were told last.
     told: [u64; Collection::ALL.len()],
+}
+
+/// Keeps the picture of a dashboard until told to stop; begins anew if it fails, which is a bug.
+pub async fn keep(dashboard: Dashboard, stop: CancellationToken) {
+    loop {
+        let keeper = Keeper::new(dashboard.clone());
+        let ended = AssertUnwindSafe(keeper.run(stop.clone())).catch_unwind().await;
+        if stop.is_cancelled() {
+            return;
+        }
+        match ended {
+            Ok(()) => error!("the dashboard hears no events any more, and begins anew"),
+            Err(_) => error!("what keeps the dashboard's picture panicked, and begins anew; this is a bug"),
+        }
+        dashboard.model().abandon();
+        sleep(AGAIN).await;
+    }
 }
 
 /// A host, as the keeper works on it.
@@ -123,7 +152,7 @@ enum Told {
 }
 
 impl Keeper {
-    pub fn new(dashboard: Dashboard) -> Self {
+    fn new(dashboard: Dashboard) -> Self {
         let (model, now) = (dashboard.model().clone(), Instant::now());
         Self {
             model,
@@ -134,6 +163,8 @@ impl Keeper {
             is_searching: false,
             was_looked_at: false,
             connected: None,
+            ticked: now,
+            names: HashMap::new(),
             earlier: HashMap::new(),
             is_looking: false,
             look_at: now,
@@ -144,19 +175,13 @@ impl Keeper {
     }
 
     /// Keeps the picture until told to stop.
-    pub async fn run(mut self, stop: CancellationToken) {
+    async fn run(mut self, stop: CancellationToken) {
         let lattice = self.dashboard.lattice().clone();
-        let heard = async {
-            let steps = lattice.client.subscribe(lattice.subjects.progress()).await?;
-            anyhow::Ok((lattice.events().await?, steps))
+        let listened = tokio::select! {
+            () = stop.cancelled() => return,
+            listened = listen(&lattice) => listened,
         };
-        let (mut events, mut steps): (Events, Subscriber) = match heard.await {
-            Ok(heard) => heard,
-            Err(error) => {
-                error!(error = %format!("{error:#}"), "the dashboard hears no events and shows nothing of other hosts");
-                return;
-            }
-        };
+        let (mut events, mut steps) = listened;
         let mut links = self.dashboard.parts().links.changes();
         let model = self.model.clone();
         let mut tick = interval(TICK);
@@ -171,7 +196,10 @@ impl Keeper {
                     Ok(told) => self.take_in(told),
                     Err(failure) => error!(error = %failure, "a question of the dashboard panicked"),
                 },
-                Some(event) = events.next() => self.heed(&event),
+                event = events.next() => match event {
+                    Some(event) => self.heed(&event),
+                    None => return,
+                },
                 Some(message) = steps.next() => {
                     if let Ok(step) = serde_json::from_slice(&message.payload) {
                         self.progress(step);
@@ -204,8 +232,15 @@ impl Keeper {
                 known.is_stale = true;
             }
         }
-        let is_connected = [&parts.ctl, &parts.rpc].iter().all(|nats| nats.client.connection_state() == Connected);
-        self.connected = if is_connected { self.connected.or(Some(Instant::now())) } else { None };
+        let is_up = [&parts.ctl, &parts.rpc].iter().all(|nats| nats.client.connection_state() == Connected);
+        // After a pause of this process what lies in its queues is old, and the silence of others is its own.
+        let has_paused = parts.vigil.may_be_old() || self.ticked.elapsed() > PAUSE;
+        self.ticked = Instant::now();
+        let before = if has_paused { None } else { self.connected };
+        self.connected = if is_up { before.or(Some(Instant::now())) } else { None };
+        if self.connected.is_some() && before.is_none() {
+            self.search();
+        }
         self.follow_peers();
         if self.hears() {
             self.drop_gone();
@@ -244,12 +279,21 @@ impl Keeper {
     fn follow_peers(&mut self) {
         let own: Arc<str> = self.model.own_id().into();
         let peers = self.dashboard.parts().peers.known();
+        // Who is cut off itself forgets its peers after a while, and must not take that for a goodbye.
         let has_left = |known: &Known| {
             known.was_peer && known.view.state == State::Ok && !peers.iter().any(|peer| peer.id == known.view.id)
         };
-        let before = self.hosts.len();
-        self.hosts.retain(|_, known| !has_left(known));
-        if self.hosts.len() < before {
+        let hears = self.hears();
+        let left: Vec<Arc<str>> = self
+            .hosts
+            .values()
+            .filter(|known| hears && has_left(known))
+            .map(|known| Arc::clone(&known.view.id))
+            .collect();
+        for id in &left {
+            self.forget(id);
+        }
+        if !left.is_empty() {
             self.publish_all();
         }
         for peer in peers {
@@ -258,6 +302,8 @@ impl Keeper {
             }
             let silence = u64::try_from(peer.silence().as_millis()).unwrap_or(u64::MAX);
             let known = self.known(&peer.id);
+            // It was asked as if it were of another make.
+            known.is_stale |= !known.view.is_ours;
             (known.view.is_ours, known.was_peer) = (true, true);
             known.view.heard_ms = now_ms().saturating_sub(silence);
             match (peer.is_lost(), known.view.state) {
@@ -287,6 +333,23 @@ impl Keeper {
         self.log(Entry::concluded("host_lost", Severity::Error, id, &name, text));
     }
 
+    /// It was heard over the control connection, which says nothing of a peer: peers decide for themselves.
+    fn comes_back(&mut self, id: &Arc<str>) {
+        let is_lost_peer = self.dashboard.parts().peers.known().iter().any(|peer| peer.id == *id && peer.is_lost());
+        if self.known(id).view.state != State::Ok && !is_lost_peer {
+            self.come_back(id);
+        }
+    }
+
+    /// Takes a host out of the picture; its name is kept for what it still says.
+    fn forget(&mut self, id: &Arc<str>) {
+        let Some(known) = self.hosts.remove(id) else { return };
+        if self.names.len() >= NAMES_MAX {
+            self.names.clear();
+        }
+        self.names.insert(Arc::clone(id), known.view.name);
+    }
+
     fn come_back(&mut self, id: &Arc<str>) {
         let known = self.known(id);
         let was_lost = known.view.state == State::Lost;
@@ -301,11 +364,13 @@ impl Keeper {
 
     fn drop_gone(&mut self) {
         let now = now_ms();
+        let heard_for =
+            self.connected.map_or(0, |since| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX));
         let foreign: Vec<(Arc<str>, u64)> = self
             .hosts
             .values()
             .filter(|known| !known.view.is_ours && known.view.state != State::Lost)
-            .map(|known| (Arc::clone(&known.view.id), now.saturating_sub(known.view.heard_ms)))
+            .map(|known| (Arc::clone(&known.view.id), now.saturating_sub(known.view.heard_ms).min(heard_for)))
             .collect();
         for (id, silence) in foreign {
             if silence >= FOREIGN_LOST_MS {
@@ -419,12 +484,10 @@ impl Keeper {
         let view = &mut known.view;
         view.is_ours |= reply.peers.is_some();
         view.heard_ms = now_ms();
-        view.started_ms = Some(now_ms().saturating_sub(reply.uptime_seconds * 1000));
+        view.started_ms = Some(now_ms().saturating_sub(reply.uptime_seconds.saturating_mul(1000)));
         (view.name, view.labels, view.version) = (reply.friendly_name, reply.labels, reply.version);
         known.is_changed = true;
-        if known.view.state != State::Ok {
-            self.come_back(&id);
-        }
+        self.comes_back(&id);
     }
 
     fn answered(&mut self, id: &Arc<str>, inventory: Option<Inventory>, health: Option<Box<Health>>) {
@@ -443,7 +506,7 @@ impl Keeper {
             view.version.clone_from(&inventory.version);
         }
         if inventory.uptime_seconds > 0 || view.is_ours {
-            let started = now_ms().saturating_sub(inventory.uptime_seconds * 1000);
+            let started = now_ms().saturating_sub(inventory.uptime_seconds.saturating_mul(1000));
             // Seconds are rounded; a start does not wander.
             if view.started_ms.is_none_or(|known| known.abs_diff(started) > 1500) {
                 view.started_ms = Some(started);
@@ -451,7 +514,15 @@ impl Keeper {
         }
         view.heard_ms = now_ms();
         view.inventory = Arc::new(inventory);
-        view.health = health.map(Arc::from);
+        if let Some(health) = health {
+            // What it says now is newer than what events said.
+            for provider in health.providers.iter().filter(|provider| provider.is_healthy.is_some()) {
+                view.checks.remove(&(provider.id.clone(), provider.link_name.clone()));
+            }
+            view.health = Some(Arc::from(health));
+        } else {
+            view.health = None;
+        }
         let runs: BTreeSet<(String, String)> =
             view.inventory.providers.iter().map(|p| (p.id.clone(), p.link_name.clone())).collect();
         view.checks.retain(|key, _| runs.contains(key));
@@ -485,7 +556,9 @@ impl Keeper {
     }
 
     fn heed(&mut self, event: &Event) {
-        if event.source.is_empty() || (!self.hosts.contains_key(&*event.source) && self.hosts.len() >= HOSTS_MAX) {
+        if HostId::parse(&event.source).is_err()
+            || (!self.hosts.contains_key(&*event.source) && self.hosts.len() >= HOSTS_MAX)
+        {
             return;
         }
         let id: Arc<str> = event.source.as_str().into();
@@ -493,21 +566,27 @@ impl Keeper {
         match event.name() {
             "host_stopped" => {
                 self.write(event);
-                self.hosts.remove(&id);
+                self.forget(&id);
                 self.publish_all();
                 return;
             }
             "host_started" | "host_heartbeat" => self.heartbeat(&id, event),
             "health_check_passed" | "health_check_failed" => {
                 let key = (event.text("public_key").to_owned(), event.text("link_name").to_owned());
-                let known = self.known(&id);
-                known.view.checks.insert(key, event.name() == "health_check_passed");
-                known.is_changed = true;
+                if let Some(known) = self.hosts.get_mut(&id) {
+                    known.view.checks.insert(key, event.name() == "health_check_passed");
+                    known.is_changed = true;
+                }
             }
             // It concerns the lattice, not what the host runs.
             "linkdef_set" | "linkdef_deleted" | "refmap_set" | "config_set" | "config_deleted" => {}
             "health_check_status" => {}
-            _ => self.known(&id).is_stale = true,
+            // What a host says that is gone does not bring it back.
+            _ => {
+                if let Some(known) = self.hosts.get_mut(&id) {
+                    known.is_stale = true;
+                }
+            }
         }
         self.write(event);
         self.arrived(event);
@@ -543,16 +622,17 @@ impl Keeper {
             }
         }
         if let Some(seconds) = event.data["uptime_seconds"].as_u64() {
-            let started = now_ms().saturating_sub(seconds * 1000);
+            let started = now_ms().saturating_sub(seconds.saturating_mul(1000));
             if view.started_ms.is_none_or(|known| is_start || known.abs_diff(started) > 1500) {
                 view.started_ms = Some(started);
                 known.is_changed = true;
             }
         }
         known.is_stale |= is_start || !says_the_same(&event.data, &known.view.inventory);
-        if known.view.state != State::Ok {
-            self.come_back(id);
+        if is_start {
+            (known.is_mute, known.ask_at) = (false, Instant::now());
         }
+        self.comes_back(id);
     }
 
     /// What has started, or has failed to, is not on its way any more.
@@ -578,9 +658,13 @@ impl Keeper {
     fn write(&mut self, event: &Event) {
         let name = match self.hosts.get(&*event.source) {
             Some(known) if !known.view.name.is_empty() => known.view.name.clone(),
-            _ => {
-                event.data["friendly_name"].as_str().map_or_else(|| super::events::short(&event.source), str::to_owned)
-            }
+            _ => match self.names.get(&*event.source) {
+                Some(name) => name.clone(),
+                None => match event.data["friendly_name"].as_str() {
+                    Some(name) => name.to_owned(),
+                    None => super::events::short(&event.source),
+                },
+            },
         };
         let table = self.dashboard.parts().links.table();
         let name_of = |key: &str| table.claims(key).map(|claims| claims.name.clone());
@@ -597,6 +681,9 @@ impl Keeper {
     }
 
     fn progress(&mut self, step: Step) {
+        if HostId::parse(&step.host_id).is_err() || step.reference.len() + step.stage.len() > STEP_BYTES_MAX {
+            return;
+        }
         let host_name = self.hosts.get(&*step.host_id).map(|known| known.view.name.clone()).unwrap_or_default();
         let mut pulls = self.model.locked_pulls();
         let at = pulls.iter().position(|pull| pull.host_id == step.host_id && pull.reference == step.reference);
@@ -660,6 +747,21 @@ impl Keeper {
             let is_connected = self.connected.is_some();
             self.model.tell("tick", &json!({ "now_ms": now_ms(), "is_connected": is_connected }));
         }
+    }
+}
+
+/// Hears events and progress; tries until the connection takes it.
+async fn listen(lattice: &Lattice) -> (Events, Subscriber) {
+    loop {
+        let heard = async {
+            let steps = lattice.client.subscribe(lattice.subjects.progress()).await?;
+            anyhow::Ok((lattice.events().await?, steps))
+        };
+        match heard.await {
+            Ok(heard) => return heard,
+            Err(error) => warn!(error = %format!("{error:#}"), "the dashboard hears no events yet, trying on"),
+        }
+        sleep(AGAIN).await;
     }
 }
 

@@ -71,6 +71,8 @@ struct Inner {
     viewers: AtomicUsize,
     /// When the last request was made, in ms since `began`.
     looked_ms: AtomicU64,
+    /// When somebody began to look, likewise.
+    began_to_look_ms: AtomicU64,
     /// When the bucket of the metadata was last heard, in ms since `began`.
     store_heard_ms: AtomicU64,
     began: Instant,
@@ -311,6 +313,7 @@ impl Model {
             news: broadcast::Sender::new(NEWS),
             viewers: AtomicUsize::new(0),
             looked_ms: AtomicU64::new(0),
+            began_to_look_ms: AtomicU64::new(0),
             store_heard_ms: AtomicU64::new(0),
             began: Instant::now(),
             wanted: Notify::new(),
@@ -397,21 +400,35 @@ impl Model {
         }
     }
 
+    /// Nobody keeps the picture any more: nobody is to wait for it either.
+    fn abandon(&self) {
+        self.0.fresh.send_replace(true);
+    }
+
     /// Hears news until what is returned is dropped; for so long somebody looks.
     pub fn view(&self) -> View {
         let news = self.0.news.subscribe();
+        if !self.is_looked_at() {
+            self.0.began_to_look_ms.store(self.age_ms(), Ordering::Release);
+        }
         self.0.viewers.fetch_add(1, Ordering::AcqRel);
         self.0.wanted.notify_one();
         View { news, model: self.clone() }
     }
 
-    /// Somebody looks now. Returns when the picture is as fresh as hosts can make it, or after a moment.
+    /// Somebody looks now. If nobody did before, it returns when the picture is as fresh as hosts can make it, or after a
+    /// moment; else the picture is kept fresh anyway.
     pub async fn look(&self) {
         let was_looked_at = self.is_looked_at();
         self.0.looked_ms.store(self.age_ms().max(1), Ordering::Release);
         if !was_looked_at {
             self.0.fresh.send_replace(false);
+            self.0.began_to_look_ms.store(self.age_ms(), Ordering::Release);
             self.0.wanted.notify_one();
+        }
+        let began = self.0.began_to_look_ms.load(Ordering::Acquire);
+        if self.age_ms().saturating_sub(began) > FRESH.as_millis() as u64 {
+            return;
         }
         let mut fresh = self.0.fresh.subscribe();
         let _ = tokio::time::timeout(FRESH, fresh.wait_for(|fresh| *fresh)).await;

@@ -146,6 +146,11 @@ impl History {
     /// Takes the rates of a moment in.
     pub fn push(&mut self, rates: &Rates, now_ms: u64) {
         let place = now_ms / STEP_MS;
+        if place + FILL_MAX < self.place {
+            // The clock was set back.
+            self.of.clear();
+            self.place = place.saturating_sub(1);
+        }
         if place <= self.place {
             return;
         }

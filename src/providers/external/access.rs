@@ -131,8 +131,8 @@ pub fn creds_block<'a>(text: &'a str, title: &str) -> Option<&'a str> {
     lines.find(|line| !line.is_empty()).filter(|line| !line.starts_with("---"))
 }
 
-/// Writes a text so that it can stand before the `@` of a URL.
-fn percent_encode(text: &str) -> String {
+/// Writes a text so that it can stand anywhere in a URL.
+pub fn percent_encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {

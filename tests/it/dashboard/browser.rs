@@ -146,8 +146,8 @@ async fn an_application_is_put_together_with_the_mouse() {
     browser.click("dialog[open] label", "Upload").await;
     upload(&browser, &file).await;
     browser.with_text("dialog[open]", "wasmcloud:httpserver").await;
-    browser.click("dialog[open] button[type=submit]", "Start").await;
-    browser.with_text("dialog[open]", "Runs on").await;
+    send(&browser).await;
+    browser.with_text("dialog[open] .dialog-stage", "Runs on").await;
     browser.picture("started-actor").await;
     browser.press(ESCAPE).await;
 
@@ -155,9 +155,7 @@ async fn an_application_is_put_together_with_the_mouse() {
     browser.open(dashboard.url.join("/providers").unwrap().as_str()).await;
     browser.click("main button", "Start a provider").await;
     browser.click("dialog[open] label", "HTTP server").await;
-    browser.click("dialog[open] button[type=submit]", "Start").await;
-    browser.with_text("dialog[open]", "Runs on").await;
-    browser.press(ESCAPE).await;
+    submit(&browser, "Runs on").await;
 
     // A link between the two, and the page it brings.
     let address = format!("127.0.0.1:{}", free_port());
@@ -169,7 +167,7 @@ async fn an_application_is_put_together_with_the_mouse() {
     eventually("the provider is chosen", || async { (browser.run(chosen).await == true).then_some(()) }).await;
     put_value(&browser, "address", &address).await;
     browser.picture("link-form").await;
-    browser.click("dialog[open] button[type=submit]", "").await;
+    send(&browser).await;
     let url = format!("http://{address}/");
     browser.see(&format!("a[href=\"{url}\"]")).await;
     let answer = eventually("the page answers", || async { reqwest::get(&url).await.ok() }).await;
@@ -181,9 +179,7 @@ async fn an_application_is_put_together_with_the_mouse() {
     browser.click("main button", "replica").await;
     browser.see("dialog[open]").await;
     choose_host(&browser, &second.id).await;
-    browser.click("dialog[open] button[type=submit]", "Start").await;
-    browser.with_text("dialog[open]", "Runs on").await;
-    browser.press(ESCAPE).await;
+    submit(&browser, "Runs on").await;
     let there = dashboard.until(&format!("/actors/{ECHO}"), |actor| (actor["hosts"] == 2).then(|| actor.clone())).await;
     assert_eq!(there["placements"].as_array().map(Vec::len), Some(2));
     assert_eq!(browser.complaints().await, Vec::<String>::new());
@@ -224,15 +220,19 @@ async fn choose(browser: &Browser, button: &str, item: &str) {
     .await;
 }
 
-/// Sends the open form, waits for the end of what it sets off, and leaves the dialog.
+/// Sends the open form as soon as it is complete, waits for the end of what it sets off, and leaves the dialog.
 async fn submit(browser: &Browser, end: &str) {
-    browser.click("dialog[open] button[type=submit]", "").await;
+    send(browser).await;
     browser.with_text("dialog[open] .dialog-stage", end).await;
     browser.press(ESCAPE).await;
     eventually("the dialog is gone", || async {
         (browser.run("return document.querySelectorAll('dialog[open]').length").await == 0).then_some(())
     })
     .await;
+}
+
+async fn send(browser: &Browser) {
+    browser.click("dialog[open] button[type=submit]:not([disabled])", "").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -254,7 +254,7 @@ async fn what_runs_is_changed_and_stopped_with_the_mouse() {
     choose(&browser, "main header button[aria-haspopup]", "Update").await;
     browser.click("dialog[open] label", "reference").await;
     browser.fill("Reference", "file:///nowhere/echo.wasm").await;
-    browser.click("dialog[open] button[type=submit]", "").await;
+    send(&browser).await;
     browser.with_text("dialog[open] .dialog-stage", "/nowhere/echo.wasm").await;
     browser.picture("update-failed").await;
     browser.press(ESCAPE).await;

@@ -76,7 +76,7 @@ async fn a_token_opens_the_door_and_guessing_does_not() {
     let page = http.get(dashboard.url.join("/hosts").unwrap()).send().await.unwrap();
     assert_eq!(
         (page.status(), &page.headers()["location"]),
-        (StatusCode::SEE_OTHER, &"/login?next=/hosts".parse().unwrap())
+        (StatusCode::SEE_OTHER, &"/login?next=%2Fhosts".parse().unwrap())
     );
     assert_eq!(http.get(dashboard.at("/hosts")).send().await.unwrap().status(), StatusCode::UNAUTHORIZED);
     assert_eq!(

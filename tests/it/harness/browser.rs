@@ -15,6 +15,7 @@ use fantoccini::{
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{eventually, nats::free_port, packages};
 
@@ -44,7 +45,11 @@ pub struct Browser {
     pub client: Client,
     driver: Child,
     _profile: TempDir,
+    _turn: SemaphorePermit<'static>,
 }
+
+/// One browser at a time: they take the processor from tests that measure time.
+static TURN: Semaphore = Semaphore::const_new(1);
 
 /// What the console of a page says.
 #[derive(Debug)]
@@ -62,6 +67,7 @@ impl WebDriverCompatibleCommand for ConsoleLog {
 
 impl Browser {
     pub async fn start() -> Self {
+        let turn = TURN.acquire().await.expect("nobody closes it");
         let (driver, chromium) = tokio::task::spawn_blocking(|| {
             (packages::program("chromedriver", "chromium-driver"), packages::program("chromium", "chromium"))
         })
@@ -103,7 +109,7 @@ impl Browser {
             }
         })
         .await;
-        Self { client, driver, _profile: profile }
+        Self { client, driver, _profile: profile, _turn: turn }
     }
 
     pub async fn open(&self, url: &str) {
