@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{Dashboard, with_dashboard};
 use crate::harness::{Server, host};
 
-const TOKEN: &str = "a token of more than enough characters";
+const TOKEN: &str = "sixteen letters!";
 
 fn plain() -> Client {
     Client::builder().redirect(redirect::Policy::none()).build().unwrap()
