@@ -27,7 +27,7 @@ function StateLine({ counts, attention }) {
   const errors = attention.filter((item) => item.severity === "error").length;
   const warnings = attention.length - errors;
   const tone = errors ? "error" : warnings ? "warning" : "good";
-  const hosts = counts.hosts === 1 ? "The only host is well" : `All ${counts.hosts} hosts are well`;
+  const hosts = counts.hosts === 1 ? "The only host is well" : counts.hosts === 2 ? "Both hosts are well" : `All ${counts.hosts} hosts are well`;
   const text = counts.hosts_lost ? `${counts.hosts_lost} of ${plural(counts.hosts, "host")} ${counts.hosts_lost === 1
     ? "is" : "are"} lost`
     : attention.length ? `${plural(attention.length, "thing needs", "things need")} attention` : hosts;
