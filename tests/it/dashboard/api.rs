@@ -210,6 +210,28 @@ async fn hosts_of_the_lattice_come_and_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_is_cut_off_takes_nobody_else_for_lost() {
+    let mut server = Server::start().await;
+    let dashboard = Dashboard::start(&server).await;
+    let _second = host(&server).start().await;
+    dashboard.until("/hosts", |hosts| (hosts["total"] == 2).then_some(())).await;
+    server.kill();
+    let says = |overview: &Value, words: &str| overview["attention"].to_string().contains(words);
+    dashboard.until("/overview", |overview| says(overview, "no connection").then_some(())).await;
+    eventually("the other one is silent", || async {
+        dashboard.host.other_hosts().iter().any(|(_, is_silent)| *is_silent).then_some(())
+    })
+    .await;
+    let hosts = dashboard.get("/hosts").await;
+    let states: Vec<_> = hosts["items"].as_array().unwrap().iter().map(|host| host["state"].clone()).collect();
+    assert_eq!(states, [json!("ok"), json!("ok")], "{hosts}");
+    assert_eq!(dashboard.get("/events?name=host_lost").await["items"], json!([]));
+    server.resume().await;
+    dashboard.until("/overview", |overview| (overview["attention"] == json!([])).then_some(())).await;
+    dashboard.until("/hosts", |hosts| (hosts["total"] == 2).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn secrets_of_links_stay_where_they_are() {
     let server = Server::start().await;
     let dashboard = Dashboard::start(&server).await;
