@@ -1,0 +1,169 @@
+//! Who is there: hosts that come, fall silent, are lost, come back and leave.
+//!
+//! Peers tell of hosts of this make, within three seconds. Others only beat every 30 seconds; they are silent after two missed
+//! beats, and lost after four. Who is cut off itself, or did not run for a while, says nothing about the others until it has
+//! heard for [`HEARING`].
+
+use std::{sync::Arc, time::Duration};
+
+use super::{HOSTS_MAX, Keeper, Known, Told};
+use crate::{
+    control::types::HostReply,
+    http::model::{
+        State,
+        events::{Entry, Severity},
+        now_ms,
+    },
+};
+
+/// Who was cut off itself hears all others again within this time.
+const HEARING: Duration = Duration::from_secs(3);
+/// Hosts of other makes beat every 30 seconds.
+const SILENT_MS: u64 = 75_000;
+const FOREIGN_LOST_MS: u64 = 120_000;
+/// How long a lost host stays in the picture.
+const LOST_KEPT_MS: u64 = 120_000;
+/// Names of hosts that are gone.
+const NAMES_MAX: usize = 1024;
+
+impl Keeper {
+    /// Asks who is there: hosts of earlier years are not among the peers.
+    pub(super) fn search(&mut self) {
+        if !std::mem::replace(&mut self.is_searching, true) {
+            let lattice = self.dashboard.lattice().clone();
+            self.children.spawn(async move { Told::Found(lattice.hosts().await.unwrap_or_default()) });
+        }
+        // What was missed meanwhile is asked for again.
+        for known in self.hosts.values_mut().filter(|known| known.view.state != State::Lost) {
+            known.is_stale = true;
+        }
+    }
+
+    pub(super) fn follow_peers(&mut self) {
+        let own: Arc<str> = self.model.own_id().into();
+        let peers = self.dashboard.parts().peers.known();
+        // Who is cut off itself forgets its peers after a while, and must not take that for a goodbye.
+        let has_left = |known: &Known| {
+            known.was_peer && known.view.state == State::Ok && !peers.iter().any(|peer| peer.id == known.view.id)
+        };
+        let hears = self.hears();
+        let left: Vec<Arc<str>> = self
+            .hosts
+            .values()
+            .filter(|known| hears && has_left(known))
+            .map(|known| Arc::clone(&known.view.id))
+            .collect();
+        for id in &left {
+            self.forget(id);
+        }
+        if !left.is_empty() {
+            self.publish_all();
+        }
+        for peer in peers {
+            if !self.hosts.contains_key(&peer.id) && (peer.is_lost() || self.hosts.len() >= HOSTS_MAX) {
+                continue;
+            }
+            let silence = u64::try_from(peer.silence().as_millis()).unwrap_or(u64::MAX);
+            let known = self.known(&peer.id);
+            // It was asked as if it were of another make.
+            known.is_stale |= !known.view.is_ours;
+            (known.view.is_ours, known.was_peer) = (true, true);
+            known.view.heard_ms = now_ms().saturating_sub(silence);
+            match (peer.is_lost(), known.view.state) {
+                (true, State::Ok | State::Silent) if self.hears() => self.lose(&peer.id),
+                (false, State::Lost | State::Silent) => self.come_back(&peer.id),
+                _ => {}
+            }
+        }
+        let known = self.known(&own);
+        known.view.is_ours = true;
+        known.view.heard_ms = now_ms();
+    }
+
+    /// Whether this host could hear the others for long enough to say that one is silent.
+    pub(super) fn hears(&self) -> bool {
+        self.connected.is_some_and(|since| since.elapsed() >= HEARING)
+    }
+
+    pub(super) fn lose(&mut self, id: &Arc<str>) {
+        let known = self.known(id);
+        known.view.state = State::Lost;
+        known.view.lost_ms = Some(now_ms());
+        known.view.health = None;
+        known.is_changed = true;
+        let (name, heard) = (known.view.name.clone(), now_ms().saturating_sub(known.view.heard_ms));
+        let text = format!("Host {name} is lost: not heard for {:.1} s", heard as f64 / 1000.0);
+        self.log(Entry::concluded("host_lost", Severity::Error, id, &name, text));
+    }
+
+    /// It was heard over the control connection, which says nothing of a peer: peers decide for themselves.
+    pub(super) fn comes_back(&mut self, id: &Arc<str>) {
+        let is_lost_peer = self.dashboard.parts().peers.known().iter().any(|peer| peer.id == *id && peer.is_lost());
+        if self.known(id).view.state != State::Ok && !is_lost_peer {
+            self.come_back(id);
+        }
+    }
+
+    /// Takes a host out of the picture; its name is kept for what it still says.
+    pub(super) fn forget(&mut self, id: &Arc<str>) {
+        let Some(known) = self.hosts.remove(id) else { return };
+        if self.names.len() >= NAMES_MAX {
+            self.names.clear();
+        }
+        self.names.insert(Arc::clone(id), known.view.name);
+    }
+
+    pub(super) fn come_back(&mut self, id: &Arc<str>) {
+        let known = self.known(id);
+        let was_lost = known.view.state == State::Lost;
+        known.view.state = State::Ok;
+        known.view.lost_ms = None;
+        (known.is_stale, known.is_changed) = (true, true);
+        let name = known.view.name.clone();
+        if was_lost {
+            self.log(Entry::concluded("host_back", Severity::Good, id, &name, format!("Host {name} is back")));
+        }
+    }
+
+    pub(super) fn drop_gone(&mut self) {
+        let now = now_ms();
+        let heard_for =
+            self.connected.map_or(0, |since| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX));
+        let foreign: Vec<(Arc<str>, u64)> = self
+            .hosts
+            .values()
+            .filter(|known| !known.view.is_ours && known.view.state != State::Lost)
+            .map(|known| (Arc::clone(&known.view.id), now.saturating_sub(known.view.heard_ms).min(heard_for)))
+            .collect();
+        for (id, silence) in foreign {
+            if silence >= FOREIGN_LOST_MS {
+                self.lose(&id);
+            } else if silence >= SILENT_MS {
+                let known = self.known(&id);
+                known.is_changed |= known.view.state != State::Silent;
+                known.view.state = State::Silent;
+            }
+        }
+        let before = self.hosts.len();
+        self.hosts.retain(|_, known| known.view.lost_ms.is_none_or(|lost| now.saturating_sub(lost) < LOST_KEPT_MS));
+        if self.hosts.len() < before {
+            self.publish_all();
+        }
+    }
+
+    pub(super) fn found(&mut self, reply: HostReply) {
+        let id: Arc<str> = reply.id.as_str().into();
+        if !self.hosts.contains_key(&id) && self.hosts.len() >= HOSTS_MAX {
+            return;
+        }
+        self.model.heard(&id);
+        let known = self.known(&id);
+        let view = &mut known.view;
+        view.is_ours |= reply.peers.is_some();
+        view.heard_ms = now_ms();
+        view.started_ms = Some(now_ms().saturating_sub(reply.uptime_seconds.saturating_mul(1000)));
+        (view.name, view.labels, view.version) = (reply.friendly_name, reply.labels, reply.version);
+        known.is_changed = true;
+        self.comes_back(&id);
+    }
+}
