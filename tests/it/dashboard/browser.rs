@@ -146,6 +146,8 @@ async fn an_application_is_put_together_with_the_mouse() {
     browser.click("dialog[open] label", "Upload").await;
     upload(&browser, &file).await;
     browser.with_text("dialog[open]", "wasmcloud:httpserver").await;
+    // Either host might be the first that offers.
+    choose_host(&browser, &dashboard.host.id).await;
     send(&browser).await;
     browser.with_text("dialog[open] .dialog-stage", "Runs on").await;
     browser.picture("started-actor").await;

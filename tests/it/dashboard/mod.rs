@@ -5,6 +5,8 @@ mod browser;
 mod door;
 mod health;
 
+use std::time::Duration;
+
 use reqwest::{Method, StatusCode, Url};
 use serde_json::{Value, json};
 
@@ -80,11 +82,18 @@ impl Dashboard {
 
     /// Waits until a look at the API finds something.
     pub async fn until<T>(&self, path: &str, found: impl Fn(&Value) -> Option<T>) -> T {
-        eventually(path, || async {
-            let body = self.get(path).await;
-            found(&body)
-        })
-        .await
+        let mut last = Value::Null;
+        let search = async {
+            loop {
+                last = self.get(path).await;
+                if let Some(found) = found(&last) {
+                    return found;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let outcome = tokio::time::timeout(PATIENCE, search).await;
+        outcome.unwrap_or_else(|_| panic!("waited in vain for {path}; it says {last:#}"))
     }
 
     /// Sends a file.
