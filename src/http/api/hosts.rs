@@ -90,7 +90,7 @@ impl Host {
             started_ms: view.started_ms,
             heard_ms: heard.get(&view.id).copied().unwrap_or(0).max(view.heard_ms),
             actors: view.inventory.actors.len(),
-            replicas: view.replicas(),
+            replicas: view.replicas,
             providers: view.inventory.providers.len(),
             rates: if view.state == HostState::Lost { None } else { rates.host(&view.id) },
             memory_bytes: rates.memory(&view.id),

@@ -149,6 +149,8 @@ pub struct HostView {
     /// It is like this one, and answers what hosts of earlier years do not know.
     pub is_ours: bool,
     pub inventory: Arc<Inventory>,
+    /// Calls its actors take at a time, all together.
+    pub replicas: u64,
     /// What it last said of itself, if it is like this one.
     pub health: Option<Arc<Health>>,
     /// What health checks of its providers said, by public key and link name.
@@ -156,11 +158,6 @@ pub struct HostView {
 }
 
 impl HostView {
-    /// Calls its actors take at a time, all together.
-    pub fn replicas(&self) -> u64 {
-        self.inventory.actors.iter().map(|actor| crate::client::outcome::instances(actor, |_| true)).sum()
-    }
-
     /// How a provider of it answers health checks.
     pub fn provider_health(&self, id: &str, link_name: &str) -> ProviderState {
         let told = self.checks.get(&(id.to_owned(), link_name.to_owned())).copied();

@@ -35,7 +35,7 @@ use super::{
     rates::{Of, Rates, STEP_MS, Sum},
 };
 use crate::{
-    client::{calls, rates},
+    client::{calls, outcome, rates},
     control::{
         probe::{calls::Look, health::Health},
         types::{HostReply, Inventory},
@@ -352,6 +352,7 @@ impl Keeper {
             }
         }
         view.heard_ms = now_ms();
+        view.replicas = inventory.actors.iter().map(|actor| outcome::instances(actor, |_| true)).sum();
         view.inventory = Arc::new(inventory);
         if let Some(health) = health {
             // What it says now is newer than what events said.
