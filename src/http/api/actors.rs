@@ -316,7 +316,9 @@ pub async fn start(
 /// How a reference is named where there is little room.
 pub fn shown(reference: &str) -> String {
     match reference.rsplit_once("sha256:") {
-        Some((scheme, digest)) if digest.len() > 12 => format!("{scheme}sha256:{}…", &digest[..12]),
+        Some((scheme, digest)) if digest.chars().count() > 12 => {
+            format!("{scheme}sha256:{}…", digest.chars().take(12).collect::<String>())
+        }
         _ => reference.to_owned(),
     }
 }
@@ -510,4 +512,16 @@ async fn running(dashboard: &Dashboard, id: &str, host: &str) -> Result<(String,
         found.ok_or_else(|| Refusal::not_found(format!("actor {} does not run on {}", short(id), view.name)))?;
     let name = if actor.name.is_empty() { short(id) } else { actor.name };
     Ok((name, view.name.clone(), actor.image_ref))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_is_cut_whatever_it_is_made_of() {
+        assert_eq!(shown("lattice://sha256:0123456789abcdef"), "lattice://sha256:0123456789ab…");
+        assert_eq!(shown("x@sha256:éééééééééééééé"), "x@sha256:éééééééééééé…");
+        assert_eq!(shown("registry.example/echo:0.3.4"), "registry.example/echo:0.3.4");
+    }
 }
