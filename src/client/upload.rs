@@ -92,7 +92,8 @@ impl Verified {
         }
     }
 
-    fn about(&self) -> About {
+    /// What its claims say of it.
+    pub fn about(&self) -> About {
         let (kind, name, revision) = match self {
             Self::Actor(claims) => ("actor", &claims.name, claims.effective_revision()),
             Self::Provider { claims, .. } => ("provider", &claims.name, claims.effective_revision()),

@@ -108,10 +108,10 @@ pub struct Place {
 impl Place {
     /// The address of the page on this machine.
     pub fn url(&self) -> String {
-        let ip = self.address.ip();
-        let host = if ip.is_unspecified() { "localhost".to_owned() } else { SocketAddr::new(ip, 0).to_string() };
-        let host = host.strip_suffix(":0").unwrap_or(&host);
-        format!("http://{host}:{}", self.address.port())
+        match self.address.ip().is_unspecified() {
+            true => format!("http://localhost:{}", self.address.port()),
+            false => format!("http://{}", self.address),
+        }
     }
 }
 

@@ -22,6 +22,7 @@ use super::{ErrorBody, Refusal, actors::sender};
 use crate::{
     client::upload::{Artifact, ContentError, Readers, Verified},
     http::Dashboard,
+    store::artifacts::About,
 };
 
 /// The largest file, in bytes: that of 2022's dashboard.
@@ -43,7 +44,7 @@ pub struct Uploaded {
     /// What to start it by.
     reference: String,
     /// `actor` or `provider`.
-    kind: &'static str,
+    kind: String,
     name: String,
     public_key: String,
     issuer: String,
@@ -143,32 +144,22 @@ async fn store(dashboard: Dashboard, body: Body) -> Result<Uploaded, Refusal> {
     })?;
     let readers = Readers::find(dashboard.lattice()).await?;
     let sent = sender(&dashboard).send(&readers, &artifact, |_, _| {}).await?;
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    let public_key = sent.verified.public_key().to_owned();
-    Ok(match sent.verified {
-        Verified::Actor(claims) => Uploaded {
-            reference: sent.reference,
-            kind: "actor",
-            name: text(&claims.name),
-            public_key,
-            version: text(&claims.version),
-            revision: claims.effective_revision(),
-            issuer: claims.issuer,
-            caps: claims.caps,
-            contract_id: String::new(),
-            bytes,
-        },
-        Verified::Provider { claims, .. } => Uploaded {
-            reference: sent.reference,
-            kind: "provider",
-            name: text(&claims.name),
-            public_key,
-            version: text(&claims.version),
-            revision: claims.effective_revision(),
-            issuer: claims.issuer,
-            caps: Vec::new(),
-            contract_id: claims.contract_id,
-            bytes,
-        },
+    let About { kind, public_key, name, revision } = sent.verified.about();
+    let (version, issuer, caps, contract_id) = match sent.verified {
+        Verified::Actor(claims) => (claims.version, claims.issuer, claims.caps, String::new()),
+        Verified::Provider { claims, .. } => (claims.version, claims.issuer, Vec::new(), claims.contract_id),
+    };
+    let version = version.unwrap_or_default();
+    Ok(Uploaded {
+        reference: sent.reference,
+        kind,
+        name,
+        public_key,
+        issuer,
+        version,
+        revision,
+        caps,
+        contract_id,
+        bytes,
     })
 }

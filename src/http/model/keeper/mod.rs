@@ -166,7 +166,7 @@ impl Keeper {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let own: Arc<str> = self.model.own_id().into();
-        self.known(&own).is_stale = true;
+        self.known(&own).view.is_ours = true;
         loop {
             tokio::select! {
                 biased;
@@ -289,12 +289,11 @@ impl Keeper {
         }
         let ours = self.hosts.values().filter(|known| known.view.is_ours && known.view.state == State::Ok);
         let ids: Vec<String> = ours.map(|known| known.view.id.to_string()).collect();
-        let (ids, pause) = match is_looked_at {
-            true => (ids.clone(), NUMBERS.max(LOOK_COST * u32::try_from(ids.len()).unwrap_or(u32::MAX))),
-            false if ids.len() <= SMALL => (ids, IDLE_LOOK),
+        let pause = match is_looked_at {
+            true => NUMBERS.max(LOOK_COST * u32::try_from(ids.len()).unwrap_or(u32::MAX)),
+            false if ids.len() <= SMALL => IDLE_LOOK,
             false => return,
         };
-        // A little before the step it is for, so that no step is missed.
         self.look_at = Instant::now() + pause;
         self.is_looking = true;
         let lattice = self.dashboard.lattice().clone();

@@ -40,7 +40,6 @@ impl Keeper {
     }
 
     pub(super) fn follow_peers(&mut self) {
-        let own: Arc<str> = self.model.own_id().into();
         let peers = self.dashboard.parts().peers.known();
         // Who is cut off itself forgets its peers after a while, and must not take that for a goodbye.
         let has_left = |known: &Known| {
@@ -75,9 +74,6 @@ impl Keeper {
                 _ => {}
             }
         }
-        let known = self.known(&own);
-        known.view.is_ours = true;
-        known.view.heard_ms = now_ms();
     }
 
     /// Whether this host could hear the others for long enough to say that one is silent.
