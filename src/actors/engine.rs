@@ -20,9 +20,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::meter::histogram::{Buckets, Histogram};
 use tracing::{info, warn};
 use wasmtime::{Cache, CacheConfig, Config, InstanceAllocationStrategy, Module, PoolingAllocationConfig};
+
+use crate::meter::histogram::{Buckets, Histogram};
 
 /// How often a running guest gives way to others; also how far past its deadline it can run.
 const EPOCH: Duration = Duration::from_millis(5);
