@@ -1,5 +1,5 @@
 // Owns the small building blocks of every view: headers, cards, badges, keys, labels, times, empty and loading states.
-import { html, useEffect, useRef, useState } from "../../vendor/htm-preact.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "../../vendor/htm-preact.js";
 import { useClock } from "../clock.js";
 import { formatAgo, formatDuration, formatTime, safeUrl, shortKey } from "../format.js";
 import { Icon } from "./icons.js";
@@ -7,6 +7,24 @@ import { announce } from "./toast.js";
 
 /** Joins class names; falsy ones are dropped. */
 export const classes = (...names) => names.filter(Boolean).join(" ");
+
+/** What is in sight of a scrolling element: {top, width, height}, kept up to date; and the function that sets it. */
+export function useSight(ref, initial) {
+  const [sight, setSight] = useState(initial);
+  useLayoutEffect(() => {
+    const node = ref.current;
+    const measure = () => setSight({ top: node.scrollTop, width: node.clientWidth, height: node.clientHeight });
+    measure();
+    const observer = new ResizeObserver(measure);
+    observer.observe(node);
+    node.addEventListener("scroll", measure, { passive: true });
+    return () => {
+      observer.disconnect();
+      node.removeEventListener("scroll", measure);
+    };
+  }, []);
+  return [sight, setSight];
+}
 
 /**
  * The head of a view.

@@ -57,13 +57,6 @@ export function Select({ label, value, onInput, options }) {
   </select>`;
 }
 
-export function Checkbox({ label, hint, value, onInput, ...rest }) {
-  const id = useId();
-  return html`<div class="field check"><input type="checkbox" id=${id} checked=${value}
-    onChange=${(event) => onInput(event.target.checked)} ...${rest} /><div><label for=${id}>${label}</label>
-    ${hint && html`<p class="hint">${hint}</p>`}</div></div>`;
-}
-
 /** One of several, side by side. options: [value, text, hint?][] */
 export function Segmented({ label, value, onInput, options }) {
   const name = useId();

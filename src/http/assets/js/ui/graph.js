@@ -1,8 +1,8 @@
 // Owns the graph of link definitions: actors, contracts and providers in three columns, with the traffic between them.
-import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "../../vendor/htm-preact.js";
+import { html, useEffect, useMemo, useRef, useState } from "../../vendor/htm-preact.js";
 import { formatCount, formatRate, plural, shortKey } from "../format.js";
 import { href } from "../router.js";
-import { classes, ExternalLink, Note } from "./basic.js";
+import { classes, ExternalLink, Note, useSight } from "./basic.js";
 import { ActorLink, LinkState, ProviderLink } from "./domain.js";
 import { Icon } from "./icons.js";
 
@@ -130,20 +130,9 @@ const describe = (node) => {
 
 function Plane({ model }) {
   const box = useRef(null);
-  const [view, setView] = useState({ top: 0, width: 960, height: 480 });
+  const [sight] = useSight(box, { top: 0, width: 960, height: 480 + HEAD });
+  const view = { ...sight, height: sight.height - HEAD };
   const [hotKey, setHot] = useState(null);
-  useLayoutEffect(() => {
-    const node = box.current;
-    const measure = () => setView({ top: node.scrollTop, width: node.clientWidth, height: node.clientHeight - HEAD });
-    measure();
-    const observer = new ResizeObserver(measure);
-    observer.observe(node);
-    node.addEventListener("scroll", measure, { passive: true });
-    return () => {
-      observer.disconnect();
-      node.removeEventListener("scroll", measure);
-    };
-  }, []);
   const width = Math.max(760, view.width);
   const nodeWidth = Math.min(340, Math.round(width * 0.25));
   const gap = (width - 2 * PAD - 3 * nodeWidth) / 2;

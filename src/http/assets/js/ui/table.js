@@ -4,7 +4,7 @@ import { get, withQuery } from "../api.js";
 import { formatCount } from "../format.js";
 import { useChanges } from "../live.js";
 import { navigate, setQuery, useRoute } from "../router.js";
-import { ErrorNote, Skeleton, classes } from "./basic.js";
+import { ErrorNote, Skeleton, classes, useSight } from "./basic.js";
 import { Select } from "./form.js";
 import { Icon } from "./icons.js";
 
@@ -68,7 +68,7 @@ export function VirtualTable({
   const rowHeight = isPhone ? 20 + 26 * phoneLines : ROW_HEIGHT;
   const [, render] = useReducer((n) => n + 1, 0);
   const box = useRef(null);
-  const [view, setView] = useState({ top: 0, height: 800, width: 0 });
+  const [view, setView] = useSight(box, { top: 0, height: 800, width: 0 });
   const [active, setActive] = useState(0);
   const wantsFocus = useRef(false);
   const source = withQuery(url, { ...query, sort });
@@ -133,18 +133,6 @@ export function VirtualTable({
   }, [Math.floor(first / CHUNK), Math.floor(last / CHUNK), total, source]);
   useEffect(() => () => data.current.aborts.forEach((abort) => abort.abort()), []);
 
-  useLayoutEffect(() => {
-    const node = box.current;
-    const measure = () => setView({ top: node.scrollTop, height: node.clientHeight, width: node.clientWidth });
-    measure();
-    const observer = new ResizeObserver(measure);
-    observer.observe(node);
-    node.addEventListener("scroll", measure, { passive: true });
-    return () => {
-      observer.disconnect();
-      node.removeEventListener("scroll", measure);
-    };
-  }, []);
   const q = query.q || "";
   useEffect(() => {
     if (box.current) box.current.scrollTop = 0;
