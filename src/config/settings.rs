@@ -345,7 +345,7 @@ pub static GROUPS: &[Group] = &[
                 Kind::Address, "127.0.0.1", "Address the dashboard listens on; any but a loopback one asks for a token")
                 .written(Written::Never),
             Setting::new("dashboard_token", &["WASMCLOUD_DASHBOARD_TOKEN"], "dashboard-token",
-                Kind::Secret, "", "What to show to enter the dashboard, at least 16 characters; made up and kept in a file where one is needed")
+                Kind::Secret, "", "What to show to enter the dashboard, better 16 characters or more; made up and kept in a file where one is needed")
                 .written(Written::Never),
             Setting::new("dashboard_names", &["WASMCLOUD_DASHBOARD_HOST", "DASHBOARD_HOST"], "dashboard-names",
                 Kind::List, "", "Names the dashboard is reached by, besides addresses and localhost, like box.example")

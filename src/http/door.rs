@@ -57,7 +57,9 @@ const CALLERS_MAX: usize = 1024;
 /// Random bytes of a session's id, and of a token that is made up.
 const SECRET_BYTES: usize = 32;
 
-/// How long a request of the API may take that brings no file.
+/// What takes as long as it takes, with deadlines of its own.
+const UNHURRIED: [&str; 3] = ["/api/v1/stream", "/api/v1/uploads", "/api/v1/call"];
+/// How long another request of the API may take.
 const DEADLINE: Duration = Duration::from_secs(15);
 
 /// Answered to everybody, for those who watch over this process.
@@ -239,6 +241,24 @@ impl Door {
             || self.names.iter().any(|known| known == name)
     }
 
+    /// Whether nothing says that another page makes this request.
+    fn is_own_page(&self, host: &str, headers: &HeaderMap) -> bool {
+        let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+        let site = text(&HeaderName::from_static("sec-fetch-site"));
+        if site.is_some_and(|site| !matches!(site, "same-origin" | "none")) {
+            return false;
+        }
+        // Behind a proxy the scheme may be another one; and the name, where the proxy does not pass it on.
+        text(&ORIGIN).is_none_or(|origin| {
+            let name = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+            let is_ours = |name: &str| {
+                let bare = name.split(':').next().unwrap_or_default().to_ascii_lowercase();
+                name == host || self.names.contains(&bare)
+            };
+            name.is_some_and(is_ours)
+        })
+    }
+
     fn admit(&self, caller: IpAddr, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Box<Response>> {
         let path = uri.path();
         if HEALTH.contains(&path) {
@@ -294,33 +314,12 @@ pub fn refuse_login(error: LoginError) -> Response {
     }
 }
 
-impl Door {
-    /// Whether nothing says that another page makes this request.
-    fn is_own_page(&self, host: &str, headers: &HeaderMap) -> bool {
-        let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
-        let site = text(&HeaderName::from_static("sec-fetch-site"));
-        if site.is_some_and(|site| !matches!(site, "same-origin" | "none")) {
-            return false;
-        }
-        // Behind a proxy the scheme may be another one; and the name, where the proxy does not pass it on.
-        text(&ORIGIN).is_none_or(|origin| {
-            let name = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-            let is_ours = |name: &str| {
-                let bare = name.split(':').next().unwrap_or_default().to_ascii_lowercase();
-                name == host || self.names.contains(&bare)
-            };
-            name.is_some_and(is_ours)
-        })
-    }
-}
-
 /// Passes a request on, or answers it with a refusal; and says of every answer what browsers may do with it.
 pub async fn guard(State(dashboard): State<super::Dashboard>, request: Request, next: Next) -> Response {
     let caller = request.extensions().get::<Caller>().map_or(Ipv6Addr::UNSPECIFIED.into(), |caller| caller.0.ip());
     let is_api = request.uri().path().starts_with(API);
     let admitted = dashboard.door().admit(caller, request.method(), request.uri(), request.headers());
-    // What takes longer has deadlines of its own.
-    let has_its_own = ["/stream", "/uploads", "/call"].iter().any(|tail| request.uri().path().ends_with(tail));
+    let has_its_own = UNHURRIED.contains(&request.uri().path());
     let mut response = match admitted {
         Ok(()) if is_api && !has_its_own => match timeout(DEADLINE, next.run(request)).await {
             Ok(response) => response,

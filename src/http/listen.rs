@@ -1,6 +1,6 @@
 //! The dashboard's address: opened, or the next free one, and served until the host stops.
 
-use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, pin::pin, time::Duration};
 
 use axum::Router;
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
@@ -10,7 +10,6 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -57,7 +56,6 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
 
 /// Answers until told to stop; then what is in work gets a moment.
 pub async fn run(listener: TcpListener, app: Router, stop: CancellationToken) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -68,14 +66,8 @@ pub async fn run(listener: TcpListener, app: Router, stop: CancellationToken) {
                     error!(error = %failure, "a connection of the dashboard panicked");
                 }
             }
-            accepted = accept(&listener, &room) => match accepted {
-                Ok((stream, caller, permit)) => {
-                    let (app, stop) = (app.clone(), stop.clone());
-                    connections.spawn(async move {
-                        serve(stream, caller, app, stop).await;
-                        drop(permit);
-                    });
-                }
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+                Ok((stream, caller)) => _ = connections.spawn(serve(stream, caller, app.clone(), stop.clone())),
                 Err(error) => {
                     warn!(%error, "the dashboard cannot accept connections, trying on");
                     sleep(ACCEPT_PAUSE).await;
@@ -88,15 +80,6 @@ pub async fn run(listener: TcpListener, app: Router, stop: CancellationToken) {
     if timeout(LAST_REQUESTS, ended).await.is_err() {
         connections.shutdown().await;
     }
-}
-
-async fn accept(
-    listener: &TcpListener,
-    room: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let permit = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, caller) = listener.accept().await?;
-    Ok((stream, caller, permit))
 }
 
 async fn serve(stream: TcpStream, caller: SocketAddr, app: Router, stop: CancellationToken) {

@@ -194,13 +194,10 @@ impl Host {
 
     fn providers(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let conditions = self.dashboard.parts().providers.conditions();
-        let of = |condition: &'_ crate::providers::supervisor::Condition| {
-            (condition.id.as_str().to_owned(), condition.link_name.as_str().to_owned())
-        };
-        let named: Vec<_> = conditions.iter().map(of).collect();
         let all = || {
-            conditions.iter().zip(&named).map(|(condition, (id, link_name))| {
-                (vec![("provider", id.as_str()), ("link_name", link_name.as_str())], condition)
+            conditions.iter().map(|condition| {
+                let labels = vec![("provider", condition.id.as_str()), ("link_name", condition.link_name.as_str())];
+                (labels, condition)
             })
         };
         let restarts = all().map(|(labels, condition)| (labels, condition.restarts));

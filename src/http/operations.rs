@@ -200,6 +200,17 @@ impl Work {
         self.at(name, detail.into(), 0, 0);
     }
 
+    /// Does something that nobody waits for, once the operation has been told its end.
+    pub fn afterwards(&self, favour: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.operations.stop.clone();
+        self.operations.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = favour => {}
+            }
+        });
+    }
+
     /// A host was chosen.
     pub fn on_host(&self, host_id: &str) {
         self.operations.change(&self.id, |operation| {

@@ -108,6 +108,13 @@ pub struct Health {
     pub peers: Vec<PeerHealth>,
 }
 
+impl Health {
+    /// What the host tells of a provider under a link name.
+    pub fn provider(&self, id: &str, link_name: &str) -> Option<&ProviderHealth> {
+        self.providers.iter().find(|provider| provider.id == id && provider.link_name == link_name)
+    }
+}
+
 /// Where the lattice's metadata is, seen from a host.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]

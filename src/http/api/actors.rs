@@ -296,12 +296,12 @@ pub async fn start(
         ..Begun::default()
     };
     accepted(dashboard.operations().begin(begun, |work| async move {
-        let host = place.settle(&work, &reference, None).await?;
+        let settled = place.settle(&work, &reference, None).await?;
         work.stage("command", "");
-        let act = Act::new(&place.lattice, &host, Some(START_WAIT));
+        let act = Act::new(&place.lattice, &settled.host, Some(START_WAIT));
         let end = act.start_actor(&reference, max, &annotations, &mut |step| work.step(step)).await?;
-        place.tidy().await;
-        let name = place.dashboard.model().picture().host_name(&host);
+        let name = place.dashboard.model().picture().host_name(&settled.host);
+        place.tidy(&work, settled);
         Ok(match end {
             Ended::Before(started) => End {
                 text: format!("It runs on {name} already and takes {} at a time; nothing was changed", started.max),
@@ -352,17 +352,17 @@ impl Place {
     }
 
     /// The host: the one that was named, or the first that offers.
-    pub async fn settle(&self, work: &Work, reference: &str, link_name: Option<&str>) -> anyhow::Result<String> {
+    pub async fn settle(&self, work: &Work, reference: &str, link_name: Option<&str>) -> anyhow::Result<Settled> {
         let readers = if self.is_upload { Some(Readers::find(&self.lattice).await?) } else { None };
-        if let Some(host) = &self.host {
+        if let Some(host) = self.host.clone() {
             if let Some(readers) = &readers {
-                readers.require(host)?;
+                readers.require(&host)?;
             }
-            return Ok(host.clone());
+            return Ok(Settled { host, readers });
         }
         work.stage("auction", "");
-        let (constraints, readers) = (&self.constraints, readers.as_ref());
-        let wanted = placement::Wanted { reference, link_name, constraints, readers };
+        let constraints = &self.constraints;
+        let wanted = placement::Wanted { reference, link_name, constraints, readers: readers.as_ref() };
         let bid = wanted.first(&self.lattice, AUCTION).await?;
         let host = match bid {
             Some(host) => host,
@@ -376,17 +376,23 @@ impl Place {
             }
         };
         work.on_host(&host);
-        Ok(host)
+        Ok(Settled { host, readers })
     }
 
-    /// Removes uploads that have a successor and run nowhere, now that this one runs.
-    pub async fn tidy(&self) {
-        if self.is_upload
-            && let Ok(readers) = Readers::find(&self.lattice).await
-        {
-            sender(&self.dashboard).tidy(&readers).await;
+    /// Removes uploads that have a successor and run nowhere, now that this one runs; nobody waits for it.
+    pub fn tidy(&self, work: &Work, settled: Settled) {
+        if let Some(readers) = settled.readers {
+            let sender = sender(&self.dashboard);
+            work.afterwards(async move { sender.tidy(&readers).await });
         }
     }
+}
+
+/// The host that was settled on.
+pub struct Settled {
+    pub host: String,
+    /// The hosts that know what was sent, if it was.
+    readers: Option<Readers>,
 }
 
 /// The way of files into the lattice.
@@ -457,11 +463,11 @@ pub async fn update(
     let begun = Begun { kind: "update_actor", title, host_id: &host, target_id: &id, ..Begun::default() };
     let actor = id.clone();
     accepted(dashboard.operations().begin(begun, |work| async move {
-        let host = place.settle(&work, &reference, None).await?;
+        let settled = place.settle(&work, &reference, None).await?;
         work.stage("command", "");
-        let act = Act::new(&place.lattice, &host, Some(START_WAIT));
+        let act = Act::new(&place.lattice, &settled.host, Some(START_WAIT));
         act.update_actor(&actor, &reference, &mut |step| work.step(step)).await?;
-        place.tidy().await;
+        place.tidy(&work, settled);
         Ok(End { text: format!("New calls of {name} on {host_name} run the new module"), ..End::default() })
     }))
 }

@@ -405,7 +405,7 @@ fn running_actors(view: &HostView, health: Option<&Health>, rates: &Rates) -> Ve
 fn running_providers(view: &HostView, health: Option<&Health>, rates: &Rates) -> Vec<RunningProvider> {
     let provider = |provider: &crate::control::types::InventoryProvider| {
         let (id, link_name) = (&provider.id, &provider.link_name);
-        let told = health.and_then(|h| h.providers.iter().find(|p| p.id == *id && p.link_name == *link_name));
+        let told = health.and_then(|health| health.provider(id, link_name));
         RunningProvider {
             id: id.clone(),
             link_name: link_name.clone(),

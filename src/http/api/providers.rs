@@ -218,8 +218,7 @@ pub async fn one(
 
 fn instances(host: &HostView, id: &str, link_name: &str) -> Vec<ProviderInstance> {
     let of_it = host.inventory.providers.iter().filter(|p| p.id == id && p.link_name == link_name);
-    let told = host.health.as_ref();
-    let told = told.and_then(|health| health.providers.iter().find(|p| p.id == id && p.link_name == link_name));
+    let told = host.health.as_ref().and_then(|health| health.provider(id, link_name));
     let instance = |provider: &crate::control::types::InventoryProvider| ProviderInstance {
         host: HostRef::of(host),
         reference: provider.image_ref.clone(),
@@ -304,13 +303,13 @@ pub async fn start(
     };
     let (name, model) = (link_name.clone(), dashboard.model().clone());
     accepted(dashboard.operations().begin(begun, |work| async move {
-        let host = place.settle(&work, &reference, Some(&name)).await?;
+        let settled = place.settle(&work, &reference, Some(&name)).await?;
         work.stage("command", "");
-        let act = Act::new(&place.lattice, &host, Some(START_WAIT));
+        let act = Act::new(&place.lattice, &settled.host, Some(START_WAIT));
         let mut on_step = |step: &crate::control::types::Step| work.step(step);
         let end = act.start_provider(&reference, &name, &annotations, configuration.as_deref(), &mut on_step).await?;
-        place.tidy().await;
-        let host_name = model.picture().host_name(&host);
+        let host_name = model.picture().host_name(&settled.host);
+        place.tidy(&work, settled);
         Ok(match end {
             Ended::Before(serving) => {
                 End { text: format!("It runs on {host_name} already; nothing was changed"), target_id: serving.id }

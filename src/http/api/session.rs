@@ -1,7 +1,8 @@
 //! Entering with the token, and leaving.
 
 use axum::{
-    extract::{Request, State},
+    Extension,
+    extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -20,16 +21,15 @@ pub struct LogIn {
 /// Opens a session: sets its cookie
 #[utoipa::path(post, path = "/api/v1/session", tag = "session", request_body = LogIn, responses(
     (status = 204, description = "entered"), (status = 401, body = ErrorBody), (status = 429, body = ErrorBody)))]
-pub async fn log_in(State(dashboard): State<Dashboard>, request: Request) -> Response {
-    let unknown = std::net::Ipv4Addr::UNSPECIFIED.into();
-    let caller = request.extensions().get::<Caller>().map_or(unknown, |caller| caller.0.ip());
-    let origin = request.headers().get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
+pub async fn log_in(
+    State(dashboard): State<Dashboard>,
+    Extension(Caller(caller)): Extension<Caller>,
+    headers: HeaderMap,
+    Body(LogIn { token }): Body<LogIn>,
+) -> Response {
+    let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
     let is_secure = origin.is_some_and(|origin| origin.starts_with("https://"));
-    let LogIn { token } = match <Body<LogIn> as axum::extract::FromRequest<()>>::from_request(request, &()).await {
-        Ok(Body(body)) => body,
-        Err(refusal) => return refusal.into_response(),
-    };
-    match dashboard.door().log_in(caller, &token, is_secure) {
+    match dashboard.door().log_in(caller.ip(), &token, is_secure) {
         Ok(cookie) => (StatusCode::NO_CONTENT, [(header::SET_COOKIE, cookie)]).into_response(),
         Err(error) => door::refuse_login(error),
     }

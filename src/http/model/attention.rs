@@ -141,10 +141,7 @@ fn of_host(host: &HostView, table: &Table, attention: &mut Vec<Attention>) {
     for provider in &host.inventory.providers {
         let (id, link_name) = (&provider.id, &provider.link_name);
         let name = if provider.name.is_empty() { id } else { &provider.name };
-        let health = host
-            .health
-            .as_ref()
-            .and_then(|health| health.providers.iter().find(|p| p.id == *id && p.link_name == *link_name));
+        let health = host.health.as_ref().and_then(|health| health.provider(id, link_name));
         let text = if host.provider_health(id, link_name) == ProviderState::Unhealthy {
             let complaint = health.and_then(|health| health.complaint.as_deref());
             let complaint = complaint.map(|text| format!(": {text}")).unwrap_or_default();

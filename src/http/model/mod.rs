@@ -161,10 +161,7 @@ impl HostView {
     /// How a provider of it answers health checks.
     pub fn provider_health(&self, id: &str, link_name: &str) -> ProviderState {
         let told = self.checks.get(&(id.to_owned(), link_name.to_owned())).copied();
-        let by_probe = || {
-            let health = self.health.as_ref()?;
-            health.providers.iter().find(|p| p.id == id && p.link_name == link_name)?.is_healthy
-        };
+        let by_probe = || self.health.as_ref()?.provider(id, link_name)?.is_healthy;
         match told.or_else(by_probe) {
             Some(true) => ProviderState::Healthy,
             Some(false) => ProviderState::Unhealthy,
