@@ -18,7 +18,7 @@ use crate::{
 
 /// Longer references are told by nobody.
 const STEP_BYTES_MAX: usize = 4096;
-/// Pulls that are kept, and how long one is that nobody speaks of any more.
+/// Pulls that are kept.
 const PULLS_MAX: usize = 256;
 
 impl Keeper {

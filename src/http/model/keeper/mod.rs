@@ -63,6 +63,7 @@ const AGAIN: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_secs(2);
 /// Hosts that are kept.
 const HOSTS_MAX: usize = 4096;
+/// How long a pull is kept that nobody speaks of any more, in milliseconds.
 const PULL_KEPT_MS: u64 = 15_000;
 
 /// The task that keeps the picture.
