@@ -13,6 +13,7 @@ mod walk;
 mod actors;
 mod article;
 mod artifacts;
+mod attacks;
 mod blobstore;
 mod calls;
 mod commands;
