@@ -141,7 +141,7 @@ pub(super) fn text_of(kind: &Kind, value: &Value) -> Result<Option<String>, Prob
         Value::String(text) => text.clone(),
         Value::Number(number) if number_fits => number.to_string(),
         Value::Bool(yes) if *kind == Kind::Bool => yes.to_string(),
-        Value::Array(items) if matches!(kind, Kind::List | Kind::ClusterKeys) => {
+        Value::Array(items) if matches!(kind, Kind::List | Kind::ClusterKeys | Kind::InboxPrefixes) => {
             let texts: Option<Vec<&str>> = items.iter().map(Value::as_str).collect();
             texts.ok_or(Problem::WrongType { found: "an array that holds more than strings" })?.join(",")
         }
@@ -271,6 +271,7 @@ pub(super) fn members(config: &Config, dir: &Path) -> BTreeMap<String, Value> {
         "provider_delay": config.provider_delay.as_millis() as u64,
         "provider_env": config.provider_env,
         "repeatable_operations": config.repeatable_operations,
+        "inbox_prefixes": config.inbox_prefixes,
         "shutdown_timeout_ms": config.shutdown_timeout.as_millis() as u64,
         "enable_ipv6": u8::from(config.ctl.ipv6),
         // A text in 2022; the later host of that family reads the same words.

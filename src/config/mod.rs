@@ -67,6 +67,8 @@ pub struct Config {
     pub rpc_timeout: Duration,
     /// Operations that may be made again elsewhere when a host vanishes with them.
     pub repeatable_operations: Vec<String>,
+    /// Subjects below which clients get answers, besides the usual inboxes.
+    pub inbox_prefixes: Vec<String>,
     /// Between asking a provider to stop and killing it.
     pub provider_delay: Duration,
     /// Names of environment variables that provider processes get.
@@ -184,6 +186,7 @@ impl Config {
             ctl_topic_prefix: table.text("ctl_topic_prefix").unwrap_or_default(),
             rpc_timeout: milliseconds(table, "rpc_timeout_ms"),
             repeatable_operations: table.list("repeatable_operations"),
+            inbox_prefixes: table.list("inbox_prefixes"),
             provider_delay: milliseconds(table, "provider_delay"),
             provider_env: table.list("provider_env"),
             js_domain: table.text("js_domain"),

@@ -63,6 +63,8 @@ pub enum Problem {
     NotAToken(String),
     #[error("{0:?} is not a subject")]
     NotASubject(String),
+    #[error("{0:?} is no subject below which only answers go")]
+    NotAnInboxPrefix(String),
     #[error("{0:?} is not a NATS server address")]
     NotAServer(String),
     #[error("{0:?} is not an IP address")]

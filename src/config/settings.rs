@@ -34,6 +34,8 @@ pub enum Kind {
     List,
     /// Like `List`, each a public cluster key.
     ClusterKeys,
+    /// Like `List`, each a subject below which answers may go.
+    InboxPrefixes,
     /// The IP address of a network interface of this machine.
     Address,
     /// A path that need not exist.
@@ -265,6 +267,8 @@ pub static GROUPS: &[Group] = &[
             Setting::new("repeatable_operations", &["WASMCLOUD_REPEATABLE_OPERATIONS"], "repeatable-operations",
                 Kind::List, "", "Operations to repeat elsewhere when a host vanishes with a call, like Pets.List; idempotent HTTP requests and reads of \
                     the standard contracts always are"),
+            Setting::new("inbox_prefixes", &["WASMCLOUD_INBOX_PREFIXES"], "inbox-prefixes",
+                Kind::InboxPrefixes, "", "Subjects below which clients get answers, besides _INBOX and _INBOX_NAME; other reply subjects are not answered"),
             Setting::new("provider_delay", &["WASMCLOUD_PROV_SHUTDOWN_DELAY_MS"], "provider-shutdown-delay",
                 Kind::Integer { min: 0, max: HOUR_MS }, "300", "Milliseconds between asking a provider to stop and killing it")
                 .aliases(&["provider-delay"]).written(Written::Always),

@@ -12,6 +12,7 @@ use super::keys;
 use super::origin::Problem;
 use super::secret::Secret;
 use super::settings::Kind;
+use crate::lattice::answers::is_inbox_prefix;
 
 /// A checked value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +73,13 @@ pub(super) fn parse(kind: &Kind, text: &str, dir: &Path) -> Result<Value, Proble
             keys.iter().try_for_each(|key| keys::check_cluster_key(key))?;
             Ok(Value::List(keys))
         }
+        Kind::InboxPrefixes => {
+            let prefixes = list(trimmed);
+            match prefixes.iter().find(|prefix| !is_inbox_prefix(prefix)) {
+                Some(wrong) => Err(Problem::NotAnInboxPrefix(wrong.clone())),
+                None => Ok(Value::List(prefixes)),
+            }
+        }
         Kind::Address => check(trimmed, |text| text.parse::<IpAddr>().is_ok(), Problem::NotAnAddress),
         Kind::Path | Kind::File => Ok(Value::Path(dir.join(trimmed))),
         Kind::Choice(words) => words
@@ -100,6 +108,10 @@ pub(super) fn accepted(kind: &Kind) -> String {
         Kind::List => "texts separated by commas, or a JSON array of strings".into(),
         Kind::ClusterKeys => {
             "public cluster keys (C…, 56 characters) separated by commas, or a JSON array of them".into()
+        }
+        Kind::InboxPrefixes => {
+            "subjects without wildcards outside of wasmbus, wadm and $, separated by commas, or a JSON array of them"
+                .into()
         }
         Kind::Address => "an IP address such as 127.0.0.1, ::1, or 0.0.0.0 for all interfaces".into(),
         Kind::Path => "a path".into(),

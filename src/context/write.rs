@@ -45,7 +45,9 @@ fn value_of(key: &str, text: &str, dir: &Path) -> Value {
     match setting.kind {
         Kind::Integer { .. } => text.trim().parse::<u64>().map_or_else(|_| text.into(), Value::from),
         Kind::Bool => text.trim().parse::<bool>().map_or_else(|_| text.into(), Value::from),
-        Kind::List | Kind::ClusterKeys => text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect(),
+        Kind::List | Kind::ClusterKeys | Kind::InboxPrefixes => {
+            text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect()
+        }
         Kind::Path | Kind::File => {
             let path = dir.join(text.trim());
             std::path::absolute(&path).unwrap_or(path).display().to_string().into()

@@ -27,6 +27,7 @@ use crate::{
     events::{Event, Publisher},
     journal::followers::Followers,
     lattice::{
+        answers::{Answers, Unsent},
         connection::confirm,
         subject::{Command, Control, ControlSubscription, Probe, Subjects},
     },
@@ -65,6 +66,7 @@ pub struct StopRequest {
 /// What the handlers work with.
 pub struct Parts {
     pub client: async_nats::Client,
+    pub answers: Answers,
     pub subjects: Subjects,
     pub state: HostState,
     pub peers: Peers,
@@ -208,7 +210,7 @@ impl Server {
         } else {
             self.respond(subject.as_str(), &payload, reply.as_ref())
         };
-        let client = self.parts.client.clone();
+        let (client, answers) = (self.parts.client.clone(), self.parts.answers.clone());
         waiting.spawn(async move {
             let answer = match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
                 Ok(answer) => answer,
@@ -229,10 +231,9 @@ impl Server {
                 );
                 answer = json(&Ack::rejected(refusal)).unwrap_or_default();
             }
-            match tokio::time::timeout(ANSWER_TIMEOUT, client.publish(reply, answer)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => warn!(%subject, %error, "control reply lost"),
-                Err(_) => warn!(%subject, "control reply lost: the NATS connection does not take it"),
+            match answers.send(&client, &reply, answer, ANSWER_TIMEOUT).await {
+                Ok(()) | Err(Unsent::Refused) => {}
+                Err(error) => warn!(%subject, %error, "control reply lost"),
             }
         });
     }

@@ -42,7 +42,9 @@ use crate::{
     identity::keys::{ClusterKey, HostId, LatticeName},
     journal::{Journal, followers::Followers},
     lattice::{
+        answers::Answers,
         connection::{self, Nats, Purpose},
+        reserved::Reserved,
         subject::Subjects,
     },
     links::Live,
@@ -103,6 +105,7 @@ pub struct Host {
     leave: CancellationToken,
     peer_service: JoinHandle<()>,
     meter: Meter,
+    answers: Answers,
     followers: Followers,
     dashboard: Option<Place>,
     _presence: Option<Presence>,
@@ -137,8 +140,10 @@ impl Host {
         }
 
         let state = HostState::new(facts(&config, &host_id, friendly_name.clone()), config.labels.clone());
+        let reserved = reserved_subjects(&config);
+        let answers = Answers::new(reserved.clone(), config.inbox_prefixes.clone());
         let events = Publisher::start(ctl.client.clone(), subjects.clone(), host_id.clone(), &tasks);
-        let policy = policy(&config, &ctl, &state, &tasks, &stop).await?;
+        let policy = policy(&config, (&ctl, &answers), &state, &tasks, &stop).await?;
         let sender = LinkSender { rpc: rpc.client.clone(), subjects: subjects.clone() };
         let delivery = Delivery::new(sender, links.clone(), events.clone());
         tasks.spawn(essential("link delivery", delivery.run(notices), closing.clone(), failed.clone()));
@@ -154,14 +159,21 @@ impl Host {
         let watched = (closing.clone(), failed.clone());
         let vigil = Vigil::default();
         tasks.spawn(vigil.clone().keep(rpc.client.clone(), stop.clone()));
-        let peer_service =
-            peers::service::spawn(&peers, &rpc.client, &subjects, vigil.clone(), leave.clone(), watched, &tasks)
-                .await?;
+        let peer_service = peers::service::spawn(
+            &peers,
+            (&rpc.client, &answers),
+            &subjects,
+            vigil.clone(),
+            leave.clone(),
+            watched,
+            &tasks,
+        )
+        .await?;
         let remote = Remote::new(client, peers.clone(), links.clone(), config.repeatable_operations.clone());
         let router =
             Router::new(lattice, links.clone(), policy.clone(), remote, config.local_calls, config.rpc_timeout);
         let journal = Journal::new(host_id.as_str());
-        let followers = Followers::new(journal.clone(), ctl.client.clone());
+        let followers = Followers::new(journal.clone(), ctl.client.clone(), answers.clone());
         let meter = router.meter().clone();
         let engine = Engine::new(engine::Settings {
             slots: config.actors.instances_max,
@@ -173,6 +185,7 @@ impl Host {
         let registry = registry(&config, dirs, registries.clone()).with_uploads(Arc::new(artifacts));
         let receiver = Receiver::new(receiver::Parts {
             nats: rpc.client.clone(),
+            answers: answers.clone(),
             verifier,
             chunks: chunks.clone(),
             rpc_timeout: config.rpc_timeout,
@@ -196,7 +209,8 @@ impl Host {
                 rpc_timeout: config.rpc_timeout,
                 stop_delay: config.provider_delay,
                 js_domain: domain.clone(),
-                reserved_subjects: reserved_subjects(&config),
+                reserved_subjects: reserved,
+                answers: answers.clone(),
                 cache_dir: dirs.cache.clone(),
                 data_dir: dirs.data.clone(),
                 launcher: Launcher {
@@ -246,6 +260,7 @@ impl Host {
         Server::start(
             server::Parts {
                 client: ctl.client.clone(),
+                answers: answers.clone(),
                 subjects: subjects.clone(),
                 state: state.clone(),
                 peers: peers.clone(),
@@ -328,6 +343,7 @@ impl Host {
                     links: links.clone(),
                     peers: peers.clone(),
                     meter: meter.clone(),
+                    answers: answers.clone(),
                     router,
                     engine,
                     slots,
@@ -364,6 +380,7 @@ impl Host {
             leave,
             peer_service,
             meter,
+            answers,
             followers,
             dashboard,
             _presence: presence,
@@ -408,6 +425,11 @@ impl Host {
     /// The calls this host served and made, counted.
     pub fn meter(&self) -> &Meter {
         &self.meter
+    }
+
+    /// The answers of this host to questions over NATS.
+    pub fn answers(&self) -> &Answers {
+        &self.answers
     }
 
     /// Those who follow what actors and providers of this host say.
@@ -520,9 +542,9 @@ fn facts(config: &Config, host_id: &HostId, friendly_name: String) -> Facts {
 }
 
 /// What of the lattice the settings have put elsewhere than below `wasmbus`.
-fn reserved_subjects(config: &Config) -> Arc<[String]> {
+fn reserved_subjects(config: &Config) -> Reserved {
     let policy = config.policy.iter().flat_map(|policy| [Some(&policy.topic), policy.changes_topic.as_ref()]).flatten();
-    policy.chain([&config.ctl_topic_prefix]).cloned().collect()
+    Reserved::new(policy.chain([&config.ctl_topic_prefix]).cloned())
 }
 
 /// Where a host with these settings fetches from; `registries` is what clients may add credentials to.
@@ -565,7 +587,7 @@ fn greet(config: &Config) {
 
 async fn policy(
     config: &Config,
-    ctl: &Nats,
+    (ctl, answers): (&Nats, &Answers),
     state: &HostState,
     tasks: &TaskTracker,
     stop: &CancellationToken,
@@ -582,9 +604,10 @@ async fn policy(
     let policy = Policy::new(ctl.client.clone(), settings.topic.clone(), settings.timeout, host);
     if let Some(topic) = &settings.changes_topic {
         let changes = ctl.client.subscribe(topic.clone()).await.with_context(|| format!("subscribe to {topic}"))?;
-        let (policy, client, stop) = (policy.clone(), ctl.client.clone(), stop.clone());
+        let (policy, stop) = (policy.clone(), stop.clone());
+        let over = (ctl.client.clone(), answers.clone());
         tasks.spawn(
-            async move { policy.follow_changes(client, changes, stop).await }.instrument(info_span!("policy changes")),
+            async move { policy.follow_changes(over, changes, stop).await }.instrument(info_span!("policy changes")),
         );
     }
     Ok(policy)

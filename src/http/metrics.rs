@@ -232,6 +232,9 @@ impl Host {
         gauges(encoder, ("nats_up", "Whether messages come back from the NATS server.", None), up)?;
         let reconnects = lines.map(|(name, nats)| (vec![("connection", name)], *nats.reconnects.borrow()));
         counters(encoder, ("nats_reconnects", "How often a connection came back."), reconnects)?;
+        let refused = [(vec![], parts.answers.refused())];
+        let about = ("answers_refused", "Questions with a reply subject that is no inbox, which were not answered.");
+        counters(encoder, about, refused)?;
         let bytes = lines.into_iter().flat_map(|(name, nats)| {
             let statistics: Arc<async_nats::Statistics> = nats.client.statistics();
             let labels = |direction| vec![("connection", name), ("direction", direction)];

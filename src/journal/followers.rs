@@ -24,6 +24,7 @@ use super::{
     Excerpt, Journal, LINES_MAX,
     wire::{Ask, Mark, Part},
 };
+use crate::lattice::answers::Answers;
 
 /// Followers of one host. Beyond that somebody has forgotten to end.
 pub const FOLLOWERS_MAX: usize = 64;
@@ -51,6 +52,7 @@ pub struct Followers(Arc<Inner>);
 struct Inner {
     journal: Journal,
     client: async_nats::Client,
+    answers: Answers,
     tasks: TaskTracker,
     stop: CancellationToken,
     readers: AtomicUsize,
@@ -64,10 +66,10 @@ struct Follower {
 }
 
 impl Followers {
-    pub fn new(journal: Journal, client: async_nats::Client) -> Self {
+    pub fn new(journal: Journal, client: async_nats::Client, answers: Answers) -> Self {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let (readers, followers) = (AtomicUsize::new(0), Mutex::default());
-        Self(Arc::new(Inner { journal, client, tasks, stop, readers, followers }))
+        Self(Arc::new(Inner { journal, client, answers, tasks, stop, readers, followers }))
     }
 
     /// How many are being served.
@@ -264,9 +266,7 @@ impl Inner {
 
     async fn send(&self, reply: &Subject, part: &Part) -> Result<(), String> {
         let bytes = serde_json::to_vec(part).map_err(|e| e.to_string())?;
-        match timeout(SEND_TIMEOUT, self.client.publish(reply.clone(), bytes.into())).await {
-            Ok(sent) => sent.map_err(|e| e.to_string()),
-            Err(_) => Err("the NATS connection does not take it".into()),
-        }
+        let sent = self.answers.send(&self.client, reply, bytes.into(), SEND_TIMEOUT).await;
+        sent.map_err(|unsent| unsent.to_string())
     }
 }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, Message, Subscriber};
+use async_nats::{Client, Message, Subject, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::{
@@ -23,7 +23,7 @@ use super::{
     wire::{ROSTER, Word},
 };
 use crate::{
-    lattice::{connection::confirm, subject::Subjects},
+    lattice::{answers::Answers, connection::confirm, subject::Subjects},
     shutdown::essential,
     vigil::Vigil,
 };
@@ -47,7 +47,7 @@ const SEND: Duration = Duration::from_secs(1);
 /// goodbye. The other two tokens are: this host is closing, and this host cannot go on.
 pub async fn spawn(
     peers: &Peers,
-    client: &Client,
+    (client, answers): (&Client, &Answers),
     subjects: &Subjects,
     vigil: Vigil,
     leave: CancellationToken,
@@ -60,6 +60,7 @@ pub async fn spawn(
         peers: peers.clone(),
         vigil,
         client: client.clone(),
+        to_askers: answers.clone(),
         hosts: subjects.hosts(),
         subjects: subjects.clone(),
         words: client.subscribe(subjects.hosts()).await?,
@@ -83,6 +84,7 @@ struct Service {
     peers: Peers,
     vigil: Vigil,
     client: Client,
+    to_askers: Answers,
     subjects: Subjects,
     hosts: String,
     words: Subscriber,
@@ -180,14 +182,14 @@ impl Service {
         }
         if let Some(reply) = message.reply {
             let own = self.peers.0.table.own_word(word.hello);
-            self.send(reply.into_string(), &own).await;
+            self.send(&reply, &own).await;
         }
     }
 
     async fn answer(&self, message: Message) {
         let Some(reply) = message.reply else { return };
         let word = self.peers.0.table.own_word(&*message.payload == ROSTER);
-        self.send(reply.into_string(), &word).await;
+        self.send(&reply, &word).await;
     }
 
     /// Takes a word into the table; says whether it was one of another host.
@@ -260,10 +262,9 @@ impl Service {
         }
     }
 
-    async fn send(&self, subject: String, word: &Word) {
-        let sending = self.client.publish(subject, encode(word));
-        if !matches!(tokio::time::timeout(SEND, sending).await, Ok(Ok(()))) {
-            debug!("an answer to another host was not sent");
+    async fn send(&self, reply: &Subject, word: &Word) {
+        if let Err(error) = self.to_askers.send(&self.client, reply, encode(word), SEND).await {
+            debug!(%error, "an answer to another host was not sent");
         }
     }
 }

@@ -27,6 +27,7 @@ use uuid::Uuid;
 
 use crate::{
     identity::claims::{ActorClaims, now},
+    lattice::answers::{Answers, Unsent},
     links::Claims,
     rpc::invocation::Entity,
 };
@@ -35,6 +36,8 @@ use crate::{
 const CACHE_MAX: usize = 100_000;
 /// Questions under way that others can share; beyond it calls ask for themselves.
 const PENDING_MAX: usize = 10_000;
+/// How long handing an answer to the connection may take; it only waits when the server is away.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the claims of a start request are valid, in seconds.
 const REQUEST_VALID_SECS: u64 = 60;
 
@@ -206,7 +209,12 @@ impl Policy {
     }
 
     /// Takes overrides from the changes topic until stopped, and answers those who want an answer.
-    pub async fn follow_changes(&self, client: async_nats::Client, mut changes: Subscriber, stop: CancellationToken) {
+    pub async fn follow_changes(
+        &self,
+        (client, answers): (async_nats::Client, Answers),
+        mut changes: Subscriber,
+        stop: CancellationToken,
+    ) {
         loop {
             let message = tokio::select! {
                 () = stop.cancelled() => return,
@@ -214,11 +222,11 @@ impl Policy {
             };
             let Some(message) = message else { return };
             let success = self.override_decision(&message.payload);
-            if let Some(reply) = message.reply
-                && let Err(error) =
-                    client.publish(reply, serde_json::json!({"success": success}).to_string().into()).await
-            {
-                warn!(%error, "answer to a policy change lost");
+            let Some(reply) = message.reply else { continue };
+            let answer = serde_json::json!({"success": success}).to_string().into();
+            match answers.send(&client, &reply, answer, ANSWER_TIMEOUT).await {
+                Ok(()) | Err(Unsent::Refused) => {}
+                Err(error) => warn!(%error, "answer to a policy change lost"),
             }
         }
     }

@@ -36,7 +36,7 @@ use super::{
 use crate::{
     events::{Event, Publisher, event::ProviderContext},
     journal::Level,
-    lattice::subject::Subjects,
+    lattice::{answers::Answers, subject::Subjects},
     links::{LinkDefinition, Live},
     meter::{Path, Target},
     router::{self, Admitted, Local, ended},
@@ -163,6 +163,7 @@ pub struct Launched {
     end: watch::Sender<Option<Instant>>,
     context: Context,
     receiver: Receiver,
+    answers: Answers,
 }
 
 /// What a built-in provider is launched with.
@@ -172,11 +173,12 @@ pub struct Equipment {
     pub events: Publisher,
     pub subjects: Subjects,
     pub receiver: Receiver,
+    pub answers: Answers,
 }
 
 /// Builds, links and subscribes a provider. Nothing is left behind if this is dropped.
 pub async fn launch(spec: &'static Spec, equipment: Equipment) -> Result<Launched, String> {
-    let Equipment { context, links, events, subjects, receiver } = equipment;
+    let Equipment { context, links, events, subjects, receiver, answers } = equipment;
     let (published, standings) = watch::channel(Arc::default());
     let (told, refused) = watch::channel(Arc::default());
     let (settled, all_looked_at) = oneshot::channel();
@@ -208,14 +210,14 @@ pub async fn launch(spec: &'static Spec, equipment: Equipment) -> Result<Launche
     let served = context.router.meter().serve(context.provider_id.as_str(), context.link_name.as_str());
     let own = Entity::new(context.provider_id.as_str(), context.link_name.as_str(), context.contract_id);
     let local = Arc::new(InProcess { context: context.clone(), own, links, standings, refused, served });
-    Ok(Launched { spec, local, inlets, health, follower: tasks, end, context, receiver })
+    Ok(Launched { spec, local, inlets, health, follower: tasks, end, context, receiver, answers })
 }
 
 impl Launched {
     /// Answers calls and health requests until told to stop; then ends the links, in order, until the deadline.
     /// Returns early only if the provider cannot go on, with the reason.
     pub async fn run(self, about: ProviderContext, events: Publisher, mut stop: StopSignal) -> Result<(), String> {
-        let Self { spec, local, inlets, mut health, mut follower, end, context, receiver } = self;
+        let Self { spec, local, inlets, mut health, mut follower, end, context, receiver, answers } = self;
         let leave = CancellationToken::new();
         let (left, _) = oneshot::channel();
         let name = format!("{}.{}", context.provider_id, context.link_name).into();
@@ -238,9 +240,9 @@ impl Launched {
                 _ = beat.tick() => events.publish(Event::HealthCheckStatus(about.clone())),
                 Some(message) = health.next() => {
                     let Some(reply) = message.reply else { continue };
-                    let publish = context.nats.publish(reply, healthy(&local.standings.borrow()));
-                    if !matches!(tokio::time::timeout(REPLY_TIMEOUT, publish).await, Ok(Ok(()))) {
-                        debug!("health reply lost");
+                    let health = healthy(&local.standings.borrow());
+                    if let Err(error) = answers.send(&context.nats, &reply, health, REPLY_TIMEOUT).await {
+                        debug!(%error, "health reply lost");
                     }
                 }
             }

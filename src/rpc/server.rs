@@ -34,7 +34,11 @@ use super::{
 };
 use crate::{
     identity::keys::HostId,
-    lattice::{connection::confirm, subject::Subjects},
+    lattice::{
+        answers::{Answers, Unsent},
+        connection::confirm,
+        subject::Subjects,
+    },
     peers::{Peers, wire},
     vigil::Vigil,
 };
@@ -72,6 +76,7 @@ pub struct Receiver(Arc<Inner>);
 /// What a receiver works with.
 pub struct Parts {
     pub nats: async_nats::Client,
+    pub answers: Answers,
     pub verifier: Verifier,
     pub chunks: Chunks,
     pub rpc_timeout: Duration,
@@ -357,10 +362,10 @@ impl Inner {
     }
 
     async fn send(&self, reply: async_nats::Subject, payload: Bytes, invocation_id: &str) {
-        match tokio::time::timeout(REPLY_TIMEOUT, self.parts.nats.publish(reply, payload)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(invocation_id, %error, "reply lost"),
-            Err(_) => warn!(invocation_id, "reply lost: the NATS connection does not take it"),
+        let Parts { nats, answers, .. } = &self.parts;
+        match answers.send(nats, &reply, payload, REPLY_TIMEOUT).await {
+            Ok(()) | Err(Unsent::Refused) => {}
+            Err(error) => warn!(invocation_id, %error, "reply lost"),
         }
     }
 

@@ -24,6 +24,7 @@ mod contracts;
 mod control;
 mod dashboard;
 mod decoders;
+mod deputies;
 mod dev;
 mod doctor;
 mod explain;

@@ -104,6 +104,8 @@ fn bad_texts_are_refused() {
         ("WASMCLOUD_CTL_TLS", "maybe", Problem::NotBoolean("maybe".into())),
         ("WASMCLOUD_CTL_TLS", "2", Problem::NotBoolean("2".into())),
         ("WASMCLOUD_LOG_LEVEL", "loud", Problem::NotAChoice("loud".into())),
+        ("WASMCLOUD_INBOX_PREFIXES", "_ME,wasmbus.ctl", Problem::NotAnInboxPrefix("wasmbus.ctl".into())),
+        ("WASMCLOUD_INBOX_PREFIXES", "a.>", Problem::NotAnInboxPrefix("a.>".into())),
         ("WASMCLOUD_CLUSTER_ISSUERS", "CABC", Problem::NotAPublicKey("CABC".into())),
     ];
     for (name, text, problem) in bad {

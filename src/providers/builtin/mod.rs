@@ -28,6 +28,7 @@ use tokio::time::Instant;
 use crate::{
     identity::keys::{HostId, LatticeName, LinkName, ProviderId},
     journal::Writer,
+    lattice::reserved::Reserved,
     links::LinkDefinition,
     router::Router,
     rpc::{
@@ -107,8 +108,8 @@ pub struct Context {
     /// The host's connection for calls; its subjects are the lattice's, so nothing else may be assumed about it.
     pub nats: async_nats::Client,
     pub js_domain: Option<String>,
-    /// Subjects that are the lattice's besides `wasmbus`, each with all below it, by the settings.
-    pub reserved_subjects: Arc<[String]>,
+    /// Subjects on the host's connection that no actor may use.
+    pub reserved_subjects: Reserved,
     /// How long a call has, unless a link value says otherwise.
     pub rpc_timeout: Duration,
     /// Where data may be kept that outlives the process.

@@ -42,7 +42,7 @@ use crate::{
     events::{Event, Publisher, event::ProviderContext},
     identity::keys::{HostId, LinkName, ProviderId},
     journal::{Journal, Level},
-    lattice::{connection::Nats, subject::Subjects},
+    lattice::{answers::Answers, connection::Nats, reserved::Reserved, subject::Subjects},
     links::Live,
     peers::Peers,
     policy::Policy,
@@ -95,8 +95,8 @@ pub struct Parts {
     /// How long each step of a stop may take.
     pub stop_delay: Duration,
     pub js_domain: Option<String>,
-    /// Subjects that are the lattice's besides `wasmbus`.
-    pub reserved_subjects: Arc<[String]>,
+    pub reserved_subjects: Reserved,
+    pub answers: Answers,
     /// Where executables are unpacked, in a directory of their own.
     pub cache_dir: PathBuf,
     /// Where built-in providers keep data.

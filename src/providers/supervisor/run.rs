@@ -62,7 +62,7 @@ pub(super) async fn begin(
                 journal: parts.journal.writer(blueprint.id().as_str(), start.link_name.as_str()),
                 nats: parts.rpc.client.clone(),
                 js_domain: parts.js_domain.clone(),
-                reserved_subjects: Arc::clone(&parts.reserved_subjects),
+                reserved_subjects: parts.reserved_subjects.clone(),
                 rpc_timeout: parts.rpc_timeout,
                 data_dir: parts.data_dir.clone(),
             };
@@ -72,6 +72,7 @@ pub(super) async fn begin(
                 events: parts.events.clone(),
                 subjects: parts.subjects.clone(),
                 receiver: parts.receiver.clone(),
+                answers: parts.answers.clone(),
             };
             in_process::launch(spec, equipment).await.map(|launched| Launched::Builtin(Box::new(launched)))
         }

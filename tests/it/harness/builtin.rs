@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use lattice_host::{
     identity::keys::{HostId, LatticeName, LinkName, ProviderId},
     journal::Journal,
-    lattice::subject::Subjects,
+    lattice::{reserved::Reserved, subject::Subjects},
     links::{LinkDefinition, Live},
     peers::Peers,
     policy::Policy,
@@ -80,7 +80,7 @@ pub async fn context(
         journal: Journal::new(HOST).writer(spec.public_key, "default"),
         nats,
         js_domain: server.domain().map(str::to_owned),
-        reserved_subjects: Arc::from([]),
+        reserved_subjects: Reserved::default(),
         rpc_timeout,
         data_dir: data_dir.to_owned(),
     }

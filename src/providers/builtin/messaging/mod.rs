@@ -175,7 +175,7 @@ impl MessagingLink {
         let server = Server::read(&values)?;
         let lifted = values.boolean("allow_system_subjects")?.unwrap_or(false);
         let reserved = match server.is_none() && !lifted {
-            true => Reserved::Lattice(Arc::clone(&context.reserved_subjects)),
+            true => Reserved::Lattice(context.reserved_subjects.clone()),
             false => Reserved::Nothing,
         };
         let wanted = subscriptions(&values, &reserved)?;

@@ -4,16 +4,16 @@
 //! commands, replies and JetStream all run over it. A connection of the link's own has the rights of its own user, and
 //! its server decides.
 
-use std::sync::Arc;
-
-use crate::providers::builtin::{LinkError, values::wrong};
+use crate::{
+    lattice::reserved as lattice,
+    providers::builtin::{LinkError, values::wrong},
+};
 
 /// Far below the line length a server takes. A longer one would end the connection, which others use too.
 const SUBJECT_BYTES_MAX: usize = 1024;
-/// The lattice's own root.
-const LATTICE_ROOT: &str = "wasmbus";
-/// Where replies of all users of the connection arrive.
+/// Where replies of all users of the connection arrive: inboxes, private ones, and those of other accounts and clusters.
 const INBOX_ROOT: &str = "_INBOX";
+const OTHER_INBOX_ROOTS: [&str; 3] = ["_INBOX_", "_R_", "_GR_"];
 
 /// Why a subject cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,43 +28,21 @@ pub(super) enum SubjectError {
     System(String),
 }
 
-/// The subjects a link may not use: on the host's connection those of the lattice and of the server, and what the
-/// settings add to them (control commands or the policy service may be elsewhere); on its own none.
+/// The subjects a link may not use: those that command somebody on the host's connection, on its own none.
 #[derive(Clone, Debug)]
 pub(super) enum Reserved {
     Nothing,
-    /// The lattice's and these, each with all that is below it.
-    Lattice(Arc<[String]>),
+    Lattice(lattice::Reserved),
 }
 
 impl Reserved {
     /// Whether some subject that matches `pattern` is reserved.
     fn meets(&self, pattern: &str) -> bool {
-        let Self::Lattice(more) = self else { return false };
-        let mut tokens = pattern.split('.');
-        let system = match (tokens.next(), tokens.next()) {
-            (Some(">"), _) => true,
-            // The subjects of the lattice all have several tokens.
-            (Some("*"), further) => further.is_some(),
-            (Some(root), _) => is_system(root),
-            (None, _) => false,
-        };
-        system || more.iter().any(|reserved| reaches(pattern, reserved))
-    }
-}
-
-/// Whether a pattern matches a subject that is, or is below, `reserved`.
-fn reaches(pattern: &str, reserved: &str) -> bool {
-    let mut tokens = pattern.split('.');
-    reserved.split('.').all(|reserved| match tokens.next() {
-        Some(">") => {
-            // It matches whatever is left.
-            tokens = ">".split('.');
-            true
+        match self {
+            Self::Nothing => false,
+            Self::Lattice(reserved) => reserved.meets(pattern),
         }
-        Some(token) => token == "*" || token == reserved,
-        None => false,
-    })
+    }
 }
 
 /// Checks a subject to publish to.
@@ -89,16 +67,15 @@ pub(super) fn check_subscribe(subject: &str, reserved: &Reserved) -> Result<(), 
         let reason = "the wildcard > stands only at the end";
         return Err(SubjectError::Invalid { subject: subject.to_owned(), reason });
     }
-    let is_inbox = matches!(reserved, Reserved::Lattice(_)) && tokens[0] == INBOX_ROOT;
-    if is_inbox || reserved.meets(subject) {
+    let hears_inboxes = matches!(reserved, Reserved::Lattice(_)) && is_inbox_root(tokens[0]);
+    if hears_inboxes || reserved.meets(subject) {
         return Err(SubjectError::System(subject.to_owned()));
     }
     Ok(())
 }
 
-fn is_system(root: &str) -> bool {
-    // $SYS, $JS, $KV, $O and whatever servers come up with.
-    root == LATTICE_ROOT || root.starts_with('$')
+fn is_inbox_root(root: &str) -> bool {
+    root == INBOX_ROOT || OTHER_INBOX_ROOTS.iter().any(|begin| root.starts_with(begin))
 }
 
 fn check_tokens(subject: &str) -> Result<(), SubjectError> {
@@ -148,21 +125,21 @@ fn is_queue_group(name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn lattice() -> Reserved {
-        Reserved::Lattice(Arc::from(["factory.ctl".to_owned(), "rules".to_owned()]))
+    fn host() -> Reserved {
+        Reserved::Lattice(lattice::Reserved::new(["factory.ctl".to_owned(), "rules".to_owned()]))
     }
 
     #[test]
     fn what_the_settings_add_is_reserved_with_all_below_it() {
         for subject in ["factory.ctl", "factory.ctl.default.cmd", "rules", "rules.changes"] {
-            assert!(matches!(check_publish(subject, &lattice()), Err(SubjectError::System(_))), "{subject}");
+            assert!(matches!(check_publish(subject, &host()), Err(SubjectError::System(_))), "{subject}");
         }
         for pattern in ["factory.>", "factory.*.x", "*.ctl.>", "factory.ctl.>", "rules.>", "factory.*"] {
-            assert!(matches!(check_subscribe(pattern, &lattice()), Err(SubjectError::System(_))), "{pattern}");
+            assert!(matches!(check_subscribe(pattern, &host()), Err(SubjectError::System(_))), "{pattern}");
         }
         for subject in ["factory", "factory.oven", "factory.oven.ctl", "ruled.x"] {
-            assert_eq!(check_subscribe(subject, &lattice()), Ok(()), "{subject}");
-            assert_eq!(check_publish(subject, &lattice()), Ok(()), "{subject}");
+            assert_eq!(check_subscribe(subject, &host()), Ok(()), "{subject}");
+            assert_eq!(check_publish(subject, &host()), Ok(()), "{subject}");
         }
     }
 
@@ -182,26 +159,39 @@ mod tests {
             "$O.x",
             "_INBOX.>",
             "_INBOX.abc.*",
+            "_INBOX_alice.>",
+            "_R_.>",
+            "_GR_.>",
+            "wadm.api.>",
         ] {
             assert!(
-                matches!(check_subscribe(subject, &Reserved::Lattice(Arc::from([]))), Err(SubjectError::System(_))),
+                matches!(
+                    check_subscribe(subject, &Reserved::Lattice(lattice::Reserved::default())),
+                    Err(SubjectError::System(_))
+                ),
                 "{subject}"
             );
             assert_eq!(check_subscribe(subject, &Reserved::Nothing), Ok(()), "{subject}");
         }
         for subject in ["a", "*", "a.>", "a.*.b", "orders.wasmbus.>", "my_INBOX.a", "wasmbusses.a", "a.$x", "über.a"] {
-            assert_eq!(check_subscribe(subject, &Reserved::Lattice(Arc::from([]))), Ok(()), "{subject}");
+            assert_eq!(check_subscribe(subject, &Reserved::Lattice(lattice::Reserved::default())), Ok(()), "{subject}");
         }
     }
 
     #[test]
     fn publishing_reaches_inboxes_but_not_the_lattice() {
-        for subject in ["wasmbus.ctl.default.ping", "$JS.API.INFO", "$SYS.REQ.x", "$KV.LATTICEDATA_default.x"] {
-            assert!(matches!(check_publish(subject, &lattice()), Err(SubjectError::System(_))), "{subject}");
+        for subject in [
+            "wasmbus.ctl.default.ping",
+            "$JS.API.INFO",
+            "$SYS.REQ.x",
+            "$KV.LATTICEDATA_default.x",
+            "wadm.api.default.x",
+        ] {
+            assert!(matches!(check_publish(subject, &host()), Err(SubjectError::System(_))), "{subject}");
             assert_eq!(check_publish(subject, &Reserved::Nothing), Ok(()), "{subject}");
         }
-        for subject in ["a", "a.b", "_INBOX.abc.def", "a*.b>"] {
-            assert_eq!(check_publish(subject, &lattice()), Ok(()), "{subject}");
+        for subject in ["a", "a.b", "_INBOX.abc.def", "_R_.abc", "a*.b>"] {
+            assert_eq!(check_publish(subject, &host()), Ok(()), "{subject}");
         }
     }
 
@@ -209,7 +199,7 @@ mod tests {
     fn invalid_subjects_are_named() {
         let long = "a".repeat(1025);
         for subject in ["", " ", "a b", "a..b", ".a", "a.", "a\r\nPUB x", "a\tb", "a\u{a0}b", &long] {
-            for reserved in [&lattice(), &Reserved::Nothing] {
+            for reserved in [&host(), &Reserved::Nothing] {
                 assert!(matches!(check_publish(subject, reserved), Err(SubjectError::Invalid { .. })), "{subject:?}");
                 assert!(matches!(check_subscribe(subject, reserved), Err(SubjectError::Invalid { .. })), "{subject:?}");
             }
@@ -220,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_subscription_may_name_its_queue_group() {
-        let parse = |text| Subscription::parse(text, &lattice());
+        let parse = |text| Subscription::parse(text, &host());
         assert_eq!(parse("a.>").unwrap(), Subscription { subject: "a.>".into(), queue: None });
         assert_eq!(parse(" a | g.1 ").unwrap(), Subscription { subject: "a".into(), queue: Some("g.1".into()) });
         for bad in ["a|", "a|b c", "|g", "a|b|c", "wasmbus.>|g"] {
