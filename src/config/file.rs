@@ -287,6 +287,7 @@ pub(super) fn members(config: &Config, dir: &Path) -> BTreeMap<String, Value> {
         "oci_password": oci.map(|oci| oci.password.expose()),
         "oci_ca": config.oci_ca.as_deref().map(|path| portable(path, dir)),
         "pull_timeout_ms": config.pull_timeout.as_millis() as u64,
+        "oci_token_hosts": config.oci_token_hosts,
         "oci_cache_bytes_max": config.oci_cache_bytes_max,
         "local_calls": config.local_calls,
         "instance_reuse": config.actors.instance_reuse,

@@ -82,6 +82,8 @@ pub struct Config {
     pub oci: Option<OciCredentials>,
     /// Authorities that registries may be signed by, besides those of the system.
     pub oci_ca: Option<PathBuf>,
+    /// Hosts that registry logins may be shown to, besides the registry's own.
+    pub oci_token_hosts: Vec<String>,
     /// Longest time a pull may take, with everything.
     pub pull_timeout: Duration,
     /// Size of the cache of images; 0 is none.
@@ -195,6 +197,7 @@ impl Config {
             allowed_insecure: table.list("allowed_insecure"),
             oci: oci(table, &mut warnings),
             oci_ca: table.path("oci_ca"),
+            oci_token_hosts: table.list("oci_token_hosts"),
             pull_timeout: milliseconds(table, "pull_timeout_ms"),
             oci_cache_bytes_max: table.integer("oci_cache_bytes_max"),
             allow_file_load: table.boolean("enable_start_from_fs"),

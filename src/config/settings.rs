@@ -309,6 +309,8 @@ pub static GROUPS: &[Group] = &[
                 Kind::Secret, "", "Password for the registry"),
             Setting::new("oci_ca", &["WASMCLOUD_OCI_CA"], "oci-ca",
                 Kind::File, "", "Certificates (PEM) that registries may be signed by, besides those of the system"),
+            Setting::new("oci_token_hosts", &["WASMCLOUD_OCI_TOKEN_HOSTS"], "oci-token-hosts",
+                Kind::List, "", "Hosts that may be shown a registry's login to get a token, besides the registry's own"),
             Setting::new("pull_timeout_ms", &["WASMCLOUD_PULL_TIMEOUT_MS"], "pull-timeout-ms",
                 Kind::Integer { min: 1, max: HOUR_MS }, "120000", "Longest time the pull of an image may take, in milliseconds"),
             Setting::new("oci_cache_bytes_max", &["WASMCLOUD_OCI_CACHE_BYTES_MAX"], "oci-cache-bytes-max",

@@ -568,6 +568,7 @@ pub fn registry_settings(config: &Config, dirs: &Dirs, registries: Registries) -
             settings: config.oci.clone(),
             docker: dirs.docker_config.clone(),
         },
+        token_hosts: config.oci_token_hosts.clone(),
     }
 }
 

@@ -1,12 +1,13 @@
 //! How registries are reached from here: with or without TLS, trusting whom, with which login.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{
     Settings,
-    credentials::{Logins, authority},
+    credentials::{Credentials, Logins, authority},
+    http::Reading,
     image::Image,
-    oci::{Access, Purpose, Remote},
+    oci::{Purpose, Remote},
     problem::Problem,
 };
 
@@ -15,6 +16,7 @@ pub struct Connector {
     allowed_insecure: Vec<String>,
     ca: Option<PathBuf>,
     logins: Logins,
+    token_hosts: Vec<String>,
 }
 
 impl Connector {
@@ -23,19 +25,47 @@ impl Connector {
             allowed_insecure: settings.allowed_insecure.iter().map(|registry| authority(registry)).collect(),
             ca: settings.ca.clone(),
             logins: settings.logins.clone(),
+            token_hosts: settings.token_hosts.clone(),
         }
     }
 
     /// Makes a client for an image and logs in.
     pub async fn connect(&self, image: &Image, purpose: Purpose) -> Result<Remote, Problem> {
         let (place, credentials) = self.logins.of(image.registry()).await;
+        // Refused before anything is asked, and by the client of pushes with a panic.
+        if let Some(Credentials::Token(token)) = &credentials
+            && !token.expose().bytes().all(|byte| byte.is_ascii_graphic())
+        {
+            return Err(Problem::Setup(
+                "the token of its login holds characters no token may have; put it again".into(),
+            ));
+        }
         let insecure = self.allowed_insecure.iter().any(|allowed| allowed == image.registry());
-        let (image, ca) = (image.clone(), self.ca.clone());
+        let (own, ca, token_hosts) = (image.clone(), self.ca.clone(), self.token_hosts.clone());
+        // Reading the system's certificates takes a while.
         let made = tokio::task::spawn_blocking(move || {
-            Remote::new(image, Access { insecure, ca: ca.as_deref(), credentials, place, purpose })
+            let authorities = ca.as_deref().map(read_ca).transpose()?.unwrap_or_default();
+            let reading = Reading { insecure, authorities, credentials, place, purpose, token_hosts };
+            Ok((Remote::new(own, &reading)?, reading))
         });
-        let remote = made.await.map_err(|error| Problem::Setup(format!("no client can be made: {error}")))??;
-        remote.log_in().await?;
+        let made = made.await;
+        let (mut remote, reading) =
+            made.map_err(|error| Problem::Setup(format!("no client can be made: {error}")))??;
+        remote.log_in(&reading).await?;
         Ok(remote)
     }
+}
+
+fn read_ca(path: &Path) -> Result<Vec<u8>, Problem> {
+    let wrong = |cause: String| {
+        Problem::Setup(format!(
+            "the certificates of {} cannot be used ({cause}); correct oci_ca (WASMCLOUD_OCI_CA)",
+            path.display()
+        ))
+    };
+    let data = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    if !data.windows(27).any(|part| part == b"-----BEGIN CERTIFICATE-----") {
+        return Err(wrong("it holds no PEM certificate".into()));
+    }
+    Ok(data)
 }

@@ -27,6 +27,9 @@ const LAYER_TYPES: [&str; 8] = [
     "application/gzip",
 ];
 
+/// Layers of one artifact; tools of all years make one.
+const LAYERS_MAX: usize = 64;
+
 /// What a manifest says.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Manifest {
@@ -66,6 +69,10 @@ fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
 }
 
 fn layers(manifest: OciImageManifest) -> Result<Manifest, Problem> {
+    if manifest.layers.len() > LAYERS_MAX {
+        let count = manifest.layers.len();
+        return Err(Problem::Manifest(format!("it has {count} layers, more than {LAYERS_MAX}")));
+    }
     let mut layers = Vec::new();
     let mut total = 0_u64;
     for layer in manifest.layers {
@@ -160,6 +167,8 @@ mod tests {
         assert!(matches!(container, Err(Problem::MediaType(_))));
         assert!(matches!(read(&image(&[])), Err(Problem::Manifest(_))));
         assert!(matches!(read(&image(&[(ACTOR, ARTIFACT_BYTES_MAX), (ACTOR, 1)])), Err(Problem::TooLarge)));
+        assert!(matches!(read(&image(&[(ACTOR, 1); LAYERS_MAX + 1])), Err(Problem::Manifest(_))));
+        assert!(read(&image(&[(ACTOR, 1); LAYERS_MAX])).is_ok());
         assert!(matches!(read(b"<html>"), Err(Problem::Manifest(_))));
         assert!(matches!(read(br#"{"schemaVersion":1}"#), Err(Problem::Manifest(_))));
     }

@@ -12,7 +12,8 @@
 //! ```text
 //! Registry::fetch ─▶ image (name, tag rule) ─▶ pull (deadline, order of things)
 //!                                               ├─▶ connect (with or without TLS, which login)
-//!                                               │    └─▶ oci (one registry: log in, manifest, layers)
+//!                                               │    └─▶ oci (one registry) ─▶ http (what is read, in bounds)
+//!                                               │                               └─▶ login (who gets the login)
 //!                                               ├─▶ manifest (which layers make the artifact)
 //!                                               └─▶ cache (content by digest, on disk)
 //! ```
@@ -25,7 +26,9 @@ mod connect;
 pub mod credentials;
 pub mod digest;
 mod docker;
+mod http;
 mod image;
+mod login;
 mod manifest;
 mod oci;
 pub mod problem;
@@ -125,6 +128,8 @@ pub struct Settings {
     /// How much is kept there, in bytes; 0 keeps nothing.
     pub cache_bytes_max: u64,
     pub logins: Logins,
+    /// Hosts that logins may be shown to, besides the registry's own.
+    pub token_hosts: Vec<String>,
 }
 
 /// An image that was pulled.
@@ -354,6 +359,7 @@ mod tests {
             cache_dir: PathBuf::from("/nonexistent"),
             cache_bytes_max: 0,
             logins: Logins { given: None, lattice: Default::default(), settings: None, docker: None },
+            token_hosts: Vec::new(),
         })
     }
 

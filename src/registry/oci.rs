@@ -1,14 +1,14 @@
-//! One registry, spoken to for one pull or push: the home of the OCI client.
+//! One registry, spoken to for one pull or push: the home of the OCI client, which does the sending.
 //!
 //! A [`Remote`] is made for each, because the client keeps the first login it is given for ever, and so that
-//! changed certificates count at once. The client verifies every manifest and every layer against its digest.
+//! changed certificates count at once. What is read is read by [`super::http`], within bounds.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{StreamExt as _, stream};
+use futures::stream;
 use oci_client::{
-    Client, RegistryOperation,
+    Client,
     client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol},
     errors::OciDistributionError,
     secrets::RegistryAuth,
@@ -17,10 +17,11 @@ use reqwest::header::HeaderValue;
 use tokio::sync::watch;
 
 use super::{
-    credentials::{Credentials, Place},
+    credentials::Place,
     digest::Digest,
+    http::{Access, Http, Reading},
     image::Image,
-    manifest::{Layer, MANIFEST_TYPES},
+    manifest::Layer,
     problem::Problem,
 };
 
@@ -32,17 +33,6 @@ pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(15);
 pub const UPLOAD_TIMEOUT: Duration = Duration::from_secs(120);
 /// What is sent at a time. Registries need not take smaller pieces than they announce, and all take these.
 const PIECE_BYTES: usize = 4 * 1024 * 1024;
-/// A manifest may say any size; room is made for what comes.
-const ROOM_BYTES_MAX: u64 = 16 * 1024 * 1024;
-
-/// How a registry is reached.
-pub struct Access<'a> {
-    pub insecure: bool,
-    pub ca: Option<&'a Path>,
-    pub credentials: Option<Credentials>,
-    pub place: Place,
-    pub purpose: Purpose,
-}
 
 /// What a registry is spoken to for; it may let somebody do one and not the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,90 +43,55 @@ pub enum Purpose {
 
 /// A registry, for one image.
 pub struct Remote {
+    http: Http,
     client: Client,
     image: Image,
-    auth: RegistryAuth,
     place: Place,
-    purpose: Purpose,
 }
 
 impl Remote {
-    /// Prepares the client. Blocks on the file system: it reads the certificates of this machine.
-    pub fn new(image: Image, access: Access<'_>) -> Result<Self, Problem> {
+    /// Prepares the clients. Blocks on the file system: it reads the certificates of this machine.
+    pub fn new(image: Image, reading: &Reading) -> Result<Self, Problem> {
+        let name = image.name();
+        let http = Http::new(name.resolve_registry(), name.repository(), reading)?;
+        let authority = (!reading.authorities.is_empty())
+            .then(|| Certificate { encoding: CertificateEncoding::Pem, data: reading.authorities.to_vec() });
         let config = ClientConfig {
-            protocol: if access.insecure { ClientProtocol::Http } else { ClientProtocol::Https },
-            extra_root_certificates: access.ca.map(read_ca).transpose()?.into_iter().collect(),
-            read_timeout: Some(match access.purpose {
-                Purpose::Pull => SILENCE_TIMEOUT,
-                Purpose::Push => UPLOAD_TIMEOUT,
-            }),
+            protocol: if reading.insecure { ClientProtocol::Http } else { ClientProtocol::Https },
+            extra_root_certificates: authority.into_iter().collect(),
+            read_timeout: Some(UPLOAD_TIMEOUT),
             connect_timeout: Some(CONNECT_TIMEOUT),
             user_agent: concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")),
             ..ClientConfig::default()
         };
         // `Client::new` would go on without these settings when they are wrong.
-        let client = Client::try_from(config).map_err(|error| {
-            let cause = crate::errors::chain(&error);
-            Problem::Setup(format!(
-                "no TLS client can be made ({cause}); check oci_ca (WASMCLOUD_OCI_CA) and the certificates of this \
-                 machine (SSL_CERT_FILE)"
-            ))
-        })?;
-        let auth = match access.credentials {
-            None => RegistryAuth::Anonymous,
-            Some(Credentials::Basic { username, password }) => {
-                RegistryAuth::Basic(username, password.expose().to_owned())
-            }
-            // The client would panic on what no header can carry.
-            Some(Credentials::Token(token)) if token.expose().bytes().all(|byte| byte.is_ascii_graphic()) => {
-                RegistryAuth::Bearer(token.expose().to_owned())
-            }
-            Some(Credentials::Token(_)) => {
-                return Err(Problem::Setup(
-                    "the token of its login holds characters no token may have; put it again".into(),
-                ));
-            }
-        };
-        Ok(Self { client, image, auth, place: access.place, purpose: access.purpose })
+        let client = Client::try_from(config).map_err(|error| super::http::setup(&error))?;
+        Ok(Self { http, client, image, place: reading.place })
     }
 
-    /// Logs in as the registry wants it: not at all, with a password, or with a token got for it.
-    pub async fn log_in(&self) -> Result<(), Problem> {
-        let operation = match self.purpose {
-            Purpose::Pull => RegistryOperation::Pull,
-            Purpose::Push => RegistryOperation::Push,
+    /// Logs in as the registry wants it; both clients use the access that it gives.
+    pub async fn log_in(&mut self, reading: &Reading) -> Result<(), Problem> {
+        self.http.log_in(reading).await?;
+        let auth = match self.http.access() {
+            Access::Anonymous => RegistryAuth::Anonymous,
+            Access::Basic { username, password } => RegistryAuth::Basic(username.clone(), password.expose().to_owned()),
+            // The client would panic on what no header can carry; reading refuses it by name.
+            Access::Token(token) => RegistryAuth::Bearer(token.expose().to_owned()),
         };
-        let answer = self.client.auth(self.image.name(), &self.auth, operation).await;
-        answer.map(drop).map_err(|error| Problem::of(error, self.place))
+        let registry = self.image.name().resolve_registry();
+        self.client.store_auth_if_needed(registry, &auth).await;
+        Ok(())
     }
 
-    /// Fetches the manifest the image's name leads to, or the one with a digest.
-    pub async fn manifest(&self, digest: Option<&Digest>) -> Result<Bytes, Problem> {
-        let exact = digest.map(|digest| self.image.name().clone_with_digest(digest.to_string()));
-        let name = exact.as_ref().unwrap_or(self.image.name());
-        match self.client.pull_manifest_raw(name, &self.auth, &MANIFEST_TYPES).await {
-            Ok((body, _)) => Ok(body),
-            Err(error) => Err(Problem::of(error, self.place)),
-        }
+    /// Fetches the manifest of a tag or a digest.
+    pub async fn manifest(&self, reference: &str) -> Result<Bytes, Problem> {
+        self.http.manifest(reference).await
     }
 
     /// Fetches a layer, and tells `came` of every piece.
-    pub async fn layer(&self, layer: &Layer, mut came: impl FnMut(usize)) -> Result<Bytes, Problem> {
-        let digest = layer.digest.to_string();
+    pub async fn layer(&self, layer: &Layer, came: impl FnMut(usize)) -> Result<Bytes, Problem> {
         // By the digest alone: the addresses a manifest may name beside it are nobody's we know.
-        let stream = self.client.pull_blob_stream(self.image.name(), digest.as_str()).await;
-        let mut stream = stream.map_err(|error| Problem::of(error, self.place))?;
-        let mut content = Vec::with_capacity(usize::try_from(layer.size.min(ROOM_BYTES_MAX)).unwrap_or_default());
-        while let Some(piece) = stream.next().await {
-            let piece = piece.map_err(|error| Problem::of_stream(&error))?;
-            // More than announced cannot be what the digest names, and must not fill the memory.
-            if (content.len() + piece.len()) as u64 > layer.size {
-                return Err(Problem::Digest);
-            }
-            content.extend_from_slice(&piece);
-            came(piece.len());
-        }
-        Ok(content.into())
+        self.http.content(&layer.digest, layer.size, came).await
     }
 
     /// Whether the registry has some content already, so that it need not be sent. A registry that does not say has not.
@@ -181,18 +136,4 @@ impl Remote {
         let answer = self.client.push_manifest_raw(self.image.name(), body, media_type).await;
         answer.map(drop).map_err(|error| Problem::of(error, self.place))
     }
-}
-
-fn read_ca(path: &Path) -> Result<Certificate, Problem> {
-    let wrong = |cause: String| {
-        Problem::Setup(format!(
-            "the certificates of {} cannot be used ({cause}); correct oci_ca (WASMCLOUD_OCI_CA)",
-            path.display()
-        ))
-    };
-    let data = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
-    if !data.windows(27).any(|part| part == b"-----BEGIN CERTIFICATE-----") {
-        return Err(wrong("it holds no PEM certificate".into()));
-    }
-    Ok(Certificate { encoding: CertificateEncoding::Pem, data })
 }

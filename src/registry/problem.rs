@@ -5,7 +5,7 @@
 
 use std::{error::Error, io, time::Duration};
 
-use oci_client::errors::{DigestError, OciDistributionError, OciErrorCode};
+use oci_client::errors::{DigestError, OciDistributionError, OciEnvelope, OciErrorCode};
 
 use super::{
     ARTIFACT_BYTES_MAX,
@@ -82,6 +82,13 @@ pub enum Problem {
     /// Content that is not what its digest says.
     Digest,
     TooLarge,
+    /// It trickles: slower than so many bytes per second.
+    Slow(u64),
+    /// It wants a login at a server that gets none.
+    Realm {
+        realm: String,
+        cause: &'static str,
+    },
     /// This side is not in order.
     Setup(String),
 }
@@ -93,30 +100,8 @@ impl Problem {
             OciDistributionError::UnauthorizedError { .. } | OciDistributionError::AuthenticationFailure(_) => {
                 Problem::Refused(login)
             }
-            OciDistributionError::ServerError { code: 401 | 403, .. } => Problem::Refused(login),
-            OciDistributionError::ServerError { code: 404, .. } => Problem::Missing,
-            OciDistributionError::ServerError { code: 400, message, .. } if message.contains("HTTPS server") => {
-                Problem::Tls
-            }
-            OciDistributionError::ServerError { code, message, .. } => {
-                Problem::Status { code, message: quote(&message) }
-            }
-            OciDistributionError::RegistryError { envelope, .. } => {
-                let messages: Vec<&str> = envelope.errors.iter().map(|error| error.message.as_str()).collect();
-                let message = quote(&messages.join("; "));
-                match envelope.errors.first().map(|error| &error.code) {
-                    Some(OciErrorCode::Unauthorized | OciErrorCode::Denied) => Problem::Refused(login),
-                    Some(
-                        OciErrorCode::ManifestUnknown
-                        | OciErrorCode::NameUnknown
-                        | OciErrorCode::NotFound
-                        | OciErrorCode::BlobUnknown
-                        | OciErrorCode::ManifestBlobUnknown,
-                    ) => Problem::Missing,
-                    Some(OciErrorCode::Toomanyrequests) => Problem::Status { code: 429, message },
-                    _ => Problem::Status { code: 400, message },
-                }
-            }
+            OciDistributionError::ServerError { code, message, .. } => Self::of_status(code, &message, login),
+            OciDistributionError::RegistryError { envelope, .. } => Self::of_envelope(&envelope, login),
             OciDistributionError::DigestError(DigestError::VerificationError { .. }) => Problem::Digest,
             // The enum hides these two behind their own causes.
             OciDistributionError::RequestError(error) => Self::of_cause(&error),
@@ -125,9 +110,43 @@ impl Problem {
         }
     }
 
-    /// Sorts an error that came while content was read.
-    pub fn of_stream(error: &io::Error) -> Self {
+    /// Sorts an error of a request, or of its body.
+    pub fn of_request(error: &reqwest::Error) -> Self {
         Self::of_cause(error)
+    }
+
+    /// Sorts an answer that is no success. `login` is what the request was made with.
+    pub fn of_answer(code: u16, body: &[u8], login: Place) -> Self {
+        match serde_json::from_slice::<OciEnvelope>(body) {
+            Ok(envelope) if code != 401 && (400..500).contains(&code) => Self::of_envelope(&envelope, login),
+            _ => Self::of_status(code, &String::from_utf8_lossy(body), login),
+        }
+    }
+
+    fn of_status(code: u16, message: &str, login: Place) -> Self {
+        match code {
+            401 | 403 => Problem::Refused(login),
+            404 => Problem::Missing,
+            400 if message.contains("HTTPS server") => Problem::Tls,
+            _ => Problem::Status { code, message: quote(message) },
+        }
+    }
+
+    fn of_envelope(envelope: &OciEnvelope, login: Place) -> Self {
+        let messages: Vec<&str> = envelope.errors.iter().map(|error| error.message.as_str()).collect();
+        let message = quote(&messages.join("; "));
+        match envelope.errors.first().map(|error| &error.code) {
+            Some(OciErrorCode::Unauthorized | OciErrorCode::Denied) => Problem::Refused(login),
+            Some(
+                OciErrorCode::ManifestUnknown
+                | OciErrorCode::NameUnknown
+                | OciErrorCode::NotFound
+                | OciErrorCode::BlobUnknown
+                | OciErrorCode::ManifestBlobUnknown,
+            ) => Problem::Missing,
+            Some(OciErrorCode::Toomanyrequests) => Problem::Status { code: 429, message },
+            _ => Problem::Status { code: 400, message },
+        }
     }
 
     fn of_cause(error: &(dyn Error + 'static)) -> Self {
@@ -168,6 +187,7 @@ impl Problem {
             | Problem::NotTls
             | Problem::Tls
             | Problem::Broken(_)
+            | Problem::Slow(_)
             | Problem::Setup(_) => true,
             Problem::Status { code, .. } => *code >= 500 || matches!(code, 408 | 429),
             Problem::Queued(_)
@@ -177,6 +197,7 @@ impl Problem {
             | Problem::MediaType(_)
             | Problem::Platform { .. }
             | Problem::Digest
+            | Problem::Realm { .. }
             | Problem::TooLarge => false,
         }
     }
@@ -240,6 +261,12 @@ impl Problem {
                 "what it sent is not what the digest says; push the image again, and check proxies on the way".into()
             }
             Problem::TooLarge => format!("it has more than the {ARTIFACT_BYTES_MAX} bytes an artifact may have"),
+            Problem::Slow(slowest) => {
+                format!("it sends less than {slowest} bytes per second; check the registry and the network, try again")
+            }
+            Problem::Realm { realm, cause } => {
+                format!("it wants its tokens to be got from {realm}: {cause}")
+            }
             Problem::Setup(cause) => cause.clone(),
         }
     }
@@ -325,10 +352,10 @@ mod tests {
     fn causes_are_found_inside_of_io_errors() {
         let plain = rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
         let wrapped = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, plain));
-        assert_eq!(Problem::of_stream(&wrapped), Problem::NotTls);
+        assert_eq!(Problem::of_cause(&wrapped), Problem::NotTls);
         let digest = DigestError::VerificationError { expected: "a".into(), actual: "b".into() };
-        assert_eq!(Problem::of_stream(&io::Error::other(digest)), Problem::Digest);
+        assert_eq!(Problem::of_cause(&io::Error::other(digest)), Problem::Digest);
         let refused = io::Error::from(io::ErrorKind::ConnectionReset);
-        assert_eq!(Problem::of_stream(&refused), Problem::Broken("connection reset".into()));
+        assert_eq!(Problem::of_cause(&refused), Problem::Broken("connection reset".into()));
     }
 }

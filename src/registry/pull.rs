@@ -15,7 +15,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{AcquireError, OwnedSemaphorePermit, Semaphore, watch},
     time::{timeout, timeout_at},
 };
 use tracing::{info, warn};
@@ -31,8 +31,10 @@ use super::{
     problem::{Problem, PullError},
 };
 
-/// Pulls at once. More would share the same line and hold more in memory.
-const PULLS_MAX: usize = 4;
+/// Pulls at once. More would share the same line.
+const PULLS_MAX: usize = 16;
+/// Pulls at once from one registry: one that is slow keeps no others waiting.
+const PULLS_OF_REGISTRY_MAX: usize = 2;
 /// Progress of what is smaller is not worth a line.
 const PROGRESS_FROM_BYTES: u64 = 4 * 1024 * 1024;
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
@@ -45,7 +47,7 @@ pub struct Puller {
     connector: Arc<Connector>,
     timeout: Duration,
     cache: Option<Cache>,
-    permits: Semaphore,
+    gate: Gate,
     /// How the last pull from each registry ended. Held for a few lines, never across an await.
     outcomes: Mutex<BTreeMap<String, Option<String>>>,
 }
@@ -67,12 +69,59 @@ impl Top {
     fn new(body: Bytes) -> Self {
         Self { digest: Digest::of(&body), body }
     }
+
+    /// Asks a registry what an image is now.
+    async fn fetch(remote: &Remote, image: &Image) -> Result<Self, Problem> {
+        let asked = remote.manifest(&image.reference()).await;
+        let body = match (asked, image.folded_tag()) {
+            (Err(Problem::Missing), Some(tag)) => {
+                let body = remote.manifest(&tag).await?;
+                warn!(image = %image, tag,
+                    "the registry has no such tag, but one in lower case, as tools of 2022 to 2024 push it; that is used. \
+                     Name it so, or push the image again");
+                body
+            }
+            (asked, _) => asked?,
+        };
+        Ok(Self::new(body))
+    }
+}
+
+/// Lets pulls begin.
+struct Gate {
+    all: Arc<Semaphore>,
+    /// Of registries that are asked now. Held for lines, never across an await.
+    of: Mutex<BTreeMap<String, Arc<Semaphore>>>,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self { all: Arc::new(Semaphore::new(PULLS_MAX)), of: Mutex::default() }
+    }
+}
+
+impl Gate {
+    /// Waits for a place. Cancel safe.
+    async fn enter(&self, registry: &str) -> Result<[OwnedSemaphorePermit; 2], AcquireError> {
+        // A pull that waits for a busy registry takes no place from others.
+        let own = self.of(registry).acquire_owned().await?;
+        let all = Arc::clone(&self.all).acquire_owned().await?;
+        Ok([own, all])
+    }
+
+    fn of(&self, registry: &str) -> Arc<Semaphore> {
+        let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
+        // A permit and a waiter hold the semaphore too.
+        of.retain(|_, places| Arc::strong_count(places) > 1);
+        let places = of.entry(registry.to_owned());
+        Arc::clone(places.or_insert_with(|| Arc::new(Semaphore::new(PULLS_OF_REGISTRY_MAX))))
+    }
 }
 
 impl Puller {
     pub fn new(connector: Arc<Connector>, timeout: Duration, cache: Option<Cache>) -> Self {
-        let (permits, outcomes) = (Semaphore::new(PULLS_MAX), Mutex::default());
-        Self { connector, timeout, cache, permits, outcomes }
+        let (gate, outcomes) = (Gate::default(), Mutex::default());
+        Self { connector, timeout, cache, gate, outcomes }
     }
 
     /// How the last pull from each registry ended: `None` is well.
@@ -108,7 +157,7 @@ impl Puller {
     pub async fn resolve(&self, image: Image, patience: Duration) -> Result<Digest, PullError> {
         let ask = async {
             let remote = self.connector.connect(&image, Purpose::Pull).await?;
-            Ok(Top::new(remote.manifest(None).await?).digest)
+            Ok(Top::fetch(&remote, &image).await?.digest)
         };
         let answer = timeout(patience, ask).await.unwrap_or(Err(Problem::Deadline(patience)));
         answer.map_err(|problem| {
@@ -125,13 +174,14 @@ impl Puller {
             return Ok(found);
         }
         // Waiting for other pulls is no fault of this registry.
-        let permit = timeout(self.timeout, self.permits.acquire()).await.map_err(|_| Problem::Queued(self.timeout))?;
+        let permit = timeout(self.timeout, self.gate.enter(image.registry()));
+        let permit = permit.await.map_err(|_| Problem::Queued(self.timeout))?;
         let permit = permit.map_err(|_| Problem::Setup("the host is stopping".into()))?;
         let deadline = tokio::time::Instant::now() + self.timeout;
         let late = || Problem::Deadline(self.timeout);
         let ask = async {
             let remote = self.connector.connect(image, Purpose::Pull).await?;
-            let top = Top::new(remote.manifest(None).await?);
+            let top = Top::fetch(&remote, image).await?;
             Ok((remote, top))
         };
         match timeout_at(deadline, ask).await.unwrap_or_else(|_| Err(late())) {
@@ -183,7 +233,7 @@ impl Puller {
             Manifest::Elsewhere(digest) => {
                 let body = match (self.content(&digest).await, remote) {
                     (Some(body), _) => body,
-                    (None, Some((remote, _))) => remote.manifest(Some(&digest)).await?,
+                    (None, Some((remote, _))) => remote.manifest(&digest.to_string()).await?,
                     (None, None) => return Err(Problem::Missing),
                 };
                 content.push((digest, body.clone()));
@@ -206,9 +256,12 @@ impl Puller {
             None if count > 0 => return Err(Problem::Missing),
             Some((remote, tell)) if count > 0 => {
                 let mut progress = Progress::begin(image, bytes, tell);
-                for (layer, part) in layers.iter().zip(&mut parts) {
-                    if part.is_none() {
-                        *part = Some(remote.layer(layer, |bytes| progress.came(bytes)).await?);
+                for (index, layer) in layers.iter().enumerate() {
+                    if parts[index].is_none() {
+                        let part = remote.layer(layer, |bytes| progress.came(bytes)).await?;
+                        // The same content may stand in several places; it is fetched once.
+                        let same = layers.iter().zip(&mut parts).filter(|(other, _)| *other == layer);
+                        same.for_each(|(_, place)| *place = Some(part.clone()));
                     }
                 }
                 progress.end();
@@ -290,5 +343,18 @@ mod tests {
         let single = part("only");
         let address = single.as_ref().unwrap().as_ptr();
         assert_eq!(join(vec![single]).as_ptr(), address);
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_is_slow_keeps_only_its_own_pulls_waiting() {
+        let gate = Gate::default();
+        let _slow = [gate.enter("slow").await.unwrap(), gate.enter("slow").await.unwrap()];
+        assert!(gate.enter("slow").now_or_never().is_none());
+        for registry in ["a", "b", "c"] {
+            assert!(gate.enter(registry).now_or_never().is_some());
+        }
+        // Those that are over are forgotten.
+        drop(gate.of("d"));
+        assert_eq!(gate.of.lock().unwrap().keys().collect::<Vec<_>>(), ["d", "slow"]);
     }
 }

@@ -39,6 +39,7 @@ fn settings(registry: &str, dir: &Path) -> Settings {
         cache_dir: dir.join("oci"),
         cache_bytes_max: 1 << 30,
         logins: Logins { given: None, lattice: Registries::default(), settings: None, docker: None },
+        token_hosts: Vec::new(),
     }
 }
 
