@@ -103,7 +103,9 @@ impl Archive {
     ///
     /// Unpacks and hashes, about 10 ms for a usual archive: call it off the async threads.
     pub fn read(bytes: &[u8], target: &str, now: u64) -> Result<Self, ArchiveError> {
-        Contents::of(bytes, |found| found == target)?.check(target, now)
+        // The claims first: a program that nobody vouches for is not read into memory.
+        let claims = Contents::of(bytes, |_| false)?.vouched(target, now)?;
+        Contents::of(bytes, |found| found == target)?.check(claims, target)
     }
 
     /// Reads and checks the claims alone; returns them with the targets there are executables for.
@@ -186,8 +188,12 @@ impl Contents {
                 if !contents.targets.insert(found.to_owned()) {
                     return Err(ArchiveError::Duplicate(format!("executable for {found}")));
                 }
+                let limit = EXECUTABLE_BYTES_MAX;
+                if entry.size() > limit {
+                    return Err(ArchiveError::TooLarge { what: "executable", limit });
+                }
                 if wanted(found) {
-                    let executable = whole(&mut entry, name, "executable", EXECUTABLE_BYTES_MAX)?;
+                    let executable = whole(&mut entry, name, "executable", limit)?;
                     contents.executables.insert(found.to_owned(), executable);
                 }
             }
@@ -205,29 +211,47 @@ impl Contents {
         ProviderClaims::verify(self.token()?, now).map_err(ArchiveError::Claims)
     }
 
-    fn check(mut self, target: &str, now: u64) -> Result<Archive, ArchiveError> {
+    /// Returns the claims, if they vouch for an executable that is there.
+    fn vouched(self, target: &str, now: u64) -> Result<ProviderClaims, ArchiveError> {
         let claims = self.claims(now)?;
+        if !self.targets.contains(target) {
+            return Err(self.without(target));
+        }
+        claimed_hash(&claims, target)?;
+        Ok(claims)
+    }
+
+    fn without(self, target: &str) -> ArchiveError {
+        let available = match self.targets.len() {
+            0 => "nor for any other".to_owned(),
+            _ => format!("only for {}", self.targets.into_iter().collect::<Vec<_>>().join(", ")),
+        };
+        ArchiveError::NoTarget { target: target.to_owned(), available }
+    }
+
+    fn check(mut self, claims: ProviderClaims, target: &str) -> Result<Archive, ArchiveError> {
         let Some(executable) = self.executables.remove(target) else {
-            let available = match self.targets.len() {
-                0 => "nor for any other".to_owned(),
-                _ => format!("only for {}", self.targets.into_iter().collect::<Vec<_>>().join(", ")),
-            };
-            return Err(ArchiveError::NoTarget { target: target.to_owned(), available });
+            return Err(self.without(target));
         };
         let hash = check_hash(&claims, target, &executable)?;
         Ok(Archive { claims, targets: self.targets, executable, hash })
     }
 }
 
+fn claimed_hash<'a>(claims: &'a ProviderClaims, target: &str) -> Result<&'a str, ArchiveError> {
+    let claimed = claims.target_hashes.get(target);
+    claimed.map(String::as_str).ok_or_else(|| ArchiveError::NoHash(target.to_owned()))
+}
+
 /// Checks that the claims vouch for an executable; returns its hash.
 fn check_hash(claims: &ProviderClaims, target: &str, executable: &[u8]) -> Result<[u8; 32], ArchiveError> {
-    let claimed = claims.target_hashes.get(target).ok_or_else(|| ArchiveError::NoHash(target.to_owned()))?;
+    let claimed = claimed_hash(claims, target)?;
     let hash = sha256(executable);
     let computed = hex_upper(&hash);
     if claimed.eq_ignore_ascii_case(&computed) {
         return Ok(hash);
     }
-    Err(ArchiveError::HashMismatch { target: target.to_owned(), claimed: claimed.clone(), computed })
+    Err(ArchiveError::HashMismatch { target: target.to_owned(), claimed: claimed.to_owned(), computed })
 }
 
 /// The last part of an entry's path. Archives made by hand begin names with `./` or keep a directory.

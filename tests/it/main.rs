@@ -46,6 +46,7 @@ mod process;
 mod provider_process;
 mod providers;
 mod registry;
+mod registry_attacks;
 mod services;
 mod store;
 mod two_machines;

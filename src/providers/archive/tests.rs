@@ -7,7 +7,10 @@ use wascap::prelude::KeyPair;
 use super::*;
 use crate::identity::{
     claims::now,
-    keys::tests::{ACCOUNT, PROVIDER},
+    keys::{
+        Kind,
+        tests::{ACCOUNT, ACTOR, PROVIDER},
+    },
     sign::{ProviderToken, Term},
     signature::SigningKey,
     token::encode_json,
@@ -29,11 +32,15 @@ async fn packed(compressed: bool) -> Vec<u8> {
 }
 
 fn token(hashes: &str) -> String {
+    token_about(PROVIDER.public, hashes, &SigningKey::from_seed(ACCOUNT.seed).unwrap())
+}
+
+fn token_about(subject: &str, hashes: &str, issuer: &SigningKey) -> String {
     let json = format!(
-        r#"{{"jti":"","iat":7,"iss":"{}","sub":"{}","wascap":{{"name":"n","capid":"c","vendor":"v","target_hashes":{hashes}}}}}"#,
-        ACCOUNT.public, PROVIDER.public
+        r#"{{"jti":"","iat":7,"iss":"{}","sub":"{subject}","wascap":{{"name":"n","capid":"c","vendor":"v","target_hashes":{hashes}}}}}"#,
+        issuer.public_key()
     );
-    encode_json(json.as_bytes(), &SigningKey::from_seed(ACCOUNT.seed).unwrap())
+    encode_json(json.as_bytes(), issuer)
 }
 
 fn tar(entries: &[(&str, &[u8])]) -> Vec<u8> {
@@ -106,6 +113,55 @@ fn an_archive_nobody_vouches_for_is_refused() {
     let unlisted = tar(&[(CLAIMS_FILE, token("{}").as_bytes()), ("x86_64-linux.bin", PROGRAM)]);
     let error = Archive::read(&unlisted, TARGET, 7).err().unwrap();
     assert!(matches!(error, ArchiveError::NoHash(_)), "{error}");
+}
+
+#[test]
+fn the_claims_are_verified_before_a_program_is_read() {
+    let mut forged = token(&format!(r#"{{"{TARGET}":"00"}}"#));
+    forged.replace_range(forged.len() - 4.., "AAAA");
+    // Both would be refused by the reader of the program: its hash is another one.
+    for (claims, hash_is_claimed) in [(forged, true), (token("{}"), false)] {
+        let bytes = tar(&[("x86_64-linux.bin", PROGRAM), (CLAIMS_FILE, claims.as_bytes())]);
+        match Archive::read(&bytes, TARGET, 7).err().unwrap() {
+            ArchiveError::Claims(_) => assert!(hash_is_claimed),
+            ArchiveError::NoHash(_) => assert!(!hash_is_claimed),
+            other => panic!("{other}"),
+        }
+    }
+}
+
+#[test]
+fn claims_of_other_kinds_and_sizes_are_refused() {
+    let hashes = format!(r#"{{"{TARGET}":"{}"}}"#, hex_upper(&sha256(PROGRAM)));
+    let (user, _) = SigningKey::generate(Kind::User).unwrap();
+    let account = SigningKey::from_seed(ACCOUNT.seed).unwrap();
+    for token in [token_about(ACTOR.public, &hashes, &account), token_about(PROVIDER.public, &hashes, &user)] {
+        let bytes = tar(&[(CLAIMS_FILE, token.as_bytes()), ("x86_64-linux.bin", PROGRAM)]);
+        let error = Archive::read(&bytes, TARGET, 7).err().unwrap();
+        assert!(matches!(error, ArchiveError::Claims(_)), "{error}");
+    }
+    let large = tar(&[(CLAIMS_FILE, &vec![b'x'; 2 << 20])]);
+    let error = Archive::read(&large, TARGET, 7).err().unwrap();
+    assert!(matches!(error, ArchiveError::TooLarge { what: "claims", .. }), "{error}");
+    let many: Vec<(&str, &[u8])> = vec![("readme.txt", b""); ENTRIES_MAX * 2];
+    assert!(matches!(Archive::read(&own(&many), TARGET, 7), Err(ArchiveError::TooManyEntries)));
+}
+
+#[test]
+fn links_are_no_executables() {
+    for kind in [tar::EntryType::Symlink, tar::EntryType::Link] {
+        let mut builder = tar::Builder::new(own(&[]));
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(0);
+        builder.append_link(&mut header, "x86_64-linux.bin", "/bin/sh").unwrap();
+        // The end of the first archive is cut off, or nothing after it would be read.
+        let bytes = builder.into_inner().unwrap();
+        let claims_end = own(&[]).len() - 1024;
+        let bytes = [&bytes[..claims_end], &bytes[claims_end + 1024..]].concat();
+        let error = Archive::read(&bytes, TARGET, 7).err().unwrap();
+        assert!(matches!(error, ArchiveError::NoTarget { .. }), "{error}");
+    }
 }
 
 #[test]

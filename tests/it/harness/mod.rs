@@ -9,6 +9,7 @@ pub mod builtin;
 pub mod client;
 pub mod external;
 pub mod guests;
+pub mod hostile;
 pub mod jwt;
 pub mod nats;
 pub mod origin;
