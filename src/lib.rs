@@ -8,7 +8,7 @@
 //! * [`rpc`] is the invocation: its bytes, its signature, its way over NATS.
 //! * [`store`] is the metadata bucket all hosts share; [`links`] is what this host knows from it; [`delivery`] tells
 //!   providers and subscribers what changed.
-//! * [`meter`] counts calls, [`journal`] keeps what actors and providers say; [`local`] signs for this machine's user.
+//! * [`budget`] is the memory that payloads may take. [`meter`] counts calls, [`journal`] keeps what actors and providers say; [`local`] signs for this machine's user.
 //! * [`policy`] asks whether something is allowed. [`events`] tells what happened. [`registry`] fetches modules and archives.
 //! * [`router`] is the heart: it checks every call and chooses its way. [`peers`] tells it which hosts are there.
 //! * [`actors`] runs modules; [`providers`] gives them a world, by [`contracts`]. [`control`] answers clients.
@@ -32,6 +32,7 @@
 #![deny(unsafe_code)]
 
 pub mod actors;
+pub mod budget;
 pub mod cli;
 pub mod client;
 pub mod command;

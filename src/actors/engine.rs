@@ -23,7 +23,10 @@ use std::{
 use tracing::{info, warn};
 use wasmtime::{Cache, CacheConfig, Config, InstanceAllocationStrategy, Module, PoolingAllocationConfig};
 
-use crate::meter::histogram::{Buckets, Histogram};
+use crate::{
+    budget::machine_memory,
+    meter::histogram::{Buckets, Histogram},
+};
 
 /// How often a running guest gives way to others; also how far past its deadline it can run.
 const EPOCH: Duration = Duration::from_millis(5);
@@ -302,16 +305,7 @@ fn open_cache(dir: &Path) -> Option<Cache> {
 
 /// As many slots as an eighth of the machine's memory can keep resident.
 fn slots_for_this_machine() -> u32 {
-    let Some(memory) = memory_bytes() else { return SLOTS_DEFAULT };
+    let Some(memory) = machine_memory() else { return SLOTS_DEFAULT };
     let slots = memory / MEMORY_SHARE / KEEP_RESIDENT_BYTES as u64;
     u32::try_from(slots).unwrap_or(SLOTS_MAX).clamp(SLOTS_MIN, SLOTS_MAX)
-}
-
-/// The machine's memory, or the control group's limit when that is lower.
-fn memory_bytes() -> Option<u64> {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let total = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024;
-    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
-    Some(group.map_or(total, |group: u64| group.min(total)))
 }

@@ -23,6 +23,7 @@ use tracing::debug;
 
 use super::{Session, Usage, lattice::Lattice};
 use crate::{
+    budget::Budget,
     control::types::HostReply,
     errors::chain,
     identity::{
@@ -36,6 +37,7 @@ use crate::{
     store::{
         artifacts::{About, Artifacts, Put, superseded},
         domain_name,
+        jetstream::making::Making,
     },
 };
 
@@ -311,14 +313,15 @@ pub struct Uploaded {
 pub struct Sender {
     pub lattice: Lattice,
     pub nats: Nats,
-    /// Copies that a bucket is to keep, if it has to be made.
-    pub replicas: usize,
+    /// How a bucket is made if it is missing.
+    pub making: Making,
 }
 
 impl Sender {
     pub async fn of(session: &Session) -> Result<Self> {
         let (lattice, nats) = (session.lattice().await?, session.ctl().await?.clone());
-        Ok(Self { lattice, nats, replicas: session.config.kv_replicas })
+        let making = Making::of_artifacts(session.config.kv_replicas, session.config.artifacts_max_bytes);
+        Ok(Self { lattice, nats, making })
     }
 
     /// The store that these hosts read.
@@ -327,7 +330,7 @@ impl Sender {
     }
 
     fn store_in(&self, domain: Option<&str>) -> Artifacts {
-        Artifacts::new(self.nats.clone(), domain, self.lattice.name(), self.replicas)
+        Artifacts::new(self.nats.clone(), domain, self.lattice.name(), self.making, Budget::default())
     }
 
     /// Sends an artifact to where `readers` look, unless it is there. `progress` is told how many bytes of how many are

@@ -21,7 +21,7 @@ use crate::{
     rpc::{
         antiforgery::Signer,
         call::{Call, CallError},
-        chunking::Chunks,
+        chunking::{self, Chunks},
         client::{Client, new_id},
         invocation::{Entity, TraceContext},
         readable::{Binary, from_json, to_json},
@@ -90,9 +90,14 @@ async fn call(session: &Session, actor: &ActorId, operation: &str, payload: Byte
     let nats = session.rpc().await?.client.clone();
     // Without a seed in the settings this one was made up; it signs nothing then.
     let signer = Signer::new(session.config.cluster.seed.expose()).context("read the cluster seed")?;
-    let chunks = Chunks::new(&nats, session.config.js_domain.as_deref(), &session.config.lattice);
+    let chunks = Chunks::new(
+        &nats,
+        session.config.js_domain.as_deref(),
+        &session.config.lattice,
+        chunking::Settings { bound: session.config.payload_store_max_bytes, ..chunking::Settings::default() },
+    );
     let host = HostId::parse(&session.config.host_key.public).context("make a key for this call")?;
-    let client = Client::new(nats, session.subjects()?, signer, chunks, host);
+    let client = Client::new(nats, session.subjects()?, signer, chunks.clone(), host);
     let target = Entity::actor(actor);
     let call = Call {
         origin: target.clone(),
@@ -111,6 +116,8 @@ async fn call(session: &Session, actor: &ActorId, operation: &str, payload: Byte
             client.invoke_signed(call, None, id, signed, &sent).await
         }
     };
+    // What nobody fetched would stay.
+    chunks.tidy().await;
     result.map_err(explained)
 }
 

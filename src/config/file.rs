@@ -265,6 +265,9 @@ pub(super) fn members(config: &Config, dir: &Path) -> BTreeMap<String, Value> {
         "cluster_issuers": config.cluster.issuers,
         "js_domain": config.js_domain,
         "kv_replicas": config.kv_replicas,
+        "kv_max_bytes": config.kv_max_bytes.unwrap_or(0),
+        "artifacts_max_bytes": config.artifacts_max_bytes.unwrap_or(0),
+        "payload_store_max_bytes": config.payload_store_max_bytes.unwrap_or(0),
         "legacy_cache_delete": config.legacy_cache_delete,
         "ctl_topic_prefix": config.ctl_topic_prefix,
         "rpc_timeout_ms": config.rpc_timeout.as_millis() as u64,
@@ -293,6 +296,7 @@ pub(super) fn members(config: &Config, dir: &Path) -> BTreeMap<String, Value> {
         "instance_reuse": config.actors.instance_reuse,
         "actor_memory_max_bytes": config.actors.memory_max_bytes,
         "actor_instances_max": config.actors.instances_max.unwrap_or(0),
+        "payload_memory_max_bytes": config.actors.payload_memory_max_bytes.unwrap_or(0),
         "call_queue_max": config.actors.queue_max,
     }) else {
         unreachable!("the macro above makes an object");

@@ -76,6 +76,12 @@ pub struct Config {
     pub js_domain: Option<String>,
     /// Replicas of the metadata bucket, should this host create it.
     pub kv_replicas: usize,
+    /// Size in bytes of the buckets of metadata and named configuration, should this host create them.
+    pub kv_max_bytes: Option<u64>,
+    /// Size in bytes of the bucket of uploads.
+    pub artifacts_max_bytes: Option<u64>,
+    /// Size in bytes of the bucket of large payloads.
+    pub payload_store_max_bytes: Option<u64>,
     pub allow_latest: bool,
     /// Registries that may be reached over plain HTTP.
     pub allowed_insecure: Vec<String>,
@@ -151,6 +157,8 @@ pub struct Actors {
     pub instances_max: Option<u32>,
     /// Calls that may wait for one actor.
     pub queue_max: usize,
+    /// What all payloads on their way may take together; `None` takes a share of the machine's memory.
+    pub payload_memory_max_bytes: Option<u64>,
 }
 
 /// The result of [`Config::load`].
@@ -193,6 +201,9 @@ impl Config {
             provider_env: table.list("provider_env"),
             js_domain: table.text("js_domain"),
             kv_replicas: size(table, "kv_replicas"),
+            kv_max_bytes: bytes(table, "kv_max_bytes"),
+            artifacts_max_bytes: bytes(table, "artifacts_max_bytes"),
+            payload_store_max_bytes: bytes(table, "payload_store_max_bytes"),
             allow_latest: table.boolean("allow_latest"),
             allowed_insecure: table.list("allowed_insecure"),
             oci: oci(table, &mut warnings),
@@ -212,6 +223,7 @@ impl Config {
                 memory_max_bytes: size(table, "actor_memory_max_bytes"),
                 instances_max: Some(number(table, "actor_instances_max")).filter(|max| *max > 0),
                 queue_max: size(table, "call_queue_max"),
+                payload_memory_max_bytes: bytes(table, "payload_memory_max_bytes"),
             },
             legacy_cache_delete: table.boolean("legacy_cache_delete"),
             shutdown_timeout: milliseconds(table, "shutdown_timeout_ms"),
@@ -229,6 +241,11 @@ fn milliseconds(table: &Resolved, key: &str) -> Duration {
 /// the exception, and all it has is then the right answer.
 fn size(table: &Resolved, key: &str) -> usize {
     usize::try_from(table.integer(key)).unwrap_or(usize::MAX)
+}
+
+/// A number of bytes for which 0 means that nothing is set.
+fn bytes(table: &Resolved, key: &str) -> Option<u64> {
+    Some(table.integer(key)).filter(|bytes| *bytes > 0)
 }
 
 fn number(table: &Resolved, key: &str) -> u32 {

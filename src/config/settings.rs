@@ -151,6 +151,7 @@ const LOG_LEVELS: &[&str] = &["trace", "debug", "info", "warn", "warning", "erro
 /// An hour is longer than any sensible timeout and keeps sums of two of them far from overflow.
 const HOUR_MS: u64 = 3_600_000;
 const KIB: u64 = 1024;
+const TIB: u64 = KIB * KIB * KIB * KIB;
 
 /// The settings of one NATS connection. `$base` in the help tells what an unset one falls back to; `$basic` and
 /// `$younger` say when the settings of 2022 and the later ones are written.
@@ -241,6 +242,12 @@ pub static GROUPS: &[Group] = &[
                 .aliases(&["wasmcloud-js-domain"]).written(Written::Always),
             Setting::new("kv_replicas", &["WASMCLOUD_KV_REPLICAS"], "kv-replicas",
                 Kind::Integer { min: 1, max: 5 }, "1", "Replicas of the metadata bucket when this host creates it"),
+            Setting::new("kv_max_bytes", &["WASMCLOUD_KV_MAX_BYTES"], "kv-max-bytes",
+                Kind::Bytes { min: 0, max: TIB }, "0", "Size of the buckets of metadata and of named configuration when this host creates them, like 64M; 0 is no bound, or 64M where the NATS account demands one"),
+            Setting::new("artifacts_max_bytes", &["WASMCLOUD_ARTIFACTS_MAX_BYTES"], "artifacts-max-bytes",
+                Kind::Bytes { min: 0, max: TIB }, "0", "Size of the bucket of uploads when it is created, like 5G; 0 is no bound, or 1G where the NATS account demands one"),
+            Setting::new("payload_store_max_bytes", &["WASMCLOUD_PAYLOAD_STORE_MAX_BYTES"], "payload-store-max-bytes",
+                Kind::Bytes { min: 0, max: TIB }, "0", "Size of the bucket through which large payloads travel when this host creates it; 0 is 1G, or what the NATS account has"),
             Setting::new("legacy_cache_delete", &["WASMCLOUD_LEGACY_CACHE_DELETE"], "legacy-cache-delete",
                 Kind::Bool, "false", "Delete the metadata stream of 2022 hosts after its content was taken over"),
         ],
@@ -314,7 +321,7 @@ pub static GROUPS: &[Group] = &[
             Setting::new("pull_timeout_ms", &["WASMCLOUD_PULL_TIMEOUT_MS"], "pull-timeout-ms",
                 Kind::Integer { min: 1, max: HOUR_MS }, "120000", "Longest time the pull of an image may take, in milliseconds"),
             Setting::new("oci_cache_bytes_max", &["WASMCLOUD_OCI_CACHE_BYTES_MAX"], "oci-cache-bytes-max",
-                Kind::Bytes { min: 0, max: KIB * KIB * KIB * KIB }, "2G", "Size of the cache of images, like 500M or 2G; 0 keeps none"),
+                Kind::Bytes { min: 0, max: TIB }, "2G", "Size of the cache of images, like 500M or 2G; 0 keeps none"),
         ],
     },
     Group {
@@ -329,6 +336,8 @@ pub static GROUPS: &[Group] = &[
                 Kind::Bytes { min: KIB * KIB, max: 4 * KIB * KIB * KIB }, "128M", "Memory one actor instance may use, like 64M or 1G"),
             Setting::new("actor_instances_max", &["WASMCLOUD_ACTOR_INSTANCES_MAX"], "actor-instances-max",
                 Kind::Integer { min: 0, max: 1_000_000 }, "0", "Actor instances alive at once; 0 asks the machine's memory"),
+            Setting::new("payload_memory_max_bytes", &["WASMCLOUD_PAYLOAD_MEMORY_MAX_BYTES"], "payload-memory-max-bytes",
+                Kind::Bytes { min: 0, max: TIB }, "0", "Memory that all large payloads, request bodies and images on their way may take together, like 512M; 0 asks the machine's memory"),
             Setting::new("call_queue_max", &["WASMCLOUD_CALL_QUEUE_MAX"], "call-queue-max",
                 Kind::Integer { min: 0, max: 1_000_000 }, "1024", "Calls that may wait for one actor"),
         ],

@@ -5,7 +5,7 @@
 //! go from where the HTTP parser has them into the payload, and the body follows as it arrives, copied once. The
 //! response is read without a copy: texts and body are parts of the payload.
 
-use std::{fmt, str};
+use std::{collections::TryReserveError, fmt, str};
 
 use bytes::Bytes;
 use hyper::{HeaderMap, header::HeaderValue};
@@ -102,9 +102,9 @@ pub struct RequestWriter {
 }
 
 impl RequestWriter {
-    /// Makes room for a body of so many bytes in all.
-    pub fn reserve(&mut self, body_len: usize) {
-        self.out.reserve_exact(body_len.saturating_sub(self.body_len()));
+    /// Makes room for a body of so many bytes in all, if the machine has the memory.
+    pub fn reserve(&mut self, body_len: usize) -> Result<(), TryReserveError> {
+        self.out.try_reserve_exact(body_len.saturating_sub(self.body_len()))
     }
 
     /// Appends to the body.

@@ -27,7 +27,8 @@ pub(super) fn bucket(facts: &Facts) -> Found {
                     "{} is not there although {hosts} hosts run: they keep their metadata elsewhere, or nowhere",
                     stream.name
                 ),
-                "see the checks domains and metadata; a host makes the bucket when it starts",
+                "see the checks domains and metadata; a host makes the bucket when it starts, or its log says why not. Where \
+                 the account demands a bound of every bucket, kv_max_bytes sets it",
             )]);
         }
         info => {
@@ -69,15 +70,12 @@ fn settings(info: &Value, name: &str) -> Vec<Finding> {
         format!("forgets its entries after {} s: links and claims vanish", max_age / 1_000_000_000),
         edit("--max-age=0"),
     );
-    let limits = [("max_msgs", "entries", "--max-msgs=-1"), ("max_bytes", "bytes", "--max-bytes=-1")];
-    for (member, what, option) in limits {
-        let max = number(member);
-        wrong(
-            max > 0,
-            format!("is limited to {max} {what}: links and claims are refused or lost beyond that"),
-            edit(option),
-        );
-    }
+    let max_entries = number("max_msgs");
+    wrong(
+        max_entries > 0,
+        format!("is limited to {max_entries} entries: links and claims are refused or lost beyond that"),
+        edit("--max-msgs=-1"),
+    );
     let retention = config["retention"].as_str().unwrap_or("limits");
     wrong(
         retention != "limits",
@@ -110,6 +108,13 @@ fn settings(info: &Value, name: &str) -> Vec<Finding> {
         config["discard"] == "old",
         "discards old entries when it is full, rather than refusing new ones",
         edit("--discard=new"),
+    );
+    // Some accounts demand a bound; one that is far away does no harm.
+    let (max_bytes, bytes) = (number("max_bytes"), info["state"]["bytes"].as_i64().unwrap_or_default());
+    doubtful(
+        max_bytes > 0 && bytes >= max_bytes / 10 * 8,
+        "is nearly full: links and claims are refused when it is",
+        edit(&format!("--max-bytes={}", max_bytes.saturating_mul(2))),
     );
     doubtful(config["allow_direct"] != true, "does not allow direct reads", edit("--allow-direct"));
     found
@@ -230,7 +235,6 @@ mod tests {
     fn settings_that_lose_entries_are_wrong() {
         for (member, value) in [
             ("max_age", json!(60_000_000_000_i64)),
-            ("max_bytes", json!(1000)),
             ("max_msgs", json!(10)),
             ("retention", json!("workqueue")),
             ("subjects", json!(["$KV.other.>"])),
@@ -245,6 +249,21 @@ mod tests {
             let found = settings(&info(|info| info["config"][member] = value.clone()), NAME);
             assert!(matches!(found.as_slice(), [found] if found.verdict == Verdict::Warning), "{member}: {found:?}");
         }
+    }
+
+    #[test]
+    fn a_bound_that_an_account_demands_is_in_order_until_it_is_nearly_reached() {
+        let bounded = |bytes: i64| {
+            let bounded = info(|info| {
+                info["config"]["max_bytes"] = json!(1000);
+                info["state"] = json!({ "bytes": bytes });
+            });
+            settings(&bounded, NAME)
+        };
+        assert_eq!(bounded(700), []);
+        let full = bounded(800);
+        assert!(matches!(full.as_slice(), [found] if found.verdict == Verdict::Warning), "{full:?}");
+        assert!(full[0].fix.as_ref().unwrap().contains("--max-bytes=2000"));
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::{
         Backend, Entry, Error, Expect, Store, Update,
         away::Away,
         domain_name,
-        jetstream::{Bucket, OpenError},
+        jetstream::{Bucket, OpenError, making::Making},
         keys,
         memory::Memory,
     },
@@ -47,7 +47,8 @@ pub struct Place {
     pub nats: Nats,
     pub domain: Option<String>,
     pub lattice: String,
-    pub replicas: usize,
+    /// How the bucket is made if it is missing.
+    pub making: Making,
 }
 
 impl Place {
@@ -86,7 +87,7 @@ impl Place {
 
     async fn open_bucket(&self) -> Result<Bucket, OpenError> {
         let name = keys::bucket(&self.lattice);
-        let bucket = Bucket::open(&self.nats, self.domain.as_deref(), &name, self.replicas).await?;
+        let bucket = Bucket::open(&self.nats, self.domain.as_deref(), &name, self.making).await?;
         info!("Lattice cache stream created or verified as existing ({} consumers).", bucket.consumers_before);
         if bucket.replicas < 2 && bucket.is_clustered {
             warn!(

@@ -27,6 +27,7 @@ use crate::{
         engine::{self, Engine},
         supervisor as actors,
     },
+    budget::Budget,
     client::{self, lattice::Lattice},
     config::{Config, Environment as _, ProcessEnvironment},
     control::{
@@ -59,12 +60,17 @@ use crate::{
     router::{Router, remote::Remote},
     rpc::{
         antiforgery::{Signer, Verifier},
-        chunking::Chunks,
+        chunking::{self, Chunks},
         client::Client,
         server::{self as receiver, Receiver},
     },
     shutdown::essential,
-    store::{Store, artifacts::Artifacts, jetstream, legacy},
+    store::{
+        Store,
+        artifacts::Artifacts,
+        jetstream::{self, making::Making},
+        legacy,
+    },
     vigil::Vigil,
 };
 use presence::Presence;
@@ -77,8 +83,6 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 /// What of the time to stop providers get at least, after the actors.
 const PROVIDERS_TIMEOUT: Duration = Duration::from_millis(1500);
-/// How often stored payloads nobody fetched are looked for.
-const SWEEP: Duration = Duration::from_secs(30);
 
 /// A host that is ready.
 pub struct Host {
@@ -131,7 +135,7 @@ impl Host {
             nats: ctl.clone(),
             domain: domain.clone(),
             lattice: lattice.to_string(),
-            replicas: config.kv_replicas,
+            making: Making::of_metadata(config.kv_replicas, config.kv_max_bytes),
         };
         let store = place.open(&tasks, &stop).await;
         let (links, notices) = Live::start(store.clone(), &tasks, stop.clone()).await;
@@ -148,7 +152,17 @@ impl Host {
         let delivery = Delivery::new(sender, links.clone(), events.clone());
         tasks.spawn(essential("link delivery", delivery.run(notices), closing.clone(), failed.clone()));
 
-        let chunks = Chunks::new(&rpc.client, domain.as_deref(), lattice.as_str());
+        let budget = config.actors.payload_memory_max_bytes.map_or_else(Budget::default, Budget::new);
+        let chunks = Chunks::new(
+            &rpc.client,
+            domain.as_deref(),
+            lattice.as_str(),
+            chunking::Settings {
+                budget: budget.clone(),
+                actor_bytes_max: config.actors.memory_max_bytes as u64,
+                bound: config.payload_store_max_bytes,
+            },
+        );
         let signer = Signer::new(config.cluster.seed.expose()).map_err(|e| anyhow!("read the cluster seed: {e}"))?;
         let issuers = config.cluster.issuers.iter().map(|issuer| ClusterKey::parse(issuer));
         let verifier = Verifier::new(issuers.collect::<Result<_, _>>().context("read the cluster issuers")?);
@@ -181,7 +195,8 @@ impl Host {
             cache_dir: Some(dirs.compiled_code()),
         })?;
         let registries = Registries::default();
-        let artifacts = Artifacts::new(ctl.clone(), domain.as_deref(), &config.lattice, config.kv_replicas);
+        let uploads = Making::of_artifacts(config.kv_replicas, config.artifacts_max_bytes);
+        let artifacts = Artifacts::new(ctl.clone(), domain.as_deref(), &config.lattice, uploads, budget.clone());
         let registry = registry(&config, dirs, registries.clone()).with_uploads(Arc::new(artifacts));
         let receiver = Receiver::new(receiver::Parts {
             nats: rpc.client.clone(),
@@ -206,6 +221,7 @@ impl Host {
                 policy: policy.clone(),
                 events: events.clone(),
                 journal: journal.clone(),
+                budget: budget.clone(),
                 rpc_timeout: config.rpc_timeout,
                 stop_delay: config.provider_delay,
                 js_domain: domain.clone(),
@@ -268,7 +284,7 @@ impl Host {
                 providers: providers.clone(),
                 store: store.clone(),
                 links: links.clone(),
-                named_config: NamedConfig::new(ctl.clone(), domain.clone(), &config.lattice, config.kv_replicas),
+                named_config: NamedConfig::new(ctl.clone(), domain.clone(), &config.lattice, place.making),
                 registries: registries.clone(),
                 registry,
                 events: events.clone(),
@@ -300,7 +316,7 @@ impl Host {
         events.publish(Event::HostStarted { labels: state.labels(), friendly_name, version: VERSION });
         let running = (actors.clone(), providers.clone());
         tasks.spawn(heartbeats(state.clone(), running, events.clone(), closing.clone()));
-        tasks.spawn(sweeps(chunks, stop.clone()));
+        tasks.spawn(chunks.keep_tidy(stop.clone()));
         if config.config_service {
             let service = config_service::Service {
                 client: ctl.client.clone(),
@@ -350,7 +366,7 @@ impl Host {
                     actors: actors.clone(),
                     providers: providers.clone(),
                     vigil,
-                    kv_replicas: config.kv_replicas,
+                    uploads,
                     closing: closing.clone(),
                 };
                 // A host without one works as well.
@@ -629,22 +645,6 @@ async fn heartbeats(
             _ = beat.tick() => {
                 events.publish(Event::HostHeartbeat(state.heartbeat(&actors.running(), &providers.running())));
             }
-        }
-    }
-}
-
-/// Removes stored payloads nobody fetched; apart from the heartbeat, which must not wait for a slow store.
-async fn sweeps(chunks: Chunks, stop: CancellationToken) {
-    let mut turn = tokio::time::interval(SWEEP);
-    turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = turn.tick() => {}
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = chunks.sweep() => {}
         }
     }
 }

@@ -49,7 +49,7 @@ use crate::{
     meter::Meter,
     peers::Peers,
     providers, router, rpc,
-    store::Store,
+    store::{Store, jetstream::making::Making},
     vigil::Vigil,
 };
 use door::Door;
@@ -80,7 +80,8 @@ pub struct Parts {
     pub providers: providers::supervisor::Handle,
     pub vigil: Vigil,
     /// Copies of a bucket for uploads, should it have to be made.
-    pub kv_replicas: usize,
+    /// How the bucket of uploads is made.
+    pub uploads: Making,
     /// The host is stopping.
     pub closing: CancellationToken,
 }

@@ -11,6 +11,9 @@
 
 use crate::identity::keys::{ActorId, HostId, LatticeName, LinkName, ProviderId};
 
+/// The longest token that is taken from outside, in characters.
+const TOKEN_CHARS_MAX: usize = 255;
+
 /// Builds and parses the subjects of one lattice. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Subjects {
@@ -110,6 +113,13 @@ pub struct CallSubject<'a> {
     pub host: Option<&'a str>,
 }
 
+/// Whether a text is one plain token: 1 to 255 letters, digits, `-`, `_`, `=` and `/`. Whatever comes from outside is
+/// asked this, or parsed, before it becomes a part of a subject or a key.
+pub fn is_token(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_=/".contains(&byte);
+    (1..=TOKEN_CHARS_MAX).contains(&text.len()) && text.bytes().all(is_plain)
+}
+
 /// A subscription a host makes on the control connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControlSubscription {
@@ -187,6 +197,10 @@ impl Subjects {
     pub fn parse_control(&self, subject: &str) -> Option<Control> {
         let tail = subject.strip_prefix(&self.control_root)?.strip_prefix('.')?;
         let tokens: Vec<&str> = tail.split('.').collect();
+        // What is published to may have wildcards in it, and they would go on into keys and other subjects.
+        if !tokens.iter().all(|token| is_token(token)) {
+            return None;
+        }
         let owned = |text: &str| text.to_owned();
         Some(match tokens.as_slice() {
             ["ping", "hosts"] => Control::PingHosts,
@@ -366,6 +380,18 @@ mod tests {
             assert_eq!(subjects().parse_control(subject), None, "{subject}");
         }
         assert_eq!(subjects().parse_actor("wasmbus.rpc.other.MABC"), None);
+    }
+
+    #[test]
+    fn tokens_with_wildcards_or_worse_are_no_names() {
+        for bad in ["*", ">", "", "a*", "a b", "a\r\n", "\u{1b}[2J", "ä", "a.b", &"x".repeat(256)] {
+            assert!(!is_token(bad), "{bad:?}");
+            for subject in [format!("config.put.{ACTOR}.{bad}"), format!("get.{bad}.inv"), format!("cmd.{bad}.la")] {
+                let parsed = subjects().parse_control(&format!("wasmbus.ctl.default.{subject}"));
+                assert_eq!(parsed, None, "{subject:?}");
+            }
+        }
+        assert!(is_token(ACTOR) && is_token("a-b_c=/1"));
     }
 
     #[test]

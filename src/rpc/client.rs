@@ -20,16 +20,19 @@ use uuid::Uuid;
 use super::{
     antiforgery::Signer,
     call::{Call, CallError},
-    chunking::{self, Chunks},
+    chunking::{self, Chunks, PayloadName, Reader},
     codec,
     invocation::{Entity, Invocation, TraceContext},
 };
 use crate::{
     identity::claims::now,
     identity::keys::{HostId, LinkName, ProviderId},
-    lattice::subject::Subjects,
+    lattice::subject::{Subjects, is_token},
     peers::wire,
 };
+
+/// How long to wait for a sign that somebody listens for a call with a large payload; that nobody does is known at once.
+const LISTENER_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Sends calls to actors and providers anywhere in the lattice. Cheap to clone.
 #[derive(Clone)]
@@ -77,14 +80,18 @@ impl Client {
         let content_length = call.payload.len() as u64;
         let chunked = inner.chunks.is_needed(call.payload.len());
         let mut deadline = call.deadline;
-        let msg = if chunked {
+        // Removed at the end of this call, whatever that is, if the callee has not done so.
+        let (msg, _stored) = if chunked {
             deadline += chunking::EXTRA_TIME;
-            within(deadline, &subject, inner, inner.chunks.put(&id, &call.payload))
-                .await?
-                .map_err(|e| CallError::Transport(e.to_string()))?;
-            Bytes::new()
+            if host.is_none() {
+                inner.check_listener(&call.target, &subject).await?;
+            }
+            let name = payload_name(PayloadName::of_call(&id))?;
+            let stored = inner.chunks.put(name, &call.payload, &call.origin.public_key);
+            let stored = within(deadline, &subject, inner, stored).await?;
+            (Bytes::new(), Some(stored.map_err(|e| CallError::Transport(e.to_string()))?))
         } else {
-            call.payload
+            (call.payload, None)
         };
         let headers = headers(&call.trace);
         let invocation = Invocation {
@@ -144,6 +151,12 @@ pub fn new_id() -> String {
 
 impl Inner {
     fn subject(&self, target: &Entity, host: Option<&str>) -> Result<String, CallError> {
+        // The target may have been named by a guest, and the host by a peer.
+        for token in [Some(&*target.public_key), host].into_iter().flatten() {
+            if !is_token(token) {
+                return Err(CallError::Transport(format!("{token:?} is no public key, so nothing can be sent there")));
+            }
+        }
         let subject = if target.is_actor() {
             self.subjects.actor(&target.public_key)
         } else {
@@ -191,11 +204,7 @@ impl Inner {
             Err(error) => {
                 debug!(subject, invocation_id = %invocation.id, %error, "call without a reply");
                 return Err(match error.kind() {
-                    RequestErrorKind::NoResponders => CallError::NoResponders {
-                        subject: subject.to_owned(),
-                        lattice: self.subjects.lattice().to_string(),
-                        target: invocation.target.public_key.to_string(),
-                    },
+                    RequestErrorKind::NoResponders => self.nobody(&invocation.target, subject),
                     RequestErrorKind::TimedOut => self.timed_out(subject, began.elapsed()),
                     _ => CallError::Transport(error.to_string()),
                 });
@@ -210,13 +219,36 @@ impl Inner {
             return Err(CallError::Transport(format!("the reply on {subject} belongs to another invocation")));
         }
         if response.content_length > response.msg.len() as u64 {
-            let name = chunking::reply_name(&invocation.id);
-            let fetch = self.chunks.take(&name, response.content_length);
-            return within(deadline + chunking::EXTRA_TIME, subject, self, fetch)
-                .await?
-                .map_err(|e| CallError::Transport(e.to_string()));
+            let name = payload_name(PayloadName::of_answer(&invocation.id))?;
+            let reader = if invocation.origin.is_actor() { Reader::Actor } else { Reader::Provider };
+            let fetch = self.chunks.fetch(name, response.content_length, reader, |_| {});
+            let fetched = within(deadline + chunking::EXTRA_TIME, subject, self, fetch).await?;
+            return Ok(fetched.map_err(|e| CallError::Transport(e.to_string()))?.remove().await);
         }
         Ok(response.msg)
+    }
+
+    /// Refuses a call that nobody listens for, before its payload is stored. A provider is asked for its health and an actor
+    /// for an invocation that nobody made; only that somebody hears it counts, not the answer.
+    async fn check_listener(&self, target: &Entity, subject: &str) -> Result<(), CallError> {
+        let (asked, mut headers) = match target.is_actor() {
+            true => (subject.to_owned(), HeaderMap::new()),
+            false => (format!("{subject}.health"), HeaderMap::new()),
+        };
+        headers.insert(wire::ASK, "nobody");
+        let request = Request::new().headers(headers).payload(Bytes::new()).timeout(Some(LISTENER_TIMEOUT));
+        match tokio::time::timeout(LISTENER_TIMEOUT, self.nats.send_request(asked, request)).await {
+            Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => Err(self.nobody(target, subject)),
+            _ => Ok(()),
+        }
+    }
+
+    fn nobody(&self, target: &Entity, subject: &str) -> CallError {
+        CallError::NoResponders {
+            subject: subject.to_owned(),
+            lattice: self.subjects.lattice().to_string(),
+            target: target.public_key.to_string(),
+        }
     }
 
     fn timed_out(&self, subject: &str, waited: Duration) -> CallError {
@@ -226,6 +258,11 @@ impl Inner {
             waited_ms: waited.as_millis(),
         }
     }
+}
+
+/// The name of an object for an invocation, of which the id may be somebody else's.
+fn payload_name(name: Option<PayloadName>) -> Result<PayloadName, CallError> {
+    name.ok_or_else(|| CallError::Transport("the invocation id has characters no object name may have".to_owned()))
 }
 
 async fn within<T>(

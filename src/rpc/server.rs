@@ -13,6 +13,7 @@
 //! same way, so when the question is here, the call has come before it, or never will.
 
 use std::{
+    borrow::Cow,
     collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -28,7 +29,7 @@ use tracing::{debug, error, warn};
 use super::{
     antiforgery::{Verifier, check_target},
     call::{Call, CallError},
-    chunking::{self, Chunks},
+    chunking::{self, Chunks, PayloadName, Reader, Stored},
     codec,
     invocation::{Invocation, InvocationResponse, TraceContext, dispatch_operation},
 };
@@ -238,15 +239,18 @@ impl Desk {
             });
             return;
         }
-        let refusal = match (self.is_closed, inner.parts.vigil.may_be_old()) {
-            (true, _) => Some("it is being stopped on this host"),
-            (_, true) => Some("the host did not run for a while and refuses what came meanwhile; call again"),
-            (false, false) => None,
+        let admitted = inner.parts.chunks.admit(message.payload.len());
+        let refusal: Option<Cow<'static, str>> = match (self.is_closed, inner.parts.vigil.may_be_old(), &admitted) {
+            (true, ..) => Some("it is being stopped on this host".into()),
+            (_, true, _) => Some("the host did not run for a while and refuses what came meanwhile; call again".into()),
+            (.., Err(shortage)) => Some(shortage.to_string().into()),
+            (false, false, Ok(_)) => None,
         };
         let invocation = codec::decode_invocation(message.payload.clone());
         let known = invocation.as_ref().ok().filter(|_| self.is_own).map(|call| Known::new(&inner, &call.id));
         let (target, handler) = (Arc::clone(&self.target), Arc::clone(&self.handler));
         self.work.spawn(async move {
+            let _paid_for = admitted;
             let response = match (invocation, refusal) {
                 (Ok(invocation), Some(reason)) => {
                     let refused = CallError::NotAdmitted { actor_id: target.to_string(), reason: reason.into() };
@@ -384,7 +388,7 @@ impl Inner {
                 failure(id, reason)
             }
             Ok(call) => match handler.handle(call).await {
-                Ok(payload) => self.success(id, payload).await,
+                Ok(payload) => self.success(id, payload, target).await,
                 Err(error) => {
                     debug!(actor_id = target, invocation_id = %id, %error, "invocation failed");
                     failure(id, error.to_string())
@@ -410,15 +414,23 @@ impl Inner {
         let mut deadline = received + self.parts.rpc_timeout;
         let payload = if chunked {
             deadline += chunking::EXTRA_TIME;
-            let fetch = self.parts.chunks.take(&invocation.id, invocation.content_length);
-            tokio::time::timeout_at(deadline, fetch)
+            let name = PayloadName::of_call(&invocation.id)
+                .ok_or("the invocation id has characters no object name may have")?;
+            let reader = if invocation.target.is_actor() { Reader::Actor } else { Reader::Provider };
+            let mut arriving = checked.arriving();
+            let fetch =
+                self.parts.chunks.fetch(name, invocation.content_length, reader, |piece| arriving.update(piece));
+            let fetched = tokio::time::timeout_at(deadline, fetch)
                 .await
                 .map_err(|_| "the payload did not arrive from the object store in time".to_owned())?
-                .map_err(|e| e.to_string())?
+                .map_err(|e| e.to_string())?;
+            // Removed only now: a call made up by a stranger may name the payload of another.
+            checked.verify_arrived(arriving).map_err(|e| e.to_string())?;
+            fetched.remove().await
         } else {
+            checked.verify_hash(&invocation.msg).map_err(|e| e.to_string())?;
             invocation.msg.clone()
         };
-        checked.verify_hash(&payload).map_err(|e| e.to_string())?;
         let trace = if invocation.trace_context.is_empty() { from_headers } else { invocation.trace_context };
         Ok(Call {
             operation: dispatch_operation(&invocation.operation).to_owned(),
@@ -431,15 +443,18 @@ impl Inner {
         })
     }
 
-    async fn success(&self, id: String, payload: Bytes) -> InvocationResponse {
+    async fn success(&self, id: String, payload: Bytes, target: &str) -> InvocationResponse {
         let content_length = payload.len() as u64;
         let mut msg = payload;
         if self.parts.chunks.is_needed(msg.len()) {
-            let name = chunking::reply_name(&id);
-            let stored = tokio::time::timeout(chunking::EXTRA_TIME, self.parts.chunks.put(&name, &msg)).await;
-            let problem = match stored {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(error.to_string()),
+            let put = async {
+                let name =
+                    PayloadName::of_answer(&id).ok_or("the invocation id has characters no object name may have")?;
+                let stored = self.parts.chunks.put(name, &msg, target).await;
+                stored.map(Stored::leave).map_err(|error| error.to_string())
+            };
+            let problem = match tokio::time::timeout(chunking::EXTRA_TIME, put).await {
+                Ok(stored) => stored.err(),
                 Err(_) => Some("the object store did not take the result in time; is JetStream reachable?".to_owned()),
             };
             if let Some(problem) = problem {

@@ -24,10 +24,14 @@ use tracing::{debug, warn};
 
 use super::{
     domain_name,
-    jetstream::{context, find},
-    objects::{self, Info, Objects, PIECE_BYTES, Writer},
+    jetstream::{
+        context, find,
+        making::{Making, advice},
+    },
+    objects::{self, Info, Objects, Pieces, WholeError, Writer},
 };
 use crate::{
+    budget::Budget,
     errors::chain,
     identity::digest::sha256,
     lattice::connection::{NEEDED_SUBJECTS, Nats},
@@ -44,8 +48,6 @@ const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
 /// bucket that was just made is not heard of everywhere.
 const SETTLE_TIME: Duration = Duration::from_secs(5);
 const SETTLE_PAUSE: Duration = Duration::from_millis(100);
-/// What a message takes beside the piece in it.
-const ENVELOPE_BYTES: usize = 1024;
 /// How long an upload stays after the last time it was sent, whatever came after it.
 pub const KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -63,7 +65,8 @@ struct Inner {
     nats: Nats,
     domain: Option<String>,
     bucket: String,
-    replicas: usize,
+    making: Making,
+    budget: Budget,
 }
 
 /// Whose an artifact is, as its claims say.
@@ -114,10 +117,11 @@ pub fn superseded(all: &[Stored]) -> Vec<&Stored> {
 }
 
 impl Artifacts {
-    /// The store of a lattice; opened when it is needed. `replicas` is for a bucket that has to be made.
-    pub fn new(nats: Nats, domain: Option<&str>, lattice: &str, replicas: usize) -> Self {
+    /// The store of a lattice; opened when it is needed. `making` is for a bucket that has to be made, and
+    /// what is read is paid for out of the budget.
+    pub fn new(nats: Nats, domain: Option<&str>, lattice: &str, making: Making, budget: Budget) -> Self {
         let bucket = format!("ARTIFACTS_{lattice}");
-        Self(Arc::new(Inner { nats, domain: domain.map(str::to_owned), bucket, replicas }))
+        Self(Arc::new(Inner { nats, domain: domain.map(str::to_owned), bucket, making, budget }))
     }
 
     pub fn bucket(&self) -> &str {
@@ -229,20 +233,18 @@ impl Artifacts {
         if let Some(objects) = self.open().await? {
             return Ok((objects, false));
         }
-        let Inner { nats, domain, bucket, replicas } = &*self.0;
+        let Inner { nats, domain, bucket, making, .. } = &*self.0;
         let context = context(&nats.client, domain.as_deref());
-        let config = async_nats::jetstream::stream::Config {
-            num_replicas: *replicas,
-            ..objects::stream_config(bucket, "modules and provider archives that clients sent to this lattice")
-        };
-        match context.create_stream(config).await {
+        let config = objects::stream_config(bucket, "modules and provider archives that clients sent to this lattice");
+        match making.create(&context, config).await {
             Ok(stream) => Ok((self.objects(context, stream), true)),
             // Another client was first, with other values perhaps.
             Err(error) => match self.open().await? {
                 Some(objects) => Ok((objects, true)),
                 None => Err(Problem::Broken(format!(
-                    "the bucket is not made ({}); the account may have no room for it, or this user may not make streams",
-                    chain(&error)
+                    "the bucket is not made ({}); the account may have no room for it, or this user may not make streams{}",
+                    chain(&error),
+                    advice(&error, "artifacts_max_bytes")
                 ))),
             },
         }
@@ -288,8 +290,7 @@ impl Artifacts {
         let of = content.len() as u64;
         let mut writer = Writer::new(objects.clone(), info(&self.0.bucket, digest, about));
         let nuid = writer.info().nuid.clone();
-        let room = self.0.nats.client.server_info().max_payload.saturating_sub(ENVELOPE_BYTES);
-        let piece_bytes = PIECE_BYTES.min(room).max(1);
+        let piece_bytes = objects.piece_bytes();
         let pieces = async {
             for start in (0..content.len()).step_by(piece_bytes) {
                 progress(writer.confirmed(), of);
@@ -330,19 +331,34 @@ impl Artifacts {
     async fn read_verified(&self, digest: &Digest) -> Result<Bytes, Problem> {
         let objects = self.open().await?.ok_or(Problem::Missing)?;
         let name = name(digest);
-        let info = objects.info(&name).await.map_err(|e| self.problem(&e))?.ok_or(Problem::Missing)?;
+        let info = match objects.info(&name).await {
+            Ok(info) => info.ok_or(Problem::Missing)?,
+            // Whoever has it sends it again over this.
+            Err(objects::Error::Unreadable { cause, .. }) => {
+                debug!(reference = reference(digest), cause, "the metadata of an upload is damaged");
+                return Err(Problem::Damaged);
+            }
+            Err(error) => return Err(self.problem(&error)),
+        };
         if info.size > ARTIFACT_BYTES_MAX {
             return Err(Problem::TooLarge(info.size));
         }
         // Pieces that are not there would be waited for.
         if objects.is_whole(&info).await.map_err(|e| self.problem(&e))? {
-            let pieces = objects.piece_subject(&info.nuid);
-            let read = objects::whole(objects.context(), &objects.stream(), pieces, info.size, PIECE_TIMEOUT).await;
-            let content = read.map_err(|cause| Problem::Broken(format!("it was not read ({cause})")))?;
-            let hashed = tokio::task::spawn_blocking(move || (Digest::of(&content), content)).await;
-            let (found, content) = hashed.map_err(|error| Problem::Broken(error.to_string()))?;
-            if found == *digest {
-                return Ok(content);
+            let stream = objects.stream();
+            let subject = objects.piece_subject(&info.nuid);
+            let pieces = Pieces { stream: &stream, subject, expected: info.size, timeout: PIECE_TIMEOUT };
+            let read = objects::whole(pieces, &self.0.budget, |_| {}).await;
+            match read {
+                Ok(content) => {
+                    let hashed = tokio::task::spawn_blocking(move || (Digest::of(&content), content)).await;
+                    let (found, content) = hashed.map_err(|error| Problem::Broken(error.to_string()))?;
+                    if found == *digest {
+                        return Ok(content);
+                    }
+                }
+                Err(WholeError::Damaged(cause)) => debug!(reference = reference(digest), cause, "an upload is damaged"),
+                Err(WholeError::Failed(cause)) => return Err(Problem::Broken(format!("it was not read ({cause})"))),
             }
         }
         warn!(reference = reference(digest), "an upload is damaged, it is removed so that it can be sent again");

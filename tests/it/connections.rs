@@ -9,7 +9,7 @@ use lattice_host::{
     lattice::connection::{self, ConnectError, Nats, Purpose},
     rpc::antiforgery::Signer,
     store::{
-        jetstream::{Bucket, OpenError},
+        jetstream::{Bucket, OpenError, making::Making},
         keys,
     },
 };
@@ -299,7 +299,7 @@ async fn open_as(server: &Server, auth: Auth, domain: Option<&str>) -> Result<Bu
     let connection = Connection { auth, ..anonymous(server) };
     let nats: Nats =
         connection::connect(Purpose::Control, &connection, "test", &CancellationToken::new()).await.unwrap();
-    Bucket::open(&nats, domain, "LATTICEDATA_default", 1).await
+    Bucket::open(&nats, domain, "LATTICEDATA_default", Making::of_metadata(1, None)).await
 }
 
 pub(crate) async fn open(server: &Server, domain: Option<&str>) -> Result<Bucket, OpenError> {

@@ -13,8 +13,9 @@ use std::{
 
 use bytes::Bytes;
 use lattice_host::{
+    budget::Budget,
     links::LinkDefinition,
-    providers::builtin::{Link, LinkError, Provider, httpserver::SPEC},
+    providers::builtin::{Context, Link, LinkError, Provider, httpserver::SPEC},
     router::Local,
     rpc::call::CallError,
 };
@@ -78,9 +79,13 @@ fn all_named() -> Actors {
 
 impl Site {
     async fn with(actors: Actors) -> Self {
+        Self::with_budget(actors, Budget::default()).await
+    }
+
+    async fn with_budget(actors: Actors, budget: Budget) -> Self {
         let (server, dir) = (Server::start().await, TempDir::new().unwrap());
         let actors = actors.into_iter().map(|(id, actor)| (Arc::from(id), actor)).collect();
-        let context = builtin::context(&server, &SPEC, dir.path(), actors).await;
+        let context = Context { budget, ..builtin::context(&server, &SPEC, dir.path(), actors).await };
         Self { provider: (SPEC.build)(context), dir, port: free_port(), _server: server }
     }
 
@@ -253,14 +258,17 @@ async fn a_request_has_one_host_and_the_actor_sees_the_one_it_was_found_by() {
 
 #[tokio::test]
 async fn large_bodies_that_stand_still_make_room_for_others() {
-    let site = Site::echo(actor(|request| async move { Ok(ok(request.body.len().to_string())) })).await;
+    let lengths = actor(|request| async move { Ok(ok(request.body.len().to_string())) });
+    // 21 times what such a body has, and the part of the one whose turn it is.
+    let site = Site::with_budget(vec![(ECHO, lengths)], Budget::new(16 << 20)).await;
     let _link = site.link(&[("body_idle_ms", "60000"), ("timeout_ms", "1000")]).await;
     let mut holders = Vec::new();
-    for mebibytes in [100, 100, 100, 100, 47] {
+    for _ in 0..22 {
         let mut stream = site.connect().await;
-        let head = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", mebibytes << 20);
+        // What it announces takes nothing from anybody.
+        let head = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", 90 << 20);
         stream.write_all(head.as_bytes()).await.unwrap();
-        stream.write_all(&vec![b'x'; 100_000]).await.unwrap();
+        stream.write_all(&vec![b'x'; 300_000]).await.unwrap();
         holders.push(stream);
     }
     let (client, body) = (client(), vec![b'x'; 2 << 20]);

@@ -52,3 +52,4 @@ mod store;
 mod two_machines;
 mod up;
 mod uploads;
+mod wire;

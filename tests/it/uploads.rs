@@ -6,6 +6,7 @@ use async_nats::jetstream;
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use lattice_host::{
+    budget::Budget,
     client::{
         lattice::Lattice,
         upload::{Artifact, Readers, Sender, prepare},
@@ -16,7 +17,10 @@ use lattice_host::{
         subject::Subjects,
     },
     registry::uploads::{Problem, reference},
-    store::artifacts::{About, Artifacts, Put},
+    store::{
+        artifacts::{About, Artifacts, Put},
+        jetstream::making::Making,
+    },
 };
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
@@ -41,7 +45,11 @@ pub(crate) async fn sender(server: &Server) -> Sender {
     let nats = connect_once(Purpose::Control, &anonymous(server), "test").await.expect("connected");
     let subjects = Subjects::new(LatticeName::parse("default").unwrap(), "wasmbus.ctl");
     let lattice = Lattice::new(nats.client.clone(), subjects, Duration::from_secs(2), None);
-    Sender { lattice, nats, replicas: 1 }
+    Sender { lattice, nats, making: making() }
+}
+
+fn making() -> Making {
+    Making::of_artifacts(1, None)
 }
 
 fn path(name: &str) -> PathBuf {
@@ -55,7 +63,7 @@ async fn artifact(name: &str) -> Artifact {
 }
 
 async fn store(server: &Server, domain: Option<&str>) -> Artifacts {
-    Artifacts::new(sender(server).await.nats, domain, "default", 1)
+    Artifacts::new(sender(server).await.nats, domain, "default", making(), Budget::default())
 }
 
 /// A host of earlier years: it answers a ping without saying whom it hears, and bids for whatever it is asked, at once.

@@ -16,7 +16,13 @@ fn without_any_input_everything_has_its_default() {
     assert_eq!((config.js_domain, config.oci, config.policy), (None, None, None));
     assert_eq!(config.kv_replicas, 1);
     assert_eq!(config.log, Log { level: tracing::Level::INFO, json: false });
-    let limits = Actors { instance_reuse: 1, memory_max_bytes: 128 << 20, instances_max: None, queue_max: 1024 };
+    let limits = Actors {
+        instance_reuse: 1,
+        memory_max_bytes: 128 << 20,
+        instances_max: None,
+        queue_max: 1024,
+        payload_memory_max_bytes: None,
+    };
     assert_eq!(config.actors, limits);
     assert!(config.local_calls && !config.legacy_cache_delete && !config.config_service);
     assert!(!config.allow_latest && !config.allow_file_load);

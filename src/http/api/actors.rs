@@ -398,7 +398,7 @@ pub struct Settled {
 /// The way of files into the lattice.
 pub fn sender(dashboard: &Dashboard) -> Sender {
     let parts = dashboard.parts();
-    Sender { lattice: parts.lattice.clone(), nats: parts.ctl.clone(), replicas: parts.kv_replicas }
+    Sender { lattice: parts.lattice.clone(), nats: parts.ctl.clone(), making: parts.uploads }
 }
 
 /// How many calls are to be taken at a time.

@@ -26,6 +26,7 @@ use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use crate::{
+    budget::Budget,
     identity::keys::{HostId, LatticeName, LinkName, ProviderId},
     journal::Writer,
     lattice::reserved::Reserved,
@@ -110,6 +111,8 @@ pub struct Context {
     pub js_domain: Option<String>,
     /// Subjects on the host's connection that no actor may use.
     pub reserved_subjects: Reserved,
+    /// The memory for payloads of this host.
+    pub budget: Budget,
     /// How long a call has, unless a link value says otherwise.
     pub rpc_timeout: Duration,
     /// Where data may be kept that outlives the process.

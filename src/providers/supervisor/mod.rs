@@ -39,6 +39,7 @@ use super::{
     told_to_stop,
 };
 use crate::{
+    budget::Budget,
     events::{Event, Publisher, event::ProviderContext},
     identity::keys::{HostId, LinkName, ProviderId},
     journal::{Journal, Level},
@@ -91,6 +92,7 @@ pub struct Parts {
     pub policy: Policy,
     pub events: Publisher,
     pub journal: Journal,
+    pub budget: Budget,
     pub rpc_timeout: Duration,
     /// How long each step of a stop may take.
     pub stop_delay: Duration,

@@ -63,6 +63,7 @@ pub(super) async fn begin(
                 nats: parts.rpc.client.clone(),
                 js_domain: parts.js_domain.clone(),
                 reserved_subjects: parts.reserved_subjects.clone(),
+                budget: parts.budget.clone(),
                 rpc_timeout: parts.rpc_timeout,
                 data_dir: parts.data_dir.clone(),
             };

@@ -117,9 +117,9 @@ fn we_accept_a_peers_token() {
 #[test]
 fn each_forgery_has_its_own_error() {
     let case = |change: fn(&mut Claims<PeerClaims>)| verify(&signed_by_peer(CLUSTER.seed, change)).unwrap_err();
-    let error = case(|claims| claims.expires = Some(NOW - 1));
+    let error = case(|claims| claims.expires = Some(NOW - SKEW_SECONDS - 1));
     assert!(matches!(error, ForgeryError::Expired));
-    let error = case(|claims| claims.not_before = Some(NOW + 1));
+    let error = case(|claims| claims.not_before = Some(NOW + SKEW_SECONDS + 1));
     assert!(matches!(error, ForgeryError::NotYet));
     let error = case(|claims| claims.metadata = None);
     assert!(matches!(error, ForgeryError::NoMetadata));
@@ -137,6 +137,29 @@ fn each_forgery_has_its_own_error() {
     assert!(matches!(verify(&forged), Err(ForgeryError::BadSignature)));
     let foreign = signed_by_peer("SCAIYCZTW775GJYX3MVWLURALVC3PULW43PTEKGH72JBMA3A7LOLGLQ2JA", |_| ());
     assert!(matches!(verify(&foreign), Err(ForgeryError::Issuer)));
+}
+
+#[test]
+fn a_clock_that_differs_a_little_refuses_nothing() {
+    let early = signed_by_peer(CLUSTER.seed, |claims| claims.not_before = Some(NOW + SKEW_SECONDS));
+    let late = signed_by_peer(CLUSTER.seed, |claims| claims.expires = Some(NOW - SKEW_SECONDS));
+    for invocation in [early, late] {
+        verify(&invocation).unwrap();
+    }
+}
+
+#[test]
+fn a_payload_in_pieces_is_judged_as_one_in_a_whole() {
+    let invocation = signed(known_invocation());
+    let checked = verifier().verify_claims(&invocation, NOW).unwrap();
+    let (head, tail) = invocation.msg.split_at(invocation.msg.len() / 2);
+    let mut arriving = checked.arriving();
+    arriving.update(head);
+    arriving.update(tail);
+    checked.verify_arrived(arriving).unwrap();
+    let mut arriving = checked.arriving();
+    arriving.update(tail);
+    assert!(matches!(checked.verify_arrived(arriving), Err(ForgeryError::Hash { .. })));
 }
 
 #[test]

@@ -221,6 +221,7 @@ fn an_error_names_the_field() {
         assert_eq!(fault("msg", Some(bad)).0, "msg");
     }
     assert_eq!(fault("content_length", Some(json!("3"))).0, "content_length");
+    assert_eq!(fault("content_length", Some(json!(-5))), ("content_length", Problem::Negative));
 
     let twice = HEXUPPER.decode(b"82A26964A131A26964A132").unwrap();
     assert_eq!(invocation(twice), Err(DecodeError { field: "id", problem: Problem::Duplicate }));

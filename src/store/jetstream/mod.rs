@@ -7,6 +7,7 @@
 //! A write during an outage is refused before it is sent: what was sent into an outage would be held on the way and
 //! carried out after it, when whoever asked has long been told that it did not work.
 
+pub mod making;
 mod open;
 pub mod read;
 mod watch;
@@ -59,6 +60,8 @@ pub struct Bucket {
     pub consumers_before: usize,
     /// Copies of each entry the bucket keeps.
     pub replicas: usize,
+    /// How large it may get when it is made again.
+    bound: making::Bound,
     /// Whether the bucket lives on a cluster of servers, where copies would outlive one of them.
     pub is_clustered: bool,
 }

@@ -10,9 +10,11 @@ use async_nats::jetstream::{
     context::{GetStreamErrorKind, RequestErrorKind},
     stream::{self, Stream},
 };
-use tracing::info;
 
-use super::{API_TIMEOUT, Bucket, context};
+use super::{
+    API_TIMEOUT, Bucket, context,
+    making::{Bound, Making, advice},
+};
 use crate::{
     lattice::connection::{NEEDED_SUBJECTS, Nats},
     store::domain_name,
@@ -90,16 +92,18 @@ pub async fn find(
 }
 
 impl Bucket {
-    /// Opens the bucket, creating it with `replicas` copies if it is not there.
-    pub async fn open(nats: &Nats, domain: Option<&str>, bucket: &str, replicas: usize) -> Result<Self, OpenError> {
+    /// Opens the bucket, making it if it is not there.
+    pub async fn open(nats: &Nats, domain: Option<&str>, bucket: &str, making: Making) -> Result<Self, OpenError> {
         let context = context(&nats.client, domain);
         let refused = |cause: String| OpenError::Refused { bucket: bucket.to_owned(), cause };
         let stream = match find(nats, &context, domain, bucket, &format!("KV_{bucket}")).await? {
             Some(stream) => stream,
-            None => create(&context, bucket, replicas).await.map_err(refused)?,
+            None => create(&context, bucket, making).await.map_err(refused)?,
         };
         let info = stream.cached_info();
         let (consumers_before, found_replicas) = (info.state.consumer_count, info.config.num_replicas);
+        let found_bytes = u64::try_from(info.config.max_bytes).ok().filter(|bytes| *bytes > 0);
+        let bound = found_bytes.map_or(making.bound, Bound::Set);
         let is_clustered = info.cluster.as_ref().is_some_and(|cluster| cluster.name.is_some());
         let kv = context.get_key_value(bucket).await.map_err(|e| refused(e.to_string()))?;
         Ok(Self {
@@ -112,6 +116,7 @@ impl Bucket {
             hears: Arc::new(AtomicBool::new(true)),
             consumers_before,
             replicas: found_replicas,
+            bound,
             is_clustered,
         })
     }
@@ -133,25 +138,23 @@ pub(crate) fn lasting() -> stream::Config {
     }
 }
 
-pub(super) async fn create(context: &Context, bucket: &str, replicas: usize) -> Result<Stream, String> {
+pub(super) async fn create(context: &Context, bucket: &str, making: Making) -> Result<Stream, String> {
     let config = stream::Config {
         name: format!("KV_{bucket}"),
         subjects: vec![format!("$KV.{bucket}.>")],
         max_messages_per_subject: 1,
         retention: stream::RetentionPolicy::Limits,
-        num_replicas: replicas,
         deny_delete: true,
         duplicate_window: Duration::from_secs(120),
         ..lasting()
     };
-    let created = context.create_stream(config).await;
-    match created {
-        Ok(stream) => {
-            info!(bucket, replicas, "lattice metadata bucket created");
-            Ok(stream)
-        }
+    match making.create(context, config).await {
+        Ok(stream) => Ok(stream),
         // Another host was first, or the bucket has other settings: both are fine as long as it is there.
-        Err(e) => context.get_stream(format!("KV_{bucket}")).await.map_err(|_| e.to_string()),
+        Err(e) => {
+            let found = context.get_stream(format!("KV_{bucket}")).await;
+            found.map_err(|_| format!("{e}{}", advice(&e, "kv_max_bytes")))
+        }
     }
 }
 

@@ -28,7 +28,7 @@ use futures::StreamExt;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use super::{API_TIMEOUT, Bucket, open};
+use super::{API_TIMEOUT, Bucket, making::Making, open};
 use crate::store::{Entry, Error, Update, WRITE_TIMEOUT};
 
 /// How often an idle consumer shows that it is alive.
@@ -119,7 +119,8 @@ impl Bucket {
     /// the same; whoever writes a key first is right. Ends at the first sign of an outage and keeps what is left for the
     /// next time.
     async fn restore(&self, lost: &mut HashMap<String, Bytes>) -> Result<(), Ended> {
-        let created = open::create(&self.context, &self.kv.name, self.replicas).await;
+        let created =
+            open::create(&self.context, &self.kv.name, Making { replicas: self.replicas, bound: self.bound }).await;
         created.map_err(|error| Ended::Failed(format!("make the bucket again: {error}")))?;
         let entries: Vec<_> = lost.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
         let writes = entries.into_iter().map(|(key, value)| async move {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -12,6 +13,72 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// The size of a stored piece, as that of other clients.
 pub const PIECE_BYTES: usize = 128 * 1024;
+
+/// The longest id of pieces, in characters. Those of all known clients have 22 to 43.
+const PIECE_ID_MAX: usize = 64;
+
+/// The id that the pieces of an object share: the last token of their subject.
+///
+/// Metadata is written by strangers, so an id that it names is parsed before it becomes a part of a subject: a wildcard
+/// in it would mean the pieces of everybody.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PieceId(String);
+
+impl PieceId {
+    /// Makes a new id that tells when the upload began.
+    pub fn new() -> Self {
+        Self(format!("{:010}-{}", now().as_secs(), uuid::Uuid::new_v4().simple()))
+    }
+
+    /// Reads an id: 1 to 64 letters, digits, `-` and `_`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+        let is_id = (1..=PIECE_ID_MAX).contains(&text.len()) && text.bytes().all(is_plain);
+        is_id.then(|| Self(text.to_owned()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// When the upload of these pieces began, in seconds since 1970, if it is an id of ours.
+    pub(super) fn begun_at(&self) -> Option<u64> {
+        let (seconds, id) = self.0.split_once('-')?;
+        (id.len() == 32).then(|| seconds.parse().ok()).flatten()
+    }
+}
+
+impl Default for PieceId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl TryFrom<String> for PieceId {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text).ok_or("the id of the pieces has other characters than letters, digits, - and _, or too many")
+    }
+}
+
+impl From<PieceId> for String {
+    fn from(id: PieceId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for PieceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The subject of pieces in a bucket.
+pub fn piece_subject(bucket: &str, id: &PieceId) -> String {
+    format!("$O.{bucket}.C.{id}")
+}
 
 /// The metadata of an object, in the form all clients share.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -24,7 +91,7 @@ pub struct Info {
     #[serde(default)]
     pub options: Option<serde_json::Value>,
     pub bucket: String,
-    pub nuid: String,
+    pub nuid: PieceId,
     #[serde(default)]
     pub size: u64,
     #[serde(default)]
@@ -42,7 +109,7 @@ impl Info {
     /// That of an object without bytes, of which the pieces get a new id.
     pub fn new(name: String, bucket: String) -> Self {
         let options = serde_json::json!({ "max_chunk_size": PIECE_BYTES });
-        Self { name, bucket, nuid: new_nuid(), options: Some(options), ..Default::default() }
+        Self { name, bucket, nuid: PieceId::new(), options: Some(options), ..Default::default() }
     }
 
     /// Completes the metadata when all bytes are known.
@@ -88,26 +155,32 @@ pub(super) fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-fn new_nuid() -> String {
-    format!("{:010}-{}", now().as_secs(), uuid::Uuid::new_v4().simple())
-}
-
-/// When the upload of pieces with this id began, in seconds since 1970, if it is an id of ours.
-pub(super) fn begun_at(nuid: &str) -> Option<u64> {
-    let (seconds, id) = nuid.split_once('-')?;
-    (id.len() == 32).then(|| seconds.parse().ok()).flatten()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn ids_of_pieces_tell_when_their_upload_began() {
-        let begun = begun_at(&new_nuid()).unwrap();
+        let begun = PieceId::new().begun_at().unwrap();
         assert!(now().as_secs() - begun < 60);
-        for other in ["", "x", "0123456789", "VN5SP1W5JG3GT1Z0G1CEAB", "12-34"] {
-            assert_eq!(begun_at(other), None, "{other:?}");
+        for other in ["x", "0123456789", "VN5SP1W5JG3GT1Z0G1CEAB", "12-34"] {
+            assert_eq!(PieceId::parse(other).unwrap().begun_at(), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn ids_of_pieces_cannot_name_those_of_others() {
+        let long = "x".repeat(65);
+        for bad in ["", ">", "*", "a.>", "a.b", "a b", "a\r\nPUB x 0", "ä", "$JS", &long] {
+            assert_eq!(PieceId::parse(bad), None, "{bad:?}");
+            let metadata = serde_json::json!({"name": "x", "bucket": "b", "nuid": bad});
+            assert!(serde_json::from_value::<Info>(metadata).is_err(), "{bad:?}");
+        }
+        for good in ["VN5SP1W5JG3GT1Z0G1CEAB", "a", &long[1..], PieceId::new().as_str()] {
+            let metadata = serde_json::json!({"name": "x", "bucket": "b", "nuid": good});
+            let info: Info = serde_json::from_value(metadata).unwrap();
+            assert_eq!(piece_subject("b", &info.nuid), format!("$O.b.C.{good}"));
+            assert_eq!(serde_json::to_value(&info).unwrap()["nuid"], good);
         }
     }
 

@@ -3,7 +3,8 @@
 //! * [`Info`] is the metadata of an object; [`Objects`] reads, writes and removes it.
 //! * [`Writer`] stores the pieces of an object, and its metadata last: an object appears whole, and on condition that nobody
 //!   else wrote it meanwhile, so that the pieces of the one before can be removed without a doubt.
-//! * [`whole`] reads all pieces of one.
+//! * [`whole`] reads all pieces of one, and pays for them out of the host's budget.
+//! * [`PieceId`] is what names the pieces of an object, parsed wherever it is read.
 //!
 //! The id of pieces begins with the time of their upload. By that [`Objects::sweep`] finds the pieces of uploads whose
 //! process died: older than a day, and no metadata names them. Each piece has its offset in a header, by which a reader of
@@ -15,6 +16,7 @@
 //! nothing is concluded from a confirmation alone: whether pieces and metadata are there is read in the right domain.
 
 mod info;
+mod whole;
 mod writer;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
@@ -24,17 +26,18 @@ use async_nats::{
     header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_ROLLUP},
     jetstream::{
         Context,
-        consumer::push,
         message::StreamMessage,
         stream::{Config, PurgeErrorKind, Stream},
     },
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{StreamExt, future::BoxFuture};
+use serde::Deserialize;
 use tracing::{debug, warn};
 
-pub use info::{Info, PIECE_BYTES, decoded, encoded};
-use info::{begun_at, now};
+use info::now;
+pub use info::{Info, PIECE_BYTES, PieceId, decoded, encoded, piece_subject};
+pub use whole::{Pieces, ReadError as WholeError, whole};
 use writer::OBJECT;
 pub use writer::{OFFSET, Writer};
 
@@ -42,12 +45,17 @@ use super::jetstream::{
     lasting,
     read::{self, Held, ReadError},
 };
-use crate::errors::chain;
+use crate::{errors::chain, lenient::nullable};
 
 /// Attempts to write metadata that others write too.
 const ATTEMPTS_MAX: usize = 10;
 /// Pieces no metadata names are removed when they are this old.
 const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// What a message takes beside the piece in it: its headers, of which the longest is the name of an object.
+const ENVELOPE_BYTES: usize = 2 * 1024;
+/// No server allows so little.
+const PIECE_BYTES_MIN: usize = 256;
 
 /// Opens the stream of a bucket again, when it was there and is gone.
 pub type Reopen = Arc<dyn Fn() -> BoxFuture<'static, Result<Stream, String>> + Send + Sync>;
@@ -95,6 +103,13 @@ pub struct Listed {
     pub info: Info,
     /// When the server took it.
     pub stored: time::OffsetDateTime,
+}
+
+/// What of the metadata tells whether there is an object.
+#[derive(Deserialize)]
+struct Mark {
+    #[serde(default, deserialize_with = "nullable")]
+    deleted: bool,
 }
 
 /// A bucket of objects. Cheap to clone.
@@ -172,13 +187,17 @@ impl Objects {
 
     /// Reads metadata; `None` is that of a removed object.
     fn read_info(&self, name: &str, json: &[u8]) -> Result<Option<Info>, Error> {
-        let unreadable = |e: serde_json::Error| Error::Unreadable {
+        // Of a removed object the other members may be anything.
+        if serde_json::from_slice::<Mark>(json).is_ok_and(|mark| mark.deleted) {
+            return Ok(None);
+        }
+        let info = serde_json::from_slice::<Info>(json).map_err(|error| Error::Unreadable {
             name: name.to_owned(),
             bucket: self.bucket.to_string(),
-            cause: e.to_string(),
-        };
-        let info = serde_json::from_slice::<Info>(json).map_err(unreadable)?;
-        Ok(Some(info).filter(|info| !info.deleted))
+            cause: error.to_string(),
+        })?;
+        // The name and the bucket are those of its subject, whatever it says itself.
+        Ok(Some(Info { name: name.to_owned(), bucket: self.bucket.to_string(), ..info }))
     }
 
     /// Writes metadata, and removes the pieces of what it replaces.
@@ -247,14 +266,14 @@ impl Objects {
     }
 
     /// Removes pieces nothing names any longer. What fails here is found by a sweep.
-    pub async fn purge_pieces(&self, nuid: &str) {
+    pub async fn purge_pieces(&self, nuid: &PieceId) {
         if let Err(error) = self.stream().purge().filter(self.piece_subject(nuid)).await {
-            warn!(bucket = %self.bucket, nuid, %error, "pieces of an object not removed, a later sweep will");
+            warn!(bucket = %self.bucket, %nuid, %error, "pieces of an object not removed, a later sweep will");
         }
     }
 
     /// How many pieces with this id there are.
-    async fn count_pieces(&self, nuid: &str) -> Result<u64, Error> {
+    async fn count_pieces(&self, nuid: &PieceId) -> Result<u64, Error> {
         let counts = self.stream().info_with_subjects(self.piece_subject(nuid)).await;
         let count = counts.map_err(|e| self.error("write", chain(&e)))?.next().await;
         Ok(count.transpose().map_err(|e| self.error("write", chain(&e)))?.map_or(0, |(_, count)| count as u64))
@@ -300,17 +319,17 @@ impl Objects {
     /// Removes the pieces of uploads that were never finished.
     pub async fn sweep(&self) -> Result<(), Error> {
         let stream = self.stream();
-        let prefix = self.piece_subject("");
+        let prefix = format!("$O.{}.C.", self.bucket);
         let oldest = now().saturating_sub(ABANDONED_AFTER).as_secs();
         let found = stream.info_with_subjects(format!("{prefix}>")).await;
         let mut subjects = found.map_err(|e| self.error("list", chain(&e)))?;
         let mut old = HashSet::new();
         while let Some(found) = subjects.next().await {
             let (subject, _) = found.map_err(|e| self.error("list", chain(&e)))?;
-            if let Some(nuid) = subject.strip_prefix(&prefix)
-                && begun_at(nuid).is_some_and(|begun| begun < oldest)
+            if let Some(nuid) = subject.strip_prefix(&prefix).and_then(PieceId::parse)
+                && nuid.begun_at().is_some_and(|begun| begun < oldest)
             {
-                old.insert(nuid.to_owned());
+                old.insert(nuid);
             }
         }
         if old.is_empty() {
@@ -329,7 +348,7 @@ impl Objects {
             if self.info(&name).await?.is_some_and(|info| info.nuid == nuid) {
                 continue;
             }
-            debug!(bucket = %self.bucket, nuid, "removing pieces of an upload that was never finished");
+            debug!(bucket = %self.bucket, %nuid, "removing pieces of an upload that was never finished");
             self.purge_pieces(&nuid).await;
         }
         Ok(())
@@ -341,8 +360,13 @@ impl Objects {
     }
 
     /// Where pieces with this id are.
-    pub fn piece_subject(&self, nuid: &str) -> String {
-        format!("$O.{}.C.{nuid}", self.bucket)
+    pub fn piece_subject(&self, nuid: &PieceId) -> String {
+        piece_subject(&self.bucket, nuid)
+    }
+
+    /// How large the pieces are that are written: as those of other clients, or what a message may have here.
+    pub fn piece_bytes(&self) -> usize {
+        piece_bytes(&self.context.client())
     }
 
     fn unconfirmed(&self, name: &str, cause: String) -> Error {
@@ -368,34 +392,7 @@ fn is(found: &Result<Info, Error>, info: &Info) -> bool {
     found.as_ref().is_ok_and(|found| found.nuid == info.nuid && found.mtime == info.mtime)
 }
 
-/// Reads all pieces on a subject, `expected` bytes, at the speed of the line.
-pub async fn whole(
-    context: &Context,
-    stream: &Stream,
-    subject: String,
-    expected: u64,
-    piece_timeout: Duration,
-) -> Result<Bytes, String> {
-    let consumer = stream
-        .create_consumer(push::OrderedConfig {
-            deliver_subject: context.client().new_inbox(),
-            filter_subject: subject,
-            ..Default::default()
-        })
-        .await
-        .map_err(|e| e.to_string())?;
-    let mut messages = consumer.messages().await.map_err(|e| e.to_string())?;
-    let mut content = BytesMut::with_capacity(usize::try_from(expected).unwrap_or_default());
-    while (content.len() as u64) < expected {
-        let piece = tokio::time::timeout(piece_timeout, messages.next())
-            .await
-            .map_err(|_| format!("only {} of {expected} bytes arrived", content.len()))?
-            .ok_or("the delivery ended early")?
-            .map_err(|e| e.to_string())?;
-        content.extend_from_slice(&piece.payload);
-    }
-    if content.len() as u64 != expected {
-        return Err(format!("its pieces have {} bytes instead of {expected}", content.len()));
-    }
-    Ok(content.freeze())
+/// How large the pieces of an object may be that this client writes. What the server allows may change with the server.
+pub fn piece_bytes(client: &async_nats::Client) -> usize {
+    PIECE_BYTES.min(client.max_payload().saturating_sub(ENVELOPE_BYTES)).max(PIECE_BYTES_MIN)
 }

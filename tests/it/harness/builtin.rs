@@ -5,6 +5,7 @@ use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use lattice_host::{
+    budget::Budget,
     identity::keys::{HostId, LatticeName, LinkName, ProviderId},
     journal::Journal,
     lattice::{reserved::Reserved, subject::Subjects},
@@ -16,7 +17,7 @@ use lattice_host::{
     rpc::{
         antiforgery::Signer,
         call::{Call, CallError},
-        chunking::Chunks,
+        chunking::{self, Chunks},
         client::Client,
         invocation::{Entity, TraceContext},
     },
@@ -62,7 +63,7 @@ pub async fn context(
     let host_id = HostId::parse(HOST).expect("a host key");
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let (links, _) = Live::start(Store::new(Arc::new(Memory::default())), &tasks, stop).await;
-    let chunks = Chunks::new(&nats, server.domain(), lattice.as_str());
+    let chunks = Chunks::new(&nats, server.domain(), lattice.as_str(), chunking::Settings::default());
     let signer = Signer::new(CLUSTER_SEED).expect("the tests' cluster seed");
     let client =
         Client::new(nats.clone(), Subjects::new(lattice.clone(), "wasmbus.ctl"), signer, chunks, host_id.clone());
@@ -81,6 +82,7 @@ pub async fn context(
         nats,
         js_domain: server.domain().map(str::to_owned),
         reserved_subjects: Reserved::default(),
+        budget: Budget::default(),
         rpc_timeout,
         data_dir: data_dir.to_owned(),
     }

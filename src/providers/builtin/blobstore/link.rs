@@ -280,7 +280,7 @@ impl BlobLink {
         };
         let bytes = match length {
             0 => Bytes::new(),
-            _ => download.read(self.chunk_bytes.min(usize::try_from(length).unwrap_or(usize::MAX))).await?,
+            _ => self.read(&mut download, length).await?,
         };
         let read = bytes.len() as u64;
         let chunk = Chunk { object_id: object, container_id: container, bytes, offset: start, is_last: !is_large };
@@ -299,6 +299,15 @@ impl BlobLink {
         })
     }
 
+    /// Reads the next chunk of a download of which `left` bytes are wanted, after its memory is paid for.
+    async fn read(&self, download: &mut Box<dyn Download>, left: u64) -> Result<Bytes, Error> {
+        let limit = self.chunk_bytes.min(usize::try_from(left).unwrap_or(usize::MAX));
+        let mut held = self.context.budget.hold();
+        let paid = held.cover(limit, Instant::now() + self.context.rpc_timeout).await;
+        paid.map_err(|cause| Error::Storage { action: "read a chunk".to_owned(), cause: cause.to_string() })?;
+        Ok(held.keep(download.read(limit).await?))
+    }
+
     /// Sends the further chunks of an object to the actor.
     async fn send(self: Arc<Self>, outgoing: Outgoing, _permit: OwnedSemaphorePermit) {
         let (actor_id, object_id) = (self.actor_id.clone(), outgoing.download.metadata().object_id.clone());
@@ -315,8 +324,7 @@ impl BlobLink {
 
     async fn send_chunks(&self, mut outgoing: Outgoing) -> Result<(), String> {
         while outgoing.left > 0 {
-            let limit = self.chunk_bytes.min(usize::try_from(outgoing.left).unwrap_or(usize::MAX));
-            let bytes = outgoing.download.read(limit).await.map_err(|e| chain(&e))?;
+            let bytes = self.read(&mut outgoing.download, outgoing.left).await.map_err(|e| chain(&e))?;
             if bytes.is_empty() {
                 return Err("it got shorter while it was read".into());
             }

@@ -15,7 +15,7 @@ mod settings;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use reqwest::{Method, Response, header::HeaderMap};
 use tokio::{sync::Semaphore, time::Instant};
@@ -29,6 +29,7 @@ use self::{
 };
 use super::{Context, Link, LinkError, Provider, Spec, unknown_operation, values::Values};
 use crate::{
+    budget::{Budget, Buffer, Held},
     contracts::{
         self,
         httpclient::{HeaderValues, HttpRequest, HttpResponse, REQUEST, SERVICE},
@@ -41,8 +42,6 @@ use crate::{
 const IN_WORK_MAX: usize = 256;
 /// At most this long before the call's own deadline a request is given up.
 const MARGIN_MAX: Duration = Duration::from_millis(100);
-/// No announced length reserves more memory than this before the bytes are there.
-const RESERVE_MAX: u64 = 1 << 20;
 
 pub static SPEC: Spec = Spec {
     name: "httpclient",
@@ -56,11 +55,13 @@ pub static SPEC: Spec = Spec {
     build,
 };
 
-fn build(_context: Context) -> Arc<dyn Provider> {
-    Arc::new(HttpClient)
+fn build(context: Context) -> Arc<dyn Provider> {
+    Arc::new(HttpClient { budget: context.budget })
 }
 
-struct HttpClient;
+struct HttpClient {
+    budget: Budget,
+}
 
 impl Provider for HttpClient {
     fn link(self: Arc<Self>, link: Arc<LinkDefinition>) -> BoxFuture<'static, Result<Arc<dyn Link>, LinkError>> {
@@ -77,7 +78,8 @@ impl Provider for HttpClient {
                 );
             }
             let (permits, work) = (Semaphore::new(IN_WORK_MAX), TaskTracker::new());
-            Ok(Arc::new(HttpLink { link, settings, clients, permits, work }) as Arc<dyn Link>)
+            let budget = self.budget.clone();
+            Ok(Arc::new(HttpLink { link, settings, clients, permits, work, budget }) as Arc<dyn Link>)
         })
     }
 }
@@ -90,6 +92,8 @@ struct HttpLink {
     permits: Semaphore,
     /// Counts what is in work.
     work: TaskTracker,
+    /// Pays for answers.
+    budget: Budget,
 }
 
 impl Link for HttpLink {
@@ -112,7 +116,8 @@ impl Link for HttpLink {
             let what = shown(&outgoing.method, &outgoing.url);
             let deadline = self.deadline(call.deadline);
             match self.perform(outgoing, deadline).await {
-                Ok(response) => Ok(contracts::encode(&response)),
+                // The payload has the body in it, so what the body holds goes on with it.
+                Ok((response, held)) => Ok(held.keep(contracts::encode(&response))),
                 Err(failure) => Err(failed(what, failure)),
             }
         })
@@ -138,7 +143,7 @@ impl HttpLink {
         now + self.settings.timeout.map_or(own, |timeout| timeout.min(own))
     }
 
-    async fn perform(&self, mut outgoing: Outgoing, deadline: Instant) -> Result<HttpResponse, Failure> {
+    async fn perform(&self, mut outgoing: Outgoing, deadline: Instant) -> Result<(HttpResponse, Held), Failure> {
         let limit = self.settings.max_request_body;
         if outgoing.body.len() as u64 > limit {
             return Err(Failure::RequestTooLarge { bytes: outgoing.body.len(), limit });
@@ -185,7 +190,12 @@ impl HttpLink {
         }
     }
 
-    async fn read(&self, mut response: Response, method: &Method, deadline: Instant) -> Result<HttpResponse, Failure> {
+    async fn read(
+        &self,
+        mut response: Response,
+        method: &Method,
+        deadline: Instant,
+    ) -> Result<(HttpResponse, Held), Failure> {
         let limit = self.settings.max_body;
         let announced = response.content_length().unwrap_or(0);
         // The answer to HEAD announces a body that does not come.
@@ -194,15 +204,22 @@ impl HttpLink {
         }
         let status_code = response.status().as_u16();
         let header = header_map(response.headers());
-        let mut body = BytesMut::with_capacity(announced.min(RESERVE_MAX) as usize);
+        let announced = usize::try_from(announced).ok().filter(|announced| *announced > 0);
+        let mut body = Buffer::new(&self.budget, announced);
         loop {
             let chunk = tokio::time::timeout_at(deadline, response.chunk()).await.map_err(|_| Failure::Timeout {
                 phase: format!("the response body was not complete ({} bytes had come)", body.len()),
             })?;
             match chunk.map_err(|e| Failure::Other(format!("the response broke off: {}", without_url(e))))? {
-                None => return Ok(HttpResponse { status_code, header, body: body.freeze().into() }),
+                None => {
+                    let (body, held) = body.into_parts();
+                    return Ok((HttpResponse { status_code, header, body: body.into() }, held));
+                }
                 Some(chunk) if (body.len() + chunk.len()) as u64 > limit => return Err(Failure::TooLarge { limit }),
-                Some(chunk) => body.extend_from_slice(&chunk),
+                Some(chunk) => {
+                    let paid = body.push(&chunk, deadline).await;
+                    paid.map_err(|shortage| Failure::Other(format!("the response was not read: {shortage}")))?;
+                }
             }
         }
     }

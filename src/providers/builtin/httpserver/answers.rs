@@ -62,7 +62,7 @@ pub fn of_body(error: &BodyError) -> Answer {
     let (status, text) = match error {
         BodyError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, error.to_string()),
         BodyError::TooSlow => (StatusCode::REQUEST_TIMEOUT, error.to_string()),
-        BodyError::NoRoom => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        BodyError::NoRoom(_) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
         BodyError::Broken(_) => (StatusCode::BAD_REQUEST, "the body is broken".to_owned()),
     };
     let mut answer = refuse(status, &text);

@@ -28,14 +28,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::{
-    body::Room,
     connection,
     pulse::{Ask, Pulse, Seen},
     request::Route,
     routes::Routes,
     settings::Limits,
 };
-use crate::router::Router;
+use crate::{budget::Budget, router::Router};
 
 /// Connections the kernel keeps until they are accepted.
 const BACKLOG: u32 = 1024;
@@ -53,7 +52,7 @@ pub struct Listener {
     pub routes: ArcSwap<Routes<Route>>,
     pub tls: ArcSwapOption<ServerConfig>,
     pub limits: ArcSwap<Limits>,
-    pub room: Arc<Room>,
+    pub budget: Budget,
     pub router: Router,
     /// All that runs here.
     pub tasks: TaskTracker,
@@ -89,7 +88,7 @@ pub struct Start {
     pub routes: Routes<Route>,
     pub tls: Option<Arc<ServerConfig>>,
     pub limits: Limits,
-    pub room: Arc<Room>,
+    pub budget: Budget,
     pub router: Router,
 }
 
@@ -102,7 +101,7 @@ impl Listener {
             routes: ArcSwap::from_pointee(start.routes),
             tls: ArcSwapOption::new(start.tls),
             limits: ArcSwap::from_pointee(start.limits),
-            room: start.room,
+            budget: start.budget,
             router: start.router,
             tasks: TaskTracker::new(),
             connections: Mutex::new(Connections { accepting: true, open: HashMap::new() }),

@@ -26,13 +26,14 @@ use tracing::{Level, debug, enabled, info, warn};
 
 use super::{
     answers::{self, Answer},
-    body::{self, BodyError, Bounds, Reserved},
+    body::{self, BodyError, Bounds},
     cors,
     listener::Listener,
     pulse::Pulse,
     settings::Rules,
 };
 use crate::{
+    budget::Held,
     contracts::{
         PayloadError,
         httpserver::{HANDLE_REQUEST, HttpResponse, RequestHead, msgpack},
@@ -174,7 +175,7 @@ impl Requests {
         if parts.method == Method::CONNECT {
             return answers::not_allowed("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
         }
-        let (payload, _reserved) = match self.read(rules, parts, body, began).await {
+        let (payload, _held) = match self.read(rules, parts, body, began).await {
             Ok(read) => read,
             Err(error) => {
                 debug!(actor_id = route.actor_id, remote = %self.peer, %error, "request refused for its body");
@@ -220,7 +221,7 @@ impl Requests {
         parts: &Parts,
         body: Incoming,
         began: Instant,
-    ) -> Result<(Bytes, Reserved), BodyError> {
+    ) -> Result<(Bytes, Held), BodyError> {
         let announced = body::announced(&body);
         if announced.is_some_and(|length| length > rules.content_max) {
             return Err(BodyError::TooLarge(rules.content_max));
@@ -234,8 +235,8 @@ impl Requests {
         };
         let mut request = head.begin(announced.map(|length| length as usize));
         let bounds = Bounds { content_max: rules.content_max, idle: rules.body_idle, deadline: began + rules.timeout };
-        let reserved = self.listener.room.read(body, &mut request, bounds).await?;
-        Ok((request.finish(), reserved))
+        let held = body::read(&self.listener.budget, body, &mut request, bounds).await?;
+        Ok((request.finish(), held))
     }
 
     /// The connection may have to close before the client has sent all of a body that nobody reads.

@@ -18,7 +18,6 @@ use tracing::info;
 
 use super::{
     super::{Context, LinkError},
-    body::Room,
     listener::{self, Listener, Start},
     request::{Route, Stage},
     routes::{Entry, Routes},
@@ -31,7 +30,6 @@ use super::{
 pub struct Table {
     // Held for lines, never across an await.
     state: Mutex<State>,
-    room: Arc<Room>,
 }
 
 #[derive(Default)]
@@ -102,7 +100,7 @@ impl Table {
             routes: Routes::new(&entries),
             tls: certificate,
             limits: settings.limits,
-            room: Arc::clone(&self.room),
+            budget: context.budget.clone(),
             router: context.router.clone(),
         };
         let table = Arc::downgrade(self);

@@ -12,7 +12,7 @@ use crate::{
         blobstore::backend::{Download, Error, Upload},
         jetstream,
     },
-    store::objects::{Info, OFFSET, Objects, PIECE_BYTES, Writer},
+    store::objects::{Info, OFFSET, Objects, PIECE_BYTES, PieceId, Writer},
 };
 
 /// Looks at pieces to find the one with a byte. One is enough unless others wrote at the same time.
@@ -55,8 +55,9 @@ impl Upload for Pieces {
     fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
             self.rest.extend_from_slice(&bytes);
-            while self.rest.len() >= PIECE_BYTES {
-                let piece = self.rest.split_to(PIECE_BYTES).freeze();
+            let piece_bytes = self.store.0.piece_bytes();
+            while self.rest.len() >= piece_bytes {
+                let piece = self.rest.split_to(piece_bytes).freeze();
                 self.writer.piece(piece).await?;
             }
             // Confirmed before the actor hears of it.
@@ -85,7 +86,7 @@ impl Upload for Pieces {
 pub(super) struct Reading {
     store: Objects,
     metadata: ObjectMetadata,
-    nuid: String,
+    nuid: PieceId,
     /// Where to begin, until the piece of it was looked for.
     seek: Option<u64>,
     /// Bytes in pieces that were not read yet.
