@@ -250,7 +250,7 @@ impl Service {
     }
 
     async fn say(&self, word: &Word, reply: Option<String>) {
-        let payload = encode(word);
+        let payload = word.encode(self.client.max_payload());
         let sending = async {
             match reply {
                 Some(reply) => self.client.publish_with_reply(self.hosts.clone(), reply, payload).await,
@@ -263,7 +263,8 @@ impl Service {
     }
 
     async fn send(&self, reply: &Subject, word: &Word) {
-        if let Err(error) = self.to_askers.send(&self.client, reply, encode(word), SEND).await {
+        let payload = word.encode(self.client.max_payload());
+        if let Err(error) = self.to_askers.send(&self.client, reply, payload, SEND).await {
             debug!(%error, "an answer to another host was not sent");
         }
     }
@@ -271,9 +272,4 @@ impl Service {
 
 fn parse(message: &Message) -> Option<Word> {
     serde_json::from_slice(&message.payload).ok()
-}
-
-fn encode(word: &Word) -> Bytes {
-    // A structure of texts and numbers.
-    serde_json::to_vec(word).expect("a word is always encodable").into()
 }

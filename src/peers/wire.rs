@@ -8,6 +8,7 @@
 //! On the subject of a target below which a host adds its own key (`….{target}.{host}`) it takes calls like those of the queue
 //! group; there, a message with the header [`ASK`] asks whether an invocation is in work.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::lenient::nullable;
@@ -55,9 +56,38 @@ pub struct Offers {
     pub group: Vec<String>,
 }
 
+impl Word {
+    /// The message of a word. What a server with this `max_payload` does not take of its offers is left out: calls reach
+    /// those targets through their queue groups.
+    pub fn encode(&self, max_payload: usize) -> Bytes {
+        // A structure of texts and numbers.
+        let encoded = serde_json::to_vec(self).expect("a word is always encodable");
+        match &self.offers {
+            Some(offers) if encoded.len() > max_payload && !(offers.direct.is_empty() && offers.group.is_empty()) => {
+                let half = |names: &[String]| names[..names.len() / 2].to_vec();
+                let offers = Offers { direct: half(&offers.direct), group: half(&offers.group) };
+                Self { offers: Some(offers), ..self.clone() }.encode(max_payload)
+            }
+            _ => encoded.into(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_fits_into_a_message_of_any_server() {
+        let names: Vec<String> = (0..1000).map(|number| format!("M{number:055}")).collect();
+        let offers = Some(Offers { direct: names.clone(), group: names[..3].to_vec() });
+        let word = Word { host: "NABC".into(), offers, ..Word::default() };
+        assert_eq!(serde_json::from_slice::<Word>(&word.encode(1 << 20)).unwrap(), word);
+        let encoded = word.encode(8 << 10);
+        let read: Word = serde_json::from_slice(&encoded).unwrap();
+        assert!(encoded.len() <= 8 << 10 && read.offers.unwrap().direct.len() > 50);
+        assert!(word.encode(1).len() < 100);
+    }
 
     #[test]
     fn a_beat_is_short_and_unknown_members_do_no_harm() {

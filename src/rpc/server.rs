@@ -263,7 +263,8 @@ impl Desk {
                 }
             };
             if let Some(reply) = message.reply {
-                inner.send(reply, codec::encode_response(&response), &response.invocation_id).await;
+                let payload = fitting(&response, inner.parts.nats.max_payload());
+                inner.send(reply, payload, &response.invocation_id).await;
             }
             // Only now: who asks for it and hears that it is unknown must have been sent the answer before.
             drop(known);
@@ -473,6 +474,18 @@ impl Inner {
     }
 }
 
+/// The message of an answer. An error that the server would not take is shortened, for its beginning says more than silence.
+fn fitting(response: &InvocationResponse, max_payload: usize) -> Bytes {
+    let encoded = codec::encode_response(response);
+    match &response.error {
+        Some(error) if encoded.len() > max_payload => {
+            let short = error[..error.floor_char_boundary(max_payload / 2)].to_owned();
+            codec::encode_response(&failure(response.invocation_id.clone(), short))
+        }
+        _ => encoded,
+    }
+}
+
 fn failure(invocation_id: String, error: String) -> InvocationResponse {
     InvocationResponse {
         msg: Bytes::new(),
@@ -493,4 +506,20 @@ fn trace_of(message: &Message) -> TraceContext {
         }
     }
     trace
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_too_long_for_a_message_is_shortened() {
+        let long = failure("id".to_owned(), "ä".repeat(40_000));
+        let whole = codec::decode_response(fitting(&long, 1 << 20)).unwrap();
+        assert_eq!(whole.error, long.error);
+        let encoded = fitting(&long, 8 << 10);
+        assert!(encoded.len() <= 8 << 10);
+        let short = codec::decode_response(encoded).unwrap().error.unwrap();
+        assert!(long.error.unwrap().starts_with(&short) && short.len() > 4000);
+    }
 }
