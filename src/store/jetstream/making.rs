@@ -127,7 +127,9 @@ fn is_demand(code: ErrorCode) -> bool {
 fn is_too_large(code: ErrorCode) -> bool {
     matches!(
         code,
-        ErrorCode::STORAGE_RESOURCES_EXCEEDED
+        ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
+            | ErrorCode::INSUFFICIENT_RESOURCES
+            | ErrorCode::STORAGE_RESOURCES_EXCEEDED
             | ErrorCode::MEMORY_RESOURCES_EXCEEDED
             | ErrorCode::STREAM_MAX_STREAM_BYTES_EXCEEDED
     )
