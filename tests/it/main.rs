@@ -47,6 +47,7 @@ mod provider_process;
 mod providers;
 mod registry;
 mod registry_attacks;
+mod security;
 mod services;
 mod store;
 mod two_machines;
