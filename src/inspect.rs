@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{
     errors::chain,
+    escape,
     identity::{
         claims::{ActorClaims, VerifyOptions, now, verify_module},
         module::{self, ModuleError, is_wasm},
@@ -203,7 +204,8 @@ impl fmt::Display for Found {
 }
 
 fn row(f: &mut fmt::Formatter<'_>, name: &str, value: &str) -> fmt::Result {
-    if value.is_empty() { Ok(()) } else { writeln!(f, "  {name:<14}{value}") }
+    // A value of claims must not look like another row.
+    if value.is_empty() { Ok(()) } else { writeln!(f, "  {name:<14}{}", escape::line(value)) }
 }
 
 /// The time nearest to `now` at which a token counts; the token's own faults are found later.
@@ -235,7 +237,7 @@ impl fmt::Display for Inspected {
                 Ok(())
             }
             Self::Actor { claims, .. } => {
-                writeln!(f, "{} (actor)", claims.name.as_deref().unwrap_or("without a name"))?;
+                writeln!(f, "{} (actor)", escape::line(claims.name.as_deref().unwrap_or("without a name")))?;
                 row(f, "public key", claims.subject.as_str())?;
                 row(f, "issuer", &claims.issuer)?;
                 row(f, "version", &text(&claims.version))?;
@@ -247,7 +249,7 @@ impl fmt::Display for Inspected {
                 row(f, "expires", &claims.expires_human())
             }
             Self::Provider { claims, targets, .. } => {
-                writeln!(f, "{} (provider)", claims.name.as_deref().unwrap_or("without a name"))?;
+                writeln!(f, "{} (provider)", escape::line(claims.name.as_deref().unwrap_or("without a name")))?;
                 row(f, "public key", claims.subject.as_str())?;
                 row(f, "issuer", &claims.issuer)?;
                 row(f, "vendor", &claims.vendor)?;

@@ -13,7 +13,8 @@
 //! * [`router`] is the heart: it checks every call and chooses its way. [`peers`] tells it which hosts are there.
 //! * [`actors`] runs modules; [`providers`] gives them a world, by [`contracts`]. [`control`] answers clients.
 //! * [`doctor`] finds out what is wrong with a lattice. [`inspect`] tells what a reference names; [`keyring`] has the keys a
-//!   developer signs with. [`errors`] and [`lenient`] are the two helpers everybody needs.
+//!   developer signs with. [`errors`] and [`lenient`] are two helpers everybody needs; [`escape`] makes
+//!   strangers' text harmless where people read it.
 //! * [`command`] is what the commands of the binary do: they ask the lattice through [`client`], found by [`context`] or the
 //!   settings of the directory, and print through [`terminal`].
 //! * [`vigil`] notices that this process was frozen.
@@ -30,6 +31,8 @@
 
 // One block in `providers::external::process` is excepted, with its reason.
 #![deny(unsafe_code)]
+// Both panic where their reader is gone; `terminal` and `telemetry` print.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod actors;
 pub mod budget;
@@ -44,6 +47,7 @@ pub mod delivery;
 pub mod dirs;
 pub mod doctor;
 pub mod errors;
+pub mod escape;
 pub mod events;
 pub mod host;
 pub mod http;

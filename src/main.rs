@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::FromArgMatches as _;
 use lattice_host::{
     cli::{self, Cli},
-    command,
+    command, telemetry,
 };
 
 fn main() -> ExitCode {
@@ -14,7 +14,11 @@ fn main() -> ExitCode {
     let matches = cli::command().get_matches();
     let form = cli::form_of(&matches);
     match Cli::from_arg_matches(&matches) {
-        Ok(cli) => command::run(cli, form),
+        Ok(cli) => {
+            let code = command::run(cli, form);
+            telemetry::flush();
+            code
+        }
         Err(error) => error.exit(),
     }
 }

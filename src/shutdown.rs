@@ -5,22 +5,23 @@ use std::io;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::telemetry;
+
 /// The exit code of a process that was told twice, as shells report an interrupt.
 const EXIT_FORCED: i32 = 130;
 
-/// Waits for SIGINT, SIGTERM or SIGHUP (Ctrl-C elsewhere). Returns when the first one came; a second one exits, after
-/// `at_the_end`.
-pub async fn first_signal(at_the_end: impl FnOnce() + Send + 'static) -> io::Result<()> {
+/// Waits for SIGINT, SIGTERM or SIGHUP (Ctrl-C elsewhere) and cancels the token then. The second one exits, after
+/// `at_the_end`. Whatever is logged of it comes after it was obeyed.
+pub async fn obey_signals(stop: CancellationToken, at_the_end: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let mut signals = Signals::listen()?;
     let first = signals.next().await;
+    stop.cancel();
     info!(signal = first, "stopping; a second signal ends at once");
-    tokio::spawn(async move {
-        let second = signals.next().await;
-        warn!(signal = second, "ended before everything was done");
-        at_the_end();
-        std::process::exit(EXIT_FORCED);
-    });
-    Ok(())
+    let second = signals.next().await;
+    at_the_end();
+    warn!(signal = second, "ended before everything was done");
+    telemetry::flush();
+    std::process::exit(EXIT_FORCED);
 }
 
 #[cfg(unix)]
@@ -35,6 +36,9 @@ struct Signals {
 impl Signals {
     fn listen() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
+        // A log that grows beyond what this user may have in one file must not end the process: who hears the signal
+        // sees a failed write instead. Nobody waits for it.
+        let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,

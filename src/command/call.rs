@@ -177,11 +177,11 @@ impl View for Answer {
 
     fn text(&self, page: &mut Page) {
         if self.payload.is_empty() {
-            return page.line(&Tone::Faint.paint("the answer is empty"));
+            return page.line(Tone::Faint.paint("the answer is empty"));
         }
         match to_json(&self.payload, Binary::Text) {
-            Value::String(text) => page.line(&text),
-            value => page.line(&format!("{value:#}")),
+            Value::String(text) => page.block(&text),
+            value => page.block(&format!("{value:#}")),
         }
     }
 
@@ -233,12 +233,12 @@ impl View for Tests {
     fn text(&self, page: &mut Page) {
         for result in &self.0 {
             match result.passed {
-                true => page.line(&format!("{}: {}", Tone::Good.paint("Pass"), result.name)),
-                false => page.line(&format!("{}: {} {}", Tone::Bad.paint("Fail"), result.name, result.error())),
+                true => page.line(Tone::Good.paint("Pass") + format!(": {}", result.name)),
+                false => page.line(Tone::Bad.paint("Fail") + format!(": {} {}", result.name, result.error())),
             }
         }
         let passed = self.0.iter().filter(|result| result.passed).count();
-        page.line(&format!("{passed}/{} passed", self.0.len()));
+        page.line(format!("{passed}/{} passed", self.0.len()));
     }
 
     fn names(&self) -> Vec<String> {

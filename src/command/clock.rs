@@ -1,4 +1,4 @@
-//! How moments, durations and strangers' texts are printed by the commands that watch a lattice.
+//! How moments, durations and amounts are printed by the commands that watch a lattice.
 
 use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 
@@ -40,11 +40,6 @@ pub(super) fn bytes(count: u64) -> String {
     }
 }
 
-/// What others wrote must not move the cursor.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\t' { ' ' } else { c }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,10 +58,5 @@ mod tests {
     fn another_day_is_told() {
         assert_eq!(time_of(OffsetDateTime::UNIX_EPOCH), "1970-01-01 00:00:00.000");
         assert_eq!(time_of(OffsetDateTime::now_utc()).len(), 12);
-    }
-
-    #[test]
-    fn control_characters_are_taken_out() {
-        assert_eq!(printable("a\u{1b}[2J\tb\n"), "a [2J\tb ");
     }
 }

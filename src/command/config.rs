@@ -6,7 +6,7 @@ use super::{daemon::load, print};
 use crate::{
     cli::{self, ConfigCommand},
     config::{Row, SettingArgs, Sources},
-    terminal::Terminal,
+    terminal::{Terminal, complain},
 };
 
 pub fn run(terminal: &Terminal, before: SettingArgs, command: ConfigCommand) -> ExitCode {
@@ -19,7 +19,7 @@ pub fn run(terminal: &Terminal, before: SettingArgs, command: ConfigCommand) -> 
         return match terminal.data(table.to_json()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("{error:#}");
+                complain(format!("{error:#}"));
                 ExitCode::FAILURE
             }
         };

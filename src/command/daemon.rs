@@ -13,7 +13,7 @@ use crate::{
     dirs::Dirs,
     host::Host,
     shutdown, telemetry,
-    terminal::Terminal,
+    terminal::{Terminal, complain},
     up::{
         self, Session, detached, down,
         instance::{ClaimError, Instance, Record},
@@ -27,7 +27,7 @@ const EXIT_INTERRUPTED: u8 = 130;
 /// Loads the settings; all mistakes go to standard error together.
 pub(super) fn load(sources: &Sources) -> Result<Loaded, ExitCode> {
     Config::load(sources).map_err(|mistakes| {
-        eprintln!("{mistakes}");
+        mistakes.to_string().lines().for_each(complain);
         ExitCode::from(cli::EXIT_CONFIG)
     })
 }
@@ -39,6 +39,7 @@ pub fn foreground(args: SettingArgs) -> ExitCode {
         Err(code) => return code,
     };
     telemetry::init(&config.log);
+    telemetry::log_panics();
     let dirs = Dirs::find(&ProcessEnvironment, sources.home.as_deref());
     block_on(live(config, &sources, &dirs, None))
 }
@@ -56,10 +57,11 @@ pub fn up(before: SettingArgs, mut args: Up) -> ExitCode {
     if args.in_background
         && let Err(error) = process::leave_terminal()
     {
-        eprintln!("leave the terminal: {error}");
+        complain(format!("leave the terminal: {error}"));
         return ExitCode::FAILURE;
     }
     telemetry::init(&loaded.config.log);
+    telemetry::log_panics();
     let dirs = Dirs::find(&ProcessEnvironment, sources.home.as_deref());
     let directory = match up::directory() {
         Ok(directory) => directory,
@@ -116,6 +118,8 @@ async fn in_background(instance: &Instance, dirs: &Dirs, options: &up::Options, 
     };
     let outcome = outcome.await;
     signalled.abort();
+    // The log of the other process was repeated; what this one says comes after it.
+    telemetry::flush();
     match outcome {
         Ok(detached::Outcome::Ready(record)) => print(told(instance, &record).await),
         Ok(detached::Outcome::RunsAlready) => runs_already(instance, options, loaded).await,
@@ -124,12 +128,15 @@ async fn in_background(instance: &Instance, dirs: &Dirs, options: &up::Options, 
             runs_already(instance, options, loaded).await
         }
         Ok(detached::Outcome::Ended(status)) => {
-            eprintln!("the host in the background ended before it was ready ({status}); its log: {}", log.display());
+            complain(format!(
+                "the host in the background ended before it was ready ({status}); its log: {}",
+                log.display()
+            ));
             status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0).unwrap_or(1).into()
         }
         Ok(detached::Outcome::Late { killed }) => {
             let end = if killed { "did not stop either, and was killed" } else { "was stopped" };
-            eprintln!("the host in the background was not ready in time and {end}; its log: {}", log.display());
+            complain(format!("the host in the background was not ready in time and {end}; its log: {}", log.display()));
             ExitCode::FAILURE
         }
         Ok(detached::Outcome::Interrupted { killed }) => {
@@ -139,13 +146,13 @@ async fn in_background(instance: &Instance, dirs: &Dirs, options: &up::Options, 
             } else {
                 "nothing was left running"
             };
-            eprintln!("interrupted; {end}");
+            complain(format!("interrupted; {end}"));
             ExitCode::from(EXIT_INTERRUPTED)
         }
         Ok(detached::Outcome::Busy) => {
-            eprintln!(
+            complain(
                 "another `host up --detached` of this directory is starting and does not come to an end, so none was started \
-                 here; stop what it started with `host down`, or interrupt it, and try again"
+                 here; stop what it started with `host down`, or interrupt it, and try again",
             );
             ExitCode::FAILURE
         }
@@ -156,18 +163,18 @@ async fn in_background(instance: &Instance, dirs: &Dirs, options: &up::Options, 
 /// Tells what runs in this directory. That is what was asked for, unless something else was.
 async fn runs_already(instance: &Instance, options: &up::Options, loaded: &Loaded) -> ExitCode {
     let Some(record) = detached::wait_for(instance).await else {
-        eprintln!(
-            "another `host up` of this directory is starting or stopping; try again when it is done, or use `host down`"
+        complain(
+            "another `host up` of this directory is starting or stopping; try again when it is done, or use `host down`",
         );
         return ExitCode::FAILURE;
     };
     let process = record.up.pid;
     if let Some(difference) = up::differs(&record, options, loaded) {
-        eprintln!(
+        complain(format!(
             "a host runs already in {} (pid {process}), and {difference}. Stop it with `host down` and start it again, or \
              start this one in another directory",
             record.directory.display()
-        );
+        ));
         return ExitCode::FAILURE;
     }
     let host_id = record.host_id.as_deref().unwrap_or_default();
@@ -218,12 +225,12 @@ pub fn down(terminal: &Terminal, args: &Down) -> ExitCode {
 }
 
 fn wrong(mistakes: &[String]) -> ExitCode {
-    mistakes.iter().for_each(|mistake| eprintln!("{mistake}"));
+    mistakes.iter().for_each(complain);
     ExitCode::from(cli::EXIT_CONFIG)
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("{error:#}");
+    complain(format!("{error:#}"));
     ExitCode::FAILURE
 }
 
@@ -243,7 +250,7 @@ fn block_on_code(work: impl Future<Output = ExitCode>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("cannot start the runtime: {error}");
+            complain(format!("cannot start the runtime: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -255,9 +262,8 @@ fn block_on_code(work: impl Future<Output = ExitCode>) -> ExitCode {
 
 /// Cancels the token at the first signal; the second one ends the process, after `at_the_end`.
 async fn listen(stop: CancellationToken, at_the_end: impl FnOnce() + Send + 'static) {
-    match shutdown::first_signal(at_the_end).await {
-        Ok(()) => stop.cancel(),
-        Err(error) => warn!(%error, "no signal can be heard; stop this host over the control interface"),
+    if let Err(error) = shutdown::obey_signals(stop, at_the_end).await {
+        warn!(%error, "no signal can be heard; stop this host over the control interface");
     }
 }
 
@@ -340,7 +346,7 @@ async fn serve(
             () = stop.cancelled() => Ok(None),
         };
         match ready {
-            Ok(Some(summary)) => drop(print(summary)),
+            Ok(Some(summary)) => telemetry::say(&summary.to_string()),
             Ok(None) => {}
             Err(error) => {
                 host.stop(None).await;

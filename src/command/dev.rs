@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::{clock, keys::keyring, sending::sign_saved};
+use super::{keys::keyring, sending::sign_saved};
 use crate::{
     cli::lattice::Dev,
     client::{
@@ -21,7 +21,7 @@ use crate::{
     identity::{claims::ActorClaims, sign::ActorToken},
     journal::Line,
     shutdown,
-    terminal::{Progress, Terminal, Tone},
+    terminal::{Page, Progress, Terminal, Text, Tone},
 };
 
 /// Watches the file until the first signal; the second one ends at once and leaves the actor running.
@@ -36,13 +36,8 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: Dev) -> Result<
     };
     let follow = |lattice: &Lattice, actor: &str| logs::follow(lattice.clone(), actor.to_owned());
     let stop = CancellationToken::new();
-    let signalled = stop.clone();
-    let _signals = AbortOnDropHandle::new(tokio::spawn(async move {
-        // Without signals the process ends at once, and the actor goes on.
-        if shutdown::first_signal(|| {}).await.is_ok() {
-            signalled.cancel();
-        }
-    }));
+    // Without signals the process ends at once, and the actor goes on.
+    let _signals = AbortOnDropHandle::new(tokio::spawn(shutdown::obey_signals(stop.clone(), || {})));
     let settings = Settings { file: args.file, host: args.host_id, max: args.max, keep: args.keep };
     let teller = Teller { terminal, file: settings.file.display().to_string(), progress: RefCell::new(None) };
     dev::run(sender, settings, Box::new(sign), Some(Box::new(follow)), stop, &|told| teller.tell(told)).await
@@ -66,17 +61,21 @@ impl Teller<'_> {
         self.progress.take();
         let printed = match self.terminal.is_data() {
             true => self.terminal.data_line(&json(&told)),
-            false => self.terminal.print(&format!("{}\n", text(&self.file, &told))),
+            false => {
+                let mut page = self.terminal.page();
+                show(&mut page, &self.file, &told);
+                self.terminal.print(page)
+            }
         };
         if let Err(error) = printed {
-            self.terminal.note(&format!("{error:#}"));
+            self.terminal.note(format!("{error:#}"));
         }
     }
 }
 
 /// A line of the actor, so that it is told from ours.
-fn shown(line: &Line) -> String {
-    format!("{} {}", Tone::Faint.paint(&format!("{:>5} |", line.level.name())), clock::printable(&line.text))
+fn shown(line: &Line) -> Text {
+    Tone::Faint.paint(&format!("{:>5} |", line.level.name())) + " " + &*line.text
 }
 
 fn name(running: &Running) -> &str {
@@ -85,6 +84,17 @@ fn name(running: &Running) -> &str {
 
 fn place(running: &Running) -> &str {
     if running.host_name.is_empty() { &running.host_id } else { &running.host_name }
+}
+
+/// Adds to the page what is told.
+fn show(page: &mut Page, file: &str, told: &Told) {
+    if let Told::Logged(line) = told {
+        return page.line(shown(line));
+    }
+    page.line(text(file, told));
+    if let Told::Refused { goes_on: Some(running), .. } = told {
+        page.line(format!("revision {} goes on", running.revision));
+    }
 }
 
 fn text(file: &str, told: &Told) -> String {
@@ -103,15 +113,13 @@ fn text(file: &str, told: &Told) -> String {
                 Change::Found => format!("{name} ({}) runs revision {revision} on {place} already", running.actor),
             }
         }
-        Told::Refused { why, goes_on: Some(running) } => {
-            format!("what was saved does not run: {why}\nrevision {} goes on", running.revision)
-        }
+        Told::Refused { why, goes_on: Some(_) } => format!("what was saved does not run: {why}"),
         Told::Refused { why, goes_on: None } => format!("{file} does not run: {why}"),
         Told::Elsewhere { actor, hosts } => format!(
             "{actor} runs on {} too, where nothing changes; calls may go there (`host stop actor {actor} --host-id HOST`)",
             hosts.join(", ")
         ),
-        Told::Logged(line) => shown(line),
+        Told::Logged(line) => line.text.to_string(),
         Told::Stopped(running) => format!("{} stopped", name(running)),
         Told::LeftRunning(running) => format!("{} goes on on {}", name(running), place(running)),
         Told::Sending { bytes, of } => amount(*bytes, *of),

@@ -8,7 +8,7 @@ use crate::{
     client::{Session, Usage},
     config::SettingArgs,
     doctor::{self, CHECKS, Checked, Finding, Report, Verdict},
-    terminal::{Cell, Column, Page, Table, Terminal, Tone, View},
+    terminal::{Cell, Column, Page, Table, Terminal, Text, Tone, View},
 };
 
 pub async fn run(terminal: &Terminal, before: SettingArgs, args: Doctor) -> Result<()> {
@@ -52,7 +52,7 @@ impl View for Report {
         }
         page.gap();
         let count = |verdict| self.count(verdict);
-        page.line(&format!(
+        page.line(format!(
             "{} wrong, {} warnings, {} notes, {} in order, {} skipped",
             count(Verdict::Wrong),
             count(Verdict::Warning),
@@ -76,9 +76,10 @@ fn lines(page: &mut Page, check: &Checked, width: usize) {
         let pad = " ".repeat(7 - word.len());
         let indent = width + 11;
         let faint = if *verdict == Verdict::Skipped { Tone::Faint } else { Tone::Plain };
-        page.hanging(&format!("{name:width$}  {}{pad}  ", tone.paint(word)), indent, seen, faint);
+        let before = Text::from(format!("{name:width$}  ")) + tone.paint(word) + format!("{pad}  ");
+        page.hanging(before, indent, seen, faint);
         if let Some(fix) = fix {
-            page.hanging(&format!("{:indent$}-> ", ""), indent + 3, fix, Tone::Strong);
+            page.hanging(format!("{:indent$}-> ", ""), indent + 3, fix, Tone::Strong);
         }
     }
 }

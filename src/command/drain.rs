@@ -48,7 +48,7 @@ pub fn run(terminal: &Terminal, args: &Drain) -> Result<()> {
         }
         if what == DrainWhat::Lib && !hosts.is_empty() && dir.exists() {
             let (path, hosts) = (dir.display(), hosts.join(", "));
-            terminal.note(&format!(
+            terminal.note(format!(
                 "{path} is kept: running hosts start providers from it when those crash ({hosts}); stop them first"
             ));
             continue;

@@ -30,7 +30,7 @@ use crate::{
     router::{Builtin, explain::foresee},
     rpc::invocation::Entity,
     store::{Entry, keys},
-    terminal::{Page, Terminal, Tone, View},
+    terminal::{Page, Terminal, Text, Tone, View},
 };
 
 /// What is known of the lattice before anybody is asked for a decision.
@@ -318,21 +318,22 @@ impl View for Told {
 
     fn text(&self, page: &mut Page) {
         match &self.asked {
-            Some(host) => page.line(&Tone::Faint.paint(&format!("decided by host {host}"))),
-            None => page.line(&Tone::Faint.paint("concluded, no host was asked")),
+            Some(host) => page.line(Tone::Faint.paint(&format!("decided by host {host}"))),
+            None => page.line(Tone::Faint.paint("concluded, no host was asked")),
         }
         for note in &self.notes {
-            page.line(&Tone::Faint.paint(note));
+            page.line(Tone::Faint.paint(note));
         }
         page.gap();
         for step in &self.explained.steps {
-            page.hanging(&format!("{} {:<9} ", mark(step.outcome), step.step), 18, &step.why, Tone::Plain);
+            let before = mark(step.outcome) + format!(" {:<9} ", step.step);
+            page.hanging(before, 18, &step.why, Tone::Plain);
             if let Some(fix) = step.fix.as_deref().filter(|_| step.outcome != Outcome::Ok) {
-                page.hanging(&format!("{:18}-> ", ""), 21, fix, Tone::Strong);
+                page.hanging(format!("{:18}-> ", ""), 21, fix, Tone::Strong);
             }
         }
         page.gap();
-        page.hanging(&format!("{} ", mark(self.explained.verdict)), 8, &self.explained.conclusion, Tone::Plain);
+        page.hanging(mark(self.explained.verdict) + " ", 8, &self.explained.conclusion, Tone::Plain);
         if let Some(error) = &self.explained.call_error {
             page.hanging("        ", 8, &format!("the caller is told: {error}"), Tone::Plain);
         }
@@ -343,7 +344,7 @@ impl View for Told {
     }
 }
 
-fn mark(outcome: Outcome) -> String {
+fn mark(outcome: Outcome) -> Text {
     match outcome {
         Outcome::Ok => Tone::Good.paint("ok     "),
         Outcome::Fails => Tone::Bad.paint("fails  "),

@@ -54,7 +54,7 @@ async fn inventory(terminal: &Terminal, session: &Session, word: Option<&str>) -
     let hosts = lattice.some_hosts().await?;
     let inventories = lattice.inventories(&hosts).await;
     for silent in hosts.iter().filter(|host| inventories.iter().all(|inventory| inventory.host_id != host.id)) {
-        terminal.note(&format!("host {} ({}) did not tell what it runs", silent.id, silent.friendly_name));
+        terminal.note(format!("host {} ({}) did not tell what it runs", silent.id, silent.friendly_name));
     }
     terminal.show(&Inventories(inventories))
 }
@@ -122,7 +122,7 @@ impl View for Inventories {
             page.heading(&format!("{}  {}", host.friendly_name, middle(&host.host_id, room.max(ID_MIN))));
             let labels = labels(&host.labels, page.is_wide());
             if !labels.is_empty() {
-                page.line(&Tone::Faint.paint(&labels));
+                page.line(Tone::Faint.paint(&labels));
             }
             if host.actors.is_empty() && host.providers.is_empty() {
                 page.line("nothing runs here; start something with `host start actor` or `host start provider`");

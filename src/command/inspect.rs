@@ -44,7 +44,7 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: Inspect) -> Res
         (wanted, digest) => check_digest(&reference, wanted.as_deref(), digest.as_deref().unwrap_or_default())?,
     }
     if let Some(untimely) = found.what.untimely(now()) {
-        terminal.note(&format!("note: {untimely}"));
+        terminal.note(format!("note: {untimely}"));
     }
     if !args.jwt_only {
         return terminal.show(&found);
@@ -61,7 +61,7 @@ impl View for Found {
     }
 
     fn text(&self, page: &mut Page) {
-        page.line(self.to_string().trim_end());
+        page.block(self.to_string().trim_end());
     }
 
     fn names(&self) -> Vec<String> {

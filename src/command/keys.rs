@@ -155,7 +155,9 @@ impl View for Pair {
     }
 
     fn text(&self, page: &mut Page) {
-        page.line(&format!("Public Key: {}\nSeed: {}\n", self.public_key, self.seed));
+        page.line(format!("Public Key: {}", self.public_key));
+        page.line(format!("Seed: {}", self.seed));
+        page.line("");
         page.line("Remember that the seed is private, treat it as a secret.");
     }
 

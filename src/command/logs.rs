@@ -30,7 +30,7 @@ use crate::{
         Level, Line,
         wire::{Mark, Part, RENEW},
     },
-    terminal::{Terminal, Tone},
+    terminal::{Terminal, Text, Tone},
 };
 
 /// How long a line may wait for an older one of another host.
@@ -110,7 +110,7 @@ impl<'a> Reading<'a> {
         self.read_past().await?;
         if !follow {
             if !self.is_any {
-                self.terminal.note(&format!("no line of {} is kept on the hosts that were asked", self.entity));
+                self.terminal.note(format!("no line of {} is kept on the hosts that were asked", self.entity));
             }
             return Ok(());
         }
@@ -144,11 +144,11 @@ impl<'a> Reading<'a> {
         if !absent.is_empty() {
             let hosts = absent.join(", ");
             self.terminal
-                .note(&format!("left out, because they keep no logs for others (hosts of earlier years): {hosts}"));
+                .note(format!("left out, because they keep no logs for others (hosts of earlier years): {hosts}"));
         }
         if !waiting.is_empty() {
             let silent: Vec<String> = waiting.iter().map(|host| self.called(host)).collect();
-            self.terminal.note(&format!("no answer from {}; raise --timeout-ms if the way is long", silent.join(", ")));
+            self.terminal.note(format!("no answer from {}; raise --timeout-ms if the way is long", silent.join(", ")));
         }
         if asked > 0 && absent.len() + waiting.len() == asked {
             bail!("none of the hosts that were asked tells logs");
@@ -202,10 +202,10 @@ impl<'a> Reading<'a> {
     fn take(&mut self, part: Part) {
         if part.lost > 0 {
             let host = self.called(&part.host_id);
-            self.terminal.note(&format!("{host}: {} lines went by too fast and are lost", part.lost));
+            self.terminal.note(format!("{host}: {} lines went by too fast and are lost", part.lost));
         }
         if part.mark == Mark::Over && !part.error.is_empty() {
-            self.terminal.note(&format!("{}: {}", self.called(&part.host_id), part.error));
+            self.terminal.note(format!("{}: {}", self.called(&part.host_id), part.error));
         }
         let host_id = part.host_id;
         self.held.extend(part.lines.into_iter().map(|line| Said { host_id: host_id.clone(), line }));
@@ -224,8 +224,12 @@ impl<'a> Reading<'a> {
         if self.terminal.is_data() {
             return lines.iter().try_for_each(|said| self.terminal.data_line(&self.json(said)));
         }
-        let text: String = lines.iter().map(|said| self.text(said)).collect();
-        if text.is_empty() { Ok(()) } else { self.terminal.print(&text) }
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let mut page = self.terminal.page();
+        lines.iter().for_each(|said| page.line(self.text(said)));
+        self.terminal.print(page)
     }
 
     fn json(&self, said: &Said) -> Value {
@@ -241,7 +245,7 @@ impl<'a> Reading<'a> {
         line
     }
 
-    fn text(&self, said: &Said) -> String {
+    fn text(&self, said: &Said) -> Text {
         let Line { at_us, level, text, .. } = &said.line;
         let tone = match level {
             Level::Trace | Level::Debug => Tone::Faint,
@@ -252,8 +256,8 @@ impl<'a> Reading<'a> {
         let time = Tone::Faint.paint(&clock::time_of(moment(*at_us)));
         let level = tone.paint(&format!("{:<5}", level.name()));
         let host =
-            if self.hosts.len() > 1 { Tone::Strong.paint(&self.called(&said.host_id)) + " " } else { String::new() };
-        format!("{time} {level} {host}{}\n", clock::printable(text))
+            if self.hosts.len() > 1 { Tone::Strong.paint(&self.called(&said.host_id)) + " " } else { Text::default() };
+        time + " " + level + " " + host + &**text
     }
 }
 

@@ -28,7 +28,11 @@ pub fn run(terminal: &Terminal, args: &Man) -> Result<()> {
     let pages = pages()?;
     let Some(dir) = &args.dir else {
         return match pages.get(&page_name(&args.command)?) {
-            Some(page) => terminal.print(page),
+            Some(text) => {
+                let mut page = terminal.page();
+                page.block(text);
+                terminal.print(page)
+            }
             None => Err(Usage(format!("there is no page for {:?}", args.command.join(" "))).into()),
         };
     };

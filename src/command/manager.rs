@@ -317,7 +317,7 @@ impl View for Reply {
     }
 
     fn text(&self, page: &mut Page) {
-        page.line(self.text.trim_end());
+        page.block(self.text.trim_end());
     }
 
     fn names(&self) -> Vec<String> {

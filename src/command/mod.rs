@@ -55,7 +55,7 @@ use crate::{
     control::types::Pairs,
     dirs::Dirs,
     host,
-    terminal::Terminal,
+    terminal::{Terminal, complain},
 };
 
 const EXIT_FAILED: u8 = 1;
@@ -137,9 +137,11 @@ fn finish(terminal: &Terminal, result: Result<()>) -> ExitCode {
     if terminal.is_data() {
         let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
         let told = json!({ "success": false, "error": format!("{error:#}"), "error_chain": causes });
-        terminal.note(&format!("{told:#}"));
+        terminal.data_note(&told);
+    } else if let Some(mistakes) = error.downcast_ref::<Mistakes>() {
+        mistakes.to_string().lines().for_each(|mistake| terminal.note(mistake));
     } else {
-        terminal.note(&format!("{error:#}"));
+        terminal.note(format!("{error:#}"));
     }
     ExitCode::from(exit_code(&error))
 }
@@ -159,11 +161,10 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 fn ping() -> ExitCode {
     let running = host::presence::running(&host::presence_dir(&Dirs::of_process()));
     if running.is_empty() {
-        eprintln!("no host runs on this machine; start one with `host up` or `host foreground`");
+        complain("no host runs on this machine; start one with `host up` or `host foreground`");
         return ExitCode::FAILURE;
     }
-    println!("pong");
-    ExitCode::SUCCESS
+    print("pong\n")
 }
 
 /// Writes data to standard output. A reader that has seen enough (`| head`) is no error.
@@ -172,7 +173,7 @@ fn print(data: impl std::fmt::Display) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("write to standard output: {error}");
+            complain(format!("write to standard output: {error}"));
             ExitCode::FAILURE
         }
     }

@@ -60,7 +60,7 @@ pub fn insert(terminal: &Terminal, args: &ParInsert) -> Result<()> {
     let archive = draft.write(&subject, &issuer, &term, Archive::is_compressed(&bytes)).map_err(unpacked)?;
     files::write(&args.archive, &archive)?;
     if replaced {
-        terminal.note(&format!("the executable for {target} was replaced"));
+        terminal.note(format!("the executable for {target} was replaced"));
     }
     let (binary, file) = (args.binary.display(), args.archive.display());
     let text = format!("Successfully inserted {binary} into archive {file}");
@@ -99,7 +99,7 @@ fn same_account(terminal: &Terminal, keys: &ParKeys, claims: &ProviderClaims) ->
     let key = signers(terminal, keys).key("--issuer", keys.issuer.as_deref(), Kind::Account, signed_before)?;
     if key.public_key() != claims.issuer {
         let (before, after) = (&claims.issuer, key.public_key());
-        terminal.note(&format!("the archive was signed by the account {before}, and is by {after} now"));
+        terminal.note(format!("the archive was signed by the account {before}, and is by {after} now"));
     }
     Ok(key)
 }
@@ -166,9 +166,9 @@ impl View for Packed {
 
     fn text(&self, page: &mut Page) {
         page.line(&self.text);
-        page.line(&format!("  provider  {}", self.service));
-        page.line(&format!("  account   {}", self.account));
-        page.line(&format!("  targets   {}", self.targets.join(", ")));
+        page.line(format!("  provider  {}", self.service));
+        page.line(format!("  account   {}", self.account));
+        page.line(format!("  targets   {}", self.targets.join(", ")));
     }
 
     fn names(&self) -> Vec<String> {

@@ -166,7 +166,7 @@ fn kind(terminal: &Terminal, content: &[u8], file: &str) -> Result<Kind> {
         ),
     };
     if let Some(untimely) = what.untimely(now()) {
-        terminal.note(&format!("note: {untimely}"));
+        terminal.note(format!("note: {untimely}"));
     }
     Ok(match what {
         Inspected::Provider { .. } => Kind::Provider,
@@ -180,11 +180,11 @@ fn extension(terminal: &Terminal, content: &[u8], image: &str) -> Result<&'stati
     match Inspected::read(content, now()) {
         Ok(what) => {
             if let Some(untimely) = what.untimely(now()) {
-                terminal.note(&format!("note: {untimely}"));
+                terminal.note(format!("note: {untimely}"));
             }
         }
         Err(error) if is_wasm(content) || Archive::token(content).is_ok() => {
-            terminal.note(&format!("note: no host starts {image}: {error}"));
+            terminal.note(format!("note: no host starts {image}: {error}"));
         }
         Err(error) => bail!("{image} is neither a module nor a provider archive, and was not written: {error}"),
     }
@@ -213,8 +213,9 @@ impl View for Pushed {
     }
 
     fn text(&self, page: &mut Page) {
-        page.line(&format!("Successfully validated and pushed to {}", self.url));
-        page.line(&format!("  digest  {}\n  size    {}", self.digest, files::size(self.bytes)));
+        page.line(format!("Successfully validated and pushed to {}", self.url));
+        page.line(format!("  digest  {}", self.digest));
+        page.line(format!("  size    {}", files::size(self.bytes)));
     }
 
     fn names(&self) -> Vec<String> {
@@ -234,8 +235,9 @@ impl View for Pulled {
     }
 
     fn text(&self, page: &mut Page) {
-        page.line(&format!("Successfully pulled and validated {}", self.file));
-        page.line(&format!("  digest  {}\n  size    {}", self.digest, files::size(self.bytes)));
+        page.line(format!("Successfully pulled and validated {}", self.file));
+        page.line(format!("  digest  {}", self.digest));
+        page.line(format!("  size    {}", files::size(self.bytes)));
     }
 
     fn names(&self) -> Vec<String> {
@@ -254,7 +256,7 @@ impl View for Pong {
     }
 
     fn text(&self, page: &mut Page) {
-        page.line(&format!("Pong! {} is {}", self.image, self.digest));
+        page.line(format!("Pong! {} is {}", self.image, self.digest));
     }
 
     fn names(&self) -> Vec<String> {

@@ -72,7 +72,7 @@ impl Sending<'_> {
         let readers = Readers::find(&sender.lattice).await?;
         let sent = sender.send(&readers, &artifact, |bytes, of| progress.stage("sending", amount(bytes, of))).await?;
         if sent.was_unsigned {
-            self.terminal.note(&format!("signed {} as {}", path.display(), sent.verified.public_key()));
+            self.terminal.note(format!("signed {} as {}", path.display(), sent.verified.public_key()));
         }
         let is_new = sent.put == Put::Sent;
         Ok(Meant { reference: sent.reference, readers: Some(readers), sent: is_new.then_some(sender) })

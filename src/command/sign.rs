@@ -101,7 +101,7 @@ fn note_change(terminal: &Terminal, before: &[u8], subject: &SigningKey) {
     if let Ok(known) = Inspected::read(before, now())
         && known.public_key() != subject.public_key()
     {
-        terminal.note(&format!("this was the actor {}; what is signed now is another one", known.public_key()));
+        terminal.note(format!("this was the actor {}; what is signed now is another one", known.public_key()));
     }
 }
 
@@ -190,9 +190,9 @@ impl View for Signed {
             true => "without capabilities".to_owned(),
             false => format!("with capabilities: {}", self.capabilities.join(",")),
         };
-        page.line(&format!("Successfully signed {} {capabilities}", self.destination.display()));
-        page.line(&format!("  actor    {} ({})", self.module, self.name));
-        page.line(&format!("  account  {}", self.account));
+        page.line(format!("Successfully signed {} {capabilities}", self.destination.display()));
+        page.line(format!("  actor    {} ({})", self.module, self.name));
+        page.line(format!("  account  {}", self.account));
     }
 
     fn names(&self) -> Vec<String> {

@@ -37,7 +37,7 @@ use crate::{
         invocation::{Entity, Invocation, InvocationResponse},
         readable::{self, Binary},
     },
-    terminal::{Terminal, Tone, table::middle},
+    terminal::{Page, Terminal, Tone, table::middle},
 };
 
 /// All inboxes of clients that do not choose their own.
@@ -72,7 +72,7 @@ async fn watch(terminal: &Terminal, session: &Session, args: &Args) -> Result<()
              A host that runs with --no-local-calls sends all of its calls over NATS.",
         );
         if answers.is_none() {
-            terminal.note(&format!("Answers are not shown: this user may not hear {INBOXES}."));
+            terminal.note(format!("Answers are not shown: this user may not hear {INBOXES}."));
         }
     }
     let mut spy = Spy {
@@ -218,7 +218,7 @@ impl Spy<'_> {
         }
         let Ok(invocation) = codec::decode_invocation(message.payload.clone()) else {
             if self.actor.as_ref().is_none_or(|actor| to.target == actor) {
-                self.terminal.note(&format!("a message on {} is no invocation", clock::printable(&message.subject)));
+                self.terminal.note(format!("a message on {} is no invocation", message.subject));
             }
             return Ok(());
         };
@@ -231,7 +231,7 @@ impl Spy<'_> {
         let verdict = self.verdict(&invocation);
         match self.terminal.is_data() {
             true => self.terminal.data_line(&self.call_json(&invocation, &to, &verdict))?,
-            false => self.terminal.print(&self.call_text(&invocation, &to, &verdict))?,
+            false => self.terminal.print(self.call_text(&invocation, &to, &verdict))?,
         }
         if let (true, Some(reply)) = (self.hears_answers, &message.reply) {
             let Invocation { id, operation, target, .. } = invocation;
@@ -282,25 +282,24 @@ impl Spy<'_> {
         json
     }
 
-    fn call_text(&self, invocation: &Invocation, to: &CallSubject<'_>, verdict: &Verdict) -> String {
+    fn call_text(&self, invocation: &Invocation, to: &CallSubject<'_>, verdict: &Verdict) -> Page {
         let verdict = match verdict {
             Verdict::Valid => Tone::Good.paint("signed"),
-            Verdict::Invalid(error) => Tone::Bad.paint(&clock::printable(error)),
+            Verdict::Invalid(error) => Tone::Bad.paint(error),
             Verdict::Unknown => Tone::Faint.paint("signature not checked"),
         };
         let on = to.host.map(|host| format!(" on {}", self.called(host))).unwrap_or_default();
-        let mut text = format!(
-            "{} {} → {}{on}  {}  {}  {verdict}\n",
-            Tone::Faint.paint(&time_of_now()),
-            self.entity_text(&invocation.origin),
-            self.entity_text(&invocation.target),
-            Tone::Strong.paint(&clock::printable(&invocation.operation)),
-            clock::bytes(invocation.content_length),
+        let (origin, target) = (self.entity_text(&invocation.origin), self.entity_text(&invocation.target));
+        let mut page = self.terminal.page();
+        page.line(
+            Tone::Faint.paint(&time_of_now())
+                + format!(" {origin} → {target}{on}  ")
+                + Tone::Strong.paint(&invocation.operation)
+                + format!("  {}  ", clock::bytes(invocation.content_length))
+                + verdict,
         );
-        if self.args.payloads {
-            text.push_str(&payload_text(&invocation.msg, invocation.is_chunked()));
-        }
-        text
+        self.show_payload(&mut page, &invocation.msg, invocation.is_chunked());
+        page
     }
 
     fn answer(&mut self, message: &Message) -> Result<()> {
@@ -312,7 +311,7 @@ impl Spy<'_> {
         };
         match self.terminal.is_data() {
             true => self.terminal.data_line(&self.answer_json(&call, took, &response)),
-            false => self.terminal.print(&self.answer_text(&call, took, &response)),
+            false => self.terminal.print(self.answer_text(&call, took, &response)),
         }
     }
 
@@ -335,25 +334,24 @@ impl Spy<'_> {
         answer
     }
 
-    fn answer_text(&self, call: &Call, took: Duration, response: &Result<InvocationResponse, String>) -> String {
-        let head = format!(
-            "{}   ↳ {}  {}  {}",
-            Tone::Faint.paint(&time_of_now()),
-            self.entity_text(&call.target),
-            clock::printable(&call.operation),
-            clock::duration(took.as_nanos() as f64),
-        );
-        let failed = |error: &str| format!("{head}  {}\n", Tone::Bad.paint(&clock::printable(error)));
+    fn answer_text(&self, call: &Call, took: Duration, response: &Result<InvocationResponse, String>) -> Page {
+        let (target, took) = (self.entity_text(&call.target), clock::duration(took.as_nanos() as f64));
+        let head = Tone::Faint.paint(&time_of_now()) + format!("   ↳ {target}  {}  {took}  ", call.operation);
+        let mut page = self.terminal.page();
         match response {
-            Err(error) => failed(error),
-            Ok(InvocationResponse { error: Some(error), .. }) => failed(error),
+            Err(error) | Ok(InvocationResponse { error: Some(error), .. }) => page.line(head + Tone::Bad.paint(error)),
             Ok(response) => {
-                let mut text = format!("{head}  {}\n", clock::bytes(response.content_length));
-                if self.args.payloads {
-                    text.push_str(&payload_text(&response.msg, response.is_chunked()));
-                }
-                text
+                page.line(head + clock::bytes(response.content_length));
+                self.show_payload(&mut page, &response.msg, response.is_chunked());
             }
+        }
+        page
+    }
+
+    fn show_payload(&self, page: &mut Page, payload: &[u8], is_chunked: bool) {
+        let is_empty = payload.is_empty() && !is_chunked;
+        if self.args.payloads && !is_empty {
+            page.line(format!("{:15}{}", "", payload_text(payload, is_chunked)));
         }
     }
 
@@ -361,13 +359,13 @@ impl Spy<'_> {
         let name = self.called(&entity.public_key);
         match &*entity.link_name {
             "" | "default" => name,
-            link_name => format!("{name}/{}", clock::printable(link_name)),
+            link_name => format!("{name}/{link_name}"),
         }
     }
 
     /// What people call an actor, a provider or a host.
     fn called(&self, id: &str) -> String {
-        clock::printable(&self.names.get(id).cloned().unwrap_or_else(|| middle(id, ID_CHARS)))
+        self.names.get(id).cloned().unwrap_or_else(|| middle(id, ID_CHARS))
     }
 }
 
@@ -384,16 +382,15 @@ fn payload_json(payload: &[u8], is_chunked: bool) -> Value {
 }
 
 fn payload_text(payload: &[u8], is_chunked: bool) -> String {
-    let text = match (is_chunked, payload.is_empty()) {
-        (true, _) => "(the payload travels through the object store)".to_owned(),
-        (false, true) => return String::new(),
-        (false, false) => readable::to_json(payload, Binary::Text).to_string(),
+    let text = match is_chunked {
+        true => "(the payload travels through the object store)".to_owned(),
+        false => readable::to_json(payload, Binary::Text).to_string(),
     };
     let mut shown: String = text.chars().take(SHOWN_CHARS_MAX).collect();
     if shown.len() < text.len() {
         shown.push_str(" … (cut)");
     }
-    format!("{:15}{}\n", "", clock::printable(&shown))
+    shown
 }
 
 fn rfc3339() -> String {

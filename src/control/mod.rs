@@ -3,6 +3,7 @@
 //! * [`types`] are the requests, read leniently, and the replies, written for the strictest client.
 //! * [`state`] is this host as pings, inventories and heartbeats show it.
 //! * [`server`] subscribes, dispatches on the parsed subject and answers within two seconds.
+//! * [`refusals`] tells of commands that were refused.
 //! * one file per family: [`actors`], [`providers`], [`links`], [`labels`], [`registries`], [`named_config`], [`probe`].
 
 pub mod actors;
@@ -11,6 +12,7 @@ pub mod links;
 pub mod named_config;
 pub mod probe;
 pub mod providers;
+pub mod refusals;
 pub mod registries;
 pub mod server;
 pub mod state;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::{
     server::{Answer, Server, now},
@@ -16,7 +16,6 @@ impl Server {
     pub(super) fn put_registries(&self, payload: &Bytes) -> Answer {
         // Not what the reader says: it would quote what it cannot read, which may be a password.
         let Ok(entries) = serde_json::from_slice::<BTreeMap<String, Credential>>(payload) else {
-            warn!("registry credentials request is malformed");
             return now(&Ack::rejected(
                 "malformed registry credentials request: it takes an object of registries, each with username and password, \
                  or with token",

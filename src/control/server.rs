@@ -21,7 +21,7 @@ use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, error, info_span, warn};
 
-use super::{named_config::NamedConfig, probe::health::Vitals, state::HostState, types::Ack};
+use super::{named_config::NamedConfig, probe::health::Vitals, refusals::Refusals, state::HostState, types::Ack};
 use crate::{
     actors,
     events::{Event, Publisher},
@@ -109,6 +109,7 @@ struct Listening {
 /// Serves the control interface of one host.
 pub struct Server {
     pub(super) parts: Parts,
+    refusals: Refusals,
     last_ping_heartbeat: watch::Sender<Option<Instant>>,
 }
 
@@ -121,7 +122,8 @@ impl Server {
         tasks: &TaskTracker,
         (closing, failed): (CancellationToken, CancellationToken),
     ) -> Result<(), SubscribeError> {
-        let server = Arc::new(Self { parts, last_ping_heartbeat: watch::Sender::new(None) });
+        let refusals = Refusals::new(parts.state.facts().id.to_string(), parts.events.clone());
+        let server = Arc::new(Self { parts, refusals, last_ping_heartbeat: watch::Sender::new(None) });
         let host = &server.parts.state.facts().id;
         let client = &server.parts.client;
         let mut knowledge = server.parts.links.knowledge();
@@ -211,16 +213,18 @@ impl Server {
             self.respond(subject.as_str(), &payload, reply.as_ref())
         };
         let (client, answers) = (self.parts.client.clone(), self.parts.answers.clone());
+        let server = Arc::clone(self);
         waiting.spawn(async move {
             let answer = match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
                 Ok(answer) => answer,
-                Err(_) => {
-                    warn!(%subject, "control request took too long");
-                    json(&Ack::rejected(
-                        "the host did not finish in time, the outcome is unknown; query it to find out",
-                    ))
-                }
+                Err(_) => json(&Ack::rejected(
+                    "the host did not finish in time, the outcome is unknown; query it to find out",
+                )),
             };
+            if let Some(answer) = &answer {
+                let request = server.parts.subjects.parse_control(&subject);
+                server.refusals.tell(request.as_ref(), &subject, &payload, answer);
+            }
             let (Some(reply), Some(mut answer)) = (reply, answer) else { return };
             // The client library would refuse it, and the one who asks would wait in vain.
             let (size, max) = (answer.len(), client.server_info().max_payload);
@@ -277,7 +281,6 @@ impl Server {
     /// An answer of many messages goes to `reply` by itself.
     fn respond(self: &Arc<Self>, subject: &str, payload: &Bytes, reply: Option<&Subject>) -> Answer {
         let Some(request) = self.parts.subjects.parse_control(subject) else {
-            warn!(subject, "control request on a subject no host knows");
             if self.parts.subjects.is_auction(subject) {
                 // Clients take every answer to an auction for a bid.
                 return futures::future::ready(None).boxed();
@@ -364,8 +367,5 @@ pub(super) fn json(reply: &impl Serialize) -> Option<Bytes> {
 
 /// Reads a request, or makes the rejecting answer.
 pub(super) fn parse<T: DeserializeOwned>(what: &str, payload: &[u8]) -> Result<T, Answer> {
-    serde_json::from_slice(payload).map_err(|error| {
-        warn!(%error, "{what} request is malformed");
-        now(&Ack::rejected(format!("malformed {what} request: {error}")))
-    })
+    serde_json::from_slice(payload).map_err(|error| now(&Ack::rejected(format!("malformed {what} request: {error}"))))
 }

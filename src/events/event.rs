@@ -128,6 +128,13 @@ pub enum Event {
         host_id: String,
         error: String,
     },
+    /// A command of the control interface was refused. Clients of earlier years do not know this event.
+    CommandRefused {
+        host_id: String,
+        command: &'static str,
+        subject: String,
+        error: String,
+    },
     LinkdefSet(LinkDefinition),
     LinkdefDeleted(LinkDefinition),
     RefmapSet {
@@ -198,6 +205,7 @@ impl Event {
             Self::HealthCheckFailed(_) => "health_check_failed",
             Self::HealthCheckStatus(_) => "health_check_status",
             Self::LinkdefSetFailed { .. } => "linkdef_set_failed",
+            Self::CommandRefused { .. } => "command_refused",
             Self::LinkdefSet(_) => "linkdef_set",
             Self::LinkdefDeleted(_) => "linkdef_deleted",
             Self::RefmapSet { .. } => "refmap_set",
@@ -280,6 +288,9 @@ impl Event {
                     "id": link.id(), "actor_id": link.actor_id, "provider_id": link.provider_id,
                     "link_name": link.link_name, "contract_id": link.contract_id, "host_id": host_id, "error": error,
                 })
+            }
+            Self::CommandRefused { host_id, command, subject, error } => {
+                json!({"host_id": host_id, "command": command, "subject": subject, "error": error})
             }
             Self::ProviderStartFailed { provider_ref, link_name, error } => {
                 json!({"provider_ref": provider_ref, "link_name": link_name, "error": error})

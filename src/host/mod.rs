@@ -71,6 +71,7 @@ use crate::{
         jetstream::{self, making::Making},
         legacy,
     },
+    telemetry,
     vigil::Vigil,
 };
 use presence::Presence;
@@ -591,13 +592,16 @@ pub fn registry_settings(config: &Config, dirs: &Dirs, registries: Registries) -
 fn greet(config: &Config) {
     info!("Valid cluster signers: {}", config.cluster.issuers.join(", "));
     if config.cluster.ad_hoc {
+        let (file, public) = (crate::config::FILE_NAME, &config.cluster.public);
+        warn!("WARNING. You are using an ad hoc generated cluster seed.");
         warn!(
-            "WARNING. You are using an ad hoc generated cluster seed.\n\
-             It is written to ./{file} (member cluster_seed). For any other host or CLI tool to communicate with this host,\n\
-             copy that file into the directory it is started from, or set WASMCLOUD_CLUSTER_SEED to the member's value.\n\
-             Hosts with a cluster seed of their own must also list this cluster signer (WASMCLOUD_CLUSTER_ISSUERS):\n\n{public}\n",
-            file = crate::config::FILE_NAME,
-            public = config.cluster.public,
+            "It is written to ./{file} (member cluster_seed). For any other host or CLI tool to communicate with this \
+             host, copy that file into the directory it is started from, or set WASMCLOUD_CLUSTER_SEED to the \
+             member's value."
+        );
+        warn!(
+            "Hosts with a cluster seed of their own must also list this cluster signer (WASMCLOUD_CLUSTER_ISSUERS): \
+             {public}"
         );
     }
 }
@@ -644,6 +648,7 @@ async fn heartbeats(
             () = stop.cancelled() => return,
             _ = beat.tick() => {
                 events.publish(Event::HostHeartbeat(state.heartbeat(&actors.running(), &providers.running())));
+                telemetry::settle();
             }
         }
     }

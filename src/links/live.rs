@@ -36,6 +36,8 @@ const BATCH: usize = 256;
 const FIRST_SNAPSHOT: Duration = Duration::from_secs(5);
 /// Notices buffered for their consumer; the follower waits when it is full, so none is lost.
 const NOTICES: usize = 1024;
+/// Entries of a snapshot that are named when they cannot be read.
+const NAMED_MAX: usize = 10;
 /// Own writes waiting to be applied.
 const OWN_WRITES: usize = 256;
 /// How often it is tried to write what the bucket did not take.
@@ -277,7 +279,7 @@ impl Follower {
     fn put(&mut self, entry: &Entry) {
         match self.table.put(entry) {
             Ok(change) => self.note(change, Origin::Live),
-            Err(rejected) => report(entry, &rejected),
+            Err(rejected) => report_ignored(1, &[(entry.key.clone(), rejected)]),
         }
     }
 
@@ -351,9 +353,15 @@ impl Follower {
         let origin = if self.loaded.is_some() || joins { Origin::Replayed } else { Origin::Live };
         let mut fresh = Table::default();
         let mut changes = Vec::new();
+        let (mut ignored, mut named) = (0, Vec::new());
         let mut take = |entry: Entry| match fresh.put(&entry) {
             Ok(change) => changes.extend(change),
-            Err(rejected) => report(&entry, &rejected),
+            Err(rejected) => {
+                ignored += 1;
+                if named.len() < NAMED_MAX {
+                    named.push((entry.key, rejected));
+                }
+            }
         };
         let mut ours: HashSet<String> = self.unwritten.keys().into_iter().collect();
         for entry in entries {
@@ -364,6 +372,7 @@ impl Follower {
         for key in ours {
             self.unwritten.without(&key).into_iter().for_each(&mut take);
         }
+        report_ignored(ignored, &named);
         let kept: HashSet<String> = fresh.keys().collect();
         let gone: Vec<String> = self.table.keys().filter(|key| !kept.contains(key)).collect();
         for key in gone {
@@ -423,8 +432,14 @@ fn against(old: &Table, change: Change) -> Option<Change> {
     }
 }
 
-fn report(entry: &Entry, rejected: &Rejected) {
-    warn!(key = %entry.key, reason = %rejected.0, "entry of the metadata bucket ignored");
+/// Names some of the entries that cannot be read, and counts them: a snapshot may bring any number.
+fn report_ignored(count: usize, named: &[(String, Rejected)]) {
+    for (key, Rejected(reason)) in named {
+        warn!(key, %reason, "entry of the metadata bucket ignored");
+    }
+    if count > named.len() {
+        warn!(count, named = named.len(), "entries of the metadata bucket ignored, of which only some are named");
+    }
 }
 
 #[cfg(test)]

@@ -6,10 +6,14 @@
 //!
 //! Text is fitted to the terminal. Where there is none nothing is shortened, so that scripts see whole ids. Colours only
 //! reach terminals, and none if `NO_COLOR` is set.
+//!
+//! Names, labels and errors come from strangers. All text goes through [`Text`], which escapes in them what a terminal would
+//! obey; only the codes of our own tones are left.
 
 pub mod page;
 pub mod progress;
 pub mod table;
+pub mod text;
 
 use std::{
     io::{self, ErrorKind, IsTerminal as _, Write as _},
@@ -22,10 +26,14 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use crate::cli::connect::{Form, Output};
+use crate::{
+    cli::connect::{Form, Output},
+    escape,
+};
 pub use page::{Page, Tone};
 pub use progress::Progress;
 pub use table::{Cell, Column, Table};
+pub use text::Text;
 
 /// Narrower terminals are taken for this wide: nothing readable fits.
 const WIDTH_MIN: usize = 24;
@@ -77,27 +85,31 @@ impl Terminal {
             Output::Text | Output::Wide => {
                 let mut page = self.page();
                 view.text(&mut page);
-                self.print(&page.into_text())
+                self.print(page)
             }
             Output::Json | Output::Yaml => self.data(succeeded(view.json())),
-            Output::Name => self.print(&view.names().into_iter().map(|name| name + "\n").collect::<String>()),
+            Output::Name => {
+                let mut page = self.page();
+                view.names().iter().for_each(|name| page.line(name));
+                self.print(page)
+            }
         }
     }
 
     /// Prints a value as JSON or YAML, as it is.
     pub fn data(&self, value: Value) -> Result<()> {
         if self.output == Output::Yaml {
-            return self.print(&yaml(&value)?);
+            return self.write(&yaml(&value)?);
         }
-        self.print(&format!("{value:#}\n"))
+        self.write(&format!("{}\n", json_text(&value)))
     }
 
     /// Prints one JSON value on one line: the form of what goes on and on.
     pub fn data_line(&self, value: &Value) -> Result<()> {
         if self.output == Output::Yaml {
-            return self.print(&format!("---\n{}", yaml(value)?));
+            return self.write(&format!("---\n{}", yaml(value)?));
         }
-        self.print(&format!("{value}\n"))
+        self.write(&format!("{}\n", escape::line(&value.to_string())))
     }
 
     /// An empty page as wide as this terminal.
@@ -105,8 +117,13 @@ impl Terminal {
         Page::new(self.width, self.output == Output::Wide)
     }
 
-    /// Writes text to standard output.
-    pub fn print(&self, text: &str) -> Result<()> {
+    /// Prints what a page has.
+    pub fn print(&self, page: Page) -> Result<()> {
+        self.write(&page.into_text())
+    }
+
+    /// Writes to standard output.
+    fn write(&self, text: &str) -> Result<()> {
         let mut stdout = anstream::stdout().lock();
         match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
             Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("write to standard output"),
@@ -124,15 +141,30 @@ impl Terminal {
     }
 
     /// Tells something beside the data, on standard error.
-    pub fn note(&self, text: &str) {
+    pub fn note(&self, text: impl Into<Text>) {
+        complain(text);
+    }
+
+    /// Tells a failure as data, on standard error.
+    pub fn data_note(&self, value: &Value) {
         // Nobody is left to be told of a failure.
-        let _ = writeln!(anstream::stderr().lock(), "{text}");
+        let _ = writeln!(io::stderr().lock(), "{}", json_text(value));
     }
 
     /// Tells how a command that takes its time gets on.
     pub fn progress(&self) -> Progress {
         Progress::new(self.is_data())
     }
+}
+
+/// Tells a line on standard error. Nobody is left to be told if that fails.
+pub fn complain(text: impl Into<Text>) {
+    let _ = writeln!(anstream::stderr().lock(), "{}", text.into().as_str());
+}
+
+/// JSON in lines, with nothing in it that a terminal obeys: its escapes mean the same characters.
+fn json_text(value: &Value) -> String {
+    escape::block(&format!("{value:#}")).into_owned()
 }
 
 /// Columns of the terminal; 80 if it does not tell.

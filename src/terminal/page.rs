@@ -3,7 +3,8 @@
 use anstyle::{AnsiColor, Style};
 use unicode_width::UnicodeWidthStr as _;
 
-use super::table::Table;
+use super::{table::Table, text::Text};
+use crate::escape;
 
 /// How a piece of text looks on a terminal with colours; its meaning never hangs on that alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,13 +32,13 @@ impl Tone {
         }
     }
 
-    /// The text in this tone; escape codes are taken out again where nobody wants them.
-    pub fn paint(self, text: &str) -> String {
+    /// The text in this tone; its codes are taken out again where nobody wants them.
+    pub fn paint(self, text: &str) -> Text {
         if self == Self::Plain || text.is_empty() {
-            return text.to_owned();
+            return text.into();
         }
-        let style = self.style();
-        format!("{style}{text}{style:#}")
+        let (style, text) = (self.style(), escape::line(text));
+        Text::painted(format!("{style}{text}{style:#}"))
     }
 }
 
@@ -84,25 +85,35 @@ impl Page {
         self.wide
     }
 
-    /// Adds a line, or several.
-    pub fn line(&mut self, text: &str) {
-        self.text.push_str(text);
+    /// Adds a line.
+    pub fn line(&mut self, text: impl Into<Text>) {
+        self.text.push_str(text.into().as_str());
         self.text.push('\n');
+    }
+
+    /// Adds text that has lines of its own: an answer, a document.
+    pub fn block(&mut self, text: &str) {
+        self.text.push_str(Text::block(text).as_str());
+        if !text.ends_with('\n') {
+            self.text.push('\n');
+        }
     }
 
     /// Adds a text that goes on below its own beginning where the page is too narrow for it. What stands before it is
     /// `indent` columns wide, whatever escape codes are in it.
-    pub fn hanging(&mut self, before: &str, indent: usize, text: &str, tone: Tone) {
+    pub fn hanging(&mut self, before: impl Into<Text>, indent: usize, text: &str, tone: Tone) {
+        // Escapes take room.
+        let text = escape::line(text);
         let room = self.width.map(|width| width.saturating_sub(indent)).filter(|room| *room >= ROOM_MIN);
         let mut lines = match room {
-            Some(room) => wrapped(text, room),
-            None => vec![text.to_owned()],
+            Some(room) => wrapped(&text, room),
+            None => vec![text.into_owned()],
         };
         // There always is a first one.
         let rest = lines.split_off(1);
-        self.line(&format!("{before}{}", tone.paint(&lines[0])));
+        self.line(before.into() + tone.paint(&lines[0]));
         for line in rest {
-            self.line(&format!("{:indent$}{}", "", tone.paint(&line)));
+            self.line(Text::from(" ".repeat(indent)) + tone.paint(&line));
         }
     }
 
@@ -116,7 +127,7 @@ impl Page {
     /// Adds a heading after a gap.
     pub fn heading(&mut self, text: &str) {
         self.gap();
-        self.line(&Tone::Strong.paint(text));
+        self.line(Tone::Strong.paint(text));
     }
 
     /// Adds a table; an empty one is told with a sentence.

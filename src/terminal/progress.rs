@@ -10,6 +10,8 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::escape;
+
 const TICK: Duration = Duration::from_millis(80);
 
 /// A command that takes its time. Dropped, its line is gone.
@@ -39,6 +41,7 @@ impl Progress {
     pub fn stage(&mut self, stage: &str, detail: impl Into<Cow<'static, str>>) {
         let detail = detail.into();
         let text = if detail.is_empty() { stage.to_owned() } else { format!("{stage}: {detail}") };
+        let text = escape::line(&text).into_owned();
         match &self.bar {
             Some(bar) => bar.set_message(text),
             None if !self.is_quiet && self.last != stage => {

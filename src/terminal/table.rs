@@ -6,6 +6,7 @@
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::page::Tone;
+use crate::escape;
 
 /// Between two columns.
 const GAP: usize = 2;
@@ -69,22 +70,14 @@ pub struct Cell {
 
 impl Cell {
     pub fn toned(text: impl Into<String>, tone: Tone) -> Self {
-        Self { text: printable(text.into()), tone }
+        Self { text: escape::line(&text.into()).into_owned(), tone }
     }
 }
 
 impl<T: ToString> From<T> for Cell {
     fn from(text: T) -> Self {
-        Self { text: printable(text.to_string()), tone: Tone::Plain }
+        Self { text: escape::line(&text.to_string()).into_owned(), tone: Tone::Plain }
     }
-}
-
-/// What others wrote must not move the cursor or break a row.
-fn printable(text: String) -> String {
-    if text.chars().any(char::is_control) {
-        return text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    }
-    text
 }
 
 /// Rows under headings.
@@ -165,7 +158,7 @@ impl Table {
             let pad = " ".repeat(width.saturating_sub(content.width()) + GAP);
             let content = cell.tone.paint(&content);
             let (before, after) = if kind == Kind::Number { (&pad[GAP..], &pad[..GAP]) } else { ("", &*pad) };
-            line.extend([before, &content, after]);
+            line.extend([before, content.as_str(), after]);
         }
         text.push_str(line.trim_end());
         text.push('\n');
@@ -184,7 +177,9 @@ impl Table {
                 let heading = self.columns[*at].heading;
                 let pad = " ".repeat(margin - heading.width());
                 let content = shortened(&row[*at].text, room, self.columns[*at].kind);
-                text.push_str(&format!("{}{pad}{}\n", Tone::Faint.paint(heading), row[*at].tone.paint(&content)));
+                let line = Tone::Faint.paint(heading) + pad + row[*at].tone.paint(&content);
+                text.push_str(line.as_str());
+                text.push('\n');
             }
         }
         text
@@ -269,7 +264,7 @@ mod tests {
     #[test]
     fn numbers_stand_at_the_right_and_texts_stay_in_their_row() {
         let text = anstream::adapter::strip_str(&table().render(None, false)).to_string();
-        assert!(text.lines().count() == 3 && text.contains("x y"), "{text}");
+        assert!(text.lines().count() == 3 && text.contains("x\\ny"), "{text}");
         assert!(text.lines().nth(2).unwrap().ends_with("     3"), "{text}");
     }
 

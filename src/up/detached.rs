@@ -5,7 +5,7 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    io::{self, Read as _, Write as _},
+    io::Read as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
@@ -21,6 +21,7 @@ use super::{
     nats_server::fresh_log,
     process::Process,
 };
+use crate::telemetry;
 
 /// Tells the second process what it is.
 pub const FLAG: &str = "--in-background";
@@ -147,7 +148,7 @@ async fn stop(child: &mut Child, instance: &Instance) -> Result<bool> {
     Ok(killed)
 }
 
-/// A growing file, repeated on standard error.
+/// A growing file with the log of another process, repeated as if this one logged it.
 struct Repeat(File);
 
 impl Repeat {
@@ -159,7 +160,7 @@ impl Repeat {
     fn on(&mut self) {
         let mut new = Vec::new();
         if self.0.read_to_end(&mut new).is_ok() {
-            let _ = io::stderr().lock().write_all(&new);
+            telemetry::repeat(&new);
         }
     }
 }

@@ -84,7 +84,11 @@ pub fn answer() {
 pub fn run(terminal: &Terminal, args: &Completions) -> Result<()> {
     let shell = args.shell.to_lowercase();
     let script = script(&shell, &binary())?;
-    let Some(dir) = &args.dir else { return terminal.print(&script) };
+    let Some(dir) = &args.dir else {
+        let mut page = terminal.page();
+        page.block(&script);
+        return terminal.print(page);
+    };
     let path = dir.join(file_name(&shell));
     std::fs::write(&path, script).with_context(|| format!("write {}", path.display()))?;
     let told = format!("The completions for {shell} are in {}", path.display());

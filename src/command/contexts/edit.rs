@@ -29,7 +29,7 @@ pub fn run(terminal: &Terminal, args: &CtxEdit) -> Result<()> {
     let before = fs::read(&found.path).with_context(|| format!("read {}", found.path.display()))?;
     let copy = copy_of(&found);
     if copy.exists() {
-        terminal.note(&format!("this goes on with an earlier edit ({})", copy.display()));
+        terminal.note(format!("this goes on with an earlier edit ({})", copy.display()));
     } else {
         make(&copy, &before).with_context(|| format!("write {}", copy.display()))?;
     }

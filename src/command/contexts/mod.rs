@@ -78,7 +78,7 @@ fn load(context: Context, home: Option<&Path>) -> Result<Loaded, Mistakes> {
 fn note_the_directory(terminal: &Terminal, place: &CtxPlace) {
     if place.directory.is_none() && Path::new(FILE_NAME).exists() {
         terminal
-            .note(&format!("in this directory ./{FILE_NAME} comes before the context in use; --context NAME skips it"));
+            .note(format!("in this directory ./{FILE_NAME} comes before the context in use; --context NAME skips it"));
     }
 }
 
@@ -87,7 +87,7 @@ fn list(terminal: &Terminal, args: &CtxList) -> Result<()> {
     // What is wrong with the one in use is told by its line, or not at all if there is none.
     let in_use = in_use(&places, &args.place);
     if let Err(error) = &in_use {
-        terminal.note(&format!("{error:#}"));
+        terminal.note(format!("{error:#}"));
     }
     let in_use = in_use.ok().flatten();
     let line = |found: Found| {
@@ -296,8 +296,8 @@ impl View for Shown {
 
     fn text(&self, page: &mut Page) {
         let use_of = if self.in_use { ", in use" } else { "" };
-        page.line(&format!("{} ({}{use_of})", Tone::Strong.paint(&self.name), self.found.kind));
-        page.line(&self.found.path.display().to_string());
+        page.line(Tone::Strong.paint(&self.name) + format!(" ({}{use_of})", self.found.kind));
+        page.line(self.found.path.display().to_string());
         page.gap();
         let mut table = Table::new([Column::fixed("SETTING"), Column::text("VALUE")]);
         for (key, value) in &self.values {
@@ -309,7 +309,7 @@ impl View for Shown {
         page.table(&table, "It sets nothing; everything has its default.");
         for note in &self.config.warnings {
             page.gap();
-            page.line(&Tone::Doubtful.paint(note));
+            page.line(Tone::Doubtful.paint(note));
         }
     }
 

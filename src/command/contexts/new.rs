@@ -49,7 +49,7 @@ pub fn run(terminal: &Terminal, before: SettingArgs, args: CtxNew) -> Result<()>
         Kind::Host | Kind::Nats => {
             if let Some(timeout) = base.timeout {
                 let ms = timeout.as_millis();
-                terminal.note(&format!(
+                terminal.note(format!(
                     "{ms} ms for an answer (ctl_timeout) have no place in a context of ours; use --timeout-ms {ms}, or \
                      WASMCLOUD_CTL_TIMEOUT_MS={ms}"
                 ));

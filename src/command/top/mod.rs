@@ -31,7 +31,8 @@ use crate::{
     command::clock,
     config::SettingArgs,
     control::{probe::calls::Look, types::HostReply},
-    terminal::{Cell, Column, Page, Table, Terminal, Tone, View},
+    escape,
+    terminal::{Cell, Column, Page, Table, Terminal, Text, Tone, View},
 };
 use screen::{Screen, Wish};
 
@@ -73,7 +74,9 @@ async fn print(terminal: &Terminal, observer: &mut Observer, delay: Duration, lo
             terminal.data_line(&seen.json())?;
         } else {
             if number > 0 && terminal.output() != Output::Name {
-                terminal.print("\n")?;
+                let mut empty = terminal.page();
+                empty.line("");
+                terminal.print(empty)?;
             }
             terminal.show(&seen)?;
         }
@@ -151,11 +154,11 @@ impl Shown {
         let text = page.into_text();
         let foot = format!("q quit   sort: c calls  l latency  e errors  n name   now by {}", word(self.order));
         let notes = self.notes.iter().map(String::as_str).chain([&*foot]);
-        let foot: Vec<String> = notes.map(|note| Tone::Faint.paint(&fitted(note, width))).collect();
+        let foot: Vec<Text> = notes.map(|note| Tone::Faint.paint(&fitted(&escape::line(note), width))).collect();
         let room = height.saturating_sub(foot.len());
         let mut lines: Vec<&str> = text.lines().take(room).collect();
         lines.resize(room, "");
-        lines.extend(foot.iter().map(String::as_str));
+        lines.extend(foot.iter().map(Text::as_str));
         screen.draw(&lines.join("\n"))
     }
 }

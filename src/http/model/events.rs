@@ -193,6 +193,7 @@ fn sentence(event: &Event, host: &str, name_of: &dyn Fn(&str) -> Option<String>)
                 named(event.text("actor_id"))
             ),
         ),
+        "command_refused" => (Warning, format!("{host} refused {}: {error}", event.text("command"))),
         "config_set" => {
             (Info, format!("Configuration {} of {} set", event.text("key"), named(event.text("entity_id"))))
         }
@@ -229,6 +230,10 @@ mod tests {
             text("provider_stopped", json!({ "public_key": "VBCDEFGHIJKLMNOP", "link_name": "b", "reason": "exit 1" }))
                 .as_deref(),
             Some("Provider VBCD…MNOP (link name b) ended on calm-otter: exit 1")
+        );
+        assert_eq!(
+            text("command_refused", json!({ "command": "link put", "error": "no provider" })).as_deref(),
+            Some("calm-otter refused link put: no provider")
         );
         assert_eq!(text("host_heartbeat", json!({})), None);
         assert_eq!(text("something_new", json!({})).as_deref(), Some("something_new on calm-otter"));

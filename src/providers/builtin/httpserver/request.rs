@@ -43,10 +43,9 @@ use crate::{
         call::{Call, CallError},
         invocation::{Entity, TraceContext},
     },
+    telemetry::ACCESS,
 };
 
-/// The target of access log lines.
-const ACCESS: &str = "lattice_host::access";
 /// More header lines than any answer needs; the rest is dropped.
 const HEADERS_MAX: usize = 1000;
 /// Headers that speak of one connection, which is not the actor's, and of the length, which the body has. Only to HEAD an
