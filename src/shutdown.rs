@@ -24,6 +24,17 @@ pub async fn obey_signals(stop: CancellationToken, at_the_end: impl FnOnce() + S
     std::process::exit(EXIT_FORCED);
 }
 
+/// Lets a write beyond the largest file this user may have fail instead of ending the process: it may be the log's. To be
+/// called inside the runtime.
+pub fn survive_file_limit() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        // The system asks whether anybody handles the signal; nobody need wait for it.
+        let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));
+    }
+}
+
 #[cfg(unix)]
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
@@ -36,9 +47,6 @@ struct Signals {
 impl Signals {
     fn listen() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        // A log that grows beyond what this user may have in one file must not end the process: who hears the signal
-        // sees a failed write instead. Nobody waits for it.
-        let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,

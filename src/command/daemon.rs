@@ -254,7 +254,10 @@ fn block_on_code(work: impl Future<Output = ExitCode>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = runtime.block_on(work);
+    let code = runtime.block_on(async {
+        shutdown::survive_file_limit();
+        work.await
+    });
     // A compilation or a read that still runs must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     code

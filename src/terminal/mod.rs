@@ -16,6 +16,7 @@ pub mod table;
 pub mod text;
 
 use std::{
+    borrow::Cow,
     io::{self, ErrorKind, IsTerminal as _, Write as _},
     sync::{
         Arc,
@@ -179,8 +180,10 @@ fn succeeded(mut value: Value) -> Value {
     value
 }
 
+/// YAML, or JSON, which is YAML too, where something in it would be obeyed by a terminal: plain scalars have no escapes.
 fn yaml(value: &Value) -> Result<String> {
-    serde_saphyr::to_string(value).context("write YAML")
+    let text = serde_saphyr::to_string(value).context("write YAML")?;
+    if matches!(escape::block(&text), Cow::Borrowed(_)) { Ok(text) } else { Ok(json_text(value) + "\n") }
 }
 
 /// A sentence with its data: what most commands that change something have to say.
@@ -214,5 +217,27 @@ impl View for Said {
 
     fn names(&self) -> Vec<String> {
         vec![self.name.clone()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn data_says_the_same_and_moves_no_cursor() {
+        for evil in
+            ["\u{1b}]0;t\u{7}", "\u{9b}2J", "a\n---\nb", "\u{202e}gnp", "x\u{2028}y", "\u{202e}\n\u{1b}", "plain: #"]
+        {
+            let value = json!({ "name": evil, "list": [evil], "map": { evil: evil } });
+            for text in [json_text(&value), yaml(&value).unwrap()] {
+                assert!(!text.contains(|c| escape::is_obeyed(c) && c != '\n'), "{text:?}");
+            }
+            assert_eq!(serde_json::from_str::<Value>(&json_text(&value)).unwrap(), value);
+        }
+        assert!(yaml(&json!({ "name": "plain" })).unwrap().starts_with("name: plain"));
+        assert!(serde_json::from_str::<Value>(&yaml(&json!({ "name": "\u{202e}" })).unwrap()).is_ok());
     }
 }

@@ -49,6 +49,7 @@ mod registry;
 mod registry_attacks;
 mod security;
 mod services;
+mod sinks;
 mod store;
 mod two_machines;
 mod up;

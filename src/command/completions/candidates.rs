@@ -28,6 +28,7 @@ use crate::{
     context::Places,
     control::types::{HostReply, Inventory},
     dirs::Dirs,
+    escape,
     links::Claims,
     providers::builtin,
     terminal::table::middle,
@@ -137,7 +138,19 @@ pub fn contexts() -> ArgValueCompleter {
 
 /// Completes files with modules.
 pub fn modules() -> ArgValueCompleter {
-    ArgValueCompleter::new(PathCompleter::file())
+    ArgValueCompleter::new(|word: &OsStr| paths_of(PathCompleter::file(), word))
+}
+
+/// Completes paths.
+pub(super) fn paths() -> ArgValueCompleter {
+    ArgValueCompleter::new(|word: &OsStr| paths_of(PathCompleter::any(), word))
+}
+
+/// The paths that are words as they are: a file of somebody else may be called anything.
+fn paths_of(completer: PathCompleter, word: &OsStr) -> Vec<CompletionCandidate> {
+    let mut paths = completer.complete(word);
+    paths.retain(|path| path.get_value().to_str().is_some_and(is_word));
+    paths
 }
 
 /// Completes references of providers: those in this binary, and files.
@@ -145,7 +158,7 @@ pub fn sources() -> ArgValueCompleter {
     ArgValueCompleter::new(|word: &OsStr| {
         let builtin = builtin::CATALOGUE.iter().map(|spec| Candidate::new(reference(spec), spec.title)).collect();
         let mut all = completed(word, || Some(builtin));
-        all.extend(PathCompleter::file().complete(word));
+        all.extend(paths_of(PathCompleter::file(), word));
         all
     })
 }
@@ -183,11 +196,13 @@ fn of_hosts(pick: fn(&[HostReply]) -> Vec<Candidate>) -> ArgValueCompleter {
 fn completed(word: &OsStr, look: impl FnOnce() -> Option<Vec<Candidate>>) -> Vec<CompletionCandidate> {
     let Some(word) = word.to_str().filter(|word| !word.starts_with('-')) else { return Vec::new() };
     let mut all = look().unwrap_or_default();
-    all.retain(|candidate| begins(&candidate.word, word));
+    // Words of strangers: a shell must not find anything in them to expand or to run.
+    all.retain(|candidate| is_word(&candidate.word) && begins(&candidate.word, word));
     all.sort_by(|a, b| a.word.cmp(&b.word));
     all.dedup_by(|a, b| a.word == b.word);
     let candidate = |candidate: Candidate| {
-        CompletionCandidate::new(candidate.word).help(Some(candidate.help.into())).hide(candidate.hidden)
+        let help = escape::line(&candidate.help).into_owned();
+        CompletionCandidate::new(candidate.word).help(Some(help.into())).hide(candidate.hidden)
     };
     all.into_iter().map(candidate).collect()
 }
@@ -291,7 +306,7 @@ fn contracts_of(seen: &Seen) -> Vec<Candidate> {
     let claimed = claimed.map(|claims| Candidate::new(&claims.contract_id, &claims.name));
     let running = seen.inventories.iter().flat_map(|inventory| &inventory.providers);
     let running = running.map(|provider| Candidate::new(&provider.contract_id, &provider.name));
-    builtin.chain(claimed).chain(running).filter(|candidate| is_word(&candidate.word)).collect()
+    builtin.chain(claimed).chain(running).collect()
 }
 
 fn reference(spec: &builtin::Spec) -> String {
@@ -334,10 +349,10 @@ fn of_named(all: &[Named], told: impl Fn(&str) -> String) -> Vec<Candidate> {
     all.iter().filter(|named| is_word(&named.id)).flat_map(both).collect()
 }
 
-/// Whether shells take it for one word as it is.
+/// Whether shells take it for one word as it is. In front a dash makes a flag of it, an equals sign a program in zsh.
 fn is_word(text: &str) -> bool {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@+,=".contains(c);
-    !text.is_empty() && !text.starts_with('-') && text.chars().all(is_plain)
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._:/@=+-".contains(c);
+    !text.is_empty() && !text.starts_with(['-', '=']) && text.chars().all(is_plain)
 }
 
 #[cfg(test)]
@@ -376,6 +391,28 @@ mod tests {
         assert_eq!(words(&completed(OsStr::new("MA"), all)), [("MAA".into(), true)]);
         assert_eq!(completed(OsStr::new(""), all).len(), 3);
         assert_eq!(completed(OsStr::new("--"), || unreachable!("nobody is asked about flags")).len(), 0);
+    }
+
+    #[test]
+    fn nothing_a_shell_would_expand_or_run_is_offered() {
+        let evil = ["k$(touch x)", "a`id`", "a b", "a;id", "a&b", "a|b", "~root", "a*", "{a,b}", "a>b", "!a", "a\\b"];
+        let evil = evil.into_iter().chain(["a'b", "a\"b", "a\nb", "\u{1b}[2J", "=id", "-x", "#a", "ä", ""]);
+        let all =
+            || Some(evil.map(|word| Candidate::new(word, "")).chain([Candidate::new("zone=a", "x\u{1b}y")]).collect());
+        let offered = completed(OsStr::new(""), all);
+        assert_eq!(words(&offered), [("zone=a".into(), false)]);
+        assert_eq!(offered[0].get_help().map(ToString::to_string).as_deref(), Some("x\\u001by"));
+    }
+
+    #[test]
+    fn files_with_names_that_are_no_words_are_left_out() {
+        let dir = tempfile::TempDir::new().unwrap();
+        for name in ["fine_s.wasm", "x$(id).wasm", "a b.wasm"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        let word = format!("{}/", dir.path().display());
+        let offered = paths_of(PathCompleter::file(), OsStr::new(&word));
+        assert_eq!(words(&offered), [(format!("{word}fine_s.wasm"), false)]);
     }
 
     #[test]

@@ -11,7 +11,11 @@ mod candidates;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use clap_complete::env::{CompleteEnv, Shells};
+use clap::{Command, ValueHint};
+use clap_complete::{
+    engine::ArgValueCompleter,
+    env::{CompleteEnv, Shells},
+};
 use serde_json::json;
 
 use crate::{
@@ -78,7 +82,20 @@ fi
 
 /// Answers a shell that asks for completions, and ends the process then.
 pub fn answer() {
-    CompleteEnv::with_factory(cli::command).var(VARIABLE).complete();
+    CompleteEnv::with_factory(|| with_paths(cli::command())).var(VARIABLE).complete();
+}
+
+/// Lets all that are paths be completed by our own completer: the library's offers whatever files are called.
+fn with_paths(command: Command) -> Command {
+    command
+        .mut_args(|arg| {
+            let is_path = matches!(
+                arg.get_value_hint(),
+                ValueHint::AnyPath | ValueHint::FilePath | ValueHint::DirPath | ValueHint::ExecutablePath
+            );
+            if is_path && arg.get::<ArgValueCompleter>().is_none() { arg.add(candidates::paths()) } else { arg }
+        })
+        .mut_subcommands(with_paths)
 }
 
 pub fn run(terminal: &Terminal, args: &Completions) -> Result<()> {
