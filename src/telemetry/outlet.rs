@@ -131,6 +131,7 @@ impl Shared {
             if is_torn {
                 batch.push(b'\n');
             }
+            let start = batch.len();
             let (lost, notice_end) = waiting.empty_into(&mut batch, notice);
             drop(waiting);
             let written = write(&mut stream, &batch);
@@ -139,7 +140,8 @@ impl Shared {
             waiting.is_writing = false;
             waiting.has_failed = written < batch.len();
             if waiting.has_failed {
-                let lines = batch[written..].iter().filter(|byte| **byte == b'\n').count() as u64;
+                // The end of the torn line is no line of its own.
+                let lines = batch[written.max(start)..].iter().filter(|byte| **byte == b'\n').count() as u64;
                 // A notice that did not get through is no lost line itself; its count is told again.
                 waiting.lost += if written < notice_end && lost > 0 { lost + lines - 1 } else { lines };
             }
