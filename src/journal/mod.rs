@@ -25,7 +25,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::lenient::nullable;
+use crate::{escape, lenient::nullable};
 
 /// Lines kept of one entity.
 pub const LINES_MAX: usize = 1000;
@@ -232,7 +232,9 @@ impl Journal {
         let entity = kept.entities.entry(Arc::clone(&writer.entity)).or_default();
         entity.last += 1;
         let (number, at_us) = (entity.last, now_us.max(entity.spoke_us()));
-        let line = Line { number, at_us, level, link_name: Arc::clone(&writer.link_name), text: text.into() };
+        // One line for whoever reads it, whatever an actor has put into it.
+        let text = escape::line(text).into();
+        let line = Line { number, at_us, level, link_name: Arc::clone(&writer.link_name), text };
         let mut growth = line.cost() as isize;
         entity.bytes += line.cost();
         entity.lines.push_back(line);
@@ -354,6 +356,13 @@ mod tests {
         }
         let excerpt = journal.after("MA", 2, 2, 10_000);
         assert_eq!((excerpt.lost, excerpt.lines[0].number), (3, 6));
+    }
+
+    #[test]
+    fn what_terminals_obey_is_escaped_in_a_line() {
+        let journal = Journal::new("N");
+        journal.writer("MA", "").write(Level::Info, "a\u{1b}[2J\n12:00 forged\u{202e}");
+        assert_eq!(&*journal.tail("MA", 1).lines[0].text, "a\\u001b[2J\\n12:00 forged\\u202e");
     }
 
     #[test]
