@@ -16,6 +16,7 @@ use lattice_host::{
         pets::{CAT_API, DOG_API, Pets, Settings},
     },
 };
+use tokio_util::sync::CancellationToken;
 
 /// Serves the JSON APIs of dog.ceo and api.thecatapi.com, with pictures drawn on the spot, over HTTPS
 #[derive(Parser)]
@@ -66,7 +67,12 @@ async fn main() -> Result<()> {
     if pets.address().ip().is_unspecified() {
         println!("Elsewhere put an address of this machine before :{port}, and copy the file or put its text into ca.");
     }
-    shutdown::first_signal(|| {}).await.context("wait for Ctrl-C")?;
+    let stop = CancellationToken::new();
+    let signals = tokio::spawn(shutdown::obey_signals(stop.clone(), || {}));
+    tokio::select! {
+        () = stop.cancelled() => {}
+        ended = signals => ended?.context("wait for Ctrl-C")?,
+    }
     pets.stop().await;
     Ok(())
 }
