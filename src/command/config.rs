@@ -6,6 +6,7 @@ use super::{daemon::load, print};
 use crate::{
     cli::{self, ConfigCommand},
     config::{Row, SettingArgs, Sources},
+    escape,
     terminal::{Terminal, complain},
 };
 
@@ -32,7 +33,7 @@ fn lines(rows: &[Row], origin: bool) -> String {
     let width = |column: fn(&Row) -> &str| rows.iter().map(|row| column(row).chars().count()).max().unwrap_or(0);
     let (keys, values) = (width(|row| &row.key), width(|row| &row.value));
     let line = |row: &Row| {
-        let (key, value) = (&row.key, &row.value);
+        let (key, value) = (&row.key, escape::line(&row.value));
         match origin {
             true => format!("{key:keys$}  {value:values$}  {}\n", row.origin),
             false => format!("{}\n", format!("{key:keys$}  {value}").trim_end()),

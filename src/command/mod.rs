@@ -54,7 +54,7 @@ use crate::{
     config::{Mistakes, SettingArgs},
     control::types::Pairs,
     dirs::Dirs,
-    host,
+    escape, host,
     terminal::{Terminal, complain},
 };
 
@@ -169,7 +169,8 @@ fn ping() -> ExitCode {
 
 /// Writes data to standard output. A reader that has seen enough (`| head`) is no error.
 fn print(data: impl std::fmt::Display) -> ExitCode {
-    match write!(std::io::stdout().lock(), "{data}") {
+    // Some of it comes from files of the directory, which may be somebody else's.
+    match write!(std::io::stdout().lock(), "{}", escape::block(&data.to_string())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {

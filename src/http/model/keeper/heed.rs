@@ -47,6 +47,8 @@ impl Keeper {
             }
             // It concerns the lattice, not what the host runs.
             "linkdef_set" | "linkdef_deleted" | "refmap_set" | "config_set" | "config_deleted" => {}
+            // Nothing came of it.
+            "command_refused" => {}
             "health_check_status" => {}
             // What a host says that is gone does not bring it back.
             _ => {

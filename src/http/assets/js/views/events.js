@@ -11,8 +11,8 @@ const CHUNK = 200;
 const SEVERITIES = [["", "All severities"], ["error", "Errors"], ["warning", "Warnings"], ["good", "Good news"],
   ["info", "Other news"]];
 const NAMES = ["actor_scaled", "actor_updated", "actors_started", "actors_start_failed", "actors_stopped",
-  "config_set", "health_check_failed", "health_check_passed", "host_back", "host_lost", "host_started", "host_stopped",
-  "linkdef_deleted", "linkdef_set", "linkdef_set_failed", "provider_start_failed", "provider_started",
+  "command_refused", "config_set", "health_check_failed", "health_check_passed", "host_back", "host_lost",
+  "host_started", "host_stopped", "linkdef_deleted", "linkdef_set", "linkdef_set_failed", "provider_start_failed", "provider_started",
   "provider_stopped"];
 const ID = /\b([NMV][A-Z2-7]{55})\b/;
 const day = new Intl.DateTimeFormat("en", { weekday: "long", day: "numeric", month: "long" });
