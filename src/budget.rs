@@ -9,6 +9,7 @@
 //! * [`Buffer`] gathers one payload: it pays first and reserves memory then, never more than twice what has arrived or
 //!   [`AHEAD`], and without ever ending the process for want of memory. Its result gives back with its last copy.
 //! * Small payloads, up to [`SMALL`], have a part of the budget for themselves and never wait behind large ones.
+//! * A payload larger than the whole budget has it for itself; whoever reads it has a limit of its own.
 //! * Large ones wait in the order of arrival, until their caller's deadline. So that half-read ones do not wait for each
 //!   other in vain, one payload at a time has the *turn*: a quarter of the large part that is for it alone.
 //!
@@ -51,10 +52,6 @@ const STILL_WANTED: Duration = Duration::from_secs(15);
 /// Why a payload has no room.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Shortage {
-    #[error(
-        "{bytes} bytes are more than all payloads of this host may take together ({max} bytes, payload_memory_max_bytes)"
-    )]
-    TooLarge { bytes: usize, max: usize },
     #[error(
         "other payloads take the memory that is for them on this host ({max} bytes, payload_memory_max_bytes); try \
          again later, or raise it"
@@ -123,7 +120,7 @@ impl Budget {
         self.0.bytes_max
     }
 
-    /// How many bytes the largest payload may have.
+    /// How many bytes the largest payload has that fits into the budget.
     pub fn payload_max(&self) -> usize {
         self.0.large_max * UNIT / LARGE_STEP * LARGE_STEP
     }
@@ -162,7 +159,7 @@ impl Held {
         if bytes <= self.bytes {
             return Ok(false);
         }
-        if self.take_at_once(bytes)? {
+        if self.take_at_once(bytes) {
             return Ok(true);
         }
         let wanted = rounded(bytes);
@@ -177,7 +174,7 @@ impl Held {
 
     /// The same without waiting.
     pub fn try_cover(&mut self, bytes: usize) -> Result<(), Shortage> {
-        if bytes <= self.bytes || self.take_at_once(bytes)? {
+        if bytes <= self.bytes || self.take_at_once(bytes) {
             return Ok(());
         }
         Err(Shortage::Full { max: self.budget.0.bytes_max })
@@ -189,16 +186,16 @@ impl Held {
     }
 
     /// Takes what is missing if it is there now; says whether it was.
-    fn take_at_once(&mut self, bytes: usize) -> Result<bool, Shortage> {
+    fn take_at_once(&mut self, bytes: usize) -> bool {
         let wanted = rounded(bytes);
         let budget = self.budget.clone();
         let inner = &*budget.0;
         if wanted <= SMALL {
             let missing = units(wanted - self.bytes);
-            let Some(more) = taken(&inner.small.units, missing) else { return Ok(false) };
+            let Some(more) = taken(&inner.small.units, missing) else { return false };
             merge(&mut self.small, more);
         } else {
-            let missing = self.missing(wanted)?;
+            let missing = self.missing_units(wanted);
             if let Some(more) = taken(&inner.large.units, missing) {
                 merge(&mut self.large, more);
             } else if self.turn.is_some()
@@ -206,12 +203,12 @@ impl Held {
             {
                 merge(&mut self.for_turn, more);
             } else {
-                return Ok(false);
+                return false;
             }
             self.small = None;
         }
         self.bytes = wanted;
-        Ok(true)
+        true
     }
 
     /// Waits for what is missing. Cancel safe.
@@ -246,19 +243,12 @@ impl Held {
         merge(&mut self.large, more);
     }
 
-    /// The units a large payload misses, if it can ever have them.
-    fn missing(&self, wanted: usize) -> Result<u32, Shortage> {
-        let Inner { large_max, bytes_max, .. } = &*self.budget.0;
-        if wanted.div_ceil(UNIT) > *large_max {
-            return Err(Shortage::TooLarge { bytes: wanted, max: *bytes_max });
-        }
-        Ok(self.missing_units(wanted))
-    }
-
+    /// The units a large payload misses; it never needs more than there are.
     fn missing_units(&self, wanted: usize) -> u32 {
         let has = |permit: &Option<OwnedSemaphorePermit>| permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let has = has(&self.large) + has(&self.for_turn);
-        units(wanted).saturating_sub(u32::try_from(has).unwrap_or(u32::MAX))
+        let all = u32::try_from(self.budget.0.large_max).unwrap_or(u32::MAX);
+        units(wanted).min(all).saturating_sub(u32::try_from(has).unwrap_or(u32::MAX))
     }
 }
 
@@ -485,12 +475,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_can_never_have_room_is_refused_at_once() {
+    async fn a_payload_larger_than_the_budget_has_it_for_itself() {
         let budget = Budget::new(64 << 20);
-        let mut held = budget.hold();
-        let refused = held.cover(60 * MIB, Instant::now() + Duration::from_secs(3600)).await;
-        assert_eq!(refused, Err(Shortage::TooLarge { bytes: 60 * MIB, max: 64 << 20 }));
         assert_eq!(budget.payload_max(), 56 * MIB);
+        let (mut other, mut giant, mut small) = (budget.hold(), budget.hold(), budget.hold());
+        other.cover(MIB, soon()).await.unwrap();
+        assert!(giant.cover(500 * MIB, soon()).await.is_err());
+        drop(other);
+        assert!(giant.cover(500 * MIB, soon()).await.unwrap());
+        assert_eq!((free(&budget).1, free(&budget).2), (0, 0));
+        assert!(giant.cover(900 * MIB, soon()).await.unwrap());
+        small.cover(SMALL, soon()).await.unwrap();
+        drop(giant);
+        drop(small);
+        assert_eq!(free(&budget), (8 << 10, 42 << 10, 14 << 10));
     }
 
     #[tokio::test(start_paused = true)]
@@ -505,7 +503,6 @@ mod tests {
         for _ in 0..53 {
             buffer.push(&vec![3; MIB - 1], soon()).await.unwrap();
         }
-        assert!(matches!(buffer.push(&vec![3; MIB], soon()).await, Err(Shortage::TooLarge { .. })));
         let payload = buffer.finish();
         assert_eq!(payload.len(), 1 + 3 * MIB + 53 * (MIB - 1));
         drop(payload);

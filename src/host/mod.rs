@@ -198,7 +198,9 @@ impl Host {
         let registries = Registries::default();
         let uploads = Making::of_artifacts(config.kv_replicas, config.artifacts_max_bytes);
         let artifacts = Artifacts::new(ctl.clone(), domain.as_deref(), &config.lattice, uploads, budget.clone());
-        let registry = registry(&config, dirs, registries.clone()).with_uploads(Arc::new(artifacts));
+        let fetching =
+            registry::Settings { budget: budget.clone(), ..registry_settings(&config, dirs, registries.clone()) };
+        let registry = Registry::new(fetching).with_uploads(Arc::new(artifacts));
         let receiver = Receiver::new(receiver::Parts {
             nats: rpc.client.clone(),
             answers: answers.clone(),
@@ -579,6 +581,7 @@ pub fn registry_settings(config: &Config, dirs: &Dirs, registries: Registries) -
         pull_timeout: config.pull_timeout,
         cache_dir: dirs.images(),
         cache_bytes_max: config.oci_cache_bytes_max,
+        budget: Budget::default(),
         logins: Logins {
             given: None,
             lattice: registries,

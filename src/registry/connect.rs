@@ -10,6 +10,7 @@ use super::{
     oci::{Purpose, Remote},
     problem::Problem,
 };
+use crate::budget::Budget;
 
 /// Makes connections to registries.
 pub struct Connector {
@@ -17,6 +18,7 @@ pub struct Connector {
     ca: Option<PathBuf>,
     logins: Logins,
     token_hosts: Vec<String>,
+    budget: Budget,
 }
 
 impl Connector {
@@ -26,6 +28,7 @@ impl Connector {
             ca: settings.ca.clone(),
             logins: settings.logins.clone(),
             token_hosts: settings.token_hosts.clone(),
+            budget: settings.budget.clone(),
         }
     }
 
@@ -42,10 +45,11 @@ impl Connector {
         }
         let insecure = self.allowed_insecure.iter().any(|allowed| allowed == image.registry());
         let (own, ca, token_hosts) = (image.clone(), self.ca.clone(), self.token_hosts.clone());
+        let budget = self.budget.clone();
         // Reading the system's certificates takes a while.
         let made = tokio::task::spawn_blocking(move || {
             let authorities = ca.as_deref().map(read_ca).transpose()?.unwrap_or_default();
-            let reading = Reading { insecure, authorities, credentials, place, purpose, token_hosts };
+            let reading = Reading { insecure, authorities, credentials, place, purpose, token_hosts, budget };
             Ok((Remote::new(own, &reading)?, reading))
         });
         let made = made.await;

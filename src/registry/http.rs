@@ -31,7 +31,10 @@ use super::{
     oci::{CONNECT_TIMEOUT, Purpose, SILENCE_TIMEOUT},
     problem::Problem,
 };
-use crate::config::Secret;
+use crate::{
+    budget::{Budget, Buffer},
+    config::Secret,
+};
 
 /// Largest manifest, in bytes; what registries take themselves.
 const MANIFEST_BYTES_MAX: usize = 4 << 20;
@@ -41,8 +44,6 @@ const TOKEN_BYTES_MAX: usize = 1 << 20;
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
 /// Redirects of one request; registries need one.
 const REDIRECTS_MAX: usize = 5;
-/// What is reserved at most before anything has come, in bytes.
-const AHEAD_BYTES_MAX: u64 = 1 << 20;
 /// How long a body may be slow.
 const GRACE: Duration = Duration::from_secs(15);
 /// Slower than any line over which modules are pulled, in bytes per second.
@@ -58,6 +59,8 @@ pub struct Reading {
     pub purpose: Purpose,
     /// Hosts that the user trusts with logins, besides the registry's own.
     pub token_hosts: Vec<String>,
+    /// Pays for content.
+    pub budget: Budget,
 }
 
 /// The access that a registry gave.
@@ -76,6 +79,7 @@ pub struct Http {
     repository: String,
     access: Access,
     place: Place,
+    budget: Budget,
 }
 
 impl Http {
@@ -95,7 +99,7 @@ impl Http {
             .build()
             .map_err(|error| setup(&error))?;
         let (repository, place) = (repository.to_owned(), reading.place);
-        Ok(Self { client, root, repository, access: Access::Anonymous, place })
+        Ok(Self { client, root, repository, access: Access::Anonymous, place, budget: reading.budget.clone() })
     }
 
     /// Logs in as the registry wants it: not at all, with a password, or with a token got for it.
@@ -170,7 +174,7 @@ impl Http {
         let name = digest.to_string();
         let request = self.client.get(self.url("blobs", &name)?);
         let mut answer = self.get(request).await?;
-        let mut content = Vec::with_capacity(usize::try_from(size.min(AHEAD_BYTES_MAX)).unwrap_or_default());
+        let mut content = Buffer::new(&self.budget, usize::try_from(size).ok());
         let (mut computed, began) = (Context::new(&SHA256), Instant::now());
         while let Some(piece) = answer.chunk().await.map_err(|error| Problem::of_request(&error))? {
             // More than announced cannot be what the digest names, and must not fill the memory.
@@ -178,12 +182,13 @@ impl Http {
                 return Err(Problem::Digest);
             }
             computed.update(&piece);
-            content.extend_from_slice(&piece);
+            let paid = content.push(&piece, tokio::time::Instant::now() + SILENCE_TIMEOUT).await;
+            paid.map_err(|shortage| Problem::Setup(format!("there is no memory for it now: {shortage}")))?;
             came(piece.len());
             check_pace(content.len(), began.elapsed())?;
         }
         match name.ends_with(&HEXLOWER.encode(computed.finish().as_ref())) {
-            true => Ok(content.into()),
+            true => Ok(content.finish()),
             false => Err(Problem::Digest),
         }
     }
@@ -379,6 +384,7 @@ mod tests {
             place: Place::Nowhere,
             purpose: Purpose::Pull,
             token_hosts: Vec::new(),
+            budget: Budget::default(),
         };
         let http = Http::new("r.example:5000", "team/echo", &reading).unwrap();
         let url = http.url("manifests", "1.0.0-RC1").unwrap();

@@ -67,6 +67,8 @@ use push::{Pushed, Upload};
 use reference::Reference;
 use uploads::{Fetcher, UploadError, Uploads};
 
+use crate::budget::Budget;
+
 /// The largest module or archive that is read, in bytes.
 pub const ARTIFACT_BYTES_MAX: u64 = 512 * 1024 * 1024;
 
@@ -121,6 +123,8 @@ pub struct Settings {
     pub allowed_insecure: Vec<String>,
     /// A file of certificates that registries may be signed by, besides those of the system.
     pub ca: Option<PathBuf>,
+    /// Pays for what is fetched.
+    pub budget: Budget,
     /// How long one fetch may take, with everything.
     pub pull_timeout: Duration,
     /// Where images are kept; made when needed.
@@ -358,6 +362,7 @@ mod tests {
             pull_timeout: Duration::from_secs(1),
             cache_dir: PathBuf::from("/nonexistent"),
             cache_bytes_max: 0,
+            budget: Budget::default(),
             logins: Logins { given: None, lattice: Default::default(), settings: None, docker: None },
             token_hosts: Vec::new(),
         })

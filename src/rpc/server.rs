@@ -62,6 +62,8 @@ const LEAVE_COUNT: Duration = Duration::from_millis(700);
 /// Messages that may be on their way however few have arrived lately: on a machine that has much to do they wait in the
 /// connection.
 const LEAVE_MARGIN: u64 = 64;
+/// The longest id of an invocation that is asked for; those of all peers are UUIDs.
+const ID_CHARS_MAX: usize = 128;
 /// A call that began on this host and came back over NATS counts as made by a waiting one.
 const DEPTH_OF_OWN: u8 = 1;
 
@@ -247,7 +249,8 @@ impl Desk {
             (false, false, Ok(_)) => None,
         };
         let invocation = codec::decode_invocation(message.payload.clone());
-        let known = invocation.as_ref().ok().filter(|_| self.is_own).map(|call| Known::new(&inner, &call.id));
+        let known = invocation.as_ref().ok().filter(|call| self.is_own && call.id.len() <= ID_CHARS_MAX);
+        let known = known.map(|call| Known::new(&inner, &call.id));
         let (target, handler) = (Arc::clone(&self.target), Arc::clone(&self.handler));
         self.work.spawn(async move {
             let _paid_for = admitted;

@@ -9,6 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use lattice_host::{
+    budget::Budget,
     config::{OciCredentials, Secret},
     registry::{
         FetchError, Registry, Settings,
@@ -38,6 +39,7 @@ fn settings(registry: &str, dir: &Path) -> Settings {
         pull_timeout: Duration::from_secs(20),
         cache_dir: dir.join("oci"),
         cache_bytes_max: 1 << 30,
+        budget: Budget::default(),
         logins: Logins { given: None, lattice: Registries::default(), settings: None, docker: None },
         token_hosts: Vec::new(),
     }

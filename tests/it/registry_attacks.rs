@@ -14,6 +14,7 @@ use std::{
 use bytes::Bytes;
 use hyper::Response;
 use lattice_host::{
+    budget::Budget,
     config::Secret,
     registry::{
         FetchError, Registry, Settings,
@@ -45,6 +46,7 @@ fn settings(registry: &str, dir: &Path, login: bool) -> Settings {
         pull_timeout: Duration::from_secs(20),
         cache_dir: dir.join("oci"),
         cache_bytes_max: 1 << 30,
+        budget: Budget::default(),
         logins: Logins { given: login.then_some(basic), lattice: Registries::default(), settings: None, docker: None },
         token_hosts: Vec::new(),
     }
