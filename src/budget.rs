@@ -43,7 +43,7 @@ const TURN_SHARE: usize = 4;
 /// Of the machine's memory, the budget unless it is set; within bounds that serve on every machine.
 const MEMORY_SHARE: u64 = 8;
 const DEFAULT_MIN: u64 = 256 << 20;
-const DEFAULT_MAX: u64 = 1 << 30;
+const DEFAULT_MAX: u64 = 512 << 20;
 /// The smallest budget that can be set.
 pub const BYTES_MIN: u64 = 16 << 20;
 /// How long a part counts as wanted after somebody waited for it: most waiters give up soon.

@@ -337,7 +337,7 @@ pub static GROUPS: &[Group] = &[
             Setting::new("actor_instances_max", &["WASMCLOUD_ACTOR_INSTANCES_MAX"], "actor-instances-max",
                 Kind::Integer { min: 0, max: 1_000_000 }, "0", "Actor instances alive at once; 0 asks the machine's memory"),
             Setting::new("payload_memory_max_bytes", &["WASMCLOUD_PAYLOAD_MEMORY_MAX_BYTES"], "payload-memory-max-bytes",
-                Kind::Bytes { min: 0, max: TIB }, "0", "Memory that all large payloads, request bodies and images on their way may take together, like 512M; 0 asks the machine's memory"),
+                Kind::Bytes { min: 0, max: TIB }, "0", "Memory that all large payloads, request bodies and images on their way may take together, like 1G; 0 is an eighth of the machine's memory, 256M at least and 512M at most"),
             Setting::new("call_queue_max", &["WASMCLOUD_CALL_QUEUE_MAX"], "call-queue-max",
                 Kind::Integer { min: 0, max: 1_000_000 }, "1024", "Calls that may wait for one actor"),
         ],

@@ -566,12 +566,7 @@ fn reserved_subjects(config: &Config) -> Reserved {
     Reserved::new(policy.chain([&config.ctl_topic_prefix]).cloned())
 }
 
-/// Where a host with these settings fetches from; `registries` is what clients may add credentials to.
-pub fn registry(config: &Config, dirs: &Dirs, registries: Registries) -> Registry {
-    Registry::new(registry_settings(config, dirs, registries))
-}
-
-/// What fetching depends on, by the settings.
+/// What fetching depends on, by the settings; `registries` is what clients may add credentials to.
 pub fn registry_settings(config: &Config, dirs: &Dirs, registries: Registries) -> registry::Settings {
     registry::Settings {
         allow_files: config.allow_file_load,
