@@ -74,7 +74,8 @@ struct Inner {
     turn: Arc<Semaphore>,
     /// The units for it alone.
     for_turn: Arc<Semaphore>,
-    /// The units one large payload can have at most.
+    /// The units for all large payloads, and those that one of them can have at most.
+    shared: usize,
     large_max: usize,
 }
 
@@ -105,12 +106,14 @@ impl Budget {
         let small = units / SMALL_SHARE;
         let large_max = (units - small).min(u32::MAX as usize);
         let for_turn = large_max / TURN_SHARE;
+        let shared = large_max - for_turn;
         Self(Arc::new(Inner {
             bytes_max,
             small: Part::new(small),
-            large: Part::new(large_max - for_turn),
+            large: Part::new(shared),
             turn: Arc::new(Semaphore::new(1)),
             for_turn: Arc::new(Semaphore::new(for_turn)),
+            shared,
             large_max,
         }))
     }
@@ -223,7 +226,8 @@ impl Held {
             let missing = self.missing_units(wanted);
             tokio::select! {
                 biased;
-                more = waited(&inner.large.units, missing) => {
+                // More than is there for all would never come, and be kept from everybody meanwhile.
+                more = waited(&inner.large.units, missing), if missing as usize <= inner.shared => {
                     self.small = None;
                     return merge(&mut self.large, more);
                 }
