@@ -14,7 +14,7 @@
 //! * [`actors`] runs modules; [`providers`] gives them a world, by [`contracts`]. [`control`] answers clients.
 //! * [`doctor`] finds out what is wrong with a lattice. [`inspect`] tells what a reference names; [`keyring`] has the keys a
 //!   developer signs with. [`errors`] and [`lenient`] are two helpers everybody needs; [`escape`] makes
-//!   strangers' text harmless where people read it.
+//!   strangers' text harmless where people read it; [`files`] reads files whose paths came from elsewhere.
 //! * [`command`] is what the commands of the binary do: they ask the lattice through [`client`], found by [`context`] or the
 //!   settings of the directory, and print through [`terminal`].
 //! * [`vigil`] notices that this process was frozen.
@@ -49,6 +49,7 @@ pub mod doctor;
 pub mod errors;
 pub mod escape;
 pub mod events;
+pub mod files;
 pub mod host;
 pub mod http;
 pub mod identity;

@@ -64,6 +64,7 @@ async fn main() -> Result<()> {
     println!("Values of the link from dogs-and-cats to builtin://httpclient, for hosts on this machine:");
     println!("  resolve={}", Pets::resolve(local));
     println!("  ca_file={ca}");
+    println!("  allow_loopback=true");
     if pets.address().ip().is_unspecified() {
         println!("Elsewhere put an address of this machine before :{port}, and copy the file or put its text into ca.");
     }

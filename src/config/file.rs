@@ -275,6 +275,7 @@ pub(super) fn members(config: &Config, dir: &Path) -> BTreeMap<String, Value> {
         "provider_env": config.provider_env,
         "repeatable_operations": config.repeatable_operations,
         "inbox_prefixes": config.inbox_prefixes,
+        "link_paths": config.link_paths,
         "shutdown_timeout_ms": config.shutdown_timeout.as_millis() as u64,
         "enable_ipv6": u8::from(config.ctl.ipv6),
         // A text in 2022; the later host of that family reads the same words.

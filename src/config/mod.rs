@@ -73,6 +73,8 @@ pub struct Config {
     pub provider_delay: Duration,
     /// Names of environment variables that provider processes get.
     pub provider_env: Vec<String>,
+    /// Directories below which links may name files and directories; none sets no such bound.
+    pub link_paths: Vec<PathBuf>,
     pub js_domain: Option<String>,
     /// Replicas of the metadata bucket, should this host create it.
     pub kv_replicas: usize,
@@ -199,6 +201,7 @@ impl Config {
             inbox_prefixes: table.list("inbox_prefixes"),
             provider_delay: milliseconds(table, "provider_delay"),
             provider_env: table.list("provider_env"),
+            link_paths: table.list("link_paths").into_iter().map(PathBuf::from).collect(),
             js_domain: table.text("js_domain"),
             kv_replicas: size(table, "kv_replicas"),
             kv_max_bytes: bytes(table, "kv_max_bytes"),

@@ -347,6 +347,9 @@ pub static GROUPS: &[Group] = &[
         settings: &[
             Setting::new("provider_env", &["WASMCLOUD_PROVIDER_ENV"], "provider-env",
                 Kind::List, "", "Environment variables passed on to provider processes, like HTTPS_PROXY,SSL_CERT_FILE; RUST_LOG always is"),
+            Setting::new("link_paths", &["WASMCLOUD_LINK_PATHS"], "link-paths",
+                Kind::List, "", "Directories below which links may name files and directories, like /srv/blobs,/etc/lattice; without it any \
+                    file, and directories that were made for it"),
         ],
     },
     Group {

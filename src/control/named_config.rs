@@ -56,7 +56,7 @@ pub enum ConfigError {
 
 impl NamedConfig {
     pub fn new(nats: Nats, domain: Option<String>, lattice: &str, making: Making) -> Self {
-        Self { nats, domain, bucket: format!("CONFIGDATA_{lattice}"), making }
+        Self { nats, domain, bucket: format!("{}{lattice}", crate::store::keys::CONFIG_BUCKET), making }
     }
 
     async fn put(&self, entity: &str, key: &str, value: Bytes) -> Result<(), ConfigError> {

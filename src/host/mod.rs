@@ -52,7 +52,11 @@ use crate::{
     meter::Meter,
     peers::{self, Peers},
     policy::{HostInfo, Policy},
-    providers::{external::Launcher, supervisor as providers},
+    providers::{
+        bounds::{Bounds, LinkPaths, OwnSockets},
+        external::Launcher,
+        supervisor as providers,
+    },
     registry::{
         self, Registry,
         credentials::{Logins, Registries},
@@ -111,6 +115,7 @@ pub struct Host {
     peer_service: JoinHandle<()>,
     meter: Meter,
     answers: Answers,
+    sockets: OwnSockets,
     followers: Followers,
     dashboard: Option<Place>,
     _presence: Option<Presence>,
@@ -147,6 +152,17 @@ impl Host {
         let state = HostState::new(facts(&config, &host_id, friendly_name.clone()), config.labels.clone());
         let reserved = reserved_subjects(&config);
         let answers = Answers::new(reserved.clone(), config.inbox_prefixes.clone());
+        let bounds = Bounds {
+            subjects: reserved,
+            sockets: OwnSockets::default(),
+            paths: LinkPaths::new(config.link_paths.clone()),
+        };
+        let sockets = bounds.sockets.clone();
+        let servers: Vec<String> =
+            [&config.ctl, &config.rpc, &config.prov_rpc].iter().flat_map(|one| one.servers.clone()).collect();
+        // Before any provider runs.
+        sockets.look(&servers, &[ctl.clone(), rpc.clone()]).await;
+        tasks.spawn(sockets.clone().follow(servers, [ctl.clone(), rpc.clone()], stop.clone()));
         let events = Publisher::start(ctl.client.clone(), subjects.clone(), host_id.clone(), &tasks);
         let policy = policy(&config, (&ctl, &answers), &state, &tasks, &stop).await?;
         let sender = LinkSender { rpc: rpc.client.clone(), subjects: subjects.clone() };
@@ -228,7 +244,7 @@ impl Host {
                 rpc_timeout: config.rpc_timeout,
                 stop_delay: config.provider_delay,
                 js_domain: domain.clone(),
-                reserved_subjects: reserved,
+                bounds,
                 answers: answers.clone(),
                 cache_dir: dirs.cache.clone(),
                 data_dir: dirs.data.clone(),
@@ -363,6 +379,7 @@ impl Host {
                     peers: peers.clone(),
                     meter: meter.clone(),
                     answers: answers.clone(),
+                    sockets: sockets.clone(),
                     router,
                     engine,
                     slots,
@@ -400,6 +417,7 @@ impl Host {
             peer_service,
             meter,
             answers,
+            sockets,
             followers,
             dashboard,
             _presence: presence,
@@ -444,6 +462,11 @@ impl Host {
     /// The calls this host served and made, counted.
     pub fn meter(&self) -> &Meter {
         &self.meter
+    }
+
+    /// The sockets that no actor reaches through a built-in provider.
+    pub fn own_sockets(&self) -> &OwnSockets {
+        &self.sockets
     }
 
     /// The answers of this host to questions over NATS.

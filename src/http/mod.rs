@@ -15,6 +15,7 @@
 //! The dashboard is a client of the lattice like any other: what it changes goes over the control interface, also to its own
 //! host. It is not essential: a host without it works.
 
+mod actor;
 pub mod api;
 mod assets;
 pub mod door;
@@ -48,7 +49,8 @@ use crate::{
     links::Live,
     meter::Meter,
     peers::Peers,
-    providers, router, rpc,
+    providers::{self, bounds::OwnSockets},
+    router, rpc,
     store::{Store, jetstream::making::Making},
     vigil::Vigil,
 };
@@ -73,6 +75,7 @@ pub struct Parts {
     pub peers: Peers,
     pub meter: Meter,
     pub answers: Answers,
+    pub sockets: OwnSockets,
     pub router: router::Router,
     pub engine: Engine,
     pub slots: Slots,
@@ -128,6 +131,8 @@ impl Dashboard {
     ) -> Result<Place> {
         let listener = listen::bind(settings.address).await?;
         let address = listener.local_addr().context("read the address")?;
+        // Before it answers anybody: no actor may reach it.
+        parts.sockets.add(address);
         let (token, token_file) = match (&settings.token, address.ip().is_loopback()) {
             (Some(token), _) => (Some(token.clone()), None),
             (None, true) => (None, None),
@@ -183,6 +188,7 @@ impl Dashboard {
         app.merge(api::routes())
             .fallback(api::not_found)
             .layer(middleware::from_fn_with_state(self.clone(), door::guard))
+            .layer(middleware::from_fn(actor::refuse))
             .with_state(self)
     }
 

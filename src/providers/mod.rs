@@ -16,6 +16,7 @@
 use tokio::{sync::watch, time::Instant};
 
 pub mod archive;
+pub mod bounds;
 pub mod builtin;
 pub mod external;
 pub mod in_process;

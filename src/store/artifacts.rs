@@ -42,6 +42,8 @@ use crate::{
     },
 };
 
+/// What the names of buckets with uploads begin with.
+pub const BUCKET: &str = "ARTIFACTS_";
 /// How long a piece may take on a slow line, with those that are before it.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long what was confirmed may take to be seen: another domain with such a bucket may have confirmed it first, and a
@@ -120,7 +122,7 @@ impl Artifacts {
     /// The store of a lattice; opened when it is needed. `making` is for a bucket that has to be made, and
     /// what is read is paid for out of the budget.
     pub fn new(nats: Nats, domain: Option<&str>, lattice: &str, making: Making, budget: Budget) -> Self {
-        let bucket = format!("ARTIFACTS_{lattice}");
+        let bucket = format!("{BUCKET}{lattice}");
         Self(Arc::new(Inner { nats, domain: domain.map(str::to_owned), bucket, making, budget }))
     }
 

@@ -6,6 +6,8 @@ use data_encoding::HEXUPPER;
 
 /// What the names of metadata buckets begin with.
 pub const BUCKET: &str = "LATTICEDATA_";
+/// What the names of buckets with named configuration begin with.
+pub const CONFIG_BUCKET: &str = "CONFIGDATA_";
 const LINK: &str = "LINKDEF_";
 const CLAIMS: &str = "CLAIMS_";
 const REFERENCE: &str = "REFMAP_";

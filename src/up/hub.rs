@@ -8,6 +8,7 @@
 use std::{
     fmt, fs,
     io::{self, Read as _, Seek as _, SeekFrom},
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -311,6 +312,12 @@ impl Watch {
             "not connected to hub; {}. The host starts without it, and the server goes on trying",
             self.hub.advice(reason.unwrap_or_default())
         );
+    }
+
+    /// Where the server tells how it is, which is nobody's business but this process's.
+    pub fn monitoring(&self) -> Option<SocketAddr> {
+        let url = monitoring(&self.ports_dir, self.pid)?;
+        url.trim_start_matches("http://").trim_end_matches('/').parse().ok()
     }
 
     async fn is_connected(&self, client: Option<&reqwest::Client>) -> bool {

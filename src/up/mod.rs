@@ -341,6 +341,9 @@ impl Session {
 
     /// The host is ready: starts the demonstration, notes everything, and returns what to tell the user.
     pub async fn ready(&mut self, host: &Host, config: &Config) -> Result<Summary> {
+        if let Some(address) = self.link.as_ref().and_then(|(watch, _)| watch.monitoring()) {
+            host.own_sockets().add(address);
+        }
         if self.options.demo {
             info!("starting the demonstration");
             let log = nats_server::log_in(self.claim.instance().folder());

@@ -38,7 +38,8 @@ async fn an_actor_fetches_pages_by_the_linked_client_only() {
     assert!(refused.text().await.unwrap().contains("link"), "the error says that a link is missing");
 
     start_provider(&server, &host, "builtin://httpclient").await;
-    link(&server, FETCHER, httpclient::SPEC.public_key, "wasmcloud:httpclient", &[]).await;
+    let values = [("allow_loopback", "true")];
+    link(&server, FETCHER, httpclient::SPEC.public_key, "wasmcloud:httpclient", &values).await;
     assert_eq!(reqwest::get(&url).await.unwrap().status(), StatusCode::IM_A_TEAPOT);
     let echoed = format!("{page}/?url=http://127.0.0.1:{}/echo", origin.port);
     let echoed = reqwest::Client::new().post(echoed).body("hello").send().await.unwrap();

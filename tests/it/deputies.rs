@@ -1,15 +1,24 @@
 //! What a host must not be made to do in its own name: answer where somebody is commanded, and reach with a built-in
 //! provider what the one who asks could not reach.
 
+use std::{collections::HashMap, sync::Arc};
+
 use async_nats::ConnectOptions;
 use futures::StreamExt;
-use lattice_host::providers::builtin::keyvalue;
+use lattice_host::providers::{
+    bounds::{LinkPaths, OwnSockets},
+    builtin::{LinkError, Spec, blobstore, httpclient, httpserver, keyvalue, messaging},
+};
 use serde_json::{Value, json};
+use wasmbus_rpc::common::serialize;
+use wasmcloud_interface_httpclient::HttpRequest;
 
 use crate::harness::{
-    ECHO, PATIENCE, Server, TestHost,
+    ECHO, FETCHER, PATIENCE, Server, TestHost, builtin,
     client::{self, ctl_2024, start, start_provider},
     eventually, example, host,
+    nats::free_port,
+    origin::{Origin, Proxy},
 };
 
 /// Users who may ask, each in one way, and nothing else; a host; and ears for everything.
@@ -144,4 +153,255 @@ async fn an_actor_a_provider_and_the_health_of_one_answer_to_inboxes_only() {
     tokio::time::timeout(PATIENCE, bare.next()).await.expect("an answer").expect("an answer");
     assert_eq!(ctl_2024(&server).await.get_hosts().await.expect("hosts").len(), 1);
     host.stop().await;
+}
+
+/// An actor with an HTTP client that fetches what it is asked to: the host, its page, and the values of its link.
+struct Fetching {
+    server: Server,
+    host: TestHost,
+    page: String,
+}
+
+impl Fetching {
+    /// A host with a dashboard, and an actor that fetches for whoever asks its page.
+    async fn start(values: &[(&str, &str)]) -> Self {
+        let server = Server::start().await;
+        let host = host(&server).set("dashboard_port", &free_port().to_string()).start().await;
+        start_provider(&server, &host, "builtin://httpserver").await;
+        start_provider(&server, &host, "builtin://httpclient").await;
+        start(&server, &host, &example("fetcher"), 4).await;
+        let address = format!("127.0.0.1:{}", free_port());
+        let page = [("address", &*address)];
+        client::link(&server, FETCHER, httpserver::SPEC.public_key, "wasmcloud:httpserver", &page).await;
+        client::link(&server, FETCHER, httpclient::SPEC.public_key, "wasmcloud:httpclient", values).await;
+        eventually("the page is there", || async { std::net::TcpStream::connect(&address).ok() }).await;
+        Self { server, host, page: format!("http://{address}/") }
+    }
+
+    fn dashboard(&self) -> u16 {
+        self.host.host().dashboard().expect("a dashboard").address.port()
+    }
+
+    /// Has the actor make a request; returns the status and the text of the answer.
+    async fn fetch(&self, method: reqwest::Method, url: &str) -> (u16, String) {
+        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let asked = client.request(method, &self.page).query(&[("url", url)]).body("an archive").send();
+        let answer = asked.await.expect("an answer of the actor");
+        (answer.status().as_u16(), answer.text().await.expect("text"))
+    }
+}
+
+/// Everything that a link can allow.
+const GENEROUS: [(&str, &str); 3] = [
+    ("allow_loopback", "true"),
+    ("allow_link_local", "true"),
+    ("allowed_hosts", "*,localhost,127.0.0.1,0.0.0.0,[::1],own.example,led.example"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_actor_reaches_neither_the_dashboard_nor_the_nats_server_whatever_its_link_says() {
+    let origin = Origin::start().await;
+    let resolve = [("resolve", "own.example=127.0.0.1")];
+    let fetching = Fetching::start(&[&GENEROUS[..], &resolve].concat()).await;
+    // Another host on this machine, which this one does not know of, does not take it either.
+    let other = host(&fetching.server).set("dashboard_port", &free_port().to_string()).start().await;
+    let neighbour = other.host().dashboard().expect("a dashboard").address;
+    let (status, text) = fetching.fetch(reqwest::Method::GET, &format!("http://{neighbour}/api/v1/hosts")).await;
+    assert!(status == 403 && text.contains("actors may not"), "{status} {text}");
+    other.stop().await;
+    // The link works, on this very machine.
+    let (status, text) = fetching.fetch(reqwest::Method::GET, &origin.url("/status/418")).await;
+    assert_eq!(status, 418, "{text}");
+
+    let nats: u16 = fetching.server.address().rsplit_once(':').expect("a port").1.parse().expect("a port");
+    let lan = std::net::UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+        socket.connect("192.0.2.1:9")?;
+        socket.local_addr()
+    });
+    let mut hosts: Vec<String> = [
+        "127.0.0.1",
+        "127.0.0.1.",
+        "localhost",
+        "LOCALHOST.",
+        "127.1",
+        "127.9.9.9",
+        "2130706433",
+        "0x7f.1",
+        "0",
+        "0.0.0.0",
+        "[::1]",
+        "[::]",
+        "[::ffff:127.0.0.1]",
+        "[::127.0.0.1]",
+        "own.example",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    hosts.extend(lan.ok().map(|address| address.ip().to_string()));
+    for port in [fetching.dashboard(), nats] {
+        for host in &hosts {
+            for (method, path) in [(reqwest::Method::GET, "api/v1/hosts"), (reqwest::Method::POST, "api/v1/uploads")] {
+                let url = format!("http://{host}:{port}/{path}");
+                let (status, text) = fetching.fetch(method, &url).await;
+                assert_eq!(status, 502, "{url}: {text}");
+                assert!(text.contains("a socket of the host itself or of its NATS server"), "{url}: {text}");
+            }
+        }
+        let redirect = origin.url(&format!("/redirect/307?http://127.0.0.1:{port}/api/v1/uploads"));
+        let (status, text) = fetching.fetch(reqwest::Method::POST, &redirect).await;
+        assert!(status == 502 && text.contains("a socket of the host itself"), "{status} {text}");
+        // The port of an address that the link fixes.
+        let led = format!("led.example=127.0.0.1:{port}");
+        let values = [&GENEROUS[..], &[("resolve", &*led)]].concat();
+        client::link(&fetching.server, FETCHER, httpclient::SPEC.public_key, "wasmcloud:httpclient", &values).await;
+        let refused = eventually("the link has its new values", || async {
+            let (_, text) = fetching.fetch(reqwest::Method::GET, "http://led.example/").await;
+            (!text.contains("cannot be resolved")).then_some(text)
+        });
+        assert!(refused.await.contains("a socket of the host itself"));
+    }
+    fetching.host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_actor_reaches_nothing_else_of_its_machine_unless_the_link_says_so() {
+    let origin = Origin::start().await;
+    let fetching = Fetching::start(&[]).await;
+    for host in ["127.0.0.1", "localhost", "0x7f000001", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"] {
+        let url = format!("http://{host}:{}/x", origin.port);
+        let (status, text) = fetching.fetch(reqwest::Method::GET, &url).await;
+        assert!(status == 502 && text.contains("allow_loopback=true"), "{url}: {status} {text}");
+    }
+    fetching.host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_is_no_way_to_an_own_socket() {
+    let server = Server::start().await;
+    let host = host(&server).set("dashboard_port", &free_port().to_string()).start().await;
+    let dashboard = host.host().dashboard().expect("a dashboard").address;
+    let (proxy, dir) = (Proxy::start().await, tempfile::tempdir().expect("a directory"));
+    let mut context = builtin::context(&server, &httpclient::SPEC, dir.path(), HashMap::new()).await;
+    context.bounds.sockets = host.host().own_sockets().clone();
+    let fetch = async |proxy: &str, url: &str| {
+        let values = [&GENEROUS[..], &[("proxy", proxy)]].concat();
+        let provider = (httpclient::SPEC.build)(context.clone());
+        let link = provider.link(builtin::link(&httpclient::SPEC, &values)).await.expect("a link");
+        let request = serialize(&HttpRequest::get(url)).expect("encoded");
+        builtin::call(&link, &httpclient::SPEC, "HttpClient.Request", request).await
+    };
+    let good = format!("http://user:secret@127.0.0.1:{}", proxy.port);
+    for (proxy, url) in [
+        (&good, format!("http://{dashboard}/api/v1/hosts")),
+        (&good, format!("http://localhost:{}/api/v1/hosts", dashboard.port())),
+        (&good, format!("http://[::ffff:127.0.0.1]:{}/", dashboard.port())),
+        // A dashboard takes what is meant for a proxy for its own.
+        (&format!("http://{dashboard}"), "http://far.example/api/v1/hosts".to_owned()),
+        (&format!("http://localhost:{}", dashboard.port()), "http://far.example/api/v1/hosts".to_owned()),
+        (&server.url().replace("nats:", "http:"), "https://far.example/".to_owned()),
+    ] {
+        let error = fetch(proxy, &url).await.expect_err(&url).to_string();
+        assert!(error.contains("a socket of the host itself"), "{proxy} {url}: {error}");
+    }
+    assert_eq!(proxy.log(), Vec::<String>::new());
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn no_link_listens_in_the_place_of_the_host_or_its_nats_server() {
+    let server = Server::start().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut context = builtin::context(&server, &httpserver::SPEC, dir.path(), HashMap::new()).await;
+    let port = free_port();
+    context.bounds.sockets = OwnSockets::default();
+    context.bounds.sockets.add(([127, 0, 0, 1], port).into());
+    let provider = (httpserver::SPEC.build)(context);
+    for host in ["127.0.0.1", "0.0.0.0", "[::]", "localhost"] {
+        let address = format!("{host}:{port}");
+        let values = [("address", &*address)];
+        let refused = Arc::clone(&provider).link(builtin::link(&httpserver::SPEC, &values)).await;
+        let error = refused.err().expect("the address is taken").to_string();
+        assert!(error.contains("where the host itself or its NATS server listens"), "{error}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn files_that_links_name_are_ordinary_small_and_below_link_paths() {
+    let server = Server::start().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let pipe = dir.path().join("pipe");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).expect("a pipe");
+    let large = dir.path().join("large.pem");
+    std::fs::File::create(&large).and_then(|file| file.set_len(1 << 40)).expect("a hole");
+    let secret = dir.path().join("host_config.json");
+    std::fs::write(&secret, r#"{"cluster_seed":"SCAA-not-to-be-told"}"#).expect("written");
+    let paths = [&pipe, &large, &secret, dir.path()].map(|path| path.display().to_string());
+    let paths =
+        paths.into_iter().chain(["/dev/zero", "/dev/stdin", "/proc/self/environ", "/etc/shadow"].map(str::to_owned));
+    let url = server.url();
+    for path in paths {
+        let tls = ["tls_cert_file", "tls_key_file"].map(|name| (name, &*path));
+        let cases: [(&'static Spec, &[(&str, &str)]); 4] = [
+            (&httpclient::SPEC, &[("ca_file", &*path)]),
+            (&messaging::SPEC, &[("uri", &*url), ("ca_file", &*path)]),
+            (&httpserver::SPEC, &tls),
+            (&httpserver::SPEC, &[("config_file", &*path)]),
+        ];
+        for (spec, values) in cases {
+            let context = builtin::context(&server, spec, dir.path(), HashMap::new()).await;
+            let taken = (spec.build)(context).link(builtin::link(spec, values));
+            let taken = tokio::time::timeout(PATIENCE, taken).await.expect("it does not take for ever");
+            // A connection without TLS needs no authority.
+            let Err(error) = taken else {
+                assert!(spec.name == "messaging" && path.ends_with("host_config.json"), "{} {path}", spec.name);
+                continue;
+            };
+            let text = error.to_string();
+            assert!(!text.contains("not-to-be-told") && !text.contains("root:"), "{} {path}: {text}", spec.name);
+            let mut context = builtin::context(&server, spec, dir.path(), HashMap::new()).await;
+            context.bounds.paths = LinkPaths::new(vec!["/nowhere".into()]);
+            let outside = (spec.build)(context).link(builtin::link(spec, values)).await;
+            let text = outside.err().expect("nothing is below that").to_string();
+            assert!(text.contains("link_paths") || text.contains("cannot be read"), "{} {path}: {text}", spec.name);
+        }
+    }
+}
+
+#[tokio::test]
+async fn objects_go_only_into_directories_that_were_made_for_them() {
+    let server = Server::start().await;
+    let (dir, home) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    std::fs::write(home.path().join(".profile"), "").expect("written");
+    let context = builtin::context(&server, &blobstore::SPEC, dir.path(), HashMap::new()).await;
+    let provider = (blobstore::SPEC.build)(context);
+    let taken = async |root: &str| {
+        Arc::clone(&provider).link(builtin::link(&blobstore::SPEC, &[("root", root)])).await.map(drop)
+    };
+    let home = home.path().display().to_string();
+    for root in ["/", "/etc", "/proc/self", "/usr/bin/env", "/no/such", &home, &format!("{home}/new")] {
+        let error = taken(root).await.expect_err(root).to_string();
+        assert!(error.contains("link value root") && error.contains(root), "{error}");
+    }
+    assert_eq!(std::fs::read_dir(&home).expect("a directory").count(), 1);
+    let made = tempfile::tempdir().expect("a directory");
+    for _ in 0..2 {
+        taken(&made.path().display().to_string()).await.expect("an empty directory, and one with stores");
+    }
+}
+
+#[tokio::test]
+async fn no_link_keeps_its_data_in_a_bucket_of_the_hosts() {
+    let server = Server::start().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    for spec in [&keyvalue::SPEC, &blobstore::SPEC] {
+        for bucket in ["LATTICEDATA_default", "ARTIFACTS_default", "ARTIFACTS_other", "CONFIGDATA_default", "default"] {
+            let context = builtin::context(&server, spec, dir.path(), HashMap::new()).await;
+            let mut values = vec![("bucket", bucket)];
+            values.extend((spec.name == "blobstore").then_some(("backend", "nats")));
+            let error = (spec.build)(context).link(builtin::link(spec, &values)).await.err().expect(bucket);
+            assert!(matches!(&error, LinkError::Values(text) if text.contains("another bucket")), "{error}");
+        }
+    }
 }

@@ -29,7 +29,14 @@ async fn try_link(values: &[(&str, &str)]) -> Result<Arc<dyn Link>, LinkError> {
     (SPEC.build)(context).link(builtin::link(&SPEC, values)).await
 }
 
+/// A link that may reach this machine, where all servers of these tests are.
 async fn link(values: &[(&str, &str)]) -> Arc<dyn Link> {
+    let values: Vec<_> = values.iter().copied().chain([("allow_loopback", "true")]).collect();
+    strict_link(&values).await
+}
+
+/// A link with these values alone.
+async fn strict_link(values: &[(&str, &str)]) -> Arc<dyn Link> {
     try_link(values).await.expect("the link is taken on")
 }
 
@@ -159,9 +166,14 @@ async fn what_a_name_resolves_to_decides() {
     let origin = Origin::start().await;
     let by_name = format!("http://localhost:{}/echo", origin.port);
     assert!(get(&link(&[]).await, &by_name).await.is_ok());
-    let strict = link(&[("allow_private", "false")]).await;
-    refused(&strict, &by_name, &["localhost resolves to", "allow_private=false"]).await;
-    refused(&strict, &origin.url("/echo"), &["127.0.0.1 is a loopback or private address"]).await;
+    assert!(get(&link(&[("allow_private", "false")]).await, &by_name).await.is_ok());
+    for values in [&[][..], &[("allow_private", "false")], &[("allowed_hosts", "*")]] {
+        let strict = strict_link(values).await;
+        refused(&strict, &by_name, &["localhost resolves to", "allow_loopback=true"]).await;
+        refused(&strict, &origin.url("/echo"), &["127.0.0.1 is a loopback address", "allowed_hosts"]).await;
+    }
+    let named = strict_link(&[("allowed_hosts", "localhost,127.0.0.1")]).await;
+    assert!(get(&named, &by_name).await.is_ok() && get(&named, &origin.url("/echo")).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -174,7 +186,7 @@ async fn a_proxy_takes_requests_and_tunnels_for_a_link() {
     let ca = authority.certificate.to_str().expect("a path");
     // Nothing here is in the internet, and a proxy still may be used.
     let values = [("proxy", &*address), ("ca_file", ca), ("no_proxy", "127.0.0.1"), ("allow_private", "false")];
-    let link = link(&values).await;
+    let link = strict_link(&values).await;
 
     let far = format!("http://far.example:{}/echo", plain.port);
     let seen = json(&get(&link, &far).await.expect("a response"));
@@ -186,12 +198,12 @@ async fn a_proxy_takes_requests_and_tunnels_for_a_link() {
     for url in ["http://metadata.google.internal/", "http://169.254.169.254/"] {
         refused(&link, url, &["allow_link_local=true"]).await;
     }
-    refused(&link, &format!("http://localhost:{}/", plain.port), &["allow_private=false"]).await;
+    refused(&link, &format!("http://localhost:{}/", plain.port), &["allow_loopback=true"]).await;
     refused(&link, &plain.url("/"), &["127.0.0.1 is a loopback"]).await;
     assert_eq!(proxy.log().len(), 2);
 
     let wrong = format!("http://user:wrong@127.0.0.1:{}", proxy.port);
-    let link = self::link(&[("proxy", &*wrong)]).await;
+    let link = self::strict_link(&[("proxy", &*wrong)]).await;
     let error = get(&link, &format!("https://far.example:{}/", secure.port)).await.unwrap_err();
     assert!(error.contains("proxy") && !error.contains("wrong"), "{error}");
 }

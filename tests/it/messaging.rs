@@ -235,7 +235,20 @@ async fn the_lattices_subjects_are_out_of_reach_on_the_hosts_connection() {
     let error = publish(&closed, "a", None, &vec![0; 2 << 20]).await.unwrap_err();
     assert!(error.contains("max_payload"), "{error}");
 
-    let url = server.url();
+    // A connection of its own to the same server is no way around.
+    let same = ("uri", &*server.url());
+    for subject in ["wasmbus.evt.>", "$KV.>", "_INBOX.>"] {
+        let error = try_link(&server, &[same, ("subscription", subject)], deaf).await.err().expect(subject);
+        assert!(error.to_string().contains("allow_system_subjects"), "{error}");
+    }
+    let around = link(&server, &[same, ("subscription", "letters.>")], deaf).await;
+    let error = publish(&around, "wasmbus.ctl.default.cmd.N.stop", None, b"{}").await.unwrap_err();
+    assert!(error.contains("belongs to the lattice"), "{error}");
+    assert!(publish(&around, "letters.a", Some("wasmbus.rpc.default.M"), b"").await.is_err());
+    publish(&around, "orders.a", None, b"").await.expect("published");
+
+    let other = Server::start().await;
+    let url = other.url();
     for values in [("allow_system_subjects", "true"), ("uri", &url)] {
         let heard = Arc::new(Semaphore::new(0));
         let ears = Arc::clone(&heard);

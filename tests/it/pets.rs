@@ -198,7 +198,8 @@ async fn a_resolved_name_is_found_past_proxies_and_after_redirects() {
     let ca = api.authority();
     // The port of the address is for URLs without one.
     let resolve = format!("{},plain.example=127.0.0.1:1,by-colon.example:127.0.0.1", Pets::resolve(api.address()));
-    let link = client(&[("resolve", &resolve), ("ca", ca), ("proxy", &proxy_url), ("no_proxy", "127.0.0.1")]).await;
+    let values = [("resolve", &*resolve), ("ca", ca), ("proxy", &proxy_url), ("no_proxy", "127.0.0.1")];
+    let link = client(&[&values[..], &[("allow_loopback", "true")]].concat()).await;
     let url = "https://dog.ceo/api/breeds/image/random";
     let body = |response: HttpResponse| String::from_utf8(response.body).expect("text");
     assert!(body(fetch(&link, url).await.expect("an answer")).contains("https://dog.ceo/dogs/"));
@@ -223,11 +224,14 @@ async fn a_resolved_name_passes_the_rules_and_the_check_of_its_certificate() {
     let refused = async |values: &[(&str, &str)], url: &str, expected: &[&str]| {
         let mut all = vec![("resolve", resolve.as_str())];
         all.extend(values);
+        if !values.contains(&("allow_private", "false")) {
+            all.push(("allow_loopback", "true"));
+        }
         let error = fetch(&client(&all).await, url).await.map(|response| response.status_code).expect_err(url);
         assert!(expected.iter().all(|part| error.contains(part)), "{error}");
     };
     let (ca, url) = (("ca", api.authority()), "https://dog.ceo/");
-    refused(&[ca, ("allow_private", "false")], url, &["dog.ceo resolves to 127.0.0.1", "allow_private=false"]).await;
+    refused(&[ca, ("allow_private", "false")], url, &["dog.ceo resolves to 127.0.0.1", "allow_loopback=true"]).await;
     let metadata = "http://metadata.example/latest";
     refused(&[ca], metadata, &["metadata.example resolves to 169.254.169.254", "allow_link_local"]).await;
     let redirect = plain.url(&format!("/redirect/302?{metadata}"));

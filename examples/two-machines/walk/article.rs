@@ -56,7 +56,8 @@ pub async fn type_all(program: PathBuf, plan: Plan, ground: Ground) -> Result<(V
     let page = desk.lattice.first.place.page_listen.clone();
     desk.name(&page, "PAGE");
     let pairs: Vec<String> = web.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    for (key, value) in &web {
+    // A word such as true stands for itself.
+    for (key, value) in web.iter().filter(|(key, _)| *key != "allow_loopback") {
         desk.name(value, &key.to_uppercase());
     }
 

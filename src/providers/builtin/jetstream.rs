@@ -16,7 +16,9 @@ use super::{
 };
 use crate::{
     errors::chain,
+    identity::keys::LatticeName,
     store::{
+        artifacts,
         jetstream::{api_prefix, context},
         keys,
     },
@@ -25,6 +27,10 @@ use crate::{
 pub(super) use crate::store::jetstream::lasting;
 pub use crate::store::jetstream::read::{Held, ReadError, is_conflict, is_refused, last, next, scan};
 
+/// How the names of hosts' buckets begin, of any lattice, and what is in them. The one for the large payloads of calls has the
+/// name of its lattice alone.
+const HOSTS_BUCKETS: [(&str, &str); 3] =
+    [(keys::BUCKET, "links and claims"), (artifacts::BUCKET, "uploads"), (keys::CONFIG_BUCKET, "named configuration")];
 /// The largest number of copies JetStream keeps.
 const REPLICAS_MAX: u64 = 5;
 
@@ -158,17 +164,20 @@ impl Placement {
     }
 }
 
-/// The name of a bucket, from a link value or made of other names.
-pub fn bucket_name(value: Option<String>, default: String) -> Result<String, LinkError> {
+/// The name of a bucket, from a link value or made of other names. Never one of those that hosts keep something in: links and
+/// claims, named configuration, uploads, and the large payloads of calls.
+pub fn bucket_name(value: Option<String>, default: String, lattice: &LatticeName) -> Result<String, LinkError> {
     let name = value.unwrap_or(default);
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"_-".contains(&b);
-    if name.len() > 128 || !name.bytes().all(is_plain) {
+    if name.is_empty() || name.len() > 128 || !name.bytes().all(is_plain) {
         return Err(wrong("bucket", &name, "up to 128 letters, digits, - and _"));
     }
-    if name.starts_with(keys::BUCKET) {
-        return Err(wrong("bucket", &name, "another bucket than the one in which hosts keep links and claims"));
-    }
-    Ok(name)
+    let what = match HOSTS_BUCKETS.iter().find(|(begin, _)| name.starts_with(begin)) {
+        Some((_, what)) => what,
+        None if name == lattice.as_str() => "large payloads",
+        None => return Ok(name),
+    };
+    Err(wrong("bucket", &name, &format!("another bucket than one in which hosts keep {what}")))
 }
 
 #[cfg(test)]
@@ -177,9 +186,23 @@ mod tests {
 
     #[test]
     fn bucket_names_are_plain_and_never_the_hosts_own() {
-        assert_eq!(bucket_name(None, "KEYVALUE_default".into()).unwrap(), "KEYVALUE_default");
-        for bad in ["a b", "a.b", "LATTICEDATA_default", &"x".repeat(129)] {
-            let error = bucket_name(Some(bad.to_owned()), String::new()).unwrap_err();
+        let lattice = LatticeName::parse("shop").unwrap();
+        for good in ["KEYVALUE_default", "BLOBS_shop_M", "shops", "data_ARTIFACTS_shop"] {
+            assert_eq!(bucket_name(None, good.into(), &lattice).unwrap(), good);
+        }
+        for bad in [
+            "a b",
+            "a.b",
+            "",
+            "LATTICEDATA_default",
+            "LATTICEDATA_shop",
+            "ARTIFACTS_shop",
+            "ARTIFACTS_other",
+            "CONFIGDATA_shop",
+            "shop",
+            &"x".repeat(129),
+        ] {
+            let error = bucket_name(Some(bad.to_owned()), String::new(), &lattice).unwrap_err();
             assert!(matches!(&error, LinkError::Values(text) if text.contains("link value bucket")), "{error}");
         }
     }

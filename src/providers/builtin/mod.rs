@@ -24,13 +24,15 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::time::Instant;
+use tracing::warn;
 
+use self::values::Unknown;
 use crate::{
     budget::Budget,
     identity::keys::{HostId, LatticeName, LinkName, ProviderId},
-    journal::Writer,
-    lattice::reserved::Reserved,
+    journal::{Level, Writer},
     links::LinkDefinition,
+    providers::bounds::Bounds,
     router::Router,
     rpc::{
         call::{Call, CallError},
@@ -43,6 +45,9 @@ pub const SCHEME: &str = "builtin://";
 /// The account named as issuer in their claims. Like the providers' own keys it is derived from a name; nothing is ever
 /// signed with these keys, and nobody has the private halves.
 pub const ISSUER: &str = "ACXFDG66TQKP3YZLU3MQTHIIV7YFDQ5IFXYUPQPQSD5FA6GCFGXI6OCS";
+
+/// Unknown values of a link that are told one by one; more are no slips of the pen.
+const UNKNOWN_TOLD_MAX: usize = 16;
 
 /// Every built-in provider.
 pub static CATALOGUE: [&Spec; 5] =
@@ -109,8 +114,8 @@ pub struct Context {
     /// The host's connection for calls; its subjects are the lattice's, so nothing else may be assumed about it.
     pub nats: async_nats::Client,
     pub js_domain: Option<String>,
-    /// Subjects on the host's connection that no actor may use.
-    pub reserved_subjects: Reserved,
+    /// What no link can give away.
+    pub bounds: Bounds,
     /// The memory for payloads of this host.
     pub budget: Budget,
     /// How long a call has, unless a link value says otherwise.
@@ -120,6 +125,18 @@ pub struct Context {
 }
 
 impl Context {
+    /// Tells the log, and those who follow the provider, of link values that it does not know; they may be slips of the pen.
+    pub fn tell_unknown(&self, unknown: &[Unknown], link: &LinkDefinition) {
+        let LinkDefinition { actor_id, link_name, .. } = link;
+        for unknown in unknown.iter().take(UNKNOWN_TOLD_MAX) {
+            warn!(%actor_id, %link_name, "{unknown}");
+            self.journal.write(Level::Warn, &format!("the link of {actor_id}: {unknown}"));
+        }
+        if let Some(further @ 1..) = unknown.len().checked_sub(UNKNOWN_TOLD_MAX) {
+            warn!(%actor_id, %link_name, further, "more link values have no effect");
+        }
+    }
+
     /// Calls a linked actor, locally or over the lattice, as this provider.
     pub async fn call_actor(
         &self,

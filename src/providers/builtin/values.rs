@@ -3,22 +3,73 @@
 //! Besides single values most providers of the years take all settings as one JSON object, in `config_json` or, base64
 //! encoded, in `config_b64`. Members of that object are values under the same names; a value of its own wins.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose};
 use serde_json::{Map, Value as Json};
-use tracing::warn;
 
 use super::{LinkError, SCHEME, Spec};
 use crate::links::LinkDefinition;
+
+/// Characters of an unknown name that are shown.
+const SHOWN_CHARS: usize = 80;
+/// How much alike names must be, of 1, to be taken for a slip of the pen.
+const LIKE: f64 = 0.85;
 
 /// The values of one link, by their documented names.
 #[derive(Debug)]
 pub struct Values {
     single: BTreeMap<&'static str, String>,
     json: Map<String, Json>,
-    /// Names nobody reads, worth a warning.
-    pub unknown: Vec<String>,
+    /// Those that the provider does not know. The link is taken on without them, and they are told.
+    pub unknown: Vec<Unknown>,
+}
+
+/// A link value that its provider does not know: a slip of the pen, or meant for another provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unknown {
+    pub name: String,
+    /// The documented one that looks like it.
+    pub meant: Option<&'static str>,
+    provider: &'static str,
+}
+
+impl Unknown {
+    pub(super) fn new(spec: &Spec, name: &str) -> Self {
+        Self { name: name.to_owned(), meant: closest(spec, name), provider: spec.name }
+    }
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, meant, provider } = self;
+        let shown: String = name.chars().take(SHOWN_CHARS).collect();
+        write!(f, "link value {shown:?} is none of {SCHEME}{provider} and has no effect; ")?;
+        match meant {
+            Some(meant) => write!(f, "did you mean {meant}?"),
+            None => write!(f, "`host inspect {SCHEME}{provider}` lists those there are"),
+        }
+    }
+}
+
+/// Returns the values of a link that a built-in provider does not know; those in files are not looked at.
+pub fn unknown_values(spec: &'static Spec, link: &LinkDefinition) -> Vec<Unknown> {
+    Values::read(spec, link).map(|values| values.unknown).unwrap_or_default()
+}
+
+/// Finds the documented name that is most like `name`, or ends like it.
+fn closest(spec: &Spec, name: &str) -> Option<&'static str> {
+    let wanted = name.to_ascii_lowercase();
+    let names = || {
+        spec.values.iter().flat_map(|value| value.aliases.iter().chain([&value.name]).map(|known| (value.name, *known)))
+    };
+    let ends_like = |known: &str| known.strip_suffix(&*wanted).is_some_and(|begin| begin.ends_with('_'));
+    if let Some((found, _)) = names().find(|(_, known)| ends_like(known)) {
+        return Some(found);
+    }
+    let likeness = names().map(|(value, known)| (value, strsim::jaro_winkler(known, &wanted)));
+    let (found, likeness) = likeness.max_by(|one, other| one.1.total_cmp(&other.1))?;
+    (likeness >= LIKE).then_some(found)
 }
 
 impl Values {
@@ -39,14 +90,15 @@ impl Values {
                     }
                 }
                 Some(_) => {}
-                None => values.unknown.push(key.clone()),
+                None => values.unknown.push(Unknown::new(spec, key)),
             }
         }
         if let Some(text) = values.single.remove("config_json") {
             values.json = object("config_json", text.as_bytes())?;
         } else if let Some(text) = values.single.remove("config_b64") {
-            // Clients pad or do not, by year.
-            let bare = text.trim_end_matches('=');
+            // Clients pad or do not, by year, and `base64 FILE` breaks lines.
+            let bare: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+            let bare = bare.trim_end_matches('=');
             let bytes = general_purpose::STANDARD_NO_PAD
                 .decode(bare)
                 .or_else(|_| general_purpose::URL_SAFE_NO_PAD.decode(bare))
@@ -63,22 +115,12 @@ impl Values {
                     values.json.entry(value.name).or_insert(member);
                 }
                 None => {
-                    values.unknown.push(key.clone());
+                    values.unknown.push(Unknown::new(spec, &key));
                     values.json.insert(key, member);
                 }
             }
         }
         Ok(values)
-    }
-
-    /// Tells the log of values that the provider does not know; they may be slips of the pen.
-    pub fn warn_of_unknown(&self, spec: &'static Spec, link: &LinkDefinition) {
-        if self.unknown.is_empty() {
-            return;
-        }
-        let LinkDefinition { actor_id, link_name, .. } = link;
-        warn!(%actor_id, %link_name, names = ?self.unknown,
-            "link values without effect; `host inspect {SCHEME}{}` lists those there are", spec.name);
     }
 
     /// A text: the single value, or the JSON member of that name.
@@ -217,6 +259,53 @@ pub(super) mod tests {
         }
         assert!(values(&[("config_json", "[1]")]).unwrap_err().to_string().contains("no object"));
         assert!(values(&[("config_b64", "?")]).unwrap_err().to_string().contains("base64"));
-        assert_eq!(values(&[("colour", "red")]).unwrap().unknown, ["colour"]);
+        let lines = general_purpose::STANDARD.encode(format!(r#"{{"{name}":"{}"}}"#, "x".repeat(100)));
+        let lines: Vec<&str> = lines.as_bytes().chunks(76).map(|line| str::from_utf8(line).unwrap()).collect();
+        for breaks in ["\n", "\r\n", " \n\t"] {
+            let text = lines.join(breaks) + breaks;
+            assert_eq!(values(&[("config_b64", &text)]).unwrap().text(name).map(|text| text.len()), Some(100));
+        }
+    }
+
+    #[test]
+    fn json_of_any_depth_and_any_number_of_values_harms_nobody() {
+        let deep = "{\"a\":".repeat(100_000);
+        assert!(values(&[("config_json", &deep)]).unwrap_err().to_string().contains("link value config_json"));
+        let deep = general_purpose::STANDARD.encode("[".repeat(100_000));
+        assert!(values(&[("config_b64", &deep)]).unwrap_err().to_string().contains("link value config_b64"));
+        let names: Vec<String> = (0..20_000).map(|number| format!("value{number}")).collect();
+        let many: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "x")).collect();
+        assert_eq!(values(&many).unwrap().unknown.len(), 20_000);
+        let long = "x\r\n".repeat(1000);
+        let shown = values(&[(&long, "x")]).unwrap().unknown[0].to_string();
+        assert!(shown.len() < 400 && !shown.contains('\n'), "{shown}");
+    }
+
+    #[test]
+    fn every_built_in_provider_names_the_values_it_does_not_know_and_what_was_meant() {
+        for (provider, name, meant) in [
+            ("httpserver", "allowed_origins", Some("cors_allowed_origins")),
+            ("httpserver", "adress", Some("address")),
+            ("httpserver", "colour", None),
+            ("httpclient", "allow_hosts", Some("allowed_hosts")),
+            ("httpclient", "URL", None),
+            ("keyvalue", "URL", None),
+            ("keyvalue", "buckets", Some("bucket")),
+            ("messaging", "subscriptions", Some("subscription")),
+            ("blobstore", "alias_images", None),
+            ("blobstore", "back_end", Some("backend")),
+        ] {
+            let spec = super::super::find(&format!("{SCHEME}{provider}")).unwrap().unwrap();
+            let json = serde_json::json!({ name: "x" }).to_string();
+            for values in [&[(name, "x")][..], &[("config_json", &*json)]] {
+                if values[0].0 == "config_json" && !spec.values.iter().any(|value| value.name == "config_json") {
+                    continue;
+                }
+                let unknown = unknown_values(spec, &link(spec, values));
+                let [one] = unknown.as_slice() else { panic!("{provider} {name}: {unknown:?}") };
+                assert_eq!((one.name.as_str(), one.meant), (name, meant), "{provider}");
+                assert!(one.to_string().contains(meant.unwrap_or("host inspect")), "{one}");
+            }
+        }
     }
 }

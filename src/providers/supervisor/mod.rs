@@ -34,6 +34,7 @@ use tracing::{Instrument, error, info, info_span, warn};
 use uuid::Uuid;
 
 use super::{
+    bounds::Bounds,
     builtin,
     external::{Launcher, health::Wellbeing, process::Exit},
     told_to_stop,
@@ -43,7 +44,7 @@ use crate::{
     events::{Event, Publisher, event::ProviderContext},
     identity::keys::{HostId, LinkName, ProviderId},
     journal::{Journal, Level},
-    lattice::{answers::Answers, connection::Nats, reserved::Reserved, subject::Subjects},
+    lattice::{answers::Answers, connection::Nats, subject::Subjects},
     links::Live,
     peers::Peers,
     policy::Policy,
@@ -97,7 +98,8 @@ pub struct Parts {
     /// How long each step of a stop may take.
     pub stop_delay: Duration,
     pub js_domain: Option<String>,
-    pub reserved_subjects: Reserved,
+    /// What no link of a built-in provider can give away.
+    pub bounds: Bounds,
     pub answers: Answers,
     /// Where executables are unpacked, in a directory of their own.
     pub cache_dir: PathBuf,

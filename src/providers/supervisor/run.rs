@@ -62,7 +62,7 @@ pub(super) async fn begin(
                 journal: parts.journal.writer(blueprint.id().as_str(), start.link_name.as_str()),
                 nats: parts.rpc.client.clone(),
                 js_domain: parts.js_domain.clone(),
-                reserved_subjects: parts.reserved_subjects.clone(),
+                bounds: parts.bounds.clone(),
                 budget: parts.budget.clone(),
                 rpc_timeout: parts.rpc_timeout,
                 data_dir: parts.data_dir.clone(),

@@ -124,7 +124,8 @@ impl Pets {
     /// What a link to the built-in HTTP client of this machine has to say for it to find and trust this server.
     pub fn link_values(&self) -> BTreeMap<String, String> {
         let resolve = Self::resolve(self.local_address());
-        [("resolve", resolve), ("ca", self.authority.clone())].map(|(name, value)| (name.to_owned(), value)).into()
+        let values = [("resolve", resolve), ("ca", self.authority.clone()), ("allow_loopback", "true".to_owned())];
+        values.map(|(name, value)| (name.to_owned(), value)).into()
     }
 
     /// Stops accepting, lets requests in work end, and ends.

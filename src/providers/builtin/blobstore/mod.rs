@@ -53,7 +53,9 @@ pub static SPEC: Spec = Spec {
             name: "root",
             aliases: &[],
             default: "{data directory}/blobs/{lattice}",
-            help: "Absolute path of the directory, for fs: objects are the files {root}/{actor id}/{container}/{object}.",
+            help: "Absolute path of the directory, for fs: objects are the files {root}/{actor id}/{container}/{object}. \
+                   Somebody on the host's machine has to make it, empty, or to name it or one above it in the host's setting \
+                   link_paths.",
         },
         Value {
             name: "bucket",
@@ -88,7 +90,7 @@ impl Provider for Blobstore {
     fn link(self: Arc<Self>, link: Arc<LinkDefinition>) -> BoxFuture<'static, Result<Arc<dyn Link>, LinkError>> {
         Box::pin(async move {
             let values = Values::read(&SPEC, &link)?;
-            values.warn_of_unknown(&SPEC, &link);
+            self.context.tell_unknown(&values.unknown, &link);
             let chunk_bytes = match values.bytes("max_chunk_size_bytes")?.unwrap_or(CHUNK_BYTES) {
                 bytes @ CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX => bytes as usize,
                 bytes => return Err(wrong("max_chunk_size_bytes", &bytes.to_string(), "1K to 16M")),
@@ -106,13 +108,14 @@ impl Provider for Blobstore {
 
 impl Blobstore {
     async fn directory(&self, values: &Values, link: &LinkDefinition) -> Result<Fs, LinkError> {
-        let root = match values.text("root") {
-            Some(root) => PathBuf::from(root),
-            None => self.context.data_dir.join("blobs").join(self.context.lattice.as_str()),
+        let blobs = self.context.data_dir.join("blobs");
+        let root = match values.text("root").map(PathBuf::from) {
+            Some(root) if !root.is_absolute() => {
+                return Err(wrong("root", &root.to_string_lossy(), "an absolute path"));
+            }
+            Some(root) => self.context.bounds.paths.directory("root", &root, &blobs).await?,
+            None => blobs.join(self.context.lattice.as_str()),
         };
-        if !root.is_absolute() {
-            return Err(wrong("root", &root.to_string_lossy(), "an absolute path"));
-        }
         // A public key, but one that came over the wire.
         names::check_container(&link.actor_id).map_err(|error| LinkError::Values(error.to_string()))?;
         let opened = Fs::open(root, link.actor_id.clone()).await;
@@ -125,11 +128,7 @@ impl Blobstore {
 
     async fn bucket(&self, values: &Values, link: &LinkDefinition) -> Result<Nats, LinkError> {
         let default = format!("BLOBS_{}_{}", self.context.lattice, link.actor_id);
-        let bucket = jetstream::bucket_name(values.text("bucket"), default)?;
-        // Large payloads of calls are kept there for a moment, under names that are not objects of actors.
-        if bucket == self.context.lattice.as_str() {
-            return Err(wrong("bucket", &bucket, "another bucket than the one hosts keep large payloads in"));
-        }
+        let bucket = jetstream::bucket_name(values.text("bucket"), default, &self.context.lattice)?;
         let placement = Placement::read(values, self.context.js_domain.as_deref())?;
         Nats::open(&self.context.nats, bucket, &placement).await
     }

@@ -35,6 +35,7 @@ use crate::{
         httpclient::{HeaderValues, HttpRequest, HttpResponse, REQUEST, SERVICE},
     },
     links::LinkDefinition,
+    providers::bounds::FROM_ACTOR,
     rpc::call::{Call, CallError},
 };
 
@@ -49,18 +50,19 @@ pub static SPEC: Spec = Spec {
     contract_id: "wasmcloud:httpclient",
     title: "HTTP client",
     about: "Makes HTTP requests for actors: HTTP/1.1 and HTTP/2, TLS with the system's certificates, proxies, redirects, with a \
-            list of allowed hosts and without a way to link-local and cloud metadata addresses. No link value is required.",
+            list of allowed hosts and without a way to the host's own machine, link-local and cloud metadata addresses. No \
+            link value is required.",
     values: settings::VALUES,
     brings_work: false,
     build,
 };
 
 fn build(context: Context) -> Arc<dyn Provider> {
-    Arc::new(HttpClient { budget: context.budget })
+    Arc::new(HttpClient { context })
 }
 
 struct HttpClient {
-    budget: Budget,
+    context: Context,
 }
 
 impl Provider for HttpClient {
@@ -68,8 +70,8 @@ impl Provider for HttpClient {
         Box::pin(async move {
             let values = Values::read(&SPEC, &link)?;
             let (actor_id, link_name) = (&link.actor_id, &link.link_name);
-            values.warn_of_unknown(&SPEC, &link);
-            let settings = Arc::new(Settings::read(&values)?);
+            self.context.tell_unknown(&values.unknown, &link);
+            let settings = Arc::new(Settings::read(&values, &self.context.bounds)?);
             let clients = Clients::build(Arc::clone(&settings)).await?;
             if let Some(error) = &clients.no_roots {
                 warn!(
@@ -78,7 +80,7 @@ impl Provider for HttpClient {
                 );
             }
             let (permits, work) = (Semaphore::new(IN_WORK_MAX), TaskTracker::new());
-            let budget = self.budget.clone();
+            let budget = self.context.budget.clone();
             Ok(Arc::new(HttpLink { link, settings, clients, permits, work, budget }) as Arc<dyn Link>)
         })
     }
@@ -171,7 +173,9 @@ impl HttpLink {
 
     /// Sends a request to exactly the URL it names, and waits for the head of the response.
     async fn send(&self, outgoing: &Outgoing, deadline: Instant) -> Result<Response, Failure> {
-        let way = self.clients.way(&outgoing.url).map_err(Failure::Request)?;
+        let way = tokio::time::timeout_at(deadline, self.clients.way(&outgoing.url));
+        let no_way = || Failure::Timeout { phase: format!("{} was being looked up", shown_url(&outgoing.url)) };
+        let way = way.await.map_err(|_| no_way())??;
         let (client, by_proxy) = match way {
             Way::Direct(client) => (client, false),
             Way::Proxy(client) => (client, true),
@@ -179,6 +183,10 @@ impl HttpLink {
         self.settings.rules.check(&outgoing.url, by_proxy)?;
         let mut request =
             client.request(outgoing.method.clone(), outgoing.url.clone()).headers(outgoing.headers.clone());
+        if self.settings.rules.reaches_this_machine() {
+            // After the actor's own headers, so that it is there whatever these say.
+            request = request.header(FROM_ACTOR, "1");
+        }
         if !outgoing.body.is_empty() {
             request = request.body(outgoing.body.clone());
         }

@@ -154,6 +154,7 @@ fn authority(url: &Url) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::providers::bounds::OwnSockets;
     use crate::providers::builtin::httpclient::rules::HostPattern;
 
     fn outgoing(method: &str, url: &str, headers: &[(&str, &str)], body: &'static str) -> Result<Outgoing, Failure> {
@@ -228,7 +229,13 @@ mod tests {
     #[test]
     fn a_host_header_names_no_host_that_is_not_allowed() {
         let hosts = Some(vec![HostPattern::parse("a").unwrap(), HostPattern::parse("b:81").unwrap()]);
-        let rules = Rules { hosts, allow_link_local: false, allow_private: true };
+        let rules = Rules {
+            hosts,
+            allow_link_local: false,
+            allow_loopback: false,
+            allow_private: true,
+            own: OwnSockets::default(),
+        };
         let check = |host| outgoing("GET", "http://a/", &[("host", host)], "").unwrap().check_host_header(&rules);
         assert!(check("a:8080").is_ok() && check("b:81").is_ok());
         for host in ["c", "b", "a@c", ""] {

@@ -13,7 +13,7 @@ use reqwest::{
     dns::{Addrs, Name, Resolve, Resolving},
 };
 
-use super::rules::{Rules, host_of};
+use super::rules::{Reach, Rules, host_of};
 use crate::providers::builtin::{LinkError, values::wrong};
 
 /// Names whose addresses the link knows. A port of 0 is that of the URL's scheme.
@@ -71,6 +71,7 @@ fn parse_address(text: &str) -> Option<SocketAddr> {
 pub(super) struct Resolver {
     pub rules: Arc<Rules>,
     pub fixed: Arc<Fixed>,
+    pub reach: Reach,
 }
 
 /// A name could not be looked up.
@@ -90,7 +91,7 @@ impl std::error::Error for LookupError {}
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let rules = Arc::clone(&self.rules);
+        let (rules, reach) = (Arc::clone(&self.rules), self.reach);
         let fixed = self.fixed.addresses(name.as_str()).map(<[SocketAddr]>::to_vec);
         Box::pin(async move {
             let name = name.as_str();
@@ -101,7 +102,7 @@ impl Resolve for Resolver {
                     Err(cause) => return Err(LookupError { name: name.to_owned(), cause }.into()),
                 },
             };
-            let allowed = rules.filter(name, found)?;
+            let allowed = rules.filter(name, found, reach)?;
             Ok(Box::new(allowed.into_iter()) as Addrs)
         })
     }

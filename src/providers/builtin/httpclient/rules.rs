@@ -6,12 +6,20 @@
 //! gains nothing. A host that is an address is never looked up and is therefore checked in [`Rules::check`], after the URL
 //! parser has turned every spelling of an address (`0xA9FEA9FE`, `2852039166`, `0251.0376.…`) into the usual one.
 //! Behind a proxy it is the proxy that resolves names: there only names and addresses as written are checked.
+//!
+//! What this machine offers on loopback is its own affair, so it takes a word of the link; what the host itself and its
+//! NATS servers offer ([`OwnSockets`]) no link can give away. There the port counts as well, and a lookup does not know
+//! it. So names in URLs with the port of an own socket are looked up with [`Reach::Elsewhere`], which gives no address of
+//! this machine.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use reqwest::Url;
 
-use crate::providers::builtin::{LinkError, values::wrong};
+use crate::providers::{
+    bounds::{OwnSockets, embedded_v4},
+    builtin::{LinkError, values::wrong},
+};
 
 /// Names that clouds give the address at which they tell a machine its secrets.
 const METADATA_NAMES: [&str; 5] = [
@@ -29,8 +37,20 @@ pub(super) struct Rules {
     pub hosts: Option<Vec<HostPattern>>,
     /// Link-local addresses, and those of cloud metadata services.
     pub allow_link_local: bool,
-    /// Loopback, private networks and whatever else is not the internet.
+    /// This machine.
+    pub allow_loopback: bool,
+    /// Private networks and whatever else is not the internet.
     pub allow_private: bool,
+    /// What is never allowed.
+    pub own: OwnSockets,
+}
+
+/// Which machines a lookup may lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    All,
+    /// All but this one.
+    Elsewhere,
 }
 
 /// Why a request may not go where it wants to.
@@ -47,8 +67,15 @@ pub(super) enum Refused {
          allow_link_local=true lifts that"
     )]
     LinkLocal { what: String },
-    #[error("{what} is a loopback or private address, which the link value allow_private=false forbids")]
+    #[error(
+        "{what} is a loopback address; what the host's machine offers there is reached only with the link value \
+         allow_loopback=true, or where allowed_hosts names that address or localhost"
+    )]
+    Loopback { what: String },
+    #[error("{what} is a private address, which the link value allow_private=false forbids")]
     Private { what: String },
+    #[error("{what} is a socket of the host itself or of its NATS server, which no actor may reach")]
+    Own { what: String },
 }
 
 /// A host, or all hosts below a domain, at one port or any.
@@ -107,16 +134,34 @@ impl Rules {
         self.check_host(&host, url.port_or_known_default())?;
         let what = || host.clone();
         if let Ok(address) = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
-            return self.check_address(address, &what);
+            let port = url.port_or_known_default().unwrap_or_default();
+            return self.check_address(&host, SocketAddr::new(address, port), Reach::All, &what);
         }
         if METADATA_NAMES.contains(&&*host) && !self.allow_link_local {
             return Err(Refused::LinkLocal { what: what() });
         }
-        let is_this_machine = host == "localhost" || host.ends_with(".localhost");
-        if by_proxy && is_this_machine && !self.allow_private {
-            return Err(Refused::Private { what: what() });
+        if by_proxy && is_localhost(&host) {
+            if url.port_or_known_default().is_some_and(|port| self.own.has_port(port)) {
+                return Err(Refused::Own { what: what() });
+            }
+            if !self.may_loop_back(&host) {
+                return Err(Refused::Loopback { what: what() });
+            }
         }
         Ok(())
+    }
+
+    /// Whether a request of the link may stay on this machine.
+    pub(super) fn reaches_this_machine(&self) -> bool {
+        let mut named = self.hosts.iter().flatten().filter(|pattern| !pattern.below);
+        self.allow_loopback || named.any(|pattern| is_loopback(&pattern.host))
+    }
+
+    /// Whether a host may be this machine. Of names only those say so that cannot mean another one: any other name belongs
+    /// to somebody, who may let it resolve to loopback.
+    fn may_loop_back(&self, host: &str) -> bool {
+        let is_named = || self.hosts.iter().flatten().any(|pattern| !pattern.below && pattern.host == host);
+        self.allow_loopback || (is_loopback(host) && is_named())
     }
 
     fn check_host(&self, host: &str, port: Option<u16>) -> Result<(), Refused> {
@@ -129,8 +174,20 @@ impl Rules {
         }
     }
 
-    fn check_address(&self, address: IpAddr, what: &dyn Fn() -> String) -> Result<(), Refused> {
-        match Zone::of(address) {
+    /// Checks an address that stands for `host`, or is it. A port of 0 is not known.
+    fn check_address(
+        &self,
+        host: &str,
+        address: SocketAddr,
+        reach: Reach,
+        what: &dyn Fn() -> String,
+    ) -> Result<(), Refused> {
+        let is_out_of_reach = reach == Reach::Elsewhere && OwnSockets::is_of_this_machine(address.ip());
+        if is_out_of_reach || self.own.contains(address) {
+            return Err(Refused::Own { what: what() });
+        }
+        match Zone::of(address.ip()) {
+            Zone::Loopback if !self.may_loop_back(host) => Err(Refused::Loopback { what: what() }),
             Zone::LinkLocal if !self.allow_link_local => Err(Refused::LinkLocal { what: what() }),
             Zone::Private if !self.allow_private => Err(Refused::Private { what: what() }),
             _ => Ok(()),
@@ -138,11 +195,12 @@ impl Rules {
     }
 
     /// Keeps the allowed ones of a name's addresses; refuses if none is left.
-    pub(super) fn filter(&self, name: &str, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Refused> {
+    pub(super) fn filter(&self, name: &str, found: Vec<SocketAddr>, reach: Reach) -> Result<Vec<SocketAddr>, Refused> {
         let mut refused = None;
         let mut allowed = Vec::with_capacity(found.len());
         for socket in found {
-            match self.check_address(socket.ip(), &|| format!("{name} resolves to {}, which", socket.ip())) {
+            let what = || format!("{name} resolves to {}, which", socket.ip());
+            match self.check_address(name.strip_suffix('.').unwrap_or(name), socket, reach, &what) {
                 Ok(()) => allowed.push(socket),
                 Err(reason) => refused = Some(reason),
             }
@@ -161,10 +219,22 @@ pub(super) fn host_of(url: &Url) -> Option<String> {
     (!host.is_empty()).then(|| host.to_owned())
 }
 
+/// Whether a host of a URL means this machine and cannot mean another one.
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    is_localhost(host) || address.is_ok_and(|address| Zone::of(address) == Zone::Loopback)
+}
+
+/// Whether a name is this machine's for every resolver.
+fn is_localhost(host: &str) -> bool {
+    host == "localhost" || host.ends_with(".localhost")
+}
+
 /// What kind of network an address belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Zone {
     Public,
+    Loopback,
     Private,
     LinkLocal,
 }
@@ -181,7 +251,9 @@ impl Zone {
         match address.octets() {
             // Besides the link-local block: Alibaba Cloud, Oracle Cloud, Azure.
             [169, 254, ..] | [100, 100, 100, 200] | [192, 0, 0, 192] | [168, 63, 129, 16] => Self::LinkLocal,
-            [0 | 10 | 127, ..] | [192, 168, ..] | [172, 16..=31, ..] => Self::Private,
+            // 0.0.0.0 leads to this machine as well.
+            [0 | 127, ..] => Self::Loopback,
+            [10, ..] | [192, 168, ..] | [172, 16..=31, ..] => Self::Private,
             // Carriers' own networks, protocol assignments, benchmarks; multicast and what is reserved.
             [100, 64..=127, ..] | [192, 0, 0, _] | [198, 18 | 19, ..] | [224..=255, ..] => Self::Private,
             _ => Self::Public,
@@ -189,17 +261,11 @@ impl Zone {
     }
 
     fn of_v6(address: Ipv6Addr) -> Self {
-        let segments = address.segments();
-        let embedded = |high: u16, low: u16| {
-            let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-            Self::of_v4(Ipv4Addr::new(a, b, c, d))
-        };
-        match segments {
-            [0, 0, 0, 0, 0, 0, 0, 0 | 1] => Self::Private,
-            // IPv4 in IPv6: compatible, mapped, translated, by NAT64 (well-known and local prefix), by 6to4.
-            [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0, 0, 0, 0, 0xffff, 0, high, low] => embedded(high, low),
-            [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 1, .., high, low] => embedded(high, low),
-            [0x2002, high, low, ..] => embedded(high, low),
+        if let Some(embedded) = embedded_v4(address) {
+            return Self::of_v4(embedded);
+        }
+        match address.segments() {
+            [0, 0, 0, 0, 0, 0, 0, 0 | 1] => Self::Loopback,
             // Amazon's and Google's metadata.
             [0xfe80..=0xfebf, ..] | [0xfd00, 0x0ec2, ..] | [0xfd20, 0x00ce, ..] => Self::LinkLocal,
             [0xfc00..=0xfdff, ..] | [0xfec0..=0xfeff, ..] | [0xff00..=0xffff, ..] => Self::Private,
@@ -214,8 +280,25 @@ mod tests {
 
     fn rules(hosts: Option<&[&str]>, allow_link_local: bool, allow_private: bool) -> Rules {
         let hosts = hosts.map(|hosts| hosts.iter().map(|host| HostPattern::parse(host).unwrap()).collect());
-        Rules { hosts, allow_link_local, allow_private }
+        Rules { hosts, allow_link_local, allow_loopback: false, allow_private, own: OwnSockets::default() }
     }
+
+    const LOOPBACK: [&str; 14] = [
+        "127.0.0.1",
+        "127.1",
+        "127.255.255.254",
+        "0x7f000001",
+        "2130706433",
+        "0177.0.0.1",
+        "0",
+        "0.0.0.0",
+        "[::1]",
+        "[::]",
+        "[::ffff:127.0.0.1]",
+        "[::127.0.0.1]",
+        "[64:ff9b::7f00:1]",
+        "[2002:7f00:1::]",
+    ];
 
     fn check(rules: &Rules, url: &str) -> Result<(), Refused> {
         rules.check(&Url::parse(url).unwrap(), false)
@@ -260,17 +343,11 @@ mod tests {
     fn private_addresses_are_allowed_unless_the_link_forbids_them() {
         let (default, strict) = (rules(None, false, true), rules(None, false, false));
         for host in [
-            "127.0.0.1",
-            "127.1",
-            "0",
-            "0.0.0.0",
             "10.1.2.3",
             "172.31.255.255",
             "192.168.0.1",
             "100.64.0.1",
-            "[::1]",
-            "[::]",
-            "[::ffff:127.0.0.1]",
+            "[::ffff:10.0.0.1]",
             "[fc00::1]",
             "[fd12:3456::1]",
         ] {
@@ -281,9 +358,64 @@ mod tests {
         for host in ["1.1.1.1", "172.32.0.1", "100.128.0.1", "[2606:4700::1111]", "[::ffff:8.8.8.8]", "example.org"] {
             assert_eq!(check(&strict, &format!("https://{host}/")), Ok(()), "{host}");
         }
+    }
+
+    #[test]
+    fn loopback_is_refused_unless_the_link_allows_it_or_names_it() {
+        let default = rules(None, false, true);
+        let lifted = Rules { allow_loopback: true, ..rules(None, false, false) };
+        for host in LOOPBACK {
+            let url = format!("http://{host}:8080/");
+            assert!(matches!(check(&default, &url), Err(Refused::Loopback { .. })), "{host}");
+            assert_eq!(check(&lifted, &url), Ok(()), "{host}");
+        }
+        let named = rules(Some(&["127.0.0.1:8080", "localhost", "[::1]", "mine.example", "*"]), false, true);
+        for url in ["http://127.0.0.1:8080/", "http://2130706433:8080/", "http://[::1]:81/"] {
+            assert_eq!(check(&named, url), Ok(()), "{url}");
+        }
+        assert!(matches!(check(&named, "http://127.0.0.2/"), Err(Refused::Loopback { .. })));
+        let (loopback, mapped) = ("127.0.0.1:0".parse().unwrap(), "[::ffff:127.0.0.1]:0".parse().unwrap());
+        let found = vec![loopback, mapped];
+        assert_eq!(named.filter("localhost", found.clone(), Reach::All), Ok(found.clone()));
+        // Whoever has that name says where it leads.
+        for name in ["mine.example", "other.example"] {
+            let refused = named.filter(name, found.clone(), Reach::All).unwrap_err();
+            assert!(refused.to_string().contains("allow_loopback=true"), "{refused}");
+        }
         // A proxy would look it up on its own machine.
         let local = Url::parse("http://localhost/").unwrap();
-        assert!(strict.check(&local, false).is_ok() && strict.check(&local, true).is_err());
+        assert!(default.check(&local, false).is_ok() && default.check(&local, true).is_err());
+        assert!(lifted.check(&local, true).is_ok() && named.check(&local, true).is_ok());
+    }
+
+    #[test]
+    fn own_sockets_are_refused_whatever_the_link_says() {
+        let everything = |own: &OwnSockets| Rules {
+            allow_loopback: true,
+            own: own.clone(),
+            ..rules(Some(&["127.0.0.1", "localhost", "[::1]", "*"]), true, true)
+        };
+        let own = OwnSockets::default();
+        own.add("127.0.0.1:4000".parse().unwrap());
+        let rules = everything(&own);
+        for host in LOOPBACK {
+            let refused = check(&rules, &format!("http://{host}:4000/"));
+            assert!(matches!(refused, Err(Refused::Own { .. })), "{host}: {refused:?}");
+            assert_eq!(check(&rules, &format!("http://{host}:4001/")), Ok(()), "{host}");
+        }
+        let local = Url::parse("http://localhost:4000/").unwrap();
+        assert!(matches!(rules.check(&local, true), Err(Refused::Own { .. })));
+        // By name, where the port is known to be an own one, and where a lookup itself gives it.
+        let found = |text: &str| vec![text.parse().unwrap()];
+        for (address, reach, is_refused) in [
+            ("127.0.0.1:0", Reach::Elsewhere, true),
+            ("127.0.0.1:0", Reach::All, false),
+            ("127.0.0.1:4000", Reach::All, true),
+            ("93.184.216.34:0", Reach::Elsewhere, false),
+        ] {
+            let refused = rules.filter("localhost", found(address), reach);
+            assert_eq!(matches!(refused, Err(Refused::Own { .. })), is_refused, "{address} {reach:?}");
+        }
     }
 
     #[test]
@@ -292,10 +424,10 @@ mod tests {
         let socket = |text: &str| text.parse::<SocketAddr>().unwrap();
         let (bad, mapped) = (socket("169.254.169.254:0"), socket("[::ffff:169.254.169.254]:0"));
         let good = socket("93.184.216.34:0");
-        let refused = default.filter("rebind.example", vec![bad, mapped]).unwrap_err();
+        let refused = default.filter("rebind.example", vec![bad, mapped], Reach::All).unwrap_err();
         assert!(refused.to_string().starts_with("rebind.example resolves to"), "{refused}");
-        assert_eq!(default.filter("mixed.example", vec![bad, good, mapped]), Ok(vec![good]));
-        assert_eq!(default.filter("empty.example", vec![]), Ok(vec![]));
+        assert_eq!(default.filter("mixed.example", vec![bad, good, mapped], Reach::All), Ok(vec![good]));
+        assert_eq!(default.filter("empty.example", vec![], Reach::All), Ok(vec![]));
     }
 
     #[test]

@@ -1,20 +1,28 @@
 //! The link values of the HTTP client, and the connections they ask for.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use hyper::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::{Certificate, Client, ClientBuilder, NoProxy, Proxy, Url, header::HeaderValue, redirect};
 
 use super::{
+    failure::Failure,
     resolve::{Fixed, Resolver},
-    rules::{HostPattern, Rules},
+    rules::{HostPattern, Reach, Refused, Rules},
 };
 use crate::{
     errors::chain,
-    providers::builtin::{
-        LinkError, Value,
-        values::{Values, wrong},
+    providers::{
+        bounds::{Bounds, LinkPaths, OwnSockets},
+        builtin::{
+            LinkError, Value,
+            values::{Values, wrong},
+        },
     },
 };
 
@@ -49,10 +57,17 @@ pub(super) const VALUES: &[Value] = &[
                because the proxy resolves them.",
     },
     Value {
+        name: "allow_loopback",
+        aliases: &[],
+        default: "false",
+        help: "Allow loopback addresses, which are what the host's machine offers to its own users. Without it only those that \
+               allowed_hosts names, as an address or as localhost. The host's dashboard and NATS servers are never reached.",
+    },
+    Value {
         name: "allow_private",
         aliases: &[],
         default: "true",
-        help: "Allow loopback and private networks. With false only the internet can be reached.",
+        help: "Allow private networks. With false, and without allow_loopback, only the internet can be reached.",
     },
     Value {
         name: "resolve",
@@ -132,7 +147,8 @@ pub(super) struct Settings {
     pub redirects: u64,
     user_agent: HeaderValue,
     connect_timeout: Duration,
-    ca_file: Option<PathBuf>,
+    ca_file: Option<String>,
+    paths: LinkPaths,
     ca: Option<String>,
     proxy: ProxyChoice,
 }
@@ -155,13 +171,15 @@ impl std::fmt::Debug for ProxyChoice {
 }
 
 impl Settings {
-    pub(super) fn read(values: &Values) -> Result<Self, LinkError> {
+    pub(super) fn read(values: &Values, bounds: &Bounds) -> Result<Self, LinkError> {
         let hosts =
             values.list("allowed_hosts")?.map(|hosts| hosts.iter().map(|host| HostPattern::parse(host)).collect());
         let rules = Rules {
             hosts: hosts.transpose()?,
             allow_link_local: values.boolean("allow_link_local")?.unwrap_or(false),
+            allow_loopback: values.boolean("allow_loopback")?.unwrap_or(false),
             allow_private: values.boolean("allow_private")?.unwrap_or(true),
+            own: bounds.sockets.clone(),
         };
         let redirects = values.number("redirects")?.unwrap_or(REDIRECTS_MAX);
         if redirects > REDIRECTS_LIMIT {
@@ -178,7 +196,8 @@ impl Settings {
             user_agent: HeaderValue::from_str(&user_agent)
                 .map_err(|_| wrong("user_agent", &user_agent, "visible characters"))?,
             connect_timeout: values.milliseconds("connect_timeout_ms")?.unwrap_or(CONNECT_TIMEOUT),
-            ca_file: values.text("ca_file").map(PathBuf::from),
+            ca_file: values.text("ca_file"),
+            paths: bounds.paths.clone(),
             ca: values.text("ca"),
             proxy: proxy(values)?,
         })
@@ -209,6 +228,9 @@ fn proxy(values: &Values) -> Result<ProxyChoice, LinkError> {
 /// The ways out of this host for one link, each with its pool of connections.
 pub(super) struct Clients {
     direct: Client,
+    /// For ports that the host's own sockets have: it reaches no address of this machine.
+    elsewhere: Client,
+    own: OwnSockets,
     /// For requests that `proxies` sends to a proxy. Its resolver looks up nothing but proxies, so it has no rules.
     by_proxy: Client,
     proxies: Option<Matcher>,
@@ -228,10 +250,8 @@ impl Clients {
     pub(super) async fn build(settings: Arc<Settings>) -> Result<Self, LinkError> {
         let mut authorities = Vec::new();
         if let Some(path) = &settings.ca_file {
-            let pem = tokio::fs::read(path)
-                .await
-                .map_err(|e| LinkError::Unavailable(format!("link value ca_file: read {}: {e}", path.display())))?;
-            let found = certificates(&pem, &format!("the file {} of link value ca_file", path.display()));
+            let pem = settings.paths.read("ca_file", path).await?;
+            let found = certificates(&pem, &format!("the file {path} of link value ca_file"));
             // The file may be there, or complete, later.
             authorities.extend(found.map_err(LinkError::Unavailable)?);
         }
@@ -273,8 +293,10 @@ impl Clients {
                 built => built.map_err(failed),
             }
         };
-        let resolver = || Resolver { rules: Arc::clone(&settings.rules), fixed: Arc::clone(&settings.fixed) };
-        let direct = build(&|| builder().no_proxy().dns_resolver(resolver()))?;
+        let resolver =
+            |reach| Resolver { rules: Arc::clone(&settings.rules), fixed: Arc::clone(&settings.fixed), reach };
+        let direct = build(&|| builder().no_proxy().dns_resolver(resolver(Reach::All)))?;
+        let elsewhere = build(&|| builder().no_proxy().dns_resolver(resolver(Reach::Elsewhere)))?;
         let (by_proxy, proxies) = match &settings.proxy {
             ProxyChoice::None => (direct.clone(), None),
             ProxyChoice::System => (build(&builder)?, Some(Matcher::from_system())),
@@ -287,27 +309,60 @@ impl Clients {
                 (build(&|| builder().proxy(proxy.clone()))?, Some(matcher))
             }
         };
-        Ok(Self { direct, by_proxy, proxies, fixed: Arc::clone(&settings.fixed), no_roots })
+        let own = settings.rules.own.clone();
+        Ok(Self { direct, elsewhere, own, by_proxy, proxies, fixed: Arc::clone(&settings.fixed), no_roots })
     }
 
     /// The way to a URL; an error names a proxy that cannot be used.
-    pub(super) fn way(&self, url: &Url) -> Result<Way<'_>, String> {
-        let Some(proxies) = &self.proxies else { return Ok(Way::Direct(&self.direct)) };
+    pub(super) async fn way(&self, url: &Url) -> Result<Way<'_>, Failure> {
+        let is_own_port = url.port_or_known_default().is_some_and(|port| self.own.has_port(port));
+        let direct = if is_own_port { &self.elsewhere } else { &self.direct };
+        let Some(proxies) = &self.proxies else { return Ok(Way::Direct(direct)) };
         // Only scheme and host decide. What has no host goes nowhere, as the rules will say.
-        let Some(host) = url.host_str().filter(|host| !host.is_empty()) else { return Ok(Way::Direct(&self.direct)) };
+        let Some(host) = url.host_str().filter(|host| !host.is_empty()) else { return Ok(Way::Direct(direct)) };
         if self.fixed.addresses(host).is_some() {
-            return Ok(Way::Direct(&self.direct));
+            return Ok(Way::Direct(direct));
         }
         let uri = format!("{}://{host}/", url.scheme());
-        let uri: Uri = uri.parse().map_err(|e| format!("the host of the URL cannot be used: {e}"))?;
+        let uri: Uri = uri.parse().map_err(|e| Failure::Request(format!("the host of the URL cannot be used: {e}")))?;
         match proxies.intercept(&uri) {
-            None => Ok(Way::Direct(&self.direct)),
-            Some(proxy) if matches!(proxy.uri().scheme_str(), Some("http" | "https")) => Ok(Way::Proxy(&self.by_proxy)),
-            Some(proxy) => Err(format!(
+            None => Ok(Way::Direct(direct)),
+            Some(proxy) if matches!(proxy.uri().scheme_str(), Some("http" | "https")) => {
+                self.check_proxy(proxy.uri()).await?;
+                if is_own_port {
+                    // The proxy may find another address. But it may as well stand on this machine.
+                    self.check_own(host, url.port_or_known_default()).await?;
+                }
+                Ok(Way::Proxy(&self.by_proxy))
+            }
+            Some(proxy) => Err(Failure::Request(format!(
                 "the environment names a proxy of kind {}, and only http and https proxies can be used; set the link value proxy",
                 proxy.uri().scheme_str().unwrap_or_default()
-            )),
+            ))),
         }
+    }
+
+    /// Refuses an own socket as a proxy: it would take the request for one of its own.
+    async fn check_proxy(&self, proxy: &Uri) -> Result<(), Failure> {
+        let default = if proxy.scheme_str() == Some("https") { 443 } else { 80 };
+        let port = proxy.port_u16().unwrap_or(default);
+        if !self.own.has_port(port) {
+            return Ok(());
+        }
+        self.check_own(proxy.host().unwrap_or_default(), Some(port)).await
+    }
+
+    async fn check_own(&self, host: &str, port: Option<u16>) -> Result<(), Failure> {
+        let bare = host.trim_matches(['[', ']']);
+        let port = port.unwrap_or_default();
+        let found: Vec<SocketAddr> = match bare.parse::<IpAddr>() {
+            Ok(address) => vec![SocketAddr::new(address, port)],
+            Err(_) => tokio::net::lookup_host((bare, port)).await.into_iter().flatten().collect(),
+        };
+        if found.into_iter().any(|address| self.own.contains(address)) {
+            return Err(Refused::Own { what: format!("{host}:{port}") }.into());
+        }
+        Ok(())
     }
 }
 
@@ -327,13 +382,14 @@ mod tests {
 
     fn settings(values: &[(&str, &str)]) -> Result<Settings, LinkError> {
         let link = link(&SPEC, values);
-        Settings::read(&Values::read(&SPEC, &link)?)
+        Settings::read(&Values::read(&SPEC, &link)?, &Bounds::default())
     }
 
     #[test]
     fn defaults_hold_without_values_and_json_is_read() {
         let default = settings(&[]).unwrap();
         assert!(default.rules.hosts.is_none() && !default.rules.allow_link_local && default.rules.allow_private);
+        assert!(!default.rules.allow_loopback && settings(&[("allow_loopback", "yes")]).unwrap().rules.allow_loopback);
         assert_eq!((default.max_body, default.redirects, default.timeout), (64 << 20, 10, None));
 
         let json = r#"{"allowed_hosts": ["a", "b:81"], "timeout_ms": 5, "allow_private": false, "max_body": "1K"}"#;
@@ -348,6 +404,7 @@ mod tests {
         for (name, value) in [
             ("allowed_hosts", "a/b"),
             ("allow_link_local", "maybe"),
+            ("allow_loopback", "maybe"),
             ("redirects", "101"),
             ("timeout_ms", "0"),
             ("max_body", "much"),
@@ -375,7 +432,7 @@ mod tests {
         );
         // A file may come later.
         let empty = tempfile::NamedTempFile::new().unwrap();
-        for path in ["/does/not/exist.pem", empty.path().to_str().unwrap()] {
+        for path in ["/does/not/exist.pem", "/dev/zero", "/proc/self/environ", empty.path().to_str().unwrap()] {
             let error = build("ca_file", path).await;
             assert!(matches!(&error, LinkError::Unavailable(text) if text.contains(path)), "{error}");
         }

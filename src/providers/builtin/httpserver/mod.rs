@@ -101,18 +101,24 @@ struct Server {
 
 impl Server {
     async fn take_on(self: Arc<Self>, link: Arc<LinkDefinition>) -> Result<Arc<dyn Link>, LinkError> {
-        let settings = Settings::load(&SPEC, &link, self.context.rpc_timeout).await?;
+        let paths = &self.context.bounds.paths;
+        let settings = Settings::load(&SPEC, &link, self.context.rpc_timeout, paths).await?;
+        self.context.tell_unknown(&settings.unknown, &link);
         for warning in &settings.warnings {
-            let known: Vec<&str> = SPEC.values.iter().map(|value| value.name).collect();
-            warn!(actor_id = link.actor_id, warning, known = known.join(", "), "link value without effect");
+            warn!(actor_id = link.actor_id, warning, "link value without effect");
             let text = format!("a link value of {} has no effect: {warning}", link.actor_id);
             self.context.journal.write(Level::Warn, &text);
         }
         let certificate = match &settings.tls {
-            Some(source) => Some(source.load().await?),
+            Some(source) => Some(source.load(paths).await?),
             None => None,
         };
         let address = resolve(&settings.address).await?;
+        if self.context.bounds.sockets.is_taken(address) {
+            return Err(LinkError::Values(format!(
+                "link value address is {address}, where the host itself or its NATS server listens; use another port"
+            )));
+        }
         let provider = &self.context.provider_id;
         let origin = Entity::new(provider.as_str(), self.context.link_name.as_str(), self.context.contract_id);
         let (rules, journal) = (settings.rules.clone(), self.context.journal.clone());

@@ -8,13 +8,13 @@ use serde_json::{Map, Value as Json};
 use super::{
     super::{
         LinkError, Spec, Value,
-        values::{Values, wrong},
+        values::{Unknown, Values, wrong},
     },
     cors::{self, Cors},
     routes::{HostPattern, Prefix},
     tls::{Pem, Source},
 };
-use crate::links::LinkDefinition;
+use crate::{links::LinkDefinition, providers::bounds::LinkPaths};
 
 const DEFAULT_HOST: &str = "127.0.0.1";
 const DEFAULT_PORT: u16 = 8000;
@@ -83,7 +83,7 @@ pub static VALUES: &[Value] = &[
     value("max_connections", "10000", "connections at a time; further ones wait to be accepted"),
     value("max_request_headers", "100", "header lines of an HTTP/1 request; more get 431"),
     value("body_idle_ms", "10000", "how long a request body may pause; then the client gets 408"),
-    value("config_file", "none", "a JSON file on this host with any of these values"),
+    value("config_file", "none", "a JSON file on this host with any of these values, or a TOML file if it is named so"),
     value("config_json", "none", "any of these values as one JSON object; a value of its own wins"),
     value("config_b64", "none", "the same, in base64"),
     value("log", "none", "accepted and without effect: the host has one log, see its --log-level"),
@@ -102,6 +102,8 @@ pub struct Settings {
     pub rules: Rules,
     /// Oddities that are no errors.
     pub warnings: Vec<String>,
+    /// Values that this provider does not know.
+    pub unknown: Vec<Unknown>,
 }
 
 /// What holds for the requests of one link.
@@ -148,6 +150,7 @@ impl Settings {
         spec: &'static Spec,
         link: &Arc<LinkDefinition>,
         rpc_timeout: Duration,
+        paths: &LinkPaths,
     ) -> Result<Self, LinkError> {
         let given =
             |name: &str| link.values.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, v)| v.trim());
@@ -163,10 +166,13 @@ impl Settings {
                 "link value config_file names the file {path}, which cannot be read: {error}"
             ))
         };
-        let text = tokio::fs::read_to_string(path).await.map_err(|error| cannot(&error))?;
-        if let Err(error) = serde_json::from_str::<Map<String, Json>>(&text) {
-            return Err(cannot(&format!("it is no JSON object: {error}")));
-        }
+        let text = String::from_utf8(paths.read("config_file", path).await?).map_err(|error| cannot(&error))?;
+        let members = if path.to_ascii_lowercase().ends_with(".toml") {
+            toml::from_str::<Map<String, Json>>(&text).map_err(|error| cannot(&format!("it is no TOML: {error}")))
+        } else {
+            serde_json::from_str(&text).map_err(|error| cannot(&format!("it is no JSON object: {error}")))
+        };
+        let text = Json::Object(members?).to_string();
         let mut link = LinkDefinition::clone(link);
         link.values.insert("config_json".into(), text);
         // What is wrong may be put right in the file, and then nothing about the link changes.
@@ -177,15 +183,14 @@ impl Settings {
 
     pub fn read(spec: &'static Spec, link: &LinkDefinition, rpc_timeout: Duration) -> Result<Self, LinkError> {
         let values = Values::read(spec, link)?;
-        let mut warnings: Vec<String> =
-            values.unknown.iter().map(|name| format!("{name} is no value of this provider")).collect();
+        let (mut warnings, mut unknown) = (Vec::new(), values.unknown.clone());
         if values.member("log").is_some() || values.text("log").is_some() {
             warnings.push("log has no effect: the host has one log, see its --log-level".into());
         }
         let path = values.text("path").unwrap_or_else(|| "/".into());
         let path = Prefix::parse(&path).ok_or_else(|| wrong("path", &path, "a path such as /api"))?;
         let strip = values.boolean("strip_path")?.unwrap_or(false).then(|| path.clone());
-        let cors = Section::read(&values, "cors", &mut warnings)?;
+        let cors = Section::read(&values, "cors", &mut unknown)?;
         let content_max = values.bytes("max_content_len")?.unwrap_or(DEFAULT_CONTENT_MAX);
         if content_max > CONTENT_MAX {
             return Err(wrong("max_content_len", &content_max.to_string(), "at most 1G"));
@@ -214,10 +219,11 @@ impl Settings {
             address: address(&values)?,
             hosts: hosts(&values)?,
             path,
-            tls: tls(&Section::read(&values, "tls", &mut warnings)?)?,
+            tls: tls(&Section::read(&values, "tls", &mut unknown)?)?,
             limits: limits(&values)?,
             rules,
             warnings,
+            unknown,
         })
     }
 }
@@ -300,7 +306,7 @@ struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
-    fn read(values: &'a Values, name: &'static str, warnings: &mut Vec<String>) -> Result<Self, LinkError> {
+    fn read(values: &'a Values, name: &'static str, unknown: &mut Vec<Unknown>) -> Result<Self, LinkError> {
         // A single value first, as everywhere.
         let parsed = match values.text(name) {
             Some(text) => serde_json::from_str(&text).ok(),
@@ -311,7 +317,7 @@ impl<'a> Section<'a> {
         };
         let section = Self { name, members, values };
         for member in section.members.keys().filter(|member| !section.is_known(member)) {
-            warnings.push(format!("{name}.{member} is no value of this provider"));
+            unknown.push(Unknown::new(&super::SPEC, &format!("{name}_{member}")));
         }
         Ok(section)
     }
@@ -438,8 +444,52 @@ mod tests {
         assert_eq!((rules.timeout, rules.content_max, rules.readonly), (Duration::from_millis(500), 10 << 20, true));
         let origin = HeaderValue::from_static("https://b.example");
         assert!(rules.cors.preflight(Some(&origin)).is_none());
-        for odd in ["nonsense", "tls.ca", "log"] {
-            assert!(settings.warnings.iter().any(|warning| warning.starts_with(odd)), "{:?}", settings.warnings);
+        assert!(settings.warnings.iter().any(|warning| warning.starts_with("log")), "{:?}", settings.warnings);
+        let unknown: Vec<&str> = settings.unknown.iter().map(|unknown| unknown.name.as_str()).collect();
+        assert_eq!(unknown, ["nonsense", "tls_ca"]);
+    }
+
+    #[tokio::test]
+    async fn a_file_has_the_values_as_json_or_as_toml() {
+        let dir = tempfile::tempdir().unwrap();
+        let toml = "address = \"0.0.0.0:8443\"\ntimeout_ms = 500\n\n[tls]\ncert_file = \"/c\"\npriv_key_file = \"/k\"\n\n\
+                    [cors]\nallowed_origins = [\"https://a.example\"]\nmax_age_secs = 7\n";
+        let json = r#"{"address": "0.0.0.0:8443", "timeout_ms": 500, "tls": {"cert_file": "/c", "priv_key_file": "/k"},
+            "cors": {"allowed_origins": ["https://a.example"], "max_age_secs": 7}}"#;
+        let load = async |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            let link = Arc::new(link(&SPEC, &[("CONFIG_FILE", &path.display().to_string())]));
+            Settings::load(&SPEC, &link, Duration::from_secs(2), &LinkPaths::default()).await
+        };
+        for (name, text) in [("http.toml", toml), ("HTTP.TOML", toml), ("http.json", json), ("http", json)] {
+            let settings = load(name, text).await.unwrap();
+            let source = Source { certificate: Pem::File("/c".into()), key: Pem::File("/k".into()) };
+            assert_eq!((settings.address.as_str(), settings.tls), ("0.0.0.0:8443", Some(source)), "{name}");
+            assert_eq!(settings.rules.timeout, Duration::from_millis(500));
+            assert!(settings.unknown.is_empty(), "{:?}", settings.unknown);
+        }
+        for (name, text, part) in
+            [("http.toml", json, "no TOML"), ("http.json", toml, "no JSON"), ("x", "[1]", "no JSON")]
+        {
+            let error = load(name, text).await.err().unwrap().to_string();
+            assert!(error.contains(part) && error.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn line_breaks_get_into_no_header() {
+        for (name, value) in [
+            ("cache_control", "no-store\r\nset-cookie: a=b"),
+            ("cors_allowed_origins", "https://a.example\r\nx: y"),
+            ("cors_allowed_headers", "accept\r\nx: y"),
+            ("cors_allowed_methods", "GET\r\nx: y"),
+            ("cors_exposed_headers", "x\r\ny"),
+            ("host", "a.example\r\nx"),
+            ("address", "127.0.0.1:80\r\n1"),
+        ] {
+            let error = read(&[(name, value)]).err().expect(name).to_string();
+            assert!(error.contains("link value"), "{name}: {error}");
         }
     }
 

@@ -9,6 +9,7 @@ use rustls::{
 };
 
 use super::super::LinkError;
+use crate::providers::bounds::LinkPaths;
 
 /// HTTP/2 first, for all who can.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -28,15 +29,11 @@ pub enum Pem {
 }
 
 impl Pem {
-    async fn read(&self, name: &str) -> Result<Vec<u8>, LinkError> {
+    async fn read(&self, name: &str, paths: &LinkPaths) -> Result<Vec<u8>, LinkError> {
         match self {
             // Link values are often written in one line.
             Self::Inline(text) => Ok(text.replace("\\n", "\n").into_bytes()),
-            Self::File(path) => tokio::fs::read(path).await.map_err(|error| {
-                LinkError::Unavailable(format!(
-                    "link value {name} names the file {path}, which cannot be read: {error}"
-                ))
-            }),
+            Self::File(path) => paths.read(name, path).await,
         }
     }
 }
@@ -52,7 +49,7 @@ impl fmt::Debug for Pem {
 
 impl Source {
     /// Reads and checks certificate and key. What a file lacks now it may have later.
-    pub async fn load(&self) -> Result<Arc<ServerConfig>, LinkError> {
+    pub async fn load(&self, paths: &LinkPaths) -> Result<Arc<ServerConfig>, LinkError> {
         let bad = |name: &str, cause: &dyn fmt::Display| {
             let text = format!("the TLS {name} of the link cannot be used: {cause}; it has to be in PEM form");
             if matches!((&self.certificate, &self.key), (Pem::Inline(_), Pem::Inline(_))) {
@@ -61,14 +58,14 @@ impl Source {
                 LinkError::Unavailable(text)
             }
         };
-        let certificate = self.certificate.read("tls_cert_file").await?;
+        let certificate = self.certificate.read("tls_cert_file", paths).await?;
         let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&certificate)
             .collect::<Result<_, _>>()
             .map_err(|error| bad("certificate", &error))?;
         if chain.is_empty() {
             return Err(bad("certificate", &"there is none in it"));
         }
-        let key = self.key.read("tls_priv_key_file").await?;
+        let key = self.key.read("tls_priv_key_file", paths).await?;
         let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| bad("key", &error))?;
         let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()

@@ -126,9 +126,9 @@ impl Provider for KeyValue {
     fn link(self: Arc<Self>, link: Arc<LinkDefinition>) -> BoxFuture<'static, Result<Arc<dyn Link>, LinkError>> {
         Box::pin(async move {
             let values = Values::read(&SPEC, &link)?;
-            values.warn_of_unknown(&SPEC, &link);
+            self.context.tell_unknown(&values.unknown, &link);
             let default = format!("KEYVALUE_{}", self.context.lattice);
-            let name = jetstream::bucket_name(values.text("bucket"), default)?;
+            let name = jetstream::bucket_name(values.text("bucket"), default, &self.context.lattice)?;
             let placement = Placement::read(&values, self.context.js_domain.as_deref())?;
             let bucket = self.bucket(name, placement).await?;
             Ok(Arc::new(KeyValueLink { bucket, calls: TaskTracker::new() }) as Arc<dyn Link>)

@@ -1,8 +1,9 @@
 //! The NATS connection of a link: the host's, or one of its own with its own user.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{io::Write, sync::Arc, time::Duration};
 
 use async_nats::{AuthError, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
+use tempfile::NamedTempFile;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -10,9 +11,12 @@ use crate::{
     errors::chain,
     lattice::connection::{self, ConfirmError, without_passwords},
     links::LinkDefinition,
-    providers::builtin::{
-        LinkError,
-        values::{Values, wrong},
+    providers::{
+        bounds::{Bounds, OwnSockets},
+        builtin::{
+            LinkError,
+            values::{Values, wrong},
+        },
     },
 };
 
@@ -32,7 +36,7 @@ pub(super) struct Server {
     shown: String,
     auth: Auth,
     ping_interval: Option<Duration>,
-    ca_file: Option<PathBuf>,
+    ca_file: Option<String>,
 }
 
 /// Never shown.
@@ -64,7 +68,7 @@ impl Server {
             }
             seconds => seconds.map(Duration::from_secs),
         };
-        let ca_file = values.text("ca_file").map(PathBuf::from);
+        let ca_file = values.text("ca_file");
         let Some(uris) = uris.filter(|uris| !uris.is_empty()) else {
             let lonely = [
                 ("client_jwt", jwt.is_some()),
@@ -92,10 +96,6 @@ impl Server {
             })?;
             addresses.push(address);
         }
-        if let Some(path) = ca_file.as_ref().filter(|path| !path.is_file()) {
-            // It may come later.
-            return Err(LinkError::Unavailable(format!("link value ca_file: there is no file {}", path.display())));
-        }
         let auth = match (jwt, seed) {
             (None, None) => Auth::Address,
             (Some(_), None) => {
@@ -110,8 +110,40 @@ impl Server {
         Ok(Some(Self { addresses, shown, auth, ping_interval, ca_file }))
     }
 
-    /// Connects for a link.
-    pub(super) async fn connect(self, client_name: String, link: Arc<LinkDefinition>) -> Result<Own, LinkError> {
+    /// Looks where the addresses lead: to a NATS server that the host uses itself, or not. Other sockets of the host are
+    /// refused.
+    async fn is_the_hosts(&self, sockets: &OwnSockets) -> Result<bool, LinkError> {
+        let mut is_the_hosts = false;
+        for address in &self.addresses {
+            // What has no address now has none for the connection, either; and the server says who it is.
+            let found = tokio::net::lookup_host((address.host(), address.port())).await;
+            for found in found.into_iter().flatten() {
+                if sockets.takes_clients(found) {
+                    is_the_hosts = true;
+                } else if sockets.contains(found) {
+                    return Err(LinkError::Values(format!(
+                        "link value uri: {} leads to a socket of the host itself, which no link may use",
+                        self.shown
+                    )));
+                }
+            }
+        }
+        Ok(is_the_hosts)
+    }
+
+    /// Connects for a link. `host` is the host's own connection.
+    pub(super) async fn connect(
+        self,
+        client_name: String,
+        link: Arc<LinkDefinition>,
+        bounds: &Bounds,
+        host: &async_nats::Client,
+    ) -> Result<Own, LinkError> {
+        let mut is_the_hosts = self.is_the_hosts(&bounds.sockets).await?;
+        let authority = match &self.ca_file {
+            Some(path) => Some(copy(&bounds.paths.read("ca_file", path).await?)?),
+            None => None,
+        };
         let (denials, denied) = watch::channel(Vec::new());
         let mut options = ConnectOptions::new()
             .name(client_name)
@@ -124,8 +156,8 @@ impl Server {
         if let Some(interval) = self.ping_interval {
             options = options.ping_interval(interval);
         }
-        if let Some(path) = self.ca_file {
-            options = options.add_root_certificates(path);
+        if let Some(copy) = &authority {
+            options = options.add_root_certificates(copy.path().to_owned());
         }
         options = match self.auth {
             Auth::Jwt { jwt, key } => options.jwt(jwt, move |nonce| {
@@ -144,7 +176,11 @@ impl Server {
         };
         let servers = self.shown;
         match options.connect(&self.addresses[..]).await {
-            Ok(client) => Ok(Own { client, denied, servers }),
+            Ok(client) => {
+                // Whatever way it took.
+                is_the_hosts |= client.server_info().server_id == host.server_info().server_id;
+                Ok(Own { client, denied, servers, is_the_hosts, _authority: authority })
+            }
             Err(failure) => Err(explain(&failure, &servers)),
         }
     }
@@ -155,6 +191,16 @@ pub(super) struct Own {
     pub client: async_nats::Client,
     denied: watch::Receiver<Vec<String>>,
     servers: String,
+    /// It leads to a server of the host: there the lattice's subjects are as they are on the host's own connection.
+    pub is_the_hosts: bool,
+    /// What was read of the link value `ca_file`, for when it connects again.
+    _authority: Option<NamedTempFile>,
+}
+
+/// Keeps what was read and checked: the client library reads the file at each connect, and another one may be there then.
+fn copy(pem: &[u8]) -> Result<NamedTempFile, LinkError> {
+    let copied = NamedTempFile::new().and_then(|mut file| file.write_all(pem).map(|()| file));
+    copied.map_err(|error| LinkError::Unavailable(format!("link value ca_file: keep what was read: {error}")))
 }
 
 impl Own {
@@ -274,7 +320,6 @@ mod tests {
             (&[("config_json", r#"{"uri": {"nats://me:secret@a": 1}}"#)], "link value uri"),
             (&[("config_json", r#"{"cluster_uris": [["me:secret@a"]]}"#)], "link value uri"),
             (&[("uri", "a"), ("ping_interval_sec", "0")], "1 to 86400"),
-            (&[("uri", "a"), ("ca_file", "/no/such.pem")], "/no/such.pem"),
         ] {
             let error = read(values).err().expect(expected).to_string();
             assert!(error.contains(expected) && !error.contains("secret"), "{error}");

@@ -120,8 +120,9 @@ const VALUES: &[Value] = &[
         name: "allow_system_subjects",
         aliases: &[],
         default: "false",
-        help: "On the host's connection, allow wasmbus.>, $JS.>, $KV.> and whatever else begins with $, subscriptions that \
-               cover these, and subscriptions of _INBOX.>. Whoever may publish there can command the lattice.",
+        help: "On the host's connection, and on one of its own to the host's NATS server, allow wasmbus.>, wadm.>, $JS.>, $KV.> \
+               and whatever else begins with $, subscriptions that cover these, and subscriptions of _INBOX.>. Whoever may \
+               publish there can command the lattice.",
     },
     Value {
         name: "config_json",
@@ -171,22 +172,28 @@ impl MessagingLink {
     async fn open(context: Context, link: Arc<LinkDefinition>) -> Result<Self, LinkError> {
         let values = Values::read(&SPEC, &link)?;
         let (actor_id, link_name) = (link.actor_id.clone(), link.link_name.clone());
-        values.warn_of_unknown(&SPEC, &link);
+        context.tell_unknown(&values.unknown, &link);
         let server = Server::read(&values)?;
         let lifted = values.boolean("allow_system_subjects")?.unwrap_or(false);
-        let reserved = match server.is_none() && !lifted {
-            true => Reserved::Lattice(context.reserved_subjects.clone()),
+        let reserved = |is_the_hosts: bool| match is_the_hosts && !lifted {
+            true => Reserved::Lattice(context.bounds.subjects.clone()),
             false => Reserved::Nothing,
         };
-        let wanted = subscriptions(&values, &reserved)?;
+        // What is wrong with them is told also while the server is away.
+        subscriptions(&values, &reserved(server.is_none()))?;
         let timeout = values.milliseconds("timeout_ms")?.unwrap_or(context.rpc_timeout);
         if timeout > TIMEOUT_MAX {
             return Err(wrong("timeout_ms", &timeout.as_millis().to_string(), "milliseconds, at most a day"));
         }
         let own = match server {
             None => None,
-            Some(server) => Some(server.connect(format!("messaging {actor_id} {link_name}"), Arc::clone(&link)).await?),
+            Some(server) => {
+                let name = format!("messaging {actor_id} {link_name}");
+                Some(server.connect(name, Arc::clone(&link), &context.bounds, &context.nats).await?)
+            }
         };
+        let reserved = reserved(own.as_ref().is_none_or(|own| own.is_the_hosts));
+        let wanted = subscriptions(&values, &reserved)?;
         let client = own.as_ref().map_or_else(|| context.nats.clone(), |own| own.client.clone());
         let mut subscribers = Vec::with_capacity(wanted.len());
         for Subscription { subject, queue } in wanted {

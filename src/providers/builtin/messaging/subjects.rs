@@ -1,8 +1,9 @@
 //! Which subjects a link may use.
 //!
 //! On the host's own connection an actor must not hear the lattice or speak in its name: signed invocations, control
-//! commands, replies and JetStream all run over it. A connection of the link's own has the rights of its own user, and
-//! its server decides.
+//! commands, replies and JetStream all run over it. The same holds for a connection of the link's own to a NATS server that
+//! the host uses, which may let everybody in. At any other server the link has the rights of its own user, and that server
+//! decides.
 
 use crate::{
     lattice::reserved as lattice,
@@ -21,8 +22,8 @@ pub(super) enum SubjectError {
     #[error("subject {subject:?} is invalid: {reason}")]
     Invalid { subject: String, reason: &'static str },
     #[error(
-        "subject {0:?} belongs to the lattice or the NATS server, and this link uses the host's own connection; use another \
-         subject, give the link a connection of its own (link value uri), or lift this with the link value \
+        "subject {0:?} belongs to the lattice or the NATS server, and this link uses the host's connection or its NATS server; \
+         use another subject, give the link a server of its own (link value uri), or lift this with the link value \
          allow_system_subjects=true"
     )]
     System(String),
