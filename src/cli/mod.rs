@@ -35,7 +35,8 @@ pub const EXIT_CONFIG: u8 = 64;
         Settings come from flags, then the environment, then .env files, then ./host_config.json, then defaults. Commands that \
         speak to a lattice take them from the same places, so on a machine that runs a host they need no flags; elsewhere \
         `host ctx` keeps contexts.\n\n\
-        A host serves a dashboard at http://127.0.0.1:4000, or at the next free port, which its log names.",
+        A host serves a dashboard at http://127.0.0.1:4000, or at the next free port, which its log names; `host dashboard` \
+        logs in to it.",
     after_help = "Examples:\n  \
         host up                                        a NATS server and a host, nothing else needed\n  \
         host up --detached; host down                  the same in the background, until told to stop\n  \
@@ -45,6 +46,7 @@ pub const EXIT_CONFIG: u8 = 64;
         HOST_machine=second host foreground            the same with a label to start things by\n  \
         host start actor ./echo_s.wasm                 run an actor somewhere in the lattice\n  \
         host get inventory                             what runs where\n  \
+        host dashboard                                 open the page, logged in\n  \
         host doctor                                    what is wrong, and how to mend it"
 )]
 pub struct Cli {
@@ -93,6 +95,21 @@ pub enum Command {
             Exit codes: 0 nothing runs any longer, whether or not something did before; 1 something could not be stopped."
     )]
     Down(Down),
+    /// Log in to the dashboard of a host of yours on this machine
+    #[command(
+        long_about = "Prints a link that logs in to the dashboard of a host of yours on this machine, and opens it where there \
+            is a desktop. The link works once and for one minute; the login lasts 12 hours, also over restarts of the host.\n\n\
+            Without a login the dashboard only shows things, and hides link values and what actors and providers say. The link \
+            is made from a secret in a file that only you may read ($XDG_STATE_HOME/lattice-host/dashboard.token); programs show \
+            its text as bearer. The host is not asked.",
+        after_help = "Examples:\n  \
+            host dashboard                   that of the host that was started in this directory, or of the only one\n  \
+            host dashboard NCWAX43R          that of another host, by its id or its name\n  \
+            host dashboard --no-open         only print the link\n  \
+            host dashboard --revoke          end every login and make another secret\n\n\
+            Exit codes: 0 done; 1 there is no such dashboard, or no secret; 2 wrong use."
+    )]
+    Dashboard(tools::Dashboard),
     /// Tell whether a host runs on this machine: prints pong and exits with 0 if one does
     Ping,
     /// Look at the settings
@@ -172,7 +189,7 @@ pub enum Command {
 
 /// The commands in the groups of `host --help`.
 pub const GROUPS: [(&str, &[&str]); 4] = [
-    ("Run a host", &["up", "down", "foreground", "ping", "config"]),
+    ("Run a host", &["up", "down", "foreground", "dashboard", "ping", "config"]),
     ("Operate a lattice", &["get", "start", "stop", "scale", "update", "link", "label", "call", "ctl", "app"]),
     ("Find out", &["doctor", "explain", "logs", "top", "spy"]),
     (

@@ -22,6 +22,21 @@ pub struct Login {
     pub insecure: bool,
 }
 
+/// What `host dashboard` can be asked for.
+#[derive(Args, Debug)]
+pub struct Dashboard {
+    /// The host: its id, the beginning of its id, or its name
+    pub host: Option<String>,
+    /// Only print the link
+    #[arg(long)]
+    pub no_open: bool,
+    /// End every login to the dashboards of this user's hosts, and make another secret
+    #[arg(long, conflicts_with = "host")]
+    pub revoke: bool,
+    #[command(flatten)]
+    pub form: Form,
+}
+
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  \
     host inspect builtin://httpserver        the built-in HTTP server and every link value it takes\n  \

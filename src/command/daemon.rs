@@ -1,6 +1,6 @@
 //! The commands that run hosts: `foreground`, `up` and `down`.
 
-use std::{process::ExitCode, time::Duration};
+use std::{io::IsTerminal as _, process::ExitCode, time::Duration};
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -12,6 +12,7 @@ use crate::{
     config::{self, Config, Loaded, ProcessEnvironment, SettingArgs, Sources},
     dirs::Dirs,
     host::Host,
+    http::{auth, entry},
     shutdown, telemetry,
     terminal::{Terminal, complain},
     up::{
@@ -121,7 +122,11 @@ async fn in_background(instance: &Instance, dirs: &Dirs, options: &up::Options, 
     // The log of the other process was repeated; what this one says comes after it.
     telemetry::flush();
     match outcome {
-        Ok(detached::Outcome::Ready(record)) => print(told(instance, &record).await),
+        Ok(detached::Outcome::Ready(record)) => {
+            let code = print(told(instance, &record).await);
+            print_link(dirs, record.host_id.as_deref().unwrap_or_default());
+            code
+        }
         Ok(detached::Outcome::RunsAlready) => runs_already(instance, options, loaded).await,
         // The same, in a terminal.
         Ok(detached::Outcome::Ended(status)) if status.success() && instance.is_running() => {
@@ -188,6 +193,19 @@ async fn runs_already(instance: &Instance, options: &up::Options, loaded: &Loade
 
 async fn told(instance: &Instance, record: &Record) -> String {
     up::told(instance, record).await.map(|summary| summary.to_string()).unwrap_or_default()
+}
+
+/// Prints a link that logs in to the dashboard, if somebody looks: it is a secret for a minute.
+fn print_link(dirs: &Dirs, host_id: &str) {
+    if !std::io::stdout().is_terminal() {
+        return;
+    }
+    let dashboards = entry::running(dirs);
+    let record = dashboards.iter().find(|record| record.host_id == host_id);
+    if let Some(Ok(link)) = record.map(|record| record.link(dirs)) {
+        let seconds = auth::CODE.as_secs();
+        telemetry::say(&format!("\nOpen the dashboard, logged in (once, within {seconds} s):\n  {link}\n"));
+    }
 }
 
 pub fn down(terminal: &Terminal, args: &Down) -> ExitCode {
@@ -349,7 +367,10 @@ async fn serve(
             () = stop.cancelled() => Ok(None),
         };
         match ready {
-            Ok(Some(summary)) => telemetry::say(&summary.to_string()),
+            Ok(Some(summary)) => {
+                telemetry::say(&summary.to_string());
+                print_link(dirs, host.state().facts().id.as_str());
+            }
             Ok(None) => {}
             Err(error) => {
                 host.stop(None).await;

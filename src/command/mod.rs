@@ -10,6 +10,7 @@ pub mod completions;
 mod config;
 mod contexts;
 mod daemon;
+mod dashboard;
 mod dev;
 mod doctor;
 mod drain;
@@ -122,6 +123,7 @@ async fn dispatch(terminal: &Terminal, settings: SettingArgs, command: Command) 
         Command::Reg(Reg::Pull(pull)) | Command::Pull(pull) => registry::pull(terminal, settings, pull).await,
         Command::Reg(Reg::Ping(ping)) => registry::ping(terminal, settings, ping).await,
         Command::Drain(drain) => drain::run(terminal, &drain),
+        Command::Dashboard(args) => dashboard::run(terminal, &args),
         Command::Ctx(ctx) => contexts::run(terminal, settings, ctx),
         Command::Completions(completions) => completions::run(terminal, &completions),
         Command::Man(man) => man::run(terminal, &man),

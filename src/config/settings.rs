@@ -360,10 +360,10 @@ pub static GROUPS: &[Group] = &[
                 Kind::Integer { min: 0, max: 65_535 }, "4000", "Port of the dashboard, its API, health checks and metrics; the next free one if it is taken, none if 0")
                 .written(Written::Never),
             Setting::new("dashboard_address", &["WASMCLOUD_DASHBOARD_ADDRESS"], "dashboard-address",
-                Kind::Address, "127.0.0.1", "Address the dashboard listens on; any but a loopback one asks for a token")
+                Kind::Address, "127.0.0.1", "Address the dashboard listens on; on any but a loopback one reading needs a login, too")
                 .written(Written::Never),
             Setting::new("dashboard_token", &["WASMCLOUD_DASHBOARD_TOKEN"], "dashboard-token",
-                Kind::Secret, "", "What to show to enter the dashboard, better 16 characters or more; made up and kept in a file where one is needed")
+                Kind::Secret, "", "A token of your choice that logs in to the dashboard, better 16 characters or more; with it reading needs a login, too. The one that is made up and kept in a file always logs in")
                 .written(Written::Never),
             Setting::new("dashboard_names", &["WASMCLOUD_DASHBOARD_HOST", "DASHBOARD_HOST"], "dashboard-names",
                 Kind::List, "", "Names the dashboard is reached by, besides addresses and localhost, like box.example")

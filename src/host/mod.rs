@@ -383,6 +383,7 @@ impl Host {
                     router,
                     engine,
                     slots,
+                    budget,
                     actors: actors.clone(),
                     providers: providers.clone(),
                     vigil,

@@ -1,21 +1,26 @@
-//! Who may enter the dashboard, and from where.
+//! Who may enter the dashboard, from where, and what for.
 //!
-//! Every request passes [`guard`]. Who shows the token as bearer is a program and comes in; of others it refuses, in this
-//! order:
+//! Every request passes [`guard`], which refuses, in this order:
 //!
+//! * wrong tokens. Whoever shows the right one as bearer, or a session, is an [`Access::Operator`] and comes in.
 //! * names that are not the dashboard's, in the `Host` header: a page elsewhere whose name was pointed at this machine (DNS
 //!   rebinding) is stopped by its name. Addresses cannot be rebound, and `localhost` is ours.
-//! * requests that a page of another origin makes, by `Origin` and `Sec-Fetch-Site`. What changes something needs a content type
-//!   or a method besides, that no form of another page can send.
-//! * where a token is set, everything but the login page and the health checks without a session. A session is a cookie that
-//!   pages of other origins do not send and scripts do not see; programs send the token itself, as bearer.
+//! * requests that a page of another origin makes, by `Origin` and `Sec-Fetch-Site`.
+//! * everything but reading, without a login. Reading needs one too ([`Reading::Closed`]) where the dashboard listens on more
+//!   than loopback, and where the settings have a token.
 //!
-//! Where none is set, everybody who reaches the address may operate the lattice; so without one only loopback is listened on.
+//! Without a login one is an [`Access::Reader`], for whom [`super::mask`] hides link values and what actors and providers say.
+//! The files of the page, the login and the health checks are open to everybody.
+//!
+//! There are no cookies: browsers send them to every port of a machine, so also to the pages of its actors, which then could
+//! act as the operator. A page keeps its session where only its own origin reads it, and shows it as bearer. Thus a request of
+//! another page brings no right with it, whatever the browser.
 
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},
-    sync::{Mutex, MutexGuard, PoisonError},
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -24,38 +29,34 @@ use axum::{
     extract::{Request, State},
     http::{
         HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri,
-        header::{self, AUTHORIZATION, CONTENT_SECURITY_POLICY, COOKIE, HOST, ORIGIN},
+        header::{self, AUTHORIZATION, CONTENT_SECURITY_POLICY, HOST, ORIGIN},
         uri::Authority,
     },
     middleware::Next,
-    response::{IntoResponse, Redirect, Response},
+    response::{IntoResponse, Response},
 };
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use rand::Rng as _;
 use tokio::time::timeout;
+use tracing::warn;
 
-use super::{api::Refusal, listen::Caller};
-use crate::{config::Secret, providers::external::access::percent_encode};
+use super::{
+    api::Refusal,
+    auth::{self, Claims, Keys},
+    listen::{Caller, Crowd},
+};
+use crate::{config::Secret, providers::builtin::httpserver::clients::network};
 
-/// How long a session lasts that is not used.
-pub const SESSION: Duration = Duration::from_secs(12 * 3600);
-/// How long a browser keeps its cookie; it is the session that ends earlier.
-const COOKIE_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Sessions at a time; the one that was used least lately makes room.
-const SESSIONS_MAX: usize = 256;
+/// How often the file with the secret is looked at, so that another secret counts soon.
+const FRESH: Duration = Duration::from_secs(1);
+/// Codes and sessions that are remembered as used up; each for as long as it would hold.
+const USED_UP_MAX: usize = 4096;
 /// Wrong tokens that one address may show within [`WINDOW`]; and all together.
 const TRIES_MAX: u32 = 5;
 const ALL_TRIES_MAX: u32 = 100;
 const WINDOW: Duration = Duration::from_secs(60);
-/// Characters of a token that nobody guesses. With one, tries are counted only to spare the log and the processor, and nobody
-/// is locked out by the tries of others.
+/// Characters of a token that nobody guesses. Whoever shows such a one comes in, whatever others tried before.
 const LONG: usize = 32;
-/// Who showed the right token is not locked out for so long by wrong ones from the same address, if the token is long.
-const TRUSTED: Duration = Duration::from_secs(3600);
 /// Addresses whose tries are counted apart.
 const CALLERS_MAX: usize = 1024;
-/// Random bytes of a session's id, and of a token that is made up.
-const SECRET_BYTES: usize = 32;
 
 /// What takes as long as it takes, with deadlines of its own.
 const UNHURRIED: [&str; 3] = ["/api/v1/stream", "/api/v1/uploads", "/api/v1/call"];
@@ -63,10 +64,9 @@ const UNHURRIED: [&str; 3] = ["/api/v1/stream", "/api/v1/uploads", "/api/v1/call
 const DEADLINE: Duration = Duration::from_secs(15);
 
 /// Answered to everybody, for those who watch over this process.
-const HEALTH: [&str; 4] = ["/healthz", "/readyz", "/api/livez", "/api/readyz"];
-/// What the login page needs.
-const OPEN: [&str; 2] = ["/login", "/api/v1/session"];
-const ASSETS: &str = "/assets/";
+pub const HEALTH: [&str; 4] = ["/healthz", "/readyz", "/api/livez", "/api/readyz"];
+const METRICS: &str = "/metrics";
+const SESSION: &str = "/api/v1/session";
 const API: &str = "/api/";
 
 /// No script, style or request that is not the dashboard's own, and no text that becomes script.
@@ -76,24 +76,109 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 
 type Digest = [u8; 32];
 
+/// What somebody may do here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read what is no secret.
+    Reader,
+    /// Everything.
+    Operator,
+}
+
+/// Whether reading needs a login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    Open,
+    Closed,
+}
+
+/// What a door is made of.
+pub struct Setup {
+    /// The secret of this user, see [`auth`].
+    pub kept: Secret,
+    /// Its file; none if there is no place to keep it.
+    pub file: Option<PathBuf>,
+    /// The token of the settings, which logs in like the kept one.
+    pub set: Option<Secret>,
+    pub reading: Reading,
+    /// What the dashboard is called, besides addresses and `localhost`.
+    pub names: Vec<String>,
+    /// The host whose codes are taken.
+    pub host_id: String,
+}
+
 /// Lets in, or refuses.
 pub struct Door {
-    /// Of the token; anybody may enter without one.
-    token: Option<Digest>,
-    /// It cannot be guessed, however often one tries.
+    file: Option<PathBuf>,
+    set: Option<Secret>,
+    reading: Reading,
+    /// No token can be guessed, however often one tries.
     is_long: bool,
     names: Vec<String>,
-    cookie: String,
-    // Both are held for lines without an await.
-    sessions: Mutex<HashMap<Digest, Instant>>,
+    host_id: String,
+    // All three are held for lines without an await.
+    secrets: Mutex<Secrets>,
+    used_up: Mutex<UsedUp>,
     tries: Mutex<Tries>,
+}
+
+/// What is known of the secret in the file.
+struct Secrets {
+    kept: Secret,
+    known: Arc<Known>,
+    looked: Instant,
+    /// It was told that the file cannot be read.
+    is_told: bool,
+}
+
+/// What opens the door.
+struct Known {
+    tokens: Vec<Token>,
+    keys: Keys,
+}
+
+struct Token {
+    digest: Digest,
+    is_long: bool,
+}
+
+impl Token {
+    fn new(text: &Secret) -> Self {
+        let text = text.expose().trim();
+        Self { digest: digest_of(text), is_long: text.len() >= LONG }
+    }
+}
+
+impl Known {
+    fn new(kept: &Secret, set: Option<&Secret>) -> Self {
+        let tokens = [Some(kept), set].into_iter().flatten().map(Token::new).collect();
+        Self { tokens, keys: Keys::new(kept, set) }
+    }
+
+    /// The token that somebody shows, if it is one.
+    fn token(&self, shown: &str) -> Option<&Token> {
+        let shown = digest_of(shown.trim());
+        self.tokens.iter().find(|token| verify_slices_are_equal(&token.digest, &shown).is_ok())
+    }
+}
+
+/// Codes that were exchanged and sessions that were ended, by their ids, with the time until which they would hold.
+#[derive(Default)]
+struct UsedUp(HashMap<String, u64>);
+
+impl UsedUp {
+    /// Notes one; says whether it was not there before. Without room it is as if it had been there.
+    fn add(&mut self, claims: &Claims, now: u64) -> bool {
+        if self.0.len() >= USED_UP_MAX {
+            self.0.retain(|_, until| *until >= now);
+        }
+        self.0.len() < USED_UP_MAX && self.0.insert(claims.jti.clone(), claims.exp).is_none()
+    }
 }
 
 #[derive(Default)]
 struct Tries {
     of: HashMap<IpAddr, Window>,
-    /// When an address last showed the right token.
-    right: HashMap<IpAddr, Instant>,
     all: Window,
 }
 
@@ -119,72 +204,125 @@ impl Window {
     }
 }
 
+/// What somebody shows to log in.
+#[derive(Clone, Copy, Debug)]
+pub enum Proof<'a> {
+    Token(&'a str),
+    /// Of a link.
+    Code(&'a str),
+}
+
 /// Why somebody was not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoginError {
+    /// It is not the token.
     Wrong,
+    /// The code of a link was used before, is too old, or is of another host.
+    UsedUp,
+    /// The session is over.
+    Over,
     /// Too many were wrong.
     Wait(Duration),
 }
 
 impl Door {
-    /// A door of the dashboard on `port`, which is part of the cookie's name: cookies do not know ports.
-    pub fn new(token: Option<&Secret>, names: Vec<String>, port: u16) -> Self {
+    pub fn new(setup: Setup) -> Self {
+        let Setup { kept, file, set, reading, names, host_id } = setup;
+        let known = Arc::new(Known::new(&kept, set.as_ref()));
         Self {
-            token: token.map(|token| digest_of(token.expose().trim())),
-            is_long: token.is_some_and(|token| token.expose().trim().len() >= LONG),
+            file,
+            is_long: known.tokens.iter().all(|token| token.is_long),
+            set,
+            reading,
             names,
-            cookie: format!("lattice_dashboard_{port}"),
-            sessions: Mutex::default(),
+            host_id,
+            secrets: Mutex::new(Secrets { kept, known, looked: Instant::now(), is_told: false }),
+            used_up: Mutex::default(),
             tries: Mutex::default(),
         }
     }
 
-    pub fn asks_for_token(&self) -> bool {
-        self.token.is_some()
+    pub fn reading(&self) -> Reading {
+        self.reading
     }
 
-    /// Opens a session for whoever shows the token; returns the header that sets its cookie.
-    pub fn log_in(&self, caller: IpAddr, shown: &str, is_secure: bool) -> Result<HeaderValue, LoginError> {
-        self.check(caller, shown)?;
-        let id = random();
-        let mut sessions = lock(&self.sessions);
-        if sessions.len() >= SESSIONS_MAX
-            && let Some(oldest) = sessions.iter().min_by_key(|(_, used)| **used).map(|(id, _)| *id)
+    /// What opens the door at the moment. Reads the file once in a while.
+    fn known(&self) -> Arc<Known> {
+        let mut secrets = lock(&self.secrets);
+        if let Some(file) = &self.file
+            && secrets.looked.elapsed() >= FRESH
         {
-            sessions.remove(&oldest);
+            secrets.looked = Instant::now();
+            match auth::kept(file) {
+                Ok(kept) if kept != secrets.kept => {
+                    secrets.known = Arc::new(Known::new(&kept, self.set.as_ref()));
+                    secrets.kept = kept;
+                }
+                Ok(_) => secrets.is_told = false,
+                Err(error) if !secrets.is_told => {
+                    secrets.is_told = true;
+                    warn!(%error, "the secret of the dashboard cannot be read; the last one stays");
+                }
+                Err(_) => {}
+            }
         }
-        sessions.insert(digest_of(&id), Instant::now());
-        Ok(self.set_cookie(&id, COOKIE_AGE, is_secure))
+        Arc::clone(&secrets.known)
     }
 
-    /// Ends the session of a request; returns the header that removes its cookie.
-    pub fn log_out(&self, headers: &HeaderMap) -> HeaderValue {
-        if let Some(id) = self.session_id(headers) {
-            lock(&self.sessions).remove(&digest_of(id));
+    /// Opens a session for whoever shows what opens one.
+    pub fn log_in(&self, caller: IpAddr, proof: Proof<'_>) -> Result<String, LoginError> {
+        let now = auth::now();
+        let known = self.known();
+        match proof {
+            Proof::Token(shown) => self.check(&known, caller, shown)?,
+            Proof::Code(shown) => {
+                let claims = known.keys.read_code(&self.host_id, shown).ok_or(LoginError::UsedUp)?;
+                if !lock(&self.used_up).add(&claims, now) {
+                    return Err(LoginError::UsedUp);
+                }
+            }
         }
-        self.set_cookie("", Duration::ZERO, false)
+        Ok(known.keys.session(now))
+    }
+
+    /// Ends the session that a request shows, for as long as this host runs.
+    pub fn log_out(&self, headers: &HeaderMap) {
+        if let Some(claims) = bearer(headers).and_then(|shown| self.known().keys.read_session(shown)) {
+            lock(&self.used_up).add(&claims, auth::now());
+        }
+    }
+
+    /// What the bearer of a request is, if it shows anything.
+    pub fn access(&self, caller: IpAddr, headers: &HeaderMap) -> Result<Access, LoginError> {
+        let Some(shown) = bearer(headers) else { return Ok(Access::Reader) };
+        let known = self.known();
+        if let Some(claims) = known.keys.read_session(shown) {
+            let is_over = lock(&self.used_up).0.contains_key(&claims.jti);
+            return if is_over { Err(LoginError::Over) } else { Ok(Access::Operator) };
+        }
+        if auth::is_signed(shown) && known.token(shown).is_none() {
+            // A page whose session is over asks many times; that is no guessing, for nobody guesses a signature.
+            return Err(LoginError::Over);
+        }
+        self.check(&known, caller, shown).map(|()| Access::Operator)
     }
 
     /// Whether the token is right; wrong ones are counted.
-    fn check(&self, caller: IpAddr, shown: &str) -> Result<(), LoginError> {
-        let Some(token) = &self.token else { return Ok(()) };
+    fn check(&self, known: &Known, caller: IpAddr, shown: &str) -> Result<(), LoginError> {
         let caller = network(caller);
+        let right = known.token(shown);
         let mut tries = lock(&self.tries);
-        let is_trusted = self.is_long && tries.right.get(&caller).is_some_and(|at| at.elapsed() < TRUSTED);
-        let of_caller = tries.of.get(&caller).and_then(|window| window.wait(TRIES_MAX)).filter(|_| !is_trusted);
+        if right.is_some_and(|token| token.is_long) {
+            tries.of.remove(&caller);
+            return Ok(());
+        }
+        let of_caller = tries.of.get(&caller).and_then(|window| window.wait(TRIES_MAX));
         let of_all = tries.all.wait(ALL_TRIES_MAX).filter(|_| !self.is_long);
         if let Some(wait) = of_caller.or(of_all) {
             return Err(LoginError::Wait(wait));
         }
-        if verify_slices_are_equal(token, &digest_of(shown.trim())).is_ok() {
+        if right.is_some() {
             tries.of.remove(&caller);
-            if tries.right.len() >= CALLERS_MAX {
-                tries.right.retain(|_, at| at.elapsed() < TRUSTED);
-            }
-            if tries.right.len() < CALLERS_MAX || tries.right.contains_key(&caller) {
-                tries.right.insert(caller, Instant::now());
-            }
             return Ok(());
         }
         tries.all.fail();
@@ -195,39 +333,6 @@ impl Door {
             tries.of.entry(caller).or_default().fail();
         }
         Err(LoginError::Wrong)
-    }
-
-    fn set_cookie(&self, id: &str, age: Duration, is_secure: bool) -> HeaderValue {
-        let secure = if is_secure { "; Secure" } else { "" };
-        let (name, age) = (&self.cookie, age.as_secs());
-        let text = format!("{name}={id}; Path=/; Max-Age={age}; HttpOnly; SameSite=Strict{secure}");
-        HeaderValue::from_str(&text).expect("a name and an id of letters and digits")
-    }
-
-    fn session_id<'a>(&self, headers: &'a HeaderMap) -> Option<&'a str> {
-        let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-        let mut pairs = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
-        pairs.find(|(name, _)| *name == self.cookie).map(|(_, id)| id)
-    }
-
-    fn has_session(&self, headers: &HeaderMap) -> bool {
-        let Some(id) = self.session_id(headers) else { return false };
-        let mut sessions = lock(&self.sessions);
-        sessions.retain(|_, used| used.elapsed() < SESSION);
-        match sessions.get_mut(&digest_of(id)) {
-            Some(used) => {
-                *used = Instant::now();
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Whether a program shows the token in its request; `None` if it shows nothing.
-    fn bears_token(&self, caller: IpAddr, headers: &HeaderMap) -> Option<Result<(), LoginError>> {
-        let shown = headers.get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")?;
-        self.token.as_ref()?;
-        Some(self.check(caller, shown))
     }
 
     /// Whether this is what the dashboard is called.
@@ -259,51 +364,85 @@ impl Door {
         })
     }
 
-    fn admit(&self, caller: IpAddr, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Box<Response>> {
+    fn admit(&self, caller: IpAddr, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Access, Box<Response>> {
         let path = uri.path();
+        let access = self.access(caller, headers);
         if HEALTH.contains(&path) {
-            return Ok(());
+            return Ok(access.unwrap_or(Access::Reader));
         }
-        // A page of another origin cannot know the token, so whoever shows it is no such page.
-        match self.bears_token(caller, headers) {
-            Some(Ok(())) => return Ok(()),
-            Some(Err(error)) => return Err(refuse_login(error).into()),
-            None => {}
+        match access {
+            // Whoever leaves need not be in any more.
+            Err(LoginError::Over) if path == SESSION => {}
+            Err(error) => return Err(refuse_login(error).into()),
+            // A page of another origin knows neither token nor session, so whoever shows one is no such page.
+            Ok(Access::Operator) => return Ok(Access::Operator),
+            Ok(Access::Reader) => {}
         }
-        let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        if !self.knows(host) {
-            let text = format!(
-                "this dashboard is not called {host:?}; open it by its address or as localhost, or start the host with \
-                 --dashboard-names {}",
-                host.split(':').next().unwrap_or_default()
-            );
-            return Err(Refusal::new(StatusCode::MISDIRECTED_REQUEST, text).into_response().into());
-        }
-        let is_navigation = *method == Method::GET && !path.starts_with(API);
-        if !is_navigation && !self.is_own_page(host, headers) {
+        let host = self.host(uri, headers)?;
+        let is_reading = matches!(*method, Method::GET | Method::HEAD);
+        let is_page = is_reading && !path.starts_with(API) && path != METRICS;
+        if !is_page && !self.is_own_page(&host, headers) {
             let text = "the request comes from a page of another origin, which may not use this dashboard";
             return Err(Refusal::new(StatusCode::FORBIDDEN, text).into_response().into());
         }
-        if self.token.is_none() || OPEN.contains(&path) || path.starts_with(ASSETS) || self.has_session(headers) {
-            return Ok(());
+        let is_open = self.reading == Reading::Open && caller.to_canonical().is_loopback();
+        if is_page || path == SESSION || (is_reading && is_open) {
+            return Ok(Access::Reader);
         }
-        if is_navigation && path != "/metrics" {
-            let next = percent_encode(path);
-            return Err(Redirect::to(&format!("/login?next={next}")).into_response().into());
+        let text = match is_open {
+            true => {
+                "log in to change something: `host dashboard` prints a link that does it; programs send the token as bearer, \
+                 authorization: Bearer TOKEN"
+            }
+            false => "log in at /login, or send the token: authorization: Bearer TOKEN",
+        };
+        let mut refusal = Refusal::new(StatusCode::UNAUTHORIZED, text).into_response();
+        refusal.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        Err(refusal.into())
+    }
+
+    /// For which host a request is, if that is this dashboard, said once.
+    fn host(&self, uri: &Uri, headers: &HeaderMap) -> Result<String, Box<Response>> {
+        let mut given = headers.get_all(HOST).iter();
+        let host = given.next().and_then(|host| host.to_str().ok()).unwrap_or_default();
+        if given.next().is_some() {
+            let text = "a request has exactly one host";
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, text).into_response().into());
         }
-        let text = "log in at /login, or send the token: authorization: Bearer TOKEN";
-        Err(Refusal::new(StatusCode::UNAUTHORIZED, text).into_response().into())
+        // The target of a request to a proxy names a host as well.
+        let target = uri.authority().map(Authority::as_str);
+        for host in [Some(host), target].into_iter().flatten() {
+            if !self.knows(host) {
+                let name = host.split(':').next().unwrap_or_default();
+                let text = format!(
+                    "this dashboard is not called {host:?}; open it by its address or as localhost, or start the host with \
+                     --dashboard-names {name}"
+                );
+                return Err(Refusal::new(StatusCode::MISDIRECTED_REQUEST, text).into_response().into());
+            }
+        }
+        Ok(host.to_owned())
     }
 }
 
-/// The answer to a wrong token.
+/// What a request shows to be let in.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let shown = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, shown) = shown.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| shown.trim())
+}
+
+/// The answer to whoever was not let in.
 pub fn refuse_login(error: LoginError) -> Response {
+    let unauthorized = |text: &str| Refusal::new(StatusCode::UNAUTHORIZED, text).into_response();
     match error {
-        LoginError::Wrong => Refusal::new(
-            StatusCode::UNAUTHORIZED,
+        LoginError::Wrong => unauthorized(
             "this is not the token; the host's log says in which file it is, unless it was set with dashboard_token",
-        )
-        .into_response(),
+        ),
+        LoginError::UsedUp => {
+            unauthorized("this link was used before, or is more than a minute old; `host dashboard` prints another one")
+        }
+        LoginError::Over => unauthorized("this session is over; log in again: `host dashboard` prints a link"),
         LoginError::Wait(wait) => {
             let seconds = wait.as_secs() + 1;
             let text = format!("too many wrong tokens; try again in {seconds} s");
@@ -314,21 +453,40 @@ pub fn refuse_login(error: LoginError) -> Response {
     }
 }
 
+/// The answer to whoever finds no place.
+fn crowded(crowd: Crowd) -> Box<Response> {
+    let mut response = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, crowd.to_string()).into_response();
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response.headers_mut().insert(header::RETRY_AFTER, 1.into());
+    response.into()
+}
+
 /// Passes a request on, or answers it with a refusal; and says of every answer what browsers may do with it.
-pub async fn guard(State(dashboard): State<super::Dashboard>, request: Request, next: Next) -> Response {
-    let caller = request.extensions().get::<Caller>().map_or(Ipv6Addr::UNSPECIFIED.into(), |caller| caller.0.ip());
+pub async fn guard(State(dashboard): State<super::Dashboard>, mut request: Request, next: Next) -> Response {
+    let caller = request.extensions().get::<Caller>().cloned();
+    let address = caller.as_ref().map_or(Ipv6Addr::UNSPECIFIED.into(), Caller::ip);
     let is_api = request.uri().path().starts_with(API);
-    let admitted = dashboard.door().admit(caller, request.method(), request.uri(), request.headers());
+    let path = request.uri().path();
+    let needs_place = (is_api || path == METRICS) && !HEALTH.contains(&path);
+    let mut admitted = dashboard.door().admit(address, request.method(), request.uri(), request.headers());
+    if let Some(caller) = caller.filter(|_| needs_place)
+        && let Err(crowd) = caller.settle(*admitted.as_ref().unwrap_or(&Access::Reader))
+    {
+        admitted = Err(crowded(crowd));
+    }
     let has_its_own = UNHURRIED.contains(&request.uri().path());
+    if let Ok(access) = &admitted {
+        request.extensions_mut().insert(*access);
+    }
     let mut response = match admitted {
-        Ok(()) if is_api && !has_its_own => match timeout(DEADLINE, next.run(request)).await {
+        Ok(_) if is_api && !has_its_own => match timeout(DEADLINE, next.run(request)).await {
             Ok(response) => response,
             Err(_) => {
                 let text = format!("no answer within {} s; is the NATS server away?", DEADLINE.as_secs());
                 Refusal::new(StatusCode::GATEWAY_TIMEOUT, text).into_response()
             }
         },
-        Ok(()) => next.run(request).await,
+        Ok(_) => next.run(request).await,
         Err(refusal) => *refusal,
     };
     let headers = response.headers_mut();
@@ -348,27 +506,10 @@ pub async fn guard(State(dashboard): State<super::Dashboard>, request: Request, 
     response
 }
 
-/// A new secret, of letters, digits, `-` and `_`.
-pub fn random() -> String {
-    let mut bytes = [0; SECRET_BYTES];
-    rand::rng().fill(&mut bytes);
-    URL_SAFE_NO_PAD.encode(bytes)
-}
-
 fn digest_of(text: &str) -> Digest {
     let mut bytes = Digest::default();
     bytes.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
     bytes
-}
-
-/// Whom an address belongs to: who has an IPv6 address mostly has the whole network of it.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V6(address) if address.to_ipv4_mapped().is_none() => {
-            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
-        }
-        address => address,
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -381,18 +522,31 @@ mod tests {
 
     const CALLER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
     const TOKEN: &str = "correct horse battery";
+    const KEPT: &str = "0123456789012345678901234567890123456789";
+    const HOST: (&str, &str) = ("host", "localhost:4000");
 
-    fn door(token: Option<&str>) -> Door {
-        Door::new(token.map(Secret::new).as_ref(), vec!["box.example".into()], 4000)
+    fn door(set: Option<&str>) -> Door {
+        Door::new(Setup {
+            kept: Secret::new(KEPT),
+            file: None,
+            set: set.map(Secret::new),
+            reading: if set.is_some() { Reading::Closed } else { Reading::Open },
+            names: vec!["box.example".into()],
+            host_id: "NHOST".into(),
+        })
     }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
     }
 
-    fn status(door: &Door, method: Method, path: &str, pairs: &[(&'static str, &str)]) -> StatusCode {
+    fn admitted(door: &Door, caller: IpAddr, method: Method, path: &str, headers: &HeaderMap) -> StatusCode {
         let uri = path.parse().unwrap();
-        door.admit(CALLER, &method, &uri, &headers(pairs)).map_or_else(|refusal| refusal.status(), |()| StatusCode::OK)
+        door.admit(caller, &method, &uri, headers).map_or_else(|refusal| refusal.status(), |_| StatusCode::OK)
+    }
+
+    fn status(door: &Door, method: Method, path: &str, pairs: &[(&'static str, &str)]) -> StatusCode {
+        admitted(door, CALLER, method, path, &headers(pairs))
     }
 
     #[test]
@@ -402,99 +556,218 @@ mod tests {
             assert_eq!(status(&door, Method::GET, "/", &[("host", ours)]), StatusCode::OK, "{ours}");
         }
         for other in ["evil.example:4000", "localhost.evil.example", "", "a b", "127.0.0.1.evil.example"] {
-            let refused = status(&door, Method::GET, "/", &[("host", other)]);
-            assert_eq!(refused, StatusCode::MISDIRECTED_REQUEST, "{other}");
+            for path in ["/", "/api/v1/hosts", "/metrics", "/login"] {
+                let refused = status(&door, Method::GET, path, &[("host", other)]);
+                assert_eq!(refused, StatusCode::MISDIRECTED_REQUEST, "{other} {path}");
+            }
         }
         assert_eq!(status(&door, Method::GET, "/readyz", &[("host", "evil.example")]), StatusCode::OK);
     }
 
     #[test]
-    fn pages_of_other_origins_change_and_read_nothing() {
+    fn a_request_names_one_host_and_that_is_this_one() {
         let door = door(None);
-        let host = ("host", "localhost:4000");
-        let all: [&[(&str, &str)]; 5] = [
-            &[host, ("origin", "http://evil.example")],
-            &[host, ("origin", "http://localhost:3000")],
-            &[host, ("origin", "null")],
-            &[host, ("sec-fetch-site", "cross-site")],
-            &[host, ("sec-fetch-site", "same-site")],
-        ];
-        for pairs in all {
-            for (method, path) in [(Method::POST, "/api/v1/actors"), (Method::GET, "/api/v1/links")] {
-                assert_eq!(status(&door, method, path, pairs), StatusCode::FORBIDDEN, "{pairs:?}");
-            }
+        let twice = [HOST, ("host", "localhost:4000")];
+        let mut both = HeaderMap::new();
+        for (name, value) in twice {
+            both.append(name, value.parse().unwrap());
         }
-        for origin in ["http://localhost:4000", "https://localhost:4000", "https://box.example"] {
-            let own = [host, ("origin", origin), ("sec-fetch-site", "same-origin")];
-            assert_eq!(status(&door, Method::POST, "/api/v1/actors", &own), StatusCode::OK);
+        assert_eq!(admitted(&door, CALLER, Method::GET, "/", &both), StatusCode::BAD_REQUEST);
+        for (target, expected) in [
+            ("http://evil.example/api/v1/hosts", StatusCode::MISDIRECTED_REQUEST),
+            ("http://localhost:4000/api/v1/hosts", StatusCode::OK),
+        ] {
+            assert_eq!(status(&door, Method::GET, target, &[HOST]), expected, "{target}");
         }
-        // Following a link is no harm.
-        assert_eq!(status(&door, Method::GET, "/hosts", &[host, ("sec-fetch-site", "cross-site")]), StatusCode::OK);
     }
 
     #[test]
-    fn without_a_session_there_is_only_the_login_page() {
-        let door = door(Some(TOKEN));
-        let host = ("host", "10.0.0.7:4000");
-        assert_eq!(status(&door, Method::GET, "/", &[host]), StatusCode::SEE_OTHER);
-        assert_eq!(status(&door, Method::GET, "/api/v1/hosts", &[host]), StatusCode::UNAUTHORIZED);
-        assert_eq!(status(&door, Method::GET, "/metrics", &[host]), StatusCode::UNAUTHORIZED);
-        for open in ["/login", "/assets/css/app.css", "/healthz"] {
-            assert_eq!(status(&door, Method::GET, open, &[host]), StatusCode::OK, "{open}");
+    fn pages_of_other_origins_change_and_read_nothing() {
+        let door = door(None);
+        let all: [&[(&str, &str)]; 5] = [
+            &[HOST, ("origin", "http://evil.example")],
+            &[HOST, ("origin", "http://localhost:3000")],
+            &[HOST, ("origin", "null")],
+            &[HOST, ("sec-fetch-site", "cross-site")],
+            &[HOST, ("sec-fetch-site", "same-site")],
+        ];
+        for pairs in all {
+            for (method, path) in [
+                (Method::POST, "/api/v1/actors"),
+                (Method::POST, "/api/v1/session"),
+                (Method::OPTIONS, "/api/v1/actors"),
+                (Method::GET, "/api/v1/links"),
+                (Method::GET, "/metrics"),
+            ] {
+                assert_eq!(status(&door, method, path, pairs), StatusCode::FORBIDDEN, "{path} {pairs:?}");
+            }
         }
-        let cookie = door.log_in(CALLER, TOKEN, false).unwrap();
-        let cookie = cookie.to_str().unwrap().split(';').next().unwrap().to_owned();
-        assert_eq!(status(&door, Method::GET, "/", &[host, ("cookie", &cookie)]), StatusCode::OK);
-        door.log_out(&headers(&[("cookie", &cookie)]));
-        assert_eq!(status(&door, Method::GET, "/", &[host, ("cookie", &cookie)]), StatusCode::SEE_OTHER);
-        let bearer = format!("Bearer {TOKEN}");
-        // Also by whatever name a program reaches it.
-        let program = [("host", "box.internal"), ("authorization", bearer.as_str())];
-        assert_eq!(status(&door, Method::GET, "/metrics", &program), StatusCode::OK);
-        assert_eq!(
-            status(&door, Method::GET, "/metrics", &[host, ("authorization", "Bearer x")]),
-            StatusCode::UNAUTHORIZED
-        );
+        for origin in ["http://localhost:4000", "https://localhost:4000", "https://box.example"] {
+            let own = [HOST, ("origin", origin), ("sec-fetch-site", "same-origin")];
+            assert_eq!(status(&door, Method::GET, "/api/v1/actors", &own), StatusCode::OK);
+        }
+        // Following a link is no harm.
+        assert_eq!(status(&door, Method::GET, "/hosts", &[HOST, ("sec-fetch-site", "cross-site")]), StatusCode::OK);
+    }
+
+    #[test]
+    fn without_a_login_loopback_reads_and_changes_nothing() {
+        let door = door(None);
+        let uri = "/api/v1/links".parse().unwrap();
+        assert_eq!(door.admit(CALLER, &Method::GET, &uri, &headers(&[HOST])).ok(), Some(Access::Reader));
+        assert_eq!(status(&door, Method::GET, "/metrics", &[HOST]), StatusCode::OK);
+        for (method, path) in [
+            (Method::POST, "/api/v1/actors"),
+            (Method::PUT, "/api/v1/links"),
+            (Method::DELETE, "/api/v1/links"),
+            (Method::POST, "/api/v1/uploads"),
+            (Method::POST, "/api/v1/call"),
+            (Method::POST, "/api/v1/auctions"),
+            (Method::PATCH, "/api/v1/hosts"),
+            (Method::POST, "/"),
+            (Method::from_bytes(b"BREW").unwrap(), "/api/v1/hosts"),
+        ] {
+            assert_eq!(status(&door, method.clone(), path, &[HOST]), StatusCode::UNAUTHORIZED, "{method} {path}");
+        }
+        let other = "10.0.0.9".parse().unwrap();
+        let read = admitted(&door, other, Method::GET, "/api/v1/links", &headers(&[HOST]));
+        assert_eq!(read, StatusCode::UNAUTHORIZED);
+    }
+
+    #[test]
+    fn where_reading_is_closed_there_is_only_the_empty_page() {
+        let door = door(Some(TOKEN));
+        for closed in ["/api/v1/hosts", "/api/v1/openapi.json", "/api/v1/stream", "/metrics"] {
+            assert_eq!(status(&door, Method::GET, closed, &[HOST]), StatusCode::UNAUTHORIZED, "{closed}");
+        }
+        for open in ["/", "/hosts", "/login", "/assets/css/app.css", "/healthz"] {
+            assert_eq!(status(&door, Method::GET, open, &[HOST]), StatusCode::OK, "{open}");
+        }
+        for token in [TOKEN, KEPT] {
+            let bearer = format!("Bearer {token}");
+            // Also by whatever name a program reaches it.
+            let program = [("host", "box.internal"), ("authorization", bearer.as_str())];
+            assert_eq!(status(&door, Method::GET, "/metrics", &program), StatusCode::OK, "{token}");
+            assert_eq!(status(&door, Method::PUT, "/api/v1/links", &program), StatusCode::OK, "{token}");
+        }
+        let wrong = [HOST, ("authorization", "Bearer x")];
+        assert_eq!(status(&door, Method::GET, "/metrics", &wrong), StatusCode::UNAUTHORIZED);
+    }
+
+    #[test]
+    fn a_session_is_shown_as_bearer_until_it_is_ended() {
+        let door = door(None);
+        let session = door.log_in(CALLER, Proof::Token(KEPT)).unwrap();
+        let bearer = format!("Bearer {session}");
+        let with = [HOST, ("authorization", bearer.as_str())];
+        assert_eq!(status(&door, Method::PUT, "/api/v1/links", &with), StatusCode::OK);
+        door.log_out(&headers(&with));
+        assert_eq!(status(&door, Method::PUT, "/api/v1/links", &with), StatusCode::UNAUTHORIZED);
+        // Leaving twice is no mistake.
+        assert_eq!(status(&door, Method::DELETE, "/api/v1/session", &with), StatusCode::OK);
+        // No cookie is worth anything, as other ports of this machine are sent it, too.
+        let session = door.log_in(CALLER, Proof::Token(KEPT)).unwrap();
+        for name in ["session", "lattice_dashboard_4000"] {
+            let cookie = format!("{name}={session}");
+            let status = status(&door, Method::PUT, "/api/v1/links", &[HOST, ("cookie", &cookie)]);
+            assert_eq!(status, StatusCode::UNAUTHORIZED);
+        }
+    }
+
+    #[test]
+    fn a_code_works_once_and_on_this_host() {
+        let door = door(None);
+        let keys = Keys::new(&Secret::new(KEPT), None);
+        let code = keys.code("NHOST", auth::now());
+        assert!(door.log_in(CALLER, Proof::Code(&code)).is_ok());
+        assert_eq!(door.log_in(CALLER, Proof::Code(&code)), Err(LoginError::UsedUp));
+        let session = keys.session(auth::now());
+        for wrong in [&keys.code("NOTHER", auth::now()), &session, "", "x"] {
+            assert_eq!(door.log_in(CALLER, Proof::Code(wrong)), Err(LoginError::UsedUp), "{wrong}");
+        }
+        // A code opens nothing by itself.
+        let bearer = format!("Bearer {}", keys.code("NHOST", auth::now()));
+        let shown = [HOST, ("authorization", bearer.as_str())];
+        assert_eq!(status(&door, Method::PUT, "/api/v1/links", &shown), StatusCode::UNAUTHORIZED);
+    }
+
+    #[test]
+    fn what_is_used_up_is_remembered_for_as_long_as_it_would_hold_and_within_bounds() {
+        let mut used_up = UsedUp::default();
+        let claims = |id: usize, exp: u64| {
+            let claims = serde_json::json!({ "aud": "code", "iat": 0, "exp": exp, "jti": id.to_string() });
+            serde_json::from_value::<Claims>(claims).unwrap()
+        };
+        assert!((0..USED_UP_MAX).all(|id| used_up.add(&claims(id, 100), 50)));
+        assert!(!used_up.add(&claims(0, 100), 50) && !used_up.add(&claims(USED_UP_MAX, 100), 50));
+        assert!(used_up.add(&claims(USED_UP_MAX, 200), 101));
+        assert_eq!(used_up.0.len(), 1);
+    }
+
+    #[test]
+    fn another_secret_in_the_file_ends_sessions_and_the_token() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(auth::FILE);
+        let kept = auth::kept(&file).unwrap();
+        let mut door = door(None);
+        door.file = Some(file.clone());
+        *lock(&door.secrets) = Secrets {
+            known: Arc::new(Known::new(&kept, None)),
+            kept: kept.clone(),
+            looked: Instant::now(),
+            is_told: false,
+        };
+        let bearers = [kept.expose().to_owned(), door.log_in(CALLER, Proof::Token(kept.expose())).unwrap()];
+        let access = |shown: &String| {
+            // As if a second had passed.
+            lock(&door.secrets).looked -= FRESH;
+            door.access(CALLER, &headers(&[("authorization", &format!("Bearer {shown}"))])).ok()
+        };
+        assert_eq!(bearers.each_ref().map(access), [Some(Access::Operator); 2]);
+        auth::renew(&file).unwrap();
+        assert_eq!(bearers.each_ref().map(access), [None; 2]);
+        assert_eq!(access(&auth::read(&file).unwrap().expose().to_owned()), Some(Access::Operator));
     }
 
     #[test]
     fn a_line_break_is_no_part_of_a_token_and_a_long_one_locks_nobody_out() {
-        let long = "0123456789012345678901234567890123456789\n";
-        let door = door(Some(long));
+        let door = door(None);
         let other = "10.0.0.9".parse().unwrap();
-        assert!(door.log_in(other, long.trim(), false).is_ok());
         for n in 0..2 * ALL_TRIES_MAX {
             let caller = format!("10.1.{}.{}", n / 200, n % 200).parse().unwrap();
-            assert_eq!(door.log_in(caller, "guess", false), Err(LoginError::Wrong));
-            let _ = door.log_in(other, "guess", false);
+            assert_eq!(door.log_in(caller, Proof::Token("guess")), Err(LoginError::Wrong));
+            let _ = door.log_in(other, Proof::Token("guess"));
         }
-        assert!(door.log_in(other, long.trim(), false).is_ok());
+        assert!(door.log_in(other, Proof::Token(&format!("{KEPT}\n"))).is_ok());
     }
 
     #[test]
-    fn guessing_is_slow() {
+    fn guessing_is_slow_and_locks_no_session_out() {
         let door = door(Some(TOKEN));
+        let session = door.log_in(CALLER, Proof::Token(TOKEN)).unwrap();
         for _ in 0..TRIES_MAX {
-            assert_eq!(door.log_in(CALLER, "guess", false), Err(LoginError::Wrong));
+            assert_eq!(door.log_in(CALLER, Proof::Token("guess")), Err(LoginError::Wrong));
         }
-        assert!(matches!(door.log_in(CALLER, TOKEN, false), Err(LoginError::Wait(_))));
+        assert!(matches!(door.log_in(CALLER, Proof::Token(TOKEN)), Err(LoginError::Wait(_))));
+        let bearer = format!("Bearer {session}");
+        assert_eq!(door.access(CALLER, &headers(&[("authorization", &bearer)])), Ok(Access::Operator));
+        assert!(
+            door.log_in(CALLER, Proof::Code(&Keys::new(&Secret::new(KEPT), None).code("NHOST", auth::now()))).is_ok()
+        );
         // Another one is not locked out by that.
-        assert!(door.log_in("10.0.0.9".parse().unwrap(), TOKEN, false).is_ok());
+        assert!(door.log_in("10.0.0.9".parse().unwrap(), Proof::Token(TOKEN)).is_ok());
         // All of a network of one's own count as one.
         for n in 0..TRIES_MAX {
             let caller = format!("2001:db8::{n}").parse().unwrap();
-            assert_eq!(door.log_in(caller, "guess", false), Err(LoginError::Wrong));
+            assert_eq!(door.log_in(caller, Proof::Token("guess")), Err(LoginError::Wrong));
         }
-        assert!(matches!(door.log_in("2001:db8::99".parse().unwrap(), TOKEN, false), Err(LoginError::Wait(_))));
-    }
-
-    #[test]
-    fn a_cookie_is_out_of_reach_for_scripts_and_other_pages() {
-        let cookie = door(Some(TOKEN)).log_in(CALLER, TOKEN, true).unwrap();
-        let cookie = cookie.to_str().unwrap();
-        assert!(cookie.starts_with("lattice_dashboard_4000=") && !cookie.contains(TOKEN), "{cookie}");
-        for attribute in ["HttpOnly", "SameSite=Strict", "Secure", "Path=/"] {
-            assert!(cookie.contains(attribute), "{cookie}");
+        let caller = "2001:db8::99".parse().unwrap();
+        assert!(matches!(door.log_in(caller, Proof::Token(TOKEN)), Err(LoginError::Wait(_))));
+        // A page whose session is over is no guesser.
+        for _ in 0..2 * TRIES_MAX {
+            let over = format!("Bearer {}", Keys::new(&Secret::new("other"), None).session(auth::now()));
+            let caller = "10.0.0.10".parse().unwrap();
+            assert_eq!(door.access(caller, &headers(&[("authorization", &over)])), Err(LoginError::Over));
         }
     }
 }

@@ -2,13 +2,13 @@
 //!
 //! `/healthz` says that the process answers. `/readyz` says that the host does its work: both connections pass messages to the
 //! NATS server and back, the lattice's metadata is known, the server forbade no subscription, and the host neither stops nor
-//! wakes from a pause. Why not is told where no token is asked for. It answers within
+//! wakes from a pause. Why not is told to whoever may read. It answers within
 //! two seconds, whatever hangs. Under `/api/livez` and `/api/readyz` are the forms of 2022.
 
 use std::time::Duration;
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
@@ -17,7 +17,10 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::Dashboard;
+use super::{
+    Dashboard,
+    door::{Access, Reading},
+};
 use crate::lattice::connection::{Nats, confirm};
 
 /// How long the NATS server may take for a message there and back.
@@ -44,10 +47,10 @@ pub async fn live() -> Response {
 }
 
 /// `GET /readyz`, `GET /api/readyz`
-pub async fn ready(State(dashboard): State<Dashboard>) -> Response {
+pub async fn ready(State(dashboard): State<Dashboard>, Extension(access): Extension<Access>) -> Response {
     let mut checks = checks(&dashboard).await;
-    if dashboard.door().asks_for_token() {
-        // Everybody may ask whether, and whoever has the token finds out why.
+    if access == Access::Reader && dashboard.door().reading() == Reading::Closed {
+        // Everybody may ask whether, and whoever may read finds out why.
         checks.iter_mut().for_each(|check| check.why = None);
     }
     let ready = checks.iter().all(|check| check.ok);

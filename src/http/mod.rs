@@ -8,7 +8,8 @@
 //!           model ◀──────┘  one picture of the lattice, fed by the metadata watch, events, and what hosts answer
 //! ```
 //!
-//! * [`door`] decides who may come in. [`listen`] is the port.
+//! * [`door`] decides who may come in, by what [`auth`] has; [`mask`] hides what a mere reader may not see. [`listen`] is the
+//!   port, [`entry`] where commands find it.
 //! * [`model`] keeps the picture; it asks other hosts only while somebody looks.
 //! * [`operations`] are the changes somebody set off, each with its stages and its end.
 //!
@@ -18,16 +19,18 @@
 mod actor;
 pub mod api;
 mod assets;
+pub mod auth;
 pub mod door;
+pub mod entry;
 mod health;
 pub mod listen;
+mod mask;
 mod metrics;
 pub mod model;
 pub mod operations;
 mod stream;
 
 use std::{
-    fs,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -37,14 +40,14 @@ use anyhow::{Context as _, Result};
 use axum::{Router, middleware, routing::get};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{Instrument, info, info_span};
+use tracing::{Instrument, info, info_span, warn};
 
 use crate::{
     actors::{self, actor::Slots, engine::Engine},
+    budget::Budget,
     client::lattice::Lattice,
-    config::{self, Secret},
+    config,
     control::state::HostState,
-    keyring,
     lattice::{answers::Answers, connection::Nats},
     links::Live,
     meter::Meter,
@@ -54,12 +57,9 @@ use crate::{
     store::{Store, jetstream::making::Making},
     vigil::Vigil,
 };
-use door::Door;
+use door::{Door, Reading};
 use model::Model;
 use operations::Operations;
-
-/// The name of the file with a token that was made up.
-const TOKEN_FILE: &str = "dashboard.token";
 
 /// What the dashboard works with.
 pub struct Parts {
@@ -78,6 +78,8 @@ pub struct Parts {
     pub sockets: OwnSockets,
     pub router: router::Router,
     pub engine: Engine,
+    /// The memory for payloads.
+    pub budget: Budget,
     pub slots: Slots,
     pub actors: actors::supervisor::Handle,
     pub providers: providers::supervisor::Handle,
@@ -100,13 +102,15 @@ struct Inner {
     operations: Operations,
     /// Tells one start of the host from the next.
     life: String,
+    /// Where commands find the dashboard; none if there is no place to note it.
+    _noted: Option<entry::Noted>,
 }
 
 /// Where the dashboard is, for those who tell users.
 #[derive(Clone, Debug)]
 pub struct Place {
     pub address: SocketAddr,
-    /// The file with the token that opens it, if it was made up.
+    /// The file with the secret that opens it; none if there is no place to keep one.
     pub token_file: Option<PathBuf>,
 }
 
@@ -133,22 +137,44 @@ impl Dashboard {
         let address = listener.local_addr().context("read the address")?;
         // Before it answers anybody: no actor may reach it.
         parts.sockets.add(address);
-        let (token, token_file) = match (&settings.token, address.ip().is_loopback()) {
-            (Some(token), _) => (Some(token.clone()), None),
-            (None, true) => (None, None),
-            (None, false) => {
-                let path = state_dir.join(TOKEN_FILE);
-                let token = kept_token(&path).with_context(|| format!("keep a token in {}", path.display()))?;
-                (Some(token), Some(path))
+        let file = state_dir.join(auth::FILE);
+        let (kept, token_file) = match auth::kept(&file) {
+            Ok(kept) => (kept, Some(file)),
+            Err(error) => {
+                warn!(%error, "no secret of the dashboard can be kept in {}, so no link logs in to it", file.display());
+                (config::Secret::new(auth::random()), None)
             }
         };
-        let place = Place { address, token_file };
+        let reading = match (&settings.token, address.ip().is_loopback()) {
+            (None, true) => Reading::Open,
+            _ => Reading::Closed,
+        };
+        let place = Place { address, token_file: token_file.clone() };
         Self::announce(&place, settings.address.port());
-        let model = Model::new(parts.host.facts().id.as_str());
+        let facts = parts.host.facts();
+        let host_id = facts.id.to_string();
+        let record = entry::Record {
+            url: place.url(),
+            host_id: host_id.clone(),
+            host_name: facts.friendly_name.clone(),
+            lattice: facts.lattice.clone(),
+            directory: std::env::current_dir().ok(),
+        };
+        let noted = entry::note(state_dir, &record)
+            .inspect_err(|error| warn!(%error, "`host dashboard` will not find this dashboard"))
+            .ok();
+        let model = Model::new(&host_id);
         let operations = Operations::new(model.clone(), parts.closing.clone());
-        let door = Door::new(token.as_ref(), settings.names.clone(), address.port());
+        let door = Door::new(door::Setup {
+            kept,
+            file: token_file,
+            set: settings.token.clone(),
+            reading,
+            names: settings.names.clone(),
+            host_id,
+        });
         let life = uuid::Uuid::new_v4().simple().to_string();
-        let dashboard = Self(Arc::new(Inner { parts, door, model, operations, life }));
+        let dashboard = Self(Arc::new(Inner { parts, door, model, operations, life, _noted: noted }));
         dashboard.spawn(listener, tasks, stop);
         Ok(place)
     }
@@ -156,7 +182,7 @@ impl Dashboard {
     fn announce(place: &Place, wanted: u16) {
         let url = place.url();
         match &place.token_file {
-            Some(file) => info!("Dashboard at {url}, with the token in {}", file.display()),
+            Some(file) => info!("Dashboard at {url}; `host dashboard` logs in, or the token in {}", file.display()),
             None => info!("Dashboard at {url}"),
         }
         if wanted != 0 && place.address.port() != wanted {
@@ -213,42 +239,9 @@ impl Dashboard {
     }
 }
 
-/// The token that is kept in a file nobody else may read; made up if there is none.
-fn kept_token(path: &Path) -> Result<Secret> {
-    match fs::read_to_string(path) {
-        Ok(text) if !text.trim().is_empty() => return Ok(Secret::new(text.trim())),
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
-    let dir = path.parent().context("a directory")?;
-    let token = door::random();
-    match keyring::write(dir, path, &token) {
-        Ok(()) => Ok(Secret::new(token)),
-        // Another host of this user was faster.
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            Ok(Secret::new(fs::read_to_string(path)?.trim()))
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_token_is_made_up_once_and_nobody_else_may_read_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state").join(TOKEN_FILE);
-        let first = kept_token(&path).unwrap();
-        assert!(first.expose().len() > 40);
-        assert_eq!(kept_token(&path).unwrap(), first);
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt as _;
-            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        }
-    }
 
     #[test]
     fn the_page_is_named_as_a_browser_takes_it() {

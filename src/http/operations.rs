@@ -17,7 +17,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument as _, info_span};
 use utoipa::ToSchema;
 
-use super::model::{Model, now_ms};
+use super::{
+    mask::{HIDDEN, Mask, hide},
+    model::{Model, now_ms},
+};
 use crate::{
     client::{OutcomeUnknown, lattice::RequestError},
     control::types::Step,
@@ -76,6 +79,19 @@ pub struct Operation {
     pub link_name: String,
     pub began_ms: u64,
     pub ended_ms: Option<u64>,
+}
+
+impl Mask for Operation {
+    fn mask(&mut self) {
+        // Why something failed may quote anything.
+        if self.state != Progress::Done {
+            hide(&mut self.text);
+        }
+        self.stages
+            .iter_mut()
+            .filter(|stage| !stage.detail.is_empty())
+            .for_each(|stage| HIDDEN.clone_into(&mut stage.detail));
+    }
 }
 
 /// The operations of this host's dashboard. Cheap to clone.
@@ -146,7 +162,7 @@ impl Operations {
             }
             all.push_back(operation.clone());
         }
-        self.model.tell("operation", &operation);
+        self.model.tell_masked("operation", &operation);
         let handle = Work { id: operation.id.as_str().into(), operations: self.clone() };
         let work = work(handle.clone());
         let (stop, kind) = (self.stop.clone(), begun.kind);
@@ -175,7 +191,7 @@ impl Operations {
             if change(operation) { Some(operation.clone()) } else { None }
         };
         if let Some(operation) = changed {
-            self.model.tell("operation", &operation);
+            self.model.tell_masked("operation", &operation);
         }
     }
 

@@ -3,10 +3,12 @@
 //! A stream that cannot keep up is told to fetch everything, and goes on. It ends when the host stops, and the page connects
 //! again to whatever comes then.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, net::IpAddr, time::Duration};
 
 use axum::{
+    Extension,
     extract::State,
+    http::HeaderMap,
     response::{
         IntoResponse, Response, Sse,
         sse::{Event, KeepAlive},
@@ -19,6 +21,8 @@ use tokio::sync::broadcast::error::RecvError;
 use super::{
     Dashboard,
     api::Refusal,
+    door::Access,
+    listen::Caller,
     model::{Collection, View},
 };
 
@@ -30,41 +34,62 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// What changes, as server-sent events: hello, change, overview, event, operation, tick
 #[utoipa::path(get, path = "/api/v1/stream", tag = "lattice",
     responses((status = 200, content_type = "text/event-stream", description = "events without end")))]
-pub async fn stream(State(dashboard): State<Dashboard>) -> Response {
+pub async fn stream(
+    State(dashboard): State<Dashboard>,
+    Extension(caller): Extension<Caller>,
+    Extension(access): Extension<Access>,
+    headers: HeaderMap,
+) -> Response {
     let model = dashboard.model().clone();
     if model.viewers() >= STREAMS_MAX {
         let text = format!("{STREAMS_MAX} pages are open already; close one");
         return Refusal::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     }
     let view = model.view();
-    Sse::new(events(dashboard, view)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+    let reader = Reader { access, caller: caller.ip(), headers };
+    Sse::new(events(dashboard, view, reader)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
 }
 
-fn events(dashboard: Dashboard, view: View) -> impl Stream<Item = Result<Event, Infallible>> {
-    let first = vec![hello(&dashboard), everything(&dashboard)];
-    let state = (first.into_iter(), view, dashboard);
-    stream::unfold(state, |(mut first, mut view, dashboard)| async move {
+/// Whoever reads a stream.
+struct Reader {
+    access: Access,
+    caller: IpAddr,
+    headers: HeaderMap,
+}
+
+impl Reader {
+    /// Whether they may still read what they could at the beginning: a session may be over meanwhile.
+    fn is_still_in(&self, dashboard: &Dashboard) -> bool {
+        self.access == Access::Reader || dashboard.door().access(self.caller, &self.headers) == Ok(self.access)
+    }
+}
+
+fn events(dashboard: Dashboard, view: View, reader: Reader) -> impl Stream<Item = Result<Event, Infallible>> {
+    let first = vec![hello(&dashboard, reader.access), everything(&dashboard)];
+    let state = (first.into_iter(), view, dashboard, reader);
+    stream::unfold(state, |(mut first, mut view, dashboard, reader)| async move {
         if let Some(event) = first.next() {
-            return Some((Ok(event), (first, view, dashboard)));
+            return Some((Ok(event), (first, view, dashboard, reader)));
         }
         let event = tokio::select! {
             () = dashboard.parts().closing.cancelled() => return None,
             news = view.news.recv() => match news {
-                Ok(news) => event(news.name, &news.data),
+                Ok(_) if !reader.is_still_in(&dashboard) => return None,
+                Ok(news) => event(news.name, news.data(reader.access)),
                 // As if it had just begun: operations are not among the lists that have revisions.
                 Err(RecvError::Lagged(_)) => {
                     first = vec![everything(&dashboard)].into_iter();
-                    hello(&dashboard)
+                    hello(&dashboard, reader.access)
                 }
                 Err(RecvError::Closed) => return None,
             },
         };
-        Some((Ok(event), (first, view, dashboard)))
+        Some((Ok(event), (first, view, dashboard, reader)))
     })
 }
 
 /// Who this is; the page begins anew with it.
-fn hello(dashboard: &Dashboard) -> Event {
+fn hello(dashboard: &Dashboard, access: Access) -> Event {
     let facts = dashboard.parts().host.facts();
     let hello = json!({
         "lattice": facts.lattice,
@@ -72,7 +97,7 @@ fn hello(dashboard: &Dashboard) -> Event {
         "host_name": facts.friendly_name,
         "version": crate::control::state::VERSION,
         "life": dashboard.0.life,
-        "needs_login": dashboard.door().asks_for_token(),
+        "is_logged_in": access == Access::Operator,
     });
     event("hello", &hello.to_string())
 }

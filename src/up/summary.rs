@@ -94,8 +94,7 @@ impl Session {
             },
         );
         if let Some(dashboard) = host.dashboard() {
-            let token = dashboard.token_file.as_ref().map(|file| format!(", with the token in {}", file.display()));
-            summary.row("dashboard", format!("{}{}", dashboard.url(), token.unwrap_or_default()));
+            summary.row("dashboard", dashboard.url());
         }
         if let Some(log) = &self.record.background_log {
             summary.row("log", log.display().to_string());
@@ -109,6 +108,9 @@ impl Session {
         // In this directory, where the settings are, no flag is needed.
         summary.next("host get inventory", "what runs on which host");
         summary.next("host inspect builtin://httpserver", "a built-in provider and its link values");
+        if host.dashboard().is_some() {
+            summary.next("host dashboard", "logs in to the dashboard, to change things there");
+        }
         summary.next("host doctor", "what is wrong, if something is");
         let stop = if self.options.in_background { "stops it" } else { "stops it, like Ctrl-C here" };
         summary.next("host down", stop);

@@ -30,10 +30,11 @@ async fn run(distinct: bool) {
     let (server, address) = start_server(&dir).await;
     let port = free_port().to_string();
     let host = start_host_with(&dir, &address, &[("dashboard_port", &port)]).await;
-    let url = host.dashboard().expect("a dashboard").url();
-    let http = reqwest::Client::builder().build().expect("a client");
+    let place = host.dashboard().expect("a dashboard");
+    let (url, http) = (place.url(), reqwest::Client::new());
+    let token = std::fs::read_to_string(place.token_file.as_ref().expect("a file")).expect("a token");
     let get = |path: &str| {
-        let request = http.get(format!("{url}{path}"));
+        let request = http.get(format!("{url}{path}")).bearer_auth(&token);
         async move { request.send().await.expect("an answer").bytes().await.expect("a body") }
     };
     let memory_before = resident();

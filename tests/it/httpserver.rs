@@ -40,17 +40,17 @@ use crate::harness::{
 };
 
 /// A provider with some actors.
-struct Site {
+pub struct Site {
     provider: Arc<dyn Provider>,
     dir: TempDir,
-    port: u16,
+    pub port: u16,
     _server: Server,
 }
 
-type Actors = Vec<(&'static str, Arc<dyn Local>)>;
+pub type Actors = Vec<(&'static str, Arc<dyn Local>)>;
 
 /// An actor that answers requests.
-fn actor<R>(answer: impl Fn(HttpRequest) -> R + Clone + Send + Sync + 'static) -> Arc<dyn Local>
+pub fn actor<R>(answer: impl Fn(HttpRequest) -> R + Clone + Send + Sync + 'static) -> Arc<dyn Local>
 where
     R: Future<Output = Result<HttpResponse, CallError>> + Send + 'static,
 {
@@ -64,21 +64,21 @@ where
     }))
 }
 
-fn ok(body: impl Into<Vec<u8>>) -> HttpResponse {
+pub fn ok(body: impl Into<Vec<u8>>) -> HttpResponse {
     HttpResponse { status_code: 200, header: HashMap::new(), body: body.into() }
 }
 
 /// Answers its name and the path.
-fn named(name: &'static str) -> Arc<dyn Local> {
+pub fn named(name: &'static str) -> Arc<dyn Local> {
     actor(move |request| async move { Ok(ok(format!("{name} {}", request.path))) })
 }
 
-fn all_named() -> Actors {
+pub fn all_named() -> Actors {
     vec![(ECHO, named("echo")), (PINGER, named("pinger")), (PONGER, named("ponger"))]
 }
 
 impl Site {
-    async fn with(actors: Actors) -> Self {
+    pub async fn with(actors: Actors) -> Self {
         Self::with_budget(actors, Budget::default()).await
     }
 
@@ -89,12 +89,12 @@ impl Site {
         Self { provider: (SPEC.build)(context), dir, port: free_port(), _server: server }
     }
 
-    async fn echo(answer: Arc<dyn Local>) -> Self {
+    pub async fn echo(answer: Arc<dyn Local>) -> Self {
         Self::with(vec![(ECHO, answer)]).await
     }
 
     /// Links the echo actor on the site's port.
-    async fn link(&self, values: &[(&str, &str)]) -> Arc<dyn Link> {
+    pub async fn link(&self, values: &[(&str, &str)]) -> Arc<dyn Link> {
         self.try_link(ECHO, values).await.expect("the link is taken on")
     }
 
@@ -110,7 +110,7 @@ impl Site {
         Arc::clone(&self.provider).link(Arc::new(link)).await
     }
 
-    fn url(&self, path: &str) -> String {
+    pub fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
@@ -119,23 +119,23 @@ impl Site {
         (answer.status().as_u16(), answer.text().await.expect("a body"))
     }
 
-    async fn connect(&self) -> TcpStream {
+    pub async fn connect(&self) -> TcpStream {
         TcpStream::connect(("127.0.0.1", self.port)).await.expect("a connection")
     }
 
     /// Sends bytes and reads until the server closes.
-    async fn exchange(&self, bytes: &[u8]) -> String {
+    pub async fn exchange(&self, bytes: &[u8]) -> String {
         let mut stream = self.connect().await;
         stream.write_all(bytes).await.unwrap();
         rest(&mut stream).await
     }
 }
 
-fn client() -> reqwest::Client {
+pub fn client() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().build().unwrap()
 }
 
-async fn rest(stream: &mut TcpStream) -> String {
+pub async fn rest(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     let ended = timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
     let answer = String::from_utf8_lossy(&answer).into_owned();
@@ -144,7 +144,7 @@ async fn rest(stream: &mut TcpStream) -> String {
 }
 
 /// Reads one answer with a body of known length.
-async fn one(stream: &mut TcpStream) -> String {
+pub async fn one(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&answer).into_owned();

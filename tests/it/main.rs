@@ -31,6 +31,7 @@ mod explain;
 mod external;
 mod failover;
 mod forgery;
+mod http_attacks;
 mod httpclient;
 mod httpserver;
 mod hub;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, State},
     http::StatusCode,
 };
@@ -32,6 +32,7 @@ use crate::{
     control::{probe::calls::Look, types::InventoryActor},
     http::{
         Dashboard,
+        door::Access,
         model::{
             ActorSum, Collection, HostView, State as HostState,
             events::short,
@@ -171,6 +172,7 @@ pub struct HowMuch {
     responses((status = 200, body = ActorDetail), (status = 404, body = ErrorBody)))]
 pub async fn one(
     State(dashboard): State<Dashboard>,
+    Extension(access): Extension<Access>,
     Path(id): Path<String>,
     Ask(how_much): Ask<HowMuch>,
 ) -> Result<Json<ActorDetail>, Refusal> {
@@ -192,7 +194,7 @@ pub async fn one(
             (operations, said.unwrap_or_default())
         }
     };
-    let links = Links::new(&table, &picture, model.own_id()).all(|link| link.actor_id == id);
+    let links = Links::new(&table, &picture, model.own_id(), access).all(|link| link.actor_id == id);
     let is_linked = |contract: &String| links.iter().any(|link| link.contract_id == *contract);
     let capabilities = claims.map(|claims| claims.capabilities.as_slice()).unwrap_or_default();
     let missing = capabilities.iter().filter(|contract| Builtin::of(contract).is_none() && !is_linked(contract));
@@ -204,7 +206,7 @@ pub async fn one(
         links,
         series: model.history().series(&Of::Target(id.clone(), String::new())),
         operations,
-        last_errors: logs::errors(said),
+        last_errors: access.view(logs::errors(said)),
     }))
 }
 

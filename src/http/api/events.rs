@@ -1,12 +1,13 @@
 //! What happened lately, and what is being fetched.
 
-use axum::{Json, extract::State};
+use axum::{Extension, Json, extract::State};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::Ask;
 use crate::http::{
     Dashboard,
+    door::Access,
     model::{
         Pull,
         events::{Entry, Severity},
@@ -68,11 +69,17 @@ pub struct Events {
 
 /// What happened lately, newest first
 #[utoipa::path(get, path = "/api/v1/events", tag = "lattice", params(Wanted), responses((status = 200, body = Events)))]
-pub async fn list(State(dashboard): State<Dashboard>, Ask(wanted): Ask<Wanted>) -> Json<Events> {
+pub async fn list(
+    State(dashboard): State<Dashboard>,
+    Extension(access): Extension<Access>,
+    Ask(wanted): Ask<Wanted>,
+) -> Json<Events> {
     let text = wanted.q.trim().to_lowercase();
     let limit = wanted.limit.unwrap_or(LIMIT).min(LIMIT_MAX);
     let log = dashboard.model().log();
-    let items = log.newest().filter(|entry| wanted.takes(entry, &text)).take(limit).cloned().collect();
+    // Masked before it is searched.
+    let all = log.newest().map(|entry| access.view(entry.clone()));
+    let items = all.filter(|entry| wanted.takes(entry, &text)).take(limit).collect();
     let last = log.last();
     drop(log);
     Json(Events { items, last })

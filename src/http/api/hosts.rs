@@ -7,7 +7,7 @@ use std::{
 };
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, State},
     http::StatusCode,
 };
@@ -28,6 +28,8 @@ use crate::{
     control::probe::health::{self, Health, StoreHealth},
     http::{
         Dashboard,
+        door::Access,
+        mask::{HIDDEN, Mask, hide},
         model::{
             Collection, HostView, ProviderState, State as HostState, keeper, now_ms,
             rates::{Of, Rate, Rates, Series},
@@ -199,6 +201,15 @@ pub struct RunningProvider {
     rates: Option<Rate>,
 }
 
+impl Mask for HostDetail {
+    fn mask(&mut self) {
+        self.running_providers.iter_mut().for_each(|provider| hide(&mut provider.complaint));
+        let Some(vitals) = &mut self.vitals else { return };
+        vitals.failures.iter_mut().for_each(|failure| HIDDEN.clone_into(&mut failure.error));
+        vitals.settings.warnings.iter_mut().for_each(|warning| HIDDEN.clone_into(warning));
+    }
+}
+
 /// What a host tells of itself.
 #[derive(Serialize, ToSchema)]
 pub struct Vitals {
@@ -357,7 +368,11 @@ impl Vitals {
 /// A host with all it tells of itself
 #[utoipa::path(get, path = "/api/v1/hosts/{id}", tag = "hosts", params(("id" = String, Path, description = "N…")),
     responses((status = 200, body = HostDetail), (status = 404, body = ErrorBody)))]
-pub async fn one(State(dashboard): State<Dashboard>, Path(id): Path<String>) -> Result<Json<HostDetail>, Refusal> {
+pub async fn one(
+    State(dashboard): State<Dashboard>,
+    Extension(access): Extension<Access>,
+    Path(id): Path<String>,
+) -> Result<Json<HostDetail>, Refusal> {
     let model = dashboard.model();
     model.look().await;
     let picture = model.picture();
@@ -379,7 +394,7 @@ pub async fn one(State(dashboard): State<Dashboard>, Path(id): Path<String>) -> 
         series: model.history().series(&Of::Host(id.clone())),
         vitals: health.as_ref().map(|health| Vitals::of(health, |id| picture.host_name(id))),
     };
-    Ok(Json(detail))
+    Ok(Json(access.view(detail)))
 }
 
 fn running_actors(view: &HostView, health: Option<&Health>, rates: &Rates) -> Vec<RunningActor> {

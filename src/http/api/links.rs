@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{Extension, Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
@@ -15,6 +15,8 @@ use super::{
 use crate::{
     http::{
         Dashboard,
+        door::Access,
+        mask::{Mask, hide},
         model::{Collection, Picture, attention, events::short},
         operations::{Begun, End},
     },
@@ -44,7 +46,7 @@ pub struct Link {
     pub provider_name: String,
     pub link_name: String,
     pub contract_id: String,
-    /// Null for secrets: they are not shown.
+    /// Null for secrets: they are not shown. Without a login, all are null.
     pub values: BTreeMap<String, Option<String>>,
     pub state: LinkState,
     pub problem: Option<String>,
@@ -57,16 +59,30 @@ pub struct Links<'a> {
     table: &'a Table,
     picture: &'a Picture,
     own_id: &'a str,
+    access: Access,
+}
+
+impl Mask for Link {
+    fn mask(&mut self) {
+        self.values.values_mut().for_each(|value| *value = None);
+        // Made of values.
+        self.urls.clear();
+        // A refusal quotes them.
+        if self.state == LinkState::Refused {
+            hide(&mut self.problem);
+        }
+    }
 }
 
 impl<'a> Links<'a> {
-    pub fn new(table: &'a Table, picture: &'a Picture, own_id: &'a str) -> Self {
-        Self { table, picture, own_id }
+    pub fn new(table: &'a Table, picture: &'a Picture, own_id: &'a str, access: Access) -> Self {
+        Self { table, picture, own_id, access }
     }
 
-    /// Those that are wanted, in the order of their actors' names.
+    /// Those that are wanted, as the one who asks may see them, in the order of their actors' names.
     pub fn all(&self, is_wanted: impl Fn(&LinkDefinition) -> bool) -> Vec<Link> {
-        let mut all: Vec<Link> = self.table.links().filter(|link| is_wanted(link)).map(|link| self.row(link)).collect();
+        let mut all: Vec<Link> =
+            self.table.links().filter(|link| is_wanted(link)).map(|link| self.access.view(self.row(link))).collect();
         all.sort_by(|a, b| order("", a, b));
         all
     }
@@ -142,11 +158,15 @@ fn shown(values: &BTreeMap<String, String>) -> BTreeMap<String, Option<String>> 
 
 /// The link definitions of the lattice
 #[utoipa::path(get, path = "/api/v1/links", tag = "links", params(Wanted), responses((status = 200, body = Page<Link>)))]
-pub async fn list(State(dashboard): State<Dashboard>, Ask(wanted): Ask<Wanted>) -> Json<Page<Link>> {
+pub async fn list(
+    State(dashboard): State<Dashboard>,
+    Extension(access): Extension<Access>,
+    Ask(wanted): Ask<Wanted>,
+) -> Json<Page<Link>> {
     let model = dashboard.model();
     model.look().await;
     let (picture, table) = (model.picture(), dashboard.parts().links.table());
-    let all = Links::new(&table, &picture, model.own_id()).all(|_| true);
+    let all = Links::new(&table, &picture, model.own_id(), access).all(|_| true);
     let texts = |row: &Link, found: &mut dyn FnMut(&str)| {
         [&row.actor_id, &row.actor_name, &row.provider_id, &row.provider_name, &row.link_name, &row.contract_id]
             .into_iter()
@@ -260,6 +280,29 @@ pub async fn delete(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_a_login_no_value_of_a_link_is_shown_nor_what_is_made_of_it() {
+        let link = Link {
+            actor_id: "MA".into(),
+            actor_name: "Echo".into(),
+            provider_id: "VA".into(),
+            provider_name: "HTTP server".into(),
+            link_name: "default".into(),
+            contract_id: "wasmcloud:httpserver".into(),
+            values: [("address".to_owned(), Some("10.0.0.7:81".to_owned()))].into(),
+            state: LinkState::Refused,
+            problem: Some("10.0.0.7:81 is taken".into()),
+            urls: vec!["http://10.0.0.7:81/".into()],
+        };
+        let masked = serde_json::to_string(&Access::Reader.view(link.clone())).unwrap();
+        assert!(masked.contains("address") && masked.contains("Echo") && !masked.contains("10.0"), "{masked}");
+        let whole = serde_json::to_string(&Access::Operator.view(link.clone())).unwrap();
+        assert_eq!(whole.matches("10.0.0.7:81").count(), 3);
+        // What is wrong with a link that leads nowhere has no values in it.
+        let dangling = Link { state: LinkState::Dangling, problem: Some("runs nowhere".into()), ..link };
+        assert_eq!(Access::Reader.view(dangling).problem.as_deref(), Some("runs nowhere"));
+    }
 
     #[test]
     fn secrets_of_links_are_not_shown() {

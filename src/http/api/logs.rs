@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, State},
     http::StatusCode,
 };
@@ -16,6 +16,8 @@ use crate::{
     client::logs::{Logs, News},
     http::{
         Dashboard,
+        door::Access,
+        mask::{HIDDEN, Mask},
         model::{HostView, State as HostState},
     },
     journal::{Level, wire::Mark},
@@ -38,7 +40,14 @@ pub struct LogLine {
     /// `error`, `warn`, `info`, `debug` or `trace`.
     pub level: &'static str,
     pub link_name: String,
+    /// Not told without a login.
     pub text: String,
+}
+
+impl Mask for LogLine {
+    fn mask(&mut self) {
+        HIDDEN.clone_into(&mut self.text);
+    }
 }
 
 /// The last lines.
@@ -61,10 +70,11 @@ pub struct Tail {
     responses((status = 200, body = Lines), (status = 422, body = ErrorBody)))]
 pub async fn of_actor(
     State(dashboard): State<Dashboard>,
+    Extension(access): Extension<Access>,
     Path(id): Path<String>,
     Ask(tail): Ask<Tail>,
 ) -> Result<Json<Lines>, Refusal> {
-    all(&dashboard, &id, &tail).await
+    all(&dashboard, access, &id, &tail).await
 }
 
 /// What a provider printed lately
@@ -72,18 +82,19 @@ pub async fn of_actor(
     responses((status = 200, body = Lines), (status = 422, body = ErrorBody)))]
 pub async fn of_provider(
     State(dashboard): State<Dashboard>,
+    Extension(access): Extension<Access>,
     Path(id): Path<String>,
     Ask(tail): Ask<Tail>,
 ) -> Result<Json<Lines>, Refusal> {
-    all(&dashboard, &id, &tail).await
+    all(&dashboard, access, &id, &tail).await
 }
 
-async fn all(dashboard: &Dashboard, id: &str, tail: &Tail) -> Result<Json<Lines>, Refusal> {
+async fn all(dashboard: &Dashboard, access: Access, id: &str, tail: &Tail) -> Result<Json<Lines>, Refusal> {
     dashboard.model().look().await;
     let picture = dashboard.model().picture();
     let hosts: Vec<_> = picture.present().cloned().collect();
     let items = lines(dashboard, id, &hosts, tail.tail.unwrap_or(TAIL).min(TAIL_MAX)).await?;
-    Ok(Json(Lines { items }))
+    Ok(Json(Lines { items: access.view(items) }))
 }
 
 /// The last lines of an entity on these hosts, oldest first; those of hosts that do not answer in time are missing.

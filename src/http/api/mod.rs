@@ -56,15 +56,15 @@ const CALL_BYTES_MAX: usize = 2 << 20;
 #[openapi(
     info(
         title = "Dashboard of a lattice host",
-        description = "What the dashboard shows and does. From another machine send the token as bearer: \
-            `authorization: Bearer TOKEN`. Changes answer 202 with an operation; `GET /api/v1/operations`, or the stream, \
-            tells how it gets on."
+        description = "What the dashboard shows and does. Changes need a login, and so does reading from other machines: send the \
+            token or a session as bearer, `authorization: Bearer TOKEN`. Without one, link values and what actors and providers \
+            say are hidden. Changes answer 202 with an operation; `GET /api/v1/operations`, or the stream, tells how it gets on."
     ),
     tags(
         (name = "lattice", description = "The lattice at a glance, and what happens in it"),
         (name = "hosts"), (name = "actors"), (name = "providers"), (name = "links"), (name = "claims"),
         (name = "operations", description = "Changes, files, auctions and calls"),
-        (name = "session", description = "Entering with the token")
+        (name = "session", description = "Logging in and out")
     )
 )]
 struct Description;
@@ -129,15 +129,16 @@ impl From<Busy> for Refusal {
 }
 
 /// What every request may be answered with.
-const REFUSALS: [(&str, &str); 9] = [
+const REFUSALS: [(&str, &str); 10] = [
     ("400", "the question cannot be read"),
-    ("401", "no session, and no token"),
+    ("401", "neither a session nor the token is shown, or it is over or wrong"),
     ("403", "it comes from a page of another origin"),
     ("404", "it is not there"),
     ("421", "the dashboard is not called so"),
     ("422", "it makes no sense, or cannot be done"),
     ("429", "too many at a time, or too many wrong tokens"),
     ("502", "nobody in the lattice answers"),
+    ("503", "too many connections or files at a time"),
     ("504", "no answer in time; what was asked for may still be done"),
 ];
 

@@ -1,12 +1,13 @@
 //! The list of operations, and the answer of everything that begins one.
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{Extension, Json, extract::State, http::StatusCode};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Refusal;
 use crate::http::{
     Dashboard,
+    door::Access,
     operations::{Busy, Operation},
 };
 
@@ -22,8 +23,8 @@ pub struct List {
 
 /// The last operations, newest first
 #[utoipa::path(get, path = "/api/v1/operations", tag = "operations", responses((status = 200, body = List)))]
-pub async fn list(State(dashboard): State<Dashboard>) -> Json<List> {
-    Json(List { items: dashboard.operations().list() })
+pub async fn list(State(dashboard): State<Dashboard>, Extension(access): Extension<Access>) -> Json<List> {
+    Json(List { items: access.view(dashboard.operations().list()) })
 }
 
 /// Answers with an operation that has begun.

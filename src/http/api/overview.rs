@@ -1,6 +1,6 @@
 //! The lattice at a glance.
 
-use axum::{Json, extract::State};
+use axum::{Extension, Json, extract::State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -8,6 +8,7 @@ use crate::{
     control::state::VERSION,
     http::{
         Dashboard,
+        door::Access,
         model::{
             attention::{Attention, Counts, Summary},
             rates::{Of, Rate, Series},
@@ -55,7 +56,7 @@ impl StoreState {
 
 /// The lattice at a glance
 #[utoipa::path(get, path = "/api/v1/overview", tag = "lattice", responses((status = 200, body = Overview)))]
-pub async fn overview(State(dashboard): State<Dashboard>) -> Json<Overview> {
+pub async fn overview(State(dashboard): State<Dashboard>, Extension(access): Extension<Access>) -> Json<Overview> {
     dashboard.model().look().await;
     let Summary { counts, rates, attention } = Summary::of(&dashboard);
     let facts = dashboard.parts().host.facts();
@@ -70,6 +71,6 @@ pub async fn overview(State(dashboard): State<Dashboard>) -> Json<Overview> {
         counts,
         rates,
         series,
-        attention,
+        attention: access.view(attention),
     })
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, State},
     http::StatusCode,
 };
@@ -25,6 +25,8 @@ use crate::{
     control::types::InventoryProvider,
     http::{
         Dashboard,
+        door::Access,
+        mask::{Mask, hide},
         model::{
             Collection, HostView, ProviderState, ProviderSum, State as HostState,
             events::short,
@@ -161,6 +163,12 @@ pub struct ProviderInstance {
     complaint: Option<String>,
 }
 
+impl Mask for ProviderInstance {
+    fn mask(&mut self) {
+        hide(&mut self.complaint);
+    }
+}
+
 /// A value that a link may have.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct KnownValue {
@@ -181,6 +189,7 @@ fn known_values(spec: &Spec) -> Vec<KnownValue> {
     responses((status = 200, body = ProviderDetail), (status = 404, body = ErrorBody)))]
 pub async fn one(
     State(dashboard): State<Dashboard>,
+    Extension(access): Extension<Access>,
     Path((id, link_name)): Path<(String, String)>,
 ) -> Result<Json<ProviderDetail>, Refusal> {
     let model = dashboard.model();
@@ -205,13 +214,13 @@ pub async fn one(
     let by_contract = |spec: &&&Spec| spec.public_key == id || spec.contract_id == provider.contract_id;
     Ok(Json(ProviderDetail {
         claims: claims.map(|claims| Claims::of(claims, !sum.hosts.is_empty())),
-        instances: sum.hosts.iter().flat_map(|host| instances(host, &id, &link_name)).collect(),
-        links_to: Links::new(&table, &picture, model.own_id())
+        instances: access.view(sum.hosts.iter().flat_map(|host| instances(host, &id, &link_name)).collect()),
+        links_to: Links::new(&table, &picture, model.own_id(), access)
             .all(|link| link.provider_id == id && link.link_name == link_name),
         series: model.history().series(&Of::Target(id.clone(), link_name.clone())),
         operations,
         values: CATALOGUE.iter().find(by_contract).map(|spec| known_values(spec)).unwrap_or_default(),
-        last_errors: logs::errors(said.collect()),
+        last_errors: access.view(logs::errors(said.collect())),
         provider,
     }))
 }

@@ -1,43 +1,63 @@
-//! Entering with the token, and leaving.
+//! Logging in, with the token or with the code of a link, and leaving.
 
 use axum::{
-    Extension,
+    Extension, Json,
     extract::State,
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Body, ErrorBody};
-use crate::http::{Dashboard, door, listen::Caller};
+use crate::http::{
+    Dashboard, auth,
+    door::{self, Proof},
+    listen::Caller,
+};
 
-/// What opens a session.
+/// What opens a session: one of the two.
 #[derive(Deserialize, ToSchema)]
-pub struct LogIn {
-    token: String,
+#[serde(rename_all = "snake_case")]
+pub enum LogIn {
+    /// The token of this user, or that of the settings.
+    Token(String),
+    /// What stands behind the `#` of a link of `host dashboard`.
+    Code(String),
 }
 
-/// Opens a session: sets its cookie
+/// A session.
+#[derive(Serialize, ToSchema)]
+pub struct Session {
+    /// To be shown as bearer: `authorization: Bearer SESSION`.
+    session: String,
+    /// How long it lasts, in seconds.
+    lasts_s: u64,
+}
+
+/// Opens a session
 #[utoipa::path(post, path = "/api/v1/session", tag = "session", request_body = LogIn, responses(
-    (status = 204, description = "entered"), (status = 401, body = ErrorBody), (status = 429, body = ErrorBody)))]
+    (status = 200, body = Session), (status = 401, body = ErrorBody), (status = 429, body = ErrorBody)))]
 pub async fn log_in(
     State(dashboard): State<Dashboard>,
-    Extension(Caller(caller)): Extension<Caller>,
-    headers: HeaderMap,
-    Body(LogIn { token }): Body<LogIn>,
+    Extension(caller): Extension<Caller>,
+    Body(shown): Body<LogIn>,
 ) -> Response {
-    let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
-    let is_secure = origin.is_some_and(|origin| origin.starts_with("https://"));
-    match dashboard.door().log_in(caller.ip(), &token, is_secure) {
-        Ok(cookie) => (StatusCode::NO_CONTENT, [(header::SET_COOKIE, cookie)]).into_response(),
+    let proof = match &shown {
+        LogIn::Token(token) => Proof::Token(token),
+        LogIn::Code(code) => Proof::Code(code),
+    };
+    match dashboard.door().log_in(caller.ip(), proof) {
+        Ok(session) => Json(Session { session, lasts_s: auth::SESSION.as_secs() }).into_response(),
         Err(error) => door::refuse_login(error),
     }
 }
 
-/// Ends the session of this cookie
+/// Ends the session that is shown
+///
+/// It ends for as long as this host runs. Another secret in the file, by `host dashboard --revoke`, ends all for good.
 #[utoipa::path(delete, path = "/api/v1/session", tag = "session", responses((status = 204, description = "left")))]
-pub async fn log_out(State(dashboard): State<Dashboard>, headers: HeaderMap) -> Response {
-    let cookie = dashboard.door().log_out(&headers);
-    (StatusCode::NO_CONTENT, [(header::SET_COOKIE, cookie)]).into_response()
+pub async fn log_out(State(dashboard): State<Dashboard>, headers: HeaderMap) -> StatusCode {
+    dashboard.door().log_out(&headers);
+    StatusCode::NO_CONTENT
 }

@@ -11,15 +11,16 @@ use axum::{
         header::{CONTENT_LENGTH, CONTENT_TYPE},
     },
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::FutureExt as _;
 use http_body_util::BodyExt as _;
 use serde::Serialize;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 use utoipa::ToSchema;
 
 use super::{ErrorBody, Refusal, actors::sender};
 use crate::{
+    budget::{Budget, Buffer},
     client::upload::{Artifact, ContentError, Readers, Verified},
     http::Dashboard,
     store::artifacts::About,
@@ -32,10 +33,13 @@ const TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a file that is refused may go on coming.
 const DRAINED: Duration = Duration::from_secs(10);
 /// How long nothing of it may come.
-const SILENCE: Duration = Duration::from_secs(30);
-/// Files at a time: each is in memory as a whole.
-static ROOM: Semaphore = Semaphore::const_new(2);
-/// How long a file waits for room.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How long a file may be slow at the beginning, and how many bytes per second have to come on average after that.
+const GRACE: Duration = Duration::from_secs(5);
+const RATE: u64 = 32 << 10;
+/// Files at a time.
+static FILES: Semaphore = Semaphore::const_new(16);
+/// How long a file waits for others to make room.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A file that hosts can start now.
@@ -66,12 +70,9 @@ pub async fn upload(State(dashboard): State<Dashboard>, request: Request) -> Res
         drain(request.into_body()).await;
         return Err(refusal);
     }
-    let _room = match tokio::time::timeout(ROOM_TIMEOUT, ROOM.acquire()).await {
-        Ok(Ok(room)) => room,
-        _ => {
-            let text = "other files are being sent; try again when they have arrived";
-            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text));
-        }
+    let _file = match tokio::time::timeout(ROOM_TIMEOUT, FILES.acquire()).await {
+        Ok(Ok(file)) => file,
+        _ => return Err(crowded("other files are being sent; try again when they have arrived")),
     };
     match tokio::time::timeout(TIMEOUT, store(dashboard, request.into_body()).boxed()).await {
         Ok(stored) => stored.map(Json),
@@ -110,30 +111,48 @@ async fn drain(mut body: Body) {
     let _ = tokio::time::timeout(DRAINED, all).await;
 }
 
-/// Reads the whole file; who sends nothing for a while makes room for others.
-async fn read(mut body: Body) -> Result<Bytes, Refusal> {
-    let mut content = BytesMut::new();
+fn crowded(text: impl Into<String>) -> Refusal {
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text)
+}
+
+/// Whether a file comes so slowly that it has to make room for others.
+fn is_too_slow(bytes: usize, took: Duration) -> bool {
+    took > GRACE && (bytes as u64) < RATE * took.as_secs()
+}
+
+/// Reads the whole file. What has arrived of it is paid for out of the budget of all payloads.
+async fn read(budget: &Budget, mut body: Body) -> Result<Bytes, Refusal> {
+    let too_slow = || {
+        let text = format!("the file came with less than {} KiB/s; send it again over a better line", RATE >> 10);
+        Refusal::new(StatusCode::REQUEST_TIMEOUT, text)
+    };
+    let mut content = Buffer::new(budget, None);
+    // Moved on by what the file had to wait here.
+    let mut began = Instant::now();
     loop {
         let frame = match tokio::time::timeout(SILENCE, body.frame()).await {
-            Ok(None) => return Ok(content.freeze()),
+            Ok(None) => return Ok(content.finish()),
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => return Err(Refusal::wrong(format!("the file did not arrive: {error}"))),
-            Err(_) => {
-                let text = format!("nothing of the file arrived for {} s; send it again", SILENCE.as_secs());
-                return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, text));
-            }
+            Err(_) => return Err(too_slow()),
         };
         let Ok(data) = frame.into_data() else { continue };
-        if content.len() + data.len() > BYTES_MAX {
+        let length = content.len() + data.len();
+        if length > BYTES_MAX {
             drain(body).await;
             return Err(too_large());
         }
-        content.extend_from_slice(&data);
+        if is_too_slow(length, began.elapsed()) {
+            return Err(too_slow());
+        }
+        let arrived = Instant::now();
+        content.push(&data, arrived + ROOM_TIMEOUT).await.map_err(|shortage| crowded(shortage.to_string()))?;
+        began += arrived.elapsed();
     }
 }
 
 async fn store(dashboard: Dashboard, body: Body) -> Result<Uploaded, Refusal> {
-    let content = read(body).await?;
+    let content = read(&dashboard.parts().budget, body).await?;
     let bytes = content.len();
     let artifact = Artifact::verify(content).await.map_err(|error| match error {
         ContentError::Unsigned => Refusal::wrong(
@@ -162,4 +181,24 @@ async fn store(dashboard: Dashboard, body: Body) -> Result<Uploaded, Refusal> {
         contract_id,
         bytes,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_may_be_slow_for_a_moment_only() {
+        let seconds = Duration::from_secs;
+        for (bytes, took, expected) in [
+            (0, 5, false),
+            (0, 6, true),
+            (100 << 10, 6, true),
+            (200 << 10, 6, false),
+            (10 << 20, 300, false),
+            (9 << 20, 300, true),
+        ] {
+            assert_eq!(is_too_slow(bytes, seconds(took)), expected, "{bytes} {took}");
+        }
+    }
 }

@@ -5,9 +5,15 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{HostView, ProviderState, State, rates::Rate};
+use super::{
+    HostView, ProviderState, State,
+    rates::{Point, Rate},
+};
 use crate::{
-    http::Dashboard,
+    http::{
+        Dashboard,
+        mask::{HIDDEN, Mask},
+    },
     links::{LinkDefinition, Table, link_option},
     store::domain_name,
 };
@@ -50,16 +56,54 @@ pub struct Attention {
     pub id: String,
     pub link_name: String,
     pub since_ms: Option<u64>,
+    /// How many bytes of the text are ours; what follows was said by others.
+    #[serde(skip)]
+    ours: usize,
+}
+
+impl Mask for Attention {
+    fn mask(&mut self) {
+        if self.ours < self.text.len() {
+            self.text.truncate(self.ours);
+            self.text.push_str(": ");
+            self.text.push_str(HIDDEN);
+        }
+    }
 }
 
 impl Attention {
     fn new(severity: Grade, kind: &'static str, id: &str, text: String) -> Self {
-        Self { severity, text, advice: None, kind, id: id.to_owned(), link_name: String::new(), since_ms: None }
+        let (ours, id) = (text.len(), id.to_owned());
+        Self { severity, text, advice: None, kind, id, link_name: String::new(), since_ms: None, ours }
+    }
+
+    /// Adds what somebody else said about it.
+    fn said(mut self, words: Option<&str>) -> Self {
+        if let Some(words) = words {
+            self.text.push_str(": ");
+            self.text.push_str(words);
+        }
+        self
     }
 
     fn advice(mut self, advice: impl Into<String>) -> Self {
         self.advice = Some(advice.into());
         self
+    }
+}
+
+/// What streams tell of the lattice, once in a while.
+#[derive(Clone, Debug, Serialize)]
+pub struct Numbers {
+    pub counts: Counts,
+    pub rates: Rate,
+    pub attention: Vec<Attention>,
+    pub point: Option<Point>,
+}
+
+impl Mask for Numbers {
+    fn mask(&mut self) {
+        self.attention.mask();
     }
 }
 
@@ -142,32 +186,33 @@ fn of_host(host: &HostView, table: &Table, attention: &mut Vec<Attention>) {
         let (id, link_name) = (&provider.id, &provider.link_name);
         let name = if provider.name.is_empty() { id } else { &provider.name };
         let health = host.health.as_ref().and_then(|health| health.provider(id, link_name));
-        let text = if host.provider_health(id, link_name) == ProviderState::Unhealthy {
+        let (text, said) = if host.provider_health(id, link_name) == ProviderState::Unhealthy {
             let complaint = health.and_then(|health| health.complaint.as_deref());
-            let complaint = complaint.map(|text| format!(": {text}")).unwrap_or_default();
-            format!("Provider {name} on {} fails its health check{complaint}", host.name)
+            (format!("Provider {name} on {} fails its health check", host.name), complaint)
         } else if let Some(health) = health.filter(|health| health.crashes > 0) {
-            let end = health.last_end.as_deref().map(|end| format!(": {end}")).unwrap_or_default();
-            format!("Provider {name} on {} ended {} times in a row{end}", host.name, health.crashes)
+            let text = format!("Provider {name} on {} ended {} times in a row", host.name, health.crashes);
+            (text, health.last_end.as_deref())
         } else {
             continue;
         };
         let mut item = Attention::new(Grade::Error, "provider", id, text)
+            .said(said)
             .advice(format!("`host logs {id}{}` shows what it says.", link_option(link_name)));
         item.link_name.clone_from(link_name);
         attention.push(item);
     }
     let Some(health) = &host.health else { return };
     for failure in &health.failures {
-        let text = format!("{} does not start on {}: {}", failure.reference, host.name, failure.error);
-        let mut item = Attention::new(Grade::Error, "host", &host.id, text);
+        let text = format!("{} does not start on {}", failure.reference, host.name);
+        let mut item = Attention::new(Grade::Error, "host", &host.id, text).said(Some(&failure.error));
         item.since_ms = Some(failure.at_ms);
         attention.push(item);
     }
     for refused in &health.links {
         let actor = table.claims(&refused.actor_id).map_or(&refused.actor_id, |claims| &claims.name);
-        let text = format!("The link of {actor} for {} is not taken on: {}", refused.contract_id, refused.error);
+        let text = format!("The link of {actor} for {} is not taken on", refused.contract_id);
         let mut item = Attention::new(Grade::Error, "link", &refused.actor_id, text)
+            .said(Some(&refused.error))
             .advice("Put the link again with values that the provider takes.");
         item.link_name.clone_from(&refused.link_name);
         attention.push(item);
@@ -248,6 +293,10 @@ mod tests {
             attention.into_iter().map(|item| item.text).collect::<Vec<_>>()
         };
         assert_eq!(told(&host), ["x:1 does not start on calm: no such image"]);
+        let mut attention = Vec::new();
+        of_host(&host, &Table::default(), &mut attention);
+        attention.mask();
+        assert_eq!(attention[0].text, format!("x:1 does not start on calm: {HIDDEN}"));
         host.state = State::Lost;
         assert_eq!(told(&host), ["Host calm vanished without a goodbye"]);
     }

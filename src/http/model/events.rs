@@ -7,7 +7,11 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::now_ms;
-use crate::{client::lattice::Event, providers::external::masks};
+use crate::{
+    client::lattice::Event,
+    http::mask::{HIDDEN, Mask},
+    providers::external::masks,
+};
 
 /// Events that are kept.
 pub const EVENTS_MAX: usize = 2000;
@@ -38,8 +42,18 @@ pub struct Entry {
     pub host_id: String,
     pub host_name: String,
     pub text: String,
-    /// As it came, link values masked; null if it is large.
+    /// As it came, link values masked; null if it is large, and without a login.
     pub data: Value,
+    /// The text without what others said.
+    #[serde(skip)]
+    masked: String,
+}
+
+impl Mask for Entry {
+    fn mask(&mut self) {
+        self.text.clone_from(&self.masked);
+        self.data = Value::Null;
+    }
 }
 
 /// The last events, oldest first.
@@ -89,11 +103,12 @@ impl Entry {
         {
             return None;
         }
-        let (severity, text) = sentence(event, host_name, &name_of)?;
-        let text = match text.char_indices().nth(TEXT_CHARS_MAX) {
+        let (severity, text) = sentence(event, Words::All, host_name, &name_of)?;
+        let (_, masked) = sentence(event, Words::Ours, host_name, &name_of)?;
+        let [text, masked] = [text, masked].map(|text| match text.char_indices().nth(TEXT_CHARS_MAX) {
             Some((end, _)) => format!("{}…", &text[..end]),
             None => text,
-        };
+        });
         Some(Self {
             seq: 0,
             at_ms: now_ms(),
@@ -103,13 +118,15 @@ impl Entry {
             host_name: host_name.to_owned(),
             text,
             data: shown(&event.data),
+            masked,
         })
     }
 
     /// An event that this dashboard concludes.
     pub fn concluded(name: &str, severity: Severity, host_id: &str, host_name: &str, text: String) -> Self {
         let (host_id, host_name) = (host_id.to_owned(), host_name.to_owned());
-        Self { seq: 0, at_ms: now_ms(), name: name.to_owned(), severity, host_id, host_name, text, data: Value::Null }
+        let (name, masked, data) = (name.to_owned(), text.clone(), Value::Null);
+        Self { seq: 0, at_ms: now_ms(), name, severity, host_id, host_name, text, data, masked }
     }
 }
 
@@ -129,7 +146,20 @@ fn shown(data: &Value) -> Value {
     }
 }
 
-fn sentence(event: &Event, host: &str, name_of: &dyn Fn(&str) -> Option<String>) -> Option<(Severity, String)> {
+/// Whose words a sentence may have in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Words {
+    /// Also what a host or a provider said: it may quote link values and lines of logs.
+    All,
+    Ours,
+}
+
+fn sentence(
+    event: &Event,
+    words: Words,
+    host: &str,
+    name_of: &dyn Fn(&str) -> Option<String>,
+) -> Option<(Severity, String)> {
     use Severity::{Error, Good, Info, Warning};
     let named = |key: &str| name_of(key).filter(|name| !name.is_empty()).unwrap_or_else(|| short(key));
     // Events of actors and providers carry the name in the claims.
@@ -141,7 +171,11 @@ fn sentence(event: &Event, host: &str, name_of: &dyn Fn(&str) -> Option<String>)
         "" | "default" => String::new(),
         name => format!(" (link name {name})"),
     };
-    let error = event.text("error");
+    let said = |member: &str| match words {
+        Words::All => event.text(member),
+        Words::Ours => HIDDEN,
+    };
+    let error = said("error");
     Some(match event.name() {
         "host_started" => (Good, format!("Host {host} started")),
         "host_stopped" => (Info, format!("Host {host} stopped")),
@@ -156,7 +190,7 @@ fn sentence(event: &Event, host: &str, name_of: &dyn Fn(&str) -> Option<String>)
             left => (Info, format!("{} on {host} takes {left} at a time now", who())),
         },
         "actor_updated" => (Good, format!("{} updated to revision {} on {host}", who(), number("revision"))),
-        "actor_update_failed" => (Error, format!("{} was not updated on {host}: {}", who(), event.text("reason"))),
+        "actor_update_failed" => (Error, format!("{} was not updated on {host}: {}", who(), said("reason"))),
         "actors_start_failed" => {
             (Error, format!("Actor {} does not start on {host}: {error}", event.text("image_ref")))
         }
@@ -167,7 +201,7 @@ fn sentence(event: &Event, host: &str, name_of: &dyn Fn(&str) -> Option<String>)
         }
         "provider_stopped" => match event.text("reason") {
             "" | "stopped" => (Info, format!("Provider {}{} stopped on {host}", who(), link())),
-            reason => (Warning, format!("Provider {}{} ended on {host}: {reason}", who(), link())),
+            _ => (Warning, format!("Provider {}{} ended on {host}: {}", who(), link(), said("reason"))),
         },
         "health_check_passed" => (Good, format!("Provider {}{} on {host} is healthy", who(), link())),
         "health_check_failed" => (Error, format!("Provider {}{} on {host} fails its health check", who(), link())),
@@ -237,6 +271,27 @@ mod tests {
         );
         assert_eq!(text("host_heartbeat", json!({})), None);
         assert_eq!(text("something_new", json!({})).as_deref(), Some("something_new on calm-otter"));
+    }
+
+    #[test]
+    fn without_a_login_events_have_no_foreign_words() {
+        for (name, data) in [
+            ("linkdef_set", json!({ "actor_id": "MA", "provider_id": "VA", "values": { "port": "foreign" } })),
+            ("linkdef_set_failed", json!({ "actor_id": "MA", "provider_id": "VA", "error": "foreign" })),
+            ("provider_stopped", json!({ "public_key": "VA", "reason": "foreign" })),
+            ("actors_start_failed", json!({ "image_ref": "x:1", "error": "foreign" })),
+            ("actor_scale_failed", json!({ "image_ref": "x:1", "error": "foreign" })),
+            ("actor_update_failed", json!({ "public_key": "MA", "reason": "foreign" })),
+            ("provider_start_failed", json!({ "provider_ref": "x:1", "error": "foreign" })),
+            ("something_new", json!({ "anything": "foreign" })),
+        ] {
+            let mut masked = entry(name, data).unwrap();
+            let whole = serde_json::to_string(&masked).unwrap();
+            masked.mask();
+            let masked = serde_json::to_string(&masked).unwrap();
+            assert!(whole.contains("foreign") && !masked.contains("foreign"), "{masked}");
+            assert!(masked.contains("calm-otter") || masked.contains("Echo"), "{masked}");
+        }
     }
 
     #[test]

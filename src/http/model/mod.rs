@@ -31,6 +31,10 @@ use serde::Serialize;
 use tokio::sync::{Notify, broadcast, watch};
 use utoipa::ToSchema;
 
+use super::{
+    door::Access,
+    mask::{self, Mask},
+};
 use crate::control::{
     probe::health::Health,
     types::{Inventory, Pairs},
@@ -118,8 +122,20 @@ impl Collection {
 pub struct News {
     /// The name of the server-sent event.
     pub name: &'static str,
-    /// JSON, encoded once for all.
-    pub data: Arc<str>,
+    /// JSON, encoded once for all who may read everything.
+    data: Arc<str>,
+    /// The same for those who may not, if it differs.
+    masked: Option<Arc<str>>,
+}
+
+impl News {
+    /// What somebody may read of it.
+    pub fn data(&self, access: Access) -> &str {
+        match (access, &self.masked) {
+            (Access::Reader, Some(masked)) => masked,
+            _ => &self.data,
+        }
+    }
 }
 
 /// How a host is.
@@ -390,7 +406,16 @@ impl Model {
         if self.0.news.receiver_count() > 0
             && let Ok(data) = serde_json::to_string(data)
         {
-            let _ = self.0.news.send(News { name, data: data.into() });
+            let _ = self.0.news.send(News { name, data: data.into(), masked: None });
+        }
+    }
+
+    /// Tells streams something of which not everybody may read everything.
+    pub fn tell_masked(&self, name: &'static str, data: &(impl Mask + Clone + Serialize)) {
+        if self.0.news.receiver_count() > 0
+            && let Ok((data, masked)) = mask::both(data)
+        {
+            let _ = self.0.news.send(News { name, data: data.into(), masked: Some(masked.into()) });
         }
     }
 

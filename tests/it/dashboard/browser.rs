@@ -67,6 +67,7 @@ async fn every_view_is_readable_for_everybody_on_every_screen() {
     let server = Server::start().await;
     let (dashboard, _) = furnished(&server).await;
     let browser = Browser::start().await;
+    dashboard.enter(&browser).await;
     let mut found = Vec::new();
     for (name, path) in views(&dashboard) {
         let url = dashboard.url.join(&path).unwrap();
@@ -115,6 +116,7 @@ async fn the_page_is_small_and_asks_nobody_else() {
     let server = Server::start().await;
     let (dashboard, _) = furnished(&server).await;
     let browser = Browser::start().await;
+    dashboard.enter(&browser).await;
     browser.open(dashboard.url.as_str()).await;
     browser.see("main h1").await;
     settled(&browser).await;
@@ -138,6 +140,7 @@ async fn an_application_is_put_together_with_the_mouse() {
     let second = host(&server).label("machine", "second").start().await;
     let file = example("echo").trim_start_matches("file://").to_owned();
     let browser = Browser::start().await;
+    dashboard.enter(&browser).await;
     browser.open(dashboard.url.as_str()).await;
 
     // An actor, from a file.
@@ -243,6 +246,7 @@ async fn what_runs_is_changed_and_stopped_with_the_mouse() {
     let (dashboard, _) = furnished(&server).await;
     let id = dashboard.host.id.clone();
     let browser = Browser::start().await;
+    dashboard.enter(&browser).await;
     let at = |path: &str| dashboard.url.join(path).unwrap().to_string();
     let actor = format!("/actors/{ECHO}");
 
@@ -312,6 +316,7 @@ async fn an_actor_is_called_and_events_are_searched() {
     let server = Server::start().await;
     let (dashboard, _) = furnished(&server).await;
     let browser = Browser::start().await;
+    dashboard.enter(&browser).await;
     let call = format!("/call?actor={ECHO}&operation=HttpServer.HandleRequest");
     browser.open(dashboard.url.join(&call).unwrap().as_str()).await;
     browser.click("main button", "Payload of").await;
@@ -366,10 +371,44 @@ async fn the_login_page_lets_in_whoever_has_the_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_a_login_the_page_shows_things_and_asks_before_it_changes_any() {
+    let server = Server::start().await;
+    let (dashboard, page) = furnished(&server).await;
+    let address = page.trim_start_matches("http://").trim_end_matches('/');
+    let browser = Browser::start().await;
+    browser.open(dashboard.url.join("/links").unwrap().as_str()).await;
+    browser.with_text("main .chip", "hidden").await;
+    browser.no_text("main", address).await;
+    // A change first asks for a login, which the keyboard alone can give.
+    browser.click("main button", "Link an actor").await;
+    browser.with_text("dialog[open] h2", "Log in to change things").await;
+    assert_eq!(browser.violations().await, Vec::<String>::new());
+    browser.picture("login-dialog").await;
+    browser.press("a guess").await;
+    browser.press(ENTER).await;
+    browser.with_text("dialog[open] [role=alert]", "not the token").await;
+    browser.fill("Or enter the token", &dashboard.token).await;
+    browser.press(ENTER).await;
+    browser.with_text("dialog[open] h2", "Link").await;
+    browser.no_text("dialog[open] h2", "Log in").await;
+    browser.press(ESCAPE).await;
+    browser.with_text("main .chip", address).await;
+    // It is still so in a page that is loaded anew, and over when one leaves.
+    browser.open(dashboard.url.join("/links").unwrap().as_str()).await;
+    browser.with_text("main .chip", address).await;
+    browser.see("header button[aria-label='Log out']").await.click().await.unwrap();
+    browser.with_text("main .chip", "hidden").await;
+    browser.no_text("main", address).await;
+    let kept = browser.run("return document.cookie + JSON.stringify(localStorage)").await;
+    assert!(!kept.as_str().unwrap().contains("eyJ"), "{kept}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_killed_host_turns_red_and_a_new_one_appears() {
     let server = Server::with_domain(Some("core")).await;
     let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
     let browser = Browser::start().await;
+    dashboard.enter(&browser).await;
     browser.open(dashboard.url.as_str()).await;
     browser.see("main h1").await;
     let dir = TempDir::new().unwrap();
@@ -405,6 +444,7 @@ async fn names_are_texts_whatever_is_in_them() {
     });
     dashboard.done(Method::PUT, "/links", link).await;
     let browser = Browser::start().await;
+    dashboard.enter(&browser).await;
     let actor = format!("/actors/{}", guest.id);
     for path in ["/", "/hosts", "/actors", &actor, "/links", "/claims", "/events", "/activity", "/call"] {
         browser.open(dashboard.url.join(path).unwrap().as_str()).await;

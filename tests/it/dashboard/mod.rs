@@ -2,20 +2,27 @@
 
 mod api;
 mod browser;
+mod crowd;
 mod door;
 mod health;
 
 use std::time::Duration;
 
-use reqwest::{Method, StatusCode, Url};
+use lattice_host::http::auth::{self, Keys};
+use reqwest::{
+    Method, StatusCode, Url,
+    header::{AUTHORIZATION, HeaderMap},
+};
 use serde_json::{Value, json};
 
-use crate::harness::{HostBuilder, PATIENCE, Server, TestHost, eventually, host, nats::free_port};
+use crate::harness::{HostBuilder, PATIENCE, Server, TestHost, browser::Browser, eventually, host, nats::free_port};
 
-/// A host with a dashboard, and a client of it.
+/// A host with a dashboard, and a client of it that is logged in.
 pub struct Dashboard {
     pub host: TestHost,
     pub url: Url,
+    /// What is in the file of its user.
+    pub token: String,
     http: reqwest::Client,
 }
 
@@ -32,8 +39,29 @@ impl Dashboard {
     pub fn of(host: TestHost) -> Self {
         let place = host.host().dashboard().expect("a dashboard");
         let url = place.url().parse().expect("an address");
-        let http = reqwest::Client::builder().timeout(PATIENCE).build().expect("a client");
-        Self { host, url, http }
+        let token = auth::read(place.token_file.as_ref().expect("a file")).expect("a token").expose().to_owned();
+        let bearer = format!("Bearer {token}").parse().expect("a header");
+        let headers = HeaderMap::from_iter([(AUTHORIZATION, bearer)]);
+        let http = reqwest::Client::builder().timeout(PATIENCE).default_headers(headers).build().expect("a client");
+        Self { host, url, token, http }
+    }
+
+    /// The same for whoever has not logged in.
+    pub fn without_login(&self) -> reqwest::Client {
+        reqwest::Client::builder().timeout(PATIENCE).build().expect("a client")
+    }
+
+    /// The code of a link, as `host dashboard` makes one.
+    pub fn code(&self) -> String {
+        Keys::new(&lattice_host::config::Secret::new(&*self.token), None).code(&self.host.id, auth::now())
+    }
+
+    /// Logs a browser in by a link.
+    pub async fn enter(&self, browser: &Browser) {
+        let link = format!("{}#{}", self.url.join("/login").expect("a path"), self.code());
+        browser.open(&link).await;
+        browser.see("main h1").await;
+        browser.see("header button[aria-label='Log out']").await;
     }
 
     /// The address of something below `/api/v1`.

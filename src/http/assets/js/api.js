@@ -1,4 +1,6 @@
-// Owns the requests to the host's JSON API: one function for everything, errors as ApiError with the server's sentence.
+// Owns the requests to the host's JSON API: one function for everything, errors as ApiError with the server's sentence;
+// and the reading of its event stream.
+import { authorization, forgetSession, hasSession } from "./session.js";
 
 const BASE = "/api/v1";
 
@@ -23,7 +25,7 @@ export function goToLogin() {
  *   `body` is sent as JSON; `raw` as it is (give it its content-type in `headers`).
  */
 export async function api(path, { method = "GET", body, raw, headers = {}, signal } = {}) {
-  const init = { method, headers: { accept: "application/json", ...headers }, signal, credentials: "same-origin" };
+  const init = { method, headers: { accept: "application/json", ...authorization(), ...headers }, signal };
   if (raw !== undefined) init.body = raw;
   else if (method !== "GET") {
     init.headers["content-type"] = "application/json";
@@ -36,9 +38,13 @@ export async function api(path, { method = "GET", body, raw, headers = {}, signa
     if (error.name === "AbortError") throw error;
     throw new ApiError("The host does not answer. Look whether it runs and whether this machine can reach it.", 0);
   }
-  if (response.status === 401) {
+  if (response.status === 401 && method === "GET") {
+    // A session that is over may leave what everybody may read.
+    if (hasSession()) {
+      forgetSession();
+      return api(path, { method, body, raw, headers, signal });
+    }
     goToLogin();
-    throw new ApiError("Sign in first.", 401);
   }
   const text = await response.text();
   let answer = null;
@@ -54,6 +60,30 @@ export async function api(path, { method = "GET", body, raw, headers = {}, signa
     throw new ApiError(answer?.error || `The host answered with status ${response.status}.`, response.status);
   }
   return answer;
+}
+
+/**
+ * Reads a stream of server-sent events until it ends; throws an ApiError where it does not begin. Unlike an EventSource it
+ * shows the session.
+ * @param {(name: string, data: string) => void} heed
+ */
+export async function listen(path, heed, signal) {
+  const response = await fetch(BASE + path, { headers: { accept: "text/event-stream", ...authorization() }, signal });
+  if (!response.ok) throw new ApiError(`The host answered with status ${response.status}.`, response.status);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const blocks = (rest + value).split("\n\n");
+    rest = blocks.pop();
+    for (const block of blocks) {
+      const field = (name) => block.split("\n").filter((line) => line.startsWith(`${name}: `))
+        .map((line) => line.slice(name.length + 2)).join("\n");
+      // What only keeps the connection alive has no name.
+      if (field("event")) heed(field("event"), field("data"));
+    }
+  }
 }
 
 export const get = (path, signal) => api(path, { signal });

@@ -1,7 +1,8 @@
 // Owns the event stream: its connection state, the revisions of the collections, and the live parts of the overview.
 // useResource keeps a view's data in step with them.
 import { useEffect, useReducer, useRef } from "../vendor/htm-preact.js";
-import { get, goToLogin } from "./api.js";
+import { get, goToLogin, listen } from "./api.js";
+import { forgetSession, hasSession } from "./session.js";
 import { createStore, useStore } from "./store.js";
 import { noteServerTime, now } from "./clock.js";
 
@@ -68,25 +69,20 @@ function setConnection(connection, cause = "", since = null) {
   live.set({ connection, cause, since_ms, retry_ms: null });
 }
 
-function note(event, handle) {
+function note(data, handle) {
   heard = Date.now();
-  let data;
   try {
-    data = JSON.parse(event.data);
-  } catch {
+    handle(JSON.parse(data));
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error;
     return;
   }
-  handle(data);
   if (isHostConnected) setConnection("live");
   else setConnection("stale", "The host has lost its connection to NATS. The page shows what it knew then.");
 }
 
-function connect() {
-  clearTimeout(retryTimer);
-  source?.close();
-  source = new EventSource("/api/v1/stream");
-  const on = (name, handle) => source.addEventListener(name, (event) => note(event, handle));
-  on("hello", (hello) => {
+const HANDLERS = {
+  hello(hello) {
     backoff = 500;
     isHostConnected = true;
     const state = live.get();
@@ -96,30 +92,47 @@ function connect() {
     get("/operations").then(({ items }) => {
       for (const item of items.slice().reverse()) noteOperation(item);
     }, () => {});
-  });
-  on("change", (change) => live.set({ revisions: { ...live.get().revisions, ...change } }));
-  on("overview", (overview) => {
+  },
+  change: (change) => live.set({ revisions: { ...live.get().revisions, ...change } }),
+  overview(overview) {
     const points = overview.point ? [...live.get().points, overview.point].slice(-POINTS) : live.get().points;
     live.set({ overview, points });
-  });
-  on("event", (event) => eventListeners.forEach((listener) => listener(event)));
-  on("operation", noteOperation);
-  on("tick", (tick) => {
+  },
+  event: (event) => eventListeners.forEach((listener) => listener(event)),
+  operation: (operation) => noteOperation(operation),
+  tick(tick) {
     noteServerTime(tick.now_ms);
     isHostConnected = tick.is_connected !== false;
-  });
-  source.onerror = () => {
-    source.close();
-    setConnection("disconnected", "The host does not answer.");
-    live.set({ retry_ms: Date.now() + backoff });
-    clearTimeout(retryTimer);
-    retryTimer = setTimeout(connect, backoff);
-    backoff = Math.min(5000, backoff * 2);
-    // An EventSource does not tell the status: ask once whether the session has ended.
-    fetch("/api/v1/operations", { credentials: "same-origin" }).then((response) => {
-      if (response.status === 401) goToLogin();
-    }, () => {});
-  };
+  },
+};
+
+function lose(status) {
+  source?.abort();
+  if (status === 401) {
+    // The session is over: what everybody may read is read without it.
+    if (!hasSession()) {
+      goToLogin();
+      return;
+    }
+    forgetSession();
+    connect();
+    return;
+  }
+  setConnection("disconnected", "The host does not answer.");
+  live.set({ retry_ms: Date.now() + backoff });
+  clearTimeout(retryTimer);
+  retryTimer = setTimeout(connect, backoff);
+  backoff = Math.min(5000, backoff * 2);
+}
+
+function connect() {
+  clearTimeout(retryTimer);
+  source?.abort();
+  const mine = new AbortController();
+  source = mine;
+  const heed = (name, data) => source === mine && HANDLERS[name] && note(data, HANDLERS[name]);
+  const end = (error) => source === mine && lose(error?.status);
+  listen("/stream", heed, mine.signal).then(end, end);
 }
 
 /** Tries to connect at once. */
@@ -131,7 +144,7 @@ export function reconnect() {
 /** Ends the stream of a page that nobody sees: browsers open six connections to a host, for all of its pages together. */
 function rest() {
   clearTimeout(retryTimer);
-  source?.close();
+  source?.abort();
   source = null;
 }
 
@@ -145,7 +158,7 @@ export function startLive() {
     if (connection === "live" && Date.now() - heard > STALE_AFTER_MS) {
       setConnection("stale", "Nothing was heard from the host for 8 seconds.", heard);
     } else if (connection === "stale" && Date.now() - heard > 3 * STALE_AFTER_MS) {
-      source.onerror();
+      lose();
     }
   }, 1000);
   addEventListener("online", reconnect);

@@ -1,4 +1,5 @@
-// Owns the sign-in page: sends the token once and returns to where the operator came from.
+// Owns the login page: takes the code of a link, or a token, and returns to where the operator came from.
+import { logIn } from "./session.js";
 
 const form = document.getElementById("login");
 const button = document.getElementById("login-button");
@@ -25,36 +26,42 @@ function rest(seconds) {
   const timer = setInterval(() => {
     const left = Math.ceil((end - Date.now()) / 1000);
     button.disabled = left > 0;
-    button.textContent = left > 0 ? `Sign in (in ${left} s)` : label;
+    button.textContent = left > 0 ? `Log in (in ${left} s)` : label;
     if (left <= 0) clearInterval(timer);
   }, 250);
 }
 
-form.addEventListener("submit", async (event) => {
-  event.preventDefault();
+async function enter(shown) {
   let wait = 0;
   button.disabled = true;
   message.textContent = "";
   input.removeAttribute("aria-invalid");
   try {
-    const response = await fetch("/api/v1/session", {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify({ token: input.value.trim() }),
-      credentials: "same-origin",
-    });
-    if (response.ok) {
-      location.replace(next());
-      return;
-    }
-    const answer = await response.json().catch(() => null);
-    wait = response.status === 429 ? Number(response.headers.get("retry-after")) : 0;
-    const text = answer?.error || `The host answered with status ${response.status}.`;
-    fail(wait > 0 ? `${text.replace(/[^.]$/, "$&.")} Try again in ${wait} s.` : text);
-  } catch {
-    fail("The host does not answer. Look whether it runs and whether this machine can reach it.");
+    await logIn(shown);
+    location.replace(next());
+    return;
+  } catch (error) {
+    wait = error.wait_s;
+    fail(wait > 0 ? `${error.message.replace(/[^.]$/, "$&.")} Try again in ${wait} s.` : error.message);
   } finally {
     button.disabled = false;
     if (wait > 0) rest(wait);
   }
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  enter({ token: input.value.trim() });
 });
+
+/** The code of a link stands behind the "#", which no server is sent; it is taken out of the history at once. */
+function useCode() {
+  const code = location.hash.slice(1);
+  if (!code) return;
+  history.replaceState(null, "", location.pathname + location.search);
+  enter({ code });
+}
+
+// A link may be opened in a tab that shows this page already.
+addEventListener("hashchange", useCode);
+useCode();

@@ -1,6 +1,6 @@
 // Owns the command palette: one box that finds pages, actions, hosts, actors and providers.
 import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
-import { putLink, startActor, startProvider } from "./actions/index.js";
+import { isLoggedIn, leave, openLogin, putLink, startActor, startProvider } from "./actions/index.js";
 import { get, withQuery } from "./api.js";
 import { shortKey } from "./format.js";
 import { href, navigate } from "./router.js";
@@ -14,6 +14,8 @@ const ACTIONS = [
   { text: "Link an actor to a provider …", icon: "plus", run: () => putLink() },
   { text: "Switch between light and dark", icon: "moon", run: toggleTheme },
 ];
+const loginAction = () => (isLoggedIn() ? { text: "Log out", icon: "signOut", run: leave }
+  : { text: "Log in", icon: "lock", run: () => openLogin() });
 
 /** Where a search looks: path of the list, heading, and how an item becomes an entry. */
 const LISTS = [
@@ -54,7 +56,7 @@ export function Palette({ pages, close }) {
     ["Pages", pages.map((page) => ({ text: page.title, icon: page.icon, href: href.page(page.name),
       keys: `g ${page.key}` })).filter(fits)],
     ...found,
-    ["Actions", ACTIONS.filter(fits)],
+    ["Actions", [...ACTIONS, loginAction()].filter(fits)],
   ].filter(([, entries]) => entries.length);
   const all = groups.flatMap(([, entries]) => entries);
   const chosen = Math.min(at, all.length - 1);

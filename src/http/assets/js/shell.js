@@ -1,7 +1,7 @@
 // Owns the frame around every view: side bar, header, connection banner, shortcuts, and what ends operations say.
 import { html, useEffect, useErrorBoundary, useRef, useState } from "../vendor/htm-preact.js";
-import { api } from "./api.js";
 import { useClock } from "./clock.js";
+import { leave, openLogin } from "./actions/index.js";
 import { formatClock, formatDuration, plural } from "./format.js";
 import { live, onOperation, operations, reconnect, useLive } from "./live.js";
 import { href, navigate, onNavigate, useRoute } from "./router.js";
@@ -111,10 +111,6 @@ function Header() {
   const chosen = useStore(theme);
   const isMac = /Mac|iP/.test(navigator.platform);
   const [tone, text] = CONNECTION[connection];
-  const signOut = async () => {
-    await api("/session", { method: "DELETE" }).catch(() => {});
-    location.assign("/login");
-  };
   return html`<header class="topbar">
     <a class="brand phone-only" href="/" aria-label="Lattice overview"><${Logo} /></a>
     <div class="lattice"><span class="lattice-label">Lattice</span><b>${hello ? hello.lattice : "…"}</b></div>
@@ -129,7 +125,8 @@ function Header() {
     <${IconButton} icon=${isDark() ? "sun" : "moon"} label=${isDark() ? "Light theme" : "Dark theme"}
       onClick=${toggleTheme}
       data-theme-now=${chosen} />
-    ${hello?.needs_login && html`<${IconButton} icon="signOut" label="Sign out" onClick=${signOut} />`}
+    ${hello && (hello.is_logged_in ? html`<${IconButton} icon="signOut" label="Log out" onClick=${leave} />`
+      : html`<${IconButton} icon="lock" label="Log in to change things" onClick=${() => openLogin()} />`)}
   </header>`;
 }
 

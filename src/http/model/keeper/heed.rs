@@ -145,7 +145,7 @@ impl Keeper {
 
     pub(super) fn log(&mut self, entry: Entry) {
         let entry = self.model.log().push(entry);
-        self.model.tell("event", &entry);
+        self.model.tell_masked("event", &entry);
         self.model.changed(Collection::Events);
     }
 

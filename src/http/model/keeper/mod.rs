@@ -436,10 +436,8 @@ impl Keeper {
             self.numbers_at = now + NUMBERS;
             let overview = attention::Summary::of(&self.dashboard);
             let point = self.model.history().last(&Of::Lattice);
-            let numbers = json!({
-                "counts": overview.counts, "rates": overview.rates, "attention": overview.attention, "point": point,
-            });
-            self.model.tell("overview", &numbers);
+            let attention::Summary { counts, rates, attention } = overview;
+            self.model.tell_masked("overview", &attention::Numbers { counts, rates, attention, point });
         }
         if now >= self.beat_at {
             self.beat_at = now + BEAT;

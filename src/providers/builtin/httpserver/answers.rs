@@ -3,7 +3,6 @@
 //! No cache may keep them: the next request may well reach the actor.
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{
     HeaderMap, Response, StatusCode,
     header::{self, HeaderValue},
@@ -14,7 +13,7 @@ use uuid::Uuid;
 use super::body::BodyError;
 use crate::rpc::call::CallError;
 
-pub type Answer = Response<Full<Bytes>>;
+pub type Answer = Response<Bytes>;
 
 /// An answer with a reason.
 pub fn refuse(status: StatusCode, error: &str) -> Answer {
@@ -22,10 +21,17 @@ pub fn refuse(status: StatusCode, error: &str) -> Answer {
 }
 
 fn with_body(status: StatusCode, body: String) -> Answer {
-    let mut answer = Response::new(Full::from(body));
+    let mut answer = Response::new(body.into());
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+/// Too much waits already to be read by clients.
+pub fn no_room() -> Answer {
+    let mut answer = refuse(StatusCode::SERVICE_UNAVAILABLE, "too many answers wait for clients to read them");
+    retry_soon(&mut answer);
     answer
 }
 
@@ -51,7 +57,7 @@ pub fn preflight(headers: Option<HeaderMap>) -> Answer {
     let Some(headers) = headers else {
         return refuse(StatusCode::FORBIDDEN, "pages of this origin may not use this actor");
     };
-    let mut answer = Response::new(Full::default());
+    let mut answer = Response::new(Bytes::new());
     *answer.status_mut() = StatusCode::NO_CONTENT;
     *answer.headers_mut() = headers;
     answer

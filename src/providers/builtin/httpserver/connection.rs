@@ -31,6 +31,7 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use super::{
+    clients::Client,
     listener::Listener,
     pulse::{Ask, Pulse},
     request::Requests,
@@ -47,9 +48,15 @@ const BUFFER_MAX: usize = 64 << 10;
 /// Requests of one HTTP/2 connection at a time.
 const STREAMS_MAX: u32 = 128;
 
+/// Who is at the other end.
+pub struct Peer {
+    pub address: SocketAddr,
+    pub client: Arc<Client>,
+}
+
 /// Serves a connection until it ends. What goes wrong on it is the client's affair, and worth a line at debug level.
-pub async fn serve(listener: Arc<Listener>, stream: TcpStream, peer: SocketAddr, pulse: Arc<Pulse>) {
-    let stop = Arc::clone(&pulse);
+pub async fn serve(listener: Arc<Listener>, stream: TcpStream, peer: Peer, pulse: Arc<Pulse>) {
+    let (stop, remote) = (Arc::clone(&pulse), peer.address);
     let tls = listener.tls.load_full();
     let open = async {
         match tls {
@@ -80,7 +87,7 @@ pub async fn serve(listener: Arc<Listener>, stream: TcpStream, peer: SocketAddr,
     match opened {
         Ok(Open::Tls(stream, http2)) => speak(listener, *stream, Bytes::new(), http2, peer, pulse).await,
         Ok(Open::Plain(stream, http2, first)) => speak(listener, stream, first, http2, peer, pulse).await,
-        Err(error) => debug!(remote = %peer, %error, "connection ended before its first request"),
+        Err(error) => debug!(remote = %remote, %error, "connection ended before its first request"),
     }
 }
 
@@ -106,14 +113,15 @@ async fn sniff(stream: &mut TcpStream) -> io::Result<(bool, Bytes)> {
     }
 }
 
-async fn speak<T>(listener: Arc<Listener>, io: T, first: Bytes, http2: bool, peer: SocketAddr, pulse: Arc<Pulse>)
+async fn speak<T>(listener: Arc<Listener>, io: T, first: Bytes, http2: bool, peer: Peer, pulse: Arc<Pulse>)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let io = TokioIo::new(Wire::new(io, first, Arc::clone(&pulse)));
     let headers_max = listener.limits.load().headers_max;
     let tasks = listener.tasks.clone();
-    let requests = Arc::new(Requests { listener, pulse: Arc::clone(&pulse), peer, http1: !http2 });
+    let Peer { address: peer, client } = peer;
+    let requests = Arc::new(Requests { listener, pulse: Arc::clone(&pulse), peer, client, http1: !http2 });
     let service = service_fn(move |request| {
         let requests = Arc::clone(&requests);
         async move { Ok::<_, Infallible>(requests.answer(request).await) }
@@ -137,7 +145,7 @@ where
 }
 
 /// Polls a connection until it ends, and passes on what is asked of it.
-async fn drive<C>(connection: C, finish: fn(Pin<&mut C>), pulse: &Pulse) -> hyper::Result<()>
+pub async fn drive<C>(connection: C, finish: fn(Pin<&mut C>), pulse: &Pulse) -> hyper::Result<()>
 where
     C: Future<Output = hyper::Result<()>>,
 {

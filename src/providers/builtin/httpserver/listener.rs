@@ -28,7 +28,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::{
+    clients::Clients,
     connection,
+    debt::Lodgings,
     pulse::{Ask, Pulse, Seen},
     request::Route,
     routes::Routes,
@@ -53,6 +55,8 @@ pub struct Listener {
     pub tls: ArcSwapOption<ServerConfig>,
     pub limits: ArcSwap<Limits>,
     pub budget: Budget,
+    pub lodgings: Arc<Lodgings>,
+    clients: Arc<Clients>,
     pub router: Router,
     /// All that runs here.
     pub tasks: TaskTracker,
@@ -89,6 +93,7 @@ pub struct Start {
     pub tls: Option<Arc<ServerConfig>>,
     pub limits: Limits,
     pub budget: Budget,
+    pub lodgings: Arc<Lodgings>,
     pub router: Router,
 }
 
@@ -102,6 +107,8 @@ impl Listener {
             tls: ArcSwapOption::new(start.tls),
             limits: ArcSwap::from_pointee(start.limits),
             budget: start.budget,
+            lodgings: start.lodgings,
+            clients: Arc::default(),
             router: start.router,
             tasks: TaskTracker::new(),
             connections: Mutex::new(Connections { accepting: true, open: HashMap::new() }),
@@ -228,13 +235,19 @@ impl Listener {
             debug!(remote = %peer, %error, "connection gone before it was served");
             return;
         }
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
         let pulse = Arc::new(Pulse::default());
+        let most = self.limits.load().connections_per_address_max;
+        let Some(seat) = self.clients.seat(peer.ip(), most, &pulse) else {
+            debug!(remote = %peer, most, "connection closed: its client has that many that are all in work");
+            return;
+        };
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.locked().open.insert(id, (Arc::clone(&pulse), Seen::new(Instant::now())));
         let place = Place { listener: Arc::clone(self), id };
+        let peer = connection::Peer { address: peer, client: Arc::clone(&seat.client) };
         let served = connection::serve(Arc::clone(self), stream, peer, pulse);
         self.tasks.spawn(async move {
-            let _place = place;
+            let _held = (place, seat);
             served.await;
         });
     }

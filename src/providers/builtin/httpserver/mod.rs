@@ -10,20 +10,23 @@
 //! 3. What goes wrong is answered by [`answers`]; web pages of other origins are let in by [`cors`].
 //!
 //! [`table`] keeps which link has which routes on which listener. [`settings`] reads link values, [`tls`] certificates.
-//! [`pulse`] and [`wire`] notice clients that are stuck, without a timer per request.
+//! [`pulse`] and [`wire`] notice clients that are stuck, without a timer per request; [`debt`] keeps answers within bounds while
+//! they are read, and [`clients`] counts what each address has. The dashboard uses these four as well.
 
 mod answers;
 mod body;
-mod connection;
+pub mod clients;
+pub mod connection;
 mod cors;
+pub mod debt;
 mod listener;
-mod pulse;
+pub mod pulse;
 mod request;
 mod routes;
 mod settings;
 mod table;
 mod tls;
-mod wire;
+pub mod wire;
 
 use std::{
     net::SocketAddr,

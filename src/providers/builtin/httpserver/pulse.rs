@@ -1,10 +1,18 @@
 //! Whether a connection is alive: what it last did, who asks it to end, and the rule that tells one from a stuck one.
 //!
+//! A client may be slow, but not so slow that its answers stay in memory: while it is owed something ([`super::debt`]) it has to
+//! take [`RATE`] on average, and each of its answers has to move.
+//!
 //! The connection's task and its socket only count what they do, without a clock. Once in a while the listener compares
 //! the counts with those of the time before and decides ([`Seen::judge`]). Thus time limits cost a request nothing.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
+    borrow::Borrow,
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -16,6 +24,10 @@ use tokio::time::Instant;
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// How long a client may take no byte of an answer.
 const WRITE_STALL: Duration = Duration::from_secs(30);
+/// What a client takes at least of what it is owed, in bytes per second, on average.
+pub const RATE: usize = 32 << 10;
+/// How much longer one answer may rest for each other that is on its way: at [`RATE`], a piece of each takes so long.
+const TURN: Duration = Duration::from_secs(1);
 /// How long a connection that was asked to end may go on with what it has in work.
 const FAREWELL: Duration = Duration::from_secs(60 * 60);
 
@@ -42,16 +54,29 @@ pub struct Pulse {
     linger: AtomicBool,
     asked: AtomicU8,
     waker: AtomicWaker,
+    /// Bytes of answers that are not written yet, and those that were written, which wrap.
+    owed: AtomicUsize,
+    paid: AtomicUsize,
+    // Held for lines without an await.
+    answers: Mutex<Answers>,
+}
+
+/// Answers that take more than a moment, with how often each has moved.
+#[derive(Debug, Default)]
+struct Answers {
+    last: u64,
+    moves: HashMap<u64, Arc<AtomicU32>>,
 }
 
 /// A request in work; ends when dropped.
 #[derive(Debug)]
-pub struct Busy<'a>(&'a Pulse);
+pub struct Busy<P: Borrow<Pulse>>(P);
 
-impl Drop for Busy<'_> {
+impl<P: Borrow<Pulse>> Drop for Busy<P> {
     fn drop(&mut self) {
-        self.0.in_work.fetch_sub(1, Ordering::Relaxed);
-        self.0.served.fetch_add(1, Ordering::Relaxed);
+        let pulse = self.0.borrow();
+        pulse.in_work.fetch_sub(1, Ordering::Relaxed);
+        pulse.served.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -77,10 +102,64 @@ impl Pulse {
         self.http2.load(Ordering::Relaxed)
     }
 
+    /// Bytes that the client has still to take.
+    pub fn owed(&self) -> usize {
+        self.owed.load(Ordering::Relaxed)
+    }
+
+    pub fn owes(&self, bytes: usize) {
+        self.owed.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The client has taken something, as far as this process can tell.
+    pub fn has_paid(&self, bytes: usize) {
+        self.owed.fetch_sub(bytes, Ordering::Relaxed);
+        self.paid.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Something is not going to be sent.
+    pub fn is_let_off(&self, bytes: usize) {
+        self.owed.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Begins to watch an answer: it is to count its moves.
+    pub fn expect(&self) -> (u64, Arc<AtomicU32>) {
+        let mut answers = self.answers();
+        answers.last += 1;
+        let (id, moves) = (answers.last, Arc::default());
+        answers.moves.insert(id, Arc::clone(&moves));
+        (id, moves)
+    }
+
+    /// Ends the watch over an answer.
+    pub fn forget(&self, id: u64) {
+        self.answers().moves.remove(&id);
+    }
+
+    fn answers(&self) -> MutexGuard<'_, Answers> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Marks a request as in work.
-    pub fn busy(&self) -> Busy<'_> {
+    pub fn busy(&self) -> Busy<&Self> {
         self.in_work.fetch_add(1, Ordering::Relaxed);
         Busy(self)
+    }
+
+    /// The same, for as long as its answer takes.
+    pub fn busy_until_answered(self: &Arc<Self>) -> Busy<Arc<Self>> {
+        self.in_work.fetch_add(1, Ordering::Relaxed);
+        Busy(Arc::clone(self))
+    }
+
+    /// Whether any request was served.
+    pub fn has_served(&self) -> bool {
+        self.served.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether no request is in work, and no answer on its way.
+    pub fn is_at_rest(&self) -> bool {
+        self.in_work.load(Ordering::Relaxed) == 0 && self.owed() == 0
     }
 
     /// Closing now could make the client miss the answer, since it is still sending.
@@ -131,11 +210,59 @@ pub struct Seen {
     blocked_since: Option<Instant>,
     /// When it was asked to finish, and when it last wrote since then.
     told: Option<(Instant, Instant)>,
+    paid: usize,
+    /// How long the client may still take nothing, as of a moment; none if nothing is owed.
+    credit: Option<(Instant, Duration)>,
+    /// Answers, with their moves and since when those are as many.
+    resting: HashMap<u64, (u32, Instant)>,
 }
 
 impl Seen {
     pub fn new(now: Instant) -> Self {
-        Self { reads: 0, writes: 0, served: 0, idle_since: now, head_since: None, blocked_since: None, told: None }
+        Self {
+            reads: 0,
+            writes: 0,
+            served: 0,
+            idle_since: now,
+            head_since: None,
+            blocked_since: None,
+            told: None,
+            paid: 0,
+            credit: None,
+            resting: HashMap::new(),
+        }
+    }
+
+    /// Whether the client takes what is owed to it too slowly.
+    fn is_in_arrears(&mut self, pulse: &Pulse, now: Instant) -> bool {
+        let paid = pulse.paid.load(Ordering::Relaxed);
+        let earned = paid.wrapping_sub(std::mem::replace(&mut self.paid, paid));
+        if pulse.owed() == 0 {
+            self.credit = None;
+            self.resting.clear();
+            return false;
+        }
+        let (looked, left) = self.credit.unwrap_or((now, WRITE_STALL));
+        let earned = Duration::from_secs_f64(earned as f64 / RATE as f64);
+        // What was taken quickly is not saved up for long.
+        let left = left.saturating_add(earned).min(WRITE_STALL + (now - looked)).saturating_sub(now - looked);
+        self.credit = Some((now, left));
+        left.is_zero() || self.rests_too_long(pulse, now)
+    }
+
+    /// Whether one of several answers rests while others move.
+    fn rests_too_long(&mut self, pulse: &Pulse, now: Instant) -> bool {
+        let answers = pulse.answers();
+        self.resting.retain(|id, _| answers.moves.contains_key(id));
+        let patience = WRITE_STALL + TURN * u32::try_from(answers.moves.len()).unwrap_or(u32::MAX);
+        answers.moves.iter().any(|(id, moves)| {
+            let moves = moves.load(Ordering::Relaxed);
+            let seen = self.resting.entry(*id).or_insert((moves, now));
+            if seen.0 != moves {
+                *seen = (moves, now);
+            }
+            now - seen.1 >= patience
+        })
     }
 
     /// Looks again and says what to ask of the connection.
@@ -151,9 +278,14 @@ impl Seen {
         } else if now - *self.blocked_since.get_or_insert(now) >= WRITE_STALL {
             return Ask::Abort;
         }
+        if self.is_in_arrears(pulse, now) {
+            return Ask::Abort;
+        }
         // What HTTP/1 writes belongs to an answer; HTTP/2 has frames that belong to no request.
         let answering = !pulse.is_http2() && (wrote || blocked);
-        if in_work > 0 || answering || served != self.served {
+        // An answer that is still being read is work as well.
+        let is_at_work = in_work > 0 || pulse.owed() > 0;
+        if is_at_work || answering || served != self.served {
             (self.served, self.reads, self.idle_since, self.head_since) = (served, reads, now, None);
         } else if reads != self.reads {
             self.head_since.get_or_insert(now);
@@ -165,7 +297,7 @@ impl Seen {
             return Ask::Abort;
         }
         if let Some((told, wrote_last)) = &mut self.told {
-            if wrote || in_work > 0 {
+            if wrote || is_at_work {
                 *wrote_last = now;
             }
             let stuck = now - *wrote_last >= WRITE_STALL || now - *told >= FAREWELL;
@@ -254,6 +386,76 @@ mod tests {
         }
         assert_eq!(after(&mut seen, &pulse, start, 60), Ask::Nothing);
         assert_eq!(after(&mut seen, &pulse, start, 90), Ask::Abort);
+    }
+
+    /// Looks each second; returns after how many seconds the connection was given up.
+    fn given_up(pulse: &Pulse, seconds: u64, mut each: impl FnMut(u64)) -> Option<u64> {
+        let start = Instant::now();
+        let mut seen = Seen::new(start);
+        (1..=seconds).find(|second| {
+            each(*second);
+            after(&mut seen, pulse, start, *second) == Ask::Abort
+        })
+    }
+
+    #[test]
+    fn a_client_takes_what_it_is_owed_at_a_rate() {
+        // Whatever else happens on its connection.
+        let busy = |pulse: &Pulse| {
+            pulse.speaks_http2();
+            pulse.has_read();
+            pulse.has_written();
+        };
+        let owing = || {
+            let pulse = Pulse::default();
+            pulse.owes(1 << 30);
+            drop(pulse.busy());
+            pulse
+        };
+        let nothing = owing();
+        assert_eq!(given_up(&nothing, 100, |_| busy(&nothing)), Some(31));
+        let drip = owing();
+        let taken = |second: u64| drip.has_paid(if second.is_multiple_of(6) { 2048 } else { 0 });
+        assert_eq!(given_up(&drip, 100, taken), Some(32));
+        let half = owing();
+        assert_eq!(given_up(&half, 100, |_| half.has_paid(RATE / 2)), Some(61));
+        let just = owing();
+        assert_eq!(given_up(&just, 1000, |_| just.has_paid(RATE)), None);
+        // What was taken at once is no store for an hour of rest.
+        let rested = owing();
+        let at_once = |second: u64| rested.has_paid(if second == 1 { 1 << 29 } else { 0 });
+        assert_eq!(given_up(&rested, 1000, at_once), Some(31));
+    }
+
+    #[test]
+    fn a_debt_that_is_paid_begins_anew() {
+        let pulse = Pulse::default();
+        let answer = |second: u64| {
+            if second % 20 == 1 {
+                pulse.owes(100);
+            }
+            if second.is_multiple_of(20) {
+                pulse.has_paid(100);
+            }
+            drop(pulse.busy());
+        };
+        assert_eq!(given_up(&pulse, 1000, answer), None);
+    }
+
+    #[test]
+    fn one_answer_may_not_rest_behind_others_that_move() {
+        let pulse = Pulse::default();
+        pulse.owes(1 << 30);
+        let answers: Vec<_> = (0..10).map(|_| pulse.expect()).collect();
+        let moves = |answers: &[(u64, Arc<AtomicU32>)], second: u64| {
+            pulse.has_paid(2 * RATE);
+            // Each in its turn.
+            answers[second as usize % answers.len()].1.fetch_add(1, Ordering::Relaxed);
+        };
+        assert_eq!(given_up(&pulse, 1000, |second| moves(&answers, second)), None);
+        assert_eq!(given_up(&pulse, 1000, |second| moves(&answers[..9], second)), Some(41));
+        pulse.forget(answers[9].0);
+        assert_eq!(given_up(&pulse, 1000, |second| moves(&answers[..9], second)), None);
     }
 
     #[test]

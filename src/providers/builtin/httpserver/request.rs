@@ -13,9 +13,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{
-    HeaderMap, Method, Request, StatusCode, Version,
+    HeaderMap, Method, Request, Response, StatusCode, Version,
     body::{Body, Incoming},
     header::{self, HeaderName, HeaderValue},
     http::request::Parts,
@@ -27,7 +26,9 @@ use tracing::{Level, debug, enabled, info, warn};
 use super::{
     answers::{self, Answer},
     body::{self, BodyError, Bounds},
+    clients::Client,
     cors,
+    debt::Owed,
     listener::Listener,
     pulse::Pulse,
     settings::Rules,
@@ -117,12 +118,13 @@ pub struct Requests {
     pub listener: Arc<Listener>,
     pub pulse: Arc<Pulse>,
     pub peer: SocketAddr,
+    pub client: Arc<Client>,
     pub http1: bool,
 }
 
 impl Requests {
     /// Answers one request.
-    pub async fn answer(&self, request: Request<Incoming>) -> Answer {
+    pub async fn answer(&self, request: Request<Incoming>) -> Response<Owed> {
         let _busy = self.pulse.busy();
         let began = Instant::now();
         let (mut parts, body) = request.into_parts();
@@ -144,7 +146,18 @@ impl Requests {
         if self.http1 && self.listener.is_closing() {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        answer
+        let (answer, lodging) = match self.listener.lodgings.lodge(
+            answer.body().len(),
+            &self.listener.budget,
+            &self.client,
+        ) {
+            Some(lodging) => (answer, lodging),
+            None => {
+                debug!(remote = %self.peer, bytes = answer.body().len(), "answer given up: no room until it is read");
+                (answers::no_room(), None)
+            }
+        };
+        answer.map(|bytes| Owed::new(bytes, &self.pulse, lodging))
     }
 
     /// Finds the route and holds it as in work.
@@ -316,7 +329,7 @@ fn answer_of(payload: Bytes, head: bool) -> Result<Answer, BadResponse> {
     if let Some(length) = length.filter(|_| body.is_empty() && status != StatusCode::NO_CONTENT) {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
-    let mut answer = Answer::new(Full::new(body));
+    let mut answer = Answer::new(body);
     *answer.status_mut() = status;
     *answer.headers_mut() = headers;
     Ok(answer)
@@ -358,16 +371,16 @@ fn finish(rules: &Rules, parts: &Parts, answer: &mut Answer) {
         rules.cors.decorate(parts.headers.get(header::ORIGIN), answer.headers_mut());
     }
     if matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED) {
-        *answer.body_mut() = Full::default();
+        *answer.body_mut() = Bytes::new();
     }
 }
 
 /// Takes the body away and says how long it would have been.
 fn only_head(answer: &mut Answer) {
-    let length = answer.body().size_hint().exact().unwrap_or(0);
+    let length = answer.body().len();
     if length > 0 {
         answer.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-        *answer.body_mut() = Full::default();
+        *answer.body_mut() = Bytes::new();
     }
 }
 
@@ -379,7 +392,7 @@ fn log(route: &Route, parts: &Parts, answer: &Answer, remote: SocketAddr, began:
                 method = parts.method.as_str(),
                 path = parts.uri.path(),
                 status = answer.status().as_u16(),
-                bytes = answer.body().size_hint().exact(),
+                bytes = answer.body().len(),
                 took_us = began.elapsed().as_micros() as u64,
                 actor_id = route.actor_id,
                 %remote,
@@ -396,7 +409,6 @@ fn log(route: &Route, parts: &Parts, answer: &Answer, remote: SocketAddr, began:
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::BodyExt;
     use serde_json::json;
 
     use super::*;
@@ -405,8 +417,8 @@ mod tests {
         rmp_serde::to_vec_named(json).unwrap().into()
     }
 
-    #[tokio::test]
-    async fn an_actors_headers_pass_unless_they_are_the_connections_or_none() {
+    #[test]
+    fn an_actors_headers_pass_unless_they_are_the_connections_or_none() {
         let response = json!({"statusCode": 299, "header": {
             "Set-Cookie": ["a=1", "b=2"], "Connection": ["close"], "Content-Length": ["7"], "Transfer-Encoding": ["x"],
             "bad name": ["1"], "bad-value": ["a\nb"], "X-Text": "é",
@@ -416,7 +428,7 @@ mod tests {
         let mut headers: Vec<_> = answer.headers().iter().map(|(n, v)| (n.as_str(), v.as_bytes())).collect();
         headers.sort_unstable();
         assert_eq!(headers, [("set-cookie", &b"a=1"[..]), ("set-cookie", b"b=2"), ("x-text", "é".as_bytes())]);
-        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "hi");
+        assert_eq!(answer.into_body(), "hi");
     }
 
     #[test]

@@ -77,10 +77,16 @@ pub static VALUES: &[Value] = &[
     value(
         "header_timeout_ms",
         "10000",
-        "how long a client may take for the head of a request. This and the next two belong to the address: of links that \
+        "how long a client may take for the head of a request. This and the next three belong to the address: of links that \
          share it the largest value holds",
     ),
     value("max_connections", "10000", "connections at a time; further ones wait to be accepted"),
+    value(
+        "max_connections_per_address",
+        "256",
+        "connections of one client at a time; further ones end those at rest, or are closed. More may be right where a proxy \
+         is the only client",
+    ),
     value("max_request_headers", "100", "header lines of an HTTP/1 request; more get 431"),
     value("body_idle_ms", "10000", "how long a request body may pause; then the client gets 408"),
     value("config_file", "none", "a JSON file on this host with any of these values, or a TOML file if it is named so"),
@@ -124,12 +130,18 @@ pub struct Rules {
 pub struct Limits {
     pub header_timeout: Duration,
     pub connections_max: usize,
+    pub connections_per_address_max: usize,
     pub headers_max: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { header_timeout: Duration::from_secs(10), connections_max: 10_000, headers_max: DEFAULT_HEADERS_MAX }
+        Self {
+            header_timeout: Duration::from_secs(10),
+            connections_max: 10_000,
+            connections_per_address_max: 256,
+            headers_max: DEFAULT_HEADERS_MAX,
+        }
     }
 }
 
@@ -139,6 +151,7 @@ impl Limits {
         Self {
             header_timeout: self.header_timeout.max(other.header_timeout),
             connections_max: self.connections_max.max(other.connections_max),
+            connections_per_address_max: self.connections_per_address_max.max(other.connections_per_address_max),
             headers_max: self.headers_max.max(other.headers_max),
         }
     }
@@ -294,6 +307,11 @@ fn limits(values: &Values) -> Result<Limits, LinkError> {
     Ok(Limits {
         header_timeout: values.milliseconds("header_timeout_ms")?.unwrap_or(default.header_timeout),
         connections_max: count("max_connections", default.connections_max, 1 << 20)?,
+        connections_per_address_max: count(
+            "max_connections_per_address",
+            default.connections_per_address_max,
+            1 << 20,
+        )?,
         headers_max: count("max_request_headers", default.headers_max, 10_000)?,
     })
 }
@@ -514,6 +532,7 @@ mod tests {
             ("max_content_len", "2G"),
             ("timeout_ms", "0"),
             ("max_connections", "0"),
+            ("max_connections_per_address", "0"),
             ("max_request_headers", "many"),
             ("readonly_mode", "perhaps"),
             ("cache_control", "a\nb"),

@@ -18,6 +18,7 @@ use tracing::info;
 
 use super::{
     super::{Context, LinkError},
+    debt::Lodgings,
     listener::{self, Listener, Start},
     request::{Route, Stage},
     routes::{Entry, Routes},
@@ -28,6 +29,8 @@ use super::{
 /// All listeners of a provider.
 #[derive(Default)]
 pub struct Table {
+    /// Answers of all listeners together.
+    lodgings: Arc<Lodgings>,
     // Held for lines, never across an await.
     state: Mutex<State>,
 }
@@ -101,6 +104,7 @@ impl Table {
             tls: certificate,
             limits: settings.limits,
             budget: context.budget.clone(),
+            lodgings: Arc::clone(&self.lodgings),
             router: context.router.clone(),
         };
         let table = Arc::downgrade(self);

@@ -1,6 +1,6 @@
 // Owns where an artifact comes from: a file that is uploaded, a reference, or a provider that the host brings with it.
 import { html, useEffect, useRef, useState } from "../../vendor/htm-preact.js";
-import { goToLogin } from "../api.js";
+import { authorization } from "../session.js";
 import { formatBytes } from "../format.js";
 import { useResource } from "../live.js";
 import { Button, Chips, classes, Facts, IconButton, Key, Note, Skeleton } from "../ui/basic.js";
@@ -43,14 +43,14 @@ function useUpload(kind) {
     xhr.open("POST", "/api/v1/uploads");
     xhr.setRequestHeader("content-type", "application/octet-stream");
     xhr.setRequestHeader("x-file-name", encodeURIComponent(file.name));
+    for (const [name, value] of Object.entries(authorization())) xhr.setRequestHeader(name, value);
     xhr.responseType = "json";
     xhr.upload.onprogress = (event) => setState({ phase: "sending", name: file.name, sent: event.loaded,
       of: file.size });
     xhr.onerror = () => fail("The host stopped answering while the file was sent. Look whether it runs, try again.");
     xhr.onload = () => {
       const answer = xhr.response;
-      if (xhr.status === 401) goToLogin();
-      else if (xhr.status >= 300 || !answer) fail(answer?.error || `The host answered with status ${xhr.status}.`);
+      if (xhr.status >= 300 || !answer) fail(answer?.error || `The host answered with status ${xhr.status}.`);
       else if (answer.kind !== kind) {
         fail(`This file is ${KINDS[answer.kind]?.noun || answer.kind}, not ${KINDS[kind].noun}. Choose another file.`);
       } else setState({ phase: "done", name: file.name, result: answer });

@@ -4,6 +4,7 @@ import {
   href, html, Icon, Note, PageHeader, post, RelativeTime, safeUrl, Segmented, setQuery, shortKey, TextArea, TextField,
   useEffect, useMemo, useRef, useResource, useRoute, useState,
 } from "../ui/index.js";
+import { isLoggedIn, openLogin } from "../actions/index.js";
 import { searchActors } from "../actions/link.js";
 import { jsonError } from "../json.js";
 
@@ -168,7 +169,7 @@ export function Call() {
   };
   const isReady = actor && operation.trim() && !problem && !state.isBusy;
   const send = async () => {
-    if (!isReady) return;
+    if (!isReady || (!isLoggedIn() && !(await openLogin(true)))) return;
     const mine = ++turn.current;
     setState({ isBusy: true, result: null, error: null });
     const call = { actor_id: actor.value, actor_name: shown.text, operation: operation.trim(), payload,

@@ -5,13 +5,15 @@ import {
   useListQuery, useMemo, useResource, useState, VirtualTable, withQuery,
 } from "../ui/index.js";
 import { LinkGraph } from "../ui/graph.js";
-import { deleteLink, putLink } from "../actions/index.js";
+import { deleteLink, isLoggedIn, putLink } from "../actions/index.js";
 
 const linkKey = (link) => `${link.actor_id} ${link.contract_id} ${link.link_name}`;
 
+const hiddenBecause = () => (isLoggedIn() ? "a secret is not shown" : "log in to read it");
+
 function Value({ name, value }) {
   const text = value === null ? "hidden" : value;
-  return html`<li class="chip" title=${value === null ? `${name} is a secret and not shown` : `${name}=${value}`}>
+  return html`<li class="chip" title=${value === null ? `${name}: ${hiddenBecause()}` : `${name}=${value}`}>
     <span class="chip-key">${name}</span><span class=${value === null ? "chip-value muted" : "chip-value"}>
     ${text}</span></li>`;
 }
@@ -102,7 +104,7 @@ function LinkDialog({ close, link: first }) {
       ["Why it is so", html`<${Command} text=${`host explain ${link.actor_id} ${link.contract_id}`} />`]]} />
     <h3>Values</h3>
     ${values.length ? html`<${Facts} items=${values.map(([name, value]) => [name, value === null
-      ? html`<span class="muted"><${Icon} name="lock" size=${13} /> hidden: a secret is not shown</span>`
+      ? html`<span class="muted"><${Icon} name="lock" size=${13} /> hidden: ${hiddenBecause()}</span>`
       : html`<span class="mono">${value}</span>`])} />` : html`<p class="muted">None: the provider's defaults hold. Set
       some with <${Command} text=${`${put} KEY=VALUE`} /></p>`}</>`;
 }
