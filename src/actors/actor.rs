@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::Instant,
+    time::{Instant, timeout_at},
 };
 use tokio_util::task::TaskTracker;
 
@@ -27,15 +27,18 @@ use super::{
     guest::{self, Ended, HostCall, Idle, Inbound, Outcome, Outward},
     permits::{Permit, Permits, Refused},
     sink::{Level, Sink},
+    turns::ActorTurns,
 };
 use crate::{
-    identity::{claims::ActorClaims, keys::ActorId},
+    identity::{
+        claims::{ActorClaims, now},
+        keys::ActorId,
+    },
     journal::Journal,
     meter::Target,
     router::{self, Admitted, Local, Route, Router, Standing},
     rpc::{
-        call::{Call, CallError},
-        chunking,
+        call::{Call, CallError, Chain},
         invocation::{Entity, TraceContext},
         server::Handler,
     },
@@ -124,6 +127,8 @@ pub struct Actor {
     // Held for a few lines, never across an await.
     idle: Mutex<Vec<IdleOf>>,
     sink: Arc<Sink>,
+    /// Keeps its calls from taking every core.
+    turns: Arc<ActorTurns>,
     /// Counts the calls of all time.
     served: Arc<Target>,
     shared: Shared,
@@ -147,6 +152,7 @@ impl Actor {
             idle: Mutex::default(),
             sink: Sink::new(id.as_str().into(), shared.journal.writer(id.as_str(), "")),
             served: shared.router.meter().serve(id.as_str(), ""),
+            turns: ActorTurns::new(&shared.engine.turns()),
             artifact: ArcSwap::new(artifact),
             shared,
             in_work: TaskTracker::new(),
@@ -225,17 +231,25 @@ impl Actor {
     async fn run(self: Arc<Self>, call: Call, permit: Permit) -> Result<Bytes, CallError> {
         let _in_work = self.in_work.token();
         let _permit = permit;
-        // The guest looks at its deadline by itself, and calls it makes have theirs. This is for what neither covers, and
-        // leaves room for payloads that went through the object store.
-        let backstop = call.deadline + chunking::EXTRA_TIME;
-        tokio::time::timeout_at(backstop, self.run_unbounded(call)).await.unwrap_or_else(|_| Err(self.out_of_time()))
+        // The guest looks at its deadline in its own code only. This is for all that it can wait for in the host.
+        let (chain, deadline) = (call.chain.clone(), call.deadline);
+        match chain.within(deadline, self.run_unbounded(call)).await {
+            Some(result) => result,
+            None => Err(self.ended_late()),
+        }
+    }
+
+    fn ended_late(&self) -> CallError {
+        self.sink.remark(Level::Error, "a call ran past its deadline and was ended");
+        self.out_of_time()
     }
 
     async fn run_unbounded(&self, call: Call) -> Result<Bytes, CallError> {
-        let slot = tokio::time::timeout_at(call.deadline, self.shared.slots.acquire(call.depth)).await;
+        let slot = timeout_at(call.ends_at(), self.shared.slots.acquire(call.depth)).await;
         let _slot =
             slot.map_err(|_| self.not_admitted(Refused::NoSlot))?.ok_or_else(|| self.not_admitted(Refused::Stopped))?;
         let _ticking = self.shared.engine.tick();
+        let turn = self.turns.turn(call.chain.waiting());
         let artifact = self.artifact.load_full();
         let outward = OutwardOf {
             claims: Arc::clone(&artifact.claims),
@@ -244,26 +258,28 @@ impl Actor {
             trace: call.trace.clone(),
             deadline: call.deadline,
             depth: call.depth,
+            chain: call.chain,
         };
         let inbound = Inbound {
             operation: call.operation,
             payload: call.payload,
-            deadline: call.deadline.into_std(),
             outward: Arc::new(outward),
+            turn: turn.clone(),
         };
         let idle = self.take_idle(&artifact);
         let memory_max = self.shared.engine.memory_max_bytes();
-        match guest::run(&artifact.pre, &artifact.abi, &self.sink, memory_max, idle, inbound).await {
+        let running = async {
+            turn.begin().await;
+            guest::run(&artifact.pre, &artifact.abi, &self.sink, memory_max, idle, inbound).await
+        };
+        match turn.watch(running).await {
             Outcome::Returned(result, instance) => {
                 if let Some(instance) = instance {
                     self.keep_idle(artifact, instance);
                 }
                 result
             }
-            Outcome::Ended(Ended::PastDeadline) => {
-                self.sink.remark(Level::Error, "a call ran past its deadline and was ended");
-                Err(self.out_of_time())
-            }
+            Outcome::Ended(Ended::PastDeadline) => Err(self.ended_late()),
             Outcome::Ended(Ended::Trap(reason)) => {
                 tracing::warn!(actor_id = %self.id, error = %reason, "actor trapped, the call failed");
                 self.sink.remark(Level::Error, &format!("the actor trapped, the call failed: {reason}"));
@@ -275,7 +291,9 @@ impl Actor {
 
 impl Local for Actor {
     fn check(&self, call: &Call) -> Result<(), CallError> {
-        router::signed_for(&call.origin, self.id.as_str(), &self.artifact.load().claims.caps)
+        let artifact = self.artifact.load();
+        router::in_force(&artifact.claims, now())?;
+        router::signed_for(&call.origin, self.id.as_str(), &artifact.claims.caps)
     }
 
     fn served(&self) -> Option<&Target> {
@@ -289,15 +307,20 @@ impl Local for Actor {
 
     fn call(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
         Box::pin(async move {
-            let permit = self.permits.acquire(call.deadline).await.map_err(|refused| self.not_admitted(refused))?;
+            let permit = self.permits.acquire(call.ends_at()).await.map_err(|refused| self.not_admitted(refused))?;
             self.run(call, permit).await
         })
     }
 
     fn standing(&self) -> Standing {
         let claims = self.claims();
-        let (capabilities, expires) = (Some(claims.caps.clone()), claims.expires);
-        Standing { capabilities, expires, room: Some(self.permits.room()), refused: Vec::new() }
+        Standing {
+            capabilities: Some(claims.caps.clone()),
+            expires: claims.expires,
+            out_of_term: router::in_force(&claims, now()).err(),
+            room: Some(self.permits.room()),
+            refused: Vec::new(),
+        }
     }
 }
 
@@ -316,9 +339,14 @@ struct OutwardOf {
     trace: TraceContext,
     deadline: Instant,
     depth: u8,
+    chain: Chain,
 }
 
 impl Outward for OutwardOf {
+    fn ends_at(&self) -> std::time::Instant {
+        self.chain.ends_at(self.deadline).into_std()
+    }
+
     fn host_call(&self, request: HostCall) -> BoxFuture<'_, Result<Bytes, CallError>> {
         Box::pin(async move {
             // What a guest writes before a slash is an addressing form of later hosts; peers send what follows it.
@@ -334,7 +362,8 @@ impl Outward for OutwardOf {
                 payload: request.payload,
                 trace: self.trace.clone(),
                 deadline: self.deadline,
-                depth: self.depth + 1,
+                depth: self.depth.saturating_add(1),
+                chain: self.chain.next(),
             };
             self.router.call(call).await
         })

@@ -8,6 +8,7 @@ use wasmtime::{InstancePre, Module};
 use super::{
     engine::Engine,
     guest::{self, Abi, Guest},
+    weight::{TooHeavy, Weight},
 };
 use crate::identity::claims::{self, ActorClaims, ModuleError, ModuleKind};
 
@@ -20,6 +21,8 @@ pub enum ArtifactError {
         "it is a WebAssembly component; this host runs modules with the waPC interface (built with an actor SDK of 2021 to 2023)"
     )]
     Component,
+    #[error("it is not compiled here: {0}")]
+    TooHeavy(#[from] TooHeavy),
     #[error("compile: {0}")]
     Compile(String),
     #[error(transparent)]
@@ -54,7 +57,8 @@ impl Artifact {
             debug!(actor_id = %claims.subject, "module shares the compiled code of a running one");
             return Ok(Self { claims, code_hash: verified.code_hash, pre: twin.pre.clone(), abi: twin.abi.clone() });
         }
-        let module = engine.compile(wasm).map_err(|e| ArtifactError::Compile(format!("{e:#}")))?;
+        let weight = Weight::of(wasm)?;
+        let module = engine.compile(wasm, &weight).map_err(|e| ArtifactError::Compile(format!("{e:#}")))?;
         let (pre, abi) = prepare(&module)?;
         Ok(Self { claims, code_hash: verified.code_hash, pre, abi })
     }

@@ -23,6 +23,7 @@ use std::{
 use tracing::{info, warn};
 use wasmtime::{Cache, CacheConfig, Config, InstanceAllocationStrategy, Module, PoolingAllocationConfig};
 
+use super::{turns::Turns, weight::Weight};
 use crate::{
     budget::machine_memory,
     meter::histogram::{Buckets, Histogram},
@@ -30,6 +31,8 @@ use crate::{
 
 /// How often a running guest gives way to others; also how far past its deadline it can run.
 const EPOCH: Duration = Duration::from_millis(5);
+/// The same while calls of different actors mix, which otherwise would wait for each other longer than they take.
+const EPOCH_MIXED: Duration = Duration::from_millis(1);
 /// What a guest's own call stack may use. Rust guests keep theirs in linear memory, so little is needed here.
 const GUEST_STACK_BYTES: usize = 512 * 1024;
 /// The stack the host runs a guest on, its own frames included.
@@ -74,6 +77,8 @@ struct Inner {
     on_demand: OnceLock<wasmtime::Engine>,
     slots: u32,
     clock: Arc<Clock>,
+    /// Threads for what takes long to compile, one less than cores; without them all cores compile.
+    compilers: Option<rayon::ThreadPool>,
     compiles: Compiling,
 }
 
@@ -97,6 +102,7 @@ struct Clock {
     stopped: AtomicBool,
     engines: Mutex<Vec<wasmtime::EngineWeak>>,
     thread: OnceLock<Thread>,
+    turns: Turns,
 }
 
 /// Keeps the epoch advancing for as long as it lives.
@@ -111,6 +117,7 @@ impl Engine {
             stopped: AtomicBool::new(false),
             engines: Mutex::new(Vec::new()),
             thread: OnceLock::new(),
+            turns: Turns::default(),
         });
         let pooled = match wasmtime::Engine::new(&pooled_config(&settings, slots, cache.clone())) {
             Ok(engine) => Some(engine),
@@ -124,8 +131,16 @@ impl Engine {
                 None
             }
         };
-        let inner =
-            Inner { settings, cache, pooled, on_demand: OnceLock::new(), slots, clock, compiles: Compiling::default() };
+        let inner = Inner {
+            settings,
+            cache,
+            pooled,
+            on_demand: OnceLock::new(),
+            slots,
+            clock,
+            compilers: compilers(),
+            compiles: Compiling::default(),
+        };
         if let Some(engine) = &inner.pooled {
             inner.clock.follow(engine);
         } else {
@@ -145,10 +160,14 @@ impl Engine {
         self.0.settings.memory_max_bytes
     }
 
-    /// Compiles a module. Takes up to seconds for one not seen before: call it off the async threads.
-    pub fn compile(&self, wasm: &[u8]) -> Result<Module, wasmtime::Error> {
+    /// Compiles a module. Takes up to seconds for one not seen before, and more for a large one, which leaves a core to the
+    /// calls: call it off the async threads.
+    pub fn compile(&self, wasm: &[u8], weight: &Weight) -> Result<Module, wasmtime::Error> {
         let began = Instant::now();
-        let module = self.compiled(wasm)?;
+        let module = match self.0.compilers.as_ref().filter(|_| weight.is_large()) {
+            Some(compilers) => compilers.install(|| self.compiled(wasm))?,
+            None => self.compiled(wasm)?,
+        };
         let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.0.compiles.took.count(took);
         self.0.compiles.sum_ns.fetch_add(took, Ordering::Relaxed);
@@ -177,6 +196,11 @@ impl Engine {
                 Ok(module)
             }
         }
+    }
+
+    /// The turns of the actors whose guests it runs.
+    pub fn turns(&self) -> Turns {
+        self.0.clock.turns.clone()
     }
 
     /// Keeps the clock running for one call.
@@ -242,7 +266,7 @@ impl Clock {
                 std::thread::park();
                 continue;
             }
-            std::thread::sleep(EPOCH);
+            std::thread::sleep(if self.turns.are_mixed() { EPOCH_MIXED } else { EPOCH });
             for engine in self.engines.lock().unwrap_or_else(PoisonError::into_inner).iter() {
                 if let Some(engine) = engine.upgrade() {
                     engine.increment_epoch();
@@ -291,7 +315,19 @@ fn pooled_config(settings: &Settings, slots: u32, cache: Option<Cache>) -> Confi
     config
 }
 
+fn compilers() -> Option<rayon::ThreadPool> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(cores.saturating_sub(1).max(1));
+    threads.thread_name(|number| format!("wasm-compile-{number}")).build().ok()
+}
+
+/// Opens the cache of compiled code. Its entries are named by a hash of the module, the compiler and its settings; they are
+/// code of this process, so nobody else may write there.
 fn open_cache(dir: &Path) -> Option<Cache> {
+    if let Err(error) = own_directory(dir) {
+        warn!(dir = %dir.display(), %error, "no cache of compiled actors, each start compiles");
+        return None;
+    }
     let mut config = CacheConfig::new();
     config.with_directory(dir);
     match Cache::new(config) {
@@ -301,6 +337,24 @@ fn open_cache(dir: &Path) -> Option<Cache> {
             None
         }
     }
+}
+
+/// Makes a directory that only this user may write to, or sees that it is one.
+#[cfg(unix)]
+fn own_directory(dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let found = std::fs::metadata(dir)?;
+    if found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0 {
+        return Err(std::io::Error::other("other users may write there; give it to this user alone (chmod go-w)"));
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn own_directory(dir: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(dir)
 }
 
 /// As many slots as an eighth of the machine's memory can keep resident.

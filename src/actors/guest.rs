@@ -19,19 +19,24 @@ use wasmtime::{
     TypedFunc, UpdateDeadline, bail, error::Context as _,
 };
 use wasmtime_wasi::{
-    I32Exit, WasiCtx,
+    I32Exit, WasiCtx, WasiCtxBuilder, WasiView,
     p1::WasiP1Ctx,
     p2::pipe::{MemoryInputPipe, MemoryOutputPipe},
 };
 
-use super::sink::{Level, Sink};
-use crate::rpc::{call::CallError, chunking};
+use super::{
+    sink::{Level, Sink},
+    turns::Turn,
+};
+use crate::rpc::call::CallError;
 
 /// The import modules under which the interface is offered.
 const IMPORT_MODULES: [&str; 2] = ["wasmbus", "wapc"];
 const WASI: &str = "wasi_snapshot_preview1";
 /// The name of WASI before it had one.
 const WASI_OLD: &str = "wasi_unstable";
+/// What a guest may have WASI hold for it at a time, as in one `poll_oneoff` with many subscriptions.
+const WASI_HANDLES_MAX: usize = 1024;
 /// A guest's error text and a binding, namespace or operation name are no place for more than this.
 const TEXT_BYTES_MAX: usize = 64 * 1024;
 
@@ -91,8 +96,10 @@ fn is_i32(mut types: impl ExactSizeIterator<Item = wasmtime::ValType>, count: us
     types.len() == count && types.all(|ty| ty.is_i32())
 }
 
-/// Where a guest's outward calls go; made per call.
+/// Where a guest's outward calls go, and how much time it has; made per call.
 pub trait Outward: Send + Sync {
+    /// Returns when the guest's time is over.
+    fn ends_at(&self) -> Instant;
     /// Performs a host call on behalf of the guest.
     fn host_call(&self, request: HostCall) -> futures::future::BoxFuture<'_, Result<Bytes, CallError>>;
 }
@@ -112,8 +119,9 @@ pub struct HostCall {
 pub struct Inbound {
     pub operation: String,
     pub payload: Bytes,
-    pub deadline: Instant,
     pub outward: Arc<dyn Outward>,
+    /// The right to go on, once it has run for a while.
+    pub turn: Turn,
 }
 
 /// The store of an instance: the call it is in, and its limits.
@@ -263,17 +271,14 @@ async fn host_call(
         payload: read(&mut caller, payload.0, payload.1)?,
     };
     let Some(call) = &caller.data().call else { bail!("__host_call outside of a call") };
-    let outward = Arc::clone(&call.outward);
-    let sent = request.payload.len();
+    let (outward, turn) = (Arc::clone(&call.outward), call.turn.clone());
     let result = outward.host_call(request).await;
-    let guest = caller.data_mut();
-    let received = result.as_ref().map_or(0, Bytes::len);
-    if let Some(call) = &mut guest.call
-        && sent.max(received) > chunking::THRESHOLD_BYTES
-    {
-        // The way through the object store took time that is not the guest's.
-        call.deadline += chunking::EXTRA_TIME;
+    turn.begin().await;
+    if Instant::now() >= outward.ends_at() {
+        // The guest would only look at its next loop or function.
+        bail!(PastDeadline);
     }
+    let guest = caller.data_mut();
     match result {
         Ok(response) => {
             guest.host_response = response;
@@ -337,11 +342,9 @@ impl Guest {
             limits: Limits { memory_max_bytes, refused: false },
             sink: Arc::clone(sink),
             wasi: abi.uses_wasi.then(|| {
-                WasiCtx::builder()
-                    .args(&["main.wasm"])
-                    .stdout(sink.stream(Level::Debug))
-                    .stderr(sink.stream(Level::Warn))
-                    .build_p1()
+                let mut context = WasiCtx::builder();
+                context.args(&["main.wasm"]).stdout(sink.stream(Level::Debug)).stderr(sink.stream(Level::Warn));
+                bounded(&mut context)
             }),
         }
     }
@@ -356,14 +359,23 @@ impl Guest {
     }
 }
 
-/// Makes the store of a new instance; the guest yields to other tasks on every tick of the epoch.
+/// Builds what WASI keeps for a guest. It sleeps without holding a thread, and holds no more than a guest needs.
+fn bounded(context: &mut WasiCtxBuilder) -> WasiP1Ctx {
+    let mut wasi = context.allow_blocking_current_thread(false).build_p1();
+    wasi.ctx().table.set_max_capacity(WASI_HANDLES_MAX);
+    wasi
+}
+
+/// Makes the store of a new instance; the guest yields to other tasks on every tick of the epoch, and goes on when it is
+/// its turn.
 fn store(pre: &InstancePre<Guest>, guest: Guest) -> Store<Guest> {
     let mut store = Store::new(pre.module().engine(), guest);
     store.limiter(|guest| &mut guest.limits);
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(|context| match &context.data().call {
-        Some(call) if Instant::now() >= call.deadline => bail!(PastDeadline),
-        _ => Ok(UpdateDeadline::Yield(1)),
+        Some(call) if Instant::now() >= call.outward.ends_at() => bail!(PastDeadline),
+        Some(call) => Ok(UpdateDeadline::YieldCustom(1, Box::pin(call.turn.clone().next()))),
+        None => Ok(UpdateDeadline::Yield(1)),
     });
     store
 }
@@ -469,14 +481,13 @@ async fn run_command(pre: &InstancePre<Guest>, sink: &Arc<Sink>, memory_max_byte
     let abi = Abi { entry: Entry::Command, uses_wasi: false };
     let mut guest = Guest::new(&abi, sink, memory_max_bytes);
     let output = MemoryOutputPipe::new(memory_max_bytes);
-    guest.wasi = Some(
-        WasiCtx::builder()
-            .args(&["main.wasm", &call.operation])
-            .stdin(MemoryInputPipe::new(call.payload.clone()))
-            .stdout(output.clone())
-            .stderr(sink.stream(Level::Warn))
-            .build_p1(),
-    );
+    let mut context = WasiCtx::builder();
+    context
+        .args(&["main.wasm", &call.operation])
+        .stdin(MemoryInputPipe::new(call.payload.clone()))
+        .stdout(output.clone())
+        .stderr(sink.stream(Level::Warn));
+    guest.wasi = Some(bounded(&mut context));
     guest.begin(call);
     let mut store = store(pre, guest);
     let ran = async {

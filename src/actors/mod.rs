@@ -6,8 +6,10 @@
 //!
 //! * [`engine`] is the one home of wasmtime's configuration: pool, epoch clock, compile cache.
 //! * [`artifact`] is a verified and compiled module.
+//! * [`weight`] bounds what is compiled, before it is.
 //! * [`guest`] is the waPC interface between host and module, one instance at a time.
 //! * [`actor`] admits calls and runs them: permits, deadline, instance reuse.
+//! * [`turns`] keeps actors that compute for long, or call each other without end, from taking every core.
 //! * [`supervisor`] owns which actors run here and under which annotations; everything that starts, scales, updates or
 //!   stops one is a message to it.
 //! * [`capabilities`] holds what every host offers without a provider: logging and random numbers.
@@ -20,3 +22,5 @@ pub mod guest;
 pub mod permits;
 pub mod sink;
 pub mod supervisor;
+pub mod turns;
+pub mod weight;

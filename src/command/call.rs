@@ -20,7 +20,7 @@ use crate::{
     local,
     rpc::{
         antiforgery::Signer,
-        call::{Call, CallError},
+        call::{Call, CallError, Chain},
         chunking::{self, Chunks},
         client::{Client, new_id},
         invocation::{Entity, TraceContext},
@@ -107,6 +107,7 @@ async fn call(session: &Session, actor: &ActorId, operation: &str, payload: Byte
         trace: TraceContext::default(),
         deadline: Instant::now() + session.timeout,
         depth: 0,
+        chain: Chain::default(),
     };
     let (id, sent) = (new_id(), AtomicBool::new(false));
     let result = match session.config.cluster.ad_hoc {

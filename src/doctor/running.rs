@@ -85,27 +85,38 @@ pub(super) fn references(facts: &Facts) -> Found {
 
 pub(super) fn claims(facts: &Facts) -> Found {
     let told = telling(facts)?;
-    let actors = told.iter().flat_map(|(host, told)| told.health.actors.iter().map(move |actor| (*host, actor)));
-    let mut found: Vec<Finding> = actors.filter_map(|(host, actor)| expiring(host, actor, facts.now)).collect();
+    let mut found = Vec::new();
+    for (host, told) in &told {
+        found.extend(told.health.actors.iter().filter_map(|actor| expiring_actor(host, actor, facts.now)));
+        found.extend(told.health.providers.iter().filter_map(|provider| expiring_provider(host, provider, facts.now)));
+    }
     if found.is_empty() {
-        found.push(Finding::ok("the claims of all running actors count"));
+        found.push(Finding::ok("the claims of all running actors and providers count"));
     }
     Ok(found)
 }
 
-fn expiring(host: &HostReply, actor: &ActorHealth, now: u64) -> Option<Finding> {
-    let expires = actor.expires?;
+fn expiring_actor(host: &HostReply, actor: &ActorHealth, now: u64) -> Option<Finding> {
     let fix = format!(
-        "sign the module again with a later expiry (host claims sign FILE --expires DAYS --rev N), then host update actor {} REFERENCE",
+        "sign the module again with a later expiry (host claims sign FILE --expires DAYS --rev N), then host update actor {} \
+         REFERENCE",
         actor.id
     );
     let who = format!("actor {} ({}) on {}", actor.name, actor.id, named(host));
+    expiring(&who, fix, actor.expires?, now)
+}
+
+fn expiring_provider(host: &HostReply, provider: &ProviderHealth, now: u64) -> Option<Finding> {
+    let fix = "make its archive again with claims of a later expiry, stop it and start it from there".to_owned();
+    let who = format!("provider {} ({}) on {}", provider.name, provider.id, named(host));
+    expiring(&who, fix, provider.expires?, now)
+}
+
+fn expiring(who: &str, fix: String, expires: u64, now: u64) -> Option<Finding> {
     if expires < now {
         let ago = span(now - expires);
         return Some(Finding::wrong(
-            format!(
-                "the claims of {who} expired {ago} ago: it runs on, and cannot be started again or take more calls"
-            ),
+            format!("the claims of {who} expired {ago} ago: its calls are refused, and it cannot be started again"),
             fix,
         ));
     }
@@ -186,7 +197,8 @@ pub(super) fn providers(facts: &Facts) -> Found {
 }
 
 fn unwell(host: &HostReply, provider: &ProviderHealth) -> Option<Finding> {
-    let ProviderHealth { id, name, reference, link_name, phase, crashes, last_end, is_healthy, complaint } = provider;
+    let ProviderHealth { id, name, reference, link_name, phase, crashes, last_end, is_healthy, complaint, expires: _ } =
+        provider;
     let who = format!("provider {name} ({reference}, link name {link_name}) on {}", named(host));
     let logs = format!("host logs {id} --host-id {}", host.id);
     if *is_healthy == Some(false) {
@@ -216,7 +228,11 @@ mod tests {
     #[test]
     fn claims_are_judged_by_their_end() {
         let of = |expires| {
-            expiring(&host(), &ActorHealth { expires, ..ActorHealth::default() }, 1_000_000).map(|f| f.verdict)
+            let actor = ActorHealth { expires, ..ActorHealth::default() };
+            let provider = ProviderHealth { expires, ..ProviderHealth::default() };
+            let of_actor = expiring_actor(&host(), &actor, 1_000_000).map(|found| found.verdict);
+            assert_eq!(of_actor, expiring_provider(&host(), &provider, 1_000_000).map(|found| found.verdict));
+            of_actor
         };
         assert_eq!(of(None), None);
         assert_eq!(of(Some(999_999)), Some(Verdict::Wrong));

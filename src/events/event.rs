@@ -103,6 +103,15 @@ pub enum Event {
         max: u32,
         error: String,
     },
+    /// The claims of something that runs have expired, or do not count yet; its calls are refused.
+    ClaimsNotInForce {
+        public_key: String,
+        image_ref: String,
+        host_id: String,
+        not_before_human: String,
+        expires_human: String,
+        error: String,
+    },
     ProviderStarted {
         provider: ProviderContext,
         claims: ProviderClaims,
@@ -198,6 +207,7 @@ impl Event {
             Self::ActorStartFailed { .. } => "actor_start_failed",
             Self::ActorsStartFailed { .. } => "actors_start_failed",
             Self::ActorScaleFailed { .. } => "actor_scale_failed",
+            Self::ClaimsNotInForce { .. } => "claims_not_in_force",
             Self::ProviderStarted { .. } => "provider_started",
             Self::ProviderStartFailed { .. } => "provider_start_failed",
             Self::ProviderStopped { .. } => "provider_stopped",
@@ -257,6 +267,12 @@ impl Event {
                 "host_id": host_id, "public_key": public_key, "image_ref": image_ref, "actor_ref": image_ref,
                 "annotations": annotations, "max_instances": max, "error": error,
             }),
+            Self::ClaimsNotInForce { public_key, image_ref, host_id, not_before_human, expires_human, error } => {
+                json!({
+                    "public_key": public_key, "image_ref": image_ref, "host_id": host_id,
+                    "not_before_human": not_before_human, "expires_human": expires_human, "error": error,
+                })
+            }
             // A deployment manager takes tags as null or a text, and needs name and version to be texts.
             Self::ProviderStarted { provider, claims } => json!({
                 "host_id": provider.host_id, "public_key": provider.public_key, "image_ref": provider.image_ref,

@@ -10,7 +10,7 @@ use super::{
     keys::{ActorId, KeyError, Kind},
     signature::VerifyingKey,
     token::{self, Compact, TokenError},
-    validity,
+    validity::{self, Term},
 };
 
 pub use super::module::{ModuleError, ModuleKind, VerifiedModule, VerifyOptions, verify_module};
@@ -95,6 +95,11 @@ impl ActorClaims {
             hash: metadata.hash,
         };
         Ok((actor, claims.wascap_revision))
+    }
+
+    /// Says where `now` lies in the time the token counts.
+    pub fn standing_at(&self, now: u64) -> Term {
+        Term::at(self.not_before, self.expires, now)
     }
 
     /// Says whether the token has expired since it was read. Its last second still counts.

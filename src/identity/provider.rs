@@ -14,7 +14,7 @@ use super::{
     claims::{ClaimsError, signed_by_account},
     keys::ProviderId,
     token::Compact,
-    validity,
+    validity::{self, Term},
 };
 use crate::lenient::nullable;
 
@@ -80,6 +80,11 @@ impl ProviderClaims {
             expires: claims.exp,
             not_before: claims.nbf,
         })
+    }
+
+    /// Says where `now` lies in the time the token counts.
+    pub fn standing_at(&self, now: u64) -> Term {
+        Term::at(self.not_before, self.expires, now)
     }
 
     /// Says whether the token has expired since it was read. Its last second still counts.

@@ -14,6 +14,24 @@ pub fn nearest(not_before: Option<u64>, expires: Option<u64>, now: u64) -> u64 {
     now.max(not_before.unwrap_or(0)).min(expires.unwrap_or(u64::MAX))
 }
 
+/// Where a moment lies in the time a token counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Term {
+    NotYet,
+    InForce,
+    Expired,
+}
+
+impl Term {
+    /// Looks where `now` lies. The first and the last second count.
+    pub(super) fn at(not_before: Option<u64>, expires: Option<u64>, now: u64) -> Self {
+        if is_expired(expires, now) {
+            return Self::Expired;
+        }
+        if not_before.is_some_and(|begins| begins > now) { Self::NotYet } else { Self::InForce }
+    }
+}
+
 /// Says whether a token has expired. Its last second still counts.
 pub(super) fn is_expired(expires: Option<u64>, now: u64) -> bool {
     expires.is_some_and(|expires| expires < now)
@@ -63,6 +81,19 @@ mod tests {
         assert_eq!(nearest(None, None, 5), 5);
         assert_eq!(nearest(Some(7), Some(9), 5), 7);
         assert_eq!(nearest(Some(1), Some(3), 5), 3);
+    }
+
+    #[test]
+    fn a_token_counts_from_its_first_second_to_its_last() {
+        for (not_before, expires, term) in [
+            (None, None, Term::InForce),
+            (Some(5), Some(5), Term::InForce),
+            (Some(6), None, Term::NotYet),
+            (None, Some(4), Term::Expired),
+            (Some(6), Some(4), Term::Expired),
+        ] {
+            assert_eq!(Term::at(not_before, expires, 5), term, "{not_before:?} to {expires:?}");
+        }
     }
 
     #[test]

@@ -72,6 +72,7 @@ impl Outcome {
             error if error.is_busy(target) || error.is_unlinked() => Self::Refused,
             CallError::NoLink { .. }
             | CallError::NoCapability { .. }
+            | CallError::NotInForce { .. }
             | CallError::NotSignedFor { .. }
             | CallError::NotLinked { .. }
             | CallError::Denied { .. }

@@ -22,7 +22,7 @@ use crate::{
     peers::{Peer, target_of},
     policy::Decision,
     rpc::{
-        call::{Call, CallError},
+        call::{Call, CallError, Chain},
         invocation::{Entity, TraceContext},
         repeat::Repeat,
     },
@@ -210,10 +210,13 @@ impl Router {
         let table = inner.links.table();
         let meant = meant_by(&question, &table, &inner.lattice);
         // What it runs under, if it runs here.
-        let own = own.and_then(|own| own.capabilities);
-        let capabilities = own.as_deref().unwrap_or_else(|| capabilities_of(&question.origin, &table));
+        let own = own.unwrap_or_default();
+        let capabilities = own.capabilities.as_deref().unwrap_or_else(|| capabilities_of(&question.origin, &table));
         let mut explanation = Explanation::new(&question.origin, &question.namespace, meant, capabilities);
         explanation.deadline = Some(inner.rpc_timeout);
+        if let Some(error) = own.out_of_term {
+            explanation.claim = Some(Err(error));
+        }
         let target = explanation.target.clone();
         let target_id = target.as_ref().map_or("", |target| &target.public_key);
         explanation.repeat = Some(inner.remote.repeat(&question.operation, target_id));
@@ -226,6 +229,9 @@ impl Router {
             Some(local) => Check::Here(local.check(&imagined(&question.origin, &target, &question.operation))),
             None => expected_check(&table, &question.origin, &target),
         };
+        if let Err(error) = self.providers_in_term(&question.origin, &target) {
+            explanation.check = Check::Here(Err(error));
+        }
         explanation.way = inner.way(&target, local.as_ref().map(|local| local.standing().room));
         explanation.policy = if !asks_policy(local.is_some(), &target) {
             Asked::Elsewhere
@@ -309,5 +315,6 @@ fn imagined(origin: &Entity, target: &Entity, operation: &str) -> Call {
         trace: TraceContext::default(),
         deadline: Instant::now(),
         depth: 0,
+        chain: Chain::default(),
     }
 }

@@ -33,8 +33,9 @@ use tokio::time::Instant;
 
 use crate::{
     identity::{
-        claims::ActorClaims,
+        claims::{ActorClaims, now},
         keys::{ActorId, LatticeName, LinkName},
+        validity::Term,
     },
     links::{LinkDefinition, Live, Table},
     meter::{InWork, Meter, Outcome, Path, Target},
@@ -134,6 +135,21 @@ impl Meant {
     }
 }
 
+/// Refuses a call of or to an actor whose claims do not count at `now`, in seconds since 1970.
+pub fn in_force(claims: &ActorClaims, now: u64) -> Result<(), CallError> {
+    in_term(claims.subject.as_str(), claims.standing_at(now))
+}
+
+/// Refuses what has claims that do not count.
+pub fn in_term(id: &str, term: Term) -> Result<(), CallError> {
+    let why = match term {
+        Term::InForce => return Ok(()),
+        Term::Expired => "have expired",
+        Term::NotYet => "do not count yet",
+    };
+    Err(CallError::NotInForce { id: id.to_owned(), why })
+}
+
 /// Refuses a call of an actor on a contract that its claims do not have.
 pub fn claimed(actor_id: &str, contract: &str, capabilities: &[String]) -> Result<(), CallError> {
     if capabilities.iter().any(|capability| capability == contract) {
@@ -202,6 +218,8 @@ pub struct Standing {
     pub capabilities: Option<Vec<String>>,
     /// When its claims cease to count, in seconds since 1970.
     pub expires: Option<u64>,
+    /// Why all its calls are refused now.
+    pub out_of_term: Option<CallError>,
     /// How much room it has for calls; unbounded if it does not say.
     pub room: Option<Room>,
     /// Links it does not take on, and why; of providers.
@@ -235,6 +253,8 @@ struct Inner {
     actors: ArcSwap<Locals>,
     /// By public key, then by link name.
     providers: ArcSwap<HashMap<Arc<str>, Locals>>,
+    /// Providers of this host whose claims do not count, and the error of calls of and to them.
+    out_of_term: ArcSwap<HashMap<Arc<str>, CallError>>,
     local_calls: bool,
     rpc_timeout: Duration,
 }
@@ -250,8 +270,20 @@ impl Router {
     ) -> Self {
         let actors = ArcSwap::from_pointee(HashMap::new());
         let providers = ArcSwap::from_pointee(HashMap::new());
+        let out_of_term = ArcSwap::from_pointee(HashMap::new());
         let meter = Meter::default();
-        Self(Arc::new(Inner { lattice, links, policy, remote, meter, actors, providers, local_calls, rpc_timeout }))
+        Self(Arc::new(Inner {
+            lattice,
+            links,
+            policy,
+            remote,
+            meter,
+            actors,
+            providers,
+            out_of_term,
+            local_calls,
+            rpc_timeout,
+        }))
     }
 
     /// Counts the calls of this host.
@@ -269,6 +301,21 @@ impl Router {
         self.0.providers.store(Arc::new(providers));
     }
 
+    /// Publishes the providers of this host whose claims do not count, by public key, with the error of their calls.
+    pub fn set_out_of_term(&self, out_of_term: HashMap<Arc<str>, CallError>) {
+        self.0.out_of_term.store(Arc::new(out_of_term));
+    }
+
+    /// Refuses calls of and to providers of this host whose claims do not count. Actors look for themselves.
+    fn providers_in_term(&self, origin: &Entity, target: &Entity) -> Result<(), CallError> {
+        let out_of_term = self.0.out_of_term.load();
+        if out_of_term.is_empty() {
+            return Ok(());
+        }
+        let found = out_of_term.get(&origin.public_key).or_else(|| out_of_term.get(&target.public_key));
+        found.map_or(Ok(()), |error| Err(error.clone()))
+    }
+
     /// When a call that begins now must have ended.
     pub fn deadline(&self) -> Instant {
         Instant::now() + self.0.rpc_timeout
@@ -282,6 +329,7 @@ impl Router {
     /// Decides where an actor's call goes: `namespace` is a contract id, an actor's public key or a call alias.
     pub fn decide(&self, caller: &ActorClaims, binding: &str, namespace: &str) -> Result<Route, CallError> {
         let actor_id = caller.subject.as_str();
+        in_force(caller, now())?;
         let meant = Meant::find(&self.0.links.table(), &self.0.lattice, actor_id, binding, namespace)?;
         if let Some(contract) = meant.contract(namespace) {
             claimed(actor_id, contract, &caller.caps)?;
@@ -291,9 +339,10 @@ impl Router {
 
     /// Performs a call that begins in this process.
     pub async fn call(&self, call: Call) -> Result<Bytes, CallError> {
-        if call.depth > DEPTH_MAX {
+        if call.chain.waiting() > DEPTH_MAX {
             return Err(CallError::TooDeep);
         }
+        self.providers_in_term(&call.origin, &call.target)?;
         if call.target.is_actor() || !call.origin.is_actor() {
             return self.attempt(call).await;
         }
@@ -373,6 +422,7 @@ impl Router {
 
     /// What a target in this process and the policy service say to a call.
     async fn allowed(&self, local: &dyn Local, call: &Call) -> Result<(), CallError> {
+        self.providers_in_term(&call.origin, &call.target)?;
         local.check(call)?;
         self.permitted(call).await
     }

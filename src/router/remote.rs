@@ -42,6 +42,10 @@ const DOUBT_MAX: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(100);
 /// How long a host may take to answer a question. Twice the way around the world.
 const ASK: Duration = Duration::from_millis(500);
+/// How long a host counts as at work that said so: the longest pause between two questions, and the time for an answer.
+const HEARD: Duration = Duration::from_millis(1600);
+/// What a callee that cannot be asked gets for fetching a large payload, if storing it took less.
+const FETCH_MIN: Duration = Duration::from_secs(1);
 /// How often one call is made at most.
 const ATTEMPTS_MAX: usize = 4;
 /// How long after a host was last heard of its calls wait for it to come back: a NATS server that is started again takes its
@@ -84,6 +88,10 @@ struct Pending {
     sent: Arc<AtomicBool>,
     /// Questions for it without an answer.
     asked: usize,
+    /// When it was first seen to be with the callee.
+    out_since: Option<Instant>,
+    /// When the host that has it last said so.
+    in_work_at: Option<Instant>,
     /// It will most likely have no answer, and why.
     doubt: Option<String>,
     /// It was not taken, so nothing was done.
@@ -199,8 +207,20 @@ impl Remote {
         let begin = |attempt: Attempt, pending: &mut Vec<Pending>| {
             let number = pending.len();
             let Attempt { peer, may_have, id, began, sent, answer } = attempt;
-            let (asked, doubt, is_over, lost_since) = (0, None, false, None);
-            pending.push(Pending { peer, may_have, id, began, sent, asked, doubt, is_over, lost_since });
+            let (asked, out_since, in_work_at, doubt, is_over, lost_since) = (0, None, None, None, false, None);
+            pending.push(Pending {
+                peer,
+                may_have,
+                id,
+                began,
+                sent,
+                asked,
+                out_since,
+                in_work_at,
+                doubt,
+                is_over,
+                lost_since,
+            });
             async move { (number, answer.await) }.boxed()
         };
         answers.push(begin(first, &mut pending));
@@ -259,6 +279,9 @@ impl Remote {
                     false
                 }
                 _ = look.tick() => {
+                    if self.is_late(&call, &mut pending) {
+                        return Err(self.outcome(&call, &pending).unwrap_or_else(|| self.late(&call, &pending)));
+                    }
                     let is_time = Instant::now() >= ask_at;
                     if is_time {
                         ask_at += pause;
@@ -293,6 +316,35 @@ impl Remote {
                 let nobody = || CallError::Transport("no host takes the call".into());
                 return Err(self.outcome(&call, &pending).unwrap_or_else(nobody));
             }
+        }
+    }
+
+    /// Whether the time of a call with a large payload is over, and no host says that it is still at work with it. Fetching the
+    /// payload may take a host longer than storing it took this one; who answers nothing at all gets no more than a moment.
+    fn is_late(&self, call: &Call, pending: &mut [Pending]) -> bool {
+        if !self.0.client.travels_apart(call.payload.len()) {
+            // The exchange keeps its deadline.
+            return false;
+        }
+        let now = Instant::now();
+        let mut is_late = false;
+        for attempt in pending.iter_mut().filter(|attempt| attempt.is_out()) {
+            let stored_in = attempt.out_since.get_or_insert(now).saturating_duration_since(attempt.began);
+            let is_heard = attempt.in_work_at.is_some_and(|at| at.elapsed() < HEARD);
+            if is_heard || now < call.ends_at() + stored_in + stored_in.max(FETCH_MIN) {
+                return false;
+            }
+            is_late = true;
+        }
+        is_late
+    }
+
+    fn late(&self, call: &Call, pending: &[Pending]) -> CallError {
+        let waited = pending.first().map_or(Duration::ZERO, |attempt| attempt.began.elapsed());
+        let to = pending.first().and_then(|attempt| attempt.peer.as_ref()).map(|peer| &*peer.id);
+        match self.0.client.subject(&call.target, to) {
+            Ok(subject) => self.0.client.timed_out(&subject, waited),
+            Err(error) => error,
         }
     }
 
@@ -359,7 +411,11 @@ fn was_not_taken(error: &CallError, target: &str) -> bool {
 /// Draws the conclusion from an answer; says whether the attempt is in doubt now and was not before.
 fn judge(attempt: &mut Pending, who: &Arc<Peer>, answer: Answer) -> bool {
     let why = match answer {
-        Answer::InWork | Answer::CutOff => return false,
+        Answer::InWork => {
+            attempt.in_work_at = Some(Instant::now());
+            return false;
+        }
+        Answer::CutOff => return false,
         Answer::Unknown => "lost the call or its answer",
         Answer::Gone => "vanished",
         Answer::Silence => "fell silent",

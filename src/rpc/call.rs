@@ -3,13 +3,26 @@
 //! Guest to provider, provider to guest, guest to guest, tool to guest: all are a [`Call`]. The [`router`](crate::router)
 //! takes it to an actor in this process or hands it to the [`client`](super::client).
 
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
 use bytes::Bytes;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::invocation::{Entity, TraceContext};
 
-/// Calls that may wait for each other in one chain on one host. Actors that call themselves end here.
+/// Calls that may wait for each other in one chain, wherever they run. Actors that call each other without end stop here.
 pub const DEPTH_MAX: u8 = 16;
+/// The most time that transfers through the object store add to the deadline of a chain of calls, all together.
+pub const TRANSFERS_MAX: Duration = Duration::from_secs(13);
+/// How often a wait looks whether a transfer has ended that kept it from ending.
+const TRANSFER_LOOK: Duration = Duration::from_millis(50);
 
 /// How a callee that is too busy says so, to this host and to others.
 const BUSY: &str = "takes no further call";
@@ -24,10 +37,126 @@ pub struct Call {
     /// The argument, not chunked.
     pub payload: Bytes,
     pub trace: TraceContext,
-    /// When nobody waits any longer.
+    /// When nobody waits any longer, transfers through the object store not counted; see [`Call::ends_at`].
     pub deadline: Instant,
     /// How many calls of this host wait for this one.
     pub depth: u8,
+    /// What it shares with the calls that wait for it.
+    pub chain: Chain,
+}
+
+impl Call {
+    /// Returns when the call ends: its deadline, and the time its payloads spent in the object store so far.
+    pub fn ends_at(&self) -> Instant {
+        self.chain.ends_at(self.deadline)
+    }
+}
+
+/// What calls share that wait for each other. A call from outside begins one; each call that its callee makes goes on with it.
+///
+/// The time that payloads really spent in the object store is not counted against the deadline. It is measured here, for the
+/// whole chain, and ends at [`TRANSFERS_MAX`]. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Chain {
+    /// Calls that wait for the one that has this, on all hosts.
+    waiting: u8,
+    transfers: Arc<Transfers>,
+}
+
+#[derive(Debug, Default)]
+struct Transfers {
+    /// The time that finished ones took, in nanoseconds.
+    took_ns: AtomicU64,
+    /// Those under way.
+    running: AtomicU32,
+}
+
+/// A transfer under way. Its time counts when it [succeeds](Transfer::succeeded); dropped before, nothing was transferred.
+#[derive(Debug)]
+pub struct Transfer<'a> {
+    transfers: &'a Transfers,
+    began: Instant,
+}
+
+impl Chain {
+    /// Continues a chain of which `waiting` calls wait on other hosts.
+    pub fn of_waiting(waiting: u8) -> Self {
+        Self { waiting, transfers: Arc::default() }
+    }
+
+    /// Returns how many calls wait for this one.
+    pub fn waiting(&self) -> u8 {
+        self.waiting
+    }
+
+    /// The chain as a call has it that is made by this one's callee.
+    pub fn next(&self) -> Self {
+        Self { waiting: self.waiting.saturating_add(1), transfers: Arc::clone(&self.transfers) }
+    }
+
+    /// Notes that a payload goes into the object store, or comes from there.
+    pub fn transfer(&self) -> Transfer<'_> {
+        self.transfers.running.fetch_add(1, Ordering::Relaxed);
+        Transfer { transfers: &self.transfers, began: Instant::now() }
+    }
+
+    /// Adds a transfer that somebody else measured.
+    pub fn add_transfer(&self, took: Duration) {
+        self.transfers.add(took);
+    }
+
+    /// Returns the time that transfers took so far, [`TRANSFERS_MAX`] at most.
+    pub fn transferred(&self) -> Duration {
+        Duration::from_nanos(self.transfers.took_ns.load(Ordering::Relaxed)).min(TRANSFERS_MAX)
+    }
+
+    /// Returns when a call with this deadline ends.
+    pub fn ends_at(&self, deadline: Instant) -> Instant {
+        deadline + self.transferred()
+    }
+
+    /// Waits for work until the call with this deadline ends; while a transfer is under way, until that has ended. The work is
+    /// dropped when the time is over.
+    pub async fn within<T>(&self, deadline: Instant, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        loop {
+            if let Ok(done) = timeout_at(self.look_at(deadline), &mut work).await {
+                return Some(done);
+            }
+            if Instant::now() >= self.look_at(deadline) {
+                return None;
+            }
+        }
+    }
+
+    /// When to look next whether the time is over.
+    fn look_at(&self, deadline: Instant) -> Instant {
+        let end = self.ends_at(deadline);
+        if self.transfers.running.load(Ordering::Relaxed) == 0 {
+            return end;
+        }
+        end.max(Instant::now() + TRANSFER_LOOK).min(deadline + TRANSFERS_MAX)
+    }
+}
+
+impl Transfers {
+    fn add(&self, took: Duration) {
+        let took_ns = u64::try_from(took.min(TRANSFERS_MAX).as_nanos()).unwrap_or(u64::MAX);
+        self.took_ns.fetch_add(took_ns, Ordering::Relaxed);
+    }
+}
+
+impl Transfer<'_> {
+    /// Counts the time it took, because an object was really stored or fetched.
+    pub fn succeeded(self) {
+        self.transfers.add(self.began.elapsed());
+    }
+}
+
+impl Drop for Transfer<'_> {
+    fn drop(&mut self) {
+        self.transfers.running.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Why a call has no result. The texts go to guests and callers; where actors of 2022 know a text, it comes first and
@@ -77,8 +206,14 @@ pub enum CallError {
     NotAdmitted { actor_id: String, reason: String },
     #[error("actor trapped: {reason} ({actor_id}; only this call failed)")]
     Trap { actor_id: String, reason: String },
-    #[error("a chain of more than {DEPTH_MAX} calls waits on this host; does an actor call itself?")]
+    #[error("a chain of more than {DEPTH_MAX} calls waits for this one; does an actor call itself?")]
     TooDeep,
+    /// The claims of the caller or of the callee do not count now.
+    #[error(
+        "Invocation not authorized: the claims of {id} {why}; sign it again with other times (`host claims sign`) and \
+         update it"
+    )]
+    NotInForce { id: String, why: &'static str },
     #[error("the invocation cannot travel: {0}")]
     Transport(String),
 }
@@ -105,5 +240,58 @@ impl CallError {
             Self::Callee(text) => text.contains("is not linked to") || text.contains("unlinked actor"),
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_transfers_that_succeeded_add_their_time_and_no_more_than_the_bound() {
+        let chain = Chain::default();
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let failed = chain.transfer();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        drop(failed);
+        assert_eq!(chain.ends_at(deadline), deadline);
+        let stored = chain.transfer();
+        tokio::time::advance(Duration::from_secs(3)).await;
+        stored.succeeded();
+        assert_eq!(chain.ends_at(deadline), deadline + Duration::from_secs(3));
+        // Nested calls share what was measured.
+        chain.next().add_transfer(Duration::from_secs(60));
+        assert_eq!(chain.ends_at(deadline), deadline + TRANSFERS_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_ends_at_the_deadline_and_outlasts_it_only_for_a_transfer() {
+        let (chain, began) = (Chain::default(), Instant::now());
+        let deadline = began + Duration::from_secs(2);
+        assert_eq!(chain.within(deadline, std::future::pending::<()>()).await, None);
+        assert_eq!(began.elapsed(), Duration::from_secs(2));
+
+        let (chain, began) = (Chain::default(), Instant::now());
+        let deadline = began + Duration::from_secs(2);
+        let store = async {
+            let transfer = chain.transfer();
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            transfer.succeeded();
+        };
+        assert_eq!(chain.within(deadline, store).await, Some(()));
+        assert_eq!(chain.transferred(), Duration::from_secs(5));
+
+        let (chain, began) = (Chain::default(), Instant::now());
+        let deadline = began + Duration::from_secs(2);
+        let _endless = chain.transfer();
+        assert_eq!(chain.within(deadline, std::future::pending::<()>()).await, None);
+        assert_eq!(began.elapsed(), Duration::from_secs(2) + TRANSFERS_MAX);
+    }
+
+    #[test]
+    fn calls_that_wait_are_counted_along_the_chain() {
+        let chain = Chain::of_waiting(3).next().next();
+        assert_eq!((chain.waiting(), Chain::default().waiting()), (5, 0));
+        assert_eq!(Chain::of_waiting(u8::MAX).next().waiting(), u8::MAX);
     }
 }

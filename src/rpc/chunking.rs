@@ -74,8 +74,6 @@ pub const THRESHOLD_BYTES: usize = 900 * 1024;
 const ENVELOPE_BYTES: usize = 24 * 1024;
 /// Pieces that may be on their way at a time.
 const UNCONFIRMED_MAX: usize = 32;
-/// How much longer a caller waits when its payload went through the object store.
-pub const EXTRA_TIME: Duration = Duration::from_secs(13);
 /// No payload is larger than this, whatever a message claims.
 pub const PAYLOAD_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Time between two pieces before a fetch counts as failed.

@@ -19,10 +19,11 @@ use uuid::Uuid;
 
 use super::{
     antiforgery::Signer,
-    call::{Call, CallError},
-    chunking::{self, Chunks, PayloadName, Reader},
+    call::{Call, CallError, Chain, TRANSFERS_MAX},
+    chunking::{Chunks, PayloadName, Reader},
     codec,
     invocation::{Entity, Invocation, TraceContext},
+    limits::{Limits, told_transfers},
 };
 use crate::{
     identity::claims::now,
@@ -51,7 +52,7 @@ impl Client {
         Self(Arc::new(Inner { nats, subjects, signer, chunks, host_id }))
     }
 
-    /// Performs a call and waits for its result until its deadline, a little longer if the payload is a large one. It goes
+    /// Performs a call and waits for its result until its deadline, and longer by the time that a large payload travels. It goes
     /// to whoever is in the target's queue group, or to one `host`. `id` is the invocation's, and must be new; `sent` tells
     /// whether it is with the callee.
     pub async fn invoke(
@@ -79,21 +80,28 @@ impl Client {
         let subject = inner.subject(&call.target, host)?;
         let content_length = call.payload.len() as u64;
         let chunked = inner.chunks.is_needed(call.payload.len());
-        let mut deadline = call.deadline;
+        let (chain, deadline) = (call.chain.clone(), call.deadline);
+        if chunked && host.is_none() {
+            inner.check_listener(&call.target, &subject).await?;
+        }
+        let began = Instant::now();
+        // Until there is an answer: the callee fetches what was stored, and that time does not count either.
+        let transfer = chunked.then(|| chain.transfer());
         // Removed at the end of this call, whatever that is, if the callee has not done so.
         let (msg, _stored) = if chunked {
-            deadline += chunking::EXTRA_TIME;
-            if host.is_none() {
-                inner.check_listener(&call.target, &subject).await?;
-            }
             let name = payload_name(PayloadName::of_call(&id))?;
-            let stored = inner.chunks.put(name, &call.payload, &call.origin.public_key);
-            let stored = within(deadline, &subject, inner, stored).await?;
-            (Bytes::new(), Some(stored.map_err(|e| CallError::Transport(e.to_string()))?))
+            let stored = chain
+                .within(deadline, inner.chunks.put(name, &call.payload, &call.origin.public_key))
+                .await
+                .ok_or_else(|| inner.timed_out(&subject, began.elapsed()))?
+                .map_err(|e| CallError::Transport(e.to_string()))?;
+            (Bytes::new(), Some(stored))
         } else {
             (call.payload, None)
         };
-        let headers = headers(&call.trace);
+        let stored_in = if chunked { began.elapsed() } else { Duration::ZERO };
+        let limits = is_told_limits(&chain, &call.target, host).then(|| Limits::of(&chain, deadline + stored_in));
+        let headers = headers(&call.trace, limits);
         let invocation = Invocation {
             origin: call.origin,
             target: call.target,
@@ -105,12 +113,44 @@ impl Client {
             content_length,
             trace_context: call.trace,
         };
-        inner.exchange(&subject, &invocation, headers, deadline, sent).await
+        let ends_at = if chunked { deadline + TRANSFERS_MAX } else { chain.ends_at(deadline) };
+        let asked = Instant::now();
+        let response = inner.exchange(&Way { subject: &subject, ends_at, sent }, &invocation, headers).await?;
+        chain.add_transfer(stored_in);
+        // A host tells how long its part took, of others it is guessed by how long storing took.
+        chain.add_transfer(response.transfers.unwrap_or(stored_in).min(asked.elapsed()));
+        drop(transfer);
+        if let Some(error) = response.error {
+            return Err(CallError::Callee(error));
+        }
+        if response.content_length <= response.msg.len() as u64 {
+            return Ok(response.msg);
+        }
+        let transfer = chain.transfer();
+        let name = payload_name(PayloadName::of_answer(&invocation.id))?;
+        let reader = if invocation.origin.is_actor() { Reader::Actor } else { Reader::Provider };
+        let fetched = chain
+            .within(deadline, inner.chunks.fetch(name, response.content_length, reader, |_| {}))
+            .await
+            .ok_or_else(|| inner.timed_out(&subject, began.elapsed()))?
+            .map_err(|e| CallError::Transport(e.to_string()))?;
+        transfer.succeeded();
+        Ok(fetched.remove().await)
     }
 
     /// Where calls of a target go: to its queue group, or to one `host`.
     pub fn subject(&self, target: &Entity, host: Option<&str>) -> Result<String, CallError> {
         self.0.subject(target, host)
+    }
+
+    /// The error of a call that had no answer in time.
+    pub fn timed_out(&self, subject: &str, waited: Duration) -> CallError {
+        self.0.timed_out(subject, waited)
+    }
+
+    /// Whether a payload of this size travels apart from its call.
+    pub fn travels_apart(&self, bytes: usize) -> bool {
+        self.0.chunks.is_needed(bytes)
     }
 
     /// Asks a host for an invocation that was sent to it before, on the way the invocation took.
@@ -182,21 +222,20 @@ impl Inner {
 
     async fn exchange(
         &self,
-        subject: &str,
+        way: &Way<'_>,
         invocation: &Invocation,
         headers: Option<HeaderMap>,
-        deadline: Instant,
-        sent: &AtomicBool,
-    ) -> Result<Bytes, CallError> {
+    ) -> Result<Answered, CallError> {
+        let Way { subject, ends_at, sent } = *way;
         let began = Instant::now();
-        let wait = deadline.saturating_duration_since(began);
+        let wait = ends_at.saturating_duration_since(began);
         let mut request = Request::new().payload(codec::encode_invocation(invocation)).timeout(Some(wait));
         if let Some(headers) = headers {
             request = request.headers(headers);
         }
         sent.store(true, Ordering::Release);
         // The request's own timeout begins when the connection has taken it, which may be never.
-        let answered = tokio::time::timeout_at(deadline, self.nats.send_request(subject.to_owned(), request)).await;
+        let answered = tokio::time::timeout_at(ends_at, self.nats.send_request(subject.to_owned(), request)).await;
         sent.store(false, Ordering::Release);
         let Ok(answered) = answered else { return Err(self.timed_out(subject, began.elapsed())) };
         let reply = match answered {
@@ -212,20 +251,12 @@ impl Inner {
         };
         let response = codec::decode_response(reply.payload)
             .map_err(|e| CallError::Transport(format!("undecodable reply on {subject}: {e}")))?;
-        if let Some(error) = response.error.filter(|error| !error.is_empty()) {
-            return Err(CallError::Callee(error));
-        }
-        if !response.invocation_id.is_empty() && response.invocation_id != invocation.id {
+        let error = response.error.filter(|error| !error.is_empty());
+        if error.is_none() && !response.invocation_id.is_empty() && response.invocation_id != invocation.id {
             return Err(CallError::Transport(format!("the reply on {subject} belongs to another invocation")));
         }
-        if response.content_length > response.msg.len() as u64 {
-            let name = payload_name(PayloadName::of_answer(&invocation.id))?;
-            let reader = if invocation.origin.is_actor() { Reader::Actor } else { Reader::Provider };
-            let fetch = self.chunks.fetch(name, response.content_length, reader, |_| {});
-            let fetched = within(deadline + chunking::EXTRA_TIME, subject, self, fetch).await?;
-            return Ok(fetched.map_err(|e| CallError::Transport(e.to_string()))?.remove().await);
-        }
-        Ok(response.msg)
+        let transfers = told_transfers(&response.trace_context);
+        Ok(Answered { msg: response.msg, error, content_length: response.content_length, transfers })
     }
 
     /// Refuses a call that nobody listens for, before its payload is stored. A provider is asked for its health and an actor
@@ -265,22 +296,40 @@ fn payload_name(name: Option<PayloadName>) -> Result<PayloadName, CallError> {
     name.ok_or_else(|| CallError::Transport("the invocation id has characters no object name may have".to_owned()))
 }
 
-async fn within<T>(
-    deadline: Instant,
-    subject: &str,
-    inner: &Inner,
-    work: impl Future<Output = T>,
-) -> Result<T, CallError> {
-    let began = Instant::now();
-    tokio::time::timeout_at(deadline, work).await.map_err(|_| inner.timed_out(subject, began.elapsed()))
+/// How an invocation travels.
+struct Way<'a> {
+    subject: &'a str,
+    /// When its answer is waited for no longer.
+    ends_at: Instant,
+    /// Whether it is with the callee.
+    sent: &'a AtomicBool,
 }
 
-/// The trace of a call as headers: older hosts read them there, providers in the invocation.
-fn headers(trace: &TraceContext) -> Option<HeaderMap> {
-    if trace.is_empty() {
+/// An answer, of which the result may have to be fetched.
+struct Answered {
+    msg: Bytes,
+    /// What the callee says of its failure.
+    error: Option<String>,
+    content_length: u64,
+    /// How long the callee's transfers took, if it says so.
+    transfers: Option<Duration>,
+}
+
+/// Whether the callee of a call is told its [`Limits`]: hosts are, for calls that others wait for. A provider of other makers
+/// has no use for them.
+fn is_told_limits(chain: &Chain, target: &Entity, host: Option<&str>) -> bool {
+    chain.waiting() > 0 && (target.is_actor() || host.is_some())
+}
+
+/// The trace of a call as headers: older hosts read them there, providers in the invocation. The limits of a call go with it.
+fn headers(trace: &TraceContext, limits: Option<Limits>) -> Option<HeaderMap> {
+    if trace.is_empty() && limits.is_none() {
         return None;
     }
     let mut headers = HeaderMap::new();
+    if let Some(limits) = limits {
+        limits.write(&mut headers);
+    }
     for (key, value) in trace.iter() {
         if is_header_safe(key) && is_header_safe(value) && !is_reserved(key) {
             headers.insert(key, value);

@@ -7,6 +7,7 @@
 //! - [`antiforgery`]: the sender signs with the cluster's key, the receiver checks before it believes anything.
 //! - [`chunking`]: payloads too large for a message.
 //! - [`codec`]: msgpack, as all peers write it.
+//! - [`limits`]: what a host tells another about a call, beside the invocation.
 //! - [`client`] and [`server`]: the two ends.
 //! - [`readable`]: payloads as people read and write them.
 //! - [`repeat`]: what may be called again when nobody knows whether it was done.
@@ -17,6 +18,7 @@ pub mod chunking;
 pub mod client;
 pub mod codec;
 pub mod invocation;
+pub mod limits;
 pub mod readable;
 pub mod repeat;
 pub mod server;

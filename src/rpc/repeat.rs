@@ -95,7 +95,10 @@ mod tests {
     use super::*;
     use crate::{
         contracts::httpclient,
-        rpc::invocation::{Entity, TraceContext},
+        rpc::{
+            call::Chain,
+            invocation::{Entity, TraceContext},
+        },
     };
 
     fn call(operation: &str, payload: Bytes) -> Call {
@@ -107,6 +110,7 @@ mod tests {
             trace: TraceContext::default(),
             deadline: Instant::now(),
             depth: 0,
+            chain: Chain::default(),
         }
     }
 

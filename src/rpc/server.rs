@@ -28,10 +28,11 @@ use tracing::{debug, error, warn};
 
 use super::{
     antiforgery::{Verifier, check_target},
-    call::{Call, CallError},
-    chunking::{self, Chunks, PayloadName, Reader, Stored},
+    call::{Call, CallError, Chain},
+    chunking::{Chunks, PayloadName, Reader, Stored},
     codec,
     invocation::{Invocation, InvocationResponse, TraceContext, dispatch_operation},
+    limits::{Limits, tell_transfers},
 };
 use crate::{
     identity::keys::HostId,
@@ -386,18 +387,22 @@ impl Inner {
     ) -> InvocationResponse {
         let received = Instant::now();
         let id = invocation.id.clone();
-        match self.verified(invocation, target, trace_of(message), received).await {
+        let limits = Limits::read(message.headers.as_ref());
+        match self.verified(invocation, target, trace_of(message), (limits, received)).await {
             Err(reason) => {
                 warn!(actor_id = target, invocation_id = %id, %reason, "invocation refused");
                 failure(id, reason)
             }
-            Ok(call) => match handler.handle(call).await {
-                Ok(payload) => self.success(id, payload, target).await,
-                Err(error) => {
-                    debug!(actor_id = target, invocation_id = %id, %error, "invocation failed");
-                    failure(id, error.to_string())
+            Ok(call) => {
+                let (chain, deadline) = (call.chain.clone(), call.deadline);
+                match handler.handle(call).await {
+                    Ok(payload) => self.success(id, payload, target, (&chain, deadline)).await,
+                    Err(error) => {
+                        debug!(actor_id = target, invocation_id = %id, %error, "invocation failed");
+                        failure(id, error.to_string())
+                    }
                 }
-            },
+            }
         }
     }
 
@@ -406,7 +411,7 @@ impl Inner {
         invocation: Invocation,
         target: &str,
         from_headers: TraceContext,
-        received: Instant,
+        (limits, received): (Limits, Instant),
     ) -> Result<Call, String> {
         let checked = self
             .parts
@@ -415,21 +420,24 @@ impl Inner {
             .map_err(|e| e.to_string())?;
         check_target(&invocation, target).map_err(|e| e.to_string())?;
         let chunked = invocation.content_length > invocation.msg.len() as u64;
-        let mut deadline = received + self.parts.rpc_timeout;
+        let deadline = limits.deadline(received, self.parts.rpc_timeout);
+        let chain = Chain::of_waiting(limits.waiting);
         let payload = if chunked {
-            deadline += chunking::EXTRA_TIME;
             let name = PayloadName::of_call(&invocation.id)
                 .ok_or("the invocation id has characters no object name may have")?;
             let reader = if invocation.target.is_actor() { Reader::Actor } else { Reader::Provider };
             let mut arriving = checked.arriving();
+            let transfer = chain.transfer();
             let fetch =
                 self.parts.chunks.fetch(name, invocation.content_length, reader, |piece| arriving.update(piece));
-            let fetched = tokio::time::timeout_at(deadline, fetch)
+            let fetched = chain
+                .within(deadline, fetch)
                 .await
-                .map_err(|_| "the payload did not arrive from the object store in time".to_owned())?
+                .ok_or("the payload did not arrive from the object store in time")?
                 .map_err(|e| e.to_string())?;
             // Removed only now: a call made up by a stranger may name the payload of another.
             checked.verify_arrived(arriving).map_err(|e| e.to_string())?;
+            transfer.succeeded();
             fetched.remove().await
         } else {
             checked.verify_hash(&invocation.msg).map_err(|e| e.to_string())?;
@@ -444,10 +452,17 @@ impl Inner {
             trace,
             deadline,
             depth: if invocation.host_id == self.parts.host_id.as_str() { DEPTH_OF_OWN } else { 0 },
+            chain,
         })
     }
 
-    async fn success(&self, id: String, payload: Bytes, target: &str) -> InvocationResponse {
+    async fn success(
+        &self,
+        id: String,
+        payload: Bytes,
+        target: &str,
+        (chain, deadline): (&Chain, Instant),
+    ) -> InvocationResponse {
         let content_length = payload.len() as u64;
         let mut msg = payload;
         if self.parts.chunks.is_needed(msg.len()) {
@@ -457,23 +472,20 @@ impl Inner {
                 let stored = self.parts.chunks.put(name, &msg, target).await;
                 stored.map(Stored::leave).map_err(|error| error.to_string())
             };
-            let problem = match tokio::time::timeout(chunking::EXTRA_TIME, put).await {
-                Ok(stored) => stored.err(),
-                Err(_) => Some("the object store did not take the result in time; is JetStream reachable?".to_owned()),
+            let transfer = chain.transfer();
+            let problem = match chain.within(deadline, put).await {
+                Some(Ok(())) => None,
+                Some(Err(error)) => Some(error),
+                None => Some("the object store did not take the result in time; is JetStream reachable?".to_owned()),
             };
             if let Some(problem) = problem {
                 warn!(invocation_id = %id, error = %problem, "large result lost");
                 return failure(id, problem);
             }
+            transfer.succeeded();
             msg = Bytes::new();
         }
-        InvocationResponse {
-            msg,
-            invocation_id: id,
-            error: None,
-            content_length,
-            trace_context: TraceContext::default(),
-        }
+        InvocationResponse { msg, invocation_id: id, error: None, content_length, trace_context: tell_transfers(chain) }
     }
 }
 

@@ -8,7 +8,18 @@ use std::{
     },
 };
 
-use lattice_host::providers::builtin::{httpserver, keyvalue};
+use lattice_host::{
+    identity::{
+        claims::now,
+        keys::Kind,
+        sign::{ProviderToken, Term},
+        signature::SigningKey,
+    },
+    providers::{
+        archive::{Draft, this_target},
+        builtin::{httpserver, keyvalue},
+    },
+};
 use tempfile::TempDir;
 
 use crate::{
@@ -296,4 +307,49 @@ async fn the_same_provider_runs_on_two_hosts_and_one_stop_leaves_the_other() {
     let pids = processes_of(&b);
     b.stop().await;
     assert!(pids.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists()), "nothing runs on");
+}
+
+#[tokio::test]
+async fn a_provider_whose_claims_expire_is_told_refused_and_not_started_again() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start().await;
+    let host = host(&server).own_cache().start().await;
+    start(&server, &host, &example("kvcounter"), 1).await;
+    let mut events = Events::all(&server).await;
+    let mut draft = Draft::new(ProviderToken {
+        name: "Expiring".into(),
+        contract_id: KV.into(),
+        vendor: "example".into(),
+        ..ProviderToken::default()
+    });
+    // It never answers, and ends by itself when its claims have expired.
+    draft.insert(&this_target(), b"#!/bin/sh\nread line\nsleep 18\nexit 3\n".to_vec()).unwrap();
+    let (subject, _) = SigningKey::generate(Kind::Provider).unwrap();
+    let (issuer, _) = SigningKey::generate(Kind::Account).unwrap();
+    let term = Term { expires: Some(now() + 8), ..Term::default() };
+    let path = dir.path().join("expiring.par");
+    std::fs::write(&path, draft.write(&subject, &issuer, &term, false).unwrap()).unwrap();
+
+    let ctl = ctl_2024(&server).await;
+    let reference = format!("file://{}", path.display());
+    assert!(ctl.start_provider(&host.id, &reference, None, None, None).await.unwrap().accepted);
+    let provider = text(&events.next("provider_started").await, "/data/public_key").to_owned();
+    link(&server, KVCOUNTER, &provider, KV, &[]).await;
+
+    let told = events.next("claims_not_in_force").await;
+    assert_eq!(text(&told, "/data/public_key"), provider);
+    let caller = client::Caller::new(&server).await;
+    let request = client::http_request("GET", "/visits", b"");
+    let answer = caller.call(KVCOUNTER, "HttpServer.HandleRequest", request).await;
+    let answer = answer.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_else(|error| error);
+    assert!(answer.contains("have expired"), "{answer}");
+
+    let failed = events.next("provider_start_failed").await;
+    let error = text(&failed, "/data/error");
+    assert!(error.contains("not started again") && error.contains("have expired"), "{error}");
+    assert!(providers(&server, &host).await.is_empty());
+    let again = ctl.start_provider(&host.id, &reference, None, None, None).await.unwrap();
+    assert!(again.accepted, "{}", again.error);
+    events.next("provider_start_failed").await;
+    host.stop().await;
 }

@@ -12,7 +12,7 @@ use lattice_host::{
     registry::{digest::Digest, uploads::Problem},
     rpc::{
         antiforgery::Signer,
-        call::{Call, CallError},
+        call::{Call, CallError, Chain},
         chunking::{self, ChunkError, Chunks, PayloadName, Reader, Settings},
         client::{Client, new_id},
         invocation::{Entity, Invocation, TraceContext},
@@ -281,6 +281,7 @@ fn call(payload: Vec<u8>) -> Call {
         trace: TraceContext::default(),
         deadline: Instant::now() + Duration::from_secs(2),
         depth: 0,
+        chain: Chain::default(),
     }
 }
 

@@ -1,7 +1,8 @@
 //! Getting a module ready to run, and telling the lattice whose it is.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::info;
 
 use super::{Done, Parts};
@@ -14,6 +15,7 @@ use crate::{
     },
     links::{Claims, unwritten::entries_of},
     policy::{Action, Party},
+    registry::reference::Reference,
 };
 
 /// Why a module did not load, and whose it is as far as that is known.
@@ -22,9 +24,81 @@ pub(super) struct LoadError {
     pub text: String,
 }
 
+/// Modules that are compiled at a time; each may take a core and the memory of the largest module.
+const COMPILES_MAX: usize = 4;
+/// A machine with less memory than this compiles one at a time.
+const COMPILES_MEMORY_BYTES: u64 = 2 << 30;
+/// Memory that compiling takes for each byte of a module, and the share of the machine's that all together may take.
+const MEMORY_PER_BYTE: u64 = 40;
+const MEMORY_SHARE: u64 = 2;
+/// The machine's memory where that is unknown.
+const MEMORY_UNKNOWN_BYTES: u64 = 2 << 30;
+/// Modules that may be on their way here, or wait to be compiled, by where they come from. Files and uploads are here at once;
+/// how many images are pulled at a time is up to the registry, this only bounds what waits in memory afterwards.
+const FILES_MAX: usize = 8;
+const UPLOADS_MAX: usize = 8;
+const IMAGES_MAX: usize = 64;
+/// How long compiling may take before whoever asked for it is told.
+const COMPILE_TIMEOUT: Duration = Duration::from_secs(300);
+/// What memory is counted in.
+const MIB: u64 = 1 << 20;
+
+/// How many modules may be on their way, and how many are compiled at a time. A module is fetched first and takes its place
+/// among those that are compiled when it is here, so one that needs no pull never waits for one that does.
+pub(super) struct Loads {
+    files: Arc<Semaphore>,
+    uploads: Arc<Semaphore>,
+    images: Arc<Semaphore>,
+    compiles: Arc<Semaphore>,
+    memory: Arc<Semaphore>,
+    memory_max_mib: u32,
+}
+
+impl Loads {
+    /// For a machine with so much memory, in bytes.
+    pub fn new(memory_bytes: Option<u64>) -> Self {
+        let memory_bytes = memory_bytes.unwrap_or(MEMORY_UNKNOWN_BYTES);
+        let memory_max_mib = u32::try_from(memory_bytes / MEMORY_SHARE / MIB).unwrap_or(u32::MAX).clamp(1, MIB as u32);
+        let compiles = if memory_bytes < COMPILES_MEMORY_BYTES { 1 } else { COMPILES_MAX };
+        Self {
+            files: Arc::new(Semaphore::new(FILES_MAX)),
+            uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            images: Arc::new(Semaphore::new(IMAGES_MAX)),
+            compiles: Arc::new(Semaphore::new(compiles)),
+            memory: Arc::new(Semaphore::new(memory_max_mib as usize)),
+            memory_max_mib,
+        }
+    }
+
+    /// Waits until a module may come from where its reference says.
+    async fn to_fetch(&self, reference: &str) -> Option<OwnedSemaphorePermit> {
+        let source = match Reference::parse(reference) {
+            Ok(Reference::File(_)) => &self.files,
+            Ok(Reference::Lattice(_)) => &self.uploads,
+            _ => &self.images,
+        };
+        // Never closed, so there is always a permit to wait for; the same holds below.
+        Arc::clone(source).acquire_owned().await.ok()
+    }
+
+    /// Waits until a module of this size may be compiled.
+    async fn to_compile(&self, bytes: usize) -> [Option<OwnedSemaphorePermit>; 2] {
+        let compiles = Arc::clone(&self.compiles).acquire_owned().await.ok();
+        let memory = Arc::clone(&self.memory).acquire_many_owned(self.mib_for(bytes)).await.ok();
+        [compiles, memory]
+    }
+
+    /// The memory that compiling takes, a generous guess. What is more than all there is waits until it is alone.
+    fn mib_for(&self, bytes: usize) -> u32 {
+        let mib = (bytes as u64).saturating_mul(MEMORY_PER_BYTE) / MIB;
+        u32::try_from(mib).unwrap_or(u32::MAX).clamp(1, self.memory_max_mib)
+    }
+}
+
 /// Fetches, verifies, compiles and asks the policy service.
-pub(super) async fn load(parts: Arc<Parts>, reference: String, twins: Vec<Arc<Artifact>>) -> Done {
+pub(super) async fn load(parts: Arc<Parts>, loads: Arc<Loads>, reference: String, twins: Vec<Arc<Artifact>>) -> Done {
     let steps = parts.events.steps(&reference);
+    let on_its_way = loads.to_fetch(&reference).await;
     let fetched = parts.registry.fetch_telling(&reference, EVERY, |(bytes, of)| steps.pulled(bytes, of)).await;
     let wasm = match fetched {
         Ok(fetched) => fetched.content,
@@ -32,9 +106,13 @@ pub(super) async fn load(parts: Arc<Parts>, reference: String, twins: Vec<Arc<Ar
             return Done::Loaded { reference, result: Err(LoadError { actor_id: None, text: error.to_string() }) };
         }
     };
+    let places = loads.to_compile(wasm.len()).await;
+    drop(on_its_way);
     let engine = parts.shared.engine.clone();
     let began = std::time::Instant::now();
     let loaded = tokio::task::spawn_blocking(move || {
+        // It keeps its places until it is done, whoever waits for it.
+        let _places = places;
         steps.stage(Stage::Verify);
         let same_code = |hash: &[u8; 32]| {
             // It is verified when this is asked.
@@ -46,7 +124,7 @@ pub(super) async fn load(parts: Arc<Parts>, reference: String, twins: Vec<Arc<Ar
         };
         Artifact::load(&engine, &wasm, now(), same_code).map_err(|e| e.to_string())
     });
-    let result = match loaded.await {
+    let result = match tokio::time::timeout(COMPILE_TIMEOUT, loaded).await.unwrap_or_else(|_| Ok(Err(too_long()))) {
         Ok(Ok(artifact)) => permitted(&parts, Arc::new(artifact), &reference).await,
         Ok(Err(text)) => Err(LoadError { actor_id: None, text }),
         Err(panic) => Err(LoadError { actor_id: None, text: format!("loading it panicked: {panic}") }),
@@ -55,6 +133,14 @@ pub(super) async fn load(parts: Arc<Parts>, reference: String, twins: Vec<Arc<Ar
         info!(took_ms = began.elapsed().as_millis() as u64, "module verified and compiled");
     }
     Done::Loaded { reference, result }
+}
+
+fn too_long() -> String {
+    format!(
+        "compiling it takes longer than {} s on this machine. It goes on; start the actor again later, what is compiled by then \
+         is not compiled again",
+        COMPILE_TIMEOUT.as_secs()
+    )
 }
 
 /// Asks whether an actor may run: its claims must not have expired, and the policy service must agree.
@@ -89,4 +175,40 @@ pub(super) async fn permitted(
 pub(super) async fn record(parts: &Parts, claims: &ActorClaims, reference: Option<&str>) {
     let entries = entries_of(&Claims::of_actor(claims), reference, &parts.links.table());
     parts.links.announce(entries).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn no_pull_keeps_a_file_or_an_upload_from_being_compiled() {
+        let loads = Loads::new(Some(8 << 30));
+        let mut pulls = Vec::new();
+        while let Some(Some(pull)) = loads.to_fetch("registry.example/slow:1").now_or_never() {
+            pulls.push(pull);
+        }
+        assert_eq!(pulls.len(), IMAGES_MAX);
+        let upload = format!("lattice://sha256:{}", "0".repeat(64));
+        for reference in ["file:///a.wasm", upload.as_str()] {
+            assert!(loads.to_fetch(reference).now_or_never().is_some(), "{reference}");
+        }
+        assert!(loads.to_compile(1 << 20).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn large_modules_and_small_machines_compile_one_at_a_time() {
+        let large = Loads::new(Some(4 << 30));
+        let held = large.to_compile(256 << 20).now_or_never();
+        assert!(held.is_some());
+        assert!(large.to_compile(1).now_or_never().is_none());
+        drop(held);
+        assert!(large.to_compile(1).now_or_never().is_some());
+
+        let small = Loads::new(Some(1 << 30));
+        let _held = small.to_compile(1).now_or_never().expect("a place");
+        assert!(small.to_compile(1).now_or_never().is_none());
+    }
 }

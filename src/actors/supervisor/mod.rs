@@ -24,7 +24,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::Instant,
 };
@@ -37,7 +37,7 @@ use super::{
     artifact::Artifact,
 };
 use command::{Command, has_all, reuse_of};
-use load::{LoadError, load, permitted, record};
+use load::{LoadError, Loads, load, permitted, record};
 use running::{Group, Running};
 
 pub use command::{
@@ -45,6 +45,7 @@ pub use command::{
 };
 
 use crate::{
+    budget::machine_memory,
     events::{
         Event, Publisher, Stage,
         event::{ActorContext, Annotations},
@@ -58,18 +59,16 @@ use crate::{
     links::Live,
     policy::Policy,
     registry::Registry,
-    router::Local,
+    router::{Local, in_force},
     rpc::server::{Inlets, Receiver},
     shutdown::essential,
 };
 
 /// Commands waiting for the supervisor.
 const INBOX: usize = 256;
-/// Modules that are read and compiled at a time; each may take a core and the memory of the largest module.
-const LOADS_MAX: usize = 4;
 /// Commands that may wait for loading and starting, all together.
 const JOBS_MAX: usize = 1024;
-/// How often claims of running actors are looked for in the bucket, and written again if it lost them.
+/// How often claims of running actors are looked for in the bucket, and written again if it lost them; and whether they count.
 const CLAIMS_CHECK: Duration = Duration::from_secs(5);
 
 /// What the supervisor works with.
@@ -106,7 +105,7 @@ pub fn spawn(
     let (published, view) = watch::channel(Arc::default());
     let supervisor = Supervisor {
         parts: Arc::new(parts),
-        loads: Arc::new(Semaphore::new(LOADS_MAX)),
+        loads: Arc::new(Loads::new(machine_memory())),
         running: BTreeMap::new(),
         loading: HashMap::new(),
         starting: HashMap::new(),
@@ -120,8 +119,8 @@ pub fn spawn(
 
 struct Supervisor {
     parts: Arc<Parts>,
-    /// Bounds how many modules are read and compiled at a time.
-    loads: Arc<Semaphore>,
+    /// Bounds how many modules are fetched and compiled at a time.
+    loads: Arc<Loads>,
     running: BTreeMap<ActorId, Running>,
     /// Jobs that wait for a module, by its reference, in the order they came.
     loading: HashMap<String, VecDeque<Job>>,
@@ -181,7 +180,10 @@ impl Supervisor {
                     Some(command) => self.handle(command),
                     None => return,
                 },
-                _ = claims_check.tick() => self.restore_claims(),
+                _ = claims_check.tick() => {
+                    self.restore_claims();
+                    self.look_at_terms();
+                }
             }
         }
     }
@@ -277,12 +279,7 @@ impl Supervisor {
         let twins: Vec<Arc<Artifact>> = self.running.values().map(|running| running.actor.artifact()).collect();
         let span = info_span!("load", %reference);
         let (parts, loads) = (Arc::clone(&self.parts), Arc::clone(&self.loads));
-        let loading = async move {
-            // Never closed, so there is always a permit to wait for.
-            let _permit = loads.acquire_owned().await;
-            load(parts, reference, twins).await
-        };
-        self.children.spawn(loading.instrument(span));
+        self.children.spawn(load(parts, loads, reference, twins).instrument(span));
     }
 
     fn loaded(&mut self, reference: &str, result: Result<Arc<Artifact>, LoadError>) {
@@ -431,6 +428,7 @@ impl Supervisor {
             leave,
             left: Some(left),
             stopping: Vec::new(),
+            is_out_of_term: false,
         };
         self.running.insert(id.clone(), running);
         info!(actor_id = %id, reference = %start.reference, max, "actor started");
@@ -599,6 +597,28 @@ impl Supervisor {
                 self.children.spawn(async move {
                     record(&parts, &claims, None).await;
                     Done::Nothing
+                });
+            }
+        }
+    }
+
+    /// Tells once of an actor whose claims do not count any more: its calls are refused from then on.
+    fn look_at_terms(&mut self) {
+        for (id, running) in &mut self.running {
+            let claims = running.actor.claims();
+            let refused = in_force(&claims, now()).err();
+            let is_news = refused.is_some() && !running.is_out_of_term;
+            running.is_out_of_term = refused.is_some();
+            if let Some(error) = refused.filter(|_| is_news) {
+                warn!(actor_id = %id, expires = %claims.expires_human(), %error, "calls of and to an actor are refused");
+                self.parts.remark(id, &format!("calls of and to the actor are refused: {error}"));
+                self.parts.events.publish(Event::ClaimsNotInForce {
+                    public_key: id.to_string(),
+                    image_ref: running.reference.clone(),
+                    host_id: self.parts.host.to_string(),
+                    not_before_human: claims.not_before_human(),
+                    expires_human: claims.expires_human(),
+                    error: error.to_string(),
                 });
             }
         }

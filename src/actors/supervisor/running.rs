@@ -17,6 +17,8 @@ pub(super) struct Running {
     pub left: Option<oneshot::Receiver<()>>,
     /// What ran when the host began to stop; its events are due when it has.
     pub stopping: Vec<Group>,
+    /// Its claims do not count now, and that was told.
+    pub is_out_of_term: bool,
 }
 
 /// What was started with one set of annotations.

@@ -258,6 +258,9 @@ pub struct ProviderHealth {
     pub is_healthy: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub complaint: Option<String>,
+    /// When its claims cease to count, in seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<u64>,
 }
 
 /// A running actor.
@@ -485,6 +488,7 @@ fn provider(condition: &Condition) -> ProviderHealth {
         last_end: condition.last_end.clone(),
         is_healthy,
         complaint,
+        expires: condition.expires,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     identity::keys::ActorId,
     lattice::subject::{Control, Probe},
     rpc::{
-        call::{Call, CallError},
+        call::{Call, CallError, Chain},
         client::new_id,
         invocation::{Entity, TraceContext},
         readable::{Binary, from_json, to_json},
@@ -100,6 +100,7 @@ pub async fn call(State(dashboard): State<Dashboard>, Body(call): Body<CallActor
         trace: TraceContext::default(),
         deadline: Instant::now() + WAIT,
         depth: 0,
+        chain: Chain::default(),
     };
     let began = Instant::now();
     let result = dashboard.parts().caller.invoke(call, None, new_id(), &AtomicBool::new(false)).await;

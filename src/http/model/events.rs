@@ -195,6 +195,7 @@ fn sentence(
             (Error, format!("Actor {} does not start on {host}: {error}", event.text("image_ref")))
         }
         "actor_scale_failed" => (Error, format!("Actor {} is not scaled on {host}: {error}", event.text("image_ref"))),
+        "claims_not_in_force" => (Error, format!("Calls of and to {} on {host} are refused: {error}", who())),
         "provider_started" => (Good, format!("Provider {}{} started on {host}", who(), link())),
         "provider_start_failed" => {
             (Error, format!("Provider {} does not start on {host}: {error}", event.text("provider_ref")))

@@ -35,7 +35,7 @@ use crate::{
     providers::bounds::Bounds,
     router::Router,
     rpc::{
-        call::{Call, CallError},
+        call::{Call, CallError, Chain},
         invocation::{Entity, TraceContext},
     },
 };
@@ -154,6 +154,7 @@ impl Context {
                 trace: TraceContext::default(),
                 deadline,
                 depth: 0,
+                chain: Chain::default(),
             })
             .await
     }

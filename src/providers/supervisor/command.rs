@@ -101,6 +101,8 @@ pub struct Condition {
     pub restarts: u64,
     /// How it ended the last time.
     pub last_end: Option<String>,
+    /// When its claims cease to count, in seconds since 1970.
+    pub expires: Option<u64>,
     /// When its run began.
     pub(super) since: Instant,
     /// How it answers health checks, at any time.

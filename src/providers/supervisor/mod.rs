@@ -73,6 +73,8 @@ const RESTART_FIRST: Duration = Duration::from_millis(100);
 const RESTARTS_MAX: u32 = 6;
 /// A run of this length ends the row.
 const STEADY: Duration = Duration::from_secs(60);
+/// How often to look whether the claims of providers still count.
+const TERM_CHECK: Duration = Duration::from_secs(5);
 /// What runs get beyond their deadline, in which they kill what did not end.
 const CUT_OFF: Duration = Duration::from_secs(3);
 /// Why a stop was asked for, in events.
@@ -172,6 +174,8 @@ struct Entry {
     started: Instant,
     /// The in-process form, while it runs.
     local: Option<Arc<dyn Local>>,
+    /// Its claims do not count now, and that was told.
+    is_out_of_term: bool,
 }
 
 /// What a child task reports.
@@ -200,6 +204,8 @@ enum Done {
 impl Supervisor {
     async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
         let mut last_deadline = None;
+        let mut term_check = tokio::time::interval(TERM_CHECK);
+        term_check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             if let Some(deadline) = last_deadline
                 && self.entries.is_empty()
@@ -231,6 +237,7 @@ impl Supervisor {
                     }
                     None => return,
                 },
+                _ = term_check.tick() => self.look_at_terms(),
                 () = cut_off => {
                     warn!("some providers did not stop in time and are cut off");
                     return self.cut_off();
@@ -356,6 +363,7 @@ impl Supervisor {
             health: watch::Sender::new(Wellbeing::Unknown),
             started: Instant::now(),
             local: None,
+            is_out_of_term: false,
         };
         self.entries.insert(key.clone(), entry);
         self.launch(&key);
@@ -461,9 +469,50 @@ impl Supervisor {
         }
     }
 
+    /// Refuses calls of and to providers whose claims do not count any more, and tells of each once.
+    fn look_at_terms(&mut self) {
+        let mut out_of_term = HashMap::new();
+        for (key, entry) in &mut self.entries {
+            let refused = entry.blueprint.in_force().err();
+            let is_news = refused.is_some() && !entry.is_out_of_term;
+            entry.is_out_of_term = refused.is_some();
+            let Some(error) = refused else { continue };
+            out_of_term.insert(Arc::from(key.id.as_str()), error.clone());
+            if !is_news {
+                continue;
+            }
+            let claims = &entry.blueprint.claims;
+            warn!(provider_id = %key.id, link_name = %key.link_name, expires = %claims.expires_human(), %error,
+                "calls of and to a provider are refused");
+            let text = format!("calls of and to the provider are refused on this host: {error}");
+            self.parts.journal.writer(key.id.as_str(), key.link_name.as_str()).write(Level::Warn, &text);
+            self.parts.events.publish(Event::ClaimsNotInForce {
+                public_key: key.id.to_string(),
+                image_ref: entry.start.reference.clone(),
+                host_id: self.parts.host.to_string(),
+                not_before_human: claims.not_before_human(),
+                expires_human: claims.expires_human(),
+                error: error.to_string(),
+            });
+        }
+        self.parts.router.set_out_of_term(out_of_term);
+    }
+
+    /// Forgets a provider that is not started again.
+    fn give_up(&mut self, key: &Key, text: &str) {
+        if let Some(entry) = self.entries.remove(key) {
+            self.remark(key, Level::Error, text);
+            self.start_failed(&entry.start, text);
+            self.gone(key);
+        }
+    }
+
     /// Has a provider that ended by itself started again after a pause, or gives it up.
     fn pause(&mut self, key: &Key, how: &str) {
         let Some(entry) = self.entries.get_mut(key) else { return };
+        if let Err(error) = entry.blueprint.in_force() {
+            return self.give_up(key, &format!("it ended ({how}) and is not started again: {error}"));
+        }
         entry.crashes += 1;
         entry.phase = Phase::Pausing;
         entry.last_end = Some(how.to_owned());
@@ -474,12 +523,7 @@ impl Supervisor {
                 "given up after {RESTARTS_MAX} restarts in a row; the last time: {how}. Its log lines say more; start it again when \
                  the cause is mended"
             );
-            if let Some(entry) = self.entries.remove(key) {
-                self.remark(key, Level::Error, &text);
-                self.start_failed(&entry.start, &text);
-                self.gone(key);
-            }
-            return;
+            return self.give_up(key, &text);
         }
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.restarts += 1;
@@ -612,6 +656,7 @@ impl Supervisor {
             crashes: entry.crashes,
             restarts: entry.restarts,
             last_end: entry.last_end.clone(),
+            expires: entry.blueprint.claims.expires,
             since: entry.started,
             health: entry.health.subscribe(),
         };

@@ -16,6 +16,8 @@ use crate::{
         builtin::{self, Spec},
         external::executable,
     },
+    router,
+    rpc::call::CallError,
 };
 
 /// A provider that can be launched, as often as need be.
@@ -36,6 +38,11 @@ pub(super) enum Kind {
 impl Blueprint {
     pub fn id(&self) -> &ProviderId {
         &self.claims.subject
+    }
+
+    /// Refuses a provider whose claims do not count now.
+    pub fn in_force(&self) -> Result<(), CallError> {
+        router::in_term(self.id().as_str(), self.claims.standing_at(now()))
     }
 
     /// Whether it brings work in from outside the lattice, and so has to stop before the actors do.

@@ -19,7 +19,7 @@ use lattice_host::{
     router::{Admitted, Local, Router, remote::Remote},
     rpc::{
         antiforgery::Signer,
-        call::{Call, CallError},
+        call::{Call, CallError, Chain},
         chunking::{self, Chunks},
         client::Client,
         invocation::{Entity, TraceContext},
@@ -113,6 +113,7 @@ pub async fn call(link: &Arc<dyn Link>, spec: &Spec, operation: &str, payload: V
             trace: TraceContext::default(),
             deadline: Instant::now() + Duration::from_secs(5),
             depth: 1,
+            chain: Chain::default(),
         })
         .await
 }

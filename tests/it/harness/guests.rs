@@ -24,6 +24,7 @@ pub struct Signing {
     pub call_alias: Option<String>,
     pub revision: Option<i32>,
     pub expires_in_days: Option<u64>,
+    pub expires_in_secs: Option<u64>,
     pub valid_in_days: Option<u64>,
 }
 
@@ -74,6 +75,9 @@ pub fn sign_module(wasm: &[u8], signing: &Signing, key: KeyPair) -> Guest {
     builder.issuer(&account.public_key()).subject(&key.public_key()).with_metadata(metadata);
     if let Some(days) = signing.expires_in_days {
         builder.expires_in(std::time::Duration::from_secs(days * 86400));
+    }
+    if let Some(seconds) = signing.expires_in_secs {
+        builder.expires_in(std::time::Duration::from_secs(seconds));
     }
     if let Some(days) = signing.valid_in_days {
         builder.valid_in(std::time::Duration::from_secs(days * 86400));

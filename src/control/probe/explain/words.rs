@@ -197,6 +197,7 @@ impl Scene<'_> {
                 let why = format!("{} is signed for {}", self.named(origin), self.request.namespace);
                 step("claim", Outcome::Ok, why)
             }
+            Some(Err(error @ CallError::NotInForce { .. })) => step("claim", Outcome::Fails, error.to_string()),
             Some(Err(error)) => {
                 let contract = &self.request.namespace;
                 let why = format!("{} is not signed for {contract}", self.named(origin));
@@ -218,6 +219,8 @@ impl Scene<'_> {
         };
         let failed = |error: &CallError| {
             let fix = match target {
+                // It says itself what to do.
+                _ if matches!(error, CallError::NotInForce { .. }) => String::new(),
                 Some(target) if target.is_actor() => sign_command(&target.public_key, &self.request.origin.contract_id),
                 Some(target) => self.put_command(&target.public_key, &target.contract_id),
                 None => String::new(),

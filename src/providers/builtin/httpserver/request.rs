@@ -41,7 +41,7 @@ use crate::{
     },
     journal::{self, Writer},
     rpc::{
-        call::{Call, CallError},
+        call::{Call, CallError, Chain},
         invocation::{Entity, TraceContext},
     },
     telemetry::ACCESS,
@@ -202,6 +202,7 @@ impl Requests {
             trace: trace(&parts.headers),
             deadline: Instant::now() + rules.timeout,
             depth: 0,
+            chain: Chain::default(),
         };
         match self.listener.router.call(call).await {
             Ok(payload) => match answer_of(payload, parts.method == Method::HEAD) {

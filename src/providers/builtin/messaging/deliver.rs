@@ -24,7 +24,10 @@ use crate::{
     contracts::{self, messaging},
     links::LinkDefinition,
     providers::builtin::Context,
-    rpc::{call::CallError, chunking, server::leave},
+    rpc::{
+        call::{CallError, TRANSFERS_MAX},
+        server::leave,
+    },
 };
 
 /// Messages of one link that its actor handles at a time.
@@ -120,7 +123,7 @@ impl Deliveries {
         work.spawn(async move {
             let call = context.call_actor(&actor, messaging::HANDLE_MESSAGE, contracts::encode(&argument), deadline);
             // The call keeps its deadline; this holds even if a handler does not.
-            let result = tokio::time::timeout_at(deadline + chunking::EXTRA_TIME, call).await;
+            let result = tokio::time::timeout_at(deadline + TRANSFERS_MAX, call).await;
             drop(permit);
             let failure: CallError = match result {
                 Ok(Ok(_)) => return,
