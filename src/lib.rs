@@ -8,8 +8,10 @@
 //! * [`rpc`] is the invocation: its bytes, its signature, its way over NATS.
 //! * [`store`] is the metadata bucket all hosts share; [`links`] is what this host knows from it; [`delivery`] tells
 //!   providers and subscribers what changed.
-//! * [`budget`] is the memory that payloads may take. [`meter`] counts calls, [`journal`] keeps what actors and providers say; [`local`] signs for this machine's user.
-//! * [`policy`] asks whether something is allowed. [`events`] tells what happened. [`registry`] fetches modules and archives.
+//! * [`budget`] is the memory that payloads may take. [`meter`] counts calls, [`journal`] keeps what actors and providers
+//!   say; [`local`] signs for this machine's user.
+//! * [`issuers`] knows which accounts may sign what runs here. [`policy`] asks whether something is allowed. [`events`] tells
+//!   what happened. [`registry`] fetches modules and archives.
 //! * [`router`] is the heart: it checks every call and chooses its way. [`peers`] tells it which hosts are there.
 //! * [`actors`] runs modules; [`providers`] gives them a world, by [`contracts`]. [`control`] answers clients.
 //! * [`doctor`] finds out what is wrong with a lattice. [`inspect`] tells what a reference names; [`keyring`] has the keys a
@@ -54,6 +56,7 @@ pub mod host;
 pub mod http;
 pub mod identity;
 pub mod inspect;
+pub mod issuers;
 pub mod journal;
 pub mod keyring;
 pub mod lattice;

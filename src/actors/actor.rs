@@ -36,6 +36,7 @@ use crate::{
     },
     journal::Journal,
     meter::Target,
+    policy::Verified,
     router::{self, Admitted, Local, Route, Router, Standing},
     rpc::{
         call::{Call, CallError, Chain},
@@ -293,7 +294,7 @@ impl Local for Actor {
     fn check(&self, call: &Call) -> Result<(), CallError> {
         let artifact = self.artifact.load();
         router::in_force(&artifact.claims, now())?;
-        router::signed_for(&call.origin, self.id.as_str(), &artifact.claims.caps)
+        self.shared.router.admits(&call.origin, self.id.as_str(), &artifact.claims.caps)
     }
 
     fn served(&self) -> Option<&Target> {
@@ -310,6 +311,10 @@ impl Local for Actor {
             let permit = self.permits.acquire(call.ends_at()).await.map_err(|refused| self.not_admitted(refused))?;
             self.run(call, permit).await
         })
+    }
+
+    fn verified(&self) -> Option<Verified> {
+        Some(Verified::of_actor(&self.claims()))
     }
 
     fn standing(&self) -> Standing {
@@ -365,7 +370,7 @@ impl Outward for OutwardOf {
                 depth: self.depth.saturating_add(1),
                 chain: self.chain.next(),
             };
-            self.router.call(call).await
+            self.router.call_meant(call, &request.namespace).await
         })
     }
 }

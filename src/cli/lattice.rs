@@ -124,6 +124,9 @@ pub struct Placement {
     /// Annotation to start it with; may be repeated
     #[arg(short = 'a', long = "annotation", alias = "annotations", value_name = "KEY=VALUE", value_parser = pair)]
     pub annotations: Vec<Pair>,
+    /// Run it although another account signed it than before; needs the cluster seed, or a host of yours on this machine
+    #[arg(long)]
+    pub allow_issuer_change: bool,
 }
 
 #[derive(Args, Debug)]
@@ -311,6 +314,9 @@ pub struct UpdateActor {
     /// How long it may take, in milliseconds, downloads included [default: 60000]
     #[arg(long, value_name = "MS")]
     pub wait_ms: Option<u64>,
+    /// Run it although another account signed it than before; needs the cluster seed, or a host of yours on this machine
+    #[arg(long)]
+    pub allow_issuer_change: bool,
     #[command(flatten)]
     pub form: Form,
     #[command(flatten)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::connect::Form;
+use super::connect::{Connect, Form};
 use crate::config::SettingArgs;
 
 /// How a registry is spoken to; without a login that of the settings or of docker is taken.
@@ -76,6 +76,26 @@ pub enum Claims {
     /// Make a token without a module
     #[command(subcommand)]
     Token(Token),
+    /// Make the lattice forget an actor or a provider that is gone for good
+    #[command(after_help = "Examples:\n  \
+        host claims forget MBA7VIBP...           its claims, with its call alias\n  \
+        host claims forget ponger                of several of that name the one that runs nowhere\n\n\
+        What hosts of this machine remember of the account that signed it is forgotten as well: another account may sign it then.")]
+    Forget(Forget),
+}
+
+#[derive(Args, Debug)]
+pub struct Forget {
+    /// Actor or provider by id, the beginning of it, name or call alias
+    #[arg(value_name = "NAME", add = crate::command::completions::entities())]
+    pub name: String,
+    /// Also if it runs; its host writes the claims again then
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub form: Form,
+    #[command(flatten)]
+    pub connect: Connect,
 }
 
 #[derive(Args, Debug)]

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     control::types::{Ack, Inventory, InventoryActor, InventoryProvider, Pairs, Step},
+    issuers,
     lattice::subject::{Command, Control},
 };
 
@@ -51,12 +52,20 @@ pub struct Act<'a> {
     pub host: &'a str,
     /// How long to wait for the end; not at all without.
     pub until: Option<Instant>,
+    /// The permission to run what another account has signed, see [`crate::issuers`].
+    pub issuer_change: Option<&'a str>,
 }
 
 impl<'a> Act<'a> {
     /// Waits for so long from now.
     pub fn new(lattice: &'a Lattice, host: &'a str, wait: Option<Duration>) -> Self {
-        Self { lattice, host, until: wait.map(|wait| Instant::now() + wait) }
+        Self { lattice, host, until: wait.map(|wait| Instant::now() + wait), issuer_change: None }
+    }
+
+    /// Annotations as they are sent, with the permission.
+    fn sent(&self, annotations: &Pairs) -> Pairs {
+        let permission = self.issuer_change.map(|permission| (issuers::ANNOTATION.to_owned(), permission.to_owned()));
+        annotations.clone().into_iter().chain(permission).collect()
     }
 
     async fn inventory(&self) -> Result<Inventory> {
@@ -83,11 +92,12 @@ impl<'a> Act<'a> {
         if let Some((id, now)) = &before
             && *now == u64::from(max)
         {
-            return Ok(End::Before(Started { id: id.clone(), max }));
+            return Ok(End::Before(Started { id: id.clone(), max, alias_note: None }));
         }
         let watch = Watch::open(self.lattice, host).await?;
+        let mut alias_note = None;
         let body = json!({
-            "actor_ref": reference, "host_id": host, "count": max, "annotations": annotations,
+            "actor_ref": reference, "host_id": host, "count": max, "annotations": self.sent(annotations),
             "actor_id": before.as_ref().map(|(id, _)| id),
         });
         // Hosts of 2022 start actors with another command; they are the ones that do not tell their version here.
@@ -98,7 +108,12 @@ impl<'a> Act<'a> {
         let outcome = watch
             .wait(
                 until,
-                |event| actor_event(event, reference),
+                |event| {
+                    if event.name() == "call_alias_contested" && event.source == host {
+                        alias_note = Some((event.text("public_key").to_owned(), event.text("message").to_owned()));
+                    }
+                    actor_event(event, reference)
+                },
                 |inventory| match running(inventory, reference, annotations) {
                     Some((id, now)) if now >= u64::from(max) || is_of_2022 => Told::Done(id),
                     _ => Told::Nothing,
@@ -107,7 +122,10 @@ impl<'a> Act<'a> {
             )
             .await;
         match outcome {
-            Outcome::Done(id) => Ok(End::Done(Started { id, max })),
+            Outcome::Done(id) => {
+                let alias_note = alias_note.filter(|(key, _)| *key == id).map(|(_, note)| note);
+                Ok(End::Done(Started { id, max, alias_note }))
+            }
             Outcome::Failed(why) => bail!("actor {reference} does not start on host {host}: {why}"),
             Outcome::Unknown => Err(unknown(reference, host).into()),
         }
@@ -128,7 +146,7 @@ impl<'a> Act<'a> {
         }
         let watch = Watch::open(self.lattice, host).await?;
         let body = json!({
-            "provider_ref": reference, "link_name": link_name, "host_id": host, "annotations": annotations,
+            "provider_ref": reference, "link_name": link_name, "host_id": host, "annotations": self.sent(annotations),
             "configuration": configuration,
         });
         let asked = self.lattice.command(host, Command::LaunchProvider, &without_nulls(body)).await;
@@ -214,7 +232,8 @@ impl<'a> Act<'a> {
     pub async fn update_actor(&self, id: &str, reference: &str, on_step: OnStep<'_>) -> Result<()> {
         let host = self.host;
         let watch = Watch::open(self.lattice, host).await?;
-        let body = json!({ "actor_id": id, "new_actor_ref": reference, "host_id": host, "annotations": {} });
+        let annotations = self.sent(&Pairs::new());
+        let body = json!({ "actor_id": id, "new_actor_ref": reference, "host_id": host, "annotations": annotations });
         self.told(Command::UpdateActor, &body, &format!("update {id}")).await.context("update the actor")?;
         let Some(until) = self.until else { return Ok(()) };
         let outcome = watch
@@ -353,6 +372,8 @@ pub struct Started {
     pub id: String,
     /// Calls it takes at a time.
     pub max: u32,
+    /// What its host says if its call alias is claimed by another actor, too.
+    pub alias_note: Option<String>,
 }
 
 fn of_reference(step: &Step, reference: &str, on_step: &mut (dyn FnMut(&Step) + Send)) {

@@ -25,6 +25,9 @@ use crate::{
 /// know. Longer if the answers so far took long.
 const GRACE: Duration = Duration::from_millis(100);
 
+/// Hosts with the key of another one that are told.
+const TWINS_MAX: usize = 64;
+
 /// Why a request has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
@@ -68,7 +71,13 @@ impl Lattice {
 
     /// Every host that answers. Our hosts say whom they know, so that this ends as soon as all of them have answered.
     pub async fn hosts(&self) -> Result<Vec<HostReply>> {
+        Ok(self.hosts_and_twins().await?.0)
+    }
+
+    /// The same, and further hosts that answer as one of them: they were started with the same key.
+    pub async fn hosts_and_twins(&self) -> Result<(Vec<HostReply>, Vec<HostReply>)> {
         let mut hosts: Vec<HostReply> = Vec::new();
+        let mut twins = Vec::new();
         let began = Instant::now();
         let mut until = began + self.timeout;
         let mut replies = self.scatter(&Control::PingHosts, &Value::Null, until).await?;
@@ -78,7 +87,14 @@ impl Lattice {
                 break;
             }
             let Ok(host) = serde_json::from_slice::<HostReply>(&message.payload) else { continue };
-            if host.id.is_empty() || hosts.iter().any(|other| other.id == host.id) {
+            if host.id.is_empty() {
+                continue;
+            }
+            if let Some(other) = hosts.iter().find(|other| other.id == host.id) {
+                // A name is made up at each start.
+                if other.friendly_name != host.friendly_name && twins.len() < TWINS_MAX {
+                    twins.push(host);
+                }
                 continue;
             }
             known.extend(host.peers.iter().flatten().cloned());
@@ -89,7 +105,7 @@ impl Lattice {
             }
         }
         hosts.sort_by(|a, b| a.friendly_name.cmp(&b.friendly_name).then_with(|| a.id.cmp(&b.id)));
-        Ok(hosts)
+        Ok((hosts, twins))
     }
 
     /// Like [`hosts`](Self::hosts); nobody at all is an error that says what to look at.

@@ -1,7 +1,8 @@
 //! Finding hosts, actors and providers by what people call them.
 //!
 //! Everything has an id, but nobody types 56 letters: the beginning of an id, a name, a call alias or a reference will do,
-//! as long as it means one thing. If it means several, the error lists them; if none, it lists what there is.
+//! as long as it means one thing. The lattice remembers what ran long ago, so of several things that a word means those count
+//! that run. If there are still several, the error lists them; if none, it lists what there is.
 
 use std::collections::BTreeMap;
 
@@ -27,6 +28,8 @@ pub struct Named {
     pub name: String,
     /// Further names that count when they are given whole.
     pub aliases: Vec<String>,
+    /// It runs somewhere, as far as inventories tell.
+    pub runs: bool,
 }
 
 impl Named {
@@ -45,13 +48,21 @@ impl Named {
     }
 }
 
+/// What is called exactly so; of several those that run.
+pub fn called<'a>(word: &str, among: &'a [Named]) -> Vec<&'a Named> {
+    running_first(among.iter().filter(|named| named.id == word || named.is_named(word)).collect())
+}
+
+fn running_first(all: Vec<&Named>) -> Vec<&Named> {
+    let running: Vec<&Named> = all.iter().filter(|named| named.runs).copied().collect();
+    if running.is_empty() { all } else { running }
+}
+
 /// The one thing a word means: what is called exactly so, or else the only one that resembles it.
 pub fn find<'a>(what: &str, word: &str, among: &'a [Named]) -> Result<&'a Named> {
-    let exact: Vec<&Named> = among.iter().filter(|named| named.id == word || named.is_named(word)).collect();
-    let found = match exact.is_empty() {
-        true => among.iter().filter(|named| !word.is_empty() && named.resembles(word)).collect(),
-        false => exact,
-    };
+    let exact = called(word, among);
+    let resembling = || among.iter().filter(|named| !word.is_empty() && named.resembles(word)).collect();
+    let found = if exact.is_empty() { running_first(resembling()) } else { exact };
     match found.as_slice() {
         [one] => Ok(one),
         [] if among.is_empty() => bail!("no {what} is called {word:?}: there is none"),
@@ -73,7 +84,12 @@ fn list<'a>(all: impl ExactSizeIterator<Item = &'a Named>) -> String {
 
 /// Hosts by id and friendly name.
 pub fn hosts(hosts: &[HostReply]) -> Vec<Named> {
-    let named = |host: &HostReply| Named { id: host.id.clone(), name: host.friendly_name.clone(), aliases: Vec::new() };
+    let named = |host: &HostReply| Named {
+        id: host.id.clone(),
+        name: host.friendly_name.clone(),
+        aliases: Vec::new(),
+        runs: true,
+    };
     hosts.iter().map(named).collect()
 }
 
@@ -86,7 +102,7 @@ pub fn host(word: &str, all: &[HostReply]) -> Result<String> {
 pub fn actors(claims: &[Claims], inventories: &[Inventory]) -> Vec<Named> {
     let mut all = known(claims, |claims| !claims.is_provider());
     for actor in inventories.iter().flat_map(|inventory| &inventory.actors) {
-        add(&mut all, &actor.id, &actor.name, &actor.image_ref);
+        add(&mut all, &actor.id, &actor.name, &actor.image_ref).runs = true;
     }
     all.into_values().collect()
 }
@@ -95,7 +111,7 @@ pub fn actors(claims: &[Claims], inventories: &[Inventory]) -> Vec<Named> {
 pub fn providers(claims: &[Claims], inventories: &[Inventory]) -> Vec<Named> {
     let mut all = known(claims, Claims::is_provider);
     for provider in inventories.iter().flat_map(|inventory| &inventory.providers) {
-        add(&mut all, &provider.id, &provider.name, &provider.image_ref);
+        add(&mut all, &provider.id, &provider.name, &provider.image_ref).runs = true;
     }
     for spec in builtin::CATALOGUE {
         add(&mut all, spec.public_key, spec.title, &format!("{}{}", builtin::SCHEME, spec.name));
@@ -105,9 +121,8 @@ pub fn providers(claims: &[Claims], inventories: &[Inventory]) -> Vec<Named> {
 
 /// Providers that run on a host. Those that are built in and run nowhere are none.
 pub fn running_providers(inventories: &[Inventory]) -> Vec<Named> {
-    let runs = |id: &str| inventories.iter().flat_map(|inventory| &inventory.providers).any(|p| p.id == id);
     let mut named = providers(&[], inventories);
-    named.retain(|named| runs(&named.id));
+    named.retain(|named| named.runs);
     named
 }
 
@@ -123,11 +138,12 @@ fn known(claims: &[Claims], wanted: impl Fn(&Claims) -> bool) -> BTreeMap<String
         id: claims.subject.clone(),
         name: claims.name.clone(),
         aliases: Some(claims.call_alias.clone()).filter(|alias| !alias.is_empty()).into_iter().collect(),
+        runs: false,
     };
     claims.iter().filter(|claims| wanted(claims)).map(|claims| (claims.subject.clone(), named(claims))).collect()
 }
 
-fn add(all: &mut BTreeMap<String, Named>, id: &str, name: &str, reference: &str) {
+fn add<'a>(all: &'a mut BTreeMap<String, Named>, id: &str, name: &str, reference: &str) -> &'a mut Named {
     let named = all.entry(id.to_owned()).or_insert_with(|| Named { id: id.to_owned(), ..Named::default() });
     if named.name.is_empty() {
         name.clone_into(&mut named.name);
@@ -135,6 +151,7 @@ fn add(all: &mut BTreeMap<String, Named>, id: &str, name: &str, reference: &str)
     if !reference.is_empty() && !named.aliases.iter().any(|alias| alias == reference) {
         named.aliases.push(reference.to_owned());
     }
+    named
 }
 
 /// The actor a word means. A whole id is believed without looking: links are put before their actor is known.
@@ -170,10 +187,15 @@ pub fn entity(word: &str, claims: &[Claims], inventories: &[Inventory]) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::types::InventoryActor;
 
     fn some() -> Vec<Named> {
-        let named =
-            |id: &str, name: &str, alias: &str| Named { id: id.into(), name: name.into(), aliases: vec![alias.into()] };
+        let named = |id: &str, name: &str, alias: &str| Named {
+            id: id.into(),
+            name: name.into(),
+            aliases: vec![alias.into()],
+            runs: false,
+        };
         vec![
             named("MABCD1", "Echo", "examples/echo"),
             named("MABCD2", "Echo two", "file:///echo.wasm"),
@@ -208,6 +230,27 @@ mod tests {
         assert!(none.contains("MXYZ (KV counter)"), "{none}");
         assert!(find("actor", "", &some()).is_err());
         assert!(find("actor", "x", &[]).unwrap_err().to_string().contains("there is none"));
+    }
+
+    #[test]
+    fn of_several_things_of_one_name_that_which_runs_is_meant() {
+        let claims = |subject: &str| Claims {
+            subject: subject.into(),
+            name: "Ponger".into(),
+            call_alias: "lattice/ponger".into(),
+            ..Claims::default()
+        };
+        let known = [claims("MGONE"), claims("MRUNS")];
+        let runs = |ids: &[&str]| {
+            let actor = |id: &&str| InventoryActor { id: (*id).into(), name: "Ponger".into(), ..Default::default() };
+            [Inventory { actors: ids.iter().map(actor).collect(), ..Inventory::default() }]
+        };
+        for word in ["ponger", "lattice/ponger", "pong"] {
+            assert!(actor(word, &known, &[]).is_err(), "{word} is ambiguous where none runs");
+            assert_eq!(actor(word, &known, &runs(&["MRUNS"])).unwrap(), "MRUNS", "{word}");
+            assert!(actor(word, &known, &runs(&["MRUNS", "MGONE"])).is_err(), "{word} is ambiguous where both run");
+        }
+        assert_eq!(actor("MGON", &known, &runs(&["MRUNS"])).unwrap(), "MGONE", "the beginning of an id is its own");
     }
 
     #[test]

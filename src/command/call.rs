@@ -79,10 +79,8 @@ fn payload(args: &Args) -> Result<Bytes> {
 async fn find(session: &Session, word: &str) -> Result<String> {
     let lattice = session.lattice().await?;
     let claims = lattice.claims().await?;
-    match names::actor(word, &claims, &[]) {
-        Ok(id) => Ok(id),
-        Err(_) => names::actor(word, &claims, &lattice.inventories(&lattice.some_hosts().await?).await),
-    }
+    // Claims outlive their actors, so it is looked at what runs.
+    names::actor(word, &claims, &lattice.inventories(&lattice.some_hosts().await?).await)
 }
 
 /// Makes one call and waits for its answer.
@@ -113,7 +111,8 @@ async fn call(session: &Session, actor: &ActorId, operation: &str, payload: Byte
     let result = match session.config.cluster.ad_hoc {
         false => client.invoke(call, None, id, &sent).await,
         true => {
-            let signed = signed_here(session, &call, &id).await?;
+            let signed =
+                signed_here(session, &call.origin, &call.target, (&call.operation, &call.payload), &id).await?;
             client.invoke_signed(call, None, id, signed, &sent).await
         }
     };
@@ -122,8 +121,14 @@ async fn call(session: &Session, actor: &ActorId, operation: &str, payload: Byte
     result.map_err(explained)
 }
 
-/// Lets a host of this machine sign, which has the seed that is not in the settings.
-async fn signed_here(session: &Session, call: &Call, id: &str) -> Result<String> {
+/// Lets a host of this machine sign, which has the seed that is not in the settings: an operation with its payload.
+pub(super) async fn signed_here(
+    session: &Session,
+    origin: &Entity,
+    target: &Entity,
+    (operation, payload): (&str, &[u8]),
+    id: &str,
+) -> Result<String> {
     // Of several hosts here, one whose key the lattice accepts.
     let hosts = session.lattice().await?.hosts().await?;
     let issuers: Vec<String> = hosts
@@ -132,19 +137,12 @@ async fn signed_here(session: &Session, call: &Call, id: &str) -> Result<String>
         .map(|issuer| issuer.trim().to_owned())
         .filter(|issuer| !issuer.is_empty())
         .collect();
-    let unsigned = local::Unsigned {
-        lattice: &session.config.lattice,
-        origin: &call.origin,
-        target: &call.target,
-        operation: &call.operation,
-        payload: &call.payload,
-        id,
-        issuers: &issuers,
-    };
+    let unsigned =
+        local::Unsigned { lattice: &session.config.lattice, origin, target, operation, payload, id, issuers: &issuers };
     let signed = local::sign(&host::presence_dir(&session.dirs), &unsigned).await;
     Ok(signed
         .context(
-            "there is no cluster seed to sign the call with; run this where host_config.json is, give the seed of the lattice \
+            "there is no cluster seed to sign with; run this where host_config.json is, give the seed of the lattice \
              with --cluster-seed or WASMCLOUD_CLUSTER_SEED, or run a host of the lattice on this machine",
         )?
         .encoded_claims)

@@ -4,6 +4,8 @@
 //! it there. What neither can know (hosts of earlier years tell their peers nothing) comes from inventories. If no host can
 //! be asked, the lattice's claims and links are put through the same functions, and it is said that this is a conclusion.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context as _, Result, anyhow, bail};
 use futures::future::join;
 use serde_json::{Value, json};
@@ -271,7 +273,9 @@ impl Known {
     fn foresee(&self, lattice: &Lattice, request: &Request) -> Result<Explained> {
         let table = self.table();
         let name = LatticeName::parse(lattice.name()).context("read the lattice name")?;
-        let explanation = foresee(&table, &name, &request.question());
+        let actors = self.inventories.iter().flat_map(|inventory| &inventory.actors);
+        let running: BTreeSet<&str> = actors.map(|actor| actor.id.as_str()).collect();
+        let explanation = foresee(&table, &name, &request.question(), |id| running.contains(id));
         Ok(Scene { table: &table, host: None, request }.explained(&explanation))
     }
 }

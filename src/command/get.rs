@@ -27,7 +27,20 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, get: Get) -> Result<(
     match get {
         Get::Hosts(query) => {
             let lattice = Session::open(before, &query.connect)?.lattice().await?;
-            terminal.show(&Hosts(lattice.some_hosts().await?))
+            let (mut hosts, twins) = lattice.hosts_and_twins().await?;
+            if hosts.is_empty() {
+                // Says what to look at.
+                hosts = lattice.some_hosts().await?;
+            }
+            for twin in &twins {
+                terminal.note(&format!(
+                    "several hosts answer as {}: they have the same host_seed (WASMCLOUD_HOST_SEED), and commands reach now the \
+                     one, now the other. Give each a seed of its own, or none",
+                    twin.id
+                ));
+            }
+            hosts.extend(twins);
+            terminal.show(&Hosts(hosts))
         }
         Get::Inventory(args) => {
             let session = Session::open(before, &args.connect)?;

@@ -16,6 +16,7 @@ mod doctor;
 mod drain;
 mod explain;
 mod files;
+mod forget;
 mod get;
 mod inspect;
 mod keys;
@@ -25,6 +26,7 @@ mod logs;
 mod man;
 mod manager;
 mod par;
+mod permit;
 mod registry;
 mod scale;
 mod sending;
@@ -116,6 +118,7 @@ async fn dispatch(terminal: &Terminal, settings: SettingArgs, command: Command) 
         }
         Command::Claims(Claims::Sign(sign)) => sign::sign(terminal, &sign),
         Command::Claims(Claims::Token(token)) => sign::token(terminal, token),
+        Command::Claims(Claims::Forget(args)) => forget::run(terminal, settings, &args).await,
         Command::Keys(keys) => keys::run(terminal, keys),
         Command::Par(Par::Create(create)) => par::create(terminal, &create),
         Command::Par(Par::Insert(insert)) => par::insert(terminal, &insert),

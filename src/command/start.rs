@@ -13,6 +13,7 @@ use super::{
     files::size,
     get::labels,
     pairs_of,
+    permit::issuer_change,
     sending::{Meant, Sending, a_provider, an_actor},
 };
 use crate::{
@@ -49,11 +50,12 @@ async fn actor(terminal: &Terminal, before: SettingArgs, args: StartActor) -> Re
     if args.max == Some(0) {
         bail!(Usage("an actor that takes no call does not start; --max is at least 1".into()));
     }
-    let act = Act::new(&lattice, &host, args.placement.wait());
+    let permission = issuer_change(&session, reference, args.placement.allow_issuer_change).await?;
+    let act = Act { issuer_change: permission.as_deref(), ..Act::new(&lattice, &host, args.placement.wait()) };
     let end = act.start_actor(reference, args.max, &annotations, &mut |step| show_step(&mut progress, step)).await?;
     drop(progress);
     let (text, id, max) = match &end {
-        End::Before(Started { id, max }) => (
+        End::Before(Started { id, max, .. }) => (
             format!(
                 "Actor [{id}] (ref: [{reference}]) runs on host [{host}] already and takes {max} calls at a time; nothing was \
                  changed"
@@ -62,13 +64,14 @@ async fn actor(terminal: &Terminal, before: SettingArgs, args: StartActor) -> Re
             Some(*max),
         ),
         End::Asked => (format!("Start actor [{reference}] request received on host [{host}]"), None, args.max),
-        End::Done(Started { id, max }) => {
+        End::Done(Started { id, max, .. }) => {
             (format!("Actor [{id}] (ref: [{reference}]) started on host [{host}]"), Some(id), Some(*max))
         }
     };
     let members = json!({ "actor_ref": reference, "actor_id": id, "host_id": host, "max_instances": max });
     terminal.show(&Said::new(text, id.unwrap_or(reference), members))?;
-    if matches!(end, End::Done(_)) {
+    if let End::Done(Started { alias_note, .. }) = &end {
+        alias_note.iter().for_each(|note| terminal.note(note));
         meant.tidy().await;
     }
     Ok(())
@@ -90,7 +93,8 @@ async fn provider(terminal: &Terminal, before: SettingArgs, args: StartProvider)
     let Meant { reference, readers, .. } = &meant;
     let wanted = Wanted { reference, link_name: Some(link_name), constraints: &constraints, readers: readers.as_ref() };
     let host = place(&lattice, &mut progress, &args.placement, &wanted).await?;
-    let act = Act::new(&lattice, &host, args.placement.wait());
+    let permission = issuer_change(&session, reference, args.placement.allow_issuer_change).await?;
+    let act = Act { issuer_change: permission.as_deref(), ..Act::new(&lattice, &host, args.placement.wait()) };
     let mut on_step = |step: &Step| show_step(&mut progress, step);
     let end = act.start_provider(reference, link_name, &annotations, configuration.as_deref(), &mut on_step).await?;
     drop(progress);

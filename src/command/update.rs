@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::{
+    permit::issuer_change,
     sending::{Meant, Sending, an_actor},
     start::show_step,
 };
@@ -52,9 +53,15 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, update: Update) -> Re
         hosts.iter().try_for_each(|host| readers.require(&host.host_id))?;
     }
     let until = Instant::now() + args.wait_ms.map_or(START_WAIT, Duration::from_millis);
+    let permission = issuer_change(&session, reference, args.allow_issuer_change).await?;
     let mut updated = Vec::new();
     for inventory in hosts {
-        let act = Act { lattice: &lattice, host: &inventory.host_id, until: Some(until) };
+        let act = Act {
+            lattice: &lattice,
+            host: &inventory.host_id,
+            until: Some(until),
+            issuer_change: permission.as_deref(),
+        };
         act.update_actor(&id, reference, &mut |step| show_step(&mut progress, step)).await?;
         updated.push(inventory.host_id.as_str());
     }

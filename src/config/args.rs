@@ -77,7 +77,7 @@ fn flag(setting: &'static Setting) -> Arg {
         .value_name(value_name(&setting.kind))
         .help(help(setting))
         .action(match setting.kind {
-            Kind::List | Kind::ClusterKeys | Kind::InboxPrefixes => ArgAction::Append,
+            Kind::List | Kind::ClusterKeys | Kind::AccountKeys | Kind::InboxPrefixes => ArgAction::Append,
             _ => ArgAction::Set,
         });
     if let Some(short) = setting.short {
@@ -134,7 +134,7 @@ fn value_name(kind: &Kind) -> &'static str {
         Kind::Bytes { .. } => "BYTES",
         Kind::Bool => "BOOL",
         Kind::List => "LIST",
-        Kind::ClusterKeys => "KEYS",
+        Kind::ClusterKeys | Kind::AccountKeys => "KEYS",
         Kind::InboxPrefixes => "SUBJECTS",
         Kind::Address => "ADDRESS",
         Kind::Path | Kind::File => "PATH",

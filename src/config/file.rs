@@ -141,7 +141,9 @@ pub(super) fn text_of(kind: &Kind, value: &Value) -> Result<Option<String>, Prob
         Value::String(text) => text.clone(),
         Value::Number(number) if number_fits => number.to_string(),
         Value::Bool(yes) if *kind == Kind::Bool => yes.to_string(),
-        Value::Array(items) if matches!(kind, Kind::List | Kind::ClusterKeys | Kind::InboxPrefixes) => {
+        Value::Array(items)
+            if matches!(kind, Kind::List | Kind::ClusterKeys | Kind::AccountKeys | Kind::InboxPrefixes) =>
+        {
             let texts: Option<Vec<&str>> = items.iter().map(Value::as_str).collect();
             texts.ok_or(Problem::WrongType { found: "an array that holds more than strings" })?.join(",")
         }
@@ -286,6 +288,9 @@ pub(super) fn members(config: &Config, dir: &Path) -> BTreeMap<String, Value> {
         "allow_latest": config.allow_latest,
         "allowed_insecure": config.allowed_insecure,
         "enable_start_from_fs": config.allow_file_load,
+        "allowed_actor_issuers": config.allowed_actor_issuers,
+        "allowed_provider_issuers": config.allowed_provider_issuers,
+        "allow_external_providers": config.allow_external_providers,
         "oci_registry": oci.map(|oci| &oci.registry),
         "oci_user": oci.map(|oci| &oci.user),
         "oci_password": oci.map(|oci| oci.password.expose()),

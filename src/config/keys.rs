@@ -70,11 +70,20 @@ pub(super) fn check_seed(text: &str, wanted: &KeyPairType) -> Result<(), Problem
 
 /// Checks that the text is a public cluster key.
 pub(super) fn check_cluster_key(text: &str) -> Result<(), Problem> {
+    check_public_key(text, &KeyPairType::Cluster)
+}
+
+/// Checks that the text is a public account key.
+pub(super) fn check_account_key(text: &str) -> Result<(), Problem> {
+    check_public_key(text, &KeyPairType::Account)
+}
+
+fn check_public_key(text: &str, wanted: &KeyPairType) -> Result<(), Problem> {
     match KeyPair::from_public_key(text) {
-        Ok(pair) if pair.key_pair_type() == KeyPairType::Cluster => Ok(()),
+        Ok(pair) if pair.key_pair_type() == *wanted => Ok(()),
         Ok(pair) => Err(Problem::WrongPublicKeyKind {
             key: text.to_owned(),
-            wanted: article(&KeyPairType::Cluster),
+            wanted: article(wanted),
             found: article(&pair.key_pair_type()),
         }),
         // A seed in the list of issuers would be printed by the message below; a mistyped one too, so the

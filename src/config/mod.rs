@@ -97,6 +97,12 @@ pub struct Config {
     /// Size of the cache of images; 0 is none.
     pub oci_cache_bytes_max: u64,
     pub allow_file_load: bool,
+    /// Accounts that may sign actors; if there are none, the first one of each actor.
+    pub allowed_actor_issuers: Vec<String>,
+    /// The same for providers.
+    pub allowed_provider_issuers: Vec<String>,
+    /// Start providers that are programs of their own.
+    pub allow_external_providers: bool,
     /// Ask the config service at start.
     pub config_service: bool,
     pub policy: Option<Policy>,
@@ -215,6 +221,9 @@ impl Config {
             pull_timeout: milliseconds(table, "pull_timeout_ms"),
             oci_cache_bytes_max: table.integer("oci_cache_bytes_max"),
             allow_file_load: table.boolean("enable_start_from_fs"),
+            allowed_actor_issuers: table.list("allowed_actor_issuers"),
+            allowed_provider_issuers: table.list("allowed_provider_issuers"),
+            allow_external_providers: table.boolean("allow_external_providers"),
             config_service: table.boolean("config_service_enabled"),
             policy: policy(table, &mut warnings),
             labels: table.labels(),

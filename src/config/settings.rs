@@ -36,6 +36,8 @@ pub enum Kind {
     ClusterKeys,
     /// Like `List`, each a subject below which answers may go.
     InboxPrefixes,
+    /// Like `List`, each a public account key.
+    AccountKeys,
     /// The IP address of a network interface of this machine.
     Address,
     /// A path that need not exist.
@@ -308,6 +310,10 @@ pub static GROUPS: &[Group] = &[
             Setting::new("enable_start_from_fs", &["WASMCLOUD_ALLOW_FILE_LOAD"], "allow-file-load",
                 Kind::Bool, "false", "Allow `file://` references")
                 .aliases(&["enable-start-from-fs"]),
+            Setting::new("allowed_actor_issuers", &["WASMCLOUD_ALLOWED_ACTOR_ISSUERS"], "allowed-actor-issuers",
+                Kind::AccountKeys, "", "Accounts (A...) that may sign actors of this host; without any, the first one of each actor"),
+            Setting::new("allowed_provider_issuers", &["WASMCLOUD_ALLOWED_PROVIDER_ISSUERS"], "allowed-provider-issuers",
+                Kind::AccountKeys, "", "Accounts (A...) that may sign providers of this host; without any, the first one of each provider"),
             Setting::new("oci_registry", &["WASMCLOUD_OCI_REGISTRY", "OCI_REGISTRY"], "oci-registry",
                 Kind::Text, "", "Registry for which user and password are meant"),
             Setting::new("oci_user", &["WASMCLOUD_OCI_REGISTRY_USER", "OCI_REGISTRY_USER"], "oci-user",
@@ -345,6 +351,8 @@ pub static GROUPS: &[Group] = &[
     Group {
         heading: "Providers",
         settings: &[
+            Setting::new("allow_external_providers", &["WASMCLOUD_ALLOW_EXTERNAL_PROVIDERS"], "allow-external-providers",
+                Kind::Bool, "true", "Start providers that are programs of their own, which get the cluster seed and the rights of the host's user"),
             Setting::new("provider_env", &["WASMCLOUD_PROVIDER_ENV"], "provider-env",
                 Kind::List, "", "Environment variables passed on to provider processes, like HTTPS_PROXY,SSL_CERT_FILE; RUST_LOG always is"),
             Setting::new("link_paths", &["WASMCLOUD_LINK_PATHS"], "link-paths",

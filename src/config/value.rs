@@ -80,6 +80,11 @@ pub(super) fn parse(kind: &Kind, text: &str, dir: &Path) -> Result<Value, Proble
                 None => Ok(Value::List(prefixes)),
             }
         }
+        Kind::AccountKeys => {
+            let keys = list(trimmed);
+            keys.iter().try_for_each(|key| keys::check_account_key(key))?;
+            Ok(Value::List(keys))
+        }
         Kind::Address => check(trimmed, |text| text.parse::<IpAddr>().is_ok(), Problem::NotAnAddress),
         Kind::Path | Kind::File => Ok(Value::Path(dir.join(trimmed))),
         Kind::Choice(words) => words
@@ -112,6 +117,9 @@ pub(super) fn accepted(kind: &Kind) -> String {
         Kind::InboxPrefixes => {
             "subjects without wildcards outside of wasmbus, wadm and $, separated by commas, or a JSON array of them"
                 .into()
+        }
+        Kind::AccountKeys => {
+            "public account keys (A…, 56 characters) separated by commas, or a JSON array of them".into()
         }
         Kind::Address => "an IP address such as 127.0.0.1, ::1, or 0.0.0.0 for all interfaces".into(),
         Kind::Path => "a path".into(),

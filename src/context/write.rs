@@ -45,7 +45,7 @@ fn value_of(key: &str, text: &str, dir: &Path) -> Value {
     match setting.kind {
         Kind::Integer { .. } => text.trim().parse::<u64>().map_or_else(|_| text.into(), Value::from),
         Kind::Bool => text.trim().parse::<bool>().map_or_else(|_| text.into(), Value::from),
-        Kind::List | Kind::ClusterKeys | Kind::InboxPrefixes => {
+        Kind::List | Kind::ClusterKeys | Kind::AccountKeys | Kind::InboxPrefixes => {
             text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect()
         }
         Kind::Path | Kind::File => {

@@ -10,7 +10,11 @@ use super::{
     server::{Answer, Server, StopRequest, json, now, parse},
     types::{Ack, AuctionActor, LaunchActor, ScaleActor, StopActor, StopHost, UpdateActor},
 };
-use crate::actors::supervisor::{ActorError, Amount, Replace, Start, Stop, UNBOUNDED};
+use crate::{
+    actors::supervisor::{ActorError, Amount, Replace, Start, Stop, UNBOUNDED},
+    events::event::Annotations,
+    issuers::IssuerChange,
+};
 
 /// An update that takes longer is acknowledged and goes on: its client gives up after two seconds.
 const UPDATE_ANSWER: Duration = Duration::from_millis(1500);
@@ -35,19 +39,21 @@ impl Server {
     }
 
     pub(super) fn launch_actor(&self, payload: &Bytes) -> Answer {
-        let request: LaunchActor = match parse("launch actor", payload) {
+        let mut request: LaunchActor = match parse("launch actor", payload) {
             Ok(request) => request,
             Err(answer) => return answer,
         };
         // Zero meant one to the clients that sent it.
         let count = request.count.unwrap_or(1).max(1);
-        let start =
-            Start { reference: request.actor_ref, annotations: request.annotations, amount: Amount::Add(count) };
-        now(&Ack::from(self.parts.actors.start(start)))
+        let amount = Amount::Add(count);
+        match self.parts.issuers.permission(&mut request.annotations, &request.actor_ref) {
+            Ok(change) => self.start_actor(request.actor_ref, request.annotations, amount, change),
+            Err(error) => now(&Ack::rejected(error)),
+        }
     }
 
     pub(super) fn scale_actor(&self, payload: &Bytes) -> Answer {
-        let request: ScaleActor = match parse("scale actor", payload) {
+        let mut request: ScaleActor = match parse("scale actor", payload) {
             Ok(request) => request,
             Err(answer) => return answer,
         };
@@ -69,7 +75,20 @@ impl Server {
             request.actor_ref
         };
         let amount = Amount::Exactly(count.unwrap_or(UNBOUNDED));
-        now(&Ack::from(self.parts.actors.start(Start { reference, annotations: request.annotations, amount })))
+        match self.parts.issuers.permission(&mut request.annotations, &reference) {
+            Ok(change) => self.start_actor(reference, request.annotations, amount, change),
+            Err(error) => now(&Ack::rejected(error)),
+        }
+    }
+
+    fn start_actor(
+        &self,
+        reference: String,
+        annotations: Annotations,
+        amount: Amount,
+        issuer_change: IssuerChange,
+    ) -> Answer {
+        now(&Ack::from(self.parts.actors.start(Start { reference, annotations, amount, issuer_change })))
     }
 
     pub(super) fn stop_actor(&self, payload: &Bytes) -> Answer {
@@ -86,14 +105,20 @@ impl Server {
     }
 
     pub(super) fn update_actor(&self, payload: &Bytes) -> Answer {
-        let request: UpdateActor = match parse("update actor", payload) {
+        let mut request: UpdateActor = match parse("update actor", payload) {
             Ok(request) => request,
             Err(answer) => return answer,
+        };
+        let change = self.parts.issuers.permission(&mut request.annotations, &request.new_actor_ref);
+        let issuer_change = match change {
+            Ok(change) => change,
+            Err(error) => return now(&Ack::rejected(error)),
         };
         let updated = self.parts.actors.replace(Replace {
             actor_id: Some(request.actor_id).filter(|id| !id.is_empty()),
             reference: request.new_actor_ref,
             annotations: request.annotations,
+            issuer_change,
         });
         async move {
             match tokio::time::timeout(UPDATE_ANSWER, updated).await {

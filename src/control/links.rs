@@ -74,6 +74,12 @@ impl Server {
             contract_id: request.contract_id,
             values: request.values,
         };
+        if let Some(other) = self.namesake(&link.id(), [&link.actor_id, &link.contract_id, &link.link_name]) {
+            return now(&Ack::rejected(format!(
+                "the link of {} for {} under link name {} has the same id, and stands in the way; choose another link name",
+                other.actor_id, other.contract_id, other.link_name
+            )));
+        }
         let server = Arc::clone(self);
         async move { encode(&Ack::from(server.in_time(server.store_link(&link)).await)) }.boxed()
     }
@@ -83,9 +89,21 @@ impl Server {
             Ok(request) => request,
             Err(answer) => return answer,
         };
-        let id = keys::link_hash(&request.actor_id, &request.contract_id, &named(request.link_name));
+        let link_name = named(request.link_name);
+        let id = keys::link_hash(&request.actor_id, &request.contract_id, &link_name);
+        if self.namesake(&id, [&request.actor_id, &request.contract_id, &link_name]).is_some() {
+            // Another link has that id; the one that was named is not there.
+            return now(&Ack::accepted());
+        }
         let server = Arc::clone(self);
         async move { encode(&Ack::from(server.in_time(server.remove_link(&id)).await)) }.boxed()
+    }
+
+    /// A link that has this id and is not that of the three: an id is a hash of them run together, so others may have it too.
+    fn namesake(&self, id: &str, [actor_id, contract_id, link_name]: [&str; 3]) -> Option<Arc<LinkDefinition>> {
+        let table = self.parts.links.table();
+        let link = &table.stored_link(id)?.link;
+        (!link.is_of(actor_id, contract_id, link_name)).then(|| Arc::clone(link))
     }
 
     /// All attempts of a write together: after this time hosts that are late speak up.

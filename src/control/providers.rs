@@ -30,7 +30,7 @@ impl Server {
         // A bid is a promise: clients take the first one.
         let could_start = match builtin::find(&request.provider_ref) {
             Some(found) => found.is_ok(),
-            None => self.parts.registry.could_fetch(&request.provider_ref),
+            None => self.parts.allow_external && self.parts.registry.could_fetch(&request.provider_ref),
         };
         if !could_start || self.runs(&request) || !self.parts.state.matches(&request.constraints) {
             return ready(None).boxed();
@@ -50,7 +50,7 @@ impl Server {
     }
 
     pub(super) fn launch_provider(&self, payload: &Bytes) -> Answer {
-        let request: LaunchProvider = match parse("launch provider", payload) {
+        let mut request: LaunchProvider = match parse("launch provider", payload) {
             Ok(request) => request,
             Err(answer) => return answer,
         };
@@ -66,12 +66,18 @@ impl Server {
                 return now(&Ack::rejected(error));
             }
         };
+        let change = self.parts.issuers.permission(&mut request.annotations, &request.provider_ref);
+        let issuer_change = match change {
+            Ok(change) => change,
+            Err(error) => return now(&Ack::rejected(error)),
+        };
         let started = self.parts.providers.start(Start {
             reference: request.provider_ref,
             link_name,
             // Clients that have none send an empty text.
             configuration: request.configuration.filter(|configuration| !configuration.is_empty()),
             annotations: request.annotations,
+            issuer_change,
         });
         async move { json(&Ack::from(started.await.unwrap_or(Err(ProviderError::Unavailable)))) }.boxed()
     }

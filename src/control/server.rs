@@ -25,6 +25,7 @@ use super::{named_config::NamedConfig, probe::health::Vitals, refusals::Refusals
 use crate::{
     actors,
     events::{Event, Publisher},
+    issuers::Issuers,
     journal::followers::Followers,
     lattice::{
         answers::{Answers, Unsent},
@@ -70,6 +71,9 @@ pub struct Parts {
     pub subjects: Subjects,
     pub state: HostState,
     pub peers: Peers,
+    pub issuers: Issuers,
+    /// Providers that are programs of their own may start.
+    pub allow_external: bool,
     pub actors: actors::supervisor::Handle,
     pub providers: providers::supervisor::Handle,
     pub store: Store,

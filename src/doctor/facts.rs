@@ -125,6 +125,8 @@ pub struct Server {
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     pub hosts: Vec<HostReply>,
+    /// Further ones that answer as one of these.
+    pub twins: Vec<HostReply>,
     /// By host of our kind.
     pub health: BTreeMap<String, Result<Told, Untold>>,
     pub inventories: Vec<Inventory>,
@@ -341,7 +343,7 @@ async fn server(nats: &Nats) -> Server {
 
 /// Asks hosts who they are, then all that they and the lattice know.
 async fn seen(lattice: &Lattice) -> Result<Seen, Unknown> {
-    let hosts = lattice.hosts().await.map_err(|error| format!("{error:#}"))?;
+    let (hosts, twins) = lattice.hosts_and_twins().await.map_err(|error| format!("{error:#}"))?;
     if hosts.is_empty() {
         let others = timeout(LISTEN * 2, other_lattices(lattice)).await.unwrap_or_default();
         return Ok(Seen { others, ..Seen::default() });
@@ -357,6 +359,7 @@ async fn seen(lattice: &Lattice) -> Result<Seen, Unknown> {
         links: links.ok(),
         others: Vec::new(),
         hosts,
+        twins,
     })
 }
 

@@ -45,6 +45,7 @@ pub(super) fn hosts(facts: &Facts) -> Found {
     found.extend(missing(facts, seen));
     found.extend(deaf(facts));
     found.extend(namesakes(seen));
+    found.extend(twins(facts, seen));
     if found.is_empty() {
         let names: Vec<String> = seen.hosts.iter().map(named).collect();
         let count =
@@ -130,6 +131,25 @@ fn deaf(facts: &Facts) -> Vec<Finding> {
         }
     }
     found
+}
+
+/// Hosts that were started with one key.
+fn twins(facts: &Facts, seen: &Seen) -> Vec<Finding> {
+    let told = facts.told();
+    let heard = told.iter().filter(|(_, told)| told.health.twin_ms.is_some()).map(|(host, _)| &host.id);
+    let ids: BTreeSet<&String> = heard.chain(seen.twins.iter().map(|twin| &twin.id)).collect();
+    let finding = |id: &&String| {
+        let answering = seen.hosts.iter().chain(&seen.twins).filter(|host| host.id == **id);
+        let names: Vec<&str> = answering.map(|host| host.friendly_name.as_str()).collect();
+        Finding::wrong(
+            format!(
+                "several hosts have the key {id} ({}): commands and calls reach now the one, now the other",
+                names.join(", ")
+            ),
+            "give each a host_seed (WASMCLOUD_HOST_SEED) of its own, or none, and start them again",
+        )
+    };
+    ids.iter().map(finding).collect()
 }
 
 fn namesakes(seen: &Seen) -> Vec<Finding> {

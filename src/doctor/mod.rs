@@ -96,7 +96,7 @@ const fn check(name: &'static str, about: &'static str, find: fn(&Facts) -> Foun
 }
 
 /// Every check, in the order in which one would look: what others stand on comes first.
-pub static CHECKS: [Check; 30] = [
+pub static CHECKS: [Check; 31] = [
     check("settings", "mistakes, unknown keys, values that variables overrule", settings::settings),
     check("files", "who can read settings and credentials, and whether certificates are in order", files::files),
     check("credentials", "whether the login for NATS is still valid", files::credentials),
@@ -123,6 +123,7 @@ pub static CHECKS: [Check; 30] = [
     check("starts", "actors and providers that did not start lately", running::starts),
     check("references", "what runs from references that other hosts would not load", running::references),
     check("claims", "actors whose claims have expired or will soon", running::claims),
+    check("aliases", "call aliases that several actors claim", running::aliases),
     check("actors", "actors that have no room for calls", running::actors),
     check("providers", "providers that are unwell, or end again and again", running::providers),
     check("links", "links that lead nowhere, are not allowed, or have values that do nothing", links::links),

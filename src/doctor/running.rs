@@ -1,16 +1,18 @@
 //! What runs, or was to run: actors, providers, and the starts that failed.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::{
     Finding, Found,
     facts::{Facts, Told, named},
-    hosts::telling,
+    hosts::{inhabited, telling},
 };
 use crate::{
     control::{
         probe::health::{ActorHealth, Failure, ProviderHealth},
         types::HostReply,
     },
-    links::link_option,
+    links::{Claims, link_option},
 };
 
 /// Claims that expire sooner are worth a warning.
@@ -81,6 +83,55 @@ pub(super) fn references(facts: &Facts) -> Found {
         found.push(Finding::ok("every host would load what runs"));
     }
     Ok(found)
+}
+
+/// Call aliases that several actors are signed with: calls go to one of them.
+pub(super) fn aliases(facts: &Facts) -> Found {
+    let seen = inhabited(facts)?;
+    let Some(claims) = &seen.claims else {
+        return Err(Finding::skipped("no host tells the claims of the lattice (metadata)"));
+    };
+    let mut by_alias: BTreeMap<&str, Vec<&Claims>> = BTreeMap::new();
+    // An alias of one letter is none.
+    for claims in claims.iter().filter(|claims| claims.call_alias.len() > 1 && !claims.is_provider()) {
+        by_alias.entry(&claims.call_alias).or_default().push(claims);
+    }
+    let actors: BTreeSet<&str> =
+        seen.inventories.iter().flat_map(|inventory| &inventory.actors).map(|actor| actor.id.as_str()).collect();
+    let runs = |claims: &&Claims| actors.contains(claims.subject.as_str());
+    let contested = by_alias.iter().filter(|(_, claimants)| claimants.len() > 1);
+    let mut found: Vec<Finding> = contested.flat_map(|(alias, claimants)| contest(alias, claimants, runs)).collect();
+    if found.is_empty() {
+        found.push(Finding::ok("no call alias is claimed by two actors"));
+    }
+    Ok(found)
+}
+
+fn contest(alias: &str, claimants: &[&Claims], runs: impl Fn(&&Claims) -> bool) -> Vec<Finding> {
+    let (running, gone): (Vec<&Claims>, Vec<&Claims>) = claimants.iter().copied().partition(|claims| runs(claims));
+    let listed = |claimants: &[&Claims]| {
+        let told = |claims: &&Claims| format!("{} (signed by {})", claims.subject, claims.issuer);
+        claimants.iter().map(told).collect::<Vec<_>>().join(" and ")
+    };
+    let mut found = Vec::new();
+    if running.len() > 1 {
+        found.push(Finding::warning(
+            format!(
+                "call alias {alias} is claimed by {}, which all run: calls go to the first that ran",
+                listed(&running)
+            ),
+            "sign all but one with another alias, and update them",
+        ));
+    }
+    if !gone.is_empty() {
+        let mut what = format!("call alias {alias} is claimed by {}, which runs nowhere", listed(&gone));
+        if let [one] = running.as_slice() {
+            what.push_str(&format!("; {} runs", listed(&[one])));
+        }
+        let fix: Vec<String> = gone.iter().map(|claims| format!("host claims forget {}", claims.subject)).collect();
+        found.push(Finding::warning(what, format!("if it is gone for good: {}", fix.join("; "))));
+    }
+    found
 }
 
 pub(super) fn claims(facts: &Facts) -> Found {

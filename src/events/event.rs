@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     identity::{claims::ActorClaims, provider::ProviderClaims},
-    links::LinkDefinition,
+    links::{Claimant, Contest, LinkDefinition},
 };
 
 /// Key/value pairs a client attaches to what it starts.
@@ -150,6 +150,14 @@ pub enum Event {
         oci_url: String,
         public_key: String,
     },
+    /// An actor starts whose call alias another one claims.
+    CallAliasContested(Contest),
+    /// An actor with a call alias runs nowhere any more, and another claimant has it.
+    CallAliasMoved {
+        alias: String,
+        from: Claimant,
+        to: Claimant,
+    },
     ConfigSet {
         entity_id: String,
         key: String,
@@ -219,6 +227,8 @@ impl Event {
             Self::LinkdefSet(_) => "linkdef_set",
             Self::LinkdefDeleted(_) => "linkdef_deleted",
             Self::RefmapSet { .. } => "refmap_set",
+            Self::CallAliasContested(_) => "call_alias_contested",
+            Self::CallAliasMoved { .. } => "call_alias_moved",
             Self::ConfigSet { .. } => "config_set",
             Self::ConfigDeleted { .. } => "config_deleted",
         }
@@ -315,6 +325,15 @@ impl Event {
                 serde_json::to_value(link.identified()).unwrap_or_else(|_| json!({}))
             }
             Self::RefmapSet { oci_url, public_key } => json!({"oci_url": oci_url, "public_key": public_key}),
+            Self::CallAliasContested(contest) => json!({
+                "call_alias": contest.alias, "public_key": contest.claimant.actor_id, "issuer": contest.claimant.issuer,
+                "other_public_key": contest.other.actor_id, "other_issuer": contest.other.issuer,
+                "other_runs": contest.other_runs, "message": contest.to_string(),
+            }),
+            Self::CallAliasMoved { alias, from, to } => json!({
+                "call_alias": alias, "public_key": to.actor_id, "issuer": to.issuer, "old_public_key": from.actor_id,
+                "old_issuer": from.issuer,
+            }),
             Self::ConfigSet { entity_id, key } | Self::ConfigDeleted { entity_id, key } => {
                 json!({"entity_id": entity_id, "key": key})
             }

@@ -20,6 +20,7 @@ use crate::{
     control::{probe::health::Consulted, state::HostState},
     events::event::Annotations,
     identity::keys::LinkName,
+    issuers::IssuerChange,
     providers::supervisor as providers,
     registry::credentials::{Credential, Registries},
 };
@@ -126,6 +127,7 @@ impl Service {
                 link_name,
                 configuration: None,
                 annotations: Annotations::new(),
+                issuer_change: IssuerChange::Refused,
             };
             // An early end of the supervisor means that the host stops. How the start ends is told by events.
             match self.providers.start(start).await {
@@ -148,6 +150,7 @@ impl Service {
                 annotations: Annotations::new(),
                 // One that is being started may be meant to be many.
                 amount: Amount::AtLeast(1),
+                issuer_change: IssuerChange::Refused,
             };
             if let Err(error) = self.actors.start(start) {
                 warn!(%reference, %error, "actor of the configuration service not started");

@@ -41,12 +41,13 @@ use crate::{
     events::{Event, Publisher},
     http::{self, Dashboard, Place},
     identity::keys::{ClusterKey, HostId, LatticeName},
+    issuers::Issuers,
     journal::{Journal, followers::Followers},
     lattice::{
         answers::Answers,
         connection::{self, Nats, Purpose},
         reserved::Reserved,
-        subject::Subjects,
+        subject::{Control, Subjects},
     },
     links::Live,
     meter::Meter,
@@ -88,6 +89,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 /// What of the time to stop providers get at least, after the actors.
 const PROVIDERS_TIMEOUT: Duration = Duration::from_millis(1500);
+/// How long to wait for the answer of a host with the same key.
+const TWIN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A host that is ready.
 pub struct Host {
@@ -183,9 +186,17 @@ impl Host {
         let signer = Signer::new(config.cluster.seed.expose()).map_err(|e| anyhow!("read the cluster seed: {e}"))?;
         let issuers = config.cluster.issuers.iter().map(|issuer| ClusterKey::parse(issuer));
         let verifier = Verifier::new(issuers.collect::<Result<_, _>>().context("read the cluster issuers")?);
+        let issuers = Issuers::new(
+            config.allowed_actor_issuers.clone(),
+            config.allowed_provider_issuers.clone(),
+            &dirs.state,
+            lattice.as_str(),
+            verifier.clone(),
+        );
         let client = Client::new(rpc.client.clone(), subjects.clone(), signer, chunks.clone(), host_id.clone());
         let caller = client.clone();
         let peers = Peers::new(&host_id);
+        look_for_twin(&ctl.client, &subjects, &host_id, &peers).await;
         let leave = CancellationToken::new();
         let watched = (closing.clone(), failed.clone());
         let vigil = Vigil::default();
@@ -203,6 +214,7 @@ impl Host {
         let remote = Remote::new(client, peers.clone(), links.clone(), config.repeatable_operations.clone());
         let router =
             Router::new(lattice, links.clone(), policy.clone(), remote, config.local_calls, config.rpc_timeout);
+        router.tell_aliases(events.clone());
         let journal = Journal::new(host_id.as_str());
         let followers = Followers::new(journal.clone(), ctl.client.clone(), answers.clone());
         let meter = router.meter().clone();
@@ -238,6 +250,8 @@ impl Host {
                 subjects: subjects.clone(),
                 links: links.clone(),
                 policy: policy.clone(),
+                issuers: issuers.clone(),
+                allow_external: config.allow_external_providers,
                 events: events.clone(),
                 journal: journal.clone(),
                 budget: budget.clone(),
@@ -282,6 +296,7 @@ impl Host {
                 subjects: subjects.clone(),
                 links: links.clone(),
                 policy: policy.clone(),
+                issuers: issuers.clone(),
                 events: events.clone(),
                 reuse_default: config.actors.instance_reuse,
             },
@@ -299,6 +314,8 @@ impl Host {
                 subjects: subjects.clone(),
                 state: state.clone(),
                 peers: peers.clone(),
+                issuers,
+                allow_external: config.allow_external_providers,
                 actors: actors.clone(),
                 providers: providers.clone(),
                 store: store.clone(),
@@ -433,6 +450,11 @@ impl Host {
     /// The other hosts of the lattice that this one has heard of, and whether they are silent.
     pub fn other_hosts(&self) -> Vec<(String, bool)> {
         self.peers.others()
+    }
+
+    /// What this host knows of the others.
+    pub fn peers(&self) -> &Peers {
+        &self.peers
     }
 
     /// Starts actors, and tells which run.
@@ -654,6 +676,16 @@ async fn policy(
         );
     }
     Ok(policy)
+}
+
+/// Asks whether somebody answers as this host already, before it does so itself. Where nobody does, the server says so at
+/// once. A twin keeps this host from nothing: an orchestrator may start the next one before it stops the last.
+async fn look_for_twin(client: &async_nats::Client, subjects: &Subjects, host_id: &HostId, peers: &Peers) {
+    let inventory = subjects.control(&Control::Inventory { host: host_id.to_string() });
+    let asked = tokio::time::timeout(TWIN_TIMEOUT, client.request(inventory, bytes::Bytes::new()));
+    if matches!(asked.await, Ok(Ok(_))) {
+        peers.tell_twin(host_id.as_str());
+    }
 }
 
 /// Beats until stopped; the first one right after the start, so that dashboards fill at once.

@@ -13,7 +13,14 @@
 //! * What this host must make known whatever happens goes through [`Live::announce`]: it counts here at once and is written
 //!   as soon as the bucket takes it.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -65,6 +72,8 @@ pub struct Live {
     table: Arc<ArcSwap<Table>>,
     published: watch::Receiver<()>,
     is_complete: watch::Receiver<bool>,
+    /// What is known is what the hosts of the lattice share.
+    is_shared: Arc<AtomicBool>,
     own_writes: mpsc::Sender<(OwnWrite, oneshot::Sender<()>)>,
 }
 
@@ -85,11 +94,13 @@ impl Live {
         let (loaded, first_snapshot) = oneshot::channel();
         let (changed, published) = watch::channel(());
         let (complete, is_complete) = watch::channel(false);
+        let is_shared = Arc::new(AtomicBool::new(false));
         let follower = Follower {
             table: Table::default(),
             published: Arc::clone(&table),
             changed,
             complete,
+            is_shared: Arc::clone(&is_shared),
             pending: Vec::new(),
             notices,
             loaded: Some(loaded),
@@ -106,7 +117,7 @@ impl Live {
                 "lattice metadata was not told in time: actors and providers run, links of the lattice are unknown and cannot be changed; waiting for it"
             );
         }
-        (Self { table, published, is_complete, own_writes }, receiver)
+        (Self { table, published, is_complete, is_shared, own_writes }, receiver)
     }
 
     /// The snapshot of this moment.
@@ -122,6 +133,12 @@ impl Live {
     /// Whether a snapshot of what the lattice has was applied here, rather than of what stands in for it.
     pub fn knowledge(&self) -> watch::Receiver<bool> {
         self.is_complete.clone()
+    }
+
+    /// Whether the links that are known are those all hosts of the lattice share. Without a bucket, or one that has not told
+    /// yet what it has, others may know more.
+    pub fn has_those_of_the_lattice(&self) -> bool {
+        self.is_shared.load(Ordering::Acquire)
     }
 
     /// Applies a write of this host without waiting for the bucket's echo; returns when readers see it.
@@ -150,6 +167,7 @@ struct Follower {
     published: Arc<ArcSwap<Table>>,
     changed: watch::Sender<()>,
     complete: watch::Sender<bool>,
+    is_shared: Arc<AtomicBool>,
     pending: Vec<Notice>,
     notices: mpsc::Sender<Notice>,
     loaded: Option<oneshot::Sender<()>>,
@@ -399,6 +417,11 @@ impl Follower {
     /// Record, then announce: readers see the table before anybody hears of the change.
     async fn publish(&mut self) {
         self.published.store(Arc::new(self.table.clone()));
+        let Watched { is_shared, is_away, has_snapshot } = self.watched;
+        // What was shared once stays so while another watch has not told its snapshot.
+        if has_snapshot || is_away {
+            self.is_shared.store(is_shared && !is_away, Ordering::Release);
+        }
         self.changed.send_replace(());
         let is_complete = self.watched.has_snapshot && !self.watched.is_away;
         if is_complete || self.watched.is_away {
@@ -507,7 +530,7 @@ mod tests {
         let known = || live.table().claims(ACTOR).map(|claims| claims.revision.clone());
         live.announce(vec![entry("2")]).await;
         assert_eq!(known().as_deref(), Some("2"));
-        assert_eq!(live.table().alias("a/b").map(AsRef::as_ref), Some(ACTOR));
+        assert_eq!(live.table().claimants("a/b"), [Arc::<str>::from(ACTOR)]);
 
         // The lattice as it was before has older claims of the actor.
         let memory = Arc::new(Memory::default());

@@ -4,14 +4,16 @@
 //! time. Entries of every era are understood (lattice protocol, section 4.3): short and long member names, lists as
 //! arrays or comma texts, numbers as texts, `null` as empty. What cannot be understood is reported, not guessed.
 //!
-//! Invariants: one link per (actor, contract, link name); the first actor that claimed a call alias keeps it. Revisions
-//! are those of the bucket; an entry that only this host knows yet has the one it is to replace, or 0.
+//! Invariants: one link per (actor, contract, link name); the id of a link is a hash of these three run together, so every
+//! look-up compares the three as well. A table knows which actors claim a call alias, and not which of them has it: that
+//! depends on what runs (see [`router::aliases`](crate::router::aliases)). Revisions are those of the bucket; an entry that
+//! only this host knows yet has the one it is to replace, or 0.
 
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +27,12 @@ use crate::{
         keys::{self, Key},
     },
 };
+
+/// How long a provider may go on calling an actor after its link was moved or deleted: requests that it had taken on by
+/// then are finished.
+const LET_GO: Duration = Duration::from_secs(10);
+/// Former links that are kept in mind.
+const FORMER_MAX: usize = 4096;
 
 /// Connects an actor to a provider for one contract under one link name.
 ///
@@ -56,6 +64,11 @@ impl LinkDefinition {
     /// The hash that is this link's id and the tail of its key.
     pub fn id(&self) -> String {
         keys::link_hash(&self.actor_id, &self.contract_id, &self.link_name)
+    }
+
+    /// Whether this is the link of the three, letter by letter.
+    pub fn is_of(&self, actor_id: &str, contract_id: &str, link_name: &str) -> bool {
+        self.actor_id == actor_id && self.contract_id == contract_id && self.link_name == link_name
     }
 
     /// The link together with its id.
@@ -199,13 +212,22 @@ pub struct StoredLink {
     pub since: Instant,
 }
 
+/// A link as it was before it was moved or deleted, and when that was.
+#[derive(Clone, Debug)]
+struct Former {
+    link: Arc<LinkDefinition>,
+    since: Instant,
+}
+
 /// One moment of the lattice's metadata.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     links: HashMap<String, StoredLink>,
     claims: HashMap<String, (Arc<Claims>, u64)>,
-    /// Call alias to the actor that claimed it first.
-    aliases: HashMap<String, Arc<str>>,
+    /// Call alias to the actors that claim it, in no order.
+    claimants: HashMap<String, Vec<Arc<str>>>,
+    /// Links that were moved or deleted a moment ago, by their id.
+    former: HashMap<String, Former>,
     /// Key of an image reference to public key.
     references: HashMap<String, (Arc<str>, u64)>,
     /// Keys whose latest entry makes no sense, with its revision, so that they can be written over.
@@ -268,7 +290,23 @@ pub struct Rejected(pub String);
 impl Table {
     /// The link an actor uses for a contract under a link name.
     pub fn link(&self, actor_id: &str, contract_id: &str, link_name: &str) -> Option<&Arc<LinkDefinition>> {
-        self.links.get(&keys::link_hash(actor_id, contract_id, link_name)).map(|stored| &stored.link)
+        let stored = self.links.get(&keys::link_hash(actor_id, contract_id, link_name))?;
+        // Other threes may run together to the same text, and so have the same hash.
+        Some(&stored.link).filter(|link| link.is_of(actor_id, contract_id, link_name))
+    }
+
+    /// Whether `provider` may call an actor under a contract and a link name: the link leads to it, or did a moment ago.
+    pub fn lets_in(&self, provider: &str, actor_id: &str, contract_id: &str, link_name: &str) -> bool {
+        if self.link(actor_id, contract_id, link_name).is_some_and(|link| link.provider_id == provider) {
+            return true;
+        }
+        let is_former = |former: &Former| {
+            former.since.elapsed() < LET_GO
+                && former.link.provider_id == provider
+                && former.link.is_of(actor_id, contract_id, link_name)
+        };
+        !self.former.is_empty()
+            && self.former.get(&keys::link_hash(actor_id, contract_id, link_name)).is_some_and(is_former)
     }
 
     /// A link by its id, with its revision.
@@ -301,9 +339,24 @@ impl Table {
         self.claims(public_key).map(|claims| claims.tags.as_slice()).unwrap_or_default()
     }
 
-    /// The actor that owns a call alias.
-    pub fn alias(&self, alias: &str) -> Option<&Arc<str>> {
-        self.aliases.get(alias)
+    /// The actors that claim a call alias, the first one first. One that no other host knows yet comes last.
+    pub fn claimants(&self, alias: &str) -> Vec<Arc<str>> {
+        let mut claimants = self.claimants.get(alias).cloned().unwrap_or_default();
+        claimants.sort_by_key(|subject| match self.claims.get(&**subject) {
+            Some((_, 0)) | None => u64::MAX,
+            Some((_, revision)) => *revision,
+        });
+        claimants
+    }
+
+    /// The call aliases that several actors claim.
+    pub fn contested_aliases(&self) -> impl Iterator<Item = &str> {
+        self.claimants.iter().filter(|(_, claimants)| claimants.len() > 1).map(|(alias, _)| alias.as_str())
+    }
+
+    /// Whether somebody claims a call alias.
+    pub fn is_alias(&self, alias: &str) -> bool {
+        self.claimants.contains_key(alias)
     }
 
     /// The public key an image reference led to when it was started last.
@@ -311,11 +364,13 @@ impl Table {
         self.references.get(&keys::reference(reference)).map(|(public_key, _)| public_key)
     }
 
-    /// An image reference that led to a public key; of several one that needs no file, and the first of these.
+    /// An image reference that led to a public key; of several one that needs no file, and of these the one that led there
+    /// last: older ones may be gone.
     pub fn reference_to(&self, public_key: &str) -> Option<String> {
         let leads_there = self.references.iter().filter(|(_, (led_to, _))| **led_to == *public_key);
-        let references = leads_there.filter_map(|(key, _)| keys::parse_reference(key));
-        references.min_by_key(|reference| (reference.starts_with("file://"), reference.clone()))
+        let references = leads_there.filter_map(|(key, (_, revision))| Some((keys::parse_reference(key)?, *revision)));
+        let best = references.max_by_key(|(reference, revision)| (!reference.starts_with("file://"), *revision));
+        best.map(|(reference, _)| reference)
     }
 
     /// What a key other than a link's says; `None` if this table does not have it.
@@ -355,8 +410,14 @@ impl Table {
         taken
     }
 
-    /// Links that `old` had just so were learnt of then.
+    /// Links that `old` had just so were learnt of then, and those that it had and this has not were there a moment ago.
     pub(super) fn keep_since(&mut self, old: &Self) {
+        self.former.clone_from(&old.former);
+        for (hash, before) in &old.links {
+            if self.links.get(hash).is_none_or(|now| now.link.provider_id != before.link.provider_id) {
+                self.keep_in_mind(hash, &before.link);
+            }
+        }
         for (hash, stored) in &mut self.links {
             if let Some(before) = old.links.get(hash)
                 && before.link == stored.link
@@ -373,7 +434,11 @@ impl Table {
         }
         self.unreadable.remove(key);
         match Key::parse(key) {
-            Key::Link(hash) => self.links.remove(hash).map(|stored| Change::LinkDeleted { link: stored.link }),
+            Key::Link(hash) => {
+                let StoredLink { link, .. } = self.links.remove(hash)?;
+                self.keep_in_mind(hash, &link);
+                Some(Change::LinkDeleted { link })
+            }
             Key::Claims(subject) => {
                 let (gone, _) = self.claims.remove(subject)?;
                 self.release_alias(&gone);
@@ -400,14 +465,31 @@ impl Table {
         if link.id() != hash {
             return Err(Rejected(format!("{} holds a link whose id is {}", entry.key, link.id())));
         }
-        if let Some(old) = self.links.get(hash)
-            && old.revision >= entry.revision
-        {
-            return Ok(None);
+        if let Some(old) = self.links.get(hash) {
+            if old.revision >= entry.revision {
+                return Ok(None);
+            }
+            if !old.link.is_of(&link.actor_id, &link.contract_id, &link.link_name) {
+                return Err(Rejected(format!(
+                    "{} holds a link of {} for {} under {}, which has the same id as that of {} for {} under {}",
+                    entry.key,
+                    link.actor_id,
+                    link.contract_id,
+                    link.link_name,
+                    old.link.actor_id,
+                    old.link.contract_id,
+                    old.link.link_name
+                )));
+            }
         }
         let link = Arc::new(link);
         let stored = StoredLink { link: Arc::clone(&link), revision: entry.revision, since: Instant::now() };
         let replaced = self.links.insert(hash.to_owned(), stored).map(|old| old.link);
+        if let Some(replaced) = &replaced
+            && replaced.provider_id != link.provider_id
+        {
+            self.keep_in_mind(hash, replaced);
+        }
         Ok(Some(Change::LinkPut { link, replaced }))
     }
 
@@ -427,7 +509,10 @@ impl Table {
             }
         }
         if claims.call_alias.len() > 1 && !claims.is_provider() {
-            self.aliases.entry(claims.call_alias.clone()).or_insert_with(|| subject.into());
+            let claimants = self.claimants.entry(claims.call_alias.clone()).or_default();
+            if claimants.iter().all(|claimant| **claimant != *subject) {
+                claimants.push(subject.into());
+            }
         }
         self.claims.insert(subject.to_owned(), (Arc::new(claims), entry.revision));
         Ok(Some(Change::ClaimsPut { subject: subject.to_owned() }))
@@ -445,22 +530,23 @@ impl Table {
         Ok(is_new.then_some(Change::ReferencePut { reference: read.oci_url, public_key }))
     }
 
-    /// Gives an alias to another actor that claims it, or forgets it.
-    fn release_alias(&mut self, owner: &Claims) {
-        if self.aliases.get(&owner.call_alias).is_none_or(|held_by| **held_by != *owner.subject) {
-            return;
+    /// An actor claims an alias no longer.
+    fn release_alias(&mut self, claimant: &Claims) {
+        let Some(claimants) = self.claimants.get_mut(&claimant.call_alias) else { return };
+        claimants.retain(|subject| **subject != *claimant.subject);
+        if claimants.is_empty() {
+            self.claimants.remove(&claimant.call_alias);
         }
-        let heir = self
-            .claims
-            .values()
-            .filter(|(claims, _)| claims.call_alias == owner.call_alias && claims.subject != owner.subject)
-            // One that no other host knows yet comes last.
-            .min_by_key(|(_, revision)| if *revision == 0 { u64::MAX } else { *revision })
-            .map(|(claims, _)| Arc::from(claims.subject.as_str()));
-        match heir {
-            Some(heir) => self.aliases.insert(owner.call_alias.clone(), heir),
-            None => self.aliases.remove(&owner.call_alias),
-        };
+    }
+
+    /// Remembers a link that is there no longer, for [`LET_GO`].
+    fn keep_in_mind(&mut self, hash: &str, link: &Arc<LinkDefinition>) {
+        if self.former.len() >= FORMER_MAX {
+            self.former.retain(|_, former| former.since.elapsed() < LET_GO);
+        }
+        if self.former.len() < FORMER_MAX {
+            self.former.insert(hash.to_owned(), Former { link: Arc::clone(link), since: Instant::now() });
+        }
     }
 }
 
@@ -520,14 +606,71 @@ mod tests {
     }
 
     #[test]
-    fn the_first_owner_keeps_an_alias_until_it_goes() {
+    fn actors_that_claim_an_alias_are_known_in_the_order_they_came() {
         let mut table = Table::default();
-        for (subject, revision) in [("M1", 1), ("M2", 2)] {
+        for (subject, revision) in [("M2", 2), ("M1", 1), ("MNEW", 0)] {
             let value = json!({"sub": subject, "call_alias": "lattice/ponger"});
             table.put(&entry(keys::claims(subject), &value, revision)).unwrap();
         }
-        assert_eq!(table.alias("lattice/ponger").map(AsRef::as_ref), Some("M1"));
+        let claimants =
+            |table: &Table| table.claimants("lattice/ponger").iter().map(|id| id.to_string()).collect::<Vec<_>>();
+        assert_eq!(claimants(&table), ["M1", "M2", "MNEW"]);
         table.delete(&keys::claims("M1"), 3);
-        assert_eq!(table.alias("lattice/ponger").map(AsRef::as_ref), Some("M2"));
+        assert_eq!(claimants(&table), ["M2", "MNEW"]);
+        // Signed anew without the alias.
+        table.put(&entry(keys::claims("M2"), &json!({"sub": "M2"}), 4)).unwrap();
+        assert_eq!(claimants(&table), ["MNEW"]);
+        assert!(table.is_alias("lattice/ponger") && table.contested_aliases().next().is_none());
+    }
+
+    /// Each runs together with the link of [`link_entry`] to the same text, and so has its hash.
+    const SPLIT_ELSEWHERE: [(&str, &str); 3] =
+        [("wasmcloud:k", "eyvaluedefault"), ("wasmcloud:keyvaluedefaul", "t"), ("", "wasmcloud:keyvaluedefault")];
+
+    #[test]
+    fn a_link_is_found_only_by_all_three_that_make_it() {
+        let mut table = Table::default();
+        table.put(&link_entry("V1", 5)).unwrap();
+        for (contract, link_name) in SPLIT_ELSEWHERE {
+            assert_eq!(
+                keys::link_hash(ACTOR, contract, link_name),
+                keys::link_hash(ACTOR, "wasmcloud:keyvalue", "default")
+            );
+            assert!(table.link(ACTOR, contract, link_name).is_none(), "{contract} {link_name}");
+            assert!(!table.lets_in("V1", ACTOR, contract, link_name), "{contract} {link_name}");
+            // Nor does one that is split elsewhere take its place.
+            let value =
+                json!({"actor_id": ACTOR, "provider_id": "V2", "link_name": link_name, "contract_id": contract});
+            let key = keys::link(&keys::link_hash(ACTOR, contract, link_name));
+            assert!(table.put(&entry(key, &value, 9)).is_err(), "{contract} {link_name}");
+        }
+        assert_eq!(table.link(ACTOR, "wasmcloud:keyvalue", "default").unwrap().provider_id, "V1");
+    }
+
+    #[test]
+    fn a_provider_is_let_in_by_its_link_and_for_a_moment_after_it() {
+        let mut table = Table::default();
+        let lets_in = |table: &Table, provider: &str| table.lets_in(provider, ACTOR, "wasmcloud:keyvalue", "default");
+        assert!(!lets_in(&table, "V1"));
+        table.put(&link_entry("V1", 5)).unwrap();
+        assert!(lets_in(&table, "V1") && !lets_in(&table, "V2"));
+        table.put(&link_entry("V2", 6)).unwrap();
+        assert!(lets_in(&table, "V1") && lets_in(&table, "V2") && !lets_in(&table, "V3"));
+        table.delete(&link_entry("V2", 6).key, 7);
+        assert!(lets_in(&table, "V2"), "what it had taken on is finished");
+        for former in table.former.values_mut() {
+            former.since = Instant::now().checked_sub(LET_GO).unwrap();
+        }
+        assert!(!lets_in(&table, "V1") && !lets_in(&table, "V2"));
+    }
+
+    #[test]
+    fn of_several_references_the_one_that_led_there_last_is_named() {
+        let mut table = Table::default();
+        for (reference, revision) in [("b.example/echo:1", 1), ("a.example/echo:1", 2), ("file:///echo.wasm", 3)] {
+            let value = json!({"oci_url": reference, "public_key": ACTOR});
+            table.put(&entry(keys::reference(reference), &value, revision)).unwrap();
+        }
+        assert_eq!(table.reference_to(ACTOR).as_deref(), Some("a.example/echo:1"));
     }
 }

@@ -71,9 +71,12 @@ impl Outcome {
         match error {
             error if error.is_busy(target) || error.is_unlinked() => Self::Refused,
             CallError::NoLink { .. }
+            | CallError::NoAlias { .. }
             | CallError::NoCapability { .. }
             | CallError::NotInForce { .. }
+            | CallError::NeitherSignedNorLinked { .. }
             | CallError::NotSignedFor { .. }
+            | CallError::NotLetIn { .. }
             | CallError::NotLinked { .. }
             | CallError::Denied { .. }
             | CallError::NotAdmitted { .. }

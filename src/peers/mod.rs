@@ -9,8 +9,12 @@
 //! * [`wire`] is the words and their form; [`table`] is what is known, and who is chosen for a call;
 //! * [`service`] speaks and listens, and keeps the table.
 //!
-//! Nothing here is a proof of anything: what is trusted are signatures, which every host checks whatever way a call came.
-//! A wrong word can send a call astray, never make somebody accept it.
+//! Nothing here is a proof of anything: words and answers are not signed, as in all years. Whoever may publish on these
+//! subjects can say that a host left, or that another one runs an actor; then calls with their payloads go astray, and since
+//! answers are not signed either, a forged one is accepted. The callee is safe from that: every host checks the signature of
+//! a call, whatever way it came. What somebody else said of a host holds until its own next word, or its answer to a question.
+//!
+//! A word under the own key that this host has not said means that another process has the key as well: see [`Peers::twins`].
 
 pub mod service;
 pub mod table;
@@ -18,20 +22,27 @@ pub mod wire;
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+use tracing::error;
 
 use crate::{identity::keys::HostId, rpc::invocation::Entity};
-pub use table::{Peer, Taken};
+pub use table::{Peer, Presence, Taken};
 use table::{Reach, Table};
 
 /// How long a host that stops serving a target waits until the others have heard of it.
 const HEARD_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A twin of which nothing was heard for this long is told again when it is heard.
+const TWIN_AGAIN: Duration = Duration::from_secs(60);
 
 /// The peers of a host, and what it offers to them. Cheap to clone.
 #[derive(Clone)]
@@ -43,13 +54,21 @@ struct Inner {
     changed: Notify,
     /// The number of the last own roster that every peer has heard.
     heard: watch::Sender<u64>,
+    twins: Twins,
+}
+
+/// Other processes with the key of this host.
+#[derive(Default)]
+struct Twins {
+    // Held for a few lines, never across an await.
+    seen: Mutex<Option<Instant>>,
 }
 
 impl Peers {
     /// Knows nobody yet; [`service::spawn`] brings it to life.
     pub fn new(own: &HostId) -> Self {
-        let inner = Inner { table: Table::new(own.as_str()), changed: Notify::new(), heard: watch::Sender::new(0) };
-        Self(Arc::new(inner))
+        let (table, changed, heard) = (Table::new(own.as_str()), Notify::new(), watch::Sender::new(0));
+        Self(Arc::new(Inner { table, changed, heard, twins: Twins::default() }))
     }
 
     /// The host to send a call to: one that takes calls for the target directly and was heard of lately, and of these the
@@ -61,6 +80,34 @@ impl Peers {
     /// The other hosts that run a target, however it is reached.
     pub fn runners(&self, target: &str) -> Vec<Arc<Peer>> {
         self.0.table.runners(target)
+    }
+
+    /// Whether other hosts run a target.
+    pub fn presence(&self, target: &str) -> Presence {
+        self.0.table.presence(target)
+    }
+
+    /// How long ago another process used the key of this host, if one ever did.
+    pub fn twins(&self) -> Option<Duration> {
+        let seen = self.0.twins.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.map(|seen| seen.elapsed())
+    }
+
+    /// Notes that another process uses the key of this host, and says so in the log, once in a while.
+    pub fn tell_twin(&self, host_id: &str) {
+        let is_news = {
+            let mut seen = self.0.twins.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_news = seen.is_none_or(|seen| seen.elapsed() >= TWIN_AGAIN);
+            *seen = Some(Instant::now());
+            is_news
+        };
+        if is_news {
+            error!(
+                host_id,
+                "another host with the key of this one is in the lattice (host_seed, WASMCLOUD_HOST_SEED): commands, calls and \
+                 inventories reach now the one, now the other. Give each host a seed of its own, or none"
+            );
+        }
     }
 
     /// Offers a target directly until what is returned is dropped or withdrawn. Its subscriptions must be confirmed.
@@ -135,7 +182,10 @@ impl Drop for Offer {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        wire::{Offers, Word},
+        *,
+    };
 
     #[tokio::test(start_paused = true)]
     async fn an_offer_is_taken_back_once_however_it_ends() {
@@ -148,5 +198,19 @@ mod tests {
         assert!(peers.choose("M", &[], true).is_some(), "the second offer stands");
         drop(second);
         assert!(peers.choose("M", &[], true).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn invented_hosts_that_say_nothing_hold_a_planned_stop_up_for_half_a_second_at_most() {
+        let own = HostId::parse("NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF").unwrap();
+        let peers = Peers::new(&own);
+        let offers = (0..10).map(|number| peers.offer(&format!("M{number}"))).collect::<Vec<_>>();
+        for _ in 0..100 {
+            let host = nkeys::KeyPair::new_server().public_key();
+            peers.0.table.heed(&Word { host, roster: 1, offers: Some(Offers::default()), ..Word::default() });
+        }
+        let began = Instant::now();
+        futures::future::join_all(offers.iter().map(Offer::withdraw)).await;
+        assert!(began.elapsed() <= HEARD_TIMEOUT, "{:?}", began.elapsed());
     }
 }

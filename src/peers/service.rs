@@ -40,6 +40,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const TELL: Duration = Duration::from_millis(20);
 /// How long a peer may take to tell what it offers.
 const ASK: Duration = Duration::from_secs(2);
+/// Questions that may be under way.
+const ASKING_MAX: usize = 64;
 /// How long handing a word to the connection may take.
 const SEND: Duration = Duration::from_secs(1);
 
@@ -203,8 +205,13 @@ impl Service {
             Heard::Back { .. } => info!(%host_id, "a silent host is back"),
             Heard::Left => info!(%host_id, "a host left the lattice"),
             Heard::Ask => {}
+            Heard::Twin { .. } => {
+                self.peers.tell_twin(host_id);
+                return false;
+            }
         }
-        if matches!(heard, Heard::Ask | Heard::New { ask: true } | Heard::Back { ask: true }) {
+        let offers_unknown = matches!(heard, Heard::Ask | Heard::New { ask: true } | Heard::Back { ask: true });
+        if offers_unknown || self.peers.0.table.wants_proof(host_id) {
             self.ask(host_id);
         }
         true
@@ -212,7 +219,7 @@ impl Service {
 
     /// Asks a host for what it offers, unless it is being asked.
     fn ask(&mut self, host: &str) {
-        if !self.asked.insert(host.to_owned()) {
+        if self.asking.len() >= ASKING_MAX || !self.asked.insert(host.to_owned()) {
             return;
         }
         let (client, subject, host) = (self.client.clone(), self.subjects.host(host), host.to_owned());
@@ -226,9 +233,10 @@ impl Service {
         let Ok((host, word)) = done else { return self.asked.clear() };
         self.asked.remove(&host);
         match word {
-            Some(word) => {
-                self.take(&word);
+            Some(word) if word.host == host => {
+                self.peers.0.table.heed_answer(&word);
             }
+            Some(_) => debug!(host_id = %host, "the answer to a question is about another host"),
             // Its next beat makes us ask again.
             None => debug!(host_id = %host, "a host does not tell what it offers"),
         }

@@ -19,7 +19,8 @@ use tokio::time::Instant;
 use super::wire::{Offers, TARGETS_MAX, Word};
 use crate::identity::keys::HostId;
 
-/// Hosts that are kept in mind. A lattice of that many machines would need another way to find each other.
+/// Hosts that are kept in mind. A lattice of that many machines would need another way to find each other. Anybody who may
+/// speak to hosts can invent some, so those that are lost, and those that have never answered a question, make room.
 const PEERS_MAX: usize = 1024;
 
 /// How long a host is not chosen for a target that nobody listened for there.
@@ -42,6 +43,8 @@ pub struct Peer {
     /// When it was last heard of, in ms since `began`.
     heard_ms: AtomicU64,
     lost: AtomicBool,
+    /// It answered a question that this host put to it.
+    proven: AtomicBool,
     /// How often it was lost.
     losses: AtomicU64,
     in_flight: AtomicUsize,
@@ -65,6 +68,7 @@ impl Peer {
             began: Instant::now(),
             heard_ms: AtomicU64::new(0),
             lost: AtomicBool::new(false),
+            proven: AtomicBool::new(is_own),
             losses: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
             latency_us: AtomicU64::new(0),
@@ -108,6 +112,11 @@ impl Peer {
     /// How long it has not been heard of.
     pub fn silence(&self) -> Duration {
         Duration::from_millis(self.age_ms().saturating_sub(self.heard_ms.load(Ordering::Relaxed)))
+    }
+
+    /// Whether it ever answered a question of this host.
+    pub fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Acquire)
     }
 
     /// Whether it takes calls of a target directly, rather than through the queue group.
@@ -171,6 +180,16 @@ impl Peer {
     }
 }
 
+/// Whether hosts run a target, by what they say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    Runs,
+    /// Only hosts that are silent do.
+    Lost,
+    /// None says so; hosts of earlier years say nothing.
+    Unseen,
+}
+
 /// A call on its way to a peer.
 #[derive(Debug)]
 pub struct Taken(Arc<Peer>);
@@ -194,6 +213,8 @@ pub enum Heard {
     Back { ask: bool },
     /// It said goodbye.
     Left,
+    /// Another process has the key of this host.
+    Twin { life: u64 },
     /// The word is this host's own, or makes no sense.
     Ignored,
 }
@@ -252,6 +273,21 @@ impl Table {
         self.others().into_iter().filter(runs).collect()
     }
 
+    /// Whether other hosts run a target.
+    pub fn presence(&self, target: &str) -> Presence {
+        let mut presence = Presence::Unseen;
+        let peers = self.peers.load();
+        for peer in peers.iter().filter(|peer| !Arc::ptr_eq(peer, &self.own)) {
+            if peer.is_direct(target) || peer.group.load().contains(target) {
+                if !peer.is_lost() {
+                    return Presence::Runs;
+                }
+                presence = Presence::Lost;
+            }
+        }
+        presence
+    }
+
     /// All hosts but this one.
     pub fn others(&self) -> Vec<Arc<Peer>> {
         self.peers.load().iter().filter(|peer| !Arc::ptr_eq(peer, &self.own)).cloned().collect()
@@ -293,9 +329,30 @@ impl Table {
         Word { host: self.own.id.to_string(), life: offered.life, roster: offered.roster, offers, ..Word::default() }
     }
 
+    /// Heeds what a host answered to a question of this one.
+    pub fn heed_answer(&self, word: &Word) -> Heard {
+        if let Some(peer) = self.peers.load().iter().find(|peer| *peer.id == *word.host) {
+            peer.proven.store(true, Ordering::Release);
+        }
+        self.heed(word)
+    }
+
+    /// Whether a host is to be asked so that it is known to be there: where there are so many that some may be invented.
+    pub fn wants_proof(&self, host: &str) -> bool {
+        let peers = self.peers.load();
+        peers.len() > PEERS_MAX / 2 && peers.iter().any(|peer| *peer.id == *host && !peer.is_proven())
+    }
+
     /// Heeds a word of another host.
     pub fn heed(&self, word: &Word) -> Heard {
-        if word.host == *self.own.id || HostId::parse(&word.host).is_err() {
+        if word.host == *self.own.id {
+            // Its own word comes back to it; a number of 0 is that of nobody.
+            return match self.own_life() {
+                life if word.life == life || word.life == 0 => Heard::Ignored,
+                _ => Heard::Twin { life: word.life },
+            };
+        }
+        if HostId::parse(&word.host).is_err() {
             return Heard::Ignored;
         }
         let known = self.peers.load().iter().find(|peer| *peer.id == *word.host).cloned();
@@ -323,6 +380,10 @@ impl Table {
             peer.roster.store(0, Ordering::Release);
         }
         let was_lost = peer.heard();
+        // Its words come in the order it says them, so a higher number was said by somebody else: its answer counts instead.
+        if word.offers.is_none() && word.roster < peer.roster.load(Ordering::Acquire) {
+            peer.roster.store(0, Ordering::Release);
+        }
         // Answers to different questions may overtake each other.
         if let Some(offers) = &word.offers
             && word.roster >= peer.roster.load(Ordering::Acquire)
@@ -354,9 +415,21 @@ impl Table {
         }
     }
 
+    fn own_life(&self) -> u64 {
+        self.offered.lock().unwrap_or_else(PoisonError::into_inner).life
+    }
+
+    /// Adds a peer, in the place of one that is worth less if there are too many.
     fn add(&self, peer: &Arc<Peer>) -> bool {
-        if self.peers.load().len() >= PEERS_MAX {
-            return false;
+        let peers = self.peers.load();
+        if peers.len() >= PEERS_MAX {
+            let spare = |peer: &&Arc<Peer>| !peer.is_own && (peer.is_lost() || !peer.is_proven());
+            // The lost first, and of these and the others those that were silent longest.
+            let worst = peers.iter().filter(spare).max_by_key(|peer| (peer.is_lost(), peer.silence()));
+            match worst {
+                Some(worst) => self.remove(worst),
+                None => return false,
+            }
         }
         self.peers.rcu(|peers| {
             let mut more = Vec::clone(peers);
@@ -509,6 +582,64 @@ mod tests {
         table.offer("M", Reach::Direct);
         assert!(!table.choose("M", &[], true).unwrap().lose());
         assert_eq!(chosen(&table, "M").as_deref(), Some(OWN));
+    }
+
+    #[test]
+    fn a_word_under_the_own_key_that_is_not_the_own_tells_of_a_twin() {
+        let table = Table::new(OWN);
+        let own = table.own_word(true);
+        assert_eq!(table.heed(&own), Heard::Ignored);
+        assert_eq!(table.heed(&Word { life: own.life + 1, ..own.clone() }), Heard::Twin { life: own.life + 1 });
+        assert_eq!(table.heed(&Word { life: own.life + 1, goodbye: true, ..own }), Heard::Twin { life: own.life + 1 });
+        assert!(table.others().is_empty());
+    }
+
+    #[test]
+    fn invented_hosts_make_room_for_those_that_answer() {
+        let (table, first, late) = (Table::new(OWN), host(), host());
+        table.heed(&word(&first, 1, &["M"]));
+        assert!(!table.wants_proof(&first), "nobody is asked in a small lattice");
+        table.heed_answer(&word(&first, 1, &["M"]));
+        for _ in 0..PEERS_MAX + 100 {
+            table.heed(&word(&host(), 1, &["M"]));
+        }
+        assert_eq!(table.others().len(), PEERS_MAX - 1);
+        assert_eq!(table.heed(&word(&late, 1, &["LATE"])), Heard::New { ask: false });
+        assert!(table.wants_proof(&late) && !table.wants_proof(&first));
+        table.heed_answer(&word(&late, 1, &["LATE"]));
+        for _ in 0..PEERS_MAX {
+            table.heed(&word(&host(), 1, &["M"]));
+        }
+        for (id, target) in [(&first, "M"), (&late, "LATE")] {
+            assert!(table.runners(target).iter().any(|peer| *peer.id == **id), "{target}");
+        }
+        // One that proved itself and is lost goes before those that are new.
+        let lost = table.runners("LATE").remove(0);
+        lost.lose();
+        table.heed(&word(&host(), 1, &["M"]));
+        assert!(table.runners("LATE").is_empty());
+    }
+
+    #[test]
+    fn an_answer_puts_right_what_somebody_else_said_of_a_host() {
+        let (table, real) = (Table::new(OWN), host());
+        table.heed(&word(&real, 5, &["M"]));
+        table.heed(&word(&real, u64::MAX, &[]));
+        assert_eq!(chosen(&table, "M"), None);
+        assert_eq!(table.heed(&Word { host: real.clone(), roster: 5, ..Word::default() }), Heard::Ask);
+        table.heed_answer(&word(&real, 5, &["M"]));
+        assert_eq!(chosen(&table, "M"), Some(real));
+    }
+
+    #[test]
+    fn it_is_known_whether_a_target_runs_and_whether_its_hosts_are_silent() {
+        let (table, a) = (Table::new(OWN), host());
+        table.offer("OWN", Reach::Direct);
+        table.heed(&word(&a, 1, &["M"]));
+        assert_eq!((table.presence("M"), table.presence("V.p")), (Presence::Runs, Presence::Runs));
+        assert_eq!((table.presence("OWN"), table.presence("X")), (Presence::Unseen, Presence::Unseen));
+        table.others()[0].lose();
+        assert_eq!(table.presence("M"), Presence::Lost);
     }
 
     #[test]

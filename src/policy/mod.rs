@@ -1,8 +1,14 @@
 //! Asks the policy service of the lattice whether something may start or be called (lattice protocol, section 8.2).
 //!
 //! Without a policy topic everything is permitted and nothing is asked. With one, an answer is kept for good, under who
-//! asks for what; the service overrides it with a message on the changes topic. No answer, or one that makes no sense, is
-//! a denial that is not kept: the next call asks again.
+//! asks for what. No answer, or one that makes no sense, is a denial that is not kept: the next call asks again.
+//!
+//! The service changes its mind with a message on the changes topic. Such messages are not signed, so anybody who may publish
+//! there can send them, and request ids are no secret: one that takes a permission away counts as it is, one that gives a
+//! permission only makes the host forget its decision and ask the service again.
+//!
+//! A service is told the claims of those that run on the asking host, which has verified them. The metadata of the lattice
+//! proves nothing: of others the issuer is [`UNVERIFIED`] and there are no capabilities.
 //!
 //! Requests carry the labels the host has at that moment, and a service may decide by them: when they change, nothing that
 //! was decided before counts any longer. Calls that need the same decision at the same time ask for it once. Requests to start something also carry its image reference, beyond what hosts of
@@ -26,9 +32,11 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::{
-    identity::claims::{ActorClaims, now},
+    identity::{
+        claims::{ActorClaims, now},
+        provider::ProviderClaims,
+    },
     lattice::answers::{Answers, Unsent},
-    links::Claims,
     rpc::invocation::Entity,
 };
 
@@ -38,6 +46,8 @@ const CACHE_MAX: usize = 100_000;
 const PENDING_MAX: usize = 10_000;
 /// How long handing an answer to the connection may take; it only waits when the server is away.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// The issuer of claims that the asking host has not verified.
+pub const UNVERIFIED: &str = "unverified";
 /// How long the claims of a start request are valid, in seconds.
 const REQUEST_VALID_SECS: u64 = 60;
 
@@ -58,19 +68,45 @@ pub struct Party {
     pub link_name: String,
     pub issuer: String,
     pub capabilities: Vec<String>,
+    /// When its claims cease to count, in seconds since 1970.
+    pub expires: Option<u64>,
     /// Of what is about to start; empty otherwise.
     pub image_reference: String,
 }
 
+/// The part of claims that matters here, of claims whose signature this host has verified.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    pub issuer: String,
+    pub capabilities: Vec<String>,
+    /// In seconds since 1970.
+    pub expires: Option<u64>,
+}
+
+impl Verified {
+    /// What an actor was started with.
+    pub fn of_actor(claims: &ActorClaims) -> Self {
+        Self { issuer: claims.issuer.clone(), capabilities: claims.caps.clone(), expires: claims.expires }
+    }
+
+    /// What a provider was started with.
+    pub fn of_provider(claims: &ProviderClaims) -> Self {
+        Self { issuer: claims.issuer.clone(), capabilities: Vec::new(), expires: claims.expires }
+    }
+}
+
 impl Party {
-    /// An entity with what the lattice knows about it.
-    pub fn of(entity: &Entity, claims: Option<&Claims>) -> Self {
+    /// An entity with its claims, if this host has verified them.
+    pub fn of(entity: &Entity, verified: Option<Verified>) -> Self {
+        let unverified = || Verified { issuer: UNVERIFIED.to_owned(), ..Verified::default() };
+        let Verified { issuer, capabilities, expires } = verified.unwrap_or_else(unverified);
         Self {
             public_key: entity.public_key.to_string(),
             contract_id: entity.contract_id.to_string(),
             link_name: entity.link_name.to_string(),
-            issuer: claims.map(|claims| claims.issuer.clone()).unwrap_or_default(),
-            capabilities: claims.map(|claims| claims.capabilities.clone()).unwrap_or_default(),
+            issuer,
+            capabilities,
+            expires,
             image_reference: String::new(),
         }
     }
@@ -81,6 +117,7 @@ impl Party {
             public_key: claims.subject.to_string(),
             issuer: claims.issuer.clone(),
             capabilities: claims.caps.clone(),
+            expires: claims.expires,
             image_reference: reference.to_owned(),
             ..Self::default()
         }
@@ -231,7 +268,8 @@ impl Policy {
         }
     }
 
-    /// Takes an override from the changes topic; tells whether it concerned a decision made here.
+    /// Takes an override from the changes topic; tells whether it concerned a decision made here. Nothing is permitted because
+    /// of it: that says the service itself.
     fn override_decision(&self, message: &[u8]) -> bool {
         let Some(service) = &self.0 else { return false };
         let Ok(Reply { request_id: Some(request_id), permitted, message }) = serde_json::from_slice(message) else {
@@ -240,8 +278,14 @@ impl Policy {
         };
         let mut cache = service.locked();
         let Some(question) = cache.requests.get(&request_id).cloned() else { return false };
-        info!(%request_id, permitted, "policy decision overridden");
-        cache.decisions.insert(question, Decision { request_id, permitted, message });
+        let known = cache.decisions.get(&question).is_some_and(|decision| decision.permitted);
+        if !permitted {
+            info!(%request_id, "policy decision overridden: denied from now on");
+            cache.decisions.insert(question, Decision { request_id, permitted, message });
+        } else if !known {
+            info!(%request_id, "the policy service is asked again: a message says that it permits what it denied");
+            cache.decisions.remove(&question);
+        }
         true
     }
 }
@@ -327,7 +371,8 @@ impl Service {
             "source": {
                 "publicKey": source.public_key, "contractId": source.contract_id, "linkName": source.link_name,
                 "capabilities": source.capabilities, "issuer": source.issuer, "issuedOn": "",
-                "expiresAt": now() + REQUEST_VALID_SECS, "expired": false,
+                "expiresAt": source.expires.unwrap_or(now() + REQUEST_VALID_SECS),
+                "expired": source.expires.is_some_and(|expires| expires <= now()),
             },
             "target": {
                 "publicKey": target.public_key, "issuer": target.issuer, "contractId": target.contract_id,

@@ -1,6 +1,6 @@
 //! How a call would be decided, without making it.
 //!
-//! The answers are those of the functions that decide real calls: [`Meant::find`], [`claimed`], [`signed_for`], [`linked`],
+//! The answers are those of the functions that decide real calls: [`Meant::find`], [`claimed`], [`signed_for`], [`lets_in`], [`linked`],
 //! the policy service, and the choice of the way. So an explanation cannot say anything else than what a call would meet,
 //! except that it may be out of date a moment later. Nothing is sent but the question to the policy service, whose answer
 //! is remembered as that of a call is.
@@ -14,7 +14,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
-    Builtin, Inner, Meant, Room, Route, Router, Standing, asks_policy, claimed, linked, permitted, signed_for,
+    Builtin, Inner, Meant, Room, Route, Router, Standing, asks_policy, claimed, leads_nowhere, lets_in, linked,
+    may_be_contract, permitted, signed_for,
 };
 use crate::{
     identity::keys::LatticeName,
@@ -119,14 +120,16 @@ pub enum Way {
 
 impl Explanation {
     /// What the call would fail with, if it would.
-    pub fn error(&self) -> Option<&CallError> {
-        let meant = self.meant.as_ref().and_then(|meant| meant.as_ref().err());
-        let claim = || self.claim.as_ref().and_then(|claim| claim.as_ref().err());
-        let check = || match &self.check {
-            Check::Here(Err(error)) | Check::Elsewhere(Err(error)) => Some(error),
+    pub fn error(&self) -> Option<CallError> {
+        let claim = self.claim.clone().unwrap_or(Ok(()));
+        if let Some(Err(error)) = &self.meant {
+            return Some(leads_nowhere(error.clone(), claim));
+        }
+        match (claim, &self.check) {
+            (Err(error), _) => Some(error),
+            (Ok(()), Check::Here(Err(error)) | Check::Elsewhere(Err(error))) => Some(error.clone()),
             _ => None,
-        };
-        meant.or_else(claim).or_else(check)
+        }
     }
 
     /// Whether the policy service refuses the call.
@@ -141,7 +144,7 @@ impl Explanation {
         let contract = match &found {
             Some(Ok(meant)) => meant.contract(namespace),
             // Once the link is there, this is next; call aliases have no colon.
-            Some(Err(_)) => Some(namespace).filter(|namespace| namespace.contains(':')),
+            Some(Err(_)) => Some(namespace).filter(|namespace| may_be_contract(namespace)),
             None => None,
         };
         let claim = contract.map(|contract| claimed(&origin.public_key, contract, capabilities));
@@ -174,7 +177,10 @@ fn expected_check(table: &Table, origin: &Entity, target: &Entity) -> Check {
         return Check::Elsewhere(linked(table, &origin.public_key, target));
     }
     match table.claims(&target.public_key) {
-        Some(claims) => Check::Elsewhere(signed_for(origin, &target.public_key, &claims.capabilities)),
+        Some(claims) => Check::Elsewhere(
+            signed_for(origin, &target.public_key, &claims.capabilities)
+                .and_then(|()| lets_in(table, origin, &target.public_key)),
+        ),
         None => Check::Unknown,
     }
 }
@@ -184,14 +190,24 @@ fn capabilities_of<'a>(origin: &Entity, table: &'a Table) -> &'a [String] {
     table.claims(&origin.public_key).map(|claims| claims.capabilities.as_slice()).unwrap_or_default()
 }
 
-fn meant_by(question: &Question, table: &Table, lattice: &LatticeName) -> Option<Result<Meant, CallError>> {
+fn meant_by(
+    question: &Question,
+    table: &Table,
+    lattice: &LatticeName,
+    owner_of: impl FnOnce(&str) -> Option<Arc<str>>,
+) -> Option<Result<Meant, CallError>> {
     let Question { origin, namespace, link_name, .. } = question;
-    origin.is_actor().then(|| Meant::find(table, lattice, &origin.public_key, link_name, namespace))
+    origin.is_actor().then(|| Meant::find(table, lattice, &origin.public_key, (link_name, namespace), owner_of))
 }
 
-/// What the lattice's metadata lets expect of a call: for lattices whose hosts cannot be asked.
-pub fn foresee(table: &Table, lattice: &LatticeName, question: &Question) -> Explanation {
-    let meant = meant_by(question, table, lattice);
+/// What the lattice's metadata lets expect of a call, and `runs`, which tells what runs: for lattices whose hosts cannot be
+/// asked.
+pub fn foresee(table: &Table, lattice: &LatticeName, question: &Question, runs: impl Fn(&str) -> bool) -> Explanation {
+    let owner_of = |alias: &str| {
+        let claimants = table.claimants(alias);
+        claimants.iter().find(|id| runs(id)).or(claimants.first()).cloned()
+    };
+    let meant = meant_by(question, table, lattice, owner_of);
     let capabilities = capabilities_of(&question.origin, table);
     let mut explanation = Explanation::new(&question.origin, &question.namespace, meant, capabilities);
     if let Some(target) = &explanation.target {
@@ -208,7 +224,8 @@ impl Router {
         let inner = &*self.0;
         let own = inner.actors.load().get(&*question.origin.public_key).map(|origin| origin.standing());
         let table = inner.links.table();
-        let meant = meant_by(&question, &table, &inner.lattice);
+        let owner_of = |alias: &str| inner.aliases.expected_owner(&table, alias, |id| inner.presence(id));
+        let meant = meant_by(&question, &table, &inner.lattice, owner_of);
         // What it runs under, if it runs here.
         let own = own.unwrap_or_default();
         let capabilities = own.capabilities.as_deref().unwrap_or_else(|| capabilities_of(&question.origin, &table));

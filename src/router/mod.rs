@@ -3,10 +3,12 @@
 //! Every call passes the same checks in the same order, and only then the path is chosen:
 //!
 //! 1. [`Router::decide`] (calls of actors): built-in capability, link definition, actor key or call alias; the link first,
-//!    then the capability in the caller's claims (wasmbus protocol, sections 4.7 and 6.1).
-//! 2. The target's own check (calls to actors): a provider may call on a contract the actor was signed for (6.2).
+//!    then the capability in the caller's claims (wasmbus protocol, sections 4.7 and 6.1). [`aliases`] has the aliases.
+//! 2. The target's own check (calls to actors): a provider may call on a contract the actor was signed for (6.2), and only
+//!    over a link of the actor to it ([`lets_in`]).
 //! 3. The policy service, if there is one: asked by the host of the target actor, or by the host of the caller when the
-//!    target is a provider.
+//!    target is a provider. It is told the claims of those that run on the asking host, which has verified them; of others
+//!    it is told that nobody has.
 //! 4. Local, if the target runs in this process and has a free permit; otherwise over NATS, signed, to a host that [`remote`]
 //!    chooses. If no other host takes it, a target in this process is waited for.
 //!
@@ -21,6 +23,7 @@
 //! A provider that does not know of a link yet refuses a call without having done anything, so such a call is made again
 //! while the link is young, to wherever the link leads by then: links can be put and moved while actors work.
 
+pub mod aliases;
 pub mod explain;
 pub mod remote;
 
@@ -32,23 +35,28 @@ use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use crate::{
+    events::Publisher,
     identity::{
         claims::{ActorClaims, now},
         keys::{ActorId, LatticeName, LinkName},
         validity::Term,
     },
-    links::{LinkDefinition, Live, Table},
+    links::{Claimant, Contest, LinkDefinition, Live, Table},
     meter::{InWork, Meter, Outcome, Path, Target},
-    policy::{self, Policy},
+    peers::Presence,
+    policy::{self, Policy, Verified},
     rpc::{
         call::{Call, CallError, DEPTH_MAX},
         invocation::Entity,
     },
 };
+use aliases::Aliases;
 use remote::Remote;
 
 /// How long a provider may take to learn of a link that this host knows.
 const SETTLE: Duration = Duration::from_secs(2);
+/// How long public keys are.
+const KEY_CHARS: usize = 56;
 /// The first pause before a call is made again that came before its link; each further one is twice as long.
 const SETTLE_PAUSE: Duration = Duration::from_millis(5);
 
@@ -91,13 +99,13 @@ pub enum Meant {
 
 impl Meant {
     /// Finds out whom `actor_id` means: the first step of every call of an actor. A namespace is a contract id, an actor's
-    /// public key or a call alias.
+    /// public key or a call alias; `owner_of` tells which actor has an alias.
     pub fn find(
         table: &Table,
         lattice: &LatticeName,
         actor_id: &str,
-        binding: &str,
-        namespace: &str,
+        (binding, namespace): (&str, &str),
+        owner_of: impl FnOnce(&str) -> Option<Arc<str>>,
     ) -> Result<Self, CallError> {
         if let Some(builtin) = Builtin::of(namespace) {
             return Ok(Self::Builtin(builtin));
@@ -109,8 +117,11 @@ impl Meant {
         if let Ok(id) = ActorId::parse(namespace) {
             return Ok(Self::Actor(Arc::clone(id.as_arc())));
         }
-        if let Some(owner) = table.alias(namespace) {
-            return Ok(Self::Alias(Arc::clone(owner)));
+        if let Some(owner) = owner_of(namespace) {
+            return Ok(Self::Alias(owner));
+        }
+        if !may_be_contract(namespace) {
+            return Err(CallError::NoAlias { alias: namespace.to_owned(), lattice: lattice.to_string() });
         }
         Err(CallError::NoLink {
             namespace: namespace.to_owned(),
@@ -150,6 +161,21 @@ pub fn in_term(id: &str, term: Term) -> Result<(), CallError> {
     Err(CallError::NotInForce { id: id.to_owned(), why })
 }
 
+/// Whether a namespace may be a contract id: all of those years have a colon, and no call alias has.
+pub fn may_be_contract(namespace: &str) -> bool {
+    namespace.contains(':')
+}
+
+/// The error of a call that leads nowhere: of an actor that is not signed for the contract either, that comes first.
+pub fn leads_nowhere(error: CallError, claim: Result<(), CallError>) -> CallError {
+    match (error, claim) {
+        (CallError::NoLink { namespace, lattice, actor_id, link_name }, Err(CallError::NoCapability { .. })) => {
+            CallError::NeitherSignedNorLinked { contract: namespace, lattice, actor_id, link_name }
+        }
+        (error, _) => error,
+    }
+}
+
 /// Refuses a call of an actor on a contract that its claims do not have.
 pub fn claimed(actor_id: &str, contract: &str, capabilities: &[String]) -> Result<(), CallError> {
     if capabilities.iter().any(|capability| capability == contract) {
@@ -158,18 +184,41 @@ pub fn claimed(actor_id: &str, contract: &str, capabilities: &[String]) -> Resul
     Err(CallError::NoCapability { contract: contract.to_owned(), actor_id: actor_id.to_owned() })
 }
 
+/// Whether an origin is no provider: other actors and tools name no contract and no link, and tools have keys of any form.
+fn is_actor_or_tool(origin: &Entity) -> bool {
+    origin.contract_id.is_empty() && origin.link_name.is_empty() && !looks_like_a_provider(&origin.public_key)
+}
+
+/// Whether a key has the form of a provider's. For every call, so without its checksum.
+fn looks_like_a_provider(key: &str) -> bool {
+    key.len() == KEY_CHARS && key.starts_with('V')
+}
+
 /// Refuses a call to an actor by a provider of a contract that the actor was not signed for. Other actors and tools may
 /// call it.
 pub fn signed_for(origin: &Entity, actor_id: &str, capabilities: &[String]) -> Result<(), CallError> {
     let contract = &*origin.contract_id;
-    let from_actor_or_tool = contract.is_empty() && origin.link_name.is_empty();
-    if from_actor_or_tool || capabilities.iter().any(|capability| capability == contract) {
+    if is_actor_or_tool(origin) || capabilities.iter().any(|capability| capability == contract) {
         return Ok(());
     }
     Err(CallError::NotSignedFor {
         contract: contract.to_owned(),
         actor_id: actor_id.to_owned(),
         origin: origin.public_key.to_string(),
+    })
+}
+
+/// Refuses a call to an actor by a provider that the actor is not linked to, for this contract and under this link name.
+/// Other actors and tools may call it.
+pub fn lets_in(table: &Table, origin: &Entity, actor_id: &str) -> Result<(), CallError> {
+    if is_actor_or_tool(origin) || table.lets_in(&origin.public_key, actor_id, &origin.contract_id, &origin.link_name) {
+        return Ok(());
+    }
+    Err(CallError::NotLetIn {
+        actor_id: actor_id.to_owned(),
+        origin: origin.public_key.to_string(),
+        contract: origin.contract_id.to_string(),
+        link_name: origin.link_name.to_string(),
     })
 }
 
@@ -205,6 +254,10 @@ pub trait Local: Send + Sync + 'static {
     fn try_admit(self: Arc<Self>) -> Option<Admitted>;
     /// Takes the call, waiting for a permit until the deadline.
     fn call(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>>;
+    /// Its claims, which this host has verified; nothing of those that have none.
+    fn verified(&self) -> Option<Verified> {
+        None
+    }
     /// What it says of itself to those who ask how a call would go.
     fn standing(&self) -> Standing {
         Standing::default()
@@ -255,6 +308,9 @@ struct Inner {
     providers: ArcSwap<HashMap<Arc<str>, Locals>>,
     /// Providers of this host whose claims do not count, and the error of calls of and to them.
     out_of_term: ArcSwap<HashMap<Arc<str>, CallError>>,
+    /// The claims of all providers that this host has started, by public key.
+    provider_claims: ArcSwap<HashMap<Arc<str>, Verified>>,
+    aliases: Aliases,
     local_calls: bool,
     rpc_timeout: Duration,
 }
@@ -271,19 +327,37 @@ impl Router {
         let actors = ArcSwap::from_pointee(HashMap::new());
         let providers = ArcSwap::from_pointee(HashMap::new());
         let out_of_term = ArcSwap::from_pointee(HashMap::new());
-        let meter = Meter::default();
         Self(Arc::new(Inner {
             lattice,
             links,
             policy,
             remote,
-            meter,
+            meter: Meter::default(),
             actors,
             providers,
             out_of_term,
+            provider_claims: ArcSwap::default(),
+            aliases: Aliases::default(),
             local_calls,
             rpc_timeout,
         }))
+    }
+
+    /// Tells call aliases that move, and those that are contested, as events.
+    pub fn tell_aliases(&self, events: Publisher) {
+        self.0.aliases.tell(events);
+    }
+
+    /// Whether another host says that it runs an actor or, with its link name, a provider.
+    pub fn runs_elsewhere(&self, target: &str) -> bool {
+        self.0.remote.presence(target) == Presence::Runs
+    }
+
+    /// Takes the alias of an actor on that starts here; says whether others claim it.
+    pub fn claim_alias(&self, claims: &ActorClaims) -> Option<Contest> {
+        let alias = claims.call_alias.as_deref().filter(|alias| alias.len() > 1)?;
+        let claimant = Claimant { actor_id: Arc::clone(claims.subject.as_arc()), issuer: claims.issuer.clone() };
+        self.0.aliases.claim(&self.0.links.table(), alias, claimant, |id| self.0.presence(id))
     }
 
     /// Counts the calls of this host.
@@ -316,6 +390,11 @@ impl Router {
         found.map_or(Ok(()), |error| Err(error.clone()))
     }
 
+    /// Publishes the claims of the providers that this host has started, by public key.
+    pub fn set_provider_claims(&self, claims: HashMap<Arc<str>, Verified>) {
+        self.0.provider_claims.store(Arc::new(claims));
+    }
+
     /// When a call that begins now must have ended.
     pub fn deadline(&self) -> Instant {
         Instant::now() + self.0.rpc_timeout
@@ -330,11 +409,39 @@ impl Router {
     pub fn decide(&self, caller: &ActorClaims, binding: &str, namespace: &str) -> Result<Route, CallError> {
         let actor_id = caller.subject.as_str();
         in_force(caller, now())?;
-        let meant = Meant::find(&self.0.links.table(), &self.0.lattice, actor_id, binding, namespace)?;
+        let (inner, table) = (&*self.0, self.0.links.table());
+        let owner_of = |alias: &str| inner.aliases.owner(&table, alias, |id| inner.presence(id));
+        let meant = Meant::find(&table, &inner.lattice, actor_id, (binding, namespace), owner_of)
+            .map_err(|error| leads_nowhere(error, claimed(actor_id, namespace, &caller.caps)))?;
         if let Some(contract) = meant.contract(namespace) {
             claimed(actor_id, contract, &caller.caps)?;
         }
         Ok(meant.route())
+    }
+
+    /// Performs a call of what [`decide`](Self::decide) made of `namespace`. If that is the alias of an actor that nobody
+    /// listens for, the actor that inherits it gets the call.
+    pub async fn call_meant(&self, mut call: Call, namespace: &str) -> Result<Bytes, CallError> {
+        let is_alias = call.target.is_actor() && *call.target.public_key != *namespace;
+        if !is_alias {
+            return self.call(call).await;
+        }
+        let gone = match self.call(call.clone()).await {
+            Err(error @ CallError::NoResponders { .. }) => error,
+            result => return result,
+        };
+        let (inner, table) = (&*self.0, self.0.links.table());
+        let claimants = table.claimants(namespace);
+        let heir = aliases::heir(&call.target.public_key, &claimants, |id| inner.presence(id));
+        let Some(heir) = heir else { return Err(gone) };
+        call.target = Entity::of_actor(Arc::clone(&heir));
+        match self.call(call).await {
+            Err(CallError::NoResponders { .. }) => Err(gone),
+            result => {
+                inner.aliases.record(&table, namespace, &heir, |id| inner.presence(id));
+                result
+            }
+        }
     }
 
     /// Performs a call that begins in this process.
@@ -413,11 +520,37 @@ impl Router {
     pub async fn receive(&self, target: Arc<dyn Local>, call: Call) -> Result<Bytes, CallError> {
         let key = Arc::clone(&call.target.public_key);
         let counted = target.served().map(|served| served.begin(&call.operation, Path::Nats));
-        let result = match self.allowed(&*target, &call).await {
+        let result = match self.arrived(&*target, &call).await {
             Ok(()) => target.call(call).await,
             Err(error) => Err(error),
         };
         ended(counted, result, &key)
+    }
+
+    /// What a target says to a call that came over NATS. The news of a link and a call that relies on it travel apart, so a
+    /// provider that seems not to be linked is given the time in which this host learns of a link.
+    async fn arrived(&self, target: &dyn Local, call: &Call) -> Result<(), CallError> {
+        let mut news = self.0.links.changes();
+        let until = call.deadline.min(Instant::now() + SETTLE);
+        loop {
+            news.mark_unchanged();
+            match target.check(call) {
+                Err(error @ CallError::NotLetIn { .. }) => {
+                    if !matches!(tokio::time::timeout_at(until, news.changed()).await, Ok(Ok(()))) {
+                        return Err(error);
+                    }
+                }
+                Err(error) => return Err(error),
+                Ok(()) => return self.permitted(call).await,
+            }
+        }
+    }
+
+    /// Refuses a call to an actor of this host by a provider that has no business with it: see [`signed_for`] and
+    /// [`lets_in`]. A host that does not have the links of the lattice goes by the claims alone.
+    pub fn admits(&self, origin: &Entity, actor_id: &str, capabilities: &[String]) -> Result<(), CallError> {
+        signed_for(origin, actor_id, capabilities)?;
+        if self.0.links.has_those_of_the_lattice() { lets_in(&self.0.links.table(), origin, actor_id) } else { Ok(()) }
     }
 
     /// What a target in this process and the policy service say to a call.
@@ -444,9 +577,8 @@ impl Router {
         if self.0.policy.is_off() {
             return None;
         }
-        let table = self.0.links.table();
-        let source = policy::Party::of(origin, table.claims(&origin.public_key).map(AsRef::as_ref));
-        let target = policy::Party::of(target, table.claims(&target.public_key).map(AsRef::as_ref));
+        let source = policy::Party::of(origin, self.0.verified(origin));
+        let target = policy::Party::of(target, self.0.verified(target));
         Some(self.0.policy.decide(policy::Action::PerformInvocation, source, target).await)
     }
 }
@@ -458,6 +590,19 @@ impl Inner {
             return self.actors.load().get(&*target.public_key).cloned();
         }
         self.providers.load().get(&*target.public_key)?.get(&*target.link_name).cloned()
+    }
+
+    /// The claims of an actor or a provider that runs on this host, which has verified them.
+    fn verified(&self, party: &Entity) -> Option<Verified> {
+        match party.is_actor() {
+            true => self.actors.load().get(&*party.public_key)?.verified(),
+            false => self.provider_claims.load().get(&*party.public_key).cloned(),
+        }
+    }
+
+    /// Whether an actor runs, here or elsewhere.
+    fn presence(&self, actor_id: &str) -> Presence {
+        if self.actors.load().contains_key(actor_id) { Presence::Runs } else { self.remote.presence(actor_id) }
     }
 }
 

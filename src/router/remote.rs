@@ -25,7 +25,7 @@ use tracing::{debug, info};
 
 use crate::{
     links::Live,
-    peers::{Peer, Peers, target_of},
+    peers::{Peer, Peers, Presence, target_of},
     rpc::{
         call::{Call, CallError},
         client::{Answer, Client, new_id},
@@ -163,6 +163,11 @@ impl Remote {
     /// The other hosts that run a target.
     pub fn runners(&self, target: &Entity) -> Vec<Arc<Peer>> {
         self.0.peers.runners(&target_of(target))
+    }
+
+    /// Whether another host runs an actor.
+    pub fn presence(&self, actor_id: &str) -> Presence {
+        self.0.peers.presence(actor_id)
     }
 
     /// Whether calls of an operation of `target` are made again when a host vanishes with them.

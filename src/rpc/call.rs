@@ -171,12 +171,30 @@ pub enum CallError {
          link it to a provider, or call an actor by its public key or call alias)"
     )]
     NoLink { namespace: String, lattice: String, actor_id: String, link_name: String },
+    /// A namespace that can be no contract, and is the call alias of nobody.
+    #[error(
+        "Invocation not authorized: missing link definition for {alias} on {lattice} (no actor of the lattice has the call alias \
+         {alias}: start the one that is signed with it, or call an actor by its public key; a contract has a colon in its name)"
+    )]
+    NoAlias { alias: String, lattice: String },
     #[error(
         "Invocation not authorized: missing capability claim for {contract} (sign {actor_id} with this capability)"
     )]
     NoCapability { contract: String, actor_id: String },
+    /// Neither signed for a contract nor linked for it.
+    #[error(
+        "Invocation not authorized: missing capability claim for {contract} (sign {actor_id} with this capability first), and \
+         missing link definition for {contract} on {lattice} (link name {link_name}; link it to a provider then)"
+    )]
+    NeitherSignedNorLinked { contract: String, lattice: String, actor_id: String, link_name: String },
     #[error("actor is missing capability claims: {actor_id} was not signed for {contract}, as which {origin} calls it")]
     NotSignedFor { contract: String, actor_id: String, origin: String },
+    /// A provider that calls an actor it is not linked to.
+    #[error(
+        "Invocation not authorized: missing link definition of {actor_id} to {origin} for {contract} (link name {link_name}; a \
+         provider may call the actors that are linked to it)"
+    )]
+    NotLetIn { actor_id: String, origin: String, contract: String, link_name: String },
     #[error(
         "{actor_id} is not linked to {provider_id} under link name {link_name}; put a link definition between them"
     )]

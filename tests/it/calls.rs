@@ -23,7 +23,9 @@ fn with_way(server: &Server, way: &str) -> HostBuilder {
     host(server).set("local_calls", way)
 }
 
+/// Asks for a page, as the HTTP server that the actor is linked to.
 async fn get(server: &Server, actor: &str, path: &str) -> Result<Value, String> {
+    client::link(server, actor, PROVIDER, "wasmcloud:httpserver", &[]).await;
     let rpc = provider_rpc(server).await;
     let reply = call_as_provider(&rpc, actor, "HttpServer.HandleRequest", http_request("GET", path, b"")).await;
     let body = http_body(&reply.map_err(|e| e.to_string())?);
@@ -154,6 +156,7 @@ async fn large_payloads_travel_both_ways_through_the_object_store() {
     let server = Server::start().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
+    client::link(&server, ECHO, PROVIDER, "wasmcloud:httpserver", &[]).await;
     // The answer holds every byte as a number in JSON, so both directions are far beyond a message's size.
     let body: Vec<u8> = (0..2_000_000u32).map(|n| (n % 251) as u8).collect();
     let rpc = provider_rpc(&server).await;

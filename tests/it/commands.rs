@@ -18,19 +18,19 @@ use crate::harness::{
 const HTTPSERVER: &str = "builtin://httpserver";
 
 /// A user at a shell, in a directory of their own.
-struct User {
+pub(crate) struct User {
     dir: TempDir,
     port: String,
 }
 
 impl User {
-    fn of(server: &Server) -> Self {
+    pub(crate) fn of(server: &Server) -> Self {
         let port = server.address().rsplit(':').next().unwrap_or_default().to_owned();
         Self { dir: TempDir::new().unwrap(), port }
     }
 
     /// Types a command, with the port of the server in the environment.
-    async fn run(&self, words: &[&str]) -> Output {
+    pub(crate) async fn run(&self, words: &[&str]) -> Output {
         let mut command = command(self.dir.path());
         command.args(words).env("NATS_PORT", &self.port).env("WASMCLOUD_JS_DOMAIN", "core");
         command.env("WASMCLOUD_CLUSTER_SEED", CLUSTER_SEED);
@@ -39,19 +39,19 @@ impl User {
     }
 
     /// Types a command that ends well; returns what it printed.
-    async fn prints(&self, words: &[&str]) -> String {
+    pub(crate) async fn prints(&self, words: &[&str]) -> String {
         let output = self.run(words).await;
         assert!(output.status.success(), "{words:?}: {}", stderr(&output));
         String::from_utf8(output.stdout).expect("text")
     }
 
-    async fn json(&self, words: &[&str]) -> Value {
+    pub(crate) async fn json(&self, words: &[&str]) -> Value {
         let text = self.prints(&[words, &["-o", "json"]].concat()).await;
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{words:?}: {e}: {text}"))
     }
 
     /// Types a command that fails with this exit code; returns what it complained of.
-    async fn fails(&self, code: i32, words: &[&str]) -> String {
+    pub(crate) async fn fails(&self, code: i32, words: &[&str]) -> String {
         let output = self.run(words).await;
         assert_eq!(output.status.code(), Some(code), "{words:?}: {}", stderr(&output));
         assert!(output.stdout.is_empty(), "errors go to standard error");

@@ -125,12 +125,13 @@ async fn what_fails_is_what_the_caller_is_told_and_has_a_command() {
     assert!(told.error().contains("missing capability claim for wasmcloud:keyvalue"), "{}", told.error());
     told.verdict("fails");
 
-    // Nor linked: both are told at once, and a caller meets them one after the other.
+    // Nor linked: both are told at once, the claim first.
     ctl_2024(&server).await.remove_link(ECHO, spec.contract_id, "default").await.unwrap();
     let told = explain(&server, &["echo", "wasmcloud:keyvalue", "KeyValue.Get"]).await;
     told.says("link", "fails", &["there is no link"]);
     told.says("claim", "fails", &["not signed for"]);
     assert!(told.error().contains("missing link definition"), "{}", told.error());
+    assert!(told.error().contains("missing capability claim for wasmcloud:keyvalue"), "{}", told.error());
 
     // The link leads to another provider than the one that is meant.
     let other = nkeys::KeyPair::new_service().public_key();

@@ -35,6 +35,7 @@ mod http_attacks;
 mod httpclient;
 mod httpserver;
 mod hub;
+mod identity;
 mod keyvalue;
 mod leaf_cut;
 mod links;

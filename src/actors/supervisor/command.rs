@@ -9,7 +9,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{events::event::Annotations, identity::keys::ActorId};
+use crate::{events::event::Annotations, identity::keys::ActorId, issuers::IssuerChange};
 
 /// Calls without an upper bound on this actor's concurrency: what a `scale` without a count asks for.
 pub const UNBOUNDED: u32 = u32::MAX;
@@ -33,6 +33,8 @@ pub struct Start {
     pub reference: String,
     pub annotations: Annotations,
     pub amount: Amount,
+    /// Whether another account than before may have signed it.
+    pub issuer_change: IssuerChange,
 }
 
 /// A request to stop all or some of an actor.
@@ -52,6 +54,8 @@ pub struct Replace {
     pub actor_id: Option<String>,
     pub reference: String,
     pub annotations: Annotations,
+    /// Whether another account than before may have signed it.
+    pub issuer_change: IssuerChange,
 }
 
 /// Why a stop or an update was refused.

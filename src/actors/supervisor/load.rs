@@ -13,6 +13,7 @@ use crate::{
         claims::{ActorClaims, now},
         keys::ActorId,
     },
+    issuers::{IssuerChange, Kind, Signed},
     links::{Claims, unwritten::entries_of},
     policy::{Action, Party},
     registry::reference::Reference,
@@ -95,8 +96,14 @@ impl Loads {
     }
 }
 
-/// Fetches, verifies, compiles and asks the policy service.
-pub(super) async fn load(parts: Arc<Parts>, loads: Arc<Loads>, reference: String, twins: Vec<Arc<Artifact>>) -> Done {
+/// Fetches, verifies, compiles, and asks whether it may run.
+pub(super) async fn load(
+    parts: Arc<Parts>,
+    loads: Arc<Loads>,
+    reference: String,
+    twins: Vec<Arc<Artifact>>,
+    change: IssuerChange,
+) -> Done {
     let steps = parts.events.steps(&reference);
     let on_its_way = loads.to_fetch(&reference).await;
     let fetched = parts.registry.fetch_telling(&reference, EVERY, |(bytes, of)| steps.pulled(bytes, of)).await;
@@ -125,7 +132,7 @@ pub(super) async fn load(parts: Arc<Parts>, loads: Arc<Loads>, reference: String
         Artifact::load(&engine, &wasm, now(), same_code).map_err(|e| e.to_string())
     });
     let result = match tokio::time::timeout(COMPILE_TIMEOUT, loaded).await.unwrap_or_else(|_| Ok(Err(too_long()))) {
-        Ok(Ok(artifact)) => permitted(&parts, Arc::new(artifact), &reference).await,
+        Ok(Ok(artifact)) => permitted(&parts, Arc::new(artifact), &reference, change).await,
         Ok(Err(text)) => Err(LoadError { actor_id: None, text }),
         Err(panic) => Err(LoadError { actor_id: None, text: format!("loading it panicked: {panic}") }),
     };
@@ -143,11 +150,13 @@ fn too_long() -> String {
     )
 }
 
-/// Asks whether an actor may run: its claims must not have expired, and the policy service must agree.
+/// Asks whether an actor may run: its claims must not have expired, the policy service must agree, and the account that
+/// signed it must be the one that did before.
 pub(super) async fn permitted(
-    parts: &Parts,
+    parts: &Arc<Parts>,
     artifact: Arc<Artifact>,
     reference: &str,
+    change: IssuerChange,
 ) -> Result<Arc<Artifact>, LoadError> {
     if artifact.claims.is_expired(now()) {
         return Err(LoadError {
@@ -157,17 +166,35 @@ pub(super) async fn permitted(
     }
     let party = Party::of_actor(&artifact.claims, reference);
     let decision = parts.policy.decide(Action::StartActor, Party::default(), party).await;
-    if decision.permitted {
-        return Ok(artifact);
+    if !decision.permitted {
+        return Err(LoadError {
+            actor_id: Some(artifact.claims.subject.clone()),
+            text: format!(
+                "Policy denied starting actor, request: {}{}",
+                decision.request_id,
+                decision.message.map(|message| format!(" ({message})")).unwrap_or_default()
+            ),
+        });
     }
-    Err(LoadError {
-        actor_id: Some(artifact.claims.subject.clone()),
-        text: format!(
-            "Policy denied starting actor, request: {}{}",
-            decision.request_id,
-            decision.message.map(|message| format!(" ({message})")).unwrap_or_default()
-        ),
-    })
+    match admitted(Arc::clone(parts), Arc::clone(&artifact.claims), change).await {
+        Ok(()) => Ok(artifact),
+        Err(text) => Err(LoadError { actor_id: Some(artifact.claims.subject.clone()), text }),
+    }
+}
+
+/// Checks the account that signed an actor, and remembers it.
+async fn admitted(parts: Arc<Parts>, claims: Arc<ActorClaims>, change: IssuerChange) -> Result<(), String> {
+    let checked = tokio::task::spawn_blocking(move || {
+        let table = parts.links.table();
+        let key = claims.subject.as_str();
+        let elsewhere = table.claims(key).filter(|_| parts.shared.router.runs_elsewhere(key));
+        let signed = Signed { kind: Kind::Actor, key, issuer: &claims.issuer, elsewhere: elsewhere.map(AsRef::as_ref) };
+        parts.issuers.admit(&signed, change)
+    });
+    match checked.await {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(panic) => Err(format!("looking at its issuer panicked: {panic}")),
+    }
 }
 
 /// Makes the claims of an actor known, and what its image reference led to. A bucket that is away does not keep an actor

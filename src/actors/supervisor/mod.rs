@@ -54,6 +54,7 @@ use crate::{
         claims::{ActorClaims, now},
         keys::{ActorId, HostId},
     },
+    issuers::Issuers,
     journal::Level,
     lattice::subject::Subjects,
     links::Live,
@@ -81,6 +82,7 @@ pub struct Parts {
     pub subjects: Subjects,
     pub links: Live,
     pub policy: Policy,
+    pub issuers: Issuers,
     pub events: Publisher,
     /// Calls one instance may serve unless an annotation says otherwise.
     pub reuse_default: u32,
@@ -241,9 +243,9 @@ impl Supervisor {
 
     /// Takes a job on: at once if its module runs here, else after loading it.
     fn begin(&mut self, job: Job) {
-        let reference = match &job {
-            Job::Start(start) => start.reference.clone(),
-            Job::Replace(replace, _) => replace.reference.clone(),
+        let (reference, change) = match &job {
+            Job::Start(start) => (start.reference.clone(), start.issuer_change),
+            Job::Replace(replace, _) => (replace.reference.clone(), replace.issuer_change),
             Job::Stop(..) => unreachable!("a stop begins with begin_stop"),
         };
         let waiting: usize = self.loading.values().map(VecDeque::len).sum();
@@ -270,7 +272,7 @@ impl Supervisor {
             let parts = Arc::clone(&self.parts);
             self.loading.insert(reference.clone(), VecDeque::from([job]));
             self.children.spawn(async move {
-                let result = permitted(&parts, artifact, &reference).await;
+                let result = permitted(&parts, artifact, &reference, change).await;
                 Done::Loaded { reference, result }
             });
             return;
@@ -279,7 +281,7 @@ impl Supervisor {
         let twins: Vec<Arc<Artifact>> = self.running.values().map(|running| running.actor.artifact()).collect();
         let span = info_span!("load", %reference);
         let (parts, loads) = (Arc::clone(&self.parts), Arc::clone(&self.loads));
-        self.children.spawn(load(parts, loads, reference, twins).instrument(span));
+        self.children.spawn(load(parts, loads, reference, twins, change).instrument(span));
     }
 
     fn loaded(&mut self, reference: &str, result: Result<Arc<Artifact>, LoadError>) {
@@ -433,8 +435,17 @@ impl Supervisor {
         self.running.insert(id.clone(), running);
         info!(actor_id = %id, reference = %start.reference, max, "actor started");
         self.parts.remark(&id, &format!("the actor started, from {}", start.reference));
+        self.claim_alias(&claims);
         let events = self.scale_events(&start.reference, &start.annotations, &claims, 0, max);
         self.settle(&id, events, None);
+    }
+
+    /// Takes on the call alias of an actor, and says so if others claim it.
+    fn claim_alias(&self, claims: &ActorClaims) {
+        if let Some(contest) = self.parts.shared.router.claim_alias(claims) {
+            warn!(actor_id = %claims.subject, alias = contest.alias, "{contest}");
+            self.parts.remark(&claims.subject, &contest.to_string());
+        }
     }
 
     fn perform_replace(&mut self, replace: &Replace, artifact: &Arc<Artifact>) -> Result<(), ActorError> {
@@ -492,6 +503,9 @@ impl Supervisor {
             ]);
         }
         let (claims, reference) = (Arc::clone(new), replace.reference.clone());
+        if claims.call_alias != old.call_alias {
+            self.claim_alias(&claims);
+        }
         self.children.spawn(async move {
             record(&parts, &claims, Some(&reference)).await;
             Done::Nothing

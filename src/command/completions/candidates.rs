@@ -332,11 +332,11 @@ fn contexts_of() -> Vec<Candidate> {
 
 /// A name for each, if it has one that means nothing else and needs no quotes; its id behind that, or instead.
 fn of_named(all: &[Named], told: impl Fn(&str) -> String) -> Vec<Candidate> {
-    let is_its_own = |word: &str| all.iter().filter(|named| named.is_named(word)).count() == 1;
+    let is_its_own = |word: &str, id: &str| matches!(names::called(word, all).as_slice(), [named] if named.id == id);
     let both = |named: &Named| {
         let told = told(&named.id);
         let words = [&named.name].into_iter().chain(&named.aliases);
-        let word = words.into_iter().find(|word| is_word(word) && is_its_own(word));
+        let word = words.into_iter().find(|word| is_word(word) && is_its_own(word, &named.id));
         let id = match named.name.as_str() {
             "" => Candidate::new(&named.id, &told),
             name => Candidate::new(&named.id, format!("{name}, {told}")),
@@ -360,7 +360,12 @@ mod tests {
     use super::*;
 
     fn named(id: &str, name: &str, aliases: &[&str]) -> Named {
-        Named { id: id.into(), name: name.into(), aliases: aliases.iter().map(|alias| alias.to_string()).collect() }
+        Named {
+            id: id.into(),
+            name: name.into(),
+            aliases: aliases.iter().map(|alias| alias.to_string()).collect(),
+            runs: false,
+        }
     }
 
     fn words(candidates: &[CompletionCandidate]) -> Vec<(String, bool)> {
@@ -381,6 +386,15 @@ mod tests {
         assert_eq!(shown, ["Echo", "examples/counter", "MCC", "MDD"]);
         assert_eq!(candidates[0].help, "actor on reef, MAA");
         assert_eq!(candidates[1], Candidate::new("MAA", "Echo, actor on reef").hidden());
+    }
+
+    #[test]
+    fn a_name_is_offered_for_what_runs_where_others_that_are_gone_had_it() {
+        let all = [named("MGONE", "Ponger", &[]), Named { runs: true, ..named("MRUNS", "Ponger", &[]) }];
+        let candidates = of_named(&all, |_| String::new());
+        let shown: Vec<&str> = candidates.iter().filter(|c| !c.hidden).map(|c| c.word.as_str()).collect();
+        assert_eq!(shown, ["MGONE", "Ponger"]);
+        assert!(candidates[1].help.contains("MRUNS"), "{candidates:?}");
     }
 
     #[test]

@@ -106,6 +106,8 @@ pub struct Health {
     pub providers: Vec<ProviderHealth>,
     pub actors: Vec<ActorHealth>,
     pub peers: Vec<PeerHealth>,
+    /// How long ago another process was heard that has the key of this host, in milliseconds; nothing if none ever was.
+    pub twin_ms: Option<u64>,
 }
 
 impl Health {
@@ -348,6 +350,7 @@ impl Server {
                     silence_ms: milliseconds(peer.silence()),
                 })
                 .collect(),
+            twin_ms: self.parts.peers.twins().map(milliseconds),
             // Last, so that it is as little late as can be.
             now_ms: since_1970(SystemTime::now()),
         }

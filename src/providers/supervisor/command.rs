@@ -13,6 +13,7 @@ use super::{CUT_OFF, STEADY};
 use crate::{
     events::event::Annotations,
     identity::keys::{LinkName, ProviderId},
+    issuers::IssuerChange,
     providers::external::health::Wellbeing,
 };
 
@@ -25,6 +26,8 @@ pub struct Start {
     /// Handed to the provider as it is.
     pub configuration: Option<String>,
     pub annotations: Annotations,
+    /// Whether another account than before may have signed it.
+    pub issuer_change: IssuerChange,
 }
 
 /// A request to stop a provider.
@@ -55,6 +58,11 @@ pub enum ProviderError {
     NotRunning { provider: String, link_name: String, others: Vec<String> },
     #[error("provider {provider} runs on this host, but not with the annotations {annotations:?}")]
     NoSuchAnnotations { provider: String, annotations: Annotations },
+    #[error(
+        "{provider} is a program of its own, and this host starts only providers that are part of it \
+         (allow_external_providers); start it on another host, or one of builtin://"
+    )]
+    External { provider: String },
     #[error("{0}")]
     Builtin(#[from] crate::providers::builtin::UnknownBuiltin),
     #[error("the host is stopping or too busy to take the command")]

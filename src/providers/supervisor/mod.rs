@@ -43,11 +43,12 @@ use crate::{
     budget::Budget,
     events::{Event, Publisher, event::ProviderContext},
     identity::keys::{HostId, LinkName, ProviderId},
+    issuers::Issuers,
     journal::{Journal, Level},
     lattice::{answers::Answers, connection::Nats, subject::Subjects},
     links::Live,
     peers::Peers,
-    policy::Policy,
+    policy::{Policy, Verified},
     registry::Registry,
     router::{Local, Locals, Router},
     rpc::server::Receiver,
@@ -93,6 +94,9 @@ pub struct Parts {
     pub subjects: Subjects,
     pub links: Live,
     pub policy: Policy,
+    pub issuers: Issuers,
+    /// Start providers that are programs of their own.
+    pub allow_external: bool,
     pub events: Publisher,
     pub journal: Journal,
     pub budget: Budget,
@@ -302,8 +306,11 @@ impl Supervisor {
         if self.closing || self.preparing.len() >= STARTS_MAX {
             return Err(ProviderError::Unavailable);
         }
-        if let Some(Err(unknown)) = builtin::find(&start.reference) {
-            return Err(unknown.into());
+        match builtin::find(&start.reference) {
+            Some(Ok(_)) => {}
+            Some(Err(unknown)) => return Err(unknown.into()),
+            None if self.parts.allow_external => {}
+            None => return Err(ProviderError::External { provider: start.reference.clone() }),
         }
         let twin = |other: &Start| other.reference == start.reference && other.link_name == start.link_name;
         let key = self.known_key(start);
@@ -685,6 +692,10 @@ impl Supervisor {
             }
         }
         self.parts.router.set_providers(locals);
+        let claims = self.entries.iter().filter(|(_, entry)| entry.phase == Phase::Running);
+        let claims =
+            claims.map(|(key, entry)| (Arc::clone(key.id.as_arc()), Verified::of_provider(&entry.blueprint.claims)));
+        self.parts.router.set_provider_claims(claims.collect());
         self.published.send_replace(Arc::new(view));
     }
 

@@ -9,6 +9,7 @@ use crate::{
     errors::chain,
     events::{Stage, progress::EVERY},
     identity::{claims::now, keys::ProviderId, provider::ProviderClaims},
+    issuers::{self, IssuerError, Signed},
     links::{Claims, unwritten::entries_of},
     policy::{Action, Party},
     providers::{
@@ -71,6 +72,7 @@ pub(super) async fn prepare(parts: &Parts, start: &Start) -> Result<Arc<Blueprin
         link_name: start.link_name.to_string(),
         issuer: blueprint.claims.issuer.clone(),
         capabilities: Vec::new(),
+        expires: blueprint.claims.expires,
         image_reference: start.reference.clone(),
     };
     let decision = parts.policy.decide(Action::StartProvider, Party::default(), party).await;
@@ -81,8 +83,30 @@ pub(super) async fn prepare(parts: &Parts, start: &Start) -> Result<Arc<Blueprin
             decision.message.map(|message| format!(" ({message})")).unwrap_or_default()
         ));
     }
+    if matches!(blueprint.kind, Kind::External { .. }) {
+        admitted(parts, &blueprint.claims, start).await?;
+    }
     info!(provider_id = %blueprint.id(), took_ms = began.elapsed().as_millis() as u64, "provider verified");
     Ok(Arc::new(blueprint))
+}
+
+/// Checks the account that signed a provider, and remembers it.
+async fn admitted(parts: &Parts, claims: &ProviderClaims, start: &Start) -> Result<(), String> {
+    let (key, issuer) = (claims.subject.to_string(), claims.issuer.clone());
+    if builtin::CATALOGUE.iter().any(|spec| spec.public_key == key) {
+        return Err(IssuerError::BuiltIn { key }.to_string());
+    }
+    let runs_elsewhere = parts.router.runs_elsewhere(&format!("{key}.{}", start.link_name));
+    let elsewhere = parts.links.table().claims(&key).filter(|_| runs_elsewhere).cloned();
+    let (issuers, change) = (parts.issuers.clone(), start.issuer_change);
+    let checked = tokio::task::spawn_blocking(move || {
+        let kind = issuers::Kind::Provider;
+        issuers.admit(&Signed { kind, key: &key, issuer: &issuer, elsewhere: elsewhere.as_deref() }, change)
+    });
+    match checked.await {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(panic) => Err(format!("looking at its issuer panicked: {panic}")),
+    }
 }
 
 fn of_builtin(spec: &'static Spec) -> Result<Blueprint, String> {

@@ -27,6 +27,7 @@ use crate::{
     events::{Event, event::Annotations},
     host::Host,
     identity::keys::LinkName,
+    issuers::IssuerChange,
     links::LinkDefinition,
     providers::{
         builtin::{SCHEME, Spec, httpclient, httpserver},
@@ -119,7 +120,9 @@ impl<'a> Application<'a> {
         let runs = |host: &Host| host.actors().running().iter().any(|actor| actor.id.as_str() == ACTOR);
         if !runs(self.host) {
             let reference = self.actor.clone();
-            let start = actors::Start { reference, annotations: Annotations::new(), amount: Amount::Exactly(REPLICAS) };
+            let (annotations, issuer_change) = (Annotations::new(), IssuerChange::Refused);
+            let amount = Amount::Exactly(REPLICAS);
+            let start = actors::Start { reference, annotations, amount, issuer_change };
             self.host.actors().start(start).with_context(|| format!("start the actor {NAME}"))?;
         }
         self.until(&format!("the actor {NAME}"), runs).await
@@ -134,7 +137,13 @@ impl<'a> Application<'a> {
         };
         if !runs(self.host) {
             let (link_name, annotations) = (link_name.clone(), Annotations::new());
-            let start = providers::Start { reference: reference.clone(), link_name, configuration: None, annotations };
+            let start = providers::Start {
+                reference: reference.clone(),
+                link_name,
+                configuration: None,
+                annotations,
+                issuer_change: IssuerChange::Refused,
+            };
             match self.host.providers().start(start).await {
                 Ok(Ok(())) => {}
                 // Somebody else has asked for it a moment ago. What is told of our own attempt is no failure.

@@ -1,6 +1,6 @@
 //! Tiny guests for odd behaviour: written as WebAssembly text, signed here with wascap, loaded as files.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::LazyLock};
 
 use tempfile::TempDir;
 use wascap::prelude::{Claims, ClaimsBuilder, KeyPair};
@@ -12,6 +12,8 @@ pub struct Guest {
     pub reference: String,
     /// The signer's module key, for signing a successor.
     pub key: KeyPair,
+    /// The account that signed it.
+    pub issuer: String,
     _dir: TempDir,
 }
 
@@ -58,9 +60,18 @@ pub fn sign_as(wat: &str, signing: &Signing, key: KeyPair) -> Guest {
     sign_module(&wat::parse_str(wat).expect("valid text"), signing, key)
 }
 
-/// Signs the bytes of a module.
+/// Signs the bytes of a module with the account of all guests.
 pub fn sign_module(wasm: &[u8], signing: &Signing, key: KeyPair) -> Guest {
-    let account = KeyPair::new_account();
+    static ACCOUNT: LazyLock<String> = LazyLock::new(|| KeyPair::new_account().seed().expect("a seed"));
+    sign_bytes(wasm, signing, key, &KeyPair::from_seed(&ACCOUNT).expect("the seed of an account"))
+}
+
+/// Signs a guest with an account of one's own.
+pub fn sign_as_account(wat: &str, signing: &Signing, key: KeyPair, account: &KeyPair) -> Guest {
+    sign_bytes(&wat::parse_str(wat).expect("valid text"), signing, key, account)
+}
+
+fn sign_bytes(wasm: &[u8], signing: &Signing, key: KeyPair, account: &KeyPair) -> Guest {
     let mut metadata = wascap::jwt::Actor::new(
         signing.name.clone().unwrap_or_else(|| "guest".into()),
         Some(signing.caps.clone()),
@@ -83,9 +94,9 @@ pub fn sign_module(wasm: &[u8], signing: &Signing, key: KeyPair) -> Guest {
         builder.valid_in(std::time::Duration::from_secs(days * 86400));
     }
     let claims: Claims<wascap::jwt::Actor> = builder.build();
-    let signed = embed_claims(wasm, &claims, &account).expect("the guest is signed");
+    let signed = embed_claims(wasm, &claims, account).expect("the guest is signed");
     let (dir, reference) = write(&signed);
-    Guest { id: key.public_key(), reference, key, _dir: dir }
+    Guest { id: key.public_key(), reference, key, issuer: account.public_key(), _dir: dir }
 }
 
 /// Writes module bytes to a file of their own.

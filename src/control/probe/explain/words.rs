@@ -9,6 +9,7 @@ use crate::{
     router::{
         Builtin, Meant, Room,
         explain::{Asked, Check, Explanation, Runner, Way},
+        may_be_contract,
     },
     rpc::{call::CallError, invocation::Entity, repeat::Repeat},
 };
@@ -50,7 +51,7 @@ impl Scene<'_> {
             origin: self.request.origin.clone(),
             target: explanation.target.clone(),
             steps,
-            call_error: explanation.error().cloned().or_else(|| explanation.denial()).map(|error| error.to_string()),
+            call_error: explanation.error().or_else(|| explanation.denial()).map(|error| error.to_string()),
             next_host,
             ..Explained::default()
         };
@@ -102,7 +103,9 @@ impl Scene<'_> {
     fn link(&self, explanation: &Explanation) -> Step {
         match &explanation.meant {
             None => {
-                step("link", Outcome::Ok, "a provider calls an actor by its public key, which needs no link".into())
+                let why =
+                    "a provider calls an actor by its public key; that the actor is linked to it is part of the check";
+                step("link", Outcome::Ok, why.into())
             }
             Some(Ok(Meant::Builtin(_))) => {
                 let why = format!("{} is part of every host and needs no link", self.request.namespace);
@@ -158,6 +161,11 @@ impl Scene<'_> {
 
     fn missing_link(&self, error: &CallError) -> Step {
         let Request { origin, namespace, link_name, .. } = self.request;
+        if !may_be_contract(namespace) {
+            let why = format!("no actor of the lattice has the call alias {namespace}, and a contract has a colon");
+            let fix = Some("start the actor that is signed with it; `host get claims` shows the aliases".to_owned());
+            return Step { fix, data: json!({ "error": error.to_string() }), ..step("link", Outcome::Fails, why) };
+        }
         let others =
             self.table.links().filter(|link| *link.actor_id == *origin.public_key && link.contract_id == *namespace);
         let others: Vec<String> = others.map(|link| link.link_name.clone()).collect();
@@ -215,12 +223,20 @@ impl Scene<'_> {
         let passes = || match target {
             Some(target) if !target.is_actor() => "the provider takes calls of actors that are linked to it".to_owned(),
             _ if self.request.origin.contract_id.is_empty() => "an actor takes calls of every actor".to_owned(),
-            _ => format!("the actor is signed for {}, as which the provider calls it", self.request.origin.contract_id),
+            _ => format!(
+                "the actor is signed for {}, as which the provider calls it, and linked to it",
+                self.request.origin.contract_id
+            ),
         };
         let failed = |error: &CallError| {
             let fix = match target {
                 // It says itself what to do.
                 _ if matches!(error, CallError::NotInForce { .. }) => String::new(),
+                Some(target) if matches!(error, CallError::NotLetIn { .. }) => {
+                    let Entity { public_key, link_name, contract_id } = &self.request.origin;
+                    let option = link_option(link_name);
+                    format!("host link put {} {public_key} {contract_id}{option} KEY=VALUE", target.public_key)
+                }
                 Some(target) if target.is_actor() => sign_command(&target.public_key, &self.request.origin.contract_id),
                 Some(target) => self.put_command(&target.public_key, &target.contract_id),
                 None => String::new(),
