@@ -33,6 +33,8 @@
 
 // One block in `providers::external::process` is excepted, with its reason.
 #![deny(unsafe_code)]
+// The written settings are one `json!`, with a level of recursion for each member.
+#![recursion_limit = "256"]
 // Both panic where their reader is gone; `terminal` and `telemetry` print.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 

@@ -324,7 +324,7 @@ async fn a_provider_whose_claims_expire_is_told_refused_and_not_started_again() 
     });
     // It never answers, and ends by itself when its claims have expired.
     draft.insert(&this_target(), b"#!/bin/sh\nread line\nsleep 18\nexit 3\n".to_vec()).unwrap();
-    let (subject, _) = SigningKey::generate(Kind::Provider).unwrap();
+    let (subject, _) = SigningKey::generate(Kind::Service).unwrap();
     let (issuer, _) = SigningKey::generate(Kind::Account).unwrap();
     let term = Term { expires: Some(now() + 8), ..Term::default() };
     let path = dir.path().join("expiring.par");

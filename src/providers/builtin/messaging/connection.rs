@@ -3,6 +3,7 @@
 use std::{io::Write, sync::Arc, time::Duration};
 
 use async_nats::{AuthError, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tempfile::NamedTempFile;
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -199,6 +200,11 @@ pub(super) struct Own {
 
 /// Keeps what was read and checked: the client library reads the file at each connect, and another one may be there then.
 fn copy(pem: &[u8]) -> Result<NamedTempFile, LinkError> {
+    if !matches!(CertificateDer::pem_slice_iter(pem).next(), Some(Ok(_))) {
+        return Err(LinkError::Unavailable(
+            "the file of link value ca_file holds no certificate (-----BEGIN CERTIFICATE-----)".into(),
+        ));
+    }
     let copied = NamedTempFile::new().and_then(|mut file| file.write_all(pem).map(|()| file));
     copied.map_err(|error| LinkError::Unavailable(format!("link value ca_file: keep what was read: {error}")))
 }
