@@ -129,6 +129,10 @@ impl Delivery {
                 self.delete(&link).await;
                 self.events.publish(Event::LinkdefDeleted(Arc::unwrap_or_clone(link)));
             }
+            Change::LinkRefused { link, error } => {
+                let host_id = self.events.host_id();
+                self.events.publish(Event::LinkdefSetFailed { link: Arc::unwrap_or_clone(link), host_id, error });
+            }
             Change::ReferencePut { reference, public_key } if live => {
                 self.events.publish(Event::RefmapSet { oci_url: reference, public_key: public_key.to_string() });
             }

@@ -1,6 +1,6 @@
 //! Commands that speak to a lattice: the verbs of `wash`, long and short, and what it never had.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, Subcommand};
 
@@ -339,6 +339,24 @@ pub enum Link {
     Query(Query),
 }
 
+/// How long it is waited for what providers say.
+#[derive(Args, Debug)]
+pub struct LinkWait {
+    /// Return when the definition is stored, whatever the provider says
+    #[arg(long)]
+    pub skip_wait: bool,
+    /// How long the provider may take to say what it does with it, in milliseconds [default: 12000]
+    #[arg(long, value_name = "MS")]
+    pub wait_ms: Option<u64>,
+}
+
+impl LinkWait {
+    /// The time to wait; none if nobody is waited for.
+    pub fn duration(&self, default: Duration) -> Option<Duration> {
+        (!self.skip_wait).then(|| self.wait_ms.map_or(default, Duration::from_millis))
+    }
+}
+
 #[derive(Args, Debug)]
 pub struct LinkPut {
     /// Actor by id, the beginning of it, name or call alias
@@ -357,6 +375,8 @@ pub struct LinkPut {
     #[arg(short = 'l', long, value_name = "NAME", default_value = "default")]
     pub link_name: String,
     #[command(flatten)]
+    pub wait: LinkWait,
+    #[command(flatten)]
     pub form: Form,
     #[command(flatten)]
     pub connect: Connect,
@@ -373,6 +393,8 @@ pub struct LinkDel {
     /// Link name
     #[arg(short = 'l', long, value_name = "NAME", default_value = "default")]
     pub link_name: String,
+    #[command(flatten)]
+    pub wait: LinkWait,
     #[command(flatten)]
     pub form: Form,
     #[command(flatten)]

@@ -358,8 +358,8 @@ impl<'a> Act<'a> {
     async fn told(&self, command: Command, body: &Value, what: &str) -> Result<bool> {
         let request = Control::Command { host: self.host.to_owned(), command };
         match self.lattice.request::<Ack>(&request, body).await {
-            Ok(ack) if ack.accepted => Ok(true),
-            Ok(ack) => bail!("host {} refuses to {what}: {}", self.host, ack.error),
+            Ok(_) => Ok(true),
+            Err(RequestError::Refused { error, .. }) => bail!("host {} refuses to {what}: {error}", self.host),
             Err(RequestError::TimedOut { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }

@@ -1,16 +1,19 @@
 //! Requests of the control interface (lattice protocol, section 3), as a client makes them.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use async_nats::{Message, RequestErrorKind, Subscriber};
 use bytes::Bytes;
-use futures::StreamExt as _;
+use futures::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
-use super::names;
+use super::{listing, names};
 use crate::{
     control::types::{Ack, HostReply, Inventory, Pairs},
     identity::keys::HostId,
@@ -27,6 +30,12 @@ const GRACE: Duration = Duration::from_millis(100);
 
 /// Hosts with the key of another one that are told.
 const TWINS_MAX: usize = 64;
+/// Hosts that are heard at a time; more of them say the same id again and again, or are none.
+const HOSTS_MAX: usize = 16 * 1024;
+/// Refusals of hosts that are kept.
+const REFUSALS_MAX: usize = 16;
+/// Hosts that are asked at a time.
+const ASKED_MAX: usize = 256;
 
 /// Why a request has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +51,19 @@ pub enum RequestError {
     Unreadable { subject: String, cause: String },
     #[error("the request on {subject} was not sent: {cause}")]
     Transport { subject: String, cause: String },
+    /// In the words of the host.
+    #[error("the host refuses it: {error}")]
+    Refused { subject: String, error: String },
+}
+
+/// The hosts that answered.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    pub hosts: Vec<HostReply>,
+    /// Further hosts that answer as one of them: they were started with the same key.
+    pub twins: Vec<HostReply>,
+    /// What hosts said that refused to tell who they are; they are not among the others.
+    pub refusals: Vec<String>,
 }
 
 /// A host's offer to run something.
@@ -69,53 +91,60 @@ impl Lattice {
         self.subjects.lattice().as_str()
     }
 
-    /// Every host that answers. Our hosts say whom they know, so that this ends as soon as all of them have answered.
+    /// Every host that answers. If none does and some refuse, that is an error.
     pub async fn hosts(&self) -> Result<Vec<HostReply>> {
-        Ok(self.hosts_and_twins().await?.0)
+        let found = self.ping().await?;
+        if found.hosts.is_empty() && !found.refusals.is_empty() {
+            return self.some_hosts_of(found).map(|found| found.hosts);
+        }
+        Ok(found.hosts)
     }
 
-    /// The same, and further hosts that answer as one of them: they were started with the same key.
-    pub async fn hosts_and_twins(&self) -> Result<(Vec<HostReply>, Vec<HostReply>)> {
-        let mut hosts: Vec<HostReply> = Vec::new();
-        let mut twins = Vec::new();
+    /// Every host that answers, further ones that answer as one of them, and what those say that refuse to. Our hosts say whom
+    /// they know, or how many, so that this ends as soon as all of them have answered.
+    pub async fn ping(&self) -> Result<Found> {
+        let mut found = Found::default();
+        let mut crowd = Crowd::default();
         let began = Instant::now();
         let mut until = began + self.timeout;
         let mut replies = self.scatter(&Control::PingHosts, &Value::Null, until).await?;
-        let mut known = BTreeSet::new();
         while let Ok(Some(message)) = timeout_at(until, replies.next()).await {
             if is_nobody(&message) {
                 break;
             }
-            let Ok(host) = serde_json::from_slice::<HostReply>(&message.payload) else { continue };
-            if host.id.is_empty() {
-                continue;
+            match read::<HostReply>(&message.payload) {
+                Err(Unread::Refused(error)) if found.refusals.len() < REFUSALS_MAX => found.refusals.push(error),
+                Ok(host) if host.id.is_empty() || found.hosts.len() >= HOSTS_MAX => continue,
+                Ok(host) if crowd.take_in(&host) => found.hosts.push(host),
+                Ok(host) if crowd.is_twin(&host) && found.twins.len() < TWINS_MAX => found.twins.push(host),
+                _ => continue,
             }
-            if let Some(other) = hosts.iter().find(|other| other.id == host.id) {
-                // A name is made up at each start.
-                if other.friendly_name != host.friendly_name && twins.len() < TWINS_MAX {
-                    twins.push(host);
-                }
-                continue;
-            }
-            known.extend(host.peers.iter().flatten().cloned());
-            hosts.push(host);
-            let tells = hosts.iter().any(|host| host.peers.is_some());
-            if tells && known.iter().all(|id| hosts.iter().any(|host| host.id == *id)) {
+            if crowd.is_complete() {
                 until = until.min(Instant::now() + GRACE.max(began.elapsed() * 2));
             }
         }
-        hosts.sort_by(|a, b| a.friendly_name.cmp(&b.friendly_name).then_with(|| a.id.cmp(&b.id)));
-        Ok((hosts, twins))
+        found.hosts.sort_by(|a, b| a.friendly_name.cmp(&b.friendly_name).then_with(|| a.id.cmp(&b.id)));
+        Ok(found)
     }
 
     /// Like [`hosts`](Self::hosts); nobody at all is an error that says what to look at.
     pub async fn some_hosts(&self) -> Result<Vec<HostReply>> {
-        let hosts = self.hosts().await?;
-        if hosts.is_empty() {
-            let subject = self.subjects.control(&Control::PingHosts);
-            return Err(self.nobody(subject).into());
+        Ok(self.found_hosts().await?.hosts)
+    }
+
+    /// Like [`ping`](Self::ping); nobody at all is an error that says what to look at, and so is a refusal alone.
+    pub async fn found_hosts(&self) -> Result<Found> {
+        let found = self.ping().await?;
+        self.some_hosts_of(found)
+    }
+
+    fn some_hosts_of(&self, found: Found) -> Result<Found> {
+        let subject = || self.subjects.control(&Control::PingHosts);
+        match found.refusals.first() {
+            _ if !found.hosts.is_empty() => Ok(found),
+            Some(error) => Err(RequestError::Refused { subject: subject(), error: error.clone() }.into()),
+            None => Err(self.nobody(subject()).into()),
         }
-        Ok(hosts)
     }
 
     /// The host a word means: a whole id without asking, else by the beginning of its id or by its friendly name.
@@ -145,31 +174,33 @@ impl Lattice {
 
     /// What runs on each of these hosts; a host that does not answer is left out.
     pub async fn inventories(&self, hosts: &[HostReply]) -> Vec<Inventory> {
-        let asked = hosts.iter().map(|host| self.inventory(&host.id));
-        futures::future::join_all(asked).await.into_iter().filter_map(Result::ok).collect()
+        self.asked_inventories(hosts).await.into_iter().filter_map(|(_, asked)| asked.ok()).collect()
+    }
+
+    /// What each of these hosts says about what runs on it, with its id, in their order.
+    pub async fn asked_inventories(&self, hosts: &[HostReply]) -> Vec<(String, Result<Inventory, RequestError>)> {
+        let ids: Vec<String> = hosts.iter().map(|host| host.id.clone()).collect();
+        let asked = stream::iter(ids).map(|id| async move {
+            let inventory = self.inventory(&id).await;
+            (id, inventory)
+        });
+        asked.buffered(ASKED_MAX).collect().await
     }
 
     /// The claims of all actors and providers that ever ran.
-    pub async fn claims(&self) -> Result<Vec<Claims>, RequestError> {
-        #[derive(Deserialize)]
-        struct Reply {
-            #[serde(default)]
-            claims: Vec<Value>,
-        }
-        let reply: Reply = self.request(&Control::Claims, &Value::Null).await?;
-        let read = |value: Value| Claims::parse(value.to_string().as_bytes());
-        Ok(reply.claims.into_iter().filter_map(read).collect())
+    pub async fn claims(&self) -> Result<Vec<Claims>> {
+        let claims = listing::claims(self).await?;
+        Ok(claims.into_iter().filter_map(|value| Claims::parse(value.get().as_bytes())).collect())
     }
 
     /// All link definitions.
-    pub async fn links(&self) -> Result<Vec<LinkDefinition>, RequestError> {
-        #[derive(Deserialize)]
-        struct Reply {
-            #[serde(default)]
-            links: Vec<LinkDefinition>,
-        }
-        let reply: Reply = self.request(&Control::Links, &Value::Null).await?;
-        Ok(reply.links)
+    pub async fn links(&self) -> Result<Vec<LinkDefinition>> {
+        listing::links(self, None).await
+    }
+
+    /// The link definitions of one actor.
+    pub async fn links_of(&self, actor: &str) -> Result<Vec<LinkDefinition>> {
+        listing::links(self, Some(actor)).await
     }
 
     /// The first host that offers to run an actor, of those that `fits` takes.
@@ -206,18 +237,24 @@ impl Lattice {
     ) -> Result<Option<String>> {
         let until = Instant::now() + wait;
         let mut bids = self.scatter(auction, request, until).await?;
+        let mut refusal = None;
         while let Ok(Some(message)) = timeout_at(until, bids.next()).await {
             if is_nobody(&message) {
                 return Err(self.nobody(self.subjects.control(auction)).into());
             }
-            if let Ok(bid) = serde_json::from_slice::<Bid>(&message.payload)
-                && !bid.host_id.is_empty()
-                && fits(&bid.host_id)
-            {
-                return Ok(Some(bid.host_id));
+            match read::<Bid>(&message.payload) {
+                Ok(bid) if !bid.host_id.is_empty() && fits(&bid.host_id) => return Ok(Some(bid.host_id)),
+                Err(Unread::Refused(error)) => refusal = Some(error),
+                _ => {}
             }
         }
-        Ok(None)
+        self.unless_refused(auction, None, refusal)
+    }
+
+    /// What an auction brought, if no host refused to take part.
+    fn unless_refused<T>(&self, auction: &Control, offers: T, refusal: Option<String>) -> Result<T> {
+        let subject = || self.subjects.control(auction);
+        refusal.map_or(Ok(offers), |error| Err(RequestError::Refused { subject: subject(), error }.into()))
     }
 
     /// All hosts that offer within the time, until there are as many as expected.
@@ -233,19 +270,21 @@ impl Lattice {
         let until = Instant::now() + wait;
         let mut bids = self.scatter(&auction, &request, until).await?;
         let mut offers = BTreeSet::new();
+        let mut refusal = None;
         while offers.len() < expected
             && let Ok(Some(message)) = timeout_at(until, bids.next()).await
         {
             if is_nobody(&message) {
                 return Err(self.nobody(self.subjects.control(&auction)).into());
             }
-            if let Ok(bid) = serde_json::from_slice::<Bid>(&message.payload)
-                && !bid.host_id.is_empty()
-            {
-                offers.insert(bid.host_id);
+            match read::<Bid>(&message.payload) {
+                Ok(bid) if !bid.host_id.is_empty() => _ = offers.insert(bid.host_id),
+                Err(Unread::Refused(error)) => refusal = Some(error),
+                _ => {}
             }
         }
-        Ok(offers)
+        let refusal = refusal.filter(|_| offers.is_empty());
+        self.unless_refused(&auction, offers, refusal)
     }
 
     /// Gives a command to one host; a refusal is an error in the host's words.
@@ -255,14 +294,11 @@ impl Lattice {
 
     /// Makes a request that is answered with an acknowledgement; a refusal is an error in the host's words.
     pub async fn acked(&self, request: &Control, body: &Value) -> Result<()> {
-        let ack: Ack = self.request(request, body).await?;
-        if !ack.accepted {
-            bail!("the host refuses it: {}", ack.error);
-        }
-        Ok(())
+        let Ack { accepted, error } = self.request(request, body).await?;
+        if accepted { Ok(()) } else { bail!("the host does not say that it accepts it: {error}") }
     }
 
-    /// Makes a request with one answer.
+    /// Makes a request with one answer. A refusal is an error, whatever was asked for.
     pub async fn request<T: DeserializeOwned>(
         &self,
         request: &Control,
@@ -270,7 +306,10 @@ impl Lattice {
     ) -> Result<T, RequestError> {
         let subject = self.subjects.control(request);
         let message = self.ask(&subject, encode(body)).await?;
-        serde_json::from_slice(&message.payload).map_err(|e| RequestError::Unreadable { subject, cause: e.to_string() })
+        read(&message.payload).map_err(|unread| match unread {
+            Unread::Refused(error) => RequestError::Refused { subject, error },
+            Unread::Nonsense(cause) => RequestError::Unreadable { subject, cause },
+        })
     }
 
     /// Sends bytes to a subject and waits for one answer.
@@ -326,6 +365,64 @@ impl Lattice {
              all of these"
         );
         RequestError::NoResponders { subject, lattice: self.name().to_owned(), advice }
+    }
+}
+
+/// Why an answer is not what was asked for.
+#[derive(Debug, PartialEq, Eq)]
+enum Unread {
+    /// The host says why.
+    Refused(String),
+    Nonsense(String),
+}
+
+/// Reads an answer, in which anything may be missing: so what says `"accepted": false` is told from it first.
+fn read<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Unread> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Refusal {
+        accepted: Option<bool>,
+        error: Option<String>,
+    }
+    match serde_json::from_slice::<Refusal>(payload) {
+        Ok(Refusal { accepted: Some(false), error }) => Err(Unread::Refused(error.unwrap_or_default())),
+        _ => serde_json::from_slice(payload).map_err(|error| Unread::Nonsense(error.to_string())),
+    }
+}
+
+/// Who has answered, and whom those who did know.
+#[derive(Default)]
+struct Crowd {
+    /// By id, with the name, which is made up at each start.
+    answered: HashMap<String, String>,
+    /// Known to somebody, and silent until now.
+    missing: HashSet<String>,
+    /// The most others that one of them knows.
+    others: Option<usize>,
+}
+
+impl Crowd {
+    /// Takes a host in; whether it is a new one.
+    fn take_in(&mut self, host: &HostReply) -> bool {
+        if self.answered.contains_key(&host.id) {
+            return false;
+        }
+        self.answered.insert(host.id.clone(), host.friendly_name.clone());
+        self.missing.remove(&host.id);
+        let others = host.peers.iter().flatten().filter(|id| !self.answered.contains_key(*id));
+        self.missing.extend(others.cloned());
+        self.others = self.others.max(host.peers.as_ref().map(Vec::len)).max(host.peer_count);
+        true
+    }
+
+    /// Whether a host is another one than that which answered with its id.
+    fn is_twin(&self, host: &HostReply) -> bool {
+        self.answered.get(&host.id).is_some_and(|name| *name != host.friendly_name)
+    }
+
+    /// Whether everybody has answered of whom somebody knows. Nobody can tell of hosts that do not say whom they know.
+    fn is_complete(&self) -> bool {
+        self.missing.is_empty() && self.others.is_some_and(|others| self.answered.len() > others)
     }
 }
 
@@ -394,4 +491,49 @@ fn encode(body: &impl Serialize) -> Bytes {
 
 fn is_nobody(message: &Message) -> bool {
     message.status == Some(async_nats::StatusCode::NO_RESPONDERS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::probe::{calls::Look, explain::Explained, health::Health};
+
+    #[test]
+    fn a_refusal_is_an_error_whatever_was_asked_for() {
+        fn refused<T: DeserializeOwned>(payload: &[u8]) -> bool {
+            read::<T>(payload).err() == Some(Unread::Refused("too \"large\"".into()))
+        }
+        let refusal = br#"{"accepted":false,"error":"too \"large\""}"#;
+        assert!(refused::<Ack>(refusal) && refused::<HostReply>(refusal) && refused::<Inventory>(refusal));
+        assert!(refused::<Bid>(refusal) && refused::<Look>(refusal) && refused::<Health>(refusal));
+        assert!(refused::<Explained>(refusal) && refused::<Value>(refusal));
+        assert_eq!(read::<Inventory>(br#"{"accepted":false}"#).err(), Some(Unread::Refused(String::new())));
+    }
+
+    #[test]
+    fn what_is_no_refusal_is_read_as_what_it_is() {
+        assert!(read::<Ack>(br#"{"accepted":true,"error":""}"#).unwrap().accepted);
+        // Named configuration may have such a name; its values are lists.
+        assert!(read::<Value>(br#"{"accepted":[1],"error":[2]}"#).is_ok());
+        assert!(matches!(read::<Inventory>(b"["), Err(Unread::Nonsense(_))));
+        assert_eq!(read::<HostReply>(br#"{"id":"N"}"#).unwrap().id, "N");
+    }
+
+    #[test]
+    fn hosts_are_waited_for_until_all_that_somebody_knows_have_answered() {
+        let host = |id: &str, peers: Option<&[&str]>, peer_count| HostReply {
+            id: id.into(),
+            peers: peers.map(|ids| ids.iter().map(|id| (*id).to_owned()).collect()),
+            peer_count,
+            ..HostReply::default()
+        };
+        let mut crowd = Crowd::default();
+        assert!(crowd.take_in(&host("OLD", None, None)) && !crowd.is_complete());
+        assert!(crowd.take_in(&host("A", Some(&["B"]), Some(1))) && !crowd.is_complete());
+        assert!(crowd.take_in(&host("B", Some(&["A"]), Some(1))) && crowd.is_complete());
+        assert!(!crowd.take_in(&host("B", None, None)));
+        // A large lattice tells numbers.
+        assert!(crowd.take_in(&host("C", None, Some(4))) && !crowd.is_complete());
+        assert!(crowd.take_in(&host("D", None, Some(4))) && crowd.is_complete());
+    }
 }

@@ -2,6 +2,8 @@
 //!
 //! * [`Session`] is the settings of a command, and the connections made from them when they are needed.
 //! * [`lattice`] is the requests of the control interface, with their answers read leniently.
+//! * [`listing`] asks for links and claims, in pages where they are too many for one message.
+//! * [`links`] puts and deletes links, and waits for what their providers say.
 //! * [`names`] finds hosts, actors and providers by what people call them.
 //! * [`upload`] sends files of this machine into the lattice, for hosts to start; [`dev`] does so at each save of one.
 //! * [`calls`] and [`logs`] ask hosts for what they count and keep; [`rates`] compares two looks.
@@ -15,6 +17,8 @@ pub mod act;
 pub mod calls;
 pub mod dev;
 pub mod lattice;
+pub mod links;
+mod listing;
 pub mod logs;
 pub mod names;
 pub mod outcome;

@@ -232,7 +232,7 @@ impl Readers {
 
     /// Chooses among hosts; `configured` is the domain of the settings, which decides where hosts disagree.
     fn among(all: Vec<HostReply>, configured: Option<&str>, lattice: &str) -> Result<Self> {
-        let (ours, mut others): (Vec<_>, Vec<_>) = all.into_iter().partition(|host| host.peers.is_some());
+        let (ours, mut others): (Vec<_>, Vec<_>) = all.into_iter().partition(|host| host.is_ours());
         let domains: BTreeSet<Option<&str>> = ours.iter().map(|host| host.js_domain.as_deref()).collect();
         let domain = match domains.iter().collect::<Vec<_>>().as_slice() {
             [] => bail!(
@@ -283,7 +283,7 @@ impl Readers {
         let Some(other) = self.others.iter().find(|other| other.id == host) else {
             bail!("host {host} does not answer, so a file is not sent for it; look with `host get hosts`");
         };
-        if other.peers.is_some() {
+        if other.is_ours() {
             let (its, ours) = (domain_name(other.js_domain.as_deref()), domain_name(self.domain()));
             bail!("host {host} looks for files in {its}, not in {ours}; name its domain with --js-domain");
         }

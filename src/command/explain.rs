@@ -156,7 +156,7 @@ impl Known {
 
     /// Whether a host answers questions like this one.
     fn is_ours(&self, host: &str) -> bool {
-        self.hosts.iter().any(|reply| reply.id == host && reply.peers.is_some())
+        self.hosts.iter().any(|reply| reply.id == host && reply.is_ours())
     }
 
     fn name_of(&self, host: &str) -> String {
@@ -173,7 +173,7 @@ impl Known {
             Some(word) => Some(names::host(word, &self.hosts)?),
             None => {
                 let ours = runners.iter().find(|host| self.is_ours(host)).map(|host| (*host).to_owned());
-                ours.or_else(|| self.hosts.iter().find(|host| host.peers.is_some()).map(|host| host.id.clone()))
+                ours.or_else(|| self.hosts.iter().find(|host| host.is_ours()).map(|host| host.id.clone()))
             }
         };
         let answer = match &asked {

@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
     cli::lattice::Get,
-    client::{Session, outcome::count},
+    client::{
+        Session,
+        lattice::{Found, Lattice, RequestError},
+        outcome::count,
+    },
     config::SettingArgs,
     control::types::{HostReply, Inventory, Pairs},
     links::{Claims, LinkDefinition},
@@ -27,20 +31,7 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, get: Get) -> Result<(
     match get {
         Get::Hosts(query) => {
             let lattice = Session::open(before, &query.connect)?.lattice().await?;
-            let (mut hosts, twins) = lattice.hosts_and_twins().await?;
-            if hosts.is_empty() {
-                // Says what to look at.
-                hosts = lattice.some_hosts().await?;
-            }
-            for twin in &twins {
-                terminal.note(&format!(
-                    "several hosts answer as {}: they have the same host_seed (WASMCLOUD_HOST_SEED), and commands reach now the \
-                     one, now the other. Give each a seed of its own, or none",
-                    twin.id
-                ));
-            }
-            hosts.extend(twins);
-            terminal.show(&Hosts(hosts))
+            hosts(terminal, &lattice).await
         }
         Get::Inventory(args) => {
             let session = Session::open(before, &args.connect)?;
@@ -64,12 +55,38 @@ async fn inventory(terminal: &Terminal, session: &Session, word: Option<&str>) -
         let inventory = lattice.inventory(&host).await.with_context(|| format!("ask host {host} what it runs"))?;
         return terminal.show(&Inventories(vec![inventory]));
     }
-    let hosts = lattice.some_hosts().await?;
-    let inventories = lattice.inventories(&hosts).await;
-    for silent in hosts.iter().filter(|host| inventories.iter().all(|inventory| inventory.host_id != host.id)) {
-        terminal.note(format!("host {} ({}) did not tell what it runs", silent.id, silent.friendly_name));
+    let Found { hosts, refusals, .. } = lattice.found_hosts().await?;
+    let mut inventories = Vec::with_capacity(hosts.len());
+    let mut refused = refusals;
+    for (host, asked) in lattice.asked_inventories(&hosts).await {
+        match asked {
+            Ok(inventory) => inventories.push(inventory),
+            Err(RequestError::Refused { error, .. }) => refused.push(format!("host {host}: {error}")),
+            Err(error) => terminal.note(format!("host {host} did not tell what it runs: {error}")),
+        }
     }
-    terminal.show(&Inventories(inventories))
+    terminal.show(&Inventories(inventories))?;
+    complete(&refused)
+}
+
+async fn hosts(terminal: &Terminal, lattice: &Lattice) -> Result<()> {
+    let Found { mut hosts, twins, refusals } = lattice.found_hosts().await?;
+    for twin in &twins {
+        terminal.note(format!(
+            "several hosts answer as {}: they have the same host_seed (WASMCLOUD_HOST_SEED), and commands reach now the \
+             one, now the other. Give each a seed of its own, or none",
+            twin.id
+        ));
+    }
+    hosts.extend(twins);
+    terminal.show(&Hosts(hosts))?;
+    complete(&refusals)
+}
+
+/// What was shown is not all if hosts refused to tell; whoever counts on it has to know.
+fn complete(refusals: &[String]) -> Result<()> {
+    ensure!(refusals.is_empty(), "this is not all, hosts refuse to tell: {}", refusals.join("; "));
+    Ok(())
 }
 
 /// Shows the link definitions of the lattice, with the names of who is linked.

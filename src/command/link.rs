@@ -1,16 +1,15 @@
 //! `host link`: link definitions.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, anyhow, bail};
 use serde_json::json;
 
 use super::{get, pairs_of};
 use crate::{
     cli::lattice::{Link, LinkDel, LinkPut},
-    client::{Session, lattice::Lattice, names},
+    client::{Session, lattice::Lattice, links, names},
     config::SettingArgs,
     control::types::Inventory,
     identity::keys::{ActorId, ProviderId},
-    lattice::subject::Control,
     links::{Claims, LinkDefinition},
     providers::builtin,
     terminal::{Said, Terminal},
@@ -38,9 +37,19 @@ async fn put(terminal: &Terminal, session: &Session, args: LinkPut) -> Result<()
     for doubt in doubts(&link, &known.claims) {
         terminal.note(&doubt);
     }
-    let before = lattice.links().await?.into_iter().find(|other| other.id() == link.id());
+    // Before anybody is asked: what is wrong with the values of a built-in provider everybody knows.
+    let oddities = builtin::check(&link).map_err(|error| {
+        anyhow!("{} does not take this link on, and nothing was put: {error}", builtin::name_of(&link.provider_id))
+    })?;
+    for oddity in oddities {
+        terminal.note(&format!("note: {oddity}"));
+    }
+    let before = lattice.links_of(&link.actor_id).await?.into_iter().find(|other| other.id() == link.id());
     let is_same = before.as_ref() == Some(&link);
-    lattice.acked(&Control::LinkPut, &json!(link)).await.context("put the link")?;
+    let taken = links::put(&lattice, &link, args.wait.duration(links::LINK_WAIT)).await?;
+    if let Some(note) = taken.and_then(|taken| taken.note(&link)) {
+        terminal.note(&note);
+    }
     let LinkDefinition { actor_id, provider_id, link_name, contract_id, .. } = &link;
     let text = match before {
         _ if is_same => {
@@ -63,7 +72,6 @@ async fn put(terminal: &Terminal, session: &Session, args: LinkPut) -> Result<()
 
 async fn delete(terminal: &Terminal, session: &Session, args: LinkDel) -> Result<()> {
     let lattice = session.lattice().await?;
-    let links = lattice.links().await?;
     let actor_id = match ActorId::parse(&args.actor) {
         Ok(id) => id.to_string(),
         Err(_) => {
@@ -71,12 +79,13 @@ async fn delete(terminal: &Terminal, session: &Session, args: LinkDel) -> Result
             names::actor(&args.actor, &known.claims, &known.inventories)?
         }
     };
+    let links = lattice.links_of(&actor_id).await?;
     let (contract_id, link_name) = (args.contract, args.link_name);
     let is_it = |link: &&LinkDefinition| {
         link.actor_id == actor_id && link.contract_id == contract_id && link.link_name == link_name
     };
     let Some(link) = links.iter().find(is_it) else { bail!(unknown(&links, &actor_id, &contract_id, &link_name)) };
-    lattice.acked(&Control::LinkDel, &json!(link)).await.context("delete the link")?;
+    links::delete(&lattice, link, args.wait.duration(links::LINK_WAIT)).await?;
     let text = format!("Deleted link for {actor_id} on {contract_id} ({link_name}) successfully");
     let members = json!({ "actor_id": actor_id, "contract_id": contract_id, "link_name": link_name });
     terminal.show(&Said::new(text, link.id(), members))
@@ -129,7 +138,7 @@ fn unknown(links: &[LinkDefinition], actor: &str, contract: &str, link_name: &st
         .collect();
     of_actor.sort();
     let there = match of_actor.is_empty() {
-        true => format!("it has none. `host get links` shows all {} links of the lattice", links.len()),
+        true => "it has none. `host get links` shows all links of the lattice".to_owned(),
         false => format!("it has:\n{}", of_actor.join("\n")),
     };
     format!("actor {actor} has no link for {contract} under link name {link_name}; {there}")

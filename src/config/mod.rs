@@ -19,7 +19,7 @@ mod args;
 mod connection;
 mod file;
 mod keys;
-mod labels;
+pub mod labels;
 mod origin;
 mod overruled;
 mod resolve;

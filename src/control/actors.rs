@@ -7,7 +7,8 @@ use futures::{FutureExt, future::ready};
 use tracing::{info, warn};
 
 use super::{
-    server::{Answer, Server, StopRequest, json, now, parse},
+    bounds,
+    server::{Answer, Server, StopRequest, json, now, parse, read},
     types::{Ack, AuctionActor, LaunchActor, ScaleActor, StopActor, StopHost, UpdateActor},
 };
 use crate::{
@@ -21,10 +22,12 @@ const UPDATE_ANSWER: Duration = Duration::from_millis(1500);
 
 impl Server {
     pub(super) fn auction_actor(&self, payload: &Bytes) -> Answer {
-        match serde_json::from_slice::<AuctionActor>(payload) {
+        match read::<AuctionActor>(payload) {
             // A bid is a promise: clients take the first one.
             Ok(mut request)
-                if self.parts.state.matches(&request.constraints)
+                if bounds::reference(&request.actor_ref).is_ok()
+                    && bounds::constraints(&request.constraints).is_ok()
+                    && self.parts.state.matches(&request.constraints)
                     && self.parts.registry.could_fetch(&request.actor_ref) =>
             {
                 request.host_id = self.parts.state.facts().id.to_string();
@@ -43,6 +46,9 @@ impl Server {
             Ok(request) => request,
             Err(answer) => return answer,
         };
+        if let Err(error) = bounds::start(&request.actor_ref, &request.annotations) {
+            return now(&Ack::rejected(error));
+        }
         // Zero meant one to the clients that sent it.
         let count = request.count.unwrap_or(1).max(1);
         let amount = Amount::Add(count);
@@ -57,6 +63,9 @@ impl Server {
             Ok(request) => request,
             Err(answer) => return answer,
         };
+        if let Err(error) = bounds::start(&request.actor_ref, &request.annotations) {
+            return now(&Ack::rejected(error));
+        }
         let Some(count) = request.count else {
             return now(&Ack::rejected("scale actor request without a count; send a number, or null for no bound"));
         };
@@ -96,6 +105,9 @@ impl Server {
             Ok(request) => request,
             Err(answer) => return answer,
         };
+        if let Err(error) = bounds::start(&request.actor_ref, &request.annotations) {
+            return now(&Ack::rejected(error));
+        }
         let stopped = self.parts.actors.stop(Stop {
             actor: request.actor_ref,
             annotations: request.annotations,
@@ -109,6 +121,9 @@ impl Server {
             Ok(request) => request,
             Err(answer) => return answer,
         };
+        if let Err(error) = bounds::start(&request.new_actor_ref, &request.annotations) {
+            return now(&Ack::rejected(error));
+        }
         let change = self.parts.issuers.permission(&mut request.annotations, &request.new_actor_ref);
         let issuer_change = match change {
             Ok(change) => change,

@@ -8,16 +8,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use serde_json::json;
+use serde::{Serialize, Serializer};
 use tracing::info;
 
 use super::{
-    server::{Answer, Server, json as encode, now, parse},
+    bounds,
+    server::{Answer, Server, json as encode, json_within, now, parse},
     types::{Ack, DeleteLink, PutLink},
 };
 use crate::{
     identity::keys::{LinkName, ProviderId},
-    links::LinkDefinition,
+    links::{LinkDefinition, Table},
+    providers::builtin,
     store::{Entry, Error, Expect, Update, WRITE_TIMEOUT, keys},
 };
 
@@ -26,20 +28,53 @@ fn named(link_name: String) -> String {
     if link_name.is_empty() { LinkName::DEFAULT.to_owned() } else { link_name }
 }
 
+/// The reply to `get.links`, written row by row.
+#[derive(Serialize)]
+struct Links<'a> {
+    #[serde(serialize_with = "all_links")]
+    links: &'a Table,
+}
+
+/// The reply to `get.claims`, written row by row.
+#[derive(Serialize)]
+struct Claims<'a> {
+    #[serde(serialize_with = "all_claims")]
+    claims: &'a Table,
+}
+
+fn all_links<S: Serializer>(table: &&Table, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(table.links().map(|link| link.identified()))
+}
+
+fn all_claims<S: Serializer>(table: &&Table, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(table.all_claims().map(|claims| claims.reply_value()))
+}
+
 /// How often a write is tried again after somebody else was faster.
 const CONFLICT_RETRIES: usize = 5;
 
 impl Server {
     pub(super) fn get_claims(&self) -> Answer {
         let table = self.parts.links.table();
-        let claims: Vec<_> = table.all_claims().map(|claims| claims.reply_value()).collect();
-        now(&json!({"claims": claims}))
+        self.listing(&Claims { claims: &table }, table.all_claims().count(), "claims")
     }
 
     pub(super) fn get_links(&self) -> Answer {
         let table = self.parts.links.table();
-        let links: Vec<_> = table.links().map(|link| link.identified()).collect();
-        now(&json!({"links": links}))
+        self.listing(&Links { links: &table }, table.links().count(), "links")
+    }
+
+    /// A listing in one message, or the refusal that says how to get it otherwise.
+    fn listing(&self, reply: &impl Serialize, count: usize, what: &str) -> Answer {
+        let bytes_max = self.payload_max();
+        match json_within(reply, bytes_max) {
+            Some(listing) => async move { Some(listing) }.boxed(),
+            None => now(&Ack::rejected(format!(
+                "the lattice has {count} {what}, more than fit into one message of the NATS server (max_payload, {bytes_max} \
+                 bytes); `host get {what}` asks for them in pages, other clients need a larger max_payload in the server's \
+                 configuration"
+            ))),
+        }
     }
 
     pub(super) fn put_link(self: &Arc<Self>, payload: &Bytes) -> Answer {
@@ -80,8 +115,26 @@ impl Server {
                 other.actor_id, other.contract_id, other.link_name
             )));
         }
+        if let Err(error) = self.has_room(&link) {
+            return now(&Ack::rejected(error));
+        }
+        // A built-in provider would not take it on, and says so before anything is stored.
+        if let Err(error) = builtin::check(&link) {
+            let name = builtin::name_of(&link.provider_id);
+            let refusal = format!("{name} does not take this link on, and nothing was stored: {error}");
+            // Clients of some years look at nothing but events.
+            self.parts.links.refuse(Arc::new(link), refusal.clone());
+            return now(&Ack::rejected(refusal));
+        }
         let server = Arc::clone(self);
         async move { encode(&Ack::from(server.in_time(server.store_link(&link)).await)) }.boxed()
+    }
+
+    /// Whether a link has sizes that a host takes, and the lattice has room for it.
+    fn has_room(&self, link: &LinkDefinition) -> Result<(), bounds::TooMuch> {
+        let table = self.parts.links.table();
+        let is_new = table.stored_link(&link.id()).is_none();
+        bounds::link(link, if is_new { table.links().count() } else { 0 })
     }
 
     pub(super) fn delete_link(self: &Arc<Self>, payload: &Bytes) -> Answer {

@@ -1,12 +1,14 @@
 //! The control interface: what clients ask of hosts, over NATS and in JSON (lattice protocol, section 3).
 //!
 //! * [`types`] are the requests, read leniently, and the replies, written for the strictest client.
+//! * [`bounds`] says how much a request may ask for.
 //! * [`state`] is this host as pings, inventories and heartbeats show it.
 //! * [`server`] subscribes, dispatches on the parsed subject and answers within two seconds.
 //! * [`refusals`] tells of commands that were refused.
 //! * one file per family: [`actors`], [`providers`], [`links`], [`labels`], [`registries`], [`named_config`], [`probe`].
 
 pub mod actors;
+pub mod bounds;
 pub mod labels;
 pub mod links;
 pub mod named_config;

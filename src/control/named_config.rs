@@ -29,6 +29,14 @@ use crate::{
 /// that are late speak up, see [`crate::store::WRITE_TIMEOUT`].
 const OPEN_TIMEOUT: Duration = Duration::from_millis(700);
 const ACCESS_TIMEOUT: Duration = Duration::from_millis(800);
+/// Entries of all actors and providers together. What is deleted leaves a mark in the bucket, which counts as well until it is
+/// written over.
+const ENTRIES_MAX: u64 = 16 * 1024;
+/// Bytes of the name of an entry, and of its value.
+const KEY_BYTES_MAX: usize = 128;
+const VALUE_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of the values of one actor or provider that are told in one answer; JSON makes up to four of each.
+const TOLD_BYTES_MAX: usize = 256 * 1024;
 
 /// Reads and writes the bucket. Cheap to clone.
 #[derive(Clone)]
@@ -46,6 +54,13 @@ pub enum ConfigError {
     Open(String),
     #[error("named configuration of {entity}: {cause}")]
     Access { entity: String, cause: String },
+    #[error("named configuration: {what} has {found} bytes, it may have {max}; nothing was stored")]
+    TooLong { what: &'static str, found: usize, max: usize },
+    #[error(
+        "named configuration: the bucket {0} has {ENTRIES_MAX} entries, deleted ones included, and takes no new names; nothing \
+         was stored. `nats kv compact {0}` removes what is left of deleted ones"
+    )]
+    Full(String),
     /// In the middle of reading or writing.
     #[error(
         "named configuration of {entity}: no answer from {place} within {} ms, so the outcome is unknown; read it to find out",
@@ -60,8 +75,14 @@ impl NamedConfig {
     }
 
     async fn put(&self, entity: &str, key: &str, value: Bytes) -> Result<(), ConfigError> {
+        check_sizes(key, &value)?;
         let store = self.open(true).await.map_err(not_stored)?;
         let store = store.ok_or_else(|| ConfigError::Open("the bucket vanished, nothing was stored".into()))?;
+        // What the server told when the bucket was looked up just now.
+        let is_full = store.stream.cached_info().state.messages >= ENTRIES_MAX;
+        if is_full && self.in_time(entity, store.entry(format!("{entity}_{key}"))).await?.is_none() {
+            return Err(ConfigError::Full(self.bucket.clone()));
+        }
         self.in_time(entity, store.put(format!("{entity}_{key}"), value)).await.map(drop)
     }
 
@@ -70,8 +91,12 @@ impl NamedConfig {
         let Some(store) = self.open(false).await.map_err(not_stored)? else { return Ok(Vec::new()) };
         let deletion = async {
             let doomed = match key {
-                Some(key) => vec![key],
-                None => entries_of(&store, entity).await?.into_keys().collect(),
+                // A deletion leaves a mark, so nothing is deleted that was never there.
+                Some(key) => match store.get(format!("{entity}_{key}")).await.map_err(|e| e.to_string())? {
+                    Some(_) => vec![key],
+                    None => Vec::new(),
+                },
+                None => keys_of(&store, entity).await?,
             };
             for key in &doomed {
                 store.purge(format!("{entity}_{key}")).await.map_err(|e| e.to_string())?;
@@ -137,14 +162,35 @@ impl NamedConfig {
     }
 }
 
+fn check_sizes(key: &str, value: &[u8]) -> Result<(), ConfigError> {
+    for (what, found, max) in
+        [("the name of the entry", key.len(), KEY_BYTES_MAX), ("the value", value.len(), VALUE_BYTES_MAX)]
+    {
+        if found > max {
+            return Err(ConfigError::TooLong { what, found, max });
+        }
+    }
+    Ok(())
+}
+
+/// The names of the entries of an actor or provider.
+async fn keys_of(store: &kv::Store, entity: &str) -> Result<Vec<String>, String> {
+    let all: Vec<String> =
+        store.keys().await.map_err(|e| e.to_string())?.try_collect().await.map_err(|e| e.to_string())?;
+    let key_of = |stored: &String| Some(stored.strip_prefix(entity)?.strip_prefix('_')?.to_owned());
+    Ok(all.iter().filter_map(key_of).collect())
+}
+
 async fn entries_of(store: &kv::Store, entity: &str) -> Result<BTreeMap<String, Bytes>, String> {
-    let text = |e: &dyn fmt::Display| e.to_string();
-    let keys: Vec<String> = store.keys().await.map_err(|e| text(&e))?.try_collect().await.map_err(|e| text(&e))?;
     let mut found = BTreeMap::new();
-    for stored in keys {
-        let Some(key) = stored.strip_prefix(entity).and_then(|rest| rest.strip_prefix('_')) else { continue };
-        if let Some(value) = store.get(&stored).await.map_err(|e| text(&e))? {
-            found.insert(key.to_owned(), value);
+    let mut bytes = 0;
+    for key in keys_of(store, entity).await? {
+        if let Some(value) = store.get(format!("{entity}_{key}")).await.map_err(|e| e.to_string())? {
+            bytes += value.len();
+            if bytes > TOLD_BYTES_MAX {
+                return Err(format!("its values have more than {TOLD_BYTES_MAX} bytes; ask for one of them at a time"));
+            }
+            found.insert(key, value);
         }
     }
     Ok(found)

@@ -5,7 +5,8 @@ use futures::{FutureExt, future::ready};
 use tracing::warn;
 
 use super::{
-    server::{Answer, Server, json, now, parse},
+    bounds,
+    server::{Answer, Server, json, now, parse, read},
     types::{Ack, AuctionProvider, LaunchProvider, StopProvider},
 };
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
 
 impl Server {
     pub(super) fn auction_provider(&self, payload: &Bytes) -> Answer {
-        let mut request: AuctionProvider = match serde_json::from_slice(payload) {
+        let mut request: AuctionProvider = match read(payload) {
             Ok(request) => request,
             Err(error) => {
                 warn!(%error, "auction request is malformed");
@@ -32,7 +33,9 @@ impl Server {
             Some(found) => found.is_ok(),
             None => self.parts.allow_external && self.parts.registry.could_fetch(&request.provider_ref),
         };
-        if !could_start || self.runs(&request) || !self.parts.state.matches(&request.constraints) {
+        let is_bounded =
+            bounds::reference(&request.provider_ref).is_ok() && bounds::constraints(&request.constraints).is_ok();
+        if !is_bounded || !could_start || self.runs(&request) || !self.parts.state.matches(&request.constraints) {
             return ready(None).boxed();
         }
         request.host_id = self.parts.state.facts().id.to_string();
@@ -54,6 +57,11 @@ impl Server {
             Ok(request) => request,
             Err(answer) => return answer,
         };
+        let bounded = bounds::start(&request.provider_ref, &request.annotations)
+            .and_then(|()| bounds::configuration(request.configuration.as_deref()));
+        if let Err(error) = bounded {
+            return now(&Ack::rejected(error));
+        }
         let link_name = match LinkName::parse(&link_name(request.link_name.clone())) {
             Ok(link_name) => link_name,
             Err(error) => {
@@ -87,6 +95,9 @@ impl Server {
             Ok(request) => request,
             Err(answer) => return answer,
         };
+        if let Err(error) = bounds::start(&request.provider_ref, &request.annotations) {
+            return now(&Ack::rejected(error));
+        }
         let link_name = match LinkName::parse(&link_name(request.link_name)) {
             Ok(link_name) => link_name,
             Err(error) => return now(&Ack::rejected(error)),

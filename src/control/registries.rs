@@ -21,8 +21,10 @@ impl Server {
                  or with token",
             ));
         };
-        let registries = self.parts.registries.add(entries);
-        info!(?registries, "registry credentials taken over");
-        now(&Ack::accepted())
+        let added = self.parts.registries.add(entries);
+        if let Ok(registries) = &added {
+            info!(?registries, "registry credentials taken over");
+        }
+        now(&Ack::from(added))
     }
 }

@@ -11,13 +11,17 @@
 //! have, and writes nothing. So clients are told something by a host that is alone, never less than others know, and no
 //! write is carried out twice.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use async_nats::{Message, Subject, Subscriber};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::{sync::watch, task::JoinSet, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+    time::sleep,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, error, info_span, warn};
 
@@ -51,8 +55,8 @@ const LEAVE_TIMEOUT: Duration = Duration::from_millis(250);
 /// What a member of a queue group may need to answer from what it knows, and to write; and a little more.
 const LATE_READ: Duration = Duration::from_millis(500);
 const LATE_WRITE: Duration = WRITE_TIMEOUT.saturating_add(Duration::from_millis(200));
-/// Heartbeats sent because of pings come no closer than this.
-const PING_HEARTBEAT: Duration = Duration::from_secs(1);
+/// Heartbeats that somebody provokes, with pings or labels, come no closer than this.
+const EXTRA_HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// What a reply is made of: nothing, or JSON.
 pub type Answer = BoxFuture<'static, Option<Bytes>>;
@@ -114,7 +118,8 @@ struct Listening {
 pub struct Server {
     pub(super) parts: Parts,
     refusals: Refusals,
-    last_ping_heartbeat: watch::Sender<Option<Instant>>,
+    /// A heartbeat is wanted before the next is due.
+    heartbeat_wanted: Notify,
 }
 
 impl Server {
@@ -127,7 +132,7 @@ impl Server {
         (closing, failed): (CancellationToken, CancellationToken),
     ) -> Result<(), SubscribeError> {
         let refusals = Refusals::new(parts.state.facts().id.to_string(), parts.events.clone());
-        let server = Arc::new(Self { parts, refusals, last_ping_heartbeat: watch::Sender::new(None) });
+        let server = Arc::new(Self { parts, refusals, heartbeat_wanted: Notify::new() });
         let host = &server.parts.state.facts().id;
         let client = &server.parts.client;
         let mut knowledge = server.parts.links.knowledge();
@@ -140,6 +145,7 @@ impl Server {
         confirm(client)
             .await
             .map_err(|e| SubscribeError { subject: "the control interface".into(), cause: e.to_string() })?;
+        tasks.spawn(Arc::clone(&server).beat_when_wanted(closing.clone()));
         for listening in subscriptions {
             let span = info_span!("control", subject = %listening.wanted.subject);
             let listening = Arc::clone(&server).listen(listening, closing.clone()).instrument(span);
@@ -293,7 +299,8 @@ impl Server {
         };
         match request {
             Control::PingHosts => {
-                self.heartbeat_for_ping();
+                // Dashboards of older hosts fill their tables from the heartbeats that a ping provokes.
+                self.heartbeat_soon();
                 let there = self.parts.peers.others().into_iter().filter(|(_, is_silent)| !is_silent);
                 now(&self.parts.state.ping(there.map(|(host, _)| host).collect()))
             }
@@ -327,28 +334,35 @@ impl Server {
                 Probe::Logs => self.probe_logs(payload, reply),
                 Probe::Explain => self.probe_explain(payload),
                 Probe::Health => self.probe_health(payload),
+                Probe::Links => self.probe_links(payload),
+                Probe::Claims => self.probe_claims(payload),
+                Probe::Link => self.probe_link(payload),
             },
         }
     }
 
-    /// Dashboards of older hosts fill their tables from the heartbeats that a ping provokes.
-    fn heartbeat_for_ping(&self) {
-        let due = self.last_ping_heartbeat.send_if_modified(|last| {
-            let due = last.is_none_or(|last| last.elapsed() >= PING_HEARTBEAT);
-            if due {
-                *last = Some(Instant::now());
-            }
-            due
-        });
-        if due {
-            self.heartbeat();
-        }
+    /// Tells how this host is before the next heartbeat is due: at once, or when the last one is a second old. However often
+    /// this is asked for meanwhile, it is one heartbeat.
+    pub(super) fn heartbeat_soon(&self) {
+        self.heartbeat_wanted.notify_one();
     }
 
-    /// Tells how this host is, before the next heartbeat is due.
-    pub(super) fn heartbeat(&self) {
-        let heartbeat = self.parts.state.heartbeat(&self.parts.actors.running(), &self.parts.providers.running());
-        self.parts.events.publish(Event::HostHeartbeat(heartbeat));
+    async fn beat_when_wanted(self: Arc<Self>, closing: CancellationToken) {
+        let beats = async {
+            loop {
+                self.heartbeat_wanted.notified().await;
+                let parts = &self.parts;
+                let heartbeat = parts.state.heartbeat(&parts.actors.running(), &parts.providers.running());
+                parts.events.publish(Event::HostHeartbeat(heartbeat));
+                sleep(EXTRA_HEARTBEAT).await;
+            }
+        };
+        closing.run_until_cancelled(beats).await;
+    }
+
+    /// Bytes the NATS server takes in one message.
+    pub(super) fn payload_max(&self) -> usize {
+        self.parts.client.server_info().max_payload
     }
 }
 
@@ -356,6 +370,33 @@ impl Server {
 pub(super) fn now(reply: &impl Serialize) -> Answer {
     let reply = json(reply);
     async move { reply }.boxed()
+}
+
+/// Encodes a listing, if it fits into one message; nothing larger is ever built.
+pub(super) fn json_within(listing: &impl Serialize, bytes_max: usize) -> Option<Bytes> {
+    let mut bounded = Bounded { bytes: Vec::new(), bytes_max };
+    serde_json::to_writer(&mut bounded, listing).ok()?;
+    Some(bounded.bytes.into())
+}
+
+/// Takes bytes as far as there is room.
+struct Bounded {
+    bytes: Vec<u8>,
+    bytes_max: usize,
+}
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + bytes.len() > self.bytes_max {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Encodes a reply.
@@ -371,5 +412,13 @@ pub(super) fn json(reply: &impl Serialize) -> Option<Bytes> {
 
 /// Reads a request, or makes the rejecting answer.
 pub(super) fn parse<T: DeserializeOwned>(what: &str, payload: &[u8]) -> Result<T, Answer> {
-    serde_json::from_slice(payload).map_err(|error| now(&Ack::rejected(format!("malformed {what} request: {error}"))))
+    read(payload).map_err(|error| now(&Ack::rejected(format!("malformed {what} request: {error}"))))
+}
+
+/// Reads a request. Each is a JSON object; a list would be read as the members of one, in their order.
+pub(super) fn read<T: DeserializeOwned>(payload: &[u8]) -> serde_json::Result<T> {
+    match payload.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(b'{') | None => serde_json::from_slice(payload),
+        Some(_) => Err(serde::de::Error::custom("it is no JSON object")),
+    }
 }

@@ -3,14 +3,26 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::types::{HostReply, Inventory, InventoryActor, InventoryInstance, InventoryProvider, Pairs};
-use crate::{actors::supervisor::ActorView, identity::keys::HostId, providers::supervisor::ProviderView};
+use crate::{
+    actors::supervisor::ActorView,
+    config::labels::{LABELS_MAX, LabelError},
+    identity::keys::HostId,
+    providers::supervisor::ProviderView,
+};
 
 /// The version clients see. It must be semantic versioning: a deployment manager parses it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Peers that are named in the reply to a ping; of more only the number is told, since every host of a large lattice
+/// answers.
+const PEERS_TOLD_MAX: usize = 64;
+/// Bytes of a name in an inventory; names come out of modules and archives.
+const NAME_BYTES_MAX: usize = 256;
 
 /// What does not change while a host runs.
 #[derive(Clone, Debug)]
@@ -59,14 +71,28 @@ impl HostState {
         Arc::clone(&self.labels)
     }
 
-    /// Sets a label, or removes it when there is no value.
-    pub fn set_label(&self, key: &str, value: Option<&str>) {
+    /// Sets a label that was checked, unless there is no room for it; `bytes_max` is what all labels together may have.
+    pub fn put_label(&self, key: &str, value: &str, bytes_max: usize) -> Result<(), LabelError> {
+        let mut outcome = Ok(());
+        self.labels.rcu(|labels| {
+            let mut changed = Pairs::clone(labels);
+            changed.insert(key.to_owned(), value.to_owned());
+            let bytes = changed.iter().map(|(key, value)| key.len() + value.len()).sum();
+            outcome = match () {
+                () if changed.len() > LABELS_MAX => Err(LabelError::TooMany),
+                () if bytes > bytes_max => Err(LabelError::NoRoom { bytes, bytes_max }),
+                () => Ok(()),
+            };
+            if outcome.is_ok() { Arc::new(changed) } else { Arc::clone(labels) }
+        });
+        outcome
+    }
+
+    /// Removes a label; one that is not there is as good as removed.
+    pub fn remove_label(&self, key: &str) {
         self.labels.rcu(|labels| {
             let mut labels = Pairs::clone(labels);
-            match value {
-                Some(value) => labels.insert(key.to_owned(), value.to_owned()),
-                None => labels.remove(key),
-            };
+            labels.remove(key);
             labels
         });
     }
@@ -95,7 +121,8 @@ impl HostState {
             rpc_host: facts.rpc_host.clone(),
             lattice_prefix: facts.lattice.clone(),
             lattice: facts.lattice.clone(),
-            peers: Some(peers),
+            peer_count: Some(peers.len()),
+            peers: (peers.len() <= PEERS_TOLD_MAX).then_some(peers),
         }
     }
 
@@ -146,13 +173,28 @@ impl HostState {
     }
 }
 
+/// Bytes that an inventory has for these actors.
+pub fn bytes_of_actors(actors: &[ActorView]) -> usize {
+    actors.iter().map(|actor| json_bytes(&inventory_actor(actor))).sum()
+}
+
+/// Bytes that an inventory has for these providers.
+pub fn bytes_of_providers(providers: &[ProviderView]) -> usize {
+    providers.iter().map(|provider| json_bytes(&inventory_provider(provider))).sum()
+}
+
+fn json_bytes(row: &impl Serialize) -> usize {
+    // One more for the comma.
+    serde_json::to_vec(row).map_or(0, |json| json.len() + 1)
+}
+
 fn inventory_provider(provider: &ProviderView) -> InventoryProvider {
     InventoryProvider {
         id: provider.id.to_string(),
         link_name: provider.link_name.to_string(),
         contract_id: provider.contract_id.clone(),
         image_ref: provider.reference.clone(),
-        name: provider.name.clone(),
+        name: clipped(&provider.name),
         revision: provider.revision,
         annotations: provider.annotations.clone(),
         instance_id: provider.instance_id.clone(),
@@ -163,7 +205,7 @@ fn inventory_actor(actor: &ActorView) -> InventoryActor {
     InventoryActor {
         id: actor.id.to_string(),
         image_ref: actor.reference.clone(),
-        name: actor.name.clone().unwrap_or_default(),
+        name: clipped(actor.name.as_deref().unwrap_or_default()),
         instances: actor
             .groups
             .iter()
@@ -177,6 +219,11 @@ fn inventory_actor(actor: &ActorView) -> InventoryActor {
             })
             .collect(),
     }
+}
+
+/// The beginning of a name, as far as there is room for it.
+fn clipped(name: &str) -> String {
+    name[..name.floor_char_boundary(NAME_BYTES_MAX)].to_owned()
 }
 
 /// A duration as `1d 2h 3m 4s`, without leading zero parts.
@@ -246,8 +293,30 @@ mod tests {
             json!({"id": HOST, "issuer": "CABC", "labels": {"hostcore.os": "linux"}, "friendly_name": "calm-otter-0042",
                 "uptime_seconds": 0, "uptime_human": "0s", "version": VERSION, "cluster_issuers": "CABC,CDEF",
                 "js_domain": "core", "ctl_host": "127.0.0.1", "prov_rpc_host": "127.0.0.1", "rpc_host": "127.0.0.1",
-                "lattice_prefix": "default", "lattice": "default", "peers": ["NABC"]})
+                "lattice_prefix": "default", "lattice": "default", "peers": ["NABC"], "peer_count": 1})
         );
+        let many = state().ping(vec!["NABC".into(); 1000]);
+        assert_eq!((many.peers, many.peer_count), (None, Some(1000)));
+    }
+
+    #[test]
+    fn labels_have_room_in_a_message_whatever_is_put() {
+        let state = state();
+        for number in 1..LABELS_MAX {
+            assert_eq!(state.put_label(&format!("k{number}"), "v", 10_000), Ok(()));
+        }
+        assert_eq!(state.put_label("more", "v", 10_000), Err(LabelError::TooMany));
+        assert_eq!(state.put_label("k1", "other", 10_000), Ok(()));
+        assert!(matches!(state.put_label("k1", "longer", 100), Err(LabelError::NoRoom { .. })));
+        state.remove_label("k1");
+        assert_eq!(state.put_label("more", "v", 10_000), Ok(()));
+        assert_eq!(state.labels().len(), LABELS_MAX);
+    }
+
+    #[test]
+    fn a_name_out_of_a_module_is_shown_as_far_as_there_is_room() {
+        assert_eq!(clipped(&"ü".repeat(1000)), "ü".repeat(128));
+        assert_eq!(clipped("Echo"), "Echo");
     }
 
     #[test]

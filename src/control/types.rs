@@ -202,9 +202,19 @@ pub struct HostReply {
     #[serde(deserialize_with = "nullable")]
     pub lattice: String,
     /// Ids of the other hosts this one hears. Clients of earlier years do not look at it; with it one knows when all have
-    /// answered. `None` in the reply of a host that does not tell.
+    /// answered. `None` in the reply of a host that does not tell, or that hears more than it can name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peers: Option<Vec<String>>,
+    /// How many other hosts this one hears.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer_count: Option<usize>,
+}
+
+impl HostReply {
+    /// Whether the host is of this make: hosts of earlier years do not tell whom they hear.
+    pub fn is_ours(&self) -> bool {
+        self.peers.is_some() || self.peer_count.is_some()
+    }
 }
 
 /// Reply to `get.{host}.inv`.

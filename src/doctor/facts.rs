@@ -24,7 +24,7 @@ use super::{
 use crate::{
     client::{
         Session,
-        lattice::{Lattice, RequestError},
+        lattice::{Found, Lattice, RequestError},
     },
     config::{self, Config, Mistakes, Overruled},
     control::{
@@ -132,6 +132,10 @@ pub struct Seen {
     pub inventories: Vec<Inventory>,
     pub claims: Option<Vec<Claims>>,
     pub links: Option<Vec<LinkDefinition>>,
+    /// Why one of these two is missing.
+    pub untold: Option<String>,
+    /// What hosts said that refuse to tell who they are.
+    pub refusals: Vec<String>,
     /// Other lattices that were noticed, if no host answers in this one.
     pub others: Vec<String>,
 }
@@ -343,20 +347,23 @@ async fn server(nats: &Nats) -> Server {
 
 /// Asks hosts who they are, then all that they and the lattice know.
 async fn seen(lattice: &Lattice) -> Result<Seen, Unknown> {
-    let (hosts, twins) = lattice.hosts_and_twins().await.map_err(|error| format!("{error:#}"))?;
-    if hosts.is_empty() {
+    let Found { hosts, twins, refusals } = lattice.ping().await.map_err(|error| format!("{error:#}"))?;
+    if hosts.is_empty() && refusals.is_empty() {
         let others = timeout(LISTEN * 2, other_lattices(lattice)).await.unwrap_or_default();
         return Ok(Seen { others, ..Seen::default() });
     }
-    let ours = hosts.iter().filter(|host| host.peers.is_some());
+    let ours = hosts.iter().filter(|host| host.is_ours());
     let health = join_all(ours.map(|host| async { (host.id.clone(), health(lattice, &host.id).await) }));
     let (health, inventories, claims, links) =
         tokio::join!(health, lattice.inventories(&hosts), lattice.claims(), lattice.links());
+    let untold = links.as_ref().err().or(claims.as_ref().err()).map(|error| format!("{error:#}"));
     Ok(Seen {
         health: health.into_iter().collect(),
         inventories,
         claims: claims.ok(),
         links: links.ok(),
+        untold,
+        refusals,
         others: Vec::new(),
         hosts,
         twins,

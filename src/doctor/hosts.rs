@@ -1,6 +1,6 @@
 //! The hosts of the lattice: who answers, who is silent, and whether they agree about where they are.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::{
     Finding, Found,
@@ -21,6 +21,9 @@ pub(super) fn inhabited(facts: &Facts) -> Result<&Seen, Finding> {
     }
 }
 
+/// Hosts that are named where all is well.
+const NAMED_MAX: usize = 12;
+
 /// The hosts that tell how they are, if there are any.
 pub(super) fn telling(facts: &Facts) -> Result<Vec<(&HostReply, &Told)>, Finding> {
     inhabited(facts)?;
@@ -30,11 +33,11 @@ pub(super) fn telling(facts: &Facts) -> Result<Vec<(&HostReply, &Told)>, Finding
 
 pub(super) fn hosts(facts: &Facts) -> Found {
     let seen = facts.lattice.as_ref().map_err(Finding::skipped)?;
-    if seen.hosts.is_empty() {
+    let mut found: Vec<Finding> = seen.refusals.iter().map(|error| refusing(error)).collect();
+    if seen.hosts.is_empty() && found.is_empty() {
         return Ok(vec![nobody(facts, seen)]);
     }
-    let mut found = Vec::new();
-    for host in seen.hosts.iter().filter(|host| host.peers.is_some()) {
+    for host in seen.hosts.iter().filter(|host| host.is_ours()) {
         if let Some(Err(Untold::Failed(error))) = seen.health.get(&host.id) {
             found.push(Finding::warning(
                 format!("host {} answers, but does not tell how it is: {error}", named(host)),
@@ -47,12 +50,27 @@ pub(super) fn hosts(facts: &Facts) -> Found {
     found.extend(namesakes(seen));
     found.extend(twins(facts, seen));
     if found.is_empty() {
-        let names: Vec<String> = seen.hosts.iter().map(named).collect();
-        let count =
-            if names.len() == 1 { "one host answers".to_owned() } else { format!("{} hosts answer", names.len()) };
-        found.push(Finding::ok(format!("{count}: {}", names.join(", "))));
+        found.push(Finding::ok(everybody(&seen.hosts)));
     }
     Ok(found)
+}
+
+/// Who answers; of many the first.
+fn everybody(hosts: &[HostReply]) -> String {
+    let mut names: Vec<String> = hosts.iter().take(NAMED_MAX).map(named).collect();
+    if let Some(more @ 1..) = hosts.len().checked_sub(NAMED_MAX) {
+        names.push(format!("and {more} more"));
+    }
+    let count = if hosts.len() == 1 { "one host answers".to_owned() } else { format!("{} hosts answer", hosts.len()) };
+    format!("{count}: {}", names.join(", "))
+}
+
+/// A host that is there, and does not say which.
+fn refusing(error: &str) -> Finding {
+    Finding::wrong(
+        format!("a host refuses to tell who it is: {error}"),
+        "remove labels of it, or raise max_payload in the NATS server's configuration",
+    )
 }
 
 fn nobody(facts: &Facts, seen: &Seen) -> Finding {
@@ -79,12 +97,12 @@ fn nobody(facts: &Facts, seen: &Seen) -> Finding {
 
 /// Hosts that others know and that do not answer.
 fn missing(facts: &Facts, seen: &Seen) -> Vec<Finding> {
-    let answers = |id: &str| seen.hosts.iter().any(|host| host.id == id);
+    let answering: HashSet<&str> = seen.hosts.iter().map(|host| host.id.as_str()).collect();
     // By host: how long it was silent where it is known to be, and who hears it.
     let mut silent: BTreeMap<String, u64> = BTreeMap::new();
     let mut heard: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (host, told) in facts.told() {
-        for peer in told.health.peers.iter().filter(|peer| !answers(&peer.host_id)) {
+        for peer in told.health.peers.iter().filter(|peer| !answering.contains(peer.host_id.as_str())) {
             if peer.is_silent {
                 let longest = silent.entry(peer.host_id.clone()).or_default();
                 *longest = peer.silence_ms.max(*longest);
@@ -116,11 +134,14 @@ fn deaf(facts: &Facts) -> Vec<Finding> {
     let grown: Vec<&(&HostReply, &Told)> =
         told.iter().filter(|(_, told)| told.health.uptime_seconds >= YOUNG_SECS).collect();
     let mut found = Vec::new();
-    for (host, told) in &grown {
+    // What did not fit into an answer may have been heard all the same.
+    for (host, told) in grown.iter().filter(|(_, told)| !told.health.is_cut) {
+        let heard = told.health.peers.iter().filter(|peer| !peer.is_silent).map(|peer| peer.host_id.as_str());
+        let heard: HashSet<&str> = heard.collect();
         let not_heard = grown
             .iter()
             .filter(|(other, _)| other.id != host.id)
-            .filter(|(other, _)| !told.health.peers.iter().any(|peer| peer.host_id == other.id && !peer.is_silent));
+            .filter(|(other, _)| !heard.contains(other.id.as_str()));
         let not_heard: Vec<String> = not_heard.map(|(other, _)| named(other)).collect();
         if !not_heard.is_empty() {
             found.push(Finding::wrong(
@@ -192,9 +213,10 @@ pub(super) fn metadata(facts: &Facts) -> Found {
         }
     }
     if seen.links.is_none() || seen.claims.is_none() {
-        found.push(Finding::warning(
-            "no host tells the links and claims of the lattice in time",
-            "see the checks leaf and permissions",
+        let why = seen.untold.as_deref().unwrap_or("nobody answers");
+        found.push(Finding::wrong(
+            format!("no host tells the links and claims of the lattice: {why}"),
+            "see the checks leaf and permissions, or do what the host says",
         ));
     }
     if found.is_empty() {
@@ -209,7 +231,7 @@ pub(super) fn metadata(facts: &Facts) -> Found {
 pub(super) fn versions(facts: &Facts) -> Found {
     let seen = inhabited(facts)?;
     let mut found = Vec::new();
-    let (ours, old): (Vec<&HostReply>, Vec<&HostReply>) = seen.hosts.iter().partition(|host| host.peers.is_some());
+    let (ours, old): (Vec<&HostReply>, Vec<&HostReply>) = seen.hosts.iter().partition(|host| host.is_ours());
     if !old.is_empty() {
         let names: Vec<String> = old.iter().map(|host| format!("{}, version {}", named(host), host.version)).collect();
         found.push(Finding::note(format!(
@@ -374,7 +396,7 @@ mod tests {
     }
 
     fn facts(hosts: Vec<HostReply>, change: impl Fn(&mut Health)) -> Facts {
-        let health = hosts.iter().filter(|host| host.peers.is_some()).map(|host| {
+        let health = hosts.iter().filter(|host| host.is_ours()).map(|host| {
             let mut health = Health { host_id: host.id.clone(), uptime_seconds: 100, ..Health::default() };
             change(&mut health);
             (host.id.clone(), Ok(Told { health, ..Told::default() }))

@@ -1,6 +1,6 @@
 //! Link definitions: whether they lead somewhere, are allowed, and say what their provider understands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::{
     Finding, Found,
@@ -13,6 +13,8 @@ use crate::{
     providers::builtin,
 };
 
+/// What is told of links one by one; nobody reads more.
+const FINDINGS_MAX: usize = 200;
 /// How a provider says that it cannot listen somewhere.
 const CANNOT_LISTEN: &str = "cannot listen on";
 
@@ -22,8 +24,14 @@ pub(super) fn links(facts: &Facts) -> Found {
         return Err(Finding::skipped("no host tells the links of the lattice (metadata)"));
     };
     let mut found = Vec::new();
+    let claims: HashMap<&str, &Claims> =
+        seen.claims.iter().flatten().map(|claims| (claims.subject.as_str(), claims)).collect();
     for link in links {
-        let scene = Scene::of(seen, link);
+        if found.len() >= FINDINGS_MAX {
+            found.push(Finding::note(format!("the others of {} links were not looked at", links.len())));
+            break;
+        }
+        let scene = Scene::of(seen, &claims, link);
         found.extend(scene.claim());
         found.extend(scene.contract());
         found.extend(scene.leads_somewhere());
@@ -53,8 +61,8 @@ struct Scene<'a> {
 }
 
 impl<'a> Scene<'a> {
-    fn of(seen: &'a Seen, link: &'a LinkDefinition) -> Self {
-        let claims = |id: &str| seen.claims.as_ref()?.iter().find(|claims| claims.subject == id);
+    fn of(seen: &'a Seen, claims: &HashMap<&str, &'a Claims>, link: &'a LinkDefinition) -> Self {
+        let claims = |id: &str| claims.get(id).copied();
         let spec = builtin::CATALOGUE.iter().find(|spec| spec.public_key == link.provider_id).copied();
         Self { seen, link, actor: claims(&link.actor_id), provider: claims(&link.provider_id), spec }
     }

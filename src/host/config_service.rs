@@ -108,7 +108,10 @@ impl Service {
         for mistake in &reply.mistakes {
             warn!(subject = %self.subject, "entry of the configuration service passed over: {mistake}");
         }
-        let registries = self.registries.add(reply.registries);
+        let registries = self.registries.add(reply.registries).unwrap_or_else(|error| {
+            warn!(subject = %self.subject, %error, "registry credentials of the configuration service refused");
+            Vec::new()
+        });
         info!(
             actors = reply.actors.len(),
             providers = reply.providers.len(),

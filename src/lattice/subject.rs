@@ -55,11 +55,24 @@ pub enum Probe {
     Explain,
     /// What it knows of its own state.
     Health,
+    /// Link definitions in pages.
+    Links,
+    /// Claims in pages.
+    Claims,
+    /// Whether its provider has taken a link on.
+    Link,
 }
 
 impl Probe {
-    const ALL: [(Self, &'static str); 4] =
-        [(Self::Calls, "calls"), (Self::Logs, "logs"), (Self::Explain, "explain"), (Self::Health, "health")];
+    const ALL: [(Self, &'static str); 7] = [
+        (Self::Calls, "calls"),
+        (Self::Logs, "logs"),
+        (Self::Explain, "explain"),
+        (Self::Health, "health"),
+        (Self::Links, "links"),
+        (Self::Claims, "claims"),
+        (Self::Link, "link"),
+    ];
 
     fn token(self) -> &'static str {
         Self::ALL.iter().find(|(probe, _)| *probe == self).map_or("", |(_, token)| token)

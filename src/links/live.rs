@@ -32,13 +32,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, info, warn};
 
 use super::{
+    LinkDefinition,
     table::{Change, Rejected, Table},
     unwritten::{Attempt, Unwritten},
 };
 use crate::store::{Backend, Entry, Error, Store, Update};
 
-/// Changes applied before the snapshot is published once for all of them.
-const BATCH: usize = 256;
+/// Changes applied before the snapshot is published once for all of them, if so many wait. A snapshot of a large lattice costs
+/// more than that many changes.
+const BATCH: usize = 4096;
 /// How long a start waits for the first snapshot: the bucket may go out of reach after it was opened.
 const FIRST_SNAPSHOT: Duration = Duration::from_secs(5);
 /// Notices buffered for their consumer; the follower waits when it is full, so none is lost.
@@ -83,6 +85,8 @@ enum OwnWrite {
     Stored(Update),
     /// The bucket is to get it; told when that was tried once.
     Announced(Vec<(String, Bytes)>),
+    /// A provider of this host does not take a link on, and why. Nothing is written; it is told after the link itself.
+    Refused { link: Arc<LinkDefinition>, error: String },
 }
 
 impl Live {
@@ -151,6 +155,15 @@ impl Live {
     pub async fn announce(&self, entries: Vec<(String, Bytes)>) {
         if !entries.is_empty() {
             self.hand_over(OwnWrite::Announced(entries)).await;
+        }
+    }
+
+    /// Tells that a provider of this host does not take a link on: after it was told that the link is there, so that who hears
+    /// both knows the end. Never waits; with too many others on their way it is not told.
+    pub fn refuse(&self, link: Arc<LinkDefinition>, error: String) {
+        let (done, _) = oneshot::channel();
+        if self.own_writes.try_send((OwnWrite::Refused { link, error }, done)).is_err() {
+            warn!("the refusal of a link is not announced: too much else is on its way");
         }
     }
 
@@ -224,6 +237,10 @@ impl Follower {
                         self.handle(update);
                         self.publish().await;
                         let _ = done.send(());
+                    }
+                    OwnWrite::Refused { link, error } => {
+                        let notice = Notice { change: Change::LinkRefused { link, error }, origin: Origin::Live };
+                        self.notify(notice).await;
                     }
                     OwnWrite::Announced(entries) => {
                         let keys: Vec<String> = entries.iter().map(|(key, _)| key.clone()).collect();
@@ -432,10 +449,14 @@ impl Follower {
         {
             let _ = loaded.send(());
         }
-        for notice in self.pending.drain(..) {
-            if self.notices.send(notice).await.is_err() {
-                debug!("nobody listens to changes of the lattice metadata");
-            }
+        for notice in std::mem::take(&mut self.pending) {
+            self.notify(notice).await;
+        }
+    }
+
+    async fn notify(&self, notice: Notice) {
+        if self.notices.send(notice).await.is_err() {
+            debug!("nobody listens to changes of the lattice metadata");
         }
     }
 }

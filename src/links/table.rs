@@ -265,10 +265,25 @@ struct Reference {
 /// A change of the table that others need to hear about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    LinkPut { link: Arc<LinkDefinition>, replaced: Option<Arc<LinkDefinition>> },
-    LinkDeleted { link: Arc<LinkDefinition> },
-    ClaimsPut { subject: String },
-    ReferencePut { reference: String, public_key: Arc<str> },
+    LinkPut {
+        link: Arc<LinkDefinition>,
+        replaced: Option<Arc<LinkDefinition>>,
+    },
+    LinkDeleted {
+        link: Arc<LinkDefinition>,
+    },
+    /// A provider of this host does not take it on, and why. The table has it all the same.
+    LinkRefused {
+        link: Arc<LinkDefinition>,
+        error: String,
+    },
+    ClaimsPut {
+        subject: String,
+    },
+    ReferencePut {
+        reference: String,
+        public_key: Arc<str>,
+    },
 }
 
 /// Names what changed, without the values of a link.
@@ -277,6 +292,7 @@ impl fmt::Display for Change {
         match self {
             Self::LinkPut { link, .. } => write!(f, "link {} put", link.id()),
             Self::LinkDeleted { link } => write!(f, "link {} deleted", link.id()),
+            Self::LinkRefused { link, .. } => write!(f, "link {} refused", link.id()),
             Self::ClaimsPut { subject } => write!(f, "claims of {subject} put"),
             Self::ReferencePut { reference, .. } => write!(f, "reference {reference} put"),
         }
@@ -322,6 +338,11 @@ impl Table {
     /// All links, in no order.
     pub fn links(&self) -> impl Iterator<Item = &Arc<LinkDefinition>> {
         self.links.values().map(|stored| &stored.link)
+    }
+
+    /// All links with their ids, in no order.
+    pub fn stored_links(&self) -> impl Iterator<Item = (&str, &StoredLink)> {
+        self.links.iter().map(|(id, stored)| (id.as_str(), stored))
     }
 
     /// All claims, in no order.

@@ -10,7 +10,8 @@
 //! Numbers only grow, so who wants rates looks twice ([`Tally::since`]). What stopped keeps its numbers and goes on with them
 //! when it starts again; it is forgotten when nobody has called it for [`IDLE`] and its place is needed.
 //!
-//! Names of operations come from the wire, so there are bounds: [`OPERATIONS_MAX`] for each target and [`COUNTED_MAX`] for all.
+//! Names of operations come from the wire, so there are bounds: [`NAME_BYTES_MAX`] for each, [`OPERATIONS_MAX`] for each target
+//! and [`COUNTED_MAX`] for all.
 //! What is beyond them is counted as [`OTHER`].
 
 pub mod histogram;
@@ -37,6 +38,8 @@ use histogram::{Buckets, Histogram};
 pub const OPERATIONS_MAX: usize = 64;
 /// Operations that are counted apart over all targets; each takes two kilobytes.
 pub const COUNTED_MAX: usize = 4096;
+/// Bytes of an operation's name; a longer one is counted as [`OTHER`].
+pub const NAME_BYTES_MAX: usize = 128;
 /// Targets that are counted apart. More of those that run here are counted nevertheless.
 pub const TARGETS_MAX: usize = 1024;
 /// A target that was not called for so long may be forgotten.
@@ -229,6 +232,7 @@ impl Target {
         if self.called.load(Ordering::Relaxed) != second {
             self.called.store(second, Ordering::Relaxed);
         }
+        let operation = if operation.len() > NAME_BYTES_MAX { OTHER } else { operation };
         let known = self.operations.load();
         let operation = match known.iter().find(|known| *known.name == *operation) {
             Some(known) => Arc::clone(known),
@@ -515,6 +519,12 @@ mod tests {
         assert_eq!(operations.len(), OPERATIONS_MAX + 1);
         assert_eq!((&*operations[OPERATIONS_MAX].operation, operations[OPERATIONS_MAX].tally.calls), (OTHER, 10));
 
+        // The beginnings of long names are not told apart.
+        let long = "o".repeat(NAME_BYTES_MAX + 1);
+        meter.serve("MLONG", "").begin(&long, Path::Nats).end(Outcome::Answered);
+        let named = meter.snapshot().served.into_iter().find(|target| target.id == "MLONG").unwrap();
+        assert_eq!(named.operations[0].operation, OTHER);
+
         for n in 0..TARGETS_MAX + 10 {
             meter.called(&Entity::new(&format!("M{n}"), "", ""), "Op").end(Outcome::Answered);
         }
@@ -524,7 +534,7 @@ mod tests {
         assert_eq!(other.operations[0].tally.calls, 10);
         // What runs here always has a place of its own.
         let more: Vec<_> = (0..TARGETS_MAX + 10).map(|n| meter.serve(&format!("M{n}"), "")).collect();
-        assert_eq!(meter.snapshot().served.len(), more.len() + 1);
+        assert_eq!(meter.snapshot().served.len(), more.len() + 2);
     }
 
     #[test]

@@ -4,8 +4,7 @@
 //! One loop ([`Links::follow`]) owns the links. Whenever the link table changes it compares what it should serve with what
 //! it serves, and starts an attempt for each difference, at most one per actor at a time; so nothing is lost however fast
 //! changes come, and a link that takes long holds nobody up. New values are taken on before the old link ends. What fails
-//! because something is in the way is tried again, and the old link stays meanwhile; what fails for its values waits for
-//! others.
+//! because something is in the way is tried again, what fails for its values waits for others; the old link stays meanwhile.
 //!
 //! A call that arrives before its link is up waits for it, until its own deadline. So an actor's link can move here from
 //! another provider while the actor is in use.
@@ -22,7 +21,7 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use tokio::{
     sync::{oneshot, watch},
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -39,7 +38,7 @@ use crate::{
     lattice::{answers::Answers, subject::Subjects},
     links::{LinkDefinition, Live},
     meter::{Path, Target},
-    router::{self, Admitted, Local, ended},
+    router::{self, Admitted, LinkStanding, Local, ended},
     rpc::{
         call::{Call, CallError},
         invocation::Entity,
@@ -47,6 +46,8 @@ use crate::{
     },
 };
 
+/// Links that a provider takes on; each may hold connections and certificates.
+const LINKS_MAX: usize = 4096;
 /// How long taking on one link may take.
 const LINK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pauses between attempts for a link grow from the first to the last of these.
@@ -75,13 +76,22 @@ pub struct InProcess {
     own: Entity,
     links: Live,
     standings: watch::Receiver<Arc<Standings>>,
-    refused: watch::Receiver<Arc<Vec<Refusal>>>,
+    attempted: watch::Receiver<Arc<Attempted>>,
     /// Counts the calls of all time.
     served: Arc<Target>,
 }
 
-/// A link that is not taken on as it is now, and why. One with other values may be up meanwhile.
-type Refusal = (Arc<LinkDefinition>, String);
+/// The definitions that links were last tried with, by actor.
+type Attempted = HashMap<Arc<str>, AttemptedWith>;
+
+/// How an attempt with a definition went.
+#[derive(Clone)]
+struct AttemptedWith {
+    link: Arc<LinkDefinition>,
+    is_in_work: bool,
+    /// Why it is not taken on. One with other values may be up meanwhile.
+    refusal: Option<LinkError>,
+}
 
 impl InProcess {
     /// The link of a call once it stands, or why there is none.
@@ -118,7 +128,31 @@ impl Local for InProcess {
     }
 
     fn standing(&self) -> router::Standing {
-        router::Standing { refused: self.refused.borrow().to_vec(), ..router::Standing::default() }
+        let attempted = self.attempted.borrow();
+        let refused = attempted.values().filter_map(|tried| Some((Arc::clone(&tried.link), tried.refusal.as_ref()?)));
+        let refused = refused.map(|(link, error)| (link, error.to_string())).collect();
+        router::Standing { refused, ..router::Standing::default() }
+    }
+
+    fn link_standing(&self, link: &LinkDefinition) -> Option<LinkStanding> {
+        let attempted = self.attempted.borrow();
+        let Some(tried) = attempted.get(&*link.actor_id) else {
+            let is_wanted = link.contract_id == self.context.contract_id
+                && self.links.table().link(&link.actor_id, &link.contract_id, &link.link_name).is_some();
+            return match attempted.len() {
+                _ if !is_wanted => None,
+                LINKS_MAX.. => Some(LinkStanding::Refused(format!(
+                    "the provider has {LINKS_MAX} links on this host, the most it takes; start it on another host as well, or \
+                     delete links that nobody uses"
+                ))),
+                _ => Some(LinkStanding::Pending),
+            };
+        };
+        Some(match &tried.refusal {
+            _ if tried.is_in_work || *tried.link != *link => LinkStanding::Pending,
+            Some(error) => LinkStanding::Refused(error.to_string()),
+            None => LinkStanding::Up,
+        })
     }
 
     fn served(&self) -> Option<&Target> {
@@ -170,7 +204,6 @@ pub struct Launched {
 pub struct Equipment {
     pub context: Context,
     pub links: Live,
-    pub events: Publisher,
     pub subjects: Subjects,
     pub receiver: Receiver,
     pub answers: Answers,
@@ -178,16 +211,16 @@ pub struct Equipment {
 
 /// Builds, links and subscribes a provider. Nothing is left behind if this is dropped.
 pub async fn launch(spec: &'static Spec, equipment: Equipment) -> Result<Launched, String> {
-    let Equipment { context, links, events, subjects, receiver, answers } = equipment;
+    let Equipment { context, links, subjects, receiver, answers } = equipment;
     let (published, standings) = watch::channel(Arc::default());
-    let (told, refused) = watch::channel(Arc::default());
+    let (told, attempted) = watch::channel(Arc::default());
     let (settled, all_looked_at) = oneshot::channel();
     let (end, ending) = watch::channel(None);
     let follower = Links {
         provider: (spec.build)(context.clone()),
         context: context.clone(),
         live: links.clone(),
-        events,
+        beyond: 0,
         slots: HashMap::new(),
         published,
         told,
@@ -209,7 +242,7 @@ pub async fn launch(spec: &'static Spec, equipment: Equipment) -> Result<Launche
     let (inlets, health) = subscribe.await.map_err(|error| format!("subscribe to {subject}: {error}"))?;
     let served = context.router.meter().serve(context.provider_id.as_str(), context.link_name.as_str());
     let own = Entity::new(context.provider_id.as_str(), context.link_name.as_str(), context.contract_id);
-    let local = Arc::new(InProcess { context: context.clone(), own, links, standings, refused, served });
+    let local = Arc::new(InProcess { context: context.clone(), own, links, standings, attempted, served });
     Ok(Launched { spec, local, inlets, health, follower: tasks, end, context, receiver, answers })
 }
 
@@ -300,10 +333,11 @@ struct Links {
     provider: Arc<dyn Provider>,
     context: Context,
     live: Live,
-    events: Publisher,
+    /// Links there is no room for.
+    beyond: usize,
     slots: HashMap<Arc<str>, Slot>,
     published: watch::Sender<Arc<Standings>>,
-    told: watch::Sender<Arc<Vec<Refusal>>>,
+    told: watch::Sender<Arc<Attempted>>,
     attempts: JoinSet<Attempt>,
     /// Links that end as soon as nobody is led to them any more.
     retired: Vec<Arc<dyn Link>>,
@@ -322,11 +356,14 @@ impl Links {
             tokio::select! {
                 deadline = told_to_stop(&mut end) => break deadline,
                 Ok(()) = changes.changed() => self.compare(),
-                Some(tried) = self.attempts.join_next(), if !self.attempts.is_empty() => match tried {
-                    Ok((actor, result)) => self.tried(&actor, result),
-                    // An attempt catches its panics, and nobody cancels one.
-                    Err(failure) => tracing::error!(error = %failure, "taking on a link was cut off"),
-                },
+                Some(tried) = self.attempts.join_next(), if !self.attempts.is_empty() => {
+                    self.reap(tried);
+                    // Shown once for all that have ended, since that takes a look at every link.
+                    while let Some(tried) = self.attempts.try_join_next() {
+                        self.reap(tried);
+                    }
+                    self.publish();
+                }
                 Some(_) = self.endings.join_next(), if !self.endings.is_empty() => {}
                 () = tokio::time::sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => self.retry(),
             }
@@ -369,7 +406,12 @@ impl Links {
             }
             self.settle(&actor);
         }
+        let mut beyond = 0;
         for (actor, link) in wanted {
+            if self.slots.len() >= LINKS_MAX && !self.slots.contains_key(&actor) {
+                beyond += 1;
+                continue;
+            }
             let slot = match self.slots.entry(Arc::clone(&actor)) {
                 Entry::Occupied(slot) => slot.into_mut(),
                 Entry::Vacant(slot) => slot.insert(Slot {
@@ -385,7 +427,24 @@ impl Links {
             slot.wanted = Some(link);
             self.settle(&actor);
         }
+        if beyond > self.beyond {
+            warn!(
+                contract_id = self.context.contract_id,
+                links = LINKS_MAX,
+                beyond,
+                "further links of a provider are not taken on"
+            );
+        }
+        self.beyond = beyond;
         self.publish();
+    }
+
+    fn reap(&mut self, tried: Result<Attempt, JoinError>) {
+        match tried {
+            Ok((actor, result)) => self.tried(&actor, result),
+            // An attempt catches its panics, and nobody cancels one.
+            Err(failure) => tracing::error!(error = %failure, "taking on a link was cut off"),
+        }
     }
 
     /// Brings one link closer to what is wanted, unless an attempt is on its way: its end comes back here.
@@ -444,23 +503,17 @@ impl Links {
                     warn!(actor_id = %actor, contract_id = self.context.contract_id, %error, "link refused");
                     self.context.journal.write(Level::Warn, &format!("the link of {actor} is refused: {error}"));
                     if let Some(link) = &slot.tried {
-                        self.events.publish(Event::LinkdefSetFailed {
-                            link: LinkDefinition::clone(link),
-                            host_id: self.context.host_id.to_string(),
-                            error: error.to_string(),
-                        });
+                        self.live.refuse(Arc::clone(link), error.to_string());
                     }
                 }
-                // What stands in the way may go, and until then the old link is better than none. But if the values are at
-                // fault, the old ones are no longer what the lattice wants.
-                let is_at_fault = matches!(error, LinkError::Values(_));
+                // What stands in the way may go, and who put values that cannot be meant puts others: until then the old link
+                // is better than none.
                 slot.refused = Some(error);
-                if is_at_fault { slot.link.take() } else { None }
+                None
             }
         };
         self.retired.extend(previous);
         self.settle(actor);
-        self.publish();
     }
 
     fn retry(&mut self) {
@@ -482,8 +535,12 @@ impl Links {
         };
         let standings = self.slots.iter().filter_map(|(actor, slot)| Some((Arc::clone(actor), standing(slot)?)));
         self.published.send_replace(Arc::new(standings.collect()));
-        let refused = |slot: &Slot| Some((slot.tried.clone()?, slot.refused.as_ref()?.to_string()));
-        self.told.send_replace(Arc::new(self.slots.values().filter_map(refused).collect()));
+        let attempted = self.slots.iter().filter_map(|(actor, slot)| {
+            let link = Arc::clone(slot.tried.as_ref()?);
+            let refusal = slot.refused.clone();
+            Some((Arc::clone(actor), AttemptedWith { link, is_in_work: slot.busy, refusal }))
+        });
+        self.told.send_replace(Arc::new(attempted.collect()));
         for link in self.retired.drain(..) {
             self.endings.spawn(link.end(Instant::now() + END_TIMEOUT));
         }

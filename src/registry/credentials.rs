@@ -29,6 +29,15 @@ pub enum Credentials {
     Token(Secret),
 }
 
+impl Credentials {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Basic { username, password } => username.len() + password.expose().len(),
+            Self::Token(token) => token.expose().len(),
+        }
+    }
+}
+
 /// One entry as clients send it. Reading it never fails: an error would quote what it cannot read, which may be a secret.
 /// An entry that makes no sense has no credentials, and one that is bad keeps no others away.
 #[derive(Default)]
@@ -62,6 +71,26 @@ impl Credential {
     }
 }
 
+/// Registries a host keeps logins of.
+const REGISTRIES_MAX: usize = 256;
+/// Bytes of the name of a registry, and of user and secret together; tokens of clouds have some thousand.
+const REGISTRY_BYTES_MAX: usize = 256;
+const SECRET_BYTES_MAX: usize = 32 * 1024;
+
+/// Why logins are not kept.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TooManyLogins {
+    #[error(
+        "the host has logins of {known} registries and would get {fresh} more, it keeps {REGISTRIES_MAX}; restart it to begin \
+         anew"
+    )]
+    Many { known: usize, fresh: usize },
+    #[error(
+        "the login of registry {0:?} is too long: a name may have {REGISTRY_BYTES_MAX} bytes, user and secret {SECRET_BYTES_MAX}"
+    )]
+    Long(String),
+}
+
 /// The credentials the lattice gave to this host. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Registries {
@@ -70,21 +99,31 @@ pub struct Registries {
 }
 
 impl Registries {
-    /// Adds entries; returns the registries they are for.
-    pub fn add(&self, entries: BTreeMap<String, Credential>) -> Vec<String> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut added = Vec::new();
+    /// Adds entries, all or none; returns the registries they are for. Entries without credentials are passed over.
+    pub fn add(&self, entries: BTreeMap<String, Credential>) -> Result<Vec<String>, TooManyLogins> {
+        let mut read = BTreeMap::new();
+        let mut senseless = 0_usize;
         for (key, credential) in entries {
             let registry = authority(&key);
             match credential.read() {
-                Some(credentials) => {
-                    known.insert(registry.clone(), credentials);
-                    added.push(registry);
+                Some(credentials) if registry.len() > REGISTRY_BYTES_MAX || credentials.bytes() > SECRET_BYTES_MAX => {
+                    return Err(TooManyLogins::Long(registry.chars().take(64).collect()));
                 }
-                None => warn!(%registry, "registry credentials ignored: neither user and password nor a token"),
+                Some(credentials) => _ = read.insert(registry, credentials),
+                None => senseless += 1,
             }
         }
-        added
+        if senseless > 0 {
+            warn!(entries = senseless, "registry credentials ignored: neither user and password nor a token");
+        }
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = read.keys().filter(|registry| !known.contains_key(*registry)).count();
+        if known.len() + fresh > REGISTRIES_MAX {
+            return Err(TooManyLogins::Many { known: known.len(), fresh });
+        }
+        let added = read.keys().cloned().collect();
+        known.extend(read);
+        Ok(added)
     }
 
     /// The credentials of a registry, given as `host` or `host:port`.
@@ -181,15 +220,32 @@ mod tests {
     fn entries_merge_and_secrets_stay_hidden() {
         let registries = Registries::default();
         let entries = |json: &str| serde_json::from_str(json).unwrap();
-        registries.add(entries(r#"{"a":{"registryType":"oci","username":"u","password":"secret"},"b":{"token":"t"}}"#));
-        registries.add(entries(r#"{"oci://a/x":{"username":"u2","token":"t2"},"c":{"username":"only"}}"#));
+        registries
+            .add(entries(r#"{"a":{"registryType":"oci","username":"u","password":"secret"},"b":{"token":"t"}}"#))
+            .unwrap();
+        registries.add(entries(r#"{"oci://a/x":{"username":"u2","token":"t2"},"c":{"username":"only"}}"#)).unwrap();
         // Nonsense is ignored one by one.
-        let added = registries.add(entries(r#"{"d":"user:secret","e":{"username":7,"token":""},"f":{"token":"t"}}"#));
+        let added =
+            registries.add(entries(r#"{"d":"user:secret","e":{"username":7,"token":""},"f":{"token":"t"}}"#)).unwrap();
         assert_eq!(added, ["f"]);
         assert!(matches!(registries.of("a"), Some(Credentials::Basic { username, .. }) if username == "u2"));
         assert!(matches!(registries.of("b"), Some(Credentials::Token(_))));
         assert!(registries.of("c").is_none());
         assert!(!format!("{:?}", registries.of("a")).contains("t2"));
+    }
+
+    #[test]
+    fn a_host_keeps_logins_of_so_many_registries_and_no_endless_ones() {
+        let registries = Registries::default();
+        let login = || Credential { token: Some("t".into()), ..Credential::default() };
+        let of = |numbers: std::ops::Range<usize>| numbers.map(|n| (format!("r{n}"), login())).collect();
+        assert_eq!(registries.add(of(0..REGISTRIES_MAX)).unwrap().len(), REGISTRIES_MAX);
+        // Known ones are replaced whatever their number.
+        assert!(registries.add(of(0..10)).is_ok());
+        assert!(matches!(registries.add(of(0..REGISTRIES_MAX + 1)), Err(TooManyLogins::Many { .. })));
+        assert!(registries.of(&format!("r{REGISTRIES_MAX}")).is_none());
+        let endless = Credential { token: Some("t".repeat(SECRET_BYTES_MAX + 1)), ..Credential::default() };
+        assert!(matches!(registries.add([("r1".to_owned(), endless)].into()), Err(TooManyLogins::Long(_))));
     }
 
     #[tokio::test]
@@ -200,7 +256,7 @@ mod tests {
         let auth = r#"{"auth":"ZG9ja2VyOnNlY3JldA=="}"#;
         std::fs::write(&docker, format!(r#"{{"auths":{{"a":{auth},"b":{auth},"https://c/v1/":{auth}}}}}"#)).unwrap();
         let lattice = Registries::default();
-        lattice.add(serde_json::from_str(r#"{"a":{"username":"lattice","password":"p"}}"#).unwrap());
+        lattice.add(serde_json::from_str(r#"{"a":{"username":"lattice","password":"p"}}"#).unwrap()).unwrap();
         let own = |registry: &str| {
             Some(OciCredentials { registry: registry.into(), user: "own".into(), password: Secret::new("p") })
         };

@@ -14,8 +14,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
-    Builtin, Inner, Meant, Room, Route, Router, Standing, asks_policy, claimed, leads_nowhere, lets_in, linked,
-    may_be_contract, permitted, signed_for,
+    Builtin, Inner, LinkStanding, Meant, Room, Route, Router, Standing, asks_policy, claimed, leads_nowhere, lets_in,
+    linked, may_be_contract, permitted, signed_for,
 };
 use crate::{
     identity::keys::LatticeName,
@@ -286,6 +286,12 @@ impl Router {
     pub fn refused_links(&self) -> Vec<(Arc<LinkDefinition>, String)> {
         let providers = self.0.providers.load();
         providers.values().flat_map(|by_link| by_link.values()).flat_map(|local| local.standing().refused).collect()
+    }
+
+    /// What has become of a link at its provider, if that is built in and runs in this process.
+    pub fn link_standing(&self, link: &LinkDefinition) -> Option<LinkStanding> {
+        let providers = self.0.providers.load();
+        providers.get(&*link.provider_id)?.get(&*link.link_name)?.link_standing(link)
     }
 
     /// The actors of this process as they are now, by public key.

@@ -262,6 +262,21 @@ pub trait Local: Send + Sync + 'static {
     fn standing(&self) -> Standing {
         Standing::default()
     }
+    /// What has become of a link definition, and `None` of one that it does not have; of providers.
+    fn link_standing(&self, _link: &LinkDefinition) -> Option<LinkStanding> {
+        None
+    }
+}
+
+/// What has become of a link definition at its provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkStanding {
+    /// Calls go by it.
+    Up,
+    /// It is not taken on, and why. One with other values may be up meanwhile.
+    Refused(String),
+    /// It is being taken on, or another definition is in its place.
+    Pending,
 }
 
 /// A target as it is now.

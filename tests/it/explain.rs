@@ -148,7 +148,7 @@ async fn a_link_that_its_provider_refuses_is_told_with_the_reason() {
     start(&server, &host, &example("kvcounter"), 1).await;
     start_provider(&server, &host, "builtin://keyvalue").await;
     let spec = &keyvalue::SPEC;
-    client::link(&server, KVCOUNTER, spec.public_key, spec.contract_id, &[("bucket", "no.such name!")]).await;
+    client::store_link(&server, KVCOUNTER, spec, &[("bucket", "no.such name!")]).await;
     let told = eventually("the provider refuses it", || async {
         let told = explain(&server, &COUNT).await;
         (told.step("link")["outcome"] == "fails").then_some(told)

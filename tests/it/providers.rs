@@ -186,10 +186,11 @@ async fn a_link_that_cannot_be_taken_on_says_why_and_works_once_it_can() {
     let url = format!("http://{address}/");
     eventually("the port is taken as soon as it is free", || async { reqwest::get(&url).await.ok() }).await;
 
-    link(&server, ECHO, httpserver::SPEC.public_key, HTTP, &[("address", "nonsense")]).await;
+    // Written past every host; the link that works is better than none.
+    client::store_link(&server, ECHO, &httpserver::SPEC, &[("address", "nonsense")]).await;
     let refused = events.next("linkdef_set_failed").await;
     assert!(text(&refused, "/data/error").contains("nonsense"), "{refused}");
-    eventually("the old address is gone", || async { reqwest::get(&url).await.is_err().then_some(()) }).await;
+    assert!(reqwest::get(&url).await.is_ok());
     host.stop().await;
 }
 

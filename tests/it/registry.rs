@@ -51,7 +51,7 @@ fn module(name: &str) -> Bytes {
 
 fn lattice_login(registry: &str, json: &str) -> Registries {
     let registries = Registries::default();
-    registries.add(serde_json::from_str(&format!(r#"{{"{registry}":{json}}}"#)).unwrap());
+    registries.add(serde_json::from_str(&format!(r#"{{"{registry}":{json}}}"#)).unwrap()).unwrap();
     registries
 }
 

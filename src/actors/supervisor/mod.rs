@@ -46,6 +46,7 @@ pub use command::{
 
 use crate::{
     budget::machine_memory,
+    control::state::bytes_of_actors,
     events::{
         Event, Publisher, Stage,
         event::{ActorContext, Annotations},
@@ -69,8 +70,15 @@ use crate::{
 const INBOX: usize = 256;
 /// Commands that may wait for loading and starting, all together.
 const JOBS_MAX: usize = 1024;
+/// The part of a message of NATS that the actors of a host may take in its inventory, one of so many. What the host answers
+/// has to fit into one.
+const INVENTORY_PART: usize = 2;
 /// How often claims of running actors are looked for in the bucket, and written again if it lost them; and whether they count.
 const CLAIMS_CHECK: Duration = Duration::from_secs(5);
+
+/// Why nothing further is started.
+const FULL: &str = "the host runs as many actors and sets of annotations as its inventory can tell in one message; start it on \
+                    another host, or raise max_payload in the NATS server's configuration";
 
 /// What the supervisor works with.
 pub struct Parts {
@@ -336,6 +344,8 @@ impl Supervisor {
         if let Err(text) = reuse_of(&start.annotations) {
             return self.start_failed(&start, Some(&id), &text);
         }
+        let has_group = |running: &Running| running.groups.iter().any(|group| group.annotations == start.annotations);
+        let is_full = self.running.get(&id).is_some_and(|running| !has_group(running)) && !self.has_room();
         let Some(running) = self.running.get_mut(&id) else {
             return self.subscribe(start, artifact);
         };
@@ -353,6 +363,9 @@ impl Supervisor {
             Amount::Exactly(count) => count,
             Amount::AtLeast(count) => before.max(count),
         };
+        if after > 0 && is_full {
+            return self.start_failed(&start, Some(&id), FULL);
+        }
         match group {
             Some(group) => group.max = after,
             None if after > 0 => running.groups.push(Group {
@@ -365,6 +378,12 @@ impl Supervisor {
         running.groups.retain(|group| group.max > 0);
         let events = self.scale_events(&start.reference, &start.annotations, &artifact.claims, before, after);
         self.settle(&id, events, None);
+    }
+
+    /// Whether the inventory has room for one more actor, or set of annotations.
+    fn has_room(&self) -> bool {
+        let used = bytes_of_actors(&self.published.borrow());
+        used < self.parts.rpc.server_info().max_payload / INVENTORY_PART
     }
 
     /// Subscribes for an actor that does not run yet; commands for it wait meanwhile.
@@ -389,6 +408,7 @@ impl Supervisor {
         let id = artifact.claims.subject.clone();
         let waiting = self.starting.remove(&id).unwrap_or_default();
         match result {
+            Ok(_) if !self.has_room() => self.start_failed(&start, Some(&id), FULL),
             Ok(inlets) => self.run_actor(start, artifact, inlets),
             Err(text) => self.start_failed(&start, Some(&id), &format!("subscribe for the actor: {text}")),
         }

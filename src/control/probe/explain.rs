@@ -18,6 +18,8 @@ use crate::{
         types::Ack,
     },
     lenient::nullable,
+    links::{LinkDefinition, link_option},
+    providers::builtin,
     router::explain::Question,
     rpc::invocation::Entity,
 };
@@ -106,6 +108,24 @@ pub struct Explained {
     pub origin_runs_here: bool,
 }
 
+impl Explained {
+    /// Takes into account that the origin does not take the link on by which it would call.
+    fn refuse_link(&mut self, link: &LinkDefinition, error: &str) {
+        let Some(step) = self.steps.iter_mut().find(|step| step.step == "link") else { return };
+        step.outcome = Outcome::Fails;
+        step.why =
+            format!("the provider does not take the link of {} on, so it does not call it: {error}", link.actor_id);
+        step.fix = Some(format!(
+            "mend the cause, or give it other values: host link put {} {} {}{} KEY=VALUE",
+            link.actor_id,
+            builtin::name_of(&link.provider_id),
+            link.contract_id,
+            link_option(&link.link_name)
+        ));
+        self.conclude();
+    }
+}
+
 impl Server {
     pub(in crate::control) fn probe_explain(self: &Arc<Self>, payload: &Bytes) -> Answer {
         let request: Request = match parse("explain", payload) {
@@ -120,6 +140,20 @@ impl Server {
         async move { json(&server.explained(&request).await) }.boxed()
     }
 
+    /// The link that a provider of this host does not take on, although it is to call its actor by it.
+    fn refused_link_to(
+        &self,
+        Request { origin, namespace, arrived_at, .. }: &Request,
+    ) -> Option<(Arc<LinkDefinition>, String)> {
+        if origin.is_actor() || arrived_at.is_some() {
+            return None;
+        }
+        let is_it = |link: &LinkDefinition| {
+            link.actor_id == *namespace && link.provider_id == *origin.public_key && link.link_name == *origin.link_name
+        };
+        self.parts.router.refused_links().into_iter().find(|(link, _)| is_it(link))
+    }
+
     async fn explained(&self, request: &Request) -> Explained {
         let router = &self.parts.router;
         let explanation = match &request.arrived_at {
@@ -130,6 +164,9 @@ impl Server {
         let table = self.parts.links.table();
         let scene = words::Scene { table: &table, host: Some(facts.id.as_str()), request };
         let mut explained = scene.explained(&explanation);
+        if let Some((link, error)) = self.refused_link_to(request) {
+            explained.refuse_link(&link, &error);
+        }
         let key = &*request.origin.public_key;
         explained.origin_runs_here = self.parts.actors.running().iter().any(|actor| actor.id.as_str() == key)
             || self.parts.providers.running().iter().any(|provider| provider.id.as_str() == key);

@@ -19,8 +19,9 @@ use tokio::time::{Instant, timeout};
 use crate::{
     config::{self, Config},
     control::{
-        server::{Answer, Server, json},
+        server::{Answer, Server, json, json_within},
         state::VERSION,
+        types::Ack,
     },
     errors::chain,
     events::troubles::Trouble,
@@ -37,6 +38,8 @@ use crate::{
 const ROUND_TRIP: Duration = Duration::from_millis(800);
 /// How long the policy service and registries may take, so that the whole answer comes in time.
 const QUESTION: Duration = Duration::from_millis(1500);
+/// Rows of each list in an answer.
+const ROWS_MAX: usize = 1024;
 /// Registries that are asked.
 const REGISTRIES_MAX: usize = 8;
 /// A repository nobody has: a registry that says so has let us in.
@@ -108,9 +111,39 @@ pub struct Health {
     pub peers: Vec<PeerHealth>,
     /// How long ago another process was heard that has the key of this host, in milliseconds; nothing if none ever was.
     pub twin_ms: Option<u64>,
+    /// There is more of these than an answer has room for.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_cut: bool,
 }
 
 impl Health {
+    /// Encodes it, with so much of its lists as one message has room for.
+    fn fitting(mut self, bytes_max: usize) -> Option<Bytes> {
+        let mut rows_max = ROWS_MAX;
+        loop {
+            self.cut(rows_max);
+            if let Some(health) = json_within(&self, bytes_max) {
+                return Some(health);
+            }
+            if rows_max == 0 {
+                return json(&Ack::rejected("what the host knows of itself does not fit into one message"));
+            }
+            rows_max /= 2;
+        }
+    }
+
+    fn cut(&mut self, rows_max: usize) {
+        let Self { registries, links, failures, providers, actors, peers, .. } = self;
+        let lengths = [registries.len(), links.len(), failures.len(), providers.len(), actors.len(), peers.len()];
+        self.is_cut |= lengths.iter().any(|length| *length > rows_max);
+        registries.truncate(rows_max);
+        links.truncate(rows_max);
+        failures.truncate(rows_max);
+        providers.truncate(rows_max);
+        actors.truncate(rows_max);
+        peers.truncate(rows_max);
+    }
+
     /// What the host tells of a provider under a link name.
     pub fn provider(&self, id: &str, link_name: &str) -> Option<&ProviderHealth> {
         self.providers.iter().find(|provider| provider.id == id && provider.link_name == link_name)
@@ -295,7 +328,7 @@ impl Server {
         // Whoever asks in a way that makes no sense is told all the same: there is nothing to be wrong about.
         let request: Request = serde_json::from_slice(payload).unwrap_or_default();
         let server = Arc::clone(self);
-        async move { json(&server.health(request.ask).await) }.boxed()
+        async move { server.health(request.ask).await.fitting(server.payload_max()) }.boxed()
     }
 
     async fn health(&self, ask: bool) -> Health {
@@ -351,6 +384,7 @@ impl Server {
                 })
                 .collect(),
             twin_ms: self.parts.peers.twins().map(milliseconds),
+            is_cut: false,
             // Last, so that it is as little late as can be.
             now_ms: since_1970(SystemTime::now()),
         }
@@ -501,4 +535,23 @@ fn since_1970(time: SystemTime) -> u64 {
 
 fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_host_knows_of_itself_fits_into_a_message_of_any_size() {
+        let link = RefusedLink { error: "e".repeat(200), ..RefusedLink::default() };
+        let health = Health { host_id: "N".into(), links: vec![link; 5000], ..Health::default() };
+        for (bytes_max, is_enough) in [(1 << 20, true), (64 << 10, true), (8 << 10, true), (100, false)] {
+            let answer = health.clone().fitting(bytes_max).unwrap();
+            let read: Health = serde_json::from_slice(&answer).unwrap();
+            assert_eq!((read.is_cut, read.host_id == "N"), (is_enough, is_enough), "{bytes_max}");
+            assert!(!is_enough || (answer.len() <= bytes_max && !read.links.is_empty()), "{bytes_max}");
+        }
+        let small: Health = serde_json::from_slice(&Health::default().fitting(1 << 20).unwrap()).unwrap();
+        assert!(!small.is_cut);
+    }
 }

@@ -5,7 +5,11 @@ use bytes::Bytes;
 use futures::{FutureExt, future::ready};
 
 use crate::{
-    control::server::{Answer, Server, json, parse},
+    control::{
+        bounds,
+        server::{Answer, Server, json, now, parse},
+        types::Ack,
+    },
     journal::wire::Ask,
 };
 
@@ -15,6 +19,11 @@ impl Server {
             Ok(ask) => ask,
             Err(answer) => return answer,
         };
+        if let Err(error) =
+            bounds::name(&ask.entity).and_then(|()| bounds::name(ask.follow.as_deref().unwrap_or_default()))
+        {
+            return now(&Ack::rejected(error));
+        }
         let part = self.parts.followers.take(ask, reply.cloned());
         ready(part.and_then(|part| json(&part))).boxed()
     }

@@ -1,10 +1,9 @@
 //! Link definitions: the list with what is wrong with each, put, delete.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use axum::{Extension, Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
@@ -13,6 +12,8 @@ use super::{
     page::{Page, Wanted, name},
 };
 use crate::{
+    client::links as client,
+    control::probe::health::RefusedLink,
     http::{
         Dashboard,
         door::Access,
@@ -21,9 +22,11 @@ use crate::{
         operations::{Begun, End},
     },
     identity::keys::{ActorId, LinkName, ProviderId},
-    lattice::subject::Control,
     links::{LinkDefinition, Table},
-    providers::{builtin::httpserver, external::masks},
+    providers::{
+        builtin::{self, httpserver},
+        external::masks,
+    },
 };
 
 /// How a link is.
@@ -60,6 +63,8 @@ pub struct Links<'a> {
     picture: &'a Picture,
     own_id: &'a str,
     access: Access,
+    /// Why links are refused, by actor, contract and link name.
+    refused: HashMap<[&'a str; 3], &'a str>,
 }
 
 impl Mask for Link {
@@ -76,7 +81,12 @@ impl Mask for Link {
 
 impl<'a> Links<'a> {
     pub fn new(table: &'a Table, picture: &'a Picture, own_id: &'a str, access: Access) -> Self {
-        Self { table, picture, own_id, access }
+        let told = picture.present().filter_map(|host| host.health.as_ref()).flat_map(|health| &health.links);
+        let refused = told.map(|link| {
+            let RefusedLink { actor_id, contract_id, link_name, error, .. } = link;
+            ([actor_id.as_str(), contract_id, link_name], error.as_str())
+        });
+        Self { table, picture, own_id, access, refused: refused.collect() }
     }
 
     /// Those that are wanted, as the one who asks may see them, in the order of their actors' names.
@@ -111,13 +121,9 @@ impl<'a> Links<'a> {
     }
 
     fn state(&self, link: &LinkDefinition) -> (LinkState, Option<String>) {
-        let told = self.picture.present().filter_map(|host| host.health.as_ref()).flat_map(|health| &health.links);
-        let mut refusals = told.filter(|refused| {
-            (&refused.actor_id, &refused.contract_id, &refused.link_name)
-                == (&link.actor_id, &link.contract_id, &link.link_name)
-        });
-        if let Some(refused) = refusals.next() {
-            return (LinkState::Refused, Some(refused.error.clone()));
+        let triple = [link.actor_id.as_str(), &link.contract_id, &link.link_name];
+        if let Some(error) = self.refused.get(&triple) {
+            return (LinkState::Refused, Some((*error).to_owned()));
         }
         let index = self.picture.index();
         let runs_provider = |id: &str| index.runs_provider(id);
@@ -235,11 +241,19 @@ pub async fn put(
     let title = format!("Link {actor} to {provider} for {}", link.contract_id);
     let begun =
         Begun { kind: "put_link", title, target_id: &link.actor_id, link_name: &link.link_name, ..Begun::default() };
+    let oddities = builtin::check(&link).map_err(|error| {
+        Refusal::wrong(format!("{} does not take this link on: {error}", builtin::name_of(&link.provider_id)))
+    })?;
     let (lattice, sent) = (dashboard.lattice().clone(), link.clone());
     accepted(dashboard.operations().begin(begun, |work| async move {
         work.stage("command", "");
-        lattice.acked(&Control::LinkPut, &json!(sent)).await?;
-        Ok(End { text: format!("{actor} is linked to {provider} for {}", sent.contract_id), ..End::default() })
+        let taken = client::put(&lattice, &sent, Some(client::LINK_WAIT)).await?;
+        let mut text = format!("{actor} is linked to {provider} for {}", sent.contract_id);
+        for remark in oddities.into_iter().chain(taken.and_then(|taken| taken.note(&sent))) {
+            text.push_str("; ");
+            text.push_str(&remark);
+        }
+        Ok(End { text, ..End::default() })
     }))
 }
 
@@ -272,7 +286,7 @@ pub async fn delete(
     let lattice = dashboard.lattice().clone();
     accepted(dashboard.operations().begin(begun, |work| async move {
         work.stage("command", "");
-        lattice.acked(&Control::LinkDel, &json!(*link)).await?;
+        client::delete(&lattice, &link, Some(client::LINK_WAIT)).await?;
         Ok(End { text: format!("{actor} is not linked for {} any more", link.contract_id), ..End::default() })
     }))
 }

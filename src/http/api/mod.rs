@@ -107,13 +107,19 @@ impl From<anyhow::Error> for Refusal {
     fn from(error: anyhow::Error) -> Self {
         let status = if error.chain().any(may_be_done) {
             StatusCode::GATEWAY_TIMEOUT
-        } else if error.chain().any(|cause| cause.is::<RequestError>()) {
+        } else if error.chain().any(is_silence) {
             StatusCode::BAD_GATEWAY
         } else {
             StatusCode::UNPROCESSABLE_ENTITY
         };
         Self::new(status, format!("{error:#}"))
     }
+}
+
+/// Whether an error says that nobody in the lattice answered, rather than that somebody refuses.
+fn is_silence(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let asked = cause.downcast_ref::<RequestError>();
+    asked.is_some_and(|asked| !matches!(asked, RequestError::Refused { .. }))
 }
 
 impl From<RequestError> for Refusal {

@@ -168,16 +168,22 @@ impl Placement {
 /// claims, named configuration, uploads, and the large payloads of calls.
 pub fn bucket_name(value: Option<String>, default: String, lattice: &LatticeName) -> Result<String, LinkError> {
     let name = value.unwrap_or(default);
+    check_bucket_name(&name, Some(lattice))?;
+    Ok(name)
+}
+
+/// Checks the name of a bucket; whether it is that of the lattice's payloads only where the lattice is known.
+pub fn check_bucket_name(name: &str, lattice: Option<&LatticeName>) -> Result<(), LinkError> {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"_-".contains(&b);
     if name.is_empty() || name.len() > 128 || !name.bytes().all(is_plain) {
-        return Err(wrong("bucket", &name, "up to 128 letters, digits, - and _"));
+        return Err(wrong("bucket", name, "up to 128 letters, digits, - and _"));
     }
     let what = match HOSTS_BUCKETS.iter().find(|(begin, _)| name.starts_with(begin)) {
         Some((_, what)) => what,
-        None if name == lattice.as_str() => "large payloads",
-        None => return Ok(name),
+        None if lattice.is_some_and(|lattice| name == lattice.as_str()) => "large payloads",
+        None => return Ok(()),
     };
-    Err(wrong("bucket", &name, &format!("another bucket than one in which hosts keep {what}")))
+    Err(wrong("bucket", name, &format!("another bucket than one in which hosts keep {what}")))
 }
 
 #[cfg(test)]

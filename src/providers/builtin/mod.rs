@@ -69,7 +69,22 @@ pub struct Spec {
     pub values: &'static [Value],
     /// Brings work in from outside the lattice: it stops first when the host stops, while actors still answer.
     pub brings_work: bool,
+    /// Reads the values of a link without taking it on; returns what is odd about them.
+    pub check: fn(&LinkDefinition) -> Result<Vec<String>, LinkError>,
     pub build: fn(Context) -> Arc<dyn Provider>,
+}
+
+/// Checks the values of a link to a built-in provider before anybody takes it on; returns what is odd about them, such as names
+/// that the provider does not know. What only the provider's machine can tell, as whether a file is there, is no mistake
+/// here.
+pub fn check(link: &LinkDefinition) -> Result<Vec<String>, LinkError> {
+    let spec =
+        CATALOGUE.iter().find(|spec| spec.public_key == link.provider_id && spec.contract_id == link.contract_id);
+    let Some(spec) = spec else { return Ok(Vec::new()) };
+    match (spec.check)(link) {
+        Err(LinkError::Unavailable(_)) => Ok(Vec::new()),
+        checked => checked,
+    }
 }
 
 /// One link value, documented.
@@ -89,6 +104,12 @@ pub fn find(reference: &str) -> Option<Result<&'static Spec, UnknownBuiltin>> {
     let name = reference.strip_prefix(SCHEME)?;
     let found = CATALOGUE.iter().find(|spec| spec.name == name).copied();
     Some(found.ok_or_else(|| UnknownBuiltin(name.to_owned())))
+}
+
+/// The reference of a built-in provider, by its public key; of others the key itself.
+pub fn name_of(public_key: &str) -> String {
+    let found = CATALOGUE.iter().find(|spec| spec.public_key == public_key);
+    found.map_or_else(|| public_key.to_owned(), |spec| format!("{SCHEME}{}", spec.name))
 }
 
 /// There is no built-in provider of this name.

@@ -123,6 +123,11 @@ impl Values {
         Ok(values)
     }
 
+    /// What is to be said of values that the provider does not know.
+    pub fn oddities(&self) -> Vec<String> {
+        self.unknown.iter().map(Unknown::to_string).collect()
+    }
+
     /// A text: the single value, or the JSON member of that name.
     pub fn text(&self, name: &str) -> Option<String> {
         self.single.get(name).cloned().or_else(|| match self.json.get(name)? {

@@ -41,6 +41,7 @@ use super::{
 };
 use crate::{
     budget::Budget,
+    control::state::bytes_of_providers,
     events::{Event, Publisher, event::ProviderContext},
     identity::keys::{HostId, LinkName, ProviderId},
     issuers::Issuers,
@@ -66,6 +67,12 @@ const INBOX: usize = 256;
 const PREPARES_MAX: usize = 4;
 /// Starts that may be under way.
 const STARTS_MAX: usize = 256;
+/// The part of a message of NATS that the providers of a host may take in its inventory, one of so many. What the host
+/// answers has to fit into one.
+const INVENTORY_PART: usize = 4;
+/// Why nothing further is started.
+const FULL: &str = "the host runs as many providers as its inventory can tell in one message; start it on another host, or \
+                    raise max_payload in the NATS server's configuration";
 /// How long a stop may take that nobody set a deadline for.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause before the first restart; each further one is twice as long.
@@ -180,6 +187,23 @@ struct Entry {
     local: Option<Arc<dyn Local>>,
     /// Its claims do not count now, and that was told.
     is_out_of_term: bool,
+}
+
+impl Entry {
+    /// What readers see of it.
+    fn view(&self, key: &Key) -> ProviderView {
+        let claims = &self.blueprint.claims;
+        ProviderView {
+            id: key.id.clone(),
+            link_name: key.link_name.clone(),
+            contract_id: claims.contract_id.clone(),
+            reference: self.start.reference.clone(),
+            name: claims.name.clone().unwrap_or_default(),
+            revision: i32::try_from(claims.effective_revision()).unwrap_or(i32::MAX),
+            annotations: self.start.annotations.clone(),
+            instance_id: self.instance.to_string(),
+        }
+    }
 }
 
 /// What a child task reports.
@@ -358,6 +382,9 @@ impl Supervisor {
                 ProviderError::AlreadyRunning { provider: key.id.to_string(), link_name: key.link_name.to_string() };
             return self.start_failed(&start, &error.to_string());
         }
+        if !self.has_room() {
+            return self.start_failed(&start, FULL);
+        }
         let entry = Entry {
             start,
             blueprint,
@@ -374,6 +401,13 @@ impl Supervisor {
         };
         self.entries.insert(key.clone(), entry);
         self.launch(&key);
+    }
+
+    /// Whether the inventory has room for one more provider, those that are about to run included.
+    fn has_room(&self) -> bool {
+        let views: Vec<ProviderView> = self.entries.iter().map(|(key, entry)| entry.view(key)).collect();
+        let used = bytes_of_providers(&views);
+        used < self.parts.rpc.client.server_info().max_payload / INVENTORY_PART
     }
 
     /// Begins a run of a known provider.
@@ -673,16 +707,7 @@ impl Supervisor {
     fn publish_state(&self) {
         self.tell_conditions();
         let shown = |entry: &Entry| matches!(entry.phase, Phase::Running | Phase::Stopping);
-        let view = self.entries.iter().filter(|(_, entry)| shown(entry)).map(|(key, entry)| ProviderView {
-            id: key.id.clone(),
-            link_name: key.link_name.clone(),
-            contract_id: entry.blueprint.claims.contract_id.clone(),
-            reference: entry.start.reference.clone(),
-            name: entry.blueprint.claims.name.clone().unwrap_or_default(),
-            revision: i32::try_from(entry.blueprint.claims.effective_revision()).unwrap_or(i32::MAX),
-            annotations: entry.start.annotations.clone(),
-            instance_id: entry.instance.to_string(),
-        });
+        let view = self.entries.iter().filter(|(_, entry)| shown(entry)).map(|(key, entry)| entry.view(key));
         let view = view.collect();
         let mut locals: HashMap<Arc<str>, Locals> = HashMap::new();
         for (key, entry) in &self.entries {

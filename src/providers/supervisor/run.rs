@@ -70,7 +70,6 @@ pub(super) async fn begin(
             let equipment = in_process::Equipment {
                 context,
                 links: parts.links.clone(),
-                events: parts.events.clone(),
                 subjects: parts.subjects.clone(),
                 receiver: parts.receiver.clone(),
                 answers: parts.answers.clone(),

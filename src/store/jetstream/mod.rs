@@ -43,7 +43,7 @@ const API_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the server may take to show that it is there, before something is written.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(600);
 /// Updates buffered between the watch and its follower.
-const WATCH_CAPACITY: usize = 1024;
+const WATCH_CAPACITY: usize = 4096;
 
 /// An open metadata bucket. Cheap to clone.
 #[derive(Clone)]

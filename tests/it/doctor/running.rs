@@ -176,7 +176,7 @@ async fn values_that_a_provider_refuses_are_told_in_its_words() {
     start(&server, &host, &example("echo"), 1).await;
     start_provider(&server, &host, "builtin://httpserver").await;
     let spec = &httpserver::SPEC;
-    client::link(&server, ECHO, spec.public_key, spec.contract_id, &[("port", "eighty")]).await;
+    client::store_link(&server, ECHO, spec, &[("port", "eighty")]).await;
     Desk::at(&server).diagnosed("links", "wrong", &["does not take on the link", "eighty"]).await;
     host.stop().await;
 }

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use futures::StreamExt;
 use lattice_host::{
     identity::{claims::now, keys::ActorId},
+    links::LinkDefinition,
+    providers::builtin,
     rpc::{
         antiforgery::Signer,
         codec,
@@ -36,6 +38,29 @@ pub async fn ctl_2022(server: &Server) -> wasmcloud_control_interface_2022::Clie
         Duration::from_secs(2),
         Duration::from_millis(300),
     )
+}
+
+/// The metadata bucket, for what clients of some years write there past every host.
+pub async fn bucket(server: &Server) -> async_nats::jetstream::kv::Store {
+    let nats = nats(server).await;
+    let context = match server.domain() {
+        Some(domain) => async_nats::jetstream::with_domain(nats, domain),
+        None => async_nats::jetstream::new(nats),
+    };
+    context.get_key_value("LATTICEDATA_default").await.expect("the bucket")
+}
+
+/// Writes a link to the bucket, past every host.
+pub async fn store_link(server: &Server, actor: &str, spec: &builtin::Spec, values: &[(&str, &str)]) {
+    let link = LinkDefinition {
+        actor_id: actor.into(),
+        provider_id: spec.public_key.into(),
+        link_name: "default".into(),
+        contract_id: spec.contract_id.into(),
+        values: values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+    };
+    let value = serde_json::to_vec(&link.identified()).expect("JSON");
+    bucket(server).await.put(format!("LINKDEF_{}", link.id()), value.into()).await.expect("stored");
 }
 
 /// Our own client library, for what no client crate does.

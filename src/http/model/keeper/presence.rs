@@ -155,7 +155,7 @@ impl Keeper {
         self.model.heard(&id);
         let known = self.known(&id);
         let view = &mut known.view;
-        view.is_ours |= reply.peers.is_some();
+        view.is_ours |= reply.is_ours();
         view.heard_ms = now_ms();
         view.started_ms = Some(now_ms().saturating_sub(reply.uptime_seconds.saturating_mul(1000)));
         (view.name, view.labels, view.version) = (reply.friendly_name, reply.labels, reply.version);

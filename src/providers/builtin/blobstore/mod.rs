@@ -75,8 +75,54 @@ pub static SPEC: Spec = Spec {
         },
     ],
     brings_work: false,
+    check,
     build,
 };
+
+fn check(link: &LinkDefinition) -> Result<Vec<String>, LinkError> {
+    let values = Values::read(&SPEC, link)?;
+    let Asked { place, .. } = Asked::read(&values)?;
+    if place == Place::Nats {
+        if let Some(name) = values.text("bucket") {
+            jetstream::check_bucket_name(&name, None)?;
+        }
+        Placement::read(&values, None)?;
+    }
+    Ok(values.oddities())
+}
+
+/// What the values of a link say, as far as both places for objects have it in common.
+struct Asked {
+    chunk_bytes: usize,
+    place: Place,
+    /// Absolute, if there is one.
+    root: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Directory,
+    Nats,
+}
+
+impl Asked {
+    fn read(values: &Values) -> Result<Self, LinkError> {
+        let chunk_bytes = match values.bytes("max_chunk_size_bytes")?.unwrap_or(CHUNK_BYTES) {
+            bytes @ CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX => bytes as usize,
+            bytes => return Err(wrong("max_chunk_size_bytes", &bytes.to_string(), "1K to 16M")),
+        };
+        let place = match values.text("backend").as_deref() {
+            None | Some("fs") => Place::Directory,
+            Some("nats") => Place::Nats,
+            Some(other) => return Err(wrong("backend", other, "fs or nats")),
+        };
+        let root = values.text("root").map(PathBuf::from);
+        if let Some(root) = root.as_ref().filter(|root| place == Place::Directory && !root.is_absolute()) {
+            return Err(wrong("root", &root.to_string_lossy(), "an absolute path"));
+        }
+        Ok(Self { chunk_bytes, place, root })
+    }
+}
 
 struct Blobstore {
     context: Context,
@@ -91,14 +137,10 @@ impl Provider for Blobstore {
         Box::pin(async move {
             let values = Values::read(&SPEC, &link)?;
             self.context.tell_unknown(&values.unknown, &link);
-            let chunk_bytes = match values.bytes("max_chunk_size_bytes")?.unwrap_or(CHUNK_BYTES) {
-                bytes @ CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX => bytes as usize,
-                bytes => return Err(wrong("max_chunk_size_bytes", &bytes.to_string(), "1K to 16M")),
-            };
-            let backend: Arc<dyn Backend> = match values.text("backend").as_deref() {
-                None | Some("fs") => Arc::new(self.directory(&values, &link).await?),
-                Some("nats") => Arc::new(self.bucket(&values, &link).await?),
-                Some(other) => return Err(wrong("backend", other, "fs or nats")),
+            let Asked { chunk_bytes, place, root } = Asked::read(&values)?;
+            let backend: Arc<dyn Backend> = match place {
+                Place::Directory => Arc::new(self.directory(root, &link).await?),
+                Place::Nats => Arc::new(self.bucket(&values, &link).await?),
             };
             let link = BlobLink::new(self.context.clone(), link.actor_id.clone(), backend, chunk_bytes);
             Ok(link as Arc<dyn Link>)
@@ -107,12 +149,9 @@ impl Provider for Blobstore {
 }
 
 impl Blobstore {
-    async fn directory(&self, values: &Values, link: &LinkDefinition) -> Result<Fs, LinkError> {
+    async fn directory(&self, root: Option<PathBuf>, link: &LinkDefinition) -> Result<Fs, LinkError> {
         let blobs = self.context.data_dir.join("blobs");
-        let root = match values.text("root").map(PathBuf::from) {
-            Some(root) if !root.is_absolute() => {
-                return Err(wrong("root", &root.to_string_lossy(), "an absolute path"));
-            }
+        let root = match root {
             Some(root) => self.context.bounds.paths.directory("root", &root, &blobs).await?,
             None => blobs.join(self.context.lattice.as_str()),
         };

@@ -35,7 +35,7 @@ use crate::{
         httpclient::{HeaderValues, HttpRequest, HttpResponse, REQUEST, SERVICE},
     },
     links::LinkDefinition,
-    providers::bounds::FROM_ACTOR,
+    providers::bounds::{Bounds, FROM_ACTOR},
     rpc::call::{Call, CallError},
 };
 
@@ -54,8 +54,16 @@ pub static SPEC: Spec = Spec {
             link value is required.",
     values: settings::VALUES,
     brings_work: false,
+    check,
     build,
 };
+
+fn check(link: &LinkDefinition) -> Result<Vec<String>, LinkError> {
+    let values = Values::read(&SPEC, link)?;
+    // The sockets of the provider's host are known there.
+    Settings::read(&values, &Bounds::default())?.check_authorities()?;
+    Ok(values.oddities())
+}
 
 fn build(context: Context) -> Arc<dyn Provider> {
     Arc::new(HttpClient { context })

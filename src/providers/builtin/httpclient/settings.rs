@@ -204,6 +204,16 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// Whether the authorities that the link itself has can be read; those of a file are looked at when it is taken on.
+    pub(super) fn check_authorities(&self) -> Result<(), LinkError> {
+        match &self.ca {
+            Some(pem) => certificates(pem.as_bytes(), "link value ca").map(drop).map_err(LinkError::Values),
+            None => Ok(()),
+        }
+    }
+}
+
 fn proxy(values: &Values) -> Result<ProxyChoice, LinkError> {
     let text = match values.text("proxy") {
         Some(text) if !text.eq_ignore_ascii_case("none") => text,

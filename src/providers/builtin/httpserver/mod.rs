@@ -71,8 +71,19 @@ pub static SPEC: Spec = Spec {
             it answers 502, both without a body.",
     values: settings::VALUES,
     brings_work: true,
+    check,
     build,
 };
+
+fn check(link: &LinkDefinition) -> Result<Vec<String>, LinkError> {
+    // The file is on the provider's machine.
+    let has_file = link.values.keys().any(|key| key.eq_ignore_ascii_case("config_file"));
+    if has_file {
+        return Ok(Vec::new());
+    }
+    let Settings { warnings, unknown, .. } = Settings::read(&SPEC, link, Duration::ZERO)?;
+    Ok(warnings.into_iter().chain(unknown.iter().map(ToString::to_string)).collect())
+}
 
 /// Where the pages of a link are: `http` or `https`, the address as the link has it, and its path. Nothing if its values
 /// make no sense, or are in a file of the provider's machine.

@@ -67,8 +67,18 @@ pub static SPEC: Spec = Spec {
         jetstream::MAX_BYTES,
     ],
     brings_work: false,
+    check,
     build,
 };
+
+fn check(link: &LinkDefinition) -> Result<Vec<String>, LinkError> {
+    let values = Values::read(&SPEC, link)?;
+    if let Some(name) = values.text("bucket") {
+        jetstream::check_bucket_name(&name, None)?;
+    }
+    Placement::read(&values, None)?;
+    Ok(values.oddities())
+}
 
 /// Sets read at a time for one intersection or union.
 const SETS_AT_A_TIME: usize = 16;

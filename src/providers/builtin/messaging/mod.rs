@@ -42,7 +42,7 @@ use crate::{
         messaging::{Message, PUBLISH, REQUEST, RequestMessage, SERVICE},
     },
     errors::chain,
-    lattice::connection::confirm,
+    lattice::{connection::confirm, reserved},
     links::LinkDefinition,
     rpc::call::{Call, CallError},
 };
@@ -68,8 +68,23 @@ pub static SPEC: Spec = Spec {
             used 0.0.0.0:4222.",
     values: VALUES,
     brings_work: true,
+    check,
     build,
 };
+
+fn check(link: &LinkDefinition) -> Result<Vec<String>, LinkError> {
+    let values = Values::read(&SPEC, link)?;
+    let is_the_hosts = Server::read(&values)?.is_none();
+    let lifted = values.boolean("allow_system_subjects")?.unwrap_or(false);
+    let reserved = match is_the_hosts && !lifted {
+        // What the settings reserve besides, the provider's host knows.
+        true => Reserved::Lattice(reserved::Reserved::default()),
+        false => Reserved::Nothing,
+    };
+    subscriptions(&values, &reserved)?;
+    timeout(&values, Duration::ZERO)?;
+    Ok(values.oddities())
+}
 
 const VALUES: &[Value] = &[
     Value {
@@ -168,6 +183,16 @@ struct MessagingLink {
     closing: AtomicBool,
 }
 
+/// How long the actor has for a message.
+fn timeout(values: &Values, default: Duration) -> Result<Duration, LinkError> {
+    match values.milliseconds("timeout_ms")?.unwrap_or(default) {
+        long if long > TIMEOUT_MAX => {
+            Err(wrong("timeout_ms", &long.as_millis().to_string(), "milliseconds, at most a day"))
+        }
+        timeout => Ok(timeout),
+    }
+}
+
 impl MessagingLink {
     async fn open(context: Context, link: Arc<LinkDefinition>) -> Result<Self, LinkError> {
         let values = Values::read(&SPEC, &link)?;
@@ -181,10 +206,7 @@ impl MessagingLink {
         };
         // What is wrong with them is told also while the server is away.
         subscriptions(&values, &reserved(server.is_none()))?;
-        let timeout = values.milliseconds("timeout_ms")?.unwrap_or(context.rpc_timeout);
-        if timeout > TIMEOUT_MAX {
-            return Err(wrong("timeout_ms", &timeout.as_millis().to_string(), "milliseconds, at most a day"));
-        }
+        let timeout = timeout(&values, context.rpc_timeout)?;
         let own = match server {
             None => None,
             Some(server) => {

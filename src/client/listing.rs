@@ -1,0 +1,153 @@
+//! Links and claims of the lattice, however many.
+//!
+//! They are asked for as clients of all years do, with one answer. A host that has more than fit into a message of the NATS
+//! server refuses that; then they come in pages from one host of this make after the other, until one has told all of them.
+//! A host that goes away in the middle is followed by the next one, which goes on where it ended: pages are in the order of
+//! keys that are the same everywhere. Hosts that cannot tell pages leave the refusal, which names the server's limit.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{
+    Value,
+    value::{RawValue, to_raw_value},
+};
+use tokio::time::Instant;
+
+use super::lattice::{Lattice, RequestError};
+use crate::{
+    control::{
+        probe::pages::{Ask, Page},
+        types::HostReply,
+    },
+    lattice::subject::{Control, Probe},
+    links::LinkDefinition,
+};
+
+/// How long a whole listing may take, at least; each page has the time of a request.
+const LISTING_TIMEOUT: Duration = Duration::from_secs(60);
+/// Rows that are taken in. So many do not fit into the memory of a client's machine.
+const ROWS_MAX: usize = 2_000_000;
+/// Hosts that are asked for pages one after the other.
+const HOSTS_ASKED_MAX: usize = 16;
+
+/// All link definitions, or those of one actor.
+pub(super) async fn links(lattice: &Lattice, actor: Option<&str>) -> Result<Vec<LinkDefinition>> {
+    #[derive(Deserialize)]
+    struct Reply {
+        #[serde(default)]
+        links: Vec<LinkDefinition>,
+    }
+    let is_wanted = |link: &LinkDefinition| actor.is_none_or(|actor| link.actor_id == actor);
+    let reply = lattice.request::<Reply>(&Control::Links, &Value::Null).await;
+    let mut links = match reply {
+        Ok(reply) => reply.links,
+        Err(refused @ RequestError::Refused { .. }) => pages(lattice, Probe::Links, actor, refused).await?,
+        Err(error) => return Err(error.into()),
+    };
+    links.retain(is_wanted);
+    Ok(links)
+}
+
+/// The claims of everything that ever ran, as they were told.
+pub(super) async fn claims(lattice: &Lattice) -> Result<Vec<Box<RawValue>>> {
+    #[derive(Deserialize)]
+    struct Reply {
+        #[serde(default)]
+        claims: Vec<Value>,
+    }
+    match lattice.request::<Reply>(&Control::Claims, &Value::Null).await {
+        Ok(reply) => reply.claims.iter().map(|claims| Ok(to_raw_value(claims)?)).collect(),
+        Err(refused @ RequestError::Refused { .. }) => pages(lattice, Probe::Claims, None, refused).await,
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whose pages are taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Teller {
+    /// Of hosts that know what the lattice knows.
+    Complete,
+    /// Of any; no better one is there.
+    Any,
+}
+
+/// All rows, in pages; `refused` is what is said if no host can tell them.
+async fn pages<T: DeserializeOwned>(
+    lattice: &Lattice,
+    probe: Probe,
+    actor: Option<&str>,
+    refused: RequestError,
+) -> Result<Vec<T>> {
+    let hosts = lattice.hosts().await?;
+    let mut listing = Listing {
+        lattice,
+        ask: Ask { after: String::new(), actor_id: actor.map(str::to_owned) },
+        rows: Vec::new(),
+        until: Instant::now() + LISTING_TIMEOUT.max(lattice.timeout),
+    };
+    let mut failure = refused;
+    let ours: Vec<String> = hosts.into_iter().filter(HostReply::is_ours).map(|host| host.id).collect();
+    for teller in [Teller::Complete, Teller::Any] {
+        for host in ours.iter().take(HOSTS_ASKED_MAX) {
+            match listing.go_on(Control::Probe { host: host.clone(), probe }, teller).await? {
+                Went::Through => return Ok(listing.rows),
+                Went::Nowhere => {}
+                Went::Wrong(error) => failure = error,
+            }
+        }
+    }
+    Err(failure.into())
+}
+
+/// A listing in work.
+struct Listing<'a, T> {
+    lattice: &'a Lattice,
+    ask: Ask,
+    rows: Vec<T>,
+    until: Instant,
+}
+
+/// How far one host told a listing.
+enum Went {
+    /// To its end.
+    Through,
+    /// It is not one to ask.
+    Nowhere,
+    Wrong(RequestError),
+}
+
+impl<T: DeserializeOwned> Listing<'_, T> {
+    /// Takes pages of one host, from where the listing stands.
+    async fn go_on(&mut self, question: Control, teller: Teller) -> Result<Went> {
+        loop {
+            if Instant::now() >= self.until {
+                bail!("{} entries came within {} s, and more are left", self.rows.len(), LISTING_TIMEOUT.as_secs());
+            }
+            let page = match self.lattice.request::<Page<T>>(&question, &self.ask).await {
+                Ok(page) if page.is_complete || teller == Teller::Any => page,
+                // The other one is a host of this make that knows no pages yet.
+                Ok(_) | Err(RequestError::NoResponders { .. }) => return Ok(Went::Nowhere),
+                Err(error) => return Ok(Went::Wrong(error)),
+            };
+            if page.left_out > 0 {
+                bail!(
+                    "{} of the entries are too large to be told in one message; raise max_payload in the NATS server's \
+                     configuration",
+                    page.left_out
+                );
+            }
+            self.rows.extend(page.rows);
+            if self.rows.len() > ROWS_MAX {
+                bail!("there are more than {ROWS_MAX} entries; a client takes no more in");
+            }
+            match page.next {
+                // In order, so that no host can lead in circles.
+                Some(next) if next > self.ask.after => self.ask.after = next,
+                Some(_) => bail!("the pages that a host tells do not go on"),
+                None => return Ok(Went::Through),
+            }
+        }
+    }
+}

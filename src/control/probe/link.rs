@@ -1,0 +1,131 @@
+//! Whether a provider of this host has taken a link on, or let it go: `probe.{host}.link`.
+//!
+//! The acknowledgement of a link says that its definition is stored. Who put it wants to know what came of it, which only the
+//! provider's host can tell: surely of a built-in provider, and of a process that the link is sent to it and no more.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    control::server::{Answer, Server, json, parse},
+    lenient::nullable,
+    links::LinkDefinition,
+    providers::builtin,
+    router::LinkStanding,
+};
+
+/// How long an answer waits for the provider. Who asks asks again.
+const PATIENCE: Duration = Duration::from_millis(1200);
+/// How often it is looked.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What is asked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Request {
+    pub link: LinkDefinition,
+    /// It was deleted, and is to be let go.
+    #[serde(default)]
+    pub is_deleted: bool,
+}
+
+/// How the link stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Answered {
+    pub state: State,
+    /// Why it is refused.
+    #[serde(deserialize_with = "nullable")]
+    pub error: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// The provider has done what the link asks for.
+    Done,
+    Refused,
+    /// It is at it.
+    #[default]
+    Pending,
+    /// The provider is a process, which does not tell.
+    Untold,
+    /// It does not run on this host.
+    Absent,
+}
+
+impl Server {
+    pub(in crate::control) fn probe_link(self: &Arc<Self>, payload: &Bytes) -> Answer {
+        let request: Request = match parse("link", payload) {
+            Ok(request) => request,
+            Err(answer) => return answer,
+        };
+        let server = Arc::clone(self);
+        async move { json(&server.settled(&request).await) }.boxed()
+    }
+
+    /// What has become of a link, as soon as something has.
+    async fn settled(&self, request: &Request) -> Answered {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let answered = self.link_state(request);
+            if answered.state != State::Pending || Instant::now() >= until {
+                return answered;
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    fn link_state(&self, Request { link, is_deleted }: &Request) -> Answered {
+        let runs =
+            self.parts.providers.running().iter().any(|provider| {
+                provider.id.as_str() == link.provider_id && provider.link_name.as_str() == link.link_name
+            });
+        let spec = builtin::CATALOGUE.iter().find(|spec| spec.public_key == link.provider_id);
+        match spec {
+            _ if !runs => Answered { state: State::Absent, error: String::new() },
+            None => Answered { state: State::Untold, error: String::new() },
+            Some(spec) if spec.contract_id != link.contract_id => {
+                let why = format!("it fulfils {}, not {}", spec.contract_id, link.contract_id);
+                answered((!is_deleted).then_some(LinkStanding::Refused(why)), *is_deleted)
+            }
+            Some(_) => answered(self.parts.router.link_standing(link), *is_deleted),
+        }
+    }
+}
+
+fn answered(standing: Option<LinkStanding>, is_deleted: bool) -> Answered {
+    let (state, error) = match standing {
+        None if is_deleted => (State::Done, String::new()),
+        _ if is_deleted => (State::Pending, String::new()),
+        Some(LinkStanding::Up) => (State::Done, String::new()),
+        Some(LinkStanding::Refused(error)) => (State::Refused, error),
+        Some(LinkStanding::Pending) | None => (State::Pending, String::new()),
+    };
+    Answered { state, error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_done_when_its_provider_has_it_and_a_deleted_one_when_it_has_let_it_go() {
+        let refused = || Some(LinkStanding::Refused("why".into()));
+        for (standing, is_deleted, state) in [
+            (Some(LinkStanding::Up), false, State::Done),
+            (Some(LinkStanding::Pending), false, State::Pending),
+            (None, false, State::Pending),
+            (refused(), false, State::Refused),
+            (None, true, State::Done),
+            (Some(LinkStanding::Up), true, State::Pending),
+            (refused(), true, State::Pending),
+        ] {
+            let error = if state == State::Refused { "why" } else { "" };
+            assert_eq!(answered(standing, is_deleted), Answered { state, error: error.into() });
+        }
+    }
+}

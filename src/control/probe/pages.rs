@@ -1,0 +1,167 @@
+//! Link definitions and claims in pages: `probe.{host}.links` and `probe.{host}.claims`.
+//!
+//! A listing of the control interface is one message, which a large lattice does not fit into. A page has the rows that come
+//! after a key, in the order of their keys, as far as half a message goes; the next page is asked for with the key that
+//! [`Page::next`] names. Keys are those of the bucket, the same on every host.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+
+use crate::{
+    control::server::{Answer, Server, json, parse},
+    lenient::nullable,
+    links::LinkDefinition,
+};
+
+/// What of the server's limit one page may take, one of so many parts.
+const PART_OF_PAYLOAD: usize = 2;
+/// Rows of one page.
+const ROWS_MAX: usize = 4096;
+
+/// What is asked for; nothing at all asks for the first page of all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ask {
+    /// What comes after this key.
+    #[serde(deserialize_with = "nullable")]
+    pub after: String,
+    /// Links of this actor only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actor_id: Option<String>,
+}
+
+/// Rows in the order of their keys.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Page<T> {
+    pub rows: Vec<T>,
+    /// The host knows what the lattice knows, and not only what it found before the bucket was out of reach.
+    #[serde(default)]
+    pub is_complete: bool,
+    /// There is more after this key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// Rows of this part that are too large for a message.
+    #[serde(default)]
+    pub left_out: usize,
+}
+
+impl Server {
+    pub(in crate::control) fn probe_links(self: &Arc<Self>, payload: &Bytes) -> Answer {
+        self.paged(payload, |server, ask, bytes_max| {
+            let table = server.parts.links.table();
+            let is_wanted = |link: &LinkDefinition| ask.actor_id.as_ref().is_none_or(|actor| link.actor_id == *actor);
+            let rows = table.stored_links().filter(|(_, stored)| is_wanted(&stored.link));
+            page(rows, &ask.after, bytes_max, |stored| to_raw_value(&stored.link.identified()))
+        })
+    }
+
+    pub(in crate::control) fn probe_claims(self: &Arc<Self>, payload: &Bytes) -> Answer {
+        self.paged(payload, |server, ask, bytes_max| {
+            let table = server.parts.links.table();
+            let rows = table.all_claims().map(|claims| (claims.subject.as_str(), claims));
+            page(rows, &ask.after, bytes_max, |claims| to_raw_value(&claims.reply_value()))
+        })
+    }
+
+    /// Answers in a task of the request: a large table takes a moment to go through.
+    fn paged(self: &Arc<Self>, payload: &Bytes, made: fn(&Self, &Ask, usize) -> Page<Box<RawValue>>) -> Answer {
+        let ask = match payload.is_empty() {
+            true => Ask::default(),
+            false => match parse("page", payload) {
+                Ok(ask) => ask,
+                Err(answer) => return answer,
+            },
+        };
+        let server = Arc::clone(self);
+        async move {
+            let mut page = made(&server, &ask, server.payload_max() / PART_OF_PAYLOAD);
+            page.is_complete = *server.parts.links.knowledge().borrow();
+            json(&page)
+        }
+        .boxed()
+    }
+}
+
+/// The rows after a key, as far as there is room; one that has no room in any page is counted only.
+fn page<'a, T: 'a>(
+    rows: impl Iterator<Item = (&'a str, T)>,
+    after: &str,
+    bytes_max: usize,
+    told: impl Fn(&T) -> serde_json::Result<Box<RawValue>>,
+) -> Page<Box<RawValue>> {
+    let mut rest: Vec<(&str, T)> = rows.filter(|(key, _)| *key > after).collect();
+    let has_more = rest.len() > ROWS_MAX;
+    if has_more {
+        // Sorting all for each page would take most of the time.
+        rest.select_nth_unstable_by(ROWS_MAX, |(a, _), (b, _)| a.cmp(b));
+        rest.truncate(ROWS_MAX);
+    }
+    rest.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    let mut page = Page { rows: Vec::new(), is_complete: false, next: None, left_out: 0 };
+    let mut bytes = 0;
+    let mut last = None;
+    for (key, row) in &rest {
+        match told(row) {
+            Ok(row) if row.get().len() <= bytes_max => {
+                bytes += row.get().len() + 1;
+                if bytes > bytes_max {
+                    page.next = last;
+                    return page;
+                }
+                page.rows.push(row);
+            }
+            _ => page.left_out += 1,
+        }
+        last = Some((*key).to_owned());
+    }
+    page.next = last.filter(|_| has_more);
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(count: usize) -> Vec<String> {
+        // Not in order, as in a table.
+        (0..count).map(|number| format!("K{:05}", (number * 7919) % count)).collect()
+    }
+
+    fn all_pages(keys: &[String], bytes_max: usize) -> (Vec<String>, usize) {
+        let (mut seen, mut after, mut pages) = (Vec::new(), String::new(), 0);
+        loop {
+            let rows = keys.iter().map(|key| (key.as_str(), key));
+            let page = page(rows, &after, bytes_max, |key| to_raw_value(key));
+            assert_eq!(page.left_out, 0);
+            seen.extend(page.rows.iter().map(|row| serde_json::from_str::<String>(row.get()).unwrap()));
+            pages += 1;
+            match page.next {
+                Some(next) => after = next,
+                None => return (seen, pages),
+            }
+        }
+    }
+
+    #[test]
+    fn pages_have_every_row_once_and_in_order() {
+        for (count, bytes_max, pages) in [(0, 100, 1), (1, 100, 1), (10, 100, 1), (100, 100, 10), (9001, 1 << 20, 3)] {
+            let keys = keys(count);
+            let (seen, found) = all_pages(&keys, bytes_max);
+            let mut sorted = keys.clone();
+            sorted.sort();
+            assert_eq!(seen, sorted);
+            assert_eq!(found, pages, "{count} rows in {bytes_max} bytes");
+        }
+    }
+
+    #[test]
+    fn a_row_that_fits_nowhere_is_counted_and_hides_no_other() {
+        let keys = ["A".to_owned(), "B".repeat(200), "C".to_owned()];
+        let page = page(keys.iter().map(|key| (key.as_str(), key)), "", 100, |key| to_raw_value(key));
+        assert_eq!((page.rows.len(), page.left_out, page.next), (2, 1, None));
+    }
+}
