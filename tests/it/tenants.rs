@@ -242,7 +242,7 @@ async fn what_a_guest_may_not_have_it_does_not_get() {
                 &module(
                     &wasi("poll_oneoff", "i32 i32 i32 i32"),
                     "",
-                    "(drop (call $poll_oneoff (i32.const 0) (i32.const 1048576) (i32.const 20000) (i32.const 64))) (i32.const 1)",
+                    "(drop (call $poll_oneoff (i32.const 4096) (i32.const 1048576) (i32.const 20000) (i32.const 64))) (i32.const 1)",
                 ),
             ),
             Some("trapped"),
@@ -324,7 +324,10 @@ async fn modules_that_ask_for_too_much_do_not_start_and_are_told_why() {
         (memory("(memory (export \"memory\") 1 4 shared)"), "shared"),
         (memory("(memory (export \"memory\") 2) (memory 1)"), "multiple memories"),
         (memory("(memory (export \"memory\") 2) (type $a (array (mut i8)))"), "gc"),
-        (memory("(memory (export \"memory\") 2) (import \"./bindgen.js\" \"__wbindgen_throw\" (func))"), "import"),
+        (
+            memory("(import \"./bindgen.js\" \"__wbindgen_throw\" (func)) (memory (export \"memory\") 2)"),
+            "__wbindgen_throw",
+        ),
     ] {
         let wasm = wat::parse_str(&wat).expect(reason);
         let guest = guests::sign_module(&wasm, &Signing::default(), KeyPair::new_module());
@@ -374,10 +377,10 @@ async fn an_actor_whose_claims_expire_takes_and_makes_no_calls_on_either_way() {
         start(&server, &host, &example("echo"), 1).await;
         let caller = Caller::new(&server).await;
         let mut events = Events::all(&server).await;
-        let expiring = Signing { expires_in_secs: Some(4), ..called("test/expiring") };
+        let expiring = Signing { expires_in_secs: Some(10), ..called("test/expiring") };
         let callee = sign(&wapc("(call $response (i32.const 24) (i32.const 1)) (i32.const 1)"), &expiring);
         let relay = sign(&relay("test/expiring"), &Signing::default());
-        let expiring_relay = sign(&relay_to_echo(), &Signing { expires_in_secs: Some(4), ..Signing::default() });
+        let expiring_relay = sign(&relay_to_echo(), &Signing { expires_in_secs: Some(10), ..Signing::default() });
         for guest in [&callee, &relay, &expiring_relay] {
             start(&server, &host, &guest.reference, 4).await;
         }
