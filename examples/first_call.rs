@@ -1,7 +1,7 @@
 //! Starts the echo actor on a running host, calls it, shows the answer, and stops it again.
 //!
-//! Run it in the directory where the host runs, whose `host_config.json` tells the server and the cluster seed that
-//! signs the call:
+//! Run it in the directory where the host runs, whose `host_config.json` tells the server, the login for it, and the
+//! cluster seed that signs the call:
 //!
 //!     cargo run --release -- up --allow-file-load     # in one terminal
 //!     cargo run --example first_call                  # in another
@@ -12,7 +12,9 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
+use async_nats_2024::ConnectOptions;
 use bytes::Bytes;
+use lattice_host::identity::operator::creds;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use wasmbus_rpc::{common::Message, core::WasmCloudEntity, rpc_client::RpcClient, wascap::prelude::KeyPair};
@@ -26,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 struct HostConfig {
     ctl_host: String,
     ctl_port: u16,
+    ctl_jwt: String,
+    ctl_seed: String,
     lattice_prefix: String,
     cluster_seed: String,
 }
@@ -36,7 +40,11 @@ async fn main() -> Result<()> {
         .context("read ./host_config.json (start a host in this directory first: cargo run --release -- up)")?;
     let config: HostConfig = serde_json::from_slice(&config).context("read ./host_config.json")?;
     let server = format!("{}:{}", config.ctl_host, config.ctl_port);
-    let nats = async_nats_2024::connect(&server).await.with_context(|| format!("connect to {server}"))?;
+    let options = match config.ctl_jwt.as_str() {
+        "" => ConnectOptions::new(),
+        jwt => ConnectOptions::with_credentials(&creds(jwt, &config.ctl_seed)).context("read the login")?,
+    };
+    let nats = options.connect(&server).await.with_context(|| format!("connect to {server}"))?;
     let ctl = ClientBuilder::new(nats).lattice(config.lattice_prefix.clone()).build();
 
     let hosts = ctl.get_hosts().await.map_err(|e| anyhow::anyhow!("ask for hosts: {e}"))?;
@@ -95,7 +103,11 @@ async fn call(server: &str, config: &HostConfig) -> Result<Value> {
         header: BTreeMap::new(),
         body: Bytes::new(),
     };
-    let nats = wasmbus_rpc::async_nats::connect(server).await.with_context(|| format!("connect to {server}"))?;
+    let options = match config.ctl_jwt.as_str() {
+        "" => wasmbus_rpc::async_nats::ConnectOptions::new(),
+        jwt => wasmbus_rpc::async_nats::ConnectOptions::with_credentials(&creds(jwt, &config.ctl_seed))?,
+    };
+    let nats = options.connect(server).await.with_context(|| format!("connect to {server}"))?;
     let key = KeyPair::from_seed(&config.cluster_seed).map_err(|e| anyhow::anyhow!("read the cluster seed: {e}"))?;
     let rpc = RpcClient::new(nats, "first_call".repeat(6)[..56].to_owned(), Some(PATIENCE), Arc::new(key));
     let target = WasmCloudEntity::new_actor(ECHO)?;

@@ -12,7 +12,11 @@
 use std::{collections::HashMap, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use lattice_host::providers::builtin::{Spec, httpserver, keyvalue};
+use async_nats_2024::ConnectOptions;
+use lattice_host::{
+    identity::operator::creds,
+    providers::builtin::{Spec, httpserver, keyvalue},
+};
 use serde::Deserialize;
 use serde_json::Value;
 use wasmcloud_control_interface_2024::{Client, ClientBuilder};
@@ -28,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 struct HostConfig {
     ctl_host: String,
     ctl_port: u16,
+    ctl_jwt: String,
+    ctl_seed: String,
     lattice_prefix: String,
 }
 
@@ -37,7 +43,11 @@ async fn main() -> Result<()> {
         .context("read ./host_config.json (start a host in this directory first: cargo run --release -- up)")?;
     let config: HostConfig = serde_json::from_slice(&config).context("read ./host_config.json")?;
     let server = format!("{}:{}", config.ctl_host, config.ctl_port);
-    let nats = async_nats_2024::connect(&server).await.with_context(|| format!("connect to {server}"))?;
+    let options = match config.ctl_jwt.as_str() {
+        "" => ConnectOptions::new(),
+        jwt => ConnectOptions::with_credentials(&creds(jwt, &config.ctl_seed)).context("read the login")?,
+    };
+    let nats = options.connect(&server).await.with_context(|| format!("connect to {server}"))?;
     let ctl = ClientBuilder::new(nats).lattice(config.lattice_prefix.clone()).build();
     let hosts = ctl.get_hosts().await.map_err(|e| anyhow::anyhow!("ask for hosts: {e}"))?;
     let Some(host) = hosts.first() else { bail!("no host answers in lattice {}", config.lattice_prefix) };

@@ -22,7 +22,7 @@ pub struct Dirs {
     pub docker_config: Option<PathBuf>,
     /// Where `wash` has its contexts.
     pub wash_contexts: Option<PathBuf>,
-    /// Where the `nats` command has its contexts; read only.
+    /// Where the `nats` command has its contexts; `host up` adds those of its servers.
     pub nats_config: Option<PathBuf>,
 }
 

@@ -18,6 +18,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use tracing::warn;
+
 use crate::{
     config::Environment,
     identity::{
@@ -25,6 +27,7 @@ use crate::{
         sign::{self, ActorToken, SignError, Term},
         signature::SigningKey,
     },
+    trusted::{self, Holds},
 };
 
 /// Where keys are unless told otherwise, below the home directory.
@@ -332,7 +335,11 @@ fn read(path: &Path) -> io::Result<String> {
     if !metadata.is_file() || metadata.len() > FILE_BYTES_MAX {
         return Err(io::Error::other("it is no file with a seed"));
     }
-    fs::read_to_string(path)
+    let read = trusted::read(path, Holds::Secrets)?;
+    if let Some(warning) = &read.warning {
+        warn!("{warning}");
+    }
+    read.text()
 }
 
 /// Writes a file that must not exist, for its owner only.

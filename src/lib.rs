@@ -16,7 +16,8 @@
 //! * [`actors`] runs modules; [`providers`] gives them a world, by [`contracts`]. [`control`] answers clients.
 //! * [`doctor`] finds out what is wrong with a lattice. [`inspect`] tells what a reference names; [`keyring`] has the keys a
 //!   developer signs with. [`errors`] and [`lenient`] are two helpers everybody needs; [`escape`] makes
-//!   strangers' text harmless where people read it; [`files`] reads files whose paths came from elsewhere.
+//!   strangers' text harmless where people read it; [`files`] reads files whose paths came from elsewhere;
+//!   [`trusted`] reads and writes those that decide what a process does.
 //! * [`command`] is what the commands of the binary do: they ask the lattice through [`client`], found by [`context`] or the
 //!   settings of the directory, and print through [`terminal`].
 //! * [`vigil`] notices that this process was frozen.
@@ -29,7 +30,7 @@
 //! * Readers of shared state clone a snapshot; no lock is held across an await.
 //! * Every queue is bounded and every wait has a deadline.
 //! * State changes first, events follow.
-//! * Seeds, passwords and payloads reach no log.
+//! * Seeds, passwords and payloads reach no log, and no core file ([`core_files`]).
 
 // One block in `providers::external::process` is excepted, with its reason.
 #![deny(unsafe_code)]
@@ -47,6 +48,7 @@ pub mod config;
 pub mod context;
 pub mod contracts;
 pub mod control;
+pub mod core_files;
 pub mod delivery;
 pub mod dirs;
 pub mod doctor;
@@ -76,5 +78,6 @@ pub mod shutdown;
 pub mod store;
 pub mod telemetry;
 pub mod terminal;
+pub mod trusted;
 pub mod up;
 pub mod vigil;

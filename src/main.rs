@@ -5,14 +5,20 @@ use std::process::ExitCode;
 use clap::FromArgMatches as _;
 use lattice_host::{
     cli::{self, Cli},
-    command, telemetry,
+    command,
+    providers::external::keeper,
+    telemetry,
 };
 
 fn main() -> ExitCode {
+    if let Some(code) = keeper::answer() {
+        return code;
+    }
     // A shell that asks for completions is answered here, and the process ends.
     command::completions::answer();
-    let matches = cli::command().get_matches();
+    let matches = cli::command().get_matches_from(cli::in_our_words(std::env::args_os()));
     let form = cli::form_of(&matches);
+    command::warn_of(&cli::exposed(&matches));
     match Cli::from_arg_matches(&matches) {
         Ok(cli) => {
             let code = command::run(cli, form);

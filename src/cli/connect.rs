@@ -1,6 +1,6 @@
 //! How a command reaches its lattice: the flags `wash` had, and ours, as settings.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -80,12 +80,10 @@ impl Connect {
     /// What was given, as settings.
     pub fn settings(&self) -> Vec<(&'static str, String)> {
         // As `wash` has it: the text itself, or the name of a file with it.
-        let content = |text: &Option<String>| {
-            let text = text.as_ref()?;
-            let content = std::path::Path::new(text).is_file().then(|| std::fs::read_to_string(text).ok()).flatten();
-            Some(content.map_or_else(|| text.clone(), |content| content.trim().to_owned()))
-        };
-        let (jwt, seed) = (content(&self.ctl_jwt), content(&self.ctl_seed));
+        let is_file = |text: &Option<String>| text.as_ref().is_some_and(|text| Path::new(text).is_file());
+        let (jwt, seed) = (self.ctl_jwt.clone(), self.ctl_seed.clone());
+        let jwt_keys = if is_file(&jwt) { ["ctl_jwt_file", "rpc_jwt_file"] } else { ["ctl_jwt", "rpc_jwt"] };
+        let seed_keys = if is_file(&seed) { ["ctl_seed_file", "rpc_seed_file"] } else { ["ctl_seed", "rpc_seed"] };
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
         // Whoever names one server means it for everything.
         let rpc_host = self.rpc_host.clone().or_else(|| self.ctl_host.clone());
@@ -95,10 +93,10 @@ impl Connect {
             ("ctl_port", self.ctl_port.clone()),
             ("rpc_host", rpc_host),
             ("rpc_port", rpc_port),
-            ("ctl_jwt", jwt.clone()),
-            ("rpc_jwt", jwt),
-            ("ctl_seed", seed.clone()),
-            ("rpc_seed", seed),
+            (jwt_keys[0], jwt.clone()),
+            (jwt_keys[1], jwt),
+            (seed_keys[0], seed.clone()),
+            (seed_keys[1], seed),
             ("ctl_creds", path(&self.ctl_credsfile)),
             ("rpc_creds", path(&self.ctl_credsfile)),
             ("js_domain", self.js_domain.clone()),

@@ -12,11 +12,17 @@ pub mod connect;
 pub mod lattice;
 pub mod tools;
 
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::{config::SettingArgs, up};
+use crate::{
+    config::{SettingArgs, settings},
+    up,
+};
 use connect::Form;
 pub use connect::Output;
 
@@ -67,6 +73,9 @@ pub enum Command {
             There is one `host up` per directory, whose host_config.json holds the lattice's settings; a second one there \
             tells what runs and leaves it alone. A NATS server that listens already and was not started by a `host up` is \
             used as it is. Several on one machine: a directory for each, and --free-ports.\n\n\
+            The server that is started lets in only its own login, which is in host_config.json and in contexts for `nats`, \
+            `wash` and `host`; the summary names them. --open starts a server that lets everybody in: other users of this \
+            machine can then run code as this user.\n\n\
             With --hub the server is a leaf node of a hub and shares the lattice with the machines there. Each server has a \
             JetStream store in a domain of its own; the lattice keeps its metadata in one of them, which every host knows \
             as js_domain. Copy host_config.json from the machine that has it to the others.",
@@ -112,6 +121,18 @@ pub enum Command {
     Dashboard(tools::Dashboard),
     /// Tell whether a host runs on this machine: prints pong and exits with 0 if one does
     Ping,
+    /// `up --detached`, as the scripts of earlier hosts called it
+    #[command(hide = true)]
+    Daemon(Up),
+    /// Stop what runs in this directory and start it again in the background
+    #[command(hide = true)]
+    Restart(Up),
+    /// Print the process numbers of the hosts of this user on this machine
+    #[command(hide = true)]
+    Pid,
+    /// Print the version
+    #[command(hide = true)]
+    Version,
     /// Look at the settings
     Config {
         #[command(subcommand)]
@@ -246,6 +267,9 @@ pub struct Up {
     /// Let a free port be chosen for the server, and keep it in host_config.json
     #[arg(long)]
     pub free_ports: bool,
+    /// Let everybody in who reaches the NATS server; without this it has a login of its own, kept in host_config.json
+    #[arg(long)]
+    pub open: bool,
     /// Also start the pets application and print the address of its page
     #[arg(long)]
     pub demo: bool,
@@ -265,6 +289,7 @@ impl Up {
             hub: None,
             domain: self.domain.clone(),
             free_ports: self.free_ports,
+            open: self.open,
             demo: self.demo,
             in_background: self.in_background,
         };
@@ -295,11 +320,71 @@ pub enum ConfigCommand {
     },
 }
 
+/// The command line with the verbs of the scripts that came with earlier hosts in our words: `start` and `stop` alone run a
+/// host and end it, and the switch that `wash` asked for before some verbs is left out.
+pub fn in_our_words(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut words: Vec<OsString> = arguments.collect();
+    let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
+    let mut at = 0;
+    words.retain(|word| {
+        at += 1;
+        at > end || word != "--experimental"
+    });
+    let rest = words.get(2..).unwrap_or_default();
+    let is_flags_only = rest.first().is_none_or(|word| word.to_string_lossy().starts_with('-'))
+        && !rest.iter().any(|word| word == "-h" || word == "--help");
+    if is_flags_only && let Some(verb) = words.get_mut(1) {
+        if verb == "start" {
+            *verb = "foreground".into();
+        } else if verb == "stop" {
+            *verb = "down".into();
+        }
+    }
+    words
+}
+
 /// The form of the output that was asked for, of whatever command.
 pub fn form_of(matches: &clap::ArgMatches) -> Form {
     let inner = matches.subcommand().map(|(_, inner)| form_of(inner)).unwrap_or_default();
     let own = matches.try_get_one::<Output>("output").ok().flatten();
     own.map_or(inner, |output| Form { output: *output })
+}
+
+/// What to say about secrets on the command line: every user of a machine can read the command lines of all processes.
+pub fn exposed(matches: &clap::ArgMatches) -> Vec<String> {
+    let mut told: Vec<String> = matches.subcommand().map(|(_, inner)| exposed(inner)).unwrap_or_default();
+    for id in matches.ids().map(clap::Id::as_str) {
+        let is_given = matches.value_source(id) == Some(clap::parser::ValueSource::CommandLine);
+        let mut texts = matches.try_get_many::<String>(id).ok().flatten().into_iter().flatten();
+        // For these, a name of a file is as good.
+        let is_open = texts.any(|text| !text.is_empty() && !Path::new(text).is_file());
+        if is_given
+            && is_open
+            && let Some(instead) = instead_of(id)
+        {
+            told.push(format!(
+                "--{} shows its secret to every user of this machine while this runs; {instead} does not",
+                id.replace('_', "-")
+            ));
+        }
+    }
+    told
+}
+
+/// How a secret can be given without being shown; `None` for what is none.
+fn instead_of(id: &str) -> Option<String> {
+    match id {
+        "password" => Some("the variable WASH_REG_PASSWORD".to_owned()),
+        // Flags of commands that speak to a lattice, and settings of hosts.
+        "ctl_jwt" | "ctl_seed" => {
+            let variable = format!("WASMCLOUD_{}", id.to_ascii_uppercase());
+            Some(format!("the name of a file in its place, or the variable {variable} or {variable}_FILE,"))
+        }
+        _ => settings::find(id).filter(|setting| setting.key == id && setting.kind.is_secret()).map(|setting| {
+            let (flag, variable) = (setting.flag, setting.env[0]);
+            format!("--{flag}-file FILE, or the variable {variable} or {variable}_FILE,")
+        }),
+    }
 }
 
 /// The settings given before and after the command's name; the latter win.
@@ -322,9 +407,60 @@ mod tests {
     #[test]
     fn every_command_is_in_a_group() {
         let grouped: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
-        for command in command().get_subcommands().filter(|command| command.get_name() != "help") {
+        for command in
+            command().get_subcommands().filter(|command| command.get_name() != "help" && !command.is_hide_set())
+        {
             assert!(grouped.contains(&command.get_name()), "{}", command.get_name());
         }
+    }
+
+    #[test]
+    fn verbs_of_earlier_scripts_are_understood() {
+        for (line, ours) in [
+            ("host start", "host foreground"),
+            ("host start --js-domain core", "host foreground --js-domain core"),
+            ("host stop", "host down"),
+            ("host start actor x", "host start actor x"),
+            ("host stop --help", "host stop --help"),
+            ("host spy --experimental MABC", "host spy MABC"),
+            ("host --experimental spy MABC", "host spy MABC"),
+            ("host call x y -- --experimental", "host call x y -- --experimental"),
+            ("host", "host"),
+        ] {
+            let words = in_our_words(line.split(' ').map(OsString::from));
+            assert_eq!(words, ours.split(' ').map(OsString::from).collect::<Vec<_>>(), "{line}");
+        }
+        for verb in ["daemon", "restart", "pid", "version"] {
+            assert!(Cli::try_parse_from(["host", verb]).is_ok(), "{verb}");
+        }
+    }
+
+    #[test]
+    fn the_shell_of_windows_has_the_name_that_wash_gives_it() {
+        for shell in ["power-shell", "powershell", "PowerShell"] {
+            assert!(Cli::try_parse_from(["host", "completions", "-d", "dir", shell]).is_ok(), "{shell}");
+        }
+    }
+
+    #[test]
+    fn a_flag_of_old_scripts_is_answered_with_the_one_that_is_meant() {
+        let error = Cli::try_parse_from(["host", "get", "hosts", "--timeout", "30"]).unwrap_err().to_string();
+        assert!(error.contains("--timeout-ms"), "{error}");
+    }
+
+    #[test]
+    fn a_secret_on_the_command_line_is_told_with_a_better_way_and_without_itself() {
+        let told = |line: &[&str]| exposed(&command().try_get_matches_from(line).unwrap());
+        for (line, words) in [
+            (&["host", "foreground", "--cluster-seed", "SCX"][..], &["--cluster-seed ", "--cluster-seed-file"][..]),
+            (&["host", "--nats-password", "pw", "up"], &["--nats-password ", "WASMCLOUD_NATS_PASSWORD_FILE"]),
+            (&["host", "get", "hosts", "--ctl-seed", "SUX"], &["--ctl-seed ", "name of a file"]),
+            (&["host", "push", "r.example/a:1", "a.wasm", "-p", "pw"], &["--password ", "WASH_REG_PASSWORD"]),
+        ] {
+            let told = told(line).join("\n");
+            assert!(words.iter().all(|word| told.contains(word)) && !told.contains("pw"), "{told}");
+        }
+        assert!(told(&["host", "foreground", "--cluster-seed-file", "f", "--js-domain", "core"]).is_empty());
     }
 
     #[test]

@@ -594,6 +594,13 @@ pub struct CtxShow {
     pub form: Form,
 }
 
+/// The shells; `wash` writes PowerShell in its own way.
+fn shell_parser() -> clap::builder::PossibleValuesParser {
+    let powershell = clap::builder::PossibleValue::new("powershell").alias("power-shell");
+    let others = ["bash", "zsh", "fish", "elvish"].map(clap::builder::PossibleValue::new);
+    clap::builder::PossibleValuesParser::new(others.into_iter().chain([powershell]))
+}
+
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  \
     source <(host completions bash)\n  \
@@ -601,7 +608,7 @@ pub struct CtxShow {
     host completions fish > ~/.config/fish/completions/host.fish")]
 pub struct Completions {
     /// Shell
-    #[arg(value_name = "SHELL", value_parser = ["bash", "zsh", "fish", "powershell", "elvish"], ignore_case = true)]
+    #[arg(value_name = "SHELL", value_parser = shell_parser(), ignore_case = true)]
     pub shell: String,
     /// Write a file into this directory instead of standard output
     #[arg(short = 'd', long, value_name = "DIR")]

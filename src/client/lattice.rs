@@ -64,6 +64,8 @@ pub struct Found {
     pub twins: Vec<HostReply>,
     /// What hosts said that refused to tell who they are; they are not among the others.
     pub refusals: Vec<String>,
+    /// Whether somebody listens to the question at all.
+    pub is_heard: bool,
 }
 
 /// A host's offer to run something.
@@ -103,13 +105,14 @@ impl Lattice {
     /// Every host that answers, further ones that answer as one of them, and what those say that refuse to. Our hosts say whom
     /// they know, or how many, so that this ends as soon as all of them have answered.
     pub async fn ping(&self) -> Result<Found> {
-        let mut found = Found::default();
+        let mut found = Found { is_heard: true, ..Found::default() };
         let mut crowd = Crowd::default();
         let began = Instant::now();
         let mut until = began + self.timeout;
         let mut replies = self.scatter(&Control::PingHosts, &Value::Null, until).await?;
         while let Ok(Some(message)) = timeout_at(until, replies.next()).await {
             if is_nobody(&message) {
+                found.is_heard = false;
                 break;
             }
             match read::<HostReply>(&message.payload) {
@@ -143,6 +146,12 @@ impl Lattice {
         match found.refusals.first() {
             _ if !found.hosts.is_empty() => Ok(found),
             Some(error) => Err(RequestError::Refused { subject: subject(), error: error.clone() }.into()),
+            None if found.is_heard => bail!(
+                "no host of lattice {} answered within {} ms, though something listens to the question: hosts may be frozen or \
+                 far away. --timeout-ms gives them more time, and `host doctor` looks at them",
+                self.name(),
+                self.timeout.as_millis()
+            ),
             None => Err(self.nobody(subject()).into()),
         }
     }

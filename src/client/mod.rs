@@ -26,14 +26,17 @@ pub mod placement;
 pub mod rates;
 pub mod upload;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use tokio::sync::OnceCell;
 
 use crate::{
     cli::connect::Connect,
-    config::{Config, Overruled, ProcessEnvironment, SettingArgs, Sources},
+    config::{Config, FILE_NAME, Overruled, ProcessEnvironment, SettingArgs, Sources, WASH_DIR},
     context,
     dirs::Dirs,
     identity::keys::LatticeName,
@@ -72,9 +75,29 @@ pub struct Session {
     rpc: OnceCell<Nats>,
 }
 
+/// Where the last host of this user left its settings, for commands that find none elsewhere.
+fn left(home: Option<&Path>) -> Option<PathBuf> {
+    home.map(|home| home.join(WASH_DIR).join(FILE_NAME))
+}
+
 impl Session {
-    /// Reads the settings: flags, environment, then those of a context or of this directory.
+    /// As [`Session::quiet`]; tells on standard error if the settings are those that a host left elsewhere.
     pub fn open(before: SettingArgs, connect: &Connect) -> Result<Self> {
+        let session = Self::quiet(before, connect)?;
+        if let Some(path) = left(session.home.as_deref())
+            .filter(|path| connect.context.is_none() && session.context.as_ref() == Some(path))
+        {
+            let place = session.config.ctl.servers.join(",");
+            let lattice = &session.config.lattice;
+            let told =
+                format!("lattice {lattice} at {place}, as the last host of this user left it in {}", path.display());
+            crate::terminal::complain(told);
+        }
+        Ok(session)
+    }
+
+    /// Reads the settings: flags, environment, then those of a context, of this directory, or of the last host.
+    pub fn quiet(before: SettingArgs, connect: &Connect) -> Result<Self> {
         let mut args = before;
         args.values.extend(connect.settings());
         Self::made(args, connect.context.as_deref(), connect.timeout_ms.map(Duration::from_millis))
@@ -90,6 +113,13 @@ impl Session {
         let mut sources = Sources::from_process(args);
         let dirs = Dirs::find(&ProcessEnvironment, sources.home.as_deref());
         sources.context = context::chosen(context, &sources.dir, &dirs, sources.home.as_deref())?;
+        // A server that is named now is another one than that of the last host, and gets none of its login.
+        let names_server = sources.flags.iter().any(|(key, _)| ["nats_host", "ctl_host"].contains(key));
+        if names_server
+            && sources.context.as_ref().map(|context| &context.path) == left(sources.home.as_deref()).as_ref()
+        {
+            sources.context = None;
+        }
         let loaded = Config::load(&sources)?;
         let context = sources.context.take();
         let timeout = timeout.or_else(|| context.as_ref()?.timeout).unwrap_or(TIMEOUT);

@@ -10,6 +10,7 @@ use super::print;
 use crate::{
     cli::{self, Down, Up},
     config::{self, Config, Loaded, ProcessEnvironment, SettingArgs, Sources},
+    core_files,
     dirs::Dirs,
     host::Host,
     http::{auth, entry},
@@ -41,8 +42,17 @@ pub fn foreground(args: SettingArgs) -> ExitCode {
     };
     telemetry::init(&config.log);
     telemetry::log_panics();
+    forbid_core_files(&config);
     let dirs = Dirs::find(&ProcessEnvironment, sources.home.as_deref());
     block_on(live(config, &sources, &dirs, None))
+}
+
+fn forbid_core_files(config: &Config) {
+    if !config.core_dumps
+        && let Err(error) = core_files::forbid()
+    {
+        warn!(%error, "a crash of this process could leave a core file with its seeds");
+    }
 }
 
 pub fn up(before: SettingArgs, mut args: Up) -> ExitCode {
@@ -63,6 +73,7 @@ pub fn up(before: SettingArgs, mut args: Up) -> ExitCode {
     }
     telemetry::init(&loaded.config.log);
     telemetry::log_panics();
+    forbid_core_files(&loaded.config);
     let dirs = Dirs::find(&ProcessEnvironment, sources.home.as_deref());
     let directory = match up::directory() {
         Ok(directory) => directory,
@@ -240,6 +251,19 @@ pub fn down(terminal: &Terminal, args: &Down) -> ExitCode {
         let printed = print(text);
         if code == ExitCode::SUCCESS { printed } else { code }
     })
+}
+
+/// Stops what runs in this directory and starts it again in the background.
+pub fn restart(terminal: &Terminal, before: SettingArgs, args: Up) -> ExitCode {
+    // The second process of `--detached` has the words of the first.
+    if args.in_background {
+        return up(before, args);
+    }
+    let stopped = down(terminal, &Down { all: false, form: Default::default() });
+    if stopped != ExitCode::SUCCESS {
+        return stopped;
+    }
+    up(before, Up { detached: true, ..args })
 }
 
 fn wrong(mistakes: &[String]) -> ExitCode {

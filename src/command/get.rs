@@ -70,7 +70,7 @@ async fn inventory(terminal: &Terminal, session: &Session, word: Option<&str>) -
 }
 
 async fn hosts(terminal: &Terminal, lattice: &Lattice) -> Result<()> {
-    let Found { mut hosts, twins, refusals } = lattice.found_hosts().await?;
+    let Found { mut hosts, twins, refusals, .. } = lattice.found_hosts().await?;
     for twin in &twins {
         terminal.note(format!(
             "several hosts answer as {}: they have the same host_seed (WASMCLOUD_HOST_SEED), and commands reach now the \

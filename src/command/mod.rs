@@ -48,7 +48,7 @@ use serde_json::json;
 
 use crate::{
     cli::{
-        self, Cli, Command,
+        self, Cli, Command, Up,
         connect::Form,
         lattice::Ctl,
         tools::{Claims, Par, Reg},
@@ -73,6 +73,10 @@ pub fn run(Cli { command, settings }: Cli, form: Form) -> ExitCode {
         Some(Command::Foreground(own)) => daemon::foreground(cli::merged(settings, own.settings)),
         Some(Command::Up(own)) => daemon::up(settings, own),
         Some(Command::Down(own)) => daemon::down(&terminal, &own),
+        Some(Command::Daemon(own)) => daemon::up(settings, Up { detached: true, ..own }),
+        Some(Command::Restart(own)) => daemon::restart(&terminal, settings, own),
+        Some(Command::Pid) => pid(),
+        Some(Command::Version) => print(concat!(env!("CARGO_PKG_VERSION"), "\n")),
         Some(Command::Ping) => ping(),
         Some(Command::Config { command }) => config::run(&terminal, settings, command),
         Some(command) => finish(&terminal, operate(&terminal, settings, command)),
@@ -133,6 +137,9 @@ async fn dispatch(terminal: &Terminal, settings: SettingArgs, command: Command) 
         Command::Foreground(_) | Command::Up(_) | Command::Down(_) | Command::Ping | Command::Config { .. } => {
             unreachable!("these run hosts or ask for settings, and are handled before")
         }
+        Command::Daemon(_) | Command::Restart(_) | Command::Pid | Command::Version => {
+            unreachable!("these are other words for those above")
+        }
     }
 }
 
@@ -170,6 +177,22 @@ fn ping() -> ExitCode {
         return ExitCode::FAILURE;
     }
     print("pong\n")
+}
+
+/// Prints the process numbers of this user's hosts on this machine, a line each.
+fn pid() -> ExitCode {
+    let pids = host::presence::pids(&host::presence_dir(&Dirs::of_process()));
+    if pids.is_empty() {
+        complain("no host runs on this machine");
+        return ExitCode::FAILURE;
+    }
+    print(pids.iter().map(|pid| format!("{pid}\n")).collect::<String>())
+}
+
+/// Tells what is unwise about the command line, before anything is done. A shell that completes is not disturbed.
+pub fn warn_of(told: &[String]) {
+    let terminal = Terminal::new(Form::default());
+    told.iter().for_each(|sentence| terminal.note(sentence.as_str()));
 }
 
 /// Writes data to standard output. A reader that has seen enough (`| head`) is no error.

@@ -6,7 +6,7 @@
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
-use super::settings::{self, Kind, Setting};
+use super::settings::{self, FLAG_FILE, Kind, Setting};
 
 const LABEL: &str = "label";
 
@@ -24,6 +24,9 @@ impl Args for SettingArgs {
         for group in settings::GROUPS {
             for setting in group.settings {
                 command = command.arg(flag(setting).help_heading(group.heading));
+                if let Some(file) = file_flag(setting) {
+                    command = command.arg(file.help_heading(group.heading));
+                }
                 if let Some(negative) = negative(setting) {
                     command = command.arg(negative.help_heading(group.heading));
                 }
@@ -60,6 +63,10 @@ impl FromArgMatches for SettingArgs {
                 // Only lists may be repeated, and a comma is their separator.
                 self.values.push((setting.key, texts.join(",")));
             }
+            let file = settings::file_key(setting);
+            if let Some((key, path)) = file.and_then(|key| Some((key, matches.get_one::<String>(key)?))) {
+                self.values.push((key, path.clone()));
+            }
             if is_on_by_default(setting) && matches.get_flag(&negative_id(setting)) {
                 self.values.push((setting.key, "false".to_owned()));
             }
@@ -90,6 +97,13 @@ fn flag(setting: &'static Setting) -> Arg {
     arg
 }
 
+/// `--…-file` for what is a secret. The flag it stands for tells of it.
+fn file_flag(setting: &'static Setting) -> Option<Arg> {
+    let long = format!("{}{FLAG_FILE}", setting.flag);
+    settings::file_key(setting)
+        .map(|key| Arg::new(key).long(long).value_name("FILE").hide(true).conflicts_with(setting.key))
+}
+
 /// `--no-…` for what is on unless told otherwise.
 fn negative(setting: &'static Setting) -> Option<Arg> {
     is_on_by_default(setting).then(|| {
@@ -112,7 +126,7 @@ fn negative_id(setting: &Setting) -> String {
 fn help(setting: &Setting) -> String {
     let mut help = setting.help.to_owned();
     if setting.kind.is_secret() {
-        help.push_str("; other users of the machine can see flags, the variable is safer");
+        help.push_str(&format!("; other users of the machine can see it, --{}{FLAG_FILE} FILE is safer", setting.flag));
     }
     help.push_str(&format!(" [env: {}]", setting.env.join(", ")));
     if !setting.default.is_empty() {

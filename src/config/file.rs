@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::fs;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use serde_json::value::RawValue;
@@ -23,11 +23,12 @@ use super::connection::{Auth, Connection};
 use super::origin::{Mistakes, Origin, Problem};
 use super::settings::{self, IGNORED_KEYS, Kind, Written};
 use super::{Config, value};
+use crate::trusted::{self, Holds, Trusted};
 
 /// Name of the file in every place it is written to.
 pub const FILE_NAME: &str = "host_config.json";
 /// Directory of `wash` in the home directory.
-const WASH_DIR: &str = ".wash";
+pub const WASH_DIR: &str = ".wash";
 
 /// One member of the file.
 #[derive(Clone)]
@@ -56,32 +57,52 @@ pub enum WriteError {
 }
 
 /// Reads the members of the file. A missing file has none; what is wrong with the file as a whole is added to
-/// the mistakes.
-pub(super) fn read(path: &Path, mistakes: &mut Mistakes) -> Vec<Member> {
-    match fs::read(path) {
+/// the mistakes. A warning tells that others could read secrets in it.
+pub(super) fn read(path: &Path, mistakes: &mut Mistakes, warnings: &mut Vec<String>) -> Vec<Member> {
+    match trusted::read(path, Holds::Secrets) {
         Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-        bytes => members_of(bytes, path, FILE_NAME, "one JSON object in a readable UTF-8 file, or no file", mistakes),
+        read => members_of(
+            read,
+            path,
+            FILE_NAME,
+            "one JSON object in a readable UTF-8 file, or no file",
+            mistakes,
+            warnings,
+        ),
     }
 }
 
 /// Reads the members of another file that holds one JSON object, a context say. It has to be there; `what` is the name of the
-/// whole in messages.
-pub fn read_object(path: &Path, what: &str) -> Result<Vec<Member>, Mistakes> {
+/// whole in messages. A warning tells that others could read secrets in it.
+pub fn read_object(path: &Path, what: &str, warnings: &mut Vec<String>) -> Result<Vec<Member>, Mistakes> {
     let mut mistakes = Mistakes::default();
-    let members = members_of(fs::read(path), path, what, "one JSON object in a readable UTF-8 file", &mut mistakes);
+    let read = trusted::read(path, Holds::Secrets);
+    let members = members_of(read, path, what, "one JSON object in a readable UTF-8 file", &mut mistakes, warnings);
     if mistakes.0.is_empty() { Ok(members) } else { Err(mistakes) }
 }
 
+/// Whether this is a secret of ours, or one of a context of `nats`.
+fn is_secret(member: &Member) -> bool {
+    let key = member.key.as_str();
+    let is_ours = settings::find(key).is_some_and(|setting| setting.kind.is_secret());
+    (is_ours || ["password", "token", "user_seed"].contains(&key))
+        && member.value.as_str().is_some_and(|text| !text.is_empty())
+}
+
 fn members_of(
-    bytes: io::Result<Vec<u8>>,
+    read: io::Result<Trusted>,
     path: &Path,
     what: &str,
     accepted: &str,
     mistakes: &mut Mistakes,
+    warnings: &mut Vec<String>,
 ) -> Vec<Member> {
-    let (line, problem) = match bytes {
-        Ok(bytes) => match parse(&bytes) {
-            Ok(members) => return members,
+    let (line, problem) = match read {
+        Ok(read) => match parse(&read.bytes) {
+            Ok(members) => {
+                warnings.extend(read.warning.filter(|_| members.iter().any(is_secret)));
+                return members;
+            }
             Err((line, column, message)) => (line, Problem::Syntax { line, column, message }),
         },
         Err(error) => (1, Problem::Unreadable { path: path.to_owned(), reason: error.to_string() }),
@@ -167,8 +188,10 @@ fn type_name(value: &Value) -> &'static str {
 
 /// Returns a warning for each member nobody reads.
 pub(super) fn unknown_keys(members: &[Member], path: &Path) -> Vec<String> {
-    let unknown =
-        |member: &&Member| settings::find(&member.key).is_none() && !IGNORED_KEYS.contains(&member.key.as_str());
+    let is_known = |key: &str| {
+        settings::find(key).is_some() || settings::of_file_key(key).is_some() || IGNORED_KEYS.contains(&key)
+    };
+    let unknown = |member: &&Member| !is_known(&member.key);
     let warning = |member: &Member| {
         format!("{}:{}: key {:?} is unknown and was ignored", path.display(), member.line, member.key)
     };
@@ -203,7 +226,7 @@ pub fn write(config: &Config, dir: &Path, home: Option<&Path>) -> Vec<Result<Pat
 /// `nats_*` keys are not kept: their values live on in `ctl_*` and `rpc_*`, and an edit of them would be without
 /// effect.
 fn kept_members(local: &Path) -> BTreeMap<String, Value> {
-    let members = read(local, &mut Mistakes::default());
+    let members = read(local, &mut Mistakes::default(), &mut Vec::new());
     let is_kept = |member: &Member| match settings::find(&member.key) {
         Some(setting) => setting.written == Written::Never && !setting.key.starts_with("nats_"),
         None => !IGNORED_KEYS.contains(&member.key.as_str()),
@@ -218,20 +241,8 @@ fn create_directory(path: &Path) -> Result<(), WriteError> {
 /// Replaces the file in one step, so that neither a reader nor a second host ever sees half of it.
 fn replace(path: &Path, members: &BTreeMap<String, Value>) -> Result<PathBuf, WriteError> {
     let error = |source| WriteError::Write { path: path.to_owned(), source };
-    // A renamed file would replace a symbolic link instead of what it points to.
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let write = || -> io::Result<()> {
-        // Temporary files are made with mode 0600, which the rename keeps.
-        let mut file =
-            tempfile::Builder::new().prefix(".host_config.").tempfile_in(directory.unwrap_or(Path::new(".")))?;
-        serde_json::to_writer(&mut file, members)?;
-        file.flush()?;
-        file.as_file().sync_all()?;
-        file.persist(&target).map_err(|error| error.error)?;
-        Ok(())
-    };
-    write().map_err(error).map(|()| path.to_owned())
+    let content = serde_json::to_vec(members).map_err(|source| error(source.into()))?;
+    trusted::replace(path, &content).map_err(error).map(|()| path.to_owned())
 }
 
 /// Returns what is written: all of the 2022 key set, the rest where it differs from its default.

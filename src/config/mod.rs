@@ -17,6 +17,8 @@
 
 mod args;
 mod connection;
+mod dotenv;
+mod environment;
 mod file;
 mod keys;
 pub mod labels;
@@ -37,7 +39,7 @@ use std::time::Duration;
 
 pub use args::SettingArgs;
 pub use connection::{Auth, Connection, Tls};
-pub use file::{FILE_NAME, Member, WriteError, read_object, write};
+pub use file::{FILE_NAME, Member, WASH_DIR, WriteError, read_object, write};
 pub use keys::{Cluster, HostKey};
 pub use origin::{Mistake, Mistakes, Origin, Problem};
 pub use overruled::Overruled;
@@ -109,6 +111,8 @@ pub struct Config {
     /// Core labels included.
     pub labels: BTreeMap<String, String>,
     pub log: Log,
+    /// Whether a crash may leave a core file, with all seeds in it.
+    pub core_dumps: bool,
     /// `None` if there is to be none.
     pub dashboard: Option<Dashboard>,
     /// Answer calls in this process where the callee lives here.
@@ -228,6 +232,7 @@ impl Config {
             policy: policy(table, &mut warnings),
             labels: table.labels(),
             dashboard: dashboard(table, &mut warnings),
+            core_dumps: table.boolean("core_dumps"),
             log: Log { level: level(table), json: table.boolean("structured_logging_enabled") },
             local_calls: table.boolean("local_calls"),
             actors: Actors {

@@ -89,6 +89,8 @@ pub enum Problem {
     WrongType { found: &'static str },
     #[error("line {line}, column {column}: {message}")]
     Syntax { line: usize, column: usize, message: String },
+    #[error("the value is quoted wrongly: a quote has no partner, or something stands behind the second one")]
+    WronglyQuoted,
     #[error("it is set without {0}")]
     MissingPartner(String),
     #[error("it is set together with {0}, and a connection logs in one way only")]

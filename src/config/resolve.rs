@@ -18,9 +18,10 @@ use super::labels::Labels;
 use super::origin::{Mistakes, Origin, Problem};
 use super::overruled::{self, Overruled};
 use super::secret::Secret;
-use super::settings::{self, ENV_POLICY_CHANGES_TOPIC_OF, Kind, Setting};
-use super::sources::Layers;
+use super::settings::{self, ENV_FILE, ENV_POLICY_CHANGES_TOPIC_OF, FLAG_FILE, Kind, Setting};
+use super::sources::{Layers, Variable};
 use super::value::{self, Value};
+use crate::trusted::{self, Holds};
 
 /// The four families of connection settings, with the one each falls back to, in the order of inheriting.
 const FAMILIES: [(&str, Option<&str>); 4] =
@@ -108,7 +109,7 @@ impl Resolved {
                 }
                 _ => None,
             };
-            let slot = slot(setting, special.as_deref(), layers, dir, mistakes);
+            let slot = slot(setting, special.as_deref(), layers, dir, mistakes, warnings);
             table.slots.insert(setting.key, slot);
         }
         for (family, base) in FAMILIES {
@@ -119,7 +120,7 @@ impl Resolved {
                 INHERITED.iter().for_each(|fields| table.inherit(family, base, fields));
             }
         }
-        table.check_files(mistakes);
+        table.check_files(mistakes, warnings);
         let decided = settings::all().filter_map(|setting| {
             let slot = &table.slots[setting.key];
             overruled::find(setting, slot.value.as_ref(), &slot.origin, layers, dir)
@@ -205,7 +206,7 @@ impl Resolved {
 
     /// Looks at the files that are really going to be used; one mistake for one setting, however many
     /// connections inherit it.
-    fn check_files(&self, mistakes: &mut Mistakes) {
+    fn check_files(&self, mistakes: &mut Mistakes, warnings: &mut Vec<String>) {
         let mut seen: Vec<&Slot> = Vec::new();
         for setting in settings::all().filter(|setting| setting.kind == Kind::File) {
             let slot = &self.slots[setting.key];
@@ -216,9 +217,13 @@ impl Resolved {
                 continue;
             }
             seen.push(slot);
-            if let Err(error) = check_readable(path) {
-                let problem = Problem::Unreadable { path: path.clone(), reason: error.to_string() };
-                mistakes.add(setting.key, &slot.origin, problem, value::accepted(&setting.kind));
+            let holds = if setting.key.ends_with("_creds") { Holds::Secrets } else { Holds::Settings };
+            match trusted::check(path, holds) {
+                Ok(warning) => warnings.extend(warning),
+                Err(error) => {
+                    let problem = Problem::Unreadable { path: path.clone(), reason: error.to_string() };
+                    mistakes.add(setting.key, &slot.origin, problem, value::accepted(&setting.kind));
+                }
             }
         }
     }
@@ -321,12 +326,19 @@ struct Found {
     origin: Origin,
 }
 
-fn slot(setting: &Setting, special_env: Option<&str>, layers: &Layers, dir: &Path, mistakes: &mut Mistakes) -> Slot {
+fn slot(
+    setting: &Setting,
+    special_env: Option<&str>,
+    layers: &Layers,
+    dir: &Path,
+    mistakes: &mut Mistakes,
+    warnings: &mut Vec<String>,
+) -> Slot {
     let default = || match setting.default {
         "" => None,
         text => value::parse(&setting.kind, text, dir).ok(),
     };
-    let Some(Found { text, origin }) = find(setting, special_env, layers) else {
+    let Some(Found { text, origin }) = find(setting, special_env, layers, dir, warnings) else {
         return Slot { value: default(), origin: Origin::Default };
     };
     let parsed = text.and_then(|text| match text.as_str() {
@@ -347,16 +359,39 @@ fn can_be_cleared(kind: &Kind) -> bool {
     !matches!(kind, Kind::Integer { .. } | Kind::Bytes { .. } | Kind::Bool | Kind::Choice(_))
 }
 
-fn find(setting: &Setting, special_env: Option<&str>, layers: &Layers) -> Option<Found> {
+/// Within one source a file with the value comes first: it is the more deliberate form, and each start writes the value
+/// itself to `host_config.json`.
+fn find(
+    setting: &Setting,
+    special_env: Option<&str>,
+    layers: &Layers,
+    dir: &Path,
+    warnings: &mut Vec<String>,
+) -> Option<Found> {
+    let file_key = settings::file_key(setting);
+    if let Some(name) = file_key.and_then(|key| layers.flags.get(key)) {
+        let origin = Origin::Flag(format!("--{}{FLAG_FILE}", setting.flag));
+        return Some(in_file(name, origin, dir, warnings));
+    }
     if let Some(text) = layers.flags.get(setting.key) {
         let origin = Origin::Flag(format!("--{}", setting.flag));
         return Some(Found { text: Ok(text.clone()), origin });
     }
     for variables in [&layers.env, &layers.dotenv] {
+        let mut files = file_key.iter().flat_map(|_| setting.env).map(|name| format!("{name}{ENV_FILE}"));
+        if let Some(variable) = files.find_map(|name| variables.get(&name)) {
+            return Some(in_file(&variable.value, variable.origin.clone(), dir, warnings));
+        }
         let mut names = special_env.into_iter().chain(setting.env.iter().copied());
         if let Some(variable) = names.find_map(|name| variables.get(name)) {
-            return Some(Found { text: Ok(variable.value.clone()), origin: variable.origin.clone() });
+            let text = without_quotes(setting, variable, warnings);
+            return Some(Found { text: Ok(text.to_owned()), origin: variable.origin.clone() });
         }
+    }
+    let named = file_key.and_then(|key| layers.file.iter().find(|member| member.key == key));
+    if let Some((member, name)) = named.and_then(|member| Some((member, member.value.as_str()?))) {
+        let origin = Origin::File { path: layers.file_path.clone(), line: member.line };
+        return Some(in_file(name, origin, dir, warnings));
     }
     for key in [setting.key].iter().chain(setting.other_keys) {
         let Some(member) = layers.file.iter().find(|member| member.key == *key) else {
@@ -376,14 +411,25 @@ fn find(setting: &Setting, special_env: Option<&str>, layers: &Layers) -> Option
     None
 }
 
-/// Opens regular files only: opening a named pipe would wait for its other end.
-fn check_readable(path: &Path) -> std::io::Result<()> {
-    let metadata = std::fs::metadata(path)?;
-    if metadata.is_dir() {
-        return Err(std::io::ErrorKind::IsADirectory.into());
-    }
-    if metadata.is_file() {
-        std::fs::File::open(path)?;
-    }
-    Ok(())
+/// Reads a value from the file of this name. Editors and `echo` end a file with a line break, which is not part of it.
+fn in_file(name: &str, origin: Origin, dir: &Path, warnings: &mut Vec<String>) -> Found {
+    let path = dir.join(name.trim());
+    let text = match trusted::read_regular(&path, Holds::Secrets).and_then(|read| {
+        warnings.extend(read.warning.clone());
+        read.text()
+    }) {
+        Ok(text) => Ok(text.trim_end_matches(['\r', '\n']).to_owned()),
+        Err(error) => Err(Problem::Unreadable { path, reason: error.to_string() }),
+    };
+    Found { text, origin }
+}
+
+/// `docker run --env-file` leaves quotes where they are; no value of ours has any around it, but a password may.
+fn without_quotes<'a>(setting: &Setting, variable: &'a Variable, warnings: &mut Vec<String>) -> &'a str {
+    let text = variable.value.as_str();
+    let inner = ['"', '\''].into_iter().find_map(|quote| text.trim().strip_prefix(quote)?.strip_suffix(quote));
+    let Some(inner) = inner.filter(|_| matches!(variable.origin, Origin::Env(_))) else { return text };
+    let taken = if setting.kind == Kind::Secret { "are taken as part of it" } else { "are not taken as part of it" };
+    warnings.push(format!("{}: the quotes around the value {taken}; set it without them", variable.origin));
+    if setting.kind == Kind::Secret { text } else { inner }
 }

@@ -5,16 +5,18 @@
 
 use std::fmt;
 
+use zeroize::Zeroizing;
+
 /// Length of every nkey seed; only texts of this length may show their two type letters.
 const SEED_LENGTH: usize = 58;
 
-/// A secret text whose `Debug` and `Display` never show it.
+/// A secret text whose `Debug` and `Display` never show it, and whose memory is overwritten when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub struct Secret(Zeroizing<String>);
 
 impl Secret {
     pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
+        Self(Zeroizing::new(text.into()))
     }
 
     /// Returns the text itself. Whoever calls this must not log it.

@@ -3,6 +3,8 @@
 //! ([`super::file`]) and `config show` are all generated from it, so a new setting is one new line here plus
 //! the field of [`super::Config`] it fills.
 
+use std::{collections::BTreeMap, sync::LazyLock};
+
 use nkeys::KeyPairType;
 
 /// How the text of a setting is read and checked. See [`super::value`].
@@ -99,6 +101,12 @@ impl Setting {
         Setting { key, other_keys: &[], env, flag, short: None, aliases: &[], kind, default, help, written }
     }
 
+    /// Returns whether a variable of this name is read, one that names a file with the value included.
+    pub fn is_env(&self, name: &str) -> bool {
+        let of_file = name.strip_suffix(ENV_FILE).filter(|_| self.kind.is_secret());
+        self.env.iter().any(|env| *env == name || Some(*env) == of_file)
+    }
+
     const fn other_keys(mut self, keys: &'static [&'static str]) -> Self {
         self.other_keys = keys;
         self
@@ -120,6 +128,21 @@ impl Setting {
     }
 }
 
+/// Every secret may be in a file: `cluster_seed_file` in `host_config.json`, `--cluster-seed-file` and
+/// `WASMCLOUD_CLUSTER_SEED_FILE` name one for `cluster_seed`.
+const KEY_FILE: &str = "_file";
+pub const FLAG_FILE: &str = "-file";
+pub const ENV_FILE: &str = "_FILE";
+
+/// Returns the key that names a file with the value of this setting; `None` if it is no secret.
+pub fn file_key(setting: &Setting) -> Option<&'static str> {
+    static KEYS: LazyLock<BTreeMap<&'static str, String>> = LazyLock::new(|| {
+        let secrets = all().filter(|setting| setting.kind.is_secret());
+        secrets.map(|setting| (setting.key, format!("{}{KEY_FILE}", setting.key))).collect()
+    });
+    KEYS.get(setting.key).map(String::as_str)
+}
+
 /// Settings that appear under one heading of `--help`.
 #[derive(Debug)]
 pub struct Group {
@@ -130,6 +153,11 @@ pub struct Group {
 /// Returns every setting, in the order of the table.
 pub fn all() -> impl Iterator<Item = &'static Setting> {
     GROUPS.iter().flat_map(|group| group.settings)
+}
+
+/// Returns the setting that a file is named for with this key.
+pub fn of_file_key(key: &str) -> Option<&'static Setting> {
+    all().find(|setting| file_key(setting) == Some(key))
 }
 
 /// Returns the setting with this key; older keys count too.
@@ -387,6 +415,9 @@ pub static GROUPS: &[Group] = &[
             Setting::new("structured_logging_enabled", &["WASMCLOUD_STRUCTURED_LOGGING_ENABLED"], "enable-structured-logging",
                 Kind::Bool, "false", "Log JSON lines")
                 .aliases(&["structured-logging-enabled"]).written(Written::Never),
+            Setting::new("core_dumps", &["WASMCLOUD_CORE_DUMPS"], "core-dumps",
+                Kind::Bool, "false", "Allow core files, which hold the seeds of this host")
+                .written(Written::Never),
             Setting::new("host_config", &["HOST_CONFIG"], "host-config",
                 Kind::Path, "", "A further place to write host_config.json to")
                 .written(Written::Never),

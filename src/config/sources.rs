@@ -4,14 +4,17 @@
 //! handed in, so tests need no real ones.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::args::SettingArgs;
+use super::dotenv::{self, Entry};
+use super::environment;
 use super::file::{self, Member};
 use super::origin::{Mistakes, Origin, Problem};
+use super::settings;
+use crate::trusted::{self, Holds};
 
 /// Files read beside the environment; a later one overrides an earlier one.
 const DOTENV_FILES: [&str; 4] = [".env", ".env.prod", ".env.local", ".env.prod.local"];
@@ -88,6 +91,13 @@ pub(super) struct Variable {
     pub origin: Origin,
 }
 
+impl Variable {
+    /// Whether it was set in this dotenv file.
+    fn is_of(&self, path: &Path) -> bool {
+        matches!(&self.origin, Origin::Dotenv { file, .. } if file == path)
+    }
+}
+
 /// The raw contents of all sources.
 pub(super) struct Layers {
     pub flags: BTreeMap<&'static str, String>,
@@ -106,14 +116,14 @@ impl Layers {
             }
             None => {
                 let path = sources.dir.join(file::FILE_NAME);
-                let members = file::read(&path, mistakes);
+                let members = file::read(&path, mistakes, warnings);
                 (path, members)
             }
         };
         Layers {
             flags: sources.flags.iter().cloned().collect(),
-            env: environment(sources.env.as_ref()),
-            dotenv: dotenv(&sources.dir, mistakes, warnings),
+            env: environment::read(sources.env.as_ref(), warnings),
+            dotenv: read_dotenv(&sources.dir, mistakes, warnings),
             file,
             file_path,
         }
@@ -126,23 +136,11 @@ impl Layers {
     }
 }
 
-/// An empty variable counts as not set: it is what scripts pass on when they have nothing to say.
-fn environment(env: &dyn Environment) -> BTreeMap<String, Variable> {
-    env.vars()
-        .into_iter()
-        .filter(|(_, value)| !value.trim().is_empty())
-        .map(|(name, value)| {
-            let origin = Origin::Env(name.clone());
-            (name, Variable { value, origin })
-        })
-        .collect()
-}
-
-fn dotenv(dir: &Path, mistakes: &mut Mistakes, warnings: &mut Vec<String>) -> BTreeMap<String, Variable> {
+fn read_dotenv(dir: &Path, mistakes: &mut Mistakes, warnings: &mut Vec<String>) -> BTreeMap<String, Variable> {
     let mut variables = BTreeMap::new();
     for name in DOTENV_FILES {
         let file = dir.join(name);
-        let text = match fs::read_to_string(&file) {
+        let text = match trusted::read(&file, Holds::Settings).and_then(|read| read.text()) {
             Ok(text) => text,
             // A directory of that name is a Python environment and none of our business.
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::IsADirectory) => {
@@ -155,30 +153,45 @@ fn dotenv(dir: &Path, mistakes: &mut Mistakes, warnings: &mut Vec<String>) -> BT
                 continue;
             }
         };
-        parse_dotenv(&text, &file, &mut variables, warnings);
+        let before = variables.len();
+        take_dotenv(&text, &file, &mut variables, mistakes, warnings);
+        // A file without secrets may be read by anybody.
+        let has_secrets = variables.len() > before
+            && settings::all().any(|setting| {
+                let is_set = |name: &&str| variables.get(*name).is_some_and(|set| set.is_of(&file));
+                setting.kind.is_secret() && setting.env.iter().any(is_set)
+            });
+        if has_secrets {
+            warnings.extend(trusted::check(&file, Holds::Secrets).ok().flatten());
+        }
     }
     variables
 }
 
-/// Reads `KEY=VALUE` lines. Quotes and `export` mean nothing here, as in the earlier hosts: the value is the
-/// rest of the line.
-fn parse_dotenv(text: &str, file: &Path, variables: &mut BTreeMap<String, Variable>, warnings: &mut Vec<String>) {
-    for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
-        let line_number = index + 1;
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let pair = line.split_once('=').map(|(name, value)| (name.trim(), value.trim()));
-        match pair {
-            Some((name, value)) if !name.is_empty() && !name.contains(char::is_whitespace) => {
-                if !value.is_empty() {
-                    let origin = Origin::Dotenv { file: file.to_owned(), line: line_number, name: name.to_owned() };
-                    variables.insert(name.to_owned(), Variable { value: value.to_owned(), origin });
-                }
+/// Takes the pairs of one file. A wrong quote is a mistake where the name is ours, and a warning where the line is for others.
+fn take_dotenv(
+    text: &str,
+    file: &Path,
+    variables: &mut BTreeMap<String, Variable>,
+    mistakes: &mut Mistakes,
+    warnings: &mut Vec<String>,
+) {
+    for (line, entry) in dotenv::parse(text) {
+        match entry {
+            Entry::Pair { value, .. } if value.is_empty() => {}
+            Entry::Pair { name, value } => {
+                let origin = Origin::Dotenv { file: file.to_owned(), line, name: name.clone() };
+                variables.insert(name, Variable { value, origin });
             }
-            // Not quoted: the line may hold half a secret.
-            _ => warnings.push(format!("{}:{line_number} is not KEY=VALUE and was skipped", file.display())),
+            Entry::WronglyQuoted { name } if environment::is_ours(&name) => {
+                let origin = Origin::Dotenv { file: file.to_owned(), line, name: name.clone() };
+                mistakes.add(name, &origin, Problem::WronglyQuoted, "NAME=value, NAME='value' or NAME=\"value\"");
+            }
+            // Not repeated: the line may hold half a secret.
+            Entry::WronglyQuoted { name } => {
+                warnings.push(format!("{}:{line}: {name} is quoted wrongly and was skipped", file.display()));
+            }
+            Entry::NoPair => warnings.push(format!("{}:{line} is not KEY=VALUE and was skipped", file.display())),
         }
     }
 }

@@ -19,16 +19,17 @@ mod tests;
 pub mod write;
 
 use std::{
-    fmt, fs,
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
     client::Usage,
-    config::{Context, FILE_NAME},
+    config::{Context, FILE_NAME, WASH_DIR},
     dirs::Dirs,
+    trusted::{self, Holds, Trusted},
 };
 
 /// Directory of contexts, in our own directory of configuration.
@@ -199,7 +200,16 @@ impl Places {
     /// The one that is named in our own file; one that is gone is an error, for some other lattice would be the answer.
     fn chosen_here(&self) -> Result<Option<Found>> {
         let Some(file) = self.host.as_ref().map(|dir| dir.join(DEFAULT)) else { return Ok(None) };
-        let Some(word) = name_in(&file) else { return Ok(None) };
+        let read = trusted::read(&file, Holds::Settings).and_then(Trusted::text);
+        if let Err(error) = &read
+            && error.kind() == io::ErrorKind::PermissionDenied
+        {
+            bail!("the context in use cannot be told: {}: {error}", file.display());
+        }
+        let word = read.map(|text| text.trim().to_owned()).unwrap_or_default();
+        if word.is_empty() {
+            return Ok(None);
+        }
         let gone = || {
             let file = file.display();
             Usage(format!(
@@ -215,7 +225,7 @@ impl Places {
     pub fn wash_default(&self) -> Option<Found> {
         let dir = self.wash.as_ref()?;
         let of_index = || {
-            let index: serde_json::Value = serde_json::from_slice(&fs::read(dir.join(WASH_INDEX)).ok()?).ok()?;
+            let index: serde_json::Value = serde_json::from_str(&text_of(&dir.join(WASH_INDEX))?).ok()?;
             Some(index.get("name")?.as_str()?.to_owned())
         };
         let name = name_in(&dir.join(DEFAULT)).or_else(of_index)?;
@@ -256,8 +266,11 @@ fn forget(file: &Path) -> Result<()> {
 
 /// The name in a file that holds nothing else; `None` if there is no such file, or none in it.
 fn name_in(file: &Path) -> Option<String> {
-    let text = fs::read_to_string(file).ok()?;
-    Some(text.trim().to_owned()).filter(|name| !name.is_empty())
+    Some(text_of(file)?.trim().to_owned()).filter(|name| !name.is_empty())
+}
+
+fn text_of(file: &Path) -> Option<String> {
+    trusted::read(file, Holds::Settings).and_then(Trusted::text).ok()
 }
 
 /// Whether this can name a context: it becomes a part of a path.
@@ -267,7 +280,8 @@ pub fn is_name(name: &str) -> bool {
 }
 
 /// The context a command is to use in place of `./host_config.json`: the one named, or, where there is no such file, the one
-/// in use. A name may be the path of a file, of whatever kind.
+/// in use, or else the settings that the last host of this user left in `~/.wash`. A name may be the path of a file, of
+/// whatever kind.
 pub fn chosen(name: Option<&str>, dir: &Path, dirs: &Dirs, home: Option<&Path>) -> Result<Option<Context>> {
     let places = Places::of(dirs, home);
     let found = match name {
@@ -281,5 +295,13 @@ pub fn chosen(name: Option<&str>, dir: &Path, dirs: &Dirs, home: Option<&Path>) 
         None if dir.join(FILE_NAME).exists() => None,
         None => places.in_use()?,
     };
-    found.map(|found| found.read(home)).transpose()
+    if let Some(found) = found {
+        return Ok(Some(found.read(home)?));
+    }
+    // What the last host of this user left, as `wash` of those years had it.
+    let last = home.map(|home| home.join(WASH_DIR).join(FILE_NAME)).filter(|path| path.is_file());
+    match last.filter(|_| name.is_none() && !dir.join(FILE_NAME).exists()) {
+        Some(path) => Ok(Some(read::context(Some(Kind::Host), &path, home)?)),
+        None => Ok(None),
+    }
 }

@@ -15,9 +15,12 @@ use super::{
     Kind,
     address::{self, Login},
 };
-use crate::config::{
-    Context, Member, Mistakes, Origin, Problem, read_object,
-    settings::{self, Kind as Type},
+use crate::{
+    config::{
+        Context, Member, Mistakes, Origin, Problem, read_object,
+        settings::{self, Kind as Type},
+    },
+    trusted::{self, Holds},
 };
 
 /// The families of connection settings.
@@ -42,16 +45,17 @@ const NATS_ONLY: [&str; 14] = [
     "jetstream_domain",
     "inbox_prefix",
 ];
-/// How much of a file with a key is read.
-const KEY_FILE_MAX: u64 = 64 * 1024;
+
+/// A shorter time in a context of `wash` was meant in seconds.
+const MILLISECONDS_MIN: u64 = 50;
 
 /// Reads a context. Without a kind its members tell whose it is.
 pub fn context(kind: Option<Kind>, path: &Path, home: Option<&Path>) -> Result<Context, Mistakes> {
-    let members = read_object(path, "context")?;
+    let mut notes = Vec::new();
+    let members = read_object(path, "context", &mut notes)?;
     let kind = kind.unwrap_or_else(|| kind_of(&members));
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let mut made =
-        Made { path, home, members: Vec::new(), timeout: None, notes: Vec::new(), mistakes: Mistakes::default() };
+    let mut made = Made { path, home, members: Vec::new(), timeout: None, notes, mistakes: Mistakes::default() };
     match kind {
         Kind::Host => made.members = members,
         Kind::Wash => made.take_wash(members),
@@ -86,7 +90,7 @@ pub fn is_untouched(path: &Path) -> Result<bool, Mistakes> {
                 _ => false,
             }
     };
-    Ok(read_object(path, "context")?.iter().all(is_default))
+    Ok(read_object(path, "context", &mut Vec::new())?.iter().all(is_default))
 }
 
 /// The member that `wash` does not do without, should one be missing in this context of its.
@@ -94,7 +98,7 @@ pub fn missing_for_wash(kind: Kind, path: &Path) -> Result<Option<&'static str>,
     if kind != Kind::Wash {
         return Ok(None);
     }
-    let members = read_object(path, "context")?;
+    let members = read_object(path, "context", &mut Vec::new())?;
     let is_text = |key: &str| members.iter().any(|member| member.key == key && member.value.is_string());
     Ok(["cluster_seed", "ctl_jwt", "ctl_seed", "rpc_jwt", "rpc_seed"].into_iter().find(|key| !is_text(key)))
 }
@@ -132,8 +136,15 @@ impl Made<'_> {
         for Member { key, value, line } in members {
             match key.as_str() {
                 "name" => {}
-                "ctl_timeout" => self.timeout = value.as_u64().filter(|ms| *ms > 0).map(Duration::from_millis),
-                "rpc_timeout" => self.put("rpc_timeout_ms", value, line),
+                "ctl_timeout" => {
+                    let time = value.as_u64().filter(|time| *time > 0);
+                    self.timeout = time.map(|time| Duration::from_millis(self.milliseconds("ctl_timeout", time, line)));
+                }
+                "rpc_timeout" => {
+                    let time = value.as_u64().filter(|time| *time > 0);
+                    let time = time.map(|time| self.milliseconds("rpc_timeout", time, line));
+                    self.put("rpc_timeout_ms", time.map_or(value, Value::from), line);
+                }
                 "ctl_credsfile" => self.put("ctl_creds", value, line),
                 "rpc_credsfile" => self.put("rpc_creds", value, line),
                 "lattice" | "ctl_lattice_prefix" => self.put("lattice_prefix", value, line),
@@ -152,6 +163,19 @@ impl Made<'_> {
                 self.members.retain(|member| member.key != format!("{family}_creds"));
             }
         }
+    }
+
+    /// Times are milliseconds, but were seconds in 2021, and samples of later years still have 2. No lattice answers within
+    /// a few milliseconds, so such a number means seconds.
+    fn milliseconds(&mut self, key: &str, time: u64, line: usize) -> u64 {
+        if time >= MILLISECONDS_MIN {
+            return time;
+        }
+        self.note(
+            line,
+            &format!("{key} {time} is taken as {time} seconds; it is counted in milliseconds: {}", time * 1000),
+        );
+        time * 1000
     }
 
     /// What is in the file of this name, should there be one: `wash` takes either for a JWT and a seed.
@@ -337,13 +361,7 @@ fn absolute(name: &str, path: &Path, home: Option<&Path>) -> PathBuf {
     }
 }
 
-/// The beginning of a file that holds a key; regular files only, for a pipe would wait for its other end.
+/// A file that holds a key.
 fn secret_file(path: &Path) -> std::io::Result<String> {
-    use std::io::Read as _;
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(std::io::Error::other("it is no regular file"));
-    }
-    let mut content = String::new();
-    std::fs::File::open(path)?.take(KEY_FILE_MAX).read_to_string(&mut content)?;
-    Ok(content)
+    trusted::read_regular(path, Holds::Secrets)?.text()
 }

@@ -3,9 +3,8 @@
 //! Files appear whole or not at all, are readable by their owner only, and replace no other unless that is the point.
 
 use std::{
-    fs,
-    io::{self, ErrorKind, Write as _},
-    path::{Path, PathBuf},
+    io::{self, ErrorKind},
+    path::Path,
     time::Duration,
 };
 
@@ -19,6 +18,7 @@ use crate::{
         settings::{self, Kind},
         superseded,
     },
+    trusted,
 };
 
 /// What a client waits for an answer, as `wash` writes it.
@@ -137,10 +137,8 @@ fn wash_connection(family: &str, connection: &Connection, unsaid: &mut Vec<Strin
 
 /// Writes a file that must not be there yet.
 pub fn create(path: &Path, content: &[u8]) -> Result<()> {
-    let file = whole(path, content).with_context(|| format!("write {}", path.display()))?;
-    match file.persist_noclobber(path) {
-        Ok(_) => Ok(()),
-        Err(error) if error.error.kind() == ErrorKind::AlreadyExists => {
+    match in_dir(path).and_then(|()| trusted::create(path, content)) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             let name = path.file_stem().unwrap_or_default().to_string_lossy();
             let path = path.display();
             Err(Usage(format!(
@@ -148,36 +146,17 @@ pub fn create(path: &Path, content: &[u8]) -> Result<()> {
             ))
             .into())
         }
-        Err(error) => Err(error.error).with_context(|| format!("write {}", path.display())),
+        created => created.with_context(|| format!("write {}", path.display())),
     }
 }
 
-/// Writes a file, over another or not; one that was there keeps its permissions.
+/// Writes a file, over another or not.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    // A renamed file would replace a symbolic link instead of what it points to.
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let file = whole(&target, content)?;
-    if let Ok(metadata) = fs::metadata(&target) {
-        file.as_file().set_permissions(metadata.permissions())?;
-    }
-    file.persist(&target).map_err(|error| error.error)?;
-    Ok(())
+    in_dir(path)?;
+    trusted::replace(path, content)
 }
 
-/// A file beside the place it is meant for, complete; the directory is made if there is none. Temporary files have mode 0600.
-fn whole(path: &Path, content: &[u8]) -> io::Result<tempfile::NamedTempFile> {
-    let dir: PathBuf = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
-    make_dir(&dir)?;
-    let mut file = tempfile::Builder::new().prefix(".context.").tempfile_in(dir)?;
-    file.write_all(content)?;
-    file.as_file().sync_all()?;
-    Ok(file)
-}
-
-fn make_dir(dir: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(dir)
+/// Makes the directory of a file if there is none.
+fn in_dir(path: &Path) -> io::Result<()> {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).map_or(Ok(()), trusted::create_dir)
 }

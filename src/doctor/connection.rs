@@ -7,7 +7,7 @@ use super::{
     facts::{Facts, NotConnected, Reached, Server},
     look::Look,
 };
-use crate::lattice::connection::ConnectError;
+use crate::{config::Auth, lattice::connection::ConnectError};
 
 /// Servers older than this have no direct reads, which the metadata bucket uses.
 const VERSION_MIN: (u64, u64) = (2, 9);
@@ -145,6 +145,26 @@ fn tls(facts: &Facts, reached: &Reached, servers: &str, cause: &str) -> Finding 
         format!("check {purpose}_tls_cert, {purpose}_tls_key and {purpose}_tls_ca against the server's tls block")
     };
     Finding::wrong(format!("no secure connection to {servers}: {cause}"), fix)
+}
+
+/// Whoever is let in may publish commands, and commands run code on every host.
+pub(super) fn login(facts: &Facts) -> Found {
+    let server = facts.server.as_ref().map_err(Finding::skipped)?;
+    let settings = facts.settings.config.as_ref().map(|config| &config.ctl);
+    let shows_none = settings.is_some_and(|ctl| ctl.auth == Auth::Anonymous && ctl.tls.cert.is_none());
+    if server.asks_for_login && !shows_none {
+        return Ok(vec![Finding::ok("the NATS server lets in only those with a login")]);
+    }
+    let who = match settings.map(|ctl| ctl.host_text.as_str()) {
+        Some("127.0.0.1" | "localhost" | "::1") => "every user of its machine, and everybody else who reaches it,",
+        _ => "everybody who reaches it",
+    };
+    Ok(vec![Finding::warning(
+        format!(
+            "the NATS server lets in without a login: {who} may run code on the hosts of this lattice and gets its cluster seed"
+        ),
+        "give the server a login (`host up` does that for its own), and name it with ctl_creds and rpc_creds",
+    )])
 }
 
 pub(super) fn server(facts: &Facts) -> Found {

@@ -118,6 +118,8 @@ pub struct Server {
     pub headers: bool,
     pub max_payload: usize,
     pub is_leaving: bool,
+    /// Whether it asks clients for a login.
+    pub asks_for_login: bool,
     pub round_trip: Option<Duration>,
 }
 
@@ -341,13 +343,14 @@ async fn server(nats: &Nats) -> Server {
         headers: info.headers,
         max_payload: info.max_payload,
         is_leaving: info.lame_duck_mode,
+        asks_for_login: info.auth_required,
         round_trip: best,
     }
 }
 
 /// Asks hosts who they are, then all that they and the lattice know.
 async fn seen(lattice: &Lattice) -> Result<Seen, Unknown> {
-    let Found { hosts, twins, refusals } = lattice.ping().await.map_err(|error| format!("{error:#}"))?;
+    let Found { hosts, twins, refusals, .. } = lattice.ping().await.map_err(|error| format!("{error:#}"))?;
     if hosts.is_empty() && refusals.is_empty() {
         let others = timeout(LISTEN * 2, other_lattices(lattice)).await.unwrap_or_default();
         return Ok(Seen { others, ..Seen::default() });

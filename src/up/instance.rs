@@ -16,7 +16,7 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    io::{self, Write as _},
+    io,
     net::TcpListener,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -27,7 +27,11 @@ use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{process::Process, summary::Summary};
-use crate::{dirs::Dirs, identity::digest::sha256};
+use crate::{
+    dirs::Dirs,
+    identity::digest::sha256,
+    trusted::{self, Holds},
+};
 
 const RECORD: &str = "record.json";
 const LOCK: &str = "lock";
@@ -61,6 +65,9 @@ pub struct Record {
     pub hub: Option<String>,
     /// The page of the demonstration.
     pub page: Option<String>,
+    /// Whether its server lets everybody in.
+    #[serde(default)]
+    pub is_open: bool,
     /// The server it started, or is about to start.
     pub server: Option<ServerRecord>,
     /// The log of a host in the background.
@@ -138,8 +145,9 @@ impl Instance {
 
     /// What runs here, or was left by an `up` that was killed.
     pub fn record(&self) -> Option<Record> {
-        let text = fs::read(self.folder.join(RECORD)).ok()?;
-        serde_json::from_slice(&text).ok()
+        // Without a home it is below the place for temporary files, where anybody can write.
+        let read = trusted::read(&self.folder.join(RECORD), Holds::Settings).ok()?;
+        serde_json::from_slice(&read.bytes).ok()
     }
 
     /// Takes the directory for this process. Blocks for a moment.
@@ -178,11 +186,7 @@ impl Claim {
 
     /// Replaces the record in one step, so that nobody ever reads half of it.
     pub fn write(&self, record: &Record) -> io::Result<()> {
-        let mut file = tempfile::Builder::new().prefix(".record.").tempfile_in(&self.instance.folder)?;
-        serde_json::to_writer_pretty(&mut file, record)?;
-        file.flush()?;
-        file.persist(self.instance.folder.join(RECORD)).map_err(|error| error.error)?;
-        Ok(())
+        trusted::replace(&self.instance.folder.join(RECORD), &serde_json::to_vec_pretty(record)?)
     }
 
     /// Removes the record: nothing runs any longer.
@@ -269,6 +273,7 @@ mod tests {
             address: None,
             hub: None,
             page: None,
+            is_open: false,
             server: None,
             background_log: None,
             stop_within_ms: 0,

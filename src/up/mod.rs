@@ -5,7 +5,7 @@
 //!        settle    decides on domains, and adds ports to the settings
 //!        ensure_server   takes over, starts, or uses a NATS server; looks at the hub
 //!        (the settings are written: those of a start that fails before this are not kept)
-//!        wrote     hears how that went, and adds what counts for this run only
+//!        wrote     hears how that went, writes contexts, and adds what counts for this run only
 //!        (the host starts)
 //!        ready     starts the demonstration, notes and returns the summary
 //!        (the host stops)
@@ -13,7 +13,8 @@
 //! ```
 //!
 //! What always holds: only what an `up` of this directory started is ever stopped. If a NATS server listens where the
-//! settings say and nobody's `up` started it, it is used as it is and left alone.
+//! settings say and nobody's `up` started it, it is used as it is and left alone. A server that is started lets nobody in
+//! without its [`login`], unless `--open` was given.
 
 mod again;
 pub mod demo;
@@ -22,6 +23,7 @@ pub mod down;
 pub mod hub;
 mod install;
 pub mod instance;
+mod login;
 pub mod nats_server;
 pub mod process;
 mod settle;
@@ -46,6 +48,7 @@ pub use again::{differs, told};
 use demo::Demo;
 use hub::{Hub, Link, Watch};
 use instance::{Claim, ClaimError, Instance, Record, ServerRecord};
+use login::Login;
 use nats_server::{NatsServer, Probe, Settings};
 use process::Process;
 use settle::{Domains, Lattice};
@@ -70,6 +73,8 @@ pub struct Options {
     /// JetStream domain of this machine's server.
     pub domain: Option<String>,
     pub free_ports: bool,
+    /// The server lets everybody in.
+    pub open: bool,
     pub demo: bool,
     /// This process runs in the background, with its log in a file.
     pub in_background: bool,
@@ -102,6 +107,10 @@ pub struct Session {
     record: Record,
     domains: Domains,
     server: Option<NatsServer>,
+    /// What the server lets in; `None` with `--open`, or if no server was started.
+    login: Option<Login>,
+    /// The name of the contexts that lead to the server, or why they could not be written.
+    contexts: Option<Result<String, String>>,
     /// Why `host_config.json` could not be written here.
     not_written: Option<String>,
     /// Present with a hub.
@@ -122,6 +131,7 @@ impl Session {
             address: None,
             hub: options.hub.as_ref().map(ToString::to_string),
             page: None,
+            is_open: options.open,
             // What a killed predecessor left is not forgotten before it is dealt with.
             server: instance.record().and_then(|left| left.server),
             background_log: options.in_background.then(|| detached::log_of(&instance)),
@@ -136,6 +146,8 @@ impl Session {
             record,
             domains: Domains::default(),
             server: None,
+            login: None,
+            contexts: None,
             not_written: None,
             link: None,
             follower: None,
@@ -198,22 +210,27 @@ impl Session {
         self.record.stop_within_ms = (config.shutdown_timeout + STOP_MARGIN).as_millis() as u64;
         self.record.address = Some(place.clone());
         let domain = self.domains.server.clone();
-        let settings = |name: String| Settings {
+        let (store_dir, dir) = {
+            let instance = self.claim.instance();
+            (settle::store(&self.dirs, instance, &domain), instance.folder().to_owned())
+        };
+        let hub = self.options.hub.clone();
+        let settings = |name: String, login: Option<Login>| Settings {
             name,
             address: place.clone(),
             domain: domain.clone(),
-            store_dir: settle::store(&self.dirs, self.claim.instance(), &domain),
-            dir: self.claim.instance().folder().to_owned(),
-            hub: self.options.hub.clone(),
+            store_dir: store_dir.clone(),
+            dir: dir.clone(),
+            login,
+            hub: hub.clone(),
         };
-        let name = format!("{domain}-{:016x}", rand::random::<u64>());
-        let fresh = settings(name);
         if let Some(left) = self.record.server.clone() {
-            let as_left = settings(left.name.clone());
+            let as_left = settings(left.name.clone(), self.own_login()?);
             match left.leftover(self.claim.instance()).await {
                 Some(process) if as_left.are_as_written() && nats_server::probe(&place).await.is(&left.name) => {
                     info!(address = %place, pid = process.pid, "the NATS server that a killed `host up` left is taken over");
                     self.take_domain(config)?;
+                    self.take_login(config, &as_left);
                     return self.use_server(NatsServer::adopt(process), &as_left).await;
                 }
                 Some(process) => {
@@ -247,7 +264,12 @@ impl Session {
         }
         self.check_rpc(config, &place).await?;
         let binary = nats_server::find_or_install(&ProcessEnvironment, &self.dirs).await?;
+        let fresh = settings(format!("{domain}-{:016x}", rand::random::<u64>()), self.own_login()?);
+        login::give_store_to(&fresh.store_dir, fresh.login.as_ref()).with_context(|| {
+            format!("give the streams in {} to the account that logs in", fresh.store_dir.display())
+        })?;
         self.take_domain(config)?;
+        self.take_login(config, &fresh);
         // Noted before it is started: whatever happens in between, the next `up` knows its name.
         self.record.server = Some(server_record(&fresh, None));
         self.note().context("note what is started")?;
@@ -279,10 +301,39 @@ impl Session {
         })
     }
 
-    /// Hears whether `host_config.json` was written in this directory, and adds to the settings what is not to be written:
-    /// that the host loads files is for the demonstration, and must not outlive it.
+    /// The login of this directory's server, unless it is to be open.
+    fn own_login(&self) -> Result<Option<Login>> {
+        if self.options.open {
+            return Ok(None);
+        }
+        Login::keep(&settle::login(&self.dirs, self.claim.instance())).map(Some)
+    }
+
+    /// The settings get the login of the server.
+    fn take_login(&mut self, config: &mut Config, server: &Settings) {
+        self.login.clone_from(&server.login);
+        let unused = login::log_in(config, server.login.as_ref(), &server.address);
+        if !unused.is_empty() {
+            warn!(
+                "the login of {} is not used: the NATS server that `host up` starts has one of its own (--open starts it \
+                 without)",
+                unused.join(", ")
+            );
+        }
+    }
+
+    /// Hears whether `host_config.json` was written in this directory, tells other clients of a server that was started, and
+    /// adds to the settings what is not to be written: that the host loads files is for the demonstration, and must not
+    /// outlive it.
     pub fn wrote(&mut self, config: &mut Config, not_written: Option<String>) {
         self.not_written = not_written;
+        if self.server.is_some() {
+            let instance = self.claim.instance();
+            let creds = settle::creds(&self.dirs, instance);
+            let written = login::write_contexts(instance.key(), config, self.login.as_ref(), &self.dirs, &creds);
+            let name = instance.key().to_owned();
+            self.contexts = Some(written.map(|()| name).map_err(|error| format!("{error:#}")));
+        }
         config.allow_file_load |= self.options.demo;
     }
 

@@ -4,8 +4,7 @@
 //! another server on the same port for this one, and a server that outlived its `host up` can be taken over by the next.
 
 use std::{
-    fs,
-    io::{self, Write as _},
+    fs, io,
     net::{TcpListener, ToSocketAddrs as _},
     path::{Path, PathBuf},
     process::Stdio,
@@ -22,7 +21,8 @@ use tokio::{
 use tracing::{info, warn};
 
 pub use super::install::{find, find_or_install};
-use super::{hub::Hub, hub::tail, process::Process};
+use super::{hub::Hub, hub::tail, login::Login, process::Process};
+use crate::trusted;
 
 /// How long a look at an address may take, with everything.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -99,6 +99,8 @@ pub struct Settings {
     pub store_dir: PathBuf,
     /// For the files of the process: configuration, log, process number.
     pub dir: PathBuf,
+    /// Without one, everybody is let in.
+    pub login: Option<Login>,
     pub hub: Option<Hub>,
 }
 
@@ -161,8 +163,10 @@ impl NatsServer {
         for dir in [&settings.store_dir, &settings.dir] {
             fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         }
+        // It may name a hub with a password, so it is for this user only.
         let config = settings.config();
-        write_private(&config, &configuration(settings)).with_context(|| format!("write {}", config.display()))?;
+        trusted::replace(&config, configuration(settings).as_bytes())
+            .with_context(|| format!("write {}", config.display()))?;
         let log = settings.log();
         remove_ports_files(&settings.dir);
         // What the server says before it has read where its log is.
@@ -269,15 +273,6 @@ pub(super) fn fresh_log(log: &Path) -> io::Result<fs::File> {
     options.open(log)
 }
 
-/// The file may name a hub with a password, so it is for this user only; and it appears whole or not at all.
-fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(".nats-server.").tempfile_in(dir)?;
-    file.write_all(text.as_bytes())?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(())
-}
-
 /// A killed server leaves the file with its ports, and a later one could have the same number.
 fn remove_ports_files(dir: &Path) {
     let entries = fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
@@ -308,9 +303,18 @@ fn configuration(settings: &Settings) -> String {
         text(&settings.domain),
         path(&settings.store_dir),
     );
+    if let Some(login) = &settings.login {
+        config.push_str(
+            "\n# One user, whose login the host has in its host_config.json. There is no seed in this file.\n",
+        );
+        config.push_str(&login.server_config);
+    }
     if let Some(hub) = &settings.hub {
         let urls: Vec<String> = hub.urls.iter().map(|url| text(url)).collect();
         let mut remote = format!("      urls: [{}]\n", urls.join(", "));
+        if let Some(login) = &settings.login {
+            remote.push_str(&format!("      account: {}\n", text(&login.account)));
+        }
         if let Some(creds) = &hub.creds {
             remote.push_str(&format!("      credentials: {}\n", path(creds)));
         }
@@ -353,6 +357,8 @@ fn words(line: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     #[tokio::test]
@@ -410,6 +416,7 @@ mod tests {
             domain: "core".into(),
             store_dir: "/data/\"odd\"".into(),
             dir: "/state".into(),
+            login: None,
             hub: None,
         };
         let alone = configuration(&settings);

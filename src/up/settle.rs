@@ -10,7 +10,7 @@
 //! Which lattice a store is for is written in a file beside it, `{domain}.json`: whose server it was is not told by the
 //! store's name, since a lattice that was tried alone first is `core` as well.
 
-use std::{fs, io, io::Write as _, path::PathBuf};
+use std::{fs, io, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tracing::info;
@@ -19,6 +19,7 @@ use super::{Options, instance::Instance};
 use crate::{
     config::{Config, Origin, Resolved, Row},
     dirs::Dirs,
+    trusted::{self, Holds},
 };
 
 /// The JetStream domain when none is set; the one of the walk in the README.
@@ -102,6 +103,16 @@ pub(super) fn store(dirs: &Dirs, instance: &Instance, domain: &str) -> PathBuf {
     stores(dirs, instance).join(domain)
 }
 
+/// Where the login of the server of this instance is kept, whatever its domain. No domain has a dot in its name.
+pub(super) fn login(dirs: &Dirs, instance: &Instance) -> PathBuf {
+    stores(dirs, instance).join(".login")
+}
+
+/// The same login as a file of credentials.
+pub(super) fn creds(dirs: &Dirs, instance: &Instance) -> PathBuf {
+    stores(dirs, instance).join("login.creds")
+}
+
 fn stores(dirs: &Dirs, instance: &Instance) -> PathBuf {
     dirs.data.join("nats").join(instance.key())
 }
@@ -110,11 +121,7 @@ fn stores(dirs: &Dirs, instance: &Instance) -> PathBuf {
 pub(super) fn mark(dirs: &Dirs, instance: &Instance, domain: &str, lattice: &Lattice) -> io::Result<()> {
     let stores = stores(dirs, instance);
     fs::create_dir_all(&stores)?;
-    let mut file = tempfile::Builder::new().prefix(".lattice.").tempfile_in(&stores)?;
-    serde_json::to_writer(&mut file, lattice)?;
-    file.flush()?;
-    file.persist(mark_of(dirs, instance, domain)).map_err(|error| error.error)?;
-    Ok(())
+    trusted::replace(&mark_of(dirs, instance, domain), &serde_json::to_vec(lattice)?)
 }
 
 /// No domain has a dot in its name, so this is none's store.
@@ -125,8 +132,8 @@ fn mark_of(dirs: &Dirs, instance: &Instance, domain: &str) -> PathBuf {
 /// The domains that servers of this instance have had for this lattice.
 fn had_domains(dirs: &Dirs, instance: &Instance, lattice: &Lattice) -> Vec<String> {
     let is_marked = |domain: &String| {
-        let mark = fs::read(mark_of(dirs, instance, domain)).ok();
-        mark.and_then(|mark| serde_json::from_slice::<Lattice>(&mark).ok()).as_ref() == Some(lattice)
+        let mark = trusted::read(&mark_of(dirs, instance, domain), Holds::Settings).ok();
+        mark.and_then(|mark| serde_json::from_slice::<Lattice>(&mark.bytes).ok()).as_ref() == Some(lattice)
     };
     let entries = fs::read_dir(stores(dirs, instance)).into_iter().flatten().filter_map(Result::ok);
     let stores = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));

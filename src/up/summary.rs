@@ -74,13 +74,27 @@ impl Session {
         );
         match &self.server {
             Some(server) => {
-                summary.row("NATS", format!("{place}, pid {}", server.process().pid));
+                let open = match &self.login {
+                    Some(_) => "",
+                    None => "; without a login (--open): who reaches it may operate this lattice and its hosts",
+                };
+                summary.row("NATS", format!("{place}, pid {}{open}", server.process().pid));
                 summary.row("NATS log", nats_server::log_in(folder).display().to_string());
             }
             None => summary.row("NATS", format!("{place}, which ran before and stays")),
         }
         if let Some((watch, link)) = &self.link {
             summary.row(HUB, hub_row(*link == Link::Connected, &watch.hub.to_string()));
+        }
+        match &self.contexts {
+            Some(Ok(name)) => {
+                summary.row(
+                    "clients",
+                    format!("nats --context {name}, wash get hosts --context {name}; here `host` needs no flag"),
+                );
+            }
+            Some(Err(cause)) => summary.row("clients", format!("have no contexts: {cause}")),
+            None => {}
         }
         let file = self.record.directory.join(crate::config::FILE_NAME);
         summary.row(

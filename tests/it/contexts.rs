@@ -185,3 +185,47 @@ fn a_directory_of_wash_is_kept_in_the_form_of_wash() {
     assert_eq!(host(dir, &["ctx", "del", "dev"], &env).0, Some(0));
     assert_eq!(fs::read_dir(&place).unwrap().count(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_last_host_left_in_the_home_is_found_from_anywhere_and_comes_last() {
+    let server = Server::start().await;
+    let dir = TempDir::new().unwrap();
+    let dir = dir.path();
+    let url = server.url();
+    fs::create_dir_all(dir.join("home/.wash")).unwrap();
+    let left = json!({ "ctl_host": url, "rpc_host": url, "lattice_prefix": "left" });
+    fs::write(dir.join("home/.wash/host_config.json"), left.to_string()).unwrap();
+    assert_eq!(lattice_asked(dir, &[], &[]), "left");
+    let (_, _, err) = host(dir, &["app", "list"], &[]);
+    assert!(err.contains("home/.wash/host_config.json") && err.contains("lattice left"), "{err}");
+    assert_eq!(lattice_asked(dir, &["-x", "flag"], &[]), "flag");
+    json_of(dir, &["ctx", "new", "used", "--nats-host", &url, "-x", "in-use", "--default"]);
+    assert_eq!(lattice_asked(dir, &[], &[]), "in-use");
+    fs::write(dir.join("host_config.json"), json!({ "nats_host": url, "lattice_prefix": "here" }).to_string()).unwrap();
+    assert_eq!(lattice_asked(dir, &[], &[]), "here");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_that_are_late_are_told_apart_from_none_and_two_milliseconds_are_two_seconds() {
+    let server = Server::start().await;
+    let dir = TempDir::new().unwrap();
+    let dir = dir.path();
+    let (address, port) = server.address().rsplit_once(':').unwrap();
+    let context = json!({
+        "name": "old", "cluster_seed": "", "ctl_host": address, "ctl_port": port.parse::<u16>().unwrap(), "ctl_jwt": "",
+        "ctl_seed": "", "ctl_credsfile": null, "ctl_timeout": 2, "rpc_host": address, "rpc_port": port.parse::<u16>().unwrap(),
+        "rpc_jwt": "", "rpc_seed": "", "rpc_timeout": 2,
+    });
+    fs::write(dir.join("old.json"), context.to_string()).unwrap();
+    let ask = || host(dir, &["get", "hosts", "--context", "old.json"], &[]);
+    let (code, _, err) = ask();
+    assert!(code == Some(1) && err.contains("nobody listens"), "{code:?}: {err}");
+    // Somebody who does not answer.
+    let nats = async_nats::connect(server.url()).await.unwrap();
+    let _frozen = nats.subscribe("wasmbus.ctl.default.ping.hosts").await.unwrap();
+    nats.flush().await.unwrap();
+    let (code, _, err) = ask();
+    assert!(code == Some(1) && err.contains("answered within 2000 ms") && !err.contains("nobody listens"), "{err}");
+    let shown = json_of(dir, &["ctx", "show", "--directory", ".", "old"]);
+    assert!(shown.to_string().contains("2 is taken as 2 seconds"), "{shown}");
+}

@@ -13,7 +13,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::harness::{
-    Server, eventually,
+    ECHO as ACTOR, PROVIDER, Server, eventually,
+    external::{pack_program, public_key},
+    jwt::creds,
     nats::free_port,
     pki::Authority,
     process::{Process, command, output, stderr},
@@ -71,13 +73,55 @@ impl Drop for Machine {
     }
 }
 
-/// The client crate of early 2024, at a server that is not the harness's.
-async fn ctl_at(address: &str) -> wasmcloud_control_interface_2024::Client {
-    let nats = async_nats_2024::connect(address).await.expect("connected");
+/// The client crate of early 2024 with the login that this file, in the form of `host_config.json` or of `wash`, has.
+async fn ctl_of(settings: &Value) -> wasmcloud_control_interface_2024::Client {
+    let options = match [text(settings, "/ctl_jwt"), text(settings, "/ctl_seed")] {
+        ["", _] => async_nats_2024::ConnectOptions::new(),
+        [jwt, seed] => async_nats_2024::ConnectOptions::with_credentials(&creds(jwt, seed)).expect("credentials"),
+    };
+    let address = format!("{}:{}", text(settings, "/ctl_host"), settings["ctl_port"]);
+    let nats = options.connect(address).await.expect("connected");
     wasmcloud_control_interface_2024::ClientBuilder::new(nats)
         .timeout(Duration::from_secs(2))
         .auction_timeout(Duration::from_millis(300))
         .build()
+}
+
+/// The client crate of 2022, which knows JWT and seed only, as `wash` of that year.
+async fn ctl_2022_of(settings: &Value) -> wasmcloud_control_interface_2022::Client {
+    let seed = std::sync::Arc::new(nkeys::KeyPair::from_seed(text(settings, "/ctl_seed")).expect("a seed"));
+    let options = async_nats_2022::ConnectOptions::with_jwt(text(settings, "/ctl_jwt").to_owned(), move |nonce| {
+        let seed = seed.clone();
+        async move { seed.sign(&nonce).map_err(async_nats_2022::AuthError::new) }
+    });
+    let address = format!("{}:{}", text(settings, "/ctl_host"), settings["ctl_port"]);
+    wasmcloud_control_interface_2022::Client::new(
+        options.connect(address).await.expect("connected"),
+        Some("default".into()),
+        Duration::from_secs(2),
+        Duration::from_millis(300),
+    )
+}
+
+/// The only file of this suffix below a directory of a machine's home.
+fn only_file(machine: &Machine, below: &str, suffix: &str) -> PathBuf {
+    let mut dirs = vec![machine.0.path().join("home").join(below)];
+    let mut found = Vec::new();
+    while let Some(dir) = dirs.pop() {
+        for path in std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.to_string_lossy().ends_with(suffix) {
+                found.push(path);
+            }
+        }
+    }
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.remove(0)
+}
+
+fn login_file(machine: &Machine) -> PathBuf {
+    only_file(machine, ".local/share/lattice-host/nats", "login.creds")
 }
 
 fn stdout(output: &Output) -> String {
@@ -166,7 +210,7 @@ async fn in_the_background_it_returns_when_ready_starts_only_once_and_goes_with_
     assert!(summary.contains(text(&machine.config("a"), "/cluster_key")), "{summary}");
     let log = summary.lines().find_map(|line| line.trim().strip_prefix("log ")).expect("the log is named").trim();
     assert!(std::fs::read_to_string(log).unwrap().contains("[info] ready"));
-    let ctl = ctl_at(&format!("127.0.0.1:{port}")).await;
+    let ctl = ctl_of(&machine.config("a")).await;
     assert_eq!(ctl.get_hosts().await.unwrap().len(), 1);
 
     // Again, in the background and not: the same host is told of, and none is added.
@@ -190,6 +234,235 @@ async fn in_the_background_it_returns_when_ready_starts_only_once_and_goes_with_
     let nothing = output(&mut machine.host("a", &["down"]));
     assert_eq!(nothing.status.code(), Some(0));
     assert!(stdout(&nothing).contains("nothing to stop"), "{nothing:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_lets_in_its_own_login_only_which_host_and_contexts_of_nats_and_wash_have() {
+    let machine = Machine::new();
+    let port = free_port().to_string();
+    let up = output(&mut machine.host("a", &["up", "-d", "--nats-port", &port]));
+    assert_eq!(up.status.code(), Some(0), "{up:?}");
+    let address = machine.address("a");
+    for refused in
+        [async_nats_2024::connect(&address).await.is_err(), async_nats_2022::connect(&address).await.is_err()]
+    {
+        assert!(refused, "nobody is let in without a login");
+    }
+    let context = only_file(&machine, ".wash/contexts", ".json");
+    let of_nats = only_file(&machine, ".config/nats/context", ".json");
+    let name = context.file_stem().unwrap().to_string_lossy().into_owned();
+    let told = stdout(&up);
+    assert!(
+        told.contains(&format!("nats --context {name}")) && told.contains(&format!("wash get hosts --context {name}"))
+    );
+    let secrets = [&context, &of_nats, &login_file(&machine), &machine.dir("a").join("host_config.json")];
+    for path in secrets {
+        let mode = std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions());
+        assert_eq!(mode & 0o077, 0, "{}", path.display());
+    }
+    // As `wash` reads its context, as `wash` of 2022 reads the file in its directory, and as `nats` reads its context.
+    let json = |path: &Path| serde_json::from_slice::<Value>(&std::fs::read(path).unwrap()).unwrap();
+    let home = machine.0.path().join("home/.wash/host_config.json");
+    for settings in [json(&context), json(&home)] {
+        assert_eq!(ctl_of(&settings).await.get_hosts().await.unwrap().len(), 1);
+        assert_eq!(ctl_2022_of(&settings).await.get_hosts().await.unwrap().len(), 1);
+        for family in ["ctl", "rpc"] {
+            assert_eq!(settings[format!("{family}_seed")], settings["ctl_seed"]);
+        }
+    }
+    let of_nats = json(&of_nats);
+    let login = async_nats_2024::ConnectOptions::with_credentials_file(text(&of_nats, "/creds")).await.unwrap();
+    login.connect(text(&of_nats, "/url")).await.expect("connected");
+
+    // `host` needs no flag there, and elsewhere one of these names, or what the host left in `~/.wash`.
+    for (dir, arguments) in [
+        ("a", vec!["get", "hosts"]),
+        ("elsewhere", vec!["get", "hosts", "--context", &name]),
+        ("elsewhere", vec!["get", "hosts", "--context", &format!("nats:{name}")]),
+        ("elsewhere", vec!["get", "hosts"]),
+    ] {
+        let hosts = output(machine.host(dir, &arguments).args(["-o", "name"]));
+        assert_eq!((hosts.status.code(), stdout(&hosts).lines().count()), (Some(0), 1), "{arguments:?}: {hosts:?}");
+    }
+    let open = output(&mut machine.host("a", &["up", "--open"]));
+    assert_eq!(open.status.code(), Some(1));
+    assert!(stderr(&open).contains("its server wants a login"), "{}", stderr(&open));
+    machine.down("a", &[]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_server_lets_everybody_in_and_what_was_stored_is_there_with_and_without_a_login() {
+    let machine = Machine::new();
+    let port = free_port().to_string();
+    let link = ["link", "put", ACTOR, PROVIDER, "example:kept", "a=b"];
+    for (flags, is_open) in [(&["--open"][..], true), (&[], false), (&["--open"], true)] {
+        let up = output(machine.host("a", &["up", "-d", "--nats-port", &port]).args(flags));
+        assert_eq!(up.status.code(), Some(0), "{up:?}");
+        assert_eq!(stdout(&up).contains("without a login (--open)"), is_open, "{up:?}");
+        assert_eq!(async_nats_2024::connect(machine.address("a")).await.is_ok(), is_open);
+        assert_eq!(text(&machine.config("a"), "/ctl_jwt").is_empty(), is_open);
+        let known = output(&mut machine.host("a", &["get", "links", "-o", "json"]));
+        if flags.len() == 1 && !stdout(&known).contains("example:kept") {
+            let put = output(&mut machine.host("a", &link));
+            assert_eq!(put.status.code(), Some(0), "{put:?}");
+        } else {
+            assert!(stdout(&known).contains("example:kept"), "{known:?}");
+        }
+        machine.down("a", &[]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verbs_of_the_scripts_of_earlier_hosts_run_and_stop_a_host() {
+    let machine = Machine::new();
+    let port = free_port().to_string();
+    let daemon = output(&mut machine.host("a", &["daemon", "--nats-port", &port]));
+    assert_eq!(daemon.status.code(), Some(0), "{daemon:?}");
+    let pids = stdout(&output(&mut machine.host("a", &["pid"])));
+    let pid: u32 = pids.trim().parse().expect("one number");
+    // A crash leaves no core file with the seeds, not even with a program that collects those.
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["1", "1"], "{core}");
+    let version = stdout(&output(&mut machine.host("a", &["version"])));
+    assert_eq!(version.trim(), env!("CARGO_PKG_VERSION"));
+    assert_eq!(output(&mut machine.host("a", &["ping"])).status.code(), Some(0));
+    let restart = output(&mut machine.host("a", &["restart"]));
+    assert_eq!(restart.status.code(), Some(0), "{restart:?}");
+    assert_ne!(stdout(&output(&mut machine.host("a", &["pid"]))), pids);
+    let stop = output(&mut machine.host("a", &["stop"]));
+    assert!(stop.status.success() && stdout(&stop).contains("stopped the host"), "{stop:?}");
+    assert_eq!(output(&mut machine.host("a", &["pid"])).status.code(), Some(1));
+    let mut host = machine.start("b", &["start", "--nats-port", &port]);
+    host.line("Connecting");
+}
+
+/// Runs a program as a user without any rights here.
+fn as_stranger(program: &str, arguments: &[&str]) -> Output {
+    use std::os::unix::process::CommandExt as _;
+    Command::new(program).args(arguments).current_dir("/").uid(65_534).gid(65_534).output().expect("it runs")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_user_of_the_machine_reads_no_secret_and_gets_no_signature_even_at_an_open_socket() {
+    use std::os::unix::fs::PermissionsExt as _;
+    // Nobody else can become another user.
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let machine = Machine::new();
+    let up = output(&mut machine.host("a", &["up", "-d", "--nats-port", &free_port().to_string()]));
+    assert_eq!(up.status.code(), Some(0), "{up:?}");
+    let home = machine.0.path().join("home");
+    let sockets = only_file(&machine, ".local/state/lattice-host", ".sock");
+    // The way there is open, so that only the files themselves are in the way.
+    let mut dirs = vec![machine.0.path().to_owned(), home.clone(), machine.dir("a")];
+    for path in
+        [sockets.clone(), login_file(&machine), home.join(".wash/contexts/x"), home.join(".config/nats/context/x")]
+    {
+        dirs.extend(path.ancestors().skip(1).take_while(|dir| *dir != home).map(Path::to_owned));
+    }
+    for dir in dirs {
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let pid = pid(&stdout(&up), "host");
+    let mut secrets = vec![
+        machine.dir("a").join("host_config.json"),
+        home.join(".wash/host_config.json"),
+        login_file(&machine),
+        login_file(&machine).with_file_name(".login"),
+        only_file(&machine, ".wash/contexts", ".json"),
+        only_file(&machine, ".config/nats/context", ".json"),
+    ];
+    secrets.extend(["environ", "maps", "mem"].map(|name| PathBuf::from(format!("/proc/{pid}/{name}"))));
+    for secret in secrets {
+        let read = as_stranger("cat", &[&secret.to_string_lossy()]);
+        assert!(!read.status.success() && read.stdout.is_empty(), "{}: {read:?}", secret.display());
+    }
+    std::fs::set_permissions(&sockets, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let ask = "import os,socket,sys\nos.chdir(sys.argv[1])\ns=socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[2])\n\
+               s.sendall(b'{}\\n')\nprint('answer', s.recv(1000))";
+    let (dir, name) = (sockets.parent().unwrap().to_string_lossy(), sockets.file_name().unwrap().to_string_lossy());
+    let python = crate::harness::packages::program("python3", "python3");
+    let own = Command::new(&python).args(["-c", ask, &dir, &name]).output().unwrap();
+    assert!(stdout(&own).contains("cannot be read"), "the socket answers its user: {own:?}");
+    let stranger = stdout(&as_stranger(&python.to_string_lossy(), &["-c", ask, &dir, &name]));
+    assert!(stranger.is_empty() || stranger.trim() == "answer b''", "{stranger}");
+    machine.down("a", &[]);
+}
+
+#[test]
+fn settings_of_another_user_and_links_of_theirs_are_refused_by_name_and_left_alone() {
+    use std::os::unix::fs::{PermissionsExt as _, chown, lchown, symlink};
+    // Only root can make such files.
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let machine = Machine::new();
+    for (dir, name, content) in
+        [("a", "host_config.json", "{\"js_domain\": \"evil\"}"), ("b", ".env", "WASMCLOUD_JS_DOMAIN=evil")]
+    {
+        let path = machine.dir(dir).join(name);
+        std::fs::write(&path, content).unwrap();
+        chown(&path, Some(65_534), None).unwrap();
+        std::fs::set_permissions(machine.dir(dir), std::fs::Permissions::from_mode(0o777)).unwrap();
+        for words in [&["config", "show"][..], &["get", "hosts"], &["up"], &["foreground"]] {
+            let refused = output(&mut machine.host(dir, words));
+            let told = stderr(&refused);
+            assert!(matches!(refused.status.code(), Some(2 | 64)), "{words:?}: {refused:?}");
+            assert!(told.contains(name) && told.contains("user 65534") && told.contains("chown"), "{told}");
+        }
+    }
+    let target = machine.dir("c").join("target.json");
+    std::fs::write(&target, "{}").unwrap();
+    let link = machine.dir("c").join("host_config.json");
+    symlink(&target, &link).unwrap();
+    lchown(&link, Some(65_534), None).unwrap();
+    let refused = output(&mut machine.host("c", &["up"]));
+    assert!(stderr(&refused).contains("a link that belongs to user 65534"), "{refused:?}");
+    assert_eq!(std::fs::read_to_string(&target).unwrap(), "{}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_provider_starts_ends_with_it_and_with_a_killed_host_sessions_and_orphans_included() {
+    let machine = Machine::new();
+    let dir = machine.dir("a");
+    let port = free_port().to_string();
+    let script = dir.join("starts-others");
+    // A session of its own, whose parent has ended, and which does not mind SIGTERM; without the variables of its parents.
+    let orphan = "trap '' TERM HUP INT; echo $$ > $1; while :; do sleep 1; done";
+    let text = format!(
+        "#!/bin/sh\nread line\n( setsid env -i /bin/sh -c '{}' x {} </dev/null >/dev/null 2>&1 & ) \nexec sleep 1000\n",
+        orphan.replace('\'', "'\\''"),
+        dir.join("orphan").display()
+    );
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    pack_program("provider_kvmemory", &script, &dir.join("p.par"));
+    let reference = format!("file://{}", dir.join("p.par").display());
+    let mut up = machine.start("a", &["up", "--allow-file-load", "--nats-port", &port]);
+    up.line("ready");
+    // The last one ends it with the host, and the first with the provider.
+    for ends_with_host in [false, true] {
+        let _ = std::fs::remove_file(dir.join("orphan"));
+        let start = output(&mut machine.host("a", &["start", "provider", &reference, "--skip-wait"]));
+        assert_eq!(start.status.code(), Some(0), "{start:?}");
+        let orphan: u32 = eventually("the orphan runs", || async {
+            std::fs::read_to_string(dir.join("orphan")).ok()?.trim().parse().ok()
+        })
+        .await;
+        let is_gone = || async { (!Path::new(&format!("/proc/{orphan}")).exists()).then_some(()) };
+        assert!(is_gone().await.is_none());
+        if ends_with_host {
+            up.signal(Signal::KILL);
+            up.exit_code();
+        } else {
+            let key = public_key("provider_kvmemory");
+            let stop = output(&mut machine.host("a", &["stop", "provider", &key, "wasmcloud:keyvalue"]));
+            assert_eq!(stop.status.code(), Some(0), "{stop:?}");
+        }
+        eventually("the orphan is gone", is_gone).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -253,8 +526,9 @@ async fn several_lattices_share_a_machine_and_keep_their_ports() {
     }
     let (a, b) = (machine.address("a"), machine.address("b"));
     assert_ne!(a, b);
-    for address in [&a, &b] {
-        assert_eq!(ctl_at(address).await.get_hosts().await.unwrap().len(), 1, "each lattice has its own host");
+    for dir in ["a", "b"] {
+        let ctl = ctl_of(&machine.config(dir)).await;
+        assert_eq!(ctl.get_hosts().await.unwrap().len(), 1, "each lattice has its own host");
     }
     // A third directory does not build on a server that ends with another's host.
     let port = a.rsplit(':').next().unwrap();
@@ -340,7 +614,12 @@ async fn two_machines_with_the_same_command_share_a_lattice_over_a_hub() {
         stderr(&up_second).contains("Lattice cache stream created or verified as existing (1 consumers)"),
         "{told}"
     );
-    let ctl = ctl_at(&second.address("a")).await;
+    let logins = [&first, &second].map(|machine| machine.config("a")["ctl_seed"].clone());
+    assert_ne!(logins[0], logins[1], "a copied file does not bring the login of the first machine's server along");
+    let foreign =
+        async_nats_2024::ConnectOptions::with_credentials_file(login_file(&first)).await.expect("credentials");
+    assert!(foreign.connect(second.address("a")).await.is_err(), "nor does the second server know it");
+    let ctl = ctl_of(&second.config("a")).await;
     eventually("both hosts answer", || async { (ctl.get_hosts().await.ok()?.len() == 2).then_some(()) }).await;
 
     // When it is asked again, the hub is told of as it is then.
@@ -385,7 +664,7 @@ async fn a_hub_that_refuses_or_is_away_is_named_with_the_reason_and_the_host_sta
                 assert_eq!(mode & 0o077, 0, "{}", log.display());
             }
         }
-        assert_eq!(ctl_at(&machine.address(dir)).await.get_hosts().await.unwrap().len(), 1);
+        assert_eq!(ctl_of(&machine.config(dir)).await.get_hosts().await.unwrap().len(), 1);
     }
 }
 

@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result, bail};
 
 use authority::Authority;
 use machines::{Changes, Kind};
-use operator::{Keys, Operator};
+use operator::Operator;
 
 /// The configuration of the hub.
 pub const HUB_CONFIG: &str = "hub.cfg";
@@ -58,7 +58,7 @@ impl Hub {
         }
         let keys = dir.join("keys");
         files::create_dir(&keys)?;
-        let operator = Operator::new(&Keys::keep(&keys)?, "lattice")?;
+        let operator = Operator::new(&operator::keep(&keys)?, "lattice")?;
         let authority = Authority::keep(&keys, &dir.join(AUTHORITY), "lattice hub authority")?;
         let names: Vec<String> = addresses.names.iter().cloned().chain(LOCAL_NAMES.map(str::to_owned)).collect();
         authority.sign(&dir.join("hub.pem"), &dir.join("hub-key.pem"), "lattice hub", &names)?;

@@ -241,7 +241,7 @@ async fn seen(lattice: &Lattice) -> Seen {
 fn session() -> Option<Session> {
     let words: Vec<OsString> = std::env::args_os().skip_while(|word| word != "--").skip(1).collect();
     let (settings, connect) = given(words);
-    Session::open(settings, &connect).ok()
+    Session::quiet(settings, &connect).ok()
 }
 
 /// What a line that is not finished says about the lattice.

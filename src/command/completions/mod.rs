@@ -99,7 +99,8 @@ fn with_paths(command: Command) -> Command {
 }
 
 pub fn run(terminal: &Terminal, args: &Completions) -> Result<()> {
-    let shell = args.shell.to_lowercase();
+    // An alias arrives as it was typed.
+    let shell = args.shell.to_lowercase().replace('-', "");
     let script = script(&shell, &binary())?;
     let Some(dir) = &args.dir else {
         let mut page = terminal.page();

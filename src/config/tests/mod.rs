@@ -45,7 +45,9 @@ impl Machine {
     }
 
     fn file(self, name: &str, content: impl AsRef<[u8]>) -> Self {
-        fs::write(self.dir().join(name), content).expect("write a file");
+        let path = self.dir().join(name);
+        fs::write(&path, content).expect("write a file");
+        chmod(&path, 0o600);
         self
     }
 
@@ -103,6 +105,13 @@ impl Machine {
     fn write(&self) -> Vec<Result<PathBuf, WriteError>> {
         write(&self.config(), &self.dir(), Some(&self.home()))
     }
+}
+
+fn chmod(path: &Path, mode: u32) {
+    #[cfg(unix)]
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).expect("set the mode");
+    #[cfg(not(unix))]
+    let _ = (path, mode);
 }
 
 fn seed(pair: &KeyPair) -> String {

@@ -245,14 +245,101 @@ fn changes_of_a_policy_nobody_asks_are_worth_a_warning() {
 }
 
 #[test]
-fn dotenv_lines_are_taken_literally() {
-    let text = "\u{feff}WASMCLOUD_JS_DOMAIN=\"quoted\"\n\n#WASMCLOUD_LATTICE=no\nno pair\nexport X=1\nHOST_zone=a=b\n";
+fn dotenv_lines_are_read_as_shells_read_them() {
+    let text = "\u{feff}WASMCLOUD_JS_DOMAIN=\"quoted\"\n\n#WASMCLOUD_LATTICE=no\nno pair\nexport HOST_zone='a=b c' # why\n\
+                OTHER=\"half\n";
     let config = Machine::new().file(".env", text).config();
-    assert_eq!(config.js_domain.as_deref(), Some("\"quoted\""));
+    assert_eq!(config.js_domain.as_deref(), Some("quoted"));
     assert_eq!(config.lattice, "default");
-    assert_eq!(config.labels["zone"], "a=b");
+    assert_eq!(config.labels["zone"], "a=b c");
     assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
     assert!(config.warnings[0].contains(".env:4") && !config.warnings[0].contains("no pair"));
+    assert!(config.warnings[1].contains("OTHER") && !config.warnings[1].contains("half"), "{:?}", config.warnings);
+}
+
+#[test]
+fn a_setting_that_is_quoted_wrongly_is_named_without_its_value() {
+    for line in ["WASMCLOUD_CLUSTER_SEED=\"SCSECRET", "HOST_zone='SCSECRET' b", "NATS_HOST=\"a\"SCSECRET"] {
+        let mistake = Machine::new().file(".env", format!("X=1\n{line}\n")).mistake();
+        let told = mistake.to_string();
+        assert_eq!(mistake.problem, Problem::WronglyQuoted);
+        assert!(told.contains(".env:2") && !told.contains("SCSECRET"), "{told}");
+        assert!(told.contains(line.split('=').next().unwrap()), "{told}");
+    }
+}
+
+#[test]
+fn quotes_that_docker_leaves_around_a_variable_are_no_part_of_it() {
+    let config = Machine::new()
+        .env("WASMCLOUD_JS_DOMAIN", "\"core\"")
+        .env("WASMCLOUD_RPC_TIMEOUT_MS", "'5000'")
+        .env("WASMCLOUD_NATS_USER", "me")
+        .env("WASMCLOUD_NATS_PASSWORD", "\"word\"")
+        .config();
+    assert_eq!((config.js_domain.as_deref(), config.rpc_timeout), (Some("core"), Duration::from_secs(5)));
+    // A password may have some.
+    assert!(matches!(&config.ctl.auth, Auth::User { password, .. } if password.expose() == "\"word\""));
+    assert_eq!(config.warnings.iter().filter(|warning| warning.contains("quotes")).count(), 3, "{:?}", config.warnings);
+}
+
+#[test]
+fn what_a_platform_says_of_other_services_does_not_stop_a_host() {
+    let config = Machine::new()
+        .env("NATS_PORT", "tcp://10.43.0.10:4222")
+        .env("NATS_PORT_4222_TCP_ADDR", "10.43.0.10")
+        .env("NATS_SERVICE_HOST", "10.43.0.10")
+        .env("PORT", "tcp://10.43.0.11:80")
+        .env("WASMCLOUD_DASHBOARD_PORT", "tcp://10.43.0.12:80")
+        .env("HOST_PORT", "udp://10.43.0.13:80")
+        .env("HOST_SERVICE_HOST", "10.43.0.13")
+        .env("HOST_machine", "second")
+        .config();
+    assert_eq!((config.ctl.port, config.dashboard.map(|dashboard| dashboard.address.port())), (4222, Some(4000)));
+    assert!(config.labels.contains_key("machine") && !config.labels.contains_key("port"), "{:?}", config.labels);
+    assert!(!config.labels.contains_key("service_host"));
+    assert!(config.warnings.iter().any(|warning| warning.contains("NATS_PORT")), "{:?}", config.warnings);
+    // A mistake in a name of ours stays one.
+    let mistake = Machine::new().env("WASMCLOUD_NATS_PORT", "422x").mistake();
+    assert!(matches!(mistake.problem, Problem::NotInteger(_)), "{mistake}");
+}
+
+#[test]
+fn every_secret_can_be_in_a_file() {
+    let seed = seed(&KeyPair::new_cluster());
+    let machine = || Machine::new().file("seed", format!("{seed}\n"));
+    let given = [
+        machine().flag("cluster_seed_file", "seed"),
+        machine().env("WASMCLOUD_CLUSTER_SEED_FILE", "seed"),
+        machine().file(".env", "WASMCLOUD_CLUSTER_SEED_FILE=seed"),
+        machine().json(r#"{"cluster_seed_file": "seed"}"#),
+    ];
+    for machine in given {
+        let config = machine.config();
+        assert_eq!(config.cluster.seed.expose(), seed);
+        assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    }
+    for setting in settings::all().filter(|setting| setting.kind.is_secret()) {
+        let key = settings::file_key(setting).unwrap();
+        let mistake = Machine::new().flag(key, "no-such-file").mistakes().remove(0);
+        assert!(mistake.to_string().contains("no-such-file"), "{mistake}");
+        assert!(setting.env.iter().all(|env| setting.is_env(&format!("{env}_FILE"))));
+    }
+    // One that is not for this user alone is told.
+    let open = machine().flag("cluster_seed_file", "seed");
+    chmod(&open.dir().join("seed"), 0o644);
+    #[cfg(unix)]
+    assert!(open.config().warnings[0].contains("chmod"), "{:?}", open.config().warnings);
+}
+
+#[cfg(unix)]
+#[test]
+fn files_that_others_can_change_are_refused_with_the_command_that_mends_it() {
+    for name in ["host_config.json", ".env", "creds"] {
+        let machine = Machine::new().file(name, "{}").file("creds", "x").flag("nats_creds", "creds");
+        chmod(&machine.dir().join(name), 0o664);
+        let told = machine.mistake().to_string();
+        assert!(told.contains("chmod go-w") && told.contains(name), "{told}");
+    }
 }
 
 #[test]

@@ -19,6 +19,7 @@ pub mod access;
 pub mod executable;
 pub mod health;
 pub mod host_data;
+pub mod keeper;
 pub mod masks;
 pub mod output;
 pub mod process;

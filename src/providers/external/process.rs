@@ -6,7 +6,9 @@
 //!
 //! # Not left behind
 //!
-//! The process leads a process group of its own, and signals go to the group, so helpers it started end with it.
+//! On Linux the binary puts a [`super::keeper`] between itself and the provider, which ends the provider's whole tree,
+//! sessions and orphans included. Elsewhere, and in other programs that use this library, the process leads a process
+//! group of its own, and signals go to the group, so helpers it started end with it unless they left the group.
 //! Dropping a [`Process`] kills it. When the host itself is killed and can do nothing any more, the kernel does it on
 //! Linux: the process asks for a signal at the death of its parent. For the kernel the parent is the *thread* that
 //! forked, not the process, so all forks happen on one thread that lives as long as the program; had a worker of the
@@ -34,6 +36,8 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
+#[cfg(target_os = "linux")]
+use super::keeper;
 use super::{
     access::Access,
     host_data::HostData,
@@ -51,7 +55,7 @@ const HOST_DATA_TIMEOUT: Duration = Duration::from_secs(5);
 /// After the end of the process, for what it printed last.
 const OUTPUT_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a program may count as open for writing; see [`start`].
-const BUSY_RETRY: Duration = Duration::from_millis(20);
+pub(super) const BUSY_RETRY: Duration = Duration::from_millis(20);
 const SPAWN_QUEUE: usize = 16;
 const ELF_MAGIC: &[u8] = b"\x7fELF";
 const ELF_HEAD_BYTES: usize = 20;
@@ -84,6 +88,11 @@ pub enum SpawnError {
     HostDataUnread,
     #[error("cannot hand the host data to the process: {0}; it was killed, try again")]
     HostData(io::Error),
+}
+
+/// Why a program could not be started, in words.
+pub(super) fn not_started(program: &Path, cause: io::Error) -> SpawnError {
+    SpawnError::Start { executable: program.to_owned(), cause }
 }
 
 fn advice(cause: &io::Error) -> &'static str {
@@ -163,7 +172,9 @@ fn signal_name(signal: i32) -> Option<&'static str> {
 /// A running provider. Dropping it kills it.
 pub struct Process {
     child: Child,
+    /// Of the keeper, if there is one.
     pid: u32,
+    has_keeper: bool,
     masks: Masks,
     output: JoinSet<()>,
     /// How it ended, and until when its last output is waited for.
@@ -174,7 +185,7 @@ impl Process {
     /// Starts a provider and hands it its host data. Returns when the process has those, which says nothing about whether
     /// it is ready. Dropping the future kills what was started.
     pub async fn spawn(launch: Launch<'_>) -> Result<Self, SpawnError> {
-        let mut child = start(&launch).await?;
+        let (mut child, has_keeper) = start(&launch).await?;
         // It was not waited for, so it has one.
         let pid = child.id().unwrap_or_default();
         let masks = launch.host_data.masks();
@@ -195,7 +206,7 @@ impl Process {
         if let Some(stderr) = stderr {
             output.spawn(output::carry(source, Stream::Stderr, stderr));
         }
-        let mut process = Self { child, pid, masks, output, exit: None };
+        let mut process = Self { child, pid, has_keeper, masks, output, exit: None };
         if let Some(stdin) = stdin
             && let Err(error) = hand_over(stdin, launch.host_data, pid).await
         {
@@ -225,8 +236,11 @@ impl Process {
                 let ended = (exit, Instant::now() + OUTPUT_TIMEOUT);
                 self.exit = Some(ended);
                 // Helpers it left would keep the outputs open. While one of them lives, the number of the group is not
-                // given to anybody else; when none does, nobody gets the signal.
-                self.signal_group(Ending::Kill);
+                // given to anybody else; when none does, nobody gets the signal. A keeper has ended them already, or was
+                // killed itself: then its group has nobody else.
+                if !self.has_keeper {
+                    self.signal_group(Ending::Kill);
+                }
                 ended
             }
         };
@@ -248,6 +262,11 @@ impl Process {
     fn end(&mut self, ending: Ending) {
         // After the end its number may be somebody else's.
         if self.exit.is_some() {
+            return;
+        }
+        #[cfg(target_os = "linux")]
+        if self.has_keeper {
+            keeper::send(self.pid, if ending == Ending::Kill { keeper::END } else { keeper::ASK });
             return;
         }
         self.signal_group(ending);
@@ -307,16 +326,20 @@ async fn hand_over(mut stdin: ChildStdin, host_data: &HostData, pid: u32) -> Res
 }
 
 /// Starts the program, on the thread for that.
-async fn start(launch: &Launch<'_>) -> Result<Child, SpawnError> {
+async fn start(launch: &Launch<'_>) -> Result<(Child, bool), SpawnError> {
     let executable = || launch.executable.to_owned();
     let failed = |cause| SpawnError::Start { executable: executable(), cause };
     if cfg!(target_os = "linux") && !is_program(launch.executable).await.map_err(failed)? {
         return Err(SpawnError::NotAProgram(executable()));
     }
+    // A keeper could tell only the log.
+    #[cfg(unix)]
+    rustix::fs::access(launch.executable, rustix::fs::Access::EXEC_OK).map_err(|error| failed(error.into()))?;
     let attempts = async {
         loop {
             let (reply, answer) = oneshot::channel();
-            let request = Request { command: command(launch), runtime: Handle::current(), reply };
+            let (command, has_keeper) = command(launch);
+            let request = Request { command, runtime: Handle::current(), reply };
             let gone = || failed(io::Error::other("the thread that starts providers has ended"));
             spawner().map_err(failed)?.send(request).await.map_err(|_| gone())?;
             match answer.await.map_err(|_| gone())? {
@@ -326,7 +349,7 @@ async fn start(launch: &Launch<'_>) -> Result<Child, SpawnError> {
                     debug!(%error, "the provider's executable is open somewhere, trying again");
                     sleep(BUSY_RETRY).await;
                 }
-                result => return result.map_err(failed),
+                result => return result.map(|child| (child, has_keeper)).map_err(failed),
             }
         }
     };
@@ -351,33 +374,42 @@ async fn is_program(path: &Path) -> io::Result<bool> {
     Ok(program.get(ELF_MACHINE) == host.get(ELF_MACHINE))
 }
 
-fn command(launch: &Launch<'_>) -> Command {
-    let mut command = Command::new(launch.executable);
+/// The command, and whether a keeper runs the provider.
+fn command(launch: &Launch<'_>) -> (Command, bool) {
+    #[cfg(target_os = "linux")]
+    let kept = keeper::command(launch.executable);
+    #[cfg(not(target_os = "linux"))]
+    let kept: Option<std::process::Command> = None;
+    let has_keeper = kept.is_some();
+    let mut command = kept.map_or_else(|| Command::new(launch.executable), Command::from);
     command
         .env_clear()
         .envs(launch.environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .kill_on_drop(true);
+        // A keeper has to end what is below it first.
+        .kill_on_drop(!has_keeper);
     #[cfg(unix)]
     command.process_group(0);
     #[cfg(target_os = "linux")]
-    die_with_parent(&mut command);
-    command
+    die_with_parent(command.as_std_mut(), if has_keeper { keeper::END } else { rustix::process::Signal::KILL });
+    (command, has_keeper)
 }
 
-/// Lets the kernel kill the process when the thread that forks it dies, which is when the host dies.
+/// Lets the kernel send this signal when the thread that forks the process dies, which is when the host dies.
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "the standard library has no safe way to do something between fork and exec")]
-fn die_with_parent(command: &mut Command) {
+pub(super) fn die_with_parent(command: &mut std::process::Command, signal: rustix::process::Signal) {
+    use std::os::unix::process::CommandExt as _;
+
     use rustix::{
         io::Errno,
-        process::{Signal, getpid, getppid, set_parent_process_death_signal},
+        process::{getpid, getppid, set_parent_process_death_signal},
     };
     let host = getpid();
     let between_fork_and_exec = move || {
-        set_parent_process_death_signal(Some(Signal::KILL))?;
+        set_parent_process_death_signal(Some(signal))?;
         // The host may have died before the line above; then nobody would send the signal any more.
         if getppid() == Some(host) { Ok(()) } else { Err(io::Error::from(Errno::SRCH)) }
     };

@@ -33,6 +33,7 @@ pub async fn start_server(dir: &TempDir) -> (NatsServer, String) {
         domain: "core".into(),
         store_dir: dir.path().join("js"),
         dir: dir.path().into(),
+        login: None,
         hub: None,
     };
     let server = NatsServer::start(&binary, &settings).await.expect("the server starts");

@@ -17,7 +17,7 @@ use crate::{
         nats::free_port,
         pki::{Authority, Certified},
     },
-    hub_setup::operator::{Keys, Operator},
+    hub_setup::operator::{Operator, keep},
 };
 
 const JETSTREAM: &str = "jetstream { domain: core, store_dir: \"@DIR@/js\" }\n";
@@ -167,7 +167,7 @@ fn expiring(jwt: &str, account_seed: &str, expires: u64) -> String {
 #[tokio::test]
 async fn credentials_that_expired_are_told_apart_from_wrong_ones_and_those_about_to_are_a_warning() {
     let keys = TempDir::new().unwrap();
-    let operator = Operator::new(&Keys::keep(keys.path()).unwrap(), "test").unwrap();
+    let operator = Operator::new(&keep(keys.path()).unwrap(), "test").unwrap();
     let account = std::fs::read_to_string(keys.path().join("account.nk")).unwrap();
     let server = Server::with_config(Some("core"), &format!("{JETSTREAM}{}", operator.server_config)).await;
     let desk = Desk::new();

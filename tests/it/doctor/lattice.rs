@@ -182,6 +182,7 @@ async fn two_hosts_and_a_linked_application_are_healthy() {
     let diagnosis = Desk::at(&server).diagnosed("hosts", "ok", &["2 hosts answer"]).await;
     diagnosis.says("links", "ok", &["one link"]);
     diagnosis.is_healthy();
+    diagnosis.says("login", "warning", &["every user of its machine", "run code on the hosts"]);
     second.stop().await;
     first.stop().await;
 }
@@ -220,6 +221,7 @@ async fn what_host_up_starts_is_healthy_and_what_it_leaves_behind_when_killed_is
     up.line("ready");
     let diagnosis = newcomer.diagnosis().await;
     diagnosis.is_healthy();
+    diagnosis.says("login", "ok", &["only those with a login"]);
     diagnosis.says("processes", "ok", &["one host"]);
 
     up.signal(Signal::KILL);
