@@ -309,6 +309,11 @@ impl About {
 }
 
 impl Visit for About {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        // Without the quotes of its debug form.
+        self.record_debug(field, &format_args!("{value}"));
+    }
+
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         // An error means that it has no more room.
         if field.name() == "message" {

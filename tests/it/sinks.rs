@@ -502,7 +502,7 @@ async fn a_flood_of_one_kind_leaves_some_lines_and_a_count() {
         caller.nats.publish(format!("wasmbus.ctl.default.labels.{id}.put"), label.into()).await.unwrap();
         let registries = json!({ "r.example": { "username": "u", "password": n.to_string() } }).to_string();
         caller.nats.publish("wasmbus.ctl.default.registries.put", registries.into()).await.unwrap();
-        caller.nats.publish(format!("$KV.LATTICEDATA_default.garbage_{n}"), "nonsense".into()).await.unwrap();
+        caller.nats.publish(format!("$KV.LATTICEDATA_default.LINKDEF_garbage{n}"), "nonsense".into()).await.unwrap();
     }
     caller.nats.flush().await.unwrap();
     let answer = caller.call(ECHO, "HttpServer.HandleRequest", client::http_request("GET", "/", b"")).await;
