@@ -296,7 +296,7 @@ pub(super) mod tests {
             ("httpclient", "URL", None),
             ("keyvalue", "URL", None),
             ("keyvalue", "buckets", Some("bucket")),
-            ("messaging", "subscriptions", Some("subscription")),
+            ("messaging", "subscripton", Some("subscription")),
             ("blobstore", "alias_images", None),
             ("blobstore", "back_end", Some("backend")),
         ] {

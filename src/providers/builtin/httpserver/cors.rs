@@ -65,7 +65,10 @@ fn origin_of(text: &str) -> Result<Box<str>, LinkError> {
     let origin = text.trim().trim_end_matches('/').to_ascii_lowercase();
     let is_origin = origin == "null"
         || origin.split_once("://").is_some_and(|(scheme, host)| {
-            !scheme.is_empty() && !host.is_empty() && !host.contains(['/', '?', '#', '*']) && origin.is_ascii()
+            !scheme.is_empty()
+                && !host.is_empty()
+                && !host.contains(['/', '?', '#', '*'])
+                && origin.bytes().all(|byte| byte.is_ascii_graphic())
         });
     if is_origin {
         return Ok(origin.into());

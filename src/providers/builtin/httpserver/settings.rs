@@ -181,11 +181,13 @@ impl Settings {
         };
         let text = String::from_utf8(paths.read("config_file", path).await?).map_err(|error| cannot(&error))?;
         let members = if path.to_ascii_lowercase().ends_with(".toml") {
-            toml::from_str::<Map<String, Json>>(&text).map_err(|error| cannot(&format!("it is no TOML: {error}")))
+            // Not the whole error: it repeats a line of the file, which may be a secret.
+            toml::from_str::<Json>(&text).map_err(|error| cannot(&format!("it is no TOML: {}", error.message())))
         } else {
-            serde_json::from_str(&text).map_err(|error| cannot(&format!("it is no JSON object: {error}")))
+            serde_json::from_str(&text).map_err(|error| cannot(&format!("it is no JSON: {error}")))
         };
-        let text = Json::Object(members?).to_string();
+        let Json::Object(members) = members? else { return Err(cannot(&"it is no JSON object")) };
+        let text = Json::Object(members).to_string();
         let mut link = LinkDefinition::clone(link);
         link.values.insert("config_json".into(), text);
         // What is wrong may be put right in the file, and then nothing about the link changes.
@@ -487,11 +489,14 @@ mod tests {
             assert_eq!(settings.rules.timeout, Duration::from_millis(500));
             assert!(settings.unknown.is_empty(), "{:?}", settings.unknown);
         }
-        for (name, text, part) in
-            [("http.toml", json, "no TOML"), ("http.json", toml, "no JSON"), ("x", "[1]", "no JSON")]
-        {
+        for (name, text, part) in [
+            ("http.toml", json, "no TOML"),
+            ("http.json", toml, "no JSON"),
+            ("x", "\"hush\"", "no JSON object"),
+            ("x.toml", "hush = hush", "no TOML"),
+        ] {
             let error = load(name, text).await.err().unwrap().to_string();
-            assert!(error.contains(part) && error.contains(name), "{error}");
+            assert!(error.contains(part) && error.contains(name) && !error.contains("hush"), "{error}");
         }
     }
 
