@@ -247,9 +247,8 @@ mod tests {
     fn locals_only(functions: u32, locals: u32) -> Vec<u8> {
         let body = [&[1][..], &leb(locals), &[0x7e, 0x0b]].concat();
         let mut code = leb(functions);
-        let mut types = leb(functions);
+        let types = [leb(functions), vec![0; functions as usize]].concat();
         for _ in 0..functions {
-            types.push(0);
             code.extend(leb(body.len() as u32));
             code.extend(&body);
         }

@@ -84,7 +84,7 @@ impl View for Revoked {
 
     fn text(&self, page: &mut Page) {
         let file = self.0.display();
-        page.line(&format!("every login to the dashboards of your hosts has ended; another secret is in {file}"));
+        page.line(format!("every login to the dashboards of your hosts has ended; another secret is in {file}"));
     }
 
     fn names(&self) -> Vec<String> {

@@ -98,10 +98,10 @@ impl View for Forgotten {
     fn text(&self, page: &mut Page) {
         let named = if self.name.is_empty() { self.id.clone() } else { format!("{} ({})", self.id, self.name) };
         if self.had_claims {
-            page.line(&format!("The lattice has forgotten the claims of {named}"));
+            page.line(format!("The lattice has forgotten the claims of {named}"));
         }
         if let Some(account) = &self.account {
-            page.line(&format!("This machine has forgotten that account {account} signs {named}"));
+            page.line(format!("This machine has forgotten that account {account} signs {named}"));
         }
     }
 

@@ -94,7 +94,7 @@ impl<'a> Signers<'a> {
         }
         let Key { key, made } = stored(&keyring(self.directory, self.disable_keygen)?).map_err(told)?;
         if let Some(made) = made {
-            self.terminal.note(&made.to_string());
+            self.terminal.note(made.to_string());
         }
         Ok(key)
     }

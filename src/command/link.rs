@@ -42,7 +42,7 @@ async fn put(terminal: &Terminal, session: &Session, args: LinkPut) -> Result<()
         anyhow!("{} does not take this link on, and nothing was put: {error}", builtin::name_of(&link.provider_id))
     })?;
     for oddity in oddities {
-        terminal.note(&format!("note: {oddity}"));
+        terminal.note(format!("note: {oddity}"));
     }
     let before = lattice.links_of(&link.actor_id).await?.into_iter().find(|other| other.id() == link.id());
     let is_same = before.as_ref() == Some(&link);

@@ -63,7 +63,7 @@ impl Sending<'_> {
         let sign = |wasm: &[u8]| {
             let says = ActorToken { caps: self.caps.to_vec(), revision: Some(revision()), ..ActorToken::default() };
             let signed = keyring::sign_module(&keyring(None, false)?, &path, wasm, says)?;
-            signed.made.iter().for_each(|made| self.terminal.note(&made.to_string()));
+            signed.made.iter().for_each(|made| self.terminal.note(made.to_string()));
             Ok(signed.wasm)
         };
         let artifact = upload::prepare(&path, self.sign.then_some(sign)).await?;

@@ -319,7 +319,7 @@ async fn a_policy_service_is_told_verified_claims_and_not_what_somebody_wrote_in
     .await;
     let caller = Caller::new(&server).await;
     assert_eq!(caller.call(&relaying.id, "Any.Thing", "").await.unwrap(), "pong");
-    let asked = asked.lock().unwrap();
+    let asked = asked.lock().unwrap().clone();
     let calls: Vec<&Value> = asked.iter().filter(|request| request["action"] == "perform_invocation").collect();
     assert!(!asked.iter().any(|request| request.to_string().contains("AFORGED")), "{asked:?}");
     assert!(!asked.iter().any(|request| request.to_string().contains("wasmcloud:admin")), "{asked:?}");
@@ -343,7 +343,7 @@ async fn a_policy_service_is_told_that_the_claims_of_a_caller_elsewhere_are_unve
     start(&server, &here, &callee.reference, 1).await;
     start(&server, &there, &relaying.reference, 1).await;
     assert_eq!(Caller::new(&server).await.call(&relaying.id, "Any.Thing", "").await.unwrap(), "pong");
-    let asked = asked.lock().unwrap();
+    let asked = asked.lock().unwrap().clone();
     let call = asked.iter().find(|request| request["action"] == "perform_invocation").expect("it was asked");
     assert_eq!((text(call, "/source/publicKey"), text(call, "/source/issuer")), (&*relaying.id, "unverified"));
     assert_eq!(call["source"]["capabilities"], json!([]));

@@ -340,7 +340,7 @@ impl View for Seen {
     }
 
     fn text(&self, page: &mut Page) {
-        page.line(&self.headline());
+        page.line(self.headline());
         page.gap();
         page.table(&self.table(), "nothing runs and nothing was called");
     }

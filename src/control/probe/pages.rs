@@ -100,7 +100,7 @@ fn page<'a, T: 'a>(
         rest.select_nth_unstable_by(ROWS_MAX, |(a, _), (b, _)| a.cmp(b));
         rest.truncate(ROWS_MAX);
     }
-    rest.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    rest.sort_unstable_by_key(|(key, _)| *key);
     let mut page = Page { rows: Vec::new(), is_complete: false, next: None, left_out: 0 };
     let mut bytes = 0;
     let mut last = None;
@@ -135,7 +135,7 @@ mod tests {
         let (mut seen, mut after, mut pages) = (Vec::new(), String::new(), 0);
         loop {
             let rows = keys.iter().map(|key| (key.as_str(), key));
-            let page = page(rows, &after, bytes_max, |key| to_raw_value(key));
+            let page = page(rows, &after, bytes_max, to_raw_value);
             assert_eq!(page.left_out, 0);
             seen.extend(page.rows.iter().map(|row| serde_json::from_str::<String>(row.get()).unwrap()));
             pages += 1;
@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn a_row_that_fits_nowhere_is_counted_and_hides_no_other() {
         let keys = ["A".to_owned(), "B".repeat(200), "C".to_owned()];
-        let page = page(keys.iter().map(|key| (key.as_str(), key)), "", 100, |key| to_raw_value(key));
+        let page = page(keys.iter().map(|key| (key.as_str(), key)), "", 100, to_raw_value);
         assert_eq!((page.rows.len(), page.left_out, page.next), (2, 1, None));
     }
 }

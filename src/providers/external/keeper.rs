@@ -51,7 +51,7 @@ mod linux {
 mod linux {
     use std::{
         fs::{self, File},
-        io,
+        io::{self, Write as _},
         os::unix::process::CommandExt as _,
         process::Command,
         sync::atomic::{AtomicBool, Ordering},
@@ -110,7 +110,8 @@ mod linux {
         match runtime.and_then(|runtime| runtime.block_on(run(program))) {
             Ok(status) => mirror(status),
             Err(error) => {
-                eprintln!("{}", process::not_started(program, error));
+                // Read by the host, which logs it as output of the provider.
+                let _ = writeln!(io::stderr(), "{}", process::not_started(program, error));
                 ExitCode::from(EXIT_NOT_RUN)
             }
         }

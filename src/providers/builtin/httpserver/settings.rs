@@ -511,7 +511,7 @@ mod tests {
             ("host", "a.example\r\nx"),
             ("address", "127.0.0.1:80\r\n1"),
         ] {
-            let error = read(&[(name, value)]).err().expect(name).to_string();
+            let error = read(&[(name, value)]).expect_err(name).to_string();
             assert!(error.contains("link value"), "{name}: {error}");
         }
     }
