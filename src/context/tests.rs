@@ -29,7 +29,9 @@ impl User {
     fn file(self, path: &str, content: &str) -> Self {
         let path = self.home().join(path);
         fs::create_dir_all(path.parent().unwrap()).expect("create its directory");
-        fs::write(path, content).expect("write a file");
+        fs::write(&path, content).expect("write a file");
+        #[cfg(unix)]
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("set its mode");
         self
     }
 

@@ -243,10 +243,12 @@ async fn the_server_lets_in_its_own_login_only_which_host_and_contexts_of_nats_a
     let up = output(&mut machine.host("a", &["up", "-d", "--nats-port", &port]));
     assert_eq!(up.status.code(), Some(0), "{up:?}");
     let address = machine.address("a");
-    for refused in
-        [async_nats_2024::connect(&address).await.is_err(), async_nats_2022::connect(&address).await.is_err()]
-    {
-        assert!(refused, "nobody is let in without a login");
+    assert!(async_nats_2024::connect(&address).await.is_err(), "nobody is let in without a login");
+    // That of 2022 hears of it only when it asks for something.
+    if let Ok(stranger) = async_nats_2022::connect(&address).await {
+        let asked = stranger.request("wasmbus.ctl.default.ping.hosts".into(), "".into());
+        let answer = tokio::time::timeout(Duration::from_secs(1), asked).await;
+        assert!(!matches!(answer, Ok(Ok(_))), "nobody is answered without a login");
     }
     let context = only_file(&machine, ".wash/contexts", ".json");
     let of_nats = only_file(&machine, ".config/nats/context", ".json");
@@ -380,14 +382,16 @@ async fn another_user_of_the_machine_reads_no_secret_and_gets_no_signature_even_
         assert!(!read.status.success() && read.stdout.is_empty(), "{}: {read:?}", secret.display());
     }
     std::fs::set_permissions(&sockets, std::fs::Permissions::from_mode(0o666)).unwrap();
-    let ask = "import os,socket,sys\nos.chdir(sys.argv[1])\ns=socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[2])\n\
-               s.sendall(b'{}\\n')\nprint('answer', s.recv(1000))";
+    // The path of the socket is longer than its address may be.
+    let ask = "chdir $ARGV[0]; $s = IO::Socket::UNIX->new(Peer => $ARGV[1]) or die; \
+               $s->print(\"{}\\n\"); $s->flush; print \"answer \", <$s>";
     let (dir, name) = (sockets.parent().unwrap().to_string_lossy(), sockets.file_name().unwrap().to_string_lossy());
-    let python = crate::harness::packages::program("python3", "python3");
-    let own = Command::new(&python).args(["-c", ask, &dir, &name]).output().unwrap();
+    let perl = crate::harness::packages::program("perl", "perl");
+    let words = ["-MIO::Socket::UNIX", "-e", ask, &dir, &name];
+    let own = Command::new(&perl).args(words).output().unwrap();
     assert!(stdout(&own).contains("cannot be read"), "the socket answers its user: {own:?}");
-    let stranger = stdout(&as_stranger(&python.to_string_lossy(), &["-c", ask, &dir, &name]));
-    assert!(stranger.is_empty() || stranger.trim() == "answer b''", "{stranger}");
+    let stranger = as_stranger(&perl.to_string_lossy(), &words);
+    assert_eq!(stdout(&stranger).trim(), "answer", "{stranger:?}");
     machine.down("a", &[]);
 }
 
