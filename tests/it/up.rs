@@ -391,7 +391,8 @@ async fn another_user_of_the_machine_reads_no_secret_and_gets_no_signature_even_
     let own = Command::new(&perl).args(words).output().unwrap();
     assert!(stdout(&own).contains("cannot be read"), "the socket answers its user: {own:?}");
     let stranger = as_stranger(&perl.to_string_lossy(), &words);
-    assert_eq!(stdout(&stranger).trim(), "answer", "{stranger:?}");
+    // It is hung up on, perhaps before it has asked.
+    assert!(["", "answer"].contains(&stdout(&stranger).trim()), "{stranger:?}");
     machine.down("a", &[]);
 }
 
