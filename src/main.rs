@@ -18,7 +18,11 @@ fn main() -> ExitCode {
     command::completions::answer();
     let matches = cli::command().get_matches_from(cli::in_our_words(std::env::args_os()));
     let form = cli::form_of(&matches);
-    command::warn_of(&cli::exposed(&matches));
+    let told = cli::exposed(&matches);
+    match cli::is_daemon(&matches) {
+        true => telemetry::warn_later(told),
+        false => command::warn_of(&told),
+    }
     match Cli::from_arg_matches(&matches) {
         Ok(cli) => {
             let code = command::run(cli, form);

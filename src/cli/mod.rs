@@ -350,6 +350,11 @@ pub fn form_of(matches: &clap::ArgMatches) -> Form {
     own.map_or(inner, |output| Form { output: *output })
 }
 
+/// Whether the command is one that logs: all it says is in the form of the log.
+pub fn is_daemon(matches: &clap::ArgMatches) -> bool {
+    matches!(matches.subcommand_name(), None | Some("foreground" | "up" | "daemon" | "restart"))
+}
+
 /// What to say about secrets on the command line: every user of a machine can read the command lines of all processes.
 pub fn exposed(matches: &clap::ArgMatches) -> Vec<String> {
     let mut told: Vec<String> = matches.subcommand().map(|(_, inner)| exposed(inner)).unwrap_or_default();

@@ -121,10 +121,7 @@ impl Server {
         // A built-in provider would not take it on, and says so before anything is stored.
         if let Err(error) = builtin::check(&link) {
             let name = builtin::name_of(&link.provider_id);
-            let refusal = format!("{name} does not take this link on, and nothing was stored: {error}");
-            // Clients of some years look at nothing but events.
-            self.parts.links.refuse(Arc::new(link), refusal.clone());
-            return now(&Ack::rejected(refusal));
+            return now(&Ack::rejected(format!("{name} does not take this link on, and nothing was stored: {error}")));
         }
         let server = Arc::clone(self);
         async move { encode(&Ack::from(server.in_time(server.store_link(&link)).await)) }.boxed()

@@ -12,8 +12,8 @@ use tracing::warn;
 use super::credentials::Credentials;
 use crate::config::Secret;
 
-/// How long a helper program may take. It asks a key store of the desktop at most.
-const HELPER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a helper program may take. Some ask a key store of the desktop, some a service in the network.
+const HELPER_TIMEOUT: Duration = Duration::from_secs(15);
 /// The key under which docker keeps the login of its own registry.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 /// The user under whom registries take the token of a login by browser for a password, by Azure's documentation; those

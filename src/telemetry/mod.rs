@@ -28,6 +28,7 @@ use tracing::{
     callsite::Identifier,
     error,
     field::{Field, Visit},
+    warn,
 };
 use tracing_subscriber::{
     EnvFilter,
@@ -63,6 +64,8 @@ const LOST: &str = "log lines were lost: nobody read them in time, or they could
 
 static LOG: OnceLock<Log> = OnceLock::new();
 static OUTPUT: OnceLock<Outlet> = OnceLock::new();
+/// Warnings of a time before there is a log. Held for lines, never across an await.
+static LATER: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Starts logging. Libraries are heard from warnings on, unless everything is wanted.
 pub fn init(log: &config::Log) {
@@ -83,6 +86,13 @@ pub fn init(log: &config::Log) {
             builder(sink).fmt_fields(JsonFields::new()).with_env_filter(filter).event_format(json).try_init()
         }
     };
+    let later = std::mem::take(&mut *LATER.lock().unwrap_or_else(PoisonError::into_inner));
+    later.iter().for_each(|warning| warn!("{warning}"));
+}
+
+/// Keeps warnings until there is a log, so that they have its form.
+pub fn warn_later(warnings: Vec<String>) {
+    LATER.lock().unwrap_or_else(PoisonError::into_inner).extend(warnings);
 }
 
 type Builder =
