@@ -11,6 +11,7 @@ mod catalogue;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
     path::Path,
     process::{Command, ExitCode, Stdio},
 };
@@ -78,7 +79,11 @@ fn run(root: &Path, target: &[&str], tests: &BTreeSet<&Test>, name: fn(&Test) ->
     }
     eprintln!("{} tests of {}", wanted.len(), target.join(" "));
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
+    let mut command = Command::new(cargo);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_of_this_package(name)) {
+        command.env_remove(name);
+    }
+    let output = command
         .current_dir(root)
         .args(["test", "--locked", "--no-fail-fast"])
         .args(target)
@@ -99,6 +104,15 @@ fn run(root: &Path, target: &[&str], tests: &BTreeSet<&Test>, name: fn(&Test) ->
         eprintln!("{}", failures.1);
     }
     Ok(outcomes)
+}
+
+/// Whether cargo told this program the variable about its package. Build scripts of dependencies
+/// look at some of these, and would run again.
+fn is_of_this_package(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_PRIMARY_", "CARGO_BIN_", "CARGO_CRATE_"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
 }
 
 /// Reads `test NAME ... ok`.
