@@ -273,7 +273,7 @@ async fn a_stop_waits_for_running_calls() {
     let guest = run(&server, &host, body).await;
     let mut events = Events::all(&server).await;
     let wire = caller.nats.subscribe(format!("wasmbus.rpc.default.{}", guest.id)).await.unwrap();
-    caller.nats.flush().await.unwrap();
+    crate::harness::client::settled(&caller.nats).await;
     let working = tokio::spawn({
         let invocation = caller.invocation(&guest.id, "work", "");
         let nats = caller.nats.clone();
@@ -326,7 +326,7 @@ async fn a_stopping_host_lets_running_calls_make_the_calls_they_need() {
     start(&server, &host, &caller_actor.reference, 16).await;
     let caller = std::sync::Arc::new(Caller::new(&server).await);
     let mut wire = caller.nats.subscribe(format!("wasmbus.rpc.default.{}", caller_actor.id)).await.unwrap();
-    caller.nats.flush().await.unwrap();
+    crate::harness::client::settled(&caller.nats).await;
     let calls: Vec<_> = (0..8)
         .map(|_| {
             let (caller, id) = (std::sync::Arc::clone(&caller), caller_actor.id.clone());

@@ -104,7 +104,7 @@ async fn thousands_of_labels_leave_the_host_in_sight_and_make_few_heartbeats() {
     let host = host(&server).start().await;
     let operator = Operator::of(&server, &host).await;
     let mut heartbeats = operator.nats.subscribe("wasmbus.evt.default.host_heartbeat").await.unwrap();
-    operator.nats.flush().await.unwrap();
+    crate::harness::client::settled(&operator.nats).await;
     let began = std::time::Instant::now();
     for number in 0..3000 {
         let label = json!({ "key": format!("k{number}"), "value": value(500) });

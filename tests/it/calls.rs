@@ -121,7 +121,7 @@ async fn a_linked_provider_is_called_and_its_error_comes_back_word_for_word() {
     let nats = client::nats(&server).await;
     let mut calls =
         nats.queue_subscribe(format!("wasmbus.rpc.default.{PROVIDER}.default"), "rpc".into()).await.unwrap();
-    nats.flush().await.unwrap();
+    crate::harness::client::settled(&nats).await;
     let provider = tokio::spawn(async move {
         while let Some(message) = calls.next().await {
             let call = codec::decode_invocation(message.payload).unwrap();
@@ -188,7 +188,7 @@ async fn the_trace_of_a_call_is_passed_on() {
     // Whichever way the call takes: through the queue group, or straight to the other host.
     let wire = caller.nats.subscribe("wasmbus.rpc.default.>").await.unwrap();
     let mut wire = wire.filter(|message| std::future::ready(message.subject.contains(PONGER)));
-    caller.nats.flush().await.unwrap();
+    crate::harness::client::settled(&caller.nats).await;
     let mut invocation = caller.invocation(PINGER, "HttpServer.HandleRequest", http_request("GET", "/", b""));
     let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     invocation.trace_context.push("traceparent", parent);

@@ -223,7 +223,7 @@ async fn hosts_that_are_late_are_told_apart_from_none_and_two_milliseconds_are_t
     // Somebody who does not answer.
     let nats = async_nats::connect(server.url()).await.unwrap();
     let _frozen = nats.subscribe("wasmbus.ctl.default.ping.hosts").await.unwrap();
-    nats.flush().await.unwrap();
+    crate::harness::client::settled(&nats).await;
     let (code, _, err) = ask();
     assert!(code == Some(1) && err.contains("answered within 2000 ms") && !err.contains("nobody listens"), "{err}");
     let shown = json_of(dir, &["ctx", "show", "--directory", ".", "old"]);

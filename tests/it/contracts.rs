@@ -70,7 +70,7 @@ async fn an_actor_sends_and_receives_messages() {
     // From the actor to the lattice, and a question of the actor that something there answers.
     let mut heard = nats.subscribe("out.>").await.unwrap();
     let mut asked = nats.subscribe("question").await.unwrap();
-    nats.flush().await.unwrap();
+    crate::harness::client::settled(&nats).await;
     let http = reqwest::Client::new();
     let sent = http.post(format!("{page}/publish/out.there")).body("hello").send().await.unwrap();
     assert!(sent.status().is_success(), "{}", sent.text().await.unwrap());
@@ -78,7 +78,7 @@ async fn an_actor_sends_and_receives_messages() {
     let responder = tokio::spawn(async move {
         let question = asked.next().await.unwrap();
         nats.publish(question.reply.unwrap(), "42".into()).await.unwrap();
-        nats.flush().await.unwrap();
+        crate::harness::client::settled(&nats).await;
     });
     let reply = http.post(format!("{page}/request/question?timeout_ms=5000")).body("?").send().await.unwrap();
     assert_eq!(reply.text().await.unwrap(), "42");

@@ -66,7 +66,7 @@ async fn who_may_only_ask_commands_nobody_by_a_reply_subject() {
         .await;
     let owner = user(&server, "host").await;
     let mut heard = owner.subscribe(">").await.expect("subscribed");
-    owner.flush().await.expect("flushed");
+    crate::harness::client::settled(&owner).await;
     let (observer, caller, judge) =
         (user(&server, "observer").await, user(&server, "caller").await, user(&server, "judge").await);
 

@@ -175,7 +175,7 @@ async fn without_the_hub_each_side_goes_on_and_with_it_both_know_the_same() {
 
     // The core's side goes on too.
     let mut wire = nats.subscribe(format!("wasmbus.rpc.default.{PROVIDER}.default.linkdefs.*")).await.unwrap();
-    nats.flush().await.unwrap();
+    crate::harness::client::settled(&nats).await;
     put(&site.core, "acme:new").await;
     ctl_2024(&site.core).await.remove_link(ECHO, "acme:gone", "default").await.unwrap();
     let address = format!("127.0.0.1:{later_port}");

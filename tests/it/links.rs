@@ -56,7 +56,7 @@ async fn a_link_goes_to_its_provider_with_the_ids_all_peers_compute() {
     let host = host(&server).start().await;
     let nats = client::nats(&server).await;
     let mut wire = nats.subscribe(format!("wasmbus.rpc.default.{PROVIDER}.default.linkdefs.*")).await.unwrap();
-    nats.flush().await.unwrap();
+    crate::harness::client::settled(&nats).await;
     let ctl = ctl_2024(&server).await;
     let values = |port: &str| HashMap::from([("PORT".to_owned(), port.to_owned())]);
     ctl.advertise_link(ECHO, PROVIDER, "wasmcloud:httpserver", "default", values("1")).await.unwrap();
@@ -142,7 +142,7 @@ async fn a_host_that_joins_late_knows_everything_when_it_is_ready() {
     let nats = client::nats(&server).await;
     let mut delivered = nats.subscribe(format!("wasmbus.rpc.default.{PROVIDER}.default.linkdefs.put")).await.unwrap();
     let mut events = Events::all(&server).await;
-    nats.flush().await.unwrap();
+    crate::harness::client::settled(&nats).await;
     let ctl = ctl_2024(&server).await;
     let second = host(&server).start().await;
     // The first things it is asked.

@@ -135,7 +135,7 @@ async fn a_thousand_hosts_are_listed_with_what_they_run() {
     let id = |number: usize| format!("N{number:055}");
     let nats = client::nats(&server).await;
     let mut pings = nats.subscribe("wasmbus.ctl.default.ping.hosts").await.unwrap();
-    nats.flush().await.unwrap();
+    crate::harness::client::settled(&nats).await;
     let answering_pings = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
         while let Some(ping) = pings.next().await {
             let Some(reply) = ping.reply else { continue };

@@ -90,7 +90,7 @@ impl Scene {
         let server = Server::start().await;
         let nats = client::nats(&server).await;
         let mut requests = nats.subscribe("wadm.api.default.model.>").await.unwrap();
-        nats.flush().await.unwrap();
+        crate::harness::client::settled(&nats).await;
         let asked = Arc::new(Mutex::new(Vec::new()));
         let heard = asked.clone();
         tokio::spawn(async move {

@@ -139,7 +139,7 @@ async fn a_message_is_delivered_once_by_all_hosts_together() {
     let stream = tokio::spawn(async move {
         for body in stream {
             nats.publish("work", body.into()).await.expect("published");
-            nats.flush().await.expect("flushed");
+            crate::harness::client::settled(&nats).await;
         }
     });
     let count = || bodies.lock().expect("not poisoned").len();
@@ -192,7 +192,7 @@ async fn what_had_arrived_when_a_link_ends_is_handled_a_few_at_a_time() {
     for n in 0..300 {
         nats.publish(format!("work.{n}"), Bytes::new()).await.expect("published");
     }
-    nats.flush().await.expect("flushed");
+    crate::harness::client::settled(&nats).await;
     eventually("as many in work as may be", || async { (counts.0.load(Ordering::SeqCst) == 64).then_some(()) }).await;
 
     let end = tokio::spawn(Arc::clone(&link).end(Instant::now() + PATIENCE));

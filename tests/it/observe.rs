@@ -427,7 +427,7 @@ async fn a_start_from_a_registry_tells_its_steps() {
     let host = host(&server).own_cache().set("allowed_insecure", registry.address()).start().await;
     let nats = client::nats(&server).await;
     let mut heard = nats.subscribe("wasmbus.ctl.default.progress").await.unwrap();
-    nats.flush().await.unwrap();
+    crate::harness::client::settled(&nats).await;
     // In the words of whoever asked.
     let actor = format!("oci://{}", registry.image("Echo:1"));
     start(&server, &host, &actor, 1).await;

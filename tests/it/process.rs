@@ -79,7 +79,7 @@ async fn with_a_call_in_work()
     events.next("actor_scaled").await;
     let caller = Caller::new(&server).await;
     let mut wire = caller.nats.subscribe(format!("wasmbus.rpc.default.{}", guest.id)).await.unwrap();
-    caller.nats.flush().await.unwrap();
+    crate::harness::client::settled(&caller.nats).await;
     let id = guest.id.clone();
     let call = tokio::spawn(async move {
         let _guest = guest;

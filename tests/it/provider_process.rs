@@ -148,7 +148,7 @@ impl Running {
     async fn tell(&self, what: &str, link: &LinkDefinition) {
         let payload = rmp_serde::to_vec_named(link).unwrap();
         self.caller.nats.publish(format!("{}.linkdefs.{what}", self.subject), payload.into()).await.unwrap();
-        self.caller.nats.flush().await.unwrap();
+        crate::harness::client::settled(&self.caller.nats).await;
     }
 
     /// Calls it as a host does for an actor.

@@ -54,7 +54,7 @@ async fn operators_and_wash_operate_with_the_permissions_they_are_given() {
         assert_eq!(ctl.get_hosts().await.unwrap().len(), 1, "{user}");
         let nats = connected(&server, user, number).await;
         let mut events = nats.subscribe("wasmbus.evt.default").await.unwrap();
-        nats.flush().await.unwrap();
+        crate::harness::client::settled(&nats).await;
         assert!(ctl.scale_actor(&host.id, &example("echo"), 1, None).await.unwrap().accepted);
         let is_started = |event: &Value| event["type"].as_str().unwrap().ends_with("actors_started");
         let started = async {
@@ -86,7 +86,7 @@ async fn an_observer_sees_everything_and_changes_nothing() {
     // By itself, and in the name of the host.
     nats.publish(stop.clone(), "{}".into()).await.unwrap();
     nats.publish_with_reply("wasmbus.ctl.default.ping.hosts", stop, "".into()).await.unwrap();
-    nats.flush().await.unwrap();
+    crate::harness::client::settled(&nats).await;
     assert!(ctl.put_config("x", "k", "v").await.is_err());
     assert!(ctl.scale_actor(&host.id, &example("echo"), 1, None).await.is_err());
     let operator = control(&server, "operator", 2).await;
@@ -129,7 +129,7 @@ async fn a_provider_calls_actors_and_commands_nobody() {
     let nats = connected(&server, "provider", 5).await;
     nats.publish(format!("wasmbus.ctl.default.cmd.{}.stop", host.id), "{}".into()).await.unwrap();
     nats.publish("wasmbus.rpc.default.hosts", "{}".into()).await.unwrap();
-    nats.flush().await.unwrap();
+    crate::harness::client::settled(&nats).await;
     assert!(operator.get_host_inventory(&host.id).await.is_ok(), "the host goes on");
     host.stop().await;
 }

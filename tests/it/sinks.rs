@@ -69,7 +69,7 @@ impl Member {
         for _ in 0..requests {
             nats.publish("wasmbus.ctl.default.ping.hosts", "".into()).await.unwrap();
         }
-        nats.flush().await.unwrap();
+        crate::harness::client::settled(&nats).await;
     }
 
     fn signal(&self, signal: Signal) {
@@ -504,7 +504,7 @@ async fn a_flood_of_one_kind_leaves_some_lines_and_a_count() {
         caller.nats.publish("wasmbus.ctl.default.registries.put", registries.into()).await.unwrap();
         caller.nats.publish(format!("$KV.LATTICEDATA_default.LINKDEF_garbage{n}"), "nonsense".into()).await.unwrap();
     }
-    caller.nats.flush().await.unwrap();
+    crate::harness::client::settled(&caller.nats).await;
     let answer = caller.call(ECHO, "HttpServer.HandleRequest", client::http_request("GET", "/", b"")).await;
     assert!(answer.is_ok(), "the actor answers: {answer:?}");
     process.signal(Signal::TERM);

@@ -145,7 +145,7 @@ async fn a_callee_that_never_answers_holds_no_caller_beyond_its_deadline() {
     let mute = KeyPair::new_module().public_key();
     let listener = nats(&server).await;
     let mut heard = listener.subscribe(format!("wasmbus.rpc.default.{mute}")).await.unwrap();
-    listener.flush().await.unwrap();
+    crate::harness::client::settled(&listener).await;
     for bytes in [1, 1024 * 1024] {
         let body = format!("(drop {}) (i32.const 1)", host_call(&mute, bytes));
         let guest = sign(&with_pages(32, &calling(&mute, &body)), &Signing::default());

@@ -303,7 +303,7 @@ async fn a_large_call_that_fails_leaves_nothing_behind() {
     let (client, chunks) = client_of(&server).await;
     let deaf = client::nats(&server).await;
     let _subscription = deaf.subscribe(format!("wasmbus.rpc.default.{ECHO}")).await.expect("subscribed");
-    deaf.flush().await.expect("flushed");
+    crate::harness::client::settled(&deaf).await;
     // Its caller gives up, here even before the deadline.
     let (id, sent) = (new_id(), AtomicBool::new(false));
     let calling = client.invoke(call(vec![1; 2_000_000]), None, id, &sent);
@@ -404,7 +404,7 @@ async fn what_needs_the_object_store_and_has_none_is_told_of_max_payload() {
     let (client, _chunks) = client_of(&server).await;
     let deaf = client::nats(&server).await;
     let _subscription = deaf.subscribe(format!("wasmbus.rpc.default.{ECHO}")).await.expect("subscribed");
-    deaf.flush().await.expect("flushed");
+    crate::harness::client::settled(&deaf).await;
     let outcome = client.invoke(call(vec![1; 60_000]), None, new_id(), &AtomicBool::new(false)).await;
     let error = outcome.expect_err("there is no JetStream").to_string();
     assert!(error.contains("max_payload of the NATS server is 65536"), "{error}");

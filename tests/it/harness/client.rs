@@ -68,6 +68,12 @@ pub async fn nats(server: &Server) -> async_nats::Client {
     async_nats::connect(server.url()).await.expect("connected")
 }
 
+/// Waits until the server has taken what was sent on this connection, above all its subscriptions: flushing only empties
+/// the client's buffer, and what another connection publishes then may come first.
+pub async fn settled(client: &async_nats::Client) {
+    lattice_host::lattice::connection::confirm(client).await.expect("the server confirms");
+}
+
 /// Every request of the control interface.
 pub const CONTROL: &str = "wasmbus.ctl.default.>";
 
@@ -80,7 +86,7 @@ pub async fn answering(
 ) -> AbortOnDropHandle<()> {
     let nats = nats(server).await;
     let mut requests = nats.subscribe(subject.to_owned()).await.expect("subscribed");
-    nats.flush().await.expect("flushed");
+    settled(&nats).await;
     let said = subject.trim_end_matches('>').to_owned();
     AbortOnDropHandle::new(tokio::spawn(async move {
         while let Some(request) = requests.next().await {
@@ -207,7 +213,7 @@ impl Events {
     async fn on(server: &Server, subject: &str) -> Self {
         let client = nats(server).await;
         let subscriber = client.subscribe(subject.to_owned()).await.expect("subscribed");
-        client.flush().await.expect("flushed");
+        settled(&client).await;
         Self { subscriber }
     }
 
