@@ -155,7 +155,8 @@ async fn a_credential_helper_of_docker_is_asked() {
     registry.push_actor("echo:1", "echo").await;
     let dir = TempDir::new().unwrap();
     let helper = dir.path().join("docker-credential-tests");
-    let script = format!("#!/bin/sh\necho '{{\"Username\":\"{USER}\",\"Secret\":\"{PASSWORD}\"}}'\n");
+    // Helpers read the registry's name: one that ends before it was written is told as one that cannot be spoken to.
+    let script = format!("#!/bin/sh\ncat >/dev/null\necho '{{\"Username\":\"{USER}\",\"Secret\":\"{PASSWORD}\"}}'\n");
     let draft = dir.path().join("draft");
     fs::write(&draft, script).unwrap();
     // By another process: one that this program has open for writing, if only in a fork of another test, cannot be run.

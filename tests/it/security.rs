@@ -35,6 +35,11 @@ async fn connected(server: &Server, user: &str, number: u8) -> async_nats::Clien
     options.connect(server.url()).await.expect("connected")
 }
 
+/// Waits until the server has taken what was sent before, by a question that each of these users may ask.
+async fn taken(nats: &async_nats::Client) {
+    nats.request("wasmbus.ctl.default.ping.hosts", "".into()).await.expect("a host answers");
+}
+
 /// The client crate of early 2024, as a user.
 async fn control(server: &Server, user: &str, number: u8) -> wasmcloud_control_interface_2024::Client {
     let password = format!("change-me-{number}");
@@ -54,7 +59,7 @@ async fn operators_and_wash_operate_with_the_permissions_they_are_given() {
         assert_eq!(ctl.get_hosts().await.unwrap().len(), 1, "{user}");
         let nats = connected(&server, user, number).await;
         let mut events = nats.subscribe("wasmbus.evt.default").await.unwrap();
-        crate::harness::client::settled(&nats).await;
+        taken(&nats).await;
         assert!(ctl.scale_actor(&host.id, &example("echo"), 1, None).await.unwrap().accepted);
         let is_started = |event: &Value| event["type"].as_str().unwrap().ends_with("actors_started");
         let started = async {
@@ -86,7 +91,7 @@ async fn an_observer_sees_everything_and_changes_nothing() {
     // By itself, and in the name of the host.
     nats.publish(stop.clone(), "{}".into()).await.unwrap();
     nats.publish_with_reply("wasmbus.ctl.default.ping.hosts", stop, "".into()).await.unwrap();
-    crate::harness::client::settled(&nats).await;
+    taken(&nats).await;
     assert!(ctl.put_config("x", "k", "v").await.is_err());
     assert!(ctl.scale_actor(&host.id, &example("echo"), 1, None).await.is_err());
     let operator = control(&server, "operator", 2).await;
