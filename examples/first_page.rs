@@ -6,8 +6,8 @@
 //!     cargo run --example first_page                  # in another
 //!     curl http://127.0.0.1:8080/cats                 # counts
 //!
-//! Commands go through the client crate of early 2024; `wash` sends the same. What runs already is left as it is, so the
-//! example can be run again.
+//! Commands go through the client crate of early 2024; `wash` sends the same. Anything that already
+//! runs is left as it is, so the example can be run again.
 
 use std::{collections::HashMap, path::Path, time::Duration};
 

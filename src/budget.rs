@@ -33,7 +33,7 @@ use tokio::{
 pub const SMALL: usize = 64 << 10;
 /// How far memory is reserved ahead of the first bytes of a payload.
 const AHEAD: usize = 1 << 20;
-/// What permits count.
+/// The bytes that one permit stands for.
 const UNIT: usize = 1 << 10;
 /// Large payloads grow in steps of this size.
 const LARGE_STEP: usize = 64 << 10;
@@ -139,7 +139,7 @@ impl Budget {
     }
 }
 
-/// What one payload has of the budget; given back when dropped.
+/// The part of the budget that one payload holds; given back when dropped.
 #[derive(Debug)]
 pub struct Held {
     budget: Budget,
@@ -234,8 +234,8 @@ impl Held {
                 turn = waited(&inner.turn, 1) => self.turn = Some(turn),
             }
         }
-        // Whoever has the turn waits for the rest of what is for it alone and then, for what that does not cover, for
-        // what others give back.
+        // The payload whose turn it is first takes what is left of the part reserved for it, and
+        // then waits until others give back the rest.
         let missing = self.missing_units(wanted);
         let own = u32::try_from(inner.for_turn.available_permits()).unwrap_or(u32::MAX).min(missing);
         if let Some(more) = taken(&inner.for_turn, own) {
@@ -309,7 +309,7 @@ impl Buffer {
         (self.bytes.into(), self.held)
     }
 
-    /// Ends the payload. What it holds is given back with the last copy of it.
+    /// Ends the payload. Its part of the budget is given back with its last copy.
     pub fn finish(self) -> Bytes {
         if self.bytes.is_empty() {
             return Bytes::new();
@@ -387,7 +387,7 @@ fn merge(held: &mut Option<OwnedSemaphorePermit>, more: OwnedSemaphorePermit) {
     }
 }
 
-/// What is paid for a payload of so many bytes.
+/// Returns how much of the budget a payload of so many bytes takes.
 fn rounded(bytes: usize) -> usize {
     let step = if bytes <= SMALL { UNIT } else { LARGE_STEP };
     bytes.checked_next_multiple_of(step).unwrap_or(bytes)

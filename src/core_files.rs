@@ -1,6 +1,6 @@
 //! No core file of a process that knows seeds: a crash would leave them on the disk, or with whoever collects crashes.
 
-/// Forbids core files for this process and those it starts. Whoever wants one sets `core_dumps`.
+/// Forbids core files for this process and those it starts. The setting `core_dumps` allows them.
 ///
 /// # Errors
 ///

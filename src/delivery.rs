@@ -87,7 +87,7 @@ pub struct Delivery {
     events: Publisher,
     /// Which actors were unlinked from which providers, and when.
     deleted: HashMap<Place, Instant>,
-    /// What is sent again, and when; in the order of time.
+    /// Links to send again, and when; in the order of time.
     waiting: [VecDeque<(Instant, Arc<LinkDefinition>)>; REPEATS.len()],
 }
 

@@ -9,16 +9,16 @@ const NAME: &str = "lattice-host";
 /// The directories of this user. None of them exists until something is written.
 #[derive(Clone, Debug)]
 pub struct Dirs {
-    /// What can be made again: compiled code.
+    /// Files that can be made again: compiled code, images, executables of providers.
     pub cache: PathBuf,
-    /// What is installed or stored for good: a NATS server and its streams.
+    /// Files that stay: an installed NATS server, its streams, blobs of the built-in blob store.
     pub data: PathBuf,
-    /// What describes running processes: locks and logs.
+    /// The state of hosts: locks, logs, the dashboard's token, accounts that signed actors.
     pub state: PathBuf,
-    /// What the user wishes: contexts. Only where this user has a place of their own, for whoever writes there decides where
-    /// commands connect to.
+    /// The contexts that the user chose. Only where this user has a place of their own: a user who
+    /// can write there decides where commands connect to.
     pub config: Option<PathBuf>,
-    /// What `docker login` keeps; not ours, and read only.
+    /// The file that `docker login` writes; not ours, and read only.
     pub docker_config: Option<PathBuf>,
     /// Where `wash` has its contexts.
     pub wash_contexts: Option<PathBuf>,
@@ -26,19 +26,19 @@ pub struct Dirs {
     pub nats_config: Option<PathBuf>,
 }
 
-/// What files in caches are called until they are whole.
+/// The prefix of files in caches until they are whole.
 pub const UNFINISHED: &str = ".new-";
 /// The directory of provider executables, below the cache.
 pub const EXECUTABLES: &str = "providers";
 
 impl Dirs {
-    /// Those of whoever runs this process.
+    /// Returns the directories of the user who runs this process.
     pub fn of_process() -> Self {
         Self::find(&ProcessEnvironment, std::env::home_dir().as_deref())
     }
 
-    /// Reads `XDG_*_HOME`, `DOCKER_CONFIG` and `WASH_CONTEXTS`; without them, and without a home, the system's place for
-    /// temporary files serves, but never for what the user wishes.
+    /// Reads `XDG_*_HOME`, `DOCKER_CONFIG` and `WASH_CONTEXTS`; without them, and without a home,
+    /// the system's place for temporary files serves, but never for contexts.
     pub fn find(env: &dyn Environment, home: Option<&Path>) -> Self {
         let vars = env.vars();
         let base = |variable: &str, below_home: &str| {

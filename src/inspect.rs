@@ -32,7 +32,7 @@ use crate::{
 /// Width that help texts are wrapped to.
 const WIDTH: usize = 100;
 
-/// What a reference names.
+/// The artifact that a reference names.
 #[derive(Debug)]
 pub enum Inspected {
     Builtin(&'static Spec),
@@ -40,7 +40,7 @@ pub enum Inspected {
     Provider { claims: ProviderClaims, targets: BTreeSet<String>, token: String },
 }
 
-/// What was found behind a reference.
+/// An inspected artifact, with the digest of its manifest.
 #[derive(Debug)]
 pub struct Found {
     pub what: Inspected,
@@ -97,7 +97,7 @@ impl Inspected {
         Ok(Self::Provider { claims, targets, token })
     }
 
-    /// Whose it is.
+    /// Returns the public key of the actor or provider.
     pub fn public_key(&self) -> &str {
         match self {
             Self::Builtin(spec) => spec.public_key,

@@ -39,7 +39,7 @@ use crate::{
 
 /// The annotation of a start or an update that allows the account to change. It is taken off and runs with nothing.
 pub const ANNOTATION: &str = "lattice.host/allow-issuer-change";
-/// What a permission is signed as: the operation of an invocation that nobody serves.
+/// The operation of the invocation that a permission is signed as; nobody serves it.
 const OPERATION: &str = "Host.AllowIssuerChange";
 /// Where such an invocation would come from.
 const ORIGIN: &str = "host-cli";
@@ -55,7 +55,7 @@ const USED_SECS: u64 = 24 * 3600;
 const LOCK_TRIES: u32 = 50;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
-/// What is signed.
+/// The kind of a signed artifact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Actor,
@@ -126,7 +126,7 @@ pub enum PermissionError {
     Forged(#[from] ForgeryError),
 }
 
-/// What a host lets run. Cheap to clone.
+/// Decides which signed actors and providers a host runs. Cheap to clone.
 #[derive(Clone)]
 pub struct Issuers(Arc<Inner>);
 
@@ -143,7 +143,7 @@ pub struct Signed<'a> {
     pub kind: Kind,
     pub key: &'a str,
     pub issuer: &'a str,
-    /// What the lattice says of the key, if it runs on another host.
+    /// The claims that the lattice has for the key, if it runs on another host.
     pub elsewhere: Option<&'a Claims>,
 }
 
@@ -211,7 +211,7 @@ fn judge(
     }
 }
 
-/// What a permission is about: a call that is signed and never made.
+/// A permission as a call that is signed and never made.
 #[derive(Clone, Debug)]
 pub struct Permission {
     pub origin: Entity,
@@ -261,7 +261,7 @@ fn verify(verifier: &Verifier, annotation: &str, reference: &str, now: u64) -> R
 /// The accounts that signed what ran here.
 struct Pins {
     path: PathBuf,
-    /// What serves while the file cannot be used.
+    /// Stands in for the file while the file cannot be used.
     // Held for a few lines, never across an await.
     memory: Mutex<Pinned>,
 }
@@ -440,7 +440,7 @@ mod tests {
             (&[], None, Some(&told), "AELSEWHERE", IssuerChange::Refused, true),
             (&[], None, Some(&told), "AONE", IssuerChange::Allowed, true),
             (&[], None, Some(&nothing), "AONE", IssuerChange::Refused, true),
-            // What ran here counts more than what anybody may write into the metadata.
+            // The account that ran here counts more than metadata, which anybody may write.
             (&[], Some("AONE"), Some(&told), "AONE", IssuerChange::Refused, true),
             (&["AONE", "ATWO"], Some("AONE"), None, "ATWO", IssuerChange::Refused, true),
             (&["AONE"], Some("ATWO"), None, "ATWO", IssuerChange::Refused, false),

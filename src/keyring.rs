@@ -7,10 +7,11 @@
 //! | `{user}_account.nk` | the account that signs both |
 //! | `{name}_operator.nk`, else `{user}_operator.nk` | the operator that signs accounts |
 //!
-//! Whoever has an actor's key can make its next revision, so a key is asked for by name and made when it is missing, unless
-//! that is forbidden. A file appears whole and is never written to again; it is for its owner only, and so is a directory
-//! that is made here. [`Made`] tells of each new key, to be said to whoever runs the command. Seeds reach no message: a
-//! text that was meant as one is never repeated.
+//! Everybody who has an actor's key can sign its next revision, so a key is looked up by name and
+//! made when it is missing, unless that is forbidden. A file appears whole and is never written to
+//! again; it is for its owner only, and so is a directory that is made here. [`Made`] names each
+//! new key, so that the command can report it to its user. Seeds reach no message: a text that was
+//! meant as one is never repeated.
 
 use std::{
     fmt, fs, io,
@@ -35,7 +36,7 @@ const BELOW_HOME: [&str; 2] = [".wash", "keys"];
 const EXTENSION: &str = "nk";
 /// A seed has 58 bytes; more than some line breaks behind it is something else.
 const FILE_BYTES_MAX: u64 = 1024;
-/// Whose account it is where nobody is logged in.
+/// The user's name for the account key where `$USER` names nobody.
 const USER_UNKNOWN: &str = "user";
 
 /// Why a key cannot be had. Never contains a seed.

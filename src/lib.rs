@@ -24,7 +24,7 @@
 //! * [`http`] is the dashboard: a page, its API, health checks and metrics.
 //! * [`host`] puts the parts together, and takes them apart in order. [`up`] starts a NATS server beside it.
 //!
-//! # What always holds
+//! # Always true
 //!
 //! * Every call passes the same checks, whether it stays in the process or crosses the lattice.
 //! * Readers of shared state clone a snapshot; no lock is held across an await.

@@ -10,8 +10,8 @@ use crate::telemetry;
 /// The exit code of a process that was told twice, as shells report an interrupt.
 const EXIT_FORCED: i32 = 130;
 
-/// Waits for SIGINT, SIGTERM or SIGHUP (Ctrl-C elsewhere) and cancels the token then. The second one exits, after
-/// `at_the_end`. Whatever is logged of it comes after it was obeyed.
+/// Waits for SIGINT, SIGTERM or SIGHUP (Ctrl-C elsewhere) and cancels the token then. The second
+/// one exits, after `at_the_end`. A signal takes effect before it is logged.
 pub async fn obey_signals(stop: CancellationToken, at_the_end: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let mut signals = Signals::listen()?;
     let first = signals.next().await;

@@ -6,7 +6,7 @@
 //!   its owner is one of the two; Kubernetes mounts secrets as links of root.
 //! * A secret that others may read is used, with a warning. If the file is one that this program writes, its permissions
 //!   are corrected as well.
-//! * What is written appears whole, for its owner alone, and never through a link of somebody else.
+//! * A file is written as a whole, for its owner alone, and never through a link of somebody else.
 //!
 //! Two more owners are believed where root looks: the user who called `sudo`, and any for a file that is mounted by itself,
 //! which only root can do (`docker run -v ./host_config.json:/host_config.json`). File systems that know neither owners nor
@@ -27,7 +27,7 @@ const BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// As many links as Linux follows.
 const LINKS_MAX: usize = 40;
 
-/// What a file holds, which decides whether others may read it.
+/// The content of a file, which decides whether others may read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holds {
     /// Secrets, and this program writes the file.
@@ -171,11 +171,11 @@ mod unix {
 
     use super::{Distrust, ENV_FILE_CHECKS, File, Holds, LINKS_MAX, Path, PathBuf, fs, io};
 
-    /// Whose files this process believes.
+    /// The owners whose files this process believes, besides root.
     #[derive(Clone, Copy, Debug)]
     pub(super) struct Believer {
         pub uid: u32,
-        /// Who became root with `sudo`.
+        /// The user who became root with `sudo`.
         pub sudo_uid: Option<u32>,
     }
 

@@ -22,7 +22,7 @@ use crate::lattice::connection::confirm;
 const TICK: Duration = Duration::from_millis(100);
 /// A pause that no busy machine makes; the time callers wait unless told otherwise.
 const AWAY: Duration = Duration::from_secs(2);
-/// What lies in the queues of this process after a round trip is taken out of them within this time.
+/// After a round trip, the queues of this process are emptied within this time.
 const REST: Duration = Duration::from_millis(500);
 
 /// Whether this process runs as it should. Cheap to clone.

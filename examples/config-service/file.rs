@@ -28,7 +28,7 @@ pub struct Lattice {
     pub policy: Policy,
 }
 
-/// What hosts with these labels get.
+/// The entries for hosts with these labels.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Hosts {
@@ -117,7 +117,7 @@ impl<'de> Deserialize<'de> for Login {
     }
 }
 
-/// What one host is to do.
+/// The configuration of one host.
 #[derive(Debug, Default)]
 pub struct Configuration {
     actors: Vec<String>,
@@ -177,7 +177,7 @@ impl Lattice {
         unbound.flat_map(|hosts| hosts.logins.clone()).collect()
     }
 
-    /// What the file holds, in a line.
+    /// Returns a summary of the file, in a line.
     pub fn summary(&self) -> String {
         format!("entries for hosts: {}, rules of policy: {}", self.hosts.len(), self.policy.rules())
     }
@@ -203,9 +203,9 @@ pub fn shown(labels: &Labels) -> String {
 /// The file as it was when it was last good.
 pub struct Source {
     path: PathBuf,
-    /// What the good version looked like from outside.
+    /// The time and the size of the last good version.
     seen: Option<(SystemTime, u64)>,
-    /// What was said about a version that is not good.
+    /// The error that was reported for a bad version.
     complaint: Option<String>,
     lattice: Lattice,
 }

@@ -167,7 +167,7 @@ impl Policy {
     }
 }
 
-/// What hosts were told.
+/// The decisions that hosts were told.
 #[derive(Default)]
 pub struct Book {
     told: HashMap<String, (Value, bool)>,

@@ -70,7 +70,7 @@ struct Arguments {
     /// Packets of each machine that get lost, in percent
     #[arg(long, value_name = "PERCENT", default_value_t = 1.0, requires = "netns", value_parser = percent)]
     loss: f32,
-    /// What runs: dogs-and-cats asks the web for each page, echo nobody
+    /// The actor that runs: dogs-and-cats asks the web for each page, echo nobody
     #[arg(long, value_enum, default_value_t = Actor::DogsAndCats)]
     actor: Actor,
     /// Type the walk's commands with this program, `host` or `wash`, and print what each brought about; with two, also
@@ -110,7 +110,8 @@ async fn main() -> ExitCode {
             false => tell(&arguments).await,
         }
     };
-    // Whatever runs is dropped with the future: processes are killed, namespaces and temporary directories removed.
+    // Everything is dropped with the future: processes are killed, namespaces and temporary
+    // directories removed.
     let done = tokio::select! {
         done = work => done,
         told = interrupted() => told.context("listen to signals").and_then(|()| bail!("interrupted; all is stopped")),

@@ -1,4 +1,4 @@
-//! What the loads have shown, as a table for people.
+//! The results of the loads, as a table for people.
 
 use std::{fmt::Write as _, time::Duration};
 

@@ -52,7 +52,7 @@ const IDLE_MAX: usize = 64;
 #[derive(Clone)]
 pub struct Slots {
     running: Arc<Semaphore>,
-    /// What calls from outside may take together of those that run.
+    /// The part of the running slots that calls from outside may take together.
     outside: Arc<Semaphore>,
     idle: Arc<Semaphore>,
     running_max: usize,
@@ -108,7 +108,7 @@ impl Slots {
     }
 }
 
-/// What all actors of a host share.
+/// The state that all actors of a host share.
 #[derive(Clone)]
 pub struct Shared {
     pub engine: Engine,
@@ -354,7 +354,8 @@ impl Outward for OutwardOf {
 
     fn host_call(&self, request: HostCall) -> BoxFuture<'_, Result<Bytes, CallError>> {
         Box::pin(async move {
-            // What a guest writes before a slash is an addressing form of later hosts; peers send what follows it.
+            // The text before a slash is an addressing form of later hosts; peers send the part
+            // after it.
             let operation = crate::rpc::invocation::dispatch_operation(&request.operation);
             let target = match self.router.decide(&self.claims, &request.binding, &request.namespace)? {
                 Route::Builtin(builtin) => return capabilities::call(builtin, &self.sink, operation, &request.payload),

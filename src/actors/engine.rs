@@ -33,7 +33,8 @@ use crate::{
 const EPOCH: Duration = Duration::from_millis(5);
 /// The same while calls of different actors mix, which otherwise would wait for each other longer than they take.
 const EPOCH_MIXED: Duration = Duration::from_millis(1);
-/// What a guest's own call stack may use. Rust guests keep theirs in linear memory, so little is needed here.
+/// The limit of a guest's own call stack. Rust guests keep theirs in linear memory, so they need
+/// little here.
 const GUEST_STACK_BYTES: usize = 512 * 1024;
 /// The stack the host runs a guest on, its own frames included.
 const FIBER_STACK_BYTES: usize = 1024 * 1024;
@@ -45,12 +46,12 @@ const SLOTS_MIN: u32 = 32;
 const SLOTS_MAX: u32 = 4096;
 /// The share of the machine's memory that resident slots may take in the worst case: one eighth.
 const MEMORY_SHARE: u64 = 8;
-/// What a module may ask for in a slot, far above what compilers emit for actors.
+/// Limits of a module in a slot, far above what compilers emit for actors.
 pub(super) const TABLE_ELEMENTS: usize = 100_000;
 pub(super) const TABLES_PER_MODULE: u32 = 4;
 const CORE_INSTANCE_BYTES: usize = 4 * 1024 * 1024;
 
-/// What an operator can set.
+/// The settings of the engine that an operator can change.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Slots of the pool; `None` sizes it from the machine's memory.

@@ -35,7 +35,8 @@ const IMPORT_MODULES: [&str; 2] = ["wasmbus", "wapc"];
 const WASI: &str = "wasi_snapshot_preview1";
 /// The name of WASI before it had one.
 const WASI_OLD: &str = "wasi_unstable";
-/// What a guest may have WASI hold for it at a time, as in one `poll_oneoff` with many subscriptions.
+/// Handles that WASI may hold for a guest at a time, as in one `poll_oneoff` with many
+/// subscriptions.
 const WASI_HANDLES_MAX: usize = 1024;
 /// A guest's error text and a binding, namespace or operation name are no place for more than this.
 const TEXT_BYTES_MAX: usize = 64 * 1024;
@@ -64,7 +65,7 @@ pub enum Entry {
     Command,
 }
 
-/// What was found out about a module when it was loaded.
+/// Facts about a module, found when it was loaded.
 #[derive(Clone, Debug)]
 pub struct Abi {
     pub entry: Entry,
@@ -104,7 +105,7 @@ pub trait Outward: Send + Sync {
     fn host_call(&self, request: HostCall) -> futures::future::BoxFuture<'_, Result<Bytes, CallError>>;
 }
 
-/// What a guest asks of the host.
+/// A request of a guest to the host.
 #[derive(Clone, Debug)]
 pub struct HostCall {
     /// The link name; empty stands for `default`.
@@ -182,7 +183,7 @@ pub fn linker(module: &Module, abi: &Abi) -> Result<InstancePre<Guest>, AbiError
         .map_err(imports)?;
         linker.alias_module(WASI, WASI_OLD).map_err(imports)?;
     }
-    // What AssemblyScript modules call when an assertion fails.
+    // AssemblyScript modules call this when an assertion fails.
     linker
         .func_wrap("env", "abort", |_: i32, _: i32, _: i32, _: i32| -> wasmtime::Result<()> {
             bail!("the guest aborted itself")

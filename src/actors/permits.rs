@@ -70,7 +70,7 @@ impl Permits {
 
     /// How much room there is for calls now.
     pub fn room(&self) -> Room {
-        // What is free and still owed will be taken away when it is next given back.
+        // A permit that is free and still owed is taken away when it is next given back.
         let free = u32::try_from(self.semaphore.available_permits()).unwrap_or(u32::MAX);
         let waiting = self.waiting.load(Ordering::Relaxed);
         Room { limit: self.limit(), free, waiting, queue_max: self.queue_max }
@@ -111,7 +111,7 @@ impl Permits {
         Ok(Permit { permit: Some(permit), permits: Arc::clone(self) })
     }
 
-    /// Admits nobody from now on; who waits is refused.
+    /// Admits nobody from now on; calls that wait are refused.
     pub fn close(&self) {
         self.semaphore.close();
     }

@@ -1,8 +1,9 @@
-//! What guests say: their log lines, bounded so that one that floods harms only itself.
+//! The output of guests: their log lines, bounded so that a guest that floods harms only itself.
 //!
-//! Each actor has a [`Sink`] with a budget of lines per second. Lines beyond it are counted and reported once the second
-//! is over, long lines are cut. All output of a guest comes through here: `Logging.WriteLog`, the console of waPC, and
-//! the standard streams of WASI. It goes to the host's log, as far as its level lets it, and to the journal, whatever that is.
+//! Each actor has a [`Sink`] with a budget of lines per second. Lines beyond it are counted and
+//! reported once the second is over, long lines are cut. All output of a guest comes through here:
+//! `Logging.WriteLog`, the console of waPC, and the standard streams of WASI. It goes to the host's
+//! log, as far as its level lets it, and to the journal at any level.
 
 use std::{
     fmt,
@@ -27,9 +28,9 @@ use crate::journal::Writer;
 const LINES_PER_SECOND: u32 = 200;
 /// Longer lines are cut.
 const LINE_BYTES_MAX: usize = 4096;
-/// What is looked at of one message, whatever its lines.
+/// Bytes of one message that are logged at most, in any number of lines.
 const TEXT_BYTES_MAX: usize = 64 * 1024;
-/// What a guest may hand over in one write to a standard stream.
+/// Bytes that a guest may hand over in one write to a standard stream.
 const WRITE_BYTES_MAX: usize = 64 * 1024;
 
 /// Where the lines of one actor go.
@@ -58,14 +59,15 @@ impl Sink {
         Arc::new(Self { actor_id, journal, window: Mutex::new(window) })
     }
 
-    /// What the host has to say about a call of the actor, beside its own log; as bounded as what the actor says.
+    /// Writes a remark of the host about a call of the actor to the journal, beside the host's log.
+    /// Remarks are bounded like the actor's own lines.
     pub fn remark(&self, level: Level, text: &str) {
         if self.admit() {
             self.journal.write(level, text);
         }
     }
 
-    /// Logs what a guest said, line by line; what is too long to be a message is cut.
+    /// Logs the text of a guest, line by line; a text too long for a message is cut.
     pub fn log(&self, level: Level, text: &str) {
         let text = cut(text, TEXT_BYTES_MAX);
         for line in text.lines().filter(|line| !line.trim().is_empty()) {

@@ -34,7 +34,8 @@ const MIXED_FOR: Duration = Duration::from_millis(250);
 const FREE_TICKS: f64 = 20.0;
 /// Ticks an actor may use for ever without needing turns, in each millisecond: a fifth of a core.
 const FREE_RATE: f64 = 0.2;
-/// What is remembered of an actor that used more: it needs turns until a second after it stopped.
+/// Ticks that are remembered of an actor at most: one that used more needs turns until a second
+/// after it stopped.
 const REMEMBERED_TICKS: f64 = FREE_TICKS + FREE_RATE * 1000.0;
 
 /// The turns of all actors of a host. Cheap to clone.
@@ -64,7 +65,7 @@ pub struct ActorTurns {
     used: Mutex<Used>,
 }
 
-/// What an actor computed lately.
+/// The ticks an actor computed lately.
 #[derive(Debug)]
 struct Used {
     ticks: f64,
@@ -249,7 +250,7 @@ mod tests {
         let (one, other) = (busy(&first), busy(&second));
         one.take().await;
         assert!(other.take().now_or_never().is_none());
-        // Who waits for something gives its turn away.
+        // A call that waits for something gives its turn away.
         one.watch(async { tokio::task::yield_now().await }).await;
         assert!(other.take().now_or_never().is_some());
     }

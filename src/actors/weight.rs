@@ -1,9 +1,11 @@
 //! How much work it is to compile a module, found out without compiling it.
 //!
-//! A compiler keeps track of every local at every place where ways through a function meet, and of every value that a block or
-//! a call takes or gives. So its work is not the size of a module: a few bytes can stand for a thousand values, and a few
-//! megabytes for a minute of two cores. [`Weight::of`] walks over the code, adds that up, and refuses what no compiler for
-//! actors emits. Nothing here decides whether a module is valid; what cannot be read is left to the compiler, which names it.
+//! A compiler keeps track of every local at every place where ways through a function meet, and of
+//! every value that a block or a call takes or gives. So its work is not the size of a module: a
+//! few bytes can stand for a thousand values, and a few megabytes for a minute of two cores.
+//! [`Weight::of`] walks over the code, adds that up, and refuses what no compiler for actors emits.
+//! Nothing here decides whether a module is valid; a part that cannot be read is left to the
+//! compiler, which names it.
 //!
 //! | bound | real modules |
 //! |---|---|
@@ -18,7 +20,7 @@ use wasmparser::{BlockType, FunctionBody, Operator, OperatorsReader, Parser, Pay
 
 /// The largest body of a function.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
-/// What is compiled of one module at most.
+/// Bytes of code that are compiled of one module at most.
 const CODE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Values to keep track of in one function, summed over the places where its ways meet.
 const FUNCTION_STEPS_MAX: u64 = 16_000_000;
@@ -27,7 +29,7 @@ const STEPS_FREE: u64 = 32_000_000;
 const STEPS_PER_BYTE: u64 = 16;
 /// Code of this size takes seconds to compile.
 const LARGE_BYTES: u64 = 4 * 1024 * 1024;
-/// What else a module may have of a kind. Compilers emit a tenth of this.
+/// Limits of the other parts of a module, one for each kind. Compilers emit a tenth of this.
 const FUNCTIONS_MAX: u64 = 250_000;
 const DECLARATIONS_MAX: u64 = 100_000;
 const IMPORTS_MAX: u64 = 1000;
@@ -51,7 +53,7 @@ pub enum TooHeavy {
     Count { what: &'static str, count: u64, max: u64 },
 }
 
-/// What a module is to compile.
+/// The work that compiling a module takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Weight {
     /// Bytes of code.
@@ -90,7 +92,7 @@ enum Look {
     Exact,
 }
 
-/// What is known of the functions of a module when their bodies come.
+/// Facts about the functions of a module that are known when their bodies come.
 #[derive(Default)]
 struct Signatures {
     /// Parameters and results of each type.
@@ -121,7 +123,7 @@ impl Signatures {
 
 fn walk(wasm: &[u8], look: Look) -> Result<Weight, TooHeavy> {
     let (mut weight, mut known, mut bodies) = (Weight::default(), Signatures::default(), 0);
-    // What cannot be read ends the walk; the compiler says what is wrong with it.
+    // The walk ends at a part that cannot be read; the compiler says what is wrong with it.
     for payload in Parser::new(0).parse_all(wasm).map_while(Result::ok) {
         match payload {
             Payload::TypeSection(types) => {

@@ -77,7 +77,7 @@ pub enum Output {
 }
 
 impl Connect {
-    /// What was given, as settings.
+    /// Returns the flags that were given, as settings.
     pub fn settings(&self) -> Vec<(&'static str, String)> {
         // As `wash` has it: the text itself, or the name of a file with it.
         let is_file = |text: &Option<String>| text.as_ref().is_some_and(|text| Path::new(text).is_file());
@@ -85,7 +85,7 @@ impl Connect {
         let jwt_keys = if is_file(&jwt) { ["ctl_jwt_file", "rpc_jwt_file"] } else { ["ctl_jwt", "rpc_jwt"] };
         let seed_keys = if is_file(&seed) { ["ctl_seed_file", "rpc_seed_file"] } else { ["ctl_seed", "rpc_seed"] };
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
-        // Whoever names one server means it for everything.
+        // A user who names one server means it for everything.
         let rpc_host = self.rpc_host.clone().or_else(|| self.ctl_host.clone());
         let rpc_port = self.rpc_port.clone().or_else(|| self.ctl_port.clone());
         [

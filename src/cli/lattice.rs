@@ -45,10 +45,10 @@ pub enum Get {
     /// Hosts that answer
     #[command(alias = "host")]
     Hosts(Query),
-    /// What runs on a host, or on each
+    /// Actors and providers that run on a host, or on each
     #[command(alias = "inventories", alias = "inv")]
     Inventory(Inventory),
-    /// What the lattice knows of actors and providers
+    /// Claims of actors and providers that the lattice knows
     #[command(alias = "claim")]
     Claims(Query),
     /// Link definitions
@@ -557,10 +557,10 @@ pub enum TopOrder {
     host explain builtin://httpserver echo HttpServer.HandleRequest\n\n\
     Exit codes: 0 nothing is in the way; 1 the call would fail; 2 usage.")]
 pub struct Explain {
-    /// Who calls: actor or provider by id, the beginning of it, name, call alias or reference
+    /// Caller: actor or provider by id, the beginning of it, name, call alias or reference
     #[arg(value_name = "ORIGIN", add = crate::command::completions::entities())]
     pub origin: String,
-    /// Whom it calls: a contract, an actor or a provider
+    /// Target of the call: a contract, an actor or a provider
     #[arg(value_name = "TARGET", add = crate::command::completions::targets())]
     pub target: String,
     /// Operation, like KeyValue.Get

@@ -247,7 +247,7 @@ pub struct Foreground {
     pub settings: SettingArgs,
 }
 
-/// What `host up` can be asked for, beside the settings of its host.
+/// Options of `host up`, beside the settings of its host.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Up")]
 pub struct Up {
@@ -283,7 +283,7 @@ pub struct Up {
 }
 
 impl Up {
-    /// What was asked for, checked; relative paths are of `dir`.
+    /// Returns the options, checked; relative paths are of `dir`.
     pub fn options(&self, dir: &Path) -> Result<up::Options, Vec<String>> {
         let options = up::Options {
             hub: None,
@@ -355,7 +355,8 @@ pub fn is_daemon(matches: &clap::ArgMatches) -> bool {
     matches!(matches.subcommand_name(), None | Some("foreground" | "up" | "daemon" | "restart"))
 }
 
-/// What to say about secrets on the command line: every user of a machine can read the command lines of all processes.
+/// Returns warnings about secrets on the command line: every user of a machine can read the command
+/// lines of all processes.
 pub fn exposed(matches: &clap::ArgMatches) -> Vec<String> {
     let mut told: Vec<String> = matches.subcommand().map(|(_, inner)| exposed(inner)).unwrap_or_default();
     for id in matches.ids().map(clap::Id::as_str) {

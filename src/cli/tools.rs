@@ -22,7 +22,7 @@ pub struct Login {
     pub insecure: bool,
 }
 
-/// What `host dashboard` can be asked for.
+/// Options of `host dashboard`.
 #[derive(Args, Debug)]
 pub struct Dashboard {
     /// The host: its id, the beginning of its id, or its name
@@ -112,7 +112,7 @@ pub struct Sign {
     pub form: Form,
 }
 
-/// What an actor's token is to say.
+/// The claims of an actor's token.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ActorClaims {
     /// Name for people; that of the file if not given
@@ -164,7 +164,7 @@ pub struct ActorClaims {
     pub subject: Option<String>,
 }
 
-/// Who signs, and for how long.
+/// The key that signs, and the time the token is valid.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Signing")]
 pub struct Signing {
@@ -216,7 +216,7 @@ pub struct ProviderToken {
     /// Contract it fulfils
     #[arg(short = 'c', long = "capid", value_name = "CONTRACT")]
     pub contract: String,
-    /// Who made it
+    /// Vendor that made it
     #[arg(short = 'v', long)]
     pub vendor: String,
     /// Revision
@@ -322,7 +322,7 @@ pub struct ParCreate {
     /// Contract it fulfils
     #[arg(short = 'c', long = "capid", value_name = "CONTRACT")]
     pub contract: String,
-    /// Who made it
+    /// Vendor that made it
     #[arg(short = 'v', long)]
     pub vendor: String,
     /// Name for people
@@ -355,7 +355,7 @@ pub struct ParCreate {
     pub form: Form,
 }
 
-/// Whose archive it is.
+/// The keys of an archive.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Signing")]
 pub struct ParKeys {
@@ -465,7 +465,7 @@ pub struct RegPing {
     pub settings: SettingArgs,
 }
 
-/// What can be thrown away.
+/// Caches that can be thrown away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum DrainWhat {
     /// Everything below
@@ -476,14 +476,14 @@ pub enum DrainWhat {
     Lib,
     /// Compiled code of actors
     Compiled,
-    /// What `wash` kept and nothing here does
+    /// Files that `wash` kept and nothing here keeps
     #[value(alias = "downloads", hide = true)]
     Smithy,
 }
 
 #[derive(Args, Debug)]
 pub struct Drain {
-    /// What to throw away
+    /// Caches to throw away
     #[arg(value_enum, default_value_t = DrainWhat::All)]
     pub what: DrainWhat,
     #[command(flatten)]

@@ -1,7 +1,8 @@
 //! Changes on one host, each seen through to its end: asked for, then watched until events or the inventory tell.
 //!
-//! Whoever asks for what is there already changes nothing and is told so ([`End::Before`]). Errors of hosts come in their own
-//! words; what is unknown when the time is over is an [`OutcomeUnknown`].
+//! A caller that asks for what is there already changes nothing and learns so ([`End::Before`]).
+//! Errors of hosts come in their own words; what is unknown when the time is over is an
+//! [`OutcomeUnknown`].
 
 use std::time::Duration;
 
@@ -339,7 +340,7 @@ impl<'a> Act<'a> {
             let look_at = until.min(Instant::now() + Duration::from_millis(500));
             let told = match timeout_at(look_at, events.next()).await {
                 Ok(Some(event)) => event.name() == "host_stopped" && event.source == host,
-                // Who is gone cannot say so any more.
+                // A host that is gone cannot say so any more.
                 _ => matches!(self.lattice.inventory(host).await, Err(RequestError::NoResponders { .. })),
             };
             if told {
@@ -372,7 +373,7 @@ pub struct Started {
     pub id: String,
     /// Calls it takes at a time.
     pub max: u32,
-    /// What its host says if its call alias is claimed by another actor, too.
+    /// The note of its host if its call alias is claimed by another actor, too.
     pub alias_note: Option<String>,
 }
 
@@ -382,7 +383,7 @@ fn of_reference(step: &Step, reference: &str, on_step: &mut (dyn FnMut(&Step) + 
     }
 }
 
-/// What an event says about the start of an actor with this reference.
+/// Reads from an event how the start of an actor with this reference went.
 fn actor_event(event: &Event, reference: &str) -> Told<String> {
     let is_meant = |member| event.text(member) == reference;
     match event.name() {

@@ -1,4 +1,4 @@
-//! What hosts have counted of their calls.
+//! The counts that hosts keep of their calls.
 
 use super::lattice::{Lattice, RequestError};
 use crate::{

@@ -62,7 +62,7 @@ pub struct Found {
     pub hosts: Vec<HostReply>,
     /// Further hosts that answer as one of them: they were started with the same key.
     pub twins: Vec<HostReply>,
-    /// What hosts said that refused to tell who they are; they are not among the others.
+    /// Errors of hosts that refused to tell who they are; they are not among the others.
     pub refusals: Vec<String>,
     /// Whether somebody listens to the question at all.
     pub is_heard: bool,
@@ -164,12 +164,12 @@ impl Lattice {
         }
     }
 
-    /// What runs on a host.
+    /// Asks a host for its inventory.
     pub async fn inventory(&self, host: &str) -> Result<Inventory, RequestError> {
         self.request(&Control::Inventory { host: host.to_owned() }, &Value::Null).await
     }
 
-    /// What runs on the host a word means, or on every host that answers.
+    /// Returns the inventory of the host that `word` names, or of every host that answers.
     pub async fn inventories_of(&self, word: Option<&str>) -> Result<Vec<Inventory>> {
         match word {
             Some(word) => {
@@ -181,12 +181,12 @@ impl Lattice {
         }
     }
 
-    /// What runs on each of these hosts; a host that does not answer is left out.
+    /// Returns the inventories of these hosts; a host that does not answer is left out.
     pub async fn inventories(&self, hosts: &[HostReply]) -> Vec<Inventory> {
         self.asked_inventories(hosts).await.into_iter().filter_map(|(_, asked)| asked.ok()).collect()
     }
 
-    /// What each of these hosts says about what runs on it, with its id, in their order.
+    /// Returns the answer of each of these hosts about its inventory, with its id, in their order.
     pub async fn asked_inventories(&self, hosts: &[HostReply]) -> Vec<(String, Result<Inventory, RequestError>)> {
         let ids: Vec<String> = hosts.iter().map(|host| host.id.clone()).collect();
         let asked = stream::iter(ids).map(|id| async move {
@@ -260,7 +260,7 @@ impl Lattice {
         self.unless_refused(auction, None, refusal)
     }
 
-    /// What an auction brought, if no host refused to take part.
+    /// Returns the offers of an auction, if no host refused to take part.
     fn unless_refused<T>(&self, auction: &Control, offers: T, refusal: Option<String>) -> Result<T> {
         let subject = || self.subjects.control(auction);
         refusal.map_or(Ok(offers), |error| Err(RequestError::Refused { subject: subject(), error }.into()))
@@ -399,7 +399,7 @@ fn read<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Unread> {
     }
 }
 
-/// Who has answered, and whom those who did know.
+/// Hosts that have answered, and hosts that these know.
 #[derive(Default)]
 struct Crowd {
     /// By id, with the name, which is made up at each start.

@@ -27,7 +27,7 @@ pub const LINK_WAIT: Duration = Duration::from_secs(12);
 /// How soon a host is asked again.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// What became of a link.
+/// The outcome of putting or deleting a link.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
     /// Hosts whose provider has it now, or let it go.
@@ -37,7 +37,7 @@ pub struct Taken {
 }
 
 impl Taken {
-    /// What is to be said besides that it is done; nothing where all is known.
+    /// Returns a note to print besides that it is done; `None` where all is known.
     pub fn note(&self, link: &LinkDefinition) -> Option<String> {
         let provider = &link.provider_id;
         match (self.done.len(), self.untold.len()) {
@@ -104,7 +104,7 @@ async fn settled(lattice: &Lattice, request: Request, wait: Duration) -> Result<
     Ok(taken)
 }
 
-/// What one host says, as soon as it is more than that its provider is at it.
+/// Asks one host until its provider is not at it any more, or the time is over.
 async fn told(lattice: &Lattice, host: String, request: &Request, until: Instant) -> (String, Answered) {
     let question = Control::Probe { host: host.clone(), probe: Probe::Link };
     loop {

@@ -35,7 +35,7 @@ pub struct Logs {
     hosts: BTreeMap<String, Option<Seen>>,
 }
 
-/// What comes from a host.
+/// A message from a host, or about its absence.
 #[derive(Debug)]
 pub enum News {
     Part(Part),
@@ -76,7 +76,8 @@ impl Logs {
         Ok(())
     }
 
-    /// Tells all hosts that nothing more is wanted. Who is not told finds out by itself.
+    /// Tells all hosts that nothing more is wanted. A host that does not hear it finds out by
+    /// itself.
     pub async fn stop(&mut self) -> Result<()> {
         if self.follow.is_some() {
             for host in self.hosts.keys() {
@@ -91,7 +92,7 @@ impl Logs {
         self.hosts.keys().map(String::as_str)
     }
 
-    /// What comes next; lines come once. `None` if the connection has ended. Cancel safe.
+    /// Returns the next message; lines come once. `None` if the connection has ended. Cancel safe.
     pub async fn next(&mut self) -> Option<News> {
         loop {
             let message = self.parts.next().await?;
@@ -140,8 +141,8 @@ impl Logs {
     }
 }
 
-/// What an entity says from now on, on whatever host, until what is returned is dropped. Hosts that cannot be asked for a
-/// while are missing for so long; there is no end.
+/// Follows the log lines of an entity on all hosts, from now on until the stream is dropped. Lines
+/// of hosts that cannot be asked for a while are missing for so long; there is no end.
 pub fn follow(lattice: Lattice, entity: String) -> BoxStream<'static, Line> {
     let following = Following { lattice, entity, logs: None, renew: interval(RENEW), lines: VecDeque::new() };
     stream::unfold(following, |mut following| async move { Some((following.next().await, following)) }).boxed()

@@ -60,7 +60,7 @@ pub struct Usage(pub String);
 #[error("{0}")]
 pub struct OutcomeUnknown(pub String);
 
-/// What a command works with: settings, directories, and the lattice they lead to.
+/// The session of a command: settings, directories, and the lattice they lead to.
 pub struct Session {
     pub config: Config,
     pub dirs: Dirs,
@@ -69,7 +69,7 @@ pub struct Session {
     pub timeout: Duration,
     /// The context that was used, if one was.
     pub context: Option<PathBuf>,
-    /// What the file says in vain.
+    /// Values of the file that variables overrule.
     pub overruled: Vec<Overruled>,
     ctl: OnceCell<Nats>,
     rpc: OnceCell<Nats>,

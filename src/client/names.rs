@@ -48,7 +48,7 @@ impl Named {
     }
 }
 
-/// What is called exactly so; of several those that run.
+/// Returns the things with exactly this id or name; of several those that run.
 pub fn called<'a>(word: &str, among: &'a [Named]) -> Vec<&'a Named> {
     running_first(among.iter().filter(|named| named.id == word || named.is_named(word)).collect())
 }
@@ -58,7 +58,8 @@ fn running_first(all: Vec<&Named>) -> Vec<&Named> {
     if running.is_empty() { all } else { running }
 }
 
-/// The one thing a word means: what is called exactly so, or else the only one that resembles it.
+/// Returns the one thing that `word` means: by its exact id or name, or else the only one that
+/// resembles it.
 pub fn find<'a>(what: &str, word: &str, among: &'a [Named]) -> Result<&'a Named> {
     let exact = called(word, among);
     let resembling = || among.iter().filter(|named| !word.is_empty() && named.resembles(word)).collect();

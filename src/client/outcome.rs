@@ -1,8 +1,9 @@
-//! Waiting for what a command set off.
+//! Waits for the outcome of a command.
 //!
-//! An event may be lost, come late, or never be sent because nothing changed; an inventory may show an end but not a
-//! failure. So both are watched: events as they come, the inventory at growing intervals, and the first that tells counts.
-//! What hosts tell of the way there (stages, bytes) is passed on meanwhile.
+//! An event may be lost, come late, or never be sent because nothing changed; an inventory may show
+//! an end but not a failure. So both are watched: events as they come, the inventory at growing
+//! intervals, and the first that tells counts. Progress that hosts report on the way (stages,
+//! bytes) is passed on meanwhile.
 
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use crate::{
 const LOOK_FIRST: Duration = Duration::from_millis(20);
 const LOOK_LAST: Duration = Duration::from_secs(2);
 
-/// What one look, or one event, says.
+/// The result of one look, or of one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told<T> {
     /// It is done.

@@ -10,7 +10,7 @@ use crate::{
     registry::reference::Reference,
 };
 
-/// What a host is looked for.
+/// The actor or provider that a host is looked for.
 #[derive(Clone, Copy)]
 pub struct Wanted<'a> {
     pub reference: &'a str,
@@ -25,7 +25,7 @@ pub struct Wanted<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Obstacle {
     pub why: String,
-    /// What to do about it.
+    /// How to deal with it.
     pub advice: &'static str,
 }
 
@@ -89,7 +89,7 @@ impl Wanted<'_> {
         None
     }
 
-    /// What keeps a host from offering that labels do not tell.
+    /// Tells the likely obstacle where labels do not show why a host does not offer.
     fn unknown(&self) -> Obstacle {
         let obstacle = |why: &str, advice: &'static str| Obstacle { why: why.to_owned(), advice };
         match Reference::parse(self.reference) {

@@ -80,7 +80,7 @@ pub fn between<'a>(earlier: &'a HashMap<String, Look>, now: &[Look]) -> Vec<Row>
 
 fn add(rows: &mut BTreeMap<Key, Row>, row: &HostRow, before: &Before<'_>, seconds: f64, by_callers: bool) {
     let before = before.get(&(&*row.id, &*row.link_name));
-    // What was not called has a row nevertheless.
+    // A target that was not called has a row nevertheless.
     let operations: BTreeSet<&str> = match row.operations.is_empty() {
         true => BTreeSet::from([""]),
         false => row.operations.iter().map(|counts| &*counts.operation).collect(),

@@ -43,12 +43,13 @@ use crate::{
 
 /// Where a tar file says that it is one.
 const TAR_MAGIC: (usize, &[u8]) = (257, b"ustar");
-/// What files are called that are meant even if they are not there.
+/// Extensions of names that mean a file even if it is not there.
 const EXTENSIONS: [&str; 3] = [".wasm", ".par", ".par.gz"];
 /// How long tidying up may take; what is left is removed the next time.
 const TIDY_TIME: Duration = Duration::from_secs(5);
 
-/// The file of this machine that a word means, if it means one: a path, or the name of a file that is here.
+/// Returns the file of this machine that `word` means, if it means one: a path, or the name of a
+/// file that is here.
 pub fn local_file(word: &str) -> Option<PathBuf> {
     let path = Path::new(word);
     let looks_like_one = || {
@@ -58,7 +59,7 @@ pub fn local_file(word: &str) -> Option<PathBuf> {
     (!word.contains("://") && looks_like_one()).then(|| path.to_owned())
 }
 
-/// What the bytes of a file are, by their beginning.
+/// The kind of a file's content, by its beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     Module,
@@ -78,7 +79,7 @@ pub fn classify(bytes: &[u8]) -> Content {
     }
 }
 
-/// Whose an artifact is.
+/// The verified claims of an artifact.
 #[derive(Clone, Debug)]
 pub enum Verified {
     Actor(ActorClaims),
@@ -94,7 +95,7 @@ impl Verified {
         }
     }
 
-    /// What its claims say of it.
+    /// Returns a summary of its claims.
     pub fn about(&self) -> About {
         let (kind, name, revision) = match self {
             Self::Actor(claims) => ("actor", &claims.name, claims.effective_revision()),
@@ -295,7 +296,7 @@ impl Readers {
     }
 }
 
-/// What was sent, or was there.
+/// An artifact that was sent, or was there already.
 #[derive(Clone, Debug)]
 pub struct Uploaded {
     /// `lattice://sha256:…`, for start and update commands.
@@ -333,8 +334,9 @@ impl Sender {
         Artifacts::new(self.nats.clone(), domain, self.lattice.name(), self.making, Budget::default())
     }
 
-    /// Sends an artifact to where `readers` look, unless it is there. `progress` is told how many bytes of how many are
-    /// stored. Who has sent something [tidies up](Self::tidy) when nobody waits any more.
+    /// Sends an artifact to where `readers` look, unless it is there. `progress` receives how many
+    /// bytes of how many are stored. A caller that has sent something [tidies up](Self::tidy) when
+    /// nobody waits any more.
     pub async fn send(
         &self,
         readers: &Readers,

@@ -116,7 +116,7 @@ async fn call(session: &Session, actor: &ActorId, operation: &str, payload: Byte
             client.invoke_signed(call, None, id, signed, &sent).await
         }
     };
-    // What nobody fetched would stay.
+    // Chunks that nobody fetched would stay.
     chunks.tidy().await;
     result.map_err(explained)
 }

@@ -1,6 +1,6 @@
 //! `host drain`: throws caches away.
 //!
-//! | word | what goes | when it is missed |
+//! | argument | what goes | when it is missed |
 //! |---|---|---|
 //! | `oci` | images of registries | they are pulled again; hosts read them whole, so none is in use for longer than that |
 //! | `compiled` | compiled code of actors | it is compiled again at the next start; what runs is in memory |
@@ -10,7 +10,8 @@
 //! a host of this user runs on this machine. The running process would not mind, but a provider that crashes is started
 //! again from its file, and without the file it would stay away.
 //!
-//! What earlier tools left in the directory for temporary files is not ours and is not touched.
+//! Files that earlier tools left in the directory for temporary files are not ours and are not
+//! touched.
 
 use std::{
     fs, io,

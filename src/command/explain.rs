@@ -1,8 +1,9 @@
 //! `host explain`: how a call is decided, step by step, in the words of the hosts that decide it.
 //!
-//! The host the call begins on is asked first; if it would send the call to another host, that one is asked what becomes of
-//! it there. What neither can know (hosts of earlier years tell their peers nothing) comes from inventories. If no host can
-//! be asked, the lattice's claims and links are put through the same functions, and it is said that this is a conclusion.
+//! The host the call begins on is asked first; if it would send the call to another host, that one
+//! is asked what becomes of it there. Facts that neither can know (hosts of earlier years tell
+//! their peers nothing) come from inventories. If no host can be asked, the lattice's claims and
+//! links are put through the same functions, and the output says that this is a conclusion.
 
 use std::collections::BTreeSet;
 
@@ -35,7 +36,7 @@ use crate::{
     terminal::{Page, Terminal, Text, Tone, View},
 };
 
-/// What is known of the lattice before anybody is asked for a decision.
+/// The lattice, as it is known before anybody is asked for a decision.
 struct Known {
     hosts: Vec<HostReply>,
     inventories: Vec<Inventory>,
@@ -69,7 +70,7 @@ impl Known {
         })
     }
 
-    /// What is asked, with names resolved.
+    /// Makes the request, with names resolved.
     fn request(&self, args: &Explain) -> Result<Request> {
         if let Err(error) = LinkName::parse(&args.link_name) {
             return Err(Usage(format!("link name {:?}: {error}", args.link_name)).into());
@@ -100,7 +101,8 @@ impl Known {
         Ok(Entity::new(&id, link_name, &contract_id))
     }
 
-    /// Whom an actor is to call, as it would write it; and the provider that is meant, if one was named.
+    /// Returns the target of an actor's call, as the actor would write it; and the provider that is
+    /// meant, if one was named.
     fn target(&self, word: &str) -> Result<(String, Option<String>)> {
         // An alias is looked up by the host, as for a call.
         if self.claims.iter().any(|claims| claims.call_alias == word && !claims.is_provider()) {
@@ -255,7 +257,7 @@ impl Known {
         let claims = self.claims.iter().map(|claims| (keys::claims(&claims.subject), claims.bucket_value()));
         let links = self.links.iter().map(|link| (keys::link(&link.id()), json!(link)));
         for (revision, (key, value)) in (1..).zip(claims.chain(links)) {
-            // What a host told makes sense, or it would not have told it.
+            // An entry that a host told makes sense, or the host would not have told it.
             let _ = table.put(&Entry { key, value: value.to_string().into(), revision });
         }
         let actors = self.inventories.iter().flat_map(|inventory| &inventory.actors);
@@ -269,7 +271,7 @@ impl Known {
         table
     }
 
-    /// What the lattice's metadata lets expect.
+    /// Concludes the decision from the lattice's metadata.
     fn foresee(&self, lattice: &Lattice, request: &Request) -> Result<Explained> {
         let table = self.table();
         let name = LatticeName::parse(lattice.name()).context("read the lattice name")?;
@@ -294,7 +296,7 @@ async fn ask(lattice: &Lattice, host: &str, request: &Request) -> Result<Option<
     Ok(Some(explained))
 }
 
-/// What is printed.
+/// The explanation that is printed.
 struct Told {
     explained: Explained,
     /// The host that was asked.

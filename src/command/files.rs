@@ -1,4 +1,5 @@
-//! Files that commands read and write: whole, or not at all. What is no ordinary file (a pipe, a terminal) is written to.
+//! Files that commands read and write: whole, or not at all. A path that is no ordinary file (a
+//! pipe, a terminal) is written to.
 
 use std::{
     fs,
@@ -25,7 +26,7 @@ pub fn write(path: &Path, content: &[u8]) -> Result<()> {
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(dir)?;
         let mut builder = tempfile::Builder::new();
-        // What others may do with it is up to the umask, as with every file.
+        // The umask decides what others may do with it, as with every file.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let mut file = builder.tempfile_in(dir)?;

@@ -1,7 +1,8 @@
 //! `host claims forget`: makes the lattice forget an actor or a provider that is gone for good.
 //!
-//! Claims stay in the metadata when their actor is gone, with its call alias; nothing else removes them. All hosts follow
-//! the bucket, so they all hear of it. What this machine remembers of the account that signed it goes as well.
+//! Claims stay in the metadata when their actor is gone, with its call alias; nothing else removes
+//! them. All hosts follow the bucket, so they all hear of it. This machine also forgets the account
+//! that signed it.
 
 use std::time::Duration;
 
@@ -49,7 +50,7 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: &Forget) -> Res
     terminal.show(&Forgotten { id, name, had_claims: known.is_some(), account })
 }
 
-/// What a word means, of those that run nowhere first.
+/// Returns the id that `word` means; those that run nowhere come first.
 fn gone(word: &str, claims: &[Claims], inventories: &[Inventory]) -> Result<String> {
     let runs_nowhere = |named: &Named| !named.runs;
     let mut all = names::entities(claims, inventories);

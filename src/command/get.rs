@@ -24,7 +24,7 @@ use crate::{
 
 /// Labels every host has; they tell machines apart only where their kinds differ.
 const CORE_LABELS: &str = "hostcore.";
-/// What is shown of one link value.
+/// The most characters shown of one link value.
 const VALUE_CHARS_MAX: usize = 48;
 
 pub async fn run(terminal: &Terminal, before: SettingArgs, get: Get) -> Result<()> {
@@ -83,7 +83,8 @@ async fn hosts(terminal: &Terminal, lattice: &Lattice) -> Result<()> {
     complete(&refusals)
 }
 
-/// What was shown is not all if hosts refused to tell; whoever counts on it has to know.
+/// Fails if hosts refused to tell: then not all was shown, and a caller that counts on it has to
+/// know.
 fn complete(refusals: &[String]) -> Result<()> {
     ensure!(refusals.is_empty(), "this is not all, hosts refuse to tell: {}", refusals.join("; "));
     Ok(())

@@ -1,4 +1,5 @@
-//! `host keys`: makes, shows and lists keys. What is shown is a secret, and is shown because that was asked for.
+//! `host keys`: makes, shows and lists keys. The output is a secret, and is shown because that was
+//! asked for.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +19,7 @@ use crate::{
     terminal::{Cell, Column, Page, Table, Terminal, View},
 };
 
-/// What a key of each kind is called on the command line.
+/// The names of each kind of key on the command line.
 const KINDS: [(&str, Kind); 10] = [
     ("account", Kind::Account),
     ("user", Kind::User),
@@ -110,7 +111,7 @@ pub(super) fn term(signing: &Signing) -> Result<Term> {
     term.days(signing.not_before_days, signing.expires_in_days).map_err(unsigned)
 }
 
-/// What a keyring refuses is wrong use where it is about what was typed.
+/// Turns an error of a keyring into wrong use ([`Usage`]) where it is about what was typed.
 pub(super) fn told(error: KeyringError) -> anyhow::Error {
     match error {
         KeyringError::Name(_) | KeyringError::NoSeed { .. } | KeyringError::Unfit { .. } | KeyringError::NoHome => {
@@ -120,7 +121,7 @@ pub(super) fn told(error: KeyringError) -> anyhow::Error {
     }
 }
 
-/// The same of what cannot be signed.
+/// Does the same for an error of signing.
 pub(super) fn unsigned(error: SignError) -> anyhow::Error {
     match error {
         SignError::Module(_) | SignError::Claims(_) => error.into(),

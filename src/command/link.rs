@@ -91,7 +91,7 @@ async fn delete(terminal: &Terminal, session: &Session, args: LinkDel) -> Result
     terminal.show(&Said::new(text, link.id(), members))
 }
 
-/// What names are looked up in; nothing is asked for when ids were given.
+/// Claims, and inventories to look names up in; these are not asked for when ids were given.
 #[derive(Default)]
 struct Known {
     claims: Vec<Claims>,
@@ -109,7 +109,8 @@ impl Known {
     }
 }
 
-/// What speaks against a link, as far as that is known; it is put all the same, things may come later.
+/// Returns doubts about a link, as far as they are known; it is put all the same, since things may
+/// come later.
 fn doubts(link: &LinkDefinition, claims: &[Claims]) -> Vec<String> {
     let of = |id: &str| claims.iter().find(|claims| claims.subject == id);
     let mut doubts = Vec::new();

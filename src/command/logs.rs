@@ -1,8 +1,9 @@
 //! `host logs`: what an actor or a provider says, from all hosts, in the order of time.
 //!
-//! Hosts are asked for what they have kept; their lines are merged when all have answered, or have had time to. With `--follow`
-//! what comes later is held for a moment, so that lines of different hosts come out in order; hosts that join are asked as they
-//! come, and an actor that starts later speaks under the same name.
+//! Hosts are asked for what they have kept; their lines are merged when all have answered, or have
+//! had time to. With `--follow` later lines are held for a moment, so that lines of different hosts
+//! come out in order; hosts that join are asked as they come, and an actor that starts later speaks
+//! under the same name.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -211,7 +212,7 @@ impl<'a> Reading<'a> {
         self.held.extend(part.lines.into_iter().map(|line| Said { host_id: host_id.clone(), line }));
     }
 
-    /// What people call a host.
+    /// Returns the name of a host, or its id if it has none.
     fn called(&self, host: &str) -> String {
         self.hosts.get(host).filter(|name| !name.is_empty()).cloned().unwrap_or_else(|| host.to_owned())
     }

@@ -174,7 +174,7 @@ fn subcommands(name: &str, command: &Command, in_groups: bool) -> Roff {
     roff
 }
 
-/// What stands below the flags in `--help`: examples as they are, exit codes, and the rest.
+/// Formats the text below the flags in `--help`: examples as they are, exit codes, and the rest.
 fn after(text: &str) -> Roff {
     let (mut examples, mut exit, mut notes) = (Vec::new(), Vec::new(), Vec::new());
     for paragraph in text.split("\n\n").filter(|paragraph| !paragraph.trim().is_empty()) {

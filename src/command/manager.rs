@@ -1,8 +1,9 @@
 //! `host app`: applications of a deployment manager, `wadm` 0.10, a program of its own that listens in the lattice.
 //!
-//! A manifest says what is to run; the manager keeps it so. Each command is one request to `wadm.api.{lattice}.model.…` with
-//! JSON in both directions; manifests go as they are, YAML or JSON. What the manager answers is passed on in the shapes of
-//! `wash`, but a refusal is an error here, with an exit code.
+//! A manifest says what is to run; the manager keeps it so. Each command is one request to
+//! `wadm.api.{lattice}.model.…` with JSON in both directions; manifests go as they are, YAML or
+//! JSON. Answers of the manager are passed on in the shapes of `wash`, but a refusal is an error
+//! here, with an exit code.
 
 use std::{
     io::{IsTerminal as _, Read},
@@ -102,7 +103,7 @@ impl Manager {
     }
 }
 
-/// What the manager takes for a name. It becomes a token of a subject.
+/// Tells whether the manager accepts this as a name. It becomes a token of a subject.
 fn is_name(name: &str) -> bool {
     !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '-' | '_'))
 }
@@ -201,14 +202,14 @@ fn version(version: Option<&str>) -> String {
     version.map_or_else(|| json!({}), |version| json!({ "version": version })).to_string()
 }
 
-/// What an application is given as.
+/// The form in which an application is given.
 #[derive(Debug, PartialEq, Eq)]
 enum Source {
     Manifest(String),
     Name(String),
 }
 
-/// Reads the manifest a word means, or takes it for the name of an application.
+/// Reads the manifest that `word` means, or takes it for the name of an application.
 async fn source(word: Option<&str>) -> Result<Source> {
     match word {
         None | Some("-") => Ok(Source::Manifest(from_standard_input()?)),

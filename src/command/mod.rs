@@ -1,8 +1,9 @@
-//! What the commands of the binary do: a file for each, or for a family of them.
+//! The commands of the binary: a file for each, or for a family of them.
 //!
-//! A command gets its arguments, the settings given before its name, and the [`Terminal`] to print on. It returns an error
-//! or nothing; what the error is made of says the exit code ([`exit_code`]): 1 failed, 2 wrong use, 3 the time was over and
-//! the outcome is unknown. Errors go to standard error, as sentences or, where data was asked for, as JSON.
+//! A command gets its arguments, the settings given before its name, and the [`Terminal`] to print
+//! on. It returns an error or nothing; the type of the error decides the exit code ([`exit_code`]):
+//! 1 failed, 2 wrong use, 3 the time was over and the outcome is unknown. Errors go to standard
+//! error, as sentences or, where data was asked for, as JSON.
 
 pub mod call;
 mod clock;
@@ -158,7 +159,7 @@ fn finish(terminal: &Terminal, result: Result<()>) -> ExitCode {
     ExitCode::from(exit_code(&error))
 }
 
-/// What scripts learn from an error.
+/// Returns the exit code of an error, for scripts.
 fn exit_code(error: &anyhow::Error) -> u8 {
     if error.is::<Usage>() || error.is::<Mistakes>() {
         EXIT_USAGE

@@ -108,7 +108,7 @@ fn signers<'a>(terminal: &'a Terminal, keys: &'a ParKeys) -> Signers<'a> {
     Signers::new(terminal, keys.directory.as_deref(), keys.disable_keygen)
 }
 
-/// What cannot be packed is wrong use where it is about what was typed.
+/// Turns an error of packing into wrong use ([`Usage`]) where it is about what was typed.
 fn unpacked(error: DraftError) -> anyhow::Error {
     match error {
         DraftError::Target(_) | DraftError::Sign(SignError::NoContract) => Usage(error.to_string()).into(),

@@ -1,5 +1,5 @@
-//! The permission that lets hosts run what another account has signed than before: signed with the cluster's key, which those
-//! who may only send commands do not have.
+//! The permission that lets hosts run what a different account has signed than before. It is signed
+//! with the cluster's key; users who may only send commands do not have it.
 
 use anyhow::{Context as _, Result};
 

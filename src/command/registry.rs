@@ -156,7 +156,7 @@ fn annotations(given: &[String]) -> Result<Pairs> {
     pairs_of("annotation", given.iter().map(read).collect::<Result<_, _>>()?)
 }
 
-/// What is to be pushed, if hosts would start it.
+/// Returns the kind of what is to be pushed, if hosts would start it.
 fn kind(terminal: &Terminal, content: &[u8], file: &str) -> Result<Kind> {
     let what = match Inspected::read(content, now()) {
         Ok(what) => what,
@@ -174,8 +174,8 @@ fn kind(terminal: &Terminal, content: &[u8], file: &str) -> Result<Kind> {
     })
 }
 
-/// What the name of a file with this content ends with. What no host would start is told of and kept all the same: it is
-/// what the registry has.
+/// Returns the extension for a file with this content. A content that no host would start gets a
+/// note and is kept all the same: the registry has no other.
 fn extension(terminal: &Terminal, content: &[u8], image: &str) -> Result<&'static str> {
     match Inspected::read(content, now()) {
         Ok(what) => {

@@ -20,7 +20,7 @@ use crate::{
     terminal::{Progress, Terminal},
 };
 
-/// What is to become of a file.
+/// How a file is to be sent.
 pub(super) struct Sending<'a> {
     pub session: &'a Session,
     pub terminal: &'a Terminal,
@@ -29,9 +29,9 @@ pub(super) struct Sending<'a> {
     pub caps: &'a [String],
 }
 
-/// What a word of the command line led to.
+/// The reference that an argument of the command line led to.
 pub(super) struct Meant {
-    /// What hosts are told.
+    /// The text that hosts receive.
     pub reference: String,
     /// The hosts that know it, if it is a file that was sent.
     pub readers: Option<Readers>,

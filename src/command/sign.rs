@@ -54,7 +54,7 @@ pub fn sign(terminal: &Terminal, args: &Sign) -> Result<()> {
     })
 }
 
-/// What the flags say about an actor.
+/// Makes the token of an actor from the flags.
 pub(super) fn says(args: &ActorClaims, name: impl FnOnce() -> String) -> ActorToken {
     ActorToken {
         name: args.name.clone().unwrap_or_else(name),

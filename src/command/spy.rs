@@ -46,9 +46,9 @@ const INBOXES: &str = "_INBOX.>";
 const OPEN_MAX: usize = 4096;
 /// How long a refusal of the server may take to be heard of after it has answered something later.
 const REFUSAL: Duration = Duration::from_millis(100);
-/// What is shown of a payload.
+/// The most characters shown of a payload.
 const SHOWN_CHARS_MAX: usize = 4000;
-/// What is shown of an id.
+/// The characters shown of an id.
 const ID_CHARS: usize = 11;
 
 pub async fn run(terminal: &Terminal, before: SettingArgs, args: Args) -> Result<()> {
@@ -363,7 +363,7 @@ impl Spy<'_> {
         }
     }
 
-    /// What people call an actor, a provider or a host.
+    /// Returns the name of an actor, a provider or a host, or its shortened id.
     fn called(&self, id: &str) -> String {
         self.names.get(id).cloned().unwrap_or_else(|| middle(id, ID_CHARS))
     }

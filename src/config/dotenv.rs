@@ -6,7 +6,7 @@
 //!
 //! A `$NAME` is not replaced: passwords hold dollar signs, and nothing that sets up a host needs it.
 
-/// What one line, or a quoted value over several, says.
+/// The content of one line, or of a quoted value over several.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Entry {
     Pair {

@@ -21,7 +21,7 @@ pub const LABELS_MAX: usize = 64;
 pub const KEY_BYTES_MAX: usize = 128;
 /// Bytes of the value of a label.
 pub const VALUE_BYTES_MAX: usize = 1024;
-/// What the keys of core labels begin with.
+/// The prefix of the keys of core labels.
 const CORE: &str = "hostcore.";
 
 /// Why a label cannot be set or removed.
@@ -139,7 +139,7 @@ pub(super) fn collect(layers: &Layers, flags: &[(String, String)], warnings: &mu
     labels
 }
 
-/// What the machine is, in the words of the compiler's target.
+/// Returns the core labels of this machine, in the terms of the compiler's target.
 fn core() -> [(&'static str, &'static str); 3] {
     use std::env::consts::{ARCH, FAMILY, OS};
     [("hostcore.arch", ARCH), ("hostcore.os", OS), ("hostcore.osfamily", FAMILY)]

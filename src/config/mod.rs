@@ -1,4 +1,4 @@
-//! What the host was told, checked and final.
+//! The configuration of the host, checked and final.
 //!
 //! [`Config::load`] is called once, before anything is started. It reads all sources (see [`sources`]), finds the
 //! value of every row of the table in [`settings`] (see [`resolve`] for who wins), and returns either a
@@ -63,7 +63,7 @@ pub struct Config {
     pub ctl: Connection,
     /// Calls on the lattice.
     pub rpc: Connection,
-    /// What provider processes connect with.
+    /// The connection of provider processes.
     pub prov_rpc: Connection,
     pub ctl_topic_prefix: String,
     pub rpc_timeout: Duration,
@@ -148,11 +148,11 @@ pub struct Dashboard {
     /// The port is the first to be tried.
     pub address: SocketAddr,
     pub token: Option<Secret>,
-    /// What it may be called, in lower case, besides addresses and `localhost`.
+    /// Its host names, in lower case, besides addresses and `localhost`.
     pub names: Vec<String>,
 }
 
-/// What is logged and how.
+/// The level and the format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Log {
     pub level: tracing::Level,
@@ -169,7 +169,7 @@ pub struct Actors {
     pub instances_max: Option<u32>,
     /// Calls that may wait for one actor.
     pub queue_max: usize,
-    /// What all payloads on their way may take together; `None` takes a share of the machine's memory.
+    /// Memory for all payloads in transit together; `None` takes a share of the machine's memory.
     pub payload_memory_max_bytes: Option<u64>,
 }
 

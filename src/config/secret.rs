@@ -19,7 +19,7 @@ impl Secret {
         Self(Zeroizing::new(text.into()))
     }
 
-    /// Returns the text itself. Whoever calls this must not log it.
+    /// Returns the text itself. Callers must not log it.
     pub fn expose(&self) -> &str {
         &self.0
     }

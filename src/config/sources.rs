@@ -52,7 +52,7 @@ pub struct Context {
     pub members: Vec<Member>,
     /// How long an answer of the lattice may take, where the context says so.
     pub timeout: Option<Duration>,
-    /// What of the file has no effect here, and why.
+    /// Parts of the file that have no effect here, and why.
     pub notes: Vec<String>,
 }
 

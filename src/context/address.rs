@@ -4,7 +4,7 @@
 
 use crate::config::Secret;
 
-/// What stood before the `@` of an address.
+/// The login that stood before the `@` of an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Login {
     User { user: String, password: Secret },

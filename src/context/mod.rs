@@ -36,11 +36,11 @@ use crate::{
 const CONTEXTS: &str = "contexts";
 /// File that names the context in use; `wash` calls it so too.
 const DEFAULT: &str = "default";
-/// What `wash` used instead until 2023.
+/// The file that `wash` used instead until 2023.
 const WASH_INDEX: &str = "index.json";
 const SUFFIX: &str = "json";
 
-/// Whose a context is.
+/// The program that a context belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Host,
@@ -145,7 +145,7 @@ impl Places {
         all
     }
 
-    /// What to call a context by: its name, if no other is found by it.
+    /// Returns a short name for a context: its own, if no other is found by it.
     pub fn short(&self, context: &Found) -> String {
         match self.named(&context.name) {
             Some(first) if first == *context => context.name.clone(),
@@ -168,12 +168,12 @@ impl Places {
         })
     }
 
-    /// The context a word means. An unknown one is an error that lists what there is.
+    /// Returns the context that `word` means. An unknown one is an error that lists all there are.
     pub fn find(&self, word: &str) -> Result<Found> {
         Ok(self.named(word).ok_or_else(|| Usage(format!("there is no context {word:?}; {}", self.listed())))?)
     }
 
-    /// What there is, as a sentence and its lines.
+    /// Lists all contexts, as a sentence and its lines.
     fn listed(&self) -> String {
         let all = self.all();
         if all.is_empty() {
@@ -221,7 +221,8 @@ impl Places {
         Ok(Some(self.named(&word).ok_or_else(gone)?))
     }
 
-    /// What `wash` uses. A file that is not there yet is made by `wash` itself and says nothing.
+    /// Returns the context that `wash` uses; `None` if its file is not there yet: `wash` makes it
+    /// itself, and it says nothing.
     pub fn wash_default(&self) -> Option<Found> {
         let dir = self.wash.as_ref()?;
         let of_index = || {
@@ -279,9 +280,9 @@ pub fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.starts_with('.') && name.trim() == name && name.chars().all(is_fine)
 }
 
-/// The context a command is to use in place of `./host_config.json`: the one named, or, where there is no such file, the one
-/// in use, or else the settings that the last host of this user left in `~/.wash`. A name may be the path of a file, of
-/// whatever kind.
+/// Returns the context a command is to use in place of `./host_config.json`: the one named, or,
+/// where there is no such file, the one in use, or else the settings that the last host of this
+/// user left in `~/.wash`. A name may be the path of a file, of any kind.
 pub fn chosen(name: Option<&str>, dir: &Path, dirs: &Dirs, home: Option<&Path>) -> Result<Option<Context>> {
     let places = Places::of(dirs, home);
     let found = match name {
@@ -298,7 +299,7 @@ pub fn chosen(name: Option<&str>, dir: &Path, dirs: &Dirs, home: Option<&Path>) 
     if let Some(found) = found {
         return Ok(Some(found.read(home)?));
     }
-    // What the last host of this user left, as `wash` of those years had it.
+    // The settings that the last host of this user left, as `wash` of those years had it.
     let last = home.map(|home| home.join(WASH_DIR).join(FILE_NAME)).filter(|path| path.is_file());
     match last.filter(|_| name.is_none() && !dir.join(FILE_NAME).exists()) {
         Some(path) => Ok(Some(read::context(Some(Kind::Host), &path, home)?)),

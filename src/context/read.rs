@@ -1,8 +1,9 @@
 //! From the file of a context to settings, for each of the three kinds.
 //!
-//! What comes out are members like those of `host_config.json`, with the lines they stand on, so that one table checks them
-//! and complains about the right line. Paths become absolute here, for commands run anywhere; logins inside addresses become
-//! settings of their own. What a file says and we cannot do is noted, never dropped in silence.
+//! The results are members like those of `host_config.json`, with the lines they stand on, so that
+//! one table checks them and complains about the right line. Paths become absolute here, for
+//! commands run anywhere; logins inside addresses become settings of their own. Parts of a file
+//! that we cannot apply are noted, never dropped in silence.
 
 use std::{
     path::{Path, PathBuf},
@@ -64,7 +65,7 @@ pub fn context(kind: Option<Kind>, path: &Path, home: Option<&Path>) -> Result<C
     made.finish()
 }
 
-/// Whose context has such members.
+/// Tells which program a context with such members belongs to.
 pub fn kind_of(members: &[Member]) -> Kind {
     let has = |keys: &[&str]| members.iter().any(|member| keys.contains(&member.key.as_str()));
     let has_settings = members.iter().any(|member| settings::find(&member.key).is_some());
@@ -178,7 +179,8 @@ impl Made<'_> {
         time * 1000
     }
 
-    /// What is in the file of this name, should there be one: `wash` takes either for a JWT and a seed.
+    /// Returns the content of the file of this name, if there is one: `wash` accepts a text or a
+    /// file for a JWT and a seed.
     fn content(&self, name: &str) -> Option<String> {
         let path = self.absolute(name);
         path.is_file().then(|| secret_file(&path).ok())?.map(|content| content.trim().to_owned())

@@ -1,4 +1,4 @@
-//! What contexts of each kind mean, and which of them is used.
+//! Tests of the meaning of contexts of each kind, and of the choice between them.
 
 use std::time::Duration;
 

@@ -21,7 +21,7 @@ use crate::{
     trusted,
 };
 
-/// What a client waits for an answer, as `wash` writes it.
+/// How long a client waits for an answer, as `wash` writes it.
 const WASH_TIMEOUT_MS: u64 = 2000;
 
 /// The members with what flags say: each replaces what it stands for, and an empty one only takes it away. Relative paths are
@@ -68,7 +68,8 @@ fn encoded(value: &Value) -> Result<Vec<u8>> {
     Ok(content)
 }
 
-/// The content of a context as `wash` reads it; `timeout` is how long an answer of the control interface may take. What that form has no words for is an error that says what.
+/// Returns the content of a context as `wash` reads it; `timeout` is how long an answer of the
+/// control interface may take. Settings that this form cannot express are an error that names them.
 pub fn wash_content(name: &str, config: &Config, timeout: Option<Duration>) -> Result<Vec<u8>> {
     let mut unsaid = Vec::new();
     let ctl = wash_connection("ctl", &config.ctl, &mut unsaid);

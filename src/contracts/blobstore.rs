@@ -35,7 +35,7 @@ pub struct Chunk {
     pub is_last: bool,
 }
 
-/// What an actor answers to a chunk.
+/// The answer of an actor to a chunk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChunkResponse {
     #[serde(default, rename = "cancelDownload", deserialize_with = "nullable")]
@@ -86,7 +86,7 @@ pub struct GetObjectResponse {
     pub content_encoding: Option<String>,
 }
 
-/// What became of one of several.
+/// The result for one of several items.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ItemResult {
     pub key: String,

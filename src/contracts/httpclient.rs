@@ -12,7 +12,7 @@ pub const SERVICE: &str = "HttpClient";
 /// Its only method.
 pub const REQUEST: &str = "Request";
 
-/// What the actor asks for.
+/// The request that the actor asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HttpRequest {
     #[serde(default, deserialize_with = "nullable")]
@@ -25,7 +25,7 @@ pub struct HttpRequest {
     pub body: Binary,
 }
 
-/// What the server answered, whatever its status.
+/// The answer of the server, with any status.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HttpResponse {
     #[serde(rename = "statusCode")]

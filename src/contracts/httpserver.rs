@@ -29,7 +29,7 @@ pub struct RequestHead<'a> {
     pub method: &'a str,
     /// Not decoded.
     pub path: &'a str,
-    /// What follows the `?`, or nothing.
+    /// The part after the `?`, or nothing.
     pub query: &'a str,
     /// Names are in lower case by their type.
     pub header: &'a HeaderMap,

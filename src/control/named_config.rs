@@ -29,8 +29,8 @@ use crate::{
 /// that are late speak up, see [`crate::store::WRITE_TIMEOUT`].
 const OPEN_TIMEOUT: Duration = Duration::from_millis(700);
 const ACCESS_TIMEOUT: Duration = Duration::from_millis(800);
-/// Entries of all actors and providers together. What is deleted leaves a mark in the bucket, which counts as well until it is
-/// written over.
+/// Entries of all actors and providers together. A deleted entry leaves a mark in the bucket, which
+/// counts as well until it is written over.
 const ENTRIES_MAX: u64 = 16 * 1024;
 /// Bytes of the name of an entry, and of its value.
 const KEY_BYTES_MAX: usize = 128;
@@ -78,7 +78,7 @@ impl NamedConfig {
         check_sizes(key, &value)?;
         let store = self.open(true).await.map_err(not_stored)?;
         let store = store.ok_or_else(|| ConfigError::Open("the bucket vanished, nothing was stored".into()))?;
-        // What the server told when the bucket was looked up just now.
+        // The state that the server reported when the bucket was looked up just now.
         let is_full = store.stream.cached_info().state.messages >= ENTRIES_MAX;
         if is_full && self.in_time(entity, store.entry(format!("{entity}_{key}"))).await?.is_none() {
             return Err(ConfigError::Full(self.bucket.clone()));

@@ -24,7 +24,7 @@ use crate::{
 const BOUNDS: Bounds = Bounds { per_target: 5, per_kind: 20 };
 /// How a refusal begins in JSON. An answer to a question may be large, and is not read for it.
 const REFUSAL: &[u8] = b"{\"accepted\":false";
-/// What an event repeats of a text from the wire.
+/// The longest part of a text from the wire that an event repeats.
 const TEXT_BYTES_MAX: usize = 2048;
 const SUBJECT_BYTES_MAX: usize = 256;
 
@@ -65,7 +65,8 @@ impl Refusals {
     }
 }
 
-/// What a request asks to be done; `None` for a question. A subject nobody knows may have been meant as anything.
+/// Names the command in a request; `None` for a query. An unknown subject counts as a command,
+/// since it may have been meant as one.
 fn command(request: Option<&Control>) -> Option<&'static str> {
     Some(match request {
         None => "unknown request",

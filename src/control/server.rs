@@ -1,8 +1,9 @@
 //! Subscribes to the control subjects, dispatches requests and answers them.
 //!
-//! Flow: one task per subscription reads messages in order → [`Server::respond`] parses and hands a command over, in that
-//! order and without waiting → what has to be waited for runs as a child and answers when it is done. Whatever happens,
-//! an answer leaves within [`ANSWER_TIMEOUT`]: clients wait two seconds.
+//! Flow: one task per subscription reads messages in order → [`Server::respond`] parses and hands a
+//! command over, in that order and without waiting → longer work runs as a child task and answers
+//! when it is done. In any case an answer leaves within [`ANSWER_TIMEOUT`]: clients wait two
+//! seconds.
 //!
 //! An auction is answered by a bid or not at all: clients read every other answer as a bid of a host without a name.
 //!
@@ -52,13 +53,14 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(1900);
 const WAITING_MAX: usize = 256;
 /// How long leaving a subscription may take.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(250);
-/// What a member of a queue group may need to answer from what it knows, and to write; and a little more.
+/// The time that a member of a queue group may need to answer from its state, and to write; and a
+/// little more.
 const LATE_READ: Duration = Duration::from_millis(500);
 const LATE_WRITE: Duration = WRITE_TIMEOUT.saturating_add(Duration::from_millis(200));
 /// Heartbeats that somebody provokes, with pings or labels, come no closer than this.
 const EXTRA_HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// What a reply is made of: nothing, or JSON.
+/// The content of a reply: nothing, or JSON.
 pub type Answer = BoxFuture<'static, Option<Bytes>>;
 
 /// How a stop of the host was asked for.
@@ -68,7 +70,7 @@ pub struct StopRequest {
     pub timeout: Option<Duration>,
 }
 
-/// What the handlers work with.
+/// The parts of the host that the handlers use.
 pub struct Parts {
     pub client: async_nats::Client,
     pub answers: Answers,
@@ -87,7 +89,7 @@ pub struct Parts {
     pub registry: Registry,
     pub events: Publisher,
     pub router: Router,
-    /// What only the health probe asks for.
+    /// The parts that only the health probe uses.
     pub vitals: Vitals,
     /// Counts calls.
     pub meter: Meter,
@@ -189,8 +191,8 @@ impl Server {
         while waiting.join_next().await.is_some() {}
     }
 
-    /// Joins the queue group when this host knows what the lattice knows, or leaves it. What came before is answered as
-    /// it would have been then: the group may have got it too.
+    /// Joins the queue group when this host knows what the lattice knows, or leaves it. Requests
+    /// from before are answered as they would have been then: the group may have got them too.
     async fn join_or_leave(self: &Arc<Self>, listening: &mut Listening, waiting: &mut JoinSet<()>) {
         let is_late = !*listening.knowledge.borrow_and_update();
         if is_late == listening.is_late {
@@ -252,11 +254,12 @@ impl Server {
         });
     }
 
-    /// Takes a request on as a host that knows less than others: they have the first word, and the only hand that writes.
+    /// Handles a request as a host that knows less than others: they answer first, and only they
+    /// write.
     fn respond_late(self: &Arc<Self>, subject: &str, payload: &Bytes, reply: Option<&Subject>) -> Answer {
         match self.parts.subjects.parse_control(subject) {
             Some(Control::Claims | Control::Links) => {
-                // What it knows by then.
+                // Answers from the state after the delay.
                 let (server, subject, payload) = (Arc::clone(self), subject.to_owned(), payload.clone());
                 async move {
                     tokio::time::sleep(LATE_READ).await;
@@ -287,8 +290,8 @@ impl Server {
         }
     }
 
-    /// Takes a request on. What must happen in the order of requests happens before this returns.
-    /// An answer of many messages goes to `reply` by itself.
+    /// Handles a request. Work that must happen in the order of requests is done before this
+    /// returns. An answer of many messages goes to `reply` by itself.
     fn respond(self: &Arc<Self>, subject: &str, payload: &Bytes, reply: Option<&Subject>) -> Answer {
         let Some(request) = self.parts.subjects.parse_control(subject) else {
             if self.parts.subjects.is_auction(subject) {

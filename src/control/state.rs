@@ -24,7 +24,7 @@ const PEERS_TOLD_MAX: usize = 64;
 /// Bytes of a name in an inventory; names come out of modules and archives.
 const NAME_BYTES_MAX: usize = 256;
 
-/// What does not change while a host runs.
+/// The facts about a host that do not change while it runs.
 #[derive(Clone, Debug)]
 pub struct Facts {
     pub id: HostId,

@@ -300,7 +300,7 @@ pub struct InventoryProvider {
 #[serde(default)]
 pub struct Step {
     pub host_id: String,
-    /// What is started, as it was asked for.
+    /// The reference that is started, as it was asked for.
     pub reference: String,
     /// `pull`, `verify`, `compile`, `unpack`, `start`.
     pub stage: String,

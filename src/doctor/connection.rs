@@ -75,7 +75,7 @@ fn failed(facts: &Facts, reached: &Reached, error: &ConnectError) -> Vec<Finding
     }
 }
 
-/// What is at an address that is no NATS server, or none for us.
+/// Explains an address where no NATS server lets us in, by what listens there.
 fn there(reached: &Reached, address: &str, found: &Look, cause: Option<&str>) -> Finding {
     let purpose = reached.purpose;
     let right =
@@ -147,7 +147,8 @@ fn tls(facts: &Facts, reached: &Reached, servers: &str, cause: &str) -> Finding 
     Finding::wrong(format!("no secure connection to {servers}: {cause}"), fix)
 }
 
-/// Whoever is let in may publish commands, and commands run code on every host.
+/// Checks that the server asks for a login: a client may publish commands, and commands run code on
+/// every host.
 pub(super) fn login(facts: &Facts) -> Found {
     let server = facts.server.as_ref().map_err(Finding::skipped)?;
     let settings = facts.settings.config.as_ref().map(|config| &config.ctl);

@@ -1,7 +1,8 @@
-//! What the checks judge: gathered in two rounds, everything of a round at the same time.
+//! The facts that checks judge: gathered in two rounds, everything of a round at the same time.
 //!
-//! The first round makes the connections, the second asks what they lead to. Every question has a deadline, and so has each
-//! round: what has not come by then counts as not answered. [`Facts`] hold what was found, or why there is nothing.
+//! The first round makes the connections, the second asks what they lead to. Every question has a
+//! deadline, and so has each round: an answer that comes later counts as missing. [`Facts`] hold
+//! the findings, or why there are none.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -69,7 +70,7 @@ pub struct Facts {
     pub machine: Machine,
 }
 
-/// What the settings say.
+/// The settings, and the problems found while reading them.
 #[derive(Default)]
 pub struct Settings {
     /// Missing where there are mistakes.
@@ -136,7 +137,7 @@ pub struct Seen {
     pub links: Option<Vec<LinkDefinition>>,
     /// Why one of these two is missing.
     pub untold: Option<String>,
-    /// What hosts said that refuse to tell who they are.
+    /// The errors of hosts that refuse to tell who they are.
     pub refusals: Vec<String>,
     /// Other lattices that were noticed, if no host answers in this one.
     pub others: Vec<String>,
@@ -150,7 +151,8 @@ pub enum Untold {
     Failed(String),
 }
 
-/// What a host told of itself, and when that was, in ms since 1970 by this machine's clock.
+/// The health of a host, and when it was asked and answered, in ms since 1970 by this machine's
+/// clock.
 #[derive(Clone, Debug, Default)]
 pub struct Told {
     pub health: Health,

@@ -11,10 +11,10 @@ use crate::{
     providers::external::access::creds_block,
 };
 
-/// What expires sooner is worth a warning.
+/// Certificates and credentials that expire sooner get a warning.
 const SOON_SECS: u64 = 7 * 86_400;
 
-/// Who can read what, and whether certificates are in order.
+/// Checks who can read the files with secrets, and whether certificates are in order.
 pub(super) fn files(facts: &Facts) -> Found {
     let mut found = Vec::new();
     let settings = &facts.settings;

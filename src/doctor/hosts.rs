@@ -55,7 +55,7 @@ pub(super) fn hosts(facts: &Facts) -> Found {
     Ok(found)
 }
 
-/// Who answers; of many the first.
+/// Names the hosts that answer; of many only the first.
 fn everybody(hosts: &[HostReply]) -> String {
     let mut names: Vec<String> = hosts.iter().take(NAMED_MAX).map(named).collect();
     if let Some(more @ 1..) = hosts.len().checked_sub(NAMED_MAX) {
@@ -134,7 +134,7 @@ fn deaf(facts: &Facts) -> Vec<Finding> {
     let grown: Vec<&(&HostReply, &Told)> =
         told.iter().filter(|(_, told)| told.health.uptime_seconds >= YOUNG_SECS).collect();
     let mut found = Vec::new();
-    // What did not fit into an answer may have been heard all the same.
+    // A peer that did not fit into the answer may have been heard all the same.
     for (host, told) in grown.iter().filter(|(_, told)| !told.health.is_cut) {
         let heard = told.health.peers.iter().filter(|peer| !peer.is_silent).map(|peer| peer.host_id.as_str());
         let heard: HashSet<&str> = heard.collect();
@@ -297,7 +297,8 @@ pub(super) fn domains(facts: &Facts) -> Found {
     }])
 }
 
-/// What hosts found odd about their own settings, and what differs between hosts of this machine.
+/// Reports warnings of hosts about their own settings, and differences between hosts of this
+/// machine.
 pub(super) fn settings(facts: &Facts) -> Found {
     let told = telling(facts)?;
     let mut found = Vec::new();

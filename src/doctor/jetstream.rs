@@ -1,5 +1,5 @@
-//! JetStream: whether it answers, in which domain, and what its account may still store. What is asked of the streams of the
-//! lattice is gathered here too; [`super::bucket`] judges it.
+//! JetStream: whether it answers, in which domain, and how much its account may still store. The
+//! facts about the streams of the lattice are gathered here too; [`super::bucket`] judges them.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ const STREAM_NOT_FOUND: u64 = 10059;
 /// JetStream is not enabled, at all or for the account.
 const SWITCHED_OFF: [u64; 2] = [10076, 10039];
 
-/// What a question to the API led to.
+/// The outcome of a request to the API.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Api {
     Answer(Value),
@@ -54,7 +54,7 @@ pub struct Stream {
     pub write: Option<Api>,
 }
 
-/// What was asked of JetStream.
+/// The answers of JetStream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JetStream {
     /// The domain of the settings.
@@ -241,7 +241,7 @@ fn reached(jetstream: &JetStream) -> Finding {
     }
 }
 
-/// What an account may still store.
+/// Warns of limits that the account has nearly reached.
 fn limits(info: &Value) -> Vec<Finding> {
     let tight = |used: &str, max: &str, what: &str| {
         let (used, max) = (info[used].as_i64()?, info["limits"][max].as_i64()?);

@@ -1,4 +1,5 @@
-//! What listens at an address: a NATS server, something else, or nobody. Speaks as little as is needed to find out.
+//! Finds out what listens at an address: a NATS server, something else, or nobody. Sends as little
+//! as is needed for that.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -20,7 +21,7 @@ const ALL: Duration = Duration::from_secs(5);
 /// The longest greeting and the longest answer that are read.
 const BYTES_MAX: u64 = 64 * 1024;
 
-/// What was found at an address.
+/// The outcome of a look at an address.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Look {
     /// The name means nothing.

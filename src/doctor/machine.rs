@@ -27,14 +27,14 @@ const ROOM: u64 = 500 << 20;
 /// With less nothing can be kept.
 const ROOM_MIN: u64 = 20 << 20;
 
-/// What was found on this machine.
+/// The facts about this machine.
 #[derive(Clone, Debug, Default)]
 pub struct Machine {
     pub dirs: Vec<Dir>,
     pub nats_server: Option<PathBuf>,
     /// Ids of the hosts of this user.
     pub running: Vec<String>,
-    /// What `host up` started, or left behind.
+    /// The records of `host up` on this machine.
     pub ups: Vec<Up>,
     /// The hub that the server of this directory was started with.
     pub hub: Option<Hub>,
@@ -51,7 +51,7 @@ pub struct Dir {
     pub room: Option<u64>,
 }
 
-/// What a `host up` left a record of.
+/// A record of `host up`, and whether its processes still run.
 #[derive(Clone, Debug)]
 pub struct Up {
     pub directory: PathBuf,
@@ -112,7 +112,7 @@ fn up_of(instance: &Instance) -> Option<Up> {
 }
 
 fn dir(what: &'static str, path: &Path) -> Dir {
-    // What is not there yet is made in the nearest directory that is.
+    // A missing directory will be made in the nearest one that exists.
     let nearest = path.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
     let refused = match nearest.is_dir() {
         true => {

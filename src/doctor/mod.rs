@@ -80,13 +80,13 @@ impl Finding {
     }
 }
 
-/// What a check found; an error is why it did not look.
+/// The findings of a check; an error is why it did not look.
 type Found = Result<Vec<Finding>, Finding>;
 
 /// One check.
 pub struct Check {
     pub name: &'static str,
-    /// What it looks at, in a line.
+    /// The things it looks at, in a line.
     pub about: &'static str,
     find: fn(&Facts) -> Found,
 }
@@ -135,7 +135,7 @@ pub static CHECKS: [Check; 32] = [
     check("processes", "hosts and servers that run on this machine", machine::processes),
 ];
 
-/// What a check found.
+/// A check with its verdict and findings.
 #[derive(Clone, Debug, Serialize)]
 pub struct Checked {
     pub name: &'static str,
@@ -144,7 +144,7 @@ pub struct Checked {
     pub findings: Vec<Finding>,
 }
 
-/// What all checks found.
+/// The results of all checks.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     pub checks: Vec<Checked>,

@@ -1,8 +1,9 @@
-//! What this user may say and hear on the subjects of the lattice.
+//! The permissions of this user on the subjects of the lattice.
 //!
-//! The server answers a forbidden subject with an error and nothing else, so everything is tried, and then it is looked which
-//! errors came. What is published goes to subjects that nobody listens on: keys made up for the occasion. Subjects on which
-//! anything would be heeded are only looked up in the list of permissions, which servers since 2.10 tell.
+//! The server answers a forbidden subject with an error and nothing else, so everything is tried,
+//! and then the errors are read. Messages are published to subjects that nobody listens on: keys
+//! made up for the occasion. Subjects on which a message would have an effect are only looked up in
+//! the list of permissions, which servers since 2.10 tell.
 
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use crate::{
 /// How long the server may take to forbid, or to let pass, everything that was tried.
 const VERDICT: Duration = Duration::from_millis(2000);
 
-/// What the server forbids.
+/// The permissions that were checked, and those that the server denies.
 #[derive(Clone, Debug, Default)]
 pub struct Permissions {
     /// Subjects that were tried, or looked up.
@@ -41,7 +42,7 @@ pub struct Forbidden {
     /// `publish` or `subscribe`.
     pub verb: &'static str,
     pub subject: String,
-    /// What does not work without it.
+    /// The function that does not work without it.
     pub needed_for: &'static str,
 }
 
@@ -72,7 +73,7 @@ impl Nobody {
     }
 }
 
-/// What the control connection needs and can be tried.
+/// Returns the subjects of the control connection that can be tried.
 fn control(subjects: &Subjects, nobody: &Nobody) -> Vec<Need> {
     let host = || nobody.host.clone();
     let (root, inventory) = (subjects.control_root(), subjects.control(&Control::Inventory { host: host() }));
@@ -93,7 +94,7 @@ fn control(subjects: &Subjects, nobody: &Nobody) -> Vec<Need> {
     ]
 }
 
-/// What it needs and cannot be tried without somebody heeding it.
+/// Returns the subjects of the control connection that cannot be tried without an effect.
 fn control_unspoken(subjects: &Subjects) -> Vec<Need> {
     let asking = |request: Control, needed_for| publish(subjects.control(&request), needed_for);
     vec![
@@ -224,7 +225,7 @@ fn covers(pattern: &str, subject: &str) -> bool {
 
 pub(super) fn permissions(facts: &Facts) -> Found {
     let permissions = facts.permissions.as_ref().map_err(Finding::skipped)?;
-    // Whoever only operates a lattice need not be able to be a host of it.
+    // A user that only operates a lattice needs no permissions of a host.
     let may_be_host = facts.settings.context.is_none();
     let mut found: Vec<Finding> = permissions
         .forbidden

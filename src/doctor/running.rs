@@ -1,4 +1,4 @@
-//! What runs, or was to run: actors, providers, and the starts that failed.
+//! Checks of actors and providers: those that run, and the starts that failed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,7 @@ use crate::{
 
 /// Claims that expire sooner are worth a warning.
 const SOON_SECS: u64 = 7 * 86_400;
-/// What the supervisor of providers says when it starts one no more.
+/// The message of the supervisor of providers when it stops restarting one.
 const GIVEN_UP: &str = "given up after";
 /// How a refusal to load a file begins.
 const NO_FILES: &str = "files are not loaded";

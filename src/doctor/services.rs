@@ -1,5 +1,5 @@
-//! What hosts and operators ask beside the lattice: registries, the policy service, the configuration service, and the
-//! deployment manager.
+//! The services that hosts and operators use beside the lattice: registries, the policy service,
+//! the configuration service, and the deployment manager.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ pub(super) fn registries(facts: &Facts) -> Found {
                 well.push(registry);
                 continue;
             };
-            // What was asked just now says more than how a pull ended some time ago.
+            // An answer from just now says more than how a pull ended some time ago.
             let is_asked =
                 all.iter().any(|other| other.registry == *registry && other.asked_for.is_some() && !other.is_greeting);
             if asked_for.is_none() && is_asked {

@@ -371,7 +371,7 @@ mod tests {
         }
     }
 
-    /// What clients were seen to need; a change here breaks one of them.
+    /// Checks members that clients were seen to need; a change here breaks one of them.
     #[test]
     fn actor_events_have_the_members_of_all_eras() {
         let claims = json!({"call_alias": null, "caps": [], "issuer": "AISSUER", "tags": [], "name": "N/A", "version": null,

@@ -1,5 +1,5 @@
-//! What the host tells the lattice about itself: CloudEvents, in the superset of fields that clients of all eras need
-//! (lattice protocol, section 7).
+//! The events that the host publishes about itself: CloudEvents, in the superset of fields that
+//! clients of all eras need (lattice protocol, section 7).
 //!
 //! * [`event`] has one variant per event and knows its name and data.
 //! * [`publisher`] wraps it in the envelope and publishes it on both subjects.

@@ -1,7 +1,8 @@
 //! Wraps events in their CloudEvents envelope and publishes them, in order, on the two subjects clients listen to.
 //!
-//! [`Publisher::publish`] never waits: events go through a bounded queue to one task. Whoever reports has already changed
-//! what the event announces, and must not be held up by a server that is away.
+//! [`Publisher::publish`] never waits: events go through a bounded queue to one task. A caller has
+//! already made the change that the event announces, and must not be held up by a server that is
+//! away.
 
 use std::time::Duration;
 
@@ -53,7 +54,7 @@ impl Publisher {
         Self { host, queue, followers: broadcast::Sender::new(FOLLOWED), troubles: Troubles::default() }
     }
 
-    /// What failed lately and was not mended since.
+    /// Returns the recent failures that were not mended since.
     pub fn troubles(&self) -> &Troubles {
         &self.troubles
     }
@@ -75,7 +76,7 @@ impl Publisher {
         self.host.to_string()
     }
 
-    /// What tells how the start of a reference gets on.
+    /// Returns the reporter of the steps of a start.
     pub fn steps(&self, reference: &str) -> Steps {
         Steps::new(self.clone(), reference)
     }
@@ -89,7 +90,8 @@ impl Publisher {
         }
     }
 
-    /// Follows the events of this host from here on, without the way over NATS. Whoever is slow misses the oldest ones.
+    /// Follows the events of this host from here on, without the way over NATS. A slow follower
+    /// misses the oldest ones.
     pub fn follow(&self) -> broadcast::Receiver<Event> {
         self.followers.subscribe()
     }

@@ -1,6 +1,6 @@
-//! What failed on this host lately and was not mended since: starts of actors and providers.
+//! Recent failures on this host that were not mended since: starts of actors and providers.
 //!
-//! Events tell a failure once, to whoever listens at that moment. Somebody who comes later and asks what is wrong is told
+//! Events tell a failure once, to those who listen at that moment. A client that asks later gets it
 //! from here. A start of the same reference that works clears its failure.
 
 use std::{
@@ -13,7 +13,7 @@ use super::Event;
 
 /// Failures that are kept; the oldest go first.
 const TROUBLES_MAX: usize = 32;
-/// What failed longer ago is of no interest any more.
+/// Older failures are not reported any more.
 const KEPT: Duration = Duration::from_secs(3600);
 
 /// A start that failed.
@@ -34,7 +34,7 @@ pub struct Trouble {
 pub struct Troubles(Arc<Mutex<VecDeque<Trouble>>>);
 
 impl Troubles {
-    /// What failed and was not mended, the latest last.
+    /// Returns the failures that were not mended, the latest last.
     pub fn lately(&self) -> Vec<Trouble> {
         let is_recent = |trouble: &Trouble| trouble.at.elapsed().is_ok_and(|ago| ago < KEPT);
         self.locked().iter().filter(|trouble| is_recent(trouble)).cloned().collect()

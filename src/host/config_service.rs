@@ -41,13 +41,13 @@ pub struct Service {
     pub consulted: Consulted,
 }
 
-/// What the service says, as far as it makes sense.
+/// The reply of the service, as far as it is valid.
 #[derive(Default)]
 struct Reply {
     actors: Vec<String>,
     providers: Vec<(String, LinkName)>,
     registries: BTreeMap<String, Credential>,
-    /// What does not, for people.
+    /// The invalid entries, as text for people.
     mistakes: Vec<String>,
 }
 

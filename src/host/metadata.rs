@@ -1,7 +1,7 @@
-//! Opens the lattice's metadata: the bucket when it is there, else what stands in for it until then.
+//! Opens the lattice's metadata: the bucket when it is there, else a stand-in until then.
 //!
-//! A host without the bucket is of use (its actors run, calls by public key work), so it starts and says plainly what is
-//! wrong. What it may do depends on why:
+//! A host without the bucket is of use (its actors run, calls by public key work), so it starts and
+//! logs the problem plainly. Its rights depend on the cause:
 //!
 //! * There is no JetStream at all: the lattice is this server and the hosts at it. Metadata is kept in memory, and written
 //!   to the bucket when there is one.
@@ -126,7 +126,7 @@ impl Place {
             }
             store.replace(bucket.clone());
             info!("lattice metadata is shared now");
-            // What was written while the last round went on; nothing comes after that.
+            // Entries written during the last round; nothing comes after that.
             while !stand_in.bring_all(&*bucket).await {
                 tokio::time::sleep(RETRY).await;
             }
@@ -135,7 +135,7 @@ impl Place {
     }
 }
 
-/// What a host works with until the bucket opens.
+/// The store of a host until the bucket opens.
 enum StandIn {
     Memory(Arc<Memory>, Copied),
     Away(Arc<Away>),
@@ -171,8 +171,9 @@ enum Brought {
     Incomplete,
 }
 
-/// What was brought from memory to the bucket: by key, the revisions in both places. The latter is missing where somebody
-/// else's entry was there first; that one is newer than what this host made alone, and stays.
+/// The entries brought from memory to the bucket: by key, the revisions in both places. The latter
+/// is missing where somebody else's entry was there first; that one is newer than what this host
+/// made alone, and stays.
 #[derive(Default)]
 struct Copied(HashMap<String, (u64, Option<u64>)>);
 
@@ -238,7 +239,7 @@ impl Copied {
     }
 }
 
-/// What a bucket has, by key; `None` if it does not say in time.
+/// Reads the entries of a bucket, by key; `None` if it does not answer in time.
 async fn read(bucket: &dyn Backend) -> Option<HashMap<String, Entry>> {
     let mut updates = bucket.watch();
     match tokio::time::timeout(READ_TIMEOUT, updates.recv()).await {

@@ -85,9 +85,9 @@ use presence::Presence;
 const HEARTBEAT: Duration = Duration::from_secs(30);
 /// How long the last events may take to reach the server.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
-/// What of the time to stop the last answers to clients may take.
+/// The part of the time to stop that the last answers to clients may take.
 const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
-/// What of the time to stop providers get at least, after the actors.
+/// The part of the time to stop that providers get at least, after the actors.
 const PROVIDERS_TIMEOUT: Duration = Duration::from_millis(1500);
 /// How long to wait for the answer of a host with the same key.
 const TWIN_TIMEOUT: Duration = Duration::from_millis(500);
@@ -452,7 +452,7 @@ impl Host {
         self.peers.others()
     }
 
-    /// What this host knows of the others.
+    /// Returns the table of the other hosts.
     pub fn peers(&self) -> &Peers {
         &self.peers
     }
@@ -477,7 +477,7 @@ impl Host {
         &self.links
     }
 
-    /// What happens on this host.
+    /// Returns the events of this host.
     pub fn events(&self) -> &Publisher {
         &self.events
     }
@@ -530,13 +530,14 @@ impl Host {
         if answered.await.is_err() {
             warn!("some control requests were not answered");
         }
-        // What brings work in ends while actors still answer; what actors call ends after them.
+        // Providers that bring work in end while actors still answer; those that actors call end
+        // after them.
         self.providers.stop_all(providers::Which::BringingWork, deadline).await;
         self.actors.stop_all(deadline).await;
         // They get a little time even when the calls used all of it.
         let last = deadline.max(Instant::now() + PROVIDERS_TIMEOUT);
         self.providers.stop_all(providers::Which::All, last).await;
-        // Whoever listens has heard the last words of all of them.
+        // By now the followers of logs have the last lines of all of them.
         self.followers.close().await;
         // Nothing takes calls here any more, and the others need not find that out.
         self.leave.cancel();
@@ -606,13 +607,13 @@ fn facts(config: &Config, host_id: &HostId, friendly_name: String) -> Facts {
     }
 }
 
-/// What of the lattice the settings have put elsewhere than below `wasmbus`.
+/// Returns the subjects of the lattice that the settings have moved away from `wasmbus`.
 fn reserved_subjects(config: &Config) -> Reserved {
     let policy = config.policy.iter().flat_map(|policy| [Some(&policy.topic), policy.changes_topic.as_ref()]).flatten();
     Reserved::new(policy.chain([&config.ctl_topic_prefix]).cloned())
 }
 
-/// What fetching depends on, by the settings; `registries` is what clients may add credentials to.
+/// Returns the settings for fetching; clients may add credentials to `registries`.
 pub fn registry_settings(config: &Config, dirs: &Dirs, registries: Registries) -> registry::Settings {
     registry::Settings {
         allow_files: config.allow_file_load,

@@ -178,7 +178,7 @@ mod tests {
 
     use super::*;
 
-    /// What all files together may take on the wire, so that the page appears at once.
+    /// The most bytes all files together may take on the wire, so that the page appears at once.
     const BYTES_MAX: usize = 200_000;
 
     fn below(dir: &Path, root: &Path, found: &mut Vec<String>) {

@@ -4,8 +4,9 @@
 //!
 //! * Programs show the text itself, as bearer.
 //! * A *session* is a JWT for [`SESSION`]; a page shows it as bearer, too.
-//! * A *code* is a JWT for [`CODE`] and for one host, and is exchanged for a session once. Whoever may read the file makes one
-//!   without asking the host ([`Keys::code`]), so `host dashboard` needs no API.
+//! * A *code* is a JWT for [`CODE`] and for one host, and is exchanged for a session once.
+//!   Everybody who may read the file can make one without asking the host ([`Keys::code`]), so
+//!   `host dashboard` needs no API.
 //!
 //! The keys of both are derived from the text, so a restart ends no session, and another text ([`renew`]) ends them all.
 //! A session also depends on the token of the settings, if there is one: another setting ends it as well.
@@ -40,10 +41,10 @@ const KEY_BYTES: usize = 32;
 const FILE_BYTES_MAX: u64 = 4096;
 const SALT: &[u8] = b"lattice dashboard";
 
-/// What a token says.
+/// The claims of a token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
-    /// What it is for: [`Use::name`].
+    /// Its purpose: [`Use::name`].
     aud: String,
     /// The host that takes it; empty for sessions.
     #[serde(default)]
@@ -56,7 +57,7 @@ pub struct Claims {
     pub jti: String,
 }
 
-/// What a token is for.
+/// The purpose of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Use {
     Session,

@@ -1,8 +1,9 @@
-//! Who may enter the dashboard, from where, and what for.
+//! Access to the dashboard: who may enter, from where, and what for.
 //!
 //! Every request passes [`guard`], which refuses, in this order:
 //!
-//! * wrong tokens. Whoever shows the right one as bearer, or a session, is an [`Access::Operator`] and comes in.
+//! * wrong tokens. A caller that shows the right one as bearer, or a session, is an
+//!   [`Access::Operator`] and comes in.
 //! * names that are not the dashboard's, in the `Host` header: a page elsewhere whose name was pointed at this machine (DNS
 //!   rebinding) is stopped by its name. Addresses cannot be rebound, and `localhost` is ours.
 //! * requests that a page of another origin makes, by `Origin` and `Sec-Fetch-Site`.
@@ -53,12 +54,13 @@ const USED_UP_MAX: usize = 4096;
 const TRIES_MAX: u32 = 5;
 const ALL_TRIES_MAX: u32 = 100;
 const WINDOW: Duration = Duration::from_secs(60);
-/// Characters of a token that nobody guesses. Whoever shows such a one comes in, whatever others tried before.
+/// Characters of a token that nobody guesses. A caller with such a token comes in, whatever others
+/// tried before.
 const LONG: usize = 32;
 /// Addresses whose tries are counted apart.
 const CALLERS_MAX: usize = 1024;
 
-/// What takes as long as it takes, with deadlines of its own.
+/// Requests that take as long as they take, with deadlines of their own.
 const UNHURRIED: [&str; 3] = ["/api/v1/stream", "/api/v1/uploads", "/api/v1/call"];
 /// How long another request of the API may take.
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -76,7 +78,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 
 type Digest = [u8; 32];
 
-/// What somebody may do here.
+/// The rights of a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Read what is no secret.
@@ -92,7 +94,7 @@ pub enum Reading {
     Closed,
 }
 
-/// What a door is made of.
+/// The settings of a door.
 pub struct Setup {
     /// The secret of this user, see [`auth`].
     pub kept: Secret,
@@ -101,7 +103,7 @@ pub struct Setup {
     /// The token of the settings, which logs in like the kept one.
     pub set: Option<Secret>,
     pub reading: Reading,
-    /// What the dashboard is called, besides addresses and `localhost`.
+    /// Names of the dashboard, besides addresses and `localhost`.
     pub names: Vec<String>,
     /// The host whose codes are taken.
     pub host_id: String,
@@ -122,16 +124,16 @@ pub struct Door {
     tries: Mutex<Tries>,
 }
 
-/// What is known of the secret in the file.
+/// The secret in the file, as it was last read.
 struct Secrets {
     kept: Secret,
     known: Arc<Known>,
     looked: Instant,
-    /// It was told that the file cannot be read.
+    /// A warning has already said that the file cannot be read.
     is_told: bool,
 }
 
-/// What opens the door.
+/// The tokens and keys that open the door.
 struct Known {
     tokens: Vec<Token>,
     keys: Keys,
@@ -204,7 +206,7 @@ impl Window {
     }
 }
 
-/// What somebody shows to log in.
+/// The proof that a caller shows to log in.
 #[derive(Clone, Copy, Debug)]
 pub enum Proof<'a> {
     Token(&'a str),
@@ -246,7 +248,7 @@ impl Door {
         self.reading
     }
 
-    /// What opens the door at the moment. Reads the file once in a while.
+    /// Returns the tokens and keys that open the door now. Reads the file once in a while.
     fn known(&self) -> Arc<Known> {
         let mut secrets = lock(&self.secrets);
         if let Some(file) = &self.file
@@ -292,7 +294,7 @@ impl Door {
         }
     }
 
-    /// What the bearer of a request is, if it shows anything.
+    /// Returns the access that a request has by the bearer it shows, if it shows one.
     pub fn access(&self, caller: IpAddr, headers: &HeaderMap) -> Result<Access, LoginError> {
         let Some(shown) = bearer(headers) else { return Ok(Access::Reader) };
         let known = self.known();
@@ -371,7 +373,7 @@ impl Door {
             return Ok(access.unwrap_or(Access::Reader));
         }
         match access {
-            // Whoever leaves need not be in any more.
+            // A caller that logs out need not be logged in any more.
             Err(LoginError::Over) if path == SESSION => {}
             Err(error) => return Err(refuse_login(error).into()),
             // A page of another origin knows neither token nor session, so whoever shows one is no such page.
@@ -425,7 +427,7 @@ impl Door {
     }
 }
 
-/// What a request shows to be let in.
+/// Returns the bearer that a request shows to be let in.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let shown = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, shown) = shown.split_once(' ')?;

@@ -1,6 +1,7 @@
 //! The dashboard's address: opened, or the next free one, and served until the host stops.
 //!
-//! Whoever reaches the address may open connections, so places are given by what somebody does:
+//! Everybody who reaches the address may open connections, so a connection is given a place by what
+//! it asks for:
 //!
 //! * A *newcomer* has asked for nothing yet, or only for the health of the host and the files of the page. There are
 //!   [`NEWCOMERS_MAX`]; one more ends the oldest. So a health check, which asks at once, is answered whatever else is held open.
@@ -77,7 +78,7 @@ pub enum BindError {
     Refused { address: SocketAddr, cause: io::Error },
 }
 
-/// Who asks, as the connection tells.
+/// The caller, as the connection identifies it.
 #[derive(Clone, Debug)]
 pub struct Caller {
     address: SocketAddr,
@@ -105,7 +106,7 @@ pub enum Crowd {
     OfAll,
 }
 
-/// What somebody is, by what they asked for.
+/// The standing of a caller, by what it asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
     Newcomer,

@@ -1,4 +1,5 @@
-//! What is hidden from whoever has not logged in: values of links, and whatever actors and providers say.
+//! Hides texts from callers that have not logged in: values of links, and whatever actors and
+//! providers say.
 //!
 //! Names, states and numbers are shown to everybody who may read. Where a sentence of ours quotes foreign words, only these
 //! are hidden. A list is masked before it is searched, or its answers would tell what is behind the masks.

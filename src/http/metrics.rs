@@ -1,6 +1,7 @@
 //! `GET /metrics`: this host's numbers in OpenMetrics. Each host is read by itself; nothing here asks another one.
 //!
-//! Counters only grow while the host runs. What names come from the wire has bounds, see [`crate::meter`].
+//! Counters only grow while the host runs. The names that come from the wire have bounds, see
+//! [`crate::meter`].
 
 use std::{
     fmt,

@@ -61,7 +61,7 @@ use door::{Door, Reading};
 use model::Model;
 use operations::Operations;
 
-/// What the dashboard works with.
+/// The parts of the host that the dashboard works with.
 pub struct Parts {
     pub host: HostState,
     /// The lattice, as a client sees it.

@@ -200,7 +200,7 @@ impl Operations {
     }
 }
 
-/// What is known of an operation when it begins.
+/// The facts known of an operation when it begins.
 #[derive(Clone, Debug, Default)]
 pub struct Begun<'a> {
     pub kind: &'static str,
@@ -235,7 +235,7 @@ impl Work {
         });
     }
 
-    /// What a host tells of the way.
+    /// Notes a step that a host reports.
     pub fn step(&self, step: &Step) {
         self.at(&step.stage, String::new(), step.bytes, step.of);
     }

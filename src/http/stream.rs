@@ -31,7 +31,7 @@ const STREAMS_MAX: usize = 256;
 /// Proxies close what is silent for longer.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// What changes, as server-sent events: hello, change, overview, event, operation, tick
+/// Streams changes, as server-sent events: hello, change, overview, event, operation, tick
 #[utoipa::path(get, path = "/api/v1/stream", tag = "lattice",
     responses((status = 200, content_type = "text/event-stream", description = "events without end")))]
 pub async fn stream(
@@ -50,7 +50,7 @@ pub async fn stream(
     Sse::new(events(dashboard, view, reader)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
 }
 
-/// Whoever reads a stream.
+/// A client that reads a stream.
 struct Reader {
     access: Access,
     caller: IpAddr,
@@ -58,7 +58,8 @@ struct Reader {
 }
 
 impl Reader {
-    /// Whether they may still read what they could at the beginning: a session may be over meanwhile.
+    /// Tells whether it may still read what it could at the beginning: a session may be over
+    /// meanwhile.
     fn is_still_in(&self, dashboard: &Dashboard) -> bool {
         self.access == Access::Reader || dashboard.door().access(self.caller, &self.headers) == Ok(self.access)
     }
@@ -88,7 +89,7 @@ fn events(dashboard: Dashboard, view: View, reader: Reader) -> impl Stream<Item 
     })
 }
 
-/// Who this is; the page begins anew with it.
+/// Tells which host this is; the page begins anew with it.
 fn hello(dashboard: &Dashboard, access: Access) -> Event {
     let facts = dashboard.parts().host.facts();
     let hello = json!({

@@ -1,4 +1,4 @@
-//! What an actor's token says about the actor.
+//! The claims of an actor, as its token has them.
 //!
 //! The token inside a module is signed by an account (`A…`), named as issuer, and speaks about a module (`M…`), named
 //! as subject. Both prefixes and the signature are checked here; whether the token belongs to the code it was found

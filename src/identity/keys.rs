@@ -18,7 +18,7 @@ const PUBLIC_BYTES: usize = 35;
 const SEED_BYTES: usize = 36;
 const SEED_MARK: u8 = 0x90;
 
-/// What a key belongs to; shown by the first letter of its public text.
+/// The kind of a key; shown by the first letter of its public text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// `A`, signs actors and providers

@@ -1,4 +1,4 @@
-//! Who is who on a lattice, and how they prove it.
+//! The identities on a lattice, and how they are proved.
 //!
 //! The modules build on each other in this order:
 //!
@@ -6,7 +6,7 @@
 //! - [`digest`]: SHA-256, as text in the upper-case hex all tokens use.
 //! - [`signature`]: Ed25519; nothing else knows which library does it.
 //! - [`token`]: the compact JWT that wascap invented (header alg `Ed25519`), for any kind of claims.
-//! - [`claims`]: what an actor's token says; [`provider`]: what a capability provider's says.
+//! - [`claims`]: the claims of an actor; [`provider`]: those of a capability provider.
 //! - [`validity`]: when tokens count, and how that is told.
 //! - [`module`]: takes a `.wasm` file and says whose it is, or why it must not run.
 //! - [`operator`]: logins of NATS servers.

@@ -25,7 +25,7 @@ use super::{
 
 const SECTION_OLD: &str = "jwt";
 const SECTION_NEW: &str = "wasmcloud_jwt";
-/// What every WebAssembly binary begins with.
+/// The first bytes of every WebAssembly binary.
 const MAGIC: &[u8] = b"\0asm";
 const CORE_HEADER: [u8; 8] = *b"\0asm\x01\0\0\0";
 const COMPONENT_HEADER: [u8; 8] = *b"\0asm\x0d\0\x01\0";
@@ -41,7 +41,7 @@ pub fn is_wasm(content: &[u8]) -> bool {
     content.starts_with(MAGIC)
 }
 
-/// What a module must comply with beyond carrying a valid token.
+/// The conditions for a module besides a valid token.
 #[derive(Debug, Clone, Default)]
 pub struct VerifyOptions {
     /// Accounts (`A…`) whose signature counts; empty means any.
@@ -60,7 +60,7 @@ pub enum ModuleKind {
     Component,
 }
 
-/// What is known about a module after the check.
+/// The facts about a module after the check.
 #[derive(Debug, Clone)]
 pub struct VerifiedModule {
     pub claims: ActorClaims,

@@ -35,7 +35,7 @@ impl Keys {
     }
 }
 
-/// What a server and its one user need.
+/// The configuration and the credentials for a server and its one user.
 pub struct Operator {
     /// The part of a server's configuration that trusts the operator and knows the account.
     pub server_config: String,

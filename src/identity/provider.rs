@@ -1,4 +1,4 @@
-//! What a capability provider's token says about the provider.
+//! The claims of a capability provider, as its token has them.
 //!
 //! The token lies beside the executables of a provider archive (protocol, sections 7.3 and 8.1). It is signed by an
 //! account (`A…`), speaks about a provider (`V…`), and holds a hash of each executable, so the archive needs no other
@@ -28,7 +28,7 @@ pub struct ProviderClaims {
     pub vendor: String,
     pub revision: Option<i32>,
     pub version: Option<String>,
-    /// What actors are linked for, `capid` in the token. Never empty.
+    /// The contract it fulfils, `capid` in the token. Never empty.
     pub contract_id: String,
     /// SHA-256 of each executable as hex, by target (`x86_64-linux`).
     pub target_hashes: BTreeMap<String, String>,

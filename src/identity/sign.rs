@@ -1,9 +1,10 @@
 //! Signs: puts an actor's token into a module, and makes the tokens of providers, accounts and operators.
 //!
-//! What is written here is what signing tools wrote from 2023 on (`wascap_revision` 3), member by member in their order. A
-//! signed module is the canonical form of the file (see [`module`](super::module)) with the token behind it. Since nothing
-//! else is left in it, the hash in the token is that of the file without its last section, too: readers of all years
-//! agree with it. The names of the members:
+//! The tokens are those that signing tools wrote from 2023 on (`wascap_revision` 3), member by
+//! member in their order. A signed module is the canonical form of the file (see
+//! [`module`](super::module)) with the token behind it. Since nothing else is left in it, the hash
+//! in the token is that of the file without its last section, too: readers of all years agree with
+//! it. The names of the members:
 //!
 //! | token | issuer | subject | members of `wascap` |
 //! |---|---|---|---|
@@ -30,7 +31,8 @@ use super::{
     validity::now,
 };
 
-/// What the tools of 2023 and later write into tokens; readers compare hashes from this one on.
+/// The revision that the tools of 2023 and later write into tokens; readers compare hashes from
+/// this one on.
 const WASCAP_REVISION: u32 = 3;
 const SECONDS_PER_DAY: u64 = 86_400;
 /// Length of the ids that all tools give their tokens.
@@ -38,7 +40,7 @@ const ID_CHARS: usize = 22;
 /// Length of a public key's text.
 const KEY_CHARS: usize = 56;
 
-/// What an actor's token is to say.
+/// The claims to sign for an actor.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ActorToken {
     /// For people.
@@ -53,11 +55,11 @@ pub struct ActorToken {
     pub call_alias: Option<String>,
 }
 
-/// What a provider's token is to say.
+/// The claims to sign for a provider.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProviderToken {
     pub name: String,
-    /// What it fulfils.
+    /// The contract it fulfils.
     pub contract_id: String,
     pub vendor: String,
     pub revision: Option<i32>,
@@ -68,7 +70,7 @@ pub struct ProviderToken {
     pub config_schema: Option<String>,
 }
 
-/// What the token of an account or of an operator is to say.
+/// The claims to sign for an account or an operator.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OrganisationToken {
     pub name: String,
@@ -292,8 +294,8 @@ fn encode<W: Serialize>(claims: &Claims<'_, W>, issuer: &SigningKey) -> Result<S
     token::encode(claims, issuer).map_err(SignError::Claims)
 }
 
-/// Says why a text is no call alias. What other actors call must not be taken for a public key, and hosts of all years
-/// only take these characters.
+/// Returns an error if a text is no call alias. An alias must not be taken for a public key, and
+/// hosts of all years only accept these characters.
 fn check_alias(alias: &str) -> Result<(), &'static str> {
     if alias.is_empty() {
         return Err("it is empty");

@@ -1,9 +1,10 @@
 //! The compact JWT of wascap: `header.claims.signature`, each base64url without padding.
 //!
-//! The header is always `{"typ":"jwt","alg":"Ed25519"}`, an algorithm name that JWT libraries do not know, and the
-//! signature is Ed25519 over the ASCII text `header.claims`. Who may have signed is the caller's question, because
-//! the key is named inside: actors bring their issuer along, invocations must come from a listed one. So reading goes
-//! [`Compact::parse`] → [`Compact::claims`] → pick the key → [`Compact::verify`] → [`Claims::check_time`].
+//! The header is always `{"typ":"jwt","alg":"Ed25519"}`, an algorithm name that JWT libraries do
+//! not know, and the signature is Ed25519 over the ASCII text `header.claims`. The caller decides
+//! which signers it accepts, because the key is named inside: actors bring their issuer along,
+//! invocations must come from a listed one. So reading goes [`Compact::parse`] →
+//! [`Compact::claims`] → pick the key → [`Compact::verify`] → [`Claims::check_time`].
 //!
 //! This is on the path of every remote call: the usual header is compared as text, and claims borrow from the decoded
 //! JSON where they can.

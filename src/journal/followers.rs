@@ -34,7 +34,8 @@ pub const READERS_MAX: usize = 64;
 const PART_LINES_MAX: usize = 500;
 /// Text of one message, unless the server takes less: far below what servers take, also when every byte is escaped.
 const PART_BYTES_MAX: usize = 64 << 10;
-/// What of the server's limit the text of a message may be: JSON makes up to six bytes of one.
+/// The text of a message may be the server's limit divided by this: JSON makes up to six bytes of
+/// one.
 const PART_OF_PAYLOAD: usize = 8;
 /// Lines that come shortly after each other go together.
 const GATHER: Duration = Duration::from_millis(25);

@@ -1,9 +1,10 @@
-//! The last lines of what actors and providers of this host say, kept for those who ask.
+//! The last log lines of actors and providers of this host, kept for clients that ask.
 //!
-//! Whoever speaks has a [`Writer`]: actors through their sink, providers through their output, and the host where it has a word
-//! to say about one of them. Lines come here whatever the host's own log level is. Secrets are masked and floods cut off before;
-//! here only memory is bounded: [`LINES_MAX`] and [`BYTES_MAX`] for each entity, [`ENTITIES_MAX`], and [`TOTAL_BYTES_MAX`] for
-//! all. What is oldest goes first.
+//! Every source of lines has a [`Writer`]: actors through their sink, providers through their
+//! output, and the host for lines about one of them. Lines come here whatever the host's own log
+//! level is. Secrets are masked and floods cut off before; here only memory is bounded:
+//! [`LINES_MAX`] and [`BYTES_MAX`] for each entity, [`ENTITIES_MAX`], and [`TOTAL_BYTES_MAX`] for
+//! all. The oldest lines go first.
 //!
 //! The lines of an entity are numbered without gaps. A reader asks for what comes after the last number it has seen; if that is
 //! no longer here, it is told how many lines it missed. So a slow reader costs nothing, and nothing waits for it.
@@ -35,7 +36,7 @@ pub const BYTES_MAX: usize = 128 << 10;
 pub const ENTITIES_MAX: usize = 1024;
 /// Bytes kept of all entities.
 pub const TOTAL_BYTES_MAX: usize = 16 << 20;
-/// What a line takes beside its text.
+/// The bytes that a line takes beside its text.
 const LINE_COST: usize = 64;
 
 /// How important a line is.

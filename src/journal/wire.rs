@@ -20,7 +20,7 @@ pub const LEASE: Duration = Duration::from_secs(15);
 /// How often to renew: one renewal may be lost.
 pub const RENEW: Duration = Duration::from_secs(5);
 
-/// What is asked for.
+/// The body of a request.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Ask {
     /// Public key of an actor or a provider.
@@ -85,7 +85,7 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// What a part is.
+/// The kind of a part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mark {
@@ -120,7 +120,7 @@ mod tests {
         let text = serde_json::to_string(&part).unwrap();
         assert!(text.contains(r#""mark":"live""#) && text.contains(r#""level":"info""#), "{text}");
         assert_eq!(serde_json::from_str::<Part>(&text).unwrap(), part);
-        // What a host says that does not know the question.
+        // The answer of a host that does not know the request.
         let refused: Part = serde_json::from_str(r#"{"accepted":false,"error":"no"}"#).unwrap();
         assert_eq!((refused.mark, &*refused.error), (Mark::Over, "no"));
     }

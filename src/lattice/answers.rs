@@ -1,8 +1,9 @@
 //! The one way in which a host answers: every message to the reply subject of a question goes through [`Answers::send`].
 //!
-//! Whoever asks names the subject of the answer, and the host publishes there with its own NATS permissions. So a user who
-//! may only ask could have commands sent in the host's name: a reply subject `wasmbus.ctl.default.cmd.{host}.stop` makes
-//! the answer to a ping a stop. An answer therefore goes only where nobody is commanded by the subject:
+//! A client names the subject of the answer, and the host publishes there with its own NATS
+//! permissions. So a user who may only ask could have commands sent in the host's name: a reply
+//! subject `wasmbus.ctl.default.cmd.{host}.stop` makes the answer to a ping a stop. An answer
+//! therefore goes only where nobody is commanded by the subject:
 //!
 //! * below `_INBOX.` or a root that begins with `_INBOX_`: the inboxes of all client libraries, and the form that is usual
 //!   for users with private ones;
@@ -12,9 +13,10 @@
 //! * `_GR_.{cluster}.{server}.` before one of these: the same between clusters with gateways, seen behind leaf nodes;
 //! * below a prefix of the setting `inbox_prefixes`.
 //!
-//! Never answered are reserved subjects ([`super::reserved`]), also where a prefix of the settings would allow one, and what
-//! is no subject to publish on: blanks, wildcards, empty tokens. What was asked for is done all the same, as if no answer
-//! was wanted. Refused answers are counted and logged, at most once in [`LOG_PAUSE`].
+//! Never answered are reserved subjects ([`super::reserved`]), also where a prefix of the settings
+//! would allow one, and texts that are no subject to publish on: blanks, wildcards, empty tokens.
+//! The request is carried out all the same, as if no answer was wanted. Refused answers are counted
+//! and logged, at most once in [`LOG_PAUSE`].
 
 use std::{
     sync::{

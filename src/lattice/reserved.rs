@@ -23,7 +23,7 @@ const GATEWAY_HASH_CHARS: usize = 6;
 pub struct Reserved(Arc<[String]>);
 
 impl Reserved {
-    /// What every host reserves, and these subjects of its settings with all below them.
+    /// Reserves the subjects of every host, and these subjects of its settings with all below them.
     pub fn new(topics: impl IntoIterator<Item = String>) -> Self {
         Self(topics.into_iter().collect())
     }

@@ -49,11 +49,11 @@ pub enum Control {
 pub enum Probe {
     /// The calls it served, counted.
     Calls,
-    /// What an actor or a provider logs.
+    /// The log of an actor or a provider.
     Logs,
     /// How it would decide a call.
     Explain,
-    /// What it knows of its own state.
+    /// Its own state.
     Health,
     /// Link definitions in pages.
     Links,
@@ -115,7 +115,7 @@ impl Command {
     }
 }
 
-/// What the subject of a call says.
+/// The parts of the subject of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallSubject<'a> {
     /// Public key of an actor or a provider.
@@ -126,8 +126,9 @@ pub struct CallSubject<'a> {
     pub host: Option<&'a str>,
 }
 
-/// Whether a text is one plain token: 1 to 255 letters, digits, `-`, `_`, `=` and `/`. Whatever comes from outside is
-/// asked this, or parsed, before it becomes a part of a subject or a key.
+/// Tells whether a text is one plain token: 1 to 255 letters, digits, `-`, `_`, `=` and `/`. Every
+/// text from outside is checked with this, or parsed, before it becomes a part of a subject or a
+/// key.
 pub fn is_token(text: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_=/".contains(&byte);
     (1..=TOKEN_CHARS_MAX).contains(&text.len()) && text.bytes().all(is_plain)
@@ -152,13 +153,14 @@ impl Subjects {
         &self.lattice
     }
 
-    /// What every control subject begins with: `{ctl_topic_prefix}.{lattice}`.
+    /// Returns the prefix of every control subject: `{ctl_topic_prefix}.{lattice}`.
     pub fn control_root(&self) -> &str {
         &self.control_root
     }
 
-    /// What a host subscribes to on the control connection (lattice protocol, section 2.2). The queue group names are
-    /// those of the 2024 hosts, so that in a lattice with both one of them answers.
+    /// Returns the subscriptions of a host on the control connection (lattice protocol, section
+    /// 2.2). The queue group names are those of the 2024 hosts, so that in a lattice with both one
+    /// of them answers.
     pub fn control_subscriptions(&self, host: &HostId) -> Vec<ControlSubscription> {
         let root = &self.control_root;
         let plain = |tail: String| ControlSubscription { subject: format!("{root}.{tail}"), queue: None };
@@ -210,7 +212,8 @@ impl Subjects {
     pub fn parse_control(&self, subject: &str) -> Option<Control> {
         let tail = subject.strip_prefix(&self.control_root)?.strip_prefix('.')?;
         let tokens: Vec<&str> = tail.split('.').collect();
-        // What is published to may have wildcards in it, and they would go on into keys and other subjects.
+        // A published subject may contain wildcards, and they would get into keys and other
+        // subjects.
         if !tokens.iter().all(|token| is_token(token)) {
             return None;
         }
@@ -315,7 +318,7 @@ impl Subjects {
         format!("wasmbus.rpc.{}.>", self.lattice)
     }
 
-    /// Whom a call on this subject is for; `None` for what is no call.
+    /// Reads the target of a call from its subject; `None` for a subject that is no call.
     pub fn parse_call<'a>(&self, subject: &'a str) -> Option<CallSubject<'a>> {
         let tail = subject.strip_prefix("wasmbus.rpc.")?.strip_prefix(self.lattice.as_str())?.strip_prefix('.')?;
         let tokens: Vec<&str> = tail.split('.').collect();

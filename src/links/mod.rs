@@ -1,9 +1,10 @@
-//! What the lattice knows: which actor is linked to which provider, who is who, and which image led to whom.
+//! The metadata of the lattice: which actor is linked to which provider, who is who, and which
+//! image reference led to which actor or provider.
 //!
 //! * [`table`] is the pure form: a snapshot with its lookups, and the JSON forms of its entries.
 //! * [`live`] keeps the snapshot equal to the metadata bucket and tells what changed.
-//! * [`contest`] words how the claims of two actors to one call alias meet.
-//! * [`unwritten`] has what this host announced and the bucket could not take yet.
+//! * [`contest`] describes how the claims of two actors to one call alias meet.
+//! * [`unwritten`] has the entries that this host announced and the bucket could not take yet.
 
 pub mod contest;
 pub mod live;

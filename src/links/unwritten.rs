@@ -1,4 +1,5 @@
-//! What this host announced and the bucket does not have yet: claims and image references of what it started.
+//! Entries that this host announced and the bucket does not have yet: claims and image references
+//! of the actors and providers it started.
 //!
 //! Such an entry counts on this host at once, so that actors can be called by their aliases while the bucket is away. It
 //! is laid over what the bucket says until it is written there, or until somebody else's entry takes its place: anything
@@ -30,11 +31,11 @@ pub(super) struct Unwritten(BTreeMap<String, Waiting>);
 struct Waiting {
     value: Bytes,
     content: Content,
-    /// What this entry replaces; anything else is other hosts'.
+    /// The contents that this entry replaces; any other content comes from other hosts.
     replaces: Vec<Content>,
     /// The revision of the bucket's entry as it was seen last, 0 if it has none.
     revision: u64,
-    /// Counts what was heard of the key.
+    /// Counts the news of the key.
     news: u64,
     /// Set after a write that did not work.
     waits_until: Option<Instant>,
@@ -76,7 +77,8 @@ impl Unwritten {
         Entry { key, value, revision }
     }
 
-    /// What the table is to have when the bucket says this: the bucket's entry, or this host's.
+    /// Returns the entry the table is to have when the bucket has `theirs`: `theirs`, or this
+    /// host's.
     pub fn laid_over(&mut self, theirs: Entry) -> Entry {
         let Some(ours) = self.0.get_mut(&theirs.key) else { return theirs };
         let content = Content::of(&theirs.key, &theirs.value);
@@ -88,7 +90,8 @@ impl Unwritten {
         Entry { value: ours.value.clone(), ..theirs }
     }
 
-    /// What is left of an entry that the bucket does not have (any more).
+    /// Returns this host's entry, if there is one, for a key that the bucket does not have (any
+    /// more).
     pub fn without(&mut self, key: &str) -> Option<Entry> {
         let ours = self.0.get_mut(key)?;
         ours.hear(0);
@@ -100,7 +103,8 @@ impl Unwritten {
         self.0.keys().cloned().collect()
     }
 
-    /// Notes that a write did not work. What was heard since it began may be reason enough to try again at once.
+    /// Notes that a write did not work. News that came since it began may be reason enough to try
+    /// again at once.
     pub fn failed(&mut self, attempt: &Attempt) {
         if let Some(ours) = self.0.get_mut(&attempt.key)
             && ours.news == attempt.news
@@ -154,7 +158,7 @@ impl Waiting {
     }
 }
 
-/// The revision inside claims; what cannot be read is older than everything.
+/// Returns the revision inside claims; one that cannot be read is older than all others.
 fn revision(claims: &Claims) -> Option<u64> {
     claims.revision.parse().ok()
 }
@@ -200,7 +204,7 @@ mod tests {
         let mut unwritten = Unwritten::default();
         let ours = unwritten.add(keys::claims("MX"), claims(3, "ours"), &known(claims(2, "old"), 7));
         assert_eq!(ours.revision, 7);
-        // What it replaces, and older claims that came meanwhile.
+        // The content it replaces, and older claims that came meanwhile.
         for revision in [7, 9] {
             let shown = unwritten.laid_over(theirs(claims(2, "old"), revision));
             assert_eq!(shown, theirs(claims(3, "ours"), revision));
@@ -220,7 +224,7 @@ mod tests {
             unwritten.add(key.clone(), claims(3, "ours"), &known(claims(2, "old"), 900));
             unwritten
         };
-        // What it replaces was brought back by somebody, under a lower revision.
+        // Somebody brought back the content it replaces, under a lower revision.
         let mut unwritten = announce();
         assert_eq!(unwritten.laid_over(theirs(claims(2, "old"), 5)).value, claims(3, "ours"));
         assert_eq!(unwritten.attempts(None)[0].expect, Expect::Revision(5));
@@ -228,7 +232,7 @@ mod tests {
         let mut unwritten = announce();
         assert_eq!(unwritten.laid_over(theirs(claims(3, "other"), 5)).value, claims(3, "other"));
         assert!(unwritten.attempts(None).is_empty());
-        // What nobody can read is written over; an earlier announcement of this host too.
+        // An entry that nobody can read is written over; an earlier announcement of this host too.
         let mut unwritten = announce();
         assert_eq!(unwritten.laid_over(theirs("x".into(), 6)).value, claims(3, "ours"));
         unwritten.add(key.clone(), claims(3, "again"), &Table::default());

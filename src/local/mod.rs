@@ -1,11 +1,13 @@
-//! Signing for this machine's user: who runs a host here may have it sign a call, without having the cluster seed at hand.
+//! Signing for this machine's user: a user who runs a host here may have it sign a call, without
+//! having the cluster seed at hand.
 //!
 //! A host listens on a Unix socket beside its presence lock, named after it and open to nobody else: mode 0600, and the system
 //! is asked whose process connects. A connection is one question: a line of JSON ([`Question`]), a line of JSON back
 //! ([`Reply`]). Nothing of this is reachable over a network, and the seed never leaves the host.
 //!
-//! Whoever may connect may also read the host's settings with the seed in them, so this gives no right that was not there; it
-//! saves looking for the file. A host signs for its own lattice only, and says so otherwise.
+//! A process that may connect may also read the host's settings with the seed in them, so this
+//! gives no right that was not there; it saves looking for the file. A host signs for its own
+//! lattice only, and says so otherwise.
 //!
 //! [`sign`] is the client: it asks the hosts of this user one after the other. [`server`] is the host's side.
 //! Where there are no Unix sockets there is neither, and [`sign`] says what to do instead.
@@ -43,7 +45,7 @@ pub struct Unsigned<'a> {
     pub issuers: &'a [String],
 }
 
-/// What makes a call a signed one: two members of its invocation.
+/// The signature of a call: two members of its invocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signed {
     pub encoded_claims: String,
@@ -63,7 +65,7 @@ pub enum SignError {
     #[error("no host of this machine signs for lattice {lattice}: {}", .causes.join("; "))]
     Refused {
         lattice: String,
-        /// What each host said, or what went wrong with it.
+        /// The answer of each host, or the problem with it.
         causes: Vec<String>,
     },
     #[error("hosts sign for the user of their machine over Unix sockets, which this system does not have")]

@@ -8,7 +8,7 @@ use std::{
 
 use crate::host::presence;
 
-/// What every system takes as the path of a socket, in bytes.
+/// The longest path of a socket that every system takes, in bytes.
 const PATH_BYTES_MAX: usize = 100;
 /// So much of a host's id is its socket's name: enough to tell hosts apart, and short, for the reason above.
 const NAME_CHARS: usize = 16;

@@ -61,7 +61,7 @@ impl Server {
         }
         let listener = UnixListener::bind(Reachable::new(&path)?.path)?;
         let server = Self { listener, path, host_id, lattice, signer };
-        // Who connects before this is seen by whose process it is.
+        // A foreign process that connects before this is recognised by its owner.
         fs::set_permissions(&server.path, fs::Permissions::from_mode(0o600))?;
         Ok(server)
     }

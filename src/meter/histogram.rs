@@ -1,8 +1,8 @@
 //! How long calls took, in buckets that grow with the time.
 //!
-//! Times up to eight [`UNIT_NS`] have a bucket each; above, every doubling has eight buckets of the same width. So a bucket is
-//! at most an eighth as wide as its times are long, and a percentile taken from its middle is at most 6 % off. What takes
-//! longer than [`LONGEST_NS`] counts as that.
+//! Times up to eight [`UNIT_NS`] have a bucket each; above, every doubling has eight buckets of the
+//! same width. So a bucket is at most an eighth as wide as its times are long, and a percentile
+//! taken from its middle is at most 6 % off. Times longer than [`LONGEST_NS`] count as that.
 //!
 //! [`Buckets`] are the atomics that calls are counted in, [`Histogram`] is what was read of them: plain, sparse, and made to be
 //! added up over hosts and subtracted between two looks.
@@ -41,7 +41,7 @@ impl Buckets {
         self.0[index(ns)].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What was counted so far.
+    /// Returns the counts so far.
     pub fn read(&self) -> Histogram {
         let counts = self.0.iter().map(|count| count.load(Ordering::Relaxed)).enumerate();
         Histogram(counts.filter(|(_, count)| *count > 0).map(|(index, count)| (upper_ns(index), count)).collect())
@@ -97,7 +97,7 @@ impl Histogram {
         }
     }
 
-    /// What came after an earlier look at the same buckets.
+    /// Returns the counts that came after an earlier look at the same buckets.
     pub fn since(&self, earlier: &Self) -> Self {
         let left = |upper: &u64, count: &u64| count.saturating_sub(earlier.0.get(upper).copied().unwrap_or(0));
         let later = self.0.iter().map(|(upper, count)| (*upper, left(upper, count)));

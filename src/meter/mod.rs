@@ -1,18 +1,21 @@
 //! Counts calls: what the actors and built-in providers of this process served, and what this host called elsewhere.
 //!
-//! A [`Meter`] is a handle that the router has. Whatever runs here holds its own [`Target`] and counts in it without looking it
-//! up ([`Meter::serve`]); targets elsewhere are looked up by each call ([`Meter::called`]). A call [begins](Target::begin), and
-//! what is returned then is told how it [ended](InWork::end); dropped without that, its caller went away.
+//! A [`Meter`] is a handle that the router has. Each target that runs here holds its own [`Target`]
+//! and counts in it without looking it up ([`Meter::serve`]); targets elsewhere are looked up by
+//! each call ([`Meter::called`]). A call [begins](Target::begin), and the value returned then
+//! records how it [ended](InWork::end); if that value is dropped without it, the caller went away.
 //!
-//! What a call costs is two looks at the clock and a handful of atomics, some tens of nanoseconds. Readers and callers share
-//! snapshots; a lock is only taken for an operation or a target that was never seen before.
+//! A call costs two looks at the clock and a handful of atomics, some tens of nanoseconds. Readers
+//! and callers share snapshots; a lock is only taken for an operation or a target that was never
+//! seen before.
 //!
-//! Numbers only grow, so who wants rates looks twice ([`Tally::since`]). What stopped keeps its numbers and goes on with them
-//! when it starts again; it is forgotten when nobody has called it for [`IDLE`] and its place is needed.
+//! Numbers only grow, so a reader that wants rates looks twice ([`Tally::since`]). A target that
+//! stopped keeps its numbers and goes on with them when it starts again; it is forgotten when
+//! nobody has called it for [`IDLE`] and its place is needed.
 //!
-//! Names of operations come from the wire, so there are bounds: [`NAME_BYTES_MAX`] for each, [`OPERATIONS_MAX`] for each target
-//! and [`COUNTED_MAX`] for all.
-//! What is beyond them is counted as [`OTHER`].
+//! Names of operations come from the wire, so there are bounds: [`NAME_BYTES_MAX`] for each,
+//! [`OPERATIONS_MAX`] for each target and [`COUNTED_MAX`] for all. Everything beyond them is
+//! counted as [`OTHER`].
 
 pub mod histogram;
 
@@ -44,7 +47,7 @@ pub const NAME_BYTES_MAX: usize = 128;
 pub const TARGETS_MAX: usize = 1024;
 /// A target that was not called for so long may be forgotten.
 pub const IDLE: Duration = Duration::from_secs(600);
-/// What is counted of those beyond the bounds, as one.
+/// The name under which all that is beyond the bounds is counted, as one.
 pub const OTHER: &str = "other";
 
 /// How a call came.
@@ -68,7 +71,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// What became of a call of `target`.
+    /// Returns the outcome of a call of `target`.
     pub fn of<T>(result: &Result<T, CallError>, target: &str) -> Self {
         let Err(error) = result else { return Self::Answered };
         match error {
@@ -103,7 +106,7 @@ struct Inner {
     common: Arc<Common>,
 }
 
-/// What all targets share.
+/// The state that all targets share.
 struct Common {
     began: Instant,
     /// Operations that are counted apart, of all targets.
@@ -385,7 +388,7 @@ impl Drop for InWork {
     }
 }
 
-/// What a meter has counted, as plain values.
+/// The counts of a meter, as plain values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// Calls of what runs in this process.
@@ -418,18 +421,18 @@ pub struct OperationCounts {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Tally {
-    /// That ended: carried out or refused.
+    /// Calls that ended: carried out or refused.
     pub calls: u64,
     pub failed: u64,
     pub timed_out: u64,
     pub refused: u64,
-    /// Whose caller went away before they had ended.
+    /// Calls whose caller went away before they had ended.
     pub abandoned: u64,
-    /// That have not ended yet.
+    /// Calls that have not ended yet.
     pub in_work: u64,
-    /// What those that were carried out took together.
+    /// The time that the calls carried out took together.
     pub sum_us: u64,
-    /// What each of them took.
+    /// The time that each of them took.
     pub took: Histogram,
 }
 
@@ -449,7 +452,7 @@ impl Tally {
         self.took.add(&other.took);
     }
 
-    /// What came after an earlier look. What is in work is that of now.
+    /// Returns the numbers that came after an earlier look. Those in work are those of now.
     pub fn since(&self, earlier: &Self) -> Self {
         Self {
             calls: self.calls.saturating_sub(earlier.calls),
@@ -532,7 +535,7 @@ mod tests {
         assert_eq!(called.len(), TARGETS_MAX + 1);
         let other = called.iter().find(|target| target.id == OTHER).unwrap();
         assert_eq!(other.operations[0].tally.calls, 10);
-        // What runs here always has a place of its own.
+        // A target that runs here always has a place of its own.
         let more: Vec<_> = (0..TARGETS_MAX + 10).map(|n| meter.serve(&format!("M{n}"), "")).collect();
         assert_eq!(meter.snapshot().served.len(), more.len() + 2);
     }

@@ -1,20 +1,26 @@
-//! What this host knows of the other hosts of its lattice: who is there, what runs where, and who has fallen silent.
+//! The other hosts of the lattice as this host knows them: which are there, what runs where, and
+//! which have fallen silent.
 //!
-//! Every host says once a second that it is there, and at once when what it runs has changed; so a host that vanished is
-//! noticed within three seconds, a call that waits for it much sooner (see [`router`](crate::router)). With that a caller
-//! picks the host of a call itself and asks it for the call later, which the queue group of a subject does not allow. The
-//! words go over the RPC connection below `wasmbus.rpc.{lattice}`, where hosts of 2022 to 2024 do not listen: they take part
-//! as before, through the queue groups, to which every call falls back that finds no peer.
+//! Every host says once a second that it is there, and at once when what it runs has changed; so a
+//! host that vanished is noticed within three seconds, a call that waits for it much sooner (see
+//! [`router`](crate::router)). With that a caller picks the host of a call itself and asks it for
+//! the call later, which the queue group of a subject does not allow. The messages go over the RPC
+//! connection below `wasmbus.rpc.{lattice}`, where hosts of 2022 to 2024 do not listen: they take
+//! part as before, through the queue groups, to which every call falls back that finds no peer.
 //!
-//! * [`wire`] is the words and their form; [`table`] is what is known, and who is chosen for a call;
+//! * [`wire`] has the messages and their form; [`table`] has the known hosts, and chooses one for a
+//!   call;
 //! * [`service`] speaks and listens, and keeps the table.
 //!
-//! Nothing here is a proof of anything: words and answers are not signed, as in all years. Whoever may publish on these
-//! subjects can say that a host left, or that another one runs an actor; then calls with their payloads go astray, and since
-//! answers are not signed either, a forged one is accepted. The callee is safe from that: every host checks the signature of
-//! a call, whatever way it came. What somebody else said of a host holds until its own next word, or its answer to a question.
+//! Nothing here is a proof of anything: messages and answers are not signed, as in all years.
+//! Anyone who may publish on these subjects can say that a host left, or that another one runs an
+//! actor; then calls with their payloads go astray, and since answers are not signed either, a
+//! forged one is accepted. The callee is safe from that: every host checks the signature of a call,
+//! by whichever way it came. A statement of somebody else about a host holds until that host's own
+//! next message, or its answer to a question.
 //!
-//! A word under the own key that this host has not said means that another process has the key as well: see [`Peers::twins`].
+//! A message under the own key that this host has not sent means that another process has the key
+//! as well: see [`Peers::twins`].
 
 pub mod service;
 pub mod table;
@@ -50,7 +56,7 @@ pub struct Peers(Arc<Inner>);
 
 struct Inner {
     table: Table,
-    /// What this host offers changed.
+    /// Notified when the offers of this host change.
     changed: Notify,
     /// The number of the last own roster that every peer has heard.
     heard: watch::Sender<u64>,

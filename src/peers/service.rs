@@ -253,7 +253,7 @@ impl Service {
             let silent_ms = peer.silence().as_millis() as u64;
             warn!(host_id = %peer.id, silent_ms, "a host is silent; calls go to others until it is heard again");
         }
-        // Who is lost or has left is waited for no longer.
+        // A host that is lost or has left is waited for no longer.
         self.settle();
     }
 

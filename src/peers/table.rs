@@ -1,5 +1,5 @@
-//! Who is there and what they take: read by every call without a lock. The list of peers and their offers are the service's to
-//! write; calls note what they meet.
+//! The hosts that are there and the calls they take: read by every call without a lock. Only the
+//! service writes the list of peers and their offers; calls note what they meet.
 //!
 //! A peer's state is in atomics of its own and its offers in a snapshot, so that a call costs a walk over the peers. The list
 //! of peers changes when one comes or goes.
@@ -140,8 +140,8 @@ impl Peer {
         self.learnt_ms.store(self.age_ms(), Ordering::Relaxed);
     }
 
-    /// What one more call there would cost: the time of those before it. What was learnt long ago counts less, so that a
-    /// host that was slow once is tried again.
+    /// Returns the cost of one more call there: the time of those before it. A time learnt long ago
+    /// counts less, so that a host that was slow once is tried again.
     fn cost(&self) -> u64 {
         let idle_s = self.age_ms().saturating_sub(self.learnt_ms.load(Ordering::Relaxed)) / 1000;
         let latency = self.latency_us.load(Ordering::Relaxed) / (1 + idle_s);
@@ -200,7 +200,7 @@ impl Drop for Taken {
     }
 }
 
-/// What becomes of a word that was heard.
+/// The effect of a message that was heard.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Heard {
     /// Nothing to do.
@@ -223,7 +223,7 @@ pub enum Heard {
 pub struct Table {
     own: Arc<Peer>,
     peers: ArcSwap<Vec<Arc<Peer>>>,
-    /// What this host offers, and the number of its roster.
+    /// The offers of this host, and the number of its roster.
     offered: Mutex<Offered>,
     /// Where the next choice begins, so that equals take turns.
     turn: AtomicUsize,

@@ -1,9 +1,10 @@
-//! What hosts say to each other about themselves, as JSON, so that `nats sub` shows it.
+//! The messages of hosts about themselves, as JSON, so that `nats sub` shows them.
 //!
-//! On `wasmbus.rpc.{lattice}.hosts` a host says its [`Word`] to all: every second without what it offers, with it when that
-//! changed. With a reply subject the word asks to be confirmed: each peer answers with its own word once it has heeded it; a
-//! first one (`hello`) is answered with what the peer offers. On `wasmbus.rpc.{lattice}.{host}` a host answers the question
-//! [`ROSTER`] with everything it offers, and any other with a word without.
+//! On `wasmbus.rpc.{lattice}.hosts` a host sends its [`Word`] to all: every second without its
+//! offers, with them when they changed. With a reply subject it asks for confirmation: each peer
+//! answers with its own [`Word`] once it has applied this one; a first one (`hello`) is answered
+//! with what the peer offers. On `wasmbus.rpc.{lattice}.{host}` a host answers the question
+//! [`ROSTER`] with everything it offers, and any other with a [`Word`] without offers.
 //!
 //! On the subject of a target below which a host adds its own key (`….{target}.{host}`) it takes calls like those of the queue
 //! group; there, a message with the header [`ASK`] asks whether an invocation is in work.
@@ -24,7 +25,7 @@ pub const UNKNOWN: &[u8] = b"unknown";
 /// Targets a host names. More would not fit into a message; those beyond are reached through their queue groups.
 pub const TARGETS_MAX: usize = 8192;
 
-/// What a host says about itself.
+/// A message of a host about itself.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Word {
     #[serde(default, deserialize_with = "nullable")]
@@ -45,7 +46,8 @@ pub struct Word {
     pub goodbye: bool,
 }
 
-/// What runs on a host: actors by key, providers by key and link name with a dot between.
+/// The actors and providers that run on a host: actors by key, providers by key and link name with
+/// a dot between.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Offers {
     /// Takes calls on a subject of its own.
@@ -57,8 +59,8 @@ pub struct Offers {
 }
 
 impl Word {
-    /// The message of a word. What a server with this `max_payload` does not take of its offers is left out: calls reach
-    /// those targets through their queue groups.
+    /// Encodes the message. Offers that a server with this `max_payload` does not take are left
+    /// out: calls reach those targets through their queue groups.
     pub fn encode(&self, max_payload: usize) -> Bytes {
         // A structure of texts and numbers.
         let encoded = serde_json::to_vec(self).expect("a word is always encodable");

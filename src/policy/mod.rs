@@ -51,7 +51,7 @@ pub const UNVERIFIED: &str = "unverified";
 /// How long the claims of a start request are valid, in seconds.
 const REQUEST_VALID_SECS: u64 = 60;
 
-/// What is asked for.
+/// The action to decide on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
@@ -60,7 +60,7 @@ pub enum Action {
     PerformInvocation,
 }
 
-/// Who asks, or who is asked for.
+/// The source or the target of an action.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Party {
     pub public_key: String,
@@ -84,12 +84,12 @@ pub struct Verified {
 }
 
 impl Verified {
-    /// What an actor was started with.
+    /// Returns the claims that an actor was started with.
     pub fn of_actor(claims: &ActorClaims) -> Self {
         Self { issuer: claims.issuer.clone(), capabilities: claims.caps.clone(), expires: claims.expires }
     }
 
-    /// What a provider was started with.
+    /// Returns the claims that a provider was started with.
     pub fn of_provider(claims: &ProviderClaims) -> Self {
         Self { issuer: claims.issuer.clone(), capabilities: Vec::new(), expires: claims.expires }
     }
@@ -124,7 +124,7 @@ impl Party {
     }
 }
 
-/// What the service decided.
+/// The decision of the service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
     pub request_id: String,

@@ -136,7 +136,7 @@ impl Archive {
     }
 }
 
-/// What was found, unchecked.
+/// The unchecked contents of an archive.
 #[derive(Default)]
 struct Contents {
     claims: Option<Vec<u8>>,
@@ -184,7 +184,8 @@ impl Contents {
                 }
             } else if let Some(found) = name.strip_suffix(EXECUTABLE_EXTENSION).and_then(|stem| stem.strip_suffix('.'))
             {
-                // Whoever takes the first and whoever takes the last must not run different programs.
+                // A host that takes the first one and a host that takes the last must not run
+                // different programs.
                 if !contents.targets.insert(found.to_owned()) {
                     return Err(ArchiveError::Duplicate(format!("executable for {found}")));
                 }

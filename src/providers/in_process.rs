@@ -1,10 +1,12 @@
 //! A built-in provider that runs: its links kept equal to the lattice's link definitions, its calls answered, on its
 //! subject and within the process.
 //!
-//! One loop ([`Links::follow`]) owns the links. Whenever the link table changes it compares what it should serve with what
-//! it serves, and starts an attempt for each difference, at most one per actor at a time; so nothing is lost however fast
-//! changes come, and a link that takes long holds nobody up. New values are taken on before the old link ends. What fails
-//! because something is in the way is tried again, what fails for its values waits for others; the old link stays meanwhile.
+//! One loop ([`Links::follow`]) owns the links. Whenever the link table changes it compares what it
+//! should serve with what it serves, and starts an attempt for each difference, at most one per
+//! actor at a time; so nothing is lost however fast changes come, and a link that takes long holds
+//! nobody up. New values are taken on before the old link ends. A link that fails because something
+//! is in the way is tried again, one that fails for its values waits for other values; the old link
+//! stays meanwhile.
 //!
 //! A call that arrives before its link is up waits for it, until its own deadline. So an actor's link can move here from
 //! another provider while the actor is in use.
@@ -200,7 +202,7 @@ pub struct Launched {
     answers: Answers,
 }
 
-/// What a built-in provider is launched with.
+/// Everything a built-in provider is launched with.
 pub struct Equipment {
     pub context: Context,
     pub links: Live,
@@ -233,7 +235,8 @@ pub async fn launch(spec: &'static Spec, equipment: Equipment) -> Result<Launche
     tasks.spawn(follower.follow(ending));
     // An error means that the follower is gone, which the driver will notice.
     let _ = all_looked_at.await;
-    // Only now: whoever is in the queue group gets its share of the lattice's calls, whether it answers or not.
+    // Only now: every member of the queue group gets its share of the lattice's calls, whether it
+    // answers or not.
     let subject = subjects.provider(&context.provider_id, &context.link_name);
     let subscribe = async {
         let health = context.nats.subscribe(subjects.provider_health(&context.provider_id, &context.link_name)).await;
@@ -282,7 +285,7 @@ impl Launched {
         };
         let finish = async {
             if spec.brings_work {
-                // What comes from outside ends first, while those who answer it can still call back.
+                // Work from outside ends first, while those who answer it can still call back.
                 end.send_replace(Some(deadline));
                 while follower.join_next().await.is_some() {}
             }
@@ -315,11 +318,11 @@ fn healthy(standings: &Standings) -> Bytes {
 /// An actor, and what became of taking its link on.
 type Attempt = (Arc<str>, Result<Arc<dyn Link>, LinkError>);
 
-/// What is known about one actor's link.
+/// The state of one actor's link.
 struct Slot {
-    /// What the lattice says now; `None` when the link is gone.
+    /// The link definition in the lattice now; `None` when the link is gone.
     wanted: Option<Arc<LinkDefinition>>,
-    /// What an attempt was last made for.
+    /// The link definition of the last attempt.
     tried: Option<Arc<LinkDefinition>>,
     link: Option<Arc<dyn Link>>,
     refused: Option<LinkError>,
@@ -506,8 +509,8 @@ impl Links {
                         self.live.refuse(Arc::clone(link), error.to_string());
                     }
                 }
-                // What stands in the way may go, and who put values that cannot be meant puts others: until then the old link
-                // is better than none.
+                // An obstacle may go away, and values that make no sense are replaced by others:
+                // until then the old link is better than none.
                 slot.refused = Some(error);
                 None
             }

@@ -1,9 +1,9 @@
-//! Who logs in where.
+//! Logins for registries, and the places they come from.
 //!
-//! [`Registries`] holds the credentials that were handed to all hosts of the lattice (lattice protocol, sections 3.15
-//! and 8.1); the control interface and the configuration service fill it. [`Logins`] is asked by a pull and knows all
-//! places credentials come from, in their order: the flags of a command, the lattice, the settings of this host, what
-//! `docker login` keeps.
+//! [`Registries`] holds the credentials that were handed to all hosts of the lattice (lattice
+//! protocol, sections 3.15 and 8.1); the control interface and the configuration service fill it.
+//! [`Logins`] is asked by a pull and knows all places credentials come from, in their order: the
+//! flags of a command, the lattice, the settings of this host, the logins of `docker login`.
 //!
 //! Keys are normalised to the registry's authority, because clients of different years send it with a scheme, with a
 //! path or bare. Entries replace those of the same registry and leave others alone. Secrets are never logged.
@@ -155,7 +155,7 @@ pub enum Place {
 }
 
 impl fmt::Display for Place {
-    /// What a registry refuses, in the middle of a sentence.
+    /// Names the login that a registry refuses, in the middle of a sentence.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Place::Flags => "the login of --user and --password",
@@ -170,7 +170,7 @@ impl fmt::Display for Place {
 /// Everything this host knows about logins.
 #[derive(Clone)]
 pub struct Logins {
-    /// What was given with a command, for whatever registry that is about.
+    /// The login given with a command, for any registry.
     pub given: Option<Credentials>,
     pub lattice: Registries,
     pub settings: Option<OciCredentials>,

@@ -56,7 +56,8 @@ pub async fn login(config: PathBuf, registry: String) -> Option<Credentials> {
     }
 }
 
-/// What to say about an error; nothing when there simply is no login. What a helper printed is never repeated.
+/// Returns the text for an error; `None` when there simply is no login. The output of a helper is
+/// never repeated.
 fn complaint(error: &CredentialRetrievalError) -> Option<String> {
     match error {
         CredentialRetrievalError::NoCredentialConfigured | CredentialRetrievalError::ConfigNotFound => None,

@@ -1,4 +1,4 @@
-//! What is read from a registry over HTTP, each answer within bounds.
+//! Reads from registries over HTTP, each answer within bounds.
 //!
 //! The OCI client reads manifests, tokens and refusals whole, whatever their size, and shows a
 //! login to every server that a registry names. So reading is done here: first the challenge, then
@@ -40,7 +40,7 @@ use crate::{
 const MANIFEST_BYTES_MAX: usize = 4 << 20;
 /// Largest answer with a token, in bytes.
 const TOKEN_BYTES_MAX: usize = 1 << 20;
-/// What is read of a refusal, in bytes.
+/// The longest part of a refusal that is read, in bytes.
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
 /// Redirects of one request; registries need one.
 const REDIRECTS_MAX: usize = 5;
@@ -224,7 +224,7 @@ impl Http {
     }
 }
 
-/// What a server of tokens answers; the older name and the standard one.
+/// The answer of a token server: the standard name and the older one.
 #[derive(Deserialize)]
 struct Token {
     token: Option<String>,

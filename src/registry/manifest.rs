@@ -1,7 +1,8 @@
 //! Reads manifests: which layers, in which order, make the artifact (wasmbus protocol, section 8.4).
 //!
-//! What an artifact is, is decided by its content and not by its media type, as by all earlier hosts: they accepted
-//! every layer type for actors and providers alike. The list of types only keeps images of containers out.
+//! The kind of an artifact depends on its content and not on its media type, as with all earlier
+//! hosts: they accepted every layer type for actors and providers alike. The list of types only
+//! keeps images of containers out.
 
 use oci_client::manifest::{
     IMAGE_MANIFEST_LIST_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE, ImageIndexEntry, OCI_IMAGE_INDEX_MEDIA_TYPE,
@@ -15,7 +16,8 @@ use super::{ARTIFACT_BYTES_MAX, digest::Digest, problem::Problem};
 pub const MANIFEST_TYPES: [&str; 4] =
     [OCI_IMAGE_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE, OCI_IMAGE_INDEX_MEDIA_TYPE, IMAGE_MANIFEST_LIST_MEDIA_TYPE];
 
-/// What layers may be: actors and archives as the tools of all years push them, and what general tools make of files.
+/// The media types of layers: of actors and archives as the tools of all years push them, and of
+/// files from general tools.
 const LAYER_TYPES: [&str; 8] = [
     "application/vnd.module.wasm.content.layer.v1+wasm",
     "application/vnd.wasmcloud.provider.archive.layer.v1+par",
@@ -30,7 +32,7 @@ const LAYER_TYPES: [&str; 8] = [
 /// Layers of one artifact; tools of all years make one.
 const LAYERS_MAX: usize = 64;
 
-/// What a manifest says.
+/// The content of a manifest.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Manifest {
     /// These layers, in this order.
@@ -43,7 +45,7 @@ pub enum Manifest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layer {
     pub digest: Digest,
-    /// What the manifest says; the content is checked by its digest.
+    /// The size in the manifest; the content is checked by its digest.
     pub size: u64,
 }
 

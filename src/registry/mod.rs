@@ -114,7 +114,7 @@ impl FetchError {
     }
 }
 
-/// What fetching depends on.
+/// Settings for fetching.
 pub struct Settings {
     pub allow_files: bool,
     /// Whether images may be named without saying which.
@@ -140,13 +140,13 @@ pub struct Settings {
 #[derive(Clone)]
 struct Artifact {
     content: Bytes,
-    /// What its name led to.
+    /// The digest that its name stands for.
     manifest: Digest,
 }
 
 type Pulled = Result<Artifact, Arc<PullError>>;
 
-/// What a reference led to.
+/// The content that was fetched for a reference.
 #[derive(Clone, Debug)]
 pub struct Fetched {
     pub content: Bytes,
@@ -293,7 +293,7 @@ impl Registry {
             tokio::select! {
                 biased;
                 result = &mut pull => break result,
-                // Whoever pulls has it until the pull is over.
+                // The sender lives until the pull is over.
                 Ok(()) = got.changed() => {}
             }
             tokio::select! {

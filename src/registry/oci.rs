@@ -1,7 +1,7 @@
 //! One registry, spoken to for one pull or push: the home of the OCI client, which does the sending.
 //!
-//! A [`Remote`] is made for each, because the client keeps the first login it is given for ever, and so that
-//! changed certificates count at once. What is read is read by [`super::http`], within bounds.
+//! A [`Remote`] is made for each, because the client keeps the first login it is given for ever,
+//! and so that changed certificates count at once. [`super::http`] does the reading, within bounds.
 
 use std::time::Duration;
 
@@ -31,10 +31,11 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(15);
 /// The same while something is sent: a registry says nothing until a piece has arrived, over whatever line.
 pub const UPLOAD_TIMEOUT: Duration = Duration::from_secs(120);
-/// What is sent at a time. Registries need not take smaller pieces than they announce, and all take these.
+/// The size of one piece of an upload, in bytes. Registries need not take smaller pieces than they
+/// announce, and all take these.
 const PIECE_BYTES: usize = 4 * 1024 * 1024;
 
-/// What a registry is spoken to for; it may let somebody do one and not the other.
+/// The purpose of a connection to a registry; a login may be allowed one and not the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     Pull,

@@ -1,4 +1,4 @@
-//! What can go wrong between this host and a registry, in words that say what to do.
+//! Problems between this host and a registry, in words that say what to do.
 //!
 //! The errors of the OCI client name URLs, which after a redirect may hold signatures, and repeat what servers send.
 //! [`Problem::of`] sorts them by what an operator has to do, and takes over of their text the innermost cause only.
@@ -202,7 +202,7 @@ impl Problem {
         }
     }
 
-    /// What happened and what to do, for a registry.
+    /// Returns the problem and the remedy as text, for a registry.
     pub fn text(&self, registry: &str) -> String {
         match self {
             Problem::Unreachable(cause) => {
@@ -292,12 +292,12 @@ impl Problem {
     }
 }
 
-/// An error and what caused it, outermost first.
+/// Lists an error and its causes, outermost first.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |error| inner(*error))
 }
 
-/// What caused an error; for an [`io::Error`] that is what it wraps.
+/// Returns the cause of an error; for an [`io::Error`] the error it wraps.
 fn inner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     match error.downcast_ref::<io::Error>() {
         Some(error) => error.get_ref().map(|inner| inner as &(dyn Error + 'static)),

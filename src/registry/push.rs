@@ -1,8 +1,9 @@
 //! One push, from the bytes of an artifact to an image that hosts of all years pull.
 //!
-//! An image has one layer, the artifact as it is, and a configuration that nobody reads; their media types say which of the
-//! two kinds it is (wasmbus protocol, section 8.4). Content comes first and the manifest last, so that a tag never leads to
-//! something that is not there. What the registry has already is not sent again.
+//! An image has one layer, the artifact as it is, and a configuration that nobody reads; their
+//! media types say which of the two kinds it is (wasmbus protocol, section 8.4). Content comes
+//! first and the manifest last, so that a tag never leads to something that is not there. Content
+//! that the registry already has is not sent again.
 
 use std::collections::BTreeMap;
 
@@ -45,7 +46,7 @@ impl Kind {
     }
 }
 
-/// What is to be pushed. Whether the content is what its kind says is the caller's question.
+/// An artifact to push. The caller checks that the content is of its kind.
 #[derive(Clone, Debug)]
 pub struct Upload {
     pub kind: Kind,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::{digest::Digest, uploads};
 
-/// What a reference names.
+/// The place that a reference names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reference {
     /// `file:///abs/path`, or a bare absolute path as some clients send it.
@@ -16,7 +16,7 @@ pub enum Reference {
     Image(String),
     /// `builtin://NAME`: a provider that is part of this host.
     Builtin(String),
-    /// `lattice://sha256:…`: what a client sent into the lattice's object store.
+    /// `lattice://sha256:…`: an upload of a client in the lattice's object store.
     Lattice(Digest),
     /// `bindle://…`
     Bindle,

@@ -22,7 +22,7 @@ use tracing::info;
 
 use super::{ARTIFACT_BYTES_MAX, cache::Cache, digest::Digest};
 
-/// What references of uploads begin with.
+/// The prefix of references of uploads.
 pub const SCHEME: &str = "lattice://";
 /// Reads at once. More would share the same line and hold more in memory.
 const READS_MAX: usize = 4;
@@ -49,13 +49,13 @@ pub struct UploadError {
     pub problem: Problem,
 }
 
-/// What is wrong with an upload, or with where it lies.
+/// A problem with an upload, or with the store it lies in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
     /// JetStream is missing, has another domain, or is not for this user.
     Unreachable(String),
     Missing,
-    /// What was read is not what the name says.
+    /// The content does not match the name.
     Damaged,
     TooLarge(u64),
     /// Not complete in time.

@@ -4,12 +4,13 @@
 //! is gone. So an alias is not looked up there alone:
 //!
 //! * The first claimant that runs is its *holder*, and keeps it while it runs anywhere, whatever the metadata says by then.
-//! * When it runs nowhere, the newest claimant that runs takes it. That it runs nowhere is proven by a call that nobody
-//!   listens for: a word of another host, or its silence, may be forged or late. A holder that only ran on hosts that are
-//!   lost needs no such proof.
+//! * When it runs nowhere, the newest claimant that runs takes it. That it runs nowhere is proven
+//!   by a call that nobody listens for: a message of another host, or its silence, may be forged or
+//!   late. A holder that only ran on hosts that are lost needs no such proof.
 //!
-//! Every host decides this for the calls that begin on it. What moves is told in the log and as an event, with both
-//! issuers where they differ; so is the start of an actor whose alias is another one's.
+//! Every host decides this for the calls that begin on it. An alias that moves is reported in the
+//! log and as an event, with both issuers where they differ; so is the start of an actor whose
+//! alias is another one's.
 
 use std::{
     collections::HashMap,

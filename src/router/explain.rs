@@ -29,7 +29,7 @@ use crate::{
     },
 };
 
-/// The call that is asked about, as whoever makes it would word it.
+/// The call that is asked about, as its caller would make it.
 #[derive(Clone, Debug)]
 pub struct Question {
     /// An actor, or a provider under a link name.
@@ -40,11 +40,12 @@ pub struct Question {
     pub operation: String,
 }
 
-/// What was found at each step. What a call would not come to because a step before it fails is looked at all the same
-/// where that does no harm, so that one explanation names all that is in the way.
+/// The findings at each step. Steps that a call would not reach, because a step before them fails,
+/// are looked at all the same where that does no harm, so that one explanation names all that is in
+/// the way.
 #[derive(Clone, Debug)]
 pub struct Explanation {
-    /// Whom the origin means; `None` for the calls of a provider, which name their actor.
+    /// The target the origin means; `None` for the calls of a provider, which name their actor.
     pub meant: Option<Result<Meant, CallError>>,
     /// Whether the origin may use the contract; `None` where none is needed.
     pub claim: Option<Result<(), CallError>>,
@@ -119,7 +120,7 @@ pub enum Way {
 }
 
 impl Explanation {
-    /// What the call would fail with, if it would.
+    /// Returns the error the call would fail with, if it would.
     pub fn error(&self) -> Option<CallError> {
         let claim = self.claim.clone().unwrap_or(Ok(()));
         if let Some(Err(error)) = &self.meant {
@@ -200,8 +201,8 @@ fn meant_by(
     origin.is_actor().then(|| Meant::find(table, lattice, &origin.public_key, (link_name, namespace), owner_of))
 }
 
-/// What the lattice's metadata lets expect of a call, and `runs`, which tells what runs: for lattices whose hosts cannot be
-/// asked.
+/// Explains a call by the lattice's metadata and `runs`, which tells what runs: for lattices whose
+/// hosts cannot be asked.
 pub fn foresee(table: &Table, lattice: &LatticeName, question: &Question, runs: impl Fn(&str) -> bool) -> Explanation {
     let owner_of = |alias: &str| {
         let claimants = table.claimants(alias);
@@ -226,7 +227,7 @@ impl Router {
         let table = inner.links.table();
         let owner_of = |alias: &str| inner.aliases.expected_owner(&table, alias, |id| inner.presence(id));
         let meant = meant_by(&question, &table, &inner.lattice, owner_of);
-        // What it runs under, if it runs here.
+        // The standing of the origin, if it runs here.
         let own = own.unwrap_or_default();
         let capabilities = own.capabilities.as_deref().unwrap_or_else(|| capabilities_of(&question.origin, &table));
         let mut explanation = Explanation::new(&question.origin, &question.namespace, meant, capabilities);
@@ -288,7 +289,7 @@ impl Router {
         providers.values().flat_map(|by_link| by_link.values()).flat_map(|local| local.standing().refused).collect()
     }
 
-    /// What has become of a link at its provider, if that is built in and runs in this process.
+    /// Returns the state of a link at its provider, if that is built in and runs in this process.
     pub fn link_standing(&self, link: &LinkDefinition) -> Option<LinkStanding> {
         let providers = self.0.providers.load();
         providers.get(&*link.provider_id)?.get(&*link.link_name)?.link_standing(link)

@@ -16,9 +16,9 @@
 //! the policy service, only makes its own check. With the local path switched off all calls go over NATS; what is allowed
 //! and what is refused does not change.
 //!
-//! Who asks how a call would be decided ([`explain`]) is answered by the functions that decide.
-//! Calls are counted where they are served ([`Local::served`]), refused ones included, and those that leave the process as called.
-//! What one caller makes again is counted each time.
+//! The functions that decide a call also tell how one would be decided ([`explain`]). Calls are
+//! counted where they are served ([`Local::served`]), refused ones included, and those that leave
+//! the process as called. A call that one caller makes again is counted each time.
 //!
 //! A provider that does not know of a link yet refuses a call without having done anything, so such a call is made again
 //! while the link is young, to wherever the link leads by then: links can be put and moved while actors work.
@@ -85,7 +85,7 @@ pub enum Route {
     Entity(Entity),
 }
 
-/// Whom an actor means with a namespace.
+/// The target that an actor means with a namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Meant {
     Builtin(Builtin),
@@ -230,7 +230,7 @@ pub fn linked(table: &Table, actor_id: &str, provider: &Entity) -> Result<(), Ca
     }
 }
 
-/// What an actor is told by a provider that it is not linked to.
+/// Returns the error of a provider for an actor that is not linked to it.
 pub fn not_linked(actor_id: &str, provider: &Entity) -> CallError {
     CallError::NotLinked {
         actor_id: actor_id.to_owned(),
@@ -258,17 +258,18 @@ pub trait Local: Send + Sync + 'static {
     fn verified(&self) -> Option<Verified> {
         None
     }
-    /// What it says of itself to those who ask how a call would go.
+    /// Returns its state, for those who ask how a call would go.
     fn standing(&self) -> Standing {
         Standing::default()
     }
-    /// What has become of a link definition, and `None` of one that it does not have; of providers.
+    /// Returns the state of a link definition, and `None` of one that it does not have; of
+    /// providers.
     fn link_standing(&self, _link: &LinkDefinition) -> Option<LinkStanding> {
         None
     }
 }
 
-/// What has become of a link definition at its provider.
+/// The state of a link definition at its provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkStanding {
     /// Calls go by it.
@@ -305,7 +306,7 @@ pub struct Room {
     pub queue_max: usize,
 }
 
-/// What runs in this process, by public key or by link name.
+/// The targets that run in this process, by public key or by link name.
 pub type Locals = HashMap<Arc<str>, Arc<dyn Local>>;
 
 /// Decides and performs calls. Cheap to clone.
@@ -542,8 +543,9 @@ impl Router {
         ended(counted, result, &key)
     }
 
-    /// What a target says to a call that came over NATS. The news of a link and a call that relies on it travel apart, so a
-    /// provider that seems not to be linked is given the time in which this host learns of a link.
+    /// Checks a call that came over NATS at its target and the policy service. The news of a link
+    /// and a call that relies on it travel apart, so a provider that seems not to be linked is
+    /// given the time in which this host learns of a link.
     async fn arrived(&self, target: &dyn Local, call: &Call) -> Result<(), CallError> {
         let mut news = self.0.links.changes();
         let until = call.deadline.min(Instant::now() + SETTLE);
@@ -568,14 +570,14 @@ impl Router {
         if self.0.links.has_those_of_the_lattice() { lets_in(&self.0.links.table(), origin, actor_id) } else { Ok(()) }
     }
 
-    /// What a target in this process and the policy service say to a call.
+    /// Checks a call: the terms of its providers, a target in this process, the policy service.
     async fn allowed(&self, local: &dyn Local, call: &Call) -> Result<(), CallError> {
         self.providers_in_term(&call.origin, &call.target)?;
         local.check(call)?;
         self.permitted(call).await
     }
 
-    /// What runs in this process and takes calls within it.
+    /// Returns the target if it runs in this process and takes calls within it.
     fn local(&self, target: &Entity) -> Option<Arc<dyn Local>> {
         if self.0.local_calls { self.0.here(target) } else { None }
     }
@@ -587,7 +589,7 @@ impl Router {
         }
     }
 
-    /// What the policy service says to a call; nothing if there is none.
+    /// Returns the decision of the policy service on a call; `None` if there is no service.
     async fn ask_policy(&self, origin: &Entity, target: &Entity) -> Option<policy::Decision> {
         if self.0.policy.is_off() {
             return None;
@@ -599,7 +601,7 @@ impl Router {
 }
 
 impl Inner {
-    /// What runs in this process, however it is called.
+    /// Returns the target if it runs in this process, however it is called.
     fn here(&self, target: &Entity) -> Option<Arc<dyn Local>> {
         if target.is_actor() {
             return self.actors.load().get(&*target.public_key).cloned();

@@ -44,7 +44,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const ASK: Duration = Duration::from_millis(500);
 /// How long a host counts as at work that said so: the longest pause between two questions, and the time for an answer.
 const HEARD: Duration = Duration::from_millis(1600);
-/// What a callee that cannot be asked gets for fetching a large payload, if storing it took less.
+/// The time that a callee that cannot be asked gets for fetching a large payload, if storing it
+/// took less.
 const FETCH_MIN: Duration = Duration::from_secs(1);
 /// How often one call is made at most.
 const ATTEMPTS_MAX: usize = 4;
@@ -68,7 +69,7 @@ struct Inner {
 
 /// A call that was sent.
 struct Attempt {
-    /// Who has it; unknown when the queue group decided.
+    /// The host that has it; unknown when the queue group decided.
     peer: Option<Arc<Peer>>,
     /// Those who may have it, and how often each had been lost.
     may_have: Vec<(Arc<Peer>, u64)>,
@@ -78,7 +79,7 @@ struct Attempt {
     answer: BoxFuture<'static, Result<Bytes, CallError>>,
 }
 
-/// What is known about an attempt whose answer takes long.
+/// The state of an attempt whose answer takes long.
 struct Pending {
     peer: Option<Arc<Peer>>,
     may_have: Vec<(Arc<Peer>, u64)>,
@@ -112,7 +113,7 @@ impl Pending {
     }
 }
 
-/// Whom a call may still go to.
+/// The hosts a call may still go to: those of the target that were not tried.
 struct Choice {
     target: Arc<str>,
     may_be_here: bool,
@@ -179,8 +180,9 @@ impl Remote {
         self.0.peers.choose(&choice.target, &choice.tried, choice.may_be_here)
     }
 
-    /// Whether a host that runs the target was there a moment ago. Who stops taking calls tells before, so if nobody listens
-    /// nevertheless, the way there is cut, or not yet known again to every server on it.
+    /// Tells whether a host that runs the target was there a moment ago. A host that stops taking
+    /// calls says so before, so if nobody listens nevertheless, the way there is cut, or not yet
+    /// known again to every server on it.
     fn may_come_back(&self, choice: &Choice, call: &Call) -> bool {
         Instant::now() + GRACE_PAUSE < call.deadline
             && self.0.peers.runners(&choice.target).iter().any(|peer| peer.silence() < GRACE)
@@ -324,8 +326,9 @@ impl Remote {
         }
     }
 
-    /// Whether the time of a call with a large payload is over, and no host says that it is still at work with it. Fetching the
-    /// payload may take a host longer than storing it took this one; who answers nothing at all gets no more than a moment.
+    /// Tells whether the time of a call with a large payload is over, and no host says that it is
+    /// still at work with it. Fetching the payload may take a host longer than storing it took this
+    /// one; a host that answers nothing at all gets no more than a moment.
     fn is_late(&self, call: &Call, pending: &mut [Pending]) -> bool {
         if !self.0.client.travels_apart(call.payload.len()) {
             // The exchange keeps its deadline.

@@ -80,7 +80,7 @@ struct Metadata<'a> {
     hash: String,
 }
 
-/// What the hash covers apart from the payload: `origin_url ‖ target_url ‖ operation`.
+/// The text that the hash covers apart from the payload: `origin_url ‖ target_url ‖ operation`.
 struct Preamble {
     text: String,
     origin_end: usize,

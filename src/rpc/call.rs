@@ -41,7 +41,7 @@ pub struct Call {
     pub deadline: Instant,
     /// How many calls of this host wait for this one.
     pub depth: u8,
-    /// What it shares with the calls that wait for it.
+    /// The state it shares with the calls that wait for it.
     pub chain: Chain,
 }
 
@@ -52,7 +52,8 @@ impl Call {
     }
 }
 
-/// What calls share that wait for each other. A call from outside begins one; each call that its callee makes goes on with it.
+/// The state shared by calls that wait for each other. A call from outside begins one; each call
+/// that its callee makes goes on with it.
 ///
 /// The time that payloads really spent in the object store is not counted against the deadline. It is measured here, for the
 /// whole chain, and ends at [`TRANSFERS_MAX`]. Cheap to clone.
@@ -163,7 +164,7 @@ impl Drop for Transfer<'_> {
 /// unchanged, and the explanation follows it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// What the callee itself answered, word for word.
+    /// The error of the callee itself, word for word.
     #[error("{0}")]
     Callee(String),
     #[error(

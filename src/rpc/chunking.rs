@@ -70,7 +70,8 @@ use crate::{
 
 /// Larger payloads travel through the object store; the threshold of all peers since late 2022.
 pub const THRESHOLD_BYTES: usize = 900 * 1024;
-/// What the envelope around a payload may take of the server's `max_payload`, and of a small one at most half.
+/// The part of the server's `max_payload` that the envelope around a payload may take; of a small
+/// one at most half.
 const ENVELOPE_BYTES: usize = 24 * 1024;
 /// Pieces that may be on their way at a time.
 const UNCONFIRMED_MAX: usize = 32;
@@ -125,7 +126,7 @@ pub enum ChunkError {
 /// The bounds of large payloads.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// What pays for payloads that are fetched.
+    /// The budget that pays for payloads that are fetched.
     pub budget: Budget,
     /// The memory one actor may use (`actor_memory_max_bytes`): it can take no larger payload.
     pub actor_bytes_max: u64,
@@ -139,7 +140,7 @@ impl Default for Settings {
     }
 }
 
-/// Who a payload is for.
+/// The kind of target a payload is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reader {
     Actor,
@@ -321,7 +322,7 @@ impl Chunks {
             whose: whose.to_owned(),
         })?;
         let pieces = PieceId::parse(&uuid::Uuid::new_v4().simple().to_string()).unwrap_or_default();
-        // Made before anything is sent: whatever ends this early, what was sent goes.
+        // Made before anything is sent: if this ends early, the pieces sent are removed.
         let stored = Stored { chunks: self.clone(), object: Some((name.clone(), pieces.clone(), in_flight)) };
         self.0.put(&name, &pieces, payload).await.map_err(store_error)?;
         Ok(stored)

@@ -169,7 +169,7 @@ impl Client {
     }
 }
 
-/// What became of a question to a host.
+/// The outcome of a question to a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The host is there and, if it was asked for an invocation, works on it.
@@ -308,7 +308,7 @@ struct Way<'a> {
 /// An answer, of which the result may have to be fetched.
 struct Answered {
     msg: Bytes,
-    /// What the callee says of its failure.
+    /// The callee's report of its failure.
     error: Option<String>,
     content_length: u64,
     /// How long the callee's transfers took, if it says so.
@@ -338,7 +338,7 @@ fn headers(trace: &TraceContext, limits: Option<Limits>) -> Option<HeaderMap> {
     Some(headers)
 }
 
-/// What means something to NATS or to hosts is no trace.
+/// Tells whether a key means something to NATS or to hosts; such a key is no trace.
 fn is_reserved(key: &str) -> bool {
     ["nats-", "lattice-"].iter().any(|prefix| key.get(..prefix.len()).is_some_and(|k| k.eq_ignore_ascii_case(prefix)))
 }

@@ -1,8 +1,8 @@
 //! Invocations and responses in msgpack.
 //!
-//! Written by hand, since it runs twice per remote call on each side. What we write is a map with all fields, strings
-//! as keys, the shortest integers and `bin` for payloads: every peer reads that. What we read is anything that peers
-//! wrote in four years:
+//! Written by hand, since it runs twice per remote call on each side. The encoder writes a map with
+//! all fields, strings as keys, the shortest integers and `bin` for payloads: every peer reads
+//! that. The decoder reads anything that peers wrote in four years:
 //!
 //! - a map with keys in any order, unknown ones skipped, or an array in the order of the fields;
 //! - payloads as `bin`, as `str` with any bytes in it, as an array of bytes, nil or absent;

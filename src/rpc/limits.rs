@@ -1,9 +1,10 @@
 //! The limits of a call that goes to another host, beside the invocation: what time it has left, and how many calls wait for it.
 //!
-//! They travel as headers of the message, which peers of other makes ignore: `Lattice-Time-Left` in milliseconds, since clocks
-//! differ, and `Lattice-Waiting`. Nothing signs them, and nothing has to: a callee has never more time or more depth than
-//! without them. What an answer's transfers through the object store took is told in its trace context, `lattice-transfers-ms`;
-//! a caller believes no more of it than the time it waited.
+//! They travel as headers of the message, which peers of other makes ignore: `Lattice-Time-Left` in
+//! milliseconds, since clocks differ, and `Lattice-Waiting`. Nothing signs them, and nothing has
+//! to: a callee has never more time or more depth than without them. The trace context of an answer
+//! says how long its transfers through the object store took, `lattice-transfers-ms`; a caller
+//! believes no more of it than the time it waited.
 
 use std::time::Duration;
 
@@ -16,10 +17,10 @@ const TIME_LEFT: &str = "Lattice-Time-Left";
 const WAITING: &str = "Lattice-Waiting";
 const TRANSFERS: &str = "lattice-transfers-ms";
 
-/// What a caller's host tells the callee's.
+/// The limits that a caller's host sends to the callee's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// What the caller has left of its time.
+    /// The time that the caller has left.
     pub time_left: Option<Duration>,
     /// Calls that wait for this one.
     pub waiting: u8,
@@ -40,7 +41,7 @@ impl Limits {
         headers.insert(WAITING, self.waiting.to_string());
     }
 
-    /// Reads them; what is missing or is no number limits nothing.
+    /// Reads them; a value that is missing or no number limits nothing.
     pub fn read(headers: Option<&HeaderMap>) -> Self {
         let text = |name: &str| headers.and_then(|headers| headers.get(name)).map(|value| value.as_str());
         Self {

@@ -1,8 +1,10 @@
 //! Which calls may be made twice: those whose effect is the same then.
 //!
-//! A host may vanish with a call, and nobody can know whether it was carried out. What is safe to repeat is made again
-//! elsewhere: reads of the standard contracts; HTTP requests whose method is idempotent by RFC 9110, section 9.2.2, those an
-//! actor is to answer as well as those it makes; what the author of an actor marked in its claims; and what the operator marked.
+//! A host may vanish with a call, and nobody can know whether it was carried out. Calls that are
+//! safe to repeat are made again elsewhere: reads of the standard contracts; HTTP requests whose
+//! method is idempotent by RFC 9110, section 9.2.2, those an actor is to answer as well as those it
+//! makes; calls that the author of an actor marked in its claims; and those that the operator
+//! marked.
 
 use serde::Deserialize;
 

@@ -1,8 +1,9 @@
 //! Invocations that arrive: decoded, checked, handed to the router, answered exactly once.
 //!
-//! The order of checks is fixed (wasmbus protocol, section 2.5): signature and issuer, time, addresses, the receiving
-//! actor, and only then is a large payload fetched, so that strangers cannot make this host read objects; the hash is
-//! verified last, over the whole payload. What is refused is answered with its reason and logged.
+//! The order of checks is fixed (wasmbus protocol, section 2.5): signature and issuer, time,
+//! addresses, the receiving actor, and only then is a large payload fetched, so that strangers
+//! cannot make this host read objects; the hash is verified last, over the whole payload. A refused
+//! invocation is answered with the reason and logged.
 //!
 //! [`Receiver::serve`] owns the two subscriptions of one target: its queue group, which everybody uses, and a subject of this
 //! host alone, for [`peers`](crate::peers) that choose the host themselves. When it is told to stop it first tells the peers
@@ -68,7 +69,7 @@ const ID_CHARS_MAX: usize = 128;
 /// A call that began on this host and came back over NATS counts as made by a waiting one.
 const DEPTH_OF_OWN: u8 = 1;
 
-/// What answers calls once they are verified.
+/// A handler that answers calls once they are verified.
 pub trait Handler: Send + Sync + 'static {
     fn handle(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>>;
 }
@@ -77,7 +78,7 @@ pub trait Handler: Send + Sync + 'static {
 #[derive(Clone)]
 pub struct Receiver(Arc<Inner>);
 
-/// What a receiver works with.
+/// Everything a receiver works with.
 pub struct Parts {
     pub nats: async_nats::Client,
     pub answers: Answers,
@@ -165,7 +166,8 @@ impl Receiver {
         }
         drop(offer);
         let _ = left.send(());
-        // Who asks for a call in work gets an answer; a call that comes now is none of those the peers were told of.
+        // A question about a call in work gets an answer; a call that comes now is refused: the
+        // peers were told before.
         own.desk.is_closed = true;
         let finish = async {
             group.desk.finish().await;
@@ -270,7 +272,8 @@ impl Desk {
                 let payload = fitting(&response, inner.parts.nats.max_payload());
                 inner.send(reply, payload, &response.invocation_id).await;
             }
-            // Only now: who asks for it and hears that it is unknown must have been sent the answer before.
+            // Only now: a caller that asks for it and hears that it is unknown must have been sent
+            // the answer before.
             drop(known);
         });
     }
@@ -311,10 +314,11 @@ impl Drop for Known {
 
 /// Leaves the queue group without losing what the server has already sent; `total` messages came so far.
 ///
-/// The client forgets a drained subscription when it next wakes up, and drops messages that are still on their way. So the
-/// server is asked to end the subscription by itself, after a number of messages that both sides count to: first one so
-/// high that nothing on its way is cut off while we see how much arrives, then one that is reached soon and still beyond
-/// what can be on its way. Where hardly anything arrives, hardly anything can be on its way, and draining is good enough.
+/// The client forgets a drained subscription when it next wakes up, and drops messages that are
+/// still on their way. So the server is asked to end the subscription by itself, after a number of
+/// messages that both sides count to: first one so high that nothing on its way is cut off while we
+/// see how much arrives, then one that is reached soon and still beyond all that can be on its way.
+/// Where hardly anything arrives, hardly anything can be on its way, and draining is good enough.
 pub(crate) async fn leave(
     nats: &async_nats::Client,
     subscription: &mut Subscriber,

@@ -4,7 +4,7 @@
 //! (`sha256-{hex}`), so the same file is there once, and what was read can be verified. The metadata of an object says whose
 //! it is. Clients put, hosts read through the registry ([`Uploads`]); `nats object ls` and `nats object get` work as well.
 //!
-//! What is damaged is removed by whoever finds out, so that it can be sent again.
+//! A client or host that finds a damaged upload removes it, so that it can be sent again.
 //!
 //! Uploads do not pile up for ever, and none vanishes that somebody may want to start again: [`superseded`] names those of
 //! which a newer one of the same actor or provider is there, and that were not sent for [`KEPT_FOR`]. A client that has sent
@@ -42,12 +42,12 @@ use crate::{
     },
 };
 
-/// What the names of buckets with uploads begin with.
+/// The prefix of the names of buckets with uploads.
 pub const BUCKET: &str = "ARTIFACTS_";
 /// How long a piece may take on a slow line, with those that are before it.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long what was confirmed may take to be seen: another domain with such a bucket may have confirmed it first, and a
-/// bucket that was just made is not heard of everywhere.
+/// How long a confirmed write may take to be seen: another domain with such a bucket may have
+/// confirmed it first, and a bucket that was just made is not heard of everywhere.
 const SETTLE_TIME: Duration = Duration::from_secs(5);
 const SETTLE_PAUSE: Duration = Duration::from_millis(100);
 /// How long an upload stays after the last time it was sent, whatever came after it.
@@ -71,7 +71,7 @@ struct Inner {
     budget: Budget,
 }
 
-/// Whose an artifact is, as its claims say.
+/// The actor or provider that an artifact belongs to, by its claims.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct About {
     /// `actor` or `provider`.
@@ -93,12 +93,12 @@ pub enum Put {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
     pub digest: Digest,
-    /// `None` for what was put there without saying.
+    /// `None` if the uploader did not say.
     pub about: Option<About>,
     pub bytes: u64,
     /// When the server took it, or it was sent again.
     pub stored: OffsetDateTime,
-    /// What its metadata was, to know whether it is still the same.
+    /// Its metadata as read, to know whether it is still the same.
     state: String,
 }
 
@@ -267,7 +267,7 @@ impl Artifacts {
     async fn touch(&self, objects: &Objects, digest: &Digest, content: &Bytes) -> Result<bool, Problem> {
         let info = match objects.info(&name(digest)).await {
             Ok(Some(info)) => info,
-            // What cannot be read is replaced.
+            // An object with unreadable metadata is replaced.
             Ok(None) | Err(objects::Error::Unreadable { .. }) => return Ok(false),
             Err(error) => return Err(self.problem(&error)),
         };
@@ -335,7 +335,7 @@ impl Artifacts {
         let name = name(digest);
         let info = match objects.info(&name).await {
             Ok(info) => info.ok_or(Problem::Missing)?,
-            // Whoever has it sends it again over this.
+            // A client that has the content sends it again over this.
             Err(objects::Error::Unreadable { cause, .. }) => {
                 debug!(reference = reference(digest), cause, "the metadata of an upload is damaged");
                 return Err(Problem::Damaged);
@@ -372,7 +372,8 @@ impl Artifacts {
         Err(Problem::Damaged)
     }
 
-    /// What a failure means for those who asked. The server answers what it forbids with silence, and says so elsewhere.
+    /// Turns a failure into a problem for the caller. The server does not answer forbidden
+    /// requests; it reports them elsewhere.
     fn problem(&self, error: &objects::Error) -> Problem {
         let denied = self.0.nats.denied.borrow().iter().find(|what| what.contains("\"$O.")).cloned();
         if let Some(denied) = denied {

@@ -4,9 +4,9 @@ use aws_lc_rs::digest::{Context, SHA256};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use data_encoding::HEXUPPER;
 
-/// What the names of metadata buckets begin with.
+/// The prefix of the names of metadata buckets.
 pub const BUCKET: &str = "LATTICEDATA_";
-/// What the names of buckets with named configuration begin with.
+/// The prefix of the names of buckets with named configuration.
 pub const CONFIG_BUCKET: &str = "CONFIGDATA_";
 const LINK: &str = "LINKDEF_";
 const CLAIMS: &str = "CLAIMS_";

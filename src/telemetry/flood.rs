@@ -15,18 +15,19 @@ use std::{
 
 /// How long one count lasts.
 pub const WINDOW: Duration = Duration::from_secs(10);
-/// What is remembered of a target.
+/// The longest part of a target that is remembered.
 pub const TARGET_BYTES_MAX: usize = 256;
 
 /// How many messages get through in a window.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     pub per_target: u32,
-    /// Whatever they are about. It bounds the targets that are remembered too.
+    /// For all targets together. It also bounds the number of targets that are remembered.
     pub per_kind: u32,
 }
 
-/// What got through in the current window, by kind. There are as many kinds as the program has, never as many as the wire.
+/// Counts the messages of the current window, by kind. The kinds are those of the program; the wire
+/// cannot add any.
 pub struct Flood<K> {
     bounds: Bounds,
     windows: HashMap<K, Window>,
@@ -45,7 +46,7 @@ struct Count {
     left_out: u64,
 }
 
-/// What is still to be told of a window.
+/// The messages of a window that are still to be reported as left out.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Owed {
     pub left_out: u64,

@@ -4,8 +4,8 @@
 //! the library's JSON) → [`Log`] escapes what a terminal would obey and cuts what is too long → [`outlet`] writes it, on a
 //! thread of its own.
 //!
-//! What always holds: a line of the log never fails, ends or delays anything. This is why the library's own report of a
-//! failed write is off: it panics where standard error is gone.
+//! Always true: a line of the log never fails, ends or delays anything. This is why the library's
+//! own report of a failed write is off: it panics where standard error is gone.
 
 pub mod flood;
 pub mod outlet;
@@ -49,7 +49,7 @@ pub const ACCESS: &str = "lattice_host::access";
 const TIME: &[BorrowedFormatItem<'_>] = format_description!("[hour]:[minute]:[second].[subsecond digits:3]");
 /// A longer line is cut; in JSON, its longer texts are.
 const LINE_BYTES_MAX: usize = 16 << 10;
-/// What is left of a text in a line of JSON that is too long.
+/// The length that a text is cut to in a line of JSON that is too long.
 const TEXT_BYTES_MAX: usize = 2 << 10;
 /// How long the process stays at its end for lines that nobody has read yet.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
@@ -275,7 +275,7 @@ fn cut_texts(value: &mut Value) {
     }
 }
 
-/// A format that leaves out lines of a flood. Who asked for details gets all of them.
+/// A format that leaves out lines of a flood. Debug and trace lines all get through.
 struct Bounded<F> {
     log: Log,
     format: F,
@@ -303,7 +303,7 @@ where
     }
 }
 
-/// What a line is about: its message, and the first field that names something.
+/// The subject of a line: its message, and the first field that names something.
 #[derive(Default)]
 struct About {
     message: Short,
@@ -410,7 +410,7 @@ mod tests {
 
     use super::*;
 
-    /// What reached the other end of the log.
+    /// The bytes that reached the other end of the log.
     #[derive(Clone, Default)]
     struct End(Arc<Mutex<Vec<u8>>>);
 
@@ -425,7 +425,7 @@ mod tests {
         }
     }
 
-    /// What the log has after `events`.
+    /// Returns the log after `events`.
     fn logged(form: Form, events: impl FnOnce()) -> String {
         // A place that logs for the first time asks all subscribers there are whether they want it: one that another
         // thread is just about to drop would answer for this one.

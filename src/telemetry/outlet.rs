@@ -4,9 +4,9 @@
 //! → meanwhile the next buffer fills. A line that finds no room is counted, and so is one that cannot be written. The count
 //! is told with the first lines that get through again.
 //!
-//! What always holds: `push` neither fails nor blocks nor panics, whatever the other end is: a pipe without a reader, a
-//! closed terminal, a full disk, a reader that was stopped. Memory is bounded by [`WAITING_BYTES_MAX`], once for what
-//! waits and once for what is being written.
+//! Always true: `push` neither fails nor blocks nor panics, whatever the other end is: a pipe
+//! without a reader, a closed terminal, a full disk, a reader that was stopped. Memory is bounded
+//! by [`WAITING_BYTES_MAX`], once for what waits and once for what is being written.
 
 use std::{
     io::{self, ErrorKind, Write},

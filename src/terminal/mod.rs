@@ -1,4 +1,4 @@
-//! What commands print: one value in the form the user asked for.
+//! The output of commands: one value in the form the user asked for.
 //!
 //! A command makes a [`View`] of what it found and gives it to [`Terminal::show`]. The view knows its JSON (in the shapes
 //! of `wash`), its text (tables and sentences on a [`Page`]), and its names. Data goes to standard output, everything else

@@ -11,9 +11,9 @@ use crate::escape;
 pub enum Tone {
     #[default]
     Plain,
-    /// What is being talked about.
+    /// The subject of a text.
     Strong,
-    /// What can be passed over.
+    /// Text that can be skipped.
     Faint,
     Good,
     Doubtful,
@@ -99,8 +99,8 @@ impl Page {
         }
     }
 
-    /// Adds a text that goes on below its own beginning where the page is too narrow for it. What stands before it is
-    /// `indent` columns wide, whatever escape codes are in it.
+    /// Adds a text that goes on below its own beginning where the page is too narrow for it. The
+    /// part before it is `indent` columns wide, whatever escape codes are in it.
     pub fn hanging(&mut self, before: impl Into<Text>, indent: usize, text: &str, tone: Tone) {
         // Escapes take room.
         let text = escape::line(text);

@@ -1,7 +1,8 @@
 //! Tables without lines, as wide as their content and never wider than the terminal.
 //!
-//! What does not fit is shortened: ids in the middle, where they differ least to the eye, texts at the end. If even that
-//! leaves columns without sense, each row becomes a block of lines, one for each column.
+//! Cells that do not fit are shortened: ids in the middle, where they differ least to the eye,
+//! texts at the end. If even that leaves columns without sense, each row becomes a block of lines,
+//! one for each column.
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
@@ -10,9 +11,9 @@ use crate::escape;
 
 /// Between two columns.
 const GAP: usize = 2;
-/// What is left of an id: enough to tell it from others and to look for it.
+/// The least that is left of an id: enough to tell it from others and to look for it.
 pub const ID_MIN: usize = 9;
-/// What is left of a text.
+/// The least that is left of a text.
 const TEXT_MIN: usize = 10;
 
 /// How a column gives way.

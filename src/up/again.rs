@@ -1,4 +1,5 @@
-//! What a second `host up` of a directory says about the one that runs: how it is now, and whether it is what was asked for.
+//! The report of a second `host up` of a directory about the one that runs: how it is now, and
+//! whether it is what was asked for.
 
 use super::{
     Options, hub,
@@ -8,7 +9,8 @@ use super::{
 };
 use crate::config::Loaded;
 
-/// What runs, as it is now: the hub may have come or gone since the summary was made.
+/// Returns the summary of the one that runs, as it is now: the hub may have come or gone since the
+/// summary was made.
 pub async fn told(instance: &Instance, record: &Record) -> Option<Summary> {
     let mut summary = record.summary.clone()?;
     let server = record.server.as_ref().and_then(|server| server.process.as_ref());
@@ -19,7 +21,7 @@ pub async fn told(instance: &Instance, record: &Record) -> Option<Summary> {
     Some(summary)
 }
 
-/// Whether a second `up` asks for something else than what runs; says what.
+/// Tells how the one that runs differs from what a second `up` asks for, if it does.
 pub fn differs(running: &Record, options: &Options, loaded: &Loaded) -> Option<String> {
     let asked = |key: &str| settle::row(&loaded.table, key).is_some_and(|row| row.origin.is_above_file());
     let place = place(&loaded.config);

@@ -34,7 +34,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 /// it if that is late.
 const TURN_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// What became of the host in the background.
+/// The outcome of starting the host in the background.
 #[derive(Debug)]
 pub enum Outcome {
     Ready(Box<Record>),

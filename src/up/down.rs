@@ -1,6 +1,7 @@
 //! `host down`: stops what `host up` started, and only that.
 //!
-//! A living `up` is asked to stop and stops its server itself, in order. What a killed one left behind is stopped here.
+//! A living `up` is asked to stop and stops its server itself, in order. A server that a killed one
+//! left behind is stopped here.
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -20,7 +21,7 @@ const RECORD_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a killed process may take to be gone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What was stopped.
+/// The processes that were stopped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Stopped {
     pub directory: PathBuf,

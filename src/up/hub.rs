@@ -47,7 +47,7 @@ pub struct Hub {
     pub ca: Option<PathBuf>,
 }
 
-/// What is wrong with what was said about the hub.
+/// Mistakes in the options about the hub.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HubError {
     #[error("{flag} is for the connection to a hub; name the hub with --hub URL, or leave {flag} away")]
@@ -120,7 +120,7 @@ impl Hub {
         if errors.is_empty() { Ok(Some(Self { urls, creds, ca })) } else { Err(errors) }
     }
 
-    /// What a user can do about a failure, as far as its text tells.
+    /// Returns what a user can do about a failure, as far as its text tells.
     fn advice(&self, reason: &str) -> &'static str {
         let reason = reason.to_lowercase();
         let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
@@ -170,8 +170,9 @@ fn is_websocket(url: &str) -> bool {
     ["ws", "wss"].contains(&scheme(url).as_str())
 }
 
-/// What an error may repeat of what was given as a URL: nothing that could be a user or a password. `goes_on` says that
-/// it may be the beginning of a longer one, and one that is not the first may be the end of one.
+/// Returns the part of a given URL that an error may repeat: nothing that could be a user or a
+/// password. `goes_on` says that it may be the beginning of a longer one, and one that is not the
+/// first may be the end of one.
 fn shown(url: &str, is_first: bool, goes_on: bool) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let is_scheme = scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');

@@ -189,7 +189,7 @@ async fn accept(fresh: &Path, target: &Path) -> Result<()> {
     if let Err(why) = run(&binary, &["--version"], CHECK_TIMEOUT).await {
         bail!("the nats-server it installed does not run: {why}");
     }
-    // What is there has no server that could be run, or it would have been found.
+    // A directory that is there has no server that could be run, or it would have been found.
     if !is_program(&binary_in(target)) {
         let _ = std::fs::remove_dir_all(target);
     }

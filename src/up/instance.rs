@@ -51,7 +51,7 @@ pub struct Instance {
     key: String,
 }
 
-/// What an `up` started. No secret is in it.
+/// The record of what an `up` started. No secret is in it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
     /// Where it was started.
@@ -143,7 +143,7 @@ impl Instance {
         matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
     }
 
-    /// What runs here, or was left by an `up` that was killed.
+    /// Returns the record of the `up` that runs here, or that was killed here.
     pub fn record(&self) -> Option<Record> {
         // Without a home it is below the place for temporary files, where anybody can write.
         let read = trusted::read(&self.folder.join(RECORD), Holds::Settings).ok()?;

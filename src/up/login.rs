@@ -8,10 +8,11 @@
 //! write_contexts   tells `nats` and `wash` (and `host`, which reads those of both)
 //! ```
 //!
-//! The keys of operator and account are thrown away once they have signed, so nobody can let another user in. What is kept
-//! lies beside the streams, by directory *and* machine: a copied `host_config.json` brings the login of the first machine's
-//! server along, but a server on the second gets its own, and [`log_in`] puts that in the place of the other one. A login
-//! that `host up` made is known by the name in its claims; any other is the user's.
+//! The keys of operator and account are thrown away once they have signed, so nobody can let
+//! another user in. The login that is kept lies beside the streams, by directory *and* machine: a
+//! copied `host_config.json` brings the login of the first machine's server along, but a server on
+//! the second gets its own, and [`log_in`] puts that in the place of the other one. A login that
+//! `host up` made is known by the name in its claims; any other is the user's.
 
 use std::{
     fs, io,
@@ -124,8 +125,8 @@ pub fn log_in(config: &mut Config, login: Option<&Login>, place: &str) -> Vec<&'
     unused
 }
 
-/// Streams belong to an account. A store that another login of this directory left, or none, is handed over; no server may
-/// run on it. What the account has already stays.
+/// Streams belong to an account. A store that another login of this directory left, or none, is
+/// handed over; no server may run on it. Streams that the account has already stay.
 pub fn give_store_to(store: &Path, login: Option<&Login>) -> io::Result<()> {
     let streams = store.join(STREAMS);
     let wanted = streams.join(login.map_or(OPEN_ACCOUNT, |login| &login.account));

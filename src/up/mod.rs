@@ -12,9 +12,9 @@
 //!        finish    stops what was started here
 //! ```
 //!
-//! What always holds: only what an `up` of this directory started is ever stopped. If a NATS server listens where the
-//! settings say and nobody's `up` started it, it is used as it is and left alone. A server that is started lets nobody in
-//! without its [`login`], unless `--open` was given.
+//! Always true: only what an `up` of this directory started is ever stopped. If a NATS server
+//! listens where the settings say and nobody's `up` started it, it is used as it is and left alone.
+//! A server that is started lets nobody in without its [`login`], unless `--open` was given.
 
 mod again;
 pub mod demo;
@@ -54,7 +54,7 @@ use process::Process;
 use settle::{Domains, Lattice};
 use summary::Summary;
 
-/// What a stop takes beside the host's own time: last events, providers, the server.
+/// The time a stop takes beside the host's own: last events, providers, the server.
 const STOP_MARGIN: Duration = Duration::from_secs(20);
 /// The port of NATS everywhere.
 const USUAL_PORT: u16 = 4222;
@@ -66,7 +66,7 @@ const PORTS: [(&str, &str); 4] = [
     ("prov_rpc_port", "--prov-rpc-port"),
 ];
 
-/// What `up` was asked for, beside the settings.
+/// Options of `up`, beside the settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     pub hub: Option<Hub>,
@@ -107,7 +107,7 @@ pub struct Session {
     record: Record,
     domains: Domains,
     server: Option<NatsServer>,
-    /// What the server lets in; `None` with `--open`, or if no server was started.
+    /// The login that the server accepts; `None` with `--open`, or if no server was started.
     login: Option<Login>,
     /// The name of the contexts that lead to the server, or why they could not be written.
     contexts: Option<Result<String, String>>,
@@ -132,7 +132,7 @@ impl Session {
             hub: options.hub.as_ref().map(ToString::to_string),
             page: None,
             is_open: options.open,
-            // What a killed predecessor left is not forgotten before it is dealt with.
+            // A server that a killed predecessor left is not forgotten before it is dealt with.
             server: instance.record().and_then(|left| left.server),
             background_log: options.in_background.then(|| detached::log_of(&instance)),
             stop_within_ms: STOP_MARGIN.as_millis() as u64,

@@ -36,7 +36,7 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often it is looked whether a server that is no child of this process has ended.
 const ENDED_POLL: Duration = Duration::from_millis(500);
 
-/// What listens on an address.
+/// The listener on an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Probe {
     Nothing,
@@ -44,7 +44,7 @@ pub enum Probe {
     Other,
 }
 
-/// What a NATS server tells of itself.
+/// The facts that a NATS server tells of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Greeting {
     pub version: String,
@@ -67,7 +67,7 @@ pub async fn probe(address: &str) -> Probe {
         listens = true;
         BufReader::new(stream).take(GREETING_MAX).read_until(b'\n', &mut line).await.ok()
     };
-    // What has come by then is looked at.
+    // The bytes that have come by then are looked at.
     let _ = tokio::time::timeout(PROBE_TIMEOUT, look).await;
     if !listens {
         return Probe::Nothing;
@@ -169,7 +169,7 @@ impl NatsServer {
             .with_context(|| format!("write {}", config.display()))?;
         let log = settings.log();
         remove_ports_files(&settings.dir);
-        // What the server says before it has read where its log is.
+        // This file takes what the server says before it has read where its log is.
         let early = fresh_log(&log).with_context(|| format!("create {}", log.display()))?;
         let mut command = Command::new(binary);
         command.arg("--config").arg(&config).arg("--log").arg(&log);

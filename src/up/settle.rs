@@ -1,4 +1,4 @@
-//! What `up` adds to the settings before a host is built from them: the JetStream domains.
+//! Adds the JetStream domains to the settings, before a host is built from them.
 //!
 //! Two domains are at stake. `js_domain` is where the lattice keeps its metadata; every host of the lattice has the same.
 //! The *server's* domain names this machine's own JetStream store, and two servers that meet at a hub must not have the
@@ -7,8 +7,8 @@
 //! same lattice. A copied `host_config.json` names a domain that this machine's server never had, or had for a lattice of
 //! its own, so the server gets another one.
 //!
-//! Which lattice a store is for is written in a file beside it, `{domain}.json`: whose server it was is not told by the
-//! store's name, since a lattice that was tried alone first is `core` as well.
+//! A file beside a store, `{domain}.json`, says which lattice it is for: the store's name does not
+//! tell it, since a lattice that was tried alone first is `core` as well.
 
 use std::{fs, io, path::PathBuf};
 
@@ -24,7 +24,7 @@ use crate::{
 
 /// The JetStream domain when none is set; the one of the walk in the README.
 const DOMAIN: &str = "core";
-/// What the domain of a server beside a host of another domain begins with.
+/// The beginning of the domain of a server beside a host of another domain.
 const OTHER_DOMAIN: &str = "extender";
 
 /// The setting of this key, as resolved.
@@ -51,7 +51,7 @@ impl Lattice {
 pub(super) struct Domains {
     /// Of this machine's server, should one be started.
     pub server: String,
-    /// What `js_domain` gets beside that server; `None` if it is set already.
+    /// The value that `js_domain` gets beside that server; `None` if it is set already.
     pub metadata: Option<String>,
     /// Whether the store surely is this machine's own part of the lattice, not one that a copied file made it have.
     pub is_own: bool,

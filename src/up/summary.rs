@@ -1,7 +1,8 @@
-//! What `host up` says when everything runs: where things are, and what to do next.
+//! The summary that `host up` prints when everything runs: where things are, and what to do next.
 //!
-//! It is kept in the record, so that every `up` of the directory can say it again, with what has changed corrected. Rows appear in the order in which they
-//! were added; a part that has something to show adds a row.
+//! It is kept in the record, so that every `up` of the directory can say it again, with what has
+//! changed corrected. Rows appear in the order in which they were added; a part that has something
+//! to show adds a row.
 
 use std::fmt;
 
@@ -52,7 +53,7 @@ impl fmt::Display for Summary {
 }
 
 impl Session {
-    /// What to tell the user about this session and its host.
+    /// Makes the summary of this session and its host.
     pub(super) fn summarize(&self, host: &Host, config: &Config) -> Summary {
         let facts = host.state().facts();
         let folder = self.claim.instance().folder();

@@ -1,5 +1,5 @@
-//! What the dashboard's API takes in a lattice of 200 hosts with 1 000 actors each; beside it the bare thing, an answer of the
-//! same server that has nothing to do.
+//! Times of the dashboard's API in a lattice of 200 hosts with 1 000 actors each; beside it the
+//! baseline, an answer of the same server that has nothing to do.
 //!
 //! `cargo bench --bench dashboard`; `-- distinct` gives each host actors of its own, 200 000 in all. The other hosts are made up:
 //! they beat and answer for their inventories over a real NATS server. Medians.

@@ -1,5 +1,5 @@
-//! What other actors feel of one that computes without end, and of two that call each other without end: how long calls of an
-//! actor take that has little to do, alone and beside them.
+//! Effects on other actors of one that computes without end, and of two that call each other
+//! without end: how long calls of an actor take that has little to do, alone and beside them.
 //!
 //! `cargo bench --bench fairness`. The caller has threads of its own, as one in another process would; server, host and caller
 //! share the machine's cores.

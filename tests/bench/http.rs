@@ -1,4 +1,4 @@
-//! What serving Wasm over HTTP costs, beside the bare things in the same run:
+//! The cost of serving Wasm over HTTP, beside the baselines in the same run:
 //!
 //! * the built-in HTTP server → the echo actor → reply, with a fresh instance per request, with instances reused, and with
 //!   every call going over NATS;

@@ -1,4 +1,4 @@
-//! What an invocation costs, beside the bare thing in the same run:
+//! The cost of an invocation, beside the baseline in the same run:
 //!
 //! * signed invocation over NATS → actor → reply, against plain NATS request and reply;
 //! * a call through the router to an actor in the same process, against calling the guest directly with wasmtime;

@@ -1,4 +1,5 @@
-//! What the binary makes of modules, programs and keys, judged by the real signing crates, a real registry and a host.
+//! Artifacts that the binary makes of modules, programs and keys, checked by the real signing
+//! crates, a real registry and a host.
 
 use std::{
     collections::HashMap,
@@ -67,7 +68,7 @@ fn words(told: &Value, member: &str) -> Vec<String> {
     all.iter().map(|word| word.as_str().expect("a text").to_owned()).collect()
 }
 
-/// What the real signing library reads from a module.
+/// Returns the claims that the real signing library reads from a module.
 fn claims(module: &Path) -> Claims<Actor> {
     let bytes = fs::read(module).expect("the module is read");
     wascap::wasm::extract_claims(bytes).expect("a token that fits").expect("a token").claims
@@ -293,7 +294,7 @@ fn inspect_tells_what_wash_tells_and_more() {
     assert!(refused(dir, 2, &["inspect", "echo.wasm", "-d", "sha256:00"]).contains("--digest is of images"));
     assert!(refused(dir, 1, &["inspect", "plain.wasm"]).contains("host claims sign"));
 
-    // What has expired is told, and that it has.
+    // Expired claims are shown, with a warning.
     json(dir, &["claims", "sign", "plain.wasm", "--issued-at", "1000", "-x", "1"]);
     let told = output(&mut ann(dir, &["inspect", "plain_s.wasm"]));
     assert!(told.status.success() && stderr(&told).contains("expired"), "{told:?}");

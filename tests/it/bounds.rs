@@ -1,5 +1,5 @@
-//! What the control interface is told, however much or however wrong: it keeps bounded amounts of it, refuses the rest with
-//! the reason, and goes on answering.
+//! Bounds of the control interface against too many or malformed requests: it keeps bounded
+//! amounts, refuses the rest with the reason, and goes on answering.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -35,7 +35,7 @@ impl Operator {
         Some(serde_json::from_slice(&reply.payload).expect("an answer is JSON"))
     }
 
-    /// What a command is answered with: nothing, or why it is refused.
+    /// Sends a command; returns why it is refused, or nothing if it is accepted.
     async fn refusal(&self, tail: &str, body: &Value) -> Option<String> {
         let ack = self.ask(tail, body.to_string(), PATIENCE).await.unwrap_or_else(|| panic!("no answer to {tail}"));
         (ack["accepted"] != true).then(|| text(&ack, "/error").to_owned())

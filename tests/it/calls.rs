@@ -1,5 +1,6 @@
-//! Calls: from providers and tools, between actors, of what every host offers, large ones, and over two hosts. What is
-//! decided must not depend on the way a call takes, so these run with the local path and without it.
+//! Calls: from providers and tools, between actors, of what every host offers, large ones, and over
+//! two hosts. The outcome must not depend on the path of a call, so these run with the local path
+//! and without it.
 
 use std::collections::HashMap;
 

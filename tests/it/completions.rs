@@ -78,7 +78,8 @@ fn bash(dir: &Path, words: &[&str], line: &str) -> Output {
     shell.args(["--norc", "--noprofile", "-c", SCRIPT, "bash", line]).args(words).output().expect("bash runs")
 }
 
-/// What zsh makes of a line when the tabulator is pressed at its end. The script is sourced, or lies among the functions.
+/// Returns the line that zsh shows after the tabulator is pressed at its end. The script is
+/// sourced, or lies among the functions.
 fn zsh(program: &Path, dir: &Path, loading: &str, line: &str) -> Output {
     const SCRIPT: &str = r#"
         zmodload zsh/zpty || exit 1

@@ -395,7 +395,7 @@ async fn what_a_host_kept_in_memory_goes_to_the_bucket_when_there_is_one() {
     }
     let gone = keys::link(&keys::link_hash(ECHO, "acme:gone", "default"));
     assert!(bucket.get(gone).await.unwrap().is_none());
-    // What is written from now on is shared as well.
+    // Entries written from now on are shared as well.
     let late = keys::link(&keys::link_hash(ECHO, "acme:late", "default"));
     eventually("links go to the bucket", || async {
         let ctl = ctl_2024(&server).await;
@@ -473,7 +473,8 @@ async fn a_leaf_without_its_hub_names_the_domain_it_has() {
     assert_eq!((asked.as_str(), found.as_str()), ("core", "extender"));
 }
 
-/// What the carrier sends and the mirror returns: beyond what a server delivers before it asks for flow control.
+/// The bytes that the carrier sends and the mirror returns: more than a server delivers before it
+/// asks for flow control.
 const LARGE: u32 = 6_000_000;
 
 /// Returns what it gets.

@@ -89,7 +89,7 @@ async fn contexts_of_wash_and_nats_lead_to_their_server_with_their_login() {
     fs::write(wash.join("default"), "dev").unwrap();
     assert_eq!(lattice_asked(dir, &[], &[]), "of-wash");
     assert_eq!(lattice_asked(dir, &["--context", "edge"], &[]), "default");
-    // Whoever wants another login gets refused, and is not told the password.
+    // A client with another login is refused, and does not see the password.
     let (code, _, err) = host(dir, &["app", "list", "--context", "edge"], &[("WASMCLOUD_CTL_TOKEN", "wrong")]);
     assert!(code == Some(1) && err.contains("refuses") && !err.contains("p@ss"), "{code:?}: {err}");
 }

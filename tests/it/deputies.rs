@@ -1,5 +1,5 @@
-//! What a host must not be made to do in its own name: answer where somebody is commanded, and reach with a built-in
-//! provider what the one who asks could not reach.
+//! Attacks that use the rights of a host: it must not answer on a subject of commands, nor reach
+//! with a built-in provider anything its caller could not reach.
 
 use std::{collections::HashMap, sync::Arc};
 

@@ -102,7 +102,7 @@ async fn runs(server: &Server, host: &TestHost, actor: &str) -> bool {
     inventory.actors.iter().any(|found| found.id == actor)
 }
 
-/// What is in the store.
+/// Counts the uploads in the store.
 async fn uploads(server: &Server) -> usize {
     let sender = sender(server).await;
     let readers = lattice_host::client::upload::Readers::find(&sender.lattice).await.unwrap();

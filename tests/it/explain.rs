@@ -12,7 +12,7 @@ use crate::harness::{
     process::{command, output},
 };
 
-/// What `host explain` tells.
+/// The output of `host explain`.
 struct Explanation {
     told: Value,
     code: Option<i32>,
@@ -54,7 +54,7 @@ impl Explanation {
     }
 }
 
-/// What the counter says to a request, with whatever went wrong in it.
+/// Returns the counter's answer to a request, or the error.
 async fn count(server: &Server) -> String {
     let answer =
         Caller::new(server).await.call(KVCOUNTER, "HttpServer.HandleRequest", http_request("GET", "/", b"")).await;

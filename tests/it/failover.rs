@@ -144,7 +144,7 @@ async fn an_actor_that_is_stopped_and_started_at_once_is_not_missed_and_does_not
         let answer = tokio::time::timeout(PATIENCE, futures::StreamExt::next(&mut answers)).await;
         answer.expect("an answer for each call").unwrap();
     }
-    // What was sent before this round trip would have been answered by now.
+    // A second answer sent before this round trip would be here by now.
     first.runs(&server, &example("echo"), 50).await;
     assert!(
         futures::FutureExt::now_or_never(futures::StreamExt::next(&mut answers)).is_none(),

@@ -296,7 +296,7 @@ async fn answers_that_are_not_taken_are_given_up_whatever_else_the_client_does()
         stream.write_all(b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
         held.spawn(given_up(stream, b"GET / HTTP/1.1\r\n".to_vec(), reads));
     }
-    // Whoever reads slowly, but does, gets all of it, and others are answered meanwhile.
+    // A client that reads slowly but steadily gets everything, and others are answered meanwhile.
     let mut slow = connect().await;
     slow.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
     let slow = tokio::spawn(async move {

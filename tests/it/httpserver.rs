@@ -265,7 +265,7 @@ async fn large_bodies_that_stand_still_make_room_for_others() {
     let mut holders = Vec::new();
     for _ in 0..22 {
         let mut stream = site.connect().await;
-        // What it announces takes nothing from anybody.
+        // An announced length takes no memory from others.
         let head = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", 90 << 20);
         stream.write_all(head.as_bytes()).await.unwrap();
         stream.write_all(&vec![b'x'; 300_000]).await.unwrap();
@@ -554,7 +554,7 @@ async fn a_link_ends_at_its_deadline_whatever_is_in_work() {
     };
     let (link, other) = (site.link(&[]).await, site.try_link(PINGER, &[("path", "/p")]).await.unwrap());
     let _in_work = stuck().await;
-    // Who ends a link waits until the deadline and not a moment longer.
+    // The end of a link waits until the deadline and not a moment longer.
     let deadline = || Instant::now() + Duration::from_millis(600);
     let until = deadline();
     timeout_at(until, link.end(until)).await.expect("one of several");

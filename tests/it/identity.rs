@@ -1,5 +1,5 @@
-//! Who may speak for whom: accounts that sign, links that let providers in, what a policy service is told and believes, call
-//! aliases, and hosts that have one key.
+//! Checks of identity: accounts that sign, links that let providers in, requests to a policy
+//! service, call aliases, and hosts that have one key.
 
 use std::sync::{Arc, Mutex};
 
@@ -63,7 +63,7 @@ fn same_key(guest: &Guest) -> KeyPair {
     KeyPair::from_seed(&guest.key.seed().expect("a seed")).expect("its key")
 }
 
-/// What `host doctor` found, good or bad.
+/// Returns the findings of `host doctor`, good or bad.
 async fn doctor(user: &User) -> String {
     let output = user.run(&["doctor", "-o", "json"]).await;
     String::from_utf8(output.stdout).expect("text")
@@ -413,7 +413,7 @@ async fn an_alias_stays_with_the_first_that_runs_and_goes_to_the_next_when_it_ru
         assert!(told.contains(part), "{told}");
     }
 
-    // Whatever the metadata says by then.
+    // The first keeps it even when its claims are deleted.
     bucket(&server).await.delete(keys::claims(&old.id)).await.unwrap();
     eventually("the claims are gone", || async {
         second.host().links().table().claims(&old.id).is_none().then_some(())

@@ -161,7 +161,7 @@ async fn lists_and_sets_behave_as_in_redis() {
     assert_eq!(store.call("KeyValue.SetClear", &"one").await, Ok(true));
     assert_eq!(store.call::<Vec<String>>("KeyValue.SetQuery", &"one").await, Ok(vec![]));
 
-    // What is one thing is not another, and says so.
+    // A value of one type is refused by operations of another, with a clear error.
     store.set("text", "x", 0).await;
     for error in [
         store.list_add("text", "x").await.unwrap_err(),

@@ -152,7 +152,7 @@ async fn without_the_hub_each_side_goes_on_and_with_it_both_know_the_same() {
     assert_eq!(ctl.get_hosts().await.unwrap().len(), 2);
     assert_eq!(ctl_2024(&site.core).await.get_hosts().await.unwrap().len(), 1);
     assert_eq!(contracts(&site.extender).await, known);
-    // What belongs into the bucket is refused, in time, and not half done.
+    // Writes to the bucket are refused, in time, and not half done.
     assert_names_the_domain(&refused_put(&site.extender, "acme:refused").await);
     let began = Instant::now();
     let ack = ctl.remove_link(ECHO, "acme:kept", "default").await.unwrap();
@@ -223,7 +223,7 @@ async fn a_host_that_starts_without_its_domain_works_and_joins_it_later() {
     site.cut().await;
 
     let late = host(&site.extender).start().await;
-    // Who knows more answers, and who knows nothing only when nobody does.
+    // The host that knows more answers; one that knows nothing answers only when no other does.
     for _ in 0..10 {
         assert_eq!(contracts(&site.extender).await, one);
     }
@@ -238,7 +238,7 @@ async fn a_host_that_starts_without_its_domain_works_and_joins_it_later() {
     let mut events = client::Events::all(&site.extender).await;
     site.hub.resume().await;
     let began = Instant::now();
-    // What hosts answer grows, and never shrinks while this one joins them.
+    // The answers of hosts grow, and never shrink while this one joins them.
     eventually("links are known", || async { (contracts(&site.extender).await == one).then_some(()) }).await;
     let mut knowledge = late.host().links().knowledge();
     let stays_known = async {
@@ -270,7 +270,7 @@ async fn a_host_that_starts_without_its_domain_works_and_joins_it_later() {
     assert_eq!(contracts(&site.core).await, BTreeSet::from(["acme:one", "acme:two"].map(str::to_owned)));
     late.stop().await;
     let names = events.names_until("host_stopped").await;
-    // What was there before is no news.
+    // A link from before is no news.
     assert!(names.iter().filter(|name| *name == "linkdef_set").count() <= 2, "{names:?}");
     at_core.stop().await;
 }

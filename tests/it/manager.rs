@@ -34,7 +34,7 @@ spec:
             replicas: 3
 "#;
 
-/// What was recorded: the end of the subject, and the answer.
+/// Recorded answers: the end of the subject, and the answer.
 const RECORDED: [(&str, &str); 14] = [
     (
         "list",
@@ -128,7 +128,7 @@ impl Scene {
         json
     }
 
-    /// What the manager was asked last.
+    /// Returns the last request to the manager.
     fn asked(&self) -> (String, String) {
         self.asked.lock().unwrap().last().cloned().expect("it was asked")
     }
@@ -197,7 +197,7 @@ async fn a_refusal_of_the_manager_is_an_error() {
     let told: Value = serde_json::from_str(&err).expect("an error as JSON");
     assert_eq!(told["success"], false);
     let asked = scene.asked.lock().unwrap().len();
-    // What cannot be a name, and what is no file, never leaves this machine.
+    // An invalid name, or a path without a file, never leaves this machine.
     for arguments in [&["get", "a.b"][..], &["put", "gone.yaml"], &["deploy", "./gone.yaml"], &["undeploy", "*"]] {
         assert_eq!(scene.app(arguments).0, Some(2), "{arguments:?}");
     }

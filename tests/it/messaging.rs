@@ -310,7 +310,7 @@ async fn a_connection_of_its_own_logs_in_with_its_own_user() {
         matches!(&error, LinkError::Unavailable(text) if text.contains("uri") && !text.contains("secret")),
         "{error}"
     );
-    // What a link publishes just before its end is out.
+    // A message published just before the end of a link is still sent.
     publish(&other, "out.last", None, b"last").await.expect("published");
     let ending = tokio::spawn(Arc::clone(&other).end(Instant::now() + PATIENCE));
     tokio::task::yield_now().await;

@@ -1,5 +1,5 @@
-//! What hosts count, log and tell, and the commands that show it: `logs`, `top`, `spy`, the steps of starts, and signatures for
-//! the user of the machine.
+//! The counts, logs and events of hosts, and the commands that show them: `logs`, `top`, `spy`, the
+//! steps of starts, and signatures for the user of the machine.
 
 use std::{
     collections::BTreeSet,
@@ -43,7 +43,7 @@ fn operator(dir: &TempDir, server: &Server, args: &[&str]) -> Command {
     command
 }
 
-/// What a command that ends by itself printed, as JSON values.
+/// Returns the output of a command that ends by itself, as JSON values.
 fn json_lines(mut command: Command) -> Vec<Value> {
     let output = output(&mut command);
     assert!(output.status.success(), "{}", stderr(&output));
@@ -499,7 +499,7 @@ async fn a_host_signs_for_its_user_and_for_its_lattice_only() {
     assert!(refused.to_string().contains("not accepted"), "{refused}");
     let large = vec![0; local::PAYLOAD_BYTES_MAX + 1];
     assert!(matches!(local::sign(&dir, &Unsigned { payload: &large, ..call }).await, Err(SignError::TooLarge(_))));
-    // Whatever is no question is answered, and harms nobody.
+    // A malformed request is answered, and does no harm.
     let garbage = std::os::unix::net::UnixStream::connect(&sockets(&dir)[0]).unwrap();
     let answer = tokio::task::spawn_blocking(move || {
         std::io::Write::write_all(&mut &garbage, b"{\"lattice\":1}\n").unwrap();

@@ -48,7 +48,7 @@ async fn pets(delay: Duration) -> Pets {
     Pets::start(Settings { listen: (Ipv4Addr::LOCALHOST, 0).into(), delay, certificate }).await.expect("the API starts")
 }
 
-/// What a browser sees: status, content type, body.
+/// Returns the answer as a browser gets it: status, content type, body.
 async fn get(url: &str) -> (u16, String, String) {
     let client = reqwest::Client::builder().no_proxy().build().expect("a client");
     let answer = client.get(url).send().await.expect("an answer");

@@ -51,7 +51,7 @@ use crate::harness::{
 const HOST: &str = "NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF";
 const CONTRACT: &str = "wasmcloud:keyvalue";
 
-/// What a provider is to be told.
+/// Returns the host data for a provider.
 fn host_data(example: &str, access: &Access, links: Vec<LinkDefinition>) -> HostData {
     HostData {
         host_id: HostId::parse(HOST).unwrap(),
@@ -415,7 +415,7 @@ async fn what_cannot_run_is_told_apart() {
     assert!(matches!(deaf, SpawnError::HostDataUnread), "{deaf}");
 }
 
-/// What reached the log.
+/// The text that reached the log.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 

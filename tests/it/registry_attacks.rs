@@ -148,7 +148,8 @@ async fn an_answer_without_end_is_given_up_whatever_it_is() {
         })
         .await;
         assert!(pull(&hostile, false).await.is_err(), "{endless_at}");
-        // What lies in the buffers of both ends of the connection, beside what was read.
+        // The bytes in the buffers of both ends of the connection count, too, not only those that
+        // were read.
         let sent = sent.load(Ordering::Relaxed);
         assert!((1..64).contains(&sent), "{endless_at}: {sent} MiB were taken");
     }

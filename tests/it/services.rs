@@ -350,7 +350,7 @@ async fn the_example_decides_by_the_labels_hosts_have_now_and_by_the_rules_of_no
     let call = || caller.call(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b""));
     call().await.unwrap();
 
-    // What was decided before the label came counts no longer.
+    // A decision from before the label counts no longer.
     let label = json!({"key": "zone", "value": "public"}).to_string();
     caller.nats.request(format!("wasmbus.ctl.default.labels.{}.put", host.id), label.clone().into()).await.unwrap();
     let refused = call().await.unwrap_err();

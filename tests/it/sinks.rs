@@ -332,7 +332,7 @@ async fn commands_whose_reader_is_gone_end_quietly_with_their_usual_code() {
     host.stop().await;
 }
 
-/// What a host logs until it has said `last`.
+/// Returns the log of a host up to the line with `last`.
 fn lines_until(host: &mut Process, last: &str) -> Vec<String> {
     host.line(last);
     host.seen.clone()

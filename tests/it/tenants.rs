@@ -1,4 +1,5 @@
-//! What a signed actor can do to its host and to other actors: use up its own call, and nothing else.
+//! Attacks of a signed actor on its host and on other actors: it can use up its own call, and
+//! nothing else.
 //!
 //! Each guest here is one that somebody signed and started in good faith. Tables hold guests that are alike.
 
@@ -214,7 +215,7 @@ async fn what_a_guest_may_not_have_it_does_not_get() {
     let expect = |call: &str, errno: u32| {
         format!("(if (i32.ne (call {call}) (i32.const {errno})) (then (unreachable))) (i32.const 1)")
     };
-    // What is called, and what the guest is answered with; nothing if it must end.
+    // The name, the guest, and a part of the error; `None` if the call must succeed.
     for (what, wat, ends_with) in [
         ("recursion", module("", "(func $deep (call $deep))", "(call $deep) (i32.const 1)"), Some("stack")),
         (

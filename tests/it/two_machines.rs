@@ -34,7 +34,8 @@ fn ground() -> Ground {
     Ground::OneComputer { free_port: |_| free_port() }
 }
 
-/// What those who ask for the page notice of a disturbance, when each request is answered by one of two other machines.
+/// Measures how clients of the page notice a disturbance, when each request is answered by one of
+/// two other machines.
 async fn noticed(disturbance: Disturbance) -> Vec<Row> {
     let dir = TempDir::new().unwrap();
     let plan = Plan { third: true, ..plan(&dir, App::echo(), &[EVERY_CALL_OVER_NATS]) };

@@ -22,7 +22,8 @@ use crate::harness::{
     text,
 };
 
-/// A machine: a home, and directories to start hosts in. What runs in the end is stopped.
+/// A machine: a home, and directories to start hosts in. Everything that still runs is stopped at
+/// the end.
 struct Machine(TempDir);
 
 impl Machine {
@@ -59,7 +60,7 @@ impl Machine {
         format!("127.0.0.1:{}", self.config(dir)["ctl_port"])
     }
 
-    /// What `host down` has stopped.
+    /// Returns the records that `host down` stopped.
     fn down(&self, dir: &str, arguments: &[&str]) -> Vec<Value> {
         let down = output(self.host(dir, &["down", "-o", "json"]).args(arguments));
         assert_eq!(down.status.code(), Some(0), "{down:?}");
@@ -188,7 +189,7 @@ async fn a_server_that_ran_before_is_used_and_left_alone() {
     let refused = output(&mut machine.host("a", &["up", "--nats-port", &port, "--hub", "tls://hub.example"]));
     assert_eq!(refused.status.code(), Some(1));
     assert!(stderr(&refused).contains("--hub is for a server that `host up` starts"), "{}", stderr(&refused));
-    // What was asked for once and failed is not kept.
+    // A setting of a failed start is not kept.
     let refused = output(&mut machine.host("b", &["up", "--nats-port", &port, "--hub", "tls://hub.example"]));
     assert_eq!(refused.status.code(), Some(1));
     assert!(!machine.dir("b").join("host_config.json").exists());

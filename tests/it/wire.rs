@@ -346,7 +346,7 @@ async fn the_bucket_of_payloads_that_a_host_makes_is_bounded_in_size_and_time() 
     let (_chunks, _stored) = stored(&server, "first", &Bytes::from_static(b"x")).await;
     let config = Store::of(&server, "default").await.stream().await.cached_info().config.clone();
     assert_eq!((config.max_bytes, config.max_age), (1 << 30, Duration::from_secs(600)));
-    // What another host made stays as it is.
+    // A bucket of another host stays as it is.
     let server = Server::start().await;
     let store = Store::of(&server, "default").await;
     let config = jetstream::stream::Config {
@@ -574,7 +574,7 @@ async fn names_with_wildcards_reach_no_key_and_no_other_subject() {
         let sent = nats.publish_with_reply(format!("wasmbus.ctl.default.{subject}"), "_INBOX.names.x", "{}".into());
         sent.await.expect("sent");
     }
-    // What comes after them on the same connection is answered after them.
+    // A later request on the same connection is answered after them.
     let ctl = client::ctl_2024(&server).await;
     eventually("the control interface answers", || async { ctl.get_hosts().await.ok().filter(|all| all.len() == 1) })
         .await;

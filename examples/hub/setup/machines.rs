@@ -44,7 +44,7 @@ impl Kind {
     }
 }
 
-/// What else differs where several servers share a computer.
+/// Further differences where several servers share a computer.
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
     /// `host:port` for clients, in place of port 4222 at all addresses.

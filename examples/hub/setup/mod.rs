@@ -1,5 +1,5 @@
-//! What a hub of one's own consists of: a directory with keys, a certificate, and the configurations of the hub and of
-//! the NATS servers beside the hosts.
+//! The parts of a hub of one's own: a directory with keys, a certificate, and the configurations of
+//! the hub and of the NATS servers beside the hosts.
 //!
 //! [`Hub::prepare`] makes it. Keys are made once and then kept, so that it can be called again, for another address
 //! say; everything that follows from the keys is written anew. The example `hub` calls it for a directory of the
@@ -23,7 +23,7 @@ use operator::Operator;
 
 /// The configuration of the hub.
 pub const HUB_CONFIG: &str = "hub.cfg";
-/// What a machine needs to be let in, beside the configuration of its server.
+/// The file that a machine needs to be let in, beside the configuration of its server.
 pub const CREDENTIALS: &str = "lattice.creds";
 /// The authority that machines trust.
 pub const AUTHORITY: &str = "ca.pem";
@@ -46,7 +46,7 @@ pub struct Addresses {
 #[derive(Clone, Debug)]
 pub struct Hub {
     pub dir: PathBuf,
-    /// What the servers of the machines connect to.
+    /// The address that the servers of the machines connect to.
     pub url: String,
 }
 

@@ -1,8 +1,8 @@
 //! The commands of the walk, typed at a shell: with `host`, or with `wash`, whose every word they are.
 //!
-//! Each command line is run in the directory of a machine, and after it the lattice is asked, by the client crate, what
-//! became of it. What a program answers may differ in words; what it brings about must not: [`Effect`] is written without
-//! anything that differs from one run to the next.
+//! Each command line is run in the directory of a machine, and after it the client crate asks the
+//! lattice for the outcome. The output of programs may differ in words; their effects must not:
+//! [`Effect`] is written without anything that differs from one run to the next.
 
 use std::{collections::BTreeMap, path::PathBuf, process::Stdio, time::Duration};
 
@@ -26,7 +26,7 @@ const COMMAND: Duration = Duration::from_secs(90);
 pub struct Effect {
     /// Without the program and without what differs between runs.
     pub command: String,
-    /// What runs where, and what is linked, afterwards.
+    /// The actors, providers and links of the lattice afterwards.
     pub lattice: Value,
 }
 

@@ -1,4 +1,4 @@
-//! What may happen to a lattice at work, and what those who ask for the page notice of it.
+//! Disturbances of a lattice at work, and how clients of the page notice them.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::{
     process::Signal,
 };
 
-/// What happens.
+/// The event that disturbs the lattice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disturbance {
     ActorRemoved,
@@ -34,7 +34,7 @@ pub struct Pace {
     pub frozen: Duration,
 }
 
-/// What was noticed at one machine's page.
+/// The effect of a disturbance on one machine's page.
 pub struct Row {
     pub disturbance: Disturbance,
     /// The machine whose page it was.

@@ -23,11 +23,11 @@ const ASK: Duration = Duration::from_secs(2);
 
 /// A variable in the environment of a host.
 pub type Var = (&'static str, &'static str);
-/// What the walk says to the host of the first machine, and to that of the second.
+/// The variable that the walk sets for the host of the first machine, and for that of the second.
 pub const FIRST: Var = ("WASMCLOUD_JS_DOMAIN", "core");
 pub const SECOND: Var = ("HOST_machine", "second");
 
-/// What is to be put up, and of what.
+/// The lattice to set up, and its parts.
 pub struct Plan {
     /// Where everything lies.
     pub dir: PathBuf,
@@ -57,7 +57,7 @@ pub struct Lattice {
     pub first: Machine,
     pub second: Machine,
     pub third: Option<Machine>,
-    /// What it stands on goes last.
+    /// The ground under it is dropped last.
     _ground: Ground,
 }
 

@@ -38,7 +38,7 @@ struct Counts {
     failed: AtomicU64,
 }
 
-/// What became of a load.
+/// The outcome of a load.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     pub requests: u64,
@@ -157,7 +157,7 @@ impl Tally {
 
     fn report(mut self, began: Instant, until: Instant) -> Report {
         let requests = self.answers.len() as u64 + self.failures;
-        // What came after the last request belongs to it, and says nothing about a gap.
+        // Answers after the last request belong to it, and say nothing about a gap.
         self.answers.retain(|answer| *answer <= until);
         self.answers.extend([began, until]);
         self.answers.sort_unstable();

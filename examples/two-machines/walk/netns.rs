@@ -1,8 +1,8 @@
 //! Machines with networks of their own, on one Linux computer: a namespace each, a bridge between them with latency and
 //! loss, and a short wire to each for those who ask for pages and send commands.
 //!
-//! Everything is removed when the [`Network`] is dropped. What a killed run left behind, the next run removes: names
-//! carry the process id of their owner.
+//! Everything is removed when the [`Network`] is dropped. The next run removes leftovers of a
+//! killed run: names carry the process id of their owner.
 
 use std::{
     net::Ipv4Addr,

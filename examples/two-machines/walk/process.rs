@@ -14,7 +14,7 @@ use super::PATIENCE;
 /// How many lines of a log an error shows.
 const TAIL: usize = 5;
 
-/// What a process can be told.
+/// A signal for a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     Terminate,

@@ -21,7 +21,7 @@ pub struct Pace {
     pub requests: u64,
 }
 
-/// What the walk has shown.
+/// The results of the walk.
 pub struct Outcome {
     /// The page of the first machine, from the start of the application to the end of its host.
     pub first_page: Report,

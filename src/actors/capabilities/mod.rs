@@ -1,5 +1,6 @@
-//! What every host offers without a provider or a link: `wasmcloud:builtin:logging` and `wasmcloud:builtin:numbergen`
-//! (wasmbus protocol, sections 5.3 and 5.6). An actor still needs the capability in its claims.
+//! The capabilities that every host offers without a provider or a link:
+//! `wasmcloud:builtin:logging` and `wasmcloud:builtin:numbergen` (wasmbus protocol, sections 5.3
+//! and 5.6). An actor still needs the capability in its claims.
 
 mod logging;
 mod numbergen;

@@ -1,4 +1,4 @@
-//! What can be asked of the supervisor, and by whom: the requests, their refusals, and the [`Handle`] that takes them.
+//! The interface of the supervisor: requests, their refusals, and the [`Handle`] that takes them.
 //!
 //! Asking never waits: a request goes into a bounded inbox, in order, or is refused because that is full.
 
@@ -81,7 +81,7 @@ pub enum ActorError {
     Unavailable,
 }
 
-/// What readers see of a running actor.
+/// A running actor as readers see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActorView {
     pub id: ActorId,
@@ -137,7 +137,7 @@ impl Handle {
         }
     }
 
-    /// What runs now.
+    /// Returns the actors that run now.
     pub fn running(&self) -> Arc<Vec<ActorView>> {
         Arc::clone(&self.view.borrow())
     }

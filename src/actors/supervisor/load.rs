@@ -41,7 +41,7 @@ const UPLOADS_MAX: usize = 8;
 const IMAGES_MAX: usize = 64;
 /// How long compiling may take before whoever asked for it is told.
 const COMPILE_TIMEOUT: Duration = Duration::from_secs(300);
-/// What memory is counted in.
+/// The unit in which memory is counted.
 const MIB: u64 = 1 << 20;
 
 /// How many modules may be on their way, and how many are compiled at a time. A module is fetched first and takes its place
@@ -89,7 +89,8 @@ impl Loads {
         [compiles, memory]
     }
 
-    /// The memory that compiling takes, a generous guess. What is more than all there is waits until it is alone.
+    /// Returns the MiB that compiling takes, a generous guess. A module that needs more than all
+    /// there is waits until it is alone.
     fn mib_for(&self, bytes: usize) -> u32 {
         let mib = (bytes as u64).saturating_mul(MEMORY_PER_BYTE) / MIB;
         u32::try_from(mib).unwrap_or(u32::MAX).clamp(1, self.memory_max_mib)

@@ -1,9 +1,10 @@
-//! Owns which actors run on this host, and is the only one who changes it.
+//! Owns the set of actors that run on this host, and is the only part that changes it.
 //!
-//! Commands arrive in order through one inbox. What takes time (reading, verifying, compiling, subscribing, draining) runs
-//! as a child task that reports back; meanwhile commands for the same reference or the same actor wait in line, so that
-//! two of them are carried out in the order they were given. Every change follows the same steps: state first, then the
-//! snapshot for readers, then events.
+//! Commands arrive in order through one inbox. Slow work (reading, verifying, compiling,
+//! subscribing, draining) runs as a child task that reports back; meanwhile commands for the same
+//! reference or the same actor wait in line, so that two of them are carried out in the order they
+//! were given. Every change follows the same steps: state first, then the snapshot for readers,
+//! then events.
 //!
 //! An actor has one subscription and one number of permits: the sum over its *groups*. A group is what was started with
 //! one set of annotations; clients that manage actors by annotations (a deployment manager) scale and stop only theirs
@@ -70,8 +71,8 @@ use crate::{
 const INBOX: usize = 256;
 /// Commands that may wait for loading and starting, all together.
 const JOBS_MAX: usize = 1024;
-/// The part of a message of NATS that the actors of a host may take in its inventory, one of so many. What the host answers
-/// has to fit into one.
+/// The actors of a host may fill one of so many equal parts of the NATS message with its inventory:
+/// the host's answer has to fit into one message.
 const INVENTORY_PART: usize = 2;
 /// How often claims of running actors are looked for in the bucket, and written again if it lost them; and whether they count.
 const CLAIMS_CHECK: Duration = Duration::from_secs(5);
@@ -80,7 +81,7 @@ const CLAIMS_CHECK: Duration = Duration::from_secs(5);
 const FULL: &str = "the host runs as many actors and sets of annotations as its inventory can tell in one message; start it on \
                     another host, or raise max_payload in the NATS server's configuration";
 
-/// What the supervisor works with.
+/// Everything the supervisor works with.
 pub struct Parts {
     pub host: HostId,
     pub shared: Shared,
@@ -151,7 +152,7 @@ enum Job {
 /// A job with its module; a stop needs none.
 type ReadyJob = (Job, Option<Arc<Artifact>>);
 
-/// What a child task reports.
+/// The report of a child task.
 enum Done {
     Loaded {
         reference: String,

@@ -15,13 +15,13 @@ pub(super) struct Running {
     pub groups: Vec<Group>,
     pub leave: CancellationToken,
     pub left: Option<oneshot::Receiver<()>>,
-    /// What ran when the host began to stop; its events are due when it has.
+    /// The groups that ran when the host began to stop; their events are due at the end of that.
     pub stopping: Vec<Group>,
     /// Its claims do not count now, and that was told.
     pub is_out_of_term: bool,
 }
 
-/// What was started with one set of annotations.
+/// The part of an actor that was started with one set of annotations.
 pub(super) struct Group {
     pub annotations: Annotations,
     pub instance_id: String,
@@ -50,7 +50,7 @@ impl Running {
         self.actor.set_reuse(reuse.unwrap_or(reuse_default));
     }
 
-    /// What readers see of it.
+    /// Returns the actor as readers see it.
     pub fn view(&self) -> ActorView {
         let claims = self.actor.claims();
         let group = |group: &Group| GroupView {

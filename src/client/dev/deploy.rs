@@ -55,7 +55,7 @@ struct Place {
     host_name: String,
 }
 
-/// What was brought to the lattice, and where.
+/// The actor that was brought to the lattice, and where.
 pub(super) struct Deployment {
     sender: Sender,
     /// The host that was asked for, and its id.
@@ -66,9 +66,9 @@ pub(super) struct Deployment {
     readers: Option<Readers>,
     place: Option<Place>,
     running: Option<Running>,
-    /// The reference of the last command, and of which actor, whatever became of it.
+    /// The actor and the reference of the last command, whatever became of it.
     asked: Option<(String, String)>,
-    /// What was sent from here and is still there.
+    /// Uploads that were sent from here and are still there.
     sent: Vec<Digest>,
 }
 
@@ -92,7 +92,7 @@ impl Deployment {
         })
     }
 
-    /// What runs, as far as it is known here.
+    /// Returns the actor that runs, as far as it is known here.
     pub(super) fn running(&self) -> Option<&Running> {
         self.running.as_ref()
     }
@@ -168,8 +168,8 @@ impl Deployment {
         Ok(())
     }
 
-    /// What runs on the host that was chosen or is wanted, or else where the actor runs already. `None` if no host is chosen
-    /// yet.
+    /// Returns the inventory of the host that was chosen or is wanted, or else of a host where the
+    /// actor runs already. `None` if no host is chosen yet.
     async fn find(&mut self, actor: &str, tell: &dyn Fn(Told)) -> Result<Option<Inventory>> {
         if let Some(place) = &self.place {
             match self.sender.lattice.inventory(&place.host_id).await {
@@ -267,7 +267,8 @@ impl Deployment {
         told(watch.wait(until, of_event, of_inventory, |_| {}).await, "update to", reference)
     }
 
-    /// Removes what was sent from here and runs nowhere any more. What is left is removed by others, another time.
+    /// Removes uploads that were sent from here and run nowhere any more. Those left over are
+    /// removed by others, another time.
     pub(super) async fn tidy(&mut self) {
         let Some(readers) = self.readers.clone().filter(|_| !self.sent.is_empty()) else { return };
         let store = self.sender.store(&readers);

@@ -4,9 +4,10 @@
 //! saves ─▶ verify, or sign ─▶ deploy (choose a host, send, start or update, wait) ─▶ Told
 //! ```
 //!
-//! What cannot run is told, and what runs goes on. At the end the actor is stopped, if it was started here: by the
-//! annotation [`ANNOTATION`] it is known, also when the process that started it was killed. What was sent and nobody runs any
-//! more is removed: a day of saves would fill the store.
+//! A save that cannot run is reported, and what runs goes on. At the end the actor is stopped, if
+//! it was started here: it is known by the annotation [`ANNOTATION`], also when the process that
+//! started it was killed. Uploads that nobody runs any more are removed: a day of saves would fill
+//! the store.
 
 mod deploy;
 pub mod saves;
@@ -35,7 +36,7 @@ pub const ANNOTATION: &str = "lattice.host/dev";
 /// A file that is not whole may be in the middle of a build; after this time without a change it is not.
 const HALF_TIME: Duration = Duration::from_secs(1);
 
-/// What is to be watched, and where it is to run.
+/// The file to watch, and where its actor is to run.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub file: PathBuf,
@@ -54,7 +55,7 @@ pub type Sign<'a> = Box<dyn Fn(&Bytes, Option<&ActorClaims>, i32) -> Result<Opti
 /// Hears what an actor, named by its public key, logs.
 pub type Follow<'a> = Box<dyn Fn(&Lattice, &str) -> BoxStream<'static, Line> + 'a>;
 
-/// What happens, to be told.
+/// Events to report to the user.
 #[derive(Clone, Debug)]
 pub enum Told {
     /// There is no such file yet.
@@ -65,7 +66,7 @@ pub enum Told {
         of: u64,
     },
     Running(Running),
-    /// What was saved does not run; what ran before goes on, if anything did.
+    /// The saved file does not run; the actor that ran before goes on, if one did.
     Refused {
         why: String,
         goes_on: Option<Running>,
@@ -121,7 +122,7 @@ pub async fn run(
         tell(Told::Waiting);
     }
     let mut dev = Dev { deployment, sign, revision: 0, tell };
-    // What may be half of a module, until when the rest is waited for.
+    // The error of a file that may be half of a module, and until when the rest is waited for.
     let mut half: Option<(Instant, ContentError)> = None;
     let mut logs: Option<(String, BoxStream<'static, Line>)> = None;
     loop {
@@ -187,9 +188,9 @@ async fn next_line(logs: &mut Option<(String, BoxStream<'static, Line>)>) -> Opt
     }
 }
 
-/// What became of a save.
+/// The outcome of a save.
 enum Taken {
-    /// It runs, or it was told why not.
+    /// It runs, or the reason why not was reported.
     Done,
     /// It may be half of a module.
     Half(ContentError),

@@ -4,7 +4,8 @@
 //! bursts, so the file is read when nothing happened for [`QUIET`]. Where no events come (network file systems, a directory
 //! that is not there yet, one that was removed and made again) the file is looked at every [`LOOK`].
 //!
-//! Only the latest content counts: who is busy with one finds the last of those that came meanwhile.
+//! Only the latest content counts: a caller that is busy with one finds the last of those that came
+//! meanwhile.
 
 use std::{
     path::{Path, PathBuf},
@@ -66,7 +67,7 @@ impl Saves {
     }
 }
 
-/// What can be seen of a file without reading it.
+/// The properties of a file that can be seen without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Looks {
     bytes: u64,

@@ -1,4 +1,4 @@
-//! What could come next: the answers to a shell that asks.
+//! Answers a shell that asks for completions: what could come next.
 //!
 //! The lattice is that of the settings, of the flags typed so far too. It gets less time than a person notices; what is not
 //! known by then is not offered. Nothing here prints, and nothing fails: without a lattice there are no candidates.
@@ -34,14 +34,14 @@ use crate::{
     terminal::table::middle,
 };
 
-/// How long the lattice has for everything. Who presses a key twice waits no longer.
+/// How long the lattice has for everything. A user who presses a key twice waits no longer.
 const DEADLINE: Duration = Duration::from_millis(700);
 /// How long one round of questions takes at the most: hosts of earlier years do not say when all have answered.
 const ROUND: Duration = Duration::from_millis(250);
 /// An id in a help text.
 const ID_WIDTH: usize = 13;
 
-/// What was seen of a lattice.
+/// The part of a lattice that was seen.
 #[derive(Default)]
 struct Seen {
     inventories: Vec<Inventory>,
@@ -244,7 +244,7 @@ fn session() -> Option<Session> {
     Session::quiet(settings, &connect).ok()
 }
 
-/// What a line that is not finished says about the lattice.
+/// Reads from an unfinished line what it says about the lattice.
 fn given(words: Vec<OsString>) -> (SettingArgs, Connect) {
     let Ok(matches) = cli::command().ignore_errors(true).try_get_matches_from(words) else { return Default::default() };
     let settings = SettingArgs::from_arg_matches(&matches).unwrap_or_default();

@@ -31,11 +31,12 @@ pub use candidates::{
 
 /// Tells a run of the binary that a shell asks.
 const VARIABLE: &str = "COMPLETE";
-/// What is completed.
+/// The command that is completed.
 const NAME: &str = "host";
 
-/// What bash needs besides: it ends words at colons and equals signs, of which ids, contracts and references are full. They are
-/// put together again for the question, and of an answer only what comes after the last of them is given back.
+/// The addition for bash: it ends words at colons and equals signs, of which ids, contracts and
+/// references are full. They are put together again for the question, and of an answer only the
+/// part after the last of them is given back.
 const BASH: &str = r#"
 _host_complete() {
     local line="${COMP_LINE#*"${COMP_WORDS[0]}"}" before="" index here=0 piece
@@ -73,7 +74,8 @@ else
 fi
 "#;
 
-/// What zsh needs besides: as a file among its functions the script is run as a function first, and is to complete then too.
+/// The addition for zsh: as a file among its functions the script is run as a function first, and
+/// is to complete then too.
 const ZSH: &str = r#"
 if [[ "${funcstack[1]}" == "_host" ]]; then
     _clap_dynamic_completer_host "$@"

@@ -107,7 +107,7 @@ fn check(key: &'static str, text: &str, dir: &Path) -> Result<(), String> {
     let mut flag = (key, text.to_owned());
     new::absolute(&mut flag);
     let Err(mistakes) = new::checked(&[flag], None, dir) else { return Ok(()) };
-    // What belongs to it is asked for next.
+    // Its partner is asked for next.
     let mistake = mistakes.0.into_iter().find(|mistake| !matches!(mistake.problem, Problem::MissingPartner(_)));
     mistake.map_or(Ok(()), |mistake| Err(format!("{}; accepted: {}", mistake.problem, mistake.accepted)))
 }
@@ -171,6 +171,6 @@ fn typed_in_secret() -> io::Result<String> {
 
 fn tell(text: &str) {
     let mut stderr = io::stderr().lock();
-    // Who cannot see the question will not answer it.
+    // A user who cannot see the question will not answer it.
     let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
 }

@@ -84,7 +84,7 @@ fn note_the_directory(terminal: &Terminal, place: &CtxPlace) {
 
 fn list(terminal: &Terminal, args: &CtxList) -> Result<()> {
     let places = places(&args.place);
-    // What is wrong with the one in use is told by its line, or not at all if there is none.
+    // An error about the context in use is only noted: the list is shown all the same.
     let in_use = in_use(&places, &args.place);
     if let Err(error) = &in_use {
         terminal.note(format!("{error:#}"));

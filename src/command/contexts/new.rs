@@ -1,6 +1,7 @@
 //! `host ctx new`: a context from flags, from another file, or from answers.
 //!
-//! What is written was checked as a whole before, by the table that checks it whenever it is used.
+//! The content is checked as a whole before it is written, by the table that checks it whenever it
+//! is used.
 
 use std::path::Path;
 
@@ -85,8 +86,8 @@ pub(super) fn absolute((key, text): &mut (&'static str, String)) {
     }
 }
 
-/// What flags and a context make together; mistakes name the flag or the line. `dir` is where contexts are, and no other
-/// files of settings.
+/// Returns the settings that flags and a context make together; mistakes name the flag or the line.
+/// `dir` is where contexts are, and no other files of settings.
 pub(super) fn checked(
     flags: &[(&'static str, String)],
     context: Option<Context>,
@@ -106,7 +107,7 @@ fn empty(path: &Path) -> Context {
     Context { path: path.to_owned(), members: Vec::new(), timeout: None, notes: Vec::new() }
 }
 
-/// What a context says that was told nothing, so that there is something to edit.
+/// Returns the members of a context without any settings, so that there is something to edit.
 fn defaults() -> Vec<Member> {
     let member = |key: &str, value: Value| Member { key: key.to_owned(), value, line: 1 };
     vec![

@@ -114,7 +114,7 @@ async fn live(terminal: &Terminal, observer: &mut Observer, delay: Duration) -> 
     Ok(())
 }
 
-/// What is on the screen.
+/// The content of the screen.
 struct Shown {
     is_wide: bool,
     notes: Vec<String>,
@@ -123,7 +123,7 @@ struct Shown {
 }
 
 impl Shown {
-    /// Does something and heeds the user meanwhile; an error is the wish to end.
+    /// Does some work and obeys the user meanwhile; an error is the wish to end.
     async fn attend<T>(&mut self, screen: &mut Screen, work: impl Future<Output = T>) -> Result<T, Wish> {
         tokio::pin!(work);
         loop {
@@ -213,7 +213,7 @@ impl Observer {
             if self.searched.elapsed() < SEARCH {
                 return None;
             }
-            // Who does not answer for once stays in the table.
+            // If no host answers for once, all stay in the table.
             lattice.hosts().await.ok().filter(|found| !found.is_empty())
         };
         let asked = self.hosts.iter().map(|host| calls::look(lattice, &host.id, self.by_operation));
@@ -245,7 +245,7 @@ impl Observer {
         Ok(Seen { at: OffsetDateTime::now_utc(), lattice, hosts, memory_bytes, by_operation, order, rows })
     }
 
-    /// What is worth to know beside the table.
+    /// Returns the notes that are worth to know beside the table.
     fn notes(&self) -> Vec<String> {
         let list = |hosts: &BTreeSet<String>| hosts.iter().cloned().collect::<Vec<_>>().join(", ");
         let mut notes = Vec::new();

@@ -32,7 +32,7 @@ const KEYS_MAX: usize = 64;
 /// The screen is ours.
 static IS_TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// What the user wants.
+/// A wish of the user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wish {
     /// No more of it.
@@ -85,7 +85,7 @@ impl Screen {
         out.flush()
     }
 
-    /// What the user wants next. Cancel safe.
+    /// Waits for the next wish of the user. Cancel safe.
     pub async fn next(&mut self) -> Wish {
         tokio::select! {
             wish = self.keys.recv() => match wish {

@@ -29,7 +29,7 @@ fn every_setting_has_a_flag_that_reaches_it() {
         for flag in [setting.flag].iter().chain(setting.aliases) {
             assert_eq!(parse(&[&format!("--{flag}=x")]).values, [(setting.key, "x".to_owned())], "--{flag}");
         }
-        // Whoever knows the key can guess a flag.
+        // A user who knows the key can guess a flag.
         let guess = setting.key.replace('_', "-");
         assert!(setting.flag == guess || setting.aliases.contains(&guess.as_str()), "{guess}");
     }

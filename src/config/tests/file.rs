@@ -19,7 +19,8 @@ fn parsed(path: impl AsRef<Path>) -> BTreeMap<String, Value> {
     serde_json::from_str(&read(path)).expect("the written file is JSON")
 }
 
-/// What the file carries: all but the identity of one host, logging, labels and the place to write to.
+/// Keeps the part of a configuration that the file carries: all but the identity of one host,
+/// logging, labels and the place to write to.
 fn lasting(mut config: Config) -> Config {
     let blank = Secret::new("");
     config.host_key = HostKey { seed: blank, public: String::new() };

@@ -1,4 +1,5 @@
-//! What users may rely on, told as inputs and outcomes. Each test owns a directory, an environment and a home.
+//! The behaviour that users may rely on, as inputs and outcomes. Each test owns a directory, an
+//! environment and a home.
 
 mod args;
 mod connections;

@@ -1,4 +1,4 @@
-//! Who wins, what is remembered about it, and labels.
+//! The precedence of sources, the record of it, and labels.
 
 use super::*;
 use crate::config::settings;
@@ -204,7 +204,7 @@ fn a_new_value_replaces_what_falls_back_to_it_and_other_ways_to_log_in() {
     assert!(!login.iter().any(|key| key == "rpc_password" || key.starts_with("ctl")), "{login:?}");
 }
 
-/// What `wash up` of 2022 passes, most of it empty.
+/// The variables that `wash up` of 2022 passes, most of them empty.
 #[test]
 fn the_environment_of_wash_is_accepted() {
     let machine = Machine::new()

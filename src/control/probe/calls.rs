@@ -1,7 +1,8 @@
 //! The calls this host served and made, counted: `probe.{host}.calls`.
 //!
-//! The answer is a [`Look`]. Numbers are totals since the host started, so who wants rates looks twice. What would not fit into
-//! one message is asked for with [`Ask::after`], as the look before says in [`Look::next`].
+//! The answer is a [`Look`]. Numbers are totals since the host started, so a client that wants
+//! rates asks twice. Rows that do not fit into one message are asked for with [`Ask::after`], which
+//! the answer before gives in [`Look::next`].
 
 use std::collections::HashMap;
 
@@ -14,17 +15,17 @@ use crate::{
     meter::{OperationCounts, TargetCounts},
 };
 
-/// What of the server's limit one answer may take.
+/// One answer may take the server's limit divided by this.
 const PART_OF_PAYLOAD: usize = 2;
 
-/// What is asked for; nothing at all asks for the whole, without operations.
+/// The body of a request; an empty body asks for everything, without operations.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Ask {
     /// Numbers of each operation, not of all together.
     #[serde(deserialize_with = "nullable")]
     pub operations: bool,
-    /// What comes after this row of the last look.
+    /// Only the rows after this row of the last look.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<RowKey>,
 }
@@ -37,7 +38,7 @@ pub struct RowKey {
     pub link_name: String,
 }
 
-/// What a host has counted.
+/// The counts of a host.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Look {
@@ -72,7 +73,7 @@ pub struct Row {
     pub link_name: String,
     #[serde(deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
     pub name: String,
-    /// What it was started from, if it runs here.
+    /// The reference it was started from, if it runs here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
     #[serde(deserialize_with = "nullable")]
@@ -122,7 +123,7 @@ impl Server {
         look
     }
 
-    /// What runs here was started from where, by id and link name.
+    /// Returns the name and the reference of everything that runs here, by id and link name.
     fn references(&self) -> References {
         let actors = self.parts.actors.running();
         let actors = actors.iter().map(|actor| {

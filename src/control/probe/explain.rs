@@ -72,12 +72,12 @@ pub struct Step {
     /// `known`, `link`, `claim`, `check`, `policy`, `replica`, `path`, `deadline` or `repeat`.
     pub step: String,
     pub outcome: Outcome,
-    /// What was found.
+    /// The finding, as text.
     pub why: String,
     /// The command, or what else to do, when it fails.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fix: Option<String>,
-    /// What was found, as data.
+    /// The finding, as data.
     #[serde(skip_serializing_if = "Value::is_null")]
     pub data: Value,
     /// The host that says so; nobody's if a client concludes it.
@@ -98,7 +98,7 @@ pub struct Explained {
     pub verdict: Outcome,
     /// The verdict in a sentence.
     pub conclusion: String,
-    /// What the caller would be told, if the call fails.
+    /// The error the caller would get, if the call fails.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub call_error: Option<String>,
     /// The host the call would go to, if one was chosen.

@@ -1,5 +1,5 @@
-//! What this host knows of its own state: everything that only it can know and that somebody who looks for a fault wants to
-//! see, as data. Never a secret.
+//! The host's own state, as data: everything that only the host can know and that helps to find a
+//! fault. Never a secret.
 //!
 //! Answering costs two round trips to the NATS server, to measure the way. With `ask` the host also asks those it depends
 //! on, the policy service and the registries, whether they answer it.
@@ -45,7 +45,7 @@ const REGISTRIES_MAX: usize = 8;
 /// A repository nobody has: a registry that says so has let us in.
 const NO_REPOSITORY: &str = "lattice-host/is-anybody-there:0";
 
-/// What the probe needs and nothing else does.
+/// The parts that only this probe needs.
 pub struct Vitals {
     pub ctl: Nats,
     pub rpc: Nats,
@@ -144,7 +144,7 @@ impl Health {
         peers.truncate(rows_max);
     }
 
-    /// What the host tells of a provider under a link name.
+    /// Returns the state of a provider under a link name, if the host reports it.
     pub fn provider(&self, id: &str, link_name: &str) -> Option<&ProviderHealth> {
         self.providers.iter().find(|provider| provider.id == id && provider.link_name == link_name)
     }
@@ -161,7 +161,7 @@ pub struct StoreHealth {
     pub is_away: bool,
     /// The bucket has been heard lately.
     pub is_reachable: bool,
-    /// What the lattice knows is known here.
+    /// This host knows everything that the lattice knows.
     pub is_known: bool,
     pub since_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -185,7 +185,7 @@ pub struct Line {
     /// The time a message takes to the server and back; missing if it did not come back.
     pub round_trip_us: Option<u64>,
     pub reconnects: u64,
-    /// What the server forbade, in its words.
+    /// The permission errors of the server, in its words.
     pub denied: Vec<String>,
 }
 
@@ -200,7 +200,7 @@ pub struct Settings {
     pub rpc_timeout_ms: u64,
     pub policy_topic: Option<String>,
     pub config_service: bool,
-    /// What was odd about the settings when the host started.
+    /// Warnings about the settings when the host started.
     pub warnings: Vec<String>,
 }
 
@@ -247,7 +247,7 @@ pub struct Answered {
     pub asked_for: Option<String>,
     /// It was asked for an image that nobody has, only to see whether it lets this host in.
     pub is_greeting: bool,
-    /// What it said, if it did not give it.
+    /// The error, if it did not give the image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -325,7 +325,7 @@ pub struct PeerHealth {
 
 impl Server {
     pub(in crate::control) fn probe_health(self: &Arc<Self>, payload: &Bytes) -> Answer {
-        // Whoever asks in a way that makes no sense is told all the same: there is nothing to be wrong about.
+        // A malformed request is answered like an empty one: it cannot ask for anything wrong.
         let request: Request = serde_json::from_slice(payload).unwrap_or_default();
         let server = Arc::clone(self);
         async move { server.health(request.ask).await.fitting(server.payload_max()) }.boxed()

@@ -1,7 +1,8 @@
 //! Whether a provider of this host has taken a link on, or let it go: `probe.{host}.link`.
 //!
-//! The acknowledgement of a link says that its definition is stored. Who put it wants to know what came of it, which only the
-//! provider's host can tell: surely of a built-in provider, and of a process that the link is sent to it and no more.
+//! The acknowledgement of a link says that its definition is stored. The client that put it wants
+//! to know the outcome, which only the provider's host knows: for a built-in provider it is
+//! certain, for a process only that the link is sent to it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,12 +19,12 @@ use crate::{
     router::LinkStanding,
 };
 
-/// How long an answer waits for the provider. Who asks asks again.
+/// How long an answer waits for the provider. The client asks again.
 const PATIENCE: Duration = Duration::from_millis(1200);
-/// How often it is looked.
+/// How often the state of the link is checked.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What is asked.
+/// The body of a request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Request {
     pub link: LinkDefinition,
@@ -67,7 +68,7 @@ impl Server {
         async move { json(&server.settled(&request).await) }.boxed()
     }
 
-    /// What has become of a link, as soon as something has.
+    /// Returns the state of a link as soon as it is not pending, or when the time is over.
     async fn settled(&self, request: &Request) -> Answered {
         let until = Instant::now() + PATIENCE;
         loop {

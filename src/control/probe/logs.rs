@@ -1,4 +1,5 @@
-//! What actors and providers log: `probe.{host}.logs`, answered as [`wire`](crate::journal::wire) says.
+//! The logs of actors and providers: `probe.{host}.logs`, answered as
+//! [`wire`](crate::journal::wire) says.
 
 use async_nats::Subject;
 use bytes::Bytes;

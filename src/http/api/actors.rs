@@ -223,7 +223,7 @@ fn placements(host: &HostView, id: &str) -> Vec<Placement> {
     of_it.map(placement).collect()
 }
 
-/// What hosts have counted of the operations of an actor or a provider.
+/// Asks hosts for their counts of the operations of an actor or a provider.
 pub async fn operations(
     dashboard: &Dashboard,
     id: &str,
@@ -409,7 +409,7 @@ pub struct ScaleActor {
     host_id: String,
     /// 0 stops it.
     max: u32,
-    /// What is scaled has these; nothing else changes.
+    /// Scales only instances with these annotations; nothing else changes.
     #[serde(default)]
     annotations: BTreeMap<String, String>,
 }

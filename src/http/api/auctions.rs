@@ -17,7 +17,7 @@ use crate::{
 /// How long hosts may take to offer: what can be told at once is told at once.
 const WAIT: Duration = Duration::from_millis(800);
 
-/// What would be started.
+/// The actor or provider that would be started.
 #[derive(Deserialize, ToSchema)]
 pub struct Auction {
     /// `actor` or `provider`.
@@ -50,7 +50,7 @@ pub struct Offer {
     name: String,
     labels: BTreeMap<String, String>,
     offers: bool,
-    /// What keeps it from offering.
+    /// The reason why it does not offer.
     why: Option<String>,
     advice: Option<&'static str>,
 }

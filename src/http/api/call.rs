@@ -40,7 +40,7 @@ pub struct CallActor {
     payload: Value,
 }
 
-/// What came of a call.
+/// The outcome of a call.
 #[derive(Serialize, ToSchema)]
 pub struct Reply {
     ok: bool,

@@ -15,7 +15,7 @@ use crate::{
     links,
 };
 
-/// What the lattice knows of an actor or a provider that ever ran.
+/// Claims that the lattice knows, of an actor or a provider that ever ran.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Claims {
     pub id: String,

@@ -1,4 +1,4 @@
-//! What happened lately, and what is being fetched.
+//! Recent events, and the images that hosts fetch and start.
 
 use axum::{Extension, Json, extract::State};
 use serde::{Deserialize, Serialize};
@@ -67,7 +67,7 @@ pub struct Events {
     last: u64,
 }
 
-/// What happened lately, newest first
+/// Lists recent events, newest first
 #[utoipa::path(get, path = "/api/v1/events", tag = "lattice", params(Wanted), responses((status = 200, body = Events)))]
 pub async fn list(
     State(dashboard): State<Dashboard>,
@@ -85,13 +85,13 @@ pub async fn list(
     Json(Events { items, last })
 }
 
-/// What hosts fetch and start.
+/// The images that hosts fetch and start.
 #[derive(Serialize, ToSchema)]
 pub struct Pulls {
     items: Vec<Pull>,
 }
 
-/// What hosts fetch and start at the moment
+/// Lists the images that hosts fetch and start at the moment
 #[utoipa::path(get, path = "/api/v1/pulls", tag = "lattice", responses((status = 200, body = Pulls)))]
 pub async fn pulls(State(dashboard): State<Dashboard>) -> Json<Pulls> {
     Json(Pulls { items: dashboard.model().pulls() })

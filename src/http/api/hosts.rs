@@ -164,7 +164,7 @@ pub struct RunningActor {
     waiting: Option<usize>,
 }
 
-/// What of an actor has the same annotations.
+/// The instances of an actor that have the same annotations.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Group {
     annotations: BTreeMap<String, String>,
@@ -210,7 +210,7 @@ impl Mask for HostDetail {
     }
 }
 
-/// What a host tells of itself.
+/// The report of a host about itself.
 #[derive(Serialize, ToSchema)]
 pub struct Vitals {
     now_ms: u64,
@@ -238,7 +238,7 @@ pub struct Line {
     /// The time a message takes to the server and back.
     round_trip_us: Option<u64>,
     reconnects: u64,
-    /// What the server forbade.
+    /// Permission errors of the server, in its words.
     denied: Vec<String>,
 }
 

@@ -313,7 +313,7 @@ mod tests {
         assert!(masked.contains("address") && masked.contains("Echo") && !masked.contains("10.0"), "{masked}");
         let whole = serde_json::to_string(&Access::Operator.view(link.clone())).unwrap();
         assert_eq!(whole.matches("10.0.0.7:81").count(), 3);
-        // What is wrong with a link that leads nowhere has no values in it.
+        // The problem of a link that leads nowhere contains no values.
         let dangling = Link { state: LinkState::Dangling, problem: Some("runs nowhere".into()), ..link };
         assert_eq!(Access::Reader.view(dangling).problem.as_deref(), Some("runs nowhere"));
     }

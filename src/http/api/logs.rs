@@ -1,4 +1,4 @@
-//! What actors and providers said lately, on whatever host.
+//! Recent output of actors and providers, on any host.
 
 use std::{sync::Arc, time::Duration};
 
@@ -65,7 +65,7 @@ pub struct Tail {
     tail: Option<u64>,
 }
 
-/// What an actor logged lately
+/// Returns what an actor logged lately
 #[utoipa::path(get, path = "/api/v1/actors/{id}/logs", tag = "actors", params(("id" = String, Path), Tail),
     responses((status = 200, body = Lines), (status = 422, body = ErrorBody)))]
 pub async fn of_actor(
@@ -77,7 +77,7 @@ pub async fn of_actor(
     all(&dashboard, access, &id, &tail).await
 }
 
-/// What a provider printed lately
+/// Returns what a provider printed lately
 #[utoipa::path(get, path = "/api/v1/providers/{id}/logs", tag = "providers", params(("id" = String, Path), Tail),
     responses((status = 200, body = Lines), (status = 422, body = ErrorBody)))]
 pub async fn of_provider(
@@ -143,7 +143,7 @@ pub async fn lines(
     Ok(found)
 }
 
-/// What of the lines is worth a look by itself, newest first.
+/// Picks the warnings and errors, newest first.
 pub fn errors(lines: Vec<LogLine>) -> Vec<LogLine> {
     let is_bad = |line: &LogLine| [Level::Warn.name(), Level::Error.name()].contains(&line.level);
     lines.into_iter().rev().filter(is_bad).take(ERRORS_MAX).collect()

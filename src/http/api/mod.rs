@@ -1,9 +1,11 @@
-//! The JSON API of the dashboard, `/api/v1`: what the page shows and does, and whoever writes a script.
+//! The JSON API of the dashboard, `/api/v1`: for the page, with all it shows and does, and for
+//! scripts.
 //!
 //! * Each file has the routes of one kind of thing, with the types of their bodies; the description at
 //!   `/api/v1/openapi.json` is made of the same definitions.
 //! * Lists come in pages ([`page`]), searched and sorted here, so that a lattice of any size stays quick.
-//! * What changes something answers 202 with an [operation](super::operations), which goes on by itself.
+//! * A request that changes something is answered with 202 and an [operation](super::operations),
+//!   which goes on by itself.
 //! * An error is `{"error": "…"}`, in a sentence that says what to do.
 
 mod actors;
@@ -134,7 +136,7 @@ impl From<Busy> for Refusal {
     }
 }
 
-/// What every request may be answered with.
+/// Refusals that may answer every request.
 const REFUSALS: [(&str, &str); 10] = [
     ("400", "the question cannot be read"),
     ("401", "neither a session nor the token is shown, or it is over or wrong"),
@@ -167,7 +169,7 @@ fn refused(rejection: &JsonRejection) -> Refusal {
     Refusal::new(rejection.status(), format!("the body of the request: {}", chain(rejection)))
 }
 
-/// What stands after the question mark.
+/// The query of a request, after the question mark.
 struct Ask<T>(T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Ask<T> {
@@ -240,7 +242,7 @@ pub fn routes() -> Router<Dashboard> {
     router.route("/api/v1/openapi.json", get(describe))
 }
 
-/// What nothing else answers.
+/// Answers the requests that nothing else answers.
 pub async fn not_found(uri: Uri) -> Refusal {
     let path: String = uri.path().chars().take(200).collect();
     Refusal::not_found(format!("there is nothing at {path:?}; the page is at /, the API at /api/v1/openapi.json"))

@@ -173,7 +173,7 @@ impl Mask for ProviderInstance {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct KnownValue {
     name: &'static str,
-    /// What holds without it.
+    /// The value that applies if it is not given.
     default: &'static str,
     help: &'static str,
 }
@@ -240,7 +240,7 @@ fn instances(host: &HostView, id: &str, link_name: &str) -> Vec<ProviderInstance
     of_it.map(instance).collect()
 }
 
-/// What is part of every host.
+/// The providers that are part of every host.
 #[derive(Serialize, ToSchema)]
 pub struct Builtins {
     items: Vec<BuiltinProvider>,

@@ -16,13 +16,13 @@ use crate::http::{
     listen::Caller,
 };
 
-/// What opens a session: one of the two.
+/// The proof that opens a session: one of the two.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogIn {
     /// The token of this user, or that of the settings.
     Token(String),
-    /// What stands behind the `#` of a link of `host dashboard`.
+    /// The text after the `#` of a link of `host dashboard`.
     Code(String),
 }
 

@@ -45,7 +45,7 @@ const ROOM_TIMEOUT: Duration = Duration::from_secs(30);
 /// A file that hosts can start now.
 #[derive(Serialize, ToSchema)]
 pub struct Uploaded {
-    /// What to start it by.
+    /// The reference to start it by.
     reference: String,
     /// `actor` or `provider`.
     kind: String,
@@ -105,7 +105,8 @@ fn too_large() -> Refusal {
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text)
 }
 
-/// Reads what comes and throws it away, for a while: who is still sending does not hear the answer otherwise.
+/// Reads what comes and throws it away, for a while: a client that is still sending does not hear
+/// the answer otherwise.
 async fn drain(mut body: Body) {
     let all = async { while let Some(Ok(_)) = body.frame().await {} };
     let _ = tokio::time::timeout(DRAINED, all).await;
@@ -120,7 +121,7 @@ fn is_too_slow(bytes: usize, took: Duration) -> bool {
     took > GRACE && (bytes as u64) < RATE * took.as_secs()
 }
 
-/// Reads the whole file. What has arrived of it is paid for out of the budget of all payloads.
+/// Reads the whole file. The bytes that have arrived count against the budget of all payloads.
 async fn read(budget: &Budget, mut body: Body) -> Result<Bytes, Refusal> {
     let too_slow = || {
         let text = format!("the file came with less than {} KiB/s; send it again over a better line", RATE >> 10);

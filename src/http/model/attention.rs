@@ -18,7 +18,7 @@ use crate::{
     store::domain_name,
 };
 
-/// What is told at most; more would not be read.
+/// The most entries of a list; more would not be read.
 const ATTENTION_MAX: usize = 50;
 
 /// How many there are.
@@ -43,12 +43,12 @@ pub enum Grade {
     Warning,
 }
 
-/// What somebody should look at.
+/// Something that somebody should look at.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Attention {
     pub severity: Grade,
     pub text: String,
-    /// What to do about it.
+    /// How to deal with it.
     pub advice: Option<String>,
     /// `host`, `actor`, `provider`, `link` or `lattice`.
     pub kind: &'static str,
@@ -92,7 +92,7 @@ impl Attention {
     }
 }
 
-/// What streams tell of the lattice, once in a while.
+/// The numbers of the lattice that streams send once in a while.
 #[derive(Clone, Debug, Serialize)]
 pub struct Numbers {
     pub counts: Counts,
@@ -227,7 +227,7 @@ fn of_host(host: &HostView, table: &Table, attention: &mut Vec<Attention>) {
     }
 }
 
-/// What is wrong with a link, seen from what runs.
+/// Tells the problem of a link, judged by the actors and providers that run.
 pub fn dangling(
     link: &LinkDefinition,
     table: &Table,

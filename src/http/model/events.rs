@@ -146,7 +146,7 @@ fn shown(data: &Value) -> Value {
     }
 }
 
-/// Whose words a sentence may have in it.
+/// The texts that a sentence may contain, by their author.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Words {
     /// Also what a host or a provider said: it may quote link values and lines of logs.

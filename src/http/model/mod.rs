@@ -6,8 +6,8 @@
 //! ```
 //!
 //! * Links and claims are not copied: the host has them ([`crate::links::Live`]).
-//! * What runs on other hosts is asked of them when an event says that it changed, and only while somebody looks
-//!   ([`Model::look`]); a host nobody looks at only listens.
+//! * Other hosts are asked for what they run when an event says that it changed, and only while
+//!   somebody looks ([`Model::look`]); a host nobody looks at only listens.
 //! * A snapshot is immutable, and so is what was counted from it; readers hold no lock. The log of events and the history of
 //!   rates are behind locks that are held for lines.
 //! * Everything has a bound: events, points of a history, targets with a history, pulls.
@@ -129,7 +129,7 @@ pub struct News {
 }
 
 impl News {
-    /// What somebody may read of it.
+    /// Returns the JSON that may be read with this access.
     pub fn data(&self, access: Access) -> &str {
         match (access, &self.masked) {
             (Access::Reader, Some(masked)) => masked,
@@ -167,9 +167,9 @@ pub struct HostView {
     pub inventory: Arc<Inventory>,
     /// Calls its actors take at a time, all together.
     pub replicas: u64,
-    /// What it last said of itself, if it is like this one.
+    /// Its last report about itself, if it is of this make.
     pub health: Option<Arc<Health>>,
-    /// What health checks of its providers said, by public key and link name.
+    /// Results of the health checks of its providers, by public key and link name.
     pub checks: BTreeMap<(String, String), bool>,
 }
 
@@ -206,7 +206,7 @@ pub struct Picture {
     index: OnceLock<Index>,
 }
 
-/// What runs in the lattice, whatever the host.
+/// The actors and providers that run in the lattice, on any host.
 #[derive(Default)]
 pub struct Index {
     pub actors: BTreeMap<String, ActorSum>,
@@ -257,7 +257,7 @@ impl Picture {
 }
 
 impl Index {
-    /// What lost hosts ran does not count: it does not run.
+    /// Leaves out the actors and providers of lost hosts: they do not run.
     fn of(picture: &Picture) -> Self {
         let mut index = Self::default();
         for host in picture.present() {
@@ -341,7 +341,7 @@ impl Model {
         self.0.picture.load_full()
     }
 
-    /// What is called how often now.
+    /// Returns the rates of calls now.
     pub fn rates(&self) -> Arc<Rates> {
         self.0.rates.load_full()
     }
@@ -356,7 +356,7 @@ impl Model {
         self.0.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What hosts fetch at the moment.
+    /// Returns the images that hosts fetch or start at the moment.
     pub fn pulls(&self) -> Vec<Pull> {
         self.locked_pulls().clone()
     }

@@ -1,4 +1,4 @@
-//! What is called how often, now and in the last minutes.
+//! Rates of calls, now and in the last minutes.
 //!
 //! Hosts count; two looks at each give rates ([`crate::client::rates`]). A [`Rate`] is of the time between the last two looks.
 //! The [`History`] has a place for every [`STEP`]; a rate of a longer time fills all places of that time.
@@ -61,11 +61,11 @@ impl Sum {
     }
 }
 
-/// Whose rate it is.
+/// The subject of a rate.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Of {
     Lattice,
-    /// What runs on a host.
+    /// The actors and providers on a host.
     Host(String),
     /// An actor, or a provider under a link name, on all hosts.
     Target(String, String),
@@ -171,7 +171,7 @@ impl History {
                 points.push_back(Point::of(rate, place));
             }
         }
-        // What has no rate any more goes on with nothing, until none of it is left.
+        // A target without a rate goes on with zeros, until only zeros are left of it.
         let oldest_ms = (place + 1).saturating_sub(POINTS_MAX as u64) * STEP_MS;
         for (of, points) in &mut self.of {
             if !rates.of.contains_key(of) {
@@ -222,7 +222,7 @@ mod tests {
         history.push(&rates(&[(&Of::Lattice, 3.0)]), 103 * STEP_MS);
         let series = history.series(&Of::Lattice);
         assert_eq!((series.calls.as_slice(), series.end_ms), (&[1.0, 3.0, 3.0, 3.0][..], 104 * STEP_MS));
-        // What stopped goes on with nothing.
+        // A target that stopped goes on with zeros.
         assert_eq!(history.series(&target).calls, [1.0, 0.0, 0.0, 0.0]);
         // After a long time it begins anew.
         history.push(&rates(&[(&Of::Lattice, 5.0)]), 900 * STEP_MS);

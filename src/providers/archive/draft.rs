@@ -20,10 +20,11 @@ use crate::identity::{
     signature::SigningKey,
 };
 
-/// What fits into the name of an entry without an extension header, with `.bin` behind it.
+/// Characters of a target that fit, with `.bin` behind them, into the name of an entry without an
+/// extension header.
 const TARGET_CHARS_MAX: usize = 90;
 
-/// What becomes an archive when it is signed.
+/// The contents of an archive before it is signed.
 #[derive(Clone, Default)]
 pub struct Draft {
     /// Everything but the hashes, which are made of the executables.

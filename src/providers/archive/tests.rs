@@ -19,7 +19,7 @@ use crate::identity::{
 const PROGRAM: &[u8] = b"\x7fELF, as good as any";
 const TARGET: &str = "x86_64-linux";
 
-/// What the real packer writes, for two targets.
+/// Returns an archive as the real packer writes it, for two targets.
 async fn packed(compressed: bool) -> Vec<u8> {
     let mut archive = ProviderArchive::new("wasmcloud:keyvalue", "Sample", "Vendor", Some(3), Some("0.1.0".into()));
     archive.add_library(TARGET, PROGRAM).unwrap();
@@ -295,7 +295,7 @@ async fn what_no_host_could_start_is_not_packed() {
     let swapped = draft.write(&issuer, &subject, &Term::default(), false);
     assert!(matches!(swapped, Err(DraftError::Sign(_))));
 
-    // What was changed since it was signed is not signed again.
+    // An archive that was changed since it was signed is not signed again.
     let mut bytes = packed(false).await;
     let at = bytes.windows(PROGRAM.len()).position(|window| window == PROGRAM).unwrap();
     bytes[at] ^= 1;

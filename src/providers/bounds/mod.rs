@@ -1,7 +1,9 @@
-//! What a host keeps from every actor and every link of its built-in providers, whatever a link says.
+//! Everything a host keeps from every actor and every link of its built-in providers, whatever a
+//! link says.
 //!
-//! A built-in provider acts with the host's own rights: its NATS permissions, its place in the network, its files. Who
-//! sets a link or runs as an actor may have none of these, so they end here:
+//! A built-in provider acts with the host's own rights: its NATS permissions, its place in the
+//! network, its files. An actor, or a client that sets a link, may have none of these, so they end
+//! here:
 //!
 //! * subjects that command somebody ([`Reserved`]), for messages on the host's connection;
 //! * the sockets of the host itself and of its NATS servers ([`OwnSockets`]): there the host would be operated in its own

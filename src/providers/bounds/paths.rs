@@ -20,7 +20,7 @@ use crate::{
     providers::builtin::LinkError,
 };
 
-/// What a file system has at its top by itself.
+/// The directory that a file system has at its top by itself.
 const LOST_AND_FOUND: &str = "lost+found";
 
 /// Where link values may lead on this machine. Cheap to clone.
@@ -61,8 +61,8 @@ impl LinkPaths {
         })
     }
 
-    /// Returns where the directory leads that the link value `name` names, if actors may write there. What is below `own` is
-    /// the host's own place for that.
+    /// Returns where the directory leads that the link value `name` names, if actors may write
+    /// there. Everything below `own` is the host's own place for that.
     pub async fn directory(&self, name: &str, path: &Path, own: &Path) -> Result<PathBuf, LinkError> {
         let (roots, wanted, own) = (Arc::clone(&self.0), path.to_owned(), own.to_owned());
         let found =

@@ -6,8 +6,9 @@
 //! connection is really made to, never a name. An own socket is met by every address of this machine: loopback, the
 //! unspecified ones, those of its interfaces, and IPv4 ones written as IPv6.
 //!
-//! What cannot be known: an address of another machine that leads back here (a router's forwarded port, a proxy on the
-//! way), and doors of NATS servers on other machines beside those named here. The dashboard's login is for these.
+//! Two things cannot be known: an address of another machine that leads back here (a router's
+//! forwarded port, a proxy on the way), and the doors of NATS servers on other machines beside
+//! those named here. The dashboard's login is for these.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
@@ -32,7 +33,7 @@ pub struct OwnSockets(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// What this process listens on.
+    /// The addresses this process listens on.
     host: ArcSwap<Vec<SocketAddr>>,
     /// Where the NATS servers of the host take clients.
     clients: ArcSwap<Vec<SocketAddr>>,

@@ -1,8 +1,9 @@
-//! What the built-in providers that keep data in JetStream share: where their streams live, and how these are opened.
+//! The common parts of the built-in providers that keep data in JetStream: where their streams
+//! live, and how these are opened.
 //!
-//! [`Placement`] reads the link values of that, [`Placement::open`] looks a stream up and creates it when it is missing;
-//! an existing one is used as it is, and several hosts may open at the same time. How what is in them is read is not only
-//! theirs: [`crate::store::jetstream::read`].
+//! [`Placement`] reads the link values for that, [`Placement::open`] looks a stream up and creates
+//! it when it is missing; an existing one is used as it is, and several hosts may open at the same
+//! time. Others read streams in the same way, so that code is in [`crate::store::jetstream::read`].
 
 use async_nats::jetstream::{
     self, Context, ErrorCode,
@@ -100,7 +101,7 @@ impl Placement {
         context(client, self.domain.as_deref())
     }
 
-    /// What the subject of a published key-value entry begins with in this domain.
+    /// Returns the prefix of the subject of a published key-value entry in this domain.
     pub fn publish_prefix(&self) -> String {
         self.domain.as_deref().map(|domain| api_prefix(Some(domain)) + ".").unwrap_or_default()
     }

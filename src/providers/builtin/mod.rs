@@ -53,7 +53,7 @@ const UNKNOWN_TOLD_MAX: usize = 16;
 pub static CATALOGUE: [&Spec; 5] =
     [&httpserver::SPEC, &httpclient::SPEC, &keyvalue::SPEC, &messaging::SPEC, &blobstore::SPEC];
 
-/// What a built-in provider is, before it runs.
+/// The description of a built-in provider, before it runs.
 #[derive(Debug)]
 pub struct Spec {
     /// The reference without its scheme.
@@ -74,9 +74,9 @@ pub struct Spec {
     pub build: fn(Context) -> Arc<dyn Provider>,
 }
 
-/// Checks the values of a link to a built-in provider before anybody takes it on; returns what is odd about them, such as names
-/// that the provider does not know. What only the provider's machine can tell, as whether a file is there, is no mistake
-/// here.
+/// Checks the values of a link to a built-in provider before anybody takes it on; returns what is
+/// odd about them, such as names that the provider does not know. A problem that only the
+/// provider's machine can see, such as a missing file, is no mistake here.
 pub fn check(link: &LinkDefinition) -> Result<Vec<String>, LinkError> {
     let spec =
         CATALOGUE.iter().find(|spec| spec.public_key == link.provider_id && spec.contract_id == link.contract_id);
@@ -94,7 +94,7 @@ pub struct Value {
     pub name: &'static str,
     /// Other spellings, of the providers of earlier years.
     pub aliases: &'static [&'static str],
-    /// What holds without it, for people.
+    /// The default, in words for people.
     pub default: &'static str,
     pub help: &'static str,
 }
@@ -121,7 +121,7 @@ fn names() -> String {
     CATALOGUE.map(|spec| format!("{SCHEME}{}", spec.name)).join(", ")
 }
 
-/// What a provider works with. Cheap to clone.
+/// Everything a provider works with. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
     pub host_id: HostId,
@@ -135,7 +135,7 @@ pub struct Context {
     /// The host's connection for calls; its subjects are the lattice's, so nothing else may be assumed about it.
     pub nats: async_nats::Client,
     pub js_domain: Option<String>,
-    /// What no link can give away.
+    /// Limits that no link can lift.
     pub bounds: Bounds,
     /// The memory for payloads of this host.
     pub budget: Budget,

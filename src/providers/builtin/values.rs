@@ -123,7 +123,7 @@ impl Values {
         Ok(values)
     }
 
-    /// What is to be said of values that the provider does not know.
+    /// Returns the remarks about values that the provider does not know.
     pub fn oddities(&self) -> Vec<String> {
         self.unknown.iter().map(Unknown::to_string).collect()
     }

@@ -1,7 +1,8 @@
 //! How a provider process gets to NATS: what the settings of the `prov_rpc` connection become in host data.
 //!
-//! Host data has room for one URL, a user JWT and its seed. What providers make of that depends on the library they were
-//! built with, so not every way to log in that works for the host works for them:
+//! Host data has room for one URL, a user JWT and its seed. The use that providers make of that
+//! depends on the library they were built with, so not every way to log in that works for the host
+//! works for them:
 //!
 //! | setting | passed on as | works for |
 //! |---|---|---|
@@ -25,7 +26,7 @@ pub const CERTIFICATES_VARIABLE: &str = "SSL_CERT_FILE";
 /// A creds file has a JWT of a few kilobytes and a seed.
 const CREDS_BYTES_MAX: usize = 1 << 20;
 
-/// What a provider process needs to reach NATS.
+/// The data that a provider process needs to reach NATS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
     /// May hold a password.
@@ -36,7 +37,7 @@ pub struct Access {
     pub seed: Secret,
     /// Variables for the environment of the process.
     pub environment: Vec<(String, String)>,
-    /// What the connection has and providers cannot be given, in words for the log.
+    /// Features of the connection that providers cannot be given, in words for the log.
     pub limits: Vec<&'static str>,
 }
 
@@ -124,7 +125,7 @@ fn parse_creds(text: &str) -> Option<(Secret, Secret)> {
     nkeys::KeyPair::from_seed(seed.expose()).is_ok().then_some((jwt, seed))
 }
 
-/// What one block of a creds file holds: `JWT` or `SEED`.
+/// Returns the content of one block of a creds file: `JWT` or `SEED`.
 pub fn creds_block<'a>(text: &'a str, title: &str) -> Option<&'a str> {
     let mut lines = text.lines().map(str::trim);
     lines.find(|line| line.starts_with("---") && line.contains("BEGIN") && line.contains(title))?;

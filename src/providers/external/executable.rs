@@ -1,8 +1,9 @@
 //! The private cache of provider executables.
 //!
-//! Earlier hosts kept them in a directory that every user of the machine may write to, under a name anybody could
-//! guess, and ran what they found there. Here the directory belongs to this user alone, the name holds the hash, and the
-//! file is hashed again before each use; what does not match is replaced. What is not used for a month is removed.
+//! Earlier hosts kept them in a directory that every user of the machine may write to, under a name
+//! anybody could guess, and ran what they found there. Here the directory belongs to this user
+//! alone, the name holds the hash, and the file is hashed again before each use; one that does not
+//! match is replaced. A file that is not used for a month is removed.
 //!
 //! Several hosts may share the cache: a file is written under a name of its own and appears by a rename, so nobody sees
 //! half a program, and a running one is never written to.
@@ -70,7 +71,8 @@ pub fn check(path: &Path, hash: &[u8; 32]) -> Result<(), InstallError> {
     if is_intact(path, hash) { Ok(()) } else { Err(InstallError::Changed(path.to_owned())) }
 }
 
-/// Removes what nobody has started for a long time. What still runs goes on: only the name of its file is gone.
+/// Removes executables that nobody has started for a long time. A program that still runs goes on:
+/// only the name of its file is gone.
 fn forget_old(dir: &Path) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     let is_old = |entry: &fs::DirEntry| {
@@ -83,7 +85,7 @@ fn forget_old(dir: &Path) {
     }
 }
 
-/// Who, which revision, and exactly which program.
+/// Returns a file name with the provider, its revision and the hash of exactly this program.
 fn file_name(archive: &Archive) -> String {
     let claims = &archive.claims;
     let (revision, hash) = (claims.effective_revision(), hex_upper(&archive.hash).to_lowercase());

@@ -52,7 +52,8 @@ pub(super) struct Health {
     pub wellbeing: watch::Sender<Wellbeing>,
 }
 
-/// What a provider answers. Anything that is no such answer counts as well: old ones answer otherwise.
+/// The answer of a provider. Anything that is no such answer counts as healthy: old ones answer
+/// otherwise.
 #[derive(Deserialize)]
 struct Reply {
     healthy: bool,

@@ -1,4 +1,5 @@
-//! What a provider process is told: one line of base64 on its standard input, holding a JSON object.
+//! The data that a provider process receives: one line of base64 on its standard input, holding a
+//! JSON object.
 //!
 //! The object is the union of what the libraries of every year want (protocol, section 9.3). Some members are there
 //! because one library ends its process without them (`otel_config`, `env_values`), some are left out because one

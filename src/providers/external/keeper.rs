@@ -156,7 +156,8 @@ mod linux {
                 spawned => break spawned?,
             }
         };
-        // Theirs alone from now on: who waits for the other end must see that the provider is gone.
+        // Theirs alone from now on: the other ends of the streams must see that the provider is
+        // gone.
         let nothing = File::options().read(true).write(true).open("/dev/null")?;
         rustix::stdio::dup2_stdin(&nothing)?;
         rustix::stdio::dup2_stdout(&nothing)?;

@@ -8,9 +8,10 @@
 //!
 //! [`Launcher`] begins a run, [`watch`] follows it: until the process ends, or is asked to and does.
 //!
-//! Links reach a provider in three ways, so that none is lost: those of the moment of its launch in its host data; what
-//! changed until it answered its first health check, right after that; all later ones as they come, by
-//! [`delivery`](crate::delivery). What an outage swallowed is made up for at the next health check.
+//! Links reach a provider in three ways, so that none is lost: those of the moment of its launch in
+//! its host data; changes until it answered its first health check, right after that; all later
+//! ones as they come, by [`delivery`](crate::delivery). Changes lost in an outage are made up for
+//! at the next health check.
 //!
 //! A provider gets the cluster seed, because it signs its own calls with it. So running one means trusting whoever signed
 //! it with the whole lattice.
@@ -50,7 +51,7 @@ const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long the system may take to end a killed process.
 const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What every provider process of a host is told.
+/// The launcher of a host's provider processes, with the data that all of them receive.
 pub struct Launcher {
     pub host: HostId,
     pub lattice: LatticeName,
@@ -116,7 +117,7 @@ impl Launcher {
     }
 }
 
-/// What a run needs besides its process.
+/// Everything a run needs besides its process.
 pub struct Run {
     pub id: ProviderId,
     pub link_name: LinkName,
@@ -186,7 +187,7 @@ pub async fn watch(mut process: Process, run: Run, mut stop: StopSignal) -> Ende
             warn!(pid = process.pid(), "provider did not end on SIGTERM, killing it");
         }
     }
-    // Whatever it started goes with it.
+    // All that it started goes with it.
     process.kill();
     if tokio::time::timeout(KILL_TIMEOUT, process.wait()).await.is_err() {
         warn!(pid = process.pid(), "the system has not ended a killed provider");

@@ -22,7 +22,7 @@ use crate::{
     journal::{self, Writer},
 };
 
-/// What is kept of a line.
+/// Bytes that are kept of a line.
 const LINE_BYTES_MAX: usize = 8 << 10;
 /// A busy provider logs some lines per call; this is room for a stack trace beside.
 const LINES_PER_WINDOW: u32 = 500;
@@ -31,7 +31,7 @@ const BUFFER_BYTES: usize = 16 << 10;
 /// The target of all these lines, for filters.
 pub const TARGET: &str = "provider";
 
-/// Whose output it is.
+/// The provider that the output comes from.
 #[derive(Clone)]
 pub struct Source {
     pub provider_id: ProviderId,
@@ -221,7 +221,7 @@ mod tests {
     use super::*;
     use crate::{identity::keys::tests::PROVIDER, journal::Journal};
 
-    /// What reached the log.
+    /// The lines that reached the log.
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<Vec<u8>>>);
 

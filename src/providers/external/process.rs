@@ -1,8 +1,9 @@
 //! The process of one external provider: started with nothing but its host data, and never left behind.
 //!
-//! [`Process::spawn`] runs the executable without arguments and without a shell, in the host's working directory, with an
-//! environment of a few named variables ([`environment`]), and writes the host data to its standard input, which is then
-//! closed. What it prints goes to the log ([`super::output`]). [`Process::wait`] tells how it ended.
+//! [`Process::spawn`] runs the executable without arguments and without a shell, in the host's
+//! working directory, with an environment of a few named variables ([`environment`]), and writes
+//! the host data to its standard input, which is then closed. Its output goes to the log
+//! ([`super::output`]). [`Process::wait`] tells how it ended.
 //!
 //! # Not left behind
 //!
@@ -62,7 +63,7 @@ const ELF_HEAD_BYTES: usize = 20;
 /// Where an ELF file names its processor.
 const ELF_MACHINE: Range<usize> = 18..20;
 
-/// What is to run and what it is told.
+/// The program to run and the data it receives.
 pub struct Launch<'a> {
     /// From [`super::executable::install`], just now.
     pub executable: &'a Path,
@@ -100,7 +101,7 @@ fn advice(cause: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => {
             "; its directory may be on a file system mounted with noexec, set XDG_CACHE_HOME to choose another"
         }
-        // What the kernel says when the loader that the executable names is missing.
+        // The kernel says this when the loader that the executable names is missing.
         io::ErrorKind::NotFound => {
             "; the executable may need a C library this machine does not have, build it for this system or statically"
         }
@@ -221,7 +222,7 @@ impl Process {
         self.pid
     }
 
-    /// What is masked in its output. Links that it is told later may hold further secrets.
+    /// Returns the masks over its output. Links that it receives later may hold further secrets.
     pub fn masks(&self) -> &Masks {
         &self.masks
     }
@@ -356,8 +357,8 @@ async fn start(launch: &Launch<'_>) -> Result<(Child, bool), SpawnError> {
     timeout(SPAWN_TIMEOUT, attempts).await.unwrap_or_else(|_| Err(SpawnError::TimedOut(executable())))
 }
 
-/// Whether Linux runs this by itself. What it refuses, the C library would give to a shell, which then tries to make sense
-/// of a program for another processor.
+/// Tells whether Linux runs this by itself. The C library would give a file that Linux refuses to a
+/// shell, which then tries to make sense of a program for another processor.
 async fn is_program(path: &Path) -> io::Result<bool> {
     let head = |path: PathBuf| async move {
         let mut head = Vec::with_capacity(ELF_HEAD_BYTES);
@@ -423,7 +424,7 @@ pub(super) fn die_with_parent(command: &mut std::process::Command, signal: rusti
 /// A start, for the thread that forks.
 struct Request {
     command: Command,
-    /// Whose reactor watches the child.
+    /// The runtime whose reactor watches the child.
     runtime: Handle,
     reply: oneshot::Sender<io::Result<Child>>,
 }

@@ -1,4 +1,5 @@
-//! What can be asked of the provider supervisor, and by whom: requests, refusals, and the [`Handle`] that takes them.
+//! The interface of the provider supervisor: requests, refusals, and the [`Handle`] that takes
+//! them.
 //!
 //! Asking never waits: a request goes into a bounded inbox, in order, or is refused because that is full.
 
@@ -73,7 +74,7 @@ fn runs_as(others: &[String]) -> String {
     if others.is_empty() { String::new() } else { format!(" (it does under {})", others.join(", ")) }
 }
 
-/// What readers see of a running provider.
+/// A running provider as readers see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProviderView {
     pub id: ProviderId,
@@ -86,7 +87,7 @@ pub struct ProviderView {
     pub instance_id: String,
 }
 
-/// What a provider is doing.
+/// The phase in the life of a provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     Launching,
@@ -96,7 +97,7 @@ pub enum Phase {
     Stopping,
 }
 
-/// What is known of a provider beyond that it runs.
+/// The condition of a provider, beyond that it runs.
 #[derive(Clone, Debug)]
 pub struct Condition {
     pub id: ProviderId,
@@ -166,7 +167,7 @@ impl Handle {
         }
     }
 
-    /// What runs now.
+    /// Returns the providers that run now.
     pub fn running(&self) -> Arc<Vec<ProviderView>> {
         Arc::clone(&self.view.borrow())
     }

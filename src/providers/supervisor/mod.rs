@@ -1,8 +1,9 @@
-//! Owns which providers run on this host, and is the only one who changes it.
+//! Owns the set of providers that run on this host, and is the only part that changes it.
 //!
-//! Commands arrive in order through one inbox. What takes time (fetching, unpacking, launching, stopping) runs as a child
-//! task that reports back. Every change follows the same steps: state first, then the snapshot for readers, then events; so
-//! an event never announces what an inventory does not show.
+//! Commands arrive in order through one inbox. Slow work (fetching, unpacking, launching, stopping)
+//! runs as a child task that reports back. Every change follows the same steps: state first, then
+//! the snapshot for readers, then events; so an event never announces what an inventory does not
+//! show.
 //!
 //! A provider whose process ends by itself leaves the inventory at once and is started again after a pause that grows.
 //! After several such ends in a row it is given up. Asking for a start in a pause ends the pause. One that ends with exit
@@ -67,8 +68,8 @@ const INBOX: usize = 256;
 const PREPARES_MAX: usize = 4;
 /// Starts that may be under way.
 const STARTS_MAX: usize = 256;
-/// The part of a message of NATS that the providers of a host may take in its inventory, one of so many. What the host
-/// answers has to fit into one.
+/// The providers of a host may fill one of so many equal parts of the NATS message with its
+/// inventory: the host's answer has to fit into one message.
 const INVENTORY_PART: usize = 4;
 /// Why nothing further is started.
 const FULL: &str = "the host runs as many providers as its inventory can tell in one message; start it on another host, or \
@@ -83,14 +84,14 @@ const RESTARTS_MAX: u32 = 6;
 const STEADY: Duration = Duration::from_secs(60);
 /// How often to look whether the claims of providers still count.
 const TERM_CHECK: Duration = Duration::from_secs(5);
-/// What runs get beyond their deadline, in which they kill what did not end.
+/// The time that runs get beyond their deadline, in which they kill what did not end.
 const CUT_OFF: Duration = Duration::from_secs(3);
 /// Why a stop was asked for, in events.
 const STOPPED: &str = "stopped";
-/// What is said of a bug; the place of the panic is in the log.
+/// The text for a bug; the place of the panic is in the log.
 const PANICKED: &str = "the host's task for it panicked, which is a bug";
 
-/// What the supervisor works with.
+/// Everything the supervisor works with.
 pub struct Parts {
     pub host: HostId,
     pub registry: Registry,
@@ -111,7 +112,7 @@ pub struct Parts {
     /// How long each step of a stop may take.
     pub stop_delay: Duration,
     pub js_domain: Option<String>,
-    /// What no link of a built-in provider can give away.
+    /// Limits that no link of a built-in provider can lift.
     pub bounds: Bounds,
     pub answers: Answers,
     /// Where executables are unpacked, in a directory of their own.
@@ -144,7 +145,7 @@ pub fn spawn(parts: Parts, tasks: &TaskTracker, (closing, failed): (Cancellation
     Handle { commands, view, conditions }
 }
 
-/// What a provider is known by on one host.
+/// The key of a provider on one host.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     id: ProviderId,
@@ -161,7 +162,7 @@ struct Supervisor {
     children: JoinSet<Done>,
     published: watch::Sender<Arc<Vec<ProviderView>>>,
     told: watch::Sender<Arc<Vec<Condition>>>,
-    /// Who waits for which providers to have stopped.
+    /// The callers that wait for providers to have stopped, each with these providers.
     waiting: Vec<(BTreeSet<Key>, oneshot::Sender<()>)>,
     /// Nothing is started any more.
     closing: bool,
@@ -190,7 +191,7 @@ struct Entry {
 }
 
 impl Entry {
-    /// What readers see of it.
+    /// Returns the provider as readers see it.
     fn view(&self, key: &Key) -> ProviderView {
         let claims = &self.blueprint.claims;
         ProviderView {
@@ -206,7 +207,7 @@ impl Entry {
     }
 }
 
-/// What a child task reports.
+/// The report of a child task.
 enum Done {
     Prepared {
         number: Uuid,
@@ -287,7 +288,7 @@ impl Supervisor {
             }
             // A preparation that was called off.
             Err(ended) if ended.is_cancelled() => {}
-            // What can go wrong inside is caught there.
+            // Panics of the work inside are caught there.
             Err(failure) => error!(error = %failure, "a task of the provider supervisor panicked"),
         }
     }
@@ -443,7 +444,7 @@ impl Supervisor {
                 if let Some(entry) = self.entries.remove(&key) {
                     self.start_failed(&entry.start, &text);
                     if entry.phase == Phase::Stopping {
-                        // Whoever asked for the stop waits for this one.
+                        // The client that asked for the stop waits for this event.
                         let provider = context(&self.parts, &key, &entry);
                         self.parts.events.publish(Event::ProviderStopped { provider, reason: STOPPED.into() });
                     }

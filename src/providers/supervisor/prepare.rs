@@ -50,7 +50,7 @@ impl Blueprint {
     pub fn brings_work(&self) -> bool {
         match self.kind {
             Kind::Builtin(spec) => spec.brings_work,
-            // What built-in providers of a contract do, others of that contract do as well.
+            // External providers of a contract do the same as the built-in ones of that contract.
             Kind::External { .. } => {
                 builtin::CATALOGUE.iter().any(|spec| spec.brings_work && spec.contract_id == self.claims.contract_id)
             }

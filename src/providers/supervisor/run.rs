@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// What is running once a launch succeeded.
+/// The run that a successful launch began.
 pub(super) enum Launched {
     Builtin(Box<in_process::Launched>),
     External(Box<Process>, Vec<Arc<LinkDefinition>>),
@@ -36,7 +36,7 @@ pub(super) enum Launched {
 pub(super) enum EndedByItself {
     /// Its process ended as one that has done its work.
     Done,
-    /// What went wrong.
+    /// It failed, with this cause.
     Failed(String),
 }
 

@@ -15,7 +15,7 @@ pub struct DecodeError {
     pub problem: Problem,
 }
 
-/// What is wrong with a field.
+/// The error in a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     #[error("is missing")]

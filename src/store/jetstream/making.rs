@@ -32,7 +32,7 @@ pub enum Bound {
 }
 
 impl Bound {
-    /// What a setting says, or else this.
+    /// Returns the bound of a setting, or else this one.
     pub fn or_set(self, setting: Option<u64>) -> Self {
         setting.map_or(self, Self::Set)
     }
@@ -102,7 +102,8 @@ impl Making {
     }
 }
 
-/// What to do about an account that refuses to make a bucket, as the end of a sentence; empty if it is about something else.
+/// Returns advice about an account that refuses to make a bucket, as the end of a sentence; empty
+/// if the error has another cause.
 pub fn advice(error: &CreateStreamError, setting: &str) -> String {
     match refusal(error) {
         Some(code) if is_demand(code) || is_too_large(code) => format!(

@@ -122,8 +122,9 @@ impl Bucket {
     }
 }
 
-/// What makes the stream of a bucket that loses nothing: without bounds of its own it refuses what there is no room for
-/// rather than drop what it has. It lets direct reads in, and the writes of buckets (roll-ups).
+/// Returns the configuration of a stream that loses nothing: without bounds of its own it refuses a
+/// message there is no room for rather than drop older ones. It lets direct reads in, and the
+/// writes of buckets (roll-ups).
 pub(crate) fn lasting() -> stream::Config {
     stream::Config {
         max_messages: -1,
@@ -158,7 +159,8 @@ pub(super) async fn create(context: &Context, bucket: &str, making: Making) -> R
     }
 }
 
-/// What the subjects of the JetStream API of a domain begin with; without a domain, of the server one is connected to.
+/// Returns the prefix of the JetStream API subjects of a domain; without a domain, of the connected
+/// server.
 pub fn api_prefix(domain: Option<&str>) -> String {
     domain.map_or_else(|| "$JS.API".to_owned(), |domain| format!("$JS.{domain}.API"))
 }

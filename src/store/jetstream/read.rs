@@ -30,8 +30,9 @@ const EMPTY_MAX: u32 = 3;
 /// How long the server keeps the consumer of a scan that broke off.
 const CONSUMER_GRACE: Duration = Duration::from_secs(30);
 
-/// What is held of a stream. The stream may vanish: somebody removes it, or it was kept in memory and the server was
-/// restarted. Then it is opened again, and by that made again, instead of failing for ever.
+/// A handle of a stream. The stream may vanish: somebody removes it, or it was kept in memory and
+/// the server was restarted. Then it is opened again, and by that made again, instead of failing
+/// for ever.
 pub struct Held<H> {
     handle: ArcSwap<H>,
 }

@@ -26,7 +26,7 @@ const RESUMES_MAX: usize = 3;
 /// How long the server keeps a reader it does not hear of.
 const CONSUMER_GRACE: Duration = Duration::from_secs(10);
 
-/// What is read.
+/// The pieces to read.
 pub struct Pieces<'a> {
     pub stream: &'a Stream,
     /// The subject of the pieces, of one [`PieceId`](super::PieceId).
@@ -55,7 +55,7 @@ enum Ended {
     Error(ReadError),
 }
 
-/// What has nothing to do with the object.
+/// Returns the error for a failure that is not the object's.
 fn failed(cause: impl ToString) -> Ended {
     Ended::Error(ReadError::Failed(cause.to_string()))
 }

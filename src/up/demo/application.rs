@@ -1,8 +1,9 @@
 //! The application of the demonstration on its way up: one actor, two providers, two links.
 //!
-//! Everything goes through the handles of the host. Links are written before their providers start, so that values of an
-//! earlier run are never tried; the page comes last, so that nobody sees it half done. What goes wrong is told by events
-//! of the host, which are read all along; whatever does not happen has one deadline.
+//! Everything goes through the handles of the host. Links are written before their providers start,
+//! so that values of an earlier run are never tried; the page comes last, so that nobody sees it
+//! half done. Failures are told by events of the host, which are read all along; whatever does not
+//! happen has one deadline.
 
 use std::{
     collections::BTreeMap,
@@ -146,7 +147,8 @@ impl<'a> Application<'a> {
             };
             match self.host.providers().start(start).await {
                 Ok(Ok(())) => {}
-                // Somebody else has asked for it a moment ago. What is told of our own attempt is no failure.
+                // Somebody else has asked for it a moment ago. An event about our own attempt is no
+                // failure.
                 Ok(Err(ProviderError::AlreadyRunning { .. })) => while self.noticed().is_err() {},
                 Ok(Err(error)) => return Err(anyhow!(error).context(format!("start {reference}"))),
                 Err(_) => bail!("start {reference}: the host is stopping"),

@@ -121,7 +121,8 @@ impl Pets {
         SocketAddr::new(ip, self.address.port())
     }
 
-    /// What a link to the built-in HTTP client of this machine has to say for it to find and trust this server.
+    /// Returns the values that a link to the built-in HTTP client of this machine needs to find and
+    /// trust this server.
     pub fn link_values(&self) -> BTreeMap<String, String> {
         let resolve = Self::resolve(self.local_address());
         let values = [("resolve", resolve), ("ca", self.authority.clone()), ("allow_loopback", "true".to_owned())];
@@ -203,7 +204,7 @@ async fn serve(stream: TcpStream, tls: TlsAcceptor, api: Arc<Api>, stop: Cancell
 
 type Answer = Response<Full<Bytes>>;
 
-/// What it answers.
+/// The API that it serves.
 struct Api {
     delay: Duration,
     pictures: BTreeMap<String, Bytes>,

@@ -2,14 +2,14 @@
 
 use std::fmt::Write as _;
 
-/// Whose face it is.
+/// The animal that a face belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Animal {
     Dog,
     Cat,
 }
 
-/// What tells one face from another of its kind.
+/// Marks that tell one face from another of its kind.
 #[derive(Clone, Copy, Debug)]
 enum Marks {
     None,

@@ -1,4 +1,4 @@
-//! What benchmarks stand on: a real nats-server, a host, and the control commands.
+//! The basis of benchmarks: a real nats-server, a host, and the control commands.
 
 // Each benchmark uses a part of it.
 #![allow(dead_code)]

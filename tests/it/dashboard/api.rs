@@ -192,7 +192,7 @@ async fn hosts_of_the_lattice_come_and_go() {
         })
         .await;
     assert!(!name.is_empty());
-    // What it starts by other means shows here, too.
+    // Replicas started by other means show here, too.
     client::start(&server, &second, &example("echo"), 3).await;
     dashboard.until("/actors", |actors| (actors["items"][0]["replicas"] == 3).then_some(())).await;
     let detail = format!("/hosts/{}", second.id);
@@ -243,7 +243,7 @@ async fn secrets_of_links_stay_where_they_are() {
     dashboard.done(Method::PUT, "/links", put(json!({ "password": "hunter22", "url": "redis://a" }))).await;
     let shown = dashboard.until("/links", |links| links["items"].get(0).cloned()).await;
     assert_eq!(shown["values"], json!({ "password": null, "url": "redis://a" }));
-    // What was not shown is kept, what was is changed.
+    // A value that was not shown is kept, one that was shown is changed.
     dashboard.done(Method::PUT, "/links", put(json!({ "password": null, "url": "redis://b" }))).await;
     let table = dashboard.host.host().links().table();
     let link = table.link(ECHO, "acme:store", "default").expect("the link");

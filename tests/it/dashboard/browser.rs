@@ -256,7 +256,7 @@ async fn what_runs_is_changed_and_stopped_with_the_mouse() {
     submit(&browser, "takes 9 at a time").await;
     dashboard.until(&actor, |actor| (actor["replicas"] == 9).then_some(())).await;
 
-    // What fails says why, and the form can be mended.
+    // A failure says why, and the form can be corrected.
     choose(&browser, "main header button[aria-haspopup]", "Update").await;
     browser.click("dialog[open] label", "reference").await;
     browser.fill("Reference", "file:///nowhere/echo.wasm").await;

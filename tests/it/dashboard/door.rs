@@ -1,4 +1,4 @@
-//! Who may enter: attacks, as they are made.
+//! Access to the dashboard: attacks, as they are made.
 
 use futures::StreamExt as _;
 use lattice_host::{
@@ -50,7 +50,7 @@ async fn other_pages_and_other_names_are_refused() {
         assert_eq!(answer.status(), StatusCode::FORBIDDEN);
         assert!(!answer.headers().keys().any(|name| name.as_str().starts_with("access-control-")));
     }
-    // What its forms can send has not the type of anything here, whoever they belong to.
+    // No route here accepts a content type that a form can send, with or without the token.
     for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"] {
         for path in ["/actors", "/uploads"] {
             let request =
@@ -141,7 +141,7 @@ async fn without_a_login_loopback_only_reads_and_sees_no_values_and_no_logs() {
         let text = answer.text().await.unwrap();
         assert!(!text.contains(words) && !text.contains("127.0.0.1:0"), "{path}: {text}");
     }
-    // Whoever is logged in sees them.
+    // A client with the token sees them.
     assert_eq!(dashboard.get("/links").await["items"][0]["values"]["cache_control"], words);
     assert_eq!(dashboard.get(&format!("/links?q={words}")).await["total"], 1);
     let masked: Value =
@@ -301,7 +301,7 @@ async fn a_token_opens_the_door_and_guessing_does_not() {
 
     let mut wait = None;
     for _ in 0..10 {
-        // Whatever it says of where it comes from.
+        // A forged address makes no difference.
         let guess = http.post(dashboard.at("/session")).header("x-forwarded-for", "10.0.0.9");
         let answer = guess.json(&json!({ "token": "a guess" })).send().await.unwrap();
         if answer.status() == StatusCode::TOO_MANY_REQUESTS {

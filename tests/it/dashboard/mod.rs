@@ -21,7 +21,7 @@ use crate::harness::{HostBuilder, PATIENCE, Server, TestHost, browser::Browser, 
 pub struct Dashboard {
     pub host: TestHost,
     pub url: Url,
-    /// What is in the file of its user.
+    /// The token in the file of its user.
     pub token: String,
     http: reqwest::Client,
 }
@@ -69,7 +69,7 @@ impl Dashboard {
         self.url.join(&format!("/api/v1{path}")).expect("a path")
     }
 
-    /// What is at a path of the API.
+    /// Returns the content of a path of the API.
     pub async fn get(&self, path: &str) -> Value {
         let (status, body) = self.send(Method::GET, path, None).await;
         assert!(status.is_success(), "{path}: {status} {body}");
@@ -132,7 +132,7 @@ impl Dashboard {
     }
 }
 
-/// What starts an actor by a reference.
+/// Returns the request that starts an actor by a reference.
 pub fn start(reference: &str, host_id: Option<&str>) -> Value {
     json!({ "reference": reference, "host_id": host_id, "max": 1 })
 }

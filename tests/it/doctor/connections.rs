@@ -32,7 +32,7 @@ fn desk_at(address: &str) -> Desk {
     desk
 }
 
-/// What stands on the connection is not judged without it.
+/// Checks that need the connection are skipped without it.
 fn the_rest_is_skipped(diagnosis: &Diagnosis) {
     for check in ["server", "permissions", "jetstream", "bucket", "hosts", "links"] {
         assert_eq!(diagnosis.verdict(check), "skipped", "{check}");

@@ -31,7 +31,7 @@ async fn every_mistyped_setting_is_named_and_nothing_else_is_tried() {
     for check in ["nats-ctl", "bucket", "hosts", "links"] {
         assert_eq!(diagnosis.verdict(check), "skipped", "{check}");
     }
-    // What needs no lattice is looked at all the same.
+    // Checks that need no lattice are made all the same.
     diagnosis.is_content("machine");
 }
 

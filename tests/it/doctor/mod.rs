@@ -32,7 +32,7 @@ struct Desk {
     variables: Vec<(String, String)>,
 }
 
-/// What `host doctor` found.
+/// The report of `host doctor`.
 struct Diagnosis {
     report: Value,
     code: Option<i32>,
@@ -129,7 +129,7 @@ impl Diagnosis {
         let Some(found) = self.finding(check, verdict, words) else {
             panic!("{check} does not say {verdict} with {words:?}: {:#}", self.check(check));
         };
-        // What can be mended is told how.
+        // Every fault comes with its remedy.
         assert_eq!(found["fix"].is_string(), matches!(verdict, "wrong" | "warning"), "{found}");
         let is_wrong = self.report["wrong"].as_u64() != Some(0);
         assert_eq!(self.code, Some(i32::from(is_wrong)), "{:#}", self.report);

@@ -1,4 +1,4 @@
-//! What runs on the hosts, or was to run: actors, providers, links, and the services they need.
+//! Checks of hosts: actors, providers, links, and the services they need.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
@@ -72,7 +72,7 @@ async fn an_actor_that_did_not_start_is_told_with_the_reason_until_it_does() {
     diagnosis.says("starts", "warning", &[missing, "No such file", "host start actor"]);
     diagnosis.says("starts", "warning", &[&expired, "expired"]);
 
-    // What works in the end is forgotten.
+    // A failure is forgotten once the start works.
     fs::copy(example("echo").trim_start_matches("file://"), path).unwrap();
     start(&server, &host, missing, 1).await;
     let diagnosis = desk.diagnosis().await;

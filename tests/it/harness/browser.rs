@@ -21,7 +21,8 @@ use super::{eventually, nats::free_port, packages};
 
 /// The version of the rules that pages are held to.
 const AXE: &str = "axe-core@4.14.1";
-/// What every page must obey: the Web Content Accessibility Guidelines up to 2.2, level AA, and common practice.
+/// The rules for every page: the Web Content Accessibility Guidelines up to 2.2, level AA, and
+/// common practice.
 const AXE_RUN: &str = r#"
     const done = arguments[arguments.length - 1];
     axe.run(document, { resultTypes: ["violations"] }).then(
@@ -51,7 +52,7 @@ pub struct Browser {
 /// One browser at a time: they take the processor from tests that measure time.
 static TURN: Semaphore = Semaphore::const_new(1);
 
-/// What the console of a page says.
+/// Reads the console of a page.
 #[derive(Debug)]
 struct ConsoleLog;
 
@@ -222,7 +223,7 @@ impl Browser {
         outcome.unwrap_or_else(|error| panic!("{command}: {error}"));
     }
 
-    /// What the rules of accessibility find on this page.
+    /// Returns the violations of accessibility rules on this page.
     pub async fn violations(&self) -> Vec<String> {
         self.client.execute(axe(), Vec::new()).await.expect("axe is loaded");
         let found = self.client.execute_async(AXE_RUN, Vec::new()).await.expect("axe runs");

@@ -54,7 +54,7 @@ where
     }
 }
 
-/// What a provider works with, where `actors` run in this process.
+/// Returns the context of a provider, where `actors` run in this process.
 pub async fn context(
     server: &Server,
     spec: &Spec,

@@ -17,7 +17,7 @@ pub struct Guest {
     _dir: TempDir,
 }
 
-/// What a guest's claims say.
+/// The claims of a guest.
 #[derive(Clone, Default)]
 pub struct Signing {
     /// `guest` if it has none.

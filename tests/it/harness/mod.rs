@@ -1,5 +1,5 @@
-//! What the tests stand on: a real nats-server of their own, hosts in this process or as a child, and the real client
-//! crates of 2022 and 2024.
+//! The basis of the tests: a real nats-server of their own, hosts in this process or as a child,
+//! and the real client crates of 2022 and 2024.
 //!
 //! Tests wait for events and states, never for time: [`eventually`] and [`Events::next`] have a patience limit that only
 //! a failure reaches.

@@ -114,7 +114,7 @@ pub fn output(command: &mut Command) -> Output {
     command.stdin(Stdio::null()).output().expect("host runs")
 }
 
-/// What it wrote to standard error.
+/// Returns the text on standard error.
 pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }

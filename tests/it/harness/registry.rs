@@ -36,7 +36,7 @@ use super::{
 /// The login of registries that want one.
 pub const USER: &str = "user";
 pub const PASSWORD: &str = "pass";
-/// What `htpasswd -Bbn user pass` prints.
+/// The output of `htpasswd -Bbn user pass`.
 const HTPASSWD: &str = "user:$2y$05$.Q.VZS8gnqgG/rvAJCO0pOlepLslTHcIy.ey2dJewLeueE4RgWPRW\n";
 
 pub const ACTOR_LAYER: &str = "application/vnd.module.wasm.content.layer.v1+wasm";

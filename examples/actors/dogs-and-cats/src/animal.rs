@@ -1,8 +1,8 @@
-//! The two animals: which one is asked for, and what the API of each says.
+//! The two animals: which one is asked for, and the answers of the API of each.
 
 use serde::Deserialize;
 
-/// Whose picture is shown.
+/// The animal on the picture.
 #[derive(Clone, Copy)]
 pub enum Animal {
     Dog,
@@ -12,7 +12,7 @@ pub enum Animal {
 /// Somebody asked for an animal that is neither.
 pub struct Unknown(pub String);
 
-/// What `dog.ceo` answers.
+/// The answer of `dog.ceo`.
 #[derive(Deserialize)]
 struct DogAnswer {
     /// The address, or what went wrong.
@@ -20,7 +20,7 @@ struct DogAnswer {
     status: String,
 }
 
-/// An element of what `api.thecatapi.com` answers.
+/// An element of the answer of `api.thecatapi.com`.
 #[derive(Deserialize)]
 struct CatAnswer {
     url: String,

@@ -57,7 +57,7 @@ struct Problem {
 struct Failure(u16, String);
 
 impl Failure {
-    /// What went wrong with an operation of the blob store.
+    /// Returns the failure of an operation of the blob store.
     fn of(operation: &str, error: &str) -> Self {
         Self(502, format!("{operation}: {error}"))
     }

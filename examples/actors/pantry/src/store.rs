@@ -1,5 +1,5 @@
-//! What the pantry does with the blob store, in the operations of its contract. Every failure names
-//! the operation that failed.
+//! The pantry's use of the blob store, in the operations of its contract. Every failure names the
+//! operation that failed.
 
 use wasmbus_rpc::actor::prelude::{Context, RpcResult, WasmHost};
 use wasmcloud_interface_blobstore::{
@@ -37,7 +37,7 @@ impl<'a> Store<'a> {
         }
     }
 
-    /// Stores an object, chunk by chunk. What was stored of it is withdrawn if a later chunk fails.
+    /// Stores an object, chunk by chunk. The stored part of it is removed if a later chunk fails.
     pub async fn put(
         &self,
         target: &ContainerObject,

@@ -14,7 +14,7 @@ use crate::{
     rpc::{call::CallError, invocation::Entity, repeat::Repeat},
 };
 
-/// What sentences are made with.
+/// The data that sentences are made from.
 pub struct Scene<'a> {
     pub table: &'a Table,
     /// The host that was asked; nobody, if a client concludes from what the lattice knows.

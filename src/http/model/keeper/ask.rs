@@ -1,4 +1,4 @@
-//! What hosts are asked, and how their answers compare with what they said by themselves.
+//! Questions to hosts, and how the answers compare with what the hosts said by themselves.
 
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ pub(super) async fn ask(dashboard: &Dashboard, id: &str, is_ours: bool) -> (Opti
     tokio::join!(inventory, health)
 }
 
-/// What a host of this make tells of itself.
+/// Asks a host of this make for its [`Health`].
 pub async fn health(lattice: &Lattice, id: &str) -> Option<Health> {
     let probe = Control::Probe { host: id.to_owned(), probe: Probe::Health };
     match timeout(PROBE_TIMEOUT, lattice.request::<Health>(&probe, &HealthRequest { ask: false })).await {

@@ -1,4 +1,4 @@
-//! What is heard: events and the progress of starts, as they come.
+//! Takes in events and the progress of starts, as they come.
 
 use std::sync::Arc;
 
@@ -50,7 +50,7 @@ impl Keeper {
             // Nothing came of it.
             "command_refused" => {}
             "health_check_status" => {}
-            // What a host says that is gone does not bring it back.
+            // An event of a host that is gone does not bring it back.
             _ => {
                 if let Some(known) = self.hosts.get_mut(&id) {
                     known.is_stale = true;
@@ -60,7 +60,7 @@ impl Keeper {
         self.write(event);
         self.arrived(event);
         if matches!(event.name(), "linkdef_set_failed" | "linkdef_set" | "linkdef_deleted") {
-            // What a provider says of its links is part of what its host tells of itself.
+            // The health of a host contains what its providers say of their links.
             let provider = event.text("provider_id");
             let runs = |known: &Known| known.view.inventory.providers.iter().any(|running| running.id == provider);
             for known in self.hosts.values_mut().filter(|known| known.view.is_ours && runs(known)) {
@@ -104,7 +104,7 @@ impl Keeper {
         self.comes_back(id);
     }
 
-    /// What has started, or has failed to, is not on its way any more.
+    /// Drops the pull of what has started, or has failed to start.
     pub(super) fn arrived(&mut self, event: &Event) {
         let member = match event.name() {
             "actor_scaled" | "actors_started" | "actors_start_failed" | "actor_scale_failed" | "provider_started" => {

@@ -1,7 +1,8 @@
 //! Keeps the [`Picture`]: the only one who writes it.
 //!
-//! A loop hears events and progress, and every [`TICK`] looks at the peers, drops what is gone, starts what is due and publishes
-//! what changed. It waits for nothing else: what hosts are asked runs in children, which report back.
+//! A loop hears events and progress. Every [`TICK`] it looks at the peers, drops what is gone,
+//! starts what is due and publishes what changed. It waits for nothing else: questions to hosts run
+//! in children, which report back.
 //!
 //! * [`presence`] knows who is there and who is lost; [`heed`] takes events in; [`ask`] puts questions.
 //! * An event about what a host runs makes it *stale*; a stale host is asked for its inventory as soon as somebody looks. So no
@@ -52,9 +53,10 @@ const NUMBERS: Duration = Duration::from_millis(STEP_MS);
 const BEAT: Duration = Duration::from_secs(3);
 /// Hosts that are asked at a time.
 const ASKED_MAX: usize = 16;
-/// What the counts of one host cost; a large lattice is looked at more rarely.
+/// The least time between two looks, for each host: a large lattice is looked at more rarely.
 const LOOK_COST: Duration = Duration::from_millis(20);
-/// How often the counts of a small lattice are looked at while nobody looks at them, and what is small.
+/// How often the counts of a small lattice are read while nobody looks at them, and the most hosts
+/// of a small lattice.
 const IDLE_LOOK: Duration = Duration::from_secs(10);
 const SMALL: usize = 16;
 /// How often a host that did not answer is asked again.
@@ -88,7 +90,7 @@ struct Keeper {
     look_at: Instant,
     numbers_at: Instant,
     beat_at: Instant,
-    /// What streams were told last.
+    /// The revisions that streams received last, by collection.
     told: [u64; Collection::ALL.len()],
 }
 
@@ -124,7 +126,7 @@ struct Known {
     is_changed: bool,
 }
 
-/// What a child reports.
+/// The report of a child.
 enum Told {
     Found(Vec<HostReply>),
     Host { id: Arc<str>, inventory: Option<Inventory>, health: Option<Box<Health>> },
@@ -355,7 +357,7 @@ impl Keeper {
         view.replicas = inventory.actors.iter().map(|actor| outcome::instances(actor, |_| true)).sum();
         view.inventory = Arc::new(inventory);
         if let Some(health) = health {
-            // What it says now is newer than what events said.
+            // This health is newer than what events said.
             for provider in health.providers.iter().filter(|provider| provider.is_healthy.is_some()) {
                 view.checks.remove(&(provider.id.clone(), provider.link_name.clone()));
             }

@@ -1,8 +1,8 @@
-//! Who is there: hosts that come, fall silent, are lost, come back and leave.
+//! The presence of hosts: they come, fall silent, are lost, come back and leave.
 //!
-//! Peers tell of hosts of this make, within three seconds. Others only beat every 30 seconds; they are silent after two missed
-//! beats, and lost after four. Who is cut off itself, or did not run for a while, says nothing about the others until it has
-//! heard for [`HEARING`].
+//! Peers tell of hosts of this make, within three seconds. Others only beat every 30 seconds; they
+//! are silent after two missed beats, and lost after four. A host that is cut off itself, or did
+//! not run for a while, says nothing about the others until it has heard for [`HEARING`].
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// Who was cut off itself hears all others again within this time.
+/// A host that was cut off hears all others again within this time.
 const HEARING: Duration = Duration::from_secs(3);
 /// Hosts of other makes beat every 30 seconds.
 const SILENT_MS: u64 = 75_000;
@@ -33,7 +33,7 @@ impl Keeper {
             let lattice = self.dashboard.lattice().clone();
             self.children.spawn(async move { Told::Found(lattice.hosts().await.unwrap_or_default()) });
         }
-        // What was missed meanwhile is asked for again.
+        // Everything that was missed meanwhile is asked for again.
         for known in self.hosts.values_mut().filter(|known| known.view.state != State::Lost) {
             known.is_stale = true;
         }
@@ -41,7 +41,8 @@ impl Keeper {
 
     pub(super) fn follow_peers(&mut self) {
         let peers = self.dashboard.parts().peers.known();
-        // Who is cut off itself forgets its peers after a while, and must not take that for a goodbye.
+        // A host that is cut off forgets its peers after a while; this must not count as their
+        // goodbye.
         let has_left = |known: &Known| {
             known.was_peer && known.view.state == State::Ok && !peers.iter().any(|peer| peer.id == known.view.id)
         };

@@ -1,4 +1,4 @@
-//! What a place for objects can do, be it a directory or the object store of JetStream.
+//! The operations of a place for objects, be it a directory or the object store of JetStream.
 //!
 //! A backend belongs to one link. Names it is given are checked ([`super::names`]). An object appears when its upload is
 //! finished, whole, and in place of one that was there; a download shows one state of it.
@@ -68,7 +68,7 @@ pub enum Error {
     Storage { action: String, cause: String },
 }
 
-/// What an object is besides its bytes.
+/// The properties of an object besides its bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContentInfo {
     pub content_type: Option<String>,
@@ -128,8 +128,8 @@ pub trait Backend: Send + Sync + 'static {
     fn sweep(&self) -> BoxFuture<'_, Result<(), Error>>;
 }
 
-/// An object on its way in. Nothing of it is seen before [`Upload::finish`]. Not cancel safe: whoever calls it does so in
-/// a task of its own.
+/// An object on its way in. Nothing of it is seen before [`Upload::finish`]. Not cancel safe:
+/// callers use a task of their own.
 pub trait Upload: Send + 'static {
     fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), Error>>;
     fn finish(self: Box<Self>) -> BoxFuture<'static, Result<(), Error>>;

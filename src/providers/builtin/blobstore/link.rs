@@ -371,7 +371,7 @@ impl Link for BlobLink {
     fn end(self: Arc<Self>, deadline: Instant) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             self.tasks.close();
-            // Who waits for this does so until the same deadline, and drops it then.
+            // The caller of this waits until the same deadline, and drops it then.
             let left = deadline.saturating_duration_since(Instant::now());
             let margin = CUT_MARGIN.min(left / 4);
             if tokio::time::timeout_at(deadline - margin, self.tasks.wait()).await.is_err() {

@@ -30,7 +30,7 @@ pub fn page(request: ListObjectsRequest) -> Result<Page, Error> {
     })
 }
 
-/// What continues after a name.
+/// Returns the continuation after a name.
 pub fn continuation(after: &str, prefix: &str) -> String {
     URL_SAFE_NO_PAD.encode(format!("{after}\0{prefix}"))
 }

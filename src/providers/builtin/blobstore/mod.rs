@@ -91,7 +91,7 @@ fn check(link: &LinkDefinition) -> Result<Vec<String>, LinkError> {
     Ok(values.oddities())
 }
 
-/// What the values of a link say, as far as both places for objects have it in common.
+/// The values of a link, as far as both places for objects have them in common.
 struct Asked {
     chunk_bytes: usize,
     place: Place,

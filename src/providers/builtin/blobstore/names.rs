@@ -53,7 +53,7 @@ fn check_part(part: &str) -> Result<(), &'static str> {
     if part.contains(|c: char| c == '\\' || c.is_control()) {
         return Err("it contains a backslash or a control character");
     }
-    // What this system reads as more than a plain name, such as a drive.
+    // This system may read it as more than a plain name, such as a drive.
     let mut components = std::path::Path::new(part).components();
     match (components.next(), components.next()) {
         (Some(std::path::Component::Normal(_)), None) => Ok(()),

@@ -73,7 +73,7 @@ impl Uploads {
                 object: slot.object.clone(),
             });
         }
-        // Who cancels need not know how much arrived.
+        // An actor that cancels need not know how much arrived.
         if chunk.offset != slot.written && !is_cancelled {
             return Err(Error::Offset { expected: slot.written, found: chunk.offset });
         }

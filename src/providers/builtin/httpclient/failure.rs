@@ -7,7 +7,7 @@ use reqwest::{Method, Url};
 use super::{resolve::LookupError, rules::Refused};
 use crate::errors::chain;
 
-/// What went wrong with a request.
+/// The reason why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     #[error("{0}")]
@@ -53,7 +53,7 @@ const OTHER_TLS: &str = "Check the server's certificate and that the port speaks
 impl Failure {
     /// Explains an error of the HTTP client.
     pub(super) fn of(error: reqwest::Error, by_proxy: bool, no_roots: bool) -> Self {
-        // The URL may carry secrets; who reads this knows it anyway.
+        // The URL may carry secrets; the reader of this knows it anyway.
         let error = error.without_url();
         let mut source: Option<&(dyn Error + 'static)> = Some(&error);
         while let Some(current) = source {

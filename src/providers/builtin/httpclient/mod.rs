@@ -1,11 +1,13 @@
 //! `builtin://httpclient`: actors make HTTP requests (wasmbus protocol, section 5.2).
 //!
-//! Each link has [`settings`] and, made from them, connections of its own. A call becomes an [`request::Outgoing`]; that
-//! and every redirect pass the [`rules`] before anything is sent. Whatever the server answers is a result, also an error
-//! status; only where there is no answer the call fails, and [`failure`] says why.
+//! Each link has [`settings`] and, made from them, connections of its own. A call becomes an
+//! [`request::Outgoing`]; that and every redirect pass the [`rules`] before anything is sent. Any
+//! answer of the server is a result, an error status too; the call fails only if no complete answer
+//! arrives within the limits, and [`failure`] says why.
 //!
-//! What always holds: bodies have a limit in both directions, [`IN_WORK_MAX`] requests of a link are in work at a time,
-//! and every request ends a little before the call does, so that the actor gets our words and not a bare timeout.
+//! Some rules always hold: bodies have a limit in both directions, [`IN_WORK_MAX`] requests of a
+//! link are in work at a time, and every request ends a little before the call does, so that the
+//! actor gets our error text and not a bare timeout.
 
 mod failure;
 mod request;
@@ -246,7 +248,7 @@ fn header_map(headers: &HeaderMap) -> BTreeMap<String, HeaderValues> {
     let mut map: BTreeMap<String, HeaderValues> = BTreeMap::new();
     for (name, value) in headers {
         let text = str::from_utf8(value.as_bytes()).map(str::to_owned);
-        // What is no UTF-8 is Latin-1, of which every byte is a character.
+        // A value that is not UTF-8 is read as Latin-1, of which every byte is a character.
         let text = text.unwrap_or_else(|_| value.as_bytes().iter().copied().map(char::from).collect());
         map.entry(name.as_str().to_owned()).or_default().0.push(text);
     }

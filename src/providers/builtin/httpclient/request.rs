@@ -28,9 +28,9 @@ const OURS: [HeaderName; 9] = [
 ];
 /// One more of them, which has no constant.
 const PROXY_CONNECTION: &str = "proxy-connection";
-/// What one server must not see because another one was meant.
+/// Headers for one server, which another one must not see after a redirect.
 const OF_ONE_ORIGIN: [HeaderName; 3] = [header::AUTHORIZATION, header::COOKIE, header::HOST];
-/// What describes a body, and goes with it.
+/// Headers that describe a body, and go with it.
 const OF_THE_BODY: [HeaderName; 4] =
     [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LANGUAGE, header::CONTENT_LOCATION];
 

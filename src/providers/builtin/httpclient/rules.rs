@@ -7,10 +7,10 @@
 //! parser has turned every spelling of an address (`0xA9FEA9FE`, `2852039166`, `0251.0376.…`) into the usual one.
 //! Behind a proxy it is the proxy that resolves names: there only names and addresses as written are checked.
 //!
-//! What this machine offers on loopback is its own affair, so it takes a word of the link; what the host itself and its
-//! NATS servers offer ([`OwnSockets`]) no link can give away. There the port counts as well, and a lookup does not know
-//! it. So names in URLs with the port of an own socket are looked up with [`Reach::Elsewhere`], which gives no address of
-//! this machine.
+//! Services of this machine on loopback are its own affair, so the link has to allow them; no link
+//! can allow the sockets of the host itself and of its NATS servers ([`OwnSockets`]). There the
+//! port counts as well, and a lookup does not know it. So names in URLs with the port of an own
+//! socket are looked up with [`Reach::Elsewhere`], which gives no address of this machine.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -30,7 +30,7 @@ const METADATA_NAMES: [&str; 5] = [
     "instance-data.ec2.internal",
 ];
 
-/// What a link allows.
+/// The destinations that a link allows.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
     /// `None` allows every host.
@@ -41,7 +41,7 @@ pub(super) struct Rules {
     pub allow_loopback: bool,
     /// Private networks and whatever else is not the internet.
     pub allow_private: bool,
-    /// What is never allowed.
+    /// Sockets that are never allowed.
     pub own: OwnSockets,
 }
 
@@ -230,7 +230,7 @@ fn is_localhost(host: &str) -> bool {
     host == "localhost" || host.ends_with(".localhost")
 }
 
-/// What kind of network an address belongs to.
+/// The kind of network an address belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Zone {
     Public,
@@ -377,7 +377,7 @@ mod tests {
         let (loopback, mapped) = ("127.0.0.1:0".parse().unwrap(), "[::ffff:127.0.0.1]:0".parse().unwrap());
         let found = vec![loopback, mapped];
         assert_eq!(named.filter("localhost", found.clone(), Reach::All), Ok(found.clone()));
-        // Whoever has that name says where it leads.
+        // The owner of such a name says where it leads.
         for name in ["mine.example", "other.example"] {
             let refused = named.filter(name, found.clone(), Reach::All).unwrap_err();
             assert!(refused.to_string().contains("allow_loopback=true"), "{refused}");

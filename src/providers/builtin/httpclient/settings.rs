@@ -39,7 +39,7 @@ const IDLE_PER_HOST: usize = 32;
 /// How a host names itself unless the actor or the link does.
 const USER_AGENT: &str = concat!("lattice-host/", env!("CARGO_PKG_VERSION"));
 
-/// What the documentation says about link values.
+/// The documentation of the link values.
 pub(super) const VALUES: &[Value] = &[
     Value {
         name: "allowed_hosts",
@@ -136,7 +136,7 @@ pub(super) const VALUES: &[Value] = &[
     Value { name: "config_b64", aliases: &[], default: "none", help: "The same, base64 encoded." },
 ];
 
-/// What the values of a link say.
+/// The settings of a link, read from its values.
 #[derive(Debug)]
 pub(super) struct Settings {
     pub rules: Arc<Rules>,
@@ -328,7 +328,7 @@ impl Clients {
         let is_own_port = url.port_or_known_default().is_some_and(|port| self.own.has_port(port));
         let direct = if is_own_port { &self.elsewhere } else { &self.direct };
         let Some(proxies) = &self.proxies else { return Ok(Way::Direct(direct)) };
-        // Only scheme and host decide. What has no host goes nowhere, as the rules will say.
+        // Only scheme and host decide. A URL without a host goes nowhere, as the rules will say.
         let Some(host) = url.host_str().filter(|host| !host.is_empty()) else { return Ok(Way::Direct(direct)) };
         if self.fixed.addresses(host).is_some() {
             return Ok(Way::Direct(direct));

@@ -78,7 +78,8 @@ pub fn of_body(error: &BodyError) -> Answer {
     answer
 }
 
-/// What becomes of a failed call of an actor, and the id under which it is to be logged; none for what is no fault.
+/// Returns the answer to a failed call of an actor, and the id under which the failure is to be
+/// logged; none if it is no fault.
 pub fn of_call(error: &CallError, actor_id: &str) -> (Answer, Option<String>) {
     let (status, text) = match error {
         busy if busy.is_busy(actor_id) => (StatusCode::SERVICE_UNAVAILABLE, "the actor is busy"),

@@ -1,12 +1,13 @@
 //! Reads the bodies of requests, within bounds.
 //!
 //! * A body that says it is too long is refused before it is read; one that gets too long is refused then.
-//! * What has arrived is paid for out of the host's [`Budget`] of payloads, in steps; small bodies never wait behind large
-//!   ones.
+//! * Bytes that have arrived are paid for out of the host's [`Budget`] of payloads, in steps; small
+//!   bodies never wait behind large ones.
 //! * A body that pauses is given up; so is one that trickles, sooner and faster when others wait for its part of the budget
 //!   or have just done so in vain. This is looked at with every piece that arrives and, while none does, every [`TICK`].
 //!
-//! What a body holds of the budget is given back when the answer is there, since the payload lives as long.
+//! The share of a body in the budget is given back when the answer is there, since the payload
+//! lives as long.
 
 use std::time::Duration;
 

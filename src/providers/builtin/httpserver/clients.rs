@@ -1,8 +1,10 @@
-//! What each client of an address has: how many connections, and how much memory its answers take.
+//! The state of each client of an address: its number of connections, and the memory of its
+//! answers.
 //!
-//! A client with all the connections it may have gets one more all the same, as long as another of them has nothing to do:
-//! the oldest of those that never asked for anything, or else the one that rests the longest, is ended for it. So whoever opens
-//! connections and is silent shuts nobody out, not even others behind the same address.
+//! A client with all the connections it may have gets one more all the same, as long as another of
+//! them has nothing to do: the oldest of those that never asked for anything, or else the one that
+//! rests the longest, is ended for it. So a client that opens connections and is silent shuts
+//! nobody out, not even others behind the same address.
 //!
 //! A client with no connection left is forgotten, so there are never more entries than connections.
 
@@ -47,7 +49,7 @@ impl Entry {
     }
 }
 
-/// What one client has.
+/// The state of one client.
 #[derive(Debug, Default)]
 pub struct Client {
     /// Bytes of answers that are not written yet.
@@ -110,7 +112,8 @@ impl Drop for Seat {
     }
 }
 
-/// Whom an address belongs to: who has an IPv6 address mostly has the whole network of it.
+/// Returns the network that stands for a client: the owner of an IPv6 address mostly has the whole
+/// network of it.
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),

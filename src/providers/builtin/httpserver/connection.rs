@@ -48,13 +48,14 @@ const BUFFER_MAX: usize = 64 << 10;
 /// Requests of one HTTP/2 connection at a time.
 const STREAMS_MAX: u32 = 128;
 
-/// Who is at the other end.
+/// The client at the other end of a connection.
 pub struct Peer {
     pub address: SocketAddr,
     pub client: Arc<Client>,
 }
 
-/// Serves a connection until it ends. What goes wrong on it is the client's affair, and worth a line at debug level.
+/// Serves a connection until it ends. Errors on it are the client's affair, and worth a line at
+/// debug level.
 pub async fn serve(listener: Arc<Listener>, stream: TcpStream, peer: Peer, pulse: Arc<Pulse>) {
     let (stop, remote) = (Arc::clone(&pulse), peer.address);
     let tls = listener.tls.load_full();

@@ -26,7 +26,7 @@ pub struct Cors {
     max_age: HeaderValue,
 }
 
-/// The rules as texts; what is missing has its default.
+/// The rules as texts; a missing one has its default.
 #[derive(Debug, Default)]
 pub struct Rules {
     pub allowed_origins: Option<Vec<String>>,

@@ -35,7 +35,7 @@ pub struct Lodgings {
     held: AtomicUsize,
 }
 
-/// What one answer has of the budget; given back when dropped.
+/// The share of one answer in the budget; given back when dropped.
 #[derive(Debug)]
 pub struct Lodging {
     bytes: usize,
@@ -70,7 +70,7 @@ impl Drop for Lodging {
     }
 }
 
-/// What is owed of one answer.
+/// The bytes of one answer that are still owed.
 #[derive(Debug)]
 struct Debt {
     pulse: Arc<Pulse>,

@@ -45,7 +45,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long an idle connection is kept for a request under way when the listener closes.
 const LAST_REQUEST: Duration = Duration::from_millis(300);
 
-/// What ended connections may take to be gone.
+/// How long ended connections may take to be gone.
 const ABORT: Duration = Duration::from_secs(1);
 
 /// A listener that runs.
@@ -86,7 +86,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// What a listener begins with.
+/// Everything a listener begins with.
 pub struct Start {
     pub socket: TcpListener,
     pub routes: Routes<Route>,
@@ -136,7 +136,7 @@ impl Listener {
         self.closing.load(Ordering::Relaxed)
     }
 
-    /// Begins to close; never waits. What was accepted is served to its end.
+    /// Begins to close; never waits. Everything accepted before is served to its end.
     pub fn begin_close(&self) {
         self.closing.store(true, Ordering::Relaxed);
         self.stop.cancel();
@@ -144,8 +144,8 @@ impl Listener {
         self.ask_all(Ask::Finish, |pulse| pulse.is_http2());
     }
 
-    /// Closes: returns when every connection has ended, at the latest at the deadline. What is in work then was cut off
-    /// before, at `cut`.
+    /// Closes: returns when every connection has ended, at the latest at the deadline. Requests
+    /// that are still in work at `cut` are cut off then.
     pub async fn close(&self, cut: Instant, deadline: Instant) {
         self.begin_close();
         let last = Instant::now() + LAST_REQUEST;

@@ -7,7 +7,7 @@
 //! 1. [`listener`] accepts a connection, [`connection`] finds out whether it speaks HTTP/1 or HTTP/2, hyper parses.
 //! 2. [`request`] finds the actor in a snapshot of the [`routes`], reads the [`body`] within bounds straight into the
 //!    payload, calls the actor through the router and turns its answer into an HTTP response.
-//! 3. What goes wrong is answered by [`answers`]; web pages of other origins are let in by [`cors`].
+//! 3. [`answers`] answers everything that goes wrong; [`cors`] lets in web pages of other origins.
 //!
 //! [`table`] keeps which link has which routes on which listener. [`settings`] reads link values, [`tls`] certificates.
 //! [`pulse`] and [`wire`] notice clients that are stuck, without a timer per request; [`debt`] keeps answers within bounds while
@@ -99,7 +99,8 @@ pub fn pages(link: &LinkDefinition) -> Option<(&'static str, String, String)> {
 /// How long an ending link waits for the others of its address, so that a host that stops answers for all of them to
 /// the end.
 const TOGETHER: Duration = Duration::from_millis(20);
-/// How long before its deadline an ending link cuts off what is in work: who waits for the end gives up at the deadline.
+/// How long before its deadline an ending link cuts off what is in work: those who wait for the end
+/// give up at the deadline.
 const CUT_BEFORE: Duration = Duration::from_millis(250);
 /// How long to wait for an address that this provider itself is giving up.
 const NOT_YET: Duration = Duration::from_millis(10);

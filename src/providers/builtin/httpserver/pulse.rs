@@ -24,14 +24,14 @@ use tokio::time::Instant;
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// How long a client may take no byte of an answer.
 const WRITE_STALL: Duration = Duration::from_secs(30);
-/// What a client takes at least of what it is owed, in bytes per second, on average.
+/// Bytes per second that a client has to take at least of what it is owed, on average.
 pub const RATE: usize = 32 << 10;
 /// How much longer one answer may rest for each other that is on its way: at [`RATE`], a piece of each takes so long.
 const TURN: Duration = Duration::from_secs(1);
 /// How long a connection that was asked to end may go on with what it has in work.
 const FAREWELL: Duration = Duration::from_secs(60 * 60);
 
-/// What a connection is asked.
+/// A request to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ask {
     Nothing,
@@ -41,7 +41,7 @@ pub enum Ask {
     Abort,
 }
 
-/// What a connection counts, and what it is asked.
+/// The counts of a connection, and the request to it.
 #[derive(Debug, Default)]
 pub struct Pulse {
     reads: AtomicU32,
@@ -177,7 +177,7 @@ impl Pulse {
         self.waker.wake();
     }
 
-    /// What is asked of the connection, whose task is woken by the next [`ask`](Self::ask).
+    /// Returns the request to the connection, whose task is woken by the next [`ask`](Self::ask).
     pub fn asked(&self, context: &mut Context<'_>) -> Ask {
         self.waker.register(context.waker());
         match self.asked.load(Ordering::Acquire) {
@@ -197,7 +197,7 @@ impl Pulse {
     }
 }
 
-/// What was seen of a connection so far.
+/// The state of a connection as it was seen so far.
 #[derive(Debug)]
 pub struct Seen {
     reads: u32,
@@ -244,7 +244,7 @@ impl Seen {
         }
         let (looked, left) = self.credit.unwrap_or((now, WRITE_STALL));
         let earned = Duration::from_secs_f64(earned as f64 / RATE as f64);
-        // What was taken quickly is not saved up for long.
+        // Credit for bytes taken quickly is not saved up for long.
         let left = left.saturating_add(earned).min(WRITE_STALL + (now - looked)).saturating_sub(now - looked);
         self.credit = Some((now, left));
         left.is_zero() || self.rests_too_long(pulse, now)
@@ -281,7 +281,8 @@ impl Seen {
         if self.is_in_arrears(pulse, now) {
             return Ask::Abort;
         }
-        // What HTTP/1 writes belongs to an answer; HTTP/2 has frames that belong to no request.
+        // Bytes that HTTP/1 writes belong to an answer; HTTP/2 has frames that belong to no
+        // request.
         let answering = !pulse.is_http2() && (wrote || blocked);
         // An answer that is still being read is work as well.
         let is_at_work = in_work > 0 || pulse.owed() > 0;
@@ -400,7 +401,7 @@ mod tests {
 
     #[test]
     fn a_client_takes_what_it_is_owed_at_a_rate() {
-        // Whatever else happens on its connection.
+        // Other traffic on its connection makes no difference.
         let busy = |pulse: &Pulse| {
             pulse.speaks_http2();
             pulse.has_read();
@@ -421,7 +422,7 @@ mod tests {
         assert_eq!(given_up(&half, 100, |_| half.has_paid(RATE / 2)), Some(61));
         let just = owing();
         assert_eq!(given_up(&just, 1000, |_| just.has_paid(RATE)), None);
-        // What was taken at once is no store for an hour of rest.
+        // Bytes taken at once are no store for an hour of rest.
         let rested = owing();
         let at_once = |second: u64| rested.has_paid(if second == 1 { 1 << 29 } else { 0 });
         assert_eq!(given_up(&rested, 1000, at_once), Some(31));

@@ -63,12 +63,12 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-/// What a link is to its requests.
+/// A link as its requests see it.
 #[derive(Debug)]
 pub struct Route {
     pub actor_id: String,
     pub rules: Rules,
-    /// Where failures are told that the client is not told.
+    /// Receives the failures that the client does not learn of.
     pub journal: Writer,
     /// Requests of this link that are in work.
     pub in_work: TaskTracker,
@@ -166,8 +166,9 @@ impl Requests {
             let routes = self.listener.routes.load();
             let route = Arc::clone(routes.find(|| host(parts), parts.uri.path())?);
             let in_work = route.in_work.token();
-            // Who ends a route takes it out first, then marks it, then waits for those in work. One found before and
-            // held after the waiting is seen here, and looked for again among the routes of now.
+            // The end of a route first takes it out, then marks it, then waits for the requests in
+            // work. A route found before and held after the waiting is seen here, and looked for
+            // again among the current ones.
             if route.stage() != Stage::Ended {
                 return Some((route, in_work));
             }

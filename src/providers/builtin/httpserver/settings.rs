@@ -19,7 +19,7 @@ use crate::{links::LinkDefinition, providers::bounds::LinkPaths};
 const DEFAULT_HOST: &str = "127.0.0.1";
 const DEFAULT_PORT: u16 = 8000;
 const DEFAULT_CONTENT_MAX: u64 = 100 << 20;
-/// What a payload and the memory of a guest could take at the very most.
+/// The most that a payload and the memory of a guest could take.
 const CONTENT_MAX: u64 = 1 << 30;
 const DEFAULT_BODY_IDLE: Duration = Duration::from_secs(10);
 /// hyper's own; another number costs it an allocation per request.
@@ -95,7 +95,7 @@ pub static VALUES: &[Value] = &[
     value("log", "none", "accepted and without effect: the host has one log, see its --log-level"),
 ];
 
-/// What a link asks for.
+/// The settings that a link asks for.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// `host:port`, not resolved.
@@ -112,7 +112,7 @@ pub struct Settings {
     pub unknown: Vec<Unknown>,
 }
 
-/// What holds for the requests of one link.
+/// The rules for the requests of one link.
 #[derive(Clone, Debug)]
 pub struct Rules {
     pub strip: Option<Prefix>,
@@ -125,7 +125,7 @@ pub struct Rules {
     pub access_log: bool,
 }
 
-/// What holds for all connections of an address.
+/// The limits of all connections of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub header_timeout: Duration,
@@ -190,7 +190,7 @@ impl Settings {
         let text = Json::Object(members).to_string();
         let mut link = LinkDefinition::clone(link);
         link.values.insert("config_json".into(), text);
-        // What is wrong may be put right in the file, and then nothing about the link changes.
+        // An error may be put right in the file, and then nothing about the link changes.
         Self::read(spec, &link, rpc_timeout).map_err(|error| match error {
             LinkError::Values(text) | LinkError::Unavailable(text) => LinkError::Unavailable(text),
         })

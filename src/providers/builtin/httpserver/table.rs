@@ -3,8 +3,9 @@
 //! The table is a map behind one lock, held for lines; a listener's routes are published from it as a snapshot. Sockets
 //! are bound while it is held, which takes no time, so that two links of one address never race.
 //!
-//! Invariants: one listener per address; on it one actor per host and path; all its links name the same TLS. A listener
-//! whose links are all ending keeps its routes to the end, so that what it has accepted is still answered.
+//! Invariants: one listener per address; on it one actor per host and path; all its links name the
+//! same TLS. A listener whose links are all ending keeps its routes to the end, so that every
+//! request it has accepted is still answered.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -45,19 +46,19 @@ struct State {
 struct Open {
     listener: Arc<Listener>,
     entries: Vec<Entry<Route>>,
-    /// What each route's link asks of the address.
+    /// The limits that each route's link asks of the address.
     limits: Vec<(Arc<Route>, Limits)>,
     tls: Option<Source>,
 }
 
-/// What became of a link that asked to be taken in.
+/// The result for a link that asked to be taken in.
 pub enum Added {
     To(Arc<Listener>),
     /// The address is free again in a moment.
     NotYet,
 }
 
-/// What became of a link that ends.
+/// The result for a link that ends.
 pub enum Removal {
     /// It had no route any more: another link has taken its place.
     Nothing,

@@ -48,7 +48,7 @@ impl fmt::Debug for Pem {
 }
 
 impl Source {
-    /// Reads and checks certificate and key. What a file lacks now it may have later.
+    /// Reads and checks certificate and key. An error in a file may be put right later.
     pub async fn load(&self, paths: &LinkPaths) -> Result<Arc<ServerConfig>, LinkError> {
         let bad = |name: &str, cause: &dyn fmt::Display| {
             let text = format!("the TLS {name} of the link cannot be used: {cause}; it has to be in PEM form");

@@ -1,9 +1,10 @@
 //! A bucket of JetStream, shared by all links of this process that name it.
 //!
-//! A read is one round trip, a write without a condition too. What changes an entry by what it was ([`Bucket::change`])
-//! reads it and writes on condition that nobody wrote in between, again and again until it succeeds or the call's time
-//! is over; so increments of many hosts all count. Within the process changes of one key take [turns](TURNS), or they
-//! would only spoil each other's conditions.
+//! A read is one round trip, a write without a condition too. A change that depends on the entry's
+//! old value ([`Bucket::change`]) reads it and writes on condition that nobody wrote in between,
+//! again and again until it succeeds or the call's time is over; so increments of many hosts all
+//! count. Within the process changes of one key take [turns](TURNS), or they would only spoil each
+//! other's conditions.
 //!
 //! A write nobody confirmed is never repeated: it may have happened.
 //!
@@ -77,14 +78,14 @@ struct Handle {
     is_timed: bool,
 }
 
-/// What was found under a key.
+/// The state found under a key.
 struct Found {
     /// The state a conditional write relies on; 0 if there is nothing.
     revision: u64,
     entry: Option<Entry>,
 }
 
-/// What becomes of an entry.
+/// The change of an entry.
 pub enum Change<T> {
     /// It stays; the answer.
     Keep(T),
@@ -121,7 +122,7 @@ impl Bucket {
         &self.name
     }
 
-    /// What stands under a key now.
+    /// Returns the value under a key now.
     pub async fn get(&self, key: &str) -> Result<Option<Value>, Error> {
         let found = self.read(key).await?;
         Ok(found.entry.map(|entry| entry.value))
@@ -222,7 +223,7 @@ impl Bucket {
                 Err(WriteError::Gone) if !was_opened => {
                     self.open_again(&handle).await.map_err(WriteError::Other)?;
                     was_opened = true;
-                    // What the condition relied on is gone with the bucket.
+                    // The state that the condition relied on is gone with the bucket.
                     if revision.is_some_and(|revision| revision > 0) {
                         return Err(WriteError::Conflict);
                     }

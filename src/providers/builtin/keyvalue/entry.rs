@@ -1,9 +1,10 @@
-//! What stands under a key, and how the bucket keeps it.
+//! The value under a key, and how the bucket keeps it.
 //!
-//! A text is kept as it is, so that `nats kv get` shows it and `nats kv put` makes one; a counter is a text of digits, as
-//! in redis. Lists and sets are JSON arrays, told apart by the header `Lattice-Type`. When an entry expires stands in
-//! the header `Lattice-Expires`, in milliseconds since 1970 by the clock of the host that wrote it; hosts whose clocks
-//! differ see it end at different times by that difference.
+//! A text is kept as it is, so that `nats kv get` shows it and `nats kv put` makes one; a counter
+//! is a text of digits, as in redis. Lists and sets are JSON arrays, told apart by the header
+//! `Lattice-Type`. The header `Lattice-Expires` has the end of an entry, in milliseconds since 1970
+//! by the clock of the host that wrote it; hosts whose clocks differ see it end at different times
+//! by that difference.
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +19,7 @@ pub const TYPE: &str = "Lattice-Type";
 /// Says when an entry expires.
 pub const EXPIRES: &str = "Lattice-Expires";
 
-/// What stands under a key.
+/// The value under a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
     Text(String),

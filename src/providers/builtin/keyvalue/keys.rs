@@ -1,9 +1,10 @@
 //! Keys of actors as keys of the bucket.
 //!
-//! Any text is a key for an actor, but a bucket takes few characters. What it takes stays as it is, so that
-//! `nats kv ls` stays readable; every other byte becomes `=` and two hexadecimal digits, as in `counter=3Ahome`. That can
-//! be undone, so two keys never meet. The empty key is a lone `=`. A key that gets longer than a subject should be is
-//! replaced by `==` and its SHA-256 digest.
+//! Any text is a key for an actor, but a bucket takes few characters. Characters it takes stay as
+//! they are, so that `nats kv ls` stays readable; every other byte becomes `=` and two hexadecimal
+//! digits, as in `counter=3Ahome`. That can be undone, so two keys never meet. The empty key is a
+//! lone `=`. A key that gets longer than a subject should be is replaced by `==` and its SHA-256
+//! digest.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;

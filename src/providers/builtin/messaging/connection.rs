@@ -54,9 +54,9 @@ enum Auth {
 }
 
 impl Server {
-    /// What the values say; `None` for the host's connection.
+    /// Reads the server from the link values; `None` for the host's connection.
     pub(super) fn read(values: &Values) -> Result<Option<Self>, LinkError> {
-        // What it is in place of texts is not repeated: addresses may hold passwords.
+        // A value of another form is not repeated: addresses may hold passwords.
         let uris = values.list("uri").map_err(|_| {
             LinkError::Values(
                 "link value uri is neither a comma list nor a JSON array of texts, nats://host:port each".into(),
@@ -116,7 +116,8 @@ impl Server {
     async fn is_the_hosts(&self, sockets: &OwnSockets) -> Result<bool, LinkError> {
         let mut is_the_hosts = false;
         for address in &self.addresses {
-            // What has no address now has none for the connection, either; and the server says who it is.
+            // A name without an address now has none for the connection, either; and the server
+            // says who it is.
             let found = tokio::net::lookup_host((address.host(), address.port())).await;
             for found in found.into_iter().flatten() {
                 if sockets.takes_clients(found) {
@@ -178,7 +179,7 @@ impl Server {
         let servers = self.shown;
         match options.connect(&self.addresses[..]).await {
             Ok(client) => {
-                // Whatever way it took.
+                // Equal ids mean the host's server, whatever way the connection took.
                 is_the_hosts |= client.server_info().server_id == host.server_info().server_id;
                 Ok(Own { client, denied, servers, is_the_hosts, _authority: authority })
             }
@@ -194,7 +195,7 @@ pub(super) struct Own {
     servers: String,
     /// It leads to a server of the host: there the lattice's subjects are as they are on the host's own connection.
     pub is_the_hosts: bool,
-    /// What was read of the link value `ca_file`, for when it connects again.
+    /// The certificates read from the link value `ca_file`, for when it connects again.
     _authority: Option<NamedTempFile>,
 }
 
@@ -223,7 +224,8 @@ impl Own {
     }
 }
 
-/// What the server says may be otherwise tomorrow: users and certificates are changed there, and links stay.
+/// Explains a failed connection. The server's answer may be another tomorrow: users and
+/// certificates change there, and links stay.
 fn explain(failure: &async_nats::ConnectError, servers: &str) -> LinkError {
     let cause = chain(failure);
     match failure.kind() {

@@ -37,7 +37,7 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// One warning in this time; the others are counted.
 const COMPLAINT_PAUSE: Duration = Duration::from_secs(10);
 
-/// What the subscriptions of a link share.
+/// The state that the subscriptions of a link share.
 pub(super) struct Deliveries {
     context: Context,
     link: Arc<LinkDefinition>,

@@ -4,9 +4,10 @@
 //! A link uses the host's own connection, on which [`subjects`] keeps it away from the lattice's subjects, or a
 //! [`connection`] of its own. [`deliver`] brings messages to the actor.
 //!
-//! What always holds: a message of a subscription is delivered once in the lattice, on whichever host, because all hosts
-//! with this link are in one queue group; a link that is taken on has its subscriptions; what had arrived when a link ends
-//! is handled, and the actor can still publish while it handles it.
+//! Some rules always hold: a message of a subscription is delivered once in the lattice, on
+//! whichever host, because all hosts with this link are in one queue group; a link that is taken on
+//! has its subscriptions; messages that had arrived when a link ends are handled, and the actor can
+//! still publish while it handles them.
 
 mod connection;
 mod deliver;
@@ -77,7 +78,7 @@ fn check(link: &LinkDefinition) -> Result<Vec<String>, LinkError> {
     let is_the_hosts = Server::read(&values)?.is_none();
     let lifted = values.boolean("allow_system_subjects")?.unwrap_or(false);
     let reserved = match is_the_hosts && !lifted {
-        // What the settings reserve besides, the provider's host knows.
+        // Only the provider's host knows the further subjects that its settings reserve.
         true => Reserved::Lattice(reserved::Reserved::default()),
         false => Reserved::Nothing,
     };
@@ -171,7 +172,7 @@ struct MessagingLink {
     client: async_nats::Client,
     /// The connection is this link's own.
     is_own: bool,
-    /// What is off limits.
+    /// The subjects that are off limits.
     reserved: Reserved,
     /// Tells the subscriptions to end, and until when.
     stop: watch::Sender<Option<Instant>>,
@@ -204,7 +205,7 @@ impl MessagingLink {
             true => Reserved::Lattice(context.bounds.subjects.clone()),
             false => Reserved::Nothing,
         };
-        // What is wrong with them is told also while the server is away.
+        // Errors in them are reported also while the server is away.
         subscriptions(&values, &reserved(server.is_none()))?;
         let timeout = timeout(&values, context.rpc_timeout)?;
         let own = match server {
@@ -348,7 +349,7 @@ impl Link for MessagingLink {
             self.closing.store(true, Ordering::SeqCst);
             // Those that came before this was set.
             let _ = tokio::time::timeout_at(deadline, self.calls.wait()).await;
-            // What was published must be out before the connection closes.
+            // All published messages must be out before the connection closes.
             let closing = async {
                 let flushed = self.client.flush().await.map_err(|e| chain(&e));
                 flushed.and(self.client.drain().await.map_err(|e| chain(&e)))

@@ -1,9 +1,10 @@
 //! Objects as files: `{root}/{actor}/{container}/{object}`.
 //!
-//! An upload is a file beside the containers, in `.uploads`, and becomes the object by a rename; so a cut upload leaves
-//! nothing that is seen. What a file cannot tell, content type and encoding, stands in `.meta/{container}`, in files
-//! named by the digest of the object's name; it is written after the object, and both under a lock of that object, so
-//! that who reads sees what belongs together. No symbolic link below the root is followed.
+//! An upload is a file beside the containers, in `.uploads`, and becomes the object by a rename; so
+//! a cut upload leaves nothing that is seen. Content type and encoding, which a file cannot tell,
+//! stand in `.meta/{container}`, in files named by the digest of the object's name; they are
+//! written after the object, and both under a lock of that object, so that a reader sees what
+//! belongs together. No symbolic link below the root is followed.
 //!
 //! The work is done by blocking calls, off the threads that serve others.
 
@@ -237,7 +238,8 @@ impl Files {
         }
         let meta = self.home().join(META).join(container);
         match fs::remove_dir_all(&meta) {
-            // An upload that ended in this moment may add to it. What it leaves is replaced with its object.
+            // An upload that ended in this moment may add to it. Its leftover is replaced with its
+            // object.
             Err(e) if !is_absence(&e) && e.kind() != ErrorKind::DirectoryNotEmpty => Err(storage("remove", &meta, &e)),
             _ => Ok(()),
         }
@@ -249,7 +251,7 @@ impl Files {
         self.metadata(container, object, &fs::metadata(&path), &path)
     }
 
-    /// What is known of an object; the caller has its turn.
+    /// Returns the metadata of an object; the caller holds the object's turn.
     fn metadata(
         &self,
         container: &str,
@@ -263,7 +265,7 @@ impl Files {
             Err(e) if is_absence(e) => return Ok(None),
             Err(e) => return Err(storage("look at", path, e)),
         };
-        // What cannot be read of these is not worth to hide the object.
+        // Unreadable metadata is no reason to hide the object.
         let meta: Meta = fs::read(self.meta_path(container, object))
             .ok()
             .and_then(|json| serde_json::from_slice(&json).ok())

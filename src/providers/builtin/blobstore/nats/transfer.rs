@@ -94,7 +94,7 @@ pub(super) struct Reading {
     /// Bytes before the first that is wanted.
     to_skip: u64,
     next_sequence: u64,
-    /// What is left of the last piece.
+    /// The rest of the last piece.
     piece: Bytes,
 }
 
@@ -211,8 +211,9 @@ impl Reading {
                 return Ok(Some(Placed { offset: piece.offset, message: piece.message.clone() }));
             }
         }
-        // It is after `low`, and its sequence less than `below`. What others wrote lies in between, so where it should be
-        // is tried in turn with the middle, which ends soon whatever there is.
+        // It is after `low`, and its sequence less than `below`. Messages of others lie in between,
+        // so the place where it should be is tried in turn with the middle, which ends soon in any
+        // case.
         let (mut low, mut high, mut below) = (first.place(), last.place(), last.message.sequence);
         for probe in 0..PROBES_MAX {
             if low.0 > start || high.0 <= start || below <= low.1 + 1 {
