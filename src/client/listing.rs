@@ -27,6 +27,8 @@ use crate::{
 
 /// How long a whole listing may take, at least; each page has the time of a request.
 const LISTING_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pause before a host is asked again that has not taken in all changes yet.
+const BEHIND_PAUSE: Duration = Duration::from_millis(250);
 /// Rows that are taken in. So many do not fit into the memory of a client's machine.
 const ROWS_MAX: usize = 2_000_000;
 /// Hosts that are asked for pages one after the other.
@@ -64,7 +66,7 @@ pub(super) async fn claims(lattice: &Lattice) -> Result<Vec<Box<RawValue>>> {
     }
 }
 
-/// Whose pages are taken.
+/// The hosts whose pages are taken.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Teller {
     /// Of hosts that know what the lattice knows.
@@ -119,6 +121,11 @@ enum Went {
 }
 
 impl<T: DeserializeOwned> Listing<'_, T> {
+    fn begin_anew(&mut self) {
+        self.ask.after.clear();
+        self.rows.clear();
+    }
+
     /// Takes pages of one host, from where the listing stands.
     async fn go_on(&mut self, question: Control, teller: Teller) -> Result<Went> {
         loop {
@@ -126,6 +133,12 @@ impl<T: DeserializeOwned> Listing<'_, T> {
                 bail!("{} entries came within {} s, and more are left", self.rows.len(), LISTING_TIMEOUT.as_secs());
             }
             let page = match self.lattice.request::<Page<T>>(&question, &self.ask).await {
+                // Rows it has not taken in yet may come before rows it told already.
+                Ok(page) if page.is_behind && Instant::now() + BEHIND_PAUSE < self.until => {
+                    self.begin_anew();
+                    tokio::time::sleep(BEHIND_PAUSE).await;
+                    continue;
+                }
                 Ok(page) if page.is_complete || teller == Teller::Any => page,
                 // The other one is a host of this make that knows no pages yet.
                 Ok(_) | Err(RequestError::NoResponders { .. }) => return Ok(Went::Nowhere),

@@ -10,7 +10,7 @@ use super::settings::{self, FLAG_FILE, Kind, Setting};
 
 const LABEL: &str = "label";
 
-/// What was given on the command line.
+/// The settings given on the command line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SettingArgs {
     /// Key of the setting and its text.
@@ -84,7 +84,9 @@ fn flag(setting: &'static Setting) -> Arg {
         .value_name(value_name(&setting.kind))
         .help(help(setting))
         .action(match setting.kind {
-            Kind::List | Kind::ClusterKeys | Kind::AccountKeys | Kind::InboxPrefixes => ArgAction::Append,
+            Kind::List | Kind::ClusterKeys | Kind::AccountKeys | Kind::Directories | Kind::InboxPrefixes => {
+                ArgAction::Append
+            }
             _ => ArgAction::Set,
         });
     if let Some(short) = setting.short {
@@ -145,10 +147,11 @@ fn value_name(kind: &Kind) -> &'static str {
         Kind::Jwt => "JWT",
         Kind::Seed(_) => "SEED",
         Kind::Integer { .. } => "NUMBER",
-        Kind::Bytes { .. } => "BYTES",
+        Kind::Bytes { .. } | Kind::BytesOrZero { .. } => "BYTES",
         Kind::Bool => "BOOL",
         Kind::List => "LIST",
         Kind::ClusterKeys | Kind::AccountKeys => "KEYS",
+        Kind::Directories => "PATHS",
         Kind::InboxPrefixes => "SUBJECTS",
         Kind::Address => "ADDRESS",
         Kind::Path | Kind::File => "PATH",

@@ -156,14 +156,17 @@ fn position(error: &serde_json::Error) -> (usize, usize, String) {
 /// Turns a member into the text a flag or variable would carry; `None` means "not set". Files of all eras
 /// differ in how they write the same thing (0, `"0"`, `false`), so any form is taken that can be meant.
 pub(super) fn text_of(kind: &Kind, value: &Value) -> Result<Option<String>, Problem> {
-    let number_fits = matches!(kind, Kind::Integer { .. } | Kind::Bytes { .. } | Kind::Bool);
+    let number_fits = matches!(kind, Kind::Integer { .. } | Kind::Bytes { .. } | Kind::BytesOrZero { .. } | Kind::Bool);
     let text = match value {
         Value::Null => return Ok(None),
         Value::String(text) => text.clone(),
         Value::Number(number) if number_fits => number.to_string(),
         Value::Bool(yes) if *kind == Kind::Bool => yes.to_string(),
         Value::Array(items)
-            if matches!(kind, Kind::List | Kind::ClusterKeys | Kind::AccountKeys | Kind::InboxPrefixes) =>
+            if matches!(
+                kind,
+                Kind::List | Kind::ClusterKeys | Kind::AccountKeys | Kind::Directories | Kind::InboxPrefixes
+            ) =>
         {
             let texts: Option<Vec<&str>> = items.iter().map(Value::as_str).collect();
             texts.ok_or(Problem::WrongType { found: "an array that holds more than strings" })?.join(",")

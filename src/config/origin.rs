@@ -44,7 +44,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// What is wrong with a value. No variant carries a secret.
+/// The error in a value. No variant carries a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     #[error("{0:?} is neither yes nor no")]
@@ -65,6 +65,8 @@ pub enum Problem {
     NotASubject(String),
     #[error("{0:?} is no subject below which only answers go")]
     NotAnInboxPrefix(String),
+    #[error("{0} is no absolute path")]
+    NotAbsolute(String),
     #[error("{0:?} is not a NATS server address")]
     NotAServer(String),
     #[error("{0:?} is not an IP address")]
@@ -104,7 +106,7 @@ pub struct Mistake {
     pub key: String,
     pub origin: Origin,
     pub problem: Problem,
-    /// What would have been right.
+    /// The values that are accepted.
     pub accepted: String,
 }
 

@@ -28,7 +28,7 @@ const FAMILIES: [(&str, Option<&str>); 4] =
     [("nats", None), ("ctl", Some("nats")), ("rpc", Some("nats")), ("prov_rpc", Some("rpc"))];
 /// The ways to log in; members of one way belong together.
 const LOGINS: [&[&str]; 4] = [&["jwt", "seed"], &["creds"], &["user", "password"], &["token"]];
-/// What is inherited together, because halves of two families make no whole.
+/// Settings that are inherited together, because halves of two families make no whole.
 const INHERITED: [&[&str]; 6] = [
     &["host"],
     &["port"],
@@ -52,7 +52,7 @@ struct Slot {
 pub struct Resolved {
     slots: BTreeMap<&'static str, Slot>,
     labels: Labels,
-    /// What the file says in vain.
+    /// Settings of the file that are overruled.
     pub overruled: Vec<Overruled>,
 }
 
@@ -90,8 +90,8 @@ impl Resolved {
         self.rows().into_iter().map(row).collect()
     }
 
-    /// Looks everything up and lets the families inherit. What is wrong is added to the mistakes, and the
-    /// default stands in for it so that the search for mistakes can go on.
+    /// Looks everything up and lets the families inherit. A wrong value is added to the mistakes
+    /// and replaced by the default, so that the search for mistakes can go on.
     pub(super) fn new(
         layers: &Layers,
         dir: &Path,
@@ -320,7 +320,7 @@ pub fn superseded(key: &str) -> Vec<String> {
     keys
 }
 
-/// What a source said, before it is read as a value.
+/// The text of a source, before it is parsed as a value.
 struct Found {
     text: Result<String, Problem>,
     origin: Origin,
@@ -356,7 +356,7 @@ fn slot(
 
 /// An empty number or yes/no is more likely a script's unset variable than a wish.
 fn can_be_cleared(kind: &Kind) -> bool {
-    !matches!(kind, Kind::Integer { .. } | Kind::Bytes { .. } | Kind::Bool | Kind::Choice(_))
+    !matches!(kind, Kind::Integer { .. } | Kind::Bytes { .. } | Kind::BytesOrZero { .. } | Kind::Bool | Kind::Choice(_))
 }
 
 /// Within one source a file with the value comes first: it is the more deliberate form, and each start writes the value

@@ -7,6 +7,8 @@ use std::{collections::BTreeMap, sync::LazyLock};
 
 use nkeys::KeyPairType;
 
+use crate::budget;
+
 /// How the text of a setting is read and checked. See [`super::value`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Kind {
@@ -30,12 +32,16 @@ pub enum Kind {
     Integer { min: u64, max: u64 },
     /// A number of bytes, with an optional K, M or G.
     Bytes { min: u64, max: u64 },
+    /// Like `Bytes`; 0 leaves the size to the host.
+    BytesOrZero { min: u64, max: u64 },
     /// Every way of saying yes and no that earlier hosts knew.
     Bool,
     /// Texts, comma separated or a JSON array.
     List,
     /// Like `List`, each a public cluster key.
     ClusterKeys,
+    /// Like `List`, each the absolute path of a directory.
+    Directories,
     /// Like `List`, each a subject below which answers may go.
     InboxPrefixes,
     /// Like `List`, each a public account key.
@@ -371,7 +377,7 @@ pub static GROUPS: &[Group] = &[
             Setting::new("actor_instances_max", &["WASMCLOUD_ACTOR_INSTANCES_MAX"], "actor-instances-max",
                 Kind::Integer { min: 0, max: 1_000_000 }, "0", "Actor instances alive at once; 0 asks the machine's memory"),
             Setting::new("payload_memory_max_bytes", &["WASMCLOUD_PAYLOAD_MEMORY_MAX_BYTES"], "payload-memory-max-bytes",
-                Kind::Bytes { min: 0, max: TIB }, "0", "Memory that all large payloads, request bodies and images on their way may take together, like 1G; 0 is an eighth of the machine's memory, 256M at least and 512M at most"),
+                Kind::BytesOrZero { min: budget::BYTES_MIN, max: TIB }, "0", "Memory that all large payloads, request bodies and images on their way may take together, like 1G; 0 is an eighth of the machine's memory, 256M at least and 512M at most"),
             Setting::new("call_queue_max", &["WASMCLOUD_CALL_QUEUE_MAX"], "call-queue-max",
                 Kind::Integer { min: 0, max: 1_000_000 }, "1024", "Calls that may wait for one actor"),
         ],
@@ -384,7 +390,7 @@ pub static GROUPS: &[Group] = &[
             Setting::new("provider_env", &["WASMCLOUD_PROVIDER_ENV"], "provider-env",
                 Kind::List, "", "Environment variables passed on to provider processes, like HTTPS_PROXY,SSL_CERT_FILE; RUST_LOG always is"),
             Setting::new("link_paths", &["WASMCLOUD_LINK_PATHS"], "link-paths",
-                Kind::List, "", "Directories below which links may name files and directories, like /srv/blobs,/etc/lattice; without it any \
+                Kind::Directories, "", "Directories below which links may name files and directories, like /srv/blobs,/etc/lattice; without it any \
                     file, and directories that were made for it"),
         ],
     },

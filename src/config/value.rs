@@ -66,12 +66,24 @@ pub(super) fn parse(kind: &Kind, text: &str, dir: &Path) -> Result<Value, Proble
             let number = bytes(trimmed).ok_or_else(|| Problem::NotBytes(trimmed.to_owned()))?;
             in_range(number, *min, *max, trimmed)
         }
+        Kind::BytesOrZero { min, max } => match bytes(trimmed) {
+            None => Err(Problem::NotBytes(trimmed.to_owned())),
+            Some(0) => Ok(Value::Integer(0)),
+            Some(number) => in_range(number, *min, *max, trimmed),
+        },
         Kind::Bool => boolean(trimmed).map(Value::Bool).ok_or_else(|| Problem::NotBoolean(trimmed.to_owned())),
         Kind::List => Ok(Value::List(list(trimmed))),
         Kind::ClusterKeys => {
             let keys = list(trimmed);
             keys.iter().try_for_each(|key| keys::check_cluster_key(key))?;
             Ok(Value::List(keys))
+        }
+        Kind::Directories => {
+            let paths = list(trimmed);
+            match paths.iter().find(|path| !Path::new(path).is_absolute()) {
+                Some(wrong) => Err(Problem::NotAbsolute(wrong.clone())),
+                None => Ok(Value::List(paths)),
+            }
         }
         Kind::InboxPrefixes => {
             let prefixes = list(trimmed);
@@ -109,11 +121,15 @@ pub(super) fn accepted(kind: &Kind) -> String {
         Kind::Bytes { min, max } => {
             format!("a number of bytes from {min} to {max}, or one with K, M or G like 64M")
         }
+        Kind::BytesOrZero { min, max } => {
+            format!("0, or a number of bytes from {min} to {max}, or one with K, M or G like 64M")
+        }
         Kind::Bool => "true or false, 1 or 0, yes or no, on or off, enabled or disabled".into(),
         Kind::List => "texts separated by commas, or a JSON array of strings".into(),
         Kind::ClusterKeys => {
             "public cluster keys (C…, 56 characters) separated by commas, or a JSON array of them".into()
         }
+        Kind::Directories => "absolute paths separated by commas, or a JSON array of them".into(),
         Kind::InboxPrefixes => {
             "subjects without wildcards outside of wasmbus, wadm and $, separated by commas, or a JSON array of them"
                 .into()

@@ -1,10 +1,11 @@
 //! Link definitions and claims: queries, put, delete (lattice protocol, sections 3.3 to 3.6).
 //!
-//! A link is written with compare-and-swap on the revision this host knows, so that two hosts that are asked at the same
-//! time do not overwrite each other unseen; the loser reads again. The ack leaves after the bucket confirmed. What follows
-//! from a change (providers, events) comes from the watch of the bucket, on every host.
+//! A link is written with compare-and-swap on the revision this host knows, so that two hosts that
+//! are asked at the same time do not overwrite each other unseen; the loser reads again. The ack
+//! leaves after the bucket confirmed. The effects of a change (providers, events) come from the
+//! watch of the bucket, on every host.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -52,29 +53,56 @@ fn all_claims<S: Serializer>(table: &&Table, serializer: S) -> Result<S::Ok, S::
 
 /// How often a write is tried again after somebody else was faster.
 const CONFLICT_RETRIES: usize = 5;
+/// How long a listing waits until this host knows all that happened: less than clients wait for an answer.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_millis(1500);
 
 impl Server {
-    pub(super) fn get_claims(&self) -> Answer {
-        let table = self.parts.links.table();
-        self.listing(&Claims { claims: &table }, table.all_claims().count(), "claims")
+    pub(super) fn get_claims(self: &Arc<Self>) -> Answer {
+        self.when_current("claims", |server| {
+            let table = server.parts.links.table();
+            server.listing(&Claims { claims: &table }, table.all_claims().count(), "claims")
+        })
     }
 
-    pub(super) fn get_links(&self) -> Answer {
-        let table = self.parts.links.table();
-        self.listing(&Links { links: &table }, table.links().count(), "links")
+    pub(super) fn get_links(self: &Arc<Self>) -> Answer {
+        self.when_current("links", |server| {
+            let table = server.parts.links.table();
+            server.listing(&Links { links: &table }, table.links().count(), "links")
+        })
     }
 
-    /// A listing in one message, or the refusal that says how to get it otherwise.
-    fn listing(&self, reply: &impl Serialize, count: usize, what: &str) -> Answer {
+    /// Returns whether more happened in the bucket than this host knows, and it is about to know it.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.parts.links.is_current() && self.parts.store.backend().is_reachable()
+    }
+
+    /// Answers once this host knows all that happened. A part of a list would be taken for all of it, so the request is
+    /// refused if that does not come in time. Where the bucket is out of reach, it is asked for what this host knows.
+    fn when_current(self: &Arc<Self>, what: &'static str, listing: fn(&Self) -> Option<Bytes>) -> Answer {
+        let server = Arc::clone(self);
+        async move {
+            let links = &server.parts.links;
+            let caught_up = tokio::time::timeout(CATCH_UP_TIMEOUT, links.catch_up()).await;
+            if caught_up.is_err() && server.is_behind() {
+                return encode(&Ack::rejected(format!(
+                    "this host still takes in changes of the lattice's {what}; try again in a moment"
+                )));
+            }
+            listing(&server)
+        }
+        .boxed()
+    }
+
+    /// Returns a listing in one message, or the refusal that says how to get it otherwise.
+    fn listing(&self, reply: &impl Serialize, count: usize, what: &str) -> Option<Bytes> {
         let bytes_max = self.payload_max();
-        match json_within(reply, bytes_max) {
-            Some(listing) => async move { Some(listing) }.boxed(),
-            None => now(&Ack::rejected(format!(
+        json_within(reply, bytes_max).or_else(|| {
+            encode(&Ack::rejected(format!(
                 "the lattice has {count} {what}, more than fit into one message of the NATS server (max_payload, {bytes_max} \
                  bytes); `host get {what}` asks for them in pages, other clients need a larger max_payload in the server's \
                  configuration"
-            ))),
-        }
+            )))
+        })
     }
 
     pub(super) fn put_link(self: &Arc<Self>, payload: &Bytes) -> Answer {
@@ -92,7 +120,8 @@ impl Server {
                 return now(&Ack::rejected(format!("put link request without {name}")));
             }
         }
-        // What cannot be part of a subject could be stored, but never reach its provider.
+        // A link whose name or provider cannot be part of a subject could be stored, but would
+        // never reach its provider.
         if let Err(error) = LinkName::parse(&link_name) {
             return now(&Ack::rejected(format!("put link request with link name {link_name:?}: {error}")));
         }
@@ -169,7 +198,8 @@ impl Server {
         let value = Bytes::from(serde_json::to_vec(&link.identified()).map_err(|e| Error::Refused(e.to_string()))?);
         let mut attempts = 0;
         loop {
-            // Whoever loses again and again replaces what is there: a link definition is always written whole.
+            // After too many conflicts the entry is replaced: a link definition is always written
+            // whole.
             let expect = if attempts < CONFLICT_RETRIES { self.known_revision(&key) } else { Expect::Anything };
             match self.parts.store.put(&key, value.clone(), expect).await {
                 Ok(revision) => {

@@ -10,10 +10,10 @@ use super::{
 use crate::{
     control::{probe::health::RefusedLink, types::HostReply},
     links::{Claims, LinkDefinition, link_option},
-    providers::builtin,
+    providers::builtin::{self, values},
 };
 
-/// What is told of links one by one; nobody reads more.
+/// The most findings about single links; nobody reads more.
 const FINDINGS_MAX: usize = 200;
 /// How a provider says that it cannot listen somewhere.
 const CANNOT_LISTEN: &str = "cannot listen on";
@@ -168,16 +168,11 @@ impl<'a> Scene<'a> {
 
     fn values(&self) -> Option<Finding> {
         let spec = self.spec?;
-        let is_known = |key: &str| {
-            spec.values.iter().any(|value| {
-                value.name.eq_ignore_ascii_case(key)
-                    || value.aliases.iter().any(|alias| alias.eq_ignore_ascii_case(key))
-            })
-        };
-        let unknown: Vec<&str> = self.link.values.keys().map(String::as_str).filter(|key| !is_known(key)).collect();
+        let unknown = values::unknown_values(spec, self.link);
         (!unknown.is_empty()).then(|| {
+            let told: Vec<String> = unknown.iter().map(ToString::to_string).collect();
             Finding::warning(
-                format!("{} has values without effect: {}", self.what(), unknown.join(", ")),
+                format!("{} has values without effect: {}", self.what(), told.join("; ")),
                 format!(
                     "host inspect {}{} lists the values there are; host link put … with the right ones",
                     builtin::SCHEME,
@@ -307,6 +302,6 @@ mod tests {
         let foreign = one(&facts(link(|link| link.contract_id = "acme:web".into()), true, "acme:web"));
         assert!(foreign.seen.contains("another contract, wasmcloud:httpserver"), "{foreign:?}");
         let typo = one(&facts(link(|link| drop(link.values.insert("adress".into(), "x".into()))), true, HTTP));
-        assert!(typo.verdict == Verdict::Warning && typo.seen.ends_with("adress"), "{typo:?}");
+        assert!(typo.verdict == Verdict::Warning && typo.seen.ends_with("did you mean address?"), "{typo:?}");
     }
 }

@@ -1,10 +1,12 @@
 //! The NATS connections of a host: opened with patience, watched, and explained when something is wrong.
 //!
-//! [`connect`] tries until a server answers or the host is told to stop, with a growing pause and a log line per attempt.
-//! What no patience can mend (refused credentials, a certificate nobody signed, an address that is none) ends it at once.
-//! Afterwards the client reconnects by itself; every loss and every return is logged, and [`Nats::reconnects`] ticks so
-//! that those who hold state of the server's (the metadata watch) can check it again. What the server forbids is kept in
-//! [`Nats::denied`]: it answers such a request with silence, and only this tells silence from a server that is away.
+//! [`connect`] tries until a server answers or the host is told to stop, with a growing pause and a
+//! log line per attempt. Errors that waiting cannot mend (refused credentials, a certificate nobody
+//! signed, an invalid address) end it at once. Afterwards the client reconnects by itself; every
+//! loss and every return is logged, and [`Nats::reconnects`] ticks so that those who hold state of
+//! the server's (the metadata watch) can check it again. Permission errors of the server are kept
+//! in [`Nats::denied`]: it does not answer a forbidden request, and only these errors tell that
+//! from a server that is away.
 
 use std::{
     error::Error,
@@ -19,7 +21,7 @@ use std::{
 use async_nats::{AuthError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, rustls};
 use bytes::Bytes;
 use futures::StreamExt;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -35,12 +37,14 @@ const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_LAST: Duration = Duration::from_secs(5);
 /// How long one round trip to the server may take.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long it may take while the server sends other messages: those of a large bucket come on the same connection.
+const CONFIRM_BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How many messages a subscription may hold before the client drops them and says so. A host's own queues are far
 /// shorter; this only covers bursts between two turns of its loops, of which the largest is the replay of the metadata.
 const SUBSCRIPTION_CAPACITY: usize = 64 * 1024;
 /// How many different refusals are remembered. A host uses a handful of subjects that a server could forbid.
 const DENIED_MAX: usize = 16;
-/// What a NATS user must be allowed to publish and to subscribe to, for a host to work.
+/// The subjects that the NATS user of a host must be allowed to publish and to subscribe to.
 pub const NEEDED_SUBJECTS: &str = "wasmbus.>, $JS.>, $KV.>, $O.> and _INBOX.>";
 
 /// Why a connection cannot be made, whatever one waits.
@@ -72,7 +76,7 @@ pub enum ConnectError {
     Unreachable { purpose: Purpose, servers: String, cause: String },
 }
 
-/// What a connection is for; its name is the prefix of its settings.
+/// The purpose of a connection; its name is the prefix of its settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     Control,
@@ -103,7 +107,8 @@ pub struct Nats {
     pub client: async_nats::Client,
     /// Counts how often the connection came back.
     pub reconnects: watch::Receiver<u64>,
-    /// What the server forbade this user since the connection was last made, in its words; each once.
+    /// The permission errors for this user since the connection was last made, in the server's
+    /// words; each once.
     pub denied: watch::Receiver<Vec<String>>,
 }
 
@@ -116,7 +121,22 @@ pub async fn confirm(client: &async_nats::Client) -> Result<(), ConfirmError> {
         client.publish(inbox, Bytes::new()).await.map_err(|e| ConfirmError::Client(e.to_string()))?;
         echo.next().await.map(drop).ok_or_else(|| ConfirmError::Client("the subscription ended".into()))
     };
-    tokio::time::timeout(CONFIRM_TIMEOUT, round_trip).await.unwrap_or(Err(ConfirmError::Silent))
+    let mut round_trip = std::pin::pin!(round_trip);
+    let until = Instant::now() + CONFIRM_BUSY_TIMEOUT;
+    loop {
+        let before = messages_received(client);
+        if let Ok(ended) = tokio::time::timeout(CONFIRM_TIMEOUT, &mut round_trip).await {
+            return ended;
+        }
+        // A server that sends other things has not come to this yet.
+        if messages_received(client) == before || Instant::now() >= until {
+            return Err(ConfirmError::Silent);
+        }
+    }
+}
+
+fn messages_received(client: &async_nats::Client) -> u64 {
+    client.statistics().in_messages.load(Ordering::Relaxed)
 }
 
 /// Why the server's confirmation did not come.
@@ -352,7 +372,7 @@ impl Reports {
     }
 }
 
-/// What to check when a server refuses the way this connection logs in.
+/// Returns advice on what to check when a server refuses the login of this connection.
 fn advice(purpose: Purpose, auth: &Auth) -> String {
     let check = |settings: &str| format!("Check {settings} against the users of the server");
     match auth {

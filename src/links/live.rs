@@ -8,10 +8,10 @@
 //! * Entries of the first snapshot are told as [`Origin::Replayed`]: providers need them, subscribers of events do not.
 //!   The same goes for the first snapshot of a bucket that could not be reached until now.
 //! * A later snapshot (after an outage) is compared with what was known, and only the differences are told.
-//! * What this host wrote itself is applied at once by [`Live::apply`], before the bucket echoes it; the echo carries the
-//!   same revision and changes nothing.
-//! * What this host must make known whatever happens goes through [`Live::announce`]: it counts here at once and is written
-//!   as soon as the bucket takes it.
+//! * An own write of this host is applied at once by [`Live::apply`], before the bucket echoes it;
+//!   the echo carries the same revision and changes nothing.
+//! * An entry that this host must make known whatever happens goes through [`Live::announce`]: it
+//!   counts here at once and is written as soon as the bucket takes it.
 
 use std::{
     collections::HashSet,
@@ -74,12 +74,13 @@ pub struct Live {
     table: Arc<ArcSwap<Table>>,
     published: watch::Receiver<()>,
     is_complete: watch::Receiver<bool>,
-    /// What is known is what the hosts of the lattice share.
+    /// Whether the known metadata is that which the hosts of the lattice share.
     is_shared: Arc<AtomicBool>,
+    is_current: watch::Receiver<bool>,
     own_writes: mpsc::Sender<(OwnWrite, oneshot::Sender<()>)>,
 }
 
-/// What this host adds by itself.
+/// A change that this host adds by itself.
 enum OwnWrite {
     /// The bucket has it; readers are told when this is applied.
     Stored(Update),
@@ -98,12 +99,14 @@ impl Live {
         let (loaded, first_snapshot) = oneshot::channel();
         let (changed, published) = watch::channel(());
         let (complete, is_complete) = watch::channel(false);
+        let (current, is_current) = watch::channel(true);
         let is_shared = Arc::new(AtomicBool::new(false));
         let follower = Follower {
             table: Table::default(),
             published: Arc::clone(&table),
             changed,
             complete,
+            current,
             is_shared: Arc::clone(&is_shared),
             pending: Vec::new(),
             notices,
@@ -121,7 +124,7 @@ impl Live {
                 "lattice metadata was not told in time: actors and providers run, links of the lattice are unknown and cannot be changed; waiting for it"
             );
         }
-        (Self { table, published, is_complete, is_shared, own_writes }, receiver)
+        (Self { table, published, is_complete, is_shared, is_current, own_writes }, receiver)
     }
 
     /// The snapshot of this moment.
@@ -143,6 +146,18 @@ impl Live {
     /// yet what it has, others may know more.
     pub fn has_those_of_the_lattice(&self) -> bool {
         self.is_shared.load(Ordering::Acquire)
+    }
+
+    /// Returns whether everything that happened in the bucket is known here, as far as this host was told.
+    pub fn is_current(&self) -> bool {
+        *self.is_current.borrow()
+    }
+
+    /// Waits until everything that happened in the bucket is known here.
+    pub async fn catch_up(&self) {
+        let mut is_current = self.is_current.clone();
+        // An error means that the host is being stopped.
+        let _ = is_current.wait_for(|is_current| *is_current).await;
     }
 
     /// Applies a write of this host without waiting for the bucket's echo; returns when readers see it.
@@ -180,6 +195,7 @@ struct Follower {
     published: Arc<ArcSwap<Table>>,
     changed: watch::Sender<()>,
     complete: watch::Sender<bool>,
+    current: watch::Sender<bool>,
     is_shared: Arc<AtomicBool>,
     pending: Vec<Notice>,
     notices: mpsc::Sender<Notice>,
@@ -192,15 +208,17 @@ struct Follower {
     writes: JoinSet<Written>,
 }
 
-/// What is watched.
+/// The source that is watched.
 #[derive(Clone, Copy, Default)]
 struct Watched {
     /// A bucket.
     is_shared: bool,
-    /// What stands in for a bucket others have.
+    /// It stands in for a bucket that others have.
     is_away: bool,
     /// Its snapshot was applied.
     has_snapshot: bool,
+    /// More happened there than was applied.
+    is_behind: bool,
 }
 
 /// How some writes ended.
@@ -208,7 +226,7 @@ struct Written {
     results: Vec<(Attempt, Result<u64, Error>)>,
     /// Not tried, because one before was not taken for a reason that holds for all.
     skipped: Vec<Attempt>,
-    /// Who waits for the end, of an announcement.
+    /// Notified at the end of the writes; only of an announcement.
     done: Option<oneshot::Sender<()>>,
 }
 
@@ -283,7 +301,7 @@ impl Follower {
 
     fn watch(&mut self, backends: &mut watch::Receiver<Arc<dyn Backend>>) -> mpsc::Receiver<Update> {
         let backend = backends.borrow_and_update();
-        self.watched = Watched { is_shared: backend.is_shared(), is_away: backend.is_away(), has_snapshot: false };
+        self.watched = Watched { is_shared: backend.is_shared(), is_away: backend.is_away(), ..Watched::default() };
         backend.watch()
     }
 
@@ -292,7 +310,10 @@ impl Follower {
             Update::Snapshot(entries) => {
                 self.replace(entries);
                 self.watched.has_snapshot = true;
+                self.watched.is_behind = false;
             }
+            Update::Behind => self.watched.is_behind = true,
+            Update::Current => self.watched.is_behind = false,
             Update::Put(entry) => {
                 let entry = self.unwritten.laid_over(entry);
                 self.put(&entry);
@@ -434,12 +455,13 @@ impl Follower {
     /// Record, then announce: readers see the table before anybody hears of the change.
     async fn publish(&mut self) {
         self.published.store(Arc::new(self.table.clone()));
-        let Watched { is_shared, is_away, has_snapshot } = self.watched;
-        // What was shared once stays so while another watch has not told its snapshot.
+        let Watched { is_shared, is_away, has_snapshot, is_behind } = self.watched;
+        // Metadata that was shared stays so while another watch has not delivered its snapshot.
         if has_snapshot || is_away {
             self.is_shared.store(is_shared && !is_away, Ordering::Release);
         }
         self.changed.send_replace(());
+        self.current.send_if_modified(|current| std::mem::replace(current, !is_behind) == is_behind);
         let is_complete = self.watched.has_snapshot && !self.watched.is_away;
         if is_complete || self.watched.is_away {
             self.complete.send_if_modified(|known| std::mem::replace(known, is_complete) != is_complete);
@@ -461,7 +483,8 @@ impl Follower {
     }
 }
 
-/// What a change of an empty table means for one that knew `old`; `None` if it knew that already.
+/// Converts a change of an empty table into one of the table `old`; returns `None` if `old` has it
+/// already.
 fn against(old: &Table, change: Change) -> Option<Change> {
     match change {
         Change::LinkPut { link, .. } => {

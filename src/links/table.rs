@@ -1,8 +1,9 @@
 //! The metadata of the lattice as one immutable snapshot: link definitions, claims and image references.
 //!
-//! A [`Table`] is built from bucket entries and replaced as a whole, so a reader holds no lock and sees one moment in
-//! time. Entries of every era are understood (lattice protocol, section 4.3): short and long member names, lists as
-//! arrays or comma texts, numbers as texts, `null` as empty. What cannot be understood is reported, not guessed.
+//! A [`Table`] is built from bucket entries and replaced as a whole, so a reader holds no lock and
+//! sees one moment in time. Entries of every era are understood (lattice protocol, section 4.3):
+//! short and long member names, lists as arrays or comma texts, numbers as texts, `null` as empty.
+//! Anything that cannot be understood is reported, not guessed.
 //!
 //! Invariants: one link per (actor, contract, link name); the id of a link is a hash of these three run together, so every
 //! look-up compares the three as well. A table knows which actors claim a call alias, and not which of them has it: that
@@ -77,7 +78,7 @@ impl LinkDefinition {
     }
 }
 
-/// What the bucket knows about an actor or a provider.
+/// The claims of an actor or a provider, as far as the bucket knows them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claims {
     pub subject: String,
@@ -234,7 +235,7 @@ pub struct Table {
     unreadable: HashMap<String, u64>,
 }
 
-/// What an entry other than a link says, so that two of them compare by meaning.
+/// The content of an entry other than a link, so that two of them compare by meaning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Content {
     Claims(Box<Claims>),
@@ -297,6 +298,13 @@ impl fmt::Display for Change {
             Self::ReferencePut { reference, .. } => write!(f, "reference {reference} put"),
         }
     }
+}
+
+/// Returns where the JSON of an entry is wrong. The error's own text may quote a value, and values of links may be
+/// passwords.
+fn mistake(error: &serde_json::Error) -> String {
+    let kind = if error.is_data() { "a member is missing or of another type" } else { "it is no JSON" };
+    format!("{kind} (line {} column {})", error.line(), error.column())
 }
 
 /// An entry that could not be taken over, with the reason.
@@ -394,7 +402,7 @@ impl Table {
         best.map(|(reference, _)| reference)
     }
 
-    /// What a key other than a link's says; `None` if this table does not have it.
+    /// Returns the content of a key other than a link's; `None` if this table does not have it.
     pub(super) fn content_of(&self, key: &str) -> Option<Content> {
         match Key::parse(key) {
             Key::Claims(subject) => self.claims(subject).map(|claims| Content::Claims(Box::new((**claims).clone()))),
@@ -482,7 +490,7 @@ impl Table {
 
     fn put_link(&mut self, hash: &str, entry: &Entry) -> Result<Option<Change>, Rejected> {
         let link: LinkDefinition = serde_json::from_slice(&entry.value)
-            .map_err(|e| Rejected(format!("{} is no link definition: {e}", entry.key)))?;
+            .map_err(|e| Rejected(format!("{} is no link definition: {}", entry.key, mistake(&e))))?;
         if link.id() != hash {
             return Err(Rejected(format!("{} holds a link whose id is {}", entry.key, link.id())));
         }
@@ -541,7 +549,7 @@ impl Table {
 
     fn put_reference(&mut self, entry: &Entry) -> Result<Option<Change>, Rejected> {
         let read: Reference = serde_json::from_slice(&entry.value)
-            .map_err(|e| Rejected(format!("{} is no image reference: {e}", entry.key)))?;
+            .map_err(|e| Rejected(format!("{} is no image reference: {}", entry.key, mistake(&e))))?;
         if self.references.get(&entry.key).is_some_and(|(_, revision)| *revision > entry.revision) {
             return Ok(None);
         }

@@ -8,7 +8,8 @@
 //! they follow [`Backend::watch`], which begins with a snapshot and starts over with a new one whenever it cannot prove
 //! that it missed nothing. So a cache built from it is never stale for longer than an outage.
 //!
-//! What is too large for a bucket of keys lies in object stores: [`objects`] is their form, [`artifacts`] what clients sent.
+//! Content too large for a bucket of keys lies in object stores: [`objects`] is their form,
+//! [`artifacts`] the uploads of clients.
 //!
 //! A write is either stored, or refused before it was sent, or its outcome is unknown; [`Error`] tells these apart.
 
@@ -41,7 +42,7 @@ pub struct Entry {
     pub revision: u64,
 }
 
-/// What a watch reports, in the order of revisions.
+/// A change that a watch reports, in the order of revisions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Update {
     /// Everything there is. Keys known before and not in it are gone.
@@ -51,12 +52,16 @@ pub enum Update {
         key: String,
         revision: u64,
     },
+    /// More happened than can be reported for now; [`Update::Current`] or a snapshot ends this. Never the first update.
+    Behind,
+    /// Everything that happened is reported.
+    Current,
 }
 
-/// What a write expects to find.
+/// The condition of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expect {
-    /// Whatever is there is replaced.
+    /// Any entry is replaced.
     Anything,
     /// Nothing was ever written, or the last write had this revision. 0 means that the key is absent.
     Revision(u64),
@@ -118,7 +123,7 @@ pub fn domain_name(domain: Option<&str>) -> String {
     }
 }
 
-/// What is said when a domain does not answer.
+/// Returns the message for a domain that does not answer.
 pub fn unreachable(domain: Option<&str>, cause: &str) -> String {
     let place = domain_name(domain);
     let check = match domain {

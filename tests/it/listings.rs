@@ -76,6 +76,21 @@ async fn more_links_and_claims_than_a_message_holds_are_listed_in_pages() {
     host.stop().await;
 }
 
+/// As soon as the bucket has taken them, no list may lack one: it is complete, or refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_is_never_a_part_of_what_was_just_written() {
+    let server = Server::start().await;
+    let host = host(&server).start().await;
+    let user = User::of(&server);
+    // Fits into one message; then far more than a follower takes in at once.
+    for count in [2_000, MANY] {
+        store(&server, (0..count).map(link)).await;
+        let listed = user.json(&["get", "links"]).await;
+        assert_eq!(listed["links"].as_array().map(Vec::len), Some(count));
+    }
+    host.stop().await;
+}
+
 #[tokio::test]
 async fn a_refusal_is_an_error_of_every_command_and_never_an_empty_list() {
     let server = Server::start().await;

@@ -17,7 +17,10 @@ fn every_default_is_a_good_value() {
 fn numbers_and_booleans_have_defaults() {
     let inherits = |key: &str| ["ctl_", "rpc_", "prov_rpc_"].iter().any(|family| key.starts_with(family));
     for setting in settings::all().filter(|setting| !inherits(setting.key)) {
-        if matches!(setting.kind, Kind::Integer { .. } | Kind::Bytes { .. } | Kind::Bool | Kind::Choice(_)) {
+        if matches!(
+            setting.kind,
+            Kind::Integer { .. } | Kind::Bytes { .. } | Kind::BytesOrZero { .. } | Kind::Bool | Kind::Choice(_)
+        ) {
             assert!(!setting.default.is_empty(), "{}", setting.key);
         }
     }
@@ -105,6 +108,8 @@ fn bad_texts_are_refused() {
         ("WASMCLOUD_CTL_TLS", "2", Problem::NotBoolean("2".into())),
         ("WASMCLOUD_LOG_LEVEL", "loud", Problem::NotAChoice("loud".into())),
         ("WASMCLOUD_INBOX_PREFIXES", "_ME,wasmbus.ctl", Problem::NotAnInboxPrefix("wasmbus.ctl".into())),
+        ("WASMCLOUD_LINK_PATHS", "/srv,srv/blobs", Problem::NotAbsolute("srv/blobs".into())),
+        ("WASMCLOUD_PAYLOAD_MEMORY_MAX_BYTES", "1M", Problem::OutOfRange("1M".into())),
         ("WASMCLOUD_INBOX_PREFIXES", "a.>", Problem::NotAnInboxPrefix("a.>".into())),
         ("WASMCLOUD_CLUSTER_ISSUERS", "CABC", Problem::NotAPublicKey("CABC".into())),
     ];

@@ -17,16 +17,16 @@ use crate::{
     links::LinkDefinition,
 };
 
-/// What of the server's limit one page may take, one of so many parts.
+/// One page may take the server's limit divided by this.
 const PART_OF_PAYLOAD: usize = 2;
 /// Rows of one page.
 const ROWS_MAX: usize = 4096;
 
-/// What is asked for; nothing at all asks for the first page of all.
+/// The body of a request; an empty body asks for the first page of everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Ask {
-    /// What comes after this key.
+    /// Only the rows after this key.
     #[serde(deserialize_with = "nullable")]
     pub after: String,
     /// Links of this actor only.
@@ -41,6 +41,9 @@ pub struct Page<T> {
     /// The host knows what the lattice knows, and not only what it found before the bucket was out of reach.
     #[serde(default)]
     pub is_complete: bool,
+    /// The host has not taken in all changes yet; a moment later it tells more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_behind: bool,
     /// There is more after this key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
@@ -79,7 +82,8 @@ impl Server {
         let server = Arc::clone(self);
         async move {
             let mut page = made(&server, &ask, server.payload_max() / PART_OF_PAYLOAD);
-            page.is_complete = *server.parts.links.knowledge().borrow();
+            page.is_behind = server.is_behind();
+            page.is_complete = *server.parts.links.knowledge().borrow() && !page.is_behind;
             json(&page)
         }
         .boxed()
@@ -101,7 +105,7 @@ fn page<'a, T: 'a>(
         rest.truncate(ROWS_MAX);
     }
     rest.sort_unstable_by_key(|(key, _)| *key);
-    let mut page = Page { rows: Vec::new(), is_complete: false, next: None, left_out: 0 };
+    let mut page = Page { rows: Vec::new(), is_complete: false, is_behind: false, next: None, left_out: 0 };
     let mut bytes = 0;
     let mut last = None;
     for (key, row) in &rest {

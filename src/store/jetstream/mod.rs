@@ -1,12 +1,13 @@
 //! The metadata bucket on JetStream, in the configured domain.
 //!
-//! [`Bucket::open`] looks the bucket up, creates it when it is missing and never changes an existing one (lattice
-//! protocol, section 4.2). What stands in the way is named by [`OpenError`]: which domain was asked, which one the server
-//! has, and what to set. `watch` follows it, through outages.
+//! [`Bucket::open`] looks the bucket up, creates it when it is missing and never changes an
+//! existing one (lattice protocol, section 4.2). [`OpenError`] names the obstacle: which domain was
+//! asked, which one the server has, and what to set. `watch` follows the bucket, through outages.
 //!
-//! A write during an outage is refused before it is sent: what was sent into an outage would be held on the way and
-//! carried out after it, when whoever asked has long been told that it did not work.
+//! A write during an outage is refused before it is sent: otherwise it would be held on the way and
+//! carried out afterwards, long after its client was told that it failed.
 
+mod backlog;
 pub mod making;
 mod open;
 pub mod read;
@@ -109,7 +110,8 @@ impl Bucket {
         Error::Unreachable(unreachable(self.domain.as_deref(), cause))
     }
 
-    /// What a failed write means. Where nobody took it, the bucket or its whole domain may be missing.
+    /// Turns the failure of a write into an error. Where nobody took it, the bucket or its whole
+    /// domain may be missing.
     async fn failure(&self, error: &(dyn std::error::Error + Sync + 'static)) -> Error {
         match publish_error(error) {
             Some(PublishErrorKind::WrongLastSequence) => Error::Conflict,

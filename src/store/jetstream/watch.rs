@@ -8,6 +8,7 @@
 //! empty bucket is not the truth while this host can say better.
 //!
 //! A watch asks for neither acknowledgements nor flow control: their subjects do not cross leaf nodes of another domain.
+//! So it never waits for its follower: what that has not taken yet waits in a [`Backlog`].
 
 use std::{
     collections::HashMap,
@@ -25,10 +26,10 @@ use async_nats::{
 };
 use bytes::Bytes;
 use futures::StreamExt;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant as Clock};
 use tracing::{debug, info, warn};
 
-use super::{API_TIMEOUT, Bucket, making::Making, open};
+use super::{API_TIMEOUT, Bucket, backlog::Backlog, making::Making, open};
 use crate::store::{Entry, Error, Update, WRITE_TIMEOUT};
 
 /// How often an idle consumer shows that it is alive.
@@ -48,18 +49,21 @@ const RESTORED_AT_ONCE: usize = 16;
 enum Ended {
     /// It cannot prove any longer that it misses nothing.
     Untrusted(&'static str),
+    /// It missed a change, for this reason.
+    Missed(&'static str),
     /// The server has no such bucket any more.
     Gone,
     /// The server could not be asked.
     Failed(String),
 }
 
-/// What a watch keeps from one consumer to the next.
+/// The state that a watch keeps from one consumer to the next.
 #[derive(Default)]
 struct Following {
-    /// What its followers were told.
+    /// The entries of the bucket, as far as this watch has seen.
     known: HashMap<String, Bytes>,
-    /// What of it is to be written to a bucket that vanished, before that is watched.
+    backlog: Backlog,
+    /// The entries to write again to a bucket that vanished, before it is watched.
     lost: HashMap<String, Bytes>,
     is_gone: bool,
     /// Since when the bucket does not answer.
@@ -82,9 +86,18 @@ impl Bucket {
             };
             // Until a consumer is there again, writers have to find out by themselves.
             self.hears.store(false, Ordering::Relaxed);
+            if matches!(ended, Ended::Missed(_)) {
+                following.backlog.miss();
+            }
+            // It may take long until there is a snapshot again.
+            while let Some(update) = following.backlog.next() {
+                if updates.send(update).await.is_err() {
+                    return;
+                }
+            }
             let was_restless = std::mem::replace(&mut is_restless, began.elapsed() < LASTING);
             match ended {
-                Ended::Untrusted(reason) => {
+                Ended::Untrusted(reason) | Ended::Missed(reason) => {
                     debug!(bucket = %self.kv.name, reason, "metadata watch begins anew");
                     if !(was_restless && is_restless) {
                         continue;
@@ -202,23 +215,34 @@ impl Bucket {
         }
         let info = consumer.cached_info();
         let _removal = RemoveConsumer { stream: self.stream.clone(), name: info.name.clone() };
-        let known = &mut following.known;
+        let Following { known, backlog, .. } = following;
         let mut replay = Some(Vec::new());
         if info.num_pending == 0 && info.delivered.consumer_sequence == 0 {
-            self.finish_replay(&mut replay, updates, known).await;
+            self.finish_replay(&mut replay, backlog, known);
         }
         let mut last_sequence = 0;
+        let mut heard = Clock::now();
         loop {
-            let message = match tokio::time::timeout(DEAF_AFTER, messages.next()).await {
-                Err(_) => return Ended::Untrusted("the heartbeat stayed away"),
-                Ok(None) => return Ended::Failed("the subscription ended".into()),
-                Ok(Some(message)) => message,
+            let message = tokio::select! {
+                room = updates.reserve(), if backlog.has_next() => {
+                    let Ok(room) = room else { return Ended::Untrusted("nobody listens") };
+                    if let Some(update) = backlog.next() {
+                        room.send(update);
+                    }
+                    continue;
+                }
+                message = tokio::time::timeout_at(heard + DEAF_AFTER, messages.next()) => match message {
+                    Err(_) => return Ended::Untrusted("the heartbeat stayed away"),
+                    Ok(None) => return Ended::Failed("the subscription ended".into()),
+                    Ok(Some(message)) => message,
+                },
             };
+            heard = Clock::now();
             if let Some(status) = message.status {
                 if status == StatusCode::IDLE_HEARTBEAT
                     && heartbeat_sequence(&message).is_some_and(|s| s != last_sequence)
                 {
-                    return Ended::Untrusted("a heartbeat told of messages that did not arrive");
+                    return Ended::Missed("a heartbeat told of messages that did not arrive");
                 }
                 if status.as_u16() >= 400 {
                     return Ended::Untrusted("the server ended the consumer");
@@ -227,31 +251,30 @@ impl Bucket {
             }
             let Some(delivery) = Delivery::read(&message) else { continue };
             if delivery.consumer_sequence != last_sequence + 1 {
-                return Ended::Untrusted("a message was missed");
+                return Ended::Missed("a message was missed");
             }
             last_sequence = delivery.consumer_sequence;
             match &mut replay {
                 // Only kept for now: the server sends all of it at once, and what is not taken in time is dropped.
                 Some(messages) => messages.push((message, delivery.stream_sequence)),
                 None => {
-                    if let Some(update) = self.read(&message, delivery.stream_sequence)
-                        && !tell(update, updates, known).await
-                    {
-                        return Ended::Untrusted("nobody listens");
+                    if let Some(update) = self.read(&message, delivery.stream_sequence) {
+                        note(&update, known);
+                        backlog.push(update, delivery.pending);
                     }
                 }
             }
             if delivery.pending == 0 {
-                self.finish_replay(&mut replay, updates, known).await;
+                self.finish_replay(&mut replay, backlog, known);
             }
         }
     }
 
     /// Ends a replay, if it still goes on: everything that was kept is one snapshot.
-    async fn finish_replay(
+    fn finish_replay(
         &self,
         replay: &mut Option<Vec<(Message, u64)>>,
-        updates: &mpsc::Sender<Update>,
+        backlog: &mut Backlog,
         known: &mut HashMap<String, Bytes>,
     ) {
         let Some(messages) = replay.take() else { return };
@@ -260,14 +283,13 @@ impl Bucket {
             match update {
                 Update::Put(entry) => drop(entries.insert(entry.key.clone(), entry)),
                 Update::Delete { key, .. } => drop(entries.remove(&key)),
-                Update::Snapshot(_) => {}
+                Update::Snapshot(_) | Update::Behind | Update::Current => {}
             }
         }
         *known = entries.values().map(|entry| (entry.key.clone(), entry.value.clone())).collect();
         let mut entries: Vec<Entry> = entries.into_values().collect();
         entries.sort_unstable_by_key(|entry| entry.revision);
-        // A follower that is gone is noticed by the loop.
-        let _ = updates.send(Update::Snapshot(entries)).await;
+        backlog.replace(entries);
     }
 
     fn read(&self, message: &Message, revision: u64) -> Option<Update> {
@@ -300,7 +322,7 @@ impl Drop for RemoveConsumer {
     }
 }
 
-/// What the reply subject of a delivered message says about it.
+/// The facts about a delivered message in its reply subject.
 struct Delivery {
     stream_sequence: u64,
     consumer_sequence: u64,
@@ -327,12 +349,11 @@ fn heartbeat_sequence(message: &Message) -> Option<u64> {
     message.headers.as_ref()?.get("Nats-Last-Consumer")?.as_str().parse().ok()
 }
 
-/// Passes an update on and notes it as known; whether anybody listens.
-async fn tell(update: Update, updates: &mpsc::Sender<Update>, known: &mut HashMap<String, Bytes>) -> bool {
-    match &update {
+/// Notes what an update makes known.
+fn note(update: &Update, known: &mut HashMap<String, Bytes>) {
+    match update {
         Update::Put(entry) => drop(known.insert(entry.key.clone(), entry.value.clone())),
         Update::Delete { key, .. } => drop(known.remove(key)),
-        Update::Snapshot(_) => {}
+        Update::Snapshot(_) | Update::Behind | Update::Current => {}
     }
-    updates.send(update).await.is_ok()
 }

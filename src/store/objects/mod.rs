@@ -4,16 +4,17 @@
 //! * [`Writer`] stores the pieces of an object, and its metadata last: an object appears whole, and on condition that nobody
 //!   else wrote it meanwhile, so that the pieces of the one before can be removed without a doubt.
 //! * [`whole`] reads all pieces of one, and pays for them out of the host's budget.
-//! * [`PieceId`] is what names the pieces of an object, parsed wherever it is read.
+//! * [`PieceId`] names the pieces of an object; it is parsed wherever it is read.
 //!
 //! The id of pieces begins with the time of their upload. By that [`Objects::sweep`] finds the pieces of uploads whose
 //! process died: older than a day, and no metadata names them. Each piece has its offset in a header, by which a reader of
 //! a part finds its beginning, and the first one the name of its object, by which a sweep looks again before it removes
 //! anything. Other clients ignore both.
 //!
-//! NATS servers map no subject of objects into a JetStream domain, as they do for the entries of a key-value bucket. What
-//! is published reaches every domain that has a bucket of the same name, and any of them may be the first to confirm it. So
-//! nothing is concluded from a confirmation alone: whether pieces and metadata are there is read in the right domain.
+//! NATS servers map no subject of objects into a JetStream domain, as they do for the entries of a
+//! key-value bucket. A message reaches every domain that has a bucket of the same name, and any of
+//! them may be the first to confirm it. So nothing is concluded from a confirmation alone: whether
+//! pieces and metadata are there is read in the right domain.
 
 mod info;
 mod whole;
@@ -52,7 +53,8 @@ const ATTEMPTS_MAX: usize = 10;
 /// Pieces no metadata names are removed when they are this old.
 const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
 
-/// What a message takes beside the piece in it: its headers, of which the longest is the name of an object.
+/// The size of a message without its piece: the headers, of which the longest is the name of an
+/// object.
 const ENVELOPE_BYTES: usize = 2 * 1024;
 /// No server allows so little.
 const PIECE_BYTES_MIN: usize = 256;
@@ -105,7 +107,7 @@ pub struct Listed {
     pub stored: time::OffsetDateTime,
 }
 
-/// What of the metadata tells whether there is an object.
+/// The member of the metadata that tells whether there is an object.
 #[derive(Deserialize)]
 struct Mark {
     #[serde(default, deserialize_with = "nullable")]
@@ -126,7 +128,7 @@ pub fn stream_name(bucket: &str) -> String {
     format!("OBJ_{bucket}")
 }
 
-/// What makes the stream of a bucket.
+/// Returns the configuration of a bucket's stream.
 pub fn stream_config(bucket: &str, description: &str) -> Config {
     Config {
         name: stream_name(bucket),
@@ -173,7 +175,8 @@ impl Objects {
         }
     }
 
-    /// What is known of an object, readable or not, with the state a conditional write relies on.
+    /// Reads the metadata of an object, readable or not, with the sequence a conditional write
+    /// relies on.
     async fn state(&self, name: &str) -> Result<(u64, Option<Result<Info, Error>>), Error> {
         let Some(message) = self.last(&self.info_subject(name)).await? else { return Ok((0, None)) };
         Ok((message.sequence, self.read_info(name, &message.payload).transpose()))
@@ -265,7 +268,7 @@ impl Objects {
         Err(self.error("write", format!("others write {name:?} without a pause")))
     }
 
-    /// Removes pieces nothing names any longer. What fails here is found by a sweep.
+    /// Removes pieces nothing names any longer. A sweep finds those that stay after a failure.
     pub async fn purge_pieces(&self, nuid: &PieceId) {
         if let Err(error) = self.stream().purge().filter(self.piece_subject(nuid)).await {
             warn!(bucket = %self.bucket, %nuid, %error, "pieces of an object not removed, a later sweep will");
@@ -336,8 +339,10 @@ impl Objects {
             return Ok(());
         }
         for (_, listed) in self.list().await? {
-            // What cannot be read may name any of them: then nothing is removed.
-            old.remove(&listed?.info.nuid);
+            // Those of an object with unreadable metadata are kept below.
+            if let Ok(listed) = listed {
+                old.remove(&listed.info.nuid);
+            }
         }
         for nuid in old {
             // It may have become an object since. Pieces that do not tell of which are not ours to remove.
@@ -345,8 +350,10 @@ impl Objects {
             let piece = piece.map_err(|e| self.error("read", chain(&e)))?;
             let name = piece.as_ref().and_then(|piece| decoded(piece.headers.get(OBJECT)?.as_str()));
             let Some(name) = name else { continue };
-            if self.info(&name).await?.is_some_and(|info| info.nuid == nuid) {
-                continue;
+            match self.info(&name).await {
+                Ok(info) if info.as_ref().is_none_or(|info| info.nuid != nuid) => {}
+                Ok(_) | Err(Error::Unreadable { .. }) => continue,
+                Err(error) => return Err(error),
             }
             debug!(bucket = %self.bucket, %nuid, "removing pieces of an upload that was never finished");
             self.purge_pieces(&nuid).await;
@@ -382,7 +389,7 @@ impl Objects {
         }
     }
 
-    /// What did not work with this bucket.
+    /// Returns the error of a failed action on this bucket.
     pub fn error(&self, verb: &str, cause: String) -> Error {
         Error::Storage { action: format!("{verb} in the bucket {}", self.bucket), cause }
     }
@@ -392,7 +399,8 @@ fn is(found: &Result<Info, Error>, info: &Info) -> bool {
     found.as_ref().is_ok_and(|found| found.nuid == info.nuid && found.mtime == info.mtime)
 }
 
-/// How large the pieces of an object may be that this client writes. What the server allows may change with the server.
+/// Returns how large the pieces that this client writes may be. The server's limit may change with
+/// the server.
 pub fn piece_bytes(client: &async_nats::Client) -> usize {
     PIECE_BYTES.min(client.max_payload().saturating_sub(ENVELOPE_BYTES)).max(PIECE_BYTES_MIN)
 }
