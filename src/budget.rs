@@ -1,17 +1,23 @@
 //! The memory that payloads may take, all of this process together.
 //!
-//! Payloads come from strangers, and many may come at a time. Each of them is small enough by a limit of its own; this
-//! is the limit of their sum. A [`Budget`] is made once for a host and handed to everybody who gathers payloads:
-//! fetches from object stores, bodies of requests and answers, images.
+//! Payloads come from strangers, and many may come at a time. Each of them is small enough by a
+//! limit of its own; this is the limit of their sum. A [`Budget`] is made once for a host and
+//! handed to everybody who gathers payloads: fetches from object stores, bodies of requests and
+//! answers, images.
 //!
-//! * Bytes are paid for when they have arrived, never by a size that somebody announces. [`Held`] is what one payload
-//!   has; it grows with the payload and gives everything back when it is dropped.
-//! * [`Buffer`] gathers one payload: it pays first and reserves memory then, never more than twice what has arrived or
-//!   [`AHEAD`], and without ever ending the process for want of memory. Its result gives back with its last copy.
-//! * Small payloads, up to [`SMALL`], have a part of the budget for themselves and never wait behind large ones.
-//! * A payload larger than the whole budget has it for itself; whoever reads it has a limit of its own.
-//! * Large ones wait in the order of arrival, until their caller's deadline. So that half-read ones do not wait for each
-//!   other in vain, one payload at a time has the *turn*: a quarter of the large part that is for it alone.
+//! * Bytes are paid for when they have arrived, never by a size that somebody announces. [`Held`]
+//!   is what one payload has; it grows with the payload and gives everything back when it is
+//!   dropped.
+//! * [`Buffer`] gathers one payload: it pays first and reserves memory then, never more than twice
+//!   what has arrived or [`AHEAD`], and without ever ending the process for want of memory. Its
+//!   result gives back with its last copy.
+//! * Small payloads, up to [`SMALL`], have a part of the budget for themselves and never wait
+//!   behind large ones.
+//! * A payload larger than the whole budget has it for itself; whoever reads it has a limit of its
+//!   own.
+//! * Large ones wait in the order of arrival, until their caller's deadline. So that half-read ones
+//!   do not wait for each other in vain, one payload at a time has the *turn*: a quarter of the
+//!   large part that is for it alone.
 //!
 //! Everything waits without a lock. A small payload costs one atomic operation.
 
@@ -28,6 +34,8 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
 };
+
+use crate::clock;
 
 /// The longest of the small payloads, in bytes.
 pub const SMALL: usize = 64 << 10;
@@ -156,8 +164,8 @@ impl Held {
         self.bytes
     }
 
-    /// Makes sure that a payload of `bytes` in all is paid for, and waits for that until the deadline. Says whether it
-    /// took more.
+    /// Makes sure that a payload of `bytes` in all is paid for, and waits for that until the
+    /// deadline. Says whether it took more.
     pub async fn cover(&mut self, bytes: usize, deadline: Instant) -> Result<bool, Shortage> {
         if bytes <= self.bytes {
             return Ok(false);
@@ -226,7 +234,8 @@ impl Held {
             let missing = self.missing_units(wanted);
             tokio::select! {
                 biased;
-                // More than is there for all would never come, and be kept from everybody meanwhile.
+                // More than is there for all would never come, and be kept from everybody
+                // meanwhile.
                 more = waited(&inner.large.units, missing), if missing as usize <= inner.shared => {
                     self.small = None;
                     return merge(&mut self.large, more);
@@ -249,8 +258,8 @@ impl Held {
 
     /// The units a large payload misses; it never needs more than there are.
     fn missing_units(&self, wanted: usize) -> u32 {
-        let has = |permit: &Option<OwnedSemaphorePermit>| permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let has = has(&self.large) + has(&self.for_turn);
+        let held = [&self.large, &self.for_turn].into_iter().flatten();
+        let has: usize = held.map(OwnedSemaphorePermit::num_permits).sum();
         let all = u32::try_from(self.budget.0.large_max).unwrap_or(u32::MAX);
         units(wanted).min(all).saturating_sub(u32::try_from(has).unwrap_or(u32::MAX))
     }
@@ -324,8 +333,8 @@ impl AsRef<[u8]> for Buffer {
     }
 }
 
-/// How much a buffer gets when it must have `length` bytes: twice that, or a little at the beginning, and never more than
-/// it is said to need in all.
+/// How much a buffer gets when it must have `length` bytes: twice that, or a little at the
+/// beginning, and never more than it is said to need in all.
 fn capacity(length: usize, announced: Option<usize>) -> usize {
     let ahead = length.saturating_mul(2);
     match announced {
@@ -350,7 +359,7 @@ impl Part {
     }
 
     fn now(&self) -> u64 {
-        self.began.elapsed().as_millis() as u64
+        clock::millis(self.began.elapsed())
     }
 }
 
@@ -366,7 +375,7 @@ impl<'a> Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let until = self.0.now() + STILL_WANTED.as_millis() as u64;
+        let until = self.0.now() + clock::millis(STILL_WANTED);
         self.0.wanted_until.fetch_max(until, Ordering::Relaxed);
         self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }

@@ -1,13 +1,15 @@
-//! Acts on changes of the lattice's metadata: tells providers about their links, and the lattice about what changed.
+//! Acts on changes of the lattice's metadata: tells providers about their links, and the lattice
+//! about what changed.
 //!
-//! Every host does this for every change, because clients of 2023 write the bucket directly and tell nobody. Providers
-//! keep one link per actor and ignore what they know, so repeats do no harm (lattice protocol, section 5).
+//! Every host does this for every change, because clients of 2023 write the bucket directly and
+//! tell nobody. Providers keep one link per actor and ignore what they know, so repeats do no harm
+//! (lattice protocol, section 5).
 //!
-//! A provider takes no new values for an actor it is linked to. When the values of a link change, or it moves to another
-//! provider, the old link is deleted there first. The libraries of providers hear of deleted and of new links on two
-//! subscriptions that overtake each other: a put that is seen before the delete it follows is ignored as a repeat, and
-//! then the link is gone. So a put that follows a delete is sent again a few times; where it was not needed it does
-//! nothing.
+//! A provider takes no new values for an actor it is linked to. When the values of a link change,
+//! or it moves to another provider, the old link is deleted there first. The libraries of providers
+//! hear of deleted and of new links on two subscriptions that overtake each other: a put that is
+//! seen before the delete it follows is ignored as a repeat, and then the link is gone. So a put
+//! that follows a delete is sent again a few times; where it was not needed it does nothing.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -34,11 +36,12 @@ use crate::{
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// When a put that follows a delete is sent again, each after the one before.
-pub const REPEATS: [Duration; 3] =
+pub const RESEND_AFTER: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(400), Duration::from_millis(1500)];
 /// How long a provider may take to handle a delete, so that a put after it counts as following it.
 const DELETE_SETTLES: Duration = Duration::from_secs(2);
-/// Puts waiting to be sent again. Beyond it the oldest are forgotten; so many links do not change in two seconds.
+/// Puts waiting to be sent again. Beyond it the oldest are forgotten; so many links do not change
+/// in two seconds.
 const WAITING_MAX: usize = 16 * 1024;
 
 /// Sends links to providers. Cheap to clone.
@@ -49,7 +52,8 @@ pub struct LinkSender {
 }
 
 impl LinkSender {
-    /// Tells the provider of a link that it is there. A provider that knows it already does nothing.
+    /// Tells the provider of a link that it is there. A provider that knows it already does
+    /// nothing.
     pub async fn put(&self, link: &LinkDefinition) {
         self.send(link, Subjects::link_put).await;
     }
@@ -81,20 +85,20 @@ impl LinkSender {
 }
 
 /// Delivers links and announces changes until the notices end.
-pub struct Delivery {
+pub struct LinkNotifier {
     sender: LinkSender,
     links: Live,
     events: Publisher,
     /// Which actors were unlinked from which providers, and when.
     deleted: HashMap<Place, Instant>,
     /// Links to send again, and when; in the order of time.
-    waiting: [VecDeque<(Instant, Arc<LinkDefinition>)>; REPEATS.len()],
+    waiting: [VecDeque<(Instant, Arc<LinkDefinition>)>; RESEND_AFTER.len()],
 }
 
 /// Where a provider keeps a link: provider, link name, actor.
 type Place = (String, String, String);
 
-impl Delivery {
+impl LinkNotifier {
     pub fn new(sender: LinkSender, links: Live, events: Publisher) -> Self {
         Self { sender, links, events, deleted: HashMap::new(), waiting: Default::default() }
     }
@@ -148,7 +152,7 @@ impl Delivery {
 
     /// Notes that a put is sent again if it follows a delete.
     fn repeat_later(&mut self, link: &Arc<LinkDefinition>, turn: usize) {
-        let (Some(queue), Some(pause)) = (self.waiting.get_mut(turn), REPEATS.get(turn)) else { return };
+        let (Some(queue), Some(pause)) = (self.waiting.get_mut(turn), RESEND_AFTER.get(turn)) else { return };
         let follows =
             turn > 0 || self.deleted.get(&place(link)).is_some_and(|deleted_at| deleted_at.elapsed() < DELETE_SETTLES);
         if !follows {
@@ -163,7 +167,7 @@ impl Delivery {
     /// Sends again what is due and still holds.
     async fn repeat(&mut self) {
         let (now, table) = (Instant::now(), self.links.table());
-        for turn in 0..REPEATS.len() {
+        for turn in 0..RESEND_AFTER.len() {
             while let Some((_, link)) = self.waiting[turn].pop_front_if(|(at, _)| *at <= now) {
                 if table.stored_link(&link.id()).is_some_and(|stored| stored.link == link) {
                     self.sender.put(&link).await;

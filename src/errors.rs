@@ -1,4 +1,14 @@
-//! Errors as people read them.
+//! Errors as people read them, and the two kinds that decide the exit code of a command.
+
+/// Wrong use: the exit code says so.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+/// The time is over and nobody knows what came of it; the text says how to find out.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct OutcomeUnknown(pub String);
 
 /// An error with its causes, as one sentence. A cause whose text the sentence already holds is not repeated.
 pub fn chain(error: &dyn std::error::Error) -> String {

@@ -77,10 +77,13 @@ pub async fn inspect(
     if let Some(found) = builtin::find(reference) {
         return Ok(Found { what: Inspected::Builtin(found?), digest: None });
     }
-    let failed = |cause: String| InspectError::Artifact { reference: reference.to_owned(), cause };
-    let fetched = registry.fetch_telling(reference, every, tell).await.map_err(|e| failed(chain(&e)))?;
-    let what = Inspected::read(&fetched.content, now()).map_err(|e| failed(chain(&e)))?;
+    let fetched = registry.fetch_telling(reference, every, tell).await.map_err(|e| failed(reference, &e))?;
+    let what = Inspected::read(&fetched.content, now()).map_err(|e| failed(reference, &e))?;
     Ok(Found { what, digest: fetched.digest })
+}
+
+fn failed(reference: &str, error: &dyn std::error::Error) -> InspectError {
+    InspectError::Artifact { reference: reference.to_owned(), cause: chain(error) }
 }
 
 impl Inspected {
@@ -142,13 +145,13 @@ impl Inspected {
                     default: &'static str,
                     help: &'static str,
                 }
-                let documented = |value: &builtin::Value| Documented {
+                let values = spec.values.iter().map(|value| Documented {
                     name: value.name,
                     aliases: value.aliases,
                     default: value.default,
                     help: value.help,
-                };
-                let values: Vec<Documented> = spec.values.iter().map(documented).collect();
+                });
+                let values: Vec<Documented> = values.collect();
                 json!({
                     "kind": "builtin", "reference": format!("{}{}", builtin::SCHEME, spec.name),
                     "public_key": spec.public_key, "contract_id": spec.contract_id, "name": spec.title,
@@ -208,6 +211,10 @@ fn row(f: &mut fmt::Formatter<'_>, name: &str, value: &str) -> fmt::Result {
     if value.is_empty() { Ok(()) } else { writeln!(f, "  {name:<14}{}", escape::line(value)) }
 }
 
+fn number(value: Option<i32>) -> String {
+    value.map(|number| number.to_string()).unwrap_or_default()
+}
+
 /// The time nearest to `now` at which a token counts; the token's own faults are found later.
 fn nearest(token: &str, now: u64) -> u64 {
     Compact::parse(token.trim()).map_or(now, |compact| compact.nearest(now))
@@ -215,8 +222,6 @@ fn nearest(token: &str, now: u64) -> u64 {
 
 impl fmt::Display for Inspected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = |value: &Option<String>| value.clone().unwrap_or_default();
-        let number = |value: Option<i32>| value.map(|number| number.to_string()).unwrap_or_default();
         match self {
             Self::Builtin(spec) => {
                 writeln!(f, "{} (built-in provider {}{})", spec.title, builtin::SCHEME, spec.name)?;
@@ -240,9 +245,9 @@ impl fmt::Display for Inspected {
                 writeln!(f, "{} (actor)", escape::line(claims.name.as_deref().unwrap_or("without a name")))?;
                 row(f, "public key", claims.subject.as_str())?;
                 row(f, "issuer", &claims.issuer)?;
-                row(f, "version", &text(&claims.version))?;
+                row(f, "version", claims.version.as_deref().unwrap_or_default())?;
                 row(f, "revision", &number(claims.revision))?;
-                row(f, "call alias", &text(&claims.call_alias))?;
+                row(f, "call alias", claims.call_alias.as_deref().unwrap_or_default())?;
                 row(f, "capabilities", &claims.caps.join(", "))?;
                 row(f, "tags", &claims.tags.join(", "))?;
                 row(f, "can be used", &claims.not_before_human())?;
@@ -254,7 +259,7 @@ impl fmt::Display for Inspected {
                 row(f, "issuer", &claims.issuer)?;
                 row(f, "vendor", &claims.vendor)?;
                 row(f, "contract", &claims.contract_id)?;
-                row(f, "version", &text(&claims.version))?;
+                row(f, "version", claims.version.as_deref().unwrap_or_default())?;
                 row(f, "revision", &number(claims.revision))?;
                 row(f, "targets", &targets.iter().map(String::as_str).collect::<Vec<_>>().join(", "))?;
                 let schema = claims.config_schema.as_ref().map_or("", |_| "a JSON schema of link values, see -o json");

@@ -129,10 +129,12 @@ pub fn sign_module(
         says.name = stem(file);
     }
     let wasm = sign::module(wasm, &says, &subject.key, &issuer.key, &Term::default())?;
-    let public = |key: &Key| key.key.public_key().to_owned();
-    let (subject_id, issuer_id) = (public(&subject), public(&issuer));
-    let made = issuer.made.into_iter().chain(subject.made).collect();
-    Ok(Signed { wasm, subject: subject_id, issuer: issuer_id, made })
+    Ok(Signed {
+        wasm,
+        subject: subject.key.public_key().to_owned(),
+        issuer: issuer.key.public_key().to_owned(),
+        made: issuer.made.into_iter().chain(subject.made).collect(),
+    })
 }
 
 /// The name of a file without directory and extension: what its keys are called.
@@ -150,8 +152,8 @@ impl Keyring {
     pub fn find(directory: Option<&Path>, env: &dyn Environment, home: Option<&Path>) -> Result<Self, KeyringError> {
         let vars = env.vars();
         let set = |name: &str| vars.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, v)| v);
-        let below_home = || home.map(|home| BELOW_HOME.iter().fold(home.to_owned(), |dir, part| dir.join(part)));
-        let dir = directory.map(Path::to_owned).or_else(|| set("WASH_KEYS").map(PathBuf::from)).or_else(below_home);
+        let below_home = home.map(|home| BELOW_HOME.iter().fold(home.to_owned(), |dir, part| dir.join(part)));
+        let dir = directory.map(Path::to_owned).or_else(|| set("WASH_KEYS").map(PathBuf::from)).or(below_home);
         let user = set("USER").filter(|user| is_name(user)).map_or(USER_UNKNOWN, String::as_str);
         Ok(Self::new(dir.ok_or(KeyringError::NoHome)?, user))
     }
@@ -206,9 +208,11 @@ impl Keyring {
 
     /// Reads a key by its name, with or without `.nk`.
     pub fn get(&self, name: &str) -> Result<Option<SigningKey>, KeyringError> {
-        let seed = self.seed(name)?;
-        let no_key = |source| KeyringError::NoKey { path: self.path(name), source };
-        seed.map(|seed| SigningKey::from_seed(&seed).map_err(no_key)).transpose()
+        let Some(seed) = self.seed(name)? else { return Ok(None) };
+        match SigningKey::from_seed(&seed) {
+            Ok(key) => Ok(Some(key)),
+            Err(source) => Err(KeyringError::NoKey { path: self.path(name), source }),
+        }
     }
 
     /// Reads the seed of a key by its name, with or without `.nk`. It is a secret.
@@ -288,8 +292,10 @@ pub fn given(text: &str, kind: Kind, what: &'static str) -> Result<SigningKey, K
         }
         Err(source) => return Err(KeyringError::Io { what: "read", path: path.to_owned(), source }),
     };
-    let no_key = |source| KeyringError::NoKey { path: path.to_owned(), source };
-    unless_unfit(SigningKey::from_seed(seed.trim()).map_err(no_key)?, kind, what)
+    match SigningKey::from_seed(seed.trim()) {
+        Ok(key) => unless_unfit(key, kind, what),
+        Err(source) => Err(KeyringError::NoKey { path: path.to_owned(), source }),
+    }
 }
 
 /// The public key of a key that was given as one, as a seed, or as a file with a seed.

@@ -15,14 +15,15 @@
 //! * [`router`] is the heart: it checks every call and chooses its way. [`peers`] tells it which hosts are there.
 //! * [`actors`] runs modules; [`providers`] gives them a world, by [`contracts`]. [`control`] answers clients.
 //! * [`doctor`] finds out what is wrong with a lattice. [`inspect`] tells what a reference names; [`keyring`] has the keys a
-//!   developer signs with. [`errors`] and [`lenient`] are two helpers everybody needs; [`escape`] makes
+//!   developer signs with. [`errors`] and [`serde_null`] are two helpers everybody needs; [`escape`] makes
 //!   strangers' text harmless where people read it; [`files`] reads files whose paths came from elsewhere;
 //!   [`trusted`] reads and writes those that decide what a process does.
 //! * [`command`] is what the commands of the binary do: they ask the lattice through [`client`], found by [`context`] or the
 //!   settings of the directory, and print through [`terminal`].
-//! * [`vigil`] notices that this process was frozen.
+//! * [`clock`] tells the time, [`backoff`] the pauses between attempts.
+//! * [`suspend`] notices that this process was frozen.
 //! * [`http`] is the dashboard: a page, its API, health checks and metrics.
-//! * [`host`] puts the parts together, and takes them apart in order. [`up`] starts a NATS server beside it.
+//! * [`host`] puts the parts together around a [`host_context`], and takes them apart in order. [`up`] starts a NATS server beside it.
 //!
 //! # Always true
 //!
@@ -40,9 +41,11 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod actors;
+pub mod backoff;
 pub mod budget;
 pub mod cli;
 pub mod client;
+pub mod clock;
 pub mod command;
 pub mod config;
 pub mod context;
@@ -57,6 +60,7 @@ pub mod escape;
 pub mod events;
 pub mod files;
 pub mod host;
+pub mod host_context;
 pub mod http;
 pub mod identity;
 pub mod inspect;
@@ -64,7 +68,6 @@ pub mod issuers;
 pub mod journal;
 pub mod keyring;
 pub mod lattice;
-pub mod lenient;
 pub mod links;
 pub mod local;
 pub mod meter;
@@ -74,10 +77,11 @@ pub mod providers;
 pub mod registry;
 pub mod router;
 pub mod rpc;
+pub mod serde_null;
 pub mod shutdown;
 pub mod store;
+pub mod suspend;
 pub mod telemetry;
 pub mod terminal;
 pub mod trusted;
 pub mod up;
-pub mod vigil;

@@ -1,4 +1,5 @@
-//! Signals: the first one asks for an orderly stop, the second one ends the process at once.
+//! How a process ends: by signals, of which the first one asks for an orderly stop and the second
+//! one ends it at once; and how a host notices that it cannot go on.
 
 use std::io;
 
@@ -24,8 +25,8 @@ pub async fn obey_signals(stop: CancellationToken, at_the_end: impl FnOnce() + S
     std::process::exit(EXIT_FORCED);
 }
 
-/// Lets a write beyond the largest file this user may have fail instead of ending the process: it may be the log's. To be
-/// called inside the runtime.
+/// Lets a write beyond the largest file this user may have fail instead of ending the process: it
+/// may be the log's. To be called inside the runtime.
 pub fn survive_file_limit() {
     #[cfg(unix)]
     {
@@ -73,7 +74,8 @@ impl Signals {
     }
 }
 
-/// Whether this process was started to ignore the end of its terminal, as `nohup` does. Only Linux tells.
+/// Whether this process was started to ignore the end of its terminal, as `nohup` does. Only Linux
+/// tells.
 #[cfg(unix)]
 fn ignores_hangup() -> bool {
     let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return false };
@@ -92,7 +94,8 @@ impl Signals {
     }
 
     async fn next(&mut self) -> &'static str {
-        // An error means that no handler can be installed; then only the system can end the process.
+        // An error means that no handler can be installed; then only the system can end the
+        // process.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -100,29 +103,37 @@ impl Signals {
     }
 }
 
-/// Watches over a task the host cannot do without: if it ends, by returning or by a panic, before the host is closing,
-/// the host is told that it failed.
-pub async fn essential<F: Future<Output = ()>>(
-    name: &'static str,
-    task: F,
-    closing: CancellationToken,
-    failed: CancellationToken,
-) {
-    let _guard = Guard { name, closing, failed };
-    task.await;
+/// The two ways in which a host ends: in order, or because it cannot go on. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Lifeline {
+    /// Cancelled when the host begins to stop.
+    pub closing: CancellationToken,
+    /// Cancelled when a task ended that the host cannot do without.
+    pub failed: CancellationToken,
+}
+
+impl Lifeline {
+    /// Watches over a task the host cannot do without: if it ends, by returning or by a panic,
+    /// before the host is closing, the host is told that it failed.
+    pub fn essential<F: Future<Output = ()>>(&self, name: &'static str, task: F) -> impl Future<Output = ()> + use<F> {
+        let lifeline = self.clone();
+        async move {
+            let _guard = Guard { name, lifeline };
+            task.await;
+        }
+    }
 }
 
 struct Guard {
     name: &'static str,
-    closing: CancellationToken,
-    failed: CancellationToken,
+    lifeline: Lifeline,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if !self.closing.is_cancelled() {
+        if !self.lifeline.closing.is_cancelled() {
             error!(task = self.name, "a task this host cannot do without has ended; this is a bug, the host stops");
-            self.failed.cancel();
+            self.lifeline.failed.cancel();
         }
     }
 }
@@ -133,18 +144,17 @@ mod tests {
 
     #[tokio::test]
     async fn an_essential_task_that_ends_early_or_panics_is_noticed() {
-        let tokens = || (CancellationToken::new(), CancellationToken::new());
-        let (closing, failed) = tokens();
-        essential("early", async {}, closing, failed.clone()).await;
-        assert!(failed.is_cancelled());
+        let lifeline = Lifeline::default();
+        lifeline.essential("early", async {}).await;
+        assert!(lifeline.failed.is_cancelled());
 
-        let (closing, failed) = tokens();
-        let panics = tokio::spawn(essential("panics", async { panic!("on purpose") }, closing, failed.clone()));
-        assert!(panics.await.is_err() && failed.is_cancelled());
+        let lifeline = Lifeline::default();
+        let panics = tokio::spawn(lifeline.essential("panics", async { panic!("on purpose") }));
+        assert!(panics.await.is_err() && lifeline.failed.is_cancelled());
 
-        let (closing, failed) = tokens();
-        closing.cancel();
-        essential("in order", async {}, closing, failed.clone()).await;
-        assert!(!failed.is_cancelled());
+        let lifeline = Lifeline::default();
+        lifeline.closing.cancel();
+        lifeline.essential("in order", async {}).await;
+        assert!(!lifeline.failed.is_cancelled());
     }
 }

@@ -1,19 +1,22 @@
 //! One actor of this host: admits calls, runs each in an instance, counts what is running.
 //!
-//! A call takes a permit of the actor, then a slot of the host's instance pool, and gives both back when it ends. Calls
-//! from outside may fill only a part of the slots: the rest is for the calls that those calls make, or a host full of
-//! waiting callers could never answer them. Instances kept for reuse have slots of their own.
+//! A call takes a permit of the actor, then a slot of the host's instance pool, and gives both back
+//! when it ends. Calls from outside may fill only a part of the slots: the rest is for the calls
+//! that those calls make, or a host full of waiting callers could never answer them. Instances kept
+//! for reuse have slots of their own.
 //!
-//! Invariant: an instance that trapped, ran out of time or was dropped in the middle of a call is never used again.
+//! Invariant: an instance that trapped, ran out of time or was dropped in the middle of a call is
+//! never used again.
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc,
     atomic::{AtomicU32, Ordering},
 };
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
@@ -37,7 +40,7 @@ use crate::{
     journal::Journal,
     meter::Target,
     policy::Verified,
-    router::{self, Admitted, Local, Route, Router, Standing},
+    router::{self, Admitted, Local, Route, Router, TargetStatus},
     rpc::{
         call::{Call, CallError, Chain},
         invocation::{Entity, TraceContext},
@@ -45,10 +48,12 @@ use crate::{
     },
 };
 
-/// Instances kept between calls per actor, where reuse is on. More are rarely idle at the same time on a small machine.
+/// Instances kept between calls per actor, where reuse is on. More are rarely idle at the same time
+/// on a small machine.
 const IDLE_MAX: usize = 64;
 
-/// The slots of the instance pool, shared by all actors of a host: a quarter may hold idle instances, the rest runs calls.
+/// The slots of the instance pool, shared by all actors of a host: a quarter may hold idle
+/// instances, the rest runs calls.
 #[derive(Clone)]
 pub struct Slots {
     running: Arc<Semaphore>,
@@ -79,11 +84,10 @@ impl Slots {
     pub fn new(count: u32) -> Self {
         let count = count as usize;
         let running = (count - count / 4).max(1);
-        let semaphore = |permits: usize| Arc::new(Semaphore::new(permits));
         Self {
-            running: semaphore(running),
-            outside: semaphore((running - running / 4).max(1)),
-            idle: semaphore(count / 4),
+            running: Arc::new(Semaphore::new(running)),
+            outside: Arc::new(Semaphore::new((running - running / 4).max(1))),
+            idle: Arc::new(Semaphore::new(count / 4)),
             running_max: running,
             idle_max: count / 4,
         }
@@ -174,7 +178,7 @@ impl Actor {
     /// Runs another module from the next call on; calls in work finish with the old one.
     pub fn update(&self, artifact: Arc<Artifact>) {
         self.artifact.store(artifact);
-        self.idle().clear();
+        self.idle.lock().clear();
     }
 
     /// Changes how many calls may run at a time.
@@ -185,7 +189,7 @@ impl Actor {
     /// Changes how many calls one instance may serve.
     pub fn set_reuse(&self, reuse: u32) {
         self.reuse.store(reuse, Ordering::Relaxed);
-        self.idle().clear();
+        self.idle.lock().clear();
     }
 
     /// Admits no call any more and waits until those in work are done.
@@ -193,18 +197,14 @@ impl Actor {
         self.permits.close();
         self.in_work.close();
         self.in_work.wait().await;
-        self.idle().clear();
-    }
-
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<IdleOf>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle.lock().clear();
     }
 
     fn take_idle(&self, artifact: &Arc<Artifact>) -> Option<Idle> {
         if self.reuse.load(Ordering::Relaxed) <= 1 {
             return None;
         }
-        let kept = self.idle().pop()?;
+        let kept = self.idle.lock().pop()?;
         Arc::ptr_eq(&kept.artifact, artifact).then_some(kept.instance)
     }
 
@@ -214,7 +214,7 @@ impl Actor {
         }
         // Without a free place the instance goes: the next call gets a fresh one.
         let Ok(slot) = Arc::clone(&self.shared.slots.idle).try_acquire_owned() else { return };
-        let mut idle = self.idle();
+        let mut idle = self.idle.lock();
         if idle.len() < IDLE_MAX {
             idle.push(IdleOf { artifact, instance, _slot: slot });
         }
@@ -232,7 +232,8 @@ impl Actor {
     async fn run(self: Arc<Self>, call: Call, permit: Permit) -> Result<Bytes, CallError> {
         let _in_work = self.in_work.token();
         let _permit = permit;
-        // The guest looks at its deadline in its own code only. This is for all that it can wait for in the host.
+        // The guest looks at its deadline in its own code only. This is for all that it can wait
+        // for in the host.
         let (chain, deadline) = (call.chain.clone(), call.deadline);
         match chain.within(deadline, self.run_unbounded(call)).await {
             Some(result) => result,
@@ -241,7 +242,7 @@ impl Actor {
     }
 
     fn ended_late(&self) -> CallError {
-        self.sink.remark(Level::Error, "a call ran past its deadline and was ended");
+        self.sink.note(Level::Error, "a call ran past its deadline and was ended");
         self.out_of_time()
     }
 
@@ -283,7 +284,7 @@ impl Actor {
             Outcome::Ended(Ended::PastDeadline) => Err(self.ended_late()),
             Outcome::Ended(Ended::Trap(reason)) => {
                 tracing::warn!(actor_id = %self.id, error = %reason, "actor trapped, the call failed");
-                self.sink.remark(Level::Error, &format!("the actor trapped, the call failed: {reason}"));
+                self.sink.note(Level::Error, &format!("the actor trapped, the call failed: {reason}"));
                 Err(CallError::Trap { actor_id: self.id.to_string(), reason })
             }
         }
@@ -317,9 +318,9 @@ impl Local for Actor {
         Some(Verified::of_actor(&self.claims()))
     }
 
-    fn standing(&self) -> Standing {
+    fn status(&self) -> TargetStatus {
         let claims = self.claims();
-        Standing {
+        TargetStatus {
             capabilities: Some(claims.caps.clone()),
             expires: claims.expires,
             out_of_term: router::in_force(&claims, now()).err(),
@@ -371,7 +372,7 @@ impl Outward for OutwardOf {
                 depth: self.depth.saturating_add(1),
                 chain: self.chain.next(),
             };
-            self.router.call_meant(call, &request.namespace).await
+            self.router.call_resolved(call, &request.namespace).await
         })
     }
 }

@@ -39,7 +39,8 @@ pub struct Artifact {
 }
 
 impl Artifact {
-    /// Verifies and compiles. Takes up to seconds for a module not seen before: call it off the async threads.
+    /// Verifies and compiles. Takes up to seconds for a module not seen before: call it off the
+    /// async threads.
     ///
     /// `same_code` may hand over an artifact with this code, which then is not compiled again.
     pub fn load(

@@ -1,25 +1,28 @@
 //! The one home of wasmtime's configuration.
 //!
-//! [`Engine`] holds two wasmtime engines with the same code generation. The first takes instances from a pool that is
-//! reserved once: memory slots keep the pages a module touches, so a fresh instance costs neither a system call nor a
-//! page fault on most of them. The second allocates on demand; it is made when a module does not fit a slot of the pool,
-//! or when the machine refuses the pool's address space, and a log line says so.
+//! [`Engine`] holds two wasmtime engines with the same code generation. The first takes instances
+//! from a pool that is reserved once: memory slots keep the pages a module touches, so a fresh
+//! instance costs neither a system call nor a page fault on most of them. The second allocates on
+//! demand; it is made when a module does not fit a slot of the pool, or when the machine refuses
+//! the pool's address space, and a log line says so.
 //!
-//! Time is counted by an epoch that a thread advances while at least one call runs. A guest looks at it in every loop
-//! and function; when it has moved, the guest yields to other tasks, and ends when its call's deadline has passed.
+//! Time is counted by an epoch that a thread advances while at least one call runs. A guest looks
+//! at it in every loop and function; when it has moved, the guest yields to other tasks, and ends
+//! when its call's deadline has passed.
 //!
 //! Compiled code is cached on disk by wasmtime, so an actor seen before starts in milliseconds.
 
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::Thread,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tracing::{info, warn};
 use wasmtime::{Cache, CacheConfig, Config, InstanceAllocationStrategy, Module, PoolingAllocationConfig};
 
@@ -31,7 +34,8 @@ use crate::{
 
 /// How often a running guest gives way to others; also how far past its deadline it can run.
 const EPOCH: Duration = Duration::from_millis(5);
-/// The same while calls of different actors mix, which otherwise would wait for each other longer than they take.
+/// The same while calls of different actors mix, which otherwise would wait for each other longer
+/// than they take.
 const EPOCH_MIXED: Duration = Duration::from_millis(1);
 /// The limit of a guest's own call stack. Rust guests keep theirs in linear memory, so they need
 /// little here.
@@ -161,8 +165,8 @@ impl Engine {
         self.0.settings.memory_max_bytes
     }
 
-    /// Compiles a module. Takes up to seconds for one not seen before, and more for a large one, which leaves a core to the
-    /// calls: call it off the async threads.
+    /// Compiles a module. Takes up to seconds for one not seen before, and more for a large one,
+    /// which leaves a core to the calls: call it off the async threads.
     pub fn compile(&self, wasm: &[u8], weight: &Weight) -> Result<Module, wasmtime::Error> {
         let began = Instant::now();
         let module = match self.0.compilers.as_ref().filter(|_| weight.is_large()) {
@@ -187,7 +191,8 @@ impl Engine {
         };
         match Module::new(pooled, wasm) {
             Ok(module) => Ok(module),
-            // Either the module is broken, and the second engine says so too, or it wants more than a slot has.
+            // Either the module is broken, and the second engine says so too, or it wants more than
+            // a slot has.
             Err(in_pool) => {
                 let module = Module::new(self.on_demand()?, wasm)?;
                 info!(
@@ -239,7 +244,7 @@ impl Drop for Inner {
 
 impl Clock {
     fn follow(&self, engine: &wasmtime::Engine) {
-        self.engines.lock().unwrap_or_else(PoisonError::into_inner).push(engine.weak());
+        self.engines.lock().push(engine.weak());
     }
 
     fn enter(&self) {
@@ -268,7 +273,7 @@ impl Clock {
                 continue;
             }
             std::thread::sleep(if self.turns.are_mixed() { EPOCH_MIXED } else { EPOCH });
-            for engine in self.engines.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            for engine in self.engines.lock().iter() {
                 if let Some(engine) = engine.upgrade() {
                     engine.increment_epoch();
                 }
@@ -322,8 +327,8 @@ fn compilers() -> Option<rayon::ThreadPool> {
     threads.thread_name(|number| format!("wasm-compile-{number}")).build().ok()
 }
 
-/// Opens the cache of compiled code. Its entries are named by a hash of the module, the compiler and its settings; they are
-/// code of this process, so nobody else may write there.
+/// Opens the cache of compiled code. Its entries are named by a hash of the module, the compiler
+/// and its settings; they are code of this process, so nobody else may write there.
 fn open_cache(dir: &Path) -> Option<Cache> {
     if let Err(error) = own_directory(dir) {
         warn!(dir = %dir.display(), %error, "no cache of compiled actors, each start compiles");

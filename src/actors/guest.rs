@@ -1,9 +1,12 @@
-//! The waPC interface: what a guest module imports from the host, and how one call goes through one instance.
+//! The waPC interface: what a guest module imports from the host, and how one call goes through one
+//! instance.
 //!
-//! The guest owns its memory. For a call the host tells it two lengths (`__guest_call`), the guest allocates and asks for
-//! the bytes (`__guest_request`), works, calls out if it must (`__host_call`, then `__host_response` or `__host_error`),
-//! and hands back a result (`__guest_response`) or a text (`__guest_error`). All functions exist under the module names
-//! `wasmbus` and `wapc`; WASI preview 1 is there for modules that want it (wasmbus protocol, section 4).
+//! The guest owns its memory. For a call the host tells it two lengths (`__guest_call`), the guest
+//! allocates and asks for the bytes (`__guest_request`), works, calls out if it must
+//! (`__host_call`, then `__host_response` or `__host_error`), and hands back a result
+//! (`__guest_response`) or a text (`__guest_error`). All functions exist under the module names
+//! `wasmbus` and `wapc`; WASI preview 1 is there for modules that want it (wasmbus protocol,
+//! section 4).
 //!
 //! Invariants:
 //! * One call at a time goes through an instance, and none after a trap.
@@ -15,8 +18,8 @@ use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use wasmtime::{
-    AsContext, AsContextMut, Caller, Instance, InstancePre, Linker, Memory, Module, ResourceLimiter, Store, Trap,
-    TypedFunc, UpdateDeadline, bail, error::Context as _,
+    AsContext, AsContextMut, Caller, FuncType, Instance, InstancePre, Linker, Memory, Module, ResourceLimiter, Store,
+    Trap, TypedFunc, UpdateDeadline, bail, error::Context as _,
 };
 use wasmtime_wasi::{
     I32Exit, WasiCtx, WasiCtxBuilder, WasiView,
@@ -56,12 +59,19 @@ pub enum AbiError {
     Imports(String),
 }
 
+impl AbiError {
+    fn imports(error: wasmtime::Error) -> Self {
+        Self::Imports(format!("{error:#}"))
+    }
+}
+
 /// How a module wants to be called.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// `__guest_call`, with these initialisers once per instance, in this order.
     Wapc { initialisers: Vec<&'static str> },
-    /// `_start` per call: the operation is an argument, payload and result are the standard streams.
+    /// `_start` per call: the operation is an argument, payload and result are the standard
+    /// streams.
     Command,
 }
 
@@ -75,22 +85,26 @@ pub struct Abi {
 impl Abi {
     /// Looks at the exports and imports of a module.
     pub fn of(module: &Module) -> Result<Self, AbiError> {
-        let function = |name: &str| module.get_export(name).and_then(|export| export.func().cloned());
         if module.get_export("memory").is_none_or(|export| export.memory().is_none()) {
             return Err(AbiError::NoMemory);
         }
-        let entry = match function("__guest_call") {
+        let entry = match exported_function(module, "__guest_call") {
             Some(call) if is_i32(call.params(), 2) && is_i32(call.results(), 1) => {
                 let initialisers = ["_initialize", "_start", "wapc_init"];
-                Entry::Wapc { initialisers: initialisers.into_iter().filter(|name| function(name).is_some()).collect() }
+                let exported = initialisers.into_iter().filter(|name| exported_function(module, name).is_some());
+                Entry::Wapc { initialisers: exported.collect() }
             }
             Some(_) => return Err(AbiError::WrongType { name: "__guest_call", expected: "(i32, i32) -> i32" }),
-            None if function("_start").is_some() => Entry::Command,
+            None if exported_function(module, "_start").is_some() => Entry::Command,
             None => return Err(AbiError::NoEntry),
         };
         let uses_wasi = module.imports().any(|import| matches!(import.module(), WASI | WASI_OLD));
         Ok(Self { entry, uses_wasi })
     }
+}
+
+fn exported_function(module: &Module, name: &str) -> Option<FuncType> {
+    module.get_export(name)?.func().cloned()
 }
 
 fn is_i32(mut types: impl ExactSizeIterator<Item = wasmtime::ValType>, count: usize) -> bool {
@@ -138,7 +152,8 @@ pub struct Guest {
     wasi: Option<WasiP1Ctx>,
 }
 
-/// Counts memory against the limit and remembers a refusal, so that the trap that follows can be explained.
+/// Counts memory against the limit and remembers a refusal, so that the trap that follows can be
+/// explained.
 struct Limits {
     memory_max_bytes: usize,
     refused: bool,
@@ -171,37 +186,46 @@ pub struct Idle {
 /// Prepares a module for instantiation.
 pub fn linker(module: &Module, abi: &Abi) -> Result<InstancePre<Guest>, AbiError> {
     let mut linker = Linker::new(module.engine());
-    let imports = |e: wasmtime::Error| AbiError::Imports(format!("{e:#}"));
     for name in IMPORT_MODULES {
-        define(&mut linker, name, short_host_call(module, name)).map_err(imports)?;
+        define(&mut linker, name, HostCallForm::of(module, name)).map_err(AbiError::imports)?;
     }
     if abi.uses_wasi {
         // Present whenever `uses_wasi` is, see `Guest::new`.
         wasmtime_wasi::p1::add_to_linker_async(&mut linker, |guest: &mut Guest| {
             guest.wasi.as_mut().expect("a guest that imports WASI was given one")
         })
-        .map_err(imports)?;
-        linker.alias_module(WASI, WASI_OLD).map_err(imports)?;
+        .map_err(AbiError::imports)?;
+        linker.alias_module(WASI, WASI_OLD).map_err(AbiError::imports)?;
     }
     // AssemblyScript modules call this when an assertion fails.
     linker
         .func_wrap("env", "abort", |_: i32, _: i32, _: i32, _: i32| -> wasmtime::Result<()> {
             bail!("the guest aborted itself")
         })
-        .map_err(imports)?;
-    linker.instantiate_pre(module).map_err(imports)
+        .map_err(AbiError::imports)?;
+    linker.instantiate_pre(module).map_err(AbiError::imports)
 }
 
-/// Old AssemblyScript guests import `__host_call` without a binding.
-fn short_host_call(module: &Module, import_module: &str) -> bool {
-    module
-        .imports()
-        .find(|import| import.module() == import_module && import.name() == "__host_call")
-        .and_then(|import| import.ty().func().map(|ty| ty.params().len() == 6))
-        .unwrap_or(false)
+/// The parameters with which a module imports `__host_call`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HostCallForm {
+    Full,
+    /// As old AssemblyScript guests do.
+    WithoutBinding,
 }
 
-fn define(linker: &mut Linker<Guest>, module: &str, short_host_call: bool) -> wasmtime::Result<()> {
+impl HostCallForm {
+    fn of(module: &Module, import_module: &str) -> Self {
+        let mut imports = module.imports();
+        let import = imports.find(|import| import.module() == import_module && import.name() == "__host_call");
+        match import.and_then(|import| Some(import.ty().func()?.params().len())) {
+            Some(6) => Self::WithoutBinding,
+            _ => Self::Full,
+        }
+    }
+}
+
+fn define(linker: &mut Linker<Guest>, module: &str, form: HostCallForm) -> wasmtime::Result<()> {
     linker.func_wrap(module, "__guest_request", |mut caller: Caller<'_, Guest>, operation: u32, payload: u32| {
         let Some(call) = &caller.data().call else { bail!("__guest_request outside of a call") };
         let (name, argument) = (call.operation.clone(), call.payload.clone());
@@ -235,24 +259,23 @@ fn define(linker: &mut Linker<Guest>, module: &str, short_host_call: bool) -> wa
         caller.data().sink.log(Level::Info, &String::from_utf8_lossy(&text));
         wasmtime::error::Ok(())
     })?;
-    if short_host_call {
-        linker.func_wrap_async(
+    match form {
+        HostCallForm::WithoutBinding => linker.func_wrap_async(
             module,
             "__host_call",
             |caller: Caller<'_, Guest>, (ns, ns_len, op, op_len, ptr, len): (u32, u32, u32, u32, u32, u32)| {
                 Box::new(host_call(caller, (0, 0), (ns, ns_len), (op, op_len), (ptr, len)))
             },
-        )?;
-    } else {
-        linker.func_wrap_async(
+        )?,
+        HostCallForm::Full => linker.func_wrap_async(
             module,
             "__host_call",
             |caller: Caller<'_, Guest>,
              (bd, bd_len, ns, ns_len, op, op_len, ptr, len): (u32, u32, u32, u32, u32, u32, u32, u32)| {
                 Box::new(host_call(caller, (bd, bd_len), (ns, ns_len), (op, op_len), (ptr, len)))
             },
-        )?;
-    }
+        )?,
+    };
     Ok(())
 }
 
@@ -360,15 +383,16 @@ impl Guest {
     }
 }
 
-/// Builds what WASI keeps for a guest. It sleeps without holding a thread, and holds no more than a guest needs.
+/// Builds what WASI keeps for a guest. It sleeps without holding a thread, and holds no more than a
+/// guest needs.
 fn bounded(context: &mut WasiCtxBuilder) -> WasiP1Ctx {
     let mut wasi = context.allow_blocking_current_thread(false).build_p1();
     wasi.ctx().table.set_max_capacity(WASI_HANDLES_MAX);
     wasi
 }
 
-/// Makes the store of a new instance; the guest yields to other tasks on every tick of the epoch, and goes on when it is
-/// its turn.
+/// Makes the store of a new instance; the guest yields to other tasks on every tick of the epoch,
+/// and goes on when it is its turn.
 fn store(pre: &InstancePre<Guest>, guest: Guest) -> Store<Guest> {
     let mut store = Store::new(pre.module().engine(), guest);
     store.limiter(|guest| &mut guest.limits);
@@ -401,8 +425,8 @@ pub enum Ended {
     Trap(String),
 }
 
-/// Runs one call in `idle` or in a fresh instance. Not cancel safe for the guest, but safe to drop: the instance goes
-/// with it.
+/// Runs one call in `idle` or in a fresh instance. Not cancel safe for the guest, but safe to drop:
+/// the instance goes with it.
 pub async fn run(
     pre: &InstancePre<Guest>,
     abi: &Abi,

@@ -1,14 +1,16 @@
 //! How many calls of one actor may run at a time, and how many may wait.
 //!
-//! The limit can change while calls run. Raising it admits waiting calls at once; lowering it takes free permits away
-//! first, and for the rest collects a debt that returning permits pay. Waiting is bounded twice: by a number of waiting
-//! calls, beyond which a call is refused at once, and by the caller's deadline.
+//! The limit can change while calls run. Raising it admits waiting calls at once; lowering it takes
+//! free permits away first, and for the rest collects a debt that returning permits pay. Waiting is
+//! bounded twice: by a number of waiting calls, beyond which a call is refused at once, and by the
+//! caller's deadline.
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
+use parking_lot::Mutex;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
@@ -65,7 +67,7 @@ impl Permits {
 
     /// How many calls may run at a time.
     pub fn limit(&self) -> u32 {
-        self.locked().limit
+        self.limit.lock().limit
     }
 
     /// How much room there is for calls now.
@@ -78,7 +80,7 @@ impl Permits {
 
     /// Changes how many calls may run at a time.
     pub fn set_limit(&self, limit: u32) {
-        let mut state = self.locked();
+        let mut state = self.limit.lock();
         if limit >= state.limit {
             let raise = (limit - state.limit) as usize;
             let paid = raise.min(state.debt);
@@ -115,10 +117,6 @@ impl Permits {
     pub fn close(&self) {
         self.semaphore.close();
     }
-
-    fn locked(&self) -> std::sync::MutexGuard<'_, Limit> {
-        self.limit.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// A place in the queue; given back when dropped.
@@ -144,7 +142,7 @@ impl Drop for Place<'_> {
 impl Drop for Permit {
     fn drop(&mut self) {
         let Some(permit) = self.permit.take() else { return };
-        let mut state = self.permits.locked();
+        let mut state = self.permits.limit.lock();
         if state.debt > 0 {
             state.debt -= 1;
             permit.forget();

@@ -8,12 +8,13 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::io::AsyncWrite;
 use tracing::{debug, error, info, trace, warn};
 use wasmtime_wasi::{
@@ -61,7 +62,7 @@ impl Sink {
 
     /// Writes a remark of the host about a call of the actor to the journal, beside the host's log.
     /// Remarks are bounded like the actor's own lines.
-    pub fn remark(&self, level: Level, text: &str) {
+    pub fn note(&self, level: Level, text: &str) {
         if self.admit() {
             self.journal.write(level, text);
         }
@@ -83,7 +84,7 @@ impl Sink {
     }
 
     fn admit(&self) -> bool {
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut window = self.window.lock();
         if window.began.elapsed() >= Duration::from_secs(1) {
             if window.suppressed > 0 {
                 let suppressed = window.suppressed;
@@ -211,7 +212,7 @@ mod tests {
         for _ in 0..LINES_PER_SECOND + 50 {
             sink.log(Level::Debug, "again");
         }
-        assert_eq!(sink.window.lock().unwrap().suppressed, 50);
+        assert_eq!(sink.window.lock().suppressed, 50);
     }
 
     #[test]
@@ -226,10 +227,10 @@ mod tests {
         let sink = Sink::new("M".into(), Journal::new("N").writer("M", ""));
         let mut stream = sink.stream(Level::Debug);
         stream.take(b"half a ");
-        assert_eq!(sink.window.lock().unwrap().lines, 0);
+        assert_eq!(sink.window.lock().lines, 0);
         stream.take(b"line\nand");
-        assert_eq!(sink.window.lock().unwrap().lines, 1);
+        assert_eq!(sink.window.lock().lines, 1);
         drop(stream);
-        assert_eq!(sink.window.lock().unwrap().lines, 2);
+        assert_eq!(sink.window.lock().lines, 2);
     }
 }

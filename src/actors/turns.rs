@@ -1,32 +1,39 @@
 //! Turns: how actors that compute for long share the cores with those that do not.
 //!
-//! Guests run on the threads that everything else of the host runs on. A call that is done before the next tick of the
-//! [engine](super::engine)'s clock never comes here. At each tick a guest yields; one whose actor computed much lately then has
-//! to wait for its turn before it goes on. There is one turn less than there are cores, for each actor and for all of them
-//! together, and turns are given in the order they were asked for. So one core is always there for calls that take little, and
-//! of two actors that compute for long none gets more because it has more calls.
+//! Guests run on the threads that everything else of the host runs on. A call that is done before
+//! the next tick of the [engine](super::engine)'s clock never comes here. At each tick a guest
+//! yields; one whose actor computed much lately then has to wait for its turn before it goes on.
+//! There is one turn less than there are cores, for each actor and for all of them together, and
+//! turns are given in the order they were asked for. So one core is always there for calls that
+//! take little, and of two actors that compute for long none gets more because it has more calls.
 //!
-//! Actors that call each other without end hardly ever run until a tick, each of their calls is short. So a call for which
-//! [`DEEP`] others wait needs a turn from its beginning.
+//! Actors that call each other without end hardly ever run until a tick, each of their calls is
+//! short. So a call for which [`DEEP`] others wait needs a turn from its beginning.
 //!
-//! An actor that is alone may have all cores: turns count while calls of different actors mix, and a little longer.
+//! An actor that is alone may have all cores: turns count while calls of different actors mix, and
+//! a little longer.
 //!
-//! Invariant: a turn is held by a guest that runs, and by none that waits. [`Turn::watch`] gives it back.
+//! Invariant: a turn is held by a guest that runs, and by none that waits. [`Turn::watch`] gives it
+//! back.
 
 use std::{
     future::poll_fn,
     pin::pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     thread::available_parallelism,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// How many calls wait for one that needs a turn from its beginning. Applications chain two or three.
+use crate::clock;
+
+/// How many calls wait for one that needs a turn from its beginning. Applications chain two or
+/// three.
 const DEEP: u8 = 4;
 /// How long turns count after calls of different actors mixed.
 const MIXED_FOR: Duration = Duration::from_millis(250);
@@ -120,12 +127,12 @@ impl Shared {
 
     fn are_mixed(&self) -> bool {
         let mixed_ms = self.mixed_ms.load(Ordering::Relaxed);
-        mixed_ms > 0 && self.now_ms() - mixed_ms.min(self.now_ms()) <= MIXED_FOR.as_millis() as u64
+        mixed_ms > 0 && self.now_ms() - mixed_ms.min(self.now_ms()) <= clock::millis(MIXED_FOR)
     }
 
     /// The time, never zero.
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
+        clock::millis(self.began.elapsed()).max(1)
     }
 }
 
@@ -149,7 +156,7 @@ impl ActorTurns {
 
     /// Counts a tick; says whether the actor computed so much that it needs turns.
     fn tick(&self) -> bool {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner).tick(Instant::now())
+        self.used.lock().tick(Instant::now())
     }
 }
 
@@ -195,7 +202,7 @@ impl Turn {
 
     async fn take(&self) {
         let actor = &self.0.actor;
-        if !actor.shared.are_mixed() || self.held().is_some() {
+        if !actor.shared.are_mixed() || self.0.held.lock().is_some() {
             return;
         }
         // The actor's first: so each stands in the line of all with as many calls as any other.
@@ -203,17 +210,13 @@ impl Turn {
         let common = Arc::clone(&actor.shared.places).acquire_owned().await;
         // Neither is ever closed.
         if let (Ok(own), Ok(common)) = (own, common) {
-            *self.held() = Some([own, common]);
+            *self.0.held.lock() = Some([own, common]);
         }
     }
 
     fn give_back(&self) {
-        let held = self.held().take();
+        let held = self.0.held.lock().take();
         drop(held);
-    }
-
-    fn held(&self) -> std::sync::MutexGuard<'_, Option<[OwnedSemaphorePermit; 2]>> {
-        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -14,7 +14,8 @@
 //! | [`CODE_BYTES_MAX`] | 25 MB of Go or Rust |
 //! | [`STEPS_PER_BYTE`] over all | 5 to 10 |
 //!
-//! A first look takes every second byte for a place where ways meet. Only what is too heavy then is read in full.
+//! A first look takes every second byte for a place where ways meet. Only what is too heavy then is
+//! read in full.
 
 use wasmparser::{BlockType, FunctionBody, Operator, OperatorsReader, Parser, Payload, TypeRef};
 
@@ -179,7 +180,8 @@ fn steps_of(body: &FunctionBody<'_>, index: u64, known: &Signatures, look: Look)
     }
     let own = known.of_function(u32::try_from(index).unwrap_or(u32::MAX));
     let locals = locals_of(body).saturating_add(own);
-    // An instruction where ways meet, or that takes or gives many values, is two bytes at least; a branch table has one each.
+    // An instruction where ways meet, or that takes or gives many values, is two bytes at least; a
+    // branch table has one each.
     let estimate = (locals + known.arity_max + 1).saturating_mul(bytes as u64);
     if look == Look::Estimate && estimate <= FUNCTION_STEPS_MAX {
         return Ok(estimate / 2);

@@ -2,10 +2,8 @@
 
 use clap::{Args, Subcommand};
 
-use super::{
-    connect::{Connect, Form},
-    lattice::Query,
-};
+use super::{connect::Connect, lattice::Query};
+use crate::terminal::Form;
 
 /// Commands of the declarative deployment manager, which is a program of its own in the lattice.
 #[derive(Debug, Subcommand)]
@@ -32,7 +30,6 @@ pub enum App {
 #[derive(Args, Debug)]
 pub struct AppName {
     /// Name of the application
-    #[arg(add = crate::command::completions::apps())]
     pub name: String,
     #[command(flatten)]
     pub form: Form,
@@ -43,7 +40,6 @@ pub struct AppName {
 #[derive(Args, Debug)]
 pub struct AppVersion {
     /// Name of the application
-    #[arg(add = crate::command::completions::apps())]
     pub name: String,
     /// Version; the latest if not given
     pub version: Option<String>,
@@ -60,7 +56,7 @@ pub struct AppVersion {
     A file is stored first, then deployed.")]
 pub struct AppDeploy {
     /// Name of a stored application, file or http(s) address of a manifest (YAML or JSON); standard input if not given or -
-    #[arg(value_name = "NAME|FILE", add = crate::command::completions::apps())]
+    #[arg(value_name = "NAME|FILE")]
     pub source: Option<String>,
     /// Version; the latest if not given
     pub version: Option<String>,
@@ -84,7 +80,6 @@ pub struct AppPut {
 #[derive(Args, Debug)]
 pub struct AppDel {
     /// Name of the application
-    #[arg(add = crate::command::completions::apps())]
     pub name: String,
     /// Version to delete
     #[arg(required_unless_present = "delete_all")]
@@ -101,7 +96,6 @@ pub struct AppDel {
 #[derive(Args, Debug)]
 pub struct AppUndeploy {
     /// Name of the application
-    #[arg(add = crate::command::completions::apps())]
     pub name: String,
     /// Leave what it started running
     #[arg(long)]

@@ -4,8 +4,6 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::command::completions;
-
 /// Where the lattice is. Everything else comes from the settings of this directory, of a context, or of the environment.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Connection")]
@@ -48,43 +46,18 @@ pub struct Connect {
     )]
     pub timeout_ms: Option<u64>,
     /// Context to take instead of the one in use and of ./host_config.json
-    #[arg(long, value_name = "NAME", add = completions::contexts())]
+    #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
-}
-
-/// The form of the output.
-#[derive(Args, Clone, Copy, Debug, Default)]
-pub struct Form {
-    /// Form of the output
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
-    pub output: Output,
-}
-
-/// How data is printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Output {
-    /// Tables and sentences, fitted to the terminal
-    #[default]
-    Text,
-    /// Text with more columns and nothing shortened
-    Wide,
-    /// JSON in the shapes of `wash`
-    Json,
-    /// The same as YAML
-    Yaml,
-    /// Only ids, a line each
-    Name,
 }
 
 impl Connect {
     /// Returns the flags that were given, as settings.
     pub fn settings(&self) -> Vec<(&'static str, String)> {
         // As `wash` has it: the text itself, or the name of a file with it.
-        let is_file = |text: &Option<String>| text.as_ref().is_some_and(|text| Path::new(text).is_file());
         let (jwt, seed) = (self.ctl_jwt.clone(), self.ctl_seed.clone());
         let jwt_keys = if is_file(&jwt) { ["ctl_jwt_file", "rpc_jwt_file"] } else { ["ctl_jwt", "rpc_jwt"] };
         let seed_keys = if is_file(&seed) { ["ctl_seed_file", "rpc_seed_file"] } else { ["ctl_seed", "rpc_seed"] };
-        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        let creds = self.ctl_credsfile.as_ref().map(|path| path.display().to_string());
         // A user who names one server means it for everything.
         let rpc_host = self.rpc_host.clone().or_else(|| self.ctl_host.clone());
         let rpc_port = self.rpc_port.clone().or_else(|| self.ctl_port.clone());
@@ -97,8 +70,8 @@ impl Connect {
             (jwt_keys[1], jwt),
             (seed_keys[0], seed.clone()),
             (seed_keys[1], seed),
-            ("ctl_creds", path(&self.ctl_credsfile)),
-            ("rpc_creds", path(&self.ctl_credsfile)),
+            ("ctl_creds", creds.clone()),
+            ("rpc_creds", creds),
             ("js_domain", self.js_domain.clone()),
             ("lattice_prefix", self.lattice.clone()),
         ]
@@ -106,4 +79,8 @@ impl Connect {
         .filter_map(|(key, value)| Some((key, value?)))
         .collect()
     }
+}
+
+fn is_file(text: &Option<String>) -> bool {
+    text.as_ref().is_some_and(|text| Path::new(text).is_file())
 }

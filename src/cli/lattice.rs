@@ -4,16 +4,22 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, Subcommand};
 
-use super::connect::{Connect, Form};
+use super::connect::Connect;
+use crate::terminal::Form;
 
 /// `KEY=VALUE`, split at the first equals sign.
 pub type Pair = (String, String);
 
-/// Reads a pair; the error says how one is written.
-pub fn pair(text: &str) -> Result<Pair, String> {
+/// A text that is no pair.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("it is written KEY=VALUE")]
+pub struct NoPair;
+
+/// Reads a pair.
+pub fn pair(text: &str) -> Result<Pair, NoPair> {
     match text.split_once('=') {
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
-        _ => Err("it is written KEY=VALUE".to_owned()),
+        _ => Err(NoPair),
     }
 }
 
@@ -67,7 +73,7 @@ pub struct Query {
 #[derive(Args, Debug)]
 pub struct Inventory {
     /// Host by id, the beginning of it, or a part of its friendly name; all hosts if not given
-    #[arg(value_name = "HOST", add = crate::command::completions::hosts())]
+    #[arg(value_name = "HOST")]
     pub host: Option<String>,
     #[command(flatten)]
     pub form: Form,
@@ -100,7 +106,7 @@ pub enum Start {
 #[derive(Args, Debug)]
 pub struct Placement {
     /// Host by id, the beginning of it, or a part of its friendly name; without it hosts are asked who can
-    #[arg(long, value_name = "HOST", add = crate::command::completions::hosts())]
+    #[arg(long, value_name = "HOST")]
     pub host_id: Option<String>,
     /// Only hosts with this label; may be repeated
     #[arg(
@@ -108,8 +114,7 @@ pub struct Placement {
         long = "constraint",
         alias = "constraints",
         value_name = "LABEL=VALUE",
-        value_parser = pair,
-        add = crate::command::completions::constraints()
+        value_parser = pair
     )]
     pub constraints: Vec<Pair>,
     /// How long hosts may take to offer, in milliseconds
@@ -132,7 +137,7 @@ pub struct Placement {
 #[derive(Args, Debug)]
 pub struct StartActor {
     /// Image of a registry, file of this machine, or file:///path on the host's machine
-    #[arg(value_name = "ACTOR", add = crate::command::completions::modules())]
+    #[arg(value_name = "ACTOR")]
     pub reference: String,
     /// Calls it takes at a time; without it 1, or what it takes already
     #[arg(long = "max-instances", visible_alias = "max", alias = "max-concurrent", alias = "count", value_name = "N")]
@@ -154,7 +159,7 @@ pub struct StartActor {
 #[derive(Args, Debug)]
 pub struct StartProvider {
     /// builtin://NAME, image of a registry, archive of this machine, or file:///path on the host's machine
-    #[arg(value_name = "PROVIDER", add = crate::command::completions::sources())]
+    #[arg(value_name = "PROVIDER")]
     pub reference: String,
     /// Link name it serves
     #[arg(short = 'l', long, value_name = "NAME", default_value = "default")]
@@ -183,13 +188,13 @@ pub enum Stop {
 #[derive(Args, Debug)]
 pub struct StopActor {
     /// Actor by id, the beginning of it, name or call alias
-    #[arg(value_name = "ACTOR", add = crate::command::completions::running_actors())]
+    #[arg(value_name = "ACTOR")]
     pub actor: String,
     /// The actor, if the host comes first, as in 2022
     #[arg(value_name = "ACTOR", hide = true, conflicts_with = "host_id")]
     pub old_actor: Option<String>,
     /// Host by id, the beginning of it, or a part of its friendly name; needed when it runs on several
-    #[arg(long, value_name = "HOST", add = crate::command::completions::hosts())]
+    #[arg(long, value_name = "HOST")]
     pub host_id: Option<String>,
     /// Stop it on every host
     #[arg(long, conflicts_with_all = ["host_id", "old_actor"])]
@@ -212,7 +217,7 @@ pub struct StopActor {
 #[derive(Args, Debug)]
 pub struct StopProvider {
     /// Provider by id, the beginning of it, name or reference
-    #[arg(value_name = "PROVIDER", add = crate::command::completions::running_providers())]
+    #[arg(value_name = "PROVIDER")]
     pub provider: String,
     /// Contract and link name, if they are to be checked
     #[arg(value_name = "CONTRACT [LINK_NAME]", num_args = 0..=3)]
@@ -221,7 +226,7 @@ pub struct StopProvider {
     #[arg(short = 'l', long, value_name = "NAME")]
     pub link_name: Option<String>,
     /// Host by id, the beginning of it, or a part of its friendly name; needed when it runs on several
-    #[arg(long, value_name = "HOST", add = crate::command::completions::hosts())]
+    #[arg(long, value_name = "HOST")]
     pub host_id: Option<String>,
     /// Return when the host has taken the command on
     #[arg(long)]
@@ -235,7 +240,7 @@ pub struct StopProvider {
 #[derive(Args, Debug)]
 pub struct StopHost {
     /// Host by id, the beginning of it, or a part of its friendly name
-    #[arg(value_name = "HOST", add = crate::command::completions::hosts())]
+    #[arg(value_name = "HOST")]
     pub host: String,
     /// How long it may take to finish its calls, in milliseconds
     #[arg(long = "host-timeout", visible_alias = "host-timeout-ms", value_name = "MS", default_value_t = 10_000)]
@@ -258,10 +263,10 @@ pub enum Scale {
 #[derive(Args, Debug)]
 pub struct ScaleActor {
     /// Host by id, the beginning of it, or a part of its friendly name
-    #[arg(value_name = "HOST", add = crate::command::completions::hosts())]
+    #[arg(value_name = "HOST")]
     pub host: String,
     /// Actor by reference, or one that runs by id, name or call alias
-    #[arg(value_name = "ACTOR", add = crate::command::completions::actors())]
+    #[arg(value_name = "ACTOR")]
     pub actor: String,
     /// Reference, if the actor is given by id, as in 2022
     #[arg(value_name = "REFERENCE", hide = true)]
@@ -300,10 +305,10 @@ pub enum Update {
 #[derive(Args, Debug)]
 pub struct UpdateActor {
     /// Actor by id, the beginning of it, name or call alias, and what it is to run
-    #[arg(value_name = "ACTOR REFERENCE", num_args = 2..=3, required = true, add = crate::command::completions::updates())]
+    #[arg(value_name = "ACTOR REFERENCE", num_args = 2..=3, required = true)]
     pub names: Vec<String>,
     /// Host by id, the beginning of it, or a part of its friendly name; all that run it if not given
-    #[arg(long, value_name = "HOST", add = crate::command::completions::hosts())]
+    #[arg(long, value_name = "HOST")]
     pub host_id: Option<String>,
     /// Sign a file that is not signed with your own keys before it is sent
     #[arg(long)]
@@ -360,13 +365,13 @@ impl LinkWait {
 #[derive(Args, Debug)]
 pub struct LinkPut {
     /// Actor by id, the beginning of it, name or call alias
-    #[arg(value_name = "ACTOR", add = crate::command::completions::actors())]
+    #[arg(value_name = "ACTOR")]
     pub actor: String,
     /// Provider by id, the beginning of it, name or builtin://NAME
-    #[arg(value_name = "PROVIDER", add = crate::command::completions::providers())]
+    #[arg(value_name = "PROVIDER")]
     pub provider: String,
     /// Contract the provider fulfils
-    #[arg(value_name = "CONTRACT", add = crate::command::completions::contracts())]
+    #[arg(value_name = "CONTRACT")]
     pub contract: String,
     /// Values for the provider
     #[arg(value_name = "KEY=VALUE", value_parser = pair)]
@@ -385,10 +390,10 @@ pub struct LinkPut {
 #[derive(Args, Debug)]
 pub struct LinkDel {
     /// Actor by id, the beginning of it, name or call alias
-    #[arg(value_name = "ACTOR", add = crate::command::completions::actors())]
+    #[arg(value_name = "ACTOR")]
     pub actor: String,
     /// Contract of the link
-    #[arg(value_name = "CONTRACT", add = crate::command::completions::contracts())]
+    #[arg(value_name = "CONTRACT")]
     pub contract: String,
     /// Link name
     #[arg(short = 'l', long, value_name = "NAME", default_value = "default")]
@@ -407,7 +412,7 @@ pub struct LinkDel {
     host label lucky-reef machine --delete")]
 pub struct Label {
     /// Host by id, the beginning of it, or a part of its friendly name
-    #[arg(value_name = "HOST", add = crate::command::completions::hosts())]
+    #[arg(value_name = "HOST")]
     pub host: String,
     /// KEY=VALUE to set, KEY to delete
     #[arg(value_name = "LABEL", required = true)]
@@ -429,7 +434,7 @@ pub struct Label {
     settings, or by a host of this machine.")]
 pub struct Call {
     /// Actor by id, the beginning of it, name or call alias
-    #[arg(value_name = "ACTOR", add = crate::command::completions::actors())]
+    #[arg(value_name = "ACTOR")]
     pub actor: String,
     /// Operation, like HttpServer.HandleRequest
     #[arg(value_name = "OPERATION")]
@@ -475,7 +480,7 @@ pub struct Call {
 )]
 pub struct Spy {
     /// Actor by id, the beginning of it, name or call alias; all calls of the lattice if not given
-    #[arg(value_name = "ACTOR", add = crate::command::completions::actors())]
+    #[arg(value_name = "ACTOR")]
     pub actor: Option<String>,
     /// End after so many calls
     #[arg(short = 'n', long, value_name = "N")]
@@ -495,7 +500,7 @@ pub struct Spy {
     host logs builtin://httpserver --tail 50")]
 pub struct Logs {
     /// Actor or provider by id, the beginning of it, name, call alias or reference
-    #[arg(value_name = "ACTOR|PROVIDER", add = crate::command::completions::entities())]
+    #[arg(value_name = "ACTOR|PROVIDER")]
     pub entity: String,
     /// Go on with what comes, from every host that runs it
     #[arg(short, long)]
@@ -504,7 +509,7 @@ pub struct Logs {
     #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
     pub tail: u32,
     /// Only from this host
-    #[arg(long, value_name = "HOST", add = crate::command::completions::hosts())]
+    #[arg(long, value_name = "HOST")]
     pub host_id: Option<String>,
     #[command(flatten)]
     pub form: Form,
@@ -558,10 +563,10 @@ pub enum TopOrder {
     Exit codes: 0 nothing is in the way; 1 the call would fail; 2 usage.")]
 pub struct Explain {
     /// Caller: actor or provider by id, the beginning of it, name, call alias or reference
-    #[arg(value_name = "ORIGIN", add = crate::command::completions::entities())]
+    #[arg(value_name = "ORIGIN")]
     pub origin: String,
     /// Target of the call: a contract, an actor or a provider
-    #[arg(value_name = "TARGET", add = crate::command::completions::targets())]
+    #[arg(value_name = "TARGET")]
     pub target: String,
     /// Operation, like KeyValue.Get
     #[arg(value_name = "OPERATION")]
@@ -570,7 +575,7 @@ pub struct Explain {
     #[arg(short = 'l', long, value_name = "NAME", default_value = "default")]
     pub link_name: String,
     /// Host the call begins on; one that runs the origin if not given
-    #[arg(long, value_name = "HOST", add = crate::command::completions::hosts())]
+    #[arg(long, value_name = "HOST")]
     pub host_id: Option<String>,
     #[command(flatten)]
     pub form: Form,
@@ -603,13 +608,13 @@ pub struct Dev {
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     /// Host by id, the beginning of it, or a part of its friendly name
-    #[arg(long, value_name = "HOST", add = crate::command::completions::hosts())]
+    #[arg(long, value_name = "HOST")]
     pub host_id: Option<String>,
     /// Calls it takes at a time
     #[arg(long = "max-instances", visible_alias = "max", value_name = "N", default_value_t = 10)]
     pub max: u32,
     /// Contract it may use; may be repeated
-    #[arg(short = 'c', long = "cap", value_name = "CONTRACT", add = crate::command::completions::contracts())]
+    #[arg(short = 'c', long = "cap", value_name = "CONTRACT")]
     pub caps: Vec<String>,
     /// Name in its claims; that of the file if not given
     #[arg(short, long)]

@@ -1,7 +1,8 @@
 //! The command line: what can be asked of the binary, and how it says what went wrong.
 //!
 //! * this file has the commands that run hosts, and the list of all; [`lattice`] has those that speak to a lattice, [`app`]
-//!   those for its deployment manager, [`tools`] those that need neither; [`connect`] is what they share: where the lattice is, and the form of the output.
+//!   those for its deployment manager, [`tools`] those that need neither; [`connect`] is what
+//!   they share: where the lattice is.
 //! * [`command`] is the whole as clap knows it, with the commands in groups.
 //!
 //! Settings are flags of every command that runs a host, and may stand before or after its name. This module only reads;
@@ -21,10 +22,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::{
     config::{SettingArgs, settings},
-    up,
+    terminal::{Form, Output},
 };
-use connect::Form;
-pub use connect::Output;
 
 /// Exit code of wrong settings (`EX_USAGE` of sysexits), of the commands that run a host.
 pub const EXIT_CONFIG: u8 = 64;
@@ -280,21 +279,6 @@ pub struct Up {
     pub in_background: bool,
     #[command(flatten)]
     pub settings: SettingArgs,
-}
-
-impl Up {
-    /// Returns the options, checked; relative paths are of `dir`.
-    pub fn options(&self, dir: &Path) -> Result<up::Options, Vec<String>> {
-        let options = up::Options {
-            hub: None,
-            domain: self.domain.clone(),
-            free_ports: self.free_ports,
-            open: self.open,
-            demo: self.demo,
-            in_background: self.in_background,
-        };
-        options.check(self.hub.as_deref(), self.creds.as_deref(), self.hub_ca.as_deref(), dir)
-    }
 }
 
 #[derive(Debug, Args)]

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::connect::{Connect, Form};
-use crate::config::SettingArgs;
+use super::connect::Connect;
+use crate::{config::SettingArgs, terminal::Form};
 
 /// How a registry is spoken to; without a login that of the settings or of docker is taken.
 #[derive(Args, Clone, Debug, Default)]
@@ -44,7 +44,6 @@ pub struct Dashboard {
     host inspect registry.example/kv:0.1.0   the same of an image, fetched like a host would")]
 pub struct Inspect {
     /// builtin://NAME, a path, file:///path, or an image reference
-    #[arg(add = crate::command::completions::sources())]
     pub reference: String,
     /// Print the token alone
     #[arg(long)]
@@ -87,7 +86,7 @@ pub enum Claims {
 #[derive(Args, Debug)]
 pub struct Forget {
     /// Actor or provider by id, the beginning of it, name or call alias
-    #[arg(value_name = "NAME", add = crate::command::completions::entities())]
+    #[arg(value_name = "NAME")]
     pub name: String,
     /// Also if it runs; its host writes the claims again then
     #[arg(long)]
@@ -552,7 +551,6 @@ pub struct CtxNew {
 #[derive(Args, Debug)]
 pub struct CtxEdit {
     /// Name of the context; the one in use if not given
-    #[arg(add = crate::command::completions::contexts())]
     pub name: Option<String>,
     /// Editor
     #[arg(short, long, env = "EDITOR", default_value = "vi")]
@@ -564,7 +562,6 @@ pub struct CtxEdit {
 #[derive(Args, Debug)]
 pub struct CtxDefault {
     /// Name of the context; without it the one in use is told
-    #[arg(add = crate::command::completions::contexts())]
     pub name: Option<String>,
     #[command(flatten)]
     pub place: CtxPlace,
@@ -575,7 +572,6 @@ pub struct CtxDefault {
 #[derive(Args, Debug)]
 pub struct CtxDel {
     /// Name of the context
-    #[arg(add = crate::command::completions::contexts())]
     pub name: String,
     #[command(flatten)]
     pub place: CtxPlace,
@@ -586,7 +582,6 @@ pub struct CtxDel {
 #[derive(Args, Debug)]
 pub struct CtxShow {
     /// Name of the context; the one in use if not given
-    #[arg(add = crate::command::completions::contexts())]
     pub name: Option<String>,
     #[command(flatten)]
     pub place: CtxPlace,

@@ -1,25 +1,21 @@
 //! The counts that hosts keep of their calls.
 
 use super::lattice::{Lattice, RequestError};
-use crate::{
-    control::probe::calls::{Ask, Look},
-    lattice::subject::{Control, Probe},
-};
+use crate::control::probe::calls::{Ask, Look};
 
 /// More answers than a host can have to give: there are bounds on what it counts apart.
 const PAGES_MAX: usize = 1000;
 
 /// Asks a host for all its numbers, of each operation or of all together. Hosts of earlier years have nobody who responds.
 pub async fn look(lattice: &Lattice, host: &str, operations: bool) -> Result<Look, RequestError> {
-    let request = Control::Probe { host: host.to_owned(), probe: Probe::Calls };
     let mut ask = Ask { operations, after: None };
-    let mut all: Look = lattice.request(&request, &ask).await?;
+    let mut all = lattice.request_of(host, &ask).await?;
     for _ in 0..PAGES_MAX {
         ask.after = all.next.take();
         if ask.after.is_none() {
             break;
         }
-        let more: Look = lattice.request(&request, &ask).await?;
+        let more = lattice.request_of(host, &ask).await?;
         all.served.extend(more.served);
         all.called.extend(more.called);
         all.next = more.next;

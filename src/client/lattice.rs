@@ -10,16 +10,19 @@ use async_nats::{Message, RequestErrorKind, Subscriber};
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
 use super::{listing, names};
 use crate::{
-    control::types::{Ack, HostReply, Inventory, Pairs},
+    control::{
+        request::{GetInventory, HostRequest, LatticeRequest, PingHosts},
+        types::{Ack, Bid, HostReply, Inventory},
+    },
+    events::Received,
     identity::keys::HostId,
     lattice::{
         connection::confirm,
-        subject::{Command, Control, Subjects},
+        subject::{Control, Subjects},
     },
     links::{Claims, LinkDefinition},
 };
@@ -68,13 +71,6 @@ pub struct Found {
     pub is_heard: bool,
 }
 
-/// A host's offer to run something.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Bid {
-    #[serde(default)]
-    pub host_id: String,
-}
-
 /// A lattice that can be asked. Cheap to clone.
 #[derive(Clone)]
 pub struct Lattice {
@@ -109,8 +105,9 @@ impl Lattice {
         let mut crowd = Crowd::default();
         let began = Instant::now();
         let mut until = began + self.timeout;
-        let mut replies = self.scatter(&Control::PingHosts, &Value::Null, until).await?;
+        let mut replies = self.scatter(&PingHosts, until).await?;
         while let Ok(Some(message)) = timeout_at(until, replies.next()).await {
+            // The server says so at once; then no host can answer later.
             if is_nobody(&message) {
                 found.is_heard = false;
                 break;
@@ -122,6 +119,7 @@ impl Lattice {
                 Ok(host) if crowd.is_twin(&host) && found.twins.len() < TWINS_MAX => found.twins.push(host),
                 _ => continue,
             }
+            // The end only comes nearer: hosts that go on answering do not put it off.
             if crowd.is_complete() {
                 until = until.min(Instant::now() + GRACE.max(began.elapsed() * 2));
             }
@@ -142,17 +140,17 @@ impl Lattice {
     }
 
     fn some_hosts_of(&self, found: Found) -> Result<Found> {
-        let subject = || self.subjects.control(&Control::PingHosts);
+        let subject = self.subjects.control(&PingHosts::SUBJECT);
         match found.refusals.first() {
             _ if !found.hosts.is_empty() => Ok(found),
-            Some(error) => Err(RequestError::Refused { subject: subject(), error: error.clone() }.into()),
+            Some(error) => Err(RequestError::Refused { subject, error: error.clone() }.into()),
             None if found.is_heard => bail!(
                 "no host of lattice {} answered within {} ms, though something listens to the question: hosts may be frozen or \
                  far away. --timeout-ms gives them more time, and `host doctor` looks at them",
                 self.name(),
                 self.timeout.as_millis()
             ),
-            None => Err(self.nobody(subject()).into()),
+            None => Err(self.nobody(subject).into()),
         }
     }
 
@@ -166,7 +164,7 @@ impl Lattice {
 
     /// Asks a host for its inventory.
     pub async fn inventory(&self, host: &str) -> Result<Inventory, RequestError> {
-        self.request(&Control::Inventory { host: host.to_owned() }, &Value::Null).await
+        self.request_of(host, &GetInventory).await
     }
 
     /// Returns the inventory of the host that `word` names, or of every host that answers.
@@ -212,107 +210,86 @@ impl Lattice {
         listing::links(self, Some(actor)).await
     }
 
-    /// The first host that offers to run an actor, of those that `fits` takes.
-    pub async fn auction_actor(
+    /// Returns the first host that bids in an auction, of those that `fits` takes.
+    pub async fn first_bid<A: LatticeRequest<Reply = Bid>>(
         &self,
-        reference: &str,
-        constraints: &Pairs,
-        wait: Duration,
-        fits: impl Fn(&str) -> bool,
-    ) -> Result<Option<String>> {
-        let (auction, request) = auction(reference, None, constraints);
-        self.first_bid(&auction, &request, wait, fits).await
-    }
-
-    /// The same for a provider under a link name.
-    pub async fn auction_provider(
-        &self,
-        reference: &str,
-        link_name: &str,
-        constraints: &Pairs,
-        wait: Duration,
-        fits: impl Fn(&str) -> bool,
-    ) -> Result<Option<String>> {
-        let (auction, request) = auction(reference, Some(link_name), constraints);
-        self.first_bid(&auction, &request, wait, fits).await
-    }
-
-    async fn first_bid(
-        &self,
-        auction: &Control,
-        request: &Value,
+        auction: &A,
         wait: Duration,
         fits: impl Fn(&str) -> bool,
     ) -> Result<Option<String>> {
         let until = Instant::now() + wait;
-        let mut bids = self.scatter(auction, request, until).await?;
+        let mut bids = self.scatter(auction, until).await?;
         let mut refusal = None;
         while let Ok(Some(message)) = timeout_at(until, bids.next()).await {
             if is_nobody(&message) {
-                return Err(self.nobody(self.subjects.control(auction)).into());
+                return Err(self.nobody(self.subjects.control(&A::SUBJECT)).into());
             }
-            match read::<Bid>(&message.payload) {
+            match read::<A::Reply>(&message.payload) {
                 Ok(bid) if !bid.host_id.is_empty() && fits(&bid.host_id) => return Ok(Some(bid.host_id)),
                 Err(Unread::Refused(error)) => refusal = Some(error),
                 _ => {}
             }
         }
-        self.unless_refused(auction, None, refusal)
+        self.unless_refused(&A::SUBJECT, None, refusal)
     }
 
     /// Returns the offers of an auction, if no host refused to take part.
     fn unless_refused<T>(&self, auction: &Control, offers: T, refusal: Option<String>) -> Result<T> {
-        let subject = || self.subjects.control(auction);
-        refusal.map_or(Ok(offers), |error| Err(RequestError::Refused { subject: subject(), error }.into()))
+        match refusal {
+            None => Ok(offers),
+            Some(error) => Err(RequestError::Refused { subject: self.subjects.control(auction), error }.into()),
+        }
     }
 
     /// All hosts that offer within the time, until there are as many as expected.
-    pub async fn bids(
+    pub async fn bids<A: LatticeRequest<Reply = Bid>>(
         &self,
-        reference: &str,
-        link_name: Option<&str>,
-        constraints: &Pairs,
+        auction: &A,
         wait: Duration,
         expected: usize,
     ) -> Result<BTreeSet<String>> {
-        let (auction, request) = auction(reference, link_name, constraints);
         let until = Instant::now() + wait;
-        let mut bids = self.scatter(&auction, &request, until).await?;
+        let mut bids = self.scatter(auction, until).await?;
         let mut offers = BTreeSet::new();
         let mut refusal = None;
         while offers.len() < expected
             && let Ok(Some(message)) = timeout_at(until, bids.next()).await
         {
             if is_nobody(&message) {
-                return Err(self.nobody(self.subjects.control(&auction)).into());
+                return Err(self.nobody(self.subjects.control(&A::SUBJECT)).into());
             }
-            match read::<Bid>(&message.payload) {
+            match read::<A::Reply>(&message.payload) {
                 Ok(bid) if !bid.host_id.is_empty() => _ = offers.insert(bid.host_id),
                 Err(Unread::Refused(error)) => refusal = Some(error),
                 _ => {}
             }
         }
         let refusal = refusal.filter(|_| offers.is_empty());
-        self.unless_refused(&auction, offers, refusal)
+        self.unless_refused(&A::SUBJECT, offers, refusal)
     }
 
     /// Gives a command to one host; a refusal is an error in the host's words.
-    pub async fn command(&self, host: &str, command: Command, body: &Value) -> Result<()> {
-        self.acked(&Control::Command { host: host.to_owned(), command }, body).await
+    pub async fn command<R: HostRequest<Reply = Ack>>(&self, host: &str, command: &R) -> Result<()> {
+        accepted(self.request_of(host, command).await?)
     }
 
-    /// Makes a request that is answered with an acknowledgement; a refusal is an error in the host's words.
-    pub async fn acked(&self, request: &Control, body: &Value) -> Result<()> {
-        let Ack { accepted, error } = self.request(request, body).await?;
-        if accepted { Ok(()) } else { bail!("the host does not say that it accepts it: {error}") }
+    /// Changes the metadata of the lattice; a refusal is an error in the host's words.
+    pub async fn change<R: LatticeRequest<Reply = Ack>>(&self, change: &R) -> Result<()> {
+        accepted(self.request(change).await?)
     }
 
-    /// Makes a request with one answer. A refusal is an error, whatever was asked for.
-    pub async fn request<T: DeserializeOwned>(
-        &self,
-        request: &Control,
-        body: &impl Serialize,
-    ) -> Result<T, RequestError> {
+    /// Makes a request to the lattice that one host answers. A refusal is an error, whatever was
+    /// asked for.
+    pub async fn request<R: LatticeRequest>(&self, request: &R) -> Result<R::Reply, RequestError> {
+        self.exchange(&R::SUBJECT, request).await
+    }
+
+    /// Makes a request to one host. A refusal is an error, whatever was asked for.
+    pub async fn request_of<R: HostRequest>(&self, host: &str, request: &R) -> Result<R::Reply, RequestError> {
+        self.exchange(&R::subject(host.to_owned()), request).await
+    }
+
+    async fn exchange<T: DeserializeOwned>(&self, request: &Control, body: &impl Serialize) -> Result<T, RequestError> {
         let subject = self.subjects.control(request);
         let message = self.ask(&subject, encode(body)).await?;
         read(&message.payload).map_err(|unread| match unread {
@@ -327,36 +304,36 @@ impl Lattice {
         let request = async_nats::Request::new().payload(payload).timeout(Some(self.timeout));
         // The request's own timeout begins when the connection has taken it.
         let answered = timeout_at(began + self.timeout, self.client.send_request(subject.to_owned(), request)).await;
-        let timed_out = || RequestError::TimedOut {
-            subject: subject.to_owned(),
-            lattice: self.name().to_owned(),
-            waited_ms: began.elapsed().as_millis(),
-        };
+        let subject = subject.to_owned();
         match answered {
             Ok(Ok(message)) => Ok(message),
-            Ok(Err(error)) => Err(match error.kind() {
-                RequestErrorKind::NoResponders => self.nobody(subject.to_owned()),
-                RequestErrorKind::TimedOut => timed_out(),
-                _ => RequestError::Transport { subject: subject.to_owned(), cause: error.to_string() },
-            }),
-            Err(_) => Err(timed_out()),
+            Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => Err(self.nobody(subject)),
+            Ok(Err(error)) if error.kind() != RequestErrorKind::TimedOut => {
+                Err(RequestError::Transport { subject, cause: error.to_string() })
+            }
+            Ok(Err(_)) | Err(_) => {
+                let (lattice, waited_ms) = (self.name().to_owned(), began.elapsed().as_millis());
+                Err(RequestError::TimedOut { subject, lattice, waited_ms })
+            }
         }
     }
 
     /// Sends a request whose answers are collected from what is returned.
-    async fn scatter(&self, request: &Control, body: &Value, until: Instant) -> Result<Subscriber, RequestError> {
-        let subject = self.subjects.control(request);
-        let transport = |cause: String| RequestError::Transport { subject: subject.clone(), cause };
+    async fn scatter<R: LatticeRequest>(&self, request: &R, until: Instant) -> Result<Subscriber, RequestError> {
+        let subject = self.subjects.control(&R::SUBJECT);
         let sent = async {
             let inbox = self.client.new_inbox();
-            let replies = self.client.subscribe(inbox.clone()).await.map_err(|e| transport(e.to_string()))?;
-            let sent = self.client.publish_with_reply(subject.clone(), inbox, encode(body)).await;
-            sent.map_err(|e| transport(e.to_string()))?;
-            Ok(replies)
+            let replies = self.client.subscribe(inbox.clone()).await?;
+            self.client.publish_with_reply(subject.clone(), inbox, encode(request)).await?;
+            anyhow::Ok(replies)
         };
-        // A connection whose queue is full takes nothing until its server is back.
-        let full = || transport("the connection does not take it in time; is the NATS server away?".to_owned());
-        timeout_at(until, sent).await.unwrap_or_else(|_| Err(full()))
+        let cause = match timeout_at(until, sent).await {
+            Ok(Ok(replies)) => return Ok(replies),
+            Ok(Err(error)) => error.to_string(),
+            // A connection whose queue is full takes nothing until its server is back.
+            Err(_) => "the connection does not take it in time; is the NATS server away?".to_owned(),
+        };
+        Err(RequestError::Transport { subject, cause })
     }
 
     /// Hears events from now on; those who act afterwards miss none.
@@ -440,55 +417,23 @@ pub struct Events {
     all: Subscriber,
 }
 
-/// An event, taken out of its envelope.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Event {
-    /// `com.wasmcloud.lattice.` and the name.
-    #[serde(rename = "type")]
-    kind: String,
-    /// The host it is about.
-    #[serde(default)]
-    pub source: String,
-    #[serde(default)]
-    pub data: Value,
-}
-
-impl Event {
-    /// The name without what all have in common.
-    pub fn name(&self) -> &str {
-        self.kind.rsplit('.').next().unwrap_or_default()
-    }
-
-    /// A member of the data, as text.
-    pub fn text(&self, member: &str) -> &str {
-        self.data.get(member).and_then(Value::as_str).unwrap_or_default()
-    }
-}
-
 impl Events {
     /// The next event; what is none is passed over. Cancel safe.
-    pub async fn next(&mut self) -> Option<Event> {
+    pub async fn next(&mut self) -> Option<Received> {
         loop {
             let message = self.all.next().await?;
-            if let Ok(event) = serde_json::from_slice(&message.payload) {
-                return Some(event);
+            if let Some(received) = Received::parse(&message.payload) {
+                return Some(received);
             }
         }
     }
 }
 
-/// An auction of an actor, or of a provider under a link name.
-fn auction(reference: &str, link_name: Option<&str>, constraints: &Pairs) -> (Control, Value) {
-    match link_name {
-        None => (Control::AuctionActor, json!({ "actor_ref": reference, "constraints": constraints })),
-        Some(link_name) => {
-            let request = json!({ "provider_ref": reference, "link_name": link_name, "constraints": constraints });
-            (Control::AuctionProvider, request)
-        }
-    }
+fn accepted(Ack { accepted, error }: Ack) -> Result<()> {
+    if accepted { Ok(()) } else { bail!("the host does not say that it accepts it: {error}") }
 }
 
-/// A null is no body: queries have none.
+/// Encodes a body; a unit has none.
 fn encode(body: &impl Serialize) -> Bytes {
     match serde_json::to_vec(body) {
         Ok(body) if body == b"null" => Bytes::new(),
@@ -504,6 +449,8 @@ fn is_nobody(message: &Message) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
     use crate::control::probe::{calls::Look, explain::Explained, health::Health};
 

@@ -8,16 +8,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use futures::future::join_all;
-use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::{
-    OutcomeUnknown,
-    lattice::{Lattice, RequestError},
-};
+use super::lattice::{Lattice, RequestError};
 use crate::{
-    control::probe::link::{Answered, Request, State},
-    lattice::subject::{Control, Probe},
+    control::{
+        probe::link::{Answered, Request, State},
+        request::{DeleteLink, PutLink},
+    },
+    errors::OutcomeUnknown,
     links::{LinkDefinition, link_option},
 };
 
@@ -58,14 +57,14 @@ impl Taken {
 /// Puts a link and waits until the providers that run have taken it on; a refusal of one of them is an error with its reason.
 /// Without a time nobody is waited for.
 pub async fn put(lattice: &Lattice, link: &LinkDefinition, wait: Option<Duration>) -> Result<Option<Taken>> {
-    lattice.acked(&Control::LinkPut, &json!(link)).await.context("put the link")?;
+    lattice.change(&PutLink::from(link.clone())).await.context("put the link")?;
     let Some(wait) = wait else { return Ok(None) };
     settled(lattice, Request { link: link.clone(), is_deleted: false }, wait).await.map(Some)
 }
 
 /// Deletes a link and waits until the providers that run have let it go.
 pub async fn delete(lattice: &Lattice, link: &LinkDefinition, wait: Option<Duration>) -> Result<Option<Taken>> {
-    lattice.acked(&Control::LinkDel, &json!(link)).await.context("delete the link")?;
+    lattice.change(&DeleteLink::from(link.clone())).await.context("delete the link")?;
     let Some(wait) = wait else { return Ok(None) };
     settled(lattice, Request { link: link.clone(), is_deleted: true }, wait).await.map(Some)
 }
@@ -79,6 +78,7 @@ async fn settled(lattice: &Lattice, request: Request, wait: Duration) -> Result<
         let runs = inventory.ok()?.providers.iter().any(|p| p.id == *provider && p.link_name == *link_name);
         runs.then_some(host)
     });
+    // All at once: each may take as long as its provider does, and they share the time.
     let told = join_all(runners.map(|host| told(lattice, host, &request, until))).await;
     let mut taken = Taken::default();
     for (host, answered) in told {
@@ -106,14 +106,14 @@ async fn settled(lattice: &Lattice, request: Request, wait: Duration) -> Result<
 
 /// Asks one host until its provider is not at it any more, or the time is over.
 async fn told(lattice: &Lattice, host: String, request: &Request, until: Instant) -> (String, Answered) {
-    let question = Control::Probe { host: host.clone(), probe: Probe::Link };
     loop {
-        let answered = match lattice.request::<Answered>(&question, request).await {
+        let answered = match lattice.request_of(&host, request).await {
             Ok(answered) => answered,
             // A host that does not know the question, of whatever year.
             Err(RequestError::NoResponders { .. } | RequestError::Refused { .. }) => {
                 Answered { state: State::Untold, ..Answered::default() }
             }
+            // It may be busy, or the way there cut for a moment: as good as pending.
             Err(_) => Answered::default(),
         };
         if answered.state != State::Pending || Instant::now() >= until {

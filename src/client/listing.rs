@@ -8,20 +8,16 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::{
-    Value,
-    value::{RawValue, to_raw_value},
-};
+use serde_json::value::{RawValue, to_raw_value};
 use tokio::time::Instant;
 
 use super::lattice::{Lattice, RequestError};
 use crate::{
     control::{
-        probe::pages::{Ask, Page},
+        probe::pages::{Ask, AskClaims, AskLinks, Page},
+        request::{GetClaims, GetLinks, HostRequest},
         types::HostReply,
     },
-    lattice::subject::{Control, Probe},
     links::LinkDefinition,
 };
 
@@ -36,32 +32,20 @@ const HOSTS_ASKED_MAX: usize = 16;
 
 /// All link definitions, or those of one actor.
 pub(super) async fn links(lattice: &Lattice, actor: Option<&str>) -> Result<Vec<LinkDefinition>> {
-    #[derive(Deserialize)]
-    struct Reply {
-        #[serde(default)]
-        links: Vec<LinkDefinition>,
-    }
-    let is_wanted = |link: &LinkDefinition| actor.is_none_or(|actor| link.actor_id == actor);
-    let reply = lattice.request::<Reply>(&Control::Links, &Value::Null).await;
-    let mut links = match reply {
+    let mut links = match lattice.request(&GetLinks).await {
         Ok(reply) => reply.links,
-        Err(refused @ RequestError::Refused { .. }) => pages(lattice, Probe::Links, actor, refused).await?,
+        Err(refused @ RequestError::Refused { .. }) => pages(lattice, AskLinks, actor, refused).await?,
         Err(error) => return Err(error.into()),
     };
-    links.retain(is_wanted);
+    links.retain(|link| actor.is_none_or(|actor| link.actor_id == actor));
     Ok(links)
 }
 
 /// The claims of everything that ever ran, as they were told.
 pub(super) async fn claims(lattice: &Lattice) -> Result<Vec<Box<RawValue>>> {
-    #[derive(Deserialize)]
-    struct Reply {
-        #[serde(default)]
-        claims: Vec<Value>,
-    }
-    match lattice.request::<Reply>(&Control::Claims, &Value::Null).await {
+    match lattice.request(&GetClaims).await {
         Ok(reply) => reply.claims.iter().map(|claims| Ok(to_raw_value(claims)?)).collect(),
-        Err(refused @ RequestError::Refused { .. }) => pages(lattice, Probe::Claims, None, refused).await,
+        Err(refused @ RequestError::Refused { .. }) => pages(lattice, AskClaims, None, refused).await,
         Err(error) => Err(error.into()),
     }
 }
@@ -76,15 +60,16 @@ enum Teller {
 }
 
 /// All rows, in pages; `refused` is what is said if no host can tell them.
-async fn pages<T: DeserializeOwned>(
+async fn pages<R: HostRequest<Reply = Page<T>>, T>(
     lattice: &Lattice,
-    probe: Probe,
+    question: fn(Ask) -> R,
     actor: Option<&str>,
     refused: RequestError,
 ) -> Result<Vec<T>> {
     let hosts = lattice.hosts().await?;
     let mut listing = Listing {
         lattice,
+        question,
         ask: Ask { after: String::new(), actor_id: actor.map(str::to_owned) },
         rows: Vec::new(),
         until: Instant::now() + LISTING_TIMEOUT.max(lattice.timeout),
@@ -93,7 +78,7 @@ async fn pages<T: DeserializeOwned>(
     let ours: Vec<String> = hosts.into_iter().filter(HostReply::is_ours).map(|host| host.id).collect();
     for teller in [Teller::Complete, Teller::Any] {
         for host in ours.iter().take(HOSTS_ASKED_MAX) {
-            match listing.go_on(Control::Probe { host: host.clone(), probe }, teller).await? {
+            match listing.go_on(host, teller).await? {
                 Went::Through => return Ok(listing.rows),
                 Went::Nowhere => {}
                 Went::Wrong(error) => failure = error,
@@ -104,8 +89,10 @@ async fn pages<T: DeserializeOwned>(
 }
 
 /// A listing in work.
-struct Listing<'a, T> {
+struct Listing<'a, R, T> {
     lattice: &'a Lattice,
+    /// Makes the request for a page.
+    question: fn(Ask) -> R,
     ask: Ask,
     rows: Vec<T>,
     until: Instant,
@@ -120,19 +107,20 @@ enum Went {
     Wrong(RequestError),
 }
 
-impl<T: DeserializeOwned> Listing<'_, T> {
+impl<R: HostRequest<Reply = Page<T>>, T> Listing<'_, R, T> {
     fn begin_anew(&mut self) {
         self.ask.after.clear();
         self.rows.clear();
     }
 
     /// Takes pages of one host, from where the listing stands.
-    async fn go_on(&mut self, question: Control, teller: Teller) -> Result<Went> {
+    async fn go_on(&mut self, host: &str, teller: Teller) -> Result<Went> {
         loop {
             if Instant::now() >= self.until {
                 bail!("{} entries came within {} s, and more are left", self.rows.len(), LISTING_TIMEOUT.as_secs());
             }
-            let page = match self.lattice.request::<Page<T>>(&question, &self.ask).await {
+            let question = (self.question)(self.ask.clone());
+            let page = match self.lattice.request_of(host, &question).await {
                 // Rows it has not taken in yet may come before rows it told already.
                 Ok(page) if page.is_behind && Instant::now() + BEHIND_PAUSE < self.until => {
                     self.begin_anew();

@@ -15,11 +15,11 @@ use tracing::debug;
 
 use super::lattice::Lattice;
 use crate::{
+    control::request::HostRequest as _,
     journal::{
         Line,
         wire::{Ask, Mark, Part, RENEW, Seen},
     },
-    lattice::subject::{Control, Probe},
 };
 
 /// The lines of one entity, from all hosts that were asked.
@@ -33,6 +33,14 @@ pub struct Logs {
     parts: Subscriber,
     /// Those that were asked, and how far they were read.
     hosts: BTreeMap<String, Option<Seen>>,
+}
+
+/// What a host is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Lines,
+    /// No more lines: the end of following.
+    Nothing,
 }
 
 /// A message from a host, or about its absence.
@@ -65,13 +73,13 @@ impl Logs {
             return Ok(());
         }
         self.hosts.insert(host.to_owned(), None);
-        self.send(host, false).await
+        self.send(host, Wanted::Lines).await
     }
 
     /// Tells all hosts that their lines are still wanted.
     pub async fn renew(&mut self) -> Result<()> {
         for host in self.hosts.keys() {
-            self.send(host, false).await?;
+            self.send(host, Wanted::Lines).await?;
         }
         Ok(())
     }
@@ -81,7 +89,7 @@ impl Logs {
     pub async fn stop(&mut self) -> Result<()> {
         if self.follow.is_some() {
             for host in self.hosts.keys() {
-                self.send(host, true).await?;
+                self.send(host, Wanted::Nothing).await?;
             }
         }
         self.lattice.client.flush().await.context("send the last requests")
@@ -103,14 +111,15 @@ impl Logs {
             }
             let Ok(mut part) = serde_json::from_slice::<Part>(&message.payload) else { continue };
             host.clone_into(&mut part.host_id);
-            self.heed(&mut part);
+            self.record_seen(&mut part);
             return Some(News::Part(part));
         }
     }
 
     /// Notes how far a host was read, and takes out what came twice.
-    fn heed(&mut self, part: &mut Part) {
+    fn record_seen(&mut self, part: &mut Part) {
         let Some(seen) = self.hosts.get_mut(&part.host_id) else { return };
+        // Other parts have no lines, and no number to go on from.
         if !matches!(part.mark, Mark::More | Mark::Past | Mark::Live) {
             return;
         }
@@ -120,21 +129,22 @@ impl Logs {
             part.lines.retain(|line| line.number > seen.number);
             seen.number = seen.number.max(part.last);
         } else {
+            // The host was started again, and its numbers begin anew.
             *seen = Some(Seen { life: part.life.clone(), number: part.last });
         }
     }
 
-    async fn send(&self, host: &str, stop: bool) -> Result<()> {
+    async fn send(&self, host: &str, wanted: Wanted) -> Result<()> {
         let seen = self.hosts.get(host).cloned().flatten();
         let ask = Ask {
             entity: self.entity.clone(),
             tail: self.tail,
             follow: self.follow.clone(),
-            stop,
+            stop: wanted == Wanted::Nothing,
             seen,
             lease_ms: None,
         };
-        let subject = self.lattice.subjects.control(&Control::Probe { host: host.to_owned(), probe: Probe::Logs });
+        let subject = self.lattice.subjects.control(&Ask::subject(host.to_owned()));
         let payload = serde_json::to_vec(&ask).context("write the request")?;
         let reply = format!("{}.{host}", self.inbox);
         self.lattice.client.publish_with_reply(subject, reply, payload.into()).await.context("ask for logs")

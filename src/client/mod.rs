@@ -7,24 +7,24 @@
 //! * [`names`] finds hosts, actors and providers by what people call them.
 //! * [`upload`] sends files of this machine into the lattice, for hosts to start; [`dev`] does so at each save of one.
 //! * [`calls`] and [`logs`] ask hosts for what they count and keep; [`rates`] compares two looks.
-//! * [`placement`] tells on which hosts something may run. [`act`] changes what a host runs, and sees it through to its end with
-//!   [`outcome`]: by events and by looking, whichever tells first.
+//! * [`placement`] tells on which hosts something may run. [`commands`] changes what a host runs, and
+//!   sees it through to its end with [`watch`]: by events and by looking, whichever tells first.
 //!
 //! Nothing here prints. Every wait has a deadline, and an error says which subject of which lattice was asked, and what to
 //! do: nobody who listens is told from somebody who is silent.
 
-pub mod act;
 pub mod calls;
+pub mod commands;
 pub mod dev;
 pub mod lattice;
 pub mod links;
 mod listing;
 pub mod logs;
 pub mod names;
-pub mod outcome;
 pub mod placement;
 pub mod rates;
 pub mod upload;
+pub mod watch;
 
 use std::{
     path::{Path, PathBuf},
@@ -50,15 +50,8 @@ use lattice::Lattice;
 /// How long an answer may take unless told otherwise: what clients of all years wait.
 pub const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Wrong use: the exit code says so.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Usage(pub String);
-
-/// The time is over and nobody knows what came of it; the text says how to find out.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct OutcomeUnknown(pub String);
+/// How commands are called on the server.
+const CLIENT_NAME: &str = "host command";
 
 /// The session of a command: settings, directories, and the lattice they lead to.
 pub struct Session {
@@ -137,14 +130,12 @@ impl Session {
 
     /// The control connection, made when it is first needed.
     pub async fn ctl(&self) -> Result<&Nats> {
-        let made = || connect_once(Purpose::Control, &self.config.ctl, "host command");
-        Ok(self.ctl.get_or_try_init(made).await?)
+        Ok(self.ctl.get_or_try_init(|| connect_once(Purpose::Control, &self.config.ctl, CLIENT_NAME)).await?)
     }
 
     /// The connection for calls, made when it is first needed.
     pub async fn rpc(&self) -> Result<&Nats> {
-        let made = || connect_once(Purpose::Rpc, &self.config.rpc, "host command");
-        Ok(self.rpc.get_or_try_init(made).await?)
+        Ok(self.rpc.get_or_try_init(|| connect_once(Purpose::Rpc, &self.config.rpc, CLIENT_NAME)).await?)
     }
 
     /// The lattice, connected.

@@ -62,8 +62,10 @@ fn running_first(all: Vec<&Named>) -> Vec<&Named> {
 /// resembles it.
 pub fn find<'a>(what: &str, word: &str, among: &'a [Named]) -> Result<&'a Named> {
     let exact = called(word, among);
-    let resembling = || among.iter().filter(|named| !word.is_empty() && named.resembles(word)).collect();
-    let found = if exact.is_empty() { running_first(resembling()) } else { exact };
+    let found = match exact.is_empty() {
+        true => running_first(among.iter().filter(|named| !word.is_empty() && named.resembles(word)).collect()),
+        false => exact,
+    };
     match found.as_slice() {
         [one] => Ok(one),
         [] if among.is_empty() => bail!("no {what} is called {word:?}: there is none"),
@@ -85,13 +87,13 @@ fn list<'a>(all: impl ExactSizeIterator<Item = &'a Named>) -> String {
 
 /// Hosts by id and friendly name.
 pub fn hosts(hosts: &[HostReply]) -> Vec<Named> {
-    let named = |host: &HostReply| Named {
+    let named = hosts.iter().map(|host| Named {
         id: host.id.clone(),
         name: host.friendly_name.clone(),
         aliases: Vec::new(),
         runs: true,
-    };
-    hosts.iter().map(named).collect()
+    });
+    named.collect()
 }
 
 /// The host a word means.
@@ -135,13 +137,13 @@ pub fn entities(claims: &[Claims], inventories: &[Inventory]) -> Vec<Named> {
 }
 
 fn known(claims: &[Claims], wanted: impl Fn(&Claims) -> bool) -> BTreeMap<String, Named> {
-    let named = |claims: &Claims| Named {
+    let named = claims.iter().filter(|claims| wanted(claims)).map(|claims| Named {
         id: claims.subject.clone(),
         name: claims.name.clone(),
         aliases: Some(claims.call_alias.clone()).filter(|alias| !alias.is_empty()).into_iter().collect(),
         runs: false,
-    };
-    claims.iter().filter(|claims| wanted(claims)).map(|claims| (claims.subject.clone(), named(claims))).collect()
+    });
+    named.map(|named| (named.id.clone(), named)).collect()
 }
 
 fn add<'a>(all: &'a mut BTreeMap<String, Named>, id: &str, name: &str, reference: &str) -> &'a mut Named {

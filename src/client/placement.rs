@@ -6,7 +6,10 @@ use anyhow::Result;
 
 use super::{lattice::Lattice, upload::Readers};
 use crate::{
-    control::types::{HostReply, Pairs},
+    control::{
+        request::{AuctionActor, AuctionProvider},
+        types::{HostReply, Pairs},
+    },
     registry::reference::Reference,
 };
 
@@ -29,6 +32,12 @@ pub struct Obstacle {
     pub advice: &'static str,
 }
 
+impl Obstacle {
+    fn new(why: impl Into<String>, advice: &'static str) -> Self {
+        Self { why: why.into(), advice }
+    }
+}
+
 impl Wanted<'_> {
     /// Whether a host comes into question at all.
     fn fits(&self, host: &str) -> bool {
@@ -37,10 +46,21 @@ impl Wanted<'_> {
 
     /// The first host that offers.
     pub async fn first(&self, lattice: &Lattice, wait: Duration) -> Result<Option<String>> {
-        let fits = |host: &str| self.fits(host);
         match self.link_name {
-            None => lattice.auction_actor(self.reference, self.constraints, wait, fits).await,
-            Some(link_name) => lattice.auction_provider(self.reference, link_name, self.constraints, wait, fits).await,
+            None => lattice.first_bid(&self.actor(), wait, |host| self.fits(host)).await,
+            Some(link_name) => lattice.first_bid(&self.provider(link_name), wait, |host| self.fits(host)).await,
+        }
+    }
+
+    fn actor(&self) -> AuctionActor {
+        AuctionActor { actor_ref: self.reference.to_owned(), constraints: self.constraints.clone() }
+    }
+
+    fn provider(&self, link_name: &str) -> AuctionProvider {
+        AuctionProvider {
+            constraints: self.constraints.clone(),
+            link_name: link_name.to_owned(),
+            provider_ref: self.reference.to_owned(),
         }
     }
 
@@ -56,55 +76,56 @@ impl Wanted<'_> {
         let ruled_out: BTreeMap<&str, Obstacle> =
             hosts.iter().filter_map(|host| Some((host.id.as_str(), self.rule(host)?))).collect();
         let expected = hosts.iter().filter(|host| !ruled_out.contains_key(host.id.as_str())).count();
-        let bids = match expected {
-            0 => Default::default(),
-            _ => lattice.bids(self.reference, self.link_name, self.constraints, wait, expected).await?,
+        let bids = match self.link_name {
+            _ if expected == 0 => Default::default(),
+            None => lattice.bids(&self.actor(), wait, expected).await?,
+            Some(link_name) => lattice.bids(&self.provider(link_name), wait, expected).await?,
         };
-        let of_host = |host: &HostReply| match bids.contains(&host.id) && self.fits(&host.id) {
-            true => None,
-            false => Some(ruled_out.get(host.id.as_str()).cloned().unwrap_or_else(|| self.unknown())),
-        };
-        Ok(hosts.iter().map(|host| (host.id.clone(), of_host(host))).collect())
+        let obstacles = hosts.iter().map(|host| {
+            let has_bid = bids.contains(&host.id) && self.fits(&host.id);
+            let obstacle = ruled_out.get(host.id.as_str()).cloned();
+            (host.id.clone(), (!has_bid).then(|| obstacle.unwrap_or_else(|| self.unknown())))
+        });
+        Ok(obstacles.collect())
     }
 
     /// The first rule that keeps a host from offering, as far as it can be told from here.
     fn rule(&self, host: &HostReply) -> Option<Obstacle> {
-        let obstacle = |why: String, advice: &'static str| Some(Obstacle { why, advice });
         for (key, value) in self.constraints {
             let advice = "Set the label with `host label HOST KEY=VALUE`, or start a host with HOST_KEY=VALUE.";
             match host.labels.get(key) {
-                None => return obstacle(format!("it has no label {key}"), advice),
+                None => return Some(Obstacle::new(format!("it has no label {key}"), advice)),
                 Some(found) if found != value => {
-                    return obstacle(format!("its {key} is {found}, not {value}"), advice);
+                    return Some(Obstacle::new(format!("its {key} is {found}, not {value}"), advice));
                 }
                 Some(_) => {}
             }
         }
         if !self.fits(&host.id) {
-            return obstacle(
-                "it is of earlier years, or of another JetStream domain, and knows no files that are sent".to_owned(),
+            return Some(Obstacle::new(
+                "it is of earlier years, or of another JetStream domain, and knows no files that are sent",
                 "Send the file to a registry with `host push IMAGE FILE`, and start the image.",
-            );
+            ));
         }
         None
     }
 
     /// Tells the likely obstacle where labels do not show why a host does not offer.
     fn unknown(&self) -> Obstacle {
-        let obstacle = |why: &str, advice: &'static str| Obstacle { why: why.to_owned(), advice };
         match Reference::parse(self.reference) {
-            Ok(Reference::File(_)) => obstacle(
+            Ok(Reference::File(_)) => Obstacle::new(
                 "it does not load files",
                 "Start hosts with --allow-file-load to load files of their machine; a path without file:// sends the file to them.",
             ),
-            Ok(Reference::Image(image)) if !image.contains('@') && !has_tag(&image) => obstacle(
+            Ok(Reference::Image(image)) if !image.contains('@') && !has_tag(&image) => Obstacle::new(
                 "the image has no tag",
                 "Name a version, as in registry.example/echo:0.3.4, or start hosts with --allow-latest.",
             ),
-            Ok(Reference::Image(image)) if image.ends_with(":latest") => {
-                obstacle("it does not run images tagged latest", "Name a version, or start hosts with --allow-latest.")
-            }
-            Err(_) | Ok(_) => obstacle(
+            Ok(Reference::Image(image)) if image.ends_with(":latest") => Obstacle::new(
+                "it does not run images tagged latest",
+                "Name a version, or start hosts with --allow-latest.",
+            ),
+            Err(_) | Ok(_) => Obstacle::new(
                 "it cannot fetch such a reference, runs it already, or did not answer in time",
                 "Check the reference; --auction-timeout-ms gives hosts more time to offer.",
             ),

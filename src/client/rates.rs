@@ -61,8 +61,6 @@ pub fn between<'a>(earlier: &'a HashMap<String, Look>, now: &[Look]) -> Vec<Row>
         let before = earlier.get(&look.host_id).filter(|before| before.uptime_ms <= look.uptime_ms);
         let took_ms = look.uptime_ms - before.map_or(0, |before| before.uptime_ms);
         let seconds = took_ms.max(1) as f64 / 1000.0;
-        let index =
-            |rows: &'a [HostRow]| rows.iter().map(|row| ((&*row.id, &*row.link_name), row)).collect::<Before<'_>>();
         let (served_before, called_before) = match before {
             Some(before) => (index(&before.served), index(&before.called)),
             None => Default::default(),
@@ -70,12 +68,15 @@ pub fn between<'a>(earlier: &'a HashMap<String, Look>, now: &[Look]) -> Vec<Row>
         for row in &look.served {
             add(&mut rows, row, &served_before, seconds, false);
         }
-        let elsewhere = |row: &&HostRow| !served.contains(&(&*row.id, &*row.link_name));
-        for row in look.called.iter().filter(elsewhere) {
+        for row in look.called.iter().filter(|row| !served.contains(&(&*row.id, &*row.link_name))) {
             add(&mut rows, row, &called_before, seconds, true);
         }
     }
     rows.into_values().collect()
+}
+
+fn index(rows: &[HostRow]) -> Before<'_> {
+    rows.iter().map(|row| ((&*row.id, &*row.link_name), row)).collect()
 }
 
 fn add(rows: &mut BTreeMap<Key, Row>, row: &HostRow, before: &Before<'_>, seconds: f64, by_callers: bool) {
@@ -99,9 +100,9 @@ fn add(rows: &mut BTreeMap<Key, Row>, row: &HostRow, before: &Before<'_>, second
         }
         sum.hosts += 1;
         for counts in row.operations.iter().filter(|counts| counts.operation == operation) {
-            let same = |b: &&crate::meter::OperationCounts| b.operation == operation && b.path == counts.path;
-            let earlier = before.and_then(|before| before.operations.iter().find(same)).map(|b| &b.tally);
-            let between = earlier.map_or_else(|| counts.tally.clone(), |earlier| counts.tally.since(earlier));
+            let mut earlier = before.iter().flat_map(|before| &before.operations);
+            let earlier = earlier.find(|earlier| earlier.operation == operation && earlier.path == counts.path);
+            let between = earlier.map_or_else(|| counts.tally.clone(), |earlier| counts.tally.since(&earlier.tally));
             sum.calls_per_second += between.calls as f64 / seconds;
             sum.errors_per_second += between.errors() as f64 / seconds;
             sum.total += counts.tally.calls;

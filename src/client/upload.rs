@@ -21,11 +21,11 @@ use bytes::Bytes;
 use tokio::io::AsyncReadExt as _;
 use tracing::debug;
 
-use super::{Session, Usage, lattice::Lattice};
+use super::{Session, lattice::Lattice};
 use crate::{
     budget::Budget,
     control::types::HostReply,
-    errors::chain,
+    errors::{Usage, chain},
     identity::{
         ProviderClaims, VerifyOptions,
         claims::{ActorClaims, ModuleError, now, verify_module},
@@ -51,12 +51,12 @@ const TIDY_TIME: Duration = Duration::from_secs(5);
 /// Returns the file of this machine that `word` means, if it means one: a path, or the name of a
 /// file that is here.
 pub fn local_file(word: &str) -> Option<PathBuf> {
+    if word.contains("://") {
+        return None;
+    }
     let path = Path::new(word);
-    let looks_like_one = || {
-        let is_name_of_file = !word.contains(':') && EXTENSIONS.iter().any(|extension| word.ends_with(extension));
-        word.starts_with('.') || path.is_absolute() || is_name_of_file || path.is_file()
-    };
-    (!word.contains("://") && looks_like_one()).then(|| path.to_owned())
+    let is_name_of_file = !word.contains(':') && EXTENSIONS.iter().any(|extension| word.ends_with(extension));
+    (word.starts_with('.') || path.is_absolute() || is_name_of_file || path.is_file()).then(|| path.to_owned())
 }
 
 /// The kind of a file's content, by its beginning.

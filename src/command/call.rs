@@ -13,8 +13,9 @@ use tokio::time::Instant;
 
 use crate::{
     cli::lattice::Call as Args,
-    client::{OutcomeUnknown, Session, Usage, names},
+    client::{Session, names},
     config::SettingArgs,
+    errors::{OutcomeUnknown, Usage},
     host,
     identity::keys::{ActorId, HostId},
     local,
@@ -216,17 +217,19 @@ struct Tests(Vec<TestResult>);
 
 impl TestResult {
     fn error(&self) -> String {
-        let read = |data: &Bytes| serde_json::from_slice::<Value>(data).ok();
-        let data = self.data.as_ref().and_then(read).unwrap_or_default();
+        let data = self.data.as_ref().and_then(|data| serde_json::from_slice(data).ok());
+        let data: Value = data.unwrap_or_default();
         data["error"].as_str().unwrap_or_default().to_owned()
     }
 }
 
 impl View for Tests {
     fn json(&self) -> Value {
-        let result =
-            |result: &TestResult| json!({ "name": result.name, "passed": result.passed, "error": result.error() });
-        json!({ "results": self.0.iter().map(result).collect::<Vec<_>>() })
+        let results = self
+            .0
+            .iter()
+            .map(|result| json!({ "name": result.name, "passed": result.passed, "error": result.error() }));
+        json!({ "results": results.collect::<Vec<_>>() })
     }
 
     fn text(&self, page: &mut Page) {

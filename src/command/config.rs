@@ -30,14 +30,18 @@ pub fn run(terminal: &Terminal, before: SettingArgs, command: ConfigCommand) -> 
 
 /// The settings as text, a line each.
 fn lines(rows: &[Row], origin: bool) -> String {
-    let width = |column: fn(&Row) -> &str| rows.iter().map(|row| column(row).chars().count()).max().unwrap_or(0);
-    let (keys, values) = (width(|row| &row.key), width(|row| &row.value));
-    let line = |row: &Row| {
+    let (keys, values) = (width(rows, |row| &row.key), width(rows, |row| &row.value));
+    let mut lines = String::new();
+    for row in rows {
         let (key, value) = (&row.key, escape::line(&row.value));
-        match origin {
+        lines += &match origin {
             true => format!("{key:keys$}  {value:values$}  {}\n", row.origin),
             false => format!("{}\n", format!("{key:keys$}  {value}").trim_end()),
-        }
-    };
-    rows.iter().map(line).collect()
+        };
+    }
+    lines
+}
+
+fn width(rows: &[Row], column: fn(&Row) -> &str) -> usize {
+    rows.iter().map(|row| column(row).chars().count()).max().unwrap_or(0)
 }

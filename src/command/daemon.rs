@@ -1,6 +1,6 @@
 //! The commands that run hosts: `foreground`, `up` and `down`.
 
-use std::{io::IsTerminal as _, process::ExitCode, time::Duration};
+use std::{io::IsTerminal as _, path::Path, process::ExitCode, time::Duration};
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -13,7 +13,7 @@ use crate::{
     core_files,
     dirs::Dirs,
     host::Host,
-    http::{auth, entry},
+    http::{entry, token},
     shutdown, telemetry,
     terminal::{Terminal, complain},
     up::{
@@ -61,7 +61,7 @@ pub fn up(before: SettingArgs, mut args: Up) -> ExitCode {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    let options = match args.options(&sources.dir) {
+    let options = match options_of(&args, &sources.dir) {
         Ok(options) => options,
         Err(mistakes) => return wrong(&mistakes),
     };
@@ -93,6 +93,19 @@ pub fn up(before: SettingArgs, mut args: Up) -> ExitCode {
     }
 }
 
+/// Returns the options of `host up`, checked; relative paths are of `dir`.
+fn options_of(args: &Up, dir: &Path) -> Result<up::Options, Vec<String>> {
+    let options = up::Options {
+        hub: None,
+        domain: args.domain.clone(),
+        free_ports: args.free_ports,
+        open: args.open,
+        demo: args.demo,
+        in_background: args.in_background,
+    };
+    options.check(args.hub.as_deref(), args.creds.as_deref(), args.hub_ca.as_deref(), dir)
+}
+
 /// Runs server and host in this process.
 fn up_here(mut session: Session, mut sources: Sources, loaded: &Loaded, dirs: &Dirs) -> ExitCode {
     let settled = match session.settle(&mut sources, loaded) {
@@ -113,22 +126,14 @@ async fn in_background(instance: &Instance, dirs: &Dirs, options: &up::Options, 
     let interrupted = CancellationToken::new();
     let signalled = tokio::spawn(listen(interrupted.clone(), || {}));
     let log = detached::log_of(instance);
-    let outcome = async {
-        // Here, where nobody counts the seconds: an installation may take minutes. With a server at the place, none is needed.
-        let find = async {
-            let place = up::place(&loaded.config);
-            if options.free_ports || nats_server::probe(&place).await == nats_server::Probe::Nothing {
-                nats_server::find_or_install(&ProcessEnvironment, dirs).await?;
-            }
-            anyhow::Ok(())
-        };
-        tokio::select! {
-            found = find => found?,
-            () = interrupted.cancelled() => return Ok(detached::Outcome::Interrupted { killed: false }),
-        }
-        detached::start(instance, &interrupted).await
+    // Here, where nobody counts the seconds: an installation may take minutes.
+    let outcome = tokio::select! {
+        found = find_server(dirs, options, loaded) => match found {
+            Ok(()) => detached::start(instance, &interrupted).await,
+            Err(error) => Err(error),
+        },
+        () = interrupted.cancelled() => Ok(detached::Outcome::Interrupted { killed: false }),
     };
-    let outcome = outcome.await;
     signalled.abort();
     // The log of the other process was repeated; what this one says comes after it.
     telemetry::flush();
@@ -176,6 +181,15 @@ async fn in_background(instance: &Instance, dirs: &Dirs, options: &up::Options, 
     }
 }
 
+/// Finds or installs the program of the server, unless a server is at the place already.
+async fn find_server(dirs: &Dirs, options: &up::Options, loaded: &Loaded) -> anyhow::Result<()> {
+    let place = up::place(&loaded.config);
+    if options.free_ports || nats_server::probe(&place).await == nats_server::Probe::Nothing {
+        nats_server::find_or_install(&ProcessEnvironment, dirs).await?;
+    }
+    Ok(())
+}
+
 /// Tells what runs in this directory. That is what was asked for, unless something else was.
 async fn runs_already(instance: &Instance, options: &up::Options, loaded: &Loaded) -> ExitCode {
     let Some(record) = detached::wait_for(instance).await else {
@@ -214,7 +228,7 @@ fn print_link(dirs: &Dirs, host_id: &str) {
     let dashboards = entry::running(dirs);
     let record = dashboards.iter().find(|record| record.host_id == host_id);
     if let Some(Ok(link)) = record.map(|record| record.link(dirs)) {
-        let seconds = auth::CODE.as_secs();
+        let seconds = token::CODE.as_secs();
         telemetry::say(&format!("\nOpen the dashboard, logged in (once, within {seconds} s):\n  {link}\n"));
     }
 }
@@ -318,14 +332,14 @@ async fn live(mut config: Config, sources: &Sources, dirs: &Dirs, session: Optio
     let signalled = tokio::spawn(listen(stop.clone(), nats_server::kill_started));
     let outcome = match session {
         None => {
-            let _ = announce(&config, sources);
+            announce(&config, sources);
             serve(config, dirs, &stop, None).await
         }
         Some(mut session) => {
             let outcome = tokio::select! {
                 ensured = session.ensure_server(&mut config) => match ensured {
                     Ok(()) => {
-                        let not_written = announce(&config, sources).err();
+                        let not_written = announce(&config, sources);
                         session.wrote(&mut config, not_written);
                         serve(config, dirs, &stop, Some(&mut session)).await
                     }
@@ -341,12 +355,13 @@ async fn live(mut config: Config, sources: &Sources, dirs: &Dirs, session: Optio
     outcome
 }
 
-/// Writes the settings and logs what is worth to know of them; an error tells why this directory has no file with them.
-fn announce(config: &Config, sources: &Sources) -> Result<(), String> {
+/// Writes the settings and logs what is worth to know of them. Returns why this directory has no
+/// file with them, if it has none.
+fn announce(config: &Config, sources: &Sources) -> Option<String> {
     if let Some(domain) = &config.js_domain {
         info!("Using JetStream domain: {domain}");
     }
-    let mut local = Ok(());
+    let mut not_written = None;
     for (index, written) in config::write(config, &sources.dir, sources.home.as_deref()).into_iter().enumerate() {
         match written {
             Ok(path) => info!("Wrote {path:?}"),
@@ -358,7 +373,7 @@ fn announce(config: &Config, sources: &Sources) -> Result<(), String> {
                     "the settings are not kept in this directory: a cluster seed that was made up for this start ends with it, \
                      and no other machine can join. Let this user write there and start again"
                 );
-                local = Err(cause);
+                not_written = Some(cause);
             }
             Err(error) => warn!("{:#}", anyhow::Error::from(error)),
         }
@@ -366,7 +381,7 @@ fn announce(config: &Config, sources: &Sources) -> Result<(), String> {
     for warning in &config.warnings {
         warn!("{warning}");
     }
-    local
+    not_written
 }
 
 async fn serve(

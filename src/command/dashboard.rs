@@ -17,8 +17,8 @@ use crate::{
     cli::tools::Dashboard,
     dirs::Dirs,
     http::{
-        auth,
         entry::{self, Record},
+        token,
     },
     terminal::{Page, Terminal, View},
     up,
@@ -29,9 +29,9 @@ const LEADS_THERE: &str = "dashboard.html";
 
 pub fn run(terminal: &Terminal, args: &Dashboard) -> Result<()> {
     let dirs = Dirs::of_process();
-    let file = dirs.state.join(auth::FILE);
+    let file = dirs.state.join(token::FILE);
     if args.revoke {
-        auth::renew(&file).with_context(|| format!("write another secret to {}", file.display()))?;
+        token::renew(&file).with_context(|| format!("write another secret to {}", file.display()))?;
         return terminal.show(&Revoked(file));
     }
     let all = entry::running(&dirs);
@@ -41,7 +41,7 @@ pub fn run(terminal: &Terminal, args: &Dashboard) -> Result<()> {
     let opened = !args.no_open && terminal.is_interactive() && has_desktop() && open(&dirs, &link);
     terminal.show(&Link { record, link })?;
     if !terminal.is_data() {
-        let seconds = auth::CODE.as_secs();
+        let seconds = token::CODE.as_secs();
         terminal.note(&match opened {
             true => format!("opened in the browser; the link works once, within {seconds} s"),
             false => format!("the link works once, within {seconds} s"),
@@ -61,7 +61,7 @@ impl View for Link<'_> {
         let Record { url, host_id, host_name, lattice, .. } = self.record;
         json!({
             "link": self.link, "url": url, "host_id": host_id, "host_name": host_name, "lattice": lattice,
-            "expires_in_s": auth::CODE.as_secs(),
+            "expires_in_s": token::CODE.as_secs(),
         })
     }
 
@@ -94,10 +94,13 @@ impl View for Revoked {
 
 /// Whether a browser could appear where the user is.
 fn has_desktop() -> bool {
-    let is_set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
     let is_remote = is_set("SSH_CONNECTION") || is_set("SSH_TTY");
     let has_screen = cfg!(any(windows, target_os = "macos")) || is_set("DISPLAY") || is_set("WAYLAND_DISPLAY");
     has_screen && !is_remote
+}
+
+fn is_set(variable: &str) -> bool {
+    env::var_os(variable).is_some_and(|value| !value.is_empty())
 }
 
 /// Has the desktop open a link; says whether it took it on.

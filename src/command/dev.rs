@@ -17,6 +17,7 @@ use crate::{
         logs,
         upload::{Sender, amount},
     },
+    clock,
     config::SettingArgs,
     identity::{claims::ActorClaims, sign::ActorToken},
     journal::Line,
@@ -28,19 +29,19 @@ use crate::{
 pub async fn run(terminal: &Terminal, before: SettingArgs, args: Dev) -> Result<()> {
     let session = Session::open(before, &args.connect)?;
     let sender = Sender::of(&session).await?;
-    let (keyring, path) = (keyring(None, false)?, args.file.clone());
+    let (keyring, path) = (keyring(None)?, args.file.clone());
     let says = ActorToken { name: args.name.unwrap_or_default(), caps: args.caps, ..ActorToken::default() };
     let sign = move |wasm: &Bytes, claims: Option<&ActorClaims>, revision: i32| {
         let says = ActorToken { revision: Some(revision), ..says.clone() };
         sign_saved(&keyring, &path, wasm, claims, &says)
     };
-    let follow = |lattice: &Lattice, actor: &str| logs::follow(lattice.clone(), actor.to_owned());
     let stop = CancellationToken::new();
     // Without signals the process ends at once, and the actor goes on.
     let _signals = AbortOnDropHandle::new(tokio::spawn(shutdown::obey_signals(stop.clone(), || {})));
     let settings = Settings { file: args.file, host: args.host_id, max: args.max, keep: args.keep };
     let teller = Teller { terminal, file: settings.file.display().to_string(), progress: RefCell::new(None) };
-    dev::run(sender, settings, Box::new(sign), Some(Box::new(follow)), stop, &|told| teller.tell(told)).await
+    let follow = Box::new(|lattice: &Lattice, actor: &str| logs::follow(lattice.clone(), actor.to_owned()));
+    dev::run(sender, settings, Box::new(sign), Some(follow), stop, &|told| teller.tell(told)).await
 }
 
 /// Prints what happens: a line each, for people or for programs.
@@ -127,12 +128,6 @@ fn text(file: &str, told: &Told) -> String {
 }
 
 fn json(told: &Told) -> Value {
-    let of = |event: &str, running: &Running| {
-        json!({
-            "event": event, "actor_id": running.actor, "name": running.name, "host_id": running.host_id,
-            "host_name": running.host_name, "actor_ref": running.reference, "revision": running.revision,
-        })
-    };
     match told {
         Told::Waiting => json!({ "event": "waiting" }),
         Told::Running(running) => {
@@ -141,9 +136,9 @@ fn json(told: &Told) -> Value {
                 Change::Updated => "updated",
                 Change::Found => "found",
             };
-            let mut value = of("running", running);
+            let mut value = event_json("running", running);
             value["change"] = change.into();
-            value["took_ms"] = (running.took.as_millis() as u64).into();
+            value["took_ms"] = clock::millis(running.took).into();
             value
         }
         Told::Refused { why, goes_on } => {
@@ -151,8 +146,15 @@ fn json(told: &Told) -> Value {
         }
         Told::Elsewhere { actor, hosts } => json!({ "event": "elsewhere", "actor_id": actor, "hosts": hosts }),
         Told::Logged(line) => json!({ "event": "log", "level": line.level, "text": &*line.text }),
-        Told::Stopped(running) => of("stopped", running),
-        Told::LeftRunning(running) => of("left_running", running),
+        Told::Stopped(running) => event_json("stopped", running),
+        Told::LeftRunning(running) => event_json("left_running", running),
         Told::Sending { bytes, of } => json!({ "event": "sending", "bytes": bytes, "of": of }),
     }
+}
+
+fn event_json(event: &str, running: &Running) -> Value {
+    json!({
+        "event": event, "actor_id": running.actor, "name": running.name, "host_id": running.host_id,
+        "host_name": running.host_name, "actor_ref": running.reference, "revision": running.revision,
+    })
 }

@@ -5,9 +5,10 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::lattice::Doctor,
-    client::{Session, Usage},
+    client::Session,
     config::SettingArgs,
     doctor::{self, CHECKS, Checked, Finding, Report, Verdict},
+    errors::Usage,
     terminal::{Cell, Column, Page, Table, Terminal, Text, Tone, View},
 };
 
@@ -51,14 +52,13 @@ impl View for Report {
             lines(page, check, width);
         }
         page.gap();
-        let count = |verdict| self.count(verdict);
         page.line(format!(
             "{} wrong, {} warnings, {} notes, {} in order, {} skipped",
-            count(Verdict::Wrong),
-            count(Verdict::Warning),
-            count(Verdict::Note),
-            count(Verdict::Ok),
-            count(Verdict::Skipped)
+            self.count(Verdict::Wrong),
+            self.count(Verdict::Warning),
+            self.count(Verdict::Note),
+            self.count(Verdict::Ok),
+            self.count(Verdict::Skipped)
         ));
     }
 
@@ -88,7 +88,7 @@ fn word(verdict: Verdict) -> (&'static str, Tone) {
     match verdict {
         Verdict::Ok => ("ok", Tone::Good),
         Verdict::Note => ("note", Tone::Plain),
-        Verdict::Warning => ("warning", Tone::Doubtful),
+        Verdict::Warning => ("warning", Tone::Warning),
         Verdict::Wrong => ("wrong", Tone::Bad),
         Verdict::Skipped => ("skipped", Tone::Faint),
     }

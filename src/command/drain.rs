@@ -105,11 +105,11 @@ fn clear(dir: &Path, depth: usize, cache: &mut Cache) -> io::Result<()> {
 }
 
 fn is_unfinished(entry: &fs::DirEntry, metadata: &fs::Metadata) -> bool {
-    let is_young = || {
-        let age = metadata.modified().ok().and_then(|modified| modified.elapsed().ok());
-        age.is_none_or(|age| age < UNFINISHED_AGE)
-    };
-    entry.file_name().to_string_lossy().starts_with(UNFINISHED) && is_young()
+    if !entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+        return false;
+    }
+    let age = metadata.modified().ok().and_then(|modified| modified.elapsed().ok());
+    age.is_none_or(|age| age < UNFINISHED_AGE)
 }
 
 /// A cache, and what was removed from it.

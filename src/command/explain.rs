@@ -11,10 +11,11 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use futures::future::join;
 use serde_json::{Value, json};
 
+use super::runs_actor;
 use crate::{
     cli::lattice::Explain,
     client::{
-        Session, Usage,
+        Session,
         lattice::{Lattice, RequestError},
         names,
     },
@@ -26,8 +27,8 @@ use crate::{
         },
         types::{HostReply, Inventory},
     },
+    errors::Usage,
     identity::keys::{LatticeName, LinkName},
-    lattice::subject::{Control, Probe},
     links::{Claims, LinkDefinition, Table},
     providers::builtin,
     router::{Builtin, explain::foresee},
@@ -146,14 +147,8 @@ impl Known {
 
     /// Hosts that run an entity.
     fn runners(&self, party: &Entity) -> Vec<&str> {
-        let runs = |inventory: &&Inventory| {
-            inventory.actors.iter().any(|actor| *actor.id == *party.public_key)
-                || inventory.providers.iter().any(|provider| {
-                    *provider.id == *party.public_key
-                        && (party.link_name.is_empty() || *provider.link_name == *party.link_name)
-                })
-        };
-        self.inventories.iter().filter(runs).map(|inventory| inventory.host_id.as_str()).collect()
+        let runners = self.inventories.iter().filter(|inventory| runs(inventory, party));
+        runners.map(|inventory| inventory.host_id.as_str()).collect()
     }
 
     /// Whether a host answers questions like this one.
@@ -284,8 +279,7 @@ impl Known {
 
 /// Asks one host; `None` if it does not know the question.
 async fn ask(lattice: &Lattice, host: &str, request: &Request) -> Result<Option<Explained>> {
-    let question = Control::Probe { host: host.to_owned(), probe: Probe::Explain };
-    let explained: Explained = match lattice.request(&question, request).await {
+    let explained = match lattice.request_of(host, request).await {
         Ok(explained) => explained,
         Err(RequestError::NoResponders { .. }) => return Ok(None),
         Err(error) => return Err(error.into()),
@@ -302,6 +296,14 @@ struct Told {
     /// The host that was asked.
     asked: Option<String>,
     notes: Vec<String>,
+}
+
+/// Whether a host runs the entity; a provider without a link name is meant under any.
+fn runs(inventory: &Inventory, party: &Entity) -> bool {
+    runs_actor(inventory, &party.public_key)
+        || inventory.providers.iter().any(|provider| {
+            *provider.id == *party.public_key && (party.link_name.is_empty() || *provider.link_name == *party.link_name)
+        })
 }
 
 impl Told {
@@ -354,6 +356,6 @@ fn mark(outcome: Outcome) -> Text {
     match outcome {
         Outcome::Ok => Tone::Good.paint("ok     "),
         Outcome::Fails => Tone::Bad.paint("fails  "),
-        Outcome::Unknown => Tone::Doubtful.paint("unknown"),
+        Outcome::Unknown => Tone::Warning.paint("unknown"),
     }
 }

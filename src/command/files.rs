@@ -16,29 +16,30 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
 
 /// Writes a file, with its directories; what was there before is replaced in one moment.
 pub fn write(path: &Path, content: &[u8]) -> Result<()> {
-    let replace = || -> io::Result<()> {
-        // A renamed file would replace a symbolic link instead of what it points to.
-        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let before = fs::metadata(&path).ok();
-        if before.as_ref().is_some_and(|before| !before.is_file() && !before.is_dir()) {
-            return fs::write(&path, content);
-        }
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        fs::create_dir_all(dir)?;
-        let mut builder = tempfile::Builder::new();
-        // The umask decides what others may do with it, as with every file.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file = builder.tempfile_in(dir)?;
-        file.write_all(content)?;
-        file.as_file().sync_all()?;
-        if let Some(before) = before {
-            file.as_file().set_permissions(before.permissions())?;
-        }
-        file.persist(path)?;
-        Ok(())
-    };
-    replace().with_context(|| format!("write {}", path.display()))
+    replace(path, content).with_context(|| format!("write {}", path.display()))
+}
+
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    // A renamed file would replace a symbolic link instead of what it points to.
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let before = fs::metadata(&path).ok();
+    if before.as_ref().is_some_and(|before| !before.is_file() && !before.is_dir()) {
+        return fs::write(&path, content);
+    }
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(dir)?;
+    let mut builder = tempfile::Builder::new();
+    // The umask decides what others may do with it, as with every file.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(dir)?;
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    if let Some(before) = before {
+        file.as_file().set_permissions(before.permissions())?;
+    }
+    file.persist(path)?;
+    Ok(())
 }
 
 /// The file a destination names: itself, or one in it if it is a directory.

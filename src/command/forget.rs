@@ -9,12 +9,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::{Value, json};
 
+use super::runs_actor;
 use crate::{
     cli::tools::Forget,
-    client::{
-        Session,
-        names::{self, Named},
-    },
+    client::{Session, names},
     config::SettingArgs,
     control::types::Inventory,
     issuers,
@@ -52,9 +50,8 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: &Forget) -> Res
 
 /// Returns the id that `word` means; those that run nowhere come first.
 fn gone(word: &str, claims: &[Claims], inventories: &[Inventory]) -> Result<String> {
-    let runs_nowhere = |named: &Named| !named.runs;
     let mut all = names::entities(claims, inventories);
-    all.retain(|named| runs_nowhere(named) && claims.iter().any(|claims| claims.subject == named.id));
+    all.retain(|named| !named.runs && claims.iter().any(|claims| claims.subject == named.id));
     match names::called(word, &all).as_slice() {
         [one] => Ok(one.id.clone()),
         _ => names::entity(word, claims, inventories),
@@ -62,11 +59,10 @@ fn gone(word: &str, claims: &[Claims], inventories: &[Inventory]) -> Result<Stri
 }
 
 fn runs_on<'a>(id: &str, inventories: &'a [Inventory]) -> Option<&'a str> {
-    let runs = |inventory: &&Inventory| {
-        inventory.actors.iter().any(|actor| actor.id == id)
-            || inventory.providers.iter().any(|provider| provider.id == id)
-    };
-    inventories.iter().find(runs).map(|inventory| inventory.host_id.as_str())
+    let host = inventories
+        .iter()
+        .find(|inventory| runs_actor(inventory, id) || inventory.providers.iter().any(|provider| provider.id == id));
+    host.map(|host| host.host_id.as_str())
 }
 
 async fn delete(session: &Session, id: &str) -> Result<()> {

@@ -10,7 +10,7 @@ use crate::{
     client::{
         Session,
         lattice::{Found, Lattice, RequestError},
-        outcome::count,
+        watch::count,
     },
     config::SettingArgs,
     control::types::{HostReply, Inventory, Pairs},
@@ -125,7 +125,7 @@ impl View for Hosts {
                 Cell::toned(&host.friendly_name, Tone::Strong),
                 Cell::from(&host.id),
                 Cell::from(uptime(host.uptime_seconds)),
-                Cell::from(labels(&host.labels, page.is_wide())),
+                Cell::from(labels_on(page, &host.labels)),
                 Cell::from(&host.version),
                 Cell::from(host.js_domain.as_deref().unwrap_or("-")),
                 Cell::from(lattice),
@@ -151,7 +151,7 @@ impl View for Inventories {
         for host in &self.0 {
             let room = page.width().map_or(usize::MAX, |width| width.saturating_sub(host.friendly_name.len() + 2));
             page.heading(&format!("{}  {}", host.friendly_name, middle(&host.host_id, room.max(ID_MIN))));
-            let labels = labels(&host.labels, page.is_wide());
+            let labels = labels_on(page, &host.labels);
             if !labels.is_empty() {
                 page.line(Tone::Faint.paint(&labels));
             }
@@ -169,11 +169,12 @@ impl View for Inventories {
     }
 
     fn names(&self) -> Vec<String> {
-        let of = |host: &Inventory| {
-            let actors = host.actors.iter().map(|actor| actor.id.clone());
-            actors.chain(host.providers.iter().map(|provider| provider.id.clone())).collect::<Vec<_>>()
-        };
-        self.0.iter().flat_map(of).collect()
+        let mut ids = Vec::new();
+        for host in &self.0 {
+            ids.extend(host.actors.iter().map(|actor| actor.id.clone()));
+            ids.extend(host.providers.iter().map(|provider| provider.id.clone()));
+        }
+        ids
     }
 }
 
@@ -276,6 +277,12 @@ struct Links {
     names: BTreeMap<String, String>,
 }
 
+impl Links {
+    fn name(&self, id: &str) -> String {
+        self.names.get(id).cloned().unwrap_or_default()
+    }
+}
+
 impl View for Links {
     fn json(&self) -> Value {
         json!({ "links": self.links })
@@ -291,16 +298,16 @@ impl View for Links {
             Column::fixed("LINK"),
             Column::text("VALUES"),
         ]);
-        let name = |id: &str| self.names.get(id).cloned().unwrap_or_default();
         for link in &self.links {
+            let values = masks::shown(&link.values);
             table.row([
-                Cell::toned(name(&link.actor_id), Tone::Strong),
+                Cell::toned(self.name(&link.actor_id), Tone::Strong),
                 Cell::from(&link.actor_id),
-                Cell::toned(name(&link.provider_id), Tone::Strong),
+                Cell::toned(self.name(&link.provider_id), Tone::Strong),
                 Cell::from(&link.provider_id),
                 Cell::from(&link.contract_id),
                 Cell::from(&link.link_name),
-                Cell::from(pairs(&short(masks::shown(&link.values), page.is_wide()))),
+                Cell::from(pairs(&if page.is_wide() { values } else { short(values) })),
             ]);
         }
         page.table(&table, "no links; put one with `host link put ACTOR PROVIDER CONTRACT KEY=VALUE`");
@@ -316,15 +323,20 @@ fn uptime(seconds: u64) -> String {
     crate::control::state::human(std::time::Duration::from_secs(seconds))
 }
 
-/// Labels of a host; those every host has only if all are wanted.
-pub fn labels(labels: &Pairs, all: bool) -> String {
-    let shown = labels.iter().filter(|(key, _)| all || !key.starts_with(CORE_LABELS));
-    pairs(&shown.map(|(key, value)| (key.clone(), value.clone())).collect())
+/// Labels of a host; those every host has only on a wide page.
+fn labels_on(page: &Page, labels: &Pairs) -> String {
+    if page.is_wide() { pairs(labels) } else { own_labels(labels) }
 }
 
-/// Values as a table can hold them: of a certificate or a configuration the beginning, unless all is wanted.
-fn short(mut values: Pairs, all: bool) -> Pairs {
-    for value in values.values_mut().filter(|value| !all && value.chars().count() > VALUE_CHARS_MAX) {
+/// Labels of a host without those that every host has.
+pub(super) fn own_labels(labels: &Pairs) -> String {
+    let own = labels.iter().filter(|(key, _)| !key.starts_with(CORE_LABELS));
+    pairs(&own.map(|(key, value)| (key.clone(), value.clone())).collect())
+}
+
+/// Values as a table can hold them: of a certificate or a configuration the beginning.
+fn short(mut values: Pairs) -> Pairs {
+    for value in values.values_mut().filter(|value| value.chars().count() > VALUE_CHARS_MAX) {
         *value = value.chars().take(VALUE_CHARS_MAX).chain(['…']).collect();
     }
     values

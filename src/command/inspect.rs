@@ -12,8 +12,9 @@ use super::{
 use crate::{
     cli,
     cli::tools::Inspect,
-    client::{Session, TIMEOUT, Usage, upload},
+    client::{Session, TIMEOUT, upload},
     config::SettingArgs,
+    errors::Usage,
     identity::claims::now,
     inspect::{self, Found},
     registry::uploads,

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::tools::{Keys, Signing},
-    client::Usage,
     config::ProcessEnvironment,
+    errors::Usage,
     identity::{
         keys::Kind,
         sign::{SignError, Term},
@@ -40,30 +40,29 @@ pub fn run(terminal: &Terminal, args: Keys) -> Result<()> {
             terminal.show(&Pair { public_key: key.public_key().to_owned(), seed })
         }
         Keys::Get(args) => {
-            let keyring = keyring(args.directory.as_deref(), true)?;
+            let keyring = keyring(args.directory.as_deref())?.without_making();
             let Some(seed) = keyring.seed(&args.name).map_err(told)? else { bail!(missing(&keyring, &args.name)?) };
             let key = keyring.get(&args.name).map_err(told)?;
             let public_key = key.map(|key| key.public_key().to_owned()).unwrap_or_default();
             terminal.show(&Stored { public_key, seed })
         }
         Keys::List(args) => {
-            let keyring = keyring(args.directory.as_deref(), true)?;
-            let named = |name: String| {
+            let keyring = keyring(args.directory.as_deref())?.without_making();
+            let mut keys = Vec::new();
+            for name in keyring.names()? {
                 // A file that holds no key is listed without one.
                 let key = keyring.get(&name).ok().flatten();
-                (name, key.map(|key| key.public_key().to_owned()))
-            };
-            let keys = keyring.names()?.into_iter().map(named).collect();
+                keys.push((name, key.map(|key| key.public_key().to_owned())));
+            }
             terminal.show(&Listed { directory: keyring.dir().to_owned(), keys })
         }
     }
 }
 
-/// The keys of whoever runs this command.
-pub(super) fn keyring(directory: Option<&Path>, disable_keygen: bool) -> Result<Keyring> {
+/// The keys of this user.
+pub(super) fn keyring(directory: Option<&Path>) -> Result<Keyring> {
     let home = std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
-    let keyring = Keyring::find(directory, &ProcessEnvironment, home.as_deref())?;
-    Ok(if disable_keygen { keyring.without_making() } else { keyring })
+    Ok(Keyring::find(directory, &ProcessEnvironment, home.as_deref())?)
 }
 
 /// Where a command finds the keys it signs with: in its flags, or else in the keyring.
@@ -93,7 +92,9 @@ impl<'a> Signers<'a> {
         if let Some(given) = given {
             return keyring::given(given, kind, flag).map_err(told);
         }
-        let Key { key, made } = stored(&keyring(self.directory, self.disable_keygen)?).map_err(told)?;
+        let keyring = keyring(self.directory)?;
+        let keyring = if self.disable_keygen { keyring.without_making() } else { keyring };
+        let Key { key, made } = stored(&keyring).map_err(told)?;
         if let Some(made) = made {
             self.terminal.note(made.to_string());
         }
@@ -131,9 +132,11 @@ pub(super) fn unsigned(error: SignError) -> anyhow::Error {
 
 fn kind(word: &str) -> Result<Kind> {
     let known = KINDS.iter().find(|(name, _)| name.eq_ignore_ascii_case(word));
-    let names: Vec<&str> = KINDS.iter().map(|(name, _)| *name).collect();
-    let usage = || Usage(format!("{word:?} is no kind of key; there are {}", names.join(", ")));
-    Ok(known.ok_or_else(usage)?.1)
+    let Some((_, kind)) = known else {
+        let names: Vec<&str> = KINDS.iter().map(|(name, _)| *name).collect();
+        bail!(Usage(format!("{word:?} is no kind of key; there are {}", names.join(", "))));
+    };
+    Ok(*kind)
 }
 
 fn missing(keyring: &Keyring, name: &str) -> Result<anyhow::Error> {

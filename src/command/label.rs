@@ -5,11 +5,14 @@ use serde_json::json;
 
 use crate::{
     cli::lattice::Label,
-    client::{Session, Usage},
+    client::Session,
     config::SettingArgs,
-    control::types::Pairs,
-    lattice::subject::Control,
-    terminal::{Said, Terminal},
+    control::{
+        request::{DeleteLabel, PutLabel},
+        types::Pairs,
+    },
+    errors::Usage,
+    terminal::{Message, Terminal},
 };
 
 pub async fn run(terminal: &Terminal, before: SettingArgs, args: Label) -> Result<()> {
@@ -17,18 +20,18 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: Label) -> Resul
     let lattice = Session::open(before, &args.connect)?.lattice().await?;
     let host = lattice.find_host(&args.host).await?;
     for (key, value) in &labels {
-        let request = match args.delete {
-            true => Control::LabelDel { host: host.clone() },
-            false => Control::LabelPut { host: host.clone() },
+        let (name, value) = (key.clone(), value.clone());
+        let asked = match args.delete {
+            true => lattice.command(&host, &DeleteLabel { key: name, value: Some(value) }).await,
+            false => lattice.command(&host, &PutLabel { key: name, value }).await,
         };
-        let body = json!({ "key": key, "value": value });
-        lattice.acked(&request, &body).await.with_context(|| format!("change label {key} of host {host}"))?;
+        asked.with_context(|| format!("change label {key} of host {host}"))?;
     }
     let told: Vec<String> =
         labels.iter().map(|(key, value)| if args.delete { key.clone() } else { format!("{key}={value}") }).collect();
     let text = format!("Host `{host}` {} {}", if args.delete { "unlabeled" } else { "labeled" }, told.join(" "));
     let members = json!({ "host_id": host, "labels": labels, "deleted": args.delete, "processed": told.join(" ") });
-    terminal.show(&Said::new(text, &host, members))
+    terminal.show(&Message::new(text, &host, members))
 }
 
 /// `KEY=VALUE` to set, `KEY` to delete; a value is not looked at then.

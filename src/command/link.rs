@@ -12,7 +12,7 @@ use crate::{
     identity::keys::{ActorId, ProviderId},
     links::{Claims, LinkDefinition},
     providers::builtin,
-    terminal::{Said, Terminal},
+    terminal::{Message, Terminal},
 };
 
 pub async fn run(terminal: &Terminal, before: SettingArgs, link: Link) -> Result<()> {
@@ -44,6 +44,7 @@ async fn put(terminal: &Terminal, session: &Session, args: LinkPut) -> Result<()
     for oddity in oddities {
         terminal.note(format!("note: {oddity}"));
     }
+    // Asked before it is put, so that the answer can say what became different.
     let before = lattice.links_of(&link.actor_id).await?.into_iter().find(|other| other.id() == link.id());
     let is_same = before.as_ref() == Some(&link);
     let taken = links::put(&lattice, &link, args.wait.duration(links::LINK_WAIT)).await?;
@@ -67,7 +68,7 @@ async fn put(terminal: &Terminal, session: &Session, args: LinkPut) -> Result<()
     let members = json!({
         "actor_id": actor_id, "provider_id": provider_id, "contract_id": contract_id, "link_name": link_name,
     });
-    terminal.show(&Said::new(text, link.id(), members))
+    terminal.show(&Message::new(text, link.id(), members))
 }
 
 async fn delete(terminal: &Terminal, session: &Session, args: LinkDel) -> Result<()> {
@@ -81,14 +82,14 @@ async fn delete(terminal: &Terminal, session: &Session, args: LinkDel) -> Result
     };
     let links = lattice.links_of(&actor_id).await?;
     let (contract_id, link_name) = (args.contract, args.link_name);
-    let is_it = |link: &&LinkDefinition| {
-        link.actor_id == actor_id && link.contract_id == contract_id && link.link_name == link_name
-    };
-    let Some(link) = links.iter().find(is_it) else { bail!(unknown(&links, &actor_id, &contract_id, &link_name)) };
+    let link = links
+        .iter()
+        .find(|link| link.actor_id == actor_id && link.contract_id == contract_id && link.link_name == link_name);
+    let Some(link) = link else { bail!(unknown(&links, &actor_id, &contract_id, &link_name)) };
     links::delete(&lattice, link, args.wait.duration(links::LINK_WAIT)).await?;
     let text = format!("Deleted link for {actor_id} on {contract_id} ({link_name}) successfully");
     let members = json!({ "actor_id": actor_id, "contract_id": contract_id, "link_name": link_name });
-    terminal.show(&Said::new(text, link.id(), members))
+    terminal.show(&Message::new(text, link.id(), members))
 }
 
 /// Claims, and inventories to look names up in; these are not asked for when ids were given.
@@ -100,7 +101,6 @@ struct Known {
 
 impl Known {
     async fn ask(lattice: &Lattice, actor: &str, provider: &str) -> Result<Self> {
-        let is_id = |word: &str| word.is_empty() || ActorId::parse(word).is_ok() || ProviderId::parse(word).is_ok();
         let claims = lattice.claims().await?;
         if is_id(actor) && (is_id(provider) || provider.starts_with(builtin::SCHEME)) {
             return Ok(Self { claims, inventories: Vec::new() });
@@ -109,12 +109,15 @@ impl Known {
     }
 }
 
+fn is_id(word: &str) -> bool {
+    word.is_empty() || ActorId::parse(word).is_ok() || ProviderId::parse(word).is_ok()
+}
+
 /// Returns doubts about a link, as far as they are known; it is put all the same, since things may
 /// come later.
 fn doubts(link: &LinkDefinition, claims: &[Claims]) -> Vec<String> {
-    let of = |id: &str| claims.iter().find(|claims| claims.subject == id);
     let mut doubts = Vec::new();
-    if let Some(actor) = of(&link.actor_id)
+    if let Some(actor) = claims.iter().find(|claims| claims.subject == link.actor_id)
         && !actor.capabilities.contains(&link.contract_id)
     {
         doubts.push(format!(
@@ -123,7 +126,8 @@ fn doubts(link: &LinkDefinition, claims: &[Claims]) -> Vec<String> {
         ));
     }
     let spec = builtin::CATALOGUE.iter().find(|spec| spec.public_key == link.provider_id);
-    let fulfils = of(&link.provider_id).map(|claims| claims.contract_id.as_str()).or(spec.map(|spec| spec.contract_id));
+    let claimed = claims.iter().find(|claims| claims.subject == link.provider_id);
+    let fulfils = claimed.map(|claims| claims.contract_id.as_str()).or(spec.map(|spec| spec.contract_id));
     if let Some(contract) = fulfils.filter(|contract| !contract.is_empty() && *contract != link.contract_id) {
         doubts.push(format!("note: this provider fulfils {contract}, not {}", link.contract_id));
     }

@@ -27,6 +27,7 @@ use crate::{
     command::clock,
     config::SettingArgs,
     control::types::HostReply,
+    events::Event,
     journal::{
         Level, Line,
         wire::{Mark, Part, RENEW},
@@ -48,7 +49,7 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: Args) -> Result
         interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
     };
     let result = tokio::select! {
-        result = reading.read(args.follow) => result,
+        result = reading.read() => result,
         interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
     };
     // A host that is not told waits for its lease to end.
@@ -57,7 +58,7 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: Args) -> Result
 }
 
 /// A host's line.
-struct Said {
+struct HostLine {
     host_id: String,
     line: Line,
 }
@@ -73,7 +74,7 @@ struct Reading<'a> {
     logs: Logs,
     events: Option<Events>,
     /// Lines that are not printed yet.
-    held: Vec<Said>,
+    held: Vec<HostLine>,
     is_any: bool,
 }
 
@@ -107,15 +108,16 @@ impl<'a> Reading<'a> {
         Ok(())
     }
 
-    async fn read(&mut self, follow: bool) -> Result<()> {
+    async fn read(&mut self) -> Result<()> {
         self.read_past().await?;
-        if !follow {
-            if !self.is_any {
-                self.terminal.note(format!("no line of {} is kept on the hosts that were asked", self.entity));
-            }
-            return Ok(());
+        // Events are only heard where the lines to come are wanted.
+        if self.events.is_some() {
+            return self.follow().await;
         }
-        self.follow().await
+        if !self.is_any {
+            self.terminal.note(format!("no line of {} is kept on the hosts that were asked", self.entity));
+        }
+        Ok(())
     }
 
     /// Reads until every host has told what it kept.
@@ -209,7 +211,7 @@ impl<'a> Reading<'a> {
             self.terminal.note(format!("{}: {}", self.called(&part.host_id), part.error));
         }
         let host_id = part.host_id;
-        self.held.extend(part.lines.into_iter().map(|line| Said { host_id: host_id.clone(), line }));
+        self.held.extend(part.lines.into_iter().map(|line| HostLine { host_id: host_id.clone(), line }));
     }
 
     /// Returns the name of a host, or its id if it has none.
@@ -233,7 +235,7 @@ impl<'a> Reading<'a> {
         self.terminal.print(page)
     }
 
-    fn json(&self, said: &Said) -> Value {
+    fn json(&self, said: &HostLine) -> Value {
         let Line { at_us, level, link_name, text, .. } = &said.line;
         let time = moment(*at_us).format(&Rfc3339).unwrap_or_default();
         let mut line = json!({
@@ -246,12 +248,12 @@ impl<'a> Reading<'a> {
         line
     }
 
-    fn text(&self, said: &Said) -> Text {
+    fn text(&self, said: &HostLine) -> Text {
         let Line { at_us, level, text, .. } = &said.line;
         let tone = match level {
             Level::Trace | Level::Debug => Tone::Faint,
             Level::Info => Tone::Plain,
-            Level::Warn => Tone::Doubtful,
+            Level::Warn => Tone::Warning,
             Level::Error => Tone::Bad,
         };
         let time = Tone::Faint.paint(&clock::time_of(moment(*at_us)));
@@ -270,8 +272,8 @@ fn search_for(lattice: &Lattice) -> BoxFuture<'static, Result<Vec<HostReply>>> {
 /// Waits until a host has started; `false` if no events come any more. Cancel safe.
 async fn started(events: Option<&mut Events>) -> bool {
     let Some(events) = events else { return std::future::pending().await };
-    while let Some(event) = events.next().await {
-        if event.name() == "host_started" {
+    while let Some(received) = events.next().await {
+        if matches!(received.event, Event::HostStarted { .. }) {
             return true;
         }
     }

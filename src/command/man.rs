@@ -2,6 +2,10 @@
 //!
 //! They are made of the same definition of the command line that reads it, so no page tells of a flag that is not there. The
 //! page of the binary itself lists the commands in their groups and every setting.
+//!
+//! `clap_mangen::generate_to` writes pages too, but less of them: it knows no groups of commands, sets
+//! every flag into the synopsis, puts examples and exit codes as running text under "EXTRA", names
+//! neither the pages above nor other names of flags, and prints no page to standard output.
 
 use std::{collections::BTreeMap, fs};
 
@@ -15,8 +19,8 @@ use serde_json::json;
 
 use crate::{
     cli::{self, tools::Man},
-    client::Usage,
-    terminal::{Said, Terminal},
+    errors::Usage,
+    terminal::{Message, Terminal},
 };
 
 const SECTION: &str = "1";
@@ -47,7 +51,7 @@ pub fn run(terminal: &Terminal, args: &Man) -> Result<()> {
         dir.display(),
         dir.display()
     );
-    terminal.show(&Said::new(told, dir.display().to_string(), json!({ "pages": pages.len(), "path": dir })))
+    terminal.show(&Message::new(told, dir.display().to_string(), json!({ "pages": pages.len(), "path": dir })))
 }
 
 /// `host-start-actor` for `start actor`, by whatever of its names a command is called.
@@ -55,8 +59,9 @@ fn page_name(words: &[String]) -> Result<String> {
     let mut command = &root();
     let mut name = command.get_name().to_owned();
     for word in words {
-        let unknown = || Usage(format!("there is no command {:?}; `host --help` lists them", words.join(" ")));
-        command = command.find_subcommand(word).ok_or_else(unknown)?;
+        command = command
+            .find_subcommand(word)
+            .ok_or_else(|| Usage(format!("there is no command {:?}; `host --help` lists them", words.join(" "))))?;
         name = format!("{name}-{}", command.get_name());
     }
     Ok(name)
@@ -112,7 +117,13 @@ fn page(name: &str, command: &Command, parents: &[String]) -> Result<String> {
     synopsis(command).to_writer(&mut page)?;
     renderer.render_description_section(&mut page)?;
     if command.has_subcommands() {
-        subcommands(name, command, parents.is_empty()).to_writer(&mut page)?;
+        let mut roff = Roff::new();
+        roff.control("SH", ["COMMANDS"]);
+        match parents {
+            [] => groups(name, command, &mut roff),
+            _ => subcommands(name, command, &mut roff),
+        }
+        roff.to_writer(&mut page)?;
     }
     if command.get_arguments().any(|arg| !arg.is_hide_set()) {
         renderer.render_options_section(&mut page)?;
@@ -154,24 +165,27 @@ fn synopsis(command: &Command) -> Roff {
     roff
 }
 
-/// The commands below this one; those of the binary itself in their groups.
-fn subcommands(name: &str, command: &Command, in_groups: bool) -> Roff {
-    let mut roff = Roff::new();
-    roff.control("SH", ["COMMANDS"]);
-    let entry = |roff: &mut Roff, inner: &Command| {
-        roff.control("TP", []);
-        roff.text([bold(format!("{name}-{}({SECTION})", inner.get_name()))]);
-        roff.text([roman(inner.get_about().map(ToString::to_string).unwrap_or_default())]);
-    };
-    if !in_groups {
-        command.get_subcommands().filter(|inner| !inner.is_hide_set()).for_each(|inner| entry(&mut roff, inner));
-        return roff;
-    }
+/// Lists the commands of the binary itself in their groups.
+fn groups(name: &str, command: &Command, roff: &mut Roff) {
     for (heading, inners) in cli::GROUPS {
         roff.control("SS", [heading]);
-        inners.iter().filter_map(|inner| command.find_subcommand(inner)).for_each(|inner| entry(&mut roff, inner));
+        for inner in inners.iter().filter_map(|inner| command.find_subcommand(inner)) {
+            entry(name, inner, roff);
+        }
     }
-    roff
+}
+
+/// Lists the commands below this one.
+fn subcommands(name: &str, command: &Command, roff: &mut Roff) {
+    for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
+        entry(name, inner, roff);
+    }
+}
+
+fn entry(name: &str, inner: &Command, roff: &mut Roff) {
+    roff.control("TP", []);
+    roff.text([bold(format!("{name}-{}({SECTION})", inner.get_name()))]);
+    roff.text([roman(inner.get_about().map(ToString::to_string).unwrap_or_default())]);
 }
 
 /// Formats the text below the flags in `--help`: examples as they are, exit codes, and the rest.

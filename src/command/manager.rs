@@ -22,11 +22,11 @@ use crate::{
         lattice::Query,
     },
     client::{
-        OutcomeUnknown, Session, Usage,
+        Session,
         lattice::{Lattice, RequestError},
     },
     config::SettingArgs,
-    errors::chain,
+    errors::{OutcomeUnknown, Usage, chain},
     terminal::{Cell, Column, Page, Table, Terminal, Tone, View},
 };
 
@@ -326,11 +326,17 @@ impl View for Reply {
     }
 }
 
+/// The row of an application, a component or a trait.
+fn status_row(name: &str, what: &str, info: &Value, version: &str) -> [Cell; 5] {
+    let info = info.get("status").unwrap_or(&Value::Null);
+    [name.into(), what.into(), toned(text(info, "type")), version.into(), text(info, "message").into()]
+}
+
 /// How the state of something is shown.
 fn toned(state: &str) -> Cell {
     let tone = match state {
         "deployed" | "ready" => Tone::Good,
-        "reconciling" | "compensating" => Tone::Doubtful,
+        "reconciling" | "compensating" => Tone::Warning,
         "failed" => Tone::Bad,
         _ => Tone::Plain,
     };
@@ -362,14 +368,13 @@ impl View for List {
             Column::text("MESSAGE").only_wide(),
         ]);
         for app in self.each() {
-            let cell = |key: &str| Cell::from(text(app, key));
             table.row([
-                cell("name"),
-                cell("version"),
-                cell("deployed_version"),
+                text(app, "name").into(),
+                text(app, "version").into(),
+                text(app, "deployed_version").into(),
                 toned(text(app, "status")),
-                cell("description"),
-                cell("status_message"),
+                text(app, "description").into(),
+                text(app, "status_message").into(),
             ]);
         }
         page.table(&table, "The deployment manager has no applications. `host app put FILE` stores one.");
@@ -423,21 +428,11 @@ impl View for Status {
             Column::text("VERSION"),
             Column::text("MESSAGE"),
         ]);
-        let mut row = |name: &str, what: &str, info: &Value, version: &str| {
-            let info = info.get("status").unwrap_or(&Value::Null);
-            table.row([
-                Cell::from(name),
-                what.into(),
-                toned(text(info, "type")),
-                version.into(),
-                text(info, "message").into(),
-            ]);
-        };
-        row(&self.name, "application", status, text(status, "version"));
+        table.row(status_row(&self.name, "application", status, text(status, "version")));
         for component in items(status, "components") {
-            row(text(component, "name"), text(component, "type"), component, "");
+            table.row(status_row(text(component, "name"), text(component, "type"), component, ""));
             for a_trait in items(component, "traits") {
-                row("", text(a_trait, "type"), a_trait, "");
+                table.row(status_row("", text(a_trait, "type"), a_trait, ""));
             }
         }
         page.table(&table, "");

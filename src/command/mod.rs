@@ -5,7 +5,7 @@
 //! 1 failed, 2 wrong use, 3 the time was over and the outcome is unknown. Errors go to standard
 //! error, as sentences or, where data was asked for, as JSON.
 
-pub mod call;
+mod call;
 mod clock;
 pub mod completions;
 mod config;
@@ -50,16 +50,15 @@ use serde_json::json;
 use crate::{
     cli::{
         self, Cli, Command, Up,
-        connect::Form,
         lattice::Ctl,
         tools::{Claims, Par, Reg},
     },
-    client::{OutcomeUnknown, Usage},
     config::{Mistakes, SettingArgs},
-    control::types::Pairs,
+    control::types::{Inventory, Pairs},
     dirs::Dirs,
+    errors::{OutcomeUnknown, Usage},
     escape, host,
-    terminal::{Terminal, complain},
+    terminal::{Form, Terminal, complain},
 };
 
 const EXIT_FAILED: u8 = 1;
@@ -95,22 +94,14 @@ fn operate(terminal: &Terminal, settings: SettingArgs, command: Command) -> Resu
 
 async fn dispatch(terminal: &Terminal, settings: SettingArgs, command: Command) -> Result<()> {
     match command {
-        Command::Get(get) => get::run(terminal, settings, get).await,
-        Command::Start(start) => start::run(terminal, settings, start).await,
-        Command::Stop(stop) => stop::run(terminal, settings, stop).await,
-        Command::Scale(scale) => scale::run(terminal, settings, scale).await,
-        Command::Update(update) => update::run(terminal, settings, update).await,
-        Command::Link(link) => link::run(terminal, settings, link).await,
+        Command::Get(get) | Command::Ctl(Ctl::Get(get)) => get::run(terminal, settings, get).await,
+        Command::Start(start) | Command::Ctl(Ctl::Start(start)) => start::run(terminal, settings, start).await,
+        Command::Stop(stop) | Command::Ctl(Ctl::Stop(stop)) => stop::run(terminal, settings, stop).await,
+        Command::Scale(scale) | Command::Ctl(Ctl::Scale(scale)) => scale::run(terminal, settings, scale).await,
+        Command::Update(update) | Command::Ctl(Ctl::Update(update)) => update::run(terminal, settings, update).await,
+        Command::Link(link) | Command::Ctl(Ctl::Link(link)) => link::run(terminal, settings, link).await,
         Command::Label(label) => label::run(terminal, settings, label).await,
         Command::Call(call) => call::run(terminal, settings, call).await,
-        Command::Ctl(ctl) => match ctl {
-            Ctl::Get(get) => get::run(terminal, settings, get).await,
-            Ctl::Link(link) => link::run(terminal, settings, link).await,
-            Ctl::Start(start) => start::run(terminal, settings, start).await,
-            Ctl::Stop(stop) => stop::run(terminal, settings, stop).await,
-            Ctl::Update(update) => update::run(terminal, settings, update).await,
-            Ctl::Scale(scale) => scale::run(terminal, settings, scale).await,
-        },
         Command::App(app) => manager::run(terminal, settings, app).await,
         Command::Doctor(doctor) => doctor::run(terminal, settings, doctor).await,
         Command::Explain(explain) => explain::run(terminal, settings, explain).await,
@@ -207,6 +198,10 @@ fn print(data: impl std::fmt::Display) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn runs_actor(inventory: &Inventory, id: &str) -> bool {
+    inventory.actors.iter().any(|actor| actor.id == id)
 }
 
 /// Reads pairs of the command line; the same key twice is a mistake.

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     cli::tools::{ParCreate, ParInsert, ParKeys},
-    client::Usage,
+    errors::Usage,
     identity::{
         claims::now,
         keys::Kind,
@@ -79,7 +79,7 @@ fn same_provider(keys: &ParKeys, claims: &ProviderClaims) -> Result<SigningKey> 
         }
         return Ok(key);
     }
-    let keyring = keyring(keys.directory.as_deref(), keys.disable_keygen)?;
+    let keyring = keyring(keys.directory.as_deref())?;
     match keyring.with_public_key(wanted).map_err(told)? {
         Some(key) => Ok(key),
         None => bail!(
@@ -92,11 +92,12 @@ fn same_provider(keys: &ParKeys, claims: &ProviderClaims) -> Result<SigningKey> 
 
 /// The key of the account that signs: the one given, that which signed before, or the user's.
 fn same_account(terminal: &Terminal, keys: &ParKeys, claims: &ProviderClaims) -> Result<SigningKey> {
-    let signed_before = |stored: &Keyring| match stored.with_public_key(&claims.issuer)? {
-        Some(key) => Ok(Key { key, made: None }),
-        None => stored.account(),
-    };
-    let key = signers(terminal, keys).key("--issuer", keys.issuer.as_deref(), Kind::Account, signed_before)?;
+    let key = signers(terminal, keys).key("--issuer", keys.issuer.as_deref(), Kind::Account, |stored| {
+        Ok(match stored.with_public_key(&claims.issuer)? {
+            Some(key) => Key { key, made: None },
+            None => stored.account()?,
+        })
+    })?;
     if key.public_key() != claims.issuer {
         let (before, after) = (&claims.issuer, key.public_key());
         terminal.note(format!("the archive was signed by the account {before}, and is by {after} now"));

@@ -13,9 +13,10 @@ use crate::{
         lattice::pair,
         tools::{Login, Pull, Push, RegPing},
     },
-    client::{Session, TIMEOUT, Usage},
+    client::{Session, TIMEOUT},
     config::{Secret, SettingArgs},
     control::types::Pairs,
+    errors::Usage,
     host,
     identity::{claims::now, module::is_wasm},
     inspect::Inspected,
@@ -44,8 +45,12 @@ pub async fn push(terminal: &Terminal, before: SettingArgs, args: Push) -> Resul
     let (total, mut progress) = (content.len() as u64, terminal.progress());
     let stage = format!("pushing {image}");
     progress.stage(&stage, files::size(total));
-    let sent = |sent: u64| progress.stage(&stage, format!("{} of {}", files::size(sent), files::size(total)));
-    let pushed = registry.push(&image, Upload { kind, content, configuration, annotations }, sent).await?;
+    let upload = Upload { kind, content, configuration, annotations };
+    let pushed = registry
+        .push(&image, upload, |sent| {
+            progress.stage(&stage, format!("{} of {}", files::size(sent), files::size(total)));
+        })
+        .await?;
     drop(progress);
     if pushed.was_known {
         terminal.note("the registry had the content already");
@@ -109,14 +114,17 @@ pub(super) fn pulling(terminal: &Terminal, image: &str) -> impl FnMut(Got) + use
 
 /// Refuses an image that is not the one that was meant.
 pub(super) fn check_digest(image: &str, wanted: Option<&str>, found: &str) -> Result<()> {
-    // Tools leave the name of the algorithm away.
-    let bare = |digest: &str| digest.strip_prefix("sha256:").unwrap_or(digest).to_lowercase();
     match wanted {
         Some(wanted) if bare(wanted) != bare(found) => {
             bail!("{image} has the digest {found}, and not {wanted}; it is not the image that was meant")
         }
         _ => Ok(()),
     }
+}
+
+/// A digest without the name of its algorithm, which some tools leave away.
+fn bare(digest: &str) -> String {
+    digest.strip_prefix("sha256:").unwrap_or(digest).to_lowercase()
 }
 
 fn credentials(login: &Login) -> Result<Option<Credentials>> {
@@ -141,8 +149,8 @@ fn image(session: &Session, name: &str, registry: Option<&str>) -> Result<String
     if first.is_some_and(|first| first.contains(['.', ':']) || first == "localhost") {
         return Ok(name);
     }
-    let of_settings = || session.config.oci.as_ref().map(|own| own.registry.as_str());
-    match registry.filter(|registry| !registry.trim().is_empty()).or_else(of_settings) {
+    let given = registry.filter(|registry| !registry.trim().is_empty());
+    match given.or(session.config.oci.as_ref().map(|own| own.registry.as_str())) {
         Some(registry) => Ok(format!("{}/{name}", authority(registry))),
         None => bail!(Usage(format!(
             "{name} does not say which registry is meant; name it (registry.example/{name}), or give --registry \
@@ -152,8 +160,11 @@ fn image(session: &Session, name: &str, registry: Option<&str>) -> Result<String
 }
 
 fn annotations(given: &[String]) -> Result<Pairs> {
-    let read = |text: &String| pair(text).map_err(|why| Usage(format!("{text:?} is no annotation: {why}")));
-    pairs_of("annotation", given.iter().map(read).collect::<Result<_, _>>()?)
+    let mut pairs = Vec::new();
+    for text in given {
+        pairs.push(pair(text).map_err(|why| Usage(format!("{text:?} is no annotation: {why}")))?);
+    }
+    pairs_of("annotation", pairs)
 }
 
 /// Returns the kind of what is to be pushed, if hosts would start it.

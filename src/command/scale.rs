@@ -10,13 +10,13 @@ use crate::{
     cli::lattice::{Scale, ScaleActor},
     client::{
         Session,
-        act::{Act, End, START_WAIT},
+        commands::{HostCommands, Outcome, START_WAIT},
         names,
     },
     config::SettingArgs,
     control::types::Inventory,
     identity::keys::ActorId,
-    terminal::{Said, Terminal},
+    terminal::{Message, Terminal},
 };
 
 pub async fn run(terminal: &Terminal, before: SettingArgs, scale: Scale) -> Result<()> {
@@ -39,17 +39,20 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, scale: Scale) -> Resu
     };
     let wait = (!args.skip_wait).then(|| args.wait_ms.map_or(START_WAIT, Duration::from_millis));
     let id = ActorId::parse(&args.actor).ok().map(|id| id.to_string());
-    let act = Act::new(&lattice, &host, wait);
-    let mut on_step = |step: &crate::control::types::Step| show_step(&mut progress, step);
-    let end = act.scale_actor(id.as_deref(), &reference, max, &annotations, &mut on_step).await?;
+    let commands = HostCommands::new(&lattice, &host, wait);
+    let end = commands
+        .scale_actor(id.as_deref(), &reference, max, &annotations, &mut |step| show_step(&mut progress, step))
+        .await?;
     drop(progress);
     let (text, id) = match end {
-        End::Before(id) => (format!("Actor {reference} on host [{host}] was {amount} before; nothing was changed"), id),
-        End::Asked => (format!("Request to scale actor {reference} on host [{host}] received"), id),
-        End::Done(id) => (format!("Actor {reference} {amount} on host [{host}]"), id),
+        Outcome::Unchanged(id) => {
+            (format!("Actor {reference} on host [{host}] was {amount} before; nothing was changed"), id)
+        }
+        Outcome::Accepted => (format!("Request to scale actor {reference} on host [{host}] received"), id),
+        Outcome::Done(id) => (format!("Actor {reference} {amount} on host [{host}]"), id),
     };
     let members = json!({ "actor_ref": reference, "host_id": host, "max_instances": max, "actor_id": id });
-    terminal.show(&Said::new(text, &reference, members))
+    terminal.show(&Message::new(text, &reference, members))
 }
 
 /// How many are wanted; `None` is no bound. With the arguments of 2022 one is meant if nothing is said.

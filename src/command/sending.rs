@@ -30,7 +30,7 @@ pub(super) struct Sending<'a> {
 }
 
 /// The reference that an argument of the command line led to.
-pub(super) struct Meant {
+pub(super) struct Resolved {
     /// The text that hosts receive.
     pub reference: String,
     /// The hosts that know it, if it is a file that was sent.
@@ -39,7 +39,7 @@ pub(super) struct Meant {
     sent: Option<Sender>,
 }
 
-impl Meant {
+impl Resolved {
     /// Removes older uploads that need not be kept; to be called when nobody waits any more.
     pub async fn tidy(&self) {
         if let (Some(sender), Some(readers)) = (&self.sent, &self.readers) {
@@ -56,17 +56,11 @@ impl Sending<'_> {
         word: &str,
         progress: &mut Progress,
         is_wanted: impl FnOnce(&Verified) -> Result<()>,
-    ) -> Result<Meant> {
+    ) -> Result<Resolved> {
         let Some(path) = upload::local_file(word) else {
-            return Ok(Meant { reference: word.to_owned(), readers: None, sent: None });
+            return Ok(Resolved { reference: word.to_owned(), readers: None, sent: None });
         };
-        let sign = |wasm: &[u8]| {
-            let says = ActorToken { caps: self.caps.to_vec(), revision: Some(revision()), ..ActorToken::default() };
-            let signed = keyring::sign_module(&keyring(None, false)?, &path, wasm, says)?;
-            signed.made.iter().for_each(|made| self.terminal.note(made.to_string()));
-            Ok(signed.wasm)
-        };
-        let artifact = upload::prepare(&path, self.sign.then_some(sign)).await?;
+        let artifact = upload::prepare(&path, self.sign.then_some(|wasm: &[u8]| self.signed(&path, wasm))).await?;
         is_wanted(&artifact.verified).with_context(|| path.display().to_string())?;
         let sender = Sender::of(self.session).await?;
         let readers = Readers::find(&sender.lattice).await?;
@@ -75,7 +69,15 @@ impl Sending<'_> {
             self.terminal.note(format!("signed {} as {}", path.display(), sent.verified.public_key()));
         }
         let is_new = sent.put == Put::Sent;
-        Ok(Meant { reference: sent.reference, readers: Some(readers), sent: is_new.then_some(sender) })
+        Ok(Resolved { reference: sent.reference, readers: Some(readers), sent: is_new.then_some(sender) })
+    }
+
+    /// Signs a module with the keys of this user, which are made if there are none.
+    fn signed(&self, path: &Path, wasm: &[u8]) -> Result<Vec<u8>> {
+        let says = ActorToken { caps: self.caps.to_vec(), revision: Some(revision()), ..ActorToken::default() };
+        let signed = keyring::sign_module(&keyring(None)?, path, wasm, says)?;
+        signed.made.iter().for_each(|made| self.terminal.note(made.to_string()));
+        Ok(signed.wasm)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use super::{
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     cli::tools::{AccountToken, ActorClaims, OperatorToken, ProviderToken, Sign, Token},
-    client::Usage,
+    errors::Usage,
     identity::{
         claims::now,
         keys::Kind,
@@ -41,8 +41,10 @@ pub fn sign(terminal: &Terminal, args: &Sign) -> Result<()> {
     let term = term(&args.claims.signing)?;
     let signed = sign::module(&wasm, &says, &subject, &issuer, &term)
         .map_err(|error| unsigned(error).context(format!("sign {}", args.source.display())))?;
-    let beside = || args.source.with_file_name(format!("{}_s.wasm", keyring::stem(&args.source)));
-    let destination = args.destination.clone().unwrap_or_else(beside);
+    let destination = args
+        .destination
+        .clone()
+        .unwrap_or_else(|| args.source.with_file_name(format!("{}_s.wasm", keyring::stem(&args.source))));
     files::write(&destination, &signed)?;
     note_change(terminal, &wasm, &subject);
     terminal.show(&Signed {
@@ -117,9 +119,8 @@ pub fn token(terminal: &Terminal, args: Token) -> Result<()> {
 }
 
 fn actor(terminal: &Terminal, args: &ActorClaims) -> Result<(String, String)> {
-    let usage = || Usage("the token of an actor needs a name: --name".into());
-    let name = args.name.clone().ok_or_else(usage)?;
-    let (subject, issuer) = actor_keys(terminal, args, Path::new(&name))?;
+    let Some(name) = &args.name else { bail!(Usage("the token of an actor needs a name: --name".into())) };
+    let (subject, issuer) = actor_keys(terminal, args, Path::new(name))?;
     let token = sign::actor(&says(args, String::new), &subject, &issuer, &term(&args.signing)?).map_err(unsigned)?;
     Ok((token, subject.public_key().to_owned()))
 }
@@ -128,8 +129,8 @@ fn provider(terminal: &Terminal, args: &ProviderToken) -> Result<(String, String
     let signing = &args.signing;
     let keys = Signers::of(terminal, signing);
     let issuer = keys.key("--issuer", signing.issuer.as_deref(), Kind::Account, Keyring::account)?;
-    let of_name = |stored: &Keyring| stored.service(Path::new(&args.name));
-    let subject = keys.key("--subject", args.subject.as_deref(), Kind::Service, of_name)?;
+    let subject =
+        keys.key("--subject", args.subject.as_deref(), Kind::Service, |stored| stored.service(Path::new(&args.name)))?;
     let says = sign::ProviderToken {
         name: args.name.clone(),
         contract_id: args.contract.clone(),
@@ -145,8 +146,8 @@ fn provider(terminal: &Terminal, args: &ProviderToken) -> Result<(String, String
 fn account(terminal: &Terminal, args: &AccountToken) -> Result<(String, String)> {
     let signing = &args.signing;
     let keys = Signers::of(terminal, signing);
-    let of_name = |stored: &Keyring| stored.operator(&args.name);
-    let issuer = keys.key("--issuer", signing.issuer.as_deref(), Kind::Operator, of_name)?;
+    let issuer =
+        keys.key("--issuer", signing.issuer.as_deref(), Kind::Operator, |stored| stored.operator(&args.name))?;
     let subject = keys.key("--subject", args.subject.as_deref(), Kind::Account, Keyring::account)?;
     let says = organisation(&args.name, &args.additional_keys, Kind::Account)?;
     let token = sign::account(&says, &subject, &issuer, &term(signing)?).map_err(unsigned)?;
@@ -155,16 +156,16 @@ fn account(terminal: &Terminal, args: &AccountToken) -> Result<(String, String)>
 
 fn operator(terminal: &Terminal, args: &OperatorToken) -> Result<(String, String)> {
     let signing = &args.signing;
-    let of_name = |stored: &Keyring| stored.operator(&args.name);
-    let key = Signers::of(terminal, signing).key("--issuer", signing.issuer.as_deref(), Kind::Operator, of_name)?;
+    let keys = Signers::of(terminal, signing);
+    let key = keys.key("--issuer", signing.issuer.as_deref(), Kind::Operator, |stored| stored.operator(&args.name))?;
     let says = organisation(&args.name, &args.additional_keys, Kind::Operator)?;
     let token = sign::operator(&says, &key, &term(signing)?).map_err(unsigned)?;
     Ok((token, key.public_key().to_owned()))
 }
 
 fn organisation(name: &str, keys: &[String], kind: Kind) -> Result<OrganisationToken> {
-    let public = |key: &String| keyring::given_public(key, kind, "--additional-key").map_err(told);
-    let valid_signers = keys.iter().map(public).collect::<Result<_>>()?;
+    let valid_signers = keys.iter().map(|key| keyring::given_public(key, kind, "--additional-key"));
+    let valid_signers = valid_signers.collect::<Result<_, _>>().map_err(told)?;
     Ok(OrganisationToken { name: name.to_owned(), valid_signers })
 }
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use async_nats::{Message, Subscriber};
 use futures::{FutureExt as _, StreamExt as _};
 use serde_json::{Value, json};
@@ -96,8 +96,6 @@ async fn listen(nats: &Nats, subjects: &Subjects) -> Result<(Subscriber, Option<
     let mut calls = nats.client.subscribe(subjects.calls()).await?;
     let mut answers = Some(nats.client.subscribe(INBOXES).await?);
     confirm(&nats.client).await?;
-    let is_denied =
-        |denied: &[String], subject: &str| denied.iter().any(|text| text.contains(&format!("\"{subject}\"")));
     // The refusal came before the confirmation, but is told on another way.
     while let Ok(Ok(())) = timeout(REFUSAL, denied.changed()).await {
         let denied = denied.borrow_and_update().clone();
@@ -111,6 +109,10 @@ async fn listen(nats: &Nats, subjects: &Subjects) -> Result<(Subscriber, Option<
     // Those that came meanwhile: how long they took can no longer be told.
     while unconstrained(calls.next()).now_or_never().flatten().is_some() {}
     Ok((calls, answers))
+}
+
+fn is_denied(denied: &[String], subject: &str) -> bool {
+    denied.iter().any(|text| text.contains(&format!("\"{subject}\"")))
 }
 
 /// Knows the keys that the hosts accept; none if no host tells.
@@ -222,9 +224,10 @@ impl Spy<'_> {
             }
             return Ok(());
         };
-        let is_of =
-            |actor: &String| *invocation.origin.public_key == **actor || *invocation.target.public_key == **actor;
-        if !self.actor.as_ref().is_none_or(is_of) {
+        if let Some(actor) = &self.actor
+            && *invocation.origin.public_key != **actor
+            && *invocation.target.public_key != **actor
+        {
             return Ok(());
         }
         self.seen += 1;
@@ -306,8 +309,9 @@ impl Spy<'_> {
         let Some(call) = self.open.take(&message.subject) else { return Ok(()) };
         let took = call.began.elapsed();
         let response = match message.status {
-            Some(async_nats::StatusCode::NO_RESPONDERS) => Err("nobody takes it".to_owned()),
-            _ => codec::decode_response(message.payload.clone()).map_err(|e| format!("the answer cannot be read: {e}")),
+            Some(async_nats::StatusCode::NO_RESPONDERS) => Err(anyhow!("nobody takes it")),
+            _ => codec::decode_response(message.payload.clone())
+                .map_err(|error| anyhow!("the answer cannot be read: {error}")),
         };
         match self.terminal.is_data() {
             true => self.terminal.data_line(&self.answer_json(&call, took, &response)),
@@ -315,13 +319,13 @@ impl Spy<'_> {
         }
     }
 
-    fn answer_json(&self, call: &Call, took: Duration, response: &Result<InvocationResponse, String>) -> Value {
+    fn answer_json(&self, call: &Call, took: Duration, response: &Result<InvocationResponse>) -> Value {
         let mut answer = json!({
             "kind": "answer", "time": rfc3339(), "id": call.id, "target": self.entity_json(&call.target),
             "operation": call.operation, "took_ms": took.as_micros() as f64 / 1000.0,
         });
         match response {
-            Err(error) => answer["error"] = Value::from(&**error),
+            Err(error) => answer["error"] = Value::from(error.to_string()),
             Ok(response) => {
                 answer["content_length"] = Value::from(response.content_length);
                 if let Some(error) = &response.error {
@@ -334,12 +338,13 @@ impl Spy<'_> {
         answer
     }
 
-    fn answer_text(&self, call: &Call, took: Duration, response: &Result<InvocationResponse, String>) -> Page {
+    fn answer_text(&self, call: &Call, took: Duration, response: &Result<InvocationResponse>) -> Page {
         let (target, took) = (self.entity_text(&call.target), clock::duration(took.as_nanos() as f64));
         let head = Tone::Faint.paint(&time_of_now()) + format!("   ↳ {target}  {}  {took}  ", call.operation);
         let mut page = self.terminal.page();
         match response {
-            Err(error) | Ok(InvocationResponse { error: Some(error), .. }) => page.line(head + Tone::Bad.paint(error)),
+            Err(error) => page.line(head + Tone::Bad.paint(&error.to_string())),
+            Ok(InvocationResponse { error: Some(error), .. }) => page.line(head + Tone::Bad.paint(error)),
             Ok(response) => {
                 page.line(head + clock::bytes(response.content_length));
                 self.show_payload(&mut page, &response.msg, response.is_chunked());

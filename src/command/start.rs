@@ -11,22 +11,24 @@ use serde_json::{Value, json};
 
 use super::{
     files::size,
-    get::labels,
+    get::own_labels,
     pairs_of,
     permit::issuer_change,
-    sending::{Meant, Sending, a_provider, an_actor},
+    sending::{Resolved, Sending, a_provider, an_actor},
 };
 use crate::{
     cli::lattice::{Placement, Start, StartActor, StartProvider},
     client::{
-        Session, Usage,
-        act::{Act, End, START_WAIT, Started, serving},
+        Session,
+        commands::{HostCommands, Outcome, START_WAIT, Started, serving},
         lattice::Lattice,
         placement::Wanted,
     },
     config::SettingArgs,
-    control::types::{Pairs, Step},
-    terminal::{Cell, Column, Page, Progress, Said, Table, Terminal},
+    control::types::{HostReply, Inventory},
+    errors::Usage,
+    events::Step,
+    terminal::{Cell, Column, Columns, Message, Page, Progress, Table, Terminal},
 };
 
 pub async fn run(terminal: &Terminal, before: SettingArgs, start: Start) -> Result<()> {
@@ -43,19 +45,23 @@ async fn actor(terminal: &Terminal, before: SettingArgs, args: StartActor) -> Re
     let annotations = pairs_of("annotation", args.placement.annotations.clone())?;
     let constraints = pairs_of("constraint", args.placement.constraints.clone())?;
     let sending = Sending { session: &session, terminal, sign: args.sign, caps: &args.caps };
-    let meant = sending.resolve(&args.reference, &mut progress, an_actor).await?;
-    let Meant { reference, readers, .. } = &meant;
+    let resolved = sending.resolve(&args.reference, &mut progress, an_actor).await?;
+    let Resolved { reference, readers, .. } = &resolved;
     let wanted = Wanted { reference, link_name: None, constraints: &constraints, readers: readers.as_ref() };
     let host = place(&lattice, &mut progress, &args.placement, &wanted).await?;
     if args.max == Some(0) {
         bail!(Usage("an actor that takes no call does not start; --max is at least 1".into()));
     }
     let permission = issuer_change(&session, reference, args.placement.allow_issuer_change).await?;
-    let act = Act { issuer_change: permission.as_deref(), ..Act::new(&lattice, &host, args.placement.wait()) };
-    let end = act.start_actor(reference, args.max, &annotations, &mut |step| show_step(&mut progress, step)).await?;
+    let commands = HostCommands {
+        issuer_change: permission.as_deref(),
+        ..HostCommands::new(&lattice, &host, args.placement.wait())
+    };
+    let end =
+        commands.start_actor(reference, args.max, &annotations, &mut |step| show_step(&mut progress, step)).await?;
     drop(progress);
     let (text, id, max) = match &end {
-        End::Before(Started { id, max, .. }) => (
+        Outcome::Unchanged(Started { id, max, .. }) => (
             format!(
                 "Actor [{id}] (ref: [{reference}]) runs on host [{host}] already and takes {max} calls at a time; nothing was \
                  changed"
@@ -63,16 +69,16 @@ async fn actor(terminal: &Terminal, before: SettingArgs, args: StartActor) -> Re
             Some(id),
             Some(*max),
         ),
-        End::Asked => (format!("Start actor [{reference}] request received on host [{host}]"), None, args.max),
-        End::Done(Started { id, max, .. }) => {
+        Outcome::Accepted => (format!("Start actor [{reference}] request received on host [{host}]"), None, args.max),
+        Outcome::Done(Started { id, max, .. }) => {
             (format!("Actor [{id}] (ref: [{reference}]) started on host [{host}]"), Some(id), Some(*max))
         }
     };
     let members = json!({ "actor_ref": reference, "actor_id": id, "host_id": host, "max_instances": max });
-    terminal.show(&Said::new(text, id.unwrap_or(reference), members))?;
-    if let End::Done(Started { alias_note, .. }) = &end {
+    terminal.show(&Message::new(text, id.unwrap_or(reference), members))?;
+    if let Outcome::Done(Started { alias_note, .. }) = &end {
         alias_note.iter().for_each(|note| terminal.note(note));
-        meant.tidy().await;
+        resolved.tidy().await;
     }
     Ok(())
 }
@@ -89,25 +95,31 @@ async fn provider(terminal: &Terminal, before: SettingArgs, args: StartProvider)
     let annotations = pairs_of("annotation", args.placement.annotations.clone())?;
     let constraints = pairs_of("constraint", args.placement.constraints.clone())?;
     let sending = Sending { session: &session, terminal, sign: false, caps: &[] };
-    let meant = sending.resolve(&args.reference, &mut progress, a_provider).await?;
-    let Meant { reference, readers, .. } = &meant;
+    let resolved = sending.resolve(&args.reference, &mut progress, a_provider).await?;
+    let Resolved { reference, readers, .. } = &resolved;
     let wanted = Wanted { reference, link_name: Some(link_name), constraints: &constraints, readers: readers.as_ref() };
     let host = place(&lattice, &mut progress, &args.placement, &wanted).await?;
     let permission = issuer_change(&session, reference, args.placement.allow_issuer_change).await?;
-    let act = Act { issuer_change: permission.as_deref(), ..Act::new(&lattice, &host, args.placement.wait()) };
-    let mut on_step = |step: &Step| show_step(&mut progress, step);
-    let end = act.start_provider(reference, link_name, &annotations, configuration.as_deref(), &mut on_step).await?;
+    let commands = HostCommands {
+        issuer_change: permission.as_deref(),
+        ..HostCommands::new(&lattice, &host, args.placement.wait())
+    };
+    let end = commands
+        .start_provider(reference, link_name, &annotations, configuration.as_deref(), &mut |step| {
+            show_step(&mut progress, step);
+        })
+        .await?;
     drop(progress);
     let (text, serving) = match &end {
-        End::Before(serving) => (
+        Outcome::Unchanged(serving) => (
             format!(
                 "Provider [{}] (ref: [{reference}]) runs on host [{host}] already; nothing was changed",
                 serving.id
             ),
             Some(serving),
         ),
-        End::Asked => (format!("Start provider request received: {reference}"), None),
-        End::Done(serving) => {
+        Outcome::Accepted => (format!("Start provider request received: {reference}"), None),
+        Outcome::Done(serving) => {
             (format!("Provider [{}] (ref: [{reference}]) started on host [{host}]", serving.id), Some(serving))
         }
     };
@@ -117,9 +129,10 @@ async fn provider(terminal: &Terminal, before: SettingArgs, args: StartProvider)
         members["contract_id"] = Value::from(&*serving.contract_id);
     }
     let name = serving.map_or(&**reference, |serving| &serving.id);
-    terminal.show(&Said::new(text, name, members))?;
-    if matches!(end, End::Done(_)) {
-        meant.tidy().await;
+    terminal.show(&Message::new(text, name, members))?;
+    // Last, because it takes time and the answer does not depend on it.
+    if matches!(end, Outcome::Done(_)) {
+        resolved.tidy().await;
     }
     Ok(())
 }
@@ -158,36 +171,34 @@ async fn place(
     }
 }
 
+/// The host that runs the wanted provider already and has the wanted labels.
+fn runs_already<'a>(wanted: &Wanted<'_>, hosts: &[HostReply], inventories: &'a [Inventory]) -> Option<&'a str> {
+    let link_name = wanted.link_name?;
+    let mut running = inventories.iter().filter(|host| serving(host, wanted.reference, link_name).is_some());
+    let found = running.find(|inventory| {
+        let host = hosts.iter().find(|host| host.id == inventory.host_id);
+        let mut constraints = wanted.constraints.iter();
+        constraints.all(|(key, value)| host.and_then(|host| host.labels.get(key)) == Some(value))
+    });
+    found.map(|inventory| inventory.host_id.as_str())
+}
+
 /// Where a provider runs already, which is why nobody offers; else an error that says why no host did: each with its labels
 /// and the first rule that kept it from offering.
 async fn nobody_offers(lattice: &Lattice, wanted: &Wanted<'_>) -> Result<String> {
     let hosts = lattice.some_hosts().await?;
     let inventories = lattice.inventories(&hosts).await;
-    if let Some(link_name) = wanted.link_name {
-        let is_meant = |id: &str| {
-            let labels = hosts.iter().find(|host| host.id == id).map(|host| &host.labels);
-            let is_so =
-                |(key, value): (&String, &String)| labels.and_then(|labels: &Pairs| labels.get(key)) == Some(value);
-            wanted.constraints.iter().all(is_so)
-        };
-        let mut running =
-            inventories.iter().filter(|inventory| serving(inventory, wanted.reference, link_name).is_some());
-        if let Some(inventory) = running.find(|inventory| is_meant(&inventory.host_id)) {
-            return Ok(inventory.host_id.clone());
-        }
+    if let Some(host) = runs_already(wanted, &hosts, &inventories) {
+        return Ok(host.to_owned());
     }
     let mut table = Table::new([Column::text("HOST"), Column::text("LABELS"), Column::text("DOES NOT OFFER BECAUSE")]);
     let mut rules = BTreeSet::new();
     for host in &hosts {
         let obstacle = wanted.obstacle(host);
-        table.row([
-            Cell::from(&host.friendly_name),
-            Cell::from(labels(&host.labels, false)),
-            Cell::from(&obstacle.why),
-        ]);
+        table.row([Cell::from(&host.friendly_name), Cell::from(own_labels(&host.labels)), Cell::from(&obstacle.why)]);
         rules.insert(obstacle.advice);
     }
-    let mut page = Page::new(None, true);
+    let mut page = Page::new(None, Columns::All);
     page.table(&table, "no host");
     let advice: Vec<&str> = rules.into_iter().collect();
     bail!(

@@ -5,18 +5,19 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use serde_json::json;
 
-use super::pairs_of;
+use super::{pairs_of, runs_actor};
 use crate::{
     cli::lattice::{Stop, StopActor, StopHost, StopProvider},
     client::{
-        Session, Usage,
-        act::{Act, STOP_WAIT},
+        Session,
+        commands::{HostCommands, STOP_WAIT},
         names,
     },
     config::SettingArgs,
     control::types::{Inventory, InventoryProvider},
+    errors::Usage,
     identity::keys::{HostId, LinkName},
-    terminal::{Said, Terminal},
+    terminal::{Message, Terminal},
 };
 
 pub async fn run(terminal: &Terminal, before: SettingArgs, stop: Stop) -> Result<()> {
@@ -46,21 +47,20 @@ async fn actor(terminal: &Terminal, session: &Session, args: StopActor) -> Resul
             Err(_) => return Err(error),
         },
     };
-    let runs = |inventory: &&Inventory| inventory.actors.iter().any(|actor| actor.id == id);
-    let hosts: Vec<&Inventory> = inventories.iter().filter(runs).collect();
+    let hosts: Vec<&Inventory> = inventories.iter().filter(|inventory| runs_actor(inventory, &id)).collect();
     if hosts.len() > 1 && !args.all {
         bail!(several("actor", &id, &hosts));
     }
     let mut stopped = Vec::new();
     for inventory in &hosts {
-        let act = Act::new(&lattice, &inventory.host_id, wait(args.skip_wait));
-        act.stop_actor(&id, args.count, &annotations).await?;
+        let commands = HostCommands::new(&lattice, &inventory.host_id, wait(args.skip_wait));
+        commands.stop_actor(&id, args.count, &annotations).await?;
         stopped.push(inventory.host_id.as_str());
     }
     let verb = if args.skip_wait { "stop requested" } else { "stopped" };
     let text =
         format!("Actor [{id}] {verb} on host{} [{}]", if stopped.len() > 1 { "s" } else { "" }, stopped.join(", "));
-    terminal.show(&Said::new(text, &id, json!({ "actor_id": id, "host_id": stopped.first(), "hosts": stopped })))
+    terminal.show(&Message::new(text, &id, json!({ "actor_id": id, "host_id": stopped.first(), "hosts": stopped })))
 }
 
 async fn provider(terminal: &Terminal, session: &Session, args: StopProvider) -> Result<()> {
@@ -97,10 +97,10 @@ async fn provider(terminal: &Terminal, session: &Session, args: StopProvider) ->
     } else {
         provider.contract_id.clone()
     };
-    Act::new(&lattice, &host, wait(args.skip_wait)).stop_provider(&id, link_name, &contract).await?;
+    HostCommands::new(&lattice, &host, wait(args.skip_wait)).stop_provider(&id, link_name, &contract).await?;
     let verb = if args.skip_wait { "stop requested" } else { "stopped" };
     let members = json!({ "provider_id": id, "link_name": link_name, "contract_id": contract, "host_id": host });
-    terminal.show(&Said::new(format!("Provider [{id}] {verb} on host [{host}]"), &id, members))
+    terminal.show(&Message::new(format!("Provider [{id}] {verb} on host [{host}]"), &id, members))
 }
 
 /// How long to wait for a stop; not at all if that is wished.
@@ -130,9 +130,8 @@ impl WantedProvider {
                 "it is `host stop provider PROVIDER [CONTRACT [LINK_NAME]]`; name a host with --host-id".into()
             )),
         };
-        let owned = |text: Option<&str>| text.map(str::to_owned);
-        let link_name = args.link_name.clone().or(owned(link_name));
-        Ok(Self { provider: provider.to_owned(), contract: owned(contract), link_name, host })
+        let link_name = args.link_name.clone().or(link_name.map(str::to_owned));
+        Ok(Self { provider: provider.to_owned(), contract: contract.map(str::to_owned), link_name, host })
     }
 }
 
@@ -145,13 +144,13 @@ async fn host(terminal: &Terminal, session: &Session, args: StopHost) -> Result<
         progress.stage("stopping", host.clone());
     }
     // It finishes its calls first.
-    Act::new(&lattice, &host, wait(args.skip_wait).map(|wait| wait + timeout)).stop_host(timeout).await?;
+    HostCommands::new(&lattice, &host, wait(args.skip_wait).map(|wait| wait + timeout)).stop_host(timeout).await?;
     drop(progress);
     let text = match args.skip_wait {
         true => format!("Host {host} acknowledged the stop"),
         false => format!("Host [{host}] stopped"),
     };
-    terminal.show(&Said::new(text, &host, json!({ "host_id": host })))
+    terminal.show(&Message::new(text, &host, json!({ "host_id": host })))
 }
 
 fn several(what: &str, id: &str, hosts: &[&Inventory]) -> String {

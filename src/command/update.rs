@@ -8,20 +8,22 @@ use tokio::time::Instant;
 
 use super::{
     permit::issuer_change,
-    sending::{Meant, Sending, an_actor},
+    runs_actor,
+    sending::{Resolved, Sending, an_actor},
     start::show_step,
 };
 use crate::{
     cli::lattice::Update,
     client::{
-        Session, Usage,
-        act::{Act, START_WAIT},
+        Session,
+        commands::{HostCommands, START_WAIT},
         names,
     },
     config::SettingArgs,
     control::types::Inventory,
+    errors::Usage,
     identity::keys::HostId,
-    terminal::{Said, Terminal},
+    terminal::{Message, Terminal},
 };
 
 pub async fn run(terminal: &Terminal, before: SettingArgs, update: Update) -> Result<()> {
@@ -40,35 +42,37 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, update: Update) -> Re
     };
     let inventories = lattice.inventories_of(host.as_deref()).await?;
     let id = names::actor(&word, &lattice.claims().await.unwrap_or_default(), &inventories)?;
-    let runs = |inventory: &&Inventory| inventory.actors.iter().any(|actor| actor.id == id);
-    let hosts: Vec<&Inventory> = inventories.iter().filter(runs).collect();
+    let hosts: Vec<&Inventory> = inventories.iter().filter(|inventory| runs_actor(inventory, &id)).collect();
     if hosts.is_empty() {
         bail!("actor {id} runs on no host that answers; start it with `host start actor {reference}`");
     }
     let mut progress = terminal.progress();
     let sending = Sending { session: &session, terminal, sign: args.sign, caps: &args.caps };
-    let meant = sending.resolve(&reference, &mut progress, an_actor).await?;
-    let Meant { reference, readers, .. } = &meant;
+    let resolved = sending.resolve(&reference, &mut progress, an_actor).await?;
+    let Resolved { reference, readers, .. } = &resolved;
+    // A file that was sent is of no use to a host that cannot read the lattice's object store.
     if let Some(readers) = readers {
         hosts.iter().try_for_each(|host| readers.require(&host.host_id))?;
     }
+    // One deadline for all hosts: a user waits for the whole.
     let until = Instant::now() + args.wait_ms.map_or(START_WAIT, Duration::from_millis);
     let permission = issuer_change(&session, reference, args.allow_issuer_change).await?;
     let mut updated = Vec::new();
     for inventory in hosts {
-        let act = Act {
+        let commands = HostCommands {
             lattice: &lattice,
             host: &inventory.host_id,
             until: Some(until),
             issuer_change: permission.as_deref(),
         };
-        act.update_actor(&id, reference, &mut |step| show_step(&mut progress, step)).await?;
+        commands.update_actor(&id, reference, &mut |step| show_step(&mut progress, step)).await?;
         updated.push(inventory.host_id.as_str());
     }
     drop(progress);
     let text = format!("Actor [{id}] updated to {reference} on {}", updated.join(", "));
     let members = json!({ "actor_id": id, "new_actor_ref": reference, "host_id": updated.first(), "hosts": updated });
-    terminal.show(&Said::new(text, &id, members))?;
-    meant.tidy().await;
+    terminal.show(&Message::new(text, &id, members))?;
+    // Last, because it takes time and the answer does not depend on it.
+    resolved.tidy().await;
     Ok(())
 }

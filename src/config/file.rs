@@ -23,7 +23,10 @@ use super::connection::{Auth, Connection};
 use super::origin::{Mistakes, Origin, Problem};
 use super::settings::{self, IGNORED_KEYS, Kind, Written};
 use super::{Config, value};
-use crate::trusted::{self, Holds, Trusted};
+use crate::{
+    clock,
+    trusted::{self, Holds, Trusted},
+};
 
 /// Name of the file in every place it is written to.
 pub const FILE_NAME: &str = "host_config.json";
@@ -273,7 +276,7 @@ pub(super) fn members(config: &Config, dir: &Path) -> BTreeMap<String, Value> {
     let policy = config.policy.as_ref();
     let oci = config.oci.as_ref();
     // The default timeout of a policy service nobody uses need not be written.
-    let policy_timeout = policy.map(|policy| policy.timeout.as_millis() as u64);
+    let policy_timeout = policy.map(|policy| clock::millis(policy.timeout));
     let Value::Object(fixed) = json!({
         "lattice_prefix": config.lattice,
         "cluster_seed": config.cluster.seed.expose(),
@@ -286,13 +289,13 @@ pub(super) fn members(config: &Config, dir: &Path) -> BTreeMap<String, Value> {
         "payload_store_max_bytes": config.payload_store_max_bytes.unwrap_or(0),
         "legacy_cache_delete": config.legacy_cache_delete,
         "ctl_topic_prefix": config.ctl_topic_prefix,
-        "rpc_timeout_ms": config.rpc_timeout.as_millis() as u64,
-        "provider_delay": config.provider_delay.as_millis() as u64,
+        "rpc_timeout_ms": clock::millis(config.rpc_timeout),
+        "provider_delay": clock::millis(config.provider_delay),
         "provider_env": config.provider_env,
         "repeatable_operations": config.repeatable_operations,
         "inbox_prefixes": config.inbox_prefixes,
         "link_paths": config.link_paths,
-        "shutdown_timeout_ms": config.shutdown_timeout.as_millis() as u64,
+        "shutdown_timeout_ms": clock::millis(config.shutdown_timeout),
         "enable_ipv6": u8::from(config.ctl.ipv6),
         // A text in 2022; the later host of that family reads the same words.
         "config_service_enabled": if config.config_service { "true" } else { "" },
@@ -309,7 +312,7 @@ pub(super) fn members(config: &Config, dir: &Path) -> BTreeMap<String, Value> {
         "oci_user": oci.map(|oci| &oci.user),
         "oci_password": oci.map(|oci| oci.password.expose()),
         "oci_ca": config.oci_ca.as_deref().map(|path| portable(path, dir)),
-        "pull_timeout_ms": config.pull_timeout.as_millis() as u64,
+        "pull_timeout_ms": clock::millis(config.pull_timeout),
         "oci_token_hosts": config.oci_token_hosts,
         "oci_cache_bytes_max": config.oci_cache_bytes_max,
         "local_calls": config.local_calls,

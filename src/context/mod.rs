@@ -26,9 +26,9 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    client::Usage,
     config::{Context, FILE_NAME, WASH_DIR},
     dirs::Dirs,
+    errors::Usage,
     trusted::{self, Holds, Trusted},
 };
 

@@ -6,6 +6,7 @@
 //! that we cannot apply are noted, never dropped in silence.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -66,7 +67,7 @@ pub fn context(kind: Option<Kind>, path: &Path, home: Option<&Path>) -> Result<C
 }
 
 /// Tells which program a context with such members belongs to.
-pub fn kind_of(members: &[Member]) -> Kind {
+fn kind_of(members: &[Member]) -> Kind {
     let has = |keys: &[&str]| members.iter().any(|member| keys.contains(&member.key.as_str()));
     let has_settings = members.iter().any(|member| settings::find(&member.key).is_some());
     match () {
@@ -78,20 +79,20 @@ pub fn kind_of(members: &[Member]) -> Kind {
 
 /// Whether this context of `wash` says nothing but what `wash` fills in itself.
 pub fn is_untouched(path: &Path) -> Result<bool, Mistakes> {
-    let is_default = |member: &Member| {
-        let value = &member.value;
-        let empty = value.is_null() || value == "";
-        empty
-            || match member.key.as_str() {
-                "name" => true,
-                "ctl_host" | "rpc_host" => value == "127.0.0.1",
-                "ctl_port" | "rpc_port" => value == 4222,
-                "ctl_timeout" | "rpc_timeout" => value == 2000,
-                "lattice" | "lattice_prefix" | "ctl_lattice_prefix" | "rpc_lattice_prefix" => value == "default",
-                _ => false,
-            }
-    };
-    Ok(read_object(path, "context", &mut Vec::new())?.iter().all(is_default))
+    Ok(read_object(path, "context", &mut Vec::new())?.iter().all(is_default_of_wash))
+}
+
+fn is_default_of_wash(Member { key, value, .. }: &Member) -> bool {
+    let is_empty = value.is_null() || value == "";
+    is_empty
+        || match key.as_str() {
+            "name" => true,
+            "ctl_host" | "rpc_host" => value == "127.0.0.1",
+            "ctl_port" | "rpc_port" => value == 4222,
+            "ctl_timeout" | "rpc_timeout" => value == 2000,
+            "lattice" | "lattice_prefix" | "ctl_lattice_prefix" | "rpc_lattice_prefix" => value == "default",
+            _ => false,
+        }
 }
 
 /// The member that `wash` does not do without, should one be missing in this context of its.
@@ -100,8 +101,9 @@ pub fn missing_for_wash(kind: Kind, path: &Path) -> Result<Option<&'static str>,
         return Ok(None);
     }
     let members = read_object(path, "context", &mut Vec::new())?;
-    let is_text = |key: &str| members.iter().any(|member| member.key == key && member.value.is_string());
-    Ok(["cluster_seed", "ctl_jwt", "ctl_seed", "rpc_jwt", "rpc_seed"].into_iter().find(|key| !is_text(key)))
+    Ok(["cluster_seed", "ctl_jwt", "ctl_seed", "rpc_jwt", "rpc_seed"]
+        .into_iter()
+        .find(|key| !members.iter().any(|member| member.key == *key && member.value.is_string())))
 }
 
 /// The text of a member; `None` if it says nothing.
@@ -273,17 +275,14 @@ impl Made<'_> {
     fn take_nkey(&mut self, Member { value, line, .. }: &Member) {
         let Some(name) = text(value) else { return };
         let path = self.absolute(name);
-        let seed = secret_file(&path).map_err(|e| e.to_string()).and_then(|content| {
-            let is_seed = |word: &&str| word.starts_with("SU") && word.len() > 50;
-            content
-                .split_whitespace()
-                .find(is_seed)
-                .map(str::to_owned)
-                .ok_or_else(|| "no user seed is in it".to_owned())
+        let seed = secret_file(&path).and_then(|content| {
+            let seed = content.split_whitespace().find(|word| word.starts_with("SU") && word.len() > 50);
+            seed.map(str::to_owned).ok_or_else(|| io::Error::other("no user seed is in it"))
         });
         match seed {
             Ok(seed) => self.put("nats_seed", seed, *line),
-            Err(reason) => {
+            Err(error) => {
+                let reason = error.to_string();
                 let origin = Origin::File { path: self.path.clone(), line: *line };
                 let problem = Problem::Unreadable { path, reason };
                 self.mistakes.add("nkey", &origin, problem, "the path of a readable file with a user seed (SU...)");
@@ -306,13 +305,11 @@ impl Made<'_> {
         for family in FAMILIES {
             self.take_login(family);
         }
-        let is_path = |member: &&mut Member| {
-            settings::find(&member.key).is_some_and(|setting| matches!(setting.kind, Type::Path | Type::File))
-        };
-        let (path, home) = (self.path.clone(), self.home);
-        for member in self.members.iter_mut().filter(is_path) {
-            if let Some(name) = text(&member.value) {
-                member.value = absolute(name, &path, home).display().to_string().into();
+        for member in &mut self.members {
+            let is_path =
+                settings::find(&member.key).is_some_and(|setting| matches!(setting.kind, Type::Path | Type::File));
+            if is_path && let Some(name) = text(&member.value) {
+                member.value = absolute(name, &self.path, self.home).display().to_string().into();
             }
         }
         if !self.mistakes.0.is_empty() {
@@ -364,6 +361,6 @@ fn absolute(name: &str, path: &Path, home: Option<&Path>) -> PathBuf {
 }
 
 /// A file that holds a key.
-fn secret_file(path: &Path) -> std::io::Result<String> {
+fn secret_file(path: &Path) -> io::Result<String> {
     trusted::read_regular(path, Holds::Secrets)?.text()
 }

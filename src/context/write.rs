@@ -12,12 +12,13 @@ use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    client::Usage,
+    clock,
     config::{
         Auth, Config, Connection, Member,
         settings::{self, Kind},
         superseded,
     },
+    errors::Usage,
     trusted,
 };
 
@@ -90,17 +91,13 @@ pub fn wash_content(name: &str, config: &Config, timeout: Option<Duration>) -> R
         "cluster_seed": cluster_seed,
         "lattice": config.lattice,
         "js_domain": config.js_domain,
-        "ctl_timeout": timeout.map_or(WASH_TIMEOUT_MS, milliseconds),
-        "rpc_timeout": milliseconds(config.rpc_timeout),
+        "ctl_timeout": timeout.map_or(WASH_TIMEOUT_MS, clock::millis),
+        "rpc_timeout": clock::millis(config.rpc_timeout),
     });
     if let Value::Object(members) = &mut context {
         members.extend(ctl.into_iter().chain(rpc));
     }
     encoded(&context)
-}
-
-fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(WASH_TIMEOUT_MS)
 }
 
 /// The members of one connection. JWT and seed are texts even where there is none: `wash` refuses the file otherwise.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{PayloadError, decode};
-use crate::lenient::nullable;
+use crate::serde_null::null_as_default;
 
 pub const CONTRACT_ID: &str = "wasmcloud:blobstore";
 pub const SERVICE: &str = "Blobstore";
@@ -29,16 +29,16 @@ pub struct Chunk {
     #[serde(with = "blob")]
     pub bytes: Bytes,
     /// Where in the object it begins.
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub offset: u64,
-    #[serde(default, rename = "isLast", deserialize_with = "nullable")]
+    #[serde(default, rename = "isLast", deserialize_with = "null_as_default")]
     pub is_last: bool,
 }
 
 /// The answer of an actor to a chunk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChunkResponse {
-    #[serde(default, rename = "cancelDownload", deserialize_with = "nullable")]
+    #[serde(default, rename = "cancelDownload", deserialize_with = "null_as_default")]
     pub cancel_download: bool,
 }
 
@@ -144,7 +144,7 @@ pub struct PutChunkRequest {
     pub chunk: Chunk,
     #[serde(default, rename = "streamId", skip_serializing_if = "Option::is_none")]
     pub stream_id: Option<String>,
-    #[serde(default, rename = "cancelAndRemove", deserialize_with = "nullable")]
+    #[serde(default, rename = "cancelAndRemove", deserialize_with = "null_as_default")]
     pub cancel_and_remove: bool,
 }
 
@@ -195,54 +195,19 @@ pub fn given(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.is_empty())
 }
 
-/// Bytes: written as such, read from text and arrays of numbers as well.
+/// Bytes: written as such, read as [`Binary`](super::binary::Binary) reads them.
 mod blob {
     use bytes::Bytes;
-    use serde::{
-        Deserializer, Serializer,
-        de::{Error, SeqAccess, Visitor},
-    };
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::contracts::binary::Binary;
 
     pub(super) fn serialize<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_bytes(bytes)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
-        deserializer.deserialize_any(Reader)
-    }
-
-    struct Reader;
-
-    impl<'de> Visitor<'de> for Reader {
-        type Value = Bytes;
-
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("bytes")
-        }
-
-        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Bytes, E> {
-            Ok(Bytes::copy_from_slice(bytes))
-        }
-
-        fn visit_byte_buf<E: Error>(self, bytes: Vec<u8>) -> Result<Bytes, E> {
-            Ok(bytes.into())
-        }
-
-        fn visit_str<E: Error>(self, text: &str) -> Result<Bytes, E> {
-            self.visit_bytes(text.as_bytes())
-        }
-
-        fn visit_unit<E: Error>(self) -> Result<Bytes, E> {
-            Ok(Bytes::new())
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut numbers: A) -> Result<Bytes, A::Error> {
-            let mut bytes = Vec::new();
-            while let Some(byte) = numbers.next_element::<u8>()? {
-                bytes.push(byte);
-            }
-            Ok(bytes.into())
-        }
+        Ok(Binary::deserialize(deserializer)?.0)
     }
 }
 

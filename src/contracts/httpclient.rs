@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::binary::Binary;
-use crate::lenient::nullable;
+use crate::serde_null::null_as_default;
 
 /// Precedes the method in operation names.
 pub const SERVICE: &str = "HttpClient";
@@ -15,11 +15,11 @@ pub const REQUEST: &str = "Request";
 /// The request that the actor asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HttpRequest {
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub method: String,
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub url: String,
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub headers: BTreeMap<String, HeaderValues>,
     #[serde(default)]
     pub body: Binary,

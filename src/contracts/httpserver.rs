@@ -15,7 +15,7 @@ use serde::{
     de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor},
 };
 
-use super::{CBOR_MARKER, MSGPACK_MARKER, PayloadError};
+use super::{CBOR_MARKER, MSGPACK_MARKER, PayloadError, msgpack_of_cbor};
 
 /// The contract.
 pub const CONTRACT: &str = "wasmcloud:httpserver";
@@ -199,8 +199,7 @@ pub fn msgpack(payload: Bytes) -> Result<Bytes, PayloadError> {
     match payload.first() {
         Some(&MSGPACK_MARKER) => Ok(payload.slice(1..)),
         Some(&CBOR_MARKER) if payload.len() > 1 => {
-            let value: ciborium::Value = ciborium::from_reader(&payload[1..]).map_err(structure)?;
-            Ok(rmp_serde::to_vec_named(&value).map_err(structure)?.into())
+            Ok(msgpack_of_cbor(HANDLE_REQUEST, &payload[1..])?.into())
         }
         _ => Ok(payload),
     }
@@ -209,12 +208,9 @@ pub fn msgpack(payload: Bytes) -> Result<Bytes, PayloadError> {
 impl<'a> HttpResponse<'a> {
     /// Reads an answer of any era from a payload that went through [`msgpack`].
     pub fn decode(payload: &'a [u8]) -> Result<Self, PayloadError> {
-        rmp_serde::from_slice(payload).map_err(structure)
+        rmp_serde::from_slice(payload)
+            .map_err(|error| PayloadError::structure(HANDLE_REQUEST, error))
     }
-}
-
-fn structure(cause: impl fmt::Display) -> PayloadError {
-    PayloadError::Structure { what: HANDLE_REQUEST, cause: cause.to_string() }
 }
 
 fn ok() -> u64 {

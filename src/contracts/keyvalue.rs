@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::lenient::nullable;
+use crate::serde_null::null_as_default;
 
 pub const CONTRACT_ID: &str = "wasmcloud:keyvalue";
 pub const SERVICE: &str = "KeyValue";
@@ -27,7 +27,7 @@ pub struct SetRequest {
     pub key: String,
     pub value: String,
     /// Seconds; 0 for never.
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub expires: u32,
 }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::binary::Binary;
-use crate::lenient::nullable;
+use crate::serde_null::null_as_default;
 
 /// Precedes the methods in operation names of calls by actors.
 pub const SERVICE: &str = "Messaging";
@@ -17,7 +17,7 @@ pub const HANDLE_MESSAGE: &str = "MessageSubscriber.HandleMessage";
 /// A message. The interface has three names for it: `PubMessage`, `SubMessage` and `ReplyMessage`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub subject: String,
     /// Where a reply is expected. TinyGo writes nothing as an empty text.
     #[serde(rename = "replyTo", default, deserialize_with = "filled", skip_serializing_if = "Option::is_none")]
@@ -29,12 +29,12 @@ pub struct Message {
 /// A message that waits for its reply.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestMessage {
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub subject: String,
     #[serde(default)]
     pub body: Binary,
     /// Zero stands for as long as the call itself may take.
-    #[serde(rename = "timeoutMs", default, deserialize_with = "nullable")]
+    #[serde(rename = "timeoutMs", default, deserialize_with = "null_as_default")]
     pub timeout_ms: u32,
 }
 

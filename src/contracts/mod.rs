@@ -13,6 +13,8 @@ pub mod httpserver;
 pub mod keyvalue;
 pub mod messaging;
 
+use std::fmt;
+
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -26,25 +28,35 @@ const MSGPACK_MARKER: u8 = 0xc1;
 pub enum PayloadError {
     #[error("the payload of {what} is not the structure of the contract: {cause}")]
     Structure { what: &'static str, cause: String },
-    #[error("the payload of {what} begins with the reserved byte {byte:#04x}")]
-    Reserved { what: &'static str, byte: u8 },
+}
+
+impl PayloadError {
+    fn structure(what: &'static str, cause: impl fmt::Display) -> Self {
+        Self::Structure { what, cause: cause.to_string() }
+    }
 }
 
 /// Reads a payload, in whichever encoding it comes. `what` names the operation in errors.
 pub fn decode<T: DeserializeOwned>(what: &'static str, payload: &[u8]) -> Result<T, PayloadError> {
-    let structure = |cause: String| PayloadError::Structure { what, cause };
     match payload {
         [CBOR_MARKER, rest @ ..] if !rest.is_empty() => {
-            // Written again as MessagePack, so that there is one way to read arrays and maps into structures.
-            let value: ciborium::Value = ciborium::from_reader(rest).map_err(|e| structure(e.to_string()))?;
-            let msgpack = rmp_serde::to_vec_named(&value).map_err(|e| structure(e.to_string()))?;
-            rmp_serde::from_slice(&msgpack).map_err(|e| structure(e.to_string()))
+            let msgpack = msgpack_of_cbor(what, rest)?;
+            rmp_serde::from_slice(&msgpack)
         }
-        [MSGPACK_MARKER, rest @ ..] => rmp_serde::from_slice(rest).map_err(|e| structure(e.to_string())),
+        [MSGPACK_MARKER, rest @ ..] => rmp_serde::from_slice(rest),
         // Nothing stands for nil, which is what old callers send for it.
-        [] => rmp_serde::from_slice(&[0xc0]).map_err(|e| structure(e.to_string())),
-        _ => rmp_serde::from_slice(payload).map_err(|e| structure(e.to_string())),
+        [] => rmp_serde::from_slice(&[0xc0]),
+        _ => rmp_serde::from_slice(payload),
     }
+    .map_err(|error| PayloadError::structure(what, error))
+}
+
+/// Writes CBOR again as MessagePack, so that there is one way to read arrays and maps into
+/// structures.
+fn msgpack_of_cbor(what: &'static str, cbor: &[u8]) -> Result<Vec<u8>, PayloadError> {
+    let value: ciborium::Value =
+        ciborium::from_reader(cbor).map_err(|error| PayloadError::structure(what, error))?;
+    rmp_serde::to_vec_named(&value).map_err(|error| PayloadError::structure(what, error))
 }
 
 /// Writes an argument or a result.

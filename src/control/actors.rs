@@ -2,14 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use futures::{FutureExt, future::ready};
-use tracing::{info, warn};
+use futures::FutureExt;
+use tracing::info;
 
 use super::{
     bounds,
-    server::{Answer, Server, StopRequest, json, now, parse, read},
-    types::{Ack, AuctionActor, LaunchActor, ScaleActor, StopActor, StopHost, UpdateActor},
+    request::{AuctionActor, LaunchActor, ScaleActor, StopActor, StopHost, UpdateActor},
+    server::{Answer, Server, StopRequest, json, now},
+    types::{Ack, ActorBid},
 };
 use crate::{
     actors::supervisor::{ActorError, Amount, Replace, Start, Stop, UNBOUNDED},
@@ -21,48 +21,29 @@ use crate::{
 const UPDATE_ANSWER: Duration = Duration::from_millis(1500);
 
 impl Server {
-    pub(super) fn auction_actor(&self, payload: &Bytes) -> Answer {
-        match read::<AuctionActor>(payload) {
-            // A bid is a promise: clients take the first one.
-            Ok(mut request)
-                if bounds::reference(&request.actor_ref).is_ok()
-                    && bounds::constraints(&request.constraints).is_ok()
-                    && self.parts.state.matches(&request.constraints)
-                    && self.parts.registry.could_fetch(&request.actor_ref) =>
-            {
-                request.host_id = self.parts.state.facts().id.to_string();
-                now(&request)
-            }
-            Ok(_) => ready(None).boxed(),
-            Err(error) => {
-                warn!(%error, "auction request is malformed");
-                ready(None).boxed()
-            }
-        }
+    pub(super) fn bid_for_actor(&self, AuctionActor { actor_ref, constraints }: AuctionActor) -> Option<ActorBid> {
+        let could_start = bounds::reference(&actor_ref).is_ok()
+            && bounds::constraints(&constraints).is_ok()
+            && self.parts.context.state.matches(&constraints)
+            && self.parts.registry.could_fetch(&actor_ref);
+        let host_id = self.parts.context.state.facts().id.to_string();
+        could_start.then_some(ActorBid { actor_ref, constraints, host_id })
     }
 
-    pub(super) fn launch_actor(&self, payload: &Bytes) -> Answer {
-        let mut request: LaunchActor = match parse("launch actor", payload) {
-            Ok(request) => request,
-            Err(answer) => return answer,
-        };
+    pub(super) fn launch_actor(&self, mut request: LaunchActor) -> Answer {
         if let Err(error) = bounds::start(&request.actor_ref, &request.annotations) {
             return now(&Ack::rejected(error));
         }
         // Zero meant one to the clients that sent it.
         let count = request.count.unwrap_or(1).max(1);
         let amount = Amount::Add(count);
-        match self.parts.issuers.permission(&mut request.annotations, &request.actor_ref) {
+        match self.parts.context.issuers.permission(&mut request.annotations, &request.actor_ref) {
             Ok(change) => self.start_actor(request.actor_ref, request.annotations, amount, change),
             Err(error) => now(&Ack::rejected(error)),
         }
     }
 
-    pub(super) fn scale_actor(&self, payload: &Bytes) -> Answer {
-        let mut request: ScaleActor = match parse("scale actor", payload) {
-            Ok(request) => request,
-            Err(answer) => return answer,
-        };
+    pub(super) fn scale_actor(&self, mut request: ScaleActor) -> Answer {
         if let Err(error) = bounds::start(&request.actor_ref, &request.annotations) {
             return now(&Ack::rejected(error));
         }
@@ -71,12 +52,9 @@ impl Server {
         };
         let reference = if request.actor_ref.is_empty() {
             let running = self.parts.actors.running();
-            let Some(actor) = running.iter().find(|actor| actor.id.as_str() == request.actor_id) else {
-                let wanted = if request.actor_id.is_empty() {
-                    "an actor without reference and key".into()
-                } else {
-                    request.actor_id
-                };
+            let actor_id = request.actor_id.unwrap_or_default();
+            let Some(actor) = running.iter().find(|actor| actor.id.as_str() == actor_id) else {
+                let wanted = if actor_id.is_empty() { "an actor without reference and key".into() } else { actor_id };
                 return now(&Ack::from(Err::<(), _>(ActorError::NotRunning(wanted))));
             };
             actor.reference.clone()
@@ -84,7 +62,7 @@ impl Server {
             request.actor_ref
         };
         let amount = Amount::Exactly(count.unwrap_or(UNBOUNDED));
-        match self.parts.issuers.permission(&mut request.annotations, &reference) {
+        match self.parts.context.issuers.permission(&mut request.annotations, &reference) {
             Ok(change) => self.start_actor(reference, request.annotations, amount, change),
             Err(error) => now(&Ack::rejected(error)),
         }
@@ -100,11 +78,7 @@ impl Server {
         now(&Ack::from(self.parts.actors.start(Start { reference, annotations, amount, issuer_change })))
     }
 
-    pub(super) fn stop_actor(&self, payload: &Bytes) -> Answer {
-        let request: StopActor = match parse("stop actor", payload) {
-            Ok(request) => request,
-            Err(answer) => return answer,
-        };
+    pub(super) fn stop_actor(&self, request: StopActor) -> Answer {
         if let Err(error) = bounds::start(&request.actor_ref, &request.annotations) {
             return now(&Ack::rejected(error));
         }
@@ -116,15 +90,12 @@ impl Server {
         async move { json(&Ack::from(stopped.await.unwrap_or(Err(ActorError::Unavailable)))) }.boxed()
     }
 
-    pub(super) fn update_actor(&self, payload: &Bytes) -> Answer {
-        let mut request: UpdateActor = match parse("update actor", payload) {
-            Ok(request) => request,
-            Err(answer) => return answer,
-        };
-        if let Err(error) = bounds::start(&request.new_actor_ref, &request.annotations) {
+    pub(super) fn update_actor(&self, request: UpdateActor) -> Answer {
+        let mut annotations = request.annotations.unwrap_or_default();
+        if let Err(error) = bounds::start(&request.new_actor_ref, &annotations) {
             return now(&Ack::rejected(error));
         }
-        let change = self.parts.issuers.permission(&mut request.annotations, &request.new_actor_ref);
+        let change = self.parts.context.issuers.permission(&mut annotations, &request.new_actor_ref);
         let issuer_change = match change {
             Ok(change) => change,
             Err(error) => return now(&Ack::rejected(error)),
@@ -132,7 +103,7 @@ impl Server {
         let updated = self.parts.actors.replace(Replace {
             actor_id: Some(request.actor_id).filter(|id| !id.is_empty()),
             reference: request.new_actor_ref,
-            annotations: request.annotations,
+            annotations,
             issuer_change,
         });
         async move {
@@ -145,15 +116,7 @@ impl Server {
         .boxed()
     }
 
-    pub(super) fn stop_host(self: &Arc<Self>, payload: &Bytes) -> Answer {
-        let request = if payload.is_empty() {
-            StopHost::default()
-        } else {
-            match parse("stop host", payload) {
-                Ok(request) => request,
-                Err(answer) => return answer,
-            }
-        };
+    pub(super) fn stop_host(self: &Arc<Self>, request: StopHost) -> Answer {
         info!(timeout_ms = request.timeout, "stop requested over the control interface");
         let server = Arc::clone(self);
         async move {

@@ -8,21 +8,21 @@ use super::types::Pairs;
 use crate::links::LinkDefinition;
 
 /// Annotations of one start.
-pub const ANNOTATIONS_MAX: usize = 64;
+const ANNOTATIONS_MAX: usize = 64;
 /// Bytes of all annotations of one start together.
-pub const ANNOTATION_BYTES_MAX: usize = 8 * 1024;
+const ANNOTATION_BYTES_MAX: usize = 8 * 1024;
 /// Constraints of an auction; a host has no more labels than this.
-pub const CONSTRAINTS_MAX: usize = 64;
+const CONSTRAINTS_MAX: usize = 64;
 /// Bytes of all constraints of an auction together.
-pub const CONSTRAINT_BYTES_MAX: usize = 128 * 1024;
+const CONSTRAINT_BYTES_MAX: usize = 128 * 1024;
 /// Bytes of an image reference or a path: as long as paths may be.
-pub const REFERENCE_BYTES_MAX: usize = 4096;
+const REFERENCE_BYTES_MAX: usize = 4096;
 /// Bytes of what a provider is configured with at its start.
-pub const CONFIGURATION_BYTES_MAX: usize = 512 * 1024;
+const CONFIGURATION_BYTES_MAX: usize = 512 * 1024;
 /// Values of one link.
-pub const LINK_VALUES_MAX: usize = 512;
+const LINK_VALUES_MAX: usize = 512;
 /// Bytes of all values of one link together; certificates and whole configurations are among them.
-pub const LINK_BYTES_MAX: usize = 512 * 1024;
+const LINK_BYTES_MAX: usize = 512 * 1024;
 /// Bytes of the id of an actor, of a contract or of a link name.
 pub const NAME_BYTES_MAX: usize = 256;
 /// Links of a lattice; a host puts no more.
@@ -42,7 +42,7 @@ pub enum TooMuch {
 }
 
 /// Checks the annotations of a start.
-pub fn annotations(annotations: &Pairs) -> Result<(), TooMuch> {
+fn annotations(annotations: &Pairs) -> Result<(), TooMuch> {
     pairs("annotations", annotations, ANNOTATIONS_MAX, ANNOTATION_BYTES_MAX)
 }
 

@@ -1,11 +1,11 @@
 //! Labels of this host, changed while it runs (lattice protocol, section 3.16).
 
-use bytes::Bytes;
 use tracing::info;
 
 use super::{
-    server::{Answer, Server, now, parse},
-    types::{Ack, Label},
+    request::{DeleteLabel, PutLabel},
+    server::{Answer, Server, now},
+    types::Ack,
 };
 use crate::config::labels::{LabelError, check, check_key};
 
@@ -13,29 +13,20 @@ use crate::config::labels::{LabelError, check, check_key};
 const LABELS_PART: usize = 8;
 
 impl Server {
-    pub(super) fn put_label(&self, payload: &Bytes) -> Answer {
-        self.change_label(payload, |label| {
-            check(&label.key, &label.value)?;
-            self.parts.state.put_label(&label.key, &label.value, self.payload_max() / LABELS_PART)
-        })
+    pub(super) fn put_label(&self, PutLabel { key, value }: PutLabel) -> Answer {
+        let bytes_max = self.payload_max() / LABELS_PART;
+        let changed = check(&key, &value).and_then(|()| self.parts.context.state.put_label(&key, &value, bytes_max));
+        self.label_changed(&key, changed)
     }
 
-    pub(super) fn delete_label(&self, payload: &Bytes) -> Answer {
-        self.change_label(payload, |label| {
-            check_key(&label.key)?;
-            self.parts.state.remove_label(&label.key);
-            Ok(())
-        })
+    pub(super) fn delete_label(&self, DeleteLabel { key, .. }: DeleteLabel) -> Answer {
+        let changed = check_key(&key).map(|()| self.parts.context.state.remove_label(&key));
+        self.label_changed(&key, changed)
     }
 
-    fn change_label(&self, payload: &Bytes, change: impl FnOnce(&Label) -> Result<(), LabelError>) -> Answer {
-        let label: Label = match parse("label", payload) {
-            Ok(label) => label,
-            Err(answer) => return answer,
-        };
-        let changed = change(&label);
+    fn label_changed(&self, key: &str, changed: Result<(), LabelError>) -> Answer {
         if changed.is_ok() {
-            info!(key = %label.key, "label changed");
+            info!(%key, "label changed");
             // There is no event of it; those who show labels see them in heartbeats.
             self.heartbeat_soon();
         }

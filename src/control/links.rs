@@ -14,8 +14,9 @@ use tracing::info;
 
 use super::{
     bounds,
-    server::{Answer, Server, json as encode, json_within, now, parse},
-    types::{Ack, DeleteLink, PutLink},
+    request::{DeleteLink, PutLink},
+    server::{Answer, Server, json as encode, json_within, now},
+    types::Ack,
 };
 use crate::{
     identity::keys::{LinkName, ProviderId},
@@ -59,21 +60,21 @@ const CATCH_UP_TIMEOUT: Duration = Duration::from_millis(1500);
 impl Server {
     pub(super) fn get_claims(self: &Arc<Self>) -> Answer {
         self.when_current("claims", |server| {
-            let table = server.parts.links.table();
+            let table = server.parts.context.links.table();
             server.listing(&Claims { claims: &table }, table.all_claims().count(), "claims")
         })
     }
 
     pub(super) fn get_links(self: &Arc<Self>) -> Answer {
         self.when_current("links", |server| {
-            let table = server.parts.links.table();
+            let table = server.parts.context.links.table();
             server.listing(&Links { links: &table }, table.links().count(), "links")
         })
     }
 
     /// Returns whether more happened in the bucket than this host knows, and it is about to know it.
     pub(super) fn is_behind(&self) -> bool {
-        !self.parts.links.is_current() && self.parts.store.backend().is_reachable()
+        !self.parts.context.links.is_current() && self.parts.context.store.backend().is_reachable()
     }
 
     /// Answers once this host knows all that happened. A part of a list would be taken for all of it, so the request is
@@ -81,7 +82,7 @@ impl Server {
     fn when_current(self: &Arc<Self>, what: &'static str, listing: fn(&Self) -> Option<Bytes>) -> Answer {
         let server = Arc::clone(self);
         async move {
-            let links = &server.parts.links;
+            let links = &server.parts.context.links;
             let caught_up = tokio::time::timeout(CATCH_UP_TIMEOUT, links.catch_up()).await;
             if caught_up.is_err() && server.is_behind() {
                 return encode(&Ack::rejected(format!(
@@ -105,11 +106,7 @@ impl Server {
         })
     }
 
-    pub(super) fn put_link(self: &Arc<Self>, payload: &Bytes) -> Answer {
-        let request: PutLink = match parse("put link", payload) {
-            Ok(request) => request,
-            Err(answer) => return answer,
-        };
+    pub(super) fn put_link(self: &Arc<Self>, request: PutLink) -> Answer {
         let link_name = named(request.link_name);
         for (name, value) in [
             ("actor_id", &request.actor_id),
@@ -158,16 +155,12 @@ impl Server {
 
     /// Whether a link has sizes that a host takes, and the lattice has room for it.
     fn has_room(&self, link: &LinkDefinition) -> Result<(), bounds::TooMuch> {
-        let table = self.parts.links.table();
+        let table = self.parts.context.links.table();
         let is_new = table.stored_link(&link.id()).is_none();
         bounds::link(link, if is_new { table.links().count() } else { 0 })
     }
 
-    pub(super) fn delete_link(self: &Arc<Self>, payload: &Bytes) -> Answer {
-        let request: DeleteLink = match parse("delete link", payload) {
-            Ok(request) => request,
-            Err(answer) => return answer,
-        };
+    pub(super) fn delete_link(self: &Arc<Self>, request: DeleteLink) -> Answer {
         let link_name = named(request.link_name);
         let id = keys::link_hash(&request.actor_id, &request.contract_id, &link_name);
         if self.namesake(&id, [&request.actor_id, &request.contract_id, &link_name]).is_some() {
@@ -180,16 +173,17 @@ impl Server {
 
     /// A link that has this id and is not that of the three: an id is a hash of them run together, so others may have it too.
     fn namesake(&self, id: &str, [actor_id, contract_id, link_name]: [&str; 3]) -> Option<Arc<LinkDefinition>> {
-        let table = self.parts.links.table();
+        let table = self.parts.context.links.table();
         let link = &table.stored_link(id)?.link;
         (!link.is_of(actor_id, contract_id, link_name)).then(|| Arc::clone(link))
     }
 
     /// All attempts of a write together: after this time hosts that are late speak up.
     async fn in_time(&self, write: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
-        let place = || self.parts.store.backend().place();
-        let written = tokio::time::timeout(WRITE_TIMEOUT, write).await;
-        written.unwrap_or_else(|_| Err(Error::TimedOut { place: place() }))
+        match tokio::time::timeout(WRITE_TIMEOUT, write).await {
+            Ok(written) => written,
+            Err(_) => Err(Error::TimedOut { place: self.parts.context.store.backend().place() }),
+        }
     }
 
     async fn store_link(&self, link: &LinkDefinition) -> Result<(), Error> {
@@ -201,10 +195,10 @@ impl Server {
             // After too many conflicts the entry is replaced: a link definition is always written
             // whole.
             let expect = if attempts < CONFLICT_RETRIES { self.known_revision(&key) } else { Expect::Anything };
-            match self.parts.store.put(&key, value.clone(), expect).await {
+            match self.parts.context.store.put(&key, value.clone(), expect).await {
                 Ok(revision) => {
                     info!(link_id = %id, actor_id = %link.actor_id, provider_id = %link.provider_id, "link definition stored");
-                    self.parts.links.apply(Update::Put(Entry { key, value, revision })).await;
+                    self.parts.context.links.apply(Update::Put(Entry { key, value, revision })).await;
                     return Ok(());
                 }
                 Err(Error::Conflict) if attempts < CONFLICT_RETRIES => {
@@ -223,16 +217,16 @@ impl Server {
         loop {
             // A link this host does not know may be in the bucket all the same, written a moment ago or in a form that was
             // not understood.
-            let known = match self.parts.links.table().stored_link(id) {
+            let known = match self.parts.context.links.table().stored_link(id) {
                 Some(stored) if attempts < CONFLICT_RETRIES => Expect::Revision(stored.revision),
                 _ => Expect::Anything,
             };
-            match self.parts.store.delete(&key, known).await {
+            match self.parts.context.store.delete(&key, known).await {
                 Ok(()) => {
                     info!(link_id = %id, "link definition deleted");
                     // Not what somebody put after it, whose echo may be here already.
                     if let Expect::Revision(revision) = known {
-                        self.parts.links.apply(Update::Delete { key, revision }).await;
+                        self.parts.context.links.apply(Update::Delete { key, revision }).await;
                     }
                     return Ok(());
                 }
@@ -246,7 +240,7 @@ impl Server {
     }
 
     fn known_revision(&self, key: &str) -> Expect {
-        Expect::Revision(self.parts.links.table().revision_of(key))
+        Expect::Revision(self.parts.context.links.table().revision_of(key))
     }
 
     /// Gives the watch time to bring what we lost against; a little more with each attempt.

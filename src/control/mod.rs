@@ -1,6 +1,7 @@
 //! The control interface: what clients ask of hosts, over NATS and in JSON (lattice protocol, section 3).
 //!
-//! * [`types`] are the requests, read leniently, and the replies, written for the strictest client.
+//! * [`request`] has the requests, read leniently, each with its subject and its reply; [`types`] the
+//!   replies, written for the strictest client. Servers and clients use the same types.
 //! * [`bounds`] says how much a request may ask for.
 //! * [`state`] is this host as pings, inventories and heartbeats show it.
 //! * [`server`] subscribes, dispatches on the parsed subject and answers within two seconds.
@@ -16,6 +17,7 @@ pub mod probe;
 pub mod providers;
 pub mod refusals;
 pub mod registries;
+pub mod request;
 pub mod server;
 pub mod state;
 pub mod types;

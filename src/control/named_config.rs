@@ -6,6 +6,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
+use anyhow::bail;
 use async_nats::jetstream::{ErrorCode, context::GetStreamErrorKind, kv};
 use bytes::Bytes;
 use futures::{FutureExt, TryStreamExt};
@@ -47,6 +48,13 @@ pub struct NamedConfig {
     making: Making,
 }
 
+/// What to do if there is no bucket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Create,
+    Leave,
+}
+
 /// Why named configuration is not to be had.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -76,7 +84,7 @@ impl NamedConfig {
 
     async fn put(&self, entity: &str, key: &str, value: Bytes) -> Result<(), ConfigError> {
         check_sizes(key, &value)?;
-        let store = self.open(true).await.map_err(not_stored)?;
+        let store = self.open(Missing::Create).await.map_err(not_stored)?;
         let store = store.ok_or_else(|| ConfigError::Open("the bucket vanished, nothing was stored".into()))?;
         // The state that the server reported when the bucket was looked up just now.
         let is_full = store.stream.cached_info().state.messages >= ENTRIES_MAX;
@@ -88,50 +96,47 @@ impl NamedConfig {
 
     /// Deletes one key, or all of an entity; returns which.
     async fn delete(&self, entity: &str, key: Option<String>) -> Result<Vec<String>, ConfigError> {
-        let Some(store) = self.open(false).await.map_err(not_stored)? else { return Ok(Vec::new()) };
+        let Some(store) = self.open(Missing::Leave).await.map_err(not_stored)? else { return Ok(Vec::new()) };
         let deletion = async {
             let doomed = match key {
                 // A deletion leaves a mark, so nothing is deleted that was never there.
-                Some(key) => match store.get(format!("{entity}_{key}")).await.map_err(|e| e.to_string())? {
-                    Some(_) => vec![key],
-                    None => Vec::new(),
-                },
+                Some(key) => store.get(format!("{entity}_{key}")).await?.map(|_| key).into_iter().collect(),
                 None => keys_of(&store, entity).await?,
             };
             for key in &doomed {
-                store.purge(format!("{entity}_{key}")).await.map_err(|e| e.to_string())?;
+                store.purge(format!("{entity}_{key}")).await?;
             }
-            Ok::<_, String>(doomed)
+            anyhow::Ok(doomed)
         };
         self.in_time(entity, deletion).await
     }
 
     async fn one(&self, entity: &str, key: &str) -> Result<Option<Bytes>, ConfigError> {
-        let Some(store) = self.open(false).await? else { return Ok(None) };
+        let Some(store) = self.open(Missing::Leave).await? else { return Ok(None) };
         self.in_time(entity, store.get(format!("{entity}_{key}"))).await
     }
 
     async fn all(&self, entity: &str) -> Result<BTreeMap<String, Bytes>, ConfigError> {
-        match self.open(false).await? {
+        match self.open(Missing::Leave).await? {
             Some(store) => self.in_time(entity, entries_of(&store, entity)).await,
             None => Ok(BTreeMap::new()),
         }
     }
 
     /// The bucket, or `None` if nothing was ever written and it is not to be created.
-    async fn open(&self, create: bool) -> Result<Option<kv::Store>, ConfigError> {
-        let opened = tokio::time::timeout(OPEN_TIMEOUT, self.find(create)).await;
+    async fn open(&self, missing: Missing) -> Result<Option<kv::Store>, ConfigError> {
+        let opened = tokio::time::timeout(OPEN_TIMEOUT, self.find(missing)).await;
         opened.unwrap_or_else(|_| Err(self.unreachable(&format!("no answer within {} ms", OPEN_TIMEOUT.as_millis()))))
     }
 
-    async fn find(&self, create: bool) -> Result<Option<kv::Store>, ConfigError> {
+    async fn find(&self, missing: Missing) -> Result<Option<kv::Store>, ConfigError> {
         let domain = self.domain.as_deref();
         let context = jetstream::context(&self.nats.client, domain);
         match context.get_stream(format!("KV_{}", self.bucket)).await {
             Ok(_) => {}
             Err(e) => match e.kind() {
                 GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                    if !create {
+                    if missing == Missing::Leave {
                         return Ok(None);
                     }
                     let opened = Bucket::open(&self.nats, domain, &self.bucket, self.making).await;
@@ -153,12 +158,11 @@ impl NamedConfig {
         entity: &str,
         access: impl Future<Output = Result<T, E>>,
     ) -> Result<T, ConfigError> {
-        let timed_out =
-            || ConfigError::TimedOut { entity: entity.to_owned(), place: domain_name(self.domain.as_deref()) };
-        tokio::time::timeout(ACCESS_TIMEOUT, access)
-            .await
-            .map_err(|_| timed_out())?
-            .map_err(|e| ConfigError::Access { entity: entity.to_owned(), cause: e.to_string() })
+        let entity = entity.to_owned();
+        match tokio::time::timeout(ACCESS_TIMEOUT, access).await {
+            Ok(done) => done.map_err(|e| ConfigError::Access { entity, cause: e.to_string() }),
+            Err(_) => Err(ConfigError::TimedOut { entity, place: domain_name(self.domain.as_deref()) }),
+        }
     }
 }
 
@@ -174,21 +178,19 @@ fn check_sizes(key: &str, value: &[u8]) -> Result<(), ConfigError> {
 }
 
 /// The names of the entries of an actor or provider.
-async fn keys_of(store: &kv::Store, entity: &str) -> Result<Vec<String>, String> {
-    let all: Vec<String> =
-        store.keys().await.map_err(|e| e.to_string())?.try_collect().await.map_err(|e| e.to_string())?;
-    let key_of = |stored: &String| Some(stored.strip_prefix(entity)?.strip_prefix('_')?.to_owned());
-    Ok(all.iter().filter_map(key_of).collect())
+async fn keys_of(store: &kv::Store, entity: &str) -> anyhow::Result<Vec<String>> {
+    let all: Vec<String> = store.keys().await?.try_collect().await?;
+    Ok(all.iter().filter_map(|stored| Some(stored.strip_prefix(entity)?.strip_prefix('_')?.to_owned())).collect())
 }
 
-async fn entries_of(store: &kv::Store, entity: &str) -> Result<BTreeMap<String, Bytes>, String> {
+async fn entries_of(store: &kv::Store, entity: &str) -> anyhow::Result<BTreeMap<String, Bytes>> {
     let mut found = BTreeMap::new();
     let mut bytes = 0;
     for key in keys_of(store, entity).await? {
-        if let Some(value) = store.get(format!("{entity}_{key}")).await.map_err(|e| e.to_string())? {
+        if let Some(value) = store.get(format!("{entity}_{key}")).await? {
             bytes += value.len();
             if bytes > TOLD_BYTES_MAX {
-                return Err(format!("its values have more than {TOLD_BYTES_MAX} bytes; ask for one of them at a time"));
+                bail!("its values have more than {TOLD_BYTES_MAX} bytes; ask for one of them at a time");
             }
             found.insert(key, value);
         }
@@ -222,7 +224,7 @@ impl Server {
             let stored = server.parts.named_config.put(&entity, &key, value).await;
             let ack = Ack::from(stored);
             if ack.accepted {
-                server.parts.events.publish(Event::ConfigSet { entity_id: entity, key });
+                server.parts.context.events.publish(Event::ConfigSet { entity_id: entity, key });
             }
             encode(&ack)
         }
@@ -237,7 +239,7 @@ impl Server {
         async move {
             match server.parts.named_config.delete(&entity, key).await {
                 Ok(deleted) => {
-                    server.parts.events.publish_all(
+                    server.parts.context.events.publish_all(
                         deleted.into_iter().map(|key| Event::ConfigDeleted { entity_id: entity.clone(), key }),
                     );
                     encode(&Ack::accepted())

@@ -1,13 +1,12 @@
 //! Commands about capability providers: auction, launch, stop (lattice protocol, sections 3.7, 3.12 and 3.13).
 
-use bytes::Bytes;
-use futures::{FutureExt, future::ready};
-use tracing::warn;
+use futures::FutureExt;
 
 use super::{
     bounds,
-    server::{Answer, Server, json, now, parse, read},
-    types::{Ack, AuctionProvider, LaunchProvider, StopProvider},
+    request::{AuctionProvider, LaunchProvider, StopProvider},
+    server::{Answer, Server, json, now},
+    types::{Ack, ProviderBid},
 };
 use crate::{
     events::Event,
@@ -19,32 +18,30 @@ use crate::{
 };
 
 impl Server {
-    pub(super) fn auction_provider(&self, payload: &Bytes) -> Answer {
-        let mut request: AuctionProvider = match read(payload) {
-            Ok(request) => request,
-            Err(error) => {
-                warn!(%error, "auction request is malformed");
-                return ready(None).boxed();
-            }
-        };
+    pub(super) fn bid_for_provider(&self, mut request: AuctionProvider) -> Option<ProviderBid> {
         request.link_name = link_name(request.link_name);
-        // A bid is a promise: clients take the first one.
         let could_start = match builtin::find(&request.provider_ref) {
             Some(found) => found.is_ok(),
             None => self.parts.allow_external && self.parts.registry.could_fetch(&request.provider_ref),
         };
         let is_bounded =
             bounds::reference(&request.provider_ref).is_ok() && bounds::constraints(&request.constraints).is_ok();
-        if !is_bounded || !could_start || self.runs(&request) || !self.parts.state.matches(&request.constraints) {
-            return ready(None).boxed();
+        if !is_bounded || !could_start || self.runs(&request) || !self.parts.context.state.matches(&request.constraints)
+        {
+            return None;
         }
-        request.host_id = self.parts.state.facts().id.to_string();
-        now(&request)
+        let AuctionProvider { constraints, link_name, provider_ref } = request;
+        Some(ProviderBid {
+            provider_ref,
+            link_name,
+            constraints,
+            host_id: self.parts.context.state.facts().id.to_string(),
+        })
     }
 
     /// Whether the provider of an auction runs here under that link name; by reference or by what it led to.
     fn runs(&self, request: &AuctionProvider) -> bool {
-        let table = self.parts.links.table();
+        let table = self.parts.context.links.table();
         let key = table.public_key_of(&request.provider_ref).map(AsRef::as_ref).unwrap_or(&*request.provider_ref);
         self.parts.providers.running().iter().any(|provider| {
             provider.link_name.as_str() == request.link_name
@@ -52,11 +49,7 @@ impl Server {
         })
     }
 
-    pub(super) fn launch_provider(&self, payload: &Bytes) -> Answer {
-        let mut request: LaunchProvider = match parse("launch provider", payload) {
-            Ok(request) => request,
-            Err(answer) => return answer,
-        };
+    pub(super) fn launch_provider(&self, mut request: LaunchProvider) -> Answer {
         let bounded = bounds::start(&request.provider_ref, &request.annotations)
             .and_then(|()| bounds::configuration(request.configuration.as_deref()));
         if let Err(error) = bounded {
@@ -66,7 +59,7 @@ impl Server {
             Ok(link_name) => link_name,
             Err(error) => {
                 // Clients of some years wait for the event only.
-                self.parts.events.publish(Event::ProviderStartFailed {
+                self.parts.context.events.publish(Event::ProviderStartFailed {
                     provider_ref: request.provider_ref,
                     link_name: request.link_name,
                     error: error.to_string(),
@@ -74,7 +67,7 @@ impl Server {
                 return now(&Ack::rejected(error));
             }
         };
-        let change = self.parts.issuers.permission(&mut request.annotations, &request.provider_ref);
+        let change = self.parts.context.issuers.permission(&mut request.annotations, &request.provider_ref);
         let issuer_change = match change {
             Ok(change) => change,
             Err(error) => return now(&Ack::rejected(error)),
@@ -90,11 +83,7 @@ impl Server {
         async move { json(&Ack::from(started.await.unwrap_or(Err(ProviderError::Unavailable)))) }.boxed()
     }
 
-    pub(super) fn stop_provider(&self, payload: &Bytes) -> Answer {
-        let request: StopProvider = match parse("stop provider", payload) {
-            Ok(request) => request,
-            Err(answer) => return answer,
-        };
+    pub(super) fn stop_provider(&self, request: StopProvider) -> Answer {
         if let Err(error) = bounds::start(&request.provider_ref, &request.annotations) {
             return now(&Ack::rejected(error));
         }

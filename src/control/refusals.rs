@@ -4,15 +4,13 @@
 //! Each refusal is one line of the log and one event, `command_refused`, which dashboards show; that of a link is told as
 //! `linkdef_set_failed` too. All are bounded: whoever may send commands may send wrong ones for ever.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Instant,
-};
+use std::time::Instant;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tracing::warn;
 
-use super::types::{Ack, PutLink};
+use super::{request::PutLink, types::Ack};
 use crate::{
     events::{Event, Publisher},
     lattice::subject::{Command, Control},
@@ -46,9 +44,7 @@ impl Refusals {
         let Some(command) = command(request) else { return };
         let Some(reason) = reason(answer) else { return };
         warn!(subject, reason, "{command} refused");
-        let mut flood = self.flood.lock().unwrap_or_else(PoisonError::into_inner);
-        let (is_admitted, _) = flood.admit(command, &reason, Instant::now());
-        drop(flood);
+        let (is_admitted, _) = self.flood.lock().admit(command, &reason, Instant::now());
         if !is_admitted {
             return;
         }
@@ -58,7 +54,7 @@ impl Refusals {
         }
         self.events.publish(Event::CommandRefused {
             host_id: self.host_id.clone(),
-            command,
+            command: command.to_owned(),
             subject: cut(subject, SUBJECT_BYTES_MAX),
             error: reason,
         });

@@ -16,7 +16,10 @@ use std::{io, sync::Arc, time::Duration};
 
 use async_nats::{Message, Subject, Subscriber};
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt, future::BoxFuture};
+use futures::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, ready},
+};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     sync::{Notify, watch},
@@ -26,25 +29,21 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, error, info_span, warn};
 
-use super::{named_config::NamedConfig, probe::health::Vitals, refusals::Refusals, state::HostState, types::Ack};
+use super::{named_config::NamedConfig, probe::health::ProbeContext, refusals::Refusals, types::Ack};
 use crate::{
     actors,
-    events::{Event, Publisher},
-    issuers::Issuers,
+    events::Event,
+    host_context::HostContext,
     journal::followers::Followers,
     lattice::{
-        answers::{Answers, Unsent},
+        answers::Unsent,
         connection::confirm,
-        subject::{Command, Control, ControlSubscription, Probe, Subjects},
+        subject::{Command, Control, ControlSubscription, Probe},
     },
-    links::Live,
-    meter::Meter,
-    peers::Peers,
     providers,
     registry::{Registry, credentials::Registries},
     router::Router,
-    shutdown::essential,
-    store::{Store, WRITE_TIMEOUT},
+    store::WRITE_TIMEOUT,
 };
 
 /// Clients give up after two seconds.
@@ -72,27 +71,17 @@ pub struct StopRequest {
 
 /// The parts of the host that the handlers use.
 pub struct Parts {
-    pub client: async_nats::Client,
-    pub answers: Answers,
-    pub subjects: Subjects,
-    pub state: HostState,
-    pub peers: Peers,
-    pub issuers: Issuers,
+    pub context: Arc<HostContext>,
     /// Providers that are programs of their own may start.
     pub allow_external: bool,
     pub actors: actors::supervisor::Handle,
     pub providers: providers::supervisor::Handle,
-    pub store: Store,
-    pub links: Live,
     pub named_config: NamedConfig,
     pub registries: Registries,
     pub registry: Registry,
-    pub events: Publisher,
     pub router: Router,
     /// The parts that only the health probe uses.
-    pub vitals: Vitals,
-    /// Counts calls.
-    pub meter: Meter,
+    pub probe_context: ProbeContext,
     /// Those who ask for logs.
     pub followers: Followers,
     /// Tells the host that it is to stop.
@@ -107,13 +96,27 @@ pub struct SubscribeError {
     cause: String,
 }
 
+/// How this host takes part in a queue group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Membership {
+    Member,
+    /// It does not know yet what the lattice knows, so it hears all requests, and answers after any
+    /// member would have.
+    Late,
+}
+
+impl Membership {
+    fn of(is_synced: bool) -> Self {
+        if is_synced { Self::Member } else { Self::Late }
+    }
+}
+
 /// One subscription, and how its requests are answered.
 struct Listening {
     wanted: ControlSubscription,
     subscription: Subscriber,
-    /// Not as a member of the queue group, but after its members.
-    is_late: bool,
-    knowledge: watch::Receiver<bool>,
+    membership: Membership,
+    synced: watch::Receiver<bool>,
 }
 
 /// Serves the control interface of one host.
@@ -125,42 +128,41 @@ pub struct Server {
 }
 
 impl Server {
-    /// Subscribes; requests are answered from here on.
-    ///
-    /// The tokens are: this host is closing, and this host cannot go on.
-    pub async fn start(
-        parts: Parts,
-        tasks: &TaskTracker,
-        (closing, failed): (CancellationToken, CancellationToken),
-    ) -> Result<(), SubscribeError> {
-        let refusals = Refusals::new(parts.state.facts().id.to_string(), parts.events.clone());
+    /// Subscribes; requests are answered from here on, by `tasks`.
+    pub async fn start(parts: Parts, tasks: &TaskTracker) -> Result<(), SubscribeError> {
+        let lifeline = parts.context.lifeline.clone();
+        let refusals = Refusals::new(parts.context.state.facts().id.to_string(), parts.context.events.clone());
         let server = Arc::new(Self { parts, refusals, heartbeat_wanted: Notify::new() });
-        let host = &server.parts.state.facts().id;
-        let client = &server.parts.client;
-        let mut knowledge = server.parts.links.knowledge();
-        let is_late = !*knowledge.borrow_and_update();
+        let host = &server.parts.context.state.facts().id;
+        let client = &server.parts.context.ctl.client;
+        let mut synced = server.parts.context.links.synced();
+        let membership = Membership::of(*synced.borrow_and_update());
         let mut subscriptions = Vec::new();
-        for wanted in server.parts.subjects.control_subscriptions(host) {
-            let subscription = server.subscribe(&wanted, is_late).await?;
-            subscriptions.push(Listening { wanted, subscription, is_late, knowledge: knowledge.clone() });
+        for wanted in server.parts.context.subjects.control_subscriptions(host) {
+            let subscription = server.subscribe(&wanted, membership).await?;
+            subscriptions.push(Listening { wanted, subscription, membership, synced: synced.clone() });
         }
         confirm(client)
             .await
             .map_err(|e| SubscribeError { subject: "the control interface".into(), cause: e.to_string() })?;
-        tasks.spawn(Arc::clone(&server).beat_when_wanted(closing.clone()));
+        tasks.spawn(Arc::clone(&server).beat_when_wanted(lifeline.closing.clone()));
         for listening in subscriptions {
             let span = info_span!("control", subject = %listening.wanted.subject);
-            let listening = Arc::clone(&server).listen(listening, closing.clone()).instrument(span);
-            tasks.spawn(essential("control interface", listening, closing.clone(), failed.clone()));
+            let listening = Arc::clone(&server).listen(listening, lifeline.closing.clone()).instrument(span);
+            tasks.spawn(lifeline.essential("control interface", listening));
         }
         Ok(())
     }
 
     /// Subscribes, as a member of the queue group if this host knows what the group answers for.
-    async fn subscribe(&self, wanted: &ControlSubscription, is_late: bool) -> Result<Subscriber, SubscribeError> {
-        let (client, subject) = (&self.parts.client, wanted.subject.clone());
+    async fn subscribe(
+        &self,
+        wanted: &ControlSubscription,
+        membership: Membership,
+    ) -> Result<Subscriber, SubscribeError> {
+        let (client, subject) = (&self.parts.context.ctl.client, wanted.subject.clone());
         let subscribed = match &wanted.queue {
-            Some(queue) if !is_late => client.queue_subscribe(subject, queue.clone()).await,
+            Some(queue) if membership == Membership::Member => client.queue_subscribe(subject, queue.clone()).await,
             _ => client.subscribe(subject).await,
         };
         subscribed.map_err(|e| SubscribeError { subject: wanted.subject.clone(), cause: e.to_string() })
@@ -177,54 +179,52 @@ impl Server {
                         error!(error = %failure, "a control request panicked");
                     }
                 }
-                Ok(()) = listening.knowledge.changed(), if listening.wanted.queue.is_some() => {
+                Ok(()) = listening.synced.changed(), if listening.wanted.queue.is_some() => {
                     self.join_or_leave(&mut listening, &mut waiting).await;
                 }
                 message = listening.subscription.next(), if waiting.len() < WAITING_MAX => match message {
-                    Some(message) => self.take_on(&mut waiting, message, listening.is_late),
+                    Some(message) => self.take_on(&mut waiting, message, listening.membership),
                     None => break,
                 },
             }
         }
         // Out of the queue groups first, so that others get the requests; whoever asked before still gets an answer.
-        self.leave(listening.subscription, listening.is_late, &mut waiting).await;
+        self.leave(listening.subscription, listening.membership, &mut waiting).await;
         while waiting.join_next().await.is_some() {}
     }
 
     /// Joins the queue group when this host knows what the lattice knows, or leaves it. Requests
     /// from before are answered as they would have been then: the group may have got them too.
     async fn join_or_leave(self: &Arc<Self>, listening: &mut Listening, waiting: &mut JoinSet<()>) {
-        let is_late = !*listening.knowledge.borrow_and_update();
-        if is_late == listening.is_late {
+        let membership = Membership::of(*listening.synced.borrow_and_update());
+        if membership == listening.membership {
             return;
         }
-        match self.subscribe(&listening.wanted, is_late).await {
+        match self.subscribe(&listening.wanted, membership).await {
             Ok(subscription) => {
                 let old = std::mem::replace(&mut listening.subscription, subscription);
-                self.leave(old, listening.is_late, waiting).await;
-                listening.is_late = is_late;
+                self.leave(old, listening.membership, waiting).await;
+                listening.membership = membership;
             }
             Err(error) => warn!(%error, "this host goes on answering as before"),
         }
     }
 
-    async fn leave(self: &Arc<Self>, mut subscription: Subscriber, is_late: bool, waiting: &mut JoinSet<()>) {
+    async fn leave(self: &Arc<Self>, mut subscription: Subscriber, membership: Membership, waiting: &mut JoinSet<()>) {
         if subscription.drain().await.is_ok() {
             while let Ok(Some(message)) = tokio::time::timeout(LEAVE_TIMEOUT, subscription.next()).await {
-                self.take_on(waiting, message, is_late);
+                self.take_on(waiting, message, membership);
             }
         }
     }
 
-    fn take_on(self: &Arc<Self>, waiting: &mut JoinSet<()>, message: Message, is_late: bool) {
+    fn take_on(self: &Arc<Self>, waiting: &mut JoinSet<()>, message: Message, membership: Membership) {
         let Message { subject, reply, payload, .. } = message;
         debug!(%subject, "control request");
-        let answer = if is_late {
-            self.respond_late(subject.as_str(), &payload, reply.as_ref())
-        } else {
-            self.respond(subject.as_str(), &payload, reply.as_ref())
+        let answer = match membership {
+            Membership::Member => self.respond(subject.as_str(), &payload, reply.as_ref()),
+            Membership::Late => self.respond_late(subject.as_str(), &payload, reply.as_ref()),
         };
-        let (client, answers) = (self.parts.client.clone(), self.parts.answers.clone());
         let server = Arc::clone(self);
         waiting.spawn(async move {
             let answer = match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
@@ -233,31 +233,36 @@ impl Server {
                     "the host did not finish in time, the outcome is unknown; query it to find out",
                 )),
             };
-            if let Some(answer) = &answer {
-                let request = server.parts.subjects.parse_control(&subject);
-                server.refusals.tell(request.as_ref(), &subject, &payload, answer);
-            }
-            let (Some(reply), Some(mut answer)) = (reply, answer) else { return };
-            // The client library would refuse it, and the one who asks would wait in vain.
-            let (size, max) = (answer.len(), client.server_info().max_payload);
-            if size > max {
-                warn!(%subject, size, max, "control reply is larger than the NATS server takes; raise its max_payload");
-                let refusal = format!(
-                    "the answer has {size} bytes, more than the {max} the NATS server takes in one message; raise its max_payload"
-                );
-                answer = json(&Ack::rejected(refusal)).unwrap_or_default();
-            }
-            match answers.send(&client, &reply, answer, ANSWER_TIMEOUT).await {
-                Ok(()) | Err(Unsent::Refused) => {}
-                Err(error) => warn!(%subject, %error, "control reply lost"),
+            let Some(answer) = answer else { return };
+            let request = server.parts.context.subjects.parse_control(&subject);
+            server.refusals.tell(request.as_ref(), &subject, &payload, &answer);
+            if let Some(reply) = reply {
+                server.send(&subject, &reply, answer).await;
             }
         });
+    }
+
+    async fn send(&self, subject: &Subject, reply: &Subject, mut answer: Bytes) {
+        let (size, max) = (answer.len(), self.payload_max());
+        // The client library would refuse it, and the one who asks would wait in vain.
+        if size > max {
+            warn!(%subject, size, max, "control reply is larger than the NATS server takes; raise its max_payload");
+            let refusal = format!(
+                "the answer has {size} bytes, more than the {max} the NATS server takes in one message; raise its max_payload"
+            );
+            answer = json(&Ack::rejected(refusal)).unwrap_or_default();
+        }
+        let context = &self.parts.context;
+        match context.answers.send(&context.ctl.client, reply, answer, ANSWER_TIMEOUT).await {
+            Ok(()) | Err(Unsent::Refused) => {}
+            Err(error) => warn!(%subject, %error, "control reply lost"),
+        }
     }
 
     /// Handles a request as a host that knows less than others: they answer first, and only they
     /// write.
     fn respond_late(self: &Arc<Self>, subject: &str, payload: &Bytes, reply: Option<&Subject>) -> Answer {
-        match self.parts.subjects.parse_control(subject) {
+        match self.parts.context.subjects.parse_control(subject) {
             Some(Control::Claims | Control::Links) => {
                 // Answers from the state after the delay.
                 let (server, subject, payload) = (Arc::clone(self), subject.to_owned(), payload.clone());
@@ -278,7 +283,7 @@ impl Server {
                 | Control::ConfigDel { .. }
                 | Control::ConfigClear { .. },
             ) => {
-                let store = self.parts.store.clone();
+                let store = self.parts.context.store.clone();
                 async move {
                     tokio::time::sleep(LATE_WRITE).await;
                     json(&Ack::rejected(store.backend().absence()))
@@ -293,10 +298,10 @@ impl Server {
     /// Handles a request. Work that must happen in the order of requests is done before this
     /// returns. An answer of many messages goes to `reply` by itself.
     fn respond(self: &Arc<Self>, subject: &str, payload: &Bytes, reply: Option<&Subject>) -> Answer {
-        let Some(request) = self.parts.subjects.parse_control(subject) else {
-            if self.parts.subjects.is_auction(subject) {
+        let Some(request) = self.parts.context.subjects.parse_control(subject) else {
+            if self.parts.context.subjects.is_auction(subject) {
                 // Clients take every answer to an auction for a bid.
-                return futures::future::ready(None).boxed();
+                return silence();
             }
             return now(&Ack::rejected(format!("unsupported subject {subject}")));
         };
@@ -304,43 +309,51 @@ impl Server {
             Control::PingHosts => {
                 // Dashboards of older hosts fill their tables from the heartbeats that a ping provokes.
                 self.heartbeat_soon();
-                let there = self.parts.peers.others().into_iter().filter(|(_, is_silent)| !is_silent);
-                now(&self.parts.state.ping(there.map(|(host, _)| host).collect()))
+                let there = self.parts.context.peers.others().into_iter().filter(|(_, is_silent)| !is_silent);
+                now(&self.parts.context.state.ping(there.map(|(host, _)| host).collect()))
             }
             Control::Inventory { .. } => {
-                now(&self.parts.state.inventory(&self.parts.actors.running(), &self.parts.providers.running()))
+                now(&self.parts.context.state.inventory(&self.parts.actors.running(), &self.parts.providers.running()))
             }
             Control::Claims => self.get_claims(),
             Control::Links => self.get_links(),
-            Control::LinkPut => self.put_link(payload),
-            Control::LinkDel => self.delete_link(payload),
-            Control::AuctionActor => self.auction_actor(payload),
-            Control::AuctionProvider => self.auction_provider(payload),
-            Control::Command { command, .. } => match command {
-                Command::LaunchActor => self.launch_actor(payload),
-                Command::ScaleActor => self.scale_actor(payload),
-                Command::StopActor => self.stop_actor(payload),
-                Command::UpdateActor => self.update_actor(payload),
-                Command::LaunchProvider => self.launch_provider(payload),
-                Command::StopProvider => self.stop_provider(payload),
-                Command::StopHost => self.stop_host(payload),
-            },
-            Control::LabelPut { .. } => self.put_label(payload),
-            Control::LabelDel { .. } => self.delete_label(payload),
+            Control::LinkPut => read("put link", payload, |request| self.put_link(request)),
+            Control::LinkDel => read("delete link", payload, |request| self.delete_link(request)),
+            Control::AuctionActor => bid(payload, |request| self.bid_for_actor(request)),
+            Control::AuctionProvider => bid(payload, |request| self.bid_for_provider(request)),
+            Control::Command { command, .. } => self.command(command, payload),
+            Control::LabelPut { .. } => read("label", payload, |request| self.put_label(request)),
+            Control::LabelDel { .. } => read("label", payload, |request| self.delete_label(request)),
             Control::RegistriesPut => self.put_registries(payload),
             Control::ConfigPut { entity, key } => self.put_config(entity, key, payload.clone()),
             Control::ConfigDel { entity, key } => self.delete_config(entity, Some(key)),
             Control::ConfigClear { entity } => self.delete_config(entity, None),
             Control::ConfigGet { entity, key } => self.get_config(entity, key),
-            Control::Probe { probe, .. } => match probe {
-                Probe::Calls => self.probe_calls(payload),
-                Probe::Logs => self.probe_logs(payload, reply),
-                Probe::Explain => self.probe_explain(payload),
-                Probe::Health => self.probe_health(payload),
-                Probe::Links => self.probe_links(payload),
-                Probe::Claims => self.probe_claims(payload),
-                Probe::Link => self.probe_link(payload),
-            },
+            Control::Probe { probe, .. } => self.probe(probe, payload, reply),
+        }
+    }
+
+    fn command(self: &Arc<Self>, command: Command, payload: &Bytes) -> Answer {
+        match command {
+            Command::LaunchActor => read("launch actor", payload, |request| self.launch_actor(request)),
+            Command::ScaleActor => read("scale actor", payload, |request| self.scale_actor(request)),
+            Command::StopActor => read("stop actor", payload, |request| self.stop_actor(request)),
+            Command::UpdateActor => read("update actor", payload, |request| self.update_actor(request)),
+            Command::LaunchProvider => read("launch provider", payload, |request| self.launch_provider(request)),
+            Command::StopProvider => read("stop provider", payload, |request| self.stop_provider(request)),
+            Command::StopHost => read("stop host", or_empty(payload), |request| self.stop_host(request)),
+        }
+    }
+
+    fn probe(self: &Arc<Self>, probe: Probe, payload: &Bytes, reply: Option<&Subject>) -> Answer {
+        match probe {
+            Probe::Calls => read("calls", or_empty(payload), |ask| self.probe_calls(&ask)),
+            Probe::Logs => read("logs", payload, |ask| self.probe_logs(ask, reply)),
+            Probe::Explain => read("explain", payload, |request| self.probe_explain(request)),
+            Probe::Health => self.probe_health(payload),
+            Probe::Links => read("page", or_empty(payload), |ask| self.probe_links(ask)),
+            Probe::Claims => read("page", or_empty(payload), |ask| self.probe_claims(ask)),
+            Probe::Link => read("link", payload, |request| self.probe_link(request)),
         }
     }
 
@@ -355,8 +368,8 @@ impl Server {
             loop {
                 self.heartbeat_wanted.notified().await;
                 let parts = &self.parts;
-                let heartbeat = parts.state.heartbeat(&parts.actors.running(), &parts.providers.running());
-                parts.events.publish(Event::HostHeartbeat(heartbeat));
+                let heartbeat = parts.context.state.heartbeat(&parts.actors.running(), &parts.providers.running());
+                parts.context.events.publish(Event::HostHeartbeat(heartbeat));
                 sleep(EXTRA_HEARTBEAT).await;
             }
         };
@@ -365,7 +378,7 @@ impl Server {
 
     /// Bytes the NATS server takes in one message.
     pub(super) fn payload_max(&self) -> usize {
-        self.parts.client.server_info().max_payload
+        self.parts.context.ctl.client.server_info().max_payload
     }
 }
 
@@ -413,13 +426,38 @@ pub(super) fn json(reply: &impl Serialize) -> Option<Bytes> {
     }
 }
 
-/// Reads a request, or makes the rejecting answer.
-pub(super) fn parse<T: DeserializeOwned>(what: &str, payload: &[u8]) -> Result<T, Answer> {
-    read(payload).map_err(|error| now(&Ack::rejected(format!("malformed {what} request: {error}"))))
+/// No answer at all.
+fn silence() -> Answer {
+    ready(None).boxed()
+}
+
+/// Reads a request and carries it out, or answers why it cannot be read.
+fn read<R: DeserializeOwned>(what: &str, payload: &[u8], carry_out: impl FnOnce(R) -> Answer) -> Answer {
+    match parse(payload) {
+        Ok(request) => carry_out(request),
+        Err(error) => now(&Ack::rejected(format!("malformed {what} request: {error}"))),
+    }
+}
+
+/// Reads an auction and answers with a bid, or not at all. A bid is a promise: clients take the
+/// first one.
+fn bid<R: DeserializeOwned, B: Serialize>(payload: &[u8], offer: impl FnOnce(R) -> Option<B>) -> Answer {
+    match parse(payload) {
+        Ok(request) => offer(request).map_or_else(silence, |bid| now(&bid)),
+        Err(error) => {
+            warn!(%error, "auction request is malformed");
+            silence()
+        }
+    }
+}
+
+/// A request that may be empty, as the object without members.
+fn or_empty(payload: &Bytes) -> &[u8] {
+    if payload.is_empty() { b"{}" } else { payload }
 }
 
 /// Reads a request. Each is a JSON object; a list would be read as the members of one, in their order.
-pub(super) fn read<T: DeserializeOwned>(payload: &[u8]) -> serde_json::Result<T> {
+fn parse<T: DeserializeOwned>(payload: &[u8]) -> serde_json::Result<T> {
     match payload.iter().find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'{') | None => serde_json::from_slice(payload),
         Some(_) => Err(serde::de::Error::custom("it is no JSON object")),

@@ -53,71 +53,87 @@ pub(super) fn bucket(facts: &Facts) -> Found {
 
 /// Compares with the protocol; what hosts of other years made differently and works is not worth a word.
 fn settings(info: &Value, name: &str) -> Vec<Finding> {
-    let config = &info["config"];
-    let edit = |option: &str| format!("nats stream edit {name} {option}");
-    let again =
-        || format!("it cannot be changed: stop all hosts, `nats stream rm {name}`, start them; put the links again");
-    let number = |member: &str| config[member].as_i64().unwrap_or_default();
-    let mut found = Vec::new();
-    let mut wrong = |is_wrong: bool, seen: String, fix: String| {
-        if is_wrong {
-            found.push(Finding::wrong(format!("the bucket {name} {seen}"), fix));
-        }
-    };
-    let max_age = number("max_age");
-    wrong(
-        max_age > 0,
-        format!("forgets its entries after {} s: links and claims vanish", max_age / 1_000_000_000),
-        edit("--max-age=0"),
-    );
-    let max_entries = number("max_msgs");
-    wrong(
-        max_entries > 0,
-        format!("is limited to {max_entries} entries: links and claims are refused or lost beyond that"),
-        edit("--max-msgs=-1"),
-    );
+    let wrong = wrong_settings(&info["config"], name).into_iter().filter(|(is_so, ..)| *is_so);
+    let wrong = wrong.map(|(_, seen, fix)| Finding::wrong(format!("the bucket {name} {seen}"), fix));
+    let doubtful = doubtful_settings(info, name).into_iter().filter(|(is_so, ..)| *is_so);
+    let doubtful = doubtful.map(|(_, seen, fix)| Finding::warning(format!("the bucket {name} {seen}"), fix));
+    wrong.chain(doubtful).collect()
+}
+
+/// Returns the settings that lose entries: whether one is so, what is seen, and the fix.
+fn wrong_settings(config: &Value, name: &str) -> [(bool, String, String); 6] {
+    let (max_age, max_entries) = (number(config, "max_age"), number(config, "max_msgs"));
     let retention = config["retention"].as_str().unwrap_or("limits");
-    wrong(
-        retention != "limits",
-        format!("has retention {retention}, and hosts read entries away from each other"),
-        again(),
-    );
-    wrong(config["sealed"] == true, "is sealed: nothing can be written".into(), again());
     let expected = format!("$KV.{}.>", name.trim_start_matches("KV_"));
-    let subjects: Vec<&str> = config["subjects"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let subjects = config["subjects"].as_array().into_iter().flatten();
+    let subjects: Vec<&str> = subjects.filter_map(Value::as_str).collect();
     let is_mirror = config["mirror"].is_object();
-    wrong(
-        !is_mirror && !subjects.contains(&&*expected),
-        format!("has the subjects {subjects:?}, not {expected:?}"),
-        again(),
-    );
-    wrong(is_mirror, "is a mirror: what hosts write goes to another bucket".into(), again());
-    let mut doubtful = |is_doubtful: bool, seen: &str, fix: String| {
-        if is_doubtful {
-            found.push(Finding::warning(format!("the bucket {name} {seen}"), fix));
-        }
-    };
-    doubtful(
-        config["storage"] == "memory",
-        "is kept in memory: links and claims are lost when its server stops",
-        again(),
-    );
-    let history = number("max_msgs_per_subject");
-    doubtful(history != 1, "keeps more than the last value of an entry", edit("--max-msgs-per-subject=1"));
-    doubtful(
-        config["discard"] == "old",
-        "discards old entries when it is full, rather than refusing new ones",
-        edit("--discard=new"),
-    );
+    [
+        (
+            max_age > 0,
+            format!("forgets its entries after {} s: links and claims vanish", max_age / 1_000_000_000),
+            edit(name, "--max-age=0"),
+        ),
+        (
+            max_entries > 0,
+            format!("is limited to {max_entries} entries: links and claims are refused or lost beyond that"),
+            edit(name, "--max-msgs=-1"),
+        ),
+        (
+            retention != "limits",
+            format!("has retention {retention}, and hosts read entries away from each other"),
+            make_again(name),
+        ),
+        (config["sealed"] == true, "is sealed: nothing can be written".into(), make_again(name)),
+        (
+            !is_mirror && !subjects.contains(&&*expected),
+            format!("has the subjects {subjects:?}, not {expected:?}"),
+            make_again(name),
+        ),
+        (is_mirror, "is a mirror: what hosts write goes to another bucket".into(), make_again(name)),
+    ]
+}
+
+/// Returns the settings that may lose entries one day, in the same form.
+fn doubtful_settings(info: &Value, name: &str) -> [(bool, &'static str, String); 5] {
+    let config = &info["config"];
     // Some accounts demand a bound; one that is far away does no harm.
-    let (max_bytes, bytes) = (number("max_bytes"), info["state"]["bytes"].as_i64().unwrap_or_default());
-    doubtful(
-        max_bytes > 0 && bytes >= max_bytes / 10 * 8,
-        "is nearly full: links and claims are refused when it is",
-        edit(&format!("--max-bytes={}", max_bytes.saturating_mul(2))),
-    );
-    doubtful(config["allow_direct"] != true, "does not allow direct reads", edit("--allow-direct"));
-    found
+    let (max_bytes, bytes) = (number(config, "max_bytes"), number(&info["state"], "bytes"));
+    [
+        (
+            config["storage"] == "memory",
+            "is kept in memory: links and claims are lost when its server stops",
+            make_again(name),
+        ),
+        (
+            number(config, "max_msgs_per_subject") != 1,
+            "keeps more than the last value of an entry",
+            edit(name, "--max-msgs-per-subject=1"),
+        ),
+        (
+            config["discard"] == "old",
+            "discards old entries when it is full, rather than refusing new ones",
+            edit(name, "--discard=new"),
+        ),
+        (
+            max_bytes > 0 && bytes >= max_bytes / 10 * 8,
+            "is nearly full: links and claims are refused when it is",
+            edit(name, &format!("--max-bytes={}", max_bytes.saturating_mul(2))),
+        ),
+        (config["allow_direct"] != true, "does not allow direct reads", edit(name, "--allow-direct")),
+    ]
+}
+
+fn number(values: &Value, member: &str) -> i64 {
+    values[member].as_i64().unwrap_or_default()
+}
+
+fn edit(name: &str, option: &str) -> String {
+    format!("nats stream edit {name} {option}")
+}
+
+fn make_again(name: &str) -> String {
+    format!("it cannot be changed: stop all hosts, `nats stream rm {name}`, start them; put the links again")
 }
 
 /// Whether it outlives one of the servers. `members` are the servers that clients are told of.
@@ -159,13 +175,13 @@ fn usable(stream: &Stream) -> Vec<Finding> {
     let ways = [("read", &stream.read), ("followed", &stream.follow), ("written", &stream.write)];
     let closed =
         ways.into_iter().filter_map(|(what, answer)| Some((what, answer.as_ref()?))).filter(|(_, a)| !is_open(a));
-    let finding = |(what, answer): (&str, &Api)| {
+    let findings = closed.map(|(what, answer)| {
         Finding::wrong(
             format!("the bucket {} cannot be {what} by this user: it {}", stream.name, answer.words()),
             "allow this user $JS.>, $KV.> and _INBOX.> in the NATS server",
         )
-    };
-    closed.map(finding).collect()
+    });
+    findings.collect()
 }
 
 /// The object store for large payloads, which is made when it is needed first.

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use anyhow::{Context as _, Result, ensure};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use time::{Date, Month, PrimitiveDateTime, Time};
 
@@ -20,18 +21,17 @@ pub struct Validity {
 }
 
 /// Reads the certificates of a PEM file; the error is for people.
-pub fn read(path: &Path) -> Result<Vec<Validity>, String> {
-    let all = CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())?;
-    let all: Vec<CertificateDer<'static>> = all.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
-    if all.is_empty() {
-        return Err("it holds no PEM certificate".into());
-    }
-    all.iter().map(|der| validity(der).ok_or_else(|| "a certificate in it cannot be read".to_owned())).collect()
+pub fn read(path: &Path) -> Result<Vec<Validity>> {
+    let all = CertificateDer::pem_file_iter(path)?;
+    let all: Vec<CertificateDer<'static>> = all.collect::<Result<_, _>>()?;
+    ensure!(!all.is_empty(), "it holds no PEM certificate");
+    all.iter().map(|der| validity(der).context("a certificate in it cannot be read")).collect()
 }
 
 /// Whether a PEM file holds a private key; the error is for people.
-pub fn check_key(path: &Path) -> Result<(), String> {
-    PrivateKeyDer::from_pem_file(path).map(drop).map_err(|error| error.to_string())
+pub fn check_key(path: &Path) -> Result<()> {
+    PrivateKeyDer::from_pem_file(path)?;
+    Ok(())
 }
 
 /// Walks to the two times of a certificate (RFC 5280, section 4.1).
@@ -95,10 +95,14 @@ fn seconds(tag: u8, text: &[u8]) -> Option<i64> {
         }
         _ => return None,
     };
-    let part = |at: usize| rest.get(at..at + 2)?.parse::<u8>().ok();
-    let date = Date::from_calendar_date(year, Month::try_from(part(0)?).ok()?, part(2)?).ok()?;
-    let time = Time::from_hms(part(4)?, part(6)?, part(8)?).ok()?;
+    let month = Month::try_from(two_digits(rest, 0)?).ok()?;
+    let date = Date::from_calendar_date(year, month, two_digits(rest, 2)?).ok()?;
+    let time = Time::from_hms(two_digits(rest, 4)?, two_digits(rest, 6)?, two_digits(rest, 8)?).ok()?;
     Some(PrimitiveDateTime::new(date, time).assume_utc().unix_timestamp())
+}
+
+fn two_digits(text: &str, at: usize) -> Option<u8> {
+    text.get(at..at + 2)?.parse().ok()
 }
 
 #[cfg(test)]

@@ -7,7 +7,10 @@ use super::{
     facts::{Facts, NotConnected, Reached, Server},
     look::Look,
 };
-use crate::{config::Auth, lattice::connection::ConnectError};
+use crate::{
+    config::Auth,
+    lattice::connection::{ConnectError, Purpose},
+};
 
 /// Servers older than this have no direct reads, which the metadata bucket uses.
 const VERSION_MIN: (u64, u64) = (2, 9);
@@ -78,20 +81,21 @@ fn failed(facts: &Facts, reached: &Reached, error: &ConnectError) -> Vec<Finding
 /// Explains an address where no NATS server lets us in, by what listens there.
 fn there(reached: &Reached, address: &str, found: &Look, cause: Option<&str>) -> Finding {
     let purpose = reached.purpose;
-    let right =
-        |what: &str| format!("{what}: --{purpose}-host and --{purpose}-port, or {purpose}_host and {purpose}_port");
     let elsewhere = reached.elsewhere.as_ref().map(|place| format!("a NATS server listens on {place}: name that"));
     match found {
         Look::Unresolved(why) => {
-            Finding::wrong(format!("the name in {address} cannot be resolved: {why}"), right("correct the name"))
+            let fix = place(purpose, "correct the name");
+            Finding::wrong(format!("the name in {address} cannot be resolved: {why}"), fix)
         }
         Look::Nobody(why) => Finding::wrong(
             format!("nobody listens on {address} ({why})"),
-            elsewhere.unwrap_or_else(|| right("start a NATS server there (`host up` does), or name the right place")),
+            elsewhere.unwrap_or_else(|| {
+                place(purpose, "start a NATS server there (`host up` does), or name the right place")
+            }),
         ),
         Look::NoAnswer => Finding::wrong(
             format!("{address} does not answer, not even with a refusal"),
-            right("look at firewalls on the way, or name the right place"),
+            place(purpose, "look at firewalls on the way, or name the right place"),
         ),
         Look::Monitoring { port } => Finding::wrong(
             format!("{address} is the monitoring page of a NATS server; its clients are on port {port}"),
@@ -99,7 +103,7 @@ fn there(reached: &Reached, address: &str, found: &Look, cause: Option<&str>) ->
         ),
         Look::Web => Finding::wrong(
             format!("a web server listens on {address}, not a NATS server"),
-            elsewhere.unwrap_or_else(|| right("name the right port")),
+            elsewhere.unwrap_or_else(|| place(purpose, "name the right port")),
         ),
         Look::Tls => Finding::wrong(
             format!("{address} wants TLS before it says a word, which NATS servers do with handshake_first"),
@@ -107,13 +111,18 @@ fn there(reached: &Reached, address: &str, found: &Look, cause: Option<&str>) ->
         ),
         Look::Other => Finding::wrong(
             format!("what listens on {address} is no NATS server, or one that hangs"),
-            elsewhere.unwrap_or_else(|| right("stop it, or name the right port")),
+            elsewhere.unwrap_or_else(|| place(purpose, "stop it, or name the right port")),
         ),
         Look::Nats(_) => Finding::wrong(
             format!("the NATS server at {address} does not take us: {}", cause.unwrap_or("without a reason")),
-            right("see its log; is it the port for clients, not one for leaf nodes or other servers?"),
+            place(purpose, "see its log; is it the port for clients, not one for leaf nodes or other servers?"),
         ),
     }
+}
+
+/// A fix, with the settings that name the place.
+fn place(purpose: Purpose, what: &str) -> String {
+    format!("{what}: --{purpose}-host and --{purpose}-port, or {purpose}_host and {purpose}_port")
 }
 
 fn tls(facts: &Facts, reached: &Reached, servers: &str, cause: &str) -> Finding {

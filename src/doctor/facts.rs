@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -27,15 +27,13 @@ use crate::{
         Session,
         lattice::{Found, Lattice, RequestError},
     },
+    clock,
     config::{self, Config, Mistakes, Overruled},
     control::{
         probe::health::{Health, Request},
         types::{HostReply, Inventory},
     },
-    lattice::{
-        connection::{ConnectError, Nats, Purpose, confirm, connect_once},
-        subject::{Control, Probe},
-    },
+    lattice::connection::{ConnectError, Nats, Purpose, confirm, connect_once},
     links::{Claims, LinkDefinition},
     store::{jetstream::api_prefix, keys},
 };
@@ -163,26 +161,30 @@ pub struct Told {
 impl Default for Facts {
     /// Nothing is known.
     fn default() -> Self {
-        let unknown = || "nothing was looked at".to_owned();
+        Self::unknown("nothing was looked at")
+    }
+}
+
+impl Facts {
+    /// Nothing is known, and why.
+    fn unknown(why: &str) -> Self {
         Self {
             now: 0,
             settings: Settings::default(),
             ctl: Reached::not_tried(Purpose::Control),
             rpc: Reached::not_tried(Purpose::Rpc),
-            server: Err(unknown()),
-            permissions: Err(unknown()),
-            jetstream: Err(unknown()),
-            lattice: Err(unknown()),
-            manager: Err(unknown()),
+            server: Err(why.to_owned()),
+            permissions: Err(why.to_owned()),
+            jetstream: Err(why.to_owned()),
+            lattice: Err(why.to_owned()),
+            manager: Err(why.to_owned()),
             machine: Machine::default(),
         }
     }
-}
 
-impl Facts {
     /// Gathers everything; ends by itself.
     pub async fn gather(session: Result<Session>) -> Self {
-        let now = milliseconds() / 1000;
+        let now = clock::now_ms() / 1000;
         let session = match session {
             Ok(session) => session,
             Err(error) => return Self { now, ..Self::without_settings(error).await },
@@ -206,29 +208,19 @@ impl Facts {
             Ok(mistakes) => settings.mistakes = mistakes,
             Err(error) => settings.error = Some(format!("{error:#}")),
         }
-        let because = || "the settings cannot be used".to_owned();
-        Self {
-            settings,
-            server: Err(because()),
-            permissions: Err(because()),
-            jetstream: Err(because()),
-            lattice: Err(because()),
-            manager: Err(because()),
-            machine: machine::gather(&dirs).await,
-            ..Self::default()
-        }
+        let machine = machine::gather(&dirs).await;
+        Self { settings, machine, ..Self::unknown("the settings cannot be used") }
     }
 
     /// The second round.
     async fn ask(&mut self, session: &Session) {
-        let because = || "there is no connection to the NATS server (nats-ctl)".to_owned();
         let lattice = match (&self.ctl.connected, session.subjects()) {
             (Ok(nats), Ok(subjects)) => {
                 let wait = session.timeout.min(ANSWER_MAX);
                 Ok((nats, Lattice::new(nats.client.clone(), subjects, wait, session.config.js_domain.clone())))
             }
             (Ok(_), Err(error)) => Err(format!("{error:#}")),
-            (Err(_), _) => Err(because()),
+            (Err(_), _) => Err("there is no connection to the NATS server (nats-ctl)".to_owned()),
         };
         let (nats, lattice) = match lattice {
             Ok(both) => both,
@@ -241,7 +233,6 @@ impl Facts {
                 return;
             }
         };
-        let late = |what: &str| format!("{what} did not answer in time");
         let (server, permissions, jetstream, seen, manager) = tokio::join!(
             timeout(ASK, server(nats)),
             timeout(ASK, permissions::gather(session, &lattice.subjects, self.rpc.connected.is_ok())),
@@ -376,10 +367,9 @@ async fn seen(lattice: &Lattice) -> Result<Seen, Unknown> {
 }
 
 async fn health(lattice: &Lattice, host: &str) -> Result<Told, Untold> {
-    let question = Control::Probe { host: host.to_owned(), probe: Probe::Health };
-    let asked_ms = milliseconds();
-    let answer: Result<Health, RequestError> = lattice.request(&question, &Request { ask: true }).await;
-    let came_ms = milliseconds();
+    let asked_ms = clock::now_ms();
+    let answer = lattice.request_of(host, &Request { ask: true }).await;
+    let came_ms = clock::now_ms();
     let health = answer.map_err(|error| match error {
         RequestError::NoResponders { .. } => Untold::TooOld,
         error => Untold::Failed(error.to_string()),
@@ -406,23 +396,29 @@ async fn other_lattices(lattice: &Lattice) -> Vec<String> {
         let _ = timeout(LISTEN, listening).await;
         Some(heard)
     };
-    let buckets = async {
-        let mut names = Vec::new();
-        for api in BTreeSet::from([api_prefix(lattice.js_domain.as_deref()), api_prefix(None)]) {
-            let question = Bytes::from_static(br#"{"subject":"$KV.>"}"#);
-            let Ok(answer) = lattice.ask(&format!("{api}.STREAM.NAMES"), question).await else { continue };
-            let answer: Value = serde_json::from_slice(&answer.payload).unwrap_or_default();
-            let streams = answer["streams"].as_array().cloned().unwrap_or_default();
-            let of = |name: &Value| Some(name.as_str()?.strip_prefix("KV_")?.strip_prefix(keys::BUCKET)?.to_owned());
-            names.extend(streams.iter().filter_map(of));
-        }
-        names
-    };
+    let buckets =
+        async {
+            let mut names = Vec::new();
+            for api in BTreeSet::from([api_prefix(lattice.js_domain.as_deref()), api_prefix(None)]) {
+                let question = Bytes::from_static(br#"{"subject":"$KV.>"}"#);
+                let Ok(answer) = lattice.ask(&format!("{api}.STREAM.NAMES"), question).await else { continue };
+                let answer: Value = serde_json::from_slice(&answer.payload).unwrap_or_default();
+                let streams = answer["streams"].as_array().cloned().unwrap_or_default();
+                names.extend(streams.iter().filter_map(|name| {
+                    Some(name.as_str()?.strip_prefix("KV_")?.strip_prefix(keys::BUCKET)?.to_owned())
+                }));
+            }
+            names
+        };
     let (heard, buckets) = tokio::join!(heard, buckets);
     found.extend(heard.unwrap_or_default());
     found.extend(buckets);
     found.remove(lattice.name());
     found.into_iter().collect()
+}
+
+fn late(what: &str) -> Unknown {
+    format!("{what} did not answer in time")
 }
 
 /// Whether a deployment manager answers for this lattice.
@@ -442,12 +438,6 @@ pub async fn connect_again(session: &Session, purpose: Purpose) -> Result<Nats> 
     };
     let connected = timeout(CONNECT, connect_once(purpose, connection, CLIENT_NAME)).await;
     Ok(connected.context("connect once more")??)
-}
-
-/// This machine's clock, in ms since 1970.
-pub fn milliseconds() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A host as people know it.

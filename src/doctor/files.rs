@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
+use anyhow::{Context as _, Result};
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::Value;
 
@@ -51,10 +52,13 @@ pub(super) fn files(facts: &Facts) -> Found {
             found.extend(creds(path));
         }
     }
-    for (setting, path, is_key) in pem_files(config) {
+    for (setting, path, kind) in pem_files(config) {
         if seen.insert(path.to_owned()) {
             looked_at += 1;
-            found.extend(pem(setting, path, is_key, facts.now));
+            found.extend(match kind {
+                Pem::Key => key(&setting, path),
+                Pem::Certificates => certificates(&setting, path, facts.now),
+            });
         }
     }
     if found.is_empty() {
@@ -101,31 +105,43 @@ fn creds(path: &Path) -> Option<Finding> {
     Some(Finding { verdict: super::Verdict::Warning, ..warning })
 }
 
-fn pem_files(config: &Config) -> Vec<(String, &Path, bool)> {
+/// The content that a PEM file is to have.
+#[derive(Clone, Copy)]
+enum Pem {
+    Certificates,
+    Key,
+}
+
+fn pem_files(config: &Config) -> Vec<(String, &Path, Pem)> {
     let mut files = Vec::new();
     let families = [("ctl", &config.ctl), ("rpc", &config.rpc), ("prov_rpc", &config.prov_rpc)];
     for (family, Connection { tls, .. }) in families {
-        for (field, path, is_key) in [("ca", &tls.ca, false), ("cert", &tls.cert, false), ("key", &tls.key, true)] {
-            files.extend(path.as_deref().map(|path| (format!("{family}_tls_{field}"), path, is_key)));
+        let members =
+            [("ca", &tls.ca, Pem::Certificates), ("cert", &tls.cert, Pem::Certificates), ("key", &tls.key, Pem::Key)];
+        for (field, path, kind) in members {
+            files.extend(path.as_deref().map(|path| (format!("{family}_tls_{field}"), path, kind)));
         }
     }
-    files.extend(config.oci_ca.as_deref().map(|path| ("oci_ca".to_owned(), path, false)));
+    files.extend(config.oci_ca.as_deref().map(|path| ("oci_ca".to_owned(), path, Pem::Certificates)));
     files
 }
 
-fn pem(setting: String, path: &Path, is_key: bool, now: u64) -> Option<Finding> {
-    let wrong = |cause: String| {
-        Finding::wrong(format!("{} ({setting}) cannot be used: {cause}", path.display()), format!("correct {setting}"))
-    };
-    if is_key {
-        return certificate::check_key(path).err().map(wrong).or_else(|| {
-            readable_by_others(path, "it is a private key")
-                .map(|found| Finding { verdict: super::Verdict::Warning, ..found })
-        });
+fn unusable(setting: &str, path: &Path, cause: &anyhow::Error) -> Finding {
+    Finding::wrong(format!("{} ({setting}) cannot be used: {cause}", path.display()), format!("correct {setting}"))
+}
+
+fn key(setting: &str, path: &Path) -> Option<Finding> {
+    if let Err(cause) = certificate::check_key(path) {
+        return Some(unusable(setting, path, &cause));
     }
+    let found = readable_by_others(path, "it is a private key")?;
+    Some(Finding { verdict: super::Verdict::Warning, ..found })
+}
+
+fn certificates(setting: &str, path: &Path, now: u64) -> Option<Finding> {
     let all = match certificate::read(path) {
         Ok(all) => all,
-        Err(cause) => return Some(wrong(cause)),
+        Err(cause) => return Some(unusable(setting, path, &cause)),
     };
     let now = i64::try_from(now).unwrap_or(i64::MAX);
     let soon = i64::try_from(SOON_SECS).unwrap_or(i64::MAX);
@@ -160,8 +176,9 @@ fn days(seconds: i64) -> String {
 
 /// Whether the user JWT of each connection still counts.
 pub(super) fn credentials(facts: &Facts) -> Found {
-    let unusable = || Finding::skipped("the settings cannot be used");
-    let config = facts.settings.config.as_ref().ok_or_else(unusable)?;
+    let Some(config) = &facts.settings.config else {
+        return Err(Finding::skipped("the settings cannot be used"));
+    };
     let mut found: Vec<Finding> = Vec::new();
     let mut words = Vec::new();
     for (family, connection) in [("ctl", &config.ctl), ("rpc", &config.rpc), ("prov_rpc", &config.prov_rpc)] {
@@ -207,8 +224,11 @@ pub(super) fn credentials(facts: &Facts) -> Found {
 }
 
 fn same_but_family(a: &str, b: &str) -> bool {
-    let bare = |text: &str| text.replace("prov_rpc_", "").replace("ctl_", "").replace("rpc_", "");
-    bare(a) == bare(b)
+    without_family(a) == without_family(b)
+}
+
+fn without_family(text: &str) -> String {
+    text.replace("prov_rpc_", "").replace("ctl_", "").replace("rpc_", "")
 }
 
 enum Lifetime {
@@ -218,10 +238,10 @@ enum Lifetime {
     Long(String),
 }
 
-fn lifetime(jwt: &str, now: u64) -> Result<Lifetime, String> {
-    let claims = jwt.split('.').nth(1).ok_or("it is no JWT")?;
-    let claims = BASE64URL_NOPAD.decode(claims.trim_end_matches('=').as_bytes()).map_err(|_| "it is no base64url")?;
-    let claims: Value = serde_json::from_slice(&claims).map_err(|_| "its claims are no JSON")?;
+fn lifetime(jwt: &str, now: u64) -> Result<Lifetime> {
+    let claims = jwt.split('.').nth(1).context("it is no JWT")?;
+    let claims = BASE64URL_NOPAD.decode(claims.trim_end_matches('=').as_bytes()).context("it is no base64url")?;
+    let claims: Value = serde_json::from_slice(&claims).context("its claims are no JSON")?;
     let Some(expires) = claims["exp"].as_u64().filter(|expires| *expires > 0) else {
         return Ok(Lifetime::Long("never expires".into()));
     };

@@ -159,8 +159,8 @@ fn twins(facts: &Facts, seen: &Seen) -> Vec<Finding> {
     let told = facts.told();
     let heard = told.iter().filter(|(_, told)| told.health.twin_ms.is_some()).map(|(host, _)| &host.id);
     let ids: BTreeSet<&String> = heard.chain(seen.twins.iter().map(|twin| &twin.id)).collect();
-    let finding = |id: &&String| {
-        let answering = seen.hosts.iter().chain(&seen.twins).filter(|host| host.id == **id);
+    let findings = ids.into_iter().map(|id| {
+        let answering = seen.hosts.iter().chain(&seen.twins).filter(|host| host.id == *id);
         let names: Vec<&str> = answering.map(|host| host.friendly_name.as_str()).collect();
         Finding::wrong(
             format!(
@@ -169,8 +169,8 @@ fn twins(facts: &Facts, seen: &Seen) -> Vec<Finding> {
             ),
             "give each a host_seed (WASMCLOUD_HOST_SEED) of its own, or none, and start them again",
         )
-    };
-    ids.iter().map(finding).collect()
+    });
+    findings.collect()
 }
 
 fn namesakes(seen: &Seen) -> Vec<Finding> {

@@ -153,8 +153,9 @@ async fn ask(nats: &Nats, subject: String, payload: Bytes, headers: Option<Heade
         Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => return Api::NoResponders,
         Ok(Err(_)) | Err(_) => {
             let denied = nats.denied.borrow();
-            let is_it = |what: &&String| is_about(what, &subject) || what.contains("\"_INBOX.");
-            return Api::Silent { denied: denied.iter().find(is_it).cloned() };
+            let mut denied = denied.iter();
+            let denied = denied.find(|what| is_about(what, &subject) || what.contains("\"_INBOX."));
+            return Api::Silent { denied: denied.cloned() };
         }
     };
     let Ok(answer) = serde_json::from_slice::<Value>(&answer.payload) else {
@@ -207,6 +208,7 @@ fn reached(jetstream: &JetStream) -> Finding {
         };
         return Finding::ok(format!("JetStream {shown} answers{own}"));
     }
+    // A refusal of the server explains everything else, so it is looked at first.
     match (asked, own, asked_domain) {
         (Api::Silent { denied: Some(denied) }, _, _) => Finding::wrong(
             format!("this user may not use JetStream {shown}: {denied}"),
@@ -243,16 +245,17 @@ fn reached(jetstream: &JetStream) -> Finding {
 
 /// Warns of limits that the account has nearly reached.
 fn limits(info: &Value) -> Vec<Finding> {
-    let tight = |used: &str, max: &str, what: &str| {
-        let (used, max) = (info[used].as_i64()?, info["limits"][max].as_i64()?);
-        if max <= 0 || used.saturating_mul(10) < max.saturating_mul(9) {
-            return None;
-        }
-        let seen = format!("the JetStream account has used {used} of {max} {what}");
-        Some(Finding::warning(seen, "raise the limit of the account, or delete streams nobody needs"))
-    };
-    let all = [tight("storage", "max_storage", "bytes on disk"), tight("streams", "max_streams", "streams")];
-    all.into_iter().flatten().collect()
+    [("storage", "max_storage", "bytes on disk"), ("streams", "max_streams", "streams")]
+        .into_iter()
+        .filter_map(|(used, max, what)| {
+            let (used, max) = (info[used].as_i64()?, info["limits"][max].as_i64()?);
+            if max <= 0 || used.saturating_mul(10) < max.saturating_mul(9) {
+                return None;
+            }
+            let seen = format!("the JetStream account has used {used} of {max} {what}");
+            Some(Finding::warning(seen, "raise the limit of the account, or delete streams nobody needs"))
+        })
+        .collect()
 }
 
 #[cfg(test)]

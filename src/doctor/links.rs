@@ -62,9 +62,10 @@ struct Scene<'a> {
 
 impl<'a> Scene<'a> {
     fn of(seen: &'a Seen, claims: &HashMap<&str, &'a Claims>, link: &'a LinkDefinition) -> Self {
-        let claims = |id: &str| claims.get(id).copied();
+        let actor = claims.get(link.actor_id.as_str()).copied();
+        let provider = claims.get(link.provider_id.as_str()).copied();
         let spec = builtin::CATALOGUE.iter().find(|spec| spec.public_key == link.provider_id).copied();
-        Self { seen, link, actor: claims(&link.actor_id), provider: claims(&link.provider_id), spec }
+        Self { seen, link, actor, provider, spec }
     }
 
     fn actor_name(&self) -> String {
@@ -191,15 +192,15 @@ fn several_providers(links: &[LinkDefinition]) -> Vec<Finding> {
     }
     let several =
         uses.into_iter().filter(|(_, links)| links.iter().any(|link| link.provider_id != links[0].provider_id));
-    let finding = |((actor, contract), links): ((&str, &str), Vec<&LinkDefinition>)| {
+    let findings = several.map(|((actor, contract), links)| {
         let names: Vec<&str> = links.iter().map(|link| link.link_name.as_str()).collect();
         Finding::note(format!(
             "actor {actor} is linked to {} providers of {contract}, under {}: it says itself which of them it calls",
             links.len(),
             names.join(", ")
         ))
-    };
-    several.map(finding).collect()
+    });
+    findings.collect()
 }
 
 fn refused(host: &HostReply, link: &RefusedLink) -> Finding {

@@ -145,12 +145,12 @@ pub(super) fn machine(facts: &Facts) -> Found {
             ));
         }
         let Some(room) = *room else { continue };
-        let seen = || format!("the disk of {path} ({what}) has {} MiB left", room >> 20);
+        let seen = format!("the disk of {path} ({what}) has {} MiB left", room >> 20);
         let fix = "make room; `host drain` throws caches away";
         if room < ROOM_MIN {
-            found.push(Finding::wrong(seen(), fix));
+            found.push(Finding::wrong(seen, fix));
         } else if room < ROOM {
-            found.push(Finding::warning(seen(), fix));
+            found.push(Finding::warning(seen, fix));
         }
     }
     found.push(match &facts.machine.nats_server {

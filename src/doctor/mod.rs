@@ -161,8 +161,8 @@ impl Report {
 /// whatever answers or not. Without a session the settings had mistakes, or there is none for another reason.
 pub async fn examine(session: Result<Session>, wanted: &[String]) -> Report {
     let facts = Facts::gather(session).await;
-    let is_wanted = |check: &&Check| wanted.is_empty() || wanted.iter().any(|name| name == check.name);
-    Report { checks: CHECKS.iter().filter(is_wanted).map(|check| check.run(&facts)).collect() }
+    let checks = CHECKS.iter().filter(|check| wanted.is_empty() || wanted.iter().any(|name| name == check.name));
+    Report { checks: checks.map(|check| check.run(&facts)).collect() }
 }
 
 impl Check {

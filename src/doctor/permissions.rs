@@ -75,10 +75,10 @@ impl Nobody {
 
 /// Returns the subjects of the control connection that can be tried.
 fn control(subjects: &Subjects, nobody: &Nobody) -> Vec<Need> {
-    let host = || nobody.host.clone();
-    let (root, inventory) = (subjects.control_root(), subjects.control(&Control::Inventory { host: host() }));
-    let command = Control::Command { host: host(), command: Command::ScaleActor };
-    let probe = Control::Probe { host: host(), probe: Probe::Health };
+    let root = subjects.control_root();
+    let inventory = subjects.control(&Control::Inventory { host: nobody.host.clone() });
+    let command = Control::Command { host: nobody.host.clone(), command: Command::ScaleActor };
+    let probe = Control::Probe { host: nobody.host.clone(), probe: Probe::Health };
     vec![
         subscribe("_INBOX.host-doctor.>".into(), "answers to every question"),
         subscribe(subjects.events(), "hearing what happens in the lattice"),
@@ -96,17 +96,17 @@ fn control(subjects: &Subjects, nobody: &Nobody) -> Vec<Need> {
 
 /// Returns the subjects of the control connection that cannot be tried without an effect.
 fn control_unspoken(subjects: &Subjects) -> Vec<Need> {
-    let asking = |request: Control, needed_for| publish(subjects.control(&request), needed_for);
-    vec![
-        asking(Control::PingHosts, "finding hosts"),
-        asking(Control::Links, "asking for links"),
-        asking(Control::Claims, "asking for claims"),
-        asking(Control::LinkPut, "putting links"),
-        asking(Control::LinkDel, "deleting links"),
-        asking(Control::AuctionActor, "starting actors wherever there is room"),
-        asking(Control::AuctionProvider, "starting providers wherever there is room"),
-        publish(subjects.events(), "hosts: telling what happens"),
-    ]
+    let requests = [
+        (Control::PingHosts, "finding hosts"),
+        (Control::Links, "asking for links"),
+        (Control::Claims, "asking for claims"),
+        (Control::LinkPut, "putting links"),
+        (Control::LinkDel, "deleting links"),
+        (Control::AuctionActor, "starting actors wherever there is room"),
+        (Control::AuctionProvider, "starting providers wherever there is room"),
+    ];
+    let asking = requests.map(|(request, needed_for)| publish(subjects.control(&request), needed_for));
+    asking.into_iter().chain([publish(subjects.events(), "hosts: telling what happens")]).collect()
 }
 
 fn calls(subjects: &Subjects, nobody: &Nobody) -> Vec<Need> {
@@ -168,16 +168,18 @@ async fn tried(purpose: &'static str, nats: &Nats, needs: Vec<Need>) -> Permissi
     };
     let _ = timeout(VERDICT, trying).await;
     let denied = nats.denied.borrow().clone();
-    let is_denied = |need: &Need| {
-        let quoted = format!("\"{}\"", need.subject);
-        let verb = if need.verb == "subscribe" { "subscription" } else { "publish" };
-        denied.iter().any(|what| what.contains(&quoted) && what.to_lowercase().contains(verb))
-    };
-    let forbidden = needs.into_iter().filter(|need| is_denied(need)).map(|need| need.forbidden(purpose)).collect();
-    Permissions { tried, forbidden }
+    let forbidden = needs.into_iter().filter(|need| need.is_among(&denied));
+    Permissions { tried, forbidden: forbidden.map(|need| need.forbidden(purpose)).collect() }
 }
 
 impl Need {
+    /// Whether one of these refusals of the server is about it.
+    fn is_among(&self, denied: &[String]) -> bool {
+        let quoted = format!("\"{}\"", self.subject);
+        let verb = if self.verb == "subscribe" { "subscription" } else { "publish" };
+        denied.iter().any(|what| what.contains(&quoted) && what.to_lowercase().contains(verb))
+    }
+
     fn forbidden(self, purpose: &'static str) -> Forbidden {
         Forbidden { purpose, verb: self.verb, subject: self.subject, needed_for: self.needed_for }
     }
@@ -192,8 +194,8 @@ struct Listed {
 impl Listed {
     /// Whether something may be published.
     fn allow(&self, need: &Need) -> bool {
-        let matches = |patterns: &[String]| patterns.iter().any(|pattern| covers(pattern, &need.subject));
-        (self.allow.is_empty() || matches(&self.allow)) && !matches(&self.deny)
+        let is_allowed = self.allow.is_empty() || self.allow.iter().any(|pattern| covers(pattern, &need.subject));
+        is_allowed && !self.deny.iter().any(|pattern| covers(pattern, &need.subject))
     }
 }
 
@@ -202,11 +204,11 @@ async fn listed(nats: &Nats) -> Option<Listed> {
     let answer = timeout(VERDICT, nats.client.send_request("$SYS.REQ.USER.INFO", request)).await.ok()?.ok()?;
     let answer: Value = serde_json::from_slice(&answer.payload).ok()?;
     let publish = &answer["data"]["permissions"]["publish"];
-    let patterns = |member: &str| {
-        let patterns = publish[member].as_array().into_iter().flatten();
-        patterns.filter_map(|pattern| Some(pattern.as_str()?.to_owned())).collect()
-    };
-    Some(Listed { allow: patterns("allow"), deny: patterns("deny") })
+    Some(Listed { allow: texts(&publish["allow"]), deny: texts(&publish["deny"]) })
+}
+
+fn texts(list: &Value) -> Vec<String> {
+    list.as_array().into_iter().flatten().filter_map(|text| Some(text.as_str()?.to_owned())).collect()
 }
 
 /// Whether a pattern covers a subject, by the rules of NATS.

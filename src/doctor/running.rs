@@ -57,24 +57,20 @@ pub(super) fn references(facts: &Facts) -> Found {
             )
         }));
     }
-    let unfit = |is_it: fn(&str) -> bool, allows: fn(&Told) -> bool| -> (Vec<String>, Vec<String>) {
-        let actors = told.iter().flat_map(|(_, told)| &told.health.actors).map(|actor| actor.reference.as_str());
+    let rules: [Rule; 2] = [
+        ("files", is_file, |told| told.health.settings.allow_file_load),
+        ("the tag latest", is_latest, |told| told.health.settings.allow_latest),
+    ];
+    for (what, is_it, allows) in rules {
+        let actors = told.iter().flat_map(|(_, told)| &told.health.actors).map(|one| one.reference.as_str());
         let providers = told.iter().flat_map(|(_, told)| &told.health.providers).map(|one| one.reference.as_str());
-        let mut references: Vec<String> = actors.chain(providers).filter(|r| is_it(r)).map(str::to_owned).collect();
-        references.sort_unstable();
-        references.dedup();
-        (references, told.iter().filter(|(_, told)| !allows(told)).map(|(host, _)| named(host)).collect())
-    };
-    let is_file = |reference: &str| reference.starts_with("file://") || reference.starts_with('/');
-    let is_latest =
-        |reference: &str| !reference.contains("://") && !reference.starts_with('/') && reference.ends_with(":latest");
-    let files = unfit(is_file, |told| told.health.settings.allow_file_load);
-    let latest = unfit(is_latest, |told| told.health.settings.allow_latest);
-    for (what, (references, hosts)) in [("files", files), ("the tag latest", latest)] {
+        let references: BTreeSet<&str> = actors.chain(providers).filter(|reference| is_it(reference)).collect();
+        let refusing = told.iter().filter(|(_, told)| !allows(told));
+        let hosts: Vec<String> = refusing.map(|(host, _)| named(host)).collect();
         if !references.is_empty() && !hosts.is_empty() {
             found.push(Finding::note(format!(
                 "{} come from {what}, which {} do not load: they cannot run there when their host is gone",
-                references.join(", "),
+                references.into_iter().collect::<Vec<_>>().join(", "),
                 hosts.join(", ")
             )));
         }
@@ -83,6 +79,18 @@ pub(super) fn references(facts: &Facts) -> Found {
         found.push(Finding::ok("every host would load what runs"));
     }
     Ok(found)
+}
+
+/// A kind of reference that hosts may refuse: its name, whether a reference is one, whether a host
+/// loads it.
+type Rule = (&'static str, fn(&str) -> bool, fn(&Told) -> bool);
+
+fn is_file(reference: &str) -> bool {
+    reference.starts_with("file://") || reference.starts_with('/')
+}
+
+fn is_latest(reference: &str) -> bool {
+    !reference.contains("://") && !reference.starts_with('/') && reference.ends_with(":latest")
 }
 
 /// Call aliases that several actors are signed with: calls go to one of them.
@@ -98,21 +106,23 @@ pub(super) fn aliases(facts: &Facts) -> Found {
     }
     let actors: BTreeSet<&str> =
         seen.inventories.iter().flat_map(|inventory| &inventory.actors).map(|actor| actor.id.as_str()).collect();
-    let runs = |claims: &&Claims| actors.contains(claims.subject.as_str());
     let contested = by_alias.iter().filter(|(_, claimants)| claimants.len() > 1);
-    let mut found: Vec<Finding> = contested.flat_map(|(alias, claimants)| contest(alias, claimants, runs)).collect();
+    let mut found: Vec<Finding> = contested.flat_map(|(alias, claimants)| contest(alias, claimants, &actors)).collect();
     if found.is_empty() {
         found.push(Finding::ok("no call alias is claimed by two actors"));
     }
     Ok(found)
 }
 
-fn contest(alias: &str, claimants: &[&Claims], runs: impl Fn(&&Claims) -> bool) -> Vec<Finding> {
-    let (running, gone): (Vec<&Claims>, Vec<&Claims>) = claimants.iter().copied().partition(|claims| runs(claims));
-    let listed = |claimants: &[&Claims]| {
-        let told = |claims: &&Claims| format!("{} (signed by {})", claims.subject, claims.issuer);
-        claimants.iter().map(told).collect::<Vec<_>>().join(" and ")
-    };
+/// Names actors, each with its account.
+fn listed(claimants: &[&Claims]) -> String {
+    let each = claimants.iter().map(|claims| format!("{} (signed by {})", claims.subject, claims.issuer));
+    each.collect::<Vec<_>>().join(" and ")
+}
+
+fn contest(alias: &str, claimants: &[&Claims], actors: &BTreeSet<&str>) -> Vec<Finding> {
+    let (running, gone): (Vec<&Claims>, Vec<&Claims>) =
+        claimants.iter().copied().partition(|claims| actors.contains(claims.subject.as_str()));
     let mut found = Vec::new();
     if running.len() > 1 {
         found.push(Finding::warning(

@@ -8,7 +8,7 @@ use super::{
     facts::{Facts, named},
     hosts::{inhabited, telling},
 };
-use crate::control::probe::health::Answered;
+use crate::control::probe::health::RegistryStatus;
 
 pub(super) fn registries(facts: &Facts) -> Found {
     let told = telling(facts)?;
@@ -17,7 +17,7 @@ pub(super) fn registries(facts: &Facts) -> Found {
     for (host, told) in &told {
         let all = &told.health.registries;
         for answered in all {
-            let Answered { registry, asked_for, is_greeting, error } = answered;
+            let RegistryStatus { registry, asked_for, is_greeting, error } = answered;
             let Some(error) = error else {
                 well.push(registry);
                 continue;

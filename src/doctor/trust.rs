@@ -16,17 +16,13 @@ const SKEW_FAR_MS: u64 = 60_000;
 /// A call is signed with the cluster key of the host it begins on; the host it arrives at must have that among its issuers.
 pub(super) fn issuers(facts: &Facts) -> Found {
     let seen = inhabited(facts)?;
-    let refusing = |key: &str| -> Vec<String> {
-        let told = seen.hosts.iter().filter(|host| !host.cluster_issuers.is_empty() && host.issuer != key);
-        told.filter(|host| !host.cluster_issuers.split(',').any(|issuer| issuer.trim() == key)).map(named).collect()
-    };
     let mut signers: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for host in seen.hosts.iter().filter(|host| !host.issuer.is_empty()) {
         signers.entry(&host.issuer).or_default().push(named(host));
     }
     let mut found = Vec::new();
     for (key, hosts) in &signers {
-        let refusing = refusing(key);
+        let refusing = refusing(&seen.hosts, key);
         if !refusing.is_empty() {
             found.push(Finding::wrong(
                 format!(
@@ -41,16 +37,21 @@ pub(super) fn issuers(facts: &Facts) -> Found {
             ));
         }
     }
+    // `host call` signs with the seed of the settings here, like one more host.
     if let Some(config) = &facts.settings.config {
         let key = &config.cluster.public;
+        let refusing = refusing(&seen.hosts, key);
         if config.cluster.ad_hoc {
             found.push(Finding::note(
                 "there is no cluster seed in the settings here: `host call` has nothing to sign with, and a host \
                  that is started here makes up its own. Copy host_config.json from a host of the lattice",
             ));
-        } else if !refusing(key).is_empty() {
+        } else if !refusing.is_empty() {
             found.push(Finding::wrong(
-                format!("{} refuse calls that are signed with the cluster seed of the settings here (key {key})", refusing(key).join(", ")),
+                format!(
+                    "{} refuse calls that are signed with the cluster seed of the settings here (key {key})",
+                    refusing.join(", ")
+                ),
                 "copy host_config.json from a host of the lattice, or set cluster_seed (WASMCLOUD_CLUSTER_SEED) to its value",
             ));
         }
@@ -86,14 +87,19 @@ fn skewed(host: &HostReply, told: &Told) -> Option<Finding> {
     Some(if size >= SKEW_FAR_MS { Finding::wrong(seen, fix) } else { Finding::warning(seen, fix) })
 }
 
+/// Names the hosts that refuse calls which are signed with this cluster key.
+fn refusing(hosts: &[HostReply], key: &str) -> Vec<String> {
+    let told = hosts.iter().filter(|host| !host.cluster_issuers.is_empty() && host.issuer != key);
+    told.filter(|host| !host.cluster_issuers.split(',').any(|issuer| issuer.trim() == key)).map(named).collect()
+}
+
 /// By how many ms a host's clock is ahead, if the answer took its time anywhere on the way.
 fn skew(told: &Told) -> i64 {
-    let far = |from: u64, to: u64| i64::try_from(to.saturating_sub(from)).unwrap_or(i64::MAX);
     let (now, asked, came) = (told.health.now_ms, told.asked_ms, told.came_ms);
     match now {
         0 => 0,
-        now if now > came => far(came, now),
-        now if now < asked => -far(now, asked),
+        now if now > came => i64::try_from(now - came).unwrap_or(i64::MAX),
+        now if now < asked => -i64::try_from(asked - now).unwrap_or(i64::MAX),
         _ => 0,
     }
 }

@@ -1,5 +1,6 @@
-//! The events a host emits, as types. Names and members are those of the lattice protocol, section 7; where eras differ
-//! the union is sent, because one client aborts on what another one needs.
+//! The events of hosts, as types. Names and members are those of the lattice protocol, section 7;
+//! where eras differ the union is sent, because one client aborts on what another one needs.
+//! [`read`](super::read) makes them out of what other hosts send.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +23,7 @@ pub struct ActorContext {
     /// The reference of the request, byte for byte: clients compare it.
     pub image_ref: String,
     pub annotations: Annotations,
-    pub claims: ActorClaims,
+    pub claims: EventClaims,
 }
 
 /// Which run of which provider an event is about.
@@ -45,7 +46,7 @@ pub enum Event {
     HostStarted {
         labels: BTreeMap<String, String>,
         friendly_name: String,
-        version: &'static str,
+        version: String,
     },
     HostStopped {
         labels: BTreeMap<String, String>,
@@ -114,7 +115,7 @@ pub enum Event {
     },
     ProviderStarted {
         provider: ProviderContext,
-        claims: ProviderClaims,
+        claims: ProviderEventClaims,
     },
     ProviderStartFailed {
         provider_ref: String,
@@ -137,10 +138,11 @@ pub enum Event {
         host_id: String,
         error: String,
     },
-    /// A command of the control interface was refused. Clients of earlier years do not know this event.
+    /// A command of the control interface was refused. Clients of earlier years do not know this
+    /// event.
     CommandRefused {
         host_id: String,
-        command: &'static str,
+        command: String,
         subject: String,
         error: String,
     },
@@ -151,7 +153,11 @@ pub enum Event {
         public_key: String,
     },
     /// An actor starts whose call alias another one claims.
-    CallAliasContested(Contest),
+    CallAliasContested {
+        contest: Contest,
+        /// The contest in the words of its host.
+        message: String,
+    },
     /// An actor with a call alias runs nowhere any more, and another claimant has it.
     CallAliasMoved {
         alias: String,
@@ -166,32 +172,59 @@ pub enum Event {
         entity_id: String,
         key: String,
     },
+    /// An event of another host that this one does not know, by its name. It is never sent.
+    Other(String),
 }
+
+/// What stands in events where something has no name, version or key.
+pub const NOT_AVAILABLE: &str = "N/A";
 
 /// The claims member of actor events: `caps` is never null, `name` never missing.
-#[derive(Serialize)]
-struct EventClaims<'a> {
-    call_alias: Option<&'a str>,
-    caps: &'a [String],
-    issuer: &'a str,
-    tags: &'a [String],
-    name: &'a str,
-    version: Option<&'a str>,
-    revision: Option<i32>,
-    not_before_human: String,
-    expires_human: String,
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EventClaims {
+    pub call_alias: Option<String>,
+    pub caps: Vec<String>,
+    pub issuer: String,
+    pub tags: Vec<String>,
+    pub name: String,
+    pub version: Option<String>,
+    pub revision: Option<i32>,
+    pub not_before_human: String,
+    pub expires_human: String,
 }
 
-impl<'a> EventClaims<'a> {
-    fn of(claims: &'a ActorClaims) -> Self {
+impl From<&ActorClaims> for EventClaims {
+    fn from(claims: &ActorClaims) -> Self {
         Self {
-            call_alias: claims.call_alias.as_deref(),
-            caps: &claims.caps,
-            issuer: &claims.issuer,
-            tags: &claims.tags,
-            name: claims.name.as_deref().unwrap_or("N/A"),
-            version: claims.version.as_deref(),
+            call_alias: claims.call_alias.clone(),
+            caps: claims.caps.clone(),
+            issuer: claims.issuer.clone(),
+            tags: claims.tags.clone(),
+            name: claims.name.clone().unwrap_or_else(|| NOT_AVAILABLE.to_owned()),
+            version: claims.version.clone(),
             revision: claims.revision,
+            not_before_human: claims.not_before_human(),
+            expires_human: claims.expires_human(),
+        }
+    }
+}
+
+/// The claims member of provider events, of texts only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProviderEventClaims {
+    pub issuer: String,
+    pub name: String,
+    pub version: String,
+    pub not_before_human: String,
+    pub expires_human: String,
+}
+
+impl From<&ProviderClaims> for ProviderEventClaims {
+    fn from(claims: &ProviderClaims) -> Self {
+        Self {
+            issuer: claims.issuer.clone(),
+            name: claims.name.clone().unwrap_or_else(|| NOT_AVAILABLE.to_owned()),
+            version: claims.version.clone().unwrap_or_else(|| NOT_AVAILABLE.to_owned()),
             not_before_human: claims.not_before_human(),
             expires_human: claims.expires_human(),
         }
@@ -200,7 +233,7 @@ impl<'a> EventClaims<'a> {
 
 impl Event {
     /// The last token of the event's type and of its own subject.
-    pub fn name(&self) -> &'static str {
+    pub fn name(&self) -> &str {
         match self {
             Self::HostStarted { .. } => "host_started",
             Self::HostStopped { .. } => "host_stopped",
@@ -227,10 +260,11 @@ impl Event {
             Self::LinkdefSet(_) => "linkdef_set",
             Self::LinkdefDeleted(_) => "linkdef_deleted",
             Self::RefmapSet { .. } => "refmap_set",
-            Self::CallAliasContested(_) => "call_alias_contested",
+            Self::CallAliasContested { .. } => "call_alias_contested",
             Self::CallAliasMoved { .. } => "call_alias_moved",
             Self::ConfigSet { .. } => "config_set",
             Self::ConfigDeleted { .. } => "config_deleted",
+            Self::Other(name) => name,
         }
     }
 
@@ -244,11 +278,11 @@ impl Event {
             Self::HostHeartbeat(data) => data.clone(),
             Self::ActorStarted { actor, instance_id } => json!({
                 "public_key": actor.public_key, "image_ref": actor.image_ref, "api_version": "n/a", "instance_id": instance_id,
-                "annotations": actor.annotations, "host_id": actor.host_id, "claims": EventClaims::of(&actor.claims),
+                "annotations": actor.annotations, "host_id": actor.host_id, "claims": actor.claims,
             }),
             Self::ActorsStarted { actor, count } => json!({
                 "public_key": actor.public_key, "image_ref": actor.image_ref, "annotations": actor.annotations,
-                "host_id": actor.host_id, "claims": EventClaims::of(&actor.claims), "count": count,
+                "host_id": actor.host_id, "claims": actor.claims, "count": count,
             }),
             Self::ActorStopped { actor, instance_id } => json!({
                 "public_key": actor.public_key, "instance_id": instance_id, "annotations": actor.annotations,
@@ -259,7 +293,7 @@ impl Event {
                 "annotations": actor.annotations, "image_ref": actor.image_ref,
             }),
             Self::ActorScaled { actor, max } => json!({
-                "public_key": actor.public_key, "claims": EventClaims::of(&actor.claims), "annotations": actor.annotations,
+                "public_key": actor.public_key, "claims": actor.claims, "annotations": actor.annotations,
                 "host_id": actor.host_id, "image_ref": actor.image_ref, "max_instances": max,
             }),
             Self::ActorUpdated { public_key, revision, instance_id } => {
@@ -272,7 +306,8 @@ impl Event {
             Self::ActorsStartFailed { host_id, public_key, image_ref, annotations, error } => json!({
                 "host_id": host_id, "public_key": public_key, "image_ref": image_ref, "annotations": annotations, "error": error,
             }),
-            // A client of 2024 gives up on this event when `actor_ref` is missing, others read `image_ref`.
+            // A client of 2024 gives up on this event when `actor_ref` is missing, others read
+            // `image_ref`.
             Self::ActorScaleFailed { host_id, public_key, image_ref, annotations, max, error } => json!({
                 "host_id": host_id, "public_key": public_key, "image_ref": image_ref, "actor_ref": image_ref,
                 "annotations": annotations, "max_instances": max, "error": error,
@@ -283,15 +318,15 @@ impl Event {
                     "not_before_human": not_before_human, "expires_human": expires_human, "error": error,
                 })
             }
-            // A deployment manager takes tags as null or a text, and needs name and version to be texts.
+            // A deployment manager takes tags as null or a text, and needs name and version to be
+            // texts.
             Self::ProviderStarted { provider, claims } => json!({
                 "host_id": provider.host_id, "public_key": provider.public_key, "image_ref": provider.image_ref,
                 "link_name": provider.link_name, "contract_id": provider.contract_id, "instance_id": provider.instance_id,
                 "annotations": provider.annotations,
                 "claims": {
-                    "issuer": claims.issuer, "tags": null, "name": claims.name.as_deref().unwrap_or("N/A"),
-                    "version": claims.version.as_deref().unwrap_or("N/A"),
-                    "not_before_human": claims.not_before_human(), "expires_human": claims.expires_human(),
+                    "issuer": claims.issuer, "tags": null, "name": claims.name, "version": claims.version,
+                    "not_before_human": claims.not_before_human, "expires_human": claims.expires_human,
                 },
             }),
             // `annotaions` is how a manager of 2024 reads the annotations of a stop.
@@ -309,7 +344,8 @@ impl Event {
                 })
             }
             Self::LinkdefSetFailed { link, host_id, error } => {
-                // Without the values: an error goes where everybody reads, and values may hold passwords.
+                // Without the values: an error goes where everybody reads, and values may hold
+                // passwords.
                 json!({
                     "id": link.id(), "actor_id": link.actor_id, "provider_id": link.provider_id,
                     "link_name": link.link_name, "contract_id": link.contract_id, "host_id": host_id, "error": error,
@@ -325,10 +361,10 @@ impl Event {
                 serde_json::to_value(link.identified()).unwrap_or_else(|_| json!({}))
             }
             Self::RefmapSet { oci_url, public_key } => json!({"oci_url": oci_url, "public_key": public_key}),
-            Self::CallAliasContested(contest) => json!({
+            Self::CallAliasContested { contest, message } => json!({
                 "call_alias": contest.alias, "public_key": contest.claimant.actor_id, "issuer": contest.claimant.issuer,
                 "other_public_key": contest.other.actor_id, "other_issuer": contest.other.issuer,
-                "other_runs": contest.other_runs, "message": contest.to_string(),
+                "other_runs": contest.other_runs, "message": message,
             }),
             Self::CallAliasMoved { alias, from, to } => json!({
                 "call_alias": alias, "public_key": to.actor_id, "issuer": to.issuer, "old_public_key": from.actor_id,
@@ -337,6 +373,7 @@ impl Event {
             Self::ConfigSet { entity_id, key } | Self::ConfigDeleted { entity_id, key } => {
                 json!({"entity_id": entity_id, "key": key})
             }
+            Self::Other(_) => json!({}),
         }
     }
 }
@@ -354,7 +391,7 @@ mod tests {
             public_key: ACTOR.into(),
             image_ref: "file:///a.wasm".into(),
             annotations: Annotations::from([("a".into(), "b".into())]),
-            claims: ActorClaims {
+            claims: EventClaims::from(&ActorClaims {
                 subject: ActorId::parse(ACTOR).unwrap(),
                 issuer: "AISSUER".into(),
                 name: None,
@@ -367,7 +404,7 @@ mod tests {
                 expires: None,
                 not_before: None,
                 hash: String::new(),
-            },
+            }),
         }
     }
 

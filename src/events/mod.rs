@@ -1,7 +1,8 @@
-//! The events that the host publishes about itself: CloudEvents, in the superset of fields that
+//! The events that hosts publish about themselves: CloudEvents, in the superset of fields that
 //! clients of all eras need (lattice protocol, section 7).
 //!
 //! * [`event`] has one variant per event and knows its name and data.
+//! * [`read`] makes the same out of what hosts of all years send.
 //! * [`publisher`] wraps it in the envelope and publishes it on both subjects.
 //! * [`troubles`] keeps the failures among them for those who come later.
 //! * [`progress`] tells how starts get on; that is no event, and nobody has to listen.
@@ -11,8 +12,10 @@
 pub mod event;
 pub mod progress;
 pub mod publisher;
+pub mod read;
 pub mod troubles;
 
 pub use event::Event;
-pub use progress::{Stage, Steps};
+pub use progress::{Stage, Step, Steps};
 pub use publisher::Publisher;
+pub use read::Received;

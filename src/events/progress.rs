@@ -1,15 +1,30 @@
 //! Tells how a start gets on, for those who wait for it at a prompt.
 //!
-//! [`Steps`] belong to one start and carry its reference, in the words of whoever asked. Telling never waits and is never made
-//! up for: a step that finds no room is lost, and events go first.
+//! [`Steps`] belong to one start and carry its reference, in the words of whoever asked. Telling
+//! never waits and is never made up for: a step that finds no room is lost, and events go first.
 
 use std::{sync::Arc, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use super::Publisher;
-use crate::control::types::Step;
 
 /// How often the bytes of one download are told at most.
 pub const EVERY: Duration = Duration::from_millis(200);
+
+/// A step on the way to a start, told on [`Subjects::progress`](crate::lattice::subject::Subjects::progress).
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct Step {
+    pub host_id: String,
+    /// The reference that is started, as it was asked for.
+    pub reference: String,
+    /// `pull`, `verify`, `compile`, `unpack`, `start`.
+    pub stage: String,
+    /// How much of the stage is done, and of how much; 0 of 0 if that is not counted.
+    pub bytes: u64,
+    pub of: u64,
+}
 
 /// The stages of a start, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

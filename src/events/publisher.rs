@@ -1,4 +1,5 @@
-//! Wraps events in their CloudEvents envelope and publishes them, in order, on the two subjects clients listen to.
+//! Wraps events in their CloudEvents envelope and publishes them, in order, on the two subjects
+//! clients listen to.
 //!
 //! [`Publisher::publish`] never waits: events go through a bounded queue to one task. A caller has
 //! already made the change that the event announces, and must not be held up by a server that is
@@ -14,17 +15,16 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-use super::{Event, Steps, troubles::Troubles};
+use super::{Event, Step, Steps, troubles::Troubles};
 use crate::{
-    control::types::Step,
     identity::keys::HostId,
     lattice::{connection::confirm, subject::Subjects},
 };
 
 /// Events that may wait for the connection. A start of a large actor makes about forty.
 const QUEUE: usize = 4096;
-/// How long handing one event to the connection may take. It only waits when the server is away and the client's buffer
-/// is full; an event nobody could have received is not worth more.
+/// How long handing one event to the connection may take. It only waits when the server is away and
+/// the client's buffer is full; an event nobody could have received is not worth more.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Events kept for followers within the process that are slower than they come.
@@ -61,13 +61,14 @@ impl Publisher {
 
     /// Publishes an event after those before it. If the queue is full it is lost, with a warning.
     pub fn publish(&self, event: Event) {
-        let name = event.name();
-        self.troubles.heed(&event);
+        self.troubles.on_event(&event);
         if self.followers.receiver_count() > 0 {
             let _ = self.followers.send(event.clone());
         }
-        if self.queue.try_send(Item::Event(Box::new(event))).is_err() {
-            warn!(event = name, "event lost: too many wait for the NATS connection");
+        if let Err(error) = self.queue.try_send(Item::Event(Box::new(event)))
+            && let Item::Event(lost) = error.into_inner()
+        {
+            warn!(event = lost.name(), "event lost: too many wait for the NATS connection");
         }
     }
 

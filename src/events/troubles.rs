@@ -5,9 +5,11 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
+
+use parking_lot::Mutex;
 
 use super::Event;
 
@@ -16,11 +18,17 @@ const TROUBLES_MAX: usize = 32;
 /// Older failures are not reported any more.
 const KEPT: Duration = Duration::from_secs(3600);
 
+/// What was to be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Actor,
+    Provider,
+}
+
 /// A start that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
-    /// Of a provider rather than an actor.
-    pub is_provider: bool,
+    pub kind: Kind,
     /// As it was asked for.
     pub reference: String,
     /// Of a provider; empty for actors.
@@ -36,34 +44,37 @@ pub struct Troubles(Arc<Mutex<VecDeque<Trouble>>>);
 impl Troubles {
     /// Returns the failures that were not mended, the latest last.
     pub fn lately(&self) -> Vec<Trouble> {
-        let is_recent = |trouble: &Trouble| trouble.at.elapsed().is_ok_and(|ago| ago < KEPT);
-        self.locked().iter().filter(|trouble| is_recent(trouble)).cloned().collect()
+        let troubles = self.0.lock();
+        let recent = troubles.iter().filter(|trouble| trouble.at.elapsed().is_ok_and(|ago| ago < KEPT));
+        recent.cloned().collect()
     }
 
     /// Takes an event into account.
-    pub(super) fn heed(&self, event: &Event) {
+    pub(super) fn on_event(&self, event: &Event) {
         match event {
-            Event::ActorStartFailed { actor_ref, error } => self.failed(false, actor_ref, "", error),
-            Event::ActorsStartFailed { image_ref, error, .. } => self.failed(false, image_ref, "", error),
+            Event::ActorStartFailed { actor_ref, error } => self.failed(Kind::Actor, actor_ref, "", error),
+            Event::ActorsStartFailed { image_ref, error, .. } => self.failed(Kind::Actor, image_ref, "", error),
             Event::ProviderStartFailed { provider_ref, link_name, error } => {
-                self.failed(true, provider_ref, link_name, error);
+                self.failed(Kind::Provider, provider_ref, link_name, error);
             }
             Event::ActorScaled { actor, .. } | Event::ActorsStarted { actor, .. } => {
-                self.clear(false, &actor.image_ref, "");
+                self.clear(Kind::Actor, &actor.image_ref, "");
             }
-            Event::ProviderStarted { provider, .. } => self.clear(true, &provider.image_ref, &provider.link_name),
+            Event::ProviderStarted { provider, .. } => {
+                self.clear(Kind::Provider, &provider.image_ref, &provider.link_name);
+            }
             _ => {}
         }
     }
 
-    fn failed(&self, is_provider: bool, reference: &str, link_name: &str, error: &str) {
-        self.clear(is_provider, reference, link_name);
-        let mut troubles = self.locked();
+    fn failed(&self, kind: Kind, reference: &str, link_name: &str, error: &str) {
+        self.clear(kind, reference, link_name);
+        let mut troubles = self.0.lock();
         if troubles.len() >= TROUBLES_MAX {
             troubles.pop_front();
         }
         troubles.push_back(Trouble {
-            is_provider,
+            kind,
             reference: reference.to_owned(),
             link_name: link_name.to_owned(),
             error: error.to_owned(),
@@ -71,15 +82,9 @@ impl Troubles {
         });
     }
 
-    fn clear(&self, is_provider: bool, reference: &str, link_name: &str) {
-        let is_it = |trouble: &Trouble| {
-            trouble.is_provider == is_provider && trouble.reference == reference && trouble.link_name == link_name
-        };
-        self.locked().retain(|trouble| !is_it(trouble));
-    }
-
-    fn locked(&self) -> MutexGuard<'_, VecDeque<Trouble>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn clear(&self, kind: Kind, reference: &str, link_name: &str) {
+        let mut troubles = self.0.lock();
+        troubles.retain(|old| (old.kind, &*old.reference, &*old.link_name) != (kind, reference, link_name));
     }
 }
 
@@ -94,13 +99,13 @@ mod tests {
     #[test]
     fn each_reference_has_its_latest_failure_and_there_is_a_bound() {
         let troubles = Troubles::default();
-        troubles.heed(&failure("a", "first"));
-        troubles.heed(&failure("a", "second"));
-        troubles.heed(&Event::ActorStartFailed { actor_ref: "a".into(), error: "other".into() });
+        troubles.on_event(&failure("a", "first"));
+        troubles.on_event(&failure("a", "second"));
+        troubles.on_event(&Event::ActorStartFailed { actor_ref: "a".into(), error: "other".into() });
         let errors: Vec<String> = troubles.lately().into_iter().map(|trouble| trouble.error).collect();
         assert_eq!(errors, ["second", "other"]);
         for number in 0..100 {
-            troubles.heed(&failure(&number.to_string(), "x"));
+            troubles.on_event(&failure(&number.to_string(), "x"));
         }
         assert_eq!(troubles.lately().len(), TROUBLES_MAX);
     }

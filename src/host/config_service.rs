@@ -1,15 +1,16 @@
 //! Asks the configuration service of the lattice at start (lattice protocol, section 8.1).
 //!
-//! The service knows hosts by their labels and answers with registry credentials and with what to start. Credentials come
-//! first, because what is started may need them; then providers, then actors. An entry that makes no sense is named and
-//! passed over.
+//! The service knows hosts by their labels and answers with registry credentials and with what to
+//! start. Credentials come first, because what is started may need them; then providers, then
+//! actors. An entry that makes no sense is named and passed over.
 //!
-//! No service, or an answer that makes no sense, keeps no host from starting: it goes on without, and asks again in the
-//! background until it is answered once. So hosts and the service may come up in any order. An answer that comes late
-//! changes nothing about what somebody started meanwhile.
+//! No service, or an answer that makes no sense, keeps no host from starting: it goes on without,
+//! and asks again in the background until it is answered once. So hosts and the service may come up
+//! in any order. An answer that comes late changes nothing about what somebody started meanwhile.
 
 use std::{collections::BTreeMap, time::Duration};
 
+use anyhow::{Context as _, anyhow, bail};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -17,7 +18,8 @@ use tracing::{debug, info, warn};
 
 use crate::{
     actors::supervisor::{self as actors, Amount},
-    control::{probe::health::Consulted, state::HostState},
+    backoff::Backoff,
+    control::{probe::health::ConfigServiceStatus, state::HostState},
     events::event::Annotations,
     identity::keys::LinkName,
     issuers::IssuerChange,
@@ -38,7 +40,18 @@ pub struct Service {
     pub registries: Registries,
     pub actors: actors::Handle,
     pub providers: providers::Handle,
-    pub consulted: Consulted,
+    pub status: ConfigServiceStatus,
+}
+
+/// Why the service gave no answer.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum AskError {
+    #[error("the NATS connection does not take the request")]
+    TimedOut,
+    #[error("{0}")]
+    Request(String),
+    #[error("its answer is no JSON object")]
+    NoObject,
 }
 
 /// The reply of the service, as far as it is valid.
@@ -52,14 +65,14 @@ struct Reply {
 }
 
 impl Service {
-    /// Asks and does what the answer says. Without an answer it returns as well, and `tasks` get one that goes on asking
-    /// until `closing`.
-    pub async fn consult(self, tasks: &TaskTracker, closing: &CancellationToken) {
+    /// Asks and does what the answer says. Without an answer it returns as well, and `tasks` get
+    /// one that goes on asking until `closing`.
+    pub async fn request(self, tasks: &TaskTracker, closing: &CancellationToken) {
         let cause = match self.ask().await {
-            Ok(reply) => return self.obey(reply).await,
+            Ok(reply) => return self.apply(reply).await,
             Err(cause) => cause,
         };
-        self.consulted.note(Err(cause.clone()));
+        self.status.note(Err(anyhow!("{cause}")));
         warn!(
             subject = %self.subject, error = %cause,
             "no configuration service answers; this host goes on without and asks again (config_service_enabled)"
@@ -73,18 +86,17 @@ impl Service {
         });
     }
 
-    async fn ask_again(self, mut last_cause: String) {
-        let mut pause = RETRY_FIRST;
+    async fn ask_again(self, mut last_cause: AskError) {
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LAST);
         loop {
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RETRY_LAST);
+            tokio::time::sleep(backoff.next_pause()).await;
             match self.ask().await {
-                Ok(reply) => return self.obey(reply).await,
+                Ok(reply) => return self.apply(reply).await,
                 Err(cause) if cause == last_cause => {
                     debug!(subject = %self.subject, error = %cause, "still no configuration service");
                 }
                 Err(cause) => {
-                    self.consulted.note(Err(cause.clone()));
+                    self.status.note(Err(anyhow!("{cause}")));
                     warn!(subject = %self.subject, error = %cause, "still no configuration service");
                     last_cause = cause;
                 }
@@ -92,19 +104,20 @@ impl Service {
         }
     }
 
-    async fn ask(&self) -> Result<Reply, String> {
+    async fn ask(&self) -> Result<Reply, AskError> {
         let body = json!({"labels": self.state.labels()}).to_string();
         let request = async_nats::Request::new().payload(body.into()).timeout(Some(TIMEOUT));
-        // The request's own timeout begins when the connection has taken it, so there is one around it.
+        // The request's own timeout begins when the connection has taken it, so there is one around
+        // it.
         let reply = tokio::time::timeout(TIMEOUT * 2, self.client.send_request(self.subject.clone(), request))
             .await
-            .map_err(|_| "the NATS connection does not take the request".to_owned())?
-            .map_err(|e| e.to_string())?;
+            .map_err(|_| AskError::TimedOut)?
+            .map_err(|e| AskError::Request(e.to_string()))?;
         Reply::read(&reply.payload)
     }
 
-    async fn obey(&self, reply: Reply) {
-        self.consulted.note(Ok(()));
+    async fn apply(&self, reply: Reply) {
+        self.status.note(Ok(()));
         for mistake in &reply.mistakes {
             warn!(subject = %self.subject, "entry of the configuration service passed over: {mistake}");
         }
@@ -132,7 +145,8 @@ impl Service {
                 annotations: Annotations::new(),
                 issuer_change: IssuerChange::Refused,
             };
-            // An early end of the supervisor means that the host stops. How the start ends is told by events.
+            // An early end of the supervisor means that the host stops. How the start ends is told
+            // by events.
             match self.providers.start(start).await {
                 Ok(Err(providers::ProviderError::AlreadyRunning { .. })) => {
                     debug!(%reference, "provider of the configuration service was started by somebody else");
@@ -164,14 +178,8 @@ impl Service {
 
 impl Reply {
     /// Reads an answer; fails when it is none at all. Errors never quote it, it may hold passwords.
-    fn read(payload: &[u8]) -> Result<Self, String> {
-        let answer: Map<String, Value> = serde_json::from_slice::<Value>(payload)
-            .ok()
-            .and_then(|answer| match answer {
-                Value::Object(answer) => Some(answer),
-                _ => None,
-            })
-            .ok_or("its answer is no JSON object")?;
+    fn read(payload: &[u8]) -> Result<Self, AskError> {
+        let Ok(Value::Object(answer)) = serde_json::from_slice(payload) else { return Err(AskError::NoObject) };
         let mut reply = Self::default();
         for (index, entry) in reply.list(&answer, "autoStartActors").into_iter().enumerate() {
             match text(&entry) {
@@ -211,16 +219,16 @@ impl Reply {
     }
 }
 
-fn provider(entry: &Value) -> Result<(String, LinkName), String> {
-    let reference = entry.get("imageReference").and_then(text).ok_or("has no imageReference")?;
+fn provider(entry: &Value) -> anyhow::Result<(String, LinkName)> {
+    let reference = entry.get("imageReference").and_then(text).context("has no imageReference")?;
     let link_name = match entry.get("linkName") {
         None | Some(Value::Null) => LinkName::DEFAULT.to_owned(),
         Some(Value::String(name)) if name.is_empty() => LinkName::DEFAULT.to_owned(),
         Some(Value::String(name)) => name.clone(),
-        Some(_) => return Err(format!("({reference}) has a linkName that is no text")),
+        Some(_) => bail!("({reference}) has a linkName that is no text"),
     };
     let link_name =
-        LinkName::parse(&link_name).map_err(|e| format!("({reference}) has linkName {link_name:?}: {e}"))?;
+        LinkName::parse(&link_name).map_err(|e| anyhow!("({reference}) has linkName {link_name:?}: {e}"))?;
     Ok((reference, link_name))
 }
 
@@ -260,7 +268,7 @@ mod tests {
             let reply = Reply::read(nothing.as_bytes()).unwrap();
             assert!(reply.actors.is_empty() && reply.providers.is_empty() && reply.mistakes.is_empty());
         }
-        let error = Reply::read(br#""user:secret""#).map(|_| ()).unwrap_err();
+        let error = Reply::read(br#""user:secret""#).map(|_| ()).unwrap_err().to_string();
         assert!(!error.contains("secret"), "{error}");
         let reply = Reply::read(br#"{"registryCredentials":["secret"],"autoStartActors":"x"}"#).unwrap();
         assert_eq!(reply.mistakes.len(), 2);

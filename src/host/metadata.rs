@@ -3,10 +3,11 @@
 //! A host without the bucket is of use (its actors run, calls by public key work), so it starts and
 //! logs the problem plainly. Its rights depend on the cause:
 //!
-//! * There is no JetStream at all: the lattice is this server and the hosts at it. Metadata is kept in memory, and written
-//!   to the bucket when there is one.
-//! * The configured domain does not answer, or not to this host: other hosts may know more, so this one stores nothing in
-//!   the lattice's name ([`Away`]) and leaves the answers to others as long as there are any.
+//! * There is no JetStream at all: the lattice is this server and the hosts at it. Metadata is kept
+//!   in memory, and written to the bucket when there is one.
+//! * The configured domain does not answer, or not to this host: other hosts may know more, so this
+//!   one stores nothing in the lattice's name ([`Away`]) and leaves the answers to others as long
+//!   as there are any.
 //!
 //! A task goes on trying; when the bucket opens, the host moves over.
 
@@ -34,7 +35,8 @@ use crate::{
 
 /// Pause between attempts to open a bucket that was not there at start.
 const RETRY: Duration = Duration::from_secs(1);
-/// Rounds of bringing what changed during the one before, until the bucket takes the place of memory all the same.
+/// Rounds of bringing what changed during the one before, until the bucket takes the place of
+/// memory all the same.
 const ROUNDS_MAX: usize = 10;
 /// How long it may take to read what the bucket has.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
@@ -163,8 +165,8 @@ impl StandIn {
     }
 }
 
-/// How one round of bringing went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How one round of bringing went; of two parts of a round the greater counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Brought {
     Nothing,
     News,
@@ -180,28 +182,33 @@ struct Copied(HashMap<String, (u64, Option<u64>)>);
 impl Copied {
     /// Brings what is new since the last time, and takes away what is gone.
     async fn bring(&mut self, memory: &Memory, bucket: &dyn Backend) -> Brought {
-        let (mut is_complete, mut has_news) = (true, false);
-        let mut report = |key: &str, cause: Error| {
-            warn!(key, error = %cause, "entry not brought to the metadata bucket");
-            is_complete = false;
-        };
         let entries = memory.entries();
+        let removed = self.take_away(&entries, bucket).await;
+        removed.max(self.put(entries, bucket).await)
+    }
+
+    async fn take_away(&mut self, entries: &[Entry], bucket: &dyn Backend) -> Brought {
         let here: HashSet<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
         let gone: Vec<String> = self.0.keys().filter(|key| !here.contains(key.as_str())).cloned().collect();
+        let mut brought = Brought::Nothing;
         for key in gone {
-            has_news = true;
+            brought = brought.max(Brought::News);
             if let Some((_, Some(revision))) = self.0.get(&key) {
                 match bucket.delete(&key, Expect::Revision(*revision)).await {
                     Ok(()) | Err(Error::Conflict) => {}
                     Err(cause) => {
-                        report(&key, cause);
+                        brought = not_brought(&key, &cause);
                         continue;
                     }
                 }
             }
             self.0.remove(&key);
         }
-        let mut lost = Vec::new();
+        brought
+    }
+
+    async fn put(&mut self, entries: Vec<Entry>, bucket: &dyn Backend) -> Brought {
+        let (mut brought, mut lost) = (Brought::Nothing, Vec::new());
         for entry in entries {
             let before = match self.0.get(&entry.key) {
                 Some((known, _)) if *known == entry.revision => continue,
@@ -209,34 +216,34 @@ impl Copied {
                 Some((_, Some(revision))) => *revision,
                 None => 0,
             };
-            has_news = true;
+            brought = brought.max(Brought::News);
             match bucket.put(&entry.key, entry.value.clone(), Expect::Revision(before)).await {
                 Ok(revision) => drop(self.0.insert(entry.key, (entry.revision, Some(revision)))),
                 Err(Error::Conflict) => lost.push(entry),
-                Err(cause) => report(&entry.key, cause),
+                Err(cause) => brought = not_brought(&entry.key, &cause),
             }
         }
-        if !lost.is_empty() {
-            match read(bucket).await {
-                Some(found) => {
-                    for Entry { key, value, revision } in lost {
-                        // The same value may well be this host's, written without an answer that came in time.
-                        let ours = found.get(&key).filter(|theirs| theirs.value == value).map(|ours| ours.revision);
-                        self.0.insert(key, (revision, ours));
-                    }
-                }
-                None => {
-                    warn!("the metadata bucket does not tell what it has");
-                    is_complete = false;
-                }
-            }
-        }
-        match (is_complete, has_news) {
-            (false, _) => Brought::Incomplete,
-            (true, true) => Brought::News,
-            (true, false) => Brought::Nothing,
-        }
+        if lost.is_empty() { brought } else { brought.max(self.note_lost(lost, bucket).await) }
     }
+
+    /// Notes the entries that the bucket has from somebody else.
+    async fn note_lost(&mut self, lost: Vec<Entry>, bucket: &dyn Backend) -> Brought {
+        let Some(found) = read(bucket).await else {
+            warn!("the metadata bucket does not tell what it has");
+            return Brought::Incomplete;
+        };
+        for Entry { key, value, revision } in lost {
+            // The same value may well be this host's, written without an answer that came in time.
+            let ours = found.get(&key).filter(|theirs| theirs.value == value).map(|ours| ours.revision);
+            self.0.insert(key, (revision, ours));
+        }
+        Brought::News
+    }
+}
+
+fn not_brought(key: &str, cause: &Error) -> Brought {
+    warn!(key, error = %cause, "entry not brought to the metadata bucket");
+    Brought::Incomplete
 }
 
 /// Reads the entries of a bucket, by key; `None` if it does not answer in time.

@@ -18,9 +18,12 @@ const NOUNS: [&str; 40] = [
 /// Draws a name.
 pub fn friendly() -> String {
     let mut rng = rand::rng();
-    let word = |words: &[&'static str], rng: &mut _| words.choose(rng).copied().unwrap_or("host");
     let (adjective, noun) = (word(&ADJECTIVES, &mut rng), word(&NOUNS, &mut rng));
     format!("{adjective}-{noun}-{:04}", rng.random_range(1..=9999))
+}
+
+fn word(words: &[&'static str], rng: &mut impl Rng) -> &'static str {
+    words.choose(rng).copied().unwrap_or("host")
 }
 
 #[cfg(test)]

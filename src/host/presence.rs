@@ -1,6 +1,7 @@
 //! Which hosts run on this machine: each holds a lock on a file of its own for as long as it lives.
 //!
-//! The lock goes with the process, however that ends, so a file without a lock is a leftover and is removed.
+//! The lock goes with the process, however that ends, so a file without a lock is a leftover and is
+//! removed.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -57,8 +58,8 @@ pub fn running(dir: &Path) -> Vec<String> {
 
 /// The process numbers of the hosts that [`running`] finds.
 pub fn pids(dir: &Path) -> Vec<u32> {
-    let read = |id: String| fs::read_to_string(dir.join(format!("{id}.lock"))).ok()?.trim().parse().ok();
-    running(dir).into_iter().filter_map(read).collect()
+    let locks = running(dir).into_iter().map(|id| dir.join(format!("{id}.lock")));
+    locks.filter_map(|lock| fs::read_to_string(lock).ok()?.trim().parse().ok()).collect()
 }
 
 #[cfg(test)]

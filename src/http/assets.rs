@@ -22,7 +22,7 @@ use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use flate2::{Compression, write::GzEncoder};
 
-use super::api::Refusal;
+use super::refusal::Refusal;
 
 /// The first parts of the paths that are pages; the page itself reads the rest.
 pub const PAGES: [&str; 8] = ["hosts", "actors", "providers", "links", "claims", "events", "activity", "call"];
@@ -95,14 +95,8 @@ files![
     "vendor/htm-preact.js",
 ];
 
-static BY_PATH: LazyLock<HashMap<&str, Asset>> = LazyLock::new(|| {
-    let asset = |(path, content): &(&'static str, &'static [u8])| {
-        let tag = HEXLOWER.encode(&digest::digest(&digest::SHA256, content).as_ref()[..16]);
-        let tag = HeaderValue::from_str(&format!("\"{tag}\"")).expect("hexadecimal digits");
-        (*path, Asset { content, compressed: OnceLock::new(), kind: kind(path), tag })
-    };
-    FILES.iter().map(asset).collect()
-});
+static BY_PATH: LazyLock<HashMap<&str, Asset>> =
+    LazyLock::new(|| FILES.iter().map(|(path, content)| (*path, Asset::new(path, content))).collect());
 
 struct Asset {
     content: &'static [u8],
@@ -112,13 +106,19 @@ struct Asset {
 }
 
 impl Asset {
+    fn new(path: &str, content: &'static [u8]) -> Self {
+        let tag = HEXLOWER.encode(&digest::digest(&digest::SHA256, content).as_ref()[..16]);
+        let tag = HeaderValue::from_str(&format!("\"{tag}\"")).expect("hexadecimal digits");
+        Self { content, compressed: OnceLock::new(), kind: kind(path), tag }
+    }
+
     fn compressed(&self) -> Bytes {
-        let compress = || {
+        let compressed = self.compressed.get_or_init(|| {
             let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
             let written = encoder.write_all(self.content).and_then(|()| encoder.finish());
             written.map_or_else(|_| Bytes::from_static(self.content), Bytes::from)
-        };
-        self.compressed.get_or_init(compress).clone()
+        });
+        compressed.clone()
     }
 }
 

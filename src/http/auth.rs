@@ -1,341 +1,784 @@
-//! The secret that opens the dashboard, and the signed tokens that are made of it.
+//! Access to the dashboard: who may enter, from where, and what for.
 //!
-//! A random text is kept in a file of this user, [`FILE`], that nobody else may read. All hosts of the user share it.
+//! Every request passes [`guard`], which refuses, in this order:
 //!
-//! * Programs show the text itself, as bearer.
-//! * A *session* is a JWT for [`SESSION`]; a page shows it as bearer, too.
-//! * A *code* is a JWT for [`CODE`] and for one host, and is exchanged for a session once.
-//!   Everybody who may read the file can make one without asking the host ([`Keys::code`]), so
-//!   `host dashboard` needs no API.
+//! * wrong tokens. A caller that shows the right one as bearer, or a session, is an
+//!   [`Access::Operator`] and comes in.
+//! * names that are not the dashboard's, in the `Host` header: a page elsewhere whose name was pointed at this machine (DNS
+//!   rebinding) is stopped by its name. Addresses cannot be rebound, and `localhost` is ours.
+//! * requests that a page of another origin makes, by `Origin` and `Sec-Fetch-Site`.
+//! * everything but reading, without a login. Reading needs one too ([`Reading::Closed`]) where the dashboard listens on more
+//!   than loopback, and where the settings have a token.
 //!
-//! The keys of both are derived from the text, so a restart ends no session, and another text ([`renew`]) ends them all.
-//! A session also depends on the token of the settings, if there is one: another setting ends it as well.
+//! Without a login one is an [`Access::Reader`], for whom [`super::mask`] hides link values and what actors and providers say.
+//! The files of the page, the login and the health checks are open to everybody.
+//!
+//! There are no cookies: browsers send them to every port of a machine, so also to the pages of its actors, which then could
+//! act as the operator. A page keeps its session where only its own origin reads it, and shows it as bearer. Thus a request of
+//! another page brings no right with it, whatever the browser.
 
 use std::{
-    fs, io,
-    io::{Read as _, Write as _},
-    path::Path,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use rand::Rng as _;
-use serde::{Deserialize, Serialize};
+use aws_lc_rs::{constant_time::verify_slices_are_equal, digest};
+use axum::{
+    extract::{Request, State},
+    http::{
+        HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri,
+        header::{self, AUTHORIZATION, CONTENT_SECURITY_POLICY, HOST, ORIGIN},
+        uri::Authority,
+    },
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use parking_lot::Mutex;
+use tokio::time::timeout;
+use tracing::warn;
 
-use crate::{config::Secret, keyring};
+use super::{
+    listen::{Caller, Crowd},
+    refusal::Refusal,
+    token::{self, Claims, Keys},
+};
+use crate::{config::Secret, providers::builtin::httpserver::clients::network};
 
-/// The name of the file, below the state directory.
-pub const FILE: &str = "dashboard.token";
-/// How long a session lasts.
-pub const SESSION: Duration = Duration::from_secs(12 * 3600);
-/// How long a code may be exchanged for a session.
-pub const CODE: Duration = Duration::from_secs(60);
+/// How often the file with the secret is looked at, so that another secret counts soon.
+const FRESH: Duration = Duration::from_secs(1);
+/// Codes and sessions that are remembered as used up; each for as long as it would hold.
+const USED_UP_MAX: usize = 4096;
+/// Wrong tokens that one address may show within [`WINDOW`]; and all together.
+const ATTEMPTS_MAX: u32 = 5;
+const ALL_ATTEMPTS_MAX: u32 = 100;
+const WINDOW: Duration = Duration::from_secs(60);
+/// Characters of a token that nobody guesses. A caller with such a token comes in, whatever others
+/// tried before.
+const LONG: usize = 32;
+/// Addresses whose attempts are counted apart.
+const CALLERS_MAX: usize = 1024;
 
-/// Random bytes of what is made up.
-const SECRET_BYTES: usize = 32;
-/// Bytes of a derived key.
-const KEY_BYTES: usize = 32;
-/// No token of ours is longer.
-const FILE_BYTES_MAX: u64 = 4096;
-const SALT: &[u8] = b"lattice dashboard";
+/// Requests that take as long as they take, with deadlines of their own.
+const NO_DEADLINE: [&str; 3] = ["/api/v1/stream", "/api/v1/uploads", "/api/v1/call"];
+/// How long another request of the API may take.
+const DEADLINE: Duration = Duration::from_secs(15);
 
-/// The claims of a token.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Claims {
-    /// Its purpose: [`Use::name`].
-    aud: String,
-    /// The host that takes it; empty for sessions.
-    #[serde(default)]
-    sub: String,
-    /// When it was made, in seconds since 1970.
-    iat: u64,
-    /// Until when it holds, likewise.
-    pub exp: u64,
-    /// Tells it from all others.
-    pub jti: String,
-}
+/// Answered to everybody, for those who watch over this process.
+const HEALTH: [&str; 4] = ["/healthz", "/readyz", "/api/livez", "/api/readyz"];
+const METRICS: &str = "/metrics";
+const SESSION: &str = "/api/v1/session";
+const API: &str = "/api/";
 
-/// The purpose of a token.
+/// No script, style or request that is not the dashboard's own, and no text that becomes script.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+    manifest-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; \
+    trusted-types 'none'";
+
+type Digest = [u8; 32];
+
+/// The rights of a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Use {
-    Session,
-    Code,
+pub enum Access {
+    /// Read what is no secret.
+    Reader,
+    /// Everything.
+    Operator,
 }
 
-impl Use {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Session => "session",
-            Self::Code => "code",
+/// Whether reading needs a login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    Open,
+    Closed,
+}
+
+/// The settings of [`Auth`].
+pub struct Setup {
+    /// The secret of this user, see [`token`].
+    pub kept: Secret,
+    /// Its file; none if there is no place to keep it.
+    pub file: Option<PathBuf>,
+    /// The token of the settings, which logs in like the kept one.
+    pub set: Option<Secret>,
+    pub reading: Reading,
+    /// Names of the dashboard, besides addresses and `localhost`.
+    pub names: Vec<String>,
+    /// The host whose codes are taken.
+    pub host_id: String,
+}
+
+/// Lets in, or refuses.
+pub struct Auth {
+    file: Option<PathBuf>,
+    set: Option<Secret>,
+    reading: Reading,
+    /// No token can be guessed, however often one attempts.
+    is_long: bool,
+    names: Vec<String>,
+    host_id: String,
+    // All three are held for lines without an await.
+    secrets: Mutex<Secrets>,
+    used_up: Mutex<UsedUp>,
+    attempts: Mutex<Attempts>,
+}
+
+/// The secret in the file, as it was last read.
+struct Secrets {
+    kept: Secret,
+    known: Arc<Known>,
+    looked: Instant,
+    /// A warning has already said that the file cannot be read.
+    is_told: bool,
+}
+
+/// The tokens and keys that let somebody in.
+struct Known {
+    tokens: Vec<Token>,
+    keys: Keys,
+}
+
+struct Token {
+    digest: Digest,
+    is_long: bool,
+}
+
+impl Token {
+    fn new(text: &Secret) -> Self {
+        let text = text.expose().trim();
+        Self { digest: digest_of(text), is_long: text.len() >= LONG }
+    }
+}
+
+impl Known {
+    fn new(kept: &Secret, set: Option<&Secret>) -> Self {
+        let tokens = [Some(kept), set].into_iter().flatten().map(Token::new).collect();
+        Self { tokens, keys: Keys::new(kept, set) }
+    }
+
+    /// The token that somebody shows, if it is one.
+    fn token(&self, shown: &str) -> Option<&Token> {
+        let shown = digest_of(shown.trim());
+        self.tokens.iter().find(|token| verify_slices_are_equal(&token.digest, &shown).is_ok())
+    }
+}
+
+/// Codes that were exchanged and sessions that were ended, by their ids, with the time until which they would hold.
+#[derive(Default)]
+struct UsedUp(HashMap<String, u64>);
+
+impl UsedUp {
+    /// Notes one; says whether it was not there before. Without room it is as if it had been there.
+    fn add(&mut self, claims: &Claims, now: u64) -> bool {
+        if self.0.len() >= USED_UP_MAX {
+            self.0.retain(|_, until| *until >= now);
+        }
+        self.0.len() < USED_UP_MAX && self.0.insert(claims.jti.clone(), claims.exp).is_none()
+    }
+}
+
+#[derive(Default)]
+struct Attempts {
+    of: HashMap<IpAddr, Window>,
+    all: Window,
+}
+
+/// Failures since a moment.
+#[derive(Clone, Copy, Default)]
+struct Window {
+    since: Option<Instant>,
+    failures: u32,
+}
+
+impl Window {
+    /// How long to wait until another try, if there were too many.
+    fn wait(&self, max: u32) -> Option<Duration> {
+        let left = WINDOW.checked_sub(self.since?.elapsed())?;
+        (self.failures >= max).then_some(left)
+    }
+
+    fn fail(&mut self) {
+        if self.since.is_none_or(|since| since.elapsed() >= WINDOW) {
+            *self = Self { since: Some(Instant::now()), failures: 0 };
+        }
+        self.failures += 1;
+    }
+}
+
+/// The proof that a caller shows to log in.
+#[derive(Clone, Copy, Debug)]
+pub enum Proof<'a> {
+    Token(&'a str),
+    /// Of a link.
+    Code(&'a str),
+}
+
+/// Why somebody was not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoginError {
+    /// It is not the token.
+    Wrong,
+    /// The code of a link was used before, is too old, or is of another host.
+    UsedUp,
+    /// The session is over.
+    Over,
+    /// Too many were wrong.
+    Wait(Duration),
+}
+
+impl Auth {
+    pub fn new(setup: Setup) -> Self {
+        let Setup { kept, file, set, reading, names, host_id } = setup;
+        let known = Arc::new(Known::new(&kept, set.as_ref()));
+        Self {
+            file,
+            is_long: known.tokens.iter().all(|token| token.is_long),
+            set,
+            reading,
+            names,
+            host_id,
+            secrets: Mutex::new(Secrets { kept, known, looked: Instant::now(), is_told: false }),
+            used_up: Mutex::default(),
+            attempts: Mutex::default(),
         }
     }
 
-    fn lasts(self) -> Duration {
-        match self {
-            Self::Session => SESSION,
-            Self::Code => CODE,
+    pub fn reading(&self) -> Reading {
+        self.reading
+    }
+
+    /// Returns the tokens and keys that let somebody in now. Reads the file once in a while.
+    fn known(&self) -> Arc<Known> {
+        let mut secrets = self.secrets.lock();
+        if let Some(file) = &self.file
+            && secrets.looked.elapsed() >= FRESH
+        {
+            secrets.looked = Instant::now();
+            match token::kept(file) {
+                Ok(kept) if kept != secrets.kept => {
+                    secrets.known = Arc::new(Known::new(&kept, self.set.as_ref()));
+                    secrets.kept = kept;
+                }
+                Ok(_) => secrets.is_told = false,
+                Err(error) if !secrets.is_told => {
+                    secrets.is_told = true;
+                    warn!(%error, "the secret of the dashboard cannot be read; the last one stays");
+                }
+                Err(_) => {}
+            }
+        }
+        Arc::clone(&secrets.known)
+    }
+
+    /// Opens a session for whoever shows what opens one.
+    pub fn log_in(&self, caller: IpAddr, proof: Proof<'_>) -> Result<String, LoginError> {
+        let now = token::now();
+        let known = self.known();
+        match proof {
+            Proof::Token(shown) => self.check(&known, caller, shown)?,
+            Proof::Code(shown) => {
+                let claims = known.keys.read_code(&self.host_id, shown).ok_or(LoginError::UsedUp)?;
+                if !self.used_up.lock().add(&claims, now) {
+                    return Err(LoginError::UsedUp);
+                }
+            }
+        }
+        Ok(known.keys.session(now))
+    }
+
+    /// Ends the session that a request shows, for as long as this host runs.
+    pub fn log_out(&self, headers: &HeaderMap) {
+        if let Some(claims) = bearer_token(headers).and_then(|shown| self.known().keys.read_session(shown)) {
+            self.used_up.lock().add(&claims, token::now());
         }
     }
-}
 
-/// The keys of sessions and codes.
-pub struct Keys {
-    sessions: Pair,
-    codes: Pair,
-}
-
-/// A key, as the two halves of the library take it.
-struct Pair {
-    sign: EncodingKey,
-    check: DecodingKey,
-}
-
-impl Keys {
-    /// Derives the keys from the text in the file, and from the token of the settings.
-    pub fn new(kept: &Secret, set: Option<&Secret>) -> Self {
-        let set = set.map(|set| set.expose().trim()).unwrap_or_default();
-        Self { sessions: Pair::derive(kept, Use::Session, set), codes: Pair::derive(kept, Use::Code, "") }
+    /// Returns the access that a request has by the bearer it shows, if it shows one.
+    pub fn access(&self, caller: IpAddr, headers: &HeaderMap) -> Result<Access, LoginError> {
+        let Some(shown) = bearer_token(headers) else { return Ok(Access::Reader) };
+        let known = self.known();
+        if let Some(claims) = known.keys.read_session(shown) {
+            let is_over = self.used_up.lock().0.contains_key(&claims.jti);
+            return if is_over { Err(LoginError::Over) } else { Ok(Access::Operator) };
+        }
+        if token::is_signed(shown) && known.token(shown).is_none() {
+            // A page whose session is over asks many times; that is no guessing, for nobody guesses a signature.
+            return Err(LoginError::Over);
+        }
+        self.check(&known, caller, shown).map(|()| Access::Operator)
     }
 
-    /// Makes a session that begins at `now`, in seconds since 1970.
-    pub fn session(&self, now: u64) -> String {
-        self.sessions.sign(Use::Session, "", now)
+    /// Whether the token is right; wrong ones are counted.
+    fn check(&self, known: &Known, caller: IpAddr, shown: &str) -> Result<(), LoginError> {
+        let caller = network(caller);
+        let right = known.token(shown);
+        let mut attempts = self.attempts.lock();
+        if right.is_some_and(|token| token.is_long) {
+            attempts.of.remove(&caller);
+            return Ok(());
+        }
+        let of_caller = attempts.of.get(&caller).and_then(|window| window.wait(ATTEMPTS_MAX));
+        let of_all = attempts.all.wait(ALL_ATTEMPTS_MAX).filter(|_| !self.is_long);
+        if let Some(wait) = of_caller.or(of_all) {
+            return Err(LoginError::Wait(wait));
+        }
+        if right.is_some() {
+            attempts.of.remove(&caller);
+            return Ok(());
+        }
+        attempts.all.fail();
+        if attempts.of.len() >= CALLERS_MAX {
+            attempts.of.retain(|_, window| window.since.is_some_and(|since| since.elapsed() < WINDOW));
+        }
+        if attempts.of.len() < CALLERS_MAX || attempts.of.contains_key(&caller) {
+            attempts.of.entry(caller).or_default().fail();
+        }
+        Err(LoginError::Wrong)
     }
 
-    /// Makes a code for a host.
-    pub fn code(&self, host_id: &str, now: u64) -> String {
-        self.codes.sign(Use::Code, host_id, now)
+    /// Whether this is what the dashboard is called.
+    fn is_allowed_host(&self, host: &str) -> bool {
+        let Ok(authority) = host.parse::<Authority>() else { return false };
+        let name = authority.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+        let name = name.strip_suffix('.').unwrap_or(&name);
+        name.parse::<IpAddr>().is_ok()
+            || name == "localhost"
+            || name.ends_with(".localhost")
+            || self.names.iter().any(|known| known == name)
     }
 
-    /// Reads a session; nothing if it is none, or over.
-    pub fn read_session(&self, text: &str) -> Option<Claims> {
-        self.sessions.check(Use::Session, "", text)
+    /// Whether nothing says that another page makes this request.
+    fn is_own_page(&self, host: &str, headers: &HeaderMap) -> bool {
+        let site = text_of(headers, &HeaderName::from_static("sec-fetch-site"));
+        if site.is_some_and(|site| !matches!(site, "same-origin" | "none")) {
+            return false;
+        }
+        let Some(origin) = text_of(headers, &ORIGIN) else { return true };
+        // Behind a proxy the scheme may be another one; and the name, where the proxy does not pass it on.
+        let name = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+        name.is_some_and(|name| {
+            let bare = name.split(':').next().unwrap_or_default().to_ascii_lowercase();
+            name == host || self.names.contains(&bare)
+        })
     }
 
-    /// Reads a code for a host; nothing if it is none, or too old. Whether it was used before is the caller's to know.
-    pub fn read_code(&self, host_id: &str, text: &str) -> Option<Claims> {
-        self.codes.check(Use::Code, host_id, text)
-    }
-}
-
-/// The length of a derived key, as the library asks for it.
-#[derive(Clone, Copy)]
-struct Length;
-
-impl KeyType for Length {
-    fn len(&self) -> usize {
-        KEY_BYTES
-    }
-}
-
-impl Pair {
-    fn derive(kept: &Secret, purpose: Use, more: &str) -> Self {
-        let secret = Salt::new(HKDF_SHA256, SALT).extract(kept.expose().as_bytes());
-        let mut key = [0; KEY_BYTES];
-        let info = [purpose.name().as_bytes(), b"/", more.as_bytes()];
-        secret.expand(&info, Length).and_then(|okm| okm.fill(&mut key)).expect("32 bytes are few for HKDF");
-        let keys = (EncodingKey::from_secret(&key), DecodingKey::from_secret(&key));
-        let (Ok(sign), Ok(check)) = keys else { unreachable!("the key has {KEY_BYTES} bytes") };
-        Self { sign, check }
-    }
-
-    fn sign(&self, purpose: Use, host_id: &str, now: u64) -> String {
-        let claims = Claims {
-            aud: purpose.name().to_owned(),
-            sub: host_id.to_owned(),
-            iat: now,
-            exp: now + purpose.lasts().as_secs(),
-            jti: random(),
+    fn admit(&self, caller: IpAddr, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Access, Box<Response>> {
+        let path = uri.path();
+        let access = self.access(caller, headers);
+        if HEALTH.contains(&path) {
+            return Ok(access.unwrap_or(Access::Reader));
+        }
+        match access {
+            // A caller that logs out need not be logged in any more.
+            Err(LoginError::Over) if path == SESSION => {}
+            Err(error) => return Err(refuse_login(error).into()),
+            // A page of another origin knows neither token nor session, so whoever shows one is no such page.
+            Ok(Access::Operator) => return Ok(Access::Operator),
+            Ok(Access::Reader) => {}
+        }
+        let host = self.host(uri, headers)?;
+        let is_reading = matches!(*method, Method::GET | Method::HEAD);
+        let is_page = is_reading && !path.starts_with(API) && path != METRICS;
+        if !is_page && !self.is_own_page(&host, headers) {
+            let text = "the request comes from a page of another origin, which may not use this dashboard";
+            return Err(Refusal::new(StatusCode::FORBIDDEN, text).into_response().into());
+        }
+        let is_open = self.reading == Reading::Open && caller.to_canonical().is_loopback();
+        if is_page || path == SESSION || (is_reading && is_open) {
+            return Ok(Access::Reader);
+        }
+        let text = match is_open {
+            true => {
+                "log in to change something: `host dashboard` prints a link that does it; programs send the token as bearer, \
+                 authorization: Bearer TOKEN"
+            }
+            false => "log in at /login, or send the token: authorization: Bearer TOKEN",
         };
-        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.sign).expect("texts and numbers are JSON")
+        let mut refusal = Refusal::new(StatusCode::UNAUTHORIZED, text).into_response();
+        refusal.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        Err(refusal.into())
     }
 
-    fn check(&self, purpose: Use, host_id: &str, text: &str) -> Option<Claims> {
-        let mut rules = Validation::new(Algorithm::HS256);
-        // One machine has one clock.
-        rules.leeway = 0;
-        rules.set_audience(&[purpose.name()]);
-        rules.set_required_spec_claims(&["aud", "exp", "sub"]);
-        rules.sub = Some(host_id.to_owned());
-        jsonwebtoken::decode::<Claims>(text, &self.check, &rules).ok().map(|token| token.claims)
+    /// For which host a request is, if that is this dashboard, said once.
+    fn host(&self, uri: &Uri, headers: &HeaderMap) -> Result<String, Box<Response>> {
+        let mut given = headers.get_all(HOST).iter();
+        let host = given.next().and_then(|host| host.to_str().ok()).unwrap_or_default();
+        if given.next().is_some() {
+            let text = "a request has exactly one host";
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, text).into_response().into());
+        }
+        // The target of a request to a proxy names a host as well.
+        let target = uri.authority().map(Authority::as_str);
+        for host in [Some(host), target].into_iter().flatten() {
+            if !self.is_allowed_host(host) {
+                let name = host.split(':').next().unwrap_or_default();
+                let text = format!(
+                    "this dashboard is not called {host:?}; open it by its address or as localhost, or start the host with \
+                     --dashboard-names {name}"
+                );
+                return Err(Refusal::new(StatusCode::MISDIRECTED_REQUEST, text).into_response().into());
+            }
+        }
+        Ok(host.to_owned())
     }
 }
 
-/// Whether a text looks like one of these tokens, and not like one that somebody typed.
-pub fn is_signed(text: &str) -> bool {
-    text.starts_with("eyJ") && text.bytes().filter(|byte| *byte == b'.').count() == 2
+/// The text of a header; a question mark stands for what is no text.
+fn text_of<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+    headers.get(name).map(|value| value.to_str().unwrap_or("?"))
 }
 
-/// Now, in seconds since 1970.
-pub fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+/// Returns the bearer that a request shows to be let in.
+fn bearer_token(headers: &HeaderMap) -> Option<&str> {
+    let shown = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, shown) = shown.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| shown.trim())
 }
 
-/// A new secret, of letters, digits, `-` and `_`.
-pub fn random() -> String {
-    let mut bytes = [0; SECRET_BYTES];
-    rand::rng().fill(&mut bytes);
-    URL_SAFE_NO_PAD.encode(bytes)
-}
-
-/// The text in a file of this user; made up if there is none. Blocks for a moment.
-///
-/// Fails when the file or its directory belongs to somebody else, or others may read or change it: then others may know it.
-pub fn kept(path: &Path) -> io::Result<Secret> {
-    match read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        read => return read,
+/// The answer to whoever was not let in.
+pub fn refuse_login(error: LoginError) -> Response {
+    match error {
+        LoginError::Wrong => unauthorized(
+            "this is not the token; the host's log says in which file it is, unless it was set with dashboard_token",
+        ),
+        LoginError::UsedUp => {
+            unauthorized("this link was used before, or is more than a minute old; `host dashboard` prints another one")
+        }
+        LoginError::Over => unauthorized("this session is over; log in again: `host dashboard` prints a link"),
+        LoginError::Wait(wait) => {
+            let seconds = wait.as_secs() + 1;
+            let text = format!("too many wrong tokens; try again in {seconds} s");
+            let mut response = Refusal::new(StatusCode::TOO_MANY_REQUESTS, text).into_response();
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+            response
+        }
     }
-    let dir = path.parent().unwrap_or(Path::new("."));
-    match keyring::write(dir, path, &random()) {
-        // Another host of this user was faster.
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    read(path)
 }
 
-/// The text in a file that is there.
-pub fn read(path: &Path) -> io::Result<Secret> {
-    let mut options = fs::File::options();
-    options.read(true);
-    #[cfg(unix)]
+fn unauthorized(text: &str) -> Response {
+    Refusal::new(StatusCode::UNAUTHORIZED, text).into_response()
+}
+
+/// The answer to whoever finds no place.
+fn crowded(crowd: Crowd) -> Box<Response> {
+    let mut response = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, crowd.to_string()).into_response();
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response.headers_mut().insert(header::RETRY_AFTER, 1.into());
+    response.into()
+}
+
+/// Passes a request on, or answers it with a refusal; and says of every answer what browsers may do
+/// with it.
+pub async fn guard(State(dashboard): State<super::Dashboard>, mut request: Request, next: Next) -> Response {
+    let caller = request.extensions().get::<Caller>().cloned();
+    // A caller that nobody named is not on this machine.
+    let address = caller.as_ref().map_or(Ipv6Addr::UNSPECIFIED.into(), Caller::ip);
+    let is_api = request.uri().path().starts_with(API);
+    let path = request.uri().path();
+    let needs_place = (is_api || path == METRICS) && !HEALTH.contains(&path);
+    let mut admitted = dashboard.auth().admit(address, request.method(), request.uri(), request.headers());
+    if let Some(caller) = caller.filter(|_| needs_place)
+        // Also those who are refused take a place: they ask the API, and an answer is owed to them.
+        && let Err(crowd) = caller.settle(*admitted.as_ref().unwrap_or(&Access::Reader))
     {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-        options.custom_flags(flags.bits().cast_signed());
+        admitted = Err(crowded(crowd));
     }
-    let file = options.open(path)?;
-    #[cfg(unix)]
-    {
-        let dir = path.parent().unwrap_or(Path::new("."));
-        // A group of one's own may write to directories; that is how many systems make them.
-        check_owner(dir, &fs::metadata(dir)?, 0o002)?;
-        check_owner(path, &file.metadata()?, 0o077)?;
+    let has_its_own = NO_DEADLINE.contains(&request.uri().path());
+    if let Ok(access) = &admitted {
+        request.extensions_mut().insert(*access);
     }
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other(format!("{} is no file", path.display())));
+    let mut response = match admitted {
+        Ok(_) if is_api && !has_its_own => match timeout(DEADLINE, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => {
+                let text = format!("no answer within {} s; is the NATS server away?", DEADLINE.as_secs());
+                Refusal::new(StatusCode::GATEWAY_TIMEOUT, text).into_response()
+            }
+        },
+        Ok(_) => next.run(request).await,
+        Err(refusal) => *refusal,
+    };
+    harden(response.headers_mut());
+    if is_api {
+        response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     }
-    let mut text = String::new();
-    file.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
-    match text.trim() {
-        "" => Err(io::Error::new(io::ErrorKind::NotFound, format!("{} is empty", path.display()))),
-        text => Ok(Secret::new(text)),
+    response
+}
+
+/// Says what browsers may do with an answer.
+fn harden(headers: &mut HeaderMap) {
+    for (name, value) in [
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
     }
 }
 
-/// Refuses what belongs to others, and what others may do `forbidden` with.
-#[cfg(unix)]
-fn check_owner(path: &Path, metadata: &fs::Metadata, forbidden: u32) -> io::Result<()> {
-    use std::os::unix::fs::MetadataExt as _;
-    let (owner, me) = (metadata.uid(), rustix::process::geteuid().as_raw());
-    if owner != me && owner != 0 {
-        return Err(io::Error::other(format!("{} belongs to another user ({owner})", path.display())));
-    }
-    if metadata.mode() & forbidden != 0 {
-        let text = format!("others may read or change {}; remove it, and it is made anew", path.display());
-        return Err(io::Error::other(text));
-    }
-    Ok(())
-}
-
-/// Puts another text in the place of the one that is there, which ends all sessions and codes. Blocks for a moment.
-pub fn renew(path: &Path) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(dir)?;
-    // Of mode 0600.
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    file.write_all(random().as_bytes())?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
+fn digest_of(text: &str) -> Digest {
+    let mut bytes = Digest::default();
+    bytes.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
+    bytes
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn keys(kept: &str) -> Keys {
-        Keys::new(&Secret::new(kept), None)
+    const CALLER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    const TOKEN: &str = "correct horse battery";
+    const KEPT: &str = "0123456789012345678901234567890123456789";
+    const HOST: (&str, &str) = ("host", "localhost:4000");
+
+    fn auth(set: Option<&str>) -> Auth {
+        Auth::new(Setup {
+            kept: Secret::new(KEPT),
+            file: None,
+            set: set.map(Secret::new),
+            reading: if set.is_some() { Reading::Closed } else { Reading::Open },
+            names: vec!["box.example".into()],
+            host_id: "NHOST".into(),
+        })
+    }
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
+    }
+
+    fn admitted(auth: &Auth, caller: IpAddr, method: Method, path: &str, headers: &HeaderMap) -> StatusCode {
+        let uri = path.parse().unwrap();
+        auth.admit(caller, &method, &uri, headers).map_or_else(|refusal| refusal.status(), |_| StatusCode::OK)
+    }
+
+    fn status(auth: &Auth, method: Method, path: &str, pairs: &[(&'static str, &str)]) -> StatusCode {
+        admitted(auth, CALLER, method, path, &headers(pairs))
     }
 
     #[test]
-    fn a_token_is_made_up_once_and_nobody_else_may_read_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state").join(FILE);
-        let first = kept(&path).unwrap();
-        assert!(first.expose().len() > 40);
-        assert_eq!(kept(&path).unwrap(), first);
-        renew(&path).unwrap();
-        assert_ne!(kept(&path).unwrap(), first);
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt as _;
-            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    fn names_that_could_be_pointed_here_are_refused() {
+        let auth = auth(None);
+        for ours in ["127.0.0.1:4000", "localhost:4000", "[::1]:4000", "10.0.0.7", "box.example", "BOX.example.:80"] {
+            assert_eq!(status(&auth, Method::GET, "/", &[("host", ours)]), StatusCode::OK, "{ours}");
         }
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_token_that_others_may_know_is_refused() {
-        use std::os::unix::fs::{PermissionsExt as _, symlink};
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join(FILE);
-        kept(&path).unwrap();
-        for mode in [0o640, 0o604, 0o620, 0o666] {
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            assert!(kept(&path).unwrap_err().to_string().contains("others may"), "{mode:o}");
+        for other in ["evil.example:4000", "localhost.evil.example", "", "a b", "127.0.0.1.evil.example"] {
+            for path in ["/", "/api/v1/hosts", "/metrics", "/login"] {
+                let refused = status(&auth, Method::GET, path, &[("host", other)]);
+                assert_eq!(refused, StatusCode::MISDIRECTED_REQUEST, "{other} {path}");
+            }
         }
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        let link = dir.path().join("link");
-        symlink(&path, &link).unwrap();
-        assert!(read(&link).is_err());
-        assert!(read(dir.path()).is_err());
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(kept(&path).unwrap_err().to_string().contains("others may"));
+        assert_eq!(status(&auth, Method::GET, "/readyz", &[("host", "evil.example")]), StatusCode::OK);
     }
 
     #[test]
-    fn sessions_outlive_a_restart_and_end_by_time_and_by_another_secret() {
-        let session = keys("one").session(now());
-        assert!(keys("one").read_session(&session).is_some());
-        assert!(keys("two").read_session(&session).is_none());
-        assert!(Keys::new(&Secret::new("one"), Some(&Secret::new("set"))).read_session(&session).is_none());
-        let old = keys("one").session(now() - SESSION.as_secs() - 1);
-        assert!(keys("one").read_session(&old).is_none());
-        assert!(is_signed(&session) && !is_signed("sixteen letters!") && !is_signed(&random()));
-    }
-
-    #[test]
-    fn a_code_is_for_one_host_and_one_minute_and_is_no_session() {
-        let keys = keys("one");
-        let code = keys.code("NA", now());
-        assert!(keys.read_code("NA", &code).is_some());
-        assert!(keys.read_code("NB", &code).is_none() && keys.read_session(&code).is_none());
-        assert!(keys.read_code("", &keys.session(now())).is_none());
-        assert!(keys.read_code("NA", &keys.code("NA", now() - CODE.as_secs() - 1)).is_none());
-    }
-
-    #[test]
-    fn what_is_not_signed_by_us_is_refused() {
-        let keys = keys("one");
-        let session = keys.session(now());
-        let parts: Vec<&str> = session.split('.').collect();
-        let encoded = |text: &str| URL_SAFE_NO_PAD.encode(text);
-        let none = encoded(r#"{"typ":"JWT","alg":"none"}"#);
-        let longer = encoded(r#"{"aud":"session","sub":"","iat":0,"exp":99999999999,"jti":"x"}"#);
-        for forged in [
-            format!("{none}.{}.", parts[1]),
-            format!("{none}.{}.{}", parts[1], parts[2]),
-            format!("{}.{longer}.{}", parts[0], parts[2]),
-            format!("{}.{}.", parts[0], parts[1]),
-            format!("{}.{}.{}", parts[0], parts[1], encoded("signature")),
-            String::new(),
-            "..".into(),
+    fn a_request_names_one_host_and_that_is_this_one() {
+        let auth = auth(None);
+        let twice = [HOST, ("host", "localhost:4000")];
+        let mut both = HeaderMap::new();
+        for (name, value) in twice {
+            both.append(name, value.parse().unwrap());
+        }
+        assert_eq!(admitted(&auth, CALLER, Method::GET, "/", &both), StatusCode::BAD_REQUEST);
+        for (target, expected) in [
+            ("http://evil.example/api/v1/hosts", StatusCode::MISDIRECTED_REQUEST),
+            ("http://localhost:4000/api/v1/hosts", StatusCode::OK),
         ] {
-            assert!(keys.read_session(&forged).is_none(), "{forged}");
+            assert_eq!(status(&auth, Method::GET, target, &[HOST]), expected, "{target}");
+        }
+    }
+
+    #[test]
+    fn pages_of_other_origins_change_and_read_nothing() {
+        let auth = auth(None);
+        let all: [&[(&str, &str)]; 5] = [
+            &[HOST, ("origin", "http://evil.example")],
+            &[HOST, ("origin", "http://localhost:3000")],
+            &[HOST, ("origin", "null")],
+            &[HOST, ("sec-fetch-site", "cross-site")],
+            &[HOST, ("sec-fetch-site", "same-site")],
+        ];
+        for pairs in all {
+            for (method, path) in [
+                (Method::POST, "/api/v1/actors"),
+                (Method::POST, "/api/v1/session"),
+                (Method::OPTIONS, "/api/v1/actors"),
+                (Method::GET, "/api/v1/links"),
+                (Method::GET, "/metrics"),
+            ] {
+                assert_eq!(status(&auth, method, path, pairs), StatusCode::FORBIDDEN, "{path} {pairs:?}");
+            }
+        }
+        for origin in ["http://localhost:4000", "https://localhost:4000", "https://box.example"] {
+            let own = [HOST, ("origin", origin), ("sec-fetch-site", "same-origin")];
+            assert_eq!(status(&auth, Method::GET, "/api/v1/actors", &own), StatusCode::OK);
+        }
+        // Following a link is no harm.
+        assert_eq!(status(&auth, Method::GET, "/hosts", &[HOST, ("sec-fetch-site", "cross-site")]), StatusCode::OK);
+    }
+
+    #[test]
+    fn without_a_login_loopback_reads_and_changes_nothing() {
+        let auth = auth(None);
+        let uri = "/api/v1/links".parse().unwrap();
+        assert_eq!(auth.admit(CALLER, &Method::GET, &uri, &headers(&[HOST])).ok(), Some(Access::Reader));
+        assert_eq!(status(&auth, Method::GET, "/metrics", &[HOST]), StatusCode::OK);
+        for (method, path) in [
+            (Method::POST, "/api/v1/actors"),
+            (Method::PUT, "/api/v1/links"),
+            (Method::DELETE, "/api/v1/links"),
+            (Method::POST, "/api/v1/uploads"),
+            (Method::POST, "/api/v1/call"),
+            (Method::POST, "/api/v1/auctions"),
+            (Method::PATCH, "/api/v1/hosts"),
+            (Method::POST, "/"),
+            (Method::from_bytes(b"BREW").unwrap(), "/api/v1/hosts"),
+        ] {
+            assert_eq!(status(&auth, method.clone(), path, &[HOST]), StatusCode::UNAUTHORIZED, "{method} {path}");
+        }
+        let other = "10.0.0.9".parse().unwrap();
+        let read = admitted(&auth, other, Method::GET, "/api/v1/links", &headers(&[HOST]));
+        assert_eq!(read, StatusCode::UNAUTHORIZED);
+    }
+
+    #[test]
+    fn where_reading_is_closed_there_is_only_the_empty_page() {
+        let auth = auth(Some(TOKEN));
+        for closed in ["/api/v1/hosts", "/api/v1/openapi.json", "/api/v1/stream", "/metrics"] {
+            assert_eq!(status(&auth, Method::GET, closed, &[HOST]), StatusCode::UNAUTHORIZED, "{closed}");
+        }
+        for open in ["/", "/hosts", "/login", "/assets/css/app.css", "/healthz"] {
+            assert_eq!(status(&auth, Method::GET, open, &[HOST]), StatusCode::OK, "{open}");
+        }
+        for token in [TOKEN, KEPT] {
+            let bearer = format!("Bearer {token}");
+            // Also by whatever name a program reaches it.
+            let program = [("host", "box.internal"), ("authorization", bearer.as_str())];
+            assert_eq!(status(&auth, Method::GET, "/metrics", &program), StatusCode::OK, "{token}");
+            assert_eq!(status(&auth, Method::PUT, "/api/v1/links", &program), StatusCode::OK, "{token}");
+        }
+        let wrong = [HOST, ("authorization", "Bearer x")];
+        assert_eq!(status(&auth, Method::GET, "/metrics", &wrong), StatusCode::UNAUTHORIZED);
+    }
+
+    #[test]
+    fn a_session_is_shown_as_bearer_until_it_is_ended() {
+        let auth = auth(None);
+        let session = auth.log_in(CALLER, Proof::Token(KEPT)).unwrap();
+        let bearer = format!("Bearer {session}");
+        let with = [HOST, ("authorization", bearer.as_str())];
+        assert_eq!(status(&auth, Method::PUT, "/api/v1/links", &with), StatusCode::OK);
+        auth.log_out(&headers(&with));
+        assert_eq!(status(&auth, Method::PUT, "/api/v1/links", &with), StatusCode::UNAUTHORIZED);
+        // Leaving twice is no mistake.
+        assert_eq!(status(&auth, Method::DELETE, "/api/v1/session", &with), StatusCode::OK);
+        // No cookie is worth anything, as other ports of this machine are sent it, too.
+        let session = auth.log_in(CALLER, Proof::Token(KEPT)).unwrap();
+        for name in ["session", "lattice_dashboard_4000"] {
+            let cookie = format!("{name}={session}");
+            let status = status(&auth, Method::PUT, "/api/v1/links", &[HOST, ("cookie", &cookie)]);
+            assert_eq!(status, StatusCode::UNAUTHORIZED);
+        }
+    }
+
+    #[test]
+    fn a_code_works_once_and_on_this_host() {
+        let auth = auth(None);
+        let keys = Keys::new(&Secret::new(KEPT), None);
+        let code = keys.code("NHOST", token::now());
+        assert!(auth.log_in(CALLER, Proof::Code(&code)).is_ok());
+        assert_eq!(auth.log_in(CALLER, Proof::Code(&code)), Err(LoginError::UsedUp));
+        let session = keys.session(token::now());
+        for wrong in [&keys.code("NOTHER", token::now()), &session, "", "x"] {
+            assert_eq!(auth.log_in(CALLER, Proof::Code(wrong)), Err(LoginError::UsedUp), "{wrong}");
+        }
+        // A code opens nothing by itself.
+        let bearer = format!("Bearer {}", keys.code("NHOST", token::now()));
+        let shown = [HOST, ("authorization", bearer.as_str())];
+        assert_eq!(status(&auth, Method::PUT, "/api/v1/links", &shown), StatusCode::UNAUTHORIZED);
+    }
+
+    #[test]
+    fn what_is_used_up_is_remembered_for_as_long_as_it_would_hold_and_within_bounds() {
+        let mut used_up = UsedUp::default();
+        let claims = |id: usize, exp: u64| {
+            let claims = serde_json::json!({ "aud": "code", "iat": 0, "exp": exp, "jti": id.to_string() });
+            serde_json::from_value::<Claims>(claims).unwrap()
+        };
+        assert!((0..USED_UP_MAX).all(|id| used_up.add(&claims(id, 100), 50)));
+        assert!(!used_up.add(&claims(0, 100), 50) && !used_up.add(&claims(USED_UP_MAX, 100), 50));
+        assert!(used_up.add(&claims(USED_UP_MAX, 200), 101));
+        assert_eq!(used_up.0.len(), 1);
+    }
+
+    #[test]
+    fn another_secret_in_the_file_ends_sessions_and_the_token() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(token::FILE);
+        let kept = token::kept(&file).unwrap();
+        let mut auth = auth(None);
+        auth.file = Some(file.clone());
+        *auth.secrets.lock() = Secrets {
+            known: Arc::new(Known::new(&kept, None)),
+            kept: kept.clone(),
+            looked: Instant::now(),
+            is_told: false,
+        };
+        let bearers = [kept.expose().to_owned(), auth.log_in(CALLER, Proof::Token(kept.expose())).unwrap()];
+        let access = |shown: &String| {
+            // As if a second had passed.
+            auth.secrets.lock().looked -= FRESH;
+            auth.access(CALLER, &headers(&[("authorization", &format!("Bearer {shown}"))])).ok()
+        };
+        assert_eq!(bearers.each_ref().map(access), [Some(Access::Operator); 2]);
+        token::renew(&file).unwrap();
+        assert_eq!(bearers.each_ref().map(access), [None; 2]);
+        assert_eq!(access(&token::read(&file).unwrap().expose().to_owned()), Some(Access::Operator));
+    }
+
+    #[test]
+    fn a_line_break_is_no_part_of_a_token_and_a_long_one_locks_nobody_out() {
+        let auth = auth(None);
+        let other = "10.0.0.9".parse().unwrap();
+        for n in 0..2 * ALL_ATTEMPTS_MAX {
+            let caller = format!("10.1.{}.{}", n / 200, n % 200).parse().unwrap();
+            assert_eq!(auth.log_in(caller, Proof::Token("guess")), Err(LoginError::Wrong));
+            let _ = auth.log_in(other, Proof::Token("guess"));
+        }
+        assert!(auth.log_in(other, Proof::Token(&format!("{KEPT}\n"))).is_ok());
+    }
+
+    #[test]
+    fn guessing_is_slow_and_locks_no_session_out() {
+        let auth = auth(Some(TOKEN));
+        let session = auth.log_in(CALLER, Proof::Token(TOKEN)).unwrap();
+        for _ in 0..ATTEMPTS_MAX {
+            assert_eq!(auth.log_in(CALLER, Proof::Token("guess")), Err(LoginError::Wrong));
+        }
+        assert!(matches!(auth.log_in(CALLER, Proof::Token(TOKEN)), Err(LoginError::Wait(_))));
+        let bearer = format!("Bearer {session}");
+        assert_eq!(auth.access(CALLER, &headers(&[("authorization", &bearer)])), Ok(Access::Operator));
+        assert!(
+            auth.log_in(CALLER, Proof::Code(&Keys::new(&Secret::new(KEPT), None).code("NHOST", token::now()))).is_ok()
+        );
+        // Another one is not locked out by that.
+        assert!(auth.log_in("10.0.0.9".parse().unwrap(), Proof::Token(TOKEN)).is_ok());
+        // All of a network of one's own count as one.
+        for n in 0..ATTEMPTS_MAX {
+            let caller = format!("2001:db8::{n}").parse().unwrap();
+            assert_eq!(auth.log_in(caller, Proof::Token("guess")), Err(LoginError::Wrong));
+        }
+        let caller = "2001:db8::99".parse().unwrap();
+        assert!(matches!(auth.log_in(caller, Proof::Token(TOKEN)), Err(LoginError::Wait(_))));
+        // A page whose session is over is no guesser.
+        for _ in 0..2 * ATTEMPTS_MAX {
+            let over = format!("Bearer {}", Keys::new(&Secret::new("other"), None).session(token::now()));
+            let caller = "10.0.0.10".parse().unwrap();
+            assert_eq!(auth.access(caller, &headers(&[("authorization", &over)])), Err(LoginError::Over));
         }
     }
 }

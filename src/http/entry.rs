@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::auth::{self, Keys};
+use super::token::{self, Keys};
 use crate::{
     dirs::Dirs,
     host::{presence, presence_dir},
@@ -33,10 +33,10 @@ pub struct Record {
 }
 
 impl Record {
-    /// The address that logs in whoever opens it within [`auth::CODE`], once.
+    /// The address that logs in whoever opens it within [`token::CODE`], once.
     pub fn link(&self, dirs: &Dirs) -> io::Result<String> {
-        let secret = auth::read(&dirs.state.join(auth::FILE))?;
-        Ok(format!("{}/login#{}", self.url, Keys::new(&secret, None).code(&self.host_id, auth::now())))
+        let secret = token::read(&dirs.state.join(token::FILE))?;
+        Ok(format!("{}/login#{}", self.url, Keys::new(&secret, None).code(&self.host_id, token::now())))
     }
 }
 
@@ -102,24 +102,24 @@ pub fn choose<'r>(all: &'r [Record], host: Option<&str>, directory: Option<&Path
     if all.is_empty() {
         return Err(ChooseError::None);
     }
-    let names = || {
-        let names: Vec<_> = all.iter().map(|record| format!("{} ({})", record.host_id, record.url)).collect();
-        names.join(", ")
-    };
     if let Some(host) = host {
         let mut meant = all.iter().filter(|record| record.host_name == host || record.host_id.starts_with(host));
         return match (meant.next(), meant.next()) {
             (Some(only), None) => Ok(only),
-            (None, _) => Err(ChooseError::Unknown(host.to_owned(), names())),
-            _ => Err(ChooseError::Several(names())),
+            (None, _) => Err(ChooseError::Unknown(host.to_owned(), names(all))),
+            _ => Err(ChooseError::Several(names(all))),
         };
     }
-    let is_here = |record: &&Record| directory.is_some() && record.directory.as_deref() == directory;
-    let mut here = all.iter().filter(is_here);
+    let mut here = all.iter().filter(|record| directory.is_some() && record.directory.as_deref() == directory);
     match (here.next(), here.next(), all) {
         (Some(only), None, _) | (None, _, [only]) => Ok(only),
-        _ => Err(ChooseError::Several(names())),
+        _ => Err(ChooseError::Several(names(all))),
     }
+}
+
+fn names(all: &[Record]) -> String {
+    let names: Vec<_> = all.iter().map(|record| format!("{} ({})", record.host_id, record.url)).collect();
+    names.join(", ")
 }
 
 #[cfg(test)]
@@ -155,7 +155,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let dirs = Dirs::find(&Vec::<(String, String)>::new(), Some(home.path()));
         assert!(record("NA", "/a").link(&dirs).is_err());
-        let secret = auth::kept(&dirs.state.join(auth::FILE)).unwrap();
+        let secret = token::kept(&dirs.state.join(token::FILE)).unwrap();
         let link = record("NA", "/a").link(&dirs).unwrap();
         let code = link.strip_prefix("http://127.0.0.1:4000/login#").unwrap();
         assert!(Keys::new(&secret, None).read_code("NA", code).is_some());

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use super::{
     Dashboard,
-    door::{Access, Reading},
+    auth::{Access, Reading},
 };
 use crate::lattice::connection::{Nats, confirm};
 
@@ -36,8 +36,9 @@ pub struct Check {
 }
 
 impl Check {
-    fn of(name: &'static str, outcome: Result<(), String>) -> Self {
-        Self { name, ok: outcome.is_ok(), why: outcome.err() }
+    /// It is well unless there is a reason why not.
+    fn of(name: &'static str, why: Option<String>) -> Self {
+        Self { name, ok: why.is_none(), why }
     }
 }
 
@@ -49,7 +50,7 @@ pub async fn live() -> Response {
 /// `GET /readyz`, `GET /api/readyz`
 pub async fn ready(State(dashboard): State<Dashboard>, Extension(access): Extension<Access>) -> Response {
     let mut checks = checks(&dashboard).await;
-    if access == Access::Reader && dashboard.door().reading() == Reading::Closed {
+    if access == Access::Reader && dashboard.auth().reading() == Reading::Closed {
         // Everybody may ask whether, and whoever may read finds out why.
         checks.iter_mut().for_each(|check| check.why = None);
     }
@@ -60,22 +61,19 @@ pub async fn ready(State(dashboard): State<Dashboard>, Extension(access): Extens
 
 async fn checks(dashboard: &Dashboard) -> [Check; 5] {
     let parts = dashboard.parts();
-    let (ctl, rpc) = tokio::join!(passes(&parts.ctl), passes(&parts.rpc));
-    let backend = parts.store.backend();
-    let store = match *parts.links.knowledge().borrow() {
-        true => Ok(()),
-        false => Err(parts.store.story().trouble.clone().unwrap_or_else(|| backend.absence().to_string())),
-    };
-    let host = match (parts.closing.is_cancelled(), parts.vigil.may_be_old()) {
-        (true, _) => Err("the host stops".to_owned()),
-        (_, true) => Err("the host did not run for a while and refuses what came meanwhile".to_owned()),
-        _ => Ok(()),
+    let (ctl, rpc) = tokio::join!(trouble_of(&parts.context.ctl), trouble_of(&parts.context.rpc));
+    let backend = parts.context.store.backend();
+    let store = (!*parts.context.links.synced().borrow())
+        .then(|| parts.context.store.story().trouble.clone().unwrap_or_else(|| backend.absence().to_string()));
+    let host = match (parts.context.lifeline.closing.is_cancelled(), parts.context.suspend.is_stale()) {
+        (true, _) => Some("the host stops".to_owned()),
+        (_, true) => Some("the host did not run for a while and refuses what came meanwhile".to_owned()),
+        _ => None,
     };
     // The control interface and the calls are subscribed before the dashboard opens; what remains is whether they hold.
-    let is_deaf = |text: &&String| text.contains("Subscription");
-    let denied = [parts.ctl.denied.borrow().clone(), parts.rpc.denied.borrow().clone()].concat();
-    let denied: Vec<&str> = denied.iter().filter(is_deaf).map(String::as_str).collect();
-    let subscriptions = if denied.is_empty() { Ok(()) } else { Err(format!("forbidden: {}", denied.join("; "))) };
+    let mut denied = [parts.context.ctl.denied.borrow().clone(), parts.context.rpc.denied.borrow().clone()].concat();
+    denied.retain(|text| text.contains("Subscription"));
+    let subscriptions = (!denied.is_empty()).then(|| format!("forbidden: {}", denied.join("; ")));
     [
         Check::of("nats-ctl", ctl),
         Check::of("nats-rpc", rpc),
@@ -85,10 +83,10 @@ async fn checks(dashboard: &Dashboard) -> [Check; 5] {
     ]
 }
 
-async fn passes(nats: &Nats) -> Result<(), String> {
+/// Returns why no message passes a connection, if none does.
+async fn trouble_of(nats: &Nats) -> Option<String> {
     match timeout(ROUND_TRIP, confirm(&nats.client)).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("the NATS server does not answer within {} ms", ROUND_TRIP.as_millis())),
+        Ok(confirmed) => confirmed.err().map(|error| error.to_string()),
+        Err(_) => Some(format!("the NATS server does not answer within {} ms", ROUND_TRIP.as_millis())),
     }
 }

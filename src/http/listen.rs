@@ -18,7 +18,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -32,6 +32,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use parking_lot::Mutex;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -40,7 +41,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use super::door::Access;
+use super::auth::Access;
 use crate::providers::builtin::httpserver::{
     clients::network,
     connection::drive,
@@ -93,7 +94,7 @@ impl Caller {
 
     /// Takes a place for whoever asks for more than newcomers may.
     pub fn settle(&self, access: Access) -> Result<(), Crowd> {
-        lock(&self.crowd).settle(self.id, access)
+        self.crowd.lock().settle(self.id, access)
     }
 }
 
@@ -125,6 +126,16 @@ struct Open {
     is_ended: bool,
 }
 
+impl Open {
+    fn is_newcomer(&self) -> bool {
+        self.standing == Standing::Newcomer
+    }
+
+    fn is_guest(&self) -> bool {
+        self.standing == Standing::Guest
+    }
+}
+
 /// All connections, oldest first.
 #[derive(Debug, Default)]
 struct Places {
@@ -135,12 +146,11 @@ struct Places {
 impl Places {
     /// Takes a newcomer in.
     fn enter(&mut self, address: IpAddr, pulse: &Arc<Pulse>, now: Instant) -> u64 {
-        let is_newcomer = |open: &Open| open.standing == Standing::Newcomer;
-        if self.count(is_newcomer) >= NEWCOMERS_MAX
-            && !self.end_one(|open| is_newcomer(open) && open.pulse.is_at_rest())
+        if self.count(Open::is_newcomer) >= NEWCOMERS_MAX
+            && !self.end_one(|open| open.is_newcomer() && open.pulse.is_at_rest())
         {
             // None of them rests; what they ask for takes a moment, so the oldest is stuck.
-            self.end_one(is_newcomer);
+            self.end_one(Open::is_newcomer);
         }
         self.last += 1;
         let (address, pulse, seen) = (network(address), Arc::clone(pulse), Seen::new(now));
@@ -161,17 +171,15 @@ impl Places {
         if wanted == standing {
             return Ok(());
         }
-        if standing == Standing::Newcomer && self.count(|open| open.standing != Standing::Newcomer) >= SETTLED_MAX {
+        if standing == Standing::Newcomer && self.count(|open| !open.is_newcomer()) >= SETTLED_MAX {
             return Err(Crowd::OfAll);
         }
-        let is_guest = |open: &Open| open.standing == Standing::Guest;
         if wanted == Standing::Guest {
-            let is_neighbour = |open: &Open| is_guest(open) && open.address == address;
-            let rests = |open: &Open| is_neighbour(open) && open.pulse.is_at_rest();
-            if self.count(is_neighbour) >= GUESTS_OF_ADDRESS_MAX && !self.end_one(rests) {
+            let neighbours = self.count(|open| open.is_guest() && open.address == address);
+            if neighbours >= GUESTS_OF_ADDRESS_MAX && !self.end_resting_guest(address) {
                 return Err(Crowd::OfAddress);
             }
-            if self.count(is_guest) >= GUESTS_MAX && !self.end_one(rests) {
+            if self.count(Open::is_guest) >= GUESTS_MAX && !self.end_resting_guest(address) {
                 return Err(Crowd::OfAll);
             }
         }
@@ -183,6 +191,11 @@ impl Places {
 
     fn count(&self, which: impl Fn(&Open) -> bool) -> usize {
         self.open.values().filter(|open| !open.is_ended && which(open)).count()
+    }
+
+    /// Ends the oldest guest of an address that rests; says whether there was one.
+    fn end_resting_guest(&mut self, address: IpAddr) -> bool {
+        self.end_one(|open| open.is_guest() && open.address == address && open.pulse.is_at_rest())
     }
 
     /// Ends the oldest of these; says whether there was one.
@@ -204,10 +217,6 @@ impl Places {
             }
         }
     }
-}
-
-fn lock(places: &Mutex<Places>) -> MutexGuard<'_, Places> {
-    places.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Listens on an address, or on the next port of it that is free.
@@ -239,11 +248,11 @@ pub async fn run(listener: TcpListener, app: Router, stop: CancellationToken) {
                     error!(error = %failure, "a connection of the dashboard panicked");
                 }
             }
-            _ = look.tick() => lock(&places).look(Instant::now()),
+            _ = look.tick() => places.lock().look(Instant::now()),
             accepted = listener.accept() => match accepted {
                 Ok((stream, address)) => {
                     let pulse = Arc::new(Pulse::default());
-                    let id = lock(&places).enter(address.ip(), &pulse, Instant::now());
+                    let id = places.lock().enter(address.ip(), &pulse, Instant::now());
                     let caller = Caller { address, id, crowd: Arc::clone(&places) };
                     connections.spawn(serve(stream, caller, pulse, app.clone()));
                 }
@@ -255,7 +264,7 @@ pub async fn run(listener: TcpListener, app: Router, stop: CancellationToken) {
         }
     }
     drop(listener);
-    lock(&places).open.values().for_each(|open| open.pulse.ask(Ask::Finish));
+    places.lock().open.values().for_each(|open| open.pulse.ask(Ask::Finish));
     let ended = async { while connections.join_next().await.is_some() {} };
     if timeout(LAST_REQUESTS, ended).await.is_err() {
         connections.shutdown().await;
@@ -267,7 +276,7 @@ struct Place(Caller);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        lock(&self.0.crowd).open.remove(&self.0.id);
+        self.0.crowd.lock().open.remove(&self.0.id);
     }
 }
 

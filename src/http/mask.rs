@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 
-use super::door::Access;
+use super::auth::Access;
 
 /// Stands in place of what is hidden.
 pub const HIDDEN: &str = "(log in to read it)";

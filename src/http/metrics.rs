@@ -22,12 +22,12 @@ use prometheus_client::{
 };
 use tokio::time::timeout;
 
-use super::{Dashboard, api::Refusal};
+use super::{Dashboard, refusal::Refusal};
 use crate::{
     control::state::VERSION,
     lattice::connection::{Nats, confirm},
     meter::{OperationCounts, Path, Tally, TargetCounts, histogram::Histogram},
-    providers::{external::health::Wellbeing, supervisor::Phase},
+    providers::{external::health::Health, supervisor::Phase},
 };
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -42,7 +42,7 @@ const BOUNDS_US: [u64; 17] = [
 /// `GET /metrics`
 pub async fn metrics(State(dashboard): State<Dashboard>) -> Response {
     let parts = dashboard.parts();
-    let (ctl, rpc) = tokio::join!(round_trip(&parts.ctl), round_trip(&parts.rpc));
+    let (ctl, rpc) = tokio::join!(round_trip(&parts.context.ctl), round_trip(&parts.context.rpc));
     let mut registry = Registry::with_prefix("lattice");
     registry.register_collector(Box::new(Host { dashboard, round_trips: [("ctl", ctl), ("rpc", rpc)] }));
     let mut text = String::new();
@@ -116,7 +116,7 @@ fn histogram(mut encoder: MetricEncoder<'_>, took: &Histogram, sum_us: u64) -> f
 impl Host {
     fn host(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let parts = self.dashboard.parts();
-        let facts = parts.host.facts();
+        let facts = parts.context.state.facts();
         let domain = facts.js_domain.as_deref().unwrap_or_default();
         let labels = vec![
             ("host_id", facts.id.as_str()),
@@ -126,17 +126,18 @@ impl Host {
             ("version", VERSION),
         ];
         encoder.encode_descriptor("host", "This host.", None, MetricType::Info)?.encode_info(&labels)?;
-        let uptime = parts.host.uptime().as_secs_f64();
+        let uptime = parts.context.state.uptime().as_secs_f64();
         gauges(encoder, ("host_uptime", "Since the start of this host.", Some(&Unit::Seconds)), [(vec![], uptime)])?;
         let memory = crate::control::probe::calls::memory_bytes().map(|bytes| (vec![], bytes as f64));
         gauges(encoder, ("host_memory", "Resident memory of this process.", Some(&Unit::Bytes)), memory)?;
-        let (silent, heard): (Vec<_>, Vec<_>) = parts.peers.others().into_iter().partition(|(_, silent)| *silent);
+        let (silent, heard): (Vec<_>, Vec<_>) =
+            parts.context.peers.others().into_iter().partition(|(_, silent)| *silent);
         let peers = [(vec![("state", "heard")], heard.len() as f64), (vec![("state", "lost")], silent.len() as f64)];
         gauges(encoder, ("peers", "Other hosts of this make, as this one hears them.", None), peers)
     }
 
     fn calls(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        let snapshot = self.dashboard.parts().meter.snapshot();
+        let snapshot = self.dashboard.parts().router.meter().snapshot();
         let (served, called) = (&snapshot.served, &snapshot.called);
         for (name, help, targets) in [
             ("invocations", "Calls that ended, of what runs on this host.", served),
@@ -166,8 +167,8 @@ impl Host {
 
     fn actors(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let parts = self.dashboard.parts();
-        let standings = parts.router.standings();
-        let rooms: Vec<_> = standings.iter().filter_map(|(id, standing)| Some((&**id, standing.room?))).collect();
+        let statuses = parts.router.statuses();
+        let rooms: Vec<_> = statuses.iter().filter_map(|(id, status)| Some((&**id, status.room?))).collect();
         let permits = rooms.iter().flat_map(|(id, room)| {
             let used = room.limit.saturating_sub(room.free);
             [
@@ -195,31 +196,30 @@ impl Host {
 
     fn providers(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let conditions = self.dashboard.parts().providers.conditions();
-        let all = || {
-            conditions.iter().map(|condition| {
-                let labels = vec![("provider", condition.id.as_str()), ("link_name", condition.link_name.as_str())];
-                (labels, condition)
-            })
-        };
-        let restarts = all().map(|(labels, condition)| (labels, condition.restarts));
+        let all = conditions.iter().map(|condition| {
+            let labels = vec![("provider", condition.id.as_str()), ("link_name", condition.link_name.as_str())];
+            (labels, condition)
+        });
+        let restarts = all.clone().map(|(labels, condition)| (labels, condition.restarts));
         counters(
             encoder,
             ("provider_restarts", "How often a provider was started again after it ended by itself."),
             restarts,
         )?;
-        let up = all().map(|(labels, condition)| (labels, f64::from(u8::from(condition.phase == Phase::Running))));
+        let up =
+            all.clone().map(|(labels, condition)| (labels, f64::from(u8::from(condition.phase == Phase::Running))));
         gauges(encoder, ("provider_up", "Whether a provider that is wanted runs.", None), up)?;
-        let healthy = all().filter_map(|(labels, condition)| match &*condition.health.borrow() {
-            Wellbeing::Unknown => None,
-            Wellbeing::Well => Some((labels, 1.0)),
-            Wellbeing::Ill(_) => Some((labels, 0.0)),
+        let healthy = all.filter_map(|(labels, condition)| match &*condition.health.borrow() {
+            Health::Unknown => None,
+            Health::Healthy => Some((labels, 1.0)),
+            Health::Unhealthy(_) => Some((labels, 0.0)),
         });
         gauges(encoder, ("provider_healthy", "Whether a provider answered its last health check well.", None), healthy)
     }
 
     fn nats(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let parts = self.dashboard.parts();
-        let lines = [("ctl", &parts.ctl), ("rpc", &parts.rpc)];
+        let lines = [("ctl", &parts.context.ctl), ("rpc", &parts.context.rpc)];
         let times = self
             .round_trips
             .iter()
@@ -233,16 +233,14 @@ impl Host {
         gauges(encoder, ("nats_up", "Whether messages come back from the NATS server.", None), up)?;
         let reconnects = lines.map(|(name, nats)| (vec![("connection", name)], *nats.reconnects.borrow()));
         counters(encoder, ("nats_reconnects", "How often a connection came back."), reconnects)?;
-        let refused = [(vec![], parts.answers.refused())];
+        let refused = [(vec![], parts.context.answers.refused())];
         let about = ("answers_refused", "Questions with a reply subject that is no inbox, which were not answered.");
         counters(encoder, about, refused)?;
         let bytes = lines.into_iter().flat_map(|(name, nats)| {
             let statistics: Arc<async_nats::Statistics> = nats.client.statistics();
-            let labels = |direction| vec![("connection", name), ("direction", direction)];
-            [
-                (labels("in"), statistics.in_bytes.load(Ordering::Relaxed)),
-                (labels("out"), statistics.out_bytes.load(Ordering::Relaxed)),
-            ]
+            [("in", &statistics.in_bytes), ("out", &statistics.out_bytes)].map(|(direction, bytes)| {
+                (vec![("connection", name), ("direction", direction)], bytes.load(Ordering::Relaxed))
+            })
         });
         counters(encoder, ("nats_bytes", "Bytes that passed a connection."), bytes)
     }
@@ -253,9 +251,9 @@ impl Host {
         let family =
             ("store_lag", "Since when the bucket of the lattice's metadata is not heard.", Some(&Unit::Seconds));
         gauges(encoder, family, [(vec![], lag)])?;
-        let known = f64::from(u8::from(*parts.links.knowledge().borrow()));
+        let known = f64::from(u8::from(*parts.context.links.synced().borrow()));
         gauges(encoder, ("store_known", "Whether what the lattice knows is known here.", None), [(vec![], known)])?;
-        let table = parts.links.table();
+        let table = parts.context.links.table();
         let entries = [
             (vec![("kind", "link")], table.links().count() as f64),
             (vec![("kind", "claims")], table.all_claims().count() as f64),

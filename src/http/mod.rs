@@ -1,34 +1,35 @@
 //! The dashboard: the page an operator keeps open, the API it uses, health checks and metrics, on one port.
 //!
 //! ```text
-//! listen ─▶ door::guard ─▶ assets            the page
+//! listen ─▶ auth::guard ─▶ assets            the page
 //!                        ├▶ api              what it shows and does, described by /api/v1/openapi.json
 //!                        ├▶ stream           what changed, as server-sent events
 //!                        ├▶ health, metrics  for machines
-//!           model ◀──────┘  one picture of the lattice, fed by the metadata watch, events, and what hosts answer
+//!           model ◀──────┘  the lattice in memory, fed by the metadata watch, events and answers
 //! ```
 //!
-//! * [`door`] decides who may come in, by what [`auth`] has; [`mask`] hides what a mere reader may not see. [`listen`] is the
-//!   port, [`entry`] where commands find it.
-//! * [`model`] keeps the picture; it asks other hosts only while somebody looks.
+//! * [`auth`] decides who may come in, by the secret that [`token`] keeps; [`mask`] hides what a
+//!   mere reader may not see. [`listen`] is the port, [`entry`] where commands find it.
+//! * [`model`] has the lattice in memory; it asks other hosts only while somebody looks.
 //! * [`operations`] are the changes somebody set off, each with its stages and its end.
 //!
 //! The dashboard is a client of the lattice like any other: what it changes goes over the control interface, also to its own
 //! host. It is not essential: a host without it works.
 
 mod actor;
-pub mod api;
+mod api;
 mod assets;
-pub mod auth;
-pub mod door;
+mod auth;
 pub mod entry;
 mod health;
-pub mod listen;
+mod listen;
 mod mask;
 mod metrics;
-pub mod model;
-pub mod operations;
+mod model;
+mod operations;
+mod refusal;
 mod stream;
+pub mod token;
 
 use std::{
     net::SocketAddr,
@@ -44,51 +45,32 @@ use tracing::{Instrument, info, info_span, warn};
 
 use crate::{
     actors::{self, actor::Slots, engine::Engine},
-    budget::Budget,
     client::lattice::Lattice,
     config,
-    control::state::HostState,
-    lattice::{answers::Answers, connection::Nats},
-    links::Live,
-    meter::Meter,
-    peers::Peers,
+    host_context::HostContext,
     providers::{self, bounds::OwnSockets},
     router, rpc,
-    store::{Store, jetstream::making::Making},
-    vigil::Vigil,
+    store::jetstream::making::Making,
 };
-use door::{Door, Reading};
+use auth::{Auth, Reading};
 use model::Model;
 use operations::Operations;
 
 /// The parts of the host that the dashboard works with.
 pub struct Parts {
-    pub host: HostState,
+    pub context: Arc<HostContext>,
     /// The lattice, as a client sees it.
     pub lattice: Lattice,
-    pub ctl: Nats,
-    pub rpc: Nats,
     /// Makes the calls of the call tester.
     pub caller: rpc::client::Client,
-    pub store: Store,
-    pub links: Live,
-    pub peers: Peers,
-    pub meter: Meter,
-    pub answers: Answers,
     pub sockets: OwnSockets,
     pub router: router::Router,
     pub engine: Engine,
-    /// The memory for payloads.
-    pub budget: Budget,
     pub slots: Slots,
     pub actors: actors::supervisor::Handle,
     pub providers: providers::supervisor::Handle,
-    pub vigil: Vigil,
-    /// Copies of a bucket for uploads, should it have to be made.
     /// How the bucket of uploads is made.
     pub uploads: Making,
-    /// The host is stopping.
-    pub closing: CancellationToken,
 }
 
 /// The dashboard of a host. Cheap to clone.
@@ -97,7 +79,7 @@ pub struct Dashboard(Arc<Inner>);
 
 struct Inner {
     parts: Parts,
-    door: Door,
+    auth: Auth,
     model: Model,
     operations: Operations,
     /// Tells one start of the host from the next.
@@ -137,12 +119,12 @@ impl Dashboard {
         let address = listener.local_addr().context("read the address")?;
         // Before it answers anybody: no actor may reach it.
         parts.sockets.add(address);
-        let file = state_dir.join(auth::FILE);
-        let (kept, token_file) = match auth::kept(&file) {
+        let file = state_dir.join(token::FILE);
+        let (kept, token_file) = match token::kept(&file) {
             Ok(kept) => (kept, Some(file)),
             Err(error) => {
                 warn!(%error, "no secret of the dashboard can be kept in {}, so no link logs in to it", file.display());
-                (config::Secret::new(auth::random()), None)
+                (config::Secret::new(token::random()), None)
             }
         };
         let reading = match (&settings.token, address.ip().is_loopback()) {
@@ -151,7 +133,7 @@ impl Dashboard {
         };
         let place = Place { address, token_file: token_file.clone() };
         Self::announce(&place, settings.address.port());
-        let facts = parts.host.facts();
+        let facts = parts.context.state.facts();
         let host_id = facts.id.to_string();
         let record = entry::Record {
             url: place.url(),
@@ -164,8 +146,8 @@ impl Dashboard {
             .inspect_err(|error| warn!(%error, "`host dashboard` will not find this dashboard"))
             .ok();
         let model = Model::new(&host_id);
-        let operations = Operations::new(model.clone(), parts.closing.clone());
-        let door = Door::new(door::Setup {
+        let operations = Operations::new(model.clone(), parts.context.lifeline.closing.clone());
+        let auth = Auth::new(auth::Setup {
             kept,
             file: token_file,
             set: settings.token.clone(),
@@ -174,7 +156,7 @@ impl Dashboard {
             host_id,
         });
         let life = uuid::Uuid::new_v4().simple().to_string();
-        let dashboard = Self(Arc::new(Inner { parts, door, model, operations, life, _noted: noted }));
+        let dashboard = Self(Arc::new(Inner { parts, auth, model, operations, life, _noted: noted }));
         dashboard.spawn(listener, tasks, stop);
         Ok(place)
     }
@@ -191,7 +173,7 @@ impl Dashboard {
     }
 
     fn spawn(&self, listener: TcpListener, tasks: &TaskTracker, stop: &CancellationToken) {
-        tasks.spawn(model::keeper::keep(self.clone(), stop.clone()).instrument(info_span!("dashboard")));
+        tasks.spawn(model::collector::run(self.clone(), stop.clone()).instrument(info_span!("dashboard")));
         let app = self.clone().app();
         tasks.spawn(listen::run(listener, app, stop.clone()).instrument(info_span!("dashboard")));
     }
@@ -213,7 +195,7 @@ impl Dashboard {
         }
         app.merge(api::routes())
             .fallback(api::not_found)
-            .layer(middleware::from_fn_with_state(self.clone(), door::guard))
+            .layer(middleware::from_fn_with_state(self.clone(), auth::guard))
             .layer(middleware::from_fn(actor::refuse))
             .with_state(self)
     }
@@ -222,8 +204,8 @@ impl Dashboard {
         &self.0.parts
     }
 
-    fn door(&self) -> &Door {
-        &self.0.door
+    fn auth(&self) -> &Auth {
+        &self.0.auth
     }
 
     fn model(&self) -> &Model {

@@ -1,17 +1,13 @@
 //! Changes that somebody set off on the dashboard: each runs in a task of its own and tells how far it is.
 //!
 //! An operation begins at once and is answered with its number; streams hear of each of its stages and of its end, and the last
-//! [`KEPT`] can be read again. Each has a deadline of its own (see [`client::act`](crate::client::act)); what is unknown at its
+//! [`KEPT`] can be read again. Each has a deadline of its own (see [`client::commands`](crate::client::commands)); what is unknown at its
 //! end is told as that.
 
-use std::{
-    collections::VecDeque,
-    panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument as _, info_span};
@@ -19,17 +15,14 @@ use utoipa::ToSchema;
 
 use super::{
     mask::{HIDDEN, Mask, hide},
-    model::{Model, now_ms},
+    model::Model,
 };
-use crate::{
-    client::{OutcomeUnknown, lattice::RequestError},
-    control::types::Step,
-};
+use crate::{client::lattice::RequestError, clock, errors::OutcomeUnknown, events::Step};
 
 /// Operations that can be read again.
 const KEPT: usize = 200;
 /// Operations that may run at a time.
-pub const RUNNING_MAX: usize = 64;
+const RUNNING_MAX: usize = 64;
 /// Stages that are kept of one operation.
 const STAGES_MAX: usize = 16;
 /// How often the bytes of a stage are told.
@@ -110,7 +103,7 @@ pub struct Busy;
 
 /// An operation in work: where it tells how far it is.
 #[derive(Clone)]
-pub struct Work {
+pub struct OperationHandle {
     id: Arc<str>,
     operations: Operations,
 }
@@ -129,11 +122,11 @@ impl Operations {
 
     /// Newest first.
     pub fn list(&self) -> Vec<Operation> {
-        self.locked().iter().rev().cloned().collect()
+        self.all.lock().iter().rev().cloned().collect()
     }
 
     /// Begins an operation, and returns it as it is then.
-    pub fn begin<F>(&self, begun: Begun<'_>, work: impl FnOnce(Work) -> F) -> Result<Operation, Busy>
+    pub fn begin<F>(&self, new: NewOperation<'_>, work: impl FnOnce(OperationHandle) -> F) -> Result<Operation, Busy>
     where
         F: Future<Output = anyhow::Result<End>> + Send + 'static,
     {
@@ -142,50 +135,41 @@ impl Operations {
         }
         let operation = Operation {
             id: uuid::Uuid::new_v4().simple().to_string(),
-            kind: begun.kind,
-            title: begun.title,
+            kind: new.kind,
+            title: new.title,
             state: Progress::Running,
             stages: Vec::new(),
             text: None,
-            host_id: begun.host_id.to_owned(),
-            target_id: begun.target_id.to_owned(),
-            link_name: begun.link_name.to_owned(),
-            began_ms: now_ms(),
+            host_id: new.host_id.to_owned(),
+            target_id: new.target_id.to_owned(),
+            link_name: new.link_name.to_owned(),
+            began_ms: clock::now_ms(),
             ended_ms: None,
         };
-        {
-            let mut all = self.locked();
-            if all.len() >= KEPT
-                && let Some(ended) = all.iter().position(|operation| operation.state != Progress::Running)
-            {
-                all.remove(ended);
-            }
-            all.push_back(operation.clone());
-        }
+        self.keep(operation.clone());
         self.model.tell_masked("operation", &operation);
-        let handle = Work { id: operation.id.as_str().into(), operations: self.clone() };
+        let handle = OperationHandle { id: operation.id.as_str().into(), operations: self.clone() };
         let work = work(handle.clone());
-        let (stop, kind) = (self.stop.clone(), begun.kind);
-        self.tasks.spawn(async move {
-            let work = AssertUnwindSafe(work).catch_unwind();
-            let outcome = tokio::select! {
-                outcome = tokio::time::timeout(DEADLINE, work) => match outcome {
-                    Ok(Ok(outcome)) => outcome,
-                    Ok(Err(_)) => Err(OutcomeUnknown("the operation panicked, which is a bug of the host".into()).into()),
-                    Err(_) => Err(OutcomeUnknown(format!("no end within {} s", DEADLINE.as_secs())).into()),
-                },
-                () = stop.cancelled() => {
-                    Err(OutcomeUnknown("the host of this dashboard stopped before the end was known".into()).into())
-                }
-            };
-            handle.end(outcome);
-        }.instrument(info_span!("operation", kind)));
+        let (stop, kind) = (self.stop.clone(), new.kind);
+        let task = async move { handle.end(outcome(work, &stop).await) };
+        self.tasks.spawn(task.instrument(info_span!("operation", kind)));
         Ok(operation)
+    }
+
+    /// Makes room by forgetting the oldest that has ended: those that run are still told about.
+    fn keep(&self, operation: Operation) {
+        let mut all = self.all.lock();
+        if all.len() >= KEPT
+            && let Some(ended) = all.iter().position(|operation| operation.state != Progress::Running)
+        {
+            all.remove(ended);
+        }
+        all.push_back(operation);
     }
 
     fn change(&self, id: &str, change: impl FnOnce(&mut Operation) -> bool) {
         let changed = {
-            let mut all = self.locked();
+            let mut all = self.all.lock();
             // The last ones are the ones in work.
             let Some(operation) = all.iter_mut().rev().find(|operation| operation.id == id) else { return };
             if change(operation) { Some(operation.clone()) } else { None }
@@ -194,15 +178,25 @@ impl Operations {
             self.model.tell_masked("operation", &operation);
         }
     }
+}
 
-    fn locked(&self) -> MutexGuard<'_, VecDeque<Operation>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Waits for the end of an operation, whatever that is.
+async fn outcome(work: impl Future<Output = anyhow::Result<End>>, stop: &CancellationToken) -> anyhow::Result<End> {
+    let work = AssertUnwindSafe(work).catch_unwind();
+    let unknown = tokio::select! {
+        ended = tokio::time::timeout(DEADLINE, work) => match ended {
+            Ok(Ok(outcome)) => return outcome,
+            Ok(Err(_)) => "the operation panicked, which is a bug of the host".to_owned(),
+            Err(_) => format!("no end within {} s", DEADLINE.as_secs()),
+        },
+        () = stop.cancelled() => "the host of this dashboard stopped before the end was known".to_owned(),
+    };
+    Err(OutcomeUnknown(unknown).into())
 }
 
 /// The facts known of an operation when it begins.
 #[derive(Clone, Debug, Default)]
-pub struct Begun<'a> {
+pub struct NewOperation<'a> {
     pub kind: &'static str,
     pub title: String,
     pub host_id: &'a str,
@@ -210,14 +204,14 @@ pub struct Begun<'a> {
     pub link_name: &'a str,
 }
 
-impl Work {
+impl OperationHandle {
     /// A stage begins.
     pub fn stage(&self, name: &str, detail: impl Into<String>) {
         self.at(name, detail.into(), 0, 0);
     }
 
     /// Does something that nobody waits for, once the operation has been told its end.
-    pub fn afterwards(&self, favour: impl Future<Output = ()> + Send + 'static) {
+    pub fn spawn_background(&self, favour: impl Future<Output = ()> + Send + 'static) {
         let stop = self.operations.stop.clone();
         self.operations.tasks.spawn(async move {
             tokio::select! {
@@ -242,11 +236,11 @@ impl Work {
 
     fn at(&self, name: &str, detail: String, bytes: u64, of: u64) {
         self.operations.change(&self.id, |operation| {
-            let now = now_ms();
+            let now = clock::now_ms();
             match operation.stages.last_mut().filter(|stage| stage.name == name) {
                 Some(stage) => {
                     // Bytes come faster than anybody reads.
-                    let is_due = u128::from(now.saturating_sub(stage.at_ms)) >= TOLD.as_millis();
+                    let is_due = now.saturating_sub(stage.at_ms) >= clock::millis(TOLD);
                     (stage.bytes, stage.of) = (bytes, of);
                     if is_due {
                         stage.at_ms = now;
@@ -268,9 +262,9 @@ impl Work {
         let model = &self.operations.model;
         self.operations.change(&self.id, |operation| {
             if !operation.host_id.is_empty() {
-                model.touch(&operation.host_id);
+                model.invalidate(&operation.host_id);
             }
-            operation.ended_ms = Some(now_ms());
+            operation.ended_ms = Some(clock::now_ms());
             match outcome {
                 Ok(end) => {
                     operation.state = Progress::Done;
@@ -313,8 +307,8 @@ mod tests {
     async fn an_operation_tells_its_stages_and_its_end() {
         let operations = operations();
         let mut view = operations.model.view();
-        let begun = Begun { kind: "start_actor", title: "Start x".into(), ..Begun::default() };
-        let work = |work: Work| async move {
+        let begun = NewOperation { kind: "start_actor", title: "Start x".into(), ..NewOperation::default() };
+        let work = |work: OperationHandle| async move {
             work.stage("auction", "");
             work.on_host("N1");
             work.stage("pull", "");
@@ -337,9 +331,9 @@ mod tests {
     #[tokio::test]
     async fn a_failure_is_told_from_an_end_nobody_knows() {
         let operations = operations();
-        let failed = operations.begin(Begun::default(), |_| async { anyhow::bail!("no such image") }).unwrap();
+        let failed = operations.begin(NewOperation::default(), |_| async { anyhow::bail!("no such image") }).unwrap();
         let unknown =
-            operations.begin(Begun::default(), |_| async { Err(OutcomeUnknown("late".into()).into()) }).unwrap();
+            operations.begin(NewOperation::default(), |_| async { Err(OutcomeUnknown("late".into()).into()) }).unwrap();
         assert_eq!(ended(&operations, &failed.id).await.state, Progress::Failed);
         assert_eq!(ended(&operations, &unknown.id).await.state, Progress::Unknown);
     }
@@ -348,9 +342,9 @@ mod tests {
     async fn so_many_run_and_no_more() {
         let operations = operations();
         for _ in 0..RUNNING_MAX {
-            operations.begin(Begun::default(), |_| std::future::pending()).unwrap();
+            operations.begin(NewOperation::default(), |_| std::future::pending()).unwrap();
         }
-        assert!(operations.begin(Begun::default(), |_| std::future::pending()).is_err());
+        assert!(operations.begin(NewOperation::default(), |_| std::future::pending()).is_err());
         operations.stop.cancel();
         operations.tasks.close();
         operations.tasks.wait().await;

@@ -20,10 +20,10 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::{
     Dashboard,
-    api::Refusal,
-    door::Access,
+    auth::Access,
     listen::Caller,
     model::{Collection, View},
+    refusal::Refusal,
 };
 
 /// Streams at a time.
@@ -61,7 +61,7 @@ impl Reader {
     /// Tells whether it may still read what it could at the beginning: a session may be over
     /// meanwhile.
     fn is_still_in(&self, dashboard: &Dashboard) -> bool {
-        self.access == Access::Reader || dashboard.door().access(self.caller, &self.headers) == Ok(self.access)
+        self.access == Access::Reader || dashboard.auth().access(self.caller, &self.headers) == Ok(self.access)
     }
 }
 
@@ -73,7 +73,7 @@ fn events(dashboard: Dashboard, view: View, reader: Reader) -> impl Stream<Item 
             return Some((Ok(event), (first, view, dashboard, reader)));
         }
         let event = tokio::select! {
-            () = dashboard.parts().closing.cancelled() => return None,
+            () = dashboard.parts().context.lifeline.closing.cancelled() => return None,
             news = view.news.recv() => match news {
                 Ok(_) if !reader.is_still_in(&dashboard) => return None,
                 Ok(news) => event(news.name, news.data(reader.access)),
@@ -91,7 +91,7 @@ fn events(dashboard: Dashboard, view: View, reader: Reader) -> impl Stream<Item 
 
 /// Tells which host this is; the page begins anew with it.
 fn hello(dashboard: &Dashboard, access: Access) -> Event {
-    let facts = dashboard.parts().host.facts();
+    let facts = dashboard.parts().context.state.facts();
     let hello = json!({
         "lattice": facts.lattice,
         "host_id": facts.id.as_str(),

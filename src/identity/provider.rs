@@ -16,7 +16,7 @@ use super::{
     token::Compact,
     validity::{self, Term},
 };
-use crate::lenient::nullable;
+use crate::serde_null::null_as_default;
 
 /// The verified statements of a provider's token. Times are seconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,13 +44,13 @@ pub struct ProviderClaims {
 #[derive(Deserialize)]
 struct Metadata<'a> {
     name: Option<String>,
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "null_as_default")]
     capid: String,
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "null_as_default")]
     vendor: String,
     rev: Option<i32>,
     ver: Option<String>,
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "null_as_default")]
     target_hashes: BTreeMap<String, String>,
     #[serde(borrow)]
     config_schema: Option<&'a RawValue>,

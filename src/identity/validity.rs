@@ -2,11 +2,11 @@
 //!
 //! Times are seconds since 1970, as tokens count.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use crate::clock;
 
 /// Reads the clock. A clock before 1970 counts as 1970.
 pub fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    clock::unix_time().as_secs()
 }
 
 /// The time nearest to `now` at which a token counts: to check everything else about one that does not count now.

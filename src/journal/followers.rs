@@ -6,13 +6,15 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
+use anyhow::Result;
 use async_nats::Subject;
+use parking_lot::Mutex;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until, timeout},
@@ -75,7 +77,7 @@ impl Followers {
 
     /// How many are being served.
     pub fn count(&self) -> usize {
-        self.0.followers().len()
+        self.0.followers.lock().len()
     }
 
     /// Takes an ask on: answers it at once, or has it answered from here on.
@@ -90,7 +92,7 @@ impl Followers {
             // Without anybody to answer there is nothing to do.
             return reply.and_then(|reply| self.read(ask, reply));
         };
-        if let Some(follower) = inner.followers().get(name) {
+        if let Some(follower) = inner.followers.lock().get(name) {
             follower.until.send_replace((!ask.stop).then(|| Instant::now() + ask.lease()));
             return Some(inner.part(&ask.entity, Mark::Kept));
         }
@@ -128,7 +130,7 @@ impl Followers {
     fn begin(&self, ask: Ask, reply: Subject) -> Option<Part> {
         let inner = &self.0;
         let name = ask.follow.clone().unwrap_or_default();
-        let mut followers = inner.followers();
+        let mut followers = inner.followers.lock();
         if followers.len() >= FOLLOWERS_MAX || inner.stop.is_cancelled() {
             let why = format!(
                 "this host serves {FOLLOWERS_MAX} followers of its logs already, or is stopping; end one, or ask without follow"
@@ -152,7 +154,7 @@ struct Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        self.inner.followers().remove(&self.name);
+        self.inner.followers.lock().remove(&self.name);
     }
 }
 
@@ -188,10 +190,6 @@ async fn ended(lease: &mut watch::Receiver<Option<Instant>>) {
 }
 
 impl Inner {
-    fn followers(&self) -> MutexGuard<'_, HashMap<String, Follower>> {
-        self.followers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Sends the past and then what comes; returns why it cannot go on.
     /// `sent` is the last line that was sent; dropped, the line after it may have been sent, too.
     async fn follow(&self, ask: &Ask, reply: &Subject, sent: &mut Option<u64>) -> String {
@@ -199,7 +197,7 @@ impl Inner {
         let mut said = self.journal.follow(&ask.entity);
         let mut seen = match self.send_past(ask, reply).await {
             Ok(seen) => seen,
-            Err(why) => return why,
+            Err(why) => return why.to_string(),
         };
         loop {
             *sent = Some(seen);
@@ -212,13 +210,13 @@ impl Inner {
             }
             match self.send_after(&ask.entity, reply, seen, Mark::Live).await {
                 Ok(last) => seen = last,
-                Err(why) => return why,
+                Err(why) => return why.to_string(),
             }
         }
     }
 
     /// Sends what was said before; returns the number of the last line.
-    async fn send_past(&self, ask: &Ask, reply: &Subject) -> Result<u64, String> {
+    async fn send_past(&self, ask: &Ask, reply: &Subject) -> Result<u64> {
         let tail = usize::try_from(ask.tail).unwrap_or(usize::MAX).min(LINES_MAX);
         let mut seen = match &ask.seen {
             Some(seen) if seen.life == self.journal.life() => seen.number,
@@ -240,7 +238,7 @@ impl Inner {
     }
 
     /// Sends what was said after a line, as much as one message takes; returns the number of the last line.
-    async fn send_after(&self, entity: &str, reply: &Subject, seen: u64, mark: Mark) -> Result<u64, String> {
+    async fn send_after(&self, entity: &str, reply: &Subject, seen: u64, mark: Mark) -> Result<u64> {
         let excerpt = self.journal.after(entity, seen, PART_LINES_MAX, self.part_bytes());
         let last = excerpt.last;
         self.send(reply, &self.part_of(entity, mark, excerpt)).await?;
@@ -265,9 +263,8 @@ impl Inner {
         Part { error: why.to_owned(), ..self.part(entity, Mark::Over) }
     }
 
-    async fn send(&self, reply: &Subject, part: &Part) -> Result<(), String> {
-        let bytes = serde_json::to_vec(part).map_err(|e| e.to_string())?;
-        let sent = self.answers.send(&self.client, reply, bytes.into(), SEND_TIMEOUT).await;
-        sent.map_err(|unsent| unsent.to_string())
+    async fn send(&self, reply: &Subject, part: &Part) -> Result<()> {
+        let bytes = serde_json::to_vec(part)?;
+        Ok(self.answers.send(&self.client, reply, bytes.into(), SEND_TIMEOUT).await?)
     }
 }

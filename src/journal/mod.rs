@@ -19,14 +19,14 @@ pub mod wire;
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
+    sync::Arc,
 };
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::{escape, lenient::nullable};
+use crate::{clock, escape, serde_null::null_as_default};
 
 /// Lines kept of one entity.
 pub const LINES_MAX: usize = 1000;
@@ -96,9 +96,9 @@ pub struct Line {
     pub at_us: u64,
     pub level: Level,
     /// Of a provider.
-    #[serde(deserialize_with = "nullable", skip_serializing_if = "str::is_empty")]
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "str::is_empty")]
     pub link_name: Arc<str>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_as_default")]
     pub text: Arc<str>,
 }
 
@@ -186,7 +186,7 @@ impl Journal {
 
     /// The last lines of an entity, at most so many.
     pub fn tail(&self, entity: &str, lines: usize) -> Excerpt {
-        let kept = self.kept();
+        let kept = self.0.kept.lock();
         let Some(entity) = kept.entities.get(entity) else { return Excerpt::default() };
         let skipped = entity.lines.len().saturating_sub(lines);
         Excerpt { lines: entity.lines.iter().skip(skipped).cloned().collect(), lost: 0, last: entity.last }
@@ -194,7 +194,7 @@ impl Journal {
 
     /// The lines of an entity after one that was seen: at most so many, and at most so many bytes if that is more than one.
     pub fn after(&self, entity: &str, seen: u64, lines_max: usize, bytes_max: usize) -> Excerpt {
-        let kept = self.kept();
+        let kept = self.0.kept.lock();
         let Some(entity) = kept.entities.get(entity) else { return Excerpt { last: seen, ..Excerpt::default() } };
         // Of an entity that was forgotten and speaks again nothing was seen.
         let seen = if seen > entity.last { 0 } else { seen };
@@ -216,19 +216,14 @@ impl Journal {
 
     /// Tells whenever an entity speaks, which may not have done so yet. As long as somebody follows, it is not forgotten.
     pub fn follow(&self, entity: &str) -> watch::Receiver<u64> {
-        let mut kept = self.kept();
+        let mut kept = self.0.kept.lock();
         kept.make_room(entity);
         kept.entities.entry(Arc::from(entity)).or_default().said.subscribe()
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn write(&self, writer: &Writer, level: Level, text: &str) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now_us = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
-        let mut kept = self.kept();
+        let now_us = u64::try_from(clock::unix_time().as_micros()).unwrap_or(u64::MAX);
+        let mut kept = self.0.kept.lock();
         kept.make_room(&writer.entity);
         let entity = kept.entities.entry(Arc::clone(&writer.entity)).or_default();
         entity.last += 1;
@@ -327,14 +322,14 @@ mod tests {
         for _ in 0..100 {
             writer.write(Level::Info, &long);
         }
-        assert!(journal.kept().bytes <= BYTES_MAX && journal.tail("MA", 100).lines.len() > 20);
+        assert!(journal.0.kept.lock().bytes <= BYTES_MAX && journal.tail("MA", 100).lines.len() > 20);
         for n in 0..ENTITIES_MAX + 50 {
             let writer = journal.writer(&format!("M{n}"), "");
             for _ in 0..40 {
                 writer.write(Level::Info, &long);
             }
         }
-        let kept = journal.kept();
+        let kept = journal.0.kept.lock();
         assert!(kept.bytes <= TOTAL_BYTES_MAX && kept.entities.len() == ENTITIES_MAX);
         assert_eq!(kept.bytes, kept.entities.values().map(|entity| entity.bytes).sum::<usize>());
         assert!(!kept.entities.contains_key("MA"), "the one that was silent longest goes");

@@ -13,7 +13,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Line;
-use crate::lenient::nullable;
+use crate::{
+    control::request::HostRequest,
+    lattice::subject::{Control, Probe},
+    serde_null::null_as_default,
+};
 
 /// How long a follower is served that nobody renews.
 pub const LEASE: Duration = Duration::from_secs(15);
@@ -26,7 +30,7 @@ pub struct Ask {
     /// Public key of an actor or a provider.
     pub entity: String,
     /// Lines of the past to begin with.
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub tail: u64,
     /// Names the follower, if what comes is wanted as well; any text that nobody else uses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -35,7 +39,7 @@ pub struct Ask {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_ms: Option<u64>,
     /// Nothing more is wanted.
-    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "std::ops::Not::not")]
     pub stop: bool,
     /// The journal and the number of the last line that was seen of it: the past then is what came after that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -46,6 +50,14 @@ impl Ask {
     /// How long to serve whoever asks so.
     pub fn lease(&self) -> Duration {
         self.lease_ms.map_or(LEASE, |ms| LEASE.min(Duration::from_millis(ms)))
+    }
+}
+
+impl HostRequest for Ask {
+    type Reply = Part;
+
+    fn subject(host: String) -> Control {
+        Control::Probe { host, probe: Probe::Logs }
     }
 }
 
@@ -60,24 +72,24 @@ pub struct Seen {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Part {
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_as_default")]
     pub host_id: String,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_as_default")]
     pub entity: String,
     /// Tells the numbers of one start of a host from those of the next.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_as_default")]
     pub life: String,
     pub mark: Mark,
-    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub lines: Vec<Line>,
     /// Lines before these that are lost: they came faster than they were taken.
-    #[serde(deserialize_with = "nullable", skip_serializing_if = "is_zero")]
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "is_zero")]
     pub lost: u64,
     /// The number of the last line so far.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_as_default")]
     pub last: u64,
     /// Why it is over, if nobody wanted that.
-    #[serde(deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "String::is_empty")]
     pub error: String,
 }
 

@@ -20,7 +20,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -28,6 +28,7 @@ use std::{
 
 use async_nats::{Client, Subject};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
@@ -121,7 +122,7 @@ impl Answers {
     fn refuse(&self, reply: &str) {
         self.0.refused.fetch_add(1, Ordering::Relaxed);
         let not_logged = {
-            let mut logged = self.0.logged.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut logged = self.0.logged.lock();
             if logged.at.is_some_and(|at| at.elapsed() < LOG_PAUSE) {
                 logged.silent += 1;
                 return;
@@ -264,7 +265,7 @@ mod tests {
         let answers = answers();
         (0..3).for_each(|_| answers.refuse("orders"));
         assert_eq!(answers.refused(), 3);
-        assert_eq!(answers.0.logged.lock().unwrap().silent, 2);
+        assert_eq!(answers.0.logged.lock().silent, 2);
     }
 
     #[test]

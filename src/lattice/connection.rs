@@ -26,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
+    backoff::Backoff,
+    clock,
     config::{self, Auth},
     errors::chain,
 };
@@ -167,16 +169,17 @@ pub async fn connect(
     info!("{}", greeting(purpose, &config.auth));
     let line = Line::new(purpose, config, client_name)?;
     let servers = &line.servers;
-    let mut pause = RETRY_FIRST;
+    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LAST);
     loop {
         let attempt = tokio::select! {
             () = stop.cancelled() => return Err(ConnectError::Stopped { servers: servers.clone() }),
             attempt = line.attempt() => attempt,
         };
+        let pause = backoff.next_pause();
         match attempt {
             Ok(nats) => return Ok(nats),
             Err(ConnectError::Unreachable { cause, .. }) => warn!(
-                %servers, error = %cause, retry_ms = pause.as_millis() as u64,
+                %servers, error = %cause, retry_ms = clock::millis(pause),
                 "no NATS server for the {} yet, trying again; start one, or set {purpose}_host and {purpose}_port", purpose.words()
             ),
             Err(error) => return Err(error),
@@ -185,7 +188,6 @@ pub async fn connect(
             () = stop.cancelled() => return Err(ConnectError::Stopped { servers: servers.clone() }),
             () = tokio::time::sleep(pause) => {}
         }
-        pause = (pause * 2).min(RETRY_LAST);
     }
 }
 
@@ -257,7 +259,6 @@ impl<'a> Line<'a> {
 /// The server addresses for people: an address, with or without a scheme, may carry a user and a password, which no log
 /// needs.
 pub fn without_passwords(servers: &[String]) -> String {
-    let is_scheme = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'));
     let shown: Vec<String> = servers
         .iter()
         .map(|server| {
@@ -269,6 +270,10 @@ pub fn without_passwords(servers: &[String]) -> String {
         })
         .collect();
     shown.join(",")
+}
+
+fn is_scheme(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
 }
 
 fn greeting(purpose: Purpose, auth: &Auth) -> String {
@@ -374,18 +379,20 @@ impl Reports {
 
 /// Returns advice on what to check when a server refuses the login of this connection.
 fn advice(purpose: Purpose, auth: &Auth) -> String {
-    let check = |settings: &str| format!("Check {settings} against the users of the server");
-    match auth {
-        Auth::Anonymous => format!(
-            "It wants to know who connects: set {purpose}_creds, {purpose}_jwt and {purpose}_seed, {purpose}_seed alone, \
-             {purpose}_user and {purpose}_password, or {purpose}_token"
-        ),
-        Auth::JwtAndSeed { .. } => check(&format!("{purpose}_jwt and {purpose}_seed")),
-        Auth::Nkey { .. } => check(&format!("{purpose}_seed")),
-        Auth::Creds(path) => check(&format!("{purpose}_creds ({})", path.display())),
-        Auth::User { .. } => check(&format!("{purpose}_user and {purpose}_password")),
-        Auth::Token(_) => check(&format!("{purpose}_token")),
-    }
+    let settings = match auth {
+        Auth::Anonymous => {
+            return format!(
+                "It wants to know who connects: set {purpose}_creds, {purpose}_jwt and {purpose}_seed, \
+                 {purpose}_seed alone, {purpose}_user and {purpose}_password, or {purpose}_token"
+            );
+        }
+        Auth::JwtAndSeed { .. } => format!("{purpose}_jwt and {purpose}_seed"),
+        Auth::Nkey { .. } => format!("{purpose}_seed"),
+        Auth::Creds(path) => format!("{purpose}_creds ({})", path.display()),
+        Auth::User { .. } => format!("{purpose}_user and {purpose}_password"),
+        Auth::Token(_) => format!("{purpose}_token"),
+    };
+    format!("Check {settings} against the users of the server")
 }
 
 /// Whether the TLS library gave up: an untrusted certificate, a missing client certificate, a server that speaks no TLS.

@@ -46,12 +46,13 @@ impl Reserved {
 
 /// Returns the subject that a message reaches in the end: a gateway's prefix is taken away as servers do.
 pub fn beyond_gateways(subject: &str) -> &str {
-    let original = || {
-        let (cluster, rest) = subject.strip_prefix(GATEWAY)?.split_once('.')?;
-        let (server, original) = rest.split_once('.')?;
-        [cluster, server].iter().all(|hash| hash.len() == GATEWAY_HASH_CHARS).then_some(original)
-    };
-    original().unwrap_or(subject)
+    crossed_gateway(subject).unwrap_or(subject)
+}
+
+fn crossed_gateway(subject: &str) -> Option<&str> {
+    let (cluster, rest) = subject.strip_prefix(GATEWAY)?.split_once('.')?;
+    let (server, original) = rest.split_once('.')?;
+    [cluster, server].iter().all(|hash| hash.len() == GATEWAY_HASH_CHARS).then_some(original)
 }
 
 /// Returns whether a pattern matches a subject that is, or is below, `reserved`.

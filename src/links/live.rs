@@ -4,7 +4,7 @@
 //! [`Notice`]s for those who must act: the delivery of links to providers, and events.
 //!
 //! * The first snapshot is complete before [`Live::start`] returns: ready means that every link and claim is known. Where
-//!   it does not come, the host goes on without, and [`Live::knowledge`] says so until it does.
+//!   it does not come, the host goes on without, and [`Live::synced`] says so until it does.
 //! * Entries of the first snapshot are told as [`Origin::Replayed`]: providers need them, subscribers of events do not.
 //!   The same goes for the first snapshot of a bucket that could not be reached until now.
 //! * A later snapshot (after an outage) is compared with what was known, and only the differences are told.
@@ -36,7 +36,10 @@ use super::{
     table::{Change, Rejected, Table},
     unwritten::{Attempt, Unwritten},
 };
-use crate::store::{Backend, Entry, Error, Store, Update};
+use crate::{
+    clock,
+    store::{Backend, Entry, Error, Store, Update},
+};
 
 /// Changes applied before the snapshot is published once for all of them, if so many wait. A snapshot of a large lattice costs
 /// more than that many changes.
@@ -120,7 +123,7 @@ impl Live {
         // An inner error means that the host is being stopped; it then ends without links.
         if tokio::time::timeout(FIRST_SNAPSHOT, first_snapshot).await.is_err() {
             error!(
-                waited_ms = FIRST_SNAPSHOT.as_millis() as u64,
+                waited_ms = clock::millis(FIRST_SNAPSHOT),
                 "lattice metadata was not told in time: actors and providers run, links of the lattice are unknown and cannot be changed; waiting for it"
             );
         }
@@ -138,7 +141,7 @@ impl Live {
     }
 
     /// Whether a snapshot of what the lattice has was applied here, rather than of what stands in for it.
-    pub fn knowledge(&self) -> watch::Receiver<bool> {
+    pub fn synced(&self) -> watch::Receiver<bool> {
         self.is_complete.clone()
     }
 
@@ -250,26 +253,7 @@ impl Follower {
                     Ok(written) => self.reap(written).await,
                     Err(failure) => error!(error = %failure, "a write to the metadata bucket panicked"),
                 },
-                Some((write, done)) = inbox.recv() => match write {
-                    OwnWrite::Stored(update) => {
-                        self.handle(update);
-                        self.publish().await;
-                        let _ = done.send(());
-                    }
-                    OwnWrite::Refused { link, error } => {
-                        let notice = Notice { change: Change::LinkRefused { link, error }, origin: Origin::Live };
-                        self.notify(notice).await;
-                    }
-                    OwnWrite::Announced(entries) => {
-                        let keys: Vec<String> = entries.iter().map(|(key, _)| key.clone()).collect();
-                        self.take_on(entries);
-                        self.publish().await;
-                        // Not over what was not seen yet.
-                        let can_write = self.watched.is_shared && self.watched.has_snapshot;
-                        let attempts = if can_write { self.unwritten.attempts(Some(&keys)) } else { Vec::new() };
-                        self.write(&store, attempts, Some(done));
-                    }
-                },
+                Some((write, done)) = inbox.recv() => self.take_own(write, done, &store).await,
                 update = updates.recv() => match update {
                     Some(update) => {
                         let is_snapshot = matches!(update, Update::Snapshot(_));
@@ -299,6 +283,29 @@ impl Follower {
         }
     }
 
+    async fn take_own(&mut self, write: OwnWrite, done: oneshot::Sender<()>, store: &Store) {
+        match write {
+            OwnWrite::Stored(update) => {
+                self.handle(update);
+                self.publish().await;
+                let _ = done.send(());
+            }
+            OwnWrite::Refused { link, error } => {
+                let notice = Notice { change: Change::LinkRefused { link, error }, origin: Origin::Live };
+                self.notify(notice).await;
+            }
+            OwnWrite::Announced(entries) => {
+                let keys: Vec<String> = entries.iter().map(|(key, _)| key.clone()).collect();
+                self.take_on(entries);
+                self.publish().await;
+                // Not over what was not seen yet.
+                let can_write = self.watched.is_shared && self.watched.has_snapshot;
+                let attempts = if can_write { self.unwritten.attempts(Some(&keys)) } else { Vec::new() };
+                self.write(store, attempts, Some(done));
+            }
+        }
+    }
+
     fn watch(&mut self, backends: &mut watch::Receiver<Arc<dyn Backend>>) -> mpsc::Receiver<Update> {
         let backend = backends.borrow_and_update();
         self.watched = Watched { is_shared: backend.is_shared(), is_away: backend.is_away(), ..Watched::default() };
@@ -315,7 +322,7 @@ impl Follower {
             Update::Behind => self.watched.is_behind = true,
             Update::Current => self.watched.is_behind = false,
             Update::Put(entry) => {
-                let entry = self.unwritten.laid_over(entry);
+                let entry = self.unwritten.merge_update(entry);
                 self.put(&entry);
             }
             Update::Delete { key, revision } => {
@@ -325,7 +332,7 @@ impl Follower {
                 if self.table.revision_of(&key) > revision {
                     return;
                 }
-                if let Some(ours) = self.unwritten.without(&key) {
+                if let Some(ours) = self.unwritten.merge_delete(&key) {
                     self.put(&ours);
                 }
             }
@@ -422,11 +429,11 @@ impl Follower {
         let mut ours: HashSet<String> = self.unwritten.keys().into_iter().collect();
         for entry in entries {
             ours.remove(&entry.key);
-            take(self.unwritten.laid_over(entry));
+            take(self.unwritten.merge_update(entry));
         }
         // Last, so that what all hosts know is older.
         for key in ours {
-            self.unwritten.without(&key).into_iter().for_each(&mut take);
+            self.unwritten.merge_delete(&key).into_iter().for_each(&mut take);
         }
         report_ignored(ignored, &named);
         let kept: HashSet<String> = fresh.keys().collect();
@@ -624,19 +631,19 @@ mod tests {
         let bucket = Arc::new(Silent(Default::default(), Memory::default()));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let (live, mut notices) = Live::start(Store::new(bucket.clone()), &tasks, stop.clone()).await;
-        let mut knowledge = live.knowledge();
-        assert!(!*knowledge.borrow_and_update());
+        let mut synced = live.synced();
+        assert!(!*synced.borrow_and_update());
         let key = keys::reference("echo:1");
         let value = json!({"oci_url": "echo:1", "public_key": ACTOR}).to_string();
         live.announce(vec![(key, value.into())]).await;
         assert!(live.table().public_key_of("echo:1").is_some());
         tokio::time::sleep(FIRST_SNAPSHOT).await;
-        assert!(bucket.1.entries().is_empty() && !*live.knowledge().borrow());
+        assert!(bucket.1.entries().is_empty() && !*live.synced().borrow());
 
         let updates = bucket.0.lock().unwrap()[0].clone();
         updates.send(Update::Snapshot(Vec::new())).await.unwrap();
-        knowledge.changed().await.unwrap();
-        assert!(*knowledge.borrow_and_update());
+        synced.changed().await.unwrap();
+        assert!(*synced.borrow_and_update());
         while bucket.1.entries().is_empty() {
             tokio::time::sleep(WRITE_RETRY).await;
         }

@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     identity::{claims::ActorClaims, keys::LinkName, provider::ProviderClaims},
-    lenient::nullable,
+    serde_null::null_as_default,
     store::{
         Entry,
         keys::{self, Key},
@@ -44,7 +44,7 @@ pub struct LinkDefinition {
     pub provider_id: String,
     pub link_name: String,
     pub contract_id: String,
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub values: BTreeMap<String, String>,
 }
 
@@ -378,16 +378,6 @@ impl Table {
         claimants
     }
 
-    /// The call aliases that several actors claim.
-    pub fn contested_aliases(&self) -> impl Iterator<Item = &str> {
-        self.claimants.iter().filter(|(_, claimants)| claimants.len() > 1).map(|(alias, _)| alias.as_str())
-    }
-
-    /// Whether somebody claims a call alias.
-    pub fn is_alias(&self, alias: &str) -> bool {
-        self.claimants.contains_key(alias)
-    }
-
     /// The public key an image reference led to when it was started last.
     pub fn public_key_of(&self, reference: &str) -> Option<&Arc<str>> {
         self.references.get(&keys::reference(reference)).map(|(public_key, _)| public_key)
@@ -649,7 +639,6 @@ mod tests {
         // Signed anew without the alias.
         table.put(&entry(keys::claims("M2"), &json!({"sub": "M2"}), 4)).unwrap();
         assert_eq!(claimants(&table), ["MNEW"]);
-        assert!(table.is_alias("lattice/ponger") && table.contested_aliases().next().is_none());
     }
 
     /// Each runs together with the link of [`link_entry`] to the same text, and so has its hash.

@@ -7,7 +7,7 @@
 //! made anew counts from one again.
 //!
 //! An entry is only ever written over what this host has seen. After a write that did not work it waits for news of its
-//! key, which every snapshot brings, and does without after [`PATIENCE`].
+//! key, which every snapshot brings, and does without after [`RETRY_AFTER`].
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ use super::table::{Claims, Content, Table};
 use crate::store::{Entry, Expect, keys};
 
 /// How long an entry waits for news after a write that did not work: a watch that never broke brings none.
-const PATIENCE: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Earlier announcements of a key that are remembered, because they may still be on their way to the bucket.
 const EARLIER_MAX: usize = 4;
 
@@ -79,22 +79,22 @@ impl Unwritten {
 
     /// Returns the entry the table is to have when the bucket has `theirs`: `theirs`, or this
     /// host's.
-    pub fn laid_over(&mut self, theirs: Entry) -> Entry {
+    pub fn merge_update(&mut self, theirs: Entry) -> Entry {
         let Some(ours) = self.0.get_mut(&theirs.key) else { return theirs };
         let content = Content::of(&theirs.key, &theirs.value);
         if content == ours.content || !ours.is_over(&content) {
             self.0.remove(&theirs.key);
             return theirs;
         }
-        ours.hear(theirs.revision);
+        ours.on_change(theirs.revision);
         Entry { value: ours.value.clone(), ..theirs }
     }
 
     /// Returns this host's entry, if there is one, for a key that the bucket does not have (any
     /// more).
-    pub fn without(&mut self, key: &str) -> Option<Entry> {
+    pub fn merge_delete(&mut self, key: &str) -> Option<Entry> {
         let ours = self.0.get_mut(key)?;
-        ours.hear(0);
+        ours.on_change(0);
         Some(Entry { key: key.to_owned(), value: ours.value.clone(), revision: 0 })
     }
 
@@ -109,7 +109,7 @@ impl Unwritten {
         if let Some(ours) = self.0.get_mut(&attempt.key)
             && ours.news == attempt.news
         {
-            ours.waits_until = Some(Instant::now() + PATIENCE);
+            ours.waits_until = Some(Instant::now() + RETRY_AFTER);
         }
     }
 
@@ -142,7 +142,7 @@ impl Waiting {
         }
     }
 
-    fn hear(&mut self, revision: u64) {
+    fn on_change(&mut self, revision: u64) {
         self.revision = revision;
         self.news += 1;
         self.waits_until = None;
@@ -206,13 +206,13 @@ mod tests {
         assert_eq!(ours.revision, 7);
         // The content it replaces, and older claims that came meanwhile.
         for revision in [7, 9] {
-            let shown = unwritten.laid_over(theirs(claims(2, "old"), revision));
+            let shown = unwritten.merge_update(theirs(claims(2, "old"), revision));
             assert_eq!(shown, theirs(claims(3, "ours"), revision));
         }
         assert_eq!(unwritten.attempts(None)[0].expect, Expect::Revision(9));
         // Its own echo, or the same by another host.
         let echo = theirs(claims(3, "ours"), 10);
-        assert_eq!(unwritten.laid_over(echo.clone()), echo);
+        assert_eq!(unwritten.merge_update(echo.clone()), echo);
         assert!(unwritten.is_empty());
     }
 
@@ -226,17 +226,17 @@ mod tests {
         };
         // Somebody brought back the content it replaces, under a lower revision.
         let mut unwritten = announce();
-        assert_eq!(unwritten.laid_over(theirs(claims(2, "old"), 5)).value, claims(3, "ours"));
+        assert_eq!(unwritten.merge_update(theirs(claims(2, "old"), 5)).value, claims(3, "ours"));
         assert_eq!(unwritten.attempts(None)[0].expect, Expect::Revision(5));
         // Somebody's own entry is newer, whatever its revision.
         let mut unwritten = announce();
-        assert_eq!(unwritten.laid_over(theirs(claims(3, "other"), 5)).value, claims(3, "other"));
+        assert_eq!(unwritten.merge_update(theirs(claims(3, "other"), 5)).value, claims(3, "other"));
         assert!(unwritten.attempts(None).is_empty());
         // An entry that nobody can read is written over; an earlier announcement of this host too.
         let mut unwritten = announce();
-        assert_eq!(unwritten.laid_over(theirs("x".into(), 6)).value, claims(3, "ours"));
+        assert_eq!(unwritten.merge_update(theirs("x".into(), 6)).value, claims(3, "ours"));
         unwritten.add(key.clone(), claims(3, "again"), &Table::default());
-        assert_eq!(unwritten.laid_over(theirs(claims(3, "ours"), 7)).value, claims(3, "again"));
+        assert_eq!(unwritten.merge_update(theirs(claims(3, "ours"), 7)).value, claims(3, "again"));
         assert_eq!(unwritten.attempts(None)[0].expect, Expect::Revision(7));
     }
 
@@ -249,7 +249,7 @@ mod tests {
         unwritten.failed(&attempt);
         assert!(!unwritten.is_due() && unwritten.attempts(None).is_empty());
         // A deleted key is written anew.
-        assert_eq!(unwritten.without(&key).map(|entry| entry.revision), Some(0));
+        assert_eq!(unwritten.merge_delete(&key).map(|entry| entry.revision), Some(0));
         assert_eq!(unwritten.attempts(None)[0].expect, Expect::Revision(0));
         // News that came while it was tried counts.
         unwritten.failed(&attempt);

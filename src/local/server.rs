@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::{anyhow, bail, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -113,35 +114,35 @@ impl Server {
             None => return Ok(()),
             Some(b'\n') => match serde_json::from_slice(&line) {
                 Ok(question) => self.answer(&question),
-                Err(error) => Err(format!("the question cannot be read: {error}")),
+                Err(error) => Err(anyhow!("the question cannot be read: {error}")),
             },
-            Some(_) => Err(format!("the question does not end, or has more than {QUESTION_BYTES_MAX} bytes")),
+            Some(_) => Err(anyhow!("the question does not end, or has more than {QUESTION_BYTES_MAX} bytes")),
         };
-        let reply = reply.unwrap_or_else(|error| Reply::Refused { error });
+        let reply = reply.unwrap_or_else(|error| Reply::Refused { error: error.to_string() });
         let mut reply = serde_json::to_vec(&reply)?;
         reply.push(b'\n');
         writing.write_all(&reply).await?;
         writing.shutdown().await
     }
 
-    fn answer(&self, question: &Question) -> Result<Reply, String> {
-        if question.lattice != self.lattice {
-            return Err(format!("host {} is in lattice {}", self.host_id, self.lattice));
-        }
+    /// Signs what is asked for; the error is sent back as it is.
+    fn answer(&self, question: &Question) -> anyhow::Result<Reply> {
+        ensure!(question.lattice == self.lattice, "host {} is in lattice {}", self.host_id, self.lattice);
         let issuer = self.signer.issuer().as_str();
         if !question.issuers.is_empty() && !question.issuers.iter().any(|accepted| accepted == issuer) {
-            return Err(format!("host {} signs as {issuer}, which is not accepted there", self.host_id));
+            bail!("host {} signs as {issuer}, which is not accepted there", self.host_id);
         }
         let target = &question.target.public_key;
         if ActorId::parse(target).is_err() && ProviderId::parse(target).is_err() {
-            return Err("the target is neither an actor nor a provider".into());
+            bail!("the target is neither an actor nor a provider");
         }
         for (what, word) in [("operation", &question.operation), ("id", &question.id)] {
             if word.is_empty() || word.len() > WORD_BYTES_MAX {
-                return Err(format!("the {what} is empty or has more than {WORD_BYTES_MAX} bytes"));
+                bail!("the {what} is empty or has more than {WORD_BYTES_MAX} bytes");
             }
         }
-        let payload = STANDARD.decode(&question.payload).map_err(|e| format!("the payload is no base64: {e}"))?;
+        let payload =
+            STANDARD.decode(&question.payload).map_err(|error| anyhow!("the payload is no base64: {error}"))?;
         let Question { origin, target, operation, id, .. } = question;
         let encoded_claims = self.signer.sign(origin, target, operation, &payload, id, now());
         Ok(Reply::Signed { encoded_claims, host_id: self.host_id.to_string() })

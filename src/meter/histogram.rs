@@ -99,8 +99,10 @@ impl Histogram {
 
     /// Returns the counts that came after an earlier look at the same buckets.
     pub fn since(&self, earlier: &Self) -> Self {
-        let left = |upper: &u64, count: &u64| count.saturating_sub(earlier.0.get(upper).copied().unwrap_or(0));
-        let later = self.0.iter().map(|(upper, count)| (*upper, left(upper, count)));
+        let later = self.0.iter().map(|(upper, count)| {
+            let before = earlier.0.get(upper).copied().unwrap_or(0);
+            (*upper, count.saturating_sub(before))
+        });
         Self(later.filter(|(_, count)| *count > 0).collect())
     }
 
@@ -129,11 +131,6 @@ impl Histogram {
             passed >= wanted
         })?;
         Some(middle_ns(*upper))
-    }
-
-    /// The ends of the buckets in nanoseconds and the number in each, from the shortest on.
-    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
-        self.0.iter().map(|(upper, count)| (*upper, *count))
     }
 }
 

@@ -22,18 +22,19 @@ pub mod histogram;
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    lenient::nullable,
     rpc::{call::CallError, invocation::Entity},
+    serde_null::null_as_default,
 };
 use histogram::{Buckets, Histogram};
 
@@ -125,14 +126,14 @@ impl Meter {
     /// empty for actors.
     pub fn serve(&self, id: &str, link_name: &str) -> Arc<Target> {
         let Inner { served, common, .. } = &*self.0;
-        served.find(id, link_name).unwrap_or_else(|| served.add(id, link_name, common, true))
+        served.find(id, link_name).unwrap_or_else(|| served.add(id, link_name, common, Room::Always))
     }
 
     /// Begins to count a call that leaves the process.
     pub fn called(&self, target: &Entity, operation: &str) -> InWork {
         let Inner { called, common, .. } = &*self.0;
         let (id, link_name) = (&*target.public_key, &*target.link_name);
-        let target = called.find(id, link_name).unwrap_or_else(|| called.add(id, link_name, common, false));
+        let target = called.find(id, link_name).unwrap_or_else(|| called.add(id, link_name, common, Room::IfFree));
         target.begin(operation, Path::Nats)
     }
 
@@ -148,9 +149,23 @@ impl Meter {
 }
 
 /// Targets by public key; one key may have several link names.
+type ByKey = HashMap<Arc<str>, Vec<Arc<Target>>>;
+
+fn count(targets: &ByKey) -> usize {
+    targets.values().map(Vec::len).sum()
+}
+
+/// Whether a target is counted apart.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Room {
+    Always,
+    /// Only where there are not [`TARGETS_MAX`] of them yet.
+    IfFree,
+}
+
 #[derive(Default)]
 struct Targets {
-    known: ArcSwap<HashMap<Arc<str>, Vec<Arc<Target>>>>,
+    known: ArcSwap<ByKey>,
     /// When there was no room for another one last, in seconds of the meter's life.
     full_at: AtomicU64,
     /// Held by whoever adds one, for lines without an await.
@@ -163,21 +178,20 @@ impl Targets {
     }
 
     /// Adds a target; without room a stranger's calls are counted with those of others.
-    fn add(&self, id: &str, link_name: &str, common: &Arc<Common>, always: bool) -> Arc<Target> {
+    fn add(&self, id: &str, link_name: &str, common: &Arc<Common>, room: Room) -> Arc<Target> {
         // Idleness is a matter of minutes: a look for room that was in vain is not repeated at every call.
         let second = common.began.elapsed().as_secs();
-        if !always
+        if room == Room::IfFree
             && self.full_at.load(Ordering::Relaxed) == second
             && let Some(other) = self.find(OTHER, "")
         {
             return other;
         }
-        let _growing = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _growing = self.growing.lock();
         if let Some(target) = self.find(id, link_name) {
             return target;
         }
         let mut known = HashMap::clone(&self.known.load());
-        let count = |known: &HashMap<Arc<str>, Vec<Arc<Target>>>| known.values().map(Vec::len).sum::<usize>();
         if count(&known) >= TARGETS_MAX {
             // The map that readers see and this one hold it once each.
             known
@@ -185,7 +199,7 @@ impl Targets {
                 .for_each(|targets| targets.retain(|target| Arc::strong_count(target) > 2 || !target.is_idle()));
             known.retain(|_, targets| !targets.is_empty());
         }
-        let has_room = always || count(&known) < TARGETS_MAX;
+        let has_room = room == Room::Always || count(&known) < TARGETS_MAX;
         if !has_room {
             self.full_at.store(second, Ordering::Relaxed);
         }
@@ -251,7 +265,7 @@ impl Target {
         {
             return Arc::clone(other);
         }
-        let _growing = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _growing = self.growing.lock();
         let known = self.operations.load();
         let name = if self.has_room() { name } else { OTHER };
         if let Some(known) = known.iter().find(|known| *known.name == *name) {
@@ -277,14 +291,8 @@ impl Target {
 
     fn read(&self) -> TargetCounts {
         let operations = self.operations.load_full();
-        let counts = |operation: &Arc<Operation>| {
-            let of = |path: Path, counts: &OnceLock<Box<Counts>>| {
-                let tally = counts.get()?.read();
-                Some(OperationCounts { operation: operation.name.to_string(), path, tally })
-            };
-            [of(Path::Local, &operation.local), of(Path::Nats, &operation.nats)]
-        };
-        let operations = operations.iter().flat_map(counts).flatten().collect();
+        let both = operations.iter().flat_map(|operation| [operation.read(Path::Local), operation.read(Path::Nats)]);
+        let operations = both.flatten().collect();
         TargetCounts { id: self.id.to_string(), link_name: self.link_name.to_string(), operations }
     }
 }
@@ -303,12 +311,21 @@ struct Operation {
 }
 
 impl Operation {
-    fn counts(&self, path: Path) -> &Counts {
-        let counts = match path {
+    fn slot(&self, path: Path) -> &OnceLock<Box<Counts>> {
+        match path {
             Path::Local => &self.local,
             Path::Nats => &self.nats,
-        };
-        counts.get_or_init(Box::default)
+        }
+    }
+
+    fn counts(&self, path: Path) -> &Counts {
+        self.slot(path).get_or_init(Box::default)
+    }
+
+    /// Returns its numbers, if it was ever called that way.
+    fn read(&self, path: Path) -> Option<OperationCounts> {
+        let tally = self.slot(path).get()?.read();
+        Some(OperationCounts { operation: self.name.to_string(), path, tally })
     }
 }
 
@@ -326,17 +343,16 @@ struct Counts {
 
 impl Counts {
     fn read(&self) -> Tally {
-        let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
         let took = self.took.read();
-        let refused = read(&self.refused);
+        let refused = self.refused.load(Ordering::Relaxed);
         Tally {
             calls: took.count().saturating_add(refused),
-            failed: read(&self.failed),
-            timed_out: read(&self.timed_out),
+            failed: self.failed.load(Ordering::Relaxed),
+            timed_out: self.timed_out.load(Ordering::Relaxed),
             refused,
-            abandoned: read(&self.abandoned),
-            in_work: read(&self.in_work),
-            sum_us: read(&self.sum_ns) / 1000,
+            abandoned: self.abandoned.load(Ordering::Relaxed),
+            in_work: self.in_work.load(Ordering::Relaxed),
+            sum_us: self.sum_ns.load(Ordering::Relaxed) / 1000,
             took,
         }
     }
@@ -410,7 +426,7 @@ pub struct TargetCounts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperationCounts {
     /// Empty if it stands for all.
-    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "String::is_empty")]
     pub operation: String,
     pub path: Path,
     #[serde(flatten)]

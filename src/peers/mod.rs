@@ -28,20 +28,21 @@ pub mod wire;
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
 };
 use tracing::error;
 
-use crate::{identity::keys::HostId, rpc::invocation::Entity};
-pub use table::{Peer, Presence, Taken};
+use crate::identity::keys::HostId;
+pub use table::{Candidates, Peer, Presence, Taken};
 use table::{Reach, Table};
 
 /// How long a host that stops serving a target waits until the others have heard of it.
@@ -79,8 +80,8 @@ impl Peers {
 
     /// The host to send a call to: one that takes calls for the target directly and was heard of lately, and of these the
     /// one that answers soonest, by its answers so far and the calls of this host that are on their way. `not` are those that have been tried.
-    pub fn choose(&self, target: &str, not: &[Arc<Peer>], may_be_here: bool) -> Option<Arc<Peer>> {
-        self.0.table.choose(target, not, may_be_here)
+    pub fn choose(&self, target: &str, not: &[Arc<Peer>], candidates: Candidates) -> Option<Arc<Peer>> {
+        self.0.table.choose(target, not, candidates)
     }
 
     /// The other hosts that run a target, however it is reached.
@@ -95,14 +96,14 @@ impl Peers {
 
     /// How long ago another process used the key of this host, if one ever did.
     pub fn twins(&self) -> Option<Duration> {
-        let seen = self.0.twins.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = self.0.twins.seen.lock();
         seen.map(|seen| seen.elapsed())
     }
 
     /// Notes that another process uses the key of this host, and says so in the log, once in a while.
     pub fn tell_twin(&self, host_id: &str) {
         let is_news = {
-            let mut seen = self.0.twins.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut seen = self.0.twins.seen.lock();
             let is_news = seen.is_none_or(|seen| seen.elapsed() >= TWIN_AGAIN);
             *seen = Some(Instant::now());
             is_news
@@ -117,13 +118,13 @@ impl Peers {
     }
 
     /// Offers a target directly until what is returned is dropped or withdrawn. Its subscriptions must be confirmed.
-    pub fn offer(&self, target: &str) -> Offer {
-        self.offer_as(target, Reach::Direct)
+    pub fn advertise(&self, target: &str) -> Advertisement {
+        self.advertise_as(target, Reach::Direct)
     }
 
     /// Tells that a target runs here that is reached through its queue group only.
-    pub fn mention(&self, target: &str) -> Offer {
-        self.offer_as(target, Reach::Group)
+    pub fn advertise_indirect(&self, target: &str) -> Advertisement {
+        self.advertise_as(target, Reach::Group)
     }
 
     /// The other hosts that were heard of, as `(host, is silent)`.
@@ -136,23 +137,15 @@ impl Peers {
         self.0.table.others()
     }
 
-    fn offer_as(&self, target: &str, reach: Reach) -> Offer {
-        self.0.table.offer(target, reach);
+    fn advertise_as(&self, target: &str, reach: Reach) -> Advertisement {
+        self.0.table.advertise(target, reach);
         self.0.changed.notify_one();
-        Offer { peers: self.clone(), target: target.into(), reach, is_open: AtomicBool::new(true) }
+        Advertisement { peers: self.clone(), target: target.into(), reach, is_open: AtomicBool::new(true) }
     }
-}
-
-/// The name of a call's target among hosts: the tail of its subject.
-pub fn target_of(entity: &Entity) -> Arc<str> {
-    if entity.is_actor() {
-        return Arc::clone(&entity.public_key);
-    }
-    format!("{}.{}", entity.public_key, entity.link_name).into()
 }
 
 /// Something this host offers; dropped, it is taken back.
-pub struct Offer {
+pub struct Advertisement {
     peers: Peers,
     target: Arc<str>,
     reach: Reach,
@@ -160,36 +153,36 @@ pub struct Offer {
     is_open: AtomicBool,
 }
 
-impl Offer {
+impl Advertisement {
     /// Takes it back and waits until the others know: then none of them sends a call for it any more, and what they had sent
     /// has arrived.
-    pub async fn withdraw(&self) {
-        let Some(number) = self.take_back() else { return };
+    pub async fn retract(&self) {
+        let Some(number) = self.retract_now() else { return };
         let mut heard = self.peers.0.heard.subscribe();
         // A peer that does not answer in time sends nothing either, or is answered that nobody listens.
         let _ = tokio::time::timeout(HEARD_TIMEOUT, heard.wait_for(|heard| *heard >= number)).await;
     }
 
-    fn take_back(&self) -> Option<u64> {
+    fn retract_now(&self) -> Option<u64> {
         if !self.is_open.swap(false, Ordering::AcqRel) {
             return None;
         }
-        let number = self.peers.0.table.take_back(&self.target, self.reach)?;
+        let number = self.peers.0.table.retract(&self.target, self.reach)?;
         self.peers.0.changed.notify_one();
         Some(number)
     }
 }
 
-impl Drop for Offer {
+impl Drop for Advertisement {
     fn drop(&mut self) {
-        self.take_back();
+        self.retract_now();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{
-        wire::{Offers, Word},
+        wire::{Announcement, Offers},
         *,
     };
 
@@ -197,26 +190,31 @@ mod tests {
     async fn an_offer_is_taken_back_once_however_it_ends() {
         let own = HostId::parse("NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF").unwrap();
         let peers = Peers::new(&own);
-        let first = peers.offer("M");
-        let second = peers.offer("M");
-        first.withdraw().await;
+        let first = peers.advertise("M");
+        let second = peers.advertise("M");
+        first.retract().await;
         drop(first);
-        assert!(peers.choose("M", &[], true).is_some(), "the second offer stands");
+        assert!(peers.choose("M", &[], Candidates::All).is_some(), "the second offer stands");
         drop(second);
-        assert!(peers.choose("M", &[], true).is_none());
+        assert!(peers.choose("M", &[], Candidates::All).is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn invented_hosts_that_say_nothing_hold_a_planned_stop_up_for_half_a_second_at_most() {
         let own = HostId::parse("NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF").unwrap();
         let peers = Peers::new(&own);
-        let offers = (0..10).map(|number| peers.offer(&format!("M{number}"))).collect::<Vec<_>>();
+        let offers = (0..10).map(|number| peers.advertise(&format!("M{number}"))).collect::<Vec<_>>();
         for _ in 0..100 {
             let host = nkeys::KeyPair::new_server().public_key();
-            peers.0.table.heed(&Word { host, roster: 1, offers: Some(Offers::default()), ..Word::default() });
+            peers.0.table.apply(&Announcement {
+                host,
+                roster: 1,
+                offers: Some(Offers::default()),
+                ..Announcement::default()
+            });
         }
         let began = Instant::now();
-        futures::future::join_all(offers.iter().map(Offer::withdraw)).await;
+        futures::future::join_all(offers.iter().map(Advertisement::retract)).await;
         assert!(began.elapsed() <= HEARD_TIMEOUT, "{:?}", began.elapsed());
     }
 }

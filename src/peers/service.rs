@@ -14,18 +14,19 @@ use tokio::{
     task::{JoinHandle, JoinSet},
     time::{Instant, MissedTickBehavior, interval},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::{
     Peers,
     table::Heard,
-    wire::{ROSTER, Word},
+    wire::{Announcement, ROSTER},
 };
 use crate::{
+    clock,
+    host_context::HostContext,
     lattice::{answers::Answers, connection::confirm, subject::Subjects},
-    shutdown::essential,
-    vigil::Vigil,
+    suspend::SuspendDetector,
 };
 
 /// How often a host says that it is there.
@@ -42,30 +43,24 @@ const TELL: Duration = Duration::from_millis(20);
 const ASK: Duration = Duration::from_secs(2);
 /// Questions that may be under way.
 const ASKING_MAX: usize = 64;
-/// How long handing a word to the connection may take.
+/// How long handing a message to the connection may take.
 const SEND: Duration = Duration::from_secs(1);
 
 /// Subscribes and says hello; returns when this host hears and can be heard. Then it goes on until `leave`, and ends with a
-/// goodbye. The other two tokens are: this host is closing, and this host cannot go on.
-pub async fn spawn(
-    peers: &Peers,
-    (client, answers): (&Client, &Answers),
-    subjects: &Subjects,
-    vigil: Vigil,
-    leave: CancellationToken,
-    (closing, failed): (CancellationToken, CancellationToken),
-    tasks: &TaskTracker,
-) -> anyhow::Result<JoinHandle<()>> {
-    let own = peers.0.table.own_word(false).host;
+/// goodbye.
+pub async fn spawn(context: &HostContext, leave: CancellationToken) -> anyhow::Result<JoinHandle<()>> {
+    let HostContext { peers, answers, subjects, suspend, lifeline, tasks, .. } = context;
+    let client = &context.rpc.client;
+    let own = peers.0.table.own_beat().host;
     let inbox = client.new_inbox();
     let service = Service {
         peers: peers.clone(),
-        vigil,
+        suspend: suspend.clone(),
         client: client.clone(),
         to_askers: answers.clone(),
         hosts: subjects.hosts(),
         subjects: subjects.clone(),
-        words: client.subscribe(subjects.hosts()).await?,
+        announcements: client.subscribe(subjects.hosts()).await?,
         questions: client.subscribe(subjects.host(&own)).await?,
         answers: client.subscribe(format!("{inbox}.>")).await?,
         inbox,
@@ -79,23 +74,23 @@ pub async fn spawn(
     confirm(client).await?;
     service.hello().await;
     let running = service.run(leave).instrument(info_span!("peers"));
-    Ok(tasks.spawn(essential("peer service", running, closing, failed)))
+    Ok(tasks.spawn(lifeline.essential("peer service", running)))
 }
 
 struct Service {
     peers: Peers,
-    vigil: Vigil,
+    suspend: SuspendDetector,
     client: Client,
     to_askers: Answers,
     subjects: Subjects,
     hosts: String,
-    words: Subscriber,
+    announcements: Subscriber,
     questions: Subscriber,
-    /// Confirmations of own words, on subjects below `inbox`.
+    /// Confirmations of own announcements, on subjects below `inbox`.
     answers: Subscriber,
     inbox: String,
     /// Questions for what others offer, and whom they went to.
-    asking: JoinSet<(String, Option<Word>)>,
+    asking: JoinSet<(String, Option<Announcement>)>,
     asked: HashSet<String>,
     /// The last own roster each peer has confirmed.
     confirmed: HashMap<String, u64>,
@@ -109,8 +104,8 @@ struct Service {
 impl Service {
     /// Says that it is new; the others answer with what they offer.
     async fn hello(&self) {
-        let word = Word { hello: true, ..self.peers.0.table.own_word(true) };
-        self.say(&word, Some(format!("{}.hello", self.inbox))).await;
+        let announcement = Announcement { hello: true, ..self.peers.0.table.own_announcement() };
+        self.say(&announcement, Some(format!("{}.hello", self.inbox))).await;
     }
 
     async fn run(mut self, leave: CancellationToken) {
@@ -123,40 +118,40 @@ impl Service {
         loop {
             tokio::select! {
                 () = leave.cancelled() => break,
-                Some(message) = self.words.next() => self.heed(message).await,
+                Some(message) = self.announcements.next() => self.handle_announcement(message).await,
                 Some(message) = self.questions.next() => self.answer(message).await,
                 Some(message) = self.answers.next() => self.take_confirmation(&message),
                 Some(done) = self.asking.join_next(), if !self.asking.is_empty() => self.told(done),
                 () = peers.0.changed.notified() => self.is_changed = true,
                 () = tokio::time::sleep_until(self.tell_at), if self.is_changed => self.tell().await,
                 // While it catches up after a pause it would only refuse what others sent it.
-                _ = beat.tick(), if !self.vigil.may_be_old() => {
-                    let word = self.peers.0.table.own_word(false);
-                    self.say(&word, None).await;
+                _ = beat.tick(), if !self.suspend.is_stale() => {
+                    let announcement = self.peers.0.table.own_beat();
+                    self.say(&announcement, None).await;
                 }
                 _ = look.tick() => self.look(),
             }
         }
-        let word = Word { goodbye: true, ..self.peers.0.table.own_word(false) };
-        self.say(&word, None).await;
+        let announcement = Announcement { goodbye: true, ..self.peers.0.table.own_beat() };
+        self.say(&announcement, None).await;
     }
 
     /// Tells everybody what this host offers now.
     async fn tell(&mut self) {
         self.is_changed = false;
         self.tell_at = Instant::now() + TELL;
-        let word = self.peers.0.table.own_word(true);
-        let reply = format!("{}.{}", self.inbox, word.roster);
-        self.say(&word, Some(reply)).await;
+        let announcement = self.peers.0.table.own_announcement();
+        let reply = format!("{}.{}", self.inbox, announcement.roster);
+        self.say(&announcement, Some(reply)).await;
         self.settle();
     }
 
     fn take_confirmation(&mut self, message: &Message) {
-        let Some(word) = parse(message) else { return };
-        self.take(&word);
+        let Some(announcement) = parse(message) else { return };
+        self.take(&announcement);
         let roster = message.subject.rsplit('.').next().and_then(|number| number.parse::<u64>().ok());
         if let Some(roster) = roster {
-            let last = self.confirmed.entry(word.host).or_default();
+            let last = self.confirmed.entry(announcement.host).or_default();
             *last = roster.max(*last);
         }
         self.settle();
@@ -167,7 +162,7 @@ impl Service {
         let others = self.peers.0.table.others();
         self.confirmed.retain(|host, _| others.iter().any(|peer| *peer.id == **host));
         let there = others.iter().filter(|peer| !peer.is_lost());
-        let own = self.peers.0.table.own_word(false).roster;
+        let own = self.peers.0.table.own_beat().roster;
         let heard = there.map(|peer| self.confirmed.get(&*peer.id).copied().unwrap_or(0)).min().unwrap_or(own);
         self.peers.0.heard.send_if_modified(|last| {
             let is_news = heard > *last;
@@ -176,28 +171,30 @@ impl Service {
         });
     }
 
-    /// Heeds a word that went to all, and confirms it if it asks for that.
-    async fn heed(&mut self, message: Message) {
-        let Some(word) = parse(&message) else { return };
-        if !self.take(&word) {
+    /// Applies an announcement that went to all, and confirms it if it asks for that.
+    async fn handle_announcement(&mut self, message: Message) {
+        let Some(announcement) = parse(&message) else { return };
+        if !self.take(&announcement) {
             return;
         }
         if let Some(reply) = message.reply {
-            let own = self.peers.0.table.own_word(word.hello);
+            let table = &self.peers.0.table;
+            let own = if announcement.hello { table.own_announcement() } else { table.own_beat() };
             self.send(&reply, &own).await;
         }
     }
 
     async fn answer(&self, message: Message) {
         let Some(reply) = message.reply else { return };
-        let word = self.peers.0.table.own_word(&*message.payload == ROSTER);
-        self.send(&reply, &word).await;
+        let table = &self.peers.0.table;
+        let announcement = if &*message.payload == ROSTER { table.own_announcement() } else { table.own_beat() };
+        self.send(&reply, &announcement).await;
     }
 
-    /// Takes a word into the table; says whether it was one of another host.
-    fn take(&mut self, word: &Word) -> bool {
-        let host_id = &word.host;
-        let heard = self.peers.0.table.heed(word);
+    /// Applies an announcement to the table; says whether it was one of another host.
+    fn take(&mut self, announcement: &Announcement) -> bool {
+        let host_id = &announcement.host;
+        let heard = self.peers.0.table.apply(announcement);
         match heard {
             Heard::Ignored => return false,
             Heard::Known => {}
@@ -229,12 +226,12 @@ impl Service {
         });
     }
 
-    fn told(&mut self, done: Result<(String, Option<Word>), tokio::task::JoinError>) {
-        let Ok((host, word)) = done else { return self.asked.clear() };
+    fn told(&mut self, done: Result<(String, Option<Announcement>), tokio::task::JoinError>) {
+        let Ok((host, announcement)) = done else { return self.asked.clear() };
         self.asked.remove(&host);
-        match word {
-            Some(word) if word.host == host => {
-                self.peers.0.table.heed_answer(&word);
+        match announcement {
+            Some(announcement) if announcement.host == host => {
+                self.peers.0.table.apply_answer(&announcement);
             }
             Some(_) => debug!(host_id = %host, "the answer to a question is about another host"),
             // Its next beat makes us ask again.
@@ -247,18 +244,18 @@ impl Service {
         self.looked = Instant::now();
         if paused {
             // It was this host that heard nothing.
-            return self.peers.0.table.excuse();
+            return self.peers.0.table.reset_timers();
         }
         for peer in self.peers.0.table.look(SILENT, GONE) {
-            let silent_ms = peer.silence().as_millis() as u64;
+            let silent_ms = clock::millis(peer.silence());
             warn!(host_id = %peer.id, silent_ms, "a host is silent; calls go to others until it is heard again");
         }
         // A host that is lost or has left is waited for no longer.
         self.settle();
     }
 
-    async fn say(&self, word: &Word, reply: Option<String>) {
-        let payload = word.encode(self.client.max_payload());
+    async fn say(&self, announcement: &Announcement, reply: Option<String>) {
+        let payload = announcement.encode(self.client.max_payload());
         let sending = async {
             match reply {
                 Some(reply) => self.client.publish_with_reply(self.hosts.clone(), reply, payload).await,
@@ -270,14 +267,14 @@ impl Service {
         }
     }
 
-    async fn send(&self, reply: &Subject, word: &Word) {
-        let payload = word.encode(self.client.max_payload());
+    async fn send(&self, reply: &Subject, announcement: &Announcement) {
+        let payload = announcement.encode(self.client.max_payload());
         if let Err(error) = self.to_askers.send(&self.client, reply, payload, SEND).await {
             debug!(%error, "an answer to another host was not sent");
         }
     }
 }
 
-fn parse(message: &Message) -> Option<Word> {
+fn parse(message: &Message) -> Option<Announcement> {
     serde_json::from_slice(&message.payload).ok()
 }

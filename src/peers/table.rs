@@ -7,30 +7,39 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::wire::{Offers, TARGETS_MAX, Word};
-use crate::identity::keys::HostId;
+use super::wire::{Announcement, Offers, TARGETS_MAX};
+use crate::{clock, identity::keys::HostId};
 
 /// Hosts that are kept in mind. A lattice of that many machines would need another way to find each other. Anybody who may
 /// speak to hosts can invent some, so those that are lost, and those that have never answered a question, make room.
 const PEERS_MAX: usize = 1024;
 
 /// How long a host is not chosen for a target that nobody listened for there.
-const STRUCK_MS: u64 = 1000;
+const UNAVAILABLE_MS: u64 = 1000;
 
 /// How a target is reached on a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
     Direct,
     Group,
+}
+
+/// The hosts that a call may go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Candidates {
+    /// All that run the target, this host among them.
+    All,
+    Others,
 }
 
 /// A host, as another one knows it.
@@ -52,12 +61,12 @@ pub struct Peer {
     latency_us: AtomicU64,
     learnt_ms: AtomicU64,
     /// Which start of the host the roster belongs to.
-    life: AtomicU64,
+    incarnation: AtomicU64,
     roster: AtomicU64,
     direct: ArcSwap<HashSet<Arc<str>>>,
     group: ArcSwap<HashSet<Arc<str>>>,
     /// Targets nobody listened for, with the time in ms since `began`.
-    struck: ArcSwap<HashMap<Arc<str>, u64>>,
+    unavailable: ArcSwap<HashMap<Arc<str>, u64>>,
 }
 
 impl Peer {
@@ -73,11 +82,11 @@ impl Peer {
             in_flight: AtomicUsize::new(0),
             latency_us: AtomicU64::new(0),
             learnt_ms: AtomicU64::new(0),
-            life: AtomicU64::new(0),
+            incarnation: AtomicU64::new(0),
             roster: AtomicU64::new(0),
             direct: ArcSwap::default(),
             group: ArcSwap::default(),
-            struck: ArcSwap::default(),
+            unavailable: ArcSwap::default(),
         }
     }
 
@@ -115,8 +124,13 @@ impl Peer {
     }
 
     /// Whether it ever answered a question of this host.
-    pub fn is_proven(&self) -> bool {
+    fn is_proven(&self) -> bool {
         self.proven.load(Ordering::Acquire)
+    }
+
+    /// Whether it runs a target, however that is reached.
+    fn runs(&self, target: &str) -> bool {
+        self.is_direct(target) || self.group.load().contains(target)
     }
 
     /// Whether it takes calls of a target directly, rather than through the queue group.
@@ -131,7 +145,7 @@ impl Peer {
     }
 
     /// An answer of it took this long.
-    pub fn learn(&self, took: Duration) {
+    pub fn record_latency(&self, took: Duration) {
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
         let before = self.latency_us.load(Ordering::Relaxed);
         // Concurrent updates may swallow each other, which a mean can bear.
@@ -150,33 +164,31 @@ impl Peer {
     }
 
     /// Nobody listened there for a target: it is not chosen for it for a while.
-    pub fn strike(&self, target: &Arc<str>) {
-        self.struck.rcu(|struck| {
-            let mut struck = HashMap::clone(struck);
+    pub fn mark_unavailable(&self, target: &Arc<str>) {
+        self.unavailable.rcu(|unavailable| {
+            let mut unavailable = HashMap::clone(unavailable);
             let now = self.age_ms();
-            struck.retain(|_, at| now.saturating_sub(*at) < STRUCK_MS);
-            struck.insert(Arc::clone(target), now);
-            struck
+            unavailable.retain(|_, at| now.saturating_sub(*at) < UNAVAILABLE_MS);
+            unavailable.insert(Arc::clone(target), now);
+            unavailable
         });
     }
 
     /// Whether nobody listened there for a target a moment ago.
-    pub fn is_struck(&self, target: &str) -> bool {
-        let struck = self.struck.load();
-        struck.get(target).is_some_and(|at| self.age_ms().saturating_sub(*at) < STRUCK_MS)
+    fn is_unavailable(&self, target: &str) -> bool {
+        let unavailable = self.unavailable.load();
+        unavailable.get(target).is_some_and(|at| self.age_ms().saturating_sub(*at) < UNAVAILABLE_MS)
     }
 
     fn age_ms(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+        clock::millis(self.began.elapsed())
     }
 
     fn set_offers(&self, roster: u64, offers: &Offers) {
-        let set =
-            |names: &[String]| Arc::new(names.iter().take(TARGETS_MAX).map(|name| Arc::from(name.as_str())).collect());
-        self.direct.store(set(&offers.direct));
-        self.group.store(set(&offers.group));
+        self.direct.store(bounded_set(&offers.direct));
+        self.group.store(bounded_set(&offers.group));
         self.roster.store(roster, Ordering::Release);
-        self.struck.store(Arc::default());
+        self.unavailable.store(Arc::default());
     }
 }
 
@@ -214,8 +226,8 @@ pub enum Heard {
     /// It said goodbye.
     Left,
     /// Another process has the key of this host.
-    Twin { life: u64 },
-    /// The word is this host's own, or makes no sense.
+    Twin { incarnation: u64 },
+    /// The announcement is this host's own, or makes no sense.
     Ignored,
 }
 
@@ -231,7 +243,7 @@ pub struct Table {
 
 struct Offered {
     /// Of this start of the host.
-    life: u64,
+    incarnation: u64,
     roster: u64,
     offers: Offers,
 }
@@ -240,24 +252,24 @@ impl Table {
     pub fn new(own: &str) -> Self {
         let own = Arc::new(Peer::new(own.into(), true));
         // A host with a fixed key begins to count anew when it is started again. Numbers that every JSON reader keeps whole.
-        let life = rand::random::<u64>() >> 11;
+        let incarnation = rand::random::<u64>() >> 11;
         Self {
             peers: ArcSwap::from_pointee(vec![Arc::clone(&own)]),
             own,
-            offered: Mutex::new(Offered { life, roster: 0, offers: Offers::default() }),
+            offered: Mutex::new(Offered { incarnation, roster: 0, offers: Offers::default() }),
             turn: AtomicUsize::new(0),
         }
     }
 
     /// See [`Peers::choose`](super::Peers::choose).
-    pub fn choose(&self, target: &str, not: &[Arc<Peer>], may_be_here: bool) -> Option<Arc<Peer>> {
+    pub fn choose(&self, target: &str, not: &[Arc<Peer>], candidates: Candidates) -> Option<Arc<Peer>> {
         let peers = self.peers.load();
         let start = self.turn.fetch_add(1, Ordering::Relaxed);
         let fits = |peer: &Arc<Peer>| {
             !peer.is_lost()
-                && (may_be_here || !Arc::ptr_eq(peer, &self.own))
+                && (candidates == Candidates::All || !Arc::ptr_eq(peer, &self.own))
                 && peer.is_direct(target)
-                && !peer.is_struck(target)
+                && !peer.is_unavailable(target)
                 && !not.iter().any(|tried| Arc::ptr_eq(tried, peer))
         };
         (0..peers.len())
@@ -269,8 +281,7 @@ impl Table {
 
     /// The other hosts that run a target.
     pub fn runners(&self, target: &str) -> Vec<Arc<Peer>> {
-        let runs = |peer: &Arc<Peer>| peer.is_direct(target) || peer.group.load().contains(target);
-        self.others().into_iter().filter(runs).collect()
+        self.others().into_iter().filter(|peer| peer.runs(target)).collect()
     }
 
     /// Whether other hosts run a target.
@@ -278,7 +289,7 @@ impl Table {
         let mut presence = Presence::Unseen;
         let peers = self.peers.load();
         for peer in peers.iter().filter(|peer| !Arc::ptr_eq(peer, &self.own)) {
-            if peer.is_direct(target) || peer.group.load().contains(target) {
+            if peer.runs(target) {
                 if !peer.is_lost() {
                     return Presence::Runs;
                 }
@@ -294,7 +305,7 @@ impl Table {
     }
 
     /// Adds to what this host offers.
-    pub fn offer(&self, target: &str, reach: Reach) {
+    pub fn advertise(&self, target: &str, reach: Reach) {
         self.change(|offers| {
             list(offers, reach).push(target.to_owned());
             true
@@ -302,7 +313,7 @@ impl Table {
     }
 
     /// Takes back what was offered once; returns the number of the roster without it, if it was there.
-    pub fn take_back(&self, target: &str, reach: Reach) -> Option<u64> {
+    pub fn retract(&self, target: &str, reach: Reach) -> Option<u64> {
         self.change(|offers| {
             let list = list(offers, reach);
             let place = list.iter().position(|name| name == target);
@@ -311,7 +322,7 @@ impl Table {
     }
 
     fn change(&self, change: impl FnOnce(&mut Offers) -> bool) -> Option<u64> {
-        let mut offered = self.offered.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut offered = self.offered.lock();
         if !change(&mut offered.offers) {
             return None;
         }
@@ -320,21 +331,29 @@ impl Table {
         Some(offered.roster)
     }
 
-    /// This host's word, with or without what it offers.
-    pub fn own_word(&self, with_offers: bool) -> Word {
-        let offered = self.offered.lock().unwrap_or_else(PoisonError::into_inner);
-        let some = |names: &[String]| names.iter().take(TARGETS_MAX).cloned().collect();
-        let offers =
-            with_offers.then(|| Offers { direct: some(&offered.offers.direct), group: some(&offered.offers.group) });
-        Word { host: self.own.id.to_string(), life: offered.life, roster: offered.roster, offers, ..Word::default() }
+    /// Returns this host's announcement of everything it offers.
+    pub fn own_announcement(&self) -> Announcement {
+        let offered = self.offered.lock();
+        let offers = Offers { direct: bounded(&offered.offers.direct), group: bounded(&offered.offers.group) };
+        Announcement { offers: Some(offers), ..self.beat(&offered) }
     }
 
-    /// Heeds what a host answered to a question of this one.
-    pub fn heed_answer(&self, word: &Word) -> Heard {
-        if let Some(peer) = self.peers.load().iter().find(|peer| *peer.id == *word.host) {
+    /// Returns this host's announcement that it is there, without its offers.
+    pub fn own_beat(&self) -> Announcement {
+        self.beat(&self.offered.lock())
+    }
+
+    fn beat(&self, offered: &Offered) -> Announcement {
+        let Offered { incarnation, roster, .. } = *offered;
+        Announcement { host: self.own.id.to_string(), incarnation, roster, ..Announcement::default() }
+    }
+
+    /// Applies what a host answered to a question of this one.
+    pub fn apply_answer(&self, announcement: &Announcement) -> Heard {
+        if let Some(peer) = self.peers.load().iter().find(|peer| *peer.id == *announcement.host) {
             peer.proven.store(true, Ordering::Release);
         }
-        self.heed(word)
+        self.apply(announcement)
     }
 
     /// Whether a host is to be asked so that it is known to be there: where there are so many that some may be invented.
@@ -343,20 +362,22 @@ impl Table {
         peers.len() > PEERS_MAX / 2 && peers.iter().any(|peer| *peer.id == *host && !peer.is_proven())
     }
 
-    /// Heeds a word of another host.
-    pub fn heed(&self, word: &Word) -> Heard {
-        if word.host == *self.own.id {
-            // Its own word comes back to it; a number of 0 is that of nobody.
-            return match self.own_life() {
-                life if word.life == life || word.life == 0 => Heard::Ignored,
-                _ => Heard::Twin { life: word.life },
+    /// Applies an announcement of another host.
+    pub fn apply(&self, announcement: &Announcement) -> Heard {
+        if announcement.host == *self.own.id {
+            // Its own announcement comes back to it; a number of 0 is that of nobody.
+            return match self.own_incarnation() {
+                incarnation if announcement.incarnation == incarnation || announcement.incarnation == 0 => {
+                    Heard::Ignored
+                }
+                _ => Heard::Twin { incarnation: announcement.incarnation },
             };
         }
-        if HostId::parse(&word.host).is_err() {
+        if HostId::parse(&announcement.host).is_err() {
             return Heard::Ignored;
         }
-        let known = self.peers.load().iter().find(|peer| *peer.id == *word.host).cloned();
-        if word.goodbye {
+        let known = self.peers.load().iter().find(|peer| *peer.id == *announcement.host).cloned();
+        if announcement.goodbye {
             if let Some(peer) = known {
                 peer.lose();
                 self.remove(&peer);
@@ -367,30 +388,30 @@ impl Table {
         let (peer, is_new) = match known {
             Some(peer) => (peer, false),
             None => {
-                let peer = Arc::new(Peer::new(word.host.as_str().into(), false));
+                let peer = Arc::new(Peer::new(announcement.host.as_str().into(), false));
                 if !self.add(&peer) {
                     return Heard::Ignored;
                 }
                 (peer, true)
             }
         };
-        if peer.life.swap(word.life, Ordering::AcqRel) != word.life {
+        if peer.incarnation.swap(announcement.incarnation, Ordering::AcqRel) != announcement.incarnation {
             // It was started again, and what it had in work is gone.
             peer.lose();
             peer.roster.store(0, Ordering::Release);
         }
         let was_lost = peer.heard();
-        // Its words come in the order it says them, so a higher number was said by somebody else: its answer counts instead.
-        if word.offers.is_none() && word.roster < peer.roster.load(Ordering::Acquire) {
+        // Its announcements come in the order it makes them, so a higher number was said by somebody else: its answer counts instead.
+        if announcement.offers.is_none() && announcement.roster < peer.roster.load(Ordering::Acquire) {
             peer.roster.store(0, Ordering::Release);
         }
         // Answers to different questions may overtake each other.
-        if let Some(offers) = &word.offers
-            && word.roster >= peer.roster.load(Ordering::Acquire)
+        if let Some(offers) = &announcement.offers
+            && announcement.roster >= peer.roster.load(Ordering::Acquire)
         {
-            peer.set_offers(word.roster, offers);
+            peer.set_offers(announcement.roster, offers);
         }
-        let ask = word.offers.is_none() && peer.roster.load(Ordering::Acquire) != word.roster;
+        let ask = announcement.offers.is_none() && peer.roster.load(Ordering::Acquire) != announcement.roster;
         match (is_new, was_lost && !is_new, ask) {
             (true, _, ask) => Heard::New { ask },
             (false, true, ask) => Heard::Back { ask },
@@ -409,14 +430,14 @@ impl Table {
     }
 
     /// Gives every peer that is not lost the time to be heard again.
-    pub fn excuse(&self) {
+    pub fn reset_timers(&self) {
         for peer in self.others().iter().filter(|peer| !peer.is_lost()) {
             peer.heard_ms.store(peer.age_ms(), Ordering::Relaxed);
         }
     }
 
-    fn own_life(&self) -> u64 {
-        self.offered.lock().unwrap_or_else(PoisonError::into_inner).life
+    fn own_incarnation(&self) -> u64 {
+        self.offered.lock().incarnation
     }
 
     /// Adds a peer, in the place of one that is worth less if there are too many.
@@ -444,6 +465,14 @@ impl Table {
     }
 }
 
+fn bounded(names: &[String]) -> Vec<String> {
+    names.iter().take(TARGETS_MAX).cloned().collect()
+}
+
+fn bounded_set(names: &[String]) -> Arc<HashSet<Arc<str>>> {
+    Arc::new(names.iter().take(TARGETS_MAX).map(|name| Arc::from(name.as_str())).collect())
+}
+
 fn list(offers: &mut Offers, reach: Reach) -> &mut Vec<String> {
     match reach {
         Reach::Direct => &mut offers.direct,
@@ -461,33 +490,33 @@ mod tests {
         nkeys::KeyPair::new_server().public_key()
     }
 
-    fn word(host: &str, roster: u64, direct: &[&str]) -> Word {
+    fn announcement(host: &str, roster: u64, direct: &[&str]) -> Announcement {
         let direct = direct.iter().map(|name| (*name).to_owned()).collect();
-        Word {
+        Announcement {
             host: host.into(),
             roster,
             offers: Some(Offers { direct, group: vec!["V.p".into()] }),
-            ..Word::default()
+            ..Announcement::default()
         }
     }
 
     fn chosen(table: &Table, target: &str) -> Option<String> {
-        table.choose(target, &[], true).map(|peer| peer.id.to_string())
+        table.choose(target, &[], Candidates::All).map(|peer| peer.id.to_string())
     }
 
     #[test]
     fn calls_go_to_the_host_that_costs_least() {
         let (table, a, b) = (Table::new(OWN), host(), host());
-        assert_eq!(table.heed(&word(&a, 1, &["M"])), Heard::New { ask: false });
-        assert_eq!(table.heed(&word(&b, 1, &["M"])), Heard::New { ask: false });
-        let first = table.choose("M", &[], true).unwrap();
+        assert_eq!(table.apply(&announcement(&a, 1, &["M"])), Heard::New { ask: false });
+        assert_eq!(table.apply(&announcement(&b, 1, &["M"])), Heard::New { ask: false });
+        let first = table.choose("M", &[], Candidates::All).unwrap();
         let taken = first.take();
-        let second = table.choose("M", &[], true).unwrap();
+        let second = table.choose("M", &[], Candidates::All).unwrap();
         assert_ne!(first.id, second.id);
         let _also = second.take();
         drop(taken);
-        assert_eq!(table.choose("M", &[], true).unwrap().id, first.id);
-        assert_eq!(table.choose("M", &[first, second], true).map(|peer| peer.id.clone()), None);
+        assert_eq!(table.choose("M", &[], Candidates::All).unwrap().id, first.id);
+        assert_eq!(table.choose("M", &[first, second], Candidates::All).map(|peer| peer.id.clone()), None);
         assert_eq!(chosen(&table, "V.p"), None, "what is reached through its group only is not chosen");
         assert_eq!(table.runners("V.p").len(), 2);
     }
@@ -495,59 +524,66 @@ mod tests {
     #[test]
     fn a_silent_host_gets_no_calls_until_it_is_heard_again() {
         let (table, a) = (Table::new(OWN), host());
-        table.heed(&word(&a, 1, &["M"]));
+        table.apply(&announcement(&a, 1, &["M"]));
         assert_eq!(table.look(Duration::ZERO, Duration::from_secs(9)).len(), 1);
         assert!(table.look(Duration::ZERO, Duration::from_secs(9)).is_empty(), "lost once");
         assert_eq!(chosen(&table, "M"), None);
-        let beat = Word { host: a.clone(), roster: 1, ..Word::default() };
-        assert_eq!(table.heed(&beat), Heard::Back { ask: false });
+        let beat = Announcement { host: a.clone(), roster: 1, ..Announcement::default() };
+        assert_eq!(table.apply(&beat), Heard::Back { ask: false });
         assert_eq!(chosen(&table, "M"), Some(a.clone()));
         table.look(Duration::from_secs(9), Duration::ZERO);
         assert!(table.others().is_empty(), "silent for very long");
-        assert_eq!(table.heed(&beat), Heard::New { ask: true }, "it came back and what it offers is not known");
+        assert_eq!(table.apply(&beat), Heard::New { ask: true }, "it came back and what it offers is not known");
     }
 
     #[test]
     fn what_a_host_offers_changes_and_old_answers_do_not_count() {
         let (table, a) = (Table::new(OWN), host());
-        table.heed(&word(&a, 5, &["M"]));
-        assert_eq!(table.heed(&word(&a, 4, &["OLD"])), Heard::Known);
+        table.apply(&announcement(&a, 5, &["M"]));
+        assert_eq!(table.apply(&announcement(&a, 4, &["OLD"])), Heard::Known);
         assert_eq!(chosen(&table, "OLD"), None);
-        assert_eq!(table.heed(&Word { host: a.clone(), roster: 6, ..Word::default() }), Heard::Ask);
-        table.heed(&word(&a, 6, &[]));
+        assert_eq!(table.apply(&Announcement { host: a.clone(), roster: 6, ..Announcement::default() }), Heard::Ask);
+        table.apply(&announcement(&a, 6, &[]));
         assert_eq!(chosen(&table, "M"), None);
-        table.heed(&word(&a, 7, &["M"]));
-        assert_eq!(table.heed(&Word { host: a.clone(), goodbye: true, ..Word::default() }), Heard::Left);
+        table.apply(&announcement(&a, 7, &["M"]));
+        assert_eq!(
+            table.apply(&Announcement { host: a.clone(), goodbye: true, ..Announcement::default() }),
+            Heard::Left
+        );
         assert!(table.others().is_empty());
     }
 
     #[test]
     fn this_host_offers_and_takes_back() {
         let table = Table::new(OWN);
-        table.offer("M", Reach::Direct);
-        table.offer("M", Reach::Direct);
+        table.advertise("M", Reach::Direct);
+        table.advertise("M", Reach::Direct);
         assert_eq!(chosen(&table, "M").as_deref(), Some(OWN));
-        assert_eq!(table.choose("M", &[], false).map(|peer| peer.id.clone()), None, "elsewhere nobody has it");
-        let before = table.own_word(true).roster;
-        assert_eq!(table.take_back("M", Reach::Direct), Some(before + 1));
+        assert_eq!(
+            table.choose("M", &[], Candidates::Others).map(|peer| peer.id.clone()),
+            None,
+            "elsewhere nobody has it"
+        );
+        let before = table.own_announcement().roster;
+        assert_eq!(table.retract("M", Reach::Direct), Some(before + 1));
         assert!(chosen(&table, "M").is_some(), "it was offered twice");
-        table.take_back("M", Reach::Direct);
+        table.retract("M", Reach::Direct);
         assert_eq!(chosen(&table, "M"), None);
-        assert_eq!(table.take_back("M", Reach::Direct), None);
+        assert_eq!(table.retract("M", Reach::Direct), None);
     }
 
     #[test]
     fn near_hosts_are_preferred_until_they_have_more_to_do() {
         let (table, near, far) = (Table::new(OWN), host(), host());
         for host in [&near, &far] {
-            table.heed(&word(host, 1, &["M"]));
+            table.apply(&announcement(host, 1, &["M"]));
         }
         for peer in table.others() {
-            peer.learn(Duration::from_millis(if *peer.id == *near { 1 } else { 10 }));
+            peer.record_latency(Duration::from_millis(if *peer.id == *near { 1 } else { 10 }));
         }
         let mut taken = Vec::new();
         for _ in 0..9 {
-            let peer = table.choose("M", &[], true).unwrap();
+            let peer = table.choose("M", &[], Candidates::All).unwrap();
             assert_eq!(*peer.id, *near);
             taken.push(peer.take());
         }
@@ -557,21 +593,24 @@ mod tests {
     #[test]
     fn a_target_nobody_listened_for_is_tried_elsewhere_for_a_while() {
         let (table, a) = (Table::new(OWN), host());
-        table.heed(&word(&a, 1, &["M", "N"]));
-        table.choose("M", &[], true).unwrap().strike(&Arc::from("M"));
+        table.apply(&announcement(&a, 1, &["M", "N"]));
+        table.choose("M", &[], Candidates::All).unwrap().mark_unavailable(&Arc::from("M"));
         assert_eq!(chosen(&table, "M"), None);
         assert_eq!(chosen(&table, "N"), Some(a.clone()));
-        assert!(table.runners("M")[0].is_struck("M"), "it is still known to run it");
-        table.heed(&word(&a, 2, &["M"]));
+        assert!(table.runners("M")[0].is_unavailable("M"), "it is still known to run it");
+        table.apply(&announcement(&a, 2, &["M"]));
         assert_eq!(chosen(&table, "M"), Some(a), "it told anew");
     }
 
     #[test]
     fn a_host_that_was_started_again_counts_anew() {
         let (table, a) = (Table::new(OWN), host());
-        table.heed(&Word { life: 1, ..word(&a, 9, &["OLD"]) });
+        table.apply(&Announcement { incarnation: 1, ..announcement(&a, 9, &["OLD"]) });
         let losses = table.others()[0].losses();
-        assert_eq!(table.heed(&Word { life: 2, ..word(&a, 1, &["NEW"]) }), Heard::Back { ask: false });
+        assert_eq!(
+            table.apply(&Announcement { incarnation: 2, ..announcement(&a, 1, &["NEW"]) }),
+            Heard::Back { ask: false }
+        );
         assert_eq!((chosen(&table, "OLD"), chosen(&table, "NEW")), (None, Some(a)));
         assert_eq!(table.others()[0].losses(), losses + 1, "its calls are lost");
     }
@@ -579,36 +618,42 @@ mod tests {
     #[test]
     fn a_host_is_never_lost_to_itself() {
         let table = Table::new(OWN);
-        table.offer("M", Reach::Direct);
-        assert!(!table.choose("M", &[], true).unwrap().lose());
+        table.advertise("M", Reach::Direct);
+        assert!(!table.choose("M", &[], Candidates::All).unwrap().lose());
         assert_eq!(chosen(&table, "M").as_deref(), Some(OWN));
     }
 
     #[test]
     fn a_word_under_the_own_key_that_is_not_the_own_tells_of_a_twin() {
         let table = Table::new(OWN);
-        let own = table.own_word(true);
-        assert_eq!(table.heed(&own), Heard::Ignored);
-        assert_eq!(table.heed(&Word { life: own.life + 1, ..own.clone() }), Heard::Twin { life: own.life + 1 });
-        assert_eq!(table.heed(&Word { life: own.life + 1, goodbye: true, ..own }), Heard::Twin { life: own.life + 1 });
+        let own = table.own_announcement();
+        assert_eq!(table.apply(&own), Heard::Ignored);
+        assert_eq!(
+            table.apply(&Announcement { incarnation: own.incarnation + 1, ..own.clone() }),
+            Heard::Twin { incarnation: own.incarnation + 1 }
+        );
+        assert_eq!(
+            table.apply(&Announcement { incarnation: own.incarnation + 1, goodbye: true, ..own }),
+            Heard::Twin { incarnation: own.incarnation + 1 }
+        );
         assert!(table.others().is_empty());
     }
 
     #[test]
     fn invented_hosts_make_room_for_those_that_answer() {
         let (table, first, late) = (Table::new(OWN), host(), host());
-        table.heed(&word(&first, 1, &["M"]));
+        table.apply(&announcement(&first, 1, &["M"]));
         assert!(!table.wants_proof(&first), "nobody is asked in a small lattice");
-        table.heed_answer(&word(&first, 1, &["M"]));
+        table.apply_answer(&announcement(&first, 1, &["M"]));
         for _ in 0..PEERS_MAX + 100 {
-            table.heed(&word(&host(), 1, &["M"]));
+            table.apply(&announcement(&host(), 1, &["M"]));
         }
         assert_eq!(table.others().len(), PEERS_MAX - 1);
-        assert_eq!(table.heed(&word(&late, 1, &["LATE"])), Heard::New { ask: false });
+        assert_eq!(table.apply(&announcement(&late, 1, &["LATE"])), Heard::New { ask: false });
         assert!(table.wants_proof(&late) && !table.wants_proof(&first));
-        table.heed_answer(&word(&late, 1, &["LATE"]));
+        table.apply_answer(&announcement(&late, 1, &["LATE"]));
         for _ in 0..PEERS_MAX {
-            table.heed(&word(&host(), 1, &["M"]));
+            table.apply(&announcement(&host(), 1, &["M"]));
         }
         for (id, target) in [(&first, "M"), (&late, "LATE")] {
             assert!(table.runners(target).iter().any(|peer| *peer.id == **id), "{target}");
@@ -616,26 +661,26 @@ mod tests {
         // One that proved itself and is lost goes before those that are new.
         let lost = table.runners("LATE").remove(0);
         lost.lose();
-        table.heed(&word(&host(), 1, &["M"]));
+        table.apply(&announcement(&host(), 1, &["M"]));
         assert!(table.runners("LATE").is_empty());
     }
 
     #[test]
     fn an_answer_puts_right_what_somebody_else_said_of_a_host() {
         let (table, real) = (Table::new(OWN), host());
-        table.heed(&word(&real, 5, &["M"]));
-        table.heed(&word(&real, u64::MAX, &[]));
+        table.apply(&announcement(&real, 5, &["M"]));
+        table.apply(&announcement(&real, u64::MAX, &[]));
         assert_eq!(chosen(&table, "M"), None);
-        assert_eq!(table.heed(&Word { host: real.clone(), roster: 5, ..Word::default() }), Heard::Ask);
-        table.heed_answer(&word(&real, 5, &["M"]));
+        assert_eq!(table.apply(&Announcement { host: real.clone(), roster: 5, ..Announcement::default() }), Heard::Ask);
+        table.apply_answer(&announcement(&real, 5, &["M"]));
         assert_eq!(chosen(&table, "M"), Some(real));
     }
 
     #[test]
     fn it_is_known_whether_a_target_runs_and_whether_its_hosts_are_silent() {
         let (table, a) = (Table::new(OWN), host());
-        table.offer("OWN", Reach::Direct);
-        table.heed(&word(&a, 1, &["M"]));
+        table.advertise("OWN", Reach::Direct);
+        table.apply(&announcement(&a, 1, &["M"]));
         assert_eq!((table.presence("M"), table.presence("V.p")), (Presence::Runs, Presence::Runs));
         assert_eq!((table.presence("OWN"), table.presence("X")), (Presence::Unseen, Presence::Unseen));
         table.others()[0].lose();
@@ -646,7 +691,7 @@ mod tests {
     fn words_of_nobody_are_ignored() {
         let table = Table::new(OWN);
         for host in ["", OWN, "NABC", "MDWUSKGGFDI4FRXK5EBTRECZSVQSSWJHHJOGH6JWG3AUMFFMQ435C2JZ"] {
-            assert_eq!(table.heed(&word(host, 1, &["M"])), Heard::Ignored, "{host}");
+            assert_eq!(table.apply(&announcement(host, 1, &["M"])), Heard::Ignored, "{host}");
         }
     }
 }

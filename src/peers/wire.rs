@@ -1,10 +1,10 @@
 //! The messages of hosts about themselves, as JSON, so that `nats sub` shows them.
 //!
-//! On `wasmbus.rpc.{lattice}.hosts` a host sends its [`Word`] to all: every second without its
+//! On `wasmbus.rpc.{lattice}.hosts` a host sends its [`Announcement`] to all: every second without its
 //! offers, with them when they changed. With a reply subject it asks for confirmation: each peer
-//! answers with its own [`Word`] once it has applied this one; a first one (`hello`) is answered
+//! answers with its own [`Announcement`] once it has applied this one; a first one (`hello`) is answered
 //! with what the peer offers. On `wasmbus.rpc.{lattice}.{host}` a host answers the question
-//! [`ROSTER`] with everything it offers, and any other with a [`Word`] without offers.
+//! [`ROSTER`] with everything it offers, and any other with an [`Announcement`] without offers.
 //!
 //! On the subject of a target below which a host adds its own key (`….{target}.{host}`) it takes calls like those of the queue
 //! group; there, a message with the header [`ASK`] asks whether an invocation is in work.
@@ -12,7 +12,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::lenient::nullable;
+use crate::serde_null::null_as_default;
 
 /// The question for everything a host offers.
 pub const ROSTER: &[u8] = b"roster";
@@ -27,22 +27,22 @@ pub const TARGETS_MAX: usize = 8192;
 
 /// A message of a host about itself.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
-pub struct Word {
-    #[serde(default, deserialize_with = "nullable")]
+pub struct Announcement {
+    #[serde(default, deserialize_with = "null_as_default")]
     pub host: String,
     /// Which of its starts it is in; any number that is another after the next start.
-    #[serde(default, deserialize_with = "nullable")]
-    pub life: u64,
+    #[serde(rename = "life", default, deserialize_with = "null_as_default")]
+    pub incarnation: u64,
     /// Grows with each change of what it offers.
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub roster: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offers: Option<Offers>,
     /// It has just come and knows nobody.
-    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "std::ops::Not::not")]
     pub hello: bool,
     /// It stops and takes no calls any more.
-    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "std::ops::Not::not")]
     pub goodbye: bool,
 }
 
@@ -51,14 +51,14 @@ pub struct Word {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Offers {
     /// Takes calls on a subject of its own.
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub direct: Vec<String>,
     /// Takes calls through the queue group only.
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub group: Vec<String>,
 }
 
-impl Word {
+impl Announcement {
     /// Encodes the message. Offers that a server with this `max_payload` does not take are left
     /// out: calls reach those targets through their queue groups.
     pub fn encode(&self, max_payload: usize) -> Bytes {
@@ -83,19 +83,19 @@ mod tests {
     fn a_word_fits_into_a_message_of_any_server() {
         let names: Vec<String> = (0..1000).map(|number| format!("M{number:055}")).collect();
         let offers = Some(Offers { direct: names.clone(), group: names[..3].to_vec() });
-        let word = Word { host: "NABC".into(), offers, ..Word::default() };
-        assert_eq!(serde_json::from_slice::<Word>(&word.encode(1 << 20)).unwrap(), word);
-        let encoded = word.encode(8 << 10);
-        let read: Word = serde_json::from_slice(&encoded).unwrap();
+        let announcement = Announcement { host: "NABC".into(), offers, ..Announcement::default() };
+        assert_eq!(serde_json::from_slice::<Announcement>(&announcement.encode(1 << 20)).unwrap(), announcement);
+        let encoded = announcement.encode(8 << 10);
+        let read: Announcement = serde_json::from_slice(&encoded).unwrap();
         assert!(encoded.len() <= 8 << 10 && read.offers.unwrap().direct.len() > 50);
-        assert!(word.encode(1).len() < 100);
+        assert!(announcement.encode(1).len() < 100);
     }
 
     #[test]
     fn a_beat_is_short_and_unknown_members_do_no_harm() {
-        let beat = Word { host: "NABC".into(), life: 7, roster: 3, ..Word::default() };
+        let beat = Announcement { host: "NABC".into(), incarnation: 7, roster: 3, ..Announcement::default() };
         assert_eq!(serde_json::to_string(&beat).unwrap(), r#"{"host":"NABC","life":7,"roster":3}"#);
-        let read: Word =
+        let read: Announcement =
             serde_json::from_str(r#"{"host":"NABC","life":7,"roster":3,"mood":"good","hello":null,"offers":null}"#)
                 .unwrap();
         assert_eq!(read, beat);

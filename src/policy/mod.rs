@@ -1,22 +1,27 @@
-//! Asks the policy service of the lattice whether something may start or be called (lattice protocol, section 8.2).
+//! Asks the policy service of the lattice whether something may start or be called (lattice
+//! protocol, section 8.2).
 //!
-//! Without a policy topic everything is permitted and nothing is asked. With one, an answer is kept for good, under who
-//! asks for what. No answer, or one that makes no sense, is a denial that is not kept: the next call asks again.
+//! Without a policy topic everything is permitted and nothing is asked. With one, an answer is kept
+//! for good, under who asks for what. No answer, or one that makes no sense, is a denial that is
+//! not kept: the next call asks again.
 //!
-//! The service changes its mind with a message on the changes topic. Such messages are not signed, so anybody who may publish
-//! there can send them, and request ids are no secret: one that takes a permission away counts as it is, one that gives a
-//! permission only makes the host forget its decision and ask the service again.
+//! The service changes its mind with a message on the changes topic. Such messages are not signed,
+//! so anybody who may publish there can send them, and request ids are no secret: one that takes a
+//! permission away counts as it is, one that gives a permission only makes the host forget its
+//! decision and ask the service again.
 //!
-//! A service is told the claims of those that run on the asking host, which has verified them. The metadata of the lattice
-//! proves nothing: of others the issuer is [`UNVERIFIED`] and there are no capabilities.
+//! A service is told the claims of those that run on the asking host, which has verified them. The
+//! metadata of the lattice proves nothing: of others the issuer is [`UNVERIFIED`] and there are no
+//! capabilities.
 //!
-//! Requests carry the labels the host has at that moment, and a service may decide by them: when they change, nothing that
-//! was decided before counts any longer. Calls that need the same decision at the same time ask for it once. Requests to start something also carry its image reference, beyond what hosts of
-//! other makes send, in `target.imageReference`.
+//! Requests carry the labels the host has at that moment, and a service may decide by them: when
+//! they change, nothing that was decided before counts any longer. Calls that need the same
+//! decision at the same time ask for it once. Requests to start something also carry its image
+//! reference, beyond what hosts of other makes send, in `target.imageReference`.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -26,6 +31,7 @@ use futures::{
     FutureExt, StreamExt,
     future::{BoxFuture, Shared, WeakShared},
 };
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -98,8 +104,8 @@ impl Verified {
 impl Party {
     /// An entity with its claims, if this host has verified them.
     pub fn of(entity: &Entity, verified: Option<Verified>) -> Self {
-        let unverified = || Verified { issuer: UNVERIFIED.to_owned(), ..Verified::default() };
-        let Verified { issuer, capabilities, expires } = verified.unwrap_or_else(unverified);
+        let Verified { issuer, capabilities, expires } =
+            verified.unwrap_or_else(|| Verified { issuer: UNVERIFIED.to_owned(), ..Verified::default() });
         Self {
             public_key: entity.public_key.to_string(),
             contract_id: entity.contract_id.to_string(),
@@ -132,6 +138,18 @@ pub struct Decision {
     pub message: Option<String>,
 }
 
+/// Why the service gave no decision.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    #[error("no answer within {limit_ms} ms")]
+    TimedOut { limit_ms: u128 },
+    #[error("{0}")]
+    Request(String),
+    /// The answer makes no sense.
+    #[error("{0}")]
+    Reply(String),
+}
+
 /// Labels of a host, as they are now.
 pub type Labels = Arc<ArcSwap<BTreeMap<String, String>>>;
 
@@ -157,7 +175,7 @@ struct Service {
     // Held for a few lines, never across an await.
     cache: Mutex<Cache>,
     /// Whether the last question was answered, or why not.
-    last: ArcSwapOption<Result<(), String>>,
+    last: ArcSwapOption<Result<(), AskError>>,
 }
 
 type Question = (Action, Party, Party);
@@ -169,7 +187,8 @@ struct Cache {
     /// The host's labels when these decisions were made.
     labels: AllLabels,
     decisions: HashMap<Question, Decision>,
-    /// Asked with these labels and not answered yet. Weak, because a question ends when nobody waits for it any more.
+    /// Asked with these labels and not answered yet. Weak, because a question ends when nobody
+    /// waits for it any more.
     pending: HashMap<Question, WeakShared<Asking>>,
     /// Which question a request id belongs to, for overrides.
     requests: HashMap<String, Question>,
@@ -205,18 +224,19 @@ impl Policy {
         self.0.as_ref().map(|service| service.topic.as_str())
     }
 
-    /// Whether the last question was answered, or why not; `None` before the first one, and where nobody is asked.
-    pub fn last_outcome(&self) -> Option<Result<(), String>> {
+    /// Whether the last question was answered, or why not; `None` before the first one, and where
+    /// nobody is asked.
+    pub fn last_outcome(&self) -> Option<Result<(), AskError>> {
         self.0.as_ref()?.last.load().as_deref().cloned()
     }
 
-    /// Finds out whether the service answers: asks whether this host may call itself. The decision is not kept.
-    pub async fn check(&self) -> Option<Result<(), String>> {
+    /// Finds out whether the service answers: asks whether this host may call itself. The decision
+    /// is not kept.
+    pub async fn check(&self) -> Option<Result<(), AskError>> {
         let service = self.0.as_ref()?;
-        let party = || Party { public_key: service.host.public_key.clone(), ..Party::default() };
+        let host = Party { public_key: service.host.public_key.clone(), ..Party::default() };
         let labels = service.host.labels.load_full();
-        let answer = service.ask(&(Action::PerformInvocation, party(), party()), &labels).await;
-        let outcome = answer.map(drop).map_err(|(_, cause)| cause);
+        let outcome = service.ask(&new_id(), &(Action::PerformInvocation, host.clone(), host), &labels).await.map(drop);
         service.last.store(Some(Arc::new(outcome.clone())));
         Some(outcome)
     }
@@ -268,15 +288,15 @@ impl Policy {
         }
     }
 
-    /// Takes an override from the changes topic; tells whether it concerned a decision made here. Nothing is permitted because
-    /// of it: that says the service itself.
+    /// Takes an override from the changes topic; tells whether it concerned a decision made here.
+    /// Nothing is permitted because of it: that says the service itself.
     fn override_decision(&self, message: &[u8]) -> bool {
         let Some(service) = &self.0 else { return false };
         let Ok(Reply { request_id: Some(request_id), permitted, message }) = serde_json::from_slice(message) else {
             warn!("message on the policy changes topic is no decision");
             return false;
         };
-        let mut cache = service.locked();
+        let mut cache = service.cache.lock();
         let Some(question) = cache.requests.get(&request_id).cloned() else { return false };
         let known = cache.decisions.get(&question).is_some_and(|decision| decision.permitted);
         if !permitted {
@@ -313,13 +333,9 @@ impl Cache {
 }
 
 impl Service {
-    fn locked(&self) -> std::sync::MutexGuard<'_, Cache> {
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The decisions that hold for the labels of now. Others are forgotten.
-    fn current(&self) -> std::sync::MutexGuard<'_, Cache> {
-        let mut cache = self.locked();
+    fn current(&self) -> MutexGuard<'_, Cache> {
+        let mut cache = self.cache.lock();
         let labels = self.host.labels.load_full();
         if !Arc::ptr_eq(&cache.labels, &labels) {
             if cache.labels != labels {
@@ -332,8 +348,9 @@ impl Service {
 
     /// Asks, and remembers the decision.
     async fn settle(self: Arc<Self>, question: Question, labels: AllLabels) -> Decision {
-        let answer = self.ask(&question, &labels).await;
-        self.last.store(Some(Arc::new(answer.as_ref().map(drop).map_err(|(_, cause)| cause.clone()))));
+        let request_id = new_id();
+        let answer = self.ask(&request_id, &question, &labels).await;
+        self.last.store(Some(Arc::new(answer.as_ref().map(drop).map_err(AskError::clone))));
         let mut cache = self.current();
         // A decision that was asked for with labels of before is as old as they are.
         let counts = cache.labels == labels;
@@ -347,7 +364,7 @@ impl Service {
                 }
                 decision
             }
-            Err((request_id, cause)) => {
+            Err(cause) => {
                 drop(cache);
                 warn!(topic = %self.topic, %request_id, error = %cause, "policy service gave no decision, denied");
                 Decision {
@@ -361,10 +378,10 @@ impl Service {
 
     async fn ask(
         &self,
+        request_id: &str,
         (action, source, target): &Question,
         labels: &BTreeMap<String, String>,
-    ) -> Result<Decision, (String, String)> {
-        let request_id = Uuid::new_v4().to_string();
+    ) -> Result<Decision, AskError> {
         let mut body = serde_json::json!({
             "requestId": request_id,
             "action": action,
@@ -387,14 +404,18 @@ impl Service {
             body["target"]["imageReference"] = target.image_reference.clone().into();
         }
         let request = async_nats::Request::new().payload(body.to_string().into()).timeout(Some(self.timeout));
-        let failed = |cause: String| (request_id.clone(), cause);
-        // The request's own timeout begins when the connection has taken it, so there is one around it.
+        // The request's own timeout begins when the connection has taken it, so there is one around
+        // it.
         let reply = tokio::time::timeout(self.timeout, self.client.send_request(self.topic.clone(), request))
             .await
-            .map_err(|_| failed(format!("no answer within {} ms", self.timeout.as_millis())))?
-            .map_err(|e| failed(e.to_string()))?;
-        let reply: Reply = serde_json::from_slice(&reply.payload).map_err(|e| failed(e.to_string()))?;
-        let request_id = reply.request_id.unwrap_or_else(|| request_id.clone());
+            .map_err(|_| AskError::TimedOut { limit_ms: self.timeout.as_millis() })?
+            .map_err(|e| AskError::Request(e.to_string()))?;
+        let reply: Reply = serde_json::from_slice(&reply.payload).map_err(|e| AskError::Reply(e.to_string()))?;
+        let request_id = reply.request_id.unwrap_or_else(|| request_id.to_owned());
         Ok(Decision { request_id, permitted: reply.permitted, message: reply.message })
     }
+}
+
+fn new_id() -> String {
+    Uuid::new_v4().to_string()
 }

@@ -1,12 +1,15 @@
-//! Reads a provider archive: the file that carries a capability provider to this machine. [`Draft`] writes one.
+//! Reads a provider archive: the file that carries a capability provider to this machine. [`Draft`]
+//! writes one.
 //!
-//! It is a tar file, optionally gzip-compressed as a whole (`.par`, `.par.gz`; the first bytes tell). `claims.jwt` holds
-//! the provider's token, `{arch}-{os}.bin` its executable for that target; other entries mean nothing (protocol,
-//! section 8). [`Archive::read`] returns only what has been checked: the token by signature, time and kind of keys, and
-//! the executable of this machine by the hash that the token holds. Executables of other targets are passed over.
+//! It is a tar file, optionally gzip-compressed as a whole (`.par`, `.par.gz`; the first bytes
+//! tell). `claims.jwt` holds the provider's token, `{arch}-{os}.bin` its executable for that
+//! target; other entries mean nothing (protocol, section 8). [`Archive::read`] returns only what
+//! has been checked: the token by signature, time and kind of keys, and the executable of this
+//! machine by the hash that the token holds. Executables of other targets are passed over.
 //!
-//! Archives come from registries, so nothing in them is believed: all sizes are bounded before memory is taken, a name
-//! that leaves the archive refuses the whole, and nothing is unpacked to disk here.
+//! Archives come from registries, so nothing in them is believed: all sizes are bounded before
+//! memory is taken, a name that leaves the archive refuses the whole, and nothing is unpacked to
+//! disk here.
 
 mod draft;
 
@@ -36,7 +39,8 @@ const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const CLAIMS_BYTES_MAX: u64 = 1 << 20;
 /// Five times the largest debug build of a provider we met.
 const EXECUTABLE_BYTES_MAX: u64 = 512 << 20;
-/// Everything unpacked, six targets of large executables. Reading so much takes some seconds, then it ends.
+/// Everything unpacked, six targets of large executables. Reading so much takes some seconds, then
+/// it ends.
 const UNPACKED_BYTES_MAX: u64 = 3 << 30;
 const ENTRIES_MAX: usize = 1000;
 
@@ -99,7 +103,8 @@ pub fn this_target() -> String {
 }
 
 impl Archive {
-    /// Reads an archive and checks it; `target` names the executable that is wanted, `now` is in seconds since 1970.
+    /// Reads an archive and checks it; `target` names the executable that is wanted, `now` is in
+    /// seconds since 1970.
     ///
     /// Unpacks and hashes, about 10 ms for a usual archive: call it off the async threads.
     pub fn read(bytes: &[u8], target: &str, now: u64) -> Result<Self, ArchiveError> {
@@ -164,8 +169,9 @@ impl Contents {
     fn read(input: impl Read, wanted: impl Fn(&str) -> bool) -> Result<Self, ArchiveError> {
         let mut contents = Self::default();
         let mut archive = tar::Archive::new(input);
-        // Raw: otherwise the library reads extension headers (long names) whole into memory, whatever size they claim.
-        // The names that count here are short. The extension headers show up as entries nobody asks for.
+        // Raw: otherwise the library reads extension headers (long names) whole into memory,
+        // whatever size they claim. The names that count here are short. The extension headers show
+        // up as entries nobody asks for.
         let entries = archive.entries().map_err(unreadable)?.raw(true);
         for (index, entry) in entries.enumerate() {
             if index >= ENTRIES_MAX {
@@ -255,10 +261,12 @@ fn check_hash(claims: &ProviderClaims, target: &str, executable: &[u8]) -> Resul
     Err(ArchiveError::HashMismatch { target: target.to_owned(), claimed: claimed.to_owned(), computed })
 }
 
-/// The last part of an entry's path. Archives made by hand begin names with `./` or keep a directory.
+/// The last part of an entry's path. Archives made by hand begin names with `./` or keep a
+/// directory.
 fn file_name(path: &Path) -> Result<&str, ArchiveError> {
     let stays = path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
-    // On other systems than the one this runs on, a backslash separates too, and a colon names a drive.
+    // On other systems than the one this runs on, a backslash separates too, and a colon names a
+    // drive.
     let text = path.to_str().unwrap_or("\\");
     if !stays || text.contains(['\\', ':']) {
         return Err(ArchiveError::OddPath(path.to_string_lossy().chars().take(100).collect()));

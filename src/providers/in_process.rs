@@ -1,23 +1,21 @@
-//! A built-in provider that runs: its links kept equal to the lattice's link definitions, its calls answered, on its
-//! subject and within the process.
+//! A built-in provider that runs: its links kept equal to the lattice's link definitions, its calls
+//! answered, on its subject and within the process.
 //!
-//! One loop ([`Links::follow`]) owns the links. Whenever the link table changes it compares what it
-//! should serve with what it serves, and starts an attempt for each difference, at most one per
-//! actor at a time; so nothing is lost however fast changes come, and a link that takes long holds
-//! nobody up. New values are taken on before the old link ends. A link that fails because something
-//! is in the way is tried again, one that fails for its values waits for other values; the old link
-//! stays meanwhile.
+//! One loop ([`Links::follow`]) owns the links, and [`slots`] decides about them. Whenever the link
+//! table changes it compares what it should serve with what it serves, and starts an attempt for
+//! each difference, at most one per actor at a time; so nothing is lost however fast changes come,
+//! and a link that takes long holds nobody up. New values are taken on before the old link ends. A
+//! link that fails because something is in the way is tried again, one that fails for its values
+//! waits for other values; the old link stays meanwhile.
 //!
-//! A call that arrives before its link is up waits for it, until its own deadline. So an actor's link can move here from
-//! another provider while the actor is in use.
+//! A call that arrives before its link is up waits for it, until its own deadline. So an actor's
+//! link can move here from another provider while the actor is in use.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    panic::AssertUnwindSafe,
-    sync::Arc,
-    time::Duration,
-};
+mod slots;
 
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result};
 use async_nats::Subscriber;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
@@ -32,6 +30,7 @@ use tracing::{debug, info, warn};
 use super::{
     StopSignal,
     builtin::{Context, Link, LinkError, Provider, Spec},
+    plan::RunEnd,
     told_to_stop,
 };
 use crate::{
@@ -40,21 +39,17 @@ use crate::{
     lattice::{answers::Answers, subject::Subjects},
     links::{LinkDefinition, Live},
     meter::{Path, Target},
-    router::{self, Admitted, LinkStanding, Local, ended},
+    router::{self, Admitted, LinkStatus, Local, ended},
     rpc::{
         call::{Call, CallError},
         invocation::Entity,
-        server::{Handler, Inlets, Receiver},
+        server::{Handler, Receiver, Subscriptions},
     },
 };
+use slots::{Effect, LINKS_MAX, LastAttempt, LinkState, Slots};
 
-/// Links that a provider takes on; each may hold connections and certificates.
-const LINKS_MAX: usize = 4096;
 /// How long taking on one link may take.
 const LINK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pauses between attempts for a link grow from the first to the last of these.
-const RETRY_FIRST: Duration = Duration::from_millis(500);
-const RETRY_LAST: Duration = Duration::from_secs(10);
 /// How long calls of a link that ended may still take.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long replies to health requests may wait for the connection.
@@ -62,14 +57,11 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often health is told when nothing changes, as for external providers.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(30);
 
+type DynLink = Arc<dyn Link>;
 /// How the links of a provider stand, by actor.
-type Standings = HashMap<Arc<str>, Standing>;
-
-#[derive(Clone)]
-enum Standing {
-    Up(Arc<dyn Link>),
-    Refused(LinkError),
-}
+type LinkStates = HashMap<Arc<str>, LinkState<DynLink>>;
+/// How its links were last tried, by actor.
+type Attempts = HashMap<Arc<str>, LastAttempt>;
 
 /// A running built-in provider, as callers see it.
 pub struct InProcess {
@@ -77,39 +69,27 @@ pub struct InProcess {
     /// The provider as the target of calls.
     own: Entity,
     links: Live,
-    standings: watch::Receiver<Arc<Standings>>,
-    attempted: watch::Receiver<Arc<Attempted>>,
+    states: watch::Receiver<Arc<LinkStates>>,
+    attempted: watch::Receiver<Arc<Attempts>>,
     /// Counts the calls of all time.
     served: Arc<Target>,
 }
 
-/// The definitions that links were last tried with, by actor.
-type Attempted = HashMap<Arc<str>, AttemptedWith>;
-
-/// How an attempt with a definition went.
-#[derive(Clone)]
-struct AttemptedWith {
-    link: Arc<LinkDefinition>,
-    is_in_work: bool,
-    /// Why it is not taken on. One with other values may be up meanwhile.
-    refusal: Option<LinkError>,
-}
-
 impl InProcess {
     /// The link of a call once it stands, or why there is none.
-    async fn link_of(&self, call: &Call) -> Result<Arc<dyn Link>, CallError> {
-        if let Some(Standing::Up(link)) = self.standings.borrow().get(&call.origin.public_key) {
+    async fn link_of(&self, call: &Call) -> Result<DynLink, CallError> {
+        if let Some(LinkState::Up(link)) = self.states.borrow().get(&call.origin.public_key) {
             return Ok(Arc::clone(link));
         }
-        let mut standings = self.standings.clone();
-        let standing = tokio::time::timeout_at(
+        let mut states = self.states.clone();
+        let state = tokio::time::timeout_at(
             call.deadline,
-            standings.wait_for(|standings| standings.contains_key(&call.origin.public_key)),
+            states.wait_for(|states| states.contains_key(&call.origin.public_key)),
         );
-        match standing.await {
-            Ok(Ok(standings)) => match standings.get(&call.origin.public_key) {
-                Some(Standing::Up(link)) => Ok(Arc::clone(link)),
-                Some(Standing::Refused(error)) => Err(CallError::Callee(format!(
+        match state.await {
+            Ok(Ok(states)) => match states.get(&call.origin.public_key) {
+                Some(LinkState::Up(link)) => Ok(Arc::clone(link)),
+                Some(LinkState::Refused(error)) => Err(CallError::Callee(format!(
                     "the link of {} to {} does not work: {error}",
                     call.origin.public_key, self.context.contract_id
                 ))),
@@ -129,31 +109,32 @@ impl Local for InProcess {
         router::linked(&self.links.table(), &call.origin.public_key, &self.own)
     }
 
-    fn standing(&self) -> router::Standing {
+    fn status(&self) -> router::TargetStatus {
         let attempted = self.attempted.borrow();
-        let refused = attempted.values().filter_map(|tried| Some((Arc::clone(&tried.link), tried.refusal.as_ref()?)));
+        let refused =
+            attempted.values().filter_map(|tried| Some((Arc::clone(&tried.definition), tried.refusal.as_ref()?)));
         let refused = refused.map(|(link, error)| (link, error.to_string())).collect();
-        router::Standing { refused, ..router::Standing::default() }
+        router::TargetStatus { refused, ..router::TargetStatus::default() }
     }
 
-    fn link_standing(&self, link: &LinkDefinition) -> Option<LinkStanding> {
+    fn link_status(&self, link: &LinkDefinition) -> Option<LinkStatus> {
         let attempted = self.attempted.borrow();
         let Some(tried) = attempted.get(&*link.actor_id) else {
             let is_wanted = link.contract_id == self.context.contract_id
                 && self.links.table().link(&link.actor_id, &link.contract_id, &link.link_name).is_some();
             return match attempted.len() {
                 _ if !is_wanted => None,
-                LINKS_MAX.. => Some(LinkStanding::Refused(format!(
+                LINKS_MAX.. => Some(LinkStatus::Refused(format!(
                     "the provider has {LINKS_MAX} links on this host, the most it takes; start it on another host as well, or \
                      delete links that nobody uses"
                 ))),
-                _ => Some(LinkStanding::Pending),
+                _ => Some(LinkStatus::Pending),
             };
         };
         Some(match &tried.refusal {
-            _ if tried.is_in_work || *tried.link != *link => LinkStanding::Pending,
-            Some(error) => LinkStanding::Refused(error.to_string()),
-            None => LinkStanding::Up,
+            _ if tried.is_in_work || *tried.definition != *link => LinkStatus::Pending,
+            Some(error) => LinkStatus::Refused(error.to_string()),
+            None => LinkStatus::Up,
         })
     }
 
@@ -192,7 +173,7 @@ impl Handler for InProcess {
 pub struct Launched {
     spec: &'static Spec,
     pub local: Arc<InProcess>,
-    inlets: Inlets,
+    inlets: Subscriptions,
     health: Subscriber,
     follower: JoinSet<()>,
     /// Ends the follower, at the deadline it is given.
@@ -203,7 +184,7 @@ pub struct Launched {
 }
 
 /// Everything a built-in provider is launched with.
-pub struct Equipment {
+pub struct LaunchContext {
     pub context: Context,
     pub links: Live,
     pub subjects: Subjects,
@@ -212,9 +193,9 @@ pub struct Equipment {
 }
 
 /// Builds, links and subscribes a provider. Nothing is left behind if this is dropped.
-pub async fn launch(spec: &'static Spec, equipment: Equipment) -> Result<Launched, String> {
-    let Equipment { context, links, subjects, receiver, answers } = equipment;
-    let (published, standings) = watch::channel(Arc::default());
+pub async fn launch(spec: &'static Spec, launch: LaunchContext) -> Result<Launched> {
+    let LaunchContext { context, links, subjects, receiver, answers } = launch;
+    let (published, states) = watch::channel(Arc::default());
     let (told, attempted) = watch::channel(Arc::default());
     let (settled, all_looked_at) = oneshot::channel();
     let (end, ending) = watch::channel(None);
@@ -222,8 +203,7 @@ pub async fn launch(spec: &'static Spec, equipment: Equipment) -> Result<Launche
         provider: (spec.build)(context.clone()),
         context: context.clone(),
         live: links.clone(),
-        beyond: 0,
-        slots: HashMap::new(),
+        slots: Slots::new(),
         published,
         told,
         attempts: JoinSet::new(),
@@ -238,21 +218,20 @@ pub async fn launch(spec: &'static Spec, equipment: Equipment) -> Result<Launche
     // Only now: every member of the queue group gets its share of the lattice's calls, whether it
     // answers or not.
     let subject = subjects.provider(&context.provider_id, &context.link_name);
-    let subscribe = async {
-        let health = context.nats.subscribe(subjects.provider_health(&context.provider_id, &context.link_name)).await;
-        Ok::<_, String>((receiver.subscribe(&subject, "rpc").await?, health.map_err(|e| e.to_string())?))
-    };
-    let (inlets, health) = subscribe.await.map_err(|error| format!("subscribe to {subject}: {error}"))?;
+    let health = context.nats.subscribe(subjects.provider_health(&context.provider_id, &context.link_name)).await;
+    let subscribed = receiver.subscribe(&subject, "rpc").await.map_err(anyhow::Error::msg);
+    let (inlets, health) =
+        subscribed.and_then(|inlets| Ok((inlets, health?))).with_context(|| format!("subscribe to {subject}"))?;
     let served = context.router.meter().serve(context.provider_id.as_str(), context.link_name.as_str());
     let own = Entity::new(context.provider_id.as_str(), context.link_name.as_str(), context.contract_id);
-    let local = Arc::new(InProcess { context: context.clone(), own, links, standings, attempted, served });
+    let local = Arc::new(InProcess { context: context.clone(), own, links, states, attempted, served });
     Ok(Launched { spec, local, inlets, health, follower: tasks, end, context, receiver, answers })
 }
 
 impl Launched {
-    /// Answers calls and health requests until told to stop; then ends the links, in order, until the deadline.
-    /// Returns early only if the provider cannot go on, with the reason.
-    pub async fn run(self, about: ProviderContext, events: Publisher, mut stop: StopSignal) -> Result<(), String> {
+    /// Answers calls and health requests until told to stop; then ends the links, in order, until
+    /// the deadline. Returns early only if the provider cannot go on, with the reason.
+    pub(super) async fn run(self, about: ProviderContext, events: Publisher, mut stop: StopSignal) -> RunEnd {
         let Self { spec, local, inlets, mut health, mut follower, end, context, receiver, answers } = self;
         let leave = CancellationToken::new();
         let (left, _) = oneshot::channel();
@@ -271,12 +250,12 @@ impl Launched {
         let deadline = loop {
             tokio::select! {
                 deadline = told_to_stop(&mut stop) => break deadline,
-                _ = serving.join_next() => return Err("its subscription ended by itself".into()),
-                _ = follower.join_next() => return Err("the task that follows its links ended by itself".into()),
+                _ = serving.join_next() => return RunEnd::Failed("its subscription ended by itself".into()),
+                _ = follower.join_next() => return RunEnd::Failed("the task that follows its links ended by itself".into()),
                 _ = beat.tick() => events.publish(Event::HealthCheckStatus(about.clone())),
                 Some(message) = health.next() => {
                     let Some(reply) = message.reply else { continue };
-                    let health = healthy(&local.standings.borrow());
+                    let health = healthy(&local.states.borrow());
                     if let Err(error) = answers.send(&context.nats, &reply, health, REPLY_TIMEOUT).await {
                         debug!(%error, "health reply lost");
                     }
@@ -284,7 +263,7 @@ impl Launched {
             }
         };
         let finish = async {
-            if spec.brings_work {
+            if spec.is_ingress {
                 // Work from outside ends first, while those who answer it can still call back.
                 end.send_replace(Some(deadline));
                 while follower.join_next().await.is_some() {}
@@ -298,37 +277,35 @@ impl Launched {
         if tokio::time::timeout_at(deadline, finish).await.is_err() {
             warn!(provider_id = %context.provider_id, "calls of a provider were still in work at the deadline");
         }
-        Ok(())
+        RunEnd::Asked
     }
 }
 
 /// The reply to a health request: well, with a word about links that do not work.
-fn healthy(standings: &Standings) -> Bytes {
+fn healthy(states: &LinkStates) -> Bytes {
     #[derive(serde::Serialize)]
     struct Health {
         healthy: bool,
         #[serde(skip_serializing_if = "Option::is_none")]
         message: Option<String>,
     }
-    let refused = standings.values().filter(|standing| matches!(standing, Standing::Refused(_))).count();
-    let message = (refused > 0).then(|| format!("{refused} of {} links do not work", standings.len()));
+    let refused = states.values().filter(|state| matches!(state, LinkState::Refused(_))).count();
+    let message = (refused > 0).then(|| format!("{refused} of {} links do not work", states.len()));
     crate::contracts::encode(&Health { healthy: true, message })
 }
 
 /// An actor, and what became of taking its link on.
-type Attempt = (Arc<str>, Result<Arc<dyn Link>, LinkError>);
+type Attempted = (Arc<str>, Result<DynLink, LinkError>);
 
-/// The state of one actor's link.
-struct Slot {
-    /// The link definition in the lattice now; `None` when the link is gone.
-    wanted: Option<Arc<LinkDefinition>>,
-    /// The link definition of the last attempt.
-    tried: Option<Arc<LinkDefinition>>,
-    link: Option<Arc<dyn Link>>,
-    refused: Option<LinkError>,
-    busy: bool,
-    failures: u32,
-    retry_at: Option<Instant>,
+/// Takes a link on, within a time.
+async fn attempt(provider: Arc<dyn Provider>, actor: Arc<str>, definition: Arc<LinkDefinition>) -> Attempted {
+    let attempt = AssertUnwindSafe(async { provider.link(definition).await }).catch_unwind();
+    let result = match tokio::time::timeout(LINK_TIMEOUT, attempt).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err(LinkError::Unavailable("taking it on panicked, which is a bug".into())),
+        Err(_) => Err(LinkError::Unavailable(format!("it took longer than {} s", LINK_TIMEOUT.as_secs()))),
+    };
+    (actor, result)
 }
 
 /// Keeps the links of a provider equal to the link definitions.
@@ -336,14 +313,12 @@ struct Links {
     provider: Arc<dyn Provider>,
     context: Context,
     live: Live,
-    /// Links there is no room for.
-    beyond: usize,
-    slots: HashMap<Arc<str>, Slot>,
-    published: watch::Sender<Arc<Standings>>,
-    told: watch::Sender<Arc<Attempted>>,
-    attempts: JoinSet<Attempt>,
+    slots: Slots<DynLink>,
+    published: watch::Sender<Arc<LinkStates>>,
+    told: watch::Sender<Arc<Attempts>>,
+    attempts: JoinSet<Attempted>,
     /// Links that end as soon as nobody is led to them any more.
-    retired: Vec<Arc<dyn Link>>,
+    retired: Vec<DynLink>,
     endings: JoinSet<()>,
     /// Told when every link of the beginning was tried once.
     settled: Option<oneshot::Sender<()>>,
@@ -355,7 +330,7 @@ impl Links {
         self.compare();
         let deadline = loop {
             self.tell_settled();
-            let retry = self.slots.values().filter_map(|slot| slot.retry_at).min();
+            let retry = self.slots.next_retry();
             tokio::select! {
                 deadline = told_to_stop(&mut end) => break deadline,
                 Ok(()) = changes.changed() => self.compare(),
@@ -378,14 +353,8 @@ impl Links {
             }
         }
         self.attempts.abort_all();
-        let retired = std::mem::take(&mut self.retired);
-        for link in retired {
+        for link in self.retired.drain(..).chain(self.slots.take_links()) {
             self.endings.spawn(link.end(deadline));
-        }
-        for slot in self.slots.values_mut() {
-            if let Some(link) = slot.link.take() {
-                self.endings.spawn(link.end(deadline));
-            }
         }
         let ended = async { while self.endings.join_next().await.is_some() {} };
         if tokio::time::timeout_at(deadline, ended).await.is_err() {
@@ -397,160 +366,72 @@ impl Links {
     fn compare(&mut self) {
         let table = self.live.table();
         let (provider, link_name) = (self.context.provider_id.as_str(), self.context.link_name.as_str());
-        let wanted: HashMap<Arc<str>, Arc<LinkDefinition>> = table
+        let wanted = table
             .links_of(provider, link_name)
             .filter(|link| link.contract_id == self.context.contract_id)
             .map(|link| (Arc::from(link.actor_id.as_str()), Arc::clone(link)))
             .collect();
-        let gone: Vec<Arc<str>> = self.slots.keys().filter(|actor| !wanted.contains_key(*actor)).cloned().collect();
-        for actor in gone {
-            if let Some(slot) = self.slots.get_mut(&actor) {
-                slot.wanted = None;
-            }
-            self.settle(&actor);
-        }
-        let mut beyond = 0;
-        for (actor, link) in wanted {
-            if self.slots.len() >= LINKS_MAX && !self.slots.contains_key(&actor) {
-                beyond += 1;
-                continue;
-            }
-            let slot = match self.slots.entry(Arc::clone(&actor)) {
-                Entry::Occupied(slot) => slot.into_mut(),
-                Entry::Vacant(slot) => slot.insert(Slot {
-                    wanted: None,
-                    tried: None,
-                    link: None,
-                    refused: None,
-                    busy: false,
-                    failures: 0,
-                    retry_at: None,
-                }),
-            };
-            slot.wanted = Some(link);
-            self.settle(&actor);
-        }
-        if beyond > self.beyond {
-            warn!(
-                contract_id = self.context.contract_id,
-                links = LINKS_MAX,
-                beyond,
-                "further links of a provider are not taken on"
-            );
-        }
-        self.beyond = beyond;
+        let effects = self.slots.compare(wanted, Instant::now());
+        self.carry_out(effects);
         self.publish();
     }
 
-    fn reap(&mut self, tried: Result<Attempt, JoinError>) {
+    fn reap(&mut self, tried: Result<Attempted, JoinError>) {
         match tried {
-            Ok((actor, result)) => self.tried(&actor, result),
+            Ok((actor, result)) => {
+                let effects = self.slots.tried(&actor, result, Instant::now());
+                self.carry_out(effects);
+            }
             // An attempt catches its panics, and nobody cancels one.
             Err(failure) => tracing::error!(error = %failure, "taking on a link was cut off"),
         }
     }
 
-    /// Brings one link closer to what is wanted, unless an attempt is on its way: its end comes back here.
-    fn settle(&mut self, actor: &Arc<str>) {
-        let Some(slot) = self.slots.get_mut(actor) else { return };
-        if slot.busy {
-            return;
-        }
-        let Some(wanted) = slot.wanted.clone() else {
-            if let Some(link) = slot.link.take() {
-                info!(actor_id = %actor, contract_id = self.context.contract_id, "link ended");
-                self.context.journal.write(Level::Info, &format!("the link of {actor} ended"));
-                self.retired.push(link);
-            }
-            self.slots.remove(actor);
-            return;
-        };
-        if slot.tried.as_ref() == Some(&wanted) && slot.retry_at.is_none_or(|at| at > Instant::now()) {
-            return;
-        }
-        if slot.tried.as_ref() != Some(&wanted) {
-            slot.failures = 0;
-        }
-        slot.tried = Some(Arc::clone(&wanted));
-        slot.retry_at = None;
-        slot.busy = true;
-        let (provider, actor) = (Arc::clone(&self.provider), Arc::clone(actor));
-        self.attempts.spawn(async move {
-            let late = || LinkError::Unavailable(format!("it took longer than {} s", LINK_TIMEOUT.as_secs()));
-            let bug = || LinkError::Unavailable("taking it on panicked, which is a bug".into());
-            let attempt = AssertUnwindSafe(async { provider.link(wanted).await }).catch_unwind();
-            let tried = tokio::time::timeout(LINK_TIMEOUT, attempt).await;
-            (actor, tried.unwrap_or_else(|_| Ok(Err(late()))).unwrap_or_else(|_| Err(bug())))
-        });
-    }
-
-    fn tried(&mut self, actor: &Arc<str>, result: Result<Arc<dyn Link>, LinkError>) {
-        let Some(slot) = self.slots.get_mut(actor) else { return };
-        slot.busy = false;
-        let previous = match result {
-            Ok(link) => {
-                info!(actor_id = %actor, contract_id = self.context.contract_id, "linked");
-                self.context.journal.write(Level::Info, &format!("linked with {actor}"));
-                slot.refused = None;
-                slot.failures = 0;
-                slot.link.replace(link)
-            }
-            Err(error) => {
-                slot.failures += 1;
-                if let LinkError::Unavailable(_) = error {
-                    let pause = RETRY_FIRST * 2_u32.saturating_pow(slot.failures.min(10) - 1);
-                    slot.retry_at = Some(Instant::now() + pause.min(RETRY_LAST));
-                }
-                // Once per cause: a retry that fails the same way says nothing new.
-                if slot.refused.as_ref() != Some(&error) || slot.failures == 1 {
-                    warn!(actor_id = %actor, contract_id = self.context.contract_id, %error, "link refused");
-                    self.context.journal.write(Level::Warn, &format!("the link of {actor} is refused: {error}"));
-                    if let Some(link) = &slot.tried {
-                        self.live.refuse(Arc::clone(link), error.to_string());
-                    }
-                }
-                // An obstacle may go away, and values that make no sense are replaced by others:
-                // until then the old link is better than none.
-                slot.refused = Some(error);
-                None
-            }
-        };
-        self.retired.extend(previous);
-        self.settle(actor);
-    }
-
     fn retry(&mut self) {
-        let now = Instant::now();
-        let due = |slot: &Slot| slot.retry_at.is_some_and(|at| at <= now);
-        let actors: Vec<Arc<str>> =
-            self.slots.iter().filter(|(_, slot)| due(slot)).map(|(actor, _)| Arc::clone(actor)).collect();
-        for actor in actors {
-            self.settle(&actor);
+        let effects = self.slots.retry(Instant::now());
+        self.carry_out(effects);
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect<DynLink>>) {
+        let contract_id = self.context.contract_id;
+        for effect in effects {
+            match effect {
+                Effect::Attempt { actor, definition } => {
+                    self.attempts.spawn(attempt(Arc::clone(&self.provider), actor, definition));
+                }
+                Effect::Retire(link) => self.retired.push(link),
+                Effect::TellLinked(actor_id) => {
+                    info!(%actor_id, contract_id, "linked");
+                    self.context.journal.write(Level::Info, &format!("linked with {actor_id}"));
+                }
+                Effect::TellRefused { actor: actor_id, definition, error } => {
+                    warn!(%actor_id, contract_id, %error, "link refused");
+                    let line = format!("the link of {actor_id} is refused: {error}");
+                    self.context.journal.write(Level::Warn, &line);
+                    self.live.refuse(definition, error.to_string());
+                }
+                Effect::TellEnded(actor_id) => {
+                    info!(%actor_id, contract_id, "link ended");
+                    self.context.journal.write(Level::Info, &format!("the link of {actor_id} ended"));
+                }
+                Effect::TellBeyond(beyond) => {
+                    warn!(contract_id, links = LINKS_MAX, beyond, "further links of a provider are not taken on");
+                }
+            }
         }
     }
 
     /// Shows how links stand now, and ends those that are shown no more.
     fn publish(&mut self) {
-        let standing = |slot: &Slot| match (&slot.link, &slot.refused) {
-            (Some(link), _) => Some(Standing::Up(Arc::clone(link))),
-            (None, Some(error)) => Some(Standing::Refused(error.clone())),
-            (None, None) => None,
-        };
-        let standings = self.slots.iter().filter_map(|(actor, slot)| Some((Arc::clone(actor), standing(slot)?)));
-        self.published.send_replace(Arc::new(standings.collect()));
-        let attempted = self.slots.iter().filter_map(|(actor, slot)| {
-            let link = Arc::clone(slot.tried.as_ref()?);
-            let refusal = slot.refused.clone();
-            Some((Arc::clone(actor), AttemptedWith { link, is_in_work: slot.busy, refusal }))
-        });
-        self.told.send_replace(Arc::new(attempted.collect()));
+        self.published.send_replace(Arc::new(self.slots.states()));
+        self.told.send_replace(Arc::new(self.slots.attempts()));
         for link in self.retired.drain(..) {
             self.endings.spawn(link.end(Instant::now() + END_TIMEOUT));
         }
     }
 
     fn tell_settled(&mut self) {
-        if self.slots.values().all(|slot| !slot.busy)
+        if self.slots.is_settled()
             && let Some(settled) = self.settled.take()
         {
             let _ = settled.send(());

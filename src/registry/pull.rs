@@ -30,6 +30,7 @@ use super::{
     oci::{Purpose, Remote},
     problem::{Problem, PullError},
 };
+use crate::clock;
 
 /// Pulls at once. More would share the same line.
 const PULLS_MAX: usize = 16;
@@ -327,7 +328,7 @@ impl<'a> Progress<'a> {
     }
 
     fn end(self) {
-        let took_ms = self.began.elapsed().as_millis() as u64;
+        let took_ms = clock::millis(self.began.elapsed());
         info!(registry = self.image.registry(), image = %self.image, bytes = self.got, took_ms, "pull done");
     }
 }

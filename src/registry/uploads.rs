@@ -21,6 +21,7 @@ use tokio::{sync::Semaphore, time::timeout};
 use tracing::info;
 
 use super::{ARTIFACT_BYTES_MAX, cache::Cache, digest::Digest};
+use crate::clock;
 
 /// The prefix of references of uploads.
 pub const SCHEME: &str = "lattice://";
@@ -143,7 +144,7 @@ impl Fetcher {
             self.source.read(digest).await
         };
         let content = timeout(self.timeout, read).await.map_err(|_| Problem::Deadline(self.timeout))??;
-        let took_ms = began.elapsed().as_millis() as u64;
+        let took_ms = clock::millis(began.elapsed());
         info!(reference = reference(digest), bytes = content.len(), took_ms, "upload fetched");
         if let Some(cache) = &self.cache {
             cache.keep_content(digest.clone(), content.clone()).await;

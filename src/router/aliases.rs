@@ -14,9 +14,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
 };
 
+use parking_lot::Mutex;
 use tracing::warn;
 
 use crate::{
@@ -68,7 +69,7 @@ impl Aliases {
     /// Notes that an actor which runs answers to an alias from now on.
     pub fn record(&self, table: &Table, alias: &str, actor_id: &Arc<str>, presence: impl Fn(&str) -> Presence) {
         let new = Claimant::known(table, actor_id);
-        let mut holders = self.locked();
+        let mut holders = self.holders.lock();
         if holders.len() >= HOLDERS_MAX && !holders.contains_key(alias) {
             holders.retain(|_, holder| presence(&holder.actor_id) == Presence::Runs);
             if holders.len() >= HOLDERS_MAX {
@@ -103,13 +104,13 @@ impl Aliases {
         // A holder that seems to be gone keeps it until a call proves that.
         let heir = running.as_ref().unwrap_or(&claimant);
         if holder.is_none() {
-            self.locked().insert(alias.to_owned(), heir.clone());
+            self.holders.lock().insert(alias.to_owned(), heir.clone());
         }
         let other_runs = running.is_some();
         let other = running.or(holder).or_else(|| others.last().map(|other| Claimant::known(table, other)))?;
         let contest = Contest { alias: alias.to_owned(), other, other_runs, claimant };
         if let Some(events) = self.events.get() {
-            events.publish(Event::CallAliasContested(contest.clone()));
+            events.publish(Event::CallAliasContested { contest: contest.clone(), message: contest.to_string() });
         }
         Some(contest)
     }
@@ -126,11 +127,7 @@ impl Aliases {
     }
 
     fn holder(&self, alias: &str) -> Option<Claimant> {
-        self.locked().get(alias).cloned()
-    }
-
-    fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<String, Claimant>> {
-        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
+        self.holders.lock().get(alias).cloned()
     }
 }
 

@@ -1,7 +1,7 @@
 //! How a call would be decided, without making it.
 //!
-//! The answers are those of the functions that decide real calls: [`Meant::find`], [`claimed`], [`signed_for`], [`lets_in`], [`linked`],
-//! the policy service, and the choice of the way. So an explanation cannot say anything else than what a call would meet,
+//! The answers are those of the functions that decide real calls: [`rules`](super::rules), the
+//! policy service, and the choice of the way. So an explanation cannot say anything else than what a call would meet,
 //! except that it may be out of date a moment later. Nothing is sent but the question to the policy service, whose answer
 //! is remembered as that of a call is.
 //!
@@ -14,13 +14,16 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
-    Builtin, Inner, LinkStanding, Meant, Room, Route, Router, Standing, asks_policy, claimed, leads_nowhere, lets_in,
-    linked, may_be_contract, permitted, signed_for,
+    Inner, LinkStatus, Room, Router, TargetStatus,
+    rules::{
+        Builtin, Place, Resolution, Route, admits, asks_policy, claimed, leads_nowhere, linked, may_be_contract,
+        permitted,
+    },
 };
 use crate::{
     identity::keys::LatticeName,
     links::{LinkDefinition, Table},
-    peers::{Peer, target_of},
+    peers::{Candidates, Peer},
     policy::Decision,
     rpc::{
         call::{Call, CallError, Chain},
@@ -46,14 +49,14 @@ pub struct Question {
 #[derive(Clone, Debug)]
 pub struct Explanation {
     /// The target the origin means; `None` for the calls of a provider, which name their actor.
-    pub meant: Option<Result<Meant, CallError>>,
+    pub resolution: Option<Result<Resolution, CallError>>,
     /// Whether the origin may use the contract; `None` where none is needed.
     pub claim: Option<Result<(), CallError>>,
     pub target: Option<Entity>,
     pub check: Check,
     pub policy: Asked,
     /// The target in this process.
-    pub here: Option<Standing>,
+    pub here: Option<TargetStatus>,
     /// Other hosts that run it.
     pub runners: Vec<Runner>,
     pub way: Way,
@@ -99,6 +102,17 @@ pub struct Runner {
     pub is_direct: bool,
 }
 
+impl Runner {
+    fn of(peer: &Peer, target: &str) -> Self {
+        Self {
+            host_id: peer.id.to_string(),
+            silence: peer.silence(),
+            is_silent: peer.is_lost(),
+            is_direct: peer.is_direct(target),
+        }
+    }
+}
+
 /// The way the call would take first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -123,7 +137,7 @@ impl Explanation {
     /// Returns the error the call would fail with, if it would.
     pub fn error(&self) -> Option<CallError> {
         let claim = self.claim.clone().unwrap_or(Ok(()));
-        if let Some(Err(error)) = &self.meant {
+        if let Some(Err(error)) = &self.resolution {
             return Some(leads_nowhere(error.clone(), claim));
         }
         match (claim, &self.check) {
@@ -141,7 +155,12 @@ impl Explanation {
         }
     }
 
-    fn new(origin: &Entity, namespace: &str, found: Option<Result<Meant, CallError>>, capabilities: &[String]) -> Self {
+    fn new(
+        origin: &Entity,
+        namespace: &str,
+        found: Option<Result<Resolution, CallError>>,
+        capabilities: &[String],
+    ) -> Self {
         let contract = match &found {
             Some(Ok(meant)) => meant.contract(namespace),
             // Once the link is there, this is next; call aliases have no colon.
@@ -158,7 +177,7 @@ impl Explanation {
             },
         };
         Self {
-            meant: found,
+            resolution: found,
             claim,
             target,
             check: Check::Nothing,
@@ -178,10 +197,7 @@ fn expected_check(table: &Table, origin: &Entity, target: &Entity) -> Check {
         return Check::Elsewhere(linked(table, &origin.public_key, target));
     }
     match table.claims(&target.public_key) {
-        Some(claims) => Check::Elsewhere(
-            signed_for(origin, &target.public_key, &claims.capabilities)
-                .and_then(|()| lets_in(table, origin, &target.public_key)),
-        ),
+        Some(claims) => Check::Elsewhere(admits(Some(table), origin, &target.public_key, &claims.capabilities)),
         None => Check::Unknown,
     }
 }
@@ -191,14 +207,14 @@ fn capabilities_of<'a>(origin: &Entity, table: &'a Table) -> &'a [String] {
     table.claims(&origin.public_key).map(|claims| claims.capabilities.as_slice()).unwrap_or_default()
 }
 
-fn meant_by(
+fn resolve(
     question: &Question,
     table: &Table,
     lattice: &LatticeName,
     owner_of: impl FnOnce(&str) -> Option<Arc<str>>,
-) -> Option<Result<Meant, CallError>> {
+) -> Option<Result<Resolution, CallError>> {
     let Question { origin, namespace, link_name, .. } = question;
-    origin.is_actor().then(|| Meant::find(table, lattice, &origin.public_key, (link_name, namespace), owner_of))
+    origin.is_actor().then(|| Resolution::find(table, lattice, &origin.public_key, (link_name, namespace), owner_of))
 }
 
 /// Explains a call by the lattice's metadata and `runs`, which tells what runs: for lattices whose
@@ -208,9 +224,9 @@ pub fn foresee(table: &Table, lattice: &LatticeName, question: &Question, runs: 
         let claimants = table.claimants(alias);
         claimants.iter().find(|id| runs(id)).or(claimants.first()).cloned()
     };
-    let meant = meant_by(question, table, lattice, owner_of);
+    let resolution = resolve(question, table, lattice, owner_of);
     let capabilities = capabilities_of(&question.origin, table);
-    let mut explanation = Explanation::new(&question.origin, &question.namespace, meant, capabilities);
+    let mut explanation = Explanation::new(&question.origin, &question.namespace, resolution, capabilities);
     if let Some(target) = &explanation.target {
         explanation.check = expected_check(table, &question.origin, target);
         explanation.policy = Asked::Unknown;
@@ -223,14 +239,14 @@ impl Router {
     /// How a call that begins in this process would be decided.
     pub async fn explain(&self, question: Question) -> Explanation {
         let inner = &*self.0;
-        let own = inner.actors.load().get(&*question.origin.public_key).map(|origin| origin.standing());
+        let own = inner.actors.load().get(&*question.origin.public_key).map(|origin| origin.status());
         let table = inner.links.table();
         let owner_of = |alias: &str| inner.aliases.expected_owner(&table, alias, |id| inner.presence(id));
-        let meant = meant_by(&question, &table, &inner.lattice, owner_of);
-        // The standing of the origin, if it runs here.
+        let resolution = resolve(&question, &table, &inner.lattice, owner_of);
+        // The state of the origin, if it runs here.
         let own = own.unwrap_or_default();
         let capabilities = own.capabilities.as_deref().unwrap_or_else(|| capabilities_of(&question.origin, &table));
-        let mut explanation = Explanation::new(&question.origin, &question.namespace, meant, capabilities);
+        let mut explanation = Explanation::new(&question.origin, &question.namespace, resolution, capabilities);
         explanation.deadline = Some(inner.rpc_timeout);
         if let Some(error) = own.out_of_term {
             explanation.claim = Some(Err(error));
@@ -240,7 +256,7 @@ impl Router {
         explanation.repeat = Some(inner.remote.repeat(&question.operation, target_id));
         let Some(target) = target else { return explanation };
         let here = inner.here(&target);
-        explanation.here = here.as_ref().map(|target| target.standing());
+        explanation.here = here.as_ref().map(|target| target.status());
         explanation.runners = inner.runners(&target);
         let local = self.local(&target);
         explanation.check = match &local {
@@ -250,11 +266,11 @@ impl Router {
         if let Err(error) = self.providers_in_term(&question.origin, &target) {
             explanation.check = Check::Here(Err(error));
         }
-        explanation.way = inner.way(&target, local.as_ref().map(|local| local.standing().room));
-        explanation.policy = if !asks_policy(local.is_some(), &target) {
-            Asked::Elsewhere
-        } else {
-            self.asked(&explanation, &question.origin, &target).await
+        explanation.way = inner.way(&target, local.as_ref().map(|local| local.status().room));
+        let place = if local.is_some() { Place::Here } else { Place::Elsewhere };
+        explanation.policy = match asks_policy(&target, place) {
+            true => self.asked(&explanation, &question.origin, &target).await,
+            false => Asked::Elsewhere,
         };
         explanation
     }
@@ -265,7 +281,7 @@ impl Router {
         explanation.target = Some(target.clone());
         explanation.deadline = Some(self.0.rpc_timeout);
         let Some(here) = self.0.here(target) else { return explanation };
-        explanation.here = Some(here.standing());
+        explanation.here = Some(here.status());
         explanation.check = Check::Here(here.check(&imagined(origin, target, operation)));
         explanation.way = Way::Here;
         // The caller's host has asked for a call of a provider.
@@ -286,32 +302,26 @@ impl Router {
     /// Every link that a provider of this process does not take on, with the reason.
     pub fn refused_links(&self) -> Vec<(Arc<LinkDefinition>, String)> {
         let providers = self.0.providers.load();
-        providers.values().flat_map(|by_link| by_link.values()).flat_map(|local| local.standing().refused).collect()
+        providers.values().flat_map(|by_link| by_link.values()).flat_map(|local| local.status().refused).collect()
     }
 
     /// Returns the state of a link at its provider, if that is built in and runs in this process.
-    pub fn link_standing(&self, link: &LinkDefinition) -> Option<LinkStanding> {
+    pub fn link_status(&self, link: &LinkDefinition) -> Option<LinkStatus> {
         let providers = self.0.providers.load();
-        providers.get(&*link.provider_id)?.get(&*link.link_name)?.link_standing(link)
+        providers.get(&*link.provider_id)?.get(&*link.link_name)?.link_status(link)
     }
 
     /// The actors of this process as they are now, by public key.
-    pub fn standings(&self) -> Vec<(Arc<str>, Standing)> {
+    pub fn statuses(&self) -> Vec<(Arc<str>, TargetStatus)> {
         let actors = self.0.actors.load();
-        actors.iter().map(|(id, local)| (Arc::clone(id), local.standing())).collect()
+        actors.iter().map(|(id, local)| (Arc::clone(id), local.status())).collect()
     }
 }
 
 impl Inner {
     fn runners(&self, target: &Entity) -> Vec<Runner> {
-        let name = target_of(target);
-        let runner = |peer: Arc<Peer>| Runner {
-            host_id: peer.id.to_string(),
-            silence: peer.silence(),
-            is_silent: peer.is_lost(),
-            is_direct: peer.is_direct(&name),
-        };
-        self.remote.runners(target).into_iter().map(runner).collect()
+        let name = target.target_name();
+        self.remote.runners(target).iter().map(|peer| Runner::of(peer, &name)).collect()
     }
 
     /// The first way of a call; `local` is the room of a target that takes calls within this process.
@@ -320,7 +330,8 @@ impl Inner {
         if local.is_some() && !is_full {
             return Way::Here;
         }
-        match self.remote.first(target, local.is_none()) {
+        let candidates = if local.is_some() { Candidates::Others } else { Candidates::All };
+        match self.remote.first(target, candidates) {
             Ok((peer, subject)) => {
                 Way::Nats { subject, host_id: peer.map(|peer| peer.id.to_string()), may_wait_here: is_full }
             }

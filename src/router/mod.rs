@@ -5,7 +5,7 @@
 //! 1. [`Router::decide`] (calls of actors): built-in capability, link definition, actor key or call alias; the link first,
 //!    then the capability in the caller's claims (wasmbus protocol, sections 4.7 and 6.1). [`aliases`] has the aliases.
 //! 2. The target's own check (calls to actors): a provider may call on a contract the actor was signed for (6.2), and only
-//!    over a link of the actor to it ([`lets_in`]).
+//!    over a link of the actor to it ([`rules::admits`]).
 //! 3. The policy service, if there is one: asked by the host of the target actor, or by the host of the caller when the
 //!    target is a provider. It is told the claims of those that run on the asking host, which has verified them; of others
 //!    it is told that nobody has.
@@ -16,6 +16,8 @@
 //! the policy service, only makes its own check. With the local path switched off all calls go over NATS; what is allowed
 //! and what is refused does not change.
 //!
+//! [`rules`] has the checks themselves, without I/O.
+//!
 //! The functions that decide a call also tell how one would be decided ([`explain`]). Calls are
 //! counted where they are served ([`Local::served`]), refused ones included, and those that leave
 //! the process as called. A call that one caller makes again is counted each time.
@@ -25,7 +27,9 @@
 
 pub mod aliases;
 pub mod explain;
+mod pursuit;
 pub mod remote;
+pub mod rules;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -35,15 +39,15 @@ use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use crate::{
+    backoff::Backoff,
     events::Publisher,
     identity::{
         claims::{ActorClaims, now},
-        keys::{ActorId, LatticeName, LinkName},
-        validity::Term,
+        keys::LatticeName,
     },
-    links::{Claimant, Contest, LinkDefinition, Live, Table},
+    links::{Claimant, Contest, LinkDefinition, Live},
     meter::{InWork, Meter, Outcome, Path, Target},
-    peers::Presence,
+    peers::{Candidates, Presence},
     policy::{self, Policy, Verified},
     rpc::{
         call::{Call, CallError, DEPTH_MAX},
@@ -52,192 +56,13 @@ use crate::{
 };
 use aliases::Aliases;
 use remote::Remote;
+pub use rules::{Builtin, Resolution, Route, in_force, in_term, linked, may_be_contract, not_linked};
+use rules::{Place, asks_policy, permitted};
 
 /// How long a provider may take to learn of a link that this host knows.
 const SETTLE: Duration = Duration::from_secs(2);
-/// How long public keys are.
-const KEY_CHARS: usize = 56;
 /// The first pause before a call is made again that came before its link; each further one is twice as long.
 const SETTLE_PAUSE: Duration = Duration::from_millis(5);
-
-/// A capability every host offers by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Builtin {
-    Logging,
-    Numbergen,
-}
-
-impl Builtin {
-    /// The built-in capability of a contract id.
-    pub fn of(contract: &str) -> Option<Self> {
-        match contract {
-            "wasmcloud:builtin:logging" => Some(Self::Logging),
-            "wasmcloud:builtin:numbergen" => Some(Self::Numbergen),
-            _ => None,
-        }
-    }
-}
-
-/// Where an actor's call goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Route {
-    Builtin(Builtin),
-    Entity(Entity),
-}
-
-/// The target that an actor means with a namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Meant {
-    Builtin(Builtin),
-    /// The provider of this link.
-    Linked(Arc<LinkDefinition>),
-    /// An actor by its public key.
-    Actor(Arc<str>),
-    /// The actor that owns the call alias.
-    Alias(Arc<str>),
-}
-
-impl Meant {
-    /// Finds out whom `actor_id` means: the first step of every call of an actor. A namespace is a contract id, an actor's
-    /// public key or a call alias; `owner_of` tells which actor has an alias.
-    pub fn find(
-        table: &Table,
-        lattice: &LatticeName,
-        actor_id: &str,
-        (binding, namespace): (&str, &str),
-        owner_of: impl FnOnce(&str) -> Option<Arc<str>>,
-    ) -> Result<Self, CallError> {
-        if let Some(builtin) = Builtin::of(namespace) {
-            return Ok(Self::Builtin(builtin));
-        }
-        let link_name = if binding.is_empty() { LinkName::DEFAULT } else { binding };
-        if let Some(link) = table.link(actor_id, namespace, link_name) {
-            return Ok(Self::Linked(Arc::clone(link)));
-        }
-        if let Ok(id) = ActorId::parse(namespace) {
-            return Ok(Self::Actor(Arc::clone(id.as_arc())));
-        }
-        if let Some(owner) = owner_of(namespace) {
-            return Ok(Self::Alias(owner));
-        }
-        if !may_be_contract(namespace) {
-            return Err(CallError::NoAlias { alias: namespace.to_owned(), lattice: lattice.to_string() });
-        }
-        Err(CallError::NoLink {
-            namespace: namespace.to_owned(),
-            lattice: lattice.to_string(),
-            actor_id: actor_id.to_owned(),
-            link_name: link_name.to_owned(),
-        })
-    }
-
-    /// The contract the caller must have been signed for; actors may be called by everybody.
-    pub fn contract<'a>(&self, namespace: &'a str) -> Option<&'a str> {
-        matches!(self, Self::Builtin(_) | Self::Linked(_)).then_some(namespace)
-    }
-
-    /// Where the call goes.
-    pub fn route(&self) -> Route {
-        match self {
-            Self::Builtin(builtin) => Route::Builtin(*builtin),
-            Self::Linked(link) => Route::Entity(Entity::new(&link.provider_id, &link.link_name, &link.contract_id)),
-            Self::Actor(id) | Self::Alias(id) => Route::Entity(Entity::of_actor(Arc::clone(id))),
-        }
-    }
-}
-
-/// Refuses a call of or to an actor whose claims do not count at `now`, in seconds since 1970.
-pub fn in_force(claims: &ActorClaims, now: u64) -> Result<(), CallError> {
-    in_term(claims.subject.as_str(), claims.standing_at(now))
-}
-
-/// Refuses what has claims that do not count.
-pub fn in_term(id: &str, term: Term) -> Result<(), CallError> {
-    let why = match term {
-        Term::InForce => return Ok(()),
-        Term::Expired => "have expired",
-        Term::NotYet => "do not count yet",
-    };
-    Err(CallError::NotInForce { id: id.to_owned(), why })
-}
-
-/// Whether a namespace may be a contract id: all of those years have a colon, and no call alias has.
-pub fn may_be_contract(namespace: &str) -> bool {
-    namespace.contains(':')
-}
-
-/// The error of a call that leads nowhere: of an actor that is not signed for the contract either, that comes first.
-pub fn leads_nowhere(error: CallError, claim: Result<(), CallError>) -> CallError {
-    match (error, claim) {
-        (CallError::NoLink { namespace, lattice, actor_id, link_name }, Err(CallError::NoCapability { .. })) => {
-            CallError::NeitherSignedNorLinked { contract: namespace, lattice, actor_id, link_name }
-        }
-        (error, _) => error,
-    }
-}
-
-/// Refuses a call of an actor on a contract that its claims do not have.
-pub fn claimed(actor_id: &str, contract: &str, capabilities: &[String]) -> Result<(), CallError> {
-    if capabilities.iter().any(|capability| capability == contract) {
-        return Ok(());
-    }
-    Err(CallError::NoCapability { contract: contract.to_owned(), actor_id: actor_id.to_owned() })
-}
-
-/// Whether an origin is no provider: other actors and tools name no contract and no link, and tools have keys of any form.
-fn is_actor_or_tool(origin: &Entity) -> bool {
-    origin.contract_id.is_empty() && origin.link_name.is_empty() && !looks_like_a_provider(&origin.public_key)
-}
-
-/// Whether a key has the form of a provider's. For every call, so without its checksum.
-fn looks_like_a_provider(key: &str) -> bool {
-    key.len() == KEY_CHARS && key.starts_with('V')
-}
-
-/// Refuses a call to an actor by a provider of a contract that the actor was not signed for. Other actors and tools may
-/// call it.
-pub fn signed_for(origin: &Entity, actor_id: &str, capabilities: &[String]) -> Result<(), CallError> {
-    let contract = &*origin.contract_id;
-    if is_actor_or_tool(origin) || capabilities.iter().any(|capability| capability == contract) {
-        return Ok(());
-    }
-    Err(CallError::NotSignedFor {
-        contract: contract.to_owned(),
-        actor_id: actor_id.to_owned(),
-        origin: origin.public_key.to_string(),
-    })
-}
-
-/// Refuses a call to an actor by a provider that the actor is not linked to, for this contract and under this link name.
-/// Other actors and tools may call it.
-pub fn lets_in(table: &Table, origin: &Entity, actor_id: &str) -> Result<(), CallError> {
-    if is_actor_or_tool(origin) || table.lets_in(&origin.public_key, actor_id, &origin.contract_id, &origin.link_name) {
-        return Ok(());
-    }
-    Err(CallError::NotLetIn {
-        actor_id: actor_id.to_owned(),
-        origin: origin.public_key.to_string(),
-        contract: origin.contract_id.to_string(),
-        link_name: origin.link_name.to_string(),
-    })
-}
-
-/// Refuses a call to a provider by an actor that is not linked to it.
-pub fn linked(table: &Table, actor_id: &str, provider: &Entity) -> Result<(), CallError> {
-    match table.link(actor_id, &provider.contract_id, &provider.link_name) {
-        Some(link) if *link.provider_id == *provider.public_key => Ok(()),
-        _ => Err(not_linked(actor_id, provider)),
-    }
-}
-
-/// Returns the error of a provider for an actor that is not linked to it.
-pub fn not_linked(actor_id: &str, provider: &Entity) -> CallError {
-    CallError::NotLinked {
-        actor_id: actor_id.to_owned(),
-        provider_id: provider.public_key.to_string(),
-        link_name: provider.link_name.to_string(),
-    }
-}
 
 /// The right to make one call of a local target; using it makes the call.
 pub type Admitted = Box<dyn FnOnce(Call) -> BoxFuture<'static, Result<Bytes, CallError>> + Send>;
@@ -259,19 +84,19 @@ pub trait Local: Send + Sync + 'static {
         None
     }
     /// Returns its state, for those who ask how a call would go.
-    fn standing(&self) -> Standing {
-        Standing::default()
+    fn status(&self) -> TargetStatus {
+        TargetStatus::default()
     }
     /// Returns the state of a link definition, and `None` of one that it does not have; of
     /// providers.
-    fn link_standing(&self, _link: &LinkDefinition) -> Option<LinkStanding> {
+    fn link_status(&self, _link: &LinkDefinition) -> Option<LinkStatus> {
         None
     }
 }
 
 /// The state of a link definition at its provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LinkStanding {
+pub enum LinkStatus {
     /// Calls go by it.
     Up,
     /// It is not taken on, and why. One with other values may be up meanwhile.
@@ -282,7 +107,7 @@ pub enum LinkStanding {
 
 /// A target as it is now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct TargetStatus {
     /// Contracts it was signed for; of actors.
     pub capabilities: Option<Vec<String>>,
     /// When its claims cease to count, in seconds since 1970.
@@ -423,21 +248,14 @@ impl Router {
 
     /// Decides where an actor's call goes: `namespace` is a contract id, an actor's public key or a call alias.
     pub fn decide(&self, caller: &ActorClaims, binding: &str, namespace: &str) -> Result<Route, CallError> {
-        let actor_id = caller.subject.as_str();
-        in_force(caller, now())?;
         let (inner, table) = (&*self.0, self.0.links.table());
         let owner_of = |alias: &str| inner.aliases.owner(&table, alias, |id| inner.presence(id));
-        let meant = Meant::find(&table, &inner.lattice, actor_id, (binding, namespace), owner_of)
-            .map_err(|error| leads_nowhere(error, claimed(actor_id, namespace, &caller.caps)))?;
-        if let Some(contract) = meant.contract(namespace) {
-            claimed(actor_id, contract, &caller.caps)?;
-        }
-        Ok(meant.route())
+        rules::decide(&table, &inner.lattice, (caller, now()), (binding, namespace), owner_of)
     }
 
     /// Performs a call of what [`decide`](Self::decide) made of `namespace`. If that is the alias of an actor that nobody
     /// listens for, the actor that inherits it gets the call.
-    pub async fn call_meant(&self, mut call: Call, namespace: &str) -> Result<Bytes, CallError> {
+    pub async fn call_resolved(&self, mut call: Call, namespace: &str) -> Result<Bytes, CallError> {
         let is_alias = call.target.is_actor() && *call.target.public_key != *namespace;
         if !is_alias {
             return self.call(call).await;
@@ -476,7 +294,7 @@ impl Router {
     /// less than this host, or the link may have moved on while the call was on its way. A refusal for that reason means
     /// that nothing was done, so the call is made again, as long as the link is young.
     async fn call_provider(&self, mut call: Call) -> Result<Bytes, CallError> {
-        let mut pause = SETTLE_PAUSE;
+        let mut backoff = Backoff::new(SETTLE_PAUSE, Duration::MAX);
         loop {
             let error = match self.attempt(call.clone()).await {
                 Err(error) if error.is_unlinked() => error,
@@ -490,11 +308,11 @@ impl Router {
                 continue;
             }
             let young = table.stored_link(&link.id()).is_some_and(|stored| stored.since.elapsed() < SETTLE);
+            let pause = backoff.next_pause();
             if !young || Instant::now() + pause >= call.deadline {
                 return Err(error);
             }
             tokio::time::sleep(pause).await;
-            pause *= 2;
         }
     }
 
@@ -504,9 +322,10 @@ impl Router {
         let key = Arc::clone(&call.target.public_key);
         let Some(local) = self.local(&call.target) else {
             let counted = inner.meter.called(&call.target, &call.operation);
-            let permitted = if asks_policy(false, &call.target) { self.permitted(&call).await } else { Ok(()) };
+            let is_asked = asks_policy(&call.target, Place::Elsewhere);
+            let permitted = if is_asked { self.permitted(&call).await } else { Ok(()) };
             let result = match permitted {
-                Ok(()) => inner.remote.call(call, true).await,
+                Ok(()) => inner.remote.call(call, Candidates::All).await,
                 Err(error) => Err(error),
             };
             return ended(Some(counted), result, &key);
@@ -522,7 +341,7 @@ impl Router {
         // All permits are out: another host may have one. If none takes the call, it waits for a permit here.
         counted.into_iter().for_each(InWork::withdraw);
         let elsewhere = inner.meter.called(&call.target, &call.operation);
-        match inner.remote.call(call.clone(), false).await {
+        match inner.remote.call(call.clone(), Candidates::Others).await {
             Err(error) if error.is_busy(&key) || matches!(error, CallError::NoResponders { .. }) => {
                 elsewhere.withdraw();
                 let counted = begin();
@@ -563,11 +382,11 @@ impl Router {
         }
     }
 
-    /// Refuses a call to an actor of this host by a provider that has no business with it: see [`signed_for`] and
-    /// [`lets_in`]. A host that does not have the links of the lattice goes by the claims alone.
+    /// Refuses a call to an actor of this host by a provider that has no business with it: see
+    /// [`rules::admits`].
     pub fn admits(&self, origin: &Entity, actor_id: &str, capabilities: &[String]) -> Result<(), CallError> {
-        signed_for(origin, actor_id, capabilities)?;
-        if self.0.links.has_those_of_the_lattice() { lets_in(&self.0.links.table(), origin, actor_id) } else { Ok(()) }
+        let links = self.0.links.has_those_of_the_lattice().then(|| self.0.links.table());
+        rules::admits(links.as_deref(), origin, actor_id, capabilities)
     }
 
     /// Checks a call: the terms of its providers, a target in this process, the policy service.
@@ -621,19 +440,6 @@ impl Inner {
     fn presence(&self, actor_id: &str) -> Presence {
         if self.actors.load().contains_key(actor_id) { Presence::Runs } else { self.remote.presence(actor_id) }
     }
-}
-
-/// Whether the host a call begins on asks the policy service: that of a remote actor asks for it.
-fn asks_policy(is_local: bool, target: &Entity) -> bool {
-    is_local || !target.is_actor()
-}
-
-fn permitted(decision: &policy::Decision) -> Result<(), CallError> {
-    if decision.permitted {
-        return Ok(());
-    }
-    let policy::Decision { request_id, message, .. } = decision.clone();
-    Err(CallError::Denied { request_id, message })
 }
 
 /// Counts how a call ended.

@@ -7,6 +7,7 @@
 //! An answer that takes long is asked for, at the host that has the call. If that host is gone, silent, or has never seen the
 //! call, the call is made again elsewhere, provided that it may be made twice ([`repeat`]); the first answer wins. A call that
 //! may not be made twice waits for its answer as long as there is hope, and then its error says that the outcome is unknown.
+//! [`pursuit`](super::pursuit) decides all that, [`Drive`] sends and listens.
 //!
 //! Everything ends at the call's deadline.
 
@@ -23,9 +24,10 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered}
 use tokio::time::{Instant, interval, sleep, sleep_until};
 use tracing::{debug, info};
 
+use super::pursuit::{CHECK_INTERVAL, Check, Conclusion, PROBE_AFTER, Pursuit, Sight};
 use crate::{
     links::Live,
-    peers::{Peer, Peers, Presence, target_of},
+    peers::{Candidates, Peer, Peers, Presence},
     rpc::{
         call::{Call, CallError},
         client::{Answer, Client, new_id},
@@ -34,21 +36,8 @@ use crate::{
     },
 };
 
-/// How long an answer may take before it is asked for. Longer than nearly all calls take.
-const DOUBT: Duration = Duration::from_millis(200);
-/// The longest pause between two questions.
-const DOUBT_MAX: Duration = Duration::from_secs(1);
-/// How often to look whether others have found out that a host is lost.
-const LOOK: Duration = Duration::from_millis(100);
 /// How long a host may take to answer a question. Twice the way around the world.
-const ASK: Duration = Duration::from_millis(500);
-/// How long a host counts as at work that said so: the longest pause between two questions, and the time for an answer.
-const HEARD: Duration = Duration::from_millis(1600);
-/// The time that a callee that cannot be asked gets for fetching a large payload, if storing it
-/// took less.
-const FETCH_MIN: Duration = Duration::from_secs(1);
-/// How often one call is made at most.
-const ATTEMPTS_MAX: usize = 4;
+const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long after a host was last heard of its calls wait for it to come back: a NATS server that is started again takes its
 /// clients and leaf nodes back within this time.
 const GRACE: Duration = Duration::from_secs(4);
@@ -67,56 +56,35 @@ struct Inner {
     marked: Vec<String>,
 }
 
-/// A call that was sent.
-struct Attempt {
+/// A call as it was sent once.
+struct Sent {
     /// The host that has it; unknown when the queue group decided.
     peer: Option<Arc<Peer>>,
     /// Those who may have it, and how often each had been lost.
     may_have: Vec<(Arc<Peer>, u64)>,
     id: String,
     began: Instant,
-    sent: Arc<AtomicBool>,
-    answer: BoxFuture<'static, Result<Bytes, CallError>>,
+    /// See [`Sight::is_sent`].
+    is_sent: Arc<AtomicBool>,
 }
 
-/// The state of an attempt whose answer takes long.
-struct Pending {
-    peer: Option<Arc<Peer>>,
-    may_have: Vec<(Arc<Peer>, u64)>,
-    id: String,
-    began: Instant,
-    /// The callee has it, or should; before that and afterwards a large payload may be on its way.
-    sent: Arc<AtomicBool>,
-    /// Questions for it without an answer.
-    asked: usize,
-    /// When it was first seen to be with the callee.
-    out_since: Option<Instant>,
-    /// When the host that has it last said so.
-    in_work_at: Option<Instant>,
-    /// It will most likely have no answer, and why.
-    doubt: Option<String>,
-    /// It was not taken, so nothing was done.
-    is_over: bool,
-    /// Since when neither the call nor its answer is on its way any more.
-    lost_since: Option<Instant>,
-}
+type Exchange = BoxFuture<'static, Result<Bytes, CallError>>;
 
-impl Pending {
-    /// Whether somebody should be working on it.
-    fn is_out(&self) -> bool {
-        !self.is_over && self.lost_since.is_none() && self.sent.load(Ordering::Acquire)
+impl Sent {
+    fn is_sent(&self) -> bool {
+        self.is_sent.load(Ordering::Acquire)
     }
 
-    /// One of those who may have it was lost since.
-    fn lost_host(&self) -> Option<&Arc<Peer>> {
-        self.may_have.iter().find(|(peer, losses)| peer.losses() > *losses).map(|(peer, _)| peer)
+    fn sight(&self) -> Sight<'_> {
+        let lost = self.may_have.iter().find(|(peer, losses)| peer.losses() > *losses);
+        Sight { is_sent: self.is_sent(), lost_host: lost.map(|(peer, _)| &*peer.id) }
     }
 }
 
 /// The hosts a call may still go to: those of the target that were not tried.
 struct Choice {
     target: Arc<str>,
-    may_be_here: bool,
+    candidates: Candidates,
     tried: Vec<Arc<Peer>>,
 }
 
@@ -126,19 +94,18 @@ impl Remote {
         Self(Arc::new(Inner { client, peers, links, marked }))
     }
 
-    /// Performs a call elsewhere, or here if it `may_be_here`.
-    pub async fn call(&self, call: Call, may_be_here: bool) -> Result<Bytes, CallError> {
-        let mut choice = Choice::of(&call.target, may_be_here);
+    /// Performs a call on one of the candidates.
+    pub async fn call(&self, call: Call, candidates: Candidates) -> Result<Bytes, CallError> {
+        let mut choice = Choice::of(&call.target, candidates);
         let key = Arc::clone(&call.target.public_key);
         loop {
-            let peer = self.choose(&choice);
-            let mut attempt = self.send(&call, &choice, peer);
+            let (sent, mut answer) = self.send(&call, &choice);
             let result = tokio::select! {
                 biased;
-                result = &mut attempt.answer => result,
-                () = sleep(DOUBT) => return self.pursue(call, choice, attempt).await,
+                result = &mut answer => result,
+                () = sleep(PROBE_AFTER) => return Drive::new(self, call, choice, sent, answer).drive().await,
             };
-            match (result, attempt.peer) {
+            match (result, sent.peer) {
                 (Err(error), Some(peer)) if was_not_taken(&error, &key) => choice.pass_over(peer, &error),
                 (Err(CallError::NoResponders { .. }), None) if self.may_come_back(&choice, &call) => {
                     sleep(GRACE_PAUSE).await;
@@ -146,7 +113,7 @@ impl Remote {
                 }
                 (result, peer) => {
                     if let Some(peer) = peer {
-                        peer.learn(attempt.began.elapsed());
+                        peer.record_latency(sent.began.elapsed());
                     }
                     return result;
                 }
@@ -155,15 +122,15 @@ impl Remote {
     }
 
     /// Where a call would be sent first: to a host that is chosen, or to the queue group.
-    pub fn first(&self, target: &Entity, may_be_here: bool) -> Result<(Option<Arc<Peer>>, String), CallError> {
-        let peer = self.choose(&Choice::of(target, may_be_here));
+    pub fn first(&self, target: &Entity, candidates: Candidates) -> Result<(Option<Arc<Peer>>, String), CallError> {
+        let peer = self.choose(&Choice::of(target, candidates));
         let subject = self.0.client.subject(target, peer.as_ref().map(|peer| &*peer.id))?;
         Ok((peer, subject))
     }
 
     /// The other hosts that run a target.
     pub fn runners(&self, target: &Entity) -> Vec<Arc<Peer>> {
-        self.0.peers.runners(&target_of(target))
+        self.0.peers.runners(&target.target_name())
     }
 
     /// Whether another host runs an actor.
@@ -177,7 +144,7 @@ impl Remote {
     }
 
     fn choose(&self, choice: &Choice) -> Option<Arc<Peer>> {
-        self.0.peers.choose(&choice.target, &choice.tried, choice.may_be_here)
+        self.0.peers.choose(&choice.target, &choice.tried, choice.candidates)
     }
 
     /// Tells whether a host that runs the target was there a moment ago. A host that stops taking
@@ -188,7 +155,9 @@ impl Remote {
             && self.0.peers.runners(&choice.target).iter().any(|peer| peer.silence() < GRACE)
     }
 
-    fn send(&self, call: &Call, choice: &Choice, peer: Option<Arc<Peer>>) -> Attempt {
+    /// Sends a call to the host that is the best choice now, or to the queue group.
+    fn send(&self, call: &Call, choice: &Choice) -> (Sent, Exchange) {
+        let peer = self.choose(choice);
         let may_have = match &peer {
             Some(peer) => vec![(Arc::clone(peer), peer.losses())],
             None => {
@@ -197,215 +166,219 @@ impl Remote {
             }
         };
         let (inner, call, id) = (Arc::clone(&self.0), call.clone(), new_id());
-        let (sent_id, sent_to, sent) = (id.clone(), peer.clone(), Arc::new(AtomicBool::new(false)));
-        let is_sent = Arc::clone(&sent);
-        let answer = async move {
+        let (sent_id, sent_to, is_sent) = (id.clone(), peer.clone(), Arc::new(AtomicBool::new(false)));
+        let sent = Sent { peer, may_have, id, began: Instant::now(), is_sent: Arc::clone(&is_sent) };
+        let exchange = async move {
             let _taken = sent_to.as_ref().map(Peer::take);
             inner.client.invoke(call, sent_to.as_ref().map(|peer| &*peer.id), sent_id, &is_sent).await
         };
-        Attempt { peer, may_have, id, began: Instant::now(), sent, answer: answer.boxed() }
+        (sent, exchange.boxed())
+    }
+}
+
+impl Inner {
+    /// Asks a host for a call that was sent to it under `id`, or only whether it is there.
+    async fn probe(&self, call: &Call, host: &str, id: Option<&str>) -> Answer {
+        let Some(id) = id else { return self.client.look_for(host, PROBE_TIMEOUT).await };
+        match self.client.ask(call, host, id, PROBE_TIMEOUT).await {
+            // Is it the host that is gone, or has it only ended the target?
+            Answer::Gone => match self.client.look_for(host, PROBE_TIMEOUT).await {
+                Answer::InWork => Answer::Unknown,
+                answer => answer,
+            },
+            // A host that has much to do takes its time for questions about one target.
+            Answer::Silence => self.client.look_for(host, PROBE_TIMEOUT).await,
+            answer => answer,
+        }
+    }
+}
+
+/// The answer of a host to a question about the attempt with this number.
+type Probe = BoxFuture<'static, (usize, Arc<Peer>, Answer)>;
+
+/// Sees a call through whose answer takes long.
+struct Drive<'a> {
+    remote: &'a Remote,
+    call: Call,
+    choice: Choice,
+    /// The attempts, by their numbers in `pursuit`.
+    sent: Vec<Sent>,
+    pursuit: Pursuit,
+    /// The answers that are still to come, each with the number of its attempt.
+    answers: FuturesUnordered<BoxFuture<'static, (usize, Result<Bytes, CallError>)>>,
+    probes: FuturesUnordered<Probe>,
+    /// Found out when it first matters.
+    is_repeatable: Option<bool>,
+}
+
+impl<'a> Drive<'a> {
+    fn new(remote: &'a Remote, call: Call, choice: Choice, first: Sent, answer: Exchange) -> Self {
+        let pursuit = Pursuit::new(first.began, Instant::now());
+        let (answers, probes) = (FuturesUnordered::new(), FuturesUnordered::new());
+        let mut drive = Self { remote, call, choice, sent: Vec::new(), pursuit, answers, probes, is_repeatable: None };
+        drive.expect(first, answer);
+        drive
     }
 
-    /// Sees a call through whose answer takes long.
-    async fn pursue(&self, call: Call, mut choice: Choice, first: Attempt) -> Result<Bytes, CallError> {
-        let mut answers = FuturesUnordered::new();
-        let mut questions = FuturesUnordered::<Question>::new();
-        let mut pending: Vec<Pending> = Vec::new();
-        let begin = |attempt: Attempt, pending: &mut Vec<Pending>| {
-            let number = pending.len();
-            let Attempt { peer, may_have, id, began, sent, answer } = attempt;
-            let (asked, out_since, in_work_at, doubt, is_over, lost_since) = (0, None, None, None, false, None);
-            pending.push(Pending {
-                peer,
-                may_have,
-                id,
-                began,
-                sent,
-                asked,
-                out_since,
-                in_work_at,
-                doubt,
-                is_over,
-                lost_since,
-            });
-            async move { (number, answer.await) }.boxed()
-        };
-        answers.push(begin(first, &mut pending));
-        let mut is_repeatable = None;
-        // Attempts that may have been carried out, and when to make the next one.
-        let (mut made, mut again_at) = (1, None);
-        let mut look = interval(LOOK);
-        let (mut ask_at, mut pause) = (Instant::now(), DOUBT);
+    /// Waits for the answer to an attempt that `pursuit` knows already.
+    fn expect(&mut self, sent: Sent, answer: Exchange) {
+        let number = self.sent.len();
+        self.sent.push(sent);
+        self.answers.push(async move { (number, answer.await) }.boxed());
+    }
+
+    async fn drive(mut self) -> Result<Bytes, CallError> {
+        let mut check = interval(CHECK_INTERVAL);
         loop {
-            let doubtful = tokio::select! {
+            let again_at = self.pursuit.again_at();
+            let is_newly_doubtful = tokio::select! {
                 biased;
-                Some((number, result)) = answers.next() => {
-                    match result {
-                        Err(error) if was_not_taken(&error, &call.target.public_key) => {
-                            made -= 1;
-                            match pending[number].peer.clone() {
-                                Some(peer) => {
-                                    choice.pass_over(peer, &error);
-                                    again_at = Some(Instant::now());
-                                }
-                                None if self.may_come_back(&choice, &call) => again_at = Some(Instant::now() + GRACE_PAUSE),
-                                None if answers.is_empty() => return Err(self.outcome(&call, &pending).unwrap_or(error)),
-                                None => {}
-                            }
-                            pending[number].is_over = true;
-                        }
-                        result => {
-                            let attempt = &pending[number];
-                            if let Some(peer) = &attempt.peer {
-                                peer.learn(attempt.began.elapsed());
-                            }
-                            return match result {
-                                Err(error @ CallError::TimedOut { .. }) => {
-                                    Err(self.outcome(&call, &pending).unwrap_or(error))
-                                }
-                                result => result,
-                            };
-                        }
-                    }
-                    false
-                }
-                Some((number, who, answer)) = questions.next() => {
-                    let attempt: &mut Pending = &mut pending[number];
-                    attempt.asked -= 1;
-                    // Its answer may have crossed the question.
-                    attempt.is_out() && judge(attempt, &who, answer)
-                }
+                Some((number, result)) = self.answers.next() => match self.take_answer(number, result) {
+                    Some(result) => return result,
+                    None => false,
+                },
+                Some((number, host, answer)) = self.probes.next() => self.record_probe(number, &host, answer),
                 () = sleep_until(again_at.unwrap_or_else(Instant::now)), if again_at.is_some() => {
-                    again_at = None;
-                    if made < ATTEMPTS_MAX {
-                        made += 1;
-                        let peer = self.choose(&choice);
-                        debug!(target = %choice.target, host_id = peer.as_ref().map(|peer| &*peer.id), "a call is made again");
-                        answers.push(begin(self.send(&call, &choice, peer), &mut pending));
-                    }
+                    self.try_again();
                     false
                 }
-                _ = look.tick() => {
-                    if self.is_late(&call, &mut pending) {
-                        return Err(self.outcome(&call, &pending).unwrap_or_else(|| self.late(&call, &pending)));
-                    }
-                    let is_time = Instant::now() >= ask_at;
-                    if is_time {
-                        ask_at += pause;
-                        pause = (pause * 2).min(DOUBT_MAX);
-                    }
-                    let mut is_doubtful = false;
-                    for (number, attempt) in pending.iter_mut().enumerate().filter(|(_, attempt)| attempt.is_out()) {
-                        if attempt.doubt.is_none() && let Some(host) = attempt.lost_host() {
-                            // Somebody else found out.
-                            attempt.doubt = Some(format!("host {} fell silent", host.id));
-                            is_doubtful = true;
-                        } else if is_time && attempt.asked == 0 {
-                            let asked = self.ask(&call, number, attempt);
-                            attempt.asked = asked.len();
-                            questions.extend(asked);
-                        }
-                    }
-                    let is_lost = |attempt: &Pending| attempt.lost_since.is_some_and(|since| since.elapsed() >= LOOK);
-                    if pending.iter().any(is_lost)
-                        && !*is_repeatable.get_or_insert_with(|| self.is_repeatable(&call))
-                        && let Some(error) = self.outcome(&call, &pending)
-                    {
-                        return Err(error);
-                    }
-                    is_doubtful
-                }
+                _ = check.tick() => self.check()?,
             };
-            if doubtful && *is_repeatable.get_or_insert_with(|| self.is_repeatable(&call)) {
-                again_at = Some(Instant::now());
+            if is_newly_doubtful && self.is_repeatable() {
+                self.pursuit.plan_again(Instant::now());
             }
-            if answers.is_empty() && again_at.is_none() {
-                let nobody = || CallError::Transport("no host takes the call".into());
-                return Err(self.outcome(&call, &pending).unwrap_or_else(nobody));
+            if self.answers.is_empty() && self.pursuit.again_at().is_none() {
+                let error = self.outcome();
+                return Err(error.unwrap_or_else(|| CallError::Transport("no host takes the call".into())));
             }
         }
     }
 
-    /// Tells whether the time of a call with a large payload is over, and no host says that it is
-    /// still at work with it. Fetching the payload may take a host longer than storing it took this
-    /// one; a host that answers nothing at all gets no more than a moment.
-    fn is_late(&self, call: &Call, pending: &mut [Pending]) -> bool {
-        if !self.0.client.travels_apart(call.payload.len()) {
-            // The exchange keeps its deadline.
-            return false;
-        }
-        let now = Instant::now();
-        let mut is_late = false;
-        for attempt in pending.iter_mut().filter(|attempt| attempt.is_out()) {
-            let stored_in = attempt.out_since.get_or_insert(now).saturating_duration_since(attempt.began);
-            let is_heard = attempt.in_work_at.is_some_and(|at| at.elapsed() < HEARD);
-            if is_heard || now < call.ends_at() + stored_in + stored_in.max(FETCH_MIN) {
-                return false;
+    /// Takes the end of an attempt; returns that of the call, if it is one.
+    fn take_answer(&mut self, number: usize, result: Result<Bytes, CallError>) -> Option<Result<Bytes, CallError>> {
+        let Sent { peer, began, .. } = &self.sent[number];
+        let error = match result {
+            Err(error) if was_not_taken(&error, &self.call.target.public_key) => error,
+            result => {
+                if let Some(peer) = peer {
+                    peer.record_latency(began.elapsed());
+                }
+                return Some(match result {
+                    Err(error @ CallError::TimedOut { .. }) => Err(self.outcome().unwrap_or(error)),
+                    result => result,
+                });
             }
-            is_late = true;
+        };
+        match peer.clone() {
+            Some(peer) => {
+                self.choice.pass_over(peer, &error);
+                self.pursuit.plan_again(Instant::now());
+            }
+            None if self.remote.may_come_back(&self.choice, &self.call) => {
+                self.pursuit.plan_again(Instant::now() + GRACE_PAUSE);
+            }
+            None if self.answers.is_empty() => return Some(Err(self.outcome().unwrap_or(error))),
+            None => {}
         }
-        is_late
+        self.pursuit.not_taken(number);
+        None
     }
 
-    fn late(&self, call: &Call, pending: &[Pending]) -> CallError {
-        let waited = pending.first().map_or(Duration::ZERO, |attempt| attempt.began.elapsed());
-        let to = pending.first().and_then(|attempt| attempt.peer.as_ref()).map(|peer| &*peer.id);
-        match self.0.client.subject(&call.target, to) {
-            Ok(subject) => self.0.client.timed_out(&subject, waited),
+    /// Takes the answer to a question; says whether an attempt is in doubt now and was not before.
+    fn record_probe(&mut self, number: usize, host: &Peer, answer: Answer) -> bool {
+        let is_sent = self.sent[number].is_sent();
+        let Conclusion { host_is_lost, is_newly_doubtful } =
+            self.pursuit.record_probe(number, is_sent, (&host.id, answer), Instant::now());
+        if let Some(why) = host_is_lost
+            && host.lose()
+        {
+            info!(host_id = %host.id, why, "a host with calls of this one is lost; calls go to others until it is heard again");
+        }
+        is_newly_doubtful
+    }
+
+    fn try_again(&mut self) {
+        if self.pursuit.try_again(Instant::now()) {
+            let (sent, answer) = self.remote.send(&self.call, &self.choice);
+            let host_id = sent.peer.as_ref().map(|peer| &*peer.id);
+            debug!(target = %self.choice.target, host_id, "a call is made again");
+            self.expect(sent, answer);
+        }
+    }
+
+    /// Looks at all attempts and asks for those whose time it is. Fails when nothing is to be hoped
+    /// for any more; says whether an attempt is in doubt now and was not before.
+    fn check(&mut self) -> Result<bool, CallError> {
+        let (now, sent) = (Instant::now(), &self.sent);
+        // An exchange with a payload inside keeps its deadline itself.
+        let travels_apart = self.remote.0.client.travels_apart(self.call.payload.len());
+        if travels_apart && self.pursuit.is_late(now, self.call.ends_at(), |number| sent[number].is_sent()) {
+            return Err(self.outcome().unwrap_or_else(|| self.late()));
+        }
+        let Check { to_probe, is_newly_doubtful } = self.pursuit.check(now, |number| sent[number].sight());
+        for number in to_probe {
+            self.ask(number);
+        }
+        if self.pursuit.is_lost(now)
+            && !self.is_repeatable()
+            && let Some(error) = self.outcome()
+        {
+            return Err(error);
+        }
+        Ok(is_newly_doubtful)
+    }
+
+    /// Asks for an attempt: the host that has it, or all that may have it.
+    fn ask(&mut self, number: usize) {
+        let Sent { peer, may_have, id, .. } = &self.sent[number];
+        self.pursuit.asked(number, may_have.len());
+        for (host, _) in may_have {
+            let (inner, call, host) = (Arc::clone(&self.remote.0), self.call.clone(), Arc::clone(host));
+            // Of those in a queue group nobody knows which one it went to.
+            let id = peer.as_ref().map(|_| id.clone());
+            let probe = async move {
+                let answer = inner.probe(&call, &host.id, id.as_deref()).await;
+                (number, host, answer)
+            };
+            self.probes.push(probe.boxed());
+        }
+    }
+
+    /// The error of a call of which nobody knows what became of it; none if every attempt is accounted for.
+    fn outcome(&self) -> Option<CallError> {
+        let Call { operation, target, .. } = &self.call;
+        let (operation, target) = (operation.clone(), target.public_key.to_string());
+        self.pursuit.cause().map(|cause| CallError::OutcomeUnknown { operation, target, cause: cause.to_owned() })
+    }
+
+    fn late(&self) -> CallError {
+        let client = &self.remote.0.client;
+        let first = self.sent.first();
+        let waited = first.map_or(Duration::ZERO, |sent| sent.began.elapsed());
+        let host = first.and_then(|sent| sent.peer.as_ref()).map(|peer| &*peer.id);
+        match client.subject(&self.call.target, host) {
+            Ok(subject) => client.timed_out(&subject, waited),
             Err(error) => error,
         }
     }
 
-    /// Asks for an attempt: the host that has it, or all that may have it.
-    fn ask(&self, call: &Call, number: usize, attempt: &Pending) -> Vec<Question> {
-        let id = attempt.peer.as_ref().map(|_| attempt.id.clone());
-        let question = |(peer, _): &(Arc<Peer>, u64)| {
-            let (client, call, peer, id) = (self.0.client.clone(), call.clone(), Arc::clone(peer), id.clone());
-            async move {
-                let Some(id) = id else {
-                    let answer = client.look_for(&peer.id, ASK).await;
-                    return (number, peer, answer);
-                };
-                let answer = match client.ask(&call, &peer.id, &id, ASK).await {
-                    // Is it the host that is gone, or has it only ended the target?
-                    Answer::Gone => match client.look_for(&peer.id, ASK).await {
-                        Answer::InWork => Answer::Unknown,
-                        answer => answer,
-                    },
-                    // A host that has much to do takes its time for questions about one target.
-                    Answer::Silence => client.look_for(&peer.id, ASK).await,
-                    answer => answer,
-                };
-                (number, peer, answer)
-            }
-            .boxed()
-        };
-        attempt.may_have.iter().map(question).collect()
-    }
-
-    /// The error of a call of which nobody knows what became of it; none if every attempt is accounted for.
-    fn outcome(&self, call: &Call, pending: &[Pending]) -> Option<CallError> {
-        let cause = pending.iter().filter(|attempt| !attempt.is_over).find_map(|attempt| attempt.doubt.clone())?;
-        let (operation, target) = (call.operation.clone(), call.target.public_key.to_string());
-        Some(CallError::OutcomeUnknown { operation, target, cause })
-    }
-
-    fn is_repeatable(&self, call: &Call) -> bool {
-        repeat::is_repeatable(call, &self.0.marked, self.0.links.table().tags(&call.target.public_key))
+    fn is_repeatable(&mut self) -> bool {
+        let (Inner { marked, links, .. }, call) = (&*self.remote.0, &self.call);
+        *self
+            .is_repeatable
+            .get_or_insert_with(|| repeat::is_repeatable(call, marked, links.table().tags(&call.target.public_key)))
     }
 }
 
-type Question = BoxFuture<'static, (usize, Arc<Peer>, Answer)>;
-
 impl Choice {
-    fn of(target: &Entity, may_be_here: bool) -> Self {
-        Self { target: target_of(target), may_be_here, tried: Vec::new() }
+    fn of(target: &Entity, candidates: Candidates) -> Self {
+        Self { target: target.target_name(), candidates, tried: Vec::new() }
     }
 
     /// A host did not take the call.
     fn pass_over(&mut self, peer: Arc<Peer>, error: &CallError) {
         if matches!(error, CallError::NoResponders { .. }) {
-            peer.strike(&self.target);
+            peer.mark_unavailable(&self.target);
         }
         self.tried.push(peer);
     }
@@ -414,27 +387,4 @@ impl Choice {
 /// Whether a call of `target` was certainly not carried out, and another host may take it.
 fn was_not_taken(error: &CallError, target: &str) -> bool {
     matches!(error, CallError::NoResponders { .. }) || error.is_busy(target)
-}
-
-/// Draws the conclusion from an answer; says whether the attempt is in doubt now and was not before.
-fn judge(attempt: &mut Pending, who: &Arc<Peer>, answer: Answer) -> bool {
-    let why = match answer {
-        Answer::InWork => {
-            attempt.in_work_at = Some(Instant::now());
-            return false;
-        }
-        Answer::CutOff => return false,
-        Answer::Unknown => "lost the call or its answer",
-        Answer::Gone => "vanished",
-        Answer::Silence => "fell silent",
-    };
-    if answer != Answer::Unknown && who.lose() {
-        info!(host_id = %who.id, why, "a host with calls of this one is lost; calls go to others until it is heard again");
-    }
-    if answer == Answer::Unknown {
-        attempt.lost_since = Some(Instant::now());
-    }
-    let is_news = attempt.doubt.is_none();
-    attempt.doubt = Some(format!("host {} {why}", who.id));
-    is_news
 }

@@ -190,8 +190,7 @@ impl Signer {
 
 /// Appends a JSON string. Nearly all of ours are plain; the others go through serde.
 fn push_json(text: &str, out: &mut String) {
-    let plain = |byte: &u8| *byte >= 0x20 && !matches!(byte, b'"' | b'\\');
-    if text.as_bytes().iter().all(plain) {
+    if text.bytes().all(|byte| byte >= 0x20 && !matches!(byte, b'"' | b'\\')) {
         out.push('"');
         out.push_str(text);
         out.push('"');
@@ -223,12 +222,12 @@ pub struct Verifier {
 impl Verifier {
     /// Takes the accepted issuers; a host's own must be among them.
     pub fn new(issuers: Vec<ClusterKey>) -> Self {
-        let with_key = |issuer: ClusterKey| {
+        let with_keys = issuers.into_iter().map(|issuer| {
             let key = VerifyingKey::parse(issuer.as_str(), Kind::Cluster)
                 .expect("a `ClusterKey` was decoded when it was made");
             (issuer, key)
-        };
-        Self { issuers: issuers.into_iter().map(with_key).collect() }
+        });
+        Self { issuers: with_keys.collect() }
     }
 
     /// Checks all that can be checked without the payload.

@@ -26,17 +26,18 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     task::Poll,
     time::Duration,
 };
 
+use anyhow::{Context as _, Result, anyhow, ensure};
 use async_nats::{
     HeaderMap,
     jetstream::{
-        Context, ErrorCode,
+        self, ErrorCode,
         context::{GetStreamErrorKind, PublishAckFuture},
         stream::{self, Stream},
     },
@@ -45,6 +46,7 @@ use aws_lc_rs::digest::{Context as Hash, SHA256, digest};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
 use bytes::Bytes;
 use futures::StreamExt;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -58,7 +60,7 @@ use tracing::debug;
 use crate::{
     budget::{self, Budget, Held, Shortage},
     errors::chain,
-    lenient::nullable,
+    serde_null::null_as_default,
     store::{
         jetstream::{
             context,
@@ -154,7 +156,7 @@ pub struct Chunks(Arc<Inner>);
 struct Inner {
     client: async_nats::Client,
     /// The configured domain first, then none.
-    contexts: Vec<Context>,
+    contexts: Vec<jetstream::Context>,
     bucket: String,
     settings: Settings,
     fetches: Semaphore,
@@ -175,7 +177,7 @@ struct Metadata {
     /// Written by all of them; not required by the last.
     #[serde(default)]
     size: Option<u64>,
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "null_as_default")]
     deleted: bool,
     #[serde(default)]
     digest: Option<String>,
@@ -185,21 +187,28 @@ struct Metadata {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PayloadName(String);
 
+/// The id of an invocation is none that an object may be named after.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the invocation id has characters no object name may have")]
+pub struct BadName;
+
 impl PayloadName {
-    /// The object of a call's payload; `None` if no object may have this name.
-    pub fn of_call(invocation_id: &str) -> Option<Self> {
+    /// The object of a call's payload.
+    pub fn of_call(invocation_id: &str) -> Result<Self, BadName> {
         Self::parse(invocation_id)
     }
 
     /// The object of an answer.
-    pub fn of_answer(invocation_id: &str) -> Option<Self> {
+    pub fn of_answer(invocation_id: &str) -> Result<Self, BadName> {
         Self::parse(&format!("{invocation_id}-r"))
     }
 
-    fn parse(text: &str) -> Option<Self> {
-        let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"_=/.-".contains(&b);
-        let is_name = !text.is_empty() && text.len() <= 128 && text.bytes().all(is_plain);
-        is_name.then(|| Self(text.to_owned()))
+    fn parse(text: &str) -> Result<Self, BadName> {
+        let is_plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_=/.-".contains(&b));
+        if text.is_empty() || text.len() > 128 || !is_plain {
+            return Err(BadName);
+        }
+        Ok(Self(text.to_owned()))
     }
 
     /// Where the metadata is, of readers since 2023 and of those before.
@@ -242,7 +251,7 @@ impl Stored {
     fn end(&mut self, due: Instant) {
         let Some((name, pieces, in_flight)) = self.object.take() else { return };
         let (left, _in_flight) = (Instant::now(), in_flight);
-        self.chunks.leftovers().push_back(Leftover { name, pieces, left, due, _in_flight });
+        self.chunks.0.leftovers.lock().push_back(Leftover { name, pieces, left, due, _in_flight });
         self.chunks.0.untidy.notify_one();
     }
 }
@@ -310,12 +319,6 @@ impl Chunks {
     /// actor or provider are there already. Takes as long as its caller waits.
     pub async fn put(&self, name: PayloadName, payload: &Bytes, whose: &str) -> Result<Stored, ChunkError> {
         let Inner { bucket, client, .. } = &*self.0;
-        let store_error = |cause: String| ChunkError::Store {
-            bytes: payload.len(),
-            max_payload: client.max_payload(),
-            bucket: bucket.clone(),
-            cause,
-        };
         let in_flight = self.room_in_flight(payload.len(), whose).await.ok_or_else(|| ChunkError::InFlight {
             bytes: payload.len(),
             bucket: bucket.clone(),
@@ -324,7 +327,12 @@ impl Chunks {
         let pieces = PieceId::parse(&uuid::Uuid::new_v4().simple().to_string()).unwrap_or_default();
         // Made before anything is sent: if this ends early, the pieces sent are removed.
         let stored = Stored { chunks: self.clone(), object: Some((name.clone(), pieces.clone(), in_flight)) };
-        self.0.put(&name, &pieces, payload).await.map_err(store_error)?;
+        self.0.put(&name, &pieces, payload).await.map_err(|cause| ChunkError::Store {
+            bytes: payload.len(),
+            max_payload: client.max_payload(),
+            bucket: bucket.clone(),
+            cause: cause.to_string(),
+        })?;
         Ok(stored)
     }
 
@@ -338,8 +346,7 @@ impl Chunks {
         mut seen: impl FnMut(&[u8]),
     ) -> Result<Fetched, ChunkError> {
         self.0.check_size(expected, reader)?;
-        let error = |cause: String| ChunkError::Fetch { name: name.0.clone(), bucket: self.0.bucket.clone(), cause };
-        let mut last = String::from("no object store");
+        let mut last = anyhow!("no object store");
         for context in &self.0.contexts {
             let found = match self.0.find(context, &name, expected).await {
                 Ok(found) => found,
@@ -351,10 +358,11 @@ impl Chunks {
             // Only what is there takes a place.
             let Ok(_place) = self.0.fetches.acquire().await else { break };
             let (stream, metadata) = found;
-            let payload = self.0.read(&stream, &metadata, expected, &mut seen).await.map_err(error)?;
+            let payload = self.0.read(&stream, &metadata, expected, &mut seen).await;
+            let payload = payload.map_err(|cause| self.0.not_fetched(&name, &cause))?;
             return Ok(Fetched { payload, chunks: self.clone(), stream, name, pieces: metadata.nuid });
         }
-        Err(error(last))
+        Err(self.0.not_fetched(&name, &last))
     }
 
     /// Removes what is due until told to stop.
@@ -377,7 +385,7 @@ impl Chunks {
         let Some(context) = self.0.contexts.first() else { return };
         let Ok(stream) = context.get_stream_no_info(self.0.stream_name()).await else { return };
         let is_wanted = self.0.waiting.load(Ordering::Relaxed) > 0;
-        let leftovers = std::mem::take(&mut *self.leftovers());
+        let leftovers = std::mem::take(&mut *self.0.leftovers.lock());
         let looks = leftovers.into_iter().map(|leftover| {
             let stream = &stream;
             async move {
@@ -397,13 +405,9 @@ impl Chunks {
         let mut looks = futures::stream::iter(looks).buffer_unordered(TIDY_AT_ONCE);
         while let Some(look) = looks.next().await {
             if let Some(leftover) = look {
-                self.leftovers().push_back(leftover);
+                self.0.leftovers.lock().push_back(leftover);
             }
         }
-    }
-
-    fn leftovers(&self) -> MutexGuard<'_, VecDeque<Leftover>> {
-        self.0.leftovers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts bytes as in flight; `None` if too many are.
@@ -459,7 +463,7 @@ impl Inner {
 
     /// The bytes in flight of one actor or provider.
     fn semaphore_of(&self, whose: &str) -> Arc<Semaphore> {
-        let mut all = self.in_flight_of.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.in_flight_of.lock();
         if let Some(found) = all.get(whose).and_then(Weak::upgrade) {
             return found;
         }
@@ -472,21 +476,24 @@ impl Inner {
     /// Refuses what the reader cannot hold.
     fn check_size(&self, bytes: u64, reader: Reader) -> Result<(), ChunkError> {
         let Settings { budget, actor_bytes_max, .. } = &self.settings;
-        let too_large = |limit: String| Err(ChunkError::TooLarge { bytes, limit });
-        if bytes > PAYLOAD_BYTES_MAX {
-            return too_large(format!("the limit is {PAYLOAD_BYTES_MAX}"));
-        }
-        if reader == Reader::Actor && bytes > *actor_bytes_max {
-            return too_large(format!("the memory of an actor is {actor_bytes_max} (actor_memory_max_bytes)"));
-        }
-        if bytes > budget.payload_max() as u64 {
-            return too_large(format!("this host takes {} at most (payload_memory_max_bytes)", budget.payload_max()));
-        }
-        Ok(())
+        let limit = if bytes > PAYLOAD_BYTES_MAX {
+            format!("the limit is {PAYLOAD_BYTES_MAX}")
+        } else if reader == Reader::Actor && bytes > *actor_bytes_max {
+            format!("the memory of an actor is {actor_bytes_max} (actor_memory_max_bytes)")
+        } else if bytes > budget.payload_max() as u64 {
+            format!("this host takes {} at most (payload_memory_max_bytes)", budget.payload_max())
+        } else {
+            return Ok(());
+        };
+        Err(ChunkError::TooLarge { bytes, limit })
     }
 
-    async fn put(&self, name: &PayloadName, pieces: &PieceId, payload: &Bytes) -> Result<(), String> {
-        let context = self.contexts.first().ok_or("no JetStream context")?;
+    fn not_fetched(&self, name: &PayloadName, cause: &anyhow::Error) -> ChunkError {
+        ChunkError::Fetch { name: name.0.clone(), bucket: self.bucket.clone(), cause: cause.to_string() }
+    }
+
+    async fn put(&self, name: &PayloadName, pieces: &PieceId, payload: &Bytes) -> Result<()> {
+        let context = self.contexts.first().context("no JetStream context")?;
         let stream = self.open_or_create(context).await?;
         let subject = piece_subject(&self.bucket, pieces);
         let piece_bytes = piece_bytes(&self.client);
@@ -500,7 +507,7 @@ impl Inner {
             {
                 confirm(ack).await?;
             }
-            unconfirmed.push_back(context.publish(subject.clone(), piece).await.map_err(|e| chain(&e))?);
+            unconfirmed.push_back(context.publish(subject.clone(), piece).await.map_err(|e| whole_text(&e))?);
             count += 1;
         }
         for ack in unconfirmed {
@@ -512,7 +519,7 @@ impl Inner {
             let mut headers = HeaderMap::new();
             headers.insert("Nats-Rollup", "sub");
             let ack = context.publish_with_headers(subject, headers, metadata.clone()).await;
-            confirm(ack.map_err(|e| chain(&e))?).await?;
+            confirm(ack.map_err(|e| whole_text(&e))?).await?;
         }
         let stream = &stream.cached_info().config.name;
         debug!(name = name.0, bytes = payload.len(), pieces = count, %stream, "large payload stored");
@@ -530,13 +537,13 @@ impl Inner {
         metadata.to_string().into()
     }
 
-    async fn open_or_create(&self, context: &Context) -> Result<Stream, String> {
+    async fn open_or_create(&self, context: &jetstream::Context) -> Result<Stream> {
         let name = self.stream_name();
         match context.get_stream(&name).await {
             Ok(stream) => return Ok(stream),
             Err(e) => match e.kind() {
                 GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
-                _ => return Err(e.to_string()),
+                _ => return Err(e.into()),
             },
         }
         let bucket = &self.bucket;
@@ -561,17 +568,22 @@ impl Inner {
             Err(e) => context
                 .get_stream(&name)
                 .await
-                .map_err(|_| format!("{}{}", chain(&e), advice(&e, "payload_store_max_bytes"))),
+                .map_err(|_| anyhow!("{}{}", chain(&e), advice(&e, "payload_store_max_bytes"))),
         }
     }
 
     /// Finds a payload's metadata, and the stream it is in.
-    async fn find(&self, context: &Context, name: &PayloadName, expected: u64) -> Result<(Stream, Metadata), String> {
-        let stream = context.get_stream(self.stream_name()).await.map_err(|e| chain(&e))?;
+    async fn find(
+        &self,
+        context: &jetstream::Context,
+        name: &PayloadName,
+        expected: u64,
+    ) -> Result<(Stream, Metadata)> {
+        let stream = context.get_stream(self.stream_name()).await.map_err(|e| whole_text(&e))?;
         let mut found = None;
         for subject in name.metadata_subjects(&self.bucket) {
             if let Ok(message) = stream.get_last_raw_message_by_subject(&subject).await {
-                let metadata: Metadata = serde_json::from_slice(&message.payload).map_err(|e| e.to_string())?;
+                let metadata: Metadata = serde_json::from_slice(&message.payload)?;
                 if !metadata.deleted {
                     found = Some(metadata);
                     break;
@@ -579,11 +591,11 @@ impl Inner {
             }
         }
         let metadata =
-            found.ok_or("there is no such object; was it fetched before, or stored in another JetStream domain?")?;
-        match metadata.size {
-            Some(size) if size != expected => Err(format!("it has {size} bytes, the message announced {expected}")),
-            _ => Ok((stream, metadata)),
+            found.context("there is no such object; was it fetched before, or stored in another JetStream domain?")?;
+        if let Some(size) = metadata.size {
+            ensure!(size == expected, "it has {size} bytes, the message announced {expected}");
         }
+        Ok((stream, metadata))
     }
 
     async fn read(
@@ -592,7 +604,7 @@ impl Inner {
         metadata: &Metadata,
         expected: u64,
         seen: &mut impl FnMut(&[u8]),
-    ) -> Result<Bytes, String> {
+    ) -> Result<Bytes> {
         let subject = piece_subject(&self.bucket, &metadata.nuid);
         let mut hash = Hash::new(&SHA256);
         let pieces = Pieces { stream, subject, expected, timeout: PIECE_TIMEOUT };
@@ -600,12 +612,11 @@ impl Inner {
             hash.update(piece);
             seen(piece);
         });
-        let payload = payload.await.map_err(|e| e.to_string())?;
+        let payload = payload.await?;
         if let Some(stored) = metadata.digest.as_deref().and_then(|text| text.strip_prefix("SHA-256=")) {
             let computed = URL_SAFE.encode(hash.finish().as_ref());
-            if computed.trim_end_matches('=') != stored.trim_end_matches('=') {
-                return Err("its digest does not match its pieces".into());
-            }
+            let is_equal = computed.trim_end_matches('=') == stored.trim_end_matches('=');
+            ensure!(is_equal, "its digest does not match its pieces");
         }
         Ok(payload)
     }
@@ -622,17 +633,27 @@ impl Inner {
     /// Removes an object: its metadata, and its pieces.
     async fn purge<I>(&self, stream: &Stream<I>, name: &PayloadName, pieces: &PieceId) {
         let [new, old] = name.metadata_subjects(&self.bucket);
-        let purge = |subject: String| async move {
-            if let Err(error) = stream.purge().filter(subject).await {
-                debug!(name = name.0, error = %chain(&error), "a part of a stored payload not removed");
-            }
-        };
-        tokio::join!(purge(new), purge(old), purge(piece_subject(&self.bucket, pieces)));
+        tokio::join!(
+            purge_subject(stream, name, new),
+            purge_subject(stream, name, old),
+            purge_subject(stream, name, piece_subject(&self.bucket, pieces)),
+        );
     }
 }
 
-async fn confirm(ack: PublishAckFuture) -> Result<(), String> {
-    ack.await.map(drop).map_err(|e| chain(&e))
+async fn purge_subject<I>(stream: &Stream<I>, name: &PayloadName, subject: String) {
+    if let Err(error) = stream.purge().filter(subject).await {
+        debug!(name = name.0, error = %chain(&error), "a part of a stored payload not removed");
+    }
+}
+
+async fn confirm(ack: PublishAckFuture) -> Result<()> {
+    ack.await.map(drop).map_err(|e| whole_text(&e))
+}
+
+/// Returns an error with the texts of all its causes in one, which goes to people as it is.
+fn whole_text(error: &dyn std::error::Error) -> anyhow::Error {
+    anyhow::Error::msg(chain(error))
 }
 
 #[cfg(test)]
@@ -644,7 +665,7 @@ mod tests {
         let name = PayloadName::of_answer("0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b").unwrap();
         assert_eq!(name.0, "0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b-r");
         for bad in ["", "a b", "a>", "a*", "a\r\nPUB", &"x".repeat(200)] {
-            assert_eq!(PayloadName::of_call(bad), None, "{bad:?}");
+            assert_eq!(PayloadName::of_call(bad), Err(BadName), "{bad:?}");
         }
         assert_eq!(PayloadName::parse("a.b").unwrap().metadata_subjects("d"), ["$O.d.M.YS5i", "$O.d.M.a_b"]);
     }

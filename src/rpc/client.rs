@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::{
     antiforgery::Signer,
     call::{Call, CallError, Chain, TRANSFERS_MAX},
-    chunking::{Chunks, PayloadName, Reader},
+    chunking::{ChunkError, Chunks, PayloadName, Reader},
     codec,
     invocation::{Entity, Invocation, TraceContext},
     limits::{Limits, told_transfers},
@@ -84,22 +84,18 @@ impl Client {
         if chunked && host.is_none() {
             inner.check_listener(&call.target, &subject).await?;
         }
-        let began = Instant::now();
+        let time = Time { subject: &subject, chain: &chain, deadline, began: Instant::now() };
         // Until there is an answer: the callee fetches what was stored, and that time does not count either.
         let transfer = chunked.then(|| chain.transfer());
         // Removed at the end of this call, whatever that is, if the callee has not done so.
         let (msg, _stored) = if chunked {
-            let name = payload_name(PayloadName::of_call(&id))?;
-            let stored = chain
-                .within(deadline, inner.chunks.put(name, &call.payload, &call.origin.public_key))
-                .await
-                .ok_or_else(|| inner.timed_out(&subject, began.elapsed()))?
-                .map_err(|e| CallError::Transport(e.to_string()))?;
-            (Bytes::new(), Some(stored))
+            let name = PayloadName::of_call(&id).map_err(transport)?;
+            let put = inner.chunks.put(name, &call.payload, &call.origin.public_key);
+            (Bytes::new(), Some(inner.in_time(&time, put).await?))
         } else {
             (call.payload, None)
         };
-        let stored_in = if chunked { began.elapsed() } else { Duration::ZERO };
+        let stored_in = if chunked { time.began.elapsed() } else { Duration::ZERO };
         let limits = is_told_limits(&chain, &call.target, host).then(|| Limits::of(&chain, deadline + stored_in));
         let headers = headers(&call.trace, limits);
         let invocation = Invocation {
@@ -126,16 +122,7 @@ impl Client {
         if response.content_length <= response.msg.len() as u64 {
             return Ok(response.msg);
         }
-        let transfer = chain.transfer();
-        let name = payload_name(PayloadName::of_answer(&invocation.id))?;
-        let reader = if invocation.origin.is_actor() { Reader::Actor } else { Reader::Provider };
-        let fetched = chain
-            .within(deadline, inner.chunks.fetch(name, response.content_length, reader, |_| {}))
-            .await
-            .ok_or_else(|| inner.timed_out(&subject, began.elapsed()))?
-            .map_err(|e| CallError::Transport(e.to_string()))?;
-        transfer.succeeded();
-        Ok(fetched.remove().await)
+        inner.fetch_result(&time, &invocation, response.content_length).await
     }
 
     /// Where calls of a target go: to its queue group, or to one `host`.
@@ -200,24 +187,47 @@ impl Inner {
         let subject = if target.is_actor() {
             self.subjects.actor(&target.public_key)
         } else {
-            let provider = ProviderId::parse(&target.public_key).map_err(|e| CallError::Transport(e.to_string()))?;
-            let link = LinkName::parse(&target.link_name).map_err(|e| CallError::Transport(e.to_string()))?;
+            let provider = ProviderId::parse(&target.public_key).map_err(transport)?;
+            let link = LinkName::parse(&target.link_name).map_err(transport)?;
             self.subjects.provider(&provider, &link)
         };
         Ok(host.map(|host| Subjects::on_host(&subject, host)).unwrap_or(subject))
     }
 
+    fn is_connected(&self) -> bool {
+        self.nats.connection_state() == State::Connected
+    }
+
     async fn question(&self, subject: String, request: Request, timeout: Duration) -> Answer {
-        let is_connected = || self.nats.connection_state() == State::Connected;
-        let was_connected = is_connected();
+        let was_connected = self.is_connected();
         // The request's own timeout begins when the connection has taken it, so there is one around it.
         match tokio::time::timeout(timeout, self.nats.send_request(subject, request)).await {
             Ok(Ok(reply)) if &*reply.payload == wire::UNKNOWN => Answer::Unknown,
             Ok(Ok(_)) => Answer::InWork,
             Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => Answer::Gone,
-            Ok(Err(_)) | Err(_) if was_connected && is_connected() => Answer::Silence,
+            Ok(Err(_)) | Err(_) if was_connected && self.is_connected() => Answer::Silence,
             Ok(Err(_)) | Err(_) => Answer::CutOff,
         }
+    }
+
+    /// Waits for a transfer through the object store while its call has time.
+    async fn in_time<T>(
+        &self,
+        time: &Time<'_>,
+        transfer: impl Future<Output = Result<T, ChunkError>>,
+    ) -> Result<T, CallError> {
+        let done = time.chain.within(time.deadline, transfer).await;
+        done.ok_or_else(|| self.timed_out(time.subject, time.began.elapsed()))?.map_err(transport)
+    }
+
+    /// Fetches a result that travelled apart from its answer.
+    async fn fetch_result(&self, time: &Time<'_>, invocation: &Invocation, bytes: u64) -> Result<Bytes, CallError> {
+        let transfer = time.chain.transfer();
+        let name = PayloadName::of_answer(&invocation.id).map_err(transport)?;
+        let reader = if invocation.origin.is_actor() { Reader::Actor } else { Reader::Provider };
+        let fetched = self.in_time(time, self.chunks.fetch(name, bytes, reader, |_| {})).await?;
+        transfer.succeeded();
+        Ok(fetched.remove().await)
     }
 
     async fn exchange(
@@ -245,7 +255,7 @@ impl Inner {
                 return Err(match error.kind() {
                     RequestErrorKind::NoResponders => self.nobody(&invocation.target, subject),
                     RequestErrorKind::TimedOut => self.timed_out(subject, began.elapsed()),
-                    _ => CallError::Transport(error.to_string()),
+                    _ => transport(error),
                 });
             }
         };
@@ -291,9 +301,17 @@ impl Inner {
     }
 }
 
-/// The name of an object for an invocation, of which the id may be somebody else's.
-fn payload_name(name: Option<PayloadName>) -> Result<PayloadName, CallError> {
-    name.ok_or_else(|| CallError::Transport("the invocation id has characters no object name may have".to_owned()))
+fn transport(error: impl ToString) -> CallError {
+    CallError::Transport(error.to_string())
+}
+
+/// The time a call has for its payloads.
+struct Time<'a> {
+    /// Where it goes, for the error of one that is late.
+    subject: &'a str,
+    chain: &'a Chain,
+    deadline: Instant,
+    began: Instant,
 }
 
 /// How an invocation travels.

@@ -58,6 +58,14 @@ impl Entity {
         self.public_key.starts_with(['M', 'm'])
     }
 
+    /// Returns the name by which hosts tell each other that they run it: the tail of its subject.
+    pub fn target_name(&self) -> Arc<str> {
+        if self.is_actor() {
+            return Arc::clone(&self.public_key);
+        }
+        format!("{}.{}", self.public_key, self.link_name).into()
+    }
+
     /// Returns the URL that tokens name the entity by.
     pub fn url(&self) -> String {
         let mut url = String::new();
@@ -69,9 +77,9 @@ impl Entity {
     pub(super) fn write_url(&self, out: &mut String) {
         out.push_str(URL_SCHEME);
         if !self.is_actor() {
-            push_url_part(&self.contract_id, true, out);
+            push_url_part(UrlPart::Contract, &self.contract_id, out);
             out.push('/');
-            push_url_part(&self.link_name, false, out);
+            push_url_part(UrlPart::LinkName, &self.link_name, out);
             out.push('/');
         }
         out.push_str(&self.public_key);
@@ -83,12 +91,18 @@ impl Entity {
     }
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum UrlPart {
+    Contract,
+    LinkName,
+}
+
 /// Appends a part in lower case with spaces as `_` and, in contract ids, colons as `/`.
-fn push_url_part(part: &str, is_contract: bool, out: &mut String) {
-    let lower = if part.is_ascii() { Cow::Borrowed(part) } else { Cow::Owned(part.to_lowercase()) };
+fn push_url_part(part: UrlPart, text: &str, out: &mut String) {
+    let lower = if text.is_ascii() { Cow::Borrowed(text) } else { Cow::Owned(text.to_lowercase()) };
     out.extend(lower.chars().map(|c| match c {
         ' ' => '_',
-        ':' if is_contract => '/',
+        ':' if part == UrlPart::Contract => '/',
         c => c.to_ascii_lowercase(),
     }));
 }
@@ -176,14 +190,10 @@ impl Invocation {
     pub fn is_chunked(&self) -> bool {
         self.content_length > self.msg.len() as u64
     }
-
-    /// Returns the operation without the namespace that nobody should have sent. The signature covers the raw text.
-    pub fn dispatch_operation(&self) -> &str {
-        dispatch_operation(&self.operation)
-    }
 }
 
-/// Returns the part after the last slash, or all of it.
+/// Returns an operation without the namespace that nobody should have sent: the part after the last
+/// slash, or all of it. The signature covers the raw text.
 pub fn dispatch_operation(operation: &str) -> &str {
     operation.rsplit_once('/').map_or(operation, |(_, last)| last)
 }
@@ -221,11 +231,6 @@ impl InvocationResponse {
     /// Says whether the result, or the rest of it, has to be fetched.
     pub fn is_chunked(&self) -> bool {
         self.content_length > self.msg.len() as u64
-    }
-
-    /// Says whether this answers the call with that id. Some peers leave the id empty in errors.
-    pub fn answers(&self, invocation_id: &str) -> bool {
-        self.invocation_id.is_empty() || self.invocation_id == invocation_id
     }
 }
 
@@ -265,12 +270,5 @@ mod tests {
         ] {
             assert_eq!(dispatch_operation(raw), dispatched);
         }
-    }
-
-    #[test]
-    fn an_answer_without_id_answers_everything() {
-        assert!(InvocationResponse::success("1", Bytes::new()).answers("1"));
-        assert!(InvocationResponse::failure("", "e").answers("1"));
-        assert!(!InvocationResponse::success("2", Bytes::new()).answers("1"));
     }
 }

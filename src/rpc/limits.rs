@@ -6,7 +6,7 @@
 //! says how long its transfers through the object store took, `lattice-transfers-ms`; a caller
 //! believes no more of it than the time it waited.
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
 use async_nats::HeaderMap;
 use tokio::time::Instant;
@@ -43,10 +43,9 @@ impl Limits {
 
     /// Reads them; a value that is missing or no number limits nothing.
     pub fn read(headers: Option<&HeaderMap>) -> Self {
-        let text = |name: &str| headers.and_then(|headers| headers.get(name)).map(|value| value.as_str());
         Self {
-            time_left: text(TIME_LEFT).and_then(|text| text.parse().ok()).map(Duration::from_millis),
-            waiting: text(WAITING).and_then(|text| text.parse().ok()).unwrap_or(0),
+            time_left: number(headers, TIME_LEFT).map(Duration::from_millis),
+            waiting: number(headers, WAITING).unwrap_or(0),
         }
     }
 
@@ -54,6 +53,10 @@ impl Limits {
     pub fn deadline(self, received: Instant, at_most: Duration) -> Instant {
         received + self.time_left.map_or(at_most, |left| left.min(at_most))
     }
+}
+
+fn number<N: FromStr>(headers: Option<&HeaderMap>, name: &str) -> Option<N> {
+    headers?.get(name)?.as_str().parse().ok()
 }
 
 /// Tells the caller how long the transfers of its call took; nothing if there were none.

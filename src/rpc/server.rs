@@ -13,37 +13,33 @@
 //! On its own subject it also answers whether an invocation is in work, until the last one is done. Question and call take the
 //! same way, so when the question is here, the call has come before it, or never will.
 
-use std::{
-    borrow::Cow,
-    collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{borrow::Cow, collections::HashSet, sync::Arc, time::Duration};
 
 use async_nats::{Message, Subscriber};
 use bytes::Bytes;
 use futures::{StreamExt, future::BoxFuture};
+use parking_lot::Mutex;
 use tokio::{sync::oneshot, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::{
-    antiforgery::{Verifier, check_target},
+    antiforgery::{Checked, ForgeryError, Verifier, check_target},
     call::{Call, CallError, Chain},
-    chunking::{Chunks, PayloadName, Reader, Stored},
+    chunking::{BadName, ChunkError, Chunks, PayloadName, Reader},
     codec,
     invocation::{Invocation, InvocationResponse, TraceContext, dispatch_operation},
     limits::{Limits, tell_transfers},
 };
 use crate::{
-    identity::keys::HostId,
+    host_context::HostContext,
+    identity::claims::now,
     lattice::{
-        answers::{Answers, Unsent},
-        connection::confirm,
+        answers::Unsent,
+        connection::{ConfirmError, confirm},
         subject::Subjects,
     },
-    peers::{Peers, wire},
-    vigil::Vigil,
+    peers::wire,
 };
 
 /// Calls of one subscription that may be in work at a time, waiting ones included. Beyond it the subscription is read no
@@ -80,78 +76,99 @@ pub struct Receiver(Arc<Inner>);
 
 /// Everything a receiver works with.
 pub struct Parts {
-    pub nats: async_nats::Client,
-    pub answers: Answers,
+    pub context: Arc<HostContext>,
     pub verifier: Verifier,
     pub chunks: Chunks,
-    pub rpc_timeout: Duration,
-    pub host_id: HostId,
-    pub peers: Peers,
-    pub vigil: Vigil,
 }
 
 struct Inner {
     parts: Parts,
     /// The invocations in work that came over subjects of this host alone.
-    known: Mutex<HashSet<String>>,
+    in_flight: Mutex<HashSet<String>>,
 }
 
 /// Where the calls of one target arrive.
-pub struct Inlets {
+pub struct Subscriptions {
     group: Subscriber,
     own: Subscriber,
 }
 
+/// Why a target is not subscribed for.
+#[derive(Debug, thiserror::Error)]
+pub enum SubscribeError {
+    #[error("{0}")]
+    Client(async_nats::SubscribeError),
+    #[error("{0}")]
+    Unconfirmed(ConfirmError),
+    #[error("the NATS connection does not take the subscription")]
+    TimedOut,
+}
+
+/// Why an invocation is refused. The texts go back to the caller.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error(transparent)]
+    Forged(#[from] ForgeryError),
+    #[error(transparent)]
+    Name(#[from] BadName),
+    #[error("the payload did not arrive from the object store in time")]
+    TimedOut,
+    #[error(transparent)]
+    Payload(#[from] ChunkError),
+}
+
+/// Why a large result does not reach its caller. The texts do.
+#[derive(Debug, thiserror::Error)]
+enum ResultLost {
+    #[error(transparent)]
+    Name(#[from] BadName),
+    #[error(transparent)]
+    Store(#[from] ChunkError),
+    #[error("the object store did not take the result in time; is JetStream reachable?")]
+    TimedOut,
+}
+
 impl Receiver {
     pub fn new(parts: Parts) -> Self {
-        Self(Arc::new(Inner { parts, known: Mutex::default() }))
+        Self(Arc::new(Inner { parts, in_flight: Mutex::default() }))
     }
 
-    /// Subscribes for a target; returns when the server has confirmed it. The error is for people.
-    pub async fn subscribe(&self, subject: &str, queue: &str) -> Result<Inlets, String> {
-        let Parts { nats, host_id, .. } = &self.0.parts;
+    /// Subscribes for a target; returns when the server has confirmed it.
+    pub async fn subscribe(&self, subject: &str, queue: &str) -> Result<Subscriptions, SubscribeError> {
+        use SubscribeError::{Client, TimedOut, Unconfirmed};
+        let HostContext { rpc, host_id, .. } = &*self.0.parts.context;
+        let nats = &rpc.client;
         let subscribing = async {
-            let group = nats.queue_subscribe(subject.to_owned(), queue.to_owned()).await.map_err(|e| e.to_string())?;
+            let group = nats.queue_subscribe(subject.to_owned(), queue.to_owned()).await.map_err(Client)?;
             let own = Subjects::on_host(subject, host_id.as_str());
             // A group as well: a target may be started again while its last run still finishes, and one of them is enough.
-            let own = nats.queue_subscribe(own.clone(), own).await.map_err(|e| e.to_string())?;
-            confirm(nats).await.map_err(|e| e.to_string())?;
-            Ok(Inlets { group, own })
+            let own = nats.queue_subscribe(own.clone(), own).await.map_err(Client)?;
+            confirm(nats).await.map_err(Unconfirmed)?;
+            Ok(Subscriptions { group, own })
         };
-        tokio::time::timeout(SUBSCRIBE_TIMEOUT, subscribing)
-            .await
-            .unwrap_or_else(|_| Err("the NATS connection does not take the subscription".into()))
+        let subscribed = tokio::time::timeout(SUBSCRIBE_TIMEOUT, subscribing).await;
+        subscribed.unwrap_or(Err(TimedOut))
     }
 
     /// Answers the invocations of `target` until told to stop, then until those in work are done. `name` is what peers know
-    /// it by. `left` is told when no further call can arrive.
+    /// it by. `drained` is told when no further call can arrive.
     pub async fn serve(
         self,
-        inlets: Inlets,
+        subscriptions: Subscriptions,
         (target, name): (Arc<str>, Arc<str>),
         handler: Arc<dyn Handler>,
         stop: CancellationToken,
-        left: oneshot::Sender<()>,
+        drained: oneshot::Sender<()>,
     ) {
-        let inlet = |subscription, is_own| Inlet {
-            subscription,
-            total: 0,
-            desk: Desk {
-                inner: Arc::clone(&self.0),
-                is_own,
-                target: Arc::clone(&target),
-                handler: Arc::clone(&handler),
-                work: JoinSet::new(),
-                is_closed: false,
-            },
-        };
-        let (mut group, mut own) = (inlet(inlets.group, false), inlet(inlets.own, true));
-        let offer = self.0.parts.peers.offer(&name);
+        let Subscriptions { group, own } = subscriptions;
+        let mut group = Dispatcher::new(&self.0, Way::Group, &target, &handler).on(group);
+        let mut own = Dispatcher::new(&self.0, Way::Own, &target, &handler).on(own);
+        let advertisement = self.0.parts.context.peers.advertise(&name);
         let (leave_now, left_the_group, done) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-        let farewell = async {
+        let shutdown = async {
             stop.cancelled().await;
-            offer.withdraw().await;
+            advertisement.retract().await;
             leave_now.cancel();
         };
         let through_the_group = async {
@@ -159,48 +176,50 @@ impl Receiver {
             group.leave().await;
             left_the_group.cancel();
         };
+        // Peers that did not hear of the stop in time still choose this host, so its own subject is
+        // read as long as the group's.
         let directly = own.receive(&left_the_group);
         tokio::select! {
             _ = async { tokio::join!(through_the_group, directly) } => {}
-            () = async { farewell.await; std::future::pending().await } => {}
+            () = async { shutdown.await; std::future::pending().await } => {}
         }
-        drop(offer);
-        let _ = left.send(());
+        drop(advertisement);
+        let _ = drained.send(());
         // A question about a call in work gets an answer; a call that comes now is refused: the
         // peers were told before.
-        own.desk.is_closed = true;
+        own.dispatcher.is_closed = true;
         let finish = async {
-            group.desk.finish().await;
+            group.dispatcher.finish().await;
             done.cancel();
         };
         tokio::join!(finish, own.receive(&done));
-        own.desk.finish().await;
+        own.dispatcher.finish().await;
         own.leave().await;
-        own.desk.finish().await;
+        own.dispatcher.finish().await;
     }
 }
 
 /// One of the two subscriptions of a target.
-struct Inlet {
+struct Subscription {
     subscription: Subscriber,
     /// Messages so far.
     total: u64,
-    desk: Desk,
+    dispatcher: Dispatcher,
 }
 
-impl Inlet {
+impl Subscription {
     /// Takes calls until told to stop.
     async fn receive(&mut self, stop: &CancellationToken) {
-        let Self { subscription, total, desk } = self;
+        let Self { subscription, total, dispatcher } = self;
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                Some(done) = desk.work.join_next(), if !desk.work.is_empty() => report(done),
-                message = subscription.next(), if desk.work.len() < IN_WORK_MAX => match message {
+                Some(done) = dispatcher.work.join_next(), if !dispatcher.work.is_empty() => report(done),
+                message = subscription.next(), if dispatcher.work.len() < IN_WORK_MAX => match message {
                     Some(message) => {
                         *total += 1;
-                        desk.take_on(message);
+                        dispatcher.take_on(message);
                     }
                     None => return,
                 },
@@ -210,20 +229,27 @@ impl Inlet {
 
     /// Leaves, and takes on what comes meanwhile.
     async fn leave(&mut self) {
-        let Self { subscription, total, desk } = self;
-        let nats = desk.inner.parts.nats.clone();
-        let leaving = leave(&nats, subscription, *total, |message| desk.take_on(message));
+        let Self { subscription, total, dispatcher } = self;
+        let nats = dispatcher.inner.parts.context.rpc.client.clone();
+        let leaving = leave(&nats, subscription, *total, |message| dispatcher.take_on(message));
         if tokio::time::timeout(LEAVE_TIMEOUT, leaving).await.is_err() {
-            warn!(actor_id = %desk.target, "left the queue group without a word of the NATS server");
+            warn!(actor_id = %dispatcher.target, "left the queue group without a word of the NATS server");
         }
     }
 }
 
+/// Which of the two subscriptions of a target.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Group,
+    /// This host's alone; questions for calls come there as well.
+    Own,
+}
+
 /// The calls that came through one subscription.
-struct Desk {
+struct Dispatcher {
     inner: Arc<Inner>,
-    /// The subscription is this host's alone, and questions for calls come there as well.
-    is_own: bool,
+    way: Way,
     target: Arc<str>,
     handler: Arc<dyn Handler>,
     work: JoinSet<()>,
@@ -231,12 +257,21 @@ struct Desk {
     is_closed: bool,
 }
 
-impl Desk {
+impl Dispatcher {
+    fn new(inner: &Arc<Inner>, way: Way, target: &Arc<str>, handler: &Arc<dyn Handler>) -> Self {
+        let (inner, target, handler) = (Arc::clone(inner), Arc::clone(target), Arc::clone(handler));
+        Self { inner, way, target, handler, work: JoinSet::new(), is_closed: false }
+    }
+
+    fn on(self, subscription: Subscriber) -> Subscription {
+        Subscription { subscription, total: 0, dispatcher: self }
+    }
+
     /// Begins to answer a message: a call, or the question for one.
     fn take_on(&mut self, message: Message) {
         let inner = Arc::clone(&self.inner);
         if let Some(id) = message.headers.as_ref().and_then(|headers| headers.get(wire::ASK)) {
-            let answer = if inner.is_known(id.as_str()) { wire::IN_WORK } else { wire::UNKNOWN };
+            let answer = if inner.is_in_flight(id.as_str()) { wire::IN_WORK } else { wire::UNKNOWN };
             self.work.spawn(async move {
                 if let Some(reply) = message.reply {
                     inner.send(reply, Bytes::from_static(answer), "the question for a call").await;
@@ -245,36 +280,39 @@ impl Desk {
             return;
         }
         let admitted = inner.parts.chunks.admit(message.payload.len());
-        let refusal: Option<Cow<'static, str>> = match (self.is_closed, inner.parts.vigil.may_be_old(), &admitted) {
-            (true, ..) => Some("it is being stopped on this host".into()),
-            (_, true, _) => Some("the host did not run for a while and refuses what came meanwhile; call again".into()),
-            (.., Err(shortage)) => Some(shortage.to_string().into()),
-            (false, false, Ok(_)) => None,
-        };
+        let refusal: Option<Cow<'static, str>> =
+            match (self.is_closed, inner.parts.context.suspend.is_stale(), &admitted) {
+                (true, ..) => Some("it is being stopped on this host".into()),
+                (_, true, _) => {
+                    Some("the host did not run for a while and refuses what came meanwhile; call again".into())
+                }
+                (.., Err(shortage)) => Some(shortage.to_string().into()),
+                (false, false, Ok(_)) => None,
+            };
         let invocation = codec::decode_invocation(message.payload.clone());
-        let known = invocation.as_ref().ok().filter(|call| self.is_own && call.id.len() <= ID_CHARS_MAX);
-        let known = known.map(|call| Known::new(&inner, &call.id));
+        let asked_for = invocation.as_ref().ok().filter(|call| self.way == Way::Own && call.id.len() <= ID_CHARS_MAX);
+        let in_flight = asked_for.map(|call| InFlight::new(&inner, &call.id));
         let (target, handler) = (Arc::clone(&self.target), Arc::clone(&self.handler));
         self.work.spawn(async move {
             let _paid_for = admitted;
             let response = match (invocation, refusal) {
                 (Ok(invocation), Some(reason)) => {
                     let refused = CallError::NotAdmitted { actor_id: target.to_string(), reason: reason.into() };
-                    failure(invocation.id, refused.to_string())
+                    InvocationResponse::failure(invocation.id, refused.to_string())
                 }
                 (Ok(invocation), None) => inner.perform(invocation, &message, &target, handler).await,
                 (Err(error), _) => {
                     warn!(actor_id = %target, %error, "message is no invocation");
-                    failure(String::new(), format!("Failed to deserialize invocation: {error}"))
+                    InvocationResponse::failure("", format!("Failed to deserialize invocation: {error}"))
                 }
             };
             if let Some(reply) = message.reply {
-                let payload = fitting(&response, inner.parts.nats.max_payload());
+                let payload = fitting(&response, inner.parts.context.rpc.client.max_payload());
                 inner.send(reply, payload, &response.invocation_id).await;
             }
             // Only now: a caller that asks for it and hears that it is unknown must have been sent
             // the answer before.
-            drop(known);
+            drop(in_flight);
         });
     }
 
@@ -294,21 +332,21 @@ fn report(done: Result<(), tokio::task::JoinError>) {
 }
 
 /// An invocation in work, as long as this lives.
-struct Known {
+struct InFlight {
     inner: Arc<Inner>,
     id: String,
 }
 
-impl Known {
+impl InFlight {
     fn new(inner: &Arc<Inner>, id: &str) -> Self {
-        inner.known.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
+        inner.in_flight.lock().insert(id.to_owned());
         Self { inner: Arc::clone(inner), id: id.to_owned() }
     }
 }
 
-impl Drop for Known {
+impl Drop for InFlight {
     fn drop(&mut self) {
-        self.inner.known.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.inner.in_flight.lock().remove(&self.id);
     }
 }
 
@@ -370,12 +408,13 @@ async fn end_after(
 }
 
 impl Inner {
-    fn is_known(&self, id: &str) -> bool {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
+    fn is_in_flight(&self, id: &str) -> bool {
+        self.in_flight.lock().contains(id)
     }
 
     async fn send(&self, reply: async_nats::Subject, payload: Bytes, invocation_id: &str) {
-        let Parts { nats, answers, .. } = &self.parts;
+        let HostContext { rpc, answers, .. } = &*self.parts.context;
+        let nats = &rpc.client;
         match answers.send(nats, &reply, payload, REPLY_TIMEOUT).await {
             Ok(()) | Err(Unsent::Refused) => {}
             Err(error) => warn!(invocation_id, %error, "reply lost"),
@@ -395,7 +434,7 @@ impl Inner {
         match self.verified(invocation, target, trace_of(message), (limits, received)).await {
             Err(reason) => {
                 warn!(actor_id = target, invocation_id = %id, %reason, "invocation refused");
-                failure(id, reason)
+                InvocationResponse::failure(id, reason.to_string())
             }
             Ok(call) => {
                 let (chain, deadline) = (call.chain.clone(), call.deadline);
@@ -403,7 +442,7 @@ impl Inner {
                     Ok(payload) => self.success(id, payload, target, (&chain, deadline)).await,
                     Err(error) => {
                         debug!(actor_id = target, invocation_id = %id, %error, "invocation failed");
-                        failure(id, error.to_string())
+                        InvocationResponse::failure(id, error.to_string())
                     }
                 }
             }
@@ -416,35 +455,15 @@ impl Inner {
         target: &str,
         from_headers: TraceContext,
         (limits, received): (Limits, Instant),
-    ) -> Result<Call, String> {
-        let checked = self
-            .parts
-            .verifier
-            .verify_claims(&invocation, crate::identity::claims::now())
-            .map_err(|e| e.to_string())?;
-        check_target(&invocation, target).map_err(|e| e.to_string())?;
-        let chunked = invocation.content_length > invocation.msg.len() as u64;
-        let deadline = limits.deadline(received, self.parts.rpc_timeout);
+    ) -> Result<Call, Refusal> {
+        let checked = self.parts.verifier.verify_claims(&invocation, now())?;
+        check_target(&invocation, target)?;
+        let deadline = limits.deadline(received, self.parts.context.rpc_timeout);
         let chain = Chain::of_waiting(limits.waiting);
-        let payload = if chunked {
-            let name = PayloadName::of_call(&invocation.id)
-                .ok_or("the invocation id has characters no object name may have")?;
-            let reader = if invocation.target.is_actor() { Reader::Actor } else { Reader::Provider };
-            let mut arriving = checked.arriving();
-            let transfer = chain.transfer();
-            let fetch =
-                self.parts.chunks.fetch(name, invocation.content_length, reader, |piece| arriving.update(piece));
-            let fetched = chain
-                .within(deadline, fetch)
-                .await
-                .ok_or("the payload did not arrive from the object store in time")?
-                .map_err(|e| e.to_string())?;
-            // Removed only now: a call made up by a stranger may name the payload of another.
-            checked.verify_arrived(arriving).map_err(|e| e.to_string())?;
-            transfer.succeeded();
-            fetched.remove().await
+        let payload = if invocation.is_chunked() {
+            self.fetch(&invocation, &checked, (&chain, deadline)).await?
         } else {
-            checked.verify_hash(&invocation.msg).map_err(|e| e.to_string())?;
+            checked.verify_hash(&invocation.msg)?;
             invocation.msg.clone()
         };
         let trace = if invocation.trace_context.is_empty() { from_headers } else { invocation.trace_context };
@@ -455,9 +474,28 @@ impl Inner {
             payload,
             trace,
             deadline,
-            depth: if invocation.host_id == self.parts.host_id.as_str() { DEPTH_OF_OWN } else { 0 },
+            depth: if invocation.host_id == self.parts.context.host_id.as_str() { DEPTH_OF_OWN } else { 0 },
             chain,
         })
+    }
+
+    /// Fetches the payload of an invocation from the object store, and checks it as it arrives.
+    async fn fetch(
+        &self,
+        invocation: &Invocation,
+        checked: &Checked,
+        (chain, deadline): (&Chain, Instant),
+    ) -> Result<Bytes, Refusal> {
+        let name = PayloadName::of_call(&invocation.id)?;
+        let reader = if invocation.target.is_actor() { Reader::Actor } else { Reader::Provider };
+        let mut arriving = checked.arriving();
+        let transfer = chain.transfer();
+        let fetch = self.parts.chunks.fetch(name, invocation.content_length, reader, |piece| arriving.update(piece));
+        let fetched = chain.within(deadline, fetch).await.ok_or(Refusal::TimedOut)??;
+        checked.verify_arrived(arriving)?;
+        transfer.succeeded();
+        // Removed only now: a call made up by a stranger may name the payload of another.
+        Ok(fetched.remove().await)
     }
 
     async fn success(
@@ -470,26 +508,30 @@ impl Inner {
         let content_length = payload.len() as u64;
         let mut msg = payload;
         if self.parts.chunks.is_needed(msg.len()) {
-            let put = async {
-                let name =
-                    PayloadName::of_answer(&id).ok_or("the invocation id has characters no object name may have")?;
-                let stored = self.parts.chunks.put(name, &msg, target).await;
-                stored.map(Stored::leave).map_err(|error| error.to_string())
-            };
-            let transfer = chain.transfer();
-            let problem = match chain.within(deadline, put).await {
-                Some(Ok(())) => None,
-                Some(Err(error)) => Some(error),
-                None => Some("the object store did not take the result in time; is JetStream reachable?".to_owned()),
-            };
-            if let Some(problem) = problem {
-                warn!(invocation_id = %id, error = %problem, "large result lost");
-                return failure(id, problem);
+            if let Err(error) = self.store(&id, &msg, target, (chain, deadline)).await {
+                warn!(invocation_id = %id, %error, "large result lost");
+                return InvocationResponse::failure(id, error.to_string());
             }
-            transfer.succeeded();
             msg = Bytes::new();
         }
         InvocationResponse { msg, invocation_id: id, error: None, content_length, trace_context: tell_transfers(chain) }
+    }
+
+    /// Leaves a result that is too large for a message in the object store.
+    async fn store(
+        &self,
+        id: &str,
+        result: &Bytes,
+        target: &str,
+        (chain, deadline): (&Chain, Instant),
+    ) -> Result<(), ResultLost> {
+        let transfer = chain.transfer();
+        let name = PayloadName::of_answer(id)?;
+        let put = self.parts.chunks.put(name, result, target);
+        let stored = chain.within(deadline, put).await.ok_or(ResultLost::TimedOut)??;
+        stored.leave();
+        transfer.succeeded();
+        Ok(())
     }
 }
 
@@ -499,19 +541,9 @@ fn fitting(response: &InvocationResponse, max_payload: usize) -> Bytes {
     match &response.error {
         Some(error) if encoded.len() > max_payload => {
             let short = error[..error.floor_char_boundary(max_payload / 2)].to_owned();
-            codec::encode_response(&failure(response.invocation_id.clone(), short))
+            codec::encode_response(&InvocationResponse::failure(response.invocation_id.clone(), short))
         }
         _ => encoded,
-    }
-}
-
-fn failure(invocation_id: String, error: String) -> InvocationResponse {
-    InvocationResponse {
-        msg: Bytes::new(),
-        invocation_id,
-        error: Some(error),
-        content_length: 0,
-        trace_context: TraceContext::default(),
     }
 }
 
@@ -533,7 +565,7 @@ mod tests {
 
     #[test]
     fn an_error_too_long_for_a_message_is_shortened() {
-        let long = failure("id".to_owned(), "ä".repeat(40_000));
+        let long = InvocationResponse::failure("id", "ä".repeat(40_000));
         let whole = codec::decode_response(fitting(&long, 1 << 20)).unwrap();
         assert_eq!(whole.error, long.error);
         let encoded = fitting(&long, 8 << 10);

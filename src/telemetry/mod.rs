@@ -8,15 +8,16 @@
 //! own report of a failed write is off: it panics where standard error is gone.
 
 pub mod flood;
-pub mod outlet;
+mod outlet;
 
 use std::{
     fmt::{self, Write as _},
     io, panic,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use time::{
     OffsetDateTime,
@@ -86,13 +87,13 @@ pub fn init(log: &config::Log) {
             builder(sink).fmt_fields(JsonFields::new()).with_env_filter(filter).event_format(json).try_init()
         }
     };
-    let later = std::mem::take(&mut *LATER.lock().unwrap_or_else(PoisonError::into_inner));
+    let later = std::mem::take(&mut *LATER.lock());
     later.iter().for_each(|warning| warn!("{warning}"));
 }
 
 /// Keeps warnings until there is a log, so that they have its form.
 pub fn warn_later(warnings: Vec<String>) {
-    LATER.lock().unwrap_or_else(PoisonError::into_inner).extend(warnings);
+    LATER.lock().extend(warnings);
 }
 
 type Builder =
@@ -139,7 +140,7 @@ pub fn repeat(lines: &[u8]) {
 /// Tells how much of the floods that are over was left out of the log. To be called from time to time.
 pub fn settle() {
     if let Some(log) = LOG.get() {
-        let owed = log.flood().settle(Instant::now());
+        let owed = log.flood.lock().settle(Instant::now());
         log.tell(&owed);
     }
 }
@@ -147,7 +148,7 @@ pub fn settle() {
 /// Lets out what was logged and said, as far as it is taken within a short time. To be called before the process ends.
 pub fn flush() {
     if let Some(log) = LOG.get() {
-        let owed = log.flood().end();
+        let owed = log.flood.lock().end();
         log.tell(&owed);
         log.outlet.flush(FLUSH_TIMEOUT);
     }
@@ -203,10 +204,6 @@ impl Log {
 
     fn bounded<F>(&self, format: F) -> Bounded<F> {
         Bounded { log: self.clone(), format }
-    }
-
-    fn flood(&self) -> MutexGuard<'_, Flood<Identifier>> {
-        self.flood.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell(&self, owed: &[Owed]) {
@@ -293,7 +290,7 @@ where
             let mut about = About::default();
             event.record(&mut about);
             // The guard is gone before anything else happens.
-            let (is_admitted, owed) = self.log.flood().admit(metadata.callsite(), &about.target(), Instant::now());
+            let (is_admitted, owed) = self.log.flood.lock().admit(metadata.callsite(), &about.target(), Instant::now());
             self.log.tell(&owed);
             if !is_admitted {
                 return Ok(());
@@ -429,8 +426,8 @@ mod tests {
     fn logged(form: Form, events: impl FnOnce()) -> String {
         // A place that logs for the first time asks all subscribers there are whether they want it: one that another
         // thread is just about to drop would answer for this one.
-        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-        let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        static ONE_AT_A_TIME: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+        let _turn = ONE_AT_A_TIME.lock();
         let end = End::default();
         let log = Log::new(form, Outlet::open("test", end.clone(), lost_in_text));
         match form {
@@ -444,7 +441,7 @@ mod tests {
                 tracing::subscriber::with_default(subscriber, events);
             }
         }
-        let owed = log.flood().end();
+        let owed = log.flood.lock().end();
         log.tell(&owed);
         log.outlet.flush(Duration::from_secs(30));
         String::from_utf8(end.0.lock().unwrap().clone()).unwrap()

@@ -10,10 +10,12 @@
 
 use std::{
     io::{self, ErrorKind, Write},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
+
+use parking_lot::{Condvar, Mutex};
 
 /// Bytes that wait to be written: some thousand lines, a reader's pause of seconds.
 const WAITING_BYTES_MAX: usize = 1 << 20;
@@ -94,38 +96,32 @@ impl Outlet {
 
     /// Lets bytes out that end with a line break, or loses them.
     pub fn push(&self, line: &[u8]) {
-        self.0.waiting().take(line);
+        self.0.waiting.lock().take(line);
         self.0.filled.notify_one();
     }
 
     /// Waits until everything was written or cannot be, but no longer than `time`.
     pub fn flush(&self, time: Duration) {
         let deadline = Instant::now() + time;
-        let mut waiting = self.0.waiting();
+        let mut waiting = self.0.waiting.lock();
         while waiting.is_writing || waiting.is_due() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if self.0.settled.wait_until(&mut waiting, deadline).timed_out() {
                 return;
             }
-            waiting = self.0.settled.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
 
 impl Shared {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn run(&self, mut stream: impl Write, notice: Notice) {
         let mut batch = Vec::new();
         // A line of which only the beginning could be written.
         let mut is_torn = false;
         loop {
-            let mut waiting = self.waiting();
+            let mut waiting = self.waiting.lock();
             while !waiting.is_due() {
                 self.settled.notify_all();
-                waiting = self.filled.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+                self.filled.wait(&mut waiting);
             }
             batch.clear();
             if is_torn {
@@ -136,7 +132,7 @@ impl Shared {
             drop(waiting);
             let written = write(&mut stream, &batch);
             is_torn = if written == 0 { is_torn } else { batch[written - 1] != b'\n' };
-            let mut waiting = self.waiting();
+            let mut waiting = self.waiting.lock();
             waiting.is_writing = false;
             waiting.has_failed = written < batch.len();
             if waiting.has_failed {
@@ -178,7 +174,7 @@ pub fn own_handle(stream: &impl std::os::windows::io::AsHandle) -> io::Result<st
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::sync::{Condvar, Mutex, mpsc};
 
     use super::*;
 
@@ -290,7 +286,7 @@ mod tests {
             outlet.push(b"into the void\n");
             outlet.flush(PATIENCE);
         }
-        let waiting = outlet.0.waiting();
+        let waiting = outlet.0.waiting.lock();
         assert_eq!((waiting.lost, waiting.bytes.len()), (100, 0));
     }
 

@@ -10,10 +10,10 @@
 //! Names, labels and errors come from strangers. All text goes through [`Text`], which escapes in them what a terminal would
 //! obey; only the codes of our own tones are left.
 
-pub mod page;
-pub mod progress;
+mod page;
+mod progress;
 pub mod table;
-pub mod text;
+mod text;
 
 use std::{
     borrow::Cow,
@@ -27,17 +27,38 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use crate::{
-    cli::connect::{Form, Output},
-    escape,
-};
+use crate::escape;
 pub use page::{Page, Tone};
 pub use progress::Progress;
-pub use table::{Cell, Column, Table};
+pub use table::{Cell, Column, Columns, Table};
 pub use text::Text;
 
 /// Narrower terminals are taken for this wide: nothing readable fits.
 const WIDTH_MIN: usize = 24;
+
+/// The form of the output.
+#[derive(clap::Args, Clone, Copy, Debug, Default)]
+pub struct Form {
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// How data is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// Tables and sentences, fitted to the terminal
+    #[default]
+    Text,
+    /// Text with more columns and nothing shortened
+    Wide,
+    /// JSON in the shapes of `wash`
+    Json,
+    /// The same as YAML
+    Yaml,
+    /// Only ids, a line each
+    Name,
+}
 
 /// Something that can be printed in every form.
 pub trait View {
@@ -115,7 +136,12 @@ impl Terminal {
 
     /// An empty page as wide as this terminal.
     pub fn page(&self) -> Page {
-        Page::new(self.width, self.output == Output::Wide)
+        Page::new(self.width, self.columns())
+    }
+
+    /// The columns of tables that are wanted.
+    pub fn columns(&self) -> Columns {
+        if self.output == Output::Wide { Columns::All } else { Columns::Usual }
     }
 
     /// Prints what a page has.
@@ -188,14 +214,14 @@ fn yaml(value: &Value) -> Result<String> {
 
 /// A sentence with its data: what most commands that change something have to say.
 #[derive(Debug)]
-pub struct Said {
+pub struct Message {
     /// The sentence; `result` in JSON, as `wash` has it.
     pub text: String,
     pub json: Value,
     pub name: String,
 }
 
-impl Said {
+impl Message {
     /// `members` are the other members of the JSON object.
     pub fn new(text: impl Into<String>, name: impl Into<String>, mut members: Value) -> Self {
         let text = text.into();
@@ -206,7 +232,7 @@ impl Said {
     }
 }
 
-impl View for Said {
+impl View for Message {
     fn json(&self) -> Value {
         self.json.clone()
     }

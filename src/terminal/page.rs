@@ -3,7 +3,10 @@
 use anstyle::{AnsiColor, Style};
 use unicode_width::UnicodeWidthStr as _;
 
-use super::{table::Table, text::Text};
+use super::{
+    table::{Columns, Table},
+    text::Text,
+};
 use crate::escape;
 
 /// How a piece of text looks on a terminal with colours; its meaning never hangs on that alone.
@@ -16,7 +19,7 @@ pub enum Tone {
     /// Text that can be skipped.
     Faint,
     Good,
-    Doubtful,
+    Warning,
     Bad,
 }
 
@@ -27,7 +30,7 @@ impl Tone {
             Self::Strong => Style::new().bold(),
             Self::Faint => Style::new().dimmed(),
             Self::Good => AnsiColor::Green.on_default(),
-            Self::Doubtful => AnsiColor::Yellow.on_default(),
+            Self::Warning => AnsiColor::Yellow.on_default(),
             Self::Bad => AnsiColor::Red.on_default().bold(),
         }
     }
@@ -66,15 +69,14 @@ fn wrapped(text: &str, room: usize) -> Vec<String> {
 #[derive(Debug)]
 pub struct Page {
     width: Option<usize>,
-    /// Columns that are only shown on request are wanted.
-    wide: bool,
+    columns: Columns,
     text: String,
 }
 
 impl Page {
     /// Without a width nothing is shortened.
-    pub fn new(width: Option<usize>, wide: bool) -> Self {
-        Self { width: width.filter(|_| !wide), wide, text: String::new() }
+    pub fn new(width: Option<usize>, columns: Columns) -> Self {
+        Self { width: width.filter(|_| columns == Columns::Usual), columns, text: String::new() }
     }
 
     pub fn width(&self) -> Option<usize> {
@@ -82,7 +84,7 @@ impl Page {
     }
 
     pub fn is_wide(&self) -> bool {
-        self.wide
+        self.columns == Columns::All
     }
 
     /// Adds a line.
@@ -135,7 +137,7 @@ impl Page {
         if table.is_empty() {
             return self.line(when_empty);
         }
-        self.text.push_str(&table.render(self.width, self.wide));
+        self.text.push_str(&table.render(self.width, self.columns));
     }
 
     pub fn into_text(self) -> String {
@@ -149,10 +151,10 @@ mod tests {
 
     #[test]
     fn a_text_goes_on_below_its_beginning() {
-        let mut page = Page::new(Some(27), false);
+        let mut page = Page::new(Some(27), Columns::Usual);
         page.hanging("ok  ", 4, "one two three four five six", Tone::Plain);
         assert_eq!(page.into_text(), "ok  one two three four five\n    six\n");
-        let mut page = Page::new(None, false);
+        let mut page = Page::new(None, Columns::Usual);
         page.hanging("ok  ", 4, "one two three four five six", Tone::Plain);
         assert_eq!(page.into_text(), "ok  one two three four five six\n");
     }

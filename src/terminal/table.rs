@@ -25,6 +25,14 @@ enum Kind {
     Number,
 }
 
+/// The columns of a table that are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Columns {
+    Usual,
+    /// Also those that are only shown on request; then nothing is shortened.
+    All,
+}
+
 /// A column with its heading.
 #[derive(Clone, Debug)]
 pub struct Column {
@@ -53,6 +61,15 @@ impl Column {
     /// Is never shortened, and stands at the right.
     pub fn number(heading: &'static str) -> Self {
         Self { heading, kind: Kind::Number, wide_only: false }
+    }
+
+    /// The width that it may be shortened to, if it may.
+    fn least(&self) -> Option<usize> {
+        match self.kind {
+            Kind::Id => Some(ID_MIN.max(self.heading.width())),
+            Kind::Text => Some(TEXT_MIN.max(self.heading.width())),
+            Kind::Fixed | Kind::Number => None,
+        }
     }
 
     /// Only shown with `-o wide`.
@@ -105,8 +122,9 @@ impl Table {
     }
 
     /// The table as lines; without a width nothing is shortened.
-    pub fn render(&self, width: Option<usize>, wide: bool) -> String {
-        let shown: Vec<usize> = (0..self.columns.len()).filter(|at| wide || !self.columns[*at].wide_only).collect();
+    pub fn render(&self, width: Option<usize>, columns: Columns) -> String {
+        let shown: Vec<usize> =
+            (0..self.columns.len()).filter(|at| columns == Columns::All || !self.columns[*at].wide_only).collect();
         let natural: Vec<usize> = shown.iter().map(|at| self.natural_width(*at)).collect();
         match width {
             None => self.grid(&shown, &natural),
@@ -124,17 +142,10 @@ impl Table {
 
     /// Takes from the widest column that can give until all fit; `None` if they cannot.
     fn fit(&self, shown: &[usize], mut widths: Vec<usize>, width: usize) -> Option<Vec<usize>> {
-        let least = |at: usize| {
-            let heading = self.columns[shown[at]].heading.width();
-            match self.columns[shown[at]].kind {
-                Kind::Id => Some(ID_MIN.max(heading)),
-                Kind::Text => Some(TEXT_MIN.max(heading)),
-                Kind::Fixed | Kind::Number => None,
-            }
-        };
         let gaps = GAP * shown.len().saturating_sub(1);
         while widths.iter().sum::<usize>() + gaps > width {
-            let can_give = (0..widths.len()).filter(|at| least(*at).is_some_and(|least| widths[*at] > least));
+            let can_give = (0..widths.len())
+                .filter(|at| self.columns[shown[*at]].least().is_some_and(|least| widths[*at] > least));
             let widest = can_give.max_by_key(|at| widths[*at])?;
             widths[widest] -= 1;
         }
@@ -241,30 +252,30 @@ mod tests {
 
     #[test]
     fn without_a_width_nothing_is_shortened() {
-        let text = table().render(None, false);
+        let text = table().render(None, Columns::Usual);
         assert!(text.lines().nth(1).unwrap().starts_with(HOST), "{text}");
-        assert!(!text.contains("VERSION") && table().render(None, true).contains("VERSION"));
+        assert!(!text.contains("VERSION") && table().render(None, Columns::All).contains("VERSION"));
     }
 
     #[test]
     fn every_line_fits_whatever_the_width() {
         for width in 24..120 {
-            let text = anstream::adapter::strip_str(&table().render(Some(width), false)).to_string();
+            let text = anstream::adapter::strip_str(&table().render(Some(width), Columns::Usual)).to_string();
             assert!(text.lines().all(|line| line.width() <= width), "{width}:\n{text}");
         }
-        let narrow = anstream::adapter::strip_str(&table().render(Some(40), false)).to_string();
+        let narrow = anstream::adapter::strip_str(&table().render(Some(40), Columns::Usual)).to_string();
         assert_eq!(narrow.lines().nth(1), Some("NCATS5Y…GZZJWVF  lucky-reef-8888      12"), "{narrow}");
     }
 
     #[test]
     fn what_does_not_fit_becomes_blocks() {
-        let text = anstream::adapter::strip_str(&table().render(Some(26), false)).to_string();
+        let text = anstream::adapter::strip_str(&table().render(Some(26), Columns::Usual)).to_string();
         assert!(text.contains("HOST    NCATS") && text.contains("ACTORS  12"), "{text}");
     }
 
     #[test]
     fn numbers_stand_at_the_right_and_texts_stay_in_their_row() {
-        let text = anstream::adapter::strip_str(&table().render(None, false)).to_string();
+        let text = anstream::adapter::strip_str(&table().render(None, Columns::Usual)).to_string();
         assert!(text.lines().count() == 3 && text.contains("x\\ny"), "{text}");
         assert!(text.lines().nth(2).unwrap().ends_with("     3"), "{text}");
     }

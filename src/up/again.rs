@@ -23,10 +23,11 @@ pub async fn told(instance: &Instance, record: &Record) -> Option<Summary> {
 
 /// Tells how the one that runs differs from what a second `up` asks for, if it does.
 pub fn differs(running: &Record, options: &Options, loaded: &Loaded) -> Option<String> {
-    let asked = |key: &str| settle::row(&loaded.table, key).is_some_and(|row| row.origin.is_above_file());
     let place = place(&loaded.config);
-    let other_place = ["ctl_port", "ctl_host"].into_iter().any(asked) && running.address.as_ref() != Some(&place);
-    if other_place {
+    let names_place = ["ctl_port", "ctl_host"]
+        .into_iter()
+        .any(|key| settle::row(&loaded.table, key).is_some_and(|row| row.origin.is_above_file()));
+    if names_place && running.address.as_ref() != Some(&place) {
         return Some(format!(
             "it uses NATS on {}, not {place}",
             running.address.as_deref().unwrap_or("another address")

@@ -24,7 +24,7 @@ use super::{
 use crate::telemetry;
 
 /// Tells the second process what it is.
-pub const FLAG: &str = "--in-background";
+const FLAG: &str = "--in-background";
 /// How long the host may take to be ready: a server, a hub that does not answer, metadata, a demonstration.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(40);
@@ -92,8 +92,8 @@ pub async fn start(instance: &Instance, interrupted: &CancellationToken) -> Resu
             return Ok(Outcome::Ended(status));
         }
         // A record that a killed one left may have the same number.
-        let is_its = |record: &Record| process.as_ref() == Some(&record.up) && record.summary.is_some();
-        if let Some(record) = instance.record().filter(is_its) {
+        let record = instance.record().filter(|record| process.as_ref() == Some(&record.up));
+        if let Some(record) = record.filter(|record| record.summary.is_some()) {
             repeat.on();
             return Ok(Outcome::Ready(Box::new(record)));
         }

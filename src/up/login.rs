@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
-    config::{Auth, Config, Connection, Secret},
+    config::{Auth, Config, Secret},
     context,
     dirs::Dirs,
     identity::operator::{self, Keys, Operator},
@@ -58,6 +58,13 @@ struct Kept {
     user_seed: String,
 }
 
+impl Kept {
+    fn write(&self, path: &Path) -> io::Result<()> {
+        trusted::create_dir(path.parent().unwrap_or(Path::new(".")))?;
+        trusted::create(path, &serde_json::to_vec(self)?)
+    }
+}
+
 impl Login {
     /// Reads the login at `path`, or makes one and keeps it there.
     pub fn keep(path: &Path) -> Result<Self> {
@@ -68,11 +75,7 @@ impl Login {
                 let made = Operator::new(&Keys::new(), NAME).context("make a login for the NATS server")?;
                 let Operator { server_config, account, user_jwt, user_seed } = made;
                 let kept = Kept { server_config, account, user_jwt, user_seed };
-                let keep = || {
-                    trusted::create_dir(path.parent().unwrap_or(Path::new(".")))?;
-                    trusted::create(path, &serde_json::to_vec(&kept)?)
-                };
-                keep().with_context(|| format!("keep the login of the NATS server in {}", path.display()))?;
+                kept.write(path).with_context(|| format!("keep the login of the NATS server in {}", path.display()))?;
                 kept
             }
             Err(error) => bail!("the login of the NATS server cannot be used: {}: {error}", path.display()),
@@ -91,7 +94,7 @@ impl Login {
 }
 
 /// Whether a `host up` made this login, on whatever machine.
-pub fn is_of_up(auth: &Auth) -> bool {
+fn is_of_up(auth: &Auth) -> bool {
     let Auth::JwtAndSeed { jwt, .. } = auth else { return false };
     operator::name_in(jwt.expose()).as_deref() == Some(NAME)
 }
@@ -100,12 +103,12 @@ pub fn is_of_up(auth: &Auth) -> bool {
 /// earlier server out. Returns the families whose own login is not used.
 pub fn log_in(config: &mut Config, login: Option<&Login>, place: &str) -> Vec<&'static str> {
     let wanted = login.map_or(Auth::Anonymous, Login::auth);
-    let is_at_place = |connection: &Connection| super::address(&connection.host_text, connection.port) == place;
+    let [is_ctl, is_rpc] = [&config.ctl, &config.rpc].map(|at| super::address(&at.host_text, at.port) == place);
     // Providers may know this machine by another name.
-    let has_providers = is_at_place(&config.rpc) && config.prov_rpc.port == config.rpc.port;
+    let has_providers = is_rpc && config.prov_rpc.port == config.rpc.port;
     let families = [
-        ("ctl", is_at_place(&config.ctl), &mut config.ctl),
-        ("rpc", is_at_place(&config.rpc), &mut config.rpc),
+        ("ctl", is_ctl, &mut config.ctl),
+        ("rpc", is_rpc, &mut config.rpc),
         ("prov_rpc", has_providers, &mut config.prov_rpc),
     ];
     let mut unused = Vec::new();
@@ -133,7 +136,6 @@ pub fn give_store_to(store: &Path, login: Option<&Login>) -> io::Result<()> {
     if wanted.exists() {
         return Ok(());
     }
-    let is_account = |name: &str| name == OPEN_ACCOUNT || (name.len() == 56 && name.starts_with('A'));
     let entries = fs::read_dir(&streams).into_iter().flatten().filter_map(Result::ok);
     let mut accounts: Vec<PathBuf> =
         entries.filter(|entry| entry.file_name().to_str().is_some_and(is_account)).map(|entry| entry.path()).collect();
@@ -141,6 +143,10 @@ pub fn give_store_to(store: &Path, login: Option<&Login>) -> io::Result<()> {
         (Some(only), true) => fs::rename(only, wanted),
         _ => Ok(()),
     }
+}
+
+fn is_account(name: &str) -> bool {
+    name == OPEN_ACCOUNT || (name.len() == 56 && name.starts_with('A'))
 }
 
 /// Writes contexts of this name for `nats` and for `wash`. They hold the login; an error says which could not be written.

@@ -27,7 +27,7 @@ mod login;
 pub mod nats_server;
 pub mod process;
 mod settle;
-pub mod summary;
+mod summary;
 
 use std::{
     fs,
@@ -35,11 +35,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::{
+    clock,
     config::{Config, Loaded, Origin, ProcessEnvironment, Sources},
     dirs::Dirs,
     host::Host,
@@ -94,7 +95,8 @@ impl Options {
             mistakes.extend(errors.iter().map(ToString::to_string));
             None
         });
-        mistakes.extend(self.domain.as_deref().and_then(|domain| settle::check_domain(domain).err()));
+        let domain = self.domain.as_deref().map_or(Ok(()), settle::check_domain);
+        mistakes.extend(domain.err().map(|error| error.to_string()));
         if mistakes.is_empty() { Ok(Self { hub, ..self }) } else { Err(mistakes) }
     }
 }
@@ -110,7 +112,7 @@ pub struct Session {
     /// The login that the server accepts; `None` with `--open`, or if no server was started.
     login: Option<Login>,
     /// The name of the contexts that lead to the server, or why they could not be written.
-    contexts: Option<Result<String, String>>,
+    contexts: Option<Result<String>>,
     /// Why `host_config.json` could not be written here.
     not_written: Option<String>,
     /// Present with a hub.
@@ -135,7 +137,7 @@ impl Session {
             // A server that a killed predecessor left is not forgotten before it is dealt with.
             server: instance.record().and_then(|left| left.server),
             background_log: options.in_background.then(|| detached::log_of(&instance)),
-            stop_within_ms: STOP_MARGIN.as_millis() as u64,
+            stop_within_ms: clock::millis(STOP_MARGIN),
             host_id: None,
             summary: None,
         };
@@ -163,7 +165,7 @@ impl Session {
         let lattice = Lattice::of(&loaded.config);
         match settle::domains(&self.options, &loaded.table, &self.dirs, self.claim.instance(), &lattice) {
             Ok(domains) => self.domains = domains,
-            Err(mistake) => mistakes.push(mistake),
+            Err(mistake) => mistakes.push(mistake.to_string()),
         }
         if self.options.free_ports {
             match self.choose_port(sources, loaded) {
@@ -172,21 +174,21 @@ impl Session {
                     sources.flags.extend(["ctl_host", "rpc_host", "prov_rpc_host"].map(|key| (key, host.clone())));
                     sources.flags.extend(["ctl_port", "rpc_port", "prov_rpc_port"].map(|key| (key, port.to_string())));
                 }
-                Err(mistake) => mistakes.push(mistake),
+                Err(mistake) => mistakes.push(mistake.to_string()),
             }
         }
         if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
     }
 
     /// The port of the settings if somebody chose it once and it can be had, else a free one.
-    fn choose_port(&mut self, sources: &Sources, loaded: &Loaded) -> Result<u16, String> {
+    fn choose_port(&mut self, sources: &Sources, loaded: &Loaded) -> Result<u16> {
         let given = sources.flags.iter().find_map(|(key, _)| PORTS.iter().find(|(port, _)| port == key));
         if let Some((_, flag)) = given {
-            return Err(format!("--free-ports chooses the port, and {flag} names one; leave one of them away"));
+            bail!("--free-ports chooses the port, and {flag} names one; leave one of them away");
         }
         let (host, port) = (loaded.config.ctl.host_text.as_str(), loaded.config.ctl.port);
         if !nats_server::is_here(host) {
-            return Err(format!("--free-ports: {}", elsewhere(host)));
+            bail!("--free-ports: {}", elsewhere(host));
         }
         let own = self.record.server.as_ref().is_some_and(|left| left.address == address(host, port));
         if own {
@@ -196,75 +198,73 @@ impl Session {
         let is_default = settle::row(&loaded.table, "ctl_port").is_none_or(|row| row.origin == Origin::Default);
         let wanted = Some(port).filter(|port| !is_default && *port != USUAL_PORT);
         let (claim, record) = (&self.claim, &mut self.record);
-        let note = |port| {
+        let chosen = claim.choose_port(&self.dirs, host, wanted, |port| {
             record.address = Some(address(host, port));
             claim.write(record)
-        };
-        claim.choose_port(&self.dirs, host, wanted, note).map_err(|error| format!("--free-ports: {error}"))
+        });
+        chosen.map_err(|error| anyhow!("--free-ports: {error}"))
     }
 
     /// Makes sure that a NATS server listens: the one a killed `up` of this directory left, one that is there, or a new one.
     /// Beside a server of its own, a host that has been told no `js_domain` gets that server's.
     pub async fn ensure_server(&mut self, config: &mut Config) -> Result<()> {
         let place = place(config);
-        self.record.stop_within_ms = (config.shutdown_timeout + STOP_MARGIN).as_millis() as u64;
+        self.record.stop_within_ms = clock::millis(config.shutdown_timeout + STOP_MARGIN);
         self.record.address = Some(place.clone());
-        let domain = self.domains.server.clone();
-        let (store_dir, dir) = {
-            let instance = self.claim.instance();
-            (settle::store(&self.dirs, instance, &domain), instance.folder().to_owned())
-        };
-        let hub = self.options.hub.clone();
-        let settings = |name: String, login: Option<Login>| Settings {
-            name,
-            address: place.clone(),
-            domain: domain.clone(),
-            store_dir: store_dir.clone(),
-            dir: dir.clone(),
-            login,
-            hub: hub.clone(),
-        };
-        if let Some(left) = self.record.server.clone() {
-            let as_left = settings(left.name.clone(), self.own_login()?);
-            match left.leftover(self.claim.instance()).await {
-                Some(process) if as_left.are_as_written() && nats_server::probe(&place).await.is(&left.name) => {
-                    info!(address = %place, pid = process.pid, "the NATS server that a killed `host up` left is taken over");
-                    self.take_domain(config)?;
-                    self.take_login(config, &as_left);
-                    return self.use_server(NatsServer::adopt(process), &as_left).await;
-                }
-                Some(process) => {
-                    info!(
-                        address = %left.address, pid = process.pid,
-                        "the NATS server that a killed `host up` left has other settings and is stopped"
-                    );
-                    nats_server::stop_process(&process).await.context("stop the server an earlier `host up` left")?;
-                }
-                None => {}
-            }
-            self.record.server = None;
+        if self.take_over(config, &place).await? {
+            return Ok(());
         }
         match nats_server::probe(&place).await {
-            Probe::Nothing => {}
+            Probe::Nothing => self.start_server(config, &place).await,
             Probe::Nats(greeting) => {
                 self.check_foreign(&place, &greeting.name)?;
                 info!(address = %place, version = %greeting.version, "a NATS server runs already and is used");
                 self.note().context("note what runs")?;
-                return self.check_rpc(config, &place).await;
+                self.check_rpc(config, &place).await
             }
             Probe::Other => bail!(
                 "something that is no NATS server listens on {place}; choose another port with --nats-port, or let one be \
                  chosen with --free-ports"
             ),
         }
+    }
+
+    /// Uses the server that a killed `up` of this directory left if it has these settings, or stops
+    /// it. Says whether it is used.
+    async fn take_over(&mut self, config: &mut Config, place: &str) -> Result<bool> {
+        let Some(left) = self.record.server.clone() else { return Ok(false) };
+        let as_left = self.server_settings(place, left.name.clone())?;
+        match left.leftover(self.claim.instance()).await {
+            Some(process) if as_left.are_as_written() && nats_server::probe(place).await.is(&left.name) => {
+                info!(address = %place, pid = process.pid, "the NATS server that a killed `host up` left is taken over");
+                self.take_domain(config)?;
+                self.take_login(config, &as_left);
+                self.use_server(NatsServer::adopt(process), &as_left).await?;
+                return Ok(true);
+            }
+            Some(process) => {
+                info!(
+                    address = %left.address, pid = process.pid,
+                    "the NATS server that a killed `host up` left has other settings and is stopped"
+                );
+                nats_server::stop_process(&process).await.context("stop the server an earlier `host up` left")?;
+            }
+            None => {}
+        }
+        self.record.server = None;
+        Ok(false)
+    }
+
+    async fn start_server(&mut self, config: &mut Config, place: &str) -> Result<()> {
         let host = config.ctl.host_text.clone();
         let looked_up = host.clone();
         if !tokio::task::spawn_blocking(move || nats_server::is_here(&looked_up)).await.unwrap_or(true) {
             bail!("no NATS server answers on {place}, and {}", elsewhere(&host));
         }
-        self.check_rpc(config, &place).await?;
+        self.check_rpc(config, place).await?;
         let binary = nats_server::find_or_install(&ProcessEnvironment, &self.dirs).await?;
-        let fresh = settings(format!("{domain}-{:016x}", rand::random::<u64>()), self.own_login()?);
+        let name = format!("{}-{:016x}", self.domains.server, rand::random::<u64>());
+        let fresh = self.server_settings(place, name)?;
         login::give_store_to(&fresh.store_dir, fresh.login.as_ref()).with_context(|| {
             format!("give the streams in {} to the account that logs in", fresh.store_dir.display())
         })?;
@@ -282,6 +282,20 @@ impl Session {
             "NATS server started"
         );
         self.use_server(server, &fresh).await
+    }
+
+    /// How a server of this name is to run at this place.
+    fn server_settings(&self, place: &str, name: String) -> Result<Settings> {
+        let (instance, domain) = (self.claim.instance(), &self.domains.server);
+        Ok(Settings {
+            name,
+            address: place.to_owned(),
+            domain: domain.clone(),
+            store_dir: settle::store(&self.dirs, instance, domain),
+            dir: instance.folder().to_owned(),
+            login: self.own_login()?,
+            hub: self.options.hub.clone(),
+        })
     }
 
     /// The server will be this machine's own, and so are its domain and its store.
@@ -332,7 +346,7 @@ impl Session {
             let creds = settle::creds(&self.dirs, instance);
             let written = login::write_contexts(instance.key(), config, self.login.as_ref(), &self.dirs, &creds);
             let name = instance.key().to_owned();
-            self.contexts = Some(written.map(|()| name).map_err(|error| format!("{error:#}")));
+            self.contexts = Some(written.map(|()| name));
         }
         config.allow_file_load |= self.options.demo;
     }
@@ -474,9 +488,10 @@ impl ServerRecord {
                     return None;
                 }
                 // Nobody else has its name, so the number it has noted is its own.
-                let noted =
-                    || fs::read_to_string(nats_server::pid_file_in(instance.folder())).ok()?.trim().parse().ok();
-                process.clone().or_else(|| Process::of(noted()?))
+                process.clone().or_else(|| {
+                    let noted = fs::read_to_string(nats_server::pid_file_in(instance.folder())).ok()?;
+                    Process::of(noted.trim().parse().ok()?)
+                })
             }
         }
     }

@@ -8,11 +8,11 @@ use std::{
     net::{TcpListener, ToSocketAddrs as _},
     path::{Path, PathBuf},
     process::Stdio,
-    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
     net::TcpStream,
@@ -77,8 +77,9 @@ pub async fn probe(address: &str) -> Probe {
 
 fn greeting(line: &[u8]) -> Option<Greeting> {
     let info: serde_json::Value = serde_json::from_slice(line.strip_prefix(b"INFO ")?).ok()?;
-    let text = |member: &str| info[member].as_str().unwrap_or("unknown").to_owned();
-    Some(Greeting { version: text("version"), name: text("server_name") })
+    let [version, name] =
+        ["version", "server_name"].map(|member| info[member].as_str().unwrap_or("unknown").to_owned());
+    Some(Greeting { version, name })
 }
 
 /// Whether a server can listen on this host's name or address here. Blocks for as long as the name is looked up.
@@ -113,7 +114,7 @@ impl Settings {
         self.dir.join("nats-server.cfg")
     }
 
-    pub fn pid_file(&self) -> PathBuf {
+    fn pid_file(&self) -> PathBuf {
         pid_file_in(&self.dir)
     }
 
@@ -136,13 +137,9 @@ pub fn pid_file_in(dir: &Path) -> PathBuf {
 /// The server this process is responsible for.
 static STARTED: Mutex<Option<Process>> = Mutex::new(None);
 
-fn set_started(process: Option<Process>) {
-    *STARTED.lock().unwrap_or_else(PoisonError::into_inner) = process;
-}
-
 /// Kills the server this process is responsible for, if any: for an end that leaves no time to stop it.
 pub fn kill_started() {
-    let process = STARTED.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let process = STARTED.lock().take();
     if let Some(process) = process {
         // An error leaves it running, and the next `host up` finds it.
         let _ = process.kill();
@@ -179,11 +176,11 @@ impl NatsServer {
         command.process_group(0);
         let mut child = command.spawn().with_context(|| format!("run {}", binary.display()))?;
         let process = child.id().and_then(Process::of);
-        set_started(process.clone());
+        *STARTED.lock() = process.clone();
         let ready = async {
             while !probe(&settings.address).await.is(&settings.name) {
                 if let Some(status) = child.try_wait()? {
-                    set_started(None);
+                    *STARTED.lock() = None;
                     bail!("it ended at once ({status}): {}", last_words(&log));
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -199,7 +196,7 @@ impl NatsServer {
 
     /// Takes over a server that an earlier process started.
     pub fn adopt(process: Process) -> Self {
-        set_started(Some(process.clone()));
+        *STARTED.lock() = Some(process.clone());
         Self { process, child: None }
     }
 
@@ -220,7 +217,7 @@ impl NatsServer {
 
     /// Asks it to stop, and ends it if it does not.
     pub async fn stop(mut self) {
-        set_started(None);
+        *STARTED.lock() = None;
         if let Some(child) = &mut self.child {
             // Until the status of a child is asked for, its number means nobody else.
             #[cfg(unix)]
@@ -283,8 +280,6 @@ fn remove_ports_files(dir: &Path) {
 
 /// The configuration file, in words that servers since 2.9 know.
 fn configuration(settings: &Settings) -> String {
-    let text = |value: &str| serde_json::Value::String(value.to_owned()).to_string();
-    let path = |value: &Path| text(&value.to_string_lossy());
     let mut config = format!(
         "# Written by `host up` at each start; changes made here are lost.\n\
          server_name: {}\n\
@@ -297,11 +292,11 @@ fn configuration(settings: &Settings) -> String {
          ping_max: 3\n\
          \n\
          jetstream {{\n  domain: {}\n  store_dir: {}\n}}\n",
-        text(&settings.name),
-        text(&settings.address),
-        path(&settings.pid_file()),
-        text(&settings.domain),
-        path(&settings.store_dir),
+        quoted(&settings.name),
+        quoted(&settings.address),
+        quoted_path(&settings.pid_file()),
+        quoted(&settings.domain),
+        quoted_path(&settings.store_dir),
     );
     if let Some(login) = &settings.login {
         config.push_str(
@@ -310,16 +305,16 @@ fn configuration(settings: &Settings) -> String {
         config.push_str(&login.server_config);
     }
     if let Some(hub) = &settings.hub {
-        let urls: Vec<String> = hub.urls.iter().map(|url| text(url)).collect();
+        let urls: Vec<String> = hub.urls.iter().map(|url| quoted(url)).collect();
         let mut remote = format!("      urls: [{}]\n", urls.join(", "));
         if let Some(login) = &settings.login {
-            remote.push_str(&format!("      account: {}\n", text(&login.account)));
+            remote.push_str(&format!("      account: {}\n", quoted(&login.account)));
         }
         if let Some(creds) = &hub.creds {
-            remote.push_str(&format!("      credentials: {}\n", path(creds)));
+            remote.push_str(&format!("      credentials: {}\n", quoted_path(creds)));
         }
         if hub.needs_tls() {
-            let ca = hub.ca.as_ref().map(|ca| format!(" ca_file: {} ", path(ca))).unwrap_or_default();
+            let ca = hub.ca.as_ref().map(|ca| format!(" ca_file: {} ", quoted_path(ca))).unwrap_or_default();
             remote.push_str(&format!(
                 "      # Without this block a hub that says it has no TLS would be believed.\n      tls {{{ca}}}\n"
             ));
@@ -330,19 +325,26 @@ fn configuration(settings: &Settings) -> String {
              ports_file_dir: {}\n\
              \n\
              leafnodes {{\n  remotes = [\n    {{\n{remote}    }}\n  ]\n}}\n",
-            path(&settings.dir),
+            quoted_path(&settings.dir),
         ));
     }
     config
 }
 
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn quoted_path(path: &Path) -> String {
+    quoted(&path.to_string_lossy())
+}
+
 /// Why a server ended, in its own words.
 fn last_words(log: &Path) -> String {
     let tail = tail(log).unwrap_or_default();
-    let lines = || tail.lines().rev().filter(|line| !line.trim().is_empty());
-    let is_bad = |line: &&str| line.contains("[FTL]") || line.contains("[ERR]");
-    let line = lines().find(is_bad).or_else(|| lines().next()).unwrap_or("it gave no reason");
-    words(line)
+    let mut lines = tail.lines().rev().filter(|line| !line.trim().is_empty());
+    let bad = lines.clone().find(|line| line.contains("[FTL]") || line.contains("[ERR]"));
+    words(bad.or_else(|| lines.next()).unwrap_or("it gave no reason"))
 }
 
 /// Why a server gave up, in its own words; `None` if it did not: somebody else ended it.

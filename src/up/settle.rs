@@ -57,6 +57,24 @@ pub(super) struct Domains {
     pub is_own: bool,
 }
 
+impl Domains {
+    fn own(server: String, metadata: Option<String>) -> Self {
+        Self { server, metadata, is_own: true }
+    }
+}
+
+/// Why a domain cannot be had.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum DomainError {
+    #[error(
+        "--domain {domain}: the host keeps its metadata in domain {metadata} ({origin}), and without a hub nothing leads \
+         there; leave --domain away, set --js-domain {domain} too, or name the hub with --hub"
+    )]
+    Elsewhere { domain: String, metadata: String, origin: Origin },
+    #[error("--domain {0:?} is no JetStream domain; accepted: letters, digits, - and _, at most 64")]
+    Malformed(String),
+}
+
 /// Decides on the domains.
 pub(super) fn domains(
     options: &Options,
@@ -64,36 +82,33 @@ pub(super) fn domains(
     dirs: &Dirs,
     instance: &Instance,
     lattice: &Lattice,
-) -> Result<Domains, String> {
-    let own = |server: String, metadata| Domains { server, metadata, is_own: true };
+) -> Result<Domains, DomainError> {
     let Some(told) = row(table, "js_domain").filter(|row| row.origin != Origin::Default) else {
         let domain = options.domain.clone().unwrap_or_else(|| DOMAIN.to_owned());
-        return Ok(own(domain.clone(), Some(domain)));
+        return Ok(Domains::own(domain.clone(), Some(domain)));
     };
     // An empty flag wants the server's own, whatever that is.
     let metadata = if told.value.is_empty() { DOMAIN.to_owned() } else { told.value };
     match (&options.domain, &options.hub) {
-        (Some(domain), None) if *domain != metadata => Err(format!(
-            "--domain {domain}: the host keeps its metadata in domain {metadata} ({}), and without a hub nothing leads \
-             there; leave --domain away, set --js-domain {domain} too, or name the hub with --hub",
-            told.origin
-        )),
-        (Some(domain), _) => Ok(own(domain.clone(), None)),
+        (Some(domain), None) if *domain != metadata => {
+            Err(DomainError::Elsewhere { domain: domain.clone(), metadata, origin: told.origin })
+        }
+        (Some(domain), _) => Ok(Domains::own(domain.clone(), None)),
         // Only the file can have been copied.
-        (None, None) => Ok(Domains { is_own: told.origin.is_above_file(), ..own(metadata, None) }),
+        (None, None) => Ok(Domains { is_own: told.origin.is_above_file(), ..Domains::own(metadata, None) }),
         (None, Some(hub)) => {
             let had = had_domains(dirs, instance, lattice);
             if had.contains(&metadata) {
-                return Ok(own(metadata, None));
+                return Ok(Domains::own(metadata, None));
             }
-            let is_other = |domain: &&String| domain.starts_with(OTHER_DOMAIN);
-            let domain = had.iter().find(is_other).cloned().unwrap_or_else(other_domain);
+            let other = had.into_iter().find(|domain| domain.starts_with(OTHER_DOMAIN));
+            let domain = other.unwrap_or_else(other_domain);
             info!(
                 "the lattice's metadata is in JetStream domain {metadata} ({}), behind {hub}; the server of this machine gets \
                  domain {domain}. If this machine is the one with the metadata, start it with --domain {metadata}",
                 told.origin
             );
-            Ok(own(domain, None))
+            Ok(Domains::own(domain, None))
         }
     }
 }
@@ -129,16 +144,20 @@ fn mark_of(dirs: &Dirs, instance: &Instance, domain: &str) -> PathBuf {
     stores(dirs, instance).join(format!("{domain}.json"))
 }
 
+/// The lattice that the store of this domain is for.
+fn marked_lattice(dirs: &Dirs, instance: &Instance, domain: &str) -> Option<Lattice> {
+    let mark = trusted::read(&mark_of(dirs, instance, domain), Holds::Settings).ok()?;
+    serde_json::from_slice(&mark.bytes).ok()
+}
+
 /// The domains that servers of this instance have had for this lattice.
 fn had_domains(dirs: &Dirs, instance: &Instance, lattice: &Lattice) -> Vec<String> {
-    let is_marked = |domain: &String| {
-        let mark = trusted::read(&mark_of(dirs, instance, domain), Holds::Settings).ok();
-        mark.and_then(|mark| serde_json::from_slice::<Lattice>(&mark.bytes).ok()).as_ref() == Some(lattice)
-    };
     let entries = fs::read_dir(stores(dirs, instance)).into_iter().flatten().filter_map(Result::ok);
     let stores = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    let mut had: Vec<String> =
-        stores.filter_map(|entry| entry.file_name().into_string().ok()).filter(is_marked).collect();
+    let mut had: Vec<String> = stores
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|domain| marked_lattice(dirs, instance, domain).as_ref() == Some(lattice))
+        .collect();
     had.sort();
     had
 }
@@ -149,12 +168,12 @@ fn other_domain() -> String {
 }
 
 /// Checks a domain's name as it was given on the command line.
-pub(super) fn check_domain(domain: &str) -> Result<(), String> {
-    let is_good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    if !domain.is_empty() && domain.len() <= 64 && domain.bytes().all(is_good) {
+pub(super) fn check_domain(domain: &str) -> Result<(), DomainError> {
+    let is_token = domain.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    if !domain.is_empty() && domain.len() <= 64 && is_token {
         return Ok(());
     }
-    Err(format!("--domain {domain:?} is no JetStream domain; accepted: letters, digits, - and _, at most 64"))
+    Err(DomainError::Malformed(domain.to_owned()))
 }
 
 #[cfg(test)]
@@ -181,7 +200,7 @@ mod tests {
             flag: Option<&str>,
             file: Option<&str>,
             lattice: &str,
-        ) -> Result<Domains, String> {
+        ) -> Result<Domains, DomainError> {
             if let Some(domain) = file {
                 let text = serde_json::json!({ "js_domain": domain }).to_string();
                 fs::write(self.0.path().join("host_config.json"), text).unwrap();
@@ -205,7 +224,7 @@ mod tests {
         }
 
         /// As `decide`, in the words of the server's domain and the one that `js_domain` gets.
-        fn domains(&self, options: &Options, js_domain: Option<&str>) -> Result<(String, Option<String>), String> {
+        fn domains(&self, options: &Options, js_domain: Option<&str>) -> Result<(String, Option<String>), DomainError> {
             self.decide(options, js_domain, None, "ours").map(|domains| (domains.server, domains.metadata))
         }
 
@@ -235,7 +254,7 @@ mod tests {
         assert_eq!(machine.domains(&alone, Some("mine")), Ok(("mine".into(), None)));
         assert_eq!(machine.domains(&alone, Some("")), Ok(("core".into(), None)));
         assert_eq!(machine.domains(&options(false, Some("mine")), None), Ok(("mine".into(), Some("mine".into()))));
-        let error = machine.domains(&options(false, Some("mine")), Some("core")).unwrap_err();
+        let error = machine.domains(&options(false, Some("mine")), Some("core")).unwrap_err().to_string();
         assert!(error.contains("--domain mine") && error.contains("--hub"), "{error}");
     }
 

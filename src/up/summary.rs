@@ -40,39 +40,56 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = |rows: &[(String, String)]| rows.iter().map(|(left, _)| left.chars().count()).max().unwrap_or(0);
-        let block = |f: &mut fmt::Formatter<'_>, rows: &[(String, String)]| {
-            let width = width(rows);
-            rows.iter().try_for_each(|(left, right)| writeln!(f, "  {left:width$}  {right}"))
-        };
         writeln!(f)?;
-        block(f, &self.rows)?;
+        write_columns(f, &self.rows)?;
         writeln!(f, "\nNext:")?;
-        block(f, &self.next)
+        write_columns(f, &self.next)
     }
+}
+
+fn write_columns(f: &mut fmt::Formatter<'_>, rows: &[(String, String)]) -> fmt::Result {
+    let width = rows.iter().map(|(left, _)| left.chars().count()).max().unwrap_or(0);
+    rows.iter().try_for_each(|(left, right)| writeln!(f, "  {left:width$}  {right}"))
 }
 
 impl Session {
     /// Makes the summary of this session and its host.
     pub(super) fn summarize(&self, host: &Host, config: &Config) -> Summary {
         let facts = host.state().facts();
-        let folder = self.claim.instance().folder();
-        let place = self.record.address.clone().unwrap_or_default();
         let mut summary = Summary::default();
         summary.row("host", format!("{} ({}), pid {}", facts.id, facts.friendly_name, self.record.up.pid));
         summary.row("lattice", &facts.lattice);
         summary.row("cluster", &facts.issuer);
-        summary.row(
-            "JetStream",
-            match (config.js_domain.as_deref(), &self.server) {
-                (Some(domain), Some(_)) if domain != self.domains.server => {
-                    format!("domain {domain}; the server of this machine is domain {}", self.domains.server)
-                }
-                (Some(domain), _) => format!("domain {domain}"),
-                (None, Some(_)) => format!("domain {}, the server's own", self.domains.server),
-                (None, None) => "as the server has it: no domain is set".to_owned(),
-            },
-        );
+        summary.row("JetStream", self.jetstream(config));
+        self.add_server(&mut summary);
+        summary.row("settings", self.settings_file());
+        if let Some(dashboard) = host.dashboard() {
+            summary.row("dashboard", dashboard.url());
+        }
+        if let Some(log) = &self.record.background_log {
+            summary.row("log", log.display().to_string());
+        }
+        if let Some(page) = &self.record.page {
+            summary.row("page", page);
+        }
+        self.add_next(&mut summary, host);
+        summary
+    }
+
+    fn jetstream(&self, config: &Config) -> String {
+        match (config.js_domain.as_deref(), &self.server) {
+            (Some(domain), Some(_)) if domain != self.domains.server => {
+                format!("domain {domain}; the server of this machine is domain {}", self.domains.server)
+            }
+            (Some(domain), _) => format!("domain {domain}"),
+            (None, Some(_)) => format!("domain {}, the server's own", self.domains.server),
+            (None, None) => "as the server has it: no domain is set".to_owned(),
+        }
+    }
+
+    /// The rows about the NATS server, its hub and the contexts that lead to it.
+    fn add_server(&self, summary: &mut Summary) {
+        let place = self.record.address.as_deref().unwrap_or_default();
         match &self.server {
             Some(server) => {
                 let open = match &self.login {
@@ -80,7 +97,8 @@ impl Session {
                     None => "; without a login (--open): who reaches it may operate this lattice and its hosts",
                 };
                 summary.row("NATS", format!("{place}, pid {}{open}", server.process().pid));
-                summary.row("NATS log", nats_server::log_in(folder).display().to_string());
+                let log = nats_server::log_in(self.claim.instance().folder());
+                summary.row("NATS log", log.display().to_string());
             }
             None => summary.row("NATS", format!("{place}, which ran before and stays")),
         }
@@ -94,33 +112,27 @@ impl Session {
                     format!("nats --context {name}, wash get hosts --context {name}; here `host` needs no flag"),
                 );
             }
-            Some(Err(cause)) => summary.row("clients", format!("have no contexts: {cause}")),
+            Some(Err(cause)) => summary.row("clients", format!("have no contexts: {cause:#}")),
             None => {}
         }
+    }
+
+    fn settings_file(&self) -> String {
         let file = self.record.directory.join(crate::config::FILE_NAME);
-        summary.row(
-            "settings",
-            match &self.not_written {
-                None => format!("{} (secret; for every machine of this lattice)", file.display()),
-                Some(cause) => format!(
-                    "NOT written: {cause}. They, and the cluster seed, end with this run; let this user write there, then \
-                     `host down` and start again"
-                ),
-            },
-        );
-        if let Some(dashboard) = host.dashboard() {
-            summary.row("dashboard", dashboard.url());
+        match &self.not_written {
+            None => format!("{} (secret; for every machine of this lattice)", file.display()),
+            Some(cause) => format!(
+                "NOT written: {cause}. They, and the cluster seed, end with this run; let this user write there, then \
+                 `host down` and start again"
+            ),
         }
-        if let Some(log) = &self.record.background_log {
-            summary.row("log", log.display().to_string());
-        }
-        if let Some(page) = &self.record.page {
-            summary.row("page", page);
-        }
+    }
+
+    /// The commands to go on with. In this directory, where the settings are, they need no flag.
+    fn add_next(&self, summary: &mut Summary, host: &Host) {
         if let Some(page) = &self.record.page {
             summary.next(format!("curl {page}"), "the page of the demonstration");
         }
-        // In this directory, where the settings are, no flag is needed.
         summary.next("host get inventory", "what runs on which host");
         summary.next("host inspect builtin://httpserver", "a built-in provider and its link values");
         if host.dashboard().is_some() {
@@ -129,7 +141,6 @@ impl Session {
         summary.next("host doctor", "what is wrong, if something is");
         let stop = if self.options.in_background { "stops it" } else { "stops it, like Ctrl-C here" };
         summary.next("host down", stop);
-        summary
     }
 }
 

@@ -2,7 +2,7 @@
 
 use lattice_host::{
     contracts::{self, blobstore, httpclient, httpserver, keyvalue, messaging},
-    control::types,
+    control::request,
     identity::keys::LatticeName,
     lattice::subject::Subjects,
     links::{Claims, Table},
@@ -114,15 +114,15 @@ proptest! {
     #[test]
     fn control_requests(json in lattice_json(), raw: Vec<u8>) {
         for body in [json.as_bytes(), &raw] {
-            let _ = serde_json::from_slice::<types::LaunchActor>(body);
-            let _ = serde_json::from_slice::<types::ScaleActor>(body);
-            let _ = serde_json::from_slice::<types::StopActor>(body);
-            let _ = serde_json::from_slice::<types::UpdateActor>(body);
-            let _ = serde_json::from_slice::<types::AuctionActor>(body);
-            let _ = serde_json::from_slice::<types::PutLink>(body);
-            let _ = serde_json::from_slice::<types::DeleteLink>(body);
-            let _ = serde_json::from_slice::<types::Label>(body);
-            let _ = serde_json::from_slice::<types::StopHost>(body);
+            let _ = serde_json::from_slice::<request::LaunchActor>(body);
+            let _ = serde_json::from_slice::<request::ScaleActor>(body);
+            let _ = serde_json::from_slice::<request::StopActor>(body);
+            let _ = serde_json::from_slice::<request::UpdateActor>(body);
+            let _ = serde_json::from_slice::<request::AuctionActor>(body);
+            let _ = serde_json::from_slice::<request::PutLink>(body);
+            let _ = serde_json::from_slice::<request::DeleteLink>(body);
+            let _ = serde_json::from_slice::<request::PutLabel>(body);
+            let _ = serde_json::from_slice::<request::StopHost>(body);
         }
     }
 

@@ -240,14 +240,14 @@ async fn a_host_that_starts_without_its_domain_works_and_joins_it_later() {
     let began = Instant::now();
     // The answers of hosts grow, and never shrink while this one joins them.
     eventually("links are known", || async { (contracts(&site.extender).await == one).then_some(()) }).await;
-    let mut knowledge = late.host().links().knowledge();
+    let mut synced = late.host().links().synced();
     let stays_known = async {
         loop {
             assert_eq!(contracts(&site.extender).await, one);
         }
     };
     tokio::select! {
-        known = knowledge.wait_for(|is_known| *is_known) => drop(known.expect("it is told")),
+        known = synced.wait_for(|is_known| *is_known) => drop(known.expect("it is told")),
         () = stays_known => {}
     }
     for _ in 0..20 {

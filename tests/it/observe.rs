@@ -11,11 +11,12 @@ use std::{
 use futures::StreamExt;
 use lattice_host::{
     client::lattice::Lattice,
-    control::types::Step,
+    control::probe::calls,
+    events::Step,
     host::presence_dir,
     identity::{claims::now, keys::ClusterKey, keys::LatticeName},
     journal::wire::{Ask, Mark, Part},
-    lattice::subject::{Control, Probe, Subjects},
+    lattice::subject::Subjects,
     local::{self, SignError, Unsigned},
     rpc::{antiforgery::Verifier, codec, invocation::Entity},
 };
@@ -563,9 +564,8 @@ async fn a_host_answers_the_probe_of_calls_page_by_page() {
     let targets: Vec<_> = (0..1000).map(|n| host.host().meter().serve(&format!("M{n:04}"), "")).collect();
     let subjects = Subjects::new(LatticeName::parse("default").unwrap(), "wasmbus.ctl");
     let lattice = Lattice::new(client::nats(&server).await, subjects, PATIENCE, None);
-    let probe = Control::Probe { host: host.id.clone(), probe: Probe::Calls };
-    let first: Value = lattice.request(&probe, &json!({})).await.unwrap();
-    assert!(first["next"].is_object() && first["memory_bytes"].as_u64() > Some(0), "{first}");
+    let first = lattice.request_of(&host.id, &calls::Ask::default()).await.unwrap();
+    assert!(first.next.is_some() && first.memory_bytes > Some(0), "{first:?}");
     let all = client_calls(&lattice, &host).await;
     assert_eq!(all.len(), targets.len());
     host.stop().await;

@@ -11,6 +11,7 @@ use lattice_host::{
         lattice::Lattice,
         upload::{Artifact, Readers, Sender, prepare},
     },
+    control::request::AuctionActor,
     identity::keys::LatticeName,
     lattice::{
         connection::{Purpose, connect_once},
@@ -130,10 +131,11 @@ async fn an_actor_sent_from_a_file_starts_on_a_host_that_never_saw_it_and_may_no
     assert!(told.is_sorted() && told.last() == Some(&(size, size)), "{told:?}");
 
     let wait = Duration::from_secs(5);
-    let (lattice, none) = (&sender.lattice, Default::default());
-    let any = lattice.auction_actor(&uploaded.reference, &none, wait, |_| true).await.unwrap();
+    let lattice = &sender.lattice;
+    let auction = AuctionActor { actor_ref: uploaded.reference.clone(), constraints: Default::default() };
+    let any = lattice.first_bid(&auction, wait, |_| true).await.unwrap();
     assert!([&old, &host.id].contains(&any.as_ref().expect("an offer")), "the old host offers too");
-    let bid = lattice.auction_actor(&uploaded.reference, &none, wait, |host| readers.has(host)).await.unwrap();
+    let bid = lattice.first_bid(&auction, wait, |host| readers.has(host)).await.unwrap();
     assert_eq!(bid.as_ref(), Some(&host.id));
     let started = start(&server, &host, &uploaded.reference).await.unwrap();
     assert_eq!(text(&started, "/data/image_ref"), uploaded.reference);

@@ -1,6 +1,7 @@
 //! The interface of the supervisor: requests, their refusals, and the [`Handle`] that takes them.
 //!
-//! Asking never waits: a request goes into a bounded inbox, in order, or is refused because that is full.
+//! Asking never waits: a request goes into a bounded inbox, in order, or is refused because that is
+//! full.
 
 use std::sync::Arc;
 
@@ -11,7 +12,8 @@ use tokio::{
 
 use crate::{events::event::Annotations, identity::keys::ActorId, issuers::IssuerChange};
 
-/// Calls without an upper bound on this actor's concurrency: what a `scale` without a count asks for.
+/// Calls without an upper bound on this actor's concurrency: what a `scale` without a count asks
+/// for.
 pub const UNBOUNDED: u32 = u32::MAX;
 /// The annotation that sets how many calls one instance of an actor may serve.
 pub const REUSE_ANNOTATION: &str = "lattice.host/instance-reuse";
@@ -114,7 +116,8 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Asks for an actor; the outcome is told by events. Fails only when the inbox is full or the host is stopping.
+    /// Asks for an actor; the outcome is told by events. Fails only when the inbox is full or the
+    /// host is stopping.
     pub fn start(&self, start: Start) -> Result<(), ActorError> {
         self.commands.try_send(Command::Start(start)).map_err(|_| ActorError::Unavailable)
     }
@@ -154,41 +157,5 @@ impl Handle {
             let _ = reply.send(Err(ActorError::Unavailable));
         }
         answer
-    }
-}
-
-/// Reads the reuse annotation; an error is for the client.
-pub(super) fn reuse_of(annotations: &Annotations) -> Result<Option<u32>, String> {
-    let Some(text) = annotations.get(REUSE_ANNOTATION) else { return Ok(None) };
-    match text.trim().parse() {
-        Ok(reuse) if reuse > 0 => Ok(Some(reuse)),
-        _ => Err(format!("annotation {REUSE_ANNOTATION} is {text:?}, expected a number of calls from 1")),
-    }
-}
-
-/// Whether `annotations` contain every pair of `wanted`.
-pub(super) fn has_all(annotations: &Annotations, wanted: &Annotations) -> bool {
-    wanted.iter().all(|(key, value)| annotations.get(key) == Some(value))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_reuse_annotation_is_read_or_refused() {
-        let with = |text: &str| Annotations::from([(REUSE_ANNOTATION.to_owned(), text.to_owned())]);
-        assert_eq!(reuse_of(&Annotations::new()), Ok(None));
-        assert_eq!(reuse_of(&with("1000")), Ok(Some(1000)));
-        assert!(reuse_of(&with("0")).is_err());
-        assert!(reuse_of(&with("many")).is_err());
-    }
-
-    #[test]
-    fn annotations_select_by_subset() {
-        let all = Annotations::from([("a".into(), "1".into()), ("b".into(), "2".into())]);
-        assert!(has_all(&all, &Annotations::new()));
-        assert!(has_all(&all, &Annotations::from([("a".into(), "1".into())])));
-        assert!(!has_all(&all, &Annotations::from([("a".into(), "2".into())])));
     }
 }

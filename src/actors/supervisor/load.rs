@@ -2,40 +2,35 @@
 
 use std::{sync::Arc, time::Duration};
 
+use anyhow::anyhow;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::info;
 
 use super::{Done, Parts};
 use crate::{
-    actors::artifact::Artifact,
+    actors::{artifact::Artifact, plan::LoadError},
+    clock,
     events::{Stage, progress::EVERY},
-    identity::{
-        claims::{ActorClaims, now},
-        keys::ActorId,
-    },
+    identity::claims::{ActorClaims, now},
     issuers::{IssuerChange, Kind, Signed},
     links::{Claims, unwritten::entries_of},
     policy::{Action, Party},
     registry::reference::Reference,
 };
 
-/// Why a module did not load, and whose it is as far as that is known.
-pub(super) struct LoadError {
-    pub actor_id: Option<ActorId>,
-    pub text: String,
-}
-
 /// Modules that are compiled at a time; each may take a core and the memory of the largest module.
 const COMPILES_MAX: usize = 4;
 /// A machine with less memory than this compiles one at a time.
 const COMPILES_MEMORY_BYTES: u64 = 2 << 30;
-/// Memory that compiling takes for each byte of a module, and the share of the machine's that all together may take.
+/// Memory that compiling takes for each byte of a module, and the share of the machine's that all
+/// together may take.
 const MEMORY_PER_BYTE: u64 = 40;
 const MEMORY_SHARE: u64 = 2;
 /// The machine's memory where that is unknown.
 const MEMORY_UNKNOWN_BYTES: u64 = 2 << 30;
-/// Modules that may be on their way here, or wait to be compiled, by where they come from. Files and uploads are here at once;
-/// how many images are pulled at a time is up to the registry, this only bounds what waits in memory afterwards.
+/// Modules that may be on their way here, or wait to be compiled, by where they come from. Files
+/// and uploads are here at once; how many images are pulled at a time is up to the registry, this
+/// only bounds what waits in memory afterwards.
 const FILES_MAX: usize = 8;
 const UPLOADS_MAX: usize = 8;
 const IMAGES_MAX: usize = 64;
@@ -44,8 +39,9 @@ const COMPILE_TIMEOUT: Duration = Duration::from_secs(300);
 /// The unit in which memory is counted.
 const MIB: u64 = 1 << 20;
 
-/// How many modules may be on their way, and how many are compiled at a time. A module is fetched first and takes its place
-/// among those that are compiled when it is here, so one that needs no pull never waits for one that does.
+/// How many modules may be on their way, and how many are compiled at a time. A module is fetched
+/// first and takes its place among those that are compiled when it is here, so one that needs no
+/// pull never waits for one that does.
 pub(super) struct Loads {
     files: Arc<Semaphore>,
     uploads: Arc<Semaphore>,
@@ -105,14 +101,12 @@ pub(super) async fn load(
     twins: Vec<Arc<Artifact>>,
     change: IssuerChange,
 ) -> Done {
-    let steps = parts.events.steps(&reference);
+    let steps = parts.context.events.steps(&reference);
     let on_its_way = loads.to_fetch(&reference).await;
     let fetched = parts.registry.fetch_telling(&reference, EVERY, |(bytes, of)| steps.pulled(bytes, of)).await;
     let wasm = match fetched {
         Ok(fetched) => fetched.content,
-        Err(error) => {
-            return Done::Loaded { reference, result: Err(LoadError { actor_id: None, text: error.to_string() }) };
-        }
+        Err(error) => return Done::Loaded { reference, result: Err(LoadError::of_unknown(error)) },
     };
     let places = loads.to_compile(wasm.len()).await;
     drop(on_its_way);
@@ -122,23 +116,23 @@ pub(super) async fn load(
         // It keeps its places until it is done, whoever waits for it.
         let _places = places;
         steps.stage(Stage::Verify);
-        let same_code = |hash: &[u8; 32]| {
+        Artifact::load(&engine, &wasm, now(), |hash| {
             // It is verified when this is asked.
             let twin = twins.into_iter().find(|twin| twin.code_hash == *hash);
             if twin.is_none() {
                 steps.stage(Stage::Compile);
             }
             twin
-        };
-        Artifact::load(&engine, &wasm, now(), same_code).map_err(|e| e.to_string())
+        })
     });
-    let result = match tokio::time::timeout(COMPILE_TIMEOUT, loaded).await.unwrap_or_else(|_| Ok(Err(too_long()))) {
-        Ok(Ok(artifact)) => permitted(&parts, Arc::new(artifact), &reference, change).await,
-        Ok(Err(text)) => Err(LoadError { actor_id: None, text }),
-        Err(panic) => Err(LoadError { actor_id: None, text: format!("loading it panicked: {panic}") }),
+    let result = match tokio::time::timeout(COMPILE_TIMEOUT, loaded).await {
+        Ok(Ok(Ok(artifact))) => permitted(&parts, Arc::new(artifact), &reference, change).await,
+        Ok(Ok(Err(error))) => Err(LoadError::of_unknown(error)),
+        Ok(Err(panic)) => Err(LoadError::of_unknown(format!("loading it panicked: {panic}"))),
+        Err(_) => Err(LoadError::of_unknown(too_long())),
     };
     if result.is_ok() {
-        info!(took_ms = began.elapsed().as_millis() as u64, "module verified and compiled");
+        info!(took_ms = clock::millis(began.elapsed()), "module verified and compiled");
     }
     Done::Loaded { reference, result }
 }
@@ -151,8 +145,8 @@ fn too_long() -> String {
     )
 }
 
-/// Asks whether an actor may run: its claims must not have expired, the policy service must agree, and the account that
-/// signed it must be the one that did before.
+/// Asks whether an actor may run: its claims must not have expired, the policy service must agree,
+/// and the account that signed it must be the one that did before.
 pub(super) async fn permitted(
     parts: &Arc<Parts>,
     artifact: Arc<Artifact>,
@@ -160,49 +154,43 @@ pub(super) async fn permitted(
     change: IssuerChange,
 ) -> Result<Arc<Artifact>, LoadError> {
     if artifact.claims.is_expired(now()) {
-        return Err(LoadError {
-            actor_id: Some(artifact.claims.subject.clone()),
-            text: "the claims of the module have expired; sign it again, with a later expiry".into(),
-        });
+        let text = "the claims of the module have expired; sign it again, with a later expiry";
+        return Err(LoadError::of_actor(&artifact.claims.subject, text));
     }
     let party = Party::of_actor(&artifact.claims, reference);
-    let decision = parts.policy.decide(Action::StartActor, Party::default(), party).await;
+    let decision = parts.context.policy.decide(Action::StartActor, Party::default(), party).await;
     if !decision.permitted {
-        return Err(LoadError {
-            actor_id: Some(artifact.claims.subject.clone()),
-            text: format!(
-                "Policy denied starting actor, request: {}{}",
-                decision.request_id,
-                decision.message.map(|message| format!(" ({message})")).unwrap_or_default()
-            ),
-        });
+        let message = decision.message.map(|message| format!(" ({message})")).unwrap_or_default();
+        let text = format!("Policy denied starting actor, request: {}{message}", decision.request_id);
+        return Err(LoadError::of_actor(&artifact.claims.subject, text));
     }
     match admitted(Arc::clone(parts), Arc::clone(&artifact.claims), change).await {
         Ok(()) => Ok(artifact),
-        Err(text) => Err(LoadError { actor_id: Some(artifact.claims.subject.clone()), text }),
+        Err(error) => Err(LoadError::of_actor(&artifact.claims.subject, error)),
     }
 }
 
 /// Checks the account that signed an actor, and remembers it.
-async fn admitted(parts: Arc<Parts>, claims: Arc<ActorClaims>, change: IssuerChange) -> Result<(), String> {
+async fn admitted(parts: Arc<Parts>, claims: Arc<ActorClaims>, change: IssuerChange) -> anyhow::Result<()> {
     let checked = tokio::task::spawn_blocking(move || {
-        let table = parts.links.table();
+        let table = parts.context.links.table();
         let key = claims.subject.as_str();
         let elsewhere = table.claims(key).filter(|_| parts.shared.router.runs_elsewhere(key));
         let signed = Signed { kind: Kind::Actor, key, issuer: &claims.issuer, elsewhere: elsewhere.map(AsRef::as_ref) };
-        parts.issuers.admit(&signed, change)
+        parts.context.issuers.admit(&signed, change)
     });
     match checked.await {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(panic) => Err(format!("looking at its issuer panicked: {panic}")),
+        Ok(result) => Ok(result?),
+        Err(panic) => Err(anyhow!("looking at its issuer panicked: {panic}")),
     }
 }
 
-/// Makes the claims of an actor known, and what its image reference led to. A bucket that is away does not keep an actor
-/// from running: it is known here at once, and everywhere when the bucket is back.
+/// Makes the claims of an actor known, and what its image reference led to. A bucket that is away
+/// does not keep an actor from running: it is known here at once, and everywhere when the bucket is
+/// back.
 pub(super) async fn record(parts: &Parts, claims: &ActorClaims, reference: Option<&str>) {
-    let entries = entries_of(&Claims::of_actor(claims), reference, &parts.links.table());
-    parts.links.announce(entries).await;
+    let entries = entries_of(&Claims::of_actor(claims), reference, &parts.context.links.table());
+    parts.context.links.announce(entries).await;
 }
 
 #[cfg(test)]

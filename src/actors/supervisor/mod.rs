@@ -2,27 +2,21 @@
 //!
 //! Commands arrive in order through one inbox. Slow work (reading, verifying, compiling,
 //! subscribing, draining) runs as a child task that reports back; meanwhile commands for the same
-//! reference or the same actor wait in line, so that two of them are carried out in the order they
-//! were given. Every change follows the same steps: state first, then the snapshot for readers,
-//! then events.
+//! reference or the same actor wait in line. Every change follows the same steps: state first, then
+//! the snapshot for readers, then events.
 //!
-//! An actor has one subscription and one number of permits: the sum over its *groups*. A group is what was started with
-//! one set of annotations; clients that manage actors by annotations (a deployment manager) scale and stop only theirs
-//! (lattice protocol, section 9.1).
+//! An actor has one subscription and one number of permits: the sum over its *groups*. A group is
+//! what was started with one set of annotations; clients that manage actors by annotations (a
+//! deployment manager) scale and stop only theirs (lattice protocol, section 9.1).
 //!
-//! `command` has what can be asked, `load` gets modules ready, `running` is one actor, `announce` words the events; this file
-//! is the loop, its state and every change of it.
+//! [`plan`](super::plan) decides what a command changes; this file is the loop that carries it out.
+//! `command` has what can be asked, `load` gets modules ready, `announce` words the events.
 
 mod announce;
 mod command;
 mod load;
-mod running;
 
-use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -31,15 +25,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
-use uuid::Uuid;
 
 use super::{
     actor::{Actor, Shared},
     artifact::Artifact,
+    plan::{Change, Effect, Growth, Job, Limits, LoadError, Plan, StartError, Update},
 };
-use command::{Command, has_all, reuse_of};
-use load::{LoadError, Loads, load, permitted, record};
-use running::{Group, Running};
+use command::Command;
+use load::{Loads, load, permitted, record};
 
 pub use command::{
     ActorError, ActorView, Amount, GroupView, Handle, REUSE_ANNOTATION, Replace, Start, Stop, UNBOUNDED,
@@ -47,84 +40,60 @@ pub use command::{
 
 use crate::{
     budget::machine_memory,
-    control::state::bytes_of_actors,
-    events::{
-        Event, Publisher, Stage,
-        event::{ActorContext, Annotations},
-    },
+    events::{Event, Stage},
+    host_context::HostContext,
     identity::{
         claims::{ActorClaims, now},
-        keys::{ActorId, HostId},
+        keys::ActorId,
     },
-    issuers::Issuers,
+    issuers::IssuerChange,
     journal::Level,
-    lattice::subject::Subjects,
-    links::Live,
-    policy::Policy,
     registry::Registry,
     router::{Local, in_force},
-    rpc::server::{Inlets, Receiver},
-    shutdown::essential,
+    rpc::server::{Receiver, Subscriptions},
 };
 
 /// Commands waiting for the supervisor.
 const INBOX: usize = 256;
-/// Commands that may wait for loading and starting, all together.
-const JOBS_MAX: usize = 1024;
 /// The actors of a host may fill one of so many equal parts of the NATS message with its inventory:
 /// the host's answer has to fit into one message.
 const INVENTORY_PART: usize = 2;
-/// How often claims of running actors are looked for in the bucket, and written again if it lost them; and whether they count.
+/// How often claims of running actors are looked for in the bucket, and written again if it lost
+/// them; and whether they count.
 const CLAIMS_CHECK: Duration = Duration::from_secs(5);
-
-/// Why nothing further is started.
-const FULL: &str = "the host runs as many actors and sets of annotations as its inventory can tell in one message; start it on \
-                    another host, or raise max_payload in the NATS server's configuration";
 
 /// Everything the supervisor works with.
 pub struct Parts {
-    pub host: HostId,
+    pub context: Arc<HostContext>,
     pub shared: Shared,
     pub registry: Registry,
     pub receiver: Receiver,
-    pub rpc: async_nats::Client,
-    pub subjects: Subjects,
-    pub links: Live,
-    pub policy: Policy,
-    pub issuers: Issuers,
-    pub events: Publisher,
     /// Calls one instance may serve unless an annotation says otherwise.
     pub reuse_default: u32,
 }
 
 impl Parts {
     /// Says something about an actor where its own lines are.
-    fn remark(&self, id: &ActorId, text: &str) {
+    fn log(&self, id: &ActorId, text: &str) {
         self.shared.journal.writer(id.as_str(), "").write(Level::Info, text);
     }
 }
 
 /// Starts the supervisor; it ends after [`Handle::stop_all`].
-///
-/// The tokens are: this host is closing, and this host cannot go on.
-pub fn spawn(
-    parts: Parts,
-    tasks: &tokio_util::task::TaskTracker,
-    (closing, failed): (CancellationToken, CancellationToken),
-) -> Handle {
+pub fn spawn(parts: Parts) -> Handle {
     let (commands, inbox) = mpsc::channel(INBOX);
     let (published, view) = watch::channel(Arc::default());
+    let context = Arc::clone(&parts.context);
     let supervisor = Supervisor {
-        parts: Arc::new(parts),
         loads: Arc::new(Loads::new(machine_memory())),
-        running: BTreeMap::new(),
-        loading: HashMap::new(),
-        starting: HashMap::new(),
+        plan: Plan::new(if context.policy.is_off() { Growth::Free } else { Growth::AsksPolicy }),
+        parts: Arc::new(parts),
+        serving: BTreeMap::new(),
         children: JoinSet::new(),
         published,
     };
     let running = supervisor.run(inbox).instrument(info_span!("actors"));
-    tasks.spawn(essential("actor supervisor", running, closing, failed));
+    context.tasks.spawn(context.lifeline.essential("actor supervisor", running));
     Handle { commands, view }
 }
 
@@ -132,25 +101,24 @@ struct Supervisor {
     parts: Arc<Parts>,
     /// Bounds how many modules are fetched and compiled at a time.
     loads: Arc<Loads>,
-    running: BTreeMap<ActorId, Running>,
-    /// Jobs that wait for a module, by its reference, in the order they came.
-    loading: HashMap<String, VecDeque<Job>>,
-    /// Jobs that wait for an actor's subscription.
-    starting: HashMap<ActorId, VecDeque<ReadyJob>>,
+    plan: Plan<Arc<Artifact>, Reply>,
+    /// The actors that the plan has running.
+    serving: BTreeMap<ActorId, Serving>,
     children: JoinSet<Done>,
     published: watch::Sender<Arc<Vec<ActorView>>>,
 }
 
-/// A command that needs a module.
-enum Job {
-    Start(Start),
-    Replace(Replace, oneshot::Sender<Result<(), ActorError>>),
-    /// Needs none, but must not overtake the start it is meant for.
-    Stop(Stop, oneshot::Sender<Result<(), ActorError>>),
-}
+/// Where the outcome of a stop or an update goes.
+type Reply = oneshot::Sender<Result<(), ActorError>>;
 
-/// A job with its module; a stop needs none.
-type ReadyJob = (Job, Option<Arc<Artifact>>);
+/// A running actor with its way out of the lattice.
+struct Serving {
+    actor: Arc<Actor>,
+    leave: CancellationToken,
+    left: oneshot::Receiver<()>,
+    /// Its claims do not count now, and that was told.
+    is_out_of_term: bool,
+}
 
 /// The report of a child task.
 enum Done {
@@ -161,12 +129,12 @@ enum Done {
     Subscribed {
         start: Start,
         artifact: Arc<Artifact>,
-        result: Result<Inlets, String>,
+        result: Result<Subscriptions, StartError>,
     },
     /// An actor left its queue group; the events of its stop are due.
     Left {
         events: Vec<Event>,
-        reply: Option<oneshot::Sender<Result<(), ActorError>>>,
+        reply: Option<Reply>,
     },
     /// An actor has left its queue group and finished the calls that came through it.
     Served(Arc<Actor>),
@@ -188,36 +156,42 @@ impl Supervisor {
                         let _ = done.send(());
                         return;
                     }
-                    Some(command) => self.handle(command),
+                    Some(Command::Start(start)) => self.begin(Job::Start(start)),
+                    Some(Command::Replace(replace, reply)) => self.begin(Job::Replace(replace, reply)),
+                    Some(Command::Stop(stop, reply)) => self.stop(stop, reply),
                     None => return,
                 },
                 _ = claims_check.tick() => {
                     self.restore_claims();
-                    self.look_at_terms();
+                    self.check_terms();
                 }
             }
         }
     }
 
-    fn handle(&mut self, command: Command) {
-        match command {
-            Command::Start(start) => self.begin(Job::Start(start)),
-            Command::Replace(replace, reply) => self.begin(Job::Replace(replace, reply)),
-            Command::Stop(stop, reply) => self.begin_stop(stop, reply),
-            Command::StopAll { .. } => unreachable!("handled by the loop, which ends with it"),
-        }
+    fn begin(&mut self, job: Job<Reply>) {
+        let effects = self.plan.begin(job, now(), self.room());
+        self.carry_out(effects);
+    }
+
+    fn stop(&mut self, stop: Stop, reply: Reply) {
+        let (table, actor) = (self.parts.context.links.table(), stop.actor.clone());
+        let effects =
+            self.plan.stop(stop, reply, |reference| table.public_key_of(reference).is_some_and(|key| **key == *actor));
+        self.carry_out(effects);
     }
 
     fn reap(&mut self, done: Result<Done, tokio::task::JoinError>) {
         match done {
-            Ok(Done::Loaded { reference, result }) => self.loaded(&reference, result),
-            Ok(Done::Subscribed { start, artifact, result }) => self.subscribed(start, artifact, result),
-            Ok(Done::Left { events, reply }) => {
-                self.parts.events.publish_all(events);
-                if let Some(reply) = reply {
-                    let _ = reply.send(Ok(()));
+            Ok(Done::Loaded { reference, result }) => {
+                if let Err(failure) = &result {
+                    warn!(%reference, error = %failure.text, "actor not loaded");
                 }
+                let effects = self.plan.loaded(&reference, result, self.room());
+                self.carry_out(effects);
             }
+            Ok(Done::Subscribed { start, artifact, result }) => self.subscribed(start, artifact, result),
+            Ok(Done::Left { events, reply }) => self.announce(events, reply),
             Ok(Done::Served(actor)) => {
                 self.still_running(&actor);
                 // Calls within this process may still be in work.
@@ -227,201 +201,96 @@ impl Supervisor {
                 });
             }
             Ok(Done::Nothing) => {}
-            // A panic below is a bug: the call or command it served is lost, the host goes on and says so.
+            // A panic below is a bug: the call or command it served is lost, the host goes on and
+            // says so.
             Err(failure) => error!(error = %failure, "a task of the actor supervisor panicked"),
         }
     }
 
-    /// Stops at once, or after the starts of this actor that were asked for before.
-    fn begin_stop(&mut self, stop: Stop, reply: oneshot::Sender<Result<(), ActorError>>) {
-        let table = self.parts.links.table();
-        let is_meant = |reference: &str| {
-            reference == stop.actor || table.public_key_of(reference).is_some_and(|key| **key == *stop.actor)
-        };
-        if let Some(waiting) = self.loading.iter_mut().find_map(|(reference, jobs)| is_meant(reference).then_some(jobs))
-        {
-            return waiting.push_back(Job::Stop(stop, reply));
+    fn carry_out(&mut self, effects: Vec<Effect<Arc<Artifact>, Reply>>) {
+        for effect in effects {
+            match effect {
+                Effect::Load { reference, issuer_change } => self.load(reference, issuer_change),
+                Effect::AskPermission { reference, module, issuer_change } => {
+                    let parts = Arc::clone(&self.parts);
+                    self.children.spawn(async move {
+                        let result = permitted(&parts, module, &reference, issuer_change).await;
+                        Done::Loaded { reference, result }
+                    });
+                }
+                Effect::Subscribe { start, module } => self.subscribe(start, module),
+                Effect::Announce(change) => self.announce(self.scale_events(&change), None),
+                Effect::Scale { id, limits, changes, reply } => {
+                    self.set_limits(&id, limits);
+                    self.publish_state();
+                    self.announce(self.events_of(&changes), reply);
+                }
+                Effect::Leave { id, changes, reply } => self.leave(&id, &changes, reply),
+                Effect::Update(update, reply) => self.update(update, reply),
+                Effect::StartFailed { start, actor_id, error } => self.start_failed(&start, actor_id.as_ref(), &error),
+                Effect::ReplaceFailed { replace, reply, error, running } => {
+                    self.replace_failed(&replace, running, &error);
+                    let _ = reply.send(Err(error));
+                }
+                Effect::StopFailed { reply, error } => {
+                    let _ = reply.send(Err(error));
+                }
+            }
         }
-        if let Some(waiting) =
-            self.starting.iter_mut().find_map(|(id, jobs)| (id.as_str() == stop.actor).then_some(jobs))
-        {
-            return waiting.push_back((Job::Stop(stop, reply), None));
-        }
-        self.stop(&stop, reply);
     }
 
-    /// Takes a job on: at once if its module runs here, else after loading it.
-    fn begin(&mut self, job: Job) {
-        let (reference, change) = match &job {
-            Job::Start(start) => (start.reference.clone(), start.issuer_change),
-            Job::Replace(replace, _) => (replace.reference.clone(), replace.issuer_change),
-            Job::Stop(..) => unreachable!("a stop begins with begin_stop"),
-        };
-        let waiting: usize = self.loading.values().map(VecDeque::len).sum();
-        if waiting + self.starting.values().map(VecDeque::len).sum::<usize>() >= JOBS_MAX {
-            let text = format!("{JOBS_MAX} commands wait for modules already; try again later");
-            return match job {
-                Job::Start(start) => self.start_failed(&start, None, &text),
-                Job::Replace(replace, reply) => self.replace_failed(&replace, reply, ActorError::Load(text)),
-                Job::Stop(..) => {}
-            };
+    /// The last step of a change: tells everybody, then the client that asked for it.
+    fn announce(&self, events: Vec<Event>, reply: Option<Reply>) {
+        self.parts.context.events.publish_all(events);
+        if let Some(reply) = reply {
+            let _ = reply.send(Ok(()));
         }
-        if let Some(waiting) = self.loading.get_mut(&reference) {
-            waiting.push_back(job);
-            return;
-        }
-        let runs_here = self.running.values().find(|running| running.reference == reference);
-        if let (Job::Start(start), Some(running)) = (&job, runs_here) {
-            let artifact = running.actor.artifact();
-            let needs_leave = !self.parts.policy.is_off() || artifact.claims.is_expired(now());
-            if !needs_leave || !running.grows_with(start) {
-                return self.perform(job, Some(artifact));
-            }
-            // More of it may not be wanted by now; less of it is always fine.
-            let parts = Arc::clone(&self.parts);
-            self.loading.insert(reference.clone(), VecDeque::from([job]));
-            self.children.spawn(async move {
-                let result = permitted(&parts, artifact, &reference, change).await;
-                Done::Loaded { reference, result }
-            });
-            return;
-        }
-        self.loading.insert(reference.clone(), VecDeque::from([job]));
-        let twins: Vec<Arc<Artifact>> = self.running.values().map(|running| running.actor.artifact()).collect();
+    }
+
+    fn load(&mut self, reference: String, issuer_change: IssuerChange) {
+        let twins = self.serving.values().map(|serving| serving.actor.artifact()).collect();
         let span = info_span!("load", %reference);
         let (parts, loads) = (Arc::clone(&self.parts), Arc::clone(&self.loads));
-        self.children.spawn(load(parts, loads, reference, twins, change).instrument(span));
+        self.children.spawn(load(parts, loads, reference, twins, issuer_change).instrument(span));
     }
 
-    fn loaded(&mut self, reference: &str, result: Result<Arc<Artifact>, LoadError>) {
-        let jobs = self.loading.remove(reference).unwrap_or_default();
-        match result {
-            Ok(artifact) => {
-                for job in jobs {
-                    self.perform(job, Some(Arc::clone(&artifact)));
-                }
-            }
-            Err(failure) => {
-                warn!(%reference, error = %failure.text, "actor not loaded");
-                for job in jobs {
-                    match job {
-                        Job::Start(start) => self.start_failed(&start, failure.actor_id.as_ref(), &failure.text),
-                        Job::Replace(replace, reply) => {
-                            self.replace_failed(&replace, reply, ActorError::Load(failure.text.clone()))
-                        }
-                        Job::Stop(stop, reply) => self.stop(&stop, reply),
-                    }
-                }
-            }
-        }
+    /// Returns the bytes that an inventory has for actors.
+    fn room(&self) -> usize {
+        self.parts.context.rpc.client.server_info().max_payload / INVENTORY_PART
     }
 
-    /// Carries a job out; all but a stop come with their module.
-    fn perform(&mut self, job: Job, artifact: Option<Arc<Artifact>>) {
-        let Some(artifact) = artifact else {
-            if let Job::Stop(stop, reply) = job {
-                self.stop(&stop, reply);
-            }
-            return;
-        };
-        if let Some(waiting) = self.starting.get_mut(&artifact.claims.subject) {
-            waiting.push_back((job, Some(artifact)));
-            return;
-        }
-        match job {
-            Job::Start(start) => self.perform_start(start, artifact),
-            Job::Stop(stop, reply) => self.stop(&stop, reply),
-            Job::Replace(replace, reply) => match self.perform_replace(&replace, &artifact) {
-                Ok(()) => {
-                    let _ = reply.send(Ok(()));
-                }
-                Err(error) => self.replace_failed(&replace, reply, error),
-            },
-        }
-    }
-
-    fn perform_start(&mut self, start: Start, artifact: Arc<Artifact>) {
-        let id = artifact.claims.subject.clone();
-        if let Err(text) = reuse_of(&start.annotations) {
-            return self.start_failed(&start, Some(&id), &text);
-        }
-        let has_group = |running: &Running| running.groups.iter().any(|group| group.annotations == start.annotations);
-        let is_full = self.running.get(&id).is_some_and(|running| !has_group(running)) && !self.has_room();
-        let Some(running) = self.running.get_mut(&id) else {
-            return self.subscribe(start, artifact);
-        };
-        if running.reference != start.reference {
-            let text = format!(
-                "actor is already running with a different image reference {}; update it, or stop it first",
-                running.reference
-            );
-            return self.start_failed(&start, Some(&id), &text);
-        }
-        let group = running.groups.iter_mut().find(|group| group.annotations == start.annotations);
-        let before = group.as_ref().map_or(0, |group| group.max);
-        let after = match start.amount {
-            Amount::Add(more) => before.saturating_add(more),
-            Amount::Exactly(count) => count,
-            Amount::AtLeast(count) => before.max(count),
-        };
-        if after > 0 && is_full {
-            return self.start_failed(&start, Some(&id), FULL);
-        }
-        match group {
-            Some(group) => group.max = after,
-            None if after > 0 => running.groups.push(Group {
-                annotations: start.annotations.clone(),
-                instance_id: Uuid::new_v4().to_string(),
-                max: after,
-            }),
-            None => {}
-        }
-        running.groups.retain(|group| group.max > 0);
-        let events = self.scale_events(&start.reference, &start.annotations, &artifact.claims, before, after);
-        self.settle(&id, events, None);
-    }
-
-    /// Whether the inventory has room for one more actor, or set of annotations.
-    fn has_room(&self) -> bool {
-        let used = bytes_of_actors(&self.published.borrow());
-        used < self.parts.rpc.server_info().max_payload / INVENTORY_PART
-    }
-
-    /// Subscribes for an actor that does not run yet; commands for it wait meanwhile.
+    /// Subscribes for an actor that does not run yet.
     fn subscribe(&mut self, start: Start, artifact: Arc<Artifact>) {
-        if matches!(start.amount, Amount::Exactly(0) | Amount::Add(0) | Amount::AtLeast(0)) {
-            let context = self.context(&start.reference, &start.annotations, &artifact.claims);
-            return self.parts.events.publish(Event::ActorScaled { actor: context, max: 0 });
-        }
-        self.starting.insert(artifact.claims.subject.clone(), VecDeque::new());
         let parts = Arc::clone(&self.parts);
         self.children.spawn(async move {
-            parts.events.steps(&start.reference).stage(Stage::Start);
-            // Older hosts refuse calls of actors whose claims they have not seen, so these come before the first call.
+            parts.context.events.steps(&start.reference).stage(Stage::Start);
+            // Older hosts refuse calls of actors whose claims they have not seen, so these come
+            // before the first call.
             record(&parts, &artifact.claims, Some(&start.reference)).await;
-            let subject = parts.subjects.actor(artifact.claims.subject.as_str());
+            let subject = parts.context.subjects.actor(artifact.claims.subject.as_str());
             let result = parts.receiver.subscribe(&subject, &subject).await;
+            let result = result.map_err(|error| StartError::Subscribe(error.to_string()));
             Done::Subscribed { start, artifact, result }
         });
     }
 
-    fn subscribed(&mut self, start: Start, artifact: Arc<Artifact>, result: Result<Inlets, String>) {
-        let id = artifact.claims.subject.clone();
-        let waiting = self.starting.remove(&id).unwrap_or_default();
-        match result {
-            Ok(_) if !self.has_room() => self.start_failed(&start, Some(&id), FULL),
-            Ok(inlets) => self.run_actor(start, artifact, inlets),
-            Err(text) => self.start_failed(&start, Some(&id), &format!("subscribe for the actor: {text}")),
+    fn subscribed(&mut self, start: Start, artifact: Arc<Artifact>, result: Result<Subscriptions, StartError>) {
+        let (id, room) = (artifact.claims.subject.clone(), self.room());
+        let started = result.and_then(|subscriptions| Ok((subscriptions, self.plan.started(&start, &artifact, room)?)));
+        match started {
+            Ok((subscriptions, effects)) => {
+                self.serve(&start, artifact, subscriptions);
+                self.carry_out(effects);
+            }
+            Err(error) => self.start_failed(&start, Some(&id), &error),
         }
-        for (job, artifact) in waiting {
-            self.perform(job, artifact);
-        }
+        let effects = self.plan.release(&id, room);
+        self.carry_out(effects);
     }
 
-    fn run_actor(&mut self, start: Start, artifact: Arc<Artifact>, inlets: Inlets) {
-        let max = match start.amount {
-            Amount::Add(count) | Amount::Exactly(count) | Amount::AtLeast(count) => count,
-        };
+    /// Answers the calls of an actor from now on.
+    fn serve(&mut self, start: &Start, artifact: Arc<Artifact>, subscriptions: Subscriptions) {
+        let max = start.amount.applied_to(0);
         let claims = Arc::clone(&artifact.claims);
         let id = claims.subject.clone();
         let actor = Actor::new(artifact, max, self.parts.reuse_default, self.parts.shared.clone());
@@ -429,7 +298,7 @@ impl Supervisor {
         let (left_sender, left) = oneshot::channel();
         let span = info_span!("actor", actor_id = %id);
         let serving = self.parts.receiver.clone().serve(
-            inlets,
+            subscriptions,
             (Arc::clone(id.as_arc()), Arc::clone(id.as_arc())),
             actor.clone(),
             leave.clone(),
@@ -443,192 +312,96 @@ impl Supervisor {
             }
             .instrument(span),
         );
-        let group = Group { annotations: start.annotations.clone(), instance_id: Uuid::new_v4().to_string(), max };
-        let running = Running {
-            actor,
-            reference: start.reference.clone(),
-            groups: vec![group],
-            leave,
-            left: Some(left),
-            stopping: Vec::new(),
-            is_out_of_term: false,
-        };
-        self.running.insert(id.clone(), running);
+        self.serving.insert(id.clone(), Serving { actor, leave, left, is_out_of_term: false });
         info!(actor_id = %id, reference = %start.reference, max, "actor started");
-        self.parts.remark(&id, &format!("the actor started, from {}", start.reference));
+        self.parts.log(&id, &format!("the actor started, from {}", start.reference));
         self.claim_alias(&claims);
-        let events = self.scale_events(&start.reference, &start.annotations, &claims, 0, max);
-        self.settle(&id, events, None);
     }
 
     /// Takes on the call alias of an actor, and says so if others claim it.
     fn claim_alias(&self, claims: &ActorClaims) {
         if let Some(contest) = self.parts.shared.router.claim_alias(claims) {
             warn!(actor_id = %claims.subject, alias = contest.alias, "{contest}");
-            self.parts.remark(&claims.subject, &contest.to_string());
+            self.parts.log(&claims.subject, &contest.to_string());
         }
     }
 
-    fn perform_replace(&mut self, replace: &Replace, artifact: &Arc<Artifact>) -> Result<(), ActorError> {
-        let id = artifact.claims.subject.clone();
-        let expected = replace.actor_id.clone().unwrap_or_else(|| id.to_string());
-        if id.as_str() != expected {
-            return Err(ActorError::OtherActor {
-                reference: replace.reference.clone(),
-                found: id.to_string(),
-                expected,
-            });
+    fn update(&mut self, update: Update<Arc<Artifact>>, reply: Reply) {
+        let (id, reference) = (&update.id, &update.reference);
+        if let Some(serving) = self.serving.get(id) {
+            serving.actor.update(Arc::clone(&update.module));
         }
-        let parts = Arc::clone(&self.parts);
-        let running = self.running.get_mut(&id).ok_or_else(|| ActorError::NotRunning(id.to_string()))?;
-        let selected = running.groups.iter().filter(|group| has_all(&group.annotations, &replace.annotations)).count();
-        if selected == 0 {
-            return Err(ActorError::NoSuchAnnotations {
-                actor: id.to_string(),
-                annotations: replace.annotations.clone(),
-            });
+        let (old, new) = (&update.old_module.claims, &update.module.claims);
+        let revision = new.effective_revision();
+        info!(actor_id = %id, %reference, revision, "actor updated");
+        self.parts.log(id, &format!("the actor runs revision {revision} from now on, from {reference}"));
+        if new.call_alias != old.call_alias {
+            self.claim_alias(new);
         }
-        if selected < running.groups.len() {
-            return Err(ActorError::PartOfActor(id.to_string()));
-        }
-        let (old, new) = (running.actor.claims(), &artifact.claims);
-        if new.effective_revision() <= old.effective_revision() {
-            return Err(ActorError::NotNewer {
-                reference: replace.reference.clone(),
-                actor: id.to_string(),
-                offered: new.effective_revision(),
-                running: old.effective_revision(),
-            });
-        }
-        let old_reference = std::mem::replace(&mut running.reference, replace.reference.clone());
-        running.actor.update(Arc::clone(artifact));
-        info!(actor_id = %id, reference = %replace.reference, revision = new.effective_revision(), "actor updated");
-        let (revision, reference) = (new.effective_revision(), &replace.reference);
-        parts.remark(&id, &format!("the actor runs revision {revision} from now on, from {reference}"));
-        let mut events = Vec::new();
-        for group in &running.groups {
-            let context = |reference: &str, claims: &ActorClaims| ActorContext {
-                host_id: parts.host.to_string(),
-                public_key: id.to_string(),
-                image_ref: reference.to_owned(),
-                annotations: group.annotations.clone(),
-                claims: claims.clone(),
-            };
-            let revision = new.effective_revision();
-            let (before, after) = (context(&old_reference, &old), context(&replace.reference, new));
-            events.extend([
-                Event::ActorUpdated { public_key: id.to_string(), revision, instance_id: group.instance_id.clone() },
-                Event::ActorsStarted { actor: after.clone(), count: group.max },
-                Event::ActorsStopped { actor: before, count: group.max, remaining: group.max },
-                Event::ActorScaled { actor: after, max: group.max },
-            ]);
-        }
-        let (claims, reference) = (Arc::clone(new), replace.reference.clone());
-        if claims.call_alias != old.call_alias {
-            self.claim_alias(&claims);
-        }
+        let (parts, claims, recorded) = (Arc::clone(&self.parts), Arc::clone(new), reference.clone());
         self.children.spawn(async move {
-            record(&parts, &claims, Some(&reference)).await;
+            record(&parts, &claims, Some(&recorded)).await;
             Done::Nothing
         });
-        self.settle(&id, events, None);
-        Ok(())
-    }
-
-    fn stop(&mut self, stop: &Stop, reply: oneshot::Sender<Result<(), ActorError>>) {
-        let found =
-            self.running.iter_mut().find(|(id, running)| id.as_str() == stop.actor || running.reference == stop.actor);
-        let Some((id, running)) = found else {
-            let _ = reply.send(Err(ActorError::NotRunning(stop.actor.clone())));
-            return;
-        };
-        let id = id.clone();
-        let mut left_to_stop = stop.count.unwrap_or(u32::MAX);
-        let mut changes = Vec::new();
-        for group in running.groups.iter_mut().filter(|group| has_all(&group.annotations, &stop.annotations)) {
-            let fewer = if stop.count.is_none() { group.max } else { group.max.min(left_to_stop) };
-            left_to_stop -= fewer.min(left_to_stop);
-            changes.push((group.annotations.clone(), group.max, group.max - fewer));
-            group.max -= fewer;
-        }
-        if changes.is_empty() {
-            let annotations = stop.annotations.clone();
-            let _ = reply.send(Err(ActorError::NoSuchAnnotations { actor: stop.actor.clone(), annotations }));
-            return;
-        }
-        running.groups.retain(|group| group.max > 0);
-        let (claims, reference) = (running.actor.claims(), running.reference.clone());
-        let events = changes
-            .iter()
-            .filter(|(_, before, after)| before != after)
-            .flat_map(|(annotations, before, after)| {
-                self.scale_events(&reference, annotations, &claims, *before, *after)
-            })
-            .collect();
-        self.settle(&id, events, Some(reply));
-    }
-
-    /// Makes a changed actor true: permits, routing, the readers' snapshot, and then the events. An actor without groups
-    /// leaves its queue group first, and its events follow.
-    fn settle(&mut self, id: &ActorId, events: Vec<Event>, reply: Option<oneshot::Sender<Result<(), ActorError>>>) {
-        let gone = match self.running.get(id) {
-            Some(running) if running.groups.is_empty() => self.running.remove(id),
-            Some(running) => {
-                running.apply_limits(self.parts.reuse_default);
-                None
-            }
-            None => None,
-        };
+        self.set_limits(id, update.limits);
         self.publish_state();
-        match gone {
-            Some(mut running) => {
-                info!(actor_id = %id, "actor stopped");
-                self.parts.remark(id, "the actor stopped");
-                running.leave.cancel();
-                let left = running.left.take();
-                self.children.spawn(async move {
-                    if let Some(left) = left {
-                        // An error means that the subscription ended by itself before.
-                        let _ = left.await;
-                    }
-                    Done::Left { events, reply }
-                });
-            }
-            None => {
-                self.parts.events.publish_all(events);
-                if let Some(reply) = reply {
-                    let _ = reply.send(Ok(()));
-                }
-            }
+        self.announce(self.update_events(&update), Some(reply));
+    }
+
+    /// Makes an actor keep the limits that follow from its groups.
+    fn set_limits(&self, id: &ActorId, limits: Limits) {
+        if let Some(Serving { actor, .. }) = self.serving.get(id) {
+            actor.set_limit(limits.calls);
+            actor.set_reuse(limits.reuse.unwrap_or(self.parts.reuse_default));
         }
+    }
+
+    /// Makes an actor leave its queue group; the events of its stop follow that.
+    fn leave(&mut self, id: &ActorId, changes: &[Change<Arc<Artifact>>], reply: Option<Reply>) {
+        let gone = self.serving.remove(id);
+        self.publish_state();
+        info!(actor_id = %id, "actor stopped");
+        self.parts.log(id, "the actor stopped");
+        let left = gone.map(|gone| {
+            gone.leave.cancel();
+            gone.left
+        });
+        let events = self.events_of(changes);
+        self.children.spawn(async move {
+            if let Some(left) = left {
+                // An error means that the subscription ended by itself before.
+                let _ = left.await;
+            }
+            Done::Left { events, reply }
+        });
     }
 
     fn publish_state(&self) {
-        let locals = self.running.iter().map(|(id, running)| {
-            let local: Arc<dyn Local> = running.actor.clone();
+        let locals = self.serving.iter().map(|(id, serving)| {
+            let local: Arc<dyn Local> = serving.actor.clone();
             (Arc::from(id.as_str()), local)
         });
         self.parts.shared.router.set_actors(locals.collect());
-        let view = self.running.values().map(Running::view);
-        self.published.send_replace(Arc::new(view.collect()));
+        self.published.send_replace(self.plan.view());
     }
 
-    /// A subscription that ended by itself leaves an actor nobody can call: it does not stay in the inventory.
+    /// A subscription that ended by itself leaves an actor nobody can call: it does not stay in the
+    /// inventory.
     fn still_running(&mut self, actor: &Arc<Actor>) {
-        let is_it = self.running.get(&actor.id).is_some_and(|running| Arc::ptr_eq(&running.actor, actor));
-        if is_it {
+        if self.serving.get(&actor.id).is_some_and(|serving| Arc::ptr_eq(&serving.actor, actor)) {
             error!(actor_id = %actor.id, "the subscription of an actor ended by itself, the actor is stopped; start it again");
-            let (reply, _) = oneshot::channel();
-            self.stop(&Stop { actor: actor.id.to_string(), annotations: Annotations::new(), count: None }, reply);
+            let effects = self.plan.lost(&actor.id);
+            self.carry_out(effects);
         }
     }
 
-    /// Writes the claims of running actors again when the bucket does not have them (it was away, or is a new one).
+    /// Writes the claims of running actors again when the bucket does not have them (it was away,
+    /// or is a new one).
     fn restore_claims(&mut self) {
-        let table = self.parts.links.table();
-        for (id, running) in &self.running {
+        let table = self.parts.context.links.table();
+        for (id, serving) in &self.serving {
             if table.claims(id.as_str()).is_none() {
-                let (parts, claims) = (Arc::clone(&self.parts), running.actor.claims());
+                let (parts, claims) = (Arc::clone(&self.parts), serving.actor.claims());
                 self.children.spawn(async move {
                     record(&parts, &claims, None).await;
                     Done::Nothing
@@ -637,20 +410,21 @@ impl Supervisor {
         }
     }
 
-    /// Tells once of an actor whose claims do not count any more: its calls are refused from then on.
-    fn look_at_terms(&mut self) {
-        for (id, running) in &mut self.running {
-            let claims = running.actor.claims();
+    /// Tells once of an actor whose claims do not count any more: its calls are refused from then
+    /// on.
+    fn check_terms(&mut self) {
+        for (id, serving) in &mut self.serving {
+            let claims = serving.actor.claims();
             let refused = in_force(&claims, now()).err();
-            let is_news = refused.is_some() && !running.is_out_of_term;
-            running.is_out_of_term = refused.is_some();
+            let is_news = refused.is_some() && !serving.is_out_of_term;
+            serving.is_out_of_term = refused.is_some();
             if let Some(error) = refused.filter(|_| is_news) {
                 warn!(actor_id = %id, expires = %claims.expires_human(), %error, "calls of and to an actor are refused");
-                self.parts.remark(id, &format!("calls of and to the actor are refused: {error}"));
-                self.parts.events.publish(Event::ClaimsNotInForce {
+                self.parts.log(id, &format!("calls of and to the actor are refused: {error}"));
+                self.parts.context.events.publish(Event::ClaimsNotInForce {
                     public_key: id.to_string(),
-                    image_ref: running.reference.clone(),
-                    host_id: self.parts.host.to_string(),
+                    image_ref: self.plan.reference_of(id).to_owned(),
+                    host_id: self.parts.context.host_id.to_string(),
                     not_before_human: claims.not_before_human(),
                     expires_human: claims.expires_human(),
                     error: error.to_string(),
@@ -659,51 +433,46 @@ impl Supervisor {
         }
     }
 
-    /// Stops everything. All actors leave their queue groups first and finish their calls while they can still call each
-    /// other; only then is the way between them closed.
+    /// Stops everything. All actors leave their queue groups first and finish their calls while
+    /// they can still call each other; only then is the way between them closed.
     async fn stop_all(&mut self, deadline: Instant) {
-        for (id, running) in &mut self.running {
-            running.leave.cancel();
-            let groups = std::mem::take(&mut running.groups);
+        for (id, serving) in &self.serving {
+            serving.leave.cancel();
             info!(actor_id = %id, "actor stopping");
-            self.parts.remark(id, "the actor stops with its host");
-            running.stopping = groups;
+            self.parts.log(id, "the actor stops with its host");
         }
+        // The events tell what ran until now; readers see it until the calls are done.
+        let stopped = self.plan.stop_all();
         let mut served = Vec::new();
-        let finished = async {
-            while let Some(done) = self.children.join_next().await {
-                match done {
-                    Ok(Done::Served(actor)) => served.push(actor),
-                    Ok(Done::Left { events, .. }) => self.parts.events.publish_all(events),
-                    // Started too late to be of use: it leaves with its subscription, and its client is told.
-                    Ok(Done::Subscribed { start, .. }) => self.start_failed(&start, None, "the host is stopping"),
-                    Ok(Done::Loaded { reference, .. }) => {
-                        for job in self.loading.remove(&reference).unwrap_or_default() {
-                            if let Job::Start(start) = job {
-                                self.start_failed(&start, None, "the host is stopping");
-                            }
-                        }
-                    }
-                    Ok(Done::Nothing) => {}
-                    Err(failure) => error!(error = %failure, "a task of the actor supervisor panicked"),
-                }
-            }
-        };
-        if tokio::time::timeout_at(deadline, finished).await.is_err() {
+        if tokio::time::timeout_at(deadline, self.finish_children(&mut served)).await.is_err() {
             warn!("calls or commands were still in work at the deadline and are cut off");
         }
         self.children.abort_all();
-        let stopped = std::mem::take(&mut self.running);
+        self.serving.clear();
         self.publish_state();
         for actor in served {
             // Nothing new can begin, so this ends at once unless a call is cut off.
             let _ = tokio::time::timeout_at(deadline, actor.drain()).await;
         }
-        for running in stopped.values() {
-            let claims = running.actor.claims();
-            for group in &running.stopping {
-                let events = self.scale_events(&running.reference, &group.annotations, &claims, group.max, 0);
-                self.parts.events.publish_all(events);
+        self.announce(self.events_of(&stopped), None);
+    }
+
+    /// Waits for the children of a host that stops. Adds the actors that left to `served`.
+    async fn finish_children(&mut self, served: &mut Vec<Arc<Actor>>) {
+        while let Some(done) = self.children.join_next().await {
+            match done {
+                Ok(Done::Served(actor)) => served.push(actor),
+                Ok(Done::Left { events, .. }) => self.announce(events, None),
+                // Started too late to be of use: it leaves with its subscription, and its client is
+                // told.
+                Ok(Done::Subscribed { start, .. }) => self.start_failed(&start, None, &StartError::Stopping),
+                Ok(Done::Loaded { reference, .. }) => {
+                    for start in self.plan.give_up(&reference) {
+                        self.start_failed(&start, None, &StartError::Stopping);
+                    }
+                }
+                Ok(Done::Nothing) => {}
+                Err(failure) => error!(error = %failure, "a task of the actor supervisor panicked"),
             }
         }
     }

@@ -3,22 +3,24 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::json;
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::{ANNOTATION, Change, Running, Settings, Told};
 use crate::{
     client::{
-        OutcomeUnknown,
         lattice::Lattice,
         names,
-        outcome::{self, Outcome, Watch},
         upload::{Artifact, Readers, Sender, Verified},
+        watch::{Observed, WaitError, Watch},
     },
-    control::types::{Inventory, InventoryActor, Pairs},
+    control::{
+        request::{AuctionActor, ScaleActor, StopActor, UpdateActor},
+        types::{Inventory, InventoryActor, Pairs},
+    },
+    errors::OutcomeUnknown,
+    events::Event,
     identity::claims::ActorClaims,
-    lattice::subject::Command,
     registry::{digest::Digest, uploads},
     store::artifacts::Put,
 };
@@ -122,6 +124,7 @@ impl Deployment {
             None => Change::Started,
             Some(running) if running.image_ref == reference => Change::Found,
             Some(running) => {
+                // Hosts update to higher revisions only; asked beforehand, nothing is sent in vain.
                 let before = revision_of(running);
                 if before >= offered {
                     let host = self.place.as_ref().map(Place::shown).unwrap_or_default();
@@ -135,6 +138,8 @@ impl Deployment {
             self.send(artifact, tell).await?;
         }
         let Place { host_id, host_name } = self.settle(&reference).await?;
+        // Noted before the host is asked: a start that seems to fail may still come, and is stopped
+        // at the end.
         self.asked = Some((actor.to_owned(), reference.clone()));
         match change {
             Change::Started => self.start(&host_id, claims, &reference).await?,
@@ -185,24 +190,13 @@ impl Deployment {
         let (lattice, wanted) = (&self.sender.lattice, self.wanted_id.clone());
         let readers = self.readers.as_ref().context("no host was asked")?;
         let mut inventories = lattice.inventories(readers.hosts()).await;
-        let runs = |inventory: &&Inventory| running_in(inventory, actor).is_some();
-        let elsewhere: Vec<String> =
-            inventories.iter().filter(runs).map(|inventory| inventory.host_id.clone()).collect();
-        let chosen = match (wanted, elsewhere.first()) {
-            (Some(wanted), _) => Some(wanted),
-            (None, Some(host)) => Some(host.clone()),
-            (None, None) => None,
-        };
-        let shown = |id: &String| {
-            readers.hosts().iter().find(|host| host.id == *id).map(|host| Place::new(id, &host.friendly_name))
-        };
-        self.place = chosen.as_ref().and_then(shown);
-        let others: Vec<String> = elsewhere
-            .iter()
-            .filter(|id| Some(*id) != chosen.as_ref())
-            .filter_map(shown)
-            .map(|place| place.shown())
-            .collect();
+        let runners = inventories.iter().filter(|inventory| running_in(inventory, actor).is_some());
+        let elsewhere: Vec<String> = runners.map(|inventory| inventory.host_id.clone()).collect();
+        let chosen = wanted.or_else(|| elsewhere.first().cloned());
+        self.place = chosen.as_ref().and_then(|id| Place::among(readers, id));
+        let others = elsewhere.iter().filter(|id| Some(*id) != chosen.as_ref());
+        let others: Vec<String> =
+            others.filter_map(|id| Place::among(readers, id)).map(|place| place.shown()).collect();
         if !others.is_empty() {
             tell(Told::Elsewhere { actor: actor.to_owned(), hosts: others });
         }
@@ -224,10 +218,10 @@ impl Deployment {
         if self.place.is_none() {
             let readers = self.readers.as_ref().context("no host was asked")?;
             let lattice = &self.sender.lattice;
-            let bid = lattice.auction_actor(reference, &Pairs::new(), AUCTION_TIME, |host| readers.has(host)).await?;
+            let auction = AuctionActor { actor_ref: reference.to_owned(), constraints: Pairs::new() };
+            let bid = lattice.first_bid(&auction, AUCTION_TIME, |host| readers.has(host)).await?;
             let host = bid.context("no host offers to run it; look at `host get hosts`, or name one with --host-id")?;
-            let reader = readers.hosts().iter().find(|reader| reader.id == host);
-            self.place = Some(Place::new(&host, reader.map_or("", |reader| &reader.friendly_name)));
+            self.place = Some(Place::among(readers, &host).unwrap_or_else(|| Place::new(&host, "")));
         }
         self.place.clone().context("no host was chosen")
     }
@@ -236,18 +230,29 @@ impl Deployment {
         let lattice = &self.sender.lattice;
         let (until, actor) = (Instant::now() + DEPLOY_TIME, claims.subject.as_str());
         let watch = Watch::open(lattice, host).await?;
-        let request = json!({
-            "actor_ref": reference, "actor_id": actor, "count": self.max, "annotations": self.annotations, "host_id": host,
-        });
-        lattice.command(host, Command::ScaleActor, &request).await?;
-        let of_event = |event: &super::super::lattice::Event| match event.name() {
-            _ if event.text("image_ref") != reference => outcome::Told::Nothing,
-            "actor_scaled" => outcome::Told::Done(()),
-            "actor_scale_failed" => outcome::Told::Failed(event.text("error").to_owned()),
-            _ => outcome::Told::Nothing,
+        let request = ScaleActor {
+            actor_id: Some(actor.to_owned()),
+            actor_ref: reference.to_owned(),
+            annotations: self.annotations.clone(),
+            count: Some(Some(self.max)),
+            host_id: host.to_owned(),
         };
-        let of_inventory = |inventory: &Inventory| runs(inventory, actor, reference);
-        told(watch.wait(until, of_event, of_inventory, |_| {}).await, "start", reference)
+        lattice.command(host, &request).await?;
+        let outcome = watch
+            .wait(
+                until,
+                |event| match event {
+                    Event::ActorScaled { actor, .. } if actor.image_ref == reference => Observed::Done(()),
+                    Event::ActorScaleFailed { image_ref, error, .. } if image_ref == reference => {
+                        Observed::Failed(error.clone())
+                    }
+                    _ => Observed::Nothing,
+                },
+                |inventory| Observed::done_if(runs(inventory, actor, reference)),
+                |_| {},
+            )
+            .await;
+        told(outcome, "start", reference)
     }
 
     async fn update(&self, host: &str, claims: &ActorClaims, reference: &str) -> Result<()> {
@@ -255,16 +260,30 @@ impl Deployment {
         let (until, actor) = (Instant::now() + DEPLOY_TIME, claims.subject.as_str());
         let revision = claims.effective_revision();
         let watch = Watch::open(lattice, host).await?;
-        let request = json!({ "actor_id": actor, "new_actor_ref": reference, "host_id": host });
-        lattice.command(host, Command::UpdateActor, &request).await?;
-        let of_event = |event: &super::super::lattice::Event| match event.name() {
-            _ if event.text("public_key") != actor => outcome::Told::Nothing,
-            "actor_updated" if event.data["revision"] == revision => outcome::Told::Done(()),
-            "actor_update_failed" => outcome::Told::Failed(event.text("reason").to_owned()),
-            _ => outcome::Told::Nothing,
+        let request = UpdateActor {
+            actor_id: actor.to_owned(),
+            annotations: None,
+            host_id: host.to_owned(),
+            new_actor_ref: reference.to_owned(),
         };
-        let of_inventory = |inventory: &Inventory| runs(inventory, actor, reference);
-        told(watch.wait(until, of_event, of_inventory, |_| {}).await, "update to", reference)
+        lattice.command(host, &request).await?;
+        let outcome = watch
+            .wait(
+                until,
+                |event| match event {
+                    Event::ActorUpdated { public_key, revision: now, .. } if public_key == actor => {
+                        Observed::done_if(*now == revision)
+                    }
+                    Event::ActorUpdateFailed { public_key, reason, .. } if public_key == actor => {
+                        Observed::Failed(reason.clone())
+                    }
+                    _ => Observed::Nothing,
+                },
+                |inventory| Observed::done_if(runs(inventory, actor, reference)),
+                |_| {},
+            )
+            .await;
+        told(outcome, "update to", reference)
     }
 
     /// Removes uploads that were sent from here and run nowhere any more. Those left over are
@@ -308,13 +327,6 @@ impl Deployment {
     /// Whether all that was started here has stopped, and nothing else runs of it.
     async fn stop(&self, host: &str, shown: &str, actor: &str, reference: &str) -> Result<bool> {
         let lattice = &self.sender.lattice;
-        let unknown = || {
-            OutcomeUnknown(format!(
-                "{actor} did not stop on {shown} within {} s, or the host does not answer; look with `host get inventory {host}`, \
-                 and stop it with `host stop actor {actor} --host-id {host}`",
-                STOP_TIME.as_secs()
-            ))
-        };
         let until = Instant::now() + STOP_TIME;
         loop {
             // By the reference first: so it comes after a start or an update that is still in work.
@@ -329,7 +341,11 @@ impl Deployment {
                     return Ok(false);
                 }
                 Err(crate::client::lattice::RequestError::NoResponders { .. }) => return Ok(true),
-                _ if Instant::now() >= until => return Err(unknown().into()),
+                _ if Instant::now() >= until => bail!(OutcomeUnknown(format!(
+                    "{actor} did not stop on {shown} within {} s, or the host does not answer; look with \
+                     `host get inventory {host}`, and stop it with `host stop actor {actor} --host-id {host}`",
+                    STOP_TIME.as_secs()
+                ))),
                 _ => tokio::time::sleep(LOOK_PAUSE).await,
             }
         }
@@ -352,8 +368,8 @@ impl Deployment {
             sets.push(self.annotations.clone());
         }
         for annotations in sets {
-            let request = json!({ "actor_ref": name, "annotations": annotations, "host_id": host });
-            if let Err(error) = lattice.command(host, Command::StopActor, &request).await {
+            let request = StopActor { actor_ref: name.to_owned(), annotations, count: None, host_id: host.to_owned() };
+            if let Err(error) = lattice.command(host, &request).await {
                 debug!(error = %format!("{error:#}"), name, "not stopped");
             }
         }
@@ -363,6 +379,11 @@ impl Deployment {
 impl Place {
     fn new(host_id: &str, host_name: &str) -> Self {
         Self { host_id: host_id.to_owned(), host_name: host_name.to_owned() }
+    }
+
+    fn among(readers: &Readers, id: &str) -> Option<Self> {
+        let host = readers.hosts().iter().find(|host| host.id == id)?;
+        Some(Self::new(id, &host.friendly_name))
     }
 
     fn shown(&self) -> String {
@@ -379,18 +400,15 @@ fn revision_of(actor: &InventoryActor) -> u64 {
     actor.instances.iter().map(|instance| u64::try_from(instance.revision).unwrap_or(0)).max().unwrap_or(0)
 }
 
-fn runs(inventory: &Inventory, actor: &str, reference: &str) -> outcome::Told<()> {
-    match running_in(inventory, actor) {
-        Some(running) if running.image_ref == reference => outcome::Told::Done(()),
-        _ => outcome::Told::Nothing,
-    }
+fn runs(inventory: &Inventory, actor: &str, reference: &str) -> bool {
+    running_in(inventory, actor).is_some_and(|running| running.image_ref == reference)
 }
 
-fn told(outcome: Outcome<()>, what: &str, reference: &str) -> Result<()> {
+fn told(outcome: Result<(), WaitError>, what: &str, reference: &str) -> Result<()> {
     match outcome {
-        Outcome::Done(()) => Ok(()),
-        Outcome::Failed(why) => bail!("{why}"),
-        Outcome::Unknown => bail!(OutcomeUnknown(format!(
+        Ok(()) => Ok(()),
+        Err(WaitError::Failed(why)) => bail!("{why}"),
+        Err(WaitError::TimedOut) => bail!(OutcomeUnknown(format!(
             "the host did not say within {} s what came of the {what} {reference}; it may still come",
             DEPLOY_TIME.as_secs()
         ))),

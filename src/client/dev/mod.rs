@@ -17,7 +17,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Context as _, Result, anyhow};
 use bytes::Bytes;
 use futures::{StreamExt as _, stream::BoxStream};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -29,7 +29,7 @@ use crate::{
     journal::Line,
 };
 use deploy::{Deployment, NotNewer};
-use saves::Saves;
+use saves::{Save, Saves, Unreadable};
 
 /// The annotation of actors that were started here; its value is the name of the file.
 pub const ANNOTATION: &str = "lattice.host/dev";
@@ -126,36 +126,16 @@ pub async fn run(
     let mut half: Option<(Instant, ContentError)> = None;
     let mut logs: Option<(String, BoxStream<'static, Line>)> = None;
     loop {
-        let whole_by = half.as_ref().map_or_else(Instant::now, |(until, _)| *until);
-        let save = tokio::select! {
-            biased;
-            () = stop.cancelled() => break,
-            Some(line) = next_line(&mut logs) => {
-                tell(Told::Logged(line));
-                continue;
+        let next = next_save(&mut saves, half.as_ref().map(|(until, _)| *until));
+        let Some(save) = reporting(&mut logs, tell, &stop, next).await else { break };
+        let waited_for = half.take();
+        let Some(save) = save? else {
+            if let Some((_, error)) = waited_for {
+                dev.refused(anyhow!(error).context("the file is not a whole module"));
             }
-            () = tokio::time::sleep_until(whole_by), if half.is_some() => {
-                if let Some((_, error)) = half.take() {
-                    dev.refused(anyhow!(error).context("the file is not a whole module"));
-                }
-                continue;
-            }
-            save = saves.next() => save.context("the watch of the file ended by itself; begin again")?,
+            continue;
         };
-        half = None;
-        let outcome = {
-            let deploying = dev.take(save.content, save.noticed);
-            tokio::pin!(deploying);
-            loop {
-                tokio::select! {
-                    biased;
-                    () = stop.cancelled() => break None,
-                    Some(line) = next_line(&mut logs) => tell(Told::Logged(line)),
-                    outcome = &mut deploying => break Some(outcome),
-                }
-            }
-        };
-        match outcome {
+        match reporting(&mut logs, tell, &stop, dev.take(save.content, save.noticed)).await {
             None => break,
             Some(Taken::Done) => {}
             Some(Taken::Half(error)) => half = Some((Instant::now() + HALF_TIME, error)),
@@ -175,6 +155,36 @@ pub async fn run(
         None => {}
     }
     Ok(())
+}
+
+/// Returns the next save; `None` if there was none by a time.
+async fn next_save(saves: &mut Saves, until: Option<Instant>) -> Result<Option<Save>> {
+    let save = match until {
+        Some(until) => match timeout_at(until, saves.next()).await {
+            Ok(save) => save,
+            Err(_) => return Ok(None),
+        },
+        None => saves.next().await,
+    };
+    save.context("the watch of the file ended by itself; begin again").map(Some)
+}
+
+/// Reports the lines of logs until the work is done; `None` if it is stopped before.
+async fn reporting<T>(
+    logs: &mut Option<(String, BoxStream<'static, Line>)>,
+    tell: &dyn Fn(Told),
+    stop: &CancellationToken,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return None,
+            Some(line) = next_line(logs) => tell(Told::Logged(line)),
+            done = &mut work => return Some(done),
+        }
+    }
 }
 
 /// The next line of the logs that are followed; never, if none are.
@@ -205,9 +215,9 @@ struct Dev<'a> {
 }
 
 impl Dev<'_> {
-    async fn take(&mut self, content: Result<Bytes, String>, noticed: Instant) -> Taken {
+    async fn take(&mut self, content: Result<Bytes, Unreadable>, noticed: Instant) -> Taken {
         let done = async {
-            let content = content.map_err(|cause| anyhow!(cause))?;
+            let content = content?;
             let artifact = match Artifact::verify(content.clone()).await {
                 Ok(artifact) => artifact,
                 Err(ContentError::Unsigned) => self.signed(&content, None, 0).await?,

@@ -32,11 +32,15 @@ const BURST_MAX: Duration = Duration::from_secs(2);
 /// How often the file is looked at without an event.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Why a file cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unreadable(String);
+
 /// A file's content after it was saved.
 #[derive(Clone, Debug)]
 pub struct Save {
-    /// The content, or why it cannot be read.
-    pub content: Result<Bytes, String>,
+    pub content: Result<Bytes, Unreadable>,
     /// When the save was noticed.
     pub noticed: Instant,
 }
@@ -98,7 +102,7 @@ struct Lookout {
     watched: Option<u64>,
     /// How the file looked when it was read.
     looked: Option<Looks>,
-    last: Option<Result<Bytes, String>>,
+    last: Option<Result<Bytes, Unreadable>>,
 }
 
 impl Lookout {
@@ -173,12 +177,12 @@ impl Lookout {
     }
 
     /// The content, if there is one and it is another one. A file that vanished is none: a build makes it again.
-    async fn read(&mut self) -> Option<Result<Bytes, String>> {
+    async fn read(&mut self) -> Option<Result<Bytes, Unreadable>> {
         let looks = self.looks().await?;
         if self.looked.as_ref() == Some(&looks) {
             return None;
         }
-        let content = upload::read(&self.file).await.map_err(|error| format!("{error:#}"));
+        let content = upload::read(&self.file).await.map_err(|error| Unreadable(format!("{error:#}")));
         if self.looks().await.as_ref() == Some(&looks) {
             self.looked = Some(looks);
         } else {

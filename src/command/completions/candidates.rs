@@ -24,6 +24,7 @@ use crate::{
         lattice::Lattice,
         names::{self, Named},
     },
+    command::runs_actor,
     config::{ProcessEnvironment, SettingArgs},
     context::Places,
     control::types::{HostReply, Inventory},
@@ -72,72 +73,74 @@ impl Candidate {
     fn hidden(self) -> Self {
         Self { hidden: true, ..self }
     }
+
+    /// The form in which shells take it.
+    fn offered(self) -> CompletionCandidate {
+        let help = escape::line(&self.help).into_owned();
+        CompletionCandidate::new(self.word).help(Some(help.into())).hide(self.hidden)
+    }
 }
 
 /// Completes ids and names of actors.
-pub fn actors() -> ArgValueCompleter {
+pub(super) fn actors() -> ArgValueCompleter {
     of_lattice(actors_of)
 }
 
 /// Completes ids and names of providers.
-pub fn providers() -> ArgValueCompleter {
+pub(super) fn providers() -> ArgValueCompleter {
     of_lattice(providers_of)
 }
 
 /// Completes actors that run somewhere.
-pub fn running_actors() -> ArgValueCompleter {
+pub(super) fn running_actors() -> ArgValueCompleter {
     of_lattice(|seen| actors_of(&seen.running()))
 }
 
 /// Completes providers that run somewhere.
-pub fn running_providers() -> ArgValueCompleter {
+pub(super) fn running_providers() -> ArgValueCompleter {
     of_lattice(|seen| of_named(&names::running_providers(&seen.inventories), |id| provider_places(seen, id)))
 }
 
 /// Completes ids and friendly names of hosts.
-pub fn hosts() -> ArgValueCompleter {
+pub(super) fn hosts() -> ArgValueCompleter {
     of_hosts(|hosts| of_named(&names::hosts(hosts), |_| "host".into()))
 }
 
 /// Completes what runs, actors and providers.
-pub fn entities() -> ArgValueCompleter {
+pub(super) fn entities() -> ArgValueCompleter {
     of_lattice(|seen| actors_of(seen).into_iter().chain(providers_of(seen)).collect())
 }
 
 /// Completes contracts: those of the providers in this binary, and those of the lattice.
-pub fn contracts() -> ArgValueCompleter {
+pub(super) fn contracts() -> ArgValueCompleter {
     of_lattice(contracts_of)
 }
 
 /// Completes what a call may go to: a contract, an actor or a provider.
-pub fn targets() -> ArgValueCompleter {
+pub(super) fn targets() -> ArgValueCompleter {
     of_lattice(|seen| contracts_of(seen).into_iter().chain(actors_of(seen)).chain(providers_of(seen)).collect())
 }
 
 /// Completes `LABEL=VALUE` of the hosts there are.
-pub fn constraints() -> ArgValueCompleter {
+pub(super) fn constraints() -> ArgValueCompleter {
     of_hosts(|hosts| {
-        let of_host = |host: &HostReply| {
-            let name = host.friendly_name.clone();
-            let label = |(key, value): (&String, &String)| Candidate::new(format!("{key}={value}"), &name);
-            host.labels.iter().map(label).collect::<Vec<_>>()
-        };
-        hosts.iter().flat_map(of_host).collect()
+        let labels = hosts.iter().flat_map(|host| host.labels.iter().map(move |label| (host, label)));
+        labels.map(|(host, (key, value))| Candidate::new(format!("{key}={value}"), &host.friendly_name)).collect()
     })
 }
 
 /// Completes names of the deployment manager's applications.
-pub fn apps() -> ArgValueCompleter {
+pub(super) fn apps() -> ArgValueCompleter {
     ArgValueCompleter::new(|word: &OsStr| completed(word, || ask(async |lattice| apps_of(lattice).await)))
 }
 
 /// Completes names of contexts.
-pub fn contexts() -> ArgValueCompleter {
+pub(super) fn contexts() -> ArgValueCompleter {
     ArgValueCompleter::new(|word: &OsStr| completed(word, || Some(contexts_of())))
 }
 
 /// Completes files with modules.
-pub fn modules() -> ArgValueCompleter {
+pub(super) fn modules() -> ArgValueCompleter {
     ArgValueCompleter::new(|word: &OsStr| paths_of(PathCompleter::file(), word))
 }
 
@@ -154,7 +157,7 @@ fn paths_of(completer: PathCompleter, word: &OsStr) -> Vec<CompletionCandidate> 
 }
 
 /// Completes references of providers: those in this binary, and files.
-pub fn sources() -> ArgValueCompleter {
+pub(super) fn sources() -> ArgValueCompleter {
     ArgValueCompleter::new(|word: &OsStr| {
         let builtin = builtin::CATALOGUE.iter().map(|spec| Candidate::new(reference(spec), spec.title)).collect();
         let mut all = completed(word, || Some(builtin));
@@ -164,7 +167,7 @@ pub fn sources() -> ArgValueCompleter {
 }
 
 /// Completes an actor, and after it the reference it is to run from now on.
-pub fn updates() -> ArgValueCompleter {
+pub(super) fn updates() -> ArgValueCompleter {
     struct Updates;
     impl ValueCompleter for Updates {
         fn complete(&self, word: &OsStr) -> Vec<CompletionCandidate> {
@@ -180,9 +183,11 @@ pub fn updates() -> ArgValueCompleter {
 
 fn of_lattice(pick: fn(&Seen) -> Vec<Candidate>) -> ArgValueCompleter {
     ArgValueCompleter::new(move |word: &OsStr| {
-        let look = async |lattice: Lattice| Some(pick(&seen(&lattice).await));
-        // Some of it is known without a lattice.
-        completed(word, || Some(ask(look).unwrap_or_else(|| pick(&Seen::default()))))
+        completed(word, || {
+            let found = ask(async |lattice: Lattice| Some(pick(&seen(&lattice).await)));
+            // Some of it is known without a lattice.
+            Some(found.unwrap_or_else(|| pick(&Seen::default())))
+        })
     })
 }
 
@@ -200,11 +205,7 @@ fn completed(word: &OsStr, look: impl FnOnce() -> Option<Vec<Candidate>>) -> Vec
     all.retain(|candidate| is_word(&candidate.word) && begins(&candidate.word, word));
     all.sort_by(|a, b| a.word.cmp(&b.word));
     all.dedup_by(|a, b| a.word == b.word);
-    let candidate = |candidate: Candidate| {
-        let help = escape::line(&candidate.help).into_owned();
-        CompletionCandidate::new(candidate.word).help(Some(help.into())).hide(candidate.hidden)
-    };
-    all.into_iter().map(candidate).collect()
+    all.into_iter().map(Candidate::offered).collect()
 }
 
 /// Names are found in any case, so they are completed from any.
@@ -275,10 +276,7 @@ fn connect_of(matches: &ArgMatches) -> Connect {
 
 fn actors_of(seen: &Seen) -> Vec<Candidate> {
     let named = names::actors(&seen.claims, &seen.inventories);
-    of_named(&named, |id| {
-        let runs = |inventory: &Inventory| inventory.actors.iter().any(|actor| actor.id == id);
-        places("actor", seen, runs)
-    })
+    of_named(&named, |id| places("actor", seen, |inventory| runs_actor(inventory, id)))
 }
 
 fn providers_of(seen: &Seen) -> Vec<Candidate> {
@@ -292,10 +290,9 @@ fn provider_places(seen: &Seen, id: &str) -> String {
 
 /// `actor on lucky-reef-8888`
 fn places(what: &str, seen: &Seen, runs: impl Fn(&Inventory) -> bool) -> String {
-    let name = |inventory: &&Inventory| inventory.friendly_name.clone();
     match seen.inventories.iter().filter(|inventory| runs(inventory)).collect::<Vec<_>>().as_slice() {
         [] => format!("{what}, runs nowhere"),
-        [one] => format!("{what} on {}", name(one)),
+        [one] => format!("{what} on {}", one.friendly_name),
         several => format!("{what} on {} hosts", several.len()),
     }
 }
@@ -316,43 +313,51 @@ fn reference(spec: &builtin::Spec) -> String {
 async fn apps_of(lattice: Lattice) -> Option<Vec<Candidate>> {
     let message = lattice.ask(&lattice.subjects.manager("list", None), bytes::Bytes::new()).await.ok()?;
     let all: Vec<Value> = serde_json::from_slice(&message.payload).ok()?;
-    let text = |app: &Value, key: &str| app.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let candidate = |app: &Value| Candidate::new(text(app, "name"), format!("application, {}", text(app, "status")));
-    Some(all.iter().map(candidate).filter(|candidate| is_word(&candidate.word)).collect())
+    let candidates = all.iter().map(|app| {
+        let status = app["status"].as_str().unwrap_or_default();
+        Candidate::new(app["name"].as_str().unwrap_or_default(), format!("application, {status}"))
+    });
+    Some(candidates.filter(|candidate| is_word(&candidate.word)).collect())
 }
 
 fn contexts_of() -> Vec<Candidate> {
     let home = std::env::home_dir();
     let places = Places::of(&Dirs::find(&ProcessEnvironment, home.as_deref()), home.as_deref());
-    let candidate = |found: &crate::context::Found| {
-        Candidate::new(places.short(found), format!("{} context, {}", found.kind, found.path.display()))
-    };
-    places.all().iter().map(candidate).filter(|candidate| is_word(&candidate.word)).collect()
+    let all = places.all();
+    let candidates = all
+        .iter()
+        .map(|found| Candidate::new(places.short(found), format!("{} context, {}", found.kind, found.path.display())));
+    candidates.filter(|candidate| is_word(&candidate.word)).collect()
 }
 
 /// A name for each, if it has one that means nothing else and needs no quotes; its id behind that, or instead.
 fn of_named(all: &[Named], told: impl Fn(&str) -> String) -> Vec<Candidate> {
-    let is_its_own = |word: &str, id: &str| matches!(names::called(word, all).as_slice(), [named] if named.id == id);
-    let both = |named: &Named| {
+    let mut candidates = Vec::new();
+    for named in all.iter().filter(|named| is_word(&named.id)) {
         let told = told(&named.id);
-        let words = [&named.name].into_iter().chain(&named.aliases);
-        let word = words.into_iter().find(|word| is_word(word) && is_its_own(word, &named.id));
         let id = match named.name.as_str() {
             "" => Candidate::new(&named.id, &told),
             name => Candidate::new(&named.id, format!("{name}, {told}")),
         };
+        let mut words = [&named.name].into_iter().chain(&named.aliases);
+        let word = words
+            .find(|word| is_word(word) && matches!(names::called(word, all).as_slice(), [one] if one.id == named.id));
         match word {
-            None => vec![id],
-            Some(word) => vec![Candidate::new(word, format!("{told}, {}", middle(&named.id, ID_WIDTH))), id.hidden()],
+            None => candidates.push(id),
+            Some(word) => {
+                candidates.push(Candidate::new(word, format!("{told}, {}", middle(&named.id, ID_WIDTH))));
+                candidates.push(id.hidden());
+            }
         }
-    };
-    all.iter().filter(|named| is_word(&named.id)).flat_map(both).collect()
+    }
+    candidates
 }
 
 /// Whether shells take it for one word as it is. In front a dash makes a flag of it, an equals sign a program in zsh.
 fn is_word(text: &str) -> bool {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._:/@=+-".contains(c);
-    !text.is_empty() && !text.starts_with(['-', '=']) && text.chars().all(is_plain)
+    !text.is_empty()
+        && !text.starts_with(['-', '='])
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "._:/@=+-".contains(c))
 }
 
 #[cfg(test)]

@@ -5,13 +5,16 @@
 //!
 //! Ids of actors, providers and hosts come from the lattice of the settings ([`candidates`]); what does not answer at once is
 //! left out. A shell that completes is never disturbed by an error.
+//!
+//! The command line itself knows nothing of this: [`with_completers`] attaches to its arguments what
+//! completes them.
 
 mod candidates;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use clap::{Command, ValueHint};
+use clap::{Arg, Command, ValueHint};
 use clap_complete::{
     engine::ArgValueCompleter,
     env::{CompleteEnv, Shells},
@@ -21,11 +24,11 @@ use serde_json::json;
 use crate::{
     cli,
     cli::tools::Completions,
-    client::Usage,
-    terminal::{Said, Terminal},
+    errors::Usage,
+    terminal::{Message, Terminal},
 };
-pub use candidates::{
-    actors, apps, constraints, contexts, contracts, entities, hosts, modules, providers, running_actors,
+use candidates::{
+    actors, apps, constraints, contexts, contracts, entities, hosts, modules, paths, providers, running_actors,
     running_providers, sources, targets, updates,
 };
 
@@ -84,20 +87,53 @@ fi
 
 /// Answers a shell that asks for completions, and ends the process then.
 pub fn answer() {
-    CompleteEnv::with_factory(|| with_paths(cli::command())).var(VARIABLE).complete();
+    CompleteEnv::with_factory(|| with_completers(cli::command(), "")).var(VARIABLE).complete();
 }
 
-/// Lets all that are paths be completed by our own completer: the library's offers whatever files are called.
-fn with_paths(command: Command) -> Command {
-    command
-        .mut_args(|arg| {
-            let is_path = matches!(
-                arg.get_value_hint(),
-                ValueHint::AnyPath | ValueHint::FilePath | ValueHint::DirPath | ValueHint::ExecutablePath
-            );
-            if is_path && arg.get::<ArgValueCompleter>().is_none() { arg.add(candidates::paths()) } else { arg }
-        })
-        .mut_subcommands(with_paths)
+/// Attaches a completer to each argument whose values are known. `path` is the words that lead to
+/// the command, behind the binary and without `ctl`.
+fn with_completers(command: Command, path: &str) -> Command {
+    let command = command.mut_args(|arg| match completer(path, &arg) {
+        Some(completer) => arg.add(completer),
+        None => arg,
+    });
+    command.mut_subcommands(|inner| {
+        let inner_path = match (path, inner.get_name()) {
+            ("", "ctl") => String::new(),
+            ("", name) => name.to_owned(),
+            (path, name) => format!("{path} {name}"),
+        };
+        with_completers(inner, &inner_path)
+    })
+}
+
+/// Returns what completes an argument of the command at this path.
+fn completer(path: &str, arg: &Arg) -> Option<ArgValueCompleter> {
+    Some(match (path, arg.get_id().as_str()) {
+        (_, "context") | ("ctx edit" | "ctx default" | "ctx del" | "ctx show", "name") => contexts(),
+        (_, "host_id") | ("get inventory" | "stop host" | "scale actor" | "label", "host") => hosts(),
+        (_, "constraints") => constraints(),
+        ("start actor", "reference") => modules(),
+        ("start provider" | "inspect" | "claims inspect" | "par inspect", "reference") => sources(),
+        ("stop actor", "actor") => running_actors(),
+        ("stop provider", "provider") => running_providers(),
+        ("update actor", "names") => updates(),
+        ("scale actor" | "link put" | "link del" | "call" | "spy", "actor") => actors(),
+        ("link put", "provider") => providers(),
+        ("link put" | "link del", "contract") | ("dev", "caps") => contracts(),
+        ("logs", "entity") | ("explain", "origin") | ("claims forget", "name") => entities(),
+        ("explain", "target") => targets(),
+        ("app deploy", "source") => apps(),
+        ("app get" | "app history" | "app status" | "app del" | "app undeploy", "name") => apps(),
+        // The library's own completer offers paths whatever they are called.
+        _ if is_path(arg) => paths(),
+        _ => return None,
+    })
+}
+
+fn is_path(arg: &Arg) -> bool {
+    use ValueHint::{AnyPath, DirPath, ExecutablePath, FilePath};
+    matches!(arg.get_value_hint(), AnyPath | FilePath | DirPath | ExecutablePath)
 }
 
 pub fn run(terminal: &Terminal, args: &Completions) -> Result<()> {
@@ -112,7 +148,7 @@ pub fn run(terminal: &Terminal, args: &Completions) -> Result<()> {
     let path = dir.join(file_name(&shell));
     std::fs::write(&path, script).with_context(|| format!("write {}", path.display()))?;
     let told = format!("The completions for {shell} are in {}", path.display());
-    terminal.show(&Said::new(told, path.display().to_string(), json!({ "shell": shell, "path": path })))
+    terminal.show(&Message::new(told, path.display().to_string(), json!({ "shell": shell, "path": path })))
 }
 
 /// The script for a shell.
@@ -152,6 +188,42 @@ fn file_name(shell: &str) -> &'static Path {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The commands, with the arguments of theirs whose values come from a lattice or a context.
+    fn completed(command: &Command, path: &str, found: &mut Vec<String>) {
+        for arg in command.get_arguments().filter(|arg| arg.get_id() != "context" && !is_path(arg)) {
+            if arg.get::<ArgValueCompleter>().is_some() {
+                found.push(format!("{path} {}", arg.get_id()));
+            }
+        }
+        for inner in command.get_subcommands() {
+            completed(inner, &format!("{path} {}", inner.get_name()), found);
+        }
+    }
+
+    #[test]
+    fn arguments_that_name_what_is_in_a_lattice_are_completed_in_both_forms_of_a_verb() {
+        let mut found = Vec::new();
+        completed(&with_completers(cli::command(), ""), "", &mut found);
+        for argument in [
+            " get inventory host",
+            " start actor reference",
+            " start provider constraints",
+            " stop actor actor",
+            " stop provider host_id",
+            " stop host host",
+            " scale actor host",
+            " update actor names",
+            " link put contract",
+            " link del actor",
+        ] {
+            for form in ["", " ctl"] {
+                let argument = format!("{form}{argument}");
+                assert!(found.contains(&argument), "{argument}");
+            }
+        }
+        assert_eq!(found.len(), 66, "{found:#?}");
+    }
 
     #[test]
     fn every_shell_has_a_script_that_runs_this_binary() {

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use crossterm::{
     event::{self, Event, KeyCode, KeyEventKind, KeyModifiers},
     terminal::{disable_raw_mode, enable_raw_mode},
@@ -15,9 +15,9 @@ use crossterm::{
 
 use super::new;
 use crate::{
-    client::Usage,
     config::{Problem, SettingArgs, settings},
     context::is_name,
+    errors::Usage,
 };
 
 /// The ways to log in, and what each asks for.
@@ -38,11 +38,8 @@ pub(super) fn answers(name: Option<String>, flags: &mut SettingArgs, dir: &Path)
     let name = match name {
         Some(name) => name,
         None => asked("Name of the context", "", |name| {
-            if is_name(name) {
-                Ok(())
-            } else {
-                Err("it cannot name a context: no slash, no colon, no dot in front".into())
-            }
+            ensure!(is_name(name), "it cannot name a context: no slash, no colon, no dot in front");
+            Ok(())
         })?,
     };
     let mut form = Form { flags, dir };
@@ -88,19 +85,24 @@ impl Form<'_> {
             return Ok(());
         }
         let ways = LOGINS.map(|(way, _)| way).join(", ");
-        let find = |word: &str| LOGINS.iter().find(|(way, _)| *way == word);
         let way = asked(&format!("Login ({ways})"), "none", |word| {
-            find(word).map(drop).ok_or_else(|| format!("it is one of {ways}"))
+            ensure!(asks_of(word).is_some(), "it is one of {ways}");
+            Ok(())
         })?;
-        for (key, question) in find(&way).map(|(_, asks)| *asks).unwrap_or_default() {
+        for (key, question) in asks_of(&way).unwrap_or_default() {
             self.ask(key, question, "")?;
         }
         Ok(())
     }
 }
 
-/// Why this is no value of the setting; nothing to say about an empty one.
-fn check(key: &'static str, text: &str, dir: &Path) -> Result<(), String> {
+/// Returns the settings that a way to log in asks for, with the questions.
+fn asks_of(way: &str) -> Option<&'static [(&'static str, &'static str)]> {
+    LOGINS.iter().find(|(name, _)| *name == way).map(|(_, asks)| *asks)
+}
+
+/// Checks the value of a setting; an empty one is always right.
+fn check(key: &'static str, text: &str, dir: &Path) -> Result<()> {
     if text.is_empty() {
         return Ok(());
     }
@@ -108,12 +110,14 @@ fn check(key: &'static str, text: &str, dir: &Path) -> Result<(), String> {
     new::absolute(&mut flag);
     let Err(mistakes) = new::checked(&[flag], None, dir) else { return Ok(()) };
     // Its partner is asked for next.
-    let mistake = mistakes.0.into_iter().find(|mistake| !matches!(mistake.problem, Problem::MissingPartner(_)));
-    mistake.map_or(Ok(()), |mistake| Err(format!("{}; accepted: {}", mistake.problem, mistake.accepted)))
+    match mistakes.0.iter().find(|mistake| !matches!(mistake.problem, Problem::MissingPartner(_))) {
+        Some(mistake) => bail!("{}; accepted: {}", mistake.problem, mistake.accepted),
+        None => Ok(()),
+    }
 }
 
 /// Asks until the answer will do; an empty one means the default.
-fn asked(question: &str, default: &str, check: impl Fn(&str) -> Result<(), String>) -> Result<String> {
+fn asked(question: &str, default: &str, check: impl Fn(&str) -> Result<()>) -> Result<String> {
     loop {
         tell(&if default.is_empty() { format!("{question}: ") } else { format!("{question} [{default}]: ") });
         let mut line = String::new();
@@ -128,7 +132,7 @@ fn asked(question: &str, default: &str, check: impl Fn(&str) -> Result<(), Strin
     }
 }
 
-fn asked_in_secret(question: &str, check: impl Fn(&str) -> Result<(), String>) -> Result<String> {
+fn asked_in_secret(question: &str, check: impl Fn(&str) -> Result<()>) -> Result<String> {
     loop {
         tell(&format!("{question} (not shown): "));
         let answer = typed_in_secret().context("read the answer")?;

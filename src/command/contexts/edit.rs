@@ -16,9 +16,9 @@ use serde_json::json;
 use super::{load, named, places, refuse_those_of_nats};
 use crate::{
     cli::tools::CtxEdit,
-    client::Usage,
     context::{Found, read, write},
-    terminal::{Said, Terminal},
+    errors::Usage,
+    terminal::{Message, Terminal},
 };
 
 pub fn run(terminal: &Terminal, args: &CtxEdit) -> Result<()> {
@@ -38,7 +38,11 @@ pub fn run(terminal: &Terminal, args: &CtxEdit) -> Result<()> {
     if after == before {
         fs::remove_file(&copy).with_context(|| format!("remove {}", copy.display()))?;
         edited?;
-        return terminal.show(&Said::new(format!("Context {name} stays as it was"), name, json!({ "changed": false })));
+        return terminal.show(&Message::new(
+            format!("Context {name} stays as it was"),
+            name,
+            json!({ "changed": false }),
+        ));
     }
     edited?;
     check(&found, &copy, places.home.as_deref()).map_err(|error| {
@@ -49,7 +53,7 @@ pub fn run(terminal: &Terminal, args: &CtxEdit) -> Result<()> {
     })?;
     write::replace(&found.path, &after).with_context(|| format!("write {}", found.path.display()))?;
     fs::remove_file(&copy).with_context(|| format!("remove {}", copy.display()))?;
-    terminal.show(&Said::new(format!("Context {name} is changed"), name, json!({ "changed": true })))
+    terminal.show(&Message::new(format!("Context {name} is changed"), name, json!({ "changed": true })))
 }
 
 /// Beside the context, since its paths are of there; the dot keeps it from being one itself.

@@ -15,11 +15,12 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     cli::tools::{Ctx, CtxDefault, CtxDel, CtxList, CtxPlace, CtxShow},
-    client::Usage,
+    clock,
     config::{Auth, Config, Context, FILE_NAME, Loaded, Mistakes, ProcessEnvironment, SettingArgs, Sources, settings},
     context::{Found, Kind, Places},
     dirs::Dirs,
-    terminal::{Cell, Column, Page, Said, Table, Terminal, Tone, View},
+    errors::Usage,
+    terminal::{Cell, Column, Message, Page, Table, Terminal, Tone, View},
 };
 
 pub fn run(terminal: &Terminal, before: SettingArgs, args: Ctx) -> Result<()> {
@@ -49,16 +50,16 @@ fn in_use(places: &Places, place: &CtxPlace) -> Result<Option<Found>> {
 
 /// The context of this name, or the one in use.
 fn named(places: &Places, place: &CtxPlace, name: Option<&str>) -> Result<Found> {
-    let none = || {
+    let found = match name {
+        Some(name) => Some(places.find(name)?),
+        None => in_use(places, place)?,
+    };
+    Ok(found.ok_or_else(|| {
         Usage(
             "no context is in use; name one, or `host ctx default NAME` uses one. `host ctx list` shows what there is"
                 .into(),
         )
-    };
-    Ok(match name {
-        Some(name) => places.find(name)?,
-        None => in_use(places, place)?.ok_or_else(none)?,
-    })
+    })?)
 }
 
 /// The configuration that a context alone makes.
@@ -90,16 +91,14 @@ fn list(terminal: &Terminal, args: &CtxList) -> Result<()> {
         terminal.note(format!("{error:#}"));
     }
     let in_use = in_use.ok().flatten();
-    let line = |found: Found| {
-        let loaded = found.read(places.home.as_deref()).and_then(|context| Ok(load(context, places.home.as_deref())?));
-        Line {
-            name: places.short(&found),
-            in_use: in_use.as_ref() == Some(&found),
-            what: loaded.map(|loaded| loaded.config).map_err(|error| format!("{error:#}")),
-            found,
-        }
-    };
-    terminal.show(&List { lines: places.all().into_iter().map(line).collect() })?;
+    let home = places.home.as_deref();
+    let lines = places.all().into_iter().map(|found| Line {
+        name: places.short(&found),
+        in_use: in_use.as_ref() == Some(&found),
+        what: found.read(home).and_then(|context| Ok(load(context, home)?.config)),
+        found,
+    });
+    terminal.show(&List { lines: lines.collect() })?;
     if !terminal.is_data() {
         note_the_directory(terminal, &args.place);
     }
@@ -110,7 +109,25 @@ struct Line {
     name: String,
     found: Found,
     in_use: bool,
-    what: Result<Config, String>,
+    what: Result<Config>,
+}
+
+impl Line {
+    fn json(&self) -> Value {
+        let mut json = json!({
+            "name": self.name, "kind": self.found.kind.to_string(), "path": self.found.path, "in_use": self.in_use,
+        });
+        match &self.what {
+            Ok(config) => {
+                json["lattice"] = json!(config.lattice);
+                json["servers"] = json!(config.ctl.servers);
+                json["js_domain"] = json!(config.js_domain);
+                json["login"] = json!(login(&config.ctl.auth));
+            }
+            Err(error) => json["error"] = json!(format!("{error:#}")),
+        }
+        json
+    }
 }
 
 struct List {
@@ -120,28 +137,10 @@ struct List {
 impl View for List {
     /// `contexts` and `default` as `wash` has them.
     fn json(&self) -> Value {
-        let detail = |line: &Line| {
-            let mut detail = json!({
-                "name": line.name, "kind": line.found.kind.to_string(), "path": line.found.path, "in_use": line.in_use,
-            });
-            let more = match &line.what {
-                Ok(config) => json!({
-                    "lattice": config.lattice,
-                    "servers": config.ctl.servers,
-                    "js_domain": config.js_domain,
-                    "login": login(&config.ctl.auth),
-                }),
-                Err(error) => json!({ "error": error }),
-            };
-            if let (Value::Object(detail), Value::Object(more)) = (&mut detail, more) {
-                detail.extend(more);
-            }
-            detail
-        };
         json!({
             "contexts": self.names(),
             "default": self.lines.iter().find(|line| line.in_use).map(|line| &line.name),
-            "details": self.lines.iter().map(detail).collect::<Vec<_>>(),
+            "details": self.lines.iter().map(Line::json).collect::<Vec<_>>(),
         })
     }
 
@@ -202,7 +201,7 @@ fn default(terminal: &Terminal, args: &CtxDefault) -> Result<()> {
         let found = named(&places, &args.place, None)?;
         let name = places.short(&found);
         let json = json!({ "default": name, "kind": found.kind.to_string(), "path": found.path });
-        terminal.show(&Said { text: name.clone(), json, name })?;
+        terminal.show(&Message { text: name.clone(), json, name })?;
         note_the_directory(terminal, &args.place);
         return Ok(());
     };
@@ -211,7 +210,7 @@ fn default(terminal: &Terminal, args: &CtxDefault) -> Result<()> {
     load(found.read(places.home.as_deref())?, places.home.as_deref())?;
     places.make_default(&found)?;
     let name = places.short(&found);
-    terminal.show(&Said::new(format!("Context {name} is used from now on"), &name, json!({ "default": name })))?;
+    terminal.show(&Message::new(format!("Context {name} is used from now on"), &name, json!({ "default": name })))?;
     note_the_directory(terminal, &args.place);
     Ok(())
 }
@@ -240,7 +239,7 @@ fn delete(terminal: &Terminal, args: &CtxDel) -> Result<()> {
         (true, Some(now)) => format!("Context {name}, which was in use, is deleted; {now} is used now"),
         (true, None) => format!("Context {name}, which was in use, is deleted; none is used now"),
     };
-    terminal.show(&Said::new(text, name, json!({ "deleted": name, "default": now })))
+    terminal.show(&Message::new(text, name, json!({ "deleted": name, "default": now })))
 }
 
 fn show(terminal: &Terminal, args: &CtxShow) -> Result<()> {
@@ -252,15 +251,15 @@ fn show(terminal: &Terminal, args: &CtxShow) -> Result<()> {
         (context.timeout, context.members.iter().map(|member| member.key.clone()).collect::<Vec<_>>());
     let Loaded { config, table } = load(context, places.home.as_deref())?;
     let rows = table.rows();
-    let value = |key: &String| {
+    let values = keys.iter().filter_map(|key| {
         let key = settings::find(key)?.key;
         let row = rows.iter().find(|row| row.key == key)?;
         Some((key, row.value.clone())).filter(|(_, value)| !value.is_empty())
-    };
-    let mut values: Vec<(&'static str, String)> = keys.iter().filter_map(value).collect();
+    });
+    let mut values: Vec<(&'static str, String)> = values.collect();
     values.sort();
     let in_use = in_use(&places, &args.place).ok().flatten().as_ref() == Some(&found);
-    let timeout_ms = timeout.map(|timeout| timeout.as_millis() as u64);
+    let timeout_ms = timeout.map(clock::millis);
     terminal.show(&Shown { name: places.short(&found), found, in_use, config, values, timeout_ms })
 }
 
@@ -309,7 +308,7 @@ impl View for Shown {
         page.table(&table, "It sets nothing; everything has its default.");
         for note in &self.config.warnings {
             page.gap();
-            page.line(Tone::Doubtful.paint(note));
+            page.line(Tone::Warning.paint(note));
         }
     }
 

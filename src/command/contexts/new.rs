@@ -6,18 +6,18 @@
 use std::path::Path;
 
 use anyhow::Result;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{ask, load, note_the_directory, places};
 use crate::{
     cli::{self, tools::CtxNew},
-    client::Usage,
     config::{
         Config, Context, Loaded, Member, Mistakes, SettingArgs, Sources,
         settings::{self, Kind as Setting},
     },
     context::{Found, Kind, is_name, read, write},
-    terminal::{Said, Terminal},
+    errors::Usage,
+    terminal::{Message, Terminal},
 };
 
 pub fn run(terminal: &Terminal, before: SettingArgs, args: CtxNew) -> Result<()> {
@@ -44,6 +44,7 @@ pub fn run(terminal: &Terminal, before: SettingArgs, args: CtxNew) -> Result<()>
     for note in &base.notes {
         terminal.note(note);
     }
+    // Checked before anything is written: a context that cannot be read fails every command.
     let config = checked(&flags.values, Some(base.clone()), dir)?.config;
     let content = match kind {
         Kind::Wash => write::wash_content(&name, &config, base.timeout)?,
@@ -57,6 +58,7 @@ pub fn run(terminal: &Terminal, before: SettingArgs, args: CtxNew) -> Result<()>
             }
             let members = write::merged(base.members, &flags.values, dir);
             let members = if members.is_empty() { defaults() } else { members };
+            // The members may be others than those that were checked.
             load(Context { members: members.clone(), ..empty(&path) }, None)?;
             write::host_content(&members)?
         }
@@ -68,7 +70,7 @@ pub fn run(terminal: &Terminal, before: SettingArgs, args: CtxNew) -> Result<()>
     }
     let used = if args.default { ", and is used from now on" } else { "" };
     let text = format!("Context {name} is in {}{used}", path.display());
-    terminal.show(&Said::new(text, &name, json!({ "name": name, "path": path, "default": args.default })))?;
+    terminal.show(&Message::new(text, &name, json!({ "name": name, "path": path, "default": args.default })))?;
     if args.default {
         note_the_directory(terminal, &args.place);
     }
@@ -109,10 +111,7 @@ fn empty(path: &Path) -> Context {
 
 /// Returns the members of a context without any settings, so that there is something to edit.
 fn defaults() -> Vec<Member> {
-    let member = |key: &str, value: Value| Member { key: key.to_owned(), value, line: 1 };
-    vec![
-        member("lattice_prefix", "default".into()),
-        member("nats_host", "127.0.0.1".into()),
-        member("nats_port", 4222.into()),
-    ]
+    [("lattice_prefix", "default".into()), ("nats_host", "127.0.0.1".into()), ("nats_port", 4222.into())]
+        .map(|(key, value)| Member { key: key.to_owned(), value, line: 1 })
+        .into()
 }

@@ -19,20 +19,18 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    cli::{
-        connect::Output,
-        lattice::{Top as Args, TopOrder},
-    },
+    cli::lattice::{Top as Args, TopOrder},
     client::{
-        Session, Usage, calls,
+        Session, calls,
         lattice::{Lattice, RequestError},
         rates::{self, Row},
     },
     command::clock,
     config::SettingArgs,
     control::{probe::calls::Look, types::HostReply},
+    errors::Usage,
     escape,
-    terminal::{Cell, Column, Page, Table, Terminal, Text, Tone, View},
+    terminal::{Cell, Column, Columns, Output, Page, Table, Terminal, Text, Tone, View},
 };
 use screen::{Screen, Wish};
 
@@ -89,9 +87,9 @@ async fn print(terminal: &Terminal, observer: &mut Observer, delay: Duration, lo
 
 /// Shows one look after the other on the whole terminal, until the user has seen enough.
 async fn live(terminal: &Terminal, observer: &mut Observer, delay: Duration) -> Result<()> {
-    let is_wide = terminal.output() == Output::Wide;
+    let columns = terminal.columns();
     let mut screen = Screen::take().context("take the terminal over")?;
-    let mut shown = Shown { is_wide, notes: observer.notes(), seen: None, order: observer.order };
+    let mut shown = Shown { columns, notes: observer.notes(), seen: None, order: observer.order };
     shown.draw(&screen)?;
     let mut end = shown.attend(&mut screen, sleep(delay)).await;
     while end.is_ok() {
@@ -116,7 +114,7 @@ async fn live(terminal: &Terminal, observer: &mut Observer, delay: Duration) -> 
 
 /// The content of the screen.
 struct Shown {
-    is_wide: bool,
+    columns: Columns,
     notes: Vec<String>,
     seen: Option<Seen>,
     order: TopOrder,
@@ -142,7 +140,7 @@ impl Shown {
 
     fn draw(&mut self, screen: &Screen) -> std::io::Result<()> {
         let (width, height) = Screen::size();
-        let mut page = Page::new(Some(width), self.is_wide);
+        let mut page = Page::new(Some(width), self.columns);
         match &mut self.seen {
             None => page.line("looking for the first time ..."),
             Some(seen) => {
@@ -247,13 +245,13 @@ impl Observer {
 
     /// Returns the notes that are worth to know beside the table.
     fn notes(&self) -> Vec<String> {
-        let list = |hosts: &BTreeSet<String>| hosts.iter().cloned().collect::<Vec<_>>().join(", ");
         let mut notes = Vec::new();
         if !self.absent.is_empty() {
-            notes.push(format!("left out, because they do not count (hosts of earlier years): {}", list(&self.absent)));
+            let absent = listed(&self.absent);
+            notes.push(format!("left out, because they do not count (hosts of earlier years): {absent}"));
         }
         if !self.silent.is_empty() {
-            notes.push(format!("no answer from {}", list(&self.silent)));
+            notes.push(format!("no answer from {}", listed(&self.silent)));
         }
         notes
     }
@@ -273,7 +271,6 @@ struct Seen {
 
 impl Seen {
     fn headline(&self) -> String {
-        let sum = |of: fn(&Row) -> f64| clock::number(self.rows.iter().map(of).sum());
         let memory = match self.memory_bytes {
             0 => String::new(),
             bytes => format!("   memory {}", clock::bytes(bytes)),
@@ -283,8 +280,8 @@ impl Seen {
             clock::time_of(self.at).split('.').next().unwrap_or_default(),
             self.lattice,
             self.hosts.len(),
-            sum(|row| row.calls_per_second),
-            sum(|row| row.errors_per_second),
+            clock::number(self.rows.iter().map(|row| row.calls_per_second).sum()),
+            clock::number(self.rows.iter().map(|row| row.errors_per_second).sum()),
         )
     }
 
@@ -303,8 +300,6 @@ impl Seen {
     }
 
     fn cells(&self, row: &Row) -> Vec<Cell> {
-        let took = |share: f64| Cell::from(row.percentile(share).map(clock::duration).unwrap_or_default());
-        let percent = |value: Option<f64>| value.map(clock::number).unwrap_or_default();
         let tone = if row.errors_per_second > 0.0 { Tone::Bad } else { Tone::Plain };
         let name_tone = if row.calls_per_second > 0.0 { Tone::Strong } else { Tone::Plain };
         let mut cells =
@@ -318,14 +313,26 @@ impl Seen {
             Cell::toned(clock::number(row.errors_per_second), tone),
             Cell::toned(percent(row.error_percent()), tone),
             Cell::from(row.in_work),
-            took(0.5),
-            took(0.99),
+            took(row, 0.5),
+            took(row, 0.99),
             Cell::from(row.total),
-            took(0.9),
+            took(row, 0.9),
             Cell::from(percent(row.local_percent())),
         ]);
         cells
     }
+}
+
+fn listed(hosts: &BTreeSet<String>) -> String {
+    hosts.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
+fn took(row: &Row, share: f64) -> Cell {
+    row.percentile(share).map(clock::duration).unwrap_or_default().into()
+}
+
+fn percent(value: Option<f64>) -> String {
+    value.map(clock::number).unwrap_or_default()
 }
 
 impl View for Seen {

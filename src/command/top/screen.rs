@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 use crate::cli::lattice::TopOrder;
 
 /// How often the thread that reads keys looks whether it is still wanted.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Keys that wait to be heeded.
 const KEYS_MAX: usize = 64;
 
@@ -133,7 +133,7 @@ fn give_back_before_panics() {
 
 fn read_keys(wishes: &mpsc::Sender<Wish>) {
     while IS_TAKEN.load(Ordering::SeqCst) {
-        match event::poll(LOOK) {
+        match event::poll(POLL_INTERVAL) {
             Ok(false) => {}
             Ok(true) => {
                 let Ok(event) = event::read() else { return };

@@ -6,13 +6,17 @@
 
 use std::collections::HashMap;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    control::server::{Answer, Server, now, parse},
-    lenient::nullable,
+    clock,
+    control::{
+        request::HostRequest,
+        server::{Answer, Server, now},
+    },
+    lattice::subject::{Control, Probe},
     meter::{OperationCounts, TargetCounts},
+    serde_null::null_as_default,
 };
 
 /// One answer may take the server's limit divided by this.
@@ -23,11 +27,19 @@ const PART_OF_PAYLOAD: usize = 2;
 #[serde(default)]
 pub struct Ask {
     /// Numbers of each operation, not of all together.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_as_default")]
     pub operations: bool,
     /// Only the rows after this row of the last look.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<RowKey>,
+}
+
+impl HostRequest for Ask {
+    type Reply = Look;
+
+    fn subject(host: String) -> Control {
+        Control::Probe { host, probe: Probe::Calls }
+    }
 }
 
 /// Where a row stands: those that were served first, then by id and link name.
@@ -42,21 +54,21 @@ pub struct RowKey {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Look {
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_as_default")]
     pub host_id: String,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_as_default")]
     pub friendly_name: String,
     /// Since it began to count.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_as_default")]
     pub uptime_ms: u64,
     /// Memory of the process, where the system tells.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
     /// Calls of what runs here.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_as_default")]
     pub served: Vec<Row>,
     /// Calls that left the host.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_as_default")]
     pub called: Vec<Row>,
     /// There is more after this row.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,16 +79,16 @@ pub struct Look {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Row {
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_as_default")]
     pub id: String,
-    #[serde(deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "String::is_empty")]
     pub link_name: String,
-    #[serde(deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "String::is_empty")]
     pub name: String,
     /// The reference it was started from, if it runs here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_as_default")]
     pub operations: Vec<OperationCounts>,
 }
 
@@ -90,27 +102,20 @@ impl Row {
 type References = HashMap<(String, String), (String, String)>;
 
 impl Server {
-    pub(in crate::control) fn probe_calls(&self, payload: &Bytes) -> Answer {
-        let ask = match payload.is_empty() {
-            true => Ask::default(),
-            false => match parse("calls", payload) {
-                Ok(ask) => ask,
-                Err(answer) => return answer,
-            },
-        };
-        now(&self.look(&ask, self.parts.client.server_info().max_payload / PART_OF_PAYLOAD))
+    pub(in crate::control) fn probe_calls(&self, ask: &Ask) -> Answer {
+        now(&self.look(ask, self.parts.context.ctl.client.server_info().max_payload / PART_OF_PAYLOAD))
     }
 
     fn look(&self, ask: &Ask, bytes_max: usize) -> Look {
-        let facts = self.parts.state.facts();
+        let facts = self.parts.context.state.facts();
         let mut look = Look {
             host_id: facts.id.to_string(),
             friendly_name: facts.friendly_name.clone(),
-            uptime_ms: u64::try_from(self.parts.meter.uptime().as_millis()).unwrap_or(u64::MAX),
+            uptime_ms: clock::millis(self.parts.router.meter().uptime()),
             memory_bytes: memory_bytes(),
             ..Look::default()
         };
-        let snapshot = self.parts.meter.snapshot();
+        let snapshot = self.parts.router.meter().snapshot();
         let references = self.references();
         let served = snapshot.served.into_iter().map(|counts| (false, counts));
         let all = served.chain(snapshot.called.into_iter().map(|counts| (true, counts)));
@@ -143,7 +148,10 @@ impl Server {
         let running = here.and_then(|here| here.get(&(id.clone(), link_name.clone())));
         let (name, reference) = match running {
             Some((name, reference)) => (name.clone(), Some(reference.clone())),
-            None => (self.parts.links.table().claims(&id).map(|claims| claims.name.clone()).unwrap_or_default(), None),
+            None => (
+                self.parts.context.links.table().claims(&id).map(|claims| claims.name.clone()).unwrap_or_default(),
+                None,
+            ),
         };
         let operations = if by_operation { operations } else { together(operations) };
         Row { id, link_name, name, reference, operations }
@@ -167,7 +175,10 @@ fn fill(look: &mut Look, rows: impl Iterator<Item = (RowKey, Row)>, bytes_max: u
     let mut bytes = 0;
     let mut last = None;
     for (key, row) in rows {
+        // One more byte for the comma.
         bytes += serde_json::to_vec(&row).map_or(0, |json| json.len() + 1);
+        // A first row that is too large is told all the same, or the next page would begin with it
+        // for ever.
         if bytes > bytes_max && last.is_some() {
             look.next = last;
             return;

@@ -7,21 +7,22 @@ pub mod words;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::FutureExt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
     control::{
-        server::{Answer, Server, json, parse},
+        request::HostRequest,
+        server::{Answer, Server, json, now},
         types::Ack,
     },
-    lenient::nullable,
+    lattice::subject::{Control, Probe},
     links::{LinkDefinition, link_option},
     providers::builtin,
     router::explain::Question,
     rpc::invocation::Entity,
+    serde_null::null_as_default,
 };
 
 /// `probe.{host}.explain`
@@ -30,11 +31,11 @@ use crate::{
 pub struct Request {
     pub origin: Entity,
     /// As the origin writes it: a contract id, an actor's public key, or a call alias.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_as_default")]
     pub namespace: String,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_as_default")]
     pub link_name: String,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_as_default")]
     pub operation: String,
     /// The provider that is meant to take the call.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,6 +43,14 @@ pub struct Request {
     /// The call has left its host and arrives at this target here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub arrived_at: Option<Entity>,
+}
+
+impl HostRequest for Request {
+    type Reply = Explained;
+
+    fn subject(host: String) -> Control {
+        Control::Probe { host, probe: Probe::Explain }
+    }
 }
 
 impl Request {
@@ -127,14 +136,9 @@ impl Explained {
 }
 
 impl Server {
-    pub(in crate::control) fn probe_explain(self: &Arc<Self>, payload: &Bytes) -> Answer {
-        let request: Request = match parse("explain", payload) {
-            Ok(request) => request,
-            Err(answer) => return answer,
-        };
+    pub(in crate::control) fn probe_explain(self: &Arc<Self>, request: Request) -> Answer {
         if request.origin.public_key.is_empty() || (request.namespace.is_empty() && request.arrived_at.is_none()) {
-            let refusal = Ack::rejected("explain request without origin or namespace");
-            return async move { json(&refusal) }.boxed();
+            return now(&Ack::rejected("explain request without origin or namespace"));
         }
         let server = Arc::clone(self);
         async move { json(&server.explained(&request).await) }.boxed()
@@ -148,10 +152,9 @@ impl Server {
         if origin.is_actor() || arrived_at.is_some() {
             return None;
         }
-        let is_it = |link: &LinkDefinition| {
+        self.parts.router.refused_links().into_iter().find(|(link, _)| {
             link.actor_id == *namespace && link.provider_id == *origin.public_key && link.link_name == *origin.link_name
-        };
-        self.parts.router.refused_links().into_iter().find(|(link, _)| is_it(link))
+        })
     }
 
     async fn explained(&self, request: &Request) -> Explained {
@@ -160,8 +163,8 @@ impl Server {
             Some(target) => router.explain_arrival(&request.origin, target, &request.operation).await,
             None => router.explain(request.question()).await,
         };
-        let facts = self.parts.state.facts();
-        let table = self.parts.links.table();
+        let facts = self.parts.context.state.facts();
+        let table = self.parts.context.links.table();
         let scene = words::Scene { table: &table, host: Some(facts.id.as_str()), request };
         let mut explained = scene.explained(&explanation);
         if let Some((link, error)) = self.refused_link_to(request) {

@@ -4,11 +4,7 @@
 //! Answering costs two round trips to the NATS server, to measure the way. With `ask` the host also asks those it depends
 //! on, the policy service and the registries, whether they answer it.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
@@ -17,18 +13,23 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout};
 
 use crate::{
+    clock,
     config::{self, Config},
     control::{
+        request::HostRequest,
         server::{Answer, Server, json, json_within},
         state::VERSION,
         types::Ack,
     },
     errors::chain,
-    events::troubles::Trouble,
-    lattice::connection::{Nats, confirm},
-    policy::Policy,
+    events::troubles::{Kind, Trouble},
+    lattice::{
+        connection::{Nats, confirm},
+        subject::{Control, Probe},
+    },
+    policy::AskError,
     providers::{
-        external::health::Wellbeing,
+        external::health,
         supervisor::{Condition, Phase},
     },
     registry::reference::Reference,
@@ -46,27 +47,19 @@ const REGISTRIES_MAX: usize = 8;
 const NO_REPOSITORY: &str = "lattice-host/is-anybody-there:0";
 
 /// The parts that only this probe needs.
-pub struct Vitals {
-    pub ctl: Nats,
-    pub rpc: Nats,
-    pub policy: Policy,
+pub struct ProbeContext {
     pub settings: Settings,
     /// The registry that a login is configured for.
     pub oci_registry: Option<String>,
-    pub config_service: Consulted,
+    pub config_service: ConfigServiceStatus,
 }
 
 /// Whether the configuration service has answered; why not, if it has not. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Consulted(Arc<ArcSwapOption<Result<(), String>>>);
+pub struct ConfigServiceStatus(Arc<ArcSwapOption<anyhow::Result<()>>>);
 
-impl Consulted {
-    /// `None` before it was asked.
-    pub fn outcome(&self) -> Option<Result<(), String>> {
-        self.0.load().as_deref().cloned()
-    }
-
-    pub fn note(&self, outcome: Result<(), String>) {
+impl ConfigServiceStatus {
+    pub fn note(&self, outcome: anyhow::Result<()>) {
         self.0.store(Some(Arc::new(outcome)));
     }
 }
@@ -77,6 +70,14 @@ impl Consulted {
 pub struct Request {
     /// Also ask the policy service and the registries.
     pub ask: bool,
+}
+
+impl HostRequest for Request {
+    type Reply = Health;
+
+    fn subject(host: String) -> Control {
+        Control::Probe { host, probe: Probe::Health }
+    }
 }
 
 /// The answer. A host of another version may leave out what it does not know.
@@ -101,7 +102,7 @@ pub struct Health {
     pub settings: Settings,
     pub policy: Option<Service>,
     pub config_service: Option<Service>,
-    pub registries: Vec<Answered>,
+    pub registries: Vec<RegistryStatus>,
     /// Links that built-in providers do not take on.
     pub links: Vec<RefusedLink>,
     /// Starts that failed within the last hour and did not work since.
@@ -211,7 +212,7 @@ impl Settings {
             allow_latest: config.allow_latest,
             allowed_insecure: config.allowed_insecure.clone(),
             local_calls: config.local_calls,
-            rpc_timeout_ms: u64::try_from(config.rpc_timeout.as_millis()).unwrap_or(u64::MAX),
+            rpc_timeout_ms: clock::millis(config.rpc_timeout),
             policy_topic: config.policy.as_ref().map(|config::Policy { topic, .. }| topic.clone()),
             config_service: config.config_service,
             warnings: config.warnings.clone(),
@@ -231,16 +232,17 @@ pub struct Service {
 }
 
 impl Service {
-    fn new(subject: &str, outcome: Option<Result<(), String>>) -> Self {
-        let answers = outcome.as_ref().map(Result::is_ok);
-        Self { subject: subject.to_owned(), answers, error: outcome.and_then(Result::err) }
+    /// The outcome is that of the last question, if there was one.
+    fn new<E: fmt::Display>(subject: &str, outcome: Option<&Result<(), E>>) -> Self {
+        let error = outcome.and_then(|outcome| outcome.as_ref().err()).map(ToString::to_string);
+        Self { subject: subject.to_owned(), answers: outcome.map(Result::is_ok), error }
     }
 }
 
 /// A registry, and how it answered this host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Answered {
+pub struct RegistryStatus {
     pub registry: String,
     /// The image that was asked for just now; missing if this is how the last pull ended.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -328,32 +330,32 @@ impl Server {
         // A malformed request is answered like an empty one: it cannot ask for anything wrong.
         let request: Request = serde_json::from_slice(payload).unwrap_or_default();
         let server = Arc::clone(self);
-        async move { server.health(request.ask).await.fitting(server.payload_max()) }.boxed()
+        async move { server.health(&request).await.fitting(server.payload_max()) }.boxed()
     }
 
-    async fn health(&self, ask: bool) -> Health {
-        let vitals = &self.parts.vitals;
+    async fn health(&self, Request { ask }: &Request) -> Health {
+        let (context, probe) = (&self.parts.context, &self.parts.probe_context);
         let policy = async {
-            let topic = vitals.policy.topic()?;
+            let topic = context.policy.topic()?;
             let outcome = match ask {
-                true => match timeout(QUESTION, vitals.policy.check()).await {
+                true => match timeout(QUESTION, context.policy.check()).await {
                     Ok(outcome) => outcome,
-                    Err(_) => Some(Err(format!("no answer within {} ms", QUESTION.as_millis()))),
+                    Err(_) => Some(Err(AskError::TimedOut { limit_ms: QUESTION.as_millis() })),
                 },
-                false => vitals.policy.last_outcome(),
+                false => context.policy.last_outcome(),
             };
-            Some(Service::new(topic, outcome))
+            Some(Service::new(topic, outcome.as_ref()))
         };
-        let asked = async { if ask { self.ask_registries().await } else { Vec::new() } };
-        let (ctl, rpc, policy, asked) = tokio::join!(line(&vitals.ctl), line(&vitals.rpc), policy, asked);
+        let asked = async { if *ask { self.ask_registries().await } else { Vec::new() } };
+        let (ctl, rpc, policy, asked) = tokio::join!(line(&context.ctl), line(&context.rpc), policy, asked);
         let mut registries = self.last_pulls();
         registries.extend(asked);
-        let facts = self.parts.state.facts();
+        let facts = self.parts.context.state.facts();
         Health {
             host_id: facts.id.to_string(),
             friendly_name: facts.friendly_name.clone(),
             version: VERSION.to_owned(),
-            uptime_seconds: self.parts.state.uptime().as_secs(),
+            uptime_seconds: self.parts.context.state.uptime().as_secs(),
             lattice: facts.lattice.clone(),
             js_domain: facts.js_domain.clone(),
             cluster_key: facts.issuer.clone(),
@@ -361,44 +363,45 @@ impl Server {
             store: self.store_health(),
             ctl,
             rpc,
-            settings: vitals.settings.clone(),
+            settings: probe.settings.clone(),
             policy,
-            config_service: vitals
-                .settings
-                .config_service
-                .then(|| Service::new(&self.parts.subjects.config_service(), vitals.config_service.outcome())),
+            config_service: probe.settings.config_service.then(|| {
+                let outcome = probe.config_service.0.load();
+                Service::new(&self.parts.context.subjects.config_service(), outcome.as_deref())
+            }),
             registries,
             links: self.refused_links(),
-            failures: self.parts.events.troubles().lately().into_iter().map(failure).collect(),
+            failures: self.parts.context.events.troubles().lately().into_iter().map(failure).collect(),
             providers: self.parts.providers.conditions().iter().map(provider).collect(),
             actors: self.actors_health(),
             peers: self
                 .parts
+                .context
                 .peers
                 .known()
                 .iter()
                 .map(|peer| PeerHealth {
                     host_id: peer.id.to_string(),
                     is_silent: peer.is_lost(),
-                    silence_ms: milliseconds(peer.silence()),
+                    silence_ms: clock::millis(peer.silence()),
                 })
                 .collect(),
-            twin_ms: self.parts.peers.twins().map(milliseconds),
+            twin_ms: self.parts.context.peers.twins().map(clock::millis),
             is_cut: false,
             // Last, so that it is as little late as can be.
-            now_ms: since_1970(SystemTime::now()),
+            now_ms: clock::now_ms(),
         }
     }
 
     fn store_health(&self) -> StoreHealth {
-        let (backend, story) = (self.parts.store.backend(), self.parts.store.story());
+        let (backend, story) = (self.parts.context.store.backend(), self.parts.context.store.story());
         StoreHealth {
             place: backend.place(),
             is_shared: backend.is_shared(),
             is_away: backend.is_away(),
             is_reachable: backend.is_reachable(),
-            is_known: *self.parts.links.knowledge().borrow(),
-            since_ms: since_1970(story.since),
+            is_known: *self.parts.context.links.synced().borrow(),
+            since_ms: clock::unix_ms(story.since),
             error: story.trouble.clone(),
         }
     }
@@ -416,14 +419,14 @@ impl Server {
 
     fn actors_health(&self) -> Vec<ActorHealth> {
         let running = self.parts.actors.running();
-        let actors = self.parts.router.standings().into_iter().map(|(id, standing)| {
+        let actors = self.parts.router.statuses().into_iter().map(|(id, status)| {
             let view = running.iter().find(|actor| actor.id.as_str() == &*id);
-            let room = standing.room;
+            let room = status.room;
             ActorHealth {
                 name: view.and_then(|view| view.name.clone()).unwrap_or_default(),
                 reference: view.map(|view| view.reference.clone()).unwrap_or_default(),
                 id: id.to_string(),
-                expires: standing.expires,
+                expires: status.expires,
                 limit: room.map_or(0, |room| room.limit),
                 free: room.map_or(0, |room| room.free),
                 waiting: room.map_or(0, |room| room.waiting),
@@ -433,13 +436,13 @@ impl Server {
         actors.collect()
     }
 
-    fn last_pulls(&self) -> Vec<Answered> {
+    fn last_pulls(&self) -> Vec<RegistryStatus> {
         let outcomes = self.parts.registry.outcomes().into_iter();
-        outcomes.map(|(registry, error)| Answered { registry, error, ..Answered::default() }).collect()
+        outcomes.map(|(registry, error)| RegistryStatus { registry, error, ..RegistryStatus::default() }).collect()
     }
 
     /// Asks each registry that something which runs here came from, and the one there is a login for.
-    async fn ask_registries(&self) -> Vec<Answered> {
+    async fn ask_registries(&self) -> Vec<RegistryStatus> {
         let (actors, providers) = (self.parts.actors.running(), self.parts.providers.running());
         let references = actors.iter().map(|actor| &actor.reference);
         let references = references.chain(providers.iter().map(|provider| &provider.reference));
@@ -452,7 +455,7 @@ impl Server {
                 questions.push((registry, reference.clone(), false));
             }
         }
-        if let Some(registry) = &self.parts.vitals.oci_registry {
+        if let Some(registry) = &self.parts.probe_context.oci_registry {
             let registry = crate::registry::credentials::authority(registry);
             if seen.insert(registry.clone()) {
                 let image = format!("{registry}/{NO_REPOSITORY}");
@@ -466,7 +469,7 @@ impl Server {
                 Err(error) if is_greeting && error.is_missing() => None,
                 Err(error) => Some(chain(&error)),
             };
-            Answered { registry, asked_for: Some(image), is_greeting, error }
+            RegistryStatus { registry, asked_for: Some(image), is_greeting, error }
         }))
         .await
     }
@@ -495,11 +498,15 @@ async fn line(nats: &Nats) -> Line {
 
 fn failure(trouble: Trouble) -> Failure {
     Failure {
-        kind: if trouble.is_provider { "provider" } else { "actor" }.to_owned(),
+        kind: match trouble.kind {
+            Kind::Actor => "actor",
+            Kind::Provider => "provider",
+        }
+        .to_owned(),
         reference: trouble.reference,
         link_name: trouble.link_name,
         error: trouble.error,
-        at_ms: since_1970(trouble.at),
+        at_ms: clock::unix_ms(trouble.at),
     }
 }
 
@@ -511,9 +518,9 @@ fn provider(condition: &Condition) -> ProviderHealth {
         Phase::Stopping => "stopping",
     };
     let (is_healthy, complaint) = match &*condition.health.borrow() {
-        Wellbeing::Unknown => (None, None),
-        Wellbeing::Well => (Some(true), None),
-        Wellbeing::Ill(why) => (Some(false), Some(why.clone())),
+        health::Health::Unknown => (None, None),
+        health::Health::Healthy => (Some(true), None),
+        health::Health::Unhealthy(why) => (Some(false), Some(why.clone())),
     };
     ProviderHealth {
         id: condition.id.to_string(),
@@ -527,14 +534,6 @@ fn provider(condition: &Condition) -> ProviderHealth {
         complaint,
         expires: condition.expires,
     }
-}
-
-fn since_1970(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, milliseconds)
-}
-
-fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -6,17 +6,20 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use futures::FutureExt;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    control::server::{Answer, Server, json, parse},
-    lenient::nullable,
+    control::{
+        request::HostRequest,
+        server::{Answer, Server, json},
+    },
+    lattice::subject::{Control, Probe},
     links::LinkDefinition,
     providers::builtin,
-    router::LinkStanding,
+    router::LinkStatus,
+    serde_null::null_as_default,
 };
 
 /// How long an answer waits for the provider. The client asks again.
@@ -33,13 +36,21 @@ pub struct Request {
     pub is_deleted: bool,
 }
 
+impl HostRequest for Request {
+    type Reply = Answered;
+
+    fn subject(host: String) -> Control {
+        Control::Probe { host, probe: Probe::Link }
+    }
+}
+
 /// How the link stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Answered {
     pub state: State,
     /// Why it is refused.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_as_default")]
     pub error: String,
 }
 
@@ -59,11 +70,7 @@ pub enum State {
 }
 
 impl Server {
-    pub(in crate::control) fn probe_link(self: &Arc<Self>, payload: &Bytes) -> Answer {
-        let request: Request = match parse("link", payload) {
-            Ok(request) => request,
-            Err(answer) => return answer,
-        };
+    pub(in crate::control) fn probe_link(self: &Arc<Self>, request: Request) -> Answer {
         let server = Arc::clone(self);
         async move { json(&server.settled(&request).await) }.boxed()
     }
@@ -91,20 +98,20 @@ impl Server {
             None => Answered { state: State::Untold, error: String::new() },
             Some(spec) if spec.contract_id != link.contract_id => {
                 let why = format!("it fulfils {}, not {}", spec.contract_id, link.contract_id);
-                answered((!is_deleted).then_some(LinkStanding::Refused(why)), *is_deleted)
+                answered((!is_deleted).then_some(LinkStatus::Refused(why)), *is_deleted)
             }
-            Some(_) => answered(self.parts.router.link_standing(link), *is_deleted),
+            Some(_) => answered(self.parts.router.link_status(link), *is_deleted),
         }
     }
 }
 
-fn answered(standing: Option<LinkStanding>, is_deleted: bool) -> Answered {
-    let (state, error) = match standing {
+fn answered(status: Option<LinkStatus>, is_deleted: bool) -> Answered {
+    let (state, error) = match status {
         None if is_deleted => (State::Done, String::new()),
         _ if is_deleted => (State::Pending, String::new()),
-        Some(LinkStanding::Up) => (State::Done, String::new()),
-        Some(LinkStanding::Refused(error)) => (State::Refused, error),
-        Some(LinkStanding::Pending) | None => (State::Pending, String::new()),
+        Some(LinkStatus::Up) => (State::Done, String::new()),
+        Some(LinkStatus::Refused(error)) => (State::Refused, error),
+        Some(LinkStatus::Pending) | None => (State::Pending, String::new()),
     };
     Answered { state, error }
 }
@@ -115,18 +122,18 @@ mod tests {
 
     #[test]
     fn a_link_is_done_when_its_provider_has_it_and_a_deleted_one_when_it_has_let_it_go() {
-        let refused = || Some(LinkStanding::Refused("why".into()));
-        for (standing, is_deleted, state) in [
-            (Some(LinkStanding::Up), false, State::Done),
-            (Some(LinkStanding::Pending), false, State::Pending),
+        let refused = || Some(LinkStatus::Refused("why".into()));
+        for (status, is_deleted, state) in [
+            (Some(LinkStatus::Up), false, State::Done),
+            (Some(LinkStatus::Pending), false, State::Pending),
             (None, false, State::Pending),
             (refused(), false, State::Refused),
             (None, true, State::Done),
-            (Some(LinkStanding::Up), true, State::Pending),
+            (Some(LinkStatus::Up), true, State::Pending),
             (refused(), true, State::Pending),
         ] {
             let error = if state == State::Refused { "why" } else { "" };
-            assert_eq!(answered(standing, is_deleted), Answered { state, error: error.into() });
+            assert_eq!(answered(status, is_deleted), Answered { state, error: error.into() });
         }
     }
 }

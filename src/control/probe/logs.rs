@@ -2,24 +2,19 @@
 //! [`wire`](crate::journal::wire) says.
 
 use async_nats::Subject;
-use bytes::Bytes;
 use futures::{FutureExt, future::ready};
 
 use crate::{
     control::{
         bounds,
-        server::{Answer, Server, json, now, parse},
+        server::{Answer, Server, json, now},
         types::Ack,
     },
     journal::wire::Ask,
 };
 
 impl Server {
-    pub(in crate::control) fn probe_logs(&self, payload: &Bytes, reply: Option<&Subject>) -> Answer {
-        let ask: Ask = match parse("logs", payload) {
-            Ok(ask) => ask,
-            Err(answer) => return answer,
-        };
+    pub(in crate::control) fn probe_logs(&self, ask: Ask, reply: Option<&Subject>) -> Answer {
         if let Err(error) =
             bounds::name(&ask.entity).and_then(|()| bounds::name(ask.follow.as_deref().unwrap_or_default()))
         {

@@ -6,15 +6,18 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::FutureExt;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::{
-    control::server::{Answer, Server, json, parse},
-    lenient::nullable,
+    control::{
+        request::HostRequest,
+        server::{Answer, Server, json},
+    },
+    lattice::subject::{Control, Probe},
     links::LinkDefinition,
+    serde_null::null_as_default,
 };
 
 /// One page may take the server's limit divided by this.
@@ -22,12 +25,36 @@ const PART_OF_PAYLOAD: usize = 2;
 /// Rows of one page.
 const ROWS_MAX: usize = 4096;
 
-/// The body of a request; an empty body asks for the first page of everything.
+/// Asks for a page of link definitions.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AskLinks(pub Ask);
+
+impl HostRequest for AskLinks {
+    type Reply = Page<LinkDefinition>;
+
+    fn subject(host: String) -> Control {
+        Control::Probe { host, probe: Probe::Links }
+    }
+}
+
+/// Asks for a page of claims.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AskClaims(pub Ask);
+
+impl HostRequest for AskClaims {
+    type Reply = Page<Box<RawValue>>;
+
+    fn subject(host: String) -> Control {
+        Control::Probe { host, probe: Probe::Claims }
+    }
+}
+
+/// Says which page; nothing at all asks for the first one of all rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Ask {
-    /// Only the rows after this key.
-    #[serde(deserialize_with = "nullable")]
+    /// What comes after this key.
+    #[serde(deserialize_with = "null_as_default")]
     pub after: String,
     /// Links of this actor only.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -53,37 +80,32 @@ pub struct Page<T> {
 }
 
 impl Server {
-    pub(in crate::control) fn probe_links(self: &Arc<Self>, payload: &Bytes) -> Answer {
-        self.paged(payload, |server, ask, bytes_max| {
-            let table = server.parts.links.table();
-            let is_wanted = |link: &LinkDefinition| ask.actor_id.as_ref().is_none_or(|actor| link.actor_id == *actor);
-            let rows = table.stored_links().filter(|(_, stored)| is_wanted(&stored.link));
+    pub(in crate::control) fn probe_links(self: &Arc<Self>, AskLinks(ask): AskLinks) -> Answer {
+        self.paged(ask, |server, ask, bytes_max| {
+            let table = server.parts.context.links.table();
+            let rows = table.stored_links().filter(|(_, stored)| match &ask.actor_id {
+                Some(actor) => stored.link.actor_id == *actor,
+                None => true,
+            });
             page(rows, &ask.after, bytes_max, |stored| to_raw_value(&stored.link.identified()))
         })
     }
 
-    pub(in crate::control) fn probe_claims(self: &Arc<Self>, payload: &Bytes) -> Answer {
-        self.paged(payload, |server, ask, bytes_max| {
-            let table = server.parts.links.table();
+    pub(in crate::control) fn probe_claims(self: &Arc<Self>, AskClaims(ask): AskClaims) -> Answer {
+        self.paged(ask, |server, ask, bytes_max| {
+            let table = server.parts.context.links.table();
             let rows = table.all_claims().map(|claims| (claims.subject.as_str(), claims));
             page(rows, &ask.after, bytes_max, |claims| to_raw_value(&claims.reply_value()))
         })
     }
 
     /// Answers in a task of the request: a large table takes a moment to go through.
-    fn paged(self: &Arc<Self>, payload: &Bytes, made: fn(&Self, &Ask, usize) -> Page<Box<RawValue>>) -> Answer {
-        let ask = match payload.is_empty() {
-            true => Ask::default(),
-            false => match parse("page", payload) {
-                Ok(ask) => ask,
-                Err(answer) => return answer,
-            },
-        };
+    fn paged(self: &Arc<Self>, ask: Ask, made: fn(&Self, &Ask, usize) -> Page<Box<RawValue>>) -> Answer {
         let server = Arc::clone(self);
         async move {
             let mut page = made(&server, &ask, server.payload_max() / PART_OF_PAYLOAD);
             page.is_behind = server.is_behind();
-            page.is_complete = *server.parts.links.knowledge().borrow() && !page.is_behind;
+            page.is_complete = *server.parts.context.links.synced().borrow() && !page.is_behind;
             json(&page)
         }
         .boxed()

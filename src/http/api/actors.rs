@@ -1,6 +1,6 @@
 //! Actors: the list over all hosts, one of them, and what can be done with it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{cmp::Ordering, collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json,
@@ -12,33 +12,33 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    Ask, Body, ErrorBody, Refusal,
-    claims::Claims,
+    Body, ErrorBody, Query, Refusal,
+    claims::{Claims, or_claimed},
     hosts::{Group, groups, host_id},
     links::{Link, Links},
     logs::{self, LogLine},
     operations::{Accepted, accepted},
-    page::{Page, Wanted, name, number},
+    page::{Page, Row, Wanted, name, rate},
 };
 use crate::{
     client::{
-        act::{Act, End as Ended, START_WAIT, STOP_WAIT},
         calls,
+        commands::{HostCommands, Outcome, START_WAIT, STOP_WAIT},
         lattice::Lattice,
-        outcome::instances,
         placement,
         upload::{Readers, Sender},
+        watch::instances,
     },
     control::{probe::calls::Look, types::InventoryActor},
     http::{
         Dashboard,
-        door::Access,
+        auth::Access,
         model::{
             ActorSum, Collection, HostView, State as HostState,
             events::short,
-            rates::{Of, Rate, Rates, Series},
+            rates::{Of, Rate, Rates, Series, percentile_us},
         },
-        operations::{Begun, End, Work},
+        operations::{End, NewOperation, OperationHandle},
     },
     identity::keys::ActorId,
     links::Table,
@@ -72,10 +72,7 @@ impl Actor {
         let claims = table.claims(id);
         Self {
             id: id.to_owned(),
-            name: match sum.name.is_empty() {
-                true => claims.map(|claims| claims.name.clone()).unwrap_or_default(),
-                false => sum.name.clone(),
-            },
+            name: or_claimed(&sum.name, claims.map(|claims| &claims.name)),
             references: sum.references.iter().cloned().collect(),
             replicas: sum.replicas,
             hosts: sum.hosts.len(),
@@ -86,36 +83,37 @@ impl Actor {
     }
 }
 
+impl Row for Actor {
+    fn texts(&self, found: &mut dyn FnMut(&str)) {
+        [&self.id, &self.name, &self.issuer].into_iter().for_each(|text| found(text));
+        self.references.iter().chain(&self.caps).for_each(|text| found(text));
+    }
+
+    fn compare(&self, other: &Self, column: &str) -> Ordering {
+        match column {
+            "replicas" => self.replicas.cmp(&other.replicas),
+            "hosts" => self.hosts.cmp(&other.hosts),
+            "references" => self.references.cmp(&other.references),
+            "calls" | "calls_per_s" => rate(&self.rates, &other.rates, |rate| Some(rate.calls_per_s)),
+            "errors_per_s" => rate(&self.rates, &other.rates, |rate| Some(rate.errors_per_s)),
+            "p50_us" => rate(&self.rates, &other.rates, |rate| rate.p50_us),
+            "p99_us" => rate(&self.rates, &other.rates, |rate| rate.p99_us),
+            _ => Ordering::Equal,
+        }
+        .then_with(|| name(&self.name, &other.name))
+        .then_with(|| self.id.cmp(&other.id))
+    }
+}
+
 /// The actors that run
 #[utoipa::path(get, path = "/api/v1/actors", tag = "actors", params(Wanted), responses((status = 200, body = Page<Actor>)))]
-pub async fn list(State(dashboard): State<Dashboard>, Ask(wanted): Ask<Wanted>) -> Json<Page<Actor>> {
+pub async fn list(State(dashboard): State<Dashboard>, Query(wanted): Query<Wanted>) -> Json<Page<Actor>> {
     let model = dashboard.model();
-    model.look().await;
-    let (picture, rates, table) = (model.picture(), model.rates(), dashboard.parts().links.table());
-    let actors = picture.index().actors.iter();
-    let is_there = |sum: &ActorSum| wanted.host.is_empty() || sum.hosts.iter().any(|host| *host.id == *wanted.host);
-    let all = actors.filter(|(_, sum)| is_there(sum)).map(|(id, sum)| Actor::of(id, sum, &table, &rates)).collect();
-    let texts = |row: &Actor, found: &mut dyn FnMut(&str)| {
-        [&row.id, &row.name, &row.issuer].into_iter().for_each(|text| found(text));
-        row.references.iter().chain(&row.caps).for_each(|text| found(text));
-    };
-    let order = |column: &str, a: &Actor, b: &Actor| {
-        let of = |row: &Actor, of: fn(&Rate) -> Option<f64>| row.rates.as_ref().and_then(of);
-        let by = |part: fn(&Rate) -> Option<f64>| number(of(a, part), of(b, part));
-        match column {
-            "replicas" => a.replicas.cmp(&b.replicas),
-            "hosts" => a.hosts.cmp(&b.hosts),
-            "references" => a.references.cmp(&b.references),
-            "calls" | "calls_per_s" => by(|rate| Some(rate.calls_per_s)),
-            "errors_per_s" => by(|rate| Some(rate.errors_per_s)),
-            "p50_us" => by(|rate| rate.p50_us),
-            "p99_us" => by(|rate| rate.p99_us),
-            _ => name(&a.name, &b.name),
-        }
-        .then_with(|| name(&a.name, &b.name))
-        .then_with(|| a.id.cmp(&b.id))
-    };
-    Json(wanted.page(all, model.revision(Collection::Actors), texts, order))
+    model.mark_viewed().await;
+    let (snapshot, rates, table) = (model.snapshot(), model.rates(), dashboard.parts().context.links.table());
+    let actors = snapshot.index().actors.iter().filter(|(_, sum)| wanted.takes_any(&sum.hosts));
+    let all = actors.map(|(id, sum)| Actor::of(id, sum, &table, &rates)).collect();
+    Json(wanted.page(all, model.revision(Collection::Actors)))
 }
 
 /// An actor with all that is known of it.
@@ -174,13 +172,13 @@ pub async fn one(
     State(dashboard): State<Dashboard>,
     Extension(access): Extension<Access>,
     Path(id): Path<String>,
-    Ask(how_much): Ask<HowMuch>,
+    Query(how_much): Query<HowMuch>,
 ) -> Result<Json<ActorDetail>, Refusal> {
     let model = dashboard.model();
-    model.look().await;
-    let (picture, rates, table) = (model.picture(), model.rates(), dashboard.parts().links.table());
+    model.mark_viewed().await;
+    let (snapshot, rates, table) = (model.snapshot(), model.rates(), dashboard.parts().context.links.table());
     let nowhere = ActorSum::default();
-    let sum = picture.index().actors.get(&id);
+    let sum = snapshot.index().actors.get(&id);
     let claims = table.claims(&id).filter(|claims| !claims.is_provider());
     if sum.is_none() && claims.is_none() {
         return Err(Refusal::not_found(format!("actor {id} runs nowhere, and the lattice has no claims of it")));
@@ -194,17 +192,19 @@ pub async fn one(
             (operations, said.unwrap_or_default())
         }
     };
-    let links = Links::new(&table, &picture, model.own_id(), access).all(|link| link.actor_id == id);
-    let is_linked = |contract: &String| links.iter().any(|link| link.contract_id == *contract);
+    let links = Links::new(&table, &snapshot, model.own_id(), access).all(|link| link.actor_id == id);
     let capabilities = claims.map(|claims| claims.capabilities.as_slice()).unwrap_or_default();
-    let missing = capabilities.iter().filter(|contract| Builtin::of(contract).is_none() && !is_linked(contract));
+    let missing = capabilities
+        .iter()
+        .filter(|contract| Builtin::of(contract).is_none())
+        .filter(|contract| !links.iter().any(|link| link.contract_id == **contract));
     Ok(Json(ActorDetail {
         actor: Actor::of(&id, sum, &table, &rates),
         claims: claims.map(|claims| Claims::of(claims, !sum.hosts.is_empty())),
         placements: sum.hosts.iter().flat_map(|host| placements(host, &id)).collect(),
         missing: missing.cloned().collect(),
         links,
-        series: model.history().series(&Of::Target(id.clone(), String::new())),
+        series: model.series(&Of::Target(id.clone(), String::new())),
         operations,
         last_errors: access.view(logs::errors(said)),
     }))
@@ -212,15 +212,15 @@ pub async fn one(
 
 fn placements(host: &HostView, id: &str) -> Vec<Placement> {
     let of_it = host.inventory.actors.iter().filter(|actor| actor.id == id);
-    let placement = |actor: &crate::control::types::InventoryActor| Placement {
+    let placements = of_it.map(|actor| Placement {
         host_id: host.id.to_string(),
         host_name: host.name.clone(),
         host_state: host.state,
         reference: actor.image_ref.clone(),
         replicas: instances(actor, |_| true),
         groups: groups(actor),
-    };
-    of_it.map(placement).collect()
+    });
+    placements.collect()
 }
 
 /// Asks hosts for their counts of the operations of an actor or a provider.
@@ -245,21 +245,18 @@ pub async fn operations(
             }
         }
     }
-    let us = |counts: &OperationCounts, share: f64| {
-        counts.tally.took.percentile(share).map(|ns| (ns / 100.0).round() / 10.0)
-    };
-    let row = |counts: OperationCounts| OperationRow {
-        path: match counts.path {
+    let rows = sums.into_values().map(|OperationCounts { operation, path, tally, .. }| OperationRow {
+        path: match path {
             CallPath::Local => "local",
             CallPath::Nats => "nats",
         },
-        calls: counts.tally.calls,
-        errors: counts.tally.errors(),
-        p50_us: us(&counts, 0.5),
-        p99_us: us(&counts, 0.99),
-        operation: counts.operation,
-    };
-    let mut rows: Vec<_> = sums.into_values().map(row).collect();
+        calls: tally.calls,
+        errors: tally.errors(),
+        p50_us: percentile_us(&tally, 0.5),
+        p99_us: percentile_us(&tally, 0.99),
+        operation,
+    });
+    let mut rows: Vec<_> = rows.collect();
     rows.sort_by(|a, b| b.calls.cmp(&a.calls).then_with(|| a.operation.cmp(&b.operation)));
     rows
 }
@@ -291,26 +288,26 @@ pub async fn start(
     if max == Some(0) {
         return Err(Refusal::wrong("an actor that takes no call does not start; the number is at least 1"));
     }
-    let begun = Begun {
+    let operation = NewOperation {
         kind: "start_actor",
         title: format!("Start actor {}", shown(&reference)),
         host_id: host.as_deref().unwrap_or_default(),
-        ..Begun::default()
+        ..NewOperation::default()
     };
-    accepted(dashboard.operations().begin(begun, |work| async move {
-        let settled = place.settle(&work, &reference, None).await?;
-        work.stage("command", "");
-        let act = Act::new(&place.lattice, &settled.host, Some(START_WAIT));
-        let end = act.start_actor(&reference, max, &annotations, &mut |step| work.step(step)).await?;
-        let name = place.dashboard.model().picture().host_name(&settled.host);
-        place.tidy(&work, settled);
+    accepted(dashboard.operations().begin(operation, |handle| async move {
+        let settled = place.settle(&handle, &reference, None).await?;
+        handle.stage("command", "");
+        let commands = HostCommands::new(&place.lattice, &settled.host, Some(START_WAIT));
+        let end = commands.start_actor(&reference, max, &annotations, &mut |step| handle.step(step)).await?;
+        let name = place.dashboard.model().snapshot().host_name(&settled.host);
+        place.tidy(&handle, settled);
         Ok(match end {
-            Ended::Before(started) => End {
+            Outcome::Unchanged(started) => End {
                 text: format!("It runs on {name} already and takes {} at a time; nothing was changed", started.max),
                 target_id: started.id,
             },
-            Ended::Done(started) => End { text: format!("Runs on {name}"), target_id: started.id },
-            Ended::Asked => End::default(),
+            Outcome::Done(started) => End { text: format!("Runs on {name}"), target_id: started.id },
+            Outcome::Accepted => End::default(),
         })
     }))
 }
@@ -354,7 +351,12 @@ impl Place {
     }
 
     /// The host: the one that was named, or the first that offers.
-    pub async fn settle(&self, work: &Work, reference: &str, link_name: Option<&str>) -> anyhow::Result<Settled> {
+    pub async fn settle(
+        &self,
+        handle: &OperationHandle,
+        reference: &str,
+        link_name: Option<&str>,
+    ) -> anyhow::Result<Settled> {
         let readers = if self.is_upload { Some(Readers::find(&self.lattice).await?) } else { None };
         if let Some(host) = self.host.clone() {
             if let Some(readers) = &readers {
@@ -362,7 +364,7 @@ impl Place {
             }
             return Ok(Settled { host, readers });
         }
-        work.stage("auction", "");
+        handle.stage("auction", "");
         let constraints = &self.constraints;
         let wanted = placement::Wanted { reference, link_name, constraints, readers: readers.as_ref() };
         let bid = wanted.first(&self.lattice, AUCTION).await?;
@@ -377,15 +379,15 @@ impl Place {
                 anyhow::bail!("no host offers to run it. {}", why.collect::<Vec<_>>().join(" "));
             }
         };
-        work.on_host(&host);
+        handle.on_host(&host);
         Ok(Settled { host, readers })
     }
 
     /// Removes uploads that have a successor and run nowhere, now that this one runs; nobody waits for it.
-    pub fn tidy(&self, work: &Work, settled: Settled) {
+    pub fn tidy(&self, handle: &OperationHandle, settled: Settled) {
         if let Some(readers) = settled.readers {
             let sender = sender(&self.dashboard);
-            work.afterwards(async move { sender.tidy(&readers).await });
+            handle.spawn_background(async move { sender.tidy(&readers).await });
         }
     }
 }
@@ -400,7 +402,7 @@ pub struct Settled {
 /// The way of files into the lattice.
 pub fn sender(dashboard: &Dashboard) -> Sender {
     let parts = dashboard.parts();
-    Sender { lattice: parts.lattice.clone(), nats: parts.ctl.clone(), making: parts.uploads }
+    Sender { lattice: parts.lattice.clone(), nats: parts.context.ctl.clone(), making: parts.uploads }
 }
 
 /// How many calls are to be taken at a time.
@@ -426,16 +428,18 @@ pub async fn scale(
     let (name, host_name, reference) = running(&dashboard, &id, &host).await?;
     let ScaleActor { max, annotations, .. } = scale;
     let title = format!("Scale {name} to {max} on {host_name}");
-    let begun = Begun { kind: "scale_actor", title, host_id: &host, target_id: &id, ..Begun::default() };
+    let operation =
+        NewOperation { kind: "scale_actor", title, host_id: &host, target_id: &id, ..NewOperation::default() };
     let (lattice, actor, host) = (dashboard.lattice().clone(), id.clone(), host.clone());
     let operations = dashboard.operations();
-    accepted(operations.begin(begun, |work| async move {
-        work.stage("command", "");
-        let act = Act::new(&lattice, &host, Some(START_WAIT));
-        let end =
-            act.scale_actor(Some(&actor), &reference, Some(max), &annotations, &mut |step| work.step(step)).await?;
+    accepted(operations.begin(operation, |handle| async move {
+        handle.stage("command", "");
+        let commands = HostCommands::new(&lattice, &host, Some(START_WAIT));
+        let end = commands
+            .scale_actor(Some(&actor), &reference, Some(max), &annotations, &mut |step| handle.step(step))
+            .await?;
         let text = match end {
-            Ended::Before(_) => format!("{name} took {max} at a time on {host_name} before; nothing was changed"),
+            Outcome::Unchanged(_) => format!("{name} took {max} at a time on {host_name} before; nothing was changed"),
             _ => format!("{name} takes {max} at a time on {host_name}"),
         };
         Ok(End { text, ..End::default() })
@@ -462,14 +466,15 @@ pub async fn update(
     let reference = update.reference;
     let place = Place::read(&dashboard, &reference, Some(&host), BTreeMap::new())?;
     let title = format!("Update {name} on {host_name} to {}", shown(&reference));
-    let begun = Begun { kind: "update_actor", title, host_id: &host, target_id: &id, ..Begun::default() };
+    let operation =
+        NewOperation { kind: "update_actor", title, host_id: &host, target_id: &id, ..NewOperation::default() };
     let actor = id.clone();
-    accepted(dashboard.operations().begin(begun, |work| async move {
-        let settled = place.settle(&work, &reference, None).await?;
-        work.stage("command", "");
-        let act = Act::new(&place.lattice, &settled.host, Some(START_WAIT));
-        act.update_actor(&actor, &reference, &mut |step| work.step(step)).await?;
-        place.tidy(&work, settled);
+    accepted(dashboard.operations().begin(operation, |handle| async move {
+        let settled = place.settle(&handle, &reference, None).await?;
+        handle.stage("command", "");
+        let commands = HostCommands::new(&place.lattice, &settled.host, Some(START_WAIT));
+        commands.update_actor(&actor, &reference, &mut |step| handle.step(step)).await?;
+        place.tidy(&handle, settled);
         Ok(End { text: format!("New calls of {name} on {host_name} run the new module"), ..End::default() })
     }))
 }
@@ -491,11 +496,12 @@ pub async fn stop(
     let (id, host) = (actor_id(&id)?, host_id(&stop.host_id)?);
     let (name, host_name, _) = running(&dashboard, &id, &host).await?;
     let title = format!("Stop {name} on {host_name}");
-    let begun = Begun { kind: "stop_actor", title, host_id: &host, target_id: &id, ..Begun::default() };
+    let operation =
+        NewOperation { kind: "stop_actor", title, host_id: &host, target_id: &id, ..NewOperation::default() };
     let (lattice, actor, host) = (dashboard.lattice().clone(), id.clone(), host.clone());
-    accepted(dashboard.operations().begin(begun, |work| async move {
-        work.stage("command", "");
-        Act::new(&lattice, &host, Some(STOP_WAIT)).stop_actor(&actor, None, &BTreeMap::new()).await?;
+    accepted(dashboard.operations().begin(operation, |handle| async move {
+        handle.stage("command", "");
+        HostCommands::new(&lattice, &host, Some(STOP_WAIT)).stop_actor(&actor, None, &BTreeMap::new()).await?;
         Ok(End { text: format!("{name} has stopped on {host_name}"), ..End::default() })
     }))
 }
@@ -507,9 +513,9 @@ pub fn actor_id(text: &str) -> Result<String, Refusal> {
 
 /// Name, host name and reference of an actor that runs on a host.
 async fn running(dashboard: &Dashboard, id: &str, host: &str) -> Result<(String, String, String), Refusal> {
-    dashboard.model().look().await;
-    let picture = dashboard.model().picture();
-    let view = picture.host(host).ok_or_else(|| Refusal::not_found(format!("host {host} is not in the lattice")))?;
+    dashboard.model().mark_viewed().await;
+    let snapshot = dashboard.model().snapshot();
+    let view = snapshot.host(host).ok_or_else(|| Refusal::not_found(format!("host {host} is not in the lattice")))?;
     let is_it = |actor: &InventoryActor| actor.id == id;
     let found = match view.inventory.actors.iter().find(|actor| is_it(actor)) {
         Some(actor) => Some(actor.clone()),

@@ -77,7 +77,7 @@ pub async fn preview(
         readers: readers.as_ref(),
     };
     let mut obstacles = wanted.all(lattice, &hosts, WAIT).await?;
-    let offer = |host: crate::control::types::HostReply| {
+    let offers = hosts.into_iter().map(|host| {
         let obstacle = obstacles.remove(&host.id).flatten();
         Offer {
             offers: obstacle.is_none(),
@@ -87,6 +87,6 @@ pub async fn preview(
             name: host.friendly_name,
             labels: host.labels,
         }
-    };
-    Ok(Json(Offers { hosts: hosts.into_iter().map(offer).collect() }))
+    });
+    Ok(Json(Offers { hosts: offers.collect() }))
 }

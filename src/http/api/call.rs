@@ -11,10 +11,9 @@ use utoipa::ToSchema;
 
 use super::{Body, ErrorBody, Refusal, actors::actor_id};
 use crate::{
-    control::probe::explain::{Explained, Outcome, Request as ExplainRequest},
+    control::probe::explain::{Outcome, Request as ExplainRequest},
     http::Dashboard,
     identity::keys::ActorId,
-    lattice::subject::{Control, Probe},
     rpc::{
         call::{Call, CallError, Chain},
         client::new_id,
@@ -140,9 +139,8 @@ async fn trace(dashboard: &Dashboard, target: &Entity, operation: &str) -> Optio
         operation: operation.to_owned(),
         ..ExplainRequest::default()
     };
-    let probe = Control::Probe { host: host_id.clone(), probe: Probe::Explain };
-    let explained: Explained = dashboard.lattice().request(&probe, &request).await.ok()?;
-    let step = |step: crate::control::probe::explain::Step| TraceStep {
+    let explained = dashboard.lattice().request_of(&host_id, &request).await.ok()?;
+    let steps = explained.steps.into_iter().map(|step| TraceStep {
         step: step.step,
         outcome: match step.outcome {
             Outcome::Ok => "ok",
@@ -151,11 +149,11 @@ async fn trace(dashboard: &Dashboard, target: &Entity, operation: &str) -> Optio
         },
         why: step.why,
         fix: step.fix,
-    };
+    });
     Some(Trace {
-        host_name: dashboard.model().picture().host_name(&host_id),
+        host_name: dashboard.model().snapshot().host_name(&host_id),
         host_id,
         conclusion: explained.conclusion,
-        steps: explained.steps.into_iter().map(step).collect(),
+        steps: steps.collect(),
     })
 }

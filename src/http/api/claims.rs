@@ -1,14 +1,14 @@
 //! Claims: who signed what, for what.
 
-use std::collections::BTreeSet;
+use std::{cmp::Ordering, collections::BTreeSet};
 
 use axum::{Json, extract::State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    Ask,
-    page::{Page, Wanted, name},
+    Query,
+    page::{Page, Row, Wanted, name},
 };
 use crate::{
     http::{Dashboard, model::Collection},
@@ -53,34 +53,46 @@ impl Claims {
     }
 }
 
+impl Row for Claims {
+    fn texts(&self, found: &mut dyn FnMut(&str)) {
+        [&self.id, &self.name, &self.issuer, &self.call_alias, &self.contract_id, &self.version]
+            .into_iter()
+            .for_each(|text| found(text));
+        self.caps.iter().chain(&self.tags).for_each(|text| found(text));
+    }
+
+    fn compare(&self, other: &Self, column: &str) -> Ordering {
+        match column {
+            "kind" => self.kind.cmp(other.kind),
+            "issuer" => self.issuer.cmp(&other.issuer),
+            "version" => self.version.cmp(&other.version),
+            "is_running" => other.is_running.cmp(&self.is_running),
+            _ => Ordering::Equal,
+        }
+        .then_with(|| name(&self.name, &other.name))
+        .then_with(|| self.id.cmp(&other.id))
+    }
+}
+
+/// The name that is known from those who run something, or the one in its claims.
+pub fn or_claimed(known: &str, claimed: Option<&String>) -> String {
+    match known.is_empty() {
+        true => claimed.cloned().unwrap_or_default(),
+        false => known.to_owned(),
+    }
+}
+
 /// Claims of all actors and providers that ever ran
 #[utoipa::path(get, path = "/api/v1/claims", tag = "claims", params(Wanted),
     responses((status = 200, body = Page<Claims>)))]
-pub async fn list(State(dashboard): State<Dashboard>, Ask(wanted): Ask<Wanted>) -> Json<Page<Claims>> {
+pub async fn list(State(dashboard): State<Dashboard>, Query(wanted): Query<Wanted>) -> Json<Page<Claims>> {
     let model = dashboard.model();
-    model.look().await;
-    let (picture, table) = (model.picture(), dashboard.parts().links.table());
-    let index = picture.index();
+    model.mark_viewed().await;
+    let (snapshot, table) = (model.snapshot(), dashboard.parts().context.links.table());
+    let index = snapshot.index();
     let runs: BTreeSet<&str> =
         index.actors.keys().map(String::as_str).chain(index.providers.keys().map(|(id, _)| id.as_str())).collect();
     let all = table.all_claims().map(|claims| Claims::of(claims, runs.contains(claims.subject.as_str())));
     let all = all.filter(|claims| wanted.kind.is_empty() || claims.kind == wanted.kind).collect();
-    let texts = |row: &Claims, found: &mut dyn FnMut(&str)| {
-        [&row.id, &row.name, &row.issuer, &row.call_alias, &row.contract_id, &row.version]
-            .into_iter()
-            .for_each(|text| found(text));
-        row.caps.iter().chain(&row.tags).for_each(|text| found(text));
-    };
-    let order = |column: &str, a: &Claims, b: &Claims| {
-        match column {
-            "kind" => a.kind.cmp(b.kind),
-            "issuer" => a.issuer.cmp(&b.issuer),
-            "version" => a.version.cmp(&b.version),
-            "is_running" => b.is_running.cmp(&a.is_running),
-            _ => name(&a.name, &b.name),
-        }
-        .then_with(|| name(&a.name, &b.name))
-        .then_with(|| a.id.cmp(&b.id))
-    };
-    Json(wanted.page(all, model.revision(Collection::Claims), texts, order))
+    Json(wanted.page(all, model.revision(Collection::Claims)))
 }

@@ -4,10 +4,10 @@ use axum::{Extension, Json, extract::State};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::Ask;
+use super::Query;
 use crate::http::{
     Dashboard,
-    door::Access,
+    auth::Access,
     model::{
         Pull,
         events::{Entry, Severity},
@@ -72,7 +72,7 @@ pub struct Events {
 pub async fn list(
     State(dashboard): State<Dashboard>,
     Extension(access): Extension<Access>,
-    Ask(wanted): Ask<Wanted>,
+    Query(wanted): Query<Wanted>,
 ) -> Json<Events> {
     let text = wanted.q.trim().to_lowercase();
     let limit = wanted.limit.unwrap_or(LIMIT).min(LIMIT_MAX);
@@ -80,9 +80,7 @@ pub async fn list(
     // Masked before it is searched.
     let all = log.newest().map(|entry| access.view(entry.clone()));
     let items = all.filter(|entry| wanted.takes(entry, &text)).take(limit).collect();
-    let last = log.last();
-    drop(log);
-    Json(Events { items, last })
+    Json(Events { items, last: log.last() })
 }
 
 /// The images that hosts fetch and start.

@@ -1,6 +1,7 @@
 //! Hosts: the list, one of them with all it tells of itself, its labels, its stop.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, HashMap},
     sync::Arc,
     time::Duration,
@@ -12,32 +13,34 @@ use axum::{
     http::StatusCode,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use utoipa::ToSchema;
 
 use super::{
-    Ask, Body, ErrorBody, Refusal,
+    Body, ErrorBody, Query, Refusal,
     operations::{Accepted, accepted},
-    page::{Page, Wanted, name, number},
+    page::{Page, Row, Wanted, name, rate},
 };
 use crate::{
     client::{
-        act::{Act, STOP_WAIT},
-        outcome::{count, instances},
+        commands::{HostCommands, STOP_WAIT},
+        watch::{count, instances},
     },
-    control::probe::health::{self, Health, StoreHealth},
+    clock,
+    control::{
+        probe::health::{self, Health, StoreHealth},
+        request::{DeleteLabel, PutLabel},
+    },
     http::{
         Dashboard,
-        door::Access,
+        auth::Access,
         mask::{HIDDEN, Mask, hide},
         model::{
-            Collection, HostView, ProviderState, State as HostState, keeper, now_ms,
+            Collection, HostView, ProviderState, State as HostState, collector,
             rates::{Of, Rate, Rates, Series},
         },
-        operations::{Begun, End},
+        operations::{End, NewOperation},
     },
     identity::keys::HostId,
-    lattice::subject::Control,
 };
 
 /// How long calls in work may take when a host is stopped, unless told otherwise.
@@ -66,12 +69,12 @@ pub struct Host {
 
 /// When each host was last heard, and that of now for this one.
 fn heard(dashboard: &Dashboard) -> HashMap<Arc<str>, u64> {
-    let peers = dashboard.parts().peers.known();
-    let silence = |silence: Duration| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
+    let peers = dashboard.parts().context.peers.known();
+    let now_ms = clock::now_ms();
     let mut heard: HashMap<_, _> =
-        peers.iter().map(|peer| (Arc::clone(&peer.id), now_ms().saturating_sub(silence(peer.silence())))).collect();
-    heard.insert(dashboard.model().own_id().into(), now_ms());
-    for id in dashboard.model().picture().hosts.keys() {
+        peers.iter().map(|peer| (Arc::clone(&peer.id), now_ms.saturating_sub(clock::millis(peer.silence())))).collect();
+    heard.insert(dashboard.model().own_id().into(), now_ms);
+    for id in dashboard.model().snapshot().hosts.keys() {
         if let Some(at) = dashboard.model().heard_ms(id) {
             let known = heard.entry(Arc::clone(id)).or_default();
             *known = (*known).max(at);
@@ -100,38 +103,40 @@ impl Host {
     }
 }
 
+impl Row for Host {
+    fn texts(&self, found: &mut dyn FnMut(&str)) {
+        [&self.id, &self.name, &self.version].into_iter().for_each(|text| found(text));
+        self.labels.iter().for_each(|(key, value)| found(&format!("{key}={value}")));
+    }
+
+    fn compare(&self, other: &Self, column: &str) -> Ordering {
+        match column {
+            "state" => self.state.cmp(&other.state),
+            "version" => self.version.cmp(&other.version),
+            "started" | "started_ms" => self.started_ms.cmp(&other.started_ms),
+            "actors" => self.actors.cmp(&other.actors),
+            "replicas" => self.replicas.cmp(&other.replicas),
+            "providers" => self.providers.cmp(&other.providers),
+            "calls" | "calls_per_s" => rate(&self.rates, &other.rates, |rate| Some(rate.calls_per_s)),
+            "p99" | "p99_us" => rate(&self.rates, &other.rates, |rate| rate.p99_us),
+            "heard" | "heard_ms" => self.heard_ms.cmp(&other.heard_ms),
+            "memory" | "memory_bytes" => self.memory_bytes.cmp(&other.memory_bytes),
+            _ => Ordering::Equal,
+        }
+        .then_with(|| name(&self.name, &other.name))
+        .then_with(|| self.id.cmp(&other.id))
+    }
+}
+
 /// The hosts of the lattice
 #[utoipa::path(get, path = "/api/v1/hosts", tag = "hosts", params(Wanted), responses((status = 200, body = Page<Host>)))]
-pub async fn list(State(dashboard): State<Dashboard>, Ask(wanted): Ask<Wanted>) -> Json<Page<Host>> {
+pub async fn list(State(dashboard): State<Dashboard>, Query(wanted): Query<Wanted>) -> Json<Page<Host>> {
     let model = dashboard.model();
-    model.look().await;
-    let (picture, rates) = (model.picture(), model.rates());
+    model.mark_viewed().await;
+    let (snapshot, rates) = (model.snapshot(), model.rates());
     let heard = heard(&dashboard);
-    let all = picture.hosts.values().map(|view| Host::of(view, model.own_id(), &rates, &heard)).collect();
-    let texts = |host: &Host, found: &mut dyn FnMut(&str)| {
-        [&host.id, &host.name, &host.version].into_iter().for_each(|text| found(text));
-        host.labels.iter().for_each(|(key, value)| found(&format!("{key}={value}")));
-    };
-    let order = |column: &str, a: &Host, b: &Host| {
-        let calls = |host: &Host| host.rates.as_ref().map(|rates| rates.calls_per_s);
-        let p99 = |host: &Host| host.rates.as_ref().and_then(|rates| rates.p99_us);
-        match column {
-            "state" => a.state.cmp(&b.state),
-            "version" => a.version.cmp(&b.version),
-            "started" | "started_ms" => a.started_ms.cmp(&b.started_ms),
-            "actors" => a.actors.cmp(&b.actors),
-            "replicas" => a.replicas.cmp(&b.replicas),
-            "providers" => a.providers.cmp(&b.providers),
-            "calls" | "calls_per_s" => number(calls(a), calls(b)),
-            "p99" | "p99_us" => number(p99(a), p99(b)),
-            "heard" | "heard_ms" => a.heard_ms.cmp(&b.heard_ms),
-            "memory" | "memory_bytes" => a.memory_bytes.cmp(&b.memory_bytes),
-            _ => name(&a.name, &b.name),
-        }
-        .then_with(|| name(&a.name, &b.name))
-        .then_with(|| a.id.cmp(&b.id))
-    };
-    Json(wanted.page(all, model.revision(Collection::Hosts), texts, order))
+    let all = snapshot.hosts.values().map(|view| Host::of(view, model.own_id(), &rates, &heard)).collect();
+    Json(wanted.page(all, model.revision(Collection::Hosts)))
 }
 
 /// A host with all it tells.
@@ -320,6 +325,18 @@ pub struct Failure {
     at_ms: u64,
 }
 
+impl From<&health::Failure> for Failure {
+    fn from(failure: &health::Failure) -> Self {
+        Self {
+            kind: failure.kind.clone(),
+            reference: failure.reference.clone(),
+            link_name: failure.link_name.clone(),
+            error: failure.error.clone(),
+            at_ms: failure.at_ms,
+        }
+    }
+}
+
 /// Another host, as this one hears it.
 #[derive(Serialize, ToSchema)]
 pub struct Peer {
@@ -331,19 +348,12 @@ pub struct Peer {
 
 impl Vitals {
     fn of(health: &Health, name_of: impl Fn(&str) -> String) -> Self {
-        let failure = |failure: &health::Failure| Failure {
-            kind: failure.kind.clone(),
-            reference: failure.reference.clone(),
-            link_name: failure.link_name.clone(),
-            error: failure.error.clone(),
-            at_ms: failure.at_ms,
-        };
-        let peer = |peer: &health::PeerHealth| Peer {
+        let peers = health.peers.iter().map(|peer| Peer {
             host_id: peer.host_id.clone(),
             host_name: name_of(&peer.host_id),
             is_silent: peer.is_silent,
             silence_ms: peer.silence_ms,
-        };
+        });
         Self {
             now_ms: health.now_ms,
             ctl: Line::from(&health.ctl),
@@ -358,8 +368,8 @@ impl Vitals {
             },
             policy: health.policy.as_ref().map(Service::from),
             config_service: health.config_service.as_ref().map(Service::from),
-            failures: health.failures.iter().map(failure).collect(),
-            peers: health.peers.iter().map(peer).collect(),
+            failures: health.failures.iter().map(Failure::from).collect(),
+            peers: peers.collect(),
             cluster_issuers: health.cluster_issuers.clone(),
         }
     }
@@ -374,14 +384,14 @@ pub async fn one(
     Path(id): Path<String>,
 ) -> Result<Json<HostDetail>, Refusal> {
     let model = dashboard.model();
-    model.look().await;
-    let picture = model.picture();
-    let view = picture.host(&id).ok_or_else(|| {
+    model.mark_viewed().await;
+    let snapshot = model.snapshot();
+    let view = snapshot.host(&id).ok_or_else(|| {
         Refusal::not_found(format!("host {id} is not in the lattice; it may have stopped, or been lost for minutes"))
     })?;
     // Fresh, for the round trip and the room of actors.
     let health = match view.is_ours && view.state != HostState::Lost {
-        true => keeper::health(dashboard.lattice(), &id).await,
+        true => collector::health(dashboard.lattice(), &id).await,
         false => None,
     };
     let rates = model.rates();
@@ -391,14 +401,14 @@ pub async fn one(
         js_domain: health.as_ref().and_then(|health| health.js_domain.clone()),
         running_actors: running_actors(view, health.as_ref(), &rates),
         running_providers: running_providers(view, health.as_ref(), &rates),
-        series: model.history().series(&Of::Host(id.clone())),
-        vitals: health.as_ref().map(|health| Vitals::of(health, |id| picture.host_name(id))),
+        series: model.series(&Of::Host(id.clone())),
+        vitals: health.as_ref().map(|health| Vitals::of(health, |id| snapshot.host_name(id))),
     };
     Ok(Json(access.view(detail)))
 }
 
 fn running_actors(view: &HostView, health: Option<&Health>, rates: &Rates) -> Vec<RunningActor> {
-    let actor = |actor: &crate::control::types::InventoryActor| {
+    let actors = view.inventory.actors.iter().map(|actor| {
         let room = health.and_then(|health| health.actors.iter().find(|other| other.id == actor.id));
         RunningActor {
             id: actor.id.clone(),
@@ -411,14 +421,14 @@ fn running_actors(view: &HostView, health: Option<&Health>, rates: &Rates) -> Ve
             free: room.map(|room| room.free),
             waiting: room.map(|room| room.waiting),
         }
-    };
-    let mut all: Vec<_> = view.inventory.actors.iter().map(actor).collect();
+    });
+    let mut all: Vec<_> = actors.collect();
     all.sort_by(|a, b| name(&a.name, &b.name).then_with(|| a.id.cmp(&b.id)));
     all
 }
 
 fn running_providers(view: &HostView, health: Option<&Health>, rates: &Rates) -> Vec<RunningProvider> {
-    let provider = |provider: &crate::control::types::InventoryProvider| {
+    let providers = view.inventory.providers.iter().map(|provider| {
         let (id, link_name) = (&provider.id, &provider.link_name);
         let told = health.and_then(|health| health.provider(id, link_name));
         RunningProvider {
@@ -434,8 +444,8 @@ fn running_providers(view: &HostView, health: Option<&Health>, rates: &Rates) ->
             complaint: told.and_then(|told| told.complaint.clone()),
             rates: rates.target(id, link_name),
         }
-    };
-    let mut all: Vec<_> = view.inventory.providers.iter().map(provider).collect();
+    });
+    let mut all: Vec<_> = providers.collect();
     all.sort_by(|a, b| name(&a.name, &b.name).then_with(|| (&a.id, &a.link_name).cmp(&(&b.id, &b.link_name))));
     all
 }
@@ -455,14 +465,14 @@ pub async fn put_label(
     Body(label): Body<LabelValue>,
 ) -> Result<(StatusCode, Json<Accepted>), Refusal> {
     let id = present(&dashboard, &id).await?;
-    let title = format!("Label {} with {key}={}", dashboard.model().picture().host_name(&id), label.value);
-    let begun = Begun { kind: "put_label", title, host_id: &id, ..Begun::default() };
+    let title = format!("Label {} with {key}={}", dashboard.model().snapshot().host_name(&id), label.value);
+    let operation = NewOperation { kind: "put_label", title, host_id: &id, ..NewOperation::default() };
     let (lattice, host) = (dashboard.lattice().clone(), id.clone());
-    accepted(dashboard.operations().begin(begun, |work| async move {
-        work.stage("command", "");
-        let body = json!({ "key": key, "value": label.value });
-        lattice.acked(&Control::LabelPut { host }, &body).await?;
-        Ok(End { text: format!("The host has the label {key}={}", label.value), ..End::default() })
+    accepted(dashboard.operations().begin(operation, |handle| async move {
+        handle.stage("command", "");
+        let text = format!("The host has the label {key}={}", label.value);
+        lattice.command(&host, &PutLabel { key, value: label.value }).await?;
+        Ok(End { text, ..End::default() })
     }))
 }
 
@@ -474,13 +484,14 @@ pub async fn delete_label(
     Path((id, key)): Path<(String, String)>,
 ) -> Result<(StatusCode, Json<Accepted>), Refusal> {
     let id = present(&dashboard, &id).await?;
-    let title = format!("Delete the label {key} of {}", dashboard.model().picture().host_name(&id));
-    let begun = Begun { kind: "delete_label", title, host_id: &id, ..Begun::default() };
+    let title = format!("Delete the label {key} of {}", dashboard.model().snapshot().host_name(&id));
+    let operation = NewOperation { kind: "delete_label", title, host_id: &id, ..NewOperation::default() };
     let (lattice, host) = (dashboard.lattice().clone(), id.clone());
-    accepted(dashboard.operations().begin(begun, |work| async move {
-        work.stage("command", "");
-        lattice.acked(&Control::LabelDel { host }, &json!({ "key": key })).await?;
-        Ok(End { text: format!("The host has no label {key} any more"), ..End::default() })
+    accepted(dashboard.operations().begin(operation, |handle| async move {
+        handle.stage("command", "");
+        let text = format!("The host has no label {key} any more");
+        lattice.command(&host, &DeleteLabel { key, value: None }).await?;
+        Ok(End { text, ..End::default() })
     }))
 }
 
@@ -502,12 +513,12 @@ pub async fn stop(
 ) -> Result<(StatusCode, Json<Accepted>), Refusal> {
     let id = present(&dashboard, &id).await?;
     let timeout = stop.timeout_ms.map_or(STOP_TIMEOUT, Duration::from_millis).min(Duration::from_secs(60));
-    let title = format!("Stop host {}", dashboard.model().picture().host_name(&id));
-    let begun = Begun { kind: "stop_host", title, host_id: &id, ..Begun::default() };
+    let title = format!("Stop host {}", dashboard.model().snapshot().host_name(&id));
+    let operation = NewOperation { kind: "stop_host", title, host_id: &id, ..NewOperation::default() };
     let (lattice, host) = (dashboard.lattice().clone(), id.clone());
-    accepted(dashboard.operations().begin(begun, |work| async move {
-        work.stage("command", "");
-        Act::new(&lattice, &host, Some(STOP_WAIT + timeout)).stop_host(timeout).await?;
+    accepted(dashboard.operations().begin(operation, |handle| async move {
+        handle.stage("command", "");
+        HostCommands::new(&lattice, &host, Some(STOP_WAIT + timeout)).stop_host(timeout).await?;
         Ok(End { text: "The host has stopped".to_owned(), ..End::default() })
     }))
 }
@@ -515,8 +526,8 @@ pub async fn stop(
 /// The id of a host that is in the lattice.
 async fn present(dashboard: &Dashboard, text: &str) -> Result<String, Refusal> {
     let id = host_id(text)?;
-    dashboard.model().look().await;
-    match dashboard.model().picture().host(&id) {
+    dashboard.model().mark_viewed().await;
+    match dashboard.model().snapshot().host(&id) {
         Some(_) => Ok(id),
         None => Err(Refusal::not_found(format!("host {id} is not in the lattice"))),
     }

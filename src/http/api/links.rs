@@ -1,25 +1,31 @@
 //! Link definitions: the list with what is wrong with each, put, delete.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, HashMap},
+};
 
 use axum::{Extension, Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    Ask, Body, Refusal,
+    Body, Query, Refusal,
     operations::{Accepted, accepted},
-    page::{Page, Wanted, name},
+    page::{Page, Row, Wanted, name},
 };
 use crate::{
     client::links as client,
     control::probe::health::RefusedLink,
     http::{
         Dashboard,
-        door::Access,
+        auth::Access,
         mask::{Mask, hide},
-        model::{Collection, Picture, attention, events::short},
-        operations::{Begun, End},
+        model::{
+            Collection, Snapshot, attention,
+            events::{name_or_short, short},
+        },
+        operations::{End, NewOperation},
     },
     identity::keys::{ActorId, LinkName, ProviderId},
     links::{LinkDefinition, Table},
@@ -60,7 +66,7 @@ pub struct Link {
 /// Link definitions, for whoever shows some of them.
 pub struct Links<'a> {
     table: &'a Table,
-    picture: &'a Picture,
+    snapshot: &'a Snapshot,
     own_id: &'a str,
     access: Access,
     /// Why links are refused, by actor, contract and link name.
@@ -80,35 +86,30 @@ impl Mask for Link {
 }
 
 impl<'a> Links<'a> {
-    pub fn new(table: &'a Table, picture: &'a Picture, own_id: &'a str, access: Access) -> Self {
-        let told = picture.present().filter_map(|host| host.health.as_ref()).flat_map(|health| &health.links);
+    pub fn new(table: &'a Table, snapshot: &'a Snapshot, own_id: &'a str, access: Access) -> Self {
+        let told = snapshot.present().filter_map(|host| host.health.as_ref()).flat_map(|health| &health.links);
         let refused = told.map(|link| {
             let RefusedLink { actor_id, contract_id, link_name, error, .. } = link;
             ([actor_id.as_str(), contract_id, link_name], error.as_str())
         });
-        Self { table, picture, own_id, access, refused: refused.collect() }
+        Self { table, snapshot, own_id, access, refused: refused.collect() }
     }
 
     /// Those that are wanted, as the one who asks may see them, in the order of their actors' names.
     pub fn all(&self, is_wanted: impl Fn(&LinkDefinition) -> bool) -> Vec<Link> {
         let mut all: Vec<Link> =
             self.table.links().filter(|link| is_wanted(link)).map(|link| self.access.view(self.row(link))).collect();
-        all.sort_by(|a, b| order("", a, b));
+        all.sort_by(|a, b| a.compare(b, ""));
         all
     }
 
     fn row(&self, link: &LinkDefinition) -> Link {
-        let name_of = |id: &str| self.table.claims(id).map(|claims| claims.name.clone()).unwrap_or_default();
         let (state, problem) = self.state(link);
-        let index = self.picture.index();
+        let index = self.snapshot.index();
         let provider = index.providers.get(&(link.provider_id.clone(), link.link_name.clone()));
-        let named = |id: &str, runs: Option<&String>| match name_of(id) {
-            name if !name.is_empty() => name,
-            _ => runs.filter(|name| !name.is_empty()).cloned().unwrap_or_else(|| short(id)),
-        };
         Link {
-            actor_name: named(&link.actor_id, index.actors.get(&link.actor_id).map(|actor| &actor.name)),
-            provider_name: named(&link.provider_id, provider.map(|provider| &provider.name)),
+            actor_name: self.name(&link.actor_id, index.actors.get(&link.actor_id).map(|actor| &actor.name)),
+            provider_name: self.name(&link.provider_id, provider.map(|provider| &provider.name)),
             actor_id: link.actor_id.clone(),
             provider_id: link.provider_id.clone(),
             link_name: link.link_name.clone(),
@@ -120,15 +121,21 @@ impl<'a> Links<'a> {
         }
     }
 
+    /// The name in the claims, or the one it runs under.
+    fn name(&self, id: &str, runs: Option<&String>) -> String {
+        let claimed = self.table.claims(id).map(|claims| &claims.name);
+        let name = claimed.filter(|name| !name.is_empty()).or(runs).filter(|name| !name.is_empty());
+        name.cloned().unwrap_or_else(|| short(id))
+    }
+
     fn state(&self, link: &LinkDefinition) -> (LinkState, Option<String>) {
         let triple = [link.actor_id.as_str(), &link.contract_id, &link.link_name];
         if let Some(error) = self.refused.get(&triple) {
             return (LinkState::Refused, Some((*error).to_owned()));
         }
-        let index = self.picture.index();
-        let runs_provider = |id: &str| index.runs_provider(id);
+        let index = self.snapshot.index();
         // Here it is said of links whose actor does not run yet, too.
-        match attention::dangling(link, self.table, &runs_provider, &|_| true) {
+        match attention::dangling(link, self.table, &|id| index.runs_provider(id), &|_| true) {
             Some(problem) => (LinkState::Dangling, Some(problem.text)),
             None => (LinkState::Ok, None),
         }
@@ -140,7 +147,7 @@ impl<'a> Links<'a> {
         }
         let Some((scheme, address, path)) = httpserver::pages(link) else { return Vec::new() };
         let Some((host, port)) = address.rsplit_once(':') else { return Vec::new() };
-        let runs_here = self.picture.host(self.own_id).is_some_and(|host| {
+        let runs_here = self.snapshot.host(self.own_id).is_some_and(|host| {
             host.inventory.providers.iter().any(|p| p.id == link.provider_id && p.link_name == link.link_name)
         });
         let host = match host.trim_matches(['[', ']']) {
@@ -157,9 +164,10 @@ impl<'a> Links<'a> {
 /// Values without those that are, or have in them, a secret.
 fn shown(values: &BTreeMap<String, String>) -> BTreeMap<String, Option<String>> {
     let masked = masks::shown(values);
-    let shown =
-        |(key, value): (&String, &String)| (key.clone(), masked.get(key).filter(|masked| *masked == value).cloned());
-    values.iter().map(shown).collect()
+    values
+        .iter()
+        .map(|(key, value)| (key.clone(), masked.get(key).filter(|masked| *masked == value).cloned()))
+        .collect()
 }
 
 /// The link definitions of the lattice
@@ -167,32 +175,36 @@ fn shown(values: &BTreeMap<String, String>) -> BTreeMap<String, Option<String>> 
 pub async fn list(
     State(dashboard): State<Dashboard>,
     Extension(access): Extension<Access>,
-    Ask(wanted): Ask<Wanted>,
+    Query(wanted): Query<Wanted>,
 ) -> Json<Page<Link>> {
     let model = dashboard.model();
-    model.look().await;
-    let (picture, table) = (model.picture(), dashboard.parts().links.table());
-    let all = Links::new(&table, &picture, model.own_id(), access).all(|_| true);
-    let texts = |row: &Link, found: &mut dyn FnMut(&str)| {
-        [&row.actor_id, &row.actor_name, &row.provider_id, &row.provider_name, &row.link_name, &row.contract_id]
-            .into_iter()
-            .for_each(|text| found(text));
-        row.values.iter().for_each(|(key, value)| found(&format!("{key}={}", value.as_deref().unwrap_or_default())));
-        row.problem.iter().for_each(|text| found(text));
-    };
-    Json(wanted.page(all, model.revision(Collection::Links), texts, order))
+    model.mark_viewed().await;
+    let (snapshot, table) = (model.snapshot(), dashboard.parts().context.links.table());
+    let all = Links::new(&table, &snapshot, model.own_id(), access).all(|_| true);
+    Json(wanted.page(all, model.revision(Collection::Links)))
 }
 
-fn order(column: &str, a: &Link, b: &Link) -> std::cmp::Ordering {
-    match column {
-        "provider_name" => name(&a.provider_name, &b.provider_name),
-        "contract_id" => a.contract_id.cmp(&b.contract_id),
-        "link_name" => a.link_name.cmp(&b.link_name),
-        "state" => a.state.cmp(&b.state),
-        _ => name(&a.actor_name, &b.actor_name),
+impl Row for Link {
+    fn texts(&self, found: &mut dyn FnMut(&str)) {
+        [&self.actor_id, &self.actor_name, &self.provider_id, &self.provider_name, &self.link_name, &self.contract_id]
+            .into_iter()
+            .for_each(|text| found(text));
+        self.values.iter().for_each(|(key, value)| found(&format!("{key}={}", value.as_deref().unwrap_or_default())));
+        self.problem.iter().for_each(|text| found(text));
     }
-    .then_with(|| name(&a.actor_name, &b.actor_name))
-    .then_with(|| (&a.actor_id, &a.contract_id, &a.link_name).cmp(&(&b.actor_id, &b.contract_id, &b.link_name)))
+
+    fn compare(&self, other: &Self, column: &str) -> Ordering {
+        match column {
+            "provider_name" => name(&self.provider_name, &other.provider_name),
+            "contract_id" => self.contract_id.cmp(&other.contract_id),
+            "link_name" => self.link_name.cmp(&other.link_name),
+            "state" => self.state.cmp(&other.state),
+            _ => Ordering::Equal,
+        }
+        .then_with(|| name(&self.actor_name, &other.actor_name))
+        .then_with(|| self.actor_id.cmp(&other.actor_id))
+        .then_with(|| (&self.contract_id, &self.link_name).cmp(&(&other.contract_id, &other.link_name)))
+    }
 }
 
 /// A link to put.
@@ -218,7 +230,7 @@ pub async fn put(
     State(dashboard): State<Dashboard>,
     Body(link): Body<PutLink>,
 ) -> Result<(StatusCode, Json<Accepted>), Refusal> {
-    let table = dashboard.parts().links.table();
+    let table = dashboard.parts().context.links.table();
     let PutLink { actor_id, provider_id, link_name, contract_id, values } = link;
     ActorId::parse(&actor_id).map_err(|error| Refusal::wrong(format!("actor {actor_id:?}: {error}")))?;
     ProviderId::parse(&provider_id).map_err(|error| Refusal::wrong(format!("provider {provider_id:?}: {error}")))?;
@@ -229,24 +241,28 @@ pub async fn put(
     let before = table.link(&actor_id, &contract_id, &link_name);
     let mut kept = BTreeMap::new();
     for (key, value) in values {
-        let there = || before.and_then(|before| before.values.get(&key)).cloned();
-        match value.or_else(there) {
+        match value.or_else(|| before?.values.get(&key).cloned()) {
             Some(value) => _ = kept.insert(key, value),
             None => return Err(Refusal::wrong(format!("value {key:?} has no text, and there is none to keep"))),
         }
     }
     let link = LinkDefinition { actor_id, provider_id, link_name, contract_id, values: kept };
-    let named = |id: &str| table.claims(id).map_or_else(|| short(id), |claims| claims.name.clone());
-    let (actor, provider) = (named(&link.actor_id), named(&link.provider_id));
+    let [actor, provider] = [&link.actor_id, &link.provider_id].map(|id| name_or_short(&table, id));
     let title = format!("Link {actor} to {provider} for {}", link.contract_id);
-    let begun =
-        Begun { kind: "put_link", title, target_id: &link.actor_id, link_name: &link.link_name, ..Begun::default() };
+    let operation = NewOperation {
+        kind: "put_link",
+        title,
+        target_id: &link.actor_id,
+        link_name: &link.link_name,
+        ..NewOperation::default()
+    };
+    // Before anything begins: a mistake is answered while the form is still open.
     let oddities = builtin::check(&link).map_err(|error| {
         Refusal::wrong(format!("{} does not take this link on: {error}", builtin::name_of(&link.provider_id)))
     })?;
     let (lattice, sent) = (dashboard.lattice().clone(), link.clone());
-    accepted(dashboard.operations().begin(begun, |work| async move {
-        work.stage("command", "");
+    accepted(dashboard.operations().begin(operation, |handle| async move {
+        handle.stage("command", "");
         let taken = client::put(&lattice, &sent, Some(client::LINK_WAIT)).await?;
         let mut text = format!("{actor} is linked to {provider} for {}", sent.contract_id);
         for remark in oddities.into_iter().chain(taken.and_then(|taken| taken.note(&sent))) {
@@ -272,20 +288,26 @@ pub struct WhichLink {
 #[utoipa::path(delete, path = "/api/v1/links", tag = "links", params(WhichLink), responses((status = 202, body = Accepted)))]
 pub async fn delete(
     State(dashboard): State<Dashboard>,
-    Ask(which): Ask<WhichLink>,
+    Query(which): Query<WhichLink>,
 ) -> Result<(StatusCode, Json<Accepted>), Refusal> {
-    let table = dashboard.parts().links.table();
+    let table = dashboard.parts().context.links.table();
     let WhichLink { actor_id, contract_id, link_name } = which;
     let Some(link) = table.link(&actor_id, &contract_id, &link_name).cloned() else {
         let text = format!("{} has no link for {contract_id} under link name {link_name}", short(&actor_id));
         return Err(Refusal::not_found(text));
     };
-    let actor = table.claims(&actor_id).map_or_else(|| short(&actor_id), |claims| claims.name.clone());
+    let actor = name_or_short(&table, &actor_id);
     let title = format!("Delete the link of {actor} for {contract_id}");
-    let begun = Begun { kind: "delete_link", title, target_id: &actor_id, link_name: &link_name, ..Begun::default() };
+    let operation = NewOperation {
+        kind: "delete_link",
+        title,
+        target_id: &actor_id,
+        link_name: &link_name,
+        ..NewOperation::default()
+    };
     let lattice = dashboard.lattice().clone();
-    accepted(dashboard.operations().begin(begun, |work| async move {
-        work.stage("command", "");
+    accepted(dashboard.operations().begin(operation, |handle| async move {
+        handle.stage("command", "");
         client::delete(&lattice, &link, Some(client::LINK_WAIT)).await?;
         Ok(End { text: format!("{actor} is not linked for {} any more", link.contract_id), ..End::default() })
     }))

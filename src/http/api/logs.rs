@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Ask, ErrorBody, Refusal};
+use super::{ErrorBody, Query, Refusal};
 use crate::{
     client::logs::{Logs, News},
     http::{
         Dashboard,
-        door::Access,
+        auth::Access,
         mask::{HIDDEN, Mask},
         model::{HostView, State as HostState},
     },
@@ -72,7 +72,7 @@ pub async fn of_actor(
     State(dashboard): State<Dashboard>,
     Extension(access): Extension<Access>,
     Path(id): Path<String>,
-    Ask(tail): Ask<Tail>,
+    Query(tail): Query<Tail>,
 ) -> Result<Json<Lines>, Refusal> {
     all(&dashboard, access, &id, &tail).await
 }
@@ -84,15 +84,15 @@ pub async fn of_provider(
     State(dashboard): State<Dashboard>,
     Extension(access): Extension<Access>,
     Path(id): Path<String>,
-    Ask(tail): Ask<Tail>,
+    Query(tail): Query<Tail>,
 ) -> Result<Json<Lines>, Refusal> {
     all(&dashboard, access, &id, &tail).await
 }
 
 async fn all(dashboard: &Dashboard, access: Access, id: &str, tail: &Tail) -> Result<Json<Lines>, Refusal> {
-    dashboard.model().look().await;
-    let picture = dashboard.model().picture();
-    let hosts: Vec<_> = picture.present().cloned().collect();
+    dashboard.model().mark_viewed().await;
+    let snapshot = dashboard.model().snapshot();
+    let hosts: Vec<_> = snapshot.present().cloned().collect();
     let items = lines(dashboard, id, &hosts, tail.tail.unwrap_or(TAIL).min(TAIL_MAX)).await?;
     Ok(Json(Lines { items: access.view(items) }))
 }
@@ -114,11 +114,12 @@ pub async fn lines(
         }
         anyhow::Ok((logs, waited_for))
     };
-    let late = || Refusal::new(StatusCode::GATEWAY_TIMEOUT, "the connection to NATS takes nothing at the moment");
-    let (mut logs, mut waited_for) = timeout_at(until, asked).await.map_err(|_| late())??;
-    let name_of =
-        |id: &str| hosts.iter().find(|host| *host.id == *id).map(|host| host.name.clone()).unwrap_or_default();
+    let (mut logs, mut waited_for) = timeout_at(until, asked).await.map_err(|_| {
+        Refusal::new(StatusCode::GATEWAY_TIMEOUT, "the connection to NATS takes nothing at the moment")
+    })??;
     let mut found = Vec::new();
+    // Each host sends its past in parts; the last part says so. Other news means that a host is
+    // not there.
     while waited_for > 0
         && let Ok(Some(news)) = timeout_at(until, logs.next()).await
     {
@@ -129,7 +130,8 @@ pub async fn lines(
         if matches!(part.mark, Mark::Past | Mark::Over) {
             waited_for -= 1;
         }
-        let host_name = name_of(&part.host_id);
+        let host = hosts.iter().find(|host| *host.id == *part.host_id);
+        let host_name = host.map(|host| host.name.clone()).unwrap_or_default();
         found.extend(part.lines.into_iter().map(|line| LogLine {
             host_id: part.host_id.clone(),
             host_name: host_name.clone(),
@@ -145,6 +147,6 @@ pub async fn lines(
 
 /// Picks the warnings and errors, newest first.
 pub fn errors(lines: Vec<LogLine>) -> Vec<LogLine> {
-    let is_bad = |line: &LogLine| [Level::Warn.name(), Level::Error.name()].contains(&line.level);
-    lines.into_iter().rev().filter(is_bad).take(ERRORS_MAX).collect()
+    let levels = [Level::Warn.name(), Level::Error.name()];
+    lines.into_iter().rev().filter(|line| levels.contains(&line.level)).take(ERRORS_MAX).collect()
 }

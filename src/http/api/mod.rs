@@ -27,24 +27,23 @@ use std::time::Duration;
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Query, Request, rejection::JsonRejection},
+    extract::{self, DefaultBodyLimit, FromRequest, FromRequestParts, Request, rejection::JsonRejection},
     http::{StatusCode, Uri, request::Parts},
-    response::{IntoResponse, Response},
     routing::get,
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use utoipa::{
-    OpenApi, ToSchema,
+    OpenApi,
     openapi::{Content, Ref, ResponseBuilder},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Dashboard,
-    operations::{Busy, may_be_done},
+    refusal::{ErrorBody, Refusal},
     stream,
 };
-use crate::{client::lattice::RequestError, errors::chain};
+use crate::errors::chain;
 
 /// How long the body of a request may take that is no file.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -70,71 +69,6 @@ const CALL_BYTES_MAX: usize = 2 << 20;
     )
 )]
 struct Description;
-
-/// Why a request is not answered as wished.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    status: StatusCode,
-    error: String,
-}
-
-/// The body of every error.
-#[derive(Serialize, ToSchema)]
-struct ErrorBody<'a> {
-    error: &'a str,
-}
-
-impl Refusal {
-    pub fn new(status: StatusCode, error: impl Into<String>) -> Self {
-        Self { status, error: error.into() }
-    }
-
-    /// The request makes no sense.
-    fn wrong(error: impl Into<String>) -> Self {
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, error)
-    }
-
-    fn not_found(error: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, error)
-    }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        (self.status, Json(ErrorBody { error: &self.error })).into_response()
-    }
-}
-
-impl From<anyhow::Error> for Refusal {
-    fn from(error: anyhow::Error) -> Self {
-        let status = if error.chain().any(may_be_done) {
-            StatusCode::GATEWAY_TIMEOUT
-        } else if error.chain().any(is_silence) {
-            StatusCode::BAD_GATEWAY
-        } else {
-            StatusCode::UNPROCESSABLE_ENTITY
-        };
-        Self::new(status, format!("{error:#}"))
-    }
-}
-
-/// Whether an error says that nobody in the lattice answered, rather than that somebody refuses.
-fn is_silence(cause: &(dyn std::error::Error + 'static)) -> bool {
-    let asked = cause.downcast_ref::<RequestError>();
-    asked.is_some_and(|asked| !matches!(asked, RequestError::Refused { .. }))
-}
-
-impl From<RequestError> for Refusal {
-    fn from(error: RequestError) -> Self {
-        anyhow::Error::from(error).into()
-    }
-}
-
-impl From<Busy> for Refusal {
-    fn from(busy: Busy) -> Self {
-        Self::new(StatusCode::TOO_MANY_REQUESTS, busy.to_string())
-    }
-}
 
 /// Refusals that may answer every request.
 const REFUSALS: [(&str, &str); 10] = [
@@ -170,14 +104,14 @@ fn refused(rejection: &JsonRejection) -> Refusal {
 }
 
 /// The query of a request, after the question mark.
-struct Ask<T>(T);
+struct Query<T>(T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Ask<T> {
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
-        match Query::<T>::from_request_parts(parts, state).await {
-            Ok(Query(asked)) => Ok(Self(asked)),
+        match extract::Query::<T>::from_request_parts(parts, state).await {
+            Ok(extract::Query(asked)) => Ok(Self(asked)),
             Err(rejection) => Err(Refusal::new(rejection.status(), chain(&rejection))),
         }
     }
@@ -251,7 +185,6 @@ pub async fn not_found(uri: Uri) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::OutcomeUnknown;
 
     #[test]
     fn the_description_has_every_route_and_every_schema_it_speaks_of() {
@@ -272,16 +205,5 @@ mod tests {
                 assert!(ids.insert(operation["operationId"].to_string()), "{method} {path}");
             }
         }
-    }
-
-    #[test]
-    fn errors_have_the_status_of_their_kind() {
-        let status = |error: anyhow::Error| Refusal::from(error).status;
-        assert_eq!(status(OutcomeUnknown("late".into()).into()), StatusCode::GATEWAY_TIMEOUT);
-        let silent = RequestError::TimedOut { subject: "s".into(), lattice: "l".into(), waited_ms: 1 };
-        assert_eq!(status(anyhow::Error::from(silent).context("ask")), StatusCode::GATEWAY_TIMEOUT);
-        let nobody = RequestError::NoResponders { subject: "s".into(), lattice: "l".into(), advice: String::new() };
-        assert_eq!(status(nobody.into()), StatusCode::BAD_GATEWAY);
-        assert_eq!(status(anyhow::anyhow!("no")), StatusCode::UNPROCESSABLE_ENTITY);
     }
 }

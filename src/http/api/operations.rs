@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::Refusal;
 use crate::http::{
     Dashboard,
-    door::Access,
+    auth::Access,
     operations::{Busy, Operation},
 };
 

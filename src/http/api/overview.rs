@@ -8,7 +8,7 @@ use crate::{
     control::state::VERSION,
     http::{
         Dashboard,
-        door::Access,
+        auth::Access,
         model::{
             attention::{Attention, Counts, Summary},
             rates::{Of, Rate, Series},
@@ -44,12 +44,12 @@ pub struct StoreState {
 impl StoreState {
     pub fn of(dashboard: &Dashboard) -> Self {
         let parts = dashboard.parts();
-        let backend = parts.store.backend();
+        let backend = parts.context.store.backend();
         Self {
             place: backend.place(),
             is_shared: backend.is_shared(),
-            is_known: *parts.links.knowledge().borrow(),
-            error: parts.store.story().trouble.clone(),
+            is_known: *parts.context.links.synced().borrow(),
+            error: parts.context.store.story().trouble.clone(),
         }
     }
 }
@@ -57,10 +57,10 @@ impl StoreState {
 /// The lattice at a glance
 #[utoipa::path(get, path = "/api/v1/overview", tag = "lattice", responses((status = 200, body = Overview)))]
 pub async fn overview(State(dashboard): State<Dashboard>, Extension(access): Extension<Access>) -> Json<Overview> {
-    dashboard.model().look().await;
+    dashboard.model().mark_viewed().await;
     let Summary { counts, rates, attention } = Summary::of(&dashboard);
-    let facts = dashboard.parts().host.facts();
-    let series = dashboard.model().history().series(&Of::Lattice);
+    let facts = dashboard.parts().context.state.facts();
+    let series = dashboard.model().series(&Of::Lattice);
     Json(Overview {
         lattice: facts.lattice.clone(),
         version: VERSION,

@@ -1,9 +1,11 @@
 //! Pages of lists: searched, sorted and cut here.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
+
+use crate::http::model::{HostView, rates::Rate};
 
 /// Rows of one page, unless asked for less.
 const LIMIT: usize = 200;
@@ -34,6 +36,16 @@ pub struct Wanted {
     pub kind: String,
 }
 
+/// A row of a list.
+pub trait Row {
+    /// Hands over the texts that are searched.
+    fn texts(&self, found: &mut dyn FnMut(&str));
+
+    /// Compares by a column; rows that are equal in it, and all rows where there is no such column,
+    /// by their names.
+    fn compare(&self, other: &Self, column: &str) -> Ordering;
+}
+
 /// A part of a list.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Page<T> {
@@ -52,19 +64,18 @@ impl Wanted {
         text.split_whitespace().map(str::to_lowercase).collect()
     }
 
-    /// Cuts a page out of `all`. `texts` are what of a row is searched; `order` compares by a column.
-    pub fn page<T>(
-        &self,
-        mut all: Vec<T>,
-        revision: u64,
-        texts: impl Fn(&T, &mut dyn FnMut(&str)),
-        order: impl Fn(&str, &T, &T) -> Ordering,
-    ) -> Page<T> {
+    /// Whether one of these hosts is the one that is wanted, or any will do.
+    pub fn takes_any(&self, hosts: &[Arc<HostView>]) -> bool {
+        self.host.is_empty() || hosts.iter().any(|host| *host.id == *self.host)
+    }
+
+    /// Cuts a page out of `all`.
+    pub fn page<T: Row>(&self, mut all: Vec<T>, revision: u64) -> Page<T> {
         let words = self.words();
         if !words.is_empty() {
             all.retain(|row| {
                 let mut found = vec![false; words.len()];
-                texts(row, &mut |text| {
+                row.texts(&mut |text| {
                     let text = text.to_lowercase();
                     for (found, word) in found.iter_mut().zip(&words) {
                         *found |= text.contains(word.as_str());
@@ -74,8 +85,8 @@ impl Wanted {
             });
         }
         match self.sort.strip_prefix('-') {
-            Some(column) => all.sort_by(|a, b| order(column, b, a)),
-            None => all.sort_by(|a, b| order(&self.sort, a, b)),
+            Some(column) => all.sort_by(|a, b| b.compare(a, column)),
+            None => all.sort_by(|a, b| a.compare(b, &self.sort)),
         }
         let limit = self.limit.unwrap_or(LIMIT).min(LIMIT_MAX);
         let total = all.len();
@@ -84,9 +95,10 @@ impl Wanted {
     }
 }
 
-/// Compares numbers that may be missing; what is missing is least.
-pub fn number(a: Option<f64>, b: Option<f64>) -> Ordering {
-    a.unwrap_or(-1.0).total_cmp(&b.unwrap_or(-1.0))
+/// Compares a number of rates; a missing one is least.
+pub fn rate(a: &Option<Rate>, b: &Option<Rate>, number: fn(&Rate) -> Option<f64>) -> Ordering {
+    let [a, b] = [a, b].map(|rate| rate.as_ref().and_then(number).unwrap_or(-1.0));
+    a.total_cmp(&b)
 }
 
 /// Compares names as people sort them, those without one last.
@@ -98,14 +110,22 @@ pub fn name(a: &str, b: &str) -> Ordering {
 mod tests {
     use super::*;
 
+    impl Row for (u32, String) {
+        fn texts(&self, found: &mut dyn FnMut(&str)) {
+            found(&self.1);
+        }
+
+        fn compare(&self, other: &Self, column: &str) -> Ordering {
+            match column {
+                "number" => self.0.cmp(&other.0),
+                _ => name(&self.1, &other.1),
+            }
+        }
+    }
+
     fn page(wanted: &Wanted) -> Vec<u32> {
         let all = (0..1500).map(|n| (n, format!("Name {n}"))).collect();
-        let texts = |row: &(u32, String), found: &mut dyn FnMut(&str)| found(&row.1);
-        let order = |column: &str, a: &(u32, String), b: &(u32, String)| match column {
-            "number" => a.0.cmp(&b.0),
-            _ => name(&a.1, &b.1),
-        };
-        wanted.page(all, 7, texts, order).items.into_iter().map(|(n, _)| n).collect()
+        wanted.page(all, 7).items.into_iter().map(|(n, _)| n).collect()
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Providers: the list over all hosts, one of them, what is built in, and what can be done.
 
-use std::collections::BTreeMap;
+use std::{cmp::Ordering, collections::BTreeMap};
 
 use axum::{
     Extension, Json,
@@ -11,28 +11,28 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    Ask, Body, ErrorBody, Refusal,
+    Body, ErrorBody, Query, Refusal,
     actors::{OperationRow, Place, operations, shown},
-    claims::Claims,
+    claims::{Claims, or_claimed},
     hosts::host_id,
     links::{Link, Links, default_link_name},
     logs::{self, LogLine},
     operations::{Accepted, accepted},
-    page::{Page, Wanted, name, number},
+    page::{Page, Row, Wanted, name, rate},
 };
 use crate::{
-    client::act::{Act, End as Ended, START_WAIT, STOP_WAIT},
+    client::commands::{HostCommands, Outcome, START_WAIT, STOP_WAIT},
     control::types::InventoryProvider,
     http::{
         Dashboard,
-        door::Access,
+        auth::Access,
         mask::{Mask, hide},
         model::{
             Collection, HostView, ProviderState, ProviderSum, State as HostState,
             events::short,
             rates::{Of, Rate, Rates, Series},
         },
-        operations::{Begun, End},
+        operations::{End, NewOperation},
     },
     identity::keys::{LinkName, ProviderId},
     links::Table,
@@ -80,18 +80,11 @@ impl Provider {
         } else {
             ProviderState::Unknown
         };
-        let claimed = |part: fn(&crate::links::Claims) -> &String| claims.map(|c| part(c).clone()).unwrap_or_default();
         Self {
             id: id.to_owned(),
             link_name: link_name.to_owned(),
-            contract_id: match sum.contract_id.is_empty() {
-                true => claimed(|claims| &claims.contract_id),
-                false => sum.contract_id.clone(),
-            },
-            name: match sum.name.is_empty() {
-                true => claimed(|claims| &claims.name),
-                false => sum.name.clone(),
-            },
+            contract_id: or_claimed(&sum.contract_id, claims.map(|claims| &claims.contract_id)),
+            name: or_claimed(&sum.name, claims.map(|claims| &claims.name)),
             references: sum.references.iter().cloned().collect(),
             health,
             hosts: sum.hosts.iter().map(|host| HostRef::of(host)).collect(),
@@ -101,37 +94,38 @@ impl Provider {
     }
 }
 
+impl Row for Provider {
+    fn texts(&self, found: &mut dyn FnMut(&str)) {
+        [&self.id, &self.name, &self.link_name, &self.contract_id].into_iter().for_each(|text| found(text));
+        self.references.iter().for_each(|text| found(text));
+    }
+
+    fn compare(&self, other: &Self, column: &str) -> Ordering {
+        match column {
+            "contract_id" => self.contract_id.cmp(&other.contract_id),
+            "link_name" => self.link_name.cmp(&other.link_name),
+            "links" => self.links.cmp(&other.links),
+            "hosts" => self.hosts.len().cmp(&other.hosts.len()),
+            "health" => (self.health as u8).cmp(&(other.health as u8)),
+            "calls" | "calls_per_s" => rate(&self.rates, &other.rates, |rate| Some(rate.calls_per_s)),
+            "p99" | "p99_us" => rate(&self.rates, &other.rates, |rate| rate.p99_us),
+            _ => Ordering::Equal,
+        }
+        .then_with(|| name(&self.name, &other.name))
+        .then_with(|| (&self.id, &self.link_name).cmp(&(&other.id, &other.link_name)))
+    }
+}
+
 /// The providers that run
 #[utoipa::path(get, path = "/api/v1/providers", tag = "providers", params(Wanted),
     responses((status = 200, body = Page<Provider>)))]
-pub async fn list(State(dashboard): State<Dashboard>, Ask(wanted): Ask<Wanted>) -> Json<Page<Provider>> {
+pub async fn list(State(dashboard): State<Dashboard>, Query(wanted): Query<Wanted>) -> Json<Page<Provider>> {
     let model = dashboard.model();
-    model.look().await;
-    let (picture, rates, table) = (model.picture(), model.rates(), dashboard.parts().links.table());
-    let is_there = |sum: &ProviderSum| wanted.host.is_empty() || sum.hosts.iter().any(|host| *host.id == *wanted.host);
-    let providers = picture.index().providers.iter().filter(|(_, sum)| is_there(sum));
+    model.mark_viewed().await;
+    let (snapshot, rates, table) = (model.snapshot(), model.rates(), dashboard.parts().context.links.table());
+    let providers = snapshot.index().providers.iter().filter(|(_, sum)| wanted.takes_any(&sum.hosts));
     let all = providers.map(|((id, link), sum)| Provider::of((id, link), sum, &table, &rates)).collect();
-    let texts = |row: &Provider, found: &mut dyn FnMut(&str)| {
-        [&row.id, &row.name, &row.link_name, &row.contract_id].into_iter().for_each(|text| found(text));
-        row.references.iter().for_each(|text| found(text));
-    };
-    let order = |column: &str, a: &Provider, b: &Provider| {
-        let calls = |row: &Provider| row.rates.as_ref().map(|rates| rates.calls_per_s);
-        let p99 = |row: &Provider| row.rates.as_ref().and_then(|rates| rates.p99_us);
-        match column {
-            "contract_id" => a.contract_id.cmp(&b.contract_id),
-            "link_name" => a.link_name.cmp(&b.link_name),
-            "links" => a.links.cmp(&b.links),
-            "hosts" => a.hosts.len().cmp(&b.hosts.len()),
-            "health" => (a.health as u8).cmp(&(b.health as u8)),
-            "calls" | "calls_per_s" => number(calls(a), calls(b)),
-            "p99" | "p99_us" => number(p99(a), p99(b)),
-            _ => name(&a.name, &b.name),
-        }
-        .then_with(|| name(&a.name, &b.name))
-        .then_with(|| (&a.id, &a.link_name).cmp(&(&b.id, &b.link_name)))
-    };
-    Json(wanted.page(all, model.revision(Collection::Providers), texts, order))
+    Json(wanted.page(all, model.revision(Collection::Providers)))
 }
 
 /// A provider with all that is known of it.
@@ -179,8 +173,7 @@ pub struct KnownValue {
 }
 
 fn known_values(spec: &Spec) -> Vec<KnownValue> {
-    let known = |value: &builtin::Value| KnownValue { name: value.name, default: value.default, help: value.help };
-    spec.values.iter().map(known).collect()
+    spec.values.iter().map(|value| KnownValue { name: value.name, default: value.default, help: value.help }).collect()
 }
 
 /// A provider with all that is known of it
@@ -193,9 +186,9 @@ pub async fn one(
     Path((id, link_name)): Path<(String, String)>,
 ) -> Result<Json<ProviderDetail>, Refusal> {
     let model = dashboard.model();
-    model.look().await;
-    let (picture, rates, table) = (model.picture(), model.rates(), dashboard.parts().links.table());
-    let sum = picture.index().providers.get(&(id.clone(), link_name.clone()));
+    model.mark_viewed().await;
+    let (snapshot, rates, table) = (model.snapshot(), model.rates(), dashboard.parts().context.links.table());
+    let sum = snapshot.index().providers.get(&(id.clone(), link_name.clone()));
     let claims = table.claims(&id).filter(|claims| claims.is_provider());
     if sum.is_none() && claims.is_none() {
         let text =
@@ -211,15 +204,15 @@ pub async fn one(
     let said =
         said.unwrap_or_default().into_iter().filter(|line| line.link_name == link_name || line.link_name.is_empty());
     let provider = Provider::of((&id, &link_name), sum, &table, &rates);
-    let by_contract = |spec: &&&Spec| spec.public_key == id || spec.contract_id == provider.contract_id;
+    let spec = CATALOGUE.iter().find(|spec| spec.public_key == id || spec.contract_id == provider.contract_id);
     Ok(Json(ProviderDetail {
         claims: claims.map(|claims| Claims::of(claims, !sum.hosts.is_empty())),
         instances: access.view(sum.hosts.iter().flat_map(|host| instances(host, &id, &link_name)).collect()),
-        links_to: Links::new(&table, &picture, model.own_id(), access)
+        links_to: Links::new(&table, &snapshot, model.own_id(), access)
             .all(|link| link.provider_id == id && link.link_name == link_name),
-        series: model.history().series(&Of::Target(id.clone(), link_name.clone())),
+        series: model.series(&Of::Target(id.clone(), link_name.clone())),
         operations,
-        values: CATALOGUE.iter().find(by_contract).map(|spec| known_values(spec)).unwrap_or_default(),
+        values: spec.map(|spec| known_values(spec)).unwrap_or_default(),
         last_errors: access.view(logs::errors(said.collect())),
         provider,
     }))
@@ -228,7 +221,7 @@ pub async fn one(
 fn instances(host: &HostView, id: &str, link_name: &str) -> Vec<ProviderInstance> {
     let of_it = host.inventory.providers.iter().filter(|p| p.id == id && p.link_name == link_name);
     let told = host.health.as_ref().and_then(|health| health.provider(id, link_name));
-    let instance = |provider: &crate::control::types::InventoryProvider| ProviderInstance {
+    let instances = of_it.map(|provider| ProviderInstance {
         host: HostRef::of(host),
         reference: provider.image_ref.clone(),
         annotations: provider.annotations.clone(),
@@ -236,8 +229,8 @@ fn instances(host: &HostView, id: &str, link_name: &str) -> Vec<ProviderInstance
         phase: told.map(|told| told.phase.clone()),
         crashes: told.map(|told| told.crashes),
         complaint: told.and_then(|told| told.complaint.clone()),
-    };
-    of_it.map(instance).collect()
+    });
+    instances.collect()
 }
 
 /// The providers that are part of every host.
@@ -261,7 +254,7 @@ pub struct BuiltinProvider {
 /// The providers that are part of every host, with the values of their links
 #[utoipa::path(get, path = "/api/v1/builtins", tag = "providers", responses((status = 200, body = Builtins)))]
 pub async fn builtins() -> Json<Builtins> {
-    let one = |spec: &&'static Spec| BuiltinProvider {
+    let items = CATALOGUE.iter().map(|spec| BuiltinProvider {
         reference: format!("{SCHEME}{}", spec.name),
         name: spec.name,
         title: spec.title,
@@ -269,8 +262,8 @@ pub async fn builtins() -> Json<Builtins> {
         about: spec.about,
         public_key: spec.public_key,
         values: known_values(spec),
-    };
-    Json(Builtins { items: CATALOGUE.iter().map(one).collect() })
+    });
+    Json(Builtins { items: items.collect() })
 }
 
 /// Where and how a provider is to start.
@@ -303,28 +296,29 @@ pub async fn start(
         return Err(Refusal::wrong(unknown.to_string()));
     }
     let place = Place::read(&dashboard, &reference, host.as_deref(), constraints)?;
-    let begun = Begun {
+    let operation = NewOperation {
         kind: "start_provider",
         title: format!("Start provider {}", shown(&reference)),
         host_id: host.as_deref().unwrap_or_default(),
         link_name: &link_name,
-        ..Begun::default()
+        ..NewOperation::default()
     };
     let (name, model) = (link_name.clone(), dashboard.model().clone());
-    accepted(dashboard.operations().begin(begun, |work| async move {
-        let settled = place.settle(&work, &reference, Some(&name)).await?;
-        work.stage("command", "");
-        let act = Act::new(&place.lattice, &settled.host, Some(START_WAIT));
-        let mut on_step = |step: &crate::control::types::Step| work.step(step);
-        let end = act.start_provider(&reference, &name, &annotations, configuration.as_deref(), &mut on_step).await?;
-        let host_name = model.picture().host_name(&settled.host);
-        place.tidy(&work, settled);
+    accepted(dashboard.operations().begin(operation, |handle| async move {
+        let settled = place.settle(&handle, &reference, Some(&name)).await?;
+        handle.stage("command", "");
+        let commands = HostCommands::new(&place.lattice, &settled.host, Some(START_WAIT));
+        let mut on_step = |step: &crate::events::Step| handle.step(step);
+        let end =
+            commands.start_provider(&reference, &name, &annotations, configuration.as_deref(), &mut on_step).await?;
+        let host_name = model.snapshot().host_name(&settled.host);
+        place.tidy(&handle, settled);
         Ok(match end {
-            Ended::Before(serving) => {
+            Outcome::Unchanged(serving) => {
                 End { text: format!("It runs on {host_name} already; nothing was changed"), target_id: serving.id }
             }
-            Ended::Done(serving) => End { text: format!("Runs on {host_name}"), target_id: serving.id },
-            Ended::Asked => End::default(),
+            Outcome::Done(serving) => End { text: format!("Runs on {host_name}"), target_id: serving.id },
+            Outcome::Accepted => End::default(),
         })
     }))
 }
@@ -346,9 +340,9 @@ pub async fn stop(
 ) -> Result<(StatusCode, Json<Accepted>), Refusal> {
     let host = host_id(&stop.host_id)?;
     ProviderId::parse(&id).map_err(|error| Refusal::wrong(format!("provider {id:?}: {error}")))?;
-    dashboard.model().look().await;
-    let picture = dashboard.model().picture();
-    let view = picture.host(&host).ok_or_else(|| Refusal::not_found(format!("host {host} is not in the lattice")))?;
+    dashboard.model().mark_viewed().await;
+    let snapshot = dashboard.model().snapshot();
+    let view = snapshot.host(&host).ok_or_else(|| Refusal::not_found(format!("host {host} is not in the lattice")))?;
     let is_it = |provider: &InventoryProvider| provider.id == id && provider.link_name == link_name;
     let found = match view.inventory.providers.iter().find(|provider| is_it(provider)) {
         Some(provider) => Some(provider.clone()),
@@ -362,11 +356,12 @@ pub async fn stop(
     let name = if provider.name.is_empty() { short(&id) } else { provider.name };
     let (host_name, contract) = (view.name.clone(), provider.contract_id);
     let title = format!("Stop {name} on {host_name}");
-    let begun = Begun { kind: "stop_provider", title, host_id: &host, target_id: &id, link_name: &link_name };
+    let operation =
+        NewOperation { kind: "stop_provider", title, host_id: &host, target_id: &id, link_name: &link_name };
     let (lattice, id, link_name, host) = (dashboard.lattice().clone(), id.clone(), link_name.clone(), host.clone());
-    accepted(dashboard.operations().begin(begun, |work| async move {
-        work.stage("command", "");
-        Act::new(&lattice, &host, Some(STOP_WAIT)).stop_provider(&id, &link_name, &contract).await?;
+    accepted(dashboard.operations().begin(operation, |handle| async move {
+        handle.stage("command", "");
+        HostCommands::new(&lattice, &host, Some(STOP_WAIT)).stop_provider(&id, &link_name, &contract).await?;
         Ok(End { text: format!("{name} has stopped on {host_name}"), ..End::default() })
     }))
 }

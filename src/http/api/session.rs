@@ -11,9 +11,10 @@ use utoipa::ToSchema;
 
 use super::{Body, ErrorBody};
 use crate::http::{
-    Dashboard, auth,
-    door::{self, Proof},
+    Dashboard,
+    auth::{self, Proof},
     listen::Caller,
+    token,
 };
 
 /// The proof that opens a session: one of the two.
@@ -47,9 +48,9 @@ pub async fn log_in(
         LogIn::Token(token) => Proof::Token(token),
         LogIn::Code(code) => Proof::Code(code),
     };
-    match dashboard.door().log_in(caller.ip(), proof) {
-        Ok(session) => Json(Session { session, lasts_s: auth::SESSION.as_secs() }).into_response(),
-        Err(error) => door::refuse_login(error),
+    match dashboard.auth().log_in(caller.ip(), proof) {
+        Ok(session) => Json(Session { session, lasts_s: token::SESSION.as_secs() }).into_response(),
+        Err(error) => auth::refuse_login(error),
     }
 }
 
@@ -58,6 +59,6 @@ pub async fn log_in(
 /// It ends for as long as this host runs. Another secret in the file, by `host dashboard --revoke`, ends all for good.
 #[utoipa::path(delete, path = "/api/v1/session", tag = "session", responses((status = 204, description = "left")))]
 pub async fn log_out(State(dashboard): State<Dashboard>, headers: HeaderMap) -> StatusCode {
-    dashboard.door().log_out(&headers);
+    dashboard.auth().log_out(&headers);
     StatusCode::NO_CONTENT
 }

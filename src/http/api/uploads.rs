@@ -85,13 +85,14 @@ pub async fn upload(State(dashboard): State<Dashboard>, request: Request) -> Res
 
 /// Refuses what need not be read.
 fn check(headers: &HeaderMap) -> Result<(), Refusal> {
-    let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let [kind, length] = [CONTENT_TYPE, CONTENT_LENGTH]
+        .map(|name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default());
     // Which no form of another page can send.
-    if !matches!(header(CONTENT_TYPE), "application/octet-stream" | "application/wasm" | "application/gzip") {
+    if !matches!(kind, "application/octet-stream" | "application/wasm" | "application/gzip") {
         let text = "send the file as it is, with content-type: application/octet-stream";
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
     }
-    match header(CONTENT_LENGTH).parse::<usize>() {
+    match length.parse::<usize>() {
         Ok(bytes) if bytes > BYTES_MAX => Err(too_large()),
         _ => Ok(()),
     }
@@ -103,6 +104,11 @@ fn too_large() -> Refusal {
         BYTES_MAX >> 20
     );
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text)
+}
+
+fn too_slow() -> Refusal {
+    let text = format!("the file came with less than {} KiB/s; send it again over a better line", RATE >> 10);
+    Refusal::new(StatusCode::REQUEST_TIMEOUT, text)
 }
 
 /// Reads what comes and throws it away, for a while: a client that is still sending does not hear
@@ -123,10 +129,6 @@ fn is_too_slow(bytes: usize, took: Duration) -> bool {
 
 /// Reads the whole file. The bytes that have arrived count against the budget of all payloads.
 async fn read(budget: &Budget, mut body: Body) -> Result<Bytes, Refusal> {
-    let too_slow = || {
-        let text = format!("the file came with less than {} KiB/s; send it again over a better line", RATE >> 10);
-        Refusal::new(StatusCode::REQUEST_TIMEOUT, text)
-    };
     let mut content = Buffer::new(budget, None);
     // Moved on by what the file had to wait here.
     let mut began = Instant::now();
@@ -153,7 +155,7 @@ async fn read(budget: &Budget, mut body: Body) -> Result<Bytes, Refusal> {
 }
 
 async fn store(dashboard: Dashboard, body: Body) -> Result<Uploaded, Refusal> {
-    let content = read(&dashboard.parts().budget, body).await?;
+    let content = read(&dashboard.parts().context.budget, body).await?;
     let bytes = content.len();
     let artifact = Artifact::verify(content).await.map_err(|error| match error {
         ContentError::Unsigned => Refusal::wrong(

@@ -7,9 +7,11 @@ use utoipa::ToSchema;
 
 use super::{
     HostView, ProviderState, State,
+    events::name_or_short,
     rates::{Point, Rate},
 };
 use crate::{
+    control::{probe::health::Health, types::InventoryProvider},
     http::{
         Dashboard,
         mask::{HIDDEN, Mask},
@@ -117,11 +119,11 @@ pub struct Summary {
 impl Summary {
     pub fn of(dashboard: &Dashboard) -> Self {
         let (model, parts) = (dashboard.model(), dashboard.parts());
-        let (picture, table) = (model.picture(), parts.links.table());
-        let index = picture.index();
-        let lost = picture.hosts.values().filter(|host| host.state == State::Lost).count();
+        let (snapshot, table) = (model.snapshot(), parts.context.links.table());
+        let index = snapshot.index();
+        let lost = snapshot.hosts.values().filter(|host| host.state == State::Lost).count();
         let counts = Counts {
-            hosts: picture.hosts.len(),
+            hosts: snapshot.hosts.len(),
             hosts_lost: lost,
             actors: index.actors.len(),
             replicas: index.actors.values().map(|actor| actor.replicas).sum(),
@@ -131,7 +133,7 @@ impl Summary {
         };
         let mut attention = Vec::new();
         attention.extend(store(dashboard));
-        for host in picture.hosts.values() {
+        for host in snapshot.hosts.values() {
             of_host(host, &table, &mut attention);
         }
         for link in table.links() {
@@ -147,18 +149,18 @@ impl Summary {
 /// Whether the lattice's metadata is where it belongs.
 fn store(dashboard: &Dashboard) -> Option<Attention> {
     let parts = dashboard.parts();
-    let state = parts.ctl.client.connection_state();
+    let state = parts.context.ctl.client.connection_state();
     if state != async_nats::connection::State::Connected {
         let text = "The host of this dashboard has no connection to its NATS server; nothing here is of now".to_owned();
         return Some(
             Attention::new(Grade::Error, "lattice", "", text).advice("Look at the NATS server of its machine."),
         );
     }
-    let backend = parts.store.backend();
-    if backend.is_shared() && !backend.is_away() && *parts.links.knowledge().borrow() {
+    let backend = parts.context.store.backend();
+    if backend.is_shared() && !backend.is_away() && *parts.context.links.synced().borrow() {
         return None;
     }
-    let why = parts.store.story().trouble.clone().unwrap_or_else(|| backend.absence().to_string());
+    let why = parts.context.store.story().trouble.clone().unwrap_or_else(|| backend.absence().to_string());
     let place = domain_name(dashboard.lattice().js_domain.as_deref());
     let text = format!("The lattice's metadata in {place} is not to be had: {why}");
     let advice = "Links cannot be changed until it is. `host doctor` looks for the cause.";
@@ -182,26 +184,33 @@ fn of_host(host: &HostView, table: &Table, attention: &mut Vec<Attention>) {
             return;
         }
     }
-    for provider in &host.inventory.providers {
-        let (id, link_name) = (&provider.id, &provider.link_name);
-        let name = if provider.name.is_empty() { id } else { &provider.name };
-        let health = host.health.as_ref().and_then(|health| health.provider(id, link_name));
-        let (text, said) = if host.provider_health(id, link_name) == ProviderState::Unhealthy {
-            let complaint = health.and_then(|health| health.complaint.as_deref());
-            (format!("Provider {name} on {} fails its health check", host.name), complaint)
-        } else if let Some(health) = health.filter(|health| health.crashes > 0) {
-            let text = format!("Provider {name} on {} ended {} times in a row", host.name, health.crashes);
-            (text, health.last_end.as_deref())
-        } else {
-            continue;
-        };
-        let mut item = Attention::new(Grade::Error, "provider", id, text)
-            .said(said)
-            .advice(format!("`host logs {id}{}` shows what it says.", link_option(link_name)));
-        item.link_name.clone_from(link_name);
-        attention.push(item);
+    attention.extend(host.inventory.providers.iter().filter_map(|provider| of_provider(host, provider)));
+    if let Some(health) = &host.health {
+        of_health(host, health, table, attention);
     }
-    let Some(health) = &host.health else { return };
+}
+
+fn of_provider(host: &HostView, provider: &InventoryProvider) -> Option<Attention> {
+    let (id, link_name) = (&provider.id, &provider.link_name);
+    let name = if provider.name.is_empty() { id } else { &provider.name };
+    let health = host.health.as_ref().and_then(|health| health.provider(id, link_name));
+    let (text, said) = if host.provider_health(id, link_name) == ProviderState::Unhealthy {
+        let complaint = health.and_then(|health| health.complaint.as_deref());
+        (format!("Provider {name} on {} fails its health check", host.name), complaint)
+    } else {
+        let health = health.filter(|health| health.crashes > 0)?;
+        let text = format!("Provider {name} on {} ended {} times in a row", host.name, health.crashes);
+        (text, health.last_end.as_deref())
+    };
+    let mut item = Attention::new(Grade::Error, "provider", id, text)
+        .said(said)
+        .advice(format!("`host logs {id}{}` shows what it says.", link_option(link_name)));
+    item.link_name.clone_from(link_name);
+    Some(item)
+}
+
+/// The report of a host about itself: its starts, its links, its connections.
+fn of_health(host: &HostView, health: &Health, table: &Table, attention: &mut Vec<Attention>) {
     for failure in &health.failures {
         let text = format!("{} does not start on {}", failure.reference, host.name);
         let mut item = Attention::new(Grade::Error, "host", &host.id, text).said(Some(&failure.error));
@@ -227,6 +236,12 @@ fn of_host(host: &HostView, table: &Table, attention: &mut Vec<Attention>) {
     }
 }
 
+fn warning(link: &LinkDefinition, text: String) -> Attention {
+    let mut item = Attention::new(Grade::Warning, "link", &link.actor_id, text);
+    item.link_name.clone_from(&link.link_name);
+    item
+}
+
 /// Tells the problem of a link, judged by the actors and providers that run.
 pub fn dangling(
     link: &LinkDefinition,
@@ -235,24 +250,20 @@ pub fn dangling(
     runs_actor: &dyn Fn(&str) -> bool,
 ) -> Option<Attention> {
     let actor = table.claims(&link.actor_id);
-    let name = actor.map_or_else(|| super::events::short(&link.actor_id), |claims| claims.name.clone());
-    let warning = |text: String| {
-        let mut item = Attention::new(Grade::Warning, "link", &link.actor_id, text);
-        item.link_name.clone_from(&link.link_name);
-        item
-    };
+    let name = name_or_short(table, &link.actor_id);
     if let Some(actor) = actor
         && !actor.capabilities.contains(&link.contract_id)
     {
         let text = format!("{name} is linked for {}, but was not signed for it", link.contract_id);
-        return Some(warning(text).advice(format!("Sign it with `host claims sign --cap {}`.", link.contract_id)));
+        return Some(
+            warning(link, text).advice(format!("Sign it with `host claims sign --cap {}`.", link.contract_id)),
+        );
     }
     // A link of what does not run yet waits for it; that is how applications are prepared.
     if !runs_provider(&link.provider_id) && runs_actor(&link.actor_id) {
-        let provider = table.claims(&link.provider_id).map(|claims| claims.name.clone());
-        let provider = provider.unwrap_or_else(|| super::events::short(&link.provider_id));
+        let provider = name_or_short(table, &link.provider_id);
         let text = format!("{name} is linked to {provider} for {}, which runs nowhere", link.contract_id);
-        return Some(warning(text).advice("Start the provider, or delete the link."));
+        return Some(warning(link, text).advice("Start the provider, or delete the link."));
     }
     None
 }
@@ -262,7 +273,7 @@ mod tests {
     use std::{collections::BTreeMap, sync::Arc};
 
     use super::*;
-    use crate::control::probe::health::{Failure, Health};
+    use crate::control::probe::health::Failure;
 
     fn link() -> LinkDefinition {
         LinkDefinition {

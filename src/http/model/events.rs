@@ -1,20 +1,25 @@
 //! The last events of the lattice, each with a sentence for people.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::now_ms;
 use crate::{
-    client::lattice::Event,
+    clock,
+    events::{
+        Event, Received,
+        event::{ActorContext, NOT_AVAILABLE, ProviderContext},
+    },
     http::mask::{HIDDEN, Mask},
+    identity::keys::LinkName,
+    links::{LinkDefinition, Table},
     providers::external::masks,
 };
 
 /// Events that are kept.
-pub const EVENTS_MAX: usize = 2000;
+const EVENTS_MAX: usize = 2000;
 /// Larger data is left out.
 const DATA_BYTES_MAX: usize = 4096;
 /// An error may be long; a line of a list is not.
@@ -56,22 +61,23 @@ impl Mask for Entry {
     }
 }
 
-/// The last events, oldest first.
-#[derive(Default)]
+/// The last events, oldest first. A clone shares them.
+#[derive(Clone, Default)]
 pub struct Log {
-    entries: VecDeque<Entry>,
+    entries: VecDeque<Arc<Entry>>,
     last: u64,
 }
 
 impl Log {
     /// Takes an entry in, and numbers it.
-    pub fn push(&mut self, mut entry: Entry) -> Entry {
+    pub fn push(&mut self, mut entry: Entry) -> Arc<Entry> {
         self.last += 1;
         entry.seq = self.last;
+        let entry = Arc::new(entry);
         if self.entries.len() >= EVENTS_MAX {
             self.entries.pop_front();
         }
-        self.entries.push_back(entry.clone());
+        self.entries.push_back(Arc::clone(&entry));
         entry
     }
 
@@ -82,7 +88,7 @@ impl Log {
 
     /// Newest first.
     pub fn newest(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.iter().rev()
+        self.entries.iter().rev().map(AsRef::as_ref)
     }
 }
 
@@ -94,30 +100,47 @@ pub fn short(key: &str) -> String {
     }
 }
 
+/// The name in the claims of an actor or a provider, or what is left of its key.
+pub fn name_or_short(table: &Table, id: &str) -> String {
+    table.claims(id).map_or_else(|| short(id), |claims| claims.name.clone())
+}
+
 impl Entry {
     /// Reads an event; heartbeats and checks that found what was known are none. `name_of` gives names to public keys.
     /// A host of this make tells each start with the events of all years, of which one is enough.
-    pub fn of(event: &Event, host_name: &str, is_ours: bool, name_of: impl Fn(&str) -> Option<String>) -> Option<Self> {
+    pub fn of(
+        Received { source, event, data }: &Received,
+        host_name: &str,
+        is_ours: bool,
+        name_of: impl Fn(&str) -> Option<String>,
+    ) -> Option<Self> {
         if is_ours
-            && matches!(event.name(), "actor_started" | "actors_started" | "actor_stopped" | "actor_start_failed")
+            && matches!(
+                event,
+                Event::ActorStarted { .. }
+                    | Event::ActorsStarted { .. }
+                    | Event::ActorStopped { .. }
+                    | Event::ActorStartFailed { .. }
+            )
         {
             return None;
         }
-        let (severity, text) = sentence(event, Words::All, host_name, &name_of)?;
-        let (_, masked) = sentence(event, Words::Ours, host_name, &name_of)?;
+        let narrator = Narrator { words: Words::All, host: host_name, name_of: &name_of };
+        let (severity, text) = narrator.sentence(event)?;
+        let (_, masked) = Narrator { words: Words::Ours, ..narrator }.sentence(event)?;
         let [text, masked] = [text, masked].map(|text| match text.char_indices().nth(TEXT_CHARS_MAX) {
             Some((end, _)) => format!("{}…", &text[..end]),
             None => text,
         });
         Some(Self {
             seq: 0,
-            at_ms: now_ms(),
+            at_ms: clock::now_ms(),
             name: event.name().to_owned(),
             severity,
-            host_id: event.source.clone(),
+            host_id: source.clone(),
             host_name: host_name.to_owned(),
             text,
-            data: shown(&event.data),
+            data: shown(data),
             masked,
         })
     }
@@ -126,7 +149,7 @@ impl Entry {
     pub fn concluded(name: &str, severity: Severity, host_id: &str, host_name: &str, text: String) -> Self {
         let (host_id, host_name) = (host_id.to_owned(), host_name.to_owned());
         let (name, masked, data) = (name.to_owned(), text.clone(), Value::Null);
-        Self { seq: 0, at_ms: now_ms(), name, severity, host_id, host_name, text, data, masked }
+        Self { seq: 0, at_ms: clock::now_ms(), name, severity, host_id, host_name, text, data, masked }
     }
 }
 
@@ -154,92 +177,160 @@ enum Words {
     Ours,
 }
 
-fn sentence(
-    event: &Event,
+/// Makes sentences of events of one host.
+struct Narrator<'a> {
     words: Words,
-    host: &str,
-    name_of: &dyn Fn(&str) -> Option<String>,
-) -> Option<(Severity, String)> {
-    use Severity::{Error, Good, Info, Warning};
-    let named = |key: &str| name_of(key).filter(|name| !name.is_empty()).unwrap_or_else(|| short(key));
-    // Events of actors and providers carry the name in the claims.
-    let claimed = event.data["claims"]["name"].as_str().filter(|name| !name.is_empty() && *name != "N/A");
-    let key = event.text("public_key");
-    let who = || claimed.map_or_else(|| named(key), str::to_owned);
-    let number = |member: &str| event.data[member].as_u64().unwrap_or_default();
-    let link = || match event.text("link_name") {
-        "" | "default" => String::new(),
+    host: &'a str,
+    name_of: &'a dyn Fn(&str) -> Option<String>,
+}
+
+impl Narrator<'_> {
+    /// Returns how much an event matters, and a sentence about it; none for events without news.
+    fn sentence(&self, event: &Event) -> Option<(Severity, String)> {
+        match event {
+            // References are told with what started.
+            Event::RefmapSet { .. } | Event::HostHeartbeat(_) | Event::HealthCheckStatus(_) => return None,
+            Event::Other(name) if name.is_empty() => return None,
+            _ => {}
+        }
+        let told = self.about_actor(event).or_else(|| self.about_provider(event));
+        let told = told.or_else(|| self.about_lattice(event));
+        told.or_else(|| Some((Severity::Info, format!("{} on {}", event.name(), self.host))))
+    }
+
+    fn about_actor(&self, event: &Event) -> Option<(Severity, String)> {
+        use Severity::{Error, Good, Info};
+        let host = self.host;
+        Some(match event {
+            Event::ActorStarted { actor, .. } => (Good, format!("{} started on {host}", self.actor(actor))),
+            Event::ActorsStarted { actor, count } => {
+                (Good, format!("{} started on {host}, {count} at a time", self.actor(actor)))
+            }
+            Event::ActorStopped { actor, .. } | Event::ActorsStopped { actor, remaining: 0, .. } => {
+                (Info, format!("{} stopped on {host}", self.actor(actor)))
+            }
+            Event::ActorsStopped { actor, remaining, .. } => {
+                (Info, format!("{} on {host} takes {remaining} at a time now", self.actor(actor)))
+            }
+            Event::ActorScaled { actor, max: 0 } => {
+                (Info, format!("{} scaled to nothing on {host}", self.actor(actor)))
+            }
+            Event::ActorScaled { actor, max: u32::MAX } => {
+                (Good, format!("{} scaled without a bound on {host}", self.actor(actor)))
+            }
+            Event::ActorScaled { actor, max } => (Good, format!("{} scaled to {max} on {host}", self.actor(actor))),
+            Event::ActorUpdated { public_key, revision, .. } => {
+                (Good, format!("{} updated to revision {revision} on {host}", self.named(public_key)))
+            }
+            Event::ActorUpdateFailed { public_key, reason, .. } => {
+                (Error, format!("{} was not updated on {host}: {}", self.named(public_key), self.said(reason)))
+            }
+            Event::ActorStartFailed { actor_ref: reference, error }
+            | Event::ActorsStartFailed { image_ref: reference, error, .. } => {
+                (Error, format!("Actor {reference} does not start on {host}: {}", self.said(error)))
+            }
+            Event::ActorScaleFailed { image_ref, error, .. } => {
+                (Error, format!("Actor {image_ref} is not scaled on {host}: {}", self.said(error)))
+            }
+            Event::ClaimsNotInForce { public_key, error, .. } => {
+                let who = self.named(public_key);
+                (Error, format!("Calls of and to {who} on {host} are refused: {}", self.said(error)))
+            }
+            _ => return None,
+        })
+    }
+
+    fn about_provider(&self, event: &Event) -> Option<(Severity, String)> {
+        use Severity::{Error, Good, Info, Warning};
+        let host = self.host;
+        Some(match event {
+            Event::ProviderStarted { provider, claims } => {
+                let who = self.claimed(&claims.name, &provider.public_key);
+                (Good, format!("Provider {who}{} started on {host}", under(&provider.link_name)))
+            }
+            Event::ProviderStartFailed { provider_ref, error, .. } => {
+                (Error, format!("Provider {provider_ref} does not start on {host}: {}", self.said(error)))
+            }
+            Event::ProviderStopped { provider, reason } => match reason.as_str() {
+                "" | "stopped" => (Info, format!("Provider {} stopped on {host}", self.provider(provider))),
+                _ => {
+                    let who = self.provider(provider);
+                    (Warning, format!("Provider {who} ended on {host}: {}", self.said(reason)))
+                }
+            },
+            Event::HealthCheckPassed(provider) => {
+                (Good, format!("Provider {} on {host} is healthy", self.provider(provider)))
+            }
+            Event::HealthCheckFailed(provider) => {
+                (Error, format!("Provider {} on {host} fails its health check", self.provider(provider)))
+            }
+            _ => return None,
+        })
+    }
+
+    fn about_lattice(&self, event: &Event) -> Option<(Severity, String)> {
+        use Severity::{Error, Good, Info, Warning};
+        let host = self.host;
+        Some(match event {
+            Event::HostStarted { .. } => (Good, format!("Host {host} started")),
+            Event::HostStopped { .. } => (Info, format!("Host {host} stopped")),
+            Event::LinkdefSet(LinkDefinition { actor_id, provider_id, contract_id, link_name, .. }) => {
+                let (actor, provider) = (self.named(actor_id), self.named(provider_id));
+                (Good, format!("{actor} linked to {provider} for {contract_id}{}", under(link_name)))
+            }
+            Event::LinkdefDeleted(LinkDefinition { actor_id, contract_id, link_name, .. }) => {
+                let actor = self.named(actor_id);
+                (Info, format!("Link of {actor} for {contract_id}{} deleted", under(link_name)))
+            }
+            Event::LinkdefSetFailed { link, error, .. } => {
+                let (provider, actor) = (self.named(&link.provider_id), self.named(&link.actor_id));
+                let error = self.said(error);
+                (Error, format!("Provider {provider} on {host} does not take the link of {actor} on: {error}"))
+            }
+            Event::CommandRefused { command, error, .. } => {
+                (Warning, format!("{host} refused {command}: {}", self.said(error)))
+            }
+            Event::ConfigSet { entity_id, key } => {
+                (Info, format!("Configuration {key} of {} set", self.named(entity_id)))
+            }
+            Event::ConfigDeleted { entity_id, .. } => {
+                (Info, format!("Configuration of {} deleted", self.named(entity_id)))
+            }
+            _ => return None,
+        })
+    }
+
+    fn named(&self, key: &str) -> String {
+        (self.name_of)(key).filter(|name| !name.is_empty()).unwrap_or_else(|| short(key))
+    }
+
+    /// Returns the name that an event carries in its claims, or else what is known of the key.
+    fn claimed(&self, name: &str, key: &str) -> String {
+        if matches!(name, "" | NOT_AVAILABLE) { self.named(key) } else { name.to_owned() }
+    }
+
+    fn actor(&self, actor: &ActorContext) -> String {
+        self.claimed(&actor.claims.name, &actor.public_key)
+    }
+
+    fn provider(&self, provider: &ProviderContext) -> String {
+        self.named(&provider.public_key) + &under(&provider.link_name)
+    }
+
+    fn said<'t>(&self, text: &'t str) -> &'t str {
+        match self.words {
+            Words::All => text,
+            Words::Ours => HIDDEN,
+        }
+    }
+}
+
+/// Names a link name that is not the default one.
+fn under(link_name: &str) -> String {
+    match link_name {
+        "" | LinkName::DEFAULT => String::new(),
         name => format!(" (link name {name})"),
-    };
-    let said = |member: &str| match words {
-        Words::All => event.text(member),
-        Words::Ours => HIDDEN,
-    };
-    let error = said("error");
-    Some(match event.name() {
-        "host_started" => (Good, format!("Host {host} started")),
-        "host_stopped" => (Info, format!("Host {host} stopped")),
-        "actors_started" => (Good, format!("{} started on {host}, {} at a time", who(), number("count"))),
-        "actor_scaled" => match number("max_instances") {
-            0 => (Info, format!("{} scaled to nothing on {host}", who())),
-            max if max == u64::from(u32::MAX) => (Good, format!("{} scaled without a bound on {host}", who())),
-            max => (Good, format!("{} scaled to {max} on {host}", who())),
-        },
-        "actors_stopped" => match number("remaining") {
-            0 => (Info, format!("{} stopped on {host}", who())),
-            left => (Info, format!("{} on {host} takes {left} at a time now", who())),
-        },
-        "actor_updated" => (Good, format!("{} updated to revision {} on {host}", who(), number("revision"))),
-        "actor_update_failed" => (Error, format!("{} was not updated on {host}: {}", who(), said("reason"))),
-        "actors_start_failed" => {
-            (Error, format!("Actor {} does not start on {host}: {error}", event.text("image_ref")))
-        }
-        "actor_scale_failed" => (Error, format!("Actor {} is not scaled on {host}: {error}", event.text("image_ref"))),
-        "claims_not_in_force" => (Error, format!("Calls of and to {} on {host} are refused: {error}", who())),
-        "provider_started" => (Good, format!("Provider {}{} started on {host}", who(), link())),
-        "provider_start_failed" => {
-            (Error, format!("Provider {} does not start on {host}: {error}", event.text("provider_ref")))
-        }
-        "provider_stopped" => match event.text("reason") {
-            "" | "stopped" => (Info, format!("Provider {}{} stopped on {host}", who(), link())),
-            _ => (Warning, format!("Provider {}{} ended on {host}: {}", who(), link(), said("reason"))),
-        },
-        "health_check_passed" => (Good, format!("Provider {}{} on {host} is healthy", who(), link())),
-        "health_check_failed" => (Error, format!("Provider {}{} on {host} fails its health check", who(), link())),
-        "linkdef_set" => (
-            Good,
-            format!(
-                "{} linked to {} for {}{}",
-                named(event.text("actor_id")),
-                named(event.text("provider_id")),
-                event.text("contract_id"),
-                link()
-            ),
-        ),
-        "linkdef_deleted" => (
-            Info,
-            format!("Link of {} for {}{} deleted", named(event.text("actor_id")), event.text("contract_id"), link()),
-        ),
-        "linkdef_set_failed" => (
-            Error,
-            format!(
-                "Provider {} on {host} does not take the link of {} on: {error}",
-                named(event.text("provider_id")),
-                named(event.text("actor_id"))
-            ),
-        ),
-        "command_refused" => (Warning, format!("{host} refused {}: {error}", event.text("command"))),
-        "config_set" => {
-            (Info, format!("Configuration {} of {} set", event.text("key"), named(event.text("entity_id"))))
-        }
-        "config_deleted" => (Info, format!("Configuration of {} deleted", named(event.text("entity_id")))),
-        "actor_started" => (Good, format!("{} started on {host}", who())),
-        "actor_stopped" => (Info, format!("{} stopped on {host}", who())),
-        "actor_start_failed" => (Error, format!("Actor {} does not start on {host}: {error}", event.text("actor_ref"))),
-        // References are told with what started.
-        "refmap_set" | "host_heartbeat" | "health_check_status" | "" => return None,
-        other => (Info, format!("{other} on {host}")),
-    })
+    }
 }
 
 #[cfg(test)]
@@ -250,7 +341,7 @@ mod tests {
 
     fn entry(name: &str, data: Value) -> Option<Entry> {
         let event = json!({ "type": format!("com.wasmcloud.lattice.{name}"), "source": "N1", "data": data });
-        let event: Event = serde_json::from_value(event).unwrap();
+        let event = Received::parse(event.to_string().as_bytes()).unwrap();
         Entry::of(&event, "calm-otter", true, |key| (key == "MA").then(|| "Echo".to_owned()))
     }
 

@@ -1,46 +1,48 @@
-//! One picture of the lattice in memory, for everybody who looks at the dashboard.
+//! The lattice in memory, for everybody who looks at the dashboard.
 //!
 //! ```text
-//! events, progress, peers, metadata watch ─▶ Keeper (the only writer) ─▶ Picture, a snapshot ─▶ pages of the API
-//!                                               └▶ News ─▶ streams
+//! events, progress, peers, metadata ─▶ Collector ─▶ Snapshot, Rates, Records ─▶ pages of the API
+//! requests, streams, operations ─▶ Demand ─▲  └▶ News ─▶ streams
 //! ```
 //!
+//! * The collector is the only writer of what pages show; others only write what they demand.
 //! * Links and claims are not copied: the host has them ([`crate::links::Live`]).
 //! * Other hosts are asked for what they run when an event says that it changed, and only while
-//!   somebody looks ([`Model::look`]); a host nobody looks at only listens.
-//! * A snapshot is immutable, and so is what was counted from it; readers hold no lock. The log of events and the history of
-//!   rates are behind locks that are held for lines.
+//!   somebody looks ([`Model::mark_viewed`]); a host nobody looks at only listens.
+//! * A [`Snapshot`] is immutable, and so is what was counted from it. [`Records`] grow: they are
+//!   behind a lock that is held for lines, and readers take copies out of it.
 //! * Everything has a bound: events, points of a history, targets with a history, pulls.
 
 pub mod attention;
+pub mod collector;
 pub mod events;
-pub mod keeper;
 pub mod rates;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use serde::Serialize;
 use tokio::sync::{Notify, broadcast, watch};
 use utoipa::ToSchema;
 
 use super::{
-    door::Access,
+    auth::Access,
     mask::{self, Mask},
 };
-use crate::control::{
-    probe::health::Health,
-    types::{Inventory, Pairs},
+use crate::{
+    clock,
+    control::{
+        probe::health::Health,
+        types::{Inventory, Pairs},
+    },
 };
 use events::Log;
-use rates::{History, Rates};
+use rates::{History, Of, Point, Rates, Series};
 
 /// News that a slow stream may be behind; then it is told to fetch everything.
 const NEWS: usize = 1024;
@@ -50,40 +52,93 @@ const LOOKING: Duration = Duration::from_secs(30);
 const HEARD_MAX: usize = 8192;
 const HEARD_KEPT_MS: u64 = 600_000;
 /// Shorter silences are those between two looks.
-const STORE_SILENT_MS: u64 = 1000;
+const STORE_SILENT: Duration = Duration::from_secs(1);
 /// How long a first look waits for what hosts answer.
 const FRESH: Duration = Duration::from_millis(1500);
 
-/// The picture. Cheap to clone.
+/// The lattice in memory. Cheap to clone.
 #[derive(Clone)]
 pub struct Model(Arc<Inner>);
 
 struct Inner {
     own_id: Arc<str>,
-    picture: ArcSwap<Picture>,
+    // The collector alone writes these three.
+    snapshot: ArcSwap<Snapshot>,
     rates: ArcSwap<Rates>,
-    // Held for lines without an await, like the four below.
-    log: Mutex<Log>,
-    history: Mutex<History>,
-    pulls: Mutex<Vec<Pull>>,
-    /// Hosts that were changed from here and are to be asked again.
-    touched: Mutex<BTreeSet<String>>,
-    /// When hosts of other makes were last heard.
-    heard: Mutex<HashMap<Arc<str>, u64>>,
-    revisions: [AtomicU64; Collection::ALL.len()],
-    news: broadcast::Sender<News>,
-    viewers: AtomicUsize,
-    /// When the last request was made, in ms since `began`.
-    looked_ms: AtomicU64,
-    /// When somebody began to look, likewise.
-    began_to_look_ms: AtomicU64,
-    /// When the bucket of the metadata was last heard, in ms since `began`.
-    store_heard_ms: AtomicU64,
-    began: Instant,
-    /// Somebody began to look.
+    records: RwLock<Records>,
+    demand: Mutex<Demand>,
+    /// Somebody began to look, or a host was changed from here.
     wanted: Notify,
     /// Ticks when all hosts have been asked that had to be.
     fresh: watch::Sender<bool>,
+    news: broadcast::Sender<News>,
+}
+
+/// Everything that grows event by event, so that a copy for each change would cost too much.
+struct Records {
+    log: Log,
+    history: History,
+    pulls: Vec<Pull>,
+    /// When hosts of other makes were last heard, in milliseconds since 1970.
+    heard: HashMap<Arc<str>, u64>,
+    /// How often each list has changed.
+    revisions: [u64; Collection::ALL.len()],
+    /// When the bucket of the metadata was last heard.
+    store_heard: Instant,
+}
+
+impl Records {
+    fn changed(&mut self, collection: Collection) {
+        self.revisions[collection as usize] += 1;
+    }
+
+    /// A host was heard now.
+    fn hear(&mut self, id: &Arc<str>) {
+        let now = clock::now_ms();
+        if self.heard.len() >= HEARD_MAX {
+            self.heard.retain(|_, at| *at > now.saturating_sub(HEARD_KEPT_MS));
+        }
+        if self.heard.len() < HEARD_MAX {
+            self.heard.insert(Arc::clone(id), now);
+        }
+    }
+
+    /// Keeps the pulls of which this is true.
+    fn retain_pulls(&mut self, is_kept: impl Fn(&Pull) -> bool) {
+        let before = self.pulls.len();
+        self.pulls.retain(is_kept);
+        if self.pulls.len() < before {
+            self.changed(Collection::Pulls);
+        }
+    }
+}
+
+/// The wishes of others for the collector, which reads them at its next tick.
+struct Demand {
+    /// Streams that hear news.
+    viewers: usize,
+    /// When the last request was made.
+    viewed: Option<Instant>,
+    /// When somebody began to look.
+    began: Instant,
+    /// Hosts that were changed from here and are to be asked again.
+    invalidated: BTreeSet<String>,
+}
+
+impl Demand {
+    /// Whether it is worth to ask other hosts.
+    fn is_viewed(&self) -> bool {
+        self.viewers > 0 || self.viewed.is_some_and(|at| at.elapsed() < LOOKING)
+    }
+
+    /// Somebody looks now. Says whether nobody did before.
+    fn begin(&mut self) -> bool {
+        let begins = !self.is_viewed();
+        if begins {
+            self.began = Instant::now();
+        }
+        begins
+    }
 }
 
 /// A list that pages show, and fetch again when its revision changes.
@@ -177,8 +232,7 @@ impl HostView {
     /// How a provider of it answers health checks.
     pub fn provider_health(&self, id: &str, link_name: &str) -> ProviderState {
         let told = self.checks.get(&(id.to_owned(), link_name.to_owned())).copied();
-        let by_probe = || self.health.as_ref()?.provider(id, link_name)?.is_healthy;
-        match told.or_else(by_probe) {
+        match told.or_else(|| self.health.as_ref()?.provider(id, link_name)?.is_healthy) {
             Some(true) => ProviderState::Healthy,
             Some(false) => ProviderState::Unhealthy,
             None => ProviderState::Unknown,
@@ -199,7 +253,7 @@ pub enum ProviderState {
 
 /// The hosts of one moment.
 #[derive(Default)]
-pub struct Picture {
+pub struct Snapshot {
     /// By id.
     pub hosts: BTreeMap<Arc<str>, Arc<HostView>>,
     /// Counted when it is first wanted.
@@ -232,7 +286,7 @@ pub struct ProviderSum {
     pub hosts: Vec<Arc<HostView>>,
 }
 
-impl Picture {
+impl Snapshot {
     fn new(hosts: BTreeMap<Arc<str>, Arc<HostView>>) -> Self {
         Self { hosts, index: OnceLock::new() }
     }
@@ -258,16 +312,16 @@ impl Picture {
 
 impl Index {
     /// Leaves out the actors and providers of lost hosts: they do not run.
-    fn of(picture: &Picture) -> Self {
+    fn of(snapshot: &Snapshot) -> Self {
         let mut index = Self::default();
-        for host in picture.present() {
+        for host in snapshot.present() {
             for actor in &host.inventory.actors {
                 let sum = index.actors.entry(actor.id.clone()).or_default();
                 if sum.name.is_empty() {
                     sum.name.clone_from(&actor.name);
                 }
                 sum.references.insert(actor.image_ref.clone());
-                sum.replicas += crate::client::outcome::instances(actor, |_| true);
+                sum.replicas += crate::client::watch::instances(actor, |_| true);
                 sum.hosts.push(Arc::clone(host));
             }
             for provider in &host.inventory.providers {
@@ -310,24 +364,23 @@ pub struct Pull {
 
 impl Model {
     pub fn new(own_id: &str) -> Self {
+        let now = Instant::now();
         Self(Arc::new(Inner {
             own_id: own_id.into(),
-            picture: ArcSwap::default(),
+            snapshot: ArcSwap::default(),
             rates: ArcSwap::default(),
-            log: Mutex::default(),
-            history: Mutex::default(),
-            pulls: Mutex::default(),
-            touched: Mutex::default(),
-            heard: Mutex::default(),
-            revisions: std::array::from_fn(|_| AtomicU64::new(1)),
-            news: broadcast::Sender::new(NEWS),
-            viewers: AtomicUsize::new(0),
-            looked_ms: AtomicU64::new(0),
-            began_to_look_ms: AtomicU64::new(0),
-            store_heard_ms: AtomicU64::new(0),
-            began: Instant::now(),
+            records: RwLock::new(Records {
+                log: Log::default(),
+                history: History::default(),
+                pulls: Vec::new(),
+                heard: HashMap::new(),
+                revisions: [1; Collection::ALL.len()],
+                store_heard: now,
+            }),
+            demand: Mutex::new(Demand { viewers: 0, viewed: None, began: now, invalidated: BTreeSet::new() }),
             wanted: Notify::new(),
             fresh: watch::Sender::new(false),
+            news: broadcast::Sender::new(NEWS),
         }))
     }
 
@@ -337,8 +390,8 @@ impl Model {
     }
 
     /// The hosts as they are now.
-    pub fn picture(&self) -> Arc<Picture> {
-        self.0.picture.load_full()
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.0.snapshot.load_full()
     }
 
     /// Returns the rates of calls now.
@@ -346,59 +399,58 @@ impl Model {
         self.0.rates.load_full()
     }
 
-    /// The history of rates.
-    pub fn history(&self) -> MutexGuard<'_, History> {
-        self.0.history.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The history of rates of one thing.
+    pub fn series(&self, of: &Of) -> Series {
+        self.0.records.read().history.series(of)
     }
 
-    /// The last events.
-    pub fn log(&self) -> MutexGuard<'_, Log> {
-        self.0.log.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last_point(&self, of: &Of) -> Option<Point> {
+        self.0.records.read().history.last(of)
+    }
+
+    /// The last events, as they are now.
+    pub fn log(&self) -> Log {
+        self.0.records.read().log.clone()
     }
 
     /// Returns the images that hosts fetch or start at the moment.
     pub fn pulls(&self) -> Vec<Pull> {
-        self.locked_pulls().clone()
-    }
-
-    fn locked_pulls(&self) -> MutexGuard<'_, Vec<Pull>> {
-        self.0.pulls.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A host was changed: it is asked again, whether or not it tells events.
-    pub fn touch(&self, host_id: &str) {
-        self.0.touched.lock().unwrap_or_else(PoisonError::into_inner).insert(host_id.to_owned());
-        self.0.wanted.notify_one();
-    }
-
-    /// A host was heard now.
-    fn heard(&self, id: &Arc<str>) {
-        let mut heard = self.0.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        if heard.len() >= HEARD_MAX {
-            let oldest = now_ms().saturating_sub(HEARD_KEPT_MS);
-            heard.retain(|_, at| *at > oldest);
-        }
-        if heard.len() < HEARD_MAX {
-            heard.insert(Arc::clone(id), now_ms());
-        }
+        self.0.records.read().pulls.clone()
     }
 
     /// When a host was last heard by an event, in milliseconds since 1970.
     pub fn heard_ms(&self, id: &str) -> Option<u64> {
-        self.0.heard.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied()
-    }
-
-    fn take_touched(&self) -> BTreeSet<String> {
-        std::mem::take(&mut *self.0.touched.lock().unwrap_or_else(PoisonError::into_inner))
+        self.0.records.read().heard.get(id).copied()
     }
 
     /// How often a list has changed.
     pub fn revision(&self, collection: Collection) -> u64 {
-        self.0.revisions[collection as usize].load(Ordering::Acquire)
+        self.revisions()[collection as usize]
     }
 
-    fn changed(&self, collection: Collection) {
-        self.0.revisions[collection as usize].fetch_add(1, Ordering::AcqRel);
+    fn revisions(&self) -> [u64; Collection::ALL.len()] {
+        self.0.records.read().revisions
+    }
+
+    /// How long the bucket of the lattice's metadata was not heard; nothing while it is.
+    pub fn store_lag(&self) -> Duration {
+        let silent = self.0.records.read().store_heard.elapsed();
+        if silent < STORE_SILENT { Duration::ZERO } else { silent }
+    }
+
+    /// Lets the collector write; it is the only one.
+    fn records(&self) -> RwLockWriteGuard<'_, Records> {
+        self.0.records.write()
+    }
+
+    /// A host was changed: it is asked again, whether or not it tells events.
+    pub fn invalidate(&self, host_id: &str) {
+        self.0.demand.lock().invalidated.insert(host_id.to_owned());
+        self.0.wanted.notify_one();
+    }
+
+    fn take_invalidated(&self) -> BTreeSet<String> {
+        std::mem::take(&mut self.0.demand.lock().invalidated)
     }
 
     /// Tells streams something.
@@ -419,7 +471,7 @@ impl Model {
         }
     }
 
-    /// Nobody keeps the picture any more: nobody is to wait for it either.
+    /// Nobody collects any more: nobody is to wait for it either.
     fn abandon(&self) {
         self.0.fresh.send_replace(true);
     }
@@ -427,26 +479,28 @@ impl Model {
     /// Hears news until what is returned is dropped; for so long somebody looks.
     pub fn view(&self) -> View {
         let news = self.0.news.subscribe();
-        if !self.is_looked_at() {
-            self.0.began_to_look_ms.store(self.age_ms(), Ordering::Release);
+        {
+            let mut demand = self.0.demand.lock();
+            demand.begin();
+            demand.viewers += 1;
         }
-        self.0.viewers.fetch_add(1, Ordering::AcqRel);
         self.0.wanted.notify_one();
         View { news, model: self.clone() }
     }
 
-    /// Somebody looks now. If nobody did before, it returns when the picture is as fresh as hosts can make it, or after a
-    /// moment; else the picture is kept fresh anyway.
-    pub async fn look(&self) {
-        let was_looked_at = self.is_looked_at();
-        self.0.looked_ms.store(self.age_ms().max(1), Ordering::Release);
-        if !was_looked_at {
-            self.0.fresh.send_replace(false);
-            self.0.began_to_look_ms.store(self.age_ms(), Ordering::Release);
-            self.0.wanted.notify_one();
-        }
-        let began = self.0.began_to_look_ms.load(Ordering::Acquire);
-        if self.age_ms().saturating_sub(began) > FRESH.as_millis() as u64 {
+    /// Somebody looks now. If nobody did before, it returns when the snapshot is as fresh as hosts
+    /// can make it, or after a moment; else the snapshot is kept fresh anyway.
+    pub async fn mark_viewed(&self) {
+        let began = {
+            let mut demand = self.0.demand.lock();
+            if demand.begin() {
+                self.0.fresh.send_replace(false);
+                self.0.wanted.notify_one();
+            }
+            demand.viewed = Some(Instant::now());
+            demand.began
+        };
+        if began.elapsed() > FRESH {
             return;
         }
         let mut fresh = self.0.fresh.subscribe();
@@ -454,32 +508,13 @@ impl Model {
     }
 
     /// Whether it is worth to ask other hosts.
-    fn is_looked_at(&self) -> bool {
-        let looked = self.0.looked_ms.load(Ordering::Acquire);
-        self.has_viewers() || (looked > 0 && self.age_ms().saturating_sub(looked) < LOOKING.as_millis() as u64)
-    }
-
-    fn has_viewers(&self) -> bool {
-        self.viewers() > 0
+    fn is_viewed(&self) -> bool {
+        self.0.demand.lock().is_viewed()
     }
 
     /// How many hear news.
     pub fn viewers(&self) -> usize {
-        self.0.viewers.load(Ordering::Acquire)
-    }
-
-    fn store_is_heard(&self) {
-        self.0.store_heard_ms.store(self.age_ms(), Ordering::Release);
-    }
-
-    /// How long the bucket of the lattice's metadata was not heard; nothing while it is.
-    pub fn store_lag(&self) -> Duration {
-        let silent = self.age_ms().saturating_sub(self.0.store_heard_ms.load(Ordering::Acquire));
-        if silent < STORE_SILENT_MS { Duration::ZERO } else { Duration::from_millis(silent) }
-    }
-
-    fn age_ms(&self) -> u64 {
-        u64::try_from(self.0.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+        self.0.demand.lock().viewers
     }
 }
 
@@ -491,14 +526,8 @@ pub struct View {
 
 impl Drop for View {
     fn drop(&mut self) {
-        self.model.0.viewers.fetch_sub(1, Ordering::AcqRel);
+        self.model.0.demand.lock().viewers -= 1;
     }
-}
-
-/// The time of now, in milliseconds since 1970.
-pub fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -527,8 +556,8 @@ mod tests {
             host("N2", State::Silent, &[("MA", 3)]),
             host("N3", State::Lost, &[("MA", 50), ("MC", 1)]),
         ];
-        let picture = Picture::new(hosts.into_iter().map(|host| (Arc::clone(&host.id), host)).collect());
-        let index = picture.index();
+        let snapshot = Snapshot::new(hosts.into_iter().map(|host| (Arc::clone(&host.id), host)).collect());
+        let index = snapshot.index();
         let actors: Vec<_> = index.actors.iter().map(|(id, sum)| (&**id, sum.replicas, sum.hosts.len())).collect();
         assert_eq!(actors, [("MA", 5, 2), ("MB", 1, 1)]);
         assert_eq!(index.providers[&("VA".to_owned(), "default".to_owned())].hosts.len(), 2);
@@ -538,12 +567,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_look_ends_even_if_nobody_answers() {
         let model = Model::new("N1");
-        assert!(!model.is_looked_at());
-        model.look().await;
-        assert!(model.is_looked_at());
+        assert!(!model.is_viewed());
+        model.mark_viewed().await;
+        assert!(model.is_viewed());
         model.0.fresh.send_replace(true);
         let began = tokio::time::Instant::now();
-        model.look().await;
+        model.mark_viewed().await;
         assert!(began.elapsed() < FRESH);
     }
 }

@@ -13,7 +13,7 @@ use crate::{client::rates::Row, meter::Tally};
 /// The time that one point stands for, in milliseconds.
 pub const STEP_MS: u64 = 2000;
 /// Points that are kept: ten minutes.
-pub const POINTS_MAX: usize = 300;
+const POINTS_MAX: usize = 300;
 /// Places that one rate may fill; what is longer was not looked at.
 const FILL_MAX: u64 = 8;
 /// Targets whose history is kept.
@@ -49,16 +49,24 @@ impl Sum {
     }
 
     pub fn rate(&self) -> Rate {
-        let us = |share: f64| self.between.took.percentile(share).map(|ns| (ns / 100.0).round() / 10.0);
-        let rounded = |value: f64| (value * 100.0).round() / 100.0;
         Rate {
             calls_per_s: rounded(self.calls_per_s),
             errors_per_s: rounded(self.errors_per_s),
-            p50_us: us(0.5),
-            p99_us: us(0.99),
+            p50_us: percentile_us(&self.between, 0.5),
+            p99_us: percentile_us(&self.between, 0.99),
             in_work: self.in_work,
         }
     }
+}
+
+fn rounded(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}
+
+/// The time that this share of the calls did not exceed, in microseconds; nothing if there were
+/// none.
+pub fn percentile_us(tally: &Tally, share: f64) -> Option<f64> {
+    tally.took.percentile(share).map(|ns| (ns / 100.0).round() / 10.0)
 }
 
 /// The subject of a rate.
@@ -132,6 +140,10 @@ impl Point {
             p99_us: rate.p99_us,
         }
     }
+
+    fn is_busy(&self) -> bool {
+        self.calls > 0.0 || self.p50_us.is_some()
+    }
 }
 
 /// Points by whose they are.
@@ -181,8 +193,7 @@ impl History {
                 points.pop_front();
             }
         }
-        let is_busy = |point: &Point| point.calls > 0.0 || point.p50_us.is_some();
-        self.of.retain(|of, points| *of == Of::Lattice || points.iter().any(is_busy));
+        self.of.retain(|of, points| *of == Of::Lattice || points.iter().any(Point::is_busy));
     }
 
     pub fn last(&self, of: &Of) -> Option<Point> {

@@ -1,9 +1,10 @@
 //! Writes provider archives, and changes those there are.
 //!
-//! A [`Draft`] is an archive that nobody vouches for yet: what the claims are to say, and an executable for each target.
-//! [`Draft::write`] hashes the executables, signs the claims, and packs all as the readers of these years want it:
-//! `claims.jwt` first, then `{target}.bin` for each target, in a GNU tar that may be compressed as a whole. The same draft
-//! signed with the same token is the same file: entries have no times and come in the order of their names.
+//! A [`Draft`] is an archive that nobody vouches for yet: what the claims are to say, and an
+//! executable for each target. [`Draft::write`] hashes the executables, signs the claims, and packs
+//! all as the readers of these years want it: `claims.jwt` first, then `{target}.bin` for each
+//! target, in a GNU tar that may be compressed as a whole. The same draft signed with the same
+//! token is the same file: entries have no times and come in the order of their names.
 
 use std::{
     collections::BTreeMap,
@@ -58,7 +59,8 @@ impl Draft {
         Self { says, executables: BTreeMap::new() }
     }
 
-    /// Takes an archive apart to change it; returns its claims too. All its executables are checked.
+    /// Takes an archive apart to change it; returns its claims too. All its executables are
+    /// checked.
     ///
     /// Unpacks and hashes: call it off the async threads.
     pub fn read(bytes: &[u8], now: u64) -> Result<(Self, ProviderClaims), ArchiveError> {
@@ -119,8 +121,9 @@ impl Draft {
         if self.executables.is_empty() {
             return Err(DraftError::NoExecutables);
         }
-        let hash = |(target, executable): (&String, &Vec<u8>)| (target.clone(), hex_upper(&sha256(executable)));
-        let target_hashes = self.executables.iter().map(hash).collect();
+        let executables = self.executables.iter();
+        let target_hashes =
+            executables.map(|(target, executable)| (target.clone(), hex_upper(&sha256(executable)))).collect();
         let says = ProviderToken { target_hashes, ..self.says.clone() };
         let token = sign::provider(&says, subject, issuer, term)?;
         if !compress {

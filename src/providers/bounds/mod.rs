@@ -6,15 +6,16 @@
 //! here:
 //!
 //! * subjects that command somebody ([`Reserved`]), for messages on the host's connection;
-//! * the sockets of the host itself and of its NATS servers ([`OwnSockets`]): there the host would be operated in its own
-//!   name;
+//! * the sockets of the host itself and of its NATS servers ([`OwnSockets`]): there the host would
+//!   be operated in its own name;
 //! * paths ([`LinkPaths`]): which files link values may name, and where objects may be written.
 
 mod paths;
 mod sockets;
 
-/// The header by which an actor's request to this machine is known, whatever way it took. Dashboards refuse such requests, also
-/// those of other hosts on this machine, whose sockets are not known here.
+/// The header by which an actor's request to this machine is known, whatever way it took.
+/// Dashboards refuse such requests, also those of other hosts on this machine, whose sockets are
+/// not known here.
 pub const FROM_ACTOR: &str = "lattice-from-actor";
 
 pub use paths::LinkPaths;

@@ -1,12 +1,13 @@
 //! Paths in link values: which files they may name, and which directories.
 //!
-//! With the setting `link_paths` everything a link names must be below one of its directories, wherever symbolic links
-//! lead. Without it:
+//! With the setting `link_paths` everything a link names must be below one of its directories,
+//! wherever symbolic links lead. Without it:
 //!
 //! * a file may be anywhere, for what is in it is never shown: a certificate, a key, settings;
-//! * a directory to write to must have been prepared by somebody who has the machine: it is there, and empty or holds
-//!   nothing but stores of actors. So a link cannot write into a home, `/etc` or anything else that is in use, also where
-//!   the host runs as root, and `mkdir` is all that the documented use takes.
+//! * a directory to write to must have been prepared by somebody who has the machine: it is there,
+//!   and empty or holds nothing but stores of actors. So a link cannot write into a home, `/etc` or
+//!   anything else that is in use, also where the host runs as root, and `mkdir` is all that the
+//!   documented use takes.
 
 use std::{
     io,

@@ -1,10 +1,12 @@
-//! The sockets that no actor reaches through a built-in provider: those of the host, and of the NATS servers it uses.
+//! The sockets that no actor reaches through a built-in provider: those of the host, and of the
+//! NATS servers it uses.
 //!
-//! The dashboard and a NATS server take the one who calls from this machine for somebody who may operate the host; a
-//! provider calls from this machine. Which sockets these are is known from the settings, from what the servers say of
-//! themselves, and, on this machine, by the usual ports of a NATS server's other doors. Compared is the address that a
-//! connection is really made to, never a name. An own socket is met by every address of this machine: loopback, the
-//! unspecified ones, those of its interfaces, and IPv4 ones written as IPv6.
+//! The dashboard and a NATS server take the one who calls from this machine for somebody who may
+//! operate the host; a provider calls from this machine. Which sockets these are is known from the
+//! settings, from what the servers say of themselves, and, on this machine, by the usual ports of a
+//! NATS server's other doors. Compared is the address that a connection is really made to, never a
+//! name. An own socket is met by every address of this machine: loopback, the unspecified ones,
+//! those of its interfaces, and IPv4 ones written as IPv6.
 //!
 //! Two things cannot be known: an address of another machine that leads back here (a router's
 //! forwarded port, a proxy on the way), and the doors of NATS servers on other machines beside
@@ -57,7 +59,8 @@ impl OwnSockets {
         self.some(|known| meets(known, address))
     }
 
-    /// Returns whether a connection to this address would reach a NATS server of this host as a client.
+    /// Returns whether a connection to this address would reach a NATS server of this host as a
+    /// client.
     pub fn takes_clients(&self, address: SocketAddr) -> bool {
         self.0.clients.load().iter().any(|known| meets(*known, address))
     }
@@ -79,7 +82,8 @@ impl OwnSockets {
         [host, clients, doors].iter().any(|list| list.load().iter().any(|known| is_it(*known)))
     }
 
-    /// Looks the NATS servers up, and again whenever a connection comes back: it may have found another one.
+    /// Looks the NATS servers up, and again whenever a connection comes back: it may have found
+    /// another one.
     pub async fn follow(self, servers: Vec<String>, connections: [Nats; 2], stop: CancellationToken) {
         let [mut first, mut second] = connections.each_ref().map(|nats| nats.reconnects.clone());
         loop {
@@ -92,7 +96,8 @@ impl OwnSockets {
         }
     }
 
-    /// Looks the NATS servers up once: `servers` of the settings, as URLs, and what those that are connected tell.
+    /// Looks the NATS servers up once: `servers` of the settings, as URLs, and what those that are
+    /// connected tell.
     pub async fn look(&self, servers: &[String], connections: &[Nats]) {
         let infos: Vec<_> = connections.iter().map(|nats| nats.client.server_info()).collect();
         let told = infos.iter().flat_map(|info| info.connect_urls.iter().map(String::as_str));
@@ -135,7 +140,8 @@ fn plain(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Returns the IPv4 address in an IPv6 one: compatible, mapped, translated, by NAT64 (well-known and local prefix), by 6to4.
+/// Returns the IPv4 address in an IPv6 one: compatible, mapped, translated, by NAT64 (well-known
+/// and local prefix), by 6to4.
 pub fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let (high, low) = match address.segments() {
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => return None,

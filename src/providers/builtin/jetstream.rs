@@ -84,7 +84,7 @@ impl Placement {
         };
         let domain = values.text(DOMAIN.name).or_else(|| host_domain.map(str::to_owned));
         if let Some(domain) = &domain
-            && !domain.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
+            && !is_plain(domain)
         {
             return Err(wrong(DOMAIN.name, domain, "letters, digits, - and _"));
         }
@@ -173,10 +173,13 @@ pub fn bucket_name(value: Option<String>, default: String, lattice: &LatticeName
     Ok(name)
 }
 
+fn is_plain(name: &str) -> bool {
+    name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
+}
+
 /// Checks the name of a bucket; whether it is that of the lattice's payloads only where the lattice is known.
 pub fn check_bucket_name(name: &str, lattice: Option<&LatticeName>) -> Result<(), LinkError> {
-    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"_-".contains(&b);
-    if name.is_empty() || name.len() > 128 || !name.bytes().all(is_plain) {
+    if name.is_empty() || name.len() > 128 || !is_plain(name) {
         return Err(wrong("bucket", name, "up to 128 letters, digits, - and _"));
     }
     let what = match HOSTS_BUCKETS.iter().find(|(begin, _)| name.starts_with(begin)) {

@@ -68,7 +68,7 @@ pub struct Spec {
     /// The values a link may have.
     pub values: &'static [Value],
     /// Brings work in from outside the lattice: it stops first when the host stops, while actors still answer.
-    pub brings_work: bool,
+    pub is_ingress: bool,
     /// Reads the values of a link without taking it on; returns what is odd about them.
     pub check: fn(&LinkDefinition) -> Result<Vec<String>, LinkError>,
     pub build: fn(Context) -> Arc<dyn Provider>,

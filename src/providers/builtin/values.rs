@@ -52,7 +52,8 @@ impl fmt::Display for Unknown {
     }
 }
 
-/// Returns the values of a link that a built-in provider does not know; those in files are not looked at.
+/// Returns the values of a link that a built-in provider does not know; those in files are not
+/// looked at.
 pub fn unknown_values(spec: &'static Spec, link: &LinkDefinition) -> Vec<Unknown> {
     Values::read(spec, link).map(|values| values.unknown).unwrap_or_default()
 }
@@ -60,14 +61,19 @@ pub fn unknown_values(spec: &'static Spec, link: &LinkDefinition) -> Vec<Unknown
 /// Finds the documented name that is most like `name`, or ends like it.
 fn closest(spec: &Spec, name: &str) -> Option<&'static str> {
     let wanted = name.to_ascii_lowercase();
-    let names = || {
-        spec.values.iter().flat_map(|value| value.aliases.iter().chain([&value.name]).map(|known| (value.name, *known)))
-    };
-    let ends_like = |known: &str| known.strip_suffix(&*wanted).is_some_and(|begin| begin.ends_with('_'));
-    if let Some((found, _)) = names().find(|(_, known)| ends_like(known)) {
+    let names: Vec<(&'static str, &'static str)> = spec
+        .values
+        .iter()
+        .flat_map(|value| value.aliases.iter().chain([&value.name]).map(|known| (value.name, *known)))
+        .collect();
+    let ends_like = names.iter().find(|(_, known)| {
+        known.strip_suffix(&*wanted).is_some_and(|begin| begin.ends_with('_'))
+    });
+    if let Some(&(found, _)) = ends_like {
         return Some(found);
     }
-    let likeness = names().map(|(value, known)| (value, strsim::jaro_winkler(known, &wanted)));
+    let likeness =
+        names.into_iter().map(|(value, known)| (value, strsim::jaro_winkler(known, &wanted)));
     let (found, likeness) = likeness.max_by(|one, other| one.1.total_cmp(&other.1))?;
     (likeness >= LIKE).then_some(found)
 }
@@ -183,19 +189,15 @@ impl Values {
 
     /// Texts: separated by commas, or a JSON array.
     pub fn list(&self, name: &str) -> Result<Option<Vec<String>>, LinkError> {
-        let from_array = |items: &[Json]| -> Result<Vec<String>, LinkError> {
-            let text = |item: &Json| item.as_str().map(str::to_owned);
-            items.iter().map(|item| text(item).ok_or_else(|| wrong(name, &item.to_string(), "a text"))).collect()
-        };
         if let Some(text) = self.single.get(name) {
             if let Ok(Json::Array(items)) = serde_json::from_str(text) {
-                return from_array(&items).map(Some);
+                return texts(name, &items).map(Some);
             }
             return Ok(Some(text.split(',').map(|item| item.trim().to_owned()).filter(|i| !i.is_empty()).collect()));
         }
         match self.member(name) {
             None => Ok(None),
-            Some(Json::Array(items)) => from_array(items).map(Some),
+            Some(Json::Array(items)) => texts(name, items).map(Some),
             Some(Json::String(text)) => Ok(Some(text.split(',').map(|item| item.trim().to_owned()).collect())),
             Some(other) => Err(wrong(name, &other.to_string(), "an array of texts")),
         }
@@ -205,6 +207,16 @@ impl Values {
 /// A value that is not what its name asks for. Never used for secrets: it repeats the value.
 pub fn wrong(name: &str, value: &str, expected: &str) -> LinkError {
     LinkError::Values(format!("link value {name} is {value:?}, expected {expected}"))
+}
+
+fn texts(name: &str, items: &[Json]) -> Result<Vec<String>, LinkError> {
+    items
+        .iter()
+        .map(|item| match item.as_str() {
+            Some(text) => Ok(text.to_owned()),
+            None => Err(wrong(name, &item.to_string(), "a text")),
+        })
+        .collect()
 }
 
 fn object(name: &str, json: &[u8]) -> Result<Map<String, Json>, LinkError> {
@@ -306,7 +318,7 @@ pub(super) mod tests {
                 if values[0].0 == "config_json" && !spec.values.iter().any(|value| value.name == "config_json") {
                     continue;
                 }
-                let unknown = unknown_values(spec, &link(spec, values));
+                let unknown = Values::read(spec, &link(spec, values)).unwrap().unknown;
                 let [one] = unknown.as_slice() else { panic!("{provider} {name}: {unknown:?}") };
                 assert_eq!((one.name.as_str(), one.meant), (name, meant), "{provider}");
                 assert!(one.to_string().contains(meant.unwrap_or("host inspect")), "{one}");

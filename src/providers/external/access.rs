@@ -1,4 +1,5 @@
-//! How a provider process gets to NATS: what the settings of the `prov_rpc` connection become in host data.
+//! How a provider process gets to NATS: what the settings of the `prov_rpc` connection become in
+//! host data.
 //!
 //! Host data has room for one URL, a user JWT and its seed. The use that providers make of that
 //! depends on the library they were built with, so not every way to log in that works for the host
@@ -21,8 +22,9 @@ use std::{fmt::Write as _, path::Path};
 
 use crate::config::{Auth, Connection, Secret};
 
-/// The variable by which OpenSSL, rustls with the system's certificates, and Go find certificates to trust.
-pub const CERTIFICATES_VARIABLE: &str = "SSL_CERT_FILE";
+/// The variable by which OpenSSL, rustls with the system's certificates, and Go find certificates
+/// to trust.
+const CERTIFICATES_VARIABLE: &str = "SSL_CERT_FILE";
 /// A creds file has a JWT of a few kilobytes and a seed.
 const CREDS_BYTES_MAX: usize = 1 << 20;
 
@@ -55,7 +57,8 @@ pub enum AccessError {
 }
 
 impl Access {
-    /// Translates the settings. Reads a creds file each time, because those are exchanged while hosts run.
+    /// Translates the settings. Reads a creds file each time, because those are exchanged while
+    /// hosts run.
     pub async fn find(connection: &Connection) -> Result<Self, AccessError> {
         let mut limits = Vec::new();
         let mut environment = Vec::new();
@@ -93,7 +96,8 @@ impl Access {
         if connection.tls.cert.is_some() {
             limits.push("providers cannot be given the TLS client certificate of prov_rpc");
         }
-        // There is at least one server in a checked configuration; the libraries have a default for none.
+        // There is at least one server in a checked configuration; the libraries have a default for
+        // none.
         let first = connection.servers.first().map(String::as_str).unwrap_or_default();
         let url = match first.split_once("://") {
             Some((scheme, address)) => format!("{scheme}://{login}{address}"),
@@ -109,10 +113,11 @@ fn absolute(path: &str) -> String {
 }
 
 async fn read_creds(path: &Path) -> Result<(Secret, Secret), AccessError> {
-    let name = || path.display().to_string();
-    let text =
-        tokio::fs::read_to_string(path).await.map_err(|cause| AccessError::Unreadable { path: name(), cause })?;
-    parse_creds(&text).ok_or_else(|| AccessError::NotCredentials { path: name() })
+    let name = path.display().to_string();
+    match tokio::fs::read_to_string(path).await {
+        Ok(text) => parse_creds(&text).ok_or(AccessError::NotCredentials { path: name }),
+        Err(cause) => Err(AccessError::Unreadable { path: name, cause }),
+    }
 }
 
 /// Reads the two blocks of a creds file.
@@ -120,9 +125,8 @@ fn parse_creds(text: &str) -> Option<(Secret, Secret)> {
     if text.len() > CREDS_BYTES_MAX {
         return None;
     }
-    let block = |title: &str| creds_block(text, title).map(Secret::new);
-    let (jwt, seed) = (block("JWT")?, block("SEED")?);
-    nkeys::KeyPair::from_seed(seed.expose()).is_ok().then_some((jwt, seed))
+    let (jwt, seed) = (creds_block(text, "JWT")?, creds_block(text, "SEED")?);
+    nkeys::KeyPair::from_seed(seed).is_ok().then(|| (Secret::new(jwt), Secret::new(seed)))
 }
 
 /// Returns the content of one block of a creds file: `JWT` or `SEED`.
@@ -133,7 +137,7 @@ pub fn creds_block<'a>(text: &'a str, title: &str) -> Option<&'a str> {
 }
 
 /// Writes a text so that it can stand anywhere in a URL.
-pub fn percent_encode(text: &str) -> String {
+fn percent_encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {

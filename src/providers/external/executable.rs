@@ -5,8 +5,8 @@
 //! alone, the name holds the hash, and the file is hashed again before each use; one that does not
 //! match is replaced. A file that is not used for a month is removed.
 //!
-//! Several hosts may share the cache: a file is written under a name of its own and appears by a rename, so nobody sees
-//! half a program, and a running one is never written to.
+//! Several hosts may share the cache: a file is written under a name of its own and appears by a
+//! rename, so nobody sees half a program, and a running one is never written to.
 
 use std::{
     fs, io,
@@ -38,6 +38,14 @@ pub enum InstallError {
     ForeignDirectory(PathBuf),
 }
 
+impl InstallError {
+    /// Returns how to make an error of what the system said about this path.
+    fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |cause| Self::Io { what, path, cause }
+    }
+}
+
 /// Makes sure that the executable of an archive lies in the cache, unchanged, and returns where.
 ///
 /// Reads or writes the whole file: call it off the async threads, before each start.
@@ -48,23 +56,21 @@ pub fn install(cache_dir: &Path, archive: &Archive) -> Result<PathBuf, InstallEr
     if is_intact(&path, &archive.hash) {
         return Ok(path);
     }
-    let failed = |what| {
-        let path = path.clone();
-        move |cause| InstallError::Io { what, path, cause }
-    };
     let mut builder = tempfile::Builder::new();
     builder.prefix(UNFINISHED);
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
-    let mut file = builder.tempfile_in(&dir).map_err(failed("create a file beside"))?;
-    file.write_all(&archive.executable).map_err(failed("write"))?;
+    let mut file = builder.tempfile_in(&dir).map_err(InstallError::io("create a file beside", &path))?;
+    file.write_all(&archive.executable).map_err(InstallError::io("write", &path))?;
     // Closed before it gets its name: a program that anybody has open for writing cannot be run.
     let file = file.into_temp_path();
-    file.persist(&path).map_err(|error| failed("rename a new file to")(error.error))?;
+    let persisted = file.persist(&path).map_err(|error| error.error);
+    persisted.map_err(InstallError::io("rename a new file to", &path))?;
     Ok(path)
 }
 
-/// Makes sure that an executable from [`install`] still is what it was; for restarts, when the archive is no longer at hand.
+/// Makes sure that an executable from [`install`] still is what it was; for restarts, when the
+/// archive is no longer at hand.
 ///
 /// Reads the whole file: call it off the async threads.
 pub fn check(path: &Path, hash: &[u8; 32]) -> Result<(), InstallError> {
@@ -75,14 +81,15 @@ pub fn check(path: &Path, hash: &[u8; 32]) -> Result<(), InstallError> {
 /// only the name of its file is gone.
 fn forget_old(dir: &Path) {
     let Ok(entries) = fs::read_dir(dir) else { return };
-    let is_old = |entry: &fs::DirEntry| {
-        let used = entry.metadata().and_then(|found| found.modified());
-        used.is_ok_and(|used| used.elapsed().is_ok_and(|unused| unused > KEPT_UNUSED))
-    };
     for entry in entries.flatten().filter(is_old) {
         // Another host may have been faster; what cannot be removed is tried again next time.
         let _ = fs::remove_file(entry.path());
     }
+}
+
+fn is_old(entry: &fs::DirEntry) -> bool {
+    let used = entry.metadata().and_then(|found| found.modified());
+    used.is_ok_and(|used| used.elapsed().is_ok_and(|unused| unused > KEPT_UNUSED))
 }
 
 /// Returns a file name with the provider, its revision and the hash of exactly this program.
@@ -95,25 +102,22 @@ fn file_name(archive: &Archive) -> String {
 /// The directory below `cache_dir`, which only this user may enter.
 fn private_dir(cache_dir: &Path) -> Result<PathBuf, InstallError> {
     let dir = cache_dir.join(EXECUTABLES);
-    let failed = |what| {
-        let path = dir.clone();
-        move |cause| InstallError::Io { what, path, cause }
-    };
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(&dir).map_err(failed("create"))?;
+    builder.create(&dir).map_err(InstallError::io("create", &dir))?;
     #[cfg(unix)]
     {
         use std::os::unix::fs::{MetadataExt, PermissionsExt};
-        let found = fs::symlink_metadata(&dir).map_err(failed("look at"))?;
+        let found = fs::symlink_metadata(&dir).map_err(InstallError::io("look at", &dir))?;
         // A link, or a directory in /tmp that somebody else made before.
         if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
             return Err(InstallError::ForeignDirectory(dir));
         }
         if found.mode() & 0o077 != 0 {
-            fs::set_permissions(&dir, PermissionsExt::from_mode(0o700)).map_err(failed("close to others"))?;
+            fs::set_permissions(&dir, PermissionsExt::from_mode(0o700))
+                .map_err(InstallError::io("close to others", &dir))?;
         }
     }
     Ok(dir)

@@ -1,9 +1,10 @@
 //! The data that a provider process receives: one line of base64 on its standard input, holding a
 //! JSON object.
 //!
-//! The object is the union of what the libraries of every year want (protocol, section 9.3). Some members are there
-//! because one library ends its process without them (`otel_config`, `env_values`), some are left out because one
-//! cannot stand them empty (`config_json`) or then overrules the user (`log_level`, which switches `RUST_LOG` off).
+//! The object is the union of what the libraries of every year want (protocol, section 9.3). Some
+//! members are there because one library ends its process without them (`otel_config`,
+//! `env_values`), some are left out because one cannot stand them empty (`config_json`) or then
+//! overrules the user (`log_level`, which switches `RUST_LOG` off).
 //!
 //! The object holds the cluster seed. Printing [`HostData`] shows neither that nor any link value.
 

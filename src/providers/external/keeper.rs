@@ -1,29 +1,34 @@
-//! A small process between the host and a provider, so that nothing the provider started outlives it or the host.
+//! A small process between the host and a provider, so that nothing the provider started outlives
+//! it or the host.
 //!
-//! A process that makes a session of its own, or whose parents have ended, is in no group that could be signalled, and its
-//! number tells nobody whose it was. Linux has one sure way to find it: orphans become children of the nearest ancestor that
-//! asked for them. So the binary runs itself once more for each provider, as such an ancestor:
+//! A process that makes a session of its own, or whose parents have ended, is in no group that
+//! could be signalled, and its number tells nobody whose it was. Linux has one sure way to find it:
+//! orphans become children of the nearest ancestor that asked for them. So the binary runs itself
+//! once more for each provider, as such an ancestor:
 //!
 //! ```text
 //! host ── keeper (subreaper) ── provider ── whatever it starts
 //! ```
 //!
 //! * The provider has the keeper's standard input and outputs, and a process group of its own.
-//! * [`ASK`] to the keeper is SIGTERM to that group. [`END`] is the end of everything below; the kernel sends it when the
-//!   host is gone, however it went.
-//! * When the provider has ended, all that is left below is killed, and the keeper ends as the provider did.
+//! * [`ASK`] to the keeper is SIGTERM to that group. [`END`] is the end of everything below; the
+//!   kernel sends it when the host is gone, however it went.
+//! * When the provider has ended, all that is left below is killed, and the keeper ends as the
+//!   provider did.
 //! * A keeper that is killed takes the provider itself along.
 //!
-//! Only children of the keeper are killed, and only the keeper could make their numbers free, so nobody else is ever hit.
-//! Other programs that use this library, and systems other than Linux, have no keeper: there a provider's group is ended.
+//! Only children of the keeper are killed, and only the keeper could make their numbers free, so
+//! nobody else is ever hit. Other programs that use this library, and systems other than Linux,
+//! have no keeper: there a provider's group is ended.
 
 use std::{path::Path, process::ExitCode};
 
 /// Tells the binary that it is a keeper; the provider's executable follows.
 const WORD: &str = "keep-provider";
 
-/// Does the work of a keeper if this process was started as one; `None` for everybody else. Comes before anything else in
-/// the life of the binary, which offers with this call to be the keeper of its providers.
+/// Does the work of a keeper if this process was started as one; `None` for everybody else. Comes
+/// before anything else in the life of the binary, which offers with this call to be the keeper of
+/// its providers.
 pub fn answer() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next().is_some_and(|first| first == WORD) {
@@ -66,7 +71,8 @@ mod linux {
 
     use super::{super::process, ExitCode, Path, WORD};
 
-    /// The kernel's name for the program of this process, also when its file was replaced meanwhile.
+    /// The kernel's name for the program of this process, also when its file was replaced
+    /// meanwhile.
     const OWN_PROGRAM: &str = "/proc/self/exe";
     /// The provider is to end: SIGTERM for it.
     pub const ASK: Signal = Signal::USR2;
@@ -119,7 +125,8 @@ mod linux {
 
     /// Runs the provider to its end, and ends what it left; returns how it ended.
     async fn run(program: &Path) -> io::Result<WaitStatus> {
-        // Before there is a provider: a signal that comes earlier ends this process, and nothing is left.
+        // Before there is a provider: a signal that comes earlier ends this process, and nothing is
+        // left.
         let mut end = signal(SignalKind::user_defined1())?;
         let mut ask = signal(SignalKind::user_defined2())?;
         let mut child_ended = signal(SignalKind::child())?;
@@ -197,18 +204,24 @@ mod linux {
         }
     }
 
-    /// The children of this process. None of their numbers is given to another process before [`wait`] has told of it.
+    /// The children of this process. None of their numbers is given to another process before
+    /// [`wait`] has told of it.
     fn children() -> Vec<Pid> {
         let own = getpid().as_raw_nonzero().to_string();
-        let parent_of = |stat: &str| stat.rsplit_once(')')?.1.split_whitespace().nth(1).map(str::to_owned);
         let processes = fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
         processes
             .filter_map(|entry| {
                 let number: u32 = entry.file_name().to_str()?.parse().ok()?;
                 let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-                (parent_of(&stat)? == own).then(|| pid(number)).flatten()
+                (parent_in(&stat)? == own).then(|| pid(number)).flatten()
             })
             .collect()
+    }
+
+    /// Returns the parent's number in the text of a process's `stat`. The name of the program, in
+    /// brackets before it, may hold anything.
+    fn parent_in(stat: &str) -> Option<&str> {
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)
     }
 
     /// Ends as the provider did, so that the host can tell how.

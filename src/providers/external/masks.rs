@@ -1,14 +1,15 @@
 //! Keeps the secrets that a provider was told out of the log, should it print them.
 //!
-//! It happens: the libraries of every year print the URL they connect to, all host data when they cannot read it, and
-//! the values of a link that they refuse.
+//! It happens: the libraries of every year print the URL they connect to, all host data when they
+//! cannot read it, and the values of a link that they refuse.
 
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
 };
 
+use parking_lot::RwLock;
 use serde_json::Value as Json;
 
 const MASK: &str = "****";
@@ -42,7 +43,7 @@ impl Masks {
     }
 
     fn insert(&self, secret: &str) {
-        let mut secrets = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut secrets = self.0.write();
         if secrets.len() < SECRETS_MAX {
             secrets.insert(secret.into());
         }
@@ -61,8 +62,8 @@ impl Masks {
         self.add(password);
     }
 
-    /// Remembers what is secret among the values of a link: what its name says, and passwords in URLs, also those
-    /// inside a JSON object.
+    /// Remembers what is secret among the values of a link: what its name says, and passwords in
+    /// URLs, also those inside a JSON object.
     pub fn add_values(&self, values: &BTreeMap<String, String>) {
         for (name, value) in values {
             let lower = name.to_ascii_lowercase();
@@ -85,7 +86,7 @@ impl Masks {
     }
 
     /// Remembers what is secret in a JSON text; any other text has none.
-    pub fn add_json(&self, text: &str) {
+    fn add_json(&self, text: &str) {
         if !text.trim_start().starts_with(['{', '[']) {
             return;
         }
@@ -113,7 +114,7 @@ impl Masks {
 
     /// Returns the line without secrets.
     pub fn apply<'l>(&self, line: &'l str) -> Cow<'l, str> {
-        let secrets = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let secrets = self.0.read();
         let mut line = Cow::Borrowed(line);
         // From the last to the first: of two with the same beginning the longer one comes later.
         for secret in secrets.iter().rev() {
@@ -129,16 +130,17 @@ impl Masks {
     }
 }
 
-/// The values of a link as they may be shown: what its name says is secret is a mask, and so are passwords in URLs.
+/// The values of a link as they may be shown: what its name says is secret is a mask, and so are
+/// passwords in URLs.
 pub fn shown(values: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let masks = Masks::default();
     masks.add_values(values);
-    let shown = |(name, value): (&String, &String)| {
+    let shown = values.iter().map(|(name, value)| {
         let lower = name.to_ascii_lowercase();
         let is_hidden = !value.is_empty() && (lower == "config_b64" || is_secret(&lower));
         (name.clone(), if is_hidden { MASK.to_owned() } else { masks.apply(value).into_owned() })
-    };
-    values.iter().map(shown).collect()
+    });
+    shown.collect()
 }
 
 fn is_secret(name: &str) -> bool {

@@ -1,20 +1,23 @@
-//! Providers that are processes of their own: executables of 2021 to 2024, unmodified (wasmbus protocol, section 9).
+//! Providers that are processes of their own: executables of 2021 to 2024, unmodified (wasmbus
+//! protocol, section 9).
 //!
 //! * [`executable`] keeps unpacked executables in a private cache and checks them before each use;
-//! * [`access`] finds out how the process is to log in to NATS, [`host_data`] writes down everything it is told;
+//! * [`access`] finds out how the process is to log in to NATS, [`host_data`] writes down
+//!   everything it is told;
 //! * [`process`] runs it: hands over the host data, ends it, never leaves it behind;
 //! * [`output`] carries what it prints into the log, with [`masks`] over the secrets it was told;
 //! * [`health`] asks it how it is, and sees that it has every link.
 //!
-//! [`Launcher`] begins a run, [`watch`] follows it: until the process ends, or is asked to and does.
+//! [`Launcher`] begins a run, [`watch`] follows it: until the process ends, or is asked to and
+//! does.
 //!
 //! Links reach a provider in three ways, so that none is lost: those of the moment of its launch in
 //! its host data; changes until it answered its first health check, right after that; all later
 //! ones as they come, by [`delivery`](crate::delivery). Changes lost in an outage are made up for
 //! at the next health check.
 //!
-//! A provider gets the cluster seed, because it signs its own calls with it. So running one means trusting whoever signed
-//! it with the whole lattice.
+//! A provider gets the cluster seed, because it signs its own calls with it. So running one means
+//! trusting whoever signed it with the whole lattice.
 
 pub mod access;
 pub mod executable;
@@ -33,6 +36,7 @@ use tracing::{Instrument, debug, info, warn};
 use uuid::Uuid;
 
 use crate::{
+    clock,
     config::{Connection, Secret},
     delivery::LinkSender,
     events::{Publisher, event::ProviderContext},
@@ -43,10 +47,12 @@ use crate::{
     providers::{StopSignal, told_to_stop},
 };
 use access::{Access, AccessError};
+use health::{Health, HealthChecks};
 use host_data::HostData;
 use process::{Exit, Launch, Process, SpawnError};
 
-/// How long a provider may take to confirm that it is going to end. Those that do so answer at once.
+/// How long a provider may take to confirm that it is going to end. Those that do so answer at
+/// once.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long the system may take to end a killed process.
 const KILL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -106,7 +112,7 @@ impl Launcher {
             links: given.clone(),
             cluster_issuers: self.cluster_issuers.clone(),
             configuration: configuration.map(Secret::new),
-            default_rpc_timeout_ms: u64::try_from(self.rpc_timeout.as_millis()).unwrap_or(u64::MAX),
+            default_rpc_timeout_ms: clock::millis(self.rpc_timeout),
             structured_logging: self.structured_logging,
             otel_config: Default::default(),
         };
@@ -135,7 +141,7 @@ pub struct Run {
     /// The links the process was given when it was launched.
     pub given: Vec<Arc<LinkDefinition>>,
     /// Where it is noted how it answers health checks.
-    pub wellbeing: watch::Sender<health::Wellbeing>,
+    pub reported: watch::Sender<Health>,
 }
 
 /// How a run ended.
@@ -144,32 +150,36 @@ pub enum Ended {
     ByItself(Exit),
 }
 
+impl Run {
+    fn health_checks(&self) -> HealthChecks {
+        HealthChecks {
+            subject: self.subjects.provider_health(&self.id, &self.link_name),
+            about: self.about.clone(),
+            rpc: self.rpc.clone(),
+            reconnects: self.reconnects.clone(),
+            sender: LinkSender { rpc: self.rpc.clone(), subjects: self.subjects.clone() },
+            links: self.links.clone(),
+            events: self.events.clone(),
+            timeout: self.rpc_timeout,
+            given: self.given.clone(),
+            reported: self.reported.clone(),
+        }
+    }
+}
+
 /// Watches a process until it ends. When told to stop it asks first, then signals, then kills.
 pub async fn watch(mut process: Process, run: Run, mut stop: StopSignal) -> Ended {
-    let links = run.links.clone();
     let mut checks = JoinSet::new();
-    let health = health::Health {
-        subject: run.subjects.provider_health(&run.id, &run.link_name),
-        about: run.about,
-        rpc: run.rpc.clone(),
-        reconnects: run.reconnects,
-        sender: LinkSender { rpc: run.rpc.clone(), subjects: run.subjects.clone() },
-        links: run.links,
-        events: run.events,
-        timeout: run.rpc_timeout,
-        given: run.given,
-        wellbeing: run.wellbeing,
-    };
-    checks.spawn(health.run().in_current_span());
+    checks.spawn(run.health_checks().run().in_current_span());
     let masks = process.masks().clone();
-    let mut changes = links.changes();
+    let mut changes = run.links.changes();
     let deadline = loop {
         tokio::select! {
             exit = process.wait() => return Ended::ByItself(exit),
             deadline = told_to_stop(&mut stop) => break deadline,
             Ok(()) = changes.changed() => {
                 // Values of later links may be secrets as well, and the process may print them.
-                for link in links.table().links_of(run.id.as_str(), run.link_name.as_str()) {
+                for link in run.links.table().links_of(run.id.as_str(), run.link_name.as_str()) {
                     masks.add_values(&link.values);
                 }
             }
@@ -177,13 +187,18 @@ pub async fn watch(mut process: Process, run: Run, mut stop: StopSignal) -> Ende
     };
     // A provider on its way out is not sick.
     checks.shutdown().await;
+    end(&mut process, &run, deadline).await;
+    Ended::Asked
+}
+
+/// Ends a process: asks it, then signals, then kills.
+async fn end(process: &mut Process, run: &Run, deadline: Instant) {
     let subject = run.subjects.provider_shutdown(&run.id, &run.link_name);
     ask(&run.rpc, subject, &run.host, deadline.min(Instant::now() + ASK_TIMEOUT)).await;
-    let patience = || deadline.min(Instant::now() + run.stop_delay);
-    if tokio::time::timeout_at(patience(), process.wait()).await.is_err() {
+    if !ends_within(process, run.stop_delay, deadline).await {
         info!(pid = process.pid(), "provider did not end when asked, sending SIGTERM");
         process.terminate();
-        if tokio::time::timeout_at(patience(), process.wait()).await.is_err() {
+        if !ends_within(process, run.stop_delay, deadline).await {
             warn!(pid = process.pid(), "provider did not end on SIGTERM, killing it");
         }
     }
@@ -192,10 +207,15 @@ pub async fn watch(mut process: Process, run: Run, mut stop: StopSignal) -> Ende
     if tokio::time::timeout(KILL_TIMEOUT, process.wait()).await.is_err() {
         warn!(pid = process.pid(), "the system has not ended a killed provider");
     }
-    Ended::Asked
 }
 
-/// Asks a provider to end. The host's id keeps those of 2023 and later from ending on the word of another host.
+/// Waits for the end of a process for a time, at most until the deadline; returns whether it came.
+async fn ends_within(process: &mut Process, time: Duration, deadline: Instant) -> bool {
+    tokio::time::timeout_at(deadline.min(Instant::now() + time), process.wait()).await.is_ok()
+}
+
+/// Asks a provider to end. The host's id keeps those of 2023 and later from ending on the word of
+/// another host.
 async fn ask(rpc: &async_nats::Client, subject: String, host: &HostId, deadline: Instant) {
     let body = json!({"host_id": host.as_str()}).to_string();
     let request = async_nats::Request::new().payload(body.into()).timeout(Some(ASK_TIMEOUT));

@@ -1,12 +1,13 @@
 //! Carries what a provider process prints into the log, line by line.
 //!
-//! A process may print anything, so everything is bounded: the length of a line, the number of lines per second (the
-//! rest is counted and told), and what a line may hold: secrets that the process was told are masked, control characters
-//! replaced, so that no line can pass for one of ours. Reading never stops while the process lives, or it would hang in a
-//! write.
+//! A process may print anything, so everything is bounded: the length of a line, the number of
+//! lines per second (the rest is counted and told), and what a line may hold: secrets that the
+//! process was told are masked, control characters replaced, so that no line can pass for one of
+//! ours. Reading never stops while the process lives, or it would hang in a write.
 //!
-//! Providers print their logs to standard error, in the form of the `tracing` library or as JSON. Where a line names its
-//! level, that level is kept; other lines are `info` from standard output and `warn` from standard error.
+//! Providers print their logs to standard error, in the form of the `tracing` library or as JSON.
+//! Where a line names its level, that level is kept; other lines are `info` from standard output
+//! and `warn` from standard error.
 
 use std::time::Duration;
 
@@ -49,7 +50,8 @@ pub enum Stream {
     Stderr,
 }
 
-/// Logs everything until the stream ends. May be dropped at any time; a line that was not ended is then lost.
+/// Logs everything until the stream ends. May be dropped at any time; a line that was not ended is
+/// then lost.
 pub async fn carry(source: Source, stream: Stream, mut input: impl AsyncRead + Unpin) {
     let mut lines = Lines::new();
     let mut flow = Flow::new(Instant::now());
@@ -88,7 +90,8 @@ fn show(source: &Source, stream: Stream, line: &[u8], flow: &mut Flow) {
     }
     let text = String::from_utf8_lossy(line);
     let masked = source.masks.apply(&text);
-    // Where a line was cut, a secret may have been cut too and not been recognised; nothing of that part is shown.
+    // Where a line was cut, a secret may have been cut too and not been recognised; nothing of that
+    // part is shown.
     let tail = if line.len() < LINE_BYTES_MAX + REACH_BYTES { 0 } else { REACH_BYTES };
     let text = presentable(&masked, masked.len().saturating_sub(tail));
     if text.is_empty() {
@@ -131,7 +134,8 @@ fn presentable(line: &str, end: usize) -> String {
     text
 }
 
-/// The level that a line names: the second word of the `tracing` library's lines, or a member of JSON lines.
+/// The level that a line names: the second word of the `tracing` library's lines, or a member of
+/// JSON lines.
 fn level(line: &str) -> Option<Level> {
     if line.starts_with('{') {
         let (_, rest) = line.split_once("\"level\":")?;

@@ -1,4 +1,5 @@
-//! The process of one external provider: started with nothing but its host data, and never left behind.
+//! The process of one external provider: started with nothing but its host data, and never left
+//! behind.
 //!
 //! [`Process::spawn`] runs the executable without arguments and without a shell, in the host's
 //! working directory, with an environment of a few named variables ([`environment`]), and writes
@@ -7,14 +8,15 @@
 //!
 //! # Not left behind
 //!
-//! On Linux the binary puts a [`super::keeper`] between itself and the provider, which ends the provider's whole tree,
-//! sessions and orphans included. Elsewhere, and in other programs that use this library, the process leads a process
-//! group of its own, and signals go to the group, so helpers it started end with it unless they left the group.
-//! Dropping a [`Process`] kills it. When the host itself is killed and can do nothing any more, the kernel does it on
-//! Linux: the process asks for a signal at the death of its parent. For the kernel the parent is the *thread* that
-//! forked, not the process, so all forks happen on one thread that lives as long as the program; had a worker of the
-//! async runtime forked, providers would die with the worker. On other systems a killed host leaves its providers
-//! running until they notice that nobody calls.
+//! On Linux the binary puts a [`super::keeper`] between itself and the provider, which ends the
+//! provider's whole tree, sessions and orphans included. Elsewhere, and in other programs that use
+//! this library, the process leads a process group of its own, and signals go to the group, so
+//! helpers it started end with it unless they left the group. Dropping a [`Process`] kills it. When
+//! the host itself is killed and can do nothing any more, the kernel does it on Linux: the process
+//! asks for a signal at the death of its parent. For the kernel the parent is the *thread* that
+//! forked, not the process, so all forks happen on one thread that lives as long as the program;
+//! had a worker of the async runtime forked, providers would die with the worker. On other systems
+//! a killed host leaves its providers running until they notice that nobody calls.
 
 use std::{
     collections::BTreeMap,
@@ -23,10 +25,10 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
-    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     process::{Child, ChildStdin, Command},
@@ -47,11 +49,13 @@ use super::{
 };
 use crate::{config::Environment, journal::Journal, providers::archive::this_target};
 
-/// Passed on without being asked for: what the provider logs, and without what Windows starts no program.
+/// Passed on without being asked for: what the provider logs, and without what Windows starts no
+/// program.
 const VARIABLES: &[&str] = if cfg!(windows) { &["RUST_LOG", "SYSTEMROOT"] } else { &["RUST_LOG"] };
 /// A fork takes milliseconds, also on a loaded machine.
 const SPAWN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Host data of more than a pipe holds (64 KiB, some hundred links) is only taken when the process reads.
+/// Host data of more than a pipe holds (64 KiB, some hundred links) is only taken when the process
+/// reads.
 const HOST_DATA_TIMEOUT: Duration = Duration::from_secs(5);
 /// After the end of the process, for what it printed last.
 const OUTPUT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -109,8 +113,8 @@ fn advice(cause: &io::Error) -> &'static str {
     }
 }
 
-/// The environment of a provider process: the variables that always go, those of `access`, and those named by the
-/// setting `provider_env`, which win.
+/// The environment of a provider process: the variables that always go, those of `access`, and
+/// those named by the setting `provider_env`, which win.
 pub fn environment(env: &dyn Environment, named: &[String], access: &Access) -> Vec<(String, String)> {
     let passed = env
         .vars()
@@ -183,8 +187,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a provider and hands it its host data. Returns when the process has those, which says nothing about whether
-    /// it is ready. Dropping the future kills what was started.
+    /// Starts a provider and hands it its host data. Returns when the process has those, which says
+    /// nothing about whether it is ready. Dropping the future kills what was started.
     pub async fn spawn(launch: Launch<'_>) -> Result<Self, SpawnError> {
         let (mut child, has_keeper) = start(&launch).await?;
         // It was not waited for, so it has one.
@@ -227,8 +231,8 @@ impl Process {
         &self.masks
     }
 
-    /// Waits for the end of the process, and shortly for the last lines of its output. May be dropped and called again,
-    /// also after the end.
+    /// Waits for the end of the process, and shortly for the last lines of its output. May be
+    /// dropped and called again, also after the end.
     pub async fn wait(&mut self) -> Exit {
         let (exit, patience) = match self.exit {
             Some(ended) => ended,
@@ -236,9 +240,10 @@ impl Process {
                 let exit = self.child.wait().await.map_or(Exit::Unknown, Exit::from);
                 let ended = (exit, Instant::now() + OUTPUT_TIMEOUT);
                 self.exit = Some(ended);
-                // Helpers it left would keep the outputs open. While one of them lives, the number of the group is not
-                // given to anybody else; when none does, nobody gets the signal. A keeper has ended them already, or was
-                // killed itself: then its group has nobody else.
+                // Helpers it left would keep the outputs open. While one of them lives, the number
+                // of the group is not given to anybody else; when none does, nobody gets the
+                // signal. A keeper has ended them already, or was killed itself: then its group has
+                // nobody else.
                 if !self.has_keeper {
                     self.signal_group(Ending::Kill);
                 }
@@ -306,8 +311,8 @@ enum Ending {
     Kill,
 }
 
-/// Writes the host data and closes the input. A process that ends at once has not read them; how it ended tells more
-/// than that, so it is no error here.
+/// Writes the host data and closes the input. A process that ends at once has not read them; how it
+/// ended tells more than that, so it is no error here.
 async fn hand_over(mut stdin: ChildStdin, host_data: &HostData, pid: u32) -> Result<(), SpawnError> {
     let line = host_data.line();
     let write = async {
@@ -326,53 +331,63 @@ async fn hand_over(mut stdin: ChildStdin, host_data: &HostData, pid: u32) -> Res
     }
 }
 
-/// Starts the program, on the thread for that.
+/// Starts the program; returns it with whether a keeper runs it.
 async fn start(launch: &Launch<'_>) -> Result<(Child, bool), SpawnError> {
-    let executable = || launch.executable.to_owned();
-    let failed = |cause| SpawnError::Start { executable: executable(), cause };
-    if cfg!(target_os = "linux") && !is_program(launch.executable).await.map_err(failed)? {
-        return Err(SpawnError::NotAProgram(executable()));
+    let executable = launch.executable;
+    if cfg!(target_os = "linux") && !is_program(executable).await.map_err(|cause| not_started(executable, cause))? {
+        return Err(SpawnError::NotAProgram(executable.to_owned()));
     }
     // A keeper could tell only the log.
     #[cfg(unix)]
-    rustix::fs::access(launch.executable, rustix::fs::Access::EXEC_OK).map_err(|error| failed(error.into()))?;
-    let attempts = async {
-        loop {
-            let (reply, answer) = oneshot::channel();
-            let (command, has_keeper) = command(launch);
-            let request = Request { command, runtime: Handle::current(), reply };
-            let gone = || failed(io::Error::other("the thread that starts providers has ended"));
-            spawner().map_err(failed)?.send(request).await.map_err(|_| gone())?;
-            match answer.await.map_err(|_| gone())? {
-                // A fork of another thread that has not yet come to its exec still holds a copy of every file the host
-                // had open for writing, perhaps this program while it was installed. That lasts an instant.
-                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
-                    debug!(%error, "the provider's executable is open somewhere, trying again");
-                    sleep(BUSY_RETRY).await;
-                }
-                result => return result.map(|child| (child, has_keeper)).map_err(failed),
+    rustix::fs::access(executable, rustix::fs::Access::EXEC_OK)
+        .map_err(|error| not_started(executable, error.into()))?;
+    match timeout(SPAWN_TIMEOUT, fork_until_free(launch)).await {
+        Ok(started) => started.map_err(|cause| not_started(executable, cause)),
+        Err(_) => Err(SpawnError::TimedOut(executable.to_owned())),
+    }
+}
+
+/// Has the program started by the thread for that, again as long as it counts as open for writing.
+async fn fork_until_free(launch: &Launch<'_>) -> io::Result<(Child, bool)> {
+    loop {
+        let (reply, answer) = oneshot::channel();
+        let (command, has_keeper) = command(launch);
+        let request = Request { command, runtime: Handle::current(), reply };
+        spawner()?.send(request).await.map_err(|_| spawner_gone())?;
+        match answer.await.map_err(|_| spawner_gone())? {
+            // A fork of another thread that has not yet come to its exec still holds a copy of
+            // every file the host had open for writing, perhaps this program while it was
+            // installed. That lasts an instant.
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
+                debug!(%error, "the provider's executable is open somewhere, trying again");
+                sleep(BUSY_RETRY).await;
             }
+            result => return result.map(|child| (child, has_keeper)),
         }
-    };
-    timeout(SPAWN_TIMEOUT, attempts).await.unwrap_or_else(|_| Err(SpawnError::TimedOut(executable())))
+    }
+}
+
+fn spawner_gone() -> io::Error {
+    io::Error::other("the thread that starts providers has ended")
 }
 
 /// Tells whether Linux runs this by itself. The C library would give a file that Linux refuses to a
 /// shell, which then tries to make sense of a program for another processor.
 async fn is_program(path: &Path) -> io::Result<bool> {
-    let head = |path: PathBuf| async move {
-        let mut head = Vec::with_capacity(ELF_HEAD_BYTES);
-        let file = tokio::fs::File::open(path).await?;
-        file.take(ELF_HEAD_BYTES as u64).read_to_end(&mut head).await?;
-        io::Result::Ok(head)
-    };
-    let program = head(path.to_owned()).await?;
+    let program = elf_head(path).await?;
     if !program.starts_with(ELF_MAGIC) {
         return Ok(program.starts_with(b"#!"));
     }
     // The host is a program for this machine. Without a look at itself the attempt will tell.
-    let Ok(host) = head("/proc/self/exe".into()).await else { return Ok(true) };
+    let Ok(host) = elf_head(Path::new("/proc/self/exe")).await else { return Ok(true) };
     Ok(program.get(ELF_MACHINE) == host.get(ELF_MACHINE))
+}
+
+async fn elf_head(path: &Path) -> io::Result<Vec<u8>> {
+    let mut head = Vec::with_capacity(ELF_HEAD_BYTES);
+    let file = tokio::fs::File::open(path).await?;
+    file.take(ELF_HEAD_BYTES as u64).read_to_end(&mut head).await?;
+    Ok(head)
 }
 
 /// The command, and whether a keeper runs the provider.
@@ -398,7 +413,8 @@ fn command(launch: &Launch<'_>) -> (Command, bool) {
     (command, has_keeper)
 }
 
-/// Lets the kernel send this signal when the thread that forks the process dies, which is when the host dies.
+/// Lets the kernel send this signal when the thread that forks the process dies, which is when the
+/// host dies.
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "the standard library has no safe way to do something between fork and exec")]
 pub(super) fn die_with_parent(command: &mut std::process::Command, signal: rustix::process::Signal) {
@@ -414,8 +430,9 @@ pub(super) fn die_with_parent(command: &mut std::process::Command, signal: rusti
         // The host may have died before the line above; then nobody would send the signal any more.
         if getppid() == Some(host) { Ok(()) } else { Err(io::Error::from(Errno::SRCH)) }
     };
-    // SAFETY: after a fork of a program with many threads only async-signal-safe code may run. This makes two plain
-    // system calls, takes no lock and allocates nothing; both error values are numbers without a heap part.
+    // SAFETY: after a fork of a program with many threads only async-signal-safe code may run. This
+    // makes two plain system calls, takes no lock and allocates nothing; both error values are
+    // numbers without a heap part.
     unsafe {
         command.pre_exec(between_fork_and_exec);
     }
@@ -433,7 +450,7 @@ struct Request {
 fn spawner() -> io::Result<mpsc::Sender<Request>> {
     static SPAWNER: Mutex<Option<mpsc::Sender<Request>>> = Mutex::new(None);
 
-    let mut spawner = SPAWNER.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut spawner = SPAWNER.lock();
     if let Some(requests) = &*spawner {
         return Ok(requests.clone());
     }
@@ -443,7 +460,8 @@ fn spawner() -> io::Result<mpsc::Sender<Request>> {
     Ok(sender)
 }
 
-/// The thread that forks. The sender is never dropped, and a panic must not end it: its death would kill every provider.
+/// The thread that forks. The sender is never dropped, and a panic must not end it: its death would
+/// kill every provider.
 fn serve(mut requests: mpsc::Receiver<Request>) {
     while let Some(Request { mut command, runtime, reply }) = requests.blocking_recv() {
         let attempt = catch_unwind(AssertUnwindSafe(|| {

@@ -1,7 +1,8 @@
 //! The interface of the provider supervisor: requests, refusals, and the [`Handle`] that takes
 //! them.
 //!
-//! Asking never waits: a request goes into a bounded inbox, in order, or is refused because that is full.
+//! Asking never waits: a request goes into a bounded inbox, in order, or is refused because that is
+//! full.
 
 use std::sync::Arc;
 
@@ -10,12 +11,15 @@ use tokio::{
     time::Instant,
 };
 
-use super::{CUT_OFF, STEADY};
+use super::CUT_OFF;
 use crate::{
     events::event::Annotations,
     identity::keys::{LinkName, ProviderId},
     issuers::IssuerChange,
-    providers::external::health::Wellbeing,
+    providers::{
+        external::health::Health,
+        plan::{Phase, STABLE_AFTER},
+    },
 };
 
 /// A request to run a provider under a link name.
@@ -87,16 +91,6 @@ pub struct ProviderView {
     pub instance_id: String,
 }
 
-/// The phase in the life of a provider.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    Launching,
-    Running,
-    /// It ended by itself and is started again soon.
-    Pausing,
-    Stopping,
-}
-
 /// The condition of a provider, beyond that it runs.
 #[derive(Clone, Debug)]
 pub struct Condition {
@@ -115,13 +109,13 @@ pub struct Condition {
     /// When its run began.
     pub(super) since: Instant,
     /// How it answers health checks, at any time.
-    pub health: watch::Receiver<Wellbeing>,
+    pub health: watch::Receiver<Health>,
 }
 
 impl Condition {
     /// How often in a row it has ended by itself; a long run ends the row.
     pub fn crashes_in_a_row(&self) -> u32 {
-        if self.phase == Phase::Running && self.since.elapsed() >= STEADY { 0 } else { self.crashes }
+        if self.phase == Phase::Running && self.since.elapsed() >= STABLE_AFTER { 0 } else { self.crashes }
     }
 }
 
@@ -129,7 +123,7 @@ impl Condition {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
     /// Those that bring work in from outside the lattice.
-    BringingWork,
+    Ingress,
     All,
 }
 
@@ -148,17 +142,20 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Asks for a provider. The answer says whether the command was taken; the outcome is told by events.
+    /// Asks for a provider. The answer says whether the command was taken; the outcome is told by
+    /// events.
     pub fn start(&self, start: Start) -> oneshot::Receiver<Result<(), ProviderError>> {
         self.ask(|reply| Command::Start(start, reply))
     }
 
-    /// Asks for a stop. The answer says whether there is something to stop; `provider_stopped` tells when it has.
+    /// Asks for a stop. The answer says whether there is something to stop; `provider_stopped`
+    /// tells when it has.
     pub fn stop(&self, stop: Stop) -> oneshot::Receiver<Result<(), ProviderError>> {
         self.ask(|reply| Command::Stop(stop, reply))
     }
 
-    /// Starts nothing any more and stops what is meant; returns when it has stopped, or at the deadline.
+    /// Starts nothing any more and stops what is meant; returns when it has stopped, or at the
+    /// deadline.
     pub async fn stop_all(&self, which: Which, deadline: Instant) {
         let (done, stopped) = oneshot::channel();
         if self.commands.send(Command::StopAll { which, deadline, done }).await.is_ok() {

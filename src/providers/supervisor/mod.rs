@@ -5,12 +5,14 @@
 //! the snapshot for readers, then events; so an event never announces what an inventory does not
 //! show.
 //!
-//! A provider whose process ends by itself leaves the inventory at once and is started again after a pause that grows.
-//! After several such ends in a row it is given up. Asking for a start in a pause ends the pause. One that ends with exit
-//! code 0 has done its work, or was asked to end by somebody else, and stays ended.
+//! A provider whose process ends by itself leaves the inventory at once and is started again after
+//! a pause that grows. After several such ends in a row it is given up. Asking for a start in a
+//! pause ends the pause. One that ends with exit code 0 has done its work, or was asked to end by
+//! somebody else, and stays ended. [`plan`](super::plan) decides all this, one provider at a time.
 //!
-//! `command` has what can be asked, `prepare` makes a reference startable, `run` begins and follows one run of either kind;
-//! this file is the loop, its state and every change of it.
+//! `command` has what can be asked, `prepare` makes a reference startable, `run` begins and follows
+//! one run of either kind; this file is the loop and the set of providers, and carries out what the
+//! plan wants.
 
 mod command;
 mod prepare;
@@ -24,43 +26,42 @@ use std::{
     time::Duration,
 };
 
+use anyhow::anyhow;
 use futures::FutureExt;
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
     task::{AbortHandle, JoinSet},
     time::Instant,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, error, info, info_span, warn};
 use uuid::Uuid;
 
 use super::{
     bounds::Bounds,
     builtin,
-    external::{Launcher, health::Wellbeing, process::Exit},
+    external::{Launcher, health::Health},
+    plan::{Effect, Facts, Input, Lifecycle, RunEnd, STOPPED},
     told_to_stop,
 };
 use crate::{
-    budget::Budget,
+    clock,
     control::state::bytes_of_providers,
-    events::{Event, Publisher, event::ProviderContext},
-    identity::keys::{HostId, LinkName, ProviderId},
-    issuers::Issuers,
-    journal::{Journal, Level},
-    lattice::{answers::Answers, connection::Nats, subject::Subjects},
-    links::Live,
-    peers::Peers,
-    policy::{Policy, Verified},
+    errors::chain,
+    events::{Event, event::ProviderContext},
+    host_context::HostContext,
+    identity::keys::{LinkName, ProviderId},
+    journal::Level,
+    policy::Verified,
     registry::Registry,
     router::{Local, Locals, Router},
     rpc::server::Receiver,
-    shutdown::essential,
 };
 use command::Command;
-use prepare::{Blueprint, prepare};
-use run::{EndedByItself, Launched, begin, follow};
+use prepare::{PreparedProvider, prepare};
+use run::{Launched, begin, follow};
 
-pub use command::{Condition, Handle, Phase, ProviderError, ProviderView, Start, Stop, Which};
+pub use super::plan::Phase;
+pub use command::{Condition, Handle, ProviderError, ProviderView, Start, Stop, Which};
 
 /// Commands waiting for the supervisor.
 const INBOX: usize = 256;
@@ -76,45 +77,27 @@ const FULL: &str = "the host runs as many providers as its inventory can tell in
                     raise max_payload in the NATS server's configuration";
 /// How long a stop may take that nobody set a deadline for.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
-/// The pause before the first restart; each further one is twice as long.
-const RESTART_FIRST: Duration = Duration::from_millis(100);
-/// Restarts in a row before a provider is given up; the pauses add up to six seconds.
-const RESTARTS_MAX: u32 = 6;
-/// A run of this length ends the row.
-const STEADY: Duration = Duration::from_secs(60);
 /// How often to look whether the claims of providers still count.
 const TERM_CHECK: Duration = Duration::from_secs(5);
 /// The time that runs get beyond their deadline, in which they kill what did not end.
 const CUT_OFF: Duration = Duration::from_secs(3);
-/// Why a stop was asked for, in events.
-const STOPPED: &str = "stopped";
+/// Why a provider was not started that was stopped before.
+const STOPPED_EARLY: &str = "it was stopped before it had started";
 /// The text for a bug; the place of the panic is in the log.
 const PANICKED: &str = "the host's task for it panicked, which is a bug";
 
 /// Everything the supervisor works with.
 pub struct Parts {
-    pub host: HostId,
+    pub context: Arc<HostContext>,
     pub registry: Registry,
     pub router: Router,
-    pub peers: Peers,
     pub receiver: Receiver,
-    pub rpc: Nats,
-    pub subjects: Subjects,
-    pub links: Live,
-    pub policy: Policy,
-    pub issuers: Issuers,
     /// Start providers that are programs of their own.
     pub allow_external: bool,
-    pub events: Publisher,
-    pub journal: Journal,
-    pub budget: Budget,
-    pub rpc_timeout: Duration,
     /// How long each step of a stop may take.
     pub stop_delay: Duration,
-    pub js_domain: Option<String>,
     /// Limits that no link of a built-in provider can lift.
     pub bounds: Bounds,
-    pub answers: Answers,
     /// Where executables are unpacked, in a directory of their own.
     pub cache_dir: PathBuf,
     /// Where built-in providers keep data.
@@ -123,9 +106,8 @@ pub struct Parts {
 }
 
 /// Starts the supervisor; it ends after [`Handle::stop_all`] of all.
-///
-/// The tokens are: this host is closing, and this host cannot go on.
-pub fn spawn(parts: Parts, tasks: &TaskTracker, (closing, failed): (CancellationToken, CancellationToken)) -> Handle {
+pub fn spawn(parts: Parts) -> Handle {
+    let context = Arc::clone(&parts.context);
     let (commands, inbox) = mpsc::channel(INBOX);
     let (published, view) = watch::channel(Arc::default());
     let (told, conditions) = watch::channel(Arc::default());
@@ -141,7 +123,7 @@ pub fn spawn(parts: Parts, tasks: &TaskTracker, (closing, failed): (Cancellation
         closing: false,
     };
     let running = supervisor.run(inbox).instrument(info_span!("providers"));
-    tasks.spawn(essential("provider supervisor", running, closing, failed));
+    context.tasks.spawn(context.lifeline.essential("provider supervisor", running));
     Handle { commands, view, conditions }
 }
 
@@ -170,20 +152,13 @@ struct Supervisor {
 
 struct Entry {
     start: Start,
-    blueprint: Arc<Blueprint>,
-    phase: Phase,
+    prepared: Arc<PreparedProvider>,
+    life: Lifecycle,
     /// The run; a restart has another.
     instance: Uuid,
     /// Tells the run to end, and by when.
     stop: watch::Sender<Option<Instant>>,
-    /// Ends of its own in a row.
-    crashes: u32,
-    /// How often it was started again.
-    restarts: u64,
-    /// How the last of them was.
-    last_end: Option<String>,
-    health: watch::Sender<Wellbeing>,
-    started: Instant,
+    health: watch::Sender<Health>,
     /// The in-process form, while it runs.
     local: Option<Arc<dyn Local>>,
     /// Its claims do not count now, and that was told.
@@ -191,9 +166,30 @@ struct Entry {
 }
 
 impl Entry {
+    /// Whether this is a provider by its public key or by the reference it was started with.
+    fn is_of(&self, key: &Key, provider: &str) -> bool {
+        key.id.as_str() == provider || self.start.reference == provider
+    }
+
+    fn condition(&self, key: &Key) -> Condition {
+        Condition {
+            id: key.id.clone(),
+            link_name: key.link_name.clone(),
+            reference: self.start.reference.clone(),
+            name: self.prepared.claims.name.clone().unwrap_or_default(),
+            phase: self.life.phase,
+            crashes: self.life.crashes,
+            restarts: self.life.restarts,
+            last_end: self.life.last_end.clone(),
+            expires: self.prepared.claims.expires,
+            since: self.life.since,
+            health: self.health.subscribe(),
+        }
+    }
+
     /// Returns the provider as readers see it.
     fn view(&self, key: &Key) -> ProviderView {
-        let claims = &self.blueprint.claims;
+        let claims = &self.prepared.claims;
         ProviderView {
             id: key.id.clone(),
             link_name: key.link_name.clone(),
@@ -209,25 +205,10 @@ impl Entry {
 
 /// The report of a child task.
 enum Done {
-    Prepared {
-        number: Uuid,
-        result: Result<Arc<Blueprint>, String>,
-    },
-    Launched {
-        key: Key,
-        instance: Uuid,
-        result: Result<Launched, String>,
-    },
-    /// A run ended: by request (`None`), or by itself.
-    Ended {
-        key: Key,
-        instance: Uuid,
-        by_itself: Option<EndedByItself>,
-    },
-    PauseOver {
-        key: Key,
-        instance: Uuid,
-    },
+    Prepared { number: Uuid, result: anyhow::Result<Arc<PreparedProvider>> },
+    Launched { key: Key, instance: Uuid, result: anyhow::Result<Launched> },
+    Ended { key: Key, instance: Uuid, how: RunEnd },
+    PauseOver { key: Key, instance: Uuid },
 }
 
 impl Supervisor {
@@ -279,13 +260,8 @@ impl Supervisor {
         match done {
             Ok(Done::Prepared { number, result }) => self.prepared(number, result),
             Ok(Done::Launched { key, instance, result }) => self.launched(key, instance, result),
-            Ok(Done::Ended { key, instance, by_itself }) => self.ended(&key, instance, by_itself),
-            Ok(Done::PauseOver { key, instance }) => {
-                let due = |entry: &Entry| entry.instance == instance && entry.phase == Phase::Pausing;
-                if !self.closing && self.entries.get(&key).is_some_and(due) {
-                    self.launch(&key);
-                }
-            }
+            Ok(Done::Ended { key, instance, how }) => self.advance_run(&key, instance, Input::Ended(how)),
+            Ok(Done::PauseOver { key, instance }) => self.advance_run(&key, instance, Input::PauseOver),
             // A preparation that was called off.
             Err(ended) if ended.is_cancelled() => {}
             // Panics of the work inside are caught there.
@@ -297,11 +273,11 @@ impl Supervisor {
     fn begin(&mut self, start: Start) -> Result<(), ProviderError> {
         let refused = self.refuse(&start);
         if let Err(error) = &refused {
-            self.start_failed(&start, &error.to_string());
+            self.start_failed(&start.reference, &start.link_name, &error.to_string());
             return refused;
         }
         if let Some(key) = self.known_key(&start) {
-            self.end_pause(&key);
+            self.advance(&key, Input::Start);
         }
         let number = Uuid::new_v4();
         let (parts, prepares) = (Arc::clone(&self.parts), Arc::clone(&self.prepares));
@@ -319,14 +295,6 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Forgets a provider that waits for its restart: the operator does not want to wait, or wants another program.
-    fn end_pause(&mut self, key: &Key) {
-        if self.entries.get(key).is_some_and(|entry| entry.phase == Phase::Pausing) {
-            self.entries.remove(key);
-            self.gone(key);
-        }
-    }
-
     fn refuse(&self, start: &Start) -> Result<(), ProviderError> {
         if self.closing || self.preparing.len() >= STARTS_MAX {
             return Err(ProviderError::Unavailable);
@@ -337,10 +305,13 @@ impl Supervisor {
             None if self.parts.allow_external => {}
             None => return Err(ProviderError::External { provider: start.reference.clone() }),
         }
-        let twin = |other: &Start| other.reference == start.reference && other.link_name == start.link_name;
         let key = self.known_key(start);
-        let running = key.and_then(|key| self.entries.get(&key)).is_some_and(|entry| entry.phase != Phase::Pausing);
-        if running || self.preparing.values().any(|(other, _)| twin(other)) {
+        let entry = key.and_then(|key| self.entries.get(&key));
+        let is_preparing = self
+            .preparing
+            .values()
+            .any(|(other, _)| other.reference == start.reference && other.link_name == start.link_name);
+        if is_preparing || entry.is_some_and(|entry| entry.life.phase != Phase::Pausing) {
             return Err(ProviderError::AlreadyRunning {
                 provider: start.reference.clone(),
                 link_name: start.link_name.to_string(),
@@ -361,42 +332,38 @@ impl Supervisor {
         }
         let text: Arc<str> = match builtin::find(&start.reference) {
             Some(Ok(spec)) => spec.public_key.into(),
-            _ => Arc::clone(self.parts.links.table().public_key_of(&start.reference)?),
+            _ => Arc::clone(self.parts.context.links.table().public_key_of(&start.reference)?),
         };
         Some(Key { id: ProviderId::parse(&text).ok()?, link_name })
     }
 
-    fn prepared(&mut self, number: Uuid, result: Result<Arc<Blueprint>, String>) {
+    fn prepared(&mut self, number: Uuid, result: anyhow::Result<Arc<PreparedProvider>>) {
         // It is gone if it was stopped meanwhile.
         let Some((start, _)) = self.preparing.remove(&number) else { return };
-        let blueprint = match result {
-            Ok(blueprint) => blueprint,
-            Err(text) => return self.start_failed(&start, &text),
+        let prepared = match result {
+            Ok(prepared) => prepared,
+            Err(error) => return self.start_failed(&start.reference, &start.link_name, &chain(&*error)),
         };
         if self.closing {
-            return self.start_failed(&start, "the host is stopping");
+            return self.start_failed(&start.reference, &start.link_name, "the host is stopping");
         }
-        let key = Key { id: blueprint.id().clone(), link_name: start.link_name.clone() };
-        self.end_pause(&key);
+        let key = Key { id: prepared.id().clone(), link_name: start.link_name.clone() };
+        self.advance(&key, Input::Start);
         if self.entries.contains_key(&key) {
             let error =
                 ProviderError::AlreadyRunning { provider: key.id.to_string(), link_name: key.link_name.to_string() };
-            return self.start_failed(&start, &error.to_string());
+            return self.start_failed(&start.reference, &start.link_name, &error.to_string());
         }
         if !self.has_room() {
-            return self.start_failed(&start, FULL);
+            return self.start_failed(&start.reference, &start.link_name, FULL);
         }
         let entry = Entry {
             start,
-            blueprint,
-            phase: Phase::Launching,
+            prepared,
+            life: Lifecycle::new(Instant::now()),
             instance: Uuid::nil(),
             stop: watch::Sender::new(None),
-            crashes: 0,
-            restarts: 0,
-            last_end: None,
-            health: watch::Sender::new(Wellbeing::Unknown),
-            started: Instant::now(),
+            health: watch::Sender::new(Health::Unknown),
             local: None,
             is_out_of_term: false,
         };
@@ -408,25 +375,24 @@ impl Supervisor {
     fn has_room(&self) -> bool {
         let views: Vec<ProviderView> = self.entries.iter().map(|(key, entry)| entry.view(key)).collect();
         let used = bytes_of_providers(&views);
-        used < self.parts.rpc.client.server_info().max_payload / INVENTORY_PART
+        used < self.parts.context.rpc.client.server_info().max_payload / INVENTORY_PART
     }
 
     /// Begins a run of a known provider.
     fn launch(&mut self, key: &Key) {
         let Some(entry) = self.entries.get_mut(key) else { return };
-        entry.phase = Phase::Launching;
         entry.instance = Uuid::new_v4();
         entry.stop = watch::Sender::new(None);
-        entry.health.send_replace(Wellbeing::Unknown);
+        entry.health.send_replace(Health::Unknown);
         let (key, instance) = (key.clone(), entry.instance);
-        let (parts, blueprint, start) = (Arc::clone(&self.parts), Arc::clone(&entry.blueprint), entry.start.clone());
+        let (parts, prepared, start) = (Arc::clone(&self.parts), Arc::clone(&entry.prepared), entry.start.clone());
         let mut stop = entry.stop.subscribe();
         let span = info_span!("provider", provider_id = %key.id, link_name = %key.link_name);
         self.children.spawn(
             async move {
                 let result = tokio::select! {
-                    result = caught(begin(&parts, &blueprint, &start, instance)) => result,
-                    _ = told_to_stop(&mut stop) => Err("it was stopped before it had started".into()),
+                    result = caught(begin(&parts, &prepared, &start, instance)) => result,
+                    _ = told_to_stop(&mut stop) => Err(anyhow!(STOPPED_EARLY)),
                 };
                 Done::Launched { key, instance, result }
             }
@@ -435,87 +401,129 @@ impl Supervisor {
         self.tell_conditions();
     }
 
-    fn launched(&mut self, key: Key, instance: Uuid, result: Result<Launched, String>) {
+    fn launched(&mut self, key: Key, instance: Uuid, result: anyhow::Result<Launched>) {
         // A launch that nobody waits for any more ends with what it made.
         let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.instance == instance) else { return };
-        let launched = match result {
-            Ok(launched) => launched,
-            Err(text) if entry.phase == Phase::Stopping || entry.crashes == 0 => {
-                if let Some(entry) = self.entries.remove(&key) {
-                    self.start_failed(&entry.start, &text);
-                    if entry.phase == Phase::Stopping {
-                        // The client that asked for the stop waits for this event.
-                        let provider = context(&self.parts, &key, &entry);
-                        self.parts.events.publish(Event::ProviderStopped { provider, reason: STOPPED.into() });
-                    }
-                    self.gone(&key);
+        match result {
+            Ok(launched) => {
+                if let Launched::Builtin(launched) = &launched {
+                    entry.local = Some(launched.local.clone());
                 }
-                return;
+                self.advance(&key, Input::Launched);
+                self.follow_run(key, launched);
             }
-            Err(text) => return self.pause(&key, &format!("it could not be started again: {text}")),
-        };
-        let stopping = entry.phase == Phase::Stopping;
-        if !stopping {
-            entry.phase = Phase::Running;
+            Err(error) => self.advance(&key, Input::LaunchFailed(chain(&*error))),
         }
-        entry.started = Instant::now();
-        if let Launched::Builtin(launched) = &launched {
-            entry.local = Some(launched.local.clone());
-        }
+    }
+
+    /// Has a run followed to its end.
+    fn follow_run(&mut self, key: Key, launched: Launched) {
+        let Some(entry) = self.entries.get(&key) else { return };
         let about = context(&self.parts, &key, entry);
-        let claims = entry.blueprint.claims.clone();
-        let (stop, health) = (entry.stop.subscribe(), entry.health.clone());
-        self.publish_state();
-        info!(provider_id = %key.id, link_name = %key.link_name, contract_id = %claims.contract_id, "provider started");
-        self.remark(&key, Level::Info, "the provider started");
-        self.parts.events.publish(Event::ProviderStarted { provider: about.clone(), claims });
+        let (instance, stop, health) = (entry.instance, entry.stop.subscribe(), entry.health.clone());
         let span = info_span!("provider", provider_id = %key.id, link_name = %key.link_name);
         let parts = Arc::clone(&self.parts);
         let ended = async move {
             let run = AssertUnwindSafe(follow(&parts, &key, launched, (about, health), stop)).catch_unwind();
-            let by_itself = run.await.unwrap_or_else(|_| Err(EndedByItself::Failed(PANICKED.into()))).err();
-            Done::Ended { key, instance, by_itself }
+            let how = run.await.unwrap_or_else(|_| RunEnd::Failed(PANICKED.into()));
+            Done::Ended { key, instance, how }
         };
         self.children.spawn(ended.instrument(span));
     }
 
-    fn ended(&mut self, key: &Key, instance: Uuid, by_itself: Option<EndedByItself>) {
-        let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.instance == instance) else { return };
-        let about = context(&self.parts, key, entry);
-        entry.local = None;
-        match by_itself {
-            Some(EndedByItself::Failed(how)) if entry.phase != Phase::Stopping && !self.closing => {
-                if entry.started.elapsed() >= STEADY {
-                    entry.crashes = 0;
-                }
-                entry.phase = Phase::Pausing;
-                self.publish_state();
-                warn!(provider_id = %key.id, link_name = %key.link_name, reason = how, "provider ended by itself");
-                self.remark(key, Level::Error, &format!("the provider ended by itself: {how}"));
-                self.parts.events.publish(Event::ProviderStopped { provider: about, reason: how.clone() });
-                self.pause(key, &how);
-            }
-            how => {
-                self.entries.remove(key);
-                self.publish_state();
-                let reason = match how {
-                    None => STOPPED.to_owned(),
-                    Some(EndedByItself::Done) => Exit::Code(0).to_string(),
-                    Some(EndedByItself::Failed(how)) => how,
-                };
-                info!(provider_id = %key.id, link_name = %key.link_name, reason, "provider stopped");
-                self.remark(key, Level::Info, &format!("the provider stopped: {reason}"));
-                self.parts.events.publish(Event::ProviderStopped { provider: about, reason });
-                self.gone(key);
-            }
+    /// Advances a provider unless the input is about an earlier run of it.
+    fn advance_run(&mut self, key: &Key, instance: Uuid, input: Input) {
+        if self.entries.get(key).is_some_and(|entry| entry.instance == instance) {
+            self.advance(key, input);
         }
     }
 
-    /// Refuses calls of and to providers whose claims do not count any more, and tells of each once.
+    /// Tells the lifecycle of a provider what happened, and carries out what it wants.
+    fn advance(&mut self, key: &Key, input: Input) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        let facts = Facts {
+            now: Instant::now(),
+            is_closing: self.closing,
+            is_ingress: entry.prepared.is_ingress(),
+            not_in_force: entry.prepared.in_force().err().map(|error| error.to_string()),
+        };
+        let effects = entry.life.on(input, &facts);
+        // Made before the first effect: events tell of a provider that is removed already.
+        let about = context(&self.parts, key, entry);
+        for effect in effects {
+            self.carry_out(key, &about, effect);
+        }
+    }
+
+    fn carry_out(&mut self, key: &Key, about: &ProviderContext, effect: Effect) {
+        let (provider_id, link_name) = (&key.id, &key.link_name);
+        let entry = self.entries.get_mut(key);
+        match effect {
+            Effect::Remove => drop(self.entries.remove(key)),
+            Effect::Publish => self.publish_state(),
+            Effect::Withdraw => {
+                if let Some(entry) = entry {
+                    entry.local = None;
+                }
+            }
+            Effect::Launch => self.launch(key),
+            Effect::EndRun(deadline) => {
+                if let Some(entry) = entry {
+                    entry.stop.send_replace(Some(deadline));
+                }
+            }
+            Effect::Pause(pause) => self.begin_pause(key, pause),
+            Effect::TellStarted => self.tell_started(key, about),
+            Effect::TellCrashed(reason) => {
+                warn!(%provider_id, %link_name, reason, "provider ended by itself");
+                self.log(key, Level::Error, &format!("the provider ended by itself: {reason}"));
+                self.tell_stopped(about, reason);
+            }
+            Effect::TellEnded(reason) => {
+                info!(%provider_id, %link_name, reason, "provider stopped");
+                self.log(key, Level::Info, &format!("the provider stopped: {reason}"));
+                self.tell_stopped(about, reason);
+            }
+            Effect::TellStopped => self.tell_stopped(about, STOPPED.into()),
+            Effect::TellNotStarted(text) => self.start_failed(&about.image_ref, link_name, &text),
+            Effect::TellGivenUp(text) => {
+                self.log(key, Level::Error, &text);
+                self.start_failed(&about.image_ref, link_name, &text);
+            }
+            Effect::Release => self.gone(key),
+        }
+    }
+
+    /// Has a provider launched again after a pause.
+    fn begin_pause(&mut self, key: &Key, pause: Duration) {
+        let Some(entry) = self.entries.get(key) else { return };
+        let (key, instance) = (key.clone(), entry.instance);
+        self.tell_conditions();
+        info!(provider_id = %key.id, pause_ms = clock::millis(pause), "provider is started again after a pause");
+        self.children.spawn(async move {
+            tokio::time::sleep(pause).await;
+            Done::PauseOver { key, instance }
+        });
+    }
+
+    fn tell_started(&self, key: &Key, about: &ProviderContext) {
+        let Some(entry) = self.entries.get(key) else { return };
+        let claims = &entry.prepared.claims;
+        info!(provider_id = %key.id, link_name = %key.link_name, contract_id = %claims.contract_id, "provider started");
+        self.log(key, Level::Info, "the provider started");
+        self.parts.context.events.publish(Event::ProviderStarted { provider: about.clone(), claims: claims.into() });
+    }
+
+    fn tell_stopped(&self, about: &ProviderContext, reason: String) {
+        self.parts.context.events.publish(Event::ProviderStopped { provider: about.clone(), reason });
+    }
+
+    /// Refuses calls of and to providers whose claims do not count any more, and tells of each
+    /// once.
     fn look_at_terms(&mut self) {
         let mut out_of_term = HashMap::new();
         for (key, entry) in &mut self.entries {
-            let refused = entry.blueprint.in_force().err();
+            let refused = entry.prepared.in_force().err();
             let is_news = refused.is_some() && !entry.is_out_of_term;
             entry.is_out_of_term = refused.is_some();
             let Some(error) = refused else { continue };
@@ -523,15 +531,15 @@ impl Supervisor {
             if !is_news {
                 continue;
             }
-            let claims = &entry.blueprint.claims;
+            let claims = &entry.prepared.claims;
             warn!(provider_id = %key.id, link_name = %key.link_name, expires = %claims.expires_human(), %error,
                 "calls of and to a provider are refused");
             let text = format!("calls of and to the provider are refused on this host: {error}");
-            self.parts.journal.writer(key.id.as_str(), key.link_name.as_str()).write(Level::Warn, &text);
-            self.parts.events.publish(Event::ClaimsNotInForce {
+            self.parts.context.journal.writer(key.id.as_str(), key.link_name.as_str()).write(Level::Warn, &text);
+            self.parts.context.events.publish(Event::ClaimsNotInForce {
                 public_key: key.id.to_string(),
                 image_ref: entry.start.reference.clone(),
-                host_id: self.parts.host.to_string(),
+                host_id: self.parts.context.host_id.to_string(),
                 not_before_human: claims.not_before_human(),
                 expires_human: claims.expires_human(),
                 error: error.to_string(),
@@ -540,66 +548,33 @@ impl Supervisor {
         self.parts.router.set_out_of_term(out_of_term);
     }
 
-    /// Forgets a provider that is not started again.
-    fn give_up(&mut self, key: &Key, text: &str) {
-        if let Some(entry) = self.entries.remove(key) {
-            self.remark(key, Level::Error, text);
-            self.start_failed(&entry.start, text);
-            self.gone(key);
-        }
-    }
-
-    /// Has a provider that ended by itself started again after a pause, or gives it up.
-    fn pause(&mut self, key: &Key, how: &str) {
-        let Some(entry) = self.entries.get_mut(key) else { return };
-        if let Err(error) = entry.blueprint.in_force() {
-            return self.give_up(key, &format!("it ended ({how}) and is not started again: {error}"));
-        }
-        entry.crashes += 1;
-        entry.phase = Phase::Pausing;
-        entry.last_end = Some(how.to_owned());
-        let crashes = entry.crashes;
-        self.tell_conditions();
-        if crashes > RESTARTS_MAX {
-            let text = format!(
-                "given up after {RESTARTS_MAX} restarts in a row; the last time: {how}. Its log lines say more; start it again when \
-                 the cause is mended"
-            );
-            return self.give_up(key, &text);
-        }
-        let Some(entry) = self.entries.get_mut(key) else { return };
-        entry.restarts += 1;
-        let pause = RESTART_FIRST * 2_u32.pow(crashes - 1);
-        info!(provider_id = %key.id, pause_ms = pause.as_millis() as u64, "provider is started again after a pause");
-        let (key, instance) = (key.clone(), entry.instance);
-        self.children.spawn(async move {
-            tokio::time::sleep(pause).await;
-            Done::PauseOver { key, instance }
+    /// Calls off the starts that a stop is about; returns whether there were any.
+    fn call_off(&mut self, stop: &Stop) -> bool {
+        let meant = self.preparing.extract_if(|_, (start, _)| {
+            start.reference == stop.provider && start.link_name == stop.link_name && stop.selects(start)
         });
+        let meant: Vec<(Start, AbortHandle)> = meant.map(|(_, preparing)| preparing).collect();
+        for (start, work) in &meant {
+            work.abort();
+            self.parts.context.events.publish(Event::ProviderStartFailed {
+                provider_ref: start.reference.clone(),
+                link_name: start.link_name.to_string(),
+                error: STOPPED_EARLY.into(),
+            });
+        }
+        !meant.is_empty()
     }
 
     fn stop(&mut self, stop: &Stop) -> Result<(), ProviderError> {
-        let meant = |reference: &str| reference == stop.provider;
-        let before = self.preparing.len();
-        let parts = Arc::clone(&self.parts);
-        self.preparing.retain(|_, (start, work)| {
-            let is_meant = meant(&start.reference) && start.link_name == stop.link_name && stop.selects(start);
-            if is_meant {
-                work.abort();
-                parts.events.publish(Event::ProviderStartFailed {
-                    provider_ref: start.reference.clone(),
-                    link_name: start.link_name.to_string(),
-                    error: "it was stopped before it had started".into(),
-                });
-            }
-            !is_meant
-        });
-        let cancelled = before != self.preparing.len();
-        let is_provider = |key: &Key, entry: &Entry| key.id.as_str() == stop.provider || meant(&entry.start.reference);
-        let found: Vec<Key> =
-            self.entries.iter().filter(|(key, entry)| is_provider(key, entry)).map(|(key, _)| key.clone()).collect();
+        let was_preparing = self.call_off(stop);
+        let found: Vec<Key> = self
+            .entries
+            .iter()
+            .filter(|(key, entry)| entry.is_of(key, &stop.provider))
+            .map(|(key, _)| key.clone())
+            .collect();
         let Some(key) = found.iter().find(|key| key.link_name == stop.link_name) else {
-            if cancelled {
+            if was_preparing {
                 return Ok(());
             }
             return Err(ProviderError::NotRunning {
@@ -614,37 +589,19 @@ impl Supervisor {
                 annotations: stop.annotations.clone(),
             });
         }
-        self.end(key, Instant::now() + STOP_TIMEOUT);
+        self.advance(key, Input::Stop(Instant::now() + STOP_TIMEOUT));
         Ok(())
     }
 
-    /// Has one provider end, whatever it is doing.
-    fn end(&mut self, key: &Key, deadline: Instant) {
-        let Some(entry) = self.entries.get_mut(key) else { return };
-        if entry.phase == Phase::Pausing {
-            let about = context(&self.parts, key, entry);
-            self.entries.remove(key);
-            self.parts.events.publish(Event::ProviderStopped { provider: about, reason: STOPPED.into() });
-            return self.gone(key);
-        }
-        entry.phase = Phase::Stopping;
-        entry.stop.send_replace(Some(deadline));
-        if !entry.blueprint.brings_work() {
-            // Others of the lattice may run it too: calls from here go to them from now on.
-            entry.local = None;
-            self.publish_state();
-        }
-    }
-
-    /// The end of everything that did not end: state first, then the events nobody else can send any more.
+    /// The end of everything that did not end: state first, then the events nobody else can send
+    /// any more.
     fn cut_off(mut self) {
         self.children.abort_all();
         let cut_off = std::mem::take(&mut self.entries);
         self.publish_state();
         for (key, entry) in &cut_off {
-            if matches!(entry.phase, Phase::Running | Phase::Stopping) {
-                let provider = context(&self.parts, key, entry);
-                self.parts.events.publish(Event::ProviderStopped { provider, reason: "killed at the deadline".into() });
+            if entry.life.is_shown() {
+                self.tell_stopped(&context(&self.parts, key, entry), "killed at the deadline".into());
             }
         }
     }
@@ -654,16 +611,16 @@ impl Supervisor {
         let meant: BTreeSet<Key> = self
             .entries
             .iter()
-            .filter(|(_, entry)| which == Which::All || entry.blueprint.brings_work())
+            .filter(|(_, entry)| which == Which::All || entry.prepared.is_ingress())
             .map(|(key, _)| key.clone())
             .collect();
         for (start, work) in std::mem::take(&mut self.preparing).into_values() {
             work.abort();
-            self.start_failed(&start, "the host is stopping");
+            self.start_failed(&start.reference, &start.link_name, "the host is stopping");
         }
         self.waiting.push((meant.clone(), done));
         for key in &meant {
-            self.end(key, deadline);
+            self.advance(key, Input::Stop(deadline));
         }
         self.tell_waiting();
     }
@@ -689,26 +646,14 @@ impl Supervisor {
 
     /// Shows how every provider is.
     fn tell_conditions(&self) {
-        let condition = |(key, entry): (&Key, &Entry)| Condition {
-            id: key.id.clone(),
-            link_name: key.link_name.clone(),
-            reference: entry.start.reference.clone(),
-            name: entry.blueprint.claims.name.clone().unwrap_or_default(),
-            phase: entry.phase,
-            crashes: entry.crashes,
-            restarts: entry.restarts,
-            last_end: entry.last_end.clone(),
-            expires: entry.blueprint.claims.expires,
-            since: entry.started,
-            health: entry.health.subscribe(),
-        };
-        self.told.send_replace(Arc::new(self.entries.iter().map(condition).collect()));
+        let conditions = self.entries.iter().map(|(key, entry)| entry.condition(key));
+        self.told.send_replace(Arc::new(conditions.collect()));
     }
 
     fn publish_state(&self) {
         self.tell_conditions();
-        let shown = |entry: &Entry| matches!(entry.phase, Phase::Running | Phase::Stopping);
-        let view = self.entries.iter().filter(|(_, entry)| shown(entry)).map(|(key, entry)| entry.view(key));
+        let shown = self.entries.iter().filter(|(_, entry)| entry.life.is_shown());
+        let view = shown.map(|(key, entry)| entry.view(key));
         let view = view.collect();
         let mut locals: HashMap<Arc<str>, Locals> = HashMap::new();
         for (key, entry) in &self.entries {
@@ -718,39 +663,40 @@ impl Supervisor {
             }
         }
         self.parts.router.set_providers(locals);
-        let claims = self.entries.iter().filter(|(_, entry)| entry.phase == Phase::Running);
+        let claims = self.entries.iter().filter(|(_, entry)| entry.life.phase == Phase::Running);
         let claims =
-            claims.map(|(key, entry)| (Arc::clone(key.id.as_arc()), Verified::of_provider(&entry.blueprint.claims)));
+            claims.map(|(key, entry)| (Arc::clone(key.id.as_arc()), Verified::of_provider(&entry.prepared.claims)));
         self.parts.router.set_provider_claims(claims.collect());
         self.published.send_replace(Arc::new(view));
     }
 
     /// Says something about a provider where its own lines are.
-    fn remark(&self, key: &Key, level: Level, text: &str) {
-        self.parts.journal.writer(key.id.as_str(), key.link_name.as_str()).write(level, text);
+    fn log(&self, key: &Key, level: Level, text: &str) {
+        self.parts.context.journal.writer(key.id.as_str(), key.link_name.as_str()).write(level, text);
     }
 
-    fn start_failed(&self, start: &Start, text: &str) {
-        warn!(reference = %start.reference, link_name = %start.link_name, error = text, "provider not started");
-        self.parts.events.publish(Event::ProviderStartFailed {
-            provider_ref: start.reference.clone(),
-            link_name: start.link_name.to_string(),
+    fn start_failed(&self, reference: &str, link_name: &LinkName, text: &str) {
+        warn!(%reference, %link_name, error = text, "provider not started");
+        self.parts.context.events.publish(Event::ProviderStartFailed {
+            provider_ref: reference.to_owned(),
+            link_name: link_name.to_string(),
             error: text.to_owned(),
         });
     }
 }
 
-/// Turns a panic, which is a bug, into an error like others: an entry must not wait for ever for its task.
-async fn caught<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| Err(PANICKED.into()))
+/// Turns a panic, which is a bug, into an error like others: an entry must not wait for ever for
+/// its task.
+async fn caught<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| Err(anyhow!(PANICKED)))
 }
 
 fn context(parts: &Parts, key: &Key, entry: &Entry) -> ProviderContext {
     ProviderContext {
-        host_id: parts.host.to_string(),
+        host_id: parts.context.host_id.to_string(),
         public_key: key.id.to_string(),
         link_name: key.link_name.to_string(),
-        contract_id: entry.blueprint.claims.contract_id.clone(),
+        contract_id: entry.prepared.claims.contract_id.clone(),
         image_ref: entry.start.reference.clone(),
         annotations: entry.start.annotations.clone(),
         instance_id: entry.instance.to_string(),

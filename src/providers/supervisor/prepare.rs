@@ -2,13 +2,18 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use anyhow::{Context as _, Result, bail};
 use tracing::info;
 
 use super::{Parts, command::Start};
 use crate::{
-    errors::chain,
+    clock,
     events::{Stage, progress::EVERY},
-    identity::{claims::now, keys::ProviderId, provider::ProviderClaims},
+    identity::{
+        claims::now,
+        keys::{KeyError, ProviderId},
+        provider::ProviderClaims,
+    },
     issuers::{self, IssuerError, Signed},
     links::{Claims, unwritten::entries_of},
     policy::{Action, Party},
@@ -22,7 +27,7 @@ use crate::{
 };
 
 /// A provider that can be launched, as often as need be.
-pub(super) struct Blueprint {
+pub(super) struct PreparedProvider {
     pub claims: ProviderClaims,
     pub kind: Kind,
 }
@@ -36,7 +41,7 @@ pub(super) enum Kind {
     },
 }
 
-impl Blueprint {
+impl PreparedProvider {
     pub fn id(&self) -> &ProviderId {
         &self.claims.subject
     }
@@ -47,70 +52,64 @@ impl Blueprint {
     }
 
     /// Whether it brings work in from outside the lattice, and so has to stop before the actors do.
-    pub fn brings_work(&self) -> bool {
+    pub fn is_ingress(&self) -> bool {
         match self.kind {
-            Kind::Builtin(spec) => spec.brings_work,
+            Kind::Builtin(spec) => spec.is_ingress,
             // External providers of a contract do the same as the built-in ones of that contract.
             Kind::External { .. } => {
-                builtin::CATALOGUE.iter().any(|spec| spec.brings_work && spec.contract_id == self.claims.contract_id)
+                builtin::CATALOGUE.iter().any(|spec| spec.is_ingress && spec.contract_id == self.claims.contract_id)
             }
         }
     }
 }
 
-/// Fetches, verifies, unpacks and asks the policy service. The error is for people.
-pub(super) async fn prepare(parts: &Parts, start: &Start) -> Result<Arc<Blueprint>, String> {
+/// Fetches, verifies, unpacks and asks the policy service.
+pub(super) async fn prepare(parts: &Parts, start: &Start) -> Result<Arc<PreparedProvider>> {
     let began = std::time::Instant::now();
-    let blueprint = match builtin::find(&start.reference) {
+    let prepared = match builtin::find(&start.reference) {
         Some(Ok(spec)) => of_builtin(spec)?,
-        Some(Err(unknown)) => return Err(unknown.to_string()),
+        Some(Err(unknown)) => return Err(unknown.into()),
         None => fetch(parts, &start.reference).await?,
     };
     let party = Party {
-        public_key: blueprint.claims.subject.to_string(),
-        contract_id: blueprint.claims.contract_id.clone(),
+        public_key: prepared.claims.subject.to_string(),
+        contract_id: prepared.claims.contract_id.clone(),
         link_name: start.link_name.to_string(),
-        issuer: blueprint.claims.issuer.clone(),
+        issuer: prepared.claims.issuer.clone(),
         capabilities: Vec::new(),
-        expires: blueprint.claims.expires,
+        expires: prepared.claims.expires,
         image_reference: start.reference.clone(),
     };
-    let decision = parts.policy.decide(Action::StartProvider, Party::default(), party).await;
+    let decision = parts.context.policy.decide(Action::StartProvider, Party::default(), party).await;
     if !decision.permitted {
-        return Err(format!(
-            "Policy denied starting provider, request: {}{}",
-            decision.request_id,
-            decision.message.map(|message| format!(" ({message})")).unwrap_or_default()
-        ));
+        let message = decision.message.map(|message| format!(" ({message})")).unwrap_or_default();
+        bail!("Policy denied starting provider, request: {}{message}", decision.request_id);
     }
-    if matches!(blueprint.kind, Kind::External { .. }) {
-        admitted(parts, &blueprint.claims, start).await?;
+    if matches!(prepared.kind, Kind::External { .. }) {
+        admitted(parts, &prepared.claims, start).await?;
     }
-    info!(provider_id = %blueprint.id(), took_ms = began.elapsed().as_millis() as u64, "provider verified");
-    Ok(Arc::new(blueprint))
+    info!(provider_id = %prepared.id(), took_ms = clock::millis(began.elapsed()), "provider verified");
+    Ok(Arc::new(prepared))
 }
 
 /// Checks the account that signed a provider, and remembers it.
-async fn admitted(parts: &Parts, claims: &ProviderClaims, start: &Start) -> Result<(), String> {
+async fn admitted(parts: &Parts, claims: &ProviderClaims, start: &Start) -> Result<()> {
     let (key, issuer) = (claims.subject.to_string(), claims.issuer.clone());
     if builtin::CATALOGUE.iter().any(|spec| spec.public_key == key) {
-        return Err(IssuerError::BuiltIn { key }.to_string());
+        bail!(IssuerError::BuiltIn { key });
     }
     let runs_elsewhere = parts.router.runs_elsewhere(&format!("{key}.{}", start.link_name));
-    let elsewhere = parts.links.table().claims(&key).filter(|_| runs_elsewhere).cloned();
-    let (issuers, change) = (parts.issuers.clone(), start.issuer_change);
+    let elsewhere = parts.context.links.table().claims(&key).filter(|_| runs_elsewhere).cloned();
+    let (issuers, change) = (parts.context.issuers.clone(), start.issuer_change);
     let checked = tokio::task::spawn_blocking(move || {
         let kind = issuers::Kind::Provider;
         issuers.admit(&Signed { kind, key: &key, issuer: &issuer, elsewhere: elsewhere.as_deref() }, change)
     });
-    match checked.await {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(panic) => Err(format!("looking at its issuer panicked: {panic}")),
-    }
+    Ok(checked.await.context("looking at its issuer panicked")??)
 }
 
-fn of_builtin(spec: &'static Spec) -> Result<Blueprint, String> {
-    let subject = ProviderId::parse(spec.public_key).map_err(|e| e.to_string())?;
+fn of_builtin(spec: &'static Spec) -> Result<PreparedProvider, KeyError> {
+    let subject = ProviderId::parse(spec.public_key)?;
     let claims = ProviderClaims {
         subject,
         issuer: builtin::ISSUER.to_owned(),
@@ -125,27 +124,28 @@ fn of_builtin(spec: &'static Spec) -> Result<Blueprint, String> {
         expires: None,
         not_before: None,
     };
-    Ok(Blueprint { claims, kind: Kind::Builtin(spec) })
+    Ok(PreparedProvider { claims, kind: Kind::Builtin(spec) })
 }
 
-async fn fetch(parts: &Parts, reference: &str) -> Result<Blueprint, String> {
-    let steps = parts.events.steps(reference);
+async fn fetch(parts: &Parts, reference: &str) -> Result<PreparedProvider> {
+    let steps = parts.context.events.steps(reference);
     let fetched = parts.registry.fetch_telling(reference, EVERY, |(bytes, of)| steps.pulled(bytes, of)).await;
-    let bytes = fetched.map_err(|e| chain(&e))?.content;
+    let bytes = fetched?.content;
     let cache = parts.cache_dir.clone();
-    let unpacked = tokio::task::spawn_blocking(move || {
+    let unpacked = tokio::task::spawn_blocking(move || -> Result<_> {
         steps.stage(Stage::Verify);
-        let archive = Archive::read(&bytes, &this_target(), now()).map_err(|e| chain(&e))?;
+        let archive = Archive::read(&bytes, &this_target(), now())?;
         steps.stage(Stage::Unpack);
-        let path = executable::install(&cache, &archive).map_err(|e| chain(&e))?;
-        Ok::<_, String>(Blueprint { claims: archive.claims, kind: Kind::External { path, hash: archive.hash } })
+        let path = executable::install(&cache, &archive)?;
+        let kind = Kind::External { path, hash: archive.hash };
+        Ok(PreparedProvider { claims: archive.claims, kind })
     });
-    unpacked.await.map_err(|panic| format!("unpacking it panicked: {panic}"))?
+    unpacked.await.context("unpacking it panicked")?
 }
 
-/// Makes the claims of a provider known, and what its reference led to. A bucket that is away does not keep it from
-/// running: it is known here at once, and everywhere when the bucket is back.
+/// Makes the claims of a provider known, and what its reference led to. A bucket that is away does
+/// not keep it from running: it is known here at once, and everywhere when the bucket is back.
 pub(super) async fn record(parts: &Parts, claims: &ProviderClaims, reference: &str) {
-    let entries = entries_of(&Claims::of_provider(claims), Some(reference), &parts.links.table());
-    parts.links.announce(entries).await;
+    let entries = entries_of(&Claims::of_provider(claims), Some(reference), &parts.context.links.table());
+    parts.context.links.announce(entries).await;
 }

@@ -247,7 +247,6 @@ fn the_older_hosts_responses_are_read() {
 
     let not_running = response(pack(&json!({"msg": [], "error": "not running"}))).unwrap();
     assert_eq!(not_running.error.as_deref(), Some("not running"));
-    assert!(not_running.answers("anything"));
 
     let empty = response(pack(&json!({"error": "", "invocation_id": null}))).unwrap();
     assert_eq!(empty.error, None);

@@ -30,7 +30,10 @@ use tokio::{sync::mpsc, time::Instant as Clock};
 use tracing::{debug, info, warn};
 
 use super::{API_TIMEOUT, Bucket, backlog::Backlog, making::Making, open};
-use crate::store::{Entry, Error, Update, WRITE_TIMEOUT};
+use crate::{
+    clock,
+    store::{Entry, Error, Update, WRITE_TIMEOUT},
+};
 
 /// How often an idle consumer shows that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -209,7 +212,7 @@ impl Bucket {
         self.hears.store(true, Ordering::Relaxed);
         if let Some(since) = following.silent_since.take() {
             info!(
-                bucket = %self.kv.name, place = %self.place, silent_ms = since.elapsed().as_millis() as u64,
+                bucket = %self.kv.name, place = %self.place, silent_ms = clock::millis(since.elapsed()),
                 "the lattice metadata is reached again"
             );
         }

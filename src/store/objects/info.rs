@@ -1,15 +1,13 @@
 //! The metadata of objects, and the names and ids in it.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::HashMap, fmt, time::Duration};
 
 use aws_lc_rs::digest::Context as Digest;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::clock;
 
 /// The size of a stored piece, as that of other clients.
 pub const PIECE_BYTES: usize = 128 * 1024;
@@ -152,7 +150,7 @@ pub fn decoded(encoded: &str) -> Option<String> {
 }
 
 pub(super) fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    clock::unix_time()
 }
 
 #[cfg(test)]

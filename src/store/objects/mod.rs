@@ -46,7 +46,7 @@ use super::jetstream::{
     lasting,
     read::{self, Held, ReadError},
 };
-use crate::{errors::chain, lenient::nullable};
+use crate::{errors::chain, serde_null::null_as_default};
 
 /// Attempts to write metadata that others write too.
 const ATTEMPTS_MAX: usize = 10;
@@ -110,7 +110,7 @@ pub struct Listed {
 /// The member of the metadata that tells whether there is an object.
 #[derive(Deserialize)]
 struct Mark {
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "null_as_default")]
     deleted: bool,
 }
 

@@ -8,9 +8,9 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::Write as _,
+    io::{self, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -57,18 +57,20 @@ const ELSEWHERE: Duration = Duration::from_secs(2);
 
 /// Writes the actor's module where the host can load it; returns the reference.
 pub(super) fn keep_actor(cache: &Path) -> Result<String> {
-    let keep = || -> std::io::Result<String> {
-        let dir = std::path::absolute(cache)?.join("demo");
-        let path = dir.join(format!("{NAME}.wasm"));
-        if fs::read(&path).ok().as_deref() != Some(MODULE) {
-            fs::create_dir_all(&dir)?;
-            let mut file = tempfile::NamedTempFile::new_in(&dir)?;
-            file.write_all(MODULE)?;
-            file.persist(&path)?;
-        }
-        Ok(format!("file://{}", path.display()))
-    };
-    keep().with_context(|| format!("write the actor {NAME} below {}", cache.display()))
+    let path = write_module(cache).with_context(|| format!("write the actor {NAME} below {}", cache.display()))?;
+    Ok(format!("file://{}", path.display()))
+}
+
+fn write_module(cache: &Path) -> io::Result<PathBuf> {
+    let dir = std::path::absolute(cache)?.join("demo");
+    let path = dir.join(format!("{NAME}.wasm"));
+    if fs::read(&path).ok().as_deref() != Some(MODULE) {
+        fs::create_dir_all(&dir)?;
+        let mut file = tempfile::NamedTempFile::new_in(&dir)?;
+        file.write_all(MODULE)?;
+        file.persist(&path)?;
+    }
+    Ok(path)
 }
 
 /// The application while it starts.
@@ -118,15 +120,14 @@ impl<'a> Application<'a> {
     }
 
     async fn start_actor(&mut self) -> Result<()> {
-        let runs = |host: &Host| host.actors().running().iter().any(|actor| actor.id.as_str() == ACTOR);
-        if !runs(self.host) {
+        if !runs_actor(self.host) {
             let reference = self.actor.clone();
             let (annotations, issuer_change) = (Annotations::new(), IssuerChange::Refused);
             let amount = Amount::Exactly(REPLICAS);
             let start = actors::Start { reference, annotations, amount, issuer_change };
             self.host.actors().start(start).with_context(|| format!("start the actor {NAME}"))?;
         }
-        self.until(&format!("the actor {NAME}"), runs).await
+        self.until(&format!("the actor {NAME}"), runs_actor).await
     }
 
     async fn start_provider(&mut self, spec: &Spec) -> Result<()> {
@@ -183,12 +184,13 @@ impl<'a> Application<'a> {
 
     /// Looks whether an event says that a part cannot start.
     fn notice(&mut self, event: Event) -> Result<()> {
-        let provider = |name: &str| [&httpclient::SPEC, &httpserver::SPEC].iter().any(|spec| reference(spec) == name);
         match event {
             Event::ActorStartFailed { actor_ref, error } if actor_ref == self.actor => {
                 bail!("the actor {NAME} cannot start: {error}")
             }
-            Event::ProviderStartFailed { provider_ref, error, .. } if provider(&provider_ref) => {
+            Event::ProviderStartFailed { provider_ref, error, .. }
+                if [&httpclient::SPEC, &httpserver::SPEC].map(reference).contains(&provider_ref) =>
+            {
                 bail!("{provider_ref} cannot start: {error}")
             }
             Event::LinkdefSetFailed { link, error, .. } => {
@@ -247,8 +249,7 @@ impl<'a> Application<'a> {
     /// Puts the page on the first free port from `first`.
     async fn link_page(&mut self, first: u16) -> Result<Page> {
         let mut ports = first..PORT + PORTS;
-        let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
-        let port = ports.find(free).with_context(|| {
+        let port = ports.find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()).with_context(|| {
             format!("find a port for the page: none from {first} to {} is free on 127.0.0.1", PORT + PORTS - 1)
         })?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port)).to_string();
@@ -275,21 +276,25 @@ impl<'a> Application<'a> {
     }
 }
 
+fn runs_actor(host: &Host) -> bool {
+    host.actors().running().iter().any(|actor| actor.id.as_str() == ACTOR)
+}
+
 fn reference(spec: &Spec) -> String {
     format!("{SCHEME}{}", spec.name)
 }
 
 /// Asks for a picture; an error says what came instead.
-async fn picture(client: &reqwest::Client, page: &str) -> Result<(), String> {
-    let answer = client.get(format!("{page}dog")).send().await.map_err(|e| chain(&e))?;
+async fn picture(client: &reqwest::Client, page: &str) -> Result<()> {
+    let answer = client.get(format!("{page}dog")).send().await.map_err(|error| anyhow!(chain(&error)))?;
     let status = answer.status();
     // The actor names where a picture is from; other programs on this port would not.
     if status.is_success() && answer.headers().contains_key(reqwest::header::CONTENT_LOCATION) {
         return Ok(());
     }
-    let text = answer.text().await.map_err(|e| chain(&e))?;
+    let text = answer.text().await.map_err(|error| anyhow!(chain(&error)))?;
     let line: String = text.lines().next().unwrap_or_default().chars().take(300).collect();
-    Err(format!("it answers {status} {line}"))
+    bail!("it answers {status} {line}")
 }
 
 /// Where the page is.
@@ -306,16 +311,10 @@ impl Page {
         if link.provider_id != httpserver::SPEC.public_key {
             return None;
         }
-        let value =
-            |name: &str| link.values.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, v)| v.trim());
-        let elsewhere = |key: &String| {
-            let key = key.to_ascii_lowercase();
-            key.starts_with("tls") || key.starts_with("config") || key == "host" || key == "path"
-        };
-        if link.values.keys().any(elsewhere) {
+        if link.values.keys().any(|key| leads_elsewhere(key)) {
             return None;
         }
-        let (host, port) = match (value("address"), value("port")) {
+        let (host, port) = match (value(link, "address"), value(link, "port")) {
             (Some(address), None) => address.rsplit_once(':')?,
             (None, Some(port)) => ("127.0.0.1", port),
             _ => return None,
@@ -327,6 +326,17 @@ impl Page {
         let port: u16 = port.parse().ok().filter(|port| *port > 0)?;
         Some(Self { url: format!("http://{host}:{port}/"), port })
     }
+}
+
+/// A value of a link, whatever the case of its name.
+fn value<'l>(link: &'l LinkDefinition, name: &str) -> Option<&'l str> {
+    link.values.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+}
+
+/// Whether a value of this name makes another URL of a page.
+fn leads_elsewhere(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    key.starts_with("tls") || key.starts_with("config") || key == "host" || key == "path"
 }
 
 #[cfg(test)]

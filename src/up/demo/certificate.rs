@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    io::Write as _,
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -37,14 +37,6 @@ pub struct Certificate {
 impl Certificate {
     /// Makes an authority and a certificate for the names of both APIs and for this machine.
     pub fn generate() -> Result<Self> {
-        let now = OffsetDateTime::now_utc();
-        let params = |name: &str, names: &[&str]| -> Result<CertificateParams> {
-            let mut params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-            params.distinguished_name = rcgen::DistinguishedName::new();
-            params.distinguished_name.push(DnType::CommonName, name);
-            (params.not_before, params.not_after) = (now - EARLIER, now + VALID - EARLIER);
-            Ok(params)
-        };
         // Clients tell authorities by their names: two of one name look like a forged signature.
         let id = uuid::Uuid::new_v4();
         let mut authority = params(&format!("authority {id} of the pets API"), &[])?;
@@ -70,9 +62,9 @@ impl Certificate {
             let made = Self::generate()?;
             fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
             let [authority, certificate, key] = &paths;
-            write(authority, &made.authority, false)?;
-            write(certificate, &made.certificate, false)?;
-            write(key, &made.key, true)?;
+            write(authority, &made.authority, Readers::All)?;
+            write(certificate, &made.certificate, Readers::All)?;
+            write(key, &made.key, Readers::Owner)?;
             return Ok(made);
         }
         if there < paths.len() {
@@ -82,7 +74,6 @@ impl Certificate {
                 dir.display()
             );
         }
-        let read = |path: &PathBuf| fs::read_to_string(path).with_context(|| format!("read {}", path.display()));
         let [authority, certificate, key] = &paths;
         Ok(Self { authority: read(authority)?, certificate: read(certificate)?, key: read(key)? })
     }
@@ -93,22 +84,44 @@ impl Certificate {
     }
 }
 
-/// Writes a file that appears whole or not at all; a secret one is for this user only.
-fn write(path: &Path, text: &str, secret: bool) -> Result<()> {
-    let written = || -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
-        file.write_all(text.as_bytes())?;
-        #[cfg(unix)]
-        if !secret {
-            use std::os::unix::fs::PermissionsExt as _;
-            file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
-        }
-        #[cfg(not(unix))]
-        let _ = secret;
-        file.persist(path)?;
-        Ok(())
-    };
-    written().with_context(|| format!("write {}", path.display()))
+/// The parameters of a certificate that is good from now on.
+fn params(name: &str, names: &[&str]) -> Result<CertificateParams> {
+    let now = OffsetDateTime::now_utc();
+    let mut params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    (params.not_before, params.not_after) = (now - EARLIER, now + VALID - EARLIER);
+    Ok(params)
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("read {}", path.display()))
+}
+
+/// The users who may read a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Readers {
+    All,
+    Owner,
+}
+
+/// Writes a file that appears whole or not at all.
+fn write(path: &Path, text: &str, readers: Readers) -> Result<()> {
+    try_write(path, text, readers).with_context(|| format!("write {}", path.display()))
+}
+
+#[cfg_attr(not(unix), allow(unused_variables))]
+fn try_write(path: &Path, text: &str, readers: Readers) -> io::Result<()> {
+    // Temporary files are for their owner only.
+    let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
+    file.write_all(text.as_bytes())?;
+    #[cfg(unix)]
+    if readers == Readers::All {
+        use std::os::unix::fs::PermissionsExt as _;
+        file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
+    }
+    file.persist(path)?;
+    Ok(())
 }
 
 #[cfg(test)]

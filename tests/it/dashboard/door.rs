@@ -3,7 +3,7 @@
 use futures::StreamExt as _;
 use lattice_host::{
     config::Secret,
-    http::auth::{self, Keys},
+    http::token::{self, Keys},
     providers::builtin::httpserver::SPEC,
 };
 use reqwest::{Client, Method, StatusCode, header, redirect};
@@ -188,8 +188,8 @@ async fn without_a_login_nothing_is_changed_sent_or_called() {
 /// A client with a session that somebody else signed.
 fn forged_sessions(dashboard: &Dashboard) -> Client {
     let other = Keys::new(&Secret::new("another secret"), None);
-    assert_ne!(other.session(auth::now()), dashboard.token);
-    let bearer = format!("Bearer {}", other.session(auth::now())).parse().unwrap();
+    assert_ne!(other.session(token::now()), dashboard.token);
+    let bearer = format!("Bearer {}", other.session(token::now())).parse().unwrap();
     let headers = header::HeaderMap::from_iter([(header::AUTHORIZATION, bearer)]);
     Client::builder().default_headers(headers).build().unwrap()
 }

@@ -8,7 +8,7 @@ mod health;
 
 use std::time::Duration;
 
-use lattice_host::http::auth::{self, Keys};
+use lattice_host::http::token::{self, Keys};
 use reqwest::{
     Method, StatusCode, Url,
     header::{AUTHORIZATION, HeaderMap},
@@ -39,7 +39,7 @@ impl Dashboard {
     pub fn of(host: TestHost) -> Self {
         let place = host.host().dashboard().expect("a dashboard");
         let url = place.url().parse().expect("an address");
-        let token = auth::read(place.token_file.as_ref().expect("a file")).expect("a token").expose().to_owned();
+        let token = token::read(place.token_file.as_ref().expect("a file")).expect("a token").expose().to_owned();
         let bearer = format!("Bearer {token}").parse().expect("a header");
         let headers = HeaderMap::from_iter([(AUTHORIZATION, bearer)]);
         let http = reqwest::Client::builder().timeout(PATIENCE).default_headers(headers).build().expect("a client");
@@ -53,7 +53,7 @@ impl Dashboard {
 
     /// The code of a link, as `host dashboard` makes one.
     pub fn code(&self) -> String {
-        Keys::new(&lattice_host::config::Secret::new(&*self.token), None).code(&self.host.id, auth::now())
+        Keys::new(&lattice_host::config::Secret::new(&*self.token), None).code(&self.host.id, token::now())
     }
 
     /// Logs a browser in by a link.

@@ -149,7 +149,7 @@ impl TestHost {
 
     /// The other hosts this one has heard of, and whether they are silent.
     pub fn other_hosts(&self) -> Vec<(String, bool)> {
-        self.host.as_ref().map(Host::other_hosts).unwrap_or_default()
+        self.host.as_ref().map(|host| host.peers().others()).unwrap_or_default()
     }
 
     /// Waits until somebody asks it to stop.

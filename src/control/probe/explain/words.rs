@@ -4,10 +4,11 @@ use serde_json::{Value, json};
 
 use super::{Explained, Outcome, Request, Step};
 use crate::{
+    clock,
     links::{LinkDefinition, Table, link_option},
     providers::{builtin, external::masks},
     router::{
-        Builtin, Meant, Room,
+        Builtin, Resolution, Room,
         explain::{Asked, Check, Explanation, Runner, Way},
         may_be_contract,
     },
@@ -101,27 +102,27 @@ impl Scene<'_> {
     }
 
     fn link(&self, explanation: &Explanation) -> Step {
-        match &explanation.meant {
+        match &explanation.resolution {
             None => {
                 let why =
                     "a provider calls an actor by its public key; that the actor is linked to it is part of the check";
                 step("link", Outcome::Ok, why.into())
             }
-            Some(Ok(Meant::Builtin(_))) => {
+            Some(Ok(Resolution::Builtin(_))) => {
                 let why = format!("{} is part of every host and needs no link", self.request.namespace);
                 step("link", Outcome::Ok, why)
             }
-            Some(Ok(Meant::Actor(id))) => step(
+            Some(Ok(Resolution::Actor(id))) => step(
                 "link",
                 Outcome::Ok,
                 format!("{} is called by its public key, which needs no link", self.named(id)),
             ),
-            Some(Ok(Meant::Alias(id))) => {
+            Some(Ok(Resolution::Alias(id))) => {
                 let why =
                     format!("call alias {} is that of {}, and needs no link", self.request.namespace, self.named(id));
                 step("link", Outcome::Ok, why)
             }
-            Some(Ok(Meant::Linked(link))) => self.existing_link(explanation, link),
+            Some(Ok(Resolution::Linked(link))) => self.existing_link(explanation, link),
             Some(Err(error)) => self.missing_link(error),
         }
     }
@@ -197,7 +198,7 @@ impl Scene<'_> {
     fn claim(&self, explanation: &Explanation) -> Step {
         let origin = &self.request.origin.public_key;
         match &explanation.claim {
-            None if explanation.meant.as_ref().is_some_and(Result::is_err) => {
+            None if explanation.resolution.as_ref().is_some_and(Result::is_err) => {
                 step("claim", Outcome::Unknown, "is only looked at when there is a target".into())
             }
             None => step("claim", Outcome::Ok, "calls of actors need no capability".into()),
@@ -220,37 +221,16 @@ impl Scene<'_> {
 
     fn check(&self, explanation: &Explanation) -> Step {
         let target = explanation.target.as_ref();
-        let passes = || match target {
-            Some(target) if !target.is_actor() => "the provider takes calls of actors that are linked to it".to_owned(),
-            _ if self.request.origin.contract_id.is_empty() => "an actor takes calls of every actor".to_owned(),
-            _ => format!(
-                "the actor is signed for {}, as which the provider calls it, and linked to it",
-                self.request.origin.contract_id
-            ),
-        };
-        let failed = |error: &CallError| {
-            let fix = match target {
-                // It says itself what to do.
-                _ if matches!(error, CallError::NotInForce { .. }) => String::new(),
-                Some(target) if matches!(error, CallError::NotLetIn { .. }) => {
-                    let Entity { public_key, link_name, contract_id } = &self.request.origin;
-                    let option = link_option(link_name);
-                    format!("host link put {} {public_key} {contract_id}{option} KEY=VALUE", target.public_key)
-                }
-                Some(target) if target.is_actor() => sign_command(&target.public_key, &self.request.origin.contract_id),
-                Some(target) => self.put_command(&target.public_key, &target.contract_id),
-                None => String::new(),
-            };
-            Step { fix: Some(fix).filter(|fix| !fix.is_empty()), ..step("check", Outcome::Fails, error.to_string()) }
-        };
         match &explanation.check {
-            Check::Here(Ok(())) => step("check", Outcome::Ok, passes()),
-            Check::Elsewhere(Ok(())) => step(
-                "check",
-                Outcome::Ok,
-                format!("{}; its own host decides, this is by its claims in the lattice", passes()),
-            ),
-            Check::Here(Err(error)) | Check::Elsewhere(Err(error)) => failed(error),
+            Check::Here(Ok(())) => step("check", Outcome::Ok, self.passed_check(target)),
+            Check::Elsewhere(Ok(())) => {
+                let passed = self.passed_check(target);
+                let why = format!("{passed}; its own host decides, this is by its claims in the lattice");
+                step("check", Outcome::Ok, why)
+            }
+            Check::Here(Err(error)) | Check::Elsewhere(Err(error)) => {
+                Step { fix: self.mend_check(target, error), ..step("check", Outcome::Fails, error.to_string()) }
+            }
             Check::Nothing if matches!(explanation.way, Way::Within(_)) => {
                 step("check", Outcome::Ok, "the host itself answers, and checks nothing more".into())
             }
@@ -258,6 +238,30 @@ impl Scene<'_> {
                 step("check", Outcome::Unknown, "the target is not known, or a process that checks by itself".into())
             }
             Check::Unknown => step("check", Outcome::Unknown, "the lattice has no claims of the target".into()),
+        }
+    }
+
+    fn passed_check(&self, target: Option<&Entity>) -> String {
+        let contract = &self.request.origin.contract_id;
+        match target {
+            Some(target) if !target.is_actor() => "the provider takes calls of actors that are linked to it".to_owned(),
+            _ if contract.is_empty() => "an actor takes calls of every actor".to_owned(),
+            _ => format!("the actor is signed for {contract}, as which the provider calls it, and linked to it"),
+        }
+    }
+
+    /// Returns the command that mends what the check found.
+    fn mend_check(&self, target: Option<&Entity>, error: &CallError) -> Option<String> {
+        let Entity { public_key, link_name, contract_id } = &self.request.origin;
+        match (error, target?) {
+            // It says itself what to do.
+            (CallError::NotInForce { .. }, _) => None,
+            (CallError::NotLetIn { .. }, target) => {
+                let option = link_option(link_name);
+                Some(format!("host link put {} {public_key} {contract_id}{option} KEY=VALUE", target.public_key))
+            }
+            (_, target) if target.is_actor() => Some(sign_command(&target.public_key, contract_id)),
+            (_, target) => Some(self.put_command(&target.public_key, &target.contract_id)),
         }
     }
 
@@ -310,6 +314,7 @@ impl Scene<'_> {
             "room": here.as_ref().and_then(|here| here.room).map(room_data),
             "hosts": runners.iter().map(runner_data).collect::<Vec<_>>(),
         });
+        // A host that is silent may be gone, and does not count.
         let there: Vec<&Runner> = runners.iter().filter(|runner| !runner.is_silent).collect();
         let mut said = Vec::new();
         if let Some(here) = here {
@@ -330,11 +335,11 @@ impl Scene<'_> {
         if !silent.is_empty() {
             said.push(format!("silent: {}", silent.join(", ")));
         }
+        // No call may begin now, and none may wait.
         let is_full = here
             .as_ref()
             .and_then(|here| here.room)
             .is_some_and(|room| room.limit == 0 || (room.free == 0 && room.waiting >= room.queue_max));
-        let fix = || Some(self.start_command(target));
         if is_full && there.is_empty() {
             let fix =
                 Some("let it take more calls at a time: host scale actor, or start it on another host".to_owned());
@@ -352,7 +357,7 @@ impl Scene<'_> {
             None => "no host that is heard here runs it; hosts of earlier years are not heard".to_owned(),
         };
         said.insert(0, heard);
-        Step { data, fix: fix(), ..step("replica", Outcome::Unknown, said.join("; ")) }
+        Step { data, fix: Some(self.start_command(target)), ..step("replica", Outcome::Unknown, said.join("; ")) }
     }
 
     fn path(&self, explanation: &Explanation) -> Step {
@@ -442,7 +447,7 @@ fn sign_command(actor: &str, contract: &str) -> String {
 fn deadline(explanation: &Explanation) -> Step {
     match explanation.deadline {
         Some(time) => {
-            let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            let ms = clock::millis(time);
             let why =
                 format!("{ms} ms (rpc_timeout_ms); a call made by another call has what is left of that one's time");
             Step { data: json!({ "rpc_timeout_ms": ms }), ..step("deadline", Outcome::Ok, why) }
@@ -500,6 +505,6 @@ fn room_data(room: Room) -> Value {
 fn runner_data(runner: &Runner) -> Value {
     json!({
         "host_id": runner.host_id, "silent": runner.is_silent, "direct": runner.is_direct,
-        "silence_ms": u64::try_from(runner.silence.as_millis()).unwrap_or(u64::MAX),
+        "silence_ms": clock::millis(runner.silence),
     })
 }

@@ -8,6 +8,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use anyhow::{anyhow, bail};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use serde::{Serialize, de::DeserializeOwned};
@@ -25,7 +26,7 @@ use super::{
     backend::{Backend, ContentInfo, Download, Error, Upload},
     listing,
     names::{check_container, check_object},
-    uploads::{IDLE_MAX, Uploads},
+    uploads::{IDLE_MAX, Purpose, Uploads},
 };
 use crate::{
     contracts::{
@@ -218,12 +219,13 @@ impl BlobLink {
         let PutChunkRequest { chunk, stream_id, cancel_and_remove } = request?;
         let id = given(stream_id).or_else(|| self.uploads.id_of(&chunk));
         let id = id.ok_or_else(|| Error::NoUpload(format!("{}/{}", chunk.container_id, chunk.object_id)))?;
-        let mut upload = self.uploads.take(&id, &chunk, cancel_and_remove)?;
         if cancel_and_remove {
+            let upload = self.uploads.take(&id, &chunk, Purpose::Cancel)?;
             self.uploads.remove(&id);
             upload.abort().await;
             return Ok(());
         }
+        let mut upload = self.uploads.take(&id, &chunk, Purpose::Write)?;
         if !chunk.is_last {
             let outcome = self.write(&id, upload, chunk.bytes).await;
             if outcome.is_err() {
@@ -313,20 +315,23 @@ impl BlobLink {
         let (actor_id, object_id) = (self.actor_id.clone(), outgoing.download.metadata().object_id.clone());
         let outcome = tokio::select! {
             biased;
-            () = self.cut.cancelled() => Err("the link ended".to_owned()),
+            () = self.cut.cancelled() => Err(anyhow!("the link ended")),
             outcome = self.send_chunks(outgoing) => outcome,
         };
         match outcome {
             Ok(()) => debug!(%actor_id, object_id, "object sent"),
-            Err(error) => warn!(%actor_id, object_id, error, "object not sent to its end"),
+            Err(error) => {
+                let error = chain(error.as_ref());
+                warn!(%actor_id, object_id, error, "object not sent to its end");
+            }
         }
     }
 
-    async fn send_chunks(&self, mut outgoing: Outgoing) -> Result<(), String> {
+    async fn send_chunks(&self, mut outgoing: Outgoing) -> anyhow::Result<()> {
         while outgoing.left > 0 {
-            let bytes = self.read(&mut outgoing.download, outgoing.left).await.map_err(|e| chain(&e))?;
+            let bytes = self.read(&mut outgoing.download, outgoing.left).await?;
             if bytes.is_empty() {
-                return Err("it got shorter while it was read".into());
+                bail!("it got shorter while it was read");
             }
             let length = bytes.len() as u64;
             let metadata = outgoing.download.metadata();
@@ -338,10 +343,9 @@ impl BlobLink {
                 is_last: length == outgoing.left,
             };
             let deadline = Instant::now() + self.context.rpc_timeout;
-            let answer = self.context.call_actor(&self.actor_id, RECEIVE_CHUNK, encode(&chunk), deadline).await;
-            let answer = answer.map_err(|e| e.to_string())?;
+            let answer = self.context.call_actor(&self.actor_id, RECEIVE_CHUNK, encode(&chunk), deadline).await?;
             // An actor with nothing to say wants the rest.
-            let answer: Option<ChunkResponse> = decode(RECEIVE_CHUNK, &answer).map_err(|e| e.to_string())?;
+            let answer: Option<ChunkResponse> = decode(RECEIVE_CHUNK, &answer)?;
             if answer.is_some_and(|answer| answer.cancel_download) {
                 return Ok(());
             }

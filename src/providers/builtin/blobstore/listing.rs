@@ -9,7 +9,7 @@ use super::backend::{Error, Page};
 use crate::contracts::blobstore::{ListObjectsRequest, given};
 
 /// As many objects as one answer has, whatever is asked for.
-pub const ITEMS_MAX: usize = 1000;
+const ITEMS_MAX: usize = 1000;
 
 /// The page a request asks for.
 pub fn page(request: ListObjectsRequest) -> Result<Page, Error> {

@@ -74,7 +74,7 @@ pub static SPEC: Spec = Spec {
             help: "Largest chunk of a download, 1K to 16M; larger objects reach the actor in several.",
         },
     ],
-    brings_work: false,
+    is_ingress: false,
     check,
     build,
 };

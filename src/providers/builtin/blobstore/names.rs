@@ -20,24 +20,25 @@ pub struct NameError {
 
 /// Checks the name of a container.
 pub fn check_container(name: &str) -> Result<(), NameError> {
-    let error = |cause| NameError { what: "container", name: shortened(name), cause };
-    if name.contains('/') {
-        return Err(error("it contains a slash"));
-    }
-    // Names of the provider's own folders.
-    if name.starts_with('.') {
-        return Err(error("it begins with a dot"));
-    }
-    check_part(name).map_err(error)
+    let checked = if name.contains('/') {
+        Err("it contains a slash")
+    } else if name.starts_with('.') {
+        // The provider's own folders have such names.
+        Err("it begins with a dot")
+    } else {
+        check_part(name)
+    };
+    checked.map_err(|cause| NameError { what: "container", name: shortened(name), cause })
 }
 
 /// Checks the name of an object.
 pub fn check_object(name: &str) -> Result<(), NameError> {
-    let error = |cause| NameError { what: "object", name: shortened(name), cause };
-    if name.len() > OBJECT_BYTES_MAX {
-        return Err(error("it is longer than 1024 bytes"));
-    }
-    name.split('/').try_for_each(check_part).map_err(error)
+    let checked = if name.len() > OBJECT_BYTES_MAX {
+        Err("it is longer than 1024 bytes")
+    } else {
+        name.split('/').try_for_each(check_part)
+    };
+    checked.map_err(|cause| NameError { what: "object", name: shortened(name), cause })
 }
 
 fn check_part(part: &str) -> Result<(), &'static str> {

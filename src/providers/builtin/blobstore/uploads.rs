@@ -3,12 +3,9 @@
 //! While a chunk is written its upload is out of the table, so no lock is held meanwhile and a second chunk is refused
 //! instead of being mixed in. An upload nobody goes on with is dropped by [`Uploads::expire`], with what it wrote.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::backend::{Error, Upload};
@@ -18,6 +15,15 @@ use crate::contracts::blobstore::Chunk;
 pub const OPEN_MAX: usize = 32;
 /// How long an upload waits for its next chunk.
 pub const IDLE_MAX: Duration = Duration::from_secs(300);
+
+/// The reason why an upload is taken out of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The chunk is written, which has to begin where the one before ended.
+    Write,
+    /// The upload is cancelled, wherever it is.
+    Cancel,
+}
 
 /// The open uploads, by stream id.
 #[derive(Default)]
@@ -36,7 +42,7 @@ struct Slot {
 impl Uploads {
     /// Takes a place for an upload of the object of this chunk; its id.
     pub fn reserve(&self, chunk: &Chunk) -> Result<String, Error> {
-        let mut open = self.lock();
+        let mut open = self.0.lock();
         if open.len() >= OPEN_MAX {
             return Err(Error::UploadsFull(OPEN_MAX));
         }
@@ -54,7 +60,7 @@ impl Uploads {
 
     /// The id of the only open upload of an object, for callers that do not repeat it.
     pub fn id_of(&self, chunk: &Chunk) -> Option<String> {
-        let open = self.lock();
+        let open = self.0.lock();
         let mut ids = open
             .iter()
             .filter(|(_, slot)| slot.container == chunk.container_id && slot.object == chunk.object_id)
@@ -62,9 +68,9 @@ impl Uploads {
         ids.next().filter(|_| ids.next().is_none())
     }
 
-    /// Takes an upload out to write a chunk. It stays if the chunk does not fit.
-    pub fn take(&self, id: &str, chunk: &Chunk, is_cancelled: bool) -> Result<Box<dyn Upload>, Error> {
-        let mut open = self.lock();
+    /// Takes an upload out for a chunk. It stays if the chunk does not fit.
+    pub fn take(&self, id: &str, chunk: &Chunk, purpose: Purpose) -> Result<Box<dyn Upload>, Error> {
+        let mut open = self.0.lock();
         let slot = open.get_mut(id).ok_or_else(|| Error::NoUpload(id.to_owned()))?;
         if slot.container != chunk.container_id || slot.object != chunk.object_id {
             return Err(Error::OtherObject {
@@ -74,7 +80,7 @@ impl Uploads {
             });
         }
         // An actor that cancels need not know how much arrived.
-        if chunk.offset != slot.written && !is_cancelled {
+        if chunk.offset != slot.written && purpose == Purpose::Write {
             return Err(Error::Offset { expected: slot.written, found: chunk.offset });
         }
         slot.upload.take().ok_or_else(|| Error::UploadBusy(id.to_owned()))
@@ -82,7 +88,7 @@ impl Uploads {
 
     /// Puts an upload back after `bytes` more were written; returns it if its place is gone.
     pub fn put_back(&self, id: &str, upload: Box<dyn Upload>, bytes: usize) -> Option<Box<dyn Upload>> {
-        let mut open = self.lock();
+        let mut open = self.0.lock();
         let Some(slot) = open.get_mut(id) else { return Some(upload) };
         slot.written += bytes as u64;
         slot.touched = Instant::now();
@@ -92,18 +98,14 @@ impl Uploads {
 
     /// Gives the place of an upload up.
     pub fn remove(&self, id: &str) {
-        self.lock().remove(id);
+        self.0.lock().remove(id);
     }
 
     /// Takes out the uploads nobody went on with since `idle`; the caller aborts them.
     pub fn expire(&self, idle: Duration) -> Vec<Box<dyn Upload>> {
-        let mut open = self.lock();
+        let mut open = self.0.lock();
         let expired = open.extract_if(|_, slot| slot.touched.elapsed() >= idle);
         expired.filter_map(|(_, slot)| slot.upload).collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Slot>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -138,14 +140,14 @@ mod tests {
     async fn chunks_come_in_order_and_one_at_a_time() {
         let uploads = Uploads::default();
         let id = uploads.reserve(&chunk(0)).unwrap();
-        assert!(matches!(uploads.take(&id, &chunk(0), false), Err(Error::UploadBusy(_))));
+        assert!(matches!(uploads.take(&id, &chunk(0), Purpose::Write), Err(Error::UploadBusy(_))));
         assert!(uploads.put_back(&id, Box::new(Nowhere), 10).is_none());
-        assert!(matches!(uploads.take(&id, &chunk(0), false), Err(Error::Offset { expected: 10, found: 0 })));
+        assert!(matches!(uploads.take(&id, &chunk(0), Purpose::Write), Err(Error::Offset { expected: 10, found: 0 })));
         let other = Chunk { object_id: "x".into(), ..chunk(10) };
-        assert!(matches!(uploads.take(&id, &other, false), Err(Error::OtherObject { .. })));
-        assert!(matches!(uploads.take("unknown", &chunk(10), false), Err(Error::NoUpload(_))));
+        assert!(matches!(uploads.take(&id, &other, Purpose::Write), Err(Error::OtherObject { .. })));
+        assert!(matches!(uploads.take("unknown", &chunk(10), Purpose::Write), Err(Error::NoUpload(_))));
         assert_eq!(uploads.id_of(&chunk(10)).as_ref(), Some(&id));
-        let upload = uploads.take(&id, &chunk(10), false).unwrap();
+        let upload = uploads.take(&id, &chunk(10), Purpose::Write).unwrap();
         uploads.remove(&id);
         assert!(uploads.put_back(&id, upload, 1).is_some(), "its place is gone");
     }

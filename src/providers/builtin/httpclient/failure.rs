@@ -4,7 +4,11 @@ use std::{error::Error, io};
 
 use reqwest::{Method, Url};
 
-use super::{resolve::LookupError, rules::Refused};
+use super::{
+    resolve::LookupError,
+    rules::{Refused, Way},
+    settings::TrustStore,
+};
 use crate::errors::chain;
 
 /// The reason why a request failed.
@@ -52,7 +56,7 @@ const OTHER_TLS: &str = "Check the server's certificate and that the port speaks
 
 impl Failure {
     /// Explains an error of the HTTP client.
-    pub(super) fn of(error: reqwest::Error, by_proxy: bool, no_roots: bool) -> Self {
+    pub(super) fn of(error: reqwest::Error, way: Way, trust: &TrustStore) -> Self {
         // The URL may carry secrets; the reader of this knows it anyway.
         let error = error.without_url();
         let mut source: Option<&(dyn Error + 'static)> = Some(&error);
@@ -64,10 +68,10 @@ impl Failure {
                 return Self::Dns { name: lookup.name.clone(), cause: lookup.cause.to_string() };
             }
             if let Some(tls) = current.downcast_ref::<rustls::Error>() {
-                return Self::tls(tls, no_roots);
+                return Self::tls(tls, trust);
             }
             let io = current.downcast_ref::<io::Error>();
-            if !by_proxy && io.is_some_and(|io| io.kind() == io::ErrorKind::ConnectionRefused) {
+            if way == Way::Direct && io.is_some_and(|io| io.kind() == io::ErrorKind::ConnectionRefused) {
                 return Self::ConnectionRefused;
             }
             // An I/O error does not name what it wraps as its source, but the source of that.
@@ -76,17 +80,21 @@ impl Failure {
                 None => current.source(),
             };
         }
-        match () {
-            () if error.is_connect() && by_proxy => Self::Proxy(chain(&error)),
-            () if error.is_connect() && error.is_timeout() => Self::ConnectTimeout,
-            () => Self::Other(chain(&error)),
+        match way {
+            Way::Proxy if error.is_connect() => Self::Proxy(chain(&error)),
+            _ if error.is_connect() && error.is_timeout() => Self::ConnectTimeout,
+            _ => Self::Other(chain(&error)),
         }
     }
 
-    fn tls(error: &rustls::Error, no_roots: bool) -> Self {
+    fn tls(error: &rustls::Error, trust: &TrustStore) -> Self {
         use rustls::{CertificateError, Error};
         let advice = match error {
-            Error::InvalidCertificate(CertificateError::UnknownIssuer) if no_roots => NO_ROOTS,
+            Error::InvalidCertificate(CertificateError::UnknownIssuer)
+                if matches!(trust, TrustStore::Empty(_)) =>
+            {
+                NO_ROOTS
+            }
             // A bad signature is mostly that of another authority with the name of one that is trusted.
             Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
                 UNKNOWN_ISSUER

@@ -27,7 +27,7 @@ use tracing::{debug, warn};
 use self::{
     failure::{Failure, shown, shown_url},
     request::Outgoing,
-    settings::{Clients, Settings, Way},
+    settings::{Clients, Settings, TrustStore},
 };
 use super::{Context, Link, LinkError, Provider, Spec, unknown_operation, values::Values};
 use crate::{
@@ -55,7 +55,7 @@ pub static SPEC: Spec = Spec {
             list of allowed hosts and without a way to the host's own machine, link-local and cloud metadata addresses. No \
             link value is required.",
     values: settings::VALUES,
-    brings_work: false,
+    is_ingress: false,
     check,
     build,
 };
@@ -83,7 +83,7 @@ impl Provider for HttpClient {
             self.context.tell_unknown(&values.unknown, &link);
             let settings = Arc::new(Settings::read(&values, &self.context.bounds)?);
             let clients = Clients::build(Arc::clone(&settings)).await?;
-            if let Some(error) = &clients.no_roots {
+            if let TrustStore::Empty(error) = &clients.trust {
                 warn!(
                     %actor_id, %link_name, %error,
                     "no certificates are trusted, so https does not work; install ca-certificates or set the link value ca_file"
@@ -120,17 +120,14 @@ impl Link for HttpLink {
             }
             let request: HttpRequest = contracts::decode("HttpClient.Request", &call.payload)
                 .map_err(|e| CallError::Callee(format!("deserialization: {e}")))?;
-            let failed = |what: String, failure: Failure| {
-                debug!(actor_id = %self.link.actor_id, request = %what, error = %failure, "HTTP request failed");
-                CallError::Callee(format!("{what}: {failure}"))
-            };
-            let outgoing = Outgoing::new(request).map_err(|failure| failed("HttpClient.Request".into(), failure))?;
+            let outgoing = Outgoing::new(request)
+                .map_err(|failure| self.failed("HttpClient.Request", &failure))?;
             let what = shown(&outgoing.method, &outgoing.url);
             let deadline = self.deadline(call.deadline);
             match self.perform(outgoing, deadline).await {
                 // The payload has the body in it, so what the body holds goes on with it.
                 Ok((response, held)) => Ok(held.keep(contracts::encode(&response))),
-                Err(failure) => Err(failed(what, failure)),
+                Err(failure) => Err(self.failed(&what, &failure)),
             }
         })
     }
@@ -147,6 +144,11 @@ impl Link for HttpLink {
 }
 
 impl HttpLink {
+    fn failed(&self, what: &str, failure: &Failure) -> CallError {
+        debug!(actor_id = %self.link.actor_id, request = %what, error = %failure, "HTTP request failed");
+        CallError::Callee(format!("{what}: {failure}"))
+    }
+
     /// When a request of a call with this deadline is given up.
     fn deadline(&self, call: Instant) -> Instant {
         let now = Instant::now();
@@ -183,14 +185,11 @@ impl HttpLink {
 
     /// Sends a request to exactly the URL it names, and waits for the head of the response.
     async fn send(&self, outgoing: &Outgoing, deadline: Instant) -> Result<Response, Failure> {
-        let way = tokio::time::timeout_at(deadline, self.clients.way(&outgoing.url));
-        let no_way = || Failure::Timeout { phase: format!("{} was being looked up", shown_url(&outgoing.url)) };
-        let way = way.await.map_err(|_| no_way())??;
-        let (client, by_proxy) = match way {
-            Way::Direct(client) => (client, false),
-            Way::Proxy(client) => (client, true),
-        };
-        self.settings.rules.check(&outgoing.url, by_proxy)?;
+        let chosen = tokio::time::timeout_at(deadline, self.clients.choose(&outgoing.url)).await;
+        let (way, client) = chosen.map_err(|_| Failure::Timeout {
+            phase: format!("{} was being looked up", shown_url(&outgoing.url)),
+        })??;
+        self.settings.rules.check(&outgoing.url, way)?;
         let mut request =
             client.request(outgoing.method.clone(), outgoing.url.clone()).headers(outgoing.headers.clone());
         if self.settings.rules.reaches_this_machine() {
@@ -201,7 +200,7 @@ impl HttpLink {
             request = request.body(outgoing.body.clone());
         }
         match tokio::time::timeout_at(deadline, request.send()).await {
-            Ok(sent) => sent.map_err(|e| Failure::of(e, by_proxy, self.clients.no_roots.is_some())),
+            Ok(sent) => sent.map_err(|e| Failure::of(e, way, &self.clients.trust)),
             Err(_) => {
                 Err(Failure::Timeout { phase: format!("there was no answer of {} yet", shown_url(&outgoing.url)) })
             }

@@ -10,7 +10,7 @@ use reqwest::{
 
 use super::{
     failure::Failure,
-    rules::{Rules, host_of},
+    rules::{Rules, Way, host_of},
 };
 use crate::contracts::httpclient::{HeaderValues, HttpRequest};
 
@@ -73,7 +73,7 @@ impl Outgoing {
                 value.to_str().ok().and_then(|host| Url::parse(&format!("{}://{host}/", self.url.scheme())).ok());
             let named = named.ok_or_else(|| Failure::Request("the header host is no host".into()))?;
             // Some proxies go by the header and not by the URL.
-            rules.check(&named, true)?;
+            rules.check(&named, Way::Proxy)?;
         }
         Ok(())
     }
@@ -94,7 +94,6 @@ impl Outgoing {
             next.headers.remove(header::CONTENT_LENGTH);
             OF_THE_BODY.iter().for_each(|name| drop(next.headers.remove(name)));
         }
-        let origin = |url: &Url| (url.scheme().to_owned(), host_of(url), url.port_or_known_default());
         if origin(&next.url) != origin(&self.url) {
             OF_ONE_ORIGIN.iter().for_each(|name| drop(next.headers.remove(name)));
         }
@@ -144,6 +143,11 @@ fn headers(named: BTreeMap<String, HeaderValues>) -> Result<HeaderMap, Failure> 
         }
     }
     Ok(headers)
+}
+
+/// The server that a URL is of.
+fn origin(url: &Url) -> (&str, Option<String>, Option<u16>) {
+    (url.scheme(), host_of(url), url.port_or_known_default())
 }
 
 fn authority(url: &Url) -> String {

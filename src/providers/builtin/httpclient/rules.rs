@@ -12,7 +12,10 @@
 //! port counts as well, and a lookup does not know it. So names in URLs with the port of an own
 //! socket are looked up with [`Reach::Elsewhere`], which gives no address of this machine.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    fmt::Display,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use reqwest::Url;
 
@@ -51,6 +54,14 @@ pub(super) enum Reach {
     All,
     /// All but this one.
     Elsewhere,
+}
+
+/// The way a request takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    Direct,
+    /// The proxy looks the host up, and nobody here.
+    Proxy,
 }
 
 /// Why a request may not go where it wants to.
@@ -92,25 +103,27 @@ impl HostPattern {
     /// Reads `example.org`, `*.example.org`, `127.0.0.1`, `[::1]`, each with an optional `:port`; `*` is every host.
     pub(super) fn parse(text: &str) -> Result<Self, LinkError> {
         let expected = "a comma list of hosts such as example.org, *.example.org, 10.0.0.7:8080 or [::1]:8080";
-        let mistake = || wrong("allowed_hosts", text, expected);
+        Self::read(text).ok_or_else(|| wrong("allowed_hosts", text, expected))
+    }
+
+    fn read(text: &str) -> Option<Self> {
         if text == "*" {
-            return Ok(Self { host: String::new(), below: true, port: None });
+            return Some(Self { host: String::new(), below: true, port: None });
         }
         let (below, rest) = text.strip_prefix("*.").map_or((false, text), |rest| (true, rest));
         if let Ok(address) = rest.parse::<Ipv6Addr>() {
-            return Ok(Self { host: format!("[{address}]"), below, port: None });
+            return Some(Self { host: format!("[{address}]"), below, port: None });
         }
         // A colon inside brackets belongs to the address.
         let (host, port) = match rest.rsplit_once(':') {
-            Some((host, port)) if !port.contains(']') => (host, Some(port.parse().map_err(|_| mistake())?)),
+            Some((host, port)) if !port.contains(']') => (host, Some(port.parse().ok()?)),
             _ => (rest, None),
         };
         if host.contains(['/', '@', '?', '#', '\\', '*']) {
-            return Err(mistake());
+            return None;
         }
-        let url = Url::parse(&format!("http://{host}/")).map_err(|_| mistake())?;
-        let host = host_of(&url).ok_or_else(mistake)?;
-        Ok(Self { host, below, port })
+        let url = Url::parse(&format!("http://{host}/")).ok()?;
+        Some(Self { host: host_of(&url)?, below, port })
     }
 
     fn matches(&self, host: &str, port: Option<u16>) -> bool {
@@ -125,27 +138,26 @@ impl HostPattern {
 }
 
 impl Rules {
-    /// Checks what can be seen of a URL without looking its host up. `by_proxy`: nobody here will look it up.
-    pub(super) fn check(&self, url: &Url, by_proxy: bool) -> Result<(), Refused> {
+    /// Checks what can be seen of a URL without looking its host up.
+    pub(super) fn check(&self, url: &Url, way: Way) -> Result<(), Refused> {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(Refused::Scheme(url.scheme().to_owned()));
         }
         let host = host_of(url).ok_or(Refused::NoHost)?;
         self.check_host(&host, url.port_or_known_default())?;
-        let what = || host.clone();
         if let Ok(address) = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
             let port = url.port_or_known_default().unwrap_or_default();
-            return self.check_address(&host, SocketAddr::new(address, port), Reach::All, &what);
+            return self.check_address(&host, SocketAddr::new(address, port), Reach::All, &host);
         }
         if METADATA_NAMES.contains(&&*host) && !self.allow_link_local {
-            return Err(Refused::LinkLocal { what: what() });
+            return Err(Refused::LinkLocal { what: host });
         }
-        if by_proxy && is_localhost(&host) {
+        if way == Way::Proxy && is_localhost(&host) {
             if url.port_or_known_default().is_some_and(|port| self.own.has_port(port)) {
-                return Err(Refused::Own { what: what() });
+                return Err(Refused::Own { what: host });
             }
             if !self.may_loop_back(&host) {
-                return Err(Refused::Loopback { what: what() });
+                return Err(Refused::Loopback { what: host });
             }
         }
         Ok(())
@@ -160,8 +172,8 @@ impl Rules {
     /// Whether a host may be this machine. Of names only those say so that cannot mean another one: any other name belongs
     /// to somebody, who may let it resolve to loopback.
     fn may_loop_back(&self, host: &str) -> bool {
-        let is_named = || self.hosts.iter().flatten().any(|pattern| !pattern.below && pattern.host == host);
-        self.allow_loopback || (is_loopback(host) && is_named())
+        let mut named = self.hosts.iter().flatten().filter(|pattern| !pattern.below);
+        self.allow_loopback || (is_loopback(host) && named.any(|pattern| pattern.host == host))
     }
 
     fn check_host(&self, host: &str, port: Option<u16>) -> Result<(), Refused> {
@@ -174,22 +186,23 @@ impl Rules {
         }
     }
 
-    /// Checks an address that stands for `host`, or is it. A port of 0 is not known.
+    /// Checks an address that stands for `host`, or is it. A port of 0 is not known. `what` begins the
+    /// text of a refusal.
     fn check_address(
         &self,
         host: &str,
         address: SocketAddr,
         reach: Reach,
-        what: &dyn Fn() -> String,
+        what: &dyn Display,
     ) -> Result<(), Refused> {
         let is_out_of_reach = reach == Reach::Elsewhere && OwnSockets::is_of_this_machine(address.ip());
         if is_out_of_reach || self.own.contains(address) {
-            return Err(Refused::Own { what: what() });
+            return Err(Refused::Own { what: what.to_string() });
         }
         match Zone::of(address.ip()) {
-            Zone::Loopback if !self.may_loop_back(host) => Err(Refused::Loopback { what: what() }),
-            Zone::LinkLocal if !self.allow_link_local => Err(Refused::LinkLocal { what: what() }),
-            Zone::Private if !self.allow_private => Err(Refused::Private { what: what() }),
+            Zone::Loopback if !self.may_loop_back(host) => Err(Refused::Loopback { what: what.to_string() }),
+            Zone::LinkLocal if !self.allow_link_local => Err(Refused::LinkLocal { what: what.to_string() }),
+            Zone::Private if !self.allow_private => Err(Refused::Private { what: what.to_string() }),
             _ => Ok(()),
         }
     }
@@ -199,8 +212,9 @@ impl Rules {
         let mut refused = None;
         let mut allowed = Vec::with_capacity(found.len());
         for socket in found {
-            let what = || format!("{name} resolves to {}, which", socket.ip());
-            match self.check_address(name.strip_suffix('.').unwrap_or(name), socket, reach, &what) {
+            let host = name.strip_suffix('.').unwrap_or(name);
+            let what = format_args!("{name} resolves to {}, which", socket.ip());
+            match self.check_address(host, socket, reach, &what) {
                 Ok(()) => allowed.push(socket),
                 Err(reason) => refused = Some(reason),
             }
@@ -301,7 +315,7 @@ mod tests {
     ];
 
     fn check(rules: &Rules, url: &str) -> Result<(), Refused> {
-        rules.check(&Url::parse(url).unwrap(), false)
+        rules.check(&Url::parse(url).unwrap(), Way::Direct)
     }
 
     #[test]
@@ -384,8 +398,9 @@ mod tests {
         }
         // A proxy would look it up on its own machine.
         let local = Url::parse("http://localhost/").unwrap();
-        assert!(default.check(&local, false).is_ok() && default.check(&local, true).is_err());
-        assert!(lifted.check(&local, true).is_ok() && named.check(&local, true).is_ok());
+        assert!(default.check(&local, Way::Direct).is_ok());
+        assert!(default.check(&local, Way::Proxy).is_err());
+        assert!(lifted.check(&local, Way::Proxy).is_ok() && named.check(&local, Way::Proxy).is_ok());
     }
 
     #[test]
@@ -404,7 +419,7 @@ mod tests {
             assert_eq!(check(&rules, &format!("http://{host}:4001/")), Ok(()), "{host}");
         }
         let local = Url::parse("http://localhost:4000/").unwrap();
-        assert!(matches!(rules.check(&local, true), Err(Refused::Own { .. })));
+        assert!(matches!(rules.check(&local, Way::Proxy), Err(Refused::Own { .. })));
         // By name, where the port is known to be an own one, and where a lookup itself gives it.
         let found = |text: &str| vec![text.parse().unwrap()];
         for (address, reach, is_refused) in [

@@ -13,7 +13,7 @@ use reqwest::{Certificate, Client, ClientBuilder, NoProxy, Proxy, Url, header::H
 use super::{
     failure::Failure,
     resolve::{Fixed, Resolver},
-    rules::{HostPattern, Reach, Refused, Rules},
+    rules::{HostPattern, Reach, Refused, Rules, Way},
 };
 use crate::{
     errors::chain,
@@ -202,15 +202,33 @@ impl Settings {
             proxy: proxy(values)?,
         })
     }
-}
 
-impl Settings {
     /// Whether the authorities that the link itself has can be read; those of a file are looked at when it is taken on.
     pub(super) fn check_authorities(&self) -> Result<(), LinkError> {
         match &self.ca {
-            Some(pem) => certificates(pem.as_bytes(), "link value ca").map(drop).map_err(LinkError::Values),
+            Some(pem) => certificates(pem.as_bytes(), "link value ca", LinkError::Values).map(drop),
             None => Ok(()),
         }
+    }
+
+    fn builder(&self) -> ClientBuilder {
+        Client::builder()
+            .user_agent(self.user_agent.clone())
+            .connect_timeout(self.connect_timeout)
+            .pool_max_idle_per_host(IDLE_PER_HOST)
+            // Each hop is checked and chooses its way, so redirects are followed by us; bodies stay
+            // as they come.
+            .redirect(redirect::Policy::none())
+            .referer(false)
+            .no_gzip()
+            .no_brotli()
+            .no_deflate()
+            .no_zstd()
+    }
+
+    fn direct_builder(&self, reach: Reach) -> ClientBuilder {
+        let (rules, fixed) = (Arc::clone(&self.rules), Arc::clone(&self.fixed));
+        self.builder().no_proxy().dns_resolver(Resolver { rules, fixed, reach })
     }
 }
 
@@ -246,14 +264,14 @@ pub(super) struct Clients {
     proxies: Option<Matcher>,
     /// No proxy could know these.
     fixed: Arc<Fixed>,
-    /// Why no server can be trusted, if so: plain HTTP works nevertheless.
-    pub no_roots: Option<String>,
+    pub trust: TrustStore,
 }
 
-/// The way one request takes.
-pub(super) enum Way<'a> {
-    Direct(&'a Client),
-    Proxy(&'a Client),
+/// The authorities whose servers are trusted.
+pub(super) enum TrustStore {
+    Filled,
+    /// There is none, for this reason, so no server can be trusted; plain HTTP works nevertheless.
+    Empty(String),
 }
 
 impl Clients {
@@ -261,12 +279,12 @@ impl Clients {
         let mut authorities = Vec::new();
         if let Some(path) = &settings.ca_file {
             let pem = settings.paths.read("ca_file", path).await?;
-            let found = certificates(&pem, &format!("the file {path} of link value ca_file"));
+            let source = format!("the file {path} of link value ca_file");
             // The file may be there, or complete, later.
-            authorities.extend(found.map_err(LinkError::Unavailable)?);
+            authorities.extend(certificates(&pem, &source, LinkError::Unavailable)?);
         }
         if let Some(pem) = &settings.ca {
-            authorities.extend(certificates(pem.as_bytes(), "link value ca").map_err(LinkError::Values)?);
+            authorities.extend(certificates(pem.as_bytes(), "link value ca", LinkError::Values)?);
         }
         // Reading the system's certificates takes a while.
         tokio::task::spawn_blocking(move || Self::open(&settings, &authorities))
@@ -275,75 +293,50 @@ impl Clients {
     }
 
     fn open(settings: &Settings, authorities: &[Certificate]) -> Result<Self, LinkError> {
-        let builder = || {
-            Client::builder()
-                .user_agent(settings.user_agent.clone())
-                .connect_timeout(settings.connect_timeout)
-                .pool_max_idle_per_host(IDLE_PER_HOST)
-                // Each hop is checked and chooses its way, so redirects are followed by us; bodies stay as they come.
-                .redirect(redirect::Policy::none())
-                .referer(false)
-                .no_gzip()
-                .no_brotli()
-                .no_deflate()
-                .no_zstd()
-        };
-        // Certificates of the system or of a file are what can be wrong here.
-        let failed =
-            |e: reqwest::Error| LinkError::Unavailable(format!("the HTTP client cannot be set up: {}", chain(&e)));
-        let mut no_roots = None;
-        let mut build = |builder: &dyn Fn() -> ClientBuilder| {
-            let with_system = builder().tls_certs_merge(authorities.iter().cloned()).build();
-            match with_system {
-                // With authorities of its own a client is content without the system's.
-                Err(e) if authorities.is_empty() => {
-                    no_roots = Some(chain(&e));
-                    builder().tls_certs_only([]).build().map_err(failed)
-                }
-                built => built.map_err(failed),
-            }
-        };
-        let resolver =
-            |reach| Resolver { rules: Arc::clone(&settings.rules), fixed: Arc::clone(&settings.fixed), reach };
-        let direct = build(&|| builder().no_proxy().dns_resolver(resolver(Reach::All)))?;
-        let elsewhere = build(&|| builder().no_proxy().dns_resolver(resolver(Reach::Elsewhere)))?;
+        let mut trust = TrustStore::Filled;
+        let direct = build(authorities, &mut trust, || settings.direct_builder(Reach::All))?;
+        let elsewhere = build(authorities, &mut trust, || settings.direct_builder(Reach::Elsewhere))?;
         let (by_proxy, proxies) = match &settings.proxy {
             ProxyChoice::None => (direct.clone(), None),
-            ProxyChoice::System => (build(&builder)?, Some(Matcher::from_system())),
+            ProxyChoice::System => {
+                let client = build(authorities, &mut trust, || settings.builder())?;
+                (client, Some(Matcher::from_system()))
+            }
             ProxyChoice::Fixed { url, except } => {
                 let proxy = Proxy::all(url.clone()).map_err(|_| {
                     LinkError::Values("link value proxy cannot be used as a proxy, expected http://host:port".into())
                 })?;
                 let matcher = Matcher::builder().all(url.as_str()).no(except.as_str()).build();
                 let proxy = proxy.no_proxy(NoProxy::from_string(except));
-                (build(&|| builder().proxy(proxy.clone()))?, Some(matcher))
+                let client = build(authorities, &mut trust, || settings.builder().proxy(proxy.clone()))?;
+                (client, Some(matcher))
             }
         };
         let own = settings.rules.own.clone();
-        Ok(Self { direct, elsewhere, own, by_proxy, proxies, fixed: Arc::clone(&settings.fixed), no_roots })
+        Ok(Self { direct, elsewhere, own, by_proxy, proxies, fixed: Arc::clone(&settings.fixed), trust })
     }
 
-    /// The way to a URL; an error names a proxy that cannot be used.
-    pub(super) async fn way(&self, url: &Url) -> Result<Way<'_>, Failure> {
+    /// Chooses the way to a URL; an error names a proxy that cannot be used.
+    pub(super) async fn choose(&self, url: &Url) -> Result<(Way, &Client), Failure> {
         let is_own_port = url.port_or_known_default().is_some_and(|port| self.own.has_port(port));
         let direct = if is_own_port { &self.elsewhere } else { &self.direct };
-        let Some(proxies) = &self.proxies else { return Ok(Way::Direct(direct)) };
+        let Some(proxies) = &self.proxies else { return Ok((Way::Direct, direct)) };
         // Only scheme and host decide. A URL without a host goes nowhere, as the rules will say.
-        let Some(host) = url.host_str().filter(|host| !host.is_empty()) else { return Ok(Way::Direct(direct)) };
+        let Some(host) = url.host_str().filter(|host| !host.is_empty()) else { return Ok((Way::Direct, direct)) };
         if self.fixed.addresses(host).is_some() {
-            return Ok(Way::Direct(direct));
+            return Ok((Way::Direct, direct));
         }
         let uri = format!("{}://{host}/", url.scheme());
         let uri: Uri = uri.parse().map_err(|e| Failure::Request(format!("the host of the URL cannot be used: {e}")))?;
         match proxies.intercept(&uri) {
-            None => Ok(Way::Direct(direct)),
+            None => Ok((Way::Direct, direct)),
             Some(proxy) if matches!(proxy.uri().scheme_str(), Some("http" | "https")) => {
                 self.check_proxy(proxy.uri()).await?;
                 if is_own_port {
                     // The proxy may find another address. But it may as well stand on this machine.
                     self.check_own(host, url.port_or_known_default()).await?;
                 }
-                Ok(Way::Proxy(&self.by_proxy))
+                Ok((Way::Proxy, &self.by_proxy))
             }
             Some(proxy) => Err(Failure::Request(format!(
                 "the environment names a proxy of kind {}, and only http and https proxies can be used; set the link value proxy",
@@ -376,11 +369,33 @@ impl Clients {
     }
 }
 
-fn certificates(pem: &[u8], source: &str) -> Result<Vec<Certificate>, String> {
-    let found =
-        Certificate::from_pem_bundle(pem).map_err(|e| format!("{source} is no PEM of certificates: {}", chain(&e)))?;
+/// Builds a client. Certificates of the system or of a file are what can be wrong with it.
+fn build(
+    authorities: &[Certificate],
+    trust: &mut TrustStore,
+    builder: impl Fn() -> ClientBuilder,
+) -> Result<Client, LinkError> {
+    let built = match builder().tls_certs_merge(authorities.iter().cloned()).build() {
+        // With authorities of its own a client is content without the system's.
+        Err(e) if authorities.is_empty() => {
+            *trust = TrustStore::Empty(chain(&e));
+            builder().tls_certs_only([]).build()
+        }
+        built => built,
+    };
+    built.map_err(|e| LinkError::Unavailable(format!("the HTTP client cannot be set up: {}", chain(&e))))
+}
+
+/// Reads the certificates of a source; `error` makes the error of one that has none.
+fn certificates(
+    pem: &[u8],
+    source: &str,
+    error: fn(String) -> LinkError,
+) -> Result<Vec<Certificate>, LinkError> {
+    let found = Certificate::from_pem_bundle(pem)
+        .map_err(|e| error(format!("{source} is no PEM of certificates: {}", chain(&e))))?;
     if found.is_empty() {
-        return Err(format!("{source} holds no certificate (-----BEGIN CERTIFICATE-----)"));
+        return Err(error(format!("{source} holds no certificate (-----BEGIN CERTIFICATE-----)")));
     }
     Ok(found)
 }

@@ -117,9 +117,14 @@ fn is_trickle(budget: &Budget, length: usize, took: Duration) -> bool {
     if took <= GRACE_WHEN_WANTED {
         return false;
     }
-    let is_below = |rate: u64| (length as u64) < rate.saturating_mul(took.as_secs());
     let rate_when_wanted = if length <= SMALL { SMALL_WHEN_WANTED } else { LARGE_WHEN_WANTED };
-    (took > GRACE && is_below(TRICKLE)) || (is_below(rate_when_wanted) && budget.is_wanted(length))
+    (took > GRACE && is_slower(TRICKLE, length, took))
+        || (is_slower(rate_when_wanted, length, took) && budget.is_wanted(length))
+}
+
+/// Says whether so many bytes in that time are less than `rate` bytes per second.
+fn is_slower(rate: u64, length: usize, took: Duration) -> bool {
+    (length as u64) < rate.saturating_mul(took.as_secs())
 }
 
 #[cfg(test)]

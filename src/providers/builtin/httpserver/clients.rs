@@ -12,10 +12,12 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv6Addr},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
 };
+
+use parking_lot::Mutex;
 
 use super::pulse::{Ask, Pulse};
 
@@ -83,11 +85,12 @@ impl Clients {
     /// Takes a place for one more connection; nothing if the client has `max` already, and none of them rests.
     pub fn seat(self: &Arc<Self>, address: IpAddr, max: usize, pulse: &Arc<Pulse>) -> Option<Seat> {
         let address = network(address);
-        let mut table = self.locked();
+        let mut table = self.of.lock();
         table.last += 1;
         let id = table.last;
         let entry = table.of.entry(address).or_default();
         if entry.open.len() >= max.max(1) {
+            // Its place is free at once, although its task has yet to end it.
             let ended = entry.idlest().and_then(|id| entry.open.remove(&id))?;
             ended.ask(Ask::Abort);
         }
@@ -95,15 +98,11 @@ impl Clients {
         let client = Arc::clone(&entry.client);
         Some(Seat { clients: Arc::clone(self), address, id, client })
     }
-
-    fn locked(&self) -> MutexGuard<'_, Table> {
-        self.of.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut table = self.clients.locked();
+        let mut table = self.clients.of.lock();
         let Some(entry) = table.of.get_mut(&self.address) else { return };
         entry.open.remove(&self.id);
         if entry.open.is_empty() {
@@ -147,7 +146,7 @@ mod tests {
         drop(first);
         assert!(seat("10.0.0.1").is_some());
         drop((second, busy));
-        assert!(clients.locked().of.is_empty());
+        assert!(clients.of.lock().of.is_empty());
     }
 
     #[test]

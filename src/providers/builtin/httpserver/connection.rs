@@ -48,6 +48,13 @@ const BUFFER_MAX: usize = 64 << 10;
 /// Requests of one HTTP/2 connection at a time.
 const STREAMS_MAX: u32 = 128;
 
+/// The protocol of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Http1,
+    Http2,
+}
+
 /// The client at the other end of a connection.
 pub struct Peer {
     pub address: SocketAddr,
@@ -57,48 +64,47 @@ pub struct Peer {
 /// Serves a connection until it ends. Errors on it are the client's affair, and worth a line at
 /// debug level.
 pub async fn serve(listener: Arc<Listener>, stream: TcpStream, peer: Peer, pulse: Arc<Pulse>) {
-    let (stop, remote) = (Arc::clone(&pulse), peer.address);
-    let tls = listener.tls.load_full();
-    let open = async {
-        match tls {
-            Some(config) => match timeout(TLS_HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await {
-                Ok(Ok(stream)) => {
-                    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                    Ok(Open::Tls(Box::new(stream), http2))
-                }
-                Ok(Err(error)) => Err(error),
-                Err(_) => Err(io::ErrorKind::TimedOut.into()),
-            },
-            None => {
-                let limit = listener.limits.load().header_timeout;
-                let mut stream = stream;
-                match timeout(limit, sniff(&mut stream)).await {
-                    Ok(Ok((http2, first))) => Ok(Open::Plain(stream, http2, first)),
-                    Ok(Err(error)) => Err(error),
-                    Err(_) => Err(io::ErrorKind::TimedOut.into()),
-                }
-            }
-        }
-    };
+    let remote = peer.address;
     let opened = tokio::select! {
         biased;
-        opened = open => opened,
-        () = stop.is_asked() => return,
+        opened = open(&listener, stream) => opened,
+        () = pulse.is_asked() => return,
     };
     match opened {
-        Ok(Open::Tls(stream, http2)) => speak(listener, *stream, Bytes::new(), http2, peer, pulse).await,
-        Ok(Open::Plain(stream, http2, first)) => speak(listener, stream, first, http2, peer, pulse).await,
+        Ok(Open::Tls(stream, protocol)) => {
+            speak(listener, *stream, Bytes::new(), protocol, peer, pulse).await;
+        }
+        Ok(Open::Plain(stream, protocol, first)) => {
+            speak(listener, stream, first, protocol, peer, pulse).await;
+        }
         Err(error) => debug!(remote = %remote, %error, "connection ended before its first request"),
     }
 }
 
 enum Open {
-    Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>, bool),
-    Plain(TcpStream, bool, Bytes),
+    Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>, Protocol),
+    /// With what was read of it.
+    Plain(TcpStream, Protocol, Bytes),
 }
 
-/// Reads until it is clear whether this is HTTP/2; returns what was read.
-async fn sniff(stream: &mut TcpStream) -> io::Result<(bool, Bytes)> {
+/// Finds out the protocol of a connection, after the TLS handshake if there is one.
+async fn open(listener: &Listener, mut stream: TcpStream) -> io::Result<Open> {
+    let Some(config) = listener.tls.load_full() else {
+        let limit = listener.limits.load().header_timeout;
+        let (protocol, first) = timeout(limit, sniff(&mut stream)).await??;
+        return Ok(Open::Plain(stream, protocol, first));
+    };
+    let handshake = TlsAcceptor::from(config).accept(stream);
+    let stream = timeout(TLS_HANDSHAKE, handshake).await??;
+    let protocol = match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => Protocol::Http2,
+        _ => Protocol::Http1,
+    };
+    Ok(Open::Tls(Box::new(stream), protocol))
+}
+
+/// Reads until the protocol is clear; returns it with what was read.
+async fn sniff(stream: &mut TcpStream) -> io::Result<(Protocol, Bytes)> {
     let mut first = BytesMut::with_capacity(FIRST_READ);
     loop {
         if stream.read_buf(&mut first).await? == 0 {
@@ -106,39 +112,52 @@ async fn sniff(stream: &mut TcpStream) -> io::Result<(bool, Bytes)> {
         }
         let compared = first.len().min(PREFACE.len());
         if first[..compared] != PREFACE[..compared] {
-            return Ok((false, first.freeze()));
+            return Ok((Protocol::Http1, first.freeze()));
         }
         if compared == PREFACE.len() {
-            return Ok((true, first.freeze()));
+            return Ok((Protocol::Http2, first.freeze()));
         }
     }
 }
 
-async fn speak<T>(listener: Arc<Listener>, io: T, first: Bytes, http2: bool, peer: Peer, pulse: Arc<Pulse>)
-where
+async fn speak<T>(
+    listener: Arc<Listener>,
+    io: T,
+    first: Bytes,
+    protocol: Protocol,
+    peer: Peer,
+    pulse: Arc<Pulse>,
+) where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let io = TokioIo::new(Wire::new(io, first, Arc::clone(&pulse)));
     let headers_max = listener.limits.load().headers_max;
     let tasks = listener.tasks.clone();
     let Peer { address: peer, client } = peer;
-    let requests = Arc::new(Requests { listener, pulse: Arc::clone(&pulse), peer, client, http1: !http2 });
+    let requests =
+        Arc::new(Requests { listener, pulse: Arc::clone(&pulse), peer, client, protocol });
     let service = service_fn(move |request| {
         let requests = Arc::clone(&requests);
         async move { Ok::<_, Infallible>(requests.answer(request).await) }
     });
-    let ended = if http2 {
-        pulse.speaks_http2();
-        let mut builder = http2::Builder::new(Tracked(tasks));
-        builder.max_concurrent_streams(STREAMS_MAX).max_header_list_size(BUFFER_MAX as u32);
-        drive(builder.serve_connection(io, service), http2::Connection::graceful_shutdown, &pulse).await
-    } else {
-        let mut builder = http1::Builder::new();
-        builder.max_buf_size(BUFFER_MAX).header_read_timeout(None);
-        if headers_max != DEFAULT_HEADERS_MAX {
-            builder.max_headers(headers_max);
+    let ended = match protocol {
+        Protocol::Http2 => {
+            pulse.speaks_http2();
+            let mut builder = http2::Builder::new(Tracked(tasks));
+            builder.max_concurrent_streams(STREAMS_MAX).max_header_list_size(BUFFER_MAX as u32);
+            let connection = builder.serve_connection(io, service);
+            drive(connection, http2::Connection::graceful_shutdown, &pulse).await
         }
-        drive(builder.serve_connection(io, service), http1::Connection::graceful_shutdown, &pulse).await
+        Protocol::Http1 => {
+            let mut builder = http1::Builder::new();
+            // The listener's watch has this timeout for all connections together.
+            builder.max_buf_size(BUFFER_MAX).header_read_timeout(None);
+            if headers_max != DEFAULT_HEADERS_MAX {
+                builder.max_headers(headers_max);
+            }
+            let connection = builder.serve_connection(io, service);
+            drive(connection, http1::Connection::graceful_shutdown, &pulse).await
+        }
     };
     if let Err(error) = ended {
         debug!(remote = %peer, error = %crate::errors::chain(&error), "connection ended");

@@ -39,25 +39,35 @@ pub struct Rules {
 impl Rules {
     /// Checks the rules.
     pub fn build(self) -> Result<Cors, LinkError> {
-        let or = |list: Option<Vec<String>>, default: &[&str]| {
-            list.filter(|list| !list.is_empty())
-                .unwrap_or_else(|| default.iter().map(|&text| text.to_owned()).collect())
-        };
-        let method =
-            |text: &String| Method::from_bytes(text.to_ascii_uppercase().as_bytes()).ok().map(|m| m.to_string());
-        let name = |text: &String| match text.as_str() {
-            "*" => Some("*".to_owned()),
-            text => HeaderName::from_bytes(text.as_bytes()).ok().map(|name| name.to_string()),
-        };
+        let methods = or_default(self.allowed_methods, METHODS);
+        let headers = or_default(self.allowed_headers, HEADERS);
         let exposed = self.exposed_headers.filter(|list| !list.is_empty());
         let origins = self.allowed_origins.filter(|list| !list.is_empty() && !list.iter().any(|origin| origin == "*"));
         Ok(Cors {
             origins: origins.map(|list| list.iter().map(|origin| origin_of(origin)).collect()).transpose()?,
-            methods: line("cors_allowed_methods", &or(self.allowed_methods, METHODS), method, "a method")?,
-            headers: line("cors_allowed_headers", &or(self.allowed_headers, HEADERS), name, "a header name")?,
-            exposed: exposed.map(|list| line("cors_exposed_headers", &list, name, "a header name")).transpose()?,
+            methods: line("cors_allowed_methods", &methods, method, "a method")?,
+            headers: line("cors_allowed_headers", &headers, header_name, "a header name")?,
+            exposed: exposed
+                .map(|list| line("cors_exposed_headers", &list, header_name, "a header name"))
+                .transpose()?,
             max_age: HeaderValue::from(self.max_age_secs.unwrap_or(MAX_AGE_SECS)),
         })
+    }
+}
+
+fn or_default(list: Option<Vec<String>>, default: &[&str]) -> Vec<String> {
+    list.filter(|list| !list.is_empty())
+        .unwrap_or_else(|| default.iter().map(|&text| text.to_owned()).collect())
+}
+
+fn method(text: &str) -> Option<String> {
+    Method::from_bytes(text.to_ascii_uppercase().as_bytes()).ok().map(|method| method.to_string())
+}
+
+fn header_name(text: &str) -> Option<String> {
+    match text {
+        "*" => Some("*".to_owned()),
+        text => HeaderName::from_bytes(text.as_bytes()).ok().map(|name| name.to_string()),
     }
 }
 
@@ -76,10 +86,11 @@ fn origin_of(text: &str) -> Result<Box<str>, LinkError> {
     Err(wrong("cors_allowed_origins", text, "an origin such as https://example.org, or *"))
 }
 
+/// Joins a list into a header value; `check` reads one item of it.
 fn line(
     value: &str,
     list: &[String],
-    check: impl Fn(&String) -> Option<String>,
+    check: fn(&str) -> Option<String>,
     expected: &str,
 ) -> Result<HeaderValue, LinkError> {
     let checked: Result<Vec<String>, LinkError> =

@@ -23,7 +23,7 @@ use super::{clients::Client, pulse::Pulse};
 use crate::budget::{Budget, Held};
 
 /// Bytes that hyper gets at a time, and the size in which progress is seen.
-pub const PIECE: usize = 32 << 10;
+const PIECE: usize = 32 << 10;
 
 /// Of the budget of all payloads: the part that answers may have together, and the part that those of one client may.
 const ALL_SHARE: usize = 2;
@@ -51,8 +51,10 @@ impl Lodgings {
         if bytes == 0 {
             return Some(None);
         }
-        let fits = |held: usize, share: usize| held == 0 || held + bytes <= budget.bytes_max() / share;
-        if !fits(client.held(), CLIENT_SHARE) || !fits(self.held.load(Ordering::Relaxed), ALL_SHARE) {
+        let (all, own) = (self.held.load(Ordering::Relaxed), client.held());
+        if !fits(bytes, own, budget.bytes_max() / CLIENT_SHARE)
+            || !fits(bytes, all, budget.bytes_max() / ALL_SHARE)
+        {
             return None;
         }
         let mut held = budget.hold();
@@ -61,6 +63,11 @@ impl Lodgings {
         self.held.fetch_add(bytes, Ordering::Relaxed);
         Some(Some(Lodging { bytes, lodgings: Arc::clone(self), client: Arc::clone(client), _held: held }))
     }
+}
+
+/// Says whether an answer may stay beside what is held already, of which `max` may be.
+fn fits(bytes: usize, held: usize, max: usize) -> bool {
+    held == 0 || held + bytes <= max
 }
 
 impl Drop for Lodging {

@@ -5,19 +5,25 @@
 //! has accepted already; then every connection finishes what is in work, and those that are idle get a moment for the
 //! request that may be under way to them. A listener that is only told to close ([`Listener::begin_close`], by a link that
 //! nobody ended) sees to the same by its watch, without a deadline.
+//!
+//! hyper-util's `GracefulShutdown` does not do instead: it asks all connections at once and only
+//! waits, while here HTTP/1 gets time for a last request, one connection can be ended for its
+//! client's sake ([`super::pulse`], [`super::clients`]), and all that is left is cut off at a
+//! deadline.
 
 use std::{
     collections::HashMap,
     io,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use parking_lot::Mutex;
 use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
@@ -152,7 +158,7 @@ impl Listener {
         let _ = timeout_at(last.min(cut), self.empty.cancelled()).await;
         self.ask_all(Ask::Finish, |_| true);
         if timeout_at(cut, self.empty.cancelled()).await.is_err() {
-            let open = self.locked().open.len();
+            let open = self.connections.lock().open.len();
             warn!(address = %self.address, open, "connections cut off: they did not end before the deadline");
             self.ask_all(Ask::Abort, |_| true);
         }
@@ -166,7 +172,7 @@ impl Listener {
     }
 
     fn ask_all(&self, ask: Ask, which: impl Fn(&Pulse) -> bool) {
-        let connections = self.locked();
+        let connections = self.connections.lock();
         connections.open.values().filter(|(pulse, _)| which(pulse)).for_each(|(pulse, _)| pulse.ask(ask));
     }
 
@@ -198,7 +204,7 @@ impl Listener {
         }
         self.accept_rest(socket);
         info!("http server listens no longer");
-        let mut connections = self.locked();
+        let mut connections = self.connections.lock();
         connections.accepting = false;
         if connections.open.is_empty() {
             self.empty.cancel();
@@ -221,8 +227,9 @@ impl Listener {
     /// Waits until there may be one more connection.
     async fn place(&self) {
         loop {
+            // Before the look at the number, so that a place freed in between wakes this wait.
             let freed = self.freed.notified();
-            if self.locked().open.len() < self.limits.load().connections_max {
+            if self.connections.lock().open.len() < self.limits.load().connections_max {
                 return;
             }
             freed.await;
@@ -242,7 +249,7 @@ impl Listener {
             return;
         };
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        self.locked().open.insert(id, (Arc::clone(&pulse), Seen::new(Instant::now())));
+        self.connections.lock().open.insert(id, (Arc::clone(&pulse), Seen::new(Instant::now())));
         let place = Place { listener: Arc::clone(self), id };
         let peer = connection::Peer { address: peer, client: Arc::clone(&seat.client) };
         let served = connection::serve(Arc::clone(self), stream, peer, pulse);
@@ -268,17 +275,13 @@ impl Listener {
                 let last = now - *closing_since.get_or_insert(now) >= LAST_REQUEST;
                 self.ask_all(Ask::Finish, |pulse| last || pulse.is_http2());
             }
-            for (pulse, seen) in self.locked().open.values_mut() {
+            for (pulse, seen) in self.connections.lock().open.values_mut() {
                 match seen.judge(pulse, header_timeout, now) {
                     Ask::Nothing => {}
                     ask => pulse.ask(ask),
                 }
             }
         }
-    }
-
-    fn locked(&self) -> MutexGuard<'_, Connections> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -290,7 +293,7 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut connections = self.listener.locked();
+        let mut connections = self.listener.connections.lock();
         connections.open.remove(&self.id);
         if !connections.accepting && connections.open.is_empty() {
             self.listener.empty.cancel();

@@ -70,7 +70,7 @@ pub static SPEC: Spec = Spec {
             with an id that is in the log. The provider of 2022 answered 503 where this one answers 504, and 500 where \
             it answers 502, both without a body.",
     values: settings::VALUES,
-    brings_work: true,
+    is_ingress: true,
     check,
     build,
 };
@@ -155,11 +155,15 @@ impl Server {
 
 /// The first of the addresses that a text names; IPv4 before IPv6, as the default is.
 async fn resolve(address: &str) -> Result<SocketAddr, LinkError> {
-    let cannot = |cause: String| {
-        LinkError::Unavailable(format!("cannot resolve link value address {address}: {cause}; write an IP address"))
+    let cause = match tokio::net::lookup_host(address).await {
+        Ok(found) => match found.min_by_key(SocketAddr::is_ipv6) {
+            Some(found) => return Ok(found),
+            None => "the name has no address".to_owned(),
+        },
+        Err(error) => error.to_string(),
     };
-    let found = tokio::net::lookup_host(address).await.map_err(|error| cannot(error.to_string()))?;
-    found.min_by_key(SocketAddr::is_ipv6).ok_or_else(|| cannot("the name has no address".into()))
+    let text = format!("cannot resolve link value address {address}: {cause}; write an IP address");
+    Err(LinkError::Unavailable(text))
 }
 
 impl Provider for Server {

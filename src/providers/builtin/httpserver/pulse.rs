@@ -10,7 +10,7 @@ use std::{
     borrow::Borrow,
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -18,6 +18,7 @@ use std::{
 };
 
 use futures::task::AtomicWaker;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// How long a connection may be idle between requests. Longer than that of most clients, which thus close first.
@@ -29,7 +30,7 @@ pub const RATE: usize = 32 << 10;
 /// How much longer one answer may rest for each other that is on its way: at [`RATE`], a piece of each takes so long.
 const TURN: Duration = Duration::from_secs(1);
 /// How long a connection that was asked to end may go on with what it has in work.
-const FAREWELL: Duration = Duration::from_secs(60 * 60);
+const FINISH_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// A request to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -124,7 +125,7 @@ impl Pulse {
 
     /// Begins to watch an answer: it is to count its moves.
     pub fn expect(&self) -> (u64, Arc<AtomicU32>) {
-        let mut answers = self.answers();
+        let mut answers = self.answers.lock();
         answers.last += 1;
         let (id, moves) = (answers.last, Arc::default());
         answers.moves.insert(id, Arc::clone(&moves));
@@ -133,11 +134,7 @@ impl Pulse {
 
     /// Ends the watch over an answer.
     pub fn forget(&self, id: u64) {
-        self.answers().moves.remove(&id);
-    }
-
-    fn answers(&self) -> MutexGuard<'_, Answers> {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.answers.lock().moves.remove(&id);
     }
 
     /// Marks a request as in work.
@@ -252,7 +249,7 @@ impl Seen {
 
     /// Whether one of several answers rests while others move.
     fn rests_too_long(&mut self, pulse: &Pulse, now: Instant) -> bool {
-        let answers = pulse.answers();
+        let answers = pulse.answers.lock();
         self.resting.retain(|id, _| answers.moves.contains_key(id));
         let patience = WRITE_STALL + TURN * u32::try_from(answers.moves.len()).unwrap_or(u32::MAX);
         answers.moves.iter().any(|(id, moves)| {
@@ -267,9 +264,10 @@ impl Seen {
 
     /// Looks again and says what to ask of the connection.
     pub fn judge(&mut self, pulse: &Pulse, header_timeout: Duration, now: Instant) -> Ask {
-        let load = |number: &AtomicU32| number.load(Ordering::Relaxed);
-        let (reads, writes, served, in_work) =
-            (load(&pulse.reads), load(&pulse.writes), load(&pulse.served), load(&pulse.in_work));
+        let reads = pulse.reads.load(Ordering::Relaxed);
+        let writes = pulse.writes.load(Ordering::Relaxed);
+        let served = pulse.served.load(Ordering::Relaxed);
+        let in_work = pulse.in_work.load(Ordering::Relaxed);
         let wrote = writes != self.writes;
         self.writes = writes;
         let blocked = pulse.write_blocked.load(Ordering::Relaxed);
@@ -286,6 +284,7 @@ impl Seen {
         let answering = !pulse.is_http2() && (wrote || blocked);
         // An answer that is still being read is work as well.
         let is_at_work = in_work > 0 || pulse.owed() > 0;
+        // A whole request may have come and gone since the last look.
         if is_at_work || answering || served != self.served {
             (self.served, self.reads, self.idle_since, self.head_since) = (served, reads, now, None);
         } else if reads != self.reads {
@@ -301,7 +300,7 @@ impl Seen {
             if wrote || is_at_work {
                 *wrote_last = now;
             }
-            let stuck = now - *wrote_last >= WRITE_STALL || now - *told >= FAREWELL;
+            let stuck = now - *wrote_last >= WRITE_STALL || now - *told >= FINISH_MAX;
             return if stuck { Ask::Abort } else { Ask::Nothing };
         }
         let idle = now - self.idle_since;

@@ -27,6 +27,7 @@ use super::{
     answers::{self, Answer},
     body::{self, BodyError, Bounds},
     clients::Client,
+    connection::Protocol,
     cors,
     debt::Owed,
     listener::Listener,
@@ -119,7 +120,7 @@ pub struct Requests {
     pub pulse: Arc<Pulse>,
     pub peer: SocketAddr,
     pub client: Arc<Client>,
-    pub http1: bool,
+    pub protocol: Protocol,
 }
 
 impl Requests {
@@ -143,7 +144,7 @@ impl Requests {
         if parts.method == Method::HEAD {
             only_head(&mut answer);
         }
-        if self.http1 && self.listener.is_closing() {
+        if self.protocol == Protocol::Http1 && self.listener.is_closing() {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         let (answer, lodging) = match self.listener.lodgings.lodge(
@@ -206,7 +207,7 @@ impl Requests {
             chain: Chain::default(),
         };
         match self.listener.router.call(call).await {
-            Ok(payload) => match answer_of(payload, parts.method == Method::HEAD) {
+            Ok(payload) => match answer_of(payload, &parts.method) {
                 Ok(mut answer) => {
                     if let Some(value) = &rules.cache_control
                         && !answer.headers().contains_key(header::CACHE_CONTROL)
@@ -263,7 +264,7 @@ impl Requests {
     fn refused_body(&self, error: &BodyError) -> Answer {
         self.pulse.linger();
         let mut answer = answers::of_body(error);
-        if self.http1 {
+        if self.protocol == Protocol::Http1 {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         answer
@@ -288,8 +289,7 @@ fn settle_host(parts: &mut Parts) -> bool {
 
 /// The host a request is for, as the client wrote it.
 fn host(parts: &Parts) -> Option<&str> {
-    let header = || parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    parts.uri.host().or_else(header)
+    parts.uri.host().or_else(|| parts.headers.get(header::HOST)?.to_str().ok())
 }
 
 /// The trace that the client has begun.
@@ -303,8 +303,9 @@ fn trace(headers: &HeaderMap) -> TraceContext {
     trace
 }
 
-/// The answer in an actor's payload. `head` is what was asked for: it may say how long the body would be that it lacks.
-fn answer_of(payload: Bytes, head: bool) -> Result<Answer, BadResponse> {
+/// Reads the answer in an actor's payload. One to HEAD may say how long the body would be that it
+/// lacks.
+fn answer_of(payload: Bytes, method: &Method) -> Result<Answer, BadResponse> {
     let payload = msgpack(payload)?;
     let response = HttpResponse::decode(&payload)?;
     // Interim answers are no answers: clients would wait on.
@@ -316,7 +317,7 @@ fn answer_of(payload: Bytes, head: bool) -> Result<Answer, BadResponse> {
     let mut headers = HeaderMap::with_capacity(response.header.len().min(32) + 4);
     let mut length = None;
     for (name, value) in response.header {
-        if head && name.eq_ignore_ascii_case(header::CONTENT_LENGTH.as_str().as_bytes()) {
+        if *method == Method::HEAD && name.eq_ignore_ascii_case(header::CONTENT_LENGTH.as_str().as_bytes()) {
             length = length.or_else(|| number(value));
         }
         match (HeaderName::from_bytes(name), HeaderValue::from_maybe_shared(payload.slice_ref(value))) {
@@ -425,7 +426,7 @@ mod tests {
             "Set-Cookie": ["a=1", "b=2"], "Connection": ["close"], "Content-Length": ["7"], "Transfer-Encoding": ["x"],
             "bad name": ["1"], "bad-value": ["a\nb"], "X-Text": "é",
         }, "body": "hi"});
-        let answer = answer_of(payload(&response), false).unwrap();
+        let answer = answer_of(payload(&response), &Method::GET).unwrap();
         assert_eq!(answer.status(), 299);
         let mut headers: Vec<_> = answer.headers().iter().map(|(n, v)| (n.as_str(), v.as_bytes())).collect();
         headers.sort_unstable();
@@ -436,24 +437,27 @@ mod tests {
     #[test]
     fn what_is_no_answer_is_an_error() {
         for status in [0, 99, 100, 101, 1000, 70_000] {
-            assert!(matches!(answer_of(payload(&json!({"statusCode": status})), false), Err(BadResponse::Status(_))));
+            assert!(matches!(answer_of(payload(&json!({"statusCode": status})), &Method::GET), Err(BadResponse::Status(_))));
         }
-        assert!(matches!(answer_of("hello".into(), false), Err(BadResponse::Payload(_))));
-        assert!(answer_of(payload(&json!({"statusCode": 999})), false).is_ok());
+        assert!(matches!(answer_of("hello".into(), &Method::GET), Err(BadResponse::Payload(_))));
+        assert!(answer_of(payload(&json!({"statusCode": 999})), &Method::GET).is_ok());
     }
 
     #[test]
     fn head_may_be_told_the_length_of_a_body_that_is_not_sent() {
-        let length = |status: u16, value: &str, body: &str, head| {
+        let length = |status: u16, value: &str, body: &str, method| {
             let response = json!({"statusCode": status, "header": {"Content-Length": [value]}, "body": body});
-            let answer = answer_of(payload(&response), head).unwrap();
+            let answer = answer_of(payload(&response), &method).unwrap();
             answer.headers().get(header::CONTENT_LENGTH).map(|value| value.to_str().unwrap().to_owned())
         };
-        assert_eq!(length(200, "1234", "", true).as_deref(), Some("1234"));
-        for (status, value, body, head) in
-            [(200, "1234", "", false), (200, "1234", "x", true), (200, "+7", "", true), (204, "7", "", true)]
-        {
-            assert_eq!(length(status, value, body, head), None);
+        assert_eq!(length(200, "1234", "", Method::HEAD).as_deref(), Some("1234"));
+        for (status, value, body, method) in [
+            (200, "1234", "", Method::GET),
+            (200, "1234", "x", Method::HEAD),
+            (200, "+7", "", Method::HEAD),
+            (204, "7", "", Method::HEAD),
+        ] {
+            assert_eq!(length(status, value, body, method), None);
         }
     }
 
@@ -491,7 +495,7 @@ mod tests {
     fn a_flood_of_headers_is_cut() {
         let header: serde_json::Map<String, serde_json::Value> =
             (0..40_000).map(|number| (format!("h{number}"), json!(["1"]))).collect();
-        let answer = answer_of(payload(&json!({"header": header})), false).unwrap();
+        let answer = answer_of(payload(&json!({"header": header})), &Method::GET).unwrap();
         assert_eq!(answer.headers().len(), HEADERS_MAX);
     }
 }

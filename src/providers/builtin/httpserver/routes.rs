@@ -6,7 +6,7 @@
 //! A named host is looked at before a wildcard, a longer wildcard before a shorter one, and any host last. Where the
 //! paths of one do not match, the next is looked at.
 
-use std::{borrow::Cow, collections::HashMap, fmt, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, fmt, net::Ipv6Addr, sync::Arc};
 
 /// The host names a link answers to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,20 +21,23 @@ impl HostPattern {
     /// Reads `example.org`, `*.example.org` or `*`.
     pub fn parse(text: &str) -> Option<Self> {
         let name = text.trim().trim_end_matches('.').to_ascii_lowercase();
-        let is_name = |name: &str| {
-            !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
-        };
-        let is_ipv6 = |name: &str| {
-            name.strip_prefix('[')
-                .and_then(|rest| rest.strip_suffix(']'))
-                .is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok())
-        };
         match name.strip_prefix("*.") {
             _ if name == "*" => Some(Self::Any),
             Some(parent) => is_name(parent).then(|| Self::Below(format!(".{parent}").into())),
             None => (is_name(&name) || is_ipv6(&name)).then(|| Self::Exact(name.into())),
         }
     }
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty()
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+}
+
+fn is_ipv6(text: &str) -> bool {
+    text.strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .is_some_and(|address| address.parse::<Ipv6Addr>().is_ok())
 }
 
 impl fmt::Display for HostPattern {
@@ -131,28 +134,32 @@ impl<R> Routes<R> {
         routes
     }
 
-    /// Finds who answers; `host` as the client wrote it, asked for only if it matters.
+    /// Finds the route of a request; `host` as the client wrote it, asked for only if it matters.
     pub fn find<'a>(&self, host: impl FnOnce() -> Option<&'a str>, path: &str) -> Option<&Arc<R>> {
-        let below = |paths: &'_ Paths<R>| paths.iter().position(|(prefix, _)| prefix.matches(path));
         if !(self.exact.is_empty() && self.below.is_empty())
             && let Some(host) = host().map(bare)
         {
             if let Some(paths) = self.exact.get(&*host)
-                && let Some(at) = below(paths)
+                && let Some(route) = longest(paths, path)
             {
-                return Some(&paths[at].1);
+                return Some(route);
             }
             for (parent, paths) in &self.below {
                 if host.len() > parent.len()
                     && host.ends_with(&**parent)
-                    && let Some(at) = below(paths)
+                    && let Some(route) = longest(paths, path)
                 {
-                    return Some(&paths[at].1);
+                    return Some(route);
                 }
             }
         }
-        below(&self.any).map(|at| &self.any[at].1)
+        longest(&self.any, path)
     }
+}
+
+/// Finds the route with the longest prefix of a path.
+fn longest<'a, R>(paths: &'a Paths<R>, path: &str) -> Option<&'a Arc<R>> {
+    paths.iter().find(|(prefix, _)| prefix.matches(path)).map(|(_, route)| route)
 }
 
 /// A host name without port and last dot, in lower case.

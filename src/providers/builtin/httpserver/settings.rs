@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use anyhow::{anyhow, ensure};
 use hyper::header::HeaderValue;
 use serde_json::{Map, Value as Json};
 
@@ -21,6 +22,9 @@ const DEFAULT_PORT: u16 = 8000;
 const DEFAULT_CONTENT_MAX: u64 = 100 << 20;
 /// The most that a payload and the memory of a guest could take.
 const CONTENT_MAX: u64 = 1 << 30;
+/// The most connections and header lines that a link may ask for.
+const CONNECTIONS_MAX: u64 = 1 << 20;
+const HEADERS_MAX: u64 = 10_000;
 const DEFAULT_BODY_IDLE: Duration = Duration::from_secs(10);
 /// hyper's own; another number costs it an allocation per request.
 pub const DEFAULT_HEADERS_MAX: usize = 100;
@@ -165,31 +169,22 @@ impl Settings {
         rpc_timeout: Duration,
         paths: &LinkPaths,
     ) -> Result<Self, LinkError> {
-        let given =
-            |name: &str| link.values.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, v)| v.trim());
-        let Some(path) = given("config_file").filter(|path| !path.is_empty()) else {
+        let Some(path) = given(link, "config_file").filter(|path| !path.is_empty()) else {
             return Self::read(spec, link, rpc_timeout);
         };
-        if given("config_json").or(given("config_b64")).is_some_and(|text| !text.is_empty()) {
+        let inline = given(link, "config_json").or(given(link, "config_b64"));
+        if inline.is_some_and(|text| !text.is_empty()) {
             let text = "link value config_file stands beside config_json or config_b64; leave only one of them";
             return Err(LinkError::Values(text.into()));
         }
-        let cannot = |error: &dyn std::fmt::Display| {
+        let file = paths.read("config_file", path).await?;
+        let settings = parse_file(path, file).map_err(|error| {
             LinkError::Unavailable(format!(
                 "link value config_file names the file {path}, which cannot be read: {error}"
             ))
-        };
-        let text = String::from_utf8(paths.read("config_file", path).await?).map_err(|error| cannot(&error))?;
-        let members = if path.to_ascii_lowercase().ends_with(".toml") {
-            // Not the whole error: it repeats a line of the file, which may be a secret.
-            toml::from_str::<Json>(&text).map_err(|error| cannot(&format!("it is no TOML: {}", error.message())))
-        } else {
-            serde_json::from_str(&text).map_err(|error| cannot(&format!("it is no JSON: {error}")))
-        };
-        let Json::Object(members) = members? else { return Err(cannot(&"it is no JSON object")) };
-        let text = Json::Object(members).to_string();
+        })?;
         let mut link = LinkDefinition::clone(link);
-        link.values.insert("config_json".into(), text);
+        link.values.insert("config_json".into(), settings.to_string());
         // An error may be put right in the file, and then nothing about the link changes.
         Self::read(spec, &link, rpc_timeout).map_err(|error| match error {
             LinkError::Values(text) | LinkError::Unavailable(text) => LinkError::Unavailable(text),
@@ -243,28 +238,51 @@ impl Settings {
     }
 }
 
+/// Returns a value as the link has it, without regard to what the provider knows.
+fn given<'a>(link: &'a LinkDefinition, name: &str) -> Option<&'a str> {
+    let (_, text) = link.values.iter().find(|(key, _)| key.eq_ignore_ascii_case(name))?;
+    Some(text.trim())
+}
+
+/// Reads the JSON object in a configuration file, which is TOML if it is named so.
+fn parse_file(path: &str, file: Vec<u8>) -> anyhow::Result<Json> {
+    let text = String::from_utf8(file)?;
+    let settings: Json = if path.to_ascii_lowercase().ends_with(".toml") {
+        // Not the whole error: it repeats a line of the file, which may be a secret.
+        toml::from_str(&text).map_err(|error| anyhow!("it is no TOML: {}", error.message()))?
+    } else {
+        serde_json::from_str(&text).map_err(|error| anyhow!("it is no JSON: {error}"))?
+    };
+    ensure!(settings.is_object(), "it is no JSON object");
+    Ok(settings)
+}
+
 fn address(values: &Values) -> Result<String, LinkError> {
-    let port = |text: &str| text.parse::<u16>().ok();
-    let alone = values.text("port").map(|text| port(&text).ok_or_else(|| wrong("port", &text, "a port number")));
+    let alone = values.text("port").map(|text| {
+        text.parse::<u16>().map_err(|_| wrong("port", &text, "a port number"))
+    });
     let alone = alone.transpose()?;
     let Some(address) = values.text("address") else {
         return Ok(format!("{DEFAULT_HOST}:{}", alone.unwrap_or(DEFAULT_PORT)));
     };
-    let expected = "HOST:PORT such as 0.0.0.0:8080, an IPv6 address in brackets";
-    let is_host =
-        |host: &str| !host.is_empty() && (!host.contains(':') || (host.starts_with('[') && host.ends_with(']')));
-    match (address.rsplit_once(':'), alone) {
-        (Some((host, own)), alone) if is_host(host) && port(own).is_some() => match alone {
-            Some(other) if port(own) != Some(other) => Err(wrong(
-                "port",
-                &other.to_string(),
-                &format!("the port of address {address}, or only one of the two"),
-            )),
-            _ => Ok(address),
-        },
-        (_, Some(port)) if is_host(&address) => Ok(format!("{address}:{port}")),
-        _ => Err(wrong("address", &address, expected)),
+    let with_port = address.rsplit_once(':').filter(|(host, _)| is_host(host));
+    match (with_port.and_then(|(_, port)| port.parse::<u16>().ok()), alone) {
+        (Some(own), Some(other)) if own != other => {
+            let expected = format!("the port of address {address}, or only one of the two");
+            Err(wrong("port", &other.to_string(), &expected))
+        }
+        (Some(_), _) => Ok(address),
+        (None, Some(port)) if is_host(&address) => Ok(format!("{address}:{port}")),
+        (None, _) => {
+            let expected = "HOST:PORT such as 0.0.0.0:8080, an IPv6 address in brackets";
+            Err(wrong("address", &address, expected))
+        }
     }
+}
+
+fn is_host(text: &str) -> bool {
+    let is_bracketed = text.starts_with('[') && text.ends_with(']');
+    !text.is_empty() && (!text.contains(':') || is_bracketed)
 }
 
 fn hosts(values: &Values) -> Result<Vec<HostPattern>, LinkError> {
@@ -283,15 +301,7 @@ fn hosts(values: &Values) -> Result<Vec<HostPattern>, LinkError> {
 }
 
 fn tls(section: &Section<'_>) -> Result<Option<Source>, LinkError> {
-    let pem = |file: &str, inline: &str| match (section.text(file), section.text(inline)) {
-        (Some(_), Some(_)) => Err(LinkError::Values(format!(
-            "the link values tls_{file} and tls_{inline} stand beside each other; leave only one of them"
-        ))),
-        (Some(path), None) => Ok(Some(Pem::File(path))),
-        (None, Some(text)) => Ok(Some(Pem::Inline(text))),
-        (None, None) => Ok(None),
-    };
-    match (pem("cert_file", "cert")?, pem("priv_key_file", "key")?) {
+    match (pem(section, "cert_file", "cert")?, pem(section, "priv_key_file", "key")?) {
         (Some(certificate), Some(key)) => Ok(Some(Source { certificate, key })),
         (None, None) => Ok(None),
         (Some(_), None) => Err(LinkError::Values("the link has a TLS certificate, but no tls_priv_key_file".into())),
@@ -299,23 +309,38 @@ fn tls(section: &Section<'_>) -> Result<Option<Source>, LinkError> {
     }
 }
 
+fn pem(section: &Section<'_>, file: &str, inline: &str) -> Result<Option<Pem>, LinkError> {
+    match (section.text(file), section.text(inline)) {
+        (Some(_), Some(_)) => Err(LinkError::Values(format!(
+            "the link values tls_{file} and tls_{inline} stand beside each other; leave only one of them"
+        ))),
+        (Some(path), None) => Ok(Some(Pem::File(path))),
+        (None, Some(text)) => Ok(Some(Pem::Inline(text))),
+        (None, None) => Ok(None),
+    }
+}
+
 fn limits(values: &Values) -> Result<Limits, LinkError> {
     let default = Limits::default();
-    let count = |name: &str, default: usize, max: u64| match values.number(name)? {
-        None => Ok(default),
-        Some(number) if (1..=max).contains(&number) => Ok(number as usize),
-        Some(number) => Err(wrong(name, &number.to_string(), &format!("a number from 1 to {max}"))),
-    };
+    let header_timeout = values.milliseconds("header_timeout_ms")?;
+    let connections_max = count(values, "max_connections", CONNECTIONS_MAX)?;
+    let per_address_max = count(values, "max_connections_per_address", CONNECTIONS_MAX)?;
+    let headers_max = count(values, "max_request_headers", HEADERS_MAX)?;
     Ok(Limits {
-        header_timeout: values.milliseconds("header_timeout_ms")?.unwrap_or(default.header_timeout),
-        connections_max: count("max_connections", default.connections_max, 1 << 20)?,
-        connections_per_address_max: count(
-            "max_connections_per_address",
-            default.connections_per_address_max,
-            1 << 20,
-        )?,
-        headers_max: count("max_request_headers", default.headers_max, 10_000)?,
+        header_timeout: header_timeout.unwrap_or(default.header_timeout),
+        connections_max: connections_max.unwrap_or(default.connections_max),
+        connections_per_address_max: per_address_max.unwrap_or(default.connections_per_address_max),
+        headers_max: headers_max.unwrap_or(default.headers_max),
     })
+}
+
+fn count(values: &Values, name: &str, max: u64) -> Result<Option<usize>, LinkError> {
+    match values.number(name)? {
+        Some(number) if !(1..=max).contains(&number) => {
+            Err(wrong(name, &number.to_string(), &format!("a number from 1 to {max}")))
+        }
+        number => Ok(number.map(|number| number as usize)),
+    }
 }
 
 /// Values that are a JSON object of their own, `cors`, or single ones with its name before theirs, `cors_max_age_secs`.
@@ -355,13 +380,16 @@ impl<'a> Section<'a> {
     fn member(&self, member: &str) -> Option<&Json> {
         let name = self.single(member);
         let aliases = VALUES.iter().find(|value| value.name == name).map_or(&[][..], |value| value.aliases);
-        let prefix = || aliases.iter().filter_map(|alias| alias.strip_prefix(self.name)?.strip_prefix('_'));
-        self.members.get(member).or_else(|| prefix().find_map(|other| self.members.get(other)))
+        let mut others =
+            aliases.iter().filter_map(|alias| alias.strip_prefix(self.name)?.strip_prefix('_'));
+        self.members.get(member).or_else(|| others.find_map(|other| self.members.get(other)))
     }
 
     fn text(&self, member: &str) -> Option<String> {
-        let own = || self.member(member)?.as_str().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
-        self.values.text(&self.single(member)).or_else(own)
+        self.values.text(&self.single(member)).or_else(|| {
+            let text = self.member(member)?.as_str()?.trim();
+            (!text.is_empty()).then(|| text.to_owned())
+        })
     }
 
     fn list(&self, member: &str) -> Result<Option<Vec<String>>, LinkError> {
@@ -369,18 +397,19 @@ impl<'a> Section<'a> {
         if let Some(list) = self.values.list(&name)? {
             return Ok(Some(list));
         }
-        let expected = || wrong(&name, &self.members[member].to_string(), "an array of texts");
-        match self.members.get(member) {
-            None | Some(Json::Null) => Ok(None),
-            Some(Json::String(text)) => {
-                Ok(Some(text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()))
+        let Some(given) = self.members.get(member) else { return Ok(None) };
+        let texts: Option<Vec<String>> = match given {
+            Json::Null => return Ok(None),
+            Json::String(text) => {
+                let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+                Some(items.map(str::to_owned).collect())
             }
-            Some(Json::Array(items)) => {
-                let texts = items.iter().map(|item| item.as_str().map(str::to_owned));
-                texts.collect::<Option<_>>().map(Some).ok_or_else(expected)
+            Json::Array(items) => {
+                items.iter().map(|item| item.as_str().map(str::to_owned)).collect()
             }
-            Some(_) => Err(expected()),
-        }
+            _ => None,
+        };
+        texts.map(Some).ok_or_else(|| wrong(&name, &given.to_string(), "an array of texts"))
     }
 
     fn number(&self, member: &str) -> Result<Option<u64>, LinkError> {

@@ -11,9 +11,10 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
+use parking_lot::Mutex;
 use rustls::ServerConfig;
 use tracing::info;
 
@@ -83,7 +84,7 @@ impl Table {
             path: settings.path.clone(),
             route: Arc::clone(route),
         });
-        let mut state = self.locked();
+        let mut state = self.state.lock();
         if state.closing.contains(&address) {
             return Ok(Added::NotYet);
         }
@@ -109,12 +110,12 @@ impl Table {
             router: context.router.clone(),
         };
         let table = Arc::downgrade(self);
-        let closed = move |address| {
+        let started = Listener::start(start, move |address| {
             if let Some(table) = table.upgrade() {
-                table.locked().closing.remove(&address);
+                table.state.lock().closing.remove(&address);
             }
-        };
-        let listener = Listener::start(start, closed).map_err(|error| state.cannot_listen(address, &error))?;
+        });
+        let listener = started.map_err(|error| state.cannot_listen(address, &error))?;
         // Port 0 has become a real one.
         let address = listener.address;
         let limits = vec![(Arc::clone(route), settings.limits)];
@@ -128,7 +129,7 @@ impl Table {
     /// Marks a link as ending. If all links of its listener are, the listener leaves the table and keeps its routes.
     pub fn begin_end(&self, address: SocketAddr, listener: &Arc<Listener>, route: &Arc<Route>) -> Removal {
         route.set_stage(Stage::Ending);
-        let mut state = self.locked();
+        let mut state = self.state.lock();
         let Some(open) = state.open.get(&address).filter(|open| Arc::ptr_eq(&open.listener, listener)) else {
             // The last of the links has closed the listener for all of them.
             return Removal::Shared;
@@ -148,7 +149,7 @@ impl Table {
 
     /// Takes an ending link's routes out, unless its listener is closing as a whole.
     pub fn end(&self, address: SocketAddr, listener: &Arc<Listener>, route: &Arc<Route>) {
-        let mut state = self.locked();
+        let mut state = self.state.lock();
         let Some(open) = state.open.get_mut(&address).filter(|open| Arc::ptr_eq(&open.listener, listener)) else {
             return;
         };
@@ -158,18 +159,15 @@ impl Table {
         drop(state);
         route.set_stage(Stage::Ended);
     }
-
-    fn locked(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Open {
     /// Links share an address only if they agree on TLS; an actor that has it for itself may change its mind.
     fn may_share(&self, settings: &Settings, route: &Route) -> Result<(), LinkError> {
-        let serving = |route: &Route| route.stage() == Stage::Serving;
-        let others = self.entries.iter().map(|entry| &entry.route).filter(|other| serving(other));
-        match others.into_iter().find(|other| other.actor_id != route.actor_id) {
+        let mut routes = self.entries.iter().map(|entry| &entry.route);
+        let other = routes
+            .find(|other| other.stage() == Stage::Serving && other.actor_id != route.actor_id);
+        match other {
             // The other link may be the next to get this certificate, or to go.
             Some(other) if self.tls != settings.tls => Err(LinkError::Unavailable(format!(
                 "{address} is shared with actor {actor_id}, whose link has {theirs}; give both links the same tls_cert_file \

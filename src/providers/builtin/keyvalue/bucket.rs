@@ -34,10 +34,11 @@ use tracing::{debug, warn};
 
 use super::{
     Error,
-    entry::{self, Entry, Expiry, Value},
+    entry::{self, Entry, EntryError, Expiry, Value},
     keys,
 };
 use crate::{
+    backoff::Backoff,
     errors::chain,
     providers::builtin::{
         LinkError,
@@ -148,7 +149,7 @@ impl Bucket {
         let turn = &self.turns[(hasher.finish() % TURNS as u64) as usize];
         // Never closed; if it were, the condition of the write would still keep everything right.
         let _turn = turn.acquire().await.ok();
-        let mut pause = PAUSE_FIRST;
+        let mut backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
         loop {
             let found = self.read(key).await?;
             let expires = found.entry.as_ref().and_then(|entry| entry.expires);
@@ -162,9 +163,8 @@ impl Bucket {
                 Err(WriteError::Conflict | WriteError::Gone) => {}
                 Err(WriteError::Other(error)) => return Err(error),
             }
-            let wait = rand::rng().random_range(Duration::ZERO..pause);
+            let wait = rand::rng().random_range(Duration::ZERO..backoff.next_pause());
             tokio::time::sleep(wait).await;
-            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
@@ -183,10 +183,11 @@ impl Bucket {
             }
         };
         let Some(message) = message else { return Ok(Found { revision: 0, entry: None }) };
-        let unreadable = |cause| Error::Unreadable { key: keys::shown(key), bucket: self.name.clone(), cause };
-        let entry = match is_deletion(&message.headers) {
-            true => None,
-            false => Some(Entry::from_message(&message.payload, &message.headers).map_err(unreadable)?),
+        let entry = if is_deletion(&message.headers) {
+            None
+        } else {
+            let entry = Entry::from_message(&message.payload, &message.headers);
+            Some(entry.map_err(|cause| self.unreadable(key, cause))?)
         };
         Ok(Found { revision: message.sequence, entry: entry.filter(|entry| !entry.is_expired(Expiry::now())) })
     }
@@ -262,12 +263,16 @@ impl Bucket {
         self.handle.renew(&self.name, gone, open).await.map_err(|error| self.failed(error.to_string()))
     }
 
+    fn unreadable(&self, key: &str, cause: EntryError) -> Error {
+        Error::Unreadable { key: keys::shown(key), bucket: self.name.clone(), cause }
+    }
+
     fn failed(&self, cause: String) -> Error {
         Error::Bucket { bucket: self.name.clone(), cause }
     }
 
     /// Removes expired entries and old marks of deletions, if the server does not do that itself. Returns how many.
-    pub async fn sweep(&self, now: Expiry) -> Result<usize, String> {
+    pub async fn sweep(&self, now: Expiry) -> anyhow::Result<usize> {
         let handle = self.handle.now();
         if handle.is_timed {
             return Ok(0);
@@ -285,13 +290,12 @@ impl Bucket {
                 due.push((message.subject.to_string(), info.stream_sequence));
             }
         })
-        .await
-        .map_err(|e| e.to_string())?;
+        .await?;
         let mut removed = 0;
         for (subject, revision) in due {
             // Up to this revision: whatever was written since stays.
             let purged = handle.stream.purge().filter(subject).sequence(revision + 1).await;
-            removed += usize::from(purged.map_err(|e| chain(&e))?.purged > 0);
+            removed += usize::from(purged?.purged > 0);
         }
         Ok(removed)
     }
@@ -340,7 +344,10 @@ async fn sweep_regularly(bucket: Weak<Bucket>) {
         match bucket.sweep(Expiry::now()).await {
             Ok(0) => {}
             Ok(removed) => debug!(bucket = %bucket.name, removed, "expired entries removed"),
-            Err(error) => warn!(bucket = %bucket.name, error, "expired entries not removed, trying again later"),
+            Err(error) => {
+                let error = chain(error.as_ref());
+                warn!(bucket = %bucket.name, error, "expired entries not removed, trying again later");
+            }
         }
     }
 }

@@ -6,18 +6,17 @@
 //! by the clock of the host that wrote it; hosts whose clocks differ see it end at different times
 //! by that difference.
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
 
+use crate::clock;
+
 /// Says that an entry is a list or a set.
 pub const TYPE: &str = "Lattice-Type";
 /// Says when an entry expires.
-pub const EXPIRES: &str = "Lattice-Expires";
+const EXPIRES: &str = "Lattice-Expires";
 
 /// The value under a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +36,21 @@ pub struct Entry {
 /// An instant, in milliseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Expiry(u64);
+
+/// Why a message is no entry; somebody else may have written it.
+#[derive(Debug, thiserror::Error)]
+pub enum EntryError {
+    #[error("it is no UTF-8 text")]
+    Text,
+    #[error("it is no list: {0}")]
+    List(serde_json::Error),
+    #[error("it is no set: {0}")]
+    Set(serde_json::Error),
+    #[error("it has the unknown type {0:?}")]
+    Type(String),
+    #[error("its header {EXPIRES} is no number")]
+    Expires,
+}
 
 /// Why an increment cannot be.
 #[derive(Debug, PartialEq, Eq)]
@@ -74,17 +88,17 @@ impl Entry {
         (payload, headers)
     }
 
-    /// Reads a message; the error says what is wrong with it.
-    pub fn from_message(payload: &[u8], headers: &HeaderMap) -> Result<Self, String> {
+    /// Reads a message.
+    pub fn from_message(payload: &[u8], headers: &HeaderMap) -> Result<Self, EntryError> {
         let expires = expires(headers)?;
         let value = match headers.get(TYPE).map(|kind| kind.as_str()) {
             None => {
-                let text = std::str::from_utf8(payload);
-                Value::Text(text.map_err(|_| "it is no UTF-8 text".to_owned())?.to_owned())
+                let text = std::str::from_utf8(payload).map_err(|_| EntryError::Text)?;
+                Value::Text(text.to_owned())
             }
-            Some("list") => Value::List(serde_json::from_slice(payload).map_err(|e| format!("it is no list: {e}"))?),
-            Some("set") => Value::Set(serde_json::from_slice(payload).map_err(|e| format!("it is no set: {e}"))?),
-            Some(other) => return Err(format!("it has the unknown type {other:?}")),
+            Some("list") => Value::List(serde_json::from_slice(payload).map_err(EntryError::List)?),
+            Some("set") => Value::Set(serde_json::from_slice(payload).map_err(EntryError::Set)?),
+            Some(other) => return Err(EntryError::Type(other.to_owned())),
         };
         Ok(Self { value, expires })
     }
@@ -95,9 +109,9 @@ impl Entry {
 }
 
 /// When the message with these headers expires.
-pub fn expires(headers: &HeaderMap) -> Result<Option<Expiry>, String> {
+pub fn expires(headers: &HeaderMap) -> Result<Option<Expiry>, EntryError> {
     let Some(text) = headers.get(EXPIRES) else { return Ok(None) };
-    text.as_str().parse().map(|at| Some(Expiry(at))).map_err(|_| format!("its header {EXPIRES} is no number"))
+    text.as_str().parse().map(|at| Some(Expiry(at))).map_err(|_| EntryError::Expires)
 }
 
 fn json<T: serde::Serialize>(texts: &T) -> Bytes {
@@ -107,8 +121,7 @@ fn json<T: serde::Serialize>(texts: &T) -> Bytes {
 impl Expiry {
     /// This instant.
     pub fn now() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        Self(clock::now_ms())
     }
 
     /// Milliseconds since 1970; before that counts as then.
@@ -117,7 +130,7 @@ impl Expiry {
     }
 
     pub fn after(self, time: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
+        Self(self.0.saturating_add(clock::millis(time)))
     }
 
     /// Whole seconds from `now`, rounded up, at least one: what the server is told, who may end it later but not earlier.
@@ -140,13 +153,18 @@ pub fn increment(text: &str, by: i32) -> Result<i32, NoNumber> {
 /// The part of a list between two indices, both inclusive; negative ones count from the end.
 pub fn range(mut items: Vec<String>, start: i32, stop: i32) -> Vec<String> {
     let length = i64::try_from(items.len()).unwrap_or(i64::MAX);
-    let absolute = |index: i32| if index < 0 { length + i64::from(index) } else { i64::from(index) };
-    let (start, stop) = (absolute(start).max(0), absolute(stop).min(length - 1));
+    let start = from_beginning(start, length).max(0);
+    let stop = from_beginning(stop, length).min(length - 1);
     if start > stop {
         return Vec::new();
     }
     items.truncate(stop as usize + 1);
     items.split_off(start as usize)
+}
+
+/// Returns the index from the beginning of a list for one that, if negative, counts from its end.
+fn from_beginning(index: i32, length: i64) -> i64 {
+    if index < 0 { length + i64::from(index) } else { index.into() }
 }
 
 #[cfg(test)]
@@ -162,7 +180,7 @@ mod tests {
             for expires in [None, Some(Expiry(1_700_000_000_123))] {
                 let entry = Entry { value: value.clone(), expires };
                 let (payload, headers) = entry.to_message();
-                assert_eq!(Entry::from_message(&payload, &headers), Ok(entry));
+                assert_eq!(Entry::from_message(&payload, &headers).unwrap(), entry);
             }
         }
     }
@@ -174,7 +192,7 @@ mod tests {
             if let Some((name, value)) = header {
                 headers.insert(name, value);
             }
-            Entry::from_message(payload, &headers)
+            Entry::from_message(payload, &headers).map_err(|error| error.to_string())
         };
         assert_eq!(read(b"plain", None).unwrap().value, Value::Text("plain".into()));
         assert_eq!(read(&[0xff], None).unwrap_err(), "it is no UTF-8 text");

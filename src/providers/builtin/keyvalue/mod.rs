@@ -14,19 +14,20 @@ pub mod keys;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
+use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use self::{
     bucket::{Bucket, Change},
-    entry::{Expiry, NoNumber, Value},
+    entry::{EntryError, Expiry, NoNumber, Value},
 };
 use super::{
     Context, Link, LinkError, Provider, Spec, Value as LinkValue,
@@ -66,7 +67,7 @@ pub static SPEC: Spec = Spec {
         jetstream::STORAGE,
         jetstream::MAX_BYTES,
     ],
-    brings_work: false,
+    is_ingress: false,
     check,
     build,
 };
@@ -108,7 +109,7 @@ pub enum Error {
     )]
     Unconfirmed { key: String, bucket: String },
     #[error("the value of {key} in the bucket {bucket} cannot be read: {cause}; was it written by another program?")]
-    Unreadable { key: String, bucket: String, cause: String },
+    Unreadable { key: String, bucket: String, cause: EntryError },
     #[error("the bucket {bucket} cannot be used: {cause}")]
     Bucket { bucket: String, cause: String },
 }
@@ -159,7 +160,7 @@ impl KeyValue {
 
     /// The bucket of a place if a link has it open; otherwise `opened` is remembered.
     fn known(&self, place: &Place, opened: Option<&Arc<Bucket>>) -> Option<Arc<Bucket>> {
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buckets = self.buckets.lock();
         buckets.retain(|_, bucket| bucket.strong_count() > 0);
         let known = buckets.get(place).and_then(Weak::upgrade);
         if let (None, Some(opened)) = (&known, opened) {

@@ -5,14 +5,11 @@
 //! the link ends, the task leaves the queue group, and what had arrived is still handled until the deadline. A message is
 //! handed over once: if that fails, the log says so.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use async_nats::{Message, Subscriber};
 use futures::StreamExt;
+use parking_lot::Mutex;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::{JoinError, JoinSet},
@@ -153,7 +150,7 @@ struct Complaints(Arc<Mutex<(Option<Instant>, u64)>>);
 impl Complaints {
     /// Whether it is time for a warning, and how many there were since the last one.
     fn due(&self) -> Option<u64> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         let (last, unreported) = *state;
         if last.is_some_and(|last| last.elapsed() < COMPLAINT_PAUSE) {
             state.1 += 1;

@@ -15,7 +15,7 @@ mod subjects;
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -24,6 +24,7 @@ use std::{
 use async_nats::{Request, RequestErrorKind};
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -68,20 +69,17 @@ pub static SPEC: Spec = Spec {
             uri it uses the lattice's own server and leaves the lattice's subjects alone; the provider of earlier years then \
             used 0.0.0.0:4222.",
     values: VALUES,
-    brings_work: true,
+    is_ingress: true,
     check,
     build,
 };
 
 fn check(link: &LinkDefinition) -> Result<Vec<String>, LinkError> {
     let values = Values::read(&SPEC, link)?;
-    let is_the_hosts = Server::read(&values)?.is_none();
-    let lifted = values.boolean("allow_system_subjects")?.unwrap_or(false);
-    let reserved = match is_the_hosts && !lifted {
-        // Only the provider's host knows the further subjects that its settings reserve.
-        true => Reserved::Lattice(reserved::Reserved::default()),
-        false => Reserved::Nothing,
-    };
+    let own_server = Server::read(&values)?;
+    // Only the provider's host knows the further subjects that its settings reserve.
+    let reserved_there = reserved_at_the_hosts(&values, &reserved::Reserved::default())?;
+    let reserved = if own_server.is_none() { reserved_there } else { Reserved::Nothing };
     subscriptions(&values, &reserved)?;
     timeout(&values, Duration::ZERO)?;
     Ok(values.oddities())
@@ -194,19 +192,28 @@ fn timeout(values: &Values, default: Duration) -> Result<Duration, LinkError> {
     }
 }
 
+/// Returns the subjects off limits at the host's own server: those of the lattice, unless the link
+/// values lift that.
+fn reserved_at_the_hosts(
+    values: &Values,
+    lattice: &reserved::Reserved,
+) -> Result<Reserved, LinkError> {
+    match values.boolean("allow_system_subjects")? {
+        Some(true) => Ok(Reserved::Nothing),
+        _ => Ok(Reserved::Lattice(lattice.clone())),
+    }
+}
+
 impl MessagingLink {
     async fn open(context: Context, link: Arc<LinkDefinition>) -> Result<Self, LinkError> {
         let values = Values::read(&SPEC, &link)?;
         let (actor_id, link_name) = (link.actor_id.clone(), link.link_name.clone());
         context.tell_unknown(&values.unknown, &link);
         let server = Server::read(&values)?;
-        let lifted = values.boolean("allow_system_subjects")?.unwrap_or(false);
-        let reserved = |is_the_hosts: bool| match is_the_hosts && !lifted {
-            true => Reserved::Lattice(context.bounds.subjects.clone()),
-            false => Reserved::Nothing,
-        };
+        let reserved_there = reserved_at_the_hosts(&values, &context.bounds.subjects)?;
         // Errors in them are reported also while the server is away.
-        subscriptions(&values, &reserved(server.is_none()))?;
+        let reserved = if server.is_none() { &reserved_there } else { &Reserved::Nothing };
+        subscriptions(&values, reserved)?;
         let timeout = timeout(&values, context.rpc_timeout)?;
         let own = match server {
             None => None,
@@ -215,7 +222,8 @@ impl MessagingLink {
                 Some(server.connect(name, Arc::clone(&link), &context.bounds, &context.nats).await?)
             }
         };
-        let reserved = reserved(own.as_ref().is_none_or(|own| own.is_the_hosts));
+        let is_the_hosts = own.as_ref().is_none_or(|own| own.is_the_hosts);
+        let reserved = if is_the_hosts { reserved_there } else { Reserved::Nothing };
         let wanted = subscriptions(&values, &reserved)?;
         let client = own.as_ref().map_or_else(|| context.nats.clone(), |own| own.client.clone());
         let mut subscribers = Vec::with_capacity(wanted.len());
@@ -227,6 +235,7 @@ impl MessagingLink {
                 .map_err(|e| LinkError::Unavailable(format!("subscribe to {subject}: {}", chain(&e))))?;
             subscribers.push(subscriber);
         }
+        // A link that is taken on has its subscriptions: whatever is published from then on arrives.
         match &own {
             Some(own) => own.confirm().await?,
             None if subscribers.is_empty() => {}
@@ -265,8 +274,10 @@ impl MessagingLink {
             }
             .map_err(|e| Failure::Nats { what: "publish to", subject: subject.clone(), cause: chain(&e) })
         };
-        let away = || Failure::Away { what: "publish to", subject: subject.clone() };
-        tokio::time::timeout_at(deadline, sent).await.map_err(|_| away())?
+        match tokio::time::timeout_at(deadline, sent).await {
+            Ok(sent) => sent,
+            Err(_) => Err(Failure::Away { what: "publish to", subject }),
+        }
     }
 
     async fn request(&self, message: RequestMessage, deadline: Instant) -> Result<Message, Failure> {
@@ -336,7 +347,7 @@ impl Link for MessagingLink {
         Box::pin(async move {
             let late_calls = Instant::now() + LATE_CALLS;
             self.stop.send_replace(Some(deadline));
-            let mut tasks = std::mem::take(&mut *self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner));
+            let mut tasks = std::mem::take(&mut *self.subscriptions.lock());
             // They watch the deadline themselves, and say what is left undone.
             while tasks.join_next().await.is_some() {}
             self.calls.close();

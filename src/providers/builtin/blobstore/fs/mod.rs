@@ -16,13 +16,13 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     io::{self, ErrorKind, Seek, SeekFrom},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
 use futures::future::BoxFuture;
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
 use self::transfer::{FileDownload, FileUpload};
@@ -311,10 +311,7 @@ impl Files {
         if self.metadata(container, object, &fs::metadata(&path), &path)?.is_none() {
             return Err(Error::NoObject { container: container.to_owned(), object: object.to_owned() });
         }
-        match fs::remove_file(&path) {
-            Err(e) if !is_absence(&e) => return Err(storage("remove", &path, &e)),
-            _ => {}
-        }
+        remove_file(&path)?;
         let _ = fs::remove_file(self.meta_path(container, object));
         // Folders exist for the objects in them; the first that is not empty ends this.
         let mut folder = path.parent();
@@ -347,24 +344,33 @@ impl Files {
 fn turn(path: &Path) -> MutexGuard<'static, ()> {
     let mut hasher = DefaultHasher::new();
     path.hash(&mut hasher);
-    TURNS[(hasher.finish() % TURNS.len() as u64) as usize].lock().unwrap_or_else(PoisonError::into_inner)
+    TURNS[(hasher.finish() % TURNS.len() as u64) as usize].lock()
 }
 
 /// Files and folders with names that are text; neither the links nor what else there may be.
 fn entries(folder: &Path) -> Result<Vec<(String, fs::FileType)>, Error> {
-    let read = || -> io::Result<Vec<(String, fs::FileType)>> {
-        let mut found = Vec::new();
-        for entry in fs::read_dir(folder)? {
-            let entry = entry?;
-            if let Ok(name) = entry.file_name().into_string() {
-                found.push((name, entry.file_type()?));
-            }
-        }
-        Ok(found)
-    };
-    match read() {
+    match read_entries(folder) {
         Err(e) if is_absence(&e) => Ok(Vec::new()),
         outcome => outcome.map_err(|e| storage("list", folder, &e)),
+    }
+}
+
+fn read_entries(folder: &Path) -> io::Result<Vec<(String, fs::FileType)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if let Ok(name) = entry.file_name().into_string() {
+            found.push((name, entry.file_type()?));
+        }
+    }
+    Ok(found)
+}
+
+/// Removes a file; it is no error if there is none.
+fn remove_file(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(e) if !is_absence(&e) => Err(storage("remove", path, &e)),
+        _ => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use tempfile::NamedTempFile;
 
-use super::{ATTEMPTS_MAX, Files, Meta, UPLOADS, is_absence, is_in_the_way, storage, turn};
+use super::{ATTEMPTS_MAX, Files, Meta, UPLOADS, is_in_the_way, remove_file, storage, turn};
 use crate::providers::builtin::blobstore::backend::{ContentInfo, Error};
 
 impl Files {
@@ -93,11 +93,7 @@ impl Files {
 
     fn write_meta(&self, container: &str, object: &str, meta: Option<NamedTempFile>) -> Result<(), Error> {
         let path = self.meta_path(container, object);
-        let removed = || match fs::remove_file(&path) {
-            Err(e) if !is_absence(&e) => Err(storage("remove", &path, &e)),
-            _ => Ok(()),
-        };
-        let Some(mut file) = meta else { return removed() };
+        let Some(mut file) = meta else { return remove_file(&path) };
         let mut attempts = 0;
         loop {
             attempts += 1;
@@ -118,7 +114,7 @@ impl Files {
                 }
             }
             // Nothing is better than what belongs to the object that was here before.
-            let _ = removed();
+            let _ = remove_file(&path);
             return Err(storage("write", &path, &error));
         }
     }

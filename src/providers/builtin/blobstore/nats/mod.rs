@@ -200,14 +200,18 @@ fn time_of(info: &Info) -> Option<Timestamp> {
     info.time().map(|time| Timestamp { sec: time.unix_timestamp(), nsec: time.nanosecond() })
 }
 
+/// Returns what the metadata of an object has under a name.
+fn noted(info: &Info, name: &str) -> Option<String> {
+    info.metadata.as_ref()?.get(name).cloned()
+}
+
 fn object_metadata(info: &Info, container: String, object: String) -> ObjectMetadata {
-    let content = |name: &str| info.metadata.as_ref().and_then(|metadata| metadata.get(name)).cloned();
     ObjectMetadata {
         object_id: object,
         container_id: container,
         content_length: info.size,
         last_modified: time_of(info),
-        content_type: content(CONTENT_TYPE),
-        content_encoding: content(CONTENT_ENCODING),
+        content_type: noted(info, CONTENT_TYPE),
+        content_encoding: noted(info, CONTENT_ENCODING),
     }
 }

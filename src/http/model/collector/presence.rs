@@ -6,13 +6,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{HOSTS_MAX, Keeper, Known, Told};
+use super::{Collector, HOSTS_MAX, Report};
 use crate::{
+    clock,
     control::types::HostReply,
     http::model::{
         State,
         events::{Entry, Severity},
-        now_ms,
     },
 };
 
@@ -21,17 +21,17 @@ const HEARING: Duration = Duration::from_secs(3);
 /// Hosts of other makes beat every 30 seconds.
 const SILENT_MS: u64 = 75_000;
 const FOREIGN_LOST_MS: u64 = 120_000;
-/// How long a lost host stays in the picture.
+/// How long a lost host stays in the snapshot.
 const LOST_KEPT_MS: u64 = 120_000;
 /// Names of hosts that are gone.
 const NAMES_MAX: usize = 1024;
 
-impl Keeper {
+impl Collector {
     /// Asks who is there: hosts of earlier years are not among the peers.
     pub(super) fn search(&mut self) {
         if !std::mem::replace(&mut self.is_searching, true) {
             let lattice = self.dashboard.lattice().clone();
-            self.children.spawn(async move { Told::Found(lattice.hosts().await.unwrap_or_default()) });
+            self.children.spawn(async move { Report::Found(lattice.hosts().await.unwrap_or_default()) });
         }
         // Everything that was missed meanwhile is asked for again.
         for known in self.hosts.values_mut().filter(|known| known.view.state != State::Lost) {
@@ -40,17 +40,15 @@ impl Keeper {
     }
 
     pub(super) fn follow_peers(&mut self) {
-        let peers = self.dashboard.parts().peers.known();
+        let peers = self.dashboard.parts().context.peers.known();
         // A host that is cut off forgets its peers after a while; this must not count as their
         // goodbye.
-        let has_left = |known: &Known| {
-            known.was_peer && known.view.state == State::Ok && !peers.iter().any(|peer| peer.id == known.view.id)
-        };
         let hears = self.hears();
         let left: Vec<Arc<str>> = self
             .hosts
             .values()
-            .filter(|known| hears && has_left(known))
+            .filter(|known| hears && known.was_peer && known.view.state == State::Ok)
+            .filter(|known| !peers.iter().any(|peer| peer.id == known.view.id))
             .map(|known| Arc::clone(&known.view.id))
             .collect();
         for id in &left {
@@ -63,15 +61,15 @@ impl Keeper {
             if !self.hosts.contains_key(&peer.id) && (peer.is_lost() || self.hosts.len() >= HOSTS_MAX) {
                 continue;
             }
-            let silence = u64::try_from(peer.silence().as_millis()).unwrap_or(u64::MAX);
+            let silence = clock::millis(peer.silence());
             let known = self.known(&peer.id);
             // It was asked as if it were of another make.
             known.is_stale |= !known.view.is_ours;
             (known.view.is_ours, known.was_peer) = (true, true);
-            known.view.heard_ms = now_ms().saturating_sub(silence);
+            known.view.heard_ms = clock::now_ms().saturating_sub(silence);
             match (peer.is_lost(), known.view.state) {
-                (true, State::Ok | State::Silent) if self.hears() => self.lose(&peer.id),
-                (false, State::Lost | State::Silent) => self.come_back(&peer.id),
+                (true, State::Ok | State::Silent) if self.hears() => self.mark_lost(&peer.id),
+                (false, State::Lost | State::Silent) => self.mark_present(&peer.id),
                 _ => {}
             }
         }
@@ -82,26 +80,27 @@ impl Keeper {
         self.connected.is_some_and(|since| since.elapsed() >= HEARING)
     }
 
-    pub(super) fn lose(&mut self, id: &Arc<str>) {
+    pub(super) fn mark_lost(&mut self, id: &Arc<str>) {
         let known = self.known(id);
         known.view.state = State::Lost;
-        known.view.lost_ms = Some(now_ms());
+        known.view.lost_ms = Some(clock::now_ms());
         known.view.health = None;
         known.is_changed = true;
-        let (name, heard) = (known.view.name.clone(), now_ms().saturating_sub(known.view.heard_ms));
+        let (name, heard) = (known.view.name.clone(), clock::now_ms().saturating_sub(known.view.heard_ms));
         let text = format!("Host {name} is lost: not heard for {:.1} s", heard as f64 / 1000.0);
         self.log(Entry::concluded("host_lost", Severity::Error, id, &name, text));
     }
 
     /// It was heard over the control connection, which says nothing of a peer: peers decide for themselves.
-    pub(super) fn comes_back(&mut self, id: &Arc<str>) {
-        let is_lost_peer = self.dashboard.parts().peers.known().iter().any(|peer| peer.id == *id && peer.is_lost());
+    pub(super) fn mark_heard(&mut self, id: &Arc<str>) {
+        let is_lost_peer =
+            self.dashboard.parts().context.peers.known().iter().any(|peer| peer.id == *id && peer.is_lost());
         if self.known(id).view.state != State::Ok && !is_lost_peer {
-            self.come_back(id);
+            self.mark_present(id);
         }
     }
 
-    /// Takes a host out of the picture; its name is kept for what it still says.
+    /// Takes a host out of the snapshot; its name is kept for what it still says.
     pub(super) fn forget(&mut self, id: &Arc<str>) {
         let Some(known) = self.hosts.remove(id) else { return };
         if self.names.len() >= NAMES_MAX {
@@ -110,7 +109,7 @@ impl Keeper {
         self.names.insert(Arc::clone(id), known.view.name);
     }
 
-    pub(super) fn come_back(&mut self, id: &Arc<str>) {
+    pub(super) fn mark_present(&mut self, id: &Arc<str>) {
         let known = self.known(id);
         let was_lost = known.view.state == State::Lost;
         known.view.state = State::Ok;
@@ -123,9 +122,8 @@ impl Keeper {
     }
 
     pub(super) fn drop_gone(&mut self) {
-        let now = now_ms();
-        let heard_for =
-            self.connected.map_or(0, |since| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX));
+        let now = clock::now_ms();
+        let heard_for = self.connected.map_or(0, |since| clock::millis(since.elapsed()));
         let foreign: Vec<(Arc<str>, u64)> = self
             .hosts
             .values()
@@ -134,7 +132,7 @@ impl Keeper {
             .collect();
         for (id, silence) in foreign {
             if silence >= FOREIGN_LOST_MS {
-                self.lose(&id);
+                self.mark_lost(&id);
             } else if silence >= SILENT_MS {
                 let known = self.known(&id);
                 known.is_changed |= known.view.state != State::Silent;
@@ -153,14 +151,14 @@ impl Keeper {
         if !self.hosts.contains_key(&id) && self.hosts.len() >= HOSTS_MAX {
             return;
         }
-        self.model.heard(&id);
+        self.model.records().hear(&id);
         let known = self.known(&id);
         let view = &mut known.view;
         view.is_ours |= reply.is_ours();
-        view.heard_ms = now_ms();
-        view.started_ms = Some(now_ms().saturating_sub(reply.uptime_seconds.saturating_mul(1000)));
+        view.heard_ms = clock::now_ms();
+        view.started_ms = Some(clock::now_ms().saturating_sub(reply.uptime_seconds.saturating_mul(1000)));
         (view.name, view.labels, view.version) = (reply.friendly_name, reply.labels, reply.version);
         known.is_changed = true;
-        self.comes_back(&id);
+        self.mark_heard(&id);
     }
 }

@@ -12,9 +12,11 @@ use async_nats::Subscriber;
 use futures::StreamExt as _;
 use tokio::time::{Instant, sleep_until};
 
-use super::lattice::{Event, Events, Lattice};
+use super::lattice::{Events, Lattice};
 use crate::{
-    control::types::{Inventory, InventoryActor, InventoryInstance, Pairs, Step},
+    backoff::Backoff,
+    control::types::{Inventory, InventoryActor, InventoryInstance, Pairs},
+    events::{Event, Step},
     lattice::connection::confirm,
 };
 
@@ -24,7 +26,7 @@ const LOOK_LAST: Duration = Duration::from_secs(2);
 
 /// The result of one look, or of one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told<T> {
+pub enum Observed<T> {
     /// It is done.
     Done(T),
     /// It failed, and why.
@@ -33,13 +35,20 @@ pub enum Told<T> {
     Nothing,
 }
 
-/// How waiting ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome<T> {
-    Done(T),
+impl Observed<()> {
+    pub fn done_if(is_done: bool) -> Self {
+        if is_done { Self::Done(()) } else { Self::Nothing }
+    }
+}
+
+/// Why an outcome is not the wanted one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WaitError {
+    /// In the words of the host.
+    #[error("{0}")]
     Failed(String),
-    /// The time is over.
-    Unknown,
+    #[error("the time is over")]
+    TimedOut,
 }
 
 /// Ears for one host, opened before something is asked of it.
@@ -63,40 +72,39 @@ impl Watch {
     pub async fn wait<T>(
         mut self,
         until: Instant,
-        mut of_event: impl FnMut(&Event) -> Told<T>,
-        mut of_inventory: impl FnMut(&Inventory) -> Told<T>,
+        mut of_event: impl FnMut(&Event) -> Observed<T>,
+        mut of_inventory: impl FnMut(&Inventory) -> Observed<T>,
         mut on_step: impl FnMut(&Step),
-    ) -> Outcome<T> {
-        let mut pause = LOOK_FIRST;
-        let mut look_at = Instant::now() + pause;
+    ) -> Result<T, WaitError> {
+        let mut backoff = Backoff::new(LOOK_FIRST, LOOK_LAST);
+        let mut look_at = Instant::now() + backoff.next_pause();
         loop {
-            let told = tokio::select! {
-                Some(event) = self.events.next() => match event.source == self.host {
-                    true => of_event(&event),
-                    false => Told::Nothing,
+            let observed = tokio::select! {
+                Some(received) = self.events.next() => match received.source == self.host {
+                    true => of_event(&received.event),
+                    false => Observed::Nothing,
                 },
                 Some(message) = self.steps.next() => {
                     if let Ok(step) = serde_json::from_slice::<Step>(&message.payload) && step.host_id == self.host {
                         on_step(&step);
                     }
-                    Told::Nothing
+                    Observed::Nothing
                 }
                 () = sleep_until(look_at.min(until)) => {
-                    pause = (pause * 2).min(LOOK_LAST);
-                    let told = match self.lattice.inventory(&self.host).await {
+                    let observed = match self.lattice.inventory(&self.host).await {
                         Ok(inventory) => of_inventory(&inventory),
                         // Asked again: the host may be busy, or the way there cut for a moment.
-                        Err(_) => Told::Nothing,
+                        Err(_) => Observed::Nothing,
                     };
-                    look_at = Instant::now() + pause;
-                    told
+                    look_at = Instant::now() + backoff.next_pause();
+                    observed
                 }
             };
-            match told {
-                Told::Done(done) => return Outcome::Done(done),
-                Told::Failed(why) => return Outcome::Failed(why),
-                Told::Nothing if Instant::now() >= until => return Outcome::Unknown,
-                Told::Nothing => {}
+            match observed {
+                Observed::Done(done) => return Ok(done),
+                Observed::Failed(why) => return Err(WaitError::Failed(why)),
+                Observed::Nothing if Instant::now() >= until => return Err(WaitError::TimedOut),
+                Observed::Nothing => {}
             }
         }
     }

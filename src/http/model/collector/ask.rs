@@ -11,14 +11,13 @@ use super::AGAIN;
 use crate::{
     client::{
         lattice::{Events, Lattice},
-        outcome,
+        watch,
     },
     control::{
         probe::health::{Health, Request as HealthRequest},
         types::Inventory,
     },
     http::Dashboard,
-    lattice::subject::{Control, Probe},
 };
 
 /// How long a probe may take.
@@ -46,7 +45,7 @@ pub(super) fn says_the_same(heartbeat: &Value, inventory: &Inventory) -> bool {
         && inventory
             .actors
             .iter()
-            .all(|actor| actors.get(&actor.id).and_then(Value::as_u64) == Some(outcome::instances(actor, |_| true)));
+            .all(|actor| actors.get(&actor.id).and_then(Value::as_u64) == Some(watch::instances(actor, |_| true)));
     let providers = heartbeat["providers"].as_array().map_or(0, Vec::len);
     same_actors && providers == inventory.providers.len()
 }
@@ -58,7 +57,7 @@ pub(super) async fn ask(dashboard: &Dashboard, id: &str, is_ours: bool) -> (Opti
     let inventory = async {
         // This host needs nobody for that, and NATS may be away.
         if id == dashboard.model().own_id() {
-            return Some(parts.host.inventory(&parts.actors.running(), &parts.providers.running()));
+            return Some(parts.context.state.inventory(&parts.actors.running(), &parts.providers.running()));
         }
         lattice.inventory(id).await.inspect_err(|error| debug!(host = id, %error, "no inventory")).ok()
     };
@@ -68,8 +67,7 @@ pub(super) async fn ask(dashboard: &Dashboard, id: &str, is_ours: bool) -> (Opti
 
 /// Asks a host of this make for its [`Health`].
 pub async fn health(lattice: &Lattice, id: &str) -> Option<Health> {
-    let probe = Control::Probe { host: id.to_owned(), probe: Probe::Health };
-    match timeout(PROBE_TIMEOUT, lattice.request::<Health>(&probe, &HealthRequest { ask: false })).await {
+    match timeout(PROBE_TIMEOUT, lattice.request_of(id, &HealthRequest { ask: false })).await {
         Ok(Ok(health)) => Some(health),
         Ok(Err(error)) => {
             debug!(host = id, %error, "no word of its health");

@@ -1,22 +1,22 @@
-//! Keeps the [`Picture`]: the only one who writes it.
+//! Keeps the [`Snapshot`] and all else that pages show; nothing else writes it.
 //!
 //! A loop hears events and progress. Every [`TICK`] it looks at the peers, drops what is gone,
 //! starts what is due and publishes what changed. It waits for nothing else: questions to hosts run
 //! in children, which report back.
 //!
-//! * [`presence`] knows who is there and who is lost; [`heed`] takes events in; [`ask`] puts questions.
+//! * [`presence`] knows who is there and who is lost; [`events`] takes events in; [`ask`] puts questions.
 //! * An event about what a host runs makes it *stale*; a stale host is asked for its inventory as soon as somebody looks. So no
 //!   count is ever guessed from events, whose forms differ by the year.
 //! * While somebody looks, every host is asked for its counts every two seconds, more rarely in large lattices.
 
 mod ask;
-mod heed;
+mod events;
 mod presence;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     panic::AssertUnwindSafe,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
@@ -32,11 +32,12 @@ use tracing::error;
 
 use self::ask::{ask, listen};
 use super::{
-    Collection, HostView, Model, Picture, State, attention, now_ms,
+    Collection, HostView, Model, Snapshot, State, attention,
     rates::{Of, Rates, STEP_MS, Sum},
 };
 use crate::{
-    client::{calls, outcome, rates},
+    client::{calls, rates, watch},
+    clock,
     control::{
         probe::{calls::Look, health::Health},
         types::{HostReply, Inventory},
@@ -68,16 +69,16 @@ const HOSTS_MAX: usize = 4096;
 /// How long a pull is kept that nobody speaks of any more, in milliseconds.
 const PULL_KEPT_MS: u64 = 15_000;
 
-/// The task that keeps the picture.
-struct Keeper {
+/// The task that keeps the snapshot.
+struct Collector {
     dashboard: Dashboard,
     model: Model,
     hosts: BTreeMap<Arc<str>, Known>,
-    children: JoinSet<Told>,
+    children: JoinSet<Report>,
     asked: usize,
     /// A ping is on its way.
     is_searching: bool,
-    was_looked_at: bool,
+    was_viewed: bool,
     /// Since when both connections are up.
     connected: Option<Instant>,
     /// The last tick.
@@ -94,11 +95,11 @@ struct Keeper {
     told: [u64; Collection::ALL.len()],
 }
 
-/// Keeps the picture of a dashboard until told to stop; begins anew if it fails, which is a bug.
-pub async fn keep(dashboard: Dashboard, stop: CancellationToken) {
+/// Keeps the snapshot of a dashboard until told to stop; begins anew if it fails, which is a bug.
+pub async fn run(dashboard: Dashboard, stop: CancellationToken) {
     loop {
-        let keeper = Keeper::new(dashboard.clone());
-        let ended = AssertUnwindSafe(keeper.run(stop.clone())).catch_unwind().await;
+        let collector = Collector::new(dashboard.clone());
+        let ended = AssertUnwindSafe(collector.run(stop.clone())).catch_unwind().await;
         if stop.is_cancelled() {
             return;
         }
@@ -111,7 +112,7 @@ pub async fn keep(dashboard: Dashboard, stop: CancellationToken) {
     }
 }
 
-/// A host, as the keeper works on it.
+/// A host, as the collector works on it.
 struct Known {
     view: HostView,
     /// It has to be asked.
@@ -126,14 +127,21 @@ struct Known {
     is_changed: bool,
 }
 
+impl Known {
+    /// Whether a first look waits for it.
+    fn is_awaited(&self) -> bool {
+        self.view.state != State::Lost && (self.is_stale || self.is_asked) && !self.is_mute
+    }
+}
+
 /// The report of a child.
-enum Told {
+enum Report {
     Found(Vec<HostReply>),
     Host { id: Arc<str>, inventory: Option<Inventory>, health: Option<Box<Health>> },
     Counts(HashMap<String, Look>),
 }
 
-impl Keeper {
+impl Collector {
     fn new(dashboard: Dashboard) -> Self {
         let (model, now) = (dashboard.model().clone(), Instant::now());
         Self {
@@ -143,7 +151,7 @@ impl Keeper {
             children: JoinSet::new(),
             asked: 0,
             is_searching: false,
-            was_looked_at: false,
+            was_viewed: false,
             connected: None,
             ticked: now,
             names: HashMap::new(),
@@ -156,7 +164,7 @@ impl Keeper {
         }
     }
 
-    /// Keeps the picture until told to stop.
+    /// Keeps the snapshot until told to stop.
     async fn run(mut self, stop: CancellationToken) {
         let lattice = self.dashboard.lattice().clone();
         let listened = tokio::select! {
@@ -164,7 +172,7 @@ impl Keeper {
             listened = listen(&lattice) => listened,
         };
         let (mut events, mut steps) = listened;
-        let mut links = self.dashboard.parts().links.changes();
+        let mut links = self.dashboard.parts().context.links.changes();
         let model = self.model.clone();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -172,14 +180,15 @@ impl Keeper {
         self.known(&own).view.is_ours = true;
         loop {
             tokio::select! {
+                // Answers before events, so that a flood of these holds no place of a question.
                 biased;
                 () = stop.cancelled() => return,
                 Some(done) = self.children.join_next(), if !self.children.is_empty() => match done {
-                    Ok(told) => self.take_in(told),
+                    Ok(report) => self.take_in(report),
                     Err(failure) => error!(error = %failure, "a question of the dashboard panicked"),
                 },
                 event = events.next() => match event {
-                    Some(event) => self.heed(&event),
+                    Some(event) => self.on_event(&event),
                     None => return,
                 },
                 Some(message) = steps.next() => {
@@ -188,8 +197,9 @@ impl Keeper {
                     }
                 }
                 Ok(()) = links.changed() => {
-                    self.model.changed(Collection::Links);
-                    self.model.changed(Collection::Claims);
+                    let mut records = self.model.records();
+                    records.changed(Collection::Links);
+                    records.changed(Collection::Claims);
                 }
                 () = model.0.wanted.notified() => self.tick(),
                 _ = tick.tick() => self.tick(),
@@ -198,25 +208,26 @@ impl Keeper {
     }
 
     fn tick(&mut self) {
-        let is_looked_at = self.model.is_looked_at();
-        if is_looked_at && !self.was_looked_at {
+        let is_viewed = self.model.is_viewed();
+        if is_viewed && !self.was_viewed {
             self.search();
             // The last one may be long ago.
             self.look_at = Instant::now();
         }
-        self.was_looked_at = is_looked_at;
+        self.was_viewed = is_viewed;
         let parts = self.dashboard.parts();
-        if parts.store.backend().is_reachable() && *parts.links.knowledge().borrow() {
-            self.model.store_is_heard();
+        if parts.context.store.backend().is_reachable() && *parts.context.links.synced().borrow() {
+            self.model.records().store_heard = std::time::Instant::now();
         }
-        for id in self.model.take_touched() {
+        for id in self.model.take_invalidated() {
             if let Some(known) = self.hosts.get_mut(&*id) {
                 known.is_stale = true;
             }
         }
-        let is_up = [&parts.ctl, &parts.rpc].iter().all(|nats| nats.client.connection_state() == Connected);
+        let is_up =
+            [&parts.context.ctl, &parts.context.rpc].iter().all(|nats| nats.client.connection_state() == Connected);
         // After a pause of this process what lies in its queues is old, and the silence of others is its own.
-        let has_paused = parts.vigil.may_be_old() || self.ticked.elapsed() > PAUSE;
+        let has_paused = parts.context.suspend.is_stale() || self.ticked.elapsed() > PAUSE;
         self.ticked = Instant::now();
         let before = if has_paused { None } else { self.connected };
         self.connected = if is_up { before.or(Some(Instant::now())) } else { None };
@@ -228,15 +239,15 @@ impl Keeper {
             self.drop_gone();
         }
         self.drop_pulls();
-        self.ask_stale(is_looked_at);
-        self.count(is_looked_at);
+        self.ask_stale();
+        self.count();
         self.publish();
         self.tell();
     }
 
     fn known(&mut self, id: &Arc<str>) -> &mut Known {
         self.hosts.entry(Arc::clone(id)).or_insert_with(|| Known {
-            view: HostView { id: Arc::clone(id), heard_ms: now_ms(), ..HostView::default() },
+            view: HostView { id: Arc::clone(id), heard_ms: clock::now_ms(), ..HostView::default() },
             is_stale: true,
             is_asked: false,
             ask_at: Instant::now(),
@@ -247,23 +258,18 @@ impl Keeper {
     }
 
     fn drop_pulls(&self) {
-        let now = now_ms();
-        let mut pulls = self.model.locked_pulls();
-        let all = pulls.len();
-        pulls.retain(|pull| now.saturating_sub(pull.heard_ms) < PULL_KEPT_MS);
-        if pulls.len() < all {
-            self.model.changed(Collection::Pulls);
-        }
+        let now = clock::now_ms();
+        self.model.records().retain_pulls(|pull| now.saturating_sub(pull.heard_ms) < PULL_KEPT_MS);
     }
 
-    fn ask_stale(&mut self, is_looked_at: bool) {
+    fn ask_stale(&mut self) {
         let own: Arc<str> = self.model.own_id().into();
         let now = Instant::now();
         let due: Vec<Arc<str>> = self
             .hosts
             .values()
             .filter(|known| known.is_stale && !known.is_asked && known.ask_at <= now)
-            .filter(|known| known.view.state != State::Lost && (is_looked_at || known.view.id == own))
+            .filter(|known| known.view.state != State::Lost && (self.was_viewed || known.view.id == own))
             .map(|known| Arc::clone(&known.view.id))
             .collect();
         for id in due {
@@ -276,23 +282,21 @@ impl Keeper {
             let (is_ours, dashboard) = (known.view.is_ours, self.dashboard.clone());
             self.children.spawn(async move {
                 let (inventory, health) = ask(&dashboard, &id, is_ours).await;
-                Told::Host { id, inventory, health: health.map(Box::new) }
+                Report::Host { id, inventory, health: health.map(Box::new) }
             });
         }
-        let is_awaited = |known: &Known| (known.is_stale || known.is_asked) && !known.is_mute;
-        let is_fresh = !self.is_searching
-            && !self.hosts.values().any(|known| known.view.state != State::Lost && is_awaited(known));
+        let is_fresh = !self.is_searching && !self.hosts.values().any(Known::is_awaited);
         self.model.0.fresh.send_if_modified(|fresh| std::mem::replace(fresh, is_fresh) != is_fresh && is_fresh);
     }
 
     /// Looks at what hosts count, if it is time.
-    fn count(&mut self, is_looked_at: bool) {
+    fn count(&mut self) {
         if self.is_looking || Instant::now() < self.look_at {
             return;
         }
         let ours = self.hosts.values().filter(|known| known.view.is_ours && known.view.state == State::Ok);
         let ids: Vec<String> = ours.map(|known| known.view.id.to_string()).collect();
-        let pause = match is_looked_at {
+        let pause = match self.was_viewed {
             true => NUMBERS.max(LOOK_COST * u32::try_from(ids.len()).unwrap_or(u32::MAX)),
             false if ids.len() <= SMALL => IDLE_LOOK,
             false => return,
@@ -306,28 +310,28 @@ impl Keeper {
                 async move { calls::look(lattice, &id, false).await.ok() }
             });
             let looks: Vec<Look> = looks.buffer_unordered(ASKED_MAX).filter_map(async |look| look).collect().await;
-            Told::Counts(looks.into_iter().map(|look| (look.host_id.clone(), look)).collect())
+            Report::Counts(looks.into_iter().map(|look| (look.host_id.clone(), look)).collect())
         });
     }
 
-    fn take_in(&mut self, told: Told) {
-        match told {
-            Told::Found(hosts) => {
+    fn take_in(&mut self, report: Report) {
+        match report {
+            Report::Found(hosts) => {
                 self.is_searching = false;
                 for host in hosts {
                     self.found(host);
                 }
             }
-            Told::Host { id, inventory, health } => {
+            Report::Host { id, inventory, health } => {
                 self.asked = self.asked.saturating_sub(1);
                 self.answered(&id, inventory, health);
             }
-            Told::Counts(looks) => {
+            Report::Counts(looks) => {
                 self.is_looking = false;
                 self.take_counts(looks);
             }
         }
-        self.ask_stale(self.was_looked_at);
+        self.ask_stale();
         self.publish();
     }
 
@@ -347,14 +351,14 @@ impl Keeper {
             view.version.clone_from(&inventory.version);
         }
         if inventory.uptime_seconds > 0 || view.is_ours {
-            let started = now_ms().saturating_sub(inventory.uptime_seconds.saturating_mul(1000));
+            let started = clock::now_ms().saturating_sub(inventory.uptime_seconds.saturating_mul(1000));
             // Seconds are rounded; a start does not wander.
             if view.started_ms.is_none_or(|known| known.abs_diff(started) > 1500) {
                 view.started_ms = Some(started);
             }
         }
-        view.heard_ms = now_ms();
-        view.replicas = inventory.actors.iter().map(|actor| outcome::instances(actor, |_| true)).sum();
+        view.heard_ms = clock::now_ms();
+        view.replicas = inventory.actors.iter().map(|actor| watch::instances(actor, |_| true)).sum();
         view.inventory = Arc::new(inventory);
         if let Some(health) = health {
             // This health is newer than what events said.
@@ -390,9 +394,10 @@ impl Keeper {
                 of: sums.into_iter().map(|(of, sum)| (of, sum.rate())).collect(),
                 memory_bytes: now.iter().filter_map(|look| Some((look.host_id.clone(), look.memory_bytes?))).collect(),
             };
-            self.model.history().push(&rates, now_ms());
+            let mut records = self.model.records();
+            records.history.push(&rates, clock::now_ms());
+            records.changed(Collection::Rates);
             self.model.0.rates.store(Arc::new(rates));
-            self.model.changed(Collection::Rates);
         }
         self.earlier = looks;
     }
@@ -405,7 +410,7 @@ impl Keeper {
     }
 
     fn publish_all(&mut self) {
-        let before = self.model.picture();
+        let before = self.model.snapshot();
         let hosts = self.hosts.iter_mut().map(|(id, known)| {
             let published = match before.host(id) {
                 Some(published) if !known.is_changed => Arc::clone(published),
@@ -414,18 +419,20 @@ impl Keeper {
             known.is_changed = false;
             (Arc::clone(id), published)
         });
-        let picture = Picture::new(hosts.collect());
-        self.model.0.picture.store(Arc::new(picture));
+        let snapshot = Snapshot::new(hosts.collect());
+        self.model.0.snapshot.store(Arc::new(snapshot));
+        let mut records = self.model.records();
         for collection in [Collection::Hosts, Collection::Actors, Collection::Providers] {
-            self.model.changed(collection);
+            records.changed(collection);
         }
     }
 
     /// Tells streams what changed, and from time to time the numbers.
     fn tell(&mut self) {
         let mut changed = serde_json::Map::new();
+        let revisions = self.model.revisions();
         for collection in Collection::ALL {
-            let revision = self.model.0.revisions[collection as usize].load(Ordering::Acquire);
+            let revision = revisions[collection as usize];
             if std::mem::replace(&mut self.told[collection as usize], revision) != revision {
                 changed.insert(collection.name().to_owned(), json!(revision));
             }
@@ -434,17 +441,17 @@ impl Keeper {
             self.model.tell("change", &Value::Object(changed));
         }
         let now = Instant::now();
-        if self.model.has_viewers() && now >= self.numbers_at {
+        if self.model.viewers() > 0 && now >= self.numbers_at {
             self.numbers_at = now + NUMBERS;
             let overview = attention::Summary::of(&self.dashboard);
-            let point = self.model.history().last(&Of::Lattice);
+            let point = self.model.last_point(&Of::Lattice);
             let attention::Summary { counts, rates, attention } = overview;
             self.model.tell_masked("overview", &attention::Numbers { counts, rates, attention, point });
         }
         if now >= self.beat_at {
             self.beat_at = now + BEAT;
             let is_connected = self.connected.is_some();
-            self.model.tell("tick", &json!({ "now_ms": now_ms(), "is_connected": is_connected }));
+            self.model.tell("tick", &json!({ "now_ms": clock::now_ms(), "is_connected": is_connected }));
         }
     }
 }

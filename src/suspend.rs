@@ -1,8 +1,10 @@
-//! Notices that this process did not run for a while: stopped by a signal, in a paused virtual machine, on a laptop that slept.
+//! Notices that this process did not run for a while: stopped by a signal, in a paused virtual
+//! machine, on a laptop that slept.
 //!
-//! Calls that came meanwhile lie in the connection's buffers; their callers have given up or asked another host. Working them
-//! off would repeat what others have done and delay what is asked now, so the RPC receiver refuses them with the word that
-//! nothing was done. They end with a round trip: the server answers in order, so whatever came before its answer is old.
+//! Calls that came meanwhile lie in the connection's buffers; their callers have given up or asked
+//! another host. Working them off would repeat what others have done and delay what is asked now,
+//! so the RPC receiver refuses them with the word that nothing was done. They end with a round
+//! trip: the server answers in order, so whatever came before its answer is old.
 
 use std::{
     sync::{
@@ -17,7 +19,10 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::lattice::connection::confirm;
+use crate::{
+    clock::{self, boot_ms},
+    lattice::connection::confirm,
+};
 
 const TICK: Duration = Duration::from_millis(100);
 /// A pause that no busy machine makes; the time callers wait unless told otherwise.
@@ -27,33 +32,33 @@ const REST: Duration = Duration::from_millis(500);
 
 /// Whether this process runs as it should. Cheap to clone.
 #[derive(Clone)]
-pub struct Vigil(Arc<Inner>);
+pub struct SuspendDetector(Arc<Inner>);
 
 struct Inner {
-    /// When the ticker last ran, by [`now_ms`].
+    /// When the ticker last ran, by [`boot_ms`].
     last_ms: AtomicU64,
     /// It woke up, and what comes may be old.
     waking: AtomicBool,
 }
 
-impl Default for Vigil {
+impl Default for SuspendDetector {
     fn default() -> Self {
-        Self(Arc::new(Inner { last_ms: AtomicU64::new(now_ms()), waking: AtomicBool::new(false) }))
+        Self(Arc::new(Inner { last_ms: AtomicU64::new(boot_ms()), waking: AtomicBool::new(false) }))
     }
 }
 
-impl Vigil {
+impl SuspendDetector {
     /// Whether what arrives now may have lain for long.
-    pub fn may_be_old(&self) -> bool {
+    pub fn is_stale(&self) -> bool {
         self.0.waking.load(Ordering::Acquire) || self.gap() > AWAY
     }
 
     fn gap(&self) -> Duration {
-        Duration::from_millis(now_ms().saturating_sub(self.0.last_ms.load(Ordering::Acquire)))
+        Duration::from_millis(boot_ms().saturating_sub(self.0.last_ms.load(Ordering::Acquire)))
     }
 
     /// Keeps watch over what arrives on `client`'s connection until stopped.
-    pub async fn keep(self, client: Client, stop: CancellationToken) {
+    pub async fn run(self, client: Client, stop: CancellationToken) {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -64,7 +69,7 @@ impl Vigil {
             let gap = self.gap();
             if gap > AWAY {
                 warn!(
-                    away_ms = gap.as_millis() as u64,
+                    away_ms = clock::millis(gap),
                     "this host did not run for a while; calls that came meanwhile are refused"
                 );
                 self.0.waking.store(true, Ordering::Release);
@@ -72,11 +77,11 @@ impl Vigil {
                     () = stop.cancelled() => return,
                     () = caught_up(&client) => {}
                 }
-                self.0.last_ms.store(now_ms(), Ordering::Release);
+                self.0.last_ms.store(boot_ms(), Ordering::Release);
                 self.0.waking.store(false, Ordering::Release);
                 info!("this host takes calls again");
             }
-            self.0.last_ms.store(now_ms(), Ordering::Release);
+            self.0.last_ms.store(boot_ms(), Ordering::Release);
         }
     }
 }
@@ -90,31 +95,15 @@ async fn caught_up(client: &Client) {
     sleep(REST).await;
 }
 
-/// A clock that also counts the time in which the machine slept, where the system has one.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn now_ms() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let parts = (u64::try_from(now.tv_sec), u64::try_from(now.tv_nsec));
-    let (Ok(seconds), Ok(nanos)) = parts else { return 0 };
-    seconds.saturating_mul(1000) + nanos / 1_000_000
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn now_ms() -> u64 {
-    use std::{sync::LazyLock, time::Instant};
-    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
-    u64::try_from(BEGAN.elapsed().as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_process_that_did_not_run_says_so() {
-        let vigil = Vigil::default();
-        assert!(!vigil.may_be_old());
-        vigil.0.last_ms.store(now_ms() - 2_500, Ordering::Release);
-        assert!(vigil.may_be_old());
+        let suspend = SuspendDetector::default();
+        assert!(!suspend.is_stale());
+        suspend.0.last_ms.store(boot_ms() - 2_500, Ordering::Release);
+        assert!(suspend.is_stale());
     }
 }
