@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use async_nats_2024::ConnectOptions;
 use bytes::Bytes;
-use lattice_host::identity::operator::creds;
+use lattice_protocol::identity::operator::creds;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use wasmbus_rpc::{common::Message, core::WasmCloudEntity, rpc_client::RpcClient, wascap::prelude::KeyPair};

@@ -13,10 +13,8 @@ use std::{collections::HashMap, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use async_nats_2024::ConnectOptions;
-use lattice_host::{
-    identity::operator::creds,
-    providers::builtin::{Spec, httpserver, keyvalue},
-};
+use lattice_engine::providers::builtin::{Spec, httpserver, keyvalue};
+use lattice_protocol::identity::operator::creds;
 use serde::Deserialize;
 use serde_json::Value;
 use wasmcloud_control_interface_2024::{Client, ClientBuilder};

@@ -15,16 +15,18 @@ use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use lattice_host::{
-    config::{ProcessEnvironment, Secret},
-    identity::keys::{HostId, LatticeName, LinkName, ProviderId},
+use lattice_base::config::{ProcessEnvironment, Secret};
+use lattice_engine::{
     journal::Journal,
-    links::LinkDefinition,
     providers::external::{
         access::Access,
         host_data::{HostData, OtelConfig},
         process::{Exit, Launch, Process, environment},
     },
+};
+use lattice_protocol::{
+    identity::keys::{HostId, LatticeName, LinkName, ProviderId},
+    links::LinkDefinition,
 };
 use nkeys::KeyPair;
 

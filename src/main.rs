@@ -3,12 +3,12 @@
 use std::process::ExitCode;
 
 use clap::FromArgMatches as _;
-use lattice_host::{
+use lattice_base::telemetry;
+use lattice_cli::{
     cli::{self, Cli},
     command,
-    providers::external::keeper,
-    telemetry,
 };
+use lattice_engine::providers::external::keeper;
 
 fn main() -> ExitCode {
     if let Some(code) = keeper::answer() {

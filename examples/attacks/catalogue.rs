@@ -2,7 +2,7 @@
 //!
 //! A row has five columns, separated by tabs: its id, the attacker (or the source of a case), the
 //! attack, the verdict, and the tests that prove it. A test is `it:MODULE::NAME` (an integration
-//! test) or `lib:MODULE::tests::NAME` (a unit test); a row that is inherent may have `-`.
+//! test) or `lib:CRATE::MODULE::tests::NAME` (a unit test); a row that is inherent may have `-`.
 
 use std::{collections::BTreeSet, fs, path::Path};
 

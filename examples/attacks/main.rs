@@ -28,6 +28,9 @@ struct Arguments {
     ids: Vec<String>,
 }
 
+/// The crates that have unit tests: the folders of `src`.
+const MEMBERS: [&str; 6] = ["protocol", "base", "engine", "client", "dashboard", "cli"];
+
 /// The outcome of each test by its name.
 type Outcomes = BTreeMap<Test, bool>;
 
@@ -43,8 +46,11 @@ fn main() -> Result<ExitCode> {
     }
     let tests: BTreeSet<&Test> = rows.iter().flat_map(|row| &row.tests).collect();
     let mut outcomes = Outcomes::new();
-    outcomes.extend(run(root, &["--lib"], &tests, unit)?);
-    outcomes.extend(run(root, &["--test", "it"], &tests, integration)?);
+    for member in MEMBERS {
+        let package = format!("lattice-{member}");
+        outcomes.extend(run(root, &["-p", &package, "--lib"], &tests, &|test| unit(test, member))?);
+    }
+    outcomes.extend(run(root, &["-p", "lattice-host", "--test", "it"], &tests, &integration)?);
     let mut failed = 0;
     println!("{:6} {:28} {:72} became", "id", "by", "attack");
     for row in &rows {
@@ -56,9 +62,10 @@ fn main() -> Result<ExitCode> {
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn unit(test: &Test) -> Option<&str> {
+/// The name of a unit test within its crate, if it is one of this crate.
+fn unit<'a>(test: &'a Test, member: &str) -> Option<&'a str> {
     match test {
-        Test::Unit(name) => Some(name),
+        Test::Unit(name) => name.strip_prefix(member)?.strip_prefix("::"),
         Test::Integration(_) => None,
     }
 }
@@ -72,7 +79,12 @@ fn integration(test: &Test) -> Option<&str> {
 
 /// Runs those tests that `name` has a name for, and returns how each ended. A test that does not
 /// exist is missing in the result.
-fn run(root: &Path, target: &[&str], tests: &BTreeSet<&Test>, name: fn(&Test) -> Option<&str>) -> Result<Outcomes> {
+fn run(
+    root: &Path,
+    target: &[&str],
+    tests: &BTreeSet<&Test>,
+    name: &dyn Fn(&Test) -> Option<&str>,
+) -> Result<Outcomes> {
     let wanted: BTreeMap<&str, &Test> = tests.iter().filter_map(|test| Some((name(test)?, *test))).collect();
     if wanted.is_empty() {
         return Ok(Outcomes::new());

@@ -12,7 +12,8 @@ use std::{path::PathBuf, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
-use lattice_host::{config::ProcessEnvironment, dirs::Dirs, up::nats_server};
+use lattice_base::{config::ProcessEnvironment, dirs::Dirs};
+use lattice_cli::up::nats_server;
 use setup::{
     AUTHORITY, Addresses, CREDENTIALS, HUB_CONFIG, Hub,
     machines::{Changes, Kind},

@@ -9,12 +9,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use lattice_host::{
-    shutdown,
-    up::demo::{
-        certificate::Certificate,
-        pets::{CAT_API, DOG_API, Pets, Settings},
-    },
+use lattice_base::shutdown;
+use lattice_cli::up::demo::{
+    certificate::Certificate,
+    pets::{CAT_API, DOG_API, Pets, Settings},
 };
 use tokio_util::sync::CancellationToken;
 

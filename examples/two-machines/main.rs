@@ -27,7 +27,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
-use lattice_host::{config::ProcessEnvironment, dirs::Dirs, up::nats_server};
+use lattice_base::{config::ProcessEnvironment, dirs::Dirs};
+use lattice_cli::up::nats_server;
 use walk::{
     app::App,
     article,

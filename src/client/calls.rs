@@ -1,7 +1,7 @@
 //! The counts that hosts keep of their calls.
 
 use super::lattice::{Lattice, RequestError};
-use crate::control::probe::calls::{Ask, Look};
+use lattice_protocol::control::probe::calls::{Ask, Look};
 
 /// More answers than a host can have to give: there are bounds on what it counts apart.
 const PAGES_MAX: usize = 1000;

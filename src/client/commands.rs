@@ -13,7 +13,7 @@ use super::{
     lattice::{Lattice, RequestError},
     watch::{Observed, WaitError, Watch, instances},
 };
-use crate::{
+use lattice_protocol::{
     clock,
     control::{
         request::{
@@ -58,7 +58,7 @@ pub struct HostCommands<'a> {
     pub host: &'a str,
     /// How long to wait for the end; not at all without.
     pub until: Option<Instant>,
-    /// The permission to run what another account has signed, see [`crate::issuers`].
+    /// The permission to run what another account has signed, see `issuers`.
     pub issuer_change: Option<&'a str>,
 }
 

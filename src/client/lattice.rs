@@ -13,17 +13,15 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::{Instant, timeout_at};
 
 use super::{listing, names};
-use crate::{
+use lattice_base::lattice::connection::confirm;
+use lattice_protocol::{
     control::{
         request::{GetInventory, HostRequest, LatticeRequest, PingHosts},
         types::{Ack, Bid, HostReply, Inventory},
     },
     events::Received,
     identity::keys::HostId,
-    lattice::{
-        connection::confirm,
-        subject::{Control, Subjects},
-    },
+    lattice::subject::{Control, Subjects},
     links::{Claims, LinkDefinition},
 };
 
@@ -452,7 +450,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::control::probe::{calls::Look, explain::Explained, health::Health};
+    use lattice_protocol::control::probe::{calls::Look, explain::Explained, health::Health};
 
     #[test]
     fn a_refusal_is_an_error_whatever_was_asked_for() {

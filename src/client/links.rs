@@ -11,7 +11,7 @@ use futures::future::join_all;
 use tokio::time::{Instant, sleep};
 
 use super::lattice::{Lattice, RequestError};
-use crate::{
+use lattice_protocol::{
     control::{
         probe::link::{Answered, Request, State},
         request::{DeleteLink, PutLink},

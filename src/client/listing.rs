@@ -12,7 +12,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use tokio::time::Instant;
 
 use super::lattice::{Lattice, RequestError};
-use crate::{
+use lattice_protocol::{
     control::{
         probe::pages::{Ask, AskClaims, AskLinks, Page},
         request::{GetClaims, GetLinks, HostRequest},

@@ -1,4 +1,5 @@
-//! Reads what an actor or a provider says on many hosts at once, as [`wire`](crate::journal::wire) describes.
+//! Reads what an actor or a provider says on many hosts at once, as
+//! [`wire`](lattice_protocol::journal::wire) describes.
 //!
 //! Every host answers on a subject of its own below one inbox, so that it is known who has nobody listening there.
 
@@ -14,7 +15,7 @@ use tokio::time::{Interval, interval};
 use tracing::debug;
 
 use super::lattice::Lattice;
-use crate::{
+use lattice_protocol::{
     control::request::HostRequest as _,
     journal::{
         Line,

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, anyhow, bail};
 
-use crate::{
+use lattice_protocol::{
+    builtin,
     control::types::{HostReply, Inventory},
     identity::keys::{ActorId, ProviderId},
     links::Claims,
-    providers::builtin,
 };
 
 /// How many candidates an error lists.
@@ -116,7 +116,7 @@ pub fn providers(claims: &[Claims], inventories: &[Inventory]) -> Vec<Named> {
     for provider in inventories.iter().flat_map(|inventory| &inventory.providers) {
         add(&mut all, &provider.id, &provider.name, &provider.image_ref).runs = true;
     }
-    for spec in builtin::CATALOGUE {
+    for spec in &builtin::CATALOGUE {
         add(&mut all, spec.public_key, spec.title, &format!("{}{}", builtin::SCHEME, spec.name));
     }
     all.into_values().collect()
@@ -190,7 +190,7 @@ pub fn entity(word: &str, claims: &[Claims], inventories: &[Inventory]) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::types::InventoryActor;
+    use lattice_protocol::control::types::InventoryActor;
 
     fn some() -> Vec<Named> {
         let named = |id: &str, name: &str, alias: &str| Named {

@@ -5,12 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use anyhow::Result;
 
 use super::{lattice::Lattice, upload::Readers};
-use crate::{
-    control::{
-        request::{AuctionActor, AuctionProvider},
-        types::{HostReply, Pairs},
-    },
-    registry::reference::Reference,
+use lattice_base::registry::reference::Reference;
+use lattice_protocol::control::{
+    request::{AuctionActor, AuctionProvider},
+    types::{HostReply, Pairs},
 };
 
 /// The actor or provider that a host is looked for.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::{
+use lattice_protocol::{
     control::probe::calls::{Look, Row as HostRow},
     meter::{Path, Tally},
 };
@@ -118,7 +118,8 @@ fn add(rows: &mut BTreeMap<Key, Row>, row: &HostRow, before: &Before<'_>, second
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::meter::{Meter, Outcome, TargetCounts};
+    use lattice_engine::meter::{Meter, Outcome};
+    use lattice_protocol::meter::TargetCounts;
 
     fn row(counts: TargetCounts) -> HostRow {
         let TargetCounts { id, link_name, operations } = counts;
@@ -136,8 +137,8 @@ mod tests {
         }
     }
 
-    fn entity(id: &str) -> crate::rpc::invocation::Entity {
-        crate::rpc::invocation::Entity::new(id, "", "")
+    fn entity(id: &str) -> lattice_protocol::rpc::invocation::Entity {
+        lattice_protocol::rpc::invocation::Entity::new(id, "", "")
     }
 
     #[test]

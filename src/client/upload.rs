@@ -21,16 +21,10 @@ use bytes::Bytes;
 use tokio::io::AsyncReadExt as _;
 use tracing::debug;
 
-use super::{Session, lattice::Lattice};
-use crate::{
+use super::lattice::Lattice;
+use lattice_base::{
     budget::Budget,
-    control::types::HostReply,
-    errors::{Usage, chain},
-    identity::{
-        ProviderClaims, VerifyOptions,
-        claims::{ActorClaims, ModuleError, now, verify_module},
-        module::is_wasm,
-    },
+    config::Config,
     lattice::connection::Nats,
     providers::archive::Archive,
     registry::{ARTIFACT_BYTES_MAX, digest::Digest, uploads},
@@ -38,6 +32,15 @@ use crate::{
         artifacts::{About, Artifacts, Put, superseded},
         domain_name,
         jetstream::making::Making,
+    },
+};
+use lattice_protocol::{
+    control::types::HostReply,
+    errors::{Usage, chain},
+    identity::{
+        ProviderClaims, VerifyOptions,
+        claims::{ActorClaims, ModuleError, now, verify_module},
+        module::is_wasm,
     },
 };
 
@@ -319,10 +322,10 @@ pub struct Sender {
 }
 
 impl Sender {
-    pub async fn of(session: &Session) -> Result<Self> {
-        let (lattice, nats) = (session.lattice().await?, session.ctl().await?.clone());
-        let making = Making::of_artifacts(session.config.kv_replicas, session.config.artifacts_max_bytes);
-        Ok(Self { lattice, nats, making })
+    /// Sends over these connections, by these settings.
+    pub fn new(lattice: Lattice, nats: Nats, config: &Config) -> Self {
+        let making = Making::of_artifacts(config.kv_replicas, config.artifacts_max_bytes);
+        Self { lattice, nats, making }
     }
 
     /// The store that these hosts read.
@@ -396,12 +399,11 @@ impl Sender {
     }
 }
 
-/// The store of uploads of a session's lattice: where its hosts look, or where the settings say if none answers.
-pub async fn store(session: &Session) -> Result<Artifacts> {
-    let sender = Sender::of(session).await?;
+/// Returns the store of uploads of a lattice: where its hosts look, or `domain` if none answers.
+pub async fn store(sender: &Sender, domain: Option<&str>) -> Artifacts {
     match Readers::find(&sender.lattice).await {
-        Ok(readers) => Ok(sender.store(&readers)),
-        Err(_) => Ok(sender.store_in(session.config.js_domain.as_deref())),
+        Ok(readers) => sender.store(&readers),
+        Err(_) => sender.store_in(domain),
     }
 }
 

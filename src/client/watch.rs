@@ -13,11 +13,10 @@ use futures::StreamExt as _;
 use tokio::time::{Instant, sleep_until};
 
 use super::lattice::{Events, Lattice};
-use crate::{
-    backoff::Backoff,
+use lattice_base::{backoff::Backoff, lattice::connection::confirm};
+use lattice_protocol::{
     control::types::{Inventory, InventoryActor, InventoryInstance, Pairs},
     events::{Event, Step},
-    lattice::connection::confirm,
 };
 
 /// Pauses between two looks at the inventory grow from the first to the last.

@@ -13,8 +13,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use lattice_host::{
-    host::Host,
+use lattice_engine::host::Host;
+use lattice_protocol::{
     identity::{claims::now, keys::ActorId},
     rpc::{
         Signer, codec,

@@ -27,10 +27,8 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Request, Response, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
-use lattice_host::{
-    config::{Environment, ProcessEnvironment},
-    providers::builtin::httpserver,
-};
+use lattice_base::config::{Environment, ProcessEnvironment};
+use lattice_engine::providers::builtin::httpserver;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -19,7 +19,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{StreamExt, future::join_all};
-use lattice_host::{
+use lattice_protocol::{
     identity::{claims::now, keys::ActorId},
     rpc::{
         Signer, codec,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, kv};
 use futures::{StreamExt, stream};
-use lattice_host::store::keys;
+use lattice_protocol::store::keys;
 use serde_json::json;
 use tempfile::TempDir;
 

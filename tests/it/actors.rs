@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use futures::future::join_all;
-use lattice_host::actors::supervisor::REUSE_ANNOTATION;
+use lattice_engine::actors::supervisor::REUSE_ANNOTATION;
 
 use crate::harness::{
     ECHO, Events, Server, TestHost,
@@ -279,7 +279,8 @@ async fn a_stop_waits_for_running_calls() {
         let nats = caller.nats.clone();
         let id = guest.id.clone();
         async move {
-            let caller = Caller { nats, signer: lattice_host::rpc::Signer::new(crate::harness::CLUSTER_SEED).unwrap() };
+            let caller =
+                Caller { nats, signer: lattice_protocol::rpc::Signer::new(crate::harness::CLUSTER_SEED).unwrap() };
             caller.send(&id, &invocation).await
         }
     });

@@ -8,9 +8,9 @@ use std::{
     process::{Command, Output},
 };
 
-use lattice_host::{
+use lattice_base::{
     dirs::Dirs,
-    host::{presence::Presence, presence_dir},
+    presence::{Presence, presence_dir},
 };
 use provider_archive::ProviderArchive;
 use serde_json::Value;

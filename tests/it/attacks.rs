@@ -38,7 +38,7 @@ fn unit_test_exists(path: &str) -> bool {
         place = next;
     }
     let function = format!("fn {name}(");
-    let files = [place.with_extension("rs"), place.join("mod.rs"), place.join("tests.rs")];
+    let files = [place.with_extension("rs"), place.join("mod.rs"), place.join("lib.rs"), place.join("tests.rs")];
     files.iter().any(|file| fs::read_to_string(file).is_ok_and(|text| text.contains(&function)))
 }
 

@@ -12,7 +12,8 @@ use async_nats::jetstream::stream;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
 use bytes::Bytes;
 use futures::TryStreamExt;
-use lattice_host::{
+use lattice_base::store::jetstream::read::scan;
+use lattice_engine::{
     providers::builtin::{
         Link, LinkError,
         blobstore::{
@@ -20,7 +21,7 @@ use lattice_host::{
             backend::{Backend, ContentInfo, Error},
             nats::Nats,
         },
-        jetstream::{Placement, scan},
+        jetstream::Placement,
         values::Values,
     },
     router::Local,

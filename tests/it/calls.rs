@@ -113,7 +113,7 @@ async fn a_provider_may_only_call_on_contracts_the_actor_was_signed_for() {
 
 #[tokio::test]
 async fn a_linked_provider_is_called_and_its_error_comes_back_word_for_word() {
-    use lattice_host::rpc::{
+    use lattice_protocol::rpc::{
         codec,
         invocation::{InvocationResponse, TraceContext},
     };
@@ -196,7 +196,7 @@ async fn the_trace_of_a_call_is_passed_on() {
     assert_eq!(caller.send(PINGER, &invocation).await.error, None);
     let seen = wire.next().await.unwrap();
     assert_eq!(seen.headers.as_ref().unwrap().get("traceparent").unwrap().as_str(), parent);
-    let onward = lattice_host::rpc::codec::decode_invocation(seen.payload).unwrap();
+    let onward = lattice_protocol::rpc::codec::decode_invocation(seen.payload).unwrap();
     assert_eq!(onward.trace_context.get("traceparent"), Some(parent));
     first.stop().await;
     second.stop().await;

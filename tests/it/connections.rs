@@ -4,15 +4,12 @@ use std::{collections::HashMap, fs, net::TcpListener, path::Path, process::Comma
 
 use async_nats::{ConnectOptions, jetstream};
 use futures::StreamExt;
-use lattice_host::{
+use lattice_base::{
     config::{Auth, Connection, Secret, Tls},
     lattice::connection::{self, ConnectError, Nats, Purpose},
-    rpc::antiforgery::Signer,
-    store::{
-        jetstream::{Bucket, OpenError, making::Making},
-        keys,
-    },
+    store::jetstream::{Bucket, OpenError, making::Making},
 };
+use lattice_protocol::{rpc::antiforgery::Signer, store::keys};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;

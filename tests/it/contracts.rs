@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use lattice_host::providers::builtin::{blobstore, httpclient, httpserver, messaging};
+use lattice_engine::providers::builtin::{blobstore, httpclient, httpserver, messaging};
 use reqwest::StatusCode;
 use serde_json::Value;
 use tempfile::TempDir;

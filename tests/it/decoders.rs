@@ -1,13 +1,12 @@
 //! Every reader of foreign bytes outside of the invocation codec, which has its own: no input makes one panic.
 
-use lattice_host::{
+use lattice_base::{providers::archive::Archive, registry::reference::Reference};
+use lattice_protocol::{
     contracts::{self, blobstore, httpclient, httpserver, keyvalue, messaging},
     control::request,
     identity::keys::LatticeName,
     lattice::subject::Subjects,
     links::{Claims, Table},
-    providers::archive::Archive,
-    registry::reference::Reference,
     store::{Entry, keys::Key},
 };
 use proptest::prelude::*;

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use async_nats::ConnectOptions;
 use futures::StreamExt;
-use lattice_host::providers::{
+use lattice_engine::providers::{
     bounds::{LinkPaths, OwnSockets},
     builtin::{LinkError, Spec, blobstore, httpclient, httpserver, keyvalue, messaging},
 };

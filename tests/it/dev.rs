@@ -2,10 +2,8 @@
 
 use std::{cell::RefCell, fs, path::Path};
 
-use lattice_host::{
-    client::dev::{self, Change, Settings, Sign, Told},
-    identity::claims::ActorClaims,
-};
+use lattice_client::dev::{self, Change, Settings, Sign, Told};
+use lattice_protocol::identity::claims::ActorClaims;
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -105,7 +103,7 @@ async fn runs(server: &Server, host: &TestHost, actor: &str) -> bool {
 /// Counts the uploads in the store.
 async fn uploads(server: &Server) -> usize {
     let sender = sender(server).await;
-    let readers = lattice_host::client::upload::Readers::find(&sender.lattice).await.unwrap();
+    let readers = lattice_client::upload::Readers::find(&sender.lattice).await.unwrap();
     sender.store(&readers).list().await.unwrap().len()
 }
 
@@ -127,7 +125,7 @@ async fn each_save_runs_without_a_failed_call_and_what_is_broken_does_no_harm() 
         let (stop, actor, address) = (stop_load.clone(), source.id(), server.url());
         tokio::spawn(async move {
             let nats = async_nats::connect(address).await.expect("connected");
-            let signer = lattice_host::rpc::antiforgery::Signer::new(crate::harness::CLUSTER_SEED).unwrap();
+            let signer = lattice_protocol::rpc::antiforgery::Signer::new(crate::harness::CLUSTER_SEED).unwrap();
             let (caller, mut answers) = (Caller { nats, signer }, Vec::new());
             while !stop.is_cancelled() {
                 answers.push(caller.call(&actor, "Any.Thing", "").await.map(|answer| answer.len()));

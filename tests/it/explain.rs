@@ -1,6 +1,6 @@
 //! `host explain`: what it says is what a call meets, whoever is asked and wherever the target runs.
 
-use lattice_host::providers::builtin::{httpserver, keyvalue};
+use lattice_engine::providers::builtin::{httpserver, keyvalue};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

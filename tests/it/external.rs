@@ -8,17 +8,13 @@ use std::{
     },
 };
 
-use lattice_host::{
-    identity::{
-        claims::now,
-        keys::Kind,
-        sign::{ProviderToken, Term},
-        signature::SigningKey,
-    },
-    providers::{
-        archive::{Draft, this_target},
-        builtin::{httpserver, keyvalue},
-    },
+use lattice_base::providers::archive::{Draft, this_target};
+use lattice_engine::providers::builtin::{httpserver, keyvalue};
+use lattice_protocol::identity::{
+    claims::now,
+    keys::Kind,
+    sign::{ProviderToken, Term},
+    signature::SigningKey,
 };
 use tempfile::TempDir;
 

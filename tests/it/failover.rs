@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lattice_host::providers::builtin::httpserver;
+use lattice_engine::providers::builtin::httpserver;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -137,7 +137,7 @@ async fn an_actor_that_is_stopped_and_started_at_once_is_not_missed_and_does_not
     const CALLS: usize = 50;
     for _ in 0..CALLS {
         let invocation = caller.invocation(ECHO, "HttpServer.HandleRequest", http_request("POST", "/", b""));
-        let payload = lattice_host::rpc::codec::encode_invocation(&invocation);
+        let payload = lattice_protocol::rpc::codec::encode_invocation(&invocation);
         caller.nats.publish_with_reply(subject.clone(), inbox.clone(), payload).await.unwrap();
     }
     for _ in 0..CALLS {
@@ -162,7 +162,7 @@ async fn a_frozen_host_gets_no_calls_and_refuses_old_ones_when_it_wakes() {
     let old = unnoticed(&url, async {
         first.process.signal(Signal::STOP);
         let invocation = caller.invocation(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b""));
-        let payload = lattice_host::rpc::codec::encode_invocation(&invocation);
+        let payload = lattice_protocol::rpc::codec::encode_invocation(&invocation);
         let request = async_nats::Request::new().payload(payload).timeout(Some(Duration::from_secs(30)));
         let nats = caller.nats.clone();
         let old = tokio::spawn(async move { nats.send_request(subject, request).await });
@@ -174,7 +174,7 @@ async fn a_frozen_host_gets_no_calls_and_refuses_old_ones_when_it_wakes() {
         old.await.unwrap().expect("an answer")
     })
     .await;
-    let refused = lattice_host::rpc::codec::decode_response(old.payload).unwrap().error.unwrap_or_default();
+    let refused = lattice_protocol::rpc::codec::decode_response(old.payload).unwrap().error.unwrap_or_default();
     assert!(refused.contains("did not run for a while"), "{refused}");
     front.stop().await;
 }
@@ -200,7 +200,7 @@ async fn killed_at_work(method: reqwest::Method) -> reqwest::Response {
     first.runs(&server, &guest.reference, 5).await;
     let nats = Caller::new(&server).await.nats;
     let mut wire = nats.subscribe(format!("wasmbus.rpc.default.{}.>", guest.id)).await.unwrap();
-    lattice_host::lattice::connection::confirm(&nats).await.unwrap();
+    lattice_base::lattice::connection::confirm(&nats).await.unwrap();
     let request = tokio::spawn(reqwest::Client::new().request(method, url).send());
     futures::StreamExt::next(&mut wire).await.expect("the call is on its way to the first host");
     second.runs(&server, &guest.reference, 5).await;

@@ -1,6 +1,6 @@
 //! Invocations nobody should believe: each is refused for its own reason, and the actor never runs.
 
-use lattice_host::{
+use lattice_protocol::{
     identity::{claims::now, keys::Kind, signature::SigningKey, token},
     rpc::{
         antiforgery::Signer,

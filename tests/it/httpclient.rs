@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use lattice_host::{
+use lattice_engine::{
     providers::builtin::{Link, LinkError, httpclient::SPEC},
     rpc::call::CallError,
 };

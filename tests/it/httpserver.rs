@@ -12,13 +12,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use lattice_host::{
-    budget::Budget,
-    links::LinkDefinition,
+use lattice_base::budget::Budget;
+use lattice_engine::{
     providers::builtin::{Context, Link, LinkError, Provider, httpserver::SPEC},
     router::Local,
     rpc::call::CallError,
 };
+use lattice_protocol::links::LinkDefinition;
 use reqwest::{Method, StatusCode, Version};
 use tempfile::TempDir;
 use tokio::{

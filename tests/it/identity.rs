@@ -4,10 +4,9 @@
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use lattice_host::{
+use lattice_engine::{peers::Presence, providers::builtin::keyvalue};
+use lattice_protocol::{
     identity::claims::now,
-    peers::Presence,
-    providers::builtin::keyvalue,
     rpc::invocation::{Entity, Invocation, TraceContext},
     store::keys,
 };

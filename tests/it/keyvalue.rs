@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
-use lattice_host::{
+use lattice_engine::{
     providers::builtin::{
         Context, Link, LinkError,
         jetstream::Placement,

@@ -9,10 +9,9 @@ use std::{
 
 use async_nats::jetstream::{self, kv};
 use futures::StreamExt;
-use lattice_host::{
-    providers::builtin::httpserver,
-    store::{jetstream::OpenError, keys},
-};
+use lattice_base::store::jetstream::OpenError;
+use lattice_engine::providers::builtin::httpserver;
+use lattice_protocol::store::keys;
 use serde_json::{Value, json};
 
 use crate::{

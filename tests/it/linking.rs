@@ -1,7 +1,7 @@
 //! `host link put` and its kind tell the truth: what a provider refuses is an error with its reason, before it is stored where
 //! that can be known, and what worked before goes on.
 
-use lattice_host::providers::builtin::{Spec, blobstore, httpclient, httpserver, keyvalue, messaging};
+use lattice_engine::providers::builtin::{Spec, blobstore, httpclient, httpserver, keyvalue, messaging};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 

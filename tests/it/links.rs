@@ -44,7 +44,7 @@ async fn claims_and_references_are_written_when_an_actor_starts() {
         serde_json::from_slice(&bucket.get(format!("CLAIMS_{KVCOUNTER}")).await.unwrap().unwrap()).unwrap();
     assert_eq!(claims["caps"], "wasmcloud:httpserver,wasmcloud:keyvalue");
     assert!(claims.as_object().unwrap().values().all(Value::is_string), "{claims}");
-    let key = lattice_host::store::keys::reference(&example("kvcounter"));
+    let key = lattice_protocol::store::keys::reference(&example("kvcounter"));
     let reference: Value = serde_json::from_slice(&bucket.get(key).await.unwrap().unwrap()).unwrap();
     assert_eq!(reference, json!({"oci_url": example("kvcounter"), "public_key": KVCOUNTER}));
     host.stop().await;
@@ -66,7 +66,7 @@ async fn a_link_goes_to_its_provider_with_the_ids_all_peers_compute() {
     let link: wasmbus_rpc::core::LinkDefinition = wasmbus_rpc::common::deserialize(&put.payload).unwrap();
     assert_eq!((link.actor_id.as_str(), link.values["PORT"].as_str()), (ECHO, "1"));
 
-    let id = lattice_host::store::keys::link_hash(ECHO, "wasmcloud:httpserver", "default");
+    let id = lattice_protocol::store::keys::link_hash(ECHO, "wasmcloud:httpserver", "default");
     let stored: Value =
         serde_json::from_slice(&bucket(&server).await.get(format!("LINKDEF_{id}")).await.unwrap().unwrap()).unwrap();
     assert_eq!(stored["id"], id);
@@ -90,7 +90,7 @@ async fn links_written_by_others_in_any_form_are_taken_over() {
     let host = host(&server).start().await;
     let bucket = bucket(&server).await;
     let mut events = Events::all(&server).await;
-    let id = lattice_host::store::keys::link_hash(ECHO, "acme:thing", "default");
+    let id = lattice_protocol::store::keys::link_hash(ECHO, "acme:thing", "default");
     let raw = format!(
         r#"{{"actor_id":"{ECHO}","provider_id":"{PROVIDER}","link_name":"default","contract_id":"acme:thing","values":null}}"#
     );
@@ -127,7 +127,7 @@ async fn a_host_that_joins_late_knows_everything_when_it_is_ready() {
     const CLAIMS: usize = 100;
     let puts = (0..LINKS).map(|n| {
         let contract = format!("acme:contract{n}");
-        let id = lattice_host::store::keys::link_hash(ECHO, &contract, "default");
+        let id = lattice_protocol::store::keys::link_hash(ECHO, &contract, "default");
         let value = json!({"id": id, "actor_id": ECHO, "provider_id": PROVIDER, "link_name": "default", "contract_id": contract, "values": {}});
         let bucket = bucket.clone();
         async move { bucket.put(format!("LINKDEF_{id}"), value.to_string().into()).await.unwrap() }

@@ -1,7 +1,7 @@
 //! Listings of any size: in pages where they are too many for one message, and refusals told as what they are.
 
 use futures::StreamExt;
-use lattice_host::store::keys;
+use lattice_protocol::store::keys;
 use serde_json::{Value, json};
 
 use crate::{

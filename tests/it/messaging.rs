@@ -11,8 +11,8 @@ use std::{
 
 use bytes::Bytes;
 use futures::{StreamExt, future::BoxFuture};
-use lattice_host::{
-    lattice::connection::confirm,
+use lattice_base::lattice::connection::confirm;
+use lattice_engine::{
     providers::builtin::{Link, LinkError, messaging::SPEC},
     rpc::call::CallError,
 };

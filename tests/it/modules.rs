@@ -116,7 +116,7 @@ async fn files_without_a_token_that_counts_are_refused_by_name_and_the_host_live
     let host = host(&server).start().await;
     let ctl = ctl_2024(&server).await;
     let signed = std::fs::read(example("echo").trim_start_matches("file://")).expect("an example");
-    let token = lattice_host::identity::module::token(&signed).expect("its token").as_bytes().to_vec();
+    let token = lattice_protocol::identity::module::token(&signed).expect("its token").as_bytes().to_vec();
     let parts: Vec<&[u8]> = token.split(|byte| *byte == b'.').collect();
     let of = |segments: &[&[u8]]| with_tokens(&[("jwt", &segments.join(&b'.'))]);
     let cases: Vec<(&str, Vec<u8>)> = vec![

@@ -9,15 +9,18 @@ use std::{
 };
 
 use futures::StreamExt;
-use lattice_host::{
-    client::lattice::Lattice,
+use lattice_base::presence::presence_dir;
+use lattice_client::lattice::Lattice;
+use lattice_engine::local::{self, SignError, Unsigned};
+use lattice_protocol::{
     control::probe::calls,
     events::Step,
-    host::presence_dir,
-    identity::{claims::now, keys::ClusterKey, keys::LatticeName},
+    identity::{
+        claims::now,
+        keys::{ClusterKey, LatticeName},
+    },
     journal::wire::{Ask, Mark, Part},
     lattice::subject::Subjects,
-    local::{self, SignError, Unsigned},
     rpc::{antiforgery::Verifier, codec, invocation::Entity},
 };
 use serde_json::{Value, json};
@@ -164,7 +167,7 @@ async fn what_a_provider_prints_is_in_its_logs_at_every_level() {
 
     // Built-in ones say what becomes of their links.
     start_provider(&server, &host, "builtin://keyvalue").await;
-    let keyvalue = lattice_host::providers::builtin::keyvalue::SPEC.public_key;
+    let keyvalue = lattice_engine::providers::builtin::keyvalue::SPEC.public_key;
     link(&server, KVCOUNTER, keyvalue, "wasmcloud:keyvalue", &[]).await;
     let mut going = Going::start(operator(&dir, &server, &["logs", "builtin://keyvalue", "-f", "-o", "json"]));
     going.find(|line| text(line, "/text").contains(KVCOUNTER));
@@ -217,7 +220,7 @@ async fn a_client_that_vanished_ends_its_follow() {
     assert_eq!(part(&mut parts).await.mark, Mark::Over);
     // There is a bound, and whoever is beyond it is told.
     let mut all = Vec::new();
-    for n in 0..lattice_host::journal::followers::FOLLOWERS_MAX {
+    for n in 0..lattice_engine::journal::followers::FOLLOWERS_MAX {
         let mut parts = ask(&nats, &host, &following(&format!("f{n}"), 60_000)).await;
         assert_eq!(part(&mut parts).await.mark, Mark::Past);
         all.push(parts);
@@ -453,7 +456,7 @@ async fn a_start_from_a_registry_tells_its_steps() {
 /// Where a test host marks its presence.
 fn presence(host: &TestHost) -> std::path::PathBuf {
     let home = Some(host.dir());
-    presence_dir(&lattice_host::dirs::Dirs::find(&Vec::<(String, String)>::new(), home))
+    presence_dir(&lattice_base::dirs::Dirs::find(&Vec::<(String, String)>::new(), home))
 }
 
 fn sockets(dir: &Path) -> Vec<std::path::PathBuf> {
@@ -523,7 +526,7 @@ async fn the_socket_of_a_host_goes_with_it() {
     assert_eq!(sockets(&dir).len(), 2);
     // The next host of this directory cleans up.
     let config = {
-        let sources = lattice_host::config::Sources {
+        let sources = lattice_base::config::Sources {
             flags: vec![("nats_host", server.url()), ("cluster_seed", crate::harness::CLUSTER_SEED.into())],
             labels: Vec::new(),
             env: Box::new(Vec::<(String, String)>::new()),
@@ -531,11 +534,11 @@ async fn the_socket_of_a_host_goes_with_it() {
             home: Some(running.dir().to_owned()),
             context: None,
         };
-        lattice_host::config::Config::load(&sources).unwrap().config
+        lattice_base::config::Config::load(&sources).unwrap().config
     };
-    let dirs = lattice_host::dirs::Dirs::find(&Vec::<(String, String)>::new(), Some(running.dir()));
+    let dirs = lattice_base::dirs::Dirs::find(&Vec::<(String, String)>::new(), Some(running.dir()));
     let stop = tokio_util::sync::CancellationToken::new();
-    let second = lattice_host::host::Host::start(config, &dirs, &stop).await.unwrap();
+    let second = lattice_engine::host::Host::start(config, &dirs, &lattice_dashboard::Opener, &stop).await.unwrap();
     assert!(!stale.exists() && sockets(&dir).len() == 2);
     second.stop(None).await;
     assert_eq!(sockets(&dir).len(), 1);
@@ -572,7 +575,7 @@ async fn a_host_answers_the_probe_of_calls_page_by_page() {
 }
 
 async fn client_calls(lattice: &Lattice, host: &TestHost) -> Vec<String> {
-    let look = lattice_host::client::calls::look(lattice, &host.id, false).await.unwrap();
+    let look = lattice_client::calls::look(lattice, &host.id, false).await.unwrap();
     look.served.into_iter().map(|row| row.id).collect()
 }
 

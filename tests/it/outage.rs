@@ -20,7 +20,7 @@ async fn a_killed_server_loses_nothing_when_it_comes_back() {
     let caller = Caller::new(&server).await;
     let invocation = || caller.invocation(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b""));
     eventually("calls go on", || async {
-        let payload = lattice_host::rpc::codec::encode_invocation(&invocation());
+        let payload = lattice_protocol::rpc::codec::encode_invocation(&invocation());
         caller.nats.request(format!("wasmbus.rpc.default.{ECHO}"), payload).await.ok()
     })
     .await;
@@ -45,7 +45,7 @@ async fn what_changed_during_an_outage_is_known_after_it() {
     let context = async_nats::jetstream::with_domain(client::nats(&server).await, "core");
     let bucket =
         eventually("the bucket is there", || async { context.get_key_value("LATTICEDATA_default").await.ok() }).await;
-    let id = |contract: &str| lattice_host::store::keys::link_hash(ECHO, contract, "default");
+    let id = |contract: &str| lattice_protocol::store::keys::link_hash(ECHO, contract, "default");
     bucket.delete(format!("LINKDEF_{}", id("acme:old"))).await.unwrap();
     let value = format!(
         r#"{{"actor_id":"{ECHO}","provider_id":"{PROVIDER}","link_name":"default","contract_id":"acme:new","values":{{}}}}"#
@@ -72,7 +72,7 @@ async fn a_store_that_is_lost_is_made_again_with_what_the_host_knows() {
     std::fs::remove_dir_all(server.dir().join("js")).unwrap();
     server.resume().await;
     let context = async_nats::jetstream::with_domain(client::nats(&server).await, "core");
-    let link = lattice_host::store::keys::link_hash(ECHO, "acme:kept", "default");
+    let link = lattice_protocol::store::keys::link_hash(ECHO, "acme:kept", "default");
     for key in [format!("CLAIMS_{ECHO}"), format!("LINKDEF_{link}")] {
         eventually("the bucket is made again", || async {
             context.get_key_value("LATTICEDATA_default").await.ok()?.get(key.clone()).await.ok()?

@@ -9,19 +9,19 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use lattice_host::{
-    dirs::Dirs,
-    identity::{
-        claims::now,
-        module::{VerifyOptions, verify_module},
-    },
+use lattice_base::dirs::Dirs;
+use lattice_cli::up::demo::{
+    self, ACTOR, Demo,
+    certificate::Certificate,
+    pets::{Pets, Settings},
+};
+use lattice_engine::{
     providers::builtin::{Link, httpclient, httpserver},
     rpc::call::CallError,
-    up::demo::{
-        self, ACTOR, Demo,
-        certificate::Certificate,
-        pets::{Pets, Settings},
-    },
+};
+use lattice_protocol::identity::{
+    claims::now,
+    module::{VerifyOptions, verify_module},
 };
 use tempfile::TempDir;
 use wasmbus_rpc::common::{deserialize, serialize};

@@ -13,23 +13,25 @@ use std::{
 };
 
 use bytes::Bytes;
-use lattice_host::{
+use lattice_base::{
     config::{Auth, Connection, Secret, Tls},
+    providers::archive::{Archive, this_target},
+};
+use lattice_engine::{
+    journal::Journal,
+    providers::external::{
+        access::Access,
+        executable::install,
+        host_data::{HostData, OtelConfig},
+        process::{Exit, Launch, Process, SpawnError, environment},
+    },
+};
+use lattice_protocol::{
     identity::{
         claims::now,
         keys::{ActorId, HostId, LatticeName, LinkName, ProviderId},
     },
-    journal::Journal,
     links::LinkDefinition,
-    providers::{
-        archive::{Archive, this_target},
-        external::{
-            access::Access,
-            executable::install,
-            host_data::{HostData, OtelConfig},
-            process::{Exit, Launch, Process, SpawnError, environment},
-        },
-    },
     rpc::{
         codec,
         invocation::{Entity, Invocation, TraceContext},

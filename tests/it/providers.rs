@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use lattice_host::providers::builtin::{httpserver, keyvalue};
+use lattice_engine::providers::builtin::{httpserver, keyvalue};
 use serde_json::{Value, json};
 
 use crate::harness::{

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use lattice_host::{
+use lattice_base::{
     budget::Budget,
     config::{OciCredentials, Secret},
     registry::{

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use hyper::Response;
-use lattice_host::{
+use lattice_base::{
     budget::Budget,
     config::Secret,
     registry::{

@@ -5,7 +5,7 @@ use std::{fs, path::Path, time::Duration};
 
 use async_nats::ConnectOptions;
 use futures::StreamExt as _;
-use lattice_host::identity::keys::HostId;
+use lattice_protocol::identity::keys::HostId;
 use serde_json::Value;
 
 use crate::harness::{

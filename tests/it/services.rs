@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use lattice_host::providers::builtin::keyvalue;
+use lattice_engine::providers::builtin::keyvalue;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::task::AbortOnDropHandle;

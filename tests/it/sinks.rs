@@ -8,10 +8,8 @@ use std::{
     process::{Child, ChildStderr, Command, Output, Stdio},
 };
 
-use lattice_host::{
-    escape::is_obeyed,
-    up::nats_server::{Probe, probe},
-};
+use lattice_cli::up::nats_server::{Probe, probe};
+use lattice_protocol::escape::is_obeyed;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -491,7 +489,7 @@ async fn a_flood_of_one_kind_leaves_some_lines_and_a_count() {
     // Forged calls, garbage, refused and accepted commands, unreadable entries: each as often as anybody likes.
     let mut forged = caller.invocation(ECHO, "HttpServer.HandleRequest", "x");
     forged.encoded_claims = "not.a.token".into();
-    let forged: bytes::Bytes = lattice_host::rpc::codec::encode_invocation(&forged);
+    let forged: bytes::Bytes = lattice_protocol::rpc::codec::encode_invocation(&forged);
     for n in 0..500 {
         let rpc = format!("wasmbus.rpc.default.{ECHO}");
         caller.nats.publish(rpc.clone(), forged.clone()).await.unwrap();

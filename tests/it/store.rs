@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_nats::jetstream;
-use lattice_host::store::{Backend, Entry, Error, Expect, Update, memory::Memory};
+use lattice_base::store::{Backend, Error, Expect, Update, memory::Memory};
+use lattice_protocol::store::Entry;
 use tokio::sync::mpsc;
 
 use crate::{

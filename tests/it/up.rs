@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use lattice_host::up::nats_server::{Probe, probe};
+use lattice_cli::up::nats_server::{Probe, probe};
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;

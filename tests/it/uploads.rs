@@ -5,24 +5,20 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 use async_nats::jetstream;
 use bytes::Bytes;
 use futures::TryStreamExt as _;
-use lattice_host::{
+use lattice_base::{
     budget::Budget,
-    client::{
-        lattice::Lattice,
-        upload::{Artifact, Readers, Sender, prepare},
-    },
-    control::request::AuctionActor,
-    identity::keys::LatticeName,
-    lattice::{
-        connection::{Purpose, connect_once},
-        subject::Subjects,
-    },
+    lattice::connection::{Purpose, connect_once},
     registry::uploads::{Problem, reference},
     store::{
         artifacts::{About, Artifacts, Put},
         jetstream::making::Making,
     },
 };
+use lattice_client::{
+    lattice::Lattice,
+    upload::{Artifact, Readers, Sender, prepare},
+};
+use lattice_protocol::{control::request::AuctionActor, identity::keys::LatticeName, lattice::subject::Subjects};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 use tokio_util::task::AbortOnDropHandle;
@@ -306,7 +302,7 @@ async fn an_upload_that_was_sent_again_is_not_removed_by_who_saw_it_before() {
     assert_eq!(store.delete_unchanged(&listed.iter().collect::<Vec<_>>()).await.unwrap(), 1);
     let left = store.list().await.unwrap();
     let digests: BTreeSet<_> = left.iter().map(|stored| stored.digest.to_string()).collect();
-    let first = lattice_host::registry::digest::Digest::of(&contents[0]);
+    let first = lattice_base::registry::digest::Digest::of(&contents[0]);
     assert_eq!(digests, BTreeSet::from([first.to_string()]));
     assert!(store.has(&first).await.unwrap() && store.delete(&first).await.unwrap());
     assert!(!store.has(&first).await.unwrap() && !store.delete(&first).await.unwrap());

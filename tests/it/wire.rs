@@ -5,19 +5,23 @@ use async_nats::{HeaderMap, jetstream};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
-use lattice_host::{
+use lattice_base::{
     budget::Budget,
+    registry::{digest::Digest, uploads::Problem},
+    store::{artifacts::Artifacts, jetstream::making::Making},
+};
+use lattice_engine::rpc::{
+    call::{Call, CallError, Chain},
+    chunking::{self, ChunkError, Chunks, PayloadName, Reader, Settings},
+    client::{Client, new_id},
+};
+use lattice_protocol::{
     identity::keys::{ActorId, HostId, LatticeName},
     lattice::subject::Subjects,
-    registry::{digest::Digest, uploads::Problem},
     rpc::{
         antiforgery::Signer,
-        call::{Call, CallError, Chain},
-        chunking::{self, ChunkError, Chunks, PayloadName, Reader, Settings},
-        client::{Client, new_id},
         invocation::{Entity, Invocation, TraceContext},
     },
-    store::{artifacts::Artifacts, jetstream::making::Making},
 };
 use serde_json::{Value, json};
 use std::{sync::atomic::AtomicBool, time::Duration};
@@ -252,7 +256,7 @@ async fn a_call_sent_again_does_not_take_the_payload_of_the_first() {
         OPERATION,
         b"something else",
         &first.id,
-        lattice_host::identity::claims::now(),
+        lattice_protocol::identity::claims::now(),
     );
     let refused = error(&caller, &other).await;
     assert!(refused.contains("hash does not match"), "{refused}");
@@ -393,8 +397,8 @@ async fn uploads_travel_where_messages_are_small() {
     assert!(store.get(&Digest::of(&content)).await.expect("read") == content);
 }
 
-async fn connected(server: &Server) -> lattice_host::lattice::connection::Nats {
-    use lattice_host::lattice::connection::{Purpose, connect_once};
+async fn connected(server: &Server) -> lattice_base::lattice::connection::Nats {
+    use lattice_base::lattice::connection::{Purpose, connect_once};
     connect_once(Purpose::Control, &anonymous(server), "test").await.expect("connected")
 }
 
@@ -532,7 +536,7 @@ async fn garbage_in_the_bucket_harms_nobody() {
     let ctl = client::ctl_2024(&server).await;
     ctl.advertise_link(
         ECHO,
-        lattice_host::providers::builtin::httpserver::SPEC.public_key,
+        lattice_engine::providers::builtin::httpserver::SPEC.public_key,
         "acme:x",
         "default",
         Default::default(),
@@ -595,7 +599,7 @@ async fn another_spelling_of_a_contract_with_the_same_url_is_not_what_the_actor_
     call.origin = Entity::new(PROVIDER, "prod_one", "wasmcloud/httpserver");
     let respelled = call.origin.url();
     assert_eq!(respelled, Entity::new(PROVIDER, "Prod One", "wasmcloud:httpserver").url());
-    let now = lattice_host::identity::claims::now();
+    let now = lattice_protocol::identity::claims::now();
     call.encoded_claims = caller.signer.sign(&call.origin, &call.target, OPERATION, &call.msg, &call.id, now);
     let refused = error(&caller, &call).await;
     assert!(!refused.contains("signature") && refused.contains("capability"), "{refused}");

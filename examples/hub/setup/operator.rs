@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-pub use lattice_host::identity::operator::{Keys, Operator};
+pub use lattice_protocol::identity::operator::{Keys, Operator};
 use nkeys::{KeyPair, KeyPairType};
 
 use super::files;

@@ -3,13 +3,11 @@
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::Result;
-use lattice_host::{
-    providers::builtin::{Spec, httpclient, httpserver},
-    up::demo::{
-        certificate::Certificate,
-        pets::{Pets, Settings},
-    },
+use lattice_cli::up::demo::{
+    certificate::Certificate,
+    pets::{Pets, Settings},
 };
+use lattice_engine::providers::builtin::{Spec, httpclient, httpserver};
 
 use super::control::Values;
 

@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, path::PathBuf, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use lattice_host::providers::builtin::{httpclient, httpserver};
+use lattice_engine::providers::builtin::{httpclient, httpserver};
 use serde_json::{Value, json};
 use tokio::process::Command;
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Result, anyhow, bail};
-use lattice_host::providers::builtin::Spec;
+use lattice_engine::providers::builtin::Spec;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::Receiver;
 use wasmcloud_control_interface_2024::{Client, ClientBuilder, CtlOperationAck, Host, HostInventory};

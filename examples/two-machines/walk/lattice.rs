@@ -3,7 +3,7 @@
 use std::{ffi::OsStr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use lattice_host::providers::builtin::{Spec, httpclient, httpserver};
+use lattice_engine::providers::builtin::{Spec, httpclient, httpserver};
 
 use super::{
     app::{App, PROVIDERS, REPLICAS},

@@ -8,12 +8,16 @@ use tracing::debug;
 
 use super::{ANNOTATION, Change, Running, Settings, Told};
 use crate::{
-    client::{
-        lattice::Lattice,
-        names,
-        upload::{Artifact, Readers, Sender, Verified},
-        watch::{Observed, WaitError, Watch},
-    },
+    lattice::Lattice,
+    names,
+    upload::{Artifact, Readers, Sender, Verified},
+    watch::{Observed, WaitError, Watch},
+};
+use lattice_base::{
+    registry::{digest::Digest, uploads},
+    store::artifacts::Put,
+};
+use lattice_protocol::{
     control::{
         request::{AuctionActor, ScaleActor, StopActor, UpdateActor},
         types::{Inventory, InventoryActor, Pairs},
@@ -21,8 +25,6 @@ use crate::{
     errors::OutcomeUnknown,
     events::Event,
     identity::claims::ActorClaims,
-    registry::{digest::Digest, uploads},
-    store::artifacts::Put,
 };
 
 /// How long a start or an update may take, with everything.
@@ -340,7 +342,7 @@ impl Deployment {
                 {
                     return Ok(false);
                 }
-                Err(crate::client::lattice::RequestError::NoResponders { .. }) => return Ok(true),
+                Err(crate::lattice::RequestError::NoResponders { .. }) => return Ok(true),
                 _ if Instant::now() >= until => bail!(OutcomeUnknown(format!(
                     "{actor} did not stop on {shown} within {} s, or the host does not answer; look with \
                      `host get inventory {host}`, and stop it with `host stop actor {actor} --host-id {host}`",

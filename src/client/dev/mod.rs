@@ -24,11 +24,11 @@ use super::{
     lattice::Lattice,
     upload::{Artifact, ContentError, Sender, Verified},
 };
-use crate::{
+use deploy::{Deployment, NotNewer};
+use lattice_protocol::{
     identity::claims::{ActorClaims, now},
     journal::Line,
 };
-use deploy::{Deployment, NotNewer};
 use saves::{Save, Saves, Unreadable};
 
 /// The annotation of actors that were started here; its value is the name of the file.

@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
-use crate::client::upload;
+use crate::upload;
 
 /// Pause in a burst of events after which the file is read.
 const QUIET: Duration = Duration::from_millis(100);

@@ -9,12 +9,12 @@ use std::{
 };
 
 use futures::StreamExt;
-use lattice_host::{
+use lattice_base::{
     config::{Config, ProcessEnvironment, Sources},
     dirs::Dirs,
-    host::Host,
-    up::nats_server::{self, NatsServer},
 };
+use lattice_cli::up::nats_server::{self, NatsServer};
+use lattice_engine::host::Host;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -64,7 +64,7 @@ pub async fn start_host_with(dir: &TempDir, address: &str, settings: &[(&'static
     };
     let config = Config::load(&sources).expect("good settings").config;
     let dirs = Dirs::find(&*sources.env, Some(&home));
-    Host::start(config, &dirs, &CancellationToken::new()).await.expect("the host starts")
+    Host::start(config, &dirs, &lattice_dashboard::Opener, &CancellationToken::new()).await.expect("the host starts")
 }
 
 pub async fn start_actor(client: &async_nats::Client, host: &Host, name: &str) -> Duration {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures::StreamExt as _;
-use lattice_host::providers::builtin::httpserver;
+use lattice_engine::providers::builtin::httpserver;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 

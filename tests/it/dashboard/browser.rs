@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use lattice_host::providers::builtin::httpserver;
+use lattice_engine::providers::builtin::httpserver;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;

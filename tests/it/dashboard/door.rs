@@ -1,11 +1,9 @@
 //! Access to the dashboard: attacks, as they are made.
 
 use futures::StreamExt as _;
-use lattice_host::{
-    config::Secret,
-    http::token::{self, Keys},
-    providers::builtin::httpserver::SPEC,
-};
+use lattice_base::config::Secret;
+use lattice_dashboard::token::{self, Keys};
+use lattice_engine::providers::builtin::httpserver::SPEC;
 use reqwest::{Client, Method, StatusCode, header, redirect};
 use serde_json::{Value, json};
 use tempfile::TempDir;

@@ -8,7 +8,7 @@ mod health;
 
 use std::time::Duration;
 
-use lattice_host::http::token::{self, Keys};
+use lattice_dashboard::token::{self, Keys};
 use reqwest::{
     Method, StatusCode, Url,
     header::{AUTHORIZATION, HeaderMap},
@@ -53,7 +53,7 @@ impl Dashboard {
 
     /// The code of a link, as `host dashboard` makes one.
     pub fn code(&self) -> String {
-        Keys::new(&lattice_host::config::Secret::new(&*self.token), None).code(&self.host.id, token::now())
+        Keys::new(&lattice_base::config::Secret::new(&*self.token), None).code(&self.host.id, token::now())
     }
 
     /// Logs a browser in by a link.

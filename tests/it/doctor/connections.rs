@@ -171,7 +171,7 @@ async fn credentials_that_expired_are_told_apart_from_wrong_ones_and_those_about
     let account = std::fs::read_to_string(keys.path().join("account.nk")).unwrap();
     let server = Server::with_config(Some("core"), &format!("{JETSTREAM}{}", operator.server_config)).await;
     let desk = Desk::new();
-    let now = lattice_host::identity::claims::now();
+    let now = lattice_protocol::identity::claims::now();
     let write = |expires: u64| {
         desk.file("user.creds", jwt::creds(&expiring(&operator.user_jwt, &account, expires), &operator.user_seed))
     };

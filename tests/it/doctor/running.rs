@@ -2,10 +2,8 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
-use lattice_host::{
-    identity::claims::now,
-    providers::builtin::{httpserver, keyvalue},
-};
+use lattice_engine::providers::builtin::{httpserver, keyvalue};
+use lattice_protocol::identity::claims::now;
 use serde_json::json;
 use tempfile::TempDir;
 use wascap::{

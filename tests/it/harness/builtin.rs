@@ -4,12 +4,13 @@ use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use lattice_host::{
+use lattice_base::{
     budget::Budget,
-    identity::keys::{HostId, LatticeName, LinkName, ProviderId},
+    store::{Store, memory::Memory},
+};
+use lattice_engine::{
     journal::Journal,
-    lattice::subject::Subjects,
-    links::{LinkDefinition, Live},
+    links::Live,
     peers::Peers,
     policy::Policy,
     providers::{
@@ -18,13 +19,19 @@ use lattice_host::{
     },
     router::{Admitted, Local, Router, remote::Remote},
     rpc::{
-        antiforgery::Signer,
         call::{Call, CallError, Chain},
         chunking::{self, Chunks},
         client::Client,
+    },
+};
+use lattice_protocol::{
+    identity::keys::{HostId, LatticeName, LinkName, ProviderId},
+    lattice::subject::Subjects,
+    links::LinkDefinition,
+    rpc::{
+        antiforgery::Signer,
         invocation::{Entity, TraceContext},
     },
-    store::{Store, memory::Memory},
 };
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};

@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::StreamExt;
-use lattice_host::{
+use lattice_engine::providers::builtin;
+use lattice_protocol::{
     identity::{claims::now, keys::ActorId},
     links::LinkDefinition,
-    providers::builtin,
     rpc::{
         antiforgery::Signer,
         codec,
@@ -71,7 +71,7 @@ pub async fn nats(server: &Server) -> async_nats::Client {
 /// Waits until the server has taken what was sent on this connection, above all its subscriptions: flushing only empties
 /// the client's buffer, and what another connection publishes then may come first.
 pub async fn settled(client: &async_nats::Client) {
-    lattice_host::lattice::connection::confirm(client).await.expect("the server confirms");
+    lattice_base::lattice::connection::confirm(client).await.expect("the server confirms");
 }
 
 /// Every request of the control interface.

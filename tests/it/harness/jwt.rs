@@ -2,7 +2,7 @@
 
 use crate::hub_setup::operator::{Keys, Operator};
 
-pub use lattice_host::identity::operator::creds;
+pub use lattice_protocol::identity::operator::creds;
 
 /// Makes an operator with an account and a user, all new.
 pub fn operator() -> Operator {

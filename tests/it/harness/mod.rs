@@ -23,11 +23,11 @@ use std::{
     time::Duration,
 };
 
-use lattice_host::{
+use lattice_base::{
     config::{Config, Sources},
     dirs::Dirs,
-    host::Host,
 };
+use lattice_engine::host::Host;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -122,7 +122,7 @@ impl HostBuilder {
         };
         let loaded = Config::load(&sources)?;
         if std::env::args().any(|argument| argument == "--nocapture") {
-            lattice_host::telemetry::init(&loaded.config.log);
+            lattice_base::telemetry::init(&loaded.config.log);
         }
         let mut dirs = Dirs::find(&*sources.env, Some(&home));
         if self.own_cache {
@@ -130,7 +130,7 @@ impl HostBuilder {
         } else {
             dirs.cache = shared_cache();
         }
-        let host = Host::start(loaded.config, &dirs, &CancellationToken::new()).await?;
+        let host = Host::start(loaded.config, &dirs, &lattice_dashboard::Opener, &CancellationToken::new()).await?;
         let id = host.state().facts().id.to_string();
         Ok(TestHost { host: Some(host), id, dir })
     }

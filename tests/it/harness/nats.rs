@@ -11,7 +11,8 @@ use std::{
     },
 };
 
-use lattice_host::{config::ProcessEnvironment, dirs::Dirs, up::nats_server};
+use lattice_base::{config::ProcessEnvironment, dirs::Dirs};
+use lattice_cli::up::nats_server;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 

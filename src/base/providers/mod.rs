@@ -1,0 +1,3 @@
+//! The archives of providers, which hosts and commands read.
+
+pub mod archive;

@@ -1,0 +1,207 @@
+//! Finding a bucket, making that of the metadata when it is missing, and naming what stands in the way.
+
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use async_nats::jetstream::{
+    Context, ErrorCode,
+    context::{GetStreamErrorKind, RequestErrorKind},
+    stream::{self, Stream},
+};
+
+use super::{
+    API_TIMEOUT, Bucket, context,
+    making::{Bound, Making, advice},
+};
+use crate::{
+    lattice::connection::{NEEDED_SUBJECTS, Nats},
+    store::domain_name,
+};
+
+/// Why the bucket could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(
+        "JetStream domain {asked:?} does not answer, the server here has domain {found:?}. If another leaf node or a hub has \
+         {asked:?}, the leaf node connection to it is down; look there, this host goes on by itself when it is back. If \
+         {found:?} is meant, set js_domain (WASMCLOUD_JS_DOMAIN) to that"
+    )]
+    OtherDomain { asked: String, found: String },
+    #[error(
+        "JetStream domain {asked:?} does not answer, the server here has JetStream without a domain. Leave js_domain \
+         (WASMCLOUD_JS_DOMAIN) unset, or set `jetstream {{ domain: {asked} }}` in the server's configuration"
+    )]
+    ServerHasNoDomain { asked: String },
+    #[error(
+        "JetStream is switched off in the NATS server, or for the account of this host (asked domain: {asked}). Start the server \
+         with -js, or with `jetstream {{ domain: core }}` in its configuration; in a server with accounts, enable jetstream there"
+    )]
+    SwitchedOff { asked: String },
+    #[error(
+        "the JetStream API of domain {asked} does not answer within {} ms. Either the leaf node link is down, or the account may not \
+         use {prefix}.>; allow it for this user",
+        API_TIMEOUT.as_millis()
+    )]
+    Silent { asked: String, prefix: String },
+    #[error(
+        "the NATS user of this host may not use the JetStream API of domain {asked}: {denied}. Allow this user {NEEDED_SUBJECTS}"
+    )]
+    NotAllowed { asked: String, denied: String },
+    #[error("JetStream refuses bucket {bucket}: {cause}")]
+    Refused { bucket: String, cause: String },
+}
+
+impl OpenError {
+    /// Whether this host's server has no JetStream and reaches none in the asked domain. Then the lattice is taken to have
+    /// none: for a server that stands alone nobody knows more than this host. A leaf node without JetStream of its own
+    /// that is cut off from the asked domain looks just the same. In all other cases the bucket may well be there, for
+    /// others.
+    pub fn is_switched_off(&self) -> bool {
+        matches!(self, Self::SwitchedOff { .. })
+    }
+}
+
+/// Looks the stream of a bucket up; `None` if JetStream works and has no such stream.
+pub async fn find(
+    nats: &Nats,
+    context: &Context,
+    domain: Option<&str>,
+    bucket: &str,
+    stream: &str,
+) -> Result<Option<Stream>, OpenError> {
+    let refused = |cause: String| OpenError::Refused { bucket: bucket.to_owned(), cause };
+    let error = match context.get_stream(stream).await {
+        Ok(stream) => return Ok(Some(stream)),
+        Err(error) => error,
+    };
+    match error.kind() {
+        GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
+        GetStreamErrorKind::JetStream(e)
+            if matches!(
+                e.error_code(),
+                ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT
+            ) =>
+        {
+            Err(OpenError::SwitchedOff { asked: shown(domain) })
+        }
+        GetStreamErrorKind::JetStream(e) => Err(refused(e.to_string())),
+        _ => Err(diagnose(nats, context, domain).await.unwrap_or_else(|| refused(error.to_string()))),
+    }
+}
+
+impl Bucket {
+    /// Opens the bucket, making it if it is not there.
+    pub async fn open(nats: &Nats, domain: Option<&str>, bucket: &str, making: Making) -> Result<Self, OpenError> {
+        let context = context(&nats.client, domain);
+        let refused = |cause: String| OpenError::Refused { bucket: bucket.to_owned(), cause };
+        let stream = match find(nats, &context, domain, bucket, &format!("KV_{bucket}")).await? {
+            Some(stream) => stream,
+            None => create(&context, bucket, making).await.map_err(refused)?,
+        };
+        let info = stream.cached_info();
+        let (consumers_before, found_replicas) = (info.state.consumer_count, info.config.num_replicas);
+        let found_bytes = u64::try_from(info.config.max_bytes).ok().filter(|bytes| *bytes > 0);
+        let bound = found_bytes.map_or(making.bound, Bound::Set);
+        let is_clustered = info.cluster.as_ref().is_some_and(|cluster| cluster.name.is_some());
+        let kv = context.get_key_value(bucket).await.map_err(|e| refused(e.to_string()))?;
+        Ok(Self {
+            kv,
+            stream,
+            context,
+            reconnects: nats.reconnects.clone(),
+            place: domain_name(domain).into(),
+            domain: domain.map(Into::into),
+            hears: Arc::new(AtomicBool::new(true)),
+            consumers_before,
+            replicas: found_replicas,
+            bound,
+            is_clustered,
+        })
+    }
+}
+
+/// Returns the configuration of a stream that loses nothing: without bounds of its own it refuses a
+/// message there is no room for rather than drop older ones. It lets direct reads in, and the
+/// writes of buckets (roll-ups).
+pub fn lasting() -> stream::Config {
+    stream::Config {
+        max_messages: -1,
+        max_bytes: -1,
+        max_consumers: -1,
+        max_message_size: -1,
+        discard: stream::DiscardPolicy::New,
+        storage: stream::StorageType::File,
+        allow_rollup: true,
+        allow_direct: true,
+        ..Default::default()
+    }
+}
+
+pub(super) async fn create(context: &Context, bucket: &str, making: Making) -> Result<Stream, String> {
+    let config = stream::Config {
+        name: format!("KV_{bucket}"),
+        subjects: vec![format!("$KV.{bucket}.>")],
+        max_messages_per_subject: 1,
+        retention: stream::RetentionPolicy::Limits,
+        deny_delete: true,
+        duplicate_window: Duration::from_secs(120),
+        ..lasting()
+    };
+    match making.create(context, config).await {
+        Ok(stream) => Ok(stream),
+        // Another host was first, or the bucket has other settings: both are fine as long as it is there.
+        Err(e) => {
+            let found = context.get_stream(format!("KV_{bucket}")).await;
+            found.map_err(|_| format!("{e}{}", advice(&e, "kv_max_bytes")))
+        }
+    }
+}
+
+/// Returns the prefix of the JetStream API subjects of a domain; without a domain, of the connected
+/// server.
+pub fn api_prefix(domain: Option<&str>) -> String {
+    domain.map_or_else(|| "$JS.API".to_owned(), |domain| format!("$JS.{domain}.API"))
+}
+
+/// Finds out why a domain does not answer by asking the server for its own. `None` means that it does answer.
+async fn diagnose(nats: &Nats, asked_context: &Context, asked: Option<&str>) -> Option<OpenError> {
+    let prefix = api_prefix(asked);
+    let silent = || match denied(nats) {
+        Some(denied) => OpenError::NotAllowed { asked: shown(asked), denied },
+        None => OpenError::Silent { asked: shown(asked), prefix: prefix.clone() },
+    };
+    let answer: Result<serde_json::Value, _> = asked_context.request("INFO", &()).await;
+    match answer {
+        Ok(_) => return None,
+        Err(e) if e.kind() == RequestErrorKind::TimedOut => return Some(silent()),
+        Err(_) => {}
+    }
+    let own: Result<serde_json::Value, _> = context(&nats.client, None).request("INFO", &()).await;
+    let own = match own {
+        Ok(own) => own,
+        Err(e) if e.kind() == RequestErrorKind::TimedOut => return Some(silent()),
+        Err(_) => return Some(OpenError::SwitchedOff { asked: shown(asked) }),
+    };
+    if own.get("error").is_some() {
+        return Some(OpenError::SwitchedOff { asked: shown(asked) });
+    }
+    let asked = asked?.to_owned();
+    Some(match own.get("domain").and_then(serde_json::Value::as_str) {
+        Some(found) if found != asked => OpenError::OtherDomain { asked, found: found.to_owned() },
+        Some(_) => silent(),
+        None => OpenError::ServerHasNoDomain { asked },
+    })
+}
+
+/// The server's word on why a request to a JetStream API gets no answer: it must be allowed to go there, and the answer to
+/// come back. The server that has the domain names the subject without it.
+fn denied(nats: &Nats) -> Option<String> {
+    let denied = nats.denied.borrow();
+    denied.iter().find(|what| what.contains("\"$JS.") || what.contains("\"_INBOX.")).cloned()
+}
+
+fn shown(domain: Option<&str>) -> String {
+    domain.map_or_else(|| "none".to_owned(), |domain| format!("{domain:?}"))
+}

@@ -1,0 +1,406 @@
+//! Files that decide what a process of this user does: settings, contexts, credentials, tokens.
+//!
+//! Everything of that kind is read with [`read`] and written with [`replace`] or [`create`], so one rule holds for all:
+//!
+//! * A file is believed if its owner is this user or root and nobody else may write to it. A symbolic link is followed if
+//!   its owner is one of the two; Kubernetes mounts secrets as links of root.
+//! * A secret that others may read is used, with a warning. If the file is one that this program writes, its permissions
+//!   are corrected as well.
+//! * A file is written as a whole, for its owner alone, and never through a link of somebody else.
+//!
+//! Two more owners are believed where root looks: the user who called `sudo`, and any for a file that is mounted by itself,
+//! which only root can do (`docker run -v ./host_config.json:/host_config.json`). File systems that know neither owners nor
+//! permissions need [`ENV_FILE_CHECKS`]`=off`.
+//!
+//! Only Unix has what is checked here. Elsewhere every file is believed.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, Write as _},
+    path::{Path, PathBuf},
+};
+
+/// With the value `off`, owners and permissions of files are not looked at.
+pub const ENV_FILE_CHECKS: &str = "WASMCLOUD_FILE_CHECKS";
+/// More is no file of settings and no key.
+const BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// As many links as Linux follows.
+const LINKS_MAX: usize = 40;
+
+/// The content of a file, which decides whether others may read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// Secrets, and this program writes the file.
+    OwnSecrets,
+    /// Secrets, and the user writes the file.
+    Secrets,
+    /// Nothing secret.
+    Settings,
+}
+
+/// Why a file is not believed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Distrust {
+    #[error(
+        "{} belongs to user {owner}, who is neither this user ({me}) nor root, and could make this program do anything; if it \
+         is yours: chown {me} {}",
+        path.display(), path.display()
+    )]
+    Owner { path: PathBuf, owner: u32, me: u32 },
+    #[error("{} can be changed by other users (mode {mode:04o}); if it is as you left it: chmod go-w {}", path.display(), path.display())]
+    Writable { path: PathBuf, mode: u32 },
+    #[error(
+        "{} is a link that belongs to user {owner}, who is neither this user ({me}) nor root; remove it, or name the file it \
+         leads to",
+        path.display()
+    )]
+    Link { path: PathBuf, owner: u32, me: u32 },
+}
+
+/// A file that is believed.
+#[derive(Debug)]
+pub struct Trusted {
+    pub bytes: Vec<u8>,
+    /// That others may read a secret, and what was or can be done.
+    pub warning: Option<String>,
+}
+
+impl Trusted {
+    /// The content as text; what is not UTF-8 is an error.
+    pub fn text(self) -> io::Result<String> {
+        String::from_utf8(self.bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
+    }
+}
+
+/// Reads a file that is believed. Pipes and devices are read as they are, up to a few MiB: they have no content of their own.
+///
+/// # Errors
+///
+/// Those of the system, and [`Distrust`] as the cause of one of kind `PermissionDenied`.
+pub fn read(path: &Path, holds: Holds) -> io::Result<Trusted> {
+    check_links(path)?;
+    let mut file = File::open(path)?;
+    let warning = check_open(path, &file, holds)?;
+    let mut bytes = Vec::new();
+    // One byte more tells that there is more.
+    (&mut file).take(BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {BYTES_MAX} bytes")));
+    }
+    Ok(Trusted { bytes, warning })
+}
+
+/// Reads a regular file that is believed as text. A pipe would wait for its other end.
+pub fn read_regular(path: &Path, holds: Holds) -> io::Result<Trusted> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    read(path, holds)
+}
+
+/// Checks a file that another library reads. Returns a warning about a secret that others may read.
+pub fn check(path: &Path, holds: Holds) -> io::Result<Option<String>> {
+    check_links(path)?;
+    let metadata = fs::metadata(path)?;
+    if metadata.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    // Opening a named pipe would wait for its other end.
+    if !metadata.is_file() {
+        return Ok(None);
+    }
+    check_open(path, &File::open(path)?, holds)
+}
+
+/// Writes a file for its owner alone, over another or not. It appears whole or not at all. A link of this user or of root
+/// stays and what it leads to is replaced; a link of somebody else is an error.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    check_links(path)?;
+    // A renamed file would replace a link instead of what it leads to.
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let file = whole(&target, content)?;
+    file.persist(&target).map_err(|error| error.error)?;
+    Ok(())
+}
+
+/// Writes a file that must not be there yet, for its owner alone.
+///
+/// # Errors
+///
+/// Of kind `AlreadyExists` if there is one.
+pub fn create(path: &Path, content: &[u8]) -> io::Result<()> {
+    whole(path, content)?.persist_noclobber(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+/// Makes a directory with those above it; new ones are for their owner alone.
+pub fn create_dir(dir: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(dir)
+}
+
+/// A complete file beside the place it is meant for.
+fn whole(path: &Path, content: &[u8]) -> io::Result<tempfile::NamedTempFile> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Temporary files have mode 0600, which the rename keeps.
+    let mut file = tempfile::Builder::new().prefix(".new.").tempfile_in(dir)?;
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    Ok(file)
+}
+
+#[cfg(not(unix))]
+fn check_links(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn check_open(_: &Path, _: &File, _: Holds) -> io::Result<Option<String>> {
+    Ok(None)
+}
+
+#[cfg(unix)]
+use unix::{check_links, check_open};
+
+#[cfg(unix)]
+mod unix {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
+    use super::{Distrust, ENV_FILE_CHECKS, File, Holds, LINKS_MAX, Path, PathBuf, fs, io};
+
+    /// The owners whose files this process believes, besides root.
+    #[derive(Clone, Copy, Debug)]
+    pub(super) struct Believer {
+        pub uid: u32,
+        /// The user who became root with `sudo`.
+        pub sudo_uid: Option<u32>,
+    }
+
+    impl Believer {
+        /// This process; `None` if nothing is to be checked.
+        fn of_process() -> Option<Self> {
+            if std::env::var_os(ENV_FILE_CHECKS).is_some_and(|value| value == "off") {
+                return None;
+            }
+            let uid = rustix::process::geteuid().as_raw();
+            let sudo = std::env::var_os("SUDO_UID").and_then(|uid| uid.to_str()?.parse().ok());
+            Some(Self { uid, sudo_uid: sudo.filter(|_| uid == 0) })
+        }
+
+        fn trusts(self, owner: u32) -> bool {
+            owner == 0 || owner == self.uid || self.sudo_uid == Some(owner)
+        }
+
+        /// Whether a regular file is believed.
+        pub(super) fn judge(self, path: &Path, owner: u32, mode: u32, is_mount: bool) -> Result<(), Distrust> {
+            let is_placed_by_root = self.uid == 0 && is_mount;
+            if !self.trusts(owner) && !is_placed_by_root {
+                return Err(Distrust::Owner { path: path.to_owned(), owner, me: self.uid });
+            }
+            if mode & 0o022 != 0 {
+                return Err(Distrust::Writable { path: path.to_owned(), mode: mode & 0o7777 });
+            }
+            Ok(())
+        }
+    }
+
+    pub(super) fn refused(distrust: Distrust) -> io::Error {
+        io::Error::new(io::ErrorKind::PermissionDenied, distrust)
+    }
+
+    /// Looks at every link from `path` on; a path that leads nowhere is no error here.
+    pub fn check_links(path: &Path) -> io::Result<()> {
+        let Some(me) = Believer::of_process() else { return Ok(()) };
+        let mut path: PathBuf = path.to_owned();
+        for _ in 0..LINKS_MAX {
+            let Ok(metadata) = fs::symlink_metadata(&path) else { return Ok(()) };
+            if !metadata.is_symlink() {
+                return Ok(());
+            }
+            // The kernel's own, such as /dev/stdin, belong to whoever looks.
+            if !me.trusts(metadata.uid()) {
+                return Err(refused(Distrust::Link { path, owner: metadata.uid(), me: me.uid }));
+            }
+            let target = fs::read_link(&path)?;
+            path = path.parent().unwrap_or(Path::new("")).join(target);
+        }
+        Ok(())
+    }
+
+    /// Looks at the open file, so what was judged is what is read.
+    pub fn check_open(path: &Path, file: &File, holds: Holds) -> io::Result<Option<String>> {
+        let Some(me) = Believer::of_process() else { return Ok(None) };
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Ok(None);
+        }
+        me.judge(path, metadata.uid(), metadata.mode(), is_mount(file)).map_err(refused)?;
+        if holds == Holds::Settings || metadata.mode() & 0o044 == 0 {
+            return Ok(None);
+        }
+        let seen = format!(
+            "{} holds secrets and could be read by other users (mode {:04o})",
+            path.display(),
+            metadata.mode() & 0o7777
+        );
+        let is_tightened = holds == Holds::OwnSecrets
+            && metadata.uid() == me.uid
+            && file.set_permissions(fs::Permissions::from_mode(0o600)).is_ok();
+        Ok(Some(match is_tightened {
+            true => format!("{seen}; it is for its owner alone now"),
+            false => format!("{seen}; chmod go-rwx {}", path.display()),
+        }))
+    }
+
+    /// Whether a file is mounted by itself, over another one.
+    #[cfg(target_os = "linux")]
+    fn is_mount(file: &File) -> bool {
+        use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx};
+        statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::TYPE)
+            .is_ok_and(|seen| seen.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn is_mount(_: &File) -> bool {
+        false
+    }
+}
+
+/// Writes a file that must not exist, for its owner only.
+pub fn write(dir: &Path, path: &Path, seed: &str) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(dir)?;
+    // Of mode 0600; without a line break, which `wash` would take for a part of the seed.
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(seed.as_bytes())?;
+    file.as_file().sync_all()?;
+    file.persist_noclobber(path)?;
+    Ok(())
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::{unix::Believer, *};
+
+    #[test]
+    fn a_file_is_believed_by_its_owner_and_its_mode() {
+        let path = Path::new("f");
+        let user = Believer { uid: 1000, sudo_uid: None };
+        let root = Believer { uid: 0, sudo_uid: None };
+        let sudo = Believer { uid: 0, sudo_uid: Some(1000) };
+        for (me, owner, mode, is_mount, is_believed) in [
+            (user, 1000, 0o100_600, false, true),
+            (user, 1000, 0o100_644, false, true),
+            // In /etc, and a secret of Kubernetes.
+            (user, 0, 0o100_644, false, true),
+            (user, 0, 0o100_440, false, true),
+            (user, 1001, 0o100_644, false, false),
+            (user, 1001, 0o100_644, true, false),
+            (user, 1000, 0o100_664, false, false),
+            (user, 1000, 0o100_646, false, false),
+            (user, 0, 0o100_666, false, false),
+            (root, 0, 0o100_600, false, true),
+            (root, 1000, 0o100_644, false, false),
+            (root, 1000, 0o100_644, true, true),
+            (root, 1000, 0o100_666, true, false),
+            (sudo, 1000, 0o100_600, false, true),
+            (sudo, 1001, 0o100_600, false, false),
+        ] {
+            let judged = me.judge(path, owner, mode, is_mount);
+            assert_eq!(judged.is_ok(), is_believed, "{me:?} {owner} {mode:o} {is_mount}: {judged:?}");
+        }
+    }
+
+    fn file(dir: &Path, name: &str, mode: u32) -> PathBuf {
+        let path = dir.join(name);
+        fs::write(&path, "text").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn what_others_may_write_is_refused_with_the_command_that_mends_it() {
+        let dir = tempfile::tempdir().unwrap();
+        for mode in [0o620, 0o602, 0o666, 0o664] {
+            let path = file(dir.path(), "f", mode);
+            let error = read(&path, Holds::Settings).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+            assert!(error.to_string().contains(&format!("chmod go-w {}", path.display())), "{error}");
+            assert!(check(&path, Holds::Secrets).is_err());
+        }
+    }
+
+    #[test]
+    fn a_secret_that_others_may_read_is_used_told_and_tightened_where_it_is_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        for (holds, before, warns, after) in [
+            (Holds::OwnSecrets, 0o644, true, 0o600),
+            (Holds::OwnSecrets, 0o600, false, 0o600),
+            (Holds::Secrets, 0o640, true, 0o640),
+            (Holds::Settings, 0o644, false, 0o644),
+        ] {
+            let path = file(dir.path(), "f", before);
+            let read = read(&path, holds).unwrap();
+            assert_eq!((read.bytes.as_slice(), read.warning.is_some()), (&b"text"[..], warns), "{holds:?}");
+            assert_eq!(mode(&path), after, "{holds:?}");
+        }
+    }
+
+    #[test]
+    fn own_links_are_followed_and_stay_when_the_file_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        // As Kubernetes mounts a secret.
+        fs::create_dir(dir.path().join("..2026")).unwrap();
+        file(&dir.path().join("..2026"), "f", 0o644);
+        symlink("..2026", dir.path().join("..data")).unwrap();
+        let link = dir.path().join("f");
+        symlink("..data/f", &link).unwrap();
+        assert_eq!(read(&link, Holds::Settings).unwrap().bytes, b"text");
+        replace(&link, b"new").unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!((fs::read(&link).unwrap().as_slice(), mode(&link)), (&b"new"[..], 0o600));
+    }
+
+    #[test]
+    fn files_and_links_of_another_user_are_refused() {
+        // Only root can make such files.
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = file(dir.path(), "f", 0o644);
+        std::os::unix::fs::chown(&path, Some(65_534), None).unwrap();
+        let error = read(&path, Holds::Settings).unwrap_err().to_string();
+        assert!(error.contains("user 65534") && error.contains("chown 0"), "{error}");
+        let own = file(dir.path(), "own", 0o600);
+        let link = dir.path().join("link");
+        symlink(&own, &link).unwrap();
+        std::os::unix::fs::lchown(&link, Some(65_534), None).unwrap();
+        for error in [read(&link, Holds::Settings).unwrap_err(), replace(&link, b"x").unwrap_err()] {
+            assert!(error.to_string().contains("a link that belongs to user 65534"), "{error}");
+        }
+        assert_eq!(fs::read(&own).unwrap(), b"text");
+    }
+
+    #[test]
+    fn what_is_created_replaces_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/f");
+        create_dir(path.parent().unwrap()).unwrap();
+        create(&path, b"one").unwrap();
+        assert_eq!(create(&path, b"two").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!((fs::read(&path).unwrap().as_slice(), mode(&path)), (&b"one"[..], 0o600));
+    }
+}

@@ -1,0 +1,467 @@
+//! The command line: what can be asked of the binary, and how it says what went wrong.
+//!
+//! * this file has the commands that run hosts, and the list of all; [`lattice`] has those that speak to a lattice, [`app`]
+//!   those for its deployment manager, [`tools`] those that need neither; [`connect`] is what
+//!   they share: where the lattice is.
+//! * [`command`] is the whole as clap knows it, with the commands in groups.
+//!
+//! Settings are flags of every command that runs a host, and may stand before or after its name. This module only reads;
+//! [`lattice_base::config`] decides, and [`crate::command`] acts.
+
+pub mod app;
+pub mod connect;
+pub mod flags;
+pub mod lattice;
+pub mod tools;
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::{
+    cli::flags::SettingArgs,
+    terminal::{Form, Output},
+};
+use lattice_base::config::settings;
+
+/// Exit code of wrong settings (`EX_USAGE` of sysexits), of the commands that run a host.
+pub const EXIT_CONFIG: u8 = 64;
+
+/// Joins this machine to a lattice and runs signed WebAssembly actors and their capability providers.
+#[derive(Debug, Parser)]
+#[command(
+    name = "host",
+    version,
+    about = "Runs signed WebAssembly actors and their capability providers in a lattice over NATS, and operates the lattice",
+    long_about = "Runs signed WebAssembly actors and their capability providers in a lattice over NATS, and operates the \
+        lattice: every verb of `wash` works here too.\n\n\
+        Without a command it runs a host in the foreground, like `host foreground`.\n\
+        Settings come from flags, then the environment, then .env files, then ./host_config.json, then defaults. Commands that \
+        speak to a lattice take them from the same places, so on a machine that runs a host they need no flags; elsewhere \
+        `host ctx` keeps contexts.\n\n\
+        A host serves a dashboard at http://127.0.0.1:4000, or at the next free port, which its log names; `host dashboard` \
+        logs in to it.",
+    after_help = "Examples:\n  \
+        host up                                        a NATS server and a host, nothing else needed\n  \
+        host up --detached; host down                  the same in the background, until told to stop\n  \
+        host up --demo                                 with an application to look at\n  \
+        host up --hub tls://hub.example --creds FILE   joined with other machines\n  \
+        WASMCLOUD_JS_DOMAIN=core host foreground       a host beside a NATS server with this JetStream domain\n  \
+        HOST_machine=second host foreground            the same with a label to start things by\n  \
+        host start actor ./echo_s.wasm                 run an actor somewhere in the lattice\n  \
+        host get inventory                             what runs where\n  \
+        host dashboard                                 open the page, logged in\n  \
+        host doctor                                    what is wrong, and how to mend it"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub settings: SettingArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a host until it is stopped (Ctrl-C, SIGTERM, or a client)
+    Foreground(Foreground),
+    /// Start a NATS server with JetStream, installing one if there is none, and a host beside it
+    #[command(
+        long_about = "Starts a NATS server with JetStream, installing one if there is none, and a host beside it. Ctrl-C \
+            stops both, the host first.\n\n\
+            There is one `host up` per directory, whose host_config.json holds the lattice's settings; a second one there \
+            tells what runs and leaves it alone. A NATS server that listens already and was not started by a `host up` is \
+            used as it is. Several on one machine: a directory for each, and --free-ports.\n\n\
+            The server that is started lets in only its own login, which is in host_config.json and in contexts for `nats`, \
+            `wash` and `host`; the summary names them. --open starts a server that lets everybody in: other users of this \
+            machine can then run code as this user.\n\n\
+            With --hub the server is a leaf node of a hub and shares the lattice with the machines there. Each server has a \
+            JetStream store in a domain of its own; the lattice keeps its metadata in one of them, which every host knows \
+            as js_domain. Copy host_config.json from the machine that has it to the others.",
+        after_help = "Examples:\n  \
+            host up                                          a lattice on this machine\n  \
+            host up --detached                               the same in the background; `host down` stops it\n  \
+            host up --demo                                   with an application and its page\n  \
+            host up --hub tls://connect.ngs.global --creds lattice.creds\n      \
+                                                           joined over a hub; on every machine the same command\n  \
+            host up --hub nats-leaf://10.0.0.1:7422 --domain extender\n      \
+                                                           a hub without credentials, a domain of your choice\n  \
+            host up --free-ports                             one more lattice on this machine, in a directory of its own\n\n\
+            Exit codes: 0 stopped in order, or runs already; 1 failed; 64 wrong settings or options."
+    )]
+    Up(Up),
+    /// Stop what `host up` started in this directory
+    #[command(
+        long_about = "Stops what `host up` started in this directory, in the background or in another terminal: first the \
+            host, which finishes its calls, then its NATS server. It waits until they are gone, and kills what does not stop \
+            in time. A server or a host that `host up` did not start is never touched. What the server has stored stays, and \
+            so does host_config.json.",
+        after_help = "Examples:\n  \
+            host down                 stop what runs in this directory\n  \
+            host down --all           stop whatever this user started with `host up` on this machine\n  \
+            host down -o json         the same as data: what was stopped, and where its data stays\n\n\
+            Exit codes: 0 nothing runs any longer, whether or not something did before; 1 something could not be stopped."
+    )]
+    Down(Down),
+    /// Log in to the dashboard of a host of yours on this machine
+    #[command(
+        long_about = "Prints a link that logs in to the dashboard of a host of yours on this machine, and opens it where there \
+            is a desktop. The link works once and for one minute; the login lasts 12 hours, also over restarts of the host.\n\n\
+            Without a login the dashboard only shows things, and hides link values and what actors and providers say. The link \
+            is made from a secret in a file that only you may read ($XDG_STATE_HOME/lattice-host/dashboard.token); programs show \
+            its text as bearer. The host is not asked.",
+        after_help = "Examples:\n  \
+            host dashboard                   that of the host that was started in this directory, or of the only one\n  \
+            host dashboard NCWAX43R          that of another host, by its id or its name\n  \
+            host dashboard --no-open         only print the link\n  \
+            host dashboard --revoke          end every login and make another secret\n\n\
+            Exit codes: 0 done; 1 there is no such dashboard, or no secret; 2 wrong use."
+    )]
+    Dashboard(tools::Dashboard),
+    /// Tell whether a host runs on this machine: prints pong and exits with 0 if one does
+    Ping,
+    /// `up --detached`, as the scripts of earlier hosts called it
+    #[command(hide = true)]
+    Daemon(Up),
+    /// Stop what runs in this directory and start it again in the background
+    #[command(hide = true)]
+    Restart(Up),
+    /// Print the process numbers of the hosts of this user on this machine
+    #[command(hide = true)]
+    Pid,
+    /// Print the version
+    #[command(hide = true)]
+    Version,
+    /// Look at the settings
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Show hosts, what runs on them, claims, or links
+    #[command(subcommand)]
+    Get(lattice::Get),
+    /// Start an actor or a provider
+    #[command(subcommand)]
+    Start(lattice::Start),
+    /// Stop an actor, a provider or a host
+    #[command(subcommand)]
+    Stop(lattice::Stop),
+    /// Change how many calls an actor takes at a time
+    #[command(subcommand)]
+    Scale(lattice::Scale),
+    /// Exchange a running actor's module
+    #[command(subcommand)]
+    Update(lattice::Update),
+    /// Put, delete or show link definitions
+    #[command(subcommand, alias = "links")]
+    Link(lattice::Link),
+    /// Set or delete labels of a host
+    #[command(alias = "tag")]
+    Label(lattice::Label),
+    /// Call an actor
+    Call(lattice::Call),
+    /// The same commands in the long form: ctl get, ctl start, ...
+    #[command(subcommand)]
+    Ctl(lattice::Ctl),
+    /// Applications of a deployment manager
+    #[command(subcommand)]
+    App(app::App),
+    /// Find out what is wrong, and how to mend it
+    Doctor(lattice::Doctor),
+    /// Tell how a call is decided: claim, link, policy, replica, path
+    Explain(lattice::Explain),
+    /// Show what an actor or a provider logs, on whatever host
+    Logs(lattice::Logs),
+    /// Show actors by calls, latency and errors, live
+    Top(lattice::Top),
+    /// Show calls as they pass
+    Spy(lattice::Spy),
+    /// Run a module and exchange it whenever it is saved
+    Dev(lattice::Dev),
+    /// Tell what a reference names: an actor, a provider archive, or a built-in provider with its link values
+    Inspect(tools::Inspect),
+    /// Sign modules, look at claims, make tokens
+    #[command(subcommand)]
+    Claims(tools::Claims),
+    /// Make and show keys
+    #[command(subcommand, alias = "key")]
+    Keys(tools::Keys),
+    /// Make provider archives, and look into them
+    #[command(subcommand)]
+    Par(tools::Par),
+    /// Send, fetch and find artifacts in a registry
+    #[command(subcommand)]
+    Reg(tools::Reg),
+    /// Send an artifact to a registry
+    Push(tools::Push),
+    /// Fetch an artifact from a registry
+    Pull(tools::Pull),
+    /// Throw caches away
+    Drain(tools::Drain),
+    /// Contexts: where lattices are
+    #[command(subcommand, alias = "context", alias = "contexts")]
+    Ctx(tools::Ctx),
+    /// Print a script that completes commands in your shell
+    Completions(tools::Completions),
+    /// Print manual pages
+    Man(tools::Man),
+}
+
+/// The commands in the groups of `host --help`.
+pub const GROUPS: [(&str, &[&str]); 4] = [
+    ("Run a host", &["up", "down", "foreground", "dashboard", "ping", "config"]),
+    ("Operate a lattice", &["get", "start", "stop", "scale", "update", "link", "label", "call", "ctl", "app"]),
+    ("Find out", &["doctor", "explain", "logs", "top", "spy"]),
+    (
+        "Make and keep",
+        &["dev", "inspect", "claims", "keys", "par", "reg", "push", "pull", "drain", "ctx", "completions", "man"],
+    ),
+];
+
+/// The command line as clap knows it.
+pub fn command() -> clap::Command {
+    let command = Cli::command();
+    let mut commands = String::new();
+    for (heading, names) in GROUPS {
+        commands.push_str(&format!("{heading}:\n"));
+        for name in names {
+            let about = command.find_subcommand(name).and_then(|command| command.get_about());
+            let about = about.map(ToString::to_string).unwrap_or_default();
+            commands.push_str(&format!("  {name:<12} {about}\n"));
+        }
+        commands.push('\n');
+    }
+    // Flags of a host only fill the page of those who did not ask for them.
+    command
+        .mut_args(|arg| if arg.get_long() == Some("help") { arg } else { arg.hide_short_help(true) })
+        .help_template(format!(
+            "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{commands}`host COMMAND --help` explains a command, \
+             `host --help` also lists the settings of a host.\n\n{{options}}{{after-help}}"
+        ))
+}
+
+#[derive(Debug, Args)]
+pub struct Foreground {
+    #[command(flatten)]
+    pub settings: SettingArgs,
+}
+
+/// Options of `host up`, beside the settings of its host.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Up")]
+pub struct Up {
+    /// Join this hub as a leaf node: nats-leaf://, tls://, nats://, ws:// or wss://; several separated by commas
+    #[arg(long, value_name = "URL")]
+    pub hub: Option<String>,
+    /// Credentials for the hub: a file with user JWT and seed
+    #[arg(long, value_name = "FILE")]
+    pub creds: Option<PathBuf>,
+    /// PEM file of the private authority that signed the hub's certificate
+    #[arg(long, value_name = "FILE")]
+    pub hub_ca: Option<PathBuf>,
+    /// JetStream domain of this machine's server, different on each machine of a hub [default: js_domain where that is kept
+    /// here, `core` if none is set; a name of its own (extender-...) beside metadata that is kept elsewhere]
+    #[arg(long, value_name = "NAME")]
+    pub domain: Option<String>,
+    /// Let a free port be chosen for the server, and keep it in host_config.json
+    #[arg(long)]
+    pub free_ports: bool,
+    /// Let everybody in who reaches the NATS server; without this it has a login of its own, kept in host_config.json
+    #[arg(long)]
+    pub open: bool,
+    /// Also start the pets application and print the address of its page
+    #[arg(long)]
+    pub demo: bool,
+    /// Run in the background; returns when the host is ready
+    #[arg(long, short = 'd')]
+    pub detached: bool,
+    #[arg(long, hide = true)]
+    pub in_background: bool,
+    #[command(flatten)]
+    pub settings: SettingArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct Down {
+    /// Stop what was started in every directory of this user
+    #[arg(long)]
+    pub all: bool,
+    #[command(flatten)]
+    pub form: Form,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print every setting with its value; secrets are masked
+    Show {
+        /// Also print where each value comes from
+        #[arg(long)]
+        origin: bool,
+        #[command(flatten)]
+        form: Form,
+        #[command(flatten)]
+        settings: SettingArgs,
+    },
+}
+
+/// The command line with the verbs of the scripts that came with earlier hosts in our words: `start` and `stop` alone run a
+/// host and end it, and the switch that `wash` asked for before some verbs is left out.
+pub fn in_our_words(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut words: Vec<OsString> = arguments.collect();
+    let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
+    let mut at = 0;
+    words.retain(|word| {
+        at += 1;
+        at > end || word != "--experimental"
+    });
+    let rest = words.get(2..).unwrap_or_default();
+    let is_flags_only = rest.first().is_none_or(|word| word.to_string_lossy().starts_with('-'))
+        && !rest.iter().any(|word| word == "-h" || word == "--help");
+    if is_flags_only && let Some(verb) = words.get_mut(1) {
+        if verb == "start" {
+            *verb = "foreground".into();
+        } else if verb == "stop" {
+            *verb = "down".into();
+        }
+    }
+    words
+}
+
+/// The form of the output that was asked for, of whatever command.
+pub fn form_of(matches: &clap::ArgMatches) -> Form {
+    let inner = matches.subcommand().map(|(_, inner)| form_of(inner)).unwrap_or_default();
+    let own = matches.try_get_one::<Output>("output").ok().flatten();
+    own.map_or(inner, |output| Form { output: *output })
+}
+
+/// Whether the command is one that logs: all it says is in the form of the log.
+pub fn is_daemon(matches: &clap::ArgMatches) -> bool {
+    matches!(matches.subcommand_name(), None | Some("foreground" | "up" | "daemon" | "restart"))
+}
+
+/// Returns warnings about secrets on the command line: every user of a machine can read the command
+/// lines of all processes.
+pub fn exposed(matches: &clap::ArgMatches) -> Vec<String> {
+    let mut told: Vec<String> = matches.subcommand().map(|(_, inner)| exposed(inner)).unwrap_or_default();
+    for id in matches.ids().map(clap::Id::as_str) {
+        let is_given = matches.value_source(id) == Some(clap::parser::ValueSource::CommandLine);
+        let mut texts = matches.try_get_many::<String>(id).ok().flatten().into_iter().flatten();
+        // For these, a name of a file is as good.
+        let is_open = texts.any(|text| !text.is_empty() && !Path::new(text).is_file());
+        if is_given
+            && is_open
+            && let Some(instead) = instead_of(id)
+        {
+            told.push(format!(
+                "--{} shows its secret to every user of this machine while this runs; {instead} does not",
+                id.replace('_', "-")
+            ));
+        }
+    }
+    told
+}
+
+/// How a secret can be given without being shown; `None` for what is none.
+fn instead_of(id: &str) -> Option<String> {
+    match id {
+        "password" => Some("the variable WASH_REG_PASSWORD".to_owned()),
+        // Flags of commands that speak to a lattice, and settings of hosts.
+        "ctl_jwt" | "ctl_seed" => {
+            let variable = format!("WASMCLOUD_{}", id.to_ascii_uppercase());
+            Some(format!("the name of a file in its place, or the variable {variable} or {variable}_FILE,"))
+        }
+        _ => settings::find(id).filter(|setting| setting.key == id && setting.kind.is_secret()).map(|setting| {
+            let (flag, variable) = (setting.flag, setting.env[0]);
+            format!("--{flag}-file FILE, or the variable {variable} or {variable}_FILE,")
+        }),
+    }
+}
+
+/// The settings given before and after the command's name; the latter win.
+pub fn merged(before: SettingArgs, after: SettingArgs) -> SettingArgs {
+    let mut all = before;
+    all.values.extend(after.values);
+    all.labels.extend(after.labels);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_is_in_a_group() {
+        let grouped: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+        for command in
+            command().get_subcommands().filter(|command| command.get_name() != "help" && !command.is_hide_set())
+        {
+            assert!(grouped.contains(&command.get_name()), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn verbs_of_earlier_scripts_are_understood() {
+        for (line, ours) in [
+            ("host start", "host foreground"),
+            ("host start --js-domain core", "host foreground --js-domain core"),
+            ("host stop", "host down"),
+            ("host start actor x", "host start actor x"),
+            ("host stop --help", "host stop --help"),
+            ("host spy --experimental MABC", "host spy MABC"),
+            ("host --experimental spy MABC", "host spy MABC"),
+            ("host call x y -- --experimental", "host call x y -- --experimental"),
+            ("host", "host"),
+        ] {
+            let words = in_our_words(line.split(' ').map(OsString::from));
+            assert_eq!(words, ours.split(' ').map(OsString::from).collect::<Vec<_>>(), "{line}");
+        }
+        for verb in ["daemon", "restart", "pid", "version"] {
+            assert!(Cli::try_parse_from(["host", verb]).is_ok(), "{verb}");
+        }
+    }
+
+    #[test]
+    fn the_shell_of_windows_has_the_name_that_wash_gives_it() {
+        for shell in ["power-shell", "powershell", "PowerShell"] {
+            assert!(Cli::try_parse_from(["host", "completions", "-d", "dir", shell]).is_ok(), "{shell}");
+        }
+    }
+
+    #[test]
+    fn a_flag_of_old_scripts_is_answered_with_the_one_that_is_meant() {
+        let error = Cli::try_parse_from(["host", "get", "hosts", "--timeout", "30"]).unwrap_err().to_string();
+        assert!(error.contains("--timeout-ms"), "{error}");
+    }
+
+    #[test]
+    fn a_secret_on_the_command_line_is_told_with_a_better_way_and_without_itself() {
+        let told = |line: &[&str]| exposed(&command().try_get_matches_from(line).unwrap());
+        for (line, words) in [
+            (&["host", "foreground", "--cluster-seed", "SCX"][..], &["--cluster-seed ", "--cluster-seed-file"][..]),
+            (&["host", "--nats-password", "pw", "up"], &["--nats-password ", "WASMCLOUD_NATS_PASSWORD_FILE"]),
+            (&["host", "get", "hosts", "--ctl-seed", "SUX"], &["--ctl-seed ", "name of a file"]),
+            (&["host", "push", "r.example/a:1", "a.wasm", "-p", "pw"], &["--password ", "WASH_REG_PASSWORD"]),
+        ] {
+            let told = told(line).join("\n");
+            assert!(words.iter().all(|word| told.contains(word)) && !told.contains("pw"), "{told}");
+        }
+        assert!(told(&["host", "foreground", "--cluster-seed-file", "f", "--js-domain", "core"]).is_empty());
+    }
+
+    #[test]
+    fn settings_may_stand_before_and_after_the_command() {
+        let cli =
+            Cli::try_parse_from(["host", "--js-domain", "a", "foreground", "--js-domain", "b", "-l", "x=y"]).unwrap();
+        let Some(Command::Foreground(foreground)) = cli.command else { panic!("foreground") };
+        let all = merged(cli.settings, foreground.settings);
+        assert_eq!(all.values, [("js_domain", "a".to_owned()), ("js_domain", "b".to_owned())]);
+        assert_eq!(all.labels.len(), 1);
+    }
+}

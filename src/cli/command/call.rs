@@ -1,0 +1,255 @@
+//! `host call`: an operation of an actor, from the command line.
+//!
+//! The invocation is signed like any other: with the cluster seed of the settings, or by a host of this machine, which holds
+//! it. It goes over NATS to whoever runs the actor; hosts see the actor itself as its caller, as they did with `wash`.
+
+use std::{io::Read as _, path::Path, sync::atomic::AtomicBool};
+
+use anyhow::{Context as _, Result, bail};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::{
+    cli::{flags::SettingArgs, lattice::Call as Args},
+    session::Session,
+    terminal::{Page, Terminal, Tone, View},
+};
+use lattice_base::presence;
+use lattice_client::names;
+use lattice_engine::{
+    local,
+    rpc::{
+        call::{Call, CallError, Chain},
+        chunking::{self, Chunks},
+        client::{Client, new_id},
+    },
+};
+use lattice_protocol::{
+    errors::{OutcomeUnknown, Usage},
+    identity::keys::{ActorId, HostId},
+    rpc::{
+        antiforgery::Signer,
+        invocation::{Entity, TraceContext},
+        readable::{Binary, from_json, to_json},
+    },
+};
+
+pub async fn run(terminal: &Terminal, mut before: SettingArgs, args: Args) -> Result<()> {
+    if let Some(seed) = &args.cluster_seed {
+        before.values.push(("cluster_seed", seed.clone()));
+    }
+    let session = Session::open(before, &args.connect)?;
+    let payload = payload(&args)?;
+    let actor = match ActorId::parse(&args.actor) {
+        Ok(id) => id,
+        Err(_) => ActorId::parse(&find(&session, &args.actor).await?).context("read the actor's key")?,
+    };
+    let answer = call(&session, &actor, &args.operation, payload).await?;
+    if let Some(path) = &args.save {
+        return std::fs::write(path, &answer).with_context(|| format!("write the answer to {}", path.display()));
+    }
+    if args.test {
+        return show_tests(terminal, &answer);
+    }
+    let binary = match args.bin.as_str() {
+        "s" => Binary::Text,
+        "2" => Binary::Both,
+        _ => Binary::Bytes,
+    };
+    terminal.show(&Answer { payload: answer, binary })
+}
+
+/// The payload that was given, as bytes.
+fn payload(args: &Args) -> Result<Bytes> {
+    let text = match &args.data {
+        Some(path) if path == Path::new("-") => {
+            let mut bytes = Vec::new();
+            std::io::stdin().read_to_end(&mut bytes).context("read the payload from standard input")?;
+            bytes
+        }
+        Some(path) => std::fs::read(path).with_context(|| format!("read the payload from {}", path.display()))?,
+        None => args.payload.join("").into_bytes(),
+    };
+    if args.raw {
+        return Ok(text.into());
+    }
+    if text.trim_ascii().is_empty() {
+        return Ok(Bytes::new());
+    }
+    let value: Value = serde_json::from_slice(&text)
+        .map_err(|e| Usage(format!("the payload is no JSON: {e}; use --raw to send it as it is")))?;
+    Ok(from_json(&value)?.into())
+}
+
+async fn find(session: &Session, word: &str) -> Result<String> {
+    let lattice = session.lattice().await?;
+    let claims = lattice.claims().await?;
+    // Claims outlive their actors, so it is looked at what runs.
+    names::actor(word, &claims, &lattice.inventories(&lattice.some_hosts().await?).await)
+}
+
+/// Makes one call and waits for its answer.
+async fn call(session: &Session, actor: &ActorId, operation: &str, payload: Bytes) -> Result<Bytes> {
+    let nats = session.rpc().await?.client.clone();
+    // Without a seed in the settings this one was made up; it signs nothing then.
+    let signer = Signer::new(session.config.cluster.seed.expose()).context("read the cluster seed")?;
+    let chunks = Chunks::new(
+        &nats,
+        session.config.js_domain.as_deref(),
+        &session.config.lattice,
+        chunking::Settings { bound: session.config.payload_store_max_bytes, ..chunking::Settings::default() },
+    );
+    let host = HostId::parse(&session.config.host_key.public).context("make a key for this call")?;
+    let client = Client::new(nats, session.subjects()?, signer, chunks.clone(), host);
+    let target = Entity::actor(actor);
+    let call = Call {
+        origin: target.clone(),
+        target,
+        operation: operation.to_owned(),
+        payload,
+        trace: TraceContext::default(),
+        deadline: Instant::now() + session.timeout,
+        depth: 0,
+        chain: Chain::default(),
+    };
+    let (id, sent) = (new_id(), AtomicBool::new(false));
+    let result = match session.config.cluster.ad_hoc {
+        false => client.invoke(call, None, id, &sent).await,
+        true => {
+            let signed =
+                signed_here(session, &call.origin, &call.target, (&call.operation, &call.payload), &id).await?;
+            client.invoke_signed(call, None, id, signed, &sent).await
+        }
+    };
+    // Chunks that nobody fetched would stay.
+    chunks.tidy().await;
+    result.map_err(explained)
+}
+
+/// Lets a host of this machine sign, which has the seed that is not in the settings: an operation with its payload.
+pub(super) async fn signed_here(
+    session: &Session,
+    origin: &Entity,
+    target: &Entity,
+    (operation, payload): (&str, &[u8]),
+    id: &str,
+) -> Result<String> {
+    // Of several hosts here, one whose key the lattice accepts.
+    let hosts = session.lattice().await?.hosts().await?;
+    let issuers: Vec<String> = hosts
+        .iter()
+        .flat_map(|host| host.cluster_issuers.split(','))
+        .map(|issuer| issuer.trim().to_owned())
+        .filter(|issuer| !issuer.is_empty())
+        .collect();
+    let unsigned =
+        local::Unsigned { lattice: &session.config.lattice, origin, target, operation, payload, id, issuers: &issuers };
+    let signed = local::sign(&presence::presence_dir(&session.dirs), &unsigned).await;
+    Ok(signed
+        .context(
+            "there is no cluster seed to sign with; run this where host_config.json is, give the seed of the lattice \
+             with --cluster-seed or WASMCLOUD_CLUSTER_SEED, or run a host of the lattice on this machine",
+        )?
+        .encoded_claims)
+}
+
+/// A call that may still be carried out is told from one that failed.
+fn explained(error: CallError) -> anyhow::Error {
+    match error {
+        CallError::TimedOut { subject, lattice, waited_ms } => OutcomeUnknown(format!(
+            "no reply on {subject} in lattice {lattice} within {waited_ms} ms; the actor may still be working. `host logs` shows \
+             what it says; --timeout-ms gives it more time"
+        ))
+        .into(),
+        CallError::NoResponders { subject, lattice, target } => anyhow::anyhow!(
+            "nobody listens on {subject} in lattice {lattice}: {target} runs on no host there, the lattice is another one \
+             (--lattice), or the leaf node between is down. `host get inventory` shows what runs; `host doctor` looks at the rest"
+        ),
+        error => error.into(),
+    }
+}
+
+struct Answer {
+    payload: Bytes,
+    binary: Binary,
+}
+
+impl View for Answer {
+    fn json(&self) -> Value {
+        json!({ "response": to_json(&self.payload, self.binary) })
+    }
+
+    fn text(&self, page: &mut Page) {
+        if self.payload.is_empty() {
+            return page.line(Tone::Faint.paint("the answer is empty"));
+        }
+        match to_json(&self.payload, Binary::Text) {
+            Value::String(text) => page.block(&text),
+            value => page.block(&format!("{value:#}")),
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        vec![to_json(&self.payload, Binary::Text).to_string()]
+    }
+}
+
+/// One result of a test actor.
+#[derive(Debug, Deserialize)]
+struct TestResult {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    passed: bool,
+    /// JSON with a member `error`, if it failed.
+    #[serde(default, rename = "snapData")]
+    data: Option<Bytes>,
+}
+
+fn show_tests(terminal: &Terminal, answer: &[u8]) -> Result<()> {
+    let results: Vec<TestResult> =
+        rmp_serde::from_slice(answer).context("read the answer as the results of a test actor")?;
+    let failed = results.iter().filter(|result| !result.passed).count();
+    terminal.show(&Tests(results))?;
+    if failed > 0 {
+        bail!("{failed} tests failed");
+    }
+    Ok(())
+}
+
+struct Tests(Vec<TestResult>);
+
+impl TestResult {
+    fn error(&self) -> String {
+        let data = self.data.as_ref().and_then(|data| serde_json::from_slice(data).ok());
+        let data: Value = data.unwrap_or_default();
+        data["error"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+impl View for Tests {
+    fn json(&self) -> Value {
+        let results = self
+            .0
+            .iter()
+            .map(|result| json!({ "name": result.name, "passed": result.passed, "error": result.error() }));
+        json!({ "results": results.collect::<Vec<_>>() })
+    }
+
+    fn text(&self, page: &mut Page) {
+        for result in &self.0 {
+            match result.passed {
+                true => page.line(Tone::Good.paint("Pass") + format!(": {}", result.name)),
+                false => page.line(Tone::Bad.paint("Fail") + format!(": {} {}", result.name, result.error())),
+            }
+        }
+        let passed = self.0.iter().filter(|result| result.passed).count();
+        page.line(format!("{passed}/{} passed", self.0.len()));
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.iter().map(|result| result.name.clone()).collect()
+    }
+}

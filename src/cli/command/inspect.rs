@@ -1,0 +1,70 @@
+//! `host inspect`, `claims inspect` and `par inspect`: what a reference names.
+
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use serde_json::Value;
+
+use super::{
+    registry::{TELL_EVERY, check_digest, open, pulling},
+    sign::Bare,
+};
+use crate::{
+    cli::{self, flags::SettingArgs, tools::Inspect},
+    inspect::{self, Found},
+    session::Session,
+    terminal::{Page, Terminal, View},
+};
+use lattice_base::registry::uploads;
+use lattice_client::{TIMEOUT, upload};
+use lattice_protocol::{errors::Usage, identity::claims::now};
+
+/// Prints what a reference names. A relative path is one of this directory; whoever asks may read their own files.
+pub async fn run(terminal: &Terminal, before: SettingArgs, args: Inspect) -> Result<()> {
+    let session = Session::of(cli::merged(before, args.settings), None, TIMEOUT)?;
+    let path = std::path::Path::new(&args.reference);
+    // Hosts take absolute paths only, and so does what fetches for them.
+    let path = std::path::absolute(path).unwrap_or(path.to_owned());
+    // No image has a name that begins with a dot, so that is a path even if nothing is there.
+    let is_path = path.is_file() || args.reference.starts_with('.');
+    let reference = if is_path { path.display().to_string() } else { args.reference };
+    let mut registry = open(&session, &args.login, &reference, |settings| {
+        settings.allow_files = true;
+        if args.no_cache {
+            settings.cache_bytes_max = 0;
+        }
+    })?;
+    if reference.starts_with(uploads::SCHEME) {
+        registry = registry
+            .with_uploads(Arc::new(upload::store(&session.sender().await?, session.config.js_domain.as_deref()).await));
+    }
+    let found = inspect::inspect(&registry, &reference, TELL_EVERY, pulling(terminal, &reference)).await?;
+    match (&args.digest, &found.digest) {
+        (Some(_), None) => bail!(Usage(format!("--digest is of images, and {reference} is none"))),
+        (wanted, digest) => check_digest(&reference, wanted.as_deref(), digest.as_deref().unwrap_or_default())?,
+    }
+    if let Some(untimely) = found.what.untimely(now()) {
+        terminal.note(format!("note: {untimely}"));
+    }
+    if !args.jwt_only {
+        return terminal.show(&found);
+    }
+    match found.what.token() {
+        Some(token) => terminal.show(&Bare { token: token.to_owned(), subject: found.what.public_key().to_owned() }),
+        None => bail!(Usage(format!("{reference} is built in and carries no token"))),
+    }
+}
+
+impl View for Found {
+    fn json(&self) -> Value {
+        self.to_json()
+    }
+
+    fn text(&self, page: &mut Page) {
+        page.block(self.to_string().trim_end());
+    }
+
+    fn names(&self) -> Vec<String> {
+        vec![self.what.public_key().to_owned()]
+    }
+}

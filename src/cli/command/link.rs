@@ -1,0 +1,155 @@
+//! `host link`: link definitions.
+
+use anyhow::{Result, anyhow, bail};
+use serde_json::json;
+
+use super::{get, pairs_of};
+use crate::{
+    cli::{
+        flags::SettingArgs,
+        lattice::{Link, LinkDel, LinkPut},
+    },
+    session::Session,
+    terminal::{Message, Terminal},
+};
+use lattice_client::{lattice::Lattice, links, names};
+use lattice_engine::providers::builtin;
+use lattice_protocol::{
+    control::types::Inventory,
+    identity::keys::{ActorId, ProviderId},
+    links::{Claims, LinkDefinition},
+};
+
+pub async fn run(terminal: &Terminal, before: SettingArgs, link: Link) -> Result<()> {
+    match link {
+        Link::Put(args) => put(terminal, &Session::open(before, &args.connect)?, args).await,
+        Link::Del(args) => delete(terminal, &Session::open(before, &args.connect)?, args).await,
+        Link::Query(query) => get::links(terminal, &Session::open(before, &query.connect)?).await,
+    }
+}
+
+async fn put(terminal: &Terminal, session: &Session, args: LinkPut) -> Result<()> {
+    let lattice = session.lattice().await?;
+    let values = pairs_of("value", args.values)?;
+    let known = Known::ask(&lattice, &args.actor, &args.provider).await?;
+    let link = LinkDefinition {
+        actor_id: names::actor(&args.actor, &known.claims, &known.inventories)?,
+        provider_id: names::provider(&args.provider, &known.claims, &known.inventories)?,
+        link_name: args.link_name,
+        contract_id: args.contract,
+        values,
+    };
+    for doubt in doubts(&link, &known.claims) {
+        terminal.note(&doubt);
+    }
+    // Before anybody is asked: what is wrong with the values of a built-in provider everybody knows.
+    let oddities = builtin::check(&link).map_err(|error| {
+        anyhow!("{} does not take this link on, and nothing was put: {error}", builtin::name_of(&link.provider_id))
+    })?;
+    for oddity in oddities {
+        terminal.note(format!("note: {oddity}"));
+    }
+    // Asked before it is put, so that the answer can say what became different.
+    let before = lattice.links_of(&link.actor_id).await?.into_iter().find(|other| other.id() == link.id());
+    let is_same = before.as_ref() == Some(&link);
+    let taken = links::put(&lattice, &link, args.wait.duration(links::LINK_WAIT)).await?;
+    if let Some(note) = taken.and_then(|taken| taken.note(&link)) {
+        terminal.note(&note);
+    }
+    let LinkDefinition { actor_id, provider_id, link_name, contract_id, .. } = &link;
+    let text = match before {
+        _ if is_same => {
+            format!("Link ({contract_id}, {link_name}) of ({actor_id}) to ({provider_id}) was there already")
+        }
+        Some(before) if before.provider_id != *provider_id => {
+            format!(
+                "Link ({contract_id}, {link_name}) of ({actor_id}) moved from ({}) to ({provider_id})",
+                before.provider_id
+            )
+        }
+        Some(_) => format!("Link ({contract_id}, {link_name}) of ({actor_id}) to ({provider_id}) has new values"),
+        None => format!("Published link ({actor_id}) <-> ({provider_id}) successfully"),
+    };
+    let members = json!({
+        "actor_id": actor_id, "provider_id": provider_id, "contract_id": contract_id, "link_name": link_name,
+    });
+    terminal.show(&Message::new(text, link.id(), members))
+}
+
+async fn delete(terminal: &Terminal, session: &Session, args: LinkDel) -> Result<()> {
+    let lattice = session.lattice().await?;
+    let actor_id = match ActorId::parse(&args.actor) {
+        Ok(id) => id.to_string(),
+        Err(_) => {
+            let known = Known::ask(&lattice, &args.actor, "").await?;
+            names::actor(&args.actor, &known.claims, &known.inventories)?
+        }
+    };
+    let links = lattice.links_of(&actor_id).await?;
+    let (contract_id, link_name) = (args.contract, args.link_name);
+    let link = links
+        .iter()
+        .find(|link| link.actor_id == actor_id && link.contract_id == contract_id && link.link_name == link_name);
+    let Some(link) = link else { bail!(unknown(&links, &actor_id, &contract_id, &link_name)) };
+    links::delete(&lattice, link, args.wait.duration(links::LINK_WAIT)).await?;
+    let text = format!("Deleted link for {actor_id} on {contract_id} ({link_name}) successfully");
+    let members = json!({ "actor_id": actor_id, "contract_id": contract_id, "link_name": link_name });
+    terminal.show(&Message::new(text, link.id(), members))
+}
+
+/// Claims, and inventories to look names up in; these are not asked for when ids were given.
+#[derive(Default)]
+struct Known {
+    claims: Vec<Claims>,
+    inventories: Vec<Inventory>,
+}
+
+impl Known {
+    async fn ask(lattice: &Lattice, actor: &str, provider: &str) -> Result<Self> {
+        let claims = lattice.claims().await?;
+        if is_id(actor) && (is_id(provider) || provider.starts_with(lattice_protocol::builtin::SCHEME)) {
+            return Ok(Self { claims, inventories: Vec::new() });
+        }
+        Ok(Self { claims, inventories: lattice.inventories(&lattice.some_hosts().await?).await })
+    }
+}
+
+fn is_id(word: &str) -> bool {
+    word.is_empty() || ActorId::parse(word).is_ok() || ProviderId::parse(word).is_ok()
+}
+
+/// Returns doubts about a link, as far as they are known; it is put all the same, since things may
+/// come later.
+fn doubts(link: &LinkDefinition, claims: &[Claims]) -> Vec<String> {
+    let mut doubts = Vec::new();
+    if let Some(actor) = claims.iter().find(|claims| claims.subject == link.actor_id)
+        && !actor.capabilities.contains(&link.contract_id)
+    {
+        doubts.push(format!(
+            "note: {} was not signed for {}, so it may not use this link; sign it with `--cap {}`",
+            actor.name, link.contract_id, link.contract_id
+        ));
+    }
+    let spec = builtin::CATALOGUE.iter().find(|spec| spec.public_key == link.provider_id);
+    let claimed = claims.iter().find(|claims| claims.subject == link.provider_id);
+    let fulfils = claimed.map(|claims| claims.contract_id.as_str()).or(spec.map(|spec| spec.contract_id));
+    if let Some(contract) = fulfils.filter(|contract| !contract.is_empty() && *contract != link.contract_id) {
+        doubts.push(format!("note: this provider fulfils {contract}, not {}", link.contract_id));
+    }
+    doubts
+}
+
+/// The error for a link that is not there, with the links there are.
+fn unknown(links: &[LinkDefinition], actor: &str, contract: &str, link_name: &str) -> String {
+    let mut of_actor: Vec<String> = links
+        .iter()
+        .filter(|link| link.actor_id == actor)
+        .map(|link| format!("  {} ({}) to {}", link.contract_id, link.link_name, link.provider_id))
+        .collect();
+    of_actor.sort();
+    let there = match of_actor.is_empty() {
+        true => "it has none. `host get links` shows all links of the lattice".to_owned(),
+        false => format!("it has:\n{}", of_actor.join("\n")),
+    };
+    format!("actor {actor} has no link for {contract} under link name {link_name}; {there}")
+}

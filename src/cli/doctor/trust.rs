@@ -1,0 +1,158 @@
+//! Whether hosts believe each other: the keys they accept, and the clocks that tokens are judged by.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Finding, Found,
+    facts::{Facts, Told, named},
+    hosts::{inhabited, telling},
+};
+use lattice_protocol::control::types::HostReply;
+
+/// Claims count by the second, and heartbeats and policies carry times.
+const SKEW_MS: u64 = 2_000;
+const SKEW_FAR_MS: u64 = 60_000;
+
+/// A call is signed with the cluster key of the host it begins on; the host it arrives at must have that among its issuers.
+pub(super) fn issuers(facts: &Facts) -> Found {
+    let seen = inhabited(facts)?;
+    let mut signers: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for host in seen.hosts.iter().filter(|host| !host.issuer.is_empty()) {
+        signers.entry(&host.issuer).or_default().push(named(host));
+    }
+    let mut found = Vec::new();
+    for (key, hosts) in &signers {
+        let refusing = refusing(&seen.hosts, key);
+        if !refusing.is_empty() {
+            found.push(Finding::wrong(
+                format!(
+                    "{} refuse calls of {}, which sign with cluster key {key}",
+                    refusing.join(", "),
+                    hosts.join(", ")
+                ),
+                format!(
+                    "start all with the same cluster_seed (copy host_config.json), or add {key} to cluster_issuers \
+                     (WASMCLOUD_CLUSTER_ISSUERS) of those that refuse"
+                ),
+            ));
+        }
+    }
+    // `host call` signs with the seed of the settings here, like one more host.
+    if let Some(config) = &facts.settings.config {
+        let key = &config.cluster.public;
+        let refusing = refusing(&seen.hosts, key);
+        if config.cluster.ad_hoc {
+            found.push(Finding::note(
+                "there is no cluster seed in the settings here: `host call` has nothing to sign with, and a host \
+                 that is started here makes up its own. Copy host_config.json from a host of the lattice",
+            ));
+        } else if !refusing.is_empty() {
+            found.push(Finding::wrong(
+                format!(
+                    "{} refuse calls that are signed with the cluster seed of the settings here (key {key})",
+                    refusing.join(", ")
+                ),
+                "copy host_config.json from a host of the lattice, or set cluster_seed (WASMCLOUD_CLUSTER_SEED) to its value",
+            ));
+        }
+    }
+    if found.is_empty() {
+        found.push(Finding::ok(match signers.len() {
+            1 => "all hosts sign with the same cluster key".to_owned(),
+            count => format!("hosts sign with {count} cluster keys and accept those of each other"),
+        }));
+    }
+    Ok(found)
+}
+
+pub(super) fn clock(facts: &Facts) -> Found {
+    let told = telling(facts)?;
+    let found: Vec<Finding> = told.iter().filter_map(|(host, told)| skewed(host, told)).collect();
+    Ok(match (found.is_empty(), told.len()) {
+        (false, _) => found,
+        (true, 1) => vec![Finding::ok("the host's clock agrees with the one here")],
+        (true, count) => vec![Finding::ok(format!("the clocks of {count} hosts agree with the one here"))],
+    })
+}
+
+fn skewed(host: &HostReply, told: &Told) -> Option<Finding> {
+    let by = skew(told);
+    let size = by.unsigned_abs();
+    if size < SKEW_MS {
+        return None;
+    }
+    let direction = if by > 0 { "ahead of" } else { "behind" };
+    let seen = format!("the clock of host {} is {:.1} s {direction} the one here", named(host), size as f64 / 1000.0);
+    let fix = "let both machines take their time from the network (systemd-timesyncd, chrony); claims and tokens expire by it";
+    Some(if size >= SKEW_FAR_MS { Finding::wrong(seen, fix) } else { Finding::warning(seen, fix) })
+}
+
+/// Names the hosts that refuse calls which are signed with this cluster key.
+fn refusing(hosts: &[HostReply], key: &str) -> Vec<String> {
+    let told = hosts.iter().filter(|host| !host.cluster_issuers.is_empty() && host.issuer != key);
+    told.filter(|host| !host.cluster_issuers.split(',').any(|issuer| issuer.trim() == key)).map(named).collect()
+}
+
+/// By how many ms a host's clock is ahead, if the answer took its time anywhere on the way.
+fn skew(told: &Told) -> i64 {
+    let (now, asked, came) = (told.health.now_ms, told.asked_ms, told.came_ms);
+    match now {
+        0 => 0,
+        now if now > came => i64::try_from(now - came).unwrap_or(i64::MAX),
+        now if now < asked => -i64::try_from(asked - now).unwrap_or(i64::MAX),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::{Verdict, facts::Seen};
+    use lattice_protocol::control::probe::health::Health;
+
+    fn told(now_ms: u64) -> Told {
+        Told { health: Health { now_ms, ..Health::default() }, asked_ms: 100_000, came_ms: 101_500 }
+    }
+
+    #[test]
+    fn the_time_an_answer_takes_is_no_skew() {
+        let host = HostReply { id: "N".into(), ..HostReply::default() };
+        for (now, verdict) in [
+            (100_700, None),
+            (103_000, None),
+            (98_500, None),
+            (104_000, Some(Verdict::Warning)),
+            (97_000, Some(Verdict::Warning)),
+            (200_000, Some(Verdict::Wrong)),
+            (0, None),
+        ] {
+            let found = skewed(&host, &told(now));
+            assert_eq!(found.as_ref().map(|found| found.verdict), verdict, "{now}: {found:?}");
+        }
+        assert!(skewed(&host, &told(97_000)).unwrap().seen.contains("behind"));
+    }
+
+    #[test]
+    fn every_signer_must_be_an_issuer_of_every_other_host() {
+        let host = |id: &str, issuer: &str, issuers: &str| HostReply {
+            id: id.into(),
+            issuer: issuer.into(),
+            cluster_issuers: issuers.into(),
+            ..HostReply::default()
+        };
+        let of = |hosts: Vec<HostReply>| {
+            issuers(&Facts { lattice: Ok(Seen { hosts, ..Seen::default() }), ..Facts::default() }).unwrap()
+        };
+        assert_eq!(of(vec![host("A", "CA", "CA,CB"), host("B", "CB", "CB, CA")])[0].verdict, Verdict::Ok);
+        let found = of(vec![host("A", "CA", "CA,CB"), host("B", "CB", "CB")]);
+        assert!(
+            matches!(found.as_slice(), [one] if one.verdict == Verdict::Wrong && one.seen.starts_with("B refuse calls of A")),
+            "{found:?}"
+        );
+        assert_eq!(
+            of(vec![host("A", "CA", "CA"), host("old", "CB", "")]).len(),
+            1,
+            "one that tells nothing is not judged"
+        );
+    }
+}

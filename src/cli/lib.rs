@@ -1,0 +1,23 @@
+//! The command line: what the binary `host` understands and does.
+//!
+//! May import all the other crates. Only here is clap.
+//!
+//! * [`cli`] is the grammar, [`command`] what each command does: it asks the lattice in a
+//!   [`session`], found by [`context`] or the settings of the directory, and prints through
+//!   [`terminal`].
+//! * [`up`] starts a NATS server beside a host. [`doctor`] finds out what is wrong with a lattice.
+//!   [`inspect`] tells what a reference names; [`keyring`] has the keys a developer signs with.
+
+#![deny(unsafe_code)]
+// Both panic where their reader is gone; `terminal` prints.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
+pub mod cli;
+pub mod command;
+pub mod context;
+pub mod doctor;
+pub mod inspect;
+pub mod keyring;
+pub mod session;
+pub mod terminal;
+pub mod up;

@@ -1,0 +1,118 @@
+//! The session of a command: its settings, and the connections made from them when they are needed.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use tokio::sync::OnceCell;
+
+use crate::{
+    cli::{connect::Connect, flags::SettingArgs},
+    context,
+};
+use lattice_base::{
+    config::{Config, FILE_NAME, Overruled, ProcessEnvironment, Sources, WASH_DIR},
+    dirs::Dirs,
+    lattice::connection::{Nats, Purpose, connect_once},
+};
+use lattice_client::{CLIENT_NAME, TIMEOUT, lattice::Lattice, upload::Sender};
+use lattice_protocol::{identity::keys::LatticeName, lattice::subject::Subjects};
+
+/// The session of a command: settings, directories, and the lattice they lead to.
+pub struct Session {
+    pub config: Config,
+    pub dirs: Dirs,
+    pub home: Option<PathBuf>,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// The context that was used, if one was.
+    pub context: Option<PathBuf>,
+    /// Values of the file that variables overrule.
+    pub overruled: Vec<Overruled>,
+    ctl: OnceCell<Nats>,
+    rpc: OnceCell<Nats>,
+}
+
+/// Where the last host of this user left its settings, for commands that find none elsewhere.
+fn left(home: Option<&Path>) -> Option<PathBuf> {
+    home.map(|home| home.join(WASH_DIR).join(FILE_NAME))
+}
+
+impl Session {
+    /// As [`Session::quiet`]; tells on standard error if the settings are those that a host left elsewhere.
+    pub fn open(before: SettingArgs, connect: &Connect) -> Result<Self> {
+        let session = Self::quiet(before, connect)?;
+        if let Some(path) = left(session.home.as_deref())
+            .filter(|path| connect.context.is_none() && session.context.as_ref() == Some(path))
+        {
+            let place = session.config.ctl.servers.join(",");
+            let lattice = &session.config.lattice;
+            let told =
+                format!("lattice {lattice} at {place}, as the last host of this user left it in {}", path.display());
+            crate::terminal::complain(told);
+        }
+        Ok(session)
+    }
+
+    /// Reads the settings: flags, environment, then those of a context, of this directory, or of the last host.
+    pub fn quiet(before: SettingArgs, connect: &Connect) -> Result<Self> {
+        let mut args = before;
+        args.values.extend(connect.settings());
+        Self::made(args, connect.context.as_deref(), connect.timeout_ms.map(Duration::from_millis))
+    }
+
+    /// The same for commands that need no lattice.
+    pub fn of(args: SettingArgs, context: Option<&str>, timeout: Duration) -> Result<Self> {
+        Self::made(args, context, Some(timeout))
+    }
+
+    /// Without a timeout that of the context counts, or else what clients always waited.
+    fn made(args: SettingArgs, context: Option<&str>, timeout: Option<Duration>) -> Result<Self> {
+        let mut sources = Sources::from_process(args.values, args.labels);
+        let dirs = Dirs::find(&ProcessEnvironment, sources.home.as_deref());
+        sources.context = context::chosen(context, &sources.dir, &dirs, sources.home.as_deref())?;
+        // A server that is named now is another one than that of the last host, and gets none of its login.
+        let names_server = sources.flags.iter().any(|(key, _)| ["nats_host", "ctl_host"].contains(key));
+        if names_server
+            && sources.context.as_ref().map(|context| &context.path) == left(sources.home.as_deref()).as_ref()
+        {
+            sources.context = None;
+        }
+        let loaded = Config::load(&sources)?;
+        let context = sources.context.take();
+        let timeout = timeout.or_else(|| context.as_ref()?.timeout).unwrap_or(TIMEOUT);
+        let context = context.map(|context| context.path);
+        let (ctl, rpc) = (OnceCell::new(), OnceCell::new());
+        let overruled = loaded.table.overruled;
+        Ok(Self { config: loaded.config, dirs, home: sources.home, timeout, context, overruled, ctl, rpc })
+    }
+
+    /// The subjects of the lattice.
+    pub fn subjects(&self) -> Result<Subjects> {
+        let lattice = LatticeName::parse(&self.config.lattice).context("read the lattice name")?;
+        Ok(Subjects::new(lattice, &self.config.ctl_topic_prefix))
+    }
+
+    /// The control connection, made when it is first needed.
+    pub async fn ctl(&self) -> Result<&Nats> {
+        Ok(self.ctl.get_or_try_init(|| connect_once(Purpose::Control, &self.config.ctl, CLIENT_NAME)).await?)
+    }
+
+    /// The connection for calls, made when it is first needed.
+    pub async fn rpc(&self) -> Result<&Nats> {
+        Ok(self.rpc.get_or_try_init(|| connect_once(Purpose::Rpc, &self.config.rpc, CLIENT_NAME)).await?)
+    }
+
+    /// Returns what sends files into the lattice.
+    pub async fn sender(&self) -> Result<Sender> {
+        Ok(Sender::new(self.lattice().await?, self.ctl().await?.clone(), &self.config))
+    }
+
+    /// The lattice, connected.
+    pub async fn lattice(&self) -> Result<Lattice> {
+        let nats = self.ctl().await?;
+        Ok(Lattice::new(nats.client.clone(), self.subjects()?, self.timeout, self.config.js_domain.clone()))
+    }
+}

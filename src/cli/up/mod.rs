@@ -1,0 +1,532 @@
+//! `host up`: a NATS server and a host in one terminal, or in the background.
+//!
+//! ```text
+//! Session::enter   takes the directory (one `up` at a time), keeps what a killed one left behind
+//!        settle    decides on domains, and adds ports to the settings
+//!        ensure_server   takes over, starts, or uses a NATS server; looks at the hub
+//!        (the settings are written: those of a start that fails before this are not kept)
+//!        wrote     hears how that went, writes contexts, and adds what counts for this run only
+//!        (the host starts)
+//!        ready     starts the demonstration, notes and returns the summary
+//!        (the host stops)
+//!        finish    stops what was started here
+//! ```
+//!
+//! Always true: only what an `up` of this directory started is ever stopped. If a NATS server
+//! listens where the settings say and nobody's `up` started it, it is used as it is and left alone.
+//! A server that is started lets nobody in without its [`login`], unless `--open` was given.
+
+mod again;
+pub mod demo;
+pub mod detached;
+pub mod down;
+pub mod hub;
+mod install;
+pub mod instance;
+mod login;
+pub mod nats_server;
+pub mod process;
+mod settle;
+mod summary;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+
+pub use again::{differs, told};
+use demo::Demo;
+use hub::{Hub, Link, Watch};
+use instance::{Claim, ClaimError, Instance, Record, ServerRecord};
+use lattice_base::{
+    config::{Config, Loaded, Origin, ProcessEnvironment, Sources},
+    dirs::Dirs,
+};
+use lattice_engine::host::Host;
+use lattice_protocol::clock;
+use login::Login;
+use nats_server::{NatsServer, Probe, Settings};
+use process::Process;
+use settle::{Domains, Lattice};
+use summary::Summary;
+
+/// The time a stop takes beside the host's own: last events, providers, the server.
+const STOP_MARGIN: Duration = Duration::from_secs(20);
+/// The port of NATS everywhere.
+const USUAL_PORT: u16 = 4222;
+/// The settings that name a port, with the flags that set them.
+const PORTS: [(&str, &str); 4] = [
+    ("nats_port", "--nats-port"),
+    ("ctl_port", "--ctl-port"),
+    ("rpc_port", "--rpc-port"),
+    ("prov_rpc_port", "--prov-rpc-port"),
+];
+
+/// Options of `up`, beside the settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    pub hub: Option<Hub>,
+    /// JetStream domain of this machine's server.
+    pub domain: Option<String>,
+    pub free_ports: bool,
+    /// The server lets everybody in.
+    pub open: bool,
+    pub demo: bool,
+    /// This process runs in the background, with its log in a file.
+    pub in_background: bool,
+}
+
+impl Options {
+    /// Checks what the user said; returns every mistake.
+    pub fn check(
+        self,
+        hub: Option<&str>,
+        creds: Option<&Path>,
+        hub_ca: Option<&Path>,
+        dir: &Path,
+    ) -> Result<Self, Vec<String>> {
+        let mut mistakes = Vec::new();
+        let hub = Hub::check(hub, creds, hub_ca, dir).unwrap_or_else(|errors| {
+            mistakes.extend(errors.iter().map(ToString::to_string));
+            None
+        });
+        let domain = self.domain.as_deref().map_or(Ok(()), settle::check_domain);
+        mistakes.extend(domain.err().map(|error| error.to_string()));
+        if mistakes.is_empty() { Ok(Self { hub, ..self }) } else { Err(mistakes) }
+    }
+}
+
+/// One `up` of one directory, from its first step to its last.
+pub struct Session {
+    dirs: Dirs,
+    options: Options,
+    claim: Claim,
+    record: Record,
+    domains: Domains,
+    server: Option<NatsServer>,
+    /// The login that the server accepts; `None` with `--open`, or if no server was started.
+    login: Option<Login>,
+    /// The name of the contexts that lead to the server, or why they could not be written.
+    contexts: Option<Result<String>>,
+    /// Why `host_config.json` could not be written here.
+    not_written: Option<String>,
+    /// Present with a hub.
+    link: Option<(Watch, Link)>,
+    follower: Option<JoinHandle<()>>,
+    demo: Option<Demo>,
+}
+
+impl Session {
+    /// Takes the directory for this process, or says that another one has it.
+    pub fn enter(dirs: &Dirs, directory: &Path, options: Options) -> Result<Self, ClaimError> {
+        let instance = Instance::of(dirs, directory);
+        let claim = instance.claim()?;
+        let record = Record {
+            directory: directory.to_owned(),
+            up: Process::own(),
+            since: instance::now(),
+            address: None,
+            hub: options.hub.as_ref().map(ToString::to_string),
+            page: None,
+            is_open: options.open,
+            // A server that a killed predecessor left is not forgotten before it is dealt with.
+            server: instance.record().and_then(|left| left.server),
+            background_log: options.in_background.then(|| detached::log_of(&instance)),
+            stop_within_ms: clock::millis(STOP_MARGIN),
+            host_id: None,
+            summary: None,
+        };
+        let session = Self {
+            dirs: dirs.clone(),
+            options,
+            claim,
+            record,
+            domains: Domains::default(),
+            server: None,
+            login: None,
+            contexts: None,
+            not_written: None,
+            link: None,
+            follower: None,
+            demo: None,
+        };
+        session.note().map_err(|source| ClaimError::Io { path: instance.folder().to_owned(), source })?;
+        Ok(session)
+    }
+
+    /// Adds what `up` decides to the settings; returns every mistake.
+    pub fn settle(&mut self, sources: &mut Sources, loaded: &Loaded) -> Result<(), Vec<String>> {
+        let mut mistakes = Vec::new();
+        let lattice = Lattice::of(&loaded.config);
+        match settle::domains(&self.options, &loaded.table, &self.dirs, self.claim.instance(), &lattice) {
+            Ok(domains) => self.domains = domains,
+            Err(mistake) => mistakes.push(mistake.to_string()),
+        }
+        if self.options.free_ports {
+            match self.choose_port(sources, loaded) {
+                Ok(port) => {
+                    let host = &loaded.config.ctl.host_text;
+                    sources.flags.extend(["ctl_host", "rpc_host", "prov_rpc_host"].map(|key| (key, host.clone())));
+                    sources.flags.extend(["ctl_port", "rpc_port", "prov_rpc_port"].map(|key| (key, port.to_string())));
+                }
+                Err(mistake) => mistakes.push(mistake.to_string()),
+            }
+        }
+        if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
+    }
+
+    /// The port of the settings if somebody chose it once and it can be had, else a free one.
+    fn choose_port(&mut self, sources: &Sources, loaded: &Loaded) -> Result<u16> {
+        let given = sources.flags.iter().find_map(|(key, _)| PORTS.iter().find(|(port, _)| port == key));
+        if let Some((_, flag)) = given {
+            bail!("--free-ports chooses the port, and {flag} names one; leave one of them away");
+        }
+        let (host, port) = (loaded.config.ctl.host_text.as_str(), loaded.config.ctl.port);
+        if !nats_server::is_here(host) {
+            bail!("--free-ports: {}", elsewhere(host));
+        }
+        let own = self.record.server.as_ref().is_some_and(|left| left.address == address(host, port));
+        if own {
+            return Ok(port);
+        }
+        // The usual port is for those who ask for no other.
+        let is_default = settle::row(&loaded.table, "ctl_port").is_none_or(|row| row.origin == Origin::Default);
+        let wanted = Some(port).filter(|port| !is_default && *port != USUAL_PORT);
+        let (claim, record) = (&self.claim, &mut self.record);
+        let chosen = claim.choose_port(&self.dirs, host, wanted, |port| {
+            record.address = Some(address(host, port));
+            claim.write(record)
+        });
+        chosen.map_err(|error| anyhow!("--free-ports: {error}"))
+    }
+
+    /// Makes sure that a NATS server listens: the one a killed `up` of this directory left, one that is there, or a new one.
+    /// Beside a server of its own, a host that has been told no `js_domain` gets that server's.
+    pub async fn ensure_server(&mut self, config: &mut Config) -> Result<()> {
+        let place = place(config);
+        self.record.stop_within_ms = clock::millis(config.shutdown_timeout + STOP_MARGIN);
+        self.record.address = Some(place.clone());
+        if self.take_over(config, &place).await? {
+            return Ok(());
+        }
+        match nats_server::probe(&place).await {
+            Probe::Nothing => self.start_server(config, &place).await,
+            Probe::Nats(greeting) => {
+                self.check_foreign(&place, &greeting.name)?;
+                info!(address = %place, version = %greeting.version, "a NATS server runs already and is used");
+                self.note().context("note what runs")?;
+                self.check_rpc(config, &place).await
+            }
+            Probe::Other => bail!(
+                "something that is no NATS server listens on {place}; choose another port with --nats-port, or let one be \
+                 chosen with --free-ports"
+            ),
+        }
+    }
+
+    /// Uses the server that a killed `up` of this directory left if it has these settings, or stops
+    /// it. Says whether it is used.
+    async fn take_over(&mut self, config: &mut Config, place: &str) -> Result<bool> {
+        let Some(left) = self.record.server.clone() else { return Ok(false) };
+        let as_left = self.server_settings(place, left.name.clone())?;
+        match left.leftover(self.claim.instance()).await {
+            Some(process) if as_left.are_as_written() && nats_server::probe(place).await.is(&left.name) => {
+                info!(address = %place, pid = process.pid, "the NATS server that a killed `host up` left is taken over");
+                self.take_domain(config)?;
+                self.take_login(config, &as_left);
+                self.use_server(NatsServer::adopt(process), &as_left).await?;
+                return Ok(true);
+            }
+            Some(process) => {
+                info!(
+                    address = %left.address, pid = process.pid,
+                    "the NATS server that a killed `host up` left has other settings and is stopped"
+                );
+                nats_server::stop_process(&process).await.context("stop the server an earlier `host up` left")?;
+            }
+            None => {}
+        }
+        self.record.server = None;
+        Ok(false)
+    }
+
+    async fn start_server(&mut self, config: &mut Config, place: &str) -> Result<()> {
+        let host = config.ctl.host_text.clone();
+        let looked_up = host.clone();
+        if !tokio::task::spawn_blocking(move || nats_server::is_here(&looked_up)).await.unwrap_or(true) {
+            bail!("no NATS server answers on {place}, and {}", elsewhere(&host));
+        }
+        self.check_rpc(config, place).await?;
+        let binary = nats_server::find_or_install(&ProcessEnvironment, &self.dirs).await?;
+        let name = format!("{}-{:016x}", self.domains.server, rand::random::<u64>());
+        let fresh = self.server_settings(place, name)?;
+        login::give_store_to(&fresh.store_dir, fresh.login.as_ref()).with_context(|| {
+            format!("give the streams in {} to the account that logs in", fresh.store_dir.display())
+        })?;
+        self.take_domain(config)?;
+        self.take_login(config, &fresh);
+        // Noted before it is started: whatever happens in between, the next `up` knows its name.
+        self.record.server = Some(server_record(&fresh, None));
+        self.note().context("note what is started")?;
+        info!(address = %place, domain = %fresh.domain, "starting NATS server");
+        let server = NatsServer::start(&binary, &fresh)
+            .await
+            .with_context(|| format!("start the NATS server; its log is {}", fresh.log().display()))?;
+        info!(
+            address = %place, domain = %fresh.domain, store = %fresh.store_dir.display(), log = %fresh.log().display(),
+            "NATS server started"
+        );
+        self.use_server(server, &fresh).await
+    }
+
+    /// How a server of this name is to run at this place.
+    fn server_settings(&self, place: &str, name: String) -> Result<Settings> {
+        let (instance, domain) = (self.claim.instance(), &self.domains.server);
+        Ok(Settings {
+            name,
+            address: place.to_owned(),
+            domain: domain.clone(),
+            store_dir: settle::store(&self.dirs, instance, domain),
+            dir: instance.folder().to_owned(),
+            login: self.own_login()?,
+            hub: self.options.hub.clone(),
+        })
+    }
+
+    /// The server will be this machine's own, and so are its domain and its store.
+    fn take_domain(&self, config: &mut Config) -> Result<()> {
+        if let Some(domain) = &self.domains.metadata {
+            config.js_domain = Some(domain.clone());
+        }
+        if !self.domains.is_own {
+            return Ok(());
+        }
+        let (instance, domain) = (self.claim.instance(), &self.domains.server);
+        settle::mark(&self.dirs, instance, domain, &Lattice::of(config)).with_context(|| {
+            format!(
+                "note which lattice the store {} is for (XDG_DATA_HOME moves it)",
+                settle::store(&self.dirs, instance, domain).display()
+            )
+        })
+    }
+
+    /// The login of this directory's server, unless it is to be open.
+    fn own_login(&self) -> Result<Option<Login>> {
+        if self.options.open {
+            return Ok(None);
+        }
+        Login::keep(&settle::login(&self.dirs, self.claim.instance())).map(Some)
+    }
+
+    /// The settings get the login of the server.
+    fn take_login(&mut self, config: &mut Config, server: &Settings) {
+        self.login.clone_from(&server.login);
+        let unused = login::log_in(config, server.login.as_ref(), &server.address);
+        if !unused.is_empty() {
+            warn!(
+                "the login of {} is not used: the NATS server that `host up` starts has one of its own (--open starts it \
+                 without)",
+                unused.join(", ")
+            );
+        }
+    }
+
+    /// Hears whether `host_config.json` was written in this directory, tells other clients of a server that was started, and
+    /// adds to the settings what is not to be written: that the host loads files is for the demonstration, and must not
+    /// outlive it.
+    pub fn wrote(&mut self, config: &mut Config, not_written: Option<String>) {
+        self.not_written = not_written;
+        if self.server.is_some() {
+            let instance = self.claim.instance();
+            let creds = settle::creds(&self.dirs, instance);
+            let written = login::write_contexts(instance.key(), config, self.login.as_ref(), &self.dirs, &creds);
+            let name = instance.key().to_owned();
+            self.contexts = Some(written.map(|()| name));
+        }
+        config.allow_file_load |= self.options.demo;
+    }
+
+    async fn use_server(&mut self, server: NatsServer, settings: &Settings) -> Result<()> {
+        self.record.server = Some(server_record(settings, Some(server.process().clone())));
+        let pid = server.process().pid;
+        self.server = Some(server);
+        self.note().context("note what was started")?;
+        if let Some(hub) = self.options.hub.clone() {
+            let watch = Watch { hub, log: settings.log(), ports_dir: settings.dir.clone(), pid };
+            info!(hub = %watch.hub, "waiting for the connection to the hub");
+            let link = watch.first().await;
+            self.link = Some((watch, link));
+        }
+        Ok(())
+    }
+
+    /// A server that this directory's `up` did not start is used only as it is, and only if it does not end with another's.
+    fn check_foreign(&self, place: &str, name: &str) -> Result<()> {
+        if let Some((owner, record)) = instance::owner_of(&self.dirs, self.claim.instance(), name) {
+            let directory = record.directory.display();
+            if !owner.is_running() {
+                bail!(
+                    "the NATS server on {place} was left by a `host up` of {directory} that was killed, and goes with the next \
+                     `host up` or `host down` there. Stop it with `host down` there; or for a lattice of its own here: host up \
+                     --free-ports"
+                );
+            }
+            bail!(
+                "the NATS server on {place} belongs to the `host up` of {directory} (pid {}) and ends with it. For a lattice of \
+                 its own here: host up --free-ports. To join that one, copy its host_config.json here and use: host foreground",
+                record.up.pid
+            );
+        }
+        let asked = [("--hub", self.options.hub.is_some()), ("--domain", self.options.domain.is_some())];
+        if let Some((flag, _)) = asked.into_iter().find(|(_, is_asked)| *is_asked) {
+            bail!(
+                "{flag} is for a server that `host up` starts, but a NATS server that it did not start runs on {place}; stop \
+                 that server, leave {flag} away, or let another port be chosen with --free-ports"
+            );
+        }
+        Ok(())
+    }
+
+    /// One server is started; calls may go over another one only if that runs.
+    async fn check_rpc(&self, config: &Config, place: &str) -> Result<()> {
+        let rpc = address(&config.rpc.host_text, config.rpc.port);
+        if rpc == place || !matches!(nats_server::probe(&rpc).await, Probe::Nothing) {
+            return Ok(());
+        }
+        bail!(
+            "the settings name one NATS server for control ({place}) and another for calls ({rpc}), where none listens; \
+             `host up` starts only one: set both with --nats-host and --nats-port"
+        )
+    }
+
+    /// The host is ready: starts the demonstration, notes everything, and returns what to tell the user.
+    pub async fn ready(&mut self, host: &Host, config: &Config) -> Result<Summary> {
+        if let Some(address) = self.link.as_ref().and_then(|(watch, _)| watch.monitoring()) {
+            host.own_sockets().add(address);
+        }
+        if self.options.demo {
+            info!("starting the demonstration");
+            let log = nats_server::log_in(self.claim.instance().folder());
+            let demo = tokio::select! {
+                demo = demo::start(host, &self.dirs) => demo.context("start the demonstration")?,
+                how = ended(&mut self.server, &log) => bail!(told_ended(&how)),
+            };
+            self.record.page = Some(demo.page.clone());
+            self.demo = Some(demo);
+        }
+        let summary = self.summarize(host, config);
+        self.record.host_id = Some(host.state().facts().id.to_string());
+        self.record.summary = Some(summary.clone());
+        self.note().context("note what runs")?;
+        if let Some((watch, link)) = self.link.take() {
+            self.follower = Some(tokio::spawn(watch.follow(link)));
+        }
+        Ok(summary)
+    }
+
+    /// Waits until the server ends by itself, and returns the end in words; for ever if none was started. Cancel safe.
+    pub async fn server_ended(&mut self) -> String {
+        let log = nats_server::log_in(self.claim.instance().folder());
+        told_ended(&ended(&mut self.server, &log).await)
+    }
+
+    /// The host has stopped: stops what its last calls may have needed, then the server, and forgets all.
+    pub async fn finish(mut self) {
+        if let Some(demo) = self.demo.take() {
+            demo.stop().await;
+        }
+        if let Some(follower) = self.follower.take() {
+            follower.abort();
+        }
+        if let Some(server) = self.server.take() {
+            server.stop().await;
+        }
+        // A server left by a predecessor that this one never got to is kept in mind.
+        let left = match &self.record.server {
+            Some(server) => server.leftover(self.claim.instance()).await,
+            None => None,
+        };
+        if left.is_none()
+            && let Err(error) = self.claim.clear()
+        {
+            warn!(%error, "the record of what runs is not removed");
+        }
+    }
+
+    fn note(&self) -> std::io::Result<()> {
+        self.claim.write(&self.record)
+    }
+}
+
+/// How a server ended, with its reason if it gave one; for ever if there is none. Cancel safe.
+async fn ended(server: &mut Option<NatsServer>, log: &Path) -> String {
+    let Some(server) = server else { return std::future::pending().await };
+    let how = server.ended().await;
+    match nats_server::fatal_words(log) {
+        Some(reason) => format!("{how}: {reason}"),
+        None => how,
+    }
+}
+
+fn told_ended(how: &str) -> String {
+    format!("the NATS server ended ({how}), so the host did too")
+}
+
+impl ServerRecord {
+    /// The process of this server, if it still runs and surely is this server.
+    pub(super) async fn leftover(&self, instance: &Instance) -> Option<Process> {
+        match &self.process {
+            Some(process) if !process.is_alive() => None,
+            Some(process) if process.is_certain() => Some(process.clone()),
+            process => {
+                if !nats_server::probe(&self.address).await.is(&self.name) {
+                    return None;
+                }
+                // Nobody else has its name, so the number it has noted is its own.
+                process.clone().or_else(|| {
+                    let noted = fs::read_to_string(nats_server::pid_file_in(instance.folder())).ok()?;
+                    Process::of(noted.trim().parse().ok()?)
+                })
+            }
+        }
+    }
+}
+
+fn server_record(settings: &Settings, process: Option<Process>) -> ServerRecord {
+    ServerRecord {
+        name: settings.name.clone(),
+        address: settings.address.clone(),
+        domain: settings.domain.clone(),
+        store: settings.store_dir.clone(),
+        process,
+    }
+}
+
+/// Why no server can be started on this host's name.
+fn elsewhere(host: &str) -> String {
+    format!(
+        "{host} is no address of this machine: `host up` starts servers on this machine only. To use a NATS server that runs \
+         elsewhere: host foreground --nats-host {host}. To join it as a hub, with a server here: host up --hub \
+         nats-leaf://{host}"
+    )
+}
+
+/// Where the server of these settings is, `host:port`.
+pub fn place(config: &Config) -> String {
+    address(&config.ctl.host_text, config.ctl.port)
+}
+
+/// `host:port`, as connections and servers take it.
+fn address(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// The directory this process was started in, by its one true name.
+pub fn directory() -> Result<PathBuf> {
+    fs::canonicalize(".").context("find the directory this was started in; does it still exist?")
+}

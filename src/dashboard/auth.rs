@@ -1,0 +1,785 @@
+//! Access to the dashboard: who may enter, from where, and what for.
+//!
+//! Every request passes [`guard`], which refuses, in this order:
+//!
+//! * wrong tokens. A caller that shows the right one as bearer, or a session, is an
+//!   [`Access::Operator`] and comes in.
+//! * names that are not the dashboard's, in the `Host` header: a page elsewhere whose name was pointed at this machine (DNS
+//!   rebinding) is stopped by its name. Addresses cannot be rebound, and `localhost` is ours.
+//! * requests that a page of another origin makes, by `Origin` and `Sec-Fetch-Site`.
+//! * everything but reading, without a login. Reading needs one too ([`Reading::Closed`]) where the dashboard listens on more
+//!   than loopback, and where the settings have a token.
+//!
+//! Without a login one is an [`Access::Reader`], for whom [`super::mask`] hides link values and what actors and providers say.
+//! The files of the page, the login and the health checks are open to everybody.
+//!
+//! There are no cookies: browsers send them to every port of a machine, so also to the pages of its actors, which then could
+//! act as the operator. A page keeps its session where only its own origin reads it, and shows it as bearer. Thus a request of
+//! another page brings no right with it, whatever the browser.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use aws_lc_rs::{constant_time::verify_slices_are_equal, digest};
+use axum::{
+    extract::{Request, State},
+    http::{
+        HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri,
+        header::{self, AUTHORIZATION, CONTENT_SECURITY_POLICY, HOST, ORIGIN},
+        uri::Authority,
+    },
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use parking_lot::Mutex;
+use tokio::time::timeout;
+use tracing::warn;
+
+use super::{
+    listen::{Caller, Crowd},
+    refusal::Refusal,
+    token::{self, Claims, Keys},
+};
+use lattice_base::config::Secret;
+use lattice_engine::providers::builtin::httpserver::clients::network;
+
+/// How often the file with the secret is looked at, so that another secret counts soon.
+const FRESH: Duration = Duration::from_secs(1);
+/// Codes and sessions that are remembered as used up; each for as long as it would hold.
+const USED_UP_MAX: usize = 4096;
+/// Wrong tokens that one address may show within [`WINDOW`]; and all together.
+const ATTEMPTS_MAX: u32 = 5;
+const ALL_ATTEMPTS_MAX: u32 = 100;
+const WINDOW: Duration = Duration::from_secs(60);
+/// Characters of a token that nobody guesses. A caller with such a token comes in, whatever others
+/// tried before.
+const LONG: usize = 32;
+/// Addresses whose attempts are counted apart.
+const CALLERS_MAX: usize = 1024;
+
+/// Requests that take as long as they take, with deadlines of their own.
+const NO_DEADLINE: [&str; 3] = ["/api/v1/stream", "/api/v1/uploads", "/api/v1/call"];
+/// How long another request of the API may take.
+const DEADLINE: Duration = Duration::from_secs(15);
+
+/// Answered to everybody, for those who watch over this process.
+const HEALTH: [&str; 4] = ["/healthz", "/readyz", "/api/livez", "/api/readyz"];
+const METRICS: &str = "/metrics";
+const SESSION: &str = "/api/v1/session";
+const API: &str = "/api/";
+
+/// No script, style or request that is not the dashboard's own, and no text that becomes script.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+    manifest-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; \
+    trusted-types 'none'";
+
+type Digest = [u8; 32];
+
+/// The rights of a caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read what is no secret.
+    Reader,
+    /// Everything.
+    Operator,
+}
+
+/// Whether reading needs a login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    Open,
+    Closed,
+}
+
+/// The settings of [`Auth`].
+pub struct Setup {
+    /// The secret of this user, see [`token`].
+    pub kept: Secret,
+    /// Its file; none if there is no place to keep it.
+    pub file: Option<PathBuf>,
+    /// The token of the settings, which logs in like the kept one.
+    pub set: Option<Secret>,
+    pub reading: Reading,
+    /// Names of the dashboard, besides addresses and `localhost`.
+    pub names: Vec<String>,
+    /// The host whose codes are taken.
+    pub host_id: String,
+}
+
+/// Lets in, or refuses.
+pub struct Auth {
+    file: Option<PathBuf>,
+    set: Option<Secret>,
+    reading: Reading,
+    /// No token can be guessed, however often one attempts.
+    is_long: bool,
+    names: Vec<String>,
+    host_id: String,
+    // All three are held for lines without an await.
+    secrets: Mutex<Secrets>,
+    used_up: Mutex<UsedUp>,
+    attempts: Mutex<Attempts>,
+}
+
+/// The secret in the file, as it was last read.
+struct Secrets {
+    kept: Secret,
+    known: Arc<Known>,
+    looked: Instant,
+    /// A warning has already said that the file cannot be read.
+    is_told: bool,
+}
+
+/// The tokens and keys that let somebody in.
+struct Known {
+    tokens: Vec<Token>,
+    keys: Keys,
+}
+
+struct Token {
+    digest: Digest,
+    is_long: bool,
+}
+
+impl Token {
+    fn new(text: &Secret) -> Self {
+        let text = text.expose().trim();
+        Self { digest: digest_of(text), is_long: text.len() >= LONG }
+    }
+}
+
+impl Known {
+    fn new(kept: &Secret, set: Option<&Secret>) -> Self {
+        let tokens = [Some(kept), set].into_iter().flatten().map(Token::new).collect();
+        Self { tokens, keys: Keys::new(kept, set) }
+    }
+
+    /// The token that somebody shows, if it is one.
+    fn token(&self, shown: &str) -> Option<&Token> {
+        let shown = digest_of(shown.trim());
+        self.tokens.iter().find(|token| verify_slices_are_equal(&token.digest, &shown).is_ok())
+    }
+}
+
+/// Codes that were exchanged and sessions that were ended, by their ids, with the time until which they would hold.
+#[derive(Default)]
+struct UsedUp(HashMap<String, u64>);
+
+impl UsedUp {
+    /// Notes one; says whether it was not there before. Without room it is as if it had been there.
+    fn add(&mut self, claims: &Claims, now: u64) -> bool {
+        if self.0.len() >= USED_UP_MAX {
+            self.0.retain(|_, until| *until >= now);
+        }
+        self.0.len() < USED_UP_MAX && self.0.insert(claims.jti.clone(), claims.exp).is_none()
+    }
+}
+
+#[derive(Default)]
+struct Attempts {
+    of: HashMap<IpAddr, Window>,
+    all: Window,
+}
+
+/// Failures since a moment.
+#[derive(Clone, Copy, Default)]
+struct Window {
+    since: Option<Instant>,
+    failures: u32,
+}
+
+impl Window {
+    /// How long to wait until another try, if there were too many.
+    fn wait(&self, max: u32) -> Option<Duration> {
+        let left = WINDOW.checked_sub(self.since?.elapsed())?;
+        (self.failures >= max).then_some(left)
+    }
+
+    fn fail(&mut self) {
+        if self.since.is_none_or(|since| since.elapsed() >= WINDOW) {
+            *self = Self { since: Some(Instant::now()), failures: 0 };
+        }
+        self.failures += 1;
+    }
+}
+
+/// The proof that a caller shows to log in.
+#[derive(Clone, Copy, Debug)]
+pub enum Proof<'a> {
+    Token(&'a str),
+    /// Of a link.
+    Code(&'a str),
+}
+
+/// Why somebody was not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoginError {
+    /// It is not the token.
+    Wrong,
+    /// The code of a link was used before, is too old, or is of another host.
+    UsedUp,
+    /// The session is over.
+    Over,
+    /// Too many were wrong.
+    Wait(Duration),
+}
+
+impl Auth {
+    pub fn new(setup: Setup) -> Self {
+        let Setup { kept, file, set, reading, names, host_id } = setup;
+        let known = Arc::new(Known::new(&kept, set.as_ref()));
+        Self {
+            file,
+            is_long: known.tokens.iter().all(|token| token.is_long),
+            set,
+            reading,
+            names,
+            host_id,
+            secrets: Mutex::new(Secrets { kept, known, looked: Instant::now(), is_told: false }),
+            used_up: Mutex::default(),
+            attempts: Mutex::default(),
+        }
+    }
+
+    pub fn reading(&self) -> Reading {
+        self.reading
+    }
+
+    /// Returns the tokens and keys that let somebody in now. Reads the file once in a while.
+    fn known(&self) -> Arc<Known> {
+        let mut secrets = self.secrets.lock();
+        if let Some(file) = &self.file
+            && secrets.looked.elapsed() >= FRESH
+        {
+            secrets.looked = Instant::now();
+            match token::kept(file) {
+                Ok(kept) if kept != secrets.kept => {
+                    secrets.known = Arc::new(Known::new(&kept, self.set.as_ref()));
+                    secrets.kept = kept;
+                }
+                Ok(_) => secrets.is_told = false,
+                Err(error) if !secrets.is_told => {
+                    secrets.is_told = true;
+                    warn!(%error, "the secret of the dashboard cannot be read; the last one stays");
+                }
+                Err(_) => {}
+            }
+        }
+        Arc::clone(&secrets.known)
+    }
+
+    /// Opens a session for whoever shows what opens one.
+    pub fn log_in(&self, caller: IpAddr, proof: Proof<'_>) -> Result<String, LoginError> {
+        let now = token::now();
+        let known = self.known();
+        match proof {
+            Proof::Token(shown) => self.check(&known, caller, shown)?,
+            Proof::Code(shown) => {
+                let claims = known.keys.read_code(&self.host_id, shown).ok_or(LoginError::UsedUp)?;
+                if !self.used_up.lock().add(&claims, now) {
+                    return Err(LoginError::UsedUp);
+                }
+            }
+        }
+        Ok(known.keys.session(now))
+    }
+
+    /// Ends the session that a request shows, for as long as this host runs.
+    pub fn log_out(&self, headers: &HeaderMap) {
+        if let Some(claims) = bearer_token(headers).and_then(|shown| self.known().keys.read_session(shown)) {
+            self.used_up.lock().add(&claims, token::now());
+        }
+    }
+
+    /// Returns the access that a request has by the bearer it shows, if it shows one.
+    pub fn access(&self, caller: IpAddr, headers: &HeaderMap) -> Result<Access, LoginError> {
+        let Some(shown) = bearer_token(headers) else { return Ok(Access::Reader) };
+        let known = self.known();
+        if let Some(claims) = known.keys.read_session(shown) {
+            let is_over = self.used_up.lock().0.contains_key(&claims.jti);
+            return if is_over { Err(LoginError::Over) } else { Ok(Access::Operator) };
+        }
+        if token::is_signed(shown) && known.token(shown).is_none() {
+            // A page whose session is over asks many times; that is no guessing, for nobody guesses a signature.
+            return Err(LoginError::Over);
+        }
+        self.check(&known, caller, shown).map(|()| Access::Operator)
+    }
+
+    /// Whether the token is right; wrong ones are counted.
+    fn check(&self, known: &Known, caller: IpAddr, shown: &str) -> Result<(), LoginError> {
+        let caller = network(caller);
+        let right = known.token(shown);
+        let mut attempts = self.attempts.lock();
+        if right.is_some_and(|token| token.is_long) {
+            attempts.of.remove(&caller);
+            return Ok(());
+        }
+        let of_caller = attempts.of.get(&caller).and_then(|window| window.wait(ATTEMPTS_MAX));
+        let of_all = attempts.all.wait(ALL_ATTEMPTS_MAX).filter(|_| !self.is_long);
+        if let Some(wait) = of_caller.or(of_all) {
+            return Err(LoginError::Wait(wait));
+        }
+        if right.is_some() {
+            attempts.of.remove(&caller);
+            return Ok(());
+        }
+        attempts.all.fail();
+        if attempts.of.len() >= CALLERS_MAX {
+            attempts.of.retain(|_, window| window.since.is_some_and(|since| since.elapsed() < WINDOW));
+        }
+        if attempts.of.len() < CALLERS_MAX || attempts.of.contains_key(&caller) {
+            attempts.of.entry(caller).or_default().fail();
+        }
+        Err(LoginError::Wrong)
+    }
+
+    /// Whether this is what the dashboard is called.
+    fn is_allowed_host(&self, host: &str) -> bool {
+        let Ok(authority) = host.parse::<Authority>() else { return false };
+        let name = authority.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+        let name = name.strip_suffix('.').unwrap_or(&name);
+        name.parse::<IpAddr>().is_ok()
+            || name == "localhost"
+            || name.ends_with(".localhost")
+            || self.names.iter().any(|known| known == name)
+    }
+
+    /// Whether nothing says that another page makes this request.
+    fn is_own_page(&self, host: &str, headers: &HeaderMap) -> bool {
+        let site = text_of(headers, &HeaderName::from_static("sec-fetch-site"));
+        if site.is_some_and(|site| !matches!(site, "same-origin" | "none")) {
+            return false;
+        }
+        let Some(origin) = text_of(headers, &ORIGIN) else { return true };
+        // Behind a proxy the scheme may be another one; and the name, where the proxy does not pass it on.
+        let name = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+        name.is_some_and(|name| {
+            let bare = name.split(':').next().unwrap_or_default().to_ascii_lowercase();
+            name == host || self.names.contains(&bare)
+        })
+    }
+
+    fn admit(&self, caller: IpAddr, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Access, Box<Response>> {
+        let path = uri.path();
+        let access = self.access(caller, headers);
+        if HEALTH.contains(&path) {
+            return Ok(access.unwrap_or(Access::Reader));
+        }
+        match access {
+            // A caller that logs out need not be logged in any more.
+            Err(LoginError::Over) if path == SESSION => {}
+            Err(error) => return Err(refuse_login(error).into()),
+            // A page of another origin knows neither token nor session, so whoever shows one is no such page.
+            Ok(Access::Operator) => return Ok(Access::Operator),
+            Ok(Access::Reader) => {}
+        }
+        let host = self.host(uri, headers)?;
+        let is_reading = matches!(*method, Method::GET | Method::HEAD);
+        let is_page = is_reading && !path.starts_with(API) && path != METRICS;
+        if !is_page && !self.is_own_page(&host, headers) {
+            let text = "the request comes from a page of another origin, which may not use this dashboard";
+            return Err(Refusal::new(StatusCode::FORBIDDEN, text).into_response().into());
+        }
+        let is_open = self.reading == Reading::Open && caller.to_canonical().is_loopback();
+        if is_page || path == SESSION || (is_reading && is_open) {
+            return Ok(Access::Reader);
+        }
+        let text = match is_open {
+            true => {
+                "log in to change something: `host dashboard` prints a link that does it; programs send the token as bearer, \
+                 authorization: Bearer TOKEN"
+            }
+            false => "log in at /login, or send the token: authorization: Bearer TOKEN",
+        };
+        let mut refusal = Refusal::new(StatusCode::UNAUTHORIZED, text).into_response();
+        refusal.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        Err(refusal.into())
+    }
+
+    /// For which host a request is, if that is this dashboard, said once.
+    fn host(&self, uri: &Uri, headers: &HeaderMap) -> Result<String, Box<Response>> {
+        let mut given = headers.get_all(HOST).iter();
+        let host = given.next().and_then(|host| host.to_str().ok()).unwrap_or_default();
+        if given.next().is_some() {
+            let text = "a request has exactly one host";
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, text).into_response().into());
+        }
+        // The target of a request to a proxy names a host as well.
+        let target = uri.authority().map(Authority::as_str);
+        for host in [Some(host), target].into_iter().flatten() {
+            if !self.is_allowed_host(host) {
+                let name = host.split(':').next().unwrap_or_default();
+                let text = format!(
+                    "this dashboard is not called {host:?}; open it by its address or as localhost, or start the host with \
+                     --dashboard-names {name}"
+                );
+                return Err(Refusal::new(StatusCode::MISDIRECTED_REQUEST, text).into_response().into());
+            }
+        }
+        Ok(host.to_owned())
+    }
+}
+
+/// The text of a header; a question mark stands for what is no text.
+fn text_of<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+    headers.get(name).map(|value| value.to_str().unwrap_or("?"))
+}
+
+/// Returns the bearer that a request shows to be let in.
+fn bearer_token(headers: &HeaderMap) -> Option<&str> {
+    let shown = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, shown) = shown.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| shown.trim())
+}
+
+/// The answer to whoever was not let in.
+pub fn refuse_login(error: LoginError) -> Response {
+    match error {
+        LoginError::Wrong => unauthorized(
+            "this is not the token; the host's log says in which file it is, unless it was set with dashboard_token",
+        ),
+        LoginError::UsedUp => {
+            unauthorized("this link was used before, or is more than a minute old; `host dashboard` prints another one")
+        }
+        LoginError::Over => unauthorized("this session is over; log in again: `host dashboard` prints a link"),
+        LoginError::Wait(wait) => {
+            let seconds = wait.as_secs() + 1;
+            let text = format!("too many wrong tokens; try again in {seconds} s");
+            let mut response = Refusal::new(StatusCode::TOO_MANY_REQUESTS, text).into_response();
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+            response
+        }
+    }
+}
+
+fn unauthorized(text: &str) -> Response {
+    Refusal::new(StatusCode::UNAUTHORIZED, text).into_response()
+}
+
+/// The answer to whoever finds no place.
+fn crowded(crowd: Crowd) -> Box<Response> {
+    let mut response = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, crowd.to_string()).into_response();
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response.headers_mut().insert(header::RETRY_AFTER, 1.into());
+    response.into()
+}
+
+/// Passes a request on, or answers it with a refusal; and says of every answer what browsers may do
+/// with it.
+pub async fn guard(State(dashboard): State<super::Dashboard>, mut request: Request, next: Next) -> Response {
+    let caller = request.extensions().get::<Caller>().cloned();
+    // A caller that nobody named is not on this machine.
+    let address = caller.as_ref().map_or(Ipv6Addr::UNSPECIFIED.into(), Caller::ip);
+    let is_api = request.uri().path().starts_with(API);
+    let path = request.uri().path();
+    let needs_place = (is_api || path == METRICS) && !HEALTH.contains(&path);
+    let mut admitted = dashboard.auth().admit(address, request.method(), request.uri(), request.headers());
+    if let Some(caller) = caller.filter(|_| needs_place)
+        // Also those who are refused take a place: they ask the API, and an answer is owed to them.
+        && let Err(crowd) = caller.settle(*admitted.as_ref().unwrap_or(&Access::Reader))
+    {
+        admitted = Err(crowded(crowd));
+    }
+    let has_its_own = NO_DEADLINE.contains(&request.uri().path());
+    if let Ok(access) = &admitted {
+        request.extensions_mut().insert(*access);
+    }
+    let mut response = match admitted {
+        Ok(_) if is_api && !has_its_own => match timeout(DEADLINE, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => {
+                let text = format!("no answer within {} s; is the NATS server away?", DEADLINE.as_secs());
+                Refusal::new(StatusCode::GATEWAY_TIMEOUT, text).into_response()
+            }
+        },
+        Ok(_) => next.run(request).await,
+        Err(refusal) => *refusal,
+    };
+    harden(response.headers_mut());
+    if is_api {
+        response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    }
+    response
+}
+
+/// Says what browsers may do with an answer.
+fn harden(headers: &mut HeaderMap) {
+    for (name, value) in [
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+}
+
+fn digest_of(text: &str) -> Digest {
+    let mut bytes = Digest::default();
+    bytes.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CALLER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    const TOKEN: &str = "correct horse battery";
+    const KEPT: &str = "0123456789012345678901234567890123456789";
+    const HOST: (&str, &str) = ("host", "localhost:4000");
+
+    fn auth(set: Option<&str>) -> Auth {
+        Auth::new(Setup {
+            kept: Secret::new(KEPT),
+            file: None,
+            set: set.map(Secret::new),
+            reading: if set.is_some() { Reading::Closed } else { Reading::Open },
+            names: vec!["box.example".into()],
+            host_id: "NHOST".into(),
+        })
+    }
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
+    }
+
+    fn admitted(auth: &Auth, caller: IpAddr, method: Method, path: &str, headers: &HeaderMap) -> StatusCode {
+        let uri = path.parse().unwrap();
+        auth.admit(caller, &method, &uri, headers).map_or_else(|refusal| refusal.status(), |_| StatusCode::OK)
+    }
+
+    fn status(auth: &Auth, method: Method, path: &str, pairs: &[(&'static str, &str)]) -> StatusCode {
+        admitted(auth, CALLER, method, path, &headers(pairs))
+    }
+
+    #[test]
+    fn names_that_could_be_pointed_here_are_refused() {
+        let auth = auth(None);
+        for ours in ["127.0.0.1:4000", "localhost:4000", "[::1]:4000", "10.0.0.7", "box.example", "BOX.example.:80"] {
+            assert_eq!(status(&auth, Method::GET, "/", &[("host", ours)]), StatusCode::OK, "{ours}");
+        }
+        for other in ["evil.example:4000", "localhost.evil.example", "", "a b", "127.0.0.1.evil.example"] {
+            for path in ["/", "/api/v1/hosts", "/metrics", "/login"] {
+                let refused = status(&auth, Method::GET, path, &[("host", other)]);
+                assert_eq!(refused, StatusCode::MISDIRECTED_REQUEST, "{other} {path}");
+            }
+        }
+        assert_eq!(status(&auth, Method::GET, "/readyz", &[("host", "evil.example")]), StatusCode::OK);
+    }
+
+    #[test]
+    fn a_request_names_one_host_and_that_is_this_one() {
+        let auth = auth(None);
+        let twice = [HOST, ("host", "localhost:4000")];
+        let mut both = HeaderMap::new();
+        for (name, value) in twice {
+            both.append(name, value.parse().unwrap());
+        }
+        assert_eq!(admitted(&auth, CALLER, Method::GET, "/", &both), StatusCode::BAD_REQUEST);
+        for (target, expected) in [
+            ("http://evil.example/api/v1/hosts", StatusCode::MISDIRECTED_REQUEST),
+            ("http://localhost:4000/api/v1/hosts", StatusCode::OK),
+        ] {
+            assert_eq!(status(&auth, Method::GET, target, &[HOST]), expected, "{target}");
+        }
+    }
+
+    #[test]
+    fn pages_of_other_origins_change_and_read_nothing() {
+        let auth = auth(None);
+        let all: [&[(&str, &str)]; 5] = [
+            &[HOST, ("origin", "http://evil.example")],
+            &[HOST, ("origin", "http://localhost:3000")],
+            &[HOST, ("origin", "null")],
+            &[HOST, ("sec-fetch-site", "cross-site")],
+            &[HOST, ("sec-fetch-site", "same-site")],
+        ];
+        for pairs in all {
+            for (method, path) in [
+                (Method::POST, "/api/v1/actors"),
+                (Method::POST, "/api/v1/session"),
+                (Method::OPTIONS, "/api/v1/actors"),
+                (Method::GET, "/api/v1/links"),
+                (Method::GET, "/metrics"),
+            ] {
+                assert_eq!(status(&auth, method, path, pairs), StatusCode::FORBIDDEN, "{path} {pairs:?}");
+            }
+        }
+        for origin in ["http://localhost:4000", "https://localhost:4000", "https://box.example"] {
+            let own = [HOST, ("origin", origin), ("sec-fetch-site", "same-origin")];
+            assert_eq!(status(&auth, Method::GET, "/api/v1/actors", &own), StatusCode::OK);
+        }
+        // Following a link is no harm.
+        assert_eq!(status(&auth, Method::GET, "/hosts", &[HOST, ("sec-fetch-site", "cross-site")]), StatusCode::OK);
+    }
+
+    #[test]
+    fn without_a_login_loopback_reads_and_changes_nothing() {
+        let auth = auth(None);
+        let uri = "/api/v1/links".parse().unwrap();
+        assert_eq!(auth.admit(CALLER, &Method::GET, &uri, &headers(&[HOST])).ok(), Some(Access::Reader));
+        assert_eq!(status(&auth, Method::GET, "/metrics", &[HOST]), StatusCode::OK);
+        for (method, path) in [
+            (Method::POST, "/api/v1/actors"),
+            (Method::PUT, "/api/v1/links"),
+            (Method::DELETE, "/api/v1/links"),
+            (Method::POST, "/api/v1/uploads"),
+            (Method::POST, "/api/v1/call"),
+            (Method::POST, "/api/v1/auctions"),
+            (Method::PATCH, "/api/v1/hosts"),
+            (Method::POST, "/"),
+            (Method::from_bytes(b"BREW").unwrap(), "/api/v1/hosts"),
+        ] {
+            assert_eq!(status(&auth, method.clone(), path, &[HOST]), StatusCode::UNAUTHORIZED, "{method} {path}");
+        }
+        let other = "10.0.0.9".parse().unwrap();
+        let read = admitted(&auth, other, Method::GET, "/api/v1/links", &headers(&[HOST]));
+        assert_eq!(read, StatusCode::UNAUTHORIZED);
+    }
+
+    #[test]
+    fn where_reading_is_closed_there_is_only_the_empty_page() {
+        let auth = auth(Some(TOKEN));
+        for closed in ["/api/v1/hosts", "/api/v1/openapi.json", "/api/v1/stream", "/metrics"] {
+            assert_eq!(status(&auth, Method::GET, closed, &[HOST]), StatusCode::UNAUTHORIZED, "{closed}");
+        }
+        for open in ["/", "/hosts", "/login", "/assets/css/app.css", "/healthz"] {
+            assert_eq!(status(&auth, Method::GET, open, &[HOST]), StatusCode::OK, "{open}");
+        }
+        for token in [TOKEN, KEPT] {
+            let bearer = format!("Bearer {token}");
+            // Also by whatever name a program reaches it.
+            let program = [("host", "box.internal"), ("authorization", bearer.as_str())];
+            assert_eq!(status(&auth, Method::GET, "/metrics", &program), StatusCode::OK, "{token}");
+            assert_eq!(status(&auth, Method::PUT, "/api/v1/links", &program), StatusCode::OK, "{token}");
+        }
+        let wrong = [HOST, ("authorization", "Bearer x")];
+        assert_eq!(status(&auth, Method::GET, "/metrics", &wrong), StatusCode::UNAUTHORIZED);
+    }
+
+    #[test]
+    fn a_session_is_shown_as_bearer_until_it_is_ended() {
+        let auth = auth(None);
+        let session = auth.log_in(CALLER, Proof::Token(KEPT)).unwrap();
+        let bearer = format!("Bearer {session}");
+        let with = [HOST, ("authorization", bearer.as_str())];
+        assert_eq!(status(&auth, Method::PUT, "/api/v1/links", &with), StatusCode::OK);
+        auth.log_out(&headers(&with));
+        assert_eq!(status(&auth, Method::PUT, "/api/v1/links", &with), StatusCode::UNAUTHORIZED);
+        // Leaving twice is no mistake.
+        assert_eq!(status(&auth, Method::DELETE, "/api/v1/session", &with), StatusCode::OK);
+        // No cookie is worth anything, as other ports of this machine are sent it, too.
+        let session = auth.log_in(CALLER, Proof::Token(KEPT)).unwrap();
+        for name in ["session", "lattice_dashboard_4000"] {
+            let cookie = format!("{name}={session}");
+            let status = status(&auth, Method::PUT, "/api/v1/links", &[HOST, ("cookie", &cookie)]);
+            assert_eq!(status, StatusCode::UNAUTHORIZED);
+        }
+    }
+
+    #[test]
+    fn a_code_works_once_and_on_this_host() {
+        let auth = auth(None);
+        let keys = Keys::new(&Secret::new(KEPT), None);
+        let code = keys.code("NHOST", token::now());
+        assert!(auth.log_in(CALLER, Proof::Code(&code)).is_ok());
+        assert_eq!(auth.log_in(CALLER, Proof::Code(&code)), Err(LoginError::UsedUp));
+        let session = keys.session(token::now());
+        for wrong in [&keys.code("NOTHER", token::now()), &session, "", "x"] {
+            assert_eq!(auth.log_in(CALLER, Proof::Code(wrong)), Err(LoginError::UsedUp), "{wrong}");
+        }
+        // A code opens nothing by itself.
+        let bearer = format!("Bearer {}", keys.code("NHOST", token::now()));
+        let shown = [HOST, ("authorization", bearer.as_str())];
+        assert_eq!(status(&auth, Method::PUT, "/api/v1/links", &shown), StatusCode::UNAUTHORIZED);
+    }
+
+    #[test]
+    fn what_is_used_up_is_remembered_for_as_long_as_it_would_hold_and_within_bounds() {
+        let mut used_up = UsedUp::default();
+        let claims = |id: usize, exp: u64| {
+            let claims = serde_json::json!({ "aud": "code", "iat": 0, "exp": exp, "jti": id.to_string() });
+            serde_json::from_value::<Claims>(claims).unwrap()
+        };
+        assert!((0..USED_UP_MAX).all(|id| used_up.add(&claims(id, 100), 50)));
+        assert!(!used_up.add(&claims(0, 100), 50) && !used_up.add(&claims(USED_UP_MAX, 100), 50));
+        assert!(used_up.add(&claims(USED_UP_MAX, 200), 101));
+        assert_eq!(used_up.0.len(), 1);
+    }
+
+    #[test]
+    fn another_secret_in_the_file_ends_sessions_and_the_token() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(token::FILE);
+        let kept = token::kept(&file).unwrap();
+        let mut auth = auth(None);
+        auth.file = Some(file.clone());
+        *auth.secrets.lock() = Secrets {
+            known: Arc::new(Known::new(&kept, None)),
+            kept: kept.clone(),
+            looked: Instant::now(),
+            is_told: false,
+        };
+        let bearers = [kept.expose().to_owned(), auth.log_in(CALLER, Proof::Token(kept.expose())).unwrap()];
+        let access = |shown: &String| {
+            // As if a second had passed.
+            auth.secrets.lock().looked -= FRESH;
+            auth.access(CALLER, &headers(&[("authorization", &format!("Bearer {shown}"))])).ok()
+        };
+        assert_eq!(bearers.each_ref().map(access), [Some(Access::Operator); 2]);
+        token::renew(&file).unwrap();
+        assert_eq!(bearers.each_ref().map(access), [None; 2]);
+        assert_eq!(access(&token::read(&file).unwrap().expose().to_owned()), Some(Access::Operator));
+    }
+
+    #[test]
+    fn a_line_break_is_no_part_of_a_token_and_a_long_one_locks_nobody_out() {
+        let auth = auth(None);
+        let other = "10.0.0.9".parse().unwrap();
+        for n in 0..2 * ALL_ATTEMPTS_MAX {
+            let caller = format!("10.1.{}.{}", n / 200, n % 200).parse().unwrap();
+            assert_eq!(auth.log_in(caller, Proof::Token("guess")), Err(LoginError::Wrong));
+            let _ = auth.log_in(other, Proof::Token("guess"));
+        }
+        assert!(auth.log_in(other, Proof::Token(&format!("{KEPT}\n"))).is_ok());
+    }
+
+    #[test]
+    fn guessing_is_slow_and_locks_no_session_out() {
+        let auth = auth(Some(TOKEN));
+        let session = auth.log_in(CALLER, Proof::Token(TOKEN)).unwrap();
+        for _ in 0..ATTEMPTS_MAX {
+            assert_eq!(auth.log_in(CALLER, Proof::Token("guess")), Err(LoginError::Wrong));
+        }
+        assert!(matches!(auth.log_in(CALLER, Proof::Token(TOKEN)), Err(LoginError::Wait(_))));
+        let bearer = format!("Bearer {session}");
+        assert_eq!(auth.access(CALLER, &headers(&[("authorization", &bearer)])), Ok(Access::Operator));
+        assert!(
+            auth.log_in(CALLER, Proof::Code(&Keys::new(&Secret::new(KEPT), None).code("NHOST", token::now()))).is_ok()
+        );
+        // Another one is not locked out by that.
+        assert!(auth.log_in("10.0.0.9".parse().unwrap(), Proof::Token(TOKEN)).is_ok());
+        // All of a network of one's own count as one.
+        for n in 0..ATTEMPTS_MAX {
+            let caller = format!("2001:db8::{n}").parse().unwrap();
+            assert_eq!(auth.log_in(caller, Proof::Token("guess")), Err(LoginError::Wrong));
+        }
+        let caller = "2001:db8::99".parse().unwrap();
+        assert!(matches!(auth.log_in(caller, Proof::Token(TOKEN)), Err(LoginError::Wait(_))));
+        // A page whose session is over is no guesser.
+        for _ in 0..2 * ATTEMPTS_MAX {
+            let over = format!("Bearer {}", Keys::new(&Secret::new("other"), None).session(token::now()));
+            let caller = "10.0.0.10".parse().unwrap();
+            assert_eq!(auth.access(caller, &headers(&[("authorization", &over)])), Err(LoginError::Over));
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The dashboard: the page an operator keeps open, the API it uses, health checks and metrics, on one port.
+//!
+//! ```text
+//! listen ─▶ auth::guard ─▶ assets            the page
+//!                        ├▶ api              what it shows and does, described by /api/v1/openapi.json
+//!                        ├▶ stream           what changed, as server-sent events
+//!                        ├▶ health, metrics  for machines
+//!           model ◀──────┘  the lattice in memory, fed by the metadata watch, events and answers
+//! ```
+//!
+//! * [`auth`] decides who may come in, by the secret that [`token`] keeps; [`mask`] hides what a
+//!   mere reader may not see. [`listen`] is the port, [`entry`] where commands find it.
+//! * [`model`] has the lattice in memory; it asks other hosts only while somebody looks.
+//! * [`operations`] are the changes somebody set off, each with its stages and its end.
+//!
+//! The dashboard is a client of the lattice like any other: what it changes goes over the control interface, also to its own
+//! host. It is not essential: a host without it works.
+
+#![deny(unsafe_code)]
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
+mod actor;
+mod api;
+mod assets;
+mod auth;
+pub mod entry;
+mod health;
+mod listen;
+mod mask;
+mod metrics;
+mod model;
+mod operations;
+mod refusal;
+mod stream;
+pub mod token;
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::{Context as _, Result};
+use axum::{Router, middleware, routing::get};
+use futures::{FutureExt as _, future::BoxFuture};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument, info, info_span, warn};
+
+use auth::{Auth, Reading};
+use lattice_base::config;
+use lattice_client::lattice::Lattice;
+use lattice_engine::{
+    host::face::{Face, Parts, Place},
+    host_context::HostContext,
+};
+use model::Model;
+use operations::Operations;
+
+/// The dashboard of a host. Cheap to clone.
+#[derive(Clone)]
+pub struct Dashboard(Arc<Inner>);
+
+struct Inner {
+    parts: Parts,
+    /// The lattice, as a client sees it.
+    lattice: Lattice,
+    auth: Auth,
+    model: Model,
+    operations: Operations,
+    /// Tells one start of the host from the next.
+    life: String,
+    /// Where commands find the dashboard; none if there is no place to note it.
+    _noted: Option<entry::Noted>,
+}
+
+/// The dashboard as a host opens it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Opener;
+
+impl Face for Opener {
+    fn open<'a>(
+        &'a self,
+        parts: Parts,
+        settings: &'a config::Dashboard,
+        state_dir: &'a Path,
+        tasks: &'a TaskTracker,
+        stop: &'a CancellationToken,
+    ) -> BoxFuture<'a, Result<Place>> {
+        Dashboard::open(parts, settings, state_dir, tasks, stop).boxed()
+    }
+}
+
+impl Dashboard {
+    /// Listens, and answers from here on.
+    pub async fn open(
+        parts: Parts,
+        settings: &config::Dashboard,
+        state_dir: &Path,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Result<Place> {
+        let listener = listen::bind(settings.address).await?;
+        let address = listener.local_addr().context("read the address")?;
+        // Before it answers anybody: no actor may reach it.
+        parts.sockets.add(address);
+        let file = state_dir.join(token::FILE);
+        let (kept, token_file) = match token::kept(&file) {
+            Ok(kept) => (kept, Some(file)),
+            Err(error) => {
+                warn!(%error, "no secret of the dashboard can be kept in {}, so no link logs in to it", file.display());
+                (config::Secret::new(token::random()), None)
+            }
+        };
+        let reading = match (&settings.token, address.ip().is_loopback()) {
+            (None, true) => Reading::Open,
+            _ => Reading::Closed,
+        };
+        let place = Place { address, token_file: token_file.clone() };
+        Self::announce(&place, settings.address.port());
+        let facts = parts.context.state.facts();
+        let host_id = facts.id.to_string();
+        let record = entry::Record {
+            url: place.url(),
+            host_id: host_id.clone(),
+            host_name: facts.friendly_name.clone(),
+            lattice: facts.lattice.clone(),
+            directory: std::env::current_dir().ok(),
+        };
+        let noted = entry::note(state_dir, &record)
+            .inspect_err(|error| warn!(%error, "`host dashboard` will not find this dashboard"))
+            .ok();
+        let model = Model::new(&host_id);
+        let operations = Operations::new(model.clone(), parts.context.lifeline.closing.clone());
+        let auth = Auth::new(auth::Setup {
+            kept,
+            file: token_file,
+            set: settings.token.clone(),
+            reading,
+            names: settings.names.clone(),
+            host_id,
+        });
+        let HostContext { ctl, subjects, js_domain, .. } = &*parts.context;
+        let lattice = Lattice::new(ctl.client.clone(), subjects.clone(), lattice_client::TIMEOUT, js_domain.clone());
+        let life = uuid::Uuid::new_v4().simple().to_string();
+        let dashboard = Self(Arc::new(Inner { parts, lattice, auth, model, operations, life, _noted: noted }));
+        dashboard.spawn(listener, tasks, stop);
+        Ok(place)
+    }
+
+    fn announce(place: &Place, wanted: u16) {
+        let url = place.url();
+        match &place.token_file {
+            Some(file) => info!("Dashboard at {url}; `host dashboard` logs in, or the token in {}", file.display()),
+            None => info!("Dashboard at {url}"),
+        }
+        if wanted != 0 && place.address.port() != wanted {
+            info!(port = wanted, "the port is taken, so the dashboard has the next free one");
+        }
+    }
+
+    fn spawn(&self, listener: TcpListener, tasks: &TaskTracker, stop: &CancellationToken) {
+        tasks.spawn(model::collector::run(self.clone(), stop.clone()).instrument(info_span!("dashboard")));
+        let app = self.clone().app();
+        tasks.spawn(listen::run(listener, app, stop.clone()).instrument(info_span!("dashboard")));
+    }
+
+    fn app(self) -> Router {
+        let mut app = Router::new()
+            .route("/", get(assets::page))
+            .route("/login", get(assets::login))
+            .route("/favicon.ico", get(assets::icon))
+            .route("/assets/{*path}", get(assets::file))
+            .route("/healthz", get(health::live))
+            .route("/api/livez", get(health::live))
+            .route("/readyz", get(health::ready))
+            .route("/api/readyz", get(health::ready))
+            .route("/metrics", get(metrics::metrics));
+        for page in assets::PAGES {
+            app = app.route(&format!("/{page}"), get(assets::page));
+            app = app.route(&format!("/{page}/{{*rest}}"), get(assets::page));
+        }
+        app.merge(api::routes())
+            .fallback(api::not_found)
+            .layer(middleware::from_fn_with_state(self.clone(), auth::guard))
+            .layer(middleware::from_fn(actor::refuse))
+            .with_state(self)
+    }
+
+    fn parts(&self) -> &Parts {
+        &self.0.parts
+    }
+
+    fn auth(&self) -> &Auth {
+        &self.0.auth
+    }
+
+    fn model(&self) -> &Model {
+        &self.0.model
+    }
+
+    fn operations(&self) -> &Operations {
+        &self.0.operations
+    }
+
+    fn lattice(&self) -> &Lattice {
+        &self.0.lattice
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_is_named_as_a_browser_takes_it() {
+        let url = |address: &str| Place { address: address.parse().unwrap(), token_file: None }.url();
+        assert_eq!(url("127.0.0.1:4000"), "http://127.0.0.1:4000");
+        assert_eq!(url("[::1]:4001"), "http://[::1]:4001");
+        assert_eq!(url("0.0.0.0:4000"), "http://localhost:4000");
+    }
+}

@@ -1,0 +1,314 @@
+//! The lattice at a glance: how much there is, how much is called, and what somebody should look at.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{
+    HostView, ProviderState, State,
+    events::name_or_short,
+    rates::{Point, Rate},
+};
+use crate::{
+    Dashboard,
+    mask::{HIDDEN, Mask},
+};
+use lattice_base::store::domain_name;
+use lattice_protocol::{
+    control::{probe::health::Health, types::InventoryProvider},
+    links::{LinkDefinition, Table, link_option},
+};
+
+/// The most entries of a list; more would not be read.
+const ATTENTION_MAX: usize = 50;
+
+/// How many there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Counts {
+    pub hosts: usize,
+    pub hosts_lost: usize,
+    /// Different ones.
+    pub actors: usize,
+    /// Calls that all of them take at a time.
+    pub replicas: u64,
+    pub providers: usize,
+    pub links: usize,
+    pub claims: usize,
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Grade {
+    Error,
+    Warning,
+}
+
+/// Something that somebody should look at.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Attention {
+    pub severity: Grade,
+    pub text: String,
+    /// How to deal with it.
+    pub advice: Option<String>,
+    /// `host`, `actor`, `provider`, `link` or `lattice`.
+    pub kind: &'static str,
+    /// Of the host, the actor or the provider.
+    pub id: String,
+    pub link_name: String,
+    pub since_ms: Option<u64>,
+    /// How many bytes of the text are ours; what follows was said by others.
+    #[serde(skip)]
+    ours: usize,
+}
+
+impl Mask for Attention {
+    fn mask(&mut self) {
+        if self.ours < self.text.len() {
+            self.text.truncate(self.ours);
+            self.text.push_str(": ");
+            self.text.push_str(HIDDEN);
+        }
+    }
+}
+
+impl Attention {
+    fn new(severity: Grade, kind: &'static str, id: &str, text: String) -> Self {
+        let (ours, id) = (text.len(), id.to_owned());
+        Self { severity, text, advice: None, kind, id, link_name: String::new(), since_ms: None, ours }
+    }
+
+    /// Adds what somebody else said about it.
+    fn said(mut self, words: Option<&str>) -> Self {
+        if let Some(words) = words {
+            self.text.push_str(": ");
+            self.text.push_str(words);
+        }
+        self
+    }
+
+    fn advice(mut self, advice: impl Into<String>) -> Self {
+        self.advice = Some(advice.into());
+        self
+    }
+}
+
+/// The numbers of the lattice that streams send once in a while.
+#[derive(Clone, Debug, Serialize)]
+pub struct Numbers {
+    pub counts: Counts,
+    pub rates: Rate,
+    pub attention: Vec<Attention>,
+    pub point: Option<Point>,
+}
+
+impl Mask for Numbers {
+    fn mask(&mut self) {
+        self.attention.mask();
+    }
+}
+
+/// The lattice at a glance.
+pub struct Summary {
+    pub counts: Counts,
+    pub rates: Rate,
+    pub attention: Vec<Attention>,
+}
+
+impl Summary {
+    pub fn of(dashboard: &Dashboard) -> Self {
+        let (model, parts) = (dashboard.model(), dashboard.parts());
+        let (snapshot, table) = (model.snapshot(), parts.context.links.table());
+        let index = snapshot.index();
+        let lost = snapshot.hosts.values().filter(|host| host.state == State::Lost).count();
+        let counts = Counts {
+            hosts: snapshot.hosts.len(),
+            hosts_lost: lost,
+            actors: index.actors.len(),
+            replicas: index.actors.values().map(|actor| actor.replicas).sum(),
+            providers: index.providers.len(),
+            links: table.links().count(),
+            claims: table.all_claims().count(),
+        };
+        let mut attention = Vec::new();
+        attention.extend(store(dashboard));
+        for host in snapshot.hosts.values() {
+            of_host(host, &table, &mut attention);
+        }
+        for link in table.links() {
+            attention
+                .extend(dangling(link, &table, &|id| index.runs_provider(id), &|id| index.actors.contains_key(id)));
+        }
+        attention.sort_by_key(|item| item.severity);
+        attention.truncate(ATTENTION_MAX);
+        Self { counts, rates: model.rates().lattice(), attention }
+    }
+}
+
+/// Whether the lattice's metadata is where it belongs.
+fn store(dashboard: &Dashboard) -> Option<Attention> {
+    let parts = dashboard.parts();
+    let state = parts.context.ctl.client.connection_state();
+    if state != async_nats::connection::State::Connected {
+        let text = "The host of this dashboard has no connection to its NATS server; nothing here is of now".to_owned();
+        return Some(
+            Attention::new(Grade::Error, "lattice", "", text).advice("Look at the NATS server of its machine."),
+        );
+    }
+    let backend = parts.context.store.backend();
+    if backend.is_shared() && !backend.is_away() && *parts.context.links.synced().borrow() {
+        return None;
+    }
+    let why = parts.context.store.story().trouble.clone().unwrap_or_else(|| backend.absence().to_string());
+    let place = domain_name(dashboard.lattice().js_domain.as_deref());
+    let text = format!("The lattice's metadata in {place} is not to be had: {why}");
+    let advice = "Links cannot be changed until it is. `host doctor` looks for the cause.";
+    Some(Attention::new(Grade::Error, "lattice", "", text).advice(advice))
+}
+
+fn of_host(host: &HostView, table: &Table, attention: &mut Vec<Attention>) {
+    match host.state {
+        State::Ok => {}
+        State::Silent => attention.push(
+            Attention::new(Grade::Warning, "host", &host.id, format!("Host {} misses its heartbeats", host.name))
+                .advice("It may be busy, frozen, or cut off from NATS."),
+        ),
+        State::Lost => {
+            let text = format!("Host {} vanished without a goodbye", host.name);
+            let mut item = Attention::new(Grade::Error, "host", &host.id, text).advice(
+                "What it ran goes on where there are replicas. Look at its machine, and at the leaf node beside it.",
+            );
+            item.since_ms = host.lost_ms;
+            attention.push(item);
+            return;
+        }
+    }
+    attention.extend(host.inventory.providers.iter().filter_map(|provider| of_provider(host, provider)));
+    if let Some(health) = &host.health {
+        of_health(host, health, table, attention);
+    }
+}
+
+fn of_provider(host: &HostView, provider: &InventoryProvider) -> Option<Attention> {
+    let (id, link_name) = (&provider.id, &provider.link_name);
+    let name = if provider.name.is_empty() { id } else { &provider.name };
+    let health = host.health.as_ref().and_then(|health| health.provider(id, link_name));
+    let (text, said) = if host.provider_health(id, link_name) == ProviderState::Unhealthy {
+        let complaint = health.and_then(|health| health.complaint.as_deref());
+        (format!("Provider {name} on {} fails its health check", host.name), complaint)
+    } else {
+        let health = health.filter(|health| health.crashes > 0)?;
+        let text = format!("Provider {name} on {} ended {} times in a row", host.name, health.crashes);
+        (text, health.last_end.as_deref())
+    };
+    let mut item = Attention::new(Grade::Error, "provider", id, text)
+        .said(said)
+        .advice(format!("`host logs {id}{}` shows what it says.", link_option(link_name)));
+    item.link_name.clone_from(link_name);
+    Some(item)
+}
+
+/// The report of a host about itself: its starts, its links, its connections.
+fn of_health(host: &HostView, health: &Health, table: &Table, attention: &mut Vec<Attention>) {
+    for failure in &health.failures {
+        let text = format!("{} does not start on {}", failure.reference, host.name);
+        let mut item = Attention::new(Grade::Error, "host", &host.id, text).said(Some(&failure.error));
+        item.since_ms = Some(failure.at_ms);
+        attention.push(item);
+    }
+    for refused in &health.links {
+        let actor = table.claims(&refused.actor_id).map_or(&refused.actor_id, |claims| &claims.name);
+        let text = format!("The link of {actor} for {} is not taken on", refused.contract_id);
+        let mut item = Attention::new(Grade::Error, "link", &refused.actor_id, text)
+            .said(Some(&refused.error))
+            .advice("Put the link again with values that the provider takes.");
+        item.link_name.clone_from(&refused.link_name);
+        attention.push(item);
+    }
+    for line in [&health.ctl, &health.rpc] {
+        for denied in line.denied.iter().collect::<BTreeSet<_>>() {
+            let text = format!("The NATS server forbids host {} something: {denied}", host.name);
+            attention.push(
+                Attention::new(Grade::Error, "host", &host.id, text).advice("`host doctor` names what is needed."),
+            );
+        }
+    }
+}
+
+fn warning(link: &LinkDefinition, text: String) -> Attention {
+    let mut item = Attention::new(Grade::Warning, "link", &link.actor_id, text);
+    item.link_name.clone_from(&link.link_name);
+    item
+}
+
+/// Tells the problem of a link, judged by the actors and providers that run.
+pub fn dangling(
+    link: &LinkDefinition,
+    table: &Table,
+    runs_provider: &dyn Fn(&str) -> bool,
+    runs_actor: &dyn Fn(&str) -> bool,
+) -> Option<Attention> {
+    let actor = table.claims(&link.actor_id);
+    let name = name_or_short(table, &link.actor_id);
+    if let Some(actor) = actor
+        && !actor.capabilities.contains(&link.contract_id)
+    {
+        let text = format!("{name} is linked for {}, but was not signed for it", link.contract_id);
+        return Some(
+            warning(link, text).advice(format!("Sign it with `host claims sign --cap {}`.", link.contract_id)),
+        );
+    }
+    // A link of what does not run yet waits for it; that is how applications are prepared.
+    if !runs_provider(&link.provider_id) && runs_actor(&link.actor_id) {
+        let provider = name_or_short(table, &link.provider_id);
+        let text = format!("{name} is linked to {provider} for {}, which runs nowhere", link.contract_id);
+        return Some(warning(link, text).advice("Start the provider, or delete the link."));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use super::*;
+    use lattice_protocol::control::probe::health::Failure;
+
+    fn link() -> LinkDefinition {
+        LinkDefinition {
+            actor_id: "MA".into(),
+            provider_id: "VA".into(),
+            link_name: "default".into(),
+            contract_id: "acme:x".into(),
+            values: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_link_dangles_when_its_actor_runs_and_its_provider_does_not() {
+        let table = Table::default();
+        let dangles = |provider: bool, actor: bool| dangling(&link(), &table, &|_| provider, &|_| actor).is_some();
+        assert!(dangles(false, true));
+        assert!(!dangles(true, true) && !dangles(false, false) && !dangles(true, false));
+    }
+
+    #[test]
+    fn a_lost_host_and_a_start_that_failed_are_told() {
+        let failure = Failure { reference: "x:1".into(), error: "no such image".into(), ..Failure::default() };
+        let health = Health { failures: vec![failure], ..Health::default() };
+        let mut host = HostView { name: "calm".into(), health: Some(Arc::new(health)), ..HostView::default() };
+        let told = |host: &HostView| {
+            let mut attention = Vec::new();
+            of_host(host, &Table::default(), &mut attention);
+            attention.into_iter().map(|item| item.text).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&host), ["x:1 does not start on calm: no such image"]);
+        let mut attention = Vec::new();
+        of_host(&host, &Table::default(), &mut attention);
+        attention.mask();
+        assert_eq!(attention[0].text, format!("x:1 does not start on calm: {HIDDEN}"));
+        host.state = State::Lost;
+        assert_eq!(told(&host), ["Host calm vanished without a goodbye"]);
+    }
+}

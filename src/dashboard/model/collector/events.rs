@@ -1,0 +1,167 @@
+//! Takes in events and the progress of starts, as they come.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{Collector, HOSTS_MAX, ask::says_the_same};
+use crate::model::{
+    Collection, Pull,
+    events::{Entry, short},
+};
+use lattice_protocol::{
+    clock,
+    control::types::Pairs,
+    events::{Event, Received, Step},
+    identity::keys::HostId,
+};
+
+/// Longer references are told by nobody.
+const STEP_BYTES_MAX: usize = 4096;
+/// Pulls that are kept.
+const PULLS_MAX: usize = 256;
+
+impl Collector {
+    pub(super) fn on_event(&mut self, received: &Received) {
+        let Received { source, event, .. } = received;
+        if HostId::parse(source).is_err() || (!self.hosts.contains_key(&**source) && self.hosts.len() >= HOSTS_MAX) {
+            return;
+        }
+        let id: Arc<str> = source.as_str().into();
+        self.model.records().hear(&id);
+        match event {
+            Event::HostStopped { .. } => {
+                self.write(received);
+                self.forget(&id);
+                self.publish_all();
+                return;
+            }
+            Event::HostStarted { .. } | Event::HostHeartbeat(_) => self.heartbeat(&id, received),
+            Event::HealthCheckPassed(provider) | Event::HealthCheckFailed(provider) => {
+                let key = (provider.public_key.clone(), provider.link_name.clone());
+                if let Some(known) = self.hosts.get_mut(&id) {
+                    known.view.checks.insert(key, matches!(event, Event::HealthCheckPassed(_)));
+                    known.is_changed = true;
+                }
+            }
+            // It concerns the lattice, not what the host runs.
+            Event::LinkdefSet(_)
+            | Event::LinkdefDeleted(_)
+            | Event::RefmapSet { .. }
+            | Event::ConfigSet { .. }
+            | Event::ConfigDeleted { .. } => {}
+            // Nothing came of it.
+            Event::CommandRefused { .. } => {}
+            Event::HealthCheckStatus(_) => {}
+            // An event of a host that is gone does not bring it back.
+            _ => {
+                if let Some(known) = self.hosts.get_mut(&id) {
+                    known.is_stale = true;
+                }
+            }
+        }
+        self.write(received);
+        self.arrived(received);
+        if let Event::LinkdefSetFailed { link, .. } | Event::LinkdefSet(link) | Event::LinkdefDeleted(link) = event {
+            // The health of a host contains what its providers say of their links.
+            let provider = &link.provider_id;
+            for known in self.hosts.values_mut().filter(|known| known.view.is_ours) {
+                known.is_stale |= known.view.inventory.providers.iter().any(|running| running.id == *provider);
+            }
+        }
+        self.ask_stale();
+    }
+
+    pub(super) fn heartbeat(&mut self, id: &Arc<str>, Received { event, data, .. }: &Received) {
+        let is_start = matches!(event, Event::HostStarted { .. });
+        let known = self.known(id);
+        let view = &mut known.view;
+        view.heard_ms = clock::now_ms();
+        if let Some(labels) = data["labels"].as_object() {
+            let pairs = labels.iter().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
+            let labels: Pairs = pairs.collect();
+            known.is_changed |= view.labels != labels;
+            view.labels = labels;
+        }
+        for (member, field) in [("friendly_name", &mut view.name), ("version", &mut view.version)] {
+            if let Some(text) = data[member].as_str().filter(|text| !text.is_empty())
+                && *field != text
+            {
+                text.clone_into(field);
+                known.is_changed = true;
+            }
+        }
+        if let Some(seconds) = data["uptime_seconds"].as_u64() {
+            let started = clock::now_ms().saturating_sub(seconds.saturating_mul(1000));
+            if view.started_ms.is_none_or(|known| is_start || known.abs_diff(started) > 1500) {
+                view.started_ms = Some(started);
+                known.is_changed = true;
+            }
+        }
+        known.is_stale |= is_start || !says_the_same(data, &known.view.inventory);
+        if is_start {
+            (known.is_mute, known.ask_at) = (false, Instant::now());
+        }
+        self.mark_heard(id);
+    }
+
+    /// Drops the pull of what has started, or has failed to start.
+    pub(super) fn arrived(&mut self, Received { source, event, .. }: &Received) {
+        let reference = match event {
+            Event::ActorScaled { actor, .. } | Event::ActorsStarted { actor, .. } => &actor.image_ref,
+            Event::ActorsStartFailed { image_ref, .. } | Event::ActorScaleFailed { image_ref, .. } => image_ref,
+            Event::ProviderStarted { provider, .. } => &provider.image_ref,
+            Event::ActorStartFailed { actor_ref, .. } => actor_ref,
+            Event::ProviderStartFailed { provider_ref, .. } => provider_ref,
+            _ => return,
+        };
+        self.model.records().retain_pulls(|pull| pull.host_id != *source || pull.reference != *reference);
+    }
+
+    /// Puts an event into the log.
+    pub(super) fn write(&mut self, received: &Received) {
+        let Received { source, data, .. } = received;
+        let name = match self.hosts.get(&**source) {
+            Some(known) if !known.view.name.is_empty() => known.view.name.clone(),
+            _ => match self.names.get(&**source) {
+                Some(name) => name.clone(),
+                None => match data["friendly_name"].as_str() {
+                    Some(name) => name.to_owned(),
+                    None => short(source),
+                },
+            },
+        };
+        let table = self.dashboard.parts().context.links.table();
+        let is_ours = self.hosts.get(&**source).is_some_and(|known| known.view.is_ours);
+        if let Some(entry) =
+            Entry::of(received, &name, is_ours, |key| table.claims(key).map(|claims| claims.name.clone()))
+        {
+            self.log(entry);
+        }
+    }
+
+    pub(super) fn log(&mut self, entry: Entry) {
+        let entry = {
+            let mut records = self.model.records();
+            records.changed(Collection::Events);
+            records.log.push(entry)
+        };
+        self.model.tell_masked("event", &*entry);
+    }
+
+    pub(super) fn progress(&mut self, step: Step) {
+        if HostId::parse(&step.host_id).is_err() || step.reference.len() + step.stage.len() > STEP_BYTES_MAX {
+            return;
+        }
+        let host_name = self.hosts.get(&*step.host_id).map(|known| known.view.name.clone()).unwrap_or_default();
+        let mut records = self.model.records();
+        let pulls = &mut records.pulls;
+        let at = pulls.iter().position(|pull| pull.host_id == step.host_id && pull.reference == step.reference);
+        let began_ms = at.map_or_else(clock::now_ms, |at| pulls.remove(at).began_ms);
+        if pulls.len() < PULLS_MAX {
+            let Step { host_id, reference, stage, bytes, of } = step;
+            pulls.push(Pull { host_id, host_name, reference, stage, bytes, of, began_ms, heard_ms: clock::now_ms() });
+        }
+        records.changed(Collection::Pulls);
+    }
+}

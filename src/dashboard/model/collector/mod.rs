@@ -1,0 +1,457 @@
+//! Keeps the [`Snapshot`] and all else that pages show; nothing else writes it.
+//!
+//! A loop hears events and progress. Every [`TICK`] it looks at the peers, drops what is gone,
+//! starts what is due and publishes what changed. It waits for nothing else: questions to hosts run
+//! in children, which report back.
+//!
+//! * [`presence`] knows who is there and who is lost; [`events`] takes events in; [`ask`] puts questions.
+//! * An event about what a host runs makes it *stale*; a stale host is asked for its inventory as soon as somebody looks. So no
+//!   count is ever guessed from events, whose forms differ by the year.
+//! * While somebody looks, every host is asked for its counts every two seconds, more rarely in large lattices.
+
+mod ask;
+mod events;
+mod presence;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::Duration,
+};
+
+use async_nats::connection::State::Connected;
+use futures::{FutureExt as _, StreamExt as _, stream};
+use serde_json::{Value, json};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use self::ask::{ask, listen};
+use super::{
+    Collection, HostView, Model, Snapshot, State, attention,
+    rates::{Of, Rates, STEP_MS, Sum},
+};
+use crate::Dashboard;
+pub use ask::health;
+use lattice_client::{calls, rates, watch};
+use lattice_protocol::{
+    clock,
+    control::{
+        probe::{calls::Look, health::Health},
+        types::{HostReply, Inventory},
+    },
+};
+
+/// How often what changed is published.
+const TICK: Duration = Duration::from_millis(200);
+/// How often streams hear the numbers.
+const NUMBERS: Duration = Duration::from_millis(STEP_MS);
+/// How often streams hear that the dashboard is there.
+const BEAT: Duration = Duration::from_secs(3);
+/// Hosts that are asked at a time.
+const ASKED_MAX: usize = 16;
+/// The least time between two looks, for each host: a large lattice is looked at more rarely.
+const LOOK_COST: Duration = Duration::from_millis(20);
+/// How often the counts of a small lattice are read while nobody looks at them, and the most hosts
+/// of a small lattice.
+const IDLE_LOOK: Duration = Duration::from_secs(10);
+const SMALL: usize = 16;
+/// How often a host that did not answer is asked again.
+const AGAIN: Duration = Duration::from_secs(2);
+/// A tick that comes so late means that this process did not run.
+const PAUSE: Duration = Duration::from_secs(2);
+/// Hosts that are kept.
+const HOSTS_MAX: usize = 4096;
+/// How long a pull is kept that nobody speaks of any more, in milliseconds.
+const PULL_KEPT_MS: u64 = 15_000;
+
+/// The task that keeps the snapshot.
+struct Collector {
+    dashboard: Dashboard,
+    model: Model,
+    hosts: BTreeMap<Arc<str>, Known>,
+    children: JoinSet<Report>,
+    asked: usize,
+    /// A ping is on its way.
+    is_searching: bool,
+    was_viewed: bool,
+    /// Since when both connections are up.
+    connected: Option<Instant>,
+    /// The last tick.
+    ticked: Instant,
+    /// Names of hosts that are gone, for their last words.
+    names: HashMap<Arc<str>, String>,
+    /// Looks at counts.
+    earlier: HashMap<String, Look>,
+    is_looking: bool,
+    look_at: Instant,
+    numbers_at: Instant,
+    beat_at: Instant,
+    /// The revisions that streams received last, by collection.
+    told: [u64; Collection::ALL.len()],
+}
+
+/// Keeps the snapshot of a dashboard until told to stop; begins anew if it fails, which is a bug.
+pub async fn run(dashboard: Dashboard, stop: CancellationToken) {
+    loop {
+        let collector = Collector::new(dashboard.clone());
+        let ended = AssertUnwindSafe(collector.run(stop.clone())).catch_unwind().await;
+        if stop.is_cancelled() {
+            return;
+        }
+        match ended {
+            Ok(()) => error!("the dashboard hears no events any more, and begins anew"),
+            Err(_) => error!("what keeps the dashboard's picture panicked, and begins anew; this is a bug"),
+        }
+        dashboard.model().abandon();
+        sleep(AGAIN).await;
+    }
+}
+
+/// A host, as the collector works on it.
+struct Known {
+    view: HostView,
+    /// It has to be asked.
+    is_stale: bool,
+    is_asked: bool,
+    ask_at: Instant,
+    /// It did not answer the last time, so nobody waits for it.
+    is_mute: bool,
+    /// It was among the peers, so it has left when it is not.
+    was_peer: bool,
+    /// It differs from what is published.
+    is_changed: bool,
+}
+
+impl Known {
+    /// Whether a first look waits for it.
+    fn is_awaited(&self) -> bool {
+        self.view.state != State::Lost && (self.is_stale || self.is_asked) && !self.is_mute
+    }
+}
+
+/// The report of a child.
+enum Report {
+    Found(Vec<HostReply>),
+    Host { id: Arc<str>, inventory: Option<Inventory>, health: Option<Box<Health>> },
+    Counts(HashMap<String, Look>),
+}
+
+impl Collector {
+    fn new(dashboard: Dashboard) -> Self {
+        let (model, now) = (dashboard.model().clone(), Instant::now());
+        Self {
+            model,
+            dashboard,
+            hosts: BTreeMap::new(),
+            children: JoinSet::new(),
+            asked: 0,
+            is_searching: false,
+            was_viewed: false,
+            connected: None,
+            ticked: now,
+            names: HashMap::new(),
+            earlier: HashMap::new(),
+            is_looking: false,
+            look_at: now,
+            numbers_at: now,
+            beat_at: now,
+            told: [0; Collection::ALL.len()],
+        }
+    }
+
+    /// Keeps the snapshot until told to stop.
+    async fn run(mut self, stop: CancellationToken) {
+        let lattice = self.dashboard.lattice().clone();
+        let listened = tokio::select! {
+            () = stop.cancelled() => return,
+            listened = listen(&lattice) => listened,
+        };
+        let (mut events, mut steps) = listened;
+        let mut links = self.dashboard.parts().context.links.changes();
+        let model = self.model.clone();
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let own: Arc<str> = self.model.own_id().into();
+        self.known(&own).view.is_ours = true;
+        loop {
+            tokio::select! {
+                // Answers before events, so that a flood of these holds no place of a question.
+                biased;
+                () = stop.cancelled() => return,
+                Some(done) = self.children.join_next(), if !self.children.is_empty() => match done {
+                    Ok(report) => self.take_in(report),
+                    Err(failure) => error!(error = %failure, "a question of the dashboard panicked"),
+                },
+                event = events.next() => match event {
+                    Some(event) => self.on_event(&event),
+                    None => return,
+                },
+                Some(message) = steps.next() => {
+                    if let Ok(step) = serde_json::from_slice(&message.payload) {
+                        self.progress(step);
+                    }
+                }
+                Ok(()) = links.changed() => {
+                    let mut records = self.model.records();
+                    records.changed(Collection::Links);
+                    records.changed(Collection::Claims);
+                }
+                () = model.0.wanted.notified() => self.tick(),
+                _ = tick.tick() => self.tick(),
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        let is_viewed = self.model.is_viewed();
+        if is_viewed && !self.was_viewed {
+            self.search();
+            // The last one may be long ago.
+            self.look_at = Instant::now();
+        }
+        self.was_viewed = is_viewed;
+        let parts = self.dashboard.parts();
+        if parts.context.store.backend().is_reachable() && *parts.context.links.synced().borrow() {
+            self.model.records().store_heard = std::time::Instant::now();
+        }
+        for id in self.model.take_invalidated() {
+            if let Some(known) = self.hosts.get_mut(&*id) {
+                known.is_stale = true;
+            }
+        }
+        let is_up =
+            [&parts.context.ctl, &parts.context.rpc].iter().all(|nats| nats.client.connection_state() == Connected);
+        // After a pause of this process what lies in its queues is old, and the silence of others is its own.
+        let has_paused = parts.context.suspend.is_stale() || self.ticked.elapsed() > PAUSE;
+        self.ticked = Instant::now();
+        let before = if has_paused { None } else { self.connected };
+        self.connected = if is_up { before.or(Some(Instant::now())) } else { None };
+        if self.connected.is_some() && before.is_none() {
+            self.search();
+        }
+        self.follow_peers();
+        if self.hears() {
+            self.drop_gone();
+        }
+        self.drop_pulls();
+        self.ask_stale();
+        self.count();
+        self.publish();
+        self.tell();
+    }
+
+    fn known(&mut self, id: &Arc<str>) -> &mut Known {
+        self.hosts.entry(Arc::clone(id)).or_insert_with(|| Known {
+            view: HostView { id: Arc::clone(id), heard_ms: clock::now_ms(), ..HostView::default() },
+            is_stale: true,
+            is_asked: false,
+            ask_at: Instant::now(),
+            is_mute: false,
+            was_peer: false,
+            is_changed: true,
+        })
+    }
+
+    fn drop_pulls(&self) {
+        let now = clock::now_ms();
+        self.model.records().retain_pulls(|pull| now.saturating_sub(pull.heard_ms) < PULL_KEPT_MS);
+    }
+
+    fn ask_stale(&mut self) {
+        let own: Arc<str> = self.model.own_id().into();
+        let now = Instant::now();
+        let due: Vec<Arc<str>> = self
+            .hosts
+            .values()
+            .filter(|known| known.is_stale && !known.is_asked && known.ask_at <= now)
+            .filter(|known| known.view.state != State::Lost && (self.was_viewed || known.view.id == own))
+            .map(|known| Arc::clone(&known.view.id))
+            .collect();
+        for id in due {
+            if self.asked >= ASKED_MAX {
+                break;
+            }
+            self.asked += 1;
+            let known = self.known(&id);
+            (known.is_stale, known.is_asked) = (false, true);
+            let (is_ours, dashboard) = (known.view.is_ours, self.dashboard.clone());
+            self.children.spawn(async move {
+                let (inventory, health) = ask(&dashboard, &id, is_ours).await;
+                Report::Host { id, inventory, health: health.map(Box::new) }
+            });
+        }
+        let is_fresh = !self.is_searching && !self.hosts.values().any(Known::is_awaited);
+        self.model.0.fresh.send_if_modified(|fresh| std::mem::replace(fresh, is_fresh) != is_fresh && is_fresh);
+    }
+
+    /// Looks at what hosts count, if it is time.
+    fn count(&mut self) {
+        if self.is_looking || Instant::now() < self.look_at {
+            return;
+        }
+        let ours = self.hosts.values().filter(|known| known.view.is_ours && known.view.state == State::Ok);
+        let ids: Vec<String> = ours.map(|known| known.view.id.to_string()).collect();
+        let pause = match self.was_viewed {
+            true => NUMBERS.max(LOOK_COST * u32::try_from(ids.len()).unwrap_or(u32::MAX)),
+            false if ids.len() <= SMALL => IDLE_LOOK,
+            false => return,
+        };
+        self.look_at = Instant::now() + pause;
+        self.is_looking = true;
+        let lattice = self.dashboard.lattice().clone();
+        self.children.spawn(async move {
+            let looks = stream::iter(ids).map(|id| {
+                let lattice = &lattice;
+                async move { calls::look(lattice, &id, false).await.ok() }
+            });
+            let looks: Vec<Look> = looks.buffer_unordered(ASKED_MAX).filter_map(async |look| look).collect().await;
+            Report::Counts(looks.into_iter().map(|look| (look.host_id.clone(), look)).collect())
+        });
+    }
+
+    fn take_in(&mut self, report: Report) {
+        match report {
+            Report::Found(hosts) => {
+                self.is_searching = false;
+                for host in hosts {
+                    self.found(host);
+                }
+            }
+            Report::Host { id, inventory, health } => {
+                self.asked = self.asked.saturating_sub(1);
+                self.answered(&id, inventory, health);
+            }
+            Report::Counts(looks) => {
+                self.is_looking = false;
+                self.take_counts(looks);
+            }
+        }
+        self.ask_stale();
+        self.publish();
+    }
+
+    fn answered(&mut self, id: &Arc<str>, inventory: Option<Inventory>, health: Option<Box<Health>>) {
+        let Some(known) = self.hosts.get_mut(id) else { return };
+        known.is_asked = false;
+        let Some(inventory) = inventory else {
+            // Busy, or just gone: events or peers tell which.
+            (known.is_stale, known.is_mute, known.ask_at) = (true, true, Instant::now() + AGAIN);
+            return;
+        };
+        known.is_mute = false;
+        let view = &mut known.view;
+        view.name.clone_from(&inventory.friendly_name);
+        view.labels.clone_from(&inventory.labels);
+        if !inventory.version.is_empty() {
+            view.version.clone_from(&inventory.version);
+        }
+        if inventory.uptime_seconds > 0 || view.is_ours {
+            let started = clock::now_ms().saturating_sub(inventory.uptime_seconds.saturating_mul(1000));
+            // Seconds are rounded; a start does not wander.
+            if view.started_ms.is_none_or(|known| known.abs_diff(started) > 1500) {
+                view.started_ms = Some(started);
+            }
+        }
+        view.heard_ms = clock::now_ms();
+        view.replicas = inventory.actors.iter().map(|actor| watch::instances(actor, |_| true)).sum();
+        view.inventory = Arc::new(inventory);
+        if let Some(health) = health {
+            // This health is newer than what events said.
+            for provider in health.providers.iter().filter(|provider| provider.is_healthy.is_some()) {
+                view.checks.remove(&(provider.id.clone(), provider.link_name.clone()));
+            }
+            view.health = Some(Arc::from(health));
+        } else {
+            view.health = None;
+        }
+        let runs: BTreeSet<(String, String)> =
+            view.inventory.providers.iter().map(|p| (p.id.clone(), p.link_name.clone())).collect();
+        view.checks.retain(|key, _| runs.contains(key));
+        known.is_changed = true;
+    }
+
+    fn take_counts(&mut self, looks: HashMap<String, Look>) {
+        let now: Vec<Look> = looks.values().cloned().collect();
+        if !self.earlier.is_empty() {
+            // Of a host that was not looked at before nothing is known but its total.
+            let both: Vec<Look> = now.iter().filter(|look| self.earlier.contains_key(&look.host_id)).cloned().collect();
+            let mut sums: HashMap<Of, Sum> = HashMap::from([(Of::Lattice, Sum::default())]);
+            for row in rates::between(&self.earlier, &both) {
+                sums.entry(Of::Lattice).or_default().add(&row);
+                sums.entry(Of::Target(row.id.clone(), row.link_name.clone())).or_default().add(&row);
+            }
+            for look in &both {
+                let of_host = sums.entry(Of::Host(look.host_id.clone())).or_default();
+                let rows = rates::between(&self.earlier, std::slice::from_ref(look));
+                rows.iter().filter(|row| !row.by_callers).for_each(|row| of_host.add(row));
+            }
+            let rates = Rates {
+                of: sums.into_iter().map(|(of, sum)| (of, sum.rate())).collect(),
+                memory_bytes: now.iter().filter_map(|look| Some((look.host_id.clone(), look.memory_bytes?))).collect(),
+            };
+            let mut records = self.model.records();
+            records.history.push(&rates, clock::now_ms());
+            records.changed(Collection::Rates);
+            self.model.0.rates.store(Arc::new(rates));
+        }
+        self.earlier = looks;
+    }
+
+    /// Publishes the hosts that changed.
+    fn publish(&mut self) {
+        if self.hosts.values().any(|known| known.is_changed) {
+            self.publish_all();
+        }
+    }
+
+    fn publish_all(&mut self) {
+        let before = self.model.snapshot();
+        let hosts = self.hosts.iter_mut().map(|(id, known)| {
+            let published = match before.host(id) {
+                Some(published) if !known.is_changed => Arc::clone(published),
+                _ => Arc::new(known.view.clone()),
+            };
+            known.is_changed = false;
+            (Arc::clone(id), published)
+        });
+        let snapshot = Snapshot::new(hosts.collect());
+        self.model.0.snapshot.store(Arc::new(snapshot));
+        let mut records = self.model.records();
+        for collection in [Collection::Hosts, Collection::Actors, Collection::Providers] {
+            records.changed(collection);
+        }
+    }
+
+    /// Tells streams what changed, and from time to time the numbers.
+    fn tell(&mut self) {
+        let mut changed = serde_json::Map::new();
+        let revisions = self.model.revisions();
+        for collection in Collection::ALL {
+            let revision = revisions[collection as usize];
+            if std::mem::replace(&mut self.told[collection as usize], revision) != revision {
+                changed.insert(collection.name().to_owned(), json!(revision));
+            }
+        }
+        if !changed.is_empty() {
+            self.model.tell("change", &Value::Object(changed));
+        }
+        let now = Instant::now();
+        if self.model.viewers() > 0 && now >= self.numbers_at {
+            self.numbers_at = now + NUMBERS;
+            let overview = attention::Summary::of(&self.dashboard);
+            let point = self.model.last_point(&Of::Lattice);
+            let attention::Summary { counts, rates, attention } = overview;
+            self.model.tell_masked("overview", &attention::Numbers { counts, rates, attention, point });
+        }
+        if now >= self.beat_at {
+            self.beat_at = now + BEAT;
+            let is_connected = self.connected.is_some();
+            self.model.tell("tick", &json!({ "now_ms": clock::now_ms(), "is_connected": is_connected }));
+        }
+    }
+}

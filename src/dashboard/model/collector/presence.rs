@@ -1,0 +1,161 @@
+//! The presence of hosts: they come, fall silent, are lost, come back and leave.
+//!
+//! Peers tell of hosts of this make, within three seconds. Others only beat every 30 seconds; they
+//! are silent after two missed beats, and lost after four. A host that is cut off itself, or did
+//! not run for a while, says nothing about the others until it has heard for [`HEARING`].
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Collector, HOSTS_MAX, Report};
+use crate::model::{
+    State,
+    events::{Entry, Severity},
+};
+use lattice_protocol::{clock, control::types::HostReply};
+
+/// A host that was cut off hears all others again within this time.
+const HEARING: Duration = Duration::from_secs(3);
+/// Hosts of other makes beat every 30 seconds.
+const SILENT_MS: u64 = 75_000;
+const FOREIGN_LOST_MS: u64 = 120_000;
+/// How long a lost host stays in the snapshot.
+const LOST_KEPT_MS: u64 = 120_000;
+/// Names of hosts that are gone.
+const NAMES_MAX: usize = 1024;
+
+impl Collector {
+    /// Asks who is there: hosts of earlier years are not among the peers.
+    pub(super) fn search(&mut self) {
+        if !std::mem::replace(&mut self.is_searching, true) {
+            let lattice = self.dashboard.lattice().clone();
+            self.children.spawn(async move { Report::Found(lattice.hosts().await.unwrap_or_default()) });
+        }
+        // Everything that was missed meanwhile is asked for again.
+        for known in self.hosts.values_mut().filter(|known| known.view.state != State::Lost) {
+            known.is_stale = true;
+        }
+    }
+
+    pub(super) fn follow_peers(&mut self) {
+        let peers = self.dashboard.parts().context.peers.known();
+        // A host that is cut off forgets its peers after a while; this must not count as their
+        // goodbye.
+        let hears = self.hears();
+        let left: Vec<Arc<str>> = self
+            .hosts
+            .values()
+            .filter(|known| hears && known.was_peer && known.view.state == State::Ok)
+            .filter(|known| !peers.iter().any(|peer| peer.id == known.view.id))
+            .map(|known| Arc::clone(&known.view.id))
+            .collect();
+        for id in &left {
+            self.forget(id);
+        }
+        if !left.is_empty() {
+            self.publish_all();
+        }
+        for peer in peers {
+            if !self.hosts.contains_key(&peer.id) && (peer.is_lost() || self.hosts.len() >= HOSTS_MAX) {
+                continue;
+            }
+            let silence = clock::millis(peer.silence());
+            let known = self.known(&peer.id);
+            // It was asked as if it were of another make.
+            known.is_stale |= !known.view.is_ours;
+            (known.view.is_ours, known.was_peer) = (true, true);
+            known.view.heard_ms = clock::now_ms().saturating_sub(silence);
+            match (peer.is_lost(), known.view.state) {
+                (true, State::Ok | State::Silent) if self.hears() => self.mark_lost(&peer.id),
+                (false, State::Lost | State::Silent) => self.mark_present(&peer.id),
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether this host could hear the others for long enough to say that one is silent.
+    pub(super) fn hears(&self) -> bool {
+        self.connected.is_some_and(|since| since.elapsed() >= HEARING)
+    }
+
+    pub(super) fn mark_lost(&mut self, id: &Arc<str>) {
+        let known = self.known(id);
+        known.view.state = State::Lost;
+        known.view.lost_ms = Some(clock::now_ms());
+        known.view.health = None;
+        known.is_changed = true;
+        let (name, heard) = (known.view.name.clone(), clock::now_ms().saturating_sub(known.view.heard_ms));
+        let text = format!("Host {name} is lost: not heard for {:.1} s", heard as f64 / 1000.0);
+        self.log(Entry::concluded("host_lost", Severity::Error, id, &name, text));
+    }
+
+    /// It was heard over the control connection, which says nothing of a peer: peers decide for themselves.
+    pub(super) fn mark_heard(&mut self, id: &Arc<str>) {
+        let is_lost_peer =
+            self.dashboard.parts().context.peers.known().iter().any(|peer| peer.id == *id && peer.is_lost());
+        if self.known(id).view.state != State::Ok && !is_lost_peer {
+            self.mark_present(id);
+        }
+    }
+
+    /// Takes a host out of the snapshot; its name is kept for what it still says.
+    pub(super) fn forget(&mut self, id: &Arc<str>) {
+        let Some(known) = self.hosts.remove(id) else { return };
+        if self.names.len() >= NAMES_MAX {
+            self.names.clear();
+        }
+        self.names.insert(Arc::clone(id), known.view.name);
+    }
+
+    pub(super) fn mark_present(&mut self, id: &Arc<str>) {
+        let known = self.known(id);
+        let was_lost = known.view.state == State::Lost;
+        known.view.state = State::Ok;
+        known.view.lost_ms = None;
+        (known.is_stale, known.is_changed) = (true, true);
+        let name = known.view.name.clone();
+        if was_lost {
+            self.log(Entry::concluded("host_back", Severity::Good, id, &name, format!("Host {name} is back")));
+        }
+    }
+
+    pub(super) fn drop_gone(&mut self) {
+        let now = clock::now_ms();
+        let heard_for = self.connected.map_or(0, |since| clock::millis(since.elapsed()));
+        let foreign: Vec<(Arc<str>, u64)> = self
+            .hosts
+            .values()
+            .filter(|known| !known.view.is_ours && known.view.state != State::Lost)
+            .map(|known| (Arc::clone(&known.view.id), now.saturating_sub(known.view.heard_ms).min(heard_for)))
+            .collect();
+        for (id, silence) in foreign {
+            if silence >= FOREIGN_LOST_MS {
+                self.mark_lost(&id);
+            } else if silence >= SILENT_MS {
+                let known = self.known(&id);
+                known.is_changed |= known.view.state != State::Silent;
+                known.view.state = State::Silent;
+            }
+        }
+        let before = self.hosts.len();
+        self.hosts.retain(|_, known| known.view.lost_ms.is_none_or(|lost| now.saturating_sub(lost) < LOST_KEPT_MS));
+        if self.hosts.len() < before {
+            self.publish_all();
+        }
+    }
+
+    pub(super) fn found(&mut self, reply: HostReply) {
+        let id: Arc<str> = reply.id.as_str().into();
+        if !self.hosts.contains_key(&id) && self.hosts.len() >= HOSTS_MAX {
+            return;
+        }
+        self.model.records().hear(&id);
+        let known = self.known(&id);
+        let view = &mut known.view;
+        view.is_ours |= reply.is_ours();
+        view.heard_ms = clock::now_ms();
+        view.started_ms = Some(clock::now_ms().saturating_sub(reply.uptime_seconds.saturating_mul(1000)));
+        (view.name, view.labels, view.version) = (reply.friendly_name, reply.labels, reply.version);
+        known.is_changed = true;
+        self.mark_heard(&id);
+    }
+}

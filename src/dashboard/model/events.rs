@@ -1,0 +1,407 @@
+//! The last events of the lattice, each with a sentence for people.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::mask::{HIDDEN, Mask};
+use lattice_engine::providers::external::masks;
+use lattice_protocol::{
+    clock,
+    events::{
+        Event, Received,
+        event::{ActorContext, NOT_AVAILABLE, ProviderContext},
+    },
+    identity::keys::LinkName,
+    links::{LinkDefinition, Table},
+};
+
+/// Events that are kept.
+const EVENTS_MAX: usize = 2000;
+/// Larger data is left out.
+const DATA_BYTES_MAX: usize = 4096;
+/// An error may be long; a line of a list is not.
+const TEXT_CHARS_MAX: usize = 600;
+
+/// How much an event matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    Good,
+    Info,
+    Warning,
+    Error,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Entry {
+    /// Counts the events this host has heard since its start.
+    pub seq: u64,
+    pub at_ms: u64,
+    /// As on the wire, `actor_scaled` and so on; `host_lost` and `host_back` are this dashboard's own.
+    pub name: String,
+    pub severity: Severity,
+    pub host_id: String,
+    pub host_name: String,
+    pub text: String,
+    /// As it came, link values masked; null if it is large, and without a login.
+    pub data: Value,
+    /// The text without what others said.
+    #[serde(skip)]
+    masked: String,
+}
+
+impl Mask for Entry {
+    fn mask(&mut self) {
+        self.text.clone_from(&self.masked);
+        self.data = Value::Null;
+    }
+}
+
+/// The last events, oldest first. A clone shares them.
+#[derive(Clone, Default)]
+pub struct Log {
+    entries: VecDeque<Arc<Entry>>,
+    last: u64,
+}
+
+impl Log {
+    /// Takes an entry in, and numbers it.
+    pub fn push(&mut self, mut entry: Entry) -> Arc<Entry> {
+        self.last += 1;
+        entry.seq = self.last;
+        let entry = Arc::new(entry);
+        if self.entries.len() >= EVENTS_MAX {
+            self.entries.pop_front();
+        }
+        self.entries.push_back(Arc::clone(&entry));
+        entry
+    }
+
+    /// The number of the last one.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// Newest first.
+    pub fn newest(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().rev().map(AsRef::as_ref)
+    }
+}
+
+/// How a key is written where there is little room.
+pub fn short(key: &str) -> String {
+    match (key.get(..4), key.get(key.len().saturating_sub(4)..)) {
+        (Some(head), Some(tail)) if key.len() > 12 => format!("{head}…{tail}"),
+        _ => key.to_owned(),
+    }
+}
+
+/// The name in the claims of an actor or a provider, or what is left of its key.
+pub fn name_or_short(table: &Table, id: &str) -> String {
+    table.claims(id).map_or_else(|| short(id), |claims| claims.name.clone())
+}
+
+impl Entry {
+    /// Reads an event; heartbeats and checks that found what was known are none. `name_of` gives names to public keys.
+    /// A host of this make tells each start with the events of all years, of which one is enough.
+    pub fn of(
+        Received { source, event, data }: &Received,
+        host_name: &str,
+        is_ours: bool,
+        name_of: impl Fn(&str) -> Option<String>,
+    ) -> Option<Self> {
+        if is_ours
+            && matches!(
+                event,
+                Event::ActorStarted { .. }
+                    | Event::ActorsStarted { .. }
+                    | Event::ActorStopped { .. }
+                    | Event::ActorStartFailed { .. }
+            )
+        {
+            return None;
+        }
+        let narrator = Narrator { words: Words::All, host: host_name, name_of: &name_of };
+        let (severity, text) = narrator.sentence(event)?;
+        let (_, masked) = Narrator { words: Words::Ours, ..narrator }.sentence(event)?;
+        let [text, masked] = [text, masked].map(|text| match text.char_indices().nth(TEXT_CHARS_MAX) {
+            Some((end, _)) => format!("{}…", &text[..end]),
+            None => text,
+        });
+        Some(Self {
+            seq: 0,
+            at_ms: clock::now_ms(),
+            name: event.name().to_owned(),
+            severity,
+            host_id: source.clone(),
+            host_name: host_name.to_owned(),
+            text,
+            data: shown(data),
+            masked,
+        })
+    }
+
+    /// An event that this dashboard concludes.
+    pub fn concluded(name: &str, severity: Severity, host_id: &str, host_name: &str, text: String) -> Self {
+        let (host_id, host_name) = (host_id.to_owned(), host_name.to_owned());
+        let (name, masked, data) = (name.to_owned(), text.clone(), Value::Null);
+        Self { seq: 0, at_ms: clock::now_ms(), name, severity, host_id, host_name, text, data, masked }
+    }
+}
+
+/// The data of an event without secrets, and not without bound.
+fn shown(data: &Value) -> Value {
+    let mut data = data.clone();
+    if let Some(Value::Object(values)) = data.get_mut("values") {
+        let texts = values.iter().filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())));
+        let masked = masks::shown(&texts.collect());
+        for (name, value) in values.iter_mut() {
+            *value = masked.get(name).cloned().map_or(Value::Null, Value::String);
+        }
+    }
+    match serde_json::to_vec(&data) {
+        Ok(text) if text.len() <= DATA_BYTES_MAX => data,
+        _ => Value::Null,
+    }
+}
+
+/// The texts that a sentence may contain, by their author.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Words {
+    /// Also what a host or a provider said: it may quote link values and lines of logs.
+    All,
+    Ours,
+}
+
+/// Makes sentences of events of one host.
+struct Narrator<'a> {
+    words: Words,
+    host: &'a str,
+    name_of: &'a dyn Fn(&str) -> Option<String>,
+}
+
+impl Narrator<'_> {
+    /// Returns how much an event matters, and a sentence about it; none for events without news.
+    fn sentence(&self, event: &Event) -> Option<(Severity, String)> {
+        match event {
+            // References are told with what started.
+            Event::RefmapSet { .. } | Event::HostHeartbeat(_) | Event::HealthCheckStatus(_) => return None,
+            Event::Other(name) if name.is_empty() => return None,
+            _ => {}
+        }
+        let told = self.about_actor(event).or_else(|| self.about_provider(event));
+        let told = told.or_else(|| self.about_lattice(event));
+        told.or_else(|| Some((Severity::Info, format!("{} on {}", event.name(), self.host))))
+    }
+
+    fn about_actor(&self, event: &Event) -> Option<(Severity, String)> {
+        use Severity::{Error, Good, Info};
+        let host = self.host;
+        Some(match event {
+            Event::ActorStarted { actor, .. } => (Good, format!("{} started on {host}", self.actor(actor))),
+            Event::ActorsStarted { actor, count } => {
+                (Good, format!("{} started on {host}, {count} at a time", self.actor(actor)))
+            }
+            Event::ActorStopped { actor, .. } | Event::ActorsStopped { actor, remaining: 0, .. } => {
+                (Info, format!("{} stopped on {host}", self.actor(actor)))
+            }
+            Event::ActorsStopped { actor, remaining, .. } => {
+                (Info, format!("{} on {host} takes {remaining} at a time now", self.actor(actor)))
+            }
+            Event::ActorScaled { actor, max: 0 } => {
+                (Info, format!("{} scaled to nothing on {host}", self.actor(actor)))
+            }
+            Event::ActorScaled { actor, max: u32::MAX } => {
+                (Good, format!("{} scaled without a bound on {host}", self.actor(actor)))
+            }
+            Event::ActorScaled { actor, max } => (Good, format!("{} scaled to {max} on {host}", self.actor(actor))),
+            Event::ActorUpdated { public_key, revision, .. } => {
+                (Good, format!("{} updated to revision {revision} on {host}", self.named(public_key)))
+            }
+            Event::ActorUpdateFailed { public_key, reason, .. } => {
+                (Error, format!("{} was not updated on {host}: {}", self.named(public_key), self.said(reason)))
+            }
+            Event::ActorStartFailed { actor_ref: reference, error }
+            | Event::ActorsStartFailed { image_ref: reference, error, .. } => {
+                (Error, format!("Actor {reference} does not start on {host}: {}", self.said(error)))
+            }
+            Event::ActorScaleFailed { image_ref, error, .. } => {
+                (Error, format!("Actor {image_ref} is not scaled on {host}: {}", self.said(error)))
+            }
+            Event::ClaimsNotInForce { public_key, error, .. } => {
+                let who = self.named(public_key);
+                (Error, format!("Calls of and to {who} on {host} are refused: {}", self.said(error)))
+            }
+            _ => return None,
+        })
+    }
+
+    fn about_provider(&self, event: &Event) -> Option<(Severity, String)> {
+        use Severity::{Error, Good, Info, Warning};
+        let host = self.host;
+        Some(match event {
+            Event::ProviderStarted { provider, claims } => {
+                let who = self.claimed(&claims.name, &provider.public_key);
+                (Good, format!("Provider {who}{} started on {host}", under(&provider.link_name)))
+            }
+            Event::ProviderStartFailed { provider_ref, error, .. } => {
+                (Error, format!("Provider {provider_ref} does not start on {host}: {}", self.said(error)))
+            }
+            Event::ProviderStopped { provider, reason } => match reason.as_str() {
+                "" | "stopped" => (Info, format!("Provider {} stopped on {host}", self.provider(provider))),
+                _ => {
+                    let who = self.provider(provider);
+                    (Warning, format!("Provider {who} ended on {host}: {}", self.said(reason)))
+                }
+            },
+            Event::HealthCheckPassed(provider) => {
+                (Good, format!("Provider {} on {host} is healthy", self.provider(provider)))
+            }
+            Event::HealthCheckFailed(provider) => {
+                (Error, format!("Provider {} on {host} fails its health check", self.provider(provider)))
+            }
+            _ => return None,
+        })
+    }
+
+    fn about_lattice(&self, event: &Event) -> Option<(Severity, String)> {
+        use Severity::{Error, Good, Info, Warning};
+        let host = self.host;
+        Some(match event {
+            Event::HostStarted { .. } => (Good, format!("Host {host} started")),
+            Event::HostStopped { .. } => (Info, format!("Host {host} stopped")),
+            Event::LinkdefSet(LinkDefinition { actor_id, provider_id, contract_id, link_name, .. }) => {
+                let (actor, provider) = (self.named(actor_id), self.named(provider_id));
+                (Good, format!("{actor} linked to {provider} for {contract_id}{}", under(link_name)))
+            }
+            Event::LinkdefDeleted(LinkDefinition { actor_id, contract_id, link_name, .. }) => {
+                let actor = self.named(actor_id);
+                (Info, format!("Link of {actor} for {contract_id}{} deleted", under(link_name)))
+            }
+            Event::LinkdefSetFailed { link, error, .. } => {
+                let (provider, actor) = (self.named(&link.provider_id), self.named(&link.actor_id));
+                let error = self.said(error);
+                (Error, format!("Provider {provider} on {host} does not take the link of {actor} on: {error}"))
+            }
+            Event::CommandRefused { command, error, .. } => {
+                (Warning, format!("{host} refused {command}: {}", self.said(error)))
+            }
+            Event::ConfigSet { entity_id, key } => {
+                (Info, format!("Configuration {key} of {} set", self.named(entity_id)))
+            }
+            Event::ConfigDeleted { entity_id, .. } => {
+                (Info, format!("Configuration of {} deleted", self.named(entity_id)))
+            }
+            _ => return None,
+        })
+    }
+
+    fn named(&self, key: &str) -> String {
+        (self.name_of)(key).filter(|name| !name.is_empty()).unwrap_or_else(|| short(key))
+    }
+
+    /// Returns the name that an event carries in its claims, or else what is known of the key.
+    fn claimed(&self, name: &str, key: &str) -> String {
+        if matches!(name, "" | NOT_AVAILABLE) { self.named(key) } else { name.to_owned() }
+    }
+
+    fn actor(&self, actor: &ActorContext) -> String {
+        self.claimed(&actor.claims.name, &actor.public_key)
+    }
+
+    fn provider(&self, provider: &ProviderContext) -> String {
+        self.named(&provider.public_key) + &under(&provider.link_name)
+    }
+
+    fn said<'t>(&self, text: &'t str) -> &'t str {
+        match self.words {
+            Words::All => text,
+            Words::Ours => HIDDEN,
+        }
+    }
+}
+
+/// Names a link name that is not the default one.
+fn under(link_name: &str) -> String {
+    match link_name {
+        "" | LinkName::DEFAULT => String::new(),
+        name => format!(" (link name {name})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn entry(name: &str, data: Value) -> Option<Entry> {
+        let event = json!({ "type": format!("com.wasmcloud.lattice.{name}"), "source": "N1", "data": data });
+        let event = Received::parse(event.to_string().as_bytes()).unwrap();
+        Entry::of(&event, "calm-otter", true, |key| (key == "MA").then(|| "Echo".to_owned()))
+    }
+
+    #[test]
+    fn events_are_sentences() {
+        let text = |name: &str, data: Value| entry(name, data).map(|entry| entry.text);
+        assert_eq!(
+            text("actor_scaled", json!({ "public_key": "MA", "max_instances": 3 })).as_deref(),
+            Some("Echo scaled to 3 on calm-otter")
+        );
+        assert_eq!(
+            text("provider_stopped", json!({ "public_key": "VBCDEFGHIJKLMNOP", "link_name": "b", "reason": "exit 1" }))
+                .as_deref(),
+            Some("Provider VBCD…MNOP (link name b) ended on calm-otter: exit 1")
+        );
+        assert_eq!(
+            text("command_refused", json!({ "command": "link put", "error": "no provider" })).as_deref(),
+            Some("calm-otter refused link put: no provider")
+        );
+        assert_eq!(text("host_heartbeat", json!({})), None);
+        assert_eq!(text("something_new", json!({})).as_deref(), Some("something_new on calm-otter"));
+    }
+
+    #[test]
+    fn without_a_login_events_have_no_foreign_words() {
+        for (name, data) in [
+            ("linkdef_set", json!({ "actor_id": "MA", "provider_id": "VA", "values": { "port": "foreign" } })),
+            ("linkdef_set_failed", json!({ "actor_id": "MA", "provider_id": "VA", "error": "foreign" })),
+            ("provider_stopped", json!({ "public_key": "VA", "reason": "foreign" })),
+            ("actors_start_failed", json!({ "image_ref": "x:1", "error": "foreign" })),
+            ("actor_scale_failed", json!({ "image_ref": "x:1", "error": "foreign" })),
+            ("actor_update_failed", json!({ "public_key": "MA", "reason": "foreign" })),
+            ("provider_start_failed", json!({ "provider_ref": "x:1", "error": "foreign" })),
+            ("something_new", json!({ "anything": "foreign" })),
+        ] {
+            let mut masked = entry(name, data).unwrap();
+            let whole = serde_json::to_string(&masked).unwrap();
+            masked.mask();
+            let masked = serde_json::to_string(&masked).unwrap();
+            assert!(whole.contains("foreign") && !masked.contains("foreign"), "{masked}");
+            assert!(masked.contains("calm-otter") || masked.contains("Echo"), "{masked}");
+        }
+    }
+
+    #[test]
+    fn secrets_and_floods_are_not_kept() {
+        let data = json!({ "actor_id": "MA", "values": { "password": "hunter2", "port": "80" } });
+        let kept = entry("linkdef_set", data).unwrap().data;
+        assert_eq!((&kept["values"]["port"], kept["values"]["password"] == "hunter2"), (&json!("80"), false));
+        let flood = entry("linkdef_set_failed", json!({ "error": "x".repeat(10_000) })).unwrap();
+        assert!(flood.data.is_null() && flood.text.chars().count() < 700);
+    }
+
+    #[test]
+    fn the_log_keeps_the_last_ones_and_counts_all() {
+        let mut log = Log::default();
+        for _ in 0..EVENTS_MAX + 5 {
+            log.push(entry("host_started", json!({})).unwrap());
+        }
+        assert_eq!((log.last(), log.newest().count()), (EVENTS_MAX as u64 + 5, EVENTS_MAX));
+        assert_eq!(log.newest().next().unwrap().seq, log.last());
+    }
+}

@@ -1,0 +1,578 @@
+//! The lattice in memory, for everybody who looks at the dashboard.
+//!
+//! ```text
+//! events, progress, peers, metadata ─▶ Collector ─▶ Snapshot, Rates, Records ─▶ pages of the API
+//! requests, streams, operations ─▶ Demand ─▲  └▶ News ─▶ streams
+//! ```
+//!
+//! * The collector is the only writer of what pages show; others only write what they demand.
+//! * Links and claims are not copied: the host has them ([`lattice_engine::links::Live`]).
+//! * Other hosts are asked for what they run when an event says that it changed, and only while
+//!   somebody looks ([`Model::mark_viewed`]); a host nobody looks at only listens.
+//! * A [`Snapshot`] is immutable, and so is what was counted from it. [`Records`] grow: they are
+//!   behind a lock that is held for lines, and readers take copies out of it.
+//! * Everything has a bound: events, points of a history, targets with a history, pulls.
+
+pub mod attention;
+pub mod collector;
+pub mod events;
+pub mod rates;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
+use serde::Serialize;
+use tokio::sync::{Notify, broadcast, watch};
+use utoipa::ToSchema;
+
+use super::{
+    auth::Access,
+    mask::{self, Mask},
+};
+use events::Log;
+use lattice_protocol::{
+    clock,
+    control::{
+        probe::health::Health,
+        types::{Inventory, Pairs},
+    },
+};
+use rates::{History, Of, Point, Rates, Series};
+
+/// News that a slow stream may be behind; then it is told to fetch everything.
+const NEWS: usize = 1024;
+/// How long somebody who made a request counts as looking.
+const LOOKING: Duration = Duration::from_secs(30);
+/// Hosts whose last word is remembered, and for how long at least.
+const HEARD_MAX: usize = 8192;
+const HEARD_KEPT_MS: u64 = 600_000;
+/// Shorter silences are those between two looks.
+const STORE_SILENT: Duration = Duration::from_secs(1);
+/// How long a first look waits for what hosts answer.
+const FRESH: Duration = Duration::from_millis(1500);
+
+/// The lattice in memory. Cheap to clone.
+#[derive(Clone)]
+pub struct Model(Arc<Inner>);
+
+struct Inner {
+    own_id: Arc<str>,
+    // The collector alone writes these three.
+    snapshot: ArcSwap<Snapshot>,
+    rates: ArcSwap<Rates>,
+    records: RwLock<Records>,
+    demand: Mutex<Demand>,
+    /// Somebody began to look, or a host was changed from here.
+    wanted: Notify,
+    /// Ticks when all hosts have been asked that had to be.
+    fresh: watch::Sender<bool>,
+    news: broadcast::Sender<News>,
+}
+
+/// Everything that grows event by event, so that a copy for each change would cost too much.
+struct Records {
+    log: Log,
+    history: History,
+    pulls: Vec<Pull>,
+    /// When hosts of other makes were last heard, in milliseconds since 1970.
+    heard: HashMap<Arc<str>, u64>,
+    /// How often each list has changed.
+    revisions: [u64; Collection::ALL.len()],
+    /// When the bucket of the metadata was last heard.
+    store_heard: Instant,
+}
+
+impl Records {
+    fn changed(&mut self, collection: Collection) {
+        self.revisions[collection as usize] += 1;
+    }
+
+    /// A host was heard now.
+    fn hear(&mut self, id: &Arc<str>) {
+        let now = clock::now_ms();
+        if self.heard.len() >= HEARD_MAX {
+            self.heard.retain(|_, at| *at > now.saturating_sub(HEARD_KEPT_MS));
+        }
+        if self.heard.len() < HEARD_MAX {
+            self.heard.insert(Arc::clone(id), now);
+        }
+    }
+
+    /// Keeps the pulls of which this is true.
+    fn retain_pulls(&mut self, is_kept: impl Fn(&Pull) -> bool) {
+        let before = self.pulls.len();
+        self.pulls.retain(is_kept);
+        if self.pulls.len() < before {
+            self.changed(Collection::Pulls);
+        }
+    }
+}
+
+/// The wishes of others for the collector, which reads them at its next tick.
+struct Demand {
+    /// Streams that hear news.
+    viewers: usize,
+    /// When the last request was made.
+    viewed: Option<Instant>,
+    /// When somebody began to look.
+    began: Instant,
+    /// Hosts that were changed from here and are to be asked again.
+    invalidated: BTreeSet<String>,
+}
+
+impl Demand {
+    /// Whether it is worth to ask other hosts.
+    fn is_viewed(&self) -> bool {
+        self.viewers > 0 || self.viewed.is_some_and(|at| at.elapsed() < LOOKING)
+    }
+
+    /// Somebody looks now. Says whether nobody did before.
+    fn begin(&mut self) -> bool {
+        let begins = !self.is_viewed();
+        if begins {
+            self.began = Instant::now();
+        }
+        begins
+    }
+}
+
+/// A list that pages show, and fetch again when its revision changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Collection {
+    Hosts,
+    Actors,
+    Providers,
+    Links,
+    Claims,
+    Events,
+    Pulls,
+    Rates,
+}
+
+impl Collection {
+    pub const ALL: [Self; 8] =
+        [Self::Hosts, Self::Actors, Self::Providers, Self::Links, Self::Claims, Self::Events, Self::Pulls, Self::Rates];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hosts => "hosts",
+            Self::Actors => "actors",
+            Self::Providers => "providers",
+            Self::Links => "links",
+            Self::Claims => "claims",
+            Self::Events => "events",
+            Self::Pulls => "pulls",
+            Self::Rates => "rates",
+        }
+    }
+}
+
+/// Something that streams pass on.
+#[derive(Clone, Debug)]
+pub struct News {
+    /// The name of the server-sent event.
+    pub name: &'static str,
+    /// JSON, encoded once for all who may read everything.
+    data: Arc<str>,
+    /// The same for those who may not, if it differs.
+    masked: Option<Arc<str>>,
+}
+
+impl News {
+    /// Returns the JSON that may be read with this access.
+    pub fn data(&self, access: Access) -> &str {
+        match (access, &self.masked) {
+            (Access::Reader, Some(masked)) => masked,
+            _ => &self.data,
+        }
+    }
+}
+
+/// How a host is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    #[default]
+    Ok,
+    /// A host of earlier years whose heartbeats are missing.
+    Silent,
+    /// It vanished without a goodbye.
+    Lost,
+}
+
+/// A host, and all that is known of it.
+#[derive(Clone, Debug, Default)]
+pub struct HostView {
+    pub id: Arc<str>,
+    pub name: String,
+    pub state: State,
+    pub labels: Pairs,
+    pub version: String,
+    /// When it started, in milliseconds since 1970.
+    pub started_ms: Option<u64>,
+    pub heard_ms: u64,
+    pub lost_ms: Option<u64>,
+    /// It is like this one, and answers what hosts of earlier years do not know.
+    pub is_ours: bool,
+    pub inventory: Arc<Inventory>,
+    /// Calls its actors take at a time, all together.
+    pub replicas: u64,
+    /// Its last report about itself, if it is of this make.
+    pub health: Option<Arc<Health>>,
+    /// Results of the health checks of its providers, by public key and link name.
+    pub checks: BTreeMap<(String, String), bool>,
+}
+
+impl HostView {
+    /// How a provider of it answers health checks.
+    pub fn provider_health(&self, id: &str, link_name: &str) -> ProviderState {
+        let told = self.checks.get(&(id.to_owned(), link_name.to_owned())).copied();
+        match told.or_else(|| self.health.as_ref()?.provider(id, link_name)?.is_healthy) {
+            Some(true) => ProviderState::Healthy,
+            Some(false) => ProviderState::Unhealthy,
+            None => ProviderState::Unknown,
+        }
+    }
+}
+
+/// How a provider answers health checks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ProviderState {
+    Healthy,
+    Unhealthy,
+    /// It has not been asked yet, or nobody told.
+    #[default]
+    Unknown,
+}
+
+/// The hosts of one moment.
+#[derive(Default)]
+pub struct Snapshot {
+    /// By id.
+    pub hosts: BTreeMap<Arc<str>, Arc<HostView>>,
+    /// Counted when it is first wanted.
+    index: OnceLock<Index>,
+}
+
+/// The actors and providers that run in the lattice, on any host.
+#[derive(Default)]
+pub struct Index {
+    pub actors: BTreeMap<String, ActorSum>,
+    /// By public key and link name.
+    pub providers: BTreeMap<(String, String), ProviderSum>,
+}
+
+/// An actor on all hosts.
+#[derive(Default)]
+pub struct ActorSum {
+    pub name: String,
+    pub references: BTreeSet<String>,
+    pub replicas: u64,
+    pub hosts: Vec<Arc<HostView>>,
+}
+
+/// A provider under a link name, on all hosts.
+#[derive(Default)]
+pub struct ProviderSum {
+    pub name: String,
+    pub contract_id: String,
+    pub references: BTreeSet<String>,
+    pub hosts: Vec<Arc<HostView>>,
+}
+
+impl Snapshot {
+    fn new(hosts: BTreeMap<Arc<str>, Arc<HostView>>) -> Self {
+        Self { hosts, index: OnceLock::new() }
+    }
+
+    pub fn host(&self, id: &str) -> Option<&Arc<HostView>> {
+        self.hosts.get(id)
+    }
+
+    /// The name of a host, or what is left of its id.
+    pub fn host_name(&self, id: &str) -> String {
+        self.host(id).map_or_else(|| id.chars().take(8).collect(), |host| host.name.clone())
+    }
+
+    /// Hosts that are not lost.
+    pub fn present(&self) -> impl Iterator<Item = &Arc<HostView>> {
+        self.hosts.values().filter(|host| host.state != State::Lost)
+    }
+
+    pub fn index(&self) -> &Index {
+        self.index.get_or_init(|| Index::of(self))
+    }
+}
+
+impl Index {
+    /// Leaves out the actors and providers of lost hosts: they do not run.
+    fn of(snapshot: &Snapshot) -> Self {
+        let mut index = Self::default();
+        for host in snapshot.present() {
+            for actor in &host.inventory.actors {
+                let sum = index.actors.entry(actor.id.clone()).or_default();
+                if sum.name.is_empty() {
+                    sum.name.clone_from(&actor.name);
+                }
+                sum.references.insert(actor.image_ref.clone());
+                sum.replicas += lattice_client::watch::instances(actor, |_| true);
+                sum.hosts.push(Arc::clone(host));
+            }
+            for provider in &host.inventory.providers {
+                let key = (provider.id.clone(), provider.link_name.clone());
+                let sum = index.providers.entry(key).or_default();
+                if sum.name.is_empty() {
+                    sum.name.clone_from(&provider.name);
+                }
+                if sum.contract_id.is_empty() {
+                    sum.contract_id.clone_from(&provider.contract_id);
+                }
+                sum.references.insert(provider.image_ref.clone());
+                sum.hosts.push(Arc::clone(host));
+            }
+        }
+        index
+    }
+
+    /// Whether a provider runs under any link name.
+    pub fn runs_provider(&self, id: &str) -> bool {
+        self.providers.range((id.to_owned(), String::new())..).next().is_some_and(|((found, _), _)| found == id)
+    }
+}
+
+/// An image that a host fetches, or what comes after that.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Pull {
+    pub host_id: String,
+    pub host_name: String,
+    /// As it was asked for.
+    pub reference: String,
+    /// `pull`, `verify`, `compile`, `unpack` or `start`.
+    pub stage: String,
+    /// How much of how much; 0 of 0 if that is not counted.
+    pub bytes: u64,
+    pub of: u64,
+    pub began_ms: u64,
+    pub heard_ms: u64,
+}
+
+impl Model {
+    pub fn new(own_id: &str) -> Self {
+        let now = Instant::now();
+        Self(Arc::new(Inner {
+            own_id: own_id.into(),
+            snapshot: ArcSwap::default(),
+            rates: ArcSwap::default(),
+            records: RwLock::new(Records {
+                log: Log::default(),
+                history: History::default(),
+                pulls: Vec::new(),
+                heard: HashMap::new(),
+                revisions: [1; Collection::ALL.len()],
+                store_heard: now,
+            }),
+            demand: Mutex::new(Demand { viewers: 0, viewed: None, began: now, invalidated: BTreeSet::new() }),
+            wanted: Notify::new(),
+            fresh: watch::Sender::new(false),
+            news: broadcast::Sender::new(NEWS),
+        }))
+    }
+
+    /// The host the dashboard belongs to.
+    pub fn own_id(&self) -> &str {
+        &self.0.own_id
+    }
+
+    /// The hosts as they are now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.0.snapshot.load_full()
+    }
+
+    /// Returns the rates of calls now.
+    pub fn rates(&self) -> Arc<Rates> {
+        self.0.rates.load_full()
+    }
+
+    /// The history of rates of one thing.
+    pub fn series(&self, of: &Of) -> Series {
+        self.0.records.read().history.series(of)
+    }
+
+    fn last_point(&self, of: &Of) -> Option<Point> {
+        self.0.records.read().history.last(of)
+    }
+
+    /// The last events, as they are now.
+    pub fn log(&self) -> Log {
+        self.0.records.read().log.clone()
+    }
+
+    /// Returns the images that hosts fetch or start at the moment.
+    pub fn pulls(&self) -> Vec<Pull> {
+        self.0.records.read().pulls.clone()
+    }
+
+    /// When a host was last heard by an event, in milliseconds since 1970.
+    pub fn heard_ms(&self, id: &str) -> Option<u64> {
+        self.0.records.read().heard.get(id).copied()
+    }
+
+    /// How often a list has changed.
+    pub fn revision(&self, collection: Collection) -> u64 {
+        self.revisions()[collection as usize]
+    }
+
+    fn revisions(&self) -> [u64; Collection::ALL.len()] {
+        self.0.records.read().revisions
+    }
+
+    /// How long the bucket of the lattice's metadata was not heard; nothing while it is.
+    pub fn store_lag(&self) -> Duration {
+        let silent = self.0.records.read().store_heard.elapsed();
+        if silent < STORE_SILENT { Duration::ZERO } else { silent }
+    }
+
+    /// Lets the collector write; it is the only one.
+    fn records(&self) -> RwLockWriteGuard<'_, Records> {
+        self.0.records.write()
+    }
+
+    /// A host was changed: it is asked again, whether or not it tells events.
+    pub fn invalidate(&self, host_id: &str) {
+        self.0.demand.lock().invalidated.insert(host_id.to_owned());
+        self.0.wanted.notify_one();
+    }
+
+    fn take_invalidated(&self) -> BTreeSet<String> {
+        std::mem::take(&mut self.0.demand.lock().invalidated)
+    }
+
+    /// Tells streams something.
+    pub fn tell(&self, name: &'static str, data: &impl Serialize) {
+        if self.0.news.receiver_count() > 0
+            && let Ok(data) = serde_json::to_string(data)
+        {
+            let _ = self.0.news.send(News { name, data: data.into(), masked: None });
+        }
+    }
+
+    /// Tells streams something of which not everybody may read everything.
+    pub fn tell_masked(&self, name: &'static str, data: &(impl Mask + Clone + Serialize)) {
+        if self.0.news.receiver_count() > 0
+            && let Ok((data, masked)) = mask::both(data)
+        {
+            let _ = self.0.news.send(News { name, data: data.into(), masked: Some(masked.into()) });
+        }
+    }
+
+    /// Nobody collects any more: nobody is to wait for it either.
+    fn abandon(&self) {
+        self.0.fresh.send_replace(true);
+    }
+
+    /// Hears news until what is returned is dropped; for so long somebody looks.
+    pub fn view(&self) -> View {
+        let news = self.0.news.subscribe();
+        {
+            let mut demand = self.0.demand.lock();
+            demand.begin();
+            demand.viewers += 1;
+        }
+        self.0.wanted.notify_one();
+        View { news, model: self.clone() }
+    }
+
+    /// Somebody looks now. If nobody did before, it returns when the snapshot is as fresh as hosts
+    /// can make it, or after a moment; else the snapshot is kept fresh anyway.
+    pub async fn mark_viewed(&self) {
+        let began = {
+            let mut demand = self.0.demand.lock();
+            if demand.begin() {
+                self.0.fresh.send_replace(false);
+                self.0.wanted.notify_one();
+            }
+            demand.viewed = Some(Instant::now());
+            demand.began
+        };
+        if began.elapsed() > FRESH {
+            return;
+        }
+        let mut fresh = self.0.fresh.subscribe();
+        let _ = tokio::time::timeout(FRESH, fresh.wait_for(|fresh| *fresh)).await;
+    }
+
+    /// Whether it is worth to ask other hosts.
+    fn is_viewed(&self) -> bool {
+        self.0.demand.lock().is_viewed()
+    }
+
+    /// How many hear news.
+    pub fn viewers(&self) -> usize {
+        self.0.demand.lock().viewers
+    }
+}
+
+/// Somebody who hears news.
+pub struct View {
+    pub news: broadcast::Receiver<News>,
+    model: Model,
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        self.model.0.demand.lock().viewers -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lattice_protocol::control::types::{InventoryActor, InventoryInstance, InventoryProvider};
+
+    pub(super) fn host(id: &str, state: State, actors: &[(&str, u32)]) -> Arc<HostView> {
+        let actor = |(id, max): &(&str, u32)| InventoryActor {
+            id: (*id).into(),
+            name: format!("name of {id}"),
+            image_ref: format!("{id}:1"),
+            instances: vec![InventoryInstance { max_instances: *max, ..InventoryInstance::default() }],
+        };
+        let provider =
+            InventoryProvider { id: "VA".into(), link_name: "default".into(), ..InventoryProvider::default() };
+        let inventory =
+            Inventory { actors: actors.iter().map(actor).collect(), providers: vec![provider], ..Inventory::default() };
+        Arc::new(HostView { id: id.into(), state, inventory: Arc::new(inventory), ..HostView::default() })
+    }
+
+    #[test]
+    fn what_runs_is_added_up_over_the_hosts_that_are_there() {
+        let hosts = [
+            host("N1", State::Ok, &[("MA", 2), ("MB", 1)]),
+            host("N2", State::Silent, &[("MA", 3)]),
+            host("N3", State::Lost, &[("MA", 50), ("MC", 1)]),
+        ];
+        let snapshot = Snapshot::new(hosts.into_iter().map(|host| (Arc::clone(&host.id), host)).collect());
+        let index = snapshot.index();
+        let actors: Vec<_> = index.actors.iter().map(|(id, sum)| (&**id, sum.replicas, sum.hosts.len())).collect();
+        assert_eq!(actors, [("MA", 5, 2), ("MB", 1, 1)]);
+        assert_eq!(index.providers[&("VA".to_owned(), "default".to_owned())].hosts.len(), 2);
+        assert!(index.runs_provider("VA") && !index.runs_provider("V") && !index.runs_provider("VB"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_ends_even_if_nobody_answers() {
+        let model = Model::new("N1");
+        assert!(!model.is_viewed());
+        model.mark_viewed().await;
+        assert!(model.is_viewed());
+        model.0.fresh.send_replace(true);
+        let began = tokio::time::Instant::now();
+        model.mark_viewed().await;
+        assert!(began.elapsed() < FRESH);
+    }
+}

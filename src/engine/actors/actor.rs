@@ -1,0 +1,386 @@
+//! One actor of this host: admits calls, runs each in an instance, counts what is running.
+//!
+//! A call takes a permit of the actor, then a slot of the host's instance pool, and gives both back
+//! when it ends. Calls from outside may fill only a part of the slots: the rest is for the calls
+//! that those calls make, or a host full of waiting callers could never answer them. Instances kept
+//! for reuse have slots of their own.
+//!
+//! Invariant: an instance that trapped, ran out of time or was dropped in the middle of a call is
+//! never used again.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout_at},
+};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    artifact::Artifact,
+    capabilities,
+    engine::Engine,
+    guest::{self, Ended, HostCall, Idle, Inbound, Outcome, Outward},
+    permits::{Permit, Permits, Refused},
+    sink::{Level, Sink},
+    turns::ActorTurns,
+};
+use crate::{
+    journal::Journal,
+    meter::Target,
+    policy::Verified,
+    router::{self, Admitted, Local, Route, Router, TargetStatus},
+    rpc::{
+        call::{Call, CallError, Chain},
+        server::Handler,
+    },
+};
+use lattice_protocol::{
+    identity::{
+        claims::{ActorClaims, now},
+        keys::ActorId,
+    },
+    rpc::invocation::{Entity, TraceContext},
+};
+
+/// Instances kept between calls per actor, where reuse is on. More are rarely idle at the same time
+/// on a small machine.
+const IDLE_MAX: usize = 64;
+
+/// The slots of the instance pool, shared by all actors of a host: a quarter may hold idle
+/// instances, the rest runs calls.
+#[derive(Clone)]
+pub struct Slots {
+    running: Arc<Semaphore>,
+    /// The part of the running slots that calls from outside may take together.
+    outside: Arc<Semaphore>,
+    idle: Arc<Semaphore>,
+    running_max: usize,
+    idle_max: usize,
+}
+
+/// How slots are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// By calls.
+    pub running: usize,
+    /// By instances that wait for their next call.
+    pub idle: usize,
+    pub free: usize,
+}
+
+/// The right to one instance.
+struct Slot {
+    _running: OwnedSemaphorePermit,
+    _outside: Option<OwnedSemaphorePermit>,
+}
+
+impl Slots {
+    pub fn new(count: u32) -> Self {
+        let count = count as usize;
+        let running = (count - count / 4).max(1);
+        Self {
+            running: Arc::new(Semaphore::new(running)),
+            outside: Arc::new(Semaphore::new((running - running / 4).max(1))),
+            idle: Arc::new(Semaphore::new(count / 4)),
+            running_max: running,
+            idle_max: count / 4,
+        }
+    }
+
+    /// How they are used now.
+    pub fn usage(&self) -> Usage {
+        let (running, idle) = (self.running.available_permits(), self.idle.available_permits());
+        Usage {
+            running: self.running_max.saturating_sub(running),
+            idle: self.idle_max.saturating_sub(idle),
+            free: running + idle,
+        }
+    }
+
+    async fn acquire(&self, depth: u8) -> Option<Slot> {
+        let outside = match depth {
+            0 => Some(Arc::clone(&self.outside).acquire_owned().await.ok()?),
+            _ => None,
+        };
+        Some(Slot { _running: Arc::clone(&self.running).acquire_owned().await.ok()?, _outside: outside })
+    }
+}
+
+/// The state that all actors of a host share.
+#[derive(Clone)]
+pub struct Shared {
+    pub engine: Engine,
+    pub slots: Slots,
+    pub router: Router,
+    pub journal: Journal,
+    pub queue_max: usize,
+}
+
+/// A running actor.
+pub struct Actor {
+    pub id: ActorId,
+    artifact: ArcSwap<Artifact>,
+    permits: Arc<Permits>,
+    /// Calls one instance may serve; 1 means a fresh one per call.
+    reuse: AtomicU32,
+    // Held for a few lines, never across an await.
+    idle: Mutex<Vec<IdleOf>>,
+    sink: Arc<Sink>,
+    /// Keeps its calls from taking every core.
+    turns: Arc<ActorTurns>,
+    /// Counts the calls of all time.
+    served: Arc<Target>,
+    shared: Shared,
+    /// Counts the calls in work, so that stopping can wait for them.
+    in_work: TaskTracker,
+}
+
+/// An idle instance and the artifact it is of: a live update makes the old ones useless.
+struct IdleOf {
+    artifact: Arc<Artifact>,
+    instance: Idle,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Actor {
+    pub fn new(artifact: Arc<Artifact>, limit: u32, reuse: u32, shared: Shared) -> Arc<Self> {
+        let id = artifact.claims.subject.clone();
+        Arc::new(Self {
+            permits: Permits::new(limit, shared.queue_max),
+            reuse: AtomicU32::new(reuse),
+            idle: Mutex::default(),
+            sink: Sink::new(id.as_str().into(), shared.journal.writer(id.as_str(), "")),
+            served: shared.router.meter().serve(id.as_str(), ""),
+            turns: ActorTurns::new(&shared.engine.turns()),
+            artifact: ArcSwap::new(artifact),
+            shared,
+            in_work: TaskTracker::new(),
+            id,
+        })
+    }
+
+    /// The claims it runs under now.
+    pub fn claims(&self) -> Arc<ActorClaims> {
+        Arc::clone(&self.artifact.load().claims)
+    }
+
+    /// The module it runs now.
+    pub fn artifact(&self) -> Arc<Artifact> {
+        self.artifact.load_full()
+    }
+
+    /// Runs another module from the next call on; calls in work finish with the old one.
+    pub fn update(&self, artifact: Arc<Artifact>) {
+        self.artifact.store(artifact);
+        self.idle.lock().clear();
+    }
+
+    /// Changes how many calls may run at a time.
+    pub fn set_limit(&self, limit: u32) {
+        self.permits.set_limit(limit);
+    }
+
+    /// Changes how many calls one instance may serve.
+    pub fn set_reuse(&self, reuse: u32) {
+        self.reuse.store(reuse, Ordering::Relaxed);
+        self.idle.lock().clear();
+    }
+
+    /// Admits no call any more and waits until those in work are done.
+    pub async fn drain(&self) {
+        self.permits.close();
+        self.in_work.close();
+        self.in_work.wait().await;
+        self.idle.lock().clear();
+    }
+
+    fn take_idle(&self, artifact: &Arc<Artifact>) -> Option<Idle> {
+        if self.reuse.load(Ordering::Relaxed) <= 1 {
+            return None;
+        }
+        let kept = self.idle.lock().pop()?;
+        Arc::ptr_eq(&kept.artifact, artifact).then_some(kept.instance)
+    }
+
+    fn keep_idle(&self, artifact: Arc<Artifact>, instance: Idle) {
+        if instance.served >= self.reuse.load(Ordering::Relaxed) {
+            return;
+        }
+        // Without a free place the instance goes: the next call gets a fresh one.
+        let Ok(slot) = Arc::clone(&self.shared.slots.idle).try_acquire_owned() else { return };
+        let mut idle = self.idle.lock();
+        if idle.len() < IDLE_MAX {
+            idle.push(IdleOf { artifact, instance, _slot: slot });
+        }
+    }
+
+    fn not_admitted(&self, refused: Refused) -> CallError {
+        CallError::NotAdmitted { actor_id: self.id.to_string(), reason: refused.to_string() }
+    }
+
+    fn out_of_time(&self) -> CallError {
+        CallError::Deadline { actor_id: self.id.to_string(), limit_ms: self.shared.router.rpc_timeout().as_millis() }
+    }
+
+    /// Runs an admitted call, in the background from when its actor computed much.
+    async fn carry(self: Arc<Self>, call: Call, permit: Permit) -> Result<Bytes, CallError> {
+        let running = Box::pin(Arc::clone(&self).run(call, permit));
+        self.turns.carry(running).await.unwrap_or_else(|| Err(self.not_admitted(Refused::Stopped)))
+    }
+
+    /// Runs an admitted call. Safe to drop: its instance goes with it.
+    async fn run(self: Arc<Self>, call: Call, permit: Permit) -> Result<Bytes, CallError> {
+        let _in_work = self.in_work.token();
+        let _permit = permit;
+        // The guest looks at its deadline in its own code only. This is for all that it can wait
+        // for in the host.
+        let (chain, deadline) = (call.chain.clone(), call.deadline);
+        match chain.within(deadline, self.run_unbounded(call)).await {
+            Some(result) => result,
+            None => Err(self.ended_late()),
+        }
+    }
+
+    fn ended_late(&self) -> CallError {
+        self.sink.note(Level::Error, "a call ran past its deadline and was ended");
+        self.out_of_time()
+    }
+
+    async fn run_unbounded(&self, call: Call) -> Result<Bytes, CallError> {
+        let slot = timeout_at(call.ends_at(), self.shared.slots.acquire(call.depth)).await;
+        let _slot =
+            slot.map_err(|_| self.not_admitted(Refused::NoSlot))?.ok_or_else(|| self.not_admitted(Refused::Stopped))?;
+        let _ticking = self.shared.engine.tick();
+        let turn = self.turns.turn(call.chain.waiting());
+        let artifact = self.artifact.load_full();
+        let outward = OutwardOf {
+            claims: Arc::clone(&artifact.claims),
+            router: self.shared.router.clone(),
+            sink: Arc::clone(&self.sink),
+            trace: call.trace.clone(),
+            deadline: call.deadline,
+            depth: call.depth,
+            chain: call.chain,
+        };
+        let inbound = Inbound {
+            operation: call.operation,
+            payload: call.payload,
+            outward: Arc::new(outward),
+            turn: turn.clone(),
+        };
+        let idle = self.take_idle(&artifact);
+        let memory_max = self.shared.engine.memory_max_bytes();
+        let running = async {
+            turn.begin().await;
+            guest::run(&artifact.pre, &artifact.abi, &self.sink, memory_max, idle, inbound).await
+        };
+        match turn.watch(running).await {
+            Outcome::Returned(result, instance) => {
+                if let Some(instance) = instance {
+                    self.keep_idle(artifact, instance);
+                }
+                result
+            }
+            Outcome::Ended(Ended::PastDeadline) => Err(self.ended_late()),
+            Outcome::Ended(Ended::Trap(reason)) => {
+                tracing::warn!(actor_id = %self.id, error = %reason, "actor trapped, the call failed");
+                self.sink.note(Level::Error, &format!("the actor trapped, the call failed: {reason}"));
+                Err(CallError::Trap { actor_id: self.id.to_string(), reason })
+            }
+        }
+    }
+}
+
+impl Local for Actor {
+    fn check(&self, call: &Call) -> Result<(), CallError> {
+        let artifact = self.artifact.load();
+        router::in_force(&artifact.claims, now())?;
+        self.shared.router.admits(&call.origin, self.id.as_str(), &artifact.claims.caps)
+    }
+
+    fn served(&self) -> Option<&Target> {
+        Some(&self.served)
+    }
+
+    fn try_admit(self: Arc<Self>) -> Option<Admitted> {
+        let permit = self.permits.try_acquire()?;
+        Some(Box::new(move |call| Box::pin(self.carry(call, permit))))
+    }
+
+    fn call(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
+        Box::pin(async move {
+            let permit = self.permits.acquire(call.ends_at()).await.map_err(|refused| self.not_admitted(refused))?;
+            self.carry(call, permit).await
+        })
+    }
+
+    fn verified(&self) -> Option<Verified> {
+        Some(Verified::of_actor(&self.claims()))
+    }
+
+    fn status(&self) -> TargetStatus {
+        let claims = self.claims();
+        TargetStatus {
+            capabilities: Some(claims.caps.clone()),
+            expires: claims.expires,
+            out_of_term: router::in_force(&claims, now()).err(),
+            room: Some(self.permits.room()),
+            refused: Vec::new(),
+        }
+    }
+}
+
+impl Handler for Actor {
+    fn handle(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
+        let router = self.shared.router.clone();
+        Box::pin(async move { router.receive(self, call).await })
+    }
+}
+
+/// Where the outward calls of one inbound call go.
+struct OutwardOf {
+    claims: Arc<ActorClaims>,
+    router: Router,
+    sink: Arc<Sink>,
+    trace: TraceContext,
+    deadline: Instant,
+    depth: u8,
+    chain: Chain,
+}
+
+impl Outward for OutwardOf {
+    fn ends_at(&self) -> std::time::Instant {
+        self.chain.ends_at(self.deadline).into_std()
+    }
+
+    fn host_call(&self, request: HostCall) -> BoxFuture<'_, Result<Bytes, CallError>> {
+        Box::pin(async move {
+            // The text before a slash is an addressing form of later hosts; peers send the part
+            // after it.
+            let operation = lattice_protocol::rpc::invocation::dispatch_operation(&request.operation);
+            let target = match self.router.decide(&self.claims, &request.binding, &request.namespace)? {
+                Route::Builtin(builtin) => return capabilities::call(builtin, &self.sink, operation, &request.payload),
+                Route::Entity(target) => target,
+            };
+            let call = Call {
+                origin: Entity::actor(&self.claims.subject),
+                target,
+                operation: operation.to_owned(),
+                payload: request.payload,
+                trace: self.trace.clone(),
+                deadline: self.deadline,
+                depth: self.depth.saturating_add(1),
+                chain: self.chain.next(),
+            };
+            self.router.call_resolved(call, &request.namespace).await
+        })
+    }
+}

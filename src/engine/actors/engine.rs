@@ -1,0 +1,369 @@
+//! The one home of wasmtime's configuration.
+//!
+//! [`Engine`] holds two wasmtime engines with the same code generation. The first takes instances
+//! from a pool that is reserved once: memory slots keep the pages a module touches, so a fresh
+//! instance costs neither a system call nor a page fault on most of them. The second allocates on
+//! demand; it is made when a module does not fit a slot of the pool, or when the machine refuses
+//! the pool's address space, and a log line says so.
+//!
+//! Time is counted by an epoch that a thread advances while at least one call runs. A guest looks
+//! at it in every loop and function; when it has moved, the guest yields to other tasks, and ends
+//! when its call's deadline has passed.
+//!
+//! Compiled code is cached on disk by wasmtime, so an actor seen before starts in milliseconds.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    thread::Thread,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use tracing::{info, warn};
+use wasmtime::{Cache, CacheConfig, Config, InstanceAllocationStrategy, Module, PoolingAllocationConfig};
+
+use super::{turns::Turns, weight::Weight};
+use lattice_base::budget::machine_memory;
+use lattice_protocol::meter::histogram::{Buckets, Histogram};
+
+/// How often a running guest gives way to others; also how far past its deadline it can run.
+const EPOCH: Duration = Duration::from_millis(5);
+/// The same while calls of different actors mix, which otherwise would wait for each other longer
+/// than they take.
+const EPOCH_MIXED: Duration = Duration::from_millis(1);
+/// The limit of a guest's own call stack. Rust guests keep theirs in linear memory, so they need
+/// little here.
+const GUEST_STACK_BYTES: usize = 512 * 1024;
+/// The stack the host runs a guest on, its own frames included.
+const FIBER_STACK_BYTES: usize = 1024 * 1024;
+/// Pages of a slot that stay in memory from call to call. Example actors touch 150 to 400 KiB.
+const KEEP_RESIDENT_BYTES: usize = 512 * 1024;
+/// Slots when the machine's memory is unknown, and the bounds for when it is.
+const SLOTS_DEFAULT: u32 = 256;
+const SLOTS_MIN: u32 = 32;
+const SLOTS_MAX: u32 = 4096;
+/// The share of the machine's memory that resident slots may take in the worst case: one eighth.
+const MEMORY_SHARE: u64 = 8;
+/// Limits of a module in a slot, far above what compilers emit for actors.
+pub(super) const TABLE_ELEMENTS: usize = 100_000;
+pub(super) const TABLES_PER_MODULE: u32 = 4;
+const CORE_INSTANCE_BYTES: usize = 4 * 1024 * 1024;
+
+/// The settings of the engine that an operator can change.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Slots of the pool; `None` sizes it from the machine's memory.
+    pub slots: Option<u32>,
+    /// Linear memory one instance may use, in bytes.
+    pub memory_max_bytes: usize,
+    /// Where compiled code is kept; `None` compiles every time.
+    pub cache_dir: Option<PathBuf>,
+}
+
+/// Why the engine cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error("set up the WebAssembly engine: {0}")]
+pub struct EngineError(String);
+
+/// Compiles modules and gives them instances. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    settings: Settings,
+    cache: Option<Cache>,
+    pooled: Option<wasmtime::Engine>,
+    on_demand: OnceLock<wasmtime::Engine>,
+    slots: u32,
+    clock: Arc<Clock>,
+    /// Threads for what takes long to compile, one less than cores; without them all cores compile.
+    compilers: Option<rayon::ThreadPool>,
+    compiles: Compiling,
+}
+
+/// Counts how long modules took to be compiled.
+#[derive(Default)]
+struct Compiling {
+    took: Buckets,
+    sum_ns: AtomicU64,
+}
+
+/// How long modules took to be compiled, or to be found in the cache.
+#[derive(Clone, Debug, Default)]
+pub struct Compiles {
+    pub took: Histogram,
+    pub sum_us: u64,
+}
+
+/// Advances the epoch while calls run, and sleeps when none does.
+struct Clock {
+    running: AtomicUsize,
+    stopped: AtomicBool,
+    engines: Mutex<Vec<wasmtime::EngineWeak>>,
+    thread: OnceLock<Thread>,
+    turns: Turns,
+}
+
+/// Keeps the epoch advancing for as long as it lives.
+pub struct Ticking(Arc<Clock>);
+
+impl Engine {
+    pub fn new(settings: Settings) -> Result<Self, EngineError> {
+        let slots = settings.slots.unwrap_or_else(slots_for_this_machine);
+        let cache = settings.cache_dir.as_deref().and_then(open_cache);
+        let clock = Arc::new(Clock {
+            running: AtomicUsize::new(0),
+            stopped: AtomicBool::new(false),
+            engines: Mutex::new(Vec::new()),
+            thread: OnceLock::new(),
+            turns: Turns::default(),
+        });
+        let pooled = match wasmtime::Engine::new(&pooled_config(&settings, slots, cache.clone())) {
+            Ok(engine) => Some(engine),
+            Err(error) => {
+                warn!(
+                    slots,
+                    error = format!("{error:#}"),
+                    "no instance pool: its address space was refused, each call allocates its memory anew (slower); \
+                     lower actor_instances_max or raise the limit of virtual memory (ulimit -v)"
+                );
+                None
+            }
+        };
+        let inner = Inner {
+            settings,
+            cache,
+            pooled,
+            on_demand: OnceLock::new(),
+            slots,
+            clock,
+            compilers: compilers(),
+            compiles: Compiling::default(),
+        };
+        if let Some(engine) = &inner.pooled {
+            inner.clock.follow(engine);
+        } else {
+            inner.on_demand()?;
+        }
+        inner.clock.start()?;
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// How many instances may exist at a time.
+    pub fn slots(&self) -> u32 {
+        self.0.slots
+    }
+
+    /// Linear memory one instance may use, in bytes.
+    pub fn memory_max_bytes(&self) -> usize {
+        self.0.settings.memory_max_bytes
+    }
+
+    /// Compiles a module. Takes up to seconds for one not seen before, and more for a large one,
+    /// which leaves a core to the calls: call it off the async threads.
+    pub fn compile(&self, wasm: &[u8], weight: &Weight) -> Result<Module, wasmtime::Error> {
+        let began = Instant::now();
+        let module = match self.0.compilers.as_ref().filter(|_| weight.is_large()) {
+            Some(compilers) => compilers.install(|| self.compiled(wasm))?,
+            None => self.compiled(wasm)?,
+        };
+        let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.0.compiles.took.count(took);
+        self.0.compiles.sum_ns.fetch_add(took, Ordering::Relaxed);
+        Ok(module)
+    }
+
+    /// How long that took so far.
+    pub fn compiles(&self) -> Compiles {
+        let Compiling { took, sum_ns } = &self.0.compiles;
+        Compiles { took: took.read(), sum_us: sum_ns.load(Ordering::Relaxed) / 1000 }
+    }
+
+    fn compiled(&self, wasm: &[u8]) -> Result<Module, wasmtime::Error> {
+        let Some(pooled) = &self.0.pooled else {
+            return Module::new(self.on_demand()?, wasm);
+        };
+        match Module::new(pooled, wasm) {
+            Ok(module) => Ok(module),
+            // Either the module is broken, and the second engine says so too, or it wants more than
+            // a slot has.
+            Err(in_pool) => {
+                let module = Module::new(self.on_demand()?, wasm)?;
+                info!(
+                    reason = format!("{in_pool:#}"),
+                    "module does not fit a slot of the instance pool, its calls allocate memory anew"
+                );
+                Ok(module)
+            }
+        }
+    }
+
+    /// The turns of the actors whose guests it runs.
+    pub fn turns(&self) -> Turns {
+        self.0.clock.turns.clone()
+    }
+
+    /// Keeps the clock running for one call.
+    pub fn tick(&self) -> Ticking {
+        self.0.clock.enter();
+        Ticking(Arc::clone(&self.0.clock))
+    }
+
+    fn on_demand(&self) -> Result<&wasmtime::Engine, wasmtime::Error> {
+        self.0.on_demand().map_err(|e| wasmtime::Error::msg(e.0))
+    }
+}
+
+impl Inner {
+    fn on_demand(&self) -> Result<&wasmtime::Engine, EngineError> {
+        if let Some(engine) = self.on_demand.get() {
+            return Ok(engine);
+        }
+        let engine =
+            wasmtime::Engine::new(&base_config(self.cache.clone())).map_err(|e| EngineError(format!("{e:#}")))?;
+        self.clock.follow(&engine);
+        // A second thread that was here first wins; both engines are alike.
+        Ok(self.on_demand.get_or_init(|| engine))
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.clock.stopped.store(true, Ordering::Release);
+        if let Some(thread) = self.clock.thread.get() {
+            thread.unpark();
+        }
+    }
+}
+
+impl Clock {
+    fn follow(&self, engine: &wasmtime::Engine) {
+        self.engines.lock().push(engine.weak());
+    }
+
+    fn enter(&self) {
+        if self.running.fetch_add(1, Ordering::AcqRel) == 0
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+    }
+
+    fn start(self: &Arc<Self>) -> Result<(), EngineError> {
+        let clock = Arc::clone(self);
+        let thread = std::thread::Builder::new()
+            .name("wasm-epoch".into())
+            .spawn(move || clock.run())
+            .map_err(|e| EngineError(format!("start the epoch thread: {e}")))?;
+        self.thread.get_or_init(|| thread.thread().clone());
+        Ok(())
+    }
+
+    fn run(&self) {
+        while !self.stopped.load(Ordering::Acquire) {
+            if self.running.load(Ordering::Acquire) == 0 {
+                // Woken by the next call; a laptop with idle actors sleeps.
+                std::thread::park();
+                continue;
+            }
+            std::thread::sleep(if self.turns.are_mixed() { EPOCH_MIXED } else { EPOCH });
+            for engine in self.engines.lock().iter() {
+                if let Some(engine) = engine.upgrade() {
+                    engine.increment_epoch();
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Ticking {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn base_config(cache: Option<Cache>) -> Config {
+    let mut config = Config::new();
+    // The memory limit is per memory, so a module has one.
+    config
+        .wasm_multi_memory(false)
+        .epoch_interruption(true)
+        .max_wasm_stack(GUEST_STACK_BYTES)
+        .async_stack_size(FIBER_STACK_BYTES)
+        .cache(cache);
+    config
+}
+
+fn pooled_config(settings: &Settings, slots: u32, cache: Option<Cache>) -> Config {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_core_instances(slots)
+        .total_memories(slots)
+        .total_tables(slots * TABLES_PER_MODULE)
+        .total_stacks(slots)
+        .max_memory_size(settings.memory_max_bytes)
+        .max_memories_per_module(1)
+        .max_tables_per_module(TABLES_PER_MODULE)
+        .table_elements(TABLE_ELEMENTS)
+        .max_core_instance_size(CORE_INSTANCE_BYTES)
+        .max_unused_warm_slots(slots)
+        .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
+        .table_keep_resident(64 * 1024)
+        .async_stack_keep_resident(64 * 1024)
+        .pagemap_scan(wasmtime::Enabled::Auto);
+    let mut config = base_config(cache);
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    config
+}
+
+fn compilers() -> Option<rayon::ThreadPool> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(cores.saturating_sub(1).max(1));
+    threads.thread_name(|number| format!("wasm-compile-{number}")).build().ok()
+}
+
+/// Opens the cache of compiled code. Its entries are named by a hash of the module, the compiler
+/// and its settings; they are code of this process, so nobody else may write there.
+fn open_cache(dir: &Path) -> Option<Cache> {
+    if let Err(error) = own_directory(dir) {
+        warn!(dir = %dir.display(), %error, "no cache of compiled actors, each start compiles");
+        return None;
+    }
+    let mut config = CacheConfig::new();
+    config.with_directory(dir);
+    match Cache::new(config) {
+        Ok(cache) => Some(cache),
+        Err(error) => {
+            warn!(dir = %dir.display(), error = format!("{error:#}"), "no cache of compiled actors, each start compiles");
+            None
+        }
+    }
+}
+
+/// Makes a directory that only this user may write to, or sees that it is one.
+#[cfg(unix)]
+fn own_directory(dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let found = std::fs::metadata(dir)?;
+    if found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0 {
+        return Err(std::io::Error::other("other users may write there; give it to this user alone (chmod go-w)"));
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn own_directory(dir: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(dir)
+}
+
+/// As many slots as an eighth of the machine's memory can keep resident.
+fn slots_for_this_machine() -> u32 {
+    let Some(memory) = machine_memory() else { return SLOTS_DEFAULT };
+    let slots = memory / MEMORY_SHARE / KEEP_RESIDENT_BYTES as u64;
+    u32::try_from(slots).unwrap_or(SLOTS_MAX).clamp(SLOTS_MIN, SLOTS_MAX)
+}

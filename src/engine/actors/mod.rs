@@ -1,0 +1,29 @@
+//! Actors: signed Wasm modules, run as values.
+//!
+//! A running actor is a compiled module, a number of permits and limits; there is no process and no
+//! thread that belongs to it. Each call gets an instance of its own from the pooling allocator,
+//! bounded by memory, time and permits. A trap ends that call and nothing else.
+//!
+//! * [`engine`] is the one home of wasmtime's configuration: pool, epoch clock, compile cache.
+//! * [`artifact`] is a verified and compiled module.
+//! * [`weight`] bounds what is compiled, before it is.
+//! * [`guest`] is the waPC interface between host and module, one instance at a time.
+//! * [`actor`] admits calls and runs them: permits, deadline, instance reuse.
+//! * [`turns`] keeps actors that compute for long, or call each other without end, from taking
+//!   every core, and lets them go on in the [`background`].
+//! * [`supervisor`] owns which actors run here and under which annotations; everything that starts,
+//!   scales, updates or stops one is a message to it. [`plan`] decides what that changes.
+//! * [`capabilities`] holds what every host offers without a provider: logging and random numbers.
+
+pub mod actor;
+pub mod artifact;
+pub mod background;
+pub mod capabilities;
+pub mod engine;
+pub mod guest;
+pub mod permits;
+pub mod plan;
+pub mod sink;
+pub mod supervisor;
+pub mod turns;
+pub mod weight;

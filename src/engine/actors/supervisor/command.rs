@@ -1,0 +1,162 @@
+//! The interface of the supervisor: requests, their refusals, and the [`Handle`] that takes them.
+//!
+//! Asking never waits: a request goes into a bounded inbox, in order, or is refused because that is
+//! full.
+
+use std::sync::Arc;
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
+
+use crate::issuers::IssuerChange;
+use lattice_protocol::{events::event::Annotations, identity::keys::ActorId};
+
+/// Calls without an upper bound on this actor's concurrency: what a `scale` without a count asks
+/// for.
+pub const UNBOUNDED: u32 = u32::MAX;
+/// The annotation that sets how many calls one instance of an actor may serve.
+pub const REUSE_ANNOTATION: &str = "lattice.host/instance-reuse";
+/// How many an actor request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Amount {
+    /// So many more than now (the launch command of 2022).
+    Add(u32),
+    /// Exactly so many.
+    Exactly(u32),
+    /// So many, or as many as there are now if that is more.
+    AtLeast(u32),
+}
+
+/// A request to run an actor under one set of annotations.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// The reference as the client wrote it.
+    pub reference: String,
+    pub annotations: Annotations,
+    pub amount: Amount,
+    /// Whether another account than before may have signed it.
+    pub issuer_change: IssuerChange,
+}
+
+/// A request to stop all or some of an actor.
+#[derive(Clone, Debug)]
+pub struct Stop {
+    /// A public key, or an image reference.
+    pub actor: String,
+    /// Only groups that have all of these.
+    pub annotations: Annotations,
+    /// How many; `None` means all.
+    pub count: Option<u32>,
+}
+
+/// A request to run another module under the same key.
+#[derive(Clone, Debug)]
+pub struct Replace {
+    pub actor_id: Option<String>,
+    pub reference: String,
+    pub annotations: Annotations,
+    /// Whether another account than before may have signed it.
+    pub issuer_change: IssuerChange,
+}
+
+/// Why a stop or an update was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ActorError {
+    #[error("{0} does not run on this host")]
+    NotRunning(String),
+    #[error("{actor} runs on this host, but not with the annotations {annotations:?}")]
+    NoSuchAnnotations { actor: String, annotations: Annotations },
+    #[error(
+        "the annotations select only a part of {0}; all of an actor on one host runs the same module, so leave the annotations out"
+    )]
+    PartOfActor(String),
+    #[error("{reference} holds {found}, not {expected}; start it as an actor of its own")]
+    OtherActor { reference: String, found: String, expected: String },
+    #[error(
+        "{reference} has revision {offered}, {actor} runs revision {running} already; sign the new module with a higher revision"
+    )]
+    NotNewer { reference: String, actor: String, offered: u64, running: u64 },
+    #[error("{0}")]
+    Load(String),
+    #[error("the host is stopping or too busy to take the command")]
+    Unavailable,
+}
+
+/// A running actor as readers see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActorView {
+    pub id: ActorId,
+    pub name: Option<String>,
+    pub reference: String,
+    pub revision: i32,
+    pub groups: Vec<GroupView>,
+}
+
+/// One group of a running actor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupView {
+    pub annotations: Annotations,
+    pub instance_id: String,
+    pub max: u32,
+}
+
+pub(super) enum Command {
+    Start(Start),
+    Stop(Stop, oneshot::Sender<Result<(), ActorError>>),
+    Replace(Replace, oneshot::Sender<Result<(), ActorError>>),
+    StopAll { deadline: Instant, done: oneshot::Sender<()> },
+}
+
+/// Gives commands to the supervisor and reads what runs. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) view: watch::Receiver<Arc<Vec<ActorView>>>,
+}
+
+impl Handle {
+    /// Asks for an actor; the outcome is told by events. Fails only when the inbox is full or the
+    /// host is stopping.
+    pub fn start(&self, start: Start) -> Result<(), ActorError> {
+        self.commands.try_send(Command::Start(start)).map_err(|_| ActorError::Unavailable)
+    }
+
+    /// Asks for a stop; the answer comes when the actor takes no further calls.
+    pub fn stop(&self, stop: Stop) -> oneshot::Receiver<Result<(), ActorError>> {
+        self.ask(|reply| Command::Stop(stop, reply))
+    }
+
+    /// Asks for a live update; the answer comes when new calls run the new module.
+    pub fn replace(&self, replace: Replace) -> oneshot::Receiver<Result<(), ActorError>> {
+        self.ask(|reply| Command::Replace(replace, reply))
+    }
+
+    /// Stops everything; returns when all calls are done, or at the deadline.
+    pub async fn stop_all(&self, deadline: Instant) {
+        let (done, stopped) = oneshot::channel();
+        if self.commands.send(Command::StopAll { deadline, done }).await.is_ok() {
+            let _ = stopped.await;
+        }
+    }
+
+    /// Returns the actors that run now.
+    pub fn running(&self) -> Arc<Vec<ActorView>> {
+        Arc::clone(&self.view.borrow())
+    }
+
+    fn ask(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<(), ActorError>>) -> Command,
+    ) -> oneshot::Receiver<Result<(), ActorError>> {
+        let (reply, answer) = oneshot::channel();
+        if let Err(mpsc::error::TrySendError::Full(command) | mpsc::error::TrySendError::Closed(command)) =
+            self.commands.try_send(command(reply))
+            && let Command::Stop(_, reply) | Command::Replace(_, reply) = command
+        {
+            let _ = reply.send(Err(ActorError::Unavailable));
+        }
+        answer
+    }
+}

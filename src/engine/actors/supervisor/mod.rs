@@ -1,0 +1,481 @@
+//! Owns the set of actors that run on this host, and is the only part that changes it.
+//!
+//! Commands arrive in order through one inbox. Slow work (reading, verifying, compiling,
+//! subscribing, draining) runs as a child task that reports back; meanwhile commands for the same
+//! reference or the same actor wait in line. Every change follows the same steps: state first, then
+//! the snapshot for readers, then events.
+//!
+//! An actor has one subscription and one number of permits: the sum over its *groups*. A group is
+//! what was started with one set of annotations; clients that manage actors by annotations (a
+//! deployment manager) scale and stop only theirs (lattice protocol, section 9.1).
+//!
+//! [`plan`](super::plan) decides what a command changes; this file is the loop that carries it out.
+//! `command` has what can be asked, `load` gets modules ready, `announce` words the events.
+
+mod announce;
+mod command;
+mod load;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, error, info, info_span, warn};
+
+use super::{
+    actor::{Actor, Shared},
+    artifact::Artifact,
+    plan::{Change, Effect, Growth, Job, Limits, LoadError, Plan, StartError, Update},
+};
+use command::Command;
+use load::{Loads, load, permitted, record};
+
+pub use command::{
+    ActorError, ActorView, Amount, GroupView, Handle, REUSE_ANNOTATION, Replace, Start, Stop, UNBOUNDED,
+};
+
+use crate::{
+    events::Stage,
+    host_context::HostContext,
+    issuers::IssuerChange,
+    router::{Local, in_force},
+    rpc::server::{Receiver, Subscriptions},
+};
+use lattice_base::{budget::machine_memory, registry::Registry};
+use lattice_protocol::{
+    events::Event,
+    identity::{
+        claims::{ActorClaims, now},
+        keys::ActorId,
+    },
+    journal::Level,
+};
+
+/// Commands waiting for the supervisor.
+const INBOX: usize = 256;
+/// The actors of a host may fill one of so many equal parts of the NATS message with its inventory:
+/// the host's answer has to fit into one message.
+const INVENTORY_PART: usize = 2;
+/// How often claims of running actors are looked for in the bucket, and written again if it lost
+/// them; and whether they count.
+const CLAIMS_CHECK: Duration = Duration::from_secs(5);
+
+/// Everything the supervisor works with.
+pub struct Parts {
+    pub context: Arc<HostContext>,
+    pub shared: Shared,
+    pub registry: Registry,
+    pub receiver: Receiver,
+    /// Calls one instance may serve unless an annotation says otherwise.
+    pub reuse_default: u32,
+}
+
+impl Parts {
+    /// Says something about an actor where its own lines are.
+    fn log(&self, id: &ActorId, text: &str) {
+        self.shared.journal.writer(id.as_str(), "").write(Level::Info, text);
+    }
+}
+
+/// Starts the supervisor; it ends after [`Handle::stop_all`].
+pub fn spawn(parts: Parts) -> Handle {
+    let (commands, inbox) = mpsc::channel(INBOX);
+    let (published, view) = watch::channel(Arc::default());
+    let context = Arc::clone(&parts.context);
+    let supervisor = Supervisor {
+        loads: Arc::new(Loads::new(machine_memory())),
+        plan: Plan::new(if context.policy.is_off() { Growth::Free } else { Growth::AsksPolicy }),
+        parts: Arc::new(parts),
+        serving: BTreeMap::new(),
+        children: JoinSet::new(),
+        published,
+    };
+    let running = supervisor.run(inbox).instrument(info_span!("actors"));
+    context.tasks.spawn(context.lifeline.essential("actor supervisor", running));
+    Handle { commands, view }
+}
+
+struct Supervisor {
+    parts: Arc<Parts>,
+    /// Bounds how many modules are fetched and compiled at a time.
+    loads: Arc<Loads>,
+    plan: Plan<Arc<Artifact>, Reply>,
+    /// The actors that the plan has running.
+    serving: BTreeMap<ActorId, Serving>,
+    children: JoinSet<Done>,
+    published: watch::Sender<Arc<Vec<ActorView>>>,
+}
+
+/// Where the outcome of a stop or an update goes.
+type Reply = oneshot::Sender<Result<(), ActorError>>;
+
+/// A running actor with its way out of the lattice.
+struct Serving {
+    actor: Arc<Actor>,
+    leave: CancellationToken,
+    left: oneshot::Receiver<()>,
+    /// Its claims do not count now, and that was told.
+    is_out_of_term: bool,
+}
+
+/// The report of a child task.
+enum Done {
+    Loaded {
+        reference: String,
+        result: Result<Arc<Artifact>, LoadError>,
+    },
+    Subscribed {
+        start: Start,
+        artifact: Arc<Artifact>,
+        result: Result<Subscriptions, StartError>,
+    },
+    /// An actor left its queue group; the events of its stop are due.
+    Left {
+        events: Vec<Event>,
+        reply: Option<Reply>,
+    },
+    /// An actor has left its queue group and finished the calls that came through it.
+    Served(Arc<Actor>),
+    Nothing,
+}
+
+impl Supervisor {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
+        let mut claims_check = tokio::time::interval(CLAIMS_CHECK);
+        claims_check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                Some(done) = self.children.join_next(), if !self.children.is_empty() => self.reap(done),
+                command = inbox.recv() => match command {
+                    Some(Command::StopAll { deadline, done }) => {
+                        inbox.close();
+                        self.stop_all(deadline).await;
+                        let _ = done.send(());
+                        return;
+                    }
+                    Some(Command::Start(start)) => self.begin(Job::Start(start)),
+                    Some(Command::Replace(replace, reply)) => self.begin(Job::Replace(replace, reply)),
+                    Some(Command::Stop(stop, reply)) => self.stop(stop, reply),
+                    None => return,
+                },
+                _ = claims_check.tick() => {
+                    self.restore_claims();
+                    self.check_terms();
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, job: Job<Reply>) {
+        let effects = self.plan.begin(job, now(), self.room());
+        self.carry_out(effects);
+    }
+
+    fn stop(&mut self, stop: Stop, reply: Reply) {
+        let (table, actor) = (self.parts.context.links.table(), stop.actor.clone());
+        let effects =
+            self.plan.stop(stop, reply, |reference| table.public_key_of(reference).is_some_and(|key| **key == *actor));
+        self.carry_out(effects);
+    }
+
+    fn reap(&mut self, done: Result<Done, tokio::task::JoinError>) {
+        match done {
+            Ok(Done::Loaded { reference, result }) => {
+                if let Err(failure) = &result {
+                    warn!(%reference, error = %failure.text, "actor not loaded");
+                }
+                let effects = self.plan.loaded(&reference, result, self.room());
+                self.carry_out(effects);
+            }
+            Ok(Done::Subscribed { start, artifact, result }) => self.subscribed(start, artifact, result),
+            Ok(Done::Left { events, reply }) => self.announce(events, reply),
+            Ok(Done::Served(actor)) => {
+                self.still_running(&actor);
+                // Calls within this process may still be in work.
+                self.children.spawn(async move {
+                    actor.drain().await;
+                    Done::Nothing
+                });
+            }
+            Ok(Done::Nothing) => {}
+            // A panic below is a bug: the call or command it served is lost, the host goes on and
+            // says so.
+            Err(failure) => error!(error = %failure, "a task of the actor supervisor panicked"),
+        }
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect<Arc<Artifact>, Reply>>) {
+        for effect in effects {
+            match effect {
+                Effect::Load { reference, issuer_change } => self.load(reference, issuer_change),
+                Effect::AskPermission { reference, module, issuer_change } => {
+                    let parts = Arc::clone(&self.parts);
+                    self.children.spawn(async move {
+                        let result = permitted(&parts, module, &reference, issuer_change).await;
+                        Done::Loaded { reference, result }
+                    });
+                }
+                Effect::Subscribe { start, module } => self.subscribe(start, module),
+                Effect::Announce(change) => self.announce(self.scale_events(&change), None),
+                Effect::Scale { id, limits, changes, reply } => {
+                    self.set_limits(&id, limits);
+                    self.publish_state();
+                    self.announce(self.events_of(&changes), reply);
+                }
+                Effect::Leave { id, changes, reply } => self.leave(&id, &changes, reply),
+                Effect::Update(update, reply) => self.update(update, reply),
+                Effect::StartFailed { start, actor_id, error } => self.start_failed(&start, actor_id.as_ref(), &error),
+                Effect::ReplaceFailed { replace, reply, error, running } => {
+                    self.replace_failed(&replace, running, &error);
+                    let _ = reply.send(Err(error));
+                }
+                Effect::StopFailed { reply, error } => {
+                    let _ = reply.send(Err(error));
+                }
+            }
+        }
+    }
+
+    /// The last step of a change: tells everybody, then the client that asked for it.
+    fn announce(&self, events: Vec<Event>, reply: Option<Reply>) {
+        self.parts.context.events.publish_all(events);
+        if let Some(reply) = reply {
+            let _ = reply.send(Ok(()));
+        }
+    }
+
+    fn load(&mut self, reference: String, issuer_change: IssuerChange) {
+        let twins = self.serving.values().map(|serving| serving.actor.artifact()).collect();
+        let span = info_span!("load", %reference);
+        let (parts, loads) = (Arc::clone(&self.parts), Arc::clone(&self.loads));
+        self.children.spawn(load(parts, loads, reference, twins, issuer_change).instrument(span));
+    }
+
+    /// Returns the bytes that an inventory has for actors.
+    fn room(&self) -> usize {
+        self.parts.context.rpc.client.server_info().max_payload / INVENTORY_PART
+    }
+
+    /// Subscribes for an actor that does not run yet.
+    fn subscribe(&mut self, start: Start, artifact: Arc<Artifact>) {
+        let parts = Arc::clone(&self.parts);
+        self.children.spawn(async move {
+            parts.context.events.steps(&start.reference).stage(Stage::Start);
+            // Older hosts refuse calls of actors whose claims they have not seen, so these come
+            // before the first call.
+            record(&parts, &artifact.claims, Some(&start.reference)).await;
+            let subject = parts.context.subjects.actor(artifact.claims.subject.as_str());
+            let result = parts.receiver.subscribe(&subject, &subject).await;
+            let result = result.map_err(|error| StartError::Subscribe(error.to_string()));
+            Done::Subscribed { start, artifact, result }
+        });
+    }
+
+    fn subscribed(&mut self, start: Start, artifact: Arc<Artifact>, result: Result<Subscriptions, StartError>) {
+        let (id, room) = (artifact.claims.subject.clone(), self.room());
+        let started = result.and_then(|subscriptions| Ok((subscriptions, self.plan.started(&start, &artifact, room)?)));
+        match started {
+            Ok((subscriptions, effects)) => {
+                self.serve(&start, artifact, subscriptions);
+                self.carry_out(effects);
+            }
+            Err(error) => self.start_failed(&start, Some(&id), &error),
+        }
+        let effects = self.plan.release(&id, room);
+        self.carry_out(effects);
+    }
+
+    /// Answers the calls of an actor from now on.
+    fn serve(&mut self, start: &Start, artifact: Arc<Artifact>, subscriptions: Subscriptions) {
+        let max = start.amount.applied_to(0);
+        let claims = Arc::clone(&artifact.claims);
+        let id = claims.subject.clone();
+        let actor = Actor::new(artifact, max, self.parts.reuse_default, self.parts.shared.clone());
+        let leave = CancellationToken::new();
+        let (left_sender, left) = oneshot::channel();
+        let span = info_span!("actor", actor_id = %id);
+        let serving = self.parts.receiver.clone().serve(
+            subscriptions,
+            (Arc::clone(id.as_arc()), Arc::clone(id.as_arc())),
+            actor.clone(),
+            leave.clone(),
+            left_sender,
+        );
+        let served = Arc::clone(&actor);
+        self.children.spawn(
+            async move {
+                serving.await;
+                Done::Served(served)
+            }
+            .instrument(span),
+        );
+        self.serving.insert(id.clone(), Serving { actor, leave, left, is_out_of_term: false });
+        info!(actor_id = %id, reference = %start.reference, max, "actor started");
+        self.parts.log(&id, &format!("the actor started, from {}", start.reference));
+        self.claim_alias(&claims);
+    }
+
+    /// Takes on the call alias of an actor, and says so if others claim it.
+    fn claim_alias(&self, claims: &ActorClaims) {
+        if let Some(contest) = self.parts.shared.router.claim_alias(claims) {
+            warn!(actor_id = %claims.subject, alias = contest.alias, "{contest}");
+            self.parts.log(&claims.subject, &contest.to_string());
+        }
+    }
+
+    fn update(&mut self, update: Update<Arc<Artifact>>, reply: Reply) {
+        let (id, reference) = (&update.id, &update.reference);
+        if let Some(serving) = self.serving.get(id) {
+            serving.actor.update(Arc::clone(&update.module));
+        }
+        let (old, new) = (&update.old_module.claims, &update.module.claims);
+        let revision = new.effective_revision();
+        info!(actor_id = %id, %reference, revision, "actor updated");
+        self.parts.log(id, &format!("the actor runs revision {revision} from now on, from {reference}"));
+        if new.call_alias != old.call_alias {
+            self.claim_alias(new);
+        }
+        let (parts, claims, recorded) = (Arc::clone(&self.parts), Arc::clone(new), reference.clone());
+        self.children.spawn(async move {
+            record(&parts, &claims, Some(&recorded)).await;
+            Done::Nothing
+        });
+        self.set_limits(id, update.limits);
+        self.publish_state();
+        self.announce(self.update_events(&update), Some(reply));
+    }
+
+    /// Makes an actor keep the limits that follow from its groups.
+    fn set_limits(&self, id: &ActorId, limits: Limits) {
+        if let Some(Serving { actor, .. }) = self.serving.get(id) {
+            actor.set_limit(limits.calls);
+            actor.set_reuse(limits.reuse.unwrap_or(self.parts.reuse_default));
+        }
+    }
+
+    /// Makes an actor leave its queue group; the events of its stop follow that.
+    fn leave(&mut self, id: &ActorId, changes: &[Change<Arc<Artifact>>], reply: Option<Reply>) {
+        let gone = self.serving.remove(id);
+        self.publish_state();
+        info!(actor_id = %id, "actor stopped");
+        self.parts.log(id, "the actor stopped");
+        let left = gone.map(|gone| {
+            gone.leave.cancel();
+            gone.left
+        });
+        let events = self.events_of(changes);
+        self.children.spawn(async move {
+            if let Some(left) = left {
+                // An error means that the subscription ended by itself before.
+                let _ = left.await;
+            }
+            Done::Left { events, reply }
+        });
+    }
+
+    fn publish_state(&self) {
+        let locals = self.serving.iter().map(|(id, serving)| {
+            let local: Arc<dyn Local> = serving.actor.clone();
+            (Arc::from(id.as_str()), local)
+        });
+        self.parts.shared.router.set_actors(locals.collect());
+        self.published.send_replace(self.plan.view());
+    }
+
+    /// A subscription that ended by itself leaves an actor nobody can call: it does not stay in the
+    /// inventory.
+    fn still_running(&mut self, actor: &Arc<Actor>) {
+        if self.serving.get(&actor.id).is_some_and(|serving| Arc::ptr_eq(&serving.actor, actor)) {
+            error!(actor_id = %actor.id, "the subscription of an actor ended by itself, the actor is stopped; start it again");
+            let effects = self.plan.lost(&actor.id);
+            self.carry_out(effects);
+        }
+    }
+
+    /// Writes the claims of running actors again when the bucket does not have them (it was away,
+    /// or is a new one).
+    fn restore_claims(&mut self) {
+        let table = self.parts.context.links.table();
+        for (id, serving) in &self.serving {
+            if table.claims(id.as_str()).is_none() {
+                let (parts, claims) = (Arc::clone(&self.parts), serving.actor.claims());
+                self.children.spawn(async move {
+                    record(&parts, &claims, None).await;
+                    Done::Nothing
+                });
+            }
+        }
+    }
+
+    /// Tells once of an actor whose claims do not count any more: its calls are refused from then
+    /// on.
+    fn check_terms(&mut self) {
+        for (id, serving) in &mut self.serving {
+            let claims = serving.actor.claims();
+            let refused = in_force(&claims, now()).err();
+            let is_news = refused.is_some() && !serving.is_out_of_term;
+            serving.is_out_of_term = refused.is_some();
+            if let Some(error) = refused.filter(|_| is_news) {
+                warn!(actor_id = %id, expires = %claims.expires_human(), %error, "calls of and to an actor are refused");
+                self.parts.log(id, &format!("calls of and to the actor are refused: {error}"));
+                self.parts.context.events.publish(Event::ClaimsNotInForce {
+                    public_key: id.to_string(),
+                    image_ref: self.plan.reference_of(id).to_owned(),
+                    host_id: self.parts.context.host_id.to_string(),
+                    not_before_human: claims.not_before_human(),
+                    expires_human: claims.expires_human(),
+                    error: error.to_string(),
+                });
+            }
+        }
+    }
+
+    /// Stops everything. All actors leave their queue groups first and finish their calls while
+    /// they can still call each other; only then is the way between them closed.
+    async fn stop_all(&mut self, deadline: Instant) {
+        for (id, serving) in &self.serving {
+            serving.leave.cancel();
+            info!(actor_id = %id, "actor stopping");
+            self.parts.log(id, "the actor stops with its host");
+        }
+        // The events tell what ran until now; readers see it until the calls are done.
+        let stopped = self.plan.stop_all();
+        let mut served = Vec::new();
+        if tokio::time::timeout_at(deadline, self.finish_children(&mut served)).await.is_err() {
+            warn!("calls or commands were still in work at the deadline and are cut off");
+        }
+        self.children.abort_all();
+        self.serving.clear();
+        self.publish_state();
+        for actor in served {
+            // Nothing new can begin, so this ends at once unless a call is cut off.
+            let _ = tokio::time::timeout_at(deadline, actor.drain()).await;
+        }
+        self.announce(self.events_of(&stopped), None);
+    }
+
+    /// Waits for the children of a host that stops. Adds the actors that left to `served`.
+    async fn finish_children(&mut self, served: &mut Vec<Arc<Actor>>) {
+        while let Some(done) = self.children.join_next().await {
+            match done {
+                Ok(Done::Served(actor)) => served.push(actor),
+                Ok(Done::Left { events, .. }) => self.announce(events, None),
+                // Started too late to be of use: it leaves with its subscription, and its client is
+                // told.
+                Ok(Done::Subscribed { start, .. }) => self.start_failed(&start, None, &StartError::Stopping),
+                Ok(Done::Loaded { reference, .. }) => {
+                    for start in self.plan.give_up(&reference) {
+                        self.start_failed(&start, None, &StartError::Stopping);
+                    }
+                }
+                Ok(Done::Nothing) => {}
+                Err(failure) => error!(error = %failure, "a task of the actor supervisor panicked"),
+            }
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Link definitions and claims: queries, put, delete (lattice protocol, sections 3.3 to 3.6).
+//!
+//! A link is written with compare-and-swap on the revision this host knows, so that two hosts that
+//! are asked at the same time do not overwrite each other unseen; the loser reads again. The ack
+//! leaves after the bucket confirmed. The effects of a change (providers, events) come from the
+//! watch of the bucket, on every host.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use serde::{Serialize, Serializer};
+use tracing::info;
+
+use super::server::{Answer, Server, json as encode, json_within, now};
+use crate::providers::builtin;
+use lattice_base::store::{Error, Expect, Update, WRITE_TIMEOUT};
+use lattice_protocol::{
+    control::{
+        bounds,
+        request::{DeleteLink, PutLink},
+        types::Ack,
+    },
+    identity::keys::{LinkName, ProviderId},
+    links::{LinkDefinition, Table},
+    store::{Entry, keys},
+};
+
+/// An empty link name stands for the default one.
+fn named(link_name: String) -> String {
+    if link_name.is_empty() { LinkName::DEFAULT.to_owned() } else { link_name }
+}
+
+/// The reply to `get.links`, written row by row.
+#[derive(Serialize)]
+struct Links<'a> {
+    #[serde(serialize_with = "all_links")]
+    links: &'a Table,
+}
+
+/// The reply to `get.claims`, written row by row.
+#[derive(Serialize)]
+struct Claims<'a> {
+    #[serde(serialize_with = "all_claims")]
+    claims: &'a Table,
+}
+
+fn all_links<S: Serializer>(table: &&Table, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(table.links().map(|link| link.identified()))
+}
+
+fn all_claims<S: Serializer>(table: &&Table, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(table.all_claims().map(|claims| claims.reply_value()))
+}
+
+/// How often a write is tried again after somebody else was faster.
+const CONFLICT_RETRIES: usize = 5;
+/// How long a listing waits until this host knows all that happened: less than clients wait for an answer.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_millis(1500);
+
+impl Server {
+    pub(super) fn get_claims(self: &Arc<Self>) -> Answer {
+        self.when_current("claims", |server| {
+            let table = server.parts.context.links.table();
+            server.listing(&Claims { claims: &table }, table.all_claims().count(), "claims")
+        })
+    }
+
+    pub(super) fn get_links(self: &Arc<Self>) -> Answer {
+        self.when_current("links", |server| {
+            let table = server.parts.context.links.table();
+            server.listing(&Links { links: &table }, table.links().count(), "links")
+        })
+    }
+
+    /// Returns whether more happened in the bucket than this host knows, and it is about to know it.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.parts.context.links.is_current() && self.parts.context.store.backend().is_reachable()
+    }
+
+    /// Answers once this host knows all that happened. A part of a list would be taken for all of it, so the request is
+    /// refused if that does not come in time. Where the bucket is out of reach, it is asked for what this host knows.
+    fn when_current(self: &Arc<Self>, what: &'static str, listing: fn(&Self) -> Option<Bytes>) -> Answer {
+        let server = Arc::clone(self);
+        async move {
+            let links = &server.parts.context.links;
+            let caught_up = tokio::time::timeout(CATCH_UP_TIMEOUT, links.catch_up()).await;
+            if caught_up.is_err() && server.is_behind() {
+                return encode(&Ack::rejected(format!(
+                    "this host still takes in changes of the lattice's {what}; try again in a moment"
+                )));
+            }
+            listing(&server)
+        }
+        .boxed()
+    }
+
+    /// Returns a listing in one message, or the refusal that says how to get it otherwise.
+    fn listing(&self, reply: &impl Serialize, count: usize, what: &str) -> Option<Bytes> {
+        let bytes_max = self.payload_max();
+        json_within(reply, bytes_max).or_else(|| {
+            encode(&Ack::rejected(format!(
+                "the lattice has {count} {what}, more than fit into one message of the NATS server (max_payload, {bytes_max} \
+                 bytes); `host get {what}` asks for them in pages, other clients need a larger max_payload in the server's \
+                 configuration"
+            )))
+        })
+    }
+
+    pub(super) fn put_link(self: &Arc<Self>, request: PutLink) -> Answer {
+        let link_name = named(request.link_name);
+        for (name, value) in [
+            ("actor_id", &request.actor_id),
+            ("provider_id", &request.provider_id),
+            ("contract_id", &request.contract_id),
+        ] {
+            if value.is_empty() {
+                return now(&Ack::rejected(format!("put link request without {name}")));
+            }
+        }
+        // A link whose name or provider cannot be part of a subject could be stored, but would
+        // never reach its provider.
+        if let Err(error) = LinkName::parse(&link_name) {
+            return now(&Ack::rejected(format!("put link request with link name {link_name:?}: {error}")));
+        }
+        if let Err(error) = ProviderId::parse(&request.provider_id) {
+            return now(&Ack::rejected(format!(
+                "put link request with provider_id {:?}: {error}",
+                request.provider_id
+            )));
+        }
+        let link = LinkDefinition {
+            actor_id: request.actor_id,
+            provider_id: request.provider_id,
+            link_name,
+            contract_id: request.contract_id,
+            values: request.values,
+        };
+        if let Some(other) = self.namesake(&link.id(), [&link.actor_id, &link.contract_id, &link.link_name]) {
+            return now(&Ack::rejected(format!(
+                "the link of {} for {} under link name {} has the same id, and stands in the way; choose another link name",
+                other.actor_id, other.contract_id, other.link_name
+            )));
+        }
+        if let Err(error) = self.has_room(&link) {
+            return now(&Ack::rejected(error));
+        }
+        // A built-in provider would not take it on, and says so before anything is stored.
+        if let Err(error) = builtin::check(&link) {
+            let name = builtin::name_of(&link.provider_id);
+            return now(&Ack::rejected(format!("{name} does not take this link on, and nothing was stored: {error}")));
+        }
+        let server = Arc::clone(self);
+        async move { encode(&Ack::from(server.in_time(server.store_link(&link)).await)) }.boxed()
+    }
+
+    /// Whether a link has sizes that a host takes, and the lattice has room for it.
+    fn has_room(&self, link: &LinkDefinition) -> Result<(), bounds::TooMuch> {
+        let table = self.parts.context.links.table();
+        let is_new = table.stored_link(&link.id()).is_none();
+        bounds::link(link, if is_new { table.links().count() } else { 0 })
+    }
+
+    pub(super) fn delete_link(self: &Arc<Self>, request: DeleteLink) -> Answer {
+        let link_name = named(request.link_name);
+        let id = keys::link_hash(&request.actor_id, &request.contract_id, &link_name);
+        if self.namesake(&id, [&request.actor_id, &request.contract_id, &link_name]).is_some() {
+            // Another link has that id; the one that was named is not there.
+            return now(&Ack::accepted());
+        }
+        let server = Arc::clone(self);
+        async move { encode(&Ack::from(server.in_time(server.remove_link(&id)).await)) }.boxed()
+    }
+
+    /// A link that has this id and is not that of the three: an id is a hash of them run together, so others may have it too.
+    fn namesake(&self, id: &str, [actor_id, contract_id, link_name]: [&str; 3]) -> Option<Arc<LinkDefinition>> {
+        let table = self.parts.context.links.table();
+        let link = &table.stored_link(id)?.link;
+        (!link.is_of(actor_id, contract_id, link_name)).then(|| Arc::clone(link))
+    }
+
+    /// All attempts of a write together: after this time hosts that are late speak up.
+    async fn in_time(&self, write: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+        match tokio::time::timeout(WRITE_TIMEOUT, write).await {
+            Ok(written) => written,
+            Err(_) => Err(Error::TimedOut { place: self.parts.context.store.backend().place() }),
+        }
+    }
+
+    async fn store_link(&self, link: &LinkDefinition) -> Result<(), Error> {
+        let id = link.id();
+        let key = keys::link(&id);
+        let value = Bytes::from(serde_json::to_vec(&link.identified()).map_err(|e| Error::Refused(e.to_string()))?);
+        let mut attempts = 0;
+        loop {
+            // After too many conflicts the entry is replaced: a link definition is always written
+            // whole.
+            let expect = if attempts < CONFLICT_RETRIES { self.known_revision(&key) } else { Expect::Anything };
+            match self.parts.context.store.put(&key, value.clone(), expect).await {
+                Ok(revision) => {
+                    info!(link_id = %id, actor_id = %link.actor_id, provider_id = %link.provider_id, "link definition stored");
+                    self.parts.context.links.apply(Update::Put(Entry { key, value, revision })).await;
+                    return Ok(());
+                }
+                Err(Error::Conflict) if attempts < CONFLICT_RETRIES => {
+                    attempts += 1;
+                    self.catch_up(attempts).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Deletes a link. One that is not there is as good as deleted.
+    async fn remove_link(&self, id: &str) -> Result<(), Error> {
+        let key = keys::link(id);
+        let mut attempts = 0;
+        loop {
+            // A link this host does not know may be in the bucket all the same, written a moment ago or in a form that was
+            // not understood.
+            let known = match self.parts.context.links.table().stored_link(id) {
+                Some(stored) if attempts < CONFLICT_RETRIES => Expect::Revision(stored.revision),
+                _ => Expect::Anything,
+            };
+            match self.parts.context.store.delete(&key, known).await {
+                Ok(()) => {
+                    info!(link_id = %id, "link definition deleted");
+                    // Not what somebody put after it, whose echo may be here already.
+                    if let Expect::Revision(revision) = known {
+                        self.parts.context.links.apply(Update::Delete { key, revision }).await;
+                    }
+                    return Ok(());
+                }
+                Err(Error::Conflict) if attempts < CONFLICT_RETRIES => {
+                    attempts += 1;
+                    self.catch_up(attempts).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn known_revision(&self, key: &str) -> Expect {
+        Expect::Revision(self.parts.context.links.table().revision_of(key))
+    }
+
+    /// Gives the watch time to bring what we lost against; a little more with each attempt.
+    async fn catch_up(&self, attempt: usize) {
+        tokio::time::sleep(std::time::Duration::from_millis(20 * attempt as u64)).await;
+    }
+}

@@ -1,0 +1,160 @@
+//! Wraps events in their CloudEvents envelope and publishes them, in order, on the two subjects
+//! clients listen to.
+//!
+//! [`Publisher::publish`] never waits: events go through a bounded queue to one task. A caller has
+//! already made the change that the event announces, and must not be held up by a server that is
+//! away.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::json;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+use uuid::Uuid;
+
+use super::{Steps, troubles::Troubles};
+use lattice_base::lattice::connection::confirm;
+use lattice_protocol::{
+    events::{Event, Step},
+    identity::keys::HostId,
+    lattice::subject::Subjects,
+};
+
+/// Events that may wait for the connection. A start of a large actor makes about forty.
+const QUEUE: usize = 4096;
+/// How long handing one event to the connection may take. It only waits when the server is away and
+/// the client's buffer is full; an event nobody could have received is not worth more.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Events kept for followers within the process that are slower than they come.
+const FOLLOWED: usize = 256;
+
+/// Publishes the events of one host. Cheap to clone.
+#[derive(Clone)]
+pub struct Publisher {
+    host: HostId,
+    queue: mpsc::Sender<Item>,
+    followers: broadcast::Sender<Event>,
+    troubles: Troubles,
+}
+
+enum Item {
+    Event(Box<Event>),
+    /// A step of a start, encoded.
+    Step(Bytes),
+    Flush(oneshot::Sender<()>),
+}
+
+impl Publisher {
+    /// Starts the task that publishes; it ends when the last publisher is dropped.
+    pub fn start(client: async_nats::Client, subjects: Subjects, host: HostId, tasks: &TaskTracker) -> Self {
+        let (queue, items) = mpsc::channel(QUEUE);
+        tasks.spawn(run(client, subjects, host.clone(), items));
+        Self { host, queue, followers: broadcast::Sender::new(FOLLOWED), troubles: Troubles::default() }
+    }
+
+    /// Returns the recent failures that were not mended since.
+    pub fn troubles(&self) -> &Troubles {
+        &self.troubles
+    }
+
+    /// Publishes an event after those before it. If the queue is full it is lost, with a warning.
+    pub fn publish(&self, event: Event) {
+        self.troubles.on_event(&event);
+        if self.followers.receiver_count() > 0 {
+            let _ = self.followers.send(event.clone());
+        }
+        if let Err(error) = self.queue.try_send(Item::Event(Box::new(event)))
+            && let Item::Event(lost) = error.into_inner()
+        {
+            warn!(event = lost.name(), "event lost: too many wait for the NATS connection");
+        }
+    }
+
+    /// The host whose events these are.
+    pub fn host_id(&self) -> String {
+        self.host.to_string()
+    }
+
+    /// Returns the reporter of the steps of a start.
+    pub fn steps(&self, reference: &str) -> Steps {
+        Steps::new(self.clone(), reference)
+    }
+
+    /// Tells a step of a start, if events leave room for it.
+    pub(super) fn tell(&self, step: &Step) {
+        if self.queue.capacity() > QUEUE / 2
+            && let Ok(step) = serde_json::to_vec(step)
+        {
+            let _ = self.queue.try_send(Item::Step(step.into()));
+        }
+    }
+
+    /// Follows the events of this host from here on, without the way over NATS. A slow follower
+    /// misses the oldest ones.
+    pub fn follow(&self) -> broadcast::Receiver<Event> {
+        self.followers.subscribe()
+    }
+
+    /// Publishes several events in order.
+    pub fn publish_all(&self, events: impl IntoIterator<Item = Event>) {
+        for event in events {
+            self.publish(event);
+        }
+    }
+
+    /// Waits until the server has taken all events so far.
+    pub async fn flush(&self) {
+        let (done, flushed) = oneshot::channel();
+        if self.queue.send(Item::Flush(done)).await.is_ok() {
+            let _ = flushed.await;
+        }
+    }
+}
+
+async fn run(client: async_nats::Client, subjects: Subjects, host: HostId, mut items: mpsc::Receiver<Item>) {
+    while let Some(item) = items.recv().await {
+        match item {
+            Item::Event(event) => send(&client, &subjects, &host, &event).await,
+            Item::Step(step) => {
+                // Nobody misses one.
+                let _ = tokio::time::timeout(PUBLISH_TIMEOUT, client.publish(subjects.progress(), step)).await;
+            }
+            Item::Flush(done) => {
+                if let Err(error) = confirm(&client).await {
+                    warn!(%error, "events not confirmed");
+                }
+                let _ = done.send(());
+            }
+        }
+    }
+}
+
+async fn send(client: &async_nats::Client, subjects: &Subjects, host: &HostId, event: &Event) {
+    let name = event.name();
+    let payload = Bytes::from(envelope(host, event).to_string());
+    for subject in [subjects.events(), subjects.event(name)] {
+        let published = tokio::time::timeout(PUBLISH_TIMEOUT, client.publish(subject.clone(), payload.clone()));
+        match published.await {
+            Ok(Ok(())) => debug!(event = name, %subject, "event published"),
+            Ok(Err(error)) => warn!(event = name, %subject, %error, "event lost"),
+            Err(_) => warn!(event = name, %subject, "event lost: the NATS connection does not take it"),
+        }
+    }
+}
+
+/// The CloudEvents 1.0 envelope (lattice protocol, section 7.1).
+fn envelope(host: &HostId, event: &Event) -> serde_json::Value {
+    json!({
+        "specversion": "1.0",
+        "id": Uuid::new_v4().to_string(),
+        "type": format!("com.wasmcloud.lattice.{}", event.name()),
+        "source": host.as_str(),
+        "time": OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
+        "datacontenttype": "application/json",
+        "data": event.data(),
+    })
+}

@@ -1,0 +1,398 @@
+//! Wires the parts of a host: connections, what all parts share, and then the parts, each with what
+//! it needs.
+//!
+//! Nobody reaches the host yet: its control interface opens in [`Host::run`].
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, anyhow};
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument, info, info_span, warn};
+
+use super::{Host, metadata, names, registry_settings};
+use crate::{
+    actors::{
+        actor::{Shared, Slots},
+        engine::{self, Engine},
+        supervisor as actors,
+    },
+    control::state::{Facts, HostState},
+    delivery::{LinkNotifier, LinkSender},
+    events::Publisher,
+    host_context::HostContext,
+    issuers::Issuers,
+    journal::{Journal, followers::Followers},
+    links::{Live, live::Notice},
+    peers::{self, Peers},
+    policy::{HostInfo, Policy},
+    providers::{
+        bounds::{Bounds, LinkPaths, OwnSockets},
+        external::Launcher,
+        supervisor as providers,
+    },
+    router::{Router, remote::Remote},
+    rpc::{
+        chunking::{self, Chunks},
+        client::Client,
+        server::{self as receiver, Receiver},
+    },
+};
+use lattice_base::{
+    budget::Budget,
+    config::{Config, Environment as _, ProcessEnvironment},
+    dirs::Dirs,
+    lattice::{
+        answers::Answers,
+        connection::{self, Nats, Purpose},
+        reserved::Reserved,
+    },
+    registry::{self, Registry, credentials::Registries},
+    shutdown::Lifeline,
+    store::{artifacts::Artifacts, jetstream::making::Making},
+    suspend::SuspendDetector,
+};
+use lattice_protocol::{
+    identity::keys::{ClusterKey, HostId, LatticeName},
+    lattice::subject::{Control, Subjects},
+    rpc::antiforgery::{Signer, Verifier},
+};
+
+/// How long to wait for the answer of a host with the same key.
+const TWIN_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A host that is wired and not reachable yet.
+pub(super) struct Built<'a> {
+    pub config: &'a Config,
+    pub dirs: &'a Dirs,
+    pub stop: CancellationToken,
+    pub context: Arc<HostContext>,
+    pub metadata: metadata::Place,
+    pub sockets: OwnSockets,
+    pub chunks: Chunks,
+    /// Makes calls for the dashboard.
+    pub caller: Client,
+    pub leave: CancellationToken,
+    pub peer_service: JoinHandle<()>,
+    pub followers: Followers,
+    /// Router, engine and slots.
+    pub shared: Shared,
+    pub registries: Registries,
+    pub registry: Registry,
+    pub uploads: Making,
+    pub actors: actors::Handle,
+    pub providers: providers::Handle,
+}
+
+/// The input of a host's parts.
+struct Builder<'a> {
+    config: &'a Config,
+    dirs: &'a Dirs,
+    stop: CancellationToken,
+}
+
+impl Host {
+    /// Connects, and makes the parts. `give_up` ends the wait for a server that does not come.
+    pub(super) async fn build<'a>(
+        config: &'a Config,
+        dirs: &'a Dirs,
+        give_up: &CancellationToken,
+    ) -> Result<Built<'a>> {
+        let builder = Builder { config, dirs, stop: CancellationToken::new() };
+        let (context, verifier, notices) = builder.context(give_up).await?;
+        let bounds = builder.bounds(&context).await;
+        let sender = LinkSender { rpc: context.rpc.client.clone(), subjects: context.subjects.clone() };
+        let notifier = LinkNotifier::new(sender, context.links.clone(), context.events.clone());
+        context.tasks.spawn(context.lifeline.essential("link delivery", notifier.run(notices)));
+        let chunks = builder.chunks(&context);
+        let caller = builder.caller(&context, &chunks)?;
+        // Before this host answers under its id.
+        look_for_twin(&context).await;
+        context.tasks.spawn(context.suspend.clone().run(context.rpc.client.clone(), builder.stop.clone()));
+        let leave = CancellationToken::new();
+        let peer_service = peers::service::spawn(&context, leave.clone()).await?;
+        let shared = builder.shared(&context, &caller)?;
+        let registries = Registries::default();
+        let uploads = Making::of_artifacts(config.kv_replicas, config.artifacts_max_bytes);
+        let registry = builder.registry(&context, &registries, uploads);
+        let receiver =
+            Receiver::new(receiver::Parts { context: Arc::clone(&context), verifier, chunks: chunks.clone() });
+        let sockets = bounds.sockets.clone();
+        let providers = builder.providers(&context, &registry, &shared.router, &receiver, bounds);
+        let actors = actors::spawn(actors::Parts {
+            context: Arc::clone(&context),
+            shared: shared.clone(),
+            registry: registry.clone(),
+            receiver,
+            reuse_default: config.actors.instance_reuse,
+        });
+        let followers = Followers::new(context.journal.clone(), context.ctl.client.clone(), context.answers.clone());
+        let metadata = builder.metadata(&context.ctl);
+        Ok(Built {
+            config,
+            dirs,
+            stop: builder.stop,
+            context,
+            metadata,
+            sockets,
+            chunks,
+            caller,
+            leave,
+            peer_service,
+            followers,
+            shared,
+            registries,
+            registry,
+            uploads,
+            actors,
+            providers,
+        })
+    }
+}
+
+impl Builder<'_> {
+    /// Connects, opens the metadata, and makes what the parts share.
+    async fn context(
+        &self,
+        give_up: &CancellationToken,
+    ) -> Result<(Arc<HostContext>, Verifier, mpsc::Receiver<Notice>)> {
+        let (config, stop) = (self.config, &self.stop);
+        let host_id = HostId::parse(&config.host_key.public).context("read the host key")?;
+        let lattice = LatticeName::parse(&config.lattice).context("read the lattice name")?;
+        let subjects = Subjects::new(lattice.clone(), &config.ctl_topic_prefix);
+        let friendly_name = names::friendly();
+        let client_name = format!("host {host_id}");
+        let ctl = connection::connect(Purpose::Control, &config.ctl, &client_name, give_up).await?;
+        let rpc = connection::connect(Purpose::Rpc, &config.rpc, &client_name, give_up).await?;
+        info!("Host {host_id} ({friendly_name}) started.");
+        greet(config);
+
+        let tasks = TaskTracker::new();
+        let store = self.metadata(&ctl).open(&tasks, stop).await;
+        let (links, notices) = Live::start(store.clone(), &tasks, stop.clone()).await;
+        if store.is_shared() && *links.synced().borrow() {
+            info!("Created ephemeral consumer for lattice cache loader");
+        }
+        let state = HostState::new(facts(config, &host_id, friendly_name), config.labels.clone());
+        let answers = Answers::new(reserved_subjects(config), config.inbox_prefixes.clone());
+        let events = Publisher::start(ctl.client.clone(), subjects.clone(), host_id.clone(), &tasks);
+        // Subscribed before anything can be decided, so that no change is missed.
+        let policy = self.policy((&ctl, &answers), &state, &tasks).await?;
+        let issuers = config.cluster.issuers.iter().map(|issuer| ClusterKey::parse(issuer));
+        let verifier = Verifier::new(issuers.collect::<Result<_, _>>().context("read the cluster issuers")?);
+        let issuers = Issuers::new(
+            config.allowed_actor_issuers.clone(),
+            config.allowed_provider_issuers.clone(),
+            &self.dirs.state,
+            lattice.as_str(),
+            verifier.clone(),
+        );
+        let context = HostContext {
+            journal: Journal::new(host_id.as_str()),
+            peers: Peers::new(&host_id),
+            budget: config.actors.payload_memory_max_bytes.map_or_else(Budget::default, Budget::new),
+            suspend: SuspendDetector::default(),
+            lifeline: Lifeline::default(),
+            js_domain: config.js_domain.clone(),
+            rpc_timeout: config.rpc_timeout,
+            host_id,
+            state,
+            subjects,
+            ctl,
+            rpc,
+            answers,
+            store,
+            links,
+            policy,
+            issuers,
+            events,
+            tasks,
+        };
+        Ok((Arc::new(context), verifier, notices))
+    }
+
+    /// Returns where the lattice's metadata is.
+    fn metadata(&self, ctl: &Nats) -> metadata::Place {
+        metadata::Place {
+            nats: ctl.clone(),
+            domain: self.config.js_domain.clone(),
+            lattice: self.config.lattice.clone(),
+            making: Making::of_metadata(self.config.kv_replicas, self.config.kv_max_bytes),
+        }
+    }
+
+    async fn policy(
+        &self,
+        (ctl, answers): (&Nats, &Answers),
+        state: &HostState,
+        tasks: &TaskTracker,
+    ) -> Result<Policy> {
+        let Some(settings) = &self.config.policy else { return Ok(Policy::off()) };
+        let facts = state.facts();
+        let host = HostInfo {
+            public_key: facts.id.to_string(),
+            lattice_id: facts.lattice.clone(),
+            labels: state.live_labels(),
+            cluster_issuers: facts.cluster_issuers.clone(),
+            issuer: facts.issuer.clone(),
+        };
+        let policy = Policy::new(ctl.client.clone(), settings.topic.clone(), settings.timeout, host);
+        if let Some(topic) = &settings.changes_topic {
+            let changes = ctl.client.subscribe(topic.clone()).await.with_context(|| format!("subscribe to {topic}"))?;
+            let (policy, stop) = (policy.clone(), self.stop.clone());
+            let over = (ctl.client.clone(), answers.clone());
+            tasks.spawn(
+                async move { policy.follow_changes(over, changes, stop).await }
+                    .instrument(info_span!("policy changes")),
+            );
+        }
+        Ok(policy)
+    }
+
+    /// Returns the limits of built-in providers. The host's own sockets are known when this
+    /// returns, before any provider runs.
+    async fn bounds(&self, context: &HostContext) -> Bounds {
+        let config = self.config;
+        let sockets = OwnSockets::default();
+        let connections = [context.ctl.clone(), context.rpc.clone()];
+        let servers: Vec<String> =
+            [&config.ctl, &config.rpc, &config.prov_rpc].iter().flat_map(|one| one.servers.clone()).collect();
+        sockets.look(&servers, &connections).await;
+        context.tasks.spawn(sockets.clone().follow(servers, connections, self.stop.clone()));
+        Bounds { subjects: reserved_subjects(config), sockets, paths: LinkPaths::new(config.link_paths.clone()) }
+    }
+
+    fn chunks(&self, context: &HostContext) -> Chunks {
+        Chunks::new(
+            &context.rpc.client,
+            context.js_domain.as_deref(),
+            context.subjects.lattice().as_str(),
+            chunking::Settings {
+                budget: context.budget.clone(),
+                actor_bytes_max: self.config.actors.memory_max_bytes as u64,
+                bound: self.config.payload_store_max_bytes,
+            },
+        )
+    }
+
+    fn caller(&self, context: &HostContext, chunks: &Chunks) -> Result<Client> {
+        let signer =
+            Signer::new(self.config.cluster.seed.expose()).map_err(|e| anyhow!("read the cluster seed: {e}"))?;
+        let (client, subjects) = (context.rpc.client.clone(), context.subjects.clone());
+        Ok(Client::new(client, subjects, signer, chunks.clone(), context.host_id.clone()))
+    }
+
+    /// Returns what actors share: the router with its way to other hosts, and the engine.
+    fn shared(&self, context: &HostContext, caller: &Client) -> Result<Shared> {
+        let HostContext { subjects, peers, links, policy, events, .. } = context;
+        let repeatable = self.config.repeatable_operations.clone();
+        let remote = Remote::new(caller.clone(), peers.clone(), links.clone(), repeatable);
+        let (lattice, local_calls) = (subjects.lattice().clone(), self.config.local_calls);
+        let router = Router::new(lattice, links.clone(), policy.clone(), remote, local_calls, context.rpc_timeout);
+        router.tell_aliases(events.clone());
+        let engine = Engine::new(engine::Settings {
+            slots: self.config.actors.instances_max,
+            memory_max_bytes: self.config.actors.memory_max_bytes,
+            cache_dir: Some(self.dirs.compiled_code()),
+        })?;
+        Ok(Shared {
+            slots: Slots::new(engine.slots()),
+            engine,
+            router,
+            journal: context.journal.clone(),
+            queue_max: self.config.actors.queue_max,
+        })
+    }
+
+    fn registry(&self, context: &HostContext, registries: &Registries, uploads: Making) -> Registry {
+        let HostContext { ctl, budget, js_domain, .. } = context;
+        let artifacts =
+            Artifacts::new(ctl.clone(), js_domain.as_deref(), &self.config.lattice, uploads, budget.clone());
+        let settings = registry_settings(self.config, self.dirs, registries.clone());
+        Registry::new(registry::Settings { budget: budget.clone(), ..settings }).with_uploads(Arc::new(artifacts))
+    }
+
+    fn providers(
+        &self,
+        context: &Arc<HostContext>,
+        registry: &Registry,
+        router: &Router,
+        receiver: &Receiver,
+        bounds: Bounds,
+    ) -> providers::Handle {
+        let config = self.config;
+        providers::spawn(providers::Parts {
+            context: Arc::clone(context),
+            registry: registry.clone(),
+            router: router.clone(),
+            receiver: receiver.clone(),
+            allow_external: config.allow_external_providers,
+            stop_delay: config.provider_delay,
+            bounds,
+            cache_dir: self.dirs.cache.clone(),
+            data_dir: self.dirs.data.clone(),
+            launcher: Launcher {
+                host: context.host_id.clone(),
+                lattice: context.subjects.lattice().clone(),
+                connection: config.prov_rpc.clone(),
+                cluster_seed: config.cluster.seed.clone(),
+                cluster_issuers: config.cluster.issuers.clone(),
+                rpc_timeout: config.rpc_timeout,
+                structured_logging: config.log.json,
+                environment: ProcessEnvironment.vars(),
+                passed: config.provider_env.clone(),
+                links: context.links.clone(),
+                journal: context.journal.clone(),
+            },
+        })
+    }
+}
+
+fn facts(config: &Config, host_id: &HostId, friendly_name: String) -> Facts {
+    Facts {
+        id: host_id.clone(),
+        friendly_name,
+        issuer: config.cluster.public.clone(),
+        cluster_issuers: config.cluster.issuers.clone(),
+        lattice: config.lattice.clone(),
+        js_domain: config.js_domain.clone(),
+        ctl_host: config.ctl.host_text.clone(),
+        rpc_host: config.rpc.host_text.clone(),
+        prov_rpc_host: config.prov_rpc.host_text.clone(),
+    }
+}
+
+/// Returns the subjects of the lattice that the settings have moved away from `wasmbus`.
+fn reserved_subjects(config: &Config) -> Reserved {
+    let policy = config.policy.iter().flat_map(|policy| [Some(&policy.topic), policy.changes_topic.as_ref()]).flatten();
+    Reserved::new(policy.chain([&config.ctl_topic_prefix]).cloned())
+}
+
+fn greet(config: &Config) {
+    info!("Valid cluster signers: {}", config.cluster.issuers.join(", "));
+    if config.cluster.ad_hoc {
+        let (file, public) = (lattice_base::config::FILE_NAME, &config.cluster.public);
+        warn!("WARNING. You are using an ad hoc generated cluster seed.");
+        warn!(
+            "It is written to ./{file} (member cluster_seed). For any other host or CLI tool to communicate with this \
+             host, copy that file into the directory it is started from, or set WASMCLOUD_CLUSTER_SEED to the \
+             member's value."
+        );
+        warn!(
+            "Hosts with a cluster seed of their own must also list this cluster signer (WASMCLOUD_CLUSTER_ISSUERS): \
+             {public}"
+        );
+    }
+}
+
+/// Asks whether somebody answers as this host already, before it does so itself. Where nobody does,
+/// the server says so at once. A twin keeps this host from nothing: an orchestrator may start the
+/// next one before it stops the last.
+async fn look_for_twin(context: &HostContext) {
+    let host_id = context.host_id.as_str();
+    let inventory = context.subjects.control(&Control::Inventory { host: host_id.to_owned() });
+    let asked = tokio::time::timeout(TWIN_TIMEOUT, context.ctl.client.request(inventory, bytes::Bytes::new()));
+    if matches!(asked.await, Ok(Ok(_))) {
+        context.peers.tell_twin(host_id);
+    }
+}

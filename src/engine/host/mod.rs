@@ -1,0 +1,235 @@
+//! The composition root: builds the parts of a host in order, holds their handles, and takes them
+//! apart in order.
+//!
+//! Start: connections → metadata, loaded → router and actors → control interface, subscribed →
+//! `host_started`. Ready means that every link and claim is known and every subscription is
+//! confirmed by the server.
+//!
+//! Stop, under one deadline: no more commands and auctions → providers that bring work in from
+//! outside end, while actors still answer → actors leave their queue groups and finish their calls
+//! → the other providers end → goodbye to the other hosts → `host_stopped` → both connections
+//! flushed. Written once, in [`Host::stop`].
+
+mod build;
+mod config_service;
+pub mod face;
+mod metadata;
+mod names;
+mod run;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Result;
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+use crate::{
+    actors::supervisor as actors,
+    control::{server::StopRequest, state::HostState},
+    events::Publisher,
+    host::face::{Face, Place},
+    host_context::HostContext,
+    journal::followers::Followers,
+    links::Live,
+    meter::Meter,
+    peers::Peers,
+    providers::{bounds::OwnSockets, supervisor as providers},
+};
+use lattice_base::{
+    budget::Budget,
+    config::Config,
+    dirs::Dirs,
+    lattice::{answers::Answers, connection},
+    presence::Presence,
+    registry::{
+        self,
+        credentials::{Logins, Registries},
+    },
+    store::Store,
+};
+use lattice_protocol::events::Event;
+
+/// How long the last events may take to reach the server.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// The part of the time to stop that the last answers to clients may take.
+const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
+/// The part of the time to stop that providers get at least, after the actors.
+const PROVIDERS_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// A host that is ready.
+pub struct Host {
+    context: Arc<HostContext>,
+    shutdown_timeout: Duration,
+    actors: actors::Handle,
+    providers: providers::Handle,
+    /// Ends what goes on after the control interface was closed.
+    stop: CancellationToken,
+    control_tasks: TaskTracker,
+    stop_requests: watch::Receiver<Option<StopRequest>>,
+    /// Makes this host say goodbye to the others.
+    leave: CancellationToken,
+    peer_service: JoinHandle<()>,
+    meter: Meter,
+    sockets: OwnSockets,
+    followers: Followers,
+    dashboard: Option<Place>,
+    _presence: Option<Presence>,
+}
+
+impl Host {
+    /// Builds and starts a host; returns when it is ready. `give_up` ends the wait for a server
+    /// that does not come.
+    pub async fn start(config: Config, dirs: &Dirs, face: &dyn Face, give_up: &CancellationToken) -> Result<Self> {
+        let built = Self::build(&config, dirs, give_up).await?;
+        Self::run(built, face).await
+    }
+
+    /// This host as clients see it.
+    pub fn state(&self) -> &HostState {
+        &self.context.state
+    }
+
+    /// Returns the table of the other hosts.
+    pub fn peers(&self) -> &Peers {
+        &self.context.peers
+    }
+
+    /// Starts actors, and tells which run.
+    pub fn actors(&self) -> &actors::Handle {
+        &self.actors
+    }
+
+    /// Starts providers, and tells which run.
+    pub fn providers(&self) -> &providers::Handle {
+        &self.providers
+    }
+
+    /// Where link definitions are written; [`Host::links`] is to be told of what was.
+    pub fn store(&self) -> &Store {
+        &self.context.store
+    }
+
+    /// The links and claims of the lattice as they are now.
+    pub fn links(&self) -> &Live {
+        &self.context.links
+    }
+
+    /// Returns the events of this host.
+    pub fn events(&self) -> &Publisher {
+        &self.context.events
+    }
+
+    /// The calls this host served and made, counted.
+    pub fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// The sockets that no actor reaches through a built-in provider.
+    pub fn own_sockets(&self) -> &OwnSockets {
+        &self.sockets
+    }
+
+    /// The answers of this host to questions over NATS.
+    pub fn answers(&self) -> &Answers {
+        &self.context.answers
+    }
+
+    /// Those who follow what actors and providers of this host say.
+    pub fn followers(&self) -> &Followers {
+        &self.followers
+    }
+
+    /// Where the dashboard is, if there is one.
+    pub fn dashboard(&self) -> Option<&Place> {
+        self.dashboard.as_ref()
+    }
+
+    /// Is cancelled when this host cannot go on.
+    pub fn failed(&self) -> CancellationToken {
+        self.context.lifeline.failed.clone()
+    }
+
+    /// Waits until somebody asks for a stop over the control interface. Cancel safe.
+    pub async fn stop_requested(&mut self) -> StopRequest {
+        match self.stop_requests.wait_for(Option::is_some).await {
+            Ok(request) => request.unwrap_or(StopRequest { timeout: None }),
+            Err(_) => StopRequest { timeout: None },
+        }
+    }
+
+    /// Stops in order, within `timeout` or the configured time.
+    pub async fn stop(mut self, timeout: Option<Duration>) {
+        let deadline = Instant::now() + timeout.unwrap_or(self.shutdown_timeout);
+        self.context.lifeline.closing.cancel();
+        self.control_tasks.close();
+        let answered =
+            tokio::time::timeout_at(deadline.min(Instant::now() + ANSWERS_TIMEOUT), self.control_tasks.wait());
+        if answered.await.is_err() {
+            warn!("some control requests were not answered");
+        }
+        self.stop_work(deadline).await;
+        // Nothing takes calls here any more, and the others need not find that out.
+        self.leave.cancel();
+        let _ = tokio::time::timeout(FLUSH_TIMEOUT, &mut self.peer_service).await;
+        // So that the last event finds room in the queue.
+        let _ = tokio::time::timeout(FLUSH_TIMEOUT, self.context.events.flush()).await;
+        self.context.events.publish(Event::HostStopped { labels: self.context.state.labels() });
+        // The last words get a little time even when the calls used all of it.
+        if tokio::time::timeout(FLUSH_TIMEOUT, self.confirm_last_words()).await.is_err() {
+            warn!("the NATS server did not confirm the last events");
+        }
+        let Self { context, stop, actors, providers, .. } = self;
+        let (state, tasks) = (context.state.clone(), context.tasks.clone());
+        stop.cancel();
+        // The task that publishes events ends with the last of those who could publish one.
+        drop((context, actors, providers));
+        tasks.close();
+        if tokio::time::timeout(FLUSH_TIMEOUT, tasks.wait()).await.is_err() {
+            warn!("some tasks of this host did not end");
+        }
+        info!("Host {} stopped.", state.facts().id);
+    }
+
+    /// Stops actors and providers. Providers that bring work in end while actors still answer;
+    /// those that actors call end after them.
+    async fn stop_work(&self, deadline: Instant) {
+        self.providers.stop_all(providers::Which::Ingress, deadline).await;
+        self.actors.stop_all(deadline).await;
+        // They get a little time even when the calls used all of it.
+        let last = deadline.max(Instant::now() + PROVIDERS_TIMEOUT);
+        self.providers.stop_all(providers::Which::All, last).await;
+        // By now the followers of logs have the last lines of all of them.
+        self.followers.close().await;
+    }
+
+    async fn confirm_last_words(&self) {
+        self.context.events.flush().await;
+        for nats in [&self.context.rpc, &self.context.ctl] {
+            if let Err(error) = connection::confirm(&nats.client).await {
+                warn!(%error, "last messages not confirmed");
+            }
+        }
+    }
+}
+
+/// Returns the settings for fetching; clients may add credentials to `registries`.
+pub fn registry_settings(config: &Config, dirs: &Dirs, registries: Registries) -> registry::Settings {
+    registry::Settings {
+        allow_files: config.allow_file_load,
+        allow_latest: config.allow_latest,
+        allowed_insecure: config.allowed_insecure.clone(),
+        ca: config.oci_ca.clone(),
+        pull_timeout: config.pull_timeout,
+        cache_dir: dirs.images(),
+        cache_bytes_max: config.oci_cache_bytes_max,
+        budget: Budget::default(),
+        logins: Logins {
+            given: None,
+            lattice: registries,
+            settings: config.oci.clone(),
+            docker: dirs.docker_config.clone(),
+        },
+        token_hosts: config.oci_token_hosts.clone(),
+    }
+}

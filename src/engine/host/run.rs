@@ -1,0 +1,206 @@
+//! Makes a wired host reachable, in order: the control interface, the mark on this machine,
+//! `host_started`, what the configuration service names, the dashboard.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Result;
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+#[cfg(unix)]
+use tracing::{Instrument, info_span};
+use tracing::{error, warn};
+
+use super::{Host, build::Built, config_service};
+#[cfg(unix)]
+use crate::local;
+use crate::{
+    actors::supervisor as actors,
+    control::{
+        named_config::NamedConfig,
+        probe::health::{self, ConfigServiceStatus, ProbeContext},
+        server::{self, Server, StopRequest},
+        state::VERSION,
+    },
+    host::face::{self, Face, Place},
+    host_context::HostContext,
+    providers::supervisor as providers,
+};
+use lattice_base::{
+    presence::{Presence, presence_dir},
+    store::{jetstream, legacy},
+    telemetry,
+};
+use lattice_protocol::events::Event;
+#[cfg(unix)]
+use lattice_protocol::rpc::antiforgery::Signer;
+
+/// Heartbeats tell clients that a host is alive; a deployment manager drops hosts after four missed
+/// ones.
+const HEARTBEAT: Duration = Duration::from_secs(30);
+
+impl Host {
+    /// Opens the control interface and says that this host is there; returns when it is ready.
+    pub(super) async fn run(built: Built<'_>, face: &dyn Face) -> Result<Self> {
+        let Built { config, dirs, context, .. } = &built;
+        // Commands are taken before the others hear of this host: a client may answer the event at
+        // once.
+        let lifeline = context.lifeline.clone();
+        let status = ConfigServiceStatus::default();
+        let (stop_sender, stop_requests) = watch::channel(None);
+        let control_tasks = TaskTracker::new();
+        Server::start(built.control(&status, stop_sender), &control_tasks).await?;
+        let presence = Presence::announce(&presence_dir(dirs), context.host_id.as_str())
+            .inspect_err(|error| warn!(%error, "this host cannot be found by `host ping`"))
+            .ok();
+        #[cfg(unix)]
+        if presence.is_some() {
+            built.serve_local_user(&presence_dir(dirs));
+        }
+
+        context.events.publish(Event::HostStarted {
+            labels: context.state.labels(),
+            friendly_name: context.state.facts().friendly_name.clone(),
+            version: VERSION.to_owned(),
+        });
+        let running = (built.actors.clone(), built.providers.clone());
+        context.tasks.spawn(heartbeats(Arc::clone(context), running, lifeline.closing.clone()));
+        context.tasks.spawn(built.chunks.clone().keep_tidy(built.stop.clone()));
+        if config.config_service {
+            built.config_service(status).request(&context.tasks, &lifeline.closing).await;
+        }
+        built.migrate_legacy_cache();
+        context.events.flush().await;
+        let dashboard = built.dashboard(face).await;
+        Ok(Self {
+            shutdown_timeout: config.shutdown_timeout,
+            context: built.context,
+            actors: built.actors,
+            providers: built.providers,
+            stop: built.stop,
+            control_tasks,
+            stop_requests,
+            leave: built.leave,
+            peer_service: built.peer_service,
+            meter: built.shared.router.meter().clone(),
+            sockets: built.sockets,
+            followers: built.followers,
+            dashboard,
+            _presence: presence,
+        })
+    }
+}
+
+impl Built<'_> {
+    fn control(
+        &self,
+        status: &ConfigServiceStatus,
+        stop_requests: watch::Sender<Option<StopRequest>>,
+    ) -> server::Parts {
+        let HostContext { ctl, js_domain, .. } = &*self.context;
+        server::Parts {
+            context: Arc::clone(&self.context),
+            allow_external: self.config.allow_external_providers,
+            actors: self.actors.clone(),
+            providers: self.providers.clone(),
+            named_config: NamedConfig::new(ctl.clone(), js_domain.clone(), &self.config.lattice, self.metadata.making),
+            registries: self.registries.clone(),
+            registry: self.registry.clone(),
+            router: self.shared.router.clone(),
+            probe_context: ProbeContext {
+                settings: health::settings_of(self.config),
+                oci_registry: self.config.oci.as_ref().map(|oci| oci.registry.clone()),
+                config_service: status.clone(),
+            },
+            followers: self.followers.clone(),
+            stop_requests,
+        }
+    }
+
+    /// Signs calls for the user of this machine, as long as this host takes commands.
+    #[cfg(unix)]
+    fn serve_local_user(&self, dir: &std::path::Path) {
+        let (host_id, lattice) = (self.context.host_id.clone(), self.config.lattice.clone());
+        let opened = Signer::new(self.config.cluster.seed.expose())
+            .map_err(|e| e.to_string())
+            .and_then(|signer| local::server::Server::open(dir, host_id, lattice, signer).map_err(|e| e.to_string()));
+        let closing = self.context.lifeline.closing.clone();
+        match opened {
+            Ok(server) => _ = self.context.tasks.spawn(server.run(closing).instrument(info_span!("local"))),
+            Err(error) => warn!(error, "this host cannot be asked for signatures by commands on this machine"),
+        }
+    }
+
+    fn config_service(&self, status: ConfigServiceStatus) -> config_service::Service {
+        config_service::Service {
+            client: self.context.ctl.client.clone(),
+            subject: self.context.subjects.config_service(),
+            state: self.context.state.clone(),
+            registries: self.registries.clone(),
+            actors: self.actors.clone(),
+            providers: self.providers.clone(),
+            status,
+        }
+    }
+
+    /// Brings what hosts of earlier years stored into the bucket, when there is one.
+    fn migrate_legacy_cache(&self) {
+        let HostContext { ctl, js_domain, store, tasks, .. } = &*self.context;
+        let jetstream = jetstream::context(&ctl.client, js_domain.as_deref());
+        let (name, delete) = (self.config.lattice.clone(), self.config.legacy_cache_delete);
+        let (stopped, store) = (self.stop.clone(), store.clone());
+        tasks.spawn(async move {
+            let mut backends = store.changes();
+            let migration = async {
+                // Not into memory: when the bucket comes later, the migration does too.
+                if backends.wait_for(|backend| backend.is_shared()).await.is_ok() {
+                    legacy::migrate(&jetstream, &store, &name, delete).await;
+                }
+            };
+            tokio::select! {
+                () = stopped.cancelled() => {}
+                () = migration => {}
+            }
+        });
+    }
+
+    /// Opens the dashboard, if there is to be one. A host without one works as well.
+    async fn dashboard(&self, face: &dyn Face) -> Option<Place> {
+        let settings = self.config.dashboard.as_ref()?;
+        let HostContext { tasks, .. } = &*self.context;
+        let parts = face::Parts {
+            context: Arc::clone(&self.context),
+            caller: self.caller.clone(),
+            sockets: self.sockets.clone(),
+            router: self.shared.router.clone(),
+            engine: self.shared.engine.clone(),
+            slots: self.shared.slots.clone(),
+            actors: self.actors.clone(),
+            providers: self.providers.clone(),
+            uploads: self.uploads,
+        };
+        face.open(parts, settings, &self.dirs.state, tasks, &self.stop)
+            .await
+            .inspect_err(|error| error!("no dashboard: {error:#}"))
+            .ok()
+    }
+}
+
+/// Beats until stopped; the first one right after the start, so that dashboards fill at once.
+async fn heartbeats(
+    context: Arc<HostContext>,
+    (actors, providers): (actors::Handle, providers::Handle),
+    stop: CancellationToken,
+) {
+    let mut beat = tokio::time::interval(HEARTBEAT);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = beat.tick() => {
+                let heartbeat = context.state.heartbeat(&actors.running(), &providers.running());
+                context.events.publish(Event::HostHeartbeat(heartbeat));
+                telemetry::settle();
+            }
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! The values that the parts of a host share.
+//!
+//! The host makes one [`HostContext`] before any part of it runs, and hands it to all of them. It
+//! holds no part that works on commands or calls, so nothing in it holds the context in turn.
+
+use std::time::Duration;
+
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    control::state::HostState, events::Publisher, issuers::Issuers, journal::Journal, links::Live, peers::Peers,
+    policy::Policy,
+};
+use lattice_base::{
+    budget::Budget,
+    lattice::{answers::Answers, connection::Nats},
+    shutdown::Lifeline,
+    store::Store,
+    suspend::SuspendDetector,
+};
+use lattice_protocol::{identity::keys::HostId, lattice::subject::Subjects};
+
+/// The values that the parts of a host share.
+pub struct HostContext {
+    pub host_id: HostId,
+    /// The host as clients see it.
+    pub state: HostState,
+    pub subjects: Subjects,
+    pub ctl: Nats,
+    pub rpc: Nats,
+    pub js_domain: Option<String>,
+    pub rpc_timeout: Duration,
+    pub answers: Answers,
+    pub store: Store,
+    pub links: Live,
+    pub policy: Policy,
+    pub issuers: Issuers,
+    pub events: Publisher,
+    pub journal: Journal,
+    pub peers: Peers,
+    /// The memory for payloads.
+    pub budget: Budget,
+    pub suspend: SuspendDetector,
+    /// Owns the tasks that live as long as the host.
+    pub tasks: TaskTracker,
+    pub lifeline: Lifeline,
+}

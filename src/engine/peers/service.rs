@@ -1,0 +1,280 @@
+//! Speaks for this host and listens to the others.
+//!
+//! One task does it all: beats, listens, answers, looks for who is silent, and asks those whose offers it does not know. An own change is told to all, with the request to confirm it; changes that come close together are told together.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use async_nats::{Client, Message, Subject, Subscriber};
+use bytes::Bytes;
+use futures::StreamExt;
+use tokio::{
+    task::{JoinHandle, JoinSet},
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug, info, info_span, warn};
+
+use super::{Peers, table::Heard};
+use crate::host_context::HostContext;
+use lattice_base::{
+    lattice::{answers::Answers, connection::confirm},
+    suspend::SuspendDetector,
+};
+use lattice_protocol::{
+    clock,
+    lattice::subject::Subjects,
+    peers::wire::{Announcement, ROSTER},
+};
+
+/// How often a host says that it is there.
+const BEAT: Duration = Duration::from_secs(1);
+/// Silent for this long, a host counts as lost: two beats and what the network may add. With [`LOOK`] within three seconds.
+const SILENT: Duration = Duration::from_millis(2500);
+/// Silent for this long, it is forgotten.
+const GONE: Duration = Duration::from_secs(60);
+/// How often the silent are looked for.
+const LOOK: Duration = Duration::from_millis(250);
+/// The shortest time between two changes that are told.
+const TELL: Duration = Duration::from_millis(20);
+/// How long a peer may take to tell what it offers.
+const ASK: Duration = Duration::from_secs(2);
+/// Questions that may be under way.
+const ASKING_MAX: usize = 64;
+/// How long handing a message to the connection may take.
+const SEND: Duration = Duration::from_secs(1);
+
+/// Subscribes and says hello; returns when this host hears and can be heard. Then it goes on until `leave`, and ends with a
+/// goodbye.
+pub async fn spawn(context: &HostContext, leave: CancellationToken) -> anyhow::Result<JoinHandle<()>> {
+    let HostContext { peers, answers, subjects, suspend, lifeline, tasks, .. } = context;
+    let client = &context.rpc.client;
+    let own = peers.0.table.own_beat().host;
+    let inbox = client.new_inbox();
+    let service = Service {
+        peers: peers.clone(),
+        suspend: suspend.clone(),
+        client: client.clone(),
+        to_askers: answers.clone(),
+        hosts: subjects.hosts(),
+        subjects: subjects.clone(),
+        announcements: client.subscribe(subjects.hosts()).await?,
+        questions: client.subscribe(subjects.host(&own)).await?,
+        answers: client.subscribe(format!("{inbox}.>")).await?,
+        inbox,
+        asking: JoinSet::new(),
+        asked: HashSet::new(),
+        confirmed: HashMap::new(),
+        is_changed: false,
+        tell_at: Instant::now(),
+        looked: Instant::now(),
+    };
+    confirm(client).await?;
+    service.hello().await;
+    let running = service.run(leave).instrument(info_span!("peers"));
+    Ok(tasks.spawn(lifeline.essential("peer service", running)))
+}
+
+struct Service {
+    peers: Peers,
+    suspend: SuspendDetector,
+    client: Client,
+    to_askers: Answers,
+    subjects: Subjects,
+    hosts: String,
+    announcements: Subscriber,
+    questions: Subscriber,
+    /// Confirmations of own announcements, on subjects below `inbox`.
+    answers: Subscriber,
+    inbox: String,
+    /// Questions for what others offer, and whom they went to.
+    asking: JoinSet<(String, Option<Announcement>)>,
+    asked: HashSet<String>,
+    /// The last own roster each peer has confirmed.
+    confirmed: HashMap<String, u64>,
+    /// A change is to be told, and when the next one may be.
+    is_changed: bool,
+    tell_at: Instant,
+    /// When it last looked for the silent.
+    looked: Instant,
+}
+
+impl Service {
+    /// Says that it is new; the others answer with what they offer.
+    async fn hello(&self) {
+        let announcement = Announcement { hello: true, ..self.peers.0.table.own_announcement() };
+        self.say(&announcement, Some(format!("{}.hello", self.inbox))).await;
+    }
+
+    async fn run(mut self, leave: CancellationToken) {
+        let mut beat = interval(BEAT);
+        let mut look = interval(LOOK);
+        for timer in [&mut beat, &mut look] {
+            timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
+        let peers = self.peers.clone();
+        loop {
+            tokio::select! {
+                () = leave.cancelled() => break,
+                Some(message) = self.announcements.next() => self.handle_announcement(message).await,
+                Some(message) = self.questions.next() => self.answer(message).await,
+                Some(message) = self.answers.next() => self.take_confirmation(&message),
+                Some(done) = self.asking.join_next(), if !self.asking.is_empty() => self.told(done),
+                () = peers.0.changed.notified() => self.is_changed = true,
+                () = tokio::time::sleep_until(self.tell_at), if self.is_changed => self.tell().await,
+                // While it catches up after a pause it would only refuse what others sent it.
+                _ = beat.tick(), if !self.suspend.is_stale() => {
+                    let announcement = self.peers.0.table.own_beat();
+                    self.say(&announcement, None).await;
+                }
+                _ = look.tick() => self.look(),
+            }
+        }
+        let announcement = Announcement { goodbye: true, ..self.peers.0.table.own_beat() };
+        self.say(&announcement, None).await;
+    }
+
+    /// Tells everybody what this host offers now.
+    async fn tell(&mut self) {
+        self.is_changed = false;
+        self.tell_at = Instant::now() + TELL;
+        let announcement = self.peers.0.table.own_announcement();
+        let reply = format!("{}.{}", self.inbox, announcement.roster);
+        self.say(&announcement, Some(reply)).await;
+        self.settle();
+    }
+
+    fn take_confirmation(&mut self, message: &Message) {
+        let Some(announcement) = parse(message) else { return };
+        self.take(&announcement);
+        let roster = message.subject.rsplit('.').next().and_then(|number| number.parse::<u64>().ok());
+        if let Some(roster) = roster {
+            let last = self.confirmed.entry(announcement.host).or_default();
+            *last = roster.max(*last);
+        }
+        self.settle();
+    }
+
+    /// Finds out what every peer that is there has heard.
+    fn settle(&mut self) {
+        let others = self.peers.0.table.others();
+        self.confirmed.retain(|host, _| others.iter().any(|peer| *peer.id == **host));
+        let there = others.iter().filter(|peer| !peer.is_lost());
+        let own = self.peers.0.table.own_beat().roster;
+        let heard = there.map(|peer| self.confirmed.get(&*peer.id).copied().unwrap_or(0)).min().unwrap_or(own);
+        self.peers.0.heard.send_if_modified(|last| {
+            let is_news = heard > *last;
+            *last = heard.max(*last);
+            is_news
+        });
+    }
+
+    /// Applies an announcement that went to all, and confirms it if it asks for that.
+    async fn handle_announcement(&mut self, message: Message) {
+        let Some(announcement) = parse(&message) else { return };
+        if !self.take(&announcement) {
+            return;
+        }
+        if let Some(reply) = message.reply {
+            let table = &self.peers.0.table;
+            let own = if announcement.hello { table.own_announcement() } else { table.own_beat() };
+            self.send(&reply, &own).await;
+        }
+    }
+
+    async fn answer(&self, message: Message) {
+        let Some(reply) = message.reply else { return };
+        let table = &self.peers.0.table;
+        let announcement = if &*message.payload == ROSTER { table.own_announcement() } else { table.own_beat() };
+        self.send(&reply, &announcement).await;
+    }
+
+    /// Applies an announcement to the table; says whether it was one of another host.
+    fn take(&mut self, announcement: &Announcement) -> bool {
+        let host_id = &announcement.host;
+        let heard = self.peers.0.table.apply(announcement);
+        match heard {
+            Heard::Ignored => return false,
+            Heard::Known => {}
+            Heard::New { .. } => info!(%host_id, "another host is in the lattice"),
+            Heard::Back { .. } => info!(%host_id, "a silent host is back"),
+            Heard::Left => info!(%host_id, "a host left the lattice"),
+            Heard::Ask => {}
+            Heard::Twin { .. } => {
+                self.peers.tell_twin(host_id);
+                return false;
+            }
+        }
+        let offers_unknown = matches!(heard, Heard::Ask | Heard::New { ask: true } | Heard::Back { ask: true });
+        if offers_unknown || self.peers.0.table.wants_proof(host_id) {
+            self.ask(host_id);
+        }
+        true
+    }
+
+    /// Asks a host for what it offers, unless it is being asked.
+    fn ask(&mut self, host: &str) {
+        if self.asking.len() >= ASKING_MAX || !self.asked.insert(host.to_owned()) {
+            return;
+        }
+        let (client, subject, host) = (self.client.clone(), self.subjects.host(host), host.to_owned());
+        self.asking.spawn(async move {
+            let answer = tokio::time::timeout(ASK, client.request(subject, Bytes::from_static(ROSTER))).await;
+            (host, answer.ok().and_then(Result::ok).as_ref().and_then(parse))
+        });
+    }
+
+    fn told(&mut self, done: Result<(String, Option<Announcement>), tokio::task::JoinError>) {
+        let Ok((host, announcement)) = done else { return self.asked.clear() };
+        self.asked.remove(&host);
+        match announcement {
+            Some(announcement) if announcement.host == host => {
+                self.peers.0.table.apply_answer(&announcement);
+            }
+            Some(_) => debug!(host_id = %host, "the answer to a question is about another host"),
+            // Its next beat makes us ask again.
+            None => debug!(host_id = %host, "a host does not tell what it offers"),
+        }
+    }
+
+    fn look(&mut self) {
+        let paused = self.looked.elapsed() > BEAT;
+        self.looked = Instant::now();
+        if paused {
+            // It was this host that heard nothing.
+            return self.peers.0.table.reset_timers();
+        }
+        for peer in self.peers.0.table.look(SILENT, GONE) {
+            let silent_ms = clock::millis(peer.silence());
+            warn!(host_id = %peer.id, silent_ms, "a host is silent; calls go to others until it is heard again");
+        }
+        // A host that is lost or has left is waited for no longer.
+        self.settle();
+    }
+
+    async fn say(&self, announcement: &Announcement, reply: Option<String>) {
+        let payload = announcement.encode(self.client.max_payload());
+        let sending = async {
+            match reply {
+                Some(reply) => self.client.publish_with_reply(self.hosts.clone(), reply, payload).await,
+                None => self.client.publish(self.hosts.clone(), payload).await,
+            }
+        };
+        if !matches!(tokio::time::timeout(SEND, sending).await, Ok(Ok(()))) {
+            debug!("a word to the other hosts was not sent");
+        }
+    }
+
+    async fn send(&self, reply: &Subject, announcement: &Announcement) {
+        let payload = announcement.encode(self.client.max_payload());
+        if let Err(error) = self.to_askers.send(&self.client, reply, payload, SEND).await {
+            debug!(%error, "an answer to another host was not sent");
+        }
+    }
+}
+
+fn parse(message: &Message) -> Option<Announcement> {
+    serde_json::from_slice(&message.payload).ok()
+}

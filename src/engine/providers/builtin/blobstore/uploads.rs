@@ -1,0 +1,169 @@
+//! The uploads a link has open between their chunks.
+//!
+//! While a chunk is written its upload is out of the table, so no lock is held meanwhile and a second chunk is refused
+//! instead of being mixed in. An upload nobody goes on with is dropped by [`Uploads::expire`], with what it wrote.
+
+use std::{collections::HashMap, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::backend::{Error, Upload};
+use lattice_protocol::contracts::blobstore::Chunk;
+
+/// Uploads one link may have open.
+pub const OPEN_MAX: usize = 32;
+/// How long an upload waits for its next chunk.
+pub const IDLE_MAX: Duration = Duration::from_secs(300);
+
+/// The reason why an upload is taken out of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The chunk is written, which has to begin where the one before ended.
+    Write,
+    /// The upload is cancelled, wherever it is.
+    Cancel,
+}
+
+/// The open uploads, by stream id.
+#[derive(Default)]
+pub struct Uploads(Mutex<HashMap<String, Slot>>);
+
+struct Slot {
+    container: String,
+    object: String,
+    /// Bytes that arrived.
+    written: u64,
+    touched: Instant,
+    /// `None` while a chunk is written.
+    upload: Option<Box<dyn Upload>>,
+}
+
+impl Uploads {
+    /// Takes a place for an upload of the object of this chunk; its id.
+    pub fn reserve(&self, chunk: &Chunk) -> Result<String, Error> {
+        let mut open = self.0.lock();
+        if open.len() >= OPEN_MAX {
+            return Err(Error::UploadsFull(OPEN_MAX));
+        }
+        let id = uuid::Uuid::new_v4().to_string();
+        let slot = Slot {
+            container: chunk.container_id.clone(),
+            object: chunk.object_id.clone(),
+            written: 0,
+            touched: Instant::now(),
+            upload: None,
+        };
+        open.insert(id.clone(), slot);
+        Ok(id)
+    }
+
+    /// The id of the only open upload of an object, for callers that do not repeat it.
+    pub fn id_of(&self, chunk: &Chunk) -> Option<String> {
+        let open = self.0.lock();
+        let mut ids = open
+            .iter()
+            .filter(|(_, slot)| slot.container == chunk.container_id && slot.object == chunk.object_id)
+            .map(|(id, _)| id.clone());
+        ids.next().filter(|_| ids.next().is_none())
+    }
+
+    /// Takes an upload out for a chunk. It stays if the chunk does not fit.
+    pub fn take(&self, id: &str, chunk: &Chunk, purpose: Purpose) -> Result<Box<dyn Upload>, Error> {
+        let mut open = self.0.lock();
+        let slot = open.get_mut(id).ok_or_else(|| Error::NoUpload(id.to_owned()))?;
+        if slot.container != chunk.container_id || slot.object != chunk.object_id {
+            return Err(Error::OtherObject {
+                stream: id.to_owned(),
+                container: slot.container.clone(),
+                object: slot.object.clone(),
+            });
+        }
+        // An actor that cancels need not know how much arrived.
+        if chunk.offset != slot.written && purpose == Purpose::Write {
+            return Err(Error::Offset { expected: slot.written, found: chunk.offset });
+        }
+        slot.upload.take().ok_or_else(|| Error::UploadBusy(id.to_owned()))
+    }
+
+    /// Puts an upload back after `bytes` more were written; returns it if its place is gone.
+    pub fn put_back(&self, id: &str, upload: Box<dyn Upload>, bytes: usize) -> Option<Box<dyn Upload>> {
+        let mut open = self.0.lock();
+        let Some(slot) = open.get_mut(id) else { return Some(upload) };
+        slot.written += bytes as u64;
+        slot.touched = Instant::now();
+        slot.upload = Some(upload);
+        None
+    }
+
+    /// Gives the place of an upload up.
+    pub fn remove(&self, id: &str) {
+        self.0.lock().remove(id);
+    }
+
+    /// Takes out the uploads nobody went on with since `idle`; the caller aborts them.
+    pub fn expire(&self, idle: Duration) -> Vec<Box<dyn Upload>> {
+        let mut open = self.0.lock();
+        let expired = open.extract_if(|_, slot| slot.touched.elapsed() >= idle);
+        expired.filter_map(|(_, slot)| slot.upload).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures::future::BoxFuture;
+
+    use super::*;
+
+    struct Nowhere;
+
+    impl Upload for Nowhere {
+        fn write(&mut self, _: Bytes) -> BoxFuture<'_, Result<(), Error>> {
+            Box::pin(async { Ok(()) })
+        }
+
+        fn finish(self: Box<Self>) -> BoxFuture<'static, Result<(), Error>> {
+            Box::pin(async { Ok(()) })
+        }
+
+        fn abort(self: Box<Self>) -> BoxFuture<'static, ()> {
+            Box::pin(async {})
+        }
+    }
+
+    fn chunk(offset: u64) -> Chunk {
+        Chunk { object_id: "o".into(), container_id: "c".into(), offset, ..Default::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn chunks_come_in_order_and_one_at_a_time() {
+        let uploads = Uploads::default();
+        let id = uploads.reserve(&chunk(0)).unwrap();
+        assert!(matches!(uploads.take(&id, &chunk(0), Purpose::Write), Err(Error::UploadBusy(_))));
+        assert!(uploads.put_back(&id, Box::new(Nowhere), 10).is_none());
+        assert!(matches!(uploads.take(&id, &chunk(0), Purpose::Write), Err(Error::Offset { expected: 10, found: 0 })));
+        let other = Chunk { object_id: "x".into(), ..chunk(10) };
+        assert!(matches!(uploads.take(&id, &other, Purpose::Write), Err(Error::OtherObject { .. })));
+        assert!(matches!(uploads.take("unknown", &chunk(10), Purpose::Write), Err(Error::NoUpload(_))));
+        assert_eq!(uploads.id_of(&chunk(10)).as_ref(), Some(&id));
+        let upload = uploads.take(&id, &chunk(10), Purpose::Write).unwrap();
+        uploads.remove(&id);
+        assert!(uploads.put_back(&id, upload, 1).is_some(), "its place is gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_goes_on_with_makes_room() {
+        let uploads = Uploads::default();
+        for _ in 0..OPEN_MAX {
+            let id = uploads.reserve(&chunk(0)).unwrap();
+            uploads.put_back(&id, Box::new(Nowhere), 1);
+        }
+        assert!(matches!(uploads.reserve(&chunk(0)), Err(Error::UploadsFull(OPEN_MAX))));
+        assert_eq!(uploads.id_of(&chunk(0)), None, "there are several");
+        assert!(uploads.expire(IDLE_MAX).is_empty());
+        tokio::time::advance(IDLE_MAX).await;
+        assert_eq!(uploads.expire(IDLE_MAX).len(), OPEN_MAX);
+        assert!(uploads.reserve(&chunk(0)).is_ok());
+    }
+}

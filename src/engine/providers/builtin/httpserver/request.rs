@@ -1,0 +1,504 @@
+//! One request: to its actor and back.
+//!
+//! In this order: the one host it is for; the route by host and path; read-only mode; preflight requests of browsers; the length of the body;
+//! the body itself; the call; the answer. All of it runs in the task of the connection (HTTP/2: of the stream), with no
+//! lock and no task of its own, and the route is held as in work until the answer is there.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use hyper::{
+    HeaderMap, Method, Request, Response, StatusCode, Version,
+    body::{Body, Incoming},
+    header::{self, HeaderName, HeaderValue},
+    http::request::Parts,
+};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+use tracing::{Level, debug, enabled, info, warn};
+
+use super::{
+    answers::{self, Answer},
+    body::{self, BodyError, Bounds},
+    clients::Client,
+    connection::Protocol,
+    cors,
+    debt::Owed,
+    listener::Listener,
+    pulse::Pulse,
+    settings::Rules,
+};
+use crate::{
+    journal::Writer,
+    rpc::call::{Call, CallError, Chain},
+};
+use lattice_base::{budget::Held, telemetry::ACCESS};
+use lattice_protocol::{
+    contracts::{
+        PayloadError,
+        httpserver::{HANDLE_REQUEST, HttpResponse, RequestHead, msgpack},
+    },
+    journal,
+    rpc::invocation::{Entity, TraceContext},
+};
+
+/// More header lines than any answer needs; the rest is dropped.
+const HEADERS_MAX: usize = 1000;
+/// Headers that speak of one connection, which is not the actor's, and of the length, which the body has. Only to HEAD an
+/// actor may tell the length of a body that it does not send.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::TRAILER,
+    header::TE,
+    header::PROXY_AUTHENTICATE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// A link as its requests see it.
+#[derive(Debug)]
+pub struct Route {
+    pub actor_id: String,
+    pub rules: Rules,
+    /// Receives the failures that the client does not learn of.
+    pub journal: Writer,
+    /// Requests of this link that are in work.
+    pub in_work: TaskTracker,
+    stage: AtomicU8,
+    origin: Entity,
+    target: Entity,
+}
+
+/// The life of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Serving,
+    /// Its link ends; requests are still answered.
+    Ending,
+    /// It answers nothing more.
+    Ended,
+}
+
+impl Route {
+    pub fn new(actor_id: &str, rules: Rules, origin: Entity, journal: Writer) -> Self {
+        Self {
+            actor_id: actor_id.to_owned(),
+            rules,
+            journal,
+            in_work: TaskTracker::new(),
+            stage: AtomicU8::new(Stage::Serving as u8),
+            origin,
+            target: Entity::new(actor_id, "", ""),
+        }
+    }
+
+    pub fn set_stage(&self, stage: Stage) {
+        self.stage.store(stage as u8, Ordering::SeqCst);
+    }
+
+    pub fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::SeqCst) {
+            0 => Stage::Serving,
+            1 => Stage::Ending,
+            _ => Stage::Ended,
+        }
+    }
+}
+
+/// The requests of one connection.
+pub struct Requests {
+    pub listener: Arc<Listener>,
+    pub pulse: Arc<Pulse>,
+    pub peer: SocketAddr,
+    pub client: Arc<Client>,
+    pub protocol: Protocol,
+}
+
+impl Requests {
+    /// Answers one request.
+    pub async fn answer(&self, request: Request<Incoming>) -> Response<Owed> {
+        let _busy = self.pulse.busy();
+        let began = Instant::now();
+        let (mut parts, body) = request.into_parts();
+        let mut answer = if !settle_host(&mut parts) {
+            self.leave(&body);
+            answers::of_no_host()
+        } else if let Some((route, _in_work)) = self.route(&parts) {
+            let mut answer = self.serve(&route, &parts, body, began).await;
+            finish(&route.rules, &parts, &mut answer);
+            log(&route, &parts, &answer, self.peer, began);
+            answer
+        } else {
+            self.leave(&body);
+            answers::not_found()
+        };
+        if parts.method == Method::HEAD {
+            only_head(&mut answer);
+        }
+        if self.protocol == Protocol::Http1 && self.listener.is_closing() {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        let (answer, lodging) = match self.listener.lodgings.lodge(
+            answer.body().len(),
+            &self.listener.budget,
+            &self.client,
+        ) {
+            Some(lodging) => (answer, lodging),
+            None => {
+                debug!(remote = %self.peer, bytes = answer.body().len(), "answer given up: no room until it is read");
+                (answers::no_room(), None)
+            }
+        };
+        answer.map(|bytes| Owed::new(bytes, &self.pulse, lodging))
+    }
+
+    /// Finds the route and holds it as in work.
+    fn route(&self, parts: &Parts) -> Option<(Arc<Route>, impl Drop + use<>)> {
+        loop {
+            let routes = self.listener.routes.load();
+            let route = Arc::clone(routes.find(|| host(parts), parts.uri.path())?);
+            let in_work = route.in_work.token();
+            // The end of a route first takes it out, then marks it, then waits for the requests in
+            // work. A route found before and held after the waiting is seen here, and looked for
+            // again among the current ones.
+            if route.stage() != Stage::Ended {
+                return Some((route, in_work));
+            }
+        }
+    }
+
+    async fn serve(&self, route: &Route, parts: &Parts, body: Incoming, began: Instant) -> Answer {
+        let rules = &route.rules;
+        if cors::is_preflight(parts) {
+            self.leave(&body);
+            return answers::preflight(rules.cors.preflight(parts.headers.get(header::ORIGIN)));
+        }
+        if rules.readonly && parts.method != Method::GET && parts.method != Method::HEAD {
+            self.leave(&body);
+            return answers::not_allowed("GET, HEAD");
+        }
+        if parts.method == Method::CONNECT {
+            return answers::not_allowed("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+        }
+        let (payload, _held) = match self.read(rules, parts, body, began).await {
+            Ok(read) => read,
+            Err(error) => {
+                debug!(actor_id = route.actor_id, remote = %self.peer, %error, "request refused for its body");
+                return self.refused_body(&error);
+            }
+        };
+        let call = Call {
+            origin: route.origin.clone(),
+            target: route.target.clone(),
+            operation: HANDLE_REQUEST.to_owned(),
+            payload,
+            trace: trace(&parts.headers),
+            deadline: Instant::now() + rules.timeout,
+            depth: 0,
+            chain: Chain::default(),
+        };
+        match self.listener.router.call(call).await {
+            Ok(payload) => match answer_of(payload, &parts.method) {
+                Ok(mut answer) => {
+                    if let Some(value) = &rules.cache_control
+                        && !answer.headers().contains_key(header::CACHE_CONTROL)
+                    {
+                        answer.headers_mut().insert(header::CACHE_CONTROL, value.clone());
+                    }
+                    answer
+                }
+                Err(error) => {
+                    let (answer, error_id) = answers::of_failure();
+                    warn!(actor_id = route.actor_id, error_id, %error, "actor gave no HTTP response");
+                    let actor = &route.actor_id;
+                    let text =
+                        format!("{actor} gave no HTTP response ({}): {error}", error_id.as_deref().unwrap_or("-"));
+                    route.journal.write(journal::Level::Warn, &text);
+                    answer
+                }
+            },
+            Err(error) => failed(route, &error),
+        }
+    }
+
+    async fn read(
+        &self,
+        rules: &Rules,
+        parts: &Parts,
+        body: Incoming,
+        began: Instant,
+    ) -> Result<(Bytes, Held), BodyError> {
+        let announced = body::announced(&body);
+        if announced.is_some_and(|length| length > rules.content_max) {
+            return Err(BodyError::TooLarge(rules.content_max));
+        }
+        let path = parts.uri.path();
+        let head = RequestHead {
+            method: parts.method.as_str(),
+            path: rules.strip.as_ref().map_or(path, |prefix| prefix.strip(path)),
+            query: parts.uri.query().unwrap_or(""),
+            header: &parts.headers,
+        };
+        let mut request = head.begin(announced.map(|length| length as usize));
+        let bounds = Bounds { content_max: rules.content_max, idle: rules.body_idle, deadline: began + rules.timeout };
+        let held = body::read(&self.listener.budget, body, &mut request, bounds).await?;
+        Ok((request.finish(), held))
+    }
+
+    /// The connection may have to close before the client has sent all of a body that nobody reads.
+    fn leave(&self, body: &Incoming) {
+        if !body.is_end_stream() {
+            self.pulse.linger();
+        }
+    }
+
+    fn refused_body(&self, error: &BodyError) -> Answer {
+        self.pulse.linger();
+        let mut answer = answers::of_body(error);
+        if self.protocol == Protocol::Http1 {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
+    }
+}
+
+/// Makes the header `host` say for which host the request is: what the target says counts (HTTP/2, absolute form), so that
+/// an actor never sees another host than the one by which it was found. Returns whether the request says it once.
+fn settle_host(parts: &mut Parts) -> bool {
+    let mut given = parts.headers.get_all(header::HOST).iter();
+    let (first, more) = (given.next().is_some(), given.next().is_some());
+    if more || (!first && parts.version == Version::HTTP_11) {
+        return false;
+    }
+    if let Some(authority) = parts.uri.authority() {
+        let bare = authority.as_str().rsplit_once('@').map_or(authority.as_str(), |(_, host)| host);
+        let Ok(value) = HeaderValue::from_str(bare) else { return false };
+        parts.headers.insert(header::HOST, value);
+    }
+    true
+}
+
+/// The host a request is for, as the client wrote it.
+fn host(parts: &Parts) -> Option<&str> {
+    parts.uri.host().or_else(|| parts.headers.get(header::HOST)?.to_str().ok())
+}
+
+/// The trace that the client has begun.
+fn trace(headers: &HeaderMap) -> TraceContext {
+    let mut trace = TraceContext::default();
+    for name in ["traceparent", "tracestate"] {
+        if let Some(value) = headers.get(name).and_then(|value| value.to_str().ok()) {
+            trace.push(name, value);
+        }
+    }
+    trace
+}
+
+/// Reads the answer in an actor's payload. One to HEAD may say how long the body would be that it
+/// lacks.
+fn answer_of(payload: Bytes, method: &Method) -> Result<Answer, BadResponse> {
+    let payload = msgpack(payload)?;
+    let response = HttpResponse::decode(&payload)?;
+    // Interim answers are no answers: clients would wait on.
+    let status = u16::try_from(response.status_code)
+        .ok()
+        .and_then(|code| StatusCode::from_u16(code).ok())
+        .filter(|status| !status.is_informational())
+        .ok_or(BadResponse::Status(response.status_code))?;
+    let mut headers = HeaderMap::with_capacity(response.header.len().min(32) + 4);
+    let mut length = None;
+    for (name, value) in response.header {
+        if *method == Method::HEAD && name.eq_ignore_ascii_case(header::CONTENT_LENGTH.as_str().as_bytes()) {
+            length = length.or_else(|| number(value));
+        }
+        match (HeaderName::from_bytes(name), HeaderValue::from_maybe_shared(payload.slice_ref(value))) {
+            (Ok(name), _) if HOP_BY_HOP.contains(&name) => {}
+            (Ok(name), Ok(value)) if headers.len() < HEADERS_MAX => {
+                headers.append(name, value);
+            }
+            _ => debug!(name = %String::from_utf8_lossy(name), "header of an actor's response dropped"),
+        }
+    }
+    let body = response.body.into_bytes(&payload);
+    if let Some(length) = length.filter(|_| body.is_empty() && status != StatusCode::NO_CONTENT) {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    let mut answer = Answer::new(body);
+    *answer.status_mut() = status;
+    *answer.headers_mut() = headers;
+    Ok(answer)
+}
+
+fn number(text: &[u8]) -> Option<u64> {
+    let digits = str::from_utf8(text).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?;
+    digits.parse().ok()
+}
+
+/// Why an actor's payload is no answer.
+#[derive(Debug, thiserror::Error)]
+enum BadResponse {
+    #[error(transparent)]
+    Payload(#[from] PayloadError),
+    #[error("the status code {0} is not between 200 and 999")]
+    Status(u64),
+}
+
+/// Answers for an actor that failed, and logs what the client is not told.
+fn failed(route: &Route, error: &CallError) -> Answer {
+    let (answer, error_id) = answers::of_call(error, &route.actor_id);
+    match error_id {
+        Some(error_id) => {
+            warn!(actor_id = route.actor_id, error_id, %error, "actor failed to answer a request");
+            let text = format!("{} failed to answer a request ({error_id}): {error}", route.actor_id);
+            route.journal.write(journal::Level::Warn, &text);
+        }
+        // Under load there is one of these per request, and they say nothing new.
+        None => debug!(actor_id = route.actor_id, %error, "actor not available for a request"),
+    }
+    answer
+}
+
+/// Adds what the link's values ask for.
+fn finish(rules: &Rules, parts: &Parts, answer: &mut Answer) {
+    let status = answer.status();
+    if !cors::is_preflight(parts) {
+        rules.cors.decorate(parts.headers.get(header::ORIGIN), answer.headers_mut());
+    }
+    if matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED) {
+        *answer.body_mut() = Bytes::new();
+    }
+}
+
+/// Takes the body away and says how long it would have been.
+fn only_head(answer: &mut Answer) {
+    let length = answer.body().len();
+    if length > 0 {
+        answer.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        *answer.body_mut() = Bytes::new();
+    }
+}
+
+fn log(route: &Route, parts: &Parts, answer: &Answer, remote: SocketAddr, began: Instant) {
+    macro_rules! line {
+        ($log:ident) => {
+            $log!(
+                target: ACCESS,
+                method = parts.method.as_str(),
+                path = parts.uri.path(),
+                status = answer.status().as_u16(),
+                bytes = answer.body().len(),
+                took_us = began.elapsed().as_micros() as u64,
+                actor_id = route.actor_id,
+                %remote,
+                "request"
+            )
+        };
+    }
+    if route.rules.access_log {
+        line!(info);
+    } else if enabled!(target: ACCESS, Level::DEBUG) {
+        line!(debug);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn payload(json: &serde_json::Value) -> Bytes {
+        rmp_serde::to_vec_named(json).unwrap().into()
+    }
+
+    #[test]
+    fn an_actors_headers_pass_unless_they_are_the_connections_or_none() {
+        let response = json!({"statusCode": 299, "header": {
+            "Set-Cookie": ["a=1", "b=2"], "Connection": ["close"], "Content-Length": ["7"], "Transfer-Encoding": ["x"],
+            "bad name": ["1"], "bad-value": ["a\nb"], "X-Text": "é",
+        }, "body": "hi"});
+        let answer = answer_of(payload(&response), &Method::GET).unwrap();
+        assert_eq!(answer.status(), 299);
+        let mut headers: Vec<_> = answer.headers().iter().map(|(n, v)| (n.as_str(), v.as_bytes())).collect();
+        headers.sort_unstable();
+        assert_eq!(headers, [("set-cookie", &b"a=1"[..]), ("set-cookie", b"b=2"), ("x-text", "é".as_bytes())]);
+        assert_eq!(answer.into_body(), "hi");
+    }
+
+    #[test]
+    fn what_is_no_answer_is_an_error() {
+        for status in [0, 99, 100, 101, 1000, 70_000] {
+            assert!(matches!(
+                answer_of(payload(&json!({"statusCode": status})), &Method::GET),
+                Err(BadResponse::Status(_))
+            ));
+        }
+        assert!(matches!(answer_of("hello".into(), &Method::GET), Err(BadResponse::Payload(_))));
+        assert!(answer_of(payload(&json!({"statusCode": 999})), &Method::GET).is_ok());
+    }
+
+    #[test]
+    fn head_may_be_told_the_length_of_a_body_that_is_not_sent() {
+        let length = |status: u16, value: &str, body: &str, method| {
+            let response = json!({"statusCode": status, "header": {"Content-Length": [value]}, "body": body});
+            let answer = answer_of(payload(&response), &method).unwrap();
+            answer.headers().get(header::CONTENT_LENGTH).map(|value| value.to_str().unwrap().to_owned())
+        };
+        assert_eq!(length(200, "1234", "", Method::HEAD).as_deref(), Some("1234"));
+        for (status, value, body, method) in [
+            (200, "1234", "", Method::GET),
+            (200, "1234", "x", Method::HEAD),
+            (200, "+7", "", Method::HEAD),
+            (204, "7", "", Method::HEAD),
+        ] {
+            assert_eq!(length(status, value, body, method), None);
+        }
+    }
+
+    #[test]
+    fn the_host_of_the_target_counts_and_there_is_one() {
+        let settled = |uri: &str, version, hosts: &[&str]| {
+            let mut request = Request::builder().uri(uri).version(version);
+            for host in hosts {
+                request = request.header(header::HOST, *host);
+            }
+            let (mut parts, ()) = request.body(()).unwrap().into_parts();
+            settle_host(&mut parts).then(|| {
+                let hosts: Vec<_> = parts.headers.get_all(header::HOST).iter().map(|h| h.to_str().unwrap()).collect();
+                hosts.join(" and ")
+            })
+        };
+        let (old, one, two) = (Version::HTTP_10, Version::HTTP_11, Version::HTTP_2);
+        for (uri, version, hosts, expected) in [
+            ("/", one, &["a:80"][..], Some("a:80")),
+            ("/", one, &[], None),
+            ("/", one, &["a", "a"], None),
+            ("/", old, &[], Some("")),
+            ("/", old, &["a", "b"], None),
+            ("http://me@b:81/", one, &["a"], Some("b:81")),
+            ("http://b/", one, &[], None),
+            ("http://b/", two, &[], Some("b")),
+            ("http://b/", two, &["a"], Some("b")),
+            ("/", two, &[], Some("")),
+        ] {
+            assert_eq!(settled(uri, version, hosts).as_deref(), expected, "{uri} {version:?} {hosts:?}");
+        }
+    }
+
+    #[test]
+    fn a_flood_of_headers_is_cut() {
+        let header: serde_json::Map<String, serde_json::Value> =
+            (0..40_000).map(|number| (format!("h{number}"), json!(["1"]))).collect();
+        let answer = answer_of(payload(&json!({"header": header})), &Method::GET).unwrap();
+        assert_eq!(answer.headers().len(), HEADERS_MAX);
+    }
+}

@@ -1,0 +1,326 @@
+//! Reads the values of a link: texts by name, in any case, with the mistakes named.
+//!
+//! Besides single values most providers of the years take all settings as one JSON object, in `config_json` or, base64
+//! encoded, in `config_b64`. Members of that object are values under the same names; a value of its own wins.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose};
+use serde_json::{Map, Value as Json};
+
+use super::{LinkError, SCHEME, Spec};
+use lattice_protocol::links::LinkDefinition;
+
+/// Characters of an unknown name that are shown.
+const SHOWN_CHARS: usize = 80;
+/// How much alike names must be, of 1, to be taken for a slip of the pen.
+const LIKE: f64 = 0.85;
+
+/// The values of one link, by their documented names.
+#[derive(Debug)]
+pub struct Values {
+    single: BTreeMap<&'static str, String>,
+    json: Map<String, Json>,
+    /// Those that the provider does not know. The link is taken on without them, and they are told.
+    pub unknown: Vec<Unknown>,
+}
+
+/// A link value that its provider does not know: a slip of the pen, or meant for another provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unknown {
+    pub name: String,
+    /// The documented one that looks like it.
+    pub meant: Option<&'static str>,
+    provider: &'static str,
+}
+
+impl Unknown {
+    pub(super) fn new(spec: &Spec, name: &str) -> Self {
+        Self { name: name.to_owned(), meant: closest(spec, name), provider: spec.name }
+    }
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, meant, provider } = self;
+        let shown: String = name.chars().take(SHOWN_CHARS).collect();
+        write!(f, "link value {shown:?} is none of {SCHEME}{provider} and has no effect; ")?;
+        match meant {
+            Some(meant) => write!(f, "did you mean {meant}?"),
+            None => write!(f, "`host inspect {SCHEME}{provider}` lists those there are"),
+        }
+    }
+}
+
+/// Returns the values of a link that a built-in provider does not know; those in files are not
+/// looked at.
+pub fn unknown_values(spec: &'static Spec, link: &LinkDefinition) -> Vec<Unknown> {
+    Values::read(spec, link).map(|values| values.unknown).unwrap_or_default()
+}
+
+/// Finds the documented name that is most like `name`, or ends like it.
+fn closest(spec: &Spec, name: &str) -> Option<&'static str> {
+    let wanted = name.to_ascii_lowercase();
+    let names: Vec<(&'static str, &'static str)> = spec
+        .values
+        .iter()
+        .flat_map(|value| value.aliases.iter().chain([&value.name]).map(|known| (value.name, *known)))
+        .collect();
+    let ends_like =
+        names.iter().find(|(_, known)| known.strip_suffix(&*wanted).is_some_and(|begin| begin.ends_with('_')));
+    if let Some(&(found, _)) = ends_like {
+        return Some(found);
+    }
+    let likeness = names.into_iter().map(|(value, known)| (value, strsim::jaro_winkler(known, &wanted)));
+    let (found, likeness) = likeness.max_by(|one, other| one.1.total_cmp(&other.1))?;
+    (likeness >= LIKE).then_some(found)
+}
+
+impl Values {
+    /// Sorts the values of a link by the names of `spec`.
+    pub fn read(spec: &'static Spec, link: &LinkDefinition) -> Result<Self, LinkError> {
+        let mut values = Self { single: BTreeMap::new(), json: Map::new(), unknown: Vec::new() };
+        for (key, text) in &link.values {
+            let documented = spec.values.iter().find(|value| {
+                value.name.eq_ignore_ascii_case(key)
+                    || value.aliases.iter().any(|alias| alias.eq_ignore_ascii_case(key))
+            });
+            match documented {
+                // Of a name and another spelling of it the documented one counts.
+                Some(value) if !text.trim().is_empty() => {
+                    let is_documented = value.name.eq_ignore_ascii_case(key);
+                    if is_documented || !values.single.contains_key(value.name) {
+                        values.single.insert(value.name, text.trim().to_owned());
+                    }
+                }
+                Some(_) => {}
+                None => values.unknown.push(Unknown::new(spec, key)),
+            }
+        }
+        if let Some(text) = values.single.remove("config_json") {
+            values.json = object("config_json", text.as_bytes())?;
+        } else if let Some(text) = values.single.remove("config_b64") {
+            // Clients pad or do not, by year, and `base64 FILE` breaks lines.
+            let bare: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+            let bare = bare.trim_end_matches('=');
+            let bytes = general_purpose::STANDARD_NO_PAD
+                .decode(bare)
+                .or_else(|_| general_purpose::URL_SAFE_NO_PAD.decode(bare))
+                .map_err(|e| LinkError::Values(format!("link value config_b64 is no base64: {e}")))?;
+            values.json = object("config_b64", &bytes)?;
+        }
+        for (key, member) in std::mem::take(&mut values.json) {
+            let documented = spec.values.iter().find(|value| value.name == key || value.aliases.contains(&&*key));
+            match documented {
+                Some(value) if value.name == key => {
+                    values.json.insert(key, member);
+                }
+                Some(value) => {
+                    values.json.entry(value.name).or_insert(member);
+                }
+                None => {
+                    values.unknown.push(Unknown::new(spec, &key));
+                    values.json.insert(key, member);
+                }
+            }
+        }
+        Ok(values)
+    }
+
+    /// Returns the remarks about values that the provider does not know.
+    pub fn oddities(&self) -> Vec<String> {
+        self.unknown.iter().map(Unknown::to_string).collect()
+    }
+
+    /// A text: the single value, or the JSON member of that name.
+    pub fn text(&self, name: &str) -> Option<String> {
+        self.single.get(name).cloned().or_else(|| match self.json.get(name)? {
+            Json::String(text) => Some(text.clone()),
+            Json::Null => None,
+            other => Some(other.to_string()),
+        })
+    }
+
+    /// The JSON member of a name, for structures.
+    pub fn member(&self, name: &str) -> Option<&Json> {
+        self.json.get(name).filter(|member| !member.is_null())
+    }
+
+    /// `true`, `yes`, `on`, `1` and their opposites.
+    pub fn boolean(&self, name: &str) -> Result<Option<bool>, LinkError> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        match text.to_ascii_lowercase().as_str() {
+            "true" | "yes" | "on" | "1" => Ok(Some(true)),
+            "false" | "no" | "off" | "0" => Ok(Some(false)),
+            _ => Err(wrong(name, &text, "true or false")),
+        }
+    }
+
+    /// A whole number.
+    pub fn number(&self, name: &str) -> Result<Option<u64>, LinkError> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        text.parse().map(Some).map_err(|_| wrong(name, &text, "a whole number"))
+    }
+
+    /// Milliseconds, at least one.
+    pub fn milliseconds(&self, name: &str) -> Result<Option<Duration>, LinkError> {
+        match self.number(name)? {
+            Some(0) => Err(wrong(name, "0", "milliseconds, at least 1")),
+            number => Ok(number.map(Duration::from_millis)),
+        }
+    }
+
+    /// Bytes, with `K`, `M` or `G` for powers of 1024.
+    pub fn bytes(&self, name: &str) -> Result<Option<u64>, LinkError> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        let lower = text.to_ascii_lowercase();
+        let bare = lower.strip_suffix('b').unwrap_or(&lower);
+        let (digits, factor) = match bare.as_bytes().last() {
+            Some(b'k') => (&bare[..bare.len() - 1], 1 << 10),
+            Some(b'm') => (&bare[..bare.len() - 1], 1 << 20),
+            Some(b'g') => (&bare[..bare.len() - 1], 1 << 30),
+            _ => (bare, 1),
+        };
+        let bytes = digits.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+        bytes.map(Some).ok_or_else(|| wrong(name, &text, "bytes such as 1048576, 10M or 1G"))
+    }
+
+    /// Texts: separated by commas, or a JSON array.
+    pub fn list(&self, name: &str) -> Result<Option<Vec<String>>, LinkError> {
+        if let Some(text) = self.single.get(name) {
+            if let Ok(Json::Array(items)) = serde_json::from_str(text) {
+                return texts(name, &items).map(Some);
+            }
+            return Ok(Some(text.split(',').map(|item| item.trim().to_owned()).filter(|i| !i.is_empty()).collect()));
+        }
+        match self.member(name) {
+            None => Ok(None),
+            Some(Json::Array(items)) => texts(name, items).map(Some),
+            Some(Json::String(text)) => Ok(Some(text.split(',').map(|item| item.trim().to_owned()).collect())),
+            Some(other) => Err(wrong(name, &other.to_string(), "an array of texts")),
+        }
+    }
+}
+
+/// A value that is not what its name asks for. Never used for secrets: it repeats the value.
+pub fn wrong(name: &str, value: &str, expected: &str) -> LinkError {
+    LinkError::Values(format!("link value {name} is {value:?}, expected {expected}"))
+}
+
+fn texts(name: &str, items: &[Json]) -> Result<Vec<String>, LinkError> {
+    items
+        .iter()
+        .map(|item| match item.as_str() {
+            Some(text) => Ok(text.to_owned()),
+            None => Err(wrong(name, &item.to_string(), "a text")),
+        })
+        .collect()
+}
+
+fn object(name: &str, json: &[u8]) -> Result<Map<String, Json>, LinkError> {
+    match serde_json::from_slice(json) {
+        Ok(Json::Object(members)) => Ok(members),
+        Ok(_) => Err(LinkError::Values(format!("link value {name} is JSON, but no object"))),
+        Err(error) => Err(LinkError::Values(format!("link value {name} is no JSON: {error}"))),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::providers::builtin::messaging;
+
+    /// A link to a provider with these values.
+    pub(in crate::providers::builtin) fn link(spec: &Spec, values: &[(&str, &str)]) -> LinkDefinition {
+        LinkDefinition {
+            actor_id: "M".into(),
+            provider_id: spec.public_key.into(),
+            link_name: "default".into(),
+            contract_id: spec.contract_id.into(),
+            values: values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        }
+    }
+
+    fn values(pairs: &[(&str, &str)]) -> Result<Values, LinkError> {
+        Values::read(&messaging::SPEC, &link(&messaging::SPEC, pairs))
+    }
+
+    /// A documented value that has another spelling.
+    fn with_alias() -> (&'static str, &'static str) {
+        let value = messaging::SPEC.values.iter().find(|value| !value.aliases.is_empty()).unwrap();
+        (value.name, value.aliases[0])
+    }
+
+    #[test]
+    fn names_are_read_in_any_case_and_by_their_other_spellings_also_inside_json() {
+        let (name, alias) = with_alias();
+        assert_eq!(values(&[(&name.to_uppercase(), " a ")]).unwrap().text(name).as_deref(), Some("a"));
+        assert_eq!(values(&[(alias, "b")]).unwrap().text(name).as_deref(), Some("b"));
+        let json = format!(r#"{{"{alias}":"c"}}"#);
+        let read = values(&[("config_json", &json)]).unwrap();
+        assert_eq!((read.text(name).as_deref(), read.unknown.len()), (Some("c"), 0));
+        let both = format!(r#"{{"{alias}":"c","{name}":"d"}}"#);
+        assert_eq!(values(&[("config_json", &both)]).unwrap().text(name).as_deref(), Some("d"));
+        assert_eq!(values(&[("config_json", &both), (name, "e")]).unwrap().text(name).as_deref(), Some("e"));
+    }
+
+    #[test]
+    fn both_paddings_of_base64_are_read_and_what_is_no_object_is_named() {
+        let (name, _) = with_alias();
+        for text in [general_purpose::STANDARD.encode(format!(r#"{{"{name}":"x"}}"#)), {
+            general_purpose::STANDARD_NO_PAD.encode(format!(r#"{{"{name}":"x"}}"#))
+        }] {
+            assert_eq!(values(&[("config_b64", &text)]).unwrap().text(name).as_deref(), Some("x"));
+        }
+        assert!(values(&[("config_json", "[1]")]).unwrap_err().to_string().contains("no object"));
+        assert!(values(&[("config_b64", "?")]).unwrap_err().to_string().contains("base64"));
+        let lines = general_purpose::STANDARD.encode(format!(r#"{{"{name}":"{}"}}"#, "x".repeat(100)));
+        let lines: Vec<&str> = lines.as_bytes().chunks(76).map(|line| str::from_utf8(line).unwrap()).collect();
+        for breaks in ["\n", "\r\n", " \n\t"] {
+            let text = lines.join(breaks) + breaks;
+            assert_eq!(values(&[("config_b64", &text)]).unwrap().text(name).map(|text| text.len()), Some(100));
+        }
+    }
+
+    #[test]
+    fn json_of_any_depth_and_any_number_of_values_harms_nobody() {
+        let deep = "{\"a\":".repeat(100_000);
+        assert!(values(&[("config_json", &deep)]).unwrap_err().to_string().contains("link value config_json"));
+        let deep = general_purpose::STANDARD.encode("[".repeat(100_000));
+        assert!(values(&[("config_b64", &deep)]).unwrap_err().to_string().contains("link value config_b64"));
+        let names: Vec<String> = (0..20_000).map(|number| format!("value{number}")).collect();
+        let many: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "x")).collect();
+        assert_eq!(values(&many).unwrap().unknown.len(), 20_000);
+        let long = "x\r\n".repeat(1000);
+        let shown = values(&[(&long, "x")]).unwrap().unknown[0].to_string();
+        assert!(shown.len() < 400 && !shown.contains('\n'), "{shown}");
+    }
+
+    #[test]
+    fn every_built_in_provider_names_the_values_it_does_not_know_and_what_was_meant() {
+        for (provider, name, meant) in [
+            ("httpserver", "allowed_origins", Some("cors_allowed_origins")),
+            ("httpserver", "adress", Some("address")),
+            ("httpserver", "colour", None),
+            ("httpclient", "allow_hosts", Some("allowed_hosts")),
+            ("httpclient", "URL", None),
+            ("keyvalue", "URL", None),
+            ("keyvalue", "buckets", Some("bucket")),
+            ("messaging", "subscripton", Some("subscription")),
+            ("blobstore", "alias_images", None),
+            ("blobstore", "back_end", Some("backend")),
+        ] {
+            let spec = super::super::find(&format!("{SCHEME}{provider}")).unwrap().unwrap();
+            let json = serde_json::json!({ name: "x" }).to_string();
+            for values in [&[(name, "x")][..], &[("config_json", &*json)]] {
+                if values[0].0 == "config_json" && !spec.values.iter().any(|value| value.name == "config_json") {
+                    continue;
+                }
+                let unknown = Values::read(spec, &link(spec, values)).unwrap().unknown;
+                let [one] = unknown.as_slice() else { panic!("{provider} {name}: {unknown:?}") };
+                assert_eq!((one.name.as_str(), one.meant), (name, meant), "{provider}");
+                assert!(one.to_string().contains(meant.unwrap_or("host inspect")), "{one}");
+            }
+        }
+    }
+}

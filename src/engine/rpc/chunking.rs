@@ -1,0 +1,695 @@
+//! Payloads too large for a message travel through the object store of the lattice (wasmbus protocol, section 3).
+//!
+//! The sender stores the object, then publishes the invocation with an empty `msg` and the full `content_length`. The
+//! reader fetches it and deletes it. Objects are named after the invocation, a reply's has `-r` appended.
+//!
+//! Peers wrote and read four generations of the object's metadata, on two subjects. A reader of any generation finds its
+//! own here: the union of all members is written to both subjects, and both are looked at when reading. Providers of
+//! those years know no JetStream domain, so reading tries the configured domain first and then none.
+//!
+//! # What a stranger can bring about
+//!
+//! Neither the length in a message nor the metadata of an object is signed, and whoever may publish can write both. So:
+//!
+//! * A payload larger than its reader can hold is refused before anything is read ([`Settings::actor_bytes_max`]); bytes
+//!   are paid for as they arrive, out of the host's [`Budget`]; no more than [`FETCHES_MAX`] are read at a time.
+//! * Metadata names pieces by a [`PieceId`], never by a part of a subject.
+//! * A payload is removed after its reader has verified it ([`Fetched::remove`]): a forged call destroys nothing.
+//!
+//! # What is left behind
+//!
+//! [`Stored`] is an object that this host stored. When it is dropped, by whatever end its call took, the object goes;
+//! an answer stays for [`ANSWER_KEPT`]. Until it has gone its bytes count as in flight, of which each actor and provider
+//! has [`IN_FLIGHT_OF_ONE`] and the host [`IN_FLIGHT_MAX`]. [`Chunks::keep_tidy`] removes what is due; buckets made by
+//! this host drop what is older than [`OBJECT_AGE_MAX`] besides, for hosts that die.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use async_nats::{
+    HeaderMap,
+    jetstream::{
+        self, ErrorCode,
+        context::{GetStreamErrorKind, PublishAckFuture},
+        stream::{self, Stream},
+    },
+};
+use aws_lc_rs::digest::{Context as Hash, SHA256, digest};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE};
+use bytes::Bytes;
+use futures::StreamExt;
+use parking_lot::Mutex;
+use serde::Deserialize;
+use serde_json::json;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use lattice_base::{
+    budget::{self, Budget, Held, Shortage},
+    store::{
+        jetstream::{
+            context,
+            making::{Bound, Making, advice},
+        },
+        objects::{self, PieceId, Pieces, piece_bytes, piece_subject},
+    },
+};
+use lattice_protocol::{errors::chain, serde_null::null_as_default};
+
+/// Larger payloads travel through the object store; the threshold of all peers since late 2022.
+pub const THRESHOLD_BYTES: usize = 900 * 1024;
+/// The part of the server's `max_payload` that the envelope around a payload may take; of a small
+/// one at most half.
+const ENVELOPE_BYTES: usize = 24 * 1024;
+/// Pieces that may be on their way at a time.
+const UNCONFIRMED_MAX: usize = 32;
+/// No payload is larger than this, whatever a message claims.
+pub const PAYLOAD_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Time between two pieces before a fetch counts as failed.
+const PIECE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Payloads that are read at a time.
+const FETCHES_MAX: usize = 16;
+/// How long an answer stays for its caller; all of them give up before.
+const ANSWER_KEPT: Duration = Duration::from_secs(30);
+/// Bytes of one actor or provider that are in the object store, in KiB. A larger payload has all of it.
+const IN_FLIGHT_OF_ONE: u32 = 64 << 10;
+/// Bytes of all of them, in KiB.
+const IN_FLIGHT_MAX: u32 = 512 << 10;
+const KIB: usize = 1 << 10;
+/// How long a payload waits until others' bytes are not in flight any more.
+const IN_FLIGHT_WAIT: Duration = Duration::from_millis(1500);
+/// How long after it was left an answer is most likely fetched.
+const FETCHED_AFTER: Duration = Duration::from_secs(2);
+/// Objects that are looked at or removed at a time.
+const TIDY_AT_ONCE: usize = 16;
+/// How often those who wait for others' bytes have the store looked at.
+const LOOK: Duration = Duration::from_millis(200);
+/// How often what is due is looked for without a reason.
+const TIDY: Duration = Duration::from_secs(5);
+/// Objects in a bucket made by this host live no longer.
+const OBJECT_AGE_MAX: Duration = Duration::from_secs(600);
+/// The size of a bucket made by this host, where the account has it.
+const BUCKET_BYTES: u64 = 1 << 30;
+
+/// Why a large payload could not be stored or fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum ChunkError {
+    #[error(
+        "{bytes} bytes are more than a message takes here (max_payload of the NATS server is {max_payload}) and need the \
+         object store {bucket}, which cannot be used: {cause}. Is JetStream enabled in the configured domain?"
+    )]
+    Store { bytes: usize, max_payload: usize, bucket: String, cause: String },
+    #[error("the payload {name} is not in the object store {bucket}: {cause}")]
+    Fetch { name: String, bucket: String, cause: String },
+    #[error("the payload has {bytes} bytes, and {limit}")]
+    TooLarge { bytes: u64, limit: String },
+    #[error(
+        "{bytes} bytes need the object store {bucket}, where earlier payloads of {whose} were not fetched yet; it may have \
+         {} MiB there",
+        IN_FLIGHT_OF_ONE >> 10
+    )]
+    InFlight { bytes: usize, bucket: String, whose: String },
+}
+
+/// The bounds of large payloads.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The budget that pays for payloads that are fetched.
+    pub budget: Budget,
+    /// The memory one actor may use (`actor_memory_max_bytes`): it can take no larger payload.
+    pub actor_bytes_max: u64,
+    /// The size of the bucket, should this host make it.
+    pub bound: Option<u64>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { budget: Budget::default(), actor_bytes_max: PAYLOAD_BYTES_MAX, bound: None }
+    }
+}
+
+/// The kind of target a payload is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    Actor,
+    Provider,
+}
+
+/// Stores and fetches large payloads. Cheap to clone.
+#[derive(Clone)]
+pub struct Chunks(Arc<Inner>);
+
+struct Inner {
+    client: async_nats::Client,
+    /// The configured domain first, then none.
+    contexts: Vec<jetstream::Context>,
+    bucket: String,
+    settings: Settings,
+    fetches: Semaphore,
+    in_flight: Arc<Semaphore>,
+    // Both held for a few lines, never across an await.
+    in_flight_of: Mutex<HashMap<String, Weak<Semaphore>>>,
+    leftovers: Mutex<VecDeque<Leftover>>,
+    /// Payloads that wait until others' bytes are not in flight any more.
+    waiting: AtomicUsize,
+    /// Something is due, or somebody waits.
+    untidy: Notify,
+}
+
+/// The members of an object's metadata that a reader needs, whatever their generation.
+#[derive(Deserialize)]
+struct Metadata {
+    nuid: PieceId,
+    /// Written by all of them; not required by the last.
+    #[serde(default)]
+    size: Option<u64>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    deleted: bool,
+    #[serde(default)]
+    digest: Option<String>,
+}
+
+/// The name of a payload's object. Invocation ids come from strangers; a name holds only what may be in a subject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PayloadName(String);
+
+/// The id of an invocation is none that an object may be named after.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the invocation id has characters no object name may have")]
+pub struct BadName;
+
+impl PayloadName {
+    /// The object of a call's payload.
+    pub fn of_call(invocation_id: &str) -> Result<Self, BadName> {
+        Self::parse(invocation_id)
+    }
+
+    /// The object of an answer.
+    pub fn of_answer(invocation_id: &str) -> Result<Self, BadName> {
+        Self::parse(&format!("{invocation_id}-r"))
+    }
+
+    fn parse(text: &str) -> Result<Self, BadName> {
+        let is_plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_=/.-".contains(&b));
+        if text.is_empty() || text.len() > 128 || !is_plain {
+            return Err(BadName);
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// Where the metadata is, of readers since 2023 and of those before.
+    fn metadata_subjects(&self, bucket: &str) -> [String; 2] {
+        let name = &self.0;
+        [format!("$O.{bucket}.M.{}", URL_SAFE.encode(name)), format!("$O.{bucket}.M.{}", name.replace('.', "_"))]
+    }
+}
+
+/// Bytes in the object store, counted until this is dropped.
+#[derive(Debug)]
+struct InFlight {
+    _of_one: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
+}
+
+/// An object to remove.
+struct Leftover {
+    name: PayloadName,
+    pieces: PieceId,
+    left: Instant,
+    due: Instant,
+    _in_flight: InFlight,
+}
+
+/// A payload this host stored. Its object goes when this is dropped.
+#[must_use = "the object is removed when this is dropped"]
+pub struct Stored {
+    chunks: Chunks,
+    /// `None` once it is a leftover.
+    object: Option<(PayloadName, PieceId, InFlight)>,
+}
+
+impl Stored {
+    /// Leaves the object for whom the answer went to.
+    pub fn leave(mut self) {
+        self.end(Instant::now() + ANSWER_KEPT);
+    }
+
+    fn end(&mut self, due: Instant) {
+        let Some((name, pieces, in_flight)) = self.object.take() else { return };
+        let (left, _in_flight) = (Instant::now(), in_flight);
+        self.chunks.0.leftovers.lock().push_back(Leftover { name, pieces, left, due, _in_flight });
+        self.chunks.0.untidy.notify_one();
+    }
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        self.end(Instant::now());
+    }
+}
+
+/// A payload that was fetched. Its object is still there, for the reader to remove once the payload is verified.
+pub struct Fetched {
+    pub payload: Bytes,
+    chunks: Chunks,
+    stream: Stream,
+    name: PayloadName,
+    pieces: PieceId,
+}
+
+impl Fetched {
+    /// Removes the object, as far as that works.
+    pub async fn remove(self) -> Bytes {
+        self.chunks.0.purge(&self.stream, &self.name, &self.pieces).await;
+        self.payload
+    }
+}
+
+impl Chunks {
+    pub fn new(client: &async_nats::Client, domain: Option<&str>, lattice: &str, settings: Settings) -> Self {
+        let mut contexts = vec![context(client, domain)];
+        if domain.is_some() {
+            contexts.push(context(client, None));
+        }
+        Self(Arc::new(Inner {
+            client: client.clone(),
+            contexts,
+            bucket: lattice.to_owned(),
+            settings,
+            fetches: Semaphore::new(FETCHES_MAX),
+            in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX as usize)),
+            in_flight_of: Mutex::default(),
+            leftovers: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            untidy: Notify::new(),
+        }))
+    }
+
+    /// Whether a payload of this size must go through the object store.
+    pub fn is_needed(&self, bytes: usize) -> bool {
+        bytes > threshold(self.0.client.max_payload())
+    }
+
+    /// Pays for the payload of a message that has arrived, unless it is a small one. Refused at once where others take all
+    /// the memory there is.
+    pub fn admit(&self, bytes: usize) -> Result<Option<Held>, Shortage> {
+        if bytes <= budget::SMALL {
+            return Ok(None);
+        }
+        let mut held = self.0.settings.budget.hold();
+        held.try_cover(bytes)?;
+        Ok(Some(held))
+    }
+
+    /// Stores the payload of a call or an answer of `whose` under a name. Waits a moment while too many bytes of the same
+    /// actor or provider are there already. Takes as long as its caller waits.
+    pub async fn put(&self, name: PayloadName, payload: &Bytes, whose: &str) -> Result<Stored, ChunkError> {
+        let Inner { bucket, client, .. } = &*self.0;
+        let in_flight = self.room_in_flight(payload.len(), whose).await.ok_or_else(|| ChunkError::InFlight {
+            bytes: payload.len(),
+            bucket: bucket.clone(),
+            whose: whose.to_owned(),
+        })?;
+        let pieces = PieceId::parse(&uuid::Uuid::new_v4().simple().to_string()).unwrap_or_default();
+        // Made before anything is sent: if this ends early, the pieces sent are removed.
+        let stored = Stored { chunks: self.clone(), object: Some((name.clone(), pieces.clone(), in_flight)) };
+        self.0.put(&name, &pieces, payload).await.map_err(|cause| ChunkError::Store {
+            bytes: payload.len(),
+            max_payload: client.max_payload(),
+            bucket: bucket.clone(),
+            cause: cause.to_string(),
+        })?;
+        Ok(stored)
+    }
+
+    /// Fetches a payload, `expected` bytes as the message said; `seen` is handed each piece as it arrives. Takes as long as
+    /// its caller waits.
+    pub async fn fetch(
+        &self,
+        name: PayloadName,
+        expected: u64,
+        reader: Reader,
+        mut seen: impl FnMut(&[u8]),
+    ) -> Result<Fetched, ChunkError> {
+        self.0.check_size(expected, reader)?;
+        let mut last = anyhow!("no object store");
+        for context in &self.0.contexts {
+            let found = match self.0.find(context, &name, expected).await {
+                Ok(found) => found,
+                Err(cause) => {
+                    last = cause;
+                    continue;
+                }
+            };
+            // Only what is there takes a place.
+            let Ok(_place) = self.0.fetches.acquire().await else { break };
+            let (stream, metadata) = found;
+            let payload = self.0.read(&stream, &metadata, expected, &mut seen).await;
+            let payload = payload.map_err(|cause| self.0.not_fetched(&name, &cause))?;
+            return Ok(Fetched { payload, chunks: self.clone(), stream, name, pieces: metadata.nuid });
+        }
+        Err(self.0.not_fetched(&name, &last))
+    }
+
+    /// Removes what is due until told to stop.
+    pub async fn keep_tidy(self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(TIDY) => {}
+                () = self.0.untidy.notified() => {}
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.tidy() => {}
+            }
+        }
+    }
+
+    /// Removes the objects that are due, and forgets those that their readers have removed.
+    pub async fn tidy(&self) {
+        let Some(context) = self.0.contexts.first() else { return };
+        let Ok(stream) = context.get_stream_no_info(self.0.stream_name()).await else { return };
+        let is_wanted = self.0.waiting.load(Ordering::Relaxed) > 0;
+        let leftovers = std::mem::take(&mut *self.0.leftovers.lock());
+        let looks = leftovers.into_iter().map(|leftover| {
+            let stream = &stream;
+            async move {
+                let is_gone = match Instant::now() {
+                    now if now >= leftover.due => {
+                        self.0.purge(stream, &leftover.name, &leftover.pieces).await;
+                        true
+                    }
+                    now if is_wanted || now >= leftover.left + FETCHED_AFTER => {
+                        self.0.is_gone(stream, &leftover.name).await
+                    }
+                    _ => false,
+                };
+                (!is_gone).then_some(leftover)
+            }
+        });
+        let mut looks = futures::stream::iter(looks).buffer_unordered(TIDY_AT_ONCE);
+        while let Some(look) = looks.next().await {
+            if let Some(leftover) = look {
+                self.0.leftovers.lock().push_back(leftover);
+            }
+        }
+    }
+
+    /// Counts bytes as in flight; `None` if too many are.
+    async fn room_in_flight(&self, bytes: usize, whose: &str) -> Option<InFlight> {
+        let deadline = Instant::now() + IN_FLIGHT_WAIT;
+        let kib = u32::try_from(bytes.div_ceil(KIB)).unwrap_or(u32::MAX);
+        let of_one = self.0.semaphore_of(whose).acquire_many_owned(kib.min(IN_FLIGHT_OF_ONE));
+        let of_all = Arc::clone(&self.0.in_flight).acquire_many_owned(kib.min(IN_FLIGHT_MAX));
+        let both = async { Some(InFlight { _of_one: of_one.await.ok()?, _of_all: of_all.await.ok()? }) };
+        let mut both = std::pin::pin!(both);
+        if let Poll::Ready(in_flight) = futures::poll!(&mut both) {
+            return in_flight;
+        }
+        let _waiting = Waiting::new(&self.0.waiting);
+        loop {
+            // Those before may have been fetched since.
+            self.0.untidy.notify_one();
+            tokio::select! {
+                biased;
+                in_flight = &mut both => return in_flight,
+                () = tokio::time::sleep_until(deadline) => return None,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    }
+}
+
+/// One payload that waits until others' bytes are not in flight any more.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// From which size on a payload is too large for a message, of a server that takes so many bytes.
+fn threshold(max_payload: usize) -> usize {
+    THRESHOLD_BYTES.min(max_payload - ENVELOPE_BYTES.min(max_payload / 2))
+}
+
+impl Inner {
+    fn stream_name(&self) -> String {
+        objects::stream_name(&self.bucket)
+    }
+
+    /// The bytes in flight of one actor or provider.
+    fn semaphore_of(&self, whose: &str) -> Arc<Semaphore> {
+        let mut all = self.in_flight_of.lock();
+        if let Some(found) = all.get(whose).and_then(Weak::upgrade) {
+            return found;
+        }
+        all.retain(|_, semaphore| semaphore.strong_count() > 0);
+        let made = Arc::new(Semaphore::new(IN_FLIGHT_OF_ONE as usize));
+        all.insert(whose.to_owned(), Arc::downgrade(&made));
+        made
+    }
+
+    /// Refuses what the reader cannot hold.
+    fn check_size(&self, bytes: u64, reader: Reader) -> Result<(), ChunkError> {
+        let Settings { budget, actor_bytes_max, .. } = &self.settings;
+        let limit = if bytes > PAYLOAD_BYTES_MAX {
+            format!("the limit is {PAYLOAD_BYTES_MAX}")
+        } else if reader == Reader::Actor && bytes > *actor_bytes_max {
+            format!("the memory of an actor is {actor_bytes_max} (actor_memory_max_bytes)")
+        } else if bytes > budget.payload_max() as u64 {
+            format!("this host takes {} at most (payload_memory_max_bytes)", budget.payload_max())
+        } else {
+            return Ok(());
+        };
+        Err(ChunkError::TooLarge { bytes, limit })
+    }
+
+    fn not_fetched(&self, name: &PayloadName, cause: &anyhow::Error) -> ChunkError {
+        ChunkError::Fetch { name: name.0.clone(), bucket: self.bucket.clone(), cause: cause.to_string() }
+    }
+
+    async fn put(&self, name: &PayloadName, pieces: &PieceId, payload: &Bytes) -> Result<()> {
+        let context = self.contexts.first().context("no JetStream context")?;
+        let stream = self.open_or_create(context).await?;
+        let subject = piece_subject(&self.bucket, pieces);
+        let piece_bytes = piece_bytes(&self.client);
+        // In order, with a bounded number on their way: every unconfirmed piece holds a place in the client.
+        let mut unconfirmed = VecDeque::new();
+        let mut count = 0;
+        for start in (0..payload.len()).step_by(piece_bytes) {
+            let piece = payload.slice(start..payload.len().min(start + piece_bytes));
+            if unconfirmed.len() >= UNCONFIRMED_MAX
+                && let Some(ack) = unconfirmed.pop_front()
+            {
+                confirm(ack).await?;
+            }
+            unconfirmed.push_back(context.publish(subject.clone(), piece).await.map_err(|e| whole_text(&e))?);
+            count += 1;
+        }
+        for ack in unconfirmed {
+            confirm(ack).await?;
+        }
+        // An object of this name, from a caller that uses its ids twice, is replaced by the roll-up.
+        let metadata = self.metadata(name, pieces, payload, count);
+        for subject in name.metadata_subjects(&self.bucket) {
+            let mut headers = HeaderMap::new();
+            headers.insert("Nats-Rollup", "sub");
+            let ack = context.publish_with_headers(subject, headers, metadata.clone()).await;
+            confirm(ack.map_err(|e| whole_text(&e))?).await?;
+        }
+        let stream = &stream.cached_info().config.name;
+        debug!(name = name.0, bytes = payload.len(), pieces = count, %stream, "large payload stored");
+        Ok(())
+    }
+
+    /// The union of the members that four generations of readers need.
+    fn metadata(&self, name: &PayloadName, pieces: &PieceId, payload: &[u8], count: usize) -> Bytes {
+        let now = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
+        let digest = format!("SHA-256={}", URL_SAFE.encode(digest(&SHA256, payload).as_ref()));
+        let metadata = json!({
+            "name": name.0, "description": null, "link": null, "options": null, "bucket": self.bucket, "nuid": pieces,
+            "size": payload.len(), "chunks": count, "modified": now, "mtime": now, "digest": digest, "deleted": false,
+        });
+        metadata.to_string().into()
+    }
+
+    async fn open_or_create(&self, context: &jetstream::Context) -> Result<Stream> {
+        let name = self.stream_name();
+        match context.get_stream(&name).await {
+            Ok(stream) => return Ok(stream),
+            Err(e) => match e.kind() {
+                GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
+                _ => return Err(e.into()),
+            },
+        }
+        let bucket = &self.bucket;
+        let making = Making { replicas: 1, bound: Bound::Wish(BUCKET_BYTES).or_set(self.settings.bound) };
+        let created = making.create(
+            context,
+            stream::Config {
+                name: name.clone(),
+                subjects: vec![format!("$O.{bucket}.C.>"), format!("$O.{bucket}.M.>")],
+                description: Some("large payloads on their way; nothing is kept here".to_owned()),
+                allow_rollup: true,
+                allow_direct: true,
+                discard: stream::DiscardPolicy::New,
+                storage: stream::StorageType::File,
+                max_age: OBJECT_AGE_MAX,
+                ..Default::default()
+            },
+        );
+        match created.await {
+            Ok(stream) => Ok(stream),
+            // Another host was first.
+            Err(e) => context
+                .get_stream(&name)
+                .await
+                .map_err(|_| anyhow!("{}{}", chain(&e), advice(&e, "payload_store_max_bytes"))),
+        }
+    }
+
+    /// Finds a payload's metadata, and the stream it is in.
+    async fn find(
+        &self,
+        context: &jetstream::Context,
+        name: &PayloadName,
+        expected: u64,
+    ) -> Result<(Stream, Metadata)> {
+        let stream = context.get_stream(self.stream_name()).await.map_err(|e| whole_text(&e))?;
+        let mut found = None;
+        for subject in name.metadata_subjects(&self.bucket) {
+            if let Ok(message) = stream.get_last_raw_message_by_subject(&subject).await {
+                let metadata: Metadata = serde_json::from_slice(&message.payload)?;
+                if !metadata.deleted {
+                    found = Some(metadata);
+                    break;
+                }
+            }
+        }
+        let metadata =
+            found.context("there is no such object; was it fetched before, or stored in another JetStream domain?")?;
+        if let Some(size) = metadata.size {
+            ensure!(size == expected, "it has {size} bytes, the message announced {expected}");
+        }
+        Ok((stream, metadata))
+    }
+
+    async fn read(
+        &self,
+        stream: &Stream,
+        metadata: &Metadata,
+        expected: u64,
+        seen: &mut impl FnMut(&[u8]),
+    ) -> Result<Bytes> {
+        let subject = piece_subject(&self.bucket, &metadata.nuid);
+        let mut hash = Hash::new(&SHA256);
+        let pieces = Pieces { stream, subject, expected, timeout: PIECE_TIMEOUT };
+        let payload = objects::whole(pieces, &self.settings.budget, |piece| {
+            hash.update(piece);
+            seen(piece);
+        });
+        let payload = payload.await?;
+        if let Some(stored) = metadata.digest.as_deref().and_then(|text| text.strip_prefix("SHA-256=")) {
+            let computed = URL_SAFE.encode(hash.finish().as_ref());
+            let is_equal = computed.trim_end_matches('=') == stored.trim_end_matches('=');
+            ensure!(is_equal, "its digest does not match its pieces");
+        }
+        Ok(payload)
+    }
+
+    /// Whether an object is not there any more, as far as can be told.
+    async fn is_gone<I>(&self, stream: &Stream<I>, name: &PayloadName) -> bool {
+        let [subject, _] = name.metadata_subjects(&self.bucket);
+        match stream.get_last_raw_message_by_subject(&subject).await {
+            Ok(message) => serde_json::from_slice::<Metadata>(&message.payload).is_ok_and(|metadata| metadata.deleted),
+            Err(error) => error.kind() == stream::LastRawMessageErrorKind::NoMessageFound,
+        }
+    }
+
+    /// Removes an object: its metadata, and its pieces.
+    async fn purge<I>(&self, stream: &Stream<I>, name: &PayloadName, pieces: &PieceId) {
+        let [new, old] = name.metadata_subjects(&self.bucket);
+        tokio::join!(
+            purge_subject(stream, name, new),
+            purge_subject(stream, name, old),
+            purge_subject(stream, name, piece_subject(&self.bucket, pieces)),
+        );
+    }
+}
+
+async fn purge_subject<I>(stream: &Stream<I>, name: &PayloadName, subject: String) {
+    if let Err(error) = stream.purge().filter(subject).await {
+        debug!(name = name.0, error = %chain(&error), "a part of a stored payload not removed");
+    }
+}
+
+async fn confirm(ack: PublishAckFuture) -> Result<()> {
+    ack.await.map(drop).map_err(|e| whole_text(&e))
+}
+
+/// Returns an error with the texts of all its causes in one, which goes to people as it is.
+fn whole_text(error: &dyn std::error::Error) -> anyhow::Error {
+    anyhow::Error::msg(chain(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_leave_their_subject_are_refused() {
+        let name = PayloadName::of_answer("0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b").unwrap();
+        assert_eq!(name.0, "0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b-r");
+        for bad in ["", "a b", "a>", "a*", "a\r\nPUB", &"x".repeat(200)] {
+            assert_eq!(PayloadName::of_call(bad), Err(BadName), "{bad:?}");
+        }
+        assert_eq!(PayloadName::parse("a.b").unwrap().metadata_subjects("d"), ["$O.d.M.YS5i", "$O.d.M.a_b"]);
+    }
+
+    #[test]
+    fn a_message_has_room_for_its_envelope_whatever_the_server_takes() {
+        for (max_payload, expected) in [
+            (1 << 20, THRESHOLD_BYTES),
+            (8 << 20, THRESHOLD_BYTES),
+            (64 << 10, 40 << 10),
+            (16 << 10, 8 << 10),
+            (8 << 10, 4 << 10),
+        ] {
+            assert_eq!(threshold(max_payload), expected, "{max_payload}");
+        }
+    }
+
+    #[test]
+    fn metadata_that_names_the_pieces_of_others_is_none() {
+        for nuid in [">", "*", "a.>", ""] {
+            let json = json!({"nuid": nuid, "size": 1}).to_string();
+            assert!(serde_json::from_str::<Metadata>(&json).is_err(), "{nuid:?}");
+        }
+        let json = r#"{"nuid":"VN5SP1W5JG3GT1Z0G1CEAB","deleted":null}"#;
+        let metadata: Metadata = serde_json::from_str(json).unwrap();
+        assert_eq!((metadata.size, metadata.deleted), (None, false));
+    }
+}

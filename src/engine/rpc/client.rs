@@ -1,0 +1,371 @@
+//! Calls that leave the process: signed, published, awaited.
+//!
+//! A call ends in one of four ways: the callee's result, the callee's error, nobody listening, or the deadline. No wait
+//! is without one.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_nats::{HeaderMap, Request, RequestErrorKind, connection::State};
+use bytes::Bytes;
+use tokio::time::Instant;
+use tracing::debug;
+use uuid::Uuid;
+
+use super::{
+    call::{Call, CallError, Chain, TRANSFERS_MAX},
+    chunking::{ChunkError, Chunks, PayloadName, Reader},
+    limits::{Limits, told_transfers},
+};
+use lattice_protocol::{
+    identity::{
+        claims::now,
+        keys::{HostId, LinkName, ProviderId},
+    },
+    lattice::subject::{Subjects, is_token},
+    peers::wire,
+    rpc::{
+        antiforgery::Signer,
+        codec,
+        invocation::{Entity, Invocation, TraceContext},
+    },
+};
+
+/// How long to wait for a sign that somebody listens for a call with a large payload; that nobody does is known at once.
+const LISTENER_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Sends calls to actors and providers anywhere in the lattice. Cheap to clone.
+#[derive(Clone)]
+pub struct Client(Arc<Inner>);
+
+struct Inner {
+    nats: async_nats::Client,
+    subjects: Subjects,
+    signer: Signer,
+    chunks: Chunks,
+    host_id: HostId,
+}
+
+impl Client {
+    pub fn new(nats: async_nats::Client, subjects: Subjects, signer: Signer, chunks: Chunks, host_id: HostId) -> Self {
+        Self(Arc::new(Inner { nats, subjects, signer, chunks, host_id }))
+    }
+
+    /// Performs a call and waits for its result until its deadline, and longer by the time that a large payload travels. It goes
+    /// to whoever is in the target's queue group, or to one `host`. `id` is the invocation's, and must be new; `sent` tells
+    /// whether it is with the callee.
+    pub async fn invoke(
+        &self,
+        call: Call,
+        host: Option<&str>,
+        id: String,
+        sent: &AtomicBool,
+    ) -> Result<Bytes, CallError> {
+        let signer = &self.0.signer;
+        let encoded_claims = signer.sign(&call.origin, &call.target, &call.operation, &call.payload, &id, now());
+        self.invoke_signed(call, host, id, encoded_claims, sent).await
+    }
+
+    /// The same for a call that somebody else has signed, under this `id`.
+    pub async fn invoke_signed(
+        &self,
+        call: Call,
+        host: Option<&str>,
+        id: String,
+        encoded_claims: String,
+        sent: &AtomicBool,
+    ) -> Result<Bytes, CallError> {
+        let inner = &*self.0;
+        let subject = inner.subject(&call.target, host)?;
+        let content_length = call.payload.len() as u64;
+        let chunked = inner.chunks.is_needed(call.payload.len());
+        let (chain, deadline) = (call.chain.clone(), call.deadline);
+        if chunked && host.is_none() {
+            inner.check_listener(&call.target, &subject).await?;
+        }
+        let time = Time { subject: &subject, chain: &chain, deadline, began: Instant::now() };
+        // Until there is an answer: the callee fetches what was stored, and that time does not count either.
+        let transfer = chunked.then(|| chain.transfer());
+        // Removed at the end of this call, whatever that is, if the callee has not done so.
+        let (msg, _stored) = if chunked {
+            let name = PayloadName::of_call(&id).map_err(transport)?;
+            let put = inner.chunks.put(name, &call.payload, &call.origin.public_key);
+            (Bytes::new(), Some(inner.in_time(&time, put).await?))
+        } else {
+            (call.payload, None)
+        };
+        let stored_in = if chunked { time.began.elapsed() } else { Duration::ZERO };
+        let limits = is_told_limits(&chain, &call.target, host).then(|| Limits::of(&chain, deadline + stored_in));
+        let headers = headers(&call.trace, limits);
+        let invocation = Invocation {
+            origin: call.origin,
+            target: call.target,
+            operation: call.operation,
+            msg,
+            id,
+            encoded_claims,
+            host_id: inner.host_id.to_string(),
+            content_length,
+            trace_context: call.trace,
+        };
+        let ends_at = if chunked { deadline + TRANSFERS_MAX } else { chain.ends_at(deadline) };
+        let asked = Instant::now();
+        let response = inner.exchange(&Way { subject: &subject, ends_at, sent }, &invocation, headers).await?;
+        chain.add_transfer(stored_in);
+        // A host tells how long its part took, of others it is guessed by how long storing took.
+        chain.add_transfer(response.transfers.unwrap_or(stored_in).min(asked.elapsed()));
+        drop(transfer);
+        if let Some(error) = response.error {
+            return Err(CallError::Callee(error));
+        }
+        if response.content_length <= response.msg.len() as u64 {
+            return Ok(response.msg);
+        }
+        inner.fetch_result(&time, &invocation, response.content_length).await
+    }
+
+    /// Where calls of a target go: to its queue group, or to one `host`.
+    pub fn subject(&self, target: &Entity, host: Option<&str>) -> Result<String, CallError> {
+        self.0.subject(target, host)
+    }
+
+    /// The error of a call that had no answer in time.
+    pub fn timed_out(&self, subject: &str, waited: Duration) -> CallError {
+        self.0.timed_out(subject, waited)
+    }
+
+    /// Whether a payload of this size travels apart from its call.
+    pub fn travels_apart(&self, bytes: usize) -> bool {
+        self.0.chunks.is_needed(bytes)
+    }
+
+    /// Asks a host for an invocation that was sent to it before, on the way the invocation took.
+    pub async fn ask(&self, call: &Call, host: &str, id: &str, timeout: Duration) -> Answer {
+        let Ok(subject) = self.0.subject(&call.target, Some(host)) else { return Answer::Silence };
+        let mut headers = HeaderMap::new();
+        headers.insert(wire::ASK, id);
+        let request = Request::new().headers(headers).payload(Bytes::new()).timeout(Some(timeout));
+        self.0.question(subject, request, timeout).await
+    }
+
+    /// Asks a host whether it is there.
+    pub async fn look_for(&self, host: &str, timeout: Duration) -> Answer {
+        let request = Request::new().payload(Bytes::new()).timeout(Some(timeout));
+        self.0.question(self.0.subjects.host(host), request, timeout).await
+    }
+}
+
+/// The outcome of a question to a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The host is there and, if it was asked for an invocation, works on it.
+    InWork,
+    /// The host knows nothing of the invocation: it never came, or its answer is lost.
+    Unknown,
+    /// Nobody listens there: the host is gone, or cut off.
+    Gone,
+    /// No answer in time.
+    Silence,
+    /// This host could not ask.
+    CutOff,
+}
+
+/// A new id for an invocation.
+pub fn new_id() -> String {
+    Uuid::new_v4().to_string()
+}
+
+impl Inner {
+    fn subject(&self, target: &Entity, host: Option<&str>) -> Result<String, CallError> {
+        // The target may have been named by a guest, and the host by a peer.
+        for token in [Some(&*target.public_key), host].into_iter().flatten() {
+            if !is_token(token) {
+                return Err(CallError::Transport(format!("{token:?} is no public key, so nothing can be sent there")));
+            }
+        }
+        let subject = if target.is_actor() {
+            self.subjects.actor(&target.public_key)
+        } else {
+            let provider = ProviderId::parse(&target.public_key).map_err(transport)?;
+            let link = LinkName::parse(&target.link_name).map_err(transport)?;
+            self.subjects.provider(&provider, &link)
+        };
+        Ok(host.map(|host| Subjects::on_host(&subject, host)).unwrap_or(subject))
+    }
+
+    fn is_connected(&self) -> bool {
+        self.nats.connection_state() == State::Connected
+    }
+
+    async fn question(&self, subject: String, request: Request, timeout: Duration) -> Answer {
+        let was_connected = self.is_connected();
+        // The request's own timeout begins when the connection has taken it, so there is one around it.
+        match tokio::time::timeout(timeout, self.nats.send_request(subject, request)).await {
+            Ok(Ok(reply)) if &*reply.payload == wire::UNKNOWN => Answer::Unknown,
+            Ok(Ok(_)) => Answer::InWork,
+            Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => Answer::Gone,
+            Ok(Err(_)) | Err(_) if was_connected && self.is_connected() => Answer::Silence,
+            Ok(Err(_)) | Err(_) => Answer::CutOff,
+        }
+    }
+
+    /// Waits for a transfer through the object store while its call has time.
+    async fn in_time<T>(
+        &self,
+        time: &Time<'_>,
+        transfer: impl Future<Output = Result<T, ChunkError>>,
+    ) -> Result<T, CallError> {
+        let done = time.chain.within(time.deadline, transfer).await;
+        done.ok_or_else(|| self.timed_out(time.subject, time.began.elapsed()))?.map_err(transport)
+    }
+
+    /// Fetches a result that travelled apart from its answer.
+    async fn fetch_result(&self, time: &Time<'_>, invocation: &Invocation, bytes: u64) -> Result<Bytes, CallError> {
+        let transfer = time.chain.transfer();
+        let name = PayloadName::of_answer(&invocation.id).map_err(transport)?;
+        let reader = if invocation.origin.is_actor() { Reader::Actor } else { Reader::Provider };
+        let fetched = self.in_time(time, self.chunks.fetch(name, bytes, reader, |_| {})).await?;
+        transfer.succeeded();
+        Ok(fetched.remove().await)
+    }
+
+    async fn exchange(
+        &self,
+        way: &Way<'_>,
+        invocation: &Invocation,
+        headers: Option<HeaderMap>,
+    ) -> Result<Answered, CallError> {
+        let Way { subject, ends_at, sent } = *way;
+        let began = Instant::now();
+        let wait = ends_at.saturating_duration_since(began);
+        let mut request = Request::new().payload(codec::encode_invocation(invocation)).timeout(Some(wait));
+        if let Some(headers) = headers {
+            request = request.headers(headers);
+        }
+        sent.store(true, Ordering::Release);
+        // The request's own timeout begins when the connection has taken it, which may be never.
+        let answered = tokio::time::timeout_at(ends_at, self.nats.send_request(subject.to_owned(), request)).await;
+        sent.store(false, Ordering::Release);
+        let Ok(answered) = answered else { return Err(self.timed_out(subject, began.elapsed())) };
+        let reply = match answered {
+            Ok(reply) => reply,
+            Err(error) => {
+                debug!(subject, invocation_id = %invocation.id, %error, "call without a reply");
+                return Err(match error.kind() {
+                    RequestErrorKind::NoResponders => self.nobody(&invocation.target, subject),
+                    RequestErrorKind::TimedOut => self.timed_out(subject, began.elapsed()),
+                    _ => transport(error),
+                });
+            }
+        };
+        let response = codec::decode_response(reply.payload)
+            .map_err(|e| CallError::Transport(format!("undecodable reply on {subject}: {e}")))?;
+        let error = response.error.filter(|error| !error.is_empty());
+        if error.is_none() && !response.invocation_id.is_empty() && response.invocation_id != invocation.id {
+            return Err(CallError::Transport(format!("the reply on {subject} belongs to another invocation")));
+        }
+        let transfers = told_transfers(&response.trace_context);
+        Ok(Answered { msg: response.msg, error, content_length: response.content_length, transfers })
+    }
+
+    /// Refuses a call that nobody listens for, before its payload is stored. A provider is asked for its health and an actor
+    /// for an invocation that nobody made; only that somebody hears it counts, not the answer.
+    async fn check_listener(&self, target: &Entity, subject: &str) -> Result<(), CallError> {
+        let (asked, mut headers) = match target.is_actor() {
+            true => (subject.to_owned(), HeaderMap::new()),
+            false => (format!("{subject}.health"), HeaderMap::new()),
+        };
+        headers.insert(wire::ASK, "nobody");
+        let request = Request::new().headers(headers).payload(Bytes::new()).timeout(Some(LISTENER_TIMEOUT));
+        match tokio::time::timeout(LISTENER_TIMEOUT, self.nats.send_request(asked, request)).await {
+            Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => Err(self.nobody(target, subject)),
+            _ => Ok(()),
+        }
+    }
+
+    fn nobody(&self, target: &Entity, subject: &str) -> CallError {
+        CallError::NoResponders {
+            subject: subject.to_owned(),
+            lattice: self.subjects.lattice().to_string(),
+            target: target.public_key.to_string(),
+        }
+    }
+
+    fn timed_out(&self, subject: &str, waited: Duration) -> CallError {
+        CallError::TimedOut {
+            subject: subject.to_owned(),
+            lattice: self.subjects.lattice().to_string(),
+            waited_ms: waited.as_millis(),
+        }
+    }
+}
+
+fn transport(error: impl ToString) -> CallError {
+    CallError::Transport(error.to_string())
+}
+
+/// The time a call has for its payloads.
+struct Time<'a> {
+    /// Where it goes, for the error of one that is late.
+    subject: &'a str,
+    chain: &'a Chain,
+    deadline: Instant,
+    began: Instant,
+}
+
+/// How an invocation travels.
+struct Way<'a> {
+    subject: &'a str,
+    /// When its answer is waited for no longer.
+    ends_at: Instant,
+    /// Whether it is with the callee.
+    sent: &'a AtomicBool,
+}
+
+/// An answer, of which the result may have to be fetched.
+struct Answered {
+    msg: Bytes,
+    /// The callee's report of its failure.
+    error: Option<String>,
+    content_length: u64,
+    /// How long the callee's transfers took, if it says so.
+    transfers: Option<Duration>,
+}
+
+/// Whether the callee of a call is told its [`Limits`]: hosts are, for calls that others wait for. A provider of other makers
+/// has no use for them.
+fn is_told_limits(chain: &Chain, target: &Entity, host: Option<&str>) -> bool {
+    chain.waiting() > 0 && (target.is_actor() || host.is_some())
+}
+
+/// The trace of a call as headers: older hosts read them there, providers in the invocation. The limits of a call go with it.
+fn headers(trace: &TraceContext, limits: Option<Limits>) -> Option<HeaderMap> {
+    if trace.is_empty() && limits.is_none() {
+        return None;
+    }
+    let mut headers = HeaderMap::new();
+    if let Some(limits) = limits {
+        limits.write(&mut headers);
+    }
+    for (key, value) in trace.iter() {
+        if is_header_safe(key) && is_header_safe(value) && !is_reserved(key) {
+            headers.insert(key, value);
+        }
+    }
+    Some(headers)
+}
+
+/// Tells whether a key means something to NATS or to hosts; such a key is no trace.
+fn is_reserved(key: &str) -> bool {
+    ["nats-", "lattice-"].iter().any(|prefix| key.get(..prefix.len()).is_some_and(|k| k.eq_ignore_ascii_case(prefix)))
+}
+
+/// A trace context may come from a guest; it must not break the protocol's lines.
+fn is_header_safe(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':')
+}

@@ -1,0 +1,578 @@
+//! Invocations that arrive: decoded, checked, handed to the router, answered exactly once.
+//!
+//! The order of checks is fixed (wasmbus protocol, section 2.5): signature and issuer, time,
+//! addresses, the receiving actor, and only then is a large payload fetched, so that strangers
+//! cannot make this host read objects; the hash is verified last, over the whole payload. A refused
+//! invocation is answered with the reason and logged.
+//!
+//! [`Receiver::serve`] owns the two subscriptions of one target: its queue group, which everybody uses, and a subject of this
+//! host alone, for [`peers`](crate::peers) that choose the host themselves. When it is told to stop it first tells the peers
+//! and waits until they have heard, then leaves the queue group, takes what the server had already sent, finishes those calls
+//! and returns.
+//!
+//! On its own subject it also answers whether an invocation is in work, until the last one is done. Question and call take the
+//! same way, so when the question is here, the call has come before it, or never will.
+
+use std::{borrow::Cow, collections::HashSet, sync::Arc, time::Duration};
+
+use async_nats::{Message, Subscriber};
+use bytes::Bytes;
+use futures::{StreamExt, future::BoxFuture};
+use parking_lot::Mutex;
+use tokio::{sync::oneshot, task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+
+use super::{
+    call::{Call, CallError, Chain},
+    chunking::{BadName, ChunkError, Chunks, PayloadName, Reader},
+    limits::{Limits, tell_transfers},
+};
+use crate::host_context::HostContext;
+use lattice_base::lattice::{
+    answers::Unsent,
+    connection::{ConfirmError, confirm},
+};
+use lattice_protocol::{
+    identity::claims::now,
+    lattice::subject::Subjects,
+    peers::wire,
+    rpc::{
+        antiforgery::{Checked, ForgeryError, Verifier, check_target},
+        codec,
+        invocation::{Invocation, InvocationResponse, TraceContext, dispatch_operation},
+    },
+};
+
+/// Calls of one subscription that may be in work at a time, waiting ones included. Beyond it the subscription is read no
+/// further and the server's messages wait in the client.
+const IN_WORK_MAX: usize = 4096;
+/// How long subscribing may take, the server's confirmation included.
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long handing a reply to the connection may take; it only waits when the server is away.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long leaving a queue group may take.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// More messages than are ever on their way to one subscription.
+const LEAVE_FURTHER_MAX: u64 = 16 * 1024;
+/// How long to look how many arrive at least, after a round trip.
+const LEAVE_LOOK: Duration = Duration::from_millis(100);
+/// How long to wait for the agreed number.
+const LEAVE_COUNT: Duration = Duration::from_millis(700);
+/// Messages that may be on their way however few have arrived lately: on a machine that has much to do they wait in the
+/// connection.
+const LEAVE_MARGIN: u64 = 64;
+/// The longest id of an invocation that is asked for; those of all peers are UUIDs.
+const ID_CHARS_MAX: usize = 128;
+/// A call that began on this host and came back over NATS counts as made by a waiting one.
+const DEPTH_OF_OWN: u8 = 1;
+
+/// A handler that answers calls once they are verified.
+pub trait Handler: Send + Sync + 'static {
+    fn handle(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>>;
+}
+
+/// Turns messages into verified calls and results into replies. Cheap to clone.
+#[derive(Clone)]
+pub struct Receiver(Arc<Inner>);
+
+/// Everything a receiver works with.
+pub struct Parts {
+    pub context: Arc<HostContext>,
+    pub verifier: Verifier,
+    pub chunks: Chunks,
+}
+
+struct Inner {
+    parts: Parts,
+    /// The invocations in work that came over subjects of this host alone.
+    in_flight: Mutex<HashSet<String>>,
+}
+
+/// Where the calls of one target arrive.
+pub struct Subscriptions {
+    group: Subscriber,
+    own: Subscriber,
+}
+
+/// Why a target is not subscribed for.
+#[derive(Debug, thiserror::Error)]
+pub enum SubscribeError {
+    #[error("{0}")]
+    Client(async_nats::SubscribeError),
+    #[error("{0}")]
+    Unconfirmed(ConfirmError),
+    #[error("the NATS connection does not take the subscription")]
+    TimedOut,
+}
+
+/// Why an invocation is refused. The texts go back to the caller.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error(transparent)]
+    Forged(#[from] ForgeryError),
+    #[error(transparent)]
+    Name(#[from] BadName),
+    #[error("the payload did not arrive from the object store in time")]
+    TimedOut,
+    #[error(transparent)]
+    Payload(#[from] ChunkError),
+}
+
+/// Why a large result does not reach its caller. The texts do.
+#[derive(Debug, thiserror::Error)]
+enum ResultLost {
+    #[error(transparent)]
+    Name(#[from] BadName),
+    #[error(transparent)]
+    Store(#[from] ChunkError),
+    #[error("the object store did not take the result in time; is JetStream reachable?")]
+    TimedOut,
+}
+
+impl Receiver {
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(Inner { parts, in_flight: Mutex::default() }))
+    }
+
+    /// Subscribes for a target; returns when the server has confirmed it.
+    pub async fn subscribe(&self, subject: &str, queue: &str) -> Result<Subscriptions, SubscribeError> {
+        use SubscribeError::{Client, TimedOut, Unconfirmed};
+        let HostContext { rpc, host_id, .. } = &*self.0.parts.context;
+        let nats = &rpc.client;
+        let subscribing = async {
+            let group = nats.queue_subscribe(subject.to_owned(), queue.to_owned()).await.map_err(Client)?;
+            let own = Subjects::on_host(subject, host_id.as_str());
+            // A group as well: a target may be started again while its last run still finishes, and one of them is enough.
+            let own = nats.queue_subscribe(own.clone(), own).await.map_err(Client)?;
+            confirm(nats).await.map_err(Unconfirmed)?;
+            Ok(Subscriptions { group, own })
+        };
+        let subscribed = tokio::time::timeout(SUBSCRIBE_TIMEOUT, subscribing).await;
+        subscribed.unwrap_or(Err(TimedOut))
+    }
+
+    /// Answers the invocations of `target` until told to stop, then until those in work are done. `name` is what peers know
+    /// it by. `drained` is told when no further call can arrive.
+    pub async fn serve(
+        self,
+        subscriptions: Subscriptions,
+        (target, name): (Arc<str>, Arc<str>),
+        handler: Arc<dyn Handler>,
+        stop: CancellationToken,
+        drained: oneshot::Sender<()>,
+    ) {
+        let Subscriptions { group, own } = subscriptions;
+        let mut group = Dispatcher::new(&self.0, Way::Group, &target, &handler).on(group);
+        let mut own = Dispatcher::new(&self.0, Way::Own, &target, &handler).on(own);
+        let advertisement = self.0.parts.context.peers.advertise(&name);
+        let (leave_now, left_the_group, done) =
+            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let shutdown = async {
+            stop.cancelled().await;
+            advertisement.retract().await;
+            leave_now.cancel();
+        };
+        let through_the_group = async {
+            group.receive(&leave_now).await;
+            group.leave().await;
+            left_the_group.cancel();
+        };
+        // Peers that did not hear of the stop in time still choose this host, so its own subject is
+        // read as long as the group's.
+        let directly = own.receive(&left_the_group);
+        tokio::select! {
+            _ = async { tokio::join!(through_the_group, directly) } => {}
+            () = async { shutdown.await; std::future::pending().await } => {}
+        }
+        drop(advertisement);
+        let _ = drained.send(());
+        // A question about a call in work gets an answer; a call that comes now is refused: the
+        // peers were told before.
+        own.dispatcher.is_closed = true;
+        let finish = async {
+            group.dispatcher.finish().await;
+            done.cancel();
+        };
+        tokio::join!(finish, own.receive(&done));
+        own.dispatcher.finish().await;
+        own.leave().await;
+        own.dispatcher.finish().await;
+    }
+}
+
+/// One of the two subscriptions of a target.
+struct Subscription {
+    subscription: Subscriber,
+    /// Messages so far.
+    total: u64,
+    dispatcher: Dispatcher,
+}
+
+impl Subscription {
+    /// Takes calls until told to stop.
+    async fn receive(&mut self, stop: &CancellationToken) {
+        let Self { subscription, total, dispatcher } = self;
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                Some(done) = dispatcher.work.join_next(), if !dispatcher.work.is_empty() => report(done),
+                message = subscription.next(), if dispatcher.work.len() < IN_WORK_MAX => match message {
+                    Some(message) => {
+                        *total += 1;
+                        dispatcher.take_on(message);
+                    }
+                    None => return,
+                },
+            }
+        }
+    }
+
+    /// Leaves, and takes on what comes meanwhile.
+    async fn leave(&mut self) {
+        let Self { subscription, total, dispatcher } = self;
+        let nats = dispatcher.inner.parts.context.rpc.client.clone();
+        let leaving = leave(&nats, subscription, *total, |message| dispatcher.take_on(message));
+        if tokio::time::timeout(LEAVE_TIMEOUT, leaving).await.is_err() {
+            warn!(actor_id = %dispatcher.target, "left the queue group without a word of the NATS server");
+        }
+    }
+}
+
+/// Which of the two subscriptions of a target.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Group,
+    /// This host's alone; questions for calls come there as well.
+    Own,
+}
+
+/// The calls that came through one subscription.
+struct Dispatcher {
+    inner: Arc<Inner>,
+    way: Way,
+    target: Arc<str>,
+    handler: Arc<dyn Handler>,
+    work: JoinSet<()>,
+    /// It takes no further calls.
+    is_closed: bool,
+}
+
+impl Dispatcher {
+    fn new(inner: &Arc<Inner>, way: Way, target: &Arc<str>, handler: &Arc<dyn Handler>) -> Self {
+        let (inner, target, handler) = (Arc::clone(inner), Arc::clone(target), Arc::clone(handler));
+        Self { inner, way, target, handler, work: JoinSet::new(), is_closed: false }
+    }
+
+    fn on(self, subscription: Subscriber) -> Subscription {
+        Subscription { subscription, total: 0, dispatcher: self }
+    }
+
+    /// Begins to answer a message: a call, or the question for one.
+    fn take_on(&mut self, message: Message) {
+        let inner = Arc::clone(&self.inner);
+        if let Some(id) = message.headers.as_ref().and_then(|headers| headers.get(wire::ASK)) {
+            let answer = if inner.is_in_flight(id.as_str()) { wire::IN_WORK } else { wire::UNKNOWN };
+            self.work.spawn(async move {
+                if let Some(reply) = message.reply {
+                    inner.send(reply, Bytes::from_static(answer), "the question for a call").await;
+                }
+            });
+            return;
+        }
+        let admitted = inner.parts.chunks.admit(message.payload.len());
+        let refusal: Option<Cow<'static, str>> =
+            match (self.is_closed, inner.parts.context.suspend.is_stale(), &admitted) {
+                (true, ..) => Some("it is being stopped on this host".into()),
+                (_, true, _) => {
+                    Some("the host did not run for a while and refuses what came meanwhile; call again".into())
+                }
+                (.., Err(shortage)) => Some(shortage.to_string().into()),
+                (false, false, Ok(_)) => None,
+            };
+        let invocation = codec::decode_invocation(message.payload.clone());
+        let asked_for = invocation.as_ref().ok().filter(|call| self.way == Way::Own && call.id.len() <= ID_CHARS_MAX);
+        let in_flight = asked_for.map(|call| InFlight::new(&inner, &call.id));
+        let (target, handler) = (Arc::clone(&self.target), Arc::clone(&self.handler));
+        self.work.spawn(async move {
+            let _paid_for = admitted;
+            let response = match (invocation, refusal) {
+                (Ok(invocation), Some(reason)) => {
+                    let refused = CallError::NotAdmitted { actor_id: target.to_string(), reason: reason.into() };
+                    InvocationResponse::failure(invocation.id, refused.to_string())
+                }
+                (Ok(invocation), None) => inner.perform(invocation, &message, &target, handler).await,
+                (Err(error), _) => {
+                    warn!(actor_id = %target, %error, "message is no invocation");
+                    InvocationResponse::failure("", format!("Failed to deserialize invocation: {error}"))
+                }
+            };
+            if let Some(reply) = message.reply {
+                let payload = fitting(&response, inner.parts.context.rpc.client.max_payload());
+                inner.send(reply, payload, &response.invocation_id).await;
+            }
+            // Only now: a caller that asks for it and hears that it is unknown must have been sent
+            // the answer before.
+            drop(in_flight);
+        });
+    }
+
+    /// Waits until the calls in work are done.
+    async fn finish(&mut self) {
+        while let Some(done) = self.work.join_next().await {
+            report(done);
+        }
+    }
+}
+
+/// A call that panicked is a bug of the host; its caller times out, the others go on.
+fn report(done: Result<(), tokio::task::JoinError>) {
+    if let Err(failure) = done {
+        error!(error = %failure, "answering a call panicked");
+    }
+}
+
+/// An invocation in work, as long as this lives.
+struct InFlight {
+    inner: Arc<Inner>,
+    id: String,
+}
+
+impl InFlight {
+    fn new(inner: &Arc<Inner>, id: &str) -> Self {
+        inner.in_flight.lock().insert(id.to_owned());
+        Self { inner: Arc::clone(inner), id: id.to_owned() }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.inner.in_flight.lock().remove(&self.id);
+    }
+}
+
+/// Leaves the queue group without losing what the server has already sent; `total` messages came so far.
+///
+/// The client forgets a drained subscription when it next wakes up, and drops messages that are
+/// still on their way. So the server is asked to end the subscription by itself, after a number of
+/// messages that both sides count to: first one so high that nothing on its way is cut off while we
+/// see how much arrives, then one that is reached soon and still beyond all that can be on its way.
+/// Where hardly anything arrives, hardly anything can be on its way, and draining is good enough.
+pub(crate) async fn leave(
+    nats: &async_nats::Client,
+    subscription: &mut Subscriber,
+    total: u64,
+    mut take_on: impl FnMut(Message),
+) {
+    let began = Instant::now();
+    let look = async {
+        // On a slow line, or a machine that has much to do, more is on its way than on others.
+        let _ = confirm(nats).await;
+        tokio::time::sleep(LEAVE_LOOK.max(began.elapsed() * 4)).await;
+    };
+    let Some(arrived) = end_after(subscription, total + LEAVE_FURTHER_MAX, look, &mut take_on).await else { return };
+    if arrived > 0 {
+        let agreed = total + arrived + LEAVE_MARGIN + arrived * 2;
+        let count = tokio::time::sleep(LEAVE_COUNT);
+        if end_after(subscription, agreed, count, &mut take_on).await.is_none() {
+            return;
+        }
+    }
+    if subscription.drain().await.is_ok() {
+        while let Some(message) = subscription.next().await {
+            take_on(message);
+        }
+    }
+}
+
+/// Asks the server to end a subscription after `count` messages in all, and takes on what arrives meanwhile. Returns how
+/// many did if the subscription still lives after `pause`.
+async fn end_after(
+    subscription: &mut Subscriber,
+    count: u64,
+    pause: impl Future<Output = ()>,
+    take_on: &mut impl FnMut(Message),
+) -> Option<u64> {
+    subscription.unsubscribe_after(count).await.ok()?;
+    let mut arrived = 0;
+    let ended = async {
+        while let Some(message) = subscription.next().await {
+            arrived += 1;
+            take_on(message);
+        }
+    };
+    let lives = tokio::select! {
+        () = ended => false,
+        () = pause => true,
+    };
+    lives.then_some(arrived)
+}
+
+impl Inner {
+    fn is_in_flight(&self, id: &str) -> bool {
+        self.in_flight.lock().contains(id)
+    }
+
+    async fn send(&self, reply: async_nats::Subject, payload: Bytes, invocation_id: &str) {
+        let HostContext { rpc, answers, .. } = &*self.parts.context;
+        let nats = &rpc.client;
+        match answers.send(nats, &reply, payload, REPLY_TIMEOUT).await {
+            Ok(()) | Err(Unsent::Refused) => {}
+            Err(error) => warn!(invocation_id, %error, "reply lost"),
+        }
+    }
+
+    async fn perform(
+        &self,
+        invocation: Invocation,
+        message: &Message,
+        target: &str,
+        handler: Arc<dyn Handler>,
+    ) -> InvocationResponse {
+        let received = Instant::now();
+        let id = invocation.id.clone();
+        let limits = Limits::read(message.headers.as_ref());
+        match self.verified(invocation, target, trace_of(message), (limits, received)).await {
+            Err(reason) => {
+                warn!(actor_id = target, invocation_id = %id, %reason, "invocation refused");
+                InvocationResponse::failure(id, reason.to_string())
+            }
+            Ok(call) => {
+                let (chain, deadline) = (call.chain.clone(), call.deadline);
+                match handler.handle(call).await {
+                    Ok(payload) => self.success(id, payload, target, (&chain, deadline)).await,
+                    Err(error) => {
+                        debug!(actor_id = target, invocation_id = %id, %error, "invocation failed");
+                        InvocationResponse::failure(id, error.to_string())
+                    }
+                }
+            }
+        }
+    }
+
+    async fn verified(
+        &self,
+        invocation: Invocation,
+        target: &str,
+        from_headers: TraceContext,
+        (limits, received): (Limits, Instant),
+    ) -> Result<Call, Refusal> {
+        let checked = self.parts.verifier.verify_claims(&invocation, now())?;
+        check_target(&invocation, target)?;
+        let deadline = limits.deadline(received, self.parts.context.rpc_timeout);
+        let chain = Chain::of_waiting(limits.waiting);
+        let payload = if invocation.is_chunked() {
+            self.fetch(&invocation, &checked, (&chain, deadline)).await?
+        } else {
+            checked.verify_hash(&invocation.msg)?;
+            invocation.msg.clone()
+        };
+        let trace = if invocation.trace_context.is_empty() { from_headers } else { invocation.trace_context };
+        Ok(Call {
+            operation: dispatch_operation(&invocation.operation).to_owned(),
+            origin: invocation.origin,
+            target: invocation.target,
+            payload,
+            trace,
+            deadline,
+            depth: if invocation.host_id == self.parts.context.host_id.as_str() { DEPTH_OF_OWN } else { 0 },
+            chain,
+        })
+    }
+
+    /// Fetches the payload of an invocation from the object store, and checks it as it arrives.
+    async fn fetch(
+        &self,
+        invocation: &Invocation,
+        checked: &Checked,
+        (chain, deadline): (&Chain, Instant),
+    ) -> Result<Bytes, Refusal> {
+        let name = PayloadName::of_call(&invocation.id)?;
+        let reader = if invocation.target.is_actor() { Reader::Actor } else { Reader::Provider };
+        let mut arriving = checked.arriving();
+        let transfer = chain.transfer();
+        let fetch = self.parts.chunks.fetch(name, invocation.content_length, reader, |piece| arriving.update(piece));
+        let fetched = chain.within(deadline, fetch).await.ok_or(Refusal::TimedOut)??;
+        checked.verify_arrived(arriving)?;
+        transfer.succeeded();
+        // Removed only now: a call made up by a stranger may name the payload of another.
+        Ok(fetched.remove().await)
+    }
+
+    async fn success(
+        &self,
+        id: String,
+        payload: Bytes,
+        target: &str,
+        (chain, deadline): (&Chain, Instant),
+    ) -> InvocationResponse {
+        let content_length = payload.len() as u64;
+        let mut msg = payload;
+        if self.parts.chunks.is_needed(msg.len()) {
+            if let Err(error) = self.store(&id, &msg, target, (chain, deadline)).await {
+                warn!(invocation_id = %id, %error, "large result lost");
+                return InvocationResponse::failure(id, error.to_string());
+            }
+            msg = Bytes::new();
+        }
+        InvocationResponse { msg, invocation_id: id, error: None, content_length, trace_context: tell_transfers(chain) }
+    }
+
+    /// Leaves a result that is too large for a message in the object store.
+    async fn store(
+        &self,
+        id: &str,
+        result: &Bytes,
+        target: &str,
+        (chain, deadline): (&Chain, Instant),
+    ) -> Result<(), ResultLost> {
+        let transfer = chain.transfer();
+        let name = PayloadName::of_answer(id)?;
+        let put = self.parts.chunks.put(name, result, target);
+        let stored = chain.within(deadline, put).await.ok_or(ResultLost::TimedOut)??;
+        stored.leave();
+        transfer.succeeded();
+        Ok(())
+    }
+}
+
+/// The message of an answer. An error that the server would not take is shortened, for its beginning says more than silence.
+fn fitting(response: &InvocationResponse, max_payload: usize) -> Bytes {
+    let encoded = codec::encode_response(response);
+    match &response.error {
+        Some(error) if encoded.len() > max_payload => {
+            let short = error[..error.floor_char_boundary(max_payload / 2)].to_owned();
+            codec::encode_response(&InvocationResponse::failure(response.invocation_id.clone(), short))
+        }
+        _ => encoded,
+    }
+}
+
+fn trace_of(message: &Message) -> TraceContext {
+    let mut trace = TraceContext::default();
+    if let Some(headers) = &message.headers {
+        for key in ["traceparent", "tracestate"] {
+            if let Some(value) = headers.get(key) {
+                trace.push(key, value.as_str());
+            }
+        }
+    }
+    trace
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_too_long_for_a_message_is_shortened() {
+        let long = InvocationResponse::failure("id", "ä".repeat(40_000));
+        let whole = codec::decode_response(fitting(&long, 1 << 20)).unwrap();
+        assert_eq!(whole.error, long.error);
+        let encoded = fitting(&long, 8 << 10);
+        assert!(encoded.len() <= 8 << 10);
+        let short = codec::decode_response(encoded).unwrap().error.unwrap();
+        assert!(long.error.unwrap().starts_with(&short) && short.len() > 4000);
+    }
+}

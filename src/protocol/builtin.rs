@@ -1,0 +1,60 @@
+//! The built-in providers by name, for clients that name one; their work is the host's.
+
+/// Begins the references of built-in providers.
+pub const SCHEME: &str = "builtin://";
+
+/// A built-in provider, as it is named.
+#[derive(Debug)]
+pub struct Known {
+    /// The reference without its scheme.
+    pub name: &'static str,
+    /// Its public key, the same in every lattice.
+    pub public_key: &'static str,
+    /// Its name in claims and inventories.
+    pub title: &'static str,
+}
+
+/// Every built-in provider; the host's own catalogue has the same ones in the same order.
+pub static CATALOGUE: [Known; 5] = [
+    Known {
+        name: "httpserver",
+        public_key: "VAIKANJ34ZDWZ53HG4K4I3QFEPLS2JTGT4NZQRYKAKU62ATBMRA4TD3Y",
+        title: "HTTP server",
+    },
+    Known {
+        name: "httpclient",
+        public_key: "VCP3XNMQNE72JED2NKSFQ2QA5HIVGX6CNYJNX4QJ5XWUNVIKPLORF2UI",
+        title: "HTTP client",
+    },
+    Known {
+        name: "keyvalue",
+        public_key: "VAOCJWBB57AQQ3VXOWJBISRFI34P3MB4VREFNA32LSMHQZC5CVPR6ISF",
+        title: "Key-value store on JetStream",
+    },
+    Known {
+        name: "messaging",
+        public_key: "VACOGKO5XP3IH7UBYBYZAMP3L5UZU2STCWNLK7Z5NAAKEIUUGPL4GWMA",
+        title: "Messaging on NATS",
+    },
+    Known {
+        name: "blobstore",
+        public_key: "VAP37YYI3HKCAN5OVFWT57R6Z3HV6FMWDAZFPGVLKBYATCYNZJOKTM52",
+        title: "Blob store on files or JetStream",
+    },
+];
+
+/// The built-in provider of a reference: `None` if the reference names something else, an error if no such one exists.
+pub fn find(reference: &str) -> Option<Result<&'static Known, UnknownBuiltin>> {
+    let name = reference.strip_prefix(SCHEME)?;
+    let found = CATALOGUE.iter().find(|known| known.name == name);
+    Some(found.ok_or_else(|| UnknownBuiltin(name.to_owned())))
+}
+
+/// There is no built-in provider of this name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no built-in provider {name:?}; there are {known}", name = .0, known = names())]
+pub struct UnknownBuiltin(pub String);
+
+fn names() -> String {
+    CATALOGUE.iter().map(|known| format!("{SCHEME}{}", known.name)).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,52 @@
+//! Whether a provider has taken a link on, or let it go: `probe.{host}.link`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    control::request::HostRequest,
+    lattice::subject::{Control, Probe},
+    links::LinkDefinition,
+    serde_null::null_as_default,
+};
+
+/// The body of a request.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Request {
+    pub link: LinkDefinition,
+    /// It was deleted, and is to be let go.
+    #[serde(default)]
+    pub is_deleted: bool,
+}
+
+impl HostRequest for Request {
+    type Reply = Answered;
+
+    fn subject(host: String) -> Control {
+        Control::Probe { host, probe: Probe::Link }
+    }
+}
+
+/// How the link stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Answered {
+    pub state: State,
+    /// Why it is refused.
+    #[serde(deserialize_with = "null_as_default")]
+    pub error: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// The provider has done what the link asks for.
+    Done,
+    Refused,
+    /// It is at it.
+    #[default]
+    Pending,
+    /// The provider is a process, which does not tell.
+    Untold,
+    /// It does not run on this host.
+    Absent,
+}

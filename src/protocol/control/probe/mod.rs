@@ -1,0 +1,8 @@
+//! Questions that only hosts like this one answer, and their answers: what they count, decide, and
+//! know of themselves.
+
+pub mod calls;
+pub mod explain;
+pub mod health;
+pub mod link;
+pub mod pages;

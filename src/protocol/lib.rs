@@ -1,0 +1,39 @@
+//! The protocol: what goes over the wire and into the lattice's bucket, as plain types, and the
+//! rules that need nothing else.
+//!
+//! May import keys, codecs and serde, and none of the other crates here: no tokio, no NATS client,
+//! no files. So whatever is written here is true for hosts and clients alike, and is tested with
+//! tables of cases.
+//!
+//! * [`identity`] knows keys, signatures and the claims inside modules; [`builtin`] the names of
+//!   built-in providers.
+//! * [`lattice`] has every subject. [`control`] has the requests of the control interface and their
+//!   answers, [`events`] what hosts tell, [`journal`] and [`peers`] how logs are asked for and
+//!   hosts hear of each other, [`meter`] what is counted.
+//! * [`rpc`] is the invocation: its bytes, its signature. [`contracts`] are the payloads of those
+//!   years.
+//! * [`store`] has the keys of the metadata bucket, [`links`] the tables that are made of its
+//!   entries.
+//! * [`errors`], [`serde_null`] and [`clock`] are small helpers; [`escape`] makes strangers' text
+//!   harmless where people read it.
+
+#![deny(unsafe_code)]
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
+pub mod builtin;
+pub mod clock;
+pub mod contracts;
+pub mod control;
+pub mod errors;
+pub mod escape;
+pub mod events;
+pub mod identity;
+pub mod issuers;
+pub mod journal;
+pub mod lattice;
+pub mod links;
+pub mod meter;
+pub mod peers;
+pub mod rpc;
+pub mod serde_null;
+pub mod store;

@@ -1,0 +1,694 @@
+//! The metadata of the lattice as one immutable snapshot: link definitions, claims and image references.
+//!
+//! A [`Table`] is built from bucket entries and replaced as a whole, so a reader holds no lock and
+//! sees one moment in time. Entries of every era are understood (lattice protocol, section 4.3):
+//! short and long member names, lists as arrays or comma texts, numbers as texts, `null` as empty.
+//! Anything that cannot be understood is reported, not guessed.
+//!
+//! Invariants: one link per (actor, contract, link name); the id of a link is a hash of these three run together, so every
+//! look-up compares the three as well. A table knows which actors claim a call alias, and not which of them has it: that
+//! depends on what runs (see `router::aliases`). Revisions are those of the bucket; an entry that
+//! only this host knows yet has the one it is to replace, or 0.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{
+    identity::{claims::ActorClaims, keys::LinkName, provider::ProviderClaims},
+    serde_null::null_as_default,
+    store::{
+        Entry,
+        keys::{self, Key},
+    },
+};
+
+/// How long a provider may go on calling an actor after its link was moved or deleted: requests that it had taken on by
+/// then are finished.
+const LET_GO: Duration = Duration::from_secs(10);
+/// Former links that are kept in mind.
+const FORMER_MAX: usize = 4096;
+
+/// Connects an actor to a provider for one contract under one link name.
+///
+/// The member order is that of the wire form providers receive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkDefinition {
+    pub actor_id: String,
+    pub provider_id: String,
+    pub link_name: String,
+    pub contract_id: String,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub values: BTreeMap<String, String>,
+}
+
+/// ` --link-name NAME`, for commands about what has this link name; nothing for the default.
+pub fn link_option(name: &str) -> String {
+    if matches!(name, "" | LinkName::DEFAULT) { String::new() } else { format!(" --link-name {name}") }
+}
+
+/// A link definition with its id, as bucket and events show it.
+#[derive(Serialize)]
+pub struct IdentifiedLink<'a> {
+    pub id: String,
+    #[serde(flatten)]
+    pub link: &'a LinkDefinition,
+}
+
+impl LinkDefinition {
+    /// The hash that is this link's id and the tail of its key.
+    pub fn id(&self) -> String {
+        keys::link_hash(&self.actor_id, &self.contract_id, &self.link_name)
+    }
+
+    /// Whether this is the link of the three, letter by letter.
+    pub fn is_of(&self, actor_id: &str, contract_id: &str, link_name: &str) -> bool {
+        self.actor_id == actor_id && self.contract_id == contract_id && self.link_name == link_name
+    }
+
+    /// The link together with its id.
+    pub fn identified(&self) -> IdentifiedLink<'_> {
+        IdentifiedLink { id: self.id(), link: self }
+    }
+}
+
+/// The claims of an actor or a provider, as far as the bucket knows them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claims {
+    pub subject: String,
+    pub issuer: String,
+    pub name: String,
+    pub version: String,
+    pub revision: String,
+    pub call_alias: String,
+    pub capabilities: Vec<String>,
+    pub tags: Vec<String>,
+    /// Of providers; empty for actors.
+    pub contract_id: String,
+    pub config_schema: Option<String>,
+}
+
+impl Claims {
+    /// The entry an actor gets when it starts.
+    pub fn of_actor(claims: &ActorClaims) -> Self {
+        Self {
+            subject: claims.subject.to_string(),
+            issuer: claims.issuer.clone(),
+            name: claims.name.clone().unwrap_or_default(),
+            version: claims.version.clone().unwrap_or_default(),
+            revision: claims.effective_revision().to_string(),
+            call_alias: claims.call_alias.clone().unwrap_or_default(),
+            capabilities: claims.caps.clone(),
+            tags: claims.tags.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// The entry a provider gets when it starts.
+    pub fn of_provider(claims: &ProviderClaims) -> Self {
+        Self {
+            subject: claims.subject.to_string(),
+            issuer: claims.issuer.clone(),
+            name: claims.name.clone().unwrap_or_default(),
+            version: claims.version.clone().unwrap_or_default(),
+            revision: claims.effective_revision().to_string(),
+            contract_id: claims.contract_id.clone(),
+            config_schema: claims.config_schema.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether this entry is a provider's; its key decides, whatever else it holds.
+    pub fn is_provider(&self) -> bool {
+        self.subject.starts_with('V')
+    }
+
+    /// Reads an entry of any era.
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        let object: Map<String, Value> = serde_json::from_slice(value).ok()?;
+        let text = |short: &str, long: &str| match object.get(short).or_else(|| object.get(long)) {
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Number(number)) => number.to_string(),
+            _ => String::new(),
+        };
+        let list = |short: &str, long: &str| match object.get(short).or_else(|| object.get(long)) {
+            Some(Value::Array(items)) => items.iter().filter_map(|item| Some(item.as_str()?.to_owned())).collect(),
+            Some(Value::String(text)) if !text.is_empty() => text.split(',').map(str::to_owned).collect(),
+            _ => Vec::new(),
+        };
+        let claims = Self {
+            subject: text("sub", "subject"),
+            issuer: text("iss", "issuer"),
+            name: text("name", "name"),
+            version: text("version", "ver"),
+            revision: text("rev", "revision"),
+            call_alias: text("call_alias", "call_alias"),
+            capabilities: list("caps", "capabilities"),
+            tags: list("tags", "tags"),
+            contract_id: text("contract_id", "contract_id"),
+            config_schema: object.get("config_schema").and_then(Value::as_str).map(str::to_owned),
+        };
+        (!claims.subject.is_empty()).then_some(claims)
+    }
+
+    /// The bucket's form: short names, texts only. A provider's entry leaves `caps` and `tags` out, which is how hosts of
+    /// 2024 tell it from an actor's.
+    pub fn bucket_value(&self) -> Value {
+        let mut object = Map::new();
+        let mut put = |key: &str, value: String| object.insert(key.to_owned(), Value::String(value));
+        put("call_alias", self.call_alias.clone());
+        if self.is_provider() {
+            put("contract_id", self.contract_id.clone());
+            if let Some(schema) = &self.config_schema {
+                put("config_schema", schema.clone());
+            }
+        } else {
+            put("caps", self.capabilities.join(","));
+            put("tags", self.tags.join(","));
+        }
+        put("iss", self.issuer.clone());
+        put("name", self.name.clone());
+        put("rev", self.revision.clone());
+        put("sub", self.subject.clone());
+        put("version", self.version.clone());
+        Value::Object(object)
+    }
+
+    /// The form of a `get.claims` reply: texts only, under the names of both eras.
+    pub fn reply_value(&self) -> BTreeMap<&'static str, String> {
+        let mut map = BTreeMap::from([
+            ("sub", self.subject.clone()),
+            ("subject", self.subject.clone()),
+            ("iss", self.issuer.clone()),
+            ("issuer", self.issuer.clone()),
+            ("name", self.name.clone()),
+            ("version", self.version.clone()),
+            ("rev", self.revision.clone()),
+            ("revision", self.revision.clone()),
+            ("caps", self.capabilities.join(",")),
+            ("capabilities", self.capabilities.join(",")),
+            ("tags", self.tags.join(",")),
+            ("call_alias", self.call_alias.clone()),
+            ("contract_id", self.contract_id.clone()),
+        ]);
+        if self.is_provider() {
+            map.insert("config_schema", self.config_schema.clone().unwrap_or_default());
+        }
+        map
+    }
+}
+
+/// A link definition and the revision that wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredLink {
+    pub link: Arc<LinkDefinition>,
+    pub revision: u64,
+    /// When this host learnt of it.
+    pub since: Instant,
+}
+
+/// A link as it was before it was moved or deleted, and when that was.
+#[derive(Clone, Debug)]
+struct Former {
+    link: Arc<LinkDefinition>,
+    since: Instant,
+}
+
+/// One moment of the lattice's metadata.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    links: HashMap<String, StoredLink>,
+    claims: HashMap<String, (Arc<Claims>, u64)>,
+    /// Call alias to the actors that claim it, in no order.
+    claimants: HashMap<String, Vec<Arc<str>>>,
+    /// Links that were moved or deleted a moment ago, by their id.
+    former: HashMap<String, Former>,
+    /// Key of an image reference to public key.
+    references: HashMap<String, (Arc<str>, u64)>,
+    /// Keys whose latest entry makes no sense, with its revision, so that they can be written over.
+    unreadable: HashMap<String, u64>,
+}
+
+/// The content of an entry other than a link, so that two of them compare by meaning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    Claims(Box<Claims>),
+    /// The public key an image reference led to.
+    Reference(Arc<str>),
+    Unreadable,
+}
+
+impl Content {
+    pub fn of(key: &str, value: &[u8]) -> Self {
+        let read = match Key::parse(key) {
+            Key::Claims(_) => Claims::parse(value).map(|claims| Self::Claims(Box::new(claims))),
+            Key::Reference(_) => {
+                serde_json::from_slice(value).ok().map(|read: Reference| Self::Reference(read.public_key.into()))
+            }
+            Key::Link(_) | Key::Unknown => None,
+        };
+        read.unwrap_or(Self::Unreadable)
+    }
+}
+
+#[derive(Deserialize)]
+struct Reference {
+    oci_url: String,
+    public_key: String,
+}
+
+/// A change of the table that others need to hear about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    LinkPut {
+        link: Arc<LinkDefinition>,
+        replaced: Option<Arc<LinkDefinition>>,
+    },
+    LinkDeleted {
+        link: Arc<LinkDefinition>,
+    },
+    /// A provider of this host does not take it on, and why. The table has it all the same.
+    LinkRefused {
+        link: Arc<LinkDefinition>,
+        error: String,
+    },
+    ClaimsPut {
+        subject: String,
+    },
+    ReferencePut {
+        reference: String,
+        public_key: Arc<str>,
+    },
+}
+
+/// Names what changed, without the values of a link.
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LinkPut { link, .. } => write!(f, "link {} put", link.id()),
+            Self::LinkDeleted { link } => write!(f, "link {} deleted", link.id()),
+            Self::LinkRefused { link, .. } => write!(f, "link {} refused", link.id()),
+            Self::ClaimsPut { subject } => write!(f, "claims of {subject} put"),
+            Self::ReferencePut { reference, .. } => write!(f, "reference {reference} put"),
+        }
+    }
+}
+
+/// Returns where the JSON of an entry is wrong. The error's own text may quote a value, and values of links may be
+/// passwords.
+fn mistake(error: &serde_json::Error) -> String {
+    let kind = if error.is_data() { "a member is missing or of another type" } else { "it is no JSON" };
+    format!("{kind} (line {} column {})", error.line(), error.column())
+}
+
+/// An entry that could not be taken over, with the reason.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Rejected(pub String);
+
+impl Table {
+    /// The link an actor uses for a contract under a link name.
+    pub fn link(&self, actor_id: &str, contract_id: &str, link_name: &str) -> Option<&Arc<LinkDefinition>> {
+        let stored = self.links.get(&keys::link_hash(actor_id, contract_id, link_name))?;
+        // Other threes may run together to the same text, and so have the same hash.
+        Some(&stored.link).filter(|link| link.is_of(actor_id, contract_id, link_name))
+    }
+
+    /// Whether `provider` may call an actor under a contract and a link name: the link leads to it, or did a moment ago.
+    pub fn lets_in(&self, provider: &str, actor_id: &str, contract_id: &str, link_name: &str) -> bool {
+        if self.link(actor_id, contract_id, link_name).is_some_and(|link| link.provider_id == provider) {
+            return true;
+        }
+        let is_former = |former: &Former| {
+            former.since.elapsed() < LET_GO
+                && former.link.provider_id == provider
+                && former.link.is_of(actor_id, contract_id, link_name)
+        };
+        !self.former.is_empty()
+            && self.former.get(&keys::link_hash(actor_id, contract_id, link_name)).is_some_and(is_former)
+    }
+
+    /// A link by its id, with its revision.
+    pub fn stored_link(&self, id: &str) -> Option<&StoredLink> {
+        self.links.get(id)
+    }
+
+    /// The links to one provider under one link name.
+    pub fn links_of(&self, provider_id: &str, link_name: &str) -> impl Iterator<Item = &Arc<LinkDefinition>> {
+        self.links().filter(move |link| link.provider_id == provider_id && link.link_name == link_name)
+    }
+
+    /// All links, in no order.
+    pub fn links(&self) -> impl Iterator<Item = &Arc<LinkDefinition>> {
+        self.links.values().map(|stored| &stored.link)
+    }
+
+    /// All links with their ids, in no order.
+    pub fn stored_links(&self) -> impl Iterator<Item = (&str, &StoredLink)> {
+        self.links.iter().map(|(id, stored)| (id.as_str(), stored))
+    }
+
+    /// All claims, in no order.
+    pub fn all_claims(&self) -> impl Iterator<Item = &Arc<Claims>> {
+        self.claims.values().map(|(claims, _)| claims)
+    }
+
+    /// The claims of an actor or a provider.
+    pub fn claims(&self, public_key: &str) -> Option<&Arc<Claims>> {
+        self.claims.get(public_key).map(|(claims, _)| claims)
+    }
+
+    /// The tags an actor or a provider is signed with; none if nothing is known of it.
+    pub fn tags(&self, public_key: &str) -> &[String] {
+        self.claims(public_key).map(|claims| claims.tags.as_slice()).unwrap_or_default()
+    }
+
+    /// The actors that claim a call alias, the first one first. One that no other host knows yet comes last.
+    pub fn claimants(&self, alias: &str) -> Vec<Arc<str>> {
+        let mut claimants = self.claimants.get(alias).cloned().unwrap_or_default();
+        claimants.sort_by_key(|subject| match self.claims.get(&**subject) {
+            Some((_, 0)) | None => u64::MAX,
+            Some((_, revision)) => *revision,
+        });
+        claimants
+    }
+
+    /// The public key an image reference led to when it was started last.
+    pub fn public_key_of(&self, reference: &str) -> Option<&Arc<str>> {
+        self.references.get(&keys::reference(reference)).map(|(public_key, _)| public_key)
+    }
+
+    /// An image reference that led to a public key; of several one that needs no file, and of these the one that led there
+    /// last: older ones may be gone.
+    pub fn reference_to(&self, public_key: &str) -> Option<String> {
+        let leads_there = self.references.iter().filter(|(_, (led_to, _))| **led_to == *public_key);
+        let references = leads_there.filter_map(|(key, (_, revision))| Some((keys::parse_reference(key)?, *revision)));
+        let best = references.max_by_key(|(reference, revision)| (!reference.starts_with("file://"), *revision));
+        best.map(|(reference, _)| reference)
+    }
+
+    /// Returns the content of a key other than a link's; `None` if this table does not have it.
+    pub fn content_of(&self, key: &str) -> Option<Content> {
+        match Key::parse(key) {
+            Key::Claims(subject) => self.claims(subject).map(|claims| Content::Claims(Box::new((**claims).clone()))),
+            Key::Reference(_) => {
+                self.references.get(key).map(|(public_key, _)| Content::Reference(Arc::clone(public_key)))
+            }
+            Key::Link(_) | Key::Unknown => None,
+        }
+    }
+
+    /// The revision that wrote a key last, 0 if this table does not know of it.
+    pub fn revision_of(&self, key: &str) -> u64 {
+        let read = match Key::parse(key) {
+            Key::Link(hash) => self.links.get(hash).map_or(0, |stored| stored.revision),
+            Key::Claims(subject) => self.claims.get(subject).map_or(0, |(_, revision)| *revision),
+            Key::Reference(_) => self.references.get(key).map_or(0, |(_, revision)| *revision),
+            Key::Unknown => 0,
+        };
+        read.max(self.unreadable.get(key).copied().unwrap_or(0))
+    }
+
+    /// Takes over one written entry. `None` when nothing changed, an error when it makes no sense.
+    pub fn put(&mut self, entry: &Entry) -> Result<Option<Change>, Rejected> {
+        let taken = match Key::parse(&entry.key) {
+            Key::Link(hash) => self.put_link(hash, entry),
+            Key::Claims(subject) => self.put_claims(subject, entry),
+            Key::Reference(_) => self.put_reference(entry),
+            Key::Unknown => Ok(None),
+        };
+        match taken {
+            Ok(_) => drop(self.unreadable.remove(&entry.key)),
+            Err(_) => drop(self.unreadable.insert(entry.key.clone(), entry.revision)),
+        }
+        taken
+    }
+
+    /// Links that `old` had just so were learnt of then, and those that it had and this has not were there a moment ago.
+    pub fn keep_since(&mut self, old: &Self) {
+        self.former.clone_from(&old.former);
+        for (hash, before) in &old.links {
+            if self.links.get(hash).is_none_or(|now| now.link.provider_id != before.link.provider_id) {
+                self.keep_in_mind(hash, &before.link);
+            }
+        }
+        for (hash, stored) in &mut self.links {
+            if let Some(before) = old.links.get(hash)
+                && before.link == stored.link
+            {
+                stored.since = before.since;
+            }
+        }
+    }
+
+    /// Drops an entry that was deleted at `revision`; one that was written later stays.
+    pub fn delete(&mut self, key: &str, revision: u64) -> Option<Change> {
+        if self.revision_of(key) > revision {
+            return None;
+        }
+        self.unreadable.remove(key);
+        match Key::parse(key) {
+            Key::Link(hash) => {
+                let StoredLink { link, .. } = self.links.remove(hash)?;
+                self.keep_in_mind(hash, &link);
+                Some(Change::LinkDeleted { link })
+            }
+            Key::Claims(subject) => {
+                let (gone, _) = self.claims.remove(subject)?;
+                self.release_alias(&gone);
+                None
+            }
+            Key::Reference(_) => {
+                self.references.remove(key);
+                None
+            }
+            Key::Unknown => None,
+        }
+    }
+
+    /// Every key this table holds, for finding out what a new snapshot lacks.
+    pub fn keys(&self) -> impl Iterator<Item = String> {
+        let links = self.links.keys().map(|hash| keys::link(hash));
+        let claims = self.claims.keys().map(|subject| keys::claims(subject));
+        links.chain(claims).chain(self.references.keys().cloned())
+    }
+
+    fn put_link(&mut self, hash: &str, entry: &Entry) -> Result<Option<Change>, Rejected> {
+        let link: LinkDefinition = serde_json::from_slice(&entry.value)
+            .map_err(|e| Rejected(format!("{} is no link definition: {}", entry.key, mistake(&e))))?;
+        if link.id() != hash {
+            return Err(Rejected(format!("{} holds a link whose id is {}", entry.key, link.id())));
+        }
+        if let Some(old) = self.links.get(hash) {
+            if old.revision >= entry.revision {
+                return Ok(None);
+            }
+            if !old.link.is_of(&link.actor_id, &link.contract_id, &link.link_name) {
+                return Err(Rejected(format!(
+                    "{} holds a link of {} for {} under {}, which has the same id as that of {} for {} under {}",
+                    entry.key,
+                    link.actor_id,
+                    link.contract_id,
+                    link.link_name,
+                    old.link.actor_id,
+                    old.link.contract_id,
+                    old.link.link_name
+                )));
+            }
+        }
+        let link = Arc::new(link);
+        let stored = StoredLink { link: Arc::clone(&link), revision: entry.revision, since: Instant::now() };
+        let replaced = self.links.insert(hash.to_owned(), stored).map(|old| old.link);
+        if let Some(replaced) = &replaced
+            && replaced.provider_id != link.provider_id
+        {
+            self.keep_in_mind(hash, replaced);
+        }
+        Ok(Some(Change::LinkPut { link, replaced }))
+    }
+
+    fn put_claims(&mut self, subject: &str, entry: &Entry) -> Result<Option<Change>, Rejected> {
+        let claims = Claims::parse(&entry.value).ok_or_else(|| Rejected(format!("{} holds no claims", entry.key)))?;
+        if claims.subject != subject {
+            return Err(Rejected(format!("{} holds the claims of {}", entry.key, claims.subject)));
+        }
+        if let Some((old, revision)) = self.claims.get(subject) {
+            // One of the same revision replaces what it is, when this host has not written it yet.
+            if *revision > entry.revision || (*revision == entry.revision && **old == claims) {
+                return Ok(None);
+            }
+            if old.call_alias != claims.call_alias {
+                let old = Arc::clone(old);
+                self.release_alias(&old);
+            }
+        }
+        if claims.call_alias.len() > 1 && !claims.is_provider() {
+            let claimants = self.claimants.entry(claims.call_alias.clone()).or_default();
+            if claimants.iter().all(|claimant| **claimant != *subject) {
+                claimants.push(subject.into());
+            }
+        }
+        self.claims.insert(subject.to_owned(), (Arc::new(claims), entry.revision));
+        Ok(Some(Change::ClaimsPut { subject: subject.to_owned() }))
+    }
+
+    fn put_reference(&mut self, entry: &Entry) -> Result<Option<Change>, Rejected> {
+        let read: Reference = serde_json::from_slice(&entry.value)
+            .map_err(|e| Rejected(format!("{} is no image reference: {}", entry.key, mistake(&e))))?;
+        if self.references.get(&entry.key).is_some_and(|(_, revision)| *revision > entry.revision) {
+            return Ok(None);
+        }
+        let public_key: Arc<str> = read.public_key.into();
+        let old = self.references.insert(entry.key.clone(), (Arc::clone(&public_key), entry.revision));
+        let is_new = old.is_none_or(|(old, _)| old != public_key);
+        Ok(is_new.then_some(Change::ReferencePut { reference: read.oci_url, public_key }))
+    }
+
+    /// An actor claims an alias no longer.
+    fn release_alias(&mut self, claimant: &Claims) {
+        let Some(claimants) = self.claimants.get_mut(&claimant.call_alias) else { return };
+        claimants.retain(|subject| **subject != *claimant.subject);
+        if claimants.is_empty() {
+            self.claimants.remove(&claimant.call_alias);
+        }
+    }
+
+    /// Remembers a link that is there no longer, for [`LET_GO`].
+    fn keep_in_mind(&mut self, hash: &str, link: &Arc<LinkDefinition>) {
+        if self.former.len() >= FORMER_MAX {
+            self.former.retain(|_, former| former.since.elapsed() < LET_GO);
+        }
+        if self.former.len() < FORMER_MAX {
+            self.former.insert(hash.to_owned(), Former { link: Arc::clone(link), since: Instant::now() });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const ACTOR: &str = "MDWUSKGGFDI4FRXK5EBTRECZSVQSSWJHHJOGH6JWG3AUMFFMQ435C2JZ";
+
+    fn entry(key: String, value: &Value, revision: u64) -> Entry {
+        Entry { key, value: serde_json::to_vec(value).unwrap().into(), revision }
+    }
+
+    fn link_entry(provider: &str, revision: u64) -> Entry {
+        let hash = keys::link_hash(ACTOR, "wasmcloud:keyvalue", "default");
+        let value = json!({"actor_id": ACTOR, "provider_id": provider, "link_name": "default",
+            "contract_id": "wasmcloud:keyvalue", "values": null});
+        entry(keys::link(&hash), &value, revision)
+    }
+
+    #[test]
+    fn a_newer_link_replaces_and_an_older_one_does_not() {
+        let mut table = Table::default();
+        assert!(matches!(table.put(&link_entry("V1", 5)), Ok(Some(Change::LinkPut { replaced: None, .. }))));
+        assert_eq!(table.put(&link_entry("V0", 4)), Ok(None));
+        assert!(matches!(table.put(&link_entry("V2", 6)), Ok(Some(Change::LinkPut { replaced: Some(_), .. }))));
+        assert_eq!(table.link(ACTOR, "wasmcloud:keyvalue", "default").unwrap().provider_id, "V2");
+        assert_eq!(table.delete(&link_entry("V2", 6).key, 5), None);
+        assert_eq!(table.links().count(), 1);
+    }
+
+    #[test]
+    fn a_link_under_a_foreign_key_is_rejected() {
+        let mut foreign = link_entry("V1", 1);
+        foreign.key = keys::link("00");
+        assert!(Table::default().put(&foreign).is_err());
+    }
+
+    #[test]
+    fn claims_of_all_eras_read_alike() {
+        let short = json!({"call_alias": "", "caps": "a,b", "iss": "A", "name": "Echo", "rev": "4", "sub": "M", "tags": "", "version": null});
+        let long = json!({"call_alias": null, "capabilities": ["a", "b"], "issuer": "A", "name": "Echo", "revision": 4, "subject": "M", "tags": []});
+        let read = |value: &Value| Claims::parse(&serde_json::to_vec(value).unwrap()).unwrap();
+        assert_eq!(read(&short), read(&long));
+        assert_eq!(read(&short).capabilities, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_provider_entry_has_no_capabilities_and_a_reply_has_texts_only() {
+        let provider = Claims { subject: "V1".into(), contract_id: "wasmcloud:httpserver".into(), ..Claims::default() };
+        let value = provider.bucket_value();
+        assert!(value.get("caps").is_none() && value.get("tags").is_none());
+        assert_eq!(value["call_alias"], "");
+        assert_eq!(provider.reply_value()["config_schema"], "");
+    }
+
+    #[test]
+    fn actors_that_claim_an_alias_are_known_in_the_order_they_came() {
+        let mut table = Table::default();
+        for (subject, revision) in [("M2", 2), ("M1", 1), ("MNEW", 0)] {
+            let value = json!({"sub": subject, "call_alias": "lattice/ponger"});
+            table.put(&entry(keys::claims(subject), &value, revision)).unwrap();
+        }
+        let claimants =
+            |table: &Table| table.claimants("lattice/ponger").iter().map(|id| id.to_string()).collect::<Vec<_>>();
+        assert_eq!(claimants(&table), ["M1", "M2", "MNEW"]);
+        table.delete(&keys::claims("M1"), 3);
+        assert_eq!(claimants(&table), ["M2", "MNEW"]);
+        // Signed anew without the alias.
+        table.put(&entry(keys::claims("M2"), &json!({"sub": "M2"}), 4)).unwrap();
+        assert_eq!(claimants(&table), ["MNEW"]);
+    }
+
+    /// Each runs together with the link of [`link_entry`] to the same text, and so has its hash.
+    const SPLIT_ELSEWHERE: [(&str, &str); 3] =
+        [("wasmcloud:k", "eyvaluedefault"), ("wasmcloud:keyvaluedefaul", "t"), ("", "wasmcloud:keyvaluedefault")];
+
+    #[test]
+    fn a_link_is_found_only_by_all_three_that_make_it() {
+        let mut table = Table::default();
+        table.put(&link_entry("V1", 5)).unwrap();
+        for (contract, link_name) in SPLIT_ELSEWHERE {
+            assert_eq!(
+                keys::link_hash(ACTOR, contract, link_name),
+                keys::link_hash(ACTOR, "wasmcloud:keyvalue", "default")
+            );
+            assert!(table.link(ACTOR, contract, link_name).is_none(), "{contract} {link_name}");
+            assert!(!table.lets_in("V1", ACTOR, contract, link_name), "{contract} {link_name}");
+            // Nor does one that is split elsewhere take its place.
+            let value =
+                json!({"actor_id": ACTOR, "provider_id": "V2", "link_name": link_name, "contract_id": contract});
+            let key = keys::link(&keys::link_hash(ACTOR, contract, link_name));
+            assert!(table.put(&entry(key, &value, 9)).is_err(), "{contract} {link_name}");
+        }
+        assert_eq!(table.link(ACTOR, "wasmcloud:keyvalue", "default").unwrap().provider_id, "V1");
+    }
+
+    #[test]
+    fn a_provider_is_let_in_by_its_link_and_for_a_moment_after_it() {
+        let mut table = Table::default();
+        let lets_in = |table: &Table, provider: &str| table.lets_in(provider, ACTOR, "wasmcloud:keyvalue", "default");
+        assert!(!lets_in(&table, "V1"));
+        table.put(&link_entry("V1", 5)).unwrap();
+        assert!(lets_in(&table, "V1") && !lets_in(&table, "V2"));
+        table.put(&link_entry("V2", 6)).unwrap();
+        assert!(lets_in(&table, "V1") && lets_in(&table, "V2") && !lets_in(&table, "V3"));
+        table.delete(&link_entry("V2", 6).key, 7);
+        assert!(lets_in(&table, "V2"), "what it had taken on is finished");
+        for former in table.former.values_mut() {
+            former.since = Instant::now().checked_sub(LET_GO).unwrap();
+        }
+        assert!(!lets_in(&table, "V1") && !lets_in(&table, "V2"));
+    }
+
+    #[test]
+    fn of_several_references_the_one_that_led_there_last_is_named() {
+        let mut table = Table::default();
+        for (reference, revision) in [("b.example/echo:1", 1), ("a.example/echo:1", 2), ("file:///echo.wasm", 3)] {
+            let value = json!({"oci_url": reference, "public_key": ACTOR});
+            table.put(&entry(keys::reference(reference), &value, revision)).unwrap();
+        }
+        assert_eq!(table.reference_to(ACTOR).as_deref(), Some("a.example/echo:1"));
+    }
+}

@@ -1,0 +1,3 @@
+//! How hosts hear of each other.
+
+pub mod wire;
