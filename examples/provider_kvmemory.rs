@@ -1,11 +1,13 @@
-//! A capability provider of early 2024: a key-value store in its own memory, written with `wasmcloud-provider-sdk`.
+//! A capability provider of early 2024: a key-value store in its own memory, written with
+//! `wasmcloud-provider-sdk`.
 //!
-//! It is a program of its own that a host runs; without the line a host writes to its standard input it ends with an
-//! error. See `examples/providers/README.md` for how to pack, sign and start it.
-//! It forgets everything when it ends, and it can be told to misbehave, to see what a host makes of that.
+//! It is a program of its own that a host runs; without the line a host writes to its standard
+//! input it ends with an error. See `examples/providers/README.md` for how to pack, sign and start
+//! it. It forgets everything when it ends, and it can be told to misbehave, to see what a host
+//! makes of that.
 //!
-//! Contract `wasmcloud:keyvalue`: `Increment`, `Contains`, `Del`, `Get`, `Set`. All linked actors share one store, unless
-//! the link says otherwise. Link values:
+//! Contract `wasmcloud:keyvalue`: `Increment`, `Contains`, `Del`, `Get`, `Set`. All linked actors
+//! share one store, unless the link says otherwise. Link values:
 //!
 //! | name | meaning |
 //! |---|---|
@@ -70,7 +72,8 @@ impl KvMemory {
 impl ProviderHandler for KvMemory {
     async fn put_link(&self, link: &LinkDefinition) -> bool {
         let values: HashMap<String, String> = link.values.iter().cloned().collect();
-        let misbehaviour: Vec<&str> = values.get("misbehave").into_iter().flat_map(|words| words.split(',')).collect();
+        let misbehaviour: Vec<&str> =
+            values.get("misbehave").into_iter().flat_map(|words| words.split(',')).collect();
         if misbehaviour.contains(&"print-link") {
             println!("linked with {values:?}");
         }
@@ -90,7 +93,10 @@ impl ProviderHandler for KvMemory {
 
     async fn health_request(&self, _: &HealthCheckRequest) -> HealthCheckResponse {
         let healthy = !self.misbehaves("unhealthy");
-        HealthCheckResponse { healthy, message: (!healthy).then(|| "told to be unhealthy".to_owned()) }
+        HealthCheckResponse {
+            healthy,
+            message: (!healthy).then(|| "told to be unhealthy".to_owned()),
+        }
     }
 
     async fn shutdown(&self) {
@@ -133,9 +139,9 @@ impl MessageDispatch for KvMemory {
                 match request.key.as_str() {
                     "@exit" => std::process::exit(request.value.parse().unwrap_or(1)),
                     "@print" => println!("{}", request.value),
-                    key => {
-                        self.with(|state| state.values.insert(state.key(&actor, key), request.value)).map_or((), drop)
-                    }
+                    key => self
+                        .with(|state| state.values.insert(state.key(&actor, key), request.value))
+                        .map_or((), drop),
                 }
                 Ok(Vec::new())
             }
@@ -152,7 +158,8 @@ impl State {
 
     fn get(&self, actor: &str, key: &str) -> Option<String> {
         if key == "@environment" {
-            let names: BTreeSet<_> = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
+            let names: BTreeSet<_> =
+                std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
             return Some(names.into_iter().collect::<Vec<_>>().join(","));
         }
         match key.strip_prefix("@link ") {
@@ -162,9 +169,11 @@ impl State {
     }
 
     fn increment(&mut self, actor: &str, request: &IncrementRequest) -> Result<i32, String> {
-        let value = self.values.entry(self.key(actor, &request.key)).or_insert_with(|| "0".to_owned());
+        let value =
+            self.values.entry(self.key(actor, &request.key)).or_insert_with(|| "0".to_owned());
         let number = value.parse::<i32>().ok().and_then(|number| number.checked_add(request.value));
-        let number = number.ok_or_else(|| "the value is not an integer or out of range".to_owned())?;
+        let number =
+            number.ok_or_else(|| "the value is not an integer or out of range".to_owned())?;
         *value = number.to_string();
         Ok(number)
     }

@@ -1,7 +1,8 @@
 //! A capability provider of 2022 and 2023: key-value store on Redis, written with `wasmbus-rpc`.
 //!
-//! It is a program of its own that a host runs; without the line a host writes to its standard input it ends with an
-//! error. See `examples/providers/README.md` for how to pack, sign and start it.
+//! It is a program of its own that a host runs; without the line a host writes to its standard
+//! input it ends with an error. See `examples/providers/README.md` for how to pack, sign and start
+//! it.
 //!
 //! Contract `wasmcloud:keyvalue`. Link values, their names in any case:
 //!
@@ -15,8 +16,8 @@ use redis::{FromRedisValue, aio::MultiplexedConnection};
 use tokio::sync::{Mutex, RwLock};
 use wasmbus_rpc::{core::LinkDefinition, provider::prelude::*};
 use wasmcloud_interface_keyvalue::{
-    GetResponse, IncrementRequest, KeyValue, KeyValueReceiver, ListAddRequest, ListDelRequest, ListRangeRequest,
-    SetAddRequest, SetDelRequest, SetRequest, StringList,
+    GetResponse, IncrementRequest, KeyValue, KeyValueReceiver, ListAddRequest, ListDelRequest,
+    ListRangeRequest, SetAddRequest, SetDelRequest, SetRequest, StringList,
 };
 
 const DEFAULT_URL: &str = "redis://127.0.0.1:6379/";
@@ -48,8 +49,9 @@ impl ProviderHandler for KvRedis {
         let url = link.values.iter().find(|(name, _)| name.eq_ignore_ascii_case("url"));
         let url = url.map_or(DEFAULT_URL, |(_, url)| url.as_str());
         // The error names no part of the URL, which may hold a password.
-        let client = redis::Client::open(url)
-            .map_err(|error| RpcError::ProviderInit(format!("link value URL is not a Redis URL: {error}")))?;
+        let client = redis::Client::open(url).map_err(|error| {
+            RpcError::ProviderInit(format!("link value URL is not a Redis URL: {error}"))
+        })?;
         let link_to_redis = Arc::new(Link { client, connection: Mutex::new(None) });
         self.links.write().await.insert(link.actor_id.clone(), link_to_redis);
         Ok(true)
@@ -62,20 +64,26 @@ impl ProviderHandler for KvRedis {
 
 impl KvRedis {
     async fn run<T: FromRedisValue>(&self, ctx: &Context, command: &redis::Cmd) -> RpcResult<T> {
-        let actor = ctx.actor.as_deref().ok_or_else(|| RpcError::InvalidParameter("no actor in the call".into()))?;
+        let actor = ctx
+            .actor
+            .as_deref()
+            .ok_or_else(|| RpcError::InvalidParameter("no actor in the call".into()))?;
         let link = self.links.read().await.get(actor).cloned();
-        let link = link.ok_or_else(|| RpcError::InvalidParameter(format!("actor {actor} is not linked")))?;
+        let link =
+            link.ok_or_else(|| RpcError::InvalidParameter(format!("actor {actor} is not linked")))?;
         link.run(command).await.map_err(|error| RpcError::Other(format!("redis: {error}")))
     }
 }
 
 impl Link {
-    /// Runs a command. After an error of the connection the next call makes a new one; nothing is sent twice.
+    /// Runs a command. After an error of the connection the next call makes a new one; nothing is
+    /// sent twice.
     async fn run<T: FromRedisValue>(&self, command: &redis::Cmd) -> redis::RedisResult<T> {
         let mut connection = self.connection().await?;
         let result = command.query_async(&mut connection).await;
-        if result.as_ref().is_err_and(|error: &redis::RedisError| error.is_unrecoverable_error() || error.is_timeout())
-        {
+        if result.as_ref().is_err_and(|error: &redis::RedisError| {
+            error.is_unrecoverable_error() || error.is_timeout()
+        }) {
             *self.connection.lock().await = None;
         }
         result
@@ -107,7 +115,11 @@ impl KeyValue for KvRedis {
         self.run(ctx, redis::cmd("INCRBY").arg(&arg.key).arg(arg.value)).await
     }
 
-    async fn contains<T: ToString + ?Sized + Sync>(&self, ctx: &Context, key: &T) -> RpcResult<bool> {
+    async fn contains<T: ToString + ?Sized + Sync>(
+        &self,
+        ctx: &Context,
+        key: &T,
+    ) -> RpcResult<bool> {
         self.run(ctx, &cmd("EXISTS", &[&key.to_string()])).await
     }
 
@@ -115,7 +127,11 @@ impl KeyValue for KvRedis {
         self.run(ctx, &cmd("DEL", &[&key.to_string()])).await
     }
 
-    async fn get<T: ToString + ?Sized + Sync>(&self, ctx: &Context, key: &T) -> RpcResult<GetResponse> {
+    async fn get<T: ToString + ?Sized + Sync>(
+        &self,
+        ctx: &Context,
+        key: &T,
+    ) -> RpcResult<GetResponse> {
         let value: Option<String> = self.run(ctx, &cmd("GET", &[&key.to_string()])).await?;
         Ok(GetResponse { exists: value.is_some(), value: value.unwrap_or_default() })
     }
@@ -124,7 +140,11 @@ impl KeyValue for KvRedis {
         self.run(ctx, &cmd("RPUSH", &[&arg.list_name, &arg.value])).await
     }
 
-    async fn list_clear<T: ToString + ?Sized + Sync>(&self, ctx: &Context, list: &T) -> RpcResult<bool> {
+    async fn list_clear<T: ToString + ?Sized + Sync>(
+        &self,
+        ctx: &Context,
+        list: &T,
+    ) -> RpcResult<bool> {
         self.run(ctx, &cmd("DEL", &[&list.to_string()])).await
     }
 
@@ -157,7 +177,11 @@ impl KeyValue for KvRedis {
         self.run(ctx, redis::cmd("SINTER").arg(sets)).await
     }
 
-    async fn set_query<T: ToString + ?Sized + Sync>(&self, ctx: &Context, set: &T) -> RpcResult<StringList> {
+    async fn set_query<T: ToString + ?Sized + Sync>(
+        &self,
+        ctx: &Context,
+        set: &T,
+    ) -> RpcResult<StringList> {
         self.run(ctx, &cmd("SMEMBERS", &[&set.to_string()])).await
     }
 
@@ -165,7 +189,11 @@ impl KeyValue for KvRedis {
         self.run(ctx, redis::cmd("SUNION").arg(sets)).await
     }
 
-    async fn set_clear<T: ToString + ?Sized + Sync>(&self, ctx: &Context, set: &T) -> RpcResult<bool> {
+    async fn set_clear<T: ToString + ?Sized + Sync>(
+        &self,
+        ctx: &Context,
+        set: &T,
+    ) -> RpcResult<bool> {
         self.run(ctx, &cmd("DEL", &[&set.to_string()])).await
     }
 }

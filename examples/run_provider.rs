@@ -1,5 +1,5 @@
-//! Runs a capability provider without a host, for the work on one: gives it host data as a host does, shows what it
-//! prints, and tells how it ended.
+//! Runs a capability provider without a host, for the work on one: gives it host data as a host
+//! does, shows what it prints, and tells how it ended.
 //!
 //! ```text
 //! nats-server &
@@ -8,8 +8,9 @@
 //!     --provider VDFJHLAXAUMHA4OWPOB4P7YO72AQR2HMIUYFOXLXE2DZGM633K7HYIF3
 //! ```
 //!
-//! With `--actor`, `--contract` and `--value` it is linked from the start; the actor is then called over the lattice.
-//! Prints the number of the process on its standard output. Kill this program in any way: the provider ends with it.
+//! With `--actor`, `--contract` and `--value` it is linked from the start; the actor is then called
+//! over the lattice. Prints the number of the process on its standard output. Kill this program in
+//! any way: the provider ends with it.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -105,8 +106,12 @@ async fn main() -> Result<()> {
     };
     let environment = environment(&ProcessEnvironment, &[], &access);
     let journal = Journal::new(host_data.host_id.as_str());
-    let launch =
-        Launch { executable: &args.executable, host_data: &host_data, environment: &environment, journal: &journal };
+    let launch = Launch {
+        executable: &args.executable,
+        host_data: &host_data,
+        environment: &environment,
+        journal: &journal,
+    };
     let mut process = Process::spawn(launch).await?;
     println!("{}", process.pid());
     let exit = process.wait().await;
@@ -118,7 +123,9 @@ async fn main() -> Result<()> {
 fn link(args: &Args) -> Result<Option<Arc<LinkDefinition>>> {
     let (Some(actor), Some(contract)) = (&args.actor, &args.contract) else { return Ok(None) };
     let pair = |text: &String| {
-        let (name, value) = text.split_once('=').with_context(|| format!("read --value {text:?}, it has no `=`"))?;
+        let (name, value) = text
+            .split_once('=')
+            .with_context(|| format!("read --value {text:?}, it has no `=`"))?;
         Ok((name.to_owned(), value.to_owned()))
     };
     Ok(Some(Arc::new(LinkDefinition {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::FromArgMatches as _;
 use lattice_base::telemetry;
 use lattice_cli::{
-    cli::{self, Cli},
+    args::{self, Cli},
     command,
 };
 use lattice_engine::providers::external::keeper;
@@ -16,10 +16,10 @@ fn main() -> ExitCode {
     }
     // A shell that asks for completions is answered here, and the process ends.
     command::completions::answer();
-    let matches = cli::command().get_matches_from(cli::in_our_words(std::env::args_os()));
-    let form = cli::form_of(&matches);
-    let told = cli::exposed(&matches);
-    match cli::is_daemon(&matches) {
+    let matches = args::command().get_matches_from(args::in_our_words(std::env::args_os()));
+    let form = args::form_of(&matches);
+    let told = args::exposed(&matches);
+    match args::is_daemon(&matches) {
         true => telemetry::warn_later(told),
         false => command::warn_of(&told),
     }

@@ -51,7 +51,8 @@ pub fn read(dir: &Path) -> Result<Vec<Row>> {
     for file in files {
         let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
         for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.is_empty()) {
-            let row = parse(line).with_context(|| format!("{}, line {}", file.display(), number + 1))?;
+            let row =
+                parse(line).with_context(|| format!("{}, line {}", file.display(), number + 1))?;
             ensure!(ids.insert(row.id.clone()), "the row {} is there twice", row.id);
             rows.push(row);
         }
@@ -64,7 +65,11 @@ fn parse(line: &str) -> Result<Row> {
     let [id, by, attack, verdict, tests] = columns[..] else {
         bail!("{} columns instead of 5", columns.len());
     };
-    let tests = tests.split_whitespace().filter(|name| *name != "-").map(parse_test).collect::<Result<Vec<_>>>()?;
+    let tests = tests
+        .split_whitespace()
+        .filter(|name| *name != "-")
+        .map(parse_test)
+        .collect::<Result<Vec<_>>>()?;
     let verdict = match verdict.split_once(": ") {
         None if verdict == "refused" => Verdict::Refused,
         None if verdict == "works" => Verdict::Works,

@@ -85,7 +85,8 @@ fn run(
     tests: &BTreeSet<&Test>,
     name: &dyn Fn(&Test) -> Option<&str>,
 ) -> Result<Outcomes> {
-    let wanted: BTreeMap<&str, &Test> = tests.iter().filter_map(|test| Some((name(test)?, *test))).collect();
+    let wanted: BTreeMap<&str, &Test> =
+        tests.iter().filter_map(|test| Some((name(test)?, *test))).collect();
     if wanted.is_empty() {
         return Ok(Outcomes::new());
     }

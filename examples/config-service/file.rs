@@ -1,7 +1,7 @@
 //! The file: its form, its mistakes, and what it means for a host with certain labels.
 //!
-//! Passwords and tokens are read here and go into answers; they are never printed, not even when they are of the wrong
-//! kind or in the wrong place.
+//! Passwords and tokens are read here and go into answers; they are never printed, not even when
+//! they are of the wrong kind or in the wrong place.
 
 use std::{
     collections::BTreeMap,
@@ -47,7 +47,8 @@ fn logins<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Logins, D::Error
     let Value::Object(members) = Value::deserialize(deserializer)? else {
         return Err(D::Error::custom("registries is an object with a login for each registry"));
     };
-    let login = |(registry, login)| Ok((registry, Login::deserialize(login).map_err(D::Error::custom)?));
+    let login =
+        |(registry, login)| Ok((registry, Login::deserialize(login).map_err(D::Error::custom)?));
     members.into_iter().map(login).collect()
 }
 
@@ -97,7 +98,9 @@ impl fmt::Debug for Login {
 impl<'de> Deserialize<'de> for Login {
     /// By hand: the errors of derived readers quote the values they cannot take.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let wrong = || D::Error::custom("a registry takes username and password, or token, all of them texts");
+        let wrong = || {
+            D::Error::custom("a registry takes username and password, or token, all of them texts")
+        };
         let Value::Object(members) = Value::deserialize(deserializer)? else { return Err(wrong()) };
         let mut login = Self { kind: "oci", username: None, password: None, token: None };
         for (member, value) in members {
@@ -129,8 +132,9 @@ impl Configuration {
     /// The answer of the lattice protocol.
     pub fn reply(&self) -> Value {
         let providers = self.providers.iter();
-        let providers: Vec<_> =
-            providers.map(|provider| json!({"imageReference": provider.image, "linkName": provider.link})).collect();
+        let providers: Vec<_> = providers
+            .map(|provider| json!({"imageReference": provider.image, "linkName": provider.link}))
+            .collect();
         json!({
             "autoStartActors": self.actors,
             "autoStartProviders": providers,
@@ -140,7 +144,8 @@ impl Configuration {
 
     /// In the middle of a sentence.
     pub fn summary(&self) -> String {
-        let providers: Vec<_> = self.providers.iter().map(|provider| provider.image.clone()).collect();
+        let providers: Vec<_> =
+            self.providers.iter().map(|provider| provider.image.clone()).collect();
         format!(
             "actors [{}], providers [{}], logins of [{}]",
             self.actors.join(", "),
@@ -154,7 +159,8 @@ impl Lattice {
     /// Everything for a host with these labels, in the order of the file, each thing once.
     pub fn configuration(&self, labels: &Labels) -> Configuration {
         let mut all = Configuration::default();
-        let has = |wanted: &Labels| wanted.iter().all(|(key, value)| labels.get(key) == Some(value));
+        let has =
+            |wanted: &Labels| wanted.iter().all(|(key, value)| labels.get(key) == Some(value));
         for hosts in self.hosts.iter().filter(|hosts| has(&hosts.labels)) {
             for actor in &hosts.actors {
                 if !all.actors.contains(actor) {
@@ -251,6 +257,7 @@ fn look(path: &Path) -> Option<(SystemTime, u64)> {
 }
 
 fn read(path: &Path) -> Result<Lattice, String> {
-    let text = fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    let text =
+        fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
     serde_json::from_str(&text).map_err(|e| format!("{} is not right: {e}", path.display()))
 }

@@ -1,9 +1,11 @@
-//! The two services a lattice may have, from one small file: what each host is to start and how it logs in to registries,
-//! by the host's labels (lattice protocol, section 8.1), and what may start and be called (section 8.2).
+//! The two services a lattice may have, from one small file: what each host is to start and how it
+//! logs in to registries, by the host's labels (lattice protocol, section 8.1), and what may start
+//! and be called (section 8.2).
 //!
-//! `file` is the form of the file and what it means for a host, `policy` decides and remembers what it decided. This file
-//! has the command line and the one loop that answers requests and notices when the file changed: then decisions that
-//! would be others by now are overridden, and logins for all hosts are sent to all hosts.
+//! `file` is the form of the file and what it means for a host, `policy` decides and remembers what
+//! it decided. This file has the command line and the one loop that answers requests and notices
+//! when the file changed: then decisions that would be others by now are overridden, and logins for
+//! all hosts are sent to all hosts.
 //!
 //!     cargo run --example config-service -- examples/config-service/lattice.json
 //!     host up --config-service-enabled true --policy-topic policy.default --policy-changes-topic policy.default.changes
@@ -80,7 +82,8 @@ struct Arguments {
     /// Where hosts ask for decisions, as in their setting policy_topic [default: policy.LATTICE]
     #[arg(long, value_name = "SUBJECT")]
     policy_topic: Option<String>,
-    /// Where hosts hear of changed decisions, as in their setting policy_changes_topic [default: policy.LATTICE.changes]
+    /// Where hosts hear of changed decisions, as in their setting policy_changes_topic [default:
+    /// policy.LATTICE.changes]
     #[arg(long, value_name = "SUBJECT")]
     policy_changes_topic: Option<String>,
     /// The first part of control subjects, as in the hosts' setting ctl_topic_prefix
@@ -113,8 +116,9 @@ async fn run(arguments: Arguments) -> Result<(), String> {
     };
     let url = &arguments.nats_url;
     let client = options.name("config-service").connect(url).await;
-    let client =
-        client.map_err(|e| format!("no NATS server at {url}: {e}; start one, or name another with --nats-url"))?;
+    let client = client.map_err(|e| {
+        format!("no NATS server at {url}: {e}; start one, or name another with --nats-url")
+    })?;
     Service::new(client, source, &arguments).serve(&arguments).await
 }
 
@@ -129,8 +133,10 @@ struct Service {
 impl Service {
     fn new(client: Client, source: Source, arguments: &Arguments) -> Self {
         let lattice = &arguments.lattice;
-        let changes_topic =
-            arguments.policy_changes_topic.clone().unwrap_or_else(|| format!("policy.{lattice}.changes"));
+        let changes_topic = arguments
+            .policy_changes_topic
+            .clone()
+            .unwrap_or_else(|| format!("policy.{lattice}.changes"));
         let registries_put = format!("{}.{lattice}.registries.put", arguments.ctl_topic_prefix);
         Self { client, source, book: Book::default(), changes_topic, registries_put }
     }
@@ -140,7 +146,8 @@ impl Service {
         let config = format!("wasmbus.cfg.{lattice}.req");
         let policy = arguments.policy_topic.clone().unwrap_or_else(|| format!("policy.{lattice}"));
         let subscribe = async |subject: &str| {
-            let subscribed = self.client.queue_subscribe(subject.to_owned(), "config-service".to_owned()).await;
+            let subscribed =
+                self.client.queue_subscribe(subject.to_owned(), "config-service".to_owned()).await;
             subscribed.map_err(|e| format!("cannot listen on {subject}: {e}"))
         };
         let (mut hosts, mut questions) = (subscribe(&config).await?, subscribe(&policy).await?);

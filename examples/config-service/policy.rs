@@ -1,5 +1,5 @@
-//! Rules, decisions, and the memory of both sides: hosts keep a decision until they are told another, so what they were
-//! told is kept here, and looked at again when the rules change.
+//! Rules, decisions, and the memory of both sides: hosts keep a decision until they are told
+//! another, so what they were told is kept here, and looked at again when the rules change.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -80,7 +80,11 @@ impl<'de> Deserialize<'de> for Rule {
         let (permits, actions) = match (written.allow, written.deny) {
             (Some(actions), None) => (true, actions),
             (None, Some(actions)) => (false, actions),
-            _ => return Err(D::Error::custom("a rule has either allow or deny, with a list of actions")),
+            _ => {
+                return Err(D::Error::custom(
+                    "a rule has either allow or deny, with a list of actions",
+                ));
+            }
         };
         let members = [
             ("/target/publicKey", written.target),
@@ -90,7 +94,8 @@ impl<'de> Deserialize<'de> for Rule {
             ("/target/contractId", written.contract),
             ("/target/imageReference", written.image),
         ];
-        let members = members.into_iter().filter_map(|(place, patterns)| Some((place, patterns?))).collect();
+        let members =
+            members.into_iter().filter_map(|(place, patterns)| Some((place, patterns?))).collect();
         Ok(Self { permits, actions, labels: written.labels, members, because: written.because })
     }
 }
@@ -99,7 +104,10 @@ impl Rule {
     fn fits(&self, action: Action, question: &Value) -> bool {
         let labels = labels(&question["host"]["labels"]);
         self.actions.contains(&action)
-            && self.labels.iter().all(|(key, wanted)| labels.get(key).is_some_and(|value| wanted.fit(value)))
+            && self
+                .labels
+                .iter()
+                .all(|(key, wanted)| labels.get(key).is_some_and(|value| wanted.fit(value)))
             && self.members.iter().all(|(place, wanted)| {
                 question.pointer(place).and_then(Value::as_str).is_some_and(|text| wanted.fit(text))
             })
@@ -160,7 +168,10 @@ impl Policy {
         match self.rules.iter().position(|rule| rule.fits(action, question)) {
             Some(at) => {
                 let rule = &self.rules[at];
-                (rule.permits, rule.because.clone().unwrap_or_else(|| format!("rule {} decides", at + 1)))
+                (
+                    rule.permits,
+                    rule.because.clone().unwrap_or_else(|| format!("rule {} decides", at + 1)),
+                )
             }
             None => (self.otherwise == Otherwise::Allow, "no rule is about this".to_owned()),
         }
@@ -186,7 +197,8 @@ impl Book {
             told(&question),
             crate::file::shown(&labels(&question["host"]["labels"])),
         );
-        if !request.is_empty() && self.told.insert(request.clone(), (question, permitted)).is_none() {
+        if !request.is_empty() && self.told.insert(request.clone(), (question, permitted)).is_none()
+        {
             self.order.push_back(request.clone());
             if self.order.len() > REMEMBERED_MAX
                 && let Some(oldest) = self.order.pop_front()
@@ -217,7 +229,9 @@ fn reply(request: &str, permitted: bool, message: &str) -> Value {
 
 /// A request for people.
 fn told(question: &Value) -> String {
-    let text = |place: &str| question.pointer(place).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text = |place: &str| {
+        question.pointer(place).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
     let target = [text("/target/imageReference"), text("/target/publicKey")];
     let target = target.into_iter().find(|target| !target.is_empty()).unwrap_or_default();
     format!("{} of {target}", text("/action"))

@@ -1,9 +1,11 @@
-//! Makes a hub of one's own: the NATS server that the servers of all machines join, in place of a public one.
+//! Makes a hub of one's own: the NATS server that the servers of all machines join, in place of a
+//! public one.
 //!
 //!     cargo run --example hub -- --dir ./my-hub --name hub.example.org
 //!
-//! writes everything into the directory and prints what to do next; with `--run` it starts the hub as well and stops it
-//! at Ctrl-C. Run again it keeps the keys, so machines that were let in stay so.
+//! writes everything into the directory and prints what to do next; with `--run` it starts the hub
+//! as well and stops it at Ctrl-C. Run again it keeps the keys, so machines that were let in stay
+//! so.
 
 #[allow(dead_code, reason = "shared with another example and the tests, which use the rest")]
 mod setup;
@@ -22,16 +24,16 @@ use setup::{
 /// How long the hub may take to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Makes the directory of a NATS hub: certificate, operator, account, credentials, and configurations for the hub and
-/// for the servers of two machines.
+/// Makes the directory of a NATS hub: certificate, operator, account, credentials, and
+/// configurations for the hub and for the servers of two machines.
 #[derive(Debug, Parser)]
 #[command(name = "hub")]
 struct Arguments {
     /// Where everything is written
     #[arg(long, default_value = "hub")]
     dir: PathBuf,
-    /// A name or address under which machines reach this hub; may be repeated, the first is written into their
-    /// configurations
+    /// A name or address under which machines reach this hub; may be repeated, the first is written
+    /// into their configurations
     #[arg(long = "name", value_name = "NAME OR IP", default_value = "127.0.0.1")]
     names: Vec<String>,
     /// Where clients with the credentials connect
@@ -88,7 +90,10 @@ fn explain(hub: &Hub, addresses: &Addresses, run: bool) {
     println!("{}On the second, with the first one's host_config.json beside them:\n", step(run, 4));
     println!("    nats-server --config {}", Kind::Extender.file_name());
     println!("    HOST_machine=second host foreground --allow-file-load\n");
-    println!("Clients of the hub itself: nats --server {} --creds {dir}/{CREDENTIALS} rtt", addresses.clients);
+    println!(
+        "Clients of the hub itself: nats --server {} --creds {dir}/{CREDENTIALS} rtt",
+        addresses.clients
+    );
 }
 
 fn step(run: bool, number: u8) -> String {
@@ -116,7 +121,9 @@ async fn serve(hub: &Hub) -> Result<()> {
     }
     // At Ctrl-C the server has heard it too.
     #[cfg(unix)]
-    if let Some(pid) = server.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw) {
+    if let Some(pid) =
+        server.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw)
+    {
         // An error means that it has ended already.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }

@@ -1,13 +1,13 @@
-//! Two machines, one application: the whole walk on one computer, with a hub, two NATS servers, two hosts, and requests
-//! that never stop.
+//! Two machines, one application: the whole walk on one computer, with a hub, two NATS servers, two
+//! hosts, and requests that never stop.
 //!
 //!     cargo build && cargo run --example two-machines               # the walk
 //!     cargo run --example two-machines -- --load                    # what 500 requests a second notice of trouble
 //!     sudo target/debug/examples/two-machines --netns --load        # the same over a line with latency and loss
 //!     cargo run --example two-machines -- --type target/debug/host --type $(which wash)    # as commands, typed twice
 //!
-//! Hosts and servers are real processes with directories of their own; all of them end with this program. The page is
-//! asked for over HTTP, commands go through the client crate of early 2024.
+//! Hosts and servers are real processes with directories of their own; all of them end with this
+//! program. The page is asked for over HTTP, commands go through the client crate of early 2024.
 
 #[allow(dead_code, reason = "shared with another example and the tests, which use the rest")]
 #[path = "../hub/setup/mod.rs"]
@@ -58,8 +58,8 @@ struct Arguments {
     /// Send every call over NATS, also to an actor beside the web server
     #[arg(long)]
     no_local_calls: bool,
-    /// With --load: a third machine has the page and no actor, so that every request crosses the hub, half of them to
-    /// the machine that is disturbed
+    /// With --load: a third machine has the page and no actor, so that every request crosses the
+    /// hub, half of them to the machine that is disturbed
     #[arg(long, requires = "load")]
     third: bool,
     /// Give each machine a network namespace, with latency and loss between them (Linux, root)
@@ -74,8 +74,8 @@ struct Arguments {
     /// The actor that runs: dogs-and-cats asks the web for each page, echo nobody
     #[arg(long, value_enum, default_value_t = Actor::DogsAndCats)]
     actor: Actor,
-    /// Type the walk's commands with this program, `host` or `wash`, and print what each brought about; with two, also
-    /// what differs
+    /// Type the walk's commands with this program, `host` or `wash`, and print what each brought
+    /// about; with two, also what differs
     #[arg(long = "type", value_name = "PROGRAM", conflicts_with_all = ["load", "netns", "stay"])]
     programs: Vec<PathBuf>,
     /// With --type, also print what the program says
@@ -171,7 +171,8 @@ async fn tell(arguments: &Arguments) -> Result<()> {
     lattice.stop().await
 }
 
-/// Types the commands of the walk with each program, on a lattice of its own, and compares what they brought about.
+/// Types the commands of the walk with each program, on a lattice of its own, and compares what
+/// they brought about.
 async fn type_commands(arguments: &Arguments) -> Result<()> {
     // Compiled once for all: `wash` waits five seconds for a start.
     let cache = tempfile::tempdir().context("make a temporary directory")?;
@@ -194,7 +195,8 @@ async fn type_commands(arguments: &Arguments) -> Result<()> {
         runs.push(effects);
     }
     let [first, second, ..] = runs.as_slice() else { return Ok(()) };
-    let differing: Vec<_> = first.iter().zip(second).filter(|(first, second)| first != second).collect();
+    let differing: Vec<_> =
+        first.iter().zip(second).filter(|(first, second)| first != second).collect();
     for (first, second) in &differing {
         println!("differs after {}:\n  {}\n  {}", first.command, first.lattice, second.lattice);
     }
@@ -229,8 +231,14 @@ async fn measure(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-async fn plan(arguments: &Arguments, dir: PathBuf, programs: Programs, ground: &Ground) -> Result<Plan> {
-    let flags = if arguments.no_local_calls { vec!["--no-local-calls".to_owned()] } else { Vec::new() };
+async fn plan(
+    arguments: &Arguments,
+    dir: PathBuf,
+    programs: Programs,
+    ground: &Ground,
+) -> Result<Plan> {
+    let flags =
+        if arguments.no_local_calls { vec!["--no-local-calls".to_owned()] } else { Vec::new() };
     let app = match arguments.actor {
         Actor::DogsAndCats => App::dogs_and_cats(ground.web()).await?,
         Actor::Echo => App::echo(),
@@ -251,7 +259,10 @@ fn ground(arguments: &Arguments) -> Result<Ground> {
 async fn programs() -> Result<Programs> {
     let example = std::env::current_exe().context("find this program")?;
     // target/PROFILE/examples/two-machines
-    let profile = example.parent().and_then(std::path::Path::parent).context("find the directory of this program")?;
+    let profile = example
+        .parent()
+        .and_then(std::path::Path::parent)
+        .context("find the directory of this program")?;
     let host = profile.join(format!("host{}", std::env::consts::EXE_SUFFIX));
     if !host.is_file() {
         let release = if profile.ends_with("release") { " --release" } else { "" };
@@ -295,13 +306,13 @@ impl Directory {
     }
 }
 
-/// The first port from `wished` on that nobody listens on, and that was not given out before: its user may be away for
-/// a while and come back to it.
+/// The first port from `wished` on that nobody listens on, and that was not given out before: its
+/// user may be away for a while and come back to it.
 fn free_port(wished: u16) -> u16 {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut free =
-        (wished..u16::MAX).filter(|port| !given.contains(port) && TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    let mut free = (wished..u16::MAX)
+        .filter(|port| !given.contains(port) && TcpListener::bind(("127.0.0.1", *port)).is_ok());
     // Without a free port the user of this one says what is wrong.
     let port = free.next().unwrap_or(wished);
     given.insert(port);

@@ -17,7 +17,10 @@ pub fn markdown(rows: &[Row], frozen: Duration) -> String {
         }
         let (gap, slowest) = (report.longest_gap.as_millis(), report.slowest.as_millis());
         let (requests, failures) = (report.requests, report.failures);
-        let _ = writeln!(text, "| {what} | the {page} | {requests} | {failures} | {gap} ms | {slowest} ms |");
+        let _ = writeln!(
+            text,
+            "| {what} | the {page} | {requests} | {failures} | {gap} ms | {slowest} ms |"
+        );
         for (reason, count) in &report.reasons {
             let _ = writeln!(reasons, "{what}, page of the {page}: {count} × {reason}");
         }

@@ -138,7 +138,14 @@ impl Budget {
 
     /// Begins a payload that has nothing yet.
     pub fn hold(&self) -> Held {
-        Held { budget: self.clone(), bytes: 0, small: None, large: None, for_turn: None, turn: None }
+        Held {
+            budget: self.clone(),
+            bytes: 0,
+            small: None,
+            large: None,
+            for_turn: None,
+            turn: None,
+        }
     }
 
     /// Whether others wait for the part that a payload of this length is in, or did a moment ago.
@@ -178,7 +185,9 @@ impl Held {
         let inner = &*budget.0;
         let part = if wanted <= SMALL { &inner.small } else { &inner.large };
         let _waiting = Waiting::new(part);
-        timeout_at(deadline, self.wait(wanted)).await.map_err(|_| Shortage::Full { max: inner.bytes_max })?;
+        timeout_at(deadline, self.wait(wanted))
+            .await
+            .map_err(|_| Shortage::Full { max: inner.bytes_max })?;
         self.bytes = wanted;
         Ok(true)
     }
@@ -246,7 +255,8 @@ impl Held {
         // The payload whose turn it is first takes what is left of the part reserved for it, and
         // then waits until others give back the rest.
         let missing = self.missing_units(wanted);
-        let own = u32::try_from(inner.for_turn.available_permits()).unwrap_or(u32::MAX).min(missing);
+        let own =
+            u32::try_from(inner.for_turn.available_permits()).unwrap_or(u32::MAX).min(missing);
         if let Some(more) = taken(&inner.for_turn, own) {
             merge(&mut self.for_turn, more);
         }
@@ -304,7 +314,8 @@ impl Buffer {
     pub async fn push(&mut self, piece: &[u8], deadline: Instant) -> Result<(), Shortage> {
         let length = self.bytes.len() + piece.len();
         if length > self.bytes.capacity() {
-            let capacity = capacity(length, self.announced).min(self.held.budget.payload_max()).max(length);
+            let capacity =
+                capacity(length, self.announced).min(self.held.budget.payload_max()).max(length);
             self.held.cover(capacity, deadline).await?;
             let more = capacity - self.bytes.len();
             self.bytes.try_reserve_exact(more).map_err(|_| Shortage::Machine { bytes: more })?;
@@ -355,7 +366,8 @@ impl Part {
 
     /// Says whether others wait for it, or did a moment ago.
     fn is_wanted(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0 || self.now() < self.wanted_until.load(Ordering::Relaxed)
+        self.waiting.load(Ordering::Relaxed) > 0
+            || self.now() < self.wanted_until.load(Ordering::Relaxed)
     }
 
     fn now(&self) -> u64 {
@@ -386,7 +398,10 @@ fn taken(semaphore: &Arc<Semaphore>, units: u32) -> Option<OwnedSemaphorePermit>
 }
 
 async fn waited(semaphore: &Arc<Semaphore>, units: u32) -> OwnedSemaphorePermit {
-    Arc::clone(semaphore).acquire_many_owned(units).await.expect("no semaphore of a budget is ever closed")
+    Arc::clone(semaphore)
+        .acquire_many_owned(units)
+        .await
+        .expect("no semaphore of a budget is ever closed")
 }
 
 fn merge(held: &mut Option<OwnedSemaphorePermit>, more: OwnedSemaphorePermit) {
@@ -411,7 +426,9 @@ pub fn machine_memory() -> Option<u64> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let total = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024;
-    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
+    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max")
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
     Some(group.map_or(total, |group: u64| group.min(total)))
 }
 

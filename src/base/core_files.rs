@@ -1,4 +1,5 @@
-//! No core file of a process that knows seeds: a crash would leave them on the disk, or with whoever collects crashes.
+//! No core file of a process that knows seeds: a crash would leave them on the disk, or with
+//! whoever collects crashes.
 
 /// Forbids core files for this process and those it starts. The setting `core_dumps` allows them.
 ///
@@ -8,8 +9,8 @@
 #[cfg(unix)]
 pub fn forbid() -> std::io::Result<()> {
     use rustix::process::{Resource, Rlimit, setrlimit};
-    // Too small for a file. And for Linux one byte means that not even a program that collects core files gets this one,
-    // while zero would let it.
+    // Too small for a file. And for Linux one byte means that not even a program that collects core
+    // files gets this one, while zero would let it.
     let bytes = Some(u64::from(cfg!(target_os = "linux")));
     Ok(setrlimit(Resource::Core, Rlimit { current: bytes, maximum: bytes })?)
 }

@@ -42,19 +42,25 @@ impl Dirs {
     pub fn find(env: &dyn Environment, home: Option<&Path>) -> Self {
         let vars = env.vars();
         let base = |variable: &str, below_home: &str| {
-            let set = vars.iter().find(|(name, value)| name == variable && Path::new(value).is_absolute());
+            let set = vars
+                .iter()
+                .find(|(name, value)| name == variable && Path::new(value).is_absolute());
             match (set, home) {
                 (Some((_, dir)), _) => PathBuf::from(dir).join(NAME),
                 (None, Some(home)) => home.join(below_home).join(NAME),
                 (None, None) => std::env::temp_dir().join(NAME),
             }
         };
-        let set = |variable: &str| vars.iter().find(|(name, dir)| name == variable && !dir.is_empty());
-        let config = set("XDG_CONFIG_HOME").map(|(_, dir)| PathBuf::from(dir)).filter(|dir| dir.is_absolute());
+        let set =
+            |variable: &str| vars.iter().find(|(name, dir)| name == variable && !dir.is_empty());
+        let config = set("XDG_CONFIG_HOME")
+            .map(|(_, dir)| PathBuf::from(dir))
+            .filter(|dir| dir.is_absolute());
         let config = config.or_else(|| home.map(|home| home.join(".config")));
         let wash = set("WASH_CONTEXTS").map(|(_, dir)| PathBuf::from(dir));
-        let docker =
-            set("DOCKER_CONFIG").map(|(_, dir)| PathBuf::from(dir)).or_else(|| home.map(|home| home.join(".docker")));
+        let docker = set("DOCKER_CONFIG")
+            .map(|(_, dir)| PathBuf::from(dir))
+            .or_else(|| home.map(|home| home.join(".docker")));
         Self {
             cache: base("XDG_CACHE_HOME", ".cache"),
             data: base("XDG_DATA_HOME", ".local/share"),
@@ -89,7 +95,9 @@ mod tests {
     #[test]
     fn docker_keeps_its_logins_where_it_is_told_to() {
         let told = vec![("DOCKER_CONFIG".to_owned(), "/d".to_owned())];
-        let find = |env: Vec<(String, String)>| Dirs::find(&env, Some(Path::new("/home/me"))).docker_config;
+        let find = |env: Vec<(String, String)>| {
+            Dirs::find(&env, Some(Path::new("/home/me"))).docker_config
+        };
         assert_eq!(find(told).as_deref(), Some(Path::new("/d/config.json")));
         assert_eq!(find(Vec::new()).as_deref(), Some(Path::new("/home/me/.docker/config.json")));
     }
@@ -100,7 +108,8 @@ mod tests {
             let env: Vec<(String, String)> =
                 env.iter().map(|(name, dir)| (name.to_string(), dir.to_string())).collect();
             let dirs = Dirs::find(&env, home.map(Path::new));
-            [dirs.config, dirs.wash_contexts, dirs.nats_config].map(|dir| dir.map(|dir| dir.display().to_string()))
+            [dirs.config, dirs.wash_contexts, dirs.nats_config]
+                .map(|dir| dir.map(|dir| dir.display().to_string()))
         };
         let some = |dirs: [&str; 3]| dirs.map(|dir| Some(dir.to_owned()));
         assert_eq!(find(&[], None), [None, None, None]);
@@ -114,8 +123,10 @@ mod tests {
 
     #[test]
     fn an_absolute_variable_wins_over_the_home() {
-        let env =
-            vec![("XDG_CACHE_HOME".to_owned(), "/c".to_owned()), ("XDG_DATA_HOME".to_owned(), "relative".to_owned())];
+        let env = vec![
+            ("XDG_CACHE_HOME".to_owned(), "/c".to_owned()),
+            ("XDG_DATA_HOME".to_owned(), "relative".to_owned()),
+        ];
         let dirs = Dirs::find(&env, Some(Path::new("/home/me")));
         assert_eq!(dirs.cache, Path::new("/c/lattice-host"));
         assert_eq!(dirs.data, Path::new("/home/me/.local/share/lattice-host"));

@@ -1,8 +1,9 @@
 //! Small files whose paths come from elsewhere: from a link, a client, a lattice.
 //!
-//! Such a path may name anything: a pipe that nobody writes to, a device without end, a file of a network drive that does
-//! not answer, a file of the kernel that tells the secrets of this process. [`read_small`] reads ordinary files only, up to
-//! a bound that it enforces while it reads, within a time, and few at a time.
+//! Such a path may name anything: a pipe that nobody writes to, a device without end, a file of a
+//! network drive that does not answer, a file of the kernel that tells the secrets of this process.
+//! [`read_small`] reads ordinary files only, up to a bound that it enforces while it reads, within
+//! a time, and few at a time.
 
 use std::{
     fs::{File, OpenOptions},
@@ -15,7 +16,8 @@ use tokio::sync::Semaphore;
 
 /// More than certificates, keys and settings ever have.
 pub const SMALL_BYTES_MAX: u64 = 1 << 20;
-/// How long reading a small file may take. A disk that is busy needs less, a drive that does not answer more.
+/// How long reading a small file may take. A disk that is busy needs less, a drive that does not
+/// answer more.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 /// Files that are read at a time. One whose drive does not answer keeps its thread and its place.
 static PLACES: Semaphore = Semaphore::const_new(16);
@@ -35,8 +37,8 @@ pub enum ReadError {
     Outside,
 }
 
-/// Reads an ordinary file of at most `bytes_max` bytes. Symbolic links are followed; if there are `roots`, what they lead to
-/// must be below one of these. Ends within `patience`.
+/// Reads an ordinary file of at most `bytes_max` bytes. Symbolic links are followed; if there are
+/// `roots`, what they lead to must be below one of these. Ends within `patience`.
 pub async fn read_small(
     path: &Path,
     roots: &[PathBuf],
@@ -47,7 +49,8 @@ pub async fn read_small(
     within(patience, move || read(&path, &roots, bytes_max)).await
 }
 
-/// Does something with the file system that may take for ever, and waits for it no longer than `patience`.
+/// Does something with the file system that may take for ever, and waits for it no longer than
+/// `patience`.
 pub async fn within<T: Send + 'static>(
     patience: Duration,
     work: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
@@ -63,7 +66,8 @@ pub async fn within<T: Send + 'static>(
     tokio::time::timeout(patience, done).await.unwrap_or(Err(ReadError::Late(patience)))
 }
 
-/// Returns whether a path without symbolic links is one of these directories or below one. Those may be links themselves.
+/// Returns whether a path without symbolic links is one of these directories or below one. Those
+/// may be links themselves.
 pub fn is_below(path: &Path, roots: &[PathBuf]) -> bool {
     roots.iter().any(|root| root.canonicalize().is_ok_and(|root| path.starts_with(root)))
 }
@@ -89,7 +93,8 @@ fn read(path: &Path, roots: &[PathBuf], bytes_max: u64) -> Result<Vec<u8>, ReadE
     Ok(content)
 }
 
-/// Opens a file without waiting for the other end of a pipe, should it have become one, and without following a link.
+/// Opens a file without waiting for the other end of a pipe, should it have become one, and without
+/// following a link.
 fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true);
@@ -103,7 +108,8 @@ fn open(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-/// Returns whether a file is made up by the kernel (`/proc`, `/sys`): it has no size, and may tell what is in this process.
+/// Returns whether a file is made up by the kernel (`/proc`, `/sys`): it has no size, and may tell
+/// what is in this process.
 #[cfg(target_os = "linux")]
 fn is_of_the_kernel(file: &File) -> io::Result<bool> {
     const SYSFS_MAGIC: rustix::fs::FsWord = 0x6265_6572;
@@ -164,10 +170,16 @@ mod tests {
             Path::new("/sys/kernel/uevent_seqnum"),
         ] {
             let refused = read_it(path).await;
-            assert!(matches!(refused, Err(ReadError::NotOrdinary | ReadError::Io(_))), "{path:?}: {refused:?}");
+            assert!(
+                matches!(refused, Err(ReadError::NotOrdinary | ReadError::Io(_))),
+                "{path:?}: {refused:?}"
+            );
         }
         assert!(matches!(read_it(&pipe).await, Err(ReadError::NotOrdinary)));
-        assert!(matches!(read_it(Path::new("/proc/self/environ")).await, Err(ReadError::NotOrdinary)));
+        assert!(matches!(
+            read_it(Path::new("/proc/self/environ")).await,
+            Err(ReadError::NotOrdinary)
+        ));
     }
 
     #[tokio::test]
@@ -191,7 +203,8 @@ mod tests {
     async fn what_takes_for_ever_is_waited_for_no_longer_than_told() {
         let (_sender, receiver) = std::sync::mpsc::channel::<()>();
         let short = Duration::from_millis(20);
-        let stuck = within(short, move || receiver.recv().map_err(|e| ReadError::Io(io::Error::other(e))));
+        let stuck =
+            within(short, move || receiver.recv().map_err(|e| ReadError::Io(io::Error::other(e))));
         assert!(matches!(stuck.await, Err(ReadError::Late(_))));
     }
 }

@@ -42,7 +42,9 @@ pub fn running(dir: &Path) -> Vec<String> {
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
     // Sockets are in there, too.
     for path in paths.filter(|path| path.extension().is_some_and(|extension| extension == "lock")) {
-        let (Some(id), Ok(file)) = (path.file_stem().and_then(|stem| stem.to_str()), File::open(&path)) else {
+        let (Some(id), Ok(file)) =
+            (path.file_stem().and_then(|stem| stem.to_str()), File::open(&path))
+        else {
             continue;
         };
         match file.try_lock() {

@@ -13,7 +13,10 @@ const EXIT_FORCED: i32 = 130;
 
 /// Waits for SIGINT, SIGTERM or SIGHUP (Ctrl-C elsewhere) and cancels the token then. The second
 /// one exits, after `at_the_end`. A signal takes effect before it is logged.
-pub async fn obey_signals(stop: CancellationToken, at_the_end: impl FnOnce() + Send + 'static) -> io::Result<()> {
+pub async fn obey_signals(
+    stop: CancellationToken,
+    at_the_end: impl FnOnce() + Send + 'static,
+) -> io::Result<()> {
     let mut signals = Signals::listen()?;
     let first = signals.next().await;
     stop.cancel();
@@ -81,7 +84,8 @@ fn ignores_hangup() -> bool {
     let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return false };
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     // Signal numbers count from 1, and 1 is the hangup.
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 != 0)
 }
 
 #[cfg(not(unix))]
@@ -115,7 +119,11 @@ pub struct Lifeline {
 impl Lifeline {
     /// Watches over a task the host cannot do without: if it ends, by returning or by a panic,
     /// before the host is closing, the host is told that it failed.
-    pub fn essential<F: Future<Output = ()>>(&self, name: &'static str, task: F) -> impl Future<Output = ()> + use<F> {
+    pub fn essential<F: Future<Output = ()>>(
+        &self,
+        name: &'static str,
+        task: F,
+    ) -> impl Future<Output = ()> + use<F> {
         let lifeline = self.clone();
         async move {
             let _guard = Guard { name, lifeline };
@@ -132,7 +140,10 @@ struct Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         if !self.lifeline.closing.is_cancelled() {
-            error!(task = self.name, "a task this host cannot do without has ended; this is a bug, the host stops");
+            error!(
+                task = self.name,
+                "a task this host cannot do without has ended; this is a bug, the host stops"
+            );
             self.lifeline.failed.cancel();
         }
     }

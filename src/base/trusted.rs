@@ -1,16 +1,19 @@
 //! Files that decide what a process of this user does: settings, contexts, credentials, tokens.
 //!
-//! Everything of that kind is read with [`read`] and written with [`replace`] or [`create`], so one rule holds for all:
+//! Everything of that kind is read with [`read`] and written with [`replace`] or [`create`], so one
+//! rule holds for all:
 //!
-//! * A file is believed if its owner is this user or root and nobody else may write to it. A symbolic link is followed if
-//!   its owner is one of the two; Kubernetes mounts secrets as links of root.
-//! * A secret that others may read is used, with a warning. If the file is one that this program writes, its permissions
-//!   are corrected as well.
+//! * A file is believed if its owner is this user or root and nobody else may write to it. A
+//!   symbolic link is followed if its owner is one of the two; Kubernetes mounts secrets as links
+//!   of root.
+//! * A secret that others may read is used, with a warning. If the file is one that this program
+//!   writes, its permissions are corrected as well.
 //! * A file is written as a whole, for its owner alone, and never through a link of somebody else.
 //!
-//! Two more owners are believed where root looks: the user who called `sudo`, and any for a file that is mounted by itself,
-//! which only root can do (`docker run -v ./host_config.json:/host_config.json`). File systems that know neither owners nor
-//! permissions need [`ENV_FILE_CHECKS`]`=off`.
+//! Two more owners are believed where root looks: the user who called `sudo`, and any for a file
+//! that is mounted by itself, which only root can do (`docker run -v
+//! ./host_config.json:/host_config.json`). File systems that know neither owners nor permissions
+//! need [`ENV_FILE_CHECKS`]`=off`.
 //!
 //! Only Unix has what is checked here. Elsewhere every file is believed.
 
@@ -68,11 +71,13 @@ pub struct Trusted {
 impl Trusted {
     /// The content as text; what is not UTF-8 is an error.
     pub fn text(self) -> io::Result<String> {
-        String::from_utf8(self.bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
+        String::from_utf8(self.bytes)
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
     }
 }
 
-/// Reads a file that is believed. Pipes and devices are read as they are, up to a few MiB: they have no content of their own.
+/// Reads a file that is believed. Pipes and devices are read as they are, up to a few MiB: they
+/// have no content of their own.
 ///
 /// # Errors
 ///
@@ -85,7 +90,10 @@ pub fn read(path: &Path, holds: Holds) -> io::Result<Trusted> {
     // One byte more tells that there is more.
     (&mut file).take(BYTES_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {BYTES_MAX} bytes")));
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it has more than {BYTES_MAX} bytes"),
+        ));
     }
     Ok(Trusted { bytes, warning })
 }
@@ -112,8 +120,9 @@ pub fn check(path: &Path, holds: Holds) -> io::Result<Option<String>> {
     check_open(path, &File::open(path)?, holds)
 }
 
-/// Writes a file for its owner alone, over another or not. It appears whole or not at all. A link of this user or of root
-/// stays and what it leads to is replaced; a link of somebody else is an error.
+/// Writes a file for its owner alone, over another or not. It appears whole or not at all. A link
+/// of this user or of root stays and what it leads to is replaced; a link of somebody else is an
+/// error.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     check_links(path)?;
     // A renamed file would replace a link instead of what it leads to.
@@ -195,7 +204,13 @@ mod unix {
         }
 
         /// Whether a regular file is believed.
-        pub(super) fn judge(self, path: &Path, owner: u32, mode: u32, is_mount: bool) -> Result<(), Distrust> {
+        pub(super) fn judge(
+            self,
+            path: &Path,
+            owner: u32,
+            mode: u32,
+            is_mount: bool,
+        ) -> Result<(), Distrust> {
             let is_placed_by_root = self.uid == 0 && is_mount;
             if !self.trusts(owner) && !is_placed_by_root {
                 return Err(Distrust::Owner { path: path.to_owned(), owner, me: self.uid });
@@ -315,7 +330,11 @@ mod tests {
             (sudo, 1001, 0o100_600, false, false),
         ] {
             let judged = me.judge(path, owner, mode, is_mount);
-            assert_eq!(judged.is_ok(), is_believed, "{me:?} {owner} {mode:o} {is_mount}: {judged:?}");
+            assert_eq!(
+                judged.is_ok(),
+                is_believed,
+                "{me:?} {owner} {mode:o} {is_mount}: {judged:?}"
+            );
         }
     }
 
@@ -337,7 +356,10 @@ mod tests {
             let path = file(dir.path(), "f", mode);
             let error = read(&path, Holds::Settings).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
-            assert!(error.to_string().contains(&format!("chmod go-w {}", path.display())), "{error}");
+            assert!(
+                error.to_string().contains(&format!("chmod go-w {}", path.display())),
+                "{error}"
+            );
             assert!(check(&path, Holds::Secrets).is_err());
         }
     }
@@ -353,7 +375,11 @@ mod tests {
         ] {
             let path = file(dir.path(), "f", before);
             let read = read(&path, holds).unwrap();
-            assert_eq!((read.bytes.as_slice(), read.warning.is_some()), (&b"text"[..], warns), "{holds:?}");
+            assert_eq!(
+                (read.bytes.as_slice(), read.warning.is_some()),
+                (&b"text"[..], warns),
+                "{holds:?}"
+            );
             assert_eq!(mode(&path), after, "{holds:?}");
         }
     }
@@ -388,7 +414,8 @@ mod tests {
         let link = dir.path().join("link");
         symlink(&own, &link).unwrap();
         std::os::unix::fs::lchown(&link, Some(65_534), None).unwrap();
-        for error in [read(&link, Holds::Settings).unwrap_err(), replace(&link, b"x").unwrap_err()] {
+        for error in [read(&link, Holds::Settings).unwrap_err(), replace(&link, b"x").unwrap_err()]
+        {
             assert!(error.to_string().contains("a link that belongs to user 65534"), "{error}");
         }
         assert_eq!(fs::read(&own).unwrap(), b"text");

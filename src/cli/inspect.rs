@@ -1,8 +1,10 @@
-//! Tells what a reference names: a built-in provider with its link values, an actor or a provider archive with its claims.
+//! Tells what a reference names: a built-in provider with its link values, an actor or a provider
+//! archive with its claims.
 //!
-//! Claims are verified like at a start: signature, keys, and the hash of a module. When they count is told and not judged,
-//! so that people see why something does not start; [`Inspected::untimely`] says it. The executables of an archive are only
-//! listed; a host verifies the one for its machine when it unpacks it.
+//! Claims are verified like at a start: signature, keys, and the hash of a module. When they count
+//! is told and not judged, so that people see why something does not start; [`Inspected::untimely`]
+//! says it. The executables of an archive are only listed; a host verifies the one for its machine
+//! when it unpacks it.
 
 use std::{
     collections::BTreeSet,
@@ -67,8 +69,8 @@ pub enum ReadError {
     Archive(#[from] ArchiveError),
 }
 
-/// Fetches what a reference names, unless it is built in, and reads its claims. `tell` is told how far a download is, no more
-/// often than `every` so long.
+/// Fetches what a reference names, unless it is built in, and reads its claims. `tell` is told how
+/// far a download is, no more often than `every` so long.
 pub async fn inspect(
     registry: &Registry,
     reference: &str,
@@ -78,7 +80,8 @@ pub async fn inspect(
     if let Some(found) = lattice_engine::providers::builtin::find(reference) {
         return Ok(Found { what: Inspected::Builtin(found?), digest: None });
     }
-    let fetched = registry.fetch_telling(reference, every, tell).await.map_err(|e| failed(reference, &e))?;
+    let fetched =
+        registry.fetch_telling(reference, every, tell).await.map_err(|e| failed(reference, &e))?;
     let what = Inspected::read(&fetched.content, now()).map_err(|e| failed(reference, &e))?;
     Ok(Found { what, digest: fetched.digest })
 }
@@ -88,7 +91,8 @@ fn failed(reference: &str, error: &dyn std::error::Error) -> InspectError {
 }
 
 impl Inspected {
-    /// Reads what a module or an archive says, and verifies it, as of the time nearest to `now` at which it counts.
+    /// Reads what a module or an archive says, and verifies it, as of the time nearest to `now` at
+    /// which it counts.
     ///
     /// Hashes and unpacks: call it off the async threads where that matters.
     pub fn read(content: &[u8], now: u64) -> Result<Self, ReadError> {
@@ -97,7 +101,8 @@ impl Inspected {
             let module = verify_module(content, nearest(&token, now), &VerifyOptions::default())?;
             return Ok(Self::Actor { claims: module.claims, token });
         }
-        let (claims, targets, token) = Archive::inspect_as_of(content, |token| nearest(token, now))?;
+        let (claims, targets, token) =
+            Archive::inspect_as_of(content, |token| nearest(token, now))?;
         Ok(Self::Provider { claims, targets, token })
     }
 
@@ -122,17 +127,27 @@ impl Inspected {
     pub fn untimely(&self, now: u64) -> Option<String> {
         let (not_before, is_expired, begins, ended) = match self {
             Self::Builtin(_) => return None,
-            Self::Actor { claims, .. } => {
-                (claims.not_before, claims.is_expired(now), claims.not_before_human(), claims.expires_human())
-            }
-            Self::Provider { claims, .. } => {
-                (claims.not_before, claims.is_expired(now), claims.not_before_human(), claims.expires_human())
-            }
+            Self::Actor { claims, .. } => (
+                claims.not_before,
+                claims.is_expired(now),
+                claims.not_before_human(),
+                claims.expires_human(),
+            ),
+            Self::Provider { claims, .. } => (
+                claims.not_before,
+                claims.is_expired(now),
+                claims.not_before_human(),
+                claims.expires_human(),
+            ),
         };
         if is_expired {
-            return Some(format!("its claims expired {ended}; no host starts it until it is signed again"));
+            return Some(format!(
+                "its claims expired {ended}; no host starts it until it is signed again"
+            ));
         }
-        not_before.filter(|from| now < *from).map(|_| format!("its claims count {begins}; no host starts it before"))
+        not_before
+            .filter(|from| now < *from)
+            .map(|_| format!("its claims count {begins}; no host starts it before"))
     }
 
     /// The same as JSON.
@@ -176,7 +191,9 @@ impl Inspected {
                     "service": claims.subject.as_str(), "capability_contract_id": claims.contract_id,
                 });
                 // It was read as JSON before.
-                if let Some(schema) = claims.config_schema.as_deref().and_then(|text| serde_json::from_str(text).ok()) {
+                if let Some(schema) =
+                    claims.config_schema.as_deref().and_then(|text| serde_json::from_str(text).ok())
+                {
                     let schema: Value = schema;
                     told["schema"] = schema;
                 }
@@ -243,7 +260,11 @@ impl fmt::Display for Inspected {
                 Ok(())
             }
             Self::Actor { claims, .. } => {
-                writeln!(f, "{} (actor)", escape::line(claims.name.as_deref().unwrap_or("without a name")))?;
+                writeln!(
+                    f,
+                    "{} (actor)",
+                    escape::line(claims.name.as_deref().unwrap_or("without a name"))
+                )?;
                 row(f, "public key", claims.subject.as_str())?;
                 row(f, "issuer", &claims.issuer)?;
                 row(f, "version", claims.version.as_deref().unwrap_or_default())?;
@@ -255,15 +276,26 @@ impl fmt::Display for Inspected {
                 row(f, "expires", &claims.expires_human())
             }
             Self::Provider { claims, targets, .. } => {
-                writeln!(f, "{} (provider)", escape::line(claims.name.as_deref().unwrap_or("without a name")))?;
+                writeln!(
+                    f,
+                    "{} (provider)",
+                    escape::line(claims.name.as_deref().unwrap_or("without a name"))
+                )?;
                 row(f, "public key", claims.subject.as_str())?;
                 row(f, "issuer", &claims.issuer)?;
                 row(f, "vendor", &claims.vendor)?;
                 row(f, "contract", &claims.contract_id)?;
                 row(f, "version", claims.version.as_deref().unwrap_or_default())?;
                 row(f, "revision", &number(claims.revision))?;
-                row(f, "targets", &targets.iter().map(String::as_str).collect::<Vec<_>>().join(", "))?;
-                let schema = claims.config_schema.as_ref().map_or("", |_| "a JSON schema of link values, see -o json");
+                row(
+                    f,
+                    "targets",
+                    &targets.iter().map(String::as_str).collect::<Vec<_>>().join(", "),
+                )?;
+                let schema = claims
+                    .config_schema
+                    .as_ref()
+                    .map_or("", |_| "a JSON schema of link values, see -o json");
                 row(f, "schema", schema)?;
                 row(f, "can be used", &claims.not_before_human())?;
                 row(f, "expires", &claims.expires_human())
@@ -327,8 +359,17 @@ mod tests {
         let read = |wasm: &[u8]| Inspected::read(wasm, now());
         let told = read(&sign(None, Some(2))).unwrap();
         assert!(told.untimely(now()).unwrap().contains("ago"));
-        assert_eq!((told.to_json()["module"].as_str(), told.token().is_some()), (Some(ACTOR.public), true));
-        assert!(read(&sign(Some(now() + 9999), None)).unwrap().untimely(now()).unwrap().contains("in 2 hours"));
+        assert_eq!(
+            (told.to_json()["module"].as_str(), told.token().is_some()),
+            (Some(ACTOR.public), true)
+        );
+        assert!(
+            read(&sign(Some(now() + 9999), None))
+                .unwrap()
+                .untimely(now())
+                .unwrap()
+                .contains("in 2 hours")
+        );
         assert_eq!(read(&sign(None, None)).unwrap().untimely(now()), None);
         let changed = [sign(None, Some(2)).as_slice(), b"\x00\x02\x01x"].concat();
         assert!(matches!(read(&changed), Err(ReadError::Module(ModuleError::HashMismatch { .. }))));
@@ -339,7 +380,8 @@ mod tests {
     fn texts_are_wrapped_and_indented() {
         let text = wrapped(&"word ".repeat(40), 4);
         assert!(
-            text.lines().count() > 1 && text.lines().all(|line| line.starts_with("    word") && line.len() <= WIDTH)
+            text.lines().count() > 1
+                && text.lines().all(|line| line.starts_with("    word") && line.len() <= WIDTH)
         );
     }
 }

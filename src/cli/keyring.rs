@@ -50,7 +50,9 @@ pub enum KeyringError {
     NoKey { path: PathBuf, source: KeyError },
     #[error("cannot {what} {}: {source}; keys are kept where --directory (WASH_KEYS) says", path.display())]
     Io { what: &'static str, path: PathBuf, source: io::Error },
-    #[error("{0:?} is no name of a key; a name has no path in it, the directory is given with --directory")]
+    #[error(
+        "{0:?} is no name of a key; a name has no path in it, the directory is given with --directory"
+    )]
     Name(String),
     #[error(
         "what was given as {what} is neither a seed ({source}) nor a file there is; it is not shown, it may be a secret"
@@ -113,8 +115,8 @@ pub enum SignModuleError {
     Sign(#[from] SignError),
 }
 
-/// Signs the module that came from `file` with a developer's keys: the one of that file, and the user's account. Without a
-/// name it is called like the file.
+/// Signs the module that came from `file` with a developer's keys: the one of that file, and the
+/// user's account. Without a name it is called like the file.
 ///
 /// Reads files and hashes the module: call it off the async threads.
 pub fn sign_module(
@@ -148,11 +150,21 @@ impl Keyring {
     }
 
     /// The keys of this user: in `directory`, or where `WASH_KEYS` says, or in `~/.wash/keys`.
-    pub fn find(directory: Option<&Path>, env: &dyn Environment, home: Option<&Path>) -> Result<Self, KeyringError> {
+    pub fn find(
+        directory: Option<&Path>,
+        env: &dyn Environment,
+        home: Option<&Path>,
+    ) -> Result<Self, KeyringError> {
         let vars = env.vars();
-        let set = |name: &str| vars.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, v)| v);
-        let below_home = home.map(|home| BELOW_HOME.iter().fold(home.to_owned(), |dir, part| dir.join(part)));
-        let dir = directory.map(Path::to_owned).or_else(|| set("WASH_KEYS").map(PathBuf::from)).or(below_home);
+        let set = |name: &str| {
+            vars.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, v)| v)
+        };
+        let below_home =
+            home.map(|home| BELOW_HOME.iter().fold(home.to_owned(), |dir, part| dir.join(part)));
+        let dir = directory
+            .map(Path::to_owned)
+            .or_else(|| set("WASH_KEYS").map(PathBuf::from))
+            .or(below_home);
         let user = set("USER").filter(|user| is_name(user)).map_or(USER_UNKNOWN, String::as_str);
         Ok(Self::new(dir.ok_or(KeyringError::NoHome)?, user))
     }
@@ -189,7 +201,8 @@ impl Keyring {
         if is_name(name)
             && let Some(key) = self.get(&named)?
         {
-            return fitting(key, Kind::Operator, &self.path(&named)).map(|key| Key { key, made: None });
+            return fitting(key, Kind::Operator, &self.path(&named))
+                .map(|key| Key { key, made: None });
         }
         self.key(&self.user, Kind::Operator)
     }
@@ -246,7 +259,8 @@ impl Keyring {
         Ok(names)
     }
 
-    /// The key with this public key, if it is here under whatever name. Files that hold no key are passed over.
+    /// The key with this public key, if it is here under whatever name. Files that hold no key are
+    /// passed over.
     pub fn with_public_key(&self, public_key: &str) -> Result<Option<SigningKey>, KeyringError> {
         let mut keys = self.names()?.into_iter().filter_map(|name| self.get(&name).ok().flatten());
         Ok(keys.find(|key| key.public_key() == public_key))
@@ -286,10 +300,15 @@ pub fn given(text: &str, kind: Kind, what: &'static str) -> Result<SigningKey, K
     let seed = match read(path) {
         Ok(seed) => seed,
         // A text without a separator may be a seed with a mistake in it.
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !text.contains(std::path::is_separator) => {
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound
+                && !text.contains(std::path::is_separator) =>
+        {
             return Err(KeyringError::NoSeed { what, source: refused });
         }
-        Err(source) => return Err(KeyringError::Io { what: "read", path: path.to_owned(), source }),
+        Err(source) => {
+            return Err(KeyringError::Io { what: "read", path: path.to_owned(), source });
+        }
     };
     match SigningKey::from_seed(seed.trim()) {
         Ok(key) => unless_unfit(key, kind, what),
@@ -301,18 +320,25 @@ pub fn given(text: &str, kind: Kind, what: &'static str) -> Result<SigningKey, K
 pub fn given_public(text: &str, kind: Kind, what: &'static str) -> Result<String, KeyringError> {
     match decode_public(text) {
         Ok((found, _)) if found == kind => Ok(text.to_owned()),
-        Ok((found, _)) => Err(KeyringError::Unfit { what, source: KeyError::Kind { expected: kind, found } }),
+        Ok((found, _)) => {
+            Err(KeyringError::Unfit { what, source: KeyError::Kind { expected: kind, found } })
+        }
         Err(_) => given(text, kind, what).map(|key| key.public_key().to_owned()),
     }
 }
 
-fn unless_unfit(key: SigningKey, expected: Kind, what: &'static str) -> Result<SigningKey, KeyringError> {
+fn unless_unfit(
+    key: SigningKey,
+    expected: Kind,
+    what: &'static str,
+) -> Result<SigningKey, KeyringError> {
     key.require(expected).map_err(|source| KeyringError::Unfit { what, source })?;
     Ok(key)
 }
 
 fn fitting(key: SigningKey, expected: Kind, path: &Path) -> Result<SigningKey, KeyringError> {
-    key.require(expected).map_err(|source| KeyringError::NoKey { path: path.to_owned(), source })?;
+    key.require(expected)
+        .map_err(|source| KeyringError::NoKey { path: path.to_owned(), source })?;
     Ok(key)
 }
 
@@ -373,10 +399,16 @@ mod tests {
         keyring.account().unwrap();
         keyring.service(Path::new("store")).unwrap();
         keyring.operator("acme").unwrap();
-        assert_eq!(keyring.names().unwrap(), ["ann_account", "ann_operator", "echo_module", "store_service"]);
+        assert_eq!(
+            keyring.names().unwrap(),
+            ["ann_account", "ann_operator", "echo_module", "store_service"]
+        );
         // `wash` reads a file as it is.
         let seed = fs::read_to_string(&made.path).unwrap();
-        assert_eq!(wascap::prelude::KeyPair::from_seed(&seed).unwrap().public_key(), first.key.public_key());
+        assert_eq!(
+            wascap::prelude::KeyPair::from_seed(&seed).unwrap().public_key(),
+            first.key.public_key()
+        );
         assert_eq!(keyring.seed("echo_module.nk").unwrap(), Some(seed));
         #[cfg(unix)]
         {
@@ -402,7 +434,11 @@ mod tests {
     fn no_key_is_made_where_that_is_forbidden() {
         let (_home, keyring) = keyring();
         let error = keyring.clone().without_making().account().unwrap_err();
-        assert!(matches!(error, KeyringError::Missing(_)) && error.to_string().contains("ann_account.nk"), "{error}");
+        assert!(
+            matches!(error, KeyringError::Missing(_))
+                && error.to_string().contains("ann_account.nk"),
+            "{error}"
+        );
         assert!(keyring.names().unwrap().is_empty());
     }
 
@@ -413,7 +449,10 @@ mod tests {
         assert_eq!(keyring.operator("acme").unwrap().key.public_key(), named.public_key());
         assert_ne!(keyring.operator("other").unwrap().key.public_key(), named.public_key());
         assert_eq!(
-            keyring.with_public_key(named.public_key()).unwrap().map(|key| key.public_key().to_owned()),
+            keyring
+                .with_public_key(named.public_key())
+                .unwrap()
+                .map(|key| key.public_key().to_owned()),
             Some(named.public_key().to_owned())
         );
         assert!(keyring.with_public_key(ACTOR.public).unwrap().is_none());
@@ -429,7 +468,10 @@ mod tests {
         assert!(keyring.get("nobody").unwrap().is_none());
         fs::write(keyring.dir().join("echo_module.nk"), ACCOUNT.seed).unwrap();
         let error = keyring.module(Path::new("echo")).unwrap_err();
-        assert!(matches!(error, KeyringError::NoKey { source: KeyError::SeedKind { .. }, .. }), "{error}");
+        assert!(
+            matches!(error, KeyringError::NoKey { source: KeyError::SeedKind { .. }, .. }),
+            "{error}"
+        );
         fs::write(keyring.dir().join("echo_module.nk"), "nonsense").unwrap();
         assert!(matches!(keyring.module(Path::new("echo")), Err(KeyringError::NoKey { .. })));
     }
@@ -442,15 +484,24 @@ mod tests {
         for text in [ACTOR.seed, file.to_str().unwrap()] {
             assert_eq!(given(text, Kind::Module, "--subject").unwrap().public_key(), ACTOR.public);
         }
-        for (text, kind) in [(ACTOR.public, Kind::Module), (ACTOR.seed, Kind::Module), (PROVIDER.public, Kind::Service)]
-        {
+        for (text, kind) in [
+            (ACTOR.public, Kind::Module),
+            (ACTOR.seed, Kind::Module),
+            (PROVIDER.public, Kind::Service),
+        ] {
             assert!(given_public(text, kind, "--additional-key").is_ok());
         }
-        assert!(matches!(given_public(ACTOR.public, Kind::Account, "x"), Err(KeyringError::Unfit { .. })));
+        assert!(matches!(
+            given_public(ACTOR.public, Kind::Account, "x"),
+            Err(KeyringError::Unfit { .. })
+        ));
         assert!(matches!(given(ACTOR.seed, Kind::Account, "x"), Err(KeyringError::Unfit { .. })));
         let mistyped = ACTOR.seed.replace("YDA", "YDB");
         let error = given(&mistyped, Kind::Module, "--subject").unwrap_err().to_string();
-        assert!(error.contains("--subject") && error.contains("checksum") && !error.contains("SMA"), "{error}");
+        assert!(
+            error.contains("--subject") && error.contains("checksum") && !error.contains("SMA"),
+            "{error}"
+        );
         let error = given("./no/such/file.nk", Kind::Module, "--subject").unwrap_err().to_string();
         assert!(error.contains("./no/such/file.nk"), "{error}");
     }

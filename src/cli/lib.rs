@@ -2,7 +2,7 @@
 //!
 //! May import all the other crates. Only here is clap.
 //!
-//! * [`cli`] is the grammar, [`command`] what each command does: it asks the lattice in a
+//! * [`args`] is the grammar, [`command`] what each command does: it asks the lattice in a
 //!   [`session`], found by [`context`] or the settings of the directory, and prints through
 //!   [`terminal`].
 //! * [`up`] starts a NATS server beside a host. [`doctor`] finds out what is wrong with a lattice.
@@ -12,7 +12,7 @@
 // Both panic where their reader is gone; `terminal` prints.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
-pub mod cli;
+pub mod args;
 pub mod command;
 pub mod context;
 pub mod doctor;

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use tokio::sync::OnceCell;
 
 use crate::{
-    cli::{connect::Connect, flags::SettingArgs},
+    args::{connect::Connect, flags::SettingArgs},
     context,
 };
 use lattice_base::{
@@ -41,7 +41,8 @@ fn left(home: Option<&Path>) -> Option<PathBuf> {
 }
 
 impl Session {
-    /// As [`Session::quiet`]; tells on standard error if the settings are those that a host left elsewhere.
+    /// As [`Session::quiet`]; tells on standard error if the settings are those that a host left
+    /// elsewhere.
     pub fn open(before: SettingArgs, connect: &Connect) -> Result<Self> {
         let session = Self::quiet(before, connect)?;
         if let Some(path) = left(session.home.as_deref())
@@ -49,14 +50,17 @@ impl Session {
         {
             let place = session.config.ctl.servers.join(",");
             let lattice = &session.config.lattice;
-            let told =
-                format!("lattice {lattice} at {place}, as the last host of this user left it in {}", path.display());
+            let told = format!(
+                "lattice {lattice} at {place}, as the last host of this user left it in {}",
+                path.display()
+            );
             crate::terminal::complain(told);
         }
         Ok(session)
     }
 
-    /// Reads the settings: flags, environment, then those of a context, of this directory, or of the last host.
+    /// Reads the settings: flags, environment, then those of a context, of this directory, or of
+    /// the last host.
     pub fn quiet(before: SettingArgs, connect: &Connect) -> Result<Self> {
         let mut args = before;
         args.values.extend(connect.settings());
@@ -73,10 +77,13 @@ impl Session {
         let mut sources = Sources::from_process(args.values, args.labels);
         let dirs = Dirs::find(&ProcessEnvironment, sources.home.as_deref());
         sources.context = context::chosen(context, &sources.dir, &dirs, sources.home.as_deref())?;
-        // A server that is named now is another one than that of the last host, and gets none of its login.
-        let names_server = sources.flags.iter().any(|(key, _)| ["nats_host", "ctl_host"].contains(key));
+        // A server that is named now is another one than that of the last host, and gets none of
+        // its login.
+        let names_server =
+            sources.flags.iter().any(|(key, _)| ["nats_host", "ctl_host"].contains(key));
         if names_server
-            && sources.context.as_ref().map(|context| &context.path) == left(sources.home.as_deref()).as_ref()
+            && sources.context.as_ref().map(|context| &context.path)
+                == left(sources.home.as_deref()).as_ref()
         {
             sources.context = None;
         }
@@ -86,7 +93,16 @@ impl Session {
         let context = context.map(|context| context.path);
         let (ctl, rpc) = (OnceCell::new(), OnceCell::new());
         let overruled = loaded.table.overruled;
-        Ok(Self { config: loaded.config, dirs, home: sources.home, timeout, context, overruled, ctl, rpc })
+        Ok(Self {
+            config: loaded.config,
+            dirs,
+            home: sources.home,
+            timeout,
+            context,
+            overruled,
+            ctl,
+            rpc,
+        })
     }
 
     /// The subjects of the lattice.
@@ -97,12 +113,18 @@ impl Session {
 
     /// The control connection, made when it is first needed.
     pub async fn ctl(&self) -> Result<&Nats> {
-        Ok(self.ctl.get_or_try_init(|| connect_once(Purpose::Control, &self.config.ctl, CLIENT_NAME)).await?)
+        Ok(self
+            .ctl
+            .get_or_try_init(|| connect_once(Purpose::Control, &self.config.ctl, CLIENT_NAME))
+            .await?)
     }
 
     /// The connection for calls, made when it is first needed.
     pub async fn rpc(&self) -> Result<&Nats> {
-        Ok(self.rpc.get_or_try_init(|| connect_once(Purpose::Rpc, &self.config.rpc, CLIENT_NAME)).await?)
+        Ok(self
+            .rpc
+            .get_or_try_init(|| connect_once(Purpose::Rpc, &self.config.rpc, CLIENT_NAME))
+            .await?)
     }
 
     /// Returns what sends files into the lattice.
@@ -113,6 +135,11 @@ impl Session {
     /// The lattice, connected.
     pub async fn lattice(&self) -> Result<Lattice> {
         let nats = self.ctl().await?;
-        Ok(Lattice::new(nats.client.clone(), self.subjects()?, self.timeout, self.config.js_domain.clone()))
+        Ok(Lattice::new(
+            nats.client.clone(),
+            self.subjects()?,
+            self.timeout,
+            self.config.js_domain.clone(),
+        ))
     }
 }

@@ -6,7 +6,8 @@ use lattice_protocol::control::probe::calls::{Ask, Look};
 /// More answers than a host can have to give: there are bounds on what it counts apart.
 const PAGES_MAX: usize = 1000;
 
-/// Asks a host for all its numbers, of each operation or of all together. Hosts of earlier years have nobody who responds.
+/// Asks a host for all its numbers, of each operation or of all together. Hosts of earlier years
+/// have nobody who responds.
 pub async fn look(lattice: &Lattice, host: &str, operations: bool) -> Result<Look, RequestError> {
     let mut ask = Ask { operations, after: None };
     let mut all = lattice.request_of(host, &ask).await?;

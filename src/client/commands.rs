@@ -1,8 +1,9 @@
-//! Changes on one host, each seen through to its end: asked for, then watched until events or the inventory tell.
+//! Changes on one host, each seen through to its end: asked for, then watched until events or the
+//! inventory tell.
 //!
-//! A caller that asks for what is there already changes nothing and learns so ([`Outcome::Unchanged`]).
-//! Errors of hosts come in their own words; what is unknown when the time is over is an
-//! [`OutcomeUnknown`].
+//! A caller that asks for what is there already changes nothing and learns so
+//! ([`Outcome::Unchanged`]). Errors of hosts come in their own words; what is unknown when the time
+//! is over is an [`OutcomeUnknown`].
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +18,8 @@ use lattice_protocol::{
     clock,
     control::{
         request::{
-            HostRequest, LaunchActor, LaunchProvider, ScaleActor, StopActor, StopHost, StopProvider, UpdateActor,
+            HostRequest, LaunchActor, LaunchProvider, ScaleActor, StopActor, StopHost,
+            StopProvider, UpdateActor,
         },
         types::{Ack, Inventory, Pairs},
     },
@@ -70,7 +72,9 @@ impl<'a> HostCommands<'a> {
 
     /// Annotations as they are sent, with the permission.
     fn sent(&self, annotations: &Pairs) -> Pairs {
-        let permission = self.issuer_change.map(|permission| (issuers::ANNOTATION.to_owned(), permission.to_owned()));
+        let permission = self
+            .issuer_change
+            .map(|permission| (issuers::ANNOTATION.to_owned(), permission.to_owned()));
         annotations.clone().into_iter().chain(permission).collect()
     }
 
@@ -79,7 +83,8 @@ impl<'a> HostCommands<'a> {
         asked.with_context(|| format!("ask host {} what it runs", self.host))
     }
 
-    /// Starts an actor that takes `max` calls at a time; without it as many as it takes already, or one. Returns its id.
+    /// Starts an actor that takes `max` calls at a time; without it as many as it takes already, or
+    /// one. Returns its id.
     pub async fn start_actor(
         &self,
         reference: &str,
@@ -105,14 +110,19 @@ impl<'a> HostCommands<'a> {
         let mut alias_note = None;
         let (actor_id, actor_ref) = (before.map(|(id, _)| id), reference.to_owned());
         let (annotations_sent, host_id) = (self.sent(annotations), host.to_owned());
-        // Hosts of 2022 start actors with another command; they are the ones that do not tell their version here.
+        // Hosts of 2022 start actors with another command; they are the ones that do not tell their
+        // version here.
         let is_of_2022 = inventory.version.is_empty();
         let asked = if is_of_2022 {
             let (annotations, count) = (annotations_sent, Some(max));
-            self.lattice.command(host, &LaunchActor { actor_id, actor_ref, annotations, count, host_id }).await
+            self.lattice
+                .command(host, &LaunchActor { actor_id, actor_ref, annotations, count, host_id })
+                .await
         } else {
             let (annotations, count) = (annotations_sent, Some(Some(max)));
-            self.lattice.command(host, &ScaleActor { actor_id, actor_ref, annotations, count, host_id }).await
+            self.lattice
+                .command(host, &ScaleActor { actor_id, actor_ref, annotations, count, host_id })
+                .await
         };
         asked.context("start the actor")?;
         let Some(until) = self.until else { return Ok(Outcome::Accepted) };
@@ -121,7 +131,8 @@ impl<'a> HostCommands<'a> {
                 until,
                 |event| {
                     if let Event::CallAliasContested { contest, message } = event {
-                        alias_note = Some((Arc::clone(&contest.claimant.actor_id), message.clone()));
+                        alias_note =
+                            Some((Arc::clone(&contest.claimant.actor_id), message.clone()));
                     }
                     actor_event(event, reference)
                 },
@@ -137,7 +148,9 @@ impl<'a> HostCommands<'a> {
                 let alias_note = alias_note.filter(|(key, _)| **key == *id).map(|(_, note)| note);
                 Ok(Outcome::Done(Started { id, max, alias_note }))
             }
-            Err(WaitError::Failed(why)) => bail!("actor {reference} does not start on host {host}: {why}"),
+            Err(WaitError::Failed(why)) => {
+                bail!("actor {reference} does not start on host {host}: {why}")
+            }
             Err(WaitError::TimedOut) => Err(unknown(reference, host).into()),
         }
     }
@@ -173,26 +186,36 @@ impl<'a> HostCommands<'a> {
                         if provider.image_ref == reference && provider.link_name == link_name =>
                     {
                         let ProviderContext { public_key, contract_id, .. } = provider;
-                        Observed::Done(Serving { id: public_key.clone(), contract_id: contract_id.clone() })
+                        Observed::Done(Serving {
+                            id: public_key.clone(),
+                            contract_id: contract_id.clone(),
+                        })
                     }
-                    Event::ProviderStartFailed { provider_ref, error, .. } if provider_ref == reference => {
+                    Event::ProviderStartFailed { provider_ref, error, .. }
+                        if provider_ref == reference =>
+                    {
                         Observed::Failed(error.clone())
                     }
                     _ => Observed::Nothing,
                 },
-                |inventory| serving(inventory, reference, link_name).map_or(Observed::Nothing, Observed::Done),
+                |inventory| {
+                    serving(inventory, reference, link_name)
+                        .map_or(Observed::Nothing, Observed::Done)
+                },
                 |step| of_reference(step, reference, on_progress),
             )
             .await;
         match outcome {
             Ok(serving) => Ok(Outcome::Done(serving)),
-            Err(WaitError::Failed(why)) => bail!("provider {reference} does not start on host {host}: {why}"),
+            Err(WaitError::Failed(why)) => {
+                bail!("provider {reference} does not start on host {host}: {why}")
+            }
             Err(WaitError::TimedOut) => Err(unknown(reference, host).into()),
         }
     }
 
-    /// Changes how many calls an actor takes at a time under these annotations; `None` is no bound, 0 stops it. Hosts of 2022
-    /// know an actor by its id here, later ones by its reference.
+    /// Changes how many calls an actor takes at a time under these annotations; `None` is no bound,
+    /// 0 stops it. Hosts of 2022 know an actor by its id here, later ones by its reference.
     pub async fn scale_actor(
         &self,
         id: Option<&str>,
@@ -223,7 +246,9 @@ impl<'a> HostCommands<'a> {
             .wait(
                 until,
                 |event| match actor_event(event, reference) {
-                    Observed::Done(id) if matches!(event, Event::ActorScaled { .. }) => Observed::Done(Some(id)),
+                    Observed::Done(id) if matches!(event, Event::ActorScaled { .. }) => {
+                        Observed::Done(Some(id))
+                    }
                     Observed::Failed(why) => Observed::Failed(why),
                     Observed::Done(_) | Observed::Nothing => Observed::Nothing,
                 },
@@ -237,13 +262,20 @@ impl<'a> HostCommands<'a> {
             .await;
         match outcome {
             Ok(id) => Ok(Outcome::Done(id.or(runs))),
-            Err(WaitError::Failed(why)) => bail!("actor {reference} is not scaled on host {host}: {why}"),
+            Err(WaitError::Failed(why)) => {
+                bail!("actor {reference} is not scaled on host {host}: {why}")
+            }
             Err(WaitError::TimedOut) => Err(unknown(reference, host).into()),
         }
     }
 
     /// Exchanges the module of a running actor; returns when new calls run the new one.
-    pub async fn update_actor(&self, id: &str, reference: &str, on_progress: OnProgress<'_>) -> Result<()> {
+    pub async fn update_actor(
+        &self,
+        id: &str,
+        reference: &str,
+        on_progress: OnProgress<'_>,
+    ) -> Result<()> {
         let host = self.host;
         let watch = Watch::open(self.lattice, host).await?;
         let request = UpdateActor {
@@ -265,7 +297,9 @@ impl<'a> HostCommands<'a> {
                 },
                 |inventory| {
                     let mut actors = inventory.actors.iter();
-                    Observed::done_if(actors.any(|actor| actor.id == id && actor.image_ref == reference))
+                    Observed::done_if(
+                        actors.any(|actor| actor.id == id && actor.image_ref == reference),
+                    )
                 },
                 |step| of_reference(step, reference, on_progress),
             )
@@ -278,7 +312,12 @@ impl<'a> HostCommands<'a> {
     }
 
     /// Stops `count` of an actor, or all of what has these annotations.
-    pub async fn stop_actor(&self, id: &str, count: Option<u32>, annotations: &Pairs) -> Result<()> {
+    pub async fn stop_actor(
+        &self,
+        id: &str,
+        count: Option<u32>,
+        annotations: &Pairs,
+    ) -> Result<()> {
         let host = self.host;
         let before = annotated(&self.inventory().await?, id, annotations);
         // Zero and nothing both mean all of them.
@@ -290,14 +329,17 @@ impl<'a> HostCommands<'a> {
             count: Some(count.unwrap_or(0)),
             host_id: host.to_owned(),
         };
-        // Hosts answer when the actor has left; one that takes longer than a request may is watched all the same.
+        // Hosts answer when the actor has left; one that takes longer than a request may is watched
+        // all the same.
         let took_on = self.told(&request, &format!("stop {id}")).await.context("stop the actor")?;
         let Some(until) = self.until else { return Ok(()) };
         let outcome = watch
             .wait(
                 until,
                 |_| Observed::Nothing,
-                |inventory| Observed::done_if(annotated(inventory, id, annotations) + fewer <= before),
+                |inventory| {
+                    Observed::done_if(annotated(inventory, id, annotations) + fewer <= before)
+                },
                 |_| {},
             )
             .await;
@@ -339,7 +381,9 @@ impl<'a> HostCommands<'a> {
                 },
                 |inventory| {
                     let mut providers = inventory.providers.iter();
-                    Observed::done_if(!providers.any(|run| run.id == id && run.link_name == link_name))
+                    Observed::done_if(
+                        !providers.any(|run| run.id == id && run.link_name == link_name),
+                    )
                 },
                 |_| {},
             )
@@ -370,7 +414,10 @@ impl<'a> HostCommands<'a> {
                     matches!(event, Event::HostStopped { .. }) && source == host
                 }
                 // A host that is gone cannot say so any more.
-                _ => matches!(self.lattice.inventory(host).await, Err(RequestError::NoResponders { .. })),
+                _ => matches!(
+                    self.lattice.inventory(host).await,
+                    Err(RequestError::NoResponders { .. })
+                ),
             };
             if told {
                 return Ok(());
@@ -383,12 +430,14 @@ impl<'a> HostCommands<'a> {
         }
     }
 
-    /// Gives a command that may take longer than an answer. Returns whether the host took it on in time; a refusal is an error
-    /// in its words.
+    /// Gives a command that may take longer than an answer. Returns whether the host took it on in
+    /// time; a refusal is an error in its words.
     async fn told<R: HostRequest<Reply = Ack>>(&self, command: &R, what: &str) -> Result<bool> {
         match self.lattice.request_of(self.host, command).await {
             Ok(_) => Ok(true),
-            Err(RequestError::Refused { error, .. }) => bail!("host {} refuses to {what}: {error}", self.host),
+            Err(RequestError::Refused { error, .. }) => {
+                bail!("host {} refuses to {what}: {error}", self.host)
+            }
             Err(RequestError::TimedOut { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }
@@ -414,7 +463,9 @@ fn of_reference(step: &Step, reference: &str, on_progress: &mut (dyn FnMut(&Step
 /// Reads from an event how the start of an actor with this reference went.
 fn actor_event(event: &Event, reference: &str) -> Observed<String> {
     match event {
-        Event::ActorScaled { actor, .. } | Event::ActorsStarted { actor, .. } | Event::ActorStarted { actor, .. }
+        Event::ActorScaled { actor, .. }
+        | Event::ActorsStarted { actor, .. }
+        | Event::ActorStarted { actor, .. }
             if actor.image_ref == reference =>
         {
             Observed::Done(actor.public_key.clone())
@@ -438,7 +489,8 @@ fn unknown(reference: &str, host: &str) -> OutcomeUnknown {
     ))
 }
 
-/// The id of an actor that runs with this reference, and how many calls it takes at a time under these annotations.
+/// The id of an actor that runs with this reference, and how many calls it takes at a time under
+/// these annotations.
 fn running(inventory: &Inventory, reference: &str, annotations: &Pairs) -> Option<(String, u64)> {
     let actor = inventory.actors.iter().find(|actor| actor.image_ref == reference)?;
     let now = instances(actor, |theirs| theirs == annotations);
@@ -449,13 +501,18 @@ fn running(inventory: &Inventory, reference: &str, annotations: &Pairs) -> Optio
 fn annotated(inventory: &Inventory, id: &str, annotations: &Pairs) -> u64 {
     let of_it = inventory.actors.iter().filter(|actor| actor.id == id);
     of_it
-        .map(|actor| instances(actor, |theirs| annotations.iter().all(|(key, value)| theirs.get(key) == Some(value))))
+        .map(|actor| {
+            instances(actor, |theirs| {
+                annotations.iter().all(|(key, value)| theirs.get(key) == Some(value))
+            })
+        })
         .sum()
 }
 
 /// The provider that runs with this reference under a link name.
 pub fn serving(inventory: &Inventory, reference: &str, link_name: &str) -> Option<Serving> {
     let mut providers = inventory.providers.iter();
-    let provider = providers.find(|run| run.image_ref == reference && run.link_name == link_name)?;
+    let provider =
+        providers.find(|run| run.image_ref == reference && run.link_name == link_name)?;
     Some(Serving { id: provider.id.clone(), contract_id: provider.contract_id.clone() })
 }

@@ -25,8 +25,8 @@ use lattice_protocol::{
     links::{Claims, LinkDefinition},
 };
 
-/// How long to go on listening after every host that is known has answered, for hosts of earlier years, whom ours do not
-/// know. Longer if the answers so far took long.
+/// How long to go on listening after every host that is known has answered, for hosts of earlier
+/// years, whom ours do not know. Longer if the answers so far took long.
 const GRACE: Duration = Duration::from_millis(100);
 
 /// Hosts with the key of another one that are told.
@@ -79,7 +79,12 @@ pub struct Lattice {
 }
 
 impl Lattice {
-    pub fn new(client: async_nats::Client, subjects: Subjects, timeout: Duration, js_domain: Option<String>) -> Self {
+    pub fn new(
+        client: async_nats::Client,
+        subjects: Subjects,
+        timeout: Duration,
+        js_domain: Option<String>,
+    ) -> Self {
         Self { client, subjects, timeout, js_domain }
     }
 
@@ -96,8 +101,9 @@ impl Lattice {
         Ok(found.hosts)
     }
 
-    /// Every host that answers, further ones that answer as one of them, and what those say that refuse to. Our hosts say whom
-    /// they know, or how many, so that this ends as soon as all of them have answered.
+    /// Every host that answers, further ones that answer as one of them, and what those say that
+    /// refuse to. Our hosts say whom they know, or how many, so that this ends as soon as all of
+    /// them have answered.
     pub async fn ping(&self) -> Result<Found> {
         let mut found = Found { is_heard: true, ..Found::default() };
         let mut crowd = Crowd::default();
@@ -111,10 +117,14 @@ impl Lattice {
                 break;
             }
             match read::<HostReply>(&message.payload) {
-                Err(Unread::Refused(error)) if found.refusals.len() < REFUSALS_MAX => found.refusals.push(error),
+                Err(Unread::Refused(error)) if found.refusals.len() < REFUSALS_MAX => {
+                    found.refusals.push(error)
+                }
                 Ok(host) if host.id.is_empty() || found.hosts.len() >= HOSTS_MAX => continue,
                 Ok(host) if crowd.take_in(&host) => found.hosts.push(host),
-                Ok(host) if crowd.is_twin(&host) && found.twins.len() < TWINS_MAX => found.twins.push(host),
+                Ok(host) if crowd.is_twin(&host) && found.twins.len() < TWINS_MAX => {
+                    found.twins.push(host)
+                }
                 _ => continue,
             }
             // The end only comes nearer: hosts that go on answering do not put it off.
@@ -122,7 +132,9 @@ impl Lattice {
                 until = until.min(Instant::now() + GRACE.max(began.elapsed() * 2));
             }
         }
-        found.hosts.sort_by(|a, b| a.friendly_name.cmp(&b.friendly_name).then_with(|| a.id.cmp(&b.id)));
+        found
+            .hosts
+            .sort_by(|a, b| a.friendly_name.cmp(&b.friendly_name).then_with(|| a.id.cmp(&b.id)));
         Ok(found)
     }
 
@@ -131,7 +143,8 @@ impl Lattice {
         Ok(self.found_hosts().await?.hosts)
     }
 
-    /// Like [`ping`](Self::ping); nobody at all is an error that says what to look at, and so is a refusal alone.
+    /// Like [`ping`](Self::ping); nobody at all is an error that says what to look at, and so is a
+    /// refusal alone.
     pub async fn found_hosts(&self) -> Result<Found> {
         let found = self.ping().await?;
         self.some_hosts_of(found)
@@ -152,7 +165,8 @@ impl Lattice {
         }
     }
 
-    /// The host a word means: a whole id without asking, else by the beginning of its id or by its friendly name.
+    /// The host a word means: a whole id without asking, else by the beginning of its id or by its
+    /// friendly name.
     pub async fn find_host(&self, word: &str) -> Result<String> {
         match HostId::parse(word) {
             Ok(id) => Ok(id.to_string()),
@@ -170,7 +184,10 @@ impl Lattice {
         match word {
             Some(word) => {
                 let host = self.find_host(word).await?;
-                let asked = self.inventory(&host).await.with_context(|| format!("ask host {host} what it runs"))?;
+                let asked = self
+                    .inventory(&host)
+                    .await
+                    .with_context(|| format!("ask host {host} what it runs"))?;
                 Ok(vec![asked])
             }
             None => Ok(self.inventories(&self.some_hosts().await?).await),
@@ -179,11 +196,18 @@ impl Lattice {
 
     /// Returns the inventories of these hosts; a host that does not answer is left out.
     pub async fn inventories(&self, hosts: &[HostReply]) -> Vec<Inventory> {
-        self.asked_inventories(hosts).await.into_iter().filter_map(|(_, asked)| asked.ok()).collect()
+        self.asked_inventories(hosts)
+            .await
+            .into_iter()
+            .filter_map(|(_, asked)| asked.ok())
+            .collect()
     }
 
     /// Returns the answer of each of these hosts about its inventory, with its id, in their order.
-    pub async fn asked_inventories(&self, hosts: &[HostReply]) -> Vec<(String, Result<Inventory, RequestError>)> {
+    pub async fn asked_inventories(
+        &self,
+        hosts: &[HostReply],
+    ) -> Vec<(String, Result<Inventory, RequestError>)> {
         let ids: Vec<String> = hosts.iter().map(|host| host.id.clone()).collect();
         let asked = stream::iter(ids).map(|id| async move {
             let inventory = self.inventory(&id).await;
@@ -223,7 +247,9 @@ impl Lattice {
                 return Err(self.nobody(self.subjects.control(&A::SUBJECT)).into());
             }
             match read::<A::Reply>(&message.payload) {
-                Ok(bid) if !bid.host_id.is_empty() && fits(&bid.host_id) => return Ok(Some(bid.host_id)),
+                Ok(bid) if !bid.host_id.is_empty() && fits(&bid.host_id) => {
+                    return Ok(Some(bid.host_id));
+                }
                 Err(Unread::Refused(error)) => refusal = Some(error),
                 _ => {}
             }
@@ -232,10 +258,17 @@ impl Lattice {
     }
 
     /// Returns the offers of an auction, if no host refused to take part.
-    fn unless_refused<T>(&self, auction: &Control, offers: T, refusal: Option<String>) -> Result<T> {
+    fn unless_refused<T>(
+        &self,
+        auction: &Control,
+        offers: T,
+        refusal: Option<String>,
+    ) -> Result<T> {
         match refusal {
             None => Ok(offers),
-            Some(error) => Err(RequestError::Refused { subject: self.subjects.control(auction), error }.into()),
+            Some(error) => {
+                Err(RequestError::Refused { subject: self.subjects.control(auction), error }.into())
+            }
         }
     }
 
@@ -267,7 +300,11 @@ impl Lattice {
     }
 
     /// Gives a command to one host; a refusal is an error in the host's words.
-    pub async fn command<R: HostRequest<Reply = Ack>>(&self, host: &str, command: &R) -> Result<()> {
+    pub async fn command<R: HostRequest<Reply = Ack>>(
+        &self,
+        host: &str,
+        command: &R,
+    ) -> Result<()> {
         accepted(self.request_of(host, command).await?)
     }
 
@@ -283,11 +320,19 @@ impl Lattice {
     }
 
     /// Makes a request to one host. A refusal is an error, whatever was asked for.
-    pub async fn request_of<R: HostRequest>(&self, host: &str, request: &R) -> Result<R::Reply, RequestError> {
+    pub async fn request_of<R: HostRequest>(
+        &self,
+        host: &str,
+        request: &R,
+    ) -> Result<R::Reply, RequestError> {
         self.exchange(&R::subject(host.to_owned()), request).await
     }
 
-    async fn exchange<T: DeserializeOwned>(&self, request: &Control, body: &impl Serialize) -> Result<T, RequestError> {
+    async fn exchange<T: DeserializeOwned>(
+        &self,
+        request: &Control,
+        body: &impl Serialize,
+    ) -> Result<T, RequestError> {
         let subject = self.subjects.control(request);
         let message = self.ask(&subject, encode(body)).await?;
         read(&message.payload).map_err(|unread| match unread {
@@ -301,11 +346,15 @@ impl Lattice {
         let began = Instant::now();
         let request = async_nats::Request::new().payload(payload).timeout(Some(self.timeout));
         // The request's own timeout begins when the connection has taken it.
-        let answered = timeout_at(began + self.timeout, self.client.send_request(subject.to_owned(), request)).await;
+        let answered =
+            timeout_at(began + self.timeout, self.client.send_request(subject.to_owned(), request))
+                .await;
         let subject = subject.to_owned();
         match answered {
             Ok(Ok(message)) => Ok(message),
-            Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => Err(self.nobody(subject)),
+            Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => {
+                Err(self.nobody(subject))
+            }
             Ok(Err(error)) if error.kind() != RequestErrorKind::TimedOut => {
                 Err(RequestError::Transport { subject, cause: error.to_string() })
             }
@@ -317,7 +366,11 @@ impl Lattice {
     }
 
     /// Sends a request whose answers are collected from what is returned.
-    async fn scatter<R: LatticeRequest>(&self, request: &R, until: Instant) -> Result<Subscriber, RequestError> {
+    async fn scatter<R: LatticeRequest>(
+        &self,
+        request: &R,
+        until: Instant,
+    ) -> Result<Subscriber, RequestError> {
         let subject = self.subjects.control(&R::SUBJECT);
         let sent = async {
             let inbox = self.client.new_inbox();
@@ -329,7 +382,9 @@ impl Lattice {
             Ok(Ok(replies)) => return Ok(replies),
             Ok(Err(error)) => error.to_string(),
             // A connection whose queue is full takes nothing until its server is back.
-            Err(_) => "the connection does not take it in time; is the NATS server away?".to_owned(),
+            Err(_) => {
+                "the connection does not take it in time; is the NATS server away?".to_owned()
+            }
         };
         Err(RequestError::Transport { subject, cause })
     }
@@ -342,7 +397,11 @@ impl Lattice {
     }
 
     fn nobody(&self, subject: String) -> RequestError {
-        let domain = self.js_domain.as_deref().map(|domain| format!(", domain {domain}")).unwrap_or_default();
+        let domain = self
+            .js_domain
+            .as_deref()
+            .map(|domain| format!(", domain {domain}"))
+            .unwrap_or_default();
         let advice = format!(
             "no host of it is connected to this NATS server{domain}. Is it the right lattice (--lattice) and the right server \
              (--ctl-host)? Does a host run (`host up`), and does the leaf node between here and there? `host doctor` looks at \
@@ -360,7 +419,8 @@ enum Unread {
     Nonsense(String),
 }
 
-/// Reads an answer, in which anything may be missing: so what says `"accepted": false` is told from it first.
+/// Reads an answer, in which anything may be missing: so what says `"accepted": false` is told from
+/// it first.
 fn read<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Unread> {
     #[derive(Default, Deserialize)]
     #[serde(default)]
@@ -369,7 +429,9 @@ fn read<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Unread> {
         error: Option<String>,
     }
     match serde_json::from_slice::<Refusal>(payload) {
-        Ok(Refusal { accepted: Some(false), error }) => Err(Unread::Refused(error.unwrap_or_default())),
+        Ok(Refusal { accepted: Some(false), error }) => {
+            Err(Unread::Refused(error.unwrap_or_default()))
+        }
         _ => serde_json::from_slice(payload).map_err(|error| Unread::Nonsense(error.to_string())),
     }
 }
@@ -404,7 +466,8 @@ impl Crowd {
         self.answered.get(&host.id).is_some_and(|name| *name != host.friendly_name)
     }
 
-    /// Whether everybody has answered of whom somebody knows. Nobody can tell of hosts that do not say whom they know.
+    /// Whether everybody has answered of whom somebody knows. Nobody can tell of hosts that do not
+    /// say whom they know.
     fn is_complete(&self) -> bool {
         self.missing.is_empty() && self.others.is_some_and(|others| self.answered.len() > others)
     }
@@ -458,10 +521,17 @@ mod tests {
             read::<T>(payload).err() == Some(Unread::Refused("too \"large\"".into()))
         }
         let refusal = br#"{"accepted":false,"error":"too \"large\""}"#;
-        assert!(refused::<Ack>(refusal) && refused::<HostReply>(refusal) && refused::<Inventory>(refusal));
+        assert!(
+            refused::<Ack>(refusal)
+                && refused::<HostReply>(refusal)
+                && refused::<Inventory>(refusal)
+        );
         assert!(refused::<Bid>(refusal) && refused::<Look>(refusal) && refused::<Health>(refusal));
         assert!(refused::<Explained>(refusal) && refused::<Value>(refusal));
-        assert_eq!(read::<Inventory>(br#"{"accepted":false}"#).err(), Some(Unread::Refused(String::new())));
+        assert_eq!(
+            read::<Inventory>(br#"{"accepted":false}"#).err(),
+            Some(Unread::Refused(String::new()))
+        );
     }
 
     #[test]

@@ -4,13 +4,15 @@
 //! * [`listing`] asks for links and claims, in pages where they are too many for one message.
 //! * [`links`] puts and deletes links, and waits for what their providers say.
 //! * [`names`] finds hosts, actors and providers by what people call them.
-//! * [`upload`] sends files of this machine into the lattice, for hosts to start; [`dev`] does so at each save of one.
+//! * [`upload`] sends files of this machine into the lattice, for hosts to start; [`dev`] does so
+//!   at each save of one.
 //! * [`calls`] and [`logs`] ask hosts for what they count and keep; [`rates`] compares two looks.
-//! * [`placement`] tells on which hosts something may run. [`commands`] changes what a host runs, and
-//!   sees it through to its end with [`watch`]: by events and by looking, whichever tells first.
+//! * [`placement`] tells on which hosts something may run. [`commands`] changes what a host runs,
+//!   and sees it through to its end with [`watch`]: by events and by looking, whichever tells
+//!   first.
 //!
-//! Nothing here prints. Every wait has a deadline, and an error says which subject of which lattice was asked, and what to
-//! do: nobody who listens is told from somebody who is silent.
+//! Nothing here prints. Every wait has a deadline, and an error says which subject of which lattice
+//! was asked, and what to do: nobody who listens is told from somebody who is silent.
 
 #![deny(unsafe_code)]
 #![warn(clippy::print_stdout, clippy::print_stderr)]

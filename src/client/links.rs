@@ -1,8 +1,9 @@
 //! Link definitions, put and deleted, and seen through to what their provider says.
 //!
-//! A link is acknowledged when it is stored. Then each host that runs its provider is asked what came of it, until all have
-//! said so or the time is over. Built-in providers say it surely; of a process, and of a provider on a host of earlier
-//! years, nobody knows more than that the link is sent to it.
+//! A link is acknowledged when it is stored. Then each host that runs its provider is asked what
+//! came of it, until all have said so or the time is over. Built-in providers say it surely; of a
+//! process, and of a provider on a host of earlier years, nobody knows more than that the link is
+//! sent to it.
 
 use std::time::Duration;
 
@@ -20,7 +21,8 @@ use lattice_protocol::{
     links::{LinkDefinition, link_option},
 };
 
-/// How long to wait for providers unless told otherwise: as long as a built-in one may take for a link, and a little more.
+/// How long to wait for providers unless told otherwise: as long as a built-in one may take for a
+/// link, and a little more.
 pub const LINK_WAIT: Duration = Duration::from_secs(12);
 
 /// How soon a host is asked again.
@@ -54,16 +56,24 @@ impl Taken {
     }
 }
 
-/// Puts a link and waits until the providers that run have taken it on; a refusal of one of them is an error with its reason.
-/// Without a time nobody is waited for.
-pub async fn put(lattice: &Lattice, link: &LinkDefinition, wait: Option<Duration>) -> Result<Option<Taken>> {
+/// Puts a link and waits until the providers that run have taken it on; a refusal of one of them is
+/// an error with its reason. Without a time nobody is waited for.
+pub async fn put(
+    lattice: &Lattice,
+    link: &LinkDefinition,
+    wait: Option<Duration>,
+) -> Result<Option<Taken>> {
     lattice.change(&PutLink::from(link.clone())).await.context("put the link")?;
     let Some(wait) = wait else { return Ok(None) };
     settled(lattice, Request { link: link.clone(), is_deleted: false }, wait).await.map(Some)
 }
 
 /// Deletes a link and waits until the providers that run have let it go.
-pub async fn delete(lattice: &Lattice, link: &LinkDefinition, wait: Option<Duration>) -> Result<Option<Taken>> {
+pub async fn delete(
+    lattice: &Lattice,
+    link: &LinkDefinition,
+    wait: Option<Duration>,
+) -> Result<Option<Taken>> {
     lattice.change(&DeleteLink::from(link.clone())).await.context("delete the link")?;
     let Some(wait) = wait else { return Ok(None) };
     settled(lattice, Request { link: link.clone(), is_deleted: true }, wait).await.map(Some)
@@ -75,7 +85,11 @@ async fn settled(lattice: &Lattice, request: Request, wait: Duration) -> Result<
     let asked = lattice.asked_inventories(&hosts).await;
     let (provider, link_name) = (&request.link.provider_id, &request.link.link_name);
     let runners = asked.into_iter().filter_map(|(host, inventory)| {
-        let runs = inventory.ok()?.providers.iter().any(|p| p.id == *provider && p.link_name == *link_name);
+        let runs = inventory
+            .ok()?
+            .providers
+            .iter()
+            .any(|p| p.id == *provider && p.link_name == *link_name);
         runs.then_some(host)
     });
     // All at once: each may take as long as its provider does, and they share the time.
@@ -105,7 +119,12 @@ async fn settled(lattice: &Lattice, request: Request, wait: Duration) -> Result<
 }
 
 /// Asks one host until its provider is not at it any more, or the time is over.
-async fn told(lattice: &Lattice, host: String, request: &Request, until: Instant) -> (String, Answered) {
+async fn told(
+    lattice: &Lattice,
+    host: String,
+    request: &Request,
+    until: Instant,
+) -> (String, Answered) {
     loop {
         let answered = match lattice.request_of(&host, request).await {
             Ok(answered) => answered,
@@ -142,6 +161,8 @@ mod tests {
         };
         assert_eq!(taken(2, 0), None);
         assert!(taken(0, 0).unwrap().contains("runs on no host"));
-        assert!(taken(1, 1).unwrap().contains("1 host,") && taken(0, 2).unwrap().contains("2 hosts,"));
+        assert!(
+            taken(1, 1).unwrap().contains("1 host,") && taken(0, 2).unwrap().contains("2 hosts,")
+        );
     }
 }

@@ -1,9 +1,11 @@
 //! Links and claims of the lattice, however many.
 //!
-//! They are asked for as clients of all years do, with one answer. A host that has more than fit into a message of the NATS
-//! server refuses that; then they come in pages from one host of this make after the other, until one has told all of them.
-//! A host that goes away in the middle is followed by the next one, which goes on where it ended: pages are in the order of
-//! keys that are the same everywhere. Hosts that cannot tell pages leave the refusal, which names the server's limit.
+//! They are asked for as clients of all years do, with one answer. A host that has more than fit
+//! into a message of the NATS server refuses that; then they come in pages from one host of this
+//! make after the other, until one has told all of them. A host that goes away in the middle is
+//! followed by the next one, which goes on where it ended: pages are in the order of keys that are
+//! the same everywhere. Hosts that cannot tell pages leave the refusal, which names the server's
+//! limit.
 
 use std::time::Duration;
 
@@ -34,7 +36,9 @@ const HOSTS_ASKED_MAX: usize = 16;
 pub(super) async fn links(lattice: &Lattice, actor: Option<&str>) -> Result<Vec<LinkDefinition>> {
     let mut links = match lattice.request(&GetLinks).await {
         Ok(reply) => reply.links,
-        Err(refused @ RequestError::Refused { .. }) => pages(lattice, AskLinks, actor, refused).await?,
+        Err(refused @ RequestError::Refused { .. }) => {
+            pages(lattice, AskLinks, actor, refused).await?
+        }
         Err(error) => return Err(error.into()),
     };
     links.retain(|link| actor.is_none_or(|actor| link.actor_id == actor));
@@ -45,7 +49,9 @@ pub(super) async fn links(lattice: &Lattice, actor: Option<&str>) -> Result<Vec<
 pub(super) async fn claims(lattice: &Lattice) -> Result<Vec<Box<RawValue>>> {
     match lattice.request(&GetClaims).await {
         Ok(reply) => reply.claims.iter().map(|claims| Ok(to_raw_value(claims)?)).collect(),
-        Err(refused @ RequestError::Refused { .. }) => pages(lattice, AskClaims, None, refused).await,
+        Err(refused @ RequestError::Refused { .. }) => {
+            pages(lattice, AskClaims, None, refused).await
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -75,7 +81,8 @@ async fn pages<R: HostRequest<Reply = Page<T>>, T>(
         until: Instant::now() + LISTING_TIMEOUT.max(lattice.timeout),
     };
     let mut failure = refused;
-    let ours: Vec<String> = hosts.into_iter().filter(HostReply::is_ours).map(|host| host.id).collect();
+    let ours: Vec<String> =
+        hosts.into_iter().filter(HostReply::is_ours).map(|host| host.id).collect();
     for teller in [Teller::Complete, Teller::Any] {
         for host in ours.iter().take(HOSTS_ASKED_MAX) {
             match listing.go_on(host, teller).await? {
@@ -117,7 +124,11 @@ impl<R: HostRequest<Reply = Page<T>>, T> Listing<'_, R, T> {
     async fn go_on(&mut self, host: &str, teller: Teller) -> Result<Went> {
         loop {
             if Instant::now() >= self.until {
-                bail!("{} entries came within {} s, and more are left", self.rows.len(), LISTING_TIMEOUT.as_secs());
+                bail!(
+                    "{} entries came within {} s, and more are left",
+                    self.rows.len(),
+                    LISTING_TIMEOUT.as_secs()
+                );
             }
             let question = (self.question)(self.ask.clone());
             let page = match self.lattice.request_of(host, &question).await {

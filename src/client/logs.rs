@@ -1,7 +1,8 @@
 //! Reads what an actor or a provider says on many hosts at once, as
 //! [`wire`](lattice_protocol::journal::wire) describes.
 //!
-//! Every host answers on a subject of its own below one inbox, so that it is known who has nobody listening there.
+//! Every host answers on a subject of its own below one inbox, so that it is known who has nobody
+//! listening there.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -36,7 +37,7 @@ pub struct Logs {
     hosts: BTreeMap<String, Option<Seen>>,
 }
 
-/// What a host is asked for.
+/// The lines that a host is asked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wanted {
     Lines,
@@ -56,7 +57,11 @@ impl Logs {
     /// Begins to listen; nobody is asked yet.
     pub async fn open(lattice: &Lattice, entity: &str, tail: u64, follow: bool) -> Result<Self> {
         let inbox = lattice.client.new_inbox();
-        let parts = lattice.client.subscribe(format!("{inbox}.*")).await.context("subscribe for the answers")?;
+        let parts = lattice
+            .client
+            .subscribe(format!("{inbox}.*"))
+            .await
+            .context("subscribe for the answers")?;
         Ok(Self {
             lattice: lattice.clone(),
             entity: entity.to_owned(),
@@ -148,15 +153,24 @@ impl Logs {
         let subject = self.lattice.subjects.control(&Ask::subject(host.to_owned()));
         let payload = serde_json::to_vec(&ask).context("write the request")?;
         let reply = format!("{}.{host}", self.inbox);
-        self.lattice.client.publish_with_reply(subject, reply, payload.into()).await.context("ask for logs")
+        self.lattice
+            .client
+            .publish_with_reply(subject, reply, payload.into())
+            .await
+            .context("ask for logs")
     }
 }
 
 /// Follows the log lines of an entity on all hosts, from now on until the stream is dropped. Lines
 /// of hosts that cannot be asked for a while are missing for so long; there is no end.
 pub fn follow(lattice: Lattice, entity: String) -> BoxStream<'static, Line> {
-    let following = Following { lattice, entity, logs: None, renew: interval(RENEW), lines: VecDeque::new() };
-    stream::unfold(following, |mut following| async move { Some((following.next().await, following)) }).boxed()
+    let following =
+        Following { lattice, entity, logs: None, renew: interval(RENEW), lines: VecDeque::new() };
+    stream::unfold(
+        following,
+        |mut following| async move { Some((following.next().await, following)) },
+    )
+    .boxed()
 }
 
 /// A follower, and what it has heard.

@@ -1,8 +1,9 @@
 //! Finding hosts, actors and providers by what people call them.
 //!
-//! Everything has an id, but nobody types 56 letters: the beginning of an id, a name, a call alias or a reference will do,
-//! as long as it means one thing. The lattice remembers what ran long ago, so of several things that a word means those count
-//! that run. If there are still several, the error lists them; if none, it lists what there is.
+//! Everything has an id, but nobody types 56 letters: the beginning of an id, a name, a call alias
+//! or a reference will do, as long as it means one thing. The lattice remembers what ran long ago,
+//! so of several things that a word means those count that run. If there are still several, the
+//! error lists them; if none, it lists what there is.
 
 use std::collections::BTreeMap;
 
@@ -63,7 +64,9 @@ fn running_first(all: Vec<&Named>) -> Vec<&Named> {
 pub fn find<'a>(what: &str, word: &str, among: &'a [Named]) -> Result<&'a Named> {
     let exact = called(word, among);
     let found = match exact.is_empty() {
-        true => running_first(among.iter().filter(|named| !word.is_empty() && named.resembles(word)).collect()),
+        true => running_first(
+            among.iter().filter(|named| !word.is_empty() && named.resembles(word)).collect(),
+        ),
         false => exact,
     };
     match found.as_slice() {
@@ -71,14 +74,18 @@ pub fn find<'a>(what: &str, word: &str, among: &'a [Named]) -> Result<&'a Named>
         [] if among.is_empty() => bail!("no {what} is called {word:?}: there is none"),
         [] => bail!("no {what} is called {word:?}; there are:\n{}", list(among.iter())),
         several => {
-            bail!("{word:?} may be several of the {what}s; say more of the id:\n{}", list(several.iter().copied()))
+            bail!(
+                "{word:?} may be several of the {what}s; say more of the id:\n{}",
+                list(several.iter().copied())
+            )
         }
     }
 }
 
 fn list<'a>(all: impl ExactSizeIterator<Item = &'a Named>) -> String {
     let more = all.len().saturating_sub(LISTED_MAX);
-    let mut lines: Vec<String> = all.take(LISTED_MAX).map(|named| format!("  {}", named.listed())).collect();
+    let mut lines: Vec<String> =
+        all.take(LISTED_MAX).map(|named| format!("  {}", named.listed())).collect();
     if more > 0 {
         lines.push(format!("  and {more} more"));
     }
@@ -140,14 +147,23 @@ fn known(claims: &[Claims], wanted: impl Fn(&Claims) -> bool) -> BTreeMap<String
     let named = claims.iter().filter(|claims| wanted(claims)).map(|claims| Named {
         id: claims.subject.clone(),
         name: claims.name.clone(),
-        aliases: Some(claims.call_alias.clone()).filter(|alias| !alias.is_empty()).into_iter().collect(),
+        aliases: Some(claims.call_alias.clone())
+            .filter(|alias| !alias.is_empty())
+            .into_iter()
+            .collect(),
         runs: false,
     });
     named.map(|named| (named.id.clone(), named)).collect()
 }
 
-fn add<'a>(all: &'a mut BTreeMap<String, Named>, id: &str, name: &str, reference: &str) -> &'a mut Named {
-    let named = all.entry(id.to_owned()).or_insert_with(|| Named { id: id.to_owned(), ..Named::default() });
+fn add<'a>(
+    all: &'a mut BTreeMap<String, Named>,
+    id: &str,
+    name: &str,
+    reference: &str,
+) -> &'a mut Named {
+    let named =
+        all.entry(id.to_owned()).or_insert_with(|| Named { id: id.to_owned(), ..Named::default() });
     if named.name.is_empty() {
         name.clone_into(&mut named.name);
     }
@@ -157,7 +173,8 @@ fn add<'a>(all: &'a mut BTreeMap<String, Named>, id: &str, name: &str, reference
     named
 }
 
-/// The actor a word means. A whole id is believed without looking: links are put before their actor is known.
+/// The actor a word means. A whole id is believed without looking: links are put before their actor
+/// is known.
 pub fn actor(word: &str, claims: &[Claims], inventories: &[Inventory]) -> Result<String> {
     if ActorId::parse(word).is_ok() {
         return Ok(word.to_owned());
@@ -226,7 +243,9 @@ mod tests {
     fn several_and_none_are_told_with_their_candidates() {
         let several = find("actor", "MABC", &some()).unwrap_err().to_string();
         assert!(
-            several.contains("MABCD1 (Echo)") && several.contains("MABCD2") && !several.contains("MXYZ"),
+            several.contains("MABCD1 (Echo)")
+                && several.contains("MABCD2")
+                && !several.contains("MXYZ"),
             "{several}"
         );
         let none = find("actor", "nobody", &some()).unwrap_err().to_string();
@@ -245,15 +264,26 @@ mod tests {
         };
         let known = [claims("MGONE"), claims("MRUNS")];
         let runs = |ids: &[&str]| {
-            let actor = |id: &&str| InventoryActor { id: (*id).into(), name: "Ponger".into(), ..Default::default() };
+            let actor = |id: &&str| InventoryActor {
+                id: (*id).into(),
+                name: "Ponger".into(),
+                ..Default::default()
+            };
             [Inventory { actors: ids.iter().map(actor).collect(), ..Inventory::default() }]
         };
         for word in ["ponger", "lattice/ponger", "pong"] {
             assert!(actor(word, &known, &[]).is_err(), "{word} is ambiguous where none runs");
             assert_eq!(actor(word, &known, &runs(&["MRUNS"])).unwrap(), "MRUNS", "{word}");
-            assert!(actor(word, &known, &runs(&["MRUNS", "MGONE"])).is_err(), "{word} is ambiguous where both run");
+            assert!(
+                actor(word, &known, &runs(&["MRUNS", "MGONE"])).is_err(),
+                "{word} is ambiguous where both run"
+            );
         }
-        assert_eq!(actor("MGON", &known, &runs(&["MRUNS"])).unwrap(), "MGONE", "the beginning of an id is its own");
+        assert_eq!(
+            actor("MGON", &known, &runs(&["MRUNS"])).unwrap(),
+            "MGONE",
+            "the beginning of an id is its own"
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! On which host something may run: what each host offers, and the first rule that keeps one from offering.
+//! On which host something may run: what each host offers, and the first rule that keeps one from
+//! offering.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -46,7 +47,9 @@ impl Wanted<'_> {
     pub async fn first(&self, lattice: &Lattice, wait: Duration) -> Result<Option<String>> {
         match self.link_name {
             None => lattice.first_bid(&self.actor(), wait, |host| self.fits(host)).await,
-            Some(link_name) => lattice.first_bid(&self.provider(link_name), wait, |host| self.fits(host)).await,
+            Some(link_name) => {
+                lattice.first_bid(&self.provider(link_name), wait, |host| self.fits(host)).await
+            }
         }
     }
 
@@ -62,8 +65,8 @@ impl Wanted<'_> {
         }
     }
 
-    /// Every host of `hosts`, and what keeps it from offering, if something does. It holds an auction, so it takes as long as
-    /// the slowest of them, or `wait`.
+    /// Every host of `hosts`, and what keeps it from offering, if something does. It holds an
+    /// auction, so it takes as long as the slowest of them, or `wait`.
     pub async fn all(
         &self,
         lattice: &Lattice,
@@ -73,7 +76,8 @@ impl Wanted<'_> {
         // Hosts that rules exclude do not answer, so there is no use in waiting for them.
         let ruled_out: BTreeMap<&str, Obstacle> =
             hosts.iter().filter_map(|host| Some((host.id.as_str(), self.rule(host)?))).collect();
-        let expected = hosts.iter().filter(|host| !ruled_out.contains_key(host.id.as_str())).count();
+        let expected =
+            hosts.iter().filter(|host| !ruled_out.contains_key(host.id.as_str())).count();
         let bids = match self.link_name {
             _ if expected == 0 => Default::default(),
             None => lattice.bids(&self.actor(), wait, expected).await?,
@@ -94,7 +98,10 @@ impl Wanted<'_> {
             match host.labels.get(key) {
                 None => return Some(Obstacle::new(format!("it has no label {key}"), advice)),
                 Some(found) if found != value => {
-                    return Some(Obstacle::new(format!("its {key} is {found}, not {value}"), advice));
+                    return Some(Obstacle::new(
+                        format!("its {key} is {found}, not {value}"),
+                        advice,
+                    ));
                 }
                 Some(_) => {}
             }
@@ -115,10 +122,12 @@ impl Wanted<'_> {
                 "it does not load files",
                 "Start hosts with --allow-file-load to load files of their machine; a path without file:// sends the file to them.",
             ),
-            Ok(Reference::Image(image)) if !image.contains('@') && !has_tag(&image) => Obstacle::new(
-                "the image has no tag",
-                "Name a version, as in registry.example/echo:0.3.4, or start hosts with --allow-latest.",
-            ),
+            Ok(Reference::Image(image)) if !image.contains('@') && !has_tag(&image) => {
+                Obstacle::new(
+                    "the image has no tag",
+                    "Name a version, as in registry.example/echo:0.3.4, or start hosts with --allow-latest.",
+                )
+            }
             Ok(Reference::Image(image)) if image.ends_with(":latest") => Obstacle::new(
                 "it does not run images tagged latest",
                 "Name a version, or start hosts with --allow-latest.",

@@ -32,12 +32,14 @@ pub struct Row {
 impl Row {
     /// Errors of a hundred calls.
     pub fn error_percent(&self) -> Option<f64> {
-        (self.between.calls > 0).then(|| self.between.errors() as f64 * 100.0 / self.between.calls as f64)
+        (self.between.calls > 0)
+            .then(|| self.between.errors() as f64 * 100.0 / self.between.calls as f64)
     }
 
     /// Calls of a hundred that did not leave their host.
     pub fn local_percent(&self) -> Option<f64> {
-        (self.between.calls > 0).then(|| self.local_between as f64 * 100.0 / self.between.calls as f64)
+        (self.between.calls > 0)
+            .then(|| self.local_between as f64 * 100.0 / self.between.calls as f64)
     }
 
     /// The time that this share of calls did not exceed, in nanoseconds.
@@ -51,9 +53,9 @@ type Before<'a> = HashMap<(&'a str, &'a str), &'a HostRow>;
 /// Id, link name and operation.
 type Key = (String, String, String);
 
-/// The rows between an earlier look at each host and one of now. Of a host that was not looked at before, or was started again
-/// since, everything it has counted is taken.
-pub fn between<'a>(earlier: &'a HashMap<String, Look>, now: &[Look]) -> Vec<Row> {
+/// The rows between an earlier look at each host and one of now. Of a host that was not looked at
+/// before, or was started again since, everything it has counted is taken.
+pub fn between(earlier: &HashMap<String, Look>, now: &[Look]) -> Vec<Row> {
     let served: BTreeSet<(&str, &str)> =
         now.iter().flat_map(|look| &look.served).map(|row| (&*row.id, &*row.link_name)).collect();
     let mut rows: BTreeMap<Key, Row> = BTreeMap::new();
@@ -79,7 +81,13 @@ fn index(rows: &[HostRow]) -> Before<'_> {
     rows.iter().map(|row| ((&*row.id, &*row.link_name), row)).collect()
 }
 
-fn add(rows: &mut BTreeMap<Key, Row>, row: &HostRow, before: &Before<'_>, seconds: f64, by_callers: bool) {
+fn add(
+    rows: &mut BTreeMap<Key, Row>,
+    row: &HostRow,
+    before: &Before<'_>,
+    seconds: f64,
+    by_callers: bool,
+) {
     let before = before.get(&(&*row.id, &*row.link_name));
     // A target that was not called has a row nevertheless.
     let operations: BTreeSet<&str> = match row.operations.is_empty() {
@@ -101,8 +109,10 @@ fn add(rows: &mut BTreeMap<Key, Row>, row: &HostRow, before: &Before<'_>, second
         sum.hosts += 1;
         for counts in row.operations.iter().filter(|counts| counts.operation == operation) {
             let mut earlier = before.iter().flat_map(|before| &before.operations);
-            let earlier = earlier.find(|earlier| earlier.operation == operation && earlier.path == counts.path);
-            let between = earlier.map_or_else(|| counts.tally.clone(), |earlier| counts.tally.since(&earlier.tally));
+            let earlier = earlier
+                .find(|earlier| earlier.operation == operation && earlier.path == counts.path);
+            let between = earlier
+                .map_or_else(|| counts.tally.clone(), |earlier| counts.tally.since(&earlier.tally));
             sum.calls_per_second += between.calls as f64 / seconds;
             sum.errors_per_second += between.errors() as f64 / seconds;
             sum.total += counts.tally.calls;
@@ -157,14 +167,18 @@ mod tests {
         let [row] = rows.as_slice() else { panic!("{rows:?}") };
         assert_eq!((row.hosts, row.total, row.in_work, &*row.name), (2, 11, 1, "name of MA"));
         assert_eq!((row.calls_per_second, row.errors_per_second), (4.0, 2.0));
-        assert_eq!((row.error_percent().unwrap().round(), row.local_percent().unwrap().round()), (33.0, 67.0));
+        assert_eq!(
+            (row.error_percent().unwrap().round(), row.local_percent().unwrap().round()),
+            (33.0, 67.0)
+        );
         assert!(row.percentile(0.5).is_some());
     }
 
     #[test]
     fn a_host_that_was_started_again_counts_from_its_start() {
         let (before, after) = (Meter::default(), Meter::default());
-        (0..50).for_each(|_| before.serve("MA", "").begin("Op", Path::Local).end(Outcome::Answered));
+        (0..50)
+            .for_each(|_| before.serve("MA", "").begin("Op", Path::Local).end(Outcome::Answered));
         after.serve("MA", "").begin("Op", Path::Local).end(Outcome::Answered);
         let earlier = HashMap::from([("N1".to_owned(), look("N1", 90_000, &before))]);
         let rows = between(&earlier, &[look("N1", 500, &after)]);

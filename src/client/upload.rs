@@ -1,14 +1,15 @@
-//! Files of this machine on their way into the lattice: read, verified, signed if asked for, and stored where every host of
-//! ours finds them ([`Artifacts`]).
+//! Files of this machine on their way into the lattice: read, verified, signed if asked for, and
+//! stored where every host of ours finds them ([`Artifacts`]).
 //!
 //! ```text
 //! local_file ─▶ prepare (read, tell apart, verify or sign) ─▶ Readers::find ─▶ Sender::send … Sender::tidy
 //! ```
 //!
-//! Only hosts like this one know references of uploads. Those of earlier years would take one for the name of an image, bid
-//! for it in an auction, and fail to start it. They are told apart by their answer to a ping, in which only ours name the
-//! hosts they hear ([`Readers`]). Where these look for uploads is in that answer too, so a client without settings sends to
-//! the right JetStream domain.
+//! Only hosts like this one know references of uploads. Those of earlier years would take one for
+//! the name of an image, bid for it in an auction, and fail to start it. They are told apart by
+//! their answer to a ping, in which only ours name the hosts they hear ([`Readers`]). Where these
+//! look for uploads is in that answer too, so a client without settings sends to the right
+//! JetStream domain.
 
 use std::{
     collections::BTreeSet,
@@ -58,8 +59,10 @@ pub fn local_file(word: &str) -> Option<PathBuf> {
         return None;
     }
     let path = Path::new(word);
-    let is_name_of_file = !word.contains(':') && EXTENSIONS.iter().any(|extension| word.ends_with(extension));
-    (word.starts_with('.') || path.is_absolute() || is_name_of_file || path.is_file()).then(|| path.to_owned())
+    let is_name_of_file =
+        !word.contains(':') && EXTENSIONS.iter().any(|extension| word.ends_with(extension));
+    (word.starts_with('.') || path.is_absolute() || is_name_of_file || path.is_file())
+        .then(|| path.to_owned())
 }
 
 /// The kind of a file's content, by its beginning.
@@ -75,7 +78,9 @@ pub fn classify(bytes: &[u8]) -> Content {
     let (at, tar) = TAR_MAGIC;
     if is_wasm(bytes) {
         Content::Module
-    } else if Archive::is_compressed(bytes) || bytes.get(at..).is_some_and(|rest| rest.starts_with(tar)) {
+    } else if Archive::is_compressed(bytes)
+        || bytes.get(at..).is_some_and(|rest| rest.starts_with(tar))
+    {
         Content::Archive
     } else {
         Content::Neither
@@ -102,7 +107,9 @@ impl Verified {
     pub fn about(&self) -> About {
         let (kind, name, revision) = match self {
             Self::Actor(claims) => ("actor", &claims.name, claims.effective_revision()),
-            Self::Provider { claims, .. } => ("provider", &claims.name, claims.effective_revision()),
+            Self::Provider { claims, .. } => {
+                ("provider", &claims.name, claims.effective_revision())
+            }
         };
         About {
             kind: kind.to_owned(),
@@ -131,7 +138,12 @@ pub enum ContentError {
 impl ContentError {
     /// Whether the file may just not be written whole yet.
     pub fn may_be_half(&self) -> bool {
-        matches!(self, Self::Empty | Self::Neither | Self::Module(ModuleError::Malformed { .. } | ModuleError::NotWasm))
+        matches!(
+            self,
+            Self::Empty
+                | Self::Neither
+                | Self::Module(ModuleError::Malformed { .. } | ModuleError::NotWasm)
+        )
     }
 }
 
@@ -152,7 +164,9 @@ impl Artifact {
             let verified = verified(&content)?;
             Ok(Self { digest: Digest::of(&content), content, verified, was_unsigned: false })
         });
-        verifying.await.unwrap_or_else(|panic| Err(ContentError::Archive(format!("verifying it panicked: {panic}"))))
+        verifying.await.unwrap_or_else(|panic| {
+            Err(ContentError::Archive(format!("verifying it panicked: {panic}")))
+        })
     }
 
     /// The reference it has in a lattice.
@@ -185,28 +199,37 @@ pub async fn read(path: &Path) -> Result<Bytes> {
         if !metadata.is_file() {
             return Err(std::io::Error::other("it is no ordinary file"));
         }
-        let mut content =
-            Vec::with_capacity(usize::try_from(metadata.len().min(ARTIFACT_BYTES_MAX)).unwrap_or_default());
+        let mut content = Vec::with_capacity(
+            usize::try_from(metadata.len().min(ARTIFACT_BYTES_MAX)).unwrap_or_default(),
+        );
         let file = tokio::fs::File::open(path).await?;
         file.take(ARTIFACT_BYTES_MAX + 1).read_to_end(&mut content).await?;
         Ok(content)
     };
     let content = content.await.with_context(|| format!("read {}", path.display()))?;
     if content.len() as u64 > ARTIFACT_BYTES_MAX {
-        bail!("{} has more than the {ARTIFACT_BYTES_MAX} bytes an artifact may have", path.display());
+        bail!(
+            "{} has more than the {ARTIFACT_BYTES_MAX} bytes an artifact may have",
+            path.display()
+        );
     }
     Ok(content.into())
 }
 
 /// Reads a file and verifies what is in it. `sign` signs a module that is not signed.
-pub async fn prepare(path: &Path, sign: Option<impl FnOnce(&[u8]) -> Result<Vec<u8>>>) -> Result<Artifact> {
+pub async fn prepare(
+    path: &Path,
+    sign: Option<impl FnOnce(&[u8]) -> Result<Vec<u8>>>,
+) -> Result<Artifact> {
     let content = read(path).await?;
     let shown = path.display();
     let error = match Artifact::verify(content.clone()).await {
         Ok(artifact) => return Ok(artifact),
         Err(error) => error,
     };
-    let ContentError::Unsigned = error else { return Err(anyhow!(error).context(format!("{shown} is not sent"))) };
+    let ContentError::Unsigned = error else {
+        return Err(anyhow!(error).context(format!("{shown} is not sent")));
+    };
     let Some(sign) = sign else {
         return Err(Usage(format!(
             "{shown} is not signed, and hosts run signed modules only; sign it with `host claims sign {shown}`, or let it be \
@@ -215,7 +238,9 @@ pub async fn prepare(path: &Path, sign: Option<impl FnOnce(&[u8]) -> Result<Vec<
         .into());
     };
     let signed = sign(&content).with_context(|| format!("sign {shown}"))?;
-    let artifact = Artifact::verify(signed.into()).await.with_context(|| format!("verify {shown} after signing it"))?;
+    let artifact = Artifact::verify(signed.into())
+        .await
+        .with_context(|| format!("verify {shown} after signing it"))?;
     Ok(Artifact { was_unsigned: true, ..artifact })
 }
 
@@ -234,10 +259,12 @@ impl Readers {
         Self::among(lattice.some_hosts().await?, lattice.js_domain.as_deref(), lattice.name())
     }
 
-    /// Chooses among hosts; `configured` is the domain of the settings, which decides where hosts disagree.
+    /// Chooses among hosts; `configured` is the domain of the settings, which decides where hosts
+    /// disagree.
     fn among(all: Vec<HostReply>, configured: Option<&str>, lattice: &str) -> Result<Self> {
         let (ours, mut others): (Vec<_>, Vec<_>) = all.into_iter().partition(|host| host.is_ours());
-        let domains: BTreeSet<Option<&str>> = ours.iter().map(|host| host.js_domain.as_deref()).collect();
+        let domains: BTreeSet<Option<&str>> =
+            ours.iter().map(|host| host.js_domain.as_deref()).collect();
         let domain = match domains.iter().collect::<Vec<_>>().as_slice() {
             [] => bail!(
                 "no host of lattice {lattice} runs files that are sent to it; {} that answered are of earlier years. Start \
@@ -248,7 +275,8 @@ impl Readers {
             [one] => one.map(str::to_owned),
             _ if domains.contains(&configured) => configured.map(str::to_owned),
             several => {
-                let names: Vec<&str> = several.iter().map(|domain| domain.unwrap_or("none")).collect();
+                let names: Vec<&str> =
+                    several.iter().map(|domain| domain.unwrap_or("none")).collect();
                 return Err(Usage(format!(
                     "the hosts of lattice {lattice} have different JetStream domains ({}); say with --js-domain to which a file \
                      is to be sent",
@@ -285,11 +313,15 @@ impl Readers {
             return Ok(());
         }
         let Some(other) = self.others.iter().find(|other| other.id == host) else {
-            bail!("host {host} does not answer, so a file is not sent for it; look with `host get hosts`");
+            bail!(
+                "host {host} does not answer, so a file is not sent for it; look with `host get hosts`"
+            );
         };
         if other.is_ours() {
             let (its, ours) = (domain_name(other.js_domain.as_deref()), domain_name(self.domain()));
-            bail!("host {host} looks for files in {its}, not in {ours}; name its domain with --js-domain");
+            bail!(
+                "host {host} looks for files in {its}, not in {ours}; name its domain with --js-domain"
+            );
         }
         bail!(
             "host {host} (version {}) is of earlier years and knows no files that are sent to the lattice; name another host, or \
@@ -334,7 +366,13 @@ impl Sender {
     }
 
     fn store_in(&self, domain: Option<&str>) -> Artifacts {
-        Artifacts::new(self.nats.clone(), domain, self.lattice.name(), self.making, Budget::default())
+        Artifacts::new(
+            self.nats.clone(),
+            domain,
+            self.lattice.name(),
+            self.making,
+            Budget::default(),
+        )
     }
 
     /// Sends an artifact to where `readers` look, unless it is there. `progress` receives how many
@@ -358,8 +396,8 @@ impl Sender {
         })
     }
 
-    /// Removes what has a successor, was not sent for long, and runs nowhere. It is a favour: what fails is left to the next
-    /// one who sends something.
+    /// Removes what has a successor, was not sent for long, and runs nowhere. It is a favour: what
+    /// fails is left to the next one who sends something.
     pub async fn tidy(&self, readers: &Readers) {
         let store = self.store(readers);
         let tidy = async {
@@ -372,13 +410,17 @@ impl Sender {
                 return Ok(0);
             }
             let in_use = self.in_use().await?;
-            let unused: Vec<_> =
-                old.into_iter().filter(|stored| !in_use.contains(&uploads::reference(&stored.digest))).collect();
+            let unused: Vec<_> = old
+                .into_iter()
+                .filter(|stored| !in_use.contains(&uploads::reference(&stored.digest)))
+                .collect();
             store.delete_unchanged(&unused).await.map_err(|problem| anyhow!("{problem}"))
         };
         match tokio::time::timeout(TIDY_TIME, tidy).await {
             Ok(Ok(removed)) => debug!(removed, "old uploads looked through"),
-            Ok(Err(error)) => debug!(error = %format!("{error:#}"), "old uploads not looked through"),
+            Ok(Err(error)) => {
+                debug!(error = %format!("{error:#}"), "old uploads not looked through")
+            }
             Err(_) => debug!("looking through old uploads took too long"),
         }
     }
@@ -392,9 +434,16 @@ impl Sender {
         }
         let actors = inventories.iter().flat_map(|inventory| &inventory.actors);
         let of_actors = actors.flat_map(|actor| {
-            actor.instances.iter().map(|instance| instance.image_ref.clone()).chain([actor.image_ref.clone()])
+            actor
+                .instances
+                .iter()
+                .map(|instance| instance.image_ref.clone())
+                .chain([actor.image_ref.clone()])
         });
-        let of_providers = inventories.iter().flat_map(|inventory| &inventory.providers).map(|p| p.image_ref.clone());
+        let of_providers = inventories
+            .iter()
+            .flat_map(|inventory| &inventory.providers)
+            .map(|p| p.image_ref.clone());
         Ok(of_actors.chain(of_providers).collect())
     }
 }
@@ -422,7 +471,12 @@ mod tests {
 
     fn host(id: &str, is_ours: bool, domain: Option<&str>) -> HostReply {
         let peers = is_ours.then(Vec::new);
-        HostReply { id: id.into(), peers, js_domain: domain.map(str::to_owned), ..HostReply::default() }
+        HostReply {
+            id: id.into(),
+            peers,
+            js_domain: domain.map(str::to_owned),
+            ..HostReply::default()
+        }
     }
 
     fn ids(hosts: &[HostReply]) -> Vec<&str> {
@@ -460,7 +514,9 @@ mod tests {
 
     #[tokio::test]
     async fn each_kind_of_unusable_content_has_its_own_error() {
-        let error = async |content: &'static [u8]| Artifact::verify(Bytes::from_static(content)).await.unwrap_err();
+        let error = async |content: &'static [u8]| {
+            Artifact::verify(Bytes::from_static(content)).await.unwrap_err()
+        };
         assert!(matches!(error(b"").await, ContentError::Empty));
         assert!(matches!(error(b"text").await, ContentError::Neither));
         assert!(matches!(error(b"\0asm\x01\0\0\0").await, ContentError::Unsigned));
@@ -477,14 +533,21 @@ mod tests {
         type Sign = fn(&[u8]) -> Result<Vec<u8>>;
         let error = prepare(&path, None::<Sign>).await.unwrap_err();
         let text = error.to_string();
-        assert!(error.is::<Usage>() && text.contains("host claims sign") && text.contains("--sign"), "{text}");
+        assert!(
+            error.is::<Usage>() && text.contains("host claims sign") && text.contains("--sign"),
+            "{text}"
+        );
         let key = wascap::prelude::KeyPair::new_module();
         let account = wascap::prelude::KeyPair::new_account();
         let sign = |wasm: &[u8]| {
-            let metadata = wascap::jwt::Actor::new("bare".into(), None, None, false, Some(3), None, None);
+            let metadata =
+                wascap::jwt::Actor::new("bare".into(), None, None, false, Some(3), None, None);
             let mut claims = wascap::prelude::ClaimsBuilder::<wascap::jwt::Actor>::new();
-            let claims =
-                claims.issuer(&account.public_key()).subject(&key.public_key()).with_metadata(metadata).build();
+            let claims = claims
+                .issuer(&account.public_key())
+                .subject(&key.public_key())
+                .with_metadata(metadata)
+                .build();
             wascap::wasm::embed_claims(wasm, &claims, &account).map_err(|error| anyhow!("{error}"))
         };
         let artifact = prepare(&path, Some(sign)).await.unwrap();
@@ -494,14 +557,19 @@ mod tests {
 
     #[test]
     fn hosts_of_earlier_years_do_not_count() {
-        let all = vec![host("N1", false, Some("core")), host("N2", true, Some("core")), host("N3", true, Some("core"))];
+        let all = vec![
+            host("N1", false, Some("core")),
+            host("N2", true, Some("core")),
+            host("N3", true, Some("core")),
+        ];
         let readers = Readers::among(all, None, "default").unwrap();
         assert_eq!((ids(readers.hosts()), ids(readers.others())), (vec!["N2", "N3"], vec!["N1"]));
         assert_eq!(readers.domain(), Some("core"));
         assert!(readers.require("N2").is_ok());
         assert!(readers.require("N1").unwrap_err().to_string().contains("earlier years"));
         assert!(readers.require("N9").unwrap_err().to_string().contains("does not answer"));
-        let none = Readers::among(vec![host("N1", false, None)], None, "default").unwrap_err().to_string();
+        let none =
+            Readers::among(vec![host("N1", false, None)], None, "default").unwrap_err().to_string();
         assert!(none.contains("host push") && none.contains("lattice default"), "{none}");
     }
 
@@ -512,7 +580,8 @@ mod tests {
         assert_eq!((ids(readers.hosts()), readers.domain()), (vec!["N2"], Some("extender")));
         assert!(readers.require("N1").unwrap_err().to_string().contains("--js-domain"));
         assert!(Readers::among(all(), Some("other"), "default").unwrap_err().is::<Usage>());
-        let wrong = Readers::among(vec![host("N1", true, Some("core"))], Some("other"), "default").unwrap();
+        let wrong =
+            Readers::among(vec![host("N1", true, Some("core"))], Some("other"), "default").unwrap();
         assert_eq!(wrong.domain(), Some("core"));
     }
 

@@ -1,7 +1,8 @@
 //! The page itself: files of `assets/`, part of the binary.
 //!
-//! The page is plain modules that the browser loads, so there is nothing to build. Its libraries are in `assets/vendor`, with
-//! their licences. A file is compressed when it is first asked for, and goes out so to whoever takes it: all browsers do.
+//! The page is plain modules that the browser loads, so there is nothing to build. Its libraries
+//! are in `assets/vendor`, with their licences. A file is compressed when it is first asked for,
+//! and goes out so to whoever takes it: all browsers do.
 
 use std::{
     collections::HashMap,
@@ -14,7 +15,10 @@ use axum::{
     extract::Path,
     http::{
         HeaderMap, HeaderValue, StatusCode,
-        header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY},
+        header::{
+            ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
+            VARY,
+        },
     },
     response::{IntoResponse, Response},
 };
@@ -25,7 +29,8 @@ use flate2::{Compression, write::GzEncoder};
 use super::refusal::Refusal;
 
 /// The first parts of the paths that are pages; the page itself reads the rest.
-pub const PAGES: [&str; 8] = ["hosts", "actors", "providers", "links", "claims", "events", "activity", "call"];
+pub const PAGES: [&str; 8] =
+    ["hosts", "actors", "providers", "links", "claims", "events", "activity", "call"];
 
 macro_rules! files {
     ($($path:literal),+ $(,)?) => {
@@ -95,8 +100,9 @@ files![
     "vendor/htm-preact.js",
 ];
 
-static BY_PATH: LazyLock<HashMap<&str, Asset>> =
-    LazyLock::new(|| FILES.iter().map(|(path, content)| (*path, Asset::new(path, content))).collect());
+static BY_PATH: LazyLock<HashMap<&str, Asset>> = LazyLock::new(|| {
+    FILES.iter().map(|(path, content)| (*path, Asset::new(path, content))).collect()
+});
 
 struct Asset {
     content: &'static [u8],
@@ -154,18 +160,25 @@ pub async fn icon(headers: HeaderMap) -> Response {
 
 fn serve(path: &str, headers: &HeaderMap) -> Response {
     let Some(asset) = BY_PATH.get(path) else {
-        return Refusal::new(StatusCode::NOT_FOUND, format!("there is no file {path:?} of the dashboard"))
-            .into_response();
+        return Refusal::new(
+            StatusCode::NOT_FOUND,
+            format!("there is no file {path:?} of the dashboard"),
+        )
+        .into_response();
     };
-    // Kept, and asked for each time whether it still holds: another binary has other files under the same names.
-    let caching = [(ETAG, asset.tag.clone()), (CACHE_CONTROL, HeaderValue::from_static("no-cache"))];
+    // Kept, and asked for each time whether it still holds: another binary has other files under
+    // the same names.
+    let caching =
+        [(ETAG, asset.tag.clone()), (CACHE_CONTROL, HeaderValue::from_static("no-cache"))];
     if headers.get(IF_NONE_MATCH) == Some(&asset.tag) {
         return (StatusCode::NOT_MODIFIED, caching).into_response();
     }
     let kind = [(CONTENT_TYPE, asset.kind), (VARY, "accept-encoding")];
-    let accepted = headers.get(ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let takes_gzip =
-        accepted.split(',').any(|coding| coding.split(';').next().is_some_and(|name| name.trim() == "gzip"));
+    let accepted =
+        headers.get(ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let takes_gzip = accepted
+        .split(',')
+        .any(|coding| coding.split(';').next().is_some_and(|name| name.trim() == "gzip"));
     match takes_gzip {
         true => (caching, kind, [(CONTENT_ENCODING, "gzip")], asset.compressed()).into_response(),
         false => (caching, kind, asset.content).into_response(),
@@ -186,7 +199,8 @@ mod tests {
             let path = entry.unwrap().path();
             match path.is_dir() {
                 true => below(&path, root, found),
-                false => found.push(path.strip_prefix(root).unwrap().to_str().unwrap().replace('\\', "/")),
+                false => found
+                    .push(path.strip_prefix(root).unwrap().to_str().unwrap().replace('\\', "/")),
             }
         }
     }
@@ -208,8 +222,15 @@ mod tests {
     fn what_the_policy_forbids_is_in_no_file() {
         for (path, content) in FILES.iter().filter(|(path, _)| !path.starts_with("vendor/")) {
             let text = std::str::from_utf8(content).unwrap();
-            for forbidden in ["innerHTML", "eval(", "document.write", " style=\"", "onclick=\"", "@import", "url(http"]
-            {
+            for forbidden in [
+                "innerHTML",
+                "eval(",
+                "document.write",
+                " style=\"",
+                "onclick=\"",
+                "@import",
+                "url(http",
+            ] {
                 assert!(!text.contains(forbidden), "{path}: {forbidden}");
             }
         }

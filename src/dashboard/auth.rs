@@ -4,18 +4,21 @@
 //!
 //! * wrong tokens. A caller that shows the right one as bearer, or a session, is an
 //!   [`Access::Operator`] and comes in.
-//! * names that are not the dashboard's, in the `Host` header: a page elsewhere whose name was pointed at this machine (DNS
-//!   rebinding) is stopped by its name. Addresses cannot be rebound, and `localhost` is ours.
+//! * names that are not the dashboard's, in the `Host` header: a page elsewhere whose name was
+//!   pointed at this machine (DNS rebinding) is stopped by its name. Addresses cannot be rebound,
+//!   and `localhost` is ours.
 //! * requests that a page of another origin makes, by `Origin` and `Sec-Fetch-Site`.
-//! * everything but reading, without a login. Reading needs one too ([`Reading::Closed`]) where the dashboard listens on more
-//!   than loopback, and where the settings have a token.
+//! * everything but reading, without a login. Reading needs one too ([`Reading::Closed`]) where the
+//!   dashboard listens on more than loopback, and where the settings have a token.
 //!
-//! Without a login one is an [`Access::Reader`], for whom [`super::mask`] hides link values and what actors and providers say.
-//! The files of the page, the login and the health checks are open to everybody.
+//! Without a login one is an [`Access::Reader`], for whom [`super::mask`] hides link values and
+//! what actors and providers say. The files of the page, the login and the health checks are open
+//! to everybody.
 //!
-//! There are no cookies: browsers send them to every port of a machine, so also to the pages of its actors, which then could
-//! act as the operator. A page keeps its session where only its own origin reads it, and shows it as bearer. Thus a request of
-//! another page brings no right with it, whatever the browser.
+//! There are no cookies: browsers send them to every port of a machine, so also to the pages of its
+//! actors, which then could act as the operator. A page keeps its session where only its own origin
+//! reads it, and shows it as bearer. Thus a request of another page brings no right with it,
+//! whatever the browser.
 
 use std::{
     collections::HashMap,
@@ -166,7 +169,8 @@ impl Known {
     }
 }
 
-/// Codes that were exchanged and sessions that were ended, by their ids, with the time until which they would hold.
+/// Codes that were exchanged and sessions that were ended, by their ids, with the time until which
+/// they would hold.
 #[derive(Default)]
 struct UsedUp(HashMap<String, u64>);
 
@@ -280,7 +284,8 @@ impl Auth {
         match proof {
             Proof::Token(shown) => self.check(&known, caller, shown)?,
             Proof::Code(shown) => {
-                let claims = known.keys.read_code(&self.host_id, shown).ok_or(LoginError::UsedUp)?;
+                let claims =
+                    known.keys.read_code(&self.host_id, shown).ok_or(LoginError::UsedUp)?;
                 if !self.used_up.lock().add(&claims, now) {
                     return Err(LoginError::UsedUp);
                 }
@@ -291,7 +296,9 @@ impl Auth {
 
     /// Ends the session that a request shows, for as long as this host runs.
     pub fn log_out(&self, headers: &HeaderMap) {
-        if let Some(claims) = bearer_token(headers).and_then(|shown| self.known().keys.read_session(shown)) {
+        if let Some(claims) =
+            bearer_token(headers).and_then(|shown| self.known().keys.read_session(shown))
+        {
             self.used_up.lock().add(&claims, token::now());
         }
     }
@@ -305,7 +312,8 @@ impl Auth {
             return if is_over { Err(LoginError::Over) } else { Ok(Access::Operator) };
         }
         if token::is_signed(shown) && known.token(shown).is_none() {
-            // A page whose session is over asks many times; that is no guessing, for nobody guesses a signature.
+            // A page whose session is over asks many times; that is no guessing, for nobody guesses
+            // a signature.
             return Err(LoginError::Over);
         }
         self.check(&known, caller, shown).map(|()| Access::Operator)
@@ -331,7 +339,9 @@ impl Auth {
         }
         attempts.all.fail();
         if attempts.of.len() >= CALLERS_MAX {
-            attempts.of.retain(|_, window| window.since.is_some_and(|since| since.elapsed() < WINDOW));
+            attempts
+                .of
+                .retain(|_, window| window.since.is_some_and(|since| since.elapsed() < WINDOW));
         }
         if attempts.of.len() < CALLERS_MAX || attempts.of.contains_key(&caller) {
             attempts.of.entry(caller).or_default().fail();
@@ -342,7 +352,8 @@ impl Auth {
     /// Whether this is what the dashboard is called.
     fn is_allowed_host(&self, host: &str) -> bool {
         let Ok(authority) = host.parse::<Authority>() else { return false };
-        let name = authority.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+        let name =
+            authority.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
         let name = name.strip_suffix('.').unwrap_or(&name);
         name.parse::<IpAddr>().is_ok()
             || name == "localhost"
@@ -357,7 +368,8 @@ impl Auth {
             return false;
         }
         let Some(origin) = text_of(headers, &ORIGIN) else { return true };
-        // Behind a proxy the scheme may be another one; and the name, where the proxy does not pass it on.
+        // Behind a proxy the scheme may be another one; and the name, where the proxy does not pass
+        // it on.
         let name = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
         name.is_some_and(|name| {
             let bare = name.split(':').next().unwrap_or_default().to_ascii_lowercase();
@@ -365,7 +377,13 @@ impl Auth {
         })
     }
 
-    fn admit(&self, caller: IpAddr, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Access, Box<Response>> {
+    fn admit(
+        &self,
+        caller: IpAddr,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+    ) -> Result<Access, Box<Response>> {
         let path = uri.path();
         let access = self.access(caller, headers);
         if HEALTH.contains(&path) {
@@ -375,7 +393,8 @@ impl Auth {
             // A caller that logs out need not be logged in any more.
             Err(LoginError::Over) if path == SESSION => {}
             Err(error) => return Err(refuse_login(error).into()),
-            // A page of another origin knows neither token nor session, so whoever shows one is no such page.
+            // A page of another origin knows neither token nor session, so whoever shows one is no
+            // such page.
             Ok(Access::Operator) => return Ok(Access::Operator),
             Ok(Access::Reader) => {}
         }
@@ -383,7 +402,8 @@ impl Auth {
         let is_reading = matches!(*method, Method::GET | Method::HEAD);
         let is_page = is_reading && !path.starts_with(API) && path != METRICS;
         if !is_page && !self.is_own_page(&host, headers) {
-            let text = "the request comes from a page of another origin, which may not use this dashboard";
+            let text =
+                "the request comes from a page of another origin, which may not use this dashboard";
             return Err(Refusal::new(StatusCode::FORBIDDEN, text).into_response().into());
         }
         let is_open = self.reading == Reading::Open && caller.to_canonical().is_loopback();
@@ -419,7 +439,9 @@ impl Auth {
                     "this dashboard is not called {host:?}; open it by its address or as localhost, or start the host with \
                      --dashboard-names {name}"
                 );
-                return Err(Refusal::new(StatusCode::MISDIRECTED_REQUEST, text).into_response().into());
+                return Err(Refusal::new(StatusCode::MISDIRECTED_REQUEST, text)
+                    .into_response()
+                    .into());
             }
         }
         Ok(host.to_owned())
@@ -444,10 +466,12 @@ pub fn refuse_login(error: LoginError) -> Response {
         LoginError::Wrong => unauthorized(
             "this is not the token; the host's log says in which file it is, unless it was set with dashboard_token",
         ),
-        LoginError::UsedUp => {
-            unauthorized("this link was used before, or is more than a minute old; `host dashboard` prints another one")
+        LoginError::UsedUp => unauthorized(
+            "this link was used before, or is more than a minute old; `host dashboard` prints another one",
+        ),
+        LoginError::Over => {
+            unauthorized("this session is over; log in again: `host dashboard` prints a link")
         }
-        LoginError::Over => unauthorized("this session is over; log in again: `host dashboard` prints a link"),
         LoginError::Wait(wait) => {
             let seconds = wait.as_secs() + 1;
             let text = format!("too many wrong tokens; try again in {seconds} s");
@@ -464,7 +488,8 @@ fn unauthorized(text: &str) -> Response {
 
 /// The answer to whoever finds no place.
 fn crowded(crowd: Crowd) -> Box<Response> {
-    let mut response = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, crowd.to_string()).into_response();
+    let mut response =
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, crowd.to_string()).into_response();
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response.headers_mut().insert(header::RETRY_AFTER, 1.into());
     response.into()
@@ -472,14 +497,19 @@ fn crowded(crowd: Crowd) -> Box<Response> {
 
 /// Passes a request on, or answers it with a refusal; and says of every answer what browsers may do
 /// with it.
-pub async fn guard(State(dashboard): State<super::Dashboard>, mut request: Request, next: Next) -> Response {
+pub async fn guard(
+    State(dashboard): State<super::Dashboard>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let caller = request.extensions().get::<Caller>().cloned();
     // A caller that nobody named is not on this machine.
     let address = caller.as_ref().map_or(Ipv6Addr::UNSPECIFIED.into(), Caller::ip);
     let is_api = request.uri().path().starts_with(API);
     let path = request.uri().path();
     let needs_place = (is_api || path == METRICS) && !HEALTH.contains(&path);
-    let mut admitted = dashboard.auth().admit(address, request.method(), request.uri(), request.headers());
+    let mut admitted =
+        dashboard.auth().admit(address, request.method(), request.uri(), request.headers());
     if let Some(caller) = caller.filter(|_| needs_place)
         // Also those who are refused take a place: they ask the API, and an answer is owed to them.
         && let Err(crowd) = caller.settle(*admitted.as_ref().unwrap_or(&Access::Reader))
@@ -494,7 +524,8 @@ pub async fn guard(State(dashboard): State<super::Dashboard>, mut request: Reque
         Ok(_) if is_api && !has_its_own => match timeout(DEADLINE, next.run(request)).await {
             Ok(response) => response,
             Err(_) => {
-                let text = format!("no answer within {} s; is the NATS server away?", DEADLINE.as_secs());
+                let text =
+                    format!("no answer within {} s; is the NATS server away?", DEADLINE.as_secs());
                 Refusal::new(StatusCode::GATEWAY_TIMEOUT, text).into_response()
             }
         },
@@ -503,7 +534,10 @@ pub async fn guard(State(dashboard): State<super::Dashboard>, mut request: Reque
     };
     harden(response.headers_mut());
     if is_api {
-        response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+        response
+            .headers_mut()
+            .entry(header::CACHE_CONTROL)
+            .or_insert(HeaderValue::from_static("no-store"));
     }
     response
 }
@@ -549,31 +583,62 @@ mod tests {
     }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
+            .collect()
     }
 
-    fn admitted(auth: &Auth, caller: IpAddr, method: Method, path: &str, headers: &HeaderMap) -> StatusCode {
+    fn admitted(
+        auth: &Auth,
+        caller: IpAddr,
+        method: Method,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> StatusCode {
         let uri = path.parse().unwrap();
-        auth.admit(caller, &method, &uri, headers).map_or_else(|refusal| refusal.status(), |_| StatusCode::OK)
+        auth.admit(caller, &method, &uri, headers)
+            .map_or_else(|refusal| refusal.status(), |_| StatusCode::OK)
     }
 
-    fn status(auth: &Auth, method: Method, path: &str, pairs: &[(&'static str, &str)]) -> StatusCode {
+    fn status(
+        auth: &Auth,
+        method: Method,
+        path: &str,
+        pairs: &[(&'static str, &str)],
+    ) -> StatusCode {
         admitted(auth, CALLER, method, path, &headers(pairs))
     }
 
     #[test]
     fn names_that_could_be_pointed_here_are_refused() {
         let auth = auth(None);
-        for ours in ["127.0.0.1:4000", "localhost:4000", "[::1]:4000", "10.0.0.7", "box.example", "BOX.example.:80"] {
-            assert_eq!(status(&auth, Method::GET, "/", &[("host", ours)]), StatusCode::OK, "{ours}");
+        for ours in [
+            "127.0.0.1:4000",
+            "localhost:4000",
+            "[::1]:4000",
+            "10.0.0.7",
+            "box.example",
+            "BOX.example.:80",
+        ] {
+            assert_eq!(
+                status(&auth, Method::GET, "/", &[("host", ours)]),
+                StatusCode::OK,
+                "{ours}"
+            );
         }
-        for other in ["evil.example:4000", "localhost.evil.example", "", "a b", "127.0.0.1.evil.example"] {
+        for other in
+            ["evil.example:4000", "localhost.evil.example", "", "a b", "127.0.0.1.evil.example"]
+        {
             for path in ["/", "/api/v1/hosts", "/metrics", "/login"] {
                 let refused = status(&auth, Method::GET, path, &[("host", other)]);
                 assert_eq!(refused, StatusCode::MISDIRECTED_REQUEST, "{other} {path}");
             }
         }
-        assert_eq!(status(&auth, Method::GET, "/readyz", &[("host", "evil.example")]), StatusCode::OK);
+        assert_eq!(
+            status(&auth, Method::GET, "/readyz", &[("host", "evil.example")]),
+            StatusCode::OK
+        );
     }
 
     #[test]
@@ -611,7 +676,11 @@ mod tests {
                 (Method::GET, "/api/v1/links"),
                 (Method::GET, "/metrics"),
             ] {
-                assert_eq!(status(&auth, method, path, pairs), StatusCode::FORBIDDEN, "{path} {pairs:?}");
+                assert_eq!(
+                    status(&auth, method, path, pairs),
+                    StatusCode::FORBIDDEN,
+                    "{path} {pairs:?}"
+                );
             }
         }
         for origin in ["http://localhost:4000", "https://localhost:4000", "https://box.example"] {
@@ -619,14 +688,20 @@ mod tests {
             assert_eq!(status(&auth, Method::GET, "/api/v1/actors", &own), StatusCode::OK);
         }
         // Following a link is no harm.
-        assert_eq!(status(&auth, Method::GET, "/hosts", &[HOST, ("sec-fetch-site", "cross-site")]), StatusCode::OK);
+        assert_eq!(
+            status(&auth, Method::GET, "/hosts", &[HOST, ("sec-fetch-site", "cross-site")]),
+            StatusCode::OK
+        );
     }
 
     #[test]
     fn without_a_login_loopback_reads_and_changes_nothing() {
         let auth = auth(None);
         let uri = "/api/v1/links".parse().unwrap();
-        assert_eq!(auth.admit(CALLER, &Method::GET, &uri, &headers(&[HOST])).ok(), Some(Access::Reader));
+        assert_eq!(
+            auth.admit(CALLER, &Method::GET, &uri, &headers(&[HOST])).ok(),
+            Some(Access::Reader)
+        );
         assert_eq!(status(&auth, Method::GET, "/metrics", &[HOST]), StatusCode::OK);
         for (method, path) in [
             (Method::POST, "/api/v1/actors"),
@@ -639,7 +714,11 @@ mod tests {
             (Method::POST, "/"),
             (Method::from_bytes(b"BREW").unwrap(), "/api/v1/hosts"),
         ] {
-            assert_eq!(status(&auth, method.clone(), path, &[HOST]), StatusCode::UNAUTHORIZED, "{method} {path}");
+            assert_eq!(
+                status(&auth, method.clone(), path, &[HOST]),
+                StatusCode::UNAUTHORIZED,
+                "{method} {path}"
+            );
         }
         let other = "10.0.0.9".parse().unwrap();
         let read = admitted(&auth, other, Method::GET, "/api/v1/links", &headers(&[HOST]));
@@ -650,7 +729,11 @@ mod tests {
     fn where_reading_is_closed_there_is_only_the_empty_page() {
         let auth = auth(Some(TOKEN));
         for closed in ["/api/v1/hosts", "/api/v1/openapi.json", "/api/v1/stream", "/metrics"] {
-            assert_eq!(status(&auth, Method::GET, closed, &[HOST]), StatusCode::UNAUTHORIZED, "{closed}");
+            assert_eq!(
+                status(&auth, Method::GET, closed, &[HOST]),
+                StatusCode::UNAUTHORIZED,
+                "{closed}"
+            );
         }
         for open in ["/", "/hosts", "/login", "/assets/css/app.css", "/healthz"] {
             assert_eq!(status(&auth, Method::GET, open, &[HOST]), StatusCode::OK, "{open}");
@@ -660,7 +743,11 @@ mod tests {
             // Also by whatever name a program reaches it.
             let program = [("host", "box.internal"), ("authorization", bearer.as_str())];
             assert_eq!(status(&auth, Method::GET, "/metrics", &program), StatusCode::OK, "{token}");
-            assert_eq!(status(&auth, Method::PUT, "/api/v1/links", &program), StatusCode::OK, "{token}");
+            assert_eq!(
+                status(&auth, Method::PUT, "/api/v1/links", &program),
+                StatusCode::OK,
+                "{token}"
+            );
         }
         let wrong = [HOST, ("authorization", "Bearer x")];
         assert_eq!(status(&auth, Method::GET, "/metrics", &wrong), StatusCode::UNAUTHORIZED);
@@ -707,7 +794,8 @@ mod tests {
     fn what_is_used_up_is_remembered_for_as_long_as_it_would_hold_and_within_bounds() {
         let mut used_up = UsedUp::default();
         let claims = |id: usize, exp: u64| {
-            let claims = serde_json::json!({ "aud": "code", "iat": 0, "exp": exp, "jti": id.to_string() });
+            let claims =
+                serde_json::json!({ "aud": "code", "iat": 0, "exp": exp, "jti": id.to_string() });
             serde_json::from_value::<Claims>(claims).unwrap()
         };
         assert!((0..USED_UP_MAX).all(|id| used_up.add(&claims(id, 100), 50)));
@@ -729,7 +817,8 @@ mod tests {
             looked: Instant::now(),
             is_told: false,
         };
-        let bearers = [kept.expose().to_owned(), auth.log_in(CALLER, Proof::Token(kept.expose())).unwrap()];
+        let bearers =
+            [kept.expose().to_owned(), auth.log_in(CALLER, Proof::Token(kept.expose())).unwrap()];
         let access = |shown: &String| {
             // As if a second had passed.
             auth.secrets.lock().looked -= FRESH;
@@ -738,7 +827,10 @@ mod tests {
         assert_eq!(bearers.each_ref().map(access), [Some(Access::Operator); 2]);
         token::renew(&file).unwrap();
         assert_eq!(bearers.each_ref().map(access), [None; 2]);
-        assert_eq!(access(&token::read(&file).unwrap().expose().to_owned()), Some(Access::Operator));
+        assert_eq!(
+            access(&token::read(&file).unwrap().expose().to_owned()),
+            Some(Access::Operator)
+        );
     }
 
     #[test]
@@ -762,9 +854,16 @@ mod tests {
         }
         assert!(matches!(auth.log_in(CALLER, Proof::Token(TOKEN)), Err(LoginError::Wait(_))));
         let bearer = format!("Bearer {session}");
-        assert_eq!(auth.access(CALLER, &headers(&[("authorization", &bearer)])), Ok(Access::Operator));
+        assert_eq!(
+            auth.access(CALLER, &headers(&[("authorization", &bearer)])),
+            Ok(Access::Operator)
+        );
         assert!(
-            auth.log_in(CALLER, Proof::Code(&Keys::new(&Secret::new(KEPT), None).code("NHOST", token::now()))).is_ok()
+            auth.log_in(
+                CALLER,
+                Proof::Code(&Keys::new(&Secret::new(KEPT), None).code("NHOST", token::now()))
+            )
+            .is_ok()
         );
         // Another one is not locked out by that.
         assert!(auth.log_in("10.0.0.9".parse().unwrap(), Proof::Token(TOKEN)).is_ok());
@@ -777,9 +876,13 @@ mod tests {
         assert!(matches!(auth.log_in(caller, Proof::Token(TOKEN)), Err(LoginError::Wait(_))));
         // A page whose session is over is no guesser.
         for _ in 0..2 * ATTEMPTS_MAX {
-            let over = format!("Bearer {}", Keys::new(&Secret::new("other"), None).session(token::now()));
+            let over =
+                format!("Bearer {}", Keys::new(&Secret::new("other"), None).session(token::now()));
             let caller = "10.0.0.10".parse().unwrap();
-            assert_eq!(auth.access(caller, &headers(&[("authorization", &over)])), Err(LoginError::Over));
+            assert_eq!(
+                auth.access(caller, &headers(&[("authorization", &over)])),
+                Err(LoginError::Over)
+            );
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Where the dashboards of this user's hosts are, and the links that log in to them.
 //!
-//! A host notes the place of its dashboard in a file of the state directory, `dashboards/{host id}.json`, for as long as it
-//! serves it. `host dashboard` and `host up` read it, and make a link with a one-time code of the secret beside it
-//! ([`auth`]). A file whose host does not run any longer is a leftover, and is removed.
+//! A host notes the place of its dashboard in a file of the state directory, `dashboards/{host
+//! id}.json`, for as long as it serves it. `host dashboard` and `host up` read it, and make a link
+//! with a one-time code of the secret beside it ([`auth`]). A file whose host does not run any
+//! longer is a leftover, and is removed.
 
 use std::{
     fs, io,
@@ -36,7 +37,11 @@ impl Record {
     /// The address that logs in whoever opens it within [`token::CODE`], once.
     pub fn link(&self, dirs: &Dirs) -> io::Result<String> {
         let secret = token::read(&dirs.state.join(token::FILE))?;
-        Ok(format!("{}/login#{}", self.url, Keys::new(&secret, None).code(&self.host_id, token::now())))
+        Ok(format!(
+            "{}/login#{}",
+            self.url,
+            Keys::new(&secret, None).code(&self.host_id, token::now())
+        ))
     }
 }
 
@@ -68,7 +73,9 @@ pub fn running(dirs: &Dirs) -> Vec<Record> {
     let Ok(entries) = fs::read_dir(&dir) else { return Vec::new() };
     let mut found = Vec::new();
     for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-        let Some(record) = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok()) else {
+        let Some(record) =
+            fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok())
+        else {
             continue;
         };
         if hosts.contains(&record.host_id) {
@@ -96,21 +103,28 @@ pub enum ChooseError {
     Several(String),
 }
 
-/// Chooses the dashboard of a host by its id, the beginning of its id or its name; else the one of this directory; else the only
-/// one there is.
-pub fn choose<'r>(all: &'r [Record], host: Option<&str>, directory: Option<&Path>) -> Result<&'r Record, ChooseError> {
+/// Chooses the dashboard of a host by its id, the beginning of its id or its name; else the one of
+/// this directory; else the only one there is.
+pub fn choose<'r>(
+    all: &'r [Record],
+    host: Option<&str>,
+    directory: Option<&Path>,
+) -> Result<&'r Record, ChooseError> {
     if all.is_empty() {
         return Err(ChooseError::None);
     }
     if let Some(host) = host {
-        let mut meant = all.iter().filter(|record| record.host_name == host || record.host_id.starts_with(host));
+        let mut meant = all
+            .iter()
+            .filter(|record| record.host_name == host || record.host_id.starts_with(host));
         return match (meant.next(), meant.next()) {
             (Some(only), None) => Ok(only),
             (None, _) => Err(ChooseError::Unknown(host.to_owned(), names(all))),
             _ => Err(ChooseError::Several(names(all))),
         };
     }
-    let mut here = all.iter().filter(|record| directory.is_some() && record.directory.as_deref() == directory);
+    let mut here =
+        all.iter().filter(|record| directory.is_some() && record.directory.as_deref() == directory);
     match (here.next(), here.next(), all) {
         (Some(only), None, _) | (None, _, [only]) => Ok(only),
         _ => Err(ChooseError::Several(names(all))),
@@ -118,7 +132,8 @@ pub fn choose<'r>(all: &'r [Record], host: Option<&str>, directory: Option<&Path
 }
 
 fn names(all: &[Record]) -> String {
-    let names: Vec<_> = all.iter().map(|record| format!("{} ({})", record.host_id, record.url)).collect();
+    let names: Vec<_> =
+        all.iter().map(|record| format!("{} ({})", record.host_id, record.url)).collect();
     names.join(", ")
 }
 
@@ -172,7 +187,10 @@ mod tests {
         assert_eq!(chosen(&all, Some("NC"), "/a"), Ok("NC".into()));
         assert_eq!(chosen(&all, Some("name-of-NA2"), "/a"), Ok("NA2".into()));
         for (host, directory) in [(None, "/b"), (None, "/c"), (Some("NA"), "/a")] {
-            assert!(matches!(chosen(&all, host, directory), Err(ChooseError::Several(_))), "{host:?} {directory}");
+            assert!(
+                matches!(chosen(&all, host, directory), Err(ChooseError::Several(_))),
+                "{host:?} {directory}"
+            );
         }
         assert!(matches!(chosen(&all, Some("X"), "/a"), Err(ChooseError::Unknown(..))));
         assert_eq!(chosen(&[], None, "/a"), Err(ChooseError::None));

@@ -1,9 +1,11 @@
-//! Health checks, for those who watch over this process: a service manager, a load balancer, a person with curl.
+//! Health checks, for those who watch over this process: a service manager, a load balancer, a
+//! person with curl.
 //!
-//! `/healthz` says that the process answers. `/readyz` says that the host does its work: both connections pass messages to the
-//! NATS server and back, the lattice's metadata is known, the server forbade no subscription, and the host neither stops nor
-//! wakes from a pause. Why not is told to whoever may read. It answers within
-//! two seconds, whatever hangs. Under `/api/livez` and `/api/readyz` are the forms of 2022.
+//! `/healthz` says that the process answers. `/readyz` says that the host does its work: both
+//! connections pass messages to the NATS server and back, the lattice's metadata is known, the
+//! server forbade no subscription, and the host neither stops nor wakes from a pause. Why not is
+//! told to whoever may read. It answers within two seconds, whatever hangs. Under `/api/livez` and
+//! `/api/readyz` are the forms of 2022.
 
 use std::time::Duration;
 
@@ -48,7 +50,10 @@ pub async fn live() -> Response {
 }
 
 /// `GET /readyz`, `GET /api/readyz`
-pub async fn ready(State(dashboard): State<Dashboard>, Extension(access): Extension<Access>) -> Response {
+pub async fn ready(
+    State(dashboard): State<Dashboard>,
+    Extension(access): Extension<Access>,
+) -> Response {
     let mut checks = checks(&dashboard).await;
     if access == Access::Reader && dashboard.auth().reading() == Reading::Closed {
         // Everybody may ask whether, and whoever may read finds out why.
@@ -63,15 +68,22 @@ async fn checks(dashboard: &Dashboard) -> [Check; 5] {
     let parts = dashboard.parts();
     let (ctl, rpc) = tokio::join!(trouble_of(&parts.context.ctl), trouble_of(&parts.context.rpc));
     let backend = parts.context.store.backend();
-    let store = (!*parts.context.links.synced().borrow())
-        .then(|| parts.context.store.story().trouble.clone().unwrap_or_else(|| backend.absence().to_string()));
-    let host = match (parts.context.lifeline.closing.is_cancelled(), parts.context.suspend.is_stale()) {
-        (true, _) => Some("the host stops".to_owned()),
-        (_, true) => Some("the host did not run for a while and refuses what came meanwhile".to_owned()),
-        _ => None,
-    };
-    // The control interface and the calls are subscribed before the dashboard opens; what remains is whether they hold.
-    let mut denied = [parts.context.ctl.denied.borrow().clone(), parts.context.rpc.denied.borrow().clone()].concat();
+    let store = (!*parts.context.links.synced().borrow()).then(|| {
+        parts.context.store.story().trouble.clone().unwrap_or_else(|| backend.absence().to_string())
+    });
+    let host =
+        match (parts.context.lifeline.closing.is_cancelled(), parts.context.suspend.is_stale()) {
+            (true, _) => Some("the host stops".to_owned()),
+            (_, true) => {
+                Some("the host did not run for a while and refuses what came meanwhile".to_owned())
+            }
+            _ => None,
+        };
+    // The control interface and the calls are subscribed before the dashboard opens; what remains
+    // is whether they hold.
+    let mut denied =
+        [parts.context.ctl.denied.borrow().clone(), parts.context.rpc.denied.borrow().clone()]
+            .concat();
     denied.retain(|text| text.contains("Subscription"));
     let subscriptions = (!denied.is_empty()).then(|| format!("forbidden: {}", denied.join("; ")));
     [
@@ -87,6 +99,8 @@ async fn checks(dashboard: &Dashboard) -> [Check; 5] {
 async fn trouble_of(nats: &Nats) -> Option<String> {
     match timeout(ROUND_TRIP, confirm(&nats.client)).await {
         Ok(confirmed) => confirmed.err().map(|error| error.to_string()),
-        Err(_) => Some(format!("the NATS server does not answer within {} ms", ROUND_TRIP.as_millis())),
+        Err(_) => {
+            Some(format!("the NATS server does not answer within {} ms", ROUND_TRIP.as_millis()))
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! The dashboard: the page an operator keeps open, the API it uses, health checks and metrics, on one port.
+//! The dashboard: the page an operator keeps open, the API it uses, health checks and metrics, on
+//! one port.
 //!
 //! ```text
 //! listen ─▶ auth::guard ─▶ assets            the page
@@ -13,8 +14,8 @@
 //! * [`model`] has the lattice in memory; it asks other hosts only while somebody looks.
 //! * [`operations`] are the changes somebody set off, each with its stages and its end.
 //!
-//! The dashboard is a client of the lattice like any other: what it changes goes over the control interface, also to its own
-//! host. It is not essential: a host without it works.
+//! The dashboard is a client of the lattice like any other: what it changes goes over the control
+//! interface, also to its own host. It is not essential: a host without it works.
 
 #![deny(unsafe_code)]
 #![warn(clippy::print_stdout, clippy::print_stderr)]
@@ -137,9 +138,15 @@ impl Dashboard {
             host_id,
         });
         let HostContext { ctl, subjects, js_domain, .. } = &*parts.context;
-        let lattice = Lattice::new(ctl.client.clone(), subjects.clone(), lattice_client::TIMEOUT, js_domain.clone());
+        let lattice = Lattice::new(
+            ctl.client.clone(),
+            subjects.clone(),
+            lattice_client::TIMEOUT,
+            js_domain.clone(),
+        );
         let life = uuid::Uuid::new_v4().simple().to_string();
-        let dashboard = Self(Arc::new(Inner { parts, lattice, auth, model, operations, life, _noted: noted }));
+        let dashboard =
+            Self(Arc::new(Inner { parts, lattice, auth, model, operations, life, _noted: noted }));
         dashboard.spawn(listener, tasks, stop);
         Ok(place)
     }
@@ -147,7 +154,10 @@ impl Dashboard {
     fn announce(place: &Place, wanted: u16) {
         let url = place.url();
         match &place.token_file {
-            Some(file) => info!("Dashboard at {url}; `host dashboard` logs in, or the token in {}", file.display()),
+            Some(file) => info!(
+                "Dashboard at {url}; `host dashboard` logs in, or the token in {}",
+                file.display()
+            ),
             None => info!("Dashboard at {url}"),
         }
         if wanted != 0 && place.address.port() != wanted {
@@ -156,7 +166,9 @@ impl Dashboard {
     }
 
     fn spawn(&self, listener: TcpListener, tasks: &TaskTracker, stop: &CancellationToken) {
-        tasks.spawn(model::collector::run(self.clone(), stop.clone()).instrument(info_span!("dashboard")));
+        tasks.spawn(
+            model::collector::run(self.clone(), stop.clone()).instrument(info_span!("dashboard")),
+        );
         let app = self.clone().app();
         tasks.spawn(listen::run(listener, app, stop.clone()).instrument(info_span!("dashboard")));
     }
@@ -210,7 +222,8 @@ mod tests {
 
     #[test]
     fn the_page_is_named_as_a_browser_takes_it() {
-        let url = |address: &str| Place { address: address.parse().unwrap(), token_file: None }.url();
+        let url =
+            |address: &str| Place { address: address.parse().unwrap(), token_file: None }.url();
         assert_eq!(url("127.0.0.1:4000"), "http://127.0.0.1:4000");
         assert_eq!(url("[::1]:4001"), "http://[::1]:4001");
         assert_eq!(url("0.0.0.0:4000"), "http://localhost:4000");

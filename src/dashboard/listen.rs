@@ -3,10 +3,12 @@
 //! Everybody who reaches the address may open connections, so a connection is given a place by what
 //! it asks for:
 //!
-//! * A *newcomer* has asked for nothing yet, or only for the health of the host and the files of the page. There are
-//!   [`NEWCOMERS_MAX`]; one more ends the oldest. So a health check, which asks at once, is answered whatever else is held open.
-//! * A *guest* has asked the API for something without a login. Of one address there are [`GUESTS_OF_ADDRESS_MAX`], of all together
-//!   [`GUESTS_MAX`]; one more ends the oldest of its address that rests, or is refused.
+//! * A *newcomer* has asked for nothing yet, or only for the health of the host and the files of
+//!   the page. There are [`NEWCOMERS_MAX`]; one more ends the oldest. So a health check, which asks
+//!   at once, is answered whatever else is held open.
+//! * A *guest* has asked the API for something without a login. Of one address there are
+//!   [`GUESTS_OF_ADDRESS_MAX`], of all together [`GUESTS_MAX`]; one more ends the oldest of its
+//!   address that rests, or is refused.
 //! * An *operator* is logged in. Of guests and operators there are [`SETTLED_MAX`].
 //!
 //! Connections are watched like those of the built-in HTTP server
@@ -76,7 +78,9 @@ const LAST_REQUESTS: Duration = Duration::from_secs(1);
 pub enum BindError {
     #[error("ports {first} to {last} of {ip} are all taken; choose another one with --dashboard-port, or 0 for none", ip = address.ip())]
     AllTaken { address: SocketAddr, first: u16, last: u16 },
-    #[error("{address} cannot be listened on: {cause}; --dashboard-address and --dashboard-port choose another")]
+    #[error(
+        "{address} cannot be listened on: {cause}; --dashboard-address and --dashboard-port choose another"
+    )]
     Refused { address: SocketAddr, cause: io::Error },
 }
 
@@ -102,7 +106,9 @@ impl Caller {
 /// Why there is no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Crowd {
-    #[error("{GUESTS_OF_ADDRESS_MAX} connections of this address are open without a login; close one, or log in")]
+    #[error(
+        "{GUESTS_OF_ADDRESS_MAX} connections of this address are open without a login; close one, or log in"
+    )]
     OfAddress,
     #[error("too many connections are open; close one, or try again soon")]
     OfAll,
@@ -201,7 +207,9 @@ impl Places {
 
     /// Ends the oldest of these; says whether there was one.
     fn end_one(&mut self, which: impl Fn(&Open) -> bool) -> bool {
-        let Some(open) = self.open.values_mut().find(|open| !open.is_ended && which(open)) else { return false };
+        let Some(open) = self.open.values_mut().find(|open| !open.is_ended && which(open)) else {
+            return false;
+        };
         open.is_ended = true;
         open.pulse.ask(Ask::Abort);
         true
@@ -306,7 +314,8 @@ async fn serve(stream: TcpStream, caller: Caller, pulse: Arc<Pulse>, app: Router
     }
 }
 
-/// The body of an answer: its request is in work until the end of it, and the client owes it to read it.
+/// The body of an answer: its request is in work until the end of it, and the client owes it to
+/// read it.
 struct Watched {
     body: AxumBody,
     pulse: Arc<Pulse>,
@@ -322,7 +331,11 @@ impl Body for Watched {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(|data| debt::parcel(data, &self.pulse)))))
+        Poll::Ready(
+            frame.map(|frame| {
+                frame.map(|frame| frame.map_data(|data| debt::parcel(data, &self.pulse)))
+            }),
+        )
     }
 
     fn is_end_stream(&self) -> bool {
@@ -345,7 +358,12 @@ mod tests {
     }
 
     /// Connections of one address that have all asked for something, and the places they have.
-    fn settled(places: &mut Places, of: IpAddr, number: usize, access: Access) -> Vec<Result<Arc<Pulse>, Crowd>> {
+    fn settled(
+        places: &mut Places,
+        of: IpAddr,
+        number: usize,
+        access: Access,
+    ) -> Vec<Result<Arc<Pulse>, Crowd>> {
         let one = |_| {
             let pulse = Arc::new(Pulse::default());
             let id = places.enter(of, &pulse, Instant::now());
@@ -372,9 +390,13 @@ mod tests {
             pulse.owes(1);
             places.enter(address(1), pulse, Instant::now());
         }
-        let is_ended =
-            |pulse: &Arc<Pulse>| pulse.asked(&mut Context::from_waker(std::task::Waker::noop())) == Ask::Abort;
-        assert_eq!((places.count(|_| true), pulses.iter().filter(|pulse| is_ended(pulse)).count()), (NEWCOMERS_MAX, 1));
+        let is_ended = |pulse: &Arc<Pulse>| {
+            pulse.asked(&mut Context::from_waker(std::task::Waker::noop())) == Ask::Abort
+        };
+        assert_eq!(
+            (places.count(|_| true), pulses.iter().filter(|pulse| is_ended(pulse)).count()),
+            (NEWCOMERS_MAX, 1)
+        );
         assert!(is_ended(&pulses[0]));
     }
 
@@ -400,13 +422,18 @@ mod tests {
         let mut kept = Vec::new();
         for last in 0..20 {
             kept.extend(
-                settled(&mut places, address(last), GUESTS_OF_ADDRESS_MAX, Access::Reader).into_iter().flatten(),
+                settled(&mut places, address(last), GUESTS_OF_ADDRESS_MAX, Access::Reader)
+                    .into_iter()
+                    .flatten(),
             );
             kept.iter().for_each(|pulse| pulse.owes(1));
         }
         assert_eq!((kept.len(), places.count(|_| true)), (GUESTS_MAX, GUESTS_MAX));
         let operators = settled(&mut places, address(99), SETTLED_MAX, Access::Operator);
-        assert_eq!(operators.iter().filter(|place| place.is_ok()).count(), SETTLED_MAX - GUESTS_MAX);
+        assert_eq!(
+            operators.iter().filter(|place| place.is_ok()).count(),
+            SETTLED_MAX - GUESTS_MAX
+        );
         assert!(matches!(operators.last(), Some(Err(Crowd::OfAll))));
     }
 
@@ -441,6 +468,9 @@ mod tests {
         // Reserved for documentation: nobody has it.
         let error = bind("192.0.2.1:4000".parse().unwrap()).await.unwrap_err();
         assert!(matches!(&error, BindError::Refused { .. }));
-        assert!(error.to_string().contains("192.0.2.1:4000") && error.to_string().contains("--dashboard-address"));
+        assert!(
+            error.to_string().contains("192.0.2.1:4000")
+                && error.to_string().contains("--dashboard-address")
+        );
     }
 }

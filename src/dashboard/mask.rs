@@ -1,8 +1,9 @@
 //! Hides texts from callers that have not logged in: values of links, and whatever actors and
 //! providers say.
 //!
-//! Names, states and numbers are shown to everybody who may read. Where a sentence of ours quotes foreign words, only these
-//! are hidden. A list is masked before it is searched, or its answers would tell what is behind the masks.
+//! Names, states and numbers are shown to everybody who may read. Where a sentence of ours quotes
+//! foreign words, only these are hidden. A list is masked before it is searched, or its answers
+//! would tell what is behind the masks.
 
 use serde::Serialize;
 

@@ -1,4 +1,5 @@
-//! `GET /metrics`: this host's numbers in OpenMetrics. Each host is read by itself; nothing here asks another one.
+//! `GET /metrics`: this host's numbers in OpenMetrics. Each host is read by itself; nothing here
+//! asks another one.
 //!
 //! Counters only grow while the host runs. The names that come from the wire have bounds, see
 //! [`lattice_engine::meter`].
@@ -35,8 +36,8 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 const ROUND_TRIP: Duration = Duration::from_millis(800);
 /// The ends of buckets, in microseconds.
 const BOUNDS_US: [u64; 17] = [
-    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
-    5_000_000, 10_000_000,
+    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+    1_000_000, 2_500_000, 5_000_000, 10_000_000,
 ];
 
 /// `GET /metrics`
@@ -44,12 +45,16 @@ pub async fn metrics(State(dashboard): State<Dashboard>) -> Response {
     let parts = dashboard.parts();
     let (ctl, rpc) = tokio::join!(round_trip(&parts.context.ctl), round_trip(&parts.context.rpc));
     let mut registry = Registry::with_prefix("lattice");
-    registry.register_collector(Box::new(Host { dashboard, round_trips: [("ctl", ctl), ("rpc", rpc)] }));
+    registry.register_collector(Box::new(Host {
+        dashboard,
+        round_trips: [("ctl", ctl), ("rpc", rpc)],
+    }));
     let mut text = String::new();
     match encode(&mut text, &registry) {
         Ok(()) => ([(CONTENT_TYPE, OPENMETRICS)], text).into_response(),
         Err(error) => {
-            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("write the metrics: {error}")).into_response()
+            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("write the metrics: {error}"))
+                .into_response()
         }
     }
 }
@@ -91,7 +96,9 @@ fn gauges<'a>(
     values: impl IntoIterator<Item = (Labels<'a>, f64)>,
 ) -> fmt::Result {
     let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
-    values.into_iter().try_for_each(|(labels, value)| family.encode_family(&labels)?.encode_gauge(&value))
+    values
+        .into_iter()
+        .try_for_each(|(labels, value)| family.encode_family(&labels)?.encode_gauge(&value))
 }
 
 /// A family of counters.
@@ -125,14 +132,28 @@ impl Host {
             ("js_domain", domain),
             ("version", VERSION),
         ];
-        encoder.encode_descriptor("host", "This host.", None, MetricType::Info)?.encode_info(&labels)?;
+        encoder
+            .encode_descriptor("host", "This host.", None, MetricType::Info)?
+            .encode_info(&labels)?;
         let uptime = parts.context.state.uptime().as_secs_f64();
-        gauges(encoder, ("host_uptime", "Since the start of this host.", Some(&Unit::Seconds)), [(vec![], uptime)])?;
-        let memory = lattice_engine::control::probe::calls::memory_bytes().map(|bytes| (vec![], bytes as f64));
-        gauges(encoder, ("host_memory", "Resident memory of this process.", Some(&Unit::Bytes)), memory)?;
+        gauges(
+            encoder,
+            ("host_uptime", "Since the start of this host.", Some(&Unit::Seconds)),
+            [(vec![], uptime)],
+        )?;
+        let memory = lattice_engine::control::probe::calls::memory_bytes()
+            .map(|bytes| (vec![], bytes as f64));
+        gauges(
+            encoder,
+            ("host_memory", "Resident memory of this process.", Some(&Unit::Bytes)),
+            memory,
+        )?;
         let (silent, heard): (Vec<_>, Vec<_>) =
             parts.context.peers.others().into_iter().partition(|(_, silent)| *silent);
-        let peers = [(vec![("state", "heard")], heard.len() as f64), (vec![("state", "lost")], silent.len() as f64)];
+        let peers = [
+            (vec![("state", "heard")], heard.len() as f64),
+            (vec![("state", "lost")], silent.len() as f64),
+        ];
         gauges(encoder, ("peers", "Other hosts of this make, as this one hears them.", None), peers)
     }
 
@@ -156,19 +177,29 @@ impl Host {
             ("invocation_duration", "How long calls of what runs on this host took.", served),
             ("invocation_sent_duration", "How long calls that left this host took.", called),
         ] {
-            let mut family = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+            let mut family = encoder.encode_descriptor(
+                name,
+                help,
+                Some(&Unit::Seconds),
+                MetricType::Histogram,
+            )?;
             for (labels, tally) in each(targets) {
                 histogram(family.encode_family(&labels)?, &tally.took, tally.sum_us)?;
             }
         }
         let in_work = each(served).map(|(labels, tally)| (labels, tally.in_work as f64));
-        gauges(encoder, ("invocations_in_work", "Calls of what runs on this host that have not ended.", None), in_work)
+        gauges(
+            encoder,
+            ("invocations_in_work", "Calls of what runs on this host that have not ended.", None),
+            in_work,
+        )
     }
 
     fn actors(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let parts = self.dashboard.parts();
         let statuses = parts.router.statuses();
-        let rooms: Vec<_> = statuses.iter().filter_map(|(id, status)| Some((&**id, status.room?))).collect();
+        let rooms: Vec<_> =
+            statuses.iter().filter_map(|(id, status)| Some((&**id, status.room?))).collect();
         let permits = rooms.iter().flat_map(|(id, room)| {
             let used = room.limit.saturating_sub(room.free);
             [
@@ -178,9 +209,17 @@ impl Host {
         });
         gauges(encoder, ("actor_permits", "Calls an actor may run at a time.", None), permits)?;
         let waiting = rooms.iter().map(|(id, room)| (vec![("actor", *id)], room.waiting as f64));
-        gauges(encoder, ("actor_queue_depth", "Calls that wait for a permit of an actor.", None), waiting)?;
+        gauges(
+            encoder,
+            ("actor_queue_depth", "Calls that wait for a permit of an actor.", None),
+            waiting,
+        )?;
         let bounds = rooms.iter().map(|(id, room)| (vec![("actor", *id)], room.queue_max as f64));
-        gauges(encoder, ("actor_queue_max", "Calls that may wait for a permit of an actor.", None), bounds)?;
+        gauges(
+            encoder,
+            ("actor_queue_max", "Calls that may wait for a permit of an actor.", None),
+            bounds,
+        )?;
         let usage = parts.slots.usage();
         let pool = [
             (vec![("state", "running")], usage.running as f64),
@@ -189,32 +228,51 @@ impl Host {
         ];
         gauges(encoder, ("instance_pool_slots", "Slots for actor instances.", None), pool)?;
         let compiles = parts.engine.compiles();
-        let family = ("module_compile_duration", "How long modules took to be compiled, or to be found in the cache.");
-        let metric = encoder.encode_descriptor(family.0, family.1, Some(&Unit::Seconds), MetricType::Histogram)?;
+        let family = (
+            "module_compile_duration",
+            "How long modules took to be compiled, or to be found in the cache.",
+        );
+        let metric = encoder.encode_descriptor(
+            family.0,
+            family.1,
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
         histogram(metric, &compiles.took, compiles.sum_us)
     }
 
     fn providers(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let conditions = self.dashboard.parts().providers.conditions();
         let all = conditions.iter().map(|condition| {
-            let labels = vec![("provider", condition.id.as_str()), ("link_name", condition.link_name.as_str())];
+            let labels = vec![
+                ("provider", condition.id.as_str()),
+                ("link_name", condition.link_name.as_str()),
+            ];
             (labels, condition)
         });
         let restarts = all.clone().map(|(labels, condition)| (labels, condition.restarts));
         counters(
             encoder,
-            ("provider_restarts", "How often a provider was started again after it ended by itself."),
+            (
+                "provider_restarts",
+                "How often a provider was started again after it ended by itself.",
+            ),
             restarts,
         )?;
-        let up =
-            all.clone().map(|(labels, condition)| (labels, f64::from(u8::from(condition.phase == Phase::Running))));
+        let up = all.clone().map(|(labels, condition)| {
+            (labels, f64::from(u8::from(condition.phase == Phase::Running)))
+        });
         gauges(encoder, ("provider_up", "Whether a provider that is wanted runs.", None), up)?;
         let healthy = all.filter_map(|(labels, condition)| match &*condition.health.borrow() {
             Health::Unknown => None,
             Health::Healthy => Some((labels, 1.0)),
             Health::Unhealthy(_) => Some((labels, 0.0)),
         });
-        gauges(encoder, ("provider_healthy", "Whether a provider answered its last health check well.", None), healthy)
+        gauges(
+            encoder,
+            ("provider_healthy", "Whether a provider answered its last health check well.", None),
+            healthy,
+        )
     }
 
     fn nats(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
@@ -224,23 +282,36 @@ impl Host {
             .round_trips
             .iter()
             .filter_map(|(name, took)| Some((vec![("connection", *name)], (*took)?.as_secs_f64())));
-        let family = ("nats_round_trip", "The time a message takes to the NATS server and back.", Some(&Unit::Seconds));
+        let family = (
+            "nats_round_trip",
+            "The time a message takes to the NATS server and back.",
+            Some(&Unit::Seconds),
+        );
         gauges(encoder, family, times)?;
         let up = self
             .round_trips
             .iter()
             .map(|(name, took)| (vec![("connection", *name)], f64::from(u8::from(took.is_some()))));
         gauges(encoder, ("nats_up", "Whether messages come back from the NATS server.", None), up)?;
-        let reconnects = lines.map(|(name, nats)| (vec![("connection", name)], *nats.reconnects.borrow()));
+        let reconnects =
+            lines.map(|(name, nats)| (vec![("connection", name)], *nats.reconnects.borrow()));
         counters(encoder, ("nats_reconnects", "How often a connection came back."), reconnects)?;
         let refused = [(vec![], parts.context.answers.refused())];
-        let about = ("answers_refused", "Questions with a reply subject that is no inbox, which were not answered.");
+        let about = (
+            "answers_refused",
+            "Questions with a reply subject that is no inbox, which were not answered.",
+        );
         counters(encoder, about, refused)?;
         let bytes = lines.into_iter().flat_map(|(name, nats)| {
             let statistics: Arc<async_nats::Statistics> = nats.client.statistics();
-            [("in", &statistics.in_bytes), ("out", &statistics.out_bytes)].map(|(direction, bytes)| {
-                (vec![("connection", name), ("direction", direction)], bytes.load(Ordering::Relaxed))
-            })
+            [("in", &statistics.in_bytes), ("out", &statistics.out_bytes)].map(
+                |(direction, bytes)| {
+                    (
+                        vec![("connection", name), ("direction", direction)],
+                        bytes.load(Ordering::Relaxed),
+                    )
+                },
+            )
         });
         counters(encoder, ("nats_bytes", "Bytes that passed a connection."), bytes)
     }
@@ -248,11 +319,18 @@ impl Host {
     fn store(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let parts = self.dashboard.parts();
         let lag = self.dashboard.model().store_lag().as_secs_f64();
-        let family =
-            ("store_lag", "Since when the bucket of the lattice's metadata is not heard.", Some(&Unit::Seconds));
+        let family = (
+            "store_lag",
+            "Since when the bucket of the lattice's metadata is not heard.",
+            Some(&Unit::Seconds),
+        );
         gauges(encoder, family, [(vec![], lag)])?;
         let known = f64::from(u8::from(*parts.context.links.synced().borrow()));
-        gauges(encoder, ("store_known", "Whether what the lattice knows is known here.", None), [(vec![], known)])?;
+        gauges(
+            encoder,
+            ("store_known", "Whether what the lattice knows is known here.", None),
+            [(vec![], known)],
+        )?;
         let table = parts.context.links.table();
         let entries = [
             (vec![("kind", "link")], table.links().count() as f64),
@@ -264,9 +342,9 @@ impl Host {
 
 /// Every operation of every target, with what names it.
 fn each(targets: &[TargetCounts]) -> impl Iterator<Item = (Labels<'_>, &Tally)> {
-    targets
-        .iter()
-        .flat_map(|target| target.operations.iter().map(move |counts| (labels(target, counts), &counts.tally)))
+    targets.iter().flat_map(|target| {
+        target.operations.iter().map(move |counts| (labels(target, counts), &counts.tally))
+    })
 }
 
 fn labels<'a>(target: &'a TargetCounts, counts: &'a OperationCounts) -> Labels<'a> {
@@ -274,7 +352,12 @@ fn labels<'a>(target: &'a TargetCounts, counts: &'a OperationCounts) -> Labels<'
         Path::Local => "local",
         Path::Nats => "nats",
     };
-    vec![("target", &*target.id), ("link_name", &*target.link_name), ("operation", &*counts.operation), ("path", path)]
+    vec![
+        ("target", &*target.id),
+        ("link_name", &*target.link_name),
+        ("operation", &*counts.operation),
+        ("path", path),
+    ]
 }
 
 fn results(tally: &Tally) -> [(&'static str, u64); 5] {

@@ -1,4 +1,5 @@
-//! Changes that somebody set off on the dashboard: each runs in a task of its own and tells how far it is.
+//! Changes that somebody set off on the dashboard: each runs in a task of its own and tells how far
+//! it is.
 //!
 //! An operation begins at once and is answered with its number; streams hear of each of its stages
 //! and of its end, and the last [`KEPT`] can be read again. Each has a deadline of its own (see
@@ -58,8 +59,8 @@ pub struct Stage {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Operation {
     pub id: String,
-    /// `start_actor`, `start_provider`, `scale_actor`, `update_actor`, `stop_actor`, `stop_provider`, `put_link`,
-    /// `delete_link`, `put_label`, `delete_label` or `stop_host`.
+    /// `start_actor`, `start_provider`, `scale_actor`, `update_actor`, `stop_actor`,
+    /// `stop_provider`, `put_link`, `delete_link`, `put_label`, `delete_label` or `stop_host`.
     pub kind: &'static str,
     pub title: String,
     pub state: Progress,
@@ -127,7 +128,11 @@ impl Operations {
     }
 
     /// Begins an operation, and returns it as it is then.
-    pub fn begin<F>(&self, new: NewOperation<'_>, work: impl FnOnce(OperationHandle) -> F) -> Result<Operation, Busy>
+    pub fn begin<F>(
+        &self,
+        new: NewOperation<'_>,
+        work: impl FnOnce(OperationHandle) -> F,
+    ) -> Result<Operation, Busy>
     where
         F: Future<Output = anyhow::Result<End>> + Send + 'static,
     {
@@ -161,7 +166,8 @@ impl Operations {
     fn keep(&self, operation: Operation) {
         let mut all = self.all.lock();
         if all.len() >= KEPT
-            && let Some(ended) = all.iter().position(|operation| operation.state != Progress::Running)
+            && let Some(ended) =
+                all.iter().position(|operation| operation.state != Progress::Running)
         {
             all.remove(ended);
         }
@@ -172,7 +178,9 @@ impl Operations {
         let changed = {
             let mut all = self.all.lock();
             // The last ones are the ones in work.
-            let Some(operation) = all.iter_mut().rev().find(|operation| operation.id == id) else { return };
+            let Some(operation) = all.iter_mut().rev().find(|operation| operation.id == id) else {
+                return;
+            };
             if change(operation) { Some(operation.clone()) } else { None }
         };
         if let Some(operation) = changed {
@@ -182,7 +190,10 @@ impl Operations {
 }
 
 /// Waits for the end of an operation, whatever that is.
-async fn outcome(work: impl Future<Output = anyhow::Result<End>>, stop: &CancellationToken) -> anyhow::Result<End> {
+async fn outcome(
+    work: impl Future<Output = anyhow::Result<End>>,
+    stop: &CancellationToken,
+) -> anyhow::Result<End> {
     let work = AssertUnwindSafe(work).catch_unwind();
     let unknown = tokio::select! {
         ended = tokio::time::timeout(DEADLINE, work) => match ended {
@@ -252,7 +263,13 @@ impl OperationHandle {
                     if operation.stages.len() >= STAGES_MAX {
                         operation.stages.remove(0);
                     }
-                    operation.stages.push(Stage { name: name.to_owned(), detail, bytes, of, at_ms: now });
+                    operation.stages.push(Stage {
+                        name: name.to_owned(),
+                        detail,
+                        bytes,
+                        of,
+                        at_ms: now,
+                    });
                     true
                 }
             }
@@ -287,7 +304,8 @@ impl OperationHandle {
 
 /// Whether an error says that nobody knows what came of it.
 pub fn may_be_done(cause: &(dyn std::error::Error + 'static)) -> bool {
-    cause.is::<OutcomeUnknown>() || matches!(cause.downcast_ref(), Some(RequestError::TimedOut { .. }))
+    cause.is::<OutcomeUnknown>()
+        || matches!(cause.downcast_ref(), Some(RequestError::TimedOut { .. }))
 }
 
 #[cfg(test)]
@@ -308,7 +326,11 @@ mod tests {
     async fn an_operation_tells_its_stages_and_its_end() {
         let operations = operations();
         let mut view = operations.model.view();
-        let begun = NewOperation { kind: "start_actor", title: "Start x".into(), ..NewOperation::default() };
+        let begun = NewOperation {
+            kind: "start_actor",
+            title: "Start x".into(),
+            ..NewOperation::default()
+        };
         let work = |work: OperationHandle| async move {
             work.stage("auction", "");
             work.on_host("N1");
@@ -319,7 +341,10 @@ mod tests {
         let begun = operations.begin(begun, work).unwrap();
         assert_eq!((begun.state, begun.stages.len()), (Progress::Running, 0));
         let end = ended(&operations, &begun.id).await;
-        assert_eq!((end.state, end.text.as_deref(), &*end.target_id), (Progress::Done, Some("started"), "MA"));
+        assert_eq!(
+            (end.state, end.text.as_deref(), &*end.target_id),
+            (Progress::Done, Some("started"), "MA")
+        );
         let stages: Vec<_> = end.stages.iter().map(|stage| (&*stage.name, stage.bytes)).collect();
         assert_eq!((stages.as_slice(), &*end.host_id), (&[("auction", 0), ("pull", 5)][..], "N1"));
         let mut heard = 0;
@@ -332,9 +357,12 @@ mod tests {
     #[tokio::test]
     async fn a_failure_is_told_from_an_end_nobody_knows() {
         let operations = operations();
-        let failed = operations.begin(NewOperation::default(), |_| async { anyhow::bail!("no such image") }).unwrap();
-        let unknown =
-            operations.begin(NewOperation::default(), |_| async { Err(OutcomeUnknown("late".into()).into()) }).unwrap();
+        let failed = operations
+            .begin(NewOperation::default(), |_| async { anyhow::bail!("no such image") })
+            .unwrap();
+        let unknown = operations
+            .begin(NewOperation::default(), |_| async { Err(OutcomeUnknown("late".into()).into()) })
+            .unwrap();
         assert_eq!(ended(&operations, &failed.id).await.state, Progress::Failed);
         assert_eq!(ended(&operations, &unknown.id).await.state, Progress::Unknown);
     }

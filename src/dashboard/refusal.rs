@@ -85,9 +85,14 @@ mod tests {
     fn errors_have_the_status_of_their_kind() {
         let status = |error: anyhow::Error| Refusal::from(error).status;
         assert_eq!(status(OutcomeUnknown("late".into()).into()), StatusCode::GATEWAY_TIMEOUT);
-        let silent = RequestError::TimedOut { subject: "s".into(), lattice: "l".into(), waited_ms: 1 };
+        let silent =
+            RequestError::TimedOut { subject: "s".into(), lattice: "l".into(), waited_ms: 1 };
         assert_eq!(status(anyhow::Error::from(silent).context("ask")), StatusCode::GATEWAY_TIMEOUT);
-        let nobody = RequestError::NoResponders { subject: "s".into(), lattice: "l".into(), advice: String::new() };
+        let nobody = RequestError::NoResponders {
+            subject: "s".into(),
+            lattice: "l".into(),
+            advice: String::new(),
+        };
         assert_eq!(status(nobody.into()), StatusCode::BAD_GATEWAY);
         assert_eq!(status(anyhow::anyhow!("no")), StatusCode::UNPROCESSABLE_ENTITY);
     }

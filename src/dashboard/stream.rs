@@ -1,7 +1,8 @@
-//! `GET /api/v1/stream`: what changes, as server-sent events, so that the page asks for nothing that did not change.
+//! `GET /api/v1/stream`: what changes, as server-sent events, so that the page asks for nothing
+//! that did not change.
 //!
-//! A stream that cannot keep up is told to fetch everything, and goes on. It ends when the host stops, and the page connects
-//! again to whatever comes then.
+//! A stream that cannot keep up is told to fetch everything, and goes on. It ends when the host
+//! stops, and the page connects again to whatever comes then.
 
 use std::{convert::Infallible, net::IpAddr, time::Duration};
 
@@ -47,7 +48,9 @@ pub async fn stream(
     }
     let view = model.view();
     let reader = Reader { access, caller: caller.ip(), headers };
-    Sse::new(events(dashboard, view, reader)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+    Sse::new(events(dashboard, view, reader))
+        .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+        .into_response()
 }
 
 /// A client that reads a stream.
@@ -61,11 +64,16 @@ impl Reader {
     /// Tells whether it may still read what it could at the beginning: a session may be over
     /// meanwhile.
     fn is_still_in(&self, dashboard: &Dashboard) -> bool {
-        self.access == Access::Reader || dashboard.auth().access(self.caller, &self.headers) == Ok(self.access)
+        self.access == Access::Reader
+            || dashboard.auth().access(self.caller, &self.headers) == Ok(self.access)
     }
 }
 
-fn events(dashboard: Dashboard, view: View, reader: Reader) -> impl Stream<Item = Result<Event, Infallible>> {
+fn events(
+    dashboard: Dashboard,
+    view: View,
+    reader: Reader,
+) -> impl Stream<Item = Result<Event, Infallible>> {
     let first = vec![hello(&dashboard, reader.access), everything(&dashboard)];
     let state = (first.into_iter(), view, dashboard, reader);
     stream::unfold(state, |(mut first, mut view, dashboard, reader)| async move {
@@ -107,7 +115,9 @@ fn hello(dashboard: &Dashboard, access: Access) -> Event {
 fn everything(dashboard: &Dashboard) -> Event {
     let revisions: Map<String, Value> = Collection::ALL
         .iter()
-        .map(|collection| (collection.name().to_owned(), dashboard.model().revision(*collection).into()))
+        .map(|collection| {
+            (collection.name().to_owned(), dashboard.model().revision(*collection).into())
+        })
         .collect();
     event("change", &Value::Object(revisions).to_string())
 }

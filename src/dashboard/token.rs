@@ -1,6 +1,7 @@
 //! The secret that opens the dashboard, and the signed tokens that are made of it.
 //!
-//! A random text is kept in a file of this user, [`FILE`], that nobody else may read. All hosts of the user share it.
+//! A random text is kept in a file of this user, [`FILE`], that nobody else may read. All hosts of
+//! the user share it.
 //!
 //! * Programs show the text itself, as bearer.
 //! * A *session* is a JWT for [`SESSION`]; a page shows it as bearer, too.
@@ -8,8 +9,9 @@
 //!   Everybody who may read the file can make one without asking the host ([`Keys::code`]), so
 //!   `host dashboard` needs no API.
 //!
-//! The keys of both are derived from the text, so a restart ends no session, and another text ([`renew`]) ends them all.
-//! A session also depends on the token of the settings, if there is one: another setting ends it as well.
+//! The keys of both are derived from the text, so a restart ends no session, and another text
+//! ([`renew`]) ends them all. A session also depends on the token of the settings, if there is one:
+//! another setting ends it as well.
 
 use std::{
     fs, io,
@@ -97,7 +99,10 @@ impl Keys {
     /// Derives the keys from the text in the file, and from the token of the settings.
     pub fn new(kept: &Secret, set: Option<&Secret>) -> Self {
         let set = set.map(|set| set.expose().trim()).unwrap_or_default();
-        Self { sessions: Pair::derive(kept, Use::Session, set), codes: Pair::derive(kept, Use::Code, "") }
+        Self {
+            sessions: Pair::derive(kept, Use::Session, set),
+            codes: Pair::derive(kept, Use::Code, ""),
+        }
     }
 
     /// Makes a session that begins at `now`, in seconds since 1970.
@@ -115,7 +120,8 @@ impl Keys {
         self.sessions.check(Use::Session, "", text)
     }
 
-    /// Reads a code for a host; nothing if it is none, or too old. Whether it was used before is the caller's to know.
+    /// Reads a code for a host; nothing if it is none, or too old. Whether it was used before is
+    /// the caller's to know.
     pub fn read_code(&self, host_id: &str, text: &str) -> Option<Claims> {
         self.codes.check(Use::Code, host_id, text)
     }
@@ -136,7 +142,10 @@ impl Pair {
         let secret = Salt::new(HKDF_SHA256, SALT).extract(kept.expose().as_bytes());
         let mut key = [0; KEY_BYTES];
         let info = [purpose.name().as_bytes(), b"/", more.as_bytes()];
-        secret.expand(&info, Length).and_then(|okm| okm.fill(&mut key)).expect("32 bytes are few for HKDF");
+        secret
+            .expand(&info, Length)
+            .and_then(|okm| okm.fill(&mut key))
+            .expect("32 bytes are few for HKDF");
         let keys = (EncodingKey::from_secret(&key), DecodingKey::from_secret(&key));
         let (Ok(sign), Ok(check)) = keys else { unreachable!("the key has {KEY_BYTES} bytes") };
         Self { sign, check }
@@ -150,7 +159,8 @@ impl Pair {
             exp: now + purpose.lasts().as_secs(),
             jti: random(),
         };
-        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.sign).expect("texts and numbers are JSON")
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.sign)
+            .expect("texts and numbers are JSON")
     }
 
     fn check(&self, purpose: Use, host_id: &str, text: &str) -> Option<Claims> {
@@ -183,7 +193,8 @@ pub fn random() -> String {
 
 /// The text in a file of this user; made up if there is none. Blocks for a moment.
 ///
-/// Fails when the file or its directory belongs to somebody else, or others may read or change it: then others may know it.
+/// Fails when the file or its directory belongs to somebody else, or others may read or change it:
+/// then others may know it.
 pub fn kept(path: &Path) -> io::Result<Secret> {
     match read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -233,16 +244,21 @@ fn check_owner(path: &Path, metadata: &fs::Metadata, forbidden: u32) -> io::Resu
     use std::os::unix::fs::MetadataExt as _;
     let (owner, me) = (metadata.uid(), rustix::process::geteuid().as_raw());
     if owner != me && owner != 0 {
-        return Err(io::Error::other(format!("{} belongs to another user ({owner})", path.display())));
+        return Err(io::Error::other(format!(
+            "{} belongs to another user ({owner})",
+            path.display()
+        )));
     }
     if metadata.mode() & forbidden != 0 {
-        let text = format!("others may read or change {}; remove it, and it is made anew", path.display());
+        let text =
+            format!("others may read or change {}; remove it, and it is made anew", path.display());
         return Err(io::Error::other(text));
     }
     Ok(())
 }
 
-/// Puts another text in the place of the one that is there, which ends all sessions and codes. Blocks for a moment.
+/// Puts another text in the place of the one that is there, which ends all sessions and codes.
+/// Blocks for a moment.
 pub fn renew(path: &Path) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(dir)?;
@@ -303,7 +319,11 @@ mod tests {
         let session = keys("one").session(now());
         assert!(keys("one").read_session(&session).is_some());
         assert!(keys("two").read_session(&session).is_none());
-        assert!(Keys::new(&Secret::new("one"), Some(&Secret::new("set"))).read_session(&session).is_none());
+        assert!(
+            Keys::new(&Secret::new("one"), Some(&Secret::new("set")))
+                .read_session(&session)
+                .is_none()
+        );
         let old = keys("one").session(now() - SESSION.as_secs() - 1);
         assert!(keys("one").read_session(&old).is_none());
         assert!(is_signed(&session) && !is_signed("sixteen letters!") && !is_signed(&random()));

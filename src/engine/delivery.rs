@@ -66,8 +66,15 @@ impl LinkSender {
         self.send(link, Subjects::link_del).await;
     }
 
-    async fn send(&self, link: &LinkDefinition, subject: fn(&Subjects, &ProviderId, &LinkName) -> String) {
-        let (provider, link_name) = match (ProviderId::parse(&link.provider_id), LinkName::parse(&link.link_name)) {
+    async fn send(
+        &self,
+        link: &LinkDefinition,
+        subject: fn(&Subjects, &ProviderId, &LinkName) -> String,
+    ) {
+        let (provider, link_name) = match (
+            ProviderId::parse(&link.provider_id),
+            LinkName::parse(&link.link_name),
+        ) {
             (Ok(provider), Ok(link_name)) => (provider, link_name),
             (Err(error), _) | (_, Err(error)) => {
                 warn!(link_id = %link.id(), %error, "link definition not delivered: it names no provider");
@@ -77,12 +84,18 @@ impl LinkSender {
         let subject = subject(&self.subjects, &provider, &link_name);
         let payload = match rmp_serde::to_vec_named(link) {
             Ok(payload) => Bytes::from(payload),
-            Err(error) => return warn!(link_id = %link.id(), %error, "link definition not delivered"),
+            Err(error) => {
+                return warn!(link_id = %link.id(), %error, "link definition not delivered");
+            }
         };
-        match tokio::time::timeout(PUBLISH_TIMEOUT, self.rpc.publish(subject.clone(), payload)).await {
+        match tokio::time::timeout(PUBLISH_TIMEOUT, self.rpc.publish(subject.clone(), payload))
+            .await
+        {
             Ok(Ok(())) => debug!(%subject, "link definition delivered"),
             Ok(Err(error)) => warn!(%subject, %error, "link definition not delivered"),
-            Err(_) => warn!(%subject, "link definition not delivered: the NATS connection does not take it"),
+            Err(_) => {
+                warn!(%subject, "link definition not delivered: the NATS connection does not take it")
+            }
         }
     }
 }
@@ -108,7 +121,8 @@ impl LinkNotifier {
 
     pub async fn run(mut self, mut notices: mpsc::Receiver<Notice>) {
         loop {
-            let due = self.waiting.iter().filter_map(|queue| queue.front()).map(|(at, _)| *at).min();
+            let due =
+                self.waiting.iter().filter_map(|queue| queue.front()).map(|(at, _)| *at).min();
             tokio::select! {
                 notice = notices.recv() => match notice {
                     Some(notice) => self.handle(notice).await,
@@ -138,10 +152,17 @@ impl LinkNotifier {
             }
             Change::LinkRefused { link, error } => {
                 let host_id = self.events.host_id();
-                self.events.publish(Event::LinkdefSetFailed { link: Arc::unwrap_or_clone(link), host_id, error });
+                self.events.publish(Event::LinkdefSetFailed {
+                    link: Arc::unwrap_or_clone(link),
+                    host_id,
+                    error,
+                });
             }
             Change::ReferencePut { reference, public_key } if live => {
-                self.events.publish(Event::RefmapSet { oci_url: reference, public_key: public_key.to_string() });
+                self.events.publish(Event::RefmapSet {
+                    oci_url: reference,
+                    public_key: public_key.to_string(),
+                });
             }
             Change::ReferencePut { .. } | Change::ClaimsPut { .. } => {}
         }
@@ -155,9 +176,15 @@ impl LinkNotifier {
 
     /// Notes that a put is sent again if it follows a delete.
     fn repeat_later(&mut self, link: &Arc<LinkDefinition>, turn: usize) {
-        let (Some(queue), Some(pause)) = (self.waiting.get_mut(turn), RESEND_AFTER.get(turn)) else { return };
-        let follows =
-            turn > 0 || self.deleted.get(&place(link)).is_some_and(|deleted_at| deleted_at.elapsed() < DELETE_SETTLES);
+        let (Some(queue), Some(pause)) = (self.waiting.get_mut(turn), RESEND_AFTER.get(turn))
+        else {
+            return;
+        };
+        let follows = turn > 0
+            || self
+                .deleted
+                .get(&place(link))
+                .is_some_and(|deleted_at| deleted_at.elapsed() < DELETE_SETTLES);
         if !follows {
             return;
         }

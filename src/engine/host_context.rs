@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    control::state::HostState, events::Publisher, issuers::Issuers, journal::Journal, links::Live, peers::Peers,
-    policy::Policy,
+    control::state::HostState, events::Publisher, issuers::Issuers, journal::Journal, links::Live,
+    peers::Peers, policy::Policy,
 };
 use lattice_base::{
     budget::Budget,

@@ -1,17 +1,21 @@
 //! Which accounts may sign what runs on this host.
 //!
-//! A signature only says that some account vouches for a module; anybody can make an account, and sign any code under any
-//! actor's key. So a host remembers the account that signed an actor or a provider when it first ran here, and refuses
-//! another one from then on. Where `allowed_actor_issuers` or `allowed_provider_issuers` list accounts, these decide alone.
+//! A signature only says that some account vouches for a module; anybody can make an account, and
+//! sign any code under any actor's key. So a host remembers the account that signed an actor or a
+//! provider when it first ran here, and refuses another one from then on. Where
+//! `allowed_actor_issuers` or `allowed_provider_issuers` list accounts, these decide alone.
 //!
-//! The memory is a file in the host's own state, one per lattice, mode 0600, shared by all hosts of this user; nobody can
-//! change it over the network. A key that never ran here is compared with what the lattice says of it, if it runs elsewhere.
+//! The memory is a file in the host's own state, one per lattice, mode 0600, shared by all hosts of
+//! this user; nobody can change it over the network. A key that never ran here is compared with
+//! what the lattice says of it, if it runs elsewhere.
 //!
-//! A change of account that is meant is allowed by the settings, by forgetting what is remembered (`host claims forget` on
-//! that machine), or for one command by [`ANNOTATION`]: a permission signed with the cluster's key, which those who may only
-//! send commands do not have. Clients add it with [`permission`].
+//! A change of account that is meant is allowed by the settings, by forgetting what is remembered
+//! (`host claims forget` on that machine), or for one command by [`ANNOTATION`]: a permission
+//! signed with the cluster's key, which those who may only send commands do not have. Clients add
+//! it with [`permission`].
 //!
-//! Invariant: a file that cannot be used does not keep anything from running; this process remembers by itself then.
+//! Invariant: a file that cannot be used does not keep anything from running; this process
+//! remembers by itself then.
 
 use std::{
     collections::BTreeMap,
@@ -110,7 +114,9 @@ pub enum IssuerError {
          host's machine, or the accounts that may sign in the host's setting {setting}"
     )]
     Changed { key: String, issuer: String, before: String, known: Known, setting: &'static str },
-    #[error("{key} is the key of a provider that is part of the host; an archive cannot take its place")]
+    #[error(
+        "{key} is the key of a provider that is part of the host; an archive cannot take its place"
+    )]
     BuiltIn { key: String },
 }
 
@@ -148,12 +154,18 @@ pub struct Signed<'a> {
 
 impl Issuers {
     /// Takes the accounts of the settings, and the file of a lattice below the directory for state.
-    pub fn new(actors: Vec<String>, providers: Vec<String>, state: &Path, lattice: &str, verifier: Verifier) -> Self {
+    pub fn new(
+        actors: Vec<String>,
+        providers: Vec<String>,
+        state: &Path,
+        lattice: &str,
+        verifier: Verifier,
+    ) -> Self {
         Self(Arc::new(Inner { actors, providers, pins: Pins::new(state, lattice), verifier }))
     }
 
-    /// Checks the account of something that is about to run, and remembers it. Reads and writes a small file: not for
-    /// async tasks.
+    /// Checks the account of something that is about to run, and remembers it. Reads and writes a
+    /// small file: not for async tasks.
     pub fn admit(&self, signed: &Signed<'_>, change: IssuerChange) -> Result<(), IssuerError> {
         let allowed = match signed.kind {
             Kind::Actor => &self.0.actors,
@@ -165,9 +177,16 @@ impl Issuers {
         })
     }
 
-    /// Takes the permission to change the account off the annotations of a command about `reference`.
-    pub fn permission(&self, annotations: &mut Annotations, reference: &str) -> Result<IssuerChange, PermissionError> {
-        let Some(permission) = annotations.remove(ANNOTATION) else { return Ok(IssuerChange::Refused) };
+    /// Takes the permission to change the account off the annotations of a command about
+    /// `reference`.
+    pub fn permission(
+        &self,
+        annotations: &mut Annotations,
+        reference: &str,
+    ) -> Result<IssuerChange, PermissionError> {
+        let Some(permission) = annotations.remove(ANNOTATION) else {
+            return Ok(IssuerChange::Refused);
+        };
         verify(&self.0.verifier, &permission, reference, now())?;
         Ok(IssuerChange::Allowed)
     }
@@ -199,13 +218,15 @@ fn judge(
         (None, None) => None,
     };
     match before {
-        Some((before, known)) if before != *issuer && change == IssuerChange::Refused => Err(IssuerError::Changed {
-            key: (*key).to_owned(),
-            issuer: (*issuer).to_owned(),
-            before: before.to_owned(),
-            known,
-            setting: kind.setting(),
-        }),
+        Some((before, known)) if before != *issuer && change == IssuerChange::Refused => {
+            Err(IssuerError::Changed {
+                key: (*key).to_owned(),
+                issuer: (*issuer).to_owned(),
+                before: before.to_owned(),
+                known,
+                setting: kind.setting(),
+            })
+        }
         _ => Ok(()),
     }
 }
@@ -220,7 +241,8 @@ pub struct Permission {
     time: u64,
 }
 
-/// The permission to change the account of what `reference` holds, to be signed with the cluster's key.
+/// The permission to change the account of what `reference` holds, to be signed with the cluster's
+/// key.
 pub fn permission(reference: &str, time: u64) -> Permission {
     Permission {
         origin: Entity::new(ORIGIN, "", ""),
@@ -238,11 +260,18 @@ impl Permission {
     }
 }
 
-fn verify(verifier: &Verifier, annotation: &str, reference: &str, now: u64) -> Result<(), PermissionError> {
+fn verify(
+    verifier: &Verifier,
+    annotation: &str,
+    reference: &str,
+    now: u64,
+) -> Result<(), PermissionError> {
     let text = STANDARD.decode(annotation).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     let text = text.ok_or(PermissionError::Unreadable)?;
     let mut parts = text.split(' ');
-    let (Some(time), Some(id), Some(token), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+    let (Some(time), Some(id), Some(token), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
         return Err(PermissionError::Unreadable);
     };
     let time: u64 = time.parse().map_err(|_| PermissionError::Unreadable)?;
@@ -302,7 +331,8 @@ impl Pinned {
             return Written::AsItWas;
         }
         if self.keys.len() >= PINS_MAX && !self.keys.contains_key(key) {
-            let oldest = self.keys.iter().min_by_key(|(_, pin)| pin.used).map(|(key, _)| key.clone());
+            let oldest =
+                self.keys.iter().min_by_key(|(_, pin)| pin.used).map(|(key, _)| key.clone());
             oldest.map(|oldest| self.keys.remove(&oldest));
         }
         self.keys.insert(key.to_owned(), Pin { issuer: issuer.to_owned(), used: now });
@@ -445,9 +475,14 @@ mod tests {
             (&["AONE"], Some("ATWO"), None, "ATWO", IssuerChange::Refused, false),
             (&["AONE"], None, None, "ATWO", IssuerChange::Allowed, false),
         ] {
-            let allowed: Vec<String> = allowed.iter().map(|account| (*account).to_owned()).collect();
+            let allowed: Vec<String> =
+                allowed.iter().map(|account| (*account).to_owned()).collect();
             let verdict = judge(&signed(issuer, elsewhere), &allowed, pinned, change);
-            assert_eq!(verdict.is_ok(), passes, "{allowed:?} {pinned:?} {elsewhere:?} {issuer} {change:?}");
+            assert_eq!(
+                verdict.is_ok(),
+                passes,
+                "{allowed:?} {pinned:?} {elsewhere:?} {issuer} {change:?}"
+            );
         }
     }
 
@@ -456,12 +491,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         issuers(dir.path(), &[]).admit(&signed("AONE", None), IssuerChange::Refused).unwrap();
         let other = issuers(dir.path(), &[]);
-        let refused = other.admit(&signed("ATWO", None), IssuerChange::Refused).unwrap_err().to_string();
-        for part in [ACTOR, "AONE", "ATWO", "--allow-issuer-change", "allowed_actor_issuers", "host claims forget"] {
+        let refused =
+            other.admit(&signed("ATWO", None), IssuerChange::Refused).unwrap_err().to_string();
+        for part in [
+            ACTOR,
+            "AONE",
+            "ATWO",
+            "--allow-issuer-change",
+            "allowed_actor_issuers",
+            "host claims forget",
+        ] {
             assert!(refused.contains(part), "{refused}");
         }
         other.admit(&signed("ATWO", None), IssuerChange::Allowed).unwrap();
-        assert!(other.admit(&signed("AONE", None), IssuerChange::Refused).is_err(), "it is the new one from now on");
+        assert!(
+            other.admit(&signed("AONE", None), IssuerChange::Refused).is_err(),
+            "it is the new one from now on"
+        );
         assert_eq!(forget(dir.path(), "default", ACTOR).unwrap().as_deref(), Some("ATWO"));
         assert_eq!(forget(dir.path(), "default", ACTOR).unwrap(), None);
         other.admit(&signed("ATHREE", None), IssuerChange::Refused).unwrap();
@@ -500,15 +546,31 @@ mod tests {
         let ((signer, verifier), (stranger, _)) = (cluster(), cluster());
         let sign = |signer: &Signer, reference: &str| {
             let wanted = permission(reference, 1000);
-            let token = signer.sign(&wanted.origin, &wanted.target, wanted.operation, &wanted.payload, "id", 1000);
+            let token = signer.sign(
+                &wanted.origin,
+                &wanted.target,
+                wanted.operation,
+                &wanted.payload,
+                "id",
+                1000,
+            );
             wanted.annotation("id", &token)
         };
         let good = sign(&signer, "r.example/echo:2");
         assert!(verify(&verifier, &good, "r.example/echo:2", 1100).is_ok());
-        assert!(matches!(verify(&verifier, &good, "r.example/other:2", 1100), Err(PermissionError::Forged(_))));
-        assert!(matches!(verify(&verifier, &good, "r.example/echo:2", 9000), Err(PermissionError::Late)));
+        assert!(matches!(
+            verify(&verifier, &good, "r.example/other:2", 1100),
+            Err(PermissionError::Forged(_))
+        ));
+        assert!(matches!(
+            verify(&verifier, &good, "r.example/echo:2", 9000),
+            Err(PermissionError::Late)
+        ));
         let forged = sign(&stranger, "r.example/echo:2");
-        assert!(matches!(verify(&verifier, &forged, "r.example/echo:2", 1100), Err(PermissionError::Forged(_))));
+        assert!(matches!(
+            verify(&verifier, &forged, "r.example/echo:2", 1100),
+            Err(PermissionError::Forged(_))
+        ));
         for nonsense in ["", "true", "x y", "MTAwMCBpZA=="] {
             assert!(verify(&verifier, nonsense, "r.example/echo:2", 1000).is_err(), "{nonsense}");
         }

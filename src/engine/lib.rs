@@ -7,12 +7,28 @@
 //! * [`router`] is the heart: it checks every call and chooses its way. [`peers`] tells it which
 //!   hosts are there, [`links`] who may call whom; [`rpc`] is the way over NATS.
 //! * [`actors`] runs modules; [`providers`] gives them a world. [`control`] answers clients.
-//! * [`issuers`] knows which accounts may sign what runs here. [`policy`] asks whether something is allowed. [`events`] tells
-//!   what happened, [`delivery`] tells providers and subscribers what changed.
+//! * [`issuers`] knows which accounts may sign what runs here. [`policy`] asks whether something is
+//!   allowed. [`events`] tells what happened, [`delivery`] tells providers and subscribers what
+//!   changed.
 //! * [`meter`] counts calls, [`journal`] keeps what actors and providers say; [`local`] signs for
 //!   this machine's user.
 //!
-//! # What always holds
+//! # Words
+//!
+//! The field's words are used as in the field: host, lattice, actor, provider, link definition,
+//! contract, claims, invocation, constraint, annotation. These few are our own:
+//!
+//! * *budget*: the memory that all payloads of a process may take together.
+//! * *chain*: a call and the calls it waits for; they share a deadline and a depth.
+//! * *turn*: the right of a computing guest to a core; *background*: the threads where such a guest
+//!   goes on.
+//! * *slot*: the place of one instance in the pool; *permit*: the right of a call to run.
+//! * *effect*: a step that a plan decided on and its supervisor carries out.
+//! * *probe*: a question that hosts of this make answer beside the control interface.
+//! * *journal*: the last lines that an actor or provider said; *meter*: the counts of its calls.
+//! * *keeper*: the process that ends a provider's whole process tree.
+//!
+//! # Always true
 //!
 //! * Every call passes the same checks, whether it stays in the process or crosses the lattice.
 //! * Readers of shared state clone a snapshot; no lock is held across an await.

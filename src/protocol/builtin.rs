@@ -43,7 +43,8 @@ pub static CATALOGUE: [Known; 5] = [
     },
 ];
 
-/// The built-in provider of a reference: `None` if the reference names something else, an error if no such one exists.
+/// The built-in provider of a reference: `None` if the reference names something else, an error if
+/// no such one exists.
 pub fn find(reference: &str) -> Option<Result<&'static Known, UnknownBuiltin>> {
     let name = reference.strip_prefix(SCHEME)?;
     let found = CATALOGUE.iter().find(|known| known.name == name);

@@ -10,7 +10,8 @@ pub struct Usage(pub String);
 #[error("{0}")]
 pub struct OutcomeUnknown(pub String);
 
-/// An error with its causes, as one sentence. A cause whose text the sentence already holds is not repeated.
+/// An error with its causes, as one sentence. A cause whose text the sentence already holds is not
+/// repeated.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

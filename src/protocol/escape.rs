@@ -1,15 +1,19 @@
-//! Makes strangers' text harmless where it leaves this program for a person: in the log and on a terminal.
+//! Makes strangers' text harmless where it leaves this program for a person: in the log and on a
+//! terminal.
 //!
-//! Names, labels, references, subjects and answers come from actors, hosts and registries of others. Inside the host they
-//! stay as they came. Each sink escapes them once, right before they leave: the outlet of the log, the text of commands
-//! and their notes. So nothing is escaped twice, and JSON of the API stays as it is.
+//! Names, labels, references, subjects and answers come from actors, hosts and registries of
+//! others. Inside the host they stay as they came. Each sink escapes them once, right before they
+//! leave: the outlet of the log, the text of commands and their notes. So nothing is escaped twice,
+//! and JSON of the API stays as it is.
 //!
-//! An escape is written as in JSON (`\n`, `\u001b`): a line of JSON with escapes is still the same JSON.
+//! An escape is written as in JSON (`\n`, `\u001b`): a line of JSON with escapes is still the same
+//! JSON.
 
 use std::{borrow::Cow, fmt::Write as _};
 
-/// Whether a terminal or a reader of lines would obey this character instead of showing it: controls of ASCII and of
-/// Latin-1, line and paragraph separators, and marks that change the direction of a text.
+/// Whether a terminal or a reader of lines would obey this character instead of showing it:
+/// controls of ASCII and of Latin-1, line and paragraph separators, and marks that change the
+/// direction of a text.
 pub fn is_obeyed(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

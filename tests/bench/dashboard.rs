@@ -1,8 +1,9 @@
 //! Times of the dashboard's API in a lattice of 200 hosts with 1 000 actors each; beside it the
 //! baseline, an answer of the same server that has nothing to do.
 //!
-//! `cargo bench --bench dashboard`; `-- distinct` gives each host actors of its own, 200 000 in all. The other hosts are made up:
-//! they beat and answer for their inventories over a real NATS server. Medians.
+//! `cargo bench --bench dashboard`; `-- distinct` gives each host actors of its own, 200 000 in
+//! all. The other hosts are made up: they beat and answer for their inventories over a real NATS
+//! server. Medians.
 
 mod common;
 
@@ -21,7 +22,8 @@ const ROUNDS: usize = 50;
 
 fn main() {
     let distinct = std::env::args().any(|argument| argument == "distinct");
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(run(distinct));
 }
 
@@ -32,7 +34,8 @@ async fn run(distinct: bool) {
     let host = start_host_with(&dir, &address, &[("dashboard_port", &port)]).await;
     let place = host.dashboard().expect("a dashboard");
     let (url, http) = (place.url(), reqwest::Client::new());
-    let token = std::fs::read_to_string(place.token_file.as_ref().expect("a file")).expect("a token");
+    let token =
+        std::fs::read_to_string(place.token_file.as_ref().expect("a file")).expect("a token");
     let get = |path: &str| {
         let request = http.get(format!("{url}{path}")).bearer_auth(&token);
         async move { request.send().await.expect("an answer").bytes().await.expect("a body") }
@@ -55,9 +58,15 @@ async fn run(distinct: bool) {
             break;
         }
     }
-    println!("{HOSTS} hosts with {ACTORS} actors known after   {:>10.1} ms", millis(began.elapsed()));
+    println!(
+        "{HOSTS} hosts with {ACTORS} actors known after   {:>10.1} ms",
+        millis(began.elapsed())
+    );
     if let (Some(before), Some(now)) = (memory_before, resident()) {
-        println!("memory for all of it                      {:>10.1} MB", (now.saturating_sub(before)) as f64 / 1e6);
+        println!(
+            "memory for all of it                      {:>10.1} MB",
+            (now.saturating_sub(before)) as f64 / 1e6
+        );
     }
     let bare = measure(|| get("/healthz")).await;
     println!("bare answer                               {bare:>10.2} ms");
@@ -116,7 +125,8 @@ fn beat(host: usize, distinct: bool) -> Value {
 }
 
 async fn answer(client: async_nats::Client, distinct: bool) {
-    let hosts: HashMap<String, usize> = (0..HOSTS).map(|number| (host_key(number), number)).collect();
+    let hosts: HashMap<String, usize> =
+        (0..HOSTS).map(|number| (host_key(number), number)).collect();
     let mut asked = client.subscribe("wasmbus.ctl.default.get.*.inv").await.expect("subscribed");
     while let Some(message) = asked.next().await {
         let id = message.subject.split('.').nth(4).unwrap_or_default().to_owned();

@@ -1,8 +1,8 @@
 //! Effects on other actors of one that computes without end, and of two that call each other
 //! without end: how long calls of an actor take that has little to do, alone and beside them.
 //!
-//! `cargo bench --bench fairness`. The caller has threads of its own, as one in another process would; server, host and caller
-//! share the machine's cores.
+//! `cargo bench --bench fairness`. The caller has threads of its own, as one in another process
+//! would; server, host and caller share the machine's cores.
 
 mod common;
 
@@ -37,7 +37,8 @@ const SPINNING: usize = 4;
 const RECURSING: usize = 50;
 
 fn main() {
-    let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let (host_runtime, caller_runtime) = (runtime(), runtime());
     let dir = TempDir::new().expect("a directory");
     let (server, host, caller, guests) = host_runtime.block_on(async {
@@ -52,13 +53,15 @@ fn main() {
     });
     caller_runtime.block_on(async {
         let client = async_nats::connect(&caller).await.expect("connected");
-        let caller = Arc::new(Caller { client, signer: Signer::new(CLUSTER_SEED).expect("a seed") });
+        let caller =
+            Arc::new(Caller { client, signer: Signer::new(CLUSTER_SEED).expect("a seed") });
         // Once unmeasured: the first calls touch everything for the first time.
         measure(&caller).await;
         let alone = show("alone", measure(&caller).await, None);
-        for (what, id, at_a_time) in
-            [("beside 4 that compute", guests.0, SPINNING), ("beside 50 that recurse", guests.1, RECURSING)]
-        {
+        for (what, id, at_a_time) in [
+            ("beside 4 that compute", guests.0, SPINNING),
+            ("beside 50 that recurse", guests.1, RECURSING),
+        ] {
             let mut calls = JoinSet::new();
             for _ in 0..at_a_time {
                 let (caller, id) = (Arc::clone(&caller), id.clone());
@@ -111,7 +114,13 @@ fn twice(alias: &str) -> String {
     call.repeat(2)
 }
 
-async fn start_guest(client: &async_nats::Client, host: &Host, dir: &TempDir, name: &str, body: &str) -> String {
+async fn start_guest(
+    client: &async_nats::Client,
+    host: &Host,
+    dir: &TempDir,
+    name: &str,
+    body: &str,
+) -> String {
     let wat = format!(
         r#"(module
   (import "wapc" "__host_call" (func $host_call (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
@@ -121,13 +130,15 @@ async fn start_guest(client: &async_nats::Client, host: &Host, dir: &TempDir, na
     );
     let (account, key) = (KeyPair::new_account(), KeyPair::new_module());
     let alias = Some(format!("bench/{name}"));
-    let metadata = wascap::jwt::Actor::new(name.into(), Some(vec![]), Some(vec![]), false, None, None, alias);
+    let metadata =
+        wascap::jwt::Actor::new(name.into(), Some(vec![]), Some(vec![]), false, None, None, alias);
     let claims = ClaimsBuilder::<wascap::jwt::Actor>::new()
         .issuer(&account.public_key())
         .subject(&key.public_key())
         .with_metadata(metadata)
         .build();
-    let signed = embed_claims(&wat::parse_str(wat).expect("valid text"), &claims, &account).expect("signed");
+    let signed =
+        embed_claims(&wat::parse_str(wat).expect("valid text"), &claims, &account).expect("signed");
     let path = dir.path().join(format!("{name}.wasm"));
     std::fs::write(&path, signed).expect("written");
     start_file(client, host, &path).await;
@@ -136,7 +147,8 @@ async fn start_guest(client: &async_nats::Client, host: &Host, dir: &TempDir, na
 
 async fn start_file(client: &async_nats::Client, host: &Host, path: &Path) {
     let body = format!(r#"{{"actor_ref":"file://{}","count":1000}}"#, path.display());
-    command_of(client, "default", host.state().facts().id.as_str(), "scale", body, "actor_scaled").await;
+    command_of(client, "default", host.state().facts().id.as_str(), "scale", body, "actor_scaled")
+        .await;
 }
 
 struct Caller {

@@ -1,13 +1,14 @@
 //! The cost of serving Wasm over HTTP, beside the baselines in the same run:
 //!
-//! * the built-in HTTP server → the echo actor → reply, with a fresh instance per request, with instances reused, and with
-//!   every call going over NATS;
+//! * the built-in HTTP server → the echo actor → reply, with a fresh instance per request, with
+//!   instances reused, and with every call going over NATS;
 //! * hyper alone, answering a constant: what no server built on it can pass;
-//! * `wasmtime serve` with a hello component, if a `wasmtime` is on the PATH or named by `$WASMTIME`
-//!   (`cargo install wasmtime-cli` makes one).
+//! * `wasmtime serve` with a hello component, if a `wasmtime` is on the PATH or named by
+//!   `$WASMTIME` (`cargo install wasmtime-cli` makes one).
 //!
-//! `cargo bench --bench http`. Every server is a process of its own and gets the same load from this one. The rounds of
-//! all take turns; each number is the median of its rounds. Absolute numbers are the machine's, the ratios are ours.
+//! `cargo bench --bench http`. Every server is a process of its own and gets the same load from
+//! this one. The rounds of all take turns; each number is the median of its rounds. Absolute
+//! numbers are the machine's, the ratios are ours.
 
 mod common;
 
@@ -46,7 +47,8 @@ const BARE: &str = "--bare-hyper";
 const REUSE: &str = "1000";
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let arguments: Vec<String> = std::env::args().collect();
     if let Some(at) = arguments.iter().position(|argument| argument == BARE) {
         let address: SocketAddr = arguments[at + 1].parse().expect("an address");
@@ -67,18 +69,25 @@ struct Contestant {
 async fn run() {
     let dir = TempDir::new().expect("a directory");
     let (server, nats) = start_server(&dir).await;
-    let mut contestants = vec![bare_hyper(), host(&dir, &nats, "fresh", "fresh instances", &[], "1").await];
+    let mut contestants =
+        vec![bare_hyper(), host(&dir, &nats, "fresh", "fresh instances", &[], "1").await];
     contestants.push(host(&dir, &nats, "reused", "instances reused", &[], REUSE).await);
     contestants.push(host(&dir, &nats, "remote", "over NATS", &["--no-local-calls"], "1").await);
     match wasmtime() {
         Some(binary) => {
             let keep = ["-O", "pooling-allocator=y", "-O", "pooling-memory-keep-resident=2097152"];
-            contestants.push(wasmtime_serve(&binary, "wasmtime serve, pooling", &["-O", "pooling-allocator=y"]));
+            contestants.push(wasmtime_serve(
+                &binary,
+                "wasmtime serve, pooling",
+                &["-O", "pooling-allocator=y"],
+            ));
             contestants.push(wasmtime_serve(&binary, "wasmtime serve, keep resident", &keep));
             let reuse = [&keep[..], &["--max-instance-reuse-count", REUSE]].concat();
             contestants.push(wasmtime_serve(&binary, "wasmtime serve, reused", &reuse));
         }
-        None => println!("`wasmtime serve` is not measured: no wasmtime on the PATH, and $WASMTIME is not set"),
+        None => println!(
+            "`wasmtime serve` is not measured: no wasmtime on the PATH, and $WASMTIME is not set"
+        ),
     }
     for contestant in &contestants {
         until_it_answers(contestant).await;
@@ -94,7 +103,9 @@ async fn run() {
     println!("{:32}{:>12}{:>12}{:>12}{:>16}", "", "requests/s", "p50", "p99", "of bare hyper");
     for contestant in &mut contestants {
         contestant.latencies.sort();
-        let at = |share: usize| contestant.latencies[contestant.latencies.len() * share / 100].as_micros();
+        let at = |share: usize| {
+            contestant.latencies[contestant.latencies.len() * share / 100].as_micros()
+        };
         let rate = median(contestant.rates.clone());
         let (p50, p99) = (at(50), at(99));
         println!("{:32}{rate:>12.0}{p50:>9} µs{p99:>9} µs{:>16.2}", contestant.name, rate / bare);
@@ -121,7 +132,12 @@ async fn bare(address: SocketAddr) {
 }
 
 fn contestant(name: &'static str, address: String, command: &mut Command) -> Contestant {
-    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn().expect("it starts");
+    let child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("it starts");
     Contestant { name, address, _child: child, rates: Vec::new(), latencies: Vec::new() }
 }
 
@@ -143,7 +159,8 @@ async fn host(
     let home = dir.path().join(lattice);
     std::fs::create_dir_all(&home).expect("a directory");
     let client = async_nats::connect(nats).await.expect("connected");
-    let mut events = client.subscribe(format!("wasmbus.evt.{lattice}.host_started")).await.expect("subscribed");
+    let mut events =
+        client.subscribe(format!("wasmbus.evt.{lattice}.host_started")).await.expect("subscribed");
     let address = format!("127.0.0.1:{}", free_port());
     let contestant = contestant(
         name,
@@ -157,7 +174,8 @@ async fn host(
             .env("HOME", &home),
     );
     let started = futures::StreamExt::next(&mut events).await.expect("the host starts");
-    let started: serde_json::Value = serde_json::from_slice(&started.payload).expect("an event is JSON");
+    let started: serde_json::Value =
+        serde_json::from_slice(&started.payload).expect("an event is JSON");
     let id = started["source"].as_str().expect("a source").to_owned();
     let order = |verb, body: String, event| command_of(&client, lattice, &id, verb, body, event);
     order("lp", r#"{"provider_ref":"builtin://httpserver"}"#.into(), "provider_started").await;
@@ -178,7 +196,8 @@ async fn host(
 
 fn wasmtime() -> Option<PathBuf> {
     let vars = ProcessEnvironment.vars();
-    let value = |name: &str| vars.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+    let value =
+        |name: &str| vars.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
     if let Some(path) = value("WASMTIME") {
         return Some(path.into());
     }
@@ -199,7 +218,12 @@ fn wasmtime_serve(binary: &Path, name: &'static str, flags: &[&str]) -> Contesta
 async fn until_it_answers(contestant: &Contestant) {
     let patience = Instant::now() + Duration::from_secs(60);
     loop {
-        assert!(Instant::now() < patience, "{} does not answer on {}", contestant.name, contestant.address);
+        assert!(
+            Instant::now() < patience,
+            "{} does not answer on {}",
+            contestant.name,
+            contestant.address
+        );
         if let Ok(mut connection) = Connection::open(&contestant.address).await
             && connection.exchange().await
         {
@@ -258,7 +282,9 @@ impl Connection {
         self.buffer.clear();
         loop {
             match self.stream.read_buf(&mut self.buffer).await {
-                Ok(read) if read > 0 && is_whole(&self.buffer) => return self.buffer.starts_with(b"HTTP/1.1 200"),
+                Ok(read) if read > 0 && is_whole(&self.buffer) => {
+                    return self.buffer.starts_with(b"HTTP/1.1 200");
+                }
                 Ok(read) if read > 0 => {}
                 _ => return false,
             }
@@ -267,7 +293,9 @@ impl Connection {
 }
 
 fn is_whole(answer: &[u8]) -> bool {
-    let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n") else { return false };
+    let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n") else {
+        return false;
+    };
     let (head, body) = (&answer[..end], &answer[end + 4..]);
     let head = String::from_utf8_lossy(head).to_ascii_lowercase();
     match head.lines().find_map(|line| line.strip_prefix("content-length:")) {

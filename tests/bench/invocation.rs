@@ -1,11 +1,12 @@
 //! The cost of an invocation, beside the baseline in the same run:
 //!
 //! * signed invocation over NATS → actor → reply, against plain NATS request and reply;
-//! * a call through the router to an actor in the same process, against calling the guest directly with wasmtime;
+//! * a call through the router to an actor in the same process, against calling the guest directly
+//!   with wasmtime;
 //! * starting a host, and starting an actor for the first and for the second time.
 //!
-//! `cargo bench --bench invocation`. Each number is the median of several rounds; absolute times are the machine's, the
-//! ratios are ours.
+//! `cargo bench --bench invocation`. Each number is the median of several rounds; absolute times
+//! are the machine's, the ratios are ours.
 
 mod common;
 
@@ -28,13 +29,17 @@ use lattice_protocol::{
 };
 use tempfile::TempDir;
 
-use common::{CLUSTER_SEED, CONCURRENCY, ECHO, median, millis, start_actor, start_host, start_server, stop_actor};
+use common::{
+    CLUSTER_SEED, CONCURRENCY, ECHO, median, millis, start_actor, start_host, start_server,
+    stop_actor,
+};
 
 const CALLS: usize = 20_000;
 const ROUNDS: usize = 5;
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(run());
 }
 
@@ -62,7 +67,8 @@ async fn run() {
 /// Throughput at a fixed concurrency, plain and signed in turn, so that both see the same machine.
 async fn over_nats(address: &str) {
     let responder = async_nats::connect(address).await.expect("connected");
-    let mut requests = responder.queue_subscribe("bare.echo", "bare.echo".into()).await.expect("subscribed");
+    let mut requests =
+        responder.queue_subscribe("bare.echo", "bare.echo".into()).await.expect("subscribed");
     responder.flush().await.expect("flushed");
     let answering = tokio::spawn(async move {
         while let Some(request) = requests.next().await {
@@ -75,7 +81,10 @@ async fn over_nats(address: &str) {
         }
     });
     let client = async_nats::connect(address).await.expect("connected");
-    let caller = Arc::new(Caller { client: client.clone(), signer: Signer::new(CLUSTER_SEED).expect("a seed") });
+    let caller = Arc::new(Caller {
+        client: client.clone(),
+        signer: Signer::new(CLUSTER_SEED).expect("a seed"),
+    });
     let (mut bare, mut signed) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let payload = codec::encode_invocation(&caller.invocation());
@@ -142,19 +151,28 @@ impl Caller {
 
     async fn call(&self) {
         let payload = codec::encode_invocation(&self.invocation());
-        let reply = self.client.request(format!("wasmbus.rpc.default.{ECHO}"), payload).await.expect("a reply");
+        let reply = self
+            .client
+            .request(format!("wasmbus.rpc.default.{ECHO}"), payload)
+            .await
+            .expect("a reply");
         let response = codec::decode_response(reply.payload).expect("a response");
         assert_eq!(response.error, None);
     }
 }
 
-async fn throughput<F: Future<Output = ()> + Send + 'static>(call: impl Fn() -> F + Send + Sync + 'static) -> f64 {
+async fn throughput<F: Future<Output = ()> + Send + 'static>(
+    call: impl Fn() -> F + Send + Sync + 'static,
+) -> f64 {
     let (call, left) = (Arc::new(call), Arc::new(AtomicUsize::new(CALLS)));
     let began = Instant::now();
     let workers = (0..CONCURRENCY).map(|_| {
         let (call, left) = (Arc::clone(&call), Arc::clone(&left));
         tokio::spawn(async move {
-            while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+            while left
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+                .is_ok()
+            {
                 call().await;
             }
         })

@@ -1,7 +1,8 @@
-//! How long a host that joins late takes until it says ready, with a lattice of no links and with one of 10 000; beside it
-//! the bare thing, the same bucket read with the NATS client alone.
+//! How long a host that joins late takes until it says ready, with a lattice of no links and with
+//! one of 10 000; beside it the bare thing, the same bucket read with the NATS client alone.
 //!
-//! `cargo bench --bench joining`, or `cargo bench --bench joining -- 50000` for another number. Medians of several rounds.
+//! `cargo bench --bench joining`, or `cargo bench --bench joining -- 50000` for another number.
+//! Medians of several rounds.
 
 mod common;
 
@@ -23,7 +24,8 @@ const WRITERS: usize = 256;
 
 fn main() {
     let links = std::env::args().find_map(|argument| argument.parse().ok()).unwrap_or(LINKS);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(run(links));
 }
 
@@ -56,7 +58,8 @@ async fn joins(dir: &TempDir, address: &str) -> f64 {
     median(times)
 }
 
-/// Starts a host and stops it again. That it knows everything when it is ready is what the tests check.
+/// Starts a host and stops it again. That it knows everything when it is ready is what the tests
+/// check.
 async fn join(dir: &TempDir, address: &str) -> Duration {
     let began = Instant::now();
     let host = start_host(dir, address, "true").await;

@@ -1,4 +1,5 @@
-//! Guests that behave badly, and what the host does about it: each harms its own call and nothing else.
+//! Guests that behave badly, and what the host does about it: each harms its own call and nothing
+//! else.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -36,8 +37,12 @@ async fn a_trap_fails_its_call_and_the_next_one_works() {
     start(&server, &host, &example("echo"), 1).await;
     let caller = Caller::new(&server).await;
     // Traps on operations with an odd length.
-    let guest =
-        run(&server, &host, "(if (i32.and (local.get $op) (i32.const 1)) (then (unreachable))) (i32.const 1)").await;
+    let guest = run(
+        &server,
+        &host,
+        "(if (i32.and (local.get $op) (i32.const 1)) (then (unreachable))) (i32.const 1)",
+    )
+    .await;
     let error = caller.call(&guest.id, "odd", "").await.unwrap_err();
     assert!(error.contains("trapped") && error.contains("unreachable"), "{error}");
     assert!(caller.call(&guest.id, "even", "").await.is_ok());
@@ -72,7 +77,10 @@ async fn memory_beyond_the_limit_is_refused_and_the_trap_says_so() {
     let grow = "(loop (br_if 0 (i32.ne (memory.grow (i32.const 1)) (i32.const -1)))) (unreachable)";
     let guest = run(&server, &host, grow).await;
     let error = caller.call(&guest.id, "grow", "").await.unwrap_err();
-    assert!(error.contains("4194304 bytes of memory") && error.contains("actor_memory_max_bytes"), "{error}");
+    assert!(
+        error.contains("4194304 bytes of memory") && error.contains("actor_memory_max_bytes"),
+        "{error}"
+    );
     assert_healthy(&caller).await;
     host.stop().await;
 }
@@ -83,7 +91,9 @@ async fn a_flood_of_log_lines_does_not_keep_others_from_being_served() {
     let host = host(&server).set("rpc_timeout_ms", "500").start().await;
     start(&server, &host, &example("echo"), 1).await;
     let caller = Caller::new(&server).await;
-    let guest = run(&server, &host, "(loop (call $log (i32.const 0) (i32.const 25)) (br 0)) (i32.const 1)").await;
+    let guest =
+        run(&server, &host, "(loop (call $log (i32.const 0) (i32.const 25)) (br 0)) (i32.const 1)")
+            .await;
     let (flood, ()) = tokio::join!(caller.call(&guest.id, "flood", ""), assert_healthy(&caller));
     assert!(flood.unwrap_err().contains("deadline"));
     assert_healthy(&caller).await;
@@ -105,7 +115,8 @@ async fn a_guest_that_points_outside_of_its_memory_is_ended() {
         assert!(error.contains("outside of its memory"), "{error}");
     }
     // A length of zero is fine with any pointer.
-    let guest = run(&server, &host, "(call $response (i32.const -1) (i32.const 0)) (i32.const 1)").await;
+    let guest =
+        run(&server, &host, "(call $response (i32.const -1) (i32.const 0)) (i32.const 1)").await;
     assert_eq!(caller.call(&guest.id, "empty", "").await.unwrap(), "");
     host.stop().await;
 }
@@ -127,7 +138,8 @@ async fn an_instance_is_reused_as_often_as_the_annotation_says_and_not_after_a_t
     let server = Server::start().await;
     let host = host(&server).start().await;
     let caller = Caller::new(&server).await;
-    let trap_on_odd = format!("(if (i32.and (local.get $op) (i32.const 1)) (then (unreachable))) {COUNTING}");
+    let trap_on_odd =
+        format!("(if (i32.and (local.get $op) (i32.const 1)) (then (unreachable))) {COUNTING}");
     let guest = sign(&wapc(&trap_on_odd), &Signing::default());
     let mut events = Events::all(&server).await;
     let reuse = HashMap::from([(REUSE_ANNOTATION.to_owned(), "3".to_owned())]);
@@ -140,7 +152,11 @@ async fn an_instance_is_reused_as_often_as_the_annotation_says_and_not_after_a_t
     assert_eq!(caller.call(&guest.id, "even", "").await.unwrap(), "1");
 
     let nonsense = HashMap::from([(REUSE_ANNOTATION.to_owned(), "often".to_owned())]);
-    ctl_2024(&server).await.scale_actor(&host.id, &guest.reference, 1, Some(nonsense)).await.unwrap();
+    ctl_2024(&server)
+        .await
+        .scale_actor(&host.id, &guest.reference, 1, Some(nonsense))
+        .await
+        .unwrap();
     let failed = events.next("actor_start_failed").await;
     assert!(text(&failed, "/data/error").contains("often"), "{failed}");
     host.stop().await;
@@ -154,7 +170,9 @@ async fn no_more_calls_run_than_allowed_and_the_rest_waits_or_is_told() {
     let guest = sign(&wapc("(loop (br 0)) (i32.const 1)"), &Signing::default());
     start(&server, &host, &guest.reference, 1).await;
     let ended = join_all((0..5).map(|_| caller.call(&guest.id, "spin", ""))).await;
-    let count = |reason: &str| ended.iter().filter(|end| end.as_ref().unwrap_err().contains(reason)).count();
+    let count = |reason: &str| {
+        ended.iter().filter(|end| end.as_ref().unwrap_err().contains(reason)).count()
+    };
     // One runs, two wait until their own deadline, two are refused at once.
     assert_eq!((count("deadline"), count("calls are waiting")), (3, 2), "{ended:?}");
     host.stop().await;
@@ -213,7 +231,8 @@ async fn an_actor_that_calls_itself_without_end_is_stopped() {
         "(func (export",
         "(data (i32.const 100) \"test/forever\") (data (i32.const 120) \"x\")\n(func (export",
     );
-    let guest = sign(&module, &Signing { call_alias: Some("test/forever".into()), ..Signing::default() });
+    let guest =
+        sign(&module, &Signing { call_alias: Some("test/forever".into()), ..Signing::default() });
     start(&server, &host, &guest.reference, 1000).await;
     let error = caller.call(&guest.id, "x", "").await.unwrap_err();
     assert!(error.contains("does an actor call itself"), "{error}");
@@ -231,7 +250,8 @@ async fn modules_nobody_should_trust_are_refused_with_the_reason() {
     tampered[code] = b'P';
     let bare = wat::parse_str(wapc("(i32.const 1)")).unwrap();
     let component = wat::parse_str("(component)").unwrap();
-    let expired = sign(&wapc("(i32.const 1)"), &Signing { valid_in_days: Some(3), ..Signing::default() });
+    let expired =
+        sign(&wapc("(i32.const 1)"), &Signing { valid_in_days: Some(3), ..Signing::default() });
     let no_entry = sign("(module (memory (export \"memory\") 1))", &Signing::default());
     let strange = sign(
         "(module (import \"env\" \"launch\" (func)) (memory (export \"memory\") 1) (func (export \"__guest_call\") (param i32 i32) (result i32) (i32.const 1)))",
@@ -279,8 +299,10 @@ async fn a_stop_waits_for_running_calls() {
         let nats = caller.nats.clone();
         let id = guest.id.clone();
         async move {
-            let caller =
-                Caller { nats, signer: lattice_protocol::rpc::Signer::new(crate::harness::CLUSTER_SEED).unwrap() };
+            let caller = Caller {
+                nats,
+                signer: lattice_protocol::rpc::Signer::new(crate::harness::CLUSTER_SEED).unwrap(),
+            };
             caller.send(&id, &invocation).await
         }
     });
@@ -326,7 +348,8 @@ async fn a_stopping_host_lets_running_calls_make_the_calls_they_need() {
     start(&server, &host, &callee.reference, 1).await;
     start(&server, &host, &caller_actor.reference, 16).await;
     let caller = std::sync::Arc::new(Caller::new(&server).await);
-    let mut wire = caller.nats.subscribe(format!("wasmbus.rpc.default.{}", caller_actor.id)).await.unwrap();
+    let mut wire =
+        caller.nats.subscribe(format!("wasmbus.rpc.default.{}", caller_actor.id)).await.unwrap();
     crate::harness::client::settled(&caller.nats).await;
     let calls: Vec<_> = (0..8)
         .map(|_| {
@@ -358,7 +381,9 @@ async fn a_stop_does_not_overtake_the_start_before_it() {
     });
     assert!(started.unwrap().accepted);
     let ack = String::from_utf8_lossy(&stopped.unwrap().payload).into_owned();
-    if ack.contains("true") {
+    // On a busy machine the module takes longer to load than the stop waits; it is carried out all
+    // the same.
+    if ack.contains("true") || ack.contains("did not finish in time") {
         events.next("actors_stopped").await;
         assert!(ctl.get_host_inventory(&host.id).await.unwrap().actors.is_empty());
     } else {
@@ -371,7 +396,8 @@ async fn a_stop_does_not_overtake_the_start_before_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_instances_do_not_keep_others_from_theirs() {
     let server = Server::start().await;
-    let host = host(&server).set("actor_instances_max", "8").set("instance_reuse", "1000").start().await;
+    let host =
+        host(&server).set("actor_instances_max", "8").set("instance_reuse", "1000").start().await;
     let caller = Caller::new(&server).await;
     let mut guests = Vec::new();
     for _ in 0..4 {
@@ -392,7 +418,8 @@ async fn calls_between_actors_of_a_full_host_do_not_wait_for_each_other() {
     let callee = sign(&wapc(COUNTING), &called("test/full"));
     let caller_actor = sign(&relay("test/full"), &Signing::default());
     for way in ["true", "false"] {
-        let host = host(&server).set("actor_instances_max", "8").set("local_calls", way).start().await;
+        let host =
+            host(&server).set("actor_instances_max", "8").set("local_calls", way).start().await;
         start(&server, &host, &callee.reference, 64).await;
         start(&server, &host, &caller_actor.reference, 64).await;
         let caller = Caller::new(&server).await;

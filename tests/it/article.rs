@@ -23,13 +23,24 @@ fn after<'e>(effects: &'e [Effect], command: &str) -> &'e Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_line_of_the_article_works_with_this_binary_in_place_of_wash() {
     let dir = TempDir::new().unwrap();
-    let programs = Programs { host: env!("CARGO_BIN_EXE_host").into(), nats_server: nats::binary().to_path_buf() };
+    let programs = Programs {
+        host: env!("CARGO_BIN_EXE_host").into(),
+        nats_server: nats::binary().to_path_buf(),
+    };
     let ground = Ground::OneComputer { free_port: |_| free_port() };
     let app = App::dogs_and_cats(ground.web()).await.unwrap();
     let cache = Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("machines"));
-    let plan = Plan { dir: dir.path().to_path_buf(), programs, app, flags: Vec::new(), cache, third: false };
-    let (effects, said) =
-        article::type_all(env!("CARGO_BIN_EXE_host").into(), plan, ground).await.expect("the commands");
+    let plan = Plan {
+        dir: dir.path().to_path_buf(),
+        programs,
+        app,
+        flags: Vec::new(),
+        cache,
+        third: false,
+    };
+    let (effects, said) = article::type_all(env!("CARGO_BIN_EXE_host").into(), plan, ground)
+        .await
+        .expect("the commands");
     assert!(effects.len() > 20, "{said:#?}");
 
     let actor = |max: u32| json!([{ "name": "dogs-and-cats", "max": max }]);
@@ -45,6 +56,7 @@ async fn every_line_of_the_article_works_with_this_binary_in_place_of_wash() {
     assert_eq!(after(&effects, "link del")["links"].as_array().map(Vec::len), Some(1));
     assert_eq!(after(&effects, "ctl stop actor")["hosts"][1]["actors"], json!([]));
     assert_eq!(after(&effects, "stop host")["hosts"].as_array().map(Vec::len), Some(1));
-    let called = said.iter().find(|said| said.contains("HttpServer.HandleRequest")).expect("the call");
+    let called =
+        said.iter().find(|said| said.contains("HttpServer.HandleRequest")).expect("the call");
     assert!(called.contains("statusCode"), "{called}");
 }

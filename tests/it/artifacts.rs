@@ -32,10 +32,12 @@ use crate::harness::{
 /// A directory with a module in it that nobody of these tests has signed.
 fn workshop() -> TempDir {
     let dir = TempDir::new().expect("a directory");
-    let module = wat::parse_str(r#"(module (memory (export "memory") 1) (func (export "f")))"#).expect("valid text");
+    let module = wat::parse_str(r#"(module (memory (export "memory") 1) (func (export "f")))"#)
+        .expect("valid text");
     fs::write(dir.path().join("plain.wasm"), module).expect("the module is written");
     let echo = example("echo");
-    fs::copy(echo.trim_start_matches("file://"), dir.path().join("echo.wasm")).expect("the example is copied");
+    fs::copy(echo.trim_start_matches("file://"), dir.path().join("echo.wasm"))
+        .expect("the example is copied");
     dir
 }
 
@@ -94,7 +96,20 @@ async fn a_signed_actor_starts_and_keeps_its_key_when_it_is_signed_again() {
     let (server, dir) = (Server::start().await, workshop());
     let host = host(&server).start().await;
     let caller = Caller::new(&server).await;
-    let sign = ["claims", "sign", "echo.wasm", "--name", "My echo", "-q", "-c", "acme:own", "--rev", "3", "-t", "demo"];
+    let sign = [
+        "claims",
+        "sign",
+        "echo.wasm",
+        "--name",
+        "My echo",
+        "-q",
+        "-c",
+        "acme:own",
+        "--rev",
+        "3",
+        "-t",
+        "demo",
+    ];
     let signed = output(&mut ann(dir.path(), &sign));
     assert!(signed.status.success(), "{}", stderr(&signed));
     let said = stderr(&signed);
@@ -112,11 +127,17 @@ async fn a_signed_actor_starts_and_keeps_its_key_when_it_is_signed_again() {
     let claims = claims(&module);
     assert_eq!(claims.subject, key(dir.path(), "echo_module").public_key());
     assert_eq!(claims.issuer, key(dir.path(), "ann_account").public_key());
-    assert_eq!((claims.subject.as_str(), claims.name().as_str()), (text(&told, "/module"), "My echo"));
+    assert_eq!(
+        (claims.subject.as_str(), claims.name().as_str()),
+        (text(&told, "/module"), "My echo")
+    );
     assert_eq!(claims.metadata.expect("an actor").rev, Some(3));
 
     start(&server, &host, &format!("file://{}", module.display()), 1).await;
-    caller.call(&claims.subject, "HttpServer.HandleRequest", http_request("GET", "/", b"")).await.unwrap();
+    caller
+        .call(&claims.subject, "HttpServer.HandleRequest", http_request("GET", "/", b""))
+        .await
+        .unwrap();
     host.stop().await;
 }
 
@@ -145,16 +166,21 @@ fn a_module_without_a_token_is_signed_as_it_is_told() {
             "2",
         ],
     );
-    let all = ["keyvalue", "messaging", "builtin:logging", "builtin:numbergen"].map(|name| format!("wasmcloud:{name}"));
+    let all = ["keyvalue", "messaging", "builtin:logging", "builtin:numbergen"]
+        .map(|name| format!("wasmcloud:{name}"));
     assert_eq!(words(&told, "capabilities"), all);
     let claims = claims(&dir.path().join("out/p.wasm"));
     assert_eq!(claims.subject, actor.public_key());
     assert_eq!(claims.expires, Some(claims.issued_at + 2 * 86_400));
     let metadata = claims.metadata.unwrap();
-    assert_eq!((metadata.name.as_deref(), metadata.call_alias.as_deref()), (Some("plain"), Some("a/b")));
+    assert_eq!(
+        (metadata.name.as_deref(), metadata.call_alias.as_deref()),
+        (Some("plain"), Some("a/b"))
+    );
     assert!(!keys(dir.path()).exists(), "no key was needed");
 
-    let refused = |more: &[&str]| refused(dir.path(), 2, &[&["claims", "sign", "plain.wasm"], more].concat());
+    let refused =
+        |more: &[&str]| refused(dir.path(), 2, &[&["claims", "sign", "plain.wasm"], more].concat());
     assert!(refused(&["-i", &seed, "-s", "actor.nk", "-a", "My Alias"]).contains("call alias"));
     assert!(refused(&["-i", "actor.nk"]).contains("expected the seed of an account"));
     let mistyped = seed.replace('A', "B");
@@ -163,7 +189,11 @@ fn a_module_without_a_token_is_signed_as_it_is_told() {
     assert!(refused(&["-i", &seed, "-s", "actor.nk", "-x", "1", "-b", "2"]).contains("--nbf"));
     let said = self::refused(dir.path(), 1, &["claims", "sign", "plain.wasm", "--disable-keygen"]);
     assert!(said.contains("ann_account.nk"), "{said}");
-    let said = self::refused(dir.path(), 1, &["claims", "sign", "actor.nk", "-i", &seed, "-s", "actor.nk"]);
+    let said = self::refused(
+        dir.path(),
+        1,
+        &["claims", "sign", "actor.nk", "-i", &seed, "-s", "actor.nk"],
+    );
     assert!(said.contains("not a WebAssembly file"), "{said}");
 }
 
@@ -182,17 +212,25 @@ fn tokens_of_all_kinds_count_for_the_real_library() {
     let dir = dir.path();
     let other = KeyPair::new_account().public_key();
     let operator = checked::<Operator>(dir, &["operator", "-n", "acme"]);
-    assert_eq!((operator.subject.as_str(), operator.name().as_str()), (operator.issuer.as_str(), "acme"));
+    assert_eq!(
+        (operator.subject.as_str(), operator.name().as_str()),
+        (operator.issuer.as_str(), "acme")
+    );
     let account = checked::<Account>(dir, &["account", "-n", "shop", "-a", &other]);
     assert_eq!(account.issuer, operator.issuer);
     assert_eq!(account.metadata.unwrap().valid_signers, Some(vec![other]));
-    let provider = checked::<CapabilityProvider>(dir, &["provider", "-n", "kv", "-c", "a:kv", "-v", "acme", "-r", "4"]);
+    let provider = checked::<CapabilityProvider>(
+        dir,
+        &["provider", "-n", "kv", "-c", "a:kv", "-v", "acme", "-r", "4"],
+    );
     assert_eq!((&provider.issuer, provider.subject.as_bytes()[0]), (&account.subject, b'V'));
     assert_eq!(provider.metadata.unwrap().capid, "a:kv");
     let actor = checked::<Actor>(dir, &["actor", "-n", "cat", "-q", "-r", "1", "-v", "0.1.0"]);
     assert_eq!(actor.subject, key(dir, "cat_module").public_key());
     assert_eq!(
-        json(dir, &["claims", "token", "actor", "-n", "cat"])["token"].as_str().map(|t| t.starts_with("ey")),
+        json(dir, &["claims", "token", "actor", "-n", "cat"])["token"]
+            .as_str()
+            .map(|t| t.starts_with("ey")),
         Some(true)
     );
     assert!(refused(dir, 2, &["claims", "token", "actor"]).contains("--name"));
@@ -202,7 +240,9 @@ fn tokens_of_all_kinds_count_for_the_real_library() {
 fn keys_are_made_shown_and_listed() {
     let dir = workshop();
     let dir = dir.path();
-    for (kind, letter) in [("Actor", 'M'), ("service", 'V'), ("host", 'N'), ("cluster", 'C'), ("operator", 'O')] {
+    for (kind, letter) in
+        [("Actor", 'M'), ("service", 'V'), ("host", 'N'), ("cluster", 'C'), ("operator", 'O')]
+    {
         let told = json(dir, &["keys", "gen", kind]);
         let pair = KeyPair::from_seed(text(&told, "/seed")).unwrap();
         assert_eq!(pair.public_key(), text(&told, "/public_key"));
@@ -217,8 +257,11 @@ fn keys_are_made_shown_and_listed() {
         assert_eq!(text(&json(dir, &["keys", "get", name]), "/seed"), seed);
         assert_eq!(seed, key(dir, "plain_module").seed().unwrap());
     }
-    let listed = output(ann(dir, &["keys", "list"]).env("WASH_KEYS", keys(dir)).env("HOME", "/nonexistent"));
-    assert!(String::from_utf8_lossy(&listed.stdout).contains(&key(dir, "ann_account").public_key()));
+    let listed =
+        output(ann(dir, &["keys", "list"]).env("WASH_KEYS", keys(dir)).env("HOME", "/nonexistent"));
+    assert!(
+        String::from_utf8_lossy(&listed.stdout).contains(&key(dir, "ann_account").public_key())
+    );
     let missing = refused(dir, 1, &["keys", "get", "nobody"]);
     assert!(missing.contains("nobody") && missing.contains("ann_account"), "{missing}");
     assert!(refused(dir, 2, &["keys", "get", "../keys/ann_account"]).contains("--directory"));
@@ -228,7 +271,20 @@ fn keys_are_made_shown_and_listed() {
 fn create(dir: &Path, more: &[&str]) -> Value {
     fs::write(dir.join("acme"), "#!/bin/sh\nexit 0\n").unwrap();
     fs::write(dir.join("schema.json"), "{\n \"type\": \"object\"\n}").unwrap();
-    let args = ["par", "create", "-c", "wasmcloud:keyvalue", "-v", "acme", "-n", "Acme store", "-b", "acme", "-r", "2"];
+    let args = [
+        "par",
+        "create",
+        "-c",
+        "wasmcloud:keyvalue",
+        "-v",
+        "acme",
+        "-n",
+        "Acme store",
+        "-b",
+        "acme",
+        "-r",
+        "2",
+    ];
     json(dir, &[&args[..], &["--version", "0.2.0", "-j", "schema.json"], more].concat())
 }
 
@@ -251,12 +307,21 @@ async fn an_archive_is_read_by_the_real_library_and_grows() {
     let claims = archive.claims().unwrap();
     assert_eq!(claims.subject, key(dir, "acme_service").public_key());
     let metadata = claims.metadata.unwrap();
-    assert_eq!((metadata.rev, metadata.ver.as_deref(), metadata.vendor.as_str()), (Some(2), Some("0.2.0"), "acme"));
+    assert_eq!(
+        (metadata.rev, metadata.ver.as_deref(), metadata.vendor.as_str()),
+        (Some(2), Some("0.2.0"), "acme")
+    );
 
     let told = json(dir, &["par", "inspect", "acme.par.gz"]);
-    assert_eq!((text(&told, "/service"), text(&told, "/vendor")), (claims.subject.as_str(), "acme"));
+    assert_eq!(
+        (text(&told, "/service"), text(&told, "/vendor")),
+        (claims.subject.as_str(), "acme")
+    );
     assert_eq!(text(&told, "/capability_contract_id"), "wasmcloud:keyvalue");
-    assert_eq!((told["revision"].as_i64(), &told["schema"]["type"]), (Some(2), &Value::from("object")));
+    assert_eq!(
+        (told["revision"].as_i64(), &told["schema"]["type"]),
+        (Some(2), &Value::from("object"))
+    );
 
     let before = fs::read(dir.join("acme.par.gz")).unwrap();
     let stranger = KeyPair::new_service().seed().unwrap();
@@ -265,8 +330,14 @@ async fn an_archive_is_read_by_the_real_library_and_grows() {
     fs::create_dir(dir.join("empty")).unwrap();
     let said = refused(dir, 1, &["par", "insert", "acme.par.gz", "-b", "other", "-d", "empty"]);
     assert!(said.contains("--subject"), "{said}");
-    assert!(refused(dir, 2, &["par", "insert", "acme.par.gz", "-b", "other", "-a", "macos"]).contains("ARCH-OS"));
-    assert!(refused(dir, 1, &["par", "insert", "acme.par.gz", "-b", "echo.wasm"]).contains("WebAssembly"));
+    assert!(
+        refused(dir, 2, &["par", "insert", "acme.par.gz", "-b", "other", "-a", "macos"])
+            .contains("ARCH-OS")
+    );
+    assert!(
+        refused(dir, 1, &["par", "insert", "acme.par.gz", "-b", "echo.wasm"])
+            .contains("WebAssembly")
+    );
     assert_eq!(fs::read(dir.join("acme.par.gz")).unwrap(), before);
 }
 
@@ -280,7 +351,10 @@ fn inspect_tells_what_wash_tells_and_more() {
             assert_eq!(told[member], ECHO, "{member}");
         }
         assert_eq!(told["account"], told["issuer"]);
-        assert_eq!((text(&told, "/expires"), text(&told, "/can_be_used")), ("never", "immediately"));
+        assert_eq!(
+            (text(&told, "/expires"), text(&told, "/can_be_used")),
+            ("never", "immediately")
+        );
         assert_eq!(
             (text(&told, "/name"), text(&told, "/version"), told["revision"].as_i64()),
             ("echo", "0.1.0", Some(1))
@@ -289,9 +363,15 @@ fn inspect_tells_what_wash_tells_and_more() {
         assert_eq!(words(&told, "tags"), ["example"]);
         let token = is_one_word(&output(ann(dir, command).args(["echo.wasm", "--jwt-only"])));
         assert_eq!(Claims::<Actor>::decode(&token).unwrap().subject, ECHO);
-        assert_eq!(text(&json(dir, &[command, &["echo.wasm", "--jwt-only"]].concat()), "/token"), token);
+        assert_eq!(
+            text(&json(dir, &[command, &["echo.wasm", "--jwt-only"]].concat()), "/token"),
+            token
+        );
     }
-    assert!(refused(dir, 2, &["inspect", "echo.wasm", "-d", "sha256:00"]).contains("--digest is of images"));
+    assert!(
+        refused(dir, 2, &["inspect", "echo.wasm", "-d", "sha256:00"])
+            .contains("--digest is of images")
+    );
     assert!(refused(dir, 1, &["inspect", "plain.wasm"]).contains("host claims sign"));
 
     // Expired claims are shown, with a warning.
@@ -304,19 +384,23 @@ fn inspect_tells_what_wash_tells_and_more() {
 /// The manifest of an image as the registry has it.
 async fn manifest(registry: &RegistryServer, repository: &str, tag: &str) -> Value {
     let url = format!("http://{}/v2/{repository}/manifests/{tag}", registry.address());
-    let request = reqwest::Client::new().get(url).header("accept", "application/vnd.oci.image.manifest.v1+json");
+    let request = reqwest::Client::new()
+        .get(url)
+        .header("accept", "application/vnd.oci.image.manifest.v1+json");
     let body = request.send().await.expect("an answer").bytes().await.expect("a manifest");
     serde_json::from_slice(&body).expect("JSON")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pushed_actor_is_started_by_a_host_and_pulled_again() {
-    let (server, registry, dir) = (Server::start().await, RegistryServer::start().await, workshop());
+    let (server, registry, dir) =
+        (Server::start().await, RegistryServer::start().await, workshop());
     let dir = dir.path();
     let signed = json(dir, &["claims", "sign", "echo.wasm", "-q", "--rev", "1"]);
     let image = registry.image("team/echo:0.1.0");
     fs::write(dir.join("config.json"), r#"{"note":"hello"}"#).unwrap();
-    let push = ["push", &image, "echo_s.wasm", "--insecure", "-a", "org.example.a=1", "-c", "config.json"];
+    let push =
+        ["push", &image, "echo_s.wasm", "--insecure", "-a", "org.example.a=1", "-c", "config.json"];
     let told = json(dir, &push);
     let digest = text(&told, "/digest");
     assert_eq!(text(&told, "/url"), image);
@@ -331,7 +415,10 @@ async fn a_pushed_actor_is_started_by_a_host_and_pulled_again() {
     let host = host(&server).own_cache().set("allowed_insecure", registry.address()).start().await;
     let mut events = Events::all(&server).await;
     ctl_2024(&server).await.scale_actor(&host.id, &image, 1, None).await.unwrap();
-    assert_eq!(text(&events.next("actors_started").await, "/data/public_key"), text(&signed, "/module"));
+    assert_eq!(
+        text(&events.next("actors_started").await, "/data/public_key"),
+        text(&signed, "/module")
+    );
     let caller = Caller::new(&server).await;
     let request = http_request("GET", "/", b"");
     caller.call(text(&signed, "/module"), "HttpServer.HandleRequest", request).await.unwrap();
@@ -339,19 +426,27 @@ async fn a_pushed_actor_is_started_by_a_host_and_pulled_again() {
 
     let told = json(dir, &["reg", "ping", &image, "--insecure"]);
     assert_eq!((text(&told, "/result"), text(&told, "/digest")), ("Pong!", digest));
-    let pulled = json(dir, &["pull", "team/echo:0.1.0", "-r", registry.address(), "--insecure", "-d", digest]);
+    let pulled = json(
+        dir,
+        &["pull", "team/echo:0.1.0", "-r", registry.address(), "--insecure", "-d", digest],
+    );
     assert_eq!((text(&pulled, "/file"), text(&pulled, "/digest")), ("echo.wasm", digest));
-    let same = |file: &str| fs::read(dir.join(file)).unwrap() == fs::read(dir.join("echo_s.wasm")).unwrap();
+    let same = |file: &str| {
+        fs::read(dir.join(file)).unwrap() == fs::read(dir.join("echo_s.wasm")).unwrap()
+    };
     assert!(same("echo.wasm"));
     let wrong = format!("sha256:{}", "0".repeat(64));
     let pull = ["reg", "pull", &image, "--insecure", "--destination", "new.wasm"];
     assert!(refused(dir, 1, &[&pull[..], &["-d", &wrong]].concat()).contains(digest));
     assert!(!dir.join("new.wasm").exists());
-    let loud = output(&mut ann(dir, &[&pull[..], &["-d", digest.trim_start_matches("sha256:")]].concat()));
+    let loud =
+        output(&mut ann(dir, &[&pull[..], &["-d", digest.trim_start_matches("sha256:")]].concat()));
     assert!(loud.status.success() && same("new.wasm"), "{}", stderr(&loud));
     let told = json(dir, &["inspect", &image, "--insecure", "--no-cache", "--digest", digest]);
     assert_eq!((text(&told, "/digest"), &told["module"]), (digest, &signed["module"]));
-    assert!(refused(dir, 1, &["inspect", &image, "--insecure", "--digest", &wrong]).contains(digest));
+    assert!(
+        refused(dir, 1, &["inspect", &image, "--insecure", "--digest", &wrong]).contains(digest)
+    );
 
     let missing = registry.image("team/none:1");
     assert!(refused(dir, 1, &["reg", "ping", &missing, "--insecure"]).contains("no such image"));
@@ -369,14 +464,22 @@ async fn what_no_host_would_start_is_not_pushed_and_latest_only_on_demand() {
         assert!(said.contains(file) && said.contains(advice), "{said}");
     }
     let latest = registry.image("x:latest");
-    assert!(refused(dir, 1, &["push", &latest, "echo.wasm", "--insecure"]).contains("allow_latest"));
+    assert!(
+        refused(dir, 1, &["push", &latest, "echo.wasm", "--insecure"]).contains("allow_latest")
+    );
     json(dir, &["push", &latest, "echo.wasm", "--insecure", "--allow-latest"]);
-    json(dir, &["pull", &registry.image("x"), "--insecure", "--allow-latest", "--destination", "."]);
+    json(
+        dir,
+        &["pull", &registry.image("x"), "--insecure", "--allow-latest", "--destination", "."],
+    );
     assert!(dir.join("x.wasm").exists());
     assert!(refused(dir, 2, &["push", "x:1", "echo.wasm"]).contains("--registry"));
     let digest = format!("{}@sha256:{}", registry.image("x"), "0".repeat(64));
     assert!(refused(dir, 1, &["push", &digest, "echo.wasm", "--insecure"]).contains("tag"));
-    assert!(refused(dir, 2, &["push", &image, "echo.wasm", "--insecure", "-a", "odd"]).contains("KEY=VALUE"));
+    assert!(
+        refused(dir, 2, &["push", &image, "echo.wasm", "--insecure", "-a", "odd"])
+            .contains("KEY=VALUE")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -389,7 +492,10 @@ async fn an_archive_is_pushed_with_a_login_from_wherever_it_comes() {
     let said = refused(dir, 1, &push);
     assert!(said.contains("refuses access without a login") && said.contains("--user"), "{said}");
     let said = refused(dir, 1, &[&push[..], &["-u", USER, "-p", "wrong-word"]].concat());
-    assert!(said.contains("the login of --user and --password") && !said.contains("wrong-word"), "{said}");
+    assert!(
+        said.contains("the login of --user and --password") && !said.contains("wrong-word"),
+        "{said}"
+    );
     assert!(refused(dir, 2, &[&push[..], &["-u", USER]].concat()).contains("--password"));
 
     json(dir, &[&push[..], &["-u", USER, "-p", PASSWORD]].concat());
@@ -422,7 +528,10 @@ async fn an_archive_is_pushed_with_a_login_from_wherever_it_comes() {
         serde_json::from_slice(&request.send().await.unwrap().bytes().await.unwrap()).unwrap()
     };
     assert_eq!(manifest["layers"][0]["mediaType"], PROVIDER_LAYER);
-    assert_eq!(manifest["config"]["mediaType"], "application/vnd.wasmcloud.provider.archive.config");
+    assert_eq!(
+        manifest["config"]["mediaType"],
+        "application/vnd.wasmcloud.provider.archive.config"
+    );
 }
 
 #[test]
@@ -434,17 +543,23 @@ fn caches_are_thrown_away_and_executables_kept_while_a_host_runs() {
     let home = dir.join("home");
     let dirs = Dirs::find(&Vec::<(String, String)>::new(), Some(&home));
     let fill = || {
-        for (cache, file) in
-            [(dirs.images(), "blobs/sha256/aa"), (dirs.compiled_code(), "bb"), (dirs.executables(), "cc")]
-        {
+        for (cache, file) in [
+            (dirs.images(), "blobs/sha256/aa"),
+            (dirs.compiled_code(), "bb"),
+            (dirs.executables(), "cc"),
+        ] {
             let path = cache.join(file);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, b"0123456789").unwrap();
         }
     };
     let left = || {
-        [dirs.images().join("blobs/sha256/aa"), dirs.compiled_code().join("bb"), dirs.executables().join("cc")]
-            .map(|path| path.exists())
+        [
+            dirs.images().join("blobs/sha256/aa"),
+            dirs.compiled_code().join("bb"),
+            dirs.executables().join("cc"),
+        ]
+        .map(|path| path.exists())
     };
     fill();
     let told = json(dir, &["drain", "oci"]);

@@ -20,7 +20,8 @@ fn root() -> &'static Path {
 /// The names of the integration tests, as this program lists them.
 fn integration_tests() -> BTreeSet<String> {
     let program = std::env::current_exe().expect("a program");
-    let list = Command::new(program).args(["--list", "--format", "terse"]).output().expect("a list");
+    let list =
+        Command::new(program).args(["--list", "--format", "terse"]).output().expect("a list");
     let list = String::from_utf8(list.stdout).expect("text");
     list.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect()
 }
@@ -38,7 +39,12 @@ fn unit_test_exists(path: &str) -> bool {
         place = next;
     }
     let function = format!("fn {name}(");
-    let files = [place.with_extension("rs"), place.join("mod.rs"), place.join("lib.rs"), place.join("tests.rs")];
+    let files = [
+        place.with_extension("rs"),
+        place.join("mod.rs"),
+        place.join("lib.rs"),
+        place.join("tests.rs"),
+    ];
     files.iter().any(|file| fs::read_to_string(file).is_ok_and(|text| text.contains(&function)))
 }
 
@@ -69,6 +75,10 @@ fn every_attack_that_the_protocol_allows_has_its_sentence_in_security_md() {
             .split("\n## ")
             .find(|section| section.starts_with(heading.as_str()))
             .unwrap_or_else(|| panic!("{}: SECURITY.md has no heading {heading:?}", row.id));
-        assert!(section.contains(&format!("`{}`", row.id)), "{}: no sentence under {heading}", row.id);
+        assert!(
+            section.contains(&format!("`{}`", row.id)),
+            "{}: no sentence under {heading}",
+            row.id
+        );
     }
 }

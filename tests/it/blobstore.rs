@@ -38,9 +38,9 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use wasmbus_rpc::common::{deserialize, serialize};
 use wasmcloud_interface_blobstore::{
-    Chunk, ChunkResponse, ContainerMetadata, ContainerObject, GetObjectRequest, GetObjectResponse, ItemResult,
-    ListObjectsRequest, ListObjectsResponse, ObjectMetadata, PutChunkRequest, PutObjectRequest, PutObjectResponse,
-    RemoveObjectsRequest,
+    Chunk, ChunkResponse, ContainerMetadata, ContainerObject, GetObjectRequest, GetObjectResponse,
+    ItemResult, ListObjectsRequest, ListObjectsResponse, ObjectMetadata, PutChunkRequest,
+    PutObjectRequest, PutObjectResponse, RemoveObjectsRequest,
 };
 
 use crate::harness::{ECHO, PATIENCE, Server, builtin, client, eventually};
@@ -70,7 +70,9 @@ impl Store {
                 assert_eq!(operation, "ChunkReceiver.ReceiveChunk");
                 let chunk = deserialize(&payload).expect("a chunk as the published crate reads it");
                 sender.send(chunk).await.expect("the test listens");
-                Ok::<Bytes, CallError>(serialize(&ChunkResponse { cancel_download }).unwrap().into())
+                Ok::<Bytes, CallError>(
+                    serialize(&ChunkResponse { cancel_download }).unwrap().into(),
+                )
             }
         });
         let actors: HashMap<Arc<str>, Arc<dyn Local>> =
@@ -82,11 +84,16 @@ impl Store {
 
     async fn raw(&self, operation: &str, argument: &impl Serialize) -> Result<Bytes, String> {
         let payload = serialize(argument).expect("an argument");
-        let outcome = builtin::call(&self.link, &SPEC, &format!("Blobstore.{operation}"), payload).await;
+        let outcome =
+            builtin::call(&self.link, &SPEC, &format!("Blobstore.{operation}"), payload).await;
         outcome.map_err(|error| error.to_string())
     }
 
-    async fn call<T: DeserializeOwned>(&self, operation: &str, argument: &impl Serialize) -> Result<T, String> {
+    async fn call<T: DeserializeOwned>(
+        &self,
+        operation: &str,
+        argument: &impl Serialize,
+    ) -> Result<T, String> {
         let result = self.raw(operation, argument).await?;
         Ok(deserialize(&result).expect("a result of the contract"))
     }
@@ -96,7 +103,12 @@ impl Store {
         assert!(result.is_empty(), "no result is no byte");
     }
 
-    async fn put(&self, container: &str, object: &str, bytes: &[u8]) -> Result<PutObjectResponse, String> {
+    async fn put(
+        &self,
+        container: &str,
+        object: &str,
+        bytes: &[u8],
+    ) -> Result<PutObjectResponse, String> {
         let request = PutObjectRequest {
             chunk: chunk(container, object, bytes, 0, true),
             content_type: Some("text/plain".into()),
@@ -108,30 +120,46 @@ impl Store {
     /// Begins an upload of several chunks.
     async fn begin(&self, container: &str, object: &str, bytes: &[u8]) -> String {
         let chunk = chunk(container, object, bytes, 0, false);
-        let request = PutObjectRequest { chunk, content_type: None, content_encoding: Some("gzip".into()) };
-        let response: PutObjectResponse = self.call("PutObject", &request).await.expect("it begins");
+        let request =
+            PutObjectRequest { chunk, content_type: None, content_encoding: Some("gzip".into()) };
+        let response: PutObjectResponse =
+            self.call("PutObject", &request).await.expect("it begins");
         response.stream_id.expect("there will be more")
     }
 
     async fn go_on(&self, stream: Option<&str>, chunk: Chunk) -> Result<(), String> {
-        let request = PutChunkRequest { chunk, stream_id: stream.map(str::to_owned), cancel_and_remove: false };
+        let request = PutChunkRequest {
+            chunk,
+            stream_id: stream.map(str::to_owned),
+            cancel_and_remove: false,
+        };
         self.raw("PutChunk", &request).await.map(|result| assert!(result.is_empty()))
     }
 
     async fn get(&self, object: &str, start: Option<u64>, end: Option<u64>) -> GetObjectResponse {
-        let request =
-            GetObjectRequest { object_id: object.into(), container_id: "c".into(), range_start: start, range_end: end };
+        let request = GetObjectRequest {
+            object_id: object.into(),
+            container_id: "c".into(),
+            range_start: start,
+            range_end: end,
+        };
         self.call("GetObject", &request).await.expect("an answer")
     }
 
     async fn exists(&self, object: &str) -> bool {
-        self.call("ObjectExists", &ContainerObject { container_id: "c".into(), object_id: object.into() })
-            .await
-            .unwrap()
+        self.call(
+            "ObjectExists",
+            &ContainerObject { container_id: "c".into(), object_id: object.into() },
+        )
+        .await
+        .unwrap()
     }
 
     async fn next_chunk(&mut self) -> Chunk {
-        tokio::time::timeout(PATIENCE, self.chunks.recv()).await.expect("a chunk").expect("the actor is there")
+        tokio::time::timeout(PATIENCE, self.chunks.recv())
+            .await
+            .expect("a chunk")
+            .expect("the actor is there")
     }
 
     /// The directory of the actor.
@@ -141,7 +169,13 @@ impl Store {
 }
 
 fn chunk(container: &str, object: &str, bytes: &[u8], offset: u64, is_last: bool) -> Chunk {
-    Chunk { object_id: object.into(), container_id: container.into(), bytes: bytes.to_vec(), offset, is_last }
+    Chunk {
+        object_id: object.into(),
+        container_id: container.into(),
+        bytes: bytes.to_vec(),
+        offset,
+        is_last,
+    }
 }
 
 fn content(bytes: usize) -> Vec<u8> {
@@ -165,16 +199,27 @@ async fn keeps_objects(server: &Server, values: &[(&str, &str)]) {
     let info: ContainerMetadata = store.call("GetContainerInfo", &"c").await.unwrap();
     assert_eq!(info.container_id, "c");
     assert!(info.created_at.is_some_and(|at| at.sec > 1_700_000_000));
-    assert!(store.call::<ContainerMetadata>("GetContainerInfo", &"none").await.unwrap_err().contains("none"));
-    let containers: Vec<ContainerMetadata> =
-        deserialize(&builtin::call(&store.link, &SPEC, "Blobstore.ListContainers", Vec::new()).await.unwrap()).unwrap();
+    assert!(
+        store
+            .call::<ContainerMetadata>("GetContainerInfo", &"none")
+            .await
+            .unwrap_err()
+            .contains("none")
+    );
+    let containers: Vec<ContainerMetadata> = deserialize(
+        &builtin::call(&store.link, &SPEC, "Blobstore.ListContainers", Vec::new()).await.unwrap(),
+    )
+    .unwrap();
     assert_eq!(containers.iter().map(|c| c.container_id.as_str()).collect::<Vec<_>>(), ["b", "c"]);
 
     // In one chunk: there and back, whole and in part.
     assert_eq!(store.put("c", "o", b"0123456789").await, Ok(PutObjectResponse { stream_id: None }));
     let whole = store.get("o", None, None).await;
     assert_eq!(whole.initial_chunk, Some(chunk("c", "o", b"0123456789", 0, true)));
-    assert_eq!((whole.success, whole.content_length, whole.content_type.as_deref()), (true, 10, Some("text/plain")));
+    assert_eq!(
+        (whole.success, whole.content_length, whole.content_type.as_deref()),
+        (true, 10, Some("text/plain"))
+    );
     for (start, end, part) in [
         (Some(3), None, "3456789"),
         (None, Some(0), "0"),
@@ -189,7 +234,9 @@ async fn keeps_objects(server: &Server, values: &[(&str, &str)]) {
         assert_eq!(response.content_length, part.len() as u64);
     }
     let absent = store.get("absent", None, None).await;
-    assert!(!absent.success && absent.content_length == 0 && absent.error.unwrap().contains("absent"));
+    assert!(
+        !absent.success && absent.content_length == 0 && absent.error.unwrap().contains("absent")
+    );
     let name = ContainerObject { container_id: "c".into(), object_id: "o".into() };
     let info: ObjectMetadata = store.call("GetObjectInfo", &name).await.unwrap();
     assert_eq!((info.content_length, info.content_type.as_deref()), (10, Some("text/plain")));
@@ -201,30 +248,42 @@ async fn keeps_objects(server: &Server, values: &[(&str, &str)]) {
     store.put("c", "o", b"new").await.unwrap();
     assert_eq!(store.get("o", None, None).await.initial_chunk.unwrap().bytes, b"new");
     store.put("c", "empty", b"").await.unwrap();
-    assert_eq!(store.get("empty", None, None).await.initial_chunk, Some(chunk("c", "empty", b"", 0, true)));
+    assert_eq!(
+        store.get("empty", None, None).await.initial_chunk,
+        Some(chunk("c", "empty", b"", 0, true))
+    );
     store.put("c", "f/a b/ü", b"deep").await.unwrap();
     assert_eq!(store.get("f/a b/ü", None, None).await.initial_chunk.unwrap().bytes, b"deep");
 
     // Lists, in pages.
-    let list = |start: Option<&str>, continuation: Option<String>, max: Option<u32>| ListObjectsRequest {
-        container_id: "c".into(),
-        start_with: start.map(str::to_owned),
-        continuation,
-        max_items: max,
-        ..Default::default()
-    };
+    let list =
+        |start: Option<&str>, continuation: Option<String>, max: Option<u32>| ListObjectsRequest {
+            container_id: "c".into(),
+            start_with: start.map(str::to_owned),
+            continuation,
+            max_items: max,
+            ..Default::default()
+        };
     let names = |page: &ListObjectsResponse| {
         page.objects.iter().map(|object| object.object_id.clone()).collect::<Vec<_>>().join(" ")
     };
-    let first: ListObjectsResponse = store.call("ListObjects", &list(None, None, Some(2))).await.unwrap();
+    let first: ListObjectsResponse =
+        store.call("ListObjects", &list(None, None, Some(2))).await.unwrap();
     assert_eq!((names(&first).as_str(), first.is_last), ("empty f/a b/ü", false));
     assert!(first.continuation.is_some());
-    let rest: ListObjectsResponse = store.call("ListObjects", &list(None, first.continuation, Some(2))).await.unwrap();
+    let rest: ListObjectsResponse =
+        store.call("ListObjects", &list(None, first.continuation, Some(2))).await.unwrap();
     assert_eq!((names(&rest).as_str(), rest.is_last, rest.continuation.clone()), ("o", true, None));
     assert_eq!((rest.objects[0].content_length, rest.objects[0].container_id.as_str()), (3, "c"));
-    let folder: ListObjectsResponse = store.call("ListObjects", &list(Some("f/"), None, None)).await.unwrap();
+    let folder: ListObjectsResponse =
+        store.call("ListObjects", &list(Some("f/"), None, None)).await.unwrap();
     assert_eq!(names(&folder), "f/a b/ü");
-    assert!(store.call::<ListObjectsResponse>("ListObjects", &list(None, Some("?".into()), None)).await.is_err());
+    assert!(
+        store
+            .call::<ListObjectsResponse>("ListObjects", &list(None, Some("?".into()), None))
+            .await
+            .is_err()
+    );
 
     // Removals answer with the failures.
     let request = RemoveObjectsRequest {
@@ -237,7 +296,9 @@ async fn keeps_objects(server: &Server, values: &[(&str, &str)]) {
         [("absent", false), ("../b", false)]
     );
     assert!(failures.iter().all(|failure| failure.error.is_some()));
-    assert!(!store.exists("o").await && !store.exists("f/a b/ü").await && store.exists("empty").await);
+    assert!(
+        !store.exists("o").await && !store.exists("f/a b/ü").await && store.exists("empty").await
+    );
     let failures: Vec<ItemResult> = store.call("RemoveContainers", &["c", "none"]).await.unwrap();
     assert_eq!(failures.iter().map(|failure| failure.key.as_str()).collect::<Vec<_>>(), ["none"]);
     store.create("c").await;
@@ -272,7 +333,10 @@ async fn carries_large_objects(server: &Server, values: &[(&str, &str)]) {
 
     let begun = Instant::now();
     let response = store.get("large", None, None).await;
-    assert_eq!((response.content_length, response.content_encoding.as_deref()), (content.len() as u64, Some("gzip")));
+    assert_eq!(
+        (response.content_length, response.content_encoding.as_deref()),
+        (content.len() as u64, Some("gzip"))
+    );
     let mut chunk_before = response.initial_chunk.expect("the first chunk");
     let mut received = chunk_before.bytes.clone();
     while !chunk_before.is_last {
@@ -320,14 +384,18 @@ async fn carries_large_objects(server: &Server, values: &[(&str, &str)]) {
     assert_eq!(store.get("large", None, Some(9)).await.initial_chunk.unwrap().bytes, content[..10]);
     let error = store.put("c", "late", b"").await.map(|_| ()).err();
     assert_eq!(error, None);
-    let late =
-        PutObjectRequest { chunk: chunk("c", "late", b"x", 7, true), content_type: None, content_encoding: None };
+    let late = PutObjectRequest {
+        chunk: chunk("c", "late", b"x", 7, true),
+        content_type: None,
+        content_encoding: None,
+    };
     assert!(store.raw("PutObject", &late).await.unwrap_err().contains("offset 7"));
 
     // An upload that the end of the link cuts leaves nothing.
     let cut = store.begin("c", "cut", &content[..600_000]).await;
     Arc::clone(&store.link).end(Instant::now() + Duration::from_secs(10)).await;
-    // A call that took the link in the moment it was replaced is served; an upload in several chunks would be lost.
+    // A call that took the link in the moment it was replaced is served; an upload in several
+    // chunks would be lost.
     assert_eq!(store.call("ContainerExists", &"c").await, Ok(true));
     let begins = chunk("c", "cut", b"x", 0, false);
     let begins = PutObjectRequest { chunk: begins, content_type: None, content_encoding: None };
@@ -365,13 +433,15 @@ async fn jetstream_keeps_objects() {
     assert!(other.exists("large").await);
     let values = Values::read(&SPEC, &builtin::link(&SPEC, &[])).unwrap();
     let placement = Placement::read(&values, Some("core")).unwrap();
-    let backend = Nats::open(&context.nats, format!("BLOBS_default_{ECHO}"), &placement).await.unwrap();
-    let mut upload = backend.upload("c".into(), "died".into(), ContentInfo::default()).await.unwrap();
+    let backend =
+        Nats::open(&context.nats, format!("BLOBS_default_{ECHO}"), &placement).await.unwrap();
+    let mut upload =
+        backend.upload("c".into(), "died".into(), ContentInfo::default()).await.unwrap();
     upload.write(vec![0; 300_000].into()).await.unwrap();
     drop(upload);
     assert!(!other.exists("died").await);
-    // Old pieces that nothing names are swept, young ones may still become an object; as may those of an object whose
-    // metadata cannot be read.
+    // Old pieces that nothing names are swept, young ones may still become an object; as may those
+    // of an object whose metadata cannot be read.
     for (object, digit) in [("c/forgotten", "0"), ("c/junk", "1")] {
         let piece = format!("$O.BLOBS_default_{ECHO}.C.0000000001-{}", digit.repeat(32));
         let mut headers = async_nats::HeaderMap::new();
@@ -383,13 +453,20 @@ async fn jetstream_keeps_objects() {
     backend.sweep().await.unwrap();
     let pieces = async || {
         let subjects = stream.info_with_subjects("$O.*.C.>").await.unwrap();
-        let mut counts: Vec<usize> = subjects.map_ok(|(_, count)| count).try_collect().await.unwrap();
+        let mut counts: Vec<usize> =
+            subjects.map_ok(|(_, count)| count).try_collect().await.unwrap();
         counts.sort_unstable();
         counts
     };
     assert_eq!(pieces().await, [1, 2, 41]);
     let list = ListObjectsRequest { container_id: "c".into(), ..Default::default() };
-    assert!(other.call::<ListObjectsResponse>("ListObjects", &list).await.unwrap_err().contains("c/junk"));
+    assert!(
+        other
+            .call::<ListObjectsResponse>("ListObjects", &list)
+            .await
+            .unwrap_err()
+            .contains("c/junk")
+    );
     let request = RemoveObjectsRequest { container_id: "c".into(), objects: vec!["junk".into()] };
     assert_eq!(other.call::<Vec<ItemResult>>("RemoveObjects", &request).await, Ok(vec![]));
     other.call::<ListObjectsResponse>("ListObjects", &list).await.unwrap();
@@ -423,22 +500,34 @@ async fn a_part_is_read_without_what_lies_before_it() {
     backend.create_container("c".into()).await.unwrap();
     let content = content(6 * 1024 * 1024 + 77);
     // Two at the same time, so that their pieces alternate.
-    let (one, two) = tokio::join!(upload(&backend, "one", &content), upload(&backend, "two", &content[1..]));
+    let (one, two) =
+        tokio::join!(upload(&backend, "one", &content), upload(&backend, "two", &content[1..]));
     one.and(two).unwrap();
     let received = || client.statistics().in_bytes.load(Ordering::Relaxed);
-    for start in [0, 131_071, 131_072, 131_073, 3_000_000, 5_111_808, 6 * 1024 * 1024 - 1, content.len() - 5] {
+    for start in
+        [0, 131_071, 131_072, 131_073, 3_000_000, 5_111_808, 6 * 1024 * 1024 - 1, content.len() - 5]
+    {
         let before = received();
-        assert!(part(&backend, "one", start, 300_000).await == content[start..content.len().min(start + 300_000)]);
-        assert!(received() - before < 16 * 131_072, "{} bytes for the part at {start}", received() - before);
-        assert!(part(&backend, "two", start, 9).await == content[1..][start..(content.len() - 1).min(start + 9)]);
+        assert!(
+            part(&backend, "one", start, 300_000).await
+                == content[start..content.len().min(start + 300_000)]
+        );
+        assert!(
+            received() - before < 16 * 131_072,
+            "{} bytes for the part at {start}",
+            received() - before
+        );
+        assert!(
+            part(&backend, "two", start, 9).await
+                == content[1..][start..(content.len() - 1).min(start + 9)]
+        );
     }
     // An object of another client has no offsets.
     let js = async_nats::jetstream::with_domain(client.clone(), "core");
     for piece in content[..1_000_000].chunks(131_072) {
         js.publish("$O.parts.C.other", Bytes::copy_from_slice(piece)).await.unwrap().await.unwrap();
     }
-    let meta =
-        serde_json::json!({ "name": "c/other", "bucket": "parts", "nuid": "other", "size": 1_000_000, "chunks": 8 });
+    let meta = serde_json::json!({ "name": "c/other", "bucket": "parts", "nuid": "other", "size": 1_000_000, "chunks": 8 });
     let subject = format!("$O.parts.M.{}", URL_SAFE.encode("c/other"));
     js.publish(subject, meta.to_string().into()).await.unwrap().await.unwrap();
     assert!(part(&backend, "other", 700_001, 1000).await == content[700_001..701_001]);
@@ -465,10 +554,12 @@ async fn a_bucket_in_memory_is_made_again_after_a_restart_of_the_server() {
     let stream = store.begin("c", "half", &[1; 300_000]).await;
     let js = async_nats::jetstream::with_domain(client::nats(&server).await, "core");
     js.delete_stream("OBJ_memory").await.unwrap();
-    let containers = builtin::call(&store.link, &SPEC, "Blobstore.ListContainers", Vec::new()).await.unwrap();
+    let containers =
+        builtin::call(&store.link, &SPEC, "Blobstore.ListContainers", Vec::new()).await.unwrap();
     assert_eq!(deserialize::<Vec<ContainerMetadata>>(&containers).unwrap(), []);
     store.create("c").await;
-    let error = store.go_on(Some(&stream), chunk("c", "half", &[1; 10], 300_000, true)).await.unwrap_err();
+    let error =
+        store.go_on(Some(&stream), chunk("c", "half", &[1; 10], 300_000, true)).await.unwrap_err();
     assert!(error.contains("lost"), "{error}");
     assert!(!store.exists("half").await);
 }
@@ -497,13 +588,23 @@ impl Relay {
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                connections.spawn(Self::relay(client, upstream.clone(), pattern, Arc::clone(&armed)));
+                connections.spawn(Self::relay(
+                    client,
+                    upstream.clone(),
+                    pattern,
+                    Arc::clone(&armed),
+                ));
             }
         });
         Self { address, cut, _task: AbortOnDropHandle::new(task) }
     }
 
-    async fn relay(mut client: TcpStream, upstream: String, pattern: &'static str, armed: Arc<Mutex<Option<Cut>>>) {
+    async fn relay(
+        mut client: TcpStream,
+        upstream: String,
+        pattern: &'static str,
+        armed: Arc<Mutex<Option<Cut>>>,
+    ) {
         let mut server = TcpStream::connect(upstream).await.unwrap();
         let (mut up, mut down, mut is_muted) = (vec![0; 1 << 20], vec![0; 1 << 20], false);
         loop {
@@ -545,11 +646,15 @@ async fn a_write_nobody_confirmed_loses_no_content() {
 
     *relay.cut.lock().unwrap() = Some(Cut::Message);
     let error = upload(&backend, "o", b"third").await.unwrap_err();
-    assert!(matches!(error, Error::Unconfirmed { .. }) && error.to_string().contains("may or may not"), "{error}");
+    assert!(
+        matches!(error, Error::Unconfirmed { .. }) && error.to_string().contains("may or may not"),
+        "{error}"
+    );
     assert_eq!(part(&watcher, "o", 0, 10).await, "second");
     // Its pieces stay: the metadata could still have been on its way.
     let js = async_nats::jetstream::with_domain(client::nats(&server).await, "core");
-    let subjects = js.get_stream("OBJ_relay").await.unwrap().info_with_subjects("$O.relay.C.>").await.unwrap();
+    let subjects =
+        js.get_stream("OBJ_relay").await.unwrap().info_with_subjects("$O.relay.C.>").await.unwrap();
     assert_eq!(subjects.try_collect::<Vec<_>>().await.unwrap().len(), 2);
     upload(&backend, "o", b"fourth").await.unwrap();
     assert_eq!(part(&watcher, "o", 0, 10).await, "fourth");
@@ -585,7 +690,8 @@ async fn a_scan_is_whole_or_an_error() {
     let stream = js.create_stream(config).await.unwrap();
     let mut acknowledged = Vec::new();
     for at in 0..2000 {
-        acknowledged.push(js.publish(format!("entries.{at}"), "x".into()).await.unwrap().into_future());
+        acknowledged
+            .push(js.publish(format!("entries.{at}"), "x".into()).await.unwrap().into_future());
     }
     futures::future::try_join_all(acknowledged).await.unwrap();
     let in_between = |work: futures::future::BoxFuture<'_, ()>| {
@@ -601,8 +707,16 @@ async fn a_scan_is_whole_or_an_error() {
             in_between(Box::pin(async {
                 for at in (1000..2000).step_by(100) {
                     stream.purge().filter(format!("entries.{at}")).await.unwrap();
-                    js.publish(format!("entries.{}", at + 1), "y".into()).await.unwrap().await.unwrap();
-                    js.publish(format!("entries.new{at}"), "y".into()).await.unwrap().await.unwrap();
+                    js.publish(format!("entries.{}", at + 1), "y".into())
+                        .await
+                        .unwrap()
+                        .await
+                        .unwrap();
+                    js.publish(format!("entries.new{at}"), "y".into())
+                        .await
+                        .unwrap()
+                        .await
+                        .unwrap();
                 }
             }));
         }
@@ -612,7 +726,11 @@ async fn a_scan_is_whole_or_an_error() {
     for at in (0..2000).filter(|at| *at < 1000 || at % 100 != 0) {
         assert!(found.contains(&format!("entries.{at}")), "{at} is missing");
     }
-    assert!(begun.elapsed() < Duration::from_secs(4), "a removal holds nobody up: {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(4),
+        "a removal holds nobody up: {:?}",
+        begun.elapsed()
+    );
 
     let mut taken = 0;
     let outcome = scan(&stream, "entries.>", false, |_| {
@@ -649,8 +767,15 @@ async fn no_name_leads_out_of_the_directory() {
     }
     let absolute = outside.path().join("secret").to_string_lossy().into_owned();
     for object in ["../c/o", "..", "a/../../x", &absolute, "a\0b", "a//b", ""] {
-        assert!(store.put("c", object, b"x").await.unwrap_err().contains("cannot be used"), "{object:?}");
-        let request = GetObjectRequest { object_id: object.into(), container_id: "c".into(), ..Default::default() };
+        assert!(
+            store.put("c", object, b"x").await.unwrap_err().contains("cannot be used"),
+            "{object:?}"
+        );
+        let request = GetObjectRequest {
+            object_id: object.into(),
+            container_id: "c".into(),
+            ..Default::default()
+        };
         assert!(store.raw("GetObject", &request).await.is_err(), "{object:?}");
     }
     #[cfg(unix)]
@@ -658,11 +783,16 @@ async fn no_name_leads_out_of_the_directory() {
         std::os::unix::fs::symlink(outside.path(), store.home().join("c/link")).unwrap();
         std::os::unix::fs::symlink(outside.path(), store.home().join("linked")).unwrap();
         for (container, object) in [("c", "link/secret"), ("c", "link"), ("linked", "secret")] {
-            let request =
-                GetObjectRequest { object_id: object.into(), container_id: container.into(), ..Default::default() };
+            let request = GetObjectRequest {
+                object_id: object.into(),
+                container_id: container.into(),
+                ..Default::default()
+            };
             let error = store.raw("GetObject", &request).await.unwrap_err();
             assert!(error.contains("symbolic link"), "{error}");
-            assert!(store.put(container, object, b"x").await.unwrap_err().contains("symbolic link"));
+            assert!(
+                store.put(container, object, b"x").await.unwrap_err().contains("symbolic link")
+            );
         }
         let list = ListObjectsRequest { container_id: "c".into(), ..Default::default() };
         let listed: ListObjectsResponse = store.call("ListObjects", &list).await.unwrap();
@@ -684,7 +814,11 @@ async fn names_that_meet_in_a_directory_are_told() {
     store.put("c", "a/b", b"x").await.unwrap();
     assert!(store.put("c", "a", b"x").await.unwrap_err().contains("folder"));
     assert!(store.put("c", "a/b/c", b"x").await.unwrap_err().contains("folder"));
-    assert_eq!(fs::read(root.path().join(ECHO).join("c/a/b")).unwrap(), b"x", "as the provider of old lays them out");
+    assert_eq!(
+        fs::read(root.path().join(ECHO).join("c/a/b")).unwrap(),
+        b"x",
+        "as the provider of old lays them out"
+    );
     let request = RemoveObjectsRequest { container_id: "c".into(), objects: vec!["a/b".into()] };
     store.raw("RemoveObjects", &request).await.unwrap();
     store.put("c", "a", b"now a file").await.unwrap();
@@ -704,7 +838,8 @@ async fn uploads_are_limited_and_make_room_when_they_end() {
         streams.push(store.begin("c", &at.to_string(), b"x").await);
     }
     let chunk_of = |object: &str| chunk("c", object, b"x", 0, false);
-    let request = PutObjectRequest { chunk: chunk_of("more"), content_type: None, content_encoding: None };
+    let request =
+        PutObjectRequest { chunk: chunk_of("more"), content_type: None, content_encoding: None };
     assert!(store.raw("PutObject", &request).await.unwrap_err().contains("32 uploads"));
     store.go_on(Some(&streams[7]), chunk("c", "7", b"y", 1, true)).await.unwrap();
     assert_eq!(store.get("7", None, None).await.initial_chunk.unwrap().bytes, b"xy");
@@ -728,7 +863,9 @@ async fn links_that_cannot_work_say_what_to_change() {
     }
     let file = tempfile::NamedTempFile::new().unwrap();
     let root = file.path().join("below").to_string_lossy().into_owned();
-    let Err(LinkError::Unavailable(text)) = Store::try_new(&server, &[("root", &root)]).await.map(|_| ()) else {
+    let Err(LinkError::Unavailable(text)) =
+        Store::try_new(&server, &[("root", &root)]).await.map(|_| ())
+    else {
         panic!("no directory can be made below a file")
     };
     assert!(text.contains(&root) && text.contains("link value root"), "{text}");

@@ -37,7 +37,10 @@ impl Operator {
 
     /// Sends a command; returns why it is refused, or nothing if it is accepted.
     async fn refusal(&self, tail: &str, body: &Value) -> Option<String> {
-        let ack = self.ask(tail, body.to_string(), PATIENCE).await.unwrap_or_else(|| panic!("no answer to {tail}"));
+        let ack = self
+            .ask(tail, body.to_string(), PATIENCE)
+            .await
+            .unwrap_or_else(|| panic!("no answer to {tail}"));
         (ack["accepted"] != true).then(|| text(&ack, "/error").to_owned())
     }
 
@@ -80,18 +83,31 @@ async fn core_labels_stay_and_others_have_bounds_and_are_one_line_each() {
     ] {
         let label = json!({ "key": key, "value": value });
         let refusal = operator.refusal("labels.@HOST.put", &label).await;
-        assert!(refusal.as_ref().is_some_and(|refusal| refusal.contains(complaint)), "{key:?}: {refusal:?}");
+        assert!(
+            refusal.as_ref().is_some_and(|refusal| refusal.contains(complaint)),
+            "{key:?}: {refusal:?}"
+        );
     }
     assert!(operator.refusal("labels.@HOST.del", &json!({ "key": "hostcore.os" })).await.is_some());
     assert_eq!(operator.inventory().await["labels"], core);
     let riscv = HashMap::from([("hostcore.arch".to_owned(), "riscv".to_owned())]);
-    assert!(ctl_2024(&server).await.perform_provider_auction("file:///x", "default", riscv).await.unwrap().is_empty());
+    assert!(
+        ctl_2024(&server)
+            .await
+            .perform_provider_auction("file:///x", "default", riscv)
+            .await
+            .unwrap()
+            .is_empty()
+    );
 
     for number in 0..61 {
         let label = json!({ "key": format!("k{number}"), "value": value(1024) });
         assert_eq!(operator.refusal("labels.@HOST.put", &label).await, None, "label {number}");
     }
-    let refusal = operator.refusal("labels.@HOST.put", &json!({ "key": "more", "value": "x" })).await.unwrap();
+    let refusal = operator
+        .refusal("labels.@HOST.put", &json!({ "key": "more", "value": "x" }))
+        .await
+        .unwrap();
     assert!(refusal.contains("64 labels"), "{refusal}");
     assert_eq!(operator.inventory().await["labels"].as_object().unwrap().len(), 64);
     operator.is_there().await;
@@ -103,12 +119,17 @@ async fn thousands_of_labels_leave_the_host_in_sight_and_make_few_heartbeats() {
     let server = Server::start().await;
     let host = host(&server).start().await;
     let operator = Operator::of(&server, &host).await;
-    let mut heartbeats = operator.nats.subscribe("wasmbus.evt.default.host_heartbeat").await.unwrap();
+    let mut heartbeats =
+        operator.nats.subscribe("wasmbus.evt.default.host_heartbeat").await.unwrap();
     crate::harness::client::settled(&operator.nats).await;
     let began = std::time::Instant::now();
     for number in 0..3000 {
         let label = json!({ "key": format!("k{number}"), "value": value(500) });
-        operator.nats.publish(operator.subject("labels.@HOST.put"), label.to_string().into()).await.unwrap();
+        operator
+            .nats
+            .publish(operator.subject("labels.@HOST.put"), label.to_string().into())
+            .await
+            .unwrap();
     }
     operator.is_there().await;
     // The last that has room is seen in a heartbeat, though not each by itself.
@@ -188,7 +209,10 @@ async fn garbage_on_every_control_subject_is_refused_and_harms_nothing() {
         }
     }
     operator.is_there().await;
-    assert!(tokio::time::timeout(Duration::ZERO, host.stop_requested()).await.is_err(), "nobody asked it to stop");
+    assert!(
+        tokio::time::timeout(Duration::ZERO, host.stop_requested()).await.is_err(),
+        "nobody asked it to stop"
+    );
     host.stop().await;
 }
 
@@ -202,14 +226,20 @@ async fn two_hundred_who_follow_a_log_are_all_answered_and_most_are_refused() {
     for number in 0..200 {
         let reply = format!("{inbox}.{number}");
         let ask = json!({ "entity": ECHO, "follow": reply }).to_string();
-        operator.nats.publish_with_reply(operator.subject("probe.@HOST.logs"), reply, ask.into()).await.unwrap();
+        operator
+            .nats
+            .publish_with_reply(operator.subject("probe.@HOST.logs"), reply, ask.into())
+            .await
+            .unwrap();
     }
     let mut answered = std::collections::HashMap::new();
     let search = async {
         while answered.len() < 200 {
             let part = parts.next().await.expect("a part");
             let text = String::from_utf8_lossy(&part.payload).into_owned();
-            answered.entry(part.subject.to_string()).or_insert_with(|| text.contains("64 followers"));
+            answered
+                .entry(part.subject.to_string())
+                .or_insert_with(|| text.contains("64 followers"));
         }
     };
     tokio::time::timeout(PATIENCE, search).await.expect("everybody is answered");
@@ -234,7 +264,10 @@ async fn counts_that_make_no_sense_are_refused_and_no_bound_is_one_word() {
         let ack = operator.ask("cmd.@HOST.scale", scale(count), PATIENCE).await.unwrap();
         assert_eq!(ack["accepted"], json!(true), "{count}: {ack}");
         events.next("actor_scaled").await;
-        assert_eq!(operator.inventory().await["actors"][0]["instances"][0]["max_instances"], json!(u32::MAX));
+        assert_eq!(
+            operator.inventory().await["actors"][0]["instances"][0]["max_instances"],
+            json!(u32::MAX)
+        );
     }
     host.stop().await;
 }
@@ -244,10 +277,15 @@ async fn what_is_too_large_to_keep_is_refused_with_its_bound() {
     let server = Server::start().await;
     let host = host(&server).start().await;
     let operator = Operator::of(&server, &host).await;
-    let many =
-        |count: usize| (0..count).map(|number| (format!("k{number}"), json!("v"))).collect::<serde_json::Map<_, _>>();
+    let many = |count: usize| {
+        (0..count)
+            .map(|number| (format!("k{number}"), json!("v")))
+            .collect::<serde_json::Map<_, _>>()
+    };
     let logins = |count: usize| {
-        (0..count).map(|number| (format!("r{number}"), json!({ "token": "t" }))).collect::<serde_json::Map<_, _>>()
+        (0..count)
+            .map(|number| (format!("r{number}"), json!({ "token": "t" })))
+            .collect::<serde_json::Map<_, _>>()
     };
     let link = |values: Value| {
         json!({ "actor_id": ECHO, "provider_id": crate::harness::PROVIDER, "link_name": "default",
@@ -255,11 +293,19 @@ async fn what_is_too_large_to_keep_is_refused_with_its_bound() {
     };
     for (subject, body, complaint) in [
         ("cmd.@HOST.scale", json!({ "actor_ref": value(5000), "count": 1 }), "4096"),
-        ("cmd.@HOST.scale", json!({ "actor_ref": "x", "count": 1, "annotations": many(65) }), "65 annotations"),
+        (
+            "cmd.@HOST.scale",
+            json!({ "actor_ref": "x", "count": 1, "annotations": many(65) }),
+            "65 annotations",
+        ),
         ("cmd.@HOST.la", json!({ "actor_ref": "x", "annotations": { "k": value(9000) } }), "8192"),
         ("cmd.@HOST.sa", json!({ "actor_ref": value(5000) }), "4096"),
         ("cmd.@HOST.upd", json!({ "new_actor_ref": value(5000) }), "4096"),
-        ("cmd.@HOST.lp", json!({ "provider_ref": "builtin://keyvalue", "configuration": value(600_000) }), "524288"),
+        (
+            "cmd.@HOST.lp",
+            json!({ "provider_ref": "builtin://keyvalue", "configuration": value(600_000) }),
+            "524288",
+        ),
         ("cmd.@HOST.sp", json!({ "provider_ref": value(5000) }), "4096"),
         ("registries.put", Value::Object(logins(257)), "256"),
         ("registries.put", json!({ "r": { "token": value(40_000) } }), "32768"),
@@ -267,23 +313,37 @@ async fn what_is_too_large_to_keep_is_refused_with_its_bound() {
         ("linkdefs.put", link(json!({ "k": value(600_000) })), "524288"),
     ] {
         let refusal = operator.refusal(subject, &body).await;
-        assert!(refusal.as_ref().is_some_and(|refusal| refusal.contains(complaint)), "{subject}: {refusal:?}");
+        assert!(
+            refusal.as_ref().is_some_and(|refusal| refusal.contains(complaint)),
+            "{subject}: {refusal:?}"
+        );
     }
-    for (key, bytes, complaint) in [("k".repeat(129), 1, "128"), ("k".to_owned(), 70_000, "65536")] {
-        let ack = operator.ask(&format!("config.put.{ECHO}.{key}"), value(bytes), PATIENCE).await.unwrap();
+    for (key, bytes, complaint) in [("k".repeat(129), 1, "128"), ("k".to_owned(), 70_000, "65536")]
+    {
+        let ack = operator
+            .ask(&format!("config.put.{ECHO}.{key}"), value(bytes), PATIENCE)
+            .await
+            .unwrap();
         assert!(ack["accepted"] == false && text(&ack, "/error").contains(complaint), "{ack}");
     }
     // An auction nobody can win has no answer, as always.
     let auction = json!({ "actor_ref": example("echo"), "constraints": many(65) });
-    assert!(operator.ask("auction.actor", auction.to_string(), Duration::from_millis(100)).await.is_none());
+    assert!(
+        operator
+            .ask("auction.actor", auction.to_string(), Duration::from_millis(100))
+            .await
+            .is_none()
+    );
     host.stop().await;
 }
 
 #[tokio::test]
 async fn a_host_starts_no_more_than_its_inventory_can_tell() {
-    let server =
-        Server::with_config(Some("core"), "max_payload: 65536\njetstream { domain: core, store_dir: \"@DIR@/js\" }")
-            .await;
+    let server = Server::with_config(
+        Some("core"),
+        "max_payload: 65536\njetstream { domain: core, store_dir: \"@DIR@/js\" }",
+    )
+    .await;
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
     let operator = Operator::of(&server, &host).await;

@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 
 use crate::harness::{
     ECHO, Events, HostBuilder, KVCOUNTER, PINGER, PONGER, PROVIDER, RANDOGENLOGGER, Server,
-    client::{self, Caller, call_as_provider, ctl_2024, http_body, http_request, provider_rpc, start},
+    client::{
+        self, Caller, call_as_provider, ctl_2024, http_body, http_request, provider_rpc, start,
+    },
     example,
     guests::{Signing, sign, wapc},
     host,
@@ -28,9 +30,12 @@ fn with_way(server: &Server, way: &str) -> HostBuilder {
 async fn get(server: &Server, actor: &str, path: &str) -> Result<Value, String> {
     client::link(server, actor, PROVIDER, "wasmcloud:httpserver", &[]).await;
     let rpc = provider_rpc(server).await;
-    let reply = call_as_provider(&rpc, actor, "HttpServer.HandleRequest", http_request("GET", path, b"")).await;
+    let reply =
+        call_as_provider(&rpc, actor, "HttpServer.HandleRequest", http_request("GET", path, b""))
+            .await;
     let body = http_body(&reply.map_err(|e| e.to_string())?);
-    Ok(serde_json::from_slice(&body).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&body))))
+    Ok(serde_json::from_slice(&body)
+        .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&body))))
 }
 
 #[tokio::test]
@@ -39,7 +44,10 @@ async fn a_provider_of_the_time_calls_an_actor() {
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
     let reply = get(&server, ECHO, "/some/path").await.unwrap();
-    assert_eq!(reply, json!({"method": "GET", "path": "/some/path", "query_string": "", "body": []}));
+    assert_eq!(
+        reply,
+        json!({"method": "GET", "path": "/some/path", "query_string": "", "body": []})
+    );
     host.stop().await;
 }
 
@@ -50,7 +58,11 @@ async fn an_actor_calls_another_by_its_alias_on_every_way() {
         let host = with_way(&server, way).start().await;
         start(&server, &host, &example("pinger"), 1).await;
         start(&server, &host, &example("ponger"), 1).await;
-        assert_eq!(get(&server, PINGER, "/").await.unwrap(), json!({"value": 53}), "local calls: {way}");
+        assert_eq!(
+            get(&server, PINGER, "/").await.unwrap(),
+            json!({"value": 53}),
+            "local calls: {way}"
+        );
         host.stop().await;
     }
 }
@@ -83,19 +95,33 @@ async fn a_call_without_a_link_or_a_claim_names_what_is_missing() {
         let host = with_way(&server, way).start().await;
         start(&server, &host, &example("kvcounter"), 1).await;
         let refused = get(&server, KVCOUNTER, "/a").await.unwrap().to_string();
-        assert!(refused.contains("missing link definition for wasmcloud:keyvalue on default"), "{refused}");
+        assert!(
+            refused.contains("missing link definition for wasmcloud:keyvalue on default"),
+            "{refused}"
+        );
 
         // This guest calls key-value without having been signed for it.
         let body = r#"(drop (call $host_call (i32.const 100) (i32.const 7) (i32.const 110) (i32.const 18)
             (i32.const 130) (i32.const 12) (i32.const 1) (i32.const 0)))
             (call $host_error (i32.const 200)) (call $error (i32.const 200) (call $host_error_len)) (i32.const 0)"#;
         let data = r#"(data (i32.const 100) "default") (data (i32.const 110) "wasmcloud:keyvalue") (data (i32.const 130) "KeyValue.Get")"#;
-        let unsigned_for =
-            sign(&wapc(body).replace("(func (export", &format!("{data}\n(func (export")), &Signing::default());
+        let unsigned_for = sign(
+            &wapc(body).replace("(func (export", &format!("{data}\n(func (export")),
+            &Signing::default(),
+        );
         start(&server, &host, &unsigned_for.reference, 1).await;
         let ctl = ctl_2024(&server).await;
-        ctl.advertise_link(&unsigned_for.id, PROVIDER, "wasmcloud:keyvalue", "default", HashMap::new()).await.unwrap();
-        let refused = Caller::new(&server).await.call(&unsigned_for.id, "Any.Thing", "").await.unwrap_err();
+        ctl.advertise_link(
+            &unsigned_for.id,
+            PROVIDER,
+            "wasmcloud:keyvalue",
+            "default",
+            HashMap::new(),
+        )
+        .await
+        .unwrap();
+        let refused =
+            Caller::new(&server).await.call(&unsigned_for.id, "Any.Thing", "").await.unwrap_err();
         assert!(refused.contains("missing capability claim for wasmcloud:keyvalue"), "{refused}");
         host.stop().await;
     }
@@ -120,8 +146,10 @@ async fn a_linked_provider_is_called_and_its_error_comes_back_word_for_word() {
     let server = Server::start().await;
     let host = host(&server).start().await;
     let nats = client::nats(&server).await;
-    let mut calls =
-        nats.queue_subscribe(format!("wasmbus.rpc.default.{PROVIDER}.default"), "rpc".into()).await.unwrap();
+    let mut calls = nats
+        .queue_subscribe(format!("wasmbus.rpc.default.{PROVIDER}.default"), "rpc".into())
+        .await
+        .unwrap();
     crate::harness::client::settled(&nats).await;
     let provider = tokio::spawn(async move {
         while let Some(message) = calls.next().await {
@@ -139,14 +167,17 @@ async fn a_linked_provider_is_called_and_its_error_comes_back_word_for_word() {
     });
     start(&server, &host, &example("kvcounter"), 1).await;
     let ctl = ctl_2024(&server).await;
-    ctl.advertise_link(KVCOUNTER, PROVIDER, "wasmcloud:keyvalue", "default", HashMap::new()).await.unwrap();
+    ctl.advertise_link(KVCOUNTER, PROVIDER, "wasmcloud:keyvalue", "default", HashMap::new())
+        .await
+        .unwrap();
     assert_eq!(get(&server, KVCOUNTER, "/fine").await.unwrap(), json!({"counter": 7}));
     let failed = get(&server, KVCOUNTER, "/broken").await.unwrap();
     assert!(failed["error"].as_str().unwrap().contains("disk is \"full\""), "{failed}");
     provider.abort();
     let _ = provider.await;
     // Nobody listens now: that is known at once, and said with the subject and the lattice.
-    let failed = get(&server, KVCOUNTER, "/gone").await.unwrap()["error"].as_str().unwrap().to_owned();
+    let failed =
+        get(&server, KVCOUNTER, "/gone").await.unwrap()["error"].as_str().unwrap().to_owned();
     assert!(failed.contains("Failed to perform RPC call: request timeout"), "{failed}");
     assert!(failed.contains("in lattice default") && failed.contains(PROVIDER), "{failed}");
     host.stop().await;
@@ -158,7 +189,8 @@ async fn large_payloads_travel_both_ways_through_the_object_store() {
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
     client::link(&server, ECHO, PROVIDER, "wasmcloud:httpserver", &[]).await;
-    // The answer holds every byte as a number in JSON, so both directions are far beyond a message's size.
+    // The answer holds every byte as a number in JSON, so both directions are far beyond a
+    // message's size.
     let body: Vec<u8> = (0..2_000_000u32).map(|n| (n % 251) as u8).collect();
     let rpc = provider_rpc(&server).await;
     let request = http_request("POST", "/large", &body);
@@ -170,7 +202,8 @@ async fn large_payloads_travel_both_ways_through_the_object_store() {
     let nats = client::nats(&server).await;
     let context = async_nats::jetstream::with_domain(nats, "core");
     let stream = context.get_stream("OBJ_default").await.unwrap();
-    // The reader removes the pieces; its tombstone and our second copy of the metadata go with the next sweep.
+    // The reader removes the pieces; its tombstone and our second copy of the metadata go with the
+    // next sweep.
     crate::harness::eventually("the pieces are removed", || async {
         let mut subjects = stream.info_with_subjects("$O.default.C.>").await.ok()?;
         futures::StreamExt::next(&mut subjects).await.is_none().then_some(())
@@ -190,7 +223,8 @@ async fn the_trace_of_a_call_is_passed_on() {
     let wire = caller.nats.subscribe("wasmbus.rpc.default.>").await.unwrap();
     let mut wire = wire.filter(|message| std::future::ready(message.subject.contains(PONGER)));
     crate::harness::client::settled(&caller.nats).await;
-    let mut invocation = caller.invocation(PINGER, "HttpServer.HandleRequest", http_request("GET", "/", b""));
+    let mut invocation =
+        caller.invocation(PINGER, "HttpServer.HandleRequest", http_request("GET", "/", b""));
     let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     invocation.trace_context.push("traceparent", parent);
     assert_eq!(caller.send(PINGER, &invocation).await.error, None);
@@ -223,7 +257,9 @@ async fn delivered(monitor: u16) -> HashMap<String, u64> {
 async fn two_hosts_share_the_load_and_one_goes_on_alone() {
     const CALLS: usize = 20_000;
     let monitor = free_port();
-    let config = format!("http: \"127.0.0.1:{monitor}\"\njetstream {{ domain: core\n store_dir: \"@DIR@/js\" }}");
+    let config = format!(
+        "http: \"127.0.0.1:{monitor}\"\njetstream {{ domain: core\n store_dir: \"@DIR@/js\" }}"
+    );
     let server = Server::with_config(Some("core"), &config).await;
     let (first, second) = (host(&server).start().await, host(&server).start().await);
     for host in [&first, &second] {
@@ -235,7 +271,11 @@ async fn two_hosts_share_the_load_and_one_goes_on_alone() {
         async move {
             let calls = futures::stream::iter(0..count).map(|_| {
                 let caller = std::sync::Arc::clone(&caller);
-                async move { caller.call(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b"")).await }
+                async move {
+                    caller
+                        .call(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b""))
+                        .await
+                }
             });
             let failures: Vec<String> =
                 calls.buffer_unordered(64).filter_map(|end| async { end.err() }).collect().await;
@@ -262,8 +302,11 @@ async fn a_health_request_is_answered_like_any_call() {
     let server = Server::start().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
-    let reply =
-        Caller::new(&server).await.call(ECHO, "Actor.HealthRequest", Bytes::from_static(&[0x80])).await.unwrap();
+    let reply = Caller::new(&server)
+        .await
+        .call(ECHO, "Actor.HealthRequest", Bytes::from_static(&[0x80]))
+        .await
+        .unwrap();
     let health: HashMap<String, Value> = rmp_serde::from_slice(&reply).unwrap();
     assert_eq!(health["healthy"], json!(true));
     host.stop().await;

@@ -43,7 +43,11 @@ impl Scene {
         let mut last = String::new();
         let found = eventually(what, || {
             let output = shell();
-            last = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            last = format!(
+                "{}{}",
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            );
             let is_there = last.contains(what);
             async move { is_there.then_some(output) }
         })
@@ -55,8 +59,15 @@ impl Scene {
 /// A shell with nothing of this environment but where programs are.
 fn shell(program: &Path, dir: &Path) -> Command {
     let mut shell = Command::new(program);
-    shell.current_dir(dir).env_clear().env("HOME", dir.join("home")).env("TERM", "dumb").stdin(Stdio::null());
-    shell.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOST_BINARY", env!("CARGO_BIN_EXE_host"));
+    shell
+        .current_dir(dir)
+        .env_clear()
+        .env("HOME", dir.join("home"))
+        .env("TERM", "dumb")
+        .stdin(Stdio::null());
+    shell
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("HOST_BINARY", env!("CARGO_BIN_EXE_host"));
     std::fs::create_dir_all(dir.join("home")).expect("a home");
     shell
 }
@@ -75,7 +86,11 @@ fn bash(dir: &Path, words: &[&str], line: &str) -> Output {
         printf '<%s>\n' "${COMPREPLY[@]}"
     "#;
     let mut shell = shell(Path::new("bash"), dir);
-    shell.args(["--norc", "--noprofile", "-c", SCRIPT, "bash", line]).args(words).output().expect("bash runs")
+    shell
+        .args(["--norc", "--noprofile", "-c", SCRIPT, "bash", line])
+        .args(words)
+        .output()
+        .expect("bash runs")
 }
 
 /// Returns the line that zsh shows after the tabulator is pressed at its end. The script is
@@ -91,7 +106,12 @@ fn zsh(program: &Path, dir: &Path, loading: &str, line: &str) -> Output {
         cat line
     "#;
     let mut shell = shell(program, dir);
-    shell.args(["-f", "-c", SCRIPT, "zsh"]).arg(program).args([loading, line]).output().expect("zsh runs")
+    shell
+        .args(["-f", "-c", SCRIPT, "zsh"])
+        .arg(program)
+        .args([loading, line])
+        .output()
+        .expect("zsh runs")
 }
 
 fn fish(program: &Path, dir: &Path, line: &str) -> Output {
@@ -104,17 +124,27 @@ async fn bash_completes_an_actor_of_a_running_lattice() {
     let scene = Scene::set().await;
     let dir = scene.dir();
     let id = format!("<{ECHO}>");
-    scene.completes(&id, &mut || bash(dir, &["host", "stop", "actor", "MBA"], "host stop actor MBA")).await;
-    scene.completes("<echo>", &mut || bash(dir, &["host", "stop", "actor", ""], "host stop actor ")).await;
+    scene
+        .completes(&id, &mut || bash(dir, &["host", "stop", "actor", "MBA"], "host stop actor MBA"))
+        .await;
+    scene
+        .completes("<echo>", &mut || bash(dir, &["host", "stop", "actor", ""], "host stop actor "))
+        .await;
     let host = format!("<{}>", scene.host.id);
     let beginning = &scene.host.id[..5];
     let line = format!("host get inventory {beginning}");
-    scene.completes(&host, &mut || bash(dir, &["host", "get", "inventory", beginning], &line)).await;
+    scene
+        .completes(&host, &mut || bash(dir, &["host", "get", "inventory", beginning], &line))
+        .await;
     // Bash ends words at colons and equals signs, and replaces what is behind the last of them.
     let words = ["host", "link", "put", "echo", "builtin", ":", "//ke"];
-    scene.completes("<//keyvalue>", &mut || bash(dir, &words, "host link put echo builtin://ke")).await;
+    scene
+        .completes("<//keyvalue>", &mut || bash(dir, &words, "host link put echo builtin://ke"))
+        .await;
     let words = ["host", "start", "actor", "x", "--constraint", "=", "zone", "="];
-    scene.completes("<a>", &mut || bash(dir, &words, "host start actor x --constraint=zone=")).await;
+    scene
+        .completes("<a>", &mut || bash(dir, &words, "host start actor x --constraint=zone="))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,7 +161,9 @@ async fn zsh_completes_an_actor_of_a_running_lattice() {
     let loaded = format!("fpath=({} $fpath); compinit -u -D", functions.display());
     scene.completes(ECHO, &mut || zsh(&zsh_program, dir, &loaded, "host stop actor MBA")).await;
     scene
-        .completes("wasmcloud:keyvalue", &mut || zsh(&zsh_program, dir, sourced, "host link put a b wasmcloud:k"))
+        .completes("wasmcloud:keyvalue", &mut || {
+            zsh(&zsh_program, dir, sourced, "host link put a b wasmcloud:k")
+        })
         .await;
 }
 
@@ -142,7 +174,9 @@ async fn fish_completes_an_actor_of_a_running_lattice() {
     let dir = scene.dir();
     let candidate = format!("{ECHO}\techo, actor on ");
     scene.completes(&candidate, &mut || fish(&fish_program, dir, "host stop actor MBA")).await;
-    scene.completes("zone=a", &mut || fish(&fish_program, dir, "host start actor x --constraint zo")).await;
+    scene
+        .completes("zone=a", &mut || fish(&fish_program, dir, "host start actor x --constraint zo"))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -187,11 +221,25 @@ fn every_command_has_a_manual_page_that_renders_without_a_warning() {
     let dir = TempDir::new().unwrap();
     let written = output(command(dir.path()).args(["man", "--dir", "pages"]));
     assert!(written.status.success(), "{written:?}");
-    let pages: Vec<PathBuf> =
-        std::fs::read_dir(dir.path().join("pages")).unwrap().map(|page| page.unwrap().path()).collect();
-    assert!(pages.len() > 80 && pages.iter().any(|page| page.ends_with("host-start-actor.1")), "{}", pages.len());
-    let rendered = Command::new(groff).args(["-man", "-Tutf8", "-ww"]).args(&pages).output().expect("groff runs");
-    assert!(rendered.status.success() && rendered.stderr.is_empty(), "{}", String::from_utf8_lossy(&rendered.stderr));
+    let pages: Vec<PathBuf> = std::fs::read_dir(dir.path().join("pages"))
+        .unwrap()
+        .map(|page| page.unwrap().path())
+        .collect();
+    assert!(
+        pages.len() > 80 && pages.iter().any(|page| page.ends_with("host-start-actor.1")),
+        "{}",
+        pages.len()
+    );
+    let rendered = Command::new(groff)
+        .args(["-man", "-Tutf8", "-ww"])
+        .args(&pages)
+        .output()
+        .expect("groff runs");
+    assert!(
+        rendered.status.success() && rendered.stderr.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&rendered.stderr)
+    );
     assert!(pages.iter().all(|page| std::fs::metadata(page).unwrap().len() > 300));
 
     let one = output(command(dir.path()).args(["man", "ctl", "start", "actor"]));

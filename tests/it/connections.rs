@@ -1,4 +1,5 @@
-//! Reaching a NATS server: every way to log in, TLS, several servers, and what is said when it does not work.
+//! Reaching a NATS server: every way to log in, TLS, several servers, and what is said when it does
+//! not work.
 
 use std::{collections::HashMap, fs, net::TcpListener, path::Path, process::Command};
 
@@ -26,27 +27,38 @@ use crate::harness::{
 
 const JETSTREAM: &str = "jetstream { domain: core, store_dir: \"@DIR@/js\" }\n";
 
-/// A host takes part: an actor starts on it and answers, and what it is went to the bucket. The tests reach the server
-/// with the same `options` as the host did.
+/// A host takes part: an actor starts on it and answers, and what it is went to the bucket. The
+/// tests reach the server with the same `options` as the host did.
 async fn assert_takes_part(server: &Server, host: &TestHost, options: ConnectOptions) {
     let nats = options.connect(server.url()).await.expect("connected");
     let mut started = nats.subscribe("wasmbus.evt.default.actor_scaled").await.expect("subscribed");
     let command = json!({"actor_ref": example("echo"), "count": 1}).to_string();
-    let ack = nats.request(format!("wasmbus.ctl.default.cmd.{}.scale", host.id), command.into()).await.expect("an ack");
+    let ack = nats
+        .request(format!("wasmbus.ctl.default.cmd.{}.scale", host.id), command.into())
+        .await
+        .expect("an ack");
     let ack: Value = serde_json::from_slice(&ack.payload).expect("an ack is JSON");
     assert_eq!(ack["accepted"], true, "{ack}");
-    tokio::time::timeout(PATIENCE, started.next()).await.expect("the actor starts").expect("an event");
+    tokio::time::timeout(PATIENCE, started.next())
+        .await
+        .expect("the actor starts")
+        .expect("an event");
     let context = jetstream::with_domain(nats.clone(), "core");
     let bucket = context.get_key_value("LATTICEDATA_default").await.expect("the bucket");
     assert!(bucket.get(keys::claims(ECHO)).await.expect("the bucket can be read").is_some());
-    let caller = Caller { nats, signer: Signer::new(CLUSTER_SEED).expect("the tests' cluster seed") };
-    caller.call(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b"")).await.expect("an answer");
+    let caller =
+        Caller { nats, signer: Signer::new(CLUSTER_SEED).expect("the tests' cluster seed") };
+    caller
+        .call(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b""))
+        .await
+        .expect("an answer");
 }
 
 /// Why a host does not start. A host that only waits runs into the tests' patience.
 async fn refusal(host: HostBuilder) -> ConnectError {
-    let started =
-        tokio::time::timeout(PATIENCE, host.try_start()).await.expect("what cannot work is not tried forever");
+    let started = tokio::time::timeout(PATIENCE, host.try_start())
+        .await
+        .expect("what cannot work is not tried forever");
     let Err(error) = started else { panic!("the host started") };
     error.downcast().expect("the reason is the connection")
 }
@@ -65,17 +77,22 @@ fn assert_tells(error: &ConnectError, server: &Server, settings: &[&str], secret
 async fn a_user_with_a_password_is_let_in_and_a_wrong_password_is_refused_at_once() {
     let config = format!("{JETSTREAM} authorization {{ user: harry, password: \"right one\" }}");
     let server = Server::with_config(Some("core"), &config).await;
-    let login = |password: &str| host(&server).set("nats_user", "harry").set("nats_password", password);
+    let login =
+        |password: &str| host(&server).set("nats_user", "harry").set("nats_password", password);
     let host = login("right one").start().await;
     let options = ConnectOptions::with_user_and_password("harry".into(), "right one".into());
     assert_takes_part(&server, &host, options).await;
     host.stop().await;
 
     let refused = refusal(login("not this")).await;
-    assert!(matches!(refused, ConnectError::Refused { purpose: Purpose::Control, .. }), "{refused:?}");
+    assert!(
+        matches!(refused, ConnectError::Refused { purpose: Purpose::Control, .. }),
+        "{refused:?}"
+    );
     assert_tells(&refused, &server, &["ctl_user", "ctl_password"], &["not this"]);
     // The second connection is told apart from the first.
-    let refused = refusal(login("right one").set("rpc_user", "harry").set("rpc_password", "not this")).await;
+    let refused =
+        refusal(login("right one").set("rpc_user", "harry").set("rpc_password", "not this")).await;
     assert!(matches!(refused, ConnectError::Refused { purpose: Purpose::Rpc, .. }), "{refused:?}");
     assert_tells(&refused, &server, &["rpc_user", "rpc_password"], &["not this", "right one"]);
 }
@@ -99,7 +116,8 @@ async fn a_token_is_enough_and_no_login_at_all_is_told_what_to_set() {
 #[tokio::test]
 async fn a_bare_seed_is_let_in_and_another_is_refused_at_once() {
     let (known, stranger) = (KeyPair::new_user(), KeyPair::new_user());
-    let config = format!("{JETSTREAM} authorization {{ users: [ {{ nkey: {} }} ] }}", known.public_key());
+    let config =
+        format!("{JETSTREAM} authorization {{ users: [ {{ nkey: {} }} ] }}", known.public_key());
     let server = Server::with_config(Some("core"), &config).await;
     let seed = known.seed().unwrap();
     let started = host(&server).set("nats_seed", &seed).start().await;
@@ -115,9 +133,13 @@ async fn a_bare_seed_is_let_in_and_another_is_refused_at_once() {
 #[tokio::test]
 async fn a_jwt_with_its_seed_and_a_credentials_file_are_let_in() {
     let operator = operator();
-    let server = Server::with_config(Some("core"), &format!("{JETSTREAM}{}", operator.server_config)).await;
-    let with_jwt =
-        host(&server).set("nats_jwt", &operator.user_jwt).set("nats_seed", &operator.user_seed).start().await;
+    let server =
+        Server::with_config(Some("core"), &format!("{JETSTREAM}{}", operator.server_config)).await;
+    let with_jwt = host(&server)
+        .set("nats_jwt", &operator.user_jwt)
+        .set("nats_seed", &operator.user_seed)
+        .start()
+        .await;
     let options = ConnectOptions::with_credentials(&operator.creds()).unwrap();
     assert_takes_part(&server, &with_jwt, options.clone()).await;
     with_jwt.stop().await;
@@ -132,9 +154,11 @@ async fn a_jwt_with_its_seed_and_a_credentials_file_are_let_in() {
 #[tokio::test]
 async fn a_jwt_with_the_seed_of_somebody_else_is_refused_at_once() {
     let (operator, stranger) = (operator(), operator());
-    let server = Server::with_config(Some("core"), &format!("{JETSTREAM}{}", operator.server_config)).await;
+    let server =
+        Server::with_config(Some("core"), &format!("{JETSTREAM}{}", operator.server_config)).await;
     let seed = &stranger.user_seed;
-    let refused = refusal(host(&server).set("nats_jwt", &operator.user_jwt).set("nats_seed", seed)).await;
+    let refused =
+        refusal(host(&server).set("nats_jwt", &operator.user_jwt).set("nats_seed", seed)).await;
     assert!(matches!(refused, ConnectError::Refused { .. }), "{refused:?}");
     assert_tells(&refused, &server, &["ctl_jwt", "ctl_seed"], &[seed, &operator.user_jwt]);
 
@@ -154,7 +178,8 @@ fn tls_server(address: &str, options: &str) -> (Server, Authority) {
     let server = Server::prepare(address, Some("core"), "");
     let authority = Authority::new(server.dir(), "authority");
     let Certified { certificate, key } = authority.sign(server.dir(), "server");
-    let (certificate, key, ca) = (certificate.display(), key.display(), authority.certificate.display());
+    let (certificate, key, ca) =
+        (certificate.display(), key.display(), authority.certificate.display());
     server.configure(&format!(
         "{JETSTREAM} tls {{ cert_file: \"{certificate}\", key_file: \"{key}\", ca_file: \"{ca}\", {options} }}"
     ));
@@ -171,14 +196,20 @@ async fn a_certificate_of_a_private_authority_is_trusted_when_that_is_named() {
     server.resume().await;
     let ca = &authority.certificate;
     let started = host(&server).set("nats_tls_ca", &shown(ca)).start().await;
-    assert_takes_part(&server, &started, ConnectOptions::new().add_root_certificates(ca.clone())).await;
+    assert_takes_part(&server, &started, ConnectOptions::new().add_root_certificates(ca.clone()))
+        .await;
     started.stop().await;
 
-    // Without the authority, or with another one, there is no connection; not even an unencrypted one.
+    // Without the authority, or with another one, there is no connection; not even an unencrypted
+    // one.
     let other = Authority::new(server.dir(), "other");
-    for untrusting in [host(&server), host(&server).set("nats_tls_ca", &shown(&other.certificate))] {
+    for untrusting in [host(&server), host(&server).set("nats_tls_ca", &shown(&other.certificate))]
+    {
         let refused = refusal(untrusting).await;
-        assert!(matches!(refused, ConnectError::Tls { purpose: Purpose::Control, .. }), "{refused:?}");
+        assert!(
+            matches!(refused, ConnectError::Tls { purpose: Purpose::Control, .. }),
+            "{refused:?}"
+        );
         assert_tells(&refused, &server, &["ctl_tls_ca"], &[]);
     }
 }
@@ -190,8 +221,14 @@ async fn a_server_that_wants_a_client_certificate_gets_it_and_its_absence_is_tol
     let Certified { certificate, key } = authority.sign(server.dir(), "client");
     let ca = &authority.certificate;
     let with_ca = || host(&server).set("nats_tls_ca", &shown(ca));
-    let started = with_ca().set("nats_tls_cert", &shown(&certificate)).set("nats_tls_key", &shown(&key)).start().await;
-    let options = ConnectOptions::new().add_root_certificates(ca.clone()).add_client_certificate(certificate, key);
+    let started = with_ca()
+        .set("nats_tls_cert", &shown(&certificate))
+        .set("nats_tls_key", &shown(&key))
+        .start()
+        .await;
+    let options = ConnectOptions::new()
+        .add_root_certificates(ca.clone())
+        .add_client_certificate(certificate, key);
     assert_takes_part(&server, &started, options).await;
     started.stop().await;
 
@@ -201,7 +238,8 @@ async fn a_server_that_wants_a_client_certificate_gets_it_and_its_absence_is_tol
     // A certificate of another authority is as good as none.
     let other = Authority::new(server.dir(), "other");
     let Certified { certificate, key } = other.sign(server.dir(), "stranger");
-    let stranger = with_ca().set("nats_tls_cert", &shown(&certificate)).set("nats_tls_key", &shown(&key));
+    let stranger =
+        with_ca().set("nats_tls_cert", &shown(&certificate)).set("nats_tls_key", &shown(&key));
     let refused = refusal(stranger).await;
     assert!(matches!(refused, ConnectError::Tls { .. }), "{refused:?}");
 }
@@ -219,7 +257,8 @@ async fn the_second_server_is_used_when_the_first_is_dead() {
     let mut dead = Server::start().await;
     dead.kill();
     let server = Server::start().await;
-    let host = host(&server).set("nats_host", &format!("{},{}", dead.url(), server.url())).start().await;
+    let host =
+        host(&server).set("nats_host", &format!("{},{}", dead.url(), server.url())).start().await;
     assert_takes_part(&server, &host, ConnectOptions::new()).await;
     host.stop().await;
 }
@@ -237,7 +276,12 @@ async fn a_server_is_reached_over_ipv6_with_and_without_tls() {
     started.stop().await;
     // As older hosts were told: the bare address, the port apart, and a switch.
     let (_, port) = server.address().rsplit_once(':').unwrap();
-    let bare = host(&server).set("nats_host", "::1").set("nats_port", port).set("enable_ipv6", "true").start().await;
+    let bare = host(&server)
+        .set("nats_host", "::1")
+        .set("nats_port", port)
+        .set("enable_ipv6", "true")
+        .start()
+        .await;
     bare.stop().await;
 
     let (mut server, authority) = tls_server("[::1]", "");
@@ -261,7 +305,9 @@ async fn a_host_waits_for_a_server_that_is_not_there_yet() {
         drop(door);
         server.resume().await;
     };
-    let (host, ()) = tokio::time::timeout(PATIENCE, async { tokio::join!(waiting, opens) }).await.expect("it is ready");
+    let (host, ()) = tokio::time::timeout(PATIENCE, async { tokio::join!(waiting, opens) })
+        .await
+        .expect("it is ready");
     assert_takes_part(&server, &host, ConnectOptions::new()).await;
     host.stop().await;
 }
@@ -272,8 +318,9 @@ async fn a_wait_for_a_server_ends_when_the_host_is_told_to_stop() {
     let door = tokio::net::TcpListener::bind(server.address()).await.unwrap();
     let stop = CancellationToken::new();
     let (connection, stopped) = (anonymous(&server), stop.clone());
-    let waiting =
-        tokio::spawn(async move { connection::connect(Purpose::Rpc, &connection, "test", &stopped).await.map(drop) });
+    let waiting = tokio::spawn(async move {
+        connection::connect(Purpose::Rpc, &connection, "test", &stopped).await.map(drop)
+    });
     drop(door.accept().await.unwrap());
     stop.cancel();
     let ended = tokio::time::timeout(PATIENCE, waiting).await.expect("it stops").unwrap();
@@ -295,7 +342,9 @@ pub(crate) fn anonymous(server: &Server) -> Connection {
 async fn open_as(server: &Server, auth: Auth, domain: Option<&str>) -> Result<Bucket, OpenError> {
     let connection = Connection { auth, ..anonymous(server) };
     let nats: Nats =
-        connection::connect(Purpose::Control, &connection, "test", &CancellationToken::new()).await.unwrap();
+        connection::connect(Purpose::Control, &connection, "test", &CancellationToken::new())
+            .await
+            .unwrap();
     Bucket::open(&nats, domain, "LATTICEDATA_default", Making::of_metadata(1, None)).await
 }
 
@@ -314,7 +363,10 @@ fn failure(opened: Result<Bucket, OpenError>) -> (OpenError, String) {
 async fn a_wrong_jetstream_domain_is_named_together_with_the_right_one() {
     let server = Server::start().await;
     let (error, text) = failure(open(&server, Some("other")).await);
-    assert!(matches!(&error, OpenError::OtherDomain { asked, found } if asked == "other" && found == "core"), "{text}");
+    assert!(
+        matches!(&error, OpenError::OtherDomain { asked, found } if asked == "other" && found == "core"),
+        "{text}"
+    );
     assert!(text.contains("WASMCLOUD_JS_DOMAIN"), "{text}");
     // The server's own domain is what is meant when none is asked for.
     assert!(open(&server, None).await.is_ok());
@@ -352,7 +404,10 @@ async fn a_missing_permission_is_named_with_its_subject() {
     };
     let (publisher, subscriber) = tokio::join!(open("publisher"), open("subscriber"));
     for ((error, text), subject) in [(publisher, "$JS.API."), (subscriber, "_INBOX.")] {
-        assert!(matches!(&error, OpenError::NotAllowed { denied, .. } if denied.contains(subject)), "{text}");
+        assert!(
+            matches!(&error, OpenError::NotAllowed { denied, .. } if denied.contains(subject)),
+            "{text}"
+        );
         assert!(text.contains("_INBOX.>") && text.contains("$KV.>"), "{text}");
     }
 }
@@ -363,7 +418,10 @@ async fn a_host_that_asks_for_a_wrong_domain_works_alone() {
     let host = host(&server).set("js_domain", "other").start().await;
     start(&server, &host, &example("echo"), 1).await;
     let caller = Caller::new(&server).await;
-    caller.call(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b"")).await.expect("an answer");
+    caller
+        .call(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b""))
+        .await
+        .expect("an answer");
     let claims = ctl_2024(&server).await.get_claims().await.unwrap();
     assert!(claims.iter().any(|claims| claims["sub"] == ECHO), "{claims:?}");
     assert!(open(&server, Some("core")).await.is_ok_and(|bucket| bucket.consumers_before == 0));
@@ -377,7 +435,8 @@ async fn what_a_host_kept_in_memory_goes_to_the_bucket_when_there_is_one() {
     start(&server, &host, &example("echo"), 1).await;
     let ctl = ctl_2024(&server).await;
     for contract in ["acme:gone", "acme:kept"] {
-        let ack = ctl.advertise_link(ECHO, PROVIDER, contract, "default", HashMap::new()).await.unwrap();
+        let ack =
+            ctl.advertise_link(ECHO, PROVIDER, contract, "default", HashMap::new()).await.unwrap();
         assert!(ack.accepted, "{}", ack.error);
     }
     ctl.remove_link(ECHO, "acme:gone", "default").await.unwrap();
@@ -388,7 +447,8 @@ async fn what_a_host_kept_in_memory_goes_to_the_bucket_when_there_is_one() {
     let context = jetstream::with_domain(client::nats(&server).await, "core");
     let bucket = eventually("the host makes the bucket", || context_bucket(&context)).await;
     for key in [keys::claims(ECHO), keys::link(&keys::link_hash(ECHO, "acme:kept", "default"))] {
-        eventually("the entry arrives", || async { bucket.get(key.clone()).await.ok().flatten() }).await;
+        eventually("the entry arrives", || async { bucket.get(key.clone()).await.ok().flatten() })
+            .await;
     }
     let gone = keys::link(&keys::link_hash(ECHO, "acme:gone", "default"));
     assert!(bucket.get(gone).await.unwrap().is_none());
@@ -407,7 +467,8 @@ async fn context_bucket(context: &jetstream::Context) -> Option<jetstream::kv::S
     context.get_key_value("LATTICEDATA_default").await.ok()
 }
 
-/// Two servers as in `core.cfg` and `extender.cfg`, the second a leaf of the first, each with its own JetStream.
+/// Two servers as in `core.cfg` and `extender.cfg`, the second a leaf of the first, each with its
+/// own JetStream.
 async fn hub_and_leaf() -> (Server, Server) {
     let leaf_port = crate::harness::nats::free_port();
     let config = format!("{JETSTREAM} leafnodes {{ listen: \"127.0.0.1:{leaf_port}\" }}");
@@ -433,21 +494,32 @@ async fn hosts_on_a_hub_and_on_a_leaf_are_one_lattice() {
     for server in [&hub, &leaf] {
         assert_eq!(ctl_2024(server).await.get_hosts().await.unwrap().len(), 2);
         let claims = ctl_2024(server).await.get_claims().await.unwrap();
-        assert!([PINGER, PONGER].iter().all(|id| claims.iter().any(|claims| claims["sub"] == *id)), "{claims:?}");
+        assert!(
+            [PINGER, PONGER].iter().all(|id| claims.iter().any(|claims| claims["sub"] == *id)),
+            "{claims:?}"
+        );
         let caller = Caller::new(server).await;
-        let reply = caller.call(PINGER, "HttpServer.HandleRequest", http_request("GET", "/", b"")).await.unwrap();
+        let reply = caller
+            .call(PINGER, "HttpServer.HandleRequest", http_request("GET", "/", b""))
+            .await
+            .unwrap();
         let reply: Value = serde_json::from_slice(&client::http_body(&reply)).unwrap();
         assert_eq!(reply, json!({"value": 53}));
     }
 
-    let ack =
-        ctl_2024(&leaf).await.advertise_link(ECHO, PROVIDER, "acme:leaf", "default", HashMap::new()).await.unwrap();
+    let ack = ctl_2024(&leaf)
+        .await
+        .advertise_link(ECHO, PROVIDER, "acme:leaf", "default", HashMap::new())
+        .await
+        .unwrap();
     assert!(ack.accepted, "{}", ack.error);
     // Each host answers for its own end, from what it knows.
     for server in [&hub, &leaf] {
         let ctl = ctl_2024(server).await;
-        eventually("the link is known", || async { ctl.query_links().await.ok().filter(|links| links.len() == 1) })
-            .await;
+        eventually("the link is known", || async {
+            ctl.query_links().await.ok().filter(|links| links.len() == 1)
+        })
+        .await;
     }
     // There is one bucket, and it is not on the leaf.
     let own = jetstream::with_domain(client::nats(&leaf).await, "extender");
@@ -481,7 +553,8 @@ fn mirror() -> Guest {
     sign(&roomy(body), &Signing { call_alias: Some("test/mirror".into()), ..Signing::default() })
 }
 
-/// Sends many sevens to the mirror and returns the length and the last byte of what comes back; or the error.
+/// Sends many sevens to the mirror and returns the length and the last byte of what comes back; or
+/// the error.
 fn carrier() -> Guest {
     let body = format!(
         "(memory.fill (i32.const 65536) (i32.const 7) (i32.const {LARGE}))
@@ -516,8 +589,11 @@ async fn large_payloads_cross_a_leaf_in_both_directions() {
     for (sends, answers) in [(&at_leaf, &at_hub), (&at_hub, &at_leaf)] {
         start(&hub, sends, &carrier.reference, 1).await;
         start(&hub, answers, &mirror.reference, 1).await;
-        let reply =
-            Caller::new(&hub).await.call(&carrier.id, "Carry", "").await.expect("the payload goes and comes back");
+        let reply = Caller::new(&hub)
+            .await
+            .call(&carrier.id, "Carry", "")
+            .await
+            .expect("the payload goes and comes back");
         assert_eq!((&reply[..4], reply[4]), (&LARGE.to_le_bytes()[..], 7));
         let ctl = ctl_2024(&hub).await;
         for (host, guest) in [(sends, &carrier), (answers, &mirror)] {
@@ -543,9 +619,11 @@ fn the_server_configurations_we_ship_are_valid() {
         let dir = tempfile::tempdir().unwrap();
         let user = KeyPair::new_user();
         fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join(name), dir.path().join(name)).unwrap();
-        fs::write(dir.path().join("lattice.creds"), jwt::creds("a.b.c", &user.seed().unwrap())).unwrap();
+        fs::write(dir.path().join("lattice.creds"), jwt::creds("a.b.c", &user.seed().unwrap()))
+            .unwrap();
         let binary = crate::harness::nats::binary();
-        let test = Command::new(binary).args(["-t", "-c", name]).current_dir(dir.path()).output().unwrap();
+        let test =
+            Command::new(binary).args(["-t", "-c", name]).current_dir(dir.path()).output().unwrap();
         assert!(test.status.success(), "{name}: {}", String::from_utf8_lossy(&test.stderr));
     }
 }

@@ -33,7 +33,8 @@ fn lattice_asked(dir: &Path, arguments: &[&str], env: &[(&str, &str)]) -> String
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flag_beats_the_environment_that_a_named_context_that_the_directory_and_that_the_context_in_use() {
+async fn a_flag_beats_the_environment_that_a_named_context_that_the_directory_and_that_the_context_in_use()
+ {
     let server = Server::start().await;
     let dir = TempDir::new().unwrap();
     let dir = dir.path();
@@ -50,7 +51,8 @@ async fn a_flag_beats_the_environment_that_a_named_context_that_the_directory_an
     assert_eq!(lattice_asked(dir, &["--context", "named"], &env), "environment");
     assert_eq!(lattice_asked(dir, &["--context", "named", "-x", "flag"], &env), "flag");
 
-    // The server is chosen like the lattice: with the directory's file in the way, nobody is reached.
+    // The server is chosen like the lattice: with the directory's file in the way, nobody is
+    // reached.
     fs::write(dir.join("host_config.json"), json!({ "nats_host": nowhere }).to_string()).unwrap();
     let (code, _, err) = host(dir, &["app", "list"], &[]);
     assert!(code == Some(1) && err.contains("127.0.0.1:1"), "{code:?}: {err}");
@@ -72,7 +74,11 @@ async fn contexts_of_wash_and_nats_lead_to_their_server_with_their_login() {
     let nats = dir.join("home/.config/nats");
     fs::create_dir_all(nats.join("context")).unwrap();
     let url = server.url().replace("nats://", "nats://me:p%40ss@");
-    fs::write(nats.join("context/edge.json"), json!({ "url": url, "jetstream_domain": "core" }).to_string()).unwrap();
+    fs::write(
+        nats.join("context/edge.json"),
+        json!({ "url": url, "jetstream_domain": "core" }).to_string(),
+    )
+    .unwrap();
     fs::write(nats.join("context.txt"), "edge").unwrap();
     assert_eq!(lattice_asked(dir, &[], &[]), "default");
 
@@ -90,7 +96,8 @@ async fn contexts_of_wash_and_nats_lead_to_their_server_with_their_login() {
     assert_eq!(lattice_asked(dir, &[], &[]), "of-wash");
     assert_eq!(lattice_asked(dir, &["--context", "edge"], &[]), "default");
     // A client with another login is refused, and does not see the password.
-    let (code, _, err) = host(dir, &["app", "list", "--context", "edge"], &[("WASMCLOUD_CTL_TOKEN", "wrong")]);
+    let (code, _, err) =
+        host(dir, &["app", "list", "--context", "edge"], &[("WASMCLOUD_CTL_TOKEN", "wrong")]);
     assert!(code == Some(1) && err.contains("refuses") && !err.contains("p@ss"), "{code:?}: {err}");
 }
 
@@ -104,7 +111,11 @@ fn a_context_lives_from_new_to_del() {
     let secret = ["--nats-user", "me", "--nats-password", "hunter2"];
     json_of(
         dir,
-        &[&["ctx", "new", "shop", "--nats-host", "nats.shop.example", "--js-domain", "core"], &secret[..]].concat(),
+        &[
+            &["ctx", "new", "shop", "--nats-host", "nats.shop.example", "--js-domain", "core"],
+            &secret[..],
+        ]
+        .concat(),
     );
     let path = dir.join("home/.config/lattice-host/contexts/shop.json");
     let written: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
@@ -116,7 +127,19 @@ fn a_context_lives_from_new_to_del() {
     assert!(code == Some(2) && err.contains("host ctx edit shop"), "{code:?}: {err}");
 
     // A second from the first, with another login; the default is told and listed.
-    json_of(dir, &["ctx", "new", "edge", "--from", &path.display().to_string(), "--nats-token", "t0ken", "--default"]);
+    json_of(
+        dir,
+        &[
+            "ctx",
+            "new",
+            "edge",
+            "--from",
+            &path.display().to_string(),
+            "--nats-token",
+            "t0ken",
+            "--default",
+        ],
+    );
     let list = json_of(dir, &["ctx", "list"]);
     assert_eq!((&list["contexts"], &list["default"]), (&json!(["edge", "shop"]), &json!("edge")));
     assert_eq!(list["details"][0]["login"], "token");
@@ -158,7 +181,11 @@ fn a_wrong_edit_changes_nothing_and_is_kept_for_another_try() {
     assert!(fs::read_to_string(&path).unwrap().contains("edge"));
     assert_eq!(edit("true").0, Some(0));
     assert_eq!(edit("false").0, Some(1));
-    assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 2, "the context, and which is in use");
+    assert_eq!(
+        fs::read_dir(path.parent().unwrap()).unwrap().count(),
+        2,
+        "the context, and which is in use"
+    );
 }
 
 #[test]
@@ -166,9 +193,15 @@ fn a_directory_of_wash_is_kept_in_the_form_of_wash() {
     let dir = TempDir::new().unwrap();
     let dir = dir.path();
     let place = dir.join("contexts");
-    let (flag, env) = (["--directory", place.to_str().unwrap()], [("WASH_CONTEXTS", place.to_str().unwrap())]);
-    json_of(dir, &[&["ctx", "new", "dev", "--nats-host", "hub", "-x", "prod", "--default"], &flag[..]].concat());
-    let context: Value = serde_json::from_slice(&fs::read(place.join("dev.json")).unwrap()).unwrap();
+    let (flag, env) =
+        (["--directory", place.to_str().unwrap()], [("WASH_CONTEXTS", place.to_str().unwrap())]);
+    json_of(
+        dir,
+        &[&["ctx", "new", "dev", "--nats-host", "hub", "-x", "prod", "--default"], &flag[..]]
+            .concat(),
+    );
+    let context: Value =
+        serde_json::from_slice(&fs::read(place.join("dev.json")).unwrap()).unwrap();
     assert_eq!(
         (&context["ctl_host"], &context["lattice"], &context["ctl_seed"]),
         (&json!("hub"), &json!("prod"), &json!(""))
@@ -177,11 +210,22 @@ fn a_directory_of_wash_is_kept_in_the_form_of_wash() {
     assert_eq!(fs::read_to_string(place.join("default")).unwrap(), "dev");
     let (code, out, _) = host(dir, &["ctx", "list", "-o", "json"], &env);
     let list: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!((code, &list["contexts"], &list["default"]), (Some(0), &json!(["dev"]), &json!("dev")));
-    assert_eq!(json_of(dir, &["ctx", "list"])["contexts"], json!([]), "it is only looked at when it is named");
+    assert_eq!(
+        (code, &list["contexts"], &list["default"]),
+        (Some(0), &json!(["dev"]), &json!("dev"))
+    );
+    assert_eq!(
+        json_of(dir, &["ctx", "list"])["contexts"],
+        json!([]),
+        "it is only looked at when it is named"
+    );
 
-    let refused = host(dir, &[&["ctx", "new", "x", "--nats-token", "t0ken"], &flag[..]].concat(), &[]);
-    assert!(refused.0 == Some(2) && refused.2.contains("ctl_token") && !refused.2.contains("t0ken"), "{refused:?}");
+    let refused =
+        host(dir, &[&["ctx", "new", "x", "--nats-token", "t0ken"], &flag[..]].concat(), &[]);
+    assert!(
+        refused.0 == Some(2) && refused.2.contains("ctl_token") && !refused.2.contains("t0ken"),
+        "{refused:?}"
+    );
     assert_eq!(host(dir, &["ctx", "del", "dev"], &env).0, Some(0));
     assert_eq!(fs::read_dir(&place).unwrap().count(), 0);
 }
@@ -201,7 +245,11 @@ async fn what_the_last_host_left_in_the_home_is_found_from_anywhere_and_comes_la
     assert_eq!(lattice_asked(dir, &["-x", "flag"], &[]), "flag");
     json_of(dir, &["ctx", "new", "used", "--nats-host", &url, "-x", "in-use", "--default"]);
     assert_eq!(lattice_asked(dir, &[], &[]), "in-use");
-    fs::write(dir.join("host_config.json"), json!({ "nats_host": url, "lattice_prefix": "here" }).to_string()).unwrap();
+    fs::write(
+        dir.join("host_config.json"),
+        json!({ "nats_host": url, "lattice_prefix": "here" }).to_string(),
+    )
+    .unwrap();
     assert_eq!(lattice_asked(dir, &[], &[]), "here");
 }
 
@@ -225,7 +273,12 @@ async fn hosts_that_are_late_are_told_apart_from_none_and_two_milliseconds_are_t
     let _frozen = nats.subscribe("wasmbus.ctl.default.ping.hosts").await.unwrap();
     crate::harness::client::settled(&nats).await;
     let (code, _, err) = ask();
-    assert!(code == Some(1) && err.contains("answered within 2000 ms") && !err.contains("nobody listens"), "{err}");
+    assert!(
+        code == Some(1)
+            && err.contains("answered within 2000 ms")
+            && !err.contains("nobody listens"),
+        "{err}"
+    );
     let shown = json_of(dir, &["ctx", "show", "--directory", ".", "old"]);
     assert!(shown.to_string().contains("2 is taken as 2 seconds"), "{shown}");
 }

@@ -1,4 +1,5 @@
-//! One actor per contract, through whole hosts: from a browser's request to what the capability does.
+//! One actor per contract, through whole hosts: from a browser's request to what the capability
+//! does.
 
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use crate::harness::{
     origin::Origin,
 };
 
-/// Starts an actor and the provider it is for, links both and the HTTP server; returns the page's address.
+/// Starts an actor and the provider it is for, links both and the HTTP server; returns the page's
+/// address.
 async fn page(server: &Server, host: &TestHost, actor: &str, name: &str) -> String {
     start_provider(server, host, "builtin://httpserver").await;
     start(server, host, &example(name), 20).await;
@@ -35,7 +37,10 @@ async fn an_actor_fetches_pages_by_the_linked_client_only() {
     let url = format!("{page}/?url=http://127.0.0.1:{}/status/418", origin.port);
     let refused = reqwest::get(&url).await.unwrap();
     assert_eq!(refused.status(), StatusCode::BAD_GATEWAY);
-    assert!(refused.text().await.unwrap().contains("link"), "the error says that a link is missing");
+    assert!(
+        refused.text().await.unwrap().contains("link"),
+        "the error says that a link is missing"
+    );
 
     start_provider(&server, &host, "builtin://httpclient").await;
     let values = [("allow_loopback", "true")];
@@ -45,9 +50,13 @@ async fn an_actor_fetches_pages_by_the_linked_client_only() {
     let echoed = reqwest::Client::new().post(echoed).body("hello").send().await.unwrap();
     assert!(echoed.text().await.unwrap().contains("POST"));
 
-    let metadata = reqwest::get(format!("{page}/?url=http://169.254.169.254/latest")).await.unwrap();
+    let metadata =
+        reqwest::get(format!("{page}/?url=http://169.254.169.254/latest")).await.unwrap();
     assert_eq!(metadata.status(), StatusCode::BAD_GATEWAY);
-    assert!(metadata.text().await.unwrap().contains("allow_link_local"), "the refusal says what lifts it");
+    assert!(
+        metadata.text().await.unwrap().contains("allow_link_local"),
+        "the refusal says what lifts it"
+    );
     host.stop().await;
 }
 
@@ -62,9 +71,10 @@ async fn an_actor_sends_and_receives_messages() {
     let nats = client::nats(&server).await;
 
     // From the lattice to the actor, which answers.
-    let answer =
-        eventually("the actor has subscribed", || async { nats.request("letters.home", "dear".into()).await.ok() })
-            .await;
+    let answer = eventually("the actor has subscribed", || async {
+        nats.request("letters.home", "dear".into()).await.ok()
+    })
+    .await;
     assert_eq!(answer.payload, "DEAR");
 
     // From the actor to the lattice, and a question of the actor that something there answers.
@@ -80,11 +90,17 @@ async fn an_actor_sends_and_receives_messages() {
         nats.publish(question.reply.unwrap(), "42".into()).await.unwrap();
         crate::harness::client::settled(&nats).await;
     });
-    let reply = http.post(format!("{page}/request/question?timeout_ms=5000")).body("?").send().await.unwrap();
+    let reply = http
+        .post(format!("{page}/request/question?timeout_ms=5000"))
+        .body("?")
+        .send()
+        .await
+        .unwrap();
     assert_eq!(reply.text().await.unwrap(), "42");
     responder.await.unwrap();
     // Its own lattice's calls are none of an actor's business.
-    let forbidden = http.post(format!("{page}/publish/wasmbus.rpc.default.x")).body("x").send().await.unwrap();
+    let forbidden =
+        http.post(format!("{page}/publish/wasmbus.rpc.default.x")).body("x").send().await.unwrap();
     assert_eq!(forbidden.status(), StatusCode::BAD_GATEWAY);
     host.stop().await;
 }
@@ -98,13 +114,21 @@ async fn five_megabytes(values: &[(&str, &str)]) {
     let body: Vec<u8> = (0..5_000_000_u32).map(|index| (index % 251) as u8).collect();
     let http = reqwest::Client::builder().timeout(Duration::from_secs(60)).build().unwrap();
     let url = format!("{page}/shelf/jar");
-    let put = http.put(&url).header("content-type", "application/x-jam").body(body.clone()).send().await.unwrap();
+    let put = http
+        .put(&url)
+        .header("content-type", "application/x-jam")
+        .body(body.clone())
+        .send()
+        .await
+        .unwrap();
     assert_eq!(put.status(), StatusCode::CREATED, "{}", put.text().await.unwrap());
     let got = http.get(&url).send().await.unwrap();
     assert_eq!(got.headers()["content-type"], "application/x-jam");
     assert!(got.bytes().await.unwrap() == body, "what comes out is what went in");
-    let listed: Value =
-        serde_json::from_str(&http.get(format!("{page}/shelf")).send().await.unwrap().text().await.unwrap()).unwrap();
+    let listed: Value = serde_json::from_str(
+        &http.get(format!("{page}/shelf")).send().await.unwrap().text().await.unwrap(),
+    )
+    .unwrap();
     assert_eq!(listed["objects"][0]["size"], 5_000_000);
     assert_eq!(http.delete(&url).send().await.unwrap().status(), StatusCode::NO_CONTENT);
     assert_eq!(http.get(&url).send().await.unwrap().status(), StatusCode::NOT_FOUND);

@@ -42,26 +42,41 @@ async fn an_actor_started_in_2024_style_is_listed_and_stopped() {
     let mut events = Events::all(&server).await;
 
     let annotations = HashMap::from([("owner".to_owned(), "me \"and\" you".to_owned())]);
-    let ack = ctl.scale_actor(&host.id, &example("echo"), 3, Some(annotations.clone())).await.unwrap();
+    let ack =
+        ctl.scale_actor(&host.id, &example("echo"), 3, Some(annotations.clone())).await.unwrap();
     assert!(ack.accepted, "{}", ack.error);
     let names = events.names_until("actor_scaled").await;
-    let actor_events: Vec<&str> = names.iter().map(String::as_str).filter(|name| name.starts_with("actor")).collect();
-    assert_eq!(actor_events, ["actor_started", "actor_started", "actor_started", "actors_started", "actor_scaled"]);
+    let actor_events: Vec<&str> =
+        names.iter().map(String::as_str).filter(|name| name.starts_with("actor")).collect();
+    assert_eq!(
+        actor_events,
+        ["actor_started", "actor_started", "actor_started", "actors_started", "actor_scaled"]
+    );
 
     let inventory = ctl.get_host_inventory(&host.id).await.unwrap();
     assert_eq!(inventory.actors.len(), 1);
     assert_eq!(inventory.actors[0].id, ECHO);
     assert_eq!(inventory.actors[0].image_ref.as_deref(), Some(example("echo").as_str()));
     assert_eq!(inventory.actors[0].instances[0].max_instances, 3);
-    assert_eq!(inventory.actors[0].instances[0].annotations.as_ref().unwrap()["owner"], annotations["owner"]);
+    assert_eq!(
+        inventory.actors[0].instances[0].annotations.as_ref().unwrap()["owner"],
+        annotations["owner"]
+    );
 
     let claims = ctl.get_claims().await.unwrap();
-    assert!(claims.iter().any(|claims| claims["sub"] == ECHO && claims["caps"] == "wasmcloud:httpserver"));
+    assert!(
+        claims
+            .iter()
+            .any(|claims| claims["sub"] == ECHO && claims["caps"] == "wasmcloud:httpserver")
+    );
 
     let ack = ctl.stop_actor(&host.id, ECHO, Some(annotations)).await.unwrap();
     assert!(ack.accepted, "{}", ack.error);
     let names = events.names_until("actor_scaled").await;
-    assert!(names.ends_with(&["actor_stopped".into(), "actors_stopped".into(), "actor_scaled".into()]), "{names:?}");
+    assert!(
+        names.ends_with(&["actor_stopped".into(), "actors_stopped".into(), "actor_scaled".into()]),
+        "{names:?}"
+    );
     assert!(ctl.get_host_inventory(&host.id).await.unwrap().actors.is_empty());
 
     let again = ctl.stop_actor(&host.id, ECHO, None).await.unwrap();
@@ -88,7 +103,10 @@ async fn an_actor_started_in_2022_style_is_scaled_and_stopped() {
 
     assert!(ctl.scale_actor(&host.id, &reference, ECHO, 1, None).await.unwrap().accepted);
     let stopped = events.next("actors_stopped").await;
-    assert_eq!((stopped["data"]["count"].as_u64(), stopped["data"]["remaining"].as_u64()), (Some(3), Some(1)));
+    assert_eq!(
+        (stopped["data"]["count"].as_u64(), stopped["data"]["remaining"].as_u64()),
+        (Some(3), Some(1))
+    );
 
     // This client names the actor by its key in a member called reference.
     assert!(ctl.stop_actor(&host.id, ECHO, 0, None).await.unwrap().accepted);
@@ -137,11 +155,26 @@ async fn auctions_are_won_by_matching_hosts_only() {
     let second = host(&server).label("machine", "second").start().await;
     let on = |machine: &str| HashMap::from([("machine".to_owned(), machine.to_owned())]);
 
-    let bids = ctl_2024(&server).await.perform_actor_auction("file:///x", on("second")).await.unwrap();
-    assert_eq!(bids.iter().map(|bid| bid.host_id.as_str()).collect::<Vec<_>>(), [second.id.as_str()]);
-    let bids = ctl_2022(&server).await.perform_actor_auction("file:///x", on("first")).await.unwrap();
-    assert_eq!(bids.iter().map(|bid| bid.host_id.as_str()).collect::<Vec<_>>(), [first.id.as_str()]);
-    assert!(ctl_2024(&server).await.perform_actor_auction("file:///x", on("none")).await.unwrap().is_empty());
+    let bids =
+        ctl_2024(&server).await.perform_actor_auction("file:///x", on("second")).await.unwrap();
+    assert_eq!(
+        bids.iter().map(|bid| bid.host_id.as_str()).collect::<Vec<_>>(),
+        [second.id.as_str()]
+    );
+    let bids =
+        ctl_2022(&server).await.perform_actor_auction("file:///x", on("first")).await.unwrap();
+    assert_eq!(
+        bids.iter().map(|bid| bid.host_id.as_str()).collect::<Vec<_>>(),
+        [first.id.as_str()]
+    );
+    assert!(
+        ctl_2024(&server)
+            .await
+            .perform_actor_auction("file:///x", on("none"))
+            .await
+            .unwrap()
+            .is_empty()
+    );
     first.stop().await;
     second.stop().await;
 }
@@ -154,8 +187,9 @@ async fn a_malformed_auction_gets_no_answer_and_other_nonsense_a_reasoned_refusa
     let ask = |subject: String, body: &'static str| {
         let nats = nats.clone();
         async move {
-            let request =
-                async_nats::Request::new().payload(body.into()).timeout(Some(std::time::Duration::from_millis(400)));
+            let request = async_nats::Request::new()
+                .payload(body.into())
+                .timeout(Some(std::time::Duration::from_millis(400)));
             nats.send_request(subject, request).await.map(|reply| reply.payload)
         }
     };
@@ -171,7 +205,8 @@ async fn a_malformed_auction_gets_no_answer_and_other_nonsense_a_reasoned_refusa
         ("lp", "{\"provider_ref\":\"builtin://x\"}", "no built-in provider"),
         ("sp", "{\"provider_ref\":\"V\"}", "does not run"),
     ] {
-        let reply = ask(format!("wasmbus.ctl.default.cmd.{}.{subject}", host.id), body).await.unwrap();
+        let reply =
+            ask(format!("wasmbus.ctl.default.cmd.{}.{subject}", host.id), body).await.unwrap();
         let ack: serde_json::Value = serde_json::from_slice(&reply).expect("an ack is JSON");
         assert_eq!(ack["accepted"], json!(false), "{subject}");
         assert!(text(&ack, "/error").contains(complaint), "{subject}: {ack}");
@@ -185,7 +220,9 @@ async fn failed_starts_tell_all_clients_why() {
     let host = host(&server).start().await;
     let mut events = Events::all(&server).await;
     let reference = "file:///no/such/actor.wasm";
-    assert!(ctl_2024(&server).await.scale_actor(&host.id, reference, 1, None).await.unwrap().accepted);
+    assert!(
+        ctl_2024(&server).await.scale_actor(&host.id, reference, 1, None).await.unwrap().accepted
+    );
     let old = events.next("actor_start_failed").await;
     assert_eq!(text(&old, "/data/actor_ref"), reference);
     let failed = events.next("actors_start_failed").await;
@@ -248,7 +285,10 @@ async fn links_are_put_queried_and_removed_by_both_clients() {
     let (new, old) = (ctl_2024(&server).await, ctl_2022(&server).await);
     let mut events = Events::all(&server).await;
     let values = HashMap::from([("ADDRESS".to_owned(), "0.0.0.0:8080".to_owned())]);
-    let ack = new.advertise_link(ECHO, PROVIDER, "wasmcloud:httpserver", "default", values).await.unwrap();
+    let ack = new
+        .advertise_link(ECHO, PROVIDER, "wasmcloud:httpserver", "default", values)
+        .await
+        .unwrap();
     assert!(ack.accepted, "{}", ack.error);
     let set = events.next("linkdef_set").await;
     assert_eq!(text(&set, "/data/provider_id"), PROVIDER);
@@ -274,8 +314,10 @@ async fn a_live_update_needs_the_same_key_and_a_higher_revision() {
     let ctl = ctl_2024(&server).await;
     let answer = |text: &str| {
         let length = text.len();
-        let module = wapc(&format!("(call $response (i32.const 64) (i32.const {length})) (i32.const 1)"));
-        module.replace("(func (export", &format!("(data (i32.const 64) \"{text}\")\n (func (export"))
+        let module =
+            wapc(&format!("(call $response (i32.const 64) (i32.const {length})) (i32.const 1)"));
+        module
+            .replace("(func (export", &format!("(data (i32.const 64) \"{text}\")\n (func (export"))
     };
     let revision = |revision| Signing { revision: Some(revision), ..Signing::default() };
     let first = sign(&answer("one"), &revision(1));
@@ -322,5 +364,6 @@ async fn a_host_stops_when_a_client_asks() {
     first.stop().await;
     let names = events.names_until("host_stopped").await;
     assert!(names.contains(&"actors_stopped".to_owned()), "{names:?}");
-    eventually("nobody answers", || async { ctl.get_hosts().await.ok().filter(Vec::is_empty) }).await;
+    eventually("nobody answers", || async { ctl.get_hosts().await.ok().filter(Vec::is_empty) })
+        .await;
 }

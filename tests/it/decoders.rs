@@ -1,4 +1,5 @@
-//! Every reader of foreign bytes outside of the invocation codec, which has its own: no input makes one panic.
+//! Every reader of foreign bytes outside of the invocation codec, which has its own: no input makes
+//! one panic.
 
 use lattice_base::{providers::archive::Archive, registry::reference::Reference};
 use lattice_protocol::{
@@ -50,7 +51,8 @@ fn lattice_json() -> impl Strategy<Value = String> {
         "{\"a\":\"b\"}",
     ]);
     prop::collection::btree_map(name, value, 0..8).prop_map(|members| {
-        let members: Vec<String> = members.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+        let members: Vec<String> =
+            members.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
         format!("{{{}}}", members.join(","))
     })
 }
@@ -101,7 +103,8 @@ proptest! {
     #[test]
     fn claims_that_were_read_are_written_and_read_again(json in lattice_json()) {
         if let Some(claims) = Claims::parse(json.as_bytes()) {
-            // Lists travel as texts with commas, so an item with a comma or an empty one cannot come back the same.
+            // Lists travel as texts with commas, so an item with a comma or an empty one cannot
+            // come back the same.
             prop_assume!(claims.capabilities.iter().chain(&claims.tags).all(|item| !item.is_empty() && !item.contains(',')));
             let written = serde_json::to_vec(&claims.bucket_value()).unwrap();
             let again = Claims::parse(&written).unwrap();

@@ -41,7 +41,13 @@ async fn user(server: &Server, name: &str) -> async_nats::Client {
 }
 
 /// Asks a question and waits until the host has refused to answer it there.
-async fn is_refused(host: &TestHost, asker: &async_nats::Client, subject: &str, question: &str, reply: &str) {
+async fn is_refused(
+    host: &TestHost,
+    asker: &async_nats::Client,
+    subject: &str,
+    question: &str,
+    reply: &str,
+) {
     let before = host.host().answers().refused();
     asker
         .publish_with_reply(subject.to_owned(), reply.to_owned(), question.to_owned().into())
@@ -56,8 +62,9 @@ async fn is_refused(host: &TestHost, asker: &async_nats::Client, subject: &str, 
 #[tokio::test]
 async fn who_may_only_ask_commands_nobody_by_a_reply_subject() {
     let server = Server::with_config(Some("core"), USERS).await;
-    let as_host =
-        |builder: crate::harness::HostBuilder| builder.set("nats_user", "host").set("nats_password", "secret");
+    let as_host = |builder: crate::harness::HostBuilder| {
+        builder.set("nats_user", "host").set("nats_password", "secret")
+    };
     let host = as_host(host(&server))
         .set("policy_topic", "rules.ask")
         .set("policy_changes_topic", "rules.changes")
@@ -67,8 +74,11 @@ async fn who_may_only_ask_commands_nobody_by_a_reply_subject() {
     let owner = user(&server, "host").await;
     let mut heard = owner.subscribe(">").await.expect("subscribed");
     crate::harness::client::settled(&owner).await;
-    let (observer, caller, judge) =
-        (user(&server, "observer").await, user(&server, "caller").await, user(&server, "judge").await);
+    let (observer, caller, judge) = (
+        user(&server, "observer").await,
+        user(&server, "caller").await,
+        user(&server, "judge").await,
+    );
 
     let id = &host.id;
     let stranger = "NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF";
@@ -85,7 +95,11 @@ async fn who_may_only_ask_commands_nobody_by_a_reply_subject() {
         (&observer, probe("logs"), follow),
         (&caller, "wasmbus.rpc.default.hosts".to_owned(), hello),
         (&caller, format!("wasmbus.rpc.default.{id}"), "roster".to_owned()),
-        (&judge, "rules.changes".to_owned(), json!({"requestId": "x", "permitted": true}).to_string()),
+        (
+            &judge,
+            "rules.changes".to_owned(),
+            json!({"requestId": "x", "permitted": true}).to_string(),
+        ),
     ];
     let replies = [
         format!("wasmbus.ctl.default.cmd.{id}.stop"),
@@ -111,18 +125,30 @@ async fn who_may_only_ask_commands_nobody_by_a_reply_subject() {
     // It is there, it answers where it may, and nothing it said went to any of those subjects.
     for reply in ["replies.observer.1", "_INBOX.observer.1"] {
         let mut answers = observer.subscribe(reply).await.expect("subscribed");
-        observer.publish_with_reply("wasmbus.ctl.default.ping.hosts", reply, "".into()).await.expect("asked");
-        tokio::time::timeout(PATIENCE, answers.next()).await.expect("an answer").expect("an answer");
+        observer
+            .publish_with_reply("wasmbus.ctl.default.ping.hosts", reply, "".into())
+            .await
+            .expect("asked");
+        tokio::time::timeout(PATIENCE, answers.next())
+            .await
+            .expect("an answer")
+            .expect("an answer");
     }
     owner.publish("the.end", "".into()).await.expect("published");
-    while let Some(message) = tokio::time::timeout(PATIENCE, heard.next()).await.expect("the end is heard") {
+    while let Some(message) =
+        tokio::time::timeout(PATIENCE, heard.next()).await.expect("the end is heard")
+    {
         if message.subject.as_str() == "the.end" {
             break;
         }
         let is_asked = questions.iter().any(|(_, subject, _)| *message.subject == **subject);
         let is_event = message.subject.starts_with("wasmbus.evt.default")
-            && serde_json::from_slice::<Value>(&message.payload).is_ok_and(|event| event["specversion"].is_string());
-        assert!(is_asked || is_event || !replies.iter().any(|reply| *message.subject == **reply), "{message:?}");
+            && serde_json::from_slice::<Value>(&message.payload)
+                .is_ok_and(|event| event["specversion"].is_string());
+        assert!(
+            is_asked || is_event || !replies.iter().any(|reply| *message.subject == **reply),
+            "{message:?}"
+        );
     }
     host.stop().await;
 }
@@ -155,7 +181,8 @@ async fn an_actor_a_provider_and_the_health_of_one_answer_to_inboxes_only() {
     host.stop().await;
 }
 
-/// An actor with an HTTP client that fetches what it is asked to: the host, its page, and the values of its link.
+/// An actor with an HTTP client that fetches what it is asked to: the host, its page, and the
+/// values of its link.
 struct Fetching {
     server: Server,
     host: TestHost,
@@ -172,9 +199,12 @@ impl Fetching {
         start(&server, &host, &example("fetcher"), 4).await;
         let address = format!("127.0.0.1:{}", free_port());
         let page = [("address", &*address)];
-        client::link(&server, FETCHER, httpserver::SPEC.public_key, "wasmcloud:httpserver", &page).await;
-        client::link(&server, FETCHER, httpclient::SPEC.public_key, "wasmcloud:httpclient", values).await;
-        eventually("the page is there", || async { std::net::TcpStream::connect(&address).ok() }).await;
+        client::link(&server, FETCHER, httpserver::SPEC.public_key, "wasmcloud:httpserver", &page)
+            .await;
+        client::link(&server, FETCHER, httpclient::SPEC.public_key, "wasmcloud:httpclient", values)
+            .await;
+        eventually("the page is there", || async { std::net::TcpStream::connect(&address).ok() })
+            .await;
         Self { server, host, page: format!("http://{address}/") }
     }
 
@@ -185,7 +215,8 @@ impl Fetching {
     /// Has the actor make a request; returns the status and the text of the answer.
     async fn fetch(&self, method: reqwest::Method, url: &str) -> (u16, String) {
         let client = reqwest::Client::builder().no_proxy().build().expect("a client");
-        let asked = client.request(method, &self.page).query(&[("url", url)]).body("an archive").send();
+        let asked =
+            client.request(method, &self.page).query(&[("url", url)]).body("an archive").send();
         let answer = asked.await.expect("an answer of the actor");
         (answer.status().as_u16(), answer.text().await.expect("text"))
     }
@@ -204,16 +235,19 @@ async fn an_actor_reaches_neither_the_dashboard_nor_the_nats_server_whatever_its
     let resolve = [("resolve", "own.example=127.0.0.1")];
     let fetching = Fetching::start(&[&GENEROUS[..], &resolve].concat()).await;
     // Another host on this machine, which this one does not know of, does not take it either.
-    let other = host(&fetching.server).set("dashboard_port", &free_port().to_string()).start().await;
+    let other =
+        host(&fetching.server).set("dashboard_port", &free_port().to_string()).start().await;
     let neighbour = other.host().dashboard().expect("a dashboard").address;
-    let (status, text) = fetching.fetch(reqwest::Method::GET, &format!("http://{neighbour}/api/v1/hosts")).await;
+    let (status, text) =
+        fetching.fetch(reqwest::Method::GET, &format!("http://{neighbour}/api/v1/hosts")).await;
     assert!(status == 403 && text.contains("actors may not"), "{status} {text}");
     other.stop().await;
     // The link works, on this very machine.
     let (status, text) = fetching.fetch(reqwest::Method::GET, &origin.url("/status/418")).await;
     assert_eq!(status, 418, "{text}");
 
-    let nats: u16 = fetching.server.address().rsplit_once(':').expect("a port").1.parse().expect("a port");
+    let nats: u16 =
+        fetching.server.address().rsplit_once(':').expect("a port").1.parse().expect("a port");
     let lan = std::net::UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
         socket.connect("192.0.2.1:9")?;
         socket.local_addr()
@@ -240,11 +274,16 @@ async fn an_actor_reaches_neither_the_dashboard_nor_the_nats_server_whatever_its
     hosts.extend(lan.ok().map(|address| address.ip().to_string()));
     for port in [fetching.dashboard(), nats] {
         for host in &hosts {
-            for (method, path) in [(reqwest::Method::GET, "api/v1/hosts"), (reqwest::Method::POST, "api/v1/uploads")] {
+            for (method, path) in
+                [(reqwest::Method::GET, "api/v1/hosts"), (reqwest::Method::POST, "api/v1/uploads")]
+            {
                 let url = format!("http://{host}:{port}/{path}");
                 let (status, text) = fetching.fetch(method, &url).await;
                 assert_eq!(status, 502, "{url}: {text}");
-                assert!(text.contains("a socket of the host itself or of its NATS server"), "{url}: {text}");
+                assert!(
+                    text.contains("a socket of the host itself or of its NATS server"),
+                    "{url}: {text}"
+                );
             }
         }
         let redirect = origin.url(&format!("/redirect/307?http://127.0.0.1:{port}/api/v1/uploads"));
@@ -253,7 +292,14 @@ async fn an_actor_reaches_neither_the_dashboard_nor_the_nats_server_whatever_its
         // The port of an address that the link fixes.
         let led = format!("own.example=127.0.0.1,led.example=127.0.0.1:{port}");
         let values = [&GENEROUS[..], &[("resolve", &*led)]].concat();
-        client::link(&fetching.server, FETCHER, httpclient::SPEC.public_key, "wasmcloud:httpclient", &values).await;
+        client::link(
+            &fetching.server,
+            FETCHER,
+            httpclient::SPEC.public_key,
+            "wasmcloud:httpclient",
+            &values,
+        )
+        .await;
         let refused = eventually("the link has its new values", || async {
             let (_, text) = fetching.fetch(reqwest::Method::GET, "http://led.example/").await;
             (!text.contains("cannot be resolved")).then_some(text)
@@ -281,7 +327,8 @@ async fn a_proxy_is_no_way_to_an_own_socket() {
     let host = host(&server).set("dashboard_port", &free_port().to_string()).start().await;
     let dashboard = host.host().dashboard().expect("a dashboard").address;
     let (proxy, dir) = (Proxy::start().await, tempfile::tempdir().expect("a directory"));
-    let mut context = builtin::context(&server, &httpclient::SPEC, dir.path(), HashMap::new()).await;
+    let mut context =
+        builtin::context(&server, &httpclient::SPEC, dir.path(), HashMap::new()).await;
     context.bounds.sockets = host.host().own_sockets().clone();
     let fetch = async |proxy: &str, url: &str| {
         let values = [&GENEROUS[..], &[("proxy", proxy)]].concat();
@@ -297,7 +344,10 @@ async fn a_proxy_is_no_way_to_an_own_socket() {
         (&good, format!("http://[::ffff:127.0.0.1]:{}/", dashboard.port())),
         // A dashboard takes what is meant for a proxy for its own.
         (&format!("http://{dashboard}"), "http://far.example/api/v1/hosts".to_owned()),
-        (&format!("http://localhost:{}", dashboard.port()), "http://far.example/api/v1/hosts".to_owned()),
+        (
+            &format!("http://localhost:{}", dashboard.port()),
+            "http://far.example/api/v1/hosts".to_owned(),
+        ),
         (&server.url().replace("nats:", "http:"), "https://far.example/".to_owned()),
     ] {
         let error = fetch(proxy, &url).await.expect_err(&url).to_string();
@@ -311,7 +361,8 @@ async fn a_proxy_is_no_way_to_an_own_socket() {
 async fn no_link_listens_in_the_place_of_the_host_or_its_nats_server() {
     let server = Server::start().await;
     let dir = tempfile::tempdir().expect("a directory");
-    let mut context = builtin::context(&server, &httpserver::SPEC, dir.path(), HashMap::new()).await;
+    let mut context =
+        builtin::context(&server, &httpserver::SPEC, dir.path(), HashMap::new()).await;
     let port = free_port();
     context.bounds.sockets = OwnSockets::default();
     context.bounds.sockets.add(([127, 0, 0, 1], port).into());
@@ -332,14 +383,16 @@ async fn files_that_links_name_are_ordinary_small_and_below_link_paths() {
     let dir = tempfile::tempdir().expect("a directory");
     let pipe = dir.path().join("pipe");
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
-    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).expect("a pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0)
+        .expect("a pipe");
     let large = dir.path().join("large.pem");
     std::fs::File::create(&large).and_then(|file| file.set_len(1 << 40)).expect("a hole");
     let secret = dir.path().join("host_config.json");
     std::fs::write(&secret, r#""SCAA-not-to-be-told""#).expect("written");
     let paths = [&pipe, &large, &secret, dir.path()].map(|path| path.display().to_string());
-    let paths =
-        paths.into_iter().chain(["/dev/zero", "/dev/stdin", "/proc/self/environ", "/etc/shadow"].map(str::to_owned));
+    let paths = paths
+        .into_iter()
+        .chain(["/dev/zero", "/dev/stdin", "/proc/self/environ", "/etc/shadow"].map(str::to_owned));
     let url = server.url();
     for path in paths {
         let tls = ["tls_cert_file", "tls_key_file"].map(|name| (name, &*path));
@@ -352,15 +405,24 @@ async fn files_that_links_name_are_ordinary_small_and_below_link_paths() {
         for (spec, values) in cases {
             let context = builtin::context(&server, spec, dir.path(), HashMap::new()).await;
             let taken = (spec.build)(context).link(builtin::link(spec, values));
-            let taken = tokio::time::timeout(PATIENCE, taken).await.expect("it does not take for ever");
+            let taken =
+                tokio::time::timeout(PATIENCE, taken).await.expect("it does not take for ever");
             let error = taken.err().expect("none of these is what it should be");
             let text = error.to_string();
-            assert!(!text.contains("not-to-be-told") && !text.contains("root:"), "{} {path}: {text}", spec.name);
+            assert!(
+                !text.contains("not-to-be-told") && !text.contains("root:"),
+                "{} {path}: {text}",
+                spec.name
+            );
             let mut context = builtin::context(&server, spec, dir.path(), HashMap::new()).await;
             context.bounds.paths = LinkPaths::new(vec!["/nowhere".into()]);
             let outside = (spec.build)(context).link(builtin::link(spec, values)).await;
             let text = outside.err().expect("nothing is below that").to_string();
-            assert!(text.contains("link_paths") || text.contains("cannot be read"), "{} {path}: {text}", spec.name);
+            assert!(
+                text.contains("link_paths") || text.contains("cannot be read"),
+                "{} {path}: {text}",
+                spec.name
+            );
         }
     }
 }
@@ -368,22 +430,30 @@ async fn files_that_links_name_are_ordinary_small_and_below_link_paths() {
 #[tokio::test]
 async fn objects_go_only_into_directories_that_were_made_for_them() {
     let server = Server::start().await;
-    let (dir, home) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (dir, home) =
+        (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
     std::fs::write(home.path().join(".profile"), "").expect("written");
     let context = builtin::context(&server, &blobstore::SPEC, dir.path(), HashMap::new()).await;
     let provider = (blobstore::SPEC.build)(context);
     let taken = async |root: &str| {
-        Arc::clone(&provider).link(builtin::link(&blobstore::SPEC, &[("root", root)])).await.map(drop)
+        Arc::clone(&provider)
+            .link(builtin::link(&blobstore::SPEC, &[("root", root)]))
+            .await
+            .map(drop)
     };
     let home = home.path().display().to_string();
-    for root in ["/", "/etc", "/proc/self", "/usr/bin/env", "/no/such", &home, &format!("{home}/new")] {
+    for root in
+        ["/", "/etc", "/proc/self", "/usr/bin/env", "/no/such", &home, &format!("{home}/new")]
+    {
         let error = taken(root).await.expect_err(root).to_string();
         assert!(error.contains("link value root") && error.contains(root), "{error}");
     }
     assert_eq!(std::fs::read_dir(&home).expect("a directory").count(), 1);
     let made = tempfile::tempdir().expect("a directory");
     for _ in 0..2 {
-        taken(&made.path().display().to_string()).await.expect("an empty directory, and one with stores");
+        taken(&made.path().display().to_string())
+            .await
+            .expect("an empty directory, and one with stores");
     }
 }
 
@@ -392,12 +462,22 @@ async fn no_link_keeps_its_data_in_a_bucket_of_the_hosts() {
     let server = Server::start().await;
     let dir = tempfile::tempdir().expect("a directory");
     for spec in [&keyvalue::SPEC, &blobstore::SPEC] {
-        for bucket in ["LATTICEDATA_default", "ARTIFACTS_default", "ARTIFACTS_other", "CONFIGDATA_default", "default"] {
+        for bucket in [
+            "LATTICEDATA_default",
+            "ARTIFACTS_default",
+            "ARTIFACTS_other",
+            "CONFIGDATA_default",
+            "default",
+        ] {
             let context = builtin::context(&server, spec, dir.path(), HashMap::new()).await;
             let mut values = vec![("bucket", bucket)];
             values.extend((spec.name == "blobstore").then_some(("backend", "nats")));
-            let error = (spec.build)(context).link(builtin::link(spec, &values)).await.err().expect(bucket);
-            assert!(matches!(&error, LinkError::Values(text) if text.contains("another bucket")), "{error}");
+            let error =
+                (spec.build)(context).link(builtin::link(spec, &values)).await.err().expect(bucket);
+            assert!(
+                matches!(&error, LinkError::Values(text) if text.contains("another bucket")),
+                "{error}"
+            );
         }
     }
 }

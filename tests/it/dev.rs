@@ -74,14 +74,20 @@ impl Source {
     }
 
     fn unsigned(answer_bytes: usize) -> Vec<u8> {
-        wat::parse_str(wapc(&format!("(call $response (i32.const 0) (i32.const {answer_bytes})) (i32.const 1)")))
-            .unwrap()
+        wat::parse_str(wapc(&format!(
+            "(call $response (i32.const 0) (i32.const {answer_bytes})) (i32.const 1)"
+        )))
+        .unwrap()
     }
 
     fn sign(&self, wasm: &[u8], revision: i32) -> Vec<u8> {
-        let metadata = wascap::jwt::Actor::new("saved".into(), None, None, false, Some(revision), None, None);
+        let metadata =
+            wascap::jwt::Actor::new("saved".into(), None, None, false, Some(revision), None, None);
         let mut claims = ClaimsBuilder::<wascap::jwt::Actor>::new();
-        claims.issuer(&self.account.public_key()).subject(&self.key.public_key()).with_metadata(metadata);
+        claims
+            .issuer(&self.account.public_key())
+            .subject(&self.key.public_key())
+            .with_metadata(metadata);
         wascap::wasm::embed_claims(wasm, &claims.build(), &self.account).unwrap()
     }
 
@@ -96,7 +102,8 @@ async fn answer(server: &Server, actor: &str) -> Result<usize, String> {
 }
 
 async fn runs(server: &Server, host: &TestHost, actor: &str) -> bool {
-    let inventory = ctl_2024(server).await.get_host_inventory(&host.id).await.expect("an inventory");
+    let inventory =
+        ctl_2024(server).await.get_host_inventory(&host.id).await.expect("an inventory");
     inventory.actors.iter().any(|found| found.id == actor)
 }
 
@@ -117,7 +124,10 @@ async fn each_save_runs_without_a_failed_call_and_what_is_broken_does_no_harm() 
     let mut dev = Dev::begin(&server, &file, &[]);
     let running = dev.told("running");
     assert_eq!((&running["change"], &running["revision"]), (&"started".into(), &1.into()));
-    assert_eq!((&running["host_id"], &running["actor_id"]), (&host.id.as_str().into(), &source.id().into()));
+    assert_eq!(
+        (&running["host_id"], &running["actor_id"]),
+        (&host.id.as_str().into(), &source.id().into())
+    );
     assert_eq!(answer(&server, &source.id()).await, Ok(1));
 
     let stop_load = CancellationToken::new();
@@ -125,7 +135,9 @@ async fn each_save_runs_without_a_failed_call_and_what_is_broken_does_no_harm() 
         let (stop, actor, address) = (stop_load.clone(), source.id(), server.url());
         tokio::spawn(async move {
             let nats = async_nats::connect(address).await.expect("connected");
-            let signer = lattice_protocol::rpc::antiforgery::Signer::new(crate::harness::CLUSTER_SEED).unwrap();
+            let signer =
+                lattice_protocol::rpc::antiforgery::Signer::new(crate::harness::CLUSTER_SEED)
+                    .unwrap();
             let (caller, mut answers) = (Caller { nats, signer }, Vec::new());
             while !stop.is_cancelled() {
                 answers.push(caller.call(&actor, "Any.Thing", "").await.map(|answer| answer.len()));
@@ -139,16 +151,26 @@ async fn each_save_runs_without_a_failed_call_and_what_is_broken_does_no_harm() 
         fs::write(&new, source.signed(revision)).unwrap();
         fs::rename(&new, &file).unwrap();
         let running = dev.told("running");
-        assert_eq!((&running["change"], &running["revision"]), (&"updated".into(), &revision.into()));
+        assert_eq!(
+            (&running["change"], &running["revision"]),
+            (&"updated".into(), &revision.into())
+        );
         assert_eq!(answer(&server, &source.id()).await, Ok(revision as usize));
     }
     stop_load.cancel();
     for answers in load {
         let answers = answers.await.unwrap();
-        assert!(answers.iter().all(Result::is_ok), "{:?}", answers.iter().find(|answer| answer.is_err()));
+        assert!(
+            answers.iter().all(Result::is_ok),
+            "{:?}",
+            answers.iter().find(|answer| answer.is_err())
+        );
         assert!(answers.iter().is_sorted(), "no call runs what was before");
     }
-    eventually("what was replaced is removed", || async { (uploads(&server).await == 1).then_some(()) }).await;
+    eventually("what was replaced is removed", || async {
+        (uploads(&server).await == 1).then_some(())
+    })
+    .await;
 
     let whole = source.signed(5);
     let does_not_compile = wat::parse_str("(module (func (result i32)))").unwrap();
@@ -235,7 +257,11 @@ async fn without_a_host_it_ends_and_says_what_to_do() {
 }
 
 /// Collects what is told.
-async fn until_told<T>(told: &RefCell<Vec<Told>>, what: &str, find: impl Fn(&Told) -> Option<T>) -> T {
+async fn until_told<T>(
+    told: &RefCell<Vec<Told>>,
+    what: &str,
+    find: impl Fn(&Told) -> Option<T>,
+) -> T {
     eventually(what, || async { told.borrow().iter().rev().find_map(&find) }).await
 }
 
@@ -257,7 +283,9 @@ async fn unsigned_modules_are_signed_with_revisions_that_rise_and_own_ones_are_s
     let watching = dev::run(sender(&server).await, settings, sign, None, stop.clone(), &tell);
     let revision_of = |change: Change, above: u64| {
         move |told: &Told| match told {
-            Told::Running(running) if running.change == change && running.revision > above => Some(running.revision),
+            Told::Running(running) if running.change == change && running.revision > above => {
+                Some(running.revision)
+            }
             _ => None,
         }
     };
@@ -285,7 +313,11 @@ async fn an_unsigned_module_is_signed_with_the_developers_keys_and_what_it_logs_
     let host = host(&server).start().await;
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("talks.wasm");
-    fs::write(&file, wat::parse_str(wapc("(call $log (i32.const 0) (i32.const 5)) (i32.const 1)")).unwrap()).unwrap();
+    fs::write(
+        &file,
+        wat::parse_str(wapc("(call $log (i32.const 0) (i32.const 5)) (i32.const 1)")).unwrap(),
+    )
+    .unwrap();
     let mut dev = Dev::begin(&server, &file, &["--cap", "wasmcloud:keyvalue", "--name", "Talks"]);
     let running = dev.told("running");
     let actor = running["actor_id"].as_str().expect("an id").to_owned();

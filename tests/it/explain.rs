@@ -1,4 +1,5 @@
-//! `host explain`: what it says is what a call meets, whoever is asked and wherever the target runs.
+//! `host explain`: what it says is what a call meets, whoever is asked and wherever the target
+//! runs.
 
 use lattice_engine::providers::builtin::{httpserver, keyvalue};
 use serde_json::{Value, json};
@@ -6,7 +7,9 @@ use tempfile::TempDir;
 
 use crate::harness::{
     CLUSTER, ECHO, KVCOUNTER, PINGER, PONGER, Server, TestHost,
-    client::{self, CONTROL, Caller, answering, ctl_2024, http_body, http_request, start, start_provider},
+    client::{
+        self, CONTROL, Caller, answering, ctl_2024, http_body, http_request, start, start_provider,
+    },
     eventually, example, host,
     nats::free_port,
     process::{command, output},
@@ -26,15 +29,20 @@ async fn explain(server: &Server, arguments: &[&str]) -> Explanation {
         command.args(["--js-domain", domain]);
     }
     command.args(arguments);
-    let output = tokio::task::spawn_blocking(move || output(&mut command)).await.expect("it does not panic");
-    let told = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error} in {output:?}"));
+    let output =
+        tokio::task::spawn_blocking(move || output(&mut command)).await.expect("it does not panic");
+    let told = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error} in {output:?}"));
     Explanation { told, code: output.status.code() }
 }
 
 impl Explanation {
     fn step(&self, name: &str) -> &Value {
         let steps = self.told["steps"].as_array().expect("steps");
-        steps.iter().find(|step| step["step"] == name).unwrap_or_else(|| panic!("no step {name} in {:#}", self.told))
+        steps
+            .iter()
+            .find(|step| step["step"] == name)
+            .unwrap_or_else(|| panic!("no step {name} in {:#}", self.told))
     }
 
     fn says(&self, step: &str, outcome: &str, words: &[&str]) {
@@ -56,8 +64,10 @@ impl Explanation {
 
 /// Returns the counter's answer to a request, or the error.
 async fn count(server: &Server) -> String {
-    let answer =
-        Caller::new(server).await.call(KVCOUNTER, "HttpServer.HandleRequest", http_request("GET", "/", b"")).await;
+    let answer = Caller::new(server)
+        .await
+        .call(KVCOUNTER, "HttpServer.HandleRequest", http_request("GET", "/", b""))
+        .await;
     match answer {
         Ok(answer) => String::from_utf8_lossy(&http_body(&answer)).into_owned(),
         Err(error) => error,
@@ -84,7 +94,9 @@ async fn a_call_that_works_passes_every_step_and_secrets_are_masked() {
     // By any of their names.
     for target in ["wasmcloud:keyvalue", "builtin://keyvalue", spec.public_key] {
         let told = explain(&server, &[KVCOUNTER, target, "KeyValue.Increment"]).await;
-        for step in ["known", "link", "claim", "check", "policy", "replica", "path", "deadline", "repeat"] {
+        for step in
+            ["known", "link", "claim", "check", "policy", "replica", "path", "deadline", "repeat"]
+        {
             assert_eq!(told.step(step)["outcome"], "ok", "{:#}", told.told);
             assert_eq!(told.step(step)["host_id"], host.id.as_str());
         }
@@ -94,7 +106,11 @@ async fn a_call_that_works_passes_every_step_and_secrets_are_masked() {
         told.verdict("ok");
         assert!(!told.told.to_string().contains("hunter2"));
     }
-    explain(&server, &["kvcounter", "wasmcloud:keyvalue", "KeyValue.Get"]).await.says("repeat", "ok", &["only reads"]);
+    explain(&server, &["kvcounter", "wasmcloud:keyvalue", "KeyValue.Get"]).await.says(
+        "repeat",
+        "ok",
+        &["only reads"],
+    );
     assert!(!count(&server).await.contains("not authorized"));
     host.stop().await;
 }
@@ -105,9 +121,17 @@ async fn what_fails_is_what_the_caller_is_told_and_has_a_command() {
     let host = host(&server).start().await;
     start(&server, &host, &example("kvcounter"), 1).await;
     let told = explain(&server, &COUNT).await;
-    told.says("link", "fails", &["there is no link", "host link put", KVCOUNTER, "builtin://keyvalue"]);
+    told.says(
+        "link",
+        "fails",
+        &["there is no link", "host link put", KVCOUNTER, "builtin://keyvalue"],
+    );
     told.verdict("fails");
-    assert!(count(&server).await.contains(told.error()) && !told.error().is_empty(), "{}", told.error());
+    assert!(
+        count(&server).await.contains(told.error()) && !told.error().is_empty(),
+        "{}",
+        told.error()
+    );
 
     // Linked, and nobody there.
     let spec = &keyvalue::SPEC;
@@ -121,8 +145,16 @@ async fn what_fails_is_what_the_caller_is_told_and_has_a_command() {
     client::link(&server, ECHO, spec.public_key, spec.contract_id, &[]).await;
     start(&server, &host, &example("echo"), 1).await;
     let told = explain(&server, &["echo", "wasmcloud:keyvalue", "KeyValue.Get"]).await;
-    told.says("claim", "fails", &["not signed for wasmcloud:keyvalue", "host claims sign", "--cap wasmcloud:keyvalue"]);
-    assert!(told.error().contains("missing capability claim for wasmcloud:keyvalue"), "{}", told.error());
+    told.says(
+        "claim",
+        "fails",
+        &["not signed for wasmcloud:keyvalue", "host claims sign", "--cap wasmcloud:keyvalue"],
+    );
+    assert!(
+        told.error().contains("missing capability claim for wasmcloud:keyvalue"),
+        "{}",
+        told.error()
+    );
     told.verdict("fails");
 
     // Nor linked: both are told at once, the claim first.
@@ -131,7 +163,11 @@ async fn what_fails_is_what_the_caller_is_told_and_has_a_command() {
     told.says("link", "fails", &["there is no link"]);
     told.says("claim", "fails", &["not signed for"]);
     assert!(told.error().contains("missing link definition"), "{}", told.error());
-    assert!(told.error().contains("missing capability claim for wasmcloud:keyvalue"), "{}", told.error());
+    assert!(
+        told.error().contains("missing capability claim for wasmcloud:keyvalue"),
+        "{}",
+        told.error()
+    );
 
     // The link leads to another provider than the one that is meant.
     let other = nkeys::KeyPair::new_service().public_key();
@@ -169,7 +205,10 @@ async fn heard(host: &TestHost) {
 #[tokio::test]
 async fn a_call_to_another_host_is_followed_there() {
     let server = Server::start().await;
-    let (near, far) = (host(&server).start().await, host(&server).set("policy_topic", "policy.ask").start().await);
+    let (near, far) = (
+        host(&server).start().await,
+        host(&server).set("policy_topic", "policy.ask").start().await,
+    );
     let _service = answering(&server, "policy.ask", |_, question| {
         let asked: Value = serde_json::from_slice(question).unwrap();
         let permitted = asked["action"] != "perform_invocation";
@@ -188,11 +227,14 @@ async fn a_call_to_another_host_is_followed_there() {
     told.says("path", "ok", &[&far.id, &format!("wasmbus.rpc.default.{PONGER}.{}", far.id)]);
     assert_eq!(told.step("path")["host_id"], near.id.as_str());
     assert_eq!(told.step("check")["host_id"], far.id.as_str());
-    // The service of the far host decides, and a call meets the same decision under the same number.
+    // The service of the far host decides, and a call meets the same decision under the same
+    // number.
     told.says("policy", "fails", &["by the book"]);
     told.verdict("fails");
-    let answer =
-        Caller::new(&server).await.call(PINGER, "HttpServer.HandleRequest", http_request("GET", "/", b"")).await;
+    let answer = Caller::new(&server)
+        .await
+        .call(PINGER, "HttpServer.HandleRequest", http_request("GET", "/", b""))
+        .await;
     let real = match answer {
         Ok(answer) => String::from_utf8_lossy(&http_body(&answer)).into_owned(),
         Err(error) => error,
@@ -213,11 +255,13 @@ async fn a_provider_that_calls_an_actor_is_explained_too() {
     let spec = &httpserver::SPEC;
     let address = format!("127.0.0.1:{}", free_port());
     client::link(&server, ECHO, spec.public_key, spec.contract_id, &[("address", &address)]).await;
-    let told = explain(&server, &["builtin://httpserver", "echo", "HttpServer.HandleRequest"]).await;
+    let told =
+        explain(&server, &["builtin://httpserver", "echo", "HttpServer.HandleRequest"]).await;
     told.says("check", "ok", &["signed for wasmcloud:httpserver"]);
     told.says("repeat", "ok", &["GET"]);
     told.verdict("ok");
-    let told = explain(&server, &["builtin://httpserver", "ponger", "HttpServer.HandleRequest"]).await;
+    let told =
+        explain(&server, &["builtin://httpserver", "ponger", "HttpServer.HandleRequest"]).await;
     told.says("check", "fails", &["was not signed for wasmcloud:httpserver", "host claims sign"]);
     told.verdict("fails");
     host.stop().await;
@@ -252,9 +296,14 @@ async fn a_lattice_of_earlier_hosts_is_concluded_from_what_it_tells() {
             "name": "KV counter", "instances": [] }], "providers": [] },
     });
     let _old = answering(&server, CONTROL, move |tail, _| answers.get(tail).cloned()).await;
-    let told = explain(&server, &["KV counter", "wasmcloud:keyvalue", "KeyValue.Get", "--timeout-ms", "500"]).await;
+    let told = explain(
+        &server,
+        &["KV counter", "wasmcloud:keyvalue", "KeyValue.Get", "--timeout-ms", "500"],
+    )
+    .await;
     assert!(
-        told.told["asked_host"].is_null() && told.told["notes"].to_string().contains("cannot be asked"),
+        told.told["asked_host"].is_null()
+            && told.told["notes"].to_string().contains("cannot be asked"),
         "{:#}",
         told.told
     );
@@ -275,7 +324,10 @@ async fn the_explanation_for_people_ends_with_the_verdict() {
     let output = tokio::task::spawn_blocking(move || output(&mut asked)).await.unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.lines().any(|line| line.starts_with("fails") && line.contains("link ")), "{text}");
-    assert!(text.contains("the caller is told: Invocation not authorized: missing link definition"), "{text}");
+    assert!(
+        text.contains("the caller is told: Invocation not authorized: missing link definition"),
+        "{text}"
+    );
     assert_eq!(output.status.code(), Some(1));
     host.stop().await;
 }

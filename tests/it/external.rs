@@ -1,4 +1,5 @@
-//! Providers that are processes, under a whole host: packed, started, linked, killed, moved away from.
+//! Providers that are processes, under a whole host: packed, started, linked, killed, moved away
+//! from.
 
 use std::{
     path::Path,
@@ -41,7 +42,8 @@ fn archive(dir: &TempDir, name: &str) -> String {
     format!("file://{}", path.display())
 }
 
-/// The page of the counter, served by the built-in HTTP server; its key-value store is linked by the test.
+/// The page of the counter, served by the built-in HTTP server; its key-value store is linked by
+/// the test.
 async fn page(server: &Server, host: &TestHost) -> String {
     start_provider(server, host, "builtin://httpserver").await;
     start(server, host, &example("kvcounter"), 50).await;
@@ -66,7 +68,8 @@ fn kill(pid: i32) {
 }
 
 async fn providers(server: &Server, host: &TestHost) -> Vec<String> {
-    let inventory = ctl_2024(server).await.get_host_inventory(&host.id).await.expect("an inventory");
+    let inventory =
+        ctl_2024(server).await.get_host_inventory(&host.id).await.expect("an inventory");
     inventory.providers.into_iter().map(|provider| provider.id).collect()
 }
 
@@ -230,12 +233,14 @@ async fn links_put_while_a_provider_boots_all_arrive() {
     for (actor, prefix) in actors.iter().zip(["c:", "b:", "b:", "b:"]) {
         eventually("the link has arrived", || async {
             let origin = wasmbus_rpc::core::WasmCloudEntity::new_actor(*actor).unwrap();
-            let mut target = wasmbus_rpc::core::WasmCloudEntity::new_provider(KV, "default").unwrap();
+            let mut target =
+                wasmbus_rpc::core::WasmCloudEntity::new_provider(KV, "default").unwrap();
             target.public_key = provider.clone();
             let arg = wasmbus_rpc::common::serialize(&"@link prefix").unwrap();
             let message = wasmbus_rpc::common::Message { method: "KeyValue.Get", arg: arg.into() };
             let reply = rpc.send(origin, target, "default", message).await.ok()?;
-            let reply: wasmcloud_interface_keyvalue::GetResponse = wasmbus_rpc::common::deserialize(&reply).ok()?;
+            let reply: wasmcloud_interface_keyvalue::GetResponse =
+                wasmbus_rpc::common::deserialize(&reply).ok()?;
             (reply.value == prefix).then_some(())
         })
         .await;
@@ -298,7 +303,10 @@ async fn the_same_provider_runs_on_two_hosts_and_one_stop_leaves_the_other() {
     stop_provider(&server, &a, &provider, KV).await;
     assert_eq!((processes_of(&a).len(), processes_of(&b).len()), (0, 1));
     let claims = ctl_2024(&server).await.get_claims().await.unwrap();
-    assert!(claims.iter().any(|claims| claims["sub"] == provider && claims["contract_id"] == KV), "{claims:?}");
+    assert!(
+        claims.iter().any(|claims| claims["sub"] == provider && claims["contract_id"] == KV),
+        "{claims:?}"
+    );
     a.stop().await;
     let pids = processes_of(&b);
     b.stop().await;
@@ -337,7 +345,9 @@ async fn a_provider_whose_claims_expire_is_told_refused_and_not_started_again() 
     let caller = client::Caller::new(&server).await;
     let request = client::http_request("GET", "/visits", b"");
     let answer = caller.call(KVCOUNTER, "HttpServer.HandleRequest", request).await;
-    let answer = answer.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_else(|error| error);
+    let answer = answer
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_else(|error| error);
     assert!(answer.contains("have expired"), "{answer}");
 
     let failed = events.next("provider_start_failed").await;

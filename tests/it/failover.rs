@@ -91,7 +91,10 @@ async fn a_host_that_is_killed_costs_no_request_that_may_be_repeated() {
     unnoticed(&url, async {
         first.process.signal(Signal::KILL);
         first.process.exit_code();
-        eventually("it is missed", || async { (is_silent(&front, &first.id) == Some(true)).then_some(()) }).await;
+        eventually("it is missed", || async {
+            (is_silent(&front, &first.id) == Some(true)).then_some(())
+        })
+        .await;
     })
     .await;
     assert_eq!(is_silent(&front, &second.id), Some(false));
@@ -107,7 +110,10 @@ async fn a_host_that_is_told_to_stop_is_not_missed_by_anybody() {
         assert_eq!(first.process.exit_code(), Some(0));
     })
     .await;
-    eventually("it has said goodbye", || async { is_silent(&front, &first.id).is_none().then_some(()) }).await;
+    eventually("it has said goodbye", || async {
+        is_silent(&front, &first.id).is_none().then_some(())
+    })
+    .await;
     front.stop().await;
 }
 
@@ -120,7 +126,9 @@ async fn an_actor_that_is_stopped_and_started_at_once_is_not_missed_and_does_not
         // Each start comes while the run before still finishes.
         for _ in 0..3 {
             for max in [0, 50] {
-                assert!(ctl.scale_actor(&first.id, &example("echo"), max, None).await.unwrap().accepted);
+                assert!(
+                    ctl.scale_actor(&first.id, &example("echo"), max, None).await.unwrap().accepted
+                );
             }
         }
         first.runs(&server, &example("echo"), 50).await;
@@ -136,7 +144,8 @@ async fn an_actor_that_is_stopped_and_started_at_once_is_not_missed_and_does_not
     }
     const CALLS: usize = 50;
     for _ in 0..CALLS {
-        let invocation = caller.invocation(ECHO, "HttpServer.HandleRequest", http_request("POST", "/", b""));
+        let invocation =
+            caller.invocation(ECHO, "HttpServer.HandleRequest", http_request("POST", "/", b""));
         let payload = lattice_protocol::rpc::codec::encode_invocation(&invocation);
         caller.nats.publish_with_reply(subject.clone(), inbox.clone(), payload).await.unwrap();
     }
@@ -161,20 +170,31 @@ async fn a_frozen_host_gets_no_calls_and_refuses_old_ones_when_it_wakes() {
     let subject = format!("wasmbus.rpc.default.{ECHO}.{}", first.id);
     let old = unnoticed(&url, async {
         first.process.signal(Signal::STOP);
-        let invocation = caller.invocation(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b""));
+        let invocation =
+            caller.invocation(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b""));
         let payload = lattice_protocol::rpc::codec::encode_invocation(&invocation);
-        let request = async_nats::Request::new().payload(payload).timeout(Some(Duration::from_secs(30)));
+        let request =
+            async_nats::Request::new().payload(payload).timeout(Some(Duration::from_secs(30)));
         let nats = caller.nats.clone();
         let old = tokio::spawn(async move { nats.send_request(subject, request).await });
-        eventually("it is missed", || async { (is_silent(&front, &first.id) == Some(true)).then_some(()) }).await;
+        eventually("it is missed", || async {
+            (is_silent(&front, &first.id) == Some(true)).then_some(())
+        })
+        .await;
         // Longer than any caller waits.
         tokio::time::sleep(FROZEN).await;
         first.process.signal(Signal::CONT);
-        eventually("it is back", || async { (is_silent(&front, &first.id) == Some(false)).then_some(()) }).await;
+        eventually("it is back", || async {
+            (is_silent(&front, &first.id) == Some(false)).then_some(())
+        })
+        .await;
         old.await.unwrap().expect("an answer")
     })
     .await;
-    let refused = lattice_protocol::rpc::codec::decode_response(old.payload).unwrap().error.unwrap_or_default();
+    let refused = lattice_protocol::rpc::codec::decode_response(old.payload)
+        .unwrap()
+        .error
+        .unwrap_or_default();
     assert!(refused.contains("did not run for a while"), "{refused}");
     front.stop().await;
 }
@@ -185,12 +205,16 @@ fn slow() -> Guest {
         (br_if $l (i64.lt_u (local.get $n) (i64.const 700000000)))) \
         (call $response (i32.const 512) (i32.const 31)) (i32.const 1)";
     let answer = r#"(data (i32.const 512) "\83\aastatusCode\cc\c8\a6header\80\a4body\c4\00")"#;
-    let module =
-        wapc(work).replacen("(memory (export \"memory\") 2)", &format!("(memory (export \"memory\") 2) {answer}"), 1);
+    let module = wapc(work).replacen(
+        "(memory (export \"memory\") 2)",
+        &format!("(memory (export \"memory\") 2) {answer}"),
+        1,
+    );
     sign(&module, &Signing { caps: vec![HTTP.into()], ..Signing::default() })
 }
 
-/// Sends a request to a slow actor on a first host, then starts the actor on a second one and kills the first.
+/// Sends a request to a slow actor on a first host, then starts the actor on a second one and kills
+/// the first.
 async fn killed_at_work(method: reqwest::Method) -> reqwest::Response {
     let server = Server::start().await;
     let guest = slow();

@@ -19,7 +19,9 @@ use crate::harness::{
 /// A token with claims of any kind, signed with the tests' cluster key.
 fn token_with(invocation: &Invocation, change: impl FnOnce(&mut Value)) -> String {
     let signed: Vec<&str> = invocation.encoded_claims.split('.').collect();
-    let claims = base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, signed[1]).unwrap();
+    let claims =
+        base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, signed[1])
+            .unwrap();
     let mut claims: Value = serde_json::from_slice(&claims).unwrap();
     change(&mut claims);
     let key = SigningKey::from_seed(CLUSTER_SEED).unwrap();
@@ -34,7 +36,8 @@ async fn forged_invocations_are_refused_each_for_its_own_reason() {
     start(&server, &host, &example("echo"), 1).await;
     start(&server, &host, &example("ponger"), 1).await;
     let caller = Caller::new(&server).await;
-    let fresh = || caller.invocation(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b""));
+    let fresh =
+        || caller.invocation(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b""));
     assert_eq!(caller.send(ECHO, &fresh()).await.error, None);
 
     let mut wrong_signature = fresh();
@@ -67,7 +70,8 @@ async fn forged_invocations_are_refused_each_for_its_own_reason() {
     let mut other_operation = fresh();
     other_operation.operation = "HttpServer.DropTables".into();
     let mut bare = fresh();
-    bare.encoded_claims = token_with(&bare, |claims| drop(claims.as_object_mut().unwrap().remove("wascap")));
+    bare.encoded_claims =
+        token_with(&bare, |claims| drop(claims.as_object_mut().unwrap().remove("wascap")));
     let mut nonsense = fresh();
     nonsense.encoded_claims = "not.a.token".into();
     let mut bad_host = fresh();
@@ -75,7 +79,11 @@ async fn forged_invocations_are_refused_each_for_its_own_reason() {
 
     for (name, invocation, reason) in [
         ("signature", wrong_signature, "Invocation claims signature invalid"),
-        ("issuer", wrong_issuer, "Issuer of this invocation is not among the list of valid issuers"),
+        (
+            "issuer",
+            wrong_issuer,
+            "Issuer of this invocation is not among the list of valid issuers",
+        ),
         ("expired", expired, "Invocation claims token expired"),
         ("early", early, "Attempt to use invocation before claims token allows"),
         ("hash", wrong_hash, "Invocation hash does not match signed claims hash"),
@@ -105,12 +113,20 @@ async fn what_is_no_invocation_is_answered_and_harms_nobody() {
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
     let caller = Caller::new(&server).await;
-    for garbage in [&b""[..], b"\x80", b"\xc1\xc1", b"{\"json\": true}", &[0xdd, 0xff, 0xff, 0xff, 0xff]] {
-        let reply = caller.nats.request(format!("wasmbus.rpc.default.{ECHO}"), garbage.to_vec().into()).await.unwrap();
+    for garbage in
+        [&b""[..], b"\x80", b"\xc1\xc1", b"{\"json\": true}", &[0xdd, 0xff, 0xff, 0xff, 0xff]]
+    {
+        let reply = caller
+            .nats
+            .request(format!("wasmbus.rpc.default.{ECHO}"), garbage.to_vec().into())
+            .await
+            .unwrap();
         let response = codec::decode_response(reply.payload).unwrap();
         assert!(response.error.unwrap().contains("Failed to deserialize invocation"));
     }
-    assert!(caller.call(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b"")).await.is_ok());
+    assert!(
+        caller.call(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b"")).await.is_ok()
+    );
     host.stop().await;
 }
 

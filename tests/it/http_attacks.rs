@@ -1,5 +1,5 @@
-//! Clients of the built-in HTTP server that wish it ill: requests that two readers could read in two ways, floods, and those
-//! that hold what they never take.
+//! Clients of the built-in HTTP server that wish it ill: requests that two readers could read in
+//! two ways, floods, and those that hold what they never take.
 
 use std::time::Duration;
 
@@ -73,7 +73,9 @@ async fn frames(stream: &mut TcpStream) -> Vec<u8> {
 async fn requests_that_could_be_read_in_two_ways_are_refused() {
     let site = Site::with(all_named()).await;
     let _link = site.link(&[]).await;
-    let post = |headers: &str, body: &str| format!("POST / HTTP/1.1\r\nhost: a\r\n{headers}\r\n\r\n{body}");
+    let post = |headers: &str, body: &str| {
+        format!("POST / HTTP/1.1\r\nhost: a\r\n{headers}\r\n\r\n{body}")
+    };
     for request in [
         post("content-length: 5\r\ncontent-length: 6", "hello"),
         post("content-length: 5, 6", "hello"),
@@ -101,8 +103,10 @@ async fn requests_that_could_be_read_in_two_ways_are_refused() {
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{request:?}: {answer:?}");
     }
     // Both lengths: chunks win, and what follows is no second request.
-    let both =
-        post("content-length: 4\r\ntransfer-encoding: chunked", "0\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n");
+    let both = post(
+        "content-length: 4\r\ntransfer-encoding: chunked",
+        "0\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n",
+    );
     let answer = site.exchange(both.as_bytes()).await;
     assert!(answer.matches("HTTP/1.1 ").count() == 1 && !answer.contains("smuggled"), "{answer:?}");
 }
@@ -118,7 +122,10 @@ async fn heads_without_measure_are_refused() {
         (format!("GET / HTTP/1.1\r\nhost: a\r\n{many}\r\n"), ["431", "400"]),
         (format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", long(200_000)), ["431", "414"]),
         (
-            format!("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1;{}\r\nx", long(1 << 20)),
+            format!(
+                "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1;{}\r\nx",
+                long(1 << 20)
+            ),
             ["400", "431"],
         ),
     ] {
@@ -126,8 +133,13 @@ async fn heads_without_measure_are_refused() {
         // It may close before it has read all.
         let _ = stream.write_all(request.as_bytes()).await;
         let mut answer = vec![0; 64];
-        let read = timeout(PATIENCE, stream.read(&mut answer)).await.expect("an answer").unwrap_or(0);
-        let status = String::from_utf8_lossy(&answer[..read]).split(' ').nth(1).unwrap_or_default().to_owned();
+        let read =
+            timeout(PATIENCE, stream.read(&mut answer)).await.expect("an answer").unwrap_or(0);
+        let status = String::from_utf8_lossy(&answer[..read])
+            .split(' ')
+            .nth(1)
+            .unwrap_or_default()
+            .to_owned();
         assert!(expected.contains(&status.as_str()), "{}: {status}", &request[..40]);
     }
 }
@@ -141,19 +153,41 @@ async fn odd_requests_do_nothing_odd() {
     let _link = site.link(&[]).await;
     let gzip = "\u{1f}\u{8b}";
     for (request, expected, body) in [
-        ("GET / HTTP/1.1\r\nhost: a\r\nrange: bytes=0-0,1-1,2-2,-1\r\n".to_owned(), "200", "GET / 0"),
+        (
+            "GET / HTTP/1.1\r\nhost: a\r\nrange: bytes=0-0,1-1,2-2,-1\r\n".to_owned(),
+            "200",
+            "GET / 0",
+        ),
         ("CONNECT b:80 HTTP/1.1\r\nhost: b:80\r\n".into(), "405", "not allowed"),
         ("TRACE / HTTP/1.1\r\nhost: a\r\nsecret: x\r\n".into(), "200", "TRACE / 0"),
         ("GET /a/../b/%2e%2e/c HTTP/1.1\r\nhost: a\r\n".into(), "200", "GET /a/../b/%2e%2e/c 0"),
-        ("GET / HTTP/1.1\r\nhost: a\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\nx: y\r\n".into(), "200", "GET / 0"),
-        ("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000000000000000\r\n".into(), "413", "longer"),
+        (
+            "GET / HTTP/1.1\r\nhost: a\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\nx: y\r\n"
+                .into(),
+            "200",
+            "GET / 0",
+        ),
+        (
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000000000000000\r\n".into(),
+            "413",
+            "longer",
+        ),
     ] {
         let close = if expected == "413" { "" } else { "connection: close\r\n" };
         let answer = site.exchange(format!("{request}{close}\r\n").as_bytes()).await;
-        assert!(answer.starts_with(&format!("HTTP/1.1 {expected}")) && answer.contains(body), "{request}: {answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {expected}")) && answer.contains(body),
+            "{request}: {answer}"
+        );
         assert!(!answer.contains("secret"), "{answer}");
     }
-    let body = client().post(site.url("/")).header("content-encoding", "gzip").body(gzip).send().await.unwrap();
+    let body = client()
+        .post(site.url("/"))
+        .header("content-encoding", "gzip")
+        .body(gzip)
+        .send()
+        .await
+        .unwrap();
     assert_eq!(body.text().await.unwrap(), format!("POST / {}", gzip.len()));
 }
 
@@ -176,7 +210,10 @@ async fn half_heads_and_dripping_bodies_keep_nobody_out_and_are_let_go() {
     for _ in 0..100 {
         let mut stream = site.connect().await;
         drips.spawn(async move {
-            stream.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100000\r\n\r\n").await.unwrap();
+            stream
+                .write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100000\r\n\r\n")
+                .await
+                .unwrap();
             let (mut reading, mut writing) = stream.into_split();
             let drip = async {
                 while writing.write_all(b"x").await.is_ok() {
@@ -192,7 +229,9 @@ async fn half_heads_and_dripping_bodies_keep_nobody_out_and_are_let_go() {
             String::from_utf8_lossy(&answer).into_owned()
         });
     }
-    while let Some(answer) = timeout(PATIENCE, drips.join_next()).await.expect("all drips are let go") {
+    while let Some(answer) =
+        timeout(PATIENCE, drips.join_next()).await.expect("all drips are let go")
+    {
         let answer = answer.unwrap();
         assert!(answer.starts_with("HTTP/1.1 408"), "{answer:?}");
     }
@@ -212,7 +251,10 @@ async fn floods_of_frames_end_their_connection_or_keep_nobody_out() {
         stream.write_all(&h2::hello(65_535)).await.unwrap();
         for at in 0..number {
             // The end of the connection ends the flood.
-            if !matches!(timeout(Duration::from_secs(5), stream.write_all(&frames_of(at))).await, Ok(Ok(()))) {
+            if !matches!(
+                timeout(Duration::from_secs(5), stream.write_all(&frames_of(at))).await,
+                Ok(Ok(()))
+            ) {
                 break;
             }
         }
@@ -237,13 +279,14 @@ async fn floods_of_frames_end_their_connection_or_keep_nobody_out() {
         0 => h2::get(1, h2::END_HEADERS),
         _ => h2::frame(h2::DATA, 0, 1, &[]).repeat(100),
     };
-    let _held = (flood(&ping, 1000).await, flood(&settings, 1000).await, flood(&priority, 1000).await);
+    let _held =
+        (flood(&ping, 1000).await, flood(&settings, 1000).await, flood(&priority, 1000).await);
     let _empty = flood(&empty, 100).await;
     assert_eq!(client().get(site.url("/")).send().await.unwrap().status(), StatusCode::OK);
 }
 
-/// Waits until the server gives a connection up: it takes no byte more. Meanwhile `beat` is sent each second, and so many bytes
-/// are read.
+/// Waits until the server gives a connection up: it takes no byte more. Meanwhile `beat` is sent
+/// each second, and so many bytes are read.
 async fn given_up(mut stream: TcpStream, beat: Vec<u8>, reads: usize) -> Duration {
     let began = Instant::now();
     let mut second = interval(Duration::from_secs(1));
@@ -253,7 +296,10 @@ async fn given_up(mut stream: TcpStream, beat: Vec<u8>, reads: usize) -> Duratio
         let sent = timeout(Duration::from_millis(200), stream.write_all(&beat)).await;
         let is_over = match reads {
             0 => false,
-            _ => matches!(timeout(Duration::from_millis(200), stream.read(&mut scrap)).await, Ok(Ok(0) | Err(_))),
+            _ => matches!(
+                timeout(Duration::from_millis(200), stream.read(&mut scrap)).await,
+                Ok(Ok(0) | Err(_))
+            ),
         };
         if is_over || matches!(sent, Ok(Err(_))) {
             return began.elapsed();
@@ -267,7 +313,9 @@ async fn answers_that_are_not_taken_are_given_up_whatever_else_the_client_does()
     const ANSWER: usize = 2 << 20;
     // Some are larger than what a system keeps of a connection.
     let length = |path: &str| if path == "/large" { 8 * ANSWER } else { ANSWER };
-    let site = Site::echo(actor(move |request| async move { Ok(ok(vec![b'x'; length(&request.path)])) })).await;
+    let site =
+        Site::echo(actor(move |request| async move { Ok(ok(vec![b'x'; length(&request.path)])) }))
+            .await;
     let _link = site.link(&[]).await;
     let connect = || async {
         let socket = TcpSocket::new_v4().unwrap();
@@ -276,8 +324,11 @@ async fn answers_that_are_not_taken_are_given_up_whatever_else_the_client_does()
     };
     let mut held = JoinSet::new();
     // HTTP/2 without a window: 10 streams, and something that looks like life.
-    let asked: Vec<u8> = (0..10).flat_map(|at| h2::get(2 * at + 1, h2::END_HEADERS | h2::END_STREAM)).collect();
-    let all_streams = |bytes: u32| (0..10).flat_map(|at| h2::window_update(2 * at + 1, bytes)).collect::<Vec<u8>>();
+    let asked: Vec<u8> =
+        (0..10).flat_map(|at| h2::get(2 * at + 1, h2::END_HEADERS | h2::END_STREAM)).collect();
+    let all_streams = |bytes: u32| {
+        (0..10).flat_map(|at| h2::window_update(2 * at + 1, bytes)).collect::<Vec<u8>>()
+    };
     for (window, beat) in [
         (0, h2::frame(h2::PING, 0, 0, &[0; 8])),
         (0, h2::frame(h2::SETTINGS, 0, 0, &[])),

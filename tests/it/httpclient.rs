@@ -88,11 +88,16 @@ async fn a_request_arrives_as_the_actor_wrote_it_and_every_status_is_a_result() 
     // The body is as it came, whatever its encoding is said to be.
     assert_eq!(response.header["content-encoding"], ["gzip"]);
 
-    let empty = send(&link, &HttpRequest::post(&origin.url("/echo"), Vec::new())).await.expect("a response");
+    let empty = send(&link, &HttpRequest::post(&origin.url("/echo"), Vec::new()))
+        .await
+        .expect("a response");
     assert_eq!(lines(&json(&empty), "content-length"), ["0"]);
     let mut own_agent = HttpRequest::get(&origin.url("/echo"));
     own_agent.headers.insert("User-Agent".into(), vec!["mine".into()]);
-    assert_eq!(lines(&json(&send(&link, &own_agent).await.expect("a response")), "user-agent"), ["mine"]);
+    assert_eq!(
+        lines(&json(&send(&link, &own_agent).await.expect("a response")), "user-agent"),
+        ["mine"]
+    );
 
     assert_eq!(get(&link, &origin.url("/status/404")).await.expect("a response").status_code, 404);
     assert_eq!(get(&link, &origin.url("/status/503")).await.expect("a response").status_code, 503);
@@ -118,8 +123,12 @@ async fn a_private_authority_is_trusted_when_the_link_names_it() {
         let seen = json(&get(&link(&values).await, &url).await.expect("a response"));
         assert_eq!(seen["version"], "HTTP/2.0");
     }
-    refused(&link(&[]).await, &format!("{url}?token=secret"), &["GET https://localhost", "/echo: TLS", "ca_file"])
-        .await;
+    refused(
+        &link(&[]).await,
+        &format!("{url}?token=secret"),
+        &["GET https://localhost", "/echo: TLS", "ca_file"],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -149,12 +158,18 @@ async fn redirects_are_followed_and_every_hop_is_checked() {
 
     let allowed = link(&[("allowed_hosts", "127.0.0.1")]).await;
     assert!(get(&allowed, &to(302, "/x")).await.is_ok());
-    refused(&allowed, &to(302, &format!("http://localhost:{}/x", origin.port)), &["localhost", "allowed_hosts"]).await;
+    refused(
+        &allowed,
+        &to(302, &format!("http://localhost:{}/x", origin.port)),
+        &["localhost", "allowed_hosts"],
+    )
+    .await;
 
     // An empty location is the same URL again.
     refused(&default, &to(302, ""), &["more than 10 redirects"]).await;
     let off = link(&[("redirects", "0")]).await;
-    let response = get(&off, &to(302, "http://169.254.169.254/")).await.expect("the redirect itself");
+    let response =
+        get(&off, &to(302, "http://169.254.169.254/")).await.expect("the redirect itself");
     assert_eq!(
         (response.status_code, &response.header["location"][..]),
         (302, &["http://169.254.169.254/".to_owned()][..])
@@ -170,7 +185,12 @@ async fn what_a_name_resolves_to_decides() {
     for values in [&[][..], &[("allow_private", "false")], &[("allowed_hosts", "*")]] {
         let strict = strict_link(values).await;
         refused(&strict, &by_name, &["localhost resolves to", "allow_loopback=true"]).await;
-        refused(&strict, &origin.url("/echo"), &["127.0.0.1 is a loopback address", "allowed_hosts"]).await;
+        refused(
+            &strict,
+            &origin.url("/echo"),
+            &["127.0.0.1 is a loopback address", "allowed_hosts"],
+        )
+        .await;
     }
     let named = strict_link(&[("allowed_hosts", "localhost,127.0.0.1")]).await;
     assert!(get(&named, &by_name).await.is_ok() && get(&named, &origin.url("/echo")).await.is_ok());
@@ -180,19 +200,33 @@ async fn what_a_name_resolves_to_decides() {
 async fn a_proxy_takes_requests_and_tunnels_for_a_link() {
     let dir = TempDir::new().expect("a directory");
     let authority = Authority::new(dir.path(), "authority");
-    let (plain, secure) = (Origin::start().await, Origin::with_tls(&authority.sign(dir.path(), "origin")).await);
+    let (plain, secure) =
+        (Origin::start().await, Origin::with_tls(&authority.sign(dir.path(), "origin")).await);
     let proxy = Proxy::start().await;
     let address = format!("http://user:secret@127.0.0.1:{}", proxy.port);
     let ca = authority.certificate.to_str().expect("a path");
     // Nothing here is in the internet, and a proxy still may be used.
-    let values = [("proxy", &*address), ("ca_file", ca), ("no_proxy", "127.0.0.1"), ("allow_private", "false")];
+    let values = [
+        ("proxy", &*address),
+        ("ca_file", ca),
+        ("no_proxy", "127.0.0.1"),
+        ("allow_private", "false"),
+    ];
     let link = strict_link(&values).await;
 
     let far = format!("http://far.example:{}/echo", plain.port);
     let seen = json(&get(&link, &far).await.expect("a response"));
     assert_eq!(lines(&seen, "host"), [format!("far.example:{}", plain.port)]);
-    refused(&link, &format!("https://far.example:{}/echo", secure.port), &["TLS", "not valid for name"]).await;
-    assert_eq!(proxy.log(), [format!("GET {far} HTTP/1.1"), format!("CONNECT far.example:{} HTTP/1.1", secure.port)]);
+    refused(
+        &link,
+        &format!("https://far.example:{}/echo", secure.port),
+        &["TLS", "not valid for name"],
+    )
+    .await;
+    assert_eq!(
+        proxy.log(),
+        [format!("GET {far} HTTP/1.1"), format!("CONNECT far.example:{} HTTP/1.1", secure.port)]
+    );
 
     // The proxy would reach these for us.
     for url in ["http://metadata.google.internal/", "http://169.254.169.254/"] {
@@ -232,8 +266,10 @@ async fn certificates_and_proxies_of_the_environment_are_used() {
         .output();
     let output = tokio::time::timeout(PATIENCE, child).await.expect("it ends").expect("it runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    let (connect, get) =
-        (format!("CONNECT localhost:{} HTTP/1.1", secure.port), format!("http://localhost:{}", plain.port));
+    let (connect, get) = (
+        format!("CONNECT localhost:{} HTTP/1.1", secure.port),
+        format!("http://localhost:{}", plain.port),
+    );
     assert_eq!(proxy.log(), [connect, format!("GET {get}/echo HTTP/1.1")]);
 }
 
@@ -252,18 +288,31 @@ async fn bodies_have_limits_and_waiting_has_an_end() {
     let origin = Origin::start().await;
     let values = [("max_body", "10K"), ("max_request_body", "1k"), ("timeout_ms", "300")];
     let link = link(&values).await;
-    assert_eq!(get(&link, &origin.url("/bytes/10240")).await.expect("a response").body.len(), 10_240);
-    assert_eq!(get(&link, &origin.url("/stream/10000")).await.expect("a response").body.len(), 10_000);
+    assert_eq!(
+        get(&link, &origin.url("/bytes/10240")).await.expect("a response").body.len(),
+        10_240
+    );
+    assert_eq!(
+        get(&link, &origin.url("/stream/10000")).await.expect("a response").body.len(),
+        10_000
+    );
     for path in ["/bytes/10241", "/stream/1000000000"] {
         refused(&link, &origin.url(path), &["more than 10240 bytes", "max_body"]).await;
     }
-    let head = HttpRequest { method: "HEAD".into(), ..HttpRequest::get(&origin.url("/bytes/99999")) };
+    let head =
+        HttpRequest { method: "HEAD".into(), ..HttpRequest::get(&origin.url("/bytes/99999")) };
     assert_eq!(send(&link, &head).await.expect("a response").header["content-length"], ["99999"]);
-    let error = send(&link, &HttpRequest::post(&origin.url("/echo"), vec![0; 1025])).await.unwrap_err();
+    let error =
+        send(&link, &HttpRequest::post(&origin.url("/echo"), vec![0; 1025])).await.unwrap_err();
     assert!(error.contains("max_request_body"), "{error}");
 
     let began = Instant::now();
-    refused(&link, &origin.url("/gate?token=secret"), &["/gate: there was no answer", "timeout_ms"]).await;
+    refused(
+        &link,
+        &origin.url("/gate?token=secret"),
+        &["/gate: there was no answer", "timeout_ms"],
+    )
+    .await;
     // The call itself had five seconds.
     assert!(began.elapsed() < Duration::from_secs(4));
 }
@@ -275,10 +324,17 @@ async fn failures_name_the_request_and_the_next_step() {
     refused(&link, &nobody, &["GET http://127.0.0.1", "/path: connection refused"]).await;
     let error = get(&link, &nobody).await.unwrap_err();
     assert!(!error.contains("secret"), "{error}");
-    refused(&link, "http://no-such-name.invalid/", &["no-such-name.invalid cannot be resolved", "DNS"]).await;
+    refused(
+        &link,
+        "http://no-such-name.invalid/",
+        &["no-such-name.invalid cannot be resolved", "DNS"],
+    )
+    .await;
     refused(&link, "ftp://example.org/", &["only http and https"]).await;
     refused(&link, "example.org", &["http://"]).await;
-    for (values, expected) in [([("proxy", "socks5://a:1")], "proxy"), ([("allowed_hosts", "a/b")], "allowed_hosts")] {
+    for (values, expected) in
+        [([("proxy", "socks5://a:1")], "proxy"), ([("allowed_hosts", "a/b")], "allowed_hosts")]
+    {
         let error = try_link(&values).await.err().expect(expected);
         assert!(matches!(&error, LinkError::Values(text) if text.contains(expected)), "{error}");
     }
@@ -292,7 +348,8 @@ async fn a_link_that_ends_waits_for_its_requests() {
     origin.arrival().await;
     let end = Arc::clone(&link).end(Instant::now() + PATIENCE);
     let end = tokio::spawn(end);
-    // A call that took the link before another one replaced it comes late, and is made all the same.
+    // A call that took the link before another one replaced it comes late, and is made all the
+    // same.
     tokio::task::yield_now().await;
     assert!(get(&link, &origin.url("/x")).await.is_ok());
     assert!(!end.is_finished());
@@ -304,7 +361,8 @@ async fn a_link_that_ends_waits_for_its_requests() {
 
 #[test]
 fn every_link_value_is_documented() {
-    let names: BTreeMap<&str, &str> = SPEC.values.iter().map(|value| (value.name, value.help)).collect();
+    let names: BTreeMap<&str, &str> =
+        SPEC.values.iter().map(|value| (value.name, value.help)).collect();
     assert_eq!(names.len(), SPEC.values.len());
     assert!(names.values().all(|help| help.len() > 10) && !SPEC.about.is_empty());
 }

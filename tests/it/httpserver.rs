@@ -1,4 +1,5 @@
-//! The built-in HTTP server, with actors that are closures: browsers' and other clients' view of it.
+//! The built-in HTTP server, with actors that are closures: browsers' and other clients' view of
+//! it.
 
 use std::{
     collections::HashMap,
@@ -85,7 +86,8 @@ impl Site {
     async fn with_budget(actors: Actors, budget: Budget) -> Self {
         let (server, dir) = (Server::start().await, TempDir::new().unwrap());
         let actors = actors.into_iter().map(|(id, actor)| (Arc::from(id), actor)).collect();
-        let context = Context { budget, ..builtin::context(&server, &SPEC, dir.path(), actors).await };
+        let context =
+            Context { budget, ..builtin::context(&server, &SPEC, dir.path(), actors).await };
         Self { provider: (SPEC.build)(context), dir, port: free_port(), _server: server }
     }
 
@@ -98,15 +100,26 @@ impl Site {
         self.try_link(ECHO, values).await.expect("the link is taken on")
     }
 
-    async fn try_link(&self, actor: &str, values: &[(&str, &str)]) -> Result<Arc<dyn Link>, LinkError> {
+    async fn try_link(
+        &self,
+        actor: &str,
+        values: &[(&str, &str)],
+    ) -> Result<Arc<dyn Link>, LinkError> {
         let port = self.port.to_string();
         let mut all = vec![("port", port.as_str())];
         all.extend(values);
         self.link_at(actor, &all).await
     }
 
-    async fn link_at(&self, actor: &str, values: &[(&str, &str)]) -> Result<Arc<dyn Link>, LinkError> {
-        let link = LinkDefinition { actor_id: actor.into(), ..LinkDefinition::clone(&builtin::link(&SPEC, values)) };
+    async fn link_at(
+        &self,
+        actor: &str,
+        values: &[(&str, &str)],
+    ) -> Result<Arc<dyn Link>, LinkError> {
+        let link = LinkDefinition {
+            actor_id: actor.into(),
+            ..LinkDefinition::clone(&builtin::link(&SPEC, values))
+        };
         Arc::clone(&self.provider).link(Arc::new(link)).await
     }
 
@@ -154,7 +167,10 @@ pub async fn one(stream: &mut TcpStream) -> String {
                 return text;
             }
         }
-        let read = timeout(PATIENCE, stream.read_buf(&mut answer)).await.expect("an answer").expect("no reset");
+        let read = timeout(PATIENCE, stream.read_buf(&mut answer))
+            .await
+            .expect("an answer")
+            .expect("no reset");
         assert_ne!(read, 0, "the connection ended after {text:?}");
     }
 }
@@ -217,7 +233,10 @@ async fn a_connection_is_kept_and_head_is_answered_without_a_body() {
 async fn head_tells_the_length_that_the_actor_says() {
     let site = Site::echo(actor(|request| async move {
         assert_eq!(request.method, "HEAD");
-        Ok(HttpResponse { header: HashMap::from([("Content-Length".into(), vec!["1234".into()])]), ..ok("") })
+        Ok(HttpResponse {
+            header: HashMap::from([("Content-Length".into(), vec!["1234".into()])]),
+            ..ok("")
+        })
     }))
     .await;
     let _link = site.link(&[]).await;
@@ -236,23 +255,37 @@ async fn head_tells_the_length_that_the_actor_says() {
 #[tokio::test]
 async fn a_request_has_one_host_and_the_actor_sees_the_one_it_was_found_by() {
     let hosts = |name: &'static str| {
-        actor(move |request| async move { Ok(ok(format!("{name} {}", request.header["host"].join(" and ")))) })
+        actor(move |request| async move {
+            Ok(ok(format!("{name} {}", request.header["host"].join(" and "))))
+        })
     };
     let site = Site::with(vec![(ECHO, hosts("echo")), (PINGER, hosts("pinger"))]).await;
     let _any = site.link(&[]).await;
     let _named = site.try_link(PINGER, &[("host", "a.example")]).await.unwrap();
-    let ask = async |head: &str| site.exchange(format!("{head}connection: close\r\n\r\n").as_bytes()).await;
+    let ask = async |head: &str| {
+        site.exchange(format!("{head}connection: close\r\n\r\n").as_bytes()).await
+    };
     let absolute = ask("GET http://a.example:81/x HTTP/1.1\r\nhost: b.example\r\n").await;
     assert!(absolute.ends_with("\r\n\r\npinger a.example:81"), "{absolute}");
     let away = ask("GET http://b.example/ HTTP/1.1\r\nhost: a.example\r\n").await;
     assert!(away.ends_with("\r\n\r\necho b.example"), "{away}");
-    for head in ["GET / HTTP/1.1\r\n", "POST / HTTP/1.1\r\nhost: a.example\r\nhost: b.example\r\ncontent-length: 9\r\n"]
-    {
+    for head in [
+        "GET / HTTP/1.1\r\n",
+        "POST / HTTP/1.1\r\nhost: a.example\r\nhost: b.example\r\ncontent-length: 9\r\n",
+    ] {
         let refused = ask(head).await;
         assert!(refused.starts_with("HTTP/1.1 400") && refused.contains("one host"), "{refused}");
     }
     let h2c = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
-    let answer = h2c.get(site.url("/")).header("host", "a.example").send().await.unwrap().text().await.unwrap();
+    let answer = h2c
+        .get(site.url("/"))
+        .header("host", "a.example")
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
     assert!(answer == "pinger a.example" || answer.starts_with("echo 127.0.0.1"), "{answer}");
 }
 
@@ -305,7 +338,8 @@ async fn over_tls_both_versions_are_spoken_and_a_renewed_certificate_is_taken_up
         std::fs::copy(&from.key, &key).unwrap();
     };
     let https = |authority: &Path| {
-        let certificate = reqwest::Certificate::from_pem(&std::fs::read(authority).unwrap()).unwrap();
+        let certificate =
+            reqwest::Certificate::from_pem(&std::fs::read(authority).unwrap()).unwrap();
         reqwest::Client::builder().no_proxy().tls_certs_only([certificate])
     };
     install(&one);
@@ -315,10 +349,17 @@ async fn over_tls_both_versions_are_spoken_and_a_renewed_certificate_is_taken_up
     let url = format!("https://localhost:{}/x", site.port);
     let get = async |client: reqwest::ClientBuilder| client.build().unwrap().get(&url).send().await;
     assert_eq!(get(https(&first.certificate)).await.unwrap().version(), Version::HTTP_2);
-    assert_eq!(get(https(&first.certificate).http1_only()).await.unwrap().version(), Version::HTTP_11);
+    assert_eq!(
+        get(https(&first.certificate).http1_only()).await.unwrap().version(),
+        Version::HTTP_11
+    );
     assert!(get(https(&second.certificate)).await.is_err());
 
-    let refused = site.try_link(PINGER, &[("path", "/p")]).await.err().expect("no plain HTTP on a TLS address");
+    let refused = site
+        .try_link(PINGER, &[("path", "/p")])
+        .await
+        .err()
+        .expect("no plain HTTP on a TLS address");
     assert!(matches!(&refused, LinkError::Unavailable(text) if text.contains(ECHO)), "{refused}");
     let shared = site.try_link(PINGER, &[&tls[..], &[("path", "/p")]].concat()).await.unwrap();
 
@@ -328,11 +369,16 @@ async fn over_tls_both_versions_are_spoken_and_a_renewed_certificate_is_taken_up
     end(before).await;
     assert_eq!(get(https(&second.certificate)).await.unwrap().status(), StatusCode::OK);
 
-    // Another path for both, one after the other: the first is refused until the second has it too, then not any more.
+    // Another path for both, one after the other: the first is refused until the second has it too,
+    // then not any more.
     let moved = (two.certificate.display().to_string(), two.key.display().to_string());
     let moved = [("tls_cert_file", moved.0.as_str()), ("tls_priv_key_file", moved.1.as_str())];
-    let too_early = site.try_link(ECHO, &moved).await.err().expect("the other link has the old path");
-    assert!(matches!(&too_early, LinkError::Unavailable(text) if text.contains(PINGER)), "{too_early}");
+    let too_early =
+        site.try_link(ECHO, &moved).await.err().expect("the other link has the old path");
+    assert!(
+        matches!(&too_early, LinkError::Unavailable(text) if text.contains(PINGER)),
+        "{too_early}"
+    );
     end(after).await;
     let other = site.try_link(PINGER, &[&moved[..], &[("path", "/p")]].concat()).await.unwrap();
     end(shared).await;
@@ -341,39 +387,60 @@ async fn over_tls_both_versions_are_spoken_and_a_renewed_certificate_is_taken_up
     tokio::join!(end(retried), end(other));
 
     // Files may be mounted later.
-    for values in
-        [[("tls_cert_file", "/no/such"), ("tls_priv_key_file", &key)], [("config_file", "/no/such"), ("path", "/")]]
-    {
+    for values in [
+        [("tls_cert_file", "/no/such"), ("tls_priv_key_file", &key)],
+        [("config_file", "/no/such"), ("path", "/")],
+    ] {
         let missing = site.try_link(ECHO, &values).await.err().unwrap();
-        assert!(matches!(&missing, LinkError::Unavailable(text) if text.contains("/no/such")), "{missing}");
+        assert!(
+            matches!(&missing, LinkError::Unavailable(text) if text.contains("/no/such")),
+            "{missing}"
+        );
     }
-    let no_key = site.try_link(ECHO, &[("tls_cert_file", &certificate), ("tls_key", "secret")]).await.err().unwrap();
+    let no_key = site
+        .try_link(ECHO, &[("tls_cert_file", &certificate), ("tls_key", "secret")])
+        .await
+        .err()
+        .unwrap();
     assert!(!no_key.to_string().contains("secret"), "{no_key}");
 }
 
 #[tokio::test]
 async fn a_body_that_is_too_long_is_refused_before_it_is_sent() {
-    let site = Site::echo(actor(|request| async move { Ok(ok(request.body.len().to_string())) })).await;
+    let site =
+        Site::echo(actor(|request| async move { Ok(ok(request.body.len().to_string())) })).await;
     let _link = site.link(&[("max_content_len", "1K")]).await;
-    let early =
-        site.exchange(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1025\r\nexpect: 100-continue\r\n\r\n").await;
+    let early = site
+        .exchange(
+            b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1025\r\nexpect: 100-continue\r\n\r\n",
+        )
+        .await;
     assert!(early.starts_with("HTTP/1.1 413") && early.contains("1024 bytes"), "{early}");
 
     // Without waiting for leave; the answer must survive what is sent after it.
     let mut stream = site.connect().await;
-    stream.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 8000000\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 8000000\r\n\r\n")
+        .await
+        .unwrap();
     stream.write_all(&vec![b'x'; 8_000_000]).await.expect("the server reads on for a while");
     assert!(rest(&mut stream).await.starts_with("HTTP/1.1 413"));
 
     let chunk = format!("400\r\n{}\r\n", "x".repeat(1024));
-    let head = "POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+    let head =
+        "POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
     let fits = site.exchange(format!("{head}{chunk}0\r\n\r\n").as_bytes()).await;
     assert!(fits.ends_with("1024"), "{fits}");
     let chunked = site.exchange(format!("{head}{chunk}1\r\ny\r\n0\r\n\r\n").as_bytes()).await;
     assert!(chunked.starts_with("HTTP/1.1 413"), "{chunked}");
 
     let mut stream = site.connect().await;
-    stream.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n").await.unwrap();
+    stream
+        .write_all(
+            b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n",
+        )
+        .await
+        .unwrap();
     assert!(one(&mut stream).await.starts_with("HTTP/1.1 100"));
     stream.write_all(b"hi").await.unwrap();
     assert!(one(&mut stream).await.ends_with("\r\n\r\n2"));
@@ -397,12 +464,18 @@ async fn slow_clients_stop_nobody_and_are_let_go() {
     }
     let client = client();
     for _ in 0..50 {
-        assert_eq!(client.post(site.url("/")).body("body").send().await.unwrap().status(), StatusCode::OK);
+        assert_eq!(
+            client.post(site.url("/")).body("body").send().await.unwrap().status(),
+            StatusCode::OK
+        );
     }
     for (number, stream) in slow.iter_mut().enumerate() {
         let answer = rest(stream).await;
         let expected = if number % 4 == 3 { "HTTP/1.1 408" } else { "" };
-        assert!(answer.starts_with(expected) && (number % 4 == 3 || answer.is_empty()), "{number}: {answer}");
+        assert!(
+            answer.starts_with(expected) && (number % 4 == 3 || answer.is_empty()),
+            "{number}: {answer}"
+        );
     }
     assert_eq!(client.get(site.url("/")).send().await.unwrap().status(), StatusCode::OK);
 }
@@ -415,7 +488,10 @@ async fn further_connections_wait_for_a_place() {
     first.write_all(b"GET /1 HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
     assert!(one(&mut first).await.ends_with("echo /1"));
     let mut second = site.connect().await;
-    second.write_all(b"GET /2 HTTP/1.1\r\nhost: a\r\nconnection: close\r\nx: 1\r\n\r\n").await.unwrap();
+    second
+        .write_all(b"GET /2 HTTP/1.1\r\nhost: a\r\nconnection: close\r\nx: 1\r\n\r\n")
+        .await
+        .unwrap();
     assert!(timeout(Duration::from_millis(100), second.readable()).await.is_err());
     drop(first);
     assert!(rest(&mut second).await.starts_with("HTTP/1.1 431"));
@@ -467,7 +543,8 @@ async fn a_port_of_another_process_is_named_and_taken_when_it_is_free() {
     let LinkError::Unavailable(text) = error else { panic!("{error:?}") };
     assert!(text.contains(&site.port.to_string()) && text.contains("another process"), "{text}");
     drop(other);
-    let _link = site.link_at(ECHO, &[("address", &format!("localhost:{}", site.port))]).await.unwrap();
+    let _link =
+        site.link_at(ECHO, &[("address", &format!("localhost:{}", site.port))]).await.unwrap();
     assert_eq!(site.get("/").await.0, 200);
 }
 
@@ -482,7 +559,8 @@ async fn a_link_with_new_values_takes_over_without_a_lost_request() {
         clients.spawn(async move {
             let mut answered = 0;
             while !stop.load(Ordering::Relaxed) {
-                // A connection of its own for each, so that a listener that was away would be noticed.
+                // A connection of its own for each, so that a listener that was away would be
+                // noticed.
                 let answer = client().get(&url).send().await.expect("an answer");
                 assert_eq!(answer.status(), StatusCode::OK);
                 answered += 1;
@@ -517,7 +595,8 @@ async fn a_request_in_work_is_answered_while_the_address_is_already_gone() {
     let site = Site::echo(slow).await;
     let link = site.link(&[("timeout_ms", "60000")]).await;
     for http2 in [false, true] {
-        let link = if http2 { site.link(&[("timeout_ms", "60000")]).await } else { Arc::clone(&link) };
+        let link =
+            if http2 { site.link(&[("timeout_ms", "60000")]).await } else { Arc::clone(&link) };
         let builder = reqwest::Client::builder().no_proxy();
         let client = if http2 { builder.http2_prior_knowledge() } else { builder }.build().unwrap();
         let request = tokio::spawn(client.get(site.url("/")).send());
@@ -552,7 +631,8 @@ async fn a_link_ends_at_its_deadline_whatever_is_in_work() {
         begun.notified().await;
         stream
     };
-    let (link, other) = (site.link(&[]).await, site.try_link(PINGER, &[("path", "/p")]).await.unwrap());
+    let (link, other) =
+        (site.link(&[]).await, site.try_link(PINGER, &[("path", "/p")]).await.unwrap());
     let _in_work = stuck().await;
     // The end of a link waits until the deadline and not a moment longer.
     let deadline = || Instant::now() + Duration::from_millis(600);
@@ -574,7 +654,10 @@ async fn a_link_that_is_only_dropped_lets_its_connections_go() {
     http1.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
     one(&mut http1).await;
     let mut http2 = site.connect().await;
-    http2.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00").await.unwrap();
+    http2
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+        .await
+        .unwrap();
     let mut frame = async || {
         let mut head = [0; 9];
         timeout(PATIENCE, http2.read_exact(&mut head)).await.expect("a frame").expect("no end");
@@ -610,7 +693,10 @@ async fn a_planned_stop_under_load_fails_no_request_that_was_accepted() {
                     Err(error) => return assert_eq!(error.kind(), ErrorKind::ConnectionRefused),
                 };
                 for _ in 0..50 {
-                    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes()).await.unwrap();
+                    stream
+                        .write_all(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes())
+                        .await
+                        .unwrap();
                     let answer = one(&mut stream).await;
                     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
                     answered.fetch_add(1, Ordering::Relaxed);
@@ -632,7 +718,11 @@ async fn a_planned_stop_under_load_fails_no_request_that_was_accepted() {
 async fn browsers_are_told_what_pages_may_do() {
     let site = Site::with(all_named()).await;
     let _open = site.link(&[]).await;
-    let strict = [("path", "/strict"), ("cors_allowed_origins", "https://a.example"), ("readonly_mode", "true")];
+    let strict = [
+        ("path", "/strict"),
+        ("cors_allowed_origins", "https://a.example"),
+        ("readonly_mode", "true"),
+    ];
     let _strict = site.try_link(PINGER, &strict).await.unwrap();
     let ask = async |method: Method, path: &str, origin: &str, preflight: bool| {
         let mut request = client().request(method, site.url(path)).header("origin", origin);
@@ -640,15 +730,20 @@ async fn browsers_are_told_what_pages_may_do() {
             request = request.header("access-control-request-method", "PUT");
         }
         let answer = request.send().await.unwrap();
-        let allowed =
-            answer.headers().get("access-control-allow-origin").map(|value| value.to_str().unwrap().to_owned());
+        let allowed = answer
+            .headers()
+            .get("access-control-allow-origin")
+            .map(|value| value.to_str().unwrap().to_owned());
         (answer.status().as_u16(), allowed)
     };
     let some = |text: &str| Some(text.to_owned());
     assert_eq!(ask(Method::OPTIONS, "/", "https://b.example", true).await, (204, some("*")));
     assert_eq!(ask(Method::OPTIONS, "/", "https://b.example", false).await, (200, some("*")));
     assert_eq!(ask(Method::GET, "/", "https://b.example", false).await, (200, some("*")));
-    assert_eq!(ask(Method::OPTIONS, "/strict", "https://a.example", true).await, (204, some("https://a.example")));
+    assert_eq!(
+        ask(Method::OPTIONS, "/strict", "https://a.example", true).await,
+        (204, some("https://a.example"))
+    );
     assert_eq!(ask(Method::OPTIONS, "/strict", "https://b.example", true).await, (403, None));
     assert_eq!(ask(Method::GET, "/strict", "https://b.example", false).await, (200, None));
     let answer = client().post(site.url("/strict")).body("x").send().await.unwrap();
@@ -691,5 +786,8 @@ async fn what_goes_wrong_with_an_actor_is_a_status_that_leaks_nothing() {
         assert!(!body.contains("secret") && body.contains("\"id\"") == with_id, "{path}: {body}");
     }
     let fine = client().get(site.url("/fine")).send().await.unwrap();
-    assert_eq!((fine.status(), &fine.headers()["cache-control"]), (StatusCode::OK, &"max-age=60".parse().unwrap()));
+    assert_eq!(
+        (fine.status(), &fine.headers()["cache-control"]),
+        (StatusCode::OK, &"max-age=60".parse().unwrap())
+    );
 }

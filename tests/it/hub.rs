@@ -1,4 +1,5 @@
-//! A hub of one's own, and the configurations in the repository, as the example `hub` makes and uses them.
+//! A hub of one's own, and the configurations in the repository, as the example `hub` makes and
+//! uses them.
 
 use std::{
     fs,
@@ -42,7 +43,8 @@ async fn serve(dir: &Path, config: &str) -> Process {
 /// A machine's server, and a client beside it.
 async fn machine(hub: &Hub, dir: &Path, kind: Kind) -> (Process, Client) {
     let listen = format!("127.0.0.1:{}", free_port());
-    hub.equip(dir, kind, &Changes { listen: Some(listen.clone()), domain: None }).expect("a configuration");
+    hub.equip(dir, kind, &Changes { listen: Some(listen.clone()), domain: None })
+        .expect("a configuration");
     let process = serve(dir, kind.file_name()).await;
     (process, async_nats::connect(listen).await.expect("connected"))
 }
@@ -67,9 +69,11 @@ async fn the_configurations_we_ship_join_a_hub_and_their_stores_are_reached_from
     reaches(&at_extender, "core").await;
 
     let bucket = jetstream::kv::Config { bucket: "shelf".into(), ..Default::default() };
-    let there = jetstream::with_domain(at_core.clone(), "core").create_key_value(bucket).await.unwrap();
+    let there =
+        jetstream::with_domain(at_core.clone(), "core").create_key_value(bucket).await.unwrap();
     there.put("book", "read".into()).await.unwrap();
-    let from_afar = jetstream::with_domain(at_extender.clone(), "core").get_key_value("shelf").await.unwrap();
+    let from_afar =
+        jetstream::with_domain(at_extender.clone(), "core").get_key_value("shelf").await.unwrap();
     assert_eq!(from_afar.get("book").await.unwrap().unwrap(), "read");
     let own = jetstream::with_domain(at_extender.clone(), "extender");
     assert!(own.get_key_value("shelf").await.is_err(), "each domain has a store of its own");
@@ -89,7 +93,11 @@ async fn a_hub_that_is_made_again_lets_in_whom_it_let_in_before_and_nobody_else(
     let addresses = addresses(&["127.0.0.1"]);
     let hub = Hub::prepare(&place, &addresses).unwrap();
     let connect = |creds: PathBuf| async {
-        async_nats::ConnectOptions::with_credentials_file(creds).await.unwrap().connect(&addresses.clients).await
+        async_nats::ConnectOptions::with_credentials_file(creds)
+            .await
+            .unwrap()
+            .connect(&addresses.clients)
+            .await
     };
     let machine = dir.path().join("first");
     hub.equip(&machine, Kind::Core, &Changes::default()).unwrap();
@@ -97,11 +105,23 @@ async fn a_hub_that_is_made_again_lets_in_whom_it_let_in_before_and_nobody_else(
     Hub::prepare(&place, &addresses).unwrap();
     let _process = serve(&place, HUB_CONFIG).await;
     connect(machine.join(CREDENTIALS)).await.expect("the credentials from before are good");
-    assert!(async_nats::connect(&addresses.clients).await.is_err(), "nobody comes in without credentials");
+    assert!(
+        async_nats::connect(&addresses.clients).await.is_err(),
+        "nobody comes in without credentials"
+    );
     let stranger = Hub::prepare(&dir.path().join("other"), &addresses).unwrap();
-    assert!(connect(stranger.dir.join(CREDENTIALS)).await.is_err(), "nor with those of another hub");
+    assert!(
+        connect(stranger.dir.join(CREDENTIALS)).await.is_err(),
+        "nor with those of another hub"
+    );
 
-    let secrets = ["keys/operator.nk", "keys/system.nk", "keys/account.nk", "keys/user.nk", "keys/ca-key.pem"];
+    let secrets = [
+        "keys/operator.nk",
+        "keys/system.nk",
+        "keys/account.nk",
+        "keys/user.nk",
+        "keys/ca-key.pem",
+    ];
     for secret in secrets.into_iter().chain(["hub-key.pem", CREDENTIALS]) {
         let mode = fs::metadata(place.join(secret)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{secret} is for its owner alone");
@@ -115,14 +135,21 @@ fn what_the_example_derives_differs_from_what_we_ship_in_the_hub_alone() {
     for kind in Kind::BOTH {
         let path = hub.equip(dir.path(), kind, &Changes::default()).unwrap();
         let derived = fs::read_to_string(path).unwrap();
-        let shipped = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(kind.file_name())).unwrap();
-        let lines = |text: &str| text.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>();
+        let shipped =
+            fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(kind.file_name()))
+                .unwrap();
+        let lines =
+            |text: &str| text.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>();
         let (derived, shipped) = (lines(&derived), lines(&shipped));
         let added: Vec<_> = derived.iter().filter(|line| !shipped.contains(line)).collect();
         assert!(
             matches!(added.as_slice(), [url, tls] if url.contains("tls://hub.example.org:") && tls.contains("ca.pem")),
             "{added:?}"
         );
-        assert_eq!(shipped.iter().filter(|line| !derived.contains(line)).count(), 2, "only the public hub is gone");
+        assert_eq!(
+            shipped.iter().filter(|line| !derived.contains(line)).count(),
+            2,
+            "only the public hub is gone"
+        );
     }
 }

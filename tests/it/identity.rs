@@ -85,7 +85,12 @@ async fn another_account_can_neither_update_nor_start_what_runs() {
         second.host().peers().presence(&good.id).eq(&Presence::Runs).then_some(())
     })
     .await;
-    let evil = sign_as_account(&answering_guest("EVIL"), &revision(9), same_key(&good), &KeyPair::new_account());
+    let evil = sign_as_account(
+        &answering_guest("EVIL"),
+        &revision(9),
+        same_key(&good),
+        &KeyPair::new_account(),
+    );
     assert_ne!(evil.issuer, good.issuer);
     let ctl = ctl_2024(&server).await;
     let ack = ctl.update_actor(&first.id, &good.id, &evil.reference, None).await.unwrap();
@@ -93,7 +98,9 @@ async fn another_account_can_neither_update_nor_start_what_runs() {
     let elsewhere = start_refused(&server, &second.id, &evil.reference).await;
     assert!(!ack.accepted);
     for told in [&ack.error, &started, &elsewhere] {
-        for part in [&good.id, &good.issuer, &evil.issuer, "--allow-issuer-change", "allowed_actor_issuers"] {
+        for part in
+            [&good.id, &good.issuer, &evil.issuer, "--allow-issuer-change", "allowed_actor_issuers"]
+        {
             assert!(told.contains(part), "{told}");
         }
     }
@@ -103,7 +110,11 @@ async fn another_account_can_neither_update_nor_start_what_runs() {
     let nats = client::nats(&server).await;
     let subject = format!("wasmbus.ctl.default.cmd.{}.upd", first.id);
     let reply = nats.request(subject, pretended.to_string().into()).await.unwrap();
-    assert!(String::from_utf8_lossy(&reply.payload).contains("cannot be read"), "{:?}", reply.payload);
+    assert!(
+        String::from_utf8_lossy(&reply.payload).contains("cannot be read"),
+        "{:?}",
+        reply.payload
+    );
     let caller = Caller::new(&server).await;
     assert_eq!(caller.call(&good.id, "Any.Thing", "").await.unwrap(), "GOOD");
     // A stop forgets nothing.
@@ -114,7 +125,8 @@ async fn another_account_can_neither_update_nor_start_what_runs() {
 }
 
 #[tokio::test]
-async fn a_change_of_account_that_is_meant_is_allowed_by_settings_and_by_who_has_the_cluster_seed() {
+async fn a_change_of_account_that_is_meant_is_allowed_by_settings_and_by_who_has_the_cluster_seed()
+{
     let server = Server::start().await;
     let (one, two) = (KeyPair::new_account(), KeyPair::new_account());
     let old = sign_as_account(&answering_guest("OLD"), &revision(1), KeyPair::new_module(), &one);
@@ -124,10 +136,17 @@ async fn a_change_of_account_that_is_meant_is_allowed_by_settings_and_by_who_has
     let listed = format!("{},{}", one.public_key(), two.public_key());
     let listing = host(&server).set("allowed_actor_issuers", &listed).start().await;
     start(&server, &listing, &old.reference, 1).await;
-    let ack = ctl_2024(&server).await.update_actor(&listing.id, &old.id, &new.reference, None).await.unwrap();
+    let ack = ctl_2024(&server)
+        .await
+        .update_actor(&listing.id, &old.id, &new.reference, None)
+        .await
+        .unwrap();
     assert!(ack.accepted, "{}", ack.error);
     let refused = start_refused(&server, &listing.id, &example("echo")).await;
-    assert!(refused.contains("allowed_actor_issuers") && refused.contains(&one.public_key()), "{refused}");
+    assert!(
+        refused.contains("allowed_actor_issuers") && refused.contains(&one.public_key()),
+        "{refused}"
+    );
     listing.stop().await;
 
     let plain = host(&server).start().await;
@@ -164,7 +183,8 @@ async fn a_host_starts_providers_only_of_the_accounts_it_allows_and_programs_onl
     let closed = host(&server).set("allow_external_providers", "false").start().await;
     let ack = ctl.start_provider(&closed.id, &reference, None, None, None).await.unwrap();
     assert!(!ack.accepted && ack.error.contains("allow_external_providers"), "{}", ack.error);
-    let bids = ctl.perform_provider_auction(&reference, "default", Default::default()).await.unwrap();
+    let bids =
+        ctl.perform_provider_auction(&reference, "default", Default::default()).await.unwrap();
     assert!(bids.is_empty(), "{bids:?}");
     client::start_provider(&server, &closed, "builtin://keyvalue").await;
     closed.stop().await;
@@ -173,7 +193,8 @@ async fn a_host_starts_providers_only_of_the_accounts_it_allows_and_programs_onl
 /// A call of an actor by a provider, signed with the cluster's key.
 fn as_provider(caller: &Caller, actor: &str, origin: Entity) -> Invocation {
     let (target, id) = (Entity::new(actor, "", ""), uuid::Uuid::new_v4().to_string());
-    let (operation, payload) = ("HttpServer.HandleRequest", Bytes::from(http_request("GET", "/", b"")));
+    let (operation, payload) =
+        ("HttpServer.HandleRequest", Bytes::from(http_request("GET", "/", b"")));
     Invocation {
         encoded_claims: caller.signer.sign(&origin, &target, operation, &payload, &id, now()),
         content_length: payload.len() as u64,
@@ -199,7 +220,10 @@ async fn a_provider_reaches_an_actor_only_over_a_link_of_the_actor_to_it() {
         caller.send(ECHO, &invocation).await.error
     };
     let unlinked = call(PROVIDER, "default", HTTP).await.unwrap();
-    assert!(unlinked.contains("missing link definition") && unlinked.contains(PROVIDER), "{unlinked}");
+    assert!(
+        unlinked.contains("missing link definition") && unlinked.contains(PROVIDER),
+        "{unlinked}"
+    );
     link(&server, ECHO, PROVIDER, HTTP, &[]).await;
     assert_eq!(call(PROVIDER, "default", HTTP).await, None);
     for (key, link_name, contract, reason) in [
@@ -209,7 +233,9 @@ async fn a_provider_reaches_an_actor_only_over_a_link_of_the_actor_to_it() {
         // As one that names nothing, like an actor.
         (PROVIDER, "", "", "missing capability claims"),
     ] {
-        let refused = call(key, link_name, contract).await.unwrap_or_else(|| panic!("{key} {link_name} {contract}"));
+        let refused = call(key, link_name, contract)
+            .await
+            .unwrap_or_else(|| panic!("{key} {link_name} {contract}"));
         assert!(refused.contains(reason), "{refused}");
     }
     // Tools and other actors name no contract.
@@ -230,7 +256,13 @@ async fn a_link_is_not_reached_by_a_contract_and_a_link_name_that_run_together_a
     assert!(refused.contains("missing link definition for wasmcloud:k on default"), "{refused}");
     let ctl = ctl_2024(&server).await;
     let ack = ctl
-        .advertise_link(&guest.id, keyvalue::SPEC.public_key, "wasmcloud:k", "eyvaluedefault", Default::default())
+        .advertise_link(
+            &guest.id,
+            keyvalue::SPEC.public_key,
+            "wasmcloud:k",
+            "eyvaluedefault",
+            Default::default(),
+        )
         .await
         .unwrap();
     assert!(!ack.accepted && ack.error.contains("same id"), "{}", ack.error);
@@ -251,7 +283,12 @@ async fn capabilities_written_into_the_metadata_allow_an_actor_nothing() {
         "rev": "9", "version": "", "call_alias": ""});
     bucket(&server).await.put(keys::claims(&guest.id), forged.to_string().into()).await.unwrap();
     eventually("the forged claims are there", || async {
-        host.host().links().table().claims(&guest.id).filter(|claims| !claims.capabilities.is_empty()).map(drop)
+        host.host()
+            .links()
+            .table()
+            .claims(&guest.id)
+            .filter(|claims| !claims.capabilities.is_empty())
+            .map(drop)
     })
     .await;
     let refused = Caller::new(&server).await.call(&guest.id, "Any.Thing", "").await.unwrap_err();
@@ -263,12 +300,30 @@ async fn capabilities_written_into_the_metadata_allow_an_actor_nothing() {
 async fn calls_that_lead_nowhere_say_whether_the_alias_the_claim_or_the_link_is_missing() {
     let server = Server::start().await;
     let host = host(&server).start().await;
-    let signed = |caps: &[&str]| Signing { caps: caps.iter().map(|cap| (*cap).into()).collect(), ..Signing::default() };
+    let signed = |caps: &[&str]| Signing {
+        caps: caps.iter().map(|cap| (*cap).into()).collect(),
+        ..Signing::default()
+    };
     let caller = Caller::new(&server).await;
     for (namespace, caps, first, then) in [
-        ("acme/nobody", &[][..], "missing link definition for acme/nobody on default", "the call alias acme/nobody"),
-        ("wasmcloud:keyvalue", &[], "missing capability claim for wasmcloud:keyvalue", "link it to a provider then"),
-        ("wasmcloud:keyvalue", &["wasmcloud:keyvalue"], "missing link definition for wasmcloud:keyvalue", "link it"),
+        (
+            "acme/nobody",
+            &[][..],
+            "missing link definition for acme/nobody on default",
+            "the call alias acme/nobody",
+        ),
+        (
+            "wasmcloud:keyvalue",
+            &[],
+            "missing capability claim for wasmcloud:keyvalue",
+            "link it to a provider then",
+        ),
+        (
+            "wasmcloud:keyvalue",
+            &["wasmcloud:keyvalue"],
+            "missing link definition for wasmcloud:keyvalue",
+            "link it",
+        ),
     ] {
         let guest = sign(&relay("default", namespace), &signed(caps));
         start(&server, &host, &guest.reference, 1).await;
@@ -319,9 +374,13 @@ async fn a_policy_service_is_told_verified_claims_and_not_what_somebody_wrote_in
     let caller = Caller::new(&server).await;
     assert_eq!(caller.call(&relaying.id, "Any.Thing", "").await.unwrap(), "pong");
     let asked = asked.lock().unwrap().clone();
-    let calls: Vec<&Value> = asked.iter().filter(|request| request["action"] == "perform_invocation").collect();
+    let calls: Vec<&Value> =
+        asked.iter().filter(|request| request["action"] == "perform_invocation").collect();
     assert!(!asked.iter().any(|request| request.to_string().contains("AFORGED")), "{asked:?}");
-    assert!(!asked.iter().any(|request| request.to_string().contains("wasmcloud:admin")), "{asked:?}");
+    assert!(
+        !asked.iter().any(|request| request.to_string().contains("wasmcloud:admin")),
+        "{asked:?}"
+    );
     let [arrived, onward] = calls.as_slice() else { panic!("{calls:?}") };
     // Over NATS anybody may have called who has the cluster's key.
     assert_eq!(arrived["target"]["issuer"], relaying.issuer);
@@ -341,10 +400,19 @@ async fn a_policy_service_is_told_that_the_claims_of_a_caller_elsewhere_are_unve
     let relaying = sign(&relay("", ALIAS), &Signing::default());
     start(&server, &here, &callee.reference, 1).await;
     start(&server, &there, &relaying.reference, 1).await;
-    assert_eq!(Caller::new(&server).await.call(&relaying.id, "Any.Thing", "").await.unwrap(), "pong");
+    assert_eq!(
+        Caller::new(&server).await.call(&relaying.id, "Any.Thing", "").await.unwrap(),
+        "pong"
+    );
     let asked = asked.lock().unwrap().clone();
-    let call = asked.iter().find(|request| request["action"] == "perform_invocation").expect("it was asked");
-    assert_eq!((text(call, "/source/publicKey"), text(call, "/source/issuer")), (&*relaying.id, "unverified"));
+    let call = asked
+        .iter()
+        .find(|request| request["action"] == "perform_invocation")
+        .expect("it was asked");
+    assert_eq!(
+        (text(call, "/source/publicKey"), text(call, "/source/issuer")),
+        (&*relaying.id, "unverified")
+    );
     assert_eq!(call["source"]["capabilities"], json!([]));
     assert_eq!(text(call, "/target/issuer"), callee.issuer);
     here.stop().await;
@@ -354,16 +422,21 @@ async fn a_policy_service_is_told_that_the_claims_of_a_caller_elsewhere_are_unve
 #[tokio::test]
 async fn who_overheard_a_request_cannot_open_what_the_policy_service_denied() {
     let server = Server::start().await;
-    let (asked, _service) = policy(&server, |request| request["action"] != "perform_invocation").await;
-    let host =
-        host(&server).set("policy_topic", "policy.ask").set("policy_changes_topic", "policy.changes").start().await;
+    let (asked, _service) =
+        policy(&server, |request| request["action"] != "perform_invocation").await;
+    let host = host(&server)
+        .set("policy_topic", "policy.ask")
+        .set("policy_changes_topic", "policy.changes")
+        .start()
+        .await;
     start(&server, &host, &example("echo"), 1).await;
     let caller = Caller::new(&server).await;
     let call = || caller.call(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b""));
     for _ in 0..2 {
         call().await.unwrap_err();
         let overheard = asked.lock().unwrap().last().unwrap()["requestId"].clone();
-        let forged = json!({"request_id": overheard, "requestId": overheard, "permitted": true}).to_string();
+        let forged =
+            json!({"request_id": overheard, "requestId": overheard, "permitted": true}).to_string();
         caller.nats.request("policy.changes", forged.into()).await.unwrap();
     }
     let refused = call().await.unwrap_err();
@@ -386,7 +459,12 @@ async fn an_alias_stays_with_the_first_that_runs_and_goes_to_the_next_when_it_ru
     let server = Server::start().await;
     let (first, second) = (host(&server).start().await, host(&server).start().await);
     let old = sign(&answering_guest("OLD"), &aliased());
-    let new = sign_as_account(&answering_guest("NEW"), &aliased(), KeyPair::new_module(), &KeyPair::new_account());
+    let new = sign_as_account(
+        &answering_guest("NEW"),
+        &aliased(),
+        KeyPair::new_module(),
+        &KeyPair::new_account(),
+    );
     let relaying = sign(&relay("", ALIAS), &Signing::default());
     let mut events = Events::all(&server).await;
     start(&server, &first, &old.reference, 1).await;
@@ -423,7 +501,10 @@ async fn an_alias_stays_with_the_first_that_runs_and_goes_to_the_next_when_it_ru
     start(&server, &first, &old.reference, 0).await;
     assert_eq!(call().await.unwrap(), "NEW");
     let moved = events.next("call_alias_moved").await;
-    assert_eq!((text(&moved, "/data/public_key"), text(&moved, "/data/old_public_key")), (&*new.id, &*old.id));
+    assert_eq!(
+        (text(&moved, "/data/public_key"), text(&moved, "/data/old_public_key")),
+        (&*new.id, &*old.id)
+    );
     start(&server, &first, &old.reference, 1).await;
     assert_eq!(call().await.unwrap(), "NEW", "it runs, so it keeps it");
     first.stop().await;
@@ -434,7 +515,8 @@ async fn an_alias_stays_with_the_first_that_runs_and_goes_to_the_next_when_it_ru
 async fn what_runs_nowhere_can_be_forgotten_and_what_runs_cannot() {
     let server = Server::start().await;
     let host = host(&server).start().await;
-    let (old, new) = (sign(&answering_guest("OLD"), &aliased()), sign(&answering_guest("NEW"), &aliased()));
+    let (old, new) =
+        (sign(&answering_guest("OLD"), &aliased()), sign(&answering_guest("NEW"), &aliased()));
     start(&server, &host, &old.reference, 1).await;
     start(&server, &host, &old.reference, 0).await;
     start(&server, &host, &new.reference, 1).await;

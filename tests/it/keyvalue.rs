@@ -22,8 +22,8 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 use wasmbus_rpc::common::{deserialize, serialize};
 use wasmcloud_interface_keyvalue::{
-    GetResponse, IncrementRequest, ListAddRequest, ListDelRequest, ListRangeRequest, SetAddRequest, SetDelRequest,
-    SetRequest,
+    GetResponse, IncrementRequest, ListAddRequest, ListDelRequest, ListRangeRequest, SetAddRequest,
+    SetDelRequest, SetRequest,
 };
 
 use crate::harness::{Server, builtin, eventually};
@@ -35,14 +35,25 @@ struct Store {
 impl Store {
     /// A provider of its own, as on another host, with one link.
     async fn new(server: &Server, values: &[(&str, &str)]) -> Self {
-        Self { link: Self::try_link(context(server).await, values).await.expect("the link is taken on") }
+        Self {
+            link: Self::try_link(context(server).await, values)
+                .await
+                .expect("the link is taken on"),
+        }
     }
 
-    async fn try_link(context: Context, values: &[(&str, &str)]) -> Result<Arc<dyn Link>, LinkError> {
+    async fn try_link(
+        context: Context,
+        values: &[(&str, &str)],
+    ) -> Result<Arc<dyn Link>, LinkError> {
         (SPEC.build)(context).link(builtin::link(&SPEC, values)).await
     }
 
-    async fn call<T: DeserializeOwned>(&self, operation: &str, argument: &impl Serialize) -> Result<T, String> {
+    async fn call<T: DeserializeOwned>(
+        &self,
+        operation: &str,
+        argument: &impl Serialize,
+    ) -> Result<T, String> {
         let payload = serialize(argument).expect("an argument");
         match builtin::call(&self.link, &SPEC, operation, payload).await {
             Ok(result) => Ok(deserialize(&result).expect("a result of the contract")),
@@ -52,8 +63,10 @@ impl Store {
     }
 
     async fn set(&self, key: &str, value: &str, expires: u32) {
-        let payload = serialize(&SetRequest { key: key.into(), value: value.into(), expires }).unwrap();
-        let result = builtin::call(&self.link, &SPEC, "KeyValue.Set", payload).await.expect("it is set");
+        let payload =
+            serialize(&SetRequest { key: key.into(), value: value.into(), expires }).unwrap();
+        let result =
+            builtin::call(&self.link, &SPEC, "KeyValue.Set", payload).await.expect("it is set");
         assert!(result.is_empty(), "no result is no byte");
     }
 
@@ -67,7 +80,11 @@ impl Store {
     }
 
     async fn list_add(&self, list: &str, value: &str) -> Result<u32, String> {
-        self.call("KeyValue.ListAdd", &ListAddRequest { list_name: list.into(), value: value.into() }).await
+        self.call(
+            "KeyValue.ListAdd",
+            &ListAddRequest { list_name: list.into(), value: value.into() },
+        )
+        .await
     }
 
     async fn range(&self, list: &str, start: i32, stop: i32) -> Vec<String> {
@@ -76,7 +93,9 @@ impl Store {
     }
 
     async fn set_add(&self, set: &str, value: &str) -> u32 {
-        self.call("KeyValue.SetAdd", &SetAddRequest { set_name: set.into(), value: value.into() }).await.expect("added")
+        self.call("KeyValue.SetAdd", &SetAddRequest { set_name: set.into(), value: value.into() })
+            .await
+            .expect("added")
     }
 }
 
@@ -93,7 +112,11 @@ async fn texts_and_counters_behave_as_in_redis() {
     assert_eq!(store.increment("counter:home", 1).await, Ok(1));
     assert_eq!(store.increment("counter:home", 41).await, Ok(42));
     assert_eq!(store.increment("counter:home", -50).await, Ok(-8));
-    assert_eq!(store.get("counter:home").await.as_deref(), Some("-8"), "a counter is a text of digits");
+    assert_eq!(
+        store.get("counter:home").await.as_deref(),
+        Some("-8"),
+        "a counter is a text of digits"
+    );
     store.set("counter:home", "7", 0).await;
     assert_eq!(store.increment("counter:home", 1).await, Ok(8));
 
@@ -110,7 +133,11 @@ async fn texts_and_counters_behave_as_in_redis() {
     assert!(error.contains("not an integer") && error.contains("word"), "{error}");
     store.set("high", "2147483647", 0).await;
     assert!(store.increment("high", 1).await.unwrap_err().contains("overflow"));
-    assert_eq!(store.get("high").await.as_deref(), Some("2147483647"), "a failed increment changes nothing");
+    assert_eq!(
+        store.get("high").await.as_deref(),
+        Some("2147483647"),
+        "a failed increment changes nothing"
+    );
 
     // 2021's spelling of operations and members, and what no contract has.
     let old = rmp_serde::to_vec_named(&json!({"key": "old", "value": "v"})).unwrap();
@@ -150,8 +177,14 @@ async fn lists_and_sets_behave_as_in_redis() {
         }
     }
     assert_eq!(store.set_add("one", "a").await, 0);
-    assert_eq!(store.call("KeyValue.SetIntersection", &["one", "two"]).await, Ok(vec!["b".to_owned(), "c".into()]));
-    assert_eq!(store.call::<Vec<String>>("KeyValue.SetIntersection", &["one", "no"]).await, Ok(vec![]));
+    assert_eq!(
+        store.call("KeyValue.SetIntersection", &["one", "two"]).await,
+        Ok(vec!["b".to_owned(), "c".into()])
+    );
+    assert_eq!(
+        store.call::<Vec<String>>("KeyValue.SetIntersection", &["one", "no"]).await,
+        Ok(vec![])
+    );
     let union: Vec<String> = store.call("KeyValue.SetUnion", &["one", "two", "no"]).await.unwrap();
     assert_eq!(union, ["a", "b", "c", "d"]);
     let del = |value: &str| SetDelRequest { set_name: "one".into(), value: value.into() };
@@ -170,7 +203,13 @@ async fn lists_and_sets_behave_as_in_redis() {
     ] {
         assert!(error.starts_with("WRONGTYPE") && error.contains("\"text\" is a text"), "{error}");
     }
-    assert!(store.call::<GetResponse>("KeyValue.Get", &"two").await.unwrap_err().starts_with("WRONGTYPE"));
+    assert!(
+        store
+            .call::<GetResponse>("KeyValue.Get", &"two")
+            .await
+            .unwrap_err()
+            .starts_with("WRONGTYPE")
+    );
     store.set("two", "now a text", 0).await;
     assert_eq!(store.get("two").await.as_deref(), Some("now a text"), "setting replaces anything");
 }
@@ -183,21 +222,29 @@ async fn any_text_is_a_key_and_hosts_share_a_bucket() {
     let elsewhere = Store::new(&server, &[("BUCKET", "elsewhere"), ("storage", "memory")]).await;
     let long = "k".repeat(100_000);
     let keys = [
-        "", ".", "..", "a..b", "a.b.", "a b", "a*", "a>", "$KV.x", "=", "=2E", "ключ", "🔑", "a\r\nb\0", "_kv", "A",
-        "a", &long,
+        "", ".", "..", "a..b", "a.b.", "a b", "a*", "a>", "$KV.x", "=", "=2E", "ключ", "🔑",
+        "a\r\nb\0", "_kv", "A", "a", &long,
     ];
     for (value, key) in keys.iter().enumerate() {
         here.set(key, &value.to_string(), 0).await;
     }
     for (value, key) in keys.iter().enumerate() {
-        assert_eq!(there.get(key).await, Some(value.to_string()), "{:?}", key.chars().take(9).collect::<String>());
+        assert_eq!(
+            there.get(key).await,
+            Some(value.to_string()),
+            "{:?}",
+            key.chars().take(9).collect::<String>()
+        );
         assert_eq!(elsewhere.get(key).await, None);
     }
 
     // Too large for one message: said with key and numbers, and nothing is changed.
     let large = SetRequest { key: "large".into(), value: "x".repeat(2_000_000), expires: 0 };
     let error = here.call::<()>("KeyValue.Set", &large).await.unwrap_err();
-    assert!(error.contains("large") && error.contains("2000000") && error.contains("1048576"), "{error}");
+    assert!(
+        error.contains("large") && error.contains("2000000") && error.contains("1048576"),
+        "{error}"
+    );
     assert_eq!(here.get("large").await, None);
 }
 
@@ -239,11 +286,16 @@ async fn entries_end_in_time_and_are_removed() {
     store.set("renewed", "1", 1).await;
     assert_eq!(store.increment("short", 1).await, Ok(2), "an increment keeps the expiry");
     store.set("renewed", "2", 0).await;
-    eventually("the entry expires", || async { store.get("short").await.is_none().then_some(()) }).await;
+    eventually("the entry expires", || async { store.get("short").await.is_none().then_some(()) })
+        .await;
     assert_eq!(store.call("KeyValue.Contains", &"short").await, Ok(false));
     assert_eq!(store.increment("short", 1).await, Ok(1), "it begins anew");
     assert_eq!(store.get("long").await.as_deref(), Some("1"));
-    assert_eq!(store.get("renewed").await.as_deref(), Some("2"), "setting without an expiry ends it");
+    assert_eq!(
+        store.get("renewed").await.as_deref(),
+        Some("2"),
+        "setting without an expiry ends it"
+    );
 
     // A bucket in which the server removes nothing by itself, as before 2.11.
     let context = context(&server).await;
@@ -265,11 +317,15 @@ async fn entries_end_in_time_and_are_removed() {
     old.set("stays", "x", 0).await;
     old.set("deleted", "x", 0).await;
     assert_eq!(old.call("KeyValue.Del", &"deleted").await, Ok(true));
-    eventually("the entry expires", || async { old.get("ends").await.is_none().then_some(()) }).await;
+    eventually("the entry expires", || async { old.get("ends").await.is_none().then_some(()) })
+        .await;
     assert!(raw.entry("ends").await.unwrap().is_some(), "absent for actors, but still there");
     assert_eq!(bucket.sweep(Expiry::now()).await.unwrap(), 1);
     assert!(raw.entry("ends").await.unwrap().is_none());
-    assert!(raw.entry("deleted").await.unwrap().is_some(), "those who watch may not have seen it yet");
+    assert!(
+        raw.entry("deleted").await.unwrap().is_some(),
+        "those who watch may not have seen it yet"
+    );
     assert_eq!(bucket.sweep(Expiry::now().after(Duration::from_secs(300))).await.unwrap(), 1);
     assert!(raw.entry("deleted").await.unwrap().is_none());
     assert_eq!(bucket.get("stays").await.unwrap(), Some(Value::Text("x".into())));

@@ -1,5 +1,6 @@
-//! Two leaf nodes and a hub, as in `core.cfg` and `extender.cfg`: the hub goes away and comes back. Each side goes on
-//! with what it has, refuses what it cannot store, and afterwards both know the same.
+//! Two leaf nodes and a hub, as in `core.cfg` and `extender.cfg`: the hub goes away and comes back.
+//! Each side goes on with what it has, refuses what it cannot store, and afterwards both know the
+//! same.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -39,7 +40,9 @@ pub(crate) struct Site {
 impl Site {
     pub(crate) async fn start() -> Self {
         let port = free_port();
-        let hub = Server::with_config(None, &format!("leafnodes {{ listen: \"127.0.0.1:{port}\" }}")).await;
+        let hub =
+            Server::with_config(None, &format!("leafnodes {{ listen: \"127.0.0.1:{port}\" }}"))
+                .await;
         let leaf = |domain: &str| {
             format!(
                 "jetstream {{ domain: {domain}, store_dir: \"@DIR@/js\" }}
@@ -56,7 +59,10 @@ impl Site {
 
     async fn joined(&self) {
         let context = jetstream::with_domain(client::nats(&self.extender).await, "core");
-        eventually("the extender reaches the core", || async { context.query_account().await.ok() }).await;
+        eventually("the extender reaches the core", || async {
+            context.query_account().await.ok()
+        })
+        .await;
     }
 
     /// Takes the hub away; returns when the extender's server knows.
@@ -113,12 +119,17 @@ async fn page(port: u16) -> Option<String> {
 
 async fn ping(server: &Server) -> Value {
     let request = http_request("GET", "/", b"");
-    let reply = Caller::new(server).await.call(PINGER, "HttpServer.HandleRequest", request).await.expect("a pong");
+    let reply = Caller::new(server)
+        .await
+        .call(PINGER, "HttpServer.HandleRequest", request)
+        .await
+        .expect("a pong");
     serde_json::from_slice(&client::http_body(&reply)).expect("JSON")
 }
 
 async fn runs(server: &Server, host: &TestHost, actor: &str) -> bool {
-    let inventory = ctl_2024(server).await.get_host_inventory(&host.id).await.expect("an inventory");
+    let inventory =
+        ctl_2024(server).await.get_host_inventory(&host.id).await.expect("an inventory");
     inventory.actors.iter().any(|found| found.id == actor)
 }
 
@@ -135,13 +146,17 @@ async fn without_the_hub_each_side_goes_on_and_with_it_both_know_the_same() {
     let (port, later_port) = (free_port(), free_port());
     let address = format!("127.0.0.1:{port}");
     let spec = &httpserver::SPEC;
-    client::link(&site.core, ECHO, spec.public_key, spec.contract_id, &[("address", &address)]).await;
+    client::link(&site.core, ECHO, spec.public_key, spec.contract_id, &[("address", &address)])
+        .await;
     for contract in ["acme:kept", "acme:gone"] {
         put(&site.core, contract).await;
     }
     eventually("the page is there", || page(port)).await;
     let known = BTreeSet::from(["acme:gone", "acme:kept", spec.contract_id].map(str::to_owned));
-    eventually("the extender knows", || async { (contracts(&site.extender).await == known).then_some(()) }).await;
+    eventually("the extender knows", || async {
+        (contracts(&site.extender).await == known).then_some(())
+    })
+    .await;
 
     site.cut().await;
     // The extender's side: calls between its hosts, pages, queries.
@@ -159,33 +174,42 @@ async fn without_the_hub_each_side_goes_on_and_with_it_both_know_the_same() {
     assert_names_the_domain(&ack.error);
     let nats = client::nats(&site.extender).await;
     let began = Instant::now();
-    let ack = nats.request(format!("wasmbus.ctl.default.config.put.{ECHO}.colour"), "red".into()).await.unwrap();
+    let ack = nats
+        .request(format!("wasmbus.ctl.default.config.put.{ECHO}.colour"), "red".into())
+        .await
+        .unwrap();
     let ack: Value = serde_json::from_slice(&ack.payload).unwrap();
     assert!(ack["accepted"] == false && began.elapsed() < CLIENT, "{ack}");
     assert_names_the_domain(ack["error"].as_str().unwrap());
     assert_eq!(contracts(&site.extender).await, known);
     // Actors start and stop; their host knows them at once, and answers every other query.
     start(&site.extender, &second, &example("kvcounter"), 1).await;
-    eventually("its host knows it", || async { claims(&site.extender).await.contains(KVCOUNTER).then_some(()) }).await;
+    eventually("its host knows it", || async {
+        claims(&site.extender).await.contains(KVCOUNTER).then_some(())
+    })
+    .await;
     ctl.stop_actor(&second.id, PONGER, None).await.unwrap();
     assert!(!runs(&site.extender, &second, PONGER).await);
     start(&site.extender, &first, &example("ponger"), 1).await;
     assert_eq!(ping(&site.extender).await, json!({"value": 53}));
 
     // The core's side goes on too.
-    let mut wire = nats.subscribe(format!("wasmbus.rpc.default.{PROVIDER}.default.linkdefs.*")).await.unwrap();
+    let mut wire =
+        nats.subscribe(format!("wasmbus.rpc.default.{PROVIDER}.default.linkdefs.*")).await.unwrap();
     crate::harness::client::settled(&nats).await;
     put(&site.core, "acme:new").await;
     ctl_2024(&site.core).await.remove_link(ECHO, "acme:gone", "default").await.unwrap();
     let address = format!("127.0.0.1:{later_port}");
-    client::link(&site.core, ECHO, spec.public_key, spec.contract_id, &[("address", &address)]).await;
+    client::link(&site.core, ECHO, spec.public_key, spec.contract_id, &[("address", &address)])
+        .await;
     start(&site.core, &at_core, &example("fetcher"), 1).await;
 
     site.hub.resume().await;
     let began = Instant::now();
     let known = BTreeSet::from(["acme:kept", "acme:new", spec.contract_id].map(str::to_owned));
     eventually("both sides know the same links", || async {
-        (contracts(&site.extender).await == known && contracts(&site.core).await == known).then_some(())
+        (contracts(&site.extender).await == known && contracts(&site.core).await == known)
+            .then_some(())
     })
     .await;
     eventually("both sides know the same claims", || async {
@@ -194,8 +218,10 @@ async fn without_the_hub_each_side_goes_on_and_with_it_both_know_the_same() {
     })
     .await;
     let bucket = site.bucket().await;
-    eventually("the claims are in the bucket", || async { bucket.get(keys::claims(KVCOUNTER)).await.ok().flatten() })
-        .await;
+    eventually("the claims are in the bucket", || async {
+        bucket.get(keys::claims(KVCOUNTER)).await.ok().flatten()
+    })
+    .await;
     eventually("the page moved", || page(later_port)).await;
     assert!(page(port).await.is_none());
     // Providers with a process of their own hear of it on the wire.
@@ -218,7 +244,10 @@ async fn a_host_that_starts_without_its_domain_works_and_joins_it_later() {
     put(&site.core, "acme:one").await;
     start(&site.core, &at_core, &example("ponger"), 1).await;
     let one = BTreeSet::from(["acme:one".to_owned()]);
-    eventually("the extender knows", || async { (contracts(&site.extender).await == one).then_some(()) }).await;
+    eventually("the extender knows", || async {
+        (contracts(&site.extender).await == one).then_some(())
+    })
+    .await;
     site.cut().await;
 
     let late = host(&site.extender).start().await;
@@ -230,7 +259,11 @@ async fn a_host_that_starts_without_its_domain_works_and_joins_it_later() {
     assert_eq!(contracts(&site.extender).await, BTreeSet::new());
     start(&site.extender, &late, &example("echo"), 1).await;
     let request = http_request("GET", "/", b"");
-    Caller::new(&site.extender).await.call(ECHO, "HttpServer.HandleRequest", request).await.expect("an answer");
+    Caller::new(&site.extender)
+        .await
+        .call(ECHO, "HttpServer.HandleRequest", request)
+        .await
+        .expect("an answer");
     assert!(claims(&site.extender).await.contains(ECHO));
     assert_names_the_domain(&refused_put(&site.extender, "acme:refused").await);
 
@@ -238,7 +271,10 @@ async fn a_host_that_starts_without_its_domain_works_and_joins_it_later() {
     site.hub.resume().await;
     let began = Instant::now();
     // The answers of hosts grow, and never shrink while this one joins them.
-    eventually("links are known", || async { (contracts(&site.extender).await == one).then_some(()) }).await;
+    eventually("links are known", || async {
+        (contracts(&site.extender).await == one).then_some(())
+    })
+    .await;
     let mut synced = late.host().links().synced();
     let stays_known = async {
         loop {
@@ -253,20 +289,28 @@ async fn a_host_that_starts_without_its_domain_works_and_joins_it_later() {
         assert_eq!(contracts(&site.extender).await, one);
     }
     let bucket = site.bucket().await;
-    eventually("its claims are in the bucket", || async { bucket.get(keys::claims(ECHO)).await.ok().flatten() }).await;
+    eventually("its claims are in the bucket", || async {
+        bucket.get(keys::claims(ECHO)).await.ok().flatten()
+    })
+    .await;
     eventually("it knows the lattice", || async {
-        (contracts(&site.extender).await.contains("acme:one") && claims(&site.extender).await.contains(PONGER))
-            .then_some(())
+        (contracts(&site.extender).await.contains("acme:one")
+            && claims(&site.extender).await.contains(PONGER))
+        .then_some(())
     })
     .await;
     assert!(began.elapsed() < CONVERGENCE, "{:?}", began.elapsed());
     eventually("links can be put", || async {
         let ctl = ctl_2024(&site.extender).await;
-        let ack = ctl.advertise_link(ECHO, PROVIDER, "acme:two", "default", HashMap::new()).await.ok()?;
+        let ack =
+            ctl.advertise_link(ECHO, PROVIDER, "acme:two", "default", HashMap::new()).await.ok()?;
         ack.accepted.then_some(())
     })
     .await;
-    assert_eq!(contracts(&site.core).await, BTreeSet::from(["acme:one", "acme:two"].map(str::to_owned)));
+    assert_eq!(
+        contracts(&site.core).await,
+        BTreeSet::from(["acme:one", "acme:two"].map(str::to_owned))
+    );
     late.stop().await;
     let names = events.names_until("host_stopped").await;
     // A link from before is no news.
@@ -277,7 +321,8 @@ async fn a_host_that_starts_without_its_domain_works_and_joins_it_later() {
 #[tokio::test]
 async fn a_frozen_hub_is_noticed_and_nothing_refused_is_stored_when_it_thaws() {
     let site = Site::start().await;
-    let (at_core, at_extender) = (host(&site.core).start().await, host(&site.extender).start().await);
+    let (at_core, at_extender) =
+        (host(&site.core).start().await, host(&site.extender).start().await);
     put(&site.core, "acme:before").await;
     eventually("the extender knows", || async {
         contracts(&site.extender).await.contains("acme:before").then_some(())
@@ -302,7 +347,8 @@ async fn a_frozen_hub_is_noticed_and_nothing_refused_is_stored_when_it_thaws() {
     let began = Instant::now();
     eventually("both sides know the same", || async {
         let (here, there) = (contracts(&site.extender).await, contracts(&site.core).await);
-        (here == there && here.contains("acme:meanwhile") && here.contains("acme:before")).then_some(())
+        (here == there && here.contains("acme:meanwhile") && here.contains("acme:before"))
+            .then_some(())
     })
     .await;
     assert!(began.elapsed() < CONVERGENCE, "{:?}", began.elapsed());
@@ -315,7 +361,8 @@ async fn a_frozen_hub_is_noticed_and_nothing_refused_is_stored_when_it_thaws() {
 #[tokio::test]
 async fn a_hub_that_restarts_five_times_loses_no_link() {
     let mut site = Site::start().await;
-    let (at_core, at_extender) = (host(&site.core).start().await, host(&site.extender).start().await);
+    let (at_core, at_extender) =
+        (host(&site.core).start().await, host(&site.extender).start().await);
     let is_over = AtomicBool::new(false);
     let (core, extender, hub) = (&site.core, &site.extender, &mut site.hub);
     let restarts = async {
@@ -330,7 +377,10 @@ async fn a_hub_that_restarts_five_times_loses_no_link() {
         let mut count = 0;
         while !is_over.load(Ordering::Relaxed) {
             let contract = format!("acme:{count}");
-            let ack = ctl.advertise_link(ECHO, PROVIDER, &contract, "default", HashMap::new()).await.expect("an ack");
+            let ack = ctl
+                .advertise_link(ECHO, PROVIDER, &contract, "default", HashMap::new())
+                .await
+                .expect("an ack");
             assert!(ack.accepted, "{}", ack.error);
             count += 1;
         }

@@ -1,7 +1,9 @@
-//! `host link put` and its kind tell the truth: what a provider refuses is an error with its reason, before it is stored where
-//! that can be known, and what worked before goes on.
+//! `host link put` and its kind tell the truth: what a provider refuses is an error with its
+//! reason, before it is stored where that can be known, and what worked before goes on.
 
-use lattice_engine::providers::builtin::{Spec, blobstore, httpclient, httpserver, keyvalue, messaging};
+use lattice_engine::providers::builtin::{
+    Spec, blobstore, httpclient, httpserver, keyvalue, messaging,
+};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -45,7 +47,8 @@ async fn page(host: &TestHost, server: &Server, user: &User) -> String {
     start_provider(server, host, "builtin://httpserver").await;
     let address = format!("127.0.0.1:{}", free_port());
     let value = format!("address={address}");
-    user.prints(&["link", "put", ECHO, "builtin://httpserver", "wasmcloud:httpserver", &value]).await;
+    user.prints(&["link", "put", ECHO, "builtin://httpserver", "wasmcloud:httpserver", &value])
+        .await;
     // The command has waited for it.
     let url = format!("http://{address}/");
     assert!(reqwest::get(&url).await.is_ok(), "the page is there when the command says so");
@@ -59,21 +62,29 @@ async fn values_that_a_built_in_provider_refuses_fail_the_command_and_leave_the_
     let user = User::of(&server);
     let url = page(&host, &server, &user).await;
     for (spec, value, complaint) in REFUSED {
-        let said = user.fails(1, &["link", "put", ECHO, &reference(spec), spec.contract_id, value]).await;
+        let said =
+            user.fails(1, &["link", "put", ECHO, &reference(spec), spec.contract_id, value]).await;
         assert!(said.contains(complaint), "{} {value}: {said}", spec.name);
     }
     assert!(reqwest::get(&url).await.is_ok(), "the page goes on");
-    assert_eq!(user.json(&["get", "links"]).await["links"].as_array().map(Vec::len), Some(1), "nothing was stored");
+    assert_eq!(
+        user.json(&["get", "links"]).await["links"].as_array().map(Vec::len),
+        Some(1),
+        "nothing was stored"
+    );
 
     // A port that somebody has only the provider's machine knows.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("address={}", taken.local_addr().unwrap());
-    let said = user.fails(1, &["link", "put", ECHO, "builtin://httpserver", "wasmcloud:httpserver", &address]).await;
+    let said = user
+        .fails(1, &["link", "put", ECHO, "builtin://httpserver", "wasmcloud:httpserver", &address])
+        .await;
     assert!(said.contains("cannot listen") && said.contains(&host.id), "{said}");
     assert!(reqwest::get(&url).await.is_ok(), "the page goes on");
 
-    let explained =
-        user.run(&["explain", "builtin://httpserver", "echo", "HttpServer.HandleRequest", "-o", "json"]).await;
+    let explained = user
+        .run(&["explain", "builtin://httpserver", "echo", "HttpServer.HandleRequest", "-o", "json"])
+        .await;
     assert_eq!(explained.status.code(), Some(1), "{}", stderr(&explained));
     let explained: Value = serde_json::from_slice(&explained.stdout).unwrap();
     let steps = explained["steps"].as_array().unwrap();
@@ -91,8 +102,16 @@ async fn clients_of_all_years_are_refused_with_the_reason_and_hear_it_as_an_even
     for (spec, value, complaint) in REFUSED {
         let (key, value) = value.split_once('=').unwrap();
         let values = [(key.to_owned(), value.to_owned())].into();
-        let ack = ctl.advertise_link(ECHO, spec.public_key, spec.contract_id, "default", values).await.unwrap();
-        assert!(!ack.accepted && ack.error.contains(complaint), "{} {key}={value}: {}", spec.name, ack.error);
+        let ack = ctl
+            .advertise_link(ECHO, spec.public_key, spec.contract_id, "default", values)
+            .await
+            .unwrap();
+        assert!(
+            !ack.accepted && ack.error.contains(complaint),
+            "{} {key}={value}: {}",
+            spec.name,
+            ack.error
+        );
         let failed = events.next("linkdef_set_failed").await;
         assert!(text(&failed, "/data/error").contains(complaint), "{failed}");
     }
@@ -110,7 +129,8 @@ async fn what_became_of_a_link_is_announced_after_the_link_itself() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap().to_string();
         let mut events = Events::all(&server).await;
-        client::link(&server, ECHO, spec.public_key, spec.contract_id, &[("address", &address)]).await;
+        client::link(&server, ECHO, spec.public_key, spec.contract_id, &[("address", &address)])
+            .await;
         let names = events.names_until("linkdef_set_failed").await;
         assert!(names.contains(&"linkdef_set".to_owned()), "{names:?}");
     }
@@ -124,7 +144,16 @@ async fn names_without_effect_are_named_and_what_nobody_can_tell_is_said() {
     let user = User::of(&server);
     start_provider(&server, &host, "builtin://httpserver").await;
     let port = format!("port={}", free_port());
-    let words = ["link", "put", PINGER, "builtin://httpserver", "wasmcloud:httpserver", &port, "adress=x", "URL=y"];
+    let words = [
+        "link",
+        "put",
+        PINGER,
+        "builtin://httpserver",
+        "wasmcloud:httpserver",
+        &port,
+        "adress=x",
+        "URL=y",
+    ];
     let output = user.run(&words).await;
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let said = stderr(&output);
@@ -133,7 +162,11 @@ async fn names_without_effect_are_named_and_what_nobody_can_tell_is_said() {
 
     // Nobody runs it.
     let output = user.run(&["link", "put", ECHO, PROVIDER, "acme:thing", "a=b"]).await;
-    assert!(output.status.success() && stderr(&output).contains("runs on no host"), "{}", stderr(&output));
+    assert!(
+        output.status.success() && stderr(&output).contains("runs on no host"),
+        "{}",
+        stderr(&output)
+    );
     // Deleted, and let go.
     let deleted = user.prints(&["link", "del", PINGER, "wasmcloud:httpserver"]).await;
     assert!(deleted.contains("Deleted link"), "{deleted}");
@@ -153,7 +186,9 @@ async fn the_dashboard_tells_a_refused_link_as_one() {
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{body}");
     assert!(body.to_string().contains("HOST:PORT"), "{body}");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let ended = dashboard.change(Method::PUT, "/links", link(&taken.local_addr().unwrap().to_string())).await;
+    let ended = dashboard
+        .change(Method::PUT, "/links", link(&taken.local_addr().unwrap().to_string()))
+        .await;
     assert_eq!(ended["state"], "failed", "{ended}");
     assert!(text(&ended, "/text").contains("cannot listen"), "{ended}");
     let free = format!("127.0.0.1:{}", free_port());

@@ -1,4 +1,5 @@
-//! Link definitions and claims: in the bucket, on the way to providers, and in the eyes of a host that comes late.
+//! Link definitions and claims: in the bucket, on the way to providers, and in the eyes of a host
+//! that comes late.
 
 use std::collections::HashMap;
 
@@ -41,11 +42,13 @@ async fn claims_and_references_are_written_when_an_actor_starts() {
     start(&server, &host, &example("kvcounter"), 1).await;
     let bucket = bucket(&server).await;
     let claims: Value =
-        serde_json::from_slice(&bucket.get(format!("CLAIMS_{KVCOUNTER}")).await.unwrap().unwrap()).unwrap();
+        serde_json::from_slice(&bucket.get(format!("CLAIMS_{KVCOUNTER}")).await.unwrap().unwrap())
+            .unwrap();
     assert_eq!(claims["caps"], "wasmcloud:httpserver,wasmcloud:keyvalue");
     assert!(claims.as_object().unwrap().values().all(Value::is_string), "{claims}");
     let key = lattice_protocol::store::keys::reference(&example("kvcounter"));
-    let reference: Value = serde_json::from_slice(&bucket.get(key).await.unwrap().unwrap()).unwrap();
+    let reference: Value =
+        serde_json::from_slice(&bucket.get(key).await.unwrap().unwrap()).unwrap();
     assert_eq!(reference, json!({"oci_url": example("kvcounter"), "public_key": KVCOUNTER}));
     host.stop().await;
 }
@@ -55,24 +58,32 @@ async fn a_link_goes_to_its_provider_with_the_ids_all_peers_compute() {
     let server = Server::start().await;
     let host = host(&server).start().await;
     let nats = client::nats(&server).await;
-    let mut wire = nats.subscribe(format!("wasmbus.rpc.default.{PROVIDER}.default.linkdefs.*")).await.unwrap();
+    let mut wire =
+        nats.subscribe(format!("wasmbus.rpc.default.{PROVIDER}.default.linkdefs.*")).await.unwrap();
     crate::harness::client::settled(&nats).await;
     let ctl = ctl_2024(&server).await;
     let values = |port: &str| HashMap::from([("PORT".to_owned(), port.to_owned())]);
-    ctl.advertise_link(ECHO, PROVIDER, "wasmcloud:httpserver", "default", values("1")).await.unwrap();
+    ctl.advertise_link(ECHO, PROVIDER, "wasmcloud:httpserver", "default", values("1"))
+        .await
+        .unwrap();
     let put = wire.next().await.unwrap();
     assert!(put.subject.ends_with("linkdefs.put"));
     // The real type of provider authors reads it.
-    let link: wasmbus_rpc::core::LinkDefinition = wasmbus_rpc::common::deserialize(&put.payload).unwrap();
+    let link: wasmbus_rpc::core::LinkDefinition =
+        wasmbus_rpc::common::deserialize(&put.payload).unwrap();
     assert_eq!((link.actor_id.as_str(), link.values["PORT"].as_str()), (ECHO, "1"));
 
     let id = lattice_protocol::store::keys::link_hash(ECHO, "wasmcloud:httpserver", "default");
-    let stored: Value =
-        serde_json::from_slice(&bucket(&server).await.get(format!("LINKDEF_{id}")).await.unwrap().unwrap()).unwrap();
+    let stored: Value = serde_json::from_slice(
+        &bucket(&server).await.get(format!("LINKDEF_{id}")).await.unwrap().unwrap(),
+    )
+    .unwrap();
     assert_eq!(stored["id"], id);
 
     // New values reach a provider only if the old link goes first.
-    ctl.advertise_link(ECHO, PROVIDER, "wasmcloud:httpserver", "default", values("2")).await.unwrap();
+    ctl.advertise_link(ECHO, PROVIDER, "wasmcloud:httpserver", "default", values("2"))
+        .await
+        .unwrap();
     assert!(wire.next().await.unwrap().subject.ends_with("linkdefs.del"));
     assert!(wire.next().await.unwrap().subject.ends_with("linkdefs.put"));
     assert_eq!(ctl.query_links().await.unwrap().len(), 1);
@@ -134,13 +145,15 @@ async fn a_host_that_joins_late_knows_everything_when_it_is_ready() {
     });
     futures::stream::iter(puts).buffer_unordered(64).collect::<Vec<_>>().await;
     for n in 0..CLAIMS {
-        let claims =
-            json!({"sub": format!("M{n}"), "iss": "A", "call_alias": format!("acme/{n}"), "caps": "", "tags": ""});
+        let claims = json!({"sub": format!("M{n}"), "iss": "A", "call_alias": format!("acme/{n}"), "caps": "", "tags": ""});
         bucket.put(format!("CLAIMS_M{n}"), claims.to_string().into()).await.unwrap();
     }
     first.stop().await;
     let nats = client::nats(&server).await;
-    let mut delivered = nats.subscribe(format!("wasmbus.rpc.default.{PROVIDER}.default.linkdefs.put")).await.unwrap();
+    let mut delivered = nats
+        .subscribe(format!("wasmbus.rpc.default.{PROVIDER}.default.linkdefs.put"))
+        .await
+        .unwrap();
     let mut events = Events::all(&server).await;
     crate::harness::client::settled(&nats).await;
     let ctl = ctl_2024(&server).await;
@@ -152,7 +165,10 @@ async fn a_host_that_joins_late_knows_everything_when_it_is_ready() {
         delivered.next().await.expect("every link goes to its provider");
     }
     second.stop().await;
-    assert!(!events.names_until("host_stopped").await.contains(&"linkdef_set".to_owned()), "a replay is no news");
+    assert!(
+        !events.names_until("host_stopped").await.contains(&"linkdef_set".to_owned()),
+        "a replay is no news"
+    );
 }
 
 #[tokio::test]
@@ -200,7 +216,10 @@ async fn the_metadata_of_a_2022_lattice_is_copied_and_left_in_place() {
         ctl_2024(&server).await.query_links().await.ok().filter(|links| !links.is_empty())
     })
     .await;
-    assert_eq!(links.iter().map(|link| link.contract_id.as_str()).collect::<Vec<_>>(), ["acme:kept"]);
+    assert_eq!(
+        links.iter().map(|link| link.contract_id.as_str()).collect::<Vec<_>>(),
+        ["acme:kept"]
+    );
     assert!(context.get_stream("LATTICECACHE_default").await.is_ok());
     host.stop().await;
 }

@@ -1,8 +1,9 @@
 //! `host app` against a deployment manager.
 //!
-//! The manager of those years is a program of its own, and too large to be built here. Its answers below were recorded from
-//! wadm 0.10.0, built from crates.io, beside a `host up` with JetStream domain `core`; the same manifest with an actor of
-//! the examples was deployed, served a page, and was undeployed there. Here a responder gives them back to the letter.
+//! The manager of those years is a program of its own, and too large to be built here. Its answers
+//! below were recorded from wadm 0.10.0, built from crates.io, beside a `host up` with JetStream
+//! domain `core`; the same manifest with an actor of the examples was deployed, served a page, and
+//! was undeployed there. Here a responder gives them back to the letter.
 
 use std::sync::{Arc, Mutex};
 
@@ -49,7 +50,10 @@ const RECORDED: [(&str, &str); 14] = [
         "versions.echo-page",
         r#"{"result":"success","message":"Successfully fetched versions for model echo-page","versions":[{"version":"v0.0.1","deployed":false},{"version":"v0.0.2","deployed":false},{"version":"v0.0.3","deployed":true}]}"#,
     ),
-    ("versions.nope", r#"{"result":"notfound","message":"Model with the name nope not found","versions":[]}"#),
+    (
+        "versions.nope",
+        r#"{"result":"notfound","message":"Model with the name nope not found","versions":[]}"#,
+    ),
     (
         "status.echo-page",
         r#"{"result":"ok","message":"Successfully fetched status for model echo-page","status":{"version":"v0.0.1","status":{"type":"reconciling","message":"Linkdef pending, waiting for registry.example/echo:0.3.4 and builtin://httpserver to start"},"components":[]}}"#,
@@ -60,14 +64,23 @@ const RECORDED: [(&str, &str); 14] = [
         r#"{"result":"created","total_versions":1,"current_version":"v0.0.1","message":"Successfully put manifest echo-page v0.0.1","name":"echo-page"}"#,
     ),
     ("put of v0.0.2", r#"{"message":"Manifest version v0.0.2 already exists","result":"error"}"#),
-    ("deploy.echo-page", r#"{"result":"acknowledged","message":"Successfully deployed model echo-page v0.0.1"}"#),
+    (
+        "deploy.echo-page",
+        r#"{"result":"acknowledged","message":"Successfully deployed model echo-page v0.0.1"}"#,
+    ),
     ("deploy.nope", r#"{"result":"notfound","message":"Model with the name nope not found"}"#),
-    ("undeploy.echo-page", r#"{"result":"acknowledged","message":"Successfully undeployed model echo-page"}"#),
+    (
+        "undeploy.echo-page",
+        r#"{"result":"acknowledged","message":"Successfully undeployed model echo-page"}"#,
+    ),
     (
         "del.echo-page",
         r#"{"result":"deleted","message":"Successfully deleted last version of model echo-page","undeploy":true}"#,
     ),
-    ("del.other", r#"{"result":"noop","message":"Model version v9 doesn't exist","undeploy":false}"#),
+    (
+        "del.other",
+        r#"{"result":"noop","message":"Model version v9 doesn't exist","undeploy":false}"#,
+    ),
 ];
 
 fn recorded(key: &str) -> &'static str {
@@ -95,7 +108,11 @@ impl Scene {
         let heard = asked.clone();
         tokio::spawn(async move {
             while let Some(request) = requests.next().await {
-                let operation = request.subject.as_str().trim_start_matches("wadm.api.default.model.").to_owned();
+                let operation = request
+                    .subject
+                    .as_str()
+                    .trim_start_matches("wadm.api.default.model.")
+                    .to_owned();
                 let payload = String::from_utf8_lossy(&request.payload).into_owned();
                 let is_again = operation == "put" && payload.contains("v0.0.2");
                 let answer = recorded(if is_again { "put of v0.0.2" } else { &operation });
@@ -105,7 +122,8 @@ impl Scene {
         });
         let dir = TempDir::new().unwrap();
         std::fs::write(dir.path().join("app.yaml"), MANIFEST).unwrap();
-        std::fs::write(dir.path().join("again.yaml"), MANIFEST.replace("v0.0.1", "v0.0.2")).unwrap();
+        std::fs::write(dir.path().join("again.yaml"), MANIFEST.replace("v0.0.1", "v0.0.2"))
+            .unwrap();
         Self { server, dir, asked }
     }
 
@@ -117,7 +135,11 @@ impl Scene {
             "-t",
             "20000",
         ]));
-        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned(), stderr(&output))
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr(&output),
+        )
     }
 
     fn json(&self, arguments: &[&str]) -> Value {
@@ -140,22 +162,37 @@ async fn what_the_manager_answers_comes_out_in_the_shapes_of_wash() {
     assert_eq!(scene.json(&["list"]), json!({ "apps": value_of("list") }));
     assert_eq!(scene.json(&["get", "echo-page"]), json!({ "model": value_of("get.echo-page") }));
     assert_eq!(scene.asked(), ("get.echo-page".into(), "{}".into()));
-    assert_eq!(scene.json(&["history", "echo-page"]), json!({ "revisions": value_of("versions.echo-page") }));
-    assert_eq!(scene.json(&["status", "echo-page"]), json!({ "status": value_of("status.echo-page") }));
+    assert_eq!(
+        scene.json(&["history", "echo-page"]),
+        json!({ "revisions": value_of("versions.echo-page") })
+    );
+    assert_eq!(
+        scene.json(&["status", "echo-page"]),
+        json!({ "status": value_of("status.echo-page") })
+    );
 
     assert_eq!(scene.json(&["put", "app.yaml"]), json!({ "results": value_of("put") }));
     assert_eq!(scene.asked(), ("put".into(), MANIFEST.into()), "a manifest goes as it is");
     let both = json!({ "acknowledged": value_of("deploy.echo-page"), "results": value_of("put") });
     assert_eq!(scene.json(&["deploy", "app.yaml"]), both);
-    assert_eq!(scene.json(&["deploy", "echo-page", "v0.0.1"]), json!({ "acknowledged": value_of("deploy.echo-page") }));
+    assert_eq!(
+        scene.json(&["deploy", "echo-page", "v0.0.1"]),
+        json!({ "acknowledged": value_of("deploy.echo-page") })
+    );
     assert_eq!(scene.asked(), ("deploy.echo-page".into(), r#"{"version":"v0.0.1"}"#.into()));
 
     let undeployed = json!({ "results": value_of("undeploy.echo-page") });
     assert_eq!(scene.json(&["undeploy", "echo-page", "--non-destructive"]), undeployed);
     assert_eq!(scene.asked().1, r#"{"non_destructive":true}"#);
-    assert_eq!(scene.json(&["del", "echo-page", "v0.0.1"]), json!({ "deleted": value_of("del.echo-page") }));
+    assert_eq!(
+        scene.json(&["del", "echo-page", "v0.0.1"]),
+        json!({ "deleted": value_of("del.echo-page") })
+    );
     assert_eq!(scene.asked().1, r#"{"delete_all":false,"version":"v0.0.1"}"#);
-    assert_eq!(scene.json(&["delete", "echo-page", "--delete-all"]), json!({ "deleted": value_of("del.echo-page") }));
+    assert_eq!(
+        scene.json(&["delete", "echo-page", "--delete-all"]),
+        json!({ "deleted": value_of("del.echo-page") })
+    );
     assert_eq!(scene.asked().1, r#"{"delete_all":true,"version":""}"#);
 }
 
@@ -198,7 +235,9 @@ async fn a_refusal_of_the_manager_is_an_error() {
     assert_eq!(told["success"], false);
     let asked = scene.asked.lock().unwrap().len();
     // An invalid name, or a path without a file, never leaves this machine.
-    for arguments in [&["get", "a.b"][..], &["put", "gone.yaml"], &["deploy", "./gone.yaml"], &["undeploy", "*"]] {
+    for arguments in
+        [&["get", "a.b"][..], &["put", "gone.yaml"], &["deploy", "./gone.yaml"], &["undeploy", "*"]]
+    {
         assert_eq!(scene.app(arguments).0, Some(2), "{arguments:?}");
     }
     assert_eq!(scene.asked.lock().unwrap().len(), asked);
@@ -213,8 +252,12 @@ async fn without_a_manager_the_error_names_its_subject_and_how_to_start_one() {
         (vec!["app", "status", "pets"], "wadm.api.default.model.status.pets"),
         (vec!["app", "undeploy", "pets", "-x", "shop"], "wadm.api.shop.model.undeploy.pets"),
     ] {
-        let output =
-            output(command(dir.path()).args(&arguments).args(["--ctl-host", &server.url(), "--js-domain", "core"]));
+        let output = output(command(dir.path()).args(&arguments).args([
+            "--ctl-host",
+            &server.url(),
+            "--js-domain",
+            "core",
+        ]));
         let text = stderr(&output);
         assert_eq!(output.status.code(), Some(1), "{text}");
         for part in [subject, "wadm --nats-server", server.address(), "-d core"] {

@@ -32,7 +32,11 @@ use crate::harness::{
 type Handled = BoxFuture<'static, Result<Bytes, CallError>>;
 
 /// Links an actor that handles messages with `handle`.
-async fn try_link<F>(server: &Server, values: &[(&str, &str)], handle: F) -> Result<Arc<dyn Link>, LinkError>
+async fn try_link<F>(
+    server: &Server,
+    values: &[(&str, &str)],
+    handle: F,
+) -> Result<Arc<dyn Link>, LinkError>
 where
     F: Fn(SubMessage) -> Handled + Send + Sync + 'static,
 {
@@ -41,8 +45,13 @@ where
         handle(deserialize(&argument).expect("a message of the contract"))
     });
     let dir = TempDir::new().expect("a directory");
-    let context =
-        builtin::context(server, &SPEC, dir.path(), HashMap::from([(ECHO.into(), Arc::new(actor) as _)])).await;
+    let context = builtin::context(
+        server,
+        &SPEC,
+        dir.path(),
+        HashMap::from([(ECHO.into(), Arc::new(actor) as _)]),
+    )
+    .await;
     (SPEC.build)(context).link(builtin::link(&SPEC, values)).await
 }
 
@@ -58,16 +67,35 @@ fn deaf(_: SubMessage) -> Handled {
     Box::pin(async { Err(CallError::Callee("deaf".into())) })
 }
 
-async fn publish(link: &Arc<dyn Link>, subject: &str, reply_to: Option<&str>, body: &[u8]) -> Result<(), String> {
-    let message = PubMessage { subject: subject.into(), reply_to: reply_to.map(str::to_owned), body: body.to_vec() };
-    let result = builtin::call(link, &SPEC, "Messaging.Publish", serialize(&message).expect("encoded")).await;
+async fn publish(
+    link: &Arc<dyn Link>,
+    subject: &str,
+    reply_to: Option<&str>,
+    body: &[u8],
+) -> Result<(), String> {
+    let message = PubMessage {
+        subject: subject.into(),
+        reply_to: reply_to.map(str::to_owned),
+        body: body.to_vec(),
+    };
+    let result =
+        builtin::call(link, &SPEC, "Messaging.Publish", serialize(&message).expect("encoded"))
+            .await;
     result.map(|nothing| assert!(nothing.is_empty())).map_err(|e| e.to_string())
 }
 
-async fn request(link: &Arc<dyn Link>, subject: &str, timeout_ms: u32) -> Result<ReplyMessage, String> {
+async fn request(
+    link: &Arc<dyn Link>,
+    subject: &str,
+    timeout_ms: u32,
+) -> Result<ReplyMessage, String> {
     let message = RequestMessage { subject: subject.into(), body: b"ask".to_vec(), timeout_ms };
-    let result = builtin::call(link, &SPEC, "Messaging.Request", serialize(&message).expect("encoded")).await;
-    result.map(|reply| deserialize(&reply).expect("a reply of the contract")).map_err(|e| e.to_string())
+    let result =
+        builtin::call(link, &SPEC, "Messaging.Request", serialize(&message).expect("encoded"))
+            .await;
+    result
+        .map(|reply| deserialize(&reply).expect("a reply of the contract"))
+        .map_err(|e| e.to_string())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,13 +188,17 @@ async fn a_connection_of_its_own_may_need_an_authority_of_its_own() {
     let authority = Authority::new(dir.path(), "authority");
     let certified = authority.sign(dir.path(), "server");
     let (certificate, key) = (certified.certificate.display(), certified.key.display());
-    let server =
-        Server::with_config(None, &format!("tls {{ cert_file: \"{certificate}\", key_file: \"{key}\" }}")).await;
+    let server = Server::with_config(
+        None,
+        &format!("tls {{ cert_file: \"{certificate}\", key_file: \"{key}\" }}"),
+    )
+    .await;
     let uri = format!("tls://{}", server.address());
     let file = authority.certificate.to_str().expect("a path");
     let link = link(&lattice, &[("uri", &uri), ("ca_file", file)], deaf).await;
     publish(&link, "a", None, b"").await.expect("published");
-    let error = try_link(&lattice, &[("uri", &uri)], deaf).await.err().expect("an unknown authority");
+    let error =
+        try_link(&lattice, &[("uri", &uri)], deaf).await.err().expect("an unknown authority");
     assert!(error.to_string().contains("ca_file"), "{error}");
 }
 
@@ -193,7 +225,10 @@ async fn what_had_arrived_when_a_link_ends_is_handled_a_few_at_a_time() {
         nats.publish(format!("work.{n}"), Bytes::new()).await.expect("published");
     }
     crate::harness::client::settled(&nats).await;
-    eventually("as many in work as may be", || async { (counts.0.load(Ordering::SeqCst) == 64).then_some(()) }).await;
+    eventually("as many in work as may be", || async {
+        (counts.0.load(Ordering::SeqCst) == 64).then_some(())
+    })
+    .await;
 
     let end = tokio::spawn(Arc::clone(&link).end(Instant::now() + PATIENCE));
     eventually("the link has left", || async {
@@ -217,15 +252,21 @@ async fn what_had_arrived_when_a_link_ends_is_handled_a_few_at_a_time() {
 async fn the_lattices_subjects_are_out_of_reach_on_the_hosts_connection() {
     let server = Server::start().await;
     for subject in [">", "*.rpc.>", "wasmbus.>", "$JS.>", "_INBOX.>", "ok,wasmbus.evt.default|g"] {
-        let error = try_link(&server, &[("subscription", subject)], deaf).await.err().expect(subject);
+        let error =
+            try_link(&server, &[("subscription", subject)], deaf).await.err().expect(subject);
         assert!(matches!(&error, LinkError::Values(text) if text.contains("uri")), "{error}");
     }
     let closed = link(&server, &[], deaf).await;
-    for (subject, reply_to) in
-        [("wasmbus.ctl.default.ping.hosts", None), ("$SYS.x", None), ("a", Some("wasmbus.rpc.default.M"))]
-    {
+    for (subject, reply_to) in [
+        ("wasmbus.ctl.default.ping.hosts", None),
+        ("$SYS.x", None),
+        ("a", Some("wasmbus.rpc.default.M")),
+    ] {
         let error = publish(&closed, subject, reply_to, b"").await.unwrap_err();
-        assert!(error.contains("belongs to the lattice") && error.contains("allow_system_subjects"), "{error}");
+        assert!(
+            error.contains("belongs to the lattice") && error.contains("allow_system_subjects"),
+            "{error}"
+        );
     }
     assert!(request(&closed, "$JS.API.INFO", 1000).await.is_err());
     for subject in ["", "a b", "a..b", "a.*", "a\r\nPUB b 0\r\n", &"long.".repeat(1000)] {
@@ -238,7 +279,8 @@ async fn the_lattices_subjects_are_out_of_reach_on_the_hosts_connection() {
     // A connection of its own to the same server is no way around.
     let same = ("uri", &*server.url());
     for subject in ["wasmbus.evt.>", "$KV.>", "_INBOX.>"] {
-        let error = try_link(&server, &[same, ("subscription", subject)], deaf).await.err().expect(subject);
+        let error =
+            try_link(&server, &[same, ("subscription", subject)], deaf).await.err().expect(subject);
         assert!(error.to_string().contains("allow_system_subjects"), "{error}");
     }
     let around = link(&server, &[same, ("subscription", "letters.>")], deaf).await;
@@ -258,7 +300,11 @@ async fn the_lattices_subjects_are_out_of_reach_on_the_hosts_connection() {
         })
         .await;
         publish(&open, "wasmbus.evt.default", None, b"{}").await.expect("published");
-        tokio::time::timeout(PATIENCE, heard.acquire()).await.expect("it is heard").expect("never closed").forget();
+        tokio::time::timeout(PATIENCE, heard.acquire())
+            .await
+            .expect("it is heard")
+            .expect("never closed")
+            .forget();
         open.end(Instant::now() + PATIENCE).await;
     }
 }
@@ -277,15 +323,21 @@ async fn a_connection_of_its_own_logs_in_with_its_own_user() {
     let (url, seed) = (server.url(), key.seed().expect("a seed"));
     let slot: Arc<OnceLock<Arc<dyn Link>>> = Arc::default();
     let own = Arc::clone(&slot);
-    let json = serde_json::json!({ "cluster_uris": [&url], "auth_seed": seed, "subscriptions": ["in.>"] }).to_string();
-    let link = link(&lattice, &[("config_json", &json), ("ping_interval_sec", "5")], move |message| {
-        let own = Arc::clone(&own);
-        Box::pin(async move {
-            let link = own.get().expect("linked before the first message");
-            publish(link, "out.a", None, &message.body).await.map(|()| Bytes::new()).map_err(CallError::Callee)
+    let json =
+        serde_json::json!({ "cluster_uris": [&url], "auth_seed": seed, "subscriptions": ["in.>"] })
+            .to_string();
+    let link =
+        link(&lattice, &[("config_json", &json), ("ping_interval_sec", "5")], move |message| {
+            let own = Arc::clone(&own);
+            Box::pin(async move {
+                let link = own.get().expect("linked before the first message");
+                publish(link, "out.a", None, &message.body)
+                    .await
+                    .map(|()| Bytes::new())
+                    .map_err(CallError::Callee)
+            })
         })
-    })
-    .await;
+        .await;
     assert!(slot.set(link).is_ok());
 
     let by_password = format!("nats://me:p%40ss@{}", server.address());
@@ -295,11 +347,15 @@ async fn a_connection_of_its_own_logs_in_with_its_own_user() {
     let mut ears = nats.subscribe("out.>").await.expect("subscribed");
     confirm(&nats).await.expect("the server hears for us");
     publish(&other, "in.a", None, b"through").await.expect("published");
-    let heard = tokio::time::timeout(PATIENCE, ears.next()).await.expect("it is heard").expect("a message");
+    let heard =
+        tokio::time::timeout(PATIENCE, ears.next()).await.expect("it is heard").expect("a message");
     assert_eq!((heard.subject.as_str(), &heard.payload[..]), ("out.a", &b"through"[..]));
 
     let wrong = nkeys::KeyPair::new_user().seed().expect("a seed");
-    let error = try_link(&lattice, &[("uri", &url), ("client_seed", &wrong)], deaf).await.err().expect("refused");
+    let error = try_link(&lattice, &[("uri", &url), ("client_seed", &wrong)], deaf)
+        .await
+        .err()
+        .expect("refused");
     assert!(
         matches!(&error, LinkError::Unavailable(text) if text.contains("client_seed") && !text.contains(&wrong)),
         "{error}"
@@ -314,10 +370,15 @@ async fn a_connection_of_its_own_logs_in_with_its_own_user() {
     publish(&other, "out.last", None, b"last").await.expect("published");
     let ending = tokio::spawn(Arc::clone(&other).end(Instant::now() + PATIENCE));
     tokio::task::yield_now().await;
-    publish(&other, "out.late", None, b"late").await.expect("a call that took the link before its end");
+    publish(&other, "out.late", None, b"late")
+        .await
+        .expect("a call that took the link before its end");
     ending.await.expect("no panic");
     for expected in ["out.last", "out.late"] {
-        let heard = tokio::time::timeout(PATIENCE, ears.next()).await.expect("it is heard").expect("a message");
+        let heard = tokio::time::timeout(PATIENCE, ears.next())
+            .await
+            .expect("it is heard")
+            .expect("a message");
         assert_eq!(heard.subject.as_str(), expected);
     }
     // The connection is closed, so this would be lost.

@@ -1,4 +1,5 @@
-//! Modules as the tools of all years make them, files that are none, and starts of one thing in several ways.
+//! Modules as the tools of all years make them, files that are none, and starts of one thing in
+//! several ways.
 
 use std::collections::HashMap;
 
@@ -14,7 +15,10 @@ use crate::harness::{
 
 /// The skeleton with other imports before its memory.
 fn importing(imports: &str, body: &str) -> String {
-    wapc(body).replace("(memory (export \"memory\") 2)", &format!("{imports}\n (memory (export \"memory\") 2)"))
+    wapc(body).replace(
+        "(memory (export \"memory\") 2)",
+        &format!("{imports}\n (memory (export \"memory\") 2)"),
+    )
 }
 
 const ANSWER: &str = "(call $response (i32.const 24) (i32.const 1)) (i32.const 1)";
@@ -26,18 +30,23 @@ async fn modules_of_all_toolchains_run() {
     let caller = Caller::new(&server).await;
     let say = |module: &str| {
         importing(
-            &format!("(import \"{module}\" \"fd_write\" (func $write (param i32 i32 i32 i32) (result i32)))"),
+            &format!(
+                "(import \"{module}\" \"fd_write\" (func $write (param i32 i32 i32 i32) (result i32)))"
+            ),
             &format!(
                 "(i32.store (i32.const 64) (i32.const 0)) (i32.store (i32.const 68) (i32.const 10)) \
                  (if (call $write (i32.const 1) (i32.const 64) (i32.const 1) (i32.const 72)) (then (unreachable))) {ANSWER}"
             ),
         )
     };
-    let initialised = importing("(import \"wasi_snapshot_preview1\" \"proc_exit\" (func $exit (param i32)))", ANSWER)
-        .replace(
-            "(func (export \"__guest_call\")",
-            "(func (export \"_start\") (call $exit (i32.const 0)))\n (func (export \"__guest_call\")",
-        );
+    let initialised = importing(
+        "(import \"wasi_snapshot_preview1\" \"proc_exit\" (func $exit (param i32)))",
+        ANSWER,
+    )
+    .replace(
+        "(func (export \"__guest_call\")",
+        "(func (export \"_start\") (call $exit (i32.const 0)))\n (func (export \"__guest_call\")",
+    );
     let tail = wapc(&format!("(drop (call $count (i32.const 100000))) {ANSWER}")).replace(
         "(func (export \"__guest_call\")",
         "(func $count (param i32) (result i32) (if (result i32) (local.get 0) \
@@ -52,7 +61,10 @@ async fn modules_of_all_toolchains_run() {
             "AssemblyScript, which imports abort",
             importing("(import \"env\" \"abort\" (func (param i32 i32 i32 i32)))", ANSWER),
         ),
-        ("bulk memory", wapc(&format!("(memory.copy (i32.const 1024) (i32.const 0) (i32.const 64)) {ANSWER}"))),
+        (
+            "bulk memory",
+            wapc(&format!("(memory.copy (i32.const 1024) (i32.const 0) (i32.const 64)) {ANSWER}")),
+        ),
         (
             "SIMD",
             wapc(&format!(
@@ -71,7 +83,9 @@ async fn modules_of_all_toolchains_run() {
     );
     let guest = sign(&aborting, &Signing::default());
     start(&server, &host, &guest.reference, 1).await;
-    assert!(caller.call(&guest.id, "x", "").await.is_err_and(|error| error.contains("aborted itself")));
+    assert!(
+        caller.call(&guest.id, "x", "").await.is_err_and(|error| error.contains("aborted itself"))
+    );
     host.stop().await;
 }
 
@@ -80,7 +94,8 @@ async fn a_module_with_a_large_memory_runs_where_calls_may_have_that_much() {
     let server = Server::start().await;
     let host = host(&server).set("actor_memory_max_bytes", "256M").start().await;
     let caller = Caller::new(&server).await;
-    let large = wapc(ANSWER).replace("(memory (export \"memory\") 2)", "(memory (export \"memory\") 2048)");
+    let large =
+        wapc(ANSWER).replace("(memory (export \"memory\") 2)", "(memory (export \"memory\") 2048)");
     let guest = sign(&large, &Signing::default());
     start(&server, &host, &guest.reference, 1).await;
     assert_eq!(caller.call(&guest.id, "x", "").await.as_deref(), Ok(&b"0"[..]));
@@ -116,7 +131,8 @@ async fn files_without_a_token_that_counts_are_refused_by_name_and_the_host_live
     let host = host(&server).start().await;
     let ctl = ctl_2024(&server).await;
     let signed = std::fs::read(example("echo").trim_start_matches("file://")).expect("an example");
-    let token = lattice_protocol::identity::module::token(&signed).expect("its token").as_bytes().to_vec();
+    let token =
+        lattice_protocol::identity::module::token(&signed).expect("its token").as_bytes().to_vec();
     let parts: Vec<&[u8]> = token.split(|byte| *byte == b'.').collect();
     let of = |segments: &[&[u8]]| with_tokens(&[("jwt", &segments.join(&b'.'))]);
     let cases: Vec<(&str, Vec<u8>)> = vec![
@@ -147,11 +163,17 @@ async fn files_without_a_token_that_counts_are_refused_by_name_and_the_host_live
 
 /// How many instances of the only actor there are, by the value of one annotation.
 async fn counts(server: &Server, host: &TestHost, annotation: &str) -> HashMap<String, u32> {
-    let inventory = ctl_2024(server).await.get_host_inventory(&host.id).await.expect("an inventory");
+    let inventory =
+        ctl_2024(server).await.get_host_inventory(&host.id).await.expect("an inventory");
     let instances = inventory.actors.into_iter().flat_map(|actor| actor.instances);
     instances
         .map(|instance| {
-            let value = instance.annotations.unwrap_or_default().get(annotation).cloned().unwrap_or_default();
+            let value = instance
+                .annotations
+                .unwrap_or_default()
+                .get(annotation)
+                .cloned()
+                .unwrap_or_default();
             (value, instance.max_instances)
         })
         .collect()
@@ -165,10 +187,15 @@ async fn sets_of_annotations_are_scaled_apart() {
     let set = |value: &str| Some(HashMap::from([("app".to_owned(), value.to_owned())]));
     for (value, count) in [("one", 5), ("two", 3)] {
         let mut events = Events::all(&server).await;
-        assert!(ctl.scale_actor(&host.id, &example("echo"), count, set(value)).await.unwrap().accepted);
+        assert!(
+            ctl.scale_actor(&host.id, &example("echo"), count, set(value)).await.unwrap().accepted
+        );
         events.next("actor_scaled").await;
     }
-    assert_eq!(counts(&server, &host, "app").await, HashMap::from([("one".into(), 5), ("two".into(), 3)]));
+    assert_eq!(
+        counts(&server, &host, "app").await,
+        HashMap::from([("one".into(), 5), ("two".into(), 3)])
+    );
     let mut events = Events::all(&server).await;
     assert!(ctl.scale_actor(&host.id, &example("echo"), 0, set("one")).await.unwrap().accepted);
     events.next("actor_scaled").await;
@@ -181,8 +208,13 @@ async fn of_four_starts_at_once_one_provider_runs() {
     let server = Server::start().await;
     let host = host(&server).start().await;
     let ctl = ctl_2024(&server).await;
-    let starts = (0..4).map(|_| ctl.start_provider(&host.id, "builtin://keyvalue", None, None, None));
-    let accepted = join_all(starts).await.into_iter().filter(|ack| ack.as_ref().is_ok_and(|ack| ack.accepted)).count();
+    let starts =
+        (0..4).map(|_| ctl.start_provider(&host.id, "builtin://keyvalue", None, None, None));
+    let accepted = join_all(starts)
+        .await
+        .into_iter()
+        .filter(|ack| ack.as_ref().is_ok_and(|ack| ack.accepted))
+        .count();
     assert!(accepted >= 1);
     eventually("one provider runs", || async {
         (ctl.get_host_inventory(&host.id).await.ok()?.providers.len() == 1).then_some(())

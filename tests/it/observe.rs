@@ -52,7 +52,9 @@ fn json_lines(mut command: Command) -> Vec<Value> {
     let output = output(&mut command);
     assert!(output.status.success(), "{}", stderr(&output));
     let text = String::from_utf8(output.stdout).expect("text");
-    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+        .collect()
 }
 
 /// A command that goes on, and the lines of JSON it prints.
@@ -114,30 +116,55 @@ async fn lines_of_two_hosts_are_merged_and_followed_to_a_third() {
     assert_eq!(hosts, BTreeSet::from([&*first.id, &*second.id]));
     // The time of each line is that of RFC 3339, so its text sorts.
     assert!(lines.is_sorted_by_key(|line| text(line, "/time").parse::<String>()), "{lines:#?}");
-    let is_of = |line: &Value, level: &str| line["level"] == level && text(line, "/text").contains("GET /");
+    let is_of =
+        |line: &Value, level: &str| line["level"] == level && text(line, "/text").contains("GET /");
     // The log of these hosts begins at info.
     for level in ["debug", "info", "warn", "error"] {
-        assert_eq!(lines.iter().filter(|line| is_of(line, level)).count(), 4, "{level} in {lines:#?}");
+        assert_eq!(
+            lines.iter().filter(|line| is_of(line, level)).count(),
+            4,
+            "{level} in {lines:#?}"
+        );
     }
-    let tail =
-        json_lines(operator(&dir, &server, &["logs", RANDOGENLOGGER, "-n", "2", "--host-id", &first.id, "-o", "json"]));
+    let tail = json_lines(operator(
+        &dir,
+        &server,
+        &["logs", RANDOGENLOGGER, "-n", "2", "--host-id", &first.id, "-o", "json"],
+    ));
     assert_eq!(tail.len(), 2);
-    assert_eq!((&tail[1]["host_id"], text(&tail[1], "/text")), (&json!(first.id), "GET /b at level error"));
+    assert_eq!(
+        (&tail[1]["host_id"], text(&tail[1], "/text")),
+        (&json!(first.id), "GET /b at level error")
+    );
 
-    let mut going = Going::start(operator(&dir, &server, &["logs", "randogenlogger", "-f", "-n", "0", "-o", "json"]));
-    eventually("both are followed", || async { (followers(&[&first, &second]) == [1, 1]).then_some(()) }).await;
+    let mut going = Going::start(operator(
+        &dir,
+        &server,
+        &["logs", "randogenlogger", "-f", "-n", "0", "-o", "json"],
+    ));
+    eventually("both are followed", || async {
+        (followers(&[&first, &second]) == [1, 1]).then_some(())
+    })
+    .await;
     call_on(&caller, &second, RANDOGENLOGGER, "/live").await;
     let live = going.find(|line| text(line, "/text").contains("/live"));
     assert_eq!((text(&live, "/host_id"), text(&live, "/level")), (&*second.id, "debug"));
     // A host that joins, with an actor that starts there later.
     let third = host(&server).start().await;
-    eventually("the third is followed", || async { (followers(&[&third]) == [1]).then_some(()) }).await;
+    eventually("the third is followed", || async { (followers(&[&third]) == [1]).then_some(()) })
+        .await;
     start(&server, &third, &example("randogenlogger"), 1).await;
     call_on(&caller, &third, RANDOGENLOGGER, "/third").await;
-    assert_eq!(text(&going.find(|line| text(line, "/text").contains("/third")), "/host_id"), third.id);
+    assert_eq!(
+        text(&going.find(|line| text(line, "/text").contains("/third")), "/host_id"),
+        third.id
+    );
     assert_eq!(going.interrupt(), Some(0));
     let hosts = [&first, &second, &third];
-    eventually("nobody follows any more", || async { (followers(&hosts) == [0, 0, 0]).then_some(()) }).await;
+    eventually("nobody follows any more", || async {
+        (followers(&hosts) == [0, 0, 0]).then_some(())
+    })
+    .await;
     for host in [first, second, third] {
         host.stop().await;
     }
@@ -149,8 +176,7 @@ async fn what_a_provider_prints_is_in_its_logs_at_every_level() {
     let (server, dir) = (Server::start().await, TempDir::new().unwrap());
     let host = host(&server).own_cache().start().await;
     let (script, archive) = (dir.path().join("prints"), dir.path().join("prints.par"));
-    let program =
-        "#!/bin/sh\nread line\necho plain words\necho 2024-02-01T10:00:00Z DEBUG kv: details >&2\nexec sleep 1000\n";
+    let program = "#!/bin/sh\nread line\necho plain words\necho 2024-02-01T10:00:00Z DEBUG kv: details >&2\nexec sleep 1000\n";
     std::fs::write(&script, program).unwrap();
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
     pack_program("provider_kvmemory", &script, &archive);
@@ -158,10 +184,12 @@ async fn what_a_provider_prints_is_in_its_logs_at_every_level() {
     let provider = public_key("provider_kvmemory");
     let mut going = Going::start(operator(&dir, &server, &["logs", &provider, "-f", "-o", "json"]));
     // The two outputs of a process are read side by side.
-    let wanted = |line: &Value| line["text"] == "plain words" || text(line, "/text").contains("details");
+    let wanted =
+        |line: &Value| line["text"] == "plain words" || text(line, "/text").contains("details");
     let mut lines = [going.find(wanted), going.find(wanted)];
     lines.sort_by_key(|line| text(line, "/level").to_owned());
-    let told: Vec<_> = lines.iter().map(|line| (text(line, "/level"), text(line, "/link_name"))).collect();
+    let told: Vec<_> =
+        lines.iter().map(|line| (text(line, "/level"), text(line, "/link_name"))).collect();
     assert_eq!(told, [("debug", "default"), ("info", "default")], "{lines:?}");
     assert_eq!(going.interrupt(), Some(0));
 
@@ -169,11 +197,16 @@ async fn what_a_provider_prints_is_in_its_logs_at_every_level() {
     start_provider(&server, &host, "builtin://keyvalue").await;
     let keyvalue = lattice_engine::providers::builtin::keyvalue::SPEC.public_key;
     link(&server, KVCOUNTER, keyvalue, "wasmcloud:keyvalue", &[]).await;
-    let mut going = Going::start(operator(&dir, &server, &["logs", "builtin://keyvalue", "-f", "-o", "json"]));
+    let mut going =
+        Going::start(operator(&dir, &server, &["logs", "builtin://keyvalue", "-f", "-o", "json"]));
     going.find(|line| text(line, "/text").contains(KVCOUNTER));
     drop(going);
     let unknown = output(&mut operator(&dir, &server, &["logs", "nobody"]));
-    assert!(stderr(&unknown).contains("nobody") && stderr(&unknown).contains(&provider), "{}", stderr(&unknown));
+    assert!(
+        stderr(&unknown).contains("nobody") && stderr(&unknown).contains(&provider),
+        "{}",
+        stderr(&unknown)
+    );
     host.stop().await;
 }
 
@@ -187,7 +220,8 @@ async fn ask(nats: &async_nats::Client, host: &TestHost, ask: &Ask) -> async_nat
 }
 
 async fn part(parts: &mut async_nats::Subscriber) -> Part {
-    let message = tokio::time::timeout(PATIENCE, parts.next()).await.expect("a part").expect("a message");
+    let message =
+        tokio::time::timeout(PATIENCE, parts.next()).await.expect("a part").expect("a message");
     serde_json::from_slice(&message.payload).expect("a part")
 }
 
@@ -212,7 +246,10 @@ async fn a_client_that_vanished_ends_its_follow() {
     // One that renews is kept, and one that says so is not.
     let mut parts = ask(&nats, &host, &following("stays", 60_000)).await;
     assert_eq!(part(&mut parts).await.mark, Mark::Past);
-    assert_eq!(part(&mut ask(&nats, &host, &following("stays", 60_000)).await).await.mark, Mark::Kept);
+    assert_eq!(
+        part(&mut ask(&nats, &host, &following("stays", 60_000)).await).await.mark,
+        Mark::Kept
+    );
     start(&server, &host, &example("echo"), 1).await;
     let live = part(&mut parts).await;
     assert_eq!((live.mark, live.lines.len(), live.last), (Mark::Live, 1, 1));
@@ -229,7 +266,10 @@ async fn a_client_that_vanished_ends_its_follow() {
     assert!(refused.mark == Mark::Over && refused.error.contains("followers"), "{refused:?}");
     host.stop().await;
     let last = part(&mut all[0]).await;
-    assert!(last.lines.iter().any(|line| line.text.contains("stops")) || last.error.contains("stops"), "{last:?}");
+    assert!(
+        last.lines.iter().any(|line| line.text.contains("stops")) || last.error.contains("stops"),
+        "{last:?}"
+    );
 }
 
 /// The rows of one look of `host top`.
@@ -273,12 +313,24 @@ async fn top_counts_exactly_the_calls_that_were_made() {
     let rows = top(&dir, &server, &[]);
     assert_eq!((&row(&rows, ECHO)["total"], &row(&rows, ECHO)["hosts"]), (&json!(25), &json!(2)));
     assert_eq!(row(&rows, ECHO)["name"], "echo");
-    assert_eq!((&row(&rows, PINGER)["total"], &row(&rows, PONGER)["total"]), (&json!(4), &json!(4)));
-    assert_eq!((&row(&rows, &trap.id)["total"], &row(&rows, &trap.id)["in_work"]), (&json!(5), &json!(0)));
-    assert!(rows.iter().all(|row| row["calls_per_second"] == 0.0 && row["counted_by"] == "hosts"), "{rows:#?}");
+    assert_eq!(
+        (&row(&rows, PINGER)["total"], &row(&rows, PONGER)["total"]),
+        (&json!(4), &json!(4))
+    );
+    assert_eq!(
+        (&row(&rows, &trap.id)["total"], &row(&rows, &trap.id)["in_work"]),
+        (&json!(5), &json!(0))
+    );
+    assert!(
+        rows.iter().all(|row| row["calls_per_second"] == 0.0 && row["counted_by"] == "hosts"),
+        "{rows:#?}"
+    );
     let rows = top(&dir, &server, &["--operations"]);
-    let of_trap: Vec<_> =
-        rows.iter().filter(|row| row["id"] == *trap.id).map(|row| (&row["operation"], &row["total"])).collect();
+    let of_trap: Vec<_> = rows
+        .iter()
+        .filter(|row| row["id"] == *trap.id)
+        .map(|row| (&row["operation"], &row["total"]))
+        .collect();
     assert_eq!(of_trap, [(&json!("Any.Thing"), &json!(4)), (&json!("Other.Thing"), &json!(1))]);
 
     // The same numbers, as the dashboard reads them.
@@ -286,8 +338,12 @@ async fn top_counts_exactly_the_calls_that_were_made() {
     let ponger = served.iter().find(|target| target.id == PONGER).unwrap();
     assert_eq!(serde_json::to_value(&ponger.operations[0]).unwrap()["path"], "local");
     let served = second.host().meter().snapshot().served;
-    let failed: u64 =
-        served.iter().filter(|t| t.id == trap.id).flat_map(|t| &t.operations).map(|o| o.tally.failed).sum();
+    let failed: u64 = served
+        .iter()
+        .filter(|t| t.id == trap.id)
+        .flat_map(|t| &t.operations)
+        .map(|o| o.tally.failed)
+        .sum();
     assert_eq!(failed, 5);
     for host in [first, second] {
         host.stop().await;
@@ -305,7 +361,8 @@ async fn top_shows_what_happens_between_two_looks_and_what_callers_count() {
     let provider = public_key("provider_kvmemory");
     link(&server, KVCOUNTER, &provider, "wasmcloud:keyvalue", &[]).await;
     let caller = Caller::new(&server).await;
-    let mut going = Going::start(operator(&dir, &server, &["top", "-d", "0.3", "-n", "1000", "-o", "json"]));
+    let mut going =
+        Going::start(operator(&dir, &server, &["top", "-d", "0.3", "-n", "1000", "-o", "json"]));
     let busy = async {
         loop {
             let _ = caller.call(KVCOUNTER, HANDLE, http_request("GET", "/x", b"")).await;
@@ -323,8 +380,15 @@ async fn top_shows_what_happens_between_two_looks_and_what_callers_count() {
     };
     let rows = look["rows"].as_array().unwrap();
     let (actor, outside) = (row(rows, KVCOUNTER), row(rows, &provider));
-    assert_eq!((&actor["counted_by"], &outside["counted_by"]), (&json!("hosts"), &json!("callers")));
-    assert!(actor["p50_ms"].as_f64() > Some(0.0) && actor["p99_ms"].as_f64() >= actor["p50_ms"].as_f64(), "{actor}");
+    assert_eq!(
+        (&actor["counted_by"], &outside["counted_by"]),
+        (&json!("hosts"), &json!("callers"))
+    );
+    assert!(
+        actor["p50_ms"].as_f64() > Some(0.0)
+            && actor["p99_ms"].as_f64() >= actor["p50_ms"].as_f64(),
+        "{actor}"
+    );
     assert_eq!(actor["local_percent"], 0.0);
     host.stop().await;
 }
@@ -334,13 +398,19 @@ async fn hosts_of_earlier_years_are_left_out_and_named() {
     let (server, dir) = (Server::start().await, TempDir::new().unwrap());
     // It answers what hosts of 2022 answer.
     let ping = json!({"id": "NOLD", "friendly_name": "old-timer-0001", "uptime_seconds": 1});
-    let _old = answering(&server, CONTROL, move |tail, _| (tail == "ping.hosts").then(|| ping.clone())).await;
+    let _old =
+        answering(&server, CONTROL, move |tail, _| (tail == "ping.hosts").then(|| ping.clone()))
+            .await;
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
     for args in [["logs", "echo"], ["top", "-d0.1"]] {
         let mut command = operator(&dir, &server, &args);
         let output = tokio::task::spawn_blocking(move || output(&mut command)).await.unwrap();
-        assert!(output.status.success() && stderr(&output).contains("old-timer-0001"), "{}", stderr(&output));
+        assert!(
+            output.status.success() && stderr(&output).contains("old-timer-0001"),
+            "{}",
+            stderr(&output)
+        );
     }
     host.stop().await;
 }
@@ -352,7 +422,8 @@ async fn spy_sees_calls_between_actors_their_answers_and_forgeries() {
     start(&server, &host, &example("pinger"), 1).await;
     start(&server, &host, &example("ponger"), 1).await;
     let caller = Caller::new(&server).await;
-    let mut going = Going::start(operator(&dir, &server, &["spy", "ponger", "--payloads", "-o", "json"]));
+    let mut going =
+        Going::start(operator(&dir, &server, &["spy", "ponger", "--payloads", "-o", "json"]));
     let calling = async {
         loop {
             caller.call(PINGER, HANDLE, http_request("GET", "/", b"")).await.unwrap();
@@ -362,7 +433,8 @@ async fn spy_sees_calls_between_actors_their_answers_and_forgeries() {
         }
     };
     let seen = tokio::task::spawn_blocking(move || {
-        let call = going.find(|line| line["kind"] == "call" && line["operation"] == "Pingpong.Ping");
+        let call =
+            going.find(|line| line["kind"] == "call" && line["operation"] == "Pingpong.Ping");
         let answer = going.find(|line| line["kind"] == "answer" && line["id"] == call["id"]);
         let forged = going.find(|line| line["kind"] == "call" && line["operation"] == "Forged");
         let refused = going.find(|line| line["kind"] == "answer" && line["id"] == forged["id"]);
@@ -374,7 +446,10 @@ async fn spy_sees_calls_between_actors_their_answers_and_forgeries() {
     };
     assert_eq!((text(&call, "/origin/name"), text(&call, "/target/name")), ("pinger", "ponger"));
     assert_eq!((text(&call, "/signature/verdict"), text(&call, "/to_host")), ("valid", &*host.id));
-    assert!(answer["error"].is_null() && answer["payload"] == 53 && answer["took_ms"].is_number(), "{answer}");
+    assert!(
+        answer["error"].is_null() && answer["payload"] == 53 && answer["took_ms"].is_number(),
+        "{answer}"
+    );
     assert_eq!(text(&forged, "/signature/verdict"), "invalid");
     assert!(text(&refused, "/error").contains("hash"), "{refused}");
     assert_eq!(code, Some(0));
@@ -398,13 +473,24 @@ async fn spy_ends_after_so_many_calls_and_says_what_it_cannot_see() {
         () = calling => unreachable!("it goes on for ever"),
     };
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success() && stderr(&output).contains("--no-local-calls"), "{}", stderr(&output));
+    assert!(
+        output.status.success() && stderr(&output).contains("--no-local-calls"),
+        "{}",
+        stderr(&output)
+    );
     // The call and its payload, the answer and its payload.
     let lines: Vec<&str> = printed.lines().collect();
     assert_eq!(lines.len(), 4, "{printed}");
-    assert!(lines[0].contains("echo → echo") && lines[0].contains(HANDLE) && lines[0].contains("signed"), "{printed}");
     assert!(
-        lines[1].contains("\"path\":\"/seen\"") && lines[2].contains('↳') && lines[3].contains("statusCode"),
+        lines[0].contains("echo → echo")
+            && lines[0].contains(HANDLE)
+            && lines[0].contains("signed"),
+        "{printed}"
+    );
+    assert!(
+        lines[1].contains("\"path\":\"/seen\"")
+            && lines[2].contains('↳')
+            && lines[3].contains("statusCode"),
         "{printed}"
     );
     host.stop().await;
@@ -414,7 +500,8 @@ async fn spy_ends_after_so_many_calls_and_says_what_it_cannot_see() {
 async fn steps(steps: &mut async_nats::Subscriber) -> Vec<Step> {
     let mut all: Vec<Step> = Vec::new();
     while all.last().is_none_or(|step| step.stage != "start") {
-        let message = tokio::time::timeout(PATIENCE, steps.next()).await.expect("a step").expect("a message");
+        let message =
+            tokio::time::timeout(PATIENCE, steps.next()).await.expect("a step").expect("a message");
         all.push(serde_json::from_slice(&message.payload).expect("a step"));
     }
     all
@@ -460,7 +547,8 @@ fn presence(host: &TestHost) -> std::path::PathBuf {
 }
 
 fn sockets(dir: &Path) -> Vec<std::path::PathBuf> {
-    let entries = std::fs::read_dir(dir).expect("the directory").filter_map(|entry| Some(entry.ok()?.path()));
+    let entries =
+        std::fs::read_dir(dir).expect("the directory").filter_map(|entry| Some(entry.ok()?.path()));
     entries.filter(|path| path.extension().is_some_and(|extension| extension == "sock")).collect()
 }
 
@@ -495,14 +583,18 @@ async fn a_host_signs_for_its_user_and_for_its_lattice_only() {
 
     let refused = local::sign(&dir, &Unsigned { lattice: "other", ..call }).await.unwrap_err();
     assert!(
-        matches!(refused, SignError::Refused { .. }) && refused.to_string().contains("lattice default"),
+        matches!(refused, SignError::Refused { .. })
+            && refused.to_string().contains("lattice default"),
         "{refused}"
     );
     let strangers = ["CDVUIMQXFJUMMZZTPMPFOOZQTDLVSFQCXQE5T2MGLJGNHYZJJFPNVJUP".to_owned()];
     let refused = local::sign(&dir, &Unsigned { issuers: &strangers, ..call }).await.unwrap_err();
     assert!(refused.to_string().contains("not accepted"), "{refused}");
     let large = vec![0; local::PAYLOAD_BYTES_MAX + 1];
-    assert!(matches!(local::sign(&dir, &Unsigned { payload: &large, ..call }).await, Err(SignError::TooLarge(_))));
+    assert!(matches!(
+        local::sign(&dir, &Unsigned { payload: &large, ..call }).await,
+        Err(SignError::TooLarge(_))
+    ));
     // A malformed request is answered, and does no harm.
     let garbage = std::os::unix::net::UnixStream::connect(&sockets(&dir)[0]).unwrap();
     let answer = tokio::task::spawn_blocking(move || {
@@ -527,7 +619,10 @@ async fn the_socket_of_a_host_goes_with_it() {
     // The next host of this directory cleans up.
     let config = {
         let sources = lattice_base::config::Sources {
-            flags: vec![("nats_host", server.url()), ("cluster_seed", crate::harness::CLUSTER_SEED.into())],
+            flags: vec![
+                ("nats_host", server.url()),
+                ("cluster_seed", crate::harness::CLUSTER_SEED.into()),
+            ],
             labels: Vec::new(),
             env: Box::new(Vec::<(String, String)>::new()),
             dir: running.dir().to_owned(),
@@ -538,7 +633,10 @@ async fn the_socket_of_a_host_goes_with_it() {
     };
     let dirs = lattice_base::dirs::Dirs::find(&Vec::<(String, String)>::new(), Some(running.dir()));
     let stop = tokio_util::sync::CancellationToken::new();
-    let second = lattice_engine::host::Host::start(config, &dirs, &lattice_dashboard::Opener, &stop).await.unwrap();
+    let second =
+        lattice_engine::host::Host::start(config, &dirs, &lattice_dashboard::Opener, &stop)
+            .await
+            .unwrap();
     assert!(!stale.exists() && sockets(&dir).len() == 2);
     second.stop(None).await;
     assert_eq!(sockets(&dir).len(), 1);
@@ -560,11 +658,14 @@ async fn the_socket_of_a_host_goes_with_it() {
 #[tokio::test]
 async fn a_host_answers_the_probe_of_calls_page_by_page() {
     // Each answer of this server's hosts holds a few rows only.
-    let server =
-        Server::with_config(Some("core"), "max_payload: 32KB\njetstream { domain: core, store_dir: \"@DIR@/js\" }")
-            .await;
+    let server = Server::with_config(
+        Some("core"),
+        "max_payload: 32KB\njetstream { domain: core, store_dir: \"@DIR@/js\" }",
+    )
+    .await;
     let host = host(&server).start().await;
-    let targets: Vec<_> = (0..1000).map(|n| host.host().meter().serve(&format!("M{n:04}"), "")).collect();
+    let targets: Vec<_> =
+        (0..1000).map(|n| host.host().meter().serve(&format!("M{n:04}"), "")).collect();
     let subjects = Subjects::new(LatticeName::parse("default").unwrap(), "wasmbus.ctl");
     let lattice = Lattice::new(client::nats(&server).await, subjects, PATIENCE, None);
     let first = lattice.request_of(&host.id, &calls::Ask::default()).await.unwrap();

@@ -14,21 +14,27 @@ async fn a_killed_server_loses_nothing_when_it_comes_back() {
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
     let ctl = ctl_2024(&server).await;
-    ctl.advertise_link(ECHO, PROVIDER, "wasmcloud:httpserver", "default", HashMap::new()).await.unwrap();
+    ctl.advertise_link(ECHO, PROVIDER, "wasmcloud:httpserver", "default", HashMap::new())
+        .await
+        .unwrap();
     server.kill();
     server.resume().await;
     let caller = Caller::new(&server).await;
-    let invocation = || caller.invocation(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b""));
+    let invocation =
+        || caller.invocation(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b""));
     eventually("calls go on", || async {
         let payload = lattice_protocol::rpc::codec::encode_invocation(&invocation());
         caller.nats.request(format!("wasmbus.rpc.default.{ECHO}"), payload).await.ok()
     })
     .await;
     let ctl = ctl_2024(&server).await;
-    eventually("the link is still there", || async { ctl.query_links().await.ok().filter(|links| links.len() == 1) })
-        .await;
+    eventually("the link is still there", || async {
+        ctl.query_links().await.ok().filter(|links| links.len() == 1)
+    })
+    .await;
     assert!(ctl.get_claims().await.unwrap().iter().any(|claims| claims["sub"] == ECHO));
-    let ack = ctl.advertise_link(ECHO, PROVIDER, "acme:second", "default", HashMap::new()).await.unwrap();
+    let ack =
+        ctl.advertise_link(ECHO, PROVIDER, "acme:second", "default", HashMap::new()).await.unwrap();
     assert!(ack.accepted, "{}", ack.error);
     host.stop().await;
 }
@@ -43,8 +49,10 @@ async fn what_changed_during_an_outage_is_known_after_it() {
     server.resume().await;
     // Before the host is back, or while it comes back, somebody else writes the bucket.
     let context = async_nats::jetstream::with_domain(client::nats(&server).await, "core");
-    let bucket =
-        eventually("the bucket is there", || async { context.get_key_value("LATTICEDATA_default").await.ok() }).await;
+    let bucket = eventually("the bucket is there", || async {
+        context.get_key_value("LATTICEDATA_default").await.ok()
+    })
+    .await;
     let id = |contract: &str| lattice_protocol::store::keys::link_hash(ECHO, contract, "default");
     bucket.delete(format!("LINKDEF_{}", id("acme:old"))).await.unwrap();
     let value = format!(
@@ -65,8 +73,11 @@ async fn a_store_that_is_lost_is_made_again_with_what_the_host_knows() {
     let mut server = Server::start().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
-    let ack =
-        ctl_2024(&server).await.advertise_link(ECHO, PROVIDER, "acme:kept", "default", HashMap::new()).await.unwrap();
+    let ack = ctl_2024(&server)
+        .await
+        .advertise_link(ECHO, PROVIDER, "acme:kept", "default", HashMap::new())
+        .await
+        .unwrap();
     assert!(ack.accepted, "{}", ack.error);
     server.kill();
     std::fs::remove_dir_all(server.dir().join("js")).unwrap();
@@ -103,8 +114,11 @@ async fn a_link_that_cannot_be_stored_is_refused_in_time() {
         })
         .await
         .unwrap();
-    let ack =
-        ctl_2024(&server).await.advertise_link(ECHO, PROVIDER, "acme:x", "default", HashMap::new()).await.unwrap();
+    let ack = ctl_2024(&server)
+        .await
+        .advertise_link(ECHO, PROVIDER, "acme:x", "default", HashMap::new())
+        .await
+        .unwrap();
     assert!(!ack.accepted && ack.error.contains("refused the write"), "{}", ack.error);
     host.stop().await;
 }

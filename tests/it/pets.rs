@@ -1,5 +1,5 @@
-//! The page with dogs and cats: its demonstration on a real host, what it says when something is in the way, and the link
-//! value that leads it to an API of one's own.
+//! The page with dogs and cats: its demonstration on a real host, what it says when something is in
+//! the way, and the link value that leads it to an API of one's own.
 
 use std::{
     collections::BTreeMap,
@@ -45,7 +45,9 @@ async fn try_demo(host: &TestHost) -> anyhow::Result<Demo> {
 
 async fn pets(delay: Duration) -> Pets {
     let certificate = Certificate::generate().expect("a certificate");
-    Pets::start(Settings { listen: (Ipv4Addr::LOCALHOST, 0).into(), delay, certificate }).await.expect("the API starts")
+    Pets::start(Settings { listen: (Ipv4Addr::LOCALHOST, 0).into(), delay, certificate })
+        .await
+        .expect("the API starts")
 }
 
 /// Returns the answer as a browser gets it: status, content type, body.
@@ -59,7 +61,10 @@ async fn get(url: &str) -> (u16, String, String) {
 /// The kind of animal on a picture.
 fn animal((status, content_type, body): &(u16, String, String)) -> &'static str {
     assert_eq!((*status, content_type.as_str()), (200, "image/svg+xml"), "{body}");
-    ["dog", "cat"].into_iter().find(|kind| body.contains(&format!("<title>{kind}: "))).expect("a dog or a cat")
+    ["dog", "cat"]
+        .into_iter()
+        .find(|kind| body.contains(&format!("<title>{kind}: ")))
+        .expect("a dog or a cat")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,7 +77,8 @@ async fn the_demonstration_shows_dogs_and_cats_and_can_be_started_again() {
     let demo = try_demo(&first).await.expect("the demonstration starts");
     let page = demo.page.clone();
     assert_eq!(page, format!("http://{address}/"));
-    let shown: Vec<_> = stream::iter(0..200).map(|_| get(&page)).buffer_unordered(16).collect().await;
+    let shown: Vec<_> =
+        stream::iter(0..200).map(|_| get(&page)).buffer_unordered(16).collect().await;
     let dogs = shown.iter().filter(|answer| animal(answer) == "dog").count();
     // One in 10^20 of fair draws is farther from the middle.
     assert!((30..170).contains(&dogs), "{dogs} dogs of 200");
@@ -112,7 +118,8 @@ async fn what_keeps_a_picture_away_is_told_in_words() {
         values
     };
     let says = async |path: &str, values: &BTreeMap<String, String>, expected: &[&str]| {
-        let values: Vec<_> = values.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let values: Vec<_> =
+            values.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         link(&server, ACTOR, httpclient::SPEC.public_key, CLIENT, &values).await;
         let url = format!("http://{address}/{path}");
         eventually(expected[0], async || {
@@ -125,12 +132,27 @@ async fn what_keeps_a_picture_away_is_told_in_words() {
         .await;
     };
     let dogs = "https://dog.ceo/api/breeds/image/random";
-    says("dog", &with(&good, "ca", slow.authority()), &["no picture of a dog", dogs, "TLS", "ca_file"]).await;
-    says("cat", &with(&good, "max_body", "300"), &["no picture of a cat", "/cats/", "max_body"]).await;
-    says("cat", &with(&slow.link_values(), "timeout_ms", "200"), &["api.thecatapi.com", "there was no answer"]).await;
-    let elsewhere = Pets::resolve(slow.address()).replace("dog.ceo:", "dog.example:");
-    says("dog", &with(&with(&good, "resolve", &elsewhere), "allowed_hosts", "dog.example"), &[dogs, "allowed_hosts"])
+    says(
+        "dog",
+        &with(&good, "ca", slow.authority()),
+        &["no picture of a dog", dogs, "TLS", "ca_file"],
+    )
+    .await;
+    says("cat", &with(&good, "max_body", "300"), &["no picture of a cat", "/cats/", "max_body"])
         .await;
+    says(
+        "cat",
+        &with(&slow.link_values(), "timeout_ms", "200"),
+        &["api.thecatapi.com", "there was no answer"],
+    )
+    .await;
+    let elsewhere = Pets::resolve(slow.address()).replace("dog.ceo:", "dog.example:");
+    says(
+        "dog",
+        &with(&with(&good, "resolve", &elsewhere), "allowed_hosts", "dog.example"),
+        &[dogs, "allowed_hosts"],
+    )
+    .await;
     quick.stop().await;
     says("dog", &good, &["no picture of a dog", dogs, "connection refused"]).await;
     host.stop().await;
@@ -158,15 +180,20 @@ async fn a_demonstration_that_cannot_start_says_which_part_and_why() {
     let server = Server::start().await;
     let host = host(&server).set("enable_start_from_fs", "false").start().await;
     let error = format!("{:#}", try_demo(&host).await.expect_err("files are not loaded"));
-    assert!(error.contains("the actor dogs-and-cats cannot start") && error.contains("allow_file_load"), "{error}");
+    assert!(
+        error.contains("the actor dogs-and-cats cannot start") && error.contains("allow_file_load"),
+        "{error}"
+    );
     host.stop().await;
 }
 
 #[test]
 fn the_actor_is_signed_for_what_it_uses_and_small() {
-    let wasm = std::fs::read(example("dogs-and-cats").trim_start_matches("file://")).expect("the module");
+    let wasm =
+        std::fs::read(example("dogs-and-cats").trim_start_matches("file://")).expect("the module");
     assert!(wasm.len() <= 250_000, "{} bytes", wasm.len());
-    let claims = verify_module(&wasm, now(), &VerifyOptions::default()).expect("a signed module").claims;
+    let claims =
+        verify_module(&wasm, now(), &VerifyOptions::default()).expect("a signed module").claims;
     assert_eq!((claims.subject.as_str(), claims.name.as_deref()), (ACTOR, Some("dogs-and-cats")));
     assert_eq!(claims.caps, [HTTP, CLIENT, "wasmcloud:builtin:numbergen"]);
     assert_eq!(claims.issuer, "ABJ7776SLJGWTTLAJITX6OZDFC3EPDJRITCWHSBZTYWNURQUBC23RP2F");
@@ -175,7 +202,8 @@ fn the_actor_is_signed_for_what_it_uses_and_small() {
 /// A link to the HTTP client, without a host around it.
 async fn client(values: &[(&str, &str)]) -> Arc<dyn Link> {
     let (server, dir) = (Server::start().await, TempDir::new().expect("a directory"));
-    let context = builtin::context(&server, &httpclient::SPEC, dir.path(), Default::default()).await;
+    let context =
+        builtin::context(&server, &httpclient::SPEC, dir.path(), Default::default()).await;
     (httpclient::SPEC.build)(context)
         .link(builtin::link(&httpclient::SPEC, values))
         .await
@@ -193,12 +221,17 @@ async fn fetch(link: &Arc<dyn Link>, url: &str) -> Result<HttpResponse, String> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resolved_name_is_found_past_proxies_and_after_redirects() {
-    let (api, plain, proxy) = (pets(Duration::ZERO).await, Origin::start().await, Proxy::start().await);
+    let (api, plain, proxy) =
+        (pets(Duration::ZERO).await, Origin::start().await, Proxy::start().await);
     let proxy_url = format!("http://user:secret@127.0.0.1:{}", proxy.port);
     let ca = api.authority();
     // The port of the address is for URLs without one.
-    let resolve = format!("{},plain.example=127.0.0.1:1,by-colon.example:127.0.0.1", Pets::resolve(api.address()));
-    let values = [("resolve", &*resolve), ("ca", ca), ("proxy", &proxy_url), ("no_proxy", "127.0.0.1")];
+    let resolve = format!(
+        "{},plain.example=127.0.0.1:1,by-colon.example:127.0.0.1",
+        Pets::resolve(api.address())
+    );
+    let values =
+        [("resolve", &*resolve), ("ca", ca), ("proxy", &proxy_url), ("no_proxy", "127.0.0.1")];
     let link = client(&[&values[..], &[("allow_loopback", "true")]].concat()).await;
     let url = "https://dog.ceo/api/breeds/image/random";
     let body = |response: HttpResponse| String::from_utf8(response.body).expect("text");
@@ -207,7 +240,8 @@ async fn a_resolved_name_is_found_past_proxies_and_after_redirects() {
         let by_name = format!("http://{name}:{}/x", plain.port);
         assert_eq!(body(fetch(&link, &by_name).await.expect("an answer")), "/x");
     }
-    let redirected = fetch(&link, &plain.url(&format!("/redirect/302?{url}"))).await.expect("an answer");
+    let redirected =
+        fetch(&link, &plain.url(&format!("/redirect/302?{url}"))).await.expect("an answer");
     assert!(body(redirected).contains("success"));
     assert_eq!(proxy.log(), Vec::<String>::new());
     api.stop().await;
@@ -215,7 +249,8 @@ async fn a_resolved_name_is_found_past_proxies_and_after_redirects() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resolved_name_passes_the_rules_and_the_check_of_its_certificate() {
-    let (api, other, plain) = (pets(Duration::ZERO).await, pets(Duration::ZERO).await, Origin::start().await);
+    let (api, other, plain) =
+        (pets(Duration::ZERO).await, pets(Duration::ZERO).await, Origin::start().await);
     let resolve = format!(
         "{},elsewhere.example={},metadata.example=169.254.169.254:80",
         Pets::resolve(api.address()),
@@ -227,13 +262,22 @@ async fn a_resolved_name_passes_the_rules_and_the_check_of_its_certificate() {
         if !values.contains(&("allow_private", "false")) {
             all.push(("allow_loopback", "true"));
         }
-        let error = fetch(&client(&all).await, url).await.map(|response| response.status_code).expect_err(url);
+        let error = fetch(&client(&all).await, url)
+            .await
+            .map(|response| response.status_code)
+            .expect_err(url);
         assert!(expected.iter().all(|part| error.contains(part)), "{error}");
     };
     let (ca, url) = (("ca", api.authority()), "https://dog.ceo/");
-    refused(&[ca, ("allow_private", "false")], url, &["dog.ceo resolves to 127.0.0.1", "allow_loopback=true"]).await;
+    refused(
+        &[ca, ("allow_private", "false")],
+        url,
+        &["dog.ceo resolves to 127.0.0.1", "allow_loopback=true"],
+    )
+    .await;
     let metadata = "http://metadata.example/latest";
-    refused(&[ca], metadata, &["metadata.example resolves to 169.254.169.254", "allow_link_local"]).await;
+    refused(&[ca], metadata, &["metadata.example resolves to 169.254.169.254", "allow_link_local"])
+        .await;
     let redirect = plain.url(&format!("/redirect/302?{metadata}"));
     refused(&[ca], &redirect, &["metadata.example resolves to 169.254.169.254"]).await;
     refused(&[ca, ("allowed_hosts", "127.0.0.1")], url, &["dog.ceo", "allowed_hosts"]).await;

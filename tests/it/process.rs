@@ -16,7 +16,10 @@ async fn the_log_tells_what_the_walk_shows_in_its_order() {
     let dir = TempDir::new().unwrap();
     let port = server.url().rsplit(':').next().unwrap().to_owned();
     let mut host = Process::start(
-        command(dir.path()).arg("foreground").env("WASMCLOUD_JS_DOMAIN", "core").env("NATS_PORT", &port),
+        command(dir.path())
+            .arg("foreground")
+            .env("WASMCLOUD_JS_DOMAIN", "core")
+            .env("NATS_PORT", &port),
     );
     for text in [
         "Using JetStream domain: core",
@@ -42,8 +45,10 @@ async fn the_log_tells_what_the_walk_shows_in_its_order() {
     let pong = output(command(dir.path()).arg("ping"));
     assert_eq!(String::from_utf8_lossy(&pong.stdout), "pong\n");
 
-    // A second host of the same directory counts the first one's consumer, and shares its seed without a warning.
-    let mut second = Process::start(command(dir.path()).env("NATS_PORT", &port).env("HOST_machine", "second"));
+    // A second host of the same directory counts the first one's consumer, and shares its seed
+    // without a warning.
+    let mut second =
+        Process::start(command(dir.path()).env("NATS_PORT", &port).env("HOST_machine", "second"));
     second.line("(1 consumers)");
     second.line("ready");
     assert!(!second.seen.iter().any(|line| line.contains("WARNING")), "{:#?}", second.seen);
@@ -69,7 +74,8 @@ async fn with_a_call_in_work()
 -> (Server, TempDir, Process, tokio::task::JoinHandle<Result<bytes::Bytes, String>>, Events) {
     let server = Server::start().await;
     let dir = TempDir::new().unwrap();
-    let mut process = Process::start(member(dir.path(), &server).args(["--shutdown-timeout-ms", "25000"]));
+    let mut process =
+        Process::start(member(dir.path(), &server).args(["--shutdown-timeout-ms", "25000"]));
     process.line("ready");
     let guest = sign(&busy(), &Signing::default());
     let ctl = ctl_2024(&server).await;
@@ -78,7 +84,8 @@ async fn with_a_call_in_work()
     ctl.scale_actor(&host, &guest.reference, 1, None).await.unwrap();
     events.next("actor_scaled").await;
     let caller = Caller::new(&server).await;
-    let mut wire = caller.nats.subscribe(format!("wasmbus.rpc.default.{}", guest.id)).await.unwrap();
+    let mut wire =
+        caller.nats.subscribe(format!("wasmbus.rpc.default.{}", guest.id)).await.unwrap();
     crate::harness::client::settled(&caller.nats).await;
     let id = guest.id.clone();
     let call = tokio::spawn(async move {
@@ -112,8 +119,13 @@ async fn a_second_signal_ends_the_host_at_once() {
 async fn a_stop_over_the_control_interface_ends_the_process() {
     let server = Server::start().await;
     let dir = TempDir::new().unwrap();
-    let mut process =
-        Process::start(command(dir.path()).args(["foreground", "--nats-host", &server.url(), "--js-domain", "core"]));
+    let mut process = Process::start(command(dir.path()).args([
+        "foreground",
+        "--nats-host",
+        &server.url(),
+        "--js-domain",
+        "core",
+    ]));
     process.line("ready");
     let ctl = ctl_2024(&server).await;
     let host = ctl.get_hosts().await.unwrap().remove(0).id;
@@ -124,14 +136,21 @@ async fn a_stop_over_the_control_interface_ends_the_process() {
 #[test]
 fn all_mistakes_are_reported_together() {
     let dir = TempDir::new().unwrap();
-    std::fs::write(dir.path().join("host_config.json"), "{\n  \"rpc_port\": \"many\",\n  \"js_domain\": \"core\"\n}")
-        .unwrap();
+    std::fs::write(
+        dir.path().join("host_config.json"),
+        "{\n  \"rpc_port\": \"many\",\n  \"js_domain\": \"core\"\n}",
+    )
+    .unwrap();
     let output = output(
-        command(dir.path()).args(["foreground", "--cluster-seed", "SUPERSECRET"]).env("WASMCLOUD_LATTICE", "a.b"),
+        command(dir.path())
+            .args(["foreground", "--cluster-seed", "SUPERSECRET"])
+            .env("WASMCLOUD_LATTICE", "a.b"),
     );
     assert_eq!(output.status.code(), Some(64));
     let text = stderr(&output);
-    for part in ["rpc_port", "host_config.json", "2", "cluster_seed", "lattice_prefix", "WASMCLOUD_LATTICE"] {
+    for part in
+        ["rpc_port", "host_config.json", "2", "cluster_seed", "lattice_prefix", "WASMCLOUD_LATTICE"]
+    {
         assert!(text.contains(part), "{part} in {text}");
     }
     assert!(!text.contains("SUPERSECRET"), "{text}");
@@ -140,10 +159,15 @@ fn all_mistakes_are_reported_together() {
 #[test]
 fn a_broken_file_is_an_error_and_not_silently_empty() {
     let dir = TempDir::new().unwrap();
-    std::fs::write(dir.path().join("host_config.json"), "{\n  \"rpc_port\": 4222,\n  oops\n}").unwrap();
+    std::fs::write(dir.path().join("host_config.json"), "{\n  \"rpc_port\": 4222,\n  oops\n}")
+        .unwrap();
     let output = output(command(dir.path()).args(["config", "show"]));
     assert_eq!(output.status.code(), Some(64));
-    assert!(stderr(&output).contains("host_config.json") && stderr(&output).contains('3'), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("host_config.json") && stderr(&output).contains('3'),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]
@@ -157,7 +181,10 @@ fn config_show_tells_where_each_value_comes_from() {
     );
     let text = String::from_utf8_lossy(&shown.stdout).into_owned();
     let row = |key: &str| {
-        text.lines().find(|line| line.starts_with(key)).unwrap_or_else(|| panic!("{key} in {text}")).to_owned()
+        text.lines()
+            .find(|line| line.starts_with(key))
+            .unwrap_or_else(|| panic!("{key} in {text}"))
+            .to_owned()
     };
     assert!(row("js_domain").contains(".env") && row("js_domain").contains("core"));
     assert!(row("rpc_timeout_ms").contains("WASMCLOUD_RPC_TIMEOUT_MS"));
@@ -171,10 +198,16 @@ fn config_show_tells_where_each_value_comes_from() {
 #[test]
 fn inspect_reads_files_of_this_directory_and_names_a_missing_one() {
     let dir = TempDir::new().unwrap();
-    std::fs::copy(crate::harness::example("echo").trim_start_matches("file://"), dir.path().join("echo.wasm")).unwrap();
+    std::fs::copy(
+        crate::harness::example("echo").trim_start_matches("file://"),
+        dir.path().join("echo.wasm"),
+    )
+    .unwrap();
     for reference in ["echo.wasm", "./echo.wasm"] {
-        let output = command(dir.path()).args(["inspect", reference, "-o", "json"]).output().unwrap();
-        let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON on standard output");
+        let output =
+            command(dir.path()).args(["inspect", reference, "-o", "json"]).output().unwrap();
+        let told: serde_json::Value =
+            serde_json::from_slice(&output.stdout).expect("JSON on standard output");
         assert_eq!(told["public_key"], crate::harness::ECHO);
     }
     let missing = command(dir.path()).args(["inspect", "./nothing.wasm"]).output().unwrap();

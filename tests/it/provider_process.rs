@@ -1,5 +1,5 @@
-//! External providers as processes: real programs, written with the libraries of their time, run by our code against a
-//! real NATS server.
+//! External providers as processes: real programs, written with the libraries of their time, run by
+//! our code against a real NATS server.
 
 use std::{
     collections::BTreeMap,
@@ -39,7 +39,9 @@ use lattice_protocol::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tempfile::TempDir;
-use wasmcloud_interface_keyvalue::{GetResponse, IncrementRequest, SetAddRequest, SetRequest, StringList};
+use wasmcloud_interface_keyvalue::{
+    GetResponse, IncrementRequest, SetAddRequest, SetRequest, StringList,
+};
 
 use crate::harness::{
     CLUSTER, CLUSTER_SEED, ECHO, KVCOUNTER, PATIENCE, Server,
@@ -86,7 +88,10 @@ fn link(example: &str, actor: &str, values: &[(&str, &str)]) -> LinkDefinition {
         provider_id: public_key(example),
         link_name: "default".into(),
         contract_id: CONTRACT.into(),
-        values: values.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        values: values
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
     }
 }
 
@@ -116,7 +121,8 @@ struct Running {
 impl Running {
     async fn start(server: &Server, example: &str, links: Vec<LinkDefinition>) -> Self {
         let access = anonymous(server).await;
-        Self::with(server, example, &program(example), &host_data(example, &access, links), &[]).await
+        Self::with(server, example, &program(example), &host_data(example, &access, links), &[])
+            .await
     }
 
     async fn with(
@@ -126,9 +132,10 @@ impl Running {
         host_data: &HostData,
         environment: &[(String, String)],
     ) -> Self {
-        let process = Process::spawn(Launch { executable, host_data, environment, journal: &journal() })
-            .await
-            .expect("the process starts");
+        let process =
+            Process::spawn(Launch { executable, host_data, environment, journal: &journal() })
+                .await
+                .expect("the process starts");
         let provider = public_key(example);
         let subject = format!("wasmbus.rpc.default.{provider}.default");
         let running = Self { process, subject, provider, caller: Caller::new(server).await };
@@ -142,14 +149,23 @@ impl Running {
         struct Health {
             healthy: bool,
         }
-        let reply = self.caller.nats.request(format!("{}.health", self.subject), vec![0x80].into()).await.ok()?;
+        let reply = self
+            .caller
+            .nats
+            .request(format!("{}.health", self.subject), vec![0x80].into())
+            .await
+            .ok()?;
         Some(rmp_serde::from_slice::<Health>(&reply.payload).expect("a health reply").healthy)
     }
 
     /// Tells all processes of this provider about a link.
     async fn tell(&self, what: &str, link: &LinkDefinition) {
         let payload = rmp_serde::to_vec_named(link).unwrap();
-        self.caller.nats.publish(format!("{}.linkdefs.{what}", self.subject), payload.into()).await.unwrap();
+        self.caller
+            .nats
+            .publish(format!("{}.linkdefs.{what}", self.subject), payload.into())
+            .await
+            .unwrap();
         crate::harness::client::settled(&self.caller.nats).await;
     }
 
@@ -164,7 +180,12 @@ impl Running {
         Ok(rmp_serde::from_slice(&bytes).expect("the result decodes"))
     }
 
-    async fn send(&self, actor: &str, operation: &str, argument: impl Serialize) -> Result<Bytes, String> {
+    async fn send(
+        &self,
+        actor: &str,
+        operation: &str,
+        argument: impl Serialize,
+    ) -> Result<Bytes, String> {
         let origin = Entity::actor(&ActorId::parse(actor).unwrap());
         let target = Entity::new(&self.provider, "default", CONTRACT);
         let msg = Bytes::from(rmp_serde::to_vec_named(&argument).unwrap());
@@ -180,14 +201,26 @@ impl Running {
             host_id: HOST.into(),
             trace_context: TraceContext::default(),
         };
-        let request = async_nats::Request::new().payload(codec::encode_invocation(&invocation)).timeout(Some(PATIENCE));
-        let reply = self.caller.nats.send_request(self.subject.clone(), request).await.map_err(|e| e.to_string())?;
+        let request = async_nats::Request::new()
+            .payload(codec::encode_invocation(&invocation))
+            .timeout(Some(PATIENCE));
+        let reply = self
+            .caller
+            .nats
+            .send_request(self.subject.clone(), request)
+            .await
+            .map_err(|e| e.to_string())?;
         let response = codec::decode_response(reply.payload).expect("a response");
         response.error.map_or(Ok(response.msg), Err)
     }
 
     async fn set(&self, actor: &str, key: &str, value: &str) -> Result<Bytes, String> {
-        self.send(actor, "KeyValue.Set", SetRequest { key: key.into(), value: value.into(), expires: 0 }).await
+        self.send(
+            actor,
+            "KeyValue.Set",
+            SetRequest { key: key.into(), value: value.into(), expires: 0 },
+        )
+        .await
     }
 
     async fn get(&self, actor: &str, key: &str) -> Result<String, String> {
@@ -197,7 +230,9 @@ impl Running {
     /// Asks the process of a host to end.
     async fn shut_down(&self, host_id: &str) {
         let payload = serde_json::json!({ "host_id": host_id }).to_string();
-        let request = async_nats::Request::new().payload(payload.into()).timeout(Some(Duration::from_secs(1)));
+        let request = async_nats::Request::new()
+            .payload(payload.into())
+            .timeout(Some(Duration::from_secs(1)));
         let _ = self.caller.nats.send_request(format!("{}.shutdown", self.subject), request).await;
     }
 
@@ -229,7 +264,10 @@ async fn a_provider_of_2022_works_on_a_real_redis_and_stops_when_its_host_says_s
 
     let increment = IncrementRequest { key: "counter:home".into(), value: 2 };
     for expected in [2, 4] {
-        assert_eq!(provider.call::<i32>(KVCOUNTER, "KeyValue.Increment", &increment).await, Ok(expected));
+        assert_eq!(
+            provider.call::<i32>(KVCOUNTER, "KeyValue.Increment", &increment).await,
+            Ok(expected)
+        );
     }
     provider.set(KVCOUNTER, "greeting", "hello").await.unwrap();
     assert_eq!(provider.get(KVCOUNTER, "greeting").await.as_deref(), Ok("hello"));
@@ -239,14 +277,16 @@ async fn a_provider_of_2022_works_on_a_real_redis_and_stops_when_its_host_says_s
     // Another database for another actor, linked while it runs.
     let other = link(EXAMPLE, ECHO, &[("URL", &format!("{}5", redis.url()))]);
     provider.tell("put", &other).await;
-    eventually("the link is taken on", || async { provider.get(ECHO, "greeting").await.ok() }).await;
+    eventually("the link is taken on", || async { provider.get(ECHO, "greeting").await.ok() })
+        .await;
     let missing: GetResponse = provider.call(ECHO, "KeyValue.Get", "greeting").await.unwrap();
     assert!(!missing.exists);
     for value in ["a", "b"] {
         let add = SetAddRequest { set_name: "letters".into(), value: value.into() };
         assert_eq!(provider.call::<u32>(ECHO, "KeyValue.SetAdd", add).await, Ok(1));
     }
-    let mut letters: StringList = provider.call(ECHO, "KeyValue.SetQuery", "letters").await.unwrap();
+    let mut letters: StringList =
+        provider.call(ECHO, "KeyValue.SetQuery", "letters").await.unwrap();
     letters.sort();
     assert_eq!(letters, ["a", "b"]);
     provider.tell("del", &other).await;
@@ -264,21 +304,29 @@ async fn a_provider_of_2024_comes_out_of_its_archive_and_runs() {
     let (par, cache) = (dir.path().join("kvmemory.par"), dir.path().join("cache"));
     let executable = tokio::task::spawn_blocking(move || {
         pack(EXAMPLE, &par);
-        let archive = Archive::read(&fs::read(par).unwrap(), &this_target(), now()).expect("the archive is in order");
+        let archive = Archive::read(&fs::read(par).unwrap(), &this_target(), now())
+            .expect("the archive is in order");
         assert_eq!(archive.claims.subject, *public_key(EXAMPLE));
-        assert_eq!((archive.claims.effective_revision(), &*archive.claims.contract_id), (2, CONTRACT));
+        assert_eq!(
+            (archive.claims.effective_revision(), &*archive.claims.contract_id),
+            (2, CONTRACT)
+        );
         install(&cache, &archive).expect("installed")
     });
     let executable = executable.await.unwrap();
 
     let access = anonymous(&server).await;
     let data = host_data(EXAMPLE, &access, vec![link(EXAMPLE, KVCOUNTER, &[("prefix", "mine:")])]);
-    let variables: Vec<(String, String)> = [("RUST_LOG", "info"), ("HTTPS_PROXY", "http://p"), ("SECRET", "s")]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into();
+    let variables: Vec<(String, String)> =
+        [("RUST_LOG", "info"), ("HTTPS_PROXY", "http://p"), ("SECRET", "s")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
     let variables = environment(&variables, &["HTTPS_PROXY".to_owned()], &access);
     let mut provider = Running::with(&server, EXAMPLE, &executable, &data, &variables).await;
-    assert_eq!(provider.get(KVCOUNTER, "@environment").await.as_deref(), Ok("HTTPS_PROXY,RUST_LOG"));
+    assert_eq!(
+        provider.get(KVCOUNTER, "@environment").await.as_deref(),
+        Ok("HTTPS_PROXY,RUST_LOG")
+    );
 
     provider.set(KVCOUNTER, "a", "1").await.unwrap();
     provider.tell("put", &link(EXAMPLE, ECHO, &[("colour", "blue")])).await;
@@ -332,15 +380,20 @@ async fn nothing_it_starts_outlives_it() {
     let server = Server::start().await;
     let data = host_data("provider_kvmemory", &anonymous(&server).await, Vec::new());
     let helper_of = |path: PathBuf| async move {
-        eventually("the helper runs", || async { fs::read_to_string(&path).ok()?.trim().parse::<u32>().ok() }).await
+        eventually("the helper runs", || async {
+            fs::read_to_string(&path).ok()?.trim().parse::<u32>().ok()
+        })
+        .await
     };
     // One that is killed, and one that leaves its helper behind when it ends by itself.
     for ending in ["wait", "exit 0"] {
         let note = dir.path().join("helper");
         let _ = fs::remove_file(&note);
-        let path = script(&dir, &format!("/bin/sleep 1000 &\necho $! > {}\n{ending}", note.display()));
+        let path =
+            script(&dir, &format!("/bin/sleep 1000 &\necho $! > {}\n{ending}", note.display()));
         let journal = journal();
-        let launch = Launch { executable: &path, host_data: &data, environment: &[], journal: &journal };
+        let launch =
+            Launch { executable: &path, host_data: &data, environment: &[], journal: &journal };
         let mut process = Process::spawn(launch).await.unwrap();
         let helper = helper_of(note).await;
         if ending == "wait" {
@@ -367,7 +420,10 @@ async fn a_killed_host_leaves_no_provider_behind() {
     let pid: u32 = line.trim().parse().expect("the number of the process");
     let caller = Caller::new(&server).await;
     let health = format!("wasmbus.rpc.default.{}.default.health", public_key("provider_kvmemory"));
-    eventually("the provider answers", || async { caller.nats.request(health.clone(), "".into()).await.ok() }).await;
+    eventually("the provider answers", || async {
+        caller.nats.request(health.clone(), "".into()).await.ok()
+    })
+    .await;
     assert!(is_alive(pid));
 
     host.kill().unwrap();
@@ -387,9 +443,18 @@ async fn what_cannot_run_is_told_apart() {
     };
     let mut data = host_data("provider_kvmemory", &nowhere, Vec::new());
     let spawn = |path: PathBuf, data: HostData| async move {
-        Process::spawn(Launch { executable: &path, host_data: &data, environment: &[], journal: &journal() }).await
+        Process::spawn(Launch {
+            executable: &path,
+            host_data: &data,
+            environment: &[],
+            journal: &journal(),
+        })
+        .await
     };
-    let missing = spawn(dir.path().join("missing"), data.clone()).await.err().expect("there is no such program");
+    let missing = spawn(dir.path().join("missing"), data.clone())
+        .await
+        .err()
+        .expect("there is no such program");
     assert!(matches!(missing, SpawnError::Start { .. }), "{missing}");
     let text = dir.path().join("text");
     fs::write(&text, "#!/bin/sh\n").unwrap();
@@ -412,8 +477,10 @@ async fn what_cannot_run_is_told_apart() {
 
     // More host data than a pipe holds, for a program that reads none.
     let value = "v".repeat(1000);
-    data.links = (0..200).map(|_| Arc::new(link("provider_kvmemory", ECHO, &[("name", &value)]))).collect();
-    let deaf = spawn(script(&dir, "exec /bin/sleep 1000"), data).await.err().expect("it does not read");
+    data.links =
+        (0..200).map(|_| Arc::new(link("provider_kvmemory", ECHO, &[("name", &value)]))).collect();
+    let deaf =
+        spawn(script(&dir, "exec /bin/sleep 1000"), data).await.err().expect("it does not read");
     assert!(matches!(deaf, SpawnError::HostDataUnread), "{deaf}");
 }
 
@@ -443,12 +510,15 @@ async fn what_a_provider_prints_is_logged_without_the_secrets_it_was_told() {
     const EXAMPLE: &str = "provider_kvmemory";
     let log = Log::default();
     let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+    let subscriber =
+        tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
     let _guard = tracing::subscriber::set_default(subscriber);
 
     let server = Server::start().await;
-    let values = [("misbehave", "print-link"), ("password", "hunter2"), ("url", "amqp://me:pa55w0rd@mq/")];
-    // Another test may register a line's place in the code just when this log begins, which then is not asked about it.
+    let values =
+        [("misbehave", "print-link"), ("password", "hunter2"), ("url", "amqp://me:pa55w0rd@mq/")];
+    // Another test may register a line's place in the code just when this log begins, which then is
+    // not asked about it.
     let refreshing = tokio::spawn(async {
         loop {
             tracing::callsite::rebuild_interest_cache();
@@ -464,8 +534,10 @@ async fn what_a_provider_prints_is_logged_without_the_secrets_it_was_told() {
     let text = log.text();
     assert!(text.contains("the seed is ****") && text.contains("amqp://me:****@mq/"), "{text}");
     // Its own log comes along, with its level.
-    let starting =
-        text.lines().find(|line| line.contains("Starting capability provider")).unwrap_or_else(|| panic!("{text}"));
+    let starting = text
+        .lines()
+        .find(|line| line.contains("Starting capability provider"))
+        .unwrap_or_else(|| panic!("{text}"));
     assert!(starting.contains(" INFO ") && starting.contains(&public_key(EXAMPLE)), "{starting}");
     for secret in [CLUSTER_SEED, "hunter2", "pa55w0rd"] {
         assert!(!text.contains(secret), "{text}");
@@ -477,7 +549,12 @@ async fn connects(example: &str, access: &Access, nats: &async_nats::Client) -> 
     let variables = environment(&Vec::new(), &[], access);
     let data = host_data(example, access, Vec::new());
     let (program, journal) = (program(example), journal());
-    let launch = Launch { executable: &program, host_data: &data, environment: &variables, journal: &journal };
+    let launch = Launch {
+        executable: &program,
+        host_data: &data,
+        environment: &variables,
+        journal: &journal,
+    };
     let mut process = Process::spawn(launch).await.unwrap();
     let health = format!("wasmbus.rpc.default.{}.default.health", public_key(example));
     tokio::select! {
@@ -497,7 +574,10 @@ async fn providers_of_both_years_log_in_with_jwt_and_seed_and_with_a_creds_file(
     fs::write(&creds, operator.creds()).unwrap();
     let nats = async_nats::ConnectOptions::with_credentials(&operator.creds()).unwrap();
     let nats = nats.connect(server.url()).await.unwrap();
-    let both = Auth::JwtAndSeed { jwt: Secret::new(operator.user_jwt), seed: Secret::new(operator.user_seed) };
+    let both = Auth::JwtAndSeed {
+        jwt: Secret::new(operator.user_jwt),
+        seed: Secret::new(operator.user_seed),
+    };
     for (example, auth) in [("provider_kvredis", both), ("provider_kvmemory", Auth::Creds(creds))] {
         let access = Access::find(&connection(&server, auth)).await.unwrap();
         assert!(access.limits.is_empty());
@@ -509,13 +589,17 @@ async fn providers_of_both_years_log_in_with_jwt_and_seed_and_with_a_creds_file(
 async fn a_login_that_providers_do_not_understand_is_told_beforehand() {
     let config = "authorization { user: harry, password: \"right one\" }";
     let server = Server::with_config(None, config).await;
-    let nats = async_nats::ConnectOptions::with_user_and_password("harry".into(), "right one".into());
+    let nats =
+        async_nats::ConnectOptions::with_user_and_password("harry".into(), "right one".into());
     let nats = nats.connect(server.url()).await.unwrap();
     let auth = Auth::User { user: "harry".into(), password: Secret::new("right one") };
     let access = Access::find(&connection(&server, auth)).await.unwrap();
     assert_eq!(access.limits.len(), 1);
     for example in ["provider_kvredis", "provider_kvmemory"] {
-        assert!(!connects(example, &access, &nats).await, "{example} logs in, so the warning is wrong");
+        assert!(
+            !connects(example, &access, &nats).await,
+            "{example} logs in, so the warning is wrong"
+        );
     }
 }
 
@@ -530,11 +614,13 @@ async fn providers_trust_the_authority_that_the_host_trusts() {
         signed.key.display()
     ));
     server.resume().await;
-    let options = async_nats::ConnectOptions::new().add_root_certificates(authority.certificate.clone());
+    let options =
+        async_nats::ConnectOptions::new().add_root_certificates(authority.certificate.clone());
     let nats = options.connect(server.url()).await.unwrap();
     let mut tls = connection(&server, Auth::Anonymous);
     tls.servers = vec![format!("tls://{}", server.address())];
-    tls.tls = Tls { required: true, ca: Some(authority.certificate.clone()), cert: None, key: None };
+    tls.tls =
+        Tls { required: true, ca: Some(authority.certificate.clone()), cert: None, key: None };
     let access = Access::find(&tls).await.unwrap();
     for example in ["provider_kvredis", "provider_kvmemory"] {
         assert!(connects(example, &access, &nats).await, "{example}");

@@ -27,7 +27,8 @@ const KV: &str = "wasmcloud:keyvalue";
 pub async fn count(url: &str) -> Result<i64, String> {
     let response = reqwest::get(url).await.map_err(|e| format!("{e:?}"))?;
     let (status, body) = (response.status(), response.text().await.map_err(|e| e.to_string())?);
-    let counter = serde_json::from_str::<Value>(&body).ok().and_then(|json| json["counter"].as_i64());
+    let counter =
+        serde_json::from_str::<Value>(&body).ok().and_then(|json| json["counter"].as_i64());
     counter.ok_or_else(|| format!("{status}: {body}"))
 }
 
@@ -70,7 +71,8 @@ async fn a_page_counts_when_every_call_goes_over_the_lattice() {
 #[tokio::test]
 async fn providers_and_actor_on_three_hosts_serve_one_page_and_a_provider_can_move() {
     let server = Server::start().await;
-    let (a, b, c) = (host(&server).start().await, host(&server).start().await, host(&server).start().await);
+    let (a, b, c) =
+        (host(&server).start().await, host(&server).start().await, host(&server).start().await);
     start_provider(&server, &a, "builtin://httpserver").await;
     start(&server, &b, &example("kvcounter"), 10).await;
     start_provider(&server, &c, "builtin://keyvalue").await;
@@ -98,12 +100,22 @@ async fn a_builtin_provider_is_listed_announced_and_stopped_like_any_other() {
     let zone = |value: &str| HashMap::from([("zone".to_owned(), value.to_owned())]);
     let bids = ctl.perform_provider_auction(reference, "default", zone("a")).await.unwrap();
     assert_eq!((bids.len(), bids[0].host_id.as_str()), (1, host.id.as_str()));
-    assert!(ctl.perform_provider_auction(reference, "default", zone("b")).await.unwrap().is_empty());
-    assert!(ctl.perform_provider_auction("builtin://teapot", "default", zone("a")).await.unwrap().is_empty());
+    assert!(
+        ctl.perform_provider_auction(reference, "default", zone("b")).await.unwrap().is_empty()
+    );
+    assert!(
+        ctl.perform_provider_auction("builtin://teapot", "default", zone("a"))
+            .await
+            .unwrap()
+            .is_empty()
+    );
 
     let mut events = Events::all(&server).await;
     let annotations = HashMap::from([("owner".to_owned(), "me".to_owned())]);
-    let ack = ctl.start_provider(&host.id, reference, None, Some(annotations.clone()), None).await.unwrap();
+    let ack = ctl
+        .start_provider(&host.id, reference, None, Some(annotations.clone()), None)
+        .await
+        .unwrap();
     assert!(ack.accepted, "{}", ack.error);
     let started = events.next("provider_started").await;
     assert_eq!(text(&started, "/data/public_key"), keyvalue::SPEC.public_key);
@@ -121,15 +133,24 @@ async fn a_builtin_provider_is_listed_announced_and_stopped_like_any_other() {
     let old = ctl_2022(&server).await.get_host_inventory(&host.id).await.unwrap();
     assert_eq!(old.providers[0].image_ref.as_deref(), Some(reference));
     let claims = ctl.get_claims().await.unwrap();
-    assert!(claims.iter().any(|c| c["sub"] == keyvalue::SPEC.public_key && c["contract_id"] == KV), "{claims:?}");
+    assert!(
+        claims.iter().any(|c| c["sub"] == keyvalue::SPEC.public_key && c["contract_id"] == KV),
+        "{claims:?}"
+    );
 
     // It runs: no bid, and a second start is refused at once and by event.
-    assert!(ctl.perform_provider_auction(reference, "default", zone("a")).await.unwrap().is_empty());
+    assert!(
+        ctl.perform_provider_auction(reference, "default", zone("a")).await.unwrap().is_empty()
+    );
     let again = ctl.start_provider(&host.id, reference, None, None, None).await.unwrap();
     assert!(!again.accepted && again.error.contains("already running"), "{}", again.error);
-    assert!(text(&events.next("provider_start_failed").await, "/data/error").contains("already running"));
+    assert!(
+        text(&events.next("provider_start_failed").await, "/data/error")
+            .contains("already running")
+    );
     // Under another link name it is another one.
-    let other = ctl.start_provider(&host.id, reference, Some("spare".into()), None, None).await.unwrap();
+    let other =
+        ctl.start_provider(&host.id, reference, Some("spare".into()), None, None).await.unwrap();
     assert!(other.accepted, "{}", other.error);
     assert_eq!(text(&events.next("provider_started").await, "/data/link_name"), "spare");
 
@@ -140,17 +161,25 @@ async fn a_builtin_provider_is_listed_announced_and_stopped_like_any_other() {
     for (link_name, annotations, complaint) in
         [("main", None, "default, spare"), ("default", Some(wrong), "annotations")]
     {
-        let refused = ctl.stop_provider(&host.id, keyvalue::SPEC.public_key, link_name, KV, annotations).await.unwrap();
+        let refused = ctl
+            .stop_provider(&host.id, keyvalue::SPEC.public_key, link_name, KV, annotations)
+            .await
+            .unwrap();
         assert!(!refused.accepted && refused.error.contains(complaint), "{}", refused.error);
     }
-    let stopped =
-        ctl.stop_provider(&host.id, keyvalue::SPEC.public_key, "default", KV, Some(annotations)).await.unwrap();
+    let stopped = ctl
+        .stop_provider(&host.id, keyvalue::SPEC.public_key, "default", KV, Some(annotations))
+        .await
+        .unwrap();
     assert!(stopped.accepted, "{}", stopped.error);
     let event = events.next("provider_stopped").await;
     assert_eq!(text(&event, "/data/instance_id"), text(&started, "/data/instance_id"));
     assert_eq!(text(&event, "/data/annotations/owner"), "me");
     let left = ctl.get_host_inventory(&host.id).await.unwrap().providers;
-    assert_eq!(left.iter().map(|provider| provider.link_name.as_str()).collect::<Vec<_>>(), ["spare"]);
+    assert_eq!(
+        left.iter().map(|provider| provider.link_name.as_str()).collect::<Vec<_>>(),
+        ["spare"]
+    );
     host.stop().await;
 }
 
@@ -184,7 +213,10 @@ async fn a_link_that_cannot_be_taken_on_says_why_and_works_once_it_can() {
     assert_eq!(text(&refused, "/data/actor_id"), ECHO);
     drop(taken);
     let url = format!("http://{address}/");
-    eventually("the port is taken as soon as it is free", || async { reqwest::get(&url).await.ok() }).await;
+    eventually("the port is taken as soon as it is free", || async {
+        reqwest::get(&url).await.ok()
+    })
+    .await;
 
     // Written past every host; the link that works is better than none.
     client::store_link(&server, ECHO, &httpserver::SPEC, &[("address", "nonsense")]).await;
@@ -204,25 +236,32 @@ async fn only_linked_actors_are_served() {
     let mut target = wasmbus_rpc::core::WasmCloudEntity::new_provider(KV, "default").unwrap();
     target.public_key = keyvalue::SPEC.public_key.into();
     let argument = wasmbus_rpc::common::serialize(&"counter").unwrap();
-    let message = || wasmbus_rpc::common::Message { method: "KeyValue.Get", arg: argument.clone().into() };
+    let message =
+        || wasmbus_rpc::common::Message { method: "KeyValue.Get", arg: argument.clone().into() };
     let refused = rpc.send(origin.clone(), target.clone(), "default", message()).await.unwrap_err();
     assert!(refused.to_string().contains("not linked"), "{refused}");
     link(&server, KVCOUNTER, keyvalue::SPEC.public_key, KV, &[]).await;
     // The caller is the SDK of provider authors: what it decodes is what the contract says.
     let reply = rpc.send(origin, target, "default", message()).await.unwrap();
-    let reply: wasmcloud_interface_keyvalue::GetResponse = wasmbus_rpc::common::deserialize(&reply).unwrap();
+    let reply: wasmcloud_interface_keyvalue::GetResponse =
+        wasmbus_rpc::common::deserialize(&reply).unwrap();
     assert!(!reply.exists);
     host.stop().await;
 }
 
-/// Asks a page again and again until told to stop; returns how many answers were right and what went wrong.
+/// Asks a page again and again until told to stop; returns how many answers were right and what
+/// went wrong.
 async fn load(url: String, until: Arc<AtomicBool>, done: Arc<AtomicUsize>) -> Vec<String> {
     let http = reqwest::Client::new();
     let mut failures = Vec::new();
     while !until.load(Ordering::Relaxed) {
         match http.get(&url).timeout(Duration::from_secs(10)).send().await {
-            Ok(response) if response.status().is_success() => _ = done.fetch_add(1, Ordering::Relaxed),
-            Ok(response) => failures.push(format!("{}: {:?}", response.status(), response.text().await)),
+            Ok(response) if response.status().is_success() => {
+                _ = done.fetch_add(1, Ordering::Relaxed)
+            }
+            Ok(response) => {
+                failures.push(format!("{}: {:?}", response.status(), response.text().await))
+            }
             Err(error) => failures.push(format!("{error:?}")),
         }
     }
@@ -232,7 +271,8 @@ async fn load(url: String, until: Arc<AtomicBool>, done: Arc<AtomicUsize>) -> Ve
 /// Runs `change` under load on a page; nobody may notice.
 pub async fn unnoticed<T>(url: &str, change: impl Future<Output = T>) -> T {
     let (until, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let loads: Vec<_> = (0..8).map(|_| tokio::spawn(load(url.to_owned(), until.clone(), done.clone()))).collect();
+    let loads: Vec<_> =
+        (0..8).map(|_| tokio::spawn(load(url.to_owned(), until.clone(), done.clone()))).collect();
     let some_more = |of: usize| {
         let done = done.clone();
         move || {
@@ -276,7 +316,8 @@ async fn link_values_change_under_load_and_nobody_notices() {
 #[tokio::test]
 async fn one_of_two_providers_stops_and_starts_again_and_nobody_notices() {
     let server = Server::start().await;
-    let (a, b, c) = (host(&server).start().await, host(&server).start().await, host(&server).start().await);
+    let (a, b, c) =
+        (host(&server).start().await, host(&server).start().await, host(&server).start().await);
     for host in [&a, &b] {
         start_provider(&server, host, "builtin://keyvalue").await;
     }
@@ -309,15 +350,20 @@ async fn a_host_that_stops_answers_every_request_it_accepted() {
     let requests: Vec<_> = (0..50)
         .map(|_| {
             let url = url.clone();
-            // A connection of its own each, so that all are accepted before the stop or refused after it.
-            tokio::spawn(async move { reqwest::Client::new().post(url).body(json!({"x": 1}).to_string()).send().await })
+            // A connection of its own each, so that all are accepted before the stop or refused
+            // after it.
+            tokio::spawn(async move {
+                reqwest::Client::new().post(url).body(json!({"x": 1}).to_string()).send().await
+            })
         })
         .collect();
     host.stop().await;
     for request in requests {
         match request.await.unwrap() {
             Ok(response) => assert!(response.status().is_success(), "{}", response.status()),
-            Err(error) => assert!(error.is_connect(), "an accepted request got no answer: {error:?}"),
+            Err(error) => {
+                assert!(error.is_connect(), "an accepted request got no answer: {error:?}")
+            }
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Images of a real registry: names, logins, TLS, the cache and what is said when something is wrong.
+//! Images of a real registry: names, logins, TLS, the cache and what is said when something is
+//! wrong.
 
 use std::{
     fs,
@@ -40,7 +41,12 @@ fn settings(registry: &str, dir: &Path) -> Settings {
         cache_dir: dir.join("oci"),
         cache_bytes_max: 1 << 30,
         budget: Budget::default(),
-        logins: Logins { given: None, lattice: Registries::default(), settings: None, docker: None },
+        logins: Logins {
+            given: None,
+            lattice: Registries::default(),
+            settings: None,
+            docker: None,
+        },
         token_hosts: Vec::new(),
     }
 }
@@ -106,7 +112,13 @@ async fn a_login_put_into_the_lattice_opens_a_registry_at_once() {
     ctl.scale_actor(&host.id, &registry.image("echo:1"), 1, None).await.unwrap();
     let failed = events.next("actor_start_failed").await;
     let error = text(&failed, "/data/error");
-    for part in [registry.address(), "/echo:1", "refuses access without a login", "docker login", "oci_user"] {
+    for part in [
+        registry.address(),
+        "/echo:1",
+        "refuses access without a login",
+        "docker login",
+        "oci_user",
+    ] {
         assert!(error.contains(part), "{part} in {error}");
     }
     let nats = crate::harness::client::nats(&server).await;
@@ -135,11 +147,22 @@ async fn logins_of_settings_and_of_docker_are_used_and_never_shown() {
     };
     let docker = dir.path().join("config.json");
     // "user:pass" in base64.
-    fs::write(&docker, format!(r#"{{"auths":{{"{}":{{"auth":"dXNlcjpwYXNz"}}}}}}"#, registry.address())).unwrap();
+    fs::write(
+        &docker,
+        format!(r#"{{"auths":{{"{}":{{"auth":"dXNlcjpwYXNz"}}}}}}"#, registry.address()),
+    )
+    .unwrap();
 
-    assert_eq!(with(own(PASSWORD), None, Registries::default()).fetch(&image).await.unwrap(), module("echo"));
-    assert_eq!(with(None, Some(docker), Registries::default()).fetch(&image).await.unwrap(), module("echo"));
-    let (text, error) = refusal(&with(own("wrong-word"), None, Registries::default()), &image).await;
+    assert_eq!(
+        with(own(PASSWORD), None, Registries::default()).fetch(&image).await.unwrap(),
+        module("echo")
+    );
+    assert_eq!(
+        with(None, Some(docker), Registries::default()).fetch(&image).await.unwrap(),
+        module("echo")
+    );
+    let (text, error) =
+        refusal(&with(own("wrong-word"), None, Registries::default()), &image).await;
     assert_eq!(error.problem, Problem::Refused(Place::Settings));
     assert!(!text.contains("wrong-word"), "{text}");
     // The lattice's login counts before the one of the settings, right or wrong.
@@ -155,21 +178,36 @@ async fn a_credential_helper_of_docker_is_asked() {
     registry.push_actor("echo:1", "echo").await;
     let dir = TempDir::new().unwrap();
     let helper = dir.path().join("docker-credential-tests");
-    // Helpers read the registry's name: one that ends before it was written is told as one that cannot be spoken to.
-    let script = format!("#!/bin/sh\ncat >/dev/null\necho '{{\"Username\":\"{USER}\",\"Secret\":\"{PASSWORD}\"}}'\n");
+    // Helpers read the registry's name: one that ends before it was written is told as one that
+    // cannot be spoken to.
+    let script = format!(
+        "#!/bin/sh\ncat >/dev/null\necho '{{\"Username\":\"{USER}\",\"Secret\":\"{PASSWORD}\"}}'\n"
+    );
     let draft = dir.path().join("draft");
     fs::write(&draft, script).unwrap();
-    // By another process: one that this program has open for writing, if only in a fork of another test, cannot be run.
-    let installed = std::process::Command::new("install").args(["-m", "755"]).arg(&draft).arg(&helper).status();
+    // By another process: one that this program has open for writing, if only in a fork of another
+    // test, cannot be run.
+    let installed =
+        std::process::Command::new("install").args(["-m", "755"]).arg(&draft).arg(&helper).status();
     assert!(installed.unwrap().success());
     fs::create_dir(dir.path().join(".docker")).unwrap();
     let config = format!(r#"{{"credHelpers":{{"{}":"tests"}}}}"#, registry.address());
     fs::write(dir.path().join(".docker/config.json"), config).unwrap();
     share_compiled_code(&dir.path().join(".cache/lattice-host"));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let path = std::env::join_paths(std::iter::once(dir.path().to_owned()).chain(std::env::split_paths(&path)));
+    let path = std::env::join_paths(
+        std::iter::once(dir.path().to_owned()).chain(std::env::split_paths(&path)),
+    );
     let _host = tokio::process::Command::new(env!("CARGO_BIN_EXE_host"))
-        .args(["foreground", "--js-domain", "core", "--cluster-seed", CLUSTER_SEED, "--nats-host", &server.url()])
+        .args([
+            "foreground",
+            "--js-domain",
+            "core",
+            "--cluster-seed",
+            CLUSTER_SEED,
+            "--nats-host",
+            &server.url(),
+        ])
         .args(["--allowed-insecure", registry.address()])
         .env_clear()
         .env("PATH", path.unwrap())
@@ -181,7 +219,10 @@ async fn a_credential_helper_of_docker_is_asked() {
         .spawn()
         .unwrap();
     let ctl = ctl_2024(&server).await;
-    let id = eventually("the host answers", || async { Some(ctl.get_hosts().await.ok()?.first()?.id.clone()) }).await;
+    let id = eventually("the host answers", || async {
+        Some(ctl.get_hosts().await.ok()?.first()?.id.clone())
+    })
+    .await;
     let mut events = Events::only(&server, "actors_started").await;
     ctl.scale_actor(&id, &registry.image("echo:1"), 1, None).await.unwrap();
     assert_eq!(text(&events.next("actors_started").await, "/data/public_key"), ECHO);
@@ -224,7 +265,9 @@ async fn a_certificate_is_trusted_when_its_authority_is_named() {
     let plain = RegistryServer::start().await;
     registry.push_actor("echo:1", "echo").await;
     let image = registry.image("echo:1");
-    let with = |insecure: &str, ca: Option<PathBuf>| Registry::new(Settings { ca, ..settings(insecure, dir.path()) });
+    let with = |insecure: &str, ca: Option<PathBuf>| {
+        Registry::new(Settings { ca, ..settings(insecure, dir.path()) })
+    };
     let trusting = with("elsewhere", Some(authority.certificate.clone()));
     assert_eq!(trusting.fetch(&image).await.unwrap(), module("echo"));
 
@@ -285,7 +328,8 @@ async fn a_registry_that_is_away_is_replaced_by_the_cache_and_one_that_answers_i
     assert!(matches!(error.problem, Problem::Unreachable(_)), "{error:?}");
     assert!(text.contains(&registry.image("unknown:1")) && text.contains("refused"), "{text}");
 
-    // It runs again and does not know the image any more: that is an answer. A digest still names what we have.
+    // It runs again and does not know the image any more: that is an answer. A digest still names
+    // what we have.
     registry.wipe().await;
     assert_eq!(refusal(&fetcher, &echo).await.1.problem, Problem::Missing);
     assert_eq!(fetcher.fetch(&pinger).await.unwrap(), module("pinger"));
@@ -293,7 +337,8 @@ async fn a_registry_that_is_away_is_replaced_by_the_cache_and_one_that_answers_i
 
 #[tokio::test]
 async fn a_registry_that_accepts_and_says_nothing_is_given_up_in_time() {
-    let (dir, listener) = (TempDir::new().unwrap(), std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let (dir, listener) =
+        (TempDir::new().unwrap(), std::net::TcpListener::bind("127.0.0.1:0").unwrap());
     let address = listener.local_addr().unwrap().to_string();
     let mut all = settings(&address, dir.path());
     all.pull_timeout = Duration::from_millis(300);
@@ -308,7 +353,8 @@ async fn names_nobody_knows_and_ports_nobody_listens_on_are_told_apart() {
     let fetcher = Registry::new(settings("", dir.path()));
     let (text, error) = refusal(&fetcher, "no-such-registry.invalid/echo:1").await;
     // A machine without any DNS may try for longer than a connection may take.
-    let told = matches!(error.problem, Problem::Unresolved(_)) || text.contains("no connection within");
+    let told =
+        matches!(error.problem, Problem::Unresolved(_)) || text.contains("no connection within");
     assert!(told, "{text}");
     let (text, error) = refusal(&fetcher, &format!("127.0.0.1:{}/echo:1", free_port())).await;
     assert!(matches!(error.problem, Problem::Unreachable(_)), "{text}");
@@ -339,7 +385,9 @@ async fn the_cache_keeps_to_its_size() {
     let fetcher = Registry::new(all);
     for (number, byte) in [(1, 1_u8), (2, 2), (3, 3)] {
         let name = format!("part:{number}");
-        registry.push(&name, &[(ACTOR_LAYER, &vec![byte; 100_000])], "application/octet-stream").await;
+        registry
+            .push(&name, &[(ACTOR_LAYER, &vec![byte; 100_000])], "application/octet-stream")
+            .await;
         assert_eq!(fetcher.fetch(&registry.image(&name)).await.unwrap().len(), 100_000);
     }
     let size: u64 = blobs(dir.path()).iter().map(|path| fs::metadata(path).unwrap().len()).sum();
@@ -374,8 +422,11 @@ async fn archives_parts_and_platforms_are_put_together_and_containers_refused() 
     let fetcher = Registry::new(settings(registry.address(), dir.path()));
     let digest = registry.push_provider("provider:1", b"an archive").await;
     assert_eq!(fetcher.fetch(&registry.image("provider:1")).await.unwrap(), "an archive");
-    let layers: [(&str, &[u8]); 3] =
-        [("application/wasm", b"one "), ("application/octet-stream", b"two "), (ACTOR_LAYER, b"three")];
+    let layers: [(&str, &[u8]); 3] = [
+        ("application/wasm", b"one "),
+        ("application/octet-stream", b"two "),
+        (ACTOR_LAYER, b"three"),
+    ];
     let parts = registry.push("provider:parts", &layers, "application/octet-stream").await;
     assert_eq!(fetcher.fetch(&registry.image("provider:parts")).await.unwrap(), "one two three");
 
@@ -384,11 +435,18 @@ async fn archives_parts_and_platforms_are_put_together_and_containers_refused() 
         "aarch64" => "arm64",
         other => other,
     };
-    registry.push_index("provider:all", &[(&parts, "plan9", "386"), (&digest, std::env::consts::OS, arch)]).await;
+    registry
+        .push_index(
+            "provider:all",
+            &[(&parts, "plan9", "386"), (&digest, std::env::consts::OS, arch)],
+        )
+        .await;
     assert_eq!(fetcher.fetch(&registry.image("provider:all")).await.unwrap(), "an archive");
     registry.push_index("provider:only", &[(&parts, "wasip1", "wasm")]).await;
     assert_eq!(fetcher.fetch(&registry.image("provider:only")).await.unwrap(), "one two three");
-    registry.push_index("provider:foreign", &[(&parts, "plan9", "386"), (&digest, "plan9", "arm")]).await;
+    registry
+        .push_index("provider:foreign", &[(&parts, "plan9", "386"), (&digest, "plan9", "arm")])
+        .await;
     let (text, _) = refusal(&fetcher, &registry.image("provider:foreign")).await;
     assert!(text.contains("only for plan9/386, plan9/arm"), "{text}");
 

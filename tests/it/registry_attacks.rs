@@ -1,5 +1,5 @@
-//! Registries that mean harm: what they send is bounded, what they say is checked, and no login goes
-//! where it does not belong.
+//! Registries that mean harm: what they send is bounded, what they say is checked, and no login
+//! goes where it does not belong.
 
 use std::{
     net::SocketAddr,
@@ -47,7 +47,12 @@ fn settings(registry: &str, dir: &Path, login: bool) -> Settings {
         cache_dir: dir.join("oci"),
         cache_bytes_max: 1 << 30,
         budget: Budget::default(),
-        logins: Logins { given: login.then_some(basic), lattice: Registries::default(), settings: None, docker: None },
+        logins: Logins {
+            given: login.then_some(basic),
+            lattice: Registries::default(),
+            settings: None,
+            docker: None,
+        },
         token_hosts: Vec::new(),
     }
 }
@@ -193,10 +198,9 @@ async fn a_server_that_gives_tokens_without_a_login_is_asked_unless_it_is_link_l
         assert_eq!(pull(&hostile, false).await.is_ok(), is_asked, "{realm}");
         if is_asked {
             let with_token = |path: &str| {
-                hostile
-                    .asked()
-                    .iter()
-                    .any(|asked| asked.path.contains(path) && asked.authorization.as_deref() == Some("Bearer t"))
+                hostile.asked().iter().any(|asked| {
+                    asked.path.contains(path) && asked.authorization.as_deref() == Some("Bearer t")
+                })
             };
             assert!(with_token("/manifests/1") && with_token("/blobs/"));
         }
@@ -274,9 +278,11 @@ async fn a_tag_is_asked_for_in_its_own_case_and_then_as_old_tools_pushed_it() {
     registry.push_actor("team/old:v1", "pinger").await;
     let dir = TempDir::new().unwrap();
     let registries = Registry::new(settings(registry.address(), dir.path(), false));
-    for (image, actor) in
-        [("Team/Echo:1.0.0-RC1", "echo"), ("team/echo:1.0.0-rc1", "ponger"), ("team/old:V1", "pinger")]
-    {
+    for (image, actor) in [
+        ("Team/Echo:1.0.0-RC1", "echo"),
+        ("team/echo:1.0.0-rc1", "ponger"),
+        ("team/old:V1", "pinger"),
+    ] {
         let content = registries.fetch(&registry.image(image)).await.unwrap();
         let path = example(actor);
         let expected = std::fs::read(path.trim_start_matches("file://")).unwrap();

@@ -26,22 +26,29 @@ fn users() -> String {
 async fn lattice() -> (Server, TestHost) {
     let config = format!("jetstream {{ domain: core, store_dir: \"@DIR@/js\" }}\n{}", users());
     let server = Server::with_config(Some("core"), &config).await;
-    let host = host(&server).set("nats_user", "host").set("nats_password", "change-me-1").start().await;
+    let host =
+        host(&server).set("nats_user", "host").set("nats_password", "change-me-1").start().await;
     (server, host)
 }
 
 async fn connected(server: &Server, user: &str, number: u8) -> async_nats::Client {
-    let options = ConnectOptions::with_user_and_password(user.into(), format!("change-me-{number}"));
+    let options =
+        ConnectOptions::with_user_and_password(user.into(), format!("change-me-{number}"));
     options.connect(server.url()).await.expect("connected")
 }
 
-/// Waits until the server has taken what was sent before, by a question that each of these users may ask.
+/// Waits until the server has taken what was sent before, by a question that each of these users
+/// may ask.
 async fn taken(nats: &async_nats::Client) {
     nats.request("wasmbus.ctl.default.ping.hosts", "".into()).await.expect("a host answers");
 }
 
 /// The client crate of early 2024, as a user.
-async fn control(server: &Server, user: &str, number: u8) -> wasmcloud_control_interface_2024::Client {
+async fn control(
+    server: &Server,
+    user: &str,
+    number: u8,
+) -> wasmcloud_control_interface_2024::Client {
     let password = format!("change-me-{number}");
     let options = async_nats_2024::ConnectOptions::with_user_and_password(user.into(), password);
     let nats = options.connect(server.url()).await.expect("connected");
@@ -61,7 +68,8 @@ async fn operators_and_wash_operate_with_the_permissions_they_are_given() {
         let mut events = nats.subscribe("wasmbus.evt.default").await.unwrap();
         taken(&nats).await;
         assert!(ctl.scale_actor(&host.id, &example("echo"), 1, None).await.unwrap().accepted);
-        let is_started = |event: &Value| event["type"].as_str().unwrap().ends_with("actors_started");
+        let is_started =
+            |event: &Value| event["type"].as_str().unwrap().ends_with("actors_started");
         let started = async {
             loop {
                 let event = events.next().await.expect("events");
@@ -109,8 +117,10 @@ async fn a_provider_calls_actors_and_commands_nobody() {
     let link = operator.advertise_link(ECHO, PROVIDER, contract, "default", Default::default());
     assert!(link.await.unwrap().accepted);
     let rpc = {
-        let options =
-            wasmbus_rpc::async_nats::ConnectOptions::with_user_and_password("provider".into(), "change-me-5".into());
+        let options = wasmbus_rpc::async_nats::ConnectOptions::with_user_and_password(
+            "provider".into(),
+            "change-me-5".into(),
+        );
         let nats = options.connect(server.url()).await.expect("connected");
         let key = wasmbus_rpc::wascap::prelude::KeyPair::from_seed(CLUSTER_SEED).unwrap();
         wasmbus_rpc::rpc_client::RpcClient::new(
@@ -126,9 +136,16 @@ async fn a_provider_calls_actors_and_commands_nobody() {
     })
     .await;
     // Large payloads go through the object store of the lattice, which a provider makes if need be.
-    let options = async_nats_2024::ConnectOptions::with_user_and_password("provider".into(), "change-me-5".into());
-    let context = async_nats_2024::jetstream::new(options.connect(server.url()).await.expect("connected"));
-    let bucket = async_nats_2024::jetstream::object_store::Config { bucket: "default".into(), ..Default::default() };
+    let options = async_nats_2024::ConnectOptions::with_user_and_password(
+        "provider".into(),
+        "change-me-5".into(),
+    );
+    let context =
+        async_nats_2024::jetstream::new(options.connect(server.url()).await.expect("connected"));
+    let bucket = async_nats_2024::jetstream::object_store::Config {
+        bucket: "default".into(),
+        ..Default::default()
+    };
     let store = context.create_object_store(bucket).await.expect("a store");
     store.put("a-call", &mut vec![7; 2 << 20].as_slice()).await.expect("it is stored");
     let nats = connected(&server, "provider", 5).await;

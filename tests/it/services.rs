@@ -1,5 +1,5 @@
-//! The services of a lattice that a host asks: configuration at its start, policy before starts and calls. Played by the
-//! tests, and by the example that is such a service.
+//! The services of a lattice that a host asks: configuration at its start, policy before starts and
+//! calls. Played by the tests, and by the example that is such a service.
 
 use std::{
     fs,
@@ -25,7 +25,8 @@ use crate::harness::{
     text,
 };
 
-/// Answers requests on a subject with what `answer` makes of them, until what is returned is dropped.
+/// Answers requests on a subject with what `answer` makes of them, until what is returned is
+/// dropped.
 async fn service(
     server: &Server,
     subject: &str,
@@ -46,7 +47,8 @@ async fn the_configuration_service_says_what_to_start() {
             "registryCredentials": {"r.example": {"registryType": "oci", "username": "u", "password": "p"}}})
     })
     .await;
-    let host = host(&server).label("machine", "first").set("config_service_enabled", "true").start().await;
+    let host =
+        host(&server).label("machine", "first").set("config_service_enabled", "true").start().await;
     assert_eq!(text(&events.next("actors_started").await, "/data/public_key"), ECHO);
     eventually("the provider runs", || async {
         let inventory = ctl_2024(&server).await.get_host_inventory(&host.id).await.ok()?;
@@ -101,8 +103,13 @@ async fn calls_that_wait_for_the_same_decision_ask_for_it_once() {
     let caller = Caller::new(&server).await;
     for zone in ["a", "b"] {
         let label = json!({"key": "zone", "value": zone}).to_string();
-        caller.nats.request(format!("wasmbus.ctl.default.labels.{}.put", host.id), label.into()).await.unwrap();
-        let calls = (0..20).map(|_| caller.call(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b"")));
+        caller
+            .nats
+            .request(format!("wasmbus.ctl.default.labels.{}.put", host.id), label.into())
+            .await
+            .unwrap();
+        let calls = (0..20)
+            .map(|_| caller.call(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b"")));
         for answer in futures::future::join_all(calls).await {
             answer.unwrap();
         }
@@ -125,16 +132,26 @@ async fn a_policy_service_decides_on_providers_and_on_calls_of_them() {
     let host = host(&server).set("policy_topic", "policy.ask").start().await;
     let mut events = Events::all(&server).await;
     let ctl = ctl_2024(&server).await;
-    assert!(ctl.start_provider(&host.id, "builtin://blobstore", None, None, None).await.unwrap().accepted);
+    assert!(
+        ctl.start_provider(&host.id, "builtin://blobstore", None, None, None)
+            .await
+            .unwrap()
+            .accepted
+    );
     let failed = events.next("provider_start_failed").await;
-    assert!(text(&failed, "/data/error").contains("Policy denied starting provider, request:"), "{failed}");
+    assert!(
+        text(&failed, "/data/error").contains("Policy denied starting provider, request:"),
+        "{failed}"
+    );
     assert!(ctl.get_host_inventory(&host.id).await.unwrap().providers.is_empty());
 
     client::start_provider(&server, &host, "builtin://keyvalue").await;
     start(&server, &host, &example("kvcounter"), 1).await;
     client::link(&server, KVCOUNTER, keyvalue::SPEC.public_key, "wasmcloud:keyvalue", &[]).await;
-    let answer =
-        Caller::new(&server).await.call(KVCOUNTER, "HttpServer.HandleRequest", http_request("GET", "/", b"")).await;
+    let answer = Caller::new(&server)
+        .await
+        .call(KVCOUNTER, "HttpServer.HandleRequest", http_request("GET", "/", b""))
+        .await;
     let body = client::http_body(&answer.unwrap());
     assert!(String::from_utf8_lossy(&body).contains("Policy denied invocation"), "{body:?}");
     host.stop().await;
@@ -155,18 +172,27 @@ async fn a_policy_service_is_asked_once_and_can_change_its_mind() {
         json!({"requestId": request["requestId"], "permitted": permitted, "message": "by the book"})
     })
     .await;
-    let host =
-        host(&server).set("policy_topic", "policy.ask").set("policy_changes_topic", "policy.changes").start().await;
+    let host = host(&server)
+        .set("policy_topic", "policy.ask")
+        .set("policy_changes_topic", "policy.changes")
+        .start()
+        .await;
     let mut events = Events::all(&server).await;
 
     start(&server, &host, &example("echo"), 1).await;
     let asked_for = requests.recv().await.unwrap();
-    assert_eq!((text(&asked_for, "/action"), text(&asked_for, "/target/publicKey")), ("start_actor", ECHO));
+    assert_eq!(
+        (text(&asked_for, "/action"), text(&asked_for, "/target/publicKey")),
+        ("start_actor", ECHO)
+    );
     assert_eq!(text(&asked_for, "/host/publicKey"), host.id);
 
     ctl_2024(&server).await.scale_actor(&host.id, &example("ponger"), 1, None).await.unwrap();
     let failed = events.next("actor_start_failed").await;
-    assert!(text(&failed, "/data/error").contains("Policy denied starting actor, request:"), "{failed}");
+    assert!(
+        text(&failed, "/data/error").contains("Policy denied starting actor, request:"),
+        "{failed}"
+    );
     requests.recv().await.unwrap();
 
     let caller = Caller::new(&server).await;
@@ -177,14 +203,16 @@ async fn a_policy_service_is_asked_once_and_can_change_its_mind() {
     assert_eq!(asked.load(Ordering::Relaxed), 1);
 
     let request_id = text(&requests.recv().await.unwrap(), "/requestId").to_owned();
-    let change = json!({"requestId": request_id, "permitted": false, "message": "no more"}).to_string();
+    let change =
+        json!({"requestId": request_id, "permitted": false, "message": "no more"}).to_string();
     let reply = caller.nats.request("policy.changes", change.into()).await.unwrap();
     assert_eq!(&reply.payload[..], br#"{"success":true}"#);
     let refused = call().await.unwrap_err();
     assert!(refused.contains(&request_id) && refused.contains("no more"), "{refused}");
 
     // A start that is denied by now is denied for more of a running actor too, but never for less.
-    let change = json!({"requestId": text(&asked_for, "/requestId"), "permitted": false}).to_string();
+    let change =
+        json!({"requestId": text(&asked_for, "/requestId"), "permitted": false}).to_string();
     caller.nats.request("policy.changes", change.into()).await.unwrap();
     let ctl = ctl_2024(&server).await;
     ctl.scale_actor(&host.id, &example("echo"), 5, None).await.unwrap();
@@ -198,14 +226,22 @@ async fn a_policy_service_is_asked_once_and_can_change_its_mind() {
 #[tokio::test]
 async fn no_answer_of_the_policy_service_is_a_denial_that_is_not_kept() {
     let server = Server::start().await;
-    let host = host(&server).set("policy_topic", "policy.late").set("policy_timeout_ms", "200").start().await;
+    let host = host(&server)
+        .set("policy_topic", "policy.late")
+        .set("policy_timeout_ms", "200")
+        .start()
+        .await;
     let mut events = Events::all(&server).await;
     let ctl = ctl_2024(&server).await;
     ctl.scale_actor(&host.id, &example("echo"), 1, None).await.unwrap();
     let failed = events.next("actor_start_failed").await;
     assert!(text(&failed, "/data/error").contains("no decision of the policy service"), "{failed}");
-    let _service =
-        service(&server, "policy.late", |request| json!({"requestId": request["requestId"], "permitted": true})).await;
+    let _service = service(
+        &server,
+        "policy.late",
+        |request| json!({"requestId": request["requestId"], "permitted": true}),
+    )
+    .await;
     ctl.scale_actor(&host.id, &example("echo"), 1, None).await.unwrap();
     eventually("the actor runs", || async {
         ctl.get_host_inventory(&host.id).await.ok().filter(|inventory| inventory.actors.len() == 1)
@@ -292,8 +328,12 @@ async fn the_example_gives_machines_what_its_file_says_for_their_labels() {
     Example::build().await;
     // It is there before its service, and still gets what is meant for it.
     let configured = || host(&server).set("config_service_enabled", "true");
-    let first =
-        configured().own_cache().set("allowed_insecure", registry.address()).label("machine", "first").start().await;
+    let first = configured()
+        .own_cache()
+        .set("allowed_insecure", registry.address())
+        .label("machine", "first")
+        .start()
+        .await;
     // The actor can only be pulled by a host that has the login already.
     let mut entries = vec![json!({
         "labels": {"machine": "first"},
@@ -311,7 +351,10 @@ async fn the_example_gives_machines_what_its_file_says_for_their_labels() {
     example.change(&json!({"hosts": entries})).await;
     let second = configured().label("machine", "second").start().await;
     eventually("the second machine has what all get", || runs(&server, &second, 1, 0)).await;
-    assert_eq!(ctl_2024(&server).await.get_host_inventory(&second.id).await.unwrap().actors[0].id, PINGER);
+    assert_eq!(
+        ctl_2024(&server).await.get_host_inventory(&second.id).await.unwrap().actors[0].id,
+        PINGER
+    );
 
     // A mistake is named, with nothing secret, and what was good goes on.
     fs::write(example.file(), r#"{"hosts": [{"registries": {"r": "user:hidden"}}]}"#).unwrap();
@@ -332,8 +375,10 @@ async fn the_example_gives_machines_what_its_file_says_for_their_labels() {
 async fn the_example_decides_by_the_labels_hosts_have_now_and_by_the_rules_of_now() {
     let server = Server::start().await;
     let public = json!({"zone": "pub*"});
-    let rule = json!({"deny": ["perform_invocation"], "labels": public, "because": "not in public"});
-    let images = json!({"deny": ["start_actor"], "image": ["*/nothing.wasm", "file://*/ponger.wasm"]});
+    let rule =
+        json!({"deny": ["perform_invocation"], "labels": public, "because": "not in public"});
+    let images =
+        json!({"deny": ["start_actor"], "image": ["*/nothing.wasm", "file://*/ponger.wasm"]});
     let example = Example::start(&server, &json!({"policy": {"rules": [rule, images]}})).await;
     let host = host(&server)
         .set("policy_topic", "policy.default")
@@ -352,7 +397,11 @@ async fn the_example_decides_by_the_labels_hosts_have_now_and_by_the_rules_of_no
 
     // A decision from before the label counts no longer.
     let label = json!({"key": "zone", "value": "public"}).to_string();
-    caller.nats.request(format!("wasmbus.ctl.default.labels.{}.put", host.id), label.clone().into()).await.unwrap();
+    caller
+        .nats
+        .request(format!("wasmbus.ctl.default.labels.{}.put", host.id), label.clone().into())
+        .await
+        .unwrap();
     let refused = call().await.unwrap_err();
     assert!(refused.contains("not in public"), "{refused}");
     example.change(&json!({"policy": {"rules": [images]}})).await;

@@ -1,5 +1,5 @@
-//! Where output goes and what is in it: a log without a reader, strangers' text in the log and on terminals, floods, and
-//! what is told of refused commands.
+//! Where output goes and what is in it: a log without a reader, strangers' text in the log and on
+//! terminals, floods, and what is told of refused commands.
 
 use std::{
     fs::{File, OpenOptions},
@@ -39,14 +39,20 @@ impl Member {
     async fn start(log: impl Into<Stdio>, arguments: &[&str]) -> Self {
         let server = Server::start().await;
         let dir = TempDir::new().unwrap();
-        let child = member(dir.path(), &server).args(arguments).stdin(Stdio::null()).stderr(log).spawn().unwrap();
+        let child = member(dir.path(), &server)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
         Self { child, server, dir }
     }
 
     /// The id of the host, when it answers.
     async fn id(&self) -> String {
         let ctl = ctl_2024(&self.server).await;
-        eventually("the host answers", || async { Some(ctl.get_hosts().await.ok()?.pop()?.id) }).await
+        eventually("the host answers", || async { Some(ctl.get_hosts().await.ok()?.pop()?.id) })
+            .await
     }
 
     /// Does what hosts log: a label, a link and a refused command.
@@ -71,7 +77,8 @@ impl Member {
     }
 
     fn signal(&self, signal: Signal) {
-        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal)
+            .unwrap();
     }
 
     /// Ends the host in order.
@@ -142,7 +149,10 @@ async fn a_host_serves_on_when_its_log_has_reached_the_limit_of_a_file() {
     let direct = member(dir.path(), &server);
     let mut limited = Command::new("sh");
     // Blocks of 512 or 1024 bytes: few for a log in which each step is told.
-    limited.args(["-c", "ulimit -f 64; exec \"$0\" \"$@\""]).arg(direct.get_program()).args(direct.get_args());
+    limited
+        .args(["-c", "ulimit -f 64; exec \"$0\" \"$@\""])
+        .arg(direct.get_program())
+        .args(direct.get_args());
     limited.args(["--log-level", "trace"]).current_dir(dir.path()).env_clear();
     limited.envs(direct.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let child = limited.stdin(Stdio::null()).stderr(log).spawn().unwrap();
@@ -184,8 +194,13 @@ fn on_a_terminal(dir: &Path, server: &Server, before: &str) -> Child {
     let words = std::iter::once(direct.get_program()).chain(direct.get_args());
     let words: Vec<String> = words.map(|word| format!("'{}'", word.to_string_lossy())).collect();
     let mut script = Command::new("script");
-    script.args(["-q", "-c", &format!("{before} exec {}", words.join(" ")), "/dev/null"]).current_dir(dir).env_clear();
-    script.envs(direct.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("SHELL", "/bin/sh");
+    script
+        .args(["-q", "-c", &format!("{before} exec {}", words.join(" ")), "/dev/null"])
+        .current_dir(dir)
+        .env_clear();
+    script
+        .envs(direct.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .env("SHELL", "/bin/sh");
     script.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("script(1) of util-linux runs")
 }
 
@@ -218,12 +233,18 @@ async fn a_host_ends_in_order_with_its_terminal() {
     events.next("host_stopped").await;
 }
 
-/// `host up` with both outputs in one pipe, of which three lines are read; what `after` does with the rest is told.
-async fn up_with(after: impl FnOnce(BufReader<std::io::PipeReader>) -> Option<BufReader<std::io::PipeReader>>) {
+/// `host up` with both outputs in one pipe, of which three lines are read; what `after` does with
+/// the rest is told.
+async fn up_with(
+    after: impl FnOnce(BufReader<std::io::PipeReader>) -> Option<BufReader<std::io::PipeReader>>,
+) {
     let dir = TempDir::new().unwrap();
     let (reader, writer) = std::io::pipe().unwrap();
     let mut up = command(dir.path());
-    up.args(["up", "--free-ports"]).stdin(Stdio::null()).stdout(writer.try_clone().unwrap()).stderr(writer);
+    up.args(["up", "--free-ports"])
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone().unwrap())
+        .stderr(writer);
     let mut child = up.spawn().unwrap();
     // The command holds the other end of the pipe as long as it lives.
     drop(up);
@@ -234,14 +255,19 @@ async fn up_with(after: impl FnOnce(BufReader<std::io::PipeReader>) -> Option<Bu
     let config = dir.path().join("host_config.json");
     let port = eventually("the host runs", || async {
         let config: Value = serde_json::from_slice(&std::fs::read(&config).ok()?).ok()?;
-        let is_ready = output(command(dir.path()).args(["get", "hosts", "-o", "name"])).stdout.starts_with(b"N");
+        let is_ready = output(command(dir.path()).args(["get", "hosts", "-o", "name"]))
+            .stdout
+            .starts_with(b"N");
         is_ready.then(|| config["ctl_port"].to_string())
     })
     .await;
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::INT).unwrap();
     assert_eq!(exit_code(&mut child).await, Some(0));
     let address = format!("127.0.0.1:{port}");
-    eventually("its server is gone", || async { (probe(&address).await == Probe::Nothing).then_some(()) }).await;
+    eventually("its server is gone", || async {
+        (probe(&address).await == Probe::Nothing).then_some(())
+    })
+    .await;
     drop(rest);
 }
 
@@ -326,7 +352,10 @@ async fn commands_whose_reader_is_gone_end_quietly_with_their_usual_code() {
         }
     }
     let ended = without_reader(command(dir.path()).args(["config", "show"]), true, "full");
-    assert!(ended.status.code() == Some(1) && stderr(&ended).contains("standard output"), "{ended:?}");
+    assert!(
+        ended.status.code() == Some(1) && stderr(&ended).contains("standard output"),
+        "{ended:?}"
+    );
     host.stop().await;
 }
 
@@ -342,8 +371,10 @@ async fn what_strangers_write_forges_no_line_of_the_log_and_reaches_no_terminal(
     let says = "\\1b]0;title\\07\\0d12:00 forged \\c2\\9b2J \\e2\\80\\ae";
     let guest = wapc("(call $log (i32.const 512) (i32.const 64)) (i32.const 1)");
     let padded = format!("(data (i32.const 512) \"{}{says}\")", "x".repeat(32));
-    let guest =
-        guest.replace("  (func (export \"__guest_call\")", &format!("  {padded}\n  (func (export \"__guest_call\")"));
+    let guest = guest.replace(
+        "  (func (export \"__guest_call\")",
+        &format!("  {padded}\n  (func (export \"__guest_call\")"),
+    );
     let guest = sign(&guest, &Signing { name: Some(EVIL.into()), ..Signing::default() });
     for is_json in [false, true] {
         let server = Server::start().await;
@@ -365,12 +396,18 @@ async fn what_strangers_write_forges_no_line_of_the_log_and_reaches_no_terminal(
         let _ = ctl.scale_actor(&id, EVIL, 1, None).await;
         events.next("actor_scale_failed").await;
         for (subject, body) in [
-            (format!("wasmbus.ctl.default.cmd.{id}.lp"), json!({ "provider_ref": EVIL, "link_name": EVIL })),
+            (
+                format!("wasmbus.ctl.default.cmd.{id}.lp"),
+                json!({ "provider_ref": EVIL, "link_name": EVIL }),
+            ),
             (
                 "wasmbus.ctl.default.linkdefs.put".into(),
                 json!({ "actor_id": EVIL, "provider_id": EVIL, "contract_id": EVIL }),
             ),
-            ("wasmbus.ctl.default.registries.put".into(), json!({ EVIL: { "username": EVIL, "password": "hunter2" } })),
+            (
+                "wasmbus.ctl.default.registries.put".into(),
+                json!({ EVIL: { "username": EVIL, "password": "hunter2" } }),
+            ),
             (format!("wasmbus.ctl.default.cmd.{id}.sa"), json!({ "actor_ref": EVIL })),
         ] {
             nats.request(subject, body.to_string().into()).await.unwrap();
@@ -424,12 +461,16 @@ async fn commands_show_names_of_strangers_without_what_terminals_obey() {
     let server = Server::start().await;
     let _host = evil_host(&server).await;
     let dir = TempDir::new().unwrap();
-    let guest = sign(&wapc("(i32.const 1)"), &Signing { name: Some(EVIL.into()), ..Signing::default() });
+    let guest =
+        sign(&wapc("(i32.const 1)"), &Signing { name: Some(EVIL.into()), ..Signing::default() });
     let file = guest.reference.trim_start_matches("file://");
     let url = server.url();
     let there = ["--ctl-host", &url, "--timeout-ms", "700"];
-    let mut lines =
-        vec![vec!["inspect", file], vec!["inspect", file, "-o", "json"], vec!["inspect", file, "-o", "yaml"]];
+    let mut lines = vec![
+        vec!["inspect", file],
+        vec!["inspect", file, "-o", "json"],
+        vec!["inspect", file, "-o", "yaml"],
+    ];
     for verb in [
         &["get", "hosts"][..],
         &["get", "inventory"],
@@ -451,9 +492,13 @@ async fn commands_show_names_of_strangers_without_what_terminals_obey() {
         let ended = output(command(dir.path()).args(&arguments));
         for shown in [&ended.stdout, &ended.stderr] {
             let shown = String::from_utf8_lossy(shown);
-            let obeyed = shown.find(|c| is_obeyed(c) && c != '\n').map(|at| &shown[at.saturating_sub(20)..]);
+            let obeyed =
+                shown.find(|c| is_obeyed(c) && c != '\n').map(|at| &shown[at.saturating_sub(20)..]);
             assert_eq!(obeyed, None, "{arguments:?}");
-            assert!(!shown.lines().any(|line| line.starts_with("12:00:00")), "{arguments:?}: {shown}");
+            assert!(
+                !shown.lines().any(|line| line.starts_with("12:00:00")),
+                "{arguments:?}: {shown}"
+            );
         }
         if arguments.contains(&"json") && ended.status.success() {
             serde_json::from_slice::<Value>(&ended.stdout).expect("the data is JSON");
@@ -461,10 +506,14 @@ async fn commands_show_names_of_strangers_without_what_terminals_obey() {
     }
     // Bash runs what is in a word when the line is entered.
     for word in ["", "k", "z"] {
-        let complete = ["--", "host", "start", "actor", "x", "--ctl-host", &url, "--constraint", word];
+        let complete =
+            ["--", "host", "start", "actor", "x", "--ctl-host", &url, "--constraint", word];
         let offered = output(command(dir.path()).env("COMPLETE", "fish").args(complete));
         let offered = String::from_utf8_lossy(&offered.stdout).into_owned();
-        assert!(!offered.contains('$') && !offered.contains(|c| is_obeyed(c) && !"\n\t".contains(c)), "{offered:?}");
+        assert!(
+            !offered.contains('$') && !offered.contains(|c| is_obeyed(c) && !"\n\t".contains(c)),
+            "{offered:?}"
+        );
     }
 }
 
@@ -486,7 +535,8 @@ async fn a_flood_of_one_kind_leaves_some_lines_and_a_count() {
     let mut events = Events::only(&server, "actor_scaled").await;
     ctl.scale_actor(&id, &example("echo"), 1, None).await.unwrap();
     events.next("actor_scaled").await;
-    // Forged calls, garbage, refused and accepted commands, unreadable entries: each as often as anybody likes.
+    // Forged calls, garbage, refused and accepted commands, unreadable entries: each as often as
+    // anybody likes.
     let mut forged = caller.invocation(ECHO, "HttpServer.HandleRequest", "x");
     forged.encoded_claims = "not.a.token".into();
     let forged: bytes::Bytes = lattice_protocol::rpc::codec::encode_invocation(&forged);
@@ -497,13 +547,23 @@ async fn a_flood_of_one_kind_leaves_some_lines_and_a_count() {
         let command = format!("wasmbus.ctl.default.cmd.{id}.upd");
         caller.nats.publish(command, format!("garbage {n}").into()).await.unwrap();
         let label = json!({ "key": "flood", "value": n.to_string() }).to_string();
-        caller.nats.publish(format!("wasmbus.ctl.default.labels.{id}.put"), label.into()).await.unwrap();
-        let registries = json!({ "r.example": { "username": "u", "password": n.to_string() } }).to_string();
+        caller
+            .nats
+            .publish(format!("wasmbus.ctl.default.labels.{id}.put"), label.into())
+            .await
+            .unwrap();
+        let registries =
+            json!({ "r.example": { "username": "u", "password": n.to_string() } }).to_string();
         caller.nats.publish("wasmbus.ctl.default.registries.put", registries.into()).await.unwrap();
-        caller.nats.publish(format!("$KV.LATTICEDATA_default.LINKDEF_garbage{n}"), "nonsense".into()).await.unwrap();
+        caller
+            .nats
+            .publish(format!("$KV.LATTICEDATA_default.LINKDEF_garbage{n}"), "nonsense".into())
+            .await
+            .unwrap();
     }
     crate::harness::client::settled(&caller.nats).await;
-    let answer = caller.call(ECHO, "HttpServer.HandleRequest", client::http_request("GET", "/", b"")).await;
+    let answer =
+        caller.call(ECHO, "HttpServer.HandleRequest", client::http_request("GET", "/", b"")).await;
     assert!(answer.is_ok(), "the actor answers: {answer:?}");
     process.signal(Signal::TERM);
     let lines = lines_until(&mut process, "stopped.");
@@ -549,9 +609,17 @@ async fn a_refused_command_is_logged_once_and_told_as_an_event() {
             json!({ "provider_ref": "builtin://x", "configuration": "hunter2" }).to_string(),
             "start provider",
         ),
-        (host("lp"), json!({ "provider_ref": "builtin://x", "annotations": "hunter2" }).to_string(), "start provider"),
+        (
+            host("lp"),
+            json!({ "provider_ref": "builtin://x", "annotations": "hunter2" }).to_string(),
+            "start provider",
+        ),
         (host("upd"), "hunter2".into(), "update actor"),
-        (format!("wasmbus.ctl.default.labels.{id}.put"), json!({ "key": "" }).to_string(), "label put"),
+        (
+            format!("wasmbus.ctl.default.labels.{id}.put"),
+            json!({ "key": "" }).to_string(),
+            "label put",
+        ),
         ("wasmbus.ctl.default.registries.put".into(), "\"hunter2\"".into(), "registry credentials"),
         ("wasmbus.ctl.default.config.put.x.y".into(), "hunter2".into(), "config put"),
         (host("dance"), "{}".into(), "unknown request"),
@@ -566,14 +634,20 @@ async fn a_refused_command_is_logged_once_and_told_as_an_event() {
         }
         let refused = events.next("command_refused").await;
         assert_eq!(text(&refused, "/data/command"), command);
-        assert!(!text(&refused, "/data/error").is_empty() && !refused.to_string().contains("hunter2"), "{refused}");
+        assert!(
+            !text(&refused, "/data/error").is_empty() && !refused.to_string().contains("hunter2"),
+            "{refused}"
+        );
         let line = process.line(&format!("{command} refused"));
         assert!(line.contains("reason="), "{line}");
     }
     process.signal(Signal::TERM);
     let lines = lines_until(&mut process, "stopped.");
     assert_eq!(count(&lines, "refused"), 10, "{lines:#?}");
-    assert!(count(&lines, "hunter2") == 0 && count(&lines, CLUSTER_SEED) == 0, "no secret is in the log");
+    assert!(
+        count(&lines, "hunter2") == 0 && count(&lines, CLUSTER_SEED) == 0,
+        "no secret is in the log"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -581,7 +655,10 @@ async fn what_a_host_repeats_of_the_one_in_the_background_needs_no_reader() {
     let dir = TempDir::new().unwrap();
     let (mut reader, writer) = std::io::pipe().unwrap();
     let mut up = command(dir.path());
-    up.args(["up", "--detached", "--free-ports"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(writer);
+    up.args(["up", "--detached", "--free-ports"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(writer);
     let mut child = up.spawn().unwrap();
     drop(up);
     let mut first = [0; 1];

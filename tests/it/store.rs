@@ -13,28 +13,42 @@ use crate::{
 };
 
 async fn next(updates: &mut mpsc::Receiver<Update>) -> Update {
-    tokio::time::timeout(PATIENCE, updates.recv()).await.expect("an update").expect("the watch goes on")
+    tokio::time::timeout(PATIENCE, updates.recv())
+        .await
+        .expect("an update")
+        .expect("the watch goes on")
 }
 
 async fn behaves_like_a_bucket(backend: Arc<dyn Backend>) {
     let first = backend.put("a", "1".into(), Expect::Revision(0)).await.unwrap();
-    assert!(matches!(backend.put("a", "x".into(), Expect::Revision(0)).await, Err(Error::Conflict)));
+    assert!(matches!(
+        backend.put("a", "x".into(), Expect::Revision(0)).await,
+        Err(Error::Conflict)
+    ));
     let second = backend.put("a", "2".into(), Expect::Revision(first)).await.unwrap();
     assert!(second > first);
-    assert!(matches!(backend.put("a", "x".into(), Expect::Revision(first)).await, Err(Error::Conflict)));
+    assert!(matches!(
+        backend.put("a", "x".into(), Expect::Revision(first)).await,
+        Err(Error::Conflict)
+    ));
     assert!(matches!(backend.delete("a", Expect::Revision(first)).await, Err(Error::Conflict)));
     backend.put("gone", "x".into(), Expect::Anything).await.unwrap();
     backend.delete("gone", Expect::Anything).await.unwrap();
 
     // A watch begins with what is there, without what was deleted, and goes on with what happens.
     let mut updates = backend.watch();
-    let Update::Snapshot(entries) = next(&mut updates).await else { panic!("a snapshot comes first") };
+    let Update::Snapshot(entries) = next(&mut updates).await else {
+        panic!("a snapshot comes first")
+    };
     assert_eq!(entries, [Entry { key: "a".into(), value: "2".into(), revision: second }]);
     backend.delete("a", Expect::Revision(second)).await.unwrap();
     assert!(matches!(next(&mut updates).await, Update::Delete { key, .. } if key == "a"));
     // Over a delete marker a key can be made anew.
     let third = backend.put("a", "3".into(), Expect::Revision(0)).await.unwrap();
-    assert_eq!(next(&mut updates).await, Update::Put(Entry { key: "a".into(), value: "3".into(), revision: third }));
+    assert_eq!(
+        next(&mut updates).await,
+        Update::Put(Entry { key: "a".into(), value: "3".into(), revision: third })
+    );
 }
 
 #[tokio::test]
@@ -62,7 +76,8 @@ async fn a_bucket_that_vanished_is_whole_again_before_anything_is_told_of_it() {
     let mut updates = bucket.watch();
     let mut snapshot = async || match next(&mut updates).await {
         Update::Snapshot(entries) => {
-            let text = |entry: Entry| (entry.key, String::from_utf8_lossy(&entry.value).into_owned());
+            let text =
+                |entry: Entry| (entry.key, String::from_utf8_lossy(&entry.value).into_owned());
             entries.into_iter().map(text).collect::<BTreeMap<_, _>>()
         }
         other => panic!("a snapshot, not {other:?}"),

@@ -1,7 +1,8 @@
 //! Attacks of a signed actor on its host and on other actors: it can use up its own call, and
 //! nothing else.
 //!
-//! Each guest here is one that somebody signed and started in good faith. Tables hold guests that are alike.
+//! Each guest here is one that somebody signed and started in good faith. Tables hold guests that
+//! are alike.
 
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ use crate::harness::{
     host, text,
 };
 
-/// Far longer than the deadline of the hosts here, and far shorter than what a host adds for large payloads.
+/// Far longer than the deadline of the hosts here, and far shorter than what a host adds for large
+/// payloads.
 const SOON: Duration = Duration::from_secs(8);
 const RPC_TIMEOUT_MS: &str = "400";
 
@@ -41,7 +43,9 @@ fn with_pages(pages: u32, wat: &str) -> String {
 
 /// Imports a function of WASI.
 fn wasi(name: &str, params: &str) -> String {
-    format!("(import \"wasi_snapshot_preview1\" \"{name}\" (func ${name} (param {params}) (result i32)))")
+    format!(
+        "(import \"wasi_snapshot_preview1\" \"{name}\" (func ${name} (param {params}) (result i32)))"
+    )
 }
 
 /// Calls `namespace` with a payload of so many bytes; the result is on the stack.
@@ -55,7 +59,11 @@ fn host_call(namespace: &str, bytes: u32) -> String {
 
 /// A guest that can call `namespace`.
 fn calling(namespace: &str, body: &str) -> String {
-    module("", &format!("(data (i32.const 100) \"{namespace}\") (data (i32.const 200) \"x\")"), body)
+    module(
+        "",
+        &format!("(data (i32.const 100) \"{namespace}\") (data (i32.const 200) \"x\")"),
+        body,
+    )
 }
 
 fn called(alias: &str) -> Signing {
@@ -87,7 +95,8 @@ async fn whatever_a_guest_waits_for_ends_with_its_call() {
     let caller = Caller::new(&server).await;
     let poll = wasi("poll_oneoff", "i32 i32 i32 i32");
     let sleep = |count: u32, flags: u32| {
-        let subscriptions: String = (0..count).map(|n| clock_subscription(4096 + n * 48, flags)).collect();
+        let subscriptions: String =
+            (0..count).map(|n| clock_subscription(4096 + n * 48, flags)).collect();
         let body = format!(
             "{subscriptions} (drop (call $poll_oneoff (i32.const 4096) (i32.const 8192) (i32.const {count}) (i32.const 64))) \
              (i32.const 1)"
@@ -101,30 +110,49 @@ async fn whatever_a_guest_waits_for_ends_with_its_call() {
         ("sleeps an hour", sleep(1, 0)),
         ("sleeps until a time", sleep(1, 1).replace("3600000000000", "9000000000000000000")),
         ("waits for three clocks", sleep(3, 0)),
-        ("computes before its first call", module("", "(start $spin) (func $spin (loop (br 0)))", "(i32.const 1)")),
+        (
+            "computes before its first call",
+            module("", "(start $spin) (func $spin (loop (br 0)))", "(i32.const 1)"),
+        ),
         (
             "computes while it is initialised",
             module("", "(func (export \"wapc_init\") (loop (br 0)))", "(i32.const 1)"),
         ),
-        ("calls itself by tail calls", module("", "(func $f (return_call $f))", "(call $f) (i32.const 1)")),
+        (
+            "calls itself by tail calls",
+            module("", "(func $f (return_call $f))", "(call $f) (i32.const 1)"),
+        ),
         (
             "sends a large payload to nobody, then computes",
-            with_pages(32, &calling(&absent, &format!("(drop {}) {spin}", host_call(&absent, large)))),
+            with_pages(
+                32,
+                &calling(&absent, &format!("(drop {}) {spin}", host_call(&absent, large))),
+            ),
         ),
         (
             "sends large payloads to nobody for ever",
             with_pages(
                 32,
-                &calling(&absent, &format!("(loop (drop {}) (br 0)) (i32.const 1)", host_call(&absent, large))),
+                &calling(
+                    &absent,
+                    &format!("(loop (drop {}) (br 0)) (i32.const 1)", host_call(&absent, large)),
+                ),
             ),
         ),
         (
             "logs 64 KiB at a time for ever",
-            module("", "", "(loop (call $log (i32.const 0) (i32.const 65536)) (br 0)) (i32.const 1)"),
+            module(
+                "",
+                "",
+                "(loop (call $log (i32.const 0) (i32.const 65536)) (br 0)) (i32.const 1)",
+            ),
         ),
         (
             "calls what is not there for ever",
-            calling("nobody/here", &format!("(loop (drop {}) (br 0)) (i32.const 1)", host_call("nobody/here", 1))),
+            calling(
+                "nobody/here",
+                &format!("(loop (drop {}) (br 0)) (i32.const 1)", host_call("nobody/here", 1)),
+            ),
         ),
     ];
     for (what, wat) in guests {
@@ -152,7 +180,10 @@ async fn a_callee_that_never_answers_holds_no_caller_beyond_its_deadline() {
         let guest = sign(&with_pages(32, &calling(&mute, &body)), &Signing::default());
         start(&server, &host, &guest.reference, 1).await;
         let ended = timeout(SOON, caller.call(&guest.id, "x", "")).await.expect("it ends");
-        assert!(ended.as_ref().is_err_and(|error| error.contains("deadline")), "{bytes} bytes: {ended:?}");
+        assert!(
+            ended.as_ref().is_err_and(|error| error.contains("deadline")),
+            "{bytes} bytes: {ended:?}"
+        );
         heard.next().await.expect("the call came");
     }
     host.stop().await;
@@ -169,14 +200,17 @@ async fn actors_that_call_each_other_without_end_stop_at_the_deadline_of_the_fir
     for way in ["true", "false"] {
         let host = hasty(&server).set("local_calls", way).start().await;
         start(&server, &host, &example("echo"), 1).await;
-        let (first, second) =
-            (sign(&twice("test/second"), &called("test/first")), sign(&twice("test/first"), &called("test/second")));
+        let (first, second) = (
+            sign(&twice("test/second"), &called("test/first")),
+            sign(&twice("test/first"), &called("test/second")),
+        );
         start(&server, &host, &first.reference, 1000).await;
         start(&server, &host, &second.reference, 1000).await;
         let caller = Caller::new(&server).await;
         let calls = join_all((0..50).map(|_| caller.call(&first.id, "x", "")));
         let (ended, ()) = tokio::join!(timeout(SOON, calls), assert_healthy(&caller));
-        let ended = ended.unwrap_or_else(|_| panic!("local calls {way}: they still call each other"));
+        let ended =
+            ended.unwrap_or_else(|_| panic!("local calls {way}: they still call each other"));
         assert_eq!(ended.len(), 50);
         assert_healthy(&caller).await;
         host.stop().await;
@@ -191,14 +225,19 @@ async fn a_caller_on_another_host_takes_its_deadline_along() {
     let callee = sign(&wapc("(loop (br 0)) (i32.const 1)"), &called("test/patient"));
     start(&server, &patient, &callee.reference, 1).await;
     let hasty = hasty(&server).start().await;
-    let relay = calling("test/patient", &format!("(drop {}) (i32.const 1)", host_call("test/patient", 1)));
+    let relay =
+        calling("test/patient", &format!("(drop {}) (i32.const 1)", host_call("test/patient", 1)));
     let guest = sign(&relay, &Signing::default());
     start(&server, &hasty, &guest.reference, 4).await;
     let caller = Caller::new(&server).await;
-    timeout(SOON, caller.call(&guest.id, "x", "")).await.expect("it ends").expect_err("it ran out of time");
+    timeout(SOON, caller.call(&guest.id, "x", ""))
+        .await
+        .expect("it ends")
+        .expect_err("it ran out of time");
     // The only place of the callee is free again.
     let mut events = Events::all(&server).await;
-    let ack = ctl_2024(&server).await.scale_actor(&patient.id, &callee.reference, 0, None).await.unwrap();
+    let ack =
+        ctl_2024(&server).await.scale_actor(&patient.id, &callee.reference, 0, None).await.unwrap();
     assert!(ack.accepted);
     timeout(SOON, events.next("actor_scaled")).await.expect("nothing of it runs");
     timeout(SOON, patient.stop()).await.expect("no call of it is waited for");
@@ -213,11 +252,17 @@ async fn what_a_guest_may_not_have_it_does_not_get() {
     let caller = Caller::new(&server).await;
     let open = wasi("path_open", "i32 i32 i32 i32 i32 i64 i64 i32 i32");
     let expect = |call: &str, errno: u32| {
-        format!("(if (i32.ne (call {call}) (i32.const {errno})) (then (unreachable))) (i32.const 1)")
+        format!(
+            "(if (i32.ne (call {call}) (i32.const {errno})) (then (unreachable))) (i32.const 1)"
+        )
     };
     // The name, the guest, and a part of the error; `None` if the call must succeed.
     for (what, wat, ends_with) in [
-        ("recursion", module("", "(func $deep (call $deep))", "(call $deep) (i32.const 1)"), Some("stack")),
+        (
+            "recursion",
+            module("", "(func $deep (call $deep))", "(call $deep) (i32.const 1)"),
+            Some("stack"),
+        ),
         (
             "a table that grows",
             module(
@@ -268,7 +313,11 @@ async fn what_a_guest_may_not_have_it_does_not_get() {
         ),
         (
             "a directory",
-            module(&wasi("fd_prestat_get", "i32 i32"), "", &expect("$fd_prestat_get (i32.const 3) (i32.const 64)", 8)),
+            module(
+                &wasi("fd_prestat_get", "i32 i32"),
+                "",
+                &expect("$fd_prestat_get (i32.const 3) (i32.const 64)", 8),
+            ),
             None,
         ),
         (
@@ -295,12 +344,16 @@ async fn what_a_guest_may_not_have_it_does_not_get() {
         start(&server, &host, &guest.reference, 1).await;
         let answer = caller.call(&guest.id, "x", "").await;
         match ends_with {
-            Some(reason) => assert!(answer.as_ref().is_err_and(|error| error.contains(reason)), "{what}: {answer:?}"),
+            Some(reason) => assert!(
+                answer.as_ref().is_err_and(|error| error.contains(reason)),
+                "{what}: {answer:?}"
+            ),
             None => assert!(answer.is_ok(), "{what}: {answer:?}"),
         }
         assert_healthy(&caller).await;
     }
-    let long = with_pages(160, &wapc("(call $error (i32.const 0) (i32.const 10485760)) (i32.const 0)"));
+    let long =
+        with_pages(160, &wapc("(call $error (i32.const 0) (i32.const 10485760)) (i32.const 0)"));
     let guest = sign(&long, &Signing::default());
     start(&server, &host, &guest.reference, 1).await;
     assert_eq!(caller.call(&guest.id, "x", "").await.unwrap_err().len(), 65536);
@@ -314,19 +367,27 @@ async fn modules_that_ask_for_too_much_do_not_start_and_are_told_why() {
     let ctl = ctl_2024(&server).await;
     let base = wapc("(i32.const 1)");
     let memory = |with: &str| base.replace("(memory (export \"memory\") 2)", with);
-    let function =
-        format!("(func (local {}) {})", "i64 ".repeat(2000), "(block (br_if 0 (i32.const 1))) ".repeat(10_000));
+    let function = format!(
+        "(func (local {}) {})",
+        "i64 ".repeat(2000),
+        "(block (br_if 0 (i32.const 1))) ".repeat(10_000)
+    );
     for (wat, reason) in [
         (memory(&format!("(memory (export \"memory\") 2) {function}")), "too many locals"),
         (
-            memory(&format!("(memory (export \"memory\") 2) (func {})", "(drop (i32.const 1)) ".repeat(350_000))),
+            memory(&format!(
+                "(memory (export \"memory\") 2) (func {})",
+                "(drop (i32.const 1)) ".repeat(350_000)
+            )),
             "has a body of",
         ),
         (memory("(memory (export \"memory\") 1 4 shared)"), "shared"),
         (memory("(memory (export \"memory\") 2) (memory 1)"), "multiple memories"),
         (memory("(memory (export \"memory\") 2) (type $a (array (mut i8)))"), "gc"),
         (
-            memory("(import \"./bindgen.js\" \"__wbindgen_throw\" (func)) (memory (export \"memory\") 2)"),
+            memory(
+                "(import \"./bindgen.js\" \"__wbindgen_throw\" (func)) (memory (export \"memory\") 2)",
+            ),
             "__wbindgen_throw",
         ),
     ] {
@@ -350,7 +411,11 @@ async fn large_memories_are_over_the_limit_of_a_call() {
     for memory in ["(memory (export \"memory\") 2048)", "(memory (export \"memory\") i64 262144)"] {
         let wat = wapc("(i32.const 1)").replace("(memory (export \"memory\") 2)", memory);
         // Segments of a memory of 64 bits have offsets of 64 bits.
-        let wat = if memory.contains("i64") { wat.replace("(data (i32.const 0)", "(data (i64.const 0)") } else { wat };
+        let wat = if memory.contains("i64") {
+            wat.replace("(data (i32.const 0)", "(data (i64.const 0)")
+        } else {
+            wat
+        };
         let guest = sign(&wat, &Signing::default());
         let mut events = Events::all(&server).await;
         ctl_2024(&server).await.scale_actor(&host.id, &guest.reference, 1, None).await.unwrap();
@@ -364,7 +429,10 @@ async fn large_memories_are_over_the_limit_of_a_call() {
         };
         if started {
             let error = caller.call(&guest.id, "x", "").await.unwrap_err();
-            assert!(error.contains("actor_memory_max_bytes") || error.contains("memory"), "{error}");
+            assert!(
+                error.contains("actor_memory_max_bytes") || error.contains("memory"),
+                "{error}"
+            );
         }
     }
     host.stop().await;
@@ -379,9 +447,11 @@ async fn an_actor_whose_claims_expire_takes_and_makes_no_calls_on_either_way() {
         let caller = Caller::new(&server).await;
         let mut events = Events::all(&server).await;
         let expiring = Signing { expires_in_secs: Some(10), ..called("test/expiring") };
-        let callee = sign(&wapc("(call $response (i32.const 24) (i32.const 1)) (i32.const 1)"), &expiring);
+        let callee =
+            sign(&wapc("(call $response (i32.const 24) (i32.const 1)) (i32.const 1)"), &expiring);
         let relay = sign(&relay("test/expiring"), &Signing::default());
-        let expiring_relay = sign(&relay_to_echo(), &Signing { expires_in_secs: Some(10), ..Signing::default() });
+        let expiring_relay =
+            sign(&relay_to_echo(), &Signing { expires_in_secs: Some(10), ..Signing::default() });
         for guest in [&callee, &relay, &expiring_relay] {
             start(&server, &host, &guest.reference, 4).await;
         }
@@ -394,7 +464,10 @@ async fn an_actor_whose_claims_expire_takes_and_makes_no_calls_on_either_way() {
             assert!(error.contains("have expired"), "local calls {way}, {id}: {error}");
         }
         // It is still there, to be updated or stopped.
-        assert_eq!(ctl_2024(&server).await.get_host_inventory(&host.id).await.unwrap().actors.len(), 4);
+        assert_eq!(
+            ctl_2024(&server).await.get_host_inventory(&host.id).await.unwrap().actors.len(),
+            4
+        );
         assert_healthy(&caller).await;
         host.stop().await;
     }

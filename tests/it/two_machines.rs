@@ -1,5 +1,5 @@
-//! Two machines, one application: the walk of the README with real hosts, servers and requests, as the example
-//! `two-machines` makes it.
+//! Two machines, one application: the walk of the README with real hosts, servers and requests, as
+//! the example `two-machines` makes it.
 
 use std::{path::Path, time::Duration};
 
@@ -24,7 +24,10 @@ const WALK: story::Pace = story::Pace { rate: 20, requests: 20 };
 const EVERY_CALL_OVER_NATS: &str = "--no-local-calls";
 
 fn plan(dir: &TempDir, app: App, flags: &[&str]) -> Plan {
-    let programs = Programs { host: env!("CARGO_BIN_EXE_host").into(), nats_server: nats::binary().to_path_buf() };
+    let programs = Programs {
+        host: env!("CARGO_BIN_EXE_host").into(),
+        nats_server: nats::binary().to_path_buf(),
+    };
     let flags = flags.iter().map(ToString::to_string).collect();
     let cache = Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("machines"));
     Plan { dir: dir.path().to_path_buf(), programs, app, flags, cache, third: false }
@@ -48,7 +51,11 @@ async fn noticed(disturbance: Disturbance) -> Vec<Row> {
 fn assert_unnoticed(rows: &[Row]) {
     for Row { disturbance, page, report } in rows {
         assert!(report.requests > 100, "{disturbance:?}: {report}");
-        assert_eq!(report.failures, 0, "{disturbance:?}, page of the {page}: {report} {:#?}", report.reasons);
+        assert_eq!(
+            report.failures, 0,
+            "{disturbance:?}, page of the {page}: {report} {:#?}",
+            report.reasons
+        );
     }
 }
 
@@ -58,13 +65,17 @@ async fn the_walk_with_two_machines_loses_no_request() {
     let ground = ground();
     let app = App::dogs_and_cats(ground.web()).await.unwrap();
     let mut lines = Vec::new();
-    let (lattice, shown) =
-        story::walk(plan(&dir, app, &[]), ground, WALK, |line| lines.push(line)).await.expect("the walk");
+    let (lattice, shown) = story::walk(plan(&dir, app, &[]), ground, WALK, |line| lines.push(line))
+        .await
+        .expect("the walk");
 
     let hosts = [&lattice.first.host_id, &lattice.second.host_id];
     for (inventory, host) in shown.inventories.iter().zip(hosts) {
         assert_eq!(inventory.host_id, *host);
-        assert!(inventory.actors.iter().any(|actor| actor.name.as_deref() == Some("dogs-and-cats")), "{inventory:?}");
+        assert!(
+            inventory.actors.iter().any(|actor| actor.name.as_deref() == Some("dogs-and-cats")),
+            "{inventory:?}"
+        );
         assert_eq!(inventory.providers.len(), 2, "{inventory:?}");
     }
     assert_eq!(shown.inventories[1].labels["machine"], "second");
@@ -112,7 +123,10 @@ async fn machines_in_namespaces_reach_each_other_or_it_is_said_which_right_is_mi
         Err(error) => {
             let error = format!("{error:#}");
             println!("machines share this one's network: {error}");
-            assert!(["root", "iproute2", "not permitted"].iter().any(|reason| error.contains(reason)), "{error}");
+            assert!(
+                ["root", "iproute2", "not permitted"].iter().any(|reason| error.contains(reason)),
+                "{error}"
+            );
             return;
         }
     };

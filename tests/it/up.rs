@@ -1,5 +1,5 @@
-//! `host up` and `host down` as users run them: one machine, several lattices on it, two machines at a hub, and what is left
-//! when a process is killed.
+//! `host up` and `host down` as users run them: one machine, several lattices on it, two machines
+//! at a hub, and what is left when a process is killed.
 
 use std::{
     path::{Path, PathBuf},
@@ -51,7 +51,8 @@ impl Machine {
     }
 
     fn config(&self, dir: &str) -> Value {
-        let file = std::fs::read(self.dir(dir).join("host_config.json")).expect("a host_config.json");
+        let file =
+            std::fs::read(self.dir(dir).join("host_config.json")).expect("a host_config.json");
         serde_json::from_slice(&file).expect("JSON")
     }
 
@@ -74,11 +75,13 @@ impl Drop for Machine {
     }
 }
 
-/// The client crate of early 2024 with the login that this file, in the form of `host_config.json` or of `wash`, has.
+/// The client crate of early 2024 with the login that this file, in the form of `host_config.json`
+/// or of `wash`, has.
 async fn ctl_of(settings: &Value) -> wasmcloud_control_interface_2024::Client {
     let options = match [text(settings, "/ctl_jwt"), text(settings, "/ctl_seed")] {
         ["", _] => async_nats_2024::ConnectOptions::new(),
-        [jwt, seed] => async_nats_2024::ConnectOptions::with_credentials(&creds(jwt, seed)).expect("credentials"),
+        [jwt, seed] => async_nats_2024::ConnectOptions::with_credentials(&creds(jwt, seed))
+            .expect("credentials"),
     };
     let address = format!("{}:{}", text(settings, "/ctl_host"), settings["ctl_port"]);
     let nats = options.connect(address).await.expect("connected");
@@ -90,11 +93,16 @@ async fn ctl_of(settings: &Value) -> wasmcloud_control_interface_2024::Client {
 
 /// The client crate of 2022, which knows JWT and seed only, as `wash` of that year.
 async fn ctl_2022_of(settings: &Value) -> wasmcloud_control_interface_2022::Client {
-    let seed = std::sync::Arc::new(nkeys::KeyPair::from_seed(text(settings, "/ctl_seed")).expect("a seed"));
-    let options = async_nats_2022::ConnectOptions::with_jwt(text(settings, "/ctl_jwt").to_owned(), move |nonce| {
-        let seed = seed.clone();
-        async move { seed.sign(&nonce).map_err(async_nats_2022::AuthError::new) }
-    });
+    let seed = std::sync::Arc::new(
+        nkeys::KeyPair::from_seed(text(settings, "/ctl_seed")).expect("a seed"),
+    );
+    let options = async_nats_2022::ConnectOptions::with_jwt(
+        text(settings, "/ctl_jwt").to_owned(),
+        move |nonce| {
+            let seed = seed.clone();
+            async move { seed.sign(&nonce).map_err(async_nats_2022::AuthError::new) }
+        },
+    );
     let address = format!("{}:{}", text(settings, "/ctl_host"), settings["ctl_port"]);
     wasmcloud_control_interface_2022::Client::new(
         options.connect(address).await.expect("connected"),
@@ -132,12 +140,21 @@ fn stdout(output: &Output) -> String {
 /// The process number in a line `… pid 123…` of a summary.
 fn pid(summary: &str, label: &str) -> u32 {
     let line = summary.lines().find(|line| line.trim_start().starts_with(&format!("{label} ")));
-    let digits = line.and_then(|line| line.split("pid ").nth(1)).unwrap_or_else(|| panic!("{label} in {summary}"));
-    digits.split(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok()).expect("a number")
+    let digits = line
+        .and_then(|line| line.split("pid ").nth(1))
+        .unwrap_or_else(|| panic!("{label} in {summary}"));
+    digits
+        .split(|c: char| !c.is_ascii_digit())
+        .next()
+        .and_then(|digits| digits.parse().ok())
+        .expect("a number")
 }
 
 async fn is_gone(address: &str) {
-    eventually("the server is gone", || async { (probe(address).await == Probe::Nothing).then_some(()) }).await;
+    eventually("the server is gone", || async {
+        (probe(address).await == Probe::Nothing).then_some(())
+    })
+    .await;
 }
 
 async fn is_there(address: &str) -> bool {
@@ -149,12 +166,20 @@ async fn up_brings_its_own_server_tells_what_runs_and_takes_both_down_in_order()
     let machine = Machine::new();
     let port = free_port().to_string();
     let mut host = machine.start("a", &["up", "--nats-port", &port]);
-    for text in ["starting NATS server", "NATS server started", "Using JetStream domain: core", "Wrote", "ready"] {
+    for text in [
+        "starting NATS server",
+        "NATS server started",
+        "Using JetStream domain: core",
+        "Wrote",
+        "ready",
+    ] {
         host.line(text);
     }
     let config = std::fs::read_dir(machine.0.path().join("home/.local/state/lattice-host/up"))
         .unwrap()
-        .find_map(|entry| std::fs::read_to_string(entry.unwrap().path().join("nats-server.cfg")).ok())
+        .find_map(|entry| {
+            std::fs::read_to_string(entry.unwrap().path().join("nats-server.cfg")).ok()
+        })
         .expect("a configuration");
     assert!(config.contains("ping_interval: \"1s\"") && config.contains("ping_max: 3"), "{config}");
     eventually("the summary is printed", || async {
@@ -176,21 +201,38 @@ async fn a_server_that_ran_before_is_used_and_left_alone() {
     let machine = Machine::new();
     let port = server.address().rsplit(':').next().unwrap().to_owned();
     // None is needed, so none is looked for.
-    let up = output(machine.host("a", &["up", "-d", "--nats-port", &port]).env("NATS_SERVER", "/no/such/server"));
+    let up = output(
+        machine
+            .host("a", &["up", "-d", "--nats-port", &port])
+            .env("NATS_SERVER", "/no/such/server"),
+    );
     assert_eq!(up.status.code(), Some(0), "{up:?}");
     let log = stderr(&up);
-    assert!(log.contains("a NATS server runs already and is used") && !log.contains("[warning] JetStream"), "{log}");
+    assert!(
+        log.contains("a NATS server runs already and is used")
+            && !log.contains("[warning] JetStream"),
+        "{log}"
+    );
     // It is asked without a domain, since nobody named one.
-    assert!(stdout(&up).contains("no domain is set") && !log.contains("Using JetStream domain"), "{up:?}");
+    assert!(
+        stdout(&up).contains("no domain is set") && !log.contains("Using JetStream domain"),
+        "{up:?}"
+    );
     assert!(machine.config("a")["js_domain"].is_null(), "{}", machine.config("a"));
     assert_eq!(machine.down("a", &[]).len(), 1);
     assert!(is_there(server.address()).await);
     // It cannot be given a hub.
-    let refused = output(&mut machine.host("a", &["up", "--nats-port", &port, "--hub", "tls://hub.example"]));
+    let refused =
+        output(&mut machine.host("a", &["up", "--nats-port", &port, "--hub", "tls://hub.example"]));
     assert_eq!(refused.status.code(), Some(1));
-    assert!(stderr(&refused).contains("--hub is for a server that `host up` starts"), "{}", stderr(&refused));
+    assert!(
+        stderr(&refused).contains("--hub is for a server that `host up` starts"),
+        "{}",
+        stderr(&refused)
+    );
     // A setting of a failed start is not kept.
-    let refused = output(&mut machine.host("b", &["up", "--nats-port", &port, "--hub", "tls://hub.example"]));
+    let refused =
+        output(&mut machine.host("b", &["up", "--nats-port", &port, "--hub", "tls://hub.example"]));
     assert_eq!(refused.status.code(), Some(1));
     assert!(!machine.dir("b").join("host_config.json").exists());
     assert!(is_there(server.address()).await);
@@ -205,11 +247,21 @@ async fn in_the_background_it_returns_when_ready_starts_only_once_and_goes_with_
     assert_eq!(first.status.code(), Some(0), "{first:?}");
     assert!(stderr(&first).contains("[info] ready"), "the log is repeated: {}", stderr(&first));
     let summary = stdout(&first);
-    for part in ["lattice    default", "domain core", &format!("127.0.0.1:{port}"), "host_config.json", "host down"] {
+    for part in [
+        "lattice    default",
+        "domain core",
+        &format!("127.0.0.1:{port}"),
+        "host_config.json",
+        "host down",
+    ] {
         assert!(summary.contains(part), "{part} in {summary}");
     }
     assert!(summary.contains(text(&machine.config("a"), "/cluster_key")), "{summary}");
-    let log = summary.lines().find_map(|line| line.trim().strip_prefix("log ")).expect("the log is named").trim();
+    let log = summary
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("log "))
+        .expect("the log is named")
+        .trim();
     assert!(std::fs::read_to_string(log).unwrap().contains("[info] ready"));
     let ctl = ctl_of(&machine.config("a")).await;
     assert_eq!(ctl.get_hosts().await.unwrap().len(), 1);
@@ -224,7 +276,11 @@ async fn in_the_background_it_returns_when_ready_starts_only_once_and_goes_with_
     assert_eq!(ctl.get_hosts().await.unwrap().len(), 1);
     let other = output(&mut machine.host("a", &["up", "--nats-port", &free_port().to_string()]));
     assert_eq!(other.status.code(), Some(1));
-    assert!(stderr(&other).contains(&format!("it uses NATS on 127.0.0.1:{port}")), "{}", stderr(&other));
+    assert!(
+        stderr(&other).contains(&format!("it uses NATS on 127.0.0.1:{port}")),
+        "{}",
+        stderr(&other)
+    );
 
     let [stopped] = &machine.down("a", &[])[..] else { panic!("one is stopped") };
     assert_eq!(stopped["host_pid"], pid(&summary, "host"));
@@ -256,15 +312,19 @@ async fn the_server_lets_in_its_own_login_only_which_host_and_contexts_of_nats_a
     let name = context.file_stem().unwrap().to_string_lossy().into_owned();
     let told = stdout(&up);
     assert!(
-        told.contains(&format!("nats --context {name}")) && told.contains(&format!("wash get hosts --context {name}"))
+        told.contains(&format!("nats --context {name}"))
+            && told.contains(&format!("wash get hosts --context {name}"))
     );
-    let secrets = [&context, &of_nats, &login_file(&machine), &machine.dir("a").join("host_config.json")];
+    let secrets =
+        [&context, &of_nats, &login_file(&machine), &machine.dir("a").join("host_config.json")];
     for path in secrets {
         let mode = std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions());
         assert_eq!(mode & 0o077, 0, "{}", path.display());
     }
-    // As `wash` reads its context, as `wash` of 2022 reads the file in its directory, and as `nats` reads its context.
-    let json = |path: &Path| serde_json::from_slice::<Value>(&std::fs::read(path).unwrap()).unwrap();
+    // As `wash` reads its context, as `wash` of 2022 reads the file in its directory, and as `nats`
+    // reads its context.
+    let json =
+        |path: &Path| serde_json::from_slice::<Value>(&std::fs::read(path).unwrap()).unwrap();
     let home = machine.0.path().join("home/.wash/host_config.json");
     for settings in [json(&context), json(&home)] {
         assert_eq!(ctl_of(&settings).await.get_hosts().await.unwrap().len(), 1);
@@ -274,10 +334,13 @@ async fn the_server_lets_in_its_own_login_only_which_host_and_contexts_of_nats_a
         }
     }
     let of_nats = json(&of_nats);
-    let login = async_nats_2024::ConnectOptions::with_credentials_file(text(&of_nats, "/creds")).await.unwrap();
+    let login = async_nats_2024::ConnectOptions::with_credentials_file(text(&of_nats, "/creds"))
+        .await
+        .unwrap();
     login.connect(text(&of_nats, "/url")).await.expect("connected");
 
-    // `host` needs no flag there, and elsewhere one of these names, or what the host left in `~/.wash`.
+    // `host` needs no flag there, and elsewhere one of these names, or what the host left in
+    // `~/.wash`.
     for (dir, arguments) in [
         ("a", vec!["get", "hosts"]),
         ("elsewhere", vec!["get", "hosts", "--context", &name]),
@@ -285,7 +348,11 @@ async fn the_server_lets_in_its_own_login_only_which_host_and_contexts_of_nats_a
         ("elsewhere", vec!["get", "hosts"]),
     ] {
         let hosts = output(machine.host(dir, &arguments).args(["-o", "name"]));
-        assert_eq!((hosts.status.code(), stdout(&hosts).lines().count()), (Some(0), 1), "{arguments:?}: {hosts:?}");
+        assert_eq!(
+            (hosts.status.code(), stdout(&hosts).lines().count()),
+            (Some(0), 1),
+            "{arguments:?}: {hosts:?}"
+        );
     }
     let open = output(&mut machine.host("a", &["up", "--open"]));
     assert_eq!(open.status.code(), Some(1));
@@ -343,11 +410,18 @@ async fn verbs_of_the_scripts_of_earlier_hosts_run_and_stop_a_host() {
 /// Runs a program as a user without any rights here.
 fn as_stranger(program: &str, arguments: &[&str]) -> Output {
     use std::os::unix::process::CommandExt as _;
-    Command::new(program).args(arguments).current_dir("/").uid(65_534).gid(65_534).output().expect("it runs")
+    Command::new(program)
+        .args(arguments)
+        .current_dir("/")
+        .uid(65_534)
+        .gid(65_534)
+        .output()
+        .expect("it runs")
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_user_of_the_machine_reads_no_secret_and_gets_no_signature_even_at_an_open_socket() {
+async fn another_user_of_the_machine_reads_no_secret_and_gets_no_signature_even_at_an_open_socket()
+{
     use std::os::unix::fs::PermissionsExt as _;
     // Nobody else can become another user.
     if !rustix::process::geteuid().is_root() {
@@ -360,9 +434,12 @@ async fn another_user_of_the_machine_reads_no_secret_and_gets_no_signature_even_
     let sockets = only_file(&machine, ".local/state/lattice-host", ".sock");
     // The way there is open, so that only the files themselves are in the way.
     let mut dirs = vec![machine.0.path().to_owned(), home.clone(), machine.dir("a")];
-    for path in
-        [sockets.clone(), login_file(&machine), home.join(".wash/contexts/x"), home.join(".config/nats/context/x")]
-    {
+    for path in [
+        sockets.clone(),
+        login_file(&machine),
+        home.join(".wash/contexts/x"),
+        home.join(".config/nats/context/x"),
+    ] {
         dirs.extend(path.ancestors().skip(1).take_while(|dir| *dir != home).map(Path::to_owned));
     }
     for dir in dirs {
@@ -377,7 +454,9 @@ async fn another_user_of_the_machine_reads_no_secret_and_gets_no_signature_even_
         only_file(&machine, ".wash/contexts", ".json"),
         only_file(&machine, ".config/nats/context", ".json"),
     ];
-    secrets.extend(["environ", "maps", "mem"].map(|name| PathBuf::from(format!("/proc/{pid}/{name}"))));
+    secrets.extend(
+        ["environ", "maps", "mem"].map(|name| PathBuf::from(format!("/proc/{pid}/{name}"))),
+    );
     for secret in secrets {
         let read = as_stranger("cat", &[&secret.to_string_lossy()]);
         assert!(!read.status.success() && read.stdout.is_empty(), "{}: {read:?}", secret.display());
@@ -386,7 +465,10 @@ async fn another_user_of_the_machine_reads_no_secret_and_gets_no_signature_even_
     // The path of the socket is longer than its address may be.
     let ask = "chdir $ARGV[0]; $s = IO::Socket::UNIX->new(Peer => $ARGV[1]) or die; \
                $s->print(\"{}\\n\"); $s->flush; print \"answer \", <$s>";
-    let (dir, name) = (sockets.parent().unwrap().to_string_lossy(), sockets.file_name().unwrap().to_string_lossy());
+    let (dir, name) = (
+        sockets.parent().unwrap().to_string_lossy(),
+        sockets.file_name().unwrap().to_string_lossy(),
+    );
     let perl = crate::harness::packages::program("perl", "perl");
     let words = ["-MIO::Socket::UNIX", "-e", ask, &dir, &name];
     let own = Command::new(&perl).args(words).output().unwrap();
@@ -405,9 +487,10 @@ fn settings_of_another_user_and_links_of_theirs_are_refused_by_name_and_left_alo
         return;
     }
     let machine = Machine::new();
-    for (dir, name, content) in
-        [("a", "host_config.json", "{\"js_domain\": \"evil\"}"), ("b", ".env", "WASMCLOUD_JS_DOMAIN=evil")]
-    {
+    for (dir, name, content) in [
+        ("a", "host_config.json", "{\"js_domain\": \"evil\"}"),
+        ("b", ".env", "WASMCLOUD_JS_DOMAIN=evil"),
+    ] {
         let path = machine.dir(dir).join(name);
         std::fs::write(&path, content).unwrap();
         chown(&path, Some(65_534), None).unwrap();
@@ -416,7 +499,10 @@ fn settings_of_another_user_and_links_of_theirs_are_refused_by_name_and_left_alo
             let refused = output(&mut machine.host(dir, words));
             let told = stderr(&refused);
             assert!(matches!(refused.status.code(), Some(2 | 64)), "{words:?}: {refused:?}");
-            assert!(told.contains(name) && told.contains("user 65534") && told.contains("chown"), "{told}");
+            assert!(
+                told.contains(name) && told.contains("user 65534") && told.contains("chown"),
+                "{told}"
+            );
         }
     }
     let target = machine.dir("c").join("target.json");
@@ -430,12 +516,14 @@ fn settings_of_another_user_and_links_of_theirs_are_refused_by_name_and_left_alo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_provider_starts_ends_with_it_and_with_a_killed_host_sessions_and_orphans_included() {
+async fn what_a_provider_starts_ends_with_it_and_with_a_killed_host_sessions_and_orphans_included()
+{
     let machine = Machine::new();
     let dir = machine.dir("a");
     let port = free_port().to_string();
     let script = dir.join("starts-others");
-    // A session of its own, whose parent has ended, and which does not mind SIGTERM; without the variables of its parents.
+    // A session of its own, whose parent has ended, and which does not mind SIGTERM; without the
+    // variables of its parents.
     let orphan = "trap '' TERM HUP INT; echo $$ > $1; while :; do sleep 1; done";
     let text = format!(
         "#!/bin/sh\nread line\n( setsid env -i /bin/sh -c '{}' x {} </dev/null >/dev/null 2>&1 & ) \nexec sleep 1000\n",
@@ -451,7 +539,8 @@ async fn what_a_provider_starts_ends_with_it_and_with_a_killed_host_sessions_and
     // The last one ends it with the host, and the first with the provider.
     for ends_with_host in [false, true] {
         let _ = std::fs::remove_file(dir.join("orphan"));
-        let start = output(&mut machine.host("a", &["start", "provider", &reference, "--skip-wait"]));
+        let start =
+            output(&mut machine.host("a", &["start", "provider", &reference, "--skip-wait"]));
         assert_eq!(start.status.code(), Some(0), "{start:?}");
         let orphan: u32 = eventually("the orphan runs", || async {
             std::fs::read_to_string(dir.join("orphan")).ok()?.trim().parse().ok()
@@ -464,7 +553,8 @@ async fn what_a_provider_starts_ends_with_it_and_with_a_killed_host_sessions_and
             up.exit_code();
         } else {
             let key = public_key("provider_kvmemory");
-            let stop = output(&mut machine.host("a", &["stop", "provider", &key, "wasmcloud:keyvalue"]));
+            let stop =
+                output(&mut machine.host("a", &["stop", "provider", &key, "wasmcloud:keyvalue"]));
             assert_eq!(stop.status.code(), Some(0), "{stop:?}");
         }
         eventually("the orphan is gone", is_gone).await;
@@ -479,7 +569,10 @@ async fn what_fails_in_the_background_is_told_in_the_terminal() {
     let failed = output(&mut machine.host("a", &["up", "--detached", "--nats-port", &port]));
     assert_eq!(failed.status.code(), Some(1));
     let told = stderr(&failed);
-    assert!(told.contains("something that is no NATS server listens") && told.contains("host.log"), "{told}");
+    assert!(
+        told.contains("something that is no NATS server listens") && told.contains("host.log"),
+        "{told}"
+    );
     assert!(machine.down("a", &[]).is_empty());
 }
 
@@ -540,7 +633,10 @@ async fn several_lattices_share_a_machine_and_keep_their_ports() {
     let port = a.rsplit(':').next().unwrap();
     let refused = output(&mut machine.host("c", &["up", "--nats-port", port]));
     assert_eq!(refused.status.code(), Some(1));
-    assert!(stderr(&refused).contains("belongs to the `host up` of") && stderr(&refused).contains("--free-ports"));
+    assert!(
+        stderr(&refused).contains("belongs to the `host up` of")
+            && stderr(&refused).contains("--free-ports")
+    );
 
     assert_eq!(machine.down("a", &[]).len(), 1);
     is_gone(&a).await;
@@ -558,7 +654,11 @@ async fn a_host_ends_with_its_server_and_says_so() {
     let machine = Machine::new();
     let up = output(&mut machine.host("b", &["up", "--nats-host", "192.0.2.1"]));
     assert_eq!(up.status.code(), Some(1));
-    for part in ["this machine only", "host foreground --nats-host 192.0.2.1", "--hub nats-leaf://192.0.2.1"] {
+    for part in [
+        "this machine only",
+        "host foreground --nats-host 192.0.2.1",
+        "--hub nats-leaf://192.0.2.1",
+    ] {
         assert!(stderr(&up).contains(part), "{part} in {}", stderr(&up));
     }
     let mut host = machine.start("a", &["up", "--nats-port", &free_port().to_string()]);
@@ -575,7 +675,9 @@ async fn a_host_ends_with_its_server_and_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demonstration_leaves_no_door_open() {
     let machine = Machine::new();
-    let up = output(&mut machine.host("a", &["up", "-d", "--demo", "--nats-port", &free_port().to_string()]));
+    let up = output(
+        &mut machine.host("a", &["up", "-d", "--demo", "--nats-port", &free_port().to_string()]),
+    );
     assert_eq!(up.status.code(), Some(0), "{up:?}");
     assert!(stdout(&up).contains("  page "), "{up:?}");
     let config = machine.config("a");
@@ -601,32 +703,52 @@ async fn two_machines_with_the_same_command_share_a_lattice_over_a_hub() {
     assert_eq!(up_first.status.code(), Some(0), "{up_first:?}");
     let log = stderr(&up_first);
     assert!(
-        log.contains("connected to hub") && !log.contains("water") && !stdout(&up_first).contains("water"),
+        log.contains("connected to hub")
+            && !log.contains("water")
+            && !stdout(&up_first).contains("water"),
         "{log}"
     );
-    assert!(stdout(&up_first).contains(&format!("connected to nats-leaf://127.0.0.1:{port}")), "{up_first:?}");
+    assert!(
+        stdout(&up_first).contains(&format!("connected to nats-leaf://127.0.0.1:{port}")),
+        "{up_first:?}"
+    );
 
     // As the README says: the file is copied. The second one was tried alone before.
     let alone = output(&mut second.host("a", &["up", "-d", "--free-ports"]));
     assert!(stdout(&alone).contains("domain core\n"), "{alone:?}");
     second.down("a", &[]);
-    std::fs::copy(first.dir("a").join("host_config.json"), second.dir("a").join("host_config.json")).unwrap();
+    std::fs::copy(
+        first.dir("a").join("host_config.json"),
+        second.dir("a").join("host_config.json"),
+    )
+    .unwrap();
     let up_second = output(second.host("a", &up).env("HOST_machine", "second"));
     assert_eq!(up_second.status.code(), Some(0), "{up_second:?}");
     let told = stdout(&up_second);
     assert!(told.contains("domain core; the server of this machine is domain extender-"), "{told}");
     assert_ne!(first.address("a"), second.address("a"));
     assert!(
-        stderr(&up_second).contains("Lattice cache stream created or verified as existing (1 consumers)"),
+        stderr(&up_second)
+            .contains("Lattice cache stream created or verified as existing (1 consumers)"),
         "{told}"
     );
     let logins = [&first, &second].map(|machine| machine.config("a")["ctl_seed"].clone());
-    assert_ne!(logins[0], logins[1], "a copied file does not bring the login of the first machine's server along");
-    let foreign =
-        async_nats_2024::ConnectOptions::with_credentials_file(login_file(&first)).await.expect("credentials");
-    assert!(foreign.connect(second.address("a")).await.is_err(), "nor does the second server know it");
+    assert_ne!(
+        logins[0], logins[1],
+        "a copied file does not bring the login of the first machine's server along"
+    );
+    let foreign = async_nats_2024::ConnectOptions::with_credentials_file(login_file(&first))
+        .await
+        .expect("credentials");
+    assert!(
+        foreign.connect(second.address("a")).await.is_err(),
+        "nor does the second server know it"
+    );
     let ctl = ctl_of(&second.config("a")).await;
-    eventually("both hosts answer", || async { (ctl.get_hosts().await.ok()?.len() == 2).then_some(()) }).await;
+    eventually("both hosts answer", || async {
+        (ctl.get_hosts().await.ok()?.len() == 2).then_some(())
+    })
+    .await;
 
     // When it is asked again, the hub is told of as it is then.
     drop(hub);
@@ -636,7 +758,9 @@ async fn two_machines_with_the_same_command_share_a_lattice_over_a_hub() {
     .await;
 
     // After a stop each is what it was before.
-    for (machine, domain) in [(&second, "domain core; the server"), (&first, "JetStream  domain core\n")] {
+    for (machine, domain) in
+        [(&second, "domain core; the server"), (&first, "JetStream  domain core\n")]
+    {
         machine.down("a", &[]);
         let again = output(&mut machine.host("a", &up));
         assert!(stdout(&again).contains(domain), "{again:?}");
@@ -649,7 +773,12 @@ async fn a_hub_that_refuses_or_is_away_is_named_with_the_reason_and_the_host_sta
     let machine = Machine::new();
     let away = free_port();
     for (dir, url, reason, advice) in [
-        ("a", format!("nats-leaf://leaf:wine@127.0.0.1:{port}"), "Authorization Violation", "--creds"),
+        (
+            "a",
+            format!("nats-leaf://leaf:wine@127.0.0.1:{port}"),
+            "Authorization Violation",
+            "--creds",
+        ),
         ("b", format!("nats-leaf://127.0.0.1:{away}"), "connection refused", "7422"),
         // It could have gone on in the clear.
         ("c", format!("tls://leaf:water@127.0.0.1:{port}"), "TLS", "nats-leaf://"),
@@ -657,16 +786,25 @@ async fn a_hub_that_refuses_or_is_away_is_named_with_the_reason_and_the_host_sta
         let up = output(&mut machine.host(dir, &["up", "-d", "--free-ports", "--hub", &url]));
         assert_eq!(up.status.code(), Some(0), "{up:?}");
         let log = stderr(&up);
-        let warning = log.lines().find(|line| line.contains("[warning] not connected to hub")).expect("a warning");
+        let warning = log
+            .lines()
+            .find(|line| line.contains("[warning] not connected to hub"))
+            .expect("a warning");
         for part in [reason, advice, "127.0.0.1", "goes on trying"] {
             assert!(warning.contains(part), "{part} in {warning}");
         }
         assert!(!log.contains("wine") && !log.contains("water"), "the password is in the log");
         assert!(stdout(&up).contains("NOT connected"), "{up:?}");
-        let private = std::fs::read_dir(machine.0.path().join("home/.local/state/lattice-host/up")).unwrap();
+        let private =
+            std::fs::read_dir(machine.0.path().join("home/.local/state/lattice-host/up")).unwrap();
         for folder in private.map(|entry| entry.unwrap().path()) {
-            for log in ["nats-server.log", "host.log"].map(|name| folder.join(name)).iter().filter(|log| log.exists()) {
-                let mode = std::os::unix::fs::PermissionsExt::mode(&log.metadata().unwrap().permissions());
+            for log in ["nats-server.log", "host.log"]
+                .map(|name| folder.join(name))
+                .iter()
+                .filter(|log| log.exists())
+            {
+                let mode =
+                    std::os::unix::fs::PermissionsExt::mode(&log.metadata().unwrap().permissions());
                 assert_eq!(mode & 0o077, 0, "{}", log.display());
             }
         }
@@ -702,13 +840,28 @@ async fn a_hub_of_a_private_authority_is_trusted_when_the_authority_is_named() {
 fn wrong_options_are_told_together_before_anything_starts() {
     let machine = Machine::new();
     std::fs::write(machine.dir("a").join("empty.creds"), "").unwrap();
-    let up = ["up", "--hub", "hub.example", "--creds", "empty.creds", "--hub-ca", "no.pem", "--domain", "a.b"];
+    let up = [
+        "up",
+        "--hub",
+        "hub.example",
+        "--creds",
+        "empty.creds",
+        "--hub-ca",
+        "no.pem",
+        "--domain",
+        "a.b",
+    ];
     let wrong = output(&mut machine.host("a", &up));
     assert_eq!(wrong.status.code(), Some(64));
     let told = stderr(&wrong);
-    for part in
-        ["--hub hub.example", "nats-leaf://", "--creds empty.creds", "no user JWT", "--hub-ca no.pem", "\"a.b\""]
-    {
+    for part in [
+        "--hub hub.example",
+        "nats-leaf://",
+        "--creds empty.creds",
+        "no user JWT",
+        "--hub-ca no.pem",
+        "\"a.b\"",
+    ] {
         assert!(told.contains(part), "{part} in {told}");
     }
     let lonely = output(&mut machine.host("a", &["up", "--creds", "empty.creds"]));

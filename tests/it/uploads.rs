@@ -18,7 +18,9 @@ use lattice_client::{
     lattice::Lattice,
     upload::{Artifact, Readers, Sender, prepare},
 };
-use lattice_protocol::{control::request::AuctionActor, identity::keys::LatticeName, lattice::subject::Subjects};
+use lattice_protocol::{
+    control::request::AuctionActor, identity::keys::LatticeName, lattice::subject::Subjects,
+};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 use tokio_util::task::AbortOnDropHandle;
@@ -63,12 +65,15 @@ async fn store(server: &Server, domain: Option<&str>) -> Artifacts {
     Artifacts::new(sender(server).await.nats, domain, "default", making(), Budget::default())
 }
 
-/// A host of earlier years: it answers a ping without saying whom it hears, and bids for whatever it is asked, at once.
+/// A host of earlier years: it answers a ping without saying whom it hears, and bids for whatever
+/// it is asked, at once.
 async fn host_of_2022(server: &Server) -> (String, AbortOnDropHandle<()>) {
     let id = "NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF".to_owned();
     let own = id.clone();
     let answers = answering(server, CONTROL, move |tail, _| match tail {
-        "ping.hosts" => Some(json!({ "id": own, "friendly_name": "old-oak-1", "version": "0.63.1" })),
+        "ping.hosts" => {
+            Some(json!({ "id": own, "friendly_name": "old-oak-1", "version": "0.63.1" }))
+        }
         "auction.actor" => Some(json!({ "host_id": own })),
         _ => None,
     });
@@ -78,13 +83,16 @@ async fn host_of_2022(server: &Server) -> (String, AbortOnDropHandle<()>) {
 /// Starts an upload on a host, and waits until it runs or failed.
 async fn start(server: &Server, host: &TestHost, reference: &str) -> Result<Value, String> {
     let mut events = Events::all(server).await;
-    let ack = ctl_2024(server).await.scale_actor(&host.id, reference, 1, None).await.expect("an ack");
+    let ack =
+        ctl_2024(server).await.scale_actor(&host.id, reference, 1, None).await.expect("an ack");
     assert!(ack.accepted, "{}", ack.error);
     loop {
         let event = events.any().await;
         match event["type"].as_str().unwrap_or_default() {
             "com.wasmcloud.lattice.actors_started" => return Ok(event),
-            "com.wasmcloud.lattice.actor_scale_failed" => return Err(text(&event, "/data/error").to_owned()),
+            "com.wasmcloud.lattice.actor_scale_failed" => {
+                return Err(text(&event, "/data/error").to_owned());
+            }
             _ => {}
         }
     }
@@ -121,14 +129,16 @@ async fn an_actor_sent_from_a_file_starts_on_a_host_that_never_saw_it_and_may_no
     assert!(readers.require(&old).unwrap_err().to_string().contains("earlier years"));
 
     let mut told = Vec::new();
-    let uploaded = sender.send(&readers, &artifact, |bytes, of| told.push((bytes, of))).await.unwrap();
+    let uploaded =
+        sender.send(&readers, &artifact, |bytes, of| told.push((bytes, of))).await.unwrap();
     let size = artifact.content.len() as u64;
     assert_eq!((uploaded.put, uploaded.bytes), (Put::Sent, size));
     assert!(told.is_sorted() && told.last() == Some(&(size, size)), "{told:?}");
 
     let wait = Duration::from_secs(5);
     let lattice = &sender.lattice;
-    let auction = AuctionActor { actor_ref: uploaded.reference.clone(), constraints: Default::default() };
+    let auction =
+        AuctionActor { actor_ref: uploaded.reference.clone(), constraints: Default::default() };
     let any = lattice.first_bid(&auction, wait, |_| true).await.unwrap();
     assert!([&old, &host.id].contains(&any.as_ref().expect("an offer")), "the old host offers too");
     let bid = lattice.first_bid(&auction, wait, |host| readers.has(host)).await.unwrap();
@@ -156,8 +166,12 @@ async fn the_same_file_is_sent_once_and_any_nats_client_reads_it() {
     assert_eq!(pieces(&server, "core").await, before);
 
     let nats = async_nats_2024::connect(server.url()).await.unwrap();
-    let bucket = async_nats_2024::jetstream::with_domain(nats, "core").get_object_store(BUCKET).await.unwrap();
-    let names: Vec<_> = bucket.list().await.unwrap().map_ok(|info| info.name).try_collect().await.unwrap();
+    let bucket = async_nats_2024::jetstream::with_domain(nats, "core")
+        .get_object_store(BUCKET)
+        .await
+        .unwrap();
+    let names: Vec<_> =
+        bucket.list().await.unwrap().map_ok(|info| info.name).try_collect().await.unwrap();
     let name = format!("sha256-{}", artifact.digest.hex());
     assert_eq!(names, std::slice::from_ref(&name));
     let mut content = Vec::new();
@@ -165,13 +179,15 @@ async fn the_same_file_is_sent_once_and_any_nats_client_reads_it() {
     assert_eq!(content, artifact.content);
 
     let dir = tempfile::TempDir::new().unwrap();
-    let inspected = output(command(dir.path()).args(["inspect", &reference(&artifact.digest)]).args([
-        "--nats-host",
-        &server.url(),
-        "-o",
-        "json",
-    ]));
-    let told: Value = serde_json::from_slice(&inspected.stdout).unwrap_or_else(|_| panic!("{}", stderr(&inspected)));
+    let inspected =
+        output(command(dir.path()).args(["inspect", &reference(&artifact.digest)]).args([
+            "--nats-host",
+            &server.url(),
+            "-o",
+            "json",
+        ]));
+    let told: Value = serde_json::from_slice(&inspected.stdout)
+        .unwrap_or_else(|_| panic!("{}", stderr(&inspected)));
     assert_eq!(told["public_key"], PINGER);
     host.stop().await;
 }
@@ -182,7 +198,8 @@ async fn two_clients_may_send_the_same_at_the_same_time() {
     let (one, other) = (store(&server, Some("core")).await, store(&server, Some("core")).await);
     let content = Bytes::from(vec![7; 3_000_000]);
     let about = About { kind: "actor".into(), public_key: "M".into(), ..About::default() };
-    let (first, second) = tokio::join!(one.put(&content, &about, |_, _| {}), other.put(&content, &about, |_, _| {}));
+    let (first, second) =
+        tokio::join!(one.put(&content, &about, |_, _| {}), other.put(&content, &about, |_, _| {}));
     assert!(first.is_ok() && second.is_ok(), "{first:?} {second:?}");
     let stored = one.list().await.unwrap();
     assert_eq!((stored.len(), stored[0].bytes), (1, 3_000_000));
@@ -200,18 +217,33 @@ async fn a_damaged_upload_is_refused_and_may_be_sent_again() {
     let context = jetstream::with_domain(client::nats(&server).await, "core");
     let stream = context.get_stream(format!("OBJ_{BUCKET}")).await.unwrap();
     let nats = async_nats_2024::connect(server.url()).await.unwrap();
-    let bucket = async_nats_2024::jetstream::with_domain(nats, "core").get_object_store(BUCKET).await.unwrap();
+    let bucket = async_nats_2024::jetstream::with_domain(nats, "core")
+        .get_object_store(BUCKET)
+        .await
+        .unwrap();
     let name = format!("sha256-{}", artifact.digest.hex());
     for damage in ["other bytes", "lost pieces"] {
         match damage {
-            "other bytes" => drop(bucket.put(name.as_str(), &mut &b"something else"[..]).await.unwrap()),
+            "other bytes" => {
+                drop(bucket.put(name.as_str(), &mut &b"something else"[..]).await.unwrap())
+            }
             _ => drop(stream.purge().filter(format!("$O.{BUCKET}.C.>")).await.unwrap()),
         }
         let error = start(&server, &host, &uploaded.reference).await.unwrap_err();
-        for part in [&uploaded.reference, BUCKET, "\"core\"", "not those that its name says", "host start actor"] {
+        for part in [
+            &uploaded.reference,
+            BUCKET,
+            "\"core\"",
+            "not those that its name says",
+            "host start actor",
+        ] {
             assert!(error.contains(part), "{damage}: {part} in {error}");
         }
-        assert_eq!(sender.send(&readers, &artifact, |_, _| {}).await.unwrap().put, Put::Sent, "{damage}");
+        assert_eq!(
+            sender.send(&readers, &artifact, |_, _| {}).await.unwrap().put,
+            Put::Sent,
+            "{damage}"
+        );
     }
     start(&server, &host, &uploaded.reference).await.unwrap();
     host.stop().await;
@@ -220,7 +252,8 @@ async fn a_damaged_upload_is_refused_and_may_be_sent_again() {
 #[tokio::test]
 async fn an_actor_that_ran_here_starts_again_while_the_store_is_away() {
     let server = Server::start().await;
-    let (host, fresh) = (host(&server).own_cache().start().await, host(&server).own_cache().start().await);
+    let (host, fresh) =
+        (host(&server).own_cache().start().await, host(&server).own_cache().start().await);
     let (sender, artifact) = (sender(&server).await, artifact("echo").await);
     let readers = Readers::find(&sender.lattice).await.unwrap();
     let reference = sender.send(&readers, &artifact, |_, _| {}).await.unwrap().reference;
@@ -241,7 +274,11 @@ async fn an_actor_that_ran_here_starts_again_while_the_store_is_away() {
 async fn what_stands_in_the_way_of_an_upload_is_named() {
     let content = Bytes::from_static(b"anything");
     let refused = async |server: &Server, domain: Option<&str>| {
-        let error = store(server, domain).await.put(&content, &About::default(), |_, _| {}).await.unwrap_err();
+        let error = store(server, domain)
+            .await
+            .put(&content, &About::default(), |_, _| {})
+            .await
+            .unwrap_err();
         assert!(matches!(error.problem, Problem::Unreachable(_)), "{error}");
         error.to_string()
     };
@@ -266,12 +303,19 @@ async fn what_stands_in_the_way_of_an_upload_is_named() {
 #[tokio::test]
 async fn uploads_go_where_hosts_look_for_them_across_leaf_nodes() {
     let site = Site::start().await;
-    let (first, second) = (host(&site.core).own_cache().start().await, host(&site.extender).own_cache().start().await);
+    let (first, second) = (
+        host(&site.core).own_cache().start().await,
+        host(&site.extender).own_cache().start().await,
+    );
     let others = || async { (first.other_hosts().len() == 1).then_some(()) };
     eventually("the hosts hear each other", others).await;
     // A bucket of the same name in the extender's own domain hears what is published, too.
     let trap = Bytes::from_static(b"sent with a wrong domain");
-    store(&site.extender, Some("extender")).await.put(&trap, &About::default(), |_, _| {}).await.unwrap();
+    store(&site.extender, Some("extender"))
+        .await
+        .put(&trap, &About::default(), |_, _| {})
+        .await
+        .unwrap();
 
     let (sender, artifact) = (sender(&site.extender).await, artifact("echo").await);
     let readers = Readers::find(&sender.lattice).await.unwrap();
@@ -291,7 +335,8 @@ async fn uploads_go_where_hosts_look_for_them_across_leaf_nodes() {
 async fn an_upload_that_was_sent_again_is_not_removed_by_who_saw_it_before() {
     let server = Server::start().await;
     let store = store(&server, Some("core")).await;
-    let about = About { kind: "actor".into(), public_key: "M".into(), name: "x".into(), revision: 1 };
+    let about =
+        About { kind: "actor".into(), public_key: "M".into(), name: "x".into(), revision: 1 };
     let contents = ["one", "two"].map(|text| Bytes::from_static(text.as_bytes()));
     for content in &contents {
         store.put(content, &about, |_, _| {}).await.unwrap();

@@ -1,5 +1,5 @@
-//! Payloads, uploads and names on the wire, written by a peer without keys: whoever may publish can write objects and
-//! their metadata, and can send again what it overheard.
+//! Payloads, uploads and names on the wire, written by a peer without keys: whoever may publish can
+//! write objects and their metadata, and can send again what it overheard.
 
 use async_nats::{HeaderMap, jetstream};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
@@ -70,14 +70,18 @@ impl Store {
         let subject = format!("$O.{}.M.{}", self.bucket, URL_SAFE.encode(name));
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Rollup", "sub");
-        let sent = self.context.publish_with_headers(subject, headers, metadata.to_string().into()).await;
+        let sent =
+            self.context.publish_with_headers(subject, headers, metadata.to_string().into()).await;
         sent.expect("sent").await.expect("stored");
     }
 
     /// How many messages lie on subjects that match.
     async fn count(&self, filter: &str) -> usize {
         let stream = self.stream().await;
-        let subjects = stream.info_with_subjects(format!("$O.{}.{filter}", self.bucket)).await.expect("counted");
+        let subjects = stream
+            .info_with_subjects(format!("$O.{}.{filter}", self.bucket))
+            .await
+            .expect("counted");
         let counts: Vec<(String, usize)> = subjects.try_collect().await.expect("counted");
         counts.into_iter().map(|(_, count)| count).sum()
     }
@@ -141,7 +145,10 @@ async fn metadata_that_names_the_pieces_of_everybody_reads_and_removes_nothing()
         let call = overheard(&caller, b"x", 1_000_000);
         store.metadata(&call.id, &objects_of(&call.id, nuid, 1_000_000)).await;
         let error = error(&caller, &call).await;
-        assert!(error.contains("object store default") && error.contains("the id of the pieces"), "{nuid:?}: {error}");
+        assert!(
+            error.contains("object store default") && error.contains("the id of the pieces"),
+            "{nuid:?}: {error}"
+        );
         assert_eq!(store.count("C.>").await, pieces, "{nuid:?}");
     }
     still_answers(&caller).await;
@@ -152,26 +159,36 @@ async fn metadata_that_names_the_pieces_of_everybody_reads_and_removes_nothing()
 async fn bytes_that_are_announced_and_not_there_are_refused_without_a_wait() {
     let server = Server::start().await;
     // Nobody waits this long.
-    let (host, caller) = victim(&server, &[("actor_memory_max_bytes", "2G"), ("payload_memory_max_bytes", "2G")]).await;
+    let (host, caller) =
+        victim(&server, &[("actor_memory_max_bytes", "2G"), ("payload_memory_max_bytes", "2G")])
+            .await;
     let (_chunks, _stored) = stored(&server, "makes-the-bucket", &Bytes::from_static(b"x")).await;
     let store = Store::of(&server, "default").await;
     let sizes: [u64; 4] = [5_000_000, 900 << 20, 1 << 30, 1 << 40];
     for (number, size) in sizes.into_iter().enumerate() {
         let nothing = overheard(&caller, b"x", size);
         let refused = error(&caller, &nothing).await;
-        assert!(refused.contains("there is no such object") || refused.contains("and the limit is"), "{refused}");
+        assert!(
+            refused.contains("there is no such object") || refused.contains("and the limit is"),
+            "{refused}"
+        );
 
         // Metadata without a size is believed by nobody who reads what is there.
         let unsized_ = overheard(&caller, b"x", size);
         let nuid = format!("none{number}");
-        store.metadata(&unsized_.id, &json!({ "name": "x", "bucket": "default", "nuid": nuid })).await;
+        store
+            .metadata(&unsized_.id, &json!({ "name": "x", "bucket": "default", "nuid": nuid }))
+            .await;
         let refused = error(&caller, &unsized_).await;
         assert!(refused.contains("only 0 of") || refused.contains("and the limit is"), "{refused}");
 
         let zero = overheard(&caller, b"x", size);
         store.metadata(&zero.id, &objects_of(&zero.id, &nuid, 0)).await;
         let refused = error(&caller, &zero).await;
-        assert!(refused.contains("it has 0 bytes") || refused.contains("and the limit is"), "{refused}");
+        assert!(
+            refused.contains("it has 0 bytes") || refused.contains("and the limit is"),
+            "{refused}"
+        );
 
         let one = overheard(&caller, b"x", size);
         store.piece(&format!("one{number}"), vec![1]).await;
@@ -216,7 +233,12 @@ async fn many_forged_payloads_at_once_share_one_budget_and_destroy_nothing() {
     let payload = Bytes::from(vec![3; 3 << 20]);
     let (_chunks, _stored) = stored(&server, "one-object", &payload).await;
     let store = Store::of(&server, "default").await;
-    let piece = store.stream().await.get_last_raw_message_by_subject("$O.default.C.>").await.expect("a piece");
+    let piece = store
+        .stream()
+        .await
+        .get_last_raw_message_by_subject("$O.default.C.>")
+        .await
+        .expect("a piece");
     let nuid = piece.subject.rsplit('.').next().expect("an id").to_owned();
     let pieces = store.count("C.>").await;
     let calls: Vec<Invocation> = (0..24).map(|_| overheard(&caller, b"x", 3 << 20)).collect();
@@ -294,7 +316,8 @@ async fn a_large_call_to_nobody_stores_nothing() {
     let server = Server::start().await;
     let (client, _chunks) = client_of(&server).await;
     for _ in 0..3 {
-        let outcome = client.invoke(call(vec![1; 2_000_000]), None, new_id(), &AtomicBool::new(false)).await;
+        let outcome =
+            client.invoke(call(vec![1; 2_000_000]), None, new_id(), &AtomicBool::new(false)).await;
         assert!(matches!(outcome, Err(CallError::NoResponders { .. })), "{outcome:?}");
     }
     let store = Store::of(&server, "default").await;
@@ -306,7 +329,8 @@ async fn a_large_call_that_fails_leaves_nothing_behind() {
     let server = Server::start().await;
     let (client, chunks) = client_of(&server).await;
     let deaf = client::nats(&server).await;
-    let _subscription = deaf.subscribe(format!("wasmbus.rpc.default.{ECHO}")).await.expect("subscribed");
+    let _subscription =
+        deaf.subscribe(format!("wasmbus.rpc.default.{ECHO}")).await.expect("subscribed");
     crate::harness::client::settled(&deaf).await;
     // Its caller gives up, here even before the deadline.
     let (id, sent) = (new_id(), AtomicBool::new(false));
@@ -334,7 +358,10 @@ async fn answers_that_nobody_fetches_are_bounded_and_fetched_ones_make_room() {
     assert!(matches!(refused, Some(ChunkError::InFlight { .. })), "{refused:?}");
     // Others are not kept from it.
     chunks.put(name("e"), &answer, HOST).await.expect("stored").leave();
-    let fetched = reader.fetch(name("a"), answer.len() as u64, Reader::Provider, |_| {}).await.expect("fetched");
+    let fetched = reader
+        .fetch(name("a"), answer.len() as u64, Reader::Provider, |_| {})
+        .await
+        .expect("fetched");
     assert!(fetched.remove().await == answer);
     eventually("what was fetched makes room", || async {
         chunks.put(name("d"), &answer, ECHO).await.ok().map(chunking::Stored::leave)
@@ -367,7 +394,9 @@ async fn the_bucket_of_payloads_that_a_host_makes_is_bounded_in_size_and_time() 
 
 /// A server whose messages are no larger.
 async fn small_server(max_payload: usize) -> Server {
-    let config = format!("max_payload: {max_payload}\njetstream {{ domain: core, store_dir: \"@DIR@/js\" }}\n");
+    let config = format!(
+        "max_payload: {max_payload}\njetstream {{ domain: core, store_dir: \"@DIR@/js\" }}\n"
+    );
     Server::with_config(Some("core"), &config).await
 }
 
@@ -378,8 +407,11 @@ async fn payloads_of_any_size_travel_where_messages_are_small() {
         let (host, _caller) = victim(&server, &[("local_calls", "false")]).await;
         let (client, _chunks) = client_of(&server).await;
         for size in [0, 3_000, 5_000, 40_000, 60_000, 130_000, 400_000] {
-            let answer = client.invoke(call(vec![b'x'; size]), None, new_id(), &AtomicBool::new(false)).await;
-            let answer = answer.unwrap_or_else(|error| panic!("{size} bytes at {max_payload}: {error}"));
+            let answer = client
+                .invoke(call(vec![b'x'; size]), None, new_id(), &AtomicBool::new(false))
+                .await;
+            let answer =
+                answer.unwrap_or_else(|error| panic!("{size} bytes at {max_payload}: {error}"));
             let echoed: Value = serde_json::from_slice(&http_body(&answer)).expect("JSON");
             assert_eq!(echoed["body"].as_array().map(Vec::len), Some(size), "{max_payload}");
         }
@@ -391,7 +423,13 @@ async fn payloads_of_any_size_travel_where_messages_are_small() {
 async fn uploads_travel_where_messages_are_small() {
     let server = small_server(8 << 10).await;
     let nats = connected(&server).await;
-    let store = Artifacts::new(nats, server.domain(), "default", Making::of_artifacts(1, None), Budget::default());
+    let store = Artifacts::new(
+        nats,
+        server.domain(),
+        "default",
+        Making::of_artifacts(1, None),
+        Budget::default(),
+    );
     let content = Bytes::from((0..300_000_u32).map(|n| (n % 251) as u8).collect::<Vec<_>>());
     store.put(&content, &Default::default(), |_, _| {}).await.expect("sent");
     assert!(store.get(&Digest::of(&content)).await.expect("read") == content);
@@ -407,9 +445,11 @@ async fn what_needs_the_object_store_and_has_none_is_told_of_max_payload() {
     let server = Server::with_config(None, "max_payload: 65536\n").await;
     let (client, _chunks) = client_of(&server).await;
     let deaf = client::nats(&server).await;
-    let _subscription = deaf.subscribe(format!("wasmbus.rpc.default.{ECHO}")).await.expect("subscribed");
+    let _subscription =
+        deaf.subscribe(format!("wasmbus.rpc.default.{ECHO}")).await.expect("subscribed");
     crate::harness::client::settled(&deaf).await;
-    let outcome = client.invoke(call(vec![1; 60_000]), None, new_id(), &AtomicBool::new(false)).await;
+    let outcome =
+        client.invoke(call(vec![1; 60_000]), None, new_id(), &AtomicBool::new(false)).await;
     let error = outcome.expect_err("there is no JetStream").to_string();
     assert!(error.contains("max_payload of the NATS server is 65536"), "{error}");
 }
@@ -430,8 +470,11 @@ async fn metadata_of_uploads_cannot_harm_those_of_others() {
     let pieces = store.count("C.>").await;
     let wanted = Digest::of(b"wanted");
     let name = format!("sha256-{}", wanted.hex());
-    for (nuid, size, chunks) in [(">", 500_000, 4), ("*", 500_000, 4), ("", 1, 1), ("none", 500 << 20, 4000)] {
-        let metadata = json!({ "name": name, "bucket": "x", "nuid": nuid, "size": size, "chunks": chunks });
+    for (nuid, size, chunks) in
+        [(">", 500_000, 4), ("*", 500_000, 4), ("", 1, 1), ("none", 500 << 20, 4000)]
+    {
+        let metadata =
+            json!({ "name": name, "bucket": "x", "nuid": nuid, "size": size, "chunks": chunks });
         store.metadata(&name, &metadata).await;
         let refused = uploads.get(&wanted).await.expect_err("it is refused");
         assert!(matches!(refused.problem, Problem::Damaged), "{nuid:?}: {refused}");
@@ -439,7 +482,8 @@ async fn metadata_of_uploads_cannot_harm_those_of_others() {
     }
     // Half a gigabyte of which one byte is there is not waited for.
     store.piece("short", vec![1]).await;
-    let metadata = json!({ "name": name, "bucket": "x", "nuid": "short", "size": 500 << 20, "chunks": 1 });
+    let metadata =
+        json!({ "name": name, "bucket": "x", "nuid": "short", "size": 500 << 20, "chunks": 1 });
     store.metadata(&name, &metadata).await;
     let refused = uploads.get(&wanted).await.expect_err("it is refused");
     assert!(matches!(refused.problem, Problem::Damaged), "{refused}");
@@ -461,8 +505,9 @@ async fn accounts_that_demand_a_bound_get_one() {
     let (host, caller) = victim(&server, &[]).await;
     still_answers(&caller).await;
     let store = Store::of(&server, "default").await;
-    let bound =
-        async |stream: &str| store.context.get_stream(stream).await.expect(stream).cached_info().config.max_bytes;
+    let bound = async |stream: &str| {
+        store.context.get_stream(stream).await.expect(stream).cached_info().config.max_bytes
+    };
     assert_eq!(bound("KV_LATTICEDATA_default").await, 64 << 20);
     let (_chunks, _stored) = stored(&server, "first", &Bytes::from_static(b"x")).await;
     assert!((1 << 20..400 << 20).contains(&bound("OBJ_default").await));
@@ -480,7 +525,12 @@ async fn accounts_that_demand_a_bound_get_one() {
 
 /// The metadata bucket of the lattice, as any peer writes it.
 async fn metadata_bucket(server: &Server) -> jetstream::kv::Store {
-    Store::of(server, "default").await.context.get_key_value("LATTICEDATA_default").await.expect("the bucket")
+    Store::of(server, "default")
+        .await
+        .context
+        .get_key_value("LATTICEDATA_default")
+        .await
+        .expect("the bucket")
 }
 
 #[tokio::test]
@@ -497,12 +547,16 @@ async fn claims_written_into_the_bucket_give_no_capability_to_what_runs() {
     let ctl = client::ctl_2024(&server).await;
     eventually("the host knows them", || async {
         let known = ctl.get_claims().await.ok()?;
-        known.into_iter().find(|claims| claims["sub"] == PONGER && claims["caps"].contains("keyvalue"))
+        known
+            .into_iter()
+            .find(|claims| claims["sub"] == PONGER && claims["caps"].contains("keyvalue"))
     })
     .await;
     let rpc = client::provider_rpc(&server).await;
     let request = http_request("GET", "/", b"");
-    let refused = client::call_as_provider(&rpc, PONGER, OPERATION, request).await.expect_err("it is refused");
+    let refused = client::call_as_provider(&rpc, PONGER, OPERATION, request)
+        .await
+        .expect_err("it is refused");
     assert!(refused.to_string().contains("actor is missing capability claims"), "{refused}");
     host.stop().await;
 }
@@ -560,8 +614,11 @@ async fn a_page_in_a_browser_cannot_speak_to_the_nats_port() {
     let server = Server::start().await;
     let mut stream = tokio::net::TcpStream::connect(server.address()).await.expect("connected");
     let body = format!("PUB wasmbus.ctl.default.cmd.{HOST}.stop 2\r\n{{}}\r\n");
-    let request =
-        format!("POST / HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\n\r\n{body}", server.address(), body.len());
+    let request = format!(
+        "POST / HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\n\r\n{body}",
+        server.address(),
+        body.len()
+    );
     stream.write_all(request.as_bytes()).await.expect("sent");
     let mut said = String::new();
     let _ = stream.read_to_string(&mut said).await;
@@ -574,18 +631,36 @@ async fn names_with_wildcards_reach_no_key_and_no_other_subject() {
     let (host, caller) = victim(&server, &[]).await;
     let nats = client::nats(&server).await;
     let mut replies = nats.subscribe("_INBOX.names.>").await.expect("subscribed");
-    for subject in ["config.del.*", "config.del.>", "get.config.*.x", "get.config.M.>", "get.>.inv", "cmd.*.stop"] {
-        let sent = nats.publish_with_reply(format!("wasmbus.ctl.default.{subject}"), "_INBOX.names.x", "{}".into());
+    for subject in [
+        "config.del.*",
+        "config.del.>",
+        "get.config.*.x",
+        "get.config.M.>",
+        "get.>.inv",
+        "cmd.*.stop",
+    ] {
+        let sent = nats.publish_with_reply(
+            format!("wasmbus.ctl.default.{subject}"),
+            "_INBOX.names.x",
+            "{}".into(),
+        );
         sent.await.expect("sent");
     }
     // A later request on the same connection is answered after them.
     let ctl = client::ctl_2024(&server).await;
-    eventually("the control interface answers", || async { ctl.get_hosts().await.ok().filter(|all| all.len() == 1) })
-        .await;
-    let answered = tokio::time::timeout(Duration::from_millis(300), futures::StreamExt::next(&mut replies)).await;
+    eventually("the control interface answers", || async {
+        ctl.get_hosts().await.ok().filter(|all| all.len() == 1)
+    })
+    .await;
+    let answered =
+        tokio::time::timeout(Duration::from_millis(300), futures::StreamExt::next(&mut replies))
+            .await;
     if let Ok(Some(answer)) = answered {
         let is_refusal = String::from_utf8_lossy(&answer.payload).contains("\"accepted\":false");
-        assert!(is_refusal || answer.status == Some(async_nats::StatusCode::NO_RESPONDERS), "{answer:?}");
+        assert!(
+            is_refusal || answer.status == Some(async_nats::StatusCode::NO_RESPONDERS),
+            "{answer:?}"
+        );
     }
     still_answers(&caller).await;
     host.stop().await;
@@ -600,7 +675,8 @@ async fn another_spelling_of_a_contract_with_the_same_url_is_not_what_the_actor_
     let respelled = call.origin.url();
     assert_eq!(respelled, Entity::new(PROVIDER, "Prod One", "wasmcloud:httpserver").url());
     let now = lattice_protocol::identity::claims::now();
-    call.encoded_claims = caller.signer.sign(&call.origin, &call.target, OPERATION, &call.msg, &call.id, now);
+    call.encoded_claims =
+        caller.signer.sign(&call.origin, &call.target, OPERATION, &call.msg, &call.id, now);
     let refused = error(&caller, &call).await;
     assert!(!refused.contains("signature") && refused.contains("capability"), "{refused}");
     host.stop().await;

@@ -5,7 +5,8 @@ use std::{fs, io::Write as _, path::Path};
 use anyhow::{Context as _, Result};
 use tempfile::NamedTempFile;
 
-/// Makes a directory with those above it. A new one is for its owner alone, since secrets lie in it.
+/// Makes a directory with those above it. A new one is for its owner alone, since secrets lie in
+/// it.
 pub fn create_dir(dir: &Path) -> Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);

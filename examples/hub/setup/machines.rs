@@ -1,5 +1,5 @@
-//! The configurations of the machines' NATS servers: the repository's `core.cfg` and `extender.cfg`, word for word, but
-//! for the hub they name.
+//! The configurations of the machines' NATS servers: the repository's `core.cfg` and
+//! `extender.cfg`, word for word, but for the hub they name.
 
 use anyhow::{Context as _, Result};
 
@@ -56,12 +56,16 @@ pub struct Changes {
 /// The configuration with another hub, whose certificate the authority beside it has signed.
 pub fn configuration(kind: Kind, url: &str, changes: &Changes) -> Result<String> {
     let private = format!("tls {{ ca_file: \"./{}\" }}", super::AUTHORITY);
-    let text = replace_once(kind, kind.original().to_owned(), URL_LINE, &format!("url: \"{url}\""))?;
+    let text =
+        replace_once(kind, kind.original().to_owned(), URL_LINE, &format!("url: \"{url}\""))?;
     let text = replace_once(kind, text, TLS_LINE, &private)?;
     let text = match &changes.domain {
-        Some(domain) => {
-            replace_once(kind, text, &format!("domain: {}\n", kind.domain()), &format!("domain: {domain}\n"))?
-        }
+        Some(domain) => replace_once(
+            kind,
+            text,
+            &format!("domain: {}\n", kind.domain()),
+            &format!("domain: {domain}\n"),
+        )?,
         None => text,
     };
     Ok(match &changes.listen {
@@ -71,8 +75,12 @@ pub fn configuration(kind: Kind, url: &str, changes: &Changes) -> Result<String>
 }
 
 fn replace_once(kind: Kind, text: String, line: &str, by: &str) -> Result<String> {
-    let (before, after) = text.split_once(line).filter(|(_, after)| !after.contains(line)).with_context(|| {
-        format!("{} does not have the line `{line}` once; mend the file or this example", kind.file_name())
-    })?;
+    let (before, after) =
+        text.split_once(line).filter(|(_, after)| !after.contains(line)).with_context(|| {
+            format!(
+                "{} does not have the line `{line}` once; mend the file or this example",
+                kind.file_name()
+            )
+        })?;
     Ok(format!("{before}{by}{after}"))
 }

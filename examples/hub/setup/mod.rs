@@ -1,9 +1,10 @@
 //! The parts of a hub of one's own: a directory with keys, a certificate, and the configurations of
 //! the hub and of the NATS servers beside the hosts.
 //!
-//! [`Hub::prepare`] makes it. Keys are made once and then kept, so that it can be called again, for another address
-//! say; everything that follows from the keys is written anew. The example `hub` calls it for a directory of the
-//! user's, the example `two-machines` and the tests for one of their own.
+//! [`Hub::prepare`] makes it. Keys are made once and then kept, so that it can be called again, for
+//! another address say; everything that follows from the keys is written anew. The example `hub`
+//! calls it for a directory of the user's, the example `two-machines` and the tests for one of
+//! their own.
 
 pub mod authority;
 pub mod files;
@@ -37,8 +38,8 @@ pub struct Addresses {
     pub clients: String,
     /// `host:port` where the servers of the machines come in.
     pub leaves: String,
-    /// Names and addresses under which machines know the hub; its certificate holds for them. The first is the one in
-    /// their configurations; without any it is this machine.
+    /// Names and addresses under which machines know the hub; its certificate holds for them. The
+    /// first is the one in their configurations; without any it is this machine.
     pub names: Vec<String>,
 }
 
@@ -54,30 +55,36 @@ impl Hub {
     /// Makes or completes the hub in `dir`.
     pub fn prepare(dir: &Path, addresses: &Addresses) -> Result<Self> {
         if let Some(name) = addresses.names.iter().find(|name| !is_name(name)) {
-            bail!("{name:?} is no name of a machine; use one such as hub.example.org, or an IP address");
+            bail!(
+                "{name:?} is no name of a machine; use one such as hub.example.org, or an IP address"
+            );
         }
         let keys = dir.join("keys");
         files::create_dir(&keys)?;
         let operator = Operator::new(&operator::keep(&keys)?, "lattice")?;
         let authority = Authority::keep(&keys, &dir.join(AUTHORITY), "lattice hub authority")?;
-        let names: Vec<String> = addresses.names.iter().cloned().chain(LOCAL_NAMES.map(str::to_owned)).collect();
+        let names: Vec<String> =
+            addresses.names.iter().cloned().chain(LOCAL_NAMES.map(str::to_owned)).collect();
         authority.sign(&dir.join("hub.pem"), &dir.join("hub-key.pem"), "lattice hub", &names)?;
         files::write_secret(&dir.join(CREDENTIALS), &operator.creds())?;
         // It holds signed claims, which tell who is trusted, and no seed.
         files::write(&dir.join(HUB_CONFIG), &configuration(addresses, &operator))?;
-        let (_, port) = addresses.leaves.rsplit_once(':').context("the address for machines has no port")?;
+        let (_, port) =
+            addresses.leaves.rsplit_once(':').context("the address for machines has no port")?;
         let name = addresses.names.first().map_or("127.0.0.1", String::as_str);
         let name = if name.contains(':') { format!("[{name}]") } else { name.to_owned() };
         Ok(Self { dir: dir.to_path_buf(), url: format!("tls://{name}:{port}") })
     }
 
-    /// Puts into `machine` what lets a server there join this hub: credentials, the authority, and the configuration
-    /// that the hosts' walk uses, with this hub in place of the public one. Returns the configuration's path.
+    /// Puts into `machine` what lets a server there join this hub: credentials, the authority, and
+    /// the configuration that the hosts' walk uses, with this hub in place of the public one.
+    /// Returns the configuration's path.
     pub fn equip(&self, machine: &Path, kind: Kind, changes: &Changes) -> Result<PathBuf> {
         files::create_dir(machine)?;
         if machine != self.dir {
-            let read =
-                |name: &str| std::fs::read_to_string(self.dir.join(name)).with_context(|| format!("read {name}"));
+            let read = |name: &str| {
+                std::fs::read_to_string(self.dir.join(name)).with_context(|| format!("read {name}"))
+            };
             files::write_secret(&machine.join(CREDENTIALS), &read(CREDENTIALS)?)?;
             files::write(&machine.join(AUTHORITY), &read(AUTHORITY)?)?;
         }
@@ -87,9 +94,12 @@ impl Hub {
     }
 }
 
-/// Whether this can be a host name or an IP address. It will stand in a certificate and in configurations.
+/// Whether this can be a host name or an IP address. It will stand in a certificate and in
+/// configurations.
 fn is_name(text: &str) -> bool {
-    let is_host = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
+    let is_host = |text: &str| {
+        text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+    };
     !text.is_empty() && (is_host(text) || text.parse::<Ipv6Addr>().is_ok())
 }
 

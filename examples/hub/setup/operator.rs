@@ -15,7 +15,10 @@ pub fn keep(dir: &Path) -> Result<Keys> {
         let seed = files::keep_secret(&path, || Ok(KeyPair::new(kind.clone()).seed()?))?;
         let pair = KeyPair::from_seed(seed.trim()).ok().filter(|pair| pair.key_pair_type() == kind);
         pair.with_context(|| {
-            format!("{} holds no {kind:?} seed; delete it to get a new one, with new credentials", path.display())
+            format!(
+                "{} holds no {kind:?} seed; delete it to get a new one, with new credentials",
+                path.display()
+            )
         })
     };
     Ok(Keys {

@@ -1,4 +1,5 @@
-//! The application that runs on the machines: an actor behind a web server, which asks the web for what it shows.
+//! The application that runs on the machines: an actor behind a web server, which asks the web for
+//! what it shows.
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
@@ -28,7 +29,8 @@ pub struct App {
 impl App {
     /// `dogs-and-cats`, with the APIs it asks served at `listen` by this program.
     pub async fn dogs_and_cats(listen: SocketAddr) -> Result<Self> {
-        let settings = Settings { listen, delay: Duration::ZERO, certificate: Certificate::generate()? };
+        let settings =
+            Settings { listen, delay: Duration::ZERO, certificate: Certificate::generate()? };
         Ok(Self {
             reference: example("dogs-and-cats"),
             actor: "MAZEI22J666SRAMOGPRXUQ6KLFUNA5C3GRCKUEFJOS3BWP6HQRPL5REC",
@@ -52,7 +54,8 @@ impl App {
 }
 
 fn example(name: &str) -> String {
-    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("examples/actors/signed/{name}.wasm"));
+    let module =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("examples/actors/signed/{name}.wasm"));
     format!("file://{}", module.display())
 }
 

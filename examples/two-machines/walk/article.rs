@@ -1,4 +1,5 @@
-//! The commands of the walk, typed at a shell: with `host`, or with `wash`, whose every word they are.
+//! The commands of the walk, typed at a shell: with `host`, or with `wash`, whose every word they
+//! are.
 //!
 //! Each command line is run in the directory of a machine, and after it the client crate asks the
 //! lattice for the outcome. The output of programs may differ in words; their effects must not:
@@ -46,12 +47,21 @@ struct Desk {
 }
 
 /// Types all commands of the walk. Returns what each brought about, and all that the program said.
-pub async fn type_all(program: PathBuf, plan: Plan, ground: Ground) -> Result<(Vec<Effect>, Vec<String>)> {
-    let (reference, actor, web) = (plan.app.reference.clone(), plan.app.actor, plan.app.web().unwrap_or_default());
+pub async fn type_all(
+    program: PathBuf,
+    plan: Plan,
+    ground: Ground,
+) -> Result<(Vec<Effect>, Vec<String>)> {
+    let (reference, actor, web) =
+        (plan.app.reference.clone(), plan.app.actor, plan.app.web().unwrap_or_default());
     let mut lattice = Lattice::start_servers(plan, ground).await?;
     lattice.start_first_host().await?;
-    let mut desk =
-        Desk { cli: Cli { program, said: Vec::new() }, names: BTreeMap::new(), effects: Vec::new(), lattice };
+    let mut desk = Desk {
+        cli: Cli { program, said: Vec::new() },
+        names: BTreeMap::new(),
+        effects: Vec::new(),
+        lattice,
+    };
     desk.name(&desk.lattice.first.host_id.clone(), "FIRST");
     let page = desk.lattice.first.place.page_listen.clone();
     desk.name(&page, "PAGE");
@@ -66,7 +76,15 @@ pub async fn type_all(program: PathBuf, plan: Plan, ground: Ground) -> Result<(V
     desk.run(&["start", "provider", "builtin://httpserver"]).await?;
     desk.run(&["ctl", "start", "provider", "builtin://httpclient"]).await?;
     let server = &httpserver::SPEC;
-    desk.run(&["link", "put", actor, server.public_key, server.contract_id, &format!("address={page}")]).await?;
+    desk.run(&[
+        "link",
+        "put",
+        actor,
+        server.public_key,
+        server.contract_id,
+        &format!("address={page}"),
+    ])
+    .await?;
     let client = &httpclient::SPEC;
     let mut put = vec!["ctl", "link", "put", actor, client.public_key, client.contract_id];
     put.extend(pairs.iter().map(String::as_str));
@@ -82,8 +100,18 @@ pub async fn type_all(program: PathBuf, plan: Plan, ground: Ground) -> Result<(V
     let first = desk.lattice.first.host_id.clone();
     desk.name(&second, "SECOND");
     desk.run(&["ctl", "get", "hosts"]).await?;
-    desk.run(&["start", "actor", &reference, "--constraint", "machine=second", "--max-instances", "10"]).await?;
-    desk.run(&["start", "provider", "builtin://httpclient", "--constraint", "machine=second"]).await?;
+    desk.run(&[
+        "start",
+        "actor",
+        &reference,
+        "--constraint",
+        "machine=second",
+        "--max-instances",
+        "10",
+    ])
+    .await?;
+    desk.run(&["start", "provider", "builtin://httpclient", "--constraint", "machine=second"])
+        .await?;
     desk.run(&["get", "inventory", &second]).await?;
     desk.run(&["label", &second, "zone=b"]).await?;
     desk.run(&["scale", "actor", &second, &reference, "--max-instances", "20"]).await?;
@@ -93,7 +121,8 @@ pub async fn type_all(program: PathBuf, plan: Plan, ground: Ground) -> Result<(V
     desk.run(&["label", &second, "zone", "--delete"]).await?;
     desk.run(&["ctl", "get", "inventory", &first]).await?;
     desk.run(&["link", "del", actor, client.contract_id]).await?;
-    desk.run(&["stop", "provider", client.public_key, client.contract_id, "--host-id", &second]).await?;
+    desk.run(&["stop", "provider", client.public_key, client.contract_id, "--host-id", &second])
+        .await?;
     desk.run(&["ctl", "stop", "actor", actor, "--host-id", &second]).await?;
     desk.run(&["stop", "host", &second]).await?;
     desk.lattice.stop().await?;
@@ -120,11 +149,15 @@ impl Desk {
     /// Calls the actor, signed with the seed that the first machine's settings hold.
     async fn call(&mut self, actor: &str) -> Result<()> {
         let first = &self.lattice.first;
-        let text =
-            std::fs::read_to_string(first.dir.join(HOST_CONFIG)).context("read the settings of the first machine")?;
-        let settings: Value = serde_json::from_str(&text).context("decode the settings of the first machine")?;
-        let seed = settings["cluster_seed"].as_str().context("the settings hold no cluster seed")?;
-        let request = json!({ "method": "GET", "path": "/", "queryString": "", "header": {}, "body": [] }).to_string();
+        let text = std::fs::read_to_string(first.dir.join(HOST_CONFIG))
+            .context("read the settings of the first machine")?;
+        let settings: Value =
+            serde_json::from_str(&text).context("decode the settings of the first machine")?;
+        let seed =
+            settings["cluster_seed"].as_str().context("the settings hold no cluster seed")?;
+        let request =
+            json!({ "method": "GET", "path": "/", "queryString": "", "header": {}, "body": [] })
+                .to_string();
         let words = ["call", actor, "HttpServer.HandleRequest", &request];
         let mut typed: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         typed.extend(["--cluster-seed".to_owned(), seed.to_owned()]);
@@ -140,14 +173,19 @@ impl Desk {
         let control = self.lattice.control(&self.lattice.first).await?;
         let mut hosts = Vec::new();
         for host in control.hosts().await? {
-            let labels: BTreeMap<_, _> =
-                host.labels.iter().flatten().filter(|(key, _)| !key.starts_with("hostcore.")).collect();
+            let labels: BTreeMap<_, _> = host
+                .labels
+                .iter()
+                .flatten()
+                .filter(|(key, _)| !key.starts_with("hostcore."))
+                .collect();
             let inventory = control.inventory(&host.id).await?;
             let mut actors: Vec<Value> = inventory
                 .actors
                 .iter()
                 .map(|actor| {
-                    let max: u32 = actor.instances.iter().map(|instance| instance.max_instances).sum();
+                    let max: u32 =
+                        actor.instances.iter().map(|instance| instance.max_instances).sum();
                     json!({ "name": actor.name, "max": max })
                 })
                 .collect();
@@ -164,8 +202,10 @@ impl Desk {
         hosts.sort_by_key(|host| host["host"] != *self.lattice.first.host_id);
         let links = control.links().await?;
         let lattice = self.nameless(&json!({ "hosts": hosts, "links": links }).to_string());
-        self.effects
-            .push(Effect { command, lattice: serde_json::from_str(&lattice).context("decode what runs where")? });
+        self.effects.push(Effect {
+            command,
+            lattice: serde_json::from_str(&lattice).context("decode what runs where")?,
+        });
         Ok(())
     }
 
@@ -180,7 +220,8 @@ impl Desk {
     }
 
     async fn page_answers(&self) -> Result<()> {
-        let (client, url) = (reqwest::Client::builder().no_proxy().build()?, self.lattice.first.page());
+        let (client, url) =
+            (reqwest::Client::builder().no_proxy().build()?, self.lattice.first.page());
         eventually("the page answers", || async {
             let status = client.get(&url).send().await?.status();
             ensure!(status.is_success(), "{url} answers {status}");
@@ -195,13 +236,18 @@ impl Cli {
         let mut command = Command::new(&self.program);
         command.args(words).current_dir(&machine.dir).stdin(Stdio::null()).kill_on_drop(true);
         let home = machine.dir.join("home");
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", home);
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", home);
         let output = tokio::time::timeout(COMMAND, command.output())
             .await
             .with_context(|| format!("{} did not end", words.join(" ")))?
             .with_context(|| format!("run {}", self.program.display()))?;
-        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        let shown: Vec<&str> = words.iter().map(|word| if word.starts_with("SC") { "SC..." } else { word }).collect();
+        let (out, err) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let shown: Vec<&str> =
+            words.iter().map(|word| if word.starts_with("SC") { "SC..." } else { word }).collect();
         self.said.push(format!("$ {}\n{}{}", shown.join(" "), out, err));
         if !output.status.success() {
             bail!("{} ended with {}: {out}{err}", shown.join(" "), output.status);

@@ -6,7 +6,9 @@ use anyhow::{Result, anyhow, bail};
 use lattice_engine::providers::builtin::Spec;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::Receiver;
-use wasmcloud_control_interface_2024::{Client, ClientBuilder, CtlOperationAck, Host, HostInventory};
+use wasmcloud_control_interface_2024::{
+    Client, ClientBuilder, CtlOperationAck, Host, HostInventory,
+};
 
 use super::{PATIENCE, app, eventually};
 
@@ -28,7 +30,9 @@ pub fn values<const N: usize>(pairs: [(&str, &str); N]) -> Values {
 
 impl Control {
     pub async fn connect(server: &str) -> Result<Self> {
-        let nats = async_nats_2024::connect(server).await.map_err(|e| anyhow!("connect to {server}: {e}"))?;
+        let nats = async_nats_2024::connect(server)
+            .await
+            .map_err(|e| anyhow!("connect to {server}: {e}"))?;
         Ok(Self(ClientBuilder::new(nats).timeout(COMMAND).auction_timeout(AUCTION).build()))
     }
 
@@ -50,7 +54,10 @@ impl Control {
     }
 
     pub async fn inventory(&self, host: &str) -> Result<HostInventory> {
-        self.0.get_host_inventory(host).await.map_err(|e| anyhow!("ask for the inventory of {host}: {e}"))
+        self.0
+            .get_host_inventory(host)
+            .await
+            .map_err(|e| anyhow!("ask for the inventory of {host}: {e}"))
     }
 
     /// The links of the lattice, and the actors and providers whose claims it knows.
@@ -72,14 +79,23 @@ impl Control {
     }
 
     /// The hosts that could start an actor and have these labels.
-    pub async fn bids_for_actor(&self, reference: &str, constraints: &Values) -> Result<Vec<String>> {
+    pub async fn bids_for_actor(
+        &self,
+        reference: &str,
+        constraints: &Values,
+    ) -> Result<Vec<String>> {
         let bids = self.0.perform_actor_auction(reference, constraints.clone()).await;
         let bids = bids.map_err(|e| anyhow!("hold an auction for {reference}: {e}"))?;
         Ok(bids.into_iter().map(|bid| bid.host_id).collect())
     }
 
     /// The same for a provider.
-    pub async fn bids_for_provider(&self, reference: &str, link: &str, constraints: &Values) -> Result<Vec<String>> {
+    pub async fn bids_for_provider(
+        &self,
+        reference: &str,
+        link: &str,
+        constraints: &Values,
+    ) -> Result<Vec<String>> {
         let bids = self.0.perform_provider_auction(reference, link, constraints.clone()).await;
         let bids = bids.map_err(|e| anyhow!("hold an auction for {reference}: {e}"))?;
         Ok(bids.into_iter().map(|bid| bid.host_id).collect())
@@ -102,12 +118,24 @@ impl Control {
         outcome(&mut events, host, &reference).await
     }
 
-    pub async fn link(&self, actor: &str, provider: &Spec, link: &str, values: Values) -> Result<()> {
-        let ack = self.0.advertise_link(actor, provider.public_key, provider.contract_id, link, values).await;
+    pub async fn link(
+        &self,
+        actor: &str,
+        provider: &Spec,
+        link: &str,
+        values: Values,
+    ) -> Result<()> {
+        let ack = self
+            .0
+            .advertise_link(actor, provider.public_key, provider.contract_id, link, values)
+            .await;
         accepted(ack, &format!("link the actor to {}", provider.name))
     }
 
-    async fn events<const N: usize>(&self, kinds: [&str; N]) -> Result<Receiver<impl serde::Serialize + use<N>>> {
+    async fn events<const N: usize>(
+        &self,
+        kinds: [&str; N],
+    ) -> Result<Receiver<impl serde::Serialize + use<N>>> {
         let events = self.0.events_receiver(kinds.map(str::to_owned).into()).await;
         events.map_err(|e| anyhow!("listen to events: {e}"))
     }
@@ -126,14 +154,20 @@ fn accepted<E: std::fmt::Display>(ack: Result<CtlOperationAck, E>, what: &str) -
 }
 
 /// Waits for the event of this host about this reference.
-async fn outcome<E: serde::Serialize>(events: &mut Receiver<E>, host: &str, reference: &str) -> Result<()> {
+async fn outcome<E: serde::Serialize>(
+    events: &mut Receiver<E>,
+    host: &str,
+    reference: &str,
+) -> Result<()> {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         let event = tokio::time::timeout_at(deadline, events.recv()).await;
-        let event = event.map_err(|_| anyhow!("no event tells what became of {reference} on {host}"))?;
+        let event =
+            event.map_err(|_| anyhow!("no event tells what became of {reference} on {host}"))?;
         let event = serde_json::to_value(event.ok_or_else(|| anyhow!("the events ended"))?)?;
         let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str);
-        let subject = [text("/data/image_ref"), text("/data/provider_ref"), text("/data/actor_ref")];
+        let subject =
+            [text("/data/image_ref"), text("/data/provider_ref"), text("/data/actor_ref")];
         if text("/source") != Some(host) || !subject.contains(&Some(reference)) {
             continue;
         }

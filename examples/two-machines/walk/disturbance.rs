@@ -42,7 +42,8 @@ pub struct Row {
     pub report: Report,
 }
 
-/// Requests before the counting begins, so that it does not begin with a lattice that has never been asked.
+/// Requests before the counting begins, so that it does not begin with a lattice that has never
+/// been asked.
 const WARM_UP: Duration = Duration::from_secs(1);
 
 impl Disturbance {
@@ -102,15 +103,19 @@ impl Disturbance {
 
     /// Asks for the pages that must stay, lets it happen in the midst, and reports for each page.
     pub async fn measure(self, lattice: &mut Lattice, pace: Pace) -> Result<Vec<Row>> {
-        let pages: Vec<(&'static str, String)> =
-            self.survivors(lattice).into_iter().map(|machine| (machine.name, machine.page())).collect();
+        let pages: Vec<(&'static str, String)> = self
+            .survivors(lattice)
+            .into_iter()
+            .map(|machine| (machine.name, machine.page()))
+            .collect();
         for (_, url) in &pages {
             let load = Load::start(url, pace.rate)?;
             sleep(WARM_UP).await;
             load.stop().await?;
         }
         let began = Instant::now();
-        let loads = pages.iter().map(|(_, url)| Load::start(url, pace.rate)).collect::<Result<Vec<_>>>()?;
+        let loads =
+            pages.iter().map(|(_, url)| Load::start(url, pace.rate)).collect::<Result<Vec<_>>>()?;
         sleep(pace.time / 3).await;
         self.strike(lattice, pace).await?;
         // As long as before it, and at least for the time it was given.

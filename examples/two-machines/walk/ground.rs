@@ -17,7 +17,8 @@ const PAGE_PORT: u16 = 8080;
 
 /// Where machines are.
 pub enum Ground {
-    /// All on this computer, with ports of their own. The function finds a free port, at or after the one wished for.
+    /// All on this computer, with ports of their own. The function finds a free port, at or after
+    /// the one wished for.
     OneComputer { free_port: fn(u16) -> u16 },
     /// Each in a network namespace, with the same ports.
     Namespaces(Network),

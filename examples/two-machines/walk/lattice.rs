@@ -1,4 +1,5 @@
-//! The hub and its machines as one thing: put up step by step, as a reader of the walk does it, or at once.
+//! The hub and its machines as one thing: put up step by step, as a reader of the walk does it, or
+//! at once.
 
 use std::{ffi::OsStr, path::PathBuf, time::Duration};
 
@@ -37,7 +38,8 @@ pub struct Plan {
     pub flags: Vec<String>,
     /// Where hosts keep compiled code, if not each for itself.
     pub cache: Option<PathBuf>,
-    /// A third machine has the page and no actor, so that every request is answered by one of the other two.
+    /// A third machine has the page and no actor, so that every request is answered by one of the
+    /// other two.
     pub third: bool,
 }
 
@@ -62,21 +64,35 @@ pub struct Lattice {
 }
 
 impl Lattice {
-    /// Makes the hub and the machines' directories, and starts all NATS servers; they have found each other when this
-    /// returns.
+    /// Makes the hub and the machines' directories, and starts all NATS servers; they have found
+    /// each other when this returns.
     pub async fn start_servers(plan: Plan, ground: Ground) -> Result<Self> {
         let place = ground.hub();
-        let addresses =
-            Addresses { clients: place.clients.clone(), leaves: place.leaves.clone(), names: vec![place.name.clone()] };
+        let addresses = Addresses {
+            clients: place.clients.clone(),
+            leaves: place.leaves.clone(),
+            names: vec![place.name.clone()],
+        };
         let hub = Hub::prepare(&plan.dir.join("hub"), &addresses)?;
         let hub_process = start_hub(&hub, &place, &plan.programs).await?;
         let second_link = if ground.is_apart() { "default" } else { "second" };
         let third_link = if ground.is_apart() { "default" } else { "third" };
-        let machine = |number, name, link| Machine::new(name, plan.dir.join(name), ground.machine(number), link);
+        let machine = |number, name, link| {
+            Machine::new(name, plan.dir.join(name), ground.machine(number), link)
+        };
         let first = machine(0, "first", "default");
         let second = machine(1, "second", second_link);
         let third = plan.third.then(|| machine(2, "third", third_link));
-        let mut lattice = Self { plan, hub, hub_place: place, hub_process, first, second, third, _ground: ground };
+        let mut lattice = Self {
+            plan,
+            hub,
+            hub_place: place,
+            hub_process,
+            first,
+            second,
+            third,
+            _ground: ground,
+        };
         for machine in lattice.machines() {
             lattice.equip(machine)?;
         }
@@ -98,7 +114,8 @@ impl Lattice {
         let kind = if machine.name == self.first.name { Kind::Core } else { Kind::Extender };
         // Domains are names of stores; a third machine's is another one.
         let domain = (machine.name == "third").then_some("third");
-        let changes = Changes { listen: machine.place.nats_listen(), domain: domain.map(str::to_owned) };
+        let changes =
+            Changes { listen: machine.place.nats_listen(), domain: domain.map(str::to_owned) };
         self.hub.equip(&machine.dir, kind, &changes)?;
         Ok(())
     }
@@ -145,16 +162,24 @@ impl Lattice {
     async fn host_labelled(&self, machine: &str, hosts: usize) -> Result<String> {
         let hosts = self.control(&self.first).await?.hosts_are(hosts).await?;
         let labelled = hosts.into_iter().find(|host| {
-            host.labels.as_ref().and_then(|labels| labels.get("machine")).is_some_and(|label| label == machine)
+            host.labels
+                .as_ref()
+                .and_then(|labels| labels.get("machine"))
+                .is_some_and(|label| label == machine)
         });
-        labelled.map(|host| host.id).with_context(|| format!("no host has the label machine={machine}"))
+        labelled
+            .map(|host| host.id)
+            .with_context(|| format!("no host has the label machine={machine}"))
     }
 
-    /// Starts the application on the first machine: providers, actor and links; the page answers when this returns.
+    /// Starts the application on the first machine: providers, actor and links; the page answers
+    /// when this returns.
     pub async fn launch(&self) -> Result<()> {
         let (app, control) = (&self.plan.app, self.control(&self.first).await?);
         for provider in PROVIDERS {
-            control.start_provider(&self.first.host_id, provider, link_of(&self.first, provider)).await?;
+            control
+                .start_provider(&self.first.host_id, provider, link_of(&self.first, provider))
+                .await?;
         }
         control.scale(&self.first.host_id, &app.reference, REPLICAS).await?;
         control.link(app.actor, &httpserver::SPEC, "default", page_address(&self.first)).await?;
@@ -164,12 +189,15 @@ impl Lattice {
         self.page_answers(&self.first).await
     }
 
-    /// Extends it to the second machine: an auction among the hosts labelled so, then providers and replicas there.
+    /// Extends it to the second machine: an auction among the hosts labelled so, then providers and
+    /// replicas there.
     pub async fn extend(&self) -> Result<()> {
         let (app, control) = (&self.plan.app, self.control(&self.first).await?);
         let there = values([("machine", "second")]);
         let bids = control.bids_for_actor(&app.reference, &there).await?;
-        let [host] = bids.as_slice() else { bail!("{} hosts bid for a place on machine=second", bids.len()) };
+        let [host] = bids.as_slice() else {
+            bail!("{} hosts bid for a place on machine=second", bids.len())
+        };
         if *host != self.second.host_id {
             bail!("{host} bids for a place on machine=second, and is another one");
         }
@@ -183,7 +211,8 @@ impl Lattice {
         Ok(())
     }
 
-    /// Starts the providers on a further machine, and gives its web server an address where machines share theirs.
+    /// Starts the providers on a further machine, and gives its web server an address where
+    /// machines share theirs.
     async fn open_page(&self, control: &Control, machine: &Machine) -> Result<()> {
         for provider in PROVIDERS {
             control.start_provider(&machine.host_id, provider, link_of(machine, provider)).await?;
@@ -255,7 +284,8 @@ impl Lattice {
     }
 }
 
-/// Starts a host as the walk does, with one variable, and what this ground and this plan make necessary.
+/// Starts a host as the walk does, with one variable, and what this ground and this plan make
+/// necessary.
 async fn start_host(plan: &Plan, machine: &mut Machine, var: Var) -> Result<()> {
     let (port, (name, value)) = (machine.nats_port(), var);
     let mut vars: Vec<(&str, &OsStr)> = vec![(name, OsStr::new(value))];
@@ -278,7 +308,8 @@ async fn start_hub(hub: &Hub, place: &HubPlace, programs: &Programs) -> Result<P
 
 /// Waits until JetStream of a domain answers a client beside a machine's NATS server.
 async fn reaches(machine: &Machine, domain: &str) -> Result<()> {
-    let client = async_nats::connect(&machine.place.nats).await.context("connect to a NATS server")?;
+    let client =
+        async_nats::connect(&machine.place.nats).await.context("connect to a NATS server")?;
     let subject = format!("$JS.{domain}.API.INFO");
     eventually(&format!("{} reaches domain {domain}", machine.name), || async {
         let request = async_nats::Request::new().timeout(Some(ASK));

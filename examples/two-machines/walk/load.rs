@@ -1,5 +1,5 @@
-//! A load that does not wait for its victim: each request goes out at its planned time, whatever became of those
-//! before, and all of them are counted.
+//! A load that does not wait for its victim: each request goes out at its planned time, whatever
+//! became of those before, and all of them are counted.
 
 use std::{
     collections::BTreeMap,
@@ -59,9 +59,14 @@ struct Outcome {
 }
 
 impl Load {
-    /// Begins to ask for `url` this many times a second, with a client of its own that keeps its connections.
+    /// Begins to ask for `url` this many times a second, with a client of its own that keeps its
+    /// connections.
     pub fn start(url: &str, rate: u32) -> Result<Self> {
-        let client = reqwest::Client::builder().no_proxy().timeout(REQUEST_TIMEOUT).build().context("make a client")?;
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(REQUEST_TIMEOUT)
+            .build()
+            .context("make a client")?;
         let (stop, counts) = (CancellationToken::new(), Arc::new(Counts::default()));
         let task = run(client, url.to_owned(), rate.max(1), stop.clone(), Arc::clone(&counts));
         Ok(Self { stop, counts, task: tokio::spawn(task) })
@@ -79,7 +84,13 @@ impl Load {
     }
 }
 
-async fn run(client: reqwest::Client, url: String, rate: u32, stop: CancellationToken, counts: Arc<Counts>) -> Report {
+async fn run(
+    client: reqwest::Client,
+    url: String,
+    rate: u32,
+    stop: CancellationToken,
+    counts: Arc<Counts>,
+) -> Report {
     let tally = Arc::new(Mutex::new(Tally::default()));
     let mut requests = JoinSet::new();
     let began = Instant::now();
@@ -119,7 +130,8 @@ async fn ask(request: reqwest::RequestBuilder) -> Result<(), String> {
     // Answers of the host itself are JSON with a text, and an id that differs each time.
     let text = serde_json::from_slice::<serde_json::Value>(&body).ok();
     let text = text.as_ref().and_then(|json| json["error"].as_str()).map(str::to_owned);
-    let text = text.unwrap_or_else(|| String::from_utf8_lossy(&body).chars().take(QUOTE_MAX).collect());
+    let text =
+        text.unwrap_or_else(|| String::from_utf8_lossy(&body).chars().take(QUOTE_MAX).collect());
     Err(format!("{} {text}", status.as_u16()))
 }
 
@@ -161,8 +173,15 @@ impl Tally {
         self.answers.retain(|answer| *answer <= until);
         self.answers.extend([began, until]);
         self.answers.sort_unstable();
-        let longest_gap = self.answers.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
-        Report { requests, failures: self.failures, longest_gap, slowest: self.slowest, reasons: self.reasons }
+        let longest_gap =
+            self.answers.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
+        Report {
+            requests,
+            failures: self.failures,
+            longest_gap,
+            slowest: self.slowest,
+            reasons: self.reasons,
+        }
     }
 }
 

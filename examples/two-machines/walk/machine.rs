@@ -21,7 +21,8 @@ pub struct Machine {
     pub name: &'static str,
     pub dir: PathBuf,
     pub place: Place,
-    /// Under which its web server is known: machines that share an address need names to tell their links apart.
+    /// Under which its web server is known: machines that share an address need names to tell their
+    /// links apart.
     pub page_link: &'static str,
     nats: Option<Process>,
     host: Option<Process>,
@@ -43,22 +44,35 @@ impl Machine {
     pub async fn start_nats(&mut self, program: &Path, config: &str) -> Result<()> {
         let mut command = self.place.command(program);
         command.args(["--config", config]).current_dir(&self.dir);
-        let mut nats =
-            Process::start(&format!("the NATS server of {}", self.name), command, &self.dir.join("nats.log"))?;
+        let mut nats = Process::start(
+            &format!("the NATS server of {}", self.name),
+            command,
+            &self.dir.join("nats.log"),
+        )?;
         nats.said("Server is ready").await?;
         self.nats = Some(nats);
         Ok(())
     }
 
-    /// Starts its host in a clean environment, with these variables and flags; it is ready when this returns.
-    pub async fn start_host(&mut self, program: &Path, vars: &[(&str, &OsStr)], flags: &[String]) -> Result<()> {
+    /// Starts its host in a clean environment, with these variables and flags; it is ready when
+    /// this returns.
+    pub async fn start_host(
+        &mut self,
+        program: &Path,
+        vars: &[(&str, &OsStr)],
+        flags: &[String],
+    ) -> Result<()> {
         let home = self.dir.join("home");
         fs::create_dir_all(&home).with_context(|| format!("create {}", home.display()))?;
         let mut command = self.place.command(program);
         command.arg("foreground").arg("--allow-file-load").args(flags).current_dir(&self.dir);
         self.clean(&mut command, &home);
         command.envs(vars.iter().copied());
-        let mut host = Process::start(&format!("the host on {}", self.name), command, &self.dir.join("host.log"))?;
+        let mut host = Process::start(
+            &format!("the host on {}", self.name),
+            command,
+            &self.dir.join("host.log"),
+        )?;
         host.said("] ready").await?;
         self.host = Some(host);
         Ok(())
@@ -90,7 +104,8 @@ impl Machine {
     pub fn take_config_of(&self, other: &Self) -> Result<()> {
         let (from, to) = (other.dir.join(HOST_CONFIG), self.dir.join(HOST_CONFIG));
         // A copy keeps the mode, which is for the owner alone.
-        fs::copy(&from, &to).with_context(|| format!("copy {} to {}", from.display(), to.display()))?;
+        fs::copy(&from, &to)
+            .with_context(|| format!("copy {} to {}", from.display(), to.display()))?;
         Ok(())
     }
 

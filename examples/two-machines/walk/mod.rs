@@ -1,10 +1,11 @@
 //! Two machines, one application: what the example `two-machines` shows and the tests check.
 //!
-//! * [`ground`] says where the machines are: on one computer with ports of their own, or ([`netns`]) in network
-//!   namespaces with latency and loss between them.
-//! * [`machine`] is a directory with a NATS server and a host as processes ([`process`]); [`lattice`] is all of them
-//!   with their hub.
-//! * [`control`] sends the commands, with the client crate of early 2024. [`app`] is what runs there.
+//! * [`ground`] says where the machines are: on one computer with ports of their own, or
+//!   ([`netns`]) in network namespaces with latency and loss between them.
+//! * [`machine`] is a directory with a NATS server and a host as processes ([`process`]);
+//!   [`lattice`] is all of them with their hub.
+//! * [`control`] sends the commands, with the client crate of early 2024. [`app`] is what runs
+//!   there.
 //! * [`story`] is the walk step by step; [`disturbance`] is what may happen to a lattice at work.
 //! * [`article`] types the same as commands, with `host` or with `wash`.
 //! * [`load`] asks for the page all the while, and counts.

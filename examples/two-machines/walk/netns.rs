@@ -1,5 +1,6 @@
-//! Machines with networks of their own, on one Linux computer: a namespace each, a bridge between them with latency and
-//! loss, and a short wire to each for those who ask for pages and send commands.
+//! Machines with networks of their own, on one Linux computer: a namespace each, a bridge between
+//! them with latency and loss, and a short wire to each for those who ask for pages and send
+//! commands.
 //!
 //! Everything is removed when the [`Network`] is dropped. The next run removes leftovers of a
 //! killed run: names carry the process id of their owner.
@@ -46,12 +47,14 @@ pub struct Network {
 }
 
 impl Network {
-    /// Builds the network for a hub and this many machines; says what is missing where that is impossible.
+    /// Builds the network for a hub and this many machines; says what is missing where that is
+    /// impossible.
     pub fn build(machines: usize, weather: Weather) -> Result<Self> {
         check()?;
         remove_leftovers();
         let id = std::process::id();
-        // The range for benchmarks of networks, which nobody uses otherwise; runs at the same time get different parts.
+        // The range for benchmarks of networks, which nobody uses otherwise; runs at the same time
+        // get different parts.
         let part = id % 250;
         let bridge = format!("lw{id}");
         let outside = format!("198.19.{part}.254");
@@ -72,16 +75,36 @@ impl Network {
             ip(&["-n", namespace, "link", "set", "lo", "up"])?;
             // To the other machines.
             let outside = format!("lw{id}w{number}");
-            ip(&["link", "add", &outside, "type", "veth", "peer", "name", "wide", "netns", namespace])?;
+            ip(&[
+                "link", "add", &outside, "type", "veth", "peer", "name", "wide", "netns", namespace,
+            ])?;
             ip(&["link", "set", &outside, "master", &bridge, "up"])?;
-            ip(&["-n", namespace, "addr", "add", &format!("{}/24", corner.wide_address), "dev", "wide"])?;
+            ip(&[
+                "-n",
+                namespace,
+                "addr",
+                "add",
+                &format!("{}/24", corner.wide_address),
+                "dev",
+                "wide",
+            ])?;
             ip(&["-n", namespace, "link", "set", "wide", "up"])?;
             // To this program.
             let outside = format!("lw{id}n{number}");
-            ip(&["link", "add", &outside, "type", "veth", "peer", "name", "near", "netns", namespace])?;
+            ip(&[
+                "link", "add", &outside, "type", "veth", "peer", "name", "near", "netns", namespace,
+            ])?;
             ip(&["addr", "add", &format!("198.18.{part}.{}/30", 4 * number + 1), "dev", &outside])?;
             ip(&["link", "set", &outside, "up"])?;
-            ip(&["-n", namespace, "addr", "add", &format!("{}/30", corner.near_address), "dev", "near"])?;
+            ip(&[
+                "-n",
+                namespace,
+                "addr",
+                "add",
+                &format!("{}/30", corner.near_address),
+                "dev",
+                "near",
+            ])?;
             ip(&["-n", namespace, "link", "set", "near", "up"])?;
             if !weather.is_calm() {
                 disturb(namespace, weather)?;
@@ -90,7 +113,8 @@ impl Network {
         Ok(network)
     }
 
-    /// Where machines reach this program, over their long wires: it is the rest of the world to them.
+    /// Where machines reach this program, over their long wires: it is the rest of the world to
+    /// them.
     pub fn outside(&self) -> Ipv4Addr {
         self.outside
     }
@@ -125,7 +149,9 @@ fn check() -> Result<()> {
     }
     for program in ["ip", "tc"] {
         if let Err(error) = output(program, &["-V"]) {
-            bail!("{program} is missing ({error}); install iproute2 (apt-get install iproute2), or leave out --netns");
+            bail!(
+                "{program} is missing ({error}); install iproute2 (apt-get install iproute2), or leave out --netns"
+            );
         }
     }
     Ok(())
@@ -134,8 +160,8 @@ fn check() -> Result<()> {
 fn disturb(namespace: &str, weather: Weather) -> Result<()> {
     let (delay, loss) = (format!("{}ms", weather.delay_ms), format!("{}%", weather.loss_percent));
     let arguments = [
-        "-n", namespace, "qdisc", "add", "dev", "wide", "root", "netem", "delay", &delay, "loss", &loss, "limit",
-        "10000",
+        "-n", namespace, "qdisc", "add", "dev", "wide", "root", "netem", "delay", &delay, "loss",
+        &loss, "limit", "10000",
     ];
     run("tc", &arguments).context(
         "this kernel makes no latency and loss: it needs sch_netem (CONFIG_NET_SCH_NETEM; modprobe sch_netem). \
@@ -148,7 +174,8 @@ fn remove_leftovers() {
     let Ok(list) = output("ip", &["netns", "list"]) else { return };
     for line in String::from_utf8_lossy(&list.stdout).lines() {
         let name = line.split_whitespace().next().unwrap_or_default();
-        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-')).map(|(owner, _)| owner);
+        let owner =
+            name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-')).map(|(owner, _)| owner);
         let Some(owner) = owner.filter(|owner| owner.parse::<u32>().is_ok()) else { continue };
         if !std::path::Path::new("/proc").join(owner).exists() {
             remove_namespace(name);
@@ -157,8 +184,8 @@ fn remove_leftovers() {
     }
 }
 
-/// Removes a namespace `lattice-walk-PID-N` and its wires. It would take its wires along, but only once its last
-/// process is gone and the kernel has the time.
+/// Removes a namespace `lattice-walk-PID-N` and its wires. It would take its wires along, but only
+/// once its last process is gone and the kernel has the time.
 fn remove_namespace(name: &str) {
     if let Some((owner, number)) = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-')) {
         for wire in ["w", "n"] {

@@ -39,7 +39,8 @@ impl Process {
         // A Ctrl-C in the terminal is for this program, which ends the others in order.
         #[cfg(unix)]
         command.process_group(0);
-        let child = command.spawn().with_context(|| format!("run {:?}", command.as_std().get_program()))?;
+        let child =
+            command.spawn().with_context(|| format!("run {:?}", command.as_std().get_program()))?;
         Ok(Self { name: name.to_owned(), child, log: log.to_path_buf() })
     }
 
@@ -48,7 +49,11 @@ impl Process {
         let began = tokio::time::Instant::now();
         while !self.log_text().lines().any(|line| line.contains(text)) {
             if let Some(status) = self.child.try_wait().context("ask for a process")? {
-                bail!("{} ended ({status}) before it said {text:?}; its log ends with:\n{}", self.name, self.tail());
+                bail!(
+                    "{} ended ({status}) before it said {text:?}; its log ends with:\n{}",
+                    self.name,
+                    self.tail()
+                );
             }
             if began.elapsed() > PATIENCE {
                 bail!(
@@ -79,7 +84,9 @@ impl Process {
     pub fn signal(&self, signal: Signal) -> Result<()> {
         use rustix::process::{Pid, Signal as Number, kill_process};
         let id = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        let id = id.with_context(|| format!("{} has ended; its log ends with:\n{}", self.name, self.tail()))?;
+        let id = id.with_context(|| {
+            format!("{} has ended; its log ends with:\n{}", self.name, self.tail())
+        })?;
         let number = match signal {
             Signal::Terminate => Number::TERM,
             Signal::Kill => Number::KILL,

@@ -29,12 +29,19 @@ pub struct Outcome {
     pub second_page: Report,
     /// Both inventories while the application ran on both.
     pub inventories: [HostInventory; 2],
-    /// Links and claims that the first host had when the second joined, and what the second knew when it was ready.
+    /// Links and claims that the first host had when the second joined, and what the second knew
+    /// when it was ready.
     pub metadata: [(usize, usize); 2],
 }
 
-/// Walks; `say` gets a line per step. Returns the lattice as the walk left it: the application on the second machine.
-pub async fn walk(plan: Plan, ground: Ground, pace: Pace, mut say: impl FnMut(String)) -> Result<(Lattice, Outcome)> {
+/// Walks; `say` gets a line per step. Returns the lattice as the walk left it: the application on
+/// the second machine.
+pub async fn walk(
+    plan: Plan,
+    ground: Ground,
+    pace: Pace,
+    mut say: impl FnMut(String),
+) -> Result<(Lattice, Outcome)> {
     let flags: String = plan.flags.iter().map(|flag| format!(" {flag}")).collect();
     // As one would type it there.
     let command = |machine: &Machine, (name, value): Var| {
@@ -54,7 +61,11 @@ pub async fn walk(plan: Plan, ground: Ground, pace: Pace, mut say: impl FnMut(St
     lattice.copy_config()?;
     say("host_config.json copied to the second machine".into());
     lattice.start_second_host().await?;
-    say(format!("second machine: {}  → {}", command(&lattice.second, SECOND), lattice.second.host_id));
+    say(format!(
+        "second machine: {}  → {}",
+        command(&lattice.second, SECOND),
+        lattice.second.host_id
+    ));
     // Servers prefer the listener beside them, so this is the second host's own answer.
     let arrived = lattice.control(&lattice.second).await?.metadata().await?;
     say(format!("it knows {} links and {} claims without being told", arrived.0, arrived.1));
@@ -68,8 +79,10 @@ pub async fn walk(plan: Plan, ground: Ground, pace: Pace, mut say: impl FnMut(St
     say(format!("    first page: {}; second page: {}", counts(&first_page), counts(&second_page)));
 
     let control = lattice.control(&lattice.first).await?;
-    let inventories =
-        [control.inventory(&lattice.first.host_id).await?, control.inventory(&lattice.second.host_id).await?];
+    let inventories = [
+        control.inventory(&lattice.first.host_id).await?,
+        control.inventory(&lattice.second.host_id).await?,
+    ];
     for inventory in &inventories {
         say(format!("inventory of {}", summary(inventory)));
     }
@@ -77,7 +90,8 @@ pub async fn walk(plan: Plan, ground: Ground, pace: Pace, mut say: impl FnMut(St
     lattice.end_actor_on_first().await?;
     answered(&first_page, pace).await?;
     answered(&second_page, pace).await?;
-    say("the actor is stopped on the first machine; its page goes on, answered by the second".into());
+    say("the actor is stopped on the first machine; its page goes on, answered by the second"
+        .into());
     say(format!("    first page: {}; second page: {}", counts(&first_page), counts(&second_page)));
     let first_page = first_page.stop().await?;
 
@@ -100,22 +114,33 @@ async fn answered(load: &Load, pace: Pace) -> Result<()> {
     let total = |(answered, failed)| answered + failed;
     let before = total(load.so_far());
     eventually("requests end", || async {
-        ensure!(total(load.so_far()) >= before + pace.requests, "{} requests have not ended", pace.requests);
+        ensure!(
+            total(load.so_far()) >= before + pace.requests,
+            "{} requests have not ended",
+            pace.requests
+        );
         Ok(())
     })
     .await
 }
 
 fn summary(inventory: &HostInventory) -> String {
-    let label = inventory.labels.get("machine").map(|label| format!(" machine={label}")).unwrap_or_default();
+    let label = inventory
+        .labels
+        .get("machine")
+        .map(|label| format!(" machine={label}"))
+        .unwrap_or_default();
     let actors = inventory.actors.iter().map(|actor| {
         let replicas: u32 = actor.instances.iter().map(|instance| instance.max_instances).sum();
         format!("{} × {replicas}", actor.name.as_deref().unwrap_or(&actor.id))
     });
-    let providers = inventory
-        .providers
-        .iter()
-        .map(|provider| format!("{} ({})", provider.image_ref.as_deref().unwrap_or(&provider.id), provider.link_name));
+    let providers = inventory.providers.iter().map(|provider| {
+        format!(
+            "{} ({})",
+            provider.image_ref.as_deref().unwrap_or(&provider.id),
+            provider.link_name
+        )
+    });
     let running: Vec<String> = actors.chain(providers).collect();
     format!("{}{label}: {}", inventory.friendly_name, running.join(", "))
 }

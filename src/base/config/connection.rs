@@ -1,8 +1,9 @@
 //! The NATS connections: addresses, the one way to log in, TLS.
 //!
-//! There are four families of settings and three connections. `nats_*` is only a base: `ctl_*` and `rpc_*` fall
-//! back to it, and `prov_rpc_*` (what provider processes are told to use) falls back to `rpc_*`; see
-//! [`super::resolve`] for the rules. When this module builds a [`Connection`], all that is done.
+//! There are four families of settings and three connections. `nats_*` is only a base: `ctl_*` and
+//! `rpc_*` fall back to it, and `prov_rpc_*` (what provider processes are told to use) falls back
+//! to `rpc_*`; see [`super::resolve`] for the rules. When this module builds a [`Connection`], all
+//! that is done.
 
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
@@ -103,7 +104,11 @@ fn parse_server(text: &str) -> Result<Server, Problem> {
         Some(rest) => {
             let (host, after) = rest.split_once(']').ok_or_else(wrong)?;
             host.parse::<Ipv6Addr>().map_err(|_| wrong())?;
-            let port = if after.is_empty() { None } else { Some(after.strip_prefix(':').ok_or_else(wrong)?) };
+            let port = if after.is_empty() {
+                None
+            } else {
+                Some(after.strip_prefix(':').ok_or_else(wrong)?)
+            };
             (host, port)
         }
         None => {
@@ -111,7 +116,8 @@ fn parse_server(text: &str) -> Result<Server, Problem> {
                 Some((host, port)) => (host, Some(port)),
                 None => (address, None),
             };
-            let is_host_byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+            let is_host_byte =
+                |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
             if host.is_empty() || !host.bytes().all(is_host_byte) {
                 return Err(wrong());
             }
@@ -126,12 +132,16 @@ fn parse_server(text: &str) -> Result<Server, Problem> {
     Ok(Server { tls, host: host.to_owned(), port })
 }
 
-/// Builds the connection of this family. The table has inherited and been checked before; where a mistake was
-/// found the result is not used.
+/// Builds the connection of this family. The table has inherited and been checked before; where a
+/// mistake was found the result is not used.
 pub(super) fn build(table: &Resolved, family: &str) -> Connection {
     let key = |field: &str| format!("{family}_{field}");
     let port = table.port(&key("port"));
-    let servers = table.text(&key("host")).map(|text| parse_servers(&text)).and_then(Result::ok).unwrap_or_default();
+    let servers = table
+        .text(&key("host"))
+        .map(|text| parse_servers(&text))
+        .and_then(Result::ok)
+        .unwrap_or_default();
     let all_tls = !servers.is_empty() && servers.iter().all(|server| server.tls);
     let required = table.requires_tls(family) || all_tls;
     let first = servers.first();

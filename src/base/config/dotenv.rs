@@ -1,10 +1,12 @@
 //! Reads dotenv files as shells and docker compose do.
 //!
 //! * `export NAME=value` is `NAME=value`.
-//! * `'single quotes'` keep everything; `"double quotes"` know `\n`, `\r`, `\t`, `\"`, `\\` and `\$`. Both may span lines.
+//! * `'single quotes'` keep everything; `"double quotes"` know `\n`, `\r`, `\t`, `\"`, `\\` and
+//!   `\$`. Both may span lines.
 //! * Without quotes the value ends at a `#` after a blank, and blanks around it are not part of it.
 //!
-//! A `$NAME` is not replaced: passwords hold dollar signs, and nothing that sets up a host needs it.
+//! A `$NAME` is not replaced: passwords hold dollar signs, and nothing that sets up a host needs
+//! it.
 
 /// The content of one line, or of a quoted value over several.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +22,8 @@ pub(super) enum Entry {
     NoPair,
 }
 
-/// Returns the entries with the numbers of their first lines, which begin at 1. No content makes it fail.
+/// Returns the entries with the numbers of their first lines, which begin at 1. No content makes it
+/// fail.
 pub(super) fn parse(text: &str) -> Vec<(usize, Entry)> {
     let lines: Vec<&str> = text.trim_start_matches('\u{feff}').lines().collect();
     let mut entries = Vec::new();
@@ -39,9 +42,14 @@ fn entry(lines: &[&str]) -> (Option<Entry>, usize) {
     if line.is_empty() || line.starts_with('#') {
         return (None, 1);
     }
-    let line = line.strip_prefix("export").filter(|rest| rest.starts_with(char::is_whitespace)).unwrap_or(line);
+    let line = line
+        .strip_prefix("export")
+        .filter(|rest| rest.starts_with(char::is_whitespace))
+        .unwrap_or(line);
     let pair = line.split_once('=').map(|(name, value)| (name.trim(), value.trim()));
-    let Some((name, value)) = pair.filter(|(name, _)| !name.is_empty() && !name.contains(char::is_whitespace)) else {
+    let Some((name, value)) =
+        pair.filter(|(name, _)| !name.is_empty() && !name.contains(char::is_whitespace))
+    else {
         return (Some(Entry::NoPair), 1);
     };
     let name = name.to_owned();
@@ -63,7 +71,8 @@ fn unquoted(value: &str) -> &str {
     value[..comment.unwrap_or(value.len())].trim_end()
 }
 
-/// Reads up to the second quote, behind which only a comment may stand; returns the value and how many lines it takes.
+/// Reads up to the second quote, behind which only a comment may stand; returns the value and how
+/// many lines it takes.
 fn quoted<'a>(quote: char, lines: impl Iterator<Item = &'a str>) -> Option<(String, usize)> {
     let mut value = String::new();
     for (index, line) in lines.enumerate() {
@@ -75,7 +84,8 @@ fn quoted<'a>(quote: char, lines: impl Iterator<Item = &'a str>) -> Option<(Stri
             match char {
                 char if char == quote => {
                     let behind = chars.as_str().trim_start();
-                    return (behind.is_empty() || behind.starts_with('#')).then_some((value, index + 1));
+                    return (behind.is_empty() || behind.starts_with('#'))
+                        .then_some((value, index + 1));
                 }
                 '\\' if quote == '"' => match chars.next() {
                     Some('n') => value.push('\n'),
@@ -131,10 +141,18 @@ mod tests {
         let wrong = Entry::WronglyQuoted { name: "X".into() };
         let good = Entry::Pair { name: "Y".into(), value: "1".into() };
         for line in ["X=\"core", "X='core", "X=\"a\" b", "X=\"a\"b", "export X='it's"] {
-            assert_eq!(parse(&format!("\n{line}\nY=1")), [(2, wrong.clone()), (3, good.clone())], "{line}");
+            assert_eq!(
+                parse(&format!("\n{line}\nY=1")),
+                [(2, wrong.clone()), (3, good.clone())],
+                "{line}"
+            );
         }
         for line in ["no pair", "=x", "a b=c", "export", "export =x"] {
-            assert_eq!(parse(&format!("# why\n{line}\nY=1")), [(2, Entry::NoPair), (3, good.clone())], "{line}");
+            assert_eq!(
+                parse(&format!("# why\n{line}\nY=1")),
+                [(2, Entry::NoPair), (3, good.clone())],
+                "{line}"
+            );
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Variables of the process environment, without those that others set for purposes of their own.
 //!
-//! Kubernetes and `docker --link` tell every process about other services in variables that are made of the service's name:
-//! beside a service called `nats` there are `NATS_PORT=tcp://10.43.0.10:4222`, `NATS_SERVICE_HOST`,
-//! `NATS_PORT_4222_TCP_ADDR` and more. Some of these are names of ours. They are known by the form of the value, which no
-//! setting of ours has, and all of that service are left out with a warning.
+//! Kubernetes and `docker --link` tell every process about other services in variables that are
+//! made of the service's name: beside a service called `nats` there are
+//! `NATS_PORT=tcp://10.43.0.10:4222`, `NATS_SERVICE_HOST`, `NATS_PORT_4222_TCP_ADDR` and more. Some
+//! of these are names of ours. They are known by the form of the value, which no setting of ours
+//! has, and all of that service are left out with a warning.
 
 use std::collections::BTreeMap;
 
@@ -16,10 +17,14 @@ use super::{
 /// The bare name, which any platform may use for the port of a web page.
 const PORT: &str = "PORT";
 
-/// Returns what is set and meant for us. An empty variable counts as not set: it is what scripts pass on when they have
-/// nothing to say.
-pub(super) fn read(env: &dyn Environment, warnings: &mut Vec<String>) -> BTreeMap<String, Variable> {
-    let all: BTreeMap<String, String> = env.vars().into_iter().filter(|(_, value)| !value.trim().is_empty()).collect();
+/// Returns what is set and meant for us. An empty variable counts as not set: it is what scripts
+/// pass on when they have nothing to say.
+pub(super) fn read(
+    env: &dyn Environment,
+    warnings: &mut Vec<String>,
+) -> BTreeMap<String, Variable> {
+    let all: BTreeMap<String, String> =
+        env.vars().into_iter().filter(|(_, value)| !value.trim().is_empty()).collect();
     let services: Vec<&str> = all
         .iter()
         .filter(|(_, value)| is_service_link(value))
@@ -54,8 +59,13 @@ fn is_service_link(value: &str) -> bool {
 fn is_of_service(name: &str, service: &str) -> bool {
     let rest = name.strip_prefix(service).and_then(|rest| rest.strip_prefix('_'));
     rest.is_some_and(|rest| {
-        let is_port = rest.strip_prefix("PORT_").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
-        is_port || rest == "SERVICE_HOST" || rest == "SERVICE_PORT" || rest.starts_with("SERVICE_PORT_")
+        let is_port = rest
+            .strip_prefix("PORT_")
+            .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+        is_port
+            || rest == "SERVICE_HOST"
+            || rest == "SERVICE_PORT"
+            || rest.starts_with("SERVICE_PORT_")
     })
 }
 

@@ -1,14 +1,15 @@
 //! `host_config.json`: the settings as the last start left them.
 //!
-//! The host reads the file in its working directory only and writes two copies at each start: that one, and
-//! `~/.wash/host_config.json`, which `wash` of 2022 takes as its default context. Because the *effective*
-//! settings are written, a cluster seed that was made up once stays with the directory, and copying the file to
-//! a second machine is enough to join it to the lattice. The file holds secrets and is readable by its owner
-//! only.
+//! The host reads the file in its working directory only and writes two copies at each start: that
+//! one, and `~/.wash/host_config.json`, which `wash` of 2022 takes as its default context. Because
+//! the *effective* settings are written, a cluster seed that was made up once stays with the
+//! directory, and copying the file to a second machine is enough to join it to the lattice. The
+//! file holds secrets and is readable by its owner only.
 //!
-//! The key set and the types are those of mid-2022 (0/1 for TLS and IPv6, `""` for no seed, one line, keys in
-//! alphabetical order), since `wash` refuses the file unless `cluster_seed`, `ctl_jwt`, `ctl_seed`, `rpc_jwt` and
-//! `rpc_seed` are strings. Younger keys appear only where they differ from their default.
+//! The key set and the types are those of mid-2022 (0/1 for TLS and IPv6, `""` for no seed, one
+//! line, keys in alphabetical order), since `wash` refuses the file unless `cluster_seed`,
+//! `ctl_jwt`, `ctl_seed`, `rpc_jwt` and `rpc_seed` are strings. Younger keys appear only where they
+//! differ from their default.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -57,9 +58,13 @@ pub enum WriteError {
     Write { path: PathBuf, source: io::Error },
 }
 
-/// Reads the members of the file. A missing file has none; what is wrong with the file as a whole is added to
-/// the mistakes. A warning tells that others could read secrets in it.
-pub(super) fn read(path: &Path, mistakes: &mut Mistakes, warnings: &mut Vec<String>) -> Vec<Member> {
+/// Reads the members of the file. A missing file has none; what is wrong with the file as a whole
+/// is added to the mistakes. A warning tells that others could read secrets in it.
+pub(super) fn read(
+    path: &Path,
+    mistakes: &mut Mistakes,
+    warnings: &mut Vec<String>,
+) -> Vec<Member> {
     match trusted::read(path, Holds::Secrets) {
         Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
         read => members_of(
@@ -73,12 +78,24 @@ pub(super) fn read(path: &Path, mistakes: &mut Mistakes, warnings: &mut Vec<Stri
     }
 }
 
-/// Reads the members of another file that holds one JSON object, a context say. It has to be there; `what` is the name of the
-/// whole in messages. A warning tells that others could read secrets in it.
-pub fn read_object(path: &Path, what: &str, warnings: &mut Vec<String>) -> Result<Vec<Member>, Mistakes> {
+/// Reads the members of another file that holds one JSON object, a context say. It has to be there;
+/// `what` is the name of the whole in messages. A warning tells that others could read secrets in
+/// it.
+pub fn read_object(
+    path: &Path,
+    what: &str,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Member>, Mistakes> {
     let mut mistakes = Mistakes::default();
     let read = trusted::read(path, Holds::Secrets);
-    let members = members_of(read, path, what, "one JSON object in a readable UTF-8 file", &mut mistakes, warnings);
+    let members = members_of(
+        read,
+        path,
+        what,
+        "one JSON object in a readable UTF-8 file",
+        &mut mistakes,
+        warnings,
+    );
     if mistakes.0.is_empty() { Ok(members) } else { Err(mistakes) }
 }
 
@@ -113,7 +130,8 @@ fn members_of(
     Vec::new()
 }
 
-/// Returns the members with their lines, or line, column and message of the first error. Never panics.
+/// Returns the members with their lines, or line, column and message of the first error. Never
+/// panics.
 fn parse(bytes: &[u8]) -> Result<Vec<Member>, (usize, usize, String)> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let before = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
@@ -142,8 +160,8 @@ fn line_at(text: &str, offset: usize) -> usize {
     text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1
 }
 
-/// Takes the position out of the message. Errors about types quote the value, which may be a secret, so those
-/// get our own words.
+/// Takes the position out of the message. Errors about types quote the value, which may be a
+/// secret, so those get our own words.
 fn position(error: &serde_json::Error) -> (usize, usize, String) {
     let message = if error.is_data() {
         "the file must hold one JSON object".to_owned()
@@ -154,10 +172,14 @@ fn position(error: &serde_json::Error) -> (usize, usize, String) {
     (error.line().max(1), error.column(), message)
 }
 
-/// Turns a member into the text a flag or variable would carry; `None` means "not set". Files of all eras
-/// differ in how they write the same thing (0, `"0"`, `false`), so any form is taken that can be meant.
+/// Turns a member into the text a flag or variable would carry; `None` means "not set". Files of
+/// all eras differ in how they write the same thing (0, `"0"`, `false`), so any form is taken that
+/// can be meant.
 pub(super) fn text_of(kind: &Kind, value: &Value) -> Result<Option<String>, Problem> {
-    let number_fits = matches!(kind, Kind::Integer { .. } | Kind::Bytes { .. } | Kind::BytesOrZero { .. } | Kind::Bool);
+    let number_fits = matches!(
+        kind,
+        Kind::Integer { .. } | Kind::Bytes { .. } | Kind::BytesOrZero { .. } | Kind::Bool
+    );
     let text = match value {
         Value::Null => return Ok(None),
         Value::String(text) => text.clone(),
@@ -166,11 +188,17 @@ pub(super) fn text_of(kind: &Kind, value: &Value) -> Result<Option<String>, Prob
         Value::Array(items)
             if matches!(
                 kind,
-                Kind::List | Kind::ClusterKeys | Kind::AccountKeys | Kind::Directories | Kind::InboxPrefixes
+                Kind::List
+                    | Kind::ClusterKeys
+                    | Kind::AccountKeys
+                    | Kind::Directories
+                    | Kind::InboxPrefixes
             ) =>
         {
             let texts: Option<Vec<&str>> = items.iter().map(Value::as_str).collect();
-            texts.ok_or(Problem::WrongType { found: "an array that holds more than strings" })?.join(",")
+            texts
+                .ok_or(Problem::WrongType { found: "an array that holds more than strings" })?
+                .join(",")
         }
         other => {
             return Err(Problem::WrongType { found: type_name(other) });
@@ -193,17 +221,25 @@ fn type_name(value: &Value) -> &'static str {
 /// Returns a warning for each member nobody reads.
 pub(super) fn unknown_keys(members: &[Member], path: &Path) -> Vec<String> {
     let is_known = |key: &str| {
-        settings::find(key).is_some() || settings::of_file_key(key).is_some() || IGNORED_KEYS.contains(&key)
+        settings::find(key).is_some()
+            || settings::of_file_key(key).is_some()
+            || IGNORED_KEYS.contains(&key)
     };
     let unknown = |member: &&Member| !is_known(&member.key);
     let warning = |member: &Member| {
-        format!("{}:{}: key {:?} is unknown and was ignored", path.display(), member.line, member.key)
+        format!(
+            "{}:{}: key {:?} is unknown and was ignored",
+            path.display(),
+            member.line,
+            member.key
+        )
     };
     members.iter().filter(unknown).map(warning).collect()
 }
 
-/// Writes the effective settings to `dir`, to `~/.wash` and to the place named by `host_config`. A failure
-/// does not keep the other copies from being written; the results say what to log, in that order.
+/// Writes the effective settings to `dir`, to `~/.wash` and to the place named by `host_config`. A
+/// failure does not keep the other copies from being written; the results say what to log, in that
+/// order.
 pub fn write(config: &Config, dir: &Path, home: Option<&Path>) -> Vec<Result<PathBuf, WriteError>> {
     let local = dir.join(FILE_NAME);
     let members = written_members(config, dir);
@@ -213,7 +249,9 @@ pub fn write(config: &Config, dir: &Path, home: Option<&Path>) -> Vec<Result<Pat
     let mut results = vec![replace(&local, &local_members)];
     let wash = home.map(|home| home.join(WASH_DIR));
     results.push(match &wash {
-        Some(wash) => create_directory(wash).and_then(|()| replace(&wash.join(FILE_NAME), &members)),
+        Some(wash) => {
+            create_directory(wash).and_then(|()| replace(&wash.join(FILE_NAME), &members))
+        }
         None => Err(WriteError::NoHome),
     });
     if let Some(path) = &config.host_config {
@@ -225,10 +263,10 @@ pub fn write(config: &Config, dir: &Path, home: Option<&Path>) -> Vec<Result<Pat
     results
 }
 
-/// Returns the members of the local file that the rewrite must not lose: what a user put there by hand and we
-/// do not write (host seed, logging, unknown keys). They stay in that one file and never reach a copy. The
-/// `nats_*` keys are not kept: their values live on in `ctl_*` and `rpc_*`, and an edit of them would be without
-/// effect.
+/// Returns the members of the local file that the rewrite must not lose: what a user put there by
+/// hand and we do not write (host seed, logging, unknown keys). They stay in that one file and
+/// never reach a copy. The `nats_*` keys are not kept: their values live on in `ctl_*` and `rpc_*`,
+/// and an edit of them would be without effect.
 fn kept_members(local: &Path) -> BTreeMap<String, Value> {
     let members = read(local, &mut Mistakes::default(), &mut Vec::new());
     let is_kept = |member: &Member| match settings::find(&member.key) {
@@ -239,7 +277,8 @@ fn kept_members(local: &Path) -> BTreeMap<String, Value> {
 }
 
 fn create_directory(path: &Path) -> Result<(), WriteError> {
-    fs::create_dir_all(path).map_err(|source| WriteError::CreateDirectory { path: path.to_owned(), source })
+    fs::create_dir_all(path)
+        .map_err(|source| WriteError::CreateDirectory { path: path.to_owned(), source })
 }
 
 /// Replaces the file in one step, so that neither a reader nor a second host ever sees half of it.
@@ -323,15 +362,23 @@ pub(super) fn members(config: &Config, dir: &Path) -> BTreeMap<String, Value> {
         unreachable!("the macro above makes an object");
     };
     let mut members: BTreeMap<String, Value> = fixed.into_iter().collect();
-    for (family, connection) in [("ctl", &config.ctl), ("rpc", &config.rpc), ("prov_rpc", &config.prov_rpc)] {
+    for (family, connection) in
+        [("ctl", &config.ctl), ("rpc", &config.rpc), ("prov_rpc", &config.prov_rpc)]
+    {
         connection_members(family, connection, dir, &mut members);
     }
     members
 }
 
-fn connection_members(family: &str, connection: &Connection, dir: &Path, members: &mut BTreeMap<String, Value>) {
+fn connection_members(
+    family: &str,
+    connection: &Connection,
+    dir: &Path,
+    members: &mut BTreeMap<String, Value>,
+) {
     let mut put = |field: &str, value: Value| members.insert(format!("{family}_{field}"), value);
-    // One server is written as the plain host and port that old clients expect; several need their URLs.
+    // One server is written as the plain host and port that old clients expect; several need their
+    // URLs.
     let host = match connection.servers.as_slice() {
         [_] => connection.host_text.clone(),
         several => several.join(","),
@@ -344,7 +391,9 @@ fn connection_members(family: &str, connection: &Connection, dir: &Path, members
     let (mut creds, mut user, mut password, mut token) = (None, None, None, None);
     match &connection.auth {
         Auth::Anonymous => {}
-        Auth::JwtAndSeed { jwt: the_jwt, seed: the_seed } => (jwt, seed) = (the_jwt.expose(), the_seed.expose()),
+        Auth::JwtAndSeed { jwt: the_jwt, seed: the_seed } => {
+            (jwt, seed) = (the_jwt.expose(), the_seed.expose())
+        }
         Auth::Nkey { seed: the_seed } => seed = the_seed.expose(),
         Auth::Creds(path) => creds = Some(path.as_path()),
         Auth::User { user: name, password: word } => {
@@ -364,8 +413,8 @@ fn connection_members(family: &str, connection: &Connection, dir: &Path, members
     put("tls_key", path(connection.tls.key.as_deref()));
 }
 
-/// A file below the working directory is named relative to it, so that a directory copied to another machine
-/// works there.
+/// A file below the working directory is named relative to it, so that a directory copied to
+/// another machine works there.
 fn portable(path: &Path, dir: &Path) -> String {
     path.strip_prefix(dir).unwrap_or(path).to_string_lossy().into_owned()
 }

@@ -1,7 +1,7 @@
 //! Checks of nkey seeds and public keys found in settings, and the identities made from them.
 //!
-//! The messages name the kind of key that was found, because the usual mistake is the right text in the
-//! wrong variable; they never repeat a seed.
+//! The messages name the kind of key that was found, because the usual mistake is the right text in
+//! the wrong variable; they never repeat a seed.
 
 use nkeys::{KeyPair, KeyPairType};
 
@@ -37,8 +37,9 @@ impl HostKey {
 }
 
 impl Cluster {
-    /// Takes the configured seed (already checked) or makes one up. Configured issuers stay in both cases:
-    /// one earlier host dropped them when it made up a seed, and hosts that trusted each other went silent.
+    /// Takes the configured seed (already checked) or makes one up. Configured issuers stay in both
+    /// cases: one earlier host dropped them when it made up a seed, and hosts that trusted each
+    /// other went silent.
     pub(super) fn new(seed: Option<&Secret>, mut issuers: Vec<String>) -> Self {
         let pair = pair_or_new(seed, KeyPairType::Cluster);
         let public = pair.public_key();
@@ -49,9 +50,11 @@ impl Cluster {
     }
 }
 
-/// A seed that does not parse here was reported as a mistake before; the made-up pair is then never used.
+/// A seed that does not parse here was reported as a mistake before; the made-up pair is then never
+/// used.
 fn pair_or_new(seed: Option<&Secret>, kind: KeyPairType) -> KeyPair {
-    seed.and_then(|seed| KeyPair::from_seed(seed.expose()).ok()).unwrap_or_else(|| KeyPair::new(kind))
+    seed.and_then(|seed| KeyPair::from_seed(seed.expose()).ok())
+        .unwrap_or_else(|| KeyPair::new(kind))
 }
 
 fn seed_of(pair: &KeyPair) -> Secret {
@@ -62,7 +65,10 @@ fn seed_of(pair: &KeyPair) -> Secret {
 pub(super) fn check_seed(text: &str, wanted: &KeyPairType) -> Result<(), Problem> {
     match KeyPair::from_seed(text) {
         Ok(pair) if pair.key_pair_type() == *wanted => Ok(()),
-        Ok(pair) => Err(Problem::WrongSeedKind { wanted: article(wanted), found: article(&pair.key_pair_type()) }),
+        Ok(pair) => Err(Problem::WrongSeedKind {
+            wanted: article(wanted),
+            found: article(&pair.key_pair_type()),
+        }),
         Err(_) if nkeys::from_public_key(text).is_ok() => Err(Problem::PublicKeyInsteadOfSeed),
         Err(_) => Err(Problem::NotASeed),
     }
@@ -86,8 +92,8 @@ fn check_public_key(text: &str, wanted: &KeyPairType) -> Result<(), Problem> {
             wanted: article(wanted),
             found: article(&pair.key_pair_type()),
         }),
-        // A seed in the list of issuers would be printed by the message below; a mistyped one too, so the
-        // length and the first letter decide.
+        // A seed in the list of issuers would be printed by the message below; a mistyped one too,
+        // so the length and the first letter decide.
         Err(_) if text.starts_with('S') && text.len() > 50 => Err(Problem::SeedInsteadOfPublicKey),
         Err(_) => Err(Problem::NotAPublicKey(text.to_owned())),
     }

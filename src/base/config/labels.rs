@@ -1,13 +1,14 @@
 //! The labels of this host, from three eras of naming them.
 //!
-//! `HOST_machine=second` gives `machine` (key lower-cased), `WASMCLOUD_LABEL_Zone=a` gives `Zone` (case kept),
-//! `--label rack=7` gives `rack`; a later one of the three wins. `HOST_CONFIG` starts with the same letters but is
-//! the setting `host_config`: earlier hosts made a label `config` of it by accident, which told every client a
-//! path of the machine; we do not.
+//! `HOST_machine=second` gives `machine` (key lower-cased), `WASMCLOUD_LABEL_Zone=a` gives `Zone`
+//! (case kept), `--label rack=7` gives `rack`; a later one of the three wins. `HOST_CONFIG` starts
+//! with the same letters but is the setting `host_config`: earlier hosts made a label `config` of
+//! it by accident, which told every client a path of the machine; we do not.
 //!
-//! The core labels say what the machine is. Auctions trust them to place native providers, so nobody may claim
-//! another architecture, neither at start nor over the control interface. Labels travel in every ping, inventory and
-//! heartbeat, so their number and sizes have bounds. [`check`] is the rule for both ways of setting one.
+//! The core labels say what the machine is. Auctions trust them to place native providers, so
+//! nobody may claim another architecture, neither at start nor over the control interface. Labels
+//! travel in every ping, inventory and heartbeat, so their number and sizes have bounds. [`check`]
+//! is the rule for both ways of setting one.
 
 use std::collections::BTreeMap;
 
@@ -35,9 +36,13 @@ pub enum LabelError {
     LongValue { key: String, bytes: usize },
     #[error("label {0:?}: keys are visible characters without = and blanks at their ends")]
     BadKey(String),
-    #[error("the value of label {0:?} has line breaks, control characters or marks that turn the direction of text")]
+    #[error(
+        "the value of label {0:?} has line breaks, control characters or marks that turn the direction of text"
+    )]
     BadValue(String),
-    #[error("label {0:?} is a core label: it says what the machine is, and cannot be set or removed")]
+    #[error(
+        "label {0:?} is a core label: it says what the machine is, and cannot be set or removed"
+    )]
     Core(String),
     #[error("the host has {LABELS_MAX} labels, the most it may have; remove one first")]
     TooMany,
@@ -79,8 +84,8 @@ pub fn check_key(key: &str) -> Result<(), LabelError> {
     if is_core(key) { Err(LabelError::Core(key.to_owned())) } else { Ok(()) }
 }
 
-/// Whether a character stands in a line as itself: no control character, no line break, nothing that turns the direction of
-/// what follows.
+/// Whether a character stands in a line as itself: no control character, no line break, nothing
+/// that turns the direction of what follows.
 fn is_shown(character: char) -> bool {
     let turns = matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     !character.is_control() && !turns && !matches!(character, '\u{2028}' | '\u{2029}' | '\u{61c}')
@@ -90,7 +95,11 @@ fn is_shown(character: char) -> bool {
 pub(super) type Labels = BTreeMap<String, (String, Origin)>;
 
 /// Merges the labels of all sources and adds the core labels.
-pub(super) fn collect(layers: &Layers, flags: &[(String, String)], warnings: &mut Vec<String>) -> Labels {
+pub(super) fn collect(
+    layers: &Layers,
+    flags: &[(String, String)],
+    warnings: &mut Vec<String>,
+) -> Labels {
     let mut labels = Labels::new();
     let variables = layers.variables();
     for (name, variable) in &variables {
@@ -102,7 +111,8 @@ pub(super) fn collect(layers: &Layers, flags: &[(String, String)], warnings: &mu
         }
         let key = key.to_lowercase();
         if let Some((_, first)) = labels.get(&key) {
-            warnings.push(format!("{} is ignored: label {key:?} comes from {first}", variable.origin));
+            warnings
+                .push(format!("{} is ignored: label {key:?} comes from {first}", variable.origin));
             continue;
         }
         labels.insert(key, (variable.value.clone(), variable.origin.clone()));
@@ -124,7 +134,9 @@ pub(super) fn collect(layers: &Layers, flags: &[(String, String)], warnings: &mu
     labels.retain(|key, (value, origin)| match check(key, value) {
         Ok(()) => true,
         // A host that is told what it is says nothing wrong.
-        Err(LabelError::Core(_)) if core.iter().any(|(name, own)| name == key && own == value) => false,
+        Err(LabelError::Core(_)) if core.iter().any(|(name, own)| name == key && own == value) => {
+            false
+        }
         Err(error) => {
             warnings.push(format!("{origin} is ignored: {error}"));
             false
@@ -132,7 +144,9 @@ pub(super) fn collect(layers: &Layers, flags: &[(String, String)], warnings: &mu
     });
     while labels.len() > LABELS_MAX - core.len() {
         if let Some((key, (_, origin))) = labels.pop_last() {
-            warnings.push(format!("label {key:?} of {origin} is ignored: a host may have {LABELS_MAX} labels"));
+            warnings.push(format!(
+                "label {key:?} of {origin} is ignored: a host may have {LABELS_MAX} labels"
+            ));
         }
     }
     labels.extend(core.map(|(key, value)| (key.to_owned(), (value.to_owned(), Origin::Default))));

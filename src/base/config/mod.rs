@@ -1,8 +1,8 @@
 //! The configuration of the host, checked and final.
 //!
-//! [`Config::load`] is called once, before anything is started. It reads all sources (see [`sources`]), finds the
-//! value of every row of the table in [`settings`] (see [`resolve`] for who wins), and returns either a
-//! configuration no later code needs to doubt, or *all* mistakes:
+//! [`Config::load`] is called once, before anything is started. It reads all sources (see
+//! [`sources`]), finds the value of every row of the table in [`settings`] (see [`resolve`] for who
+//! wins), and returns either a configuration no later code needs to doubt, or *all* mistakes:
 //!
 //! ```text
 //! flags ─┐
@@ -11,9 +11,10 @@
 //! file ──┘                  └─▶ `config show`                 └─▶ file::write
 //! ```
 //!
-//! Always true: an `Option` in [`Config`] means "off", never "fill me in later"; secrets are [`Secret`]s; every
-//! address is a full URL; our own cluster key is among the issuers. Nothing here logs or talks to the network.
-//! An invalid seed is a mistake: hosts that replaced it by a fresh one joined the lattice as a stranger.
+//! Always true: an `Option` in [`Config`] means "off", never "fill me in later"; secrets are
+//! [`Secret`]s; every address is a full URL; our own cluster key is among the issuers. Nothing here
+//! logs or talks to the network. An invalid seed is a mistake: hosts that replaced it by a fresh
+//! one joined the lattice as a stranger.
 
 mod connection;
 mod dotenv;
@@ -78,7 +79,8 @@ pub struct Config {
     pub js_domain: Option<String>,
     /// Replicas of the metadata bucket, should this host create it.
     pub kv_replicas: usize,
-    /// Size in bytes of the buckets of metadata and named configuration, should this host create them.
+    /// Size in bytes of the buckets of metadata and named configuration, should this host create
+    /// them.
     pub kv_max_bytes: Option<u64>,
     /// Size in bytes of the bucket of uploads.
     pub artifacts_max_bytes: Option<u64>,
@@ -199,7 +201,10 @@ impl Config {
         Config {
             lattice: table.text("lattice_prefix").unwrap_or_default(),
             host_key: HostKey::new(table.secret("host_seed").as_ref()),
-            cluster: Cluster::new(table.secret("cluster_seed").as_ref(), table.list("cluster_issuers")),
+            cluster: Cluster::new(
+                table.secret("cluster_seed").as_ref(),
+                table.list("cluster_issuers"),
+            ),
             ctl: connection::build(table, "ctl"),
             rpc: connection::build(table, "rpc"),
             prov_rpc: connection::build(table, "prov_rpc"),
@@ -252,8 +257,8 @@ fn milliseconds(table: &Resolved, key: &str) -> Duration {
     Duration::from_millis(table.integer(key))
 }
 
-/// The ranges in the table keep every number far below the limit of its type; 4 GiB on a 32-bit machine is
-/// the exception, and all it has is then the right answer.
+/// The ranges in the table keep every number far below the limit of its type; 4 GiB on a 32-bit
+/// machine is the exception, and all it has is then the right answer.
 fn size(table: &Resolved, key: &str) -> usize {
     usize::try_from(table.integer(key)).unwrap_or(usize::MAX)
 }
@@ -277,14 +282,20 @@ fn level(table: &Resolved) -> tracing::Level {
     }
 }
 
-/// Some of the three alone are no mistake: the unprefixed `OCI_REGISTRY` is often set for other programs.
+/// Some of the three alone are no mistake: the unprefixed `OCI_REGISTRY` is often set for other
+/// programs.
 fn oci(table: &Resolved, warnings: &mut Vec<String>) -> Option<OciCredentials> {
     let (registry, user) = (table.text("oci_registry"), table.text("oci_user"));
     match (registry, user, table.secret("oci_password")) {
-        (Some(registry), Some(user), Some(password)) => Some(OciCredentials { registry, user, password }),
+        (Some(registry), Some(user), Some(password)) => {
+            Some(OciCredentials { registry, user, password })
+        }
         (None, None, None) => None,
         _ => {
-            warnings.push("oci_registry, oci_user and oci_password are used only when all three are set".into());
+            warnings.push(
+                "oci_registry, oci_user and oci_password are used only when all three are set"
+                    .into(),
+            );
             None
         }
     }
@@ -297,9 +308,12 @@ fn dashboard(table: &Resolved, warnings: &mut Vec<String>) -> Option<Dashboard> 
     let address = address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let token = table.secret("dashboard_token").filter(|token| !token.expose().trim().is_empty());
     if token.as_ref().is_some_and(|token| token.expose().chars().count() < TOKEN_CHARS) {
-        warnings.push(format!("dashboard_token has fewer than {TOKEN_CHARS} characters; a short token can be guessed"));
+        warnings.push(format!(
+            "dashboard_token has fewer than {TOKEN_CHARS} characters; a short token can be guessed"
+        ));
     }
-    let names = table.list("dashboard_names").iter().map(|name| name.to_ascii_lowercase()).collect();
+    let names =
+        table.list("dashboard_names").iter().map(|name| name.to_ascii_lowercase()).collect();
     Some(Dashboard { address: SocketAddr::new(address, port), token, names })
 }
 

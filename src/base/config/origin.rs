@@ -1,7 +1,8 @@
 //! Where a value came from, and what was wrong with it.
 //!
-//! Every value keeps its [`Origin`], so that `config show` and every complaint can name the line to edit.
-//! Complaints are collected in [`Mistakes`] and reported together: nobody likes to fix six settings in six starts.
+//! Every value keeps its [`Origin`], so that `config show` and every complaint can name the line to
+//! edit. Complaints are collected in [`Mistakes`] and reported together: nobody likes to fix six
+//! settings in six starts.
 
 use std::error::Error;
 use std::fmt;
@@ -23,8 +24,8 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// Returns whether someone asked for this value in this start, as opposed to the file, which repeats
-    /// what an earlier start was told.
+    /// Returns whether someone asked for this value in this start, as opposed to the file, which
+    /// repeats what an earlier start was told.
     pub fn is_above_file(&self) -> bool {
         matches!(self, Origin::Flag(_) | Origin::Env(_) | Origin::Dotenv { .. })
     }
@@ -91,7 +92,9 @@ pub enum Problem {
     WrongType { found: &'static str },
     #[error("line {line}, column {column}: {message}")]
     Syntax { line: usize, column: usize, message: String },
-    #[error("the value is quoted wrongly: a quote has no partner, or something stands behind the second one")]
+    #[error(
+        "the value is quoted wrongly: a quote has no partner, or something stands behind the second one"
+    )]
     WronglyQuoted,
     #[error("it is set without {0}")]
     MissingPartner(String),
@@ -121,8 +124,19 @@ impl fmt::Display for Mistake {
 pub struct Mistakes(pub Vec<Mistake>);
 
 impl Mistakes {
-    pub fn add(&mut self, key: impl Into<String>, origin: &Origin, problem: Problem, accepted: impl Into<String>) {
-        self.0.push(Mistake { key: key.into(), origin: origin.clone(), problem, accepted: accepted.into() });
+    pub fn add(
+        &mut self,
+        key: impl Into<String>,
+        origin: &Origin,
+        problem: Problem,
+        accepted: impl Into<String>,
+    ) {
+        self.0.push(Mistake {
+            key: key.into(),
+            origin: origin.clone(),
+            problem,
+            accepted: accepted.into(),
+        });
     }
 }
 

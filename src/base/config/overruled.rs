@@ -1,7 +1,7 @@
 //! Values of the file that do not count because a variable says something else.
 //!
-//! Nothing is wrong with that, but who edits the file wonders why it has no effect; and a variable that was set for another
-//! lattice makes every command here look at the wrong one.
+//! Nothing is wrong with that, but who edits the file wonders why it has no effect; and a variable
+//! that was set for another lattice makes every command here look at the wrong one.
 
 use std::{fmt, path::Path};
 
@@ -46,7 +46,8 @@ pub(super) fn find(
         return None;
     }
     let keys = [setting.key].into_iter().chain(setting.other_keys.iter().copied());
-    let member = keys.filter_map(|key| layers.file.iter().find(|member| member.key == key)).next()?;
+    let member =
+        keys.filter_map(|key| layers.file.iter().find(|member| member.key == key)).next()?;
     let text = file::text_of(&setting.kind, &member.value).ok().flatten()?;
     let said = value::parse(&setting.kind, &text, dir).ok()?;
     let decided = decided?;

@@ -1,14 +1,16 @@
 //! Which source decides, for each setting.
 //!
-//! 1. Look every setting up: flags, environment, dotenv files, `host_config.json`, default; the first that says
-//!    something wins. `null`, `""` and an empty variable say nothing. An empty *flag* (`--js-domain ""`) says
-//!    "default", which is the way to be rid of a value the file repeats.
+//! 1. Look every setting up: flags, environment, dotenv files, `host_config.json`, default; the
+//!    first that says something wins. `null`, `""` and an empty variable say nothing. An
+//!    empty *flag* (`--js-domain ""`) says "default", which is the way to be rid of a value the
+//!    file repeats.
 //! 2. Let the connection families inherit: `ctl` and `rpc` from `nats`, then `prov_rpc` from `rpc`.
 //!
-//! Inheriting has one twist. The file holds what an earlier start resolved, so `ctl_host` is in it although
-//! nobody ever set it. If it outranked `NATS_HOST`, that variable would work exactly once per directory. Hence a
-//! value of the file gives way to a base value that someone asked for in *this* start. The same goes for ways to
-//! log in: a JWT left in the file does not collide with a creds file named now, it is dropped.
+//! Inheriting has one twist. The file holds what an earlier start resolved, so `ctl_host` is in it
+//! although nobody ever set it. If it outranked `NATS_HOST`, that variable would work exactly once
+//! per directory. Hence a value of the file gives way to a base value that someone asked for
+//! in *this* start. The same goes for ways to log in: a JWT left in the file does not collide with
+//! a creds file named now, it is dropped.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,7 +25,8 @@ use super::sources::{Layers, Variable};
 use super::value::{self, Value};
 use crate::trusted::{self, Holds};
 
-/// The four families of connection settings, with the one each falls back to, in the order of inheriting.
+/// The four families of connection settings, with the one each falls back to, in the order of
+/// inheriting.
 const FAMILIES: [(&str, Option<&str>); 4] =
     [("nats", None), ("ctl", Some("nats")), ("rpc", Some("nats")), ("prov_rpc", Some("rpc"))];
 /// The ways to log in; members of one way belong together.
@@ -37,9 +40,15 @@ const INHERITED: [&[&str]; 6] = [
     &["tls_cert", "tls_key"],
     &["jwt", "seed", "creds", "user", "password", "token"],
 ];
-/// First what cannot do without, then what it needs. A seed alone is a way to log in, a JWT alone is not.
-const PARTNERS: [(&str, &str); 5] =
-    [("jwt", "seed"), ("user", "password"), ("password", "user"), ("tls_cert", "tls_key"), ("tls_key", "tls_cert")];
+/// First what cannot do without, then what it needs. A seed alone is a way to log in, a JWT alone
+/// is not.
+const PARTNERS: [(&str, &str); 5] = [
+    ("jwt", "seed"),
+    ("user", "password"),
+    ("password", "user"),
+    ("tls_cert", "tls_key"),
+    ("tls_key", "tls_cert"),
+];
 
 #[derive(Debug, Clone)]
 struct Slot {
@@ -204,8 +213,8 @@ impl Resolved {
         }
     }
 
-    /// Looks at the files that are really going to be used; one mistake for one setting, however many
-    /// connections inherit it.
+    /// Looks at the files that are really going to be used; one mistake for one setting, however
+    /// many connections inherit it.
     fn check_files(&self, mistakes: &mut Mistakes, warnings: &mut Vec<String>) {
         let mut seen: Vec<&Slot> = Vec::new();
         for setting in settings::all().filter(|setting| setting.kind == Kind::File) {
@@ -217,12 +226,19 @@ impl Resolved {
                 continue;
             }
             seen.push(slot);
-            let holds = if setting.key.ends_with("_creds") { Holds::Secrets } else { Holds::Settings };
+            let holds =
+                if setting.key.ends_with("_creds") { Holds::Secrets } else { Holds::Settings };
             match trusted::check(path, holds) {
                 Ok(warning) => warnings.extend(warning),
                 Err(error) => {
-                    let problem = Problem::Unreadable { path: path.clone(), reason: error.to_string() };
-                    mistakes.add(setting.key, &slot.origin, problem, value::accepted(&setting.kind));
+                    let problem =
+                        Problem::Unreadable { path: path.clone(), reason: error.to_string() };
+                    mistakes.add(
+                        setting.key,
+                        &slot.origin,
+                        problem,
+                        value::accepted(&setting.kind),
+                    );
                 }
             }
         }
@@ -280,9 +296,9 @@ impl Resolved {
         self.labels.iter().map(|(key, (value, _))| (key.clone(), value.clone())).collect()
     }
 
-    /// A CA or a certificate means that TLS is wanted; without this, a server in the middle could say it has
-    /// none. A deliberate "no" stands, but the 0 which every start writes to the file is not deliberate when
-    /// the certificate was named only now.
+    /// A CA or a certificate means that TLS is wanted; without this, a server in the middle could
+    /// say it has none. A deliberate "no" stands, but the 0 which every start writes to the file is
+    /// not deliberate when the certificate was named only now.
     pub(super) fn requires_tls(&self, family: &str) -> bool {
         let slot = self.slot(family, "tls");
         let pem = ["tls_ca", "tls_cert"];
@@ -299,16 +315,23 @@ fn name(family: &str, field: &str) -> String {
     format!("{family}_{field}")
 }
 
-/// The keys whose values are no longer meant when somebody gives `key` a new one: itself, other ways to log in of its family,
-/// and what families that fall back to it said of the same.
+/// The keys whose values are no longer meant when somebody gives `key` a new one: itself, other
+/// ways to log in of its family, and what families that fall back to it said of the same.
 pub fn superseded(key: &str) -> Vec<String> {
     let mut keys = vec![key.to_owned()];
-    // `prov_rpc_host` begins like nothing else, `rpc_host` and `nats_host` do not contain one another.
-    let split = FAMILIES.iter().find_map(|(family, _)| Some((*family, key.strip_prefix(family)?.strip_prefix('_')?)));
+    // `prov_rpc_host` begins like nothing else, `rpc_host` and `nats_host` do not contain one
+    // another.
+    let split = FAMILIES
+        .iter()
+        .find_map(|(family, _)| Some((*family, key.strip_prefix(family)?.strip_prefix('_')?)));
     let Some((family, field)) = split else { return keys };
-    let Some(together) = INHERITED.iter().find(|fields| fields.contains(&field)) else { return keys };
+    let Some(together) = INHERITED.iter().find(|fields| fields.contains(&field)) else {
+        return keys;
+    };
     if let Some(way) = LOGINS.iter().find(|way| way.contains(&field)) {
-        keys.extend(together.iter().filter(|field| !way.contains(field)).map(|field| name(family, field)));
+        keys.extend(
+            together.iter().filter(|field| !way.contains(field)).map(|field| name(family, field)),
+        );
     }
     let mut bases = vec![family];
     for (heir, base) in FAMILIES {
@@ -356,11 +379,18 @@ fn slot(
 
 /// An empty number or yes/no is more likely a script's unset variable than a wish.
 fn can_be_cleared(kind: &Kind) -> bool {
-    !matches!(kind, Kind::Integer { .. } | Kind::Bytes { .. } | Kind::BytesOrZero { .. } | Kind::Bool | Kind::Choice(_))
+    !matches!(
+        kind,
+        Kind::Integer { .. }
+            | Kind::Bytes { .. }
+            | Kind::BytesOrZero { .. }
+            | Kind::Bool
+            | Kind::Choice(_)
+    )
 }
 
-/// Within one source a file with the value comes first: it is the more deliberate form, and each start writes the value
-/// itself to `host_config.json`.
+/// Within one source a file with the value comes first: it is the more deliberate form, and each
+/// start writes the value itself to `host_config.json`.
 fn find(
     setting: &Setting,
     special_env: Option<&str>,
@@ -378,7 +408,8 @@ fn find(
         return Some(Found { text: Ok(text.clone()), origin });
     }
     for variables in [&layers.env, &layers.dotenv] {
-        let mut files = file_key.iter().flat_map(|_| setting.env).map(|name| format!("{name}{ENV_FILE}"));
+        let mut files =
+            file_key.iter().flat_map(|_| setting.env).map(|name| format!("{name}{ENV_FILE}"));
         if let Some(variable) = files.find_map(|name| variables.get(&name)) {
             return Some(in_file(&variable.value, variable.origin.clone(), dir, warnings));
         }
@@ -411,7 +442,8 @@ fn find(
     None
 }
 
-/// Reads a value from the file of this name. Editors and `echo` end a file with a line break, which is not part of it.
+/// Reads a value from the file of this name. Editors and `echo` end a file with a line break, which
+/// is not part of it.
 fn in_file(name: &str, origin: Origin, dir: &Path, warnings: &mut Vec<String>) -> Found {
     let path = dir.join(name.trim());
     let text = match trusted::read_regular(&path, Holds::Secrets).and_then(|read| {
@@ -424,12 +456,28 @@ fn in_file(name: &str, origin: Origin, dir: &Path, warnings: &mut Vec<String>) -
     Found { text, origin }
 }
 
-/// `docker run --env-file` leaves quotes where they are; no value of ours has any around it, but a password may.
-fn without_quotes<'a>(setting: &Setting, variable: &'a Variable, warnings: &mut Vec<String>) -> &'a str {
+/// `docker run --env-file` leaves quotes where they are; no value of ours has any around it, but a
+/// password may.
+fn without_quotes<'a>(
+    setting: &Setting,
+    variable: &'a Variable,
+    warnings: &mut Vec<String>,
+) -> &'a str {
     let text = variable.value.as_str();
-    let inner = ['"', '\''].into_iter().find_map(|quote| text.trim().strip_prefix(quote)?.strip_suffix(quote));
-    let Some(inner) = inner.filter(|_| matches!(variable.origin, Origin::Env(_))) else { return text };
-    let taken = if setting.kind == Kind::Secret { "are taken as part of it" } else { "are not taken as part of it" };
-    warnings.push(format!("{}: the quotes around the value {taken}; set it without them", variable.origin));
+    let inner = ['"', '\'']
+        .into_iter()
+        .find_map(|quote| text.trim().strip_prefix(quote)?.strip_suffix(quote));
+    let Some(inner) = inner.filter(|_| matches!(variable.origin, Origin::Env(_))) else {
+        return text;
+    };
+    let taken = if setting.kind == Kind::Secret {
+        "are taken as part of it"
+    } else {
+        "are not taken as part of it"
+    };
+    warnings.push(format!(
+        "{}: the quotes around the value {taken}; set it without them",
+        variable.origin
+    ));
     if setting.kind == Kind::Secret { text } else { inner }
 }

@@ -1,7 +1,8 @@
 //! A text nobody may read by accident: seeds, passwords, tokens, JWTs.
 //!
-//! `Debug` and `Display` print a mask, so a secret may sit in any struct that derives `Debug` and may reach a
-//! log line without harm. The text leaves only through [`Secret::expose`], which is easy to search for.
+//! `Debug` and `Display` print a mask, so a secret may sit in any struct that derives `Debug` and
+//! may reach a log line without harm. The text leaves only through [`Secret::expose`], which is
+//! easy to search for.
 
 use std::fmt;
 
@@ -10,7 +11,8 @@ use zeroize::Zeroizing;
 /// Length of every nkey seed; only texts of this length may show their two type letters.
 const SEED_LENGTH: usize = 58;
 
-/// A secret text whose `Debug` and `Display` never show it, and whose memory is overwritten when it is dropped.
+/// A secret text whose `Debug` and `Display` never show it, and whose memory is overwritten when it
+/// is dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
@@ -26,14 +28,18 @@ impl Secret {
 }
 
 impl fmt::Display for Secret {
-    /// Shows the type letters of an nkey seed (`SC… (58 characters)`), which are no secret and tell the reader
-    /// which kind of seed is in use. Of anything else not even the length is shown: it helps to guess a
-    /// short password.
+    /// Shows the type letters of an nkey seed (`SC… (58 characters)`), which are no secret and tell
+    /// the reader which kind of seed is in use. Of anything else not even the length is shown: it
+    /// helps to guess a short password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let is_seed = self.0.len() == SEED_LENGTH
             && self.0.starts_with('S')
             && self.0.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
-        if is_seed { write!(f, "{}… ({SEED_LENGTH} characters)", &self.0[..2]) } else { f.write_str("****") }
+        if is_seed {
+            write!(f, "{}… ({SEED_LENGTH} characters)", &self.0[..2])
+        } else {
+            f.write_str("****")
+        }
     }
 }
 

@@ -1,7 +1,7 @@
-//! The one table of everything that can be set: JSON key, environment variables of all eras, flag, kind,
-//! default and help. The command line, the lookup ([`super::resolve`]), the file
-//! ([`super::file`]) and `config show` are all generated from it, so a new setting is one new line here plus
-//! the field of [`super::Config`] it fills.
+//! The one table of everything that can be set: JSON key, environment variables of all eras, flag,
+//! kind, default and help. The command line, the lookup ([`super::resolve`]), the file
+//! ([`super::file`]) and `config show` are all generated from it, so a new setting is one new line
+//! here plus the field of [`super::Config`] it fills.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -70,7 +70,8 @@ pub enum Written {
     Always,
     /// Ours, or younger than 2022: only if it differs from the default.
     WhenChanged,
-    /// Identity of one host or its logging (does not travel with the file), or carried over by another key.
+    /// Identity of one host or its logging (does not travel with the file), or carried over by
+    /// another key.
     Never,
 }
 
@@ -104,10 +105,22 @@ impl Setting {
         help: &'static str,
     ) -> Self {
         let written = Written::WhenChanged;
-        Setting { key, other_keys: &[], env, flag, short: None, aliases: &[], kind, default, help, written }
+        Setting {
+            key,
+            other_keys: &[],
+            env,
+            flag,
+            short: None,
+            aliases: &[],
+            kind,
+            default,
+            help,
+            written,
+        }
     }
 
-    /// Returns whether a variable of this name is read, one that names a file with the value included.
+    /// Returns whether a variable of this name is read, one that names a file with the value
+    /// included.
     pub fn is_env(&self, name: &str) -> bool {
         let of_file = name.strip_suffix(ENV_FILE).filter(|_| self.kind.is_secret());
         self.env.iter().any(|env| *env == name || Some(*env) == of_file)
@@ -134,8 +147,8 @@ impl Setting {
     }
 }
 
-/// Every secret may be in a file: `cluster_seed_file` in `host_config.json`, `--cluster-seed-file` and
-/// `WASMCLOUD_CLUSTER_SEED_FILE` name one for `cluster_seed`.
+/// Every secret may be in a file: `cluster_seed_file` in `host_config.json`, `--cluster-seed-file`
+/// and `WASMCLOUD_CLUSTER_SEED_FILE` name one for `cluster_seed`.
 const KEY_FILE: &str = "_file";
 pub const FLAG_FILE: &str = "-file";
 pub const ENV_FILE: &str = "_FILE";
@@ -189,8 +202,8 @@ const HOUR_MS: u64 = 3_600_000;
 const KIB: u64 = 1024;
 const TIB: u64 = KIB * KIB * KIB * KIB;
 
-/// The settings of one NATS connection. `$base` in the help tells what an unset one falls back to; `$basic` and
-/// `$younger` say when the settings of 2022 and the later ones are written.
+/// The settings of one NATS connection. `$base` in the help tells what an unset one falls back to;
+/// `$basic` and `$younger` say when the settings of 2022 and the later ones are written.
 macro_rules! connection {
     (
         $heading:literal, $key:literal, $flag:literal, $env:literal, $base:literal,
@@ -259,8 +272,8 @@ pub static GROUPS: &[Group] = &[
     Group {
         heading: "Lattice",
         settings: &[
-            // Both names come from released hosts; the longer one wins so that `wash up` of 2022, which sets
-            // it, is not overruled by a variable left over from a later host.
+            // Both names come from released hosts; the longer one wins so that `wash up` of 2022,
+            // which sets it, is not overruled by a variable left over from a later host.
             Setting::new("lattice_prefix", &["WASMCLOUD_LATTICE_PREFIX", "WASMCLOUD_LATTICE"], "lattice",
                 Kind::LatticeName, "default", "Name of the lattice to join")
                 .short('x').aliases(&["lattice-prefix"]).written(Written::Always),
@@ -369,7 +382,8 @@ pub static GROUPS: &[Group] = &[
         settings: &[
             Setting::new("local_calls", &["WASMCLOUD_LOCAL_CALLS"], "local-calls",
                 Kind::Bool, "true", "Answer calls in this process where the callee lives here too"),
-            // A fresh instance per call is what actors were promised; reuse is a choice for the fast ones.
+            // A fresh instance per call is what actors were promised; reuse is a choice for the
+            // fast ones.
             Setting::new("instance_reuse", &["WASMCLOUD_INSTANCE_REUSE"], "instance-reuse",
                 Kind::Integer { min: 1, max: 1_000_000 }, "1", "Calls one actor instance may serve"),
             Setting::new("actor_memory_max_bytes", &["WASMCLOUD_ACTOR_MEMORY_MAX_BYTES"], "actor-memory-max-bytes",
@@ -397,7 +411,8 @@ pub static GROUPS: &[Group] = &[
     Group {
         heading: "Dashboard",
         settings: &[
-            // Hosts of 2022 took the port from PORT, and clients of that time look there whether one runs.
+            // Hosts of 2022 took the port from PORT, and clients of that time look there whether
+            // one runs.
             Setting::new("dashboard_port", &["WASMCLOUD_DASHBOARD_PORT", "PORT"], "dashboard-port",
                 Kind::Integer { min: 0, max: 65_535 }, "4000", "Port of the dashboard, its API, health checks and metrics; the next free one if it is taken, none if 0")
                 .written(Written::Never),

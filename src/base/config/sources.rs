@@ -1,7 +1,7 @@
 //! The places settings come from, and reading them raw.
 //!
-//! Nothing here reads the process state by itself: environment, working directory and home directory are
-//! handed in, so tests need no real ones.
+//! Nothing here reads the process state by itself: environment, working directory and home
+//! directory are handed in, so tests need no real ones.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -28,11 +28,13 @@ pub trait Environment {
 pub struct ProcessEnvironment;
 
 impl Environment for ProcessEnvironment {
-    /// Texts that are not UTF-8 arrive damaged rather than not at all, so that the check of the setting
-    /// they belong to complains instead of a default being used silently.
+    /// Texts that are not UTF-8 arrive damaged rather than not at all, so that the check of the
+    /// setting they belong to complains instead of a default being used silently.
     fn vars(&self) -> Vec<(String, String)> {
         std::env::vars_os()
-            .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+            .map(|(name, value)| {
+                (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
+            })
             .collect()
     }
 }
@@ -43,7 +45,8 @@ impl Environment for Vec<(String, String)> {
     }
 }
 
-/// Settings by key that stand in for those of `host_config.json`: a context of the commands that operate a lattice.
+/// Settings by key that stand in for those of `host_config.json`: a context of the commands that
+/// operate a lattice.
 #[derive(Clone, Debug)]
 pub struct Context {
     /// Where they were read, for messages.
@@ -135,7 +138,11 @@ impl Layers {
     }
 }
 
-fn read_dotenv(dir: &Path, mistakes: &mut Mistakes, warnings: &mut Vec<String>) -> BTreeMap<String, Variable> {
+fn read_dotenv(
+    dir: &Path,
+    mistakes: &mut Mistakes,
+    warnings: &mut Vec<String>,
+) -> BTreeMap<String, Variable> {
     let mut variables = BTreeMap::new();
     for name in DOTENV_FILES {
         let file = dir.join(name);
@@ -148,7 +155,12 @@ fn read_dotenv(dir: &Path, mistakes: &mut Mistakes, warnings: &mut Vec<String>) 
             Err(error) => {
                 let origin = Origin::Dotenv { file: file.clone(), line: 1, name: name.to_owned() };
                 let problem = Problem::Unreadable { path: file, reason: error.to_string() };
-                mistakes.add(name, &origin, problem, "a readable text file of KEY=VALUE lines, or none");
+                mistakes.add(
+                    name,
+                    &origin,
+                    problem,
+                    "a readable text file of KEY=VALUE lines, or none",
+                );
                 continue;
             }
         };
@@ -167,7 +179,8 @@ fn read_dotenv(dir: &Path, mistakes: &mut Mistakes, warnings: &mut Vec<String>) 
     variables
 }
 
-/// Takes the pairs of one file. A wrong quote is a mistake where the name is ours, and a warning where the line is for others.
+/// Takes the pairs of one file. A wrong quote is a mistake where the name is ours, and a warning
+/// where the line is for others.
 fn take_dotenv(
     text: &str,
     file: &Path,
@@ -184,13 +197,23 @@ fn take_dotenv(
             }
             Entry::WronglyQuoted { name } if environment::is_ours(&name) => {
                 let origin = Origin::Dotenv { file: file.to_owned(), line, name: name.clone() };
-                mistakes.add(name, &origin, Problem::WronglyQuoted, "NAME=value, NAME='value' or NAME=\"value\"");
+                mistakes.add(
+                    name,
+                    &origin,
+                    Problem::WronglyQuoted,
+                    "NAME=value, NAME='value' or NAME=\"value\"",
+                );
             }
             // Not repeated: the line may hold half a secret.
             Entry::WronglyQuoted { name } => {
-                warnings.push(format!("{}:{line}: {name} is quoted wrongly and was skipped", file.display()));
+                warnings.push(format!(
+                    "{}:{line}: {name} is quoted wrongly and was skipped",
+                    file.display()
+                ));
             }
-            Entry::NoPair => warnings.push(format!("{}:{line} is not KEY=VALUE and was skipped", file.display())),
+            Entry::NoPair => {
+                warnings.push(format!("{}:{line} is not KEY=VALUE and was skipped", file.display()))
+            }
         }
     }
 }

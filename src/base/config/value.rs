@@ -1,7 +1,7 @@
 //! From the text of a setting to a checked value.
 //!
-//! Every source delivers text (JSON members are turned into text by [`super::file`]), so that one parser
-//! decides for all of them what `yes` or `64M` means.
+//! Every source delivers text (JSON members are turned into text by [`super::file`]), so that one
+//! parser decides for all of them what `yes` or `64M` means.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -71,7 +71,9 @@ pub(super) fn parse(kind: &Kind, text: &str, dir: &Path) -> Result<Value, Proble
             Some(0) => Ok(Value::Integer(0)),
             Some(number) => in_range(number, *min, *max, trimmed),
         },
-        Kind::Bool => boolean(trimmed).map(Value::Bool).ok_or_else(|| Problem::NotBoolean(trimmed.to_owned())),
+        Kind::Bool => {
+            boolean(trimmed).map(Value::Bool).ok_or_else(|| Problem::NotBoolean(trimmed.to_owned()))
+        }
         Kind::List => Ok(Value::List(list(trimmed))),
         Kind::ClusterKeys => {
             let keys = list(trimmed);
@@ -97,7 +99,9 @@ pub(super) fn parse(kind: &Kind, text: &str, dir: &Path) -> Result<Value, Proble
             keys.iter().try_for_each(|key| keys::check_account_key(key))?;
             Ok(Value::List(keys))
         }
-        Kind::Address => check(trimmed, |text| text.parse::<IpAddr>().is_ok(), Problem::NotAnAddress),
+        Kind::Address => {
+            check(trimmed, |text| text.parse::<IpAddr>().is_ok(), Problem::NotAnAddress)
+        }
         Kind::Path | Kind::File => Ok(Value::Path(dir.join(trimmed))),
         Kind::Choice(words) => words
             .iter()
@@ -144,8 +148,8 @@ pub(super) fn accepted(kind: &Kind) -> String {
     }
 }
 
-/// Reads every way of saying yes and no that earlier hosts understood, including three joke words one of them
-/// accepted: a file in the field may contain them.
+/// Reads every way of saying yes and no that earlier hosts understood, including three joke words
+/// one of them accepted: a file in the field may contain them.
 fn boolean(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
         "1" | "true" | "yes" | "y" | "on" | "enabled" | "enable" => Some(true),
@@ -175,7 +179,11 @@ fn bytes(text: &str) -> Option<u64> {
 }
 
 fn in_range(number: u64, min: u64, max: u64, text: &str) -> Result<Value, Problem> {
-    if (min..=max).contains(&number) { Ok(Value::Integer(number)) } else { Err(Problem::OutOfRange(text.to_owned())) }
+    if (min..=max).contains(&number) {
+        Ok(Value::Integer(number))
+    } else {
+        Err(Problem::OutOfRange(text.to_owned()))
+    }
 }
 
 /// Digits that do not fit and negative numbers are whole numbers too, just not ones we accept.
@@ -188,13 +196,18 @@ fn not_integer(text: &str) -> Problem {
     }
 }
 
-fn check(text: &str, holds: impl Fn(&str) -> bool, problem: impl Fn(String) -> Problem) -> Result<Value, Problem> {
+fn check(
+    text: &str,
+    holds: impl Fn(&str) -> bool,
+    problem: impl Fn(String) -> Problem,
+) -> Result<Value, Problem> {
     if holds(text) { Ok(Value::Text(text.to_owned())) } else { Err(problem(text.to_owned())) }
 }
 
 /// The name becomes part of subjects and of the bucket name, whose alphabet is the narrower one.
 fn is_lattice_name(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
 fn is_token(text: &str) -> bool {

@@ -1,16 +1,20 @@
-//! The one way in which a host answers: every message to the reply subject of a question goes through [`Answers::send`].
+//! The one way in which a host answers: every message to the reply subject of a question goes
+//! through [`Answers::send`].
 //!
 //! A client names the subject of the answer, and the host publishes there with its own NATS
 //! permissions. So a user who may only ask could have commands sent in the host's name: a reply
 //! subject `wasmbus.ctl.default.cmd.{host}.stop` makes the answer to a ping a stop. An answer
 //! therefore goes only where nobody is commanded by the subject:
 //!
-//! * below `_INBOX.` or a root that begins with `_INBOX_`: the inboxes of all client libraries, and the form that is usual
-//!   for users with private ones;
-//! * to a single token of 22 letters and digits: the inbox of the library (`ratsio`) that providers of early 2022 use;
-//! * below `_R_.`: a NATS server puts such a subject in place of the asker's when a question crosses accounts by a service
-//!   import, and gives the answer to that account. It does not let clients name one;
-//! * `_GR_.{cluster}.{server}.` before one of these: the same between clusters with gateways, seen behind leaf nodes;
+//! * below `_INBOX.` or a root that begins with `_INBOX_`: the inboxes of all client libraries, and
+//!   the form that is usual for users with private ones;
+//! * to a single token of 22 letters and digits: the inbox of the library (`ratsio`) that providers
+//!   of early 2022 use;
+//! * below `_R_.`: a NATS server puts such a subject in place of the asker's when a question
+//!   crosses accounts by a service import, and gives the answer to that account. It does not let
+//!   clients name one;
+//! * `_GR_.{cluster}.{server}.` before one of these: the same between clusters with gateways, seen
+//!   behind leaf nodes;
 //! * below a prefix of the setting `inbox_prefixes`.
 //!
 //! Never answered are reserved subjects ([`super::reserved`]), also where a prefix of the settings
@@ -84,11 +88,16 @@ pub enum Unsent {
 impl Answers {
     /// Answers go to inboxes and below `prefixes`, and never to a reserved subject.
     pub fn new(reserved: Reserved, prefixes: Vec<String>) -> Self {
-        Self(Arc::new(Inner { reserved, prefixes, refused: AtomicU64::new(0), logged: Mutex::default() }))
+        Self(Arc::new(Inner {
+            reserved,
+            prefixes,
+            refused: AtomicU64::new(0),
+            logged: Mutex::default(),
+        }))
     }
 
-    /// Sends an answer to the reply subject that the asker named. Waits at most `patience`, and only while the server is
-    /// away.
+    /// Sends an answer to the reply subject that the asker named. Waits at most `patience`, and
+    /// only while the server is away.
     pub async fn send(
         &self,
         client: &Client,
@@ -140,14 +149,17 @@ impl Answers {
     }
 }
 
-/// Returns whether a prefix of inboxes may be set: a subject without wildcards by which nobody is commanded.
+/// Returns whether a prefix of inboxes may be set: a subject without wildcards by which nobody is
+/// commanded.
 pub fn is_inbox_prefix(prefix: &str) -> bool {
     is_publishable(prefix) && !Reserved::default().meets(prefix)
 }
 
 fn is_inbox(reply: &str) -> bool {
     match reply.split_once('.') {
-        Some((root, _)) => root == INBOX || root.starts_with(PRIVATE_INBOX) || root == OTHER_ACCOUNT,
+        Some((root, _)) => {
+            root == INBOX || root.starts_with(PRIVATE_INBOX) || root == OTHER_ACCOUNT
+        }
         None => reply.len() == NUID_CHARS && reply.bytes().all(|b| b.is_ascii_alphanumeric()),
     }
 }
@@ -167,7 +179,11 @@ mod tests {
     use super::*;
 
     fn answers() -> Answers {
-        let topics = ["factory.ctl".to_owned(), "0123456789abcdefABCDEF".to_owned(), "mine.rules".to_owned()];
+        let topics = [
+            "factory.ctl".to_owned(),
+            "0123456789abcdefABCDEF".to_owned(),
+            "mine.rules".to_owned(),
+        ];
         Answers::new(Reserved::new(topics), vec!["mine".to_owned(), "their.replies".to_owned()])
     }
 
@@ -273,7 +289,9 @@ mod tests {
         for prefix in ["_ME", "replies.alice", "_INBOX_alice"] {
             assert!(is_inbox_prefix(prefix), "{prefix}");
         }
-        for prefix in ["wasmbus", "wasmbus.ctl", "wadm.api", "$JS", "", "a.", "a.*", "a.>", ">", "a b"] {
+        for prefix in
+            ["wasmbus", "wasmbus.ctl", "wadm.api", "$JS", "", "a.", "a.*", "a.>", ">", "a b"]
+        {
             assert!(!is_inbox_prefix(prefix), "{prefix}");
         }
     }

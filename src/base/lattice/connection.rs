@@ -1,4 +1,5 @@
-//! The NATS connections of a host: opened with patience, watched, and explained when something is wrong.
+//! The NATS connections of a host: opened with patience, watched, and explained when something is
+//! wrong.
 //!
 //! [`connect`] tries until a server answers or the host is told to stop, with a growing pause and a
 //! log line per attempt. Errors that waiting cannot mend (refused credentials, a certificate nobody
@@ -38,12 +39,15 @@ const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_LAST: Duration = Duration::from_secs(5);
 /// How long one round trip to the server may take.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long it may take while the server sends other messages: those of a large bucket come on the same connection.
+/// How long it may take while the server sends other messages: those of a large bucket come on the
+/// same connection.
 const CONFIRM_BUSY_TIMEOUT: Duration = Duration::from_secs(60);
-/// How many messages a subscription may hold before the client drops them and says so. A host's own queues are far
-/// shorter; this only covers bursts between two turns of its loops, of which the largest is the replay of the metadata.
+/// How many messages a subscription may hold before the client drops them and says so. A host's own
+/// queues are far shorter; this only covers bursts between two turns of its loops, of which the
+/// largest is the replay of the metadata.
 const SUBSCRIPTION_CAPACITY: usize = 64 * 1024;
-/// How many different refusals are remembered. A host uses a handful of subjects that a server could forbid.
+/// How many different refusals are remembered. A host uses a handful of subjects that a server
+/// could forbid.
 const DENIED_MAX: usize = 16;
 /// The subjects that the NATS user of a host must be allowed to publish and to subscribe to.
 pub const NEEDED_SUBJECTS: &str = "wasmbus.>, $JS.>, $KV.>, $O.> and _INBOX.>";
@@ -113,14 +117,24 @@ pub struct Nats {
     pub denied: watch::Receiver<Vec<String>>,
 }
 
-/// Waits until the server has taken everything that was sent on this connection before: subscriptions count, and what
-/// others ask from now on is heard. (Flushing the client only empties its own buffer.)
+/// Waits until the server has taken everything that was sent on this connection before:
+/// subscriptions count, and what others ask from now on is heard. (Flushing the client only empties
+/// its own buffer.)
 pub async fn confirm(client: &async_nats::Client) -> Result<(), ConfirmError> {
     let round_trip = async {
         let inbox = client.new_inbox();
-        let mut echo = client.subscribe(inbox.clone()).await.map_err(|e| ConfirmError::Client(e.to_string()))?;
-        client.publish(inbox, Bytes::new()).await.map_err(|e| ConfirmError::Client(e.to_string()))?;
-        echo.next().await.map(drop).ok_or_else(|| ConfirmError::Client("the subscription ended".into()))
+        let mut echo = client
+            .subscribe(inbox.clone())
+            .await
+            .map_err(|e| ConfirmError::Client(e.to_string()))?;
+        client
+            .publish(inbox, Bytes::new())
+            .await
+            .map_err(|e| ConfirmError::Client(e.to_string()))?;
+        echo.next()
+            .await
+            .map(drop)
+            .ok_or_else(|| ConfirmError::Client("the subscription ended".into()))
     };
     let mut round_trip = std::pin::pin!(round_trip);
     let until = Instant::now() + CONFIRM_BUSY_TIMEOUT;
@@ -190,7 +204,8 @@ pub async fn connect(
     }
 }
 
-/// Connects for one purpose, or says at once why that cannot be done: for those who wait at a prompt.
+/// Connects for one purpose, or says at once why that cannot be done: for those who wait at a
+/// prompt.
 pub async fn connect_once(
     purpose: Purpose,
     config: &config::Connection,
@@ -212,14 +227,22 @@ struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    fn new(purpose: Purpose, config: &'a config::Connection, client_name: &'a str) -> Result<Self, ConnectError> {
+    fn new(
+        purpose: Purpose,
+        config: &'a config::Connection,
+        client_name: &'a str,
+    ) -> Result<Self, ConnectError> {
         let servers = without_passwords(&config.servers);
         let addresses = config
             .servers
             .iter()
             .map(|server| server.parse::<ServerAddr>())
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|e| ConnectError::Address { purpose, servers: servers.clone(), cause: e.to_string() })?;
+            .map_err(|e| ConnectError::Address {
+                purpose,
+                servers: servers.clone(),
+                cause: e.to_string(),
+            })?;
         let (returns, reconnects) = watch::channel(0);
         let (denials, denied) = watch::channel(Vec::new());
         let reports = Reports {
@@ -228,7 +251,15 @@ impl<'a> Line<'a> {
             denied: Arc::new(denials),
             is_first: Arc::new(AtomicBool::new(true)),
         };
-        Ok(Self { purpose, config, client_name, servers, addresses, ends: (reconnects, denied), reports })
+        Ok(Self {
+            purpose,
+            config,
+            client_name,
+            servers,
+            addresses,
+            ends: (reconnects, denied),
+            reports,
+        })
     }
 
     async fn attempt(&self) -> Result<Nats, ConnectError> {
@@ -255,8 +286,8 @@ impl<'a> Line<'a> {
     }
 }
 
-/// The server addresses for people: an address, with or without a scheme, may carry a user and a password, which no log
-/// needs.
+/// The server addresses for people: an address, with or without a scheme, may carry a user and a
+/// password, which no log needs.
 pub fn without_passwords(servers: &[String]) -> String {
     let shown: Vec<String> = servers
         .iter()
@@ -281,7 +312,9 @@ fn greeting(purpose: Purpose, auth: &Auth) -> String {
         Auth::Anonymous => format!("Connecting to {words} NATS without authentication"),
         Auth::JwtAndSeed { .. } => format!("Authenticating to {words} NATS with JWT and seed"),
         Auth::Nkey { .. } => format!("Authenticating to {words} NATS with seed"),
-        Auth::Creds(path) => format!("Authenticating to {words} NATS with the credentials of {}", path.display()),
+        Auth::Creds(path) => {
+            format!("Authenticating to {words} NATS with the credentials of {}", path.display())
+        }
         Auth::User { .. } => format!("Authenticating to {words} NATS with user and password"),
         Auth::Token(_) => format!("Authenticating to {words} NATS with a token"),
     }
@@ -325,11 +358,12 @@ async fn options(
             })
         }
         Auth::Nkey { seed } => options.nkey(seed.expose().to_owned()),
-        Auth::Creds(path) => options
-            .credentials_file(path)
-            .await
-            .map_err(|e| ConnectError::Credentials { purpose, cause: format!("{}: {e}", path.display()) })?,
-        Auth::User { user, password } => options.user_and_password(user.clone(), password.expose().to_owned()),
+        Auth::Creds(path) => options.credentials_file(path).await.map_err(|e| {
+            ConnectError::Credentials { purpose, cause: format!("{}: {e}", path.display()) }
+        })?,
+        Auth::User { user, password } => {
+            options.user_and_password(user.clone(), password.expose().to_owned())
+        }
         Auth::Token(token) => options.token(token.expose().to_owned()),
     })
 }
@@ -351,7 +385,9 @@ impl Reports {
             Event::SlowConsumer(_) => {
                 error!(%connection, "messages were dropped: a subscription was not read fast enough");
             }
-            Event::ServerError(e) if e.to_string().to_lowercase().contains("permissions violation") => {
+            Event::ServerError(e)
+                if e.to_string().to_lowercase().contains("permissions violation") =>
+            {
                 self.deny(e.to_string());
                 error!(
                     %connection, error = %e,
@@ -360,7 +396,9 @@ impl Reports {
             }
             Event::ServerError(e) => warn!(%connection, error = %e, "NATS server reports an error"),
             Event::ClientError(e) => warn!(%connection, error = %e, "NATS client reports an error"),
-            Event::LameDuckMode => warn!(%connection, "NATS server is about to stop, moving to another one"),
+            Event::LameDuckMode => {
+                warn!(%connection, "NATS server is about to stop, moving to another one")
+            }
             Event::Draining | Event::Closed => {}
         }
     }
@@ -394,8 +432,8 @@ fn advice(purpose: Purpose, auth: &Auth) -> String {
     format!("Check {settings} against the users of the server")
 }
 
-/// Whether the TLS library gave up: an untrusted certificate, a missing client certificate, a server that speaks no TLS.
-/// The NATS client reports most of these as I/O errors.
+/// Whether the TLS library gave up: an untrusted certificate, a missing client certificate, a
+/// server that speaks no TLS. The NATS client reports most of these as I/O errors.
 fn is_tls_trouble(failure: &async_nats::ConnectError) -> bool {
     let mut source = failure.source();
     while let Some(current) = source {

@@ -1,19 +1,22 @@
-//! The subjects by which somebody is commanded: the lattice's, its deployment manager's and the NATS server's.
+//! The subjects by which somebody is commanded: the lattice's, its deployment manager's and the
+//! NATS server's.
 //!
-//! A host publishes with rights that the one who made it publish may lack. So it never lets another party choose one of
-//! these subjects: not as the reply subject of a question ([`super::answers`]), and not as the subject of an actor's
-//! message on the host's own connection (`builtin://messaging`).
+//! A host publishes with rights that the one who made it publish may lack. So it never lets another
+//! party choose one of these subjects: not as the reply subject of a question ([`super::answers`]),
+//! and not as the subject of an actor's message on the host's own connection
+//! (`builtin://messaging`).
 //!
-//! Reserved are `wasmbus`, `wadm` (the API of the deployment manager of those years), every root that begins with `$`
-//! (JetStream, buckets, the system account), and the subjects to which the settings have moved control commands and the
-//! policy service; each with all that is below it.
+//! Reserved are `wasmbus`, `wadm` (the API of the deployment manager of those years), every root
+//! that begins with `$` (JetStream, buckets, the system account), and the subjects to which the
+//! settings have moved control commands and the policy service; each with all that is below it.
 
 use std::sync::Arc;
 
 /// The lattice's own root, and that of its deployment manager.
 const ROOTS: [&str; 2] = ["wasmbus", "wadm"];
-/// Begins a reply subject that crosses gateways between NATS clusters: `_GR_.{cluster}.{server}.{original}`. A server
-/// takes the first three tokens away by their lengths, so the original is what a message reaches.
+/// Begins a reply subject that crosses gateways between NATS clusters:
+/// `_GR_.{cluster}.{server}.{original}`. A server takes the first three tokens away by their
+/// lengths, so the original is what a message reaches.
 const GATEWAY: &str = "_GR_.";
 /// Characters of the two hashes in such a subject.
 const GATEWAY_HASH_CHARS: usize = 6;
@@ -40,11 +43,14 @@ impl Reserved {
             (None, _) => false,
         };
         // A gateway's prefix in a form that is not known here is not one to publish on.
-        is_system || pattern.starts_with(GATEWAY) || self.0.iter().any(|reserved| reaches(pattern, reserved))
+        is_system
+            || pattern.starts_with(GATEWAY)
+            || self.0.iter().any(|reserved| reaches(pattern, reserved))
     }
 }
 
-/// Returns the subject that a message reaches in the end: a gateway's prefix is taken away as servers do.
+/// Returns the subject that a message reaches in the end: a gateway's prefix is taken away as
+/// servers do.
 pub fn beyond_gateways(subject: &str) -> &str {
     crossed_gateway(subject).unwrap_or(subject)
 }
@@ -97,7 +103,9 @@ mod tests {
         ] {
             assert!(reserved().meets(subject), "{subject}");
         }
-        for pattern in [">", "*.>", "*.*", "factory.>", "factory.*.x", "*.ctl.>", "rules.>", "factory.*"] {
+        for pattern in
+            [">", "*.>", "*.*", "factory.>", "factory.*.x", "*.ctl.>", "rules.>", "factory.*"]
+        {
             assert!(reserved().meets(pattern), "{pattern}");
         }
     }

@@ -67,11 +67,15 @@ pub enum ArchiveError {
     Unreadable(io::Error),
     #[error("the archive is cut off in {0}; fetch or build it again")]
     CutOff(String),
-    #[error("the archive unpacks to more than {limit} bytes ({what}), which no provider needs; it was refused")]
+    #[error(
+        "the archive unpacks to more than {limit} bytes ({what}), which no provider needs; it was refused"
+    )]
     TooLarge { what: &'static str, limit: u64 },
     #[error("the archive has more than {ENTRIES_MAX} entries; it was refused")]
     TooManyEntries,
-    #[error("the archive has an entry named {0:?}, which leads out of it; build it again with file names only")]
+    #[error(
+        "the archive has an entry named {0:?}, which leads out of it; build it again with file names only"
+    )]
     OddPath(String),
     #[error("the archive has more than one {0}; build it again")]
     Duplicate(String),
@@ -79,9 +83,13 @@ pub enum ArchiveError {
         "the archive has no {CLAIMS_FILE}, so nobody vouches for it; build it again, for example with `host par create`"
     )]
     NoClaims,
-    #[error("the archive's {CLAIMS_FILE} is no text; build it again, for example with `host par create`")]
+    #[error(
+        "the archive's {CLAIMS_FILE} is no text; build it again, for example with `host par create`"
+    )]
     ClaimsEncoding,
-    #[error("the archive's claims are not valid: {0}; sign it again, for example with `host par create`")]
+    #[error(
+        "the archive's claims are not valid: {0}; sign it again, for example with `host par create`"
+    )]
     Claims(ClaimsError),
     #[error(
         "the archive has no executable for this machine ({target}), {available}; build the provider for {target} and add it with `host par insert`"
@@ -116,7 +124,10 @@ impl Archive {
     /// Reads and checks the claims alone; returns them with the targets there are executables for.
     ///
     /// Unpacks: call it off the async threads.
-    pub fn inspect(bytes: &[u8], now: u64) -> Result<(ProviderClaims, BTreeSet<String>), ArchiveError> {
+    pub fn inspect(
+        bytes: &[u8],
+        now: u64,
+    ) -> Result<(ProviderClaims, BTreeSet<String>), ArchiveError> {
         Self::inspect_as_of(bytes, |_| now).map(|(claims, targets, _)| (claims, targets))
     }
 
@@ -178,7 +189,10 @@ impl Contents {
                 return Err(ArchiveError::TooManyEntries);
             }
             let mut entry = entry.map_err(unreadable)?;
-            if !matches!(entry.header().entry_type(), tar::EntryType::Regular | tar::EntryType::Continuous) {
+            if !matches!(
+                entry.header().entry_type(),
+                tar::EntryType::Regular | tar::EntryType::Continuous
+            ) {
                 continue;
             }
             let path = entry.path().map_err(unreadable)?.into_owned();
@@ -188,7 +202,8 @@ impl Contents {
                 if contents.claims.replace(claims).is_some() {
                     return Err(ArchiveError::Duplicate(CLAIMS_FILE.into()));
                 }
-            } else if let Some(found) = name.strip_suffix(EXECUTABLE_EXTENSION).and_then(|stem| stem.strip_suffix('.'))
+            } else if let Some(found) =
+                name.strip_suffix(EXECUTABLE_EXTENSION).and_then(|stem| stem.strip_suffix('.'))
             {
                 // A host that takes the first one and a host that takes the last must not run
                 // different programs.
@@ -251,20 +266,29 @@ fn claimed_hash<'a>(claims: &'a ProviderClaims, target: &str) -> Result<&'a str,
 }
 
 /// Checks that the claims vouch for an executable; returns its hash.
-fn check_hash(claims: &ProviderClaims, target: &str, executable: &[u8]) -> Result<[u8; 32], ArchiveError> {
+fn check_hash(
+    claims: &ProviderClaims,
+    target: &str,
+    executable: &[u8],
+) -> Result<[u8; 32], ArchiveError> {
     let claimed = claimed_hash(claims, target)?;
     let hash = sha256(executable);
     let computed = hex_upper(&hash);
     if claimed.eq_ignore_ascii_case(&computed) {
         return Ok(hash);
     }
-    Err(ArchiveError::HashMismatch { target: target.to_owned(), claimed: claimed.to_owned(), computed })
+    Err(ArchiveError::HashMismatch {
+        target: target.to_owned(),
+        claimed: claimed.to_owned(),
+        computed,
+    })
 }
 
 /// The last part of an entry's path. Archives made by hand begin names with `./` or keep a
 /// directory.
 fn file_name(path: &Path) -> Result<&str, ArchiveError> {
-    let stays = path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    let stays =
+        path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     // On other systems than the one this runs on, a backslash separates too, and a colon names a
     // drive.
     let text = path.to_str().unwrap_or("\\");
@@ -331,7 +355,8 @@ impl<R> Bounded<R> {
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
-        self.left = self.left.checked_sub(count as u64).ok_or_else(|| io::Error::other(LimitReached))?;
+        self.left =
+            self.left.checked_sub(count as u64).ok_or_else(|| io::Error::other(LimitReached))?;
         Ok(count)
     }
 }

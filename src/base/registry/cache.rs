@@ -1,15 +1,16 @@
-//! The images and uploads this host keeps on disk, so that it starts what it knows while a registry or the object store of
-//! the lattice is away.
+//! The images and uploads this host keeps on disk, so that it starts what it knows while a registry
+//! or the object store of the lattice is away.
 //!
 //! ```text
 //! DIR/blobs/sha256/HEX     manifests, layers and uploads, each named by its digest
 //! DIR/tags/HEX             which manifest a name had last: {"image": NAME, "manifest": "sha256:…"}; HEX of the name
 //! ```
 //!
-//! Content is verified by its name whenever it is read; a damaged file is dropped, and its content is fetched again.
-//! Files appear whole (written elsewhere, then renamed), so several hosts may share the directory. The directory is
-//! for its owner only: the tags say what is run when a registry cannot be asked. A cache that cannot be used costs
-//! time, not the artifact: every failure here is a warning.
+//! Content is verified by its name whenever it is read; a damaged file is dropped, and its content
+//! is fetched again. Files appear whole (written elsewhere, then renamed), so several hosts may
+//! share the directory. The directory is for its owner only: the tags say what is run when a
+//! registry cannot be asked. A cache that cannot be used costs time, not the artifact: every
+//! failure here is a warning.
 
 use std::{
     fs::{self, File},
@@ -120,11 +121,17 @@ impl Cache {
     fn read_tag(&self, image: &str) -> Option<Digest> {
         let path = self.tag_path(image);
         let content = read_file(&path, TAG_BYTES_MAX).ok()?;
-        let tag: Tag = serde_json::from_slice(&content).ok().filter(|tag: &Tag| tag.image == image)?;
+        let tag: Tag =
+            serde_json::from_slice(&content).ok().filter(|tag: &Tag| tag.image == image)?;
         Digest::parse(&tag.manifest)
     }
 
-    fn write(&self, image: String, manifest: &Digest, content: &[(Digest, Bytes)]) -> io::Result<()> {
+    fn write(
+        &self,
+        image: String,
+        manifest: &Digest,
+        content: &[(Digest, Bytes)],
+    ) -> io::Result<()> {
         self.write_content(content)?;
         let tags = self.tags();
         let path = self.tag_path(&image);
@@ -187,7 +194,8 @@ impl Cache {
     }
 }
 
-/// Runs what blocks on the file system. A panic there, or a disk that does not answer, is a cache that knows nothing.
+/// Runs what blocks on the file system. A panic there, or a disk that does not answer, is a cache
+/// that knows nothing.
 async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     match tokio::time::timeout(DISK_TIMEOUT, tokio::task::spawn_blocking(work)).await {
         Ok(done) => done.inspect_err(|error| warn!(%error, "the cache of images failed")).ok(),
@@ -271,7 +279,10 @@ mod tests {
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt as _;
-            assert_eq!(fs::metadata(dir.path().join("oci")).unwrap().permissions().mode() & 0o777, 0o700);
+            assert_eq!(
+                fs::metadata(dir.path().join("oci")).unwrap().permissions().mode() & 0o777,
+                0o700
+            );
         }
     }
 
@@ -281,7 +292,9 @@ mod tests {
         let cache = Cache::new(dir.path().to_owned(), 250).unwrap();
         let kept: Vec<_> = (0..3).map(|byte| content(byte, 100)).collect();
         for (age, (digest, bytes)) in kept.iter().take(2).enumerate() {
-            cache.keep(format!("r/{age}:1"), digest.clone(), vec![(digest.clone(), bytes.clone())]).await;
+            cache
+                .keep(format!("r/{age}:1"), digest.clone(), vec![(digest.clone(), bytes.clone())])
+                .await;
             let file = File::open(cache.blobs().join(digest.hex())).unwrap();
             file.set_modified(SystemTime::now() - Duration::from_secs(100 - age as u64)).unwrap();
         }

@@ -24,7 +24,11 @@ pub struct Connector {
 impl Connector {
     pub fn new(settings: &Settings) -> Self {
         Self {
-            allowed_insecure: settings.allowed_insecure.iter().map(|registry| authority(registry)).collect(),
+            allowed_insecure: settings
+                .allowed_insecure
+                .iter()
+                .map(|registry| authority(registry))
+                .collect(),
             ca: settings.ca.clone(),
             logins: settings.logins.clone(),
             token_hosts: settings.token_hosts.clone(),
@@ -49,7 +53,8 @@ impl Connector {
         // Reading the system's certificates takes a while.
         let made = tokio::task::spawn_blocking(move || {
             let authorities = ca.as_deref().map(read_ca).transpose()?.unwrap_or_default();
-            let reading = Reading { insecure, authorities, credentials, place, purpose, token_hosts, budget };
+            let reading =
+                Reading { insecure, authorities, credentials, place, purpose, token_hosts, budget };
             Ok((Remote::new(own, &reading)?, reading))
         });
         let made = made.await;

@@ -5,8 +5,9 @@
 //! [`Logins`] is asked by a pull and knows all places credentials come from, in their order: the
 //! flags of a command, the lattice, the settings of this host, the logins of `docker login`.
 //!
-//! Keys are normalised to the registry's authority, because clients of different years send it with a scheme, with a
-//! path or bare. Entries replace those of the same registry and leave others alone. Secrets are never logged.
+//! Keys are normalised to the registry's authority, because clients of different years send it with
+//! a scheme, with a path or bare. Entries replace those of the same registry and leave others
+//! alone. Secrets are never logged.
 
 use std::{
     collections::BTreeMap,
@@ -38,8 +39,9 @@ impl Credentials {
     }
 }
 
-/// One entry as clients send it. Reading it never fails: an error would quote what it cannot read, which may be a secret.
-/// An entry that makes no sense has no credentials, and one that is bad keeps no others away.
+/// One entry as clients send it. Reading it never fails: an error would quote what it cannot read,
+/// which may be a secret. An entry that makes no sense has no credentials, and one that is bad
+/// keeps no others away.
 #[derive(Default)]
 pub struct Credential {
     username: Option<String>,
@@ -59,7 +61,8 @@ impl<'de> Deserialize<'de> for Credential {
 }
 
 impl Credential {
-    /// User with password or token is basic authentication, a token alone a bearer; anything else is nothing.
+    /// User with password or token is basic authentication, a token alone a bearer; anything else
+    /// is nothing.
     fn read(self) -> Option<Credentials> {
         match (self.username, self.password, self.token) {
             (Some(username), Some(secret), _) | (Some(username), None, Some(secret)) => {
@@ -73,7 +76,8 @@ impl Credential {
 
 /// Registries a host keeps logins of.
 const REGISTRIES_MAX: usize = 256;
-/// Bytes of the name of a registry, and of user and secret together; tokens of clouds have some thousand.
+/// Bytes of the name of a registry, and of user and secret together; tokens of clouds have some
+/// thousand.
 const REGISTRY_BYTES_MAX: usize = 256;
 const SECRET_BYTES_MAX: usize = 32 * 1024;
 
@@ -99,14 +103,18 @@ pub struct Registries {
 }
 
 impl Registries {
-    /// Adds entries, all or none; returns the registries they are for. Entries without credentials are passed over.
+    /// Adds entries, all or none; returns the registries they are for. Entries without credentials
+    /// are passed over.
     pub fn add(&self, entries: BTreeMap<String, Credential>) -> Result<Vec<String>, TooManyLogins> {
         let mut read = BTreeMap::new();
         let mut senseless = 0_usize;
         for (key, credential) in entries {
             let registry = authority(&key);
             match credential.read() {
-                Some(credentials) if registry.len() > REGISTRY_BYTES_MAX || credentials.bytes() > SECRET_BYTES_MAX => {
+                Some(credentials)
+                    if registry.len() > REGISTRY_BYTES_MAX
+                        || credentials.bytes() > SECRET_BYTES_MAX =>
+                {
                     return Err(TooManyLogins::Long(registry.chars().take(64).collect()));
                 }
                 Some(credentials) => _ = read.insert(registry, credentials),
@@ -114,7 +122,10 @@ impl Registries {
             }
         }
         if senseless > 0 {
-            warn!(entries = senseless, "registry credentials ignored: neither user and password nor a token");
+            warn!(
+                entries = senseless,
+                "registry credentials ignored: neither user and password nor a token"
+            );
         }
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = read.keys().filter(|registry| !known.contains_key(*registry)).count();
@@ -132,8 +143,8 @@ impl Registries {
     }
 }
 
-/// `oci://host:port/path` and its like as `host:port`, in lower case as references are read; the two addresses of
-/// Docker Hub as the name images have it under.
+/// `oci://host:port/path` and its like as `host:port`, in lower case as references are read; the
+/// two addresses of Docker Hub as the name images have it under.
 pub fn authority(key: &str) -> String {
     let key = key.trim();
     let bare = key.split_once("://").map_or(key, |(_, rest)| rest);
@@ -179,8 +190,8 @@ pub struct Logins {
 }
 
 impl Logins {
-    /// Finds the credentials of a registry, given as `host` or `host:port`. May ask docker's helper programs, for
-    /// seconds.
+    /// Finds the credentials of a registry, given as `host` or `host:port`. May ask docker's helper
+    /// programs, for seconds.
     pub async fn of(&self, registry: &str) -> (Place, Option<Credentials>) {
         if let Some(credentials) = &self.given {
             return (Place::Flags, Some(credentials.clone()));
@@ -190,7 +201,8 @@ impl Logins {
             return (Place::Lattice, Some(credentials));
         }
         if let Some(own) = self.settings.as_ref().filter(|own| authority(&own.registry) == name) {
-            let credentials = Credentials::Basic { username: own.user.clone(), password: own.password.clone() };
+            let credentials =
+                Credentials::Basic { username: own.user.clone(), password: own.password.clone() };
             return (Place::Settings, Some(credentials));
         }
         if let Some(config) = &self.docker
@@ -208,9 +220,12 @@ mod tests {
 
     #[test]
     fn keys_of_all_years_mean_the_same_registry() {
-        for key in
-            ["r.example:5000", "oci://R.example:5000", "https://r.example:5000/some/path", "bindle://r.example:5000/"]
-        {
+        for key in [
+            "r.example:5000",
+            "oci://R.example:5000",
+            "https://r.example:5000/some/path",
+            "bindle://r.example:5000/",
+        ] {
             assert_eq!(authority(key), "r.example:5000", "{key}");
         }
         assert_eq!(authority("https://index.docker.io/v1/"), "docker.io");
@@ -223,12 +238,17 @@ mod tests {
         registries
             .add(entries(r#"{"a":{"registryType":"oci","username":"u","password":"secret"},"b":{"token":"t"}}"#))
             .unwrap();
-        registries.add(entries(r#"{"oci://a/x":{"username":"u2","token":"t2"},"c":{"username":"only"}}"#)).unwrap();
+        registries
+            .add(entries(r#"{"oci://a/x":{"username":"u2","token":"t2"},"c":{"username":"only"}}"#))
+            .unwrap();
         // Nonsense is ignored one by one.
-        let added =
-            registries.add(entries(r#"{"d":"user:secret","e":{"username":7,"token":""},"f":{"token":"t"}}"#)).unwrap();
+        let added = registries
+            .add(entries(r#"{"d":"user:secret","e":{"username":7,"token":""},"f":{"token":"t"}}"#))
+            .unwrap();
         assert_eq!(added, ["f"]);
-        assert!(matches!(registries.of("a"), Some(Credentials::Basic { username, .. }) if username == "u2"));
+        assert!(
+            matches!(registries.of("a"), Some(Credentials::Basic { username, .. }) if username == "u2")
+        );
         assert!(matches!(registries.of("b"), Some(Credentials::Token(_))));
         assert!(registries.of("c").is_none());
         assert!(!format!("{:?}", registries.of("a")).contains("t2"));
@@ -238,14 +258,22 @@ mod tests {
     fn a_host_keeps_logins_of_so_many_registries_and_no_endless_ones() {
         let registries = Registries::default();
         let login = || Credential { token: Some("t".into()), ..Credential::default() };
-        let of = |numbers: std::ops::Range<usize>| numbers.map(|n| (format!("r{n}"), login())).collect();
+        let of =
+            |numbers: std::ops::Range<usize>| numbers.map(|n| (format!("r{n}"), login())).collect();
         assert_eq!(registries.add(of(0..REGISTRIES_MAX)).unwrap().len(), REGISTRIES_MAX);
         // Known ones are replaced whatever their number.
         assert!(registries.add(of(0..10)).is_ok());
-        assert!(matches!(registries.add(of(0..REGISTRIES_MAX + 1)), Err(TooManyLogins::Many { .. })));
+        assert!(matches!(
+            registries.add(of(0..REGISTRIES_MAX + 1)),
+            Err(TooManyLogins::Many { .. })
+        ));
         assert!(registries.of(&format!("r{REGISTRIES_MAX}")).is_none());
-        let endless = Credential { token: Some("t".repeat(SECRET_BYTES_MAX + 1)), ..Credential::default() };
-        assert!(matches!(registries.add([("r1".to_owned(), endless)].into()), Err(TooManyLogins::Long(_))));
+        let endless =
+            Credential { token: Some("t".repeat(SECRET_BYTES_MAX + 1)), ..Credential::default() };
+        assert!(matches!(
+            registries.add([("r1".to_owned(), endless)].into()),
+            Err(TooManyLogins::Long(_))
+        ));
     }
 
     #[tokio::test]
@@ -254,13 +282,24 @@ mod tests {
         let docker = dir.path().join("config.json");
         // "docker:secret" in base64.
         let auth = r#"{"auth":"ZG9ja2VyOnNlY3JldA=="}"#;
-        std::fs::write(&docker, format!(r#"{{"auths":{{"a":{auth},"b":{auth},"https://c/v1/":{auth}}}}}"#)).unwrap();
+        std::fs::write(
+            &docker,
+            format!(r#"{{"auths":{{"a":{auth},"b":{auth},"https://c/v1/":{auth}}}}}"#),
+        )
+        .unwrap();
         let lattice = Registries::default();
-        lattice.add(serde_json::from_str(r#"{"a":{"username":"lattice","password":"p"}}"#).unwrap()).unwrap();
+        lattice
+            .add(serde_json::from_str(r#"{"a":{"username":"lattice","password":"p"}}"#).unwrap())
+            .unwrap();
         let own = |registry: &str| {
-            Some(OciCredentials { registry: registry.into(), user: "own".into(), password: Secret::new("p") })
+            Some(OciCredentials {
+                registry: registry.into(),
+                user: "own".into(),
+                password: Secret::new("p"),
+            })
         };
-        let logins = Logins { given: None, lattice, settings: own("https://B/"), docker: Some(docker) };
+        let logins =
+            Logins { given: None, lattice, settings: own("https://B/"), docker: Some(docker) };
         let mut found = Vec::new();
         for registry in ["a", "b", "c", "d"] {
             let (place, credentials) = logins.of(registry).await;
@@ -270,8 +309,12 @@ mod tests {
             };
             found.push((place, user));
         }
-        let expected =
-            [(Place::Lattice, "lattice"), (Place::Settings, "own"), (Place::Docker, "docker"), (Place::Nowhere, "")];
+        let expected = [
+            (Place::Lattice, "lattice"),
+            (Place::Settings, "own"),
+            (Place::Docker, "docker"),
+            (Place::Nowhere, ""),
+        ];
         assert_eq!(found, expected.map(|(place, user)| (place, user.to_owned())));
         let own = Credentials::Basic { username: "flag".into(), password: Secret::new("p") };
         assert_eq!(Logins { given: Some(own), ..logins }.of("a").await.0, Place::Flags);

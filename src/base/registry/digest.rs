@@ -1,7 +1,8 @@
 //! SHA-256 digests as registries write them: `sha256:` and 64 lower-case hex digits.
 //!
-//! A [`Digest`] can only be made from such a text or from bytes, so it is safe as the name of a file. Other algorithms
-//! are allowed by the OCI specification and used by nobody we know; images with such are refused by name.
+//! A [`Digest`] can only be made from such a text or from bytes, so it is safe as the name of a
+//! file. Other algorithms are allowed by the OCI specification and used by nobody we know; images
+//! with such are refused by name.
 
 use std::fmt;
 
@@ -49,7 +50,13 @@ mod tests {
         let empty = Digest::of(b"");
         assert_eq!(empty.hex(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
         assert_eq!(Digest::parse(&empty.to_string()), Some(empty.clone()));
-        for wrong in ["", "sha256:", "sha256:../../etc/passwd", &empty.to_string().to_uppercase(), empty.hex()] {
+        for wrong in [
+            "",
+            "sha256:",
+            "sha256:../../etc/passwd",
+            &empty.to_string().to_uppercase(),
+            empty.hex(),
+        ] {
             assert_eq!(Digest::parse(wrong), None, "{wrong}");
         }
         assert_eq!(Digest::parse(&format!("sha512:{}", empty.hex())), None);

@@ -1,8 +1,8 @@
 //! The logins that `docker login` keeps: `config.json`, and the helper programs it names.
 //!
-//! The file and the helpers are read anew for each pull, so that a login takes effect without a restart. That docker
-//! was never used on this machine is normal; anything else that goes wrong is a warning and the pull goes on without a
-//! login.
+//! The file and the helpers are read anew for each pull, so that a login takes effect without a
+//! restart. That docker was never used on this machine is normal; anything else that goes wrong is
+//! a warning and the pull goes on without a login.
 
 use std::{fs::File, io, path::PathBuf, time::Duration};
 
@@ -12,12 +12,13 @@ use tracing::warn;
 use super::credentials::Credentials;
 use crate::config::Secret;
 
-/// How long a helper program may take. Some ask a key store of the desktop, some a service in the network.
+/// How long a helper program may take. Some ask a key store of the desktop, some a service in the
+/// network.
 const HELPER_TIMEOUT: Duration = Duration::from_secs(15);
 /// The key under which docker keeps the login of its own registry.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
-/// The user under whom registries take the token of a login by browser for a password, by Azure's documentation; those
-/// of other makers leave such tokens out.
+/// The user under whom registries take the token of a login by browser for a password, by Azure's
+/// documentation; those of other makers leave such tokens out.
 const TOKEN_USER: &str = "00000000-0000-0000-0000-000000000000";
 
 /// Looks for the login of a registry, given as `host` or `host:port`.
@@ -26,7 +27,9 @@ pub async fn login(config: PathBuf, registry: String) -> Option<Credentials> {
     // On a thread of its own: the crate waits for the helper.
     let look = tokio::task::spawn_blocking(move || match File::open(&config) {
         Ok(file) => docker_credential::get_credential_from_reader(io::BufReader::new(file), &key),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(CredentialRetrievalError::NoCredentialConfigured),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(CredentialRetrievalError::NoCredentialConfigured)
+        }
         Err(_) => Err(CredentialRetrievalError::ConfigReadError),
     });
     let found = match tokio::time::timeout(HELPER_TIMEOUT, look).await {
@@ -44,9 +47,10 @@ pub async fn login(config: PathBuf, registry: String) -> Option<Credentials> {
         Ok(DockerCredential::UsernamePassword(username, password)) => {
             Some(Credentials::Basic { username, password: Secret::new(password) })
         }
-        Ok(DockerCredential::IdentityToken(token)) => {
-            Some(Credentials::Basic { username: TOKEN_USER.to_owned(), password: Secret::new(token) })
-        }
+        Ok(DockerCredential::IdentityToken(token)) => Some(Credentials::Basic {
+            username: TOKEN_USER.to_owned(),
+            password: Secret::new(token),
+        }),
         Err(error) => {
             if let Some(cause) = complaint(&error) {
                 warn!(%registry, error = cause, "docker's config.json holds no usable login, going on without it");
@@ -60,10 +64,12 @@ pub async fn login(config: PathBuf, registry: String) -> Option<Credentials> {
 /// never repeated.
 fn complaint(error: &CredentialRetrievalError) -> Option<String> {
     match error {
-        CredentialRetrievalError::NoCredentialConfigured | CredentialRetrievalError::ConfigNotFound => None,
+        CredentialRetrievalError::NoCredentialConfigured
+        | CredentialRetrievalError::ConfigNotFound => None,
         // The sentence all helpers of docker say when they know nothing of a registry.
         CredentialRetrievalError::HelperFailure { stdout, stderr, .. }
-            if stdout.contains("credentials not found") || stderr.contains("credentials not found") =>
+            if stdout.contains("credentials not found")
+                || stderr.contains("credentials not found") =>
         {
             None
         }

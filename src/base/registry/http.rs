@@ -88,7 +88,8 @@ impl Http {
         let scheme = if reading.insecure { "http" } else { "https" };
         let root = Url::parse(&format!("{scheme}://{registry}/v2/"))
             .map_err(|error| Problem::Setup(format!("{registry} is no address ({error})")))?;
-        let authorities = Certificate::from_pem_bundle(&reading.authorities).map_err(|error| setup(&error))?;
+        let authorities =
+            Certificate::from_pem_bundle(&reading.authorities).map_err(|error| setup(&error))?;
         let client = Client::builder()
             .user_agent(concat!("lattice-host/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
@@ -99,7 +100,14 @@ impl Http {
             .build()
             .map_err(|error| setup(&error))?;
         let (repository, place) = (repository.to_owned(), reading.place);
-        Ok(Self { client, root, repository, access: Access::Anonymous, place, budget: reading.budget.clone() })
+        Ok(Self {
+            client,
+            root,
+            repository,
+            access: Access::Anonymous,
+            place,
+            budget: reading.budget.clone(),
+        })
     }
 
     /// Logs in as the registry wants it: not at all, with a password, or with a token got for it.
@@ -114,7 +122,9 @@ impl Http {
             (Challenge::Open, _) => Access::Anonymous,
             (Challenge::Password, Reading { credentials: Some(login), .. }) => basic(login),
             (Challenge::Password, _) => Access::Anonymous,
-            (Challenge::Token { realm, service }, _) => Access::Token(self.token(realm, service, reading).await?),
+            (Challenge::Token { realm, service }, _) => {
+                Access::Token(self.token(realm, service, reading).await?)
+            }
         };
         Ok(())
     }
@@ -124,7 +134,12 @@ impl Http {
         &self.access
     }
 
-    async fn token(&self, mut realm: Url, service: Option<String>, reading: &Reading) -> Result<Secret, Problem> {
+    async fn token(
+        &self,
+        mut realm: Url,
+        service: Option<String>,
+        reading: &Reading,
+    ) -> Result<Secret, Problem> {
         let login = reading.credentials.as_ref().map(basic);
         let carries = if login.is_some() { Carries::Login } else { Carries::Nothing };
         check_realm(&realm, &self.root, carries, &reading.token_hosts)?;
@@ -143,8 +158,8 @@ impl Http {
             return Err(Problem::Refused(self.place));
         }
         let body = bounded(self.succeeded(answer).await?, TOKEN_BYTES_MAX).await?;
-        let token: Token =
-            serde_json::from_slice(&body).map_err(|_| Problem::Broken("the server of its tokens sent none".into()))?;
+        let token: Token = serde_json::from_slice(&body)
+            .map_err(|_| Problem::Broken("the server of its tokens sent none".into()))?;
         match token.token.or(token.access_token) {
             Some(token) if !token.is_empty() => Ok(Secret::new(token)),
             _ => Err(Problem::Broken("the server of its tokens sent none".into())),
@@ -170,7 +185,12 @@ impl Http {
     }
 
     /// Fetches content of a known size, and tells `came` of every piece.
-    pub async fn content(&self, digest: &Digest, size: u64, mut came: impl FnMut(usize)) -> Result<Bytes, Problem> {
+    pub async fn content(
+        &self,
+        digest: &Digest,
+        size: u64,
+        mut came: impl FnMut(usize),
+    ) -> Result<Bytes, Problem> {
         let name = digest.to_string();
         let request = self.client.get(self.url("blobs", &name)?);
         let mut answer = self.get(request).await?;
@@ -183,7 +203,9 @@ impl Http {
             }
             computed.update(&piece);
             let paid = content.push(&piece, tokio::time::Instant::now() + SILENCE_TIMEOUT).await;
-            paid.map_err(|shortage| Problem::Setup(format!("there is no memory for it now: {shortage}")))?;
+            paid.map_err(|shortage| {
+                Problem::Setup(format!("there is no memory for it now: {shortage}"))
+            })?;
             came(piece.len());
             check_pace(content.len(), began.elapsed())?;
         }
@@ -235,10 +257,13 @@ impl Access {
     fn apply(&self, request: RequestBuilder) -> Result<RequestBuilder, Problem> {
         match self {
             Self::Anonymous => Ok(request),
-            Self::Basic { username, password } => Ok(request.basic_auth(username, Some(password.expose()))),
+            Self::Basic { username, password } => {
+                Ok(request.basic_auth(username, Some(password.expose())))
+            }
             Self::Token(token) => {
                 let value = HeaderValue::from_str(&format!("Bearer {}", token.expose()));
-                let mut value = value.map_err(|_| Problem::Broken("its token is none that can be sent".into()))?;
+                let mut value = value
+                    .map_err(|_| Problem::Broken("its token is none that can be sent".into()))?;
                 value.set_sensitive(true);
                 Ok(request.header(AUTHORIZATION, value))
             }
@@ -286,8 +311,8 @@ fn check_pace(bytes: usize, elapsed: Duration) -> Result<(), Problem> {
 /// Follows a redirect of a registry, unless it leaves TLS or leads to a link-local address. The
 /// client drops the login when the host is another one.
 fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
-    let left_tls =
-        attempt.previous().last().is_some_and(|from| from.scheme() == "https") && attempt.url().scheme() != "https";
+    let left_tls = attempt.previous().last().is_some_and(|from| from.scheme() == "https")
+        && attempt.url().scheme() != "https";
     if attempt.previous().len() > REDIRECTS_MAX {
         return attempt.error(Refusal("it redirects too often"));
     }
@@ -300,7 +325,8 @@ fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
     attempt.follow()
 }
 
-const LINK_LOCAL: &str = "it leads to a link-local address, where clouds keep the credentials of machines";
+const LINK_LOCAL: &str =
+    "it leads to a link-local address, where clouds keep the credentials of machines";
 
 fn is_link_local_host(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
@@ -391,7 +417,10 @@ mod tests {
         assert_eq!(url.as_str(), "http://r.example:5000/v2/team/echo/manifests/1.0.0-RC1");
         for reference in ["../../x", "a?b", "a#b", "http://x"] {
             let found = http.url("manifests", reference);
-            assert!(found.as_ref().is_err() || found.unwrap().path().ends_with(reference), "{reference}");
+            assert!(
+                found.as_ref().is_err() || found.unwrap().path().ends_with(reference),
+                "{reference}"
+            );
         }
     }
 }

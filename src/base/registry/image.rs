@@ -1,9 +1,11 @@
 //! The name of an image: registry, repository, and the tag or digest that says which.
 //!
-//! Earlier hosts lower-case references before they read them, so references in use are written in any case. Registry and
-//! repository have no upper case; tags do, and `1.0.0-RC1` and `1.0.0-rc1` are two images. So a tag is asked for as it is
-//! written, and only if the registry has none in lower case, as tools of those years pushed it. A reference that does not say which image is meant (`latest`, or no tag) is refused unless the host allows it: the same actor
-//! would be another one after the next push.
+//! Earlier hosts lower-case references before they read them, so references in use are written in
+//! any case. Registry and repository have no upper case; tags do, and `1.0.0-RC1` and `1.0.0-rc1`
+//! are two images. So a tag is asked for as it is written, and only if the registry has none in
+//! lower case, as tools of those years pushed it. A reference that does not say which image is
+//! meant (`latest`, or no tag) is refused unless the host allows it: the same actor would be
+//! another one after the next push.
 
 use std::fmt;
 
@@ -21,7 +23,9 @@ pub enum ImageError {
          `latest` (allow_latest, WASMCLOUD_OCI_ALLOW_LATEST=true)"
     )]
     Latest(String),
-    #[error("the digest of {0} is not of the kind sha256, and this host knows no other; name a tag")]
+    #[error(
+        "the digest of {0} is not of the kind sha256, and this host knows no other; name a tag"
+    )]
     OtherDigest(String),
 }
 
@@ -34,7 +38,8 @@ pub struct Image {
 
 /// Lower-cases what has no case: everything before the tag, and a digest.
 fn fold(text: &str) -> String {
-    let (name, digest) = text.split_once('@').map_or((text, None), |(name, digest)| (name, Some(digest)));
+    let (name, digest) =
+        text.split_once('@').map_or((text, None), |(name, digest)| (name, Some(digest)));
     // A colon before the last slash belongs to a port.
     let tag_at = name.rfind(':').filter(|at| !name[*at..].contains('/')).unwrap_or(name.len());
     let (path, tag) = name.split_at(tag_at);
@@ -45,16 +50,22 @@ fn fold(text: &str) -> String {
 impl Image {
     /// Reads `registry/repository:tag` or `registry/repository@sha256:…`, without a scheme.
     pub fn parse(text: &str, allow_latest: bool) -> Result<Self, ImageError> {
-        let name: oci_client::Reference = fold(text).parse().map_err(|error: oci_client::ParseError| {
-            // A text without end would fill the log.
-            let text = text.chars().take(200).collect();
-            ImageError::NotAName { text, cause: error.to_string() }
-        })?;
+        let name: oci_client::Reference =
+            fold(text).parse().map_err(|error: oci_client::ParseError| {
+                // A text without end would fill the log.
+                let text = text.chars().take(200).collect();
+                ImageError::NotAName { text, cause: error.to_string() }
+            })?;
         let digest = match name.digest() {
-            Some(text) => Some(Digest::parse(text).ok_or_else(|| ImageError::OtherDigest(name.to_string()))?),
+            Some(text) => {
+                Some(Digest::parse(text).ok_or_else(|| ImageError::OtherDigest(name.to_string()))?)
+            }
             None => None,
         };
-        if digest.is_none() && name.tag().is_none_or(|tag| tag.eq_ignore_ascii_case("latest")) && !allow_latest {
+        if digest.is_none()
+            && name.tag().is_none_or(|tag| tag.eq_ignore_ascii_case("latest"))
+            && !allow_latest
+        {
             return Err(ImageError::Latest(name.to_string()));
         }
         Ok(Self { name, digest })
@@ -103,8 +114,18 @@ mod tests {
     fn names_are_read_in_any_case_and_tags_in_their_own() {
         let whole = |text: &str| Image::parse(text, false).map(|image| image.to_string());
         for (text, name, tag, folded) in [
-            ("Registry.Example:5000/Team/Echo:V1", "registry.example:5000/team/echo:V1", "V1", Some("v1")),
-            ("R/Team/Echo:1.0.0-RC1", "docker.io/r/team/echo:1.0.0-RC1", "1.0.0-RC1", Some("1.0.0-rc1")),
+            (
+                "Registry.Example:5000/Team/Echo:V1",
+                "registry.example:5000/team/echo:V1",
+                "V1",
+                Some("v1"),
+            ),
+            (
+                "R/Team/Echo:1.0.0-RC1",
+                "docker.io/r/team/echo:1.0.0-RC1",
+                "1.0.0-RC1",
+                Some("1.0.0-rc1"),
+            ),
             ("echo:1", "docker.io/library/echo:1", "1", None),
         ] {
             let image = Image::parse(text, false).unwrap();

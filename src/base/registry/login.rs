@@ -1,9 +1,9 @@
 //! How a registry wants to be logged in to, and whether it gets the login.
 //!
-//! A registry answers a first request with a challenge: nothing, a password, or a token that another server gives (the
-//! *realm*). A registry can name any server as realm, so a login goes only to the registry's own
-//! host, to the known realm of a public registry, or to a host that the user allows. Everything
-//! here is pure; [`super::http`] asks.
+//! A registry answers a first request with a challenge: nothing, a password, or a token that
+//! another server gives (the *realm*). A registry can name any server as realm, so a login goes
+//! only to the registry's own host, to the known realm of a public registry, or to a host that the
+//! user allows. Everything here is pure; [`super::http`] asks.
 
 use http_auth::ChallengeRef;
 use reqwest::Url;
@@ -11,7 +11,8 @@ use reqwest::Url;
 use super::problem::Problem;
 
 /// Realms of public registries that are on hosts of their own.
-const KNOWN_REALMS: [(&str, &str); 2] = [("index.docker.io", "auth.docker.io"), ("registry.gitlab.com", "gitlab.com")];
+const KNOWN_REALMS: [(&str, &str); 2] =
+    [("index.docker.io", "auth.docker.io"), ("registry.gitlab.com", "gitlab.com")];
 
 /// The answer to a registry's challenge.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +39,8 @@ impl Challenge {
         let Some(header) = header else { return Ok(Self::Open) };
         let challenges = http_auth::parse_challenges(header)
             .map_err(|_| Problem::Broken("its challenge for a login cannot be read".into()))?;
-        let Some(bearer) = challenges.iter().find(|c| c.scheme.eq_ignore_ascii_case("bearer")) else {
+        let Some(bearer) = challenges.iter().find(|c| c.scheme.eq_ignore_ascii_case("bearer"))
+        else {
             return Ok(Self::Password);
         };
         let realm = parameter(bearer, "realm").unwrap_or_default();
@@ -56,20 +58,29 @@ fn parameter(challenge: &ChallengeRef<'_>, name: &str) -> Option<String> {
     found.map(|(_, value)| value.to_unescaped())
 }
 
-/// Refuses a realm that must not be asked. `allowed` are the hosts that the user trusts with logins.
-pub fn check_realm(realm: &Url, registry: &Url, carries: Carries, allowed: &[String]) -> Result<(), Problem> {
+/// Refuses a realm that must not be asked. `allowed` are the hosts that the user trusts with
+/// logins.
+pub fn check_realm(
+    realm: &Url,
+    registry: &Url,
+    carries: Carries,
+    allowed: &[String],
+) -> Result<(), Problem> {
     let refused = |cause: &'static str| Problem::Realm { realm: authority(realm), cause };
     if registry.scheme() == "https" && realm.scheme() != "https" {
         return Err(refused("it is reached without TLS, and the registry is not"));
     }
-    let (host, own) = (realm.host_str().unwrap_or_default(), registry.host_str().unwrap_or_default());
+    let (host, own) =
+        (realm.host_str().unwrap_or_default(), registry.host_str().unwrap_or_default());
     let is_own = host == own || KNOWN_REALMS.contains(&(own, host));
     if is_own || carries == Carries::Nothing {
         return Ok(());
     }
     match allowed.iter().any(|name| name.eq_ignore_ascii_case(host)) {
         true if realm.scheme() == "https" => Ok(()),
-        true => Err(refused("it is reached without TLS, and the login would be readable on the way")),
+        true => {
+            Err(refused("it is reached without TLS, and the login would be readable on the way"))
+        }
         false => Err(refused(
             "the login is not shown there; if you trust that server, list its host in \
              oci_token_hosts (WASMCLOUD_OCI_TOKEN_HOSTS)",
@@ -96,13 +107,18 @@ mod tests {
             (None, Challenge::Open),
             (Some("Basic realm=\"x\""), Challenge::Password),
             (Some("Negotiate"), Challenge::Password),
-            (Some("Bearer realm=\"https://a/token\",service=\"s\",scope=\"x\""), token("https://a/token", Some("s"))),
+            (
+                Some("Bearer realm=\"https://a/token\",service=\"s\",scope=\"x\""),
+                token("https://a/token", Some("s")),
+            ),
             (Some("bearer Realm=\"https://a/t\""), token("https://a/t", None)),
             (Some("Basic realm=\"x\", Bearer realm=\"https://a/t\""), token("https://a/t", None)),
         ] {
             assert_eq!(Challenge::read(header), Ok(challenge), "{header:?}");
         }
-        for nonsense in ["", "Bearer", "Bearer realm=\"file:///etc/passwd\"", "Bearer realm=\"\"", "\u{1}"] {
+        for nonsense in
+            ["", "Bearer", "Bearer realm=\"file:///etc/passwd\"", "Bearer realm=\"\"", "\u{1}"]
+        {
             let read = Challenge::read(Some(nonsense));
             assert!(matches!(read, Err(Problem::Broken(_))), "{nonsense:?}: {read:?}");
         }
@@ -124,7 +140,8 @@ mod tests {
             ("http://127.0.0.1:7/token", "http://127.0.0.1:5000/v2/", true, true),
             ("http://other.example/token", "http://r.example/v2/", false, true),
         ] {
-            let (realm_url, registry_url) = (Url::parse(realm).unwrap(), Url::parse(registry).unwrap());
+            let (realm_url, registry_url) =
+                (Url::parse(realm).unwrap(), Url::parse(registry).unwrap());
             let check = |carries| check_realm(&realm_url, &registry_url, carries, &allowed).is_ok();
             assert_eq!(check(Carries::Login), with_login, "{realm} of {registry} with a login");
             assert_eq!(check(Carries::Nothing), anonymous, "{realm} of {registry} without");

@@ -1,20 +1,25 @@
-//! Reads manifests: which layers, in which order, make the artifact (wasmbus protocol, section 8.4).
+//! Reads manifests: which layers, in which order, make the artifact (wasmbus protocol,
+//! section 8.4).
 //!
 //! The kind of an artifact depends on its content and not on its media type, as with all earlier
 //! hosts: they accepted every layer type for actors and providers alike. The list of types only
 //! keeps images of containers out.
 
 use oci_client::manifest::{
-    IMAGE_MANIFEST_LIST_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE, ImageIndexEntry, OCI_IMAGE_INDEX_MEDIA_TYPE,
-    OCI_IMAGE_MEDIA_TYPE, OciImageIndex, OciImageManifest, Versioned,
+    IMAGE_MANIFEST_LIST_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE, ImageIndexEntry,
+    OCI_IMAGE_INDEX_MEDIA_TYPE, OCI_IMAGE_MEDIA_TYPE, OciImageIndex, OciImageManifest, Versioned,
 };
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::{ARTIFACT_BYTES_MAX, digest::Digest, problem::Problem};
 
 /// The manifests that are asked for.
-pub const MANIFEST_TYPES: [&str; 4] =
-    [OCI_IMAGE_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE, OCI_IMAGE_INDEX_MEDIA_TYPE, IMAGE_MANIFEST_LIST_MEDIA_TYPE];
+pub const MANIFEST_TYPES: [&str; 4] = [
+    OCI_IMAGE_MEDIA_TYPE,
+    IMAGE_MANIFEST_MEDIA_TYPE,
+    OCI_IMAGE_INDEX_MEDIA_TYPE,
+    IMAGE_MANIFEST_LIST_MEDIA_TYPE,
+];
 
 /// The media types of layers: of actors and archives as the tools of all years push them, and of
 /// files from general tools.
@@ -57,13 +62,22 @@ pub fn read(body: &[u8]) -> Result<Manifest, Problem> {
     }
     let versioned: Versioned = parse(body)?;
     if versioned.schema_version != 2 {
-        return Err(Problem::Manifest(format!("schema version {} is not 2", versioned.schema_version)));
+        return Err(Problem::Manifest(format!(
+            "schema version {} is not 2",
+            versioned.schema_version
+        )));
     }
-    if let Some(media_type) = versioned.media_type.filter(|found| !MANIFEST_TYPES.contains(&found.as_str())) {
+    if let Some(media_type) =
+        versioned.media_type.filter(|found| !MANIFEST_TYPES.contains(&found.as_str()))
+    {
         return Err(Problem::MediaType(media_type));
     }
     let shape: Shape = parse(body)?;
-    if shape.manifests.is_some() { choose(parse(body)?).map(Manifest::Elsewhere) } else { layers(parse(body)?) }
+    if shape.manifests.is_some() {
+        choose(parse(body)?).map(Manifest::Elsewhere)
+    } else {
+        layers(parse(body)?)
+    }
 }
 
 fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
@@ -81,7 +95,8 @@ fn layers(manifest: OciImageManifest) -> Result<Manifest, Problem> {
         if !LAYER_TYPES.contains(&layer.media_type.as_str()) {
             return Err(Problem::MediaType(layer.media_type));
         }
-        let size = u64::try_from(layer.size).map_err(|_| Problem::Manifest("a layer has a negative size".into()))?;
+        let size = u64::try_from(layer.size)
+            .map_err(|_| Problem::Manifest("a layer has a negative size".into()))?;
         total = total.saturating_add(size);
         layers.push(Layer { digest: digest(&layer.digest)?, size });
     }
@@ -126,8 +141,9 @@ fn choose(index: OciImageIndex) -> Result<Digest, Problem> {
 }
 
 fn digest(text: &str) -> Result<Digest, Problem> {
-    Digest::parse(text)
-        .ok_or_else(|| Problem::Manifest("it names content by something else than a sha256 digest".into()))
+    Digest::parse(text).ok_or_else(|| {
+        Problem::Manifest("it names content by something else than a sha256 digest".into())
+    })
 }
 
 #[cfg(test)]
@@ -168,7 +184,10 @@ mod tests {
         let container = read(&image(&[("application/vnd.oci.image.layer.v1.tar+gzip", 7)]));
         assert!(matches!(container, Err(Problem::MediaType(_))));
         assert!(matches!(read(&image(&[])), Err(Problem::Manifest(_))));
-        assert!(matches!(read(&image(&[(ACTOR, ARTIFACT_BYTES_MAX), (ACTOR, 1)])), Err(Problem::TooLarge)));
+        assert!(matches!(
+            read(&image(&[(ACTOR, ARTIFACT_BYTES_MAX), (ACTOR, 1)])),
+            Err(Problem::TooLarge)
+        ));
         assert!(matches!(read(&image(&[(ACTOR, 1); LAYERS_MAX + 1])), Err(Problem::Manifest(_))));
         assert!(read(&image(&[(ACTOR, 1); LAYERS_MAX])).is_ok());
         assert!(matches!(read(b"<html>"), Err(Problem::Manifest(_))));
@@ -177,7 +196,8 @@ mod tests {
 
     #[test]
     fn an_index_leads_to_this_platform_or_to_its_only_entry() {
-        let (os, arch) = (oci_client::config::Os::default(), oci_client::config::Architecture::default());
+        let (os, arch) =
+            (oci_client::config::Os::default(), oci_client::config::Architecture::default());
         let (os, arch) = (os.to_string(), arch.to_string());
         let own = Digest::of(format!("{os}{arch}").as_bytes());
         let found = read(&index(&[("plan9", "386"), (&os, &arch)]));

@@ -1,7 +1,8 @@
 //! Where modules and provider archives come from, and go to.
 //!
 //! * [`reference`] reads the text of a request and tells what kind of place it names.
-//! * [`Registry`] fetches the bytes behind a reference: a file, an image of an OCI registry, or an upload.
+//! * [`Registry`] fetches the bytes behind a reference: a file, an image of an OCI registry, or an
+//!   upload.
 //! * [`uploads`] is what clients sent into the lattice itself.
 //! * [`credentials`] knows who logs in where; [`docker`] reads what `docker login` keeps.
 //! * [`problem`] is what can go wrong with a registry, in words that say what to do.
@@ -18,8 +19,9 @@
 //!                                               └─▶ cache (content by digest, on disk)
 //! ```
 //!
-//! Always true: no content leaves here whose digest was not verified; a registry decides by its manifest what a tag
-//! means as long as it answers; requests for one image at the same time share one pull; no secret is in an error.
+//! Always true: no content leaves here whose digest was not verified; a registry decides by its
+//! manifest what a tag means as long as it answers; requests for one image at the same time share
+//! one pull; no secret is in an error.
 
 mod cache;
 mod connect;
@@ -75,7 +77,9 @@ pub const ARTIFACT_BYTES_MAX: u64 = 512 * 1024 * 1024;
 /// Why an artifact could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    #[error("files are not loaded by this host; start it with allow_file_load (WASMCLOUD_ALLOW_FILE_LOAD=true)")]
+    #[error(
+        "files are not loaded by this host; start it with allow_file_load (WASMCLOUD_ALLOW_FILE_LOAD=true)"
+    )]
     FilesNotAllowed,
     #[error("read {path}: {source}")]
     Read { path: PathBuf, source: io::Error },
@@ -101,7 +105,9 @@ pub enum FetchError {
     Pull(#[from] Arc<PullError>),
     #[error(transparent)]
     Upload(#[from] Arc<UploadError>),
-    #[error("{0} lies in the object store of a lattice, and no lattice is connected here; name its NATS server")]
+    #[error(
+        "{0} lies in the object store of a lattice, and no lattice is connected here; name its NATS server"
+    )]
     NoLattice(String),
     #[error(transparent)]
     Reference(#[from] reference::ReferenceError),
@@ -177,7 +183,8 @@ struct Inner {
     timeout: Duration,
     connector: Arc<Connector>,
     puller: Arc<Puller>,
-    /// Pulls in work by image. They live as long as somebody waits for them. Held for lines, never across an await.
+    /// Pulls in work by image. They live as long as somebody waits for them. Held for lines, never
+    /// across an await.
     running: Mutex<HashMap<String, Pulling>>,
 }
 
@@ -189,13 +196,15 @@ impl Registry {
         let cache = Cache::new(settings.cache_dir, settings.cache_bytes_max);
         let puller = Arc::new(Puller::new(Arc::clone(&connector), timeout, cache));
         let running = Mutex::default();
-        let inner = Arc::new(Inner { allow_files, allow_latest, timeout, connector, puller, running });
+        let inner =
+            Arc::new(Inner { allow_files, allow_latest, timeout, connector, puller, running });
         Self { inner, uploads: None }
     }
 
     /// The same, which also fetches what clients sent into a lattice.
     pub fn with_uploads(mut self, uploads: Arc<dyn Uploads>) -> Self {
-        self.uploads = Some(Arc::new(Fetcher::new(uploads, self.inner.puller.cache(), self.inner.timeout)));
+        self.uploads =
+            Some(Arc::new(Fetcher::new(uploads, self.inner.puller.cache(), self.inner.timeout)));
         self
     }
 
@@ -209,14 +218,15 @@ impl Registry {
         }
     }
 
-    /// Fetches what a reference names, within the configured time. Cancel safe: a pull nobody waits for ends.
+    /// Fetches what a reference names, within the configured time. Cancel safe: a pull nobody waits
+    /// for ends.
     pub async fn fetch(&self, reference: &str) -> Result<Bytes, FetchError> {
         Ok(self.fetch_telling(reference, self.inner.timeout, |_| {}).await?.content)
     }
 
-    /// The same, with the digest where content has one; where that is an image, `tell` is told how far its download is: when it
-    /// is asked for and when the download begins, then no more often than `every` so long, and in the end that all of it is
-    /// here. Cancel safe, too.
+    /// The same, with the digest where content has one; where that is an image, `tell` is told how
+    /// far its download is: when it is asked for and when the download begins, then no more often
+    /// than `every` so long, and in the end that all of it is here. Cancel safe, too.
     pub async fn fetch_telling(
         &self,
         reference: &str,
@@ -248,13 +258,19 @@ impl Registry {
     /// Asks a registry for the digest of an image, without fetching it.
     pub async fn resolve(&self, image: &str) -> Result<String, FetchError> {
         let image = Image::parse(image, self.inner.allow_latest)?;
-        let digest = self.inner.puller.resolve(image, self.inner.timeout).await.map_err(Arc::new)?;
+        let digest =
+            self.inner.puller.resolve(image, self.inner.timeout).await.map_err(Arc::new)?;
         Ok(digest.to_string())
     }
 
-    /// Sends an artifact to a registry under this name; `sent` is told how much of it has arrived. There is no deadline
-    /// for the whole, but one for every piece.
-    pub async fn push(&self, image: &str, upload: Upload, sent: impl FnMut(u64)) -> Result<Pushed, PushError> {
+    /// Sends an artifact to a registry under this name; `sent` is told how much of it has arrived.
+    /// There is no deadline for the whole, but one for every piece.
+    pub async fn push(
+        &self,
+        image: &str,
+        upload: Upload,
+        sent: impl FnMut(u64),
+    ) -> Result<Pushed, PushError> {
         let image = Image::parse(image, self.inner.allow_latest)?;
         push::push(&self.inner.connector, &image, upload, sent).await
     }
@@ -278,14 +294,25 @@ impl Registry {
         self.inner.puller.outcomes()
     }
 
-    /// Asks the registry of an image whether it has it and lets this host have it; fetches no content.
+    /// Asks the registry of an image whether it has it and lets this host have it; fetches no
+    /// content.
     pub async fn ask(&self, reference: &str, patience: Duration) -> Result<(), FetchError> {
         let Reference::Image(text) = Reference::parse(reference)? else { return Ok(()) };
         let image = Image::parse(&text, true)?;
-        self.inner.puller.resolve(image, patience).await.map(drop).map_err(|error| Arc::new(error).into())
+        self.inner
+            .puller
+            .resolve(image, patience)
+            .await
+            .map(drop)
+            .map_err(|error| Arc::new(error).into())
     }
 
-    async fn pull_telling(&self, image: Image, every: Duration, mut tell: impl FnMut(Got)) -> Pulled {
+    async fn pull_telling(
+        &self,
+        image: Image,
+        every: Duration,
+        mut tell: impl FnMut(Got),
+    ) -> Pulled {
         let (mut pull, mut got) = self.pull(image);
         tell((0, 0));
         let (mut told, mut tell_at) = (None, Instant::now());
@@ -316,9 +343,12 @@ impl Registry {
     /// Joins the pull of this image that is in work, or begins one.
     fn pull(&self, image: Image) -> (Shared<BoxFuture<'static, Pulled>>, watch::Receiver<Got>) {
         let mut running = self.inner.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.retain(|_, running| running.pull.upgrade().is_some_and(|pull| pull.peek().is_none()));
+        running
+            .retain(|_, running| running.pull.upgrade().is_some_and(|pull| pull.peek().is_none()));
         let key = image.to_string();
-        let joined = running.get(&key).and_then(|running| Some((running.pull.upgrade()?, running.got.clone())));
+        let joined = running
+            .get(&key)
+            .and_then(|running| Some((running.pull.upgrade()?, running.got.clone())));
         if let Some(joined) = joined {
             return joined;
         }
@@ -343,7 +373,9 @@ fn read(path: PathBuf) -> Result<Bytes, FetchError> {
         Ok(content)
     };
     match content() {
-        Ok(content) if content.len() as u64 > ARTIFACT_BYTES_MAX => Err(FetchError::TooLarge { path }),
+        Ok(content) if content.len() as u64 > ARTIFACT_BYTES_MAX => {
+            Err(FetchError::TooLarge { path })
+        }
         Ok(content) => Ok(content.into()),
         Err(source) => Err(FetchError::Read { path, source }),
     }
@@ -363,7 +395,12 @@ mod tests {
             cache_dir: PathBuf::from("/nonexistent"),
             cache_bytes_max: 0,
             budget: Budget::default(),
-            logins: Logins { given: None, lattice: Default::default(), settings: None, docker: None },
+            logins: Logins {
+                given: None,
+                lattice: Default::default(),
+                settings: None,
+                docker: None,
+            },
             token_hosts: Vec::new(),
         })
     }
@@ -373,13 +410,22 @@ mod tests {
         let closed = registry(false);
         assert!(matches!(closed.fetch("file:///a.wasm").await, Err(FetchError::FilesNotAllowed)));
         let open = registry(true);
-        assert!(matches!(open.fetch("file:///no/such/file.wasm").await, Err(FetchError::Read { .. })));
+        assert!(matches!(
+            open.fetch("file:///no/such/file.wasm").await,
+            Err(FetchError::Read { .. })
+        ));
         assert!(matches!(open.fetch("bindle://x").await, Err(FetchError::Bindle)));
         assert!(matches!(open.fetch("builtin://httpserver").await, Err(FetchError::Builtin(_))));
-        assert!(matches!(open.fetch("registry.example/echo:latest").await, Err(FetchError::Image(_))));
+        assert!(matches!(
+            open.fetch("registry.example/echo:latest").await,
+            Err(FetchError::Image(_))
+        ));
         assert!(matches!(open.fetch("").await, Err(FetchError::Reference(_))));
         let upload = uploads::reference(&digest::Digest::of(b""));
-        assert!(matches!(open.fetch(&upload).await, Err(FetchError::NoLattice(_))) && !open.could_fetch(&upload));
+        assert!(
+            matches!(open.fetch(&upload).await, Err(FetchError::NoLattice(_)))
+                && !open.could_fetch(&upload)
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! One registry, spoken to for one pull or push: the home of the OCI client, which does the sending.
+//! One registry, spoken to for one pull or push: the home of the OCI client, which does the
+//! sending.
 //!
 //! A [`Remote`] is made for each, because the client keeps the first login it is given for ever,
 //! and so that changed certificates count at once. [`super::http`] does the reading, within bounds.
@@ -29,7 +30,8 @@ use super::{
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time without a byte.
 pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(15);
-/// The same while something is sent: a registry says nothing until a piece has arrived, over whatever line.
+/// The same while something is sent: a registry says nothing until a piece has arrived, over
+/// whatever line.
 pub const UPLOAD_TIMEOUT: Duration = Duration::from_secs(120);
 /// The size of one piece of an upload, in bytes. Registries need not take smaller pieces than they
 /// announce, and all take these.
@@ -55,8 +57,10 @@ impl Remote {
     pub fn new(image: Image, reading: &Reading) -> Result<Self, Problem> {
         let name = image.name();
         let http = Http::new(name.resolve_registry(), name.repository(), reading)?;
-        let authority = (!reading.authorities.is_empty())
-            .then(|| Certificate { encoding: CertificateEncoding::Pem, data: reading.authorities.to_vec() });
+        let authority = (!reading.authorities.is_empty()).then(|| Certificate {
+            encoding: CertificateEncoding::Pem,
+            data: reading.authorities.to_vec(),
+        });
         let config = ClientConfig {
             protocol: if reading.insecure { ClientProtocol::Http } else { ClientProtocol::Https },
             extra_root_certificates: authority.into_iter().collect(),
@@ -75,7 +79,9 @@ impl Remote {
         self.http.log_in(reading).await?;
         let auth = match self.http.access() {
             Access::Anonymous => RegistryAuth::Anonymous,
-            Access::Basic { username, password } => RegistryAuth::Basic(username.clone(), password.expose().to_owned()),
+            Access::Basic { username, password } => {
+                RegistryAuth::Basic(username.clone(), password.expose().to_owned())
+            }
             // The client would panic on what no header can carry; reading refuses it by name.
             Access::Token(token) => RegistryAuth::Bearer(token.expose().to_owned()),
         };
@@ -95,13 +101,19 @@ impl Remote {
         self.http.content(&layer.digest, layer.size, came).await
     }
 
-    /// Whether the registry has some content already, so that it need not be sent. A registry that does not say has not.
+    /// Whether the registry has some content already, so that it need not be sent. A registry that
+    /// does not say has not.
     pub async fn has(&self, digest: &Digest) -> bool {
         self.client.blob_exists(self.image.name(), &digest.to_string()).await.unwrap_or(false)
     }
 
     /// Sends content, and tells `sent` how much of it has arrived.
-    pub async fn send(&self, digest: &Digest, content: &Bytes, mut sent: impl FnMut(u64)) -> Result<(), Problem> {
+    pub async fn send(
+        &self,
+        digest: &Digest,
+        content: &Bytes,
+        mut sent: impl FnMut(u64),
+    ) -> Result<(), Problem> {
         let digest = digest.to_string();
         let (arrived, mut told) = watch::channel(0_u64);
         // The client asks for a piece when the one before it has arrived.
@@ -111,7 +123,8 @@ impl Remote {
             let after = before + piece.len() as u64;
             std::future::ready((!piece.is_empty()).then_some((Ok(piece), (rest, after))))
         });
-        let mut sending = std::pin::pin!(self.client.push_blob_stream(self.image.name(), pieces, &digest, None));
+        let mut sending =
+            std::pin::pin!(self.client.push_blob_stream(self.image.name(), pieces, &digest, None));
         let result = loop {
             tokio::select! {
                 result = &mut sending => break result,
@@ -122,7 +135,8 @@ impl Remote {
             Ok(_) => {}
             // A registry that takes no pieces gets it whole.
             Err(OciDistributionError::SpecViolationError(_)) => {
-                let whole = self.client.push_blob(self.image.name(), content.clone(), &digest).await;
+                let whole =
+                    self.client.push_blob(self.image.name(), content.clone(), &digest).await;
                 whole.map_err(|error| Problem::of(error, self.place))?;
             }
             Err(error) => return Err(Problem::of(error, self.place)),

@@ -1,7 +1,8 @@
 //! Problems between this host and a registry, in words that say what to do.
 //!
-//! The errors of the OCI client name URLs, which after a redirect may hold signatures, and repeat what servers send.
-//! [`Problem::of`] sorts them by what an operator has to do, and takes over of their text the innermost cause only.
+//! The errors of the OCI client name URLs, which after a redirect may hold signatures, and repeat
+//! what servers send. [`Problem::of`] sorts them by what an operator has to do, and takes over of
+//! their text the innermost cause only.
 
 use std::{error::Error, io, time::Duration};
 
@@ -32,7 +33,9 @@ pub struct PullError {
 pub enum PushError {
     #[error(transparent)]
     Image(#[from] ImageError),
-    #[error("{0} names an image by its digest, which nobody can choose; push it under a tag (:0.1.0)")]
+    #[error(
+        "{0} names an image by its digest, which nobody can choose; push it under a tag (:0.1.0)"
+    )]
     ByDigest(String),
     #[error("the manifest of {0} cannot be written: {1}")]
     Manifest(String, serde_json::Error),
@@ -97,12 +100,17 @@ impl Problem {
     /// Sorts an error of the client. `login` is what the request was made with.
     pub fn of(error: OciDistributionError, login: Place) -> Self {
         match error {
-            OciDistributionError::UnauthorizedError { .. } | OciDistributionError::AuthenticationFailure(_) => {
-                Problem::Refused(login)
+            OciDistributionError::UnauthorizedError { .. }
+            | OciDistributionError::AuthenticationFailure(_) => Problem::Refused(login),
+            OciDistributionError::ServerError { code, message, .. } => {
+                Self::of_status(code, &message, login)
             }
-            OciDistributionError::ServerError { code, message, .. } => Self::of_status(code, &message, login),
-            OciDistributionError::RegistryError { envelope, .. } => Self::of_envelope(&envelope, login),
-            OciDistributionError::DigestError(DigestError::VerificationError { .. }) => Problem::Digest,
+            OciDistributionError::RegistryError { envelope, .. } => {
+                Self::of_envelope(&envelope, login)
+            }
+            OciDistributionError::DigestError(DigestError::VerificationError { .. }) => {
+                Problem::Digest
+            }
             // The enum hides these two behind their own causes.
             OciDistributionError::RequestError(error) => Self::of_cause(&error),
             OciDistributionError::IoError(error) => Self::of_cause(&error),
@@ -118,7 +126,9 @@ impl Problem {
     /// Sorts an answer that is no success. `login` is what the request was made with.
     pub fn of_answer(code: u16, body: &[u8], login: Place) -> Self {
         match serde_json::from_slice::<OciEnvelope>(body) {
-            Ok(envelope) if code != 401 && (400..500).contains(&code) => Self::of_envelope(&envelope, login),
+            Ok(envelope) if code != 401 && (400..500).contains(&code) => {
+                Self::of_envelope(&envelope, login)
+            }
             _ => Self::of_status(code, &String::from_utf8_lossy(body), login),
         }
     }
@@ -133,7 +143,8 @@ impl Problem {
     }
 
     fn of_envelope(envelope: &OciEnvelope, login: Place) -> Self {
-        let messages: Vec<&str> = envelope.errors.iter().map(|error| error.message.as_str()).collect();
+        let messages: Vec<&str> =
+            envelope.errors.iter().map(|error| error.message.as_str()).collect();
         let message = quote(&messages.join("; "));
         match envelope.errors.first().map(|error| &error.code) {
             Some(OciErrorCode::Unauthorized | OciErrorCode::Denied) => Problem::Refused(login),
@@ -167,9 +178,9 @@ impl Problem {
             }
         }
         match request {
-            Some(request) if request.is_connect() && request.is_timeout() => {
-                Problem::Unreachable(format!("no connection within {} seconds", CONNECT_TIMEOUT.as_secs()))
-            }
+            Some(request) if request.is_connect() && request.is_timeout() => Problem::Unreachable(
+                format!("no connection within {} seconds", CONNECT_TIMEOUT.as_secs()),
+            ),
             Some(request) if request.is_connect() => Problem::Unreachable(innermost),
             Some(request) if request.is_timeout() => Problem::Silent,
             _ => Problem::Broken(innermost),
@@ -307,13 +318,20 @@ fn inner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stati
 
 /// The text of an error, without the URL that those of the HTTP client hold.
 fn cause(error: &(dyn Error + 'static)) -> String {
-    if error.is::<reqwest::Error>() { "the request failed".to_owned() } else { quote(&error.to_string()) }
+    if error.is::<reqwest::Error>() {
+        "the request failed".to_owned()
+    } else {
+        quote(&error.to_string())
+    }
 }
 
 /// A server's words, as far as they fit into one line.
 fn quote(text: &str) -> String {
-    let line: String =
-        text.chars().map(|char| if char.is_control() { ' ' } else { char }).take(QUOTE_CHARS_MAX).collect();
+    let line: String = text
+        .chars()
+        .map(|char| if char.is_control() { ' ' } else { char })
+        .take(QUOTE_CHARS_MAX)
+        .collect();
     line.trim().to_owned()
 }
 
@@ -324,23 +342,36 @@ mod tests {
     #[test]
     fn answers_are_told_from_outages() {
         let server = |code, message: &str| {
-            let error = OciDistributionError::ServerError { code, url: "u".into(), message: message.into() };
+            let error = OciDistributionError::ServerError {
+                code,
+                url: "u".into(),
+                message: message.into(),
+            };
             Problem::of(error, Place::Nowhere)
         };
         assert_eq!(server(403, ""), Problem::Refused(Place::Nowhere));
         assert_eq!(server(404, ""), Problem::Missing);
         assert_eq!(server(400, "Client sent an HTTP request to an HTTPS server.\n"), Problem::Tls);
         assert!(server(503, "").is_outage() && server(429, "").is_outage());
-        assert!(!server(400, "").is_outage() && !server(404, "").is_outage() && !server(403, "").is_outage());
+        assert!(
+            !server(400, "").is_outage()
+                && !server(404, "").is_outage()
+                && !server(403, "").is_outage()
+        );
         assert_eq!(quote("a\nb\u{1b}[31m"), "a b [31m");
     }
 
     #[test]
     fn errors_of_registries_are_sorted_by_their_code() {
         let error = |code: &str| {
-            let envelope =
-                serde_json::from_str(&format!(r#"{{"errors":[{{"code":"{code}","message":"m"}}]}}"#)).unwrap();
-            Problem::of(OciDistributionError::RegistryError { envelope, url: "u".into() }, Place::Docker)
+            let envelope = serde_json::from_str(&format!(
+                r#"{{"errors":[{{"code":"{code}","message":"m"}}]}}"#
+            ))
+            .unwrap();
+            Problem::of(
+                OciDistributionError::RegistryError { envelope, url: "u".into() },
+                Place::Docker,
+            )
         };
         assert_eq!(error("MANIFEST_UNKNOWN"), Problem::Missing);
         assert_eq!(error("DENIED"), Problem::Refused(Place::Docker));

@@ -1,9 +1,9 @@
 //! One pull, from the name of an image to the bytes of the artifact.
 //!
-//! A tag is always asked for: its manifest is small, and content that is already here is not fetched again. Only when
-//! the registry fails to answer is the image served that the tag had last, with a warning; an answer that it refuses
-//! us or has no such image counts, however old what we have. A digest names content that cannot change, so nobody is
-//! asked while it is here.
+//! A tag is always asked for: its manifest is small, and content that is already here is not
+//! fetched again. Only when the registry fails to answer is the image served that the tag had last,
+//! with a warning; an answer that it refuses us or has no such image counts, however old what we
+//! have. A digest names content that cannot change, so nobody is asked while it is here.
 
 use std::{
     collections::BTreeMap,
@@ -143,11 +143,16 @@ impl Puller {
         self.cache.clone()
     }
 
-    /// Pulls an image, whatever happens, within the configured time. `tell` is told how far the download is.
+    /// Pulls an image, whatever happens, within the configured time. `tell` is told how far the
+    /// download is.
     pub async fn pull(self: Arc<Self>, image: Image, tell: watch::Sender<Got>) -> Pulled {
         let work = AssertUnwindSafe(self.work(&image, &tell)).catch_unwind().await;
-        let result = work.unwrap_or_else(|_| Err(Problem::Broken("the OCI client panicked".into())));
-        self.note(image.registry(), result.as_ref().err().map(|problem| problem.text(image.registry())));
+        let result =
+            work.unwrap_or_else(|_| Err(Problem::Broken("the OCI client panicked".into())));
+        self.note(
+            image.registry(),
+            result.as_ref().err().map(|problem| problem.text(image.registry())),
+        );
         result.map_err(|problem| {
             let (registry, reference) = (image.registry().to_owned(), image.to_string());
             Arc::new(PullError { registry, reference, problem })
@@ -190,7 +195,8 @@ impl Puller {
                 let load = self.assemble(image, top, Some((&remote, tell)));
                 let done = timeout_at(deadline, load).await.unwrap_or_else(|_| Err(late()))?;
                 drop(permit);
-                // After the deadline counts no more: the artifact is here, and a slow disk must not take it away.
+                // After the deadline counts no more: the artifact is here, and a slow disk must not
+                // take it away.
                 if let Some(cache) = &self.cache {
                     cache.keep(image.to_string(), done.manifest.clone(), done.content).await;
                 }
@@ -210,7 +216,8 @@ impl Puller {
     /// The artifact of a manifest, if all of it is in the cache.
     async fn cached(&self, image: &Image, manifest: &Digest) -> Option<Artifact> {
         let body = self.cache.as_ref()?.content(manifest).await?;
-        let found = self.assemble(image, Top { digest: manifest.clone(), body }, None).await.ok()?;
+        let found =
+            self.assemble(image, Top { digest: manifest.clone(), body }, None).await.ok()?;
         Some(Artifact { content: found.artifact, manifest: found.manifest })
     }
 
@@ -220,8 +227,8 @@ impl Puller {
         self.cached(image, &manifest).await
     }
 
-    /// Makes an artifact of its manifest, from the cache and from the registry. Without a registry it is an error when
-    /// something is missing.
+    /// Makes an artifact of its manifest, from the cache and from the registry. Without a registry
+    /// it is an error when something is missing.
     async fn assemble(
         &self,
         image: &Image,
@@ -249,10 +256,13 @@ impl Puller {
         let mut parts = Vec::with_capacity(layers.len());
         for layer in &layers {
             // A size that is not true would get around the limit.
-            parts.push(self.content(&layer.digest).await.filter(|part| part.len() as u64 == layer.size));
+            parts.push(
+                self.content(&layer.digest).await.filter(|part| part.len() as u64 == layer.size),
+            );
         }
         let missing = layers.iter().zip(&parts).filter(|(_, part)| part.is_none());
-        let (count, bytes) = missing.fold((0, 0), |(count, bytes), (layer, _)| (count + 1, bytes + layer.size));
+        let (count, bytes) =
+            missing.fold((0, 0), |(count, bytes), (layer, _)| (count + 1, bytes + layer.size));
         match remote {
             None if count > 0 => return Err(Problem::Missing),
             Some((remote, tell)) if count > 0 => {
@@ -261,7 +271,8 @@ impl Puller {
                     if parts[index].is_none() {
                         let part = remote.layer(layer, |bytes| progress.came(bytes)).await?;
                         // The same content may stand in several places; it is fetched once.
-                        let same = layers.iter().zip(&mut parts).filter(|(other, _)| *other == layer);
+                        let same =
+                            layers.iter().zip(&mut parts).filter(|(other, _)| *other == layer);
                         same.for_each(|(_, place)| *place = Some(part.clone()));
                     }
                 }
@@ -321,7 +332,9 @@ impl<'a> Progress<'a> {
             return;
         }
         let percent = self.got * 100 / self.total;
-        if percent >= self.told_percent + PROGRESS_STEP_PERCENT || self.told_at.elapsed() >= PROGRESS_EVERY {
+        if percent >= self.told_percent + PROGRESS_STEP_PERCENT
+            || self.told_at.elapsed() >= PROGRESS_EVERY
+        {
             (self.told_at, self.told_percent) = (Instant::now(), percent);
             info!(image = %self.image, bytes = self.got, of = self.total, percent, "pull goes on");
         }

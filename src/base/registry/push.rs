@@ -83,9 +83,11 @@ pub async fn push(
     let configuration = configuration.unwrap_or_else(|| Bytes::from_static(b"{}"));
     let config = Config::new(configuration, kind.config_type().to_owned(), None);
     let annotations = Some(annotations).filter(|annotations| !annotations.is_empty());
-    // Without a media type of its own, as from the tools of these years: some hosts of 2022 only know that of docker.
+    // Without a media type of its own, as from the tools of these years: some hosts of 2022 only
+    // know that of docker.
     let manifest = OciImageManifest::build(std::slice::from_ref(&layer), &config, annotations);
-    let body = serde_json::to_vec(&manifest).map_err(|error| PushError::Manifest(image.to_string(), error))?;
+    let body = serde_json::to_vec(&manifest)
+        .map_err(|error| PushError::Manifest(image.to_string(), error))?;
     let body = Bytes::from(body);
     let digest = Digest::of(&body).to_string();
     match send(connector, image, &layer.data, &config.data, body, sent).await {

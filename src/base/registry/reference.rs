@@ -1,7 +1,8 @@
-//! The references of start requests: files, images of a registry, uploads, what is built in, and what is gone.
+//! The references of start requests: files, images of a registry, uploads, what is built in, and
+//! what is gone.
 //!
-//! Events must repeat the text of a request byte for byte, so a [`Reference`] is only ever made from the text, never
-//! turned back into it.
+//! Events must repeat the text of a request byte for byte, so a [`Reference`] is only ever made
+//! from the text, never turned back into it.
 
 use std::path::PathBuf;
 
@@ -27,7 +28,9 @@ pub enum Reference {
 pub enum ReferenceError {
     #[error("the reference is empty; name a module, for example file:///path/to/actor.wasm")]
     Empty,
-    #[error("the path {0:?} is not absolute; another directory is current for the host than for its clients")]
+    #[error(
+        "the path {0:?} is not absolute; another directory is current for the host than for its clients"
+    )]
     RelativePath(String),
     #[error(
         "{0:?} names no upload: after {SCHEME} comes sha256: and 64 lower-case hex digits, as `host start actor ./file.wasm` \
@@ -63,7 +66,8 @@ impl Reference {
             let no_upload = || ReferenceError::NoUpload(text.chars().take(200).collect());
             return Digest::parse(digest).map(Self::Lattice).ok_or_else(no_upload);
         }
-        let image = ["oci://", "https://", "http://"].iter().find_map(|scheme| text.strip_prefix(scheme));
+        let image =
+            ["oci://", "https://", "http://"].iter().find_map(|scheme| text.strip_prefix(scheme));
         Ok(Self::Image(image.unwrap_or(text).to_owned()))
     }
 }
@@ -71,7 +75,10 @@ impl Reference {
 /// `C:\…` or `C:/…`, the absolute paths of Windows.
 fn has_drive(path: &str) -> bool {
     let bytes = path.as_bytes();
-    bytes.len() > 2 && bytes[0].is_ascii_alphabetic() && bytes[1] == b':' && matches!(bytes[2], b'\\' | b'/')
+    bytes.len() > 2
+        && bytes[0].is_ascii_alphabetic()
+        && bytes[1] == b':'
+        && matches!(bytes[2], b'\\' | b'/')
 }
 
 #[cfg(test)]
@@ -88,13 +95,28 @@ mod tests {
         assert_eq!(Reference::parse("C:\\a.wasm"), file("C:\\a.wasm"));
         assert_eq!(Reference::parse("oci://r.example/echo:1"), image("r.example/echo:1"));
         assert_eq!(Reference::parse("localhost:5000/echo:1"), image("localhost:5000/echo:1"));
-        assert_eq!(Reference::parse("file://a.wasm"), Err(ReferenceError::RelativePath("a.wasm".into())));
+        assert_eq!(
+            Reference::parse("file://a.wasm"),
+            Err(ReferenceError::RelativePath("a.wasm".into()))
+        );
         assert_eq!(Reference::parse(" "), Err(ReferenceError::Empty));
         assert_eq!(Reference::parse("bindle://x/1"), Ok(Reference::Bindle));
-        assert_eq!(Reference::parse("builtin://httpserver"), Ok(Reference::Builtin("httpserver".into())));
+        assert_eq!(
+            Reference::parse("builtin://httpserver"),
+            Ok(Reference::Builtin("httpserver".into()))
+        );
         let digest = Digest::of(b"");
-        assert_eq!(Reference::parse(&uploads::reference(&digest)), Ok(Reference::Lattice(digest.clone())));
-        for wrong in [digest.hex(), "sha256:12", "sha256:../../etc/passwd", &digest.to_string().to_uppercase(), ""] {
+        assert_eq!(
+            Reference::parse(&uploads::reference(&digest)),
+            Ok(Reference::Lattice(digest.clone()))
+        );
+        for wrong in [
+            digest.hex(),
+            "sha256:12",
+            "sha256:../../etc/passwd",
+            &digest.to_string().to_uppercase(),
+            "",
+        ] {
             let text = format!("lattice://{wrong}");
             assert_eq!(Reference::parse(&text), Err(ReferenceError::NoUpload(text.clone())));
         }

@@ -1,8 +1,10 @@
-//! Artifacts that clients sent into the lattice itself, `lattice://sha256:…`: files of one machine that any host can run.
+//! Artifacts that clients sent into the lattice itself, `lattice://sha256:…`: files of one machine
+//! that any host can run.
 //!
-//! [`Uploads`] is where they lie, in the hands of the store; here is what the registry makes of it: content that was read
-//! once is kept on disk like that of images, and as a digest names content that cannot change, nobody is asked while it is
-//! here. So an actor that ran on this machine starts again while the store is away.
+//! [`Uploads`] is where they lie, in the hands of the store; here is what the registry makes of it:
+//! content that was read once is kept on disk like that of images, and as a digest names content
+//! that cannot change, nobody is asked while it is here. So an actor that ran on this machine
+//! starts again while the store is away.
 
 use std::{
     collections::HashMap,
@@ -99,13 +101,20 @@ pub(super) struct Fetcher {
     cache: Option<Cache>,
     timeout: Duration,
     permits: Semaphore,
-    /// Those in work. They live as long as somebody waits for them. Held for lines, never across an await.
+    /// Those in work. They live as long as somebody waits for them. Held for lines, never across an
+    /// await.
     running: Mutex<HashMap<Digest, WeakShared<BoxFuture<'static, Fetched>>>>,
 }
 
 impl Fetcher {
     pub(super) fn new(source: Arc<dyn Uploads>, cache: Option<Cache>, timeout: Duration) -> Self {
-        Self { source, cache, timeout, permits: Semaphore::new(READS_MAX), running: Mutex::default() }
+        Self {
+            source,
+            cache,
+            timeout,
+            permits: Semaphore::new(READS_MAX),
+            running: Mutex::default(),
+        }
     }
 
     /// Joins the fetch of this upload that is in work, or begins one.
@@ -124,9 +133,14 @@ impl Fetcher {
 
     async fn whatever_happens(self: Arc<Self>, digest: Digest) -> Fetched {
         let work = AssertUnwindSafe(self.work(&digest)).catch_unwind().await;
-        let result = work.unwrap_or_else(|_| Err(Problem::Broken("the NATS client panicked".into())));
+        let result =
+            work.unwrap_or_else(|_| Err(Problem::Broken("the NATS client panicked".into())));
         result.map_err(|problem| {
-            Arc::new(UploadError { reference: reference(&digest), place: self.source.place(), problem })
+            Arc::new(UploadError {
+                reference: reference(&digest),
+                place: self.source.place(),
+                problem,
+            })
         })
     }
 
@@ -143,7 +157,8 @@ impl Fetcher {
             let _permit = self.permits.acquire().await;
             self.source.read(digest).await
         };
-        let content = timeout(self.timeout, read).await.map_err(|_| Problem::Deadline(self.timeout))??;
+        let content =
+            timeout(self.timeout, read).await.map_err(|_| Problem::Deadline(self.timeout))??;
         let took_ms = clock::millis(began.elapsed());
         info!(reference = reference(digest), bytes = content.len(), took_ms, "upload fetched");
         if let Some(cache) = &self.cache {
@@ -194,7 +209,8 @@ mod tests {
         let content = Bytes::from_static(b"an artifact");
         let digest = Digest::of(&content);
         let (shelf, registry) = fetcher(Some(content.clone()), &dir);
-        let (one, other) = tokio::join!(registry.fetch(digest.clone()), registry.fetch(digest.clone()));
+        let (one, other) =
+            tokio::join!(registry.fetch(digest.clone()), registry.fetch(digest.clone()));
         assert_eq!((one.unwrap(), other.unwrap()), (content.clone(), content.clone()));
         assert_eq!(registry.fetch(digest.clone()).await.unwrap(), content);
         assert_eq!(shelf.asked.load(Ordering::Relaxed), 1);
@@ -211,7 +227,8 @@ mod tests {
         let error = registry.fetch(digest.clone()).await.unwrap_err();
         assert_eq!(error.problem, Problem::Missing);
         let text = error.to_string();
-        for part in [&reference(&digest), "on a shelf", "host start actor ./file.wasm", "js_domain"] {
+        for part in [&reference(&digest), "on a shelf", "host start actor ./file.wasm", "js_domain"]
+        {
             assert!(text.contains(part), "{part} in {text}");
         }
     }

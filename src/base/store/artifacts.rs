@@ -1,14 +1,17 @@
-//! Modules and provider archives that clients sent into the lattice: files of one machine that any host can run.
+//! Modules and provider archives that clients sent into the lattice: files of one machine that any
+//! host can run.
 //!
-//! They lie in the object store `ARTIFACTS_{lattice}` of the lattice's JetStream domain, each named by its content
-//! (`sha256-{hex}`), so the same file is there once, and what was read can be verified. The metadata of an object says whose
-//! it is. Clients put, hosts read through the registry ([`Uploads`]); `nats object ls` and `nats object get` work as well.
+//! They lie in the object store `ARTIFACTS_{lattice}` of the lattice's JetStream domain, each named
+//! by its content (`sha256-{hex}`), so the same file is there once, and what was read can be
+//! verified. The metadata of an object says whose it is. Clients put, hosts read through the
+//! registry ([`Uploads`]); `nats object ls` and `nats object get` work as well.
 //!
 //! A client or host that finds a damaged upload removes it, so that it can be sent again.
 //!
-//! Uploads do not pile up for ever, and none vanishes that somebody may want to start again: [`superseded`] names those of
-//! which a newer one of the same actor or provider is there, and that were not sent for [`KEPT_FOR`]. A client that has sent
-//! something removes them, unless a host runs one of them. The newest upload of an actor stays for ever.
+//! Uploads do not pile up for ever, and none vanishes that somebody may want to start again:
+//! [`superseded`] names those of which a newer one of the same actor or provider is there, and that
+//! were not sent for [`KEPT_FOR`]. A client that has sent something removes them, unless a host
+//! runs one of them. The newest upload of an actor stays for ever.
 
 use std::{
     collections::HashMap,
@@ -101,8 +104,8 @@ pub struct Stored {
     state: String,
 }
 
-/// Those that may go: not sent for [`KEPT_FOR`], and something newer of the same actor or provider is there. The server's
-/// times are compared with each other, so that nobody's clock counts.
+/// Those that may go: not sent for [`KEPT_FOR`], and something newer of the same actor or provider
+/// is there. The server's times are compared with each other, so that nobody's clock counts.
 pub fn superseded(all: &[Stored]) -> Vec<&Stored> {
     let mut newest: HashMap<&str, OffsetDateTime> = HashMap::new();
     for (stored, about) in all.iter().filter_map(|stored| Some((stored, stored.about.as_ref()?))) {
@@ -111,16 +114,23 @@ pub fn superseded(all: &[Stored]) -> Vec<&Stored> {
     }
     let Some(last) = all.iter().map(|stored| stored.stored).max() else { return Vec::new() };
     let may_go = |stored: &&Stored| {
-        let of_its_own = stored.about.as_ref().and_then(|about| newest.get(about.public_key.as_str()));
+        let of_its_own =
+            stored.about.as_ref().and_then(|about| newest.get(about.public_key.as_str()));
         of_its_own.is_some_and(|newest| *newest > stored.stored) && last - stored.stored > KEPT_FOR
     };
     all.iter().filter(may_go).collect()
 }
 
 impl Artifacts {
-    /// The store of a lattice; opened when it is needed. `making` is for a bucket that has to be made, and
-    /// what is read is paid for out of the budget.
-    pub fn new(nats: Nats, domain: Option<&str>, lattice: &str, making: Making, budget: Budget) -> Self {
+    /// The store of a lattice; opened when it is needed. `making` is for a bucket that has to be
+    /// made, and what is read is paid for out of the budget.
+    pub fn new(
+        nats: Nats,
+        domain: Option<&str>,
+        lattice: &str,
+        making: Making,
+        budget: Budget,
+    ) -> Self {
         let bucket = format!("{BUCKET}{lattice}");
         Self(Arc::new(Inner { nats, domain: domain.map(str::to_owned), bucket, making, budget }))
     }
@@ -134,8 +144,9 @@ impl Artifacts {
         self.0.domain.as_deref()
     }
 
-    /// Stores an artifact unless it is there. `progress` is told how many bytes of how many are stored. Not cancel safe:
-    /// what was sent of an artifact stays until somebody tidies up, a day later.
+    /// Stores an artifact unless it is there. `progress` is told how many bytes of how many are
+    /// stored. Not cancel safe: what was sent of an artifact stays until somebody tidies up, a day
+    /// later.
     pub async fn put(
         &self,
         content: &Bytes,
@@ -206,9 +217,12 @@ impl Artifacts {
         let Some(objects) = self.open().await? else { return Ok(0) };
         let mut removed = 0;
         for Stored { digest, state, .. } in listed {
-            let is_same =
-                |info: &Result<Info, objects::Error>| info.as_ref().is_ok_and(|info| state_of(info) == *state);
-            removed += usize::from(objects.remove_if(&name(digest), is_same).await.map_err(|e| self.problem(&e))?);
+            let is_same = |info: &Result<Info, objects::Error>| {
+                info.as_ref().is_ok_and(|info| state_of(info) == *state)
+            };
+            removed += usize::from(
+                objects.remove_if(&name(digest), is_same).await.map_err(|e| self.problem(&e))?,
+            );
         }
         Ok(removed)
     }
@@ -224,7 +238,8 @@ impl Artifacts {
     async fn open(&self) -> Result<Option<Objects>, Problem> {
         let Inner { nats, domain, bucket, .. } = &*self.0;
         let context = context(&nats.client, domain.as_deref());
-        let found = find(nats, &context, domain.as_deref(), bucket, &objects::stream_name(bucket)).await;
+        let found =
+            find(nats, &context, domain.as_deref(), bucket, &objects::stream_name(bucket)).await;
         let found = found.map_err(|error| Problem::Unreachable(error.to_string()))?;
         Ok(found.map(|stream| self.objects(context, stream)))
     }
@@ -236,7 +251,10 @@ impl Artifacts {
         }
         let Inner { nats, domain, bucket, making, .. } = &*self.0;
         let context = context(&nats.client, domain.as_deref());
-        let config = objects::stream_config(bucket, "modules and provider archives that clients sent to this lattice");
+        let config = objects::stream_config(
+            bucket,
+            "modules and provider archives that clients sent to this lattice",
+        );
         match making.create(&context, config).await {
             Ok(stream) => Ok((self.objects(context, stream), true)),
             // Another client was first, with other values perhaps.
@@ -263,7 +281,12 @@ impl Artifacts {
     }
 
     /// Whether the artifact is there; then it counts as new.
-    async fn touch(&self, objects: &Objects, digest: &Digest, content: &Bytes) -> Result<bool, Problem> {
+    async fn touch(
+        &self,
+        objects: &Objects,
+        digest: &Digest,
+        content: &Bytes,
+    ) -> Result<bool, Problem> {
         let info = match objects.info(&name(digest)).await {
             Ok(Some(info)) => info,
             // An object with unreadable metadata is replaced.
@@ -325,7 +348,8 @@ impl Artifacts {
         // Somebody else may have sent the same.
         match objects.info(&name).await? {
             Some(info) if objects.is_whole(&info).await? => Ok(()),
-            _ => Err(objects.error("write", "it was confirmed and is not there; send it again".to_owned())),
+            _ => Err(objects
+                .error("write", "it was confirmed and is not there; send it again".to_owned())),
         }
     }
 
@@ -336,7 +360,10 @@ impl Artifacts {
             Ok(info) => info.ok_or(Problem::Missing)?,
             // A client that has the content sends it again over this.
             Err(objects::Error::Unreadable { cause, .. }) => {
-                debug!(reference = reference(digest), cause, "the metadata of an upload is damaged");
+                debug!(
+                    reference = reference(digest),
+                    cause, "the metadata of an upload is damaged"
+                );
                 return Err(Problem::Damaged);
             }
             Err(error) => return Err(self.problem(&error)),
@@ -348,23 +375,35 @@ impl Artifacts {
         if objects.is_whole(&info).await.map_err(|e| self.problem(&e))? {
             let stream = objects.stream();
             let subject = objects.piece_subject(&info.nuid);
-            let pieces = Pieces { stream: &stream, subject, expected: info.size, timeout: PIECE_TIMEOUT };
+            let pieces =
+                Pieces { stream: &stream, subject, expected: info.size, timeout: PIECE_TIMEOUT };
             let read = objects::whole(pieces, &self.0.budget, |_| {}).await;
             match read {
                 Ok(content) => {
-                    let hashed = tokio::task::spawn_blocking(move || (Digest::of(&content), content)).await;
-                    let (found, content) = hashed.map_err(|error| Problem::Broken(error.to_string()))?;
+                    let hashed =
+                        tokio::task::spawn_blocking(move || (Digest::of(&content), content)).await;
+                    let (found, content) =
+                        hashed.map_err(|error| Problem::Broken(error.to_string()))?;
                     if found == *digest {
                         return Ok(content);
                     }
                 }
-                Err(WholeError::Damaged(cause)) => debug!(reference = reference(digest), cause, "an upload is damaged"),
-                Err(WholeError::Failed(cause)) => return Err(Problem::Broken(format!("it was not read ({cause})"))),
+                Err(WholeError::Damaged(cause)) => {
+                    debug!(reference = reference(digest), cause, "an upload is damaged")
+                }
+                Err(WholeError::Failed(cause)) => {
+                    return Err(Problem::Broken(format!("it was not read ({cause})")));
+                }
             }
         }
-        warn!(reference = reference(digest), "an upload is damaged, it is removed so that it can be sent again");
+        warn!(
+            reference = reference(digest),
+            "an upload is damaged, it is removed so that it can be sent again"
+        );
         // Not if somebody has done that meanwhile.
-        let is_it = |found: &Result<Info, objects::Error>| found.as_ref().is_ok_and(|found| found.nuid == info.nuid);
+        let is_it = |found: &Result<Info, objects::Error>| {
+            found.as_ref().is_ok_and(|found| found.nuid == info.nuid)
+        };
         if let Err(error) = objects.remove_if(&name, is_it).await {
             debug!(%error, "damaged upload not removed");
         }
@@ -374,7 +413,8 @@ impl Artifacts {
     /// Turns a failure into a problem for the caller. The server does not answer forbidden
     /// requests; it reports them elsewhere.
     fn problem(&self, error: &objects::Error) -> Problem {
-        let denied = self.0.nats.denied.borrow().iter().find(|what| what.contains("\"$O.")).cloned();
+        let denied =
+            self.0.nats.denied.borrow().iter().find(|what| what.contains("\"$O.")).cloned();
         if let Some(denied) = denied {
             return Problem::Unreachable(format!(
                 "this NATS user may not write there: {denied}. Allow this user {NEEDED_SUBJECTS}"
@@ -405,8 +445,8 @@ impl Uploads for Artifacts {
     }
 }
 
-/// Looks until it is so, or the time is over. Boxed, since the compiler cannot tell that the future of an async closure can be
-/// sent to another thread.
+/// Looks until it is so, or the time is over. Boxed, since the compiler cannot tell that the future
+/// of an async closure can be sent to another thread.
 async fn settled<'a>(
     mut is_so: impl FnMut() -> BoxFuture<'a, Result<bool, objects::Error>>,
 ) -> Result<bool, objects::Error> {
@@ -461,9 +501,20 @@ mod tests {
     use super::*;
 
     fn stored(content: &str, public_key: Option<&str>, days_ago: i64) -> Stored {
-        let about = public_key.map(|key| About { public_key: key.into(), kind: "actor".into(), ..About::default() });
-        let stored = OffsetDateTime::from_unix_timestamp(1_700_000_000).unwrap() - time::Duration::days(days_ago);
-        Stored { digest: Digest::of(content.as_bytes()), about, bytes: 1, stored, state: String::new() }
+        let about = public_key.map(|key| About {
+            public_key: key.into(),
+            kind: "actor".into(),
+            ..About::default()
+        });
+        let stored = OffsetDateTime::from_unix_timestamp(1_700_000_000).unwrap()
+            - time::Duration::days(days_ago);
+        Stored {
+            digest: Digest::of(content.as_bytes()),
+            about,
+            bytes: 1,
+            stored,
+            state: String::new(),
+        }
     }
 
     #[test]
@@ -487,7 +538,12 @@ mod tests {
         let digest = Digest::of(b"x");
         assert_eq!(digest_of(&name(&digest)), Some(digest.clone()));
         assert_eq!(digest_of("sha256-x"), None);
-        let about = About { kind: "actor".into(), public_key: "M1".into(), name: "Echo".into(), revision: 4 };
+        let about = About {
+            kind: "actor".into(),
+            public_key: "M1".into(),
+            name: "Echo".into(),
+            revision: 4,
+        };
         let info = info("b", &digest, &about);
         assert_eq!(about_of(&info), Some(about));
         assert_eq!(about_of(&Info::default()), None);

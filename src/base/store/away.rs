@@ -1,4 +1,5 @@
-//! Stands in for a bucket in a domain that this host cannot reach, while other hosts of the lattice may.
+//! Stands in for a bucket in a domain that this host cannot reach, while other hosts of the lattice
+//! may.
 //!
 //! It knows nothing and takes nothing: what it accepted would be lost, or would contradict what
 //! others wrote meanwhile. The host beside it still runs its actors; what these need to be known by

@@ -1,8 +1,9 @@
-//! Brings the metadata of a 2022 lattice over: stream `LATTICECACHE_{lattice}`, subjects `lc.{lattice}.>` (lattice
-//! protocol, section 4.5), into the bucket of today.
+//! Brings the metadata of a 2022 lattice over: stream `LATTICECACHE_{lattice}`, subjects
+//! `lc.{lattice}.>` (lattice protocol, section 4.5), into the bucket of today.
 //!
-//! Only keys the bucket does not have are written, so running it again changes nothing. The old stream is left where it
-//! is unless the operator asks for its removal (`legacy_cache_delete`): hosts of 2022 in the same lattice still need it.
+//! Only keys the bucket does not have are written, so running it again changes nothing. The old
+//! stream is left where it is unless the operator asks for its removal (`legacy_cache_delete`):
+//! hosts of 2022 in the same lattice still need it.
 
 use std::time::Duration;
 
@@ -18,14 +19,14 @@ use lattice_protocol::{links::Claims, store::keys};
 /// How long the replay may pause before it counts as ended.
 const REPLAY_SILENCE: Duration = Duration::from_secs(2);
 
-/// Migrates what there is; a lattice without the old stream is the normal case and costs one request.
+/// Migrates what there is; a lattice without the old stream is the normal case and costs one
+/// request.
 pub async fn migrate(context: &Context, store: &Store, lattice: &str, delete: bool) {
     let name = format!("LATTICECACHE_{lattice}");
     let stream = match context.get_stream(&name).await {
         Ok(stream) => stream,
         Err(e) => {
-            let absent =
-                matches!(e.kind(), GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND);
+            let absent = matches!(e.kind(), GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND);
             if !absent {
                 warn!(stream = %name, error = %e, "cannot look for the metadata of older hosts");
             }
@@ -44,7 +45,9 @@ pub async fn migrate(context: &Context, store: &Store, lattice: &str, delete: bo
     if delete {
         match context.delete_stream(&name).await {
             Ok(_) => info!(stream = %name, "metadata stream of older hosts deleted"),
-            Err(error) => warn!(stream = %name, %error, "cannot delete the metadata stream of older hosts"),
+            Err(error) => {
+                warn!(stream = %name, %error, "cannot delete the metadata stream of older hosts")
+            }
         }
     }
 }
@@ -87,7 +90,8 @@ async fn copy(
     }
 }
 
-/// Turns one old message into a key and a value of the bucket; `None` for what is deleted or not understood.
+/// Turns one old message into a key and a value of the bucket; `None` for what is deleted or not
+/// understood.
 fn convert(subject: &str, payload: &[u8], lattice: &str) -> Option<(String, Bytes)> {
     let tail = subject.strip_prefix("lc.")?.strip_prefix(lattice)?.strip_prefix('.')?;
     let (kind, _) = tail.split_once('.')?;
@@ -98,16 +102,23 @@ fn convert(subject: &str, payload: &[u8], lattice: &str) -> Option<(String, Byte
             if value.remove("deleted").is_some_and(|deleted| deleted == Value::Bool(true)) {
                 return None;
             }
-            let hash =
-                keys::link_hash(&text(&value, "actor_id")?, &text(&value, "contract_id")?, &text(&value, "link_name")?);
+            let hash = keys::link_hash(
+                &text(&value, "actor_id")?,
+                &text(&value, "contract_id")?,
+                &text(&value, "link_name")?,
+            );
             let key = keys::link(&hash);
             value.insert("id".into(), Value::String(hash));
             key
         }
-        // In today's form: older entries have nulls, and providers' look like actors' to some hosts.
+        // In today's form: older entries have nulls, and providers' look like actors' to some
+        // hosts.
         "claims" => {
             let claims = Claims::parse(payload)?;
-            return Some((keys::claims(&claims.subject), serde_json::to_vec(&claims.bucket_value()).ok()?.into()));
+            return Some((
+                keys::claims(&claims.subject),
+                serde_json::to_vec(&claims.bucket_value()).ok()?.into(),
+            ));
         }
         "refmap" => keys::reference(&text(&value, "oci_url")?),
         _ => return None,

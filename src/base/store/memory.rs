@@ -50,7 +50,8 @@ impl Memory {
         let mut state = self.state();
         let current = state.entries.get(key);
         if let Expect::Revision(expected) = expect {
-            // As in a bucket: a deleted key counts as absent only for those who expect 0 or know the marker's revision.
+            // As in a bucket: a deleted key counts as absent only for those who expect 0 or know
+            // the marker's revision.
             let found = current.map_or(0, |(_, revision)| *revision);
             let deleted = current.is_some_and(|(value, _)| value.is_none());
             if found != expected && !(deleted && expected == 0) {
@@ -82,7 +83,8 @@ impl State {
     fn tell(&mut self, update: &Update) {
         let snapshot = self.snapshot();
         self.watchers.retain_mut(|watcher| {
-            let next = if watcher.lagging { Update::Snapshot(snapshot.clone()) } else { update.clone() };
+            let next =
+                if watcher.lagging { Update::Snapshot(snapshot.clone()) } else { update.clone() };
             match watcher.updates.try_send(next) {
                 Ok(()) => watcher.lagging = false,
                 Err(mpsc::error::TrySendError::Full(_)) => watcher.lagging = true,
@@ -94,7 +96,12 @@ impl State {
 }
 
 impl Backend for Memory {
-    fn put<'a>(&'a self, key: &'a str, value: Bytes, expect: Expect) -> BoxFuture<'a, Result<u64, Error>> {
+    fn put<'a>(
+        &'a self,
+        key: &'a str,
+        value: Bytes,
+        expect: Expect,
+    ) -> BoxFuture<'a, Result<u64, Error>> {
         Box::pin(ready(self.write(key, Some(value), expect)))
     }
 
@@ -141,7 +148,10 @@ mod tests {
     async fn a_write_on_a_stale_revision_is_a_conflict() {
         let memory = Memory::default();
         assert_eq!(memory.put("a", "1".into(), Expect::Revision(0)).await.unwrap(), 1);
-        assert!(matches!(memory.put("a", "2".into(), Expect::Revision(0)).await, Err(Error::Conflict)));
+        assert!(matches!(
+            memory.put("a", "2".into(), Expect::Revision(0)).await,
+            Err(Error::Conflict)
+        ));
         assert_eq!(memory.put("a", "2".into(), Expect::Revision(1)).await.unwrap(), 2);
         assert!(matches!(memory.delete("a", Expect::Revision(1)).await, Err(Error::Conflict)));
     }

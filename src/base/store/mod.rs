@@ -2,17 +2,20 @@
 //! under keys of [`keys`](lattice_protocol::store::keys), in the JetStream bucket
 //! `LATTICEDATA_{lattice}` (lattice protocol, section 4).
 //!
-//! [`Backend`] has two implementations that behave alike and pass the same tests: [`jetstream::Bucket`], and
-//! [`memory::Memory`] for a host whose server has no JetStream (yet). A third, [`away::Away`], stands in for a bucket
-//! that others have and this host cannot reach: it refuses everything. [`Store`] is the handle the rest of the host uses:
-//! it begins with what is available, keeps trying to open the bucket, and moves over when it can. Readers never ask it;
-//! they follow [`Backend::watch`], which begins with a snapshot and starts over with a new one whenever it cannot prove
-//! that it missed nothing. So a cache built from it is never stale for longer than an outage.
+//! [`Backend`] has two implementations that behave alike and pass the same tests:
+//! [`jetstream::Bucket`], and [`memory::Memory`] for a host whose server has no JetStream (yet). A
+//! third, [`away::Away`], stands in for a bucket that others have and this host cannot reach: it
+//! refuses everything. [`Store`] is the handle the rest of the host uses: it begins with what is
+//! available, keeps trying to open the bucket, and moves over when it can. Readers never ask it;
+//! they follow [`Backend::watch`], which begins with a snapshot and starts over with a new one
+//! whenever it cannot prove that it missed nothing. So a cache built from it is never stale for
+//! longer than an outage.
 //!
 //! Content too large for a bucket of keys lies in object stores: [`objects`] is their form,
 //! [`artifacts`] the uploads of clients.
 //!
-//! A write is either stored, or refused before it was sent, or its outcome is unknown; [`Error`] tells these apart.
+//! A write is either stored, or refused before it was sent, or its outcome is unknown; [`Error`]
+//! tells these apart.
 
 pub mod artifacts;
 pub mod away;
@@ -45,7 +48,8 @@ pub enum Update {
         key: String,
         revision: u64,
     },
-    /// More happened than can be reported for now; [`Update::Current`] or a snapshot ends this. Never the first update.
+    /// More happened than can be reported for now; [`Update::Current`] or a snapshot ends this.
+    /// Never the first update.
     Behind,
     /// Everything that happened is reported.
     Current,
@@ -56,7 +60,8 @@ pub enum Update {
 pub enum Expect {
     /// Any entry is replaced.
     Anything,
-    /// Nothing was ever written, or the last write had this revision. 0 means that the key is absent.
+    /// Nothing was ever written, or the last write had this revision. 0 means that the key is
+    /// absent.
     Revision(u64),
 }
 
@@ -82,7 +87,12 @@ pub enum Error {
 /// A bucket. Keys are those of [`keys`](lattice_protocol::store::keys).
 pub trait Backend: Send + Sync + 'static {
     /// Writes a value; returns its revision.
-    fn put<'a>(&'a self, key: &'a str, value: Bytes, expect: Expect) -> BoxFuture<'a, Result<u64, Error>>;
+    fn put<'a>(
+        &'a self,
+        key: &'a str,
+        value: Bytes,
+        expect: Expect,
+    ) -> BoxFuture<'a, Result<u64, Error>>;
     /// Marks a key as deleted (operation `DEL`: hosts of 2024 overlook `PURGE`).
     fn delete<'a>(&'a self, key: &'a str, expect: Expect) -> BoxFuture<'a, Result<(), Error>>;
     /// Follows all keys until the receiver is dropped. The first update is a snapshot.
@@ -120,7 +130,9 @@ pub fn domain_name(domain: Option<&str>) -> String {
 pub fn unreachable(domain: Option<&str>, cause: &str) -> String {
     let place = domain_name(domain);
     let check = match domain {
-        Some(_) => "; check the leaf node connection of this host's NATS server and try again when it is back",
+        Some(_) => {
+            "; check the leaf node connection of this host's NATS server and try again when it is back"
+        }
         None => "; look at that server and try again",
     };
     format!("{place}, where the lattice keeps its metadata, cannot be reached: {cause}{check}")

@@ -1,11 +1,12 @@
-//! Bounds what outsiders can cause as often as they like: a message of a kind about a target gets through some times, then
-//! it is counted.
+//! Bounds what outsiders can cause as often as they like: a message of a kind about a target gets
+//! through some times, then it is counted.
 //!
-//! So a flood about one target does not hide what is said about others, and one that changes its targets meets the bound
-//! of the kind. When the window of a kind is over, what was left out is owed: one line tells how much.
+//! So a flood about one target does not hide what is said about others, and one that changes its
+//! targets meets the bound of the kind. When the window of a kind is over, what was left out is
+//! owed: one line tells how much.
 //!
-//! The log asks for each of its lines, so that no place that logs need think of it. Its kind is the place in the code,
-//! its target the message and the first field that names something.
+//! The log asks for each of its lines, so that no place that logs need think of it. Its kind is the
+//! place in the code, its target the message and the first field that names something.
 
 use std::{
     collections::HashMap,
@@ -59,7 +60,8 @@ impl<K: Eq + Hash> Flood<K> {
         Self { bounds, windows: HashMap::new() }
     }
 
-    /// Whether a message of this kind about this target gets through; if not, it is counted. Returns what is owed too.
+    /// Whether a message of this kind about this target gets through; if not, it is counted.
+    /// Returns what is owed too.
     pub fn admit(&mut self, kind: K, target: &str, now: Instant) -> (bool, Vec<Owed>) {
         let owed = self.settle(now);
         let bounds = self.bounds;
@@ -86,7 +88,8 @@ impl Window {
     fn admit(&mut self, target: &str, bounds: Bounds) -> bool {
         let target = &target[..target.floor_char_boundary(TARGET_BYTES_MAX)];
         let has_room = self.admitted < bounds.per_kind;
-        // A new target is only remembered with a message of its own, so there are no more targets than messages.
+        // A new target is only remembered with a message of its own, so there are no more targets
+        // than messages.
         if has_room && !self.targets.contains_key(target) {
             self.targets.insert(target.to_owned(), Count::default());
         }
@@ -102,8 +105,13 @@ impl Window {
     }
 
     fn owed(self) -> Option<Owed> {
-        let mostly = self.targets.into_iter().max_by_key(|(_, count)| count.left_out).map(|(target, _)| target);
-        (self.left_out > 0).then(|| Owed { left_out: self.left_out, mostly: mostly.unwrap_or_default() })
+        let mostly = self
+            .targets
+            .into_iter()
+            .max_by_key(|(_, count)| count.left_out)
+            .map(|(target, _)| target);
+        (self.left_out > 0)
+            .then(|| Owed { left_out: self.left_out, mostly: mostly.unwrap_or_default() })
     }
 }
 
@@ -132,10 +140,13 @@ mod tests {
     fn a_flood_with_ever_new_targets_meets_the_bound_of_its_kind() {
         let (mut flood, now) = (Flood::new(BOUNDS), Instant::now());
         let long = "x".repeat(10_000);
-        let admitted = (0..10_000).filter(|n| flood.admit("refused", &format!("{n}{long}"), now).0).count();
+        let admitted =
+            (0..10_000).filter(|n| flood.admit("refused", &format!("{n}{long}"), now).0).count();
         assert_eq!(admitted, 50);
         let targets = &flood.windows["refused"].targets;
-        assert!(targets.len() <= 50 && targets.keys().all(|target| target.len() <= TARGET_BYTES_MAX));
+        assert!(
+            targets.len() <= 50 && targets.keys().all(|target| target.len() <= TARGET_BYTES_MAX)
+        );
         let (is_admitted, owed) = flood.admit("refused", "next", now + WINDOW);
         assert!(is_admitted && owed[0].left_out == 9950, "{owed:?}");
     }

@@ -1,8 +1,9 @@
-//! The log: lines on standard error, `15:35:07.123 [info] message key=value`, or one JSON object a line.
+//! The log: lines on standard error, `15:35:07.123 [info] message key=value`, or one JSON object a
+//! line.
 //!
-//! Flow: [`Bounded`] asks [`flood`] whether the event is one too many → the event is formatted as one line ([`Lines`], or
-//! the library's JSON) → [`Log`] escapes what a terminal would obey and cuts what is too long → [`outlet`] writes it, on a
-//! thread of its own.
+//! Flow: [`Bounded`] asks [`flood`] whether the event is one too many → the event is formatted as
+//! one line ([`Lines`], or the library's JSON) → [`Log`] escapes what a terminal would obey and
+//! cuts what is too long → [`outlet`] writes it, on a thread of its own.
 //!
 //! Always true: a line of the log never fails, ends or delays anything. This is why the library's
 //! own report of a failed write is off: it panics where standard error is gone.
@@ -48,7 +49,8 @@ use outlet::Outlet;
 /// The target of lines that tell each HTTP request, where somebody asked for them.
 pub const ACCESS: &str = "lattice_host::access";
 
-const TIME: &[BorrowedFormatItem<'_>] = format_description!("[hour]:[minute]:[second].[subsecond digits:3]");
+const TIME: &[BorrowedFormatItem<'_>] =
+    format_description!("[hour]:[minute]:[second].[subsecond digits:3]");
 /// A longer line is cut; in JSON, its longer texts are.
 const LINE_BYTES_MAX: usize = 16 << 10;
 /// The length that a text is cut to in a line of JSON that is too long.
@@ -56,12 +58,14 @@ const TEXT_BYTES_MAX: usize = 2 << 10;
 /// How long the process stays at its end for lines that nobody has read yet.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Lines of a kind in a window: enough to see what goes on, and for the settings, links and actors of a start.
+/// Lines of a kind in a window: enough to see what goes on, and for the settings, links and actors
+/// of a start.
 const BOUNDS: Bounds = Bounds { per_target: 20, per_kind: 200 };
 /// Lines of these come from somebody who has a bound of its own, or were asked for one by one.
 const UNBOUNDED: [&str; 3] = ["actor", "provider", ACCESS];
 /// Fields that tell about a line rather than name what it is about.
-const NO_NAMES: [&str; 8] = ["error", "reason", "cause", "error_id", "invocation_id", "request_id", "took_ms", "pid"];
+const NO_NAMES: [&str; 8] =
+    ["error", "reason", "cause", "error_id", "invocation_id", "request_id", "took_ms", "pid"];
 const LOST: &str = "log lines were lost: nobody read them in time, or they could not be written";
 
 static LOG: OnceLock<Log> = OnceLock::new();
@@ -73,7 +77,9 @@ static LATER: Mutex<Vec<String>> = Mutex::new(Vec::new());
 pub fn init(log: &config::Log) {
     let level = log.level.as_str().to_lowercase();
     let others = if log.level >= Level::DEBUG { "info" } else { "warn" };
-    let filter = EnvFilter::new(format!("{others},lattice_={level},host={level},actor={level},provider={level}"));
+    let filter = EnvFilter::new(format!(
+        "{others},lattice_={level},host={level},actor={level},provider={level}"
+    ));
     let form = if log.json { Form::Json } else { Form::Text };
     let notice = if log.json { lost_in_json } else { lost_in_text };
     let sink = LOG.get_or_init(|| match outlet::own_handle(&io::stderr()) {
@@ -82,10 +88,16 @@ pub fn init(log: &config::Log) {
     });
     // An error means that a log exists already, as in tests that share a process.
     let _ = match form {
-        Form::Text => builder(sink).with_env_filter(filter).event_format(sink.bounded(Lines)).try_init(),
+        Form::Text => {
+            builder(sink).with_env_filter(filter).event_format(sink.bounded(Lines)).try_init()
+        }
         Form::Json => {
             let json = sink.bounded(json_format());
-            builder(sink).fmt_fields(JsonFields::new()).with_env_filter(filter).event_format(json).try_init()
+            builder(sink)
+                .fmt_fields(JsonFields::new())
+                .with_env_filter(filter)
+                .event_format(json)
+                .try_init()
         }
     };
     let later = std::mem::take(&mut *LATER.lock());
@@ -97,8 +109,12 @@ pub fn warn_later(warnings: Vec<String>) {
     LATER.lock().extend(warnings);
 }
 
-type Builder =
-    tracing_subscriber::fmt::SubscriberBuilder<DefaultFields, Format, tracing_subscriber::filter::LevelFilter, Log>;
+type Builder = tracing_subscriber::fmt::SubscriberBuilder<
+    DefaultFields,
+    Format,
+    tracing_subscriber::filter::LevelFilter,
+    Log,
+>;
 
 fn builder(sink: &Log) -> Builder {
     tracing_subscriber::fmt().with_writer(sink.clone()).with_ansi(false).log_internal_errors(false)
@@ -108,7 +124,8 @@ fn json_format() -> Format<tracing_subscriber::fmt::format::Json> {
     tracing_subscriber::fmt::format().json().flatten_event(true).with_current_span(true)
 }
 
-/// Lets a panic be told by the log, which waits for no reader; the usual report writes to standard error itself.
+/// Lets a panic be told by the log, which waits for no reader; the usual report writes to standard
+/// error itself.
 pub fn log_panics() {
     panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
@@ -138,7 +155,8 @@ pub fn repeat(lines: &[u8]) {
     }
 }
 
-/// Tells how much of the floods that are over was left out of the log. To be called from time to time.
+/// Tells how much of the floods that are over was left out of the log. To be called from time to
+/// time.
 pub fn settle() {
     if let Some(log) = LOG.get() {
         let owed = log.flood.lock().settle(Instant::now());
@@ -146,7 +164,8 @@ pub fn settle() {
     }
 }
 
-/// Lets out what was logged and said, as far as it is taken within a short time. To be called before the process ends.
+/// Lets out what was logged and said, as far as it is taken within a short time. To be called
+/// before the process ends.
 pub fn flush() {
     if let Some(log) = LOG.get() {
         let owed = log.flood.lock().end();
@@ -171,8 +190,13 @@ fn warning(form: Form, message: &str, fields: &[(&str, Value)]) -> String {
     let now = OffsetDateTime::now_utc();
     match form {
         Form::Text => {
-            let fields: String = fields.iter().map(|(name, value)| format!(" {name}={value}")).collect();
-            format!("{} [warning] {message}{}\n", now.format(TIME).unwrap_or_default(), escape::line(&fields))
+            let fields: String =
+                fields.iter().map(|(name, value)| format!(" {name}={value}")).collect();
+            format!(
+                "{} [warning] {message}{}\n",
+                now.format(TIME).unwrap_or_default(),
+                escape::line(&fields)
+            )
         }
         Form::Json => {
             let now = now.format(&Rfc3339).unwrap_or_default();
@@ -254,13 +278,16 @@ fn fitted(text: &str, bytes_max: usize) -> String {
 
 /// A line of JSON with its long texts cut; if it is still too long, only what every line has.
 fn fitted_json(line: &str) -> String {
-    let Ok(mut value) = serde_json::from_str::<Value>(line) else { return fitted(line, LINE_BYTES_MAX) };
+    let Ok(mut value) = serde_json::from_str::<Value>(line) else {
+        return fitted(line, LINE_BYTES_MAX);
+    };
     cut_texts(&mut value);
     let cut = escape::line(&value.to_string()).into_owned();
     if cut.len() <= LINE_BYTES_MAX {
         return cut;
     }
-    let least = ["timestamp", "level", "message", "target"].map(|name| (name, value.get(name).cloned()));
+    let least =
+        ["timestamp", "level", "message", "target"].map(|name| (name, value.get(name).cloned()));
     escape::line(&json!(std::collections::BTreeMap::from(least)).to_string()).into_owned()
 }
 
@@ -285,13 +312,19 @@ where
     N: for<'a> FormatFields<'a> + 'static,
     F: FormatEvent<S, N>,
 {
-    fn format_event(&self, context: &FmtContext<'_, S, N>, writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
         let metadata = event.metadata();
         if *metadata.level() <= Level::INFO && !UNBOUNDED.contains(&metadata.target()) {
             let mut about = About::default();
             event.record(&mut about);
             // The guard is gone before anything else happens.
-            let (is_admitted, owed) = self.log.flood.lock().admit(metadata.callsite(), &about.target(), Instant::now());
+            let (is_admitted, owed) =
+                self.log.flood.lock().admit(metadata.callsite(), &about.target(), Instant::now());
             self.log.tell(&owed);
             if !is_admitted {
                 return Ok(());
@@ -355,7 +388,12 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
         let now = OffsetDateTime::now_utc().format(TIME).map_err(|_| fmt::Error)?;
         let level = match *event.metadata().level() {
             Level::ERROR => "error",
@@ -425,8 +463,8 @@ mod tests {
 
     /// Returns the log after `events`.
     fn logged(form: Form, events: impl FnOnce()) -> String {
-        // A place that logs for the first time asks all subscribers there are whether they want it: one that another
-        // thread is just about to drop would answer for this one.
+        // A place that logs for the first time asks all subscribers there are whether they want it:
+        // one that another thread is just about to drop would answer for this one.
         static ONE_AT_A_TIME: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
         let _turn = ONE_AT_A_TIME.lock();
         let end = End::default();
@@ -434,7 +472,8 @@ mod tests {
         match form {
             Form::Json => {
                 let format = log.bounded(json_format());
-                let subscriber = builder(&log).fmt_fields(JsonFields::new()).event_format(format).finish();
+                let subscriber =
+                    builder(&log).fmt_fields(JsonFields::new()).event_format(format).finish();
                 tracing::subscriber::with_default(subscriber, events);
             }
             Form::Text => {
@@ -448,7 +487,8 @@ mod tests {
         String::from_utf8(end.0.lock().unwrap().clone()).unwrap()
     }
 
-    const EVIL: &str = "x\n12:00:00.000 [info] forged\r\u{1b}]0;title\u{7}\u{9b}2J\u{7f}\u{202e}\u{2028}y";
+    const EVIL: &str =
+        "x\n12:00:00.000 [info] forged\r\u{1b}]0;title\u{7}\u{9b}2J\u{7f}\u{202e}\u{2028}y";
 
     fn evil_events() {
         let span = tracing::info_span!("control", subject = %EVIL, debugged = ?EVIL);
@@ -471,7 +511,10 @@ mod tests {
     fn lines_of_json_say_the_same_after_they_were_escaped() {
         let log = logged(Form::Json, evil_events);
         let line: Value = serde_json::from_str(log.lines().next().unwrap()).unwrap();
-        assert_eq!((&line["message"], &line["reference"], &line["text"]), (&json!(EVIL), &json!(EVIL), &json!(EVIL)));
+        assert_eq!(
+            (&line["message"], &line["reference"], &line["text"]),
+            (&json!(EVIL), &json!(EVIL), &json!(EVIL))
+        );
     }
 
     #[test]
@@ -510,7 +553,9 @@ mod tests {
 
     #[test]
     fn warnings_of_one_place_are_told_apart_by_what_they_say() {
-        let log = logged(Form::Text, || (0..50).for_each(|n| tracing::warn!("the setting number {n} is unknown")));
+        let log = logged(Form::Text, || {
+            (0..50).for_each(|n| tracing::warn!("the setting number {n} is unknown"))
+        });
         assert_eq!(log.lines().count(), 50);
     }
 }

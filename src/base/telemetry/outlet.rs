@@ -1,8 +1,9 @@
 //! A way out for lines that nobody waits for: whoever reads them may be gone, slow or stopped.
 //!
-//! Flow: [`Outlet::push`] puts a line into a buffer and returns → a thread of its own takes the whole buffer and writes it
-//! → meanwhile the next buffer fills. A line that finds no room is counted, and so is one that cannot be written. The count
-//! is told with the first lines that get through again.
+//! Flow: [`Outlet::push`] puts a line into a buffer and returns → a thread of its own takes the
+//! whole buffer and writes it → meanwhile the next buffer fills. A line that finds no room is
+//! counted, and so is one that cannot be written. The count is told with the first lines that get
+//! through again.
 //!
 //! Always true: `push` neither fails nor blocks nor panics, whatever the other end is: a pipe
 //! without a reader, a closed terminal, a full disk, a reader that was stopped. Memory is bounded
@@ -53,8 +54,8 @@ impl Waiting {
         !self.bytes.is_empty() || (self.lost > 0 && !self.has_failed)
     }
 
-    /// Takes a line, unless it finds no room. After a lost line all are lost until the thread comes, so that the count
-    /// stands where they are missing.
+    /// Takes a line, unless it finds no room. After a lost line all are lost until the thread
+    /// comes, so that the count stands where they are missing.
     fn take(&mut self, line: &[u8]) {
         let is_gap = self.lost > 0 && !self.has_failed;
         if is_gap || self.bytes.len() + line.len() > WAITING_BYTES_MAX {
@@ -64,7 +65,8 @@ impl Waiting {
         }
     }
 
-    /// Puts what waits and the count of what is missing into the batch; returns that count, and where its notice ends.
+    /// Puts what waits and the count of what is missing into the batch; returns that count, and
+    /// where its notice ends.
     fn empty_into(&mut self, batch: &mut Vec<u8>, notice: Notice) -> (u64, usize) {
         let lost = std::mem::take(&mut self.lost);
         let told = if lost > 0 { notice(lost) } else { String::new() };
@@ -86,9 +88,14 @@ impl Waiting {
 impl Outlet {
     /// Starts the thread that writes to `stream`. Where no thread can be had, every line is lost.
     pub fn open(name: &str, stream: impl Write + Send + 'static, notice: Notice) -> Self {
-        let shared = Arc::new(Shared { waiting: Mutex::default(), filled: Condvar::new(), settled: Condvar::new() });
+        let shared = Arc::new(Shared {
+            waiting: Mutex::default(),
+            filled: Condvar::new(),
+            settled: Condvar::new(),
+        });
         let writer = Arc::clone(&shared);
-        let started = thread::Builder::new().name(name.to_owned()).spawn(move || writer.run(stream, notice));
+        let started =
+            thread::Builder::new().name(name.to_owned()).spawn(move || writer.run(stream, notice));
         // The thread lives as long as the process: the one who waits for it at the end is `flush`.
         drop(started);
         Self(shared)
@@ -137,9 +144,13 @@ impl Shared {
             waiting.has_failed = written < batch.len();
             if waiting.has_failed {
                 // The end of the torn line is no line of its own.
-                let lines = batch[written.max(start)..].iter().filter(|byte| **byte == b'\n').count() as u64;
-                // A notice that did not get through is no lost line itself; its count is told again.
-                waiting.lost += if written < notice_end && lost > 0 { lost + lines - 1 } else { lines };
+                let lines =
+                    batch[written.max(start)..].iter().filter(|byte| **byte == b'\n').count()
+                        as u64;
+                // A notice that did not get through is no lost line itself; its count is told
+                // again.
+                waiting.lost +=
+                    if written < notice_end && lost > 0 { lost + lines - 1 } else { lines };
             }
         }
     }
@@ -161,7 +172,8 @@ fn write(stream: &mut impl Write, bytes: &[u8]) -> usize {
     written
 }
 
-/// A handle of its own on standard output or error: no lock is shared with anything else that writes there.
+/// A handle of its own on standard output or error: no lock is shared with anything else that
+/// writes there.
 #[cfg(unix)]
 pub fn own_handle(stream: &impl std::os::fd::AsFd) -> io::Result<std::fs::File> {
     stream.as_fd().try_clone_to_owned().map(std::fs::File::from)
@@ -253,7 +265,8 @@ mod tests {
         outlet.push(b"again\n");
         outlet.flush(PATIENCE);
         let got = end.got();
-        let told: usize = got.lines().find_map(|line| line.strip_suffix(" lost")).unwrap().parse().unwrap();
+        let told: usize =
+            got.lines().find_map(|line| line.strip_suffix(" lost")).unwrap().parse().unwrap();
         assert_eq!(got.lines().filter(|line| line.starts_with('x')).count() + told, sent);
         assert!(told >= sent / 3 && got.ends_with(" lost\nagain\n"), "{told}");
     }

@@ -1,7 +1,8 @@
 //! `host call`: an operation of an actor, from the command line.
 //!
-//! The invocation is signed like any other: with the cluster seed of the settings, or by a host of this machine, which holds
-//! it. It goes over NATS to whoever runs the actor; hosts see the actor itself as its caller, as they did with `wash`.
+//! The invocation is signed like any other: with the cluster seed of the settings, or by a host of
+//! this machine, which holds it. It goes over NATS to whoever runs the actor; hosts see the actor
+//! itself as its caller, as they did with `wash`.
 
 use std::{io::Read as _, path::Path, sync::atomic::AtomicBool};
 
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
-    cli::{flags::SettingArgs, lattice::Call as Args},
+    args::{flags::SettingArgs, lattice::Call as Args},
     session::Session,
     terminal::{Page, Terminal, Tone, View},
 };
@@ -44,11 +45,14 @@ pub async fn run(terminal: &Terminal, mut before: SettingArgs, args: Args) -> Re
     let payload = payload(&args)?;
     let actor = match ActorId::parse(&args.actor) {
         Ok(id) => id,
-        Err(_) => ActorId::parse(&find(&session, &args.actor).await?).context("read the actor's key")?,
+        Err(_) => {
+            ActorId::parse(&find(&session, &args.actor).await?).context("read the actor's key")?
+        }
     };
     let answer = call(&session, &actor, &args.operation, payload).await?;
     if let Some(path) = &args.save {
-        return std::fs::write(path, &answer).with_context(|| format!("write the answer to {}", path.display()));
+        return std::fs::write(path, &answer)
+            .with_context(|| format!("write the answer to {}", path.display()));
     }
     if args.test {
         return show_tests(terminal, &answer);
@@ -66,10 +70,13 @@ fn payload(args: &Args) -> Result<Bytes> {
     let text = match &args.data {
         Some(path) if path == Path::new("-") => {
             let mut bytes = Vec::new();
-            std::io::stdin().read_to_end(&mut bytes).context("read the payload from standard input")?;
+            std::io::stdin()
+                .read_to_end(&mut bytes)
+                .context("read the payload from standard input")?;
             bytes
         }
-        Some(path) => std::fs::read(path).with_context(|| format!("read the payload from {}", path.display()))?,
+        Some(path) => std::fs::read(path)
+            .with_context(|| format!("read the payload from {}", path.display()))?,
         None => args.payload.join("").into_bytes(),
     };
     if args.raw {
@@ -78,8 +85,9 @@ fn payload(args: &Args) -> Result<Bytes> {
     if text.trim_ascii().is_empty() {
         return Ok(Bytes::new());
     }
-    let value: Value = serde_json::from_slice(&text)
-        .map_err(|e| Usage(format!("the payload is no JSON: {e}; use --raw to send it as it is")))?;
+    let value: Value = serde_json::from_slice(&text).map_err(|e| {
+        Usage(format!("the payload is no JSON: {e}; use --raw to send it as it is"))
+    })?;
     Ok(from_json(&value)?.into())
 }
 
@@ -91,17 +99,27 @@ async fn find(session: &Session, word: &str) -> Result<String> {
 }
 
 /// Makes one call and waits for its answer.
-async fn call(session: &Session, actor: &ActorId, operation: &str, payload: Bytes) -> Result<Bytes> {
+async fn call(
+    session: &Session,
+    actor: &ActorId,
+    operation: &str,
+    payload: Bytes,
+) -> Result<Bytes> {
     let nats = session.rpc().await?.client.clone();
     // Without a seed in the settings this one was made up; it signs nothing then.
-    let signer = Signer::new(session.config.cluster.seed.expose()).context("read the cluster seed")?;
+    let signer =
+        Signer::new(session.config.cluster.seed.expose()).context("read the cluster seed")?;
     let chunks = Chunks::new(
         &nats,
         session.config.js_domain.as_deref(),
         &session.config.lattice,
-        chunking::Settings { bound: session.config.payload_store_max_bytes, ..chunking::Settings::default() },
+        chunking::Settings {
+            bound: session.config.payload_store_max_bytes,
+            ..chunking::Settings::default()
+        },
     );
-    let host = HostId::parse(&session.config.host_key.public).context("make a key for this call")?;
+    let host =
+        HostId::parse(&session.config.host_key.public).context("make a key for this call")?;
     let client = Client::new(nats, session.subjects()?, signer, chunks.clone(), host);
     let target = Entity::actor(actor);
     let call = Call {
@@ -118,8 +136,14 @@ async fn call(session: &Session, actor: &ActorId, operation: &str, payload: Byte
     let result = match session.config.cluster.ad_hoc {
         false => client.invoke(call, None, id, &sent).await,
         true => {
-            let signed =
-                signed_here(session, &call.origin, &call.target, (&call.operation, &call.payload), &id).await?;
+            let signed = signed_here(
+                session,
+                &call.origin,
+                &call.target,
+                (&call.operation, &call.payload),
+                &id,
+            )
+            .await?;
             client.invoke_signed(call, None, id, signed, &sent).await
         }
     };
@@ -128,7 +152,8 @@ async fn call(session: &Session, actor: &ActorId, operation: &str, payload: Byte
     result.map_err(explained)
 }
 
-/// Lets a host of this machine sign, which has the seed that is not in the settings: an operation with its payload.
+/// Lets a host of this machine sign, which has the seed that is not in the settings: an operation
+/// with its payload.
 pub(super) async fn signed_here(
     session: &Session,
     origin: &Entity,
@@ -144,8 +169,15 @@ pub(super) async fn signed_here(
         .map(|issuer| issuer.trim().to_owned())
         .filter(|issuer| !issuer.is_empty())
         .collect();
-    let unsigned =
-        local::Unsigned { lattice: &session.config.lattice, origin, target, operation, payload, id, issuers: &issuers };
+    let unsigned = local::Unsigned {
+        lattice: &session.config.lattice,
+        origin,
+        target,
+        operation,
+        payload,
+        id,
+        issuers: &issuers,
+    };
     let signed = local::sign(&presence::presence_dir(&session.dirs), &unsigned).await;
     Ok(signed
         .context(
@@ -242,7 +274,9 @@ impl View for Tests {
         for result in &self.0 {
             match result.passed {
                 true => page.line(Tone::Good.paint("Pass") + format!(": {}", result.name)),
-                false => page.line(Tone::Bad.paint("Fail") + format!(": {} {}", result.name, result.error())),
+                false => page.line(
+                    Tone::Bad.paint("Fail") + format!(": {} {}", result.name, result.error()),
+                ),
             }
         }
         let passed = self.0.iter().filter(|result| result.passed).count();

@@ -2,7 +2,8 @@
 
 use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 
-const TODAY: &[BorrowedFormatItem<'_>] = format_description!("[hour]:[minute]:[second].[subsecond digits:3]");
+const TODAY: &[BorrowedFormatItem<'_>] =
+    format_description!("[hour]:[minute]:[second].[subsecond digits:3]");
 const EARLIER: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day] [hour]:[minute]:[second].[subsecond digits:3]");
 
@@ -46,12 +47,19 @@ mod tests {
 
     #[test]
     fn numbers_have_three_digits() {
-        for (ns, text) in
-            [(0.0, "0 µs"), (1_300.0, "1.30 µs"), (15_400_000.0, "15.4 ms"), (2.5e9, "2.50 s"), (2.5e11, "250 s")]
-        {
+        for (ns, text) in [
+            (0.0, "0 µs"),
+            (1_300.0, "1.30 µs"),
+            (15_400_000.0, "15.4 ms"),
+            (2.5e9, "2.50 s"),
+            (2.5e11, "250 s"),
+        ] {
             assert_eq!(duration(ns), text);
         }
-        assert_eq!((bytes(312), bytes(1536), bytes(3 << 20)), ("312 B".into(), "1.50 KiB".into(), "3.00 MiB".into()));
+        assert_eq!(
+            (bytes(312), bytes(1536), bytes(3 << 20)),
+            ("312 B".into(), "1.50 KiB".into(), "3.00 MiB".into())
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::{daemon::load, print};
 use crate::{
-    cli::{self, ConfigCommand, flags::SettingArgs},
+    args::{self, ConfigCommand, flags::SettingArgs},
     terminal::{Terminal, complain},
 };
 use lattice_base::config::{Row, Sources};
@@ -12,7 +12,7 @@ use lattice_protocol::escape;
 
 pub fn run(terminal: &Terminal, before: SettingArgs, command: ConfigCommand) -> ExitCode {
     let ConfigCommand::Show { origin, settings, .. } = command;
-    let given = cli::merged(before, settings);
+    let given = args::merged(before, settings);
     let table = match load(&Sources::from_process(given.values, given.labels)) {
         Ok(loaded) => loaded.table,
         Err(code) => return code,

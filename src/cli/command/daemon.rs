@@ -8,7 +8,7 @@ use tracing::{error, info, warn};
 
 use super::print;
 use crate::{
-    cli::{self, Down, Up, flags::SettingArgs},
+    args::{self, Down, Up, flags::SettingArgs},
     terminal::{Terminal, complain},
     up::{
         self, Session, detached, down,
@@ -32,7 +32,7 @@ const EXIT_INTERRUPTED: u8 = 130;
 pub(super) fn load(sources: &Sources) -> Result<Loaded, ExitCode> {
     Config::load(sources).map_err(|mistakes| {
         mistakes.to_string().lines().for_each(complain);
-        ExitCode::from(cli::EXIT_CONFIG)
+        ExitCode::from(args::EXIT_CONFIG)
     })
 }
 
@@ -58,7 +58,7 @@ fn forbid_core_files(config: &Config) {
 }
 
 pub fn up(before: SettingArgs, mut args: Up) -> ExitCode {
-    let given = cli::merged(before, std::mem::take(&mut args.settings));
+    let given = args::merged(before, std::mem::take(&mut args.settings));
     let sources = Sources::from_process(given.values, given.labels);
     let loaded = match load(&sources) {
         Ok(loaded) => loaded,
@@ -125,7 +125,12 @@ fn up_here(mut session: Session, mut sources: Sources, loaded: &Loaded, dirs: &D
 }
 
 /// Starts the same command in the background and tells what became of it.
-async fn in_background(instance: &Instance, dirs: &Dirs, options: &up::Options, loaded: &Loaded) -> ExitCode {
+async fn in_background(
+    instance: &Instance,
+    dirs: &Dirs,
+    options: &up::Options,
+    loaded: &Loaded,
+) -> ExitCode {
     let interrupted = CancellationToken::new();
     let signalled = tokio::spawn(listen(interrupted.clone(), || {}));
     let log = detached::log_of(instance);
@@ -156,11 +161,19 @@ async fn in_background(instance: &Instance, dirs: &Dirs, options: &up::Options, 
                 "the host in the background ended before it was ready ({status}); its log: {}",
                 log.display()
             ));
-            status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0).unwrap_or(1).into()
+            status
+                .code()
+                .and_then(|code| u8::try_from(code).ok())
+                .filter(|code| *code != 0)
+                .unwrap_or(1)
+                .into()
         }
         Ok(detached::Outcome::Late { killed }) => {
             let end = if killed { "did not stop either, and was killed" } else { "was stopped" };
-            complain(format!("the host in the background was not ready in time and {end}; its log: {}", log.display()));
+            complain(format!(
+                "the host in the background was not ready in time and {end}; its log: {}",
+                log.display()
+            ));
             ExitCode::FAILURE
         }
         Ok(detached::Outcome::Interrupted { killed }) => {
@@ -232,7 +245,9 @@ fn print_link(dirs: &Dirs, host_id: &str) {
     let record = dashboards.iter().find(|record| record.host_id == host_id);
     if let Some(Ok(link)) = record.map(|record| record.link(dirs)) {
         let seconds = token::CODE.as_secs();
-        telemetry::say(&format!("\nOpen the dashboard, logged in (once, within {seconds} s):\n  {link}\n"));
+        telemetry::say(&format!(
+            "\nOpen the dashboard, logged in (once, within {seconds} s):\n  {link}\n"
+        ));
     }
 }
 
@@ -285,7 +300,7 @@ pub fn restart(terminal: &Terminal, before: SettingArgs, args: Up) -> ExitCode {
 
 fn wrong(mistakes: &[String]) -> ExitCode {
     mistakes.iter().for_each(complain);
-    ExitCode::from(cli::EXIT_CONFIG)
+    ExitCode::from(args::EXIT_CONFIG)
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {
@@ -330,7 +345,12 @@ async fn listen(stop: CancellationToken, at_the_end: impl FnOnce() + Send + 'sta
 }
 
 /// A host's life from its first log line to its last; with a session, its server's too.
-async fn live(mut config: Config, sources: &Sources, dirs: &Dirs, session: Option<Session>) -> anyhow::Result<()> {
+async fn live(
+    mut config: Config,
+    sources: &Sources,
+    dirs: &Dirs,
+    session: Option<Session>,
+) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let signalled = tokio::spawn(listen(stop.clone(), nats_server::kill_started));
     let outcome = match session {
@@ -365,7 +385,9 @@ fn announce(config: &Config, sources: &Sources) -> Option<String> {
         info!("Using JetStream domain: {domain}");
     }
     let mut not_written = None;
-    for (index, written) in config::write(config, &sources.dir, sources.home.as_deref()).into_iter().enumerate() {
+    for (index, written) in
+        config::write(config, &sources.dir, sources.home.as_deref()).into_iter().enumerate()
+    {
         match written {
             Ok(path) => info!("Wrote {path:?}"),
             // The first one is that of this directory.
@@ -445,7 +467,8 @@ async fn serve(
     }
 }
 
-/// Waits until the server that was started for this host ends, and returns that in words; for ever if there is none.
+/// Waits until the server that was started for this host ends, and returns that in words; for ever
+/// if there is none.
 async fn server_ended(session: &mut Option<&mut Session>) -> String {
     match session {
         Some(session) => session.server_ended().await,

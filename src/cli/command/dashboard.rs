@@ -1,7 +1,8 @@
 //! `host dashboard`: a link that logs in to the dashboard of a host of this user, and its opening.
 //!
-//! The code in the link is a secret for a minute. Command lines are seen by every user of a machine, so a browser is not
-//! given the link itself but a file of this user that leads there, as Jupyter does it.
+//! The code in the link is a secret for a minute. Command lines are seen by every user of a
+//! machine, so a browser is not given the link itself but a file of this user that leads there, as
+//! Jupyter does it.
 
 use std::{
     env, fs,
@@ -14,7 +15,7 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use crate::{
-    cli::tools::Dashboard,
+    args::tools::Dashboard,
     terminal::{Page, Terminal, View},
     up,
 };
@@ -31,13 +32,15 @@ pub fn run(terminal: &Terminal, args: &Dashboard) -> Result<()> {
     let dirs = Dirs::of_process();
     let file = dirs.state.join(token::FILE);
     if args.revoke {
-        token::renew(&file).with_context(|| format!("write another secret to {}", file.display()))?;
+        token::renew(&file)
+            .with_context(|| format!("write another secret to {}", file.display()))?;
         return terminal.show(&Revoked(file));
     }
     let all = entry::running(&dirs);
     let here = up::directory().ok();
     let record = entry::choose(&all, args.host.as_deref(), here.as_deref())?;
-    let link = record.link(&dirs).with_context(|| format!("read the secret in {}", file.display()))?;
+    let link =
+        record.link(&dirs).with_context(|| format!("read the secret in {}", file.display()))?;
     let opened = !args.no_open && terminal.is_interactive() && has_desktop() && open(&dirs, &link);
     terminal.show(&Link { record, link })?;
     if !terminal.is_data() {
@@ -84,7 +87,9 @@ impl View for Revoked {
 
     fn text(&self, page: &mut Page) {
         let file = self.0.display();
-        page.line(format!("every login to the dashboards of your hosts has ended; another secret is in {file}"));
+        page.line(format!(
+            "every login to the dashboards of your hosts has ended; another secret is in {file}"
+        ));
     }
 
     fn names(&self) -> Vec<String> {
@@ -95,7 +100,8 @@ impl View for Revoked {
 /// Whether a browser could appear where the user is.
 fn has_desktop() -> bool {
     let is_remote = is_set("SSH_CONNECTION") || is_set("SSH_TTY");
-    let has_screen = cfg!(any(windows, target_os = "macos")) || is_set("DISPLAY") || is_set("WAYLAND_DISPLAY");
+    let has_screen =
+        cfg!(any(windows, target_os = "macos")) || is_set("DISPLAY") || is_set("WAYLAND_DISPLAY");
     has_screen && !is_remote
 }
 
@@ -123,7 +129,10 @@ fn lead(dir: &Path, link: &str) -> io::Result<PathBuf> {
     let path = dir.join(LEADS_THERE);
     // Of mode 0600. A link of ours has no character that means something in HTML.
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    write!(file, "<!doctype html><meta http-equiv=\"refresh\" content=\"0; url={link}\"><title>Dashboard</title>")?;
+    write!(
+        file,
+        "<!doctype html><meta http-equiv=\"refresh\" content=\"0; url={link}\"><title>Dashboard</title>"
+    )?;
     file.persist(&path)?;
     Ok(path)
 }
@@ -138,7 +147,9 @@ mod tests {
         lead(dir.path(), "http://127.0.0.1:4000/login#old").unwrap();
         let path = lead(dir.path(), "http://127.0.0.1:4000/login#eyJ.x-_.y").unwrap();
         let text = fs::read_to_string(&path).unwrap();
-        assert!(text.contains("url=http://127.0.0.1:4000/login#eyJ.x-_.y\"") && !text.contains("old"));
+        assert!(
+            text.contains("url=http://127.0.0.1:4000/login#eyJ.x-_.y\"") && !text.contains("old")
+        );
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt as _;

@@ -9,7 +9,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{keys::find_keyring, sending::sign_saved};
 use crate::{
-    cli::{flags::SettingArgs, lattice::Dev},
+    args::{flags::SettingArgs, lattice::Dev},
     session::Session,
     terminal::{Page, Progress, Terminal, Text, Tone},
 };
@@ -26,22 +26,33 @@ use lattice_protocol::{
     journal::Line,
 };
 
-/// Watches the file until the first signal; the second one ends at once and leaves the actor running.
+/// Watches the file until the first signal; the second one ends at once and leaves the actor
+/// running.
 pub async fn run(terminal: &Terminal, before: SettingArgs, args: Dev) -> Result<()> {
     let session = Session::open(before, &args.connect)?;
     let sender = session.sender().await?;
     let (keyring, path) = (find_keyring(None)?, args.file.clone());
-    let says = ActorToken { name: args.name.unwrap_or_default(), caps: args.caps, ..ActorToken::default() };
+    let says = ActorToken {
+        name: args.name.unwrap_or_default(),
+        caps: args.caps,
+        ..ActorToken::default()
+    };
     let sign = move |wasm: &Bytes, claims: Option<&ActorClaims>, revision: i32| {
         let says = ActorToken { revision: Some(revision), ..says.clone() };
         sign_saved(&keyring, &path, wasm, claims, &says)
     };
     let stop = CancellationToken::new();
     // Without signals the process ends at once, and the actor goes on.
-    let _signals = AbortOnDropHandle::new(tokio::spawn(shutdown::obey_signals(stop.clone(), || {})));
+    let _signals =
+        AbortOnDropHandle::new(tokio::spawn(shutdown::obey_signals(stop.clone(), || {})));
     let settings = Settings { file: args.file, host: args.host_id, max: args.max, keep: args.keep };
-    let teller = Teller { terminal, file: settings.file.display().to_string(), progress: RefCell::new(None) };
-    let follow = Box::new(|lattice: &Lattice, actor: &str| logs::follow(lattice.clone(), actor.to_owned()));
+    let teller = Teller {
+        terminal,
+        file: settings.file.display().to_string(),
+        progress: RefCell::new(None),
+    };
+    let follow =
+        Box::new(|lattice: &Lattice, actor: &str| logs::follow(lattice.clone(), actor.to_owned()));
     dev::run(sender, settings, Box::new(sign), Some(follow), stop, &|told| teller.tell(told)).await
 }
 
@@ -112,7 +123,10 @@ fn text(file: &str, told: &Told) -> String {
                     running.actor
                 ),
                 Change::Updated => format!("{name} running revision {revision}, took {took} ms"),
-                Change::Found => format!("{name} ({}) runs revision {revision} on {place} already", running.actor),
+                Change::Found => format!(
+                    "{name} ({}) runs revision {revision} on {place} already",
+                    running.actor
+                ),
             }
         }
         Told::Refused { why, goes_on: Some(_) } => format!("what was saved does not run: {why}"),
@@ -145,7 +159,9 @@ fn json(told: &Told) -> Value {
         Told::Refused { why, goes_on } => {
             json!({ "event": "refused", "error": why, "running_revision": goes_on.as_ref().map(|running| running.revision) })
         }
-        Told::Elsewhere { actor, hosts } => json!({ "event": "elsewhere", "actor_id": actor, "hosts": hosts }),
+        Told::Elsewhere { actor, hosts } => {
+            json!({ "event": "elsewhere", "actor_id": actor, "hosts": hosts })
+        }
         Told::Logged(line) => json!({ "event": "log", "level": line.level, "text": &*line.text }),
         Told::Stopped(running) => event_json("stopped", running),
         Told::LeftRunning(running) => event_json("left_running", running),

@@ -1,10 +1,11 @@
-//! `host doctor`: what is wrong, and how to mend it. The checks are in [`crate::doctor`]; here they are printed.
+//! `host doctor`: what is wrong, and how to mend it. The checks are in [`crate::doctor`]; here they
+//! are printed.
 
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{flags::SettingArgs, lattice::Doctor},
+    args::{flags::SettingArgs, lattice::Doctor},
     doctor::{self, CHECKS, Checked, Finding, Report, Verdict},
     session::Session,
     terminal::{Cell, Column, Page, Table, Terminal, Text, Tone, View},
@@ -18,7 +19,11 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: Doctor) -> Resu
     for name in &args.checks {
         if !CHECKS.iter().any(|check| check.name == name) {
             let names: Vec<&str> = CHECKS.iter().map(|check| check.name).collect();
-            return Err(Usage(format!("there is no check {name:?}; there are: {}", names.join(", "))).into());
+            return Err(Usage(format!(
+                "there is no check {name:?}; there are: {}",
+                names.join(", ")
+            ))
+            .into());
         }
     }
     let report = {

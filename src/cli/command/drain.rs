@@ -6,9 +6,10 @@
 //! | `compiled` | compiled code of actors | it is compiled again at the next start; what runs is in memory |
 //! | `lib` | executables of providers | they are unpacked again at the next start of the provider |
 //!
-//! Only files go, never directories, and never one that is just being written: a host may be at it. Executables stay while
-//! a host of this user runs on this machine. The running process would not mind, but a provider that crashes is started
-//! again from its file, and without the file it would stay away.
+//! Only files go, never directories, and never one that is just being written: a host may be at it.
+//! Executables stay while a host of this user runs on this machine. The running process would not
+//! mind, but a provider that crashes is started again from its file, and without the file it would
+//! stay away.
 //!
 //! Files that earlier tools left in the directory for temporary files are not ours and are not
 //! touched.
@@ -24,7 +25,7 @@ use serde_json::{Value, json};
 
 use super::files;
 use crate::{
-    cli::tools::{Drain, DrainWhat},
+    args::tools::{Drain, DrainWhat},
     terminal::{Cell, Column, Page, Table, Terminal, View},
 };
 use lattice_base::{
@@ -136,7 +137,8 @@ impl View for Drained {
     }
 
     fn text(&self, page: &mut Page) {
-        let mut table = Table::new([Column::text("CACHE"), Column::number("FILES"), Column::number("REMOVED")]);
+        let mut table =
+            Table::new([Column::text("CACHE"), Column::number("FILES"), Column::number("REMOVED")]);
         for cache in &self.0 {
             table.row([
                 Cell::from(cache.path.display()),
@@ -185,7 +187,8 @@ mod tests {
         let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         fs::write(elsewhere.path().join("precious"), b"x").unwrap();
         std::os::unix::fs::symlink(elsewhere.path(), dir.path().join("link")).unwrap();
-        clear(dir.path(), 0, &mut Cache { path: dir.path().to_owned(), files: 0, bytes: 0 }).unwrap();
+        clear(dir.path(), 0, &mut Cache { path: dir.path().to_owned(), files: 0, bytes: 0 })
+            .unwrap();
         assert!(elsewhere.path().join("precious").exists() && !dir.path().join("link").exists());
     }
 }

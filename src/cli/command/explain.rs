@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::runs_actor;
 use crate::{
-    cli::{flags::SettingArgs, lattice::Explain},
+    args::{flags::SettingArgs, lattice::Explain},
     session::Session,
     terminal::{Page, Terminal, Text, Tone, View},
 };
@@ -113,8 +113,11 @@ impl Known {
         if self.claims.iter().any(|claims| claims.call_alias == word && !claims.is_provider()) {
             return Ok((word.to_owned(), None));
         }
-        let is_contract = self.contracts().any(|contract| contract == word) || Builtin::of(word).is_some();
-        let is_named = names::entities(&self.claims, &self.inventories).iter().any(|named| named.is_named(word));
+        let is_contract =
+            self.contracts().any(|contract| contract == word) || Builtin::of(word).is_some();
+        let is_named = names::entities(&self.claims, &self.inventories)
+            .iter()
+            .any(|named| named.is_named(word));
         // `acme:ledger` is a contract that nobody knows yet; references have a slash.
         if is_contract || (!is_named && word.contains(':') && !word.contains('/')) {
             return Ok((word.to_owned(), None));
@@ -130,20 +133,24 @@ impl Known {
     }
 
     fn contracts(&self) -> impl Iterator<Item = &str> {
-        let of_claims = self
-            .claims
-            .iter()
-            .flat_map(|claims| claims.capabilities.iter().map(String::as_str).chain(Some(claims.contract_id.as_str())));
+        let of_claims = self.claims.iter().flat_map(|claims| {
+            claims.capabilities.iter().map(String::as_str).chain(Some(claims.contract_id.as_str()))
+        });
         let of_links = self.links.iter().map(|link| link.contract_id.as_str());
         let built_in = builtin::CATALOGUE.iter().map(|spec| spec.contract_id);
         of_claims.chain(of_links).chain(built_in).filter(|contract| !contract.is_empty())
     }
 
     fn contract_of(&self, provider: &str) -> Option<String> {
-        let claimed =
-            self.claims.iter().filter(|claims| claims.subject == provider).map(|claims| claims.contract_id.clone());
+        let claimed = self
+            .claims
+            .iter()
+            .filter(|claims| claims.subject == provider)
+            .map(|claims| claims.contract_id.clone());
         let running = self.inventories.iter().flat_map(|inventory| &inventory.providers);
-        let running = running.filter(|running| running.id == provider).map(|running| running.contract_id.clone());
+        let running = running
+            .filter(|running| running.id == provider)
+            .map(|running| running.contract_id.clone());
         let built_in = builtin::CATALOGUE.iter().filter(|spec| spec.public_key == provider);
         let built_in = built_in.map(|spec| spec.contract_id.to_owned());
         claimed.chain(running).chain(built_in).find(|contract| !contract.is_empty())
@@ -162,19 +169,29 @@ impl Known {
 
     fn name_of(&self, host: &str) -> String {
         match self.hosts.iter().find(|reply| reply.id == host) {
-            Some(reply) if !reply.friendly_name.is_empty() => format!("{} ({host})", reply.friendly_name),
+            Some(reply) if !reply.friendly_name.is_empty() => {
+                format!("{} ({host})", reply.friendly_name)
+            }
             _ => host.to_owned(),
         }
     }
 
-    async fn explain(&self, lattice: &Lattice, request: &Request, host: Option<&str>) -> Result<Told> {
+    async fn explain(
+        &self,
+        lattice: &Lattice,
+        request: &Request,
+        host: Option<&str>,
+    ) -> Result<Told> {
         let mut notes = Vec::new();
         let runners = self.runners(&request.origin);
         let asked = match host {
             Some(word) => Some(names::host(word, &self.hosts)?),
             None => {
-                let ours = runners.iter().find(|host| self.is_ours(host)).map(|host| (*host).to_owned());
-                ours.or_else(|| self.hosts.iter().find(|host| host.is_ours()).map(|host| host.id.clone()))
+                let ours =
+                    runners.iter().find(|host| self.is_ours(host)).map(|host| (*host).to_owned());
+                ours.or_else(|| {
+                    self.hosts.iter().find(|host| host.is_ours()).map(|host| host.id.clone())
+                })
             }
         };
         let answer = match &asked {
@@ -197,7 +214,10 @@ impl Known {
             notes.push("the origin runs on no host: this is how the call would be decided if it began on the host that was asked".into());
         } else if !explained.origin_runs_here {
             let places: Vec<String> = runners.iter().map(|host| self.name_of(host)).collect();
-            notes.push(format!("the origin does not run on the host that was asked, but on {}", places.join(", ")));
+            notes.push(format!(
+                "the origin does not run on the host that was asked, but on {}",
+                places.join(", ")
+            ));
         }
         self.follow(lattice, request, &mut explained).await?;
         self.complete(&mut explained);
@@ -205,16 +225,29 @@ impl Known {
     }
 
     /// Asks the host the call would go to what becomes of it there.
-    async fn follow(&self, lattice: &Lattice, request: &Request, explained: &mut Explained) -> Result<()> {
-        let (Some(next), Some(target)) = (explained.next_host.clone(), explained.target.clone()) else { return Ok(()) };
+    async fn follow(
+        &self,
+        lattice: &Lattice,
+        request: &Request,
+        explained: &mut Explained,
+    ) -> Result<()> {
+        let (Some(next), Some(target)) = (explained.next_host.clone(), explained.target.clone())
+        else {
+            return Ok(());
+        };
         let arrival = Request { arrived_at: Some(target), ..request.clone() };
         let Some(there) = ask(lattice, &next, &arrival).await? else { return Ok(()) };
         for step in there.steps {
             let is_decided_there = matches!(step.step.as_str(), "check" | "policy")
                 || (step.step == "replica" && step.outcome == Outcome::Fails);
             // The caller's host may know that it fails where the callee's knows nothing.
-            let fails_before = explained.steps.iter().any(|own| own.step == step.step && own.outcome == Outcome::Fails);
-            if is_decided_there && (step.outcome != Outcome::Unknown) && !(fails_before && step.outcome == Outcome::Ok)
+            let fails_before = explained
+                .steps
+                .iter()
+                .any(|own| own.step == step.step && own.outcome == Outcome::Fails);
+            if is_decided_there
+                && (step.outcome != Outcome::Unknown)
+                && !(fails_before && step.outcome == Outcome::Ok)
             {
                 explained.replace(step);
             }
@@ -229,19 +262,24 @@ impl Known {
     /// Adds what inventories tell of who runs the target.
     fn complete(&self, explained: &mut Explained) {
         let Some(target) = explained.target.clone() else { return };
-        let open = explained.steps.iter().any(|step| step.step == "replica" && step.outcome == Outcome::Unknown);
+        let open = explained
+            .steps
+            .iter()
+            .any(|step| step.step == "replica" && step.outcome == Outcome::Unknown);
         if !open {
             return;
         }
         let runners = self.runners(&target);
         let places: Vec<String> = runners.iter().map(|host| self.name_of(host)).collect();
-        let mut step = Step { step: "replica".into(), data: json!({ "hosts": runners }), ..Step::default() };
+        let mut step =
+            Step { step: "replica".into(), data: json!({ "hosts": runners }), ..Step::default() };
         if runners.is_empty() {
             step.outcome = Outcome::Fails;
             step.why = "it runs on no host of this lattice".into();
             step.fix = Some(start_command(&self.table(), &target));
             if explained.call_error.is_none() {
-                explained.call_error = Some("Failed to perform RPC call: request timeout (nobody listens)".into());
+                explained.call_error =
+                    Some("Failed to perform RPC call: request timeout (nobody listens)".into());
             }
         } else {
             step.outcome = Outcome::Ok;
@@ -253,7 +291,8 @@ impl Known {
 
     fn table(&self) -> Table {
         let mut table = Table::default();
-        let claims = self.claims.iter().map(|claims| (keys::claims(&claims.subject), claims.bucket_value()));
+        let claims =
+            self.claims.iter().map(|claims| (keys::claims(&claims.subject), claims.bucket_value()));
         let links = self.links.iter().map(|link| (keys::link(&link.id()), json!(link)));
         for (revision, (key, value)) in (1..).zip(claims.chain(links)) {
             // An entry that a host told makes sense, or the host would not have told it.
@@ -263,9 +302,15 @@ impl Known {
         let actors = actors.map(|actor| (&actor.image_ref, &actor.id));
         let providers = self.inventories.iter().flat_map(|inventory| &inventory.providers);
         let providers = providers.map(|provider| (&provider.image_ref, &provider.id));
-        for (reference, id) in actors.chain(providers).filter(|(reference, _)| !reference.is_empty()) {
+        for (reference, id) in
+            actors.chain(providers).filter(|(reference, _)| !reference.is_empty())
+        {
             let value = json!({ "oci_url": reference, "public_key": id });
-            let _ = table.put(&Entry { key: keys::reference(reference), value: value.to_string().into(), revision: 1 });
+            let _ = table.put(&Entry {
+                key: keys::reference(reference),
+                value: value.to_string().into(),
+                revision: 1,
+            });
         }
         table
     }
@@ -276,7 +321,8 @@ impl Known {
         let name = LatticeName::parse(lattice.name()).context("read the lattice name")?;
         let actors = self.inventories.iter().flat_map(|inventory| &inventory.actors);
         let running: BTreeSet<&str> = actors.map(|actor| actor.id.as_str()).collect();
-        let explanation = foresee(&table, &name, &Question::from(request), |id| running.contains(id));
+        let explanation =
+            foresee(&table, &name, &Question::from(request), |id| running.contains(id));
         Ok(Scene { table: &table, host: None, request }.explained(&explanation))
     }
 }
@@ -306,7 +352,8 @@ struct Told {
 fn runs(inventory: &Inventory, party: &Entity) -> bool {
     runs_actor(inventory, &party.public_key)
         || inventory.providers.iter().any(|provider| {
-            *provider.id == *party.public_key && (party.link_name.is_empty() || *provider.link_name == *party.link_name)
+            *provider.id == *party.public_key
+                && (party.link_name.is_empty() || *provider.link_name == *party.link_name)
         })
 }
 
@@ -345,7 +392,12 @@ impl View for Told {
             }
         }
         page.gap();
-        page.hanging(mark(self.explained.verdict) + " ", 8, &self.explained.conclusion, Tone::Plain);
+        page.hanging(
+            mark(self.explained.verdict) + " ",
+            8,
+            &self.explained.conclusion,
+            Tone::Plain,
+        );
         if let Some(error) = &self.explained.call_error {
             page.hanging("        ", 8, &format!("the caller is told: {error}"), Tone::Plain);
         }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::runs_actor;
 use crate::{
-    cli::{flags::SettingArgs, tools::Forget},
+    args::{flags::SettingArgs, tools::Forget},
     session::Session,
     terminal::{Page, Terminal, View},
 };
@@ -33,15 +33,20 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: &Forget) -> Res
     if let Some(host) = runs_on(&id, &inventories)
         && !args.force
     {
-        bail!("{id} runs on host {host}, which would write its claims again; stop it first, or use --force");
+        bail!(
+            "{id} runs on host {host}, which would write its claims again; stop it first, or use --force"
+        );
     }
     if known.is_some() {
         delete(&session, &id).await?;
     }
-    let account = issuers::forget(&session.dirs.state, lattice.name(), &id)
-        .with_context(|| format!("forget the account of {id} in {}", session.dirs.state.display()))?;
+    let account = issuers::forget(&session.dirs.state, lattice.name(), &id).with_context(|| {
+        format!("forget the account of {id} in {}", session.dirs.state.display())
+    })?;
     if known.is_none() && account.is_none() {
-        bail!("neither the lattice nor this machine remembers {id}; `host get claims` shows what the lattice does");
+        bail!(
+            "neither the lattice nor this machine remembers {id}; `host get claims` shows what the lattice does"
+        );
     }
     let name = known.map(|claims| claims.name.clone()).unwrap_or_default();
     terminal.show(&Forgotten { id, name, had_claims: known.is_some(), account })
@@ -58,9 +63,9 @@ fn gone(word: &str, claims: &[Claims], inventories: &[Inventory]) -> Result<Stri
 }
 
 fn runs_on<'a>(id: &str, inventories: &'a [Inventory]) -> Option<&'a str> {
-    let host = inventories
-        .iter()
-        .find(|inventory| runs_actor(inventory, id) || inventory.providers.iter().any(|provider| provider.id == id));
+    let host = inventories.iter().find(|inventory| {
+        runs_actor(inventory, id) || inventory.providers.iter().any(|provider| provider.id == id)
+    });
     host.map(|host| host.host_id.as_str())
 }
 
@@ -69,12 +74,18 @@ async fn delete(session: &Session, id: &str) -> Result<()> {
     let name = keys::bucket(lattice.name());
     let deleting = async {
         let context = jetstream::context(&lattice.client, lattice.js_domain.as_deref());
-        let bucket = context.get_key_value(&name).await.with_context(|| format!("open the bucket {name}"))?;
-        bucket.delete(keys::claims(id)).await.with_context(|| format!("delete the claims of {id} in {name}"))
+        let bucket = context
+            .get_key_value(&name)
+            .await
+            .with_context(|| format!("open the bucket {name}"))?;
+        bucket
+            .delete(keys::claims(id))
+            .await
+            .with_context(|| format!("delete the claims of {id} in {name}"))
     };
-    tokio::time::timeout(BUCKET, deleting)
-        .await
-        .map_err(|_| anyhow!("the bucket {name} does not answer; is it the right domain (--js-domain)?"))?
+    tokio::time::timeout(BUCKET, deleting).await.map_err(|_| {
+        anyhow!("the bucket {name} does not answer; is it the right domain (--js-domain)?")
+    })?
 }
 
 struct Forgotten {
@@ -92,7 +103,11 @@ impl View for Forgotten {
     }
 
     fn text(&self, page: &mut Page) {
-        let named = if self.name.is_empty() { self.id.clone() } else { format!("{} ({})", self.id, self.name) };
+        let named = if self.name.is_empty() {
+            self.id.clone()
+        } else {
+            format!("{} ({})", self.id, self.name)
+        };
         if self.had_claims {
             page.line(format!("The lattice has forgotten the claims of {named}"));
         }
@@ -113,10 +128,19 @@ mod tests {
 
     #[test]
     fn of_two_of_one_name_that_is_forgotten_which_runs_nowhere() {
-        let claims = |subject: &str| Claims { subject: subject.into(), name: "Ponger".into(), ..Claims::default() };
+        let claims = |subject: &str| Claims {
+            subject: subject.into(),
+            name: "Ponger".into(),
+            ..Claims::default()
+        };
         let known = [claims("MGONE"), claims("MRUNS")];
-        let actor = InventoryActor { id: "MRUNS".into(), name: "Ponger".into(), ..InventoryActor::default() };
-        let inventories = [Inventory { host_id: "N".into(), actors: vec![actor], ..Inventory::default() }];
+        let actor = InventoryActor {
+            id: "MRUNS".into(),
+            name: "Ponger".into(),
+            ..InventoryActor::default()
+        };
+        let inventories =
+            [Inventory { host_id: "N".into(), actors: vec![actor], ..Inventory::default() }];
         assert_eq!(gone("ponger", &known, &inventories).unwrap(), "MGONE");
         assert_eq!(gone("MRUNS", &known, &inventories).unwrap(), "MRUNS");
         assert!(gone("ponger", &known, &[]).is_err(), "both are gone");

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{flags::SettingArgs, lattice::Get},
+    args::{flags::SettingArgs, lattice::Get},
     session::Session,
     terminal::{
         Cell, Column, Page, Table, Terminal, Tone, View,
@@ -53,7 +53,10 @@ async fn inventory(terminal: &Terminal, session: &Session, word: Option<&str>) -
     let lattice = session.lattice().await?;
     if let Some(word) = word {
         let host = lattice.find_host(word).await?;
-        let inventory = lattice.inventory(&host).await.with_context(|| format!("ask host {host} what it runs"))?;
+        let inventory = lattice
+            .inventory(&host)
+            .await
+            .with_context(|| format!("ask host {host} what it runs"))?;
         return terminal.show(&Inventories(vec![inventory]));
     }
     let Found { hosts, refusals, .. } = lattice.found_hosts().await?;
@@ -62,7 +65,9 @@ async fn inventory(terminal: &Terminal, session: &Session, word: Option<&str>) -
     for (host, asked) in lattice.asked_inventories(&hosts).await {
         match asked {
             Ok(inventory) => inventories.push(inventory),
-            Err(RequestError::Refused { error, .. }) => refused.push(format!("host {host}: {error}")),
+            Err(RequestError::Refused { error, .. }) => {
+                refused.push(format!("host {host}: {error}"))
+            }
             Err(error) => terminal.note(format!("host {host} did not tell what it runs: {error}")),
         }
     }
@@ -96,9 +101,19 @@ pub async fn links(terminal: &Terminal, session: &Session) -> Result<()> {
     let lattice = session.lattice().await?;
     let (links, claims) = tokio::join!(lattice.links(), lattice.claims());
     let mut links = links?;
-    links.sort_by(|a, b| (&a.actor_id, &a.contract_id, &a.link_name).cmp(&(&b.actor_id, &b.contract_id, &b.link_name)));
+    links.sort_by(|a, b| {
+        (&a.actor_id, &a.contract_id, &a.link_name).cmp(&(
+            &b.actor_id,
+            &b.contract_id,
+            &b.link_name,
+        ))
+    });
     // Names are a courtesy; a host that does not tell claims tells links all the same.
-    let names = claims.unwrap_or_default().into_iter().map(|claims| (claims.subject, claims.name)).collect();
+    let names = claims
+        .unwrap_or_default()
+        .into_iter()
+        .map(|claims| (claims.subject, claims.name))
+        .collect();
     terminal.show(&Links { links, names })
 }
 
@@ -121,7 +136,8 @@ impl View for Hosts {
             Column::id("CLUSTER").only_wide(),
         ]);
         for host in &self.0 {
-            let lattice = if host.lattice.is_empty() { &host.lattice_prefix } else { &host.lattice };
+            let lattice =
+                if host.lattice.is_empty() { &host.lattice_prefix } else { &host.lattice };
             table.row([
                 Cell::toned(&host.friendly_name, Tone::Strong),
                 Cell::from(&host.id),
@@ -150,8 +166,14 @@ impl View for Inventories {
 
     fn text(&self, page: &mut Page) {
         for host in &self.0 {
-            let room = page.width().map_or(usize::MAX, |width| width.saturating_sub(host.friendly_name.len() + 2));
-            page.heading(&format!("{}  {}", host.friendly_name, middle(&host.host_id, room.max(ID_MIN))));
+            let room = page
+                .width()
+                .map_or(usize::MAX, |width| width.saturating_sub(host.friendly_name.len() + 2));
+            page.heading(&format!(
+                "{}  {}",
+                host.friendly_name,
+                middle(&host.host_id, room.max(ID_MIN))
+            ));
             let labels = labels_on(page, &host.labels);
             if !labels.is_empty() {
                 page.line(Tone::Faint.paint(&labels));
@@ -252,8 +274,11 @@ impl View for AllClaims {
             Column::text("TAGS").only_wide(),
         ]);
         for claims in &self.0 {
-            let contracts =
-                if claims.is_provider() { claims.contract_id.clone() } else { claims.capabilities.join(",") };
+            let contracts = if claims.is_provider() {
+                claims.contract_id.clone()
+            } else {
+                claims.capabilities.join(",")
+            };
             table.row([
                 Cell::from(&claims.subject),
                 Cell::toned(&claims.name, Tone::Strong),
@@ -311,7 +336,10 @@ impl View for Links {
                 Cell::from(pairs(&if page.is_wide() { values } else { short(values) })),
             ]);
         }
-        page.table(&table, "no links; put one with `host link put ACTOR PROVIDER CONTRACT KEY=VALUE`");
+        page.table(
+            &table,
+            "no links; put one with `host link put ACTOR PROVIDER CONTRACT KEY=VALUE`",
+        );
     }
 
     fn names(&self) -> Vec<String> {

@@ -10,7 +10,7 @@ use super::{
     sign::Bare,
 };
 use crate::{
-    cli::{self, flags::SettingArgs, tools::Inspect},
+    args::{self, flags::SettingArgs, tools::Inspect},
     inspect::{self, Found},
     session::Session,
     terminal::{Page, Terminal, View},
@@ -19,9 +19,10 @@ use lattice_base::registry::uploads;
 use lattice_client::{TIMEOUT, upload};
 use lattice_protocol::{errors::Usage, identity::claims::now};
 
-/// Prints what a reference names. A relative path is one of this directory; whoever asks may read their own files.
+/// Prints what a reference names. A relative path is one of this directory; whoever asks may read
+/// their own files.
 pub async fn run(terminal: &Terminal, before: SettingArgs, args: Inspect) -> Result<()> {
-    let session = Session::of(cli::merged(before, args.settings), None, TIMEOUT)?;
+    let session = Session::of(args::merged(before, args.settings), None, TIMEOUT)?;
     let path = std::path::Path::new(&args.reference);
     // Hosts take absolute paths only, and so does what fetches for them.
     let path = std::path::absolute(path).unwrap_or(path.to_owned());
@@ -35,13 +36,17 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: Inspect) -> Res
         }
     })?;
     if reference.starts_with(uploads::SCHEME) {
-        registry = registry
-            .with_uploads(Arc::new(upload::store(&session.sender().await?, session.config.js_domain.as_deref()).await));
+        registry = registry.with_uploads(Arc::new(
+            upload::store(&session.sender().await?, session.config.js_domain.as_deref()).await,
+        ));
     }
-    let found = inspect::inspect(&registry, &reference, TELL_EVERY, pulling(terminal, &reference)).await?;
+    let found =
+        inspect::inspect(&registry, &reference, TELL_EVERY, pulling(terminal, &reference)).await?;
     match (&args.digest, &found.digest) {
         (Some(_), None) => bail!(Usage(format!("--digest is of images, and {reference} is none"))),
-        (wanted, digest) => check_digest(&reference, wanted.as_deref(), digest.as_deref().unwrap_or_default())?,
+        (wanted, digest) => {
+            check_digest(&reference, wanted.as_deref(), digest.as_deref().unwrap_or_default())?
+        }
     }
     if let Some(untimely) = found.what.untimely(now()) {
         terminal.note(format!("note: {untimely}"));
@@ -50,7 +55,8 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: Inspect) -> Res
         return terminal.show(&found);
     }
     match found.what.token() {
-        Some(token) => terminal.show(&Bare { token: token.to_owned(), subject: found.what.public_key().to_owned() }),
+        Some(token) => terminal
+            .show(&Bare { token: token.to_owned(), subject: found.what.public_key().to_owned() }),
         None => bail!(Usage(format!("{reference} is built in and carries no token"))),
     }
 }

@@ -7,7 +7,7 @@ use anyhow::{Result, anyhow, bail};
 use serde_json::{Value, json};
 
 use crate::{
-    cli::tools::{Keys, Signing},
+    args::tools::{Keys, Signing},
     keyring::{self, Key, Keyring, KeyringError},
     terminal::{Cell, Column, Page, Table, Terminal, View},
 };
@@ -43,7 +43,9 @@ pub fn run(terminal: &Terminal, args: Keys) -> Result<()> {
         }
         Keys::Get(args) => {
             let keyring = find_keyring(args.directory.as_deref())?.without_making();
-            let Some(seed) = keyring.seed(&args.name).map_err(told)? else { bail!(missing(&keyring, &args.name)?) };
+            let Some(seed) = keyring.seed(&args.name).map_err(told)? else {
+                bail!(missing(&keyring, &args.name)?)
+            };
             let key = keyring.get(&args.name).map_err(told)?;
             let public_key = key.map(|key| key.public_key().to_owned()).unwrap_or_default();
             terminal.show(&Stored { public_key, seed })
@@ -117,9 +119,10 @@ pub(super) fn term(signing: &Signing) -> Result<Term> {
 /// Turns an error of a keyring into wrong use ([`Usage`]) where it is about what was typed.
 pub(super) fn told(error: KeyringError) -> anyhow::Error {
     match error {
-        KeyringError::Name(_) | KeyringError::NoSeed { .. } | KeyringError::Unfit { .. } | KeyringError::NoHome => {
-            Usage(error.to_string()).into()
-        }
+        KeyringError::Name(_)
+        | KeyringError::NoSeed { .. }
+        | KeyringError::Unfit { .. }
+        | KeyringError::NoHome => Usage(error.to_string()).into(),
         other => other.into(),
     }
 }
@@ -225,10 +228,15 @@ mod tests {
 
     #[test]
     fn kinds_are_known_by_all_their_names_in_any_case() {
-        for (word, expected) in [("Actor", Kind::Module), ("SERVICE", Kind::Service), ("host", Kind::Server)] {
+        for (word, expected) in
+            [("Actor", Kind::Module), ("SERVICE", Kind::Service), ("host", Kind::Server)]
+        {
             assert_eq!(kind(word).unwrap(), expected);
         }
         let error = kind("actors").unwrap_err();
-        assert!(error.is::<Usage>() && error.to_string().contains("account, user, module"), "{error}");
+        assert!(
+            error.is::<Usage>() && error.to_string().contains("account, user, module"),
+            "{error}"
+        );
     }
 }

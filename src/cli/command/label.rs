@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 
 use crate::{
-    cli::{flags::SettingArgs, lattice::Label},
+    args::{flags::SettingArgs, lattice::Label},
     session::Session,
     terminal::{Message, Terminal},
 };
@@ -28,9 +28,15 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: Label) -> Resul
         };
         asked.with_context(|| format!("change label {key} of host {host}"))?;
     }
-    let told: Vec<String> =
-        labels.iter().map(|(key, value)| if args.delete { key.clone() } else { format!("{key}={value}") }).collect();
-    let text = format!("Host `{host}` {} {}", if args.delete { "unlabeled" } else { "labeled" }, told.join(" "));
+    let told: Vec<String> = labels
+        .iter()
+        .map(|(key, value)| if args.delete { key.clone() } else { format!("{key}={value}") })
+        .collect();
+    let text = format!(
+        "Host `{host}` {} {}",
+        if args.delete { "unlabeled" } else { "labeled" },
+        told.join(" ")
+    );
     let members = json!({ "host_id": host, "labels": labels, "deleted": args.delete, "processed": told.join(" ") });
     terminal.show(&Message::new(text, &host, members))
 }
@@ -42,7 +48,9 @@ fn read(given: &[String], delete: bool) -> Result<Pairs> {
         let (key, value) = match text.split_once('=') {
             Some((key, value)) => (key, value),
             None if delete => (text.as_str(), ""),
-            None => bail!(Usage(format!("{text:?} is no label: it is written KEY=VALUE, or KEY with --delete"))),
+            None => bail!(Usage(format!(
+                "{text:?} is no label: it is written KEY=VALUE, or KEY with --delete"
+            ))),
         };
         if key.trim().is_empty() {
             bail!(Usage(format!("{text:?} is no label: it has no key")));
@@ -58,9 +66,13 @@ mod tests {
 
     #[test]
     fn labels_are_pairs_to_set_and_keys_to_delete() {
-        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let texts =
+            |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         assert_eq!(read(&texts(&["a=b=c"]), false).unwrap()["a"], "b=c");
-        assert_eq!(read(&texts(&["a", "b=c"]), true).unwrap().into_keys().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(
+            read(&texts(&["a", "b=c"]), true).unwrap().into_keys().collect::<Vec<_>>(),
+            ["a", "b"]
+        );
         assert!(read(&texts(&["a"]), false).unwrap_err().is::<Usage>());
         assert!(read(&texts(&["=b"]), false).is_err());
     }

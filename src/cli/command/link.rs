@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{get, pairs_of};
 use crate::{
-    cli::{
+    args::{
         flags::SettingArgs,
         lattice::{Link, LinkDel, LinkPut},
     },
@@ -42,15 +42,20 @@ async fn put(terminal: &Terminal, session: &Session, args: LinkPut) -> Result<()
     for doubt in doubts(&link, &known.claims) {
         terminal.note(&doubt);
     }
-    // Before anybody is asked: what is wrong with the values of a built-in provider everybody knows.
+    // Before anybody is asked: what is wrong with the values of a built-in provider everybody
+    // knows.
     let oddities = builtin::check(&link).map_err(|error| {
-        anyhow!("{} does not take this link on, and nothing was put: {error}", builtin::name_of(&link.provider_id))
+        anyhow!(
+            "{} does not take this link on, and nothing was put: {error}",
+            builtin::name_of(&link.provider_id)
+        )
     })?;
     for oddity in oddities {
         terminal.note(format!("note: {oddity}"));
     }
     // Asked before it is put, so that the answer can say what became different.
-    let before = lattice.links_of(&link.actor_id).await?.into_iter().find(|other| other.id() == link.id());
+    let before =
+        lattice.links_of(&link.actor_id).await?.into_iter().find(|other| other.id() == link.id());
     let is_same = before.as_ref() == Some(&link);
     let taken = links::put(&lattice, &link, args.wait.duration(links::LINK_WAIT)).await?;
     if let Some(note) = taken.and_then(|taken| taken.note(&link)) {
@@ -59,7 +64,9 @@ async fn put(terminal: &Terminal, session: &Session, args: LinkPut) -> Result<()
     let LinkDefinition { actor_id, provider_id, link_name, contract_id, .. } = &link;
     let text = match before {
         _ if is_same => {
-            format!("Link ({contract_id}, {link_name}) of ({actor_id}) to ({provider_id}) was there already")
+            format!(
+                "Link ({contract_id}, {link_name}) of ({actor_id}) to ({provider_id}) was there already"
+            )
         }
         Some(before) if before.provider_id != *provider_id => {
             format!(
@@ -67,7 +74,9 @@ async fn put(terminal: &Terminal, session: &Session, args: LinkPut) -> Result<()
                 before.provider_id
             )
         }
-        Some(_) => format!("Link ({contract_id}, {link_name}) of ({actor_id}) to ({provider_id}) has new values"),
+        Some(_) => format!(
+            "Link ({contract_id}, {link_name}) of ({actor_id}) to ({provider_id}) has new values"
+        ),
         None => format!("Published link ({actor_id}) <-> ({provider_id}) successfully"),
     };
     let members = json!({
@@ -87,13 +96,14 @@ async fn delete(terminal: &Terminal, session: &Session, args: LinkDel) -> Result
     };
     let links = lattice.links_of(&actor_id).await?;
     let (contract_id, link_name) = (args.contract, args.link_name);
-    let link = links
-        .iter()
-        .find(|link| link.actor_id == actor_id && link.contract_id == contract_id && link.link_name == link_name);
+    let link = links.iter().find(|link| {
+        link.actor_id == actor_id && link.contract_id == contract_id && link.link_name == link_name
+    });
     let Some(link) = link else { bail!(unknown(&links, &actor_id, &contract_id, &link_name)) };
     links::delete(&lattice, link, args.wait.duration(links::LINK_WAIT)).await?;
     let text = format!("Deleted link for {actor_id} on {contract_id} ({link_name}) successfully");
-    let members = json!({ "actor_id": actor_id, "contract_id": contract_id, "link_name": link_name });
+    let members =
+        json!({ "actor_id": actor_id, "contract_id": contract_id, "link_name": link_name });
     terminal.show(&Message::new(text, link.id(), members))
 }
 
@@ -107,7 +117,9 @@ struct Known {
 impl Known {
     async fn ask(lattice: &Lattice, actor: &str, provider: &str) -> Result<Self> {
         let claims = lattice.claims().await?;
-        if is_id(actor) && (is_id(provider) || provider.starts_with(lattice_protocol::builtin::SCHEME)) {
+        if is_id(actor)
+            && (is_id(provider) || provider.starts_with(lattice_protocol::builtin::SCHEME))
+        {
             return Ok(Self { claims, inventories: Vec::new() });
         }
         Ok(Self { claims, inventories: lattice.inventories(&lattice.some_hosts().await?).await })
@@ -132,8 +144,11 @@ fn doubts(link: &LinkDefinition, claims: &[Claims]) -> Vec<String> {
     }
     let spec = builtin::CATALOGUE.iter().find(|spec| spec.public_key == link.provider_id);
     let claimed = claims.iter().find(|claims| claims.subject == link.provider_id);
-    let fulfils = claimed.map(|claims| claims.contract_id.as_str()).or(spec.map(|spec| spec.contract_id));
-    if let Some(contract) = fulfils.filter(|contract| !contract.is_empty() && *contract != link.contract_id) {
+    let fulfils =
+        claimed.map(|claims| claims.contract_id.as_str()).or(spec.map(|spec| spec.contract_id));
+    if let Some(contract) =
+        fulfils.filter(|contract| !contract.is_empty() && *contract != link.contract_id)
+    {
         doubts.push(format!("note: this provider fulfils {contract}, not {}", link.contract_id));
     }
     doubts

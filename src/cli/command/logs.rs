@@ -13,11 +13,11 @@ use std::{
 use anyhow::{Result, bail};
 use futures::{FutureExt as _, future::BoxFuture};
 use serde_json::{Value, json};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout, timeout_at};
 
 use crate::{
-    cli::{flags::SettingArgs, lattice::Logs as Args},
+    args::{flags::SettingArgs, lattice::Logs as Args},
     command::clock,
     session::Session,
     terminal::{Terminal, Text, Tone},
@@ -36,6 +36,9 @@ use lattice_protocol::{
     },
 };
 
+/// The time of a line as in RFC 3339. It always has all digits, so that its text sorts.
+const MICROSECONDS: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
 /// How long a line may wait for an older one of another host.
 const HOLD: Duration = Duration::from_millis(100);
 /// How often to look for hosts whose start was not heard of.
@@ -90,7 +93,8 @@ impl<'a> Reading<'a> {
         // Before anybody is asked, so that no host comes in between.
         let events = if args.follow { Some(lattice.events().await?) } else { None };
         let (hosts, held) = (HashMap::new(), Vec::new());
-        let mut reading = Self { terminal, lattice, entity, only, hosts, logs, events, held, is_any: false };
+        let mut reading =
+            Self { terminal, lattice, entity, only, hosts, logs, events, held, is_any: false };
         reading.ask(found).await?;
         if let Some(only) = reading.only.clone() {
             // It may be slow to answer a ping.
@@ -116,7 +120,8 @@ impl<'a> Reading<'a> {
             return self.follow().await;
         }
         if !self.is_any {
-            self.terminal.note(format!("no line of {} is kept on the hosts that were asked", self.entity));
+            self.terminal
+                .note(format!("no line of {} is kept on the hosts that were asked", self.entity));
         }
         Ok(())
     }
@@ -147,12 +152,16 @@ impl<'a> Reading<'a> {
         self.print_held()?;
         if !absent.is_empty() {
             let hosts = absent.join(", ");
-            self.terminal
-                .note(format!("left out, because they keep no logs for others (hosts of earlier years): {hosts}"));
+            self.terminal.note(format!(
+                "left out, because they keep no logs for others (hosts of earlier years): {hosts}"
+            ));
         }
         if !waiting.is_empty() {
             let silent: Vec<String> = waiting.iter().map(|host| self.called(host)).collect();
-            self.terminal.note(format!("no answer from {}; raise --timeout-ms if the way is long", silent.join(", ")));
+            self.terminal.note(format!(
+                "no answer from {}; raise --timeout-ms if the way is long",
+                silent.join(", ")
+            ));
         }
         if asked > 0 && absent.len() + waiting.len() == asked {
             bail!("none of the hosts that were asked tells logs");
@@ -206,23 +215,34 @@ impl<'a> Reading<'a> {
     fn take(&mut self, part: Part) {
         if part.lost > 0 {
             let host = self.called(&part.host_id);
-            self.terminal.note(format!("{host}: {} lines went by too fast and are lost", part.lost));
+            self.terminal
+                .note(format!("{host}: {} lines went by too fast and are lost", part.lost));
         }
         if part.mark == Mark::Over && !part.error.is_empty() {
             self.terminal.note(format!("{}: {}", self.called(&part.host_id), part.error));
         }
         let host_id = part.host_id;
-        self.held.extend(part.lines.into_iter().map(|line| HostLine { host_id: host_id.clone(), line }));
+        self.held
+            .extend(part.lines.into_iter().map(|line| HostLine { host_id: host_id.clone(), line }));
     }
 
     /// Returns the name of a host, or its id if it has none.
     fn called(&self, host: &str) -> String {
-        self.hosts.get(host).filter(|name| !name.is_empty()).cloned().unwrap_or_else(|| host.to_owned())
+        self.hosts
+            .get(host)
+            .filter(|name| !name.is_empty())
+            .cloned()
+            .unwrap_or_else(|| host.to_owned())
     }
 
     fn print_held(&mut self) -> Result<()> {
-        self.held
-            .sort_by(|a, b| (a.line.at_us, &a.host_id, a.line.number).cmp(&(b.line.at_us, &b.host_id, b.line.number)));
+        self.held.sort_by(|a, b| {
+            (a.line.at_us, &a.host_id, a.line.number).cmp(&(
+                b.line.at_us,
+                &b.host_id,
+                b.line.number,
+            ))
+        });
         let lines = std::mem::take(&mut self.held);
         self.is_any |= !lines.is_empty();
         if self.terminal.is_data() {
@@ -238,7 +258,7 @@ impl<'a> Reading<'a> {
 
     fn json(&self, said: &HostLine) -> Value {
         let Line { at_us, level, link_name, text, .. } = &said.line;
-        let time = moment(*at_us).format(&Rfc3339).unwrap_or_default();
+        let time = moment(*at_us).format(MICROSECONDS).unwrap_or_default();
         let mut line = json!({
             "time": time, "host_id": said.host_id, "host": self.called(&said.host_id), "entity": self.entity,
             "level": level, "text": &**text,
@@ -259,8 +279,11 @@ impl<'a> Reading<'a> {
         };
         let time = Tone::Faint.paint(&clock::time_of(moment(*at_us)));
         let level = tone.paint(&format!("{:<5}", level.name()));
-        let host =
-            if self.hosts.len() > 1 { Tone::Strong.paint(&self.called(&said.host_id)) + " " } else { Text::default() };
+        let host = if self.hosts.len() > 1 {
+            Tone::Strong.paint(&self.called(&said.host_id)) + " "
+        } else {
+            Text::default()
+        };
         time + " " + level + " " + host + &**text
     }
 }
@@ -282,5 +305,6 @@ async fn started(events: Option<&mut Events>) -> bool {
 }
 
 fn moment(at_us: u64) -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(at_us) * 1000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(at_us) * 1000)
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }

@@ -1,11 +1,12 @@
 //! `host man`: manual pages, a page for every command.
 //!
-//! They are made of the same definition of the command line that reads it, so no page tells of a flag that is not there. The
-//! page of the binary itself lists the commands in their groups and every setting.
+//! They are made of the same definition of the command line that reads it, so no page tells of a
+//! flag that is not there. The page of the binary itself lists the commands in their groups and
+//! every setting.
 //!
-//! `clap_mangen::generate_to` writes pages too, but less of them: it knows no groups of commands, sets
-//! every flag into the synopsis, puts examples and exit codes as running text under "EXTRA", names
-//! neither the pages above nor other names of flags, and prints no page to standard output.
+//! `clap_mangen::generate_to` writes pages too, but less of them: it knows no groups of commands,
+//! sets every flag into the synopsis, puts examples and exit codes as running text under "EXTRA",
+//! names neither the pages above nor other names of flags, and prints no page to standard output.
 
 use std::{collections::BTreeMap, fs};
 
@@ -18,7 +19,7 @@ use clap_mangen::{
 use serde_json::json;
 
 use crate::{
-    cli::{self, tools::Man},
+    args::{self, tools::Man},
     terminal::{Message, Terminal},
 };
 use lattice_protocol::errors::Usage;
@@ -51,7 +52,11 @@ pub fn run(terminal: &Terminal, args: &Man) -> Result<()> {
         dir.display(),
         dir.display()
     );
-    terminal.show(&Message::new(told, dir.display().to_string(), json!({ "pages": pages.len(), "path": dir })))
+    terminal.show(&Message::new(
+        told,
+        dir.display().to_string(),
+        json!({ "pages": pages.len(), "path": dir }),
+    ))
 }
 
 /// `host-start-actor` for `start actor`, by whatever of its names a command is called.
@@ -59,18 +64,20 @@ fn page_name(words: &[String]) -> Result<String> {
     let mut command = &root();
     let mut name = command.get_name().to_owned();
     for word in words {
-        command = command
-            .find_subcommand(word)
-            .ok_or_else(|| Usage(format!("there is no command {:?}; `host --help` lists them", words.join(" "))))?;
+        command = command.find_subcommand(word).ok_or_else(|| {
+            Usage(format!("there is no command {:?}; `host --help` lists them", words.join(" ")))
+        })?;
         name = format!("{name}-{}", command.get_name());
     }
     Ok(name)
 }
 
-/// The command line, as pages show it: with everything that short help leaves out, and other names of flags.
+/// The command line, as pages show it: with everything that short help leaves out, and other names
+/// of flags.
 fn root() -> Command {
-    let mut root =
-        with_aliases(cli::command().disable_help_subcommand(true).mut_args(|arg| arg.hide_short_help(false)));
+    let mut root = with_aliases(
+        args::command().disable_help_subcommand(true).mut_args(|arg| arg.hide_short_help(false)),
+    );
     root.build();
     root
 }
@@ -96,7 +103,11 @@ fn pages() -> Result<BTreeMap<String, String>> {
 }
 
 /// Adds the page of a command and those of its subcommands.
-fn add(command: &Command, parents: &mut Vec<String>, pages: &mut BTreeMap<String, String>) -> Result<()> {
+fn add(
+    command: &Command,
+    parents: &mut Vec<String>,
+    pages: &mut BTreeMap<String, String>,
+) -> Result<()> {
     let name = match parents.last() {
         Some(parent) => format!("{parent}-{}", command.get_name()),
         None => command.get_name().to_owned(),
@@ -137,7 +148,8 @@ fn page(name: &str, command: &Command, parents: &[String]) -> Result<String> {
     Ok(format!("{PREAMBLE}{}{}", title(name), page.replace(PREAMBLE, "")))
 }
 
-/// Without a date: the version says how old a page is. An empty argument has to be written, or the next takes its place.
+/// Without a date: the version says how old a page is. An empty argument has to be written, or the
+/// next takes its place.
 fn title(name: &str) -> String {
     let (name, version) = (name.to_uppercase(), env!("CARGO_PKG_VERSION"));
     format!(".TH \"{name}\" \"{SECTION}\" \"\" \"host {version}\" \"{MANUAL}\"\n")
@@ -151,7 +163,8 @@ fn names(name: &str, command: &Command) -> Roff {
     roff
 }
 
-/// The line that `--help` has. All flags in a row, as pages of smaller programs have them, would fill the page.
+/// The line that `--help` has. All flags in a row, as pages of smaller programs have them, would
+/// fill the page.
 fn synopsis(command: &Command) -> Roff {
     let mut roff = Roff::new();
     roff.control("SH", ["SYNOPSIS"]);
@@ -167,7 +180,7 @@ fn synopsis(command: &Command) -> Roff {
 
 /// Lists the commands of the binary itself in their groups.
 fn groups(name: &str, command: &Command, roff: &mut Roff) {
-    for (heading, inners) in cli::GROUPS {
+    for (heading, inners) in args::GROUPS {
         roff.control("SS", [heading]);
         for inner in inners.iter().filter_map(|inner| command.find_subcommand(inner)) {
             entry(name, inner, roff);
@@ -195,7 +208,9 @@ fn after(text: &str) -> Roff {
         let (first, rest) = paragraph.split_once('\n').unwrap_or((paragraph, ""));
         match first.trim() {
             "Example:" | "Examples:" => examples.push(rest),
-            first if first.starts_with("Exit codes:") => exit.push(paragraph.trim_start_matches("Exit codes:").trim()),
+            first if first.starts_with("Exit codes:") => {
+                exit.push(paragraph.trim_start_matches("Exit codes:").trim())
+            }
             _ => notes.push(paragraph),
         }
     }
@@ -232,7 +247,8 @@ fn lines(paragraph: &str, roff: &mut Roff) {
 fn see_also(parents: &[String]) -> Roff {
     let mut roff = Roff::new();
     if !parents.is_empty() {
-        let pages: Vec<String> = parents.iter().rev().map(|page| format!("{page}({SECTION})")).collect();
+        let pages: Vec<String> =
+            parents.iter().rev().map(|page| format!("{page}({SECTION})")).collect();
         roff.control("SH", ["SEE ALSO"]);
         roff.text([roman(pages.join(", "))]);
     }
@@ -265,28 +281,42 @@ mod tests {
             let plain = page.replace("\\-", "-").replace('\\', "");
             for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
                 let Some(long) = arg.get_long() else { continue };
-                let (_, rest) = plain.split_once(&format!("--{long}")).unwrap_or_else(|| panic!("--{long} in {name}"));
+                let (_, rest) = plain
+                    .split_once(&format!("--{long}"))
+                    .unwrap_or_else(|| panic!("--{long} in {name}"));
                 let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
                 let beginning: String = help.chars().take(12).collect();
                 assert!(rest.contains(&beginning), "the help of --{long} in {name}");
             }
         });
         assert_eq!(pages.len(), count);
-        assert!(pages.values().all(|page| page.starts_with(PREAMBLE) && page.matches(PREAMBLE).count() == 1));
+        assert!(
+            pages
+                .values()
+                .all(|page| page.starts_with(PREAMBLE) && page.matches(PREAMBLE).count() == 1)
+        );
     }
 
     #[test]
     fn the_first_page_has_the_commands_in_their_groups_and_the_settings() {
         let page = &pages().unwrap()["host"];
         let plain = page.replace("\\-", "-");
-        for part in [".SS \"Run a host\"", "host-start(1)", "--js-domain", "WASMCLOUD_JS_DOMAIN", ".SH EXAMPLES"] {
+        for part in [
+            ".SS \"Run a host\"",
+            "host-start(1)",
+            "--js-domain",
+            "WASMCLOUD_JS_DOMAIN",
+            ".SH EXAMPLES",
+        ] {
             assert!(plain.contains(part), "{part} in\n{plain}");
         }
     }
 
     #[test]
     fn a_page_is_found_by_any_name_of_its_command() {
-        let name = |words: &[&str]| page_name(&words.iter().map(|word| word.to_string()).collect::<Vec<_>>());
+        let name = |words: &[&str]| {
+            page_name(&words.iter().map(|word| word.to_string()).collect::<Vec<_>>())
+        };
         assert_eq!(name(&[]).unwrap(), "host");
         assert_eq!(name(&["links", "delete"]).unwrap(), "host-link-del");
         assert!(name(&["nonsense"]).unwrap_err().is::<Usage>());
@@ -294,7 +324,8 @@ mod tests {
 
     #[test]
     fn examples_stay_as_they_are() {
-        let page = after("Examples:\n  host up   all\n  host down\n\nExit codes: 0 well; 1 not.").to_roff();
+        let page = after("Examples:\n  host up   all\n  host down\n\nExit codes: 0 well; 1 not.")
+            .to_roff();
         assert!(
             page.contains(".SH EXAMPLES\n.nf\nhost up   all\nhost down\n.fi\n.SH \"EXIT STATUS\"\n0 well; 1 not."),
             "{page}"

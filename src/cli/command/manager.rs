@@ -1,4 +1,5 @@
-//! `host app`: applications of a deployment manager, `wadm` 0.10, a program of its own that listens in the lattice.
+//! `host app`: applications of a deployment manager, `wadm` 0.10, a program of its own that listens
+//! in the lattice.
 //!
 //! A manifest says what is to run; the manager keeps it so. Each command is one request to
 //! `wadm.api.{lattice}.model.…` with JSON in both directions; manifests go as they are, YAML or
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{
+    args::{
         app::{App, AppDel, AppDeploy, AppName, AppPut, AppUndeploy, AppVersion},
         connect::Connect,
         flags::SettingArgs,
@@ -61,18 +62,32 @@ impl Manager {
     }
 
     /// Asks for something; a refusal is an error in the manager's words.
-    async fn ask(&self, operation: &str, application: Option<&str>, payload: impl Into<Bytes>) -> Result<Value> {
+    async fn ask(
+        &self,
+        operation: &str,
+        application: Option<&str>,
+        payload: impl Into<Bytes>,
+    ) -> Result<Value> {
         if let Some(name) = application.filter(|name| !is_name(name)) {
-            return Err(Usage(format!("{name:?} names no application: letters, digits, - and _ only")).into());
+            return Err(Usage(format!(
+                "{name:?} names no application: letters, digits, - and _ only"
+            ))
+            .into());
         }
         let subject = self.lattice.subjects.manager(operation, application);
-        let message =
-            self.lattice.ask(&subject, payload.into()).await.map_err(|error| self.explain(operation, error))?;
+        let message = self
+            .lattice
+            .ask(&subject, payload.into())
+            .await
+            .map_err(|error| self.explain(operation, error))?;
         let reply: Value = serde_json::from_slice(&message.payload)
             .with_context(|| format!("read the deployment manager's answer on {subject}"))?;
         match reply.get("result").and_then(Value::as_str) {
-            Some("error") => bail!("the deployment manager refuses it: {}", text(&reply, "message")),
-            // The manager names the application or the version; an application that is there has versions to look at.
+            Some("error") => {
+                bail!("the deployment manager refuses it: {}", text(&reply, "message"))
+            }
+            // The manager names the application or the version; an application that is there has
+            // versions to look at.
             Some("notfound") => bail!(
                 "{}. `host app list` shows what there is, `host app history NAME` its versions",
                 text(&reply, "message")
@@ -87,8 +102,12 @@ impl Manager {
         match error {
             RequestError::NoResponders { subject, lattice, .. } => {
                 let server = self.server.trim_start_matches("nats://");
-                let domain =
-                    self.lattice.js_domain.as_deref().map(|domain| format!(" -d {domain}")).unwrap_or_default();
+                let domain = self
+                    .lattice
+                    .js_domain
+                    .as_deref()
+                    .map(|domain| format!(" -d {domain}"))
+                    .unwrap_or_default();
                 anyhow!(
                     "no deployment manager listens on {subject} in lattice {lattice}. It is a program of its own: start wadm \
                      0.10 beside the NATS server (`wadm --nats-server {server}{domain}`), or say where it is with --ctl-host \
@@ -124,8 +143,15 @@ async fn get(terminal: &Terminal, before: SettingArgs, args: &AppVersion) -> Res
     let manager = Manager::connect(before, &args.connect).await?;
     let reply = manager.ask("get", Some(&args.name), version(args.version.as_deref())).await?;
     // A manifest is YAML by habit.
-    let manifest = serde_saphyr::to_string(&reply.get("manifest")).context("write the manifest as YAML")?;
-    terminal.show(&Reply { key: "model", name: args.name.clone(), text: manifest, reply, more: None })
+    let manifest =
+        serde_saphyr::to_string(&reply.get("manifest")).context("write the manifest as YAML")?;
+    terminal.show(&Reply {
+        key: "model",
+        name: args.name.clone(),
+        text: manifest,
+        reply,
+        more: None,
+    })
 }
 
 async fn history(terminal: &Terminal, before: SettingArgs, args: &AppName) -> Result<()> {
@@ -143,7 +169,9 @@ async fn status(terminal: &Terminal, before: SettingArgs, args: &AppName) -> Res
 async fn put(terminal: &Terminal, before: SettingArgs, args: &AppPut) -> Result<()> {
     let manifest = match source(args.source.as_deref()).await? {
         Source::Manifest(manifest) => manifest,
-        Source::Name(name) => return Err(Usage(format!("there is no file {name:?} with a manifest")).into()),
+        Source::Name(name) => {
+            return Err(Usage(format!("there is no file {name:?} with a manifest")).into());
+        }
     };
     let manager = Manager::connect(before, &args.connect).await?;
     let reply = store(&manager, manifest).await?;
@@ -174,7 +202,12 @@ async fn deploy(terminal: &Terminal, before: SettingArgs, args: &AppDeploy) -> R
     };
     let request = json!({ "version": args.version });
     let reply = manager.ask("deploy", Some(&name), request.to_string()).await?;
-    let said = stored.iter().chain([&reply]).map(|reply| text(reply, "message")).collect::<Vec<_>>().join("\n");
+    let said = stored
+        .iter()
+        .chain([&reply])
+        .map(|reply| text(reply, "message"))
+        .collect::<Vec<_>>()
+        .join("\n");
     terminal.show(&Reply { key: "acknowledged", name, text: said, reply, more: stored })
 }
 
@@ -211,22 +244,29 @@ enum Source {
 async fn source(word: Option<&str>) -> Result<Source> {
     match word {
         None | Some("-") => Ok(Source::Manifest(from_standard_input()?)),
-        Some(word) if Path::new(word).is_file() => Ok(Source::Manifest(from_file(Path::new(word))?)),
+        Some(word) if Path::new(word).is_file() => {
+            Ok(Source::Manifest(from_file(Path::new(word))?))
+        }
         Some(word) if word.starts_with("http://") || word.starts_with("https://") => {
-            let manifest =
-                fetched(word).await.with_context(|| format!("fetch the manifest {}", without_login(word)))?;
+            let manifest = fetched(word)
+                .await
+                .with_context(|| format!("fetch the manifest {}", without_login(word)))?;
             Ok(Source::Manifest(manifest))
         }
         Some(word) if is_name(word) => Ok(Source::Name(word.to_owned())),
-        Some(word) => {
-            Err(Usage(format!("{word:?} is neither a file with a manifest nor the name of an application")).into())
-        }
+        Some(word) => Err(Usage(format!(
+            "{word:?} is neither a file with a manifest nor the name of an application"
+        ))
+        .into()),
     }
 }
 
 fn from_standard_input() -> Result<String> {
     if std::io::stdin().is_terminal() {
-        return Err(Usage("no manifest was given: name a file, or send one to standard input".into()).into());
+        return Err(Usage(
+            "no manifest was given: name a file, or send one to standard input".into(),
+        )
+        .into());
     }
     some(bounded(std::io::stdin()).context("read the manifest from standard input")?)
 }
@@ -241,17 +281,24 @@ fn bounded(source: impl Read) -> Result<String> {
     Ok(text)
 }
 
-/// Relative references of files are meant from where the manifest is, and hosts take absolute ones only.
+/// Relative references of files are meant from where the manifest is, and hosts take absolute ones
+/// only.
 fn from_file(path: &Path) -> Result<String> {
     let reading = || format!("read the manifest {}", path.display());
     let text = bounded(std::fs::File::open(path).with_context(reading)?).with_context(reading)?;
-    let dir = std::path::absolute(path).with_context(reading)?.parent().map(Path::to_owned).unwrap_or_default();
+    let dir = std::path::absolute(path)
+        .with_context(reading)?
+        .parent()
+        .map(Path::to_owned)
+        .unwrap_or_default();
     some(with_absolute_files(&text, &dir))
 }
 
 async fn fetched(url: &str) -> Result<String> {
-    let client =
-        reqwest::Client::builder().timeout(FETCH_TIMEOUT).build().map_err(|e| anyhow!(chain(&e.without_url())))?;
+    let client = reqwest::Client::builder()
+        .timeout(FETCH_TIMEOUT)
+        .build()
+        .map_err(|e| anyhow!(chain(&e.without_url())))?;
     let answer = client.get(url).send().await.and_then(reqwest::Response::error_for_status);
     let mut answer = answer.map_err(|e| anyhow!(chain(&e.without_url())))?;
     let mut bytes = Vec::new();
@@ -266,7 +313,9 @@ async fn fetched(url: &str) -> Result<String> {
 
 /// An address for messages.
 fn without_login(url: &str) -> String {
-    let Ok(mut url) = reqwest::Url::parse(url) else { return "at an address that cannot be read".into() };
+    let Ok(mut url) = reqwest::Url::parse(url) else {
+        return "at an address that cannot be read".into();
+    };
     // Both only fail for addresses that have no place for a login.
     let _ = (url.set_username(""), url.set_password(None));
     url.to_string()
@@ -327,7 +376,13 @@ impl View for Reply {
 /// The row of an application, a component or a trait.
 fn status_row(name: &str, what: &str, info: &Value, version: &str) -> [Cell; 5] {
     let info = info.get("status").unwrap_or(&Value::Null);
-    [name.into(), what.into(), toned(text(info, "type")), version.into(), text(info, "message").into()]
+    [
+        name.into(),
+        what.into(),
+        toned(text(info, "type")),
+        version.into(),
+        text(info, "message").into(),
+    ]
 }
 
 /// How the state of something is shown.
@@ -375,7 +430,10 @@ impl View for List {
                 text(app, "status_message").into(),
             ]);
         }
-        page.table(&table, "The deployment manager has no applications. `host app put FILE` stores one.");
+        page.table(
+            &table,
+            "The deployment manager has no applications. `host app put FILE` stores one.",
+        );
     }
 
     fn names(&self) -> Vec<String> {
@@ -396,13 +454,19 @@ impl View for History {
         let mut table = Table::new([Column::text("VERSION"), Column::fixed("DEPLOYED")]);
         for version in items(&self.reply, "versions") {
             let deployed = version.get("deployed").and_then(Value::as_bool).unwrap_or_default();
-            table.row([Cell::from(text(version, "version")), if deployed { "yes" } else { "no" }.into()]);
+            table.row([
+                Cell::from(text(version, "version")),
+                if deployed { "yes" } else { "no" }.into(),
+            ]);
         }
         page.table(&table, "There are no versions.");
     }
 
     fn names(&self) -> Vec<String> {
-        items(&self.reply, "versions").iter().map(|version| text(version, "version").to_owned()).collect()
+        items(&self.reply, "versions")
+            .iter()
+            .map(|version| text(version, "version").to_owned())
+            .collect()
     }
 }
 
@@ -478,7 +542,10 @@ mod tests {
         assert_eq!(version(None), "{}");
         assert_eq!(version(Some("v1")), r#"{"version":"v1"}"#);
         assert_eq!(without_login("https://me:secret@x.example/a.yaml"), "https://x.example/a.yaml");
-        assert_eq!(without_login("https://me:p@ss@x.example/a@v1/b.yaml"), "https://x.example/a@v1/b.yaml");
+        assert_eq!(
+            without_login("https://me:p@ss@x.example/a@v1/b.yaml"),
+            "https://x.example/a@v1/b.yaml"
+        );
         assert!(!without_login("https://me:secret@").contains("secret"));
     }
 }

@@ -48,7 +48,7 @@ use anyhow::{Result, bail};
 use serde_json::json;
 
 use crate::{
-    cli::{
+    args::{
         self, Cli, Command, Up,
         flags::SettingArgs,
         lattice::Ctl,
@@ -72,7 +72,7 @@ pub fn run(Cli { command, settings }: Cli, form: Form) -> ExitCode {
     let terminal = Terminal::new(form);
     match command {
         None => daemon::foreground(settings),
-        Some(Command::Foreground(own)) => daemon::foreground(cli::merged(settings, own.settings)),
+        Some(Command::Foreground(own)) => daemon::foreground(args::merged(settings, own.settings)),
         Some(Command::Up(own)) => daemon::up(settings, own),
         Some(Command::Down(own)) => daemon::down(&terminal, &own),
         Some(Command::Daemon(own)) => daemon::up(settings, Up { detached: true, ..own }),
@@ -97,11 +97,21 @@ fn operate(terminal: &Terminal, settings: SettingArgs, command: Command) -> Resu
 async fn dispatch(terminal: &Terminal, settings: SettingArgs, command: Command) -> Result<()> {
     match command {
         Command::Get(get) | Command::Ctl(Ctl::Get(get)) => get::run(terminal, settings, get).await,
-        Command::Start(start) | Command::Ctl(Ctl::Start(start)) => start::run(terminal, settings, start).await,
-        Command::Stop(stop) | Command::Ctl(Ctl::Stop(stop)) => stop::run(terminal, settings, stop).await,
-        Command::Scale(scale) | Command::Ctl(Ctl::Scale(scale)) => scale::run(terminal, settings, scale).await,
-        Command::Update(update) | Command::Ctl(Ctl::Update(update)) => update::run(terminal, settings, update).await,
-        Command::Link(link) | Command::Ctl(Ctl::Link(link)) => link::run(terminal, settings, link).await,
+        Command::Start(start) | Command::Ctl(Ctl::Start(start)) => {
+            start::run(terminal, settings, start).await
+        }
+        Command::Stop(stop) | Command::Ctl(Ctl::Stop(stop)) => {
+            stop::run(terminal, settings, stop).await
+        }
+        Command::Scale(scale) | Command::Ctl(Ctl::Scale(scale)) => {
+            scale::run(terminal, settings, scale).await
+        }
+        Command::Update(update) | Command::Ctl(Ctl::Update(update)) => {
+            update::run(terminal, settings, update).await
+        }
+        Command::Link(link) | Command::Ctl(Ctl::Link(link)) => {
+            link::run(terminal, settings, link).await
+        }
         Command::Label(label) => label::run(terminal, settings, label).await,
         Command::Call(call) => call::run(terminal, settings, call).await,
         Command::App(app) => manager::run(terminal, settings, app).await,
@@ -111,24 +121,32 @@ async fn dispatch(terminal: &Terminal, settings: SettingArgs, command: Command) 
         Command::Top(top) => top::run(terminal, settings, top).await,
         Command::Spy(spy) => spy::run(terminal, settings, spy).await,
         Command::Dev(dev) => dev::run(terminal, settings, dev).await,
-        Command::Inspect(inspect) | Command::Claims(Claims::Inspect(inspect)) | Command::Par(Par::Inspect(inspect)) => {
-            inspect::run(terminal, settings, inspect).await
-        }
+        Command::Inspect(inspect)
+        | Command::Claims(Claims::Inspect(inspect))
+        | Command::Par(Par::Inspect(inspect)) => inspect::run(terminal, settings, inspect).await,
         Command::Claims(Claims::Sign(sign)) => sign::sign(terminal, &sign),
         Command::Claims(Claims::Token(token)) => sign::token(terminal, token),
         Command::Claims(Claims::Forget(args)) => forget::run(terminal, settings, &args).await,
         Command::Keys(keys) => keys::run(terminal, keys),
         Command::Par(Par::Create(create)) => par::create(terminal, &create),
         Command::Par(Par::Insert(insert)) => par::insert(terminal, &insert),
-        Command::Reg(Reg::Push(push)) | Command::Push(push) => registry::push(terminal, settings, push).await,
-        Command::Reg(Reg::Pull(pull)) | Command::Pull(pull) => registry::pull(terminal, settings, pull).await,
+        Command::Reg(Reg::Push(push)) | Command::Push(push) => {
+            registry::push(terminal, settings, push).await
+        }
+        Command::Reg(Reg::Pull(pull)) | Command::Pull(pull) => {
+            registry::pull(terminal, settings, pull).await
+        }
         Command::Reg(Reg::Ping(ping)) => registry::ping(terminal, settings, ping).await,
         Command::Drain(drain) => drain::run(terminal, &drain),
         Command::Dashboard(args) => dashboard::run(terminal, &args),
         Command::Ctx(ctx) => contexts::run(terminal, settings, ctx),
         Command::Completions(completions) => completions::run(terminal, &completions),
         Command::Man(man) => man::run(terminal, &man),
-        Command::Foreground(_) | Command::Up(_) | Command::Down(_) | Command::Ping | Command::Config { .. } => {
+        Command::Foreground(_)
+        | Command::Up(_)
+        | Command::Down(_)
+        | Command::Ping
+        | Command::Config { .. } => {
             unreachable!("these run hosts or ask for settings, and are handled before")
         }
         Command::Daemon(_) | Command::Restart(_) | Command::Pid | Command::Version => {
@@ -142,7 +160,8 @@ fn finish(terminal: &Terminal, result: Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     if terminal.is_data() {
         let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
-        let told = json!({ "success": false, "error": format!("{error:#}"), "error_chain": causes });
+        let told =
+            json!({ "success": false, "error": format!("{error:#}"), "error_chain": causes });
         terminal.data_note(&told);
     } else if let Some(mistakes) = error.downcast_ref::<Mistakes>() {
         mistakes.to_string().lines().for_each(|mistake| terminal.note(mistake));
@@ -183,7 +202,8 @@ fn pid() -> ExitCode {
     print(pids.iter().map(|pid| format!("{pid}\n")).collect::<String>())
 }
 
-/// Tells what is unwise about the command line, before anything is done. A shell that completes is not disturbed.
+/// Tells what is unwise about the command line, before anything is done. A shell that completes is
+/// not disturbed.
 pub fn warn_of(told: &[String]) {
     let terminal = Terminal::new(Form::default());
     told.iter().for_each(|sentence| terminal.note(sentence.as_str()));

@@ -10,7 +10,7 @@ use super::{
     keys::{Signers, find_keyring, told},
 };
 use crate::{
-    cli::tools::{ParCreate, ParInsert, ParKeys},
+    args::tools::{ParCreate, ParInsert, ParKeys},
     keyring::{self, Key, Keyring},
     terminal::{Page, Terminal, View},
 };
@@ -39,8 +39,10 @@ pub fn create(terminal: &Terminal, args: &ParCreate) -> Result<()> {
         ..ProviderToken::default()
     });
     draft.insert(&target, files::read(&args.binary)?).map_err(unpacked)?;
-    let (keys, of_binary) = (signers(terminal, &args.keys), |stored: &Keyring| stored.service(&args.binary));
-    let issuer = keys.key("--issuer", args.keys.issuer.as_deref(), Kind::Account, Keyring::account)?;
+    let (keys, of_binary) =
+        (signers(terminal, &args.keys), |stored: &Keyring| stored.service(&args.binary));
+    let issuer =
+        keys.key("--issuer", args.keys.issuer.as_deref(), Kind::Account, Keyring::account)?;
     let subject = keys.key("--subject", args.keys.subject.as_deref(), Kind::Service, of_binary)?;
     let (file, compress) = destination(args);
     let archive = draft.write(&subject, &issuer, &Term::default(), compress).map_err(unpacked)?;
@@ -53,13 +55,14 @@ pub fn create(terminal: &Terminal, args: &ParCreate) -> Result<()> {
 pub fn insert(terminal: &Terminal, args: &ParInsert) -> Result<()> {
     let target = args.arch.clone().unwrap_or_else(this_target);
     let bytes = files::read(&args.archive)?;
-    let (mut draft, claims) =
-        Draft::read(&bytes, now()).with_context(|| format!("read the archive {}", args.archive.display()))?;
+    let (mut draft, claims) = Draft::read(&bytes, now())
+        .with_context(|| format!("read the archive {}", args.archive.display()))?;
     let replaced = draft.insert(&target, files::read(&args.binary)?).map_err(unpacked)?;
     let subject = same_provider(&args.keys, &claims)?;
     let issuer = same_account(terminal, &args.keys, &claims)?;
     let term = Term { not_before: claims.not_before, expires: claims.expires, ..Term::default() };
-    let archive = draft.write(&subject, &issuer, &term, Archive::is_compressed(&bytes)).map_err(unpacked)?;
+    let archive =
+        draft.write(&subject, &issuer, &term, Archive::is_compressed(&bytes)).map_err(unpacked)?;
     files::write(&args.archive, &archive)?;
     if replaced {
         terminal.note(format!("the executable for {target} was replaced"));
@@ -69,15 +72,17 @@ pub fn insert(terminal: &Terminal, args: &ParInsert) -> Result<()> {
     terminal.show(&Packed::new(text, args.archive.clone(), &subject, &issuer, &draft))
 }
 
-/// The key of the provider whose archive it is: the one given, or wherever it is among the user's. No new one is made,
-/// because that would be another provider.
+/// The key of the provider whose archive it is: the one given, or wherever it is among the user's.
+/// No new one is made, because that would be another provider.
 fn same_provider(keys: &ParKeys, claims: &ProviderClaims) -> Result<SigningKey> {
     let wanted = claims.subject.as_str();
     if let Some(given) = &keys.subject {
         let key = keyring::given(given, Kind::Service, "--subject").map_err(told)?;
         if key.public_key() != wanted {
             let found = key.public_key();
-            bail!(Usage(format!("the archive is of the provider {wanted}, and --subject is the key of {found}")));
+            bail!(Usage(format!(
+                "the archive is of the provider {wanted}, and --subject is the key of {found}"
+            )));
         }
         return Ok(key);
     }
@@ -93,16 +98,26 @@ fn same_provider(keys: &ParKeys, claims: &ProviderClaims) -> Result<SigningKey> 
 }
 
 /// The key of the account that signs: the one given, that which signed before, or the user's.
-fn same_account(terminal: &Terminal, keys: &ParKeys, claims: &ProviderClaims) -> Result<SigningKey> {
-    let key = signers(terminal, keys).key("--issuer", keys.issuer.as_deref(), Kind::Account, |stored| {
-        Ok(match stored.with_public_key(&claims.issuer)? {
-            Some(key) => Key { key, made: None },
-            None => stored.account()?,
-        })
-    })?;
+fn same_account(
+    terminal: &Terminal,
+    keys: &ParKeys,
+    claims: &ProviderClaims,
+) -> Result<SigningKey> {
+    let key = signers(terminal, keys).key(
+        "--issuer",
+        keys.issuer.as_deref(),
+        Kind::Account,
+        |stored| {
+            Ok(match stored.with_public_key(&claims.issuer)? {
+                Some(key) => Key { key, made: None },
+                None => stored.account()?,
+            })
+        },
+    )?;
     if key.public_key() != claims.issuer {
         let (before, after) = (&claims.issuer, key.public_key());
-        terminal.note(format!("the archive was signed by the account {before}, and is by {after} now"));
+        terminal
+            .note(format!("the archive was signed by the account {before}, and is by {after} now"));
     }
     Ok(key)
 }
@@ -114,7 +129,9 @@ fn signers<'a>(terminal: &'a Terminal, keys: &'a ParKeys) -> Signers<'a> {
 /// Turns an error of packing into wrong use ([`Usage`]) where it is about what was typed.
 fn unpacked(error: DraftError) -> anyhow::Error {
     match error {
-        DraftError::Target(_) | DraftError::Sign(SignError::NoContract) => Usage(error.to_string()).into(),
+        DraftError::Target(_) | DraftError::Sign(SignError::NoContract) => {
+            Usage(error.to_string()).into()
+        }
         other => other.into(),
     }
 }
@@ -122,15 +139,20 @@ fn unpacked(error: DraftError) -> anyhow::Error {
 /// Reads a file of JSON; returns it without spaces.
 fn schema(path: &Path) -> Result<String> {
     let text = files::read(path)?;
-    let schema: Value = serde_json::from_slice(&text).with_context(|| format!("read JSON of {}", path.display()))?;
+    let schema: Value = serde_json::from_slice(&text)
+        .with_context(|| format!("read JSON of {}", path.display()))?;
     Ok(schema.to_string())
 }
 
-/// Where a new archive goes, and whether it is compressed: its name tells readers so, and none is left to lie.
+/// Where a new archive goes, and whether it is compressed: its name tells readers so, and none is
+/// left to lie.
 fn destination(args: &ParCreate) -> (PathBuf, bool) {
     let Some(given) = &args.destination else {
         let extension = if args.compress { "par.gz" } else { "par" };
-        return (PathBuf::from(format!("{}.{extension}", keyring::stem(&args.binary))), args.compress);
+        return (
+            PathBuf::from(format!("{}.{extension}", keyring::stem(&args.binary))),
+            args.compress,
+        );
     };
     let says_so = given.extension().is_some_and(|extension| extension == "gz");
     match args.compress && !says_so {
@@ -153,7 +175,13 @@ struct Packed {
 }
 
 impl Packed {
-    fn new(text: String, file: PathBuf, subject: &SigningKey, issuer: &SigningKey, draft: &Draft) -> Self {
+    fn new(
+        text: String,
+        file: PathBuf,
+        subject: &SigningKey,
+        issuer: &SigningKey,
+        draft: &Draft,
+    ) -> Self {
         let (service, account) = (subject.public_key().to_owned(), issuer.public_key().to_owned());
         Self { text, file, service, account, targets: draft.targets() }
     }
@@ -184,10 +212,11 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-    use crate::cli::{Cli, Command, tools::Par};
+    use crate::args::{Cli, Command, tools::Par};
 
     fn parsed(more: &[&str]) -> ParCreate {
-        let args = ["host", "par", "create", "-c", "c", "-v", "v", "-n", "n", "-b", "target/debug/acme"];
+        let args =
+            ["host", "par", "create", "-c", "c", "-v", "v", "-n", "n", "-b", "target/debug/acme"];
         match Cli::try_parse_from(args.iter().chain(more)).unwrap().command {
             Some(Command::Par(Par::Create(create))) => *create,
             other => panic!("{other:?}"),

@@ -11,9 +11,13 @@ use lattice_engine::{
 };
 use lattice_protocol::{identity::claims::now, rpc::antiforgery::Signer};
 
-/// The permission for what `reference` holds, if it `is_wanted`: signed with the cluster seed of the settings, or by a host
-/// of this machine.
-pub(super) async fn issuer_change(session: &Session, reference: &str, is_wanted: bool) -> Result<Option<String>> {
+/// The permission for what `reference` holds, if it `is_wanted`: signed with the cluster seed of
+/// the settings, or by a host of this machine.
+pub(super) async fn issuer_change(
+    session: &Session,
+    reference: &str,
+    is_wanted: bool,
+) -> Result<Option<String>> {
     if !is_wanted {
         return Ok(None);
     }
@@ -21,7 +25,8 @@ pub(super) async fn issuer_change(session: &Session, reference: &str, is_wanted:
     let Permission { origin, target, operation, payload, .. } = &wanted;
     let token = match session.config.cluster.ad_hoc {
         false => {
-            let signer = Signer::new(session.config.cluster.seed.expose()).context("read the cluster seed")?;
+            let signer = Signer::new(session.config.cluster.seed.expose())
+                .context("read the cluster seed")?;
             signer.sign(origin, target, operation, payload, &id, now())
         }
         true => signed_here(session, origin, target, (operation, payload), &id).await?,

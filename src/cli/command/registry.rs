@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{files, pairs_of};
 use crate::{
-    cli::{
+    args::{
         self,
         flags::SettingArgs,
         lattice::pair,
@@ -41,12 +41,13 @@ pub(super) const TELL_EVERY: Duration = Duration::from_millis(100);
 
 /// Sends an artifact to a registry.
 pub async fn push(terminal: &Terminal, before: SettingArgs, args: Push) -> Result<()> {
-    let session = Session::of(cli::merged(before, args.settings), None, TIMEOUT)?;
+    let session = Session::of(args::merged(before, args.settings), None, TIMEOUT)?;
     let image = image(&session, &args.image, args.registry.as_deref())?;
     let annotations = annotations(&args.annotations)?;
     let content = Bytes::from(files::read(&args.file)?);
     let kind = kind(terminal, &content, &args.file.display().to_string())?;
-    let configuration = args.configuration.as_deref().map(files::read).transpose()?.map(Bytes::from);
+    let configuration =
+        args.configuration.as_deref().map(files::read).transpose()?.map(Bytes::from);
     let registry = open(&session, &args.login, &image, |_| {})?;
     let (total, mut progress) = (content.len() as u64, terminal.progress());
     let stage = format!("pushing {image}");
@@ -66,14 +67,15 @@ pub async fn push(terminal: &Terminal, before: SettingArgs, args: Push) -> Resul
 
 /// Fetches an artifact into a file.
 pub async fn pull(terminal: &Terminal, before: SettingArgs, args: Pull) -> Result<()> {
-    let session = Session::of(cli::merged(before, args.settings), None, TIMEOUT)?;
+    let session = Session::of(args::merged(before, args.settings), None, TIMEOUT)?;
     let image = image(&session, &args.image, args.registry.as_deref())?;
     let registry = open(&session, &args.login, &image, |_| {})?;
     let fetched = registry.fetch_telling(&image, TELL_EVERY, pulling(terminal, &image)).await?;
     let digest = fetched.digest.unwrap_or_default();
     check_digest(&image, args.digest.as_deref(), &digest)?;
     let extension = extension(terminal, &fetched.content, &image)?;
-    let file = files::destination(args.destination.as_deref(), &format!("{}.{extension}", stem(&image)));
+    let file =
+        files::destination(args.destination.as_deref(), &format!("{}.{extension}", stem(&image)));
     files::write(&file, &fetched.content)?;
     let bytes = fetched.content.len() as u64;
     terminal.show(&Pulled { file: file.display().to_string(), digest, bytes })
@@ -81,7 +83,7 @@ pub async fn pull(terminal: &Terminal, before: SettingArgs, args: Pull) -> Resul
 
 /// Tells whether a registry has an artifact.
 pub async fn ping(terminal: &Terminal, before: SettingArgs, args: RegPing) -> Result<()> {
-    let session = Session::of(cli::merged(before, args.settings), None, TIMEOUT)?;
+    let session = Session::of(args::merged(before, args.settings), None, TIMEOUT)?;
     let image = image(&session, &args.image, args.registry.as_deref())?;
     let registry = open(&session, &args.login, &image, |_| {})?;
     let digest = registry.resolve(&image).await?;
@@ -95,7 +97,8 @@ pub(super) fn open(
     reference: &str,
     adjust: impl FnOnce(&mut Settings),
 ) -> Result<Registry> {
-    let mut settings = host::registry_settings(&session.config, &session.dirs, Registries::default());
+    let mut settings =
+        host::registry_settings(&session.config, &session.dirs, Registries::default());
     settings.logins.given = credentials(login)?;
     if login.insecure
         && let Ok(Reference::Image(image)) = Reference::parse(reference)
@@ -122,7 +125,9 @@ pub(super) fn pulling(terminal: &Terminal, image: &str) -> impl FnMut(Got) + use
 pub(super) fn check_digest(image: &str, wanted: Option<&str>, found: &str) -> Result<()> {
     match wanted {
         Some(wanted) if bare(wanted) != bare(found) => {
-            bail!("{image} has the digest {found}, and not {wanted}; it is not the image that was meant")
+            bail!(
+                "{image} has the digest {found}, and not {wanted}; it is not the image that was meant"
+            )
         }
         _ => Ok(()),
     }
@@ -203,7 +208,9 @@ fn extension(terminal: &Terminal, content: &[u8], image: &str) -> Result<&'stati
         Err(error) if is_wasm(content) || Archive::token(content).is_ok() => {
             terminal.note(format!("note: no host starts {image}: {error}"));
         }
-        Err(error) => bail!("{image} is neither a module nor a provider archive, and was not written: {error}"),
+        Err(error) => bail!(
+            "{image} is neither a module nor a provider archive, and was not written: {error}"
+        ),
     }
     Ok(match (is_wasm(content), Archive::is_compressed(content)) {
         (true, _) => "wasm",
@@ -308,7 +315,10 @@ mod tests {
 
     #[test]
     fn annotations_are_pairs() {
-        assert_eq!(annotations(&["a=b=c".into()]).unwrap(), BTreeMap::from([("a".into(), "b=c".into())]));
+        assert_eq!(
+            annotations(&["a=b=c".into()]).unwrap(),
+            BTreeMap::from([("a".into(), "b=c".into())])
+        );
         assert!(annotations(&["a".into()]).unwrap_err().is::<Usage>());
         assert!(annotations(&["=b".into()]).is_err());
         assert!(annotations(&["a=b".into(), "a=c".into()]).unwrap_err().is::<Usage>());

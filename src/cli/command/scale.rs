@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{pairs_of, start::show_step};
 use crate::{
-    cli::{
+    args::{
         flags::SettingArgs,
         lattice::{Scale, ScaleActor},
     },
@@ -27,7 +27,8 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, scale: Scale) -> Resu
     let mut progress = terminal.progress();
     let host = lattice.find_host(&args.host).await?;
     let annotations = pairs_of("annotation", args.annotations.clone())?;
-    let inventory = lattice.inventory(&host).await.with_context(|| format!("ask host {host} what it runs"))?;
+    let inventory =
+        lattice.inventory(&host).await.with_context(|| format!("ask host {host} what it runs"))?;
     let max = wanted(&args);
     let reference = match &args.old_reference {
         Some(reference) => reference.clone(),
@@ -42,31 +43,41 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, scale: Scale) -> Resu
     let id = ActorId::parse(&args.actor).ok().map(|id| id.to_string());
     let commands = HostCommands::new(&lattice, &host, wait);
     let end = commands
-        .scale_actor(id.as_deref(), &reference, max, &annotations, &mut |step| show_step(&mut progress, step))
+        .scale_actor(id.as_deref(), &reference, max, &annotations, &mut |step| {
+            show_step(&mut progress, step)
+        })
         .await?;
     drop(progress);
     let (text, id) = match end {
-        Outcome::Unchanged(id) => {
-            (format!("Actor {reference} on host [{host}] was {amount} before; nothing was changed"), id)
+        Outcome::Unchanged(id) => (
+            format!("Actor {reference} on host [{host}] was {amount} before; nothing was changed"),
+            id,
+        ),
+        Outcome::Accepted => {
+            (format!("Request to scale actor {reference} on host [{host}] received"), id)
         }
-        Outcome::Accepted => (format!("Request to scale actor {reference} on host [{host}] received"), id),
         Outcome::Done(id) => (format!("Actor {reference} {amount} on host [{host}]"), id),
     };
-    let members = json!({ "actor_ref": reference, "host_id": host, "max_instances": max, "actor_id": id });
+    let members =
+        json!({ "actor_ref": reference, "host_id": host, "max_instances": max, "actor_id": id });
     terminal.show(&Message::new(text, &reference, members))
 }
 
-/// How many are wanted; `None` is no bound. With the arguments of 2022 one is meant if nothing is said.
+/// How many are wanted; `None` is no bound. With the arguments of 2022 one is meant if nothing is
+/// said.
 fn wanted(args: &ScaleActor) -> Option<u32> {
     args.max.or_else(|| args.old_reference.as_ref().map(|_| 1)).filter(|max| *max != u32::MAX)
 }
 
-/// The reference an actor runs with here, if one is meant that runs; else the word is a reference itself.
+/// The reference an actor runs with here, if one is meant that runs; else the word is a reference
+/// itself.
 fn reference_of(word: &str, inventory: &Inventory) -> Result<String> {
     let here = names::actors(&[], std::slice::from_ref(inventory));
     let id = match names::find("actor of this host", word, &here) {
         Ok(named) => named.id.clone(),
-        Err(error) if ActorId::parse(word).is_ok() => return Err(error.context("only its reference can start it")),
+        Err(error) if ActorId::parse(word).is_ok() => {
+            return Err(error.context("only its reference can start it"));
+        }
         Err(_) => return Ok(word.to_owned()),
     };
     let actor = inventory.actors.iter().find(|actor| actor.id == id);

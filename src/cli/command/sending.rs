@@ -1,5 +1,5 @@
-//! Files of this machine on their way to hosts, for the commands that start and update: read, signed if that was asked for, and
-//! sent into the lattice.
+//! Files of this machine on their way to hosts, for the commands that start and update: read,
+//! signed if that was asked for, and sent into the lattice.
 
 use std::path::Path;
 
@@ -47,8 +47,8 @@ impl Resolved {
 }
 
 impl Sending<'_> {
-    /// The reference that a word means: itself, or what a file of this machine has become. `is_wanted` says why a file that
-    /// holds something else is not sent.
+    /// The reference that a word means: itself, or what a file of this machine has become.
+    /// `is_wanted` says why a file that holds something else is not sent.
     pub async fn resolve(
         &self,
         word: &str,
@@ -58,21 +58,37 @@ impl Sending<'_> {
         let Some(path) = upload::local_file(word) else {
             return Ok(Resolved { reference: word.to_owned(), readers: None, sent: None });
         };
-        let artifact = upload::prepare(&path, self.sign.then_some(|wasm: &[u8]| self.signed(&path, wasm))).await?;
+        let artifact =
+            upload::prepare(&path, self.sign.then_some(|wasm: &[u8]| self.signed(&path, wasm)))
+                .await?;
         is_wanted(&artifact.verified).with_context(|| path.display().to_string())?;
         let sender = self.session.sender().await?;
         let readers = Readers::find(&sender.lattice).await?;
-        let sent = sender.send(&readers, &artifact, |bytes, of| progress.stage("sending", amount(bytes, of))).await?;
+        let sent = sender
+            .send(&readers, &artifact, |bytes, of| progress.stage("sending", amount(bytes, of)))
+            .await?;
         if sent.was_unsigned {
-            self.terminal.note(format!("signed {} as {}", path.display(), sent.verified.public_key()));
+            self.terminal.note(format!(
+                "signed {} as {}",
+                path.display(),
+                sent.verified.public_key()
+            ));
         }
         let is_new = sent.put == Put::Sent;
-        Ok(Resolved { reference: sent.reference, readers: Some(readers), sent: is_new.then_some(sender) })
+        Ok(Resolved {
+            reference: sent.reference,
+            readers: Some(readers),
+            sent: is_new.then_some(sender),
+        })
     }
 
     /// Signs a module with the keys of this user, which are made if there are none.
     fn signed(&self, path: &Path, wasm: &[u8]) -> Result<Vec<u8>> {
-        let says = ActorToken { caps: self.caps.to_vec(), revision: Some(revision()), ..ActorToken::default() };
+        let says = ActorToken {
+            caps: self.caps.to_vec(),
+            revision: Some(revision()),
+            ..ActorToken::default()
+        };
         let signed = keyring::sign_module(&find_keyring(None)?, path, wasm, says)?;
         signed.made.iter().for_each(|made| self.terminal.note(made.to_string()));
         Ok(signed.wasm)
@@ -83,7 +99,9 @@ impl Sending<'_> {
 pub(super) fn an_actor(found: &Verified) -> Result<()> {
     match found {
         Verified::Actor(_) => Ok(()),
-        Verified::Provider { .. } => bail!("it is a provider archive and no actor; use `host start provider`"),
+        Verified::Provider { .. } => {
+            bail!("it is a provider archive and no actor; use `host start provider`")
+        }
     }
 }
 
@@ -91,7 +109,9 @@ pub(super) fn an_actor(found: &Verified) -> Result<()> {
 pub(super) fn a_provider(found: &Verified) -> Result<()> {
     match found {
         Verified::Provider { .. } => Ok(()),
-        Verified::Actor(_) => bail!("it is an actor and no provider archive; use `host start actor`"),
+        Verified::Actor(_) => {
+            bail!("it is an actor and no provider archive; use `host start actor`")
+        }
     }
 }
 
@@ -100,7 +120,8 @@ fn revision() -> i32 {
     i32::try_from(now()).unwrap_or(i32::MAX)
 }
 
-/// Signs what is saved while a file is watched: an unsigned module for `caps`, and again one that the developer has signed.
+/// Signs what is saved while a file is watched: an unsigned module for `caps`, and again one that
+/// the developer has signed.
 pub(super) fn sign_saved(
     keyring: &Keyring,
     file: &Path,
@@ -112,8 +133,12 @@ pub(super) fn sign_saved(
         None => says.clone(),
         Some(claims) => {
             let own = keyring.clone().without_making();
-            let (Ok(module), Ok(account)) = (own.module(file), own.account()) else { return Ok(None) };
-            if module.key.public_key() != claims.subject.as_str() || account.key.public_key() != claims.issuer {
+            let (Ok(module), Ok(account)) = (own.module(file), own.account()) else {
+                return Ok(None);
+            };
+            if module.key.public_key() != claims.subject.as_str()
+                || account.key.public_key() != claims.issuer
+            {
                 return Ok(None);
             }
             ActorToken {

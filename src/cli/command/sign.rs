@@ -10,7 +10,7 @@ use super::{
     keys::{Signers, term, told, unsigned},
 };
 use crate::{
-    cli::tools::{AccountToken, ActorClaims, OperatorToken, ProviderToken, Sign, Token},
+    args::tools::{AccountToken, ActorClaims, OperatorToken, ProviderToken, Sign, Token},
     inspect::Inspected,
     keyring::{self, Keyring},
     terminal::{Page, Terminal, View},
@@ -43,10 +43,9 @@ pub fn sign(terminal: &Terminal, args: &Sign) -> Result<()> {
     let term = term(&args.claims.signing)?;
     let signed = sign::module(&wasm, &says, &subject, &issuer, &term)
         .map_err(|error| unsigned(error).context(format!("sign {}", args.source.display())))?;
-    let destination = args
-        .destination
-        .clone()
-        .unwrap_or_else(|| args.source.with_file_name(format!("{}_s.wasm", keyring::stem(&args.source))));
+    let destination = args.destination.clone().unwrap_or_else(|| {
+        args.source.with_file_name(format!("{}_s.wasm", keyring::stem(&args.source)))
+    });
     files::write(&destination, &signed)?;
     note_change(terminal, &wasm, &subject);
     terminal.show(&Signed {
@@ -82,7 +81,8 @@ fn capabilities(args: &ActorClaims) -> Vec<String> {
         (args.numbergen, NUMBERGEN),
         (args.event_streams, EVENT_STREAMS),
     ];
-    let standard = flags.into_iter().filter(|(wanted, _)| *wanted).map(|(_, contract)| contract.to_owned());
+    let standard =
+        flags.into_iter().filter(|(wanted, _)| *wanted).map(|(_, contract)| contract.to_owned());
     let mut all: Vec<String> = Vec::new();
     for contract in standard.chain(args.caps.iter().cloned()) {
         if !all.contains(&contract) {
@@ -93,19 +93,29 @@ fn capabilities(args: &ActorClaims) -> Vec<String> {
 }
 
 /// The keys of an actor and of the account that signs it.
-fn actor_keys(terminal: &Terminal, args: &ActorClaims, file: &Path) -> Result<(SigningKey, SigningKey)> {
+fn actor_keys(
+    terminal: &Terminal,
+    args: &ActorClaims,
+    file: &Path,
+) -> Result<(SigningKey, SigningKey)> {
     let keys = Signers::of(terminal, &args.signing);
-    let issuer = keys.key("--issuer", args.signing.issuer.as_deref(), Kind::Account, Keyring::account)?;
-    let subject = keys.key("--subject", args.subject.as_deref(), Kind::Module, |stored| stored.module(file))?;
+    let issuer =
+        keys.key("--issuer", args.signing.issuer.as_deref(), Kind::Account, Keyring::account)?;
+    let subject =
+        keys.key("--subject", args.subject.as_deref(), Kind::Module, |stored| stored.module(file))?;
     Ok((subject, issuer))
 }
 
-/// Tells when a module was another actor before: that may have been meant, or the wrong key was taken.
+/// Tells when a module was another actor before: that may have been meant, or the wrong key was
+/// taken.
 fn note_change(terminal: &Terminal, before: &[u8], subject: &SigningKey) {
     if let Ok(known) = Inspected::read(before, now())
         && known.public_key() != subject.public_key()
     {
-        terminal.note(format!("this was the actor {}; what is signed now is another one", known.public_key()));
+        terminal.note(format!(
+            "this was the actor {}; what is signed now is another one",
+            known.public_key()
+        ));
     }
 }
 
@@ -121,18 +131,23 @@ pub fn token(terminal: &Terminal, args: Token) -> Result<()> {
 }
 
 fn actor(terminal: &Terminal, args: &ActorClaims) -> Result<(String, String)> {
-    let Some(name) = &args.name else { bail!(Usage("the token of an actor needs a name: --name".into())) };
+    let Some(name) = &args.name else {
+        bail!(Usage("the token of an actor needs a name: --name".into()))
+    };
     let (subject, issuer) = actor_keys(terminal, args, Path::new(name))?;
-    let token = sign::actor(&says(args, String::new), &subject, &issuer, &term(&args.signing)?).map_err(unsigned)?;
+    let token = sign::actor(&says(args, String::new), &subject, &issuer, &term(&args.signing)?)
+        .map_err(unsigned)?;
     Ok((token, subject.public_key().to_owned()))
 }
 
 fn provider(terminal: &Terminal, args: &ProviderToken) -> Result<(String, String)> {
     let signing = &args.signing;
     let keys = Signers::of(terminal, signing);
-    let issuer = keys.key("--issuer", signing.issuer.as_deref(), Kind::Account, Keyring::account)?;
-    let subject =
-        keys.key("--subject", args.subject.as_deref(), Kind::Service, |stored| stored.service(Path::new(&args.name)))?;
+    let issuer =
+        keys.key("--issuer", signing.issuer.as_deref(), Kind::Account, Keyring::account)?;
+    let subject = keys.key("--subject", args.subject.as_deref(), Kind::Service, |stored| {
+        stored.service(Path::new(&args.name))
+    })?;
     let says = sign::ProviderToken {
         name: args.name.clone(),
         contract_id: args.contract.clone(),
@@ -148,9 +163,11 @@ fn provider(terminal: &Terminal, args: &ProviderToken) -> Result<(String, String
 fn account(terminal: &Terminal, args: &AccountToken) -> Result<(String, String)> {
     let signing = &args.signing;
     let keys = Signers::of(terminal, signing);
-    let issuer =
-        keys.key("--issuer", signing.issuer.as_deref(), Kind::Operator, |stored| stored.operator(&args.name))?;
-    let subject = keys.key("--subject", args.subject.as_deref(), Kind::Account, Keyring::account)?;
+    let issuer = keys.key("--issuer", signing.issuer.as_deref(), Kind::Operator, |stored| {
+        stored.operator(&args.name)
+    })?;
+    let subject =
+        keys.key("--subject", args.subject.as_deref(), Kind::Account, Keyring::account)?;
     let says = organisation(&args.name, &args.additional_keys, Kind::Account)?;
     let token = sign::account(&says, &subject, &issuer, &term(signing)?).map_err(unsigned)?;
     Ok((token, subject.public_key().to_owned()))
@@ -159,7 +176,9 @@ fn account(terminal: &Terminal, args: &AccountToken) -> Result<(String, String)>
 fn operator(terminal: &Terminal, args: &OperatorToken) -> Result<(String, String)> {
     let signing = &args.signing;
     let keys = Signers::of(terminal, signing);
-    let key = keys.key("--issuer", signing.issuer.as_deref(), Kind::Operator, |stored| stored.operator(&args.name))?;
+    let key = keys.key("--issuer", signing.issuer.as_deref(), Kind::Operator, |stored| {
+        stored.operator(&args.name)
+    })?;
     let says = organisation(&args.name, &args.additional_keys, Kind::Operator)?;
     let token = sign::operator(&says, &key, &term(signing)?).map_err(unsigned)?;
     Ok((token, key.public_key().to_owned()))

@@ -1,7 +1,8 @@
 //! `host spy`: calls as they pass NATS, and their answers.
 //!
-//! It hears the subjects of all calls, and if it may also all inboxes: the answer of a call goes to the one the call names.
-//! A call within one host does not pass NATS, so it is not seen here; that is said once.
+//! It hears the subjects of all calls, and if it may also all inboxes: the answer of a call goes to
+//! the one the call names. A call within one host does not pass NATS, so it is not seen here; that
+//! is said once.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -19,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    cli::{flags::SettingArgs, lattice::Spy as Args},
+    args::{flags::SettingArgs, lattice::Spy as Args},
     command::clock,
     session::Session,
     terminal::{Page, Terminal, Tone, table::middle},
@@ -64,7 +65,8 @@ async fn watch(terminal: &Terminal, session: &Session, args: &Args) -> Result<()
     let hosts = lattice.hosts().await?;
     let (claims, inventories) = tokio::join!(lattice.claims(), lattice.inventories(&hosts));
     let claims = claims.unwrap_or_default();
-    let actor = args.actor.as_deref().map(|word| names::actor(word, &claims, &inventories)).transpose()?;
+    let actor =
+        args.actor.as_deref().map(|word| names::actor(word, &claims, &inventories)).transpose()?;
     let (calls, answers) = listen(session.rpc().await?, &lattice.subjects).await?;
     if !terminal.is_data() {
         terminal.note(
@@ -100,7 +102,10 @@ async fn listen(nats: &Nats, subjects: &Subjects) -> Result<(Subscriber, Option<
     while let Ok(Ok(())) = timeout(REFUSAL, denied.changed()).await {
         let denied = denied.borrow_and_update().clone();
         if is_denied(&denied, &subjects.calls()) {
-            bail!("this user may not hear {}; allow it, or use credentials that may", subjects.calls());
+            bail!(
+                "this user may not hear {}; allow it, or use credentials that may",
+                subjects.calls()
+            );
         }
         if is_denied(&denied, INBOXES) {
             answers = None;
@@ -117,15 +122,22 @@ fn is_denied(denied: &[String], subject: &str) -> bool {
 
 /// Knows the keys that the hosts accept; none if no host tells.
 fn verifier(hosts: &[HostReply]) -> Option<Verifier> {
-    let issuers = hosts.iter().flat_map(|host| host.cluster_issuers.split(',').chain([&*host.issuer]));
-    let mut keys: Vec<ClusterKey> = issuers.filter_map(|issuer| ClusterKey::parse(issuer.trim()).ok()).collect();
+    let issuers =
+        hosts.iter().flat_map(|host| host.cluster_issuers.split(',').chain([&*host.issuer]));
+    let mut keys: Vec<ClusterKey> =
+        issuers.filter_map(|issuer| ClusterKey::parse(issuer.trim()).ok()).collect();
     keys.sort();
     keys.dedup();
     (!keys.is_empty()).then(|| Verifier::new(keys))
 }
 
-fn names_of(claims: &[Claims], inventories: &[Inventory], hosts: &[HostReply]) -> HashMap<String, String> {
-    let entities = names::entities(claims, inventories).into_iter().map(|named| (named.id, named.name));
+fn names_of(
+    claims: &[Claims],
+    inventories: &[Inventory],
+    hosts: &[HostReply],
+) -> HashMap<String, String> {
+    let entities =
+        names::entities(claims, inventories).into_iter().map(|named| (named.id, named.name));
     let hosts = hosts.iter().map(|host| (host.id.clone(), host.friendly_name.clone()));
     entities.chain(hosts).filter(|(_, name)| !name.is_empty()).collect()
 }
@@ -183,7 +195,12 @@ struct Spy<'a> {
 }
 
 impl Spy<'_> {
-    async fn watch(&mut self, mut calls: Subscriber, mut answers: Option<Subscriber>, lattice: &Lattice) -> Result<()> {
+    async fn watch(
+        &mut self,
+        mut calls: Subscriber,
+        mut answers: Option<Subscriber>,
+        lattice: &Lattice,
+    ) -> Result<()> {
         // Set when enough calls were seen: their answers are still waited for.
         let mut end_at = None;
         while !self.terminal.is_closed() {
@@ -274,7 +291,8 @@ impl Spy<'_> {
 
     fn entity_json(&self, entity: &Entity) -> Value {
         let mut json = json!({ "public_key": &*entity.public_key });
-        for (name, text) in [("link_name", &entity.link_name), ("contract_id", &entity.contract_id)] {
+        for (name, text) in [("link_name", &entity.link_name), ("contract_id", &entity.contract_id)]
+        {
             if !text.is_empty() {
                 json[name] = Value::from(&**text);
             }
@@ -292,7 +310,8 @@ impl Spy<'_> {
             Verdict::Unknown => Tone::Faint.paint("signature not checked"),
         };
         let on = to.host.map(|host| format!(" on {}", self.called(host))).unwrap_or_default();
-        let (origin, target) = (self.entity_text(&invocation.origin), self.entity_text(&invocation.target));
+        let (origin, target) =
+            (self.entity_text(&invocation.origin), self.entity_text(&invocation.target));
         let mut page = self.terminal.page();
         page.line(
             Tone::Faint.paint(&time_of_now())
@@ -319,7 +338,12 @@ impl Spy<'_> {
         }
     }
 
-    fn answer_json(&self, call: &Call, took: Duration, response: &Result<InvocationResponse>) -> Value {
+    fn answer_json(
+        &self,
+        call: &Call,
+        took: Duration,
+        response: &Result<InvocationResponse>,
+    ) -> Value {
         let mut answer = json!({
             "kind": "answer", "time": rfc3339(), "id": call.id, "target": self.entity_json(&call.target),
             "operation": call.operation, "took_ms": took.as_micros() as f64 / 1000.0,
@@ -338,13 +362,22 @@ impl Spy<'_> {
         answer
     }
 
-    fn answer_text(&self, call: &Call, took: Duration, response: &Result<InvocationResponse>) -> Page {
-        let (target, took) = (self.entity_text(&call.target), clock::duration(took.as_nanos() as f64));
-        let head = Tone::Faint.paint(&time_of_now()) + format!("   ↳ {target}  {}  {took}  ", call.operation);
+    fn answer_text(
+        &self,
+        call: &Call,
+        took: Duration,
+        response: &Result<InvocationResponse>,
+    ) -> Page {
+        let (target, took) =
+            (self.entity_text(&call.target), clock::duration(took.as_nanos() as f64));
+        let head = Tone::Faint.paint(&time_of_now())
+            + format!("   ↳ {target}  {}  {took}  ", call.operation);
         let mut page = self.terminal.page();
         match response {
             Err(error) => page.line(head + Tone::Bad.paint(&error.to_string())),
-            Ok(InvocationResponse { error: Some(error), .. }) => page.line(head + Tone::Bad.paint(error)),
+            Ok(InvocationResponse { error: Some(error), .. }) => {
+                page.line(head + Tone::Bad.paint(error))
+            }
             Ok(response) => {
                 page.line(head + clock::bytes(response.content_length));
                 self.show_payload(&mut page, &response.msg, response.is_chunked());
@@ -383,7 +416,11 @@ async fn next(subscriber: Option<&mut Subscriber>) -> Option<Message> {
 }
 
 fn payload_json(payload: &[u8], is_chunked: bool) -> Value {
-    if is_chunked || payload.is_empty() { Value::Null } else { readable::to_json(payload, Binary::Both) }
+    if is_chunked || payload.is_empty() {
+        Value::Null
+    } else {
+        readable::to_json(payload, Binary::Both)
+    }
 }
 
 fn payload_text(payload: &[u8], is_chunked: bool) -> String {

@@ -1,4 +1,5 @@
-//! `host start`: an actor or a provider, on the first host that offers to run it or on one that is named.
+//! `host start`: an actor or a provider, on the first host that offers to run it or on one that is
+//! named.
 //!
 //! ```text
 //! reference ─▶ host (named, or auction) ─▶ runs there already? ─▶ listen ─▶ command ─▶ wait for event or inventory
@@ -17,7 +18,7 @@ use super::{
     sending::{Resolved, Sending, a_provider, an_actor},
 };
 use crate::{
-    cli::{
+    args::{
         flags::SettingArgs,
         lattice::{Placement, Start, StartActor, StartProvider},
     },
@@ -51,7 +52,8 @@ async fn actor(terminal: &Terminal, before: SettingArgs, args: StartActor) -> Re
     let sending = Sending { session: &session, terminal, sign: args.sign, caps: &args.caps };
     let resolved = sending.resolve(&args.reference, &mut progress, an_actor).await?;
     let Resolved { reference, readers, .. } = &resolved;
-    let wanted = Wanted { reference, link_name: None, constraints: &constraints, readers: readers.as_ref() };
+    let wanted =
+        Wanted { reference, link_name: None, constraints: &constraints, readers: readers.as_ref() };
     let host = place(&lattice, &mut progress, &args.placement, &wanted).await?;
     if args.max == Some(0) {
         bail!(Usage("an actor that takes no call does not start; --max is at least 1".into()));
@@ -61,8 +63,9 @@ async fn actor(terminal: &Terminal, before: SettingArgs, args: StartActor) -> Re
         issuer_change: permission.as_deref(),
         ..HostCommands::new(&lattice, &host, args.placement.wait())
     };
-    let end =
-        commands.start_actor(reference, args.max, &annotations, &mut |step| show_step(&mut progress, step)).await?;
+    let end = commands
+        .start_actor(reference, args.max, &annotations, &mut |step| show_step(&mut progress, step))
+        .await?;
     drop(progress);
     let (text, id, max) = match &end {
         Outcome::Unchanged(Started { id, max, .. }) => (
@@ -73,12 +76,17 @@ async fn actor(terminal: &Terminal, before: SettingArgs, args: StartActor) -> Re
             Some(id),
             Some(*max),
         ),
-        Outcome::Accepted => (format!("Start actor [{reference}] request received on host [{host}]"), None, args.max),
-        Outcome::Done(Started { id, max, .. }) => {
-            (format!("Actor [{id}] (ref: [{reference}]) started on host [{host}]"), Some(id), Some(*max))
+        Outcome::Accepted => {
+            (format!("Start actor [{reference}] request received on host [{host}]"), None, args.max)
         }
+        Outcome::Done(Started { id, max, .. }) => (
+            format!("Actor [{id}] (ref: [{reference}]) started on host [{host}]"),
+            Some(id),
+            Some(*max),
+        ),
     };
-    let members = json!({ "actor_ref": reference, "actor_id": id, "host_id": host, "max_instances": max });
+    let members =
+        json!({ "actor_ref": reference, "actor_id": id, "host_id": host, "max_instances": max });
     terminal.show(&Message::new(text, id.unwrap_or(reference), members))?;
     if let Outcome::Done(Started { alias_note, .. }) = &end {
         alias_note.iter().for_each(|note| terminal.note(note));
@@ -93,7 +101,9 @@ async fn provider(terminal: &Terminal, before: SettingArgs, args: StartProvider)
     let mut progress = terminal.progress();
     let link_name = &args.link_name;
     let configuration = match &args.config_json {
-        Some(path) => Some(std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?),
+        Some(path) => Some(
+            std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?,
+        ),
         None => None,
     };
     let annotations = pairs_of("annotation", args.placement.annotations.clone())?;
@@ -101,7 +111,12 @@ async fn provider(terminal: &Terminal, before: SettingArgs, args: StartProvider)
     let sending = Sending { session: &session, terminal, sign: false, caps: &[] };
     let resolved = sending.resolve(&args.reference, &mut progress, a_provider).await?;
     let Resolved { reference, readers, .. } = &resolved;
-    let wanted = Wanted { reference, link_name: Some(link_name), constraints: &constraints, readers: readers.as_ref() };
+    let wanted = Wanted {
+        reference,
+        link_name: Some(link_name),
+        constraints: &constraints,
+        readers: readers.as_ref(),
+    };
     let host = place(&lattice, &mut progress, &args.placement, &wanted).await?;
     let permission = issuer_change(&session, reference, args.placement.allow_issuer_change).await?;
     let commands = HostCommands {
@@ -123,9 +138,10 @@ async fn provider(terminal: &Terminal, before: SettingArgs, args: StartProvider)
             Some(serving),
         ),
         Outcome::Accepted => (format!("Start provider request received: {reference}"), None),
-        Outcome::Done(serving) => {
-            (format!("Provider [{}] (ref: [{reference}]) started on host [{host}]", serving.id), Some(serving))
-        }
+        Outcome::Done(serving) => (
+            format!("Provider [{}] (ref: [{reference}]) started on host [{host}]", serving.id),
+            Some(serving),
+        ),
     };
     let mut members = json!({ "provider_ref": reference, "link_name": link_name, "host_id": host });
     if let Some(serving) = serving {
@@ -150,7 +166,11 @@ impl Placement {
 
 /// Shows a step on the way of a start.
 pub fn show_step(progress: &mut Progress, step: &Step) {
-    let detail = if step.of > 0 { format!("{} of {}", size(step.bytes), size(step.of)) } else { String::new() };
+    let detail = if step.of > 0 {
+        format!("{} of {}", size(step.bytes), size(step.of))
+    } else {
+        String::new()
+    };
     progress.stage(&step.stage, detail);
 }
 
@@ -176,9 +196,14 @@ async fn place(
 }
 
 /// The host that runs the wanted provider already and has the wanted labels.
-fn runs_already<'a>(wanted: &Wanted<'_>, hosts: &[HostReply], inventories: &'a [Inventory]) -> Option<&'a str> {
+fn runs_already<'a>(
+    wanted: &Wanted<'_>,
+    hosts: &[HostReply],
+    inventories: &'a [Inventory],
+) -> Option<&'a str> {
     let link_name = wanted.link_name?;
-    let mut running = inventories.iter().filter(|host| serving(host, wanted.reference, link_name).is_some());
+    let mut running =
+        inventories.iter().filter(|host| serving(host, wanted.reference, link_name).is_some());
     let found = running.find(|inventory| {
         let host = hosts.iter().find(|host| host.id == inventory.host_id);
         let mut constraints = wanted.constraints.iter();
@@ -187,19 +212,27 @@ fn runs_already<'a>(wanted: &Wanted<'_>, hosts: &[HostReply], inventories: &'a [
     found.map(|inventory| inventory.host_id.as_str())
 }
 
-/// Where a provider runs already, which is why nobody offers; else an error that says why no host did: each with its labels
-/// and the first rule that kept it from offering.
+/// Where a provider runs already, which is why nobody offers; else an error that says why no host
+/// did: each with its labels and the first rule that kept it from offering.
 async fn nobody_offers(lattice: &Lattice, wanted: &Wanted<'_>) -> Result<String> {
     let hosts = lattice.some_hosts().await?;
     let inventories = lattice.inventories(&hosts).await;
     if let Some(host) = runs_already(wanted, &hosts, &inventories) {
         return Ok(host.to_owned());
     }
-    let mut table = Table::new([Column::text("HOST"), Column::text("LABELS"), Column::text("DOES NOT OFFER BECAUSE")]);
+    let mut table = Table::new([
+        Column::text("HOST"),
+        Column::text("LABELS"),
+        Column::text("DOES NOT OFFER BECAUSE"),
+    ]);
     let mut rules = BTreeSet::new();
     for host in &hosts {
         let obstacle = wanted.obstacle(host);
-        table.row([Cell::from(&host.friendly_name), Cell::from(own_labels(&host.labels)), Cell::from(&obstacle.why)]);
+        table.row([
+            Cell::from(&host.friendly_name),
+            Cell::from(own_labels(&host.labels)),
+            Cell::from(&obstacle.why),
+        ]);
         rules.insert(obstacle.advice);
     }
     let mut page = Page::new(None, Columns::All);

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{pairs_of, runs_actor};
 use crate::{
-    cli::{
+    args::{
         flags::SettingArgs,
         lattice::{Stop, StopActor, StopHost, StopProvider},
     },
@@ -27,7 +27,9 @@ use lattice_protocol::{
 pub async fn run(terminal: &Terminal, before: SettingArgs, stop: Stop) -> Result<()> {
     match stop {
         Stop::Actor(args) => actor(terminal, &Session::open(before, &args.connect)?, args).await,
-        Stop::Provider(args) => provider(terminal, &Session::open(before, &args.connect)?, args).await,
+        Stop::Provider(args) => {
+            provider(terminal, &Session::open(before, &args.connect)?, args).await
+        }
         Stop::Host(args) => host(terminal, &Session::open(before, &args.connect)?, args).await,
     }
 }
@@ -38,7 +40,9 @@ async fn actor(terminal: &Terminal, session: &Session, args: StopActor) -> Resul
     let (word, host) = match (args.actor, args.old_actor) {
         (actor, None) => (actor, args.host_id),
         (host, Some(actor)) if HostId::parse(&host).is_ok() => (actor, Some(host)),
-        (_, Some(extra)) => bail!(Usage(format!("{extra:?} is one argument too many; name a host with --host-id"))),
+        (_, Some(extra)) => {
+            bail!(Usage(format!("{extra:?} is one argument too many; name a host with --host-id")))
+        }
     };
     let inventories = lattice.inventories_of(host.as_deref()).await?;
     let running = names::actors(&[], &inventories);
@@ -51,7 +55,8 @@ async fn actor(terminal: &Terminal, session: &Session, args: StopActor) -> Resul
             Err(_) => return Err(error),
         },
     };
-    let hosts: Vec<&Inventory> = inventories.iter().filter(|inventory| runs_actor(inventory, &id)).collect();
+    let hosts: Vec<&Inventory> =
+        inventories.iter().filter(|inventory| runs_actor(inventory, &id)).collect();
     if hosts.len() > 1 && !args.all {
         bail!(several("actor", &id, &hosts));
     }
@@ -62,9 +67,16 @@ async fn actor(terminal: &Terminal, session: &Session, args: StopActor) -> Resul
         stopped.push(inventory.host_id.as_str());
     }
     let verb = if args.skip_wait { "stop requested" } else { "stopped" };
-    let text =
-        format!("Actor [{id}] {verb} on host{} [{}]", if stopped.len() > 1 { "s" } else { "" }, stopped.join(", "));
-    terminal.show(&Message::new(text, &id, json!({ "actor_id": id, "host_id": stopped.first(), "hosts": stopped })))
+    let text = format!(
+        "Actor [{id}] {verb} on host{} [{}]",
+        if stopped.len() > 1 { "s" } else { "" },
+        stopped.join(", ")
+    );
+    terminal.show(&Message::new(
+        text,
+        &id,
+        json!({ "actor_id": id, "host_id": stopped.first(), "hosts": stopped }),
+    ))
 }
 
 async fn provider(terminal: &Terminal, session: &Session, args: StopProvider) -> Result<()> {
@@ -81,14 +93,21 @@ async fn provider(terminal: &Terminal, session: &Session, args: StopProvider) ->
     let of_it: Vec<_> = running.iter().filter(|(_, provider)| provider.id == id).collect();
     let mut matching = of_it.iter().filter(|(_, provider)| provider.link_name == link_name);
     let Some((inventory, provider)) = matching.next() else {
-        let links: Vec<&str> = of_it.iter().map(|(_, provider)| provider.link_name.as_str()).collect();
-        bail!("provider {id} does not run under link name {link_name}; it runs under: {}", links.join(", "));
+        let links: Vec<&str> =
+            of_it.iter().map(|(_, provider)| provider.link_name.as_str()).collect();
+        bail!(
+            "provider {id} does not run under link name {link_name}; it runs under: {}",
+            links.join(", ")
+        );
     };
     if let Some(contract) = &wanted.contract
         && !provider.contract_id.is_empty()
         && *contract != provider.contract_id
     {
-        bail!("provider {id} fulfils {}, not {contract}; nothing was stopped", provider.contract_id);
+        bail!(
+            "provider {id} fulfils {}, not {contract}; nothing was stopped",
+            provider.contract_id
+        );
     }
     let others: Vec<&Inventory> = matching.map(|(inventory, _)| *inventory).collect();
     if !others.is_empty() {
@@ -101,7 +120,9 @@ async fn provider(terminal: &Terminal, session: &Session, args: StopProvider) ->
     } else {
         provider.contract_id.clone()
     };
-    HostCommands::new(&lattice, &host, wait(args.skip_wait)).stop_provider(&id, link_name, &contract).await?;
+    HostCommands::new(&lattice, &host, wait(args.skip_wait))
+        .stop_provider(&id, link_name, &contract)
+        .await?;
     let verb = if args.skip_wait { "stop requested" } else { "stopped" };
     let members = json!({ "provider_id": id, "link_name": link_name, "contract_id": contract, "host_id": host });
     terminal.show(&Message::new(format!("Provider [{id}] {verb} on host [{host}]"), &id, members))
@@ -135,7 +156,12 @@ impl WantedProvider {
             )),
         };
         let link_name = args.link_name.clone().or(link_name.map(str::to_owned));
-        Ok(Self { provider: provider.to_owned(), contract: contract.map(str::to_owned), link_name, host })
+        Ok(Self {
+            provider: provider.to_owned(),
+            contract: contract.map(str::to_owned),
+            link_name,
+            host,
+        })
     }
 }
 
@@ -148,7 +174,9 @@ async fn host(terminal: &Terminal, session: &Session, args: StopHost) -> Result<
         progress.stage("stopping", host.clone());
     }
     // It finishes its calls first.
-    HostCommands::new(&lattice, &host, wait(args.skip_wait).map(|wait| wait + timeout)).stop_host(timeout).await?;
+    HostCommands::new(&lattice, &host, wait(args.skip_wait).map(|wait| wait + timeout))
+        .stop_host(timeout)
+        .await?;
     drop(progress);
     let text = match args.skip_wait {
         true => format!("Host {host} acknowledged the stop"),
@@ -158,7 +186,11 @@ async fn host(terminal: &Terminal, session: &Session, args: StopHost) -> Result<
 }
 
 fn several(what: &str, id: &str, hosts: &[&Inventory]) -> String {
-    let list: Vec<String> = hosts.iter().map(|host| format!("  {} ({})", host.host_id, host.friendly_name)).collect();
+    let list: Vec<String> =
+        hosts.iter().map(|host| format!("  {} ({})", host.host_id, host.friendly_name)).collect();
     let all = if what == "actor" { ", or stop it everywhere with --all" } else { "" };
-    format!("{what} {id} runs on several hosts; choose one with --host-id{all}:\n{}", list.join("\n"))
+    format!(
+        "{what} {id} runs on several hosts; choose one with --host-id{all}:\n{}",
+        list.join("\n")
+    )
 }

@@ -13,7 +13,7 @@ use super::{
     start::show_step,
 };
 use crate::{
-    cli::{flags::SettingArgs, lattice::Update},
+    args::{flags::SettingArgs, lattice::Update},
     session::Session,
     terminal::{Message, Terminal},
 };
@@ -29,8 +29,12 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, update: Update) -> Re
     let lattice = session.lattice().await?;
     let (host, word, reference) = match <[String; 3]>::try_from(args.names.clone()) {
         // The order of 2022.
-        Ok([host, actor, reference]) if HostId::parse(&host).is_ok() => (Some(host), actor, reference),
-        Ok(_) => bail!(Usage("it is `host update actor ACTOR REFERENCE`; name a host with --host-id".into())),
+        Ok([host, actor, reference]) if HostId::parse(&host).is_ok() => {
+            (Some(host), actor, reference)
+        }
+        Ok(_) => bail!(Usage(
+            "it is `host update actor ACTOR REFERENCE`; name a host with --host-id".into()
+        )),
         Err(names) => {
             let [actor, reference] = <[String; 2]>::try_from(names)
                 .map_err(|_| Usage("it is `host update actor ACTOR REFERENCE`".into()))?;
@@ -39,9 +43,12 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, update: Update) -> Re
     };
     let inventories = lattice.inventories_of(host.as_deref()).await?;
     let id = names::actor(&word, &lattice.claims().await.unwrap_or_default(), &inventories)?;
-    let hosts: Vec<&Inventory> = inventories.iter().filter(|inventory| runs_actor(inventory, &id)).collect();
+    let hosts: Vec<&Inventory> =
+        inventories.iter().filter(|inventory| runs_actor(inventory, &id)).collect();
     if hosts.is_empty() {
-        bail!("actor {id} runs on no host that answers; start it with `host start actor {reference}`");
+        bail!(
+            "actor {id} runs on no host that answers; start it with `host start actor {reference}`"
+        );
     }
     let mut progress = terminal.progress();
     let sending = Sending { session: &session, terminal, sign: args.sign, caps: &args.caps };

@@ -1,4 +1,5 @@
-//! Addresses of NATS servers as people write them, with the login inside: `nats://me:secret@host:4222`.
+//! Addresses of NATS servers as people write them, with the login inside:
+//! `nats://me:secret@host:4222`.
 //!
 //! Settings keep the two apart, so that an address can be shown. [`split`] takes them apart.
 
@@ -11,7 +12,8 @@ pub enum Login {
     Token(Secret),
 }
 
-/// Addresses without their logins, and the first login of them. Others are dropped; `differ` says that there were.
+/// Addresses without their logins, and the first login of them. Others are dropped; `differ` says
+/// that there were.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Split {
     pub addresses: String,
@@ -24,11 +26,14 @@ pub fn split(text: &str) -> Split {
     let mut logins: Vec<Login> = Vec::new();
     let mut addresses = Vec::new();
     for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
-        let (scheme, rest) = item.split_once("://").map_or((None, item), |(scheme, rest)| (Some(scheme), rest));
+        let (scheme, rest) =
+            item.split_once("://").map_or((None, item), |(scheme, rest)| (Some(scheme), rest));
         // A password may contain an `@`, a host may not.
-        let (login, host) = rest.rsplit_once('@').map_or((None, rest), |(login, host)| (Some(login), host));
+        let (login, host) =
+            rest.rsplit_once('@').map_or((None, rest), |(login, host)| (Some(login), host));
         logins.extend(login.and_then(read));
-        addresses.push(scheme.map_or_else(|| host.to_owned(), |scheme| format!("{scheme}://{host}")));
+        addresses
+            .push(scheme.map_or_else(|| host.to_owned(), |scheme| format!("{scheme}://{host}")));
     }
     let differ = logins.iter().any(|login| *login != logins[0]);
     Split { addresses: addresses.join(","), login: logins.into_iter().next(), differ }
@@ -51,7 +56,8 @@ fn decoded(text: &str) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let digits = bytes.get(at + 1..at + 3).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+        let digits =
+            bytes.get(at + 1..at + 3).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
         let code = digits.and_then(|digits| std::str::from_utf8(digits).ok());
         match code.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
             Some(byte) if bytes[at] == b'%' => {
@@ -73,8 +79,9 @@ mod tests {
 
     #[test]
     fn a_login_is_taken_out_of_an_address() {
-        let user =
-            |user: &str, password: &str| Some(Login::User { user: user.into(), password: Secret::new(password) });
+        let user = |user: &str, password: &str| {
+            Some(Login::User { user: user.into(), password: Secret::new(password) })
+        };
         let token = |token: &str| Some(Login::Token(Secret::new(token)));
         for (text, addresses, login) in [
             ("nats://me:secret@host:4222", "nats://host:4222", user("me", "secret")),
@@ -85,7 +92,11 @@ mod tests {
             ("@host", "host", None),
             ("", "", None),
         ] {
-            assert_eq!(split(text), Split { addresses: addresses.into(), login, differ: false }, "{text}");
+            assert_eq!(
+                split(text),
+                Split { addresses: addresses.into(), login, differ: false },
+                "{text}"
+            );
         }
         assert!(split("nats://a:b@one,nats://c:d@two").differ);
     }

@@ -1,14 +1,17 @@
 //! Contexts: where lattices are, for commands that are not run beside a host.
 //!
-//! A context is a file with settings. There are three kinds, so that whoever comes from elsewhere finds theirs:
+//! A context is a file with settings. There are three kinds, so that whoever comes from elsewhere
+//! finds theirs:
 //!
 //! * ours, `~/.config/lattice-host/contexts/NAME.json`, with the very keys of `host_config.json`;
 //! * those of `wash`, `~/.wash/contexts/NAME.json`;
-//! * those of the `nats` command, `~/.config/nats/context/NAME.json`, which know servers and logins but no lattices.
+//! * those of the `nats` command, `~/.config/nats/context/NAME.json`, which know servers and logins
+//!   but no lattices.
 //!
-//! [`read`] makes settings of each kind; from there on a context is what `host_config.json` is to a host, and the same table
-//! checks it. [`Places`] knows which there are and which is in use; [`write`] makes new ones. The context in use is named in
-//! the file `default` beside ours; if that names none, the one that `wash` or `nats` uses serves.
+//! [`read`] makes settings of each kind; from there on a context is what `host_config.json` is to a
+//! host, and the same table checks it. [`Places`] knows which there are and which is in use;
+//! [`write`] makes new ones. The context in use is named in the file `default` beside ours; if that
+//! names none, the one that `wash` or `nats` uses serves.
 //!
 //! Always true: nothing here prints, and no message holds what a file says about logins.
 
@@ -115,7 +118,10 @@ impl Places {
     pub fn own(&self) -> Result<(Kind, &Path)> {
         let host = self.host.as_deref().map(|dir| (Kind::Host, dir));
         host.or_else(|| self.wash.as_deref().map(|dir| (Kind::Wash, dir))).ok_or_else(|| {
-            Usage("this user has no home directory for contexts; set HOME or XDG_CONFIG_HOME".into()).into()
+            Usage(
+                "this user has no home directory for contexts; set HOME or XDG_CONFIG_HOME".into(),
+            )
+            .into()
         })
     }
 
@@ -136,7 +142,8 @@ impl Places {
         let Some(Ok(files)) = self.dir(kind).map(fs::read_dir) else { return Vec::new() };
         let found = |path: PathBuf| {
             let name = path.file_stem()?.to_str()?.to_owned();
-            let is_context = path.extension().is_some_and(|suffix| suffix == SUFFIX) && path.is_file();
+            let is_context =
+                path.extension().is_some_and(|suffix| suffix == SUFFIX) && path.is_file();
             let is_index = kind == Kind::Wash && path.ends_with(WASH_INDEX);
             (is_context && !is_index && is_name(&name)).then_some(Found { kind, name, path })
         };
@@ -153,12 +160,14 @@ impl Places {
         }
     }
 
-    /// The context of this name; `KIND:NAME` means a certain one, a bare name the first of ours, `wash`'s and `nats`'.
+    /// The context of this name; `KIND:NAME` means a certain one, a bare name the first of ours,
+    /// `wash`'s and `nats`'.
     fn named(&self, word: &str) -> Option<Found> {
-        let (kinds, name) = match word.split_once(':').and_then(|(kind, name)| Some((Kind::parse(kind)?, name))) {
-            Some((kind, name)) => (vec![kind], name),
-            None => (Kind::ALL.to_vec(), word),
-        };
+        let (kinds, name) =
+            match word.split_once(':').and_then(|(kind, name)| Some((Kind::parse(kind)?, name))) {
+                Some((kind, name)) => (vec![kind], name),
+                None => (Kind::ALL.to_vec(), word),
+            };
         if !is_name(name) {
             return None;
         }
@@ -170,14 +179,17 @@ impl Places {
 
     /// Returns the context that `word` means. An unknown one is an error that lists all there are.
     pub fn find(&self, word: &str) -> Result<Found> {
-        Ok(self.named(word).ok_or_else(|| Usage(format!("there is no context {word:?}; {}", self.listed())))?)
+        Ok(self
+            .named(word)
+            .ok_or_else(|| Usage(format!("there is no context {word:?}; {}", self.listed())))?)
     }
 
     /// Lists all contexts, as a sentence and its lines.
     fn listed(&self) -> String {
         let all = self.all();
         if all.is_empty() {
-            return "there is none at all yet: `host ctx new NAME --nats-host HOST` makes one".into();
+            return "there is none at all yet: `host ctx new NAME --nats-host HOST` makes one"
+                .into();
         }
         let line = |found: &Found| format!("\n  {}  ({})", self.short(found), found.path.display());
         format!("there are:{}", all.iter().map(line).collect::<String>())
@@ -193,11 +205,13 @@ impl Places {
         {
             return Ok(Some(found));
         }
-        let selected = self.nats.as_ref().map(|dir| dir.join("context.txt")).and_then(|path| name_in(&path));
+        let selected =
+            self.nats.as_ref().map(|dir| dir.join("context.txt")).and_then(|path| name_in(&path));
         Ok(selected.and_then(|name| self.named(&format!("{}:{name}", Kind::Nats))))
     }
 
-    /// The one that is named in our own file; one that is gone is an error, for some other lattice would be the answer.
+    /// The one that is named in our own file; one that is gone is an error, for some other lattice
+    /// would be the answer.
     fn chosen_here(&self) -> Result<Option<Found>> {
         let Some(file) = self.host.as_ref().map(|dir| dir.join(DEFAULT)) else { return Ok(None) };
         let read = trusted::read(&file, Holds::Settings).and_then(Trusted::text);
@@ -226,7 +240,8 @@ impl Places {
     pub fn wash_default(&self) -> Option<Found> {
         let dir = self.wash.as_ref()?;
         let of_index = || {
-            let index: serde_json::Value = serde_json::from_str(&text_of(&dir.join(WASH_INDEX))?).ok()?;
+            let index: serde_json::Value =
+                serde_json::from_str(&text_of(&dir.join(WASH_INDEX))?).ok()?;
             Some(index.get("name")?.as_str()?.to_owned())
         };
         let name = name_in(&dir.join(DEFAULT)).or_else(of_index)?;
@@ -238,13 +253,16 @@ impl Places {
         let (kind, dir) = self.own()?;
         let word = if kind == context.kind { context.name.clone() } else { context.qualified() };
         // Without a line end: `wash` takes the whole content for the name.
-        write::replace(&dir.join(DEFAULT), word.as_bytes()).with_context(|| format!("use context {word}"))
+        write::replace(&dir.join(DEFAULT), word.as_bytes())
+            .with_context(|| format!("use context {word}"))
     }
 
-    /// Removes a context; says whether it was the one in use, which then is none, or for `wash` the one it makes itself.
+    /// Removes a context; says whether it was the one in use, which then is none, or for `wash` the
+    /// one it makes itself.
     pub fn remove(&self, context: &Found) -> Result<bool> {
         let in_use = self.in_use().ok().flatten().is_some_and(|found| found == *context);
-        fs::remove_file(&context.path).with_context(|| format!("remove {}", context.path.display()))?;
+        fs::remove_file(&context.path)
+            .with_context(|| format!("remove {}", context.path.display()))?;
         if let Some(dir) = self.dir(context.kind)
             && context.kind != Kind::Nats
             && name_in(&dir.join(DEFAULT)).is_some_and(|name| name == context.name)
@@ -283,7 +301,12 @@ pub fn is_name(name: &str) -> bool {
 /// Returns the context a command is to use in place of `./host_config.json`: the one named, or,
 /// where there is no such file, the one in use, or else the settings that the last host of this
 /// user left in `~/.wash`. A name may be the path of a file, of any kind.
-pub fn chosen(name: Option<&str>, dir: &Path, dirs: &Dirs, home: Option<&Path>) -> Result<Option<Context>> {
+pub fn chosen(
+    name: Option<&str>,
+    dir: &Path,
+    dirs: &Dirs,
+    home: Option<&Path>,
+) -> Result<Option<Context>> {
     let places = Places::of(dirs, home);
     let found = match name {
         Some(word) => {

@@ -28,8 +28,14 @@ use lattice_base::{
 /// The families of connection settings.
 const FAMILIES: [&str; 4] = ["nats", "ctl", "rpc", "prov_rpc"];
 /// Members that only a context of `wash` has.
-const WASH_ONLY: [&str; 6] =
-    ["ctl_credsfile", "rpc_credsfile", "ctl_timeout", "rpc_timeout", "ctl_lattice_prefix", "rpc_lattice_prefix"];
+const WASH_ONLY: [&str; 6] = [
+    "ctl_credsfile",
+    "rpc_credsfile",
+    "ctl_timeout",
+    "rpc_timeout",
+    "ctl_lattice_prefix",
+    "rpc_lattice_prefix",
+];
 /// Members of a context of `nats`, none of which is a setting.
 const NATS_ONLY: [&str; 14] = [
     "url",
@@ -57,7 +63,14 @@ pub fn context(kind: Option<Kind>, path: &Path, home: Option<&Path>) -> Result<C
     let members = read_object(path, "context", &mut notes)?;
     let kind = kind.unwrap_or_else(|| kind_of(&members));
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let mut made = Made { path, home, members: Vec::new(), timeout: None, notes, mistakes: Mistakes::default() };
+    let mut made = Made {
+        path,
+        home,
+        members: Vec::new(),
+        timeout: None,
+        notes,
+        mistakes: Mistakes::default(),
+    };
     match kind {
         Kind::Host => made.members = members,
         Kind::Wash => made.take_wash(members),
@@ -90,7 +103,9 @@ fn is_default_of_wash(Member { key, value, .. }: &Member) -> bool {
             "ctl_host" | "rpc_host" => value == "127.0.0.1",
             "ctl_port" | "rpc_port" => value == 4222,
             "ctl_timeout" | "rpc_timeout" => value == 2000,
-            "lattice" | "lattice_prefix" | "ctl_lattice_prefix" | "rpc_lattice_prefix" => value == "default",
+            "lattice" | "lattice_prefix" | "ctl_lattice_prefix" | "rpc_lattice_prefix" => {
+                value == "default"
+            }
             _ => false,
         }
 }
@@ -141,7 +156,9 @@ impl Made<'_> {
                 "name" => {}
                 "ctl_timeout" => {
                     let time = value.as_u64().filter(|time| *time > 0);
-                    self.timeout = time.map(|time| Duration::from_millis(self.milliseconds("ctl_timeout", time, line)));
+                    self.timeout = time.map(|time| {
+                        Duration::from_millis(self.milliseconds("ctl_timeout", time, line))
+                    });
                 }
                 "rpc_timeout" => {
                     let time = value.as_u64().filter(|time| *time > 0);
@@ -168,15 +185,18 @@ impl Made<'_> {
         }
     }
 
-    /// Times are milliseconds, but were seconds in 2021, and samples of later years still have 2. No lattice answers within
-    /// a few milliseconds, so such a number means seconds.
+    /// Times are milliseconds, but were seconds in 2021, and samples of later years still have 2.
+    /// No lattice answers within a few milliseconds, so such a number means seconds.
     fn milliseconds(&mut self, key: &str, time: u64, line: usize) -> u64 {
         if time >= MILLISECONDS_MIN {
             return time;
         }
         self.note(
             line,
-            &format!("{key} {time} is taken as {time} seconds; it is counted in milliseconds: {}", time * 1000),
+            &format!(
+                "{key} {time} is taken as {time} seconds; it is counted in milliseconds: {}",
+                time * 1000
+            ),
         );
         time * 1000
     }
@@ -228,11 +248,15 @@ impl Made<'_> {
             }
         }
         if let Some(member) = get("tls_first").filter(|member| member.value == true) {
-            self.note(member.line, "tls_first has no effect: TLS begins after the server's first line");
+            self.note(
+                member.line,
+                "tls_first has no effect: TLS begins after the server's first line",
+            );
         }
     }
 
-    /// One server becomes host, port and TLS, so that each can be set otherwise; several stay together.
+    /// One server becomes host, port and TLS, so that each can be set otherwise; several stay
+    /// together.
     fn take_url(&mut self, Member { value, line, .. }: &Member) {
         let Some(url) = text(value) else { return self.put("nats_host", value.clone(), *line) };
         let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
@@ -247,7 +271,11 @@ impl Made<'_> {
         });
         self.put("nats_host", port.map_or(rest, |(host, _)| host), *line);
         if let Some((_, port)) = port {
-            self.put("nats_port", port.parse::<u64>().map_or_else(|_| Value::from(port), Value::from), *line);
+            self.put(
+                "nats_port",
+                port.parse::<u64>().map_or_else(|_| Value::from(port), Value::from),
+                *line,
+            );
         }
         if scheme.eq_ignore_ascii_case("tls") {
             self.put("nats_tls", true, *line);
@@ -276,7 +304,8 @@ impl Made<'_> {
         let Some(name) = text(value) else { return };
         let path = self.absolute(name);
         let seed = secret_file(&path).and_then(|content| {
-            let seed = content.split_whitespace().find(|word| word.starts_with("SU") && word.len() > 50);
+            let seed =
+                content.split_whitespace().find(|word| word.starts_with("SU") && word.len() > 50);
             seed.map(str::to_owned).ok_or_else(|| io::Error::other("no user seed is in it"))
         });
         match seed {
@@ -285,7 +314,12 @@ impl Made<'_> {
                 let reason = error.to_string();
                 let origin = Origin::File { path: self.path.clone(), line: *line };
                 let problem = Problem::Unreadable { path, reason };
-                self.mistakes.add("nkey", &origin, problem, "the path of a readable file with a user seed (SU...)");
+                self.mistakes.add(
+                    "nkey",
+                    &origin,
+                    problem,
+                    "the path of a readable file with a user seed (SU...)",
+                );
             }
         }
     }
@@ -293,11 +327,15 @@ impl Made<'_> {
     /// `$JS.core.API` means the domain `core`.
     fn take_api_prefix(&mut self, Member { value, line, .. }: &Member) {
         let Some(prefix) = text(value) else { return };
-        let domain = prefix.strip_prefix("$JS.").and_then(|rest| rest.trim_end_matches('.').strip_suffix(".API"));
+        let domain = prefix
+            .strip_prefix("$JS.")
+            .and_then(|rest| rest.trim_end_matches('.').strip_suffix(".API"));
         match domain {
             Some(domain) if !self.has("js_domain") => self.put("js_domain", domain, *line),
             Some(_) => {}
-            None => self.note(*line, "jetstream_api_prefix has no effect: only $JS.DOMAIN.API is known"),
+            None => {
+                self.note(*line, "jetstream_api_prefix has no effect: only $JS.DOMAIN.API is known")
+            }
         }
     }
 
@@ -306,8 +344,8 @@ impl Made<'_> {
             self.take_login(family);
         }
         for member in &mut self.members {
-            let is_path =
-                settings::find(&member.key).is_some_and(|setting| matches!(setting.kind, Type::Path | Type::File));
+            let is_path = settings::find(&member.key)
+                .is_some_and(|setting| matches!(setting.kind, Type::Path | Type::File));
             if is_path && let Some(name) = text(&member.value) {
                 member.value = absolute(name, &self.path, self.home).display().to_string().into();
             }
@@ -323,7 +361,10 @@ impl Made<'_> {
     fn take_login(&mut self, family: &str) {
         let key = |field: &str| format!("{family}_{field}");
         let host = self.members.iter_mut().find(|member| member.key == key("host"));
-        let Some((host, login)) = host.and_then(|host| Some((text(&host.value)?.to_owned(), host))) else { return };
+        let Some((host, login)) = host.and_then(|host| Some((text(&host.value)?.to_owned(), host)))
+        else {
+            return;
+        };
         if !host.contains('@') {
             return;
         }
@@ -353,7 +394,8 @@ impl Made<'_> {
 
 /// A path as the file at `path` means it: from the home, or from where the file is.
 fn absolute(name: &str, path: &Path, home: Option<&Path>) -> PathBuf {
-    let below_home = ["~/", "$HOME/", "${HOME}/"].into_iter().find_map(|start| name.strip_prefix(start));
+    let below_home =
+        ["~/", "$HOME/", "${HOME}/"].into_iter().find_map(|start| name.strip_prefix(start));
     match (below_home, home) {
         (Some(rest), Some(home)) => home.join(rest),
         _ => path.parent().unwrap_or(Path::new("/")).join(name),

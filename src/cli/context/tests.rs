@@ -31,7 +31,8 @@ impl User {
         fs::create_dir_all(path.parent().unwrap()).expect("create its directory");
         fs::write(&path, content).expect("write a file");
         #[cfg(unix)]
-        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("set its mode");
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+            .expect("set its mode");
         self
     }
 
@@ -61,7 +62,8 @@ impl User {
 
     /// The configuration that comes of a context and these variables.
     fn load(&self, name: Option<&str>, env: &[(&str, &str)]) -> Loaded {
-        let env: Vec<(String, String)> = env.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        let env: Vec<(String, String)> =
+            env.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
         let sources = Sources {
             flags: Vec::new(),
             labels: Vec::new(),
@@ -99,7 +101,10 @@ fn ours_are_settings_with_paths_of_where_they_are() {
     let config = user.config("shop");
     assert_eq!(config.ctl.servers, ["tls://nats.shop.example:4222"]);
     assert_eq!(config.rpc, config.ctl);
-    assert_eq!(config.ctl.auth, Auth::Creds(user.home().join(".config/lattice-host/contexts/shop.creds")));
+    assert_eq!(
+        config.ctl.auth,
+        Auth::Creds(user.home().join(".config/lattice-host/contexts/shop.creds"))
+    );
     assert_eq!(config.ctl.tls.ca, Some(user.home().join("ca.pem")));
     assert_eq!(config.js_domain.as_deref(), Some("core"));
 }
@@ -110,7 +115,10 @@ fn those_of_wash_mean_what_wash_reads_in_them() {
     let user = User::new().file("seed.nk", &format!("{seed}\n")).file("rpc.creds", "").wash(
         "dev",
         &WASH_NEW
-            .replace(r#""ctl_host":"127.0.0.1","ctl_port":4222"#, r#""ctl_host":"tls://hub","ctl_port":5222"#)
+            .replace(
+                r#""ctl_host":"127.0.0.1","ctl_port":4222"#,
+                r#""ctl_host":"tls://hub","ctl_port":5222"#,
+            )
             .replace(r#""ctl_jwt":"""#, r#""ctl_jwt":"ey.ey.x""#)
             .replace(r#""ctl_seed":"""#, r#""ctl_seed":"~/seed.nk""#)
             .replace(r#""ctl_credsfile":null"#, r#""ctl_credsfile":"/gone.creds""#)
@@ -125,8 +133,13 @@ fn those_of_wash_mean_what_wash_reads_in_them() {
         matches!(&config.ctl.auth, Auth::JwtAndSeed { seed: read, .. } if *read == lattice_base::config::Secret::new(&*seed))
     );
     assert_eq!(config.rpc.servers, ["nats://127.0.0.1:4222"]);
-    assert!(matches!(&config.rpc.auth, Auth::Creds(path) if path.ends_with("rpc.creds") && path.is_absolute()));
-    assert_eq!(user.chosen(Some("dev")).unwrap().unwrap().timeout, Some(std::time::Duration::from_secs(7)));
+    assert!(
+        matches!(&config.rpc.auth, Auth::Creds(path) if path.ends_with("rpc.creds") && path.is_absolute())
+    );
+    assert_eq!(
+        user.chosen(Some("dev")).unwrap().unwrap().timeout,
+        Some(std::time::Duration::from_secs(7))
+    );
     assert_eq!(config.warnings, [""; 0]);
 }
 
@@ -152,7 +165,9 @@ fn those_of_nats_are_servers_and_a_login() {
     let config = user.config("one");
     assert_eq!((config.ctl.host_text.as_str(), config.ctl.port), ("hub.example", 4333));
     assert!(config.ctl.tls.required);
-    assert!(matches!(&config.ctl.auth, Auth::User { user, password } if user == "me" && password.expose() == "p@ss"));
+    assert!(
+        matches!(&config.ctl.auth, Auth::User { user, password } if user == "me" && password.expose() == "p@ss")
+    );
     assert_eq!((config.js_domain.as_deref(), config.lattice.as_str()), (Some("core"), "default"));
 
     let config = user.config("several");
@@ -180,7 +195,12 @@ fn what_has_no_effect_is_noted() {
         "{\n\"url\":\"nats://a:b@one,nats://c:d@two\",\n\"inbox_prefix\":\"_ME\",\n\"tls_first\":true,\"socks_proxy\":\"x\"}",
     );
     let warnings = user.config("n").warnings.join("\n");
-    for part in ["n.json:3: inbox_prefix", "tls_first", "socks_proxy", "n.json:2: the servers have different logins"] {
+    for part in [
+        "n.json:3: inbox_prefix",
+        "tls_first",
+        "socks_proxy",
+        "n.json:2: the servers have different logins",
+    ] {
         assert!(warnings.contains(part), "{part} in {warnings}");
     }
 }
@@ -230,8 +250,12 @@ fn a_name_is_looked_for_in_ours_then_those_of_wash_then_those_of_nats() {
     assert_eq!(domain(&user, "b"), "nats");
     assert_eq!(domain(&user, "nats:a"), "nats");
     let user = user.host("a", r#"{"js_domain":"ours"}"#);
-    assert_eq!(["a", "host:a", "wash:a", "nats:a"].map(|name| domain(&user, name)), ["ours", "ours", "wash", "nats"]);
-    let shown: Vec<String> = user.places().all().iter().map(|found| user.places().short(found)).collect();
+    assert_eq!(
+        ["a", "host:a", "wash:a", "nats:a"].map(|name| domain(&user, name)),
+        ["ours", "ours", "wash", "nats"]
+    );
+    let shown: Vec<String> =
+        user.places().all().iter().map(|found| user.places().short(found)).collect();
     assert_eq!(shown, ["a", "wash:a", "nats:a", "b"]);
 }
 
@@ -243,7 +267,10 @@ fn an_unknown_name_lists_what_there_is() {
     for word in ["x", "wash:shop", "../shop", ""] {
         let unknown = user.chosen(Some(word)).unwrap_err();
         assert!(unknown.is::<Usage>(), "{unknown}");
-        assert!(unknown.to_string().contains("\n  shop  (") && unknown.to_string().contains("edge"), "{unknown}");
+        assert!(
+            unknown.to_string().contains("\n  shop  (") && unknown.to_string().contains("edge"),
+            "{unknown}"
+        );
     }
 }
 
@@ -268,13 +295,19 @@ fn without_a_name_the_directory_comes_first_and_then_the_context_in_use() {
     assert!(user.chosen(None).unwrap().is_none());
 
     // `nats` knows no lattices; the file tells which it was.
-    let user = user.nats("edge", r#"{"jetstream_domain":"x"}"#).file(".config/nats/context.txt", "edge\n");
+    let user =
+        user.nats("edge", r#"{"jetstream_domain":"x"}"#).file(".config/nats/context.txt", "edge\n");
     assert!(user.chosen(None).unwrap().unwrap().path.ends_with("nats/context/edge.json"));
 
     let user = user.wash("host_config", WASH_NEW).file(".wash/contexts/default", "host_config");
-    assert!(user.chosen(None).unwrap().unwrap().path.ends_with("edge.json"), "an untouched default says nothing");
+    assert!(
+        user.chosen(None).unwrap().unwrap().path.ends_with("edge.json"),
+        "an untouched default says nothing"
+    );
 
-    let user = user.wash("dev", &WASH_NEW.replace("\"default\"", "\"of-wash\"")).file(".wash/contexts/default", "dev");
+    let user = user
+        .wash("dev", &WASH_NEW.replace("\"default\"", "\"of-wash\""))
+        .file(".wash/contexts/default", "dev");
     assert_eq!(user.lattice(), "of-wash");
 
     let user = user.host("shop", r#"{"lattice_prefix":"of-ours"}"#);
@@ -284,8 +317,15 @@ fn without_a_name_the_directory_comes_first_and_then_the_context_in_use() {
 
     fs::write(user.dir().join(FILE_NAME), r#"{"lattice_prefix":"of-the-directory"}"#).unwrap();
     assert_eq!(user.lattice(), "of-the-directory");
-    assert_eq!(user.config("shop").lattice, "of-ours", "a named one skips the file of the directory");
-    assert_eq!(user.load(Some("shop"), &[("WASMCLOUD_LATTICE", "of-env")]).config.lattice, "of-env");
+    assert_eq!(
+        user.config("shop").lattice,
+        "of-ours",
+        "a named one skips the file of the directory"
+    );
+    assert_eq!(
+        user.load(Some("shop"), &[("WASMCLOUD_LATTICE", "of-env")]).config.lattice,
+        "of-env"
+    );
 }
 
 #[test]
@@ -301,12 +341,18 @@ fn the_default_of_an_old_wash_is_found_in_its_index() {
 fn a_context_in_use_that_is_gone_is_an_error() {
     let user = User::new().host("shop", "{}").file(".config/lattice-host/contexts/default", "gone");
     let error = user.chosen(None).unwrap_err();
-    assert!(error.is::<Usage>() && error.to_string().contains("gone") && error.to_string().contains("shop"), "{error}");
+    assert!(
+        error.is::<Usage>()
+            && error.to_string().contains("gone")
+            && error.to_string().contains("shop"),
+        "{error}"
+    );
 }
 
 #[test]
 fn the_one_in_use_may_be_of_another_kind_and_is_forgotten_with_it() {
-    let user = User::new().wash("dev", &WASH_NEW.replace("\"default\"", "\"of-wash\"")).host("shop", "{}");
+    let user =
+        User::new().wash("dev", &WASH_NEW.replace("\"default\"", "\"of-wash\"")).host("shop", "{}");
     let places = user.places();
     let (dev, shop) = (places.find("dev").unwrap(), places.find("shop").unwrap());
     places.make_default(&dev).unwrap();
@@ -324,7 +370,11 @@ fn flags_replace_what_they_stand_for() {
         r#"{"ctl_host":"old","rpc_host":"old","ctl_port":5222,"nats_user":"me","nats_password":"x","js_domain":"core","cluster_seed":""}"#,
     );
     let members = context.chosen(Some("old")).unwrap().unwrap().members;
-    let flags = [("nats_host", "new".to_owned()), ("nats_creds", "a.creds".to_owned()), ("js_domain", String::new())];
+    let flags = [
+        ("nats_host", "new".to_owned()),
+        ("nats_creds", "a.creds".to_owned()),
+        ("js_domain", String::new()),
+    ];
     let merged = write::merged(members, &flags, Path::new("/dir"));
     let content = write::host_content(&merged).unwrap();
     let object: serde_json::Value = serde_json::from_slice(&content).unwrap();
@@ -351,17 +401,24 @@ fn a_new_file_is_the_owners_and_replaces_no_other() {
 
 #[test]
 fn what_we_write_for_wash_has_every_member_wash_asks_for() {
-    let user = User::new().host("shop", r#"{"nats_host":"tls://hub","lattice_prefix":"prod","js_domain":"core"}"#);
-    let content = write::wash_content("shop", &user.config("shop"), Some(Duration::from_secs(3))).unwrap();
+    let user = User::new()
+        .host("shop", r#"{"nats_host":"tls://hub","lattice_prefix":"prod","js_domain":"core"}"#);
+    let content =
+        write::wash_content("shop", &user.config("shop"), Some(Duration::from_secs(3))).unwrap();
     let content: serde_json::Value = serde_json::from_slice(&content).unwrap();
     let new: serde_json::Value = serde_json::from_str(WASH_NEW).unwrap();
-    let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let keys =
+        |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     assert_eq!(keys(&content), keys(&new));
     assert_eq!((&content["ctl_host"], &content["cluster_seed"]), (&"tls://hub".into(), &"".into()));
     assert_eq!(content["ctl_timeout"], 3000);
 
-    let user = user.host("user", r#"{"nats_host":"a,b","nats_user":"me","nats_password":"hunter2"}"#);
+    let user =
+        user.host("user", r#"{"nats_host":"a,b","nats_user":"me","nats_password":"hunter2"}"#);
     let refused = write::wash_content("user", &user.config("user"), None).unwrap_err().to_string();
-    assert!(refused.contains("ctl_user") && refused.contains("several servers in rpc_host"), "{refused}");
+    assert!(
+        refused.contains("ctl_user") && refused.contains("several servers in rpc_host"),
+        "{refused}"
+    );
     assert!(!refused.contains("hunter2"));
 }

@@ -1,6 +1,7 @@
 //! New contexts, ours and those of `wash`.
 //!
-//! Files appear whole or not at all, are readable by their owner only, and replace no other unless that is the point.
+//! Files appear whole or not at all, are readable by their owner only, and replace no other unless
+//! that is the point.
 
 use std::{
     io::{self, ErrorKind},
@@ -24,16 +25,25 @@ use lattice_protocol::{clock, errors::Usage};
 /// How long a client waits for an answer, as `wash` writes it.
 const WASH_TIMEOUT_MS: u64 = 2000;
 
-/// The members with what flags say: each replaces what it stands for, and an empty one only takes it away. Relative paths are
-/// of `dir`.
-pub fn merged(mut members: Vec<Member>, flags: &[(&'static str, String)], dir: &Path) -> Vec<Member> {
+/// The members with what flags say: each replaces what it stands for, and an empty one only takes
+/// it away. Relative paths are of `dir`.
+pub fn merged(
+    mut members: Vec<Member>,
+    flags: &[(&'static str, String)],
+    dir: &Path,
+) -> Vec<Member> {
     for (key, text) in flags {
         let gone = superseded(key);
         members.retain(|member| {
-            !settings::find(&member.key).is_some_and(|setting| gone.iter().any(|key| key == setting.key))
+            !settings::find(&member.key)
+                .is_some_and(|setting| gone.iter().any(|key| key == setting.key))
         });
         if !text.trim().is_empty() {
-            members.push(Member { key: (*key).to_owned(), value: value_of(key, text, dir), line: 1 });
+            members.push(Member {
+                key: (*key).to_owned(),
+                value: value_of(key, text, dir),
+                line: 1,
+            });
         }
     }
     members
@@ -43,7 +53,9 @@ pub fn merged(mut members: Vec<Member>, flags: &[(&'static str, String)], dir: &
 fn value_of(key: &str, text: &str, dir: &Path) -> Value {
     let Some(setting) = settings::find(key) else { return text.into() };
     match setting.kind {
-        Kind::Integer { .. } => text.trim().parse::<u64>().map_or_else(|_| text.into(), Value::from),
+        Kind::Integer { .. } => {
+            text.trim().parse::<u64>().map_or_else(|_| text.into(), Value::from)
+        }
         Kind::Bool => text.trim().parse::<bool>().map_or_else(|_| text.into(), Value::from),
         Kind::List | Kind::ClusterKeys | Kind::AccountKeys | Kind::InboxPrefixes => {
             text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect()
@@ -58,7 +70,8 @@ fn value_of(key: &str, text: &str, dir: &Path) -> Value {
 
 /// The content of one of our files.
 pub fn host_content(members: &[Member]) -> Result<Vec<u8>> {
-    let object: Map<String, Value> = members.iter().map(|member| (member.key.clone(), member.value.clone())).collect();
+    let object: Map<String, Value> =
+        members.iter().map(|member| (member.key.clone(), member.value.clone())).collect();
     encoded(&Value::Object(object))
 }
 
@@ -99,13 +112,20 @@ pub fn wash_content(name: &str, config: &Config, timeout: Option<Duration>) -> R
     encoded(&context)
 }
 
-/// The members of one connection. JWT and seed are texts even where there is none: `wash` refuses the file otherwise.
-fn wash_connection(family: &str, connection: &Connection, unsaid: &mut Vec<String>) -> Map<String, Value> {
+/// The members of one connection. JWT and seed are texts even where there is none: `wash` refuses
+/// the file otherwise.
+fn wash_connection(
+    family: &str,
+    connection: &Connection,
+    unsaid: &mut Vec<String>,
+) -> Map<String, Value> {
     let key = |field: &str| format!("{family}_{field}");
     let (mut jwt, mut seed, mut creds) = ("", "", None);
     match &connection.auth {
         Auth::Anonymous => {}
-        Auth::JwtAndSeed { jwt: the_jwt, seed: the_seed } => (jwt, seed) = (the_jwt.expose(), the_seed.expose()),
+        Auth::JwtAndSeed { jwt: the_jwt, seed: the_seed } => {
+            (jwt, seed) = (the_jwt.expose(), the_seed.expose())
+        }
         Auth::Creds(path) => creds = Some(path.display().to_string()),
         Auth::Nkey { .. } => unsaid.push(format!("{family}_seed without a JWT")),
         Auth::User { .. } => unsaid.push(key("user")),

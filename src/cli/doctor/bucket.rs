@@ -19,7 +19,10 @@ pub(super) fn bucket(facts: &Facts) -> Found {
             return Err(Finding::skipped(format!("JetStream {} (jetstream)", info.words())));
         }
         info if info.is_missing() && hosts == 0 => {
-            return Ok(vec![Finding::note(format!("{} is not there yet; the first host makes it", stream.name))]);
+            return Ok(vec![Finding::note(format!(
+                "{} is not there yet; the first host makes it",
+                stream.name
+            ))]);
         }
         info if info.is_missing() => {
             return Ok(vec![Finding::wrong(
@@ -45,18 +48,25 @@ pub(super) fn bucket(facts: &Facts) -> Found {
     if found.is_empty() {
         let messages = info["state"]["messages"].as_u64().unwrap_or_default();
         let replicas = info["config"]["num_replicas"].as_u64().unwrap_or(1);
-        let copies = if replicas == 1 { "one copy".to_owned() } else { format!("{replicas} copies") };
-        found.push(Finding::ok(format!("{} with {messages} entries, {copies}, can be read and written", stream.name)));
+        let copies =
+            if replicas == 1 { "one copy".to_owned() } else { format!("{replicas} copies") };
+        found.push(Finding::ok(format!(
+            "{} with {messages} entries, {copies}, can be read and written",
+            stream.name
+        )));
     }
     Ok(found)
 }
 
-/// Compares with the protocol; what hosts of other years made differently and works is not worth a word.
+/// Compares with the protocol; what hosts of other years made differently and works is not worth a
+/// word.
 fn settings(info: &Value, name: &str) -> Vec<Finding> {
     let wrong = wrong_settings(&info["config"], name).into_iter().filter(|(is_so, ..)| *is_so);
-    let wrong = wrong.map(|(_, seen, fix)| Finding::wrong(format!("the bucket {name} {seen}"), fix));
+    let wrong =
+        wrong.map(|(_, seen, fix)| Finding::wrong(format!("the bucket {name} {seen}"), fix));
     let doubtful = doubtful_settings(info, name).into_iter().filter(|(is_so, ..)| *is_so);
-    let doubtful = doubtful.map(|(_, seen, fix)| Finding::warning(format!("the bucket {name} {seen}"), fix));
+    let doubtful =
+        doubtful.map(|(_, seen, fix)| Finding::warning(format!("the bucket {name} {seen}"), fix));
     wrong.chain(doubtful).collect()
 }
 
@@ -71,12 +81,17 @@ fn wrong_settings(config: &Value, name: &str) -> [(bool, String, String); 6] {
     [
         (
             max_age > 0,
-            format!("forgets its entries after {} s: links and claims vanish", max_age / 1_000_000_000),
+            format!(
+                "forgets its entries after {} s: links and claims vanish",
+                max_age / 1_000_000_000
+            ),
             edit(name, "--max-age=0"),
         ),
         (
             max_entries > 0,
-            format!("is limited to {max_entries} entries: links and claims are refused or lost beyond that"),
+            format!(
+                "is limited to {max_entries} entries: links and claims are refused or lost beyond that"
+            ),
             edit(name, "--max-msgs=-1"),
         ),
         (
@@ -90,7 +105,11 @@ fn wrong_settings(config: &Value, name: &str) -> [(bool, String, String); 6] {
             format!("has the subjects {subjects:?}, not {expected:?}"),
             make_again(name),
         ),
-        (is_mirror, "is a mirror: what hosts write goes to another bucket".into(), make_again(name)),
+        (
+            is_mirror,
+            "is a mirror: what hosts write goes to another bucket".into(),
+            make_again(name),
+        ),
     ]
 }
 
@@ -120,7 +139,11 @@ fn doubtful_settings(info: &Value, name: &str) -> [(bool, &'static str, String);
             "is nearly full: links and claims are refused when it is",
             edit(name, &format!("--max-bytes={}", max_bytes.saturating_mul(2))),
         ),
-        (config["allow_direct"] != true, "does not allow direct reads", edit(name, "--allow-direct")),
+        (
+            config["allow_direct"] != true,
+            "does not allow direct reads",
+            edit(name, "--allow-direct"),
+        ),
     ]
 }
 
@@ -133,7 +156,9 @@ fn edit(name: &str, option: &str) -> String {
 }
 
 fn make_again(name: &str) -> String {
-    format!("it cannot be changed: stop all hosts, `nats stream rm {name}`, start them; put the links again")
+    format!(
+        "it cannot be changed: stop all hosts, `nats stream rm {name}`, start them; put the links again"
+    )
 }
 
 /// Whether it outlives one of the servers. `members` are the servers that clients are told of.
@@ -143,16 +168,20 @@ fn copies(info: &Value, name: &str, members: usize) -> Vec<Finding> {
     let mut found = Vec::new();
     let is_clustered = cluster["name"].as_str().is_some_and(|name| !name.is_empty());
     if is_clustered && replicas < 2 {
-        let size =
-            if members > 1 { format!("a cluster of {members} servers") } else { "a cluster of servers".to_owned() };
+        let size = if members > 1 {
+            format!("a cluster of {members} servers")
+        } else {
+            "a cluster of servers".to_owned()
+        };
         found.push(Finding::warning(
             format!("the bucket {name} has one copy in {size}: with that server links and claims go away"),
             format!("nats stream edit {name} --replicas 3; kv_replicas makes new buckets so"),
         ));
     }
     if is_clustered && replicas == 2 {
-        found
-            .push(Finding::note(format!("the bucket {name} has two copies: when one is away, nothing can be written")));
+        found.push(Finding::note(format!(
+            "the bucket {name} has two copies: when one is away, nothing can be written"
+        )));
     }
     if is_clustered && cluster["leader"].as_str().is_none_or(str::is_empty) {
         found.push(Finding::wrong(
@@ -160,7 +189,11 @@ fn copies(info: &Value, name: &str, members: usize) -> Vec<Finding> {
             "start the servers again that have its copies; most of them must be there",
         ));
     }
-    let behind = cluster["replicas"].as_array().into_iter().flatten().filter(|replica| replica["offline"] == true);
+    let behind = cluster["replicas"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|replica| replica["offline"] == true);
     let offline: Vec<&str> = behind.filter_map(|replica| replica["name"].as_str()).collect();
     if !offline.is_empty() {
         found.push(Finding::warning(
@@ -173,11 +206,17 @@ fn copies(info: &Value, name: &str, members: usize) -> Vec<Finding> {
 
 fn usable(stream: &Stream) -> Vec<Finding> {
     let ways = [("read", &stream.read), ("followed", &stream.follow), ("written", &stream.write)];
-    let closed =
-        ways.into_iter().filter_map(|(what, answer)| Some((what, answer.as_ref()?))).filter(|(_, a)| !is_open(a));
+    let closed = ways
+        .into_iter()
+        .filter_map(|(what, answer)| Some((what, answer.as_ref()?)))
+        .filter(|(_, a)| !is_open(a));
     let findings = closed.map(|(what, answer)| {
         Finding::wrong(
-            format!("the bucket {} cannot be {what} by this user: it {}", stream.name, answer.words()),
+            format!(
+                "the bucket {} cannot be {what} by this user: it {}",
+                stream.name,
+                answer.words()
+            ),
             "allow this user $JS.>, $KV.> and _INBOX.> in the NATS server",
         )
     });
@@ -194,7 +233,10 @@ pub(super) fn objects(facts: &Facts) -> Found {
     let info = match &stream.info {
         Api::Answer(info) => info,
         info if info.is_missing() => {
-            return Ok(vec![Finding::ok(format!("{} is made when the first large payload travels", stream.name))]);
+            return Ok(vec![Finding::ok(format!(
+                "{} is made when the first large payload travels",
+                stream.name
+            ))]);
         }
         info => {
             return Ok(vec![Finding::wrong(
@@ -207,7 +249,10 @@ pub(super) fn objects(facts: &Facts) -> Found {
     let max = config["max_bytes"].as_i64().unwrap_or(-1);
     Ok(vec![if config["sealed"] == true {
         Finding::wrong(
-            format!("the object store {} is sealed: payloads above 900 KB cannot travel", stream.name),
+            format!(
+                "the object store {} is sealed: payloads above 900 KB cannot travel",
+                stream.name
+            ),
             format!("nats stream rm {}; it is made again when it is needed", stream.name),
         )
     } else if max > 0 && u64::try_from(max).unwrap_or(u64::MAX) < used.saturating_mul(10) / 9 {
@@ -257,13 +302,21 @@ mod tests {
             ("sealed", json!(true)),
         ] {
             let found = settings(&info(|info| info["config"][member] = value.clone()), NAME);
-            assert!(matches!(found.as_slice(), [found] if found.verdict == Verdict::Wrong), "{member}: {found:?}");
+            assert!(
+                matches!(found.as_slice(), [found] if found.verdict == Verdict::Wrong),
+                "{member}: {found:?}"
+            );
         }
-        for (member, value) in
-            [("storage", json!("memory")), ("max_msgs_per_subject", json!(5)), ("discard", json!("old"))]
-        {
+        for (member, value) in [
+            ("storage", json!("memory")),
+            ("max_msgs_per_subject", json!(5)),
+            ("discard", json!("old")),
+        ] {
             let found = settings(&info(|info| info["config"][member] = value.clone()), NAME);
-            assert!(matches!(found.as_slice(), [found] if found.verdict == Verdict::Warning), "{member}: {found:?}");
+            assert!(
+                matches!(found.as_slice(), [found] if found.verdict == Verdict::Warning),
+                "{member}: {found:?}"
+            );
         }
     }
 
@@ -278,22 +331,32 @@ mod tests {
         };
         assert_eq!(bounded(700), []);
         let full = bounded(800);
-        assert!(matches!(full.as_slice(), [found] if found.verdict == Verdict::Warning), "{full:?}");
+        assert!(
+            matches!(full.as_slice(), [found] if found.verdict == Verdict::Warning),
+            "{full:?}"
+        );
         assert!(full[0].fix.as_ref().unwrap().contains("--max-bytes=2000"));
     }
 
     #[test]
     fn one_copy_in_a_cluster_is_a_warning_and_no_leader_is_wrong() {
         let one = copies(&info(|info| info["cluster"]["name"] = "C1".into()), NAME, 3);
-        assert!(one[0].seen.contains("3 servers") && one[0].fix.as_ref().unwrap().contains("--replicas 3"));
+        assert!(
+            one[0].seen.contains("3 servers")
+                && one[0].fix.as_ref().unwrap().contains("--replicas 3")
+        );
         let none = copies(
             &info(|info| {
-                info["cluster"] = json!({ "name": "C1", "replicas": [{ "name": "b", "offline": true }] });
+                info["cluster"] =
+                    json!({ "name": "C1", "replicas": [{ "name": "b", "offline": true }] });
                 info["config"]["num_replicas"] = 3.into();
             }),
             NAME,
             3,
         );
-        assert_eq!(none.iter().map(|found| found.verdict).collect::<Vec<_>>(), [Verdict::Wrong, Verdict::Warning]);
+        assert_eq!(
+            none.iter().map(|found| found.verdict).collect::<Vec<_>>(),
+            [Verdict::Wrong, Verdict::Warning]
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! How long a certificate counts. Of a certificate only its two times are read here; whether it is trusted is the TLS
-//! library's question, when a connection is made.
+//! How long a certificate counts. Of a certificate only its two times are read here; whether it is
+//! trusted is the TLS library's question, when a connection is made.
 
 use std::path::Path;
 
@@ -97,7 +97,8 @@ fn seconds(tag: u8, text: &[u8]) -> Option<i64> {
     };
     let month = Month::try_from(two_digits(rest, 0)?).ok()?;
     let date = Date::from_calendar_date(year, month, two_digits(rest, 2)?).ok()?;
-    let time = Time::from_hms(two_digits(rest, 4)?, two_digits(rest, 6)?, two_digits(rest, 8)?).ok()?;
+    let time =
+        Time::from_hms(two_digits(rest, 4)?, two_digits(rest, 6)?, two_digits(rest, 8)?).ok()?;
     Some(PrimitiveDateTime::new(date, time).assume_utc().unix_timestamp())
 }
 
@@ -129,7 +130,9 @@ mod tests {
 
     #[test]
     fn nonsense_is_no_certificate() {
-        for der in [&b""[..], b"\x30", b"\x30\x84\xff\xff\xff\xff", b"\x30\x03\x30\x01\x02", &[0x30; 64]] {
+        for der in
+            [&b""[..], b"\x30", b"\x30\x84\xff\xff\xff\xff", b"\x30\x03\x30\x01\x02", &[0x30; 64]]
+        {
             assert_eq!(validity(der), None);
         }
     }

@@ -35,9 +35,14 @@ fn reached(facts: &Facts, reached: &Reached) -> Vec<Finding> {
         Ok(nats) => {
             let info = nats.client.server_info();
             let ms = reached.took.as_millis();
-            let mut found =
-                vec![Finding::ok(format!("{addresses}: NATS server {} lets us in ({ms} ms)", info.version))];
-            let others = reached.looks.iter().filter(|(_, found)| !matches!(found, Look::Nats(_) | Look::Tls));
+            let mut found = vec![Finding::ok(format!(
+                "{addresses}: NATS server {} lets us in ({ms} ms)",
+                info.version
+            ))];
+            let others = reached
+                .looks
+                .iter()
+                .filter(|(_, found)| !matches!(found, Look::Nats(_) | Look::Tls));
             found.extend(others.map(|(address, found)| Finding {
                 verdict: super::Verdict::Note,
                 ..there(reached, address, found, None)
@@ -60,7 +65,10 @@ fn failed(facts: &Facts, reached: &Reached, error: &ConnectError) -> Vec<Finding
     let purpose = reached.purpose;
     match error {
         ConnectError::Refused { servers, cause, advice, .. } => {
-            vec![Finding::wrong(format!("the NATS server at {servers} refuses the login: {cause}"), advice.clone())]
+            vec![Finding::wrong(
+                format!("the NATS server at {servers} refuses the login: {cause}"),
+                advice.clone(),
+            )]
         }
         ConnectError::Tls { servers, cause, .. } => vec![tls(facts, reached, servers, cause)],
         ConnectError::Address { servers, cause, .. } => vec![Finding::wrong(
@@ -71,17 +79,24 @@ fn failed(facts: &Facts, reached: &Reached, error: &ConnectError) -> Vec<Finding
             format!("the credentials cannot be used: {cause}"),
             format!("correct {purpose}_creds, or {purpose}_jwt and {purpose}_seed"),
         )],
-        ConnectError::Unreachable { cause, .. } => {
-            reached.looks.iter().map(|(address, found)| there(reached, address, found, Some(cause))).collect()
+        ConnectError::Unreachable { cause, .. } => reached
+            .looks
+            .iter()
+            .map(|(address, found)| there(reached, address, found, Some(cause)))
+            .collect(),
+        ConnectError::Stopped { servers } => {
+            vec![Finding::skipped(format!("stopped before {servers} answered"))]
         }
-        ConnectError::Stopped { servers } => vec![Finding::skipped(format!("stopped before {servers} answered"))],
     }
 }
 
 /// Explains an address where no NATS server lets us in, by what listens there.
 fn there(reached: &Reached, address: &str, found: &Look, cause: Option<&str>) -> Finding {
     let purpose = reached.purpose;
-    let elsewhere = reached.elsewhere.as_ref().map(|place| format!("a NATS server listens on {place}: name that"));
+    let elsewhere = reached
+        .elsewhere
+        .as_ref()
+        .map(|place| format!("a NATS server listens on {place}: name that"));
     match found {
         Look::Unresolved(why) => {
             let fix = place(purpose, "correct the name");
@@ -90,7 +105,10 @@ fn there(reached: &Reached, address: &str, found: &Look, cause: Option<&str>) ->
         Look::Nobody(why) => Finding::wrong(
             format!("nobody listens on {address} ({why})"),
             elsewhere.unwrap_or_else(|| {
-                place(purpose, "start a NATS server there (`host up` does), or name the right place")
+                place(
+                    purpose,
+                    "start a NATS server there (`host up` does), or name the right place",
+                )
             }),
         ),
         Look::NoAnswer => Finding::wrong(
@@ -98,7 +116,9 @@ fn there(reached: &Reached, address: &str, found: &Look, cause: Option<&str>) ->
             place(purpose, "look at firewalls on the way, or name the right place"),
         ),
         Look::Monitoring { port } => Finding::wrong(
-            format!("{address} is the monitoring page of a NATS server; its clients are on port {port}"),
+            format!(
+                "{address} is the monitoring page of a NATS server; its clients are on port {port}"
+            ),
             format!("--{purpose}-port {port}, or {purpose}_port in host_config.json"),
         ),
         Look::Web => Finding::wrong(
@@ -106,7 +126,9 @@ fn there(reached: &Reached, address: &str, found: &Look, cause: Option<&str>) ->
             elsewhere.unwrap_or_else(|| place(purpose, "name the right port")),
         ),
         Look::Tls => Finding::wrong(
-            format!("{address} wants TLS before it says a word, which NATS servers do with handshake_first"),
+            format!(
+                "{address} wants TLS before it says a word, which NATS servers do with handshake_first"
+            ),
             "let the server say its greeting first (handshake_first: auto), or name the right port",
         ),
         Look::Other => Finding::wrong(
@@ -114,8 +136,14 @@ fn there(reached: &Reached, address: &str, found: &Look, cause: Option<&str>) ->
             elsewhere.unwrap_or_else(|| place(purpose, "stop it, or name the right port")),
         ),
         Look::Nats(_) => Finding::wrong(
-            format!("the NATS server at {address} does not take us: {}", cause.unwrap_or("without a reason")),
-            place(purpose, "see its log; is it the port for clients, not one for leaf nodes or other servers?"),
+            format!(
+                "the NATS server at {address} does not take us: {}",
+                cause.unwrap_or("without a reason")
+            ),
+            place(
+                purpose,
+                "see its log; is it the port for clients, not one for leaf nodes or other servers?",
+            ),
         ),
     }
 }
@@ -133,13 +161,16 @@ fn tls(facts: &Facts, reached: &Reached, servers: &str, cause: &str) -> Finding 
         lattice_base::lattice::connection::Purpose::Rpc => &config.rpc.tls,
     });
     let knows_tls = reached.looks.iter().any(|(_, found)| match found {
-        Look::Nats(greeting) => greeting["tls_required"] == true || greeting["tls_available"] == true,
+        Look::Nats(greeting) => {
+            greeting["tls_required"] == true || greeting["tls_available"] == true
+        }
         found => *found == Look::Tls,
     });
     let has_ca = settings.is_some_and(|tls| tls.ca.is_some());
     let has_cert = settings.is_some_and(|tls| tls.cert.is_some());
-    let is_untrusted =
-        ["UnknownIssuer", "invalid peer certificate", "BadSignature"].iter().any(|word| cause.contains(word));
+    let is_untrusted = ["UnknownIssuer", "invalid peer certificate", "BadSignature"]
+        .iter()
+        .any(|word| cause.contains(word));
     let fix = if !knows_tls {
         format!("the server has no TLS: unset {purpose}_tls, or switch TLS on in the server")
     } else if is_untrusted && !has_ca {
@@ -149,9 +180,13 @@ fn tls(facts: &Facts, reached: &Reached, servers: &str, cause: &str) -> Finding 
             "{purpose}_tls_ca names another authority than the one that signed the server's certificate; correct it"
         )
     } else if !has_cert {
-        format!("the server may ask for a client certificate: set {purpose}_tls_cert and {purpose}_tls_key")
+        format!(
+            "the server may ask for a client certificate: set {purpose}_tls_cert and {purpose}_tls_key"
+        )
     } else {
-        format!("check {purpose}_tls_cert, {purpose}_tls_key and {purpose}_tls_ca against the server's tls block")
+        format!(
+            "check {purpose}_tls_cert, {purpose}_tls_key and {purpose}_tls_ca against the server's tls block"
+        )
     };
     Finding::wrong(format!("no secure connection to {servers}: {cause}"), fix)
 }
@@ -161,12 +196,15 @@ fn tls(facts: &Facts, reached: &Reached, servers: &str, cause: &str) -> Finding 
 pub(super) fn login(facts: &Facts) -> Found {
     let server = facts.server.as_ref().map_err(Finding::skipped)?;
     let settings = facts.settings.config.as_ref().map(|config| &config.ctl);
-    let shows_none = settings.is_some_and(|ctl| ctl.auth == Auth::Anonymous && ctl.tls.cert.is_none());
+    let shows_none =
+        settings.is_some_and(|ctl| ctl.auth == Auth::Anonymous && ctl.tls.cert.is_none());
     if server.asks_for_login && !shows_none {
         return Ok(vec![Finding::ok("the NATS server lets in only those with a login")]);
     }
     let who = match settings.map(|ctl| ctl.host_text.as_str()) {
-        Some("127.0.0.1" | "localhost" | "::1") => "every user of its machine, and everybody else who reaches it,",
+        Some("127.0.0.1" | "localhost" | "::1") => {
+            "every user of its machine, and everybody else who reaches it,"
+        }
         _ => "everybody who reaches it",
     };
     Ok(vec![Finding::warning(
@@ -181,9 +219,17 @@ pub(super) fn server(facts: &Facts) -> Found {
     let server = facts.server.as_ref().map_err(Finding::skipped)?;
     let mut found = about(server);
     if found.is_empty() {
-        let domain = server.domain.as_deref().map(|domain| format!(", JetStream domain {domain}")).unwrap_or_default();
-        let cluster = server.cluster.as_deref().map(|name| format!(", cluster {name}")).unwrap_or_default();
-        let way = server.round_trip.map(|time| format!(", {} away and back", milliseconds(time))).unwrap_or_default();
+        let domain = server
+            .domain
+            .as_deref()
+            .map(|domain| format!(", JetStream domain {domain}"))
+            .unwrap_or_default();
+        let cluster =
+            server.cluster.as_deref().map(|name| format!(", cluster {name}")).unwrap_or_default();
+        let way = server
+            .round_trip
+            .map(|time| format!(", {} away and back", milliseconds(time)))
+            .unwrap_or_default();
         found.push(Finding::ok(format!(
             "{} {}, messages up to {} KiB{domain}{cluster}{way}",
             server.name,

@@ -218,7 +218,15 @@ impl Facts {
         let lattice = match (&self.ctl.connected, session.subjects()) {
             (Ok(nats), Ok(subjects)) => {
                 let wait = session.timeout.min(ANSWER_MAX);
-                Ok((nats, Lattice::new(nats.client.clone(), subjects, wait, session.config.js_domain.clone())))
+                Ok((
+                    nats,
+                    Lattice::new(
+                        nats.client.clone(),
+                        subjects,
+                        wait,
+                        session.config.js_domain.clone(),
+                    ),
+                ))
             }
             (Ok(_), Err(error)) => Err(format!("{error:#}")),
             (Err(_), _) => Err("there is no connection to the NATS server (nats-ctl)".to_owned()),
@@ -236,7 +244,10 @@ impl Facts {
         };
         let (server, permissions, jetstream, seen, manager) = tokio::join!(
             timeout(ASK, server(nats)),
-            timeout(ASK, permissions::gather(session, &lattice.subjects, self.rpc.connected.is_ok())),
+            timeout(
+                ASK,
+                permissions::gather(session, &lattice.subjects, self.rpc.connected.is_ok())
+            ),
             timeout(ASK, jetstream::gather(nats, &session.config)),
             timeout(ASK, seen(&lattice)),
             timeout(ASK, has_manager(&lattice)),
@@ -251,7 +262,10 @@ impl Facts {
     /// The hosts and what they told.
     pub fn told(&self) -> Vec<(&HostReply, &Told)> {
         let Ok(seen) = &self.lattice else { return Vec::new() };
-        seen.hosts.iter().filter_map(|host| Some((host, seen.health.get(&host.id)?.as_ref().ok()?))).collect()
+        seen.hosts
+            .iter()
+            .filter_map(|host| Some((host, seen.health.get(&host.id)?.as_ref().ok()?)))
+            .collect()
     }
 }
 
@@ -344,13 +358,15 @@ async fn server(nats: &Nats) -> Server {
 
 /// Asks hosts who they are, then all that they and the lattice know.
 async fn seen(lattice: &Lattice) -> Result<Seen, Unknown> {
-    let Found { hosts, twins, refusals, .. } = lattice.ping().await.map_err(|error| format!("{error:#}"))?;
+    let Found { hosts, twins, refusals, .. } =
+        lattice.ping().await.map_err(|error| format!("{error:#}"))?;
     if hosts.is_empty() && refusals.is_empty() {
         let others = timeout(LISTEN * 2, other_lattices(lattice)).await.unwrap_or_default();
         return Ok(Seen { others, ..Seen::default() });
     }
     let ours = hosts.iter().filter(|host| host.is_ours());
-    let health = join_all(ours.map(|host| async { (host.id.clone(), health(lattice, &host.id).await) }));
+    let health =
+        join_all(ours.map(|host| async { (host.id.clone(), health(lattice, &host.id).await) }));
     let (health, inventories, claims, links) =
         tokio::join!(health, lattice.inventories(&hosts), lattice.claims(), lattice.links());
     let untold = links.as_ref().err().or(claims.as_ref().err()).map(|error| format!("{error:#}"));
@@ -382,8 +398,8 @@ async fn health(lattice: &Lattice, host: &str) -> Result<Told, Untold> {
     Ok(Told { health, asked_ms, came_ms })
 }
 
-/// Lattices at this server other than the one that was asked for: by what their hosts say to each other, and by their
-/// buckets.
+/// Lattices at this server other than the one that was asked for: by what their hosts say to each
+/// other, and by their buckets.
 async fn other_lattices(lattice: &Lattice) -> Vec<String> {
     let mut found = BTreeSet::new();
     let heard = async {
@@ -397,20 +413,21 @@ async fn other_lattices(lattice: &Lattice) -> Vec<String> {
         let _ = timeout(LISTEN, listening).await;
         Some(heard)
     };
-    let buckets =
-        async {
-            let mut names = Vec::new();
-            for api in BTreeSet::from([api_prefix(lattice.js_domain.as_deref()), api_prefix(None)]) {
-                let question = Bytes::from_static(br#"{"subject":"$KV.>"}"#);
-                let Ok(answer) = lattice.ask(&format!("{api}.STREAM.NAMES"), question).await else { continue };
-                let answer: Value = serde_json::from_slice(&answer.payload).unwrap_or_default();
-                let streams = answer["streams"].as_array().cloned().unwrap_or_default();
-                names.extend(streams.iter().filter_map(|name| {
-                    Some(name.as_str()?.strip_prefix("KV_")?.strip_prefix(keys::BUCKET)?.to_owned())
-                }));
-            }
-            names
-        };
+    let buckets = async {
+        let mut names = Vec::new();
+        for api in BTreeSet::from([api_prefix(lattice.js_domain.as_deref()), api_prefix(None)]) {
+            let question = Bytes::from_static(br#"{"subject":"$KV.>"}"#);
+            let Ok(answer) = lattice.ask(&format!("{api}.STREAM.NAMES"), question).await else {
+                continue;
+            };
+            let answer: Value = serde_json::from_slice(&answer.payload).unwrap_or_default();
+            let streams = answer["streams"].as_array().cloned().unwrap_or_default();
+            names.extend(streams.iter().filter_map(|name| {
+                Some(name.as_str()?.strip_prefix("KV_")?.strip_prefix(keys::BUCKET)?.to_owned())
+            }));
+        }
+        names
+    };
     let (heard, buckets) = tokio::join!(heard, buckets);
     found.extend(heard.unwrap_or_default());
     found.extend(buckets);
@@ -443,5 +460,9 @@ pub async fn connect_again(session: &Session, purpose: Purpose) -> Result<Nats> 
 
 /// A host as people know it.
 pub fn named(host: &HostReply) -> String {
-    if host.friendly_name.is_empty() { host.id.clone() } else { format!("{} ({})", host.friendly_name, host.id) }
+    if host.friendly_name.is_empty() {
+        host.id.clone()
+    } else {
+        format!("{} ({})", host.friendly_name, host.id)
+    }
 }

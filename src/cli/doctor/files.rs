@@ -26,7 +26,9 @@ pub(super) fn files(facts: &Facts) -> Found {
     let copies: BTreeSet<_> = copies.into_iter().flatten().filter(|path| path.exists()).collect();
     let mut looked_at = copies.len();
     for path in &copies {
-        let Some(mut open) = readable_by_others(path, "the cluster seed in it is that of the lattice") else {
+        let Some(mut open) =
+            readable_by_others(path, "the cluster seed in it is that of the lattice")
+        else {
             continue;
         };
         // Copies may be of another program, and of another time.
@@ -114,18 +116,26 @@ fn pem_files(config: &Config) -> Vec<(String, &Path, Pem)> {
     let mut files = Vec::new();
     let families = [("ctl", &config.ctl), ("rpc", &config.rpc), ("prov_rpc", &config.prov_rpc)];
     for (family, Connection { tls, .. }) in families {
-        let members =
-            [("ca", &tls.ca, Pem::Certificates), ("cert", &tls.cert, Pem::Certificates), ("key", &tls.key, Pem::Key)];
+        let members = [
+            ("ca", &tls.ca, Pem::Certificates),
+            ("cert", &tls.cert, Pem::Certificates),
+            ("key", &tls.key, Pem::Key),
+        ];
         for (field, path, kind) in members {
             files.extend(path.as_deref().map(|path| (format!("{family}_tls_{field}"), path, kind)));
         }
     }
-    files.extend(config.oci_ca.as_deref().map(|path| ("oci_ca".to_owned(), path, Pem::Certificates)));
+    files.extend(
+        config.oci_ca.as_deref().map(|path| ("oci_ca".to_owned(), path, Pem::Certificates)),
+    );
     files
 }
 
 fn unusable(setting: &str, path: &Path, cause: &anyhow::Error) -> Finding {
-    Finding::wrong(format!("{} ({setting}) cannot be used: {cause}", path.display()), format!("correct {setting}"))
+    Finding::wrong(
+        format!("{} ({setting}) cannot be used: {cause}", path.display()),
+        format!("correct {setting}"),
+    )
 }
 
 fn key(setting: &str, path: &Path) -> Option<Finding> {
@@ -158,7 +168,11 @@ fn certificates(setting: &str, path: &Path, now: u64) -> Option<Finding> {
     };
     (last - now < soon).then(|| {
         Finding::warning(
-            format!("{} ({setting}): its certificate expires in {}", path.display(), days(last - now)),
+            format!(
+                "{} ({setting}): its certificate expires in {}",
+                path.display(),
+                days(last - now)
+            ),
             "get a new certificate before that",
         )
     })
@@ -179,13 +193,17 @@ pub(super) fn credentials(facts: &Facts) -> Found {
     };
     let mut found: Vec<Finding> = Vec::new();
     let mut words = Vec::new();
-    for (family, connection) in [("ctl", &config.ctl), ("rpc", &config.rpc), ("prov_rpc", &config.prov_rpc)] {
+    for (family, connection) in
+        [("ctl", &config.ctl), ("rpc", &config.rpc), ("prov_rpc", &config.prov_rpc)]
+    {
         let (jwt, setting) = match &connection.auth {
             Auth::Creds(path) => {
                 let text = fs::read_to_string(path).ok();
                 (text.as_deref().and_then(jwt_of), format!("{family}_creds, {}", path.display()))
             }
-            Auth::JwtAndSeed { jwt, .. } => (Some(jwt.expose().to_owned()), format!("{family}_jwt")),
+            Auth::JwtAndSeed { jwt, .. } => {
+                (Some(jwt.expose().to_owned()), format!("{family}_jwt"))
+            }
             Auth::Anonymous => {
                 words.push(format!("{family} without a login"));
                 continue;
@@ -238,12 +256,15 @@ enum Lifetime {
 
 fn lifetime(jwt: &str, now: u64) -> Result<Lifetime> {
     let claims = jwt.split('.').nth(1).context("it is no JWT")?;
-    let claims = BASE64URL_NOPAD.decode(claims.trim_end_matches('=').as_bytes()).context("it is no base64url")?;
+    let claims = BASE64URL_NOPAD
+        .decode(claims.trim_end_matches('=').as_bytes())
+        .context("it is no base64url")?;
     let claims: Value = serde_json::from_slice(&claims).context("its claims are no JSON")?;
     let Some(expires) = claims["exp"].as_u64().filter(|expires| *expires > 0) else {
         return Ok(Lifetime::Long("never expires".into()));
     };
-    let (expires, now) = (i64::try_from(expires).unwrap_or(i64::MAX), i64::try_from(now).unwrap_or_default());
+    let (expires, now) =
+        (i64::try_from(expires).unwrap_or(i64::MAX), i64::try_from(now).unwrap_or_default());
     Ok(match expires - now {
         left if left < 0 => Lifetime::Over(-left),
         left if left < i64::try_from(SOON_SECS).unwrap_or(i64::MAX) => Lifetime::Soon(left),
@@ -266,7 +287,9 @@ mod tests {
 
     #[test]
     fn a_user_jwt_says_how_long_it_counts() {
-        assert!(matches!(lifetime(&jwt("{}"), 100), Ok(Lifetime::Long(text)) if text.contains("never")));
+        assert!(
+            matches!(lifetime(&jwt("{}"), 100), Ok(Lifetime::Long(text)) if text.contains("never"))
+        );
         assert!(matches!(lifetime(&jwt(r#"{"exp":90}"#), 100), Ok(Lifetime::Over(10))));
         assert!(matches!(lifetime(&jwt(r#"{"exp":160}"#), 100), Ok(Lifetime::Soon(60))));
         assert!(matches!(lifetime(&jwt(r#"{"exp":9999999}"#), 100), Ok(Lifetime::Long(_))));

@@ -1,4 +1,5 @@
-//! The hosts of the lattice: who answers, who is silent, and whether they agree about where they are.
+//! The hosts of the lattice: who answers, who is silent, and whether they agree about where they
+//! are.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -61,7 +62,11 @@ fn everybody(hosts: &[HostReply]) -> String {
     if let Some(more @ 1..) = hosts.len().checked_sub(NAMED_MAX) {
         names.push(format!("and {more} more"));
     }
-    let count = if hosts.len() == 1 { "one host answers".to_owned() } else { format!("{} hosts answer", hosts.len()) };
+    let count = if hosts.len() == 1 {
+        "one host answers".to_owned()
+    } else {
+        format!("{} hosts answer", hosts.len())
+    };
     format!("{count}: {}", names.join(", "))
 }
 
@@ -74,14 +79,18 @@ fn refusing(error: &str) -> Finding {
 }
 
 fn nobody(facts: &Facts, seen: &Seen) -> Finding {
-    let lattice = facts.settings.config.as_ref().map_or("default", |config| config.lattice.as_str());
+    let lattice =
+        facts.settings.config.as_ref().map_or("default", |config| config.lattice.as_str());
     if let [other, rest @ ..] = seen.others.as_slice() {
-        let rest = if rest.is_empty() { String::new() } else { format!(" (or of {})", rest.join(", ")) };
+        let rest =
+            if rest.is_empty() { String::new() } else { format!(" (or of {})", rest.join(", ")) };
         return Finding::wrong(
             format!(
                 "no host of lattice {lattice} answers, but there is something of lattice {other}{rest} at this NATS server"
             ),
-            format!("if that is meant: --lattice {other} (lattice_prefix, WASMCLOUD_LATTICE_PREFIX)"),
+            format!(
+                "if that is meant: --lattice {other} (lattice_prefix, WASMCLOUD_LATTICE_PREFIX)"
+            ),
         );
     }
     let here = match facts.machine.running.len() {
@@ -102,7 +111,9 @@ fn missing(facts: &Facts, seen: &Seen) -> Vec<Finding> {
     let mut silent: BTreeMap<String, u64> = BTreeMap::new();
     let mut heard: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (host, told) in facts.told() {
-        for peer in told.health.peers.iter().filter(|peer| !answering.contains(peer.host_id.as_str())) {
+        for peer in
+            told.health.peers.iter().filter(|peer| !answering.contains(peer.host_id.as_str()))
+        {
             if peer.is_silent {
                 let longest = silent.entry(peer.host_id.clone()).or_default();
                 *longest = peer.silence_ms.max(*longest);
@@ -136,7 +147,12 @@ fn deaf(facts: &Facts) -> Vec<Finding> {
     let mut found = Vec::new();
     // A peer that did not fit into the answer may have been heard all the same.
     for (host, told) in grown.iter().filter(|(_, told)| !told.health.is_cut) {
-        let heard = told.health.peers.iter().filter(|peer| !peer.is_silent).map(|peer| peer.host_id.as_str());
+        let heard = told
+            .health
+            .peers
+            .iter()
+            .filter(|peer| !peer.is_silent)
+            .map(|peer| peer.host_id.as_str());
         let heard: HashSet<&str> = heard.collect();
         let not_heard = grown
             .iter()
@@ -157,7 +173,8 @@ fn deaf(facts: &Facts) -> Vec<Finding> {
 /// Hosts that were started with one key.
 fn twins(facts: &Facts, seen: &Seen) -> Vec<Finding> {
     let told = facts.told();
-    let heard = told.iter().filter(|(_, told)| told.health.twin_ms.is_some()).map(|(host, _)| &host.id);
+    let heard =
+        told.iter().filter(|(_, told)| told.health.twin_ms.is_some()).map(|(host, _)| &host.id);
     let ids: BTreeSet<&String> = heard.chain(seen.twins.iter().map(|twin| &twin.id)).collect();
     let findings = ids.into_iter().map(|id| {
         let answering = seen.hosts.iter().chain(&seen.twins).filter(|host| host.id == *id);
@@ -181,7 +198,11 @@ fn namesakes(seen: &Seen) -> Vec<Finding> {
     let clashes = names.into_iter().filter(|(_, ids)| ids.len() > 1);
     clashes
         .map(|(name, ids)| {
-            Finding::note(format!("{} hosts are called {name}; name them by id: {}", ids.len(), ids.join(", ")))
+            Finding::note(format!(
+                "{} hosts are called {name}; name them by id: {}",
+                ids.len(),
+                ids.join(", ")
+            ))
         })
         .collect()
 }
@@ -204,7 +225,11 @@ pub(super) fn metadata(facts: &Facts) -> Found {
                 "host {name} keeps links and claims in memory: nobody shares them, and they are lost when it stops{why}"
             );
             let fix = "give its NATS server JetStream; the host moves over by itself";
-            found.push(if told.len() < 2 { Finding::warning(seen, fix) } else { Finding::wrong(seen, fix) });
+            found.push(if told.len() < 2 {
+                Finding::warning(seen, fix)
+            } else {
+                Finding::wrong(seen, fix)
+            });
         } else if !store.is_known && health.uptime_seconds >= YOUNG_SECS {
             found.push(Finding::warning(
                 format!("host {name} has not been told yet what {} has", store.place),
@@ -231,27 +256,36 @@ pub(super) fn metadata(facts: &Facts) -> Found {
 pub(super) fn versions(facts: &Facts) -> Found {
     let seen = inhabited(facts)?;
     let mut found = Vec::new();
-    let (ours, old): (Vec<&HostReply>, Vec<&HostReply>) = seen.hosts.iter().partition(|host| host.is_ours());
+    let (ours, old): (Vec<&HostReply>, Vec<&HostReply>) =
+        seen.hosts.iter().partition(|host| host.is_ours());
     if !old.is_empty() {
-        let names: Vec<String> = old.iter().map(|host| format!("{}, version {}", named(host), host.version)).collect();
+        let names: Vec<String> =
+            old.iter().map(|host| format!("{}, version {}", named(host), host.version)).collect();
         found.push(Finding::note(format!(
             "hosts of earlier years take part: {}. They tell nothing of their state, and calls go to them through queue groups",
             names.join("; ")
         )));
     }
-    let silent = ours.iter().filter(|host| matches!(seen.health.get(&host.id), Some(Err(Untold::TooOld))));
+    let silent =
+        ours.iter().filter(|host| matches!(seen.health.get(&host.id), Some(Err(Untold::TooOld))));
     let silent: Vec<String> = silent.map(|host| named(host)).collect();
     if !silent.is_empty() {
         let names = silent.join(", ");
-        found.push(Finding::note(format!("hosts of an earlier version do not tell how they are: {names}")));
+        found.push(Finding::note(format!(
+            "hosts of an earlier version do not tell how they are: {names}"
+        )));
     }
     let versions: BTreeSet<&str> = ours.iter().map(|host| host.version.as_str()).collect();
     if versions.len() > 1 {
         let versions: Vec<&str> = versions.iter().copied().collect();
-        found.push(Finding::note(format!("hosts have different versions: {}", versions.join(", "))));
+        found
+            .push(Finding::note(format!("hosts have different versions: {}", versions.join(", "))));
     }
     if found.is_empty() {
-        found.push(Finding::ok(format!("all hosts have version {}", versions.first().copied().unwrap_or("unknown"))));
+        found.push(Finding::ok(format!(
+            "all hosts have version {}",
+            versions.first().copied().unwrap_or("unknown")
+        )));
     }
     Ok(found)
 }
@@ -267,9 +301,12 @@ pub(super) fn domains(facts: &Facts) -> Found {
         places.entry(domain.unwrap_or_else(|| "none".into())).or_default().push(named(host));
     }
     let own = facts.settings.config.as_ref().and_then(|config| config.js_domain.clone());
-    let own = own.or_else(|| facts.server.as_ref().ok()?.domain.clone()).unwrap_or_else(|| "none".into());
+    let own =
+        own.or_else(|| facts.server.as_ref().ok()?.domain.clone()).unwrap_or_else(|| "none".into());
     Ok(vec![match places.iter().collect::<Vec<_>>().as_slice() {
-        [(domain, _)] if **domain == own => Finding::ok(format!("all hosts keep the metadata in domain {domain}")),
+        [(domain, _)] if **domain == own => {
+            Finding::ok(format!("all hosts keep the metadata in domain {domain}"))
+        }
         [(domain, _)] => {
             let without = if domain.as_str() == "none" {
                 "without --js-domain".to_owned()
@@ -277,15 +314,19 @@ pub(super) fn domains(facts: &Facts) -> Found {
                 format!("--js-domain {domain}")
             };
             Finding::warning(
-                format!("the hosts keep the metadata in domain {domain}, the settings here say {own}"),
+                format!(
+                    "the hosts keep the metadata in domain {domain}, the settings here say {own}"
+                ),
                 format!(
                     "{without} (js_domain, WASMCLOUD_JS_DOMAIN): a host that is started here would know other links"
                 ),
             )
         }
         several => {
-            let parts: Vec<String> =
-                several.iter().map(|(domain, hosts)| format!("{domain} ({})", hosts.join(", "))).collect();
+            let parts: Vec<String> = several
+                .iter()
+                .map(|(domain, hosts)| format!("{domain} ({})", hosts.join(", ")))
+                .collect();
             Finding::wrong(
                 format!(
                     "hosts of one lattice keep their metadata in different domains, so they know different links: {}",
@@ -334,12 +375,14 @@ pub(super) fn settings(facts: &Facts) -> Found {
 }
 
 fn differences(one: &Told, two: &Told) -> String {
-    let (Ok(one), Ok(two)) = (serde_json::to_value(&one.health.settings), serde_json::to_value(&two.health.settings))
+    let (Ok(one), Ok(two)) =
+        (serde_json::to_value(&one.health.settings), serde_json::to_value(&two.health.settings))
     else {
         return String::new();
     };
     let members = one.as_object().into_iter().flatten();
-    let differing = members.filter(|(key, value)| key.as_str() != "warnings" && two[key.as_str()] != **value);
+    let differing =
+        members.filter(|(key, value)| key.as_str() != "warnings" && two[key.as_str()] != **value);
     let differing: Vec<String> =
         differing.map(|(key, value)| format!("{key} {value} and {}", two[key.as_str()])).collect();
     differing.join("; ")
@@ -371,7 +414,8 @@ pub(super) fn labels(facts: &Facts) -> Found {
         ));
     }
     if found.is_empty() {
-        let own: BTreeSet<&str> = seen.hosts.iter().flat_map(|host| host.labels.keys()).map(String::as_str).collect();
+        let own: BTreeSet<&str> =
+            seen.hosts.iter().flat_map(|host| host.labels.keys()).map(String::as_str).collect();
         let own: Vec<&str> = own.into_iter().filter(|key| !key.starts_with("hostcore.")).collect();
         found.push(Finding::ok(match own.is_empty() {
             true => "no labels besides those of the machines".to_owned(),
@@ -388,15 +432,20 @@ mod tests {
     use lattice_protocol::control::probe::health::{Health, PeerHealth};
 
     fn host(id: &str, change: impl FnOnce(&mut HostReply)) -> HostReply {
-        let mut host =
-            HostReply { id: id.into(), version: "1.0.0".into(), peers: Some(Vec::new()), ..HostReply::default() };
+        let mut host = HostReply {
+            id: id.into(),
+            version: "1.0.0".into(),
+            peers: Some(Vec::new()),
+            ..HostReply::default()
+        };
         change(&mut host);
         host
     }
 
     fn facts(hosts: Vec<HostReply>, change: impl Fn(&mut Health)) -> Facts {
         let health = hosts.iter().filter(|host| host.is_ours()).map(|host| {
-            let mut health = Health { host_id: host.id.clone(), uptime_seconds: 100, ..Health::default() };
+            let mut health =
+                Health { host_id: host.id.clone(), uptime_seconds: 100, ..Health::default() };
             change(&mut health);
             (host.id.clone(), Ok(Told { health, ..Told::default() }))
         });
@@ -410,13 +459,16 @@ mod tests {
 
     #[test]
     fn domains_must_be_the_same_and_that_of_the_server_counts() {
-        let in_domain = |id: &str, domain: Option<&str>| host(id, |host| host.js_domain = domain.map(str::to_owned));
+        let in_domain = |id: &str, domain: Option<&str>| {
+            host(id, |host| host.js_domain = domain.map(str::to_owned))
+        };
         let two = facts(vec![in_domain("A", Some("core")), in_domain("B", Some("edge"))], |_| {});
         assert_eq!(worst(domains(&two)), Verdict::Wrong);
         let server = |health: &mut Health| health.ctl.server_domain = Some("core".into());
         let mut same = facts(vec![in_domain("A", Some("core")), in_domain("B", None)], server);
         assert_eq!(worst(domains(&same)), Verdict::Warning, "the settings here say none");
-        same.server = Ok(super::super::facts::Server { domain: Some("core".into()), ..Default::default() });
+        same.server =
+            Ok(super::super::facts::Server { domain: Some("core".into()), ..Default::default() });
         assert_eq!(worst(domains(&same)), Verdict::Ok);
     }
 
@@ -424,10 +476,13 @@ mod tests {
     fn hosts_that_do_not_hear_each_other_are_told_from_those_that_vanished() {
         let both = || vec![host("A", |_| {}), host("B", |_| {})];
         assert_eq!(worst(hosts(&facts(both(), |_| {}))), Verdict::Wrong, "deaf");
-        let peer = |id: &str, is_silent| PeerHealth { host_id: id.into(), is_silent, silence_ms: 9000 };
+        let peer =
+            |id: &str, is_silent| PeerHealth { host_id: id.into(), is_silent, silence_ms: 9000 };
         let hearing = |health: &mut Health| health.peers = vec![peer("A", false), peer("B", false)];
         assert_eq!(worst(hosts(&facts(both(), hearing))), Verdict::Ok);
-        let vanished = |health: &mut Health| health.peers = vec![peer("A", false), peer("B", false), peer("C", true)];
+        let vanished = |health: &mut Health| {
+            health.peers = vec![peer("A", false), peer("B", false), peer("C", true)]
+        };
         let found = hosts(&facts(both(), vanished)).unwrap();
         assert!(
             matches!(found.as_slice(), [one] if one.verdict == Verdict::Warning && one.seen.contains("9 s")),
@@ -439,9 +494,16 @@ mod tests {
 
     #[test]
     fn labels_that_differ_in_case_are_a_warning() {
-        let labelled = |id: &str, key: &str| host(id, |host| drop(host.labels.insert(key.into(), "a".into())));
-        assert_eq!(worst(labels(&facts(vec![labelled("A", "Zone"), labelled("B", "zone")], |_| {}))), Verdict::Warning);
-        assert_eq!(worst(labels(&facts(vec![labelled("A", "zone"), labelled("B", "zone")], |_| {}))), Verdict::Ok);
+        let labelled =
+            |id: &str, key: &str| host(id, |host| drop(host.labels.insert(key.into(), "a".into())));
+        assert_eq!(
+            worst(labels(&facts(vec![labelled("A", "Zone"), labelled("B", "zone")], |_| {}))),
+            Verdict::Warning
+        );
+        assert_eq!(
+            worst(labels(&facts(vec![labelled("A", "zone"), labelled("B", "zone")], |_| {}))),
+            Verdict::Ok
+        );
     }
 
     #[test]

@@ -71,11 +71,13 @@ pub struct JetStream {
 impl Api {
     /// Whether somebody answered, whatever it was.
     pub fn is_there(&self) -> bool {
-        matches!(self, Self::Answer(_)) || matches!(self, Self::Refusal { code, .. } if !SWITCHED_OFF.contains(code))
+        matches!(self, Self::Answer(_))
+            || matches!(self, Self::Refusal { code, .. } if !SWITCHED_OFF.contains(code))
     }
 
     pub fn is_switched_off(&self) -> bool {
-        matches!(self, Self::NoResponders) || matches!(self, Self::Refusal { code, .. } if SWITCHED_OFF.contains(code))
+        matches!(self, Self::NoResponders)
+            || matches!(self, Self::Refusal { code, .. } if SWITCHED_OFF.contains(code))
     }
 
     pub fn is_missing(&self) -> bool {
@@ -112,7 +114,10 @@ pub async fn gather(nats: &Nats, config: &Config) -> JetStream {
     let (bucket, objects) = (format!("KV_{name}"), objects::stream_name(&config.lattice));
     let key = format!("$KV.{name}.{KEY}");
     let (bucket, objects) = match asked.is_there() {
-        true => tokio::join!(stream(nats, &prefix, bucket, Some((key, domain))), stream(nats, &prefix, objects, None)),
+        true => tokio::join!(
+            stream(nats, &prefix, bucket, Some((key, domain))),
+            stream(nats, &prefix, objects, None)
+        ),
         false => (Stream::unasked(bucket, &asked), Stream::unasked(objects, &asked)),
     };
     JetStream { asked_domain: config.js_domain.clone(), asked, own, bucket, objects }
@@ -125,7 +130,12 @@ impl Stream {
 }
 
 /// Asks for a stream; with a key, also whether it could be read, followed and written.
-async fn stream(nats: &Nats, prefix: &str, name: String, key: Option<(String, Option<&str>)>) -> Stream {
+async fn stream(
+    nats: &Nats,
+    prefix: &str,
+    name: String,
+    key: Option<(String, Option<&str>)>,
+) -> Stream {
     let info = ask(nats, format!("{prefix}.STREAM.INFO.{name}"), Bytes::new(), None).await;
     let Some((key, domain)) = key.filter(|_| matches!(info, Api::Answer(_))) else {
         return Stream { name, info, read: None, follow: None, write: None };
@@ -151,7 +161,9 @@ async fn ask(nats: &Nats, subject: String, payload: Bytes, headers: Option<Heade
     }
     let answer = match timeout(ANSWER, nats.client.send_request(subject.clone(), request)).await {
         Ok(Ok(message)) => message,
-        Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => return Api::NoResponders,
+        Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => {
+            return Api::NoResponders;
+        }
         Ok(Err(_)) | Err(_) => {
             let denied = nats.denied.borrow();
             let mut denied = denied.iter();
@@ -171,15 +183,16 @@ async fn ask(nats: &Nats, subject: String, payload: Bytes, headers: Option<Heade
     }
 }
 
-/// Whether the server's word is about a subject. The server that has a domain names its subjects without it.
+/// Whether the server's word is about a subject. The server that has a domain names its subjects
+/// without it.
 fn is_about(denied: &str, subject: &str) -> bool {
     let bare = subject.split_once(".API.").map_or(subject, |(_, bare)| bare);
     let named = denied.split('"').nth(1).unwrap_or_default();
     named == subject || named == bare || named.strip_prefix("$JS.API.") == Some(bare)
 }
 
-/// Whether a question that asked to be refused was heard: JetStream answered it, with an error of its own or not, so this
-/// user is allowed there.
+/// Whether a question that asked to be refused was heard: JetStream answered it, with an error of
+/// its own or not, so this user is allowed there.
 pub fn is_open(answer: &Api) -> bool {
     match answer {
         Api::Refusal { code, .. } => *code != 0,
@@ -199,11 +212,17 @@ pub(super) fn jetstream(facts: &Facts) -> Found {
 
 fn reached(jetstream: &JetStream) -> Finding {
     let JetStream { asked, own, asked_domain, .. } = jetstream;
-    let shown = asked_domain.as_deref().map_or("of the server itself".to_owned(), |domain| format!("domain {domain}"));
+    let shown = asked_domain
+        .as_deref()
+        .map_or("of the server itself".to_owned(), |domain| format!("domain {domain}"));
     if asked.is_there() {
         let own = match (asked_domain, own.domain()) {
-            (Some(asked), Some(own)) if asked != own => format!("; the server here has domain {own} itself"),
-            (Some(_), None) if own.is_switched_off() => "; the server here has none itself".to_owned(),
+            (Some(asked), Some(own)) if asked != own => {
+                format!("; the server here has domain {own} itself")
+            }
+            (Some(_), None) if own.is_switched_off() => {
+                "; the server here has none itself".to_owned()
+            }
             (None, Some(own)) => format!(" ({own})"),
             _ => String::new(),
         };
@@ -213,7 +232,10 @@ fn reached(jetstream: &JetStream) -> Finding {
     match (asked, own, asked_domain) {
         (Api::Silent { denied: Some(denied) }, _, _) => Finding::wrong(
             format!("this user may not use JetStream {shown}: {denied}"),
-            format!("allow it {}.> and _INBOX.> in the NATS server", api_prefix(asked_domain.as_deref())),
+            format!(
+                "allow it {}.> and _INBOX.> in the NATS server",
+                api_prefix(asked_domain.as_deref())
+            ),
         ),
         (Api::Silent { .. }, _, _) => Finding::wrong(
             format!("JetStream {shown} does not answer in time"),
@@ -221,14 +243,18 @@ fn reached(jetstream: &JetStream) -> Finding {
         ),
         (_, own, Some(asked)) if own.is_there() => match own.domain() {
             Some(found) => Finding::wrong(
-                format!("JetStream domain {asked} does not answer; the server here has domain {found}"),
+                format!(
+                    "JetStream domain {asked} does not answer; the server here has domain {found}"
+                ),
                 format!(
                     "if {found} is meant: --js-domain {found} (js_domain, WASMCLOUD_JS_DOMAIN); if another machine has {asked}, the \
                      leaf node connection to it is down"
                 ),
             ),
             None => Finding::wrong(
-                format!("JetStream domain {asked} does not answer; the server here has JetStream without a domain"),
+                format!(
+                    "JetStream domain {asked} does not answer; the server here has JetStream without a domain"
+                ),
                 format!(
                     "leave js_domain unset, or write `jetstream {{ domain: {asked} }}` into the server's configuration"
                 ),
@@ -254,7 +280,10 @@ fn limits(info: &Value) -> Vec<Finding> {
                 return None;
             }
             let seen = format!("the JetStream account has used {used} of {max} {what}");
-            Some(Finding::warning(seen, "raise the limit of the account, or delete streams nobody needs"))
+            Some(Finding::warning(
+                seen,
+                "raise the limit of the account, or delete streams nobody needs",
+            ))
         })
         .collect()
 }
@@ -282,7 +311,11 @@ mod tests {
         let off = || Api::Refusal { code: 10039, text: "x".into() };
         assert!(with(Some("core"), Api::NoResponders, off()).seen.contains("switched off"));
         assert!(with(None, off(), off()).seen.contains("switched off"));
-        assert_eq!(with(Some("core"), core(), off()).verdict, Verdict::Ok, "a leaf node without its own");
+        assert_eq!(
+            with(Some("core"), core(), off()).verdict,
+            Verdict::Ok,
+            "a leaf node without its own"
+        );
         let denied = Api::Silent { denied: Some("Permissions Violation".into()) };
         assert!(with(Some("core"), denied, core()).fix.unwrap().contains("$JS.core.API.>"));
     }
@@ -292,8 +325,14 @@ mod tests {
         let denied = |subject: &str| format!("Permissions Violation for Publish to \"{subject}\"");
         assert!(is_about(&denied("$JS.API.INFO"), "$JS.core.API.INFO"));
         assert!(is_about(&denied("$JS.core.API.INFO"), "$JS.core.API.INFO"));
-        assert!(is_about(&denied("$KV.b.k"), "$JS.core.API.$KV.b.k") && is_about(&denied("$KV.b.k"), "$KV.b.k"));
-        assert!(!is_about(&denied("$JS.API.STREAM.INFO"), "$JS.core.API.INFO") && !is_about("nothing", "$JS.API.INFO"));
+        assert!(
+            is_about(&denied("$KV.b.k"), "$JS.core.API.$KV.b.k")
+                && is_about(&denied("$KV.b.k"), "$KV.b.k")
+        );
+        assert!(
+            !is_about(&denied("$JS.API.STREAM.INFO"), "$JS.core.API.INFO")
+                && !is_about("nothing", "$JS.API.INFO")
+        );
     }
 
     #[test]

@@ -5,15 +5,22 @@ use super::{
     facts::{Facts, named},
 };
 
-/// Leaf node connections tell clients nothing; what is seen is who is reached, and what the hosts on this side say.
+/// Leaf node connections tell clients nothing; what is seen is who is reached, and what the hosts
+/// on this side say.
 pub(super) fn leaf(facts: &Facts) -> Found {
     let mut found = Vec::new();
     if let Some(hub) = &facts.machine.hub {
         found.push(match hub.is_connected {
-            true => Finding::ok(format!("the server of this directory is connected to its hub {}", hub.name)),
+            true => Finding::ok(format!(
+                "the server of this directory is connected to its hub {}",
+                hub.name
+            )),
             false => Finding::wrong(
                 format!("the server of this directory is not connected to its hub {}", hub.name),
-                format!("look at {}; it goes on trying, and what runs here goes on", hub.log.display()),
+                format!(
+                    "look at {}; it goes on trying, and what runs here goes on",
+                    hub.log.display()
+                ),
             ),
         });
     }
@@ -49,7 +56,9 @@ fn domain(facts: &Facts) -> Option<Finding> {
     // Without JetStream here the domain is somewhere else, or nowhere.
     let here = own.map_or("has no domain".to_owned(), |own| format!("has domain {own}"));
     if jetstream.asked.is_there() {
-        return Some(Finding::ok(format!("the server here {here} and reaches the one with {asked}")));
+        return Some(Finding::ok(format!(
+            "the server here {here} and reaches the one with {asked}"
+        )));
     }
     own?;
     Some(Finding::wrong(

@@ -1,4 +1,5 @@
-//! Link definitions: whether they lead somewhere, are allowed, and say what their provider understands.
+//! Link definitions: whether they lead somewhere, are allowed, and say what their provider
+//! understands.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -28,7 +29,10 @@ pub(super) fn links(facts: &Facts) -> Found {
         seen.claims.iter().flatten().map(|claims| (claims.subject.as_str(), claims)).collect();
     for link in links {
         if found.len() >= FINDINGS_MAX {
-            found.push(Finding::note(format!("the others of {} links were not looked at", links.len())));
+            found.push(Finding::note(format!(
+                "the others of {} links were not looked at",
+                links.len()
+            )));
             break;
         }
         let scene = Scene::of(seen, &claims, link);
@@ -64,13 +68,16 @@ impl<'a> Scene<'a> {
     fn of(seen: &'a Seen, claims: &HashMap<&str, &'a Claims>, link: &'a LinkDefinition) -> Self {
         let actor = claims.get(link.actor_id.as_str()).copied();
         let provider = claims.get(link.provider_id.as_str()).copied();
-        let spec = builtin::CATALOGUE.iter().find(|spec| spec.public_key == link.provider_id).copied();
+        let spec =
+            builtin::CATALOGUE.iter().find(|spec| spec.public_key == link.provider_id).copied();
         Self { seen, link, actor, provider, spec }
     }
 
     fn actor_name(&self) -> String {
         match self.actor {
-            Some(claims) if !claims.name.is_empty() => format!("{} ({})", claims.name, self.link.actor_id),
+            Some(claims) if !claims.name.is_empty() => {
+                format!("{} ({})", claims.name, self.link.actor_id)
+            }
             _ => self.link.actor_id.clone(),
         }
     }
@@ -78,7 +85,9 @@ impl<'a> Scene<'a> {
     fn provider_name(&self) -> String {
         match (self.spec, self.provider) {
             (Some(spec), _) => format!("{}{}", lattice_protocol::builtin::SCHEME, spec.name),
-            (None, Some(claims)) if !claims.name.is_empty() => format!("{} ({})", claims.name, self.link.provider_id),
+            (None, Some(claims)) if !claims.name.is_empty() => {
+                format!("{} ({})", claims.name, self.link.provider_id)
+            }
             _ => self.link.provider_id.clone(),
         }
     }
@@ -111,7 +120,11 @@ impl<'a> Scene<'a> {
             return None;
         }
         Some(Finding::wrong(
-            format!("{} is not allowed: the actor is not signed for {}", self.what(), self.link.contract_id),
+            format!(
+                "{} is not allowed: the actor is not signed for {}",
+                self.what(),
+                self.link.contract_id
+            ),
             format!(
                 "host claims sign FILE --cap {} --rev N (with its other contracts too), then host update actor {} REFERENCE",
                 self.link.contract_id, self.link.actor_id
@@ -122,7 +135,11 @@ impl<'a> Scene<'a> {
     /// The contract of the provider, by its claims or by what runs.
     fn contract(&self) -> Option<Finding> {
         let claimed = self.provider.map(|claims| claims.contract_id.as_str());
-        let fulfils = self.spec.map(|spec| spec.contract_id).or(claimed).filter(|contract| !contract.is_empty())?;
+        let fulfils = self
+            .spec
+            .map(|spec| spec.contract_id)
+            .or(claimed)
+            .filter(|contract| !contract.is_empty())?;
         if fulfils == self.link.contract_id {
             return None;
         }
@@ -146,7 +163,9 @@ impl<'a> Scene<'a> {
         let providers = self.seen.inventories.iter().flat_map(|inventory| &inventory.providers);
         let running: Vec<&str> = providers
             .filter(|provider| provider.id == self.link.provider_id)
-            .map(|provider| if provider.link_name.is_empty() { "default" } else { provider.link_name.as_str() })
+            .map(|provider| {
+                if provider.link_name.is_empty() { "default" } else { provider.link_name.as_str() }
+            })
             .collect();
         if running.contains(&self.link.link_name.as_str()) {
             return None;
@@ -159,12 +178,17 @@ impl<'a> Scene<'a> {
         let actors = self.seen.inventories.iter().flat_map(|inventory| &inventory.actors);
         let actor_runs = actors.into_iter().any(|actor| actor.id == self.link.actor_id);
         if let [other, ..] = running.as_slice() {
-            let seen = format!("{} leads nowhere: the provider runs under link name {other}", self.what());
+            let seen =
+                format!("{} leads nowhere: the provider runs under link name {other}", self.what());
             return Some(Finding::wrong(seen, fix));
         }
         let seen = format!("{} leads nowhere: the provider runs on no host", self.what());
         // A link may be put before anything runs, and outlives what ran.
-        Some(if actor_runs { Finding::wrong(seen, fix) } else { Finding::note(format!("{seen}, nor does the actor")) })
+        Some(if actor_runs {
+            Finding::wrong(seen, fix)
+        } else {
+            Finding::note(format!("{seen}, nor does the actor"))
+        })
     }
 
     fn values(&self) -> Option<Finding> {
@@ -190,8 +214,9 @@ fn several_providers(links: &[LinkDefinition]) -> Vec<Finding> {
     for link in links {
         uses.entry((&link.actor_id, &link.contract_id)).or_default().push(link);
     }
-    let several =
-        uses.into_iter().filter(|(_, links)| links.iter().any(|link| link.provider_id != links[0].provider_id));
+    let several = uses
+        .into_iter()
+        .filter(|(_, links)| links.iter().any(|link| link.provider_id != links[0].provider_id));
     let findings = several.map(|((actor, contract), links)| {
         let names: Vec<&str> = links.iter().map(|link| link.link_name.as_str()).collect();
         Finding::note(format!(
@@ -207,14 +232,18 @@ fn refused(host: &HostReply, link: &RefusedLink) -> Finding {
     let RefusedLink { actor_id, provider_id, link_name, contract_id, error } = link;
     let option = link_option(link_name);
     Finding::wrong(
-        format!("the provider of {contract_id} on {} does not take on the link of {actor_id}: {error}", named(host)),
+        format!(
+            "the provider of {contract_id} on {} does not take on the link of {actor_id}: {error}",
+            named(host)
+        ),
         format!(
             "mend that, or put other values: host link put {actor_id} {provider_id} {contract_id}{option} KEY=VALUE"
         ),
     )
 }
 
-/// Addresses that a provider cannot listen on. Whether the NATS server has its port, `nats-ctl` tells.
+/// Addresses that a provider cannot listen on. Whether the NATS server has its port, `nats-ctl`
+/// tells.
 pub(super) fn ports(facts: &Facts) -> Found {
     let told = telling(facts)?;
     let mut found = Vec::new();
@@ -259,9 +288,16 @@ mod tests {
     }
 
     fn facts(link: LinkDefinition, runs: bool, capability: &str) -> Facts {
-        let actor = Claims { subject: "M".into(), capabilities: vec![capability.into()], ..Claims::default() };
-        let provider =
-            InventoryProvider { id: link.provider_id.clone(), link_name: "default".into(), ..Default::default() };
+        let actor = Claims {
+            subject: "M".into(),
+            capabilities: vec![capability.into()],
+            ..Claims::default()
+        };
+        let provider = InventoryProvider {
+            id: link.provider_id.clone(),
+            link_name: "default".into(),
+            ..Default::default()
+        };
         let inventory = Inventory {
             actors: vec![InventoryActor { id: "M".into(), ..Default::default() }],
             providers: if runs { vec![provider] } else { Vec::new() },
@@ -298,9 +334,17 @@ mod tests {
         assert!(one(&facts(link(|_| {}), true, "acme:other")).seen.contains("not signed for"));
         let other_name = one(&facts(link(|link| link.link_name = "front".into()), true, HTTP));
         assert!(other_name.seen.contains("runs under link name default"), "{other_name:?}");
-        let foreign = one(&facts(link(|link| link.contract_id = "acme:web".into()), true, "acme:web"));
+        let foreign =
+            one(&facts(link(|link| link.contract_id = "acme:web".into()), true, "acme:web"));
         assert!(foreign.seen.contains("another contract, wasmcloud:httpserver"), "{foreign:?}");
-        let typo = one(&facts(link(|link| drop(link.values.insert("adress".into(), "x".into()))), true, HTTP));
-        assert!(typo.verdict == Verdict::Warning && typo.seen.ends_with("did you mean address?"), "{typo:?}");
+        let typo = one(&facts(
+            link(|link| drop(link.values.insert("adress".into(), "x".into()))),
+            true,
+            HTTP,
+        ));
+        assert!(
+            typo.verdict == Verdict::Warning && typo.seen.ends_with("did you mean address?"),
+            "{typo:?}"
+        );
     }
 }

@@ -62,7 +62,9 @@ async fn look_closely(address: &str) -> Look {
     let mut stream = BufReader::new(stream).take(BYTES_MAX);
     let mut line = Vec::new();
     let _ = timeout(GREETING, stream.read_until(b'\n', &mut line)).await;
-    if let Some(greeting) = line.strip_prefix(b"INFO ").and_then(|info| serde_json::from_slice(info).ok()) {
+    if let Some(greeting) =
+        line.strip_prefix(b"INFO ").and_then(|info| serde_json::from_slice(info).ok())
+    {
         return Look::Nats(greeting);
     }
     if !line.is_empty() {
@@ -104,7 +106,8 @@ async fn ask_for_page(mut stream: TcpStream) -> Option<Look> {
     }
     let body = text.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
     let page: Option<Value> = serde_json::from_str(body).ok();
-    let port = page.filter(|page| page.get("server_id").is_some()).and_then(|page| page["port"].as_u64());
+    let port =
+        page.filter(|page| page.get("server_id").is_some()).and_then(|page| page["port"].as_u64());
     Some(port.map_or(Look::Web, |port| Look::Monitoring { port }))
 }
 
@@ -113,14 +116,20 @@ async fn speaks_tls(stream: TcpStream) -> bool {
     let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .map(|config| config.with_root_certificates(RootCertStore::empty()).with_no_client_auth());
-    let (Ok(config), Ok(name)) = (config, ServerName::try_from("doctor.invalid")) else { return false };
-    let shaken = timeout(ANSWER, tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream)).await;
+    let (Ok(config), Ok(name)) = (config, ServerName::try_from("doctor.invalid")) else {
+        return false;
+    };
+    let shaken =
+        timeout(ANSWER, tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream))
+            .await;
     match shaken {
         Ok(Ok(_)) => true,
         Ok(Err(error)) => {
             let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-            let got_that_far =
-                matches!(inner, Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)));
+            let got_that_far = matches!(
+                inner,
+                Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_))
+            );
             got_that_far && error.kind() != io::ErrorKind::UnexpectedEof
         }
         Err(_) => false,
@@ -145,7 +154,9 @@ mod tests {
             while let Ok((mut stream, _)) = listener.accept().await {
                 tokio::spawn(async move {
                     let mut asked = [0; 16];
-                    if stream.read(&mut asked).await.is_ok_and(|read| read > 3) && asked.starts_with(b"GET ") {
+                    if stream.read(&mut asked).await.is_ok_and(|read| read > 3)
+                        && asked.starts_with(b"GET ")
+                    {
                         let _ = stream.write_all(answer).await;
                     }
                 });

@@ -1,4 +1,5 @@
-//! This machine: room and rights for what a host keeps, the NATS server program, and what runs already.
+//! This machine: room and rights for what a host keeps, the NATS server program, and what runs
+//! already.
 
 use std::{
     collections::BTreeMap,
@@ -77,7 +78,11 @@ pub async fn gather(dirs: &Dirs) -> Machine {
     let files = dirs.clone();
     let looked = tokio::task::spawn_blocking(move || {
         let ups = Instance::all(&files).iter().filter_map(up_of).collect();
-        let kept = [("caches", &files.cache), ("data", &files.data), ("notes about what runs", &files.state)];
+        let kept = [
+            ("caches", &files.cache),
+            ("data", &files.data),
+            ("notes about what runs", &files.state),
+        ];
         Machine {
             dirs: kept.into_iter().map(|(what, path)| dir(what, path)).collect(),
             nats_server: nats_server::find(&ProcessEnvironment, &files),
@@ -115,9 +120,11 @@ fn dir(what: &'static str, path: &Path) -> Dir {
     // A missing directory will be made in the nearest one that exists.
     let nearest = path.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
     let refused = match nearest.is_dir() {
-        true => {
-            tempfile::Builder::new().prefix(".host-doctor.").tempfile_in(nearest).err().map(|error| error.to_string())
-        }
+        true => tempfile::Builder::new()
+            .prefix(".host-doctor.")
+            .tempfile_in(nearest)
+            .err()
+            .map(|error| error.to_string()),
         false => Some(format!("{} is no directory", nearest.display())),
     };
     Dir { what, path: path.to_owned(), refused, room: room(nearest) }
@@ -155,7 +162,9 @@ pub(super) fn machine(facts: &Facts) -> Found {
     }
     found.push(match &facts.machine.nats_server {
         Some(path) => Finding::ok(format!("there is room, and a nats-server: {}", path.display())),
-        None => Finding::note("there is no nats-server program on this machine; `host up` installs one"),
+        None => {
+            Finding::note("there is no nats-server program on this machine; `host up` installs one")
+        }
     });
     Ok(found)
 }
@@ -170,18 +179,28 @@ pub(super) fn processes(facts: &Facts) -> Found {
                 "the NATS server on {place} was left behind by a `host up` in {} that was killed",
                 up.directory.display()
             ),
-            format!("cd {} && host down; or start `host up` there again, which takes it over", up.directory.display()),
+            format!(
+                "cd {} && host down; or start `host up` there again, which takes it over",
+                up.directory.display()
+            ),
         ));
     }
     let answering: Vec<&str> = match lattice {
         Ok(seen) => seen.hosts.iter().map(|host| host.id.as_str()).collect(),
         Err(_) => Vec::new(),
     };
-    let elsewhere: Vec<&String> = machine.running.iter().filter(|id| !answering.contains(&id.as_str())).collect();
-    let places: BTreeMap<&str, &Path> =
-        machine.ups.iter().filter_map(|up| Some((up.host_id.as_deref()?, up.directory.as_path()))).collect();
+    let elsewhere: Vec<&String> =
+        machine.running.iter().filter(|id| !answering.contains(&id.as_str())).collect();
+    let places: BTreeMap<&str, &Path> = machine
+        .ups
+        .iter()
+        .filter_map(|up| Some((up.host_id.as_deref()?, up.directory.as_path())))
+        .collect();
     for id in elsewhere {
-        let place = places.get(id.as_str()).map(|path| format!(", started in {}", path.display())).unwrap_or_default();
+        let place = places
+            .get(id.as_str())
+            .map(|path| format!(", started in {}", path.display()))
+            .unwrap_or_default();
         found.push(Finding::note(format!(
             "host {id} runs on this machine{place} and does not answer in this lattice: it is in another one, at another NATS server, or \
              cut off"

@@ -1,15 +1,18 @@
-//! Finds out what is wrong with a lattice, as far as it can be seen from here, and says how to mend it.
+//! Finds out what is wrong with a lattice, as far as it can be seen from here, and says how to mend
+//! it.
 //!
 //! ```text
 //! settings ─▶ gather (connections, then what they lead to; all at once, each with a deadline) ─▶ Facts ─▶ CHECKS ─▶ Report
 //! ```
 //!
-//! * [`facts`] gathers, and judges nothing; what only a host knows comes from the health probe of each host.
-//! * Each check is a function from [`Facts`] to [`Finding`]s, so it asks nobody and can be tried with made-up facts; only
-//!   [`files`] reads what the settings name. A family of checks has a file, with the facts that only it needs.
+//! * [`facts`] gathers, and judges nothing; what only a host knows comes from the health probe of
+//!   each host.
+//! * Each check is a function from [`Facts`] to [`Finding`]s, so it asks nobody and can be tried
+//!   with made-up facts; only [`files`] reads what the settings name. A family of checks has a
+//!   file, with the facts that only it needs.
 //!
-//! Nothing is changed by looking: subscriptions are made and ended, messages go to subjects nobody listens on, and what is
-//! written to the bucket asks to be refused. Secrets are in no finding.
+//! Nothing is changed by looking: subscriptions are made and ended, messages go to subjects nobody
+//! listens on, and what is written to the bucket asks to be refused. Secrets are in no finding.
 
 mod bucket;
 mod certificate;
@@ -98,40 +101,88 @@ const fn check(name: &'static str, about: &'static str, find: fn(&Facts) -> Foun
 /// Every check, in the order in which one would look: what others stand on comes first.
 pub static CHECKS: [Check; 32] = [
     check("settings", "mistakes, unknown keys, values that variables overrule", settings::settings),
-    check("files", "who can read settings and credentials, and whether certificates are in order", files::files),
+    check(
+        "files",
+        "who can read settings and credentials, and whether certificates are in order",
+        files::files,
+    ),
     check("credentials", "whether the login for NATS is still valid", files::credentials),
-    check("nats-ctl", "the NATS server of the control interface: is it there, and does it let us in", connection::ctl),
+    check(
+        "nats-ctl",
+        "the NATS server of the control interface: is it there, and does it let us in",
+        connection::ctl,
+    ),
     check("nats-rpc", "the same for calls", connection::rpc),
     check("login", "whether the NATS server lets in anybody who reaches it", connection::login),
-    check("server", "version, size of messages and distance of the NATS server", connection::server),
+    check(
+        "server",
+        "version, size of messages and distance of the NATS server",
+        connection::server,
+    ),
     check(
         "permissions",
         "whether this user, and those of the hosts, may use the subjects of the lattice",
         permissions::permissions,
     ),
-    check("jetstream", "JetStream, and the domain that the metadata is kept in", jetstream::jetstream),
-    check("bucket", "the bucket with the lattice's metadata: settings, copies, reading and writing", bucket::bucket),
+    check(
+        "jetstream",
+        "JetStream, and the domain that the metadata is kept in",
+        jetstream::jetstream,
+    ),
+    check(
+        "bucket",
+        "the bucket with the lattice's metadata: settings, copies, reading and writing",
+        bucket::bucket,
+    ),
     check("objects", "the object store for large payloads", bucket::objects),
     check("leaf", "the way between this NATS server and the others of the lattice", leaf::leaf),
     check("hosts", "which hosts answer, and which fell silent", hosts::hosts),
-    check("metadata", "whether every host works with the metadata that the others have", hosts::metadata),
+    check(
+        "metadata",
+        "whether every host works with the metadata that the others have",
+        hosts::metadata,
+    ),
     check("versions", "hosts of different versions", hosts::versions),
     check("domains", "hosts that keep their metadata in different places", hosts::domains),
-    check("host-settings", "what was odd about the settings that hosts started with", hosts::settings),
+    check(
+        "host-settings",
+        "what was odd about the settings that hosts started with",
+        hosts::settings,
+    ),
     check("labels", "labels that say the same in different ways", hosts::labels),
     check("issuers", "whether hosts accept the calls of each other, and ours", trust::issuers),
     check("clock", "hosts whose clocks differ", trust::clock),
     check("starts", "actors and providers that did not start lately", running::starts),
-    check("references", "what runs from references that other hosts would not load", running::references),
+    check(
+        "references",
+        "what runs from references that other hosts would not load",
+        running::references,
+    ),
     check("claims", "actors whose claims have expired or will soon", running::claims),
     check("aliases", "call aliases that several actors claim", running::aliases),
     check("actors", "actors that have no room for calls", running::actors),
     check("providers", "providers that are unwell, or end again and again", running::providers),
-    check("links", "links that lead nowhere, are not allowed, or have values that do nothing", links::links),
+    check(
+        "links",
+        "links that lead nowhere, are not allowed, or have values that do nothing",
+        links::links,
+    ),
     check("ports", "addresses that a provider could not listen on", links::ports),
-    check("registries", "registries that do not answer hosts, or refuse their login", services::registries),
-    check("services", "policy service, configuration service, deployment manager", services::services),
-    check("machine", "room and rights for what a host keeps here, and the NATS server program", machine::machine),
+    check(
+        "registries",
+        "registries that do not answer hosts, or refuse their login",
+        services::registries,
+    ),
+    check(
+        "services",
+        "policy service, configuration service, deployment manager",
+        services::services,
+    ),
+    check(
+        "machine",
+        "room and rights for what a host keeps here, and the NATS server program",
+        machine::machine,
+    ),
     check("processes", "hosts and servers that run on this machine", machine::processes),
 ];
 
@@ -157,11 +208,14 @@ impl Report {
     }
 }
 
-/// Looks at everything, and tells what the `wanted` checks found; none wanted means all. Ends within a quarter of a minute,
-/// whatever answers or not. Without a session the settings had mistakes, or there is none for another reason.
+/// Looks at everything, and tells what the `wanted` checks found; none wanted means all. Ends
+/// within a quarter of a minute, whatever answers or not. Without a session the settings had
+/// mistakes, or there is none for another reason.
 pub async fn examine(session: Result<Session>, wanted: &[String]) -> Report {
     let facts = Facts::gather(session).await;
-    let checks = CHECKS.iter().filter(|check| wanted.is_empty() || wanted.iter().any(|name| name == check.name));
+    let checks = CHECKS
+        .iter()
+        .filter(|check| wanted.is_empty() || wanted.iter().any(|name| name == check.name));
     Report { checks: checks.map(|check| check.run(&facts)).collect() }
 }
 
@@ -190,7 +244,9 @@ mod tests {
 
     #[test]
     fn a_check_is_as_bad_as_its_worst_finding() {
-        let found = |_: &Facts| Ok(vec![Finding::ok("a"), Finding::warning("b", "c"), Finding::skipped("d")]);
+        let found = |_: &Facts| {
+            Ok(vec![Finding::ok("a"), Finding::warning("b", "c"), Finding::skipped("d")])
+        };
         let checked = check("x", "y", found).run(&Facts::default());
         assert_eq!(checked.verdict, Verdict::Warning);
         assert_eq!(checked.findings[0].seen, "b");

@@ -67,7 +67,10 @@ struct Nobody {
 
 impl Nobody {
     fn new() -> Self {
-        Self { host: nkeys::KeyPair::new_server().public_key(), actor: nkeys::KeyPair::new_module().public_key() }
+        Self {
+            host: nkeys::KeyPair::new_server().public_key(),
+            actor: nkeys::KeyPair::new_module().public_key(),
+        }
     }
 }
 
@@ -88,7 +91,10 @@ fn control(subjects: &Subjects, nobody: &Nobody) -> Vec<Need> {
         publish(subjects.control(&command), "commands to hosts"),
         publish(inventory, "asking what runs"),
         publish(subjects.control(&probe), "asking hosts how they are"),
-        publish(subjects.event(&format!("host-doctor.{}", nobody.host)), "hosts: telling what happens"),
+        publish(
+            subjects.event(&format!("host-doctor.{}", nobody.host)),
+            "hosts: telling what happens",
+        ),
     ]
 }
 
@@ -103,7 +109,8 @@ fn control_unspoken(subjects: &Subjects) -> Vec<Need> {
         (Control::AuctionActor, "starting actors wherever there is room"),
         (Control::AuctionProvider, "starting providers wherever there is room"),
     ];
-    let asking = requests.map(|(request, needed_for)| publish(subjects.control(&request), needed_for));
+    let asking =
+        requests.map(|(request, needed_for)| publish(subjects.control(&request), needed_for));
     asking.into_iter().chain([publish(subjects.events(), "hosts: telling what happens")]).collect()
 }
 
@@ -119,10 +126,15 @@ fn calls(subjects: &Subjects, nobody: &Nobody) -> Vec<Need> {
 }
 
 /// Tries both connections; that for calls only if one can be made.
-pub async fn gather(session: &Session, subjects: &Subjects, has_rpc: bool) -> Result<Permissions, Unknown> {
+pub async fn gather(
+    session: &Session,
+    subjects: &Subjects,
+    has_rpc: bool,
+) -> Result<Permissions, Unknown> {
     let nobody = Nobody::new();
     let ctl = async {
-        let nats = connect_again(session, Purpose::Control).await.map_err(|error| format!("{error:#}"))?;
+        let nats =
+            connect_again(session, Purpose::Control).await.map_err(|error| format!("{error:#}"))?;
         let mut permissions = tried("ctl", &nats, control(subjects, &nobody)).await;
         if let Some(listed) = listed(&nats).await {
             let unspoken = control_unspoken(subjects);
@@ -156,12 +168,14 @@ async fn tried(purpose: &'static str, nats: &Nats, needs: Vec<Need>) -> Permissi
     let trying = async {
         for need in &needs {
             match need.verb {
-                "subscribe" => subscriptions.extend(nats.client.subscribe(need.subject.clone()).await.ok()),
+                "subscribe" => {
+                    subscriptions.extend(nats.client.subscribe(need.subject.clone()).await.ok())
+                }
                 _ => drop(nats.client.publish(need.subject.clone(), Bytes::new()).await),
             }
         }
-        // The server answers in order: what it forbids before it brings this back. If it does not bring it back, that is
-        // forbidden.
+        // The server answers in order: what it forbids before it brings this back. If it does not
+        // bring it back, that is forbidden.
         let _ = confirm(&nats.client).await;
     };
     let _ = timeout(VERDICT, trying).await;
@@ -192,21 +206,29 @@ struct Listed {
 impl Listed {
     /// Whether something may be published.
     fn allow(&self, need: &Need) -> bool {
-        let is_allowed = self.allow.is_empty() || self.allow.iter().any(|pattern| covers(pattern, &need.subject));
+        let is_allowed = self.allow.is_empty()
+            || self.allow.iter().any(|pattern| covers(pattern, &need.subject));
         is_allowed && !self.deny.iter().any(|pattern| covers(pattern, &need.subject))
     }
 }
 
 async fn listed(nats: &Nats) -> Option<Listed> {
     let request = async_nats::Request::new().timeout(Some(VERDICT));
-    let answer = timeout(VERDICT, nats.client.send_request("$SYS.REQ.USER.INFO", request)).await.ok()?.ok()?;
+    let answer = timeout(VERDICT, nats.client.send_request("$SYS.REQ.USER.INFO", request))
+        .await
+        .ok()?
+        .ok()?;
     let answer: Value = serde_json::from_slice(&answer.payload).ok()?;
     let publish = &answer["data"]["permissions"]["publish"];
     Some(Listed { allow: texts(&publish["allow"]), deny: texts(&publish["deny"]) })
 }
 
 fn texts(list: &Value) -> Vec<String> {
-    list.as_array().into_iter().flatten().filter_map(|text| Some(text.as_str()?.to_owned())).collect()
+    list.as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|text| Some(text.as_str()?.to_owned()))
+        .collect()
 }
 
 /// Whether a pattern covers a subject, by the rules of NATS.
@@ -248,7 +270,10 @@ pub(super) fn permissions(facts: &Facts) -> Found {
         }
     }
     if found.is_empty() {
-        found.push(Finding::ok(format!("all {} subjects that were tried are allowed", permissions.tried)));
+        found.push(Finding::ok(format!(
+            "all {} subjects that were tried are allowed",
+            permissions.tried
+        )));
     }
     Ok(found)
 }
@@ -281,7 +306,9 @@ mod tests {
         }
         let need = |subject: &str| publish(subject.into(), "x");
         let listed = Listed { allow: vec!["a.>".into()], deny: vec!["a.b".into()] };
-        assert!(listed.allow(&need("a.c")) && !listed.allow(&need("a.b")) && !listed.allow(&need("b")));
+        assert!(
+            listed.allow(&need("a.c")) && !listed.allow(&need("a.b")) && !listed.allow(&need("b"))
+        );
         assert!(Listed { allow: Vec::new(), deny: Vec::new() }.allow(&need("b")));
     }
 }

@@ -28,7 +28,13 @@ pub(super) fn starts(facts: &Facts) -> Found {
     for (host, told) in told {
         for failure in &told.health.failures {
             found.push(Finding::warning(
-                format!("{} {} did not start on {}: {}", failure.kind, failure.reference, named(host), failure.error),
+                format!(
+                    "{} {} did not start on {}: {}",
+                    failure.kind,
+                    failure.reference,
+                    named(host),
+                    failure.error
+                ),
                 start_again(host, failure),
             ));
         }
@@ -41,14 +47,19 @@ pub(super) fn starts(facts: &Facts) -> Found {
 
 fn start_again(host: &HostReply, failure: &Failure) -> String {
     let Failure { kind, reference, link_name, .. } = failure;
-    format!("mend the cause, then: host start {kind} {reference}{} --host-id {}", link_option(link_name), host.id)
+    format!(
+        "mend the cause, then: host start {kind} {reference}{} --host-id {}",
+        link_option(link_name),
+        host.id
+    )
 }
 
 pub(super) fn references(facts: &Facts) -> Found {
     let told = telling(facts)?;
     let mut found = Vec::new();
     for (host, told) in &told {
-        let refused = told.health.failures.iter().filter(|failure| failure.error.contains(NO_FILES));
+        let refused =
+            told.health.failures.iter().filter(|failure| failure.error.contains(NO_FILES));
         found.extend(refused.map(|failure| {
             Finding::warning(
                 format!("host {} was asked for {} and loads no files", named(host), failure.reference),
@@ -62,9 +73,14 @@ pub(super) fn references(facts: &Facts) -> Found {
         ("the tag latest", is_latest, |told| told.health.settings.allow_latest),
     ];
     for (what, is_it, allows) in rules {
-        let actors = told.iter().flat_map(|(_, told)| &told.health.actors).map(|one| one.reference.as_str());
-        let providers = told.iter().flat_map(|(_, told)| &told.health.providers).map(|one| one.reference.as_str());
-        let references: BTreeSet<&str> = actors.chain(providers).filter(|reference| is_it(reference)).collect();
+        let actors =
+            told.iter().flat_map(|(_, told)| &told.health.actors).map(|one| one.reference.as_str());
+        let providers = told
+            .iter()
+            .flat_map(|(_, told)| &told.health.providers)
+            .map(|one| one.reference.as_str());
+        let references: BTreeSet<&str> =
+            actors.chain(providers).filter(|reference| is_it(reference)).collect();
         let refusing = told.iter().filter(|(_, told)| !allows(told));
         let hosts: Vec<String> = refusing.map(|(host, _)| named(host)).collect();
         if !references.is_empty() && !hosts.is_empty() {
@@ -101,13 +117,20 @@ pub(super) fn aliases(facts: &Facts) -> Found {
     };
     let mut by_alias: BTreeMap<&str, Vec<&Claims>> = BTreeMap::new();
     // An alias of one letter is none.
-    for claims in claims.iter().filter(|claims| claims.call_alias.len() > 1 && !claims.is_provider()) {
+    for claims in
+        claims.iter().filter(|claims| claims.call_alias.len() > 1 && !claims.is_provider())
+    {
         by_alias.entry(&claims.call_alias).or_default().push(claims);
     }
-    let actors: BTreeSet<&str> =
-        seen.inventories.iter().flat_map(|inventory| &inventory.actors).map(|actor| actor.id.as_str()).collect();
+    let actors: BTreeSet<&str> = seen
+        .inventories
+        .iter()
+        .flat_map(|inventory| &inventory.actors)
+        .map(|actor| actor.id.as_str())
+        .collect();
     let contested = by_alias.iter().filter(|(_, claimants)| claimants.len() > 1);
-    let mut found: Vec<Finding> = contested.flat_map(|(alias, claimants)| contest(alias, claimants, &actors)).collect();
+    let mut found: Vec<Finding> =
+        contested.flat_map(|(alias, claimants)| contest(alias, claimants, &actors)).collect();
     if found.is_empty() {
         found.push(Finding::ok("no call alias is claimed by two actors"));
     }
@@ -116,7 +139,8 @@ pub(super) fn aliases(facts: &Facts) -> Found {
 
 /// Names actors, each with its account.
 fn listed(claimants: &[&Claims]) -> String {
-    let each = claimants.iter().map(|claims| format!("{} (signed by {})", claims.subject, claims.issuer));
+    let each =
+        claimants.iter().map(|claims| format!("{} (signed by {})", claims.subject, claims.issuer));
     each.collect::<Vec<_>>().join(" and ")
 }
 
@@ -134,11 +158,13 @@ fn contest(alias: &str, claimants: &[&Claims], actors: &BTreeSet<&str>) -> Vec<F
         ));
     }
     if !gone.is_empty() {
-        let mut what = format!("call alias {alias} is claimed by {}, which runs nowhere", listed(&gone));
+        let mut what =
+            format!("call alias {alias} is claimed by {}, which runs nowhere", listed(&gone));
         if let [one] = running.as_slice() {
             what.push_str(&format!("; {} runs", listed(&[one])));
         }
-        let fix: Vec<String> = gone.iter().map(|claims| format!("host claims forget {}", claims.subject)).collect();
+        let fix: Vec<String> =
+            gone.iter().map(|claims| format!("host claims forget {}", claims.subject)).collect();
         found.push(Finding::warning(what, format!("if it is gone for good: {}", fix.join("; "))));
     }
     found
@@ -148,8 +174,15 @@ pub(super) fn claims(facts: &Facts) -> Found {
     let told = telling(facts)?;
     let mut found = Vec::new();
     for (host, told) in &told {
-        found.extend(told.health.actors.iter().filter_map(|actor| expiring_actor(host, actor, facts.now)));
-        found.extend(told.health.providers.iter().filter_map(|provider| expiring_provider(host, provider, facts.now)));
+        found.extend(
+            told.health.actors.iter().filter_map(|actor| expiring_actor(host, actor, facts.now)),
+        );
+        found.extend(
+            told.health
+                .providers
+                .iter()
+                .filter_map(|provider| expiring_provider(host, provider, facts.now)),
+        );
     }
     if found.is_empty() {
         found.push(Finding::ok("the claims of all running actors and providers count"));
@@ -168,7 +201,9 @@ fn expiring_actor(host: &HostReply, actor: &ActorHealth, now: u64) -> Option<Fin
 }
 
 fn expiring_provider(host: &HostReply, provider: &ProviderHealth, now: u64) -> Option<Finding> {
-    let fix = "make its archive again with claims of a later expiry, stop it and start it from there".to_owned();
+    let fix =
+        "make its archive again with claims of a later expiry, stop it and start it from there"
+            .to_owned();
     let who = format!("provider {} ({}) on {}", provider.name, provider.id, named(host));
     expiring(&who, fix, provider.expires?, now)
 }
@@ -177,12 +212,15 @@ fn expiring(who: &str, fix: String, expires: u64, now: u64) -> Option<Finding> {
     if expires < now {
         let ago = span(now - expires);
         return Some(Finding::wrong(
-            format!("the claims of {who} expired {ago} ago: its calls are refused, and it cannot be started again"),
+            format!(
+                "the claims of {who} expired {ago} ago: its calls are refused, and it cannot be started again"
+            ),
             fix,
         ));
     }
     let left = expires - now;
-    (left < SOON_SECS).then(|| Finding::warning(format!("the claims of {who} expire in {}", span(left)), fix))
+    (left < SOON_SECS)
+        .then(|| Finding::warning(format!("the claims of {who} expire in {}", span(left)), fix))
 }
 
 fn span(seconds: u64) -> String {
@@ -196,9 +234,12 @@ fn span(seconds: u64) -> String {
 
 pub(super) fn actors(facts: &Facts) -> Found {
     let told = telling(facts)?;
-    let actors: Vec<(&HostReply, &ActorHealth)> =
-        told.iter().flat_map(|(host, told)| told.health.actors.iter().map(move |actor| (*host, actor))).collect();
-    let mut found: Vec<Finding> = actors.iter().filter_map(|(host, actor)| crowded(host, actor)).collect();
+    let actors: Vec<(&HostReply, &ActorHealth)> = told
+        .iter()
+        .flat_map(|(host, told)| told.health.actors.iter().map(move |actor| (*host, actor)))
+        .collect();
+    let mut found: Vec<Finding> =
+        actors.iter().filter_map(|(host, actor)| crowded(host, actor)).collect();
     if found.is_empty() {
         found.push(Finding::ok(match actors.len() {
             0 => "no actor runs".to_owned(),
@@ -218,12 +259,17 @@ fn crowded(host: &HostReply, actor: &ActorHealth) -> Option<Finding> {
     );
     if *free == 0 && *waiting > 0 && waiting >= queue_max {
         return Some(Finding::wrong(
-            format!("{who} is at work on {limit} calls, {waiting} wait, and further ones are refused"),
+            format!(
+                "{who} is at work on {limit} calls, {waiting} wait, and further ones are refused"
+            ),
             fix,
         ));
     }
     (*free == 0 && *waiting > 0).then(|| {
-        Finding::warning(format!("{who} is at work on {limit} calls, and {waiting} of at most {queue_max} wait"), fix)
+        Finding::warning(
+            format!("{who} is at work on {limit} calls, and {waiting} of at most {queue_max} wait"),
+            fix,
+        )
     })
 }
 
@@ -234,7 +280,8 @@ pub(super) fn providers(facts: &Facts) -> Found {
     for (host, told) in told {
         count += told.health.providers.len();
         found.extend(told.health.providers.iter().filter_map(|provider| unwell(host, provider)));
-        let given_up = told.health.failures.iter().filter(|failure| failure.error.contains(GIVEN_UP));
+        let given_up =
+            told.health.failures.iter().filter(|failure| failure.error.contains(GIVEN_UP));
         found.extend(given_up.map(|failure| {
             Finding::wrong(
                 format!(
@@ -258,8 +305,18 @@ pub(super) fn providers(facts: &Facts) -> Found {
 }
 
 fn unwell(host: &HostReply, provider: &ProviderHealth) -> Option<Finding> {
-    let ProviderHealth { id, name, reference, link_name, phase, crashes, last_end, is_healthy, complaint, expires: _ } =
-        provider;
+    let ProviderHealth {
+        id,
+        name,
+        reference,
+        link_name,
+        phase,
+        crashes,
+        last_end,
+        is_healthy,
+        complaint,
+        expires: _,
+    } = provider;
     let who = format!("provider {name} ({reference}, link name {link_name}) on {}", named(host));
     let logs = format!("host logs {id} --host-id {}", host.id);
     if *is_healthy == Some(false) {
@@ -273,8 +330,12 @@ fn unwell(host: &HostReply, provider: &ProviderHealth) -> Option<Finding> {
             logs,
         ));
     }
-    (*crashes > 0)
-        .then(|| Finding::warning(format!("{who} runs again after it ended {crashes} times in a row ({how})"), logs))
+    (*crashes > 0).then(|| {
+        Finding::warning(
+            format!("{who} runs again after it ended {crashes} times in a row ({how})"),
+            logs,
+        )
+    })
 }
 
 #[cfg(test)]
@@ -292,7 +353,10 @@ mod tests {
             let actor = ActorHealth { expires, ..ActorHealth::default() };
             let provider = ProviderHealth { expires, ..ProviderHealth::default() };
             let of_actor = expiring_actor(&host(), &actor, 1_000_000).map(|found| found.verdict);
-            assert_eq!(of_actor, expiring_provider(&host(), &provider, 1_000_000).map(|found| found.verdict));
+            assert_eq!(
+                of_actor,
+                expiring_provider(&host(), &provider, 1_000_000).map(|found| found.verdict)
+            );
             of_actor
         };
         assert_eq!(of(None), None);
@@ -304,7 +368,8 @@ mod tests {
     #[test]
     fn an_actor_that_refuses_calls_is_told_from_one_that_lets_them_wait() {
         let of = |free, waiting| {
-            crowded(&host(), &ActorHealth { free, waiting, queue_max: 5, ..ActorHealth::default() }).map(|f| f.verdict)
+            crowded(&host(), &ActorHealth { free, waiting, queue_max: 5, ..ActorHealth::default() })
+                .map(|f| f.verdict)
         };
         assert_eq!((of(1, 0), of(0, 0)), (None, None));
         assert_eq!((of(0, 3), of(0, 5)), (Some(Verdict::Warning), Some(Verdict::Wrong)));
@@ -313,7 +378,12 @@ mod tests {
     #[test]
     fn a_provider_that_ended_is_told_with_how() {
         let of = |phase: &str, crashes, is_healthy| {
-            let provider = ProviderHealth { phase: phase.into(), crashes, is_healthy, ..ProviderHealth::default() };
+            let provider = ProviderHealth {
+                phase: phase.into(),
+                crashes,
+                is_healthy,
+                ..ProviderHealth::default()
+            };
             unwell(&host(), &provider).map(|found| found.verdict)
         };
         assert_eq!(of("running", 0, Some(true)), None);

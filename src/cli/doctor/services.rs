@@ -23,14 +23,18 @@ pub(super) fn registries(facts: &Facts) -> Found {
                 continue;
             };
             // An answer from just now says more than how a pull ended some time ago.
-            let is_asked =
-                all.iter().any(|other| other.registry == *registry && other.asked_for.is_some() && !other.is_greeting);
+            let is_asked = all.iter().any(|other| {
+                other.registry == *registry && other.asked_for.is_some() && !other.is_greeting
+            });
             if asked_for.is_none() && is_asked {
                 continue;
             }
             let seen = match asked_for {
                 Some(_) => format!("host {} and registry {registry}: {error}", named(host)),
-                None => format!("the last pull of host {} from registry {registry} failed: {error}", named(host)),
+                None => format!(
+                    "the last pull of host {} from registry {registry} failed: {error}",
+                    named(host)
+                ),
             };
             let fix = "what the message says; `host reg ping IMAGE` tries it from here";
             found.push(match is_greeting {
@@ -79,7 +83,10 @@ fn policy(facts: &Facts) -> Vec<Finding> {
         let parts: Vec<String> =
             topics.iter().map(|(topic, hosts)| format!("{topic} ({})", hosts.join(", "))).collect();
         found.push(Finding::warning(
-            format!("hosts ask different policy services, so what one denies another permits: {}", parts.join("; ")),
+            format!(
+                "hosts ask different policy services, so what one denies another permits: {}",
+                parts.join("; ")
+            ),
             "set the same policy_topic (WASMCLOUD_POLICY_TOPIC) on all hosts",
         ));
     }
@@ -94,9 +101,10 @@ fn configuration(facts: &Facts) -> Vec<Finding> {
     for (host, told) in facts.told() {
         let Some(service) = &told.health.config_service else { continue };
         match service.answers {
-            Some(true) => {
-                found.push(Finding::ok(format!("the configuration service has answered host {}", named(host))))
-            }
+            Some(true) => found.push(Finding::ok(format!(
+                "the configuration service has answered host {}",
+                named(host)
+            ))),
             Some(false) | None => {
                 let why = service.error.as_deref().unwrap_or("it was not asked yet");
                 found.push(Finding::warning(
@@ -112,7 +120,9 @@ fn configuration(facts: &Facts) -> Vec<Finding> {
 fn manager(facts: &Facts) -> Finding {
     match &facts.manager {
         Ok(true) => Finding::ok("a deployment manager is there"),
-        Ok(false) => Finding::ok("no deployment manager is there, and none is needed unless you use `host app`"),
+        Ok(false) => Finding::ok(
+            "no deployment manager is there, and none is needed unless you use `host app`",
+        ),
         Err(why) => Finding::skipped(why.clone()),
     }
 }

@@ -15,10 +15,14 @@ pub(super) fn settings(facts: &Facts) -> Found {
         })
         .collect();
     if let Some(error) = &settings.error {
-        found.push(Finding::wrong(error.clone(), "correct it, or name another context with --context"));
+        found.push(Finding::wrong(
+            error.clone(),
+            "correct it, or name another context with --context",
+        ));
     }
     for overruled in &settings.overruled {
-        let fix = format!("unset the variable if {} is meant, or change the file", overruled.instead_of);
+        let fix =
+            format!("unset the variable if {} is meant, or change the file", overruled.instead_of);
         found.push(Finding::warning(overruled.to_string(), fix));
     }
     let Some(config) = &settings.config else { return Ok(found) };

@@ -1,4 +1,5 @@
-//! Whether hosts believe each other: the keys they accept, and the clocks that tokens are judged by.
+//! Whether hosts believe each other: the keys they accept, and the clocks that tokens are judged
+//! by.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,8 @@ use lattice_protocol::control::types::HostReply;
 const SKEW_MS: u64 = 2_000;
 const SKEW_FAR_MS: u64 = 60_000;
 
-/// A call is signed with the cluster key of the host it begins on; the host it arrives at must have that among its issuers.
+/// A call is signed with the cluster key of the host it begins on; the host it arrives at must have
+/// that among its issuers.
 pub(super) fn issuers(facts: &Facts) -> Found {
     let seen = inhabited(facts)?;
     let mut signers: BTreeMap<&str, Vec<String>> = BTreeMap::new();
@@ -71,7 +73,9 @@ pub(super) fn clock(facts: &Facts) -> Found {
     Ok(match (found.is_empty(), told.len()) {
         (false, _) => found,
         (true, 1) => vec![Finding::ok("the host's clock agrees with the one here")],
-        (true, count) => vec![Finding::ok(format!("the clocks of {count} hosts agree with the one here"))],
+        (true, count) => {
+            vec![Finding::ok(format!("the clocks of {count} hosts agree with the one here"))]
+        }
     })
 }
 
@@ -82,7 +86,11 @@ fn skewed(host: &HostReply, told: &Told) -> Option<Finding> {
         return None;
     }
     let direction = if by > 0 { "ahead of" } else { "behind" };
-    let seen = format!("the clock of host {} is {:.1} s {direction} the one here", named(host), size as f64 / 1000.0);
+    let seen = format!(
+        "the clock of host {} is {:.1} s {direction} the one here",
+        named(host),
+        size as f64 / 1000.0
+    );
     let fix = "let both machines take their time from the network (systemd-timesyncd, chrony); claims and tokens expire by it";
     Some(if size >= SKEW_FAR_MS { Finding::wrong(seen, fix) } else { Finding::warning(seen, fix) })
 }
@@ -90,7 +98,9 @@ fn skewed(host: &HostReply, told: &Told) -> Option<Finding> {
 /// Names the hosts that refuse calls which are signed with this cluster key.
 fn refusing(hosts: &[HostReply], key: &str) -> Vec<String> {
     let told = hosts.iter().filter(|host| !host.cluster_issuers.is_empty() && host.issuer != key);
-    told.filter(|host| !host.cluster_issuers.split(',').any(|issuer| issuer.trim() == key)).map(named).collect()
+    told.filter(|host| !host.cluster_issuers.split(',').any(|issuer| issuer.trim() == key))
+        .map(named)
+        .collect()
 }
 
 /// By how many ms a host's clock is ahead, if the answer took its time anywhere on the way.
@@ -141,9 +151,13 @@ mod tests {
             ..HostReply::default()
         };
         let of = |hosts: Vec<HostReply>| {
-            issuers(&Facts { lattice: Ok(Seen { hosts, ..Seen::default() }), ..Facts::default() }).unwrap()
+            issuers(&Facts { lattice: Ok(Seen { hosts, ..Seen::default() }), ..Facts::default() })
+                .unwrap()
         };
-        assert_eq!(of(vec![host("A", "CA", "CA,CB"), host("B", "CB", "CB, CA")])[0].verdict, Verdict::Ok);
+        assert_eq!(
+            of(vec![host("A", "CA", "CA,CB"), host("B", "CB", "CB, CA")])[0].verdict,
+            Verdict::Ok
+        );
         let found = of(vec![host("A", "CA", "CA,CB"), host("B", "CB", "CB")]);
         assert!(
             matches!(found.as_slice(), [one] if one.verdict == Verdict::Wrong && one.seen.starts_with("B refuse calls of A")),

@@ -1,14 +1,15 @@
 //! The output of commands: one value in the form the user asked for.
 //!
-//! A command makes a [`View`] of what it found and gives it to [`Terminal::show`]. The view knows its JSON (in the shapes
-//! of `wash`), its text (tables and sentences on a [`Page`]), and its names. Data goes to standard output, everything else
-//! to standard error: [`progress`] tells what goes on meanwhile, and [`Terminal::note`] what is worth to know beside.
+//! A command makes a [`View`] of what it found and gives it to [`Terminal::show`]. The view knows
+//! its JSON (in the shapes of `wash`), its text (tables and sentences on a [`Page`]), and its
+//! names. Data goes to standard output, everything else to standard error: [`progress`] tells what
+//! goes on meanwhile, and [`Terminal::note`] what is worth to know beside.
 //!
-//! Text is fitted to the terminal. Where there is none nothing is shortened, so that scripts see whole ids. Colours only
-//! reach terminals, and none if `NO_COLOR` is set.
+//! Text is fitted to the terminal. Where there is none nothing is shortened, so that scripts see
+//! whole ids. Colours only reach terminals, and none if `NO_COLOR` is set.
 //!
-//! Names, labels and errors come from strangers. All text goes through [`Text`], which escapes in them what a terminal would
-//! obey; only the codes of our own tones are left.
+//! Names, labels and errors come from strangers. All text goes through [`Text`], which escapes in
+//! them what a terminal would obey; only the codes of our own tones are left.
 
 mod page;
 mod progress;
@@ -153,7 +154,9 @@ impl Terminal {
     fn write(&self, text: &str) -> Result<()> {
         let mut stdout = anstream::stdout().lock();
         match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-            Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("write to standard output"),
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                Err(error).context("write to standard output")
+            }
             Err(_) => {
                 self.is_closed.store(true, Ordering::Relaxed);
                 Ok(())
@@ -206,10 +209,15 @@ fn succeeded(mut value: Value) -> Value {
     value
 }
 
-/// YAML, or JSON, which is YAML too, where something in it would be obeyed by a terminal: plain scalars have no escapes.
+/// YAML, or JSON, which is YAML too, where something in it would be obeyed by a terminal: plain
+/// scalars have no escapes.
 fn yaml(value: &Value) -> Result<String> {
     let text = serde_saphyr::to_string(value).context("write YAML")?;
-    if matches!(escape::block(&text), Cow::Borrowed(_)) { Ok(text) } else { Ok(json_text(value) + "\n") }
+    if matches!(escape::block(&text), Cow::Borrowed(_)) {
+        Ok(text)
+    } else {
+        Ok(json_text(value) + "\n")
+    }
 }
 
 /// A sentence with its data: what most commands that change something have to say.
@@ -254,9 +262,15 @@ mod tests {
 
     #[test]
     fn data_says_the_same_and_moves_no_cursor() {
-        for evil in
-            ["\u{1b}]0;t\u{7}", "\u{9b}2J", "a\n---\nb", "\u{202e}gnp", "x\u{2028}y", "\u{202e}\n\u{1b}", "plain: #"]
-        {
+        for evil in [
+            "\u{1b}]0;t\u{7}",
+            "\u{9b}2J",
+            "a\n---\nb",
+            "\u{202e}gnp",
+            "x\u{2028}y",
+            "\u{202e}\n\u{1b}",
+            "plain: #",
+        ] {
             let value = json!({ "name": evil, "list": [evil], "map": { evil: evil } });
             for text in [json_text(&value), yaml(&value).unwrap()] {
                 assert!(!text.contains(|c| escape::is_obeyed(c) && c != '\n'), "{text:?}");
@@ -264,6 +278,8 @@ mod tests {
             assert_eq!(serde_json::from_str::<Value>(&json_text(&value)).unwrap(), value);
         }
         assert!(yaml(&json!({ "name": "plain" })).unwrap().starts_with("name: plain"));
-        assert!(serde_json::from_str::<Value>(&yaml(&json!({ "name": "\u{202e}" })).unwrap()).is_ok());
+        assert!(
+            serde_json::from_str::<Value>(&yaml(&json!({ "name": "\u{202e}" })).unwrap()).is_ok()
+        );
     }
 }

@@ -52,7 +52,9 @@ const ROOM_MIN: usize = 20;
 fn wrapped(text: &str, room: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
-        let line = lines.last_mut().filter(|line| line.is_empty() || line.width() + 1 + word.width() <= room);
+        let line = lines
+            .last_mut()
+            .filter(|line| line.is_empty() || line.width() + 1 + word.width() <= room);
         match line {
             Some(line) if line.is_empty() => line.push_str(word),
             Some(line) => {
@@ -106,7 +108,8 @@ impl Page {
     pub fn hanging(&mut self, before: impl Into<Text>, indent: usize, text: &str, tone: Tone) {
         // Escapes take room.
         let text = escape::line(text);
-        let room = self.width.map(|width| width.saturating_sub(indent)).filter(|room| *room >= ROOM_MIN);
+        let room =
+            self.width.map(|width| width.saturating_sub(indent)).filter(|room| *room >= ROOM_MIN);
         let mut lines = match room {
             Some(room) => wrapped(&text, room),
             None => vec![text.into_owned()],

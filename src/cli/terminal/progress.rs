@@ -1,6 +1,7 @@
 //! Tells on standard error how a command gets on, stage by stage.
 //!
-//! On a terminal the stage is one line that changes and is gone at the end; elsewhere each stage is a line of its own.
+//! On a terminal the stage is one line that changes and is gone at the end; elsewhere each stage is
+//! a line of its own.
 
 use std::{
     borrow::Cow,

@@ -123,8 +123,9 @@ impl Table {
 
     /// The table as lines; without a width nothing is shortened.
     pub fn render(&self, width: Option<usize>, columns: Columns) -> String {
-        let shown: Vec<usize> =
-            (0..self.columns.len()).filter(|at| columns == Columns::All || !self.columns[*at].wide_only).collect();
+        let shown: Vec<usize> = (0..self.columns.len())
+            .filter(|at| columns == Columns::All || !self.columns[*at].wide_only)
+            .collect();
         let natural: Vec<usize> = shown.iter().map(|at| self.natural_width(*at)).collect();
         match width {
             None => self.grid(&shown, &natural),
@@ -144,8 +145,9 @@ impl Table {
     fn fit(&self, shown: &[usize], mut widths: Vec<usize>, width: usize) -> Option<Vec<usize>> {
         let gaps = GAP * shown.len().saturating_sub(1);
         while widths.iter().sum::<usize>() + gaps > width {
-            let can_give = (0..widths.len())
-                .filter(|at| self.columns[shown[*at]].least().is_some_and(|least| widths[*at] > least));
+            let can_give = (0..widths.len()).filter(|at| {
+                self.columns[shown[*at]].least().is_some_and(|least| widths[*at] > least)
+            });
             let widest = can_give.max_by_key(|at| widths[*at])?;
             widths[widest] -= 1;
         }
@@ -154,7 +156,9 @@ impl Table {
 
     fn grid(&self, shown: &[usize], widths: &[usize]) -> String {
         let mut text = String::new();
-        let headings = shown.iter().map(|at| Cell { text: self.columns[*at].heading.into(), tone: Tone::Faint });
+        let headings = shown
+            .iter()
+            .map(|at| Cell { text: self.columns[*at].heading.into(), tone: Tone::Faint });
         self.line(shown, widths, headings.collect(), &mut text);
         for row in &self.rows {
             self.line(shown, widths, shown.iter().map(|at| row[*at].clone()).collect(), &mut text);
@@ -169,7 +173,8 @@ impl Table {
             let content = shortened(&cell.text, *width, kind);
             let pad = " ".repeat(width.saturating_sub(content.width()) + GAP);
             let content = cell.tone.paint(&content);
-            let (before, after) = if kind == Kind::Number { (&pad[GAP..], &pad[..GAP]) } else { ("", &*pad) };
+            let (before, after) =
+                if kind == Kind::Number { (&pad[GAP..], &pad[..GAP]) } else { ("", &*pad) };
             line.extend([before, content.as_str(), after]);
         }
         text.push_str(line.trim_end());
@@ -178,7 +183,8 @@ impl Table {
 
     /// A block for each row: the heading of each column that has something to say, and what.
     fn blocks(&self, shown: &[usize], width: usize) -> String {
-        let margin = shown.iter().map(|at| self.columns[*at].heading.width()).max().unwrap_or(0) + GAP;
+        let margin =
+            shown.iter().map(|at| self.columns[*at].heading.width()).max().unwrap_or(0) + GAP;
         let room = width.saturating_sub(margin).max(ID_MIN);
         let mut text = String::new();
         for (index, row) in self.rows.iter().enumerate() {
@@ -254,22 +260,31 @@ mod tests {
     fn without_a_width_nothing_is_shortened() {
         let text = table().render(None, Columns::Usual);
         assert!(text.lines().nth(1).unwrap().starts_with(HOST), "{text}");
-        assert!(!text.contains("VERSION") && table().render(None, Columns::All).contains("VERSION"));
+        assert!(
+            !text.contains("VERSION") && table().render(None, Columns::All).contains("VERSION")
+        );
     }
 
     #[test]
     fn every_line_fits_whatever_the_width() {
         for width in 24..120 {
-            let text = anstream::adapter::strip_str(&table().render(Some(width), Columns::Usual)).to_string();
+            let text = anstream::adapter::strip_str(&table().render(Some(width), Columns::Usual))
+                .to_string();
             assert!(text.lines().all(|line| line.width() <= width), "{width}:\n{text}");
         }
-        let narrow = anstream::adapter::strip_str(&table().render(Some(40), Columns::Usual)).to_string();
-        assert_eq!(narrow.lines().nth(1), Some("NCATS5Y…GZZJWVF  lucky-reef-8888      12"), "{narrow}");
+        let narrow =
+            anstream::adapter::strip_str(&table().render(Some(40), Columns::Usual)).to_string();
+        assert_eq!(
+            narrow.lines().nth(1),
+            Some("NCATS5Y…GZZJWVF  lucky-reef-8888      12"),
+            "{narrow}"
+        );
     }
 
     #[test]
     fn what_does_not_fit_becomes_blocks() {
-        let text = anstream::adapter::strip_str(&table().render(Some(26), Columns::Usual)).to_string();
+        let text =
+            anstream::adapter::strip_str(&table().render(Some(26), Columns::Usual)).to_string();
         assert!(text.contains("HOST    NCATS") && text.contains("ACTORS  12"), "{text}");
     }
 

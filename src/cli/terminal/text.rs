@@ -4,8 +4,9 @@ use std::ops::Add;
 
 use lattice_protocol::escape;
 
-/// A piece of text whose strangers' words were escaped: nothing in it is obeyed by a terminal but the codes of our own
-/// tones, which [`super::Tone::paint`] puts around text that is escaped already.
+/// A piece of text whose strangers' words were escaped: nothing in it is obeyed by a terminal but
+/// the codes of our own tones, which [`super::Tone::paint`] puts around text that is escaped
+/// already.
 ///
 /// Plain strings become one with `into`, as one line; pieces are joined with `+`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,6 +71,10 @@ mod tests {
         let (start, end) = ("\u{1b}[32m", "\u{1b}[0m");
         assert!(text.as_str().starts_with(start), "{text:?}");
         let rest = text.as_str().replacen(start, "", 1).replacen(end, "", 1);
-        assert_eq!(rest.matches(escape::is_obeyed).collect::<String>(), "\n", "the line break of the block: {rest:?}");
+        assert_eq!(
+            rest.matches(escape::is_obeyed).collect::<String>(),
+            "\n",
+            "the line break of the block: {rest:?}"
+        );
     }
 }

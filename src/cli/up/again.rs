@@ -33,7 +33,12 @@ pub fn differs(running: &Record, options: &Options, loaded: &Loaded) -> Option<S
             running.address.as_deref().unwrap_or("another address")
         ));
     }
-    if let Some(hub) = options.hub.as_ref().map(ToString::to_string).filter(|hub| running.hub.as_ref() != Some(hub)) {
+    if let Some(hub) = options
+        .hub
+        .as_ref()
+        .map(ToString::to_string)
+        .filter(|hub| running.hub.as_ref() != Some(hub))
+    {
         return Some(match &running.hub {
             Some(other) => format!("its hub is {other}, not {hub}"),
             None => format!("it has no hub, and you name {hub}"),

@@ -1,7 +1,9 @@
-//! `host up --detached`: the same command again, in the background, and a look at it until it is ready.
+//! `host up --detached`: the same command again, in the background, and a look at it until it is
+//! ready.
 //!
-//! The second process is told by a hidden flag; it leaves the terminal and works like any `host up`. Its log goes to a file,
-//! which the first process repeats on standard error while it waits, so that progress and errors look as they always do.
+//! The second process is told by a hidden flag; it leaves the terminal and works like any `host
+//! up`. Its log goes to a file, which the first process repeats on standard error while it waits,
+//! so that progress and errors look as they always do.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -25,13 +27,14 @@ use lattice_base::telemetry;
 
 /// Tells the second process what it is.
 const FLAG: &str = "--in-background";
-/// How long the host may take to be ready: a server, a hub that does not answer, metadata, a demonstration.
+/// How long the host may take to be ready: a server, a hub that does not answer, metadata, a
+/// demonstration.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(40);
 /// How long a host that was not ready in time may take to stop, at least.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long another `host up --detached` of the directory may take before its turn is over: it starts a host, and stops
-/// it if that is late.
+/// How long another `host up --detached` of the directory may take before its turn is over: it
+/// starts a host, and stops it if that is late.
 const TURN_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// The outcome of starting the host in the background.
@@ -62,14 +65,17 @@ pub fn log_of(instance: &Instance) -> PathBuf {
 /// Starts this command again in the background and waits until it is ready.
 pub async fn start(instance: &Instance, interrupted: &CancellationToken) -> Result<Outcome> {
     let log = log_of(instance);
-    fs::create_dir_all(instance.folder()).with_context(|| format!("create {}", instance.folder().display()))?;
+    fs::create_dir_all(instance.folder())
+        .with_context(|| format!("create {}", instance.folder().display()))?;
     // Two that start at the same time would share the log, so they take turns.
     let path = instance.folder().join("starting.lock");
     let turn = File::create(&path).with_context(|| format!("create {}", path.display()))?;
     let deadline = Instant::now() + TURN_TIMEOUT;
     while let Err(error) = turn.try_lock() {
         match error {
-            TryLockError::Error(error) => return Err(error).with_context(|| format!("lock {}", path.display())),
+            TryLockError::Error(error) => {
+                return Err(error).with_context(|| format!("lock {}", path.display()));
+            }
             TryLockError::WouldBlock if interrupted.is_cancelled() => {
                 return Ok(Outcome::Interrupted { killed: false });
             }
@@ -81,7 +87,8 @@ pub async fn start(instance: &Instance, interrupted: &CancellationToken) -> Resu
         return Ok(Outcome::RunsAlready);
     }
     let mut child = spawn(&log)?;
-    // While nobody has asked how it ended, its number means this one. `None` if it has ended already.
+    // While nobody has asked how it ended, its number means this one. `None` if it has ended
+    // already.
     let process = Process::of(child.id());
     let mut repeat = Repeat::of(&log)?;
     let deadline = Instant::now() + READY_TIMEOUT;
@@ -104,7 +111,11 @@ pub async fn start(instance: &Instance, interrupted: &CancellationToken) -> Resu
         }
         let killed = stop(&mut child, instance).await?;
         repeat.on();
-        return Ok(if is_interrupted { Outcome::Interrupted { killed } } else { Outcome::Late { killed } });
+        return Ok(if is_interrupted {
+            Outcome::Interrupted { killed }
+        } else {
+            Outcome::Late { killed }
+        });
     }
 }
 
@@ -112,7 +123,9 @@ pub async fn start(instance: &Instance, interrupted: &CancellationToken) -> Resu
 pub async fn wait_for(instance: &Instance) -> Option<Record> {
     let deadline = Instant::now() + READY_TIMEOUT;
     while instance.is_running() && Instant::now() < deadline {
-        if let Some(record) = instance.record().filter(|record| record.summary.is_some() && record.up.is_alive()) {
+        if let Some(record) =
+            instance.record().filter(|record| record.summary.is_some() && record.up.is_alive())
+        {
             return Some(record);
         }
         tokio::time::sleep(POLL).await;
@@ -144,7 +157,9 @@ async fn stop(child: &mut Child, instance: &Instance) -> Result<bool> {
     }
     child.wait().context("wait for the host in the background")?;
     // One that was stopped in order has left nothing.
-    down::stop_left(instance).await.context("stop the NATS server that the host in the background left")?;
+    down::stop_left(instance)
+        .await
+        .context("stop the NATS server that the host in the background left")?;
     Ok(killed)
 }
 

@@ -58,7 +58,9 @@ pub async fn down(instance: &Instance) -> Result<Option<Stopped>> {
     let stopped = if instance.is_running() { stop_running(instance).await? } else { None };
     let left = stop_left(instance).await?;
     Ok(match (stopped, left) {
-        (Some(stopped), Some(left)) => Some(Stopped { killed: true, server_pid: left.server_pid, ..stopped }),
+        (Some(stopped), Some(left)) => {
+            Some(Stopped { killed: true, server_pid: left.server_pid, ..stopped })
+        }
         (stopped, left) => stopped.or(left),
     })
 }
@@ -75,7 +77,10 @@ async fn stop_running(instance: &Instance) -> Result<Option<Stopped>> {
         record.up.kill().with_context(|| format!("kill process {pid}"))?;
         killed = true;
         if !has_let_go(instance, KILL_TIMEOUT).await {
-            bail!("process {pid} of {} does not end although it was killed", record.directory.display());
+            bail!(
+                "process {pid} of {} does not end although it was killed",
+                record.directory.display()
+            );
         }
     }
     Ok(Some(Stopped { host_pid: Some(pid), killed, ..told(&record) }))
@@ -133,10 +138,18 @@ pub(super) async fn stop_left(instance: &Instance) -> Result<Option<Stopped>> {
     if let Some(process) = &process {
         info!(pid = process.pid, "stopping the NATS server that a killed `host up` left");
         let stopped = nats_server::stop_process(process).await;
-        killed = !stopped.with_context(|| format!("stop the NATS server, process {}", process.pid))?;
+        killed =
+            !stopped.with_context(|| format!("stop the NATS server, process {}", process.pid))?;
     }
-    claim.clear().with_context(|| format!("remove the record in {}", instance.folder().display()))?;
-    Ok(process.map(|process| Stopped { server_pid: Some(process.pid), killed, host_pid: None, ..told(&record) }))
+    claim
+        .clear()
+        .with_context(|| format!("remove the record in {}", instance.folder().display()))?;
+    Ok(process.map(|process| Stopped {
+        server_pid: Some(process.pid),
+        killed,
+        host_pid: None,
+        ..told(&record)
+    }))
 }
 
 fn told(record: &Record) -> Stopped {

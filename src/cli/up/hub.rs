@@ -1,9 +1,11 @@
-//! The hub that the server of `host up` joins as a leaf node: what the user says about it, and whether it is connected.
+//! The hub that the server of `host up` joins as a leaf node: what the user says about it, and
+//! whether it is connected.
 //!
-//! A leaf node connection is the server's own business: it connects, fails and tries again by itself, and tells only its
-//! log. So [`Watch::first`] looks at the server's monitoring port until the hub has answered over the connection, and reads
-//! the log for the reason when it does not. A machine that is cut off must work too, so no answer is a warning and never
-//! an error; [`Watch::follow`] tells when it changes.
+//! A leaf node connection is the server's own business: it connects, fails and tries again by
+//! itself, and tells only its log. So [`Watch::first`] looks at the server's monitoring port until
+//! the hub has answered over the connection, and reads the log for the reason when it does not. A
+//! machine that is cut off must work too, so no answer is a warning and never an error;
+//! [`Watch::follow`] tells when it changes.
 
 use std::{
     fmt, fs,
@@ -51,14 +53,18 @@ pub struct Hub {
 /// Mistakes in the options about the hub.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HubError {
-    #[error("{flag} is for the connection to a hub; name the hub with --hub URL, or leave {flag} away")]
+    #[error(
+        "{flag} is for the connection to a hub; name the hub with --hub URL, or leave {flag} away"
+    )]
     NoHub { flag: &'static str },
     #[error(
         "--hub {url}: {cause}; accepted: a URL with scheme and host, like nats-leaf://hub.example:7422, tls://, nats://, \
          ws:// or wss://, and several of them separated by commas; in a user or password a comma is written %2C, and % is %25"
     )]
     Url { url: String, cause: UrlError },
-    #[error("--hub: ws:// and wss:// cannot be mixed with the other schemes; name addresses of one kind")]
+    #[error(
+        "--hub: ws:// and wss:// cannot be mixed with the other schemes; name addresses of one kind"
+    )]
     Mixed,
     #[error("{flag} {}: {cause}; name a file that this user may read", path.display())]
     File { flag: &'static str, path: PathBuf, cause: String },
@@ -85,8 +91,12 @@ impl Hub {
             errors.extend(ca.map(|_| HubError::NoHub { flag: "--hub-ca" }));
             return if errors.is_empty() { Ok(None) } else { Err(errors) };
         };
-        let urls: Vec<String> =
-            urls.split(',').map(str::trim).filter(|url| !url.is_empty()).map(str::to_owned).collect();
+        let urls: Vec<String> = urls
+            .split(',')
+            .map(str::trim)
+            .filter(|url| !url.is_empty())
+            .map(str::to_owned)
+            .collect();
         if urls.is_empty() {
             errors.push(HubError::Url { url: "\"\"".into(), cause: UrlError::None });
         }
@@ -115,7 +125,10 @@ impl Hub {
     /// Returns what a user can do about a failure, as far as its text tells.
     fn advice(&self, reason: &str) -> &'static str {
         let reason = reason.to_lowercase();
-        if says(&reason, &["authorization", "authentication", "permission", "revoked", "expired", "jwt"]) {
+        if says(
+            &reason,
+            &["authorization", "authentication", "permission", "revoked", "expired", "jwt"],
+        ) {
             return match self.creds {
                 Some(_) => {
                     "the hub does not accept these credentials; check the file given with --creds (right account? expired?)"
@@ -139,10 +152,11 @@ impl Hub {
 }
 
 impl Hub {
-    /// Whether only TLS will do. Without being told, a server that is given a `tls://` address goes on in the clear when the
-    /// other side says that it has no TLS, and sends its password along.
+    /// Whether only TLS will do. Without being told, a server that is given a `tls://` address goes
+    /// on in the clear when the other side says that it has no TLS, and sends its password along.
     pub fn needs_tls(&self) -> bool {
-        self.ca.is_some() || self.urls.iter().any(|url| ["tls", "wss"].contains(&scheme(url).as_str()))
+        self.ca.is_some()
+            || self.urls.iter().any(|url| ["tls", "wss"].contains(&scheme(url).as_str()))
     }
 }
 
@@ -180,7 +194,8 @@ fn shown(url: &str, is_first: bool, goes_on: bool) -> String {
     if let Some((_, host)) = rest.rsplit_once('@') {
         return format!("{scheme}{host}");
     }
-    // Without an `@`, what follows a colon is a port, or the password of somebody who forgot the host.
+    // Without an `@`, what follows a colon is a port, or the password of somebody who forgot the
+    // host.
     match rest.rsplit_once(':') {
         Some((host, port)) if port.parse::<u16>().is_err() && !port.ends_with(']') => {
             format!("{scheme}{}:...", host.split(':').next().unwrap_or_default())
@@ -200,7 +215,9 @@ pub enum UrlError {
     OtherScheme,
     #[error("a % in it is not followed by two hexadecimal digits")]
     Escape,
-    #[error("its user or password holds a character that must be written as % and two hexadecimal digits")]
+    #[error(
+        "its user or password holds a character that must be written as % and two hexadecimal digits"
+    )]
     User,
     #[error(transparent)]
     Parse(<Url as FromStr>::Err),
@@ -225,7 +242,10 @@ fn check_url(url: &str) -> Result<(), UrlError> {
         return Err(UrlError::Escape);
     }
     let user = rest.rsplit_once('@').map_or("", |(user, _)| user);
-    if !user.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:~!$&'()*+,;=%@".contains(&byte)) {
+    if !user
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"-._:~!$&'()*+,;=%@".contains(&byte))
+    {
         return Err(UrlError::User);
     }
     let parsed = Url::parse(url).map_err(UrlError::Parse)?;
@@ -247,9 +267,10 @@ fn check_file(
 ) -> Result<PathBuf, HubError> {
     let file = dir.join(path);
     let read = trusted::read_regular(&file, Holds::Secrets).and_then(Trusted::text);
-    let (absolute, text) = read
-        .and_then(|text| Ok((fs::canonicalize(&file)?, text)))
-        .map_err(|error| HubError::File { flag, path: path.to_owned(), cause: error.to_string() })?;
+    let (absolute, text) =
+        read.and_then(|text| Ok((fs::canonicalize(&file)?, text))).map_err(|error| {
+            HubError::File { flag, path: path.to_owned(), cause: error.to_string() }
+        })?;
     check(path, &text)?;
     Ok(absolute)
 }
@@ -299,7 +320,8 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Waits until the hub has answered, or for as long as a start may wait for it, and says how it is.
+    /// Waits until the hub has answered, or for as long as a start may wait for it, and says how it
+    /// is.
     pub async fn first(&self) -> Link {
         let client = client();
         let began = Instant::now();
@@ -364,12 +386,14 @@ impl Watch {
     }
 }
 
-/// Whether the server with this process number, whose files are in `dir`, is connected to its hub now.
+/// Whether the server with this process number, whose files are in `dir`, is connected to its hub
+/// now.
 pub async fn is_connected(dir: &Path, pid: u32) -> bool {
     answers(dir, pid, client().as_ref()).await
 }
 
-/// Whether a hub has answered over a connection: one that is about to be refused is listed for a moment, too.
+/// Whether a hub has answered over a connection: one that is about to be refused is listed for a
+/// moment, too.
 async fn answers(dir: &Path, pid: u32, client: Option<&reqwest::Client>) -> bool {
     let look = async {
         let url = format!("{}/leafz", monitoring(dir, pid)?);
@@ -407,12 +431,14 @@ fn monitoring(dir: &Path, pid: u32) -> Option<String> {
     }
     let end = format!("_{pid}.ports");
     let mut files = fs::read_dir(dir).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
-    let file = files.find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(&end)))?;
+    let file = files
+        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(&end)))?;
     let ports: Ports = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
     ports.monitoring.into_iter().next()
 }
 
-/// The last thing the server's log says about a leaf node connection that failed. Errors say more than ends.
+/// The last thing the server's log says about a leaf node connection that failed. Errors say more
+/// than ends.
 fn reason(log: &Path) -> Option<String> {
     let tail = tail(log).ok()?;
     let mut lines = tail.lines().rev();
@@ -435,8 +461,8 @@ fn end(line: &str) -> Option<&str> {
     Some(words.split(" account: ").next()?.split(" - Remote: ").next()?.trim())
 }
 
-/// The end of a log, without what may be a user and a password. A character cut in two at its beginning is no reason not
-/// to read it.
+/// The end of a log, without what may be a user and a password. A character cut in two at its
+/// beginning is no reason not to read it.
 pub(super) fn tail(log: &Path) -> io::Result<String> {
     let mut file = fs::File::open(log)?;
     let start = file.metadata()?.len().saturating_sub(LOG_TAIL);
@@ -456,7 +482,9 @@ fn masked(text: &str) -> String {
 
 fn masked_word(word: &str) -> String {
     match (word.find("://").map(|at| at + 3), word.rfind('@')) {
-        (Some(start), Some(end)) if end >= start => format!("{}{}", &word[..start], &word[end + 1..]),
+        (Some(start), Some(end)) if end >= start => {
+            format!("{}{}", &word[..start], &word[end + 1..])
+        }
         _ => word.to_owned(),
     }
 }
@@ -473,22 +501,36 @@ mod tests {
     #[test]
     fn a_hub_is_named_by_urls_and_passwords_are_not_shown() {
         let hub =
-            Hub::check(Some("nats-leaf://me:secret@a:7422, tls://b"), None, None, Path::new("/")).unwrap().unwrap();
+            Hub::check(Some("nats-leaf://me:secret@a:7422, tls://b"), None, None, Path::new("/"))
+                .unwrap()
+                .unwrap();
         assert_eq!(hub.to_string(), "nats-leaf://a:7422,tls://b");
         assert!(Hub::check(Some("WSS://a"), None, None, Path::new("/")).is_ok());
         assert_eq!(Hub::check(None, None, None, Path::new("/")), Ok(None));
-        let needs_tls = |url| Hub { urls: vec![String::from(url)], creds: None, ca: None }.needs_tls();
+        let needs_tls =
+            |url| Hub { urls: vec![String::from(url)], creds: None, ca: None }.needs_tls();
         assert!(needs_tls("TLS://a") && needs_tls("wss://a") && !needs_tls("nats-leaf://a"));
     }
 
     #[test]
     fn mistakes_name_the_flag_and_what_is_accepted() {
         let told = errors(Some("hub.example:7422"), None);
-        for part in ["hub.example:7422", "scheme is missing", "nats-leaf://", "tls://", "nats://", "ws://", "wss://"] {
+        for part in [
+            "hub.example:7422",
+            "scheme is missing",
+            "nats-leaf://",
+            "tls://",
+            "nats://",
+            "ws://",
+            "wss://",
+        ] {
             assert!(told.contains(part), "{part} in {told}");
         }
         let told = errors(Some("http://me:secret@a"), Some(Path::new("no-such.creds")));
-        assert!(told.contains("http://a") && told.contains("no-such.creds") && !told.contains("secret"), "{told}");
+        assert!(
+            told.contains("http://a") && told.contains("no-such.creds") && !told.contains("secret"),
+            "{told}"
+        );
         assert!(errors(Some("ws://a,nats://b"), None).contains("mixed"));
         assert!(errors(Some("tls://"), None).contains("--hub tls://"));
         assert!(errors(Some("tls://a:99999"), None).contains("port"));
@@ -548,7 +590,8 @@ mod tests {
             let error = check(&text).unwrap_err().remove(0).to_string();
             assert!(error.contains(cause) && !error.contains(&user), "{error}");
         }
-        let ca = Hub::check(Some("tls://a"), None, Some(Path::new("a.creds")), dir.path()).unwrap_err();
+        let ca =
+            Hub::check(Some("tls://a"), None, Some(Path::new("a.creds")), dir.path()).unwrap_err();
         assert!(matches!(ca[..], [HubError::Ca { .. }]), "{ca:?}");
     }
 
@@ -578,10 +621,10 @@ mod tests {
             assert!(told.contains(words) && !told.contains("lid:"), "{told}");
             assert!(hub.advice(told).contains(advice), "{}", hub.advice(told));
         }
-        let wrong_port = "[1] 2026 [ERR] 127.0.0.1:31524 - lid:7 - attempted to connect to wrong port";
+        let wrong_port =
+            "[1] 2026 [ERR] 127.0.0.1:31524 - lid:7 - attempted to connect to wrong port";
         assert!(hub.advice(failure(wrong_port).unwrap()).contains("7422"));
-        let closed =
-            "[1] 2026 [INF] 127.0.0.1:31423 - lid:5 - Leafnode connection closed: TLS Handshake Failure account: $G";
+        let closed = "[1] 2026 [INF] 127.0.0.1:31423 - lid:5 - Leafnode connection closed: TLS Handshake Failure account: $G";
         assert_eq!((failure(closed), end(closed)), (None, Some("TLS Handshake Failure")));
         assert!(hub.advice("TLS Handshake Failure").contains("nats-leaf://"));
         assert_eq!(failure("[1] 2026 [ERR] 127.0.0.1:31423 - cid:5 - something else"), None);

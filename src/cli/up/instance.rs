@@ -1,7 +1,7 @@
 //! Which `host up` belongs to a directory: one at a time, with a record of what it started.
 //!
-//! A directory is a lattice's place on this machine: its `host_config.json` holds the cluster seed. So `up` keeps one
-//! folder below the state directory for each directory it was started in:
+//! A directory is a lattice's place on this machine: its `host_config.json` holds the cluster seed.
+//! So `up` keeps one folder below the state directory for each directory it was started in:
 //!
 //! ```text
 //! up/{name}-{hash}/lock          locked for as long as an `up` of this directory lives
@@ -10,9 +10,9 @@
 //!                  host.log      the log of a host in the background
 //! ```
 //!
-//! The lock goes with the process, however that ends. A record without a lock therefore was left by an `up` that was
-//! killed, and tells which server it may have left behind. The lock file itself is never removed: two processes could
-//! otherwise hold locks on two files of the same name.
+//! The lock goes with the process, however that ends. A record without a lock therefore was left by
+//! an `up` that was killed, and tells which server it may have left behind. The lock file itself is
+//! never removed: two processes could otherwise hold locks on two files of the same name.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -40,8 +40,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 const LOCK_POLL: Duration = Duration::from_millis(20);
 /// Choosing a port takes milliseconds.
 const TURN_PATIENCE: Duration = Duration::from_secs(10);
-/// Ports for servers that share a machine: after the usual one, and below those that the system gives to outgoing
-/// connections.
+/// Ports for servers that share a machine: after the usual one, and below those that the system
+/// gives to outgoing connections.
 const FREE_PORTS: std::ops::RangeInclusive<u16> = 4223..=5221;
 
 /// The place of one directory's `up`.
@@ -97,7 +97,9 @@ pub struct ServerRecord {
 pub enum ClaimError {
     #[error("a host of this directory runs already")]
     Taken,
-    #[error("{path} cannot be used, where `host up` notes what it started (XDG_STATE_HOME moves it)")]
+    #[error(
+        "{path} cannot be used, where `host up` notes what it started (XDG_STATE_HOME moves it)"
+    )]
     Io { path: PathBuf, source: io::Error },
 }
 
@@ -120,9 +122,13 @@ impl Instance {
     /// All instances of this user, running or not.
     pub fn all(dirs: &Dirs) -> Vec<Self> {
         let Ok(entries) = fs::read_dir(root(dirs)) else { return Vec::new() };
-        let folders = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.is_dir());
-        let mut all: Vec<Self> =
-            folders.filter_map(|folder| Some(Self { key: folder.file_name()?.to_str()?.to_owned(), folder })).collect();
+        let folders =
+            entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.is_dir());
+        let mut all: Vec<Self> = folders
+            .filter_map(|folder| {
+                Some(Self { key: folder.file_name()?.to_str()?.to_owned(), folder })
+            })
+            .collect();
         all.sort_by(|a, b| a.key.cmp(&b.key));
         all
     }
@@ -154,7 +160,12 @@ impl Instance {
     pub fn claim(&self) -> Result<Claim, ClaimError> {
         let io = |source| ClaimError::Io { path: self.folder.clone(), source };
         fs::create_dir_all(&self.folder).map_err(io)?;
-        let lock = File::options().create(true).truncate(false).write(true).open(self.folder.join(LOCK)).map_err(io)?;
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(self.folder.join(LOCK))
+            .map_err(io)?;
         let deadline = Instant::now() + LOCK_PATIENCE;
         loop {
             match lock.try_lock() {
@@ -197,8 +208,9 @@ impl Claim {
         }
     }
 
-    /// Chooses the port of this instance's server and notes it with `note`: the wanted one if it can be had, else the
-    /// first that nobody uses and no other running instance has noted. Blocks for a moment.
+    /// Chooses the port of this instance's server and notes it with `note`: the wanted one if it
+    /// can be had, else the first that nobody uses and no other running instance has noted. Blocks
+    /// for a moment.
     pub fn choose_port(
         &self,
         dirs: &Dirs,
@@ -214,7 +226,10 @@ impl Claim {
             match error {
                 TryLockError::Error(error) => return Err(error),
                 TryLockError::WouldBlock if Instant::now() >= deadline => {
-                    let held = format!("another process holds {} and does not let go; end it", path.display());
+                    let held = format!(
+                        "another process holds {} and does not let go; end it",
+                        path.display()
+                    );
                     return Err(io::Error::new(io::ErrorKind::TimedOut, held));
                 }
                 TryLockError::WouldBlock => std::thread::sleep(LOCK_POLL),
@@ -225,14 +240,21 @@ impl Claim {
             .filter(|other| other.key != self.instance.key && other.is_running())
             .filter_map(|other| other.record()?.address)
             .collect();
-        let is_free =
-            |port: &u16| !noted.contains(&super::address(host, *port)) && TcpListener::bind((host, *port)).is_ok();
-        // Other users cannot see what is noted here; two who look at the same time begin at different places.
+        let is_free = |port: &u16| {
+            !noted.contains(&super::address(host, *port))
+                && TcpListener::bind((host, *port)).is_ok()
+        };
+        // Other users cannot see what is noted here; two who look at the same time begin at
+        // different places.
         let (first, count) = (*FREE_PORTS.start(), FREE_PORTS.end() - FREE_PORTS.start() + 1);
         let offset = u16::try_from(std::process::id() % u32::from(count)).unwrap_or(0);
         let turns = (0..count).map(|step| first + (offset + step) % count);
         let port = wanted.into_iter().chain(turns).find(is_free).ok_or_else(|| {
-            let range = format!("no port from {} to {} is free on {host}", FREE_PORTS.start(), FREE_PORTS.end());
+            let range = format!(
+                "no port from {} to {} is free on {host}",
+                FREE_PORTS.start(),
+                FREE_PORTS.end()
+            );
             io::Error::new(io::ErrorKind::AddrInUse, range)
         })?;
         note(port)?;
@@ -240,17 +262,26 @@ impl Claim {
     }
 }
 
-/// The instance of another directory whose `up`, running or not, started the server of this name; with its record.
+/// The instance of another directory whose `up`, running or not, started the server of this name;
+/// with its record.
 pub fn owner_of(dirs: &Dirs, own: &Instance, server_name: &str) -> Option<(Instance, Record)> {
     let others = Instance::all(dirs).into_iter().filter(|other| other.key != own.key);
     others.filter_map(|other| Some((other.record()?, other))).find_map(|(record, other)| {
-        record.server.as_ref().is_some_and(|server| server.name == server_name).then_some((other, record))
+        record
+            .server
+            .as_ref()
+            .is_some_and(|server| server.name == server_name)
+            .then_some((other, record))
     })
 }
 
 /// Now, as records have it.
 pub fn now() -> String {
-    OffsetDateTime::now_utc().replace_nanosecond(0).ok().and_then(|now| now.format(&Rfc3339).ok()).unwrap_or_default()
+    OffsetDateTime::now_utc()
+        .replace_nanosecond(0)
+        .ok()
+        .and_then(|now| now.format(&Rfc3339).ok())
+        .unwrap_or_default()
 }
 
 fn root(dirs: &Dirs) -> PathBuf {
@@ -313,7 +344,9 @@ mod tests {
         let dirs = dirs(home.path());
         let choose = |path: &str| {
             let claim = Instance::of(&dirs, Path::new(path)).claim().unwrap();
-            let note = |port| claim.write(&Record { address: Some(format!("127.0.0.1:{port}")), ..record() });
+            let note = |port| {
+                claim.write(&Record { address: Some(format!("127.0.0.1:{port}")), ..record() })
+            };
             let port = claim.choose_port(&dirs, "127.0.0.1", None, note).unwrap();
             (claim, port)
         };
@@ -338,6 +371,9 @@ mod tests {
         left.claim().unwrap().write(&Record { server: Some(server), ..record() }).unwrap();
         let asker = Instance::of(&dirs, Path::new("/b"));
         assert_eq!(owner_of(&dirs, &asker, "core-1").unwrap().0.key(), left.key());
-        assert!(owner_of(&dirs, &asker, "core-2").is_none() && owner_of(&dirs, &left, "core-1").is_none());
+        assert!(
+            owner_of(&dirs, &asker, "core-2").is_none()
+                && owner_of(&dirs, &left, "core-1").is_none()
+        );
     }
 }

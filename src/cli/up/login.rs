@@ -1,5 +1,5 @@
-//! The login of a server that `host up` starts: without it every user of the machine, and every page and actor that reaches
-//! loopback, could operate the lattice.
+//! The login of a server that `host up` starts: without it every user of the machine, and every
+//! page and actor that reaches loopback, could operate the lattice.
 //!
 //! ```text
 //! Login::keep      reads the login of this directory's server, or makes one: operator, account, user
@@ -69,16 +69,22 @@ impl Login {
     /// Reads the login at `path`, or makes one and keeps it there.
     pub fn keep(path: &Path) -> Result<Self> {
         let kept: Kept = match trusted::read(path, Holds::OwnSecrets) {
-            Ok(read) => serde_json::from_slice(&read.bytes)
-                .with_context(|| format!("{} holds no login; remove it to get a new one", path.display()))?,
+            Ok(read) => serde_json::from_slice(&read.bytes).with_context(|| {
+                format!("{} holds no login; remove it to get a new one", path.display())
+            })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let made = Operator::new(&Keys::new(), NAME).context("make a login for the NATS server")?;
+                let made = Operator::new(&Keys::new(), NAME)
+                    .context("make a login for the NATS server")?;
                 let Operator { server_config, account, user_jwt, user_seed } = made;
                 let kept = Kept { server_config, account, user_jwt, user_seed };
-                kept.write(path).with_context(|| format!("keep the login of the NATS server in {}", path.display()))?;
+                kept.write(path).with_context(|| {
+                    format!("keep the login of the NATS server in {}", path.display())
+                })?;
                 kept
             }
-            Err(error) => bail!("the login of the NATS server cannot be used: {}: {error}", path.display()),
+            Err(error) => {
+                bail!("the login of the NATS server cannot be used: {}: {error}", path.display())
+            }
         };
         let Kept { server_config, account, user_jwt, user_seed } = kept;
         Ok(Self { server_config, account, jwt: user_jwt, seed: Secret::new(user_seed) })
@@ -99,11 +105,12 @@ fn is_of_up(auth: &Auth) -> bool {
     operator::name_in(jwt.expose()).as_deref() == Some(NAME)
 }
 
-/// Puts the login of the server at `place` into the settings of every connection that leads there, or takes that of an
-/// earlier server out. Returns the families whose own login is not used.
+/// Puts the login of the server at `place` into the settings of every connection that leads there,
+/// or takes that of an earlier server out. Returns the families whose own login is not used.
 pub fn log_in(config: &mut Config, login: Option<&Login>, place: &str) -> Vec<&'static str> {
     let wanted = login.map_or(Auth::Anonymous, Login::auth);
-    let [is_ctl, is_rpc] = [&config.ctl, &config.rpc].map(|at| super::address(&at.host_text, at.port) == place);
+    let [is_ctl, is_rpc] =
+        [&config.ctl, &config.rpc].map(|at| super::address(&at.host_text, at.port) == place);
     // Providers may know this machine by another name.
     let has_providers = is_rpc && config.prov_rpc.port == config.rpc.port;
     let families = [
@@ -137,8 +144,10 @@ pub fn give_store_to(store: &Path, login: Option<&Login>) -> io::Result<()> {
         return Ok(());
     }
     let entries = fs::read_dir(&streams).into_iter().flatten().filter_map(Result::ok);
-    let mut accounts: Vec<PathBuf> =
-        entries.filter(|entry| entry.file_name().to_str().is_some_and(is_account)).map(|entry| entry.path()).collect();
+    let mut accounts: Vec<PathBuf> = entries
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_account))
+        .map(|entry| entry.path())
+        .collect();
     match (accounts.pop(), accounts.is_empty()) {
         (Some(only), true) => fs::rename(only, wanted),
         _ => Ok(()),
@@ -149,16 +158,25 @@ fn is_account(name: &str) -> bool {
     name == OPEN_ACCOUNT || (name.len() == 56 && name.starts_with('A'))
 }
 
-/// Writes contexts of this name for `nats` and for `wash`. They hold the login; an error says which could not be written.
-pub fn write_contexts(name: &str, config: &Config, login: Option<&Login>, dirs: &Dirs, creds: &Path) -> Result<()> {
+/// Writes contexts of this name for `nats` and for `wash`. They hold the login; an error says which
+/// could not be written.
+pub fn write_contexts(
+    name: &str,
+    config: &Config,
+    login: Option<&Login>,
+    dirs: &Dirs,
+    creds: &Path,
+) -> Result<()> {
     let (Some(nats), Some(wash)) = (&dirs.nats_config, &dirs.wash_contexts) else {
         bail!("this user has no home directory for contexts; set HOME");
     };
     if let Some(login) = login {
-        trusted::replace(creds, login.creds().as_bytes()).with_context(|| format!("write {}", creds.display()))?;
+        trusted::replace(creds, login.creds().as_bytes())
+            .with_context(|| format!("write {}", creds.display()))?;
     }
     write_context(&nats.join("context"), name, &nats_context(config, login, creds)?)?;
-    // The cluster seed may have been made up just now; it is in host_config.json by the time this is read.
+    // The cluster seed may have been made up just now; it is in host_config.json by the time this
+    // is read.
     let mut known = config.clone();
     known.cluster.ad_hoc = false;
     write_context(wash, name, &context::write::wash_content(name, &known, None)?)

@@ -155,7 +155,9 @@ impl Session {
             follower: None,
             demo: None,
         };
-        session.note().map_err(|source| ClaimError::Io { path: instance.folder().to_owned(), source })?;
+        session
+            .note()
+            .map_err(|source| ClaimError::Io { path: instance.folder().to_owned(), source })?;
         Ok(session)
     }
 
@@ -163,7 +165,13 @@ impl Session {
     pub fn settle(&mut self, sources: &mut Sources, loaded: &Loaded) -> Result<(), Vec<String>> {
         let mut mistakes = Vec::new();
         let lattice = Lattice::of(&loaded.config);
-        match settle::domains(&self.options, &loaded.table, &self.dirs, self.claim.instance(), &lattice) {
+        match settle::domains(
+            &self.options,
+            &loaded.table,
+            &self.dirs,
+            self.claim.instance(),
+            &lattice,
+        ) {
             Ok(domains) => self.domains = domains,
             Err(mistake) => mistakes.push(mistake.to_string()),
         }
@@ -171,8 +179,13 @@ impl Session {
             match self.choose_port(sources, loaded) {
                 Ok(port) => {
                     let host = &loaded.config.ctl.host_text;
-                    sources.flags.extend(["ctl_host", "rpc_host", "prov_rpc_host"].map(|key| (key, host.clone())));
-                    sources.flags.extend(["ctl_port", "rpc_port", "prov_rpc_port"].map(|key| (key, port.to_string())));
+                    sources.flags.extend(
+                        ["ctl_host", "rpc_host", "prov_rpc_host"].map(|key| (key, host.clone())),
+                    );
+                    sources.flags.extend(
+                        ["ctl_port", "rpc_port", "prov_rpc_port"]
+                            .map(|key| (key, port.to_string())),
+                    );
                 }
                 Err(mistake) => mistakes.push(mistake.to_string()),
             }
@@ -182,7 +195,8 @@ impl Session {
 
     /// The port of the settings if somebody chose it once and it can be had, else a free one.
     fn choose_port(&mut self, sources: &Sources, loaded: &Loaded) -> Result<u16> {
-        let given = sources.flags.iter().find_map(|(key, _)| PORTS.iter().find(|(port, _)| port == key));
+        let given =
+            sources.flags.iter().find_map(|(key, _)| PORTS.iter().find(|(port, _)| port == key));
         if let Some((_, flag)) = given {
             bail!("--free-ports chooses the port, and {flag} names one; leave one of them away");
         }
@@ -190,12 +204,14 @@ impl Session {
         if !nats_server::is_here(host) {
             bail!("--free-ports: {}", elsewhere(host));
         }
-        let own = self.record.server.as_ref().is_some_and(|left| left.address == address(host, port));
+        let own =
+            self.record.server.as_ref().is_some_and(|left| left.address == address(host, port));
         if own {
             return Ok(port);
         }
         // The usual port is for those who ask for no other.
-        let is_default = settle::row(&loaded.table, "ctl_port").is_none_or(|row| row.origin == Origin::Default);
+        let is_default =
+            settle::row(&loaded.table, "ctl_port").is_none_or(|row| row.origin == Origin::Default);
         let wanted = Some(port).filter(|port| !is_default && *port != USUAL_PORT);
         let (claim, record) = (&self.claim, &mut self.record);
         let chosen = claim.choose_port(&self.dirs, host, wanted, |port| {
@@ -205,8 +221,9 @@ impl Session {
         chosen.map_err(|error| anyhow!("--free-ports: {error}"))
     }
 
-    /// Makes sure that a NATS server listens: the one a killed `up` of this directory left, one that is there, or a new one.
-    /// Beside a server of its own, a host that has been told no `js_domain` gets that server's.
+    /// Makes sure that a NATS server listens: the one a killed `up` of this directory left, one
+    /// that is there, or a new one. Beside a server of its own, a host that has been told no
+    /// `js_domain` gets that server's.
     pub async fn ensure_server(&mut self, config: &mut Config) -> Result<()> {
         let place = place(config);
         self.record.stop_within_ms = clock::millis(config.shutdown_timeout + STOP_MARGIN);
@@ -235,7 +252,9 @@ impl Session {
         let Some(left) = self.record.server.clone() else { return Ok(false) };
         let as_left = self.server_settings(place, left.name.clone())?;
         match left.leftover(self.claim.instance()).await {
-            Some(process) if as_left.are_as_written() && nats_server::probe(place).await.is(&left.name) => {
+            Some(process)
+                if as_left.are_as_written() && nats_server::probe(place).await.is(&left.name) =>
+            {
                 info!(address = %place, pid = process.pid, "the NATS server that a killed `host up` left is taken over");
                 self.take_domain(config)?;
                 self.take_login(config, &as_left);
@@ -247,7 +266,9 @@ impl Session {
                     address = %left.address, pid = process.pid,
                     "the NATS server that a killed `host up` left has other settings and is stopped"
                 );
-                nats_server::stop_process(&process).await.context("stop the server an earlier `host up` left")?;
+                nats_server::stop_process(&process)
+                    .await
+                    .context("stop the server an earlier `host up` left")?;
             }
             None => {}
         }
@@ -258,7 +279,10 @@ impl Session {
     async fn start_server(&mut self, config: &mut Config, place: &str) -> Result<()> {
         let host = config.ctl.host_text.clone();
         let looked_up = host.clone();
-        if !tokio::task::spawn_blocking(move || nats_server::is_here(&looked_up)).await.unwrap_or(true) {
+        if !tokio::task::spawn_blocking(move || nats_server::is_here(&looked_up))
+            .await
+            .unwrap_or(true)
+        {
             bail!("no NATS server answers on {place}, and {}", elsewhere(&host));
         }
         self.check_rpc(config, place).await?;
@@ -274,9 +298,9 @@ impl Session {
         self.record.server = Some(server_record(&fresh, None));
         self.note().context("note what is started")?;
         info!(address = %place, domain = %fresh.domain, "starting NATS server");
-        let server = NatsServer::start(&binary, &fresh)
-            .await
-            .with_context(|| format!("start the NATS server; its log is {}", fresh.log().display()))?;
+        let server = NatsServer::start(&binary, &fresh).await.with_context(|| {
+            format!("start the NATS server; its log is {}", fresh.log().display())
+        })?;
         info!(
             address = %place, domain = %fresh.domain, store = %fresh.store_dir.display(), log = %fresh.log().display(),
             "NATS server started"
@@ -336,15 +360,21 @@ impl Session {
         }
     }
 
-    /// Hears whether `host_config.json` was written in this directory, tells other clients of a server that was started, and
-    /// adds to the settings what is not to be written: that the host loads files is for the demonstration, and must not
-    /// outlive it.
+    /// Hears whether `host_config.json` was written in this directory, tells other clients of a
+    /// server that was started, and adds to the settings what is not to be written: that the host
+    /// loads files is for the demonstration, and must not outlive it.
     pub fn wrote(&mut self, config: &mut Config, not_written: Option<String>) {
         self.not_written = not_written;
         if self.server.is_some() {
             let instance = self.claim.instance();
             let creds = settle::creds(&self.dirs, instance);
-            let written = login::write_contexts(instance.key(), config, self.login.as_ref(), &self.dirs, &creds);
+            let written = login::write_contexts(
+                instance.key(),
+                config,
+                self.login.as_ref(),
+                &self.dirs,
+                &creds,
+            );
             let name = instance.key().to_owned();
             self.contexts = Some(written.map(|()| name));
         }
@@ -365,7 +395,8 @@ impl Session {
         Ok(())
     }
 
-    /// A server that this directory's `up` did not start is used only as it is, and only if it does not end with another's.
+    /// A server that this directory's `up` did not start is used only as it is, and only if it does
+    /// not end with another's.
     fn check_foreign(&self, place: &str, name: &str) -> Result<()> {
         if let Some((owner, record)) = instance::owner_of(&self.dirs, self.claim.instance(), name) {
             let directory = record.directory.display();
@@ -382,7 +413,8 @@ impl Session {
                 record.up.pid
             );
         }
-        let asked = [("--hub", self.options.hub.is_some()), ("--domain", self.options.domain.is_some())];
+        let asked =
+            [("--hub", self.options.hub.is_some()), ("--domain", self.options.domain.is_some())];
         if let Some((flag, _)) = asked.into_iter().find(|(_, is_asked)| *is_asked) {
             bail!(
                 "{flag} is for a server that `host up` starts, but a NATS server that it did not start runs on {place}; stop \
@@ -404,7 +436,8 @@ impl Session {
         )
     }
 
-    /// The host is ready: starts the demonstration, notes everything, and returns what to tell the user.
+    /// The host is ready: starts the demonstration, notes everything, and returns what to tell the
+    /// user.
     pub async fn ready(&mut self, host: &Host, config: &Config) -> Result<Summary> {
         if let Some(address) = self.link.as_ref().and_then(|(watch, _)| watch.monitoring()) {
             host.own_sockets().add(address);
@@ -429,13 +462,15 @@ impl Session {
         Ok(summary)
     }
 
-    /// Waits until the server ends by itself, and returns the end in words; for ever if none was started. Cancel safe.
+    /// Waits until the server ends by itself, and returns the end in words; for ever if none was
+    /// started. Cancel safe.
     pub async fn server_ended(&mut self) -> String {
         let log = nats_server::log_in(self.claim.instance().folder());
         told_ended(&ended(&mut self.server, &log).await)
     }
 
-    /// The host has stopped: stops what its last calls may have needed, then the server, and forgets all.
+    /// The host has stopped: stops what its last calls may have needed, then the server, and
+    /// forgets all.
     pub async fn finish(mut self) {
         if let Some(demo) = self.demo.take() {
             demo.stop().await;
@@ -489,7 +524,8 @@ impl ServerRecord {
                 }
                 // Nobody else has its name, so the number it has noted is its own.
                 process.clone().or_else(|| {
-                    let noted = fs::read_to_string(nats_server::pid_file_in(instance.folder())).ok()?;
+                    let noted =
+                        fs::read_to_string(nats_server::pid_file_in(instance.folder())).ok()?;
                     Process::of(noted.trim().parse().ok()?)
                 })
             }

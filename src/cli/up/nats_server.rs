@@ -1,7 +1,8 @@
 //! A real nats-server as a child process: configured, started, recognised again, and stopped.
 //!
-//! Each start gives the server a name made up for it, which the server tells everybody who connects. So nobody mistakes
-//! another server on the same port for this one, and a server that outlived its `host up` can be taken over by the next.
+//! Each start gives the server a name made up for it, which the server tells everybody who
+//! connects. So nobody mistakes another server on the same port for this one, and a server that
+//! outlived its `host up` can be taken over by the next.
 
 use std::{
     fs, io,
@@ -77,12 +78,13 @@ pub async fn probe(address: &str) -> Probe {
 
 fn greeting(line: &[u8]) -> Option<Greeting> {
     let info: serde_json::Value = serde_json::from_slice(line.strip_prefix(b"INFO ")?).ok()?;
-    let [version, name] =
-        ["version", "server_name"].map(|member| info[member].as_str().unwrap_or("unknown").to_owned());
+    let [version, name] = ["version", "server_name"]
+        .map(|member| info[member].as_str().unwrap_or("unknown").to_owned());
     Some(Greeting { version, name })
 }
 
-/// Whether a server can listen on this host's name or address here. Blocks for as long as the name is looked up.
+/// Whether a server can listen on this host's name or address here. Blocks for as long as the name
+/// is looked up.
 pub fn is_here(host: &str) -> bool {
     let addresses = (host, 0).to_socket_addrs();
     addresses.is_ok_and(|mut addresses| addresses.any(|address| TcpListener::bind(address).is_ok()))
@@ -137,7 +139,8 @@ pub fn pid_file_in(dir: &Path) -> PathBuf {
 /// The server this process is responsible for.
 static STARTED: Mutex<Option<Process>> = Mutex::new(None);
 
-/// Kills the server this process is responsible for, if any: for an end that leaves no time to stop it.
+/// Kills the server this process is responsible for, if any: for an end that leaves no time to stop
+/// it.
 pub fn kill_started() {
     let process = STARTED.lock().take();
     if let Some(process) = process {
@@ -146,7 +149,8 @@ pub fn kill_started() {
     }
 }
 
-/// A server this process is responsible for. Dropped without [`NatsServer::stop`], a started one is killed.
+/// A server this process is responsible for. Dropped without [`NatsServer::stop`], a started one is
+/// killed.
 #[derive(Debug)]
 pub struct NatsServer {
     process: Process,
@@ -188,7 +192,11 @@ impl NatsServer {
             Ok(())
         };
         tokio::time::timeout(START_TIMEOUT, ready).await.with_context(|| {
-            format!("it does not listen on {} after {} s", settings.address, START_TIMEOUT.as_secs())
+            format!(
+                "it does not listen on {} after {} s",
+                settings.address,
+                START_TIMEOUT.as_secs()
+            )
         })??;
         let process = process.context("it ended at once")?;
         Ok(Self { process, child: Some(child) })
@@ -207,7 +215,10 @@ impl NatsServer {
     /// Waits until the server ends by itself; returns how. Cancel safe.
     pub async fn ended(&mut self) -> String {
         match &mut self.child {
-            Some(child) => child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string()),
+            Some(child) => child
+                .wait()
+                .await
+                .map_or_else(|error| error.to_string(), |status| status.to_string()),
             None => {
                 while !self.process.has_ended_within(ENDED_POLL).await {}
                 "it is gone".to_owned()
@@ -253,8 +264,8 @@ pub async fn stop_process(process: &Process) -> io::Result<bool> {
     Err(io::Error::new(io::ErrorKind::TimedOut, "it does not end although it was killed"))
 }
 
-/// One log per start, and the one before. It is for this user only: a server that refuses its configuration quotes from
-/// it, passwords and all.
+/// One log per start, and the one before. It is for this user only: a server that refuses its
+/// configuration quotes from it, passwords and all.
 pub(super) fn fresh_log(log: &Path) -> io::Result<fs::File> {
     let before = log.with_extension("log.1");
     let _ = fs::rename(log, &before);
@@ -272,8 +283,11 @@ pub(super) fn fresh_log(log: &Path) -> io::Result<fs::File> {
 
 /// A killed server leaves the file with its ports, and a later one could have the same number.
 fn remove_ports_files(dir: &Path) {
-    let entries = fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
-    for file in entries.filter(|path| path.extension().is_some_and(|extension| extension == "ports")) {
+    let entries =
+        fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    for file in
+        entries.filter(|path| path.extension().is_some_and(|extension| extension == "ports"))
+    {
         let _ = fs::remove_file(file);
     }
 }
@@ -314,7 +328,11 @@ fn configuration(settings: &Settings) -> String {
             remote.push_str(&format!("      credentials: {}\n", quoted_path(creds)));
         }
         if hub.needs_tls() {
-            let ca = hub.ca.as_ref().map(|ca| format!(" ca_file: {} ", quoted_path(ca))).unwrap_or_default();
+            let ca = hub
+                .ca
+                .as_ref()
+                .map(|ca| format!(" ca_file: {} ", quoted_path(ca)))
+                .unwrap_or_default();
             remote.push_str(&format!(
                 "      # Without this block a hub that says it has no TLS would be believed.\n      tls {{{ca}}}\n"
             ));
@@ -354,7 +372,11 @@ pub(super) fn fatal_words(log: &Path) -> Option<String> {
 
 /// A log line without time and process.
 fn words(line: &str) -> String {
-    line.split_once("[FTL] ").or_else(|| line.split_once("[ERR] ")).map_or(line, |(_, words)| words).trim().to_owned()
+    line.split_once("[FTL] ")
+        .or_else(|| line.split_once("[ERR] "))
+        .map_or(line, |(_, words)| words)
+        .trim()
+        .to_owned()
 }
 
 #[cfg(test)]
@@ -422,7 +444,10 @@ mod tests {
             hub: None,
         };
         let alone = configuration(&settings);
-        assert!(alone.contains("ping_interval: \"1s\"") && alone.contains("domain: \"core\""), "{alone}");
+        assert!(
+            alone.contains("ping_interval: \"1s\"") && alone.contains("domain: \"core\""),
+            "{alone}"
+        );
         assert!(alone.contains(r#"store_dir: "/data/\"odd\"""#), "{alone}");
         assert!(!alone.contains("leafnodes") && !alone.contains("http:"), "{alone}");
         settings.hub = Some(Hub {

@@ -1,8 +1,8 @@
-//! Which process a recorded number means: a number is used again once its process is gone, and what `host up` did not
-//! start it must not stop.
+//! Which process a recorded number means: a number is used again once its process is gone, and what
+//! `host up` did not start it must not stop.
 //!
-//! So a record holds the number together with the time the process began. A process is only looked at, and only
-//! signalled, while both are the same.
+//! So a record holds the number together with the time the process began. A process is only looked
+//! at, and only signalled, while both are the same.
 
 use std::{io, time::Duration};
 
@@ -32,7 +32,8 @@ impl Process {
         system::began(pid).map(|began| Self { pid, began })
     }
 
-    /// Whether it still runs. A process that has ended and that nobody has asked about (a zombie) does not run.
+    /// Whether it still runs. A process that has ended and that nobody has asked about (a zombie)
+    /// does not run.
     pub fn is_alive(&self) -> bool {
         system::began(self.pid).is_some_and(|began| began == self.began)
     }
@@ -89,7 +90,8 @@ mod system {
     #[cfg(target_os = "linux")]
     pub fn began(pid: u32) -> Option<String> {
         let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The second field is the program's name in parentheses and may hold anything, parentheses too.
+        // The second field is the program's name in parentheses and may hold anything, parentheses
+        // too.
         let mut fields = status.rsplit_once(')')?.1.split_whitespace();
         if matches!(fields.next()?, "Z" | "X") {
             return None;
@@ -116,8 +118,11 @@ mod system {
             Wish::Stop => Signal::TERM,
             Wish::End => Signal::KILL,
         };
-        let Some(pid) = i32::try_from(process.pid).ok().and_then(Pid::from_raw) else { return Ok(()) };
-        // A descriptor means this one process, whatever happens to its number between the look and the signal.
+        let Some(pid) = i32::try_from(process.pid).ok().and_then(Pid::from_raw) else {
+            return Ok(());
+        };
+        // A descriptor means this one process, whatever happens to its number between the look and
+        // the signal.
         #[cfg(target_os = "linux")]
         match rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
             Ok(descriptor) if process.is_alive() => {
@@ -152,16 +157,18 @@ mod system {
     /// This system's tools do not tell when a process began, so the number has to do.
     pub fn began(pid: u32) -> Option<String> {
         let wanted = format!("PID eq {pid}");
-        let listed = Command::new("tasklist").args(["/FI", &wanted, "/FO", "CSV", "/NH"]).output().ok()?;
+        let listed =
+            Command::new("tasklist").args(["/FI", &wanted, "/FO", "CSV", "/NH"]).output().ok()?;
         String::from_utf8_lossy(&listed.stdout).contains(&format!("\"{pid}\"")).then(String::new)
     }
 
     /// Without a window there is no gentle way.
     pub fn signal(process: &Process, wish: Wish) -> io::Result<()> {
         match wish {
-            Wish::Stop | Wish::End if process.is_alive() => {
-                Command::new("taskkill").args(["/F", "/PID", &process.pid.to_string()]).output().map(drop)
-            }
+            Wish::Stop | Wish::End if process.is_alive() => Command::new("taskkill")
+                .args(["/F", "/PID", &process.pid.to_string()])
+                .output()
+                .map(drop),
             Wish::Stop | Wish::End => Ok(()),
         }
     }

@@ -1,11 +1,12 @@
 //! Adds the JetStream domains to the settings, before a host is built from them.
 //!
-//! Two domains are at stake. `js_domain` is where the lattice keeps its metadata; every host of the lattice has the same.
-//! The *server's* domain names this machine's own JetStream store, and two servers that meet at a hub must not have the
-//! same. Alone, both are one. With a hub, the machine that has the metadata is told from the others by two things: nobody
-//! has told it a `js_domain` (so it gets the usual one and keeps it), or its server has had that domain before, for this
-//! same lattice. A copied `host_config.json` names a domain that this machine's server never had, or had for a lattice of
-//! its own, so the server gets another one.
+//! Two domains are at stake. `js_domain` is where the lattice keeps its metadata; every host of the
+//! lattice has the same. The *server's* domain names this machine's own JetStream store, and two
+//! servers that meet at a hub must not have the same. Alone, both are one. With a hub, the machine
+//! that has the metadata is told from the others by two things: nobody has told it a `js_domain`
+//! (so it gets the usual one and keeps it), or its server has had that domain before, for this same
+//! lattice. A copied `host_config.json` names a domain that this machine's server never had, or had
+//! for a lattice of its own, so the server gets another one.
 //!
 //! A file beside a store, `{domain}.json`, says which lattice it is for: the store's name does not
 //! tell it, since a lattice that was tried alone first is `core` as well.
@@ -35,7 +36,8 @@ pub(super) fn row(table: &Resolved, key: &str) -> Option<Row> {
 /// A lattice, as far as a store belongs to one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Lattice {
-    /// The public key of the cluster issuer, which every machine of the lattice has from the same file.
+    /// The public key of the cluster issuer, which every machine of the lattice has from the same
+    /// file.
     cluster: String,
     lattice: String,
 }
@@ -53,7 +55,8 @@ pub(super) struct Domains {
     pub server: String,
     /// The value that `js_domain` gets beside that server; `None` if it is set already.
     pub metadata: Option<String>,
-    /// Whether the store surely is this machine's own part of the lattice, not one that a copied file made it have.
+    /// Whether the store surely is this machine's own part of the lattice, not one that a copied
+    /// file made it have.
     pub is_own: bool,
 }
 
@@ -71,7 +74,9 @@ pub(super) enum DomainError {
          there; leave --domain away, set --js-domain {domain} too, or name the hub with --hub"
     )]
     Elsewhere { domain: String, metadata: String, origin: Origin },
-    #[error("--domain {0:?} is no JetStream domain; accepted: letters, digits, - and _, at most 64")]
+    #[error(
+        "--domain {0:?} is no JetStream domain; accepted: letters, digits, - and _, at most 64"
+    )]
     Malformed(String),
 }
 
@@ -95,7 +100,9 @@ pub(super) fn domains(
         }
         (Some(domain), _) => Ok(Domains::own(domain.clone(), None)),
         // Only the file can have been copied.
-        (None, None) => Ok(Domains { is_own: told.origin.is_above_file(), ..Domains::own(metadata, None) }),
+        (None, None) => {
+            Ok(Domains { is_own: told.origin.is_above_file(), ..Domains::own(metadata, None) })
+        }
         (None, Some(hub)) => {
             let had = had_domains(dirs, instance, lattice);
             if had.contains(&metadata) {
@@ -118,7 +125,8 @@ pub(super) fn store(dirs: &Dirs, instance: &Instance, domain: &str) -> PathBuf {
     stores(dirs, instance).join(domain)
 }
 
-/// Where the login of the server of this instance is kept, whatever its domain. No domain has a dot in its name.
+/// Where the login of the server of this instance is kept, whatever its domain. No domain has a dot
+/// in its name.
 pub(super) fn login(dirs: &Dirs, instance: &Instance) -> PathBuf {
     stores(dirs, instance).join(".login")
 }
@@ -133,7 +141,12 @@ fn stores(dirs: &Dirs, instance: &Instance) -> PathBuf {
 }
 
 /// Notes beside the store of this domain which lattice it is for.
-pub(super) fn mark(dirs: &Dirs, instance: &Instance, domain: &str, lattice: &Lattice) -> io::Result<()> {
+pub(super) fn mark(
+    dirs: &Dirs,
+    instance: &Instance,
+    domain: &str,
+    lattice: &Lattice,
+) -> io::Result<()> {
     let stores = stores(dirs, instance);
     fs::create_dir_all(&stores)?;
     trusted::replace(&mark_of(dirs, instance, domain), &serde_json::to_vec(lattice)?)
@@ -169,7 +182,8 @@ fn other_domain() -> String {
 
 /// Checks a domain's name as it was given on the command line.
 pub(super) fn check_domain(domain: &str) -> Result<(), DomainError> {
-    let is_token = domain.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    let is_token =
+        domain.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
     if !domain.is_empty() && domain.len() <= 64 && is_token {
         return Ok(());
     }
@@ -191,7 +205,8 @@ mod tests {
             Self(tempfile::tempdir().unwrap())
         }
 
-        /// With the settings of this lattice, where `--js-domain` or `host_config.json` may have told a domain.
+        /// With the settings of this lattice, where `--js-domain` or `host_config.json` may have
+        /// told a domain.
         fn decide(
             &self,
             options: &Options,
@@ -222,8 +237,13 @@ mod tests {
         }
 
         /// As `decide`, in the words of the server's domain and the one that `js_domain` gets.
-        fn domains(&self, options: &Options, js_domain: Option<&str>) -> Result<(String, Option<String>), DomainError> {
-            self.decide(options, js_domain, None, "ours").map(|domains| (domains.server, domains.metadata))
+        fn domains(
+            &self,
+            options: &Options,
+            js_domain: Option<&str>,
+        ) -> Result<(String, Option<String>), DomainError> {
+            self.decide(options, js_domain, None, "ours")
+                .map(|domains| (domains.server, domains.metadata))
         }
 
         fn dirs(&self) -> Dirs {
@@ -251,8 +271,12 @@ mod tests {
         assert_eq!(machine.domains(&alone, None), Ok(("core".into(), Some("core".into()))));
         assert_eq!(machine.domains(&alone, Some("mine")), Ok(("mine".into(), None)));
         assert_eq!(machine.domains(&alone, Some("")), Ok(("core".into(), None)));
-        assert_eq!(machine.domains(&options(false, Some("mine")), None), Ok(("mine".into(), Some("mine".into()))));
-        let error = machine.domains(&options(false, Some("mine")), Some("core")).unwrap_err().to_string();
+        assert_eq!(
+            machine.domains(&options(false, Some("mine")), None),
+            Ok(("mine".into(), Some("mine".into())))
+        );
+        let error =
+            machine.domains(&options(false, Some("mine")), Some("core")).unwrap_err().to_string();
         assert!(error.contains("--domain mine") && error.contains("--hub"), "{error}");
     }
 
@@ -269,7 +293,10 @@ mod tests {
         let (domain, js_domain) = second.domains(&hub, Some("core")).unwrap();
         assert!(domain.starts_with("extender-") && js_domain.is_none(), "{domain}");
         assert_eq!(second.domains(&hub, Some("core")), Ok((domain, None)));
-        assert_eq!(second.domains(&options(true, Some("shop")), Some("core")), Ok(("shop".into(), None)));
+        assert_eq!(
+            second.domains(&options(true, Some("shop")), Some("core")),
+            Ok(("shop".into(), None))
+        );
         assert_ne!(other_domain(), other_domain());
     }
 
@@ -278,7 +305,8 @@ mod tests {
         let (alone, hub) = (options(false, None), options(true, None));
         let machine = Machine::new();
         assert_eq!(machine.decide(&alone, None, None, "mine").unwrap().server, "core");
-        // The file of another machine is copied over its own; without the hub it has to do with the store it has.
+        // The file of another machine is copied over its own; without the hub it has to do with the
+        // store it has.
         assert_eq!(machine.decide(&alone, None, Some("core"), "ours").unwrap().server, "core");
         let joined = machine.decide(&hub, None, Some("core"), "ours").unwrap().server;
         assert!(joined.starts_with("extender-"), "{joined}");
@@ -286,7 +314,13 @@ mod tests {
         // With its own file again it is what it was.
         assert_eq!(machine.decide(&hub, None, Some("core"), "mine").unwrap().server, "core");
         // Somebody who knows better says so, once.
-        assert_eq!(machine.decide(&options(true, Some("core")), None, Some("core"), "ours").unwrap().server, "core");
+        assert_eq!(
+            machine
+                .decide(&options(true, Some("core")), None, Some("core"), "ours")
+                .unwrap()
+                .server,
+            "core"
+        );
         assert_eq!(machine.decide(&hub, None, Some("core"), "ours").unwrap().server, "core");
     }
 

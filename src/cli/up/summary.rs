@@ -58,7 +58,10 @@ impl Session {
     pub(super) fn summarize(&self, host: &Host, config: &Config) -> Summary {
         let facts = host.state().facts();
         let mut summary = Summary::default();
-        summary.row("host", format!("{} ({}), pid {}", facts.id, facts.friendly_name, self.record.up.pid));
+        summary.row(
+            "host",
+            format!("{} ({}), pid {}", facts.id, facts.friendly_name, self.record.up.pid),
+        );
         summary.row("lattice", &facts.lattice);
         summary.row("cluster", &facts.issuer);
         summary.row("JetStream", self.jetstream(config));
@@ -80,7 +83,10 @@ impl Session {
     fn jetstream(&self, config: &Config) -> String {
         match (config.js_domain.as_deref(), &self.server) {
             (Some(domain), Some(_)) if domain != self.domains.server => {
-                format!("domain {domain}; the server of this machine is domain {}", self.domains.server)
+                format!(
+                    "domain {domain}; the server of this machine is domain {}",
+                    self.domains.server
+                )
             }
             (Some(domain), _) => format!("domain {domain}"),
             (None, Some(_)) => format!("domain {}, the server's own", self.domains.server),
@@ -95,7 +101,9 @@ impl Session {
             Some(server) => {
                 let open = match &self.login {
                     Some(_) => "",
-                    None => "; without a login (--open): who reaches it may operate this lattice and its hosts",
+                    None => {
+                        "; without a login (--open): who reaches it may operate this lattice and its hosts"
+                    }
                 };
                 summary.row("NATS", format!("{place}, pid {}{open}", server.process().pid));
                 let log = nats_server::log_in(self.claim.instance().folder());
@@ -135,19 +143,25 @@ impl Session {
             summary.next(format!("curl {page}"), "the page of the demonstration");
         }
         summary.next("host get inventory", "what runs on which host");
-        summary.next("host inspect builtin://httpserver", "a built-in provider and its link values");
+        summary
+            .next("host inspect builtin://httpserver", "a built-in provider and its link values");
         if host.dashboard().is_some() {
             summary.next("host dashboard", "logs in to the dashboard, to change things there");
         }
         summary.next("host doctor", "what is wrong, if something is");
-        let stop = if self.options.in_background { "stops it" } else { "stops it, like Ctrl-C here" };
+        let stop =
+            if self.options.in_background { "stops it" } else { "stops it, like Ctrl-C here" };
         summary.next("host down", stop);
     }
 }
 
 /// How the hub is, in words.
 pub(super) fn hub_row(is_connected: bool, hub: &str) -> String {
-    let state = if is_connected { "connected to" } else { "NOT connected (the log tells why), trying again:" };
+    let state = if is_connected {
+        "connected to"
+    } else {
+        "NOT connected (the log tells why), trying again:"
+    };
     format!("{state} {hub}")
 }
 
@@ -162,6 +176,9 @@ mod tests {
         summary.row("NATS log", "/a");
         summary.correct("NATS log", "/a/b");
         summary.next("host down", "stops it");
-        assert_eq!(summary.to_string(), "\n  host      NABC\n  NATS log  /a/b\n\nNext:\n  host down  stops it\n");
+        assert_eq!(
+            summary.to_string(),
+            "\n  host      NABC\n  NATS log  /a/b\n\nNext:\n  host down  stops it\n"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Brings a module to a host: starts the actor there, or exchanges its module while it works; and stops it at the end.
+//! Brings a module to a host: starts the actor there, or exchanges its module while it works; and
+//! stops it at the end.
 
 use std::{path::Path, time::Duration};
 
@@ -78,8 +79,11 @@ pub(super) struct Deployment {
 
 impl Deployment {
     pub(super) fn new(sender: Sender, settings: &Settings) -> Result<Self> {
-        let file =
-            Path::new(&settings.file).file_name().context("the file has no name")?.to_string_lossy().into_owned();
+        let file = Path::new(&settings.file)
+            .file_name()
+            .context("the file has no name")?
+            .to_string_lossy()
+            .into_owned();
         let annotations = Pairs::from([(ANNOTATION.to_owned(), file)]);
         let (wanted, max) = (settings.host.clone(), settings.max.max(1));
         Ok(Self {
@@ -202,13 +206,17 @@ impl Deployment {
         if !others.is_empty() {
             tell(Told::Elsewhere { actor: actor.to_owned(), hosts: others });
         }
-        let at = inventories.iter().position(|inventory| Some(&inventory.host_id) == chosen.as_ref());
+        let at =
+            inventories.iter().position(|inventory| Some(&inventory.host_id) == chosen.as_ref());
         Ok(at.map(|at| inventories.swap_remove(at)))
     }
 
     async fn send(&mut self, artifact: &Artifact, tell: &dyn Fn(Told)) -> Result<()> {
         let readers = self.readers.as_ref().context("no host was asked")?;
-        let uploaded = self.sender.send(readers, artifact, |bytes, of| tell(Told::Sending { bytes, of })).await?;
+        let uploaded = self
+            .sender
+            .send(readers, artifact, |bytes, of| tell(Told::Sending { bytes, of }))
+            .await?;
         if uploaded.put == Put::Sent {
             self.sent.push(uploaded.digest);
         }
@@ -220,10 +228,14 @@ impl Deployment {
         if self.place.is_none() {
             let readers = self.readers.as_ref().context("no host was asked")?;
             let lattice = &self.sender.lattice;
-            let auction = AuctionActor { actor_ref: reference.to_owned(), constraints: Pairs::new() };
+            let auction =
+                AuctionActor { actor_ref: reference.to_owned(), constraints: Pairs::new() };
             let bid = lattice.first_bid(&auction, AUCTION_TIME, |host| readers.has(host)).await?;
-            let host = bid.context("no host offers to run it; look at `host get hosts`, or name one with --host-id")?;
-            self.place = Some(Place::among(readers, &host).unwrap_or_else(|| Place::new(&host, "")));
+            let host = bid.context(
+                "no host offers to run it; look at `host get hosts`, or name one with --host-id",
+            )?;
+            self.place =
+                Some(Place::among(readers, &host).unwrap_or_else(|| Place::new(&host, "")));
         }
         self.place.clone().context("no host was chosen")
     }
@@ -244,7 +256,9 @@ impl Deployment {
             .wait(
                 until,
                 |event| match event {
-                    Event::ActorScaled { actor, .. } if actor.image_ref == reference => Observed::Done(()),
+                    Event::ActorScaled { actor, .. } if actor.image_ref == reference => {
+                        Observed::Done(())
+                    }
                     Event::ActorScaleFailed { image_ref, error, .. } if image_ref == reference => {
                         Observed::Failed(error.clone())
                     }
@@ -273,7 +287,9 @@ impl Deployment {
             .wait(
                 until,
                 |event| match event {
-                    Event::ActorUpdated { public_key, revision: now, .. } if public_key == actor => {
+                    Event::ActorUpdated { public_key, revision: now, .. }
+                        if public_key == actor =>
+                    {
                         Observed::done_if(*now == revision)
                     }
                     Event::ActorUpdateFailed { public_key, reason, .. } if public_key == actor => {
@@ -306,14 +322,19 @@ impl Deployment {
         };
         match tokio::time::timeout(TIDY_TIME, tidy).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => debug!(error = %format!("{error:#}"), "uploads of earlier saves not removed"),
+            Ok(Err(error)) => {
+                debug!(error = %format!("{error:#}"), "uploads of earlier saves not removed")
+            }
             Err(_) => debug!("removing uploads of earlier saves took too long"),
         }
     }
 
-    /// Stops the actor, if it was started here and is not to be kept; returns it, and whether it was stopped.
+    /// Stops the actor, if it was started here and is not to be kept; returns it, and whether it
+    /// was stopped.
     pub(super) async fn end(mut self, keep: bool) -> Result<Option<(Running, bool)>> {
-        let (Some((actor, reference)), Some(place)) = (self.asked.clone(), &self.place) else { return Ok(None) };
+        let (Some((actor, reference)), Some(place)) = (self.asked.clone(), &self.place) else {
+            return Ok(None);
+        };
         let (host, shown) = (place.host_id.clone(), place.shown());
         let is_stopped = match keep {
             true => false,
@@ -335,10 +356,17 @@ impl Deployment {
             for name in [reference, actor] {
                 self.ask_to_stop(lattice, host, name).await;
             }
-            match lattice.inventory(host).await.map(|inventory| running_in(&inventory, actor).cloned()) {
+            match lattice
+                .inventory(host)
+                .await
+                .map(|inventory| running_in(&inventory, actor).cloned())
+            {
                 Ok(None) => return Ok(true),
                 Ok(Some(left))
-                    if !left.instances.iter().any(|instance| instance.annotations.contains_key(ANNOTATION)) =>
+                    if !left
+                        .instances
+                        .iter()
+                        .any(|instance| instance.annotations.contains_key(ANNOTATION)) =>
                 {
                     return Ok(false);
                 }
@@ -353,14 +381,15 @@ impl Deployment {
         }
     }
 
-    /// Stops what has the annotation, whatever file it is of: it was left by a process that was killed. A refusal says that
-    /// it does not run, or not so.
+    /// Stops what has the annotation, whatever file it is of: it was left by a process that was
+    /// killed. A refusal says that it does not run, or not so.
     async fn ask_to_stop(&self, lattice: &Lattice, host: &str, name: &str) {
         let of_others = match lattice.inventory(host).await {
             Ok(inventory) => inventory.actors,
             Err(_) => Vec::new(),
         };
-        let instances = of_others.iter().filter(|running| running.id == name || running.image_ref == name);
+        let instances =
+            of_others.iter().filter(|running| running.id == name || running.image_ref == name);
         let marked = instances.flat_map(|running| &running.instances).filter_map(|instance| {
             let file = instance.annotations.get(ANNOTATION)?;
             Some(Pairs::from([(ANNOTATION.to_owned(), file.clone())]))
@@ -370,7 +399,12 @@ impl Deployment {
             sets.push(self.annotations.clone());
         }
         for annotations in sets {
-            let request = StopActor { actor_ref: name.to_owned(), annotations, count: None, host_id: host.to_owned() };
+            let request = StopActor {
+                actor_ref: name.to_owned(),
+                annotations,
+                count: None,
+                host_id: host.to_owned(),
+            };
             if let Err(error) = lattice.command(host, &request).await {
                 debug!(error = %format!("{error:#}"), name, "not stopped");
             }
@@ -389,7 +423,11 @@ impl Place {
     }
 
     fn shown(&self) -> String {
-        if self.host_name.is_empty() { self.host_id.clone() } else { format!("{} ({})", self.host_id, self.host_name) }
+        if self.host_name.is_empty() {
+            self.host_id.clone()
+        } else {
+            format!("{} ({})", self.host_id, self.host_name)
+        }
     }
 }
 
@@ -399,7 +437,12 @@ fn running_in<'a>(inventory: &'a Inventory, actor: &str) -> Option<&'a Inventory
 
 /// The revision in the claims of what runs; 0 if these have none.
 fn revision_of(actor: &InventoryActor) -> u64 {
-    actor.instances.iter().map(|instance| u64::try_from(instance.revision).unwrap_or(0)).max().unwrap_or(0)
+    actor
+        .instances
+        .iter()
+        .map(|instance| u64::try_from(instance.revision).unwrap_or(0))
+        .max()
+        .unwrap_or(0)
 }
 
 fn runs(inventory: &Inventory, actor: &str, reference: &str) -> bool {

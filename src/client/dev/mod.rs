@@ -1,4 +1,5 @@
-//! A file that is watched, and the actor made of it: each save runs a moment later, without a lost call.
+//! A file that is watched, and the actor made of it: each save runs a moment later, without a lost
+//! call.
 //!
 //! ```text
 //! saves ─▶ verify, or sign ─▶ deploy (choose a host, send, start or update, wait) ─▶ Told
@@ -33,7 +34,8 @@ use saves::{Save, Saves, Unreadable};
 
 /// The annotation of actors that were started here; its value is the name of the file.
 pub const ANNOTATION: &str = "lattice.host/dev";
-/// A file that is not whole may be in the middle of a build; after this time without a change it is not.
+/// A file that is not whole may be in the middle of a build; after this time without a change it is
+/// not.
 const HALF_TIME: Duration = Duration::from_secs(1);
 
 /// The file to watch, and where its actor is to run.
@@ -48,8 +50,9 @@ pub struct Settings {
     pub keep: bool,
 }
 
-/// Signs a module with the developer's keys, so that it has this revision. The claims are those the module has, if it is
-/// signed: then it is signed again and says the same, or if its keys are not the developer's, nothing is returned.
+/// Signs a module with the developer's keys, so that it has this revision. The claims are those the
+/// module has, if it is signed: then it is signed again and says the same, or if its keys are not
+/// the developer's, nothing is returned.
 pub type Sign<'a> = Box<dyn Fn(&Bytes, Option<&ActorClaims>, i32) -> Result<Option<Vec<u8>>> + 'a>;
 
 /// Hears what an actor, named by its public key, logs.
@@ -236,7 +239,8 @@ impl Dev<'_> {
         }
     }
 
-    /// Runs a module; one with a revision that is too low is signed again if it is the developer's own.
+    /// Runs a module; one with a revision that is too low is signed again if it is the developer's
+    /// own.
     async fn deploy(&mut self, artifact: Artifact, noticed: Instant) -> Result<()> {
         let error = match self.deployment.deploy(&artifact, noticed, self.tell).await {
             Ok(running) => {
@@ -244,9 +248,13 @@ impl Dev<'_> {
             }
             Err(error) => error,
         };
-        let Some(NotNewer { running, .. }) = error.downcast_ref::<NotNewer>() else { return Err(error) };
+        let Some(NotNewer { running, .. }) = error.downcast_ref::<NotNewer>() else {
+            return Err(error);
+        };
         let Verified::Actor(claims) = &artifact.verified else { return Err(error) };
-        let Ok(again) = self.signed(&artifact.content, Some(claims), *running).await else { return Err(error) };
+        let Ok(again) = self.signed(&artifact.content, Some(claims), *running).await else {
+            return Err(error);
+        };
         let running = self.deployment.deploy(&again, noticed, self.tell).await?;
         self.runs(running).await
     }
@@ -261,14 +269,20 @@ impl Dev<'_> {
     }
 
     /// Signs with a revision above all that were there, and above `running`.
-    async fn signed(&mut self, content: &Bytes, claims: Option<&ActorClaims>, running: u64) -> Result<Artifact> {
+    async fn signed(
+        &mut self,
+        content: &Bytes,
+        claims: Option<&ActorClaims>,
+        running: u64,
+    ) -> Result<Artifact> {
         let revision = now().max(self.revision + 1).max(running.saturating_add(1));
-        let fitting =
-            i32::try_from(revision).context("the revision is as high as it can be; sign the module yourself")?;
+        let fitting = i32::try_from(revision)
+            .context("the revision is as high as it can be; sign the module yourself")?;
         let signed = (self.sign)(content, claims, fitting).context("sign the module")?;
         let signed = signed.context("the module is not signed with keys of yours")?;
         self.revision = revision;
-        let artifact = Artifact::verify(signed.into()).await.context("verify the module after signing it")?;
+        let artifact =
+            Artifact::verify(signed.into()).await.context("verify the module after signing it")?;
         Ok(Artifact { was_unsigned: true, ..artifact })
     }
 

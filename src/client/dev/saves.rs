@@ -1,8 +1,9 @@
 //! Notices that a file was saved, and hands its content over.
 //!
-//! The directory is watched and not the file: builds and editors put a new file in the place of the old one. Events come in
-//! bursts, so the file is read when nothing happened for [`QUIET`]. Where no events come (network file systems, a directory
-//! that is not there yet, one that was removed and made again) the file is looked at every [`LOOK`].
+//! The directory is watched and not the file: builds and editors put a new file in the place of the
+//! old one. Events come in bursts, so the file is read when nothing happened for [`QUIET`]. Where
+//! no events come (network file systems, a directory that is not there yet, one that was removed
+//! and made again) the file is looked at every [`LOOK`].
 //!
 //! Only the latest content counts: a caller that is busy with one finds the last of those that came
 //! meanwhile.
@@ -60,7 +61,8 @@ impl Saves {
         Ok(Self { saves, _task: AbortOnDropHandle::new(tokio::spawn(lookout.keep(sender))) })
     }
 
-    /// The next content, which differs from the one before; `None` if nobody watches any more. Cancel safe.
+    /// The next content, which differs from the one before; `None` if nobody watches any more.
+    /// Cancel safe.
     pub async fn next(&mut self) -> Option<Save> {
         loop {
             self.saves.changed().await.ok()?;
@@ -88,7 +90,10 @@ fn identity(metadata: &std::fs::Metadata) -> u64 {
     }
     #[cfg(not(unix))]
     {
-        let made = metadata.created().ok().and_then(|made| made.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let made = metadata
+            .created()
+            .ok()
+            .and_then(|made| made.duration_since(SystemTime::UNIX_EPOCH).ok());
         made.map_or(0, |made| made.as_nanos() as u64)
     }
 }
@@ -108,14 +113,20 @@ struct Lookout {
 impl Lookout {
     fn new(file: PathBuf) -> Result<Self> {
         let dir = file.parent().context("the file has no directory")?.to_owned();
-        let name = file.file_name().with_context(|| format!("{} names no file", file.display()))?.to_owned();
+        let name = file
+            .file_name()
+            .with_context(|| format!("{} names no file", file.display()))?
+            .to_owned();
         let changes = Arc::new(Notify::new());
         let changed = Arc::clone(&changes);
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             let is_ours = match event {
                 // Reading it is no change.
                 Ok(event) if is_reading(event.kind) => false,
-                Ok(event) => event.need_rescan() || event.paths.iter().any(|path| path.file_name() == Some(&name)),
+                Ok(event) => {
+                    event.need_rescan()
+                        || event.paths.iter().any(|path| path.file_name() == Some(&name))
+                }
                 Err(_) => true,
             };
             if is_ours {
@@ -140,7 +151,9 @@ impl Lookout {
             }
             is_due = false;
             let noticed = Instant::now();
-            while timeout(QUIET, self.changes.notified()).await.is_ok() && noticed.elapsed() < BURST_MAX {}
+            while timeout(QUIET, self.changes.notified()).await.is_ok()
+                && noticed.elapsed() < BURST_MAX
+            {}
             if let Some(content) = self.read().await {
                 saves.send_replace(Some(Save { content, noticed }));
             }
@@ -167,22 +180,30 @@ impl Lookout {
                 // The file may have come before the watch.
                 self.changes.notify_one();
             }
-            Err(error) => debug!(dir = %self.dir.display(), %error, "no file system events of this directory"),
+            Err(error) => {
+                debug!(dir = %self.dir.display(), %error, "no file system events of this directory")
+            }
         }
     }
 
     async fn looks(&self) -> Option<Looks> {
         let metadata = tokio::fs::metadata(&self.file).await.ok()?;
-        Some(Looks { bytes: metadata.len(), modified: metadata.modified().ok(), identity: identity(&metadata) })
+        Some(Looks {
+            bytes: metadata.len(),
+            modified: metadata.modified().ok(),
+            identity: identity(&metadata),
+        })
     }
 
-    /// The content, if there is one and it is another one. A file that vanished is none: a build makes it again.
+    /// The content, if there is one and it is another one. A file that vanished is none: a build
+    /// makes it again.
     async fn read(&mut self) -> Option<Result<Bytes, Unreadable>> {
         let looks = self.looks().await?;
         if self.looked.as_ref() == Some(&looks) {
             return None;
         }
-        let content = upload::read(&self.file).await.map_err(|error| Unreadable(format!("{error:#}")));
+        let content =
+            upload::read(&self.file).await.map_err(|error| Unreadable(format!("{error:#}")));
         if self.looks().await.as_ref() == Some(&looks) {
             self.looked = Some(looks);
         } else {

@@ -94,7 +94,9 @@ impl Row for Actor {
             "replicas" => self.replicas.cmp(&other.replicas),
             "hosts" => self.hosts.cmp(&other.hosts),
             "references" => self.references.cmp(&other.references),
-            "calls" | "calls_per_s" => rate(&self.rates, &other.rates, |rate| Some(rate.calls_per_s)),
+            "calls" | "calls_per_s" => {
+                rate(&self.rates, &other.rates, |rate| Some(rate.calls_per_s))
+            }
             "errors_per_s" => rate(&self.rates, &other.rates, |rate| Some(rate.errors_per_s)),
             "p50_us" => rate(&self.rates, &other.rates, |rate| rate.p50_us),
             "p99_us" => rate(&self.rates, &other.rates, |rate| rate.p99_us),
@@ -107,10 +109,14 @@ impl Row for Actor {
 
 /// The actors that run
 #[utoipa::path(get, path = "/api/v1/actors", tag = "actors", params(Wanted), responses((status = 200, body = Page<Actor>)))]
-pub async fn list(State(dashboard): State<Dashboard>, Query(wanted): Query<Wanted>) -> Json<Page<Actor>> {
+pub async fn list(
+    State(dashboard): State<Dashboard>,
+    Query(wanted): Query<Wanted>,
+) -> Json<Page<Actor>> {
     let model = dashboard.model();
     model.mark_viewed().await;
-    let (snapshot, rates, table) = (model.snapshot(), model.rates(), dashboard.parts().context.links.table());
+    let (snapshot, rates, table) =
+        (model.snapshot(), model.rates(), dashboard.parts().context.links.table());
     let actors = snapshot.index().actors.iter().filter(|(_, sum)| wanted.takes_any(&sum.hosts));
     let all = actors.map(|(id, sum)| Actor::of(id, sum, &table, &rates)).collect();
     Json(wanted.page(all, model.revision(Collection::Actors)))
@@ -176,23 +182,28 @@ pub async fn one(
 ) -> Result<Json<ActorDetail>, Refusal> {
     let model = dashboard.model();
     model.mark_viewed().await;
-    let (snapshot, rates, table) = (model.snapshot(), model.rates(), dashboard.parts().context.links.table());
+    let (snapshot, rates, table) =
+        (model.snapshot(), model.rates(), dashboard.parts().context.links.table());
     let nowhere = ActorSum::default();
     let sum = snapshot.index().actors.get(&id);
     let claims = table.claims(&id).filter(|claims| !claims.is_provider());
     if sum.is_none() && claims.is_none() {
-        return Err(Refusal::not_found(format!("actor {id} runs nowhere, and the lattice has no claims of it")));
+        return Err(Refusal::not_found(format!(
+            "actor {id} runs nowhere, and the lattice has no claims of it"
+        )));
     }
     let sum = sum.unwrap_or(&nowhere);
     let (operations, said) = match how_much.brief {
         true => Default::default(),
         false => {
             let said = logs::lines(&dashboard, &id, &sum.hosts, logs::TAIL);
-            let (operations, said) = tokio::join!(operations(&dashboard, &id, "", &sum.hosts), said);
+            let (operations, said) =
+                tokio::join!(operations(&dashboard, &id, "", &sum.hosts), said);
             (operations, said.unwrap_or_default())
         }
     };
-    let links = Links::new(&table, &snapshot, model.own_id(), access).all(|link| link.actor_id == id);
+    let links =
+        Links::new(&table, &snapshot, model.own_id(), access).all(|link| link.actor_id == id);
     let capabilities = claims.map(|claims| claims.capabilities.as_slice()).unwrap_or_default();
     let missing = capabilities
         .iter()
@@ -232,7 +243,8 @@ pub async fn operations(
 ) -> Vec<OperationRow> {
     let ours = hosts.iter().filter(|host| host.is_ours && host.state == HostState::Ok);
     let ids: Vec<String> = ours.map(|host| host.id.to_string()).collect();
-    let looks = stream::iter(ids).map(|id| async move { calls::look(dashboard.lattice(), &id, true).await.ok() });
+    let looks = stream::iter(ids)
+        .map(|id| async move { calls::look(dashboard.lattice(), &id, true).await.ok() });
     let looks: Vec<Option<Look>> = looks.buffer_unordered(ASKED_MAX).collect().await;
     let mut sums: BTreeMap<(String, CallPath), OperationCounts> = BTreeMap::new();
     for look in looks.into_iter().flatten() {
@@ -245,17 +257,18 @@ pub async fn operations(
             }
         }
     }
-    let rows = sums.into_values().map(|OperationCounts { operation, path, tally, .. }| OperationRow {
-        path: match path {
-            CallPath::Local => "local",
-            CallPath::Nats => "nats",
-        },
-        calls: tally.calls,
-        errors: tally.errors(),
-        p50_us: percentile_us(&tally, 0.5),
-        p99_us: percentile_us(&tally, 0.99),
-        operation,
-    });
+    let rows =
+        sums.into_values().map(|OperationCounts { operation, path, tally, .. }| OperationRow {
+            path: match path {
+                CallPath::Local => "local",
+                CallPath::Nats => "nats",
+            },
+            calls: tally.calls,
+            errors: tally.errors(),
+            p50_us: percentile_us(&tally, 0.5),
+            p99_us: percentile_us(&tally, 0.99),
+            operation,
+        });
     let mut rows: Vec<_> = rows.collect();
     rows.sort_by(|a, b| b.calls.cmp(&a.calls).then_with(|| a.operation.cmp(&b.operation)));
     rows
@@ -286,7 +299,9 @@ pub async fn start(
     let StartActor { reference, max, host_id: host, constraints, annotations } = start;
     let place = Place::read(&dashboard, &reference, host.as_deref(), constraints)?;
     if max == Some(0) {
-        return Err(Refusal::wrong("an actor that takes no call does not start; the number is at least 1"));
+        return Err(Refusal::wrong(
+            "an actor that takes no call does not start; the number is at least 1",
+        ));
     }
     let operation = NewOperation {
         kind: "start_actor",
@@ -298,15 +313,22 @@ pub async fn start(
         let settled = place.settle(&handle, &reference, None).await?;
         handle.stage("command", "");
         let commands = HostCommands::new(&place.lattice, &settled.host, Some(START_WAIT));
-        let end = commands.start_actor(&reference, max, &annotations, &mut |step| handle.step(step)).await?;
+        let end = commands
+            .start_actor(&reference, max, &annotations, &mut |step| handle.step(step))
+            .await?;
         let name = place.dashboard.model().snapshot().host_name(&settled.host);
         place.tidy(&handle, settled);
         Ok(match end {
             Outcome::Unchanged(started) => End {
-                text: format!("It runs on {name} already and takes {} at a time; nothing was changed", started.max),
+                text: format!(
+                    "It runs on {name} already and takes {} at a time; nothing was changed",
+                    started.max
+                ),
                 target_id: started.id,
             },
-            Outcome::Done(started) => End { text: format!("Runs on {name}"), target_id: started.id },
+            Outcome::Done(started) => {
+                End { text: format!("Runs on {name}"), target_id: started.id }
+            }
             Outcome::Accepted => End::default(),
         })
     }))
@@ -340,7 +362,8 @@ impl Place {
         host: Option<&str>,
         constraints: BTreeMap<String, String>,
     ) -> Result<Self, Refusal> {
-        let parsed = Reference::parse(reference).map_err(|error| Refusal::wrong(error.to_string()))?;
+        let parsed =
+            Reference::parse(reference).map_err(|error| Refusal::wrong(error.to_string()))?;
         Ok(Self {
             dashboard: dashboard.clone(),
             lattice: dashboard.lattice().clone(),
@@ -366,7 +389,8 @@ impl Place {
         }
         handle.stage("auction", "");
         let constraints = &self.constraints;
-        let wanted = placement::Wanted { reference, link_name, constraints, readers: readers.as_ref() };
+        let wanted =
+            placement::Wanted { reference, link_name, constraints, readers: readers.as_ref() };
         let bid = wanted.first(&self.lattice, AUCTION).await?;
         let host = match bid {
             Some(host) => host,
@@ -383,7 +407,8 @@ impl Place {
         Ok(Settled { host, readers })
     }
 
-    /// Removes uploads that have a successor and run nowhere, now that this one runs; nobody waits for it.
+    /// Removes uploads that have a successor and run nowhere, now that this one runs; nobody waits
+    /// for it.
     pub fn tidy(&self, handle: &OperationHandle, settled: Settled) {
         if let Some(readers) = settled.readers {
             let sender = sender(&self.dashboard);
@@ -402,7 +427,11 @@ pub struct Settled {
 /// The way of files into the lattice.
 pub fn sender(dashboard: &Dashboard) -> Sender {
     let parts = dashboard.parts();
-    Sender { lattice: dashboard.lattice().clone(), nats: parts.context.ctl.clone(), making: parts.uploads }
+    Sender {
+        lattice: dashboard.lattice().clone(),
+        nats: parts.context.ctl.clone(),
+        making: parts.uploads,
+    }
 }
 
 /// How many calls are to be taken at a time.
@@ -428,18 +457,27 @@ pub async fn scale(
     let (name, host_name, reference) = running(&dashboard, &id, &host).await?;
     let ScaleActor { max, annotations, .. } = scale;
     let title = format!("Scale {name} to {max} on {host_name}");
-    let operation =
-        NewOperation { kind: "scale_actor", title, host_id: &host, target_id: &id, ..NewOperation::default() };
+    let operation = NewOperation {
+        kind: "scale_actor",
+        title,
+        host_id: &host,
+        target_id: &id,
+        ..NewOperation::default()
+    };
     let (lattice, actor, host) = (dashboard.lattice().clone(), id.clone(), host.clone());
     let operations = dashboard.operations();
     accepted(operations.begin(operation, |handle| async move {
         handle.stage("command", "");
         let commands = HostCommands::new(&lattice, &host, Some(START_WAIT));
         let end = commands
-            .scale_actor(Some(&actor), &reference, Some(max), &annotations, &mut |step| handle.step(step))
+            .scale_actor(Some(&actor), &reference, Some(max), &annotations, &mut |step| {
+                handle.step(step)
+            })
             .await?;
         let text = match end {
-            Outcome::Unchanged(_) => format!("{name} took {max} at a time on {host_name} before; nothing was changed"),
+            Outcome::Unchanged(_) => {
+                format!("{name} took {max} at a time on {host_name} before; nothing was changed")
+            }
             _ => format!("{name} takes {max} at a time on {host_name}"),
         };
         Ok(End { text, ..End::default() })
@@ -466,8 +504,13 @@ pub async fn update(
     let reference = update.reference;
     let place = Place::read(&dashboard, &reference, Some(&host), BTreeMap::new())?;
     let title = format!("Update {name} on {host_name} to {}", shown(&reference));
-    let operation =
-        NewOperation { kind: "update_actor", title, host_id: &host, target_id: &id, ..NewOperation::default() };
+    let operation = NewOperation {
+        kind: "update_actor",
+        title,
+        host_id: &host,
+        target_id: &id,
+        ..NewOperation::default()
+    };
     let actor = id.clone();
     accepted(dashboard.operations().begin(operation, |handle| async move {
         let settled = place.settle(&handle, &reference, None).await?;
@@ -475,7 +518,10 @@ pub async fn update(
         let commands = HostCommands::new(&place.lattice, &settled.host, Some(START_WAIT));
         commands.update_actor(&actor, &reference, &mut |step| handle.step(step)).await?;
         place.tidy(&handle, settled);
-        Ok(End { text: format!("New calls of {name} on {host_name} run the new module"), ..End::default() })
+        Ok(End {
+            text: format!("New calls of {name} on {host_name} run the new module"),
+            ..End::default()
+        })
     }))
 }
 
@@ -496,34 +542,50 @@ pub async fn stop(
     let (id, host) = (actor_id(&id)?, host_id(&stop.host_id)?);
     let (name, host_name, _) = running(&dashboard, &id, &host).await?;
     let title = format!("Stop {name} on {host_name}");
-    let operation =
-        NewOperation { kind: "stop_actor", title, host_id: &host, target_id: &id, ..NewOperation::default() };
+    let operation = NewOperation {
+        kind: "stop_actor",
+        title,
+        host_id: &host,
+        target_id: &id,
+        ..NewOperation::default()
+    };
     let (lattice, actor, host) = (dashboard.lattice().clone(), id.clone(), host.clone());
     accepted(dashboard.operations().begin(operation, |handle| async move {
         handle.stage("command", "");
-        HostCommands::new(&lattice, &host, Some(STOP_WAIT)).stop_actor(&actor, None, &BTreeMap::new()).await?;
+        HostCommands::new(&lattice, &host, Some(STOP_WAIT))
+            .stop_actor(&actor, None, &BTreeMap::new())
+            .await?;
         Ok(End { text: format!("{name} has stopped on {host_name}"), ..End::default() })
     }))
 }
 
 /// An actor's id, checked: it becomes part of a subject.
 pub fn actor_id(text: &str) -> Result<String, Refusal> {
-    ActorId::parse(text).map(|id| id.to_string()).map_err(|error| Refusal::wrong(format!("actor {text:?}: {error}")))
+    ActorId::parse(text)
+        .map(|id| id.to_string())
+        .map_err(|error| Refusal::wrong(format!("actor {text:?}: {error}")))
 }
 
 /// Name, host name and reference of an actor that runs on a host.
-async fn running(dashboard: &Dashboard, id: &str, host: &str) -> Result<(String, String, String), Refusal> {
+async fn running(
+    dashboard: &Dashboard,
+    id: &str,
+    host: &str,
+) -> Result<(String, String, String), Refusal> {
     dashboard.model().mark_viewed().await;
     let snapshot = dashboard.model().snapshot();
-    let view = snapshot.host(host).ok_or_else(|| Refusal::not_found(format!("host {host} is not in the lattice")))?;
+    let view = snapshot
+        .host(host)
+        .ok_or_else(|| Refusal::not_found(format!("host {host} is not in the lattice")))?;
     let is_it = |actor: &InventoryActor| actor.id == id;
     let found = match view.inventory.actors.iter().find(|actor| is_it(actor)) {
         Some(actor) => Some(actor.clone()),
         // It may have started a moment ago.
         None => dashboard.lattice().inventory(host).await?.actors.into_iter().find(is_it),
     };
-    let actor =
-        found.ok_or_else(|| Refusal::not_found(format!("actor {} does not run on {}", short(id), view.name)))?;
+    let actor = found.ok_or_else(|| {
+        Refusal::not_found(format!("actor {} does not run on {}", short(id), view.name))
+    })?;
     let name = if actor.name.is_empty() { short(id) } else { actor.name };
     Ok((name, view.name.clone(), actor.image_ref))
 }

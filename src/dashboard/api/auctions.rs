@@ -60,14 +60,16 @@ pub async fn preview(
     State(dashboard): State<Dashboard>,
     Body(auction): Body<Auction>,
 ) -> Result<Json<Offers>, Refusal> {
-    let parsed = Reference::parse(&auction.reference).map_err(|error| Refusal::wrong(error.to_string()))?;
+    let parsed =
+        Reference::parse(&auction.reference).map_err(|error| Refusal::wrong(error.to_string()))?;
     let lattice = dashboard.lattice();
     let hosts = lattice.some_hosts().await?;
     let readers = match parsed {
         Reference::Lattice(_) => Some(Readers::find(lattice).await?),
         _ => None,
     };
-    let link_name = if auction.link_name.is_empty() { LinkName::DEFAULT } else { &auction.link_name };
+    let link_name =
+        if auction.link_name.is_empty() { LinkName::DEFAULT } else { &auction.link_name };
     let wanted = Wanted {
         reference: &auction.reference,
         link_name: (auction.kind == Kind::Provider).then_some(link_name),

@@ -80,7 +80,10 @@ pub struct TraceStep {
 /// Calls an actor, signed by this host, and waits for the reply
 #[utoipa::path(post, path = "/api/v1/call", tag = "operations", request_body = CallActor,
     responses((status = 200, body = Reply), (status = 422, body = ErrorBody)))]
-pub async fn call(State(dashboard): State<Dashboard>, Body(call): Body<CallActor>) -> Result<Json<Reply>, Refusal> {
+pub async fn call(
+    State(dashboard): State<Dashboard>,
+    Body(call): Body<CallActor>,
+) -> Result<Json<Reply>, Refusal> {
     let id = actor_id(&call.actor_id)?;
     let actor = ActorId::parse(&id).map_err(|error| Refusal::wrong(error.to_string()))?;
     let operation = call.operation.trim().to_owned();
@@ -89,7 +92,9 @@ pub async fn call(State(dashboard): State<Dashboard>, Body(call): Body<CallActor
     }
     let payload = match &call.payload {
         Value::Null => Bytes::new(),
-        value => from_json(value).map_err(|error| Refusal::wrong(format!("the payload: {error:#}")))?.into(),
+        value => from_json(value)
+            .map_err(|error| Refusal::wrong(format!("the payload: {error:#}")))?
+            .into(),
     };
     let target = Entity::actor(&actor);
     let trace = trace(&dashboard, &target, &operation).await;
@@ -104,7 +109,8 @@ pub async fn call(State(dashboard): State<Dashboard>, Body(call): Body<CallActor
         chain: Chain::default(),
     };
     let began = Instant::now();
-    let result = dashboard.parts().caller.invoke(call, None, new_id(), &AtomicBool::new(false)).await;
+    let result =
+        dashboard.parts().caller.invoke(call, None, new_id(), &AtomicBool::new(false)).await;
     let took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     Ok(Json(told(result, took_us, trace)))
 }
@@ -115,7 +121,10 @@ fn told(result: Result<Bytes, CallError>, took_us: u64, trace: Option<Trace>) ->
         Ok(reply) if reply.len() > SHOWN_BYTES_MAX => Reply {
             ok: true,
             bytes: reply.len(),
-            text: Some(format!("{} bytes, too many to show; `host call --save FILE` keeps them", reply.len())),
+            text: Some(format!(
+                "{} bytes, too many to show; `host call --save FILE` keeps them",
+                reply.len()
+            )),
             ..empty
         },
         Ok(reply) => {
@@ -123,7 +132,9 @@ fn told(result: Result<Bytes, CallError>, took_us: u64, trace: Option<Trace>) ->
             let text = match &shown {
                 Value::String(text) => Some(text.clone()),
                 // Of a page the body is what one wants to read.
-                Value::Object(members) => members.get("body").and_then(Value::as_str).map(str::to_owned),
+                Value::Object(members) => {
+                    members.get("body").and_then(Value::as_str).map(str::to_owned)
+                }
                 _ => None,
             };
             Reply { ok: true, bytes: reply.len(), reply: Some(shown), text, ..empty }

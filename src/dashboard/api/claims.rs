@@ -83,14 +83,22 @@ pub fn or_claimed(known: &str, claimed: Option<&String>) -> String {
 /// Claims of all actors and providers that ever ran
 #[utoipa::path(get, path = "/api/v1/claims", tag = "claims", params(Wanted),
     responses((status = 200, body = Page<Claims>)))]
-pub async fn list(State(dashboard): State<Dashboard>, Query(wanted): Query<Wanted>) -> Json<Page<Claims>> {
+pub async fn list(
+    State(dashboard): State<Dashboard>,
+    Query(wanted): Query<Wanted>,
+) -> Json<Page<Claims>> {
     let model = dashboard.model();
     model.mark_viewed().await;
     let (snapshot, table) = (model.snapshot(), dashboard.parts().context.links.table());
     let index = snapshot.index();
-    let runs: BTreeSet<&str> =
-        index.actors.keys().map(String::as_str).chain(index.providers.keys().map(|(id, _)| id.as_str())).collect();
-    let all = table.all_claims().map(|claims| Claims::of(claims, runs.contains(claims.subject.as_str())));
+    let runs: BTreeSet<&str> = index
+        .actors
+        .keys()
+        .map(String::as_str)
+        .chain(index.providers.keys().map(|(id, _)| id.as_str()))
+        .collect();
+    let all =
+        table.all_claims().map(|claims| Claims::of(claims, runs.contains(claims.subject.as_str())));
     let all = all.filter(|claims| wanted.kind.is_empty() || claims.kind == wanted.kind).collect();
     Json(wanted.page(all, model.revision(Collection::Claims)))
 }

@@ -52,7 +52,10 @@ impl Wanted {
             && (self.host.is_empty() || entry.host_id == self.host)
             && self.before.is_none_or(|before| entry.seq < before)
             && (text.is_empty() || {
-                let all = format!("{} {} {} {} {}", entry.text, entry.name, entry.host_id, entry.host_name, entry.data);
+                let all = format!(
+                    "{} {} {} {} {}",
+                    entry.text, entry.name, entry.host_id, entry.host_name, entry.data
+                );
                 all.to_lowercase().contains(text)
             })
     }

@@ -71,8 +71,10 @@ pub struct Host {
 fn heard(dashboard: &Dashboard) -> HashMap<Arc<str>, u64> {
     let peers = dashboard.parts().context.peers.known();
     let now_ms = clock::now_ms();
-    let mut heard: HashMap<_, _> =
-        peers.iter().map(|peer| (Arc::clone(&peer.id), now_ms.saturating_sub(clock::millis(peer.silence())))).collect();
+    let mut heard: HashMap<_, _> = peers
+        .iter()
+        .map(|peer| (Arc::clone(&peer.id), now_ms.saturating_sub(clock::millis(peer.silence()))))
+        .collect();
     heard.insert(dashboard.model().own_id().into(), now_ms);
     for id in dashboard.model().snapshot().hosts.keys() {
         if let Some(at) = dashboard.model().heard_ms(id) {
@@ -117,7 +119,9 @@ impl Row for Host {
             "actors" => self.actors.cmp(&other.actors),
             "replicas" => self.replicas.cmp(&other.replicas),
             "providers" => self.providers.cmp(&other.providers),
-            "calls" | "calls_per_s" => rate(&self.rates, &other.rates, |rate| Some(rate.calls_per_s)),
+            "calls" | "calls_per_s" => {
+                rate(&self.rates, &other.rates, |rate| Some(rate.calls_per_s))
+            }
             "p99" | "p99_us" => rate(&self.rates, &other.rates, |rate| rate.p99_us),
             "heard" | "heard_ms" => self.heard_ms.cmp(&other.heard_ms),
             "memory" | "memory_bytes" => self.memory_bytes.cmp(&other.memory_bytes),
@@ -130,12 +134,19 @@ impl Row for Host {
 
 /// The hosts of the lattice
 #[utoipa::path(get, path = "/api/v1/hosts", tag = "hosts", params(Wanted), responses((status = 200, body = Page<Host>)))]
-pub async fn list(State(dashboard): State<Dashboard>, Query(wanted): Query<Wanted>) -> Json<Page<Host>> {
+pub async fn list(
+    State(dashboard): State<Dashboard>,
+    Query(wanted): Query<Wanted>,
+) -> Json<Page<Host>> {
     let model = dashboard.model();
     model.mark_viewed().await;
     let (snapshot, rates) = (model.snapshot(), model.rates());
     let heard = heard(&dashboard);
-    let all = snapshot.hosts.values().map(|view| Host::of(view, model.own_id(), &rates, &heard)).collect();
+    let all = snapshot
+        .hosts
+        .values()
+        .map(|view| Host::of(view, model.own_id(), &rates, &heard))
+        .collect();
     Json(wanted.page(all, model.revision(Collection::Hosts)))
 }
 
@@ -182,7 +193,8 @@ pub fn groups(actor: &lattice_protocol::control::types::InventoryActor) -> Vec<G
     for instance in &actor.instances {
         match groups.iter_mut().find(|group| group.annotations == instance.annotations) {
             Some(group) => group.max += count(instance),
-            None => groups.push(Group { annotations: instance.annotations.clone(), max: count(instance) }),
+            None => groups
+                .push(Group { annotations: instance.annotations.clone(), max: count(instance) }),
         }
     }
     groups
@@ -311,7 +323,11 @@ pub struct Service {
 
 impl From<&health::Service> for Service {
     fn from(service: &health::Service) -> Self {
-        Self { subject: service.subject.clone(), answers: service.answers, error: service.error.clone() }
+        Self {
+            subject: service.subject.clone(),
+            answers: service.answers,
+            error: service.error.clone(),
+        }
     }
 }
 
@@ -387,7 +403,9 @@ pub async fn one(
     model.mark_viewed().await;
     let snapshot = model.snapshot();
     let view = snapshot.host(&id).ok_or_else(|| {
-        Refusal::not_found(format!("host {id} is not in the lattice; it may have stopped, or been lost for minutes"))
+        Refusal::not_found(format!(
+            "host {id} is not in the lattice; it may have stopped, or been lost for minutes"
+        ))
     })?;
     // Fresh, for the round trip and the room of actors.
     let health = match view.is_ours && view.state != HostState::Lost {
@@ -409,7 +427,8 @@ pub async fn one(
 
 fn running_actors(view: &HostView, health: Option<&Health>, rates: &Rates) -> Vec<RunningActor> {
     let actors = view.inventory.actors.iter().map(|actor| {
-        let room = health.and_then(|health| health.actors.iter().find(|other| other.id == actor.id));
+        let room =
+            health.and_then(|health| health.actors.iter().find(|other| other.id == actor.id));
         RunningActor {
             id: actor.id.clone(),
             name: actor.name.clone(),
@@ -427,7 +446,11 @@ fn running_actors(view: &HostView, health: Option<&Health>, rates: &Rates) -> Ve
     all
 }
 
-fn running_providers(view: &HostView, health: Option<&Health>, rates: &Rates) -> Vec<RunningProvider> {
+fn running_providers(
+    view: &HostView,
+    health: Option<&Health>,
+    rates: &Rates,
+) -> Vec<RunningProvider> {
     let providers = view.inventory.providers.iter().map(|provider| {
         let (id, link_name) = (&provider.id, &provider.link_name);
         let told = health.and_then(|health| health.provider(id, link_name));
@@ -446,7 +469,9 @@ fn running_providers(view: &HostView, health: Option<&Health>, rates: &Rates) ->
         }
     });
     let mut all: Vec<_> = providers.collect();
-    all.sort_by(|a, b| name(&a.name, &b.name).then_with(|| (&a.id, &a.link_name).cmp(&(&b.id, &b.link_name))));
+    all.sort_by(|a, b| {
+        name(&a.name, &b.name).then_with(|| (&a.id, &a.link_name).cmp(&(&b.id, &b.link_name)))
+    });
     all
 }
 
@@ -465,8 +490,10 @@ pub async fn put_label(
     Body(label): Body<LabelValue>,
 ) -> Result<(StatusCode, Json<Accepted>), Refusal> {
     let id = present(&dashboard, &id).await?;
-    let title = format!("Label {} with {key}={}", dashboard.model().snapshot().host_name(&id), label.value);
-    let operation = NewOperation { kind: "put_label", title, host_id: &id, ..NewOperation::default() };
+    let title =
+        format!("Label {} with {key}={}", dashboard.model().snapshot().host_name(&id), label.value);
+    let operation =
+        NewOperation { kind: "put_label", title, host_id: &id, ..NewOperation::default() };
     let (lattice, host) = (dashboard.lattice().clone(), id.clone());
     accepted(dashboard.operations().begin(operation, |handle| async move {
         handle.stage("command", "");
@@ -484,8 +511,10 @@ pub async fn delete_label(
     Path((id, key)): Path<(String, String)>,
 ) -> Result<(StatusCode, Json<Accepted>), Refusal> {
     let id = present(&dashboard, &id).await?;
-    let title = format!("Delete the label {key} of {}", dashboard.model().snapshot().host_name(&id));
-    let operation = NewOperation { kind: "delete_label", title, host_id: &id, ..NewOperation::default() };
+    let title =
+        format!("Delete the label {key} of {}", dashboard.model().snapshot().host_name(&id));
+    let operation =
+        NewOperation { kind: "delete_label", title, host_id: &id, ..NewOperation::default() };
     let (lattice, host) = (dashboard.lattice().clone(), id.clone());
     accepted(dashboard.operations().begin(operation, |handle| async move {
         handle.stage("command", "");
@@ -512,9 +541,11 @@ pub async fn stop(
     Body(stop): Body<StopHost>,
 ) -> Result<(StatusCode, Json<Accepted>), Refusal> {
     let id = present(&dashboard, &id).await?;
-    let timeout = stop.timeout_ms.map_or(STOP_TIMEOUT, Duration::from_millis).min(Duration::from_secs(60));
+    let timeout =
+        stop.timeout_ms.map_or(STOP_TIMEOUT, Duration::from_millis).min(Duration::from_secs(60));
     let title = format!("Stop host {}", dashboard.model().snapshot().host_name(&id));
-    let operation = NewOperation { kind: "stop_host", title, host_id: &id, ..NewOperation::default() };
+    let operation =
+        NewOperation { kind: "stop_host", title, host_id: &id, ..NewOperation::default() };
     let (lattice, host) = (dashboard.lattice().clone(), id.clone());
     accepted(dashboard.operations().begin(operation, |handle| async move {
         handle.stage("command", "");
@@ -535,5 +566,7 @@ async fn present(dashboard: &Dashboard, text: &str) -> Result<String, Refusal> {
 
 /// A host's id, checked: it becomes part of a subject.
 pub fn host_id(text: &str) -> Result<String, Refusal> {
-    HostId::parse(text).map(|id| id.to_string()).map_err(|error| Refusal::wrong(format!("host {text:?}: {error}")))
+    HostId::parse(text)
+        .map(|id| id.to_string())
+        .map_err(|error| Refusal::wrong(format!("host {text:?}: {error}")))
 }

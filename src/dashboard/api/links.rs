@@ -87,7 +87,10 @@ impl Mask for Link {
 
 impl<'a> Links<'a> {
     pub fn new(table: &'a Table, snapshot: &'a Snapshot, own_id: &'a str, access: Access) -> Self {
-        let told = snapshot.present().filter_map(|host| host.health.as_ref()).flat_map(|health| &health.links);
+        let told = snapshot
+            .present()
+            .filter_map(|host| host.health.as_ref())
+            .flat_map(|health| &health.links);
         let refused = told.map(|link| {
             let RefusedLink { actor_id, contract_id, link_name, error, .. } = link;
             ([actor_id.as_str(), contract_id, link_name], error.as_str())
@@ -95,10 +98,15 @@ impl<'a> Links<'a> {
         Self { table, snapshot, own_id, access, refused: refused.collect() }
     }
 
-    /// Those that are wanted, as the one who asks may see them, in the order of their actors' names.
+    /// Those that are wanted, as the one who asks may see them, in the order of their actors'
+    /// names.
     pub fn all(&self, is_wanted: impl Fn(&LinkDefinition) -> bool) -> Vec<Link> {
-        let mut all: Vec<Link> =
-            self.table.links().filter(|link| is_wanted(link)).map(|link| self.access.view(self.row(link))).collect();
+        let mut all: Vec<Link> = self
+            .table
+            .links()
+            .filter(|link| is_wanted(link))
+            .map(|link| self.access.view(self.row(link)))
+            .collect();
         all.sort_by(|a, b| a.compare(b, ""));
         all
     }
@@ -108,7 +116,8 @@ impl<'a> Links<'a> {
         let index = self.snapshot.index();
         let provider = index.providers.get(&(link.provider_id.clone(), link.link_name.clone()));
         Link {
-            actor_name: self.name(&link.actor_id, index.actors.get(&link.actor_id).map(|actor| &actor.name)),
+            actor_name: self
+                .name(&link.actor_id, index.actors.get(&link.actor_id).map(|actor| &actor.name)),
             provider_name: self.name(&link.provider_id, provider.map(|provider| &provider.name)),
             actor_id: link.actor_id.clone(),
             provider_id: link.provider_id.clone(),
@@ -148,7 +157,10 @@ impl<'a> Links<'a> {
         let Some((scheme, address, path)) = httpserver::pages(link) else { return Vec::new() };
         let Some((host, port)) = address.rsplit_once(':') else { return Vec::new() };
         let runs_here = self.snapshot.host(self.own_id).is_some_and(|host| {
-            host.inventory.providers.iter().any(|p| p.id == link.provider_id && p.link_name == link.link_name)
+            host.inventory
+                .providers
+                .iter()
+                .any(|p| p.id == link.provider_id && p.link_name == link.link_name)
         });
         let host = match host.trim_matches(['[', ']']) {
             "0.0.0.0" | "::" if runs_here => "localhost",
@@ -166,7 +178,9 @@ fn shown(values: &BTreeMap<String, String>) -> BTreeMap<String, Option<String>> 
     let masked = masks::shown(values);
     values
         .iter()
-        .map(|(key, value)| (key.clone(), masked.get(key).filter(|masked| *masked == value).cloned()))
+        .map(|(key, value)| {
+            (key.clone(), masked.get(key).filter(|masked| *masked == value).cloned())
+        })
         .collect()
 }
 
@@ -186,10 +200,19 @@ pub async fn list(
 
 impl Row for Link {
     fn texts(&self, found: &mut dyn FnMut(&str)) {
-        [&self.actor_id, &self.actor_name, &self.provider_id, &self.provider_name, &self.link_name, &self.contract_id]
-            .into_iter()
-            .for_each(|text| found(text));
-        self.values.iter().for_each(|(key, value)| found(&format!("{key}={}", value.as_deref().unwrap_or_default())));
+        [
+            &self.actor_id,
+            &self.actor_name,
+            &self.provider_id,
+            &self.provider_name,
+            &self.link_name,
+            &self.contract_id,
+        ]
+        .into_iter()
+        .for_each(|text| found(text));
+        self.values.iter().for_each(|(key, value)| {
+            found(&format!("{key}={}", value.as_deref().unwrap_or_default()))
+        });
         self.problem.iter().for_each(|text| found(text));
     }
 
@@ -203,7 +226,9 @@ impl Row for Link {
         }
         .then_with(|| name(&self.actor_name, &other.actor_name))
         .then_with(|| self.actor_id.cmp(&other.actor_id))
-        .then_with(|| (&self.contract_id, &self.link_name).cmp(&(&other.contract_id, &other.link_name)))
+        .then_with(|| {
+            (&self.contract_id, &self.link_name).cmp(&(&other.contract_id, &other.link_name))
+        })
     }
 }
 
@@ -232,9 +257,12 @@ pub async fn put(
 ) -> Result<(StatusCode, Json<Accepted>), Refusal> {
     let table = dashboard.parts().context.links.table();
     let PutLink { actor_id, provider_id, link_name, contract_id, values } = link;
-    ActorId::parse(&actor_id).map_err(|error| Refusal::wrong(format!("actor {actor_id:?}: {error}")))?;
-    ProviderId::parse(&provider_id).map_err(|error| Refusal::wrong(format!("provider {provider_id:?}: {error}")))?;
-    LinkName::parse(&link_name).map_err(|error| Refusal::wrong(format!("link name {link_name:?}: {error}")))?;
+    ActorId::parse(&actor_id)
+        .map_err(|error| Refusal::wrong(format!("actor {actor_id:?}: {error}")))?;
+    ProviderId::parse(&provider_id)
+        .map_err(|error| Refusal::wrong(format!("provider {provider_id:?}: {error}")))?;
+    LinkName::parse(&link_name)
+        .map_err(|error| Refusal::wrong(format!("link name {link_name:?}: {error}")))?;
     if contract_id.trim().is_empty() {
         return Err(Refusal::wrong("name the contract, like wasmcloud:httpserver"));
     }
@@ -243,7 +271,11 @@ pub async fn put(
     for (key, value) in values {
         match value.or_else(|| before?.values.get(&key).cloned()) {
             Some(value) => _ = kept.insert(key, value),
-            None => return Err(Refusal::wrong(format!("value {key:?} has no text, and there is none to keep"))),
+            None => {
+                return Err(Refusal::wrong(format!(
+                    "value {key:?} has no text, and there is none to keep"
+                )));
+            }
         }
     }
     let link = LinkDefinition { actor_id, provider_id, link_name, contract_id, values: kept };
@@ -258,7 +290,10 @@ pub async fn put(
     };
     // Before anything begins: a mistake is answered while the form is still open.
     let oddities = builtin::check(&link).map_err(|error| {
-        Refusal::wrong(format!("{} does not take this link on: {error}", builtin::name_of(&link.provider_id)))
+        Refusal::wrong(format!(
+            "{} does not take this link on: {error}",
+            builtin::name_of(&link.provider_id)
+        ))
     })?;
     let (lattice, sent) = (dashboard.lattice().clone(), link.clone());
     accepted(dashboard.operations().begin(operation, |handle| async move {
@@ -293,7 +328,10 @@ pub async fn delete(
     let table = dashboard.parts().context.links.table();
     let WhichLink { actor_id, contract_id, link_name } = which;
     let Some(link) = table.link(&actor_id, &contract_id, &link_name).cloned() else {
-        let text = format!("{} has no link for {contract_id} under link name {link_name}", short(&actor_id));
+        let text = format!(
+            "{} has no link for {contract_id} under link name {link_name}",
+            short(&actor_id)
+        );
         return Err(Refusal::not_found(text));
     };
     let actor = name_or_short(&table, &actor_id);
@@ -309,7 +347,10 @@ pub async fn delete(
     accepted(dashboard.operations().begin(operation, |handle| async move {
         handle.stage("command", "");
         client::delete(&lattice, &link, Some(client::LINK_WAIT)).await?;
-        Ok(End { text: format!("{actor} is not linked for {} any more", link.contract_id), ..End::default() })
+        Ok(End {
+            text: format!("{actor} is not linked for {} any more", link.contract_id),
+            ..End::default()
+        })
     }))
 }
 
@@ -332,11 +373,15 @@ mod tests {
             urls: vec!["http://10.0.0.7:81/".into()],
         };
         let masked = serde_json::to_string(&Access::Reader.view(link.clone())).unwrap();
-        assert!(masked.contains("address") && masked.contains("Echo") && !masked.contains("10.0"), "{masked}");
+        assert!(
+            masked.contains("address") && masked.contains("Echo") && !masked.contains("10.0"),
+            "{masked}"
+        );
         let whole = serde_json::to_string(&Access::Operator.view(link.clone())).unwrap();
         assert_eq!(whole.matches("10.0.0.7:81").count(), 3);
         // The problem of a link that leads nowhere contains no values.
-        let dangling = Link { state: LinkState::Dangling, problem: Some("runs nowhere".into()), ..link };
+        let dangling =
+            Link { state: LinkState::Dangling, problem: Some("runs nowhere".into()), ..link };
         assert_eq!(Access::Reader.view(dangling).problem.as_deref(), Some("runs nowhere"));
     }
 
@@ -345,6 +390,9 @@ mod tests {
         let values = [("password", "hunter22"), ("URL", "redis://me:hunter22@r"), ("port", "80")];
         let values = values.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
         let shown = shown(&values);
-        assert_eq!((&shown["password"], &shown["URL"], shown["port"].as_deref()), (&None, &None, Some("80")));
+        assert_eq!(
+            (&shown["password"], &shown["URL"], shown["port"].as_deref()),
+            (&None, &None, Some("80"))
+        );
     }
 }

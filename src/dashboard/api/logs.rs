@@ -87,7 +87,12 @@ pub async fn of_provider(
     all(&dashboard, access, &id, &tail).await
 }
 
-async fn all(dashboard: &Dashboard, access: Access, id: &str, tail: &Tail) -> Result<Json<Lines>, Refusal> {
+async fn all(
+    dashboard: &Dashboard,
+    access: Access,
+    id: &str,
+    tail: &Tail,
+) -> Result<Json<Lines>, Refusal> {
     dashboard.model().mark_viewed().await;
     let snapshot = dashboard.model().snapshot();
     let hosts: Vec<_> = snapshot.present().cloned().collect();
@@ -95,7 +100,8 @@ async fn all(dashboard: &Dashboard, access: Access, id: &str, tail: &Tail) -> Re
     Ok(Json(Lines { items: access.view(items) }))
 }
 
-/// The last lines of an entity on these hosts, oldest first; those of hosts that do not answer in time are missing.
+/// The last lines of an entity on these hosts, oldest first; those of hosts that do not answer in
+/// time are missing.
 pub async fn lines(
     dashboard: &Dashboard,
     id: &str,
@@ -113,7 +119,10 @@ pub async fn lines(
         anyhow::Ok((logs, waited_for))
     };
     let (mut logs, mut waited_for) = timeout_at(until, asked).await.map_err(|_| {
-        Refusal::new(StatusCode::GATEWAY_TIMEOUT, "the connection to NATS takes nothing at the moment")
+        Refusal::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "the connection to NATS takes nothing at the moment",
+        )
     })??;
     let mut found = Vec::new();
     // Each host sends its past in parts; the last part says so. Other news means that a host is

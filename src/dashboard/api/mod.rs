@@ -1,9 +1,10 @@
 //! The JSON API of the dashboard, `/api/v1`: for the page, with all it shows and does, and for
 //! scripts.
 //!
-//! * Each file has the routes of one kind of thing, with the types of their bodies; the description at
-//!   `/api/v1/openapi.json` is made of the same definitions.
-//! * Lists come in pages ([`page`]), searched and sorted here, so that a lattice of any size stays quick.
+//! * Each file has the routes of one kind of thing, with the types of their bodies; the description
+//!   at `/api/v1/openapi.json` is made of the same definitions.
+//! * Lists come in pages ([`page`]), searched and sorted here, so that a lattice of any size stays
+//!   quick.
 //! * A request that changes something is answered with 202 and an [operation](super::operations),
 //!   which goes on by itself.
 //! * An error is `{"error": "…"}`, in a sentence that says what to do.
@@ -27,7 +28,9 @@ use std::time::Duration;
 
 use axum::{
     Json, Router,
-    extract::{self, DefaultBodyLimit, FromRequest, FromRequestParts, Request, rejection::JsonRejection},
+    extract::{
+        self, DefaultBodyLimit, FromRequest, FromRequestParts, Request, rejection::JsonRejection,
+    },
     http::{StatusCode, Uri, request::Parts},
     routing::get,
 };
@@ -84,7 +87,8 @@ const REFUSALS: [(&str, &str); 10] = [
     ("504", "no answer in time; what was asked for may still be done"),
 ];
 
-/// A body of JSON. Anything else is refused, in the form of all refusals: so no form of another page can send one.
+/// A body of JSON. Anything else is refused, in the form of all refusals: so no form of another
+/// page can send one.
 struct Body<T>(T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
@@ -94,7 +98,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
         match tokio::time::timeout(BODY_TIMEOUT, Json::<T>::from_request(request, state)).await {
             Ok(Ok(Json(body))) => Ok(Self(body)),
             Ok(Err(rejection)) => Err(refused(&rejection)),
-            Err(_) => Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
+            Err(_) => {
+                Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"))
+            }
         }
     }
 }
@@ -123,14 +129,21 @@ fn described() -> (Router<Dashboard>, utoipa::openapi::OpenApi) {
     description.info.version = lattice_engine::control::state::VERSION.to_owned();
     // Handlers are called alike in their files; in the description each needs a name of its own.
     for item in description.paths.paths.values_mut() {
-        for operation in [&mut item.get, &mut item.put, &mut item.post, &mut item.delete].into_iter().flatten() {
+        for operation in
+            [&mut item.get, &mut item.put, &mut item.post, &mut item.delete].into_iter().flatten()
+        {
             let tag = operation.tags.iter().flatten().next().cloned().unwrap_or_default();
             operation.operation_id = operation.operation_id.take().map(|id| format!("{tag}_{id}"));
             for (status, meaning) in REFUSALS {
-                let refusal = ResponseBuilder::new()
-                    .description(meaning)
-                    .content("application/json", Content::new(Some(Ref::from_schema_name("ErrorBody"))));
-                operation.responses.responses.entry(status.to_owned()).or_insert_with(|| refusal.build().into());
+                let refusal = ResponseBuilder::new().description(meaning).content(
+                    "application/json",
+                    Content::new(Some(Ref::from_schema_name("ErrorBody"))),
+                );
+                operation
+                    .responses
+                    .responses
+                    .entry(status.to_owned())
+                    .or_insert_with(|| refusal.build().into());
             }
         }
     }
@@ -165,7 +178,11 @@ fn router() -> OpenApiRouter<Dashboard> {
         .routes(routes!(session::log_in, session::log_out))
         .routes(routes!(stream::stream))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .merge(OpenApiRouter::new().routes(routes!(call::call)).layer(DefaultBodyLimit::max(CALL_BYTES_MAX)))
+        .merge(
+            OpenApiRouter::new()
+                .routes(routes!(call::call))
+                .layer(DefaultBodyLimit::max(CALL_BYTES_MAX)),
+        )
 }
 
 /// All routes below `/api/v1`.
@@ -179,7 +196,9 @@ pub fn routes() -> Router<Dashboard> {
 /// Answers the requests that nothing else answers.
 pub async fn not_found(uri: Uri) -> Refusal {
     let path: String = uri.path().chars().take(200).collect();
-    Refusal::not_found(format!("there is nothing at {path:?}; the page is at /, the API at /api/v1/openapi.json"))
+    Refusal::not_found(format!(
+        "there is nothing at {path:?}; the page is at /, the API at /api/v1/openapi.json"
+    ))
 }
 
 #[cfg(test)]
@@ -192,7 +211,11 @@ mod tests {
         let text = description.to_json().unwrap();
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
         let paths = json["paths"].as_object().unwrap();
-        assert!(paths.len() >= 22 && paths.keys().all(|path| path.starts_with("/api/v1/")), "{:?}", paths.keys());
+        assert!(
+            paths.len() >= 22 && paths.keys().all(|path| path.starts_with("/api/v1/")),
+            "{:?}",
+            paths.keys()
+        );
         let schemas = json["components"]["schemas"].as_object().unwrap();
         for reference in text.split("\"#/components/schemas/").skip(1) {
             let name = reference.split('"').next().unwrap();
@@ -200,8 +223,13 @@ mod tests {
         }
         let mut ids = std::collections::BTreeSet::new();
         for (path, item) in paths {
-            for (method, operation) in item.as_object().unwrap().iter().filter(|(name, _)| *name != "parameters") {
-                assert!(operation["summary"].is_string() || operation["description"].is_string(), "{method} {path}");
+            for (method, operation) in
+                item.as_object().unwrap().iter().filter(|(name, _)| *name != "parameters")
+            {
+                assert!(
+                    operation["summary"].is_string() || operation["description"].is_string(),
+                    "{method} {path}"
+                );
                 assert!(ids.insert(operation["operationId"].to_string()), "{method} {path}");
             }
         }

@@ -23,7 +23,10 @@ pub struct List {
 
 /// The last operations, newest first
 #[utoipa::path(get, path = "/api/v1/operations", tag = "operations", responses((status = 200, body = List)))]
-pub async fn list(State(dashboard): State<Dashboard>, Extension(access): Extension<Access>) -> Json<List> {
+pub async fn list(
+    State(dashboard): State<Dashboard>,
+    Extension(access): Extension<Access>,
+) -> Json<List> {
     Json(List { items: access.view(dashboard.operations().list()) })
 }
 

@@ -54,7 +54,10 @@ impl StoreState {
 
 /// The lattice at a glance
 #[utoipa::path(get, path = "/api/v1/overview", tag = "lattice", responses((status = 200, body = Overview)))]
-pub async fn overview(State(dashboard): State<Dashboard>, Extension(access): Extension<Access>) -> Json<Overview> {
+pub async fn overview(
+    State(dashboard): State<Dashboard>,
+    Extension(access): Extension<Access>,
+) -> Json<Overview> {
     dashboard.model().mark_viewed().await;
     let Summary { counts, rates, attention } = Summary::of(&dashboard);
     let facts = dashboard.parts().context.state.facts();

@@ -73,7 +73,8 @@ impl HostRef {
 impl Provider {
     fn of((id, link_name): (&str, &str), sum: &ProviderSum, table: &Table, rates: &Rates) -> Self {
         let claims = table.claims(id);
-        let healths: Vec<_> = sum.hosts.iter().map(|host| host.provider_health(id, link_name)).collect();
+        let healths: Vec<_> =
+            sum.hosts.iter().map(|host| host.provider_health(id, link_name)).collect();
         let health = if healths.contains(&ProviderState::Unhealthy) {
             ProviderState::Unhealthy
         } else if healths.contains(&ProviderState::Healthy) {
@@ -97,7 +98,9 @@ impl Provider {
 
 impl Row for Provider {
     fn texts(&self, found: &mut dyn FnMut(&str)) {
-        [&self.id, &self.name, &self.link_name, &self.contract_id].into_iter().for_each(|text| found(text));
+        [&self.id, &self.name, &self.link_name, &self.contract_id]
+            .into_iter()
+            .for_each(|text| found(text));
         self.references.iter().for_each(|text| found(text));
     }
 
@@ -108,7 +111,9 @@ impl Row for Provider {
             "links" => self.links.cmp(&other.links),
             "hosts" => self.hosts.len().cmp(&other.hosts.len()),
             "health" => (self.health as u8).cmp(&(other.health as u8)),
-            "calls" | "calls_per_s" => rate(&self.rates, &other.rates, |rate| Some(rate.calls_per_s)),
+            "calls" | "calls_per_s" => {
+                rate(&self.rates, &other.rates, |rate| Some(rate.calls_per_s))
+            }
             "p99" | "p99_us" => rate(&self.rates, &other.rates, |rate| rate.p99_us),
             _ => Ordering::Equal,
         }
@@ -120,12 +125,18 @@ impl Row for Provider {
 /// The providers that run
 #[utoipa::path(get, path = "/api/v1/providers", tag = "providers", params(Wanted),
     responses((status = 200, body = Page<Provider>)))]
-pub async fn list(State(dashboard): State<Dashboard>, Query(wanted): Query<Wanted>) -> Json<Page<Provider>> {
+pub async fn list(
+    State(dashboard): State<Dashboard>,
+    Query(wanted): Query<Wanted>,
+) -> Json<Page<Provider>> {
     let model = dashboard.model();
     model.mark_viewed().await;
-    let (snapshot, rates, table) = (model.snapshot(), model.rates(), dashboard.parts().context.links.table());
-    let providers = snapshot.index().providers.iter().filter(|(_, sum)| wanted.takes_any(&sum.hosts));
-    let all = providers.map(|((id, link), sum)| Provider::of((id, link), sum, &table, &rates)).collect();
+    let (snapshot, rates, table) =
+        (model.snapshot(), model.rates(), dashboard.parts().context.links.table());
+    let providers =
+        snapshot.index().providers.iter().filter(|(_, sum)| wanted.takes_any(&sum.hosts));
+    let all =
+        providers.map(|((id, link), sum)| Provider::of((id, link), sum, &table, &rates)).collect();
     Json(wanted.page(all, model.revision(Collection::Providers)))
 }
 
@@ -174,7 +185,10 @@ pub struct KnownValue {
 }
 
 fn known_values(spec: &Spec) -> Vec<KnownValue> {
-    spec.values.iter().map(|value| KnownValue { name: value.name, default: value.default, help: value.help }).collect()
+    spec.values
+        .iter()
+        .map(|value| KnownValue { name: value.name, default: value.default, help: value.help })
+        .collect()
 }
 
 /// A provider with all that is known of it
@@ -188,12 +202,14 @@ pub async fn one(
 ) -> Result<Json<ProviderDetail>, Refusal> {
     let model = dashboard.model();
     model.mark_viewed().await;
-    let (snapshot, rates, table) = (model.snapshot(), model.rates(), dashboard.parts().context.links.table());
+    let (snapshot, rates, table) =
+        (model.snapshot(), model.rates(), dashboard.parts().context.links.table());
     let sum = snapshot.index().providers.get(&(id.clone(), link_name.clone()));
     let claims = table.claims(&id).filter(|claims| claims.is_provider());
     if sum.is_none() && claims.is_none() {
-        let text =
-            format!("provider {id} runs nowhere under link name {link_name}, and the lattice has no claims of it");
+        let text = format!(
+            "provider {id} runs nowhere under link name {link_name}, and the lattice has no claims of it"
+        );
         return Err(Refusal::not_found(text));
     }
     let nowhere = ProviderSum::default();
@@ -202,13 +218,18 @@ pub async fn one(
         operations(&dashboard, &id, &link_name, &sum.hosts),
         logs::lines(&dashboard, &id, &sum.hosts, logs::TAIL)
     );
-    let said =
-        said.unwrap_or_default().into_iter().filter(|line| line.link_name == link_name || line.link_name.is_empty());
+    let said = said
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|line| line.link_name == link_name || line.link_name.is_empty());
     let provider = Provider::of((&id, &link_name), sum, &table, &rates);
-    let spec = CATALOGUE.iter().find(|spec| spec.public_key == id || spec.contract_id == provider.contract_id);
+    let spec = CATALOGUE
+        .iter()
+        .find(|spec| spec.public_key == id || spec.contract_id == provider.contract_id);
     Ok(Json(ProviderDetail {
         claims: claims.map(|claims| Claims::of(claims, !sum.hosts.is_empty())),
-        instances: access.view(sum.hosts.iter().flat_map(|host| instances(host, &id, &link_name)).collect()),
+        instances: access
+            .view(sum.hosts.iter().flat_map(|host| instances(host, &id, &link_name)).collect()),
         links_to: Links::new(&table, &snapshot, model.own_id(), access)
             .all(|link| link.provider_id == id && link.link_name == link_name),
         series: model.series(&Of::Target(id.clone(), link_name.clone())),
@@ -270,7 +291,8 @@ pub async fn builtins() -> Json<Builtins> {
 /// Where and how a provider is to start.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct StartProvider {
-    /// `builtin://httpserver`, `registry.example/redis:0.3`, `file:///path/on/the/host.par.gz`, or what an upload answered.
+    /// `builtin://httpserver`, `registry.example/redis:0.3`, `file:///path/on/the/host.par.gz`, or
+    /// what an upload answered.
     reference: String,
     #[serde(default = "default_link_name")]
     link_name: String,
@@ -291,8 +313,16 @@ pub async fn start(
     State(dashboard): State<Dashboard>,
     Body(start): Body<StartProvider>,
 ) -> Result<(StatusCode, Json<Accepted>), Refusal> {
-    let StartProvider { reference, link_name, host_id: host, constraints, annotations, configuration } = start;
-    LinkName::parse(&link_name).map_err(|error| Refusal::wrong(format!("link name {link_name:?}: {error}")))?;
+    let StartProvider {
+        reference,
+        link_name,
+        host_id: host,
+        constraints,
+        annotations,
+        configuration,
+    } = start;
+    LinkName::parse(&link_name)
+        .map_err(|error| Refusal::wrong(format!("link name {link_name:?}: {error}")))?;
     if let Some(Err(unknown)) = builtin::find(&reference) {
         return Err(Refusal::wrong(unknown.to_string()));
     }
@@ -310,15 +340,19 @@ pub async fn start(
         handle.stage("command", "");
         let commands = HostCommands::new(&place.lattice, &settled.host, Some(START_WAIT));
         let mut on_step = |step: &lattice_protocol::events::Step| handle.step(step);
-        let end =
-            commands.start_provider(&reference, &name, &annotations, configuration.as_deref(), &mut on_step).await?;
+        let end = commands
+            .start_provider(&reference, &name, &annotations, configuration.as_deref(), &mut on_step)
+            .await?;
         let host_name = model.snapshot().host_name(&settled.host);
         place.tidy(&handle, settled);
         Ok(match end {
-            Outcome::Unchanged(serving) => {
-                End { text: format!("It runs on {host_name} already; nothing was changed"), target_id: serving.id }
+            Outcome::Unchanged(serving) => End {
+                text: format!("It runs on {host_name} already; nothing was changed"),
+                target_id: serving.id,
+            },
+            Outcome::Done(serving) => {
+                End { text: format!("Runs on {host_name}"), target_id: serving.id }
             }
-            Outcome::Done(serving) => End { text: format!("Runs on {host_name}"), target_id: serving.id },
             Outcome::Accepted => End::default(),
         })
     }))
@@ -343,7 +377,9 @@ pub async fn stop(
     ProviderId::parse(&id).map_err(|error| Refusal::wrong(format!("provider {id:?}: {error}")))?;
     dashboard.model().mark_viewed().await;
     let snapshot = dashboard.model().snapshot();
-    let view = snapshot.host(&host).ok_or_else(|| Refusal::not_found(format!("host {host} is not in the lattice")))?;
+    let view = snapshot
+        .host(&host)
+        .ok_or_else(|| Refusal::not_found(format!("host {host} is not in the lattice")))?;
     let is_it = |provider: &InventoryProvider| provider.id == id && provider.link_name == link_name;
     let found = match view.inventory.providers.iter().find(|provider| is_it(provider)) {
         Some(provider) => Some(provider.clone()),
@@ -351,18 +387,30 @@ pub async fn stop(
         None => dashboard.lattice().inventory(&host).await?.providers.into_iter().find(is_it),
     };
     let provider = found.ok_or_else(|| {
-        let text = format!("provider {} does not run on {} under link name {link_name}", short(&id), view.name);
+        let text = format!(
+            "provider {} does not run on {} under link name {link_name}",
+            short(&id),
+            view.name
+        );
         Refusal::not_found(text)
     })?;
     let name = if provider.name.is_empty() { short(&id) } else { provider.name };
     let (host_name, contract) = (view.name.clone(), provider.contract_id);
     let title = format!("Stop {name} on {host_name}");
-    let operation =
-        NewOperation { kind: "stop_provider", title, host_id: &host, target_id: &id, link_name: &link_name };
-    let (lattice, id, link_name, host) = (dashboard.lattice().clone(), id.clone(), link_name.clone(), host.clone());
+    let operation = NewOperation {
+        kind: "stop_provider",
+        title,
+        host_id: &host,
+        target_id: &id,
+        link_name: &link_name,
+    };
+    let (lattice, id, link_name, host) =
+        (dashboard.lattice().clone(), id.clone(), link_name.clone(), host.clone());
     accepted(dashboard.operations().begin(operation, |handle| async move {
         handle.stage("command", "");
-        HostCommands::new(&lattice, &host, Some(STOP_WAIT)).stop_provider(&id, &link_name, &contract).await?;
+        HostCommands::new(&lattice, &host, Some(STOP_WAIT))
+            .stop_provider(&id, &link_name, &contract)
+            .await?;
         Ok(End { text: format!("{name} has stopped on {host_name}"), ..End::default() })
     }))
 }

@@ -56,7 +56,8 @@ pub async fn log_in(
 
 /// Ends the session that is shown
 ///
-/// It ends for as long as this host runs. Another secret in the file, by `host dashboard --revoke`, ends all for good.
+/// It ends for as long as this host runs. Another secret in the file, by `host dashboard --revoke`,
+/// ends all for good.
 #[utoipa::path(delete, path = "/api/v1/session", tag = "session", responses((status = 204, description = "left")))]
 pub async fn log_out(State(dashboard): State<Dashboard>, headers: HeaderMap) -> StatusCode {
     dashboard.auth().log_out(&headers);

@@ -34,7 +34,8 @@ const TIMEOUT: Duration = Duration::from_secs(600);
 const DRAINED: Duration = Duration::from_secs(10);
 /// How long nothing of it may come.
 const SILENCE: Duration = Duration::from_secs(10);
-/// How long a file may be slow at the beginning, and how many bytes per second have to come on average after that.
+/// How long a file may be slow at the beginning, and how many bytes per second have to come on
+/// average after that.
 const GRACE: Duration = Duration::from_secs(5);
 const RATE: u64 = 32 << 10;
 /// Files at a time.
@@ -65,7 +66,10 @@ pub struct Uploaded {
 #[utoipa::path(post, path = "/api/v1/uploads", tag = "operations",
     request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "the file, 64 MiB at most"),
     responses((status = 200, body = Uploaded), (status = 413, body = ErrorBody), (status = 422, body = ErrorBody)))]
-pub async fn upload(State(dashboard): State<Dashboard>, request: Request) -> Result<Json<Uploaded>, Refusal> {
+pub async fn upload(
+    State(dashboard): State<Dashboard>,
+    request: Request,
+) -> Result<Json<Uploaded>, Refusal> {
     if let Err(refusal) = check(request.headers()) {
         drain(request.into_body()).await;
         return Err(refusal);
@@ -107,7 +111,10 @@ fn too_large() -> Refusal {
 }
 
 fn too_slow() -> Refusal {
-    let text = format!("the file came with less than {} KiB/s; send it again over a better line", RATE >> 10);
+    let text = format!(
+        "the file came with less than {} KiB/s; send it again over a better line",
+        RATE >> 10
+    );
     Refusal::new(StatusCode::REQUEST_TIMEOUT, text)
 }
 
@@ -136,7 +143,9 @@ async fn read(budget: &Budget, mut body: Body) -> Result<Bytes, Refusal> {
         let frame = match tokio::time::timeout(SILENCE, body.frame()).await {
             Ok(None) => return Ok(content.finish()),
             Ok(Some(Ok(frame))) => frame,
-            Ok(Some(Err(error))) => return Err(Refusal::wrong(format!("the file did not arrive: {error}"))),
+            Ok(Some(Err(error))) => {
+                return Err(Refusal::wrong(format!("the file did not arrive: {error}")));
+            }
             Err(_) => return Err(too_slow()),
         };
         let Ok(data) = frame.into_data() else { continue };
@@ -149,7 +158,10 @@ async fn read(budget: &Budget, mut body: Body) -> Result<Bytes, Refusal> {
             return Err(too_slow());
         }
         let arrived = Instant::now();
-        content.push(&data, arrived + ROOM_TIMEOUT).await.map_err(|shortage| crowded(shortage.to_string()))?;
+        content
+            .push(&data, arrived + ROOM_TIMEOUT)
+            .await
+            .map_err(|shortage| crowded(shortage.to_string()))?;
         began += arrived.elapsed();
     }
 }
@@ -169,7 +181,9 @@ async fn store(dashboard: Dashboard, body: Body) -> Result<Uploaded, Refusal> {
     let About { kind, public_key, name, revision } = sent.verified.about();
     let (version, issuer, caps, contract_id) = match sent.verified {
         Verified::Actor(claims) => (claims.version, claims.issuer, claims.caps, String::new()),
-        Verified::Provider { claims, .. } => (claims.version, claims.issuer, Vec::new(), claims.contract_id),
+        Verified::Provider { claims, .. } => {
+            (claims.version, claims.issuer, Vec::new(), claims.contract_id)
+        }
     };
     let version = version.unwrap_or_default();
     Ok(Uploaded {

@@ -1,4 +1,5 @@
-//! The lattice at a glance: how much there is, how much is called, and what somebody should look at.
+//! The lattice at a glance: how much there is, how much is called, and what somebody should look
+//! at.
 
 use std::collections::BTreeSet;
 
@@ -76,7 +77,16 @@ impl Mask for Attention {
 impl Attention {
     fn new(severity: Grade, kind: &'static str, id: &str, text: String) -> Self {
         let (ours, id) = (text.len(), id.to_owned());
-        Self { severity, text, advice: None, kind, id, link_name: String::new(), since_ms: None, ours }
+        Self {
+            severity,
+            text,
+            advice: None,
+            kind,
+            id,
+            link_name: String::new(),
+            since_ms: None,
+            ours,
+        }
     }
 
     /// Adds what somebody else said about it.
@@ -137,8 +147,9 @@ impl Summary {
             of_host(host, &table, &mut attention);
         }
         for link in table.links() {
-            attention
-                .extend(dangling(link, &table, &|id| index.runs_provider(id), &|id| index.actors.contains_key(id)));
+            attention.extend(dangling(link, &table, &|id| index.runs_provider(id), &|id| {
+                index.actors.contains_key(id)
+            }));
         }
         attention.sort_by_key(|item| item.severity);
         attention.truncate(ATTENTION_MAX);
@@ -153,14 +164,21 @@ fn store(dashboard: &Dashboard) -> Option<Attention> {
     if state != async_nats::connection::State::Connected {
         let text = "The host of this dashboard has no connection to its NATS server; nothing here is of now".to_owned();
         return Some(
-            Attention::new(Grade::Error, "lattice", "", text).advice("Look at the NATS server of its machine."),
+            Attention::new(Grade::Error, "lattice", "", text)
+                .advice("Look at the NATS server of its machine."),
         );
     }
     let backend = parts.context.store.backend();
     if backend.is_shared() && !backend.is_away() && *parts.context.links.synced().borrow() {
         return None;
     }
-    let why = parts.context.store.story().trouble.clone().unwrap_or_else(|| backend.absence().to_string());
+    let why = parts
+        .context
+        .store
+        .story()
+        .trouble
+        .clone()
+        .unwrap_or_else(|| backend.absence().to_string());
     let place = domain_name(dashboard.lattice().js_domain.as_deref());
     let text = format!("The lattice's metadata in {place} is not to be had: {why}");
     let advice = "Links cannot be changed until it is. `host doctor` looks for the cause.";
@@ -171,8 +189,13 @@ fn of_host(host: &HostView, table: &Table, attention: &mut Vec<Attention>) {
     match host.state {
         State::Ok => {}
         State::Silent => attention.push(
-            Attention::new(Grade::Warning, "host", &host.id, format!("Host {} misses its heartbeats", host.name))
-                .advice("It may be busy, frozen, or cut off from NATS."),
+            Attention::new(
+                Grade::Warning,
+                "host",
+                &host.id,
+                format!("Host {} misses its heartbeats", host.name),
+            )
+            .advice("It may be busy, frozen, or cut off from NATS."),
         ),
         State::Lost => {
             let text = format!("Host {} vanished without a goodbye", host.name);
@@ -184,7 +207,8 @@ fn of_host(host: &HostView, table: &Table, attention: &mut Vec<Attention>) {
             return;
         }
     }
-    attention.extend(host.inventory.providers.iter().filter_map(|provider| of_provider(host, provider)));
+    attention
+        .extend(host.inventory.providers.iter().filter_map(|provider| of_provider(host, provider)));
     if let Some(health) = &host.health {
         of_health(host, health, table, attention);
     }
@@ -199,7 +223,8 @@ fn of_provider(host: &HostView, provider: &InventoryProvider) -> Option<Attentio
         (format!("Provider {name} on {} fails its health check", host.name), complaint)
     } else {
         let health = health.filter(|health| health.crashes > 0)?;
-        let text = format!("Provider {name} on {} ended {} times in a row", host.name, health.crashes);
+        let text =
+            format!("Provider {name} on {} ended {} times in a row", host.name, health.crashes);
         (text, health.last_end.as_deref())
     };
     let mut item = Attention::new(Grade::Error, "provider", id, text)
@@ -213,12 +238,14 @@ fn of_provider(host: &HostView, provider: &InventoryProvider) -> Option<Attentio
 fn of_health(host: &HostView, health: &Health, table: &Table, attention: &mut Vec<Attention>) {
     for failure in &health.failures {
         let text = format!("{} does not start on {}", failure.reference, host.name);
-        let mut item = Attention::new(Grade::Error, "host", &host.id, text).said(Some(&failure.error));
+        let mut item =
+            Attention::new(Grade::Error, "host", &host.id, text).said(Some(&failure.error));
         item.since_ms = Some(failure.at_ms);
         attention.push(item);
     }
     for refused in &health.links {
-        let actor = table.claims(&refused.actor_id).map_or(&refused.actor_id, |claims| &claims.name);
+        let actor =
+            table.claims(&refused.actor_id).map_or(&refused.actor_id, |claims| &claims.name);
         let text = format!("The link of {actor} for {} is not taken on", refused.contract_id);
         let mut item = Attention::new(Grade::Error, "link", &refused.actor_id, text)
             .said(Some(&refused.error))
@@ -230,7 +257,8 @@ fn of_health(host: &HostView, health: &Health, table: &Table, attention: &mut Ve
         for denied in line.denied.iter().collect::<BTreeSet<_>>() {
             let text = format!("The NATS server forbids host {} something: {denied}", host.name);
             attention.push(
-                Attention::new(Grade::Error, "host", &host.id, text).advice("`host doctor` names what is needed."),
+                Attention::new(Grade::Error, "host", &host.id, text)
+                    .advice("`host doctor` names what is needed."),
             );
         }
     }
@@ -256,13 +284,15 @@ pub fn dangling(
     {
         let text = format!("{name} is linked for {}, but was not signed for it", link.contract_id);
         return Some(
-            warning(link, text).advice(format!("Sign it with `host claims sign --cap {}`.", link.contract_id)),
+            warning(link, text)
+                .advice(format!("Sign it with `host claims sign --cap {}`.", link.contract_id)),
         );
     }
     // A link of what does not run yet waits for it; that is how applications are prepared.
     if !runs_provider(&link.provider_id) && runs_actor(&link.actor_id) {
         let provider = name_or_short(table, &link.provider_id);
-        let text = format!("{name} is linked to {provider} for {}, which runs nowhere", link.contract_id);
+        let text =
+            format!("{name} is linked to {provider} for {}, which runs nowhere", link.contract_id);
         return Some(warning(link, text).advice("Start the provider, or delete the link."));
     }
     None
@@ -288,16 +318,23 @@ mod tests {
     #[test]
     fn a_link_dangles_when_its_actor_runs_and_its_provider_does_not() {
         let table = Table::default();
-        let dangles = |provider: bool, actor: bool| dangling(&link(), &table, &|_| provider, &|_| actor).is_some();
+        let dangles = |provider: bool, actor: bool| {
+            dangling(&link(), &table, &|_| provider, &|_| actor).is_some()
+        };
         assert!(dangles(false, true));
         assert!(!dangles(true, true) && !dangles(false, false) && !dangles(true, false));
     }
 
     #[test]
     fn a_lost_host_and_a_start_that_failed_are_told() {
-        let failure = Failure { reference: "x:1".into(), error: "no such image".into(), ..Failure::default() };
+        let failure = Failure {
+            reference: "x:1".into(),
+            error: "no such image".into(),
+            ..Failure::default()
+        };
         let health = Health { failures: vec![failure], ..Health::default() };
-        let mut host = HostView { name: "calm".into(), health: Some(Arc::new(health)), ..HostView::default() };
+        let mut host =
+            HostView { name: "calm".into(), health: Some(Arc::new(health)), ..HostView::default() };
         let told = |host: &HostView| {
             let mut attention = Vec::new();
             of_host(host, &Table::default(), &mut attention);

@@ -41,7 +41,8 @@ pub struct Entry {
     /// Counts the events this host has heard since its start.
     pub seq: u64,
     pub at_ms: u64,
-    /// As on the wire, `actor_scaled` and so on; `host_lost` and `host_back` are this dashboard's own.
+    /// As on the wire, `actor_scaled` and so on; `host_lost` and `host_back` are this dashboard's
+    /// own.
     pub name: String,
     pub severity: Severity,
     pub host_id: String,
@@ -106,8 +107,9 @@ pub fn name_or_short(table: &Table, id: &str) -> String {
 }
 
 impl Entry {
-    /// Reads an event; heartbeats and checks that found what was known are none. `name_of` gives names to public keys.
-    /// A host of this make tells each start with the events of all years, of which one is enough.
+    /// Reads an event; heartbeats and checks that found what was known are none. `name_of` gives
+    /// names to public keys. A host of this make tells each start with the events of all years, of
+    /// which one is enough.
     pub fn of(
         Received { source, event, data }: &Received,
         host_name: &str,
@@ -128,10 +130,11 @@ impl Entry {
         let narrator = Narrator { words: Words::All, host: host_name, name_of: &name_of };
         let (severity, text) = narrator.sentence(event)?;
         let (_, masked) = Narrator { words: Words::Ours, ..narrator }.sentence(event)?;
-        let [text, masked] = [text, masked].map(|text| match text.char_indices().nth(TEXT_CHARS_MAX) {
-            Some((end, _)) => format!("{}…", &text[..end]),
-            None => text,
-        });
+        let [text, masked] =
+            [text, masked].map(|text| match text.char_indices().nth(TEXT_CHARS_MAX) {
+                Some((end, _)) => format!("{}…", &text[..end]),
+                None => text,
+            });
         Some(Self {
             seq: 0,
             at_ms: clock::now_ms(),
@@ -146,10 +149,26 @@ impl Entry {
     }
 
     /// An event that this dashboard concludes.
-    pub fn concluded(name: &str, severity: Severity, host_id: &str, host_name: &str, text: String) -> Self {
+    pub fn concluded(
+        name: &str,
+        severity: Severity,
+        host_id: &str,
+        host_name: &str,
+        text: String,
+    ) -> Self {
         let (host_id, host_name) = (host_id.to_owned(), host_name.to_owned());
         let (name, masked, data) = (name.to_owned(), text.clone(), Value::Null);
-        Self { seq: 0, at_ms: clock::now_ms(), name, severity, host_id, host_name, text, data, masked }
+        Self {
+            seq: 0,
+            at_ms: clock::now_ms(),
+            name,
+            severity,
+            host_id,
+            host_name,
+            text,
+            data,
+            masked,
+        }
     }
 }
 
@@ -157,7 +176,9 @@ impl Entry {
 fn shown(data: &Value) -> Value {
     let mut data = data.clone();
     if let Some(Value::Object(values)) = data.get_mut("values") {
-        let texts = values.iter().filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())));
+        let texts = values
+            .iter()
+            .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())));
         let masked = masks::shown(&texts.collect());
         for (name, value) in values.iter_mut() {
             *value = masked.get(name).cloned().map_or(Value::Null, Value::String);
@@ -189,7 +210,9 @@ impl Narrator<'_> {
     fn sentence(&self, event: &Event) -> Option<(Severity, String)> {
         match event {
             // References are told with what started.
-            Event::RefmapSet { .. } | Event::HostHeartbeat(_) | Event::HealthCheckStatus(_) => return None,
+            Event::RefmapSet { .. } | Event::HostHeartbeat(_) | Event::HealthCheckStatus(_) => {
+                return None;
+            }
             Event::Other(name) if name.is_empty() => return None,
             _ => {}
         }
@@ -202,11 +225,14 @@ impl Narrator<'_> {
         use Severity::{Error, Good, Info};
         let host = self.host;
         Some(match event {
-            Event::ActorStarted { actor, .. } => (Good, format!("{} started on {host}", self.actor(actor))),
+            Event::ActorStarted { actor, .. } => {
+                (Good, format!("{} started on {host}", self.actor(actor)))
+            }
             Event::ActorsStarted { actor, count } => {
                 (Good, format!("{} started on {host}, {count} at a time", self.actor(actor)))
             }
-            Event::ActorStopped { actor, .. } | Event::ActorsStopped { actor, remaining: 0, .. } => {
+            Event::ActorStopped { actor, .. }
+            | Event::ActorsStopped { actor, remaining: 0, .. } => {
                 (Info, format!("{} stopped on {host}", self.actor(actor)))
             }
             Event::ActorsStopped { actor, remaining, .. } => {
@@ -218,13 +244,21 @@ impl Narrator<'_> {
             Event::ActorScaled { actor, max: u32::MAX } => {
                 (Good, format!("{} scaled without a bound on {host}", self.actor(actor)))
             }
-            Event::ActorScaled { actor, max } => (Good, format!("{} scaled to {max} on {host}", self.actor(actor))),
-            Event::ActorUpdated { public_key, revision, .. } => {
-                (Good, format!("{} updated to revision {revision} on {host}", self.named(public_key)))
+            Event::ActorScaled { actor, max } => {
+                (Good, format!("{} scaled to {max} on {host}", self.actor(actor)))
             }
-            Event::ActorUpdateFailed { public_key, reason, .. } => {
-                (Error, format!("{} was not updated on {host}: {}", self.named(public_key), self.said(reason)))
-            }
+            Event::ActorUpdated { public_key, revision, .. } => (
+                Good,
+                format!("{} updated to revision {revision} on {host}", self.named(public_key)),
+            ),
+            Event::ActorUpdateFailed { public_key, reason, .. } => (
+                Error,
+                format!(
+                    "{} was not updated on {host}: {}",
+                    self.named(public_key),
+                    self.said(reason)
+                ),
+            ),
             Event::ActorStartFailed { actor_ref: reference, error }
             | Event::ActorsStartFailed { image_ref: reference, error, .. } => {
                 (Error, format!("Actor {reference} does not start on {host}: {}", self.said(error)))
@@ -234,7 +268,10 @@ impl Narrator<'_> {
             }
             Event::ClaimsNotInForce { public_key, error, .. } => {
                 let who = self.named(public_key);
-                (Error, format!("Calls of and to {who} on {host} are refused: {}", self.said(error)))
+                (
+                    Error,
+                    format!("Calls of and to {who} on {host} are refused: {}", self.said(error)),
+                )
             }
             _ => return None,
         })
@@ -248,11 +285,14 @@ impl Narrator<'_> {
                 let who = self.claimed(&claims.name, &provider.public_key);
                 (Good, format!("Provider {who}{} started on {host}", under(&provider.link_name)))
             }
-            Event::ProviderStartFailed { provider_ref, error, .. } => {
-                (Error, format!("Provider {provider_ref} does not start on {host}: {}", self.said(error)))
-            }
+            Event::ProviderStartFailed { provider_ref, error, .. } => (
+                Error,
+                format!("Provider {provider_ref} does not start on {host}: {}", self.said(error)),
+            ),
             Event::ProviderStopped { provider, reason } => match reason.as_str() {
-                "" | "stopped" => (Info, format!("Provider {} stopped on {host}", self.provider(provider))),
+                "" | "stopped" => {
+                    (Info, format!("Provider {} stopped on {host}", self.provider(provider)))
+                }
                 _ => {
                     let who = self.provider(provider);
                     (Warning, format!("Provider {who} ended on {host}: {}", self.said(reason)))
@@ -261,9 +301,10 @@ impl Narrator<'_> {
             Event::HealthCheckPassed(provider) => {
                 (Good, format!("Provider {} on {host} is healthy", self.provider(provider)))
             }
-            Event::HealthCheckFailed(provider) => {
-                (Error, format!("Provider {} on {host} fails its health check", self.provider(provider)))
-            }
+            Event::HealthCheckFailed(provider) => (
+                Error,
+                format!("Provider {} on {host} fails its health check", self.provider(provider)),
+            ),
             _ => return None,
         })
     }
@@ -274,9 +315,18 @@ impl Narrator<'_> {
         Some(match event {
             Event::HostStarted { .. } => (Good, format!("Host {host} started")),
             Event::HostStopped { .. } => (Info, format!("Host {host} stopped")),
-            Event::LinkdefSet(LinkDefinition { actor_id, provider_id, contract_id, link_name, .. }) => {
+            Event::LinkdefSet(LinkDefinition {
+                actor_id,
+                provider_id,
+                contract_id,
+                link_name,
+                ..
+            }) => {
                 let (actor, provider) = (self.named(actor_id), self.named(provider_id));
-                (Good, format!("{actor} linked to {provider} for {contract_id}{}", under(link_name)))
+                (
+                    Good,
+                    format!("{actor} linked to {provider} for {contract_id}{}", under(link_name)),
+                )
             }
             Event::LinkdefDeleted(LinkDefinition { actor_id, contract_id, link_name, .. }) => {
                 let actor = self.named(actor_id);
@@ -285,7 +335,12 @@ impl Narrator<'_> {
             Event::LinkdefSetFailed { link, error, .. } => {
                 let (provider, actor) = (self.named(&link.provider_id), self.named(&link.actor_id));
                 let error = self.said(error);
-                (Error, format!("Provider {provider} on {host} does not take the link of {actor} on: {error}"))
+                (
+                    Error,
+                    format!(
+                        "Provider {provider} on {host} does not take the link of {actor} on: {error}"
+                    ),
+                )
             }
             Event::CommandRefused { command, error, .. } => {
                 (Warning, format!("{host} refused {command}: {}", self.said(error)))
@@ -353,23 +408,36 @@ mod tests {
             Some("Echo scaled to 3 on calm-otter")
         );
         assert_eq!(
-            text("provider_stopped", json!({ "public_key": "VBCDEFGHIJKLMNOP", "link_name": "b", "reason": "exit 1" }))
-                .as_deref(),
+            text(
+                "provider_stopped",
+                json!({ "public_key": "VBCDEFGHIJKLMNOP", "link_name": "b", "reason": "exit 1" })
+            )
+            .as_deref(),
             Some("Provider VBCD…MNOP (link name b) ended on calm-otter: exit 1")
         );
         assert_eq!(
-            text("command_refused", json!({ "command": "link put", "error": "no provider" })).as_deref(),
+            text("command_refused", json!({ "command": "link put", "error": "no provider" }))
+                .as_deref(),
             Some("calm-otter refused link put: no provider")
         );
         assert_eq!(text("host_heartbeat", json!({})), None);
-        assert_eq!(text("something_new", json!({})).as_deref(), Some("something_new on calm-otter"));
+        assert_eq!(
+            text("something_new", json!({})).as_deref(),
+            Some("something_new on calm-otter")
+        );
     }
 
     #[test]
     fn without_a_login_events_have_no_foreign_words() {
         for (name, data) in [
-            ("linkdef_set", json!({ "actor_id": "MA", "provider_id": "VA", "values": { "port": "foreign" } })),
-            ("linkdef_set_failed", json!({ "actor_id": "MA", "provider_id": "VA", "error": "foreign" })),
+            (
+                "linkdef_set",
+                json!({ "actor_id": "MA", "provider_id": "VA", "values": { "port": "foreign" } }),
+            ),
+            (
+                "linkdef_set_failed",
+                json!({ "actor_id": "MA", "provider_id": "VA", "error": "foreign" }),
+            ),
             ("provider_stopped", json!({ "public_key": "VA", "reason": "foreign" })),
             ("actors_start_failed", json!({ "image_ref": "x:1", "error": "foreign" })),
             ("actor_scale_failed", json!({ "image_ref": "x:1", "error": "foreign" })),
@@ -390,7 +458,10 @@ mod tests {
     fn secrets_and_floods_are_not_kept() {
         let data = json!({ "actor_id": "MA", "values": { "password": "hunter2", "port": "80" } });
         let kept = entry("linkdef_set", data).unwrap().data;
-        assert_eq!((&kept["values"]["port"], kept["values"]["password"] == "hunter2"), (&json!("80"), false));
+        assert_eq!(
+            (&kept["values"]["port"], kept["values"]["password"] == "hunter2"),
+            (&json!("80"), false)
+        );
         let flood = entry("linkdef_set_failed", json!({ "error": "x".repeat(10_000) })).unwrap();
         assert!(flood.data.is_null() && flood.text.chars().count() < 700);
     }

@@ -155,8 +155,16 @@ pub enum Collection {
 }
 
 impl Collection {
-    pub const ALL: [Self; 8] =
-        [Self::Hosts, Self::Actors, Self::Providers, Self::Links, Self::Claims, Self::Events, Self::Pulls, Self::Rates];
+    pub const ALL: [Self; 8] = [
+        Self::Hosts,
+        Self::Actors,
+        Self::Providers,
+        Self::Links,
+        Self::Claims,
+        Self::Events,
+        Self::Pulls,
+        Self::Rates,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -342,7 +350,10 @@ impl Index {
 
     /// Whether a provider runs under any link name.
     pub fn runs_provider(&self, id: &str) -> bool {
-        self.providers.range((id.to_owned(), String::new())..).next().is_some_and(|((found, _), _)| found == id)
+        self.providers
+            .range((id.to_owned(), String::new())..)
+            .next()
+            .is_some_and(|((found, _), _)| found == id)
     }
 }
 
@@ -377,7 +388,12 @@ impl Model {
                 revisions: [1; Collection::ALL.len()],
                 store_heard: now,
             }),
-            demand: Mutex::new(Demand { viewers: 0, viewed: None, began: now, invalidated: BTreeSet::new() }),
+            demand: Mutex::new(Demand {
+                viewers: 0,
+                viewed: None,
+                began: now,
+                invalidated: BTreeSet::new(),
+            }),
             wanted: Notify::new(),
             fresh: watch::Sender::new(false),
             news: broadcast::Sender::new(NEWS),
@@ -540,13 +556,27 @@ mod tests {
             id: (*id).into(),
             name: format!("name of {id}"),
             image_ref: format!("{id}:1"),
-            instances: vec![InventoryInstance { max_instances: *max, ..InventoryInstance::default() }],
+            instances: vec![InventoryInstance {
+                max_instances: *max,
+                ..InventoryInstance::default()
+            }],
         };
-        let provider =
-            InventoryProvider { id: "VA".into(), link_name: "default".into(), ..InventoryProvider::default() };
-        let inventory =
-            Inventory { actors: actors.iter().map(actor).collect(), providers: vec![provider], ..Inventory::default() };
-        Arc::new(HostView { id: id.into(), state, inventory: Arc::new(inventory), ..HostView::default() })
+        let provider = InventoryProvider {
+            id: "VA".into(),
+            link_name: "default".into(),
+            ..InventoryProvider::default()
+        };
+        let inventory = Inventory {
+            actors: actors.iter().map(actor).collect(),
+            providers: vec![provider],
+            ..Inventory::default()
+        };
+        Arc::new(HostView {
+            id: id.into(),
+            state,
+            inventory: Arc::new(inventory),
+            ..HostView::default()
+        })
     }
 
     #[test]
@@ -556,12 +586,16 @@ mod tests {
             host("N2", State::Silent, &[("MA", 3)]),
             host("N3", State::Lost, &[("MA", 50), ("MC", 1)]),
         ];
-        let snapshot = Snapshot::new(hosts.into_iter().map(|host| (Arc::clone(&host.id), host)).collect());
+        let snapshot =
+            Snapshot::new(hosts.into_iter().map(|host| (Arc::clone(&host.id), host)).collect());
         let index = snapshot.index();
-        let actors: Vec<_> = index.actors.iter().map(|(id, sum)| (&**id, sum.replicas, sum.hosts.len())).collect();
+        let actors: Vec<_> =
+            index.actors.iter().map(|(id, sum)| (&**id, sum.replicas, sum.hosts.len())).collect();
         assert_eq!(actors, [("MA", 5, 2), ("MB", 1, 1)]);
         assert_eq!(index.providers[&("VA".to_owned(), "default".to_owned())].hosts.len(), 2);
-        assert!(index.runs_provider("VA") && !index.runs_provider("V") && !index.runs_provider("VB"));
+        assert!(
+            index.runs_provider("VA") && !index.runs_provider("V") && !index.runs_provider("VB")
+        );
     }
 
     #[tokio::test(start_paused = true)]

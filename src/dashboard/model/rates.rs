@@ -189,7 +189,9 @@ impl History {
         let oldest_ms = (place + 1).saturating_sub(POINTS_MAX as u64) * STEP_MS;
         for (of, points) in &mut self.of {
             if !rates.of.contains_key(of) {
-                points.extend(((place + 1 - fill)..=place).map(|place| Point::of(&Rate::default(), place)));
+                points.extend(
+                    ((place + 1 - fill)..=place).map(|place| Point::of(&Rate::default(), place)),
+                );
             }
             while points.front().is_some_and(|point| point.at_ms <= oldest_ms) {
                 points.pop_front();
@@ -222,7 +224,10 @@ mod tests {
 
     fn rates(of: &[(&Of, f64)]) -> Rates {
         let rate = |calls: f64| Rate { calls_per_s: calls, ..Rate::default() };
-        Rates { of: of.iter().map(|(of, calls)| ((*of).clone(), rate(*calls))).collect(), ..Rates::default() }
+        Rates {
+            of: of.iter().map(|(of, calls)| ((*of).clone(), rate(*calls))).collect(),
+            ..Rates::default()
+        }
     }
 
     #[test]
@@ -234,7 +239,10 @@ mod tests {
         history.push(&rates(&[(&Of::Lattice, 9.0)]), 100 * STEP_MS + 1);
         history.push(&rates(&[(&Of::Lattice, 3.0)]), 103 * STEP_MS);
         let series = history.series(&Of::Lattice);
-        assert_eq!((series.calls.as_slice(), series.end_ms), (&[1.0, 3.0, 3.0, 3.0][..], 104 * STEP_MS));
+        assert_eq!(
+            (series.calls.as_slice(), series.end_ms),
+            (&[1.0, 3.0, 3.0, 3.0][..], 104 * STEP_MS)
+        );
         // A target that stopped goes on with zeros.
         assert_eq!(history.series(&target).calls, [1.0, 0.0, 0.0, 0.0]);
         // After a long time it begins anew.

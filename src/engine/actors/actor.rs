@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     artifact::Artifact,
-    capabilities,
+    background, capabilities,
     engine::Engine,
     guest::{self, Ended, HostCall, Idle, Inbound, Outcome, Outward},
     permits::{Permit, Permits, Refused},
@@ -110,7 +110,10 @@ impl Slots {
             0 => Some(Arc::clone(&self.outside).acquire_owned().await.ok()?),
             _ => None,
         };
-        Some(Slot { _running: Arc::clone(&self.running).acquire_owned().await.ok()?, _outside: outside })
+        Some(Slot {
+            _running: Arc::clone(&self.running).acquire_owned().await.ok()?,
+            _outside: outside,
+        })
     }
 }
 
@@ -227,24 +230,24 @@ impl Actor {
     }
 
     fn out_of_time(&self) -> CallError {
-        CallError::Deadline { actor_id: self.id.to_string(), limit_ms: self.shared.router.rpc_timeout().as_millis() }
-    }
-
-    /// Runs an admitted call, in the background from when its actor computed much.
-    async fn carry(self: Arc<Self>, call: Call, permit: Permit) -> Result<Bytes, CallError> {
-        let running = Box::pin(Arc::clone(&self).run(call, permit));
-        self.turns.carry(running).await.unwrap_or_else(|| Err(self.not_admitted(Refused::Stopped)))
+        CallError::Deadline {
+            actor_id: self.id.to_string(),
+            limit_ms: self.shared.router.rpc_timeout().as_millis(),
+        }
     }
 
     /// Runs an admitted call. Safe to drop: its instance goes with it.
     async fn run(self: Arc<Self>, call: Call, permit: Permit) -> Result<Bytes, CallError> {
-        let _in_work = self.in_work.token();
-        let _permit = permit;
         // The guest looks at its deadline in its own code only. This is for all that it can wait
-        // for in the host.
+        // for in the host, and for a core.
         let (chain, deadline) = (call.chain.clone(), call.deadline);
-        match chain.within(deadline, self.run_unbounded(call)).await {
-            Some(result) => result,
+        let running = Box::pin(Arc::clone(&self).run_unbounded(call, permit));
+        match chain.within(deadline, self.turns.carry(running)).await {
+            Some(Some(result)) => result,
+            Some(None) => {
+                let reason = "the host ended it".to_owned();
+                Err(CallError::Trap { actor_id: self.id.to_string(), reason })
+            }
             None => Err(self.ended_late()),
         }
     }
@@ -254,10 +257,17 @@ impl Actor {
         self.out_of_time()
     }
 
-    async fn run_unbounded(&self, call: Call) -> Result<Bytes, CallError> {
+    async fn run_unbounded(
+        self: Arc<Self>,
+        call: Call,
+        permit: Permit,
+    ) -> Result<Bytes, CallError> {
+        let _in_work = self.in_work.token();
+        let _permit = permit;
         let slot = timeout_at(call.ends_at(), self.shared.slots.acquire(call.depth)).await;
-        let _slot =
-            slot.map_err(|_| self.not_admitted(Refused::NoSlot))?.ok_or_else(|| self.not_admitted(Refused::Stopped))?;
+        let _slot = slot
+            .map_err(|_| self.not_admitted(Refused::NoSlot))?
+            .ok_or_else(|| self.not_admitted(Refused::Stopped))?;
         let _ticking = self.shared.engine.tick();
         let turn = self.turns.turn(call.chain.waiting());
         let artifact = self.artifact.load_full();
@@ -292,7 +302,8 @@ impl Actor {
             Outcome::Ended(Ended::PastDeadline) => Err(self.ended_late()),
             Outcome::Ended(Ended::Trap(reason)) => {
                 tracing::warn!(actor_id = %self.id, error = %reason, "actor trapped, the call failed");
-                self.sink.note(Level::Error, &format!("the actor trapped, the call failed: {reason}"));
+                self.sink
+                    .note(Level::Error, &format!("the actor trapped, the call failed: {reason}"));
                 Err(CallError::Trap { actor_id: self.id.to_string(), reason })
             }
         }
@@ -312,13 +323,17 @@ impl Local for Actor {
 
     fn try_admit(self: Arc<Self>) -> Option<Admitted> {
         let permit = self.permits.try_acquire()?;
-        Some(Box::new(move |call| Box::pin(self.carry(call, permit))))
+        Some(Box::new(move |call| Box::pin(self.run(call, permit))))
     }
 
     fn call(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
         Box::pin(async move {
-            let permit = self.permits.acquire(call.ends_at()).await.map_err(|refused| self.not_admitted(refused))?;
-            self.carry(call, permit).await
+            let permit = self
+                .permits
+                .acquire(call.ends_at())
+                .await
+                .map_err(|refused| self.not_admitted(refused))?;
+            self.run(call, permit).await
         })
     }
 
@@ -363,13 +378,23 @@ impl Outward for OutwardOf {
 
     fn host_call(&self, request: HostCall) -> BoxFuture<'_, Result<Bytes, CallError>> {
         Box::pin(async move {
+            background::leave().await;
             // The text before a slash is an addressing form of later hosts; peers send the part
             // after it.
-            let operation = lattice_protocol::rpc::invocation::dispatch_operation(&request.operation);
-            let target = match self.router.decide(&self.claims, &request.binding, &request.namespace)? {
-                Route::Builtin(builtin) => return capabilities::call(builtin, &self.sink, operation, &request.payload),
-                Route::Entity(target) => target,
-            };
+            let operation =
+                lattice_protocol::rpc::invocation::dispatch_operation(&request.operation);
+            let target =
+                match self.router.decide(&self.claims, &request.binding, &request.namespace)? {
+                    Route::Builtin(builtin) => {
+                        return capabilities::call(
+                            builtin,
+                            &self.sink,
+                            operation,
+                            &request.payload,
+                        );
+                    }
+                    Route::Entity(target) => target,
+                };
             let call = Call {
                 origin: Entity::actor(&self.claims.subject),
                 target,

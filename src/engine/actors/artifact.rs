@@ -56,10 +56,16 @@ impl Artifact {
         let claims = Arc::new(verified.claims);
         if let Some(twin) = same_code(&verified.code_hash) {
             debug!(actor_id = %claims.subject, "module shares the compiled code of a running one");
-            return Ok(Self { claims, code_hash: verified.code_hash, pre: twin.pre.clone(), abi: twin.abi.clone() });
+            return Ok(Self {
+                claims,
+                code_hash: verified.code_hash,
+                pre: twin.pre.clone(),
+                abi: twin.abi.clone(),
+            });
         }
         let weight = Weight::of(wasm)?;
-        let module = engine.compile(wasm, &weight).map_err(|e| ArtifactError::Compile(format!("{e:#}")))?;
+        let module =
+            engine.compile(wasm, &weight).map_err(|e| ArtifactError::Compile(format!("{e:#}")))?;
         let (pre, abi) = prepare(&module)?;
         Ok(Self { claims, code_hash: verified.code_hash, pre, abi })
     }

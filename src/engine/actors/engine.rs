@@ -24,7 +24,9 @@ use std::{
 
 use parking_lot::Mutex;
 use tracing::{info, warn};
-use wasmtime::{Cache, CacheConfig, Config, InstanceAllocationStrategy, Module, PoolingAllocationConfig};
+use wasmtime::{
+    Cache, CacheConfig, Config, InstanceAllocationStrategy, Module, PoolingAllocationConfig,
+};
 
 use super::{turns::Turns, weight::Weight};
 use lattice_base::budget::machine_memory;
@@ -223,8 +225,8 @@ impl Inner {
         if let Some(engine) = self.on_demand.get() {
             return Ok(engine);
         }
-        let engine =
-            wasmtime::Engine::new(&base_config(self.cache.clone())).map_err(|e| EngineError(format!("{e:#}")))?;
+        let engine = wasmtime::Engine::new(&base_config(self.cache.clone()))
+            .map_err(|e| EngineError(format!("{e:#}")))?;
         self.clock.follow(&engine);
         // A second thread that was here first wins; both engines are alike.
         Ok(self.on_demand.get_or_init(|| engine))
@@ -351,7 +353,9 @@ fn own_directory(dir: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let found = std::fs::metadata(dir)?;
     if found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0 {
-        return Err(std::io::Error::other("other users may write there; give it to this user alone (chmod go-w)"));
+        return Err(std::io::Error::other(
+            "other users may write there; give it to this user alone (chmod go-w)",
+        ));
     }
     Ok(())
 }

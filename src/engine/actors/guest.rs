@@ -18,8 +18,8 @@ use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use wasmtime::{
-    AsContext, AsContextMut, Caller, FuncType, Instance, InstancePre, Linker, Memory, Module, ResourceLimiter, Store,
-    Trap, TypedFunc, UpdateDeadline, bail, error::Context as _,
+    AsContext, AsContextMut, Caller, FuncType, Instance, InstancePre, Linker, Memory, Module,
+    ResourceLimiter, Store, Trap, TypedFunc, UpdateDeadline, bail, error::Context as _,
 };
 use wasmtime_wasi::{
     I32Exit, WasiCtx, WasiCtxBuilder, WasiView,
@@ -91,10 +91,17 @@ impl Abi {
         let entry = match exported_function(module, "__guest_call") {
             Some(call) if is_i32(call.params(), 2) && is_i32(call.results(), 1) => {
                 let initialisers = ["_initialize", "_start", "wapc_init"];
-                let exported = initialisers.into_iter().filter(|name| exported_function(module, name).is_some());
+                let exported = initialisers
+                    .into_iter()
+                    .filter(|name| exported_function(module, name).is_some());
                 Entry::Wapc { initialisers: exported.collect() }
             }
-            Some(_) => return Err(AbiError::WrongType { name: "__guest_call", expected: "(i32, i32) -> i32" }),
+            Some(_) => {
+                return Err(AbiError::WrongType {
+                    name: "__guest_call",
+                    expected: "(i32, i32) -> i32",
+                });
+            }
             None if exported_function(module, "_start").is_some() => Entry::Command,
             None => return Err(AbiError::NoEntry),
         };
@@ -116,7 +123,10 @@ pub trait Outward: Send + Sync {
     /// Returns when the guest's time is over.
     fn ends_at(&self) -> Instant;
     /// Performs a host call on behalf of the guest.
-    fn host_call(&self, request: HostCall) -> futures::future::BoxFuture<'_, Result<Bytes, CallError>>;
+    fn host_call(
+        &self,
+        request: HostCall,
+    ) -> futures::future::BoxFuture<'_, Result<Bytes, CallError>>;
 }
 
 /// A request of a guest to the host.
@@ -160,13 +170,23 @@ struct Limits {
 }
 
 impl ResourceLimiter for Limits {
-    fn memory_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(
+        &mut self,
+        _: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         let allowed = desired <= self.memory_max_bytes;
         self.refused |= !allowed;
         Ok(allowed)
     }
 
-    fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+    fn table_growing(
+        &mut self,
+        _: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         Ok(desired <= super::engine::TABLE_ELEMENTS)
     }
 
@@ -217,7 +237,8 @@ enum HostCallForm {
 impl HostCallForm {
     fn of(module: &Module, import_module: &str) -> Self {
         let mut imports = module.imports();
-        let import = imports.find(|import| import.module() == import_module && import.name() == "__host_call");
+        let import = imports
+            .find(|import| import.module() == import_module && import.name() == "__host_call");
         match import.and_then(|import| Some(import.ty().func()?.params().len())) {
             Some(6) => Self::WithoutBinding,
             _ => Self::Full,
@@ -226,44 +247,69 @@ impl HostCallForm {
 }
 
 fn define(linker: &mut Linker<Guest>, module: &str, form: HostCallForm) -> wasmtime::Result<()> {
-    linker.func_wrap(module, "__guest_request", |mut caller: Caller<'_, Guest>, operation: u32, payload: u32| {
-        let Some(call) = &caller.data().call else { bail!("__guest_request outside of a call") };
-        let (name, argument) = (call.operation.clone(), call.payload.clone());
-        write(&mut caller, operation, name.as_bytes())?;
-        write(&mut caller, payload, &argument)
-    })?;
-    linker.func_wrap(module, "__guest_response", |mut caller: Caller<'_, Guest>, pointer: u32, length: u32| {
-        let response = read(&mut caller, pointer, length)?;
-        caller.data_mut().response = Some(response);
-        wasmtime::error::Ok(())
-    })?;
-    linker.func_wrap(module, "__guest_error", |mut caller: Caller<'_, Guest>, pointer: u32, length: u32| {
-        let text = read(&mut caller, pointer, length.min(TEXT_BYTES_MAX as u32))?;
-        caller.data_mut().error = Some(String::from_utf8_lossy(&text).into_owned());
-        wasmtime::error::Ok(())
-    })?;
+    linker.func_wrap(
+        module,
+        "__guest_request",
+        |mut caller: Caller<'_, Guest>, operation: u32, payload: u32| {
+            let Some(call) = &caller.data().call else {
+                bail!("__guest_request outside of a call")
+            };
+            let (name, argument) = (call.operation.clone(), call.payload.clone());
+            write(&mut caller, operation, name.as_bytes())?;
+            write(&mut caller, payload, &argument)
+        },
+    )?;
+    linker.func_wrap(
+        module,
+        "__guest_response",
+        |mut caller: Caller<'_, Guest>, pointer: u32, length: u32| {
+            let response = read(&mut caller, pointer, length)?;
+            caller.data_mut().response = Some(response);
+            wasmtime::error::Ok(())
+        },
+    )?;
+    linker.func_wrap(
+        module,
+        "__guest_error",
+        |mut caller: Caller<'_, Guest>, pointer: u32, length: u32| {
+            let text = read(&mut caller, pointer, length.min(TEXT_BYTES_MAX as u32))?;
+            caller.data_mut().error = Some(String::from_utf8_lossy(&text).into_owned());
+            wasmtime::error::Ok(())
+        },
+    )?;
     linker.func_wrap(module, "__host_response_len", |caller: Caller<'_, Guest>| {
         caller.data().host_response.len() as u32
     })?;
-    linker.func_wrap(module, "__host_response", |mut caller: Caller<'_, Guest>, pointer: u32| {
-        let response = caller.data().host_response.clone();
-        write(&mut caller, pointer, &response)
+    linker.func_wrap(
+        module,
+        "__host_response",
+        |mut caller: Caller<'_, Guest>, pointer: u32| {
+            let response = caller.data().host_response.clone();
+            write(&mut caller, pointer, &response)
+        },
+    )?;
+    linker.func_wrap(module, "__host_error_len", |caller: Caller<'_, Guest>| {
+        caller.data().host_error.len() as u32
     })?;
-    linker.func_wrap(module, "__host_error_len", |caller: Caller<'_, Guest>| caller.data().host_error.len() as u32)?;
     linker.func_wrap(module, "__host_error", |mut caller: Caller<'_, Guest>, pointer: u32| {
         let text = caller.data().host_error.clone();
         write(&mut caller, pointer, text.as_bytes())
     })?;
-    linker.func_wrap(module, "__console_log", |mut caller: Caller<'_, Guest>, pointer: u32, length: u32| {
-        let text = read(&mut caller, pointer, length.min(TEXT_BYTES_MAX as u32))?;
-        caller.data().sink.log(Level::Info, &String::from_utf8_lossy(&text));
-        wasmtime::error::Ok(())
-    })?;
+    linker.func_wrap(
+        module,
+        "__console_log",
+        |mut caller: Caller<'_, Guest>, pointer: u32, length: u32| {
+            let text = read(&mut caller, pointer, length.min(TEXT_BYTES_MAX as u32))?;
+            caller.data().sink.log(Level::Info, &String::from_utf8_lossy(&text));
+            wasmtime::error::Ok(())
+        },
+    )?;
     match form {
         HostCallForm::WithoutBinding => linker.func_wrap_async(
             module,
             "__host_call",
-            |caller: Caller<'_, Guest>, (ns, ns_len, op, op_len, ptr, len): (u32, u32, u32, u32, u32, u32)| {
+            |caller: Caller<'_, Guest>,
+             (ns, ns_len, op, op_len, ptr, len): (u32, u32, u32, u32, u32, u32)| {
                 Box::new(host_call(caller, (0, 0), (ns, ns_len), (op, op_len), (ptr, len)))
             },
         )?,
@@ -271,7 +317,16 @@ fn define(linker: &mut Linker<Guest>, module: &str, form: HostCallForm) -> wasmt
             module,
             "__host_call",
             |caller: Caller<'_, Guest>,
-             (bd, bd_len, ns, ns_len, op, op_len, ptr, len): (u32, u32, u32, u32, u32, u32, u32, u32)| {
+             (bd, bd_len, ns, ns_len, op, op_len, ptr, len): (
+                u32,
+                u32,
+                u32,
+                u32,
+                u32,
+                u32,
+                u32,
+                u32,
+            )| {
                 Box::new(host_call(caller, (bd, bd_len), (ns, ns_len), (op, op_len), (ptr, len)))
             },
         )?,
@@ -322,7 +377,10 @@ fn memory_of(caller: &mut Caller<'_, Guest>) -> wasmtime::Result<Memory> {
         return Ok(memory);
     }
     // Only a start function gets here: the memory is known once instantiation is over.
-    caller.get_export("memory").and_then(wasmtime::Extern::into_memory).context("the guest has no memory")
+    caller
+        .get_export("memory")
+        .and_then(wasmtime::Extern::into_memory)
+        .context("the guest has no memory")
 }
 
 fn read(caller: &mut Caller<'_, Guest>, pointer: u32, length: u32) -> wasmtime::Result<Bytes> {
@@ -331,8 +389,12 @@ fn read(caller: &mut Caller<'_, Guest>, pointer: u32, length: u32) -> wasmtime::
     }
     let memory = memory_of(caller)?;
     let start = pointer as usize;
-    let bytes = start.checked_add(length as usize).and_then(|end| memory.data(caller.as_context()).get(start..end));
-    Ok(Bytes::copy_from_slice(bytes.context("the guest handed over a range outside of its memory")?))
+    let bytes = start
+        .checked_add(length as usize)
+        .and_then(|end| memory.data(caller.as_context()).get(start..end));
+    Ok(Bytes::copy_from_slice(
+        bytes.context("the guest handed over a range outside of its memory")?,
+    ))
 }
 
 fn write(caller: &mut Caller<'_, Guest>, pointer: u32, bytes: &[u8]) -> wasmtime::Result<()> {
@@ -346,7 +408,11 @@ fn write(caller: &mut Caller<'_, Guest>, pointer: u32, bytes: &[u8]) -> wasmtime
         .context("the guest asked for data outside of its memory")
 }
 
-fn text(caller: &mut Caller<'_, Guest>, (pointer, length): Span, what: &str) -> wasmtime::Result<String> {
+fn text(
+    caller: &mut Caller<'_, Guest>,
+    (pointer, length): Span,
+    what: &str,
+) -> wasmtime::Result<String> {
     if length as usize > TEXT_BYTES_MAX {
         bail!("the guest's {what} is longer than {TEXT_BYTES_MAX} bytes");
     }
@@ -367,7 +433,10 @@ impl Guest {
             sink: Arc::clone(sink),
             wasi: abi.uses_wasi.then(|| {
                 let mut context = WasiCtx::builder();
-                context.args(&["main.wasm"]).stdout(sink.stream(Level::Debug)).stderr(sink.stream(Level::Warn));
+                context
+                    .args(&["main.wasm"])
+                    .stdout(sink.stream(Level::Debug))
+                    .stderr(sink.stream(Level::Warn));
                 bounded(&mut context)
             }),
         }
@@ -454,7 +523,12 @@ pub async fn run(
             }
         }
     };
-    let lengths = instance.store.data().call.as_ref().map_or((0, 0), |call| (call.operation.len(), call.payload.len()));
+    let lengths = instance
+        .store
+        .data()
+        .call
+        .as_ref()
+        .map_or((0, 0), |call| (call.operation.len(), call.payload.len()));
     let lengths = (lengths.0 as u32, lengths.1 as u32);
     let returned = instance.guest_call.call_async(&mut instance.store, lengths).await;
     let code = match returned {
@@ -493,7 +567,11 @@ async fn instantiate(
     instance.get_typed_func(&mut *store, "__guest_call")
 }
 
-async fn initialise(instance: &Instance, store: &mut Store<Guest>, name: &str) -> wasmtime::Result<()> {
+async fn initialise(
+    instance: &Instance,
+    store: &mut Store<Guest>,
+    name: &str,
+) -> wasmtime::Result<()> {
     let function: TypedFunc<(), ()> = instance.get_typed_func(&mut *store, name)?;
     match function.call_async(&mut *store, ()).await {
         // A module whose `main` ends with exit(0) has registered its handlers.
@@ -502,7 +580,12 @@ async fn initialise(instance: &Instance, store: &mut Store<Guest>, name: &str) -
     }
 }
 
-async fn run_command(pre: &InstancePre<Guest>, sink: &Arc<Sink>, memory_max_bytes: usize, call: Inbound) -> Outcome {
+async fn run_command(
+    pre: &InstancePre<Guest>,
+    sink: &Arc<Sink>,
+    memory_max_bytes: usize,
+    call: Inbound,
+) -> Outcome {
     let abi = Abi { entry: Entry::Command, uses_wasi: false };
     let mut guest = Guest::new(&abi, sink, memory_max_bytes);
     let output = MemoryOutputPipe::new(memory_max_bytes);
@@ -523,9 +606,10 @@ async fn run_command(pre: &InstancePre<Guest>, sink: &Arc<Sink>, memory_max_byte
     match ran.await {
         Ok(()) => Outcome::Returned(Ok(output.contents()), None),
         Err(error) => match error.downcast_ref::<I32Exit>() {
-            Some(exit) => {
-                Outcome::Returned(Err(CallError::Callee(format!("operation failed with exit code `{}`", exit.0))), None)
-            }
+            Some(exit) => Outcome::Returned(
+                Err(CallError::Callee(format!("operation failed with exit code `{}`", exit.0))),
+                None,
+            ),
             None => Outcome::Ended(ended(&error, &store)),
         },
     }

@@ -105,11 +105,14 @@ impl Permits {
             return Ok(permit);
         }
         let _place = Place::take(self)?;
-        let permit = match tokio::time::timeout_at(deadline, Arc::clone(&self.semaphore).acquire_owned()).await {
-            Err(_) => return Err(Refused::Deadline { limit: self.limit() }),
-            Ok(Err(_)) => return Err(Refused::Stopped),
-            Ok(Ok(permit)) => permit,
-        };
+        let permit =
+            match tokio::time::timeout_at(deadline, Arc::clone(&self.semaphore).acquire_owned())
+                .await
+            {
+                Err(_) => return Err(Refused::Deadline { limit: self.limit() }),
+                Ok(Err(_)) => return Err(Refused::Stopped),
+                Ok(Ok(permit)) => permit,
+            };
         Ok(Permit { permit: Some(permit), permits: Arc::clone(self) })
     }
 

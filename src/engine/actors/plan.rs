@@ -20,7 +20,9 @@ use uuid::Uuid;
 
 use super::{
     artifact::Artifact,
-    supervisor::{ActorError, ActorView, Amount, GroupView, REUSE_ANNOTATION, Replace, Start, Stop},
+    supervisor::{
+        ActorError, ActorView, Amount, GroupView, REUSE_ANNOTATION, Replace, Start, Stop,
+    },
 };
 use crate::{control::state::bytes_of_actors, issuers::IssuerChange};
 use lattice_protocol::{
@@ -38,7 +40,9 @@ pub enum StartError {
     Load(String),
     #[error(transparent)]
     Reuse(#[from] BadReuse),
-    #[error("actor is already running with a different image reference {0}; update it, or stop it first")]
+    #[error(
+        "actor is already running with a different image reference {0}; update it, or stop it first"
+    )]
     OtherReference(String),
     #[error(
         "the host runs as many actors and sets of annotations as its inventory can tell in one message; start it on \
@@ -275,13 +279,19 @@ impl<M: Module, R> Plan<M, R> {
         let waiting = self.loading.values().map(VecDeque::len).sum::<usize>()
             + self.starting.values().map(VecDeque::len).sum::<usize>();
         if waiting >= JOBS_MAX {
-            self.fail(job, None, format!("{JOBS_MAX} commands wait for modules already; try again later"));
+            self.fail(
+                job,
+                None,
+                format!("{JOBS_MAX} commands wait for modules already; try again later"),
+            );
         } else if let Some(line) = self.loading.get_mut(&reference) {
             line.push_back(Waiting::Job(job));
         } else {
             let effect = match self.grows(&job, &reference) {
                 // More of it may not be wanted by now; less of it is always fine.
-                Some((module, true)) if self.growth == Growth::AsksPolicy || module.claims().is_expired(now) => {
+                Some((module, true))
+                    if self.growth == Growth::AsksPolicy || module.claims().is_expired(now) =>
+                {
                     Effect::AskPermission { reference: reference.clone(), module, issuer_change }
                 }
                 Some((module, _)) => {
@@ -308,11 +318,20 @@ impl<M: Module, R> Plan<M, R> {
 
     /// Stops at once, or after the starts of this actor that were asked for before. `leads_to` says
     /// whether a reference is known to lead to the actor that is named.
-    pub fn stop(&mut self, stop: Stop, reply: R, leads_to: impl Fn(&str) -> bool) -> Vec<Effect<M, R>> {
+    pub fn stop(
+        &mut self,
+        stop: Stop,
+        reply: R,
+        leads_to: impl Fn(&str) -> bool,
+    ) -> Vec<Effect<M, R>> {
         let mut loading = self.loading.iter_mut();
-        if let Some((_, line)) = loading.find(|(reference, _)| **reference == stop.actor || leads_to(reference)) {
+        if let Some((_, line)) =
+            loading.find(|(reference, _)| **reference == stop.actor || leads_to(reference))
+        {
             line.push_back(Waiting::Stop(stop, reply));
-        } else if let Some((_, line)) = self.starting.iter_mut().find(|(id, _)| id.as_str() == stop.actor) {
+        } else if let Some((_, line)) =
+            self.starting.iter_mut().find(|(id, _)| id.as_str() == stop.actor)
+        {
             line.push_back(Waiting::Stop(stop, reply));
         } else {
             self.stop_now(&stop, reply);
@@ -321,12 +340,21 @@ impl<M: Module, R> Plan<M, R> {
     }
 
     /// Goes on with the commands that waited for a module.
-    pub fn loaded(&mut self, reference: &str, result: Result<M, LoadError>, room: usize) -> Vec<Effect<M, R>> {
+    pub fn loaded(
+        &mut self,
+        reference: &str,
+        result: Result<M, LoadError>,
+        room: usize,
+    ) -> Vec<Effect<M, R>> {
         for waiting in self.loading.remove(reference).unwrap_or_default() {
             match (&result, waiting) {
                 (Ok(module), Waiting::Job(job)) => self.perform(job, module.clone(), room),
-                (Ok(module), Waiting::Stop(stop, reply)) => self.stop_in_turn(&module.claims().subject, stop, reply),
-                (Err(failure), Waiting::Job(job)) => self.fail(job, failure.actor_id.clone(), failure.text.clone()),
+                (Ok(module), Waiting::Stop(stop, reply)) => {
+                    self.stop_in_turn(&module.claims().subject, stop, reply)
+                }
+                (Err(failure), Waiting::Job(job)) => {
+                    self.fail(job, failure.actor_id.clone(), failure.text.clone())
+                }
                 (Err(_), Waiting::Stop(stop, reply)) => self.stop_now(&stop, reply),
             }
         }
@@ -345,14 +373,22 @@ impl<M: Module, R> Plan<M, R> {
     }
 
     /// Takes in an actor that is subscribed for.
-    pub fn started(&mut self, start: &Start, module: &M, room: usize) -> Result<Vec<Effect<M, R>>, StartError> {
+    pub fn started(
+        &mut self,
+        start: &Start,
+        module: &M,
+        room: usize,
+    ) -> Result<Vec<Effect<M, R>>, StartError> {
         // Others may have taken the room while this one was subscribed for.
         if !has_room(&self.view, room) {
             return Err(StartError::Full);
         }
         let (id, max) = (module.claims().subject.clone(), start.amount.applied_to(0));
         let groups = vec![group(&start.annotations, max)];
-        self.running.insert(id.clone(), Running { module: module.clone(), reference: start.reference.clone(), groups });
+        self.running.insert(
+            id.clone(),
+            Running { module: module.clone(), reference: start.reference.clone(), groups },
+        );
         self.settle(id, vec![Change::of(start, module, 0, max)], None);
         Ok(self.take_effects())
     }
@@ -379,7 +415,10 @@ impl<M: Module, R> Plan<M, R> {
 
     /// Takes everything away because the host stops; returns what changes by that.
     pub fn stop_all(&mut self) -> Vec<Change<M>> {
-        let changes = std::mem::take(&mut self.running).into_values().flat_map(|mut running| running.end()).collect();
+        let changes = std::mem::take(&mut self.running)
+            .into_values()
+            .flat_map(|mut running| running.end())
+            .collect();
         self.refresh_view();
         changes
     }
@@ -398,8 +437,12 @@ impl<M: Module, R> Plan<M, R> {
     fn start(&mut self, start: Start, module: M, room: usize) {
         let id = module.claims().subject.clone();
         match self.set_group(&id, &start, room) {
-            Err(error) => self.effects.push(Effect::StartFailed { start, actor_id: Some(id), error }),
-            Ok(Some((before, after))) => self.settle(id, vec![Change::of(&start, &module, before, after)], None),
+            Err(error) => {
+                self.effects.push(Effect::StartFailed { start, actor_id: Some(id), error })
+            }
+            Ok(Some((before, after))) => {
+                self.settle(id, vec![Change::of(&start, &module, before, after)], None)
+            }
             Ok(None) if start.amount.applied_to(0) == 0 => {
                 self.effects.push(Effect::Announce(Change::of(&start, &module, 0, 0)));
             }
@@ -412,7 +455,12 @@ impl<M: Module, R> Plan<M, R> {
 
     /// Changes the group that a start is about; returns its maximum before and after, or nothing if
     /// the actor does not run.
-    fn set_group(&mut self, id: &ActorId, start: &Start, room: usize) -> Result<Option<(u32, u32)>, StartError> {
+    fn set_group(
+        &mut self,
+        id: &ActorId,
+        start: &Start,
+        room: usize,
+    ) -> Result<Option<(u32, u32)>, StartError> {
         reuse_of(&start.annotations)?;
         let Some(running) = self.running.get_mut(id) else { return Ok(None) };
         if running.reference != start.reference {
@@ -444,15 +492,22 @@ impl<M: Module, R> Plan<M, R> {
     /// Gives a running actor another module, if it may have that.
     fn exchange(&mut self, replace: &Replace, module: M) -> Result<Update<M>, ActorError> {
         let id = module.claims().subject.clone();
-        if let Some(expected) = replace.actor_id.as_ref().filter(|expected| id.as_str() != expected.as_str()) {
+        if let Some(expected) =
+            replace.actor_id.as_ref().filter(|expected| id.as_str() != expected.as_str())
+        {
             return Err(ActorError::OtherActor {
                 reference: replace.reference.clone(),
                 found: id.to_string(),
                 expected: expected.clone(),
             });
         }
-        let running = self.running.get_mut(&id).ok_or_else(|| ActorError::NotRunning(id.to_string()))?;
-        let selected = running.groups.iter().filter(|group| has_all(&group.annotations, &replace.annotations)).count();
+        let running =
+            self.running.get_mut(&id).ok_or_else(|| ActorError::NotRunning(id.to_string()))?;
+        let selected = running
+            .groups
+            .iter()
+            .filter(|group| has_all(&group.annotations, &replace.annotations))
+            .count();
         // All groups share one subscription and one module, so an update is about all or none of
         // them.
         if selected == 0 {
@@ -464,7 +519,8 @@ impl<M: Module, R> Plan<M, R> {
         if selected < running.groups.len() {
             return Err(ActorError::PartOfActor(id.to_string()));
         }
-        let (offered, current) = (module.claims().effective_revision(), running.module.claims().effective_revision());
+        let (offered, current) =
+            (module.claims().effective_revision(), running.module.claims().effective_revision());
         if offered <= current {
             return Err(ActorError::NotNewer {
                 reference: replace.reference.clone(),
@@ -508,7 +564,9 @@ impl<M: Module, R> Plan<M, R> {
             .ok_or_else(|| ActorError::NotRunning(stop.actor.clone()))?;
         let mut left_to_stop = stop.count.unwrap_or(u32::MAX);
         let (mut is_found, mut changes) = (false, Vec::new());
-        for group in running.groups.iter_mut().filter(|group| has_all(&group.annotations, &stop.annotations)) {
+        for group in
+            running.groups.iter_mut().filter(|group| has_all(&group.annotations, &stop.annotations))
+        {
             is_found = true;
             // Without a count a group goes as a whole: two unbounded ones are more than any number.
             let fewer = if stop.count.is_none() { group.max } else { group.max.min(left_to_stop) };
@@ -553,17 +611,26 @@ impl<M: Module, R> Plan<M, R> {
     fn fail(&mut self, job: Job<R>, actor_id: Option<ActorId>, text: String) {
         match job {
             Job::Start(start) => {
-                self.effects.push(Effect::StartFailed { start, actor_id, error: StartError::Load(text) });
+                self.effects.push(Effect::StartFailed {
+                    start,
+                    actor_id,
+                    error: StartError::Load(text),
+                });
             }
-            Job::Replace(replace, reply) => self.replace_failed(replace, reply, ActorError::Load(text)),
+            Job::Replace(replace, reply) => {
+                self.replace_failed(replace, reply, ActorError::Load(text))
+            }
         }
     }
 
     fn replace_failed(&mut self, replace: Replace, reply: R, error: ActorError) {
-        let running = replace.actor_id.as_deref().and_then(|id| self.running.get(id)).map(|running| Version {
-            revision: running.module.claims().effective_revision(),
-            instance_id: running.groups.first().map(|group| group.instance_id.clone()),
-        });
+        let running =
+            replace.actor_id.as_deref().and_then(|id| self.running.get(id)).map(|running| {
+                Version {
+                    revision: running.module.claims().effective_revision(),
+                    instance_id: running.groups.first().map(|group| group.instance_id.clone()),
+                }
+            });
         self.effects.push(Effect::ReplaceFailed { replace, reply, error, running });
     }
 
@@ -580,7 +647,11 @@ impl<M: Module> Running<M> {
     fn limits(&self) -> Limits {
         Limits {
             calls: self.groups.iter().fold(0, |sum: u32, group| sum.saturating_add(group.max)),
-            reuse: self.groups.iter().filter_map(|group| reuse_of(&group.annotations).ok().flatten()).max(),
+            reuse: self
+                .groups
+                .iter()
+                .filter_map(|group| reuse_of(&group.annotations).ok().flatten())
+                .max(),
         }
     }
 
@@ -684,7 +755,8 @@ mod tests {
     /// Reads `A@2`, revision 2 of A, or `A@2x50`, which expires at 50.
     fn module(text: &str) -> TestModule {
         let (actor, revision) = text.split_once('@').unwrap();
-        let (revision, expires) = revision.split_once('x').map_or((revision, None), |(r, e)| (r, Some(e)));
+        let (revision, expires) =
+            revision.split_once('x').map_or((revision, None), |(r, e)| (r, Some(e)));
         TestModule(Arc::new(ActorClaims {
             subject: id(actor),
             issuer: "AISSUER".into(),
@@ -713,9 +785,13 @@ mod tests {
 
     /// Reads the words of the form `key=value`.
     fn annotations(words: &[&str]) -> Annotations {
-        let pairs =
-            words.iter().filter_map(|word| word.split_once('=')).filter(|(key, _)| !key.is_empty() && *key != ">");
-        pairs.map(|(key, value)| (key.replace("reuse", REUSE_ANNOTATION), value.to_owned())).collect()
+        let pairs = words
+            .iter()
+            .filter_map(|word| word.split_once('='))
+            .filter(|(key, _)| !key.is_empty() && *key != ">");
+        pairs
+            .map(|(key, value)| (key.replace("reuse", REUSE_ANNOTATION), value.to_owned()))
+            .collect()
     }
 
     impl Scene {
@@ -764,13 +840,15 @@ mod tests {
                     self.plan.begin(Job::Replace(replace, reply), self.now, self.room)
                 }
                 "stop" => {
-                    let actor = if object.contains(':') { object.into() } else { id(object).to_string() };
+                    let actor =
+                        if object.contains(':') { object.into() } else { id(object).to_string() };
                     let count = rest.first().and_then(|count| count.parse().ok());
                     let reply = self.reply();
                     let stop = Stop { actor, annotations: annotations(rest), count };
                     let key = stop.actor.clone();
-                    self.plan
-                        .stop(stop, reply, |reference| self.known.get(reference).is_some_and(|id| id.as_str() == key))
+                    self.plan.stop(stop, reply, |reference| {
+                        self.known.get(reference).is_some_and(|id| id.as_str() == key)
+                    })
                 }
                 "loaded" if rest[0] == "failed" => {
                     self.plan.loaded(object, Err(LoadError::of_unknown("gone")), self.room)
@@ -783,8 +861,9 @@ mod tests {
                         "subscribed" => self.plan.started(&start, &module, self.room),
                         _ => Err(StartError::Subscribe("no answer".into())),
                     };
-                    let mut effects = started
-                        .unwrap_or_else(|error| vec![Effect::StartFailed { start, actor_id: Some(id.clone()), error }]);
+                    let mut effects = started.unwrap_or_else(|error| {
+                        vec![Effect::StartFailed { start, actor_id: Some(id.clone()), error }]
+                    });
                     effects.extend(self.plan.release(&id, self.room));
                     effects
                 }
@@ -803,7 +882,9 @@ mod tests {
                 }
                 _ => panic!("no step: {step}"),
             };
-            let sound = |running: &Running<_>| !running.groups.is_empty() && running.groups.iter().all(|g| g.max > 0);
+            let sound = |running: &Running<_>| {
+                !running.groups.is_empty() && running.groups.iter().all(|g| g.max > 0)
+            };
             assert!(self.plan.running.values().all(sound), "{step}");
             effects.into_iter().map(|effect| self.words(effect)).collect()
         }
@@ -816,15 +897,27 @@ mod tests {
         fn words(&mut self, effect: Effect<TestModule, u32>) -> String {
             match effect {
                 Effect::Load { reference, .. } => format!("load {reference}"),
-                Effect::AskPermission { reference, module, .. } => format!("ask {reference} {}", version(&module)),
+                Effect::AskPermission { reference, module, .. } => {
+                    format!("ask {reference} {}", version(&module))
+                }
                 Effect::Subscribe { start, module } => {
                     let words = format!("subscribe {}", version(&module));
-                    assert!(self.subscribing.insert(module.0.subject.clone(), (start, module)).is_none());
+                    assert!(
+                        self.subscribing
+                            .insert(module.0.subject.clone(), (start, module))
+                            .is_none()
+                    );
                     words
                 }
                 Effect::Announce(change) => format!("announce {}", changes(&[change])),
                 Effect::Scale { id, limits, changes: list, reply } => {
-                    format!("scale {} {} [{}]{}", letter(&id), words_of(limits), changes(&list), ok(reply))
+                    format!(
+                        "scale {} {} [{}]{}",
+                        letter(&id),
+                        words_of(limits),
+                        changes(&list),
+                        ok(reply)
+                    )
                 }
                 Effect::Leave { id, changes: list, reply } => {
                     format!("leave {} [{}]{}", letter(&id), changes(&list), ok(reply))
@@ -839,13 +932,21 @@ mod tests {
                     ok(Some(reply))
                 ),
                 Effect::StartFailed { start, actor_id, error } => {
-                    format!("no start {} {}: {}", start.reference, actor_id.as_ref().map_or("-", letter), kind(&error))
+                    format!(
+                        "no start {} {}: {}",
+                        start.reference,
+                        actor_id.as_ref().map_or("-", letter),
+                        kind(&error)
+                    )
                 }
                 Effect::ReplaceFailed { reply, error, running, .. } => {
-                    let runs = running.map_or(String::new(), |version| format!(" (runs {})", version.revision));
+                    let runs = running
+                        .map_or(String::new(), |version| format!(" (runs {})", version.revision));
                     format!("no update #{reply}: {}{runs}", kind(&error))
                 }
-                Effect::StopFailed { reply, error } => format!("no stop #{reply}: {}", kind(&error)),
+                Effect::StopFailed { reply, error } => {
+                    format!("no stop #{reply}: {}", kind(&error))
+                }
             }
         }
     }
@@ -856,7 +957,8 @@ mod tests {
 
     fn changes(changes: &[Change<TestModule>]) -> String {
         let words = changes.iter().map(|change| {
-            let pairs: Vec<_> = change.annotations.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            let pairs: Vec<_> =
+                change.annotations.iter().map(|(key, value)| format!("{key}={value}")).collect();
             let pairs = pairs.join(",").replace(REUSE_ANNOTATION, "reuse");
             format!("{}{{{pairs}}} {}>{}", change.reference, change.before, change.after)
         });
@@ -901,21 +1003,41 @@ mod tests {
                     "start a:1 =2; start a:1 +1; loaded a:1 A@1; start a:1 +4; loaded a:1 A@1; subscribed A",
                     "scale A calls=2 [a:1{} 0>2]; scale A calls=3 [a:1{} 2>3]; scale A calls=7 [a:1{} 3>7]",
                 ),
-                ("none of what does not run is only told", "start a:1 =0; loaded a:1 A@1", "announce a:1{} 0>0"),
+                (
+                    "none of what does not run is only told",
+                    "start a:1 =0; loaded a:1 A@1",
+                    "announce a:1{} 0>0",
+                ),
                 ("none more is as well", "start a:1 +0; loaded a:1 A@1", "announce a:1{} 0>0"),
                 ("at least none is as well", "start a:1 >=0; loaded a:1 A@1", "announce a:1{} 0>0"),
-                ("a running module is not loaded", "RUN; start a:1 =5", "scale A calls=5 [a:1{} 2>5]"),
+                (
+                    "a running module is not loaded",
+                    "RUN; start a:1 =5",
+                    "scale A calls=5 [a:1{} 2>5]",
+                ),
                 ("fewer are fewer", "RUN; start a:1 =1", "scale A calls=1 [a:1{} 2>1]"),
-                ("none of the only group ends the actor", "RUN; start a:1 =0", "leave A [a:1{} 2>0]"),
+                (
+                    "none of the only group ends the actor",
+                    "RUN; start a:1 =0",
+                    "leave A [a:1{} 2>0]",
+                ),
                 ("more are added", "RUN; start a:1 +3", "scale A calls=5 [a:1{} 2>5]"),
-                ("at least fewer changes nothing, and is told", "RUN; start a:1 >=1", "scale A calls=2 [a:1{} 2>2]"),
+                (
+                    "at least fewer changes nothing, and is told",
+                    "RUN; start a:1 >=1",
+                    "scale A calls=2 [a:1{} 2>2]",
+                ),
                 ("at least more is more", "RUN; start a:1 >=4", "scale A calls=4 [a:1{} 2>4]"),
                 (
                     "unbounded is not exceeded",
                     "RUN; start a:1 =4294967295; start a:1 +1",
                     "scale A calls=4294967295 [a:1{} 4294967295>4294967295]",
                 ),
-                ("other annotations are another group", "RUN; start a:1 =3 t=x", "scale A calls=5 [a:1{t=x} 0>3]"),
+                (
+                    "other annotations are another group",
+                    "RUN; start a:1 =3 t=x",
+                    "scale A calls=5 [a:1{t=x} 0>3]",
+                ),
                 (
                     "each group is scaled by itself",
                     "RUN; start a:1 =3 t=x; start a:1 +1 t=x",
@@ -926,19 +1048,31 @@ mod tests {
                     "RUN; start a:1 =4294967295 t=x",
                     "scale A calls=4294967295 [a:1{t=x} 0>4294967295]",
                 ),
-                ("none of an unknown group is no group", "RUN; start a:1 =0 t=x", "scale A calls=2 [a:1{t=x} 0>0]"),
+                (
+                    "none of an unknown group is no group",
+                    "RUN; start a:1 =0 t=x",
+                    "scale A calls=2 [a:1{t=x} 0>0]",
+                ),
                 (
                     "none of one group leaves the other",
                     "RUN; start a:1 =3 t=x; start a:1 =0",
                     "scale A calls=3 [a:1{} 2>0]",
                 ),
-                ("reuse is read", "RUN; start a:1 =1 reuse=7", "scale A calls=3 reuse=7 [a:1{reuse=7} 0>1]"),
+                (
+                    "reuse is read",
+                    "RUN; start a:1 =1 reuse=7",
+                    "scale A calls=3 reuse=7 [a:1{reuse=7} 0>1]",
+                ),
                 (
                     "the most of all groups counts",
                     "RUN; start a:1 =1 reuse=7; start a:1 =1 reuse=5",
                     "scale A calls=4 reuse=7 [a:1{reuse=5} 0>1]",
                 ),
-                ("a started actor can be stopped and started again", "RUN; start a:1 =0; start a:1", "load a:1"),
+                (
+                    "a started actor can be stopped and started again",
+                    "RUN; start a:1 =0; start a:1",
+                    "load a:1",
+                ),
             ],
         );
     }
@@ -949,22 +1083,46 @@ mod tests {
             Growth::Free,
             &[
                 ("reuse is a number", "RUN; start a:1 =1 reuse=many", "no start a:1 A: Reuse"),
-                ("reuse is above zero", "start a:1 =1 reuse=0; loaded a:1 A@1", "no start a:1 A: Reuse"),
-                ("an actor has one module", "RUN; start a:2; loaded a:2 A@2", "no start a:2 A: OtherReference"),
+                (
+                    "reuse is above zero",
+                    "start a:1 =1 reuse=0; loaded a:1 A@1",
+                    "no start a:1 A: Reuse",
+                ),
+                (
+                    "an actor has one module",
+                    "RUN; start a:2; loaded a:2 A@2",
+                    "no start a:2 A: OtherReference",
+                ),
                 (
                     "a full host takes no actor",
                     "start a:1; loaded a:1 A@1; room 0; subscribed A",
                     "no start a:1 A: Full",
                 ),
-                ("a full host takes no group", "RUN; room 0; start a:1 =1 t=x", "no start a:1 A: Full"),
-                ("a group grows on a full host", "RUN; room 0; start a:1 =9", "scale A calls=9 [a:1{} 2>9]"),
-                ("none fit everywhere", "RUN; room 0; start a:1 =0 t=x", "scale A calls=2 [a:1{t=x} 0>0]"),
+                (
+                    "a full host takes no group",
+                    "RUN; room 0; start a:1 =1 t=x",
+                    "no start a:1 A: Full",
+                ),
+                (
+                    "a group grows on a full host",
+                    "RUN; room 0; start a:1 =9",
+                    "scale A calls=9 [a:1{} 2>9]",
+                ),
+                (
+                    "none fit everywhere",
+                    "RUN; room 0; start a:1 =0 t=x",
+                    "scale A calls=2 [a:1{t=x} 0>0]",
+                ),
                 (
                     "a module that does not load fails every start",
                     "start a:1; start a:1 +1; loaded a:1 failed",
                     "no start a:1 -: Load; no start a:1 -: Load",
                 ),
-                ("after that it is loaded again", "start a:1; loaded a:1 failed; start a:1", "load a:1"),
+                (
+                    "after that it is loaded again",
+                    "start a:1; loaded a:1 failed; start a:1",
+                    "load a:1",
+                ),
                 (
                     "a failed subscription fails one start, and the next subscribes again",
                     "start a:1; start a:1 +2; loaded a:1 A@1; unsubscribed A",
@@ -975,7 +1133,11 @@ mod tests {
                     "start a:1; start a:1 +2; loaded a:1 A@1; unsubscribed A; subscribed A",
                     "scale A calls=2 [a:1{} 0>2]",
                 ),
-                ("expired claims are looked at before more of it starts", "RUN; now 51; start a:1 =3", "ask a:1 A@1"),
+                (
+                    "expired claims are looked at before more of it starts",
+                    "RUN; now 51; start a:1 =3",
+                    "ask a:1 A@1",
+                ),
                 ("less of it is fine", "RUN; now 51; start a:1 =1", "scale A calls=1 [a:1{} 2>1]"),
                 (
                     "starts wait for the permission",
@@ -992,8 +1154,16 @@ mod tests {
                 ("about another group", "RUN; start a:1 =1 t=x", "ask a:1 A@1"),
                 ("not about less", "RUN; start a:1 =1", "scale A calls=1 [a:1{} 2>1]"),
                 ("not about as many", "RUN; start a:1 >=2", "scale A calls=2 [a:1{} 2>2]"),
-                ("more starts when it agrees", "RUN; start a:1 =3; loaded a:1 A@1", "scale A calls=3 [a:1{} 2>3]"),
-                ("nothing changes when it does not", "RUN; start a:1 =3; loaded a:1 failed", "no start a:1 -: Load"),
+                (
+                    "more starts when it agrees",
+                    "RUN; start a:1 =3; loaded a:1 A@1",
+                    "scale A calls=3 [a:1{} 2>3]",
+                ),
+                (
+                    "nothing changes when it does not",
+                    "RUN; start a:1 =3; loaded a:1 failed",
+                    "no start a:1 -: Load",
+                ),
             ],
         );
     }
@@ -1013,7 +1183,11 @@ mod tests {
                     "RUN; start a:1 =3 t=x; stop A 4",
                     "scale A calls=1 [a:1{} 2>0, a:1{t=x} 3>1] ok#1",
                 ),
-                ("annotations select", "RUN; start a:1 =3 t=x; stop A all t=x", "scale A calls=2 [a:1{t=x} 3>0] ok#1"),
+                (
+                    "annotations select",
+                    "RUN; start a:1 =3 t=x; stop A all t=x",
+                    "scale A calls=2 [a:1{t=x} 3>0] ok#1",
+                ),
                 (
                     "they select by what is there",
                     "RUN; start a:1 =3 t=x u=y; stop A 1 t=x",
@@ -1021,14 +1195,22 @@ mod tests {
                 ),
                 ("some select nothing", "RUN; stop A all t=x", "no stop #1: NoSuchAnnotations"),
                 ("what does not run does not stop", "RUN; stop B", "no stop #1: NotRunning"),
-                ("what stopped does not stop again", "RUN; stop A; stop A", "no stop #2: NotRunning"),
+                (
+                    "what stopped does not stop again",
+                    "RUN; stop A; stop A",
+                    "no stop #2: NotRunning",
+                ),
                 ("a stop waits for the load", "start a:1 =2; stop a:1", ""),
                 (
                     "and for the subscription",
                     "start a:1 =2; stop a:1; loaded a:1 A@1; subscribed A",
                     "scale A calls=2 [a:1{} 0>2]; leave A [a:1{} 2>0] ok#1",
                 ),
-                ("a stop by key waits for a reference that is known", "known a:1 A; start a:1; stop A", ""),
+                (
+                    "a stop by key waits for a reference that is known",
+                    "known a:1 A; start a:1; stop A",
+                    "",
+                ),
                 ("and for no other", "known a:1 B; start a:1; stop A", "no stop #1: NotRunning"),
                 (
                     "a stop by key waits for the subscription",
@@ -1061,16 +1243,32 @@ mod tests {
             Growth::Free,
             &[
                 ("an update loads its module", "RUN; replace a:2", "load a:2"),
-                ("a newer module runs", "RUN; replace a:2; loaded a:2 A@2", "update a:1 A@1 > a:2 A@2 calls=2 ok#1"),
+                (
+                    "a newer module runs",
+                    "RUN; replace a:2; loaded a:2 A@2",
+                    "update a:1 A@1 > a:2 A@2 calls=2 ok#1",
+                ),
                 ("the same is loaded as well", "RUN; replace a:1", "load a:1"),
-                ("the same revision is refused", "RUN; replace a:2; loaded a:2 A@1", "no update #1: NotNewer"),
+                (
+                    "the same revision is refused",
+                    "RUN; replace a:2; loaded a:2 A@1",
+                    "no update #1: NotNewer",
+                ),
                 (
                     "the running revision is named",
                     "RUN; replace a:2 of A; loaded a:2 A@1",
                     "no update #1: NotNewer (runs 1)",
                 ),
-                ("another actor is refused", "RUN; replace a:2 of B; loaded a:2 A@2", "no update #1: OtherActor"),
-                ("only what runs is updated", "replace a:2; loaded a:2 A@2", "no update #1: NotRunning"),
+                (
+                    "another actor is refused",
+                    "RUN; replace a:2 of B; loaded a:2 A@2",
+                    "no update #1: OtherActor",
+                ),
+                (
+                    "only what runs is updated",
+                    "replace a:2; loaded a:2 A@2",
+                    "no update #1: NotRunning",
+                ),
                 (
                     "a part is not updated",
                     "RUN; start a:1 =1 t=x; replace a:2 t=x; loaded a:2 A@2",
@@ -1143,7 +1341,9 @@ mod tests {
 
     #[test]
     fn the_reuse_annotation_is_read_or_refused() {
-        let with = |text: &str| reuse_of(&Annotations::from([(REUSE_ANNOTATION.to_owned(), text.to_owned())]));
+        let with = |text: &str| {
+            reuse_of(&Annotations::from([(REUSE_ANNOTATION.to_owned(), text.to_owned())]))
+        };
         assert_eq!(reuse_of(&Annotations::new()), Ok(None));
         assert_eq!(with(" 1000 "), Ok(Some(1000)));
         for bad in ["0", "many", "-1", ""] {

@@ -53,16 +53,34 @@ pub struct Turns(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    places: Arc<Semaphore>,
+    places: Places,
     places_max: usize,
     background: Background,
     /// Actors so far, for their numbers.
     actors: AtomicU64,
-    /// The actor that was called last.
+    /// The actor that was called last, or computed last.
     last: AtomicU64,
     began: Instant,
-    /// When a call of another actor followed, in milliseconds since `began`.
+    /// When another actor followed, in milliseconds since `began`.
     mixed_ms: AtomicU64,
+}
+
+/// Turns of one kind. Those of the background are others: a call of the host's own threads would
+/// wait long for one that is held there.
+#[derive(Debug)]
+struct Places {
+    here: Arc<Semaphore>,
+    background: Arc<Semaphore>,
+}
+
+impl Places {
+    fn new(max: usize) -> Self {
+        Self { here: Arc::new(Semaphore::new(max)), background: Arc::new(Semaphore::new(max)) }
+    }
+
+    fn of_this_thread(&self) -> Arc<Semaphore> {
+        Arc::clone(if background::is_here() { &self.background } else { &self.here })
+    }
 }
 
 /// The turns of one actor.
@@ -70,7 +88,7 @@ struct Shared {
 pub struct ActorTurns {
     number: u64,
     shared: Arc<Shared>,
-    places: Arc<Semaphore>,
+    places: Places,
     // Held for lines, once per tick.
     used: Mutex<Used>,
 }
@@ -105,7 +123,7 @@ impl Turns {
     pub fn new(cores: usize) -> Self {
         let places_max = cores.saturating_sub(1).max(1);
         Self(Arc::new(Shared {
-            places: Arc::new(Semaphore::new(places_max)),
+            places: Places::new(places_max),
             places_max,
             background: Background::new(cores),
             actors: AtomicU64::new(0),
@@ -124,7 +142,9 @@ impl Turns {
 impl Shared {
     fn note(&self, actor: u64) {
         // One actor that is called alone only reads here.
-        if self.last.load(Ordering::Relaxed) != actor && self.last.swap(actor, Ordering::Relaxed) != 0 {
+        if self.last.load(Ordering::Relaxed) != actor
+            && self.last.swap(actor, Ordering::Relaxed) != 0
+        {
             self.mixed_ms.store(self.now_ms(), Ordering::Relaxed);
         }
     }
@@ -146,7 +166,7 @@ impl ActorTurns {
         Arc::new(Self {
             // Zero is no actor.
             number: shared.actors.fetch_add(1, Ordering::Relaxed) + 1,
-            places: Arc::new(Semaphore::new(shared.places_max)),
+            places: Places::new(shared.places_max),
             shared,
             used: Mutex::new(Used { ticks: 0.0, at: Instant::now() }),
         })
@@ -155,17 +175,23 @@ impl ActorTurns {
     /// The turn of a call that begins; so many others wait for it.
     pub fn turn(self: &Arc<Self>, waiting: u8) -> Turn {
         self.shared.note(self.number);
-        Turn(Arc::new(TurnOf { actor: Arc::clone(self), is_deep: waiting >= DEEP, held: Mutex::default() }))
+        Turn(Arc::new(TurnOf {
+            actor: Arc::clone(self),
+            is_deep: waiting >= DEEP,
+            held: Mutex::default(),
+        }))
     }
 
-    /// Runs a call here until it is to go on in the background. Ends with `None` if the host stopped
-    /// before it.
+    /// Runs a call here until it is to go on in the background. Ends with `None` if the host
+    /// stopped before it.
     pub async fn carry<T: Send + 'static>(&self, call: BoxFuture<'static, T>) -> Option<T> {
         Carried::new(call, &self.shared.background).await
     }
 
     /// Counts a tick; says whether the actor computed so much that it needs turns.
     fn tick(&self) -> bool {
+        // A guest that computes begins no calls, and mixes with those that others begin.
+        self.shared.note(self.number);
         self.used.lock().tick(Instant::now())
     }
 }
@@ -193,12 +219,15 @@ impl Turn {
         let computes = self.0.actor.tick();
         let needs_turns = computes || self.0.is_deep;
         self.give_back();
-        if computes && self.0.actor.shared.are_mixed() {
-            background::ask();
-        }
-        tokio::task::yield_now().await;
-        if needs_turns {
-            self.take().await;
+        let turn = async {
+            tokio::task::yield_now().await;
+            if needs_turns {
+                self.take().await;
+            }
+        };
+        match computes && self.0.actor.shared.are_mixed() {
+            true => background::asking(turn).await,
+            false => turn.await,
         }
     }
 
@@ -221,8 +250,8 @@ impl Turn {
             return;
         }
         // The actor's first: so each stands in the line of all with as many calls as any other.
-        let own = Arc::clone(&actor.places).acquire_owned().await;
-        let common = Arc::clone(&actor.shared.places).acquire_owned().await;
+        let own = actor.places.of_this_thread().acquire_owned().await;
+        let common = actor.shared.places.of_this_thread().acquire_owned().await;
         // Neither is ever closed.
         if let (Ok(own), Ok(common)) = (own, common) {
             *self.0.held.lock() = Some([own, common]);

@@ -48,7 +48,9 @@ pub enum TooHeavy {
          or compile with optimisation"
     )]
     Function { index: u64, steps: u64 },
-    #[error("its code is too intricate to compile (a weight of {steps}, more than {max}); split its functions")]
+    #[error(
+        "its code is too intricate to compile (a weight of {steps}, more than {max}); split its functions"
+    )]
     Module { steps: u64, max: u64 },
     #[error("it has {count} {what}, more than {max}")]
     Count { what: &'static str, count: u64, max: u64 },
@@ -148,15 +150,23 @@ fn walk(wasm: &[u8], look: Look) -> Result<Weight, TooHeavy> {
                 at_most("functions", functions.count().into(), FUNCTIONS_MAX)?;
                 known.type_of_function.extend(functions.into_iter().map_while(Result::ok));
             }
-            Payload::GlobalSection(globals) => at_most("globals", globals.count().into(), DECLARATIONS_MAX)?,
-            Payload::ExportSection(exports) => at_most("exports", exports.count().into(), DECLARATIONS_MAX)?,
-            Payload::DataSection(data) => at_most("data segments", data.count().into(), DECLARATIONS_MAX)?,
+            Payload::GlobalSection(globals) => {
+                at_most("globals", globals.count().into(), DECLARATIONS_MAX)?
+            }
+            Payload::ExportSection(exports) => {
+                at_most("exports", exports.count().into(), DECLARATIONS_MAX)?
+            }
+            Payload::DataSection(data) => {
+                at_most("data segments", data.count().into(), DECLARATIONS_MAX)?
+            }
             Payload::ElementSection(elements) => {
                 at_most("element segments", elements.count().into(), DECLARATIONS_MAX)?;
                 // An element is a byte at least.
                 at_most("bytes of elements", elements.range().len() as u64, 8 * ELEMENTS_MAX)?;
             }
-            Payload::CodeSectionStart { size, .. } => at_most("bytes of code", size.into(), CODE_BYTES_MAX)?,
+            Payload::CodeSectionStart { size, .. } => {
+                at_most("bytes of code", size.into(), CODE_BYTES_MAX)?
+            }
             Payload::CodeSectionEntry(body) => {
                 weight.code_bytes += body.range().len() as u64;
                 weight.steps += steps_of(&body, (known.imported as u64) + bodies, &known, look)?;
@@ -173,7 +183,12 @@ fn at_most(what: &'static str, count: u64, max: u64) -> Result<(), TooHeavy> {
 }
 
 /// The weight of one function.
-fn steps_of(body: &FunctionBody<'_>, index: u64, known: &Signatures, look: Look) -> Result<u64, TooHeavy> {
+fn steps_of(
+    body: &FunctionBody<'_>,
+    index: u64,
+    known: &Signatures,
+    look: Look,
+) -> Result<u64, TooHeavy> {
     let bytes = body.range().len();
     if bytes > BODY_BYTES_MAX {
         return Err(TooHeavy::Body { index, bytes });
@@ -212,9 +227,8 @@ fn exact_steps(body: &FunctionBody<'_>, locals: u64, known: &Signatures) -> u64 
             Operator::Call { function_index } | Operator::ReturnCall { function_index } => {
                 known.of_function(*function_index)
             }
-            Operator::CallIndirect { type_index, .. } | Operator::ReturnCallIndirect { type_index, .. } => {
-                known.of_type(*type_index)
-            }
+            Operator::CallIndirect { type_index, .. }
+            | Operator::ReturnCallIndirect { type_index, .. } => known.of_type(*type_index),
             _ => 1,
         };
         steps.saturating_add(more)
@@ -231,15 +245,18 @@ mod tests {
 
     /// A function with so many locals and so many branches.
     fn function(locals: usize, branches: usize) -> String {
-        let (locals, branches) = ("i64 ".repeat(locals), "(block (br_if 0 (i32.const 1))) ".repeat(branches));
+        let (locals, branches) =
+            ("i64 ".repeat(locals), "(block (br_if 0 (i32.const 1))) ".repeat(branches));
         format!("(func (local {locals}) {branches})")
     }
 
     #[test]
     fn modules_of_compilers_pass() {
         for name in ["echo", "dogs-and-cats", "kvcounter", "pantry"] {
-            let path = format!("{}/../../examples/actors/signed/{name}.wasm", env!("CARGO_MANIFEST_DIR"));
-            let weight = Weight::of(&std::fs::read(path).expect("an example")).expect("it is compiled");
+            let path =
+                format!("{}/../../examples/actors/signed/{name}.wasm", env!("CARGO_MANIFEST_DIR"));
+            let weight =
+                Weight::of(&std::fs::read(path).expect("an example")).expect("it is compiled");
             assert!(weight.code_bytes > 10_000, "{name}: {weight:?}");
         }
         // An interpreter's main loop, and a large program of ordinary functions.
@@ -278,8 +295,11 @@ mod tests {
 
     #[test]
     fn what_would_take_a_compiler_too_long_is_refused_by_name() {
-        let table =
-            format!("(func (local {}) (block (br_table {} (i32.const 0))))", "i32 ".repeat(500), "0 ".repeat(100_000));
+        let table = format!(
+            "(func (local {}) (block (br_table {} (i32.const 0))))",
+            "i32 ".repeat(500),
+            "0 ".repeat(100_000)
+        );
         let calls = format!(
             "(func $f (result {}) unreachable) (func {} unreachable)",
             "i32 ".repeat(900),

@@ -1,4 +1,5 @@
-//! Commands about actors: auction, launch, scale, stop, update (lattice protocol, sections 3.7 to 3.11).
+//! Commands about actors: auction, launch, scale, stop, update (lattice protocol, sections 3.7
+//! to 3.11).
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,7 +24,10 @@ use lattice_protocol::{
 const UPDATE_ANSWER: Duration = Duration::from_millis(1500);
 
 impl Server {
-    pub(super) fn bid_for_actor(&self, AuctionActor { actor_ref, constraints }: AuctionActor) -> Option<ActorBid> {
+    pub(super) fn bid_for_actor(
+        &self,
+        AuctionActor { actor_ref, constraints }: AuctionActor,
+    ) -> Option<ActorBid> {
         let could_start = bounds::reference(&actor_ref).is_ok()
             && bounds::constraints(&constraints).is_ok()
             && self.parts.context.state.matches(&constraints)
@@ -50,13 +54,19 @@ impl Server {
             return now(&Ack::rejected(error));
         }
         let Some(count) = request.count else {
-            return now(&Ack::rejected("scale actor request without a count; send a number, or null for no bound"));
+            return now(&Ack::rejected(
+                "scale actor request without a count; send a number, or null for no bound",
+            ));
         };
         let reference = if request.actor_ref.is_empty() {
             let running = self.parts.actors.running();
             let actor_id = request.actor_id.unwrap_or_default();
             let Some(actor) = running.iter().find(|actor| actor.id.as_str() == actor_id) else {
-                let wanted = if actor_id.is_empty() { "an actor without reference and key".into() } else { actor_id };
+                let wanted = if actor_id.is_empty() {
+                    "an actor without reference and key".into()
+                } else {
+                    actor_id
+                };
                 return now(&Ack::from(Err::<(), _>(ActorError::NotRunning(wanted))));
             };
             actor.reference.clone()
@@ -77,7 +87,12 @@ impl Server {
         amount: Amount,
         issuer_change: IssuerChange,
     ) -> Answer {
-        now(&Ack::from(self.parts.actors.start(Start { reference, annotations, amount, issuer_change })))
+        now(&Ack::from(self.parts.actors.start(Start {
+            reference,
+            annotations,
+            amount,
+            issuer_change,
+        })))
     }
 
     pub(super) fn stop_actor(&self, request: StopActor) -> Answer {
@@ -89,7 +104,8 @@ impl Server {
             annotations: request.annotations,
             count: request.count.filter(|count| *count > 0),
         });
-        async move { json(&Ack::from(stopped.await.unwrap_or(Err(ActorError::Unavailable)))) }.boxed()
+        async move { json(&Ack::from(stopped.await.unwrap_or(Err(ActorError::Unavailable)))) }
+            .boxed()
     }
 
     pub(super) fn update_actor(&self, request: UpdateActor) -> Answer {
@@ -97,7 +113,8 @@ impl Server {
         if let Err(error) = bounds::start(&request.new_actor_ref, &annotations) {
             return now(&Ack::rejected(error));
         }
-        let change = self.parts.context.issuers.permission(&mut annotations, &request.new_actor_ref);
+        let change =
+            self.parts.context.issuers.permission(&mut annotations, &request.new_actor_ref);
         let issuer_change = match change {
             Ok(change) => change,
             Err(error) => return now(&Ack::rejected(error)),
@@ -122,10 +139,9 @@ impl Server {
         info!(timeout_ms = request.timeout, "stop requested over the control interface");
         let server = Arc::clone(self);
         async move {
-            server
-                .parts
-                .stop_requests
-                .send_replace(Some(StopRequest { timeout: request.timeout.map(Duration::from_millis) }));
+            server.parts.stop_requests.send_replace(Some(StopRequest {
+                timeout: request.timeout.map(Duration::from_millis),
+            }));
             json(&Ack::accepted())
         }
         .boxed()

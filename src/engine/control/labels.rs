@@ -9,13 +9,15 @@ use lattice_protocol::control::{
     types::Ack,
 };
 
-/// The part of a message that all labels together may take, one of so many: pings, inventories and heartbeats have them.
+/// The part of a message that all labels together may take, one of so many: pings, inventories and
+/// heartbeats have them.
 const LABELS_PART: usize = 8;
 
 impl Server {
     pub(super) fn put_label(&self, PutLabel { key, value }: PutLabel) -> Answer {
         let bytes_max = self.payload_max() / LABELS_PART;
-        let changed = check(&key, &value).and_then(|()| self.parts.context.state.put_label(&key, &value, bytes_max));
+        let changed = check(&key, &value)
+            .and_then(|()| self.parts.context.state.put_label(&key, &value, bytes_max));
         self.label_changed(&key, changed)
     }
 

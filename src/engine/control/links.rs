@@ -55,7 +55,8 @@ fn all_claims<S: Serializer>(table: &&Table, serializer: S) -> Result<S::Ok, S::
 
 /// How often a write is tried again after somebody else was faster.
 const CONFLICT_RETRIES: usize = 5;
-/// How long a listing waits until this host knows all that happened: less than clients wait for an answer.
+/// How long a listing waits until this host knows all that happened: less than clients wait for an
+/// answer.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_millis(1500);
 
 impl Server {
@@ -73,14 +74,20 @@ impl Server {
         })
     }
 
-    /// Returns whether more happened in the bucket than this host knows, and it is about to know it.
+    /// Returns whether more happened in the bucket than this host knows, and it is about to know
+    /// it.
     pub(super) fn is_behind(&self) -> bool {
         !self.parts.context.links.is_current() && self.parts.context.store.backend().is_reachable()
     }
 
-    /// Answers once this host knows all that happened. A part of a list would be taken for all of it, so the request is
-    /// refused if that does not come in time. Where the bucket is out of reach, it is asked for what this host knows.
-    fn when_current(self: &Arc<Self>, what: &'static str, listing: fn(&Self) -> Option<Bytes>) -> Answer {
+    /// Answers once this host knows all that happened. A part of a list would be taken for all of
+    /// it, so the request is refused if that does not come in time. Where the bucket is out of
+    /// reach, it is asked for what this host knows.
+    fn when_current(
+        self: &Arc<Self>,
+        what: &'static str,
+        listing: fn(&Self) -> Option<Bytes>,
+    ) -> Answer {
         let server = Arc::clone(self);
         async move {
             let links = &server.parts.context.links;
@@ -121,7 +128,9 @@ impl Server {
         // A link whose name or provider cannot be part of a subject could be stored, but would
         // never reach its provider.
         if let Err(error) = LinkName::parse(&link_name) {
-            return now(&Ack::rejected(format!("put link request with link name {link_name:?}: {error}")));
+            return now(&Ack::rejected(format!(
+                "put link request with link name {link_name:?}: {error}"
+            )));
         }
         if let Err(error) = ProviderId::parse(&request.provider_id) {
             return now(&Ack::rejected(format!(
@@ -136,7 +145,9 @@ impl Server {
             contract_id: request.contract_id,
             values: request.values,
         };
-        if let Some(other) = self.namesake(&link.id(), [&link.actor_id, &link.contract_id, &link.link_name]) {
+        if let Some(other) =
+            self.namesake(&link.id(), [&link.actor_id, &link.contract_id, &link.link_name])
+        {
             return now(&Ack::rejected(format!(
                 "the link of {} for {} under link name {} has the same id, and stands in the way; choose another link name",
                 other.actor_id, other.contract_id, other.link_name
@@ -148,7 +159,9 @@ impl Server {
         // A built-in provider would not take it on, and says so before anything is stored.
         if let Err(error) = builtin::check(&link) {
             let name = builtin::name_of(&link.provider_id);
-            return now(&Ack::rejected(format!("{name} does not take this link on, and nothing was stored: {error}")));
+            return now(&Ack::rejected(format!(
+                "{name} does not take this link on, and nothing was stored: {error}"
+            )));
         }
         let server = Arc::clone(self);
         async move { encode(&Ack::from(server.in_time(server.store_link(&link)).await)) }.boxed()
@@ -172,8 +185,13 @@ impl Server {
         async move { encode(&Ack::from(server.in_time(server.remove_link(&id)).await)) }.boxed()
     }
 
-    /// A link that has this id and is not that of the three: an id is a hash of them run together, so others may have it too.
-    fn namesake(&self, id: &str, [actor_id, contract_id, link_name]: [&str; 3]) -> Option<Arc<LinkDefinition>> {
+    /// A link that has this id and is not that of the three: an id is a hash of them run together,
+    /// so others may have it too.
+    fn namesake(
+        &self,
+        id: &str,
+        [actor_id, contract_id, link_name]: [&str; 3],
+    ) -> Option<Arc<LinkDefinition>> {
         let table = self.parts.context.links.table();
         let link = &table.stored_link(id)?.link;
         (!link.is_of(actor_id, contract_id, link_name)).then(|| Arc::clone(link))
@@ -190,16 +208,26 @@ impl Server {
     async fn store_link(&self, link: &LinkDefinition) -> Result<(), Error> {
         let id = link.id();
         let key = keys::link(&id);
-        let value = Bytes::from(serde_json::to_vec(&link.identified()).map_err(|e| Error::Refused(e.to_string()))?);
+        let value = Bytes::from(
+            serde_json::to_vec(&link.identified()).map_err(|e| Error::Refused(e.to_string()))?,
+        );
         let mut attempts = 0;
         loop {
             // After too many conflicts the entry is replaced: a link definition is always written
             // whole.
-            let expect = if attempts < CONFLICT_RETRIES { self.known_revision(&key) } else { Expect::Anything };
+            let expect = if attempts < CONFLICT_RETRIES {
+                self.known_revision(&key)
+            } else {
+                Expect::Anything
+            };
             match self.parts.context.store.put(&key, value.clone(), expect).await {
                 Ok(revision) => {
                     info!(link_id = %id, actor_id = %link.actor_id, provider_id = %link.provider_id, "link definition stored");
-                    self.parts.context.links.apply(Update::Put(Entry { key, value, revision })).await;
+                    self.parts
+                        .context
+                        .links
+                        .apply(Update::Put(Entry { key, value, revision }))
+                        .await;
                     return Ok(());
                 }
                 Err(Error::Conflict) if attempts < CONFLICT_RETRIES => {
@@ -216,8 +244,8 @@ impl Server {
         let key = keys::link(id);
         let mut attempts = 0;
         loop {
-            // A link this host does not know may be in the bucket all the same, written a moment ago or in a form that was
-            // not understood.
+            // A link this host does not know may be in the bucket all the same, written a moment
+            // ago or in a form that was not understood.
             let known = match self.parts.context.links.table().stored_link(id) {
                 Some(stored) if attempts < CONFLICT_RETRIES => Expect::Revision(stored.revision),
                 _ => Expect::Anything,

@@ -1,4 +1,5 @@
-//! The control interface: what clients ask of hosts, over NATS and in JSON (lattice protocol, section 3).
+//! The control interface: what clients ask of hosts, over NATS and in JSON (lattice protocol,
+//! section 3).
 //!
 //! * [`request`](lattice_protocol::control::request) has the requests, read leniently, each with
 //!   its subject and its reply; [`types`](lattice_protocol::control::types) the replies, written
@@ -7,7 +8,8 @@
 //! * [`state`] is this host as pings, inventories and heartbeats show it.
 //! * [`server`] subscribes, dispatches on the parsed subject and answers within two seconds.
 //! * [`refusals`] tells of commands that were refused.
-//! * one file per family: [`actors`], [`providers`], [`links`], [`labels`], [`registries`], [`named_config`], [`probe`].
+//! * one file per family: [`actors`], [`providers`], [`links`], [`labels`], [`registries`],
+//!   [`named_config`], [`probe`].
 
 pub mod actors;
 pub mod labels;

@@ -1,8 +1,9 @@
-//! Named configuration of actors and providers: bucket `CONFIGDATA_{lattice}` (lattice protocol, section 3.17).
+//! Named configuration of actors and providers: bucket `CONFIGDATA_{lattice}` (lattice protocol,
+//! section 3.17).
 //!
-//! The bucket is opened when it is first asked for, and created when something is first written. It is looked up before
-//! each write, so that nothing is sent into a domain that does not answer: that would be held on the way, and stored when
-//! the client has long been told that it was not.
+//! The bucket is opened when it is first asked for, and created when something is first written. It
+//! is looked up before each write, so that nothing is sent into a domain that does not answer: that
+//! would be held on the way, and stored when the client has long been told that it was not.
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -23,8 +24,8 @@ use lattice_base::{
 };
 use lattice_protocol::{control::types::Ack, events::Event};
 
-/// How long looking the bucket up may take, and how long reading or writing it after that. Together they end before hosts
-/// that are late speak up, see [`lattice_base::store::WRITE_TIMEOUT`].
+/// How long looking the bucket up may take, and how long reading or writing it after that. Together
+/// they end before hosts that are late speak up, see [`lattice_base::store::WRITE_TIMEOUT`].
 const OPEN_TIMEOUT: Duration = Duration::from_millis(700);
 const ACCESS_TIMEOUT: Duration = Duration::from_millis(800);
 /// Entries of all actors and providers together. A deleted entry leaves a mark in the bucket, which
@@ -33,7 +34,8 @@ const ENTRIES_MAX: u64 = 16 * 1024;
 /// Bytes of the name of an entry, and of its value.
 const KEY_BYTES_MAX: usize = 128;
 const VALUE_BYTES_MAX: usize = 64 * 1024;
-/// Bytes of the values of one actor or provider that are told in one answer; JSON makes up to four of each.
+/// Bytes of the values of one actor or provider that are told in one answer; JSON makes up to four
+/// of each.
 const TOLD_BYTES_MAX: usize = 256 * 1024;
 
 /// Reads and writes the bucket. Cheap to clone.
@@ -45,7 +47,7 @@ pub struct NamedConfig {
     making: Making,
 }
 
-/// What to do if there is no bucket.
+/// The action if there is no bucket.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Missing {
     Create,
@@ -76,16 +78,23 @@ pub enum ConfigError {
 
 impl NamedConfig {
     pub fn new(nats: Nats, domain: Option<String>, lattice: &str, making: Making) -> Self {
-        Self { nats, domain, bucket: format!("{}{lattice}", lattice_protocol::store::keys::CONFIG_BUCKET), making }
+        Self {
+            nats,
+            domain,
+            bucket: format!("{}{lattice}", lattice_protocol::store::keys::CONFIG_BUCKET),
+            making,
+        }
     }
 
     async fn put(&self, entity: &str, key: &str, value: Bytes) -> Result<(), ConfigError> {
         check_sizes(key, &value)?;
         let store = self.open(Missing::Create).await.map_err(not_stored)?;
-        let store = store.ok_or_else(|| ConfigError::Open("the bucket vanished, nothing was stored".into()))?;
+        let store = store
+            .ok_or_else(|| ConfigError::Open("the bucket vanished, nothing was stored".into()))?;
         // The state that the server reported when the bucket was looked up just now.
         let is_full = store.stream.cached_info().state.messages >= ENTRIES_MAX;
-        if is_full && self.in_time(entity, store.entry(format!("{entity}_{key}"))).await?.is_none() {
+        if is_full && self.in_time(entity, store.entry(format!("{entity}_{key}"))).await?.is_none()
+        {
             return Err(ConfigError::Full(self.bucket.clone()));
         }
         self.in_time(entity, store.put(format!("{entity}_{key}"), value)).await.map(drop)
@@ -93,11 +102,15 @@ impl NamedConfig {
 
     /// Deletes one key, or all of an entity; returns which.
     async fn delete(&self, entity: &str, key: Option<String>) -> Result<Vec<String>, ConfigError> {
-        let Some(store) = self.open(Missing::Leave).await.map_err(not_stored)? else { return Ok(Vec::new()) };
+        let Some(store) = self.open(Missing::Leave).await.map_err(not_stored)? else {
+            return Ok(Vec::new());
+        };
         let deletion = async {
             let doomed = match key {
                 // A deletion leaves a mark, so nothing is deleted that was never there.
-                Some(key) => store.get(format!("{entity}_{key}")).await?.map(|_| key).into_iter().collect(),
+                Some(key) => {
+                    store.get(format!("{entity}_{key}")).await?.map(|_| key).into_iter().collect()
+                }
                 None => keys_of(&store, entity).await?,
             };
             for key in &doomed {
@@ -123,7 +136,9 @@ impl NamedConfig {
     /// The bucket, or `None` if nothing was ever written and it is not to be created.
     async fn open(&self, missing: Missing) -> Result<Option<kv::Store>, ConfigError> {
         let opened = tokio::time::timeout(OPEN_TIMEOUT, self.find(missing)).await;
-        opened.unwrap_or_else(|_| Err(self.unreachable(&format!("no answer within {} ms", OPEN_TIMEOUT.as_millis()))))
+        opened.unwrap_or_else(|_| {
+            Err(self.unreachable(&format!("no answer within {} ms", OPEN_TIMEOUT.as_millis())))
+        })
     }
 
     async fn find(&self, missing: Missing) -> Result<Option<kv::Store>, ConfigError> {
@@ -132,7 +147,9 @@ impl NamedConfig {
         match context.get_stream(format!("KV_{}", self.bucket)).await {
             Ok(_) => {}
             Err(e) => match e.kind() {
-                GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                GetStreamErrorKind::JetStream(e)
+                    if e.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+                {
                     if missing == Missing::Leave {
                         return Ok(None);
                     }
@@ -143,7 +160,11 @@ impl NamedConfig {
                 _ => return Err(self.unreachable("no server answers for it")),
             },
         }
-        context.get_key_value(&self.bucket).await.map(Some).map_err(|e| ConfigError::Open(e.to_string()))
+        context
+            .get_key_value(&self.bucket)
+            .await
+            .map(Some)
+            .map_err(|e| ConfigError::Open(e.to_string()))
     }
 
     fn unreachable(&self, cause: &str) -> ConfigError {
@@ -158,15 +179,18 @@ impl NamedConfig {
         let entity = entity.to_owned();
         match tokio::time::timeout(ACCESS_TIMEOUT, access).await {
             Ok(done) => done.map_err(|e| ConfigError::Access { entity, cause: e.to_string() }),
-            Err(_) => Err(ConfigError::TimedOut { entity, place: domain_name(self.domain.as_deref()) }),
+            Err(_) => {
+                Err(ConfigError::TimedOut { entity, place: domain_name(self.domain.as_deref()) })
+            }
         }
     }
 }
 
 fn check_sizes(key: &str, value: &[u8]) -> Result<(), ConfigError> {
-    for (what, found, max) in
-        [("the name of the entry", key.len(), KEY_BYTES_MAX), ("the value", value.len(), VALUE_BYTES_MAX)]
-    {
+    for (what, found, max) in [
+        ("the name of the entry", key.len(), KEY_BYTES_MAX),
+        ("the value", value.len(), VALUE_BYTES_MAX),
+    ] {
         if found > max {
             return Err(ConfigError::TooLong { what, found, max });
         }
@@ -177,7 +201,10 @@ fn check_sizes(key: &str, value: &[u8]) -> Result<(), ConfigError> {
 /// The names of the entries of an actor or provider.
 async fn keys_of(store: &kv::Store, entity: &str) -> anyhow::Result<Vec<String>> {
     let all: Vec<String> = store.keys().await?.try_collect().await?;
-    Ok(all.iter().filter_map(|stored| Some(stored.strip_prefix(entity)?.strip_prefix('_')?.to_owned())).collect())
+    Ok(all
+        .iter()
+        .filter_map(|stored| Some(stored.strip_prefix(entity)?.strip_prefix('_')?.to_owned()))
+        .collect())
 }
 
 async fn entries_of(store: &kv::Store, entity: &str) -> anyhow::Result<BTreeMap<String, Bytes>> {
@@ -187,7 +214,9 @@ async fn entries_of(store: &kv::Store, entity: &str) -> anyhow::Result<BTreeMap<
         if let Some(value) = store.get(format!("{entity}_{key}")).await? {
             bytes += value.len();
             if bytes > TOLD_BYTES_MAX {
-                bail!("its values have more than {TOLD_BYTES_MAX} bytes; ask for one of them at a time");
+                bail!(
+                    "its values have more than {TOLD_BYTES_MAX} bytes; ask for one of them at a time"
+                );
             }
             found.insert(key, value);
         }
@@ -205,16 +234,24 @@ fn not_stored(error: ConfigError) -> ConfigError {
 
 /// Entities are actors and providers, by their public keys.
 fn is_entity(entity: &str) -> bool {
-    // The checksum is not asked for: the hosts of 2024 did not, and clients configure what does not run yet.
+    // The checksum is not asked for: the hosts of 2024 did not, and clients configure what does not
+    // run yet.
     entity.len() == 56
         && (entity.starts_with('M') || entity.starts_with('V'))
         && entity.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit())
 }
 
 impl Server {
-    pub(super) fn put_config(self: &Arc<Self>, entity: String, key: String, value: Bytes) -> Answer {
+    pub(super) fn put_config(
+        self: &Arc<Self>,
+        entity: String,
+        key: String,
+        value: Bytes,
+    ) -> Answer {
         if !is_entity(&entity) {
-            return now(&Ack::rejected(format!("{entity} is no public key of an actor (M…) or provider (V…)")));
+            return now(&Ack::rejected(format!(
+                "{entity} is no public key of an actor (M…) or provider (V…)"
+            )));
         }
         let server = Arc::clone(self);
         async move {
@@ -230,14 +267,18 @@ impl Server {
 
     pub(super) fn delete_config(self: &Arc<Self>, entity: String, key: Option<String>) -> Answer {
         if !is_entity(&entity) {
-            return now(&Ack::rejected(format!("{entity} is no public key of an actor (M…) or provider (V…)")));
+            return now(&Ack::rejected(format!(
+                "{entity} is no public key of an actor (M…) or provider (V…)"
+            )));
         }
         let server = Arc::clone(self);
         async move {
             match server.parts.named_config.delete(&entity, key).await {
                 Ok(deleted) => {
                     server.parts.context.events.publish_all(
-                        deleted.into_iter().map(|key| Event::ConfigDeleted { entity_id: entity.clone(), key }),
+                        deleted
+                            .into_iter()
+                            .map(|key| Event::ConfigDeleted { entity_id: entity.clone(), key }),
                     );
                     encode(&Ack::accepted())
                 }
@@ -258,7 +299,8 @@ impl Server {
                     json!({"found": value.is_some(), "data": data})
                 }),
                 None => config.all(&entity).await.map(|all| {
-                    let all: BTreeMap<_, _> = all.into_iter().map(|(key, value)| (key, value.to_vec())).collect();
+                    let all: BTreeMap<_, _> =
+                        all.into_iter().map(|(key, value)| (key, value.to_vec())).collect();
                     json!(all)
                 }),
             };

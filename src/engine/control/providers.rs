@@ -1,4 +1,5 @@
-//! Commands about capability providers: auction, launch, stop (lattice protocol, sections 3.7, 3.12 and 3.13).
+//! Commands about capability providers: auction, launch, stop (lattice protocol, sections 3.7, 3.12
+//! and 3.13).
 
 use futures::FutureExt;
 
@@ -22,11 +23,16 @@ impl Server {
         request.link_name = link_name(request.link_name);
         let could_start = match builtin::find(&request.provider_ref) {
             Some(found) => found.is_ok(),
-            None => self.parts.allow_external && self.parts.registry.could_fetch(&request.provider_ref),
+            None => {
+                self.parts.allow_external && self.parts.registry.could_fetch(&request.provider_ref)
+            }
         };
-        let is_bounded =
-            bounds::reference(&request.provider_ref).is_ok() && bounds::constraints(&request.constraints).is_ok();
-        if !is_bounded || !could_start || self.runs(&request) || !self.parts.context.state.matches(&request.constraints)
+        let is_bounded = bounds::reference(&request.provider_ref).is_ok()
+            && bounds::constraints(&request.constraints).is_ok();
+        if !is_bounded
+            || !could_start
+            || self.runs(&request)
+            || !self.parts.context.state.matches(&request.constraints)
         {
             return None;
         }
@@ -39,10 +45,14 @@ impl Server {
         })
     }
 
-    /// Whether the provider of an auction runs here under that link name; by reference or by what it led to.
+    /// Whether the provider of an auction runs here under that link name; by reference or by what
+    /// it led to.
     fn runs(&self, request: &AuctionProvider) -> bool {
         let table = self.parts.context.links.table();
-        let key = table.public_key_of(&request.provider_ref).map(AsRef::as_ref).unwrap_or(&*request.provider_ref);
+        let key = table
+            .public_key_of(&request.provider_ref)
+            .map(AsRef::as_ref)
+            .unwrap_or(&*request.provider_ref);
         self.parts.providers.running().iter().any(|provider| {
             provider.link_name.as_str() == request.link_name
                 && (provider.reference == request.provider_ref || provider.id.as_str() == key)
@@ -67,7 +77,8 @@ impl Server {
                 return now(&Ack::rejected(error));
             }
         };
-        let change = self.parts.context.issuers.permission(&mut request.annotations, &request.provider_ref);
+        let change =
+            self.parts.context.issuers.permission(&mut request.annotations, &request.provider_ref);
         let issuer_change = match change {
             Ok(change) => change,
             Err(error) => return now(&Ack::rejected(error)),
@@ -80,7 +91,8 @@ impl Server {
             annotations: request.annotations,
             issuer_change,
         });
-        async move { json(&Ack::from(started.await.unwrap_or(Err(ProviderError::Unavailable)))) }.boxed()
+        async move { json(&Ack::from(started.await.unwrap_or(Err(ProviderError::Unavailable)))) }
+            .boxed()
     }
 
     pub(super) fn stop_provider(&self, request: StopProvider) -> Answer {
@@ -96,7 +108,8 @@ impl Server {
             link_name,
             annotations: request.annotations,
         });
-        async move { json(&Ack::from(stopped.await.unwrap_or(Err(ProviderError::Unavailable)))) }.boxed()
+        async move { json(&Ack::from(stopped.await.unwrap_or(Err(ProviderError::Unavailable)))) }
+            .boxed()
     }
 }
 

@@ -1,8 +1,9 @@
-//! Tells of commands that this host refused: not every client looks at the answer, and one of 2024 says "successfully"
-//! whatever it was.
+//! Tells of commands that this host refused: not every client looks at the answer, and one of 2024
+//! says "successfully" whatever it was.
 //!
-//! Each refusal is one line of the log and one event, `command_refused`, which dashboards show; that of a link is told as
-//! `linkdef_set_failed` too. All are bounded: whoever may send commands may send wrong ones for ever.
+//! Each refusal is one line of the log and one event, `command_refused`, which dashboards show;
+//! that of a link is told as `linkdef_set_failed` too. All are bounded: whoever may send commands
+//! may send wrong ones for ever.
 
 use std::time::Instant;
 
@@ -104,8 +105,8 @@ fn reason(answer: &[u8]) -> Option<String> {
     (!ack.accepted).then(|| cut(&without_quotes(&ack.error), TEXT_BYTES_MAX))
 }
 
-/// The error of a request that could not be read, without what it quotes: that may be a password in link values or in a
-/// start configuration. The one who asks is told all of it.
+/// The error of a request that could not be read, without what it quotes: that may be a password in
+/// link values or in a start configuration. The one who asks is told all of it.
 fn without_quotes(error: &str) -> String {
     match error.strip_prefix("malformed ").and_then(|rest| rest.split_once(": ")) {
         Some((what, quoting)) => {
@@ -121,10 +122,17 @@ fn link(request: Option<&Control>, payload: &Bytes) -> Option<LinkDefinition> {
     if request != Some(&Control::LinkPut) {
         return None;
     }
-    let PutLink { actor_id, provider_id, link_name, contract_id, .. } = serde_json::from_slice(payload).ok()?;
+    let PutLink { actor_id, provider_id, link_name, contract_id, .. } =
+        serde_json::from_slice(payload).ok()?;
     let [actor_id, provider_id, link_name, contract_id] =
         [actor_id, provider_id, link_name, contract_id].map(|text| cut(&text, SUBJECT_BYTES_MAX));
-    Some(LinkDefinition { actor_id, provider_id, link_name, contract_id, values: Default::default() })
+    Some(LinkDefinition {
+        actor_id,
+        provider_id,
+        link_name,
+        contract_id,
+        values: Default::default(),
+    })
 }
 
 fn cut(text: &str, bytes_max: usize) -> String {
@@ -141,16 +149,27 @@ mod tests {
     fn refusals_of_commands_are_told_apart_from_answers() {
         let refused = serde_json::to_vec(&Ack::rejected("no such actor")).unwrap();
         assert_eq!(reason(&refused).as_deref(), Some("no such actor"));
-        for answer in [json!({"accepted": true, "error": ""}), json!({"links": []}), json!([]), json!("")] {
+        for answer in
+            [json!({"accepted": true, "error": ""}), json!({"links": []}), json!([]), json!("")]
+        {
             assert_eq!(reason(&serde_json::to_vec(&answer).unwrap()), None, "{answer}");
         }
-        assert_eq!((command(Some(&Control::Links)), command(Some(&Control::LinkPut))), (None, Some("link put")));
-        assert!(reason(&serde_json::to_vec(&Ack::rejected("x".repeat(1 << 20))).unwrap()).unwrap().len() <= 2048);
+        assert_eq!(
+            (command(Some(&Control::Links)), command(Some(&Control::LinkPut))),
+            (None, Some("link put"))
+        );
+        assert!(
+            reason(&serde_json::to_vec(&Ack::rejected("x".repeat(1 << 20))).unwrap())
+                .unwrap()
+                .len()
+                <= 2048
+        );
     }
 
     #[test]
     fn what_a_malformed_request_held_is_not_repeated() {
-        let error = serde_json::from_value::<PutLink>(json!({"values": "password=hunter2"})).unwrap_err();
+        let error =
+            serde_json::from_value::<PutLink>(json!({"values": "password=hunter2"})).unwrap_err();
         let told = without_quotes(&format!("malformed put link request: {error}"));
         assert_eq!(told, "malformed put link request");
         let error = serde_json::from_str::<PutLink>("{\"values\": \"hunter2\"}").unwrap_err();

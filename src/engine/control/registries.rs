@@ -1,5 +1,5 @@
-//! Takes over credentials of image registries, which go to all hosts of the lattice (lattice protocol, section 3.15).
-//! [`lattice_base::registry::credentials`] keeps them.
+//! Takes over credentials of image registries, which go to all hosts of the lattice (lattice
+//! protocol, section 3.15). [`lattice_base::registry::credentials`] keeps them.
 
 use std::collections::BTreeMap;
 

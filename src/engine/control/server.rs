@@ -5,12 +5,13 @@
 //! when it is done. In any case an answer leaves within [`ANSWER_TIMEOUT`]: clients wait two
 //! seconds.
 //!
-//! An auction is answered by a bid or not at all: clients read every other answer as a bid of a host without a name.
+//! An auction is answered by a bid or not at all: clients read every other answer as a bid of a
+//! host without a name.
 //!
-//! Requests about the lattice's metadata are answered by one host for all, through a queue group. A host that has not been
-//! told yet what the lattice knows is no member: it hears every such request and answers late, after any member would
-//! have, and writes nothing. So clients are told something by a host that is alone, never less than others know, and no
-//! write is carried out twice.
+//! Requests about the lattice's metadata are answered by one host for all, through a queue group. A
+//! host that has not been told yet what the lattice knows is no member: it hears every such request
+//! and answers late, after any member would have, and writes nothing. So clients are told something
+//! by a host that is alone, never less than others know, and no write is carried out twice.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -30,7 +31,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, error, info_span, warn};
 
 use super::{named_config::NamedConfig, probe::health::ProbeContext, refusals::Refusals};
-use crate::{actors, host_context::HostContext, journal::followers::Followers, providers, router::Router};
+use crate::{
+    actors, host_context::HostContext, journal::followers::Followers, providers, router::Router,
+};
 use lattice_base::{
     lattice::{answers::Unsent, connection::confirm},
     registry::{Registry, credentials::Registries},
@@ -127,7 +130,8 @@ impl Server {
     /// Subscribes; requests are answered from here on, by `tasks`.
     pub async fn start(parts: Parts, tasks: &TaskTracker) -> Result<(), SubscribeError> {
         let lifeline = parts.context.lifeline.clone();
-        let refusals = Refusals::new(parts.context.state.facts().id.to_string(), parts.context.events.clone());
+        let refusals =
+            Refusals::new(parts.context.state.facts().id.to_string(), parts.context.events.clone());
         let server = Arc::new(Self { parts, refusals, heartbeat_wanted: Notify::new() });
         let host = &server.parts.context.state.facts().id;
         let client = &server.parts.context.ctl.client;
@@ -136,15 +140,22 @@ impl Server {
         let mut subscriptions = Vec::new();
         for wanted in server.parts.context.subjects.control_subscriptions(host) {
             let subscription = server.subscribe(&wanted, membership).await?;
-            subscriptions.push(Listening { wanted, subscription, membership, synced: synced.clone() });
+            subscriptions.push(Listening {
+                wanted,
+                subscription,
+                membership,
+                synced: synced.clone(),
+            });
         }
-        confirm(client)
-            .await
-            .map_err(|e| SubscribeError { subject: "the control interface".into(), cause: e.to_string() })?;
+        confirm(client).await.map_err(|e| SubscribeError {
+            subject: "the control interface".into(),
+            cause: e.to_string(),
+        })?;
         tasks.spawn(Arc::clone(&server).beat_when_wanted(lifeline.closing.clone()));
         for listening in subscriptions {
             let span = info_span!("control", subject = %listening.wanted.subject);
-            let listening = Arc::clone(&server).listen(listening, lifeline.closing.clone()).instrument(span);
+            let listening =
+                Arc::clone(&server).listen(listening, lifeline.closing.clone()).instrument(span);
             tasks.spawn(lifeline.essential("control interface", listening));
         }
         Ok(())
@@ -158,10 +169,13 @@ impl Server {
     ) -> Result<Subscriber, SubscribeError> {
         let (client, subject) = (&self.parts.context.ctl.client, wanted.subject.clone());
         let subscribed = match &wanted.queue {
-            Some(queue) if membership == Membership::Member => client.queue_subscribe(subject, queue.clone()).await,
+            Some(queue) if membership == Membership::Member => {
+                client.queue_subscribe(subject, queue.clone()).await
+            }
             _ => client.subscribe(subject).await,
         };
-        subscribed.map_err(|e| SubscribeError { subject: wanted.subject.clone(), cause: e.to_string() })
+        subscribed
+            .map_err(|e| SubscribeError { subject: wanted.subject.clone(), cause: e.to_string() })
     }
 
     async fn listen(self: Arc<Self>, mut listening: Listening, stop: CancellationToken) {
@@ -184,7 +198,8 @@ impl Server {
                 },
             }
         }
-        // Out of the queue groups first, so that others get the requests; whoever asked before still gets an answer.
+        // Out of the queue groups first, so that others get the requests; whoever asked before
+        // still gets an answer.
         self.leave(listening.subscription, listening.membership, &mut waiting).await;
         while waiting.join_next().await.is_some() {}
     }
@@ -206,15 +221,27 @@ impl Server {
         }
     }
 
-    async fn leave(self: &Arc<Self>, mut subscription: Subscriber, membership: Membership, waiting: &mut JoinSet<()>) {
+    async fn leave(
+        self: &Arc<Self>,
+        mut subscription: Subscriber,
+        membership: Membership,
+        waiting: &mut JoinSet<()>,
+    ) {
         if subscription.drain().await.is_ok() {
-            while let Ok(Some(message)) = tokio::time::timeout(LEAVE_TIMEOUT, subscription.next()).await {
+            while let Ok(Some(message)) =
+                tokio::time::timeout(LEAVE_TIMEOUT, subscription.next()).await
+            {
                 self.take_on(waiting, message, membership);
             }
         }
     }
 
-    fn take_on(self: &Arc<Self>, waiting: &mut JoinSet<()>, message: Message, membership: Membership) {
+    fn take_on(
+        self: &Arc<Self>,
+        waiting: &mut JoinSet<()>,
+        message: Message,
+        membership: Membership,
+    ) {
         let Message { subject, reply, payload, .. } = message;
         debug!(%subject, "control request");
         let answer = match membership {
@@ -257,11 +284,17 @@ impl Server {
 
     /// Handles a request as a host that knows less than others: they answer first, and only they
     /// write.
-    fn respond_late(self: &Arc<Self>, subject: &str, payload: &Bytes, reply: Option<&Subject>) -> Answer {
+    fn respond_late(
+        self: &Arc<Self>,
+        subject: &str,
+        payload: &Bytes,
+        reply: Option<&Subject>,
+    ) -> Answer {
         match self.parts.context.subjects.parse_control(subject) {
             Some(Control::Claims | Control::Links) => {
                 // Answers from the state after the delay.
-                let (server, subject, payload) = (Arc::clone(self), subject.to_owned(), payload.clone());
+                let (server, subject, payload) =
+                    (Arc::clone(self), subject.to_owned(), payload.clone());
                 async move {
                     tokio::time::sleep(LATE_READ).await;
                     server.respond(&subject, &payload, None).await
@@ -293,7 +326,12 @@ impl Server {
 
     /// Handles a request. Work that must happen in the order of requests is done before this
     /// returns. An answer of many messages goes to `reply` by itself.
-    fn respond(self: &Arc<Self>, subject: &str, payload: &Bytes, reply: Option<&Subject>) -> Answer {
+    fn respond(
+        self: &Arc<Self>,
+        subject: &str,
+        payload: &Bytes,
+        reply: Option<&Subject>,
+    ) -> Answer {
         let Some(request) = self.parts.context.subjects.parse_control(subject) else {
             if self.parts.context.subjects.is_auction(subject) {
                 // Clients take every answer to an auction for a bid.
@@ -303,14 +341,23 @@ impl Server {
         };
         match request {
             Control::PingHosts => {
-                // Dashboards of older hosts fill their tables from the heartbeats that a ping provokes.
+                // Dashboards of older hosts fill their tables from the heartbeats that a ping
+                // provokes.
                 self.heartbeat_soon();
-                let there = self.parts.context.peers.others().into_iter().filter(|(_, is_silent)| !is_silent);
+                let there = self
+                    .parts
+                    .context
+                    .peers
+                    .others()
+                    .into_iter()
+                    .filter(|(_, is_silent)| !is_silent);
                 now(&self.parts.context.state.ping(there.map(|(host, _)| host).collect()))
             }
-            Control::Inventory { .. } => {
-                now(&self.parts.context.state.inventory(&self.parts.actors.running(), &self.parts.providers.running()))
-            }
+            Control::Inventory { .. } => now(&self
+                .parts
+                .context
+                .state
+                .inventory(&self.parts.actors.running(), &self.parts.providers.running())),
             Control::Claims => self.get_claims(),
             Control::Links => self.get_links(),
             Control::LinkPut => read("put link", payload, |request| self.put_link(request)),
@@ -319,7 +366,9 @@ impl Server {
             Control::AuctionProvider => bid(payload, |request| self.bid_for_provider(request)),
             Control::Command { command, .. } => self.command(command, payload),
             Control::LabelPut { .. } => read("label", payload, |request| self.put_label(request)),
-            Control::LabelDel { .. } => read("label", payload, |request| self.delete_label(request)),
+            Control::LabelDel { .. } => {
+                read("label", payload, |request| self.delete_label(request))
+            }
             Control::RegistriesPut => self.put_registries(payload),
             Control::ConfigPut { entity, key } => self.put_config(entity, key, payload.clone()),
             Control::ConfigDel { entity, key } => self.delete_config(entity, Some(key)),
@@ -331,13 +380,25 @@ impl Server {
 
     fn command(self: &Arc<Self>, command: Command, payload: &Bytes) -> Answer {
         match command {
-            Command::LaunchActor => read("launch actor", payload, |request| self.launch_actor(request)),
-            Command::ScaleActor => read("scale actor", payload, |request| self.scale_actor(request)),
+            Command::LaunchActor => {
+                read("launch actor", payload, |request| self.launch_actor(request))
+            }
+            Command::ScaleActor => {
+                read("scale actor", payload, |request| self.scale_actor(request))
+            }
             Command::StopActor => read("stop actor", payload, |request| self.stop_actor(request)),
-            Command::UpdateActor => read("update actor", payload, |request| self.update_actor(request)),
-            Command::LaunchProvider => read("launch provider", payload, |request| self.launch_provider(request)),
-            Command::StopProvider => read("stop provider", payload, |request| self.stop_provider(request)),
-            Command::StopHost => read("stop host", or_empty(payload), |request| self.stop_host(request)),
+            Command::UpdateActor => {
+                read("update actor", payload, |request| self.update_actor(request))
+            }
+            Command::LaunchProvider => {
+                read("launch provider", payload, |request| self.launch_provider(request))
+            }
+            Command::StopProvider => {
+                read("stop provider", payload, |request| self.stop_provider(request))
+            }
+            Command::StopHost => {
+                read("stop host", or_empty(payload), |request| self.stop_host(request))
+            }
         }
     }
 
@@ -353,8 +414,8 @@ impl Server {
         }
     }
 
-    /// Tells how this host is before the next heartbeat is due: at once, or when the last one is a second old. However often
-    /// this is asked for meanwhile, it is one heartbeat.
+    /// Tells how this host is before the next heartbeat is due: at once, or when the last one is a
+    /// second old. However often this is asked for meanwhile, it is one heartbeat.
     pub(super) fn heartbeat_soon(&self) {
         self.heartbeat_wanted.notify_one();
     }
@@ -364,7 +425,10 @@ impl Server {
             loop {
                 self.heartbeat_wanted.notified().await;
                 let parts = &self.parts;
-                let heartbeat = parts.context.state.heartbeat(&parts.actors.running(), &parts.providers.running());
+                let heartbeat = parts
+                    .context
+                    .state
+                    .heartbeat(&parts.actors.running(), &parts.providers.running());
                 parts.context.events.publish(Event::HostHeartbeat(heartbeat));
                 sleep(EXTRA_HEARTBEAT).await;
             }
@@ -428,7 +492,11 @@ fn silence() -> Answer {
 }
 
 /// Reads a request and carries it out, or answers why it cannot be read.
-fn read<R: DeserializeOwned>(what: &str, payload: &[u8], carry_out: impl FnOnce(R) -> Answer) -> Answer {
+fn read<R: DeserializeOwned>(
+    what: &str,
+    payload: &[u8],
+    carry_out: impl FnOnce(R) -> Answer,
+) -> Answer {
     match parse(payload) {
         Ok(request) => carry_out(request),
         Err(error) => now(&Ack::rejected(format!("malformed {what} request: {error}"))),
@@ -437,7 +505,10 @@ fn read<R: DeserializeOwned>(what: &str, payload: &[u8], carry_out: impl FnOnce(
 
 /// Reads an auction and answers with a bid, or not at all. A bid is a promise: clients take the
 /// first one.
-fn bid<R: DeserializeOwned, B: Serialize>(payload: &[u8], offer: impl FnOnce(R) -> Option<B>) -> Answer {
+fn bid<R: DeserializeOwned, B: Serialize>(
+    payload: &[u8],
+    offer: impl FnOnce(R) -> Option<B>,
+) -> Answer {
     match parse(payload) {
         Ok(request) => offer(request).map_or_else(silence, |bid| now(&bid)),
         Err(error) => {
@@ -452,7 +523,8 @@ fn or_empty(payload: &Bytes) -> &[u8] {
     if payload.is_empty() { b"{}" } else { payload }
 }
 
-/// Reads a request. Each is a JSON object; a list would be read as the members of one, in their order.
+/// Reads a request. Each is a JSON object; a list would be read as the members of one, in their
+/// order.
 fn parse<T: DeserializeOwned>(payload: &[u8]) -> serde_json::Result<T> {
     match payload.iter().find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'{') | None => serde_json::from_slice(payload),

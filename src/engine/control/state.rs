@@ -10,15 +10,17 @@ use tokio::time::Instant;
 use crate::{actors::supervisor::ActorView, providers::supervisor::ProviderView};
 use lattice_base::config::labels::{LABELS_MAX, LabelError};
 use lattice_protocol::{
-    control::types::{HostReply, Inventory, InventoryActor, InventoryInstance, InventoryProvider, Pairs},
+    control::types::{
+        HostReply, Inventory, InventoryActor, InventoryInstance, InventoryProvider, Pairs,
+    },
     identity::keys::HostId,
 };
 
 /// The version clients see. It must be semantic versioning: a deployment manager parses it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Peers that are named in the reply to a ping; of more only the number is told, since every host of a large lattice
-/// answers.
+/// Peers that are named in the reply to a ping; of more only the number is told, since every host
+/// of a large lattice answers.
 const PEERS_TOLD_MAX: usize = 64;
 /// Bytes of a name in an inventory; names come out of modules and archives.
 const NAME_BYTES_MAX: usize = 256;
@@ -48,7 +50,11 @@ pub struct HostState {
 
 impl HostState {
     pub fn new(facts: Facts, labels: Pairs) -> Self {
-        Self { facts: Arc::new(facts), labels: Arc::new(ArcSwap::from_pointee(labels)), started: Instant::now() }
+        Self {
+            facts: Arc::new(facts),
+            labels: Arc::new(ArcSwap::from_pointee(labels)),
+            started: Instant::now(),
+        }
     }
 
     pub fn facts(&self) -> &Facts {
@@ -70,7 +76,8 @@ impl HostState {
         Arc::clone(&self.labels)
     }
 
-    /// Sets a label that was checked, unless there is no room for it; `bytes_max` is what all labels together may have.
+    /// Sets a label that was checked, unless there is no room for it; `bytes_max` is what all
+    /// labels together may have.
     pub fn put_label(&self, key: &str, value: &str, bytes_max: usize) -> Result<(), LabelError> {
         let mut outcome = Ok(());
         self.labels.rcu(|labels| {
@@ -145,7 +152,10 @@ impl HostState {
         let counts: BTreeMap<&str, u32> = actors
             .iter()
             .map(|actor| {
-                (actor.id.as_str(), actor.groups.iter().fold(0, |sum: u32, group| sum.saturating_add(group.max)))
+                (
+                    actor.id.as_str(),
+                    actor.groups.iter().fold(0, |sum: u32, group| sum.saturating_add(group.max)),
+                )
             })
             .collect();
         let providers = providers.iter().map(|provider| {
@@ -228,9 +238,15 @@ fn clipped(name: &str) -> String {
 /// A duration as `1d 2h 3m 4s`, without leading zero parts.
 pub fn human(duration: Duration) -> String {
     let seconds = duration.as_secs();
-    let parts = [(seconds / 86400, "d"), (seconds / 3600 % 24, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
+    let parts = [
+        (seconds / 86400, "d"),
+        (seconds / 3600 % 24, "h"),
+        (seconds / 60 % 60, "m"),
+        (seconds % 60, "s"),
+    ];
     let first = parts.iter().position(|(count, _)| *count > 0).unwrap_or(parts.len() - 1);
-    let shown: Vec<String> = parts[first..].iter().map(|(count, unit)| format!("{count}{unit}")).collect();
+    let shown: Vec<String> =
+        parts[first..].iter().map(|(count, unit)| format!("{count}{unit}")).collect();
     shown.join(" ")
 }
 
@@ -262,7 +278,11 @@ mod tests {
             name: Some("Echo".into()),
             reference: "file:///echo.wasm".into(),
             revision: 3,
-            groups: vec![GroupView { annotations: Pairs::new(), instance_id: "i".into(), max: u32::MAX }],
+            groups: vec![GroupView {
+                annotations: Pairs::new(),
+                instance_id: "i".into(),
+                max: u32::MAX,
+            }],
         }]
     }
 
@@ -346,7 +366,10 @@ mod tests {
         let state = state();
         let on = |value: &str| Pairs::from([("hostcore.os".to_owned(), value.to_owned())]);
         assert!(state.matches(&Pairs::new()) && state.matches(&on("linux")));
-        assert!(!state.matches(&on("Linux")) && !state.matches(&Pairs::from([("x".into(), "y".into())])));
+        assert!(
+            !state.matches(&on("Linux"))
+                && !state.matches(&Pairs::from([("x".into(), "y".into())]))
+        );
     }
 
     #[test]

@@ -62,6 +62,12 @@ impl Steps {
 
     fn tell(&self, stage: Stage, bytes: u64, of: u64) {
         let (host_id, reference) = (self.publisher.host_id(), self.reference.to_string());
-        self.publisher.tell(&Step { host_id, reference, stage: stage.name().to_owned(), bytes, of });
+        self.publisher.tell(&Step {
+            host_id,
+            reference,
+            stage: stage.name().to_owned(),
+            bytes,
+            of,
+        });
     }
 }

@@ -50,10 +50,20 @@ enum Item {
 
 impl Publisher {
     /// Starts the task that publishes; it ends when the last publisher is dropped.
-    pub fn start(client: async_nats::Client, subjects: Subjects, host: HostId, tasks: &TaskTracker) -> Self {
+    pub fn start(
+        client: async_nats::Client,
+        subjects: Subjects,
+        host: HostId,
+        tasks: &TaskTracker,
+    ) -> Self {
         let (queue, items) = mpsc::channel(QUEUE);
         tasks.spawn(run(client, subjects, host.clone(), items));
-        Self { host, queue, followers: broadcast::Sender::new(FOLLOWED), troubles: Troubles::default() }
+        Self {
+            host,
+            queue,
+            followers: broadcast::Sender::new(FOLLOWED),
+            troubles: Troubles::default(),
+        }
     }
 
     /// Returns the recent failures that were not mended since.
@@ -115,13 +125,22 @@ impl Publisher {
     }
 }
 
-async fn run(client: async_nats::Client, subjects: Subjects, host: HostId, mut items: mpsc::Receiver<Item>) {
+async fn run(
+    client: async_nats::Client,
+    subjects: Subjects,
+    host: HostId,
+    mut items: mpsc::Receiver<Item>,
+) {
     while let Some(item) = items.recv().await {
         match item {
             Item::Event(event) => send(&client, &subjects, &host, &event).await,
             Item::Step(step) => {
                 // Nobody misses one.
-                let _ = tokio::time::timeout(PUBLISH_TIMEOUT, client.publish(subjects.progress(), step)).await;
+                let _ = tokio::time::timeout(
+                    PUBLISH_TIMEOUT,
+                    client.publish(subjects.progress(), step),
+                )
+                .await;
             }
             Item::Flush(done) => {
                 if let Err(error) = confirm(&client).await {
@@ -137,11 +156,14 @@ async fn send(client: &async_nats::Client, subjects: &Subjects, host: &HostId, e
     let name = event.name();
     let payload = Bytes::from(envelope(host, event).to_string());
     for subject in [subjects.events(), subjects.event(name)] {
-        let published = tokio::time::timeout(PUBLISH_TIMEOUT, client.publish(subject.clone(), payload.clone()));
+        let published =
+            tokio::time::timeout(PUBLISH_TIMEOUT, client.publish(subject.clone(), payload.clone()));
         match published.await {
             Ok(Ok(())) => debug!(event = name, %subject, "event published"),
             Ok(Err(error)) => warn!(event = name, %subject, %error, "event lost"),
-            Err(_) => warn!(event = name, %subject, "event lost: the NATS connection does not take it"),
+            Err(_) => {
+                warn!(event = name, %subject, "event lost: the NATS connection does not take it")
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ const TROUBLES_MAX: usize = 32;
 /// Older failures are not reported any more.
 const KEPT: Duration = Duration::from_secs(3600);
 
-/// What was to be started.
+/// The thing that was to be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Actor,
@@ -45,15 +45,20 @@ impl Troubles {
     /// Returns the failures that were not mended, the latest last.
     pub fn lately(&self) -> Vec<Trouble> {
         let troubles = self.0.lock();
-        let recent = troubles.iter().filter(|trouble| trouble.at.elapsed().is_ok_and(|ago| ago < KEPT));
+        let recent =
+            troubles.iter().filter(|trouble| trouble.at.elapsed().is_ok_and(|ago| ago < KEPT));
         recent.cloned().collect()
     }
 
     /// Takes an event into account.
     pub(super) fn on_event(&self, event: &Event) {
         match event {
-            Event::ActorStartFailed { actor_ref, error } => self.failed(Kind::Actor, actor_ref, "", error),
-            Event::ActorsStartFailed { image_ref, error, .. } => self.failed(Kind::Actor, image_ref, "", error),
+            Event::ActorStartFailed { actor_ref, error } => {
+                self.failed(Kind::Actor, actor_ref, "", error)
+            }
+            Event::ActorsStartFailed { image_ref, error, .. } => {
+                self.failed(Kind::Actor, image_ref, "", error)
+            }
             Event::ProviderStartFailed { provider_ref, link_name, error } => {
                 self.failed(Kind::Provider, provider_ref, link_name, error);
             }
@@ -84,7 +89,9 @@ impl Troubles {
 
     fn clear(&self, kind: Kind, reference: &str, link_name: &str) {
         let mut troubles = self.0.lock();
-        troubles.retain(|old| (old.kind, &*old.reference, &*old.link_name) != (kind, reference, link_name));
+        troubles.retain(|old| {
+            (old.kind, &*old.reference, &*old.link_name) != (kind, reference, link_name)
+        });
     }
 }
 
@@ -93,7 +100,11 @@ mod tests {
     use super::*;
 
     fn failure(reference: &str, error: &str) -> Event {
-        Event::ProviderStartFailed { provider_ref: reference.into(), link_name: "default".into(), error: error.into() }
+        Event::ProviderStartFailed {
+            provider_ref: reference.into(),
+            link_name: "default".into(),
+            error: error.into(),
+        }
     }
 
     #[test]
@@ -101,8 +112,10 @@ mod tests {
         let troubles = Troubles::default();
         troubles.on_event(&failure("a", "first"));
         troubles.on_event(&failure("a", "second"));
-        troubles.on_event(&Event::ActorStartFailed { actor_ref: "a".into(), error: "other".into() });
-        let errors: Vec<String> = troubles.lately().into_iter().map(|trouble| trouble.error).collect();
+        troubles
+            .on_event(&Event::ActorStartFailed { actor_ref: "a".into(), error: "other".into() });
+        let errors: Vec<String> =
+            troubles.lately().into_iter().map(|trouble| trouble.error).collect();
         assert_eq!(errors, ["second", "other"]);
         for number in 0..100 {
             troubles.on_event(&failure(&number.to_string(), "x"));

@@ -101,22 +101,28 @@ impl Host {
         let builder = Builder { config, dirs, stop: CancellationToken::new() };
         let (context, verifier, notices) = builder.context(give_up).await?;
         let bounds = builder.bounds(&context).await;
-        let sender = LinkSender { rpc: context.rpc.client.clone(), subjects: context.subjects.clone() };
+        let sender =
+            LinkSender { rpc: context.rpc.client.clone(), subjects: context.subjects.clone() };
         let notifier = LinkNotifier::new(sender, context.links.clone(), context.events.clone());
         context.tasks.spawn(context.lifeline.essential("link delivery", notifier.run(notices)));
         let chunks = builder.chunks(&context);
         let caller = builder.caller(&context, &chunks)?;
         // Before this host answers under its id.
         look_for_twin(&context).await;
-        context.tasks.spawn(context.suspend.clone().run(context.rpc.client.clone(), builder.stop.clone()));
+        context
+            .tasks
+            .spawn(context.suspend.clone().run(context.rpc.client.clone(), builder.stop.clone()));
         let leave = CancellationToken::new();
         let peer_service = peers::service::spawn(&context, leave.clone()).await?;
         let shared = builder.shared(&context, &caller)?;
         let registries = Registries::default();
         let uploads = Making::of_artifacts(config.kv_replicas, config.artifacts_max_bytes);
         let registry = builder.registry(&context, &registries, uploads);
-        let receiver =
-            Receiver::new(receiver::Parts { context: Arc::clone(&context), verifier, chunks: chunks.clone() });
+        let receiver = Receiver::new(receiver::Parts {
+            context: Arc::clone(&context),
+            verifier,
+            chunks: chunks.clone(),
+        });
         let sockets = bounds.sockets.clone();
         let providers = builder.providers(&context, &registry, &shared.router, &receiver, bounds);
         let actors = actors::spawn(actors::Parts {
@@ -126,7 +132,11 @@ impl Host {
             receiver,
             reuse_default: config.actors.instance_reuse,
         });
-        let followers = Followers::new(context.journal.clone(), context.ctl.client.clone(), context.answers.clone());
+        let followers = Followers::new(
+            context.journal.clone(),
+            context.ctl.client.clone(),
+            context.answers.clone(),
+        );
         let metadata = builder.metadata(&context.ctl);
         Ok(Built {
             config,
@@ -175,11 +185,13 @@ impl Builder<'_> {
         }
         let state = HostState::new(facts(config, &host_id, friendly_name), config.labels.clone());
         let answers = Answers::new(reserved_subjects(config), config.inbox_prefixes.clone());
-        let events = Publisher::start(ctl.client.clone(), subjects.clone(), host_id.clone(), &tasks);
+        let events =
+            Publisher::start(ctl.client.clone(), subjects.clone(), host_id.clone(), &tasks);
         // Subscribed before anything can be decided, so that no change is missed.
         let policy = self.policy((&ctl, &answers), &state, &tasks).await?;
         let issuers = config.cluster.issuers.iter().map(|issuer| ClusterKey::parse(issuer));
-        let verifier = Verifier::new(issuers.collect::<Result<_, _>>().context("read the cluster issuers")?);
+        let verifier =
+            Verifier::new(issuers.collect::<Result<_, _>>().context("read the cluster issuers")?);
         let issuers = Issuers::new(
             config.allowed_actor_issuers.clone(),
             config.allowed_provider_issuers.clone(),
@@ -190,7 +202,10 @@ impl Builder<'_> {
         let context = HostContext {
             journal: Journal::new(host_id.as_str()),
             peers: Peers::new(&host_id),
-            budget: config.actors.payload_memory_max_bytes.map_or_else(Budget::default, Budget::new),
+            budget: config
+                .actors
+                .payload_memory_max_bytes
+                .map_or_else(Budget::default, Budget::new),
             suspend: SuspendDetector::default(),
             lifeline: Lifeline::default(),
             js_domain: config.js_domain.clone(),
@@ -236,9 +251,14 @@ impl Builder<'_> {
             cluster_issuers: facts.cluster_issuers.clone(),
             issuer: facts.issuer.clone(),
         };
-        let policy = Policy::new(ctl.client.clone(), settings.topic.clone(), settings.timeout, host);
+        let policy =
+            Policy::new(ctl.client.clone(), settings.topic.clone(), settings.timeout, host);
         if let Some(topic) = &settings.changes_topic {
-            let changes = ctl.client.subscribe(topic.clone()).await.with_context(|| format!("subscribe to {topic}"))?;
+            let changes = ctl
+                .client
+                .subscribe(topic.clone())
+                .await
+                .with_context(|| format!("subscribe to {topic}"))?;
             let (policy, stop) = (policy.clone(), self.stop.clone());
             let over = (ctl.client.clone(), answers.clone());
             tasks.spawn(
@@ -255,11 +275,17 @@ impl Builder<'_> {
         let config = self.config;
         let sockets = OwnSockets::default();
         let connections = [context.ctl.clone(), context.rpc.clone()];
-        let servers: Vec<String> =
-            [&config.ctl, &config.rpc, &config.prov_rpc].iter().flat_map(|one| one.servers.clone()).collect();
+        let servers: Vec<String> = [&config.ctl, &config.rpc, &config.prov_rpc]
+            .iter()
+            .flat_map(|one| one.servers.clone())
+            .collect();
         sockets.look(&servers, &connections).await;
         context.tasks.spawn(sockets.clone().follow(servers, connections, self.stop.clone()));
-        Bounds { subjects: reserved_subjects(config), sockets, paths: LinkPaths::new(config.link_paths.clone()) }
+        Bounds {
+            subjects: reserved_subjects(config),
+            sockets,
+            paths: LinkPaths::new(config.link_paths.clone()),
+        }
     }
 
     fn chunks(&self, context: &HostContext) -> Chunks {
@@ -276,8 +302,8 @@ impl Builder<'_> {
     }
 
     fn caller(&self, context: &HostContext, chunks: &Chunks) -> Result<Client> {
-        let signer =
-            Signer::new(self.config.cluster.seed.expose()).map_err(|e| anyhow!("read the cluster seed: {e}"))?;
+        let signer = Signer::new(self.config.cluster.seed.expose())
+            .map_err(|e| anyhow!("read the cluster seed: {e}"))?;
         let (client, subjects) = (context.rpc.client.clone(), context.subjects.clone());
         Ok(Client::new(client, subjects, signer, chunks.clone(), context.host_id.clone()))
     }
@@ -288,7 +314,14 @@ impl Builder<'_> {
         let repeatable = self.config.repeatable_operations.clone();
         let remote = Remote::new(caller.clone(), peers.clone(), links.clone(), repeatable);
         let (lattice, local_calls) = (subjects.lattice().clone(), self.config.local_calls);
-        let router = Router::new(lattice, links.clone(), policy.clone(), remote, local_calls, context.rpc_timeout);
+        let router = Router::new(
+            lattice,
+            links.clone(),
+            policy.clone(),
+            remote,
+            local_calls,
+            context.rpc_timeout,
+        );
         router.tell_aliases(events.clone());
         let engine = Engine::new(engine::Settings {
             slots: self.config.actors.instances_max,
@@ -304,12 +337,23 @@ impl Builder<'_> {
         })
     }
 
-    fn registry(&self, context: &HostContext, registries: &Registries, uploads: Making) -> Registry {
+    fn registry(
+        &self,
+        context: &HostContext,
+        registries: &Registries,
+        uploads: Making,
+    ) -> Registry {
         let HostContext { ctl, budget, js_domain, .. } = context;
-        let artifacts =
-            Artifacts::new(ctl.clone(), js_domain.as_deref(), &self.config.lattice, uploads, budget.clone());
+        let artifacts = Artifacts::new(
+            ctl.clone(),
+            js_domain.as_deref(),
+            &self.config.lattice,
+            uploads,
+            budget.clone(),
+        );
         let settings = registry_settings(self.config, self.dirs, registries.clone());
-        Registry::new(registry::Settings { budget: budget.clone(), ..settings }).with_uploads(Arc::new(artifacts))
+        Registry::new(registry::Settings { budget: budget.clone(), ..settings })
+            .with_uploads(Arc::new(artifacts))
     }
 
     fn providers(
@@ -364,7 +408,11 @@ fn facts(config: &Config, host_id: &HostId, friendly_name: String) -> Facts {
 
 /// Returns the subjects of the lattice that the settings have moved away from `wasmbus`.
 fn reserved_subjects(config: &Config) -> Reserved {
-    let policy = config.policy.iter().flat_map(|policy| [Some(&policy.topic), policy.changes_topic.as_ref()]).flatten();
+    let policy = config
+        .policy
+        .iter()
+        .flat_map(|policy| [Some(&policy.topic), policy.changes_topic.as_ref()])
+        .flatten();
     Reserved::new(policy.chain([&config.ctl_topic_prefix]).cloned())
 }
 
@@ -391,7 +439,10 @@ fn greet(config: &Config) {
 async fn look_for_twin(context: &HostContext) {
     let host_id = context.host_id.as_str();
     let inventory = context.subjects.control(&Control::Inventory { host: host_id.to_owned() });
-    let asked = tokio::time::timeout(TWIN_TIMEOUT, context.ctl.client.request(inventory, bytes::Bytes::new()));
+    let asked = tokio::time::timeout(
+        TWIN_TIMEOUT,
+        context.ctl.client.request(inventory, bytes::Bytes::new()),
+    );
     if matches!(asked.await, Ok(Ok(_))) {
         context.peers.tell_twin(host_id);
     }

@@ -110,10 +110,13 @@ impl Service {
         let request = async_nats::Request::new().payload(body.into()).timeout(Some(TIMEOUT));
         // The request's own timeout begins when the connection has taken it, so there is one around
         // it.
-        let reply = tokio::time::timeout(TIMEOUT * 2, self.client.send_request(self.subject.clone(), request))
-            .await
-            .map_err(|_| AskError::TimedOut)?
-            .map_err(|e| AskError::Request(e.to_string()))?;
+        let reply = tokio::time::timeout(
+            TIMEOUT * 2,
+            self.client.send_request(self.subject.clone(), request),
+        )
+        .await
+        .map_err(|_| AskError::TimedOut)?
+        .map_err(|e| AskError::Request(e.to_string()))?;
         Reply::read(&reply.payload)
     }
 
@@ -134,7 +137,10 @@ impl Service {
         );
         let running = self.providers.running();
         for (reference, link_name) in reply.providers {
-            if running.iter().any(|provider| provider.reference == reference && provider.link_name == link_name) {
+            if running
+                .iter()
+                .any(|provider| provider.reference == reference && provider.link_name == link_name)
+            {
                 debug!(%reference, %link_name, "provider of the configuration service runs already");
                 continue;
             }
@@ -152,7 +158,9 @@ impl Service {
                 Ok(Err(providers::ProviderError::AlreadyRunning { .. })) => {
                     debug!(%reference, "provider of the configuration service was started by somebody else");
                 }
-                Ok(Err(error)) => warn!(%reference, %error, "provider of the configuration service not started"),
+                Ok(Err(error)) => {
+                    warn!(%reference, %error, "provider of the configuration service not started")
+                }
                 Ok(Ok(())) | Err(_) => {}
             }
         }
@@ -180,7 +188,9 @@ impl Service {
 impl Reply {
     /// Reads an answer; fails when it is none at all. Errors never quote it, it may hold passwords.
     fn read(payload: &[u8]) -> Result<Self, AskError> {
-        let Ok(Value::Object(answer)) = serde_json::from_slice(payload) else { return Err(AskError::NoObject) };
+        let Ok(Value::Object(answer)) = serde_json::from_slice(payload) else {
+            return Err(AskError::NoObject);
+        };
         let mut reply = Self::default();
         for (index, entry) in reply.list(&answer, "autoStartActors").into_iter().enumerate() {
             match text(&entry) {
@@ -228,8 +238,8 @@ fn provider(entry: &Value) -> anyhow::Result<(String, LinkName)> {
         Some(Value::String(name)) => name.clone(),
         Some(_) => bail!("({reference}) has a linkName that is no text"),
     };
-    let link_name =
-        LinkName::parse(&link_name).map_err(|e| anyhow!("({reference}) has linkName {link_name:?}: {e}"))?;
+    let link_name = LinkName::parse(&link_name)
+        .map_err(|e| anyhow!("({reference}) has linkName {link_name:?}: {e}"))?;
     Ok((reference, link_name))
 }
 
@@ -255,23 +265,37 @@ mod tests {
         });
         let reply = Reply::read(answer.to_string().as_bytes()).unwrap();
         assert_eq!(reply.actors, ["a:1"]);
-        let providers: Vec<_> =
-            reply.providers.iter().map(|(reference, link)| (&reference[..], link.as_str())).collect();
+        let providers: Vec<_> = reply
+            .providers
+            .iter()
+            .map(|(reference, link)| (&reference[..], link.as_str()))
+            .collect();
         assert_eq!(providers, [("p:1", "front"), ("p:2", "default")]);
         assert_eq!(reply.registries.len(), 2);
         assert_eq!(reply.mistakes.len(), 5, "{:?}", reply.mistakes);
-        assert!(reply.mistakes.iter().any(|mistake| mistake.contains("p:3") && mistake.contains("not.one")));
+        assert!(
+            reply
+                .mistakes
+                .iter()
+                .any(|mistake| mistake.contains("p:3") && mistake.contains("not.one"))
+        );
     }
 
     #[test]
     fn nothing_is_an_answer_too_and_nonsense_is_none() {
-        for nothing in ["{}", r#"{"autoStartActors":null,"autoStartProviders":null,"registryCredentials":null}"#] {
+        for nothing in [
+            "{}",
+            r#"{"autoStartActors":null,"autoStartProviders":null,"registryCredentials":null}"#,
+        ] {
             let reply = Reply::read(nothing.as_bytes()).unwrap();
-            assert!(reply.actors.is_empty() && reply.providers.is_empty() && reply.mistakes.is_empty());
+            assert!(
+                reply.actors.is_empty() && reply.providers.is_empty() && reply.mistakes.is_empty()
+            );
         }
         let error = Reply::read(br#""user:secret""#).map(|_| ()).unwrap_err().to_string();
         assert!(!error.contains("secret"), "{error}");
-        let reply = Reply::read(br#"{"registryCredentials":["secret"],"autoStartActors":"x"}"#).unwrap();
+        let reply =
+            Reply::read(br#"{"registryCredentials":["secret"],"autoStartActors":"x"}"#).unwrap();
         assert_eq!(reply.mistakes.len(), 2);
         assert!(!reply.mistakes.concat().contains("secret"));
     }

@@ -1,4 +1,5 @@
-//! The face that a host shows to people, from outside this crate. It is opened when all else is ready.
+//! The face that a host shows to people, from outside this crate. It is opened when all else is
+//! ready.
 
 use std::{
     net::SocketAddr,

@@ -90,7 +90,10 @@ impl Place {
     async fn open_bucket(&self) -> Result<Bucket, OpenError> {
         let name = keys::bucket(&self.lattice);
         let bucket = Bucket::open(&self.nats, self.domain.as_deref(), &name, self.making).await?;
-        info!("Lattice cache stream created or verified as existing ({} consumers).", bucket.consumers_before);
+        info!(
+            "Lattice cache stream created or verified as existing ({} consumers).",
+            bucket.consumers_before
+        );
         if bucket.replicas < 2 && bucket.is_clustered {
             warn!(
                 bucket = name,
@@ -189,7 +192,8 @@ impl Copied {
 
     async fn take_away(&mut self, entries: &[Entry], bucket: &dyn Backend) -> Brought {
         let here: HashSet<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
-        let gone: Vec<String> = self.0.keys().filter(|key| !here.contains(key.as_str())).cloned().collect();
+        let gone: Vec<String> =
+            self.0.keys().filter(|key| !here.contains(key.as_str())).cloned().collect();
         let mut brought = Brought::Nothing;
         for key in gone {
             brought = brought.max(Brought::News);
@@ -234,7 +238,8 @@ impl Copied {
         };
         for Entry { key, value, revision } in lost {
             // The same value may well be this host's, written without an answer that came in time.
-            let ours = found.get(&key).filter(|theirs| theirs.value == value).map(|ours| ours.revision);
+            let ours =
+                found.get(&key).filter(|theirs| theirs.value == value).map(|ours| ours.revision);
             self.0.insert(key, (revision, ours));
         }
         Brought::News
@@ -285,8 +290,10 @@ mod tests {
         // Somebody else was faster here.
         put(&bucket, "same", "theirs").await;
         assert_eq!(copied.bring(&memory, &bucket).await, Brought::News);
-        let found: Vec<_> = bucket.entries().into_iter().map(|entry| (entry.key, entry.value)).collect();
-        let expected = [("changed", "again"), ("new", "ours"), ("same", "theirs"), ("theirs", "theirs")];
+        let found: Vec<_> =
+            bucket.entries().into_iter().map(|entry| (entry.key, entry.value)).collect();
+        let expected =
+            [("changed", "again"), ("new", "ours"), ("same", "theirs"), ("theirs", "theirs")];
         assert_eq!(found, expected.map(|(key, value)| (key.to_owned(), value.into())));
     }
 }

@@ -80,7 +80,12 @@ pub struct Host {
 impl Host {
     /// Builds and starts a host; returns when it is ready. `give_up` ends the wait for a server
     /// that does not come.
-    pub async fn start(config: Config, dirs: &Dirs, face: &dyn Face, give_up: &CancellationToken) -> Result<Self> {
+    pub async fn start(
+        config: Config,
+        dirs: &Dirs,
+        face: &dyn Face,
+        give_up: &CancellationToken,
+    ) -> Result<Self> {
         let built = Self::build(&config, dirs, give_up).await?;
         Self::run(built, face).await
     }
@@ -163,8 +168,10 @@ impl Host {
         let deadline = Instant::now() + timeout.unwrap_or(self.shutdown_timeout);
         self.context.lifeline.closing.cancel();
         self.control_tasks.close();
-        let answered =
-            tokio::time::timeout_at(deadline.min(Instant::now() + ANSWERS_TIMEOUT), self.control_tasks.wait());
+        let answered = tokio::time::timeout_at(
+            deadline.min(Instant::now() + ANSWERS_TIMEOUT),
+            self.control_tasks.wait(),
+        );
         if answered.await.is_err() {
             warn!("some control requests were not answered");
         }
@@ -214,7 +221,11 @@ impl Host {
 }
 
 /// Returns the settings for fetching; clients may add credentials to `registries`.
-pub fn registry_settings(config: &Config, dirs: &Dirs, registries: Registries) -> registry::Settings {
+pub fn registry_settings(
+    config: &Config,
+    dirs: &Dirs,
+    registries: Registries,
+) -> registry::Settings {
     registry::Settings {
         allow_files: config.allow_file_load,
         allow_latest: config.allow_latest,

@@ -3,16 +3,17 @@
 use rand::{Rng, seq::IndexedRandom};
 
 const ADJECTIVES: [&str; 40] = [
-    "amber", "ancient", "autumn", "bold", "brisk", "calm", "clever", "coastal", "copper", "crimson", "dawn", "early",
-    "fair", "gentle", "golden", "green", "hidden", "high", "honest", "icy", "jolly", "keen", "late", "lively", "lucky",
-    "misty", "morning", "northern", "patient", "proud", "quiet", "rapid", "silver", "sleepy", "southern", "steady",
-    "sunny", "swift", "tidal", "wild",
+    "amber", "ancient", "autumn", "bold", "brisk", "calm", "clever", "coastal", "copper",
+    "crimson", "dawn", "early", "fair", "gentle", "golden", "green", "hidden", "high", "honest",
+    "icy", "jolly", "keen", "late", "lively", "lucky", "misty", "morning", "northern", "patient",
+    "proud", "quiet", "rapid", "silver", "sleepy", "southern", "steady", "sunny", "swift", "tidal",
+    "wild",
 ];
 const NOUNS: [&str; 40] = [
-    "badger", "bay", "birch", "brook", "cedar", "cliff", "comet", "crane", "delta", "dune", "ember", "falcon", "fern",
-    "field", "fjord", "fox", "glade", "harbor", "heron", "hill", "island", "lake", "lantern", "maple", "meadow",
-    "moon", "oak", "otter", "pebble", "pine", "reef", "river", "robin", "sail", "sparrow", "star", "stone", "tide",
-    "valley", "willow",
+    "badger", "bay", "birch", "brook", "cedar", "cliff", "comet", "crane", "delta", "dune",
+    "ember", "falcon", "fern", "field", "fjord", "fox", "glade", "harbor", "heron", "hill",
+    "island", "lake", "lantern", "maple", "meadow", "moon", "oak", "otter", "pebble", "pine",
+    "reef", "river", "robin", "sail", "sparrow", "star", "stone", "tide", "valley", "willow",
 ];
 
 /// Draws a name.

@@ -102,7 +102,12 @@ impl Built<'_> {
             allow_external: self.config.allow_external_providers,
             actors: self.actors.clone(),
             providers: self.providers.clone(),
-            named_config: NamedConfig::new(ctl.clone(), js_domain.clone(), &self.config.lattice, self.metadata.making),
+            named_config: NamedConfig::new(
+                ctl.clone(),
+                js_domain.clone(),
+                &self.config.lattice,
+                self.metadata.making,
+            ),
             registries: self.registries.clone(),
             registry: self.registry.clone(),
             router: self.shared.router.clone(),
@@ -122,11 +127,18 @@ impl Built<'_> {
         let (host_id, lattice) = (self.context.host_id.clone(), self.config.lattice.clone());
         let opened = Signer::new(self.config.cluster.seed.expose())
             .map_err(|e| e.to_string())
-            .and_then(|signer| local::server::Server::open(dir, host_id, lattice, signer).map_err(|e| e.to_string()));
+            .and_then(|signer| {
+                local::server::Server::open(dir, host_id, lattice, signer)
+                    .map_err(|e| e.to_string())
+            });
         let closing = self.context.lifeline.closing.clone();
         match opened {
-            Ok(server) => _ = self.context.tasks.spawn(server.run(closing).instrument(info_span!("local"))),
-            Err(error) => warn!(error, "this host cannot be asked for signatures by commands on this machine"),
+            Ok(server) => {
+                _ = self.context.tasks.spawn(server.run(closing).instrument(info_span!("local")))
+            }
+            Err(error) => {
+                warn!(error, "this host cannot be asked for signatures by commands on this machine")
+            }
         }
     }
 

@@ -1,7 +1,9 @@
-//! Answers those who ask for lines, each in a task of its own that ends with its lease or with the host.
+//! Answers those who ask for lines, each in a task of its own that ends with its lease or with the
+//! host.
 //!
-//! A follower has no queue: it reads from the journal where it is, as fast as the connection takes it, and is told how many
-//! lines went by when it is too slow. There are at most [`FOLLOWERS_MAX`] of them and [`READERS_MAX`] who only read the past.
+//! A follower has no queue: it reads from the journal where it is, as fast as the connection takes
+//! it, and is told how many lines went by when it is too slow. There are at most [`FOLLOWERS_MAX`]
+//! of them and [`READERS_MAX`] who only read the past.
 
 use std::{
     collections::HashMap,
@@ -32,7 +34,8 @@ pub const FOLLOWERS_MAX: usize = 64;
 pub const READERS_MAX: usize = 64;
 /// Lines of one message.
 const PART_LINES_MAX: usize = 500;
-/// Text of one message, unless the server takes less: far below what servers take, also when every byte is escaped.
+/// Text of one message, unless the server takes less: far below what servers take, also when every
+/// byte is escaped.
 const PART_BYTES_MAX: usize = 64 << 10;
 /// The text of a message may be the server's limit divided by this: JSON makes up to six bytes of
 /// one.
@@ -82,8 +85,14 @@ impl Followers {
     pub fn take(&self, ask: Ask, reply: Option<Subject>) -> Option<Part> {
         let inner = &self.0;
         // Both are kept while somebody reads, so neither may be of any size.
-        if [Some(&ask.entity), ask.follow.as_ref()].into_iter().flatten().any(|name| name.len() > NAME_BYTES_MAX) {
-            let why = format!("the entity and the name of its follower have at most {NAME_BYTES_MAX} bytes");
+        if [Some(&ask.entity), ask.follow.as_ref()]
+            .into_iter()
+            .flatten()
+            .any(|name| name.len() > NAME_BYTES_MAX)
+        {
+            let why = format!(
+                "the entity and the name of its follower have at most {NAME_BYTES_MAX} bytes"
+            );
             return Some(inner.refusal("", &why));
         }
         let Some(name) = &ask.follow else {
@@ -111,9 +120,13 @@ impl Followers {
 
     fn read(&self, ask: Ask, reply: Subject) -> Option<Part> {
         let inner = Arc::clone(&self.0);
-        if inner.readers.fetch_add(1, Ordering::Relaxed) >= READERS_MAX || inner.stop.is_cancelled() {
+        if inner.readers.fetch_add(1, Ordering::Relaxed) >= READERS_MAX || inner.stop.is_cancelled()
+        {
             inner.readers.fetch_sub(1, Ordering::Relaxed);
-            return Some(inner.refusal(&ask.entity, "too many ask for logs of this host at this moment; try again"));
+            return Some(inner.refusal(
+                &ask.entity,
+                "too many ask for logs of this host at this moment; try again",
+            ));
         }
         self.0.tasks.spawn(async move {
             tokio::select! {
@@ -170,7 +183,8 @@ impl Served {
             let _ = inner.send_after(&ask.entity, &reply, seen, Mark::Live).await;
         }
         debug!(entity = ask.entity, why, "a follower of logs ends");
-        let _ = inner.send(&reply, &Part { error: why, ..inner.part(&ask.entity, Mark::Over) }).await;
+        let _ =
+            inner.send(&reply, &Part { error: why, ..inner.part(&ask.entity, Mark::Over) }).await;
     }
 }
 
@@ -235,8 +249,15 @@ impl Inner {
         }
     }
 
-    /// Sends what was said after a line, as much as one message takes; returns the number of the last line.
-    async fn send_after(&self, entity: &str, reply: &Subject, seen: u64, mark: Mark) -> Result<u64> {
+    /// Sends what was said after a line, as much as one message takes; returns the number of the
+    /// last line.
+    async fn send_after(
+        &self,
+        entity: &str,
+        reply: &Subject,
+        seen: u64,
+        mark: Mark,
+    ) -> Result<u64> {
         let excerpt = self.journal.after(entity, seen, PART_LINES_MAX, self.part_bytes());
         let last = excerpt.last;
         self.send(reply, &self.part_of(entity, mark, excerpt)).await?;

@@ -6,8 +6,9 @@
 //! [`LINES_MAX`] and [`BYTES_MAX`] for each entity, [`ENTITIES_MAX`], and [`TOTAL_BYTES_MAX`] for
 //! all. The oldest lines go first.
 //!
-//! The lines of an entity are numbered without gaps. A reader asks for what comes after the last number it has seen; if that is
-//! no longer here, it is told how many lines it missed. So a slow reader costs nothing, and nothing waits for it.
+//! The lines of an entity are numbered without gaps. A reader asks for what comes after the last
+//! number it has seen; if that is no longer here, it is told how many lines it missed. So a slow
+//! reader costs nothing, and nothing waits for it.
 //!
 //! [`wire`](lattice_protocol::journal::wire) is how this is asked for from elsewhere, and
 //! [`followers`] answers.
@@ -120,13 +121,20 @@ impl Journal {
         let kept = self.0.kept.lock();
         let Some(entity) = kept.entities.get(entity) else { return Excerpt::default() };
         let skipped = entity.lines.len().saturating_sub(lines);
-        Excerpt { lines: entity.lines.iter().skip(skipped).cloned().collect(), lost: 0, last: entity.last }
+        Excerpt {
+            lines: entity.lines.iter().skip(skipped).cloned().collect(),
+            lost: 0,
+            last: entity.last,
+        }
     }
 
-    /// The lines of an entity after one that was seen: at most so many, and at most so many bytes if that is more than one.
+    /// The lines of an entity after one that was seen: at most so many, and at most so many bytes
+    /// if that is more than one.
     pub fn after(&self, entity: &str, seen: u64, lines_max: usize, bytes_max: usize) -> Excerpt {
         let kept = self.0.kept.lock();
-        let Some(entity) = kept.entities.get(entity) else { return Excerpt { last: seen, ..Excerpt::default() } };
+        let Some(entity) = kept.entities.get(entity) else {
+            return Excerpt { last: seen, ..Excerpt::default() };
+        };
         // Of an entity that was forgotten and speaks again nothing was seen.
         let seen = if seen > entity.last { 0 } else { seen };
         let first = entity.lines.front().map_or(entity.last + 1, |line| line.number);
@@ -145,7 +153,8 @@ impl Journal {
         Excerpt { lines, lost, last }
     }
 
-    /// Tells whenever an entity speaks, which may not have done so yet. As long as somebody follows, it is not forgotten.
+    /// Tells whenever an entity speaks, which may not have done so yet. As long as somebody
+    /// follows, it is not forgotten.
     pub fn follow(&self, entity: &str) -> watch::Receiver<u64> {
         let mut kept = self.0.kept.lock();
         kept.make_room(entity);
@@ -165,7 +174,8 @@ impl Journal {
         let mut growth = line.cost() as isize;
         entity.bytes += line.cost();
         entity.lines.push_back(line);
-        while entity.lines.len() > LINES_MAX || (entity.bytes > BYTES_MAX && entity.lines.len() > 1) {
+        while entity.lines.len() > LINES_MAX || (entity.bytes > BYTES_MAX && entity.lines.len() > 1)
+        {
             growth -= entity.forget_one() as isize;
         }
         entity.said.send_replace(number);
@@ -181,7 +191,8 @@ impl Kept {
             return;
         }
         let unheard = self.entities.iter().filter(|(_, entity)| entity.said.receiver_count() == 0);
-        let silent = unheard.min_by_key(|(_, entity)| entity.spoke_us()).map(|(id, _)| Arc::clone(id));
+        let silent =
+            unheard.min_by_key(|(_, entity)| entity.spoke_us()).map(|(id, _)| Arc::clone(id));
         if let Some(gone) = silent.and_then(|id| self.entities.remove(&id)) {
             self.bytes -= gone.bytes;
         }
@@ -190,7 +201,9 @@ impl Kept {
     /// Takes half of what it has from whoever has most, until all fit.
     fn shrink(&mut self) {
         while self.bytes > TOTAL_BYTES_MAX {
-            let Some(entity) = self.entities.values_mut().max_by_key(|entity| entity.bytes) else { return };
+            let Some(entity) = self.entities.values_mut().max_by_key(|entity| entity.bytes) else {
+                return;
+            };
             let half = entity.bytes / 2;
             while entity.bytes > half {
                 self.bytes -= entity.forget_one();
@@ -253,7 +266,9 @@ mod tests {
         for _ in 0..100 {
             writer.write(Level::Info, &long);
         }
-        assert!(journal.0.kept.lock().bytes <= BYTES_MAX && journal.tail("MA", 100).lines.len() > 20);
+        assert!(
+            journal.0.kept.lock().bytes <= BYTES_MAX && journal.tail("MA", 100).lines.len() > 20
+        );
         for n in 0..ENTITIES_MAX + 50 {
             let writer = journal.writer(&format!("M{n}"), "");
             for _ in 0..40 {
@@ -277,7 +292,10 @@ mod tests {
         let excerpt = journal.after("MA", 2, 2, 10_000);
         assert_eq!((numbers(&excerpt), excerpt.lost, excerpt.last), ((Some(3), Some(4), 2), 0, 4));
         assert_eq!(numbers(&journal.after("MA", 0, 10, 1)).2, 1, "one line always goes");
-        assert_eq!((journal.after("MA", 5, 10, 1000).last, journal.after("MA", 5, 10, 1000).lines.len()), (5, 0));
+        assert_eq!(
+            (journal.after("MA", 5, 10, 1000).last, journal.after("MA", 5, 10, 1000).lines.len()),
+            (5, 0)
+        );
         for n in 0..LINES_MAX {
             writer.write(Level::Info, &n.to_string());
         }

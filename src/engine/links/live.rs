@@ -1,13 +1,17 @@
 //! Keeps the [`Table`] equal to the metadata bucket, publishes it, and tells what changed.
 //!
-//! Flow: the bucket's watch → [`Follower`] (the only writer) → a snapshot readers load without a lock, and a stream of
-//! [`Notice`]s for those who must act: the delivery of links to providers, and events.
+//! Flow: the bucket's watch → [`Follower`] (the only writer) → a snapshot readers load without a
+//! lock, and a stream of [`Notice`]s for those who must act: the delivery of links to providers,
+//! and events.
 //!
-//! * The first snapshot is complete before [`Live::start`] returns: ready means that every link and claim is known. Where
-//!   it does not come, the host goes on without, and [`Live::synced`] says so until it does.
-//! * Entries of the first snapshot are told as [`Origin::Replayed`]: providers need them, subscribers of events do not.
-//!   The same goes for the first snapshot of a bucket that could not be reached until now.
-//! * A later snapshot (after an outage) is compared with what was known, and only the differences are told.
+//! * The first snapshot is complete before [`Live::start`] returns: ready means that every link and
+//!   claim is known. Where it does not come, the host goes on without, and [`Live::synced`] says so
+//!   until it does.
+//! * Entries of the first snapshot are told as [`Origin::Replayed`]: providers need them,
+//!   subscribers of events do not. The same goes for the first snapshot of a bucket that could not
+//!   be reached until now.
+//! * A later snapshot (after an outage) is compared with what was known, and only the differences
+//!   are told.
 //! * An own write of this host is applied at once by [`Live::apply`], before the bucket echoes it;
 //!   the echo carries the same revision and changes nothing.
 //! * An entry that this host must make known whatever happens goes through [`Live::announce`]: it
@@ -42,10 +46,11 @@ use lattice_protocol::{
     store::Entry,
 };
 
-/// Changes applied before the snapshot is published once for all of them, if so many wait. A snapshot of a large lattice costs
-/// more than that many changes.
+/// Changes applied before the snapshot is published once for all of them, if so many wait. A
+/// snapshot of a large lattice costs more than that many changes.
 const BATCH: usize = 4096;
-/// How long a start waits for the first snapshot: the bucket may go out of reach after it was opened.
+/// How long a start waits for the first snapshot: the bucket may go out of reach after it was
+/// opened.
 const FIRST_SNAPSHOT: Duration = Duration::from_secs(5);
 /// Notices buffered for their consumer; the follower waits when it is full, so none is lost.
 const NOTICES: usize = 1024;
@@ -90,13 +95,18 @@ enum OwnWrite {
     Stored(Update),
     /// The bucket is to get it; told when that was tried once.
     Announced(Vec<(String, Bytes)>),
-    /// A provider of this host does not take a link on, and why. Nothing is written; it is told after the link itself.
+    /// A provider of this host does not take a link on, and why. Nothing is written; it is told
+    /// after the link itself.
     Refused { link: Arc<LinkDefinition>, error: String },
 }
 
 impl Live {
     /// Follows a store; returns once its first snapshot is in, or [`FIRST_SNAPSHOT`] is over.
-    pub async fn start(store: Store, tasks: &TaskTracker, stop: CancellationToken) -> (Self, mpsc::Receiver<Notice>) {
+    pub async fn start(
+        store: Store,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> (Self, mpsc::Receiver<Notice>) {
         let table = Arc::new(ArcSwap::from_pointee(Table::default()));
         let (own_writes, inbox) = mpsc::channel(OWN_WRITES);
         let (notices, receiver) = mpsc::channel(NOTICES);
@@ -141,18 +151,20 @@ impl Live {
         self.published.clone()
     }
 
-    /// Whether a snapshot of what the lattice has was applied here, rather than of what stands in for it.
+    /// Whether a snapshot of what the lattice has was applied here, rather than of what stands in
+    /// for it.
     pub fn synced(&self) -> watch::Receiver<bool> {
         self.is_complete.clone()
     }
 
-    /// Whether the links that are known are those all hosts of the lattice share. Without a bucket, or one that has not told
-    /// yet what it has, others may know more.
+    /// Whether the links that are known are those all hosts of the lattice share. Without a bucket,
+    /// or one that has not told yet what it has, others may know more.
     pub fn has_those_of_the_lattice(&self) -> bool {
         self.is_shared.load(Ordering::Acquire)
     }
 
-    /// Returns whether everything that happened in the bucket is known here, as far as this host was told.
+    /// Returns whether everything that happened in the bucket is known here, as far as this host
+    /// was told.
     pub fn is_current(&self) -> bool {
         *self.is_current.borrow()
     }
@@ -164,7 +176,8 @@ impl Live {
         let _ = is_current.wait_for(|is_current| *is_current).await;
     }
 
-    /// Applies a write of this host without waiting for the bucket's echo; returns when readers see it.
+    /// Applies a write of this host without waiting for the bucket's echo; returns when readers see
+    /// it.
     pub async fn apply(&self, update: Update) {
         self.hand_over(OwnWrite::Stored(update)).await;
     }
@@ -178,8 +191,9 @@ impl Live {
         }
     }
 
-    /// Tells that a provider of this host does not take a link on: after it was told that the link is there, so that who hears
-    /// both knows the end. Never waits; with too many others on their way it is not told.
+    /// Tells that a provider of this host does not take a link on: after it was told that the link
+    /// is there, so that who hears both knows the end. Never waits; with too many others on their
+    /// way it is not told.
     pub fn refuse(&self, link: Arc<LinkDefinition>, error: String) {
         let (done, _) = oneshot::channel();
         if self.own_writes.try_send((OwnWrite::Refused { link, error }, done)).is_err() {
@@ -293,7 +307,8 @@ impl Follower {
                 let _ = done.send(());
             }
             OwnWrite::Refused { link, error } => {
-                let notice = Notice { change: Change::LinkRefused { link, error }, origin: Origin::Live };
+                let notice =
+                    Notice { change: Change::LinkRefused { link, error }, origin: Origin::Live };
                 self.notify(notice).await;
             }
             OwnWrite::Announced(entries) => {
@@ -302,15 +317,23 @@ impl Follower {
                 self.publish().await;
                 // Not over what was not seen yet.
                 let can_write = self.watched.is_shared && self.watched.has_snapshot;
-                let attempts = if can_write { self.unwritten.attempts(Some(&keys)) } else { Vec::new() };
+                let attempts =
+                    if can_write { self.unwritten.attempts(Some(&keys)) } else { Vec::new() };
                 self.write(store, attempts, Some(done));
             }
         }
     }
 
-    fn watch(&mut self, backends: &mut watch::Receiver<Arc<dyn Backend>>) -> mpsc::Receiver<Update> {
+    fn watch(
+        &mut self,
+        backends: &mut watch::Receiver<Arc<dyn Backend>>,
+    ) -> mpsc::Receiver<Update> {
         let backend = backends.borrow_and_update();
-        self.watched = Watched { is_shared: backend.is_shared(), is_away: backend.is_away(), ..Watched::default() };
+        self.watched = Watched {
+            is_shared: backend.is_shared(),
+            is_away: backend.is_away(),
+            ..Watched::default()
+        };
         backend.watch()
     }
 
@@ -364,9 +387,11 @@ impl Follower {
             let mut attempts = attempts.into_iter();
             if store.is_shared() {
                 for attempt in attempts.by_ref() {
-                    let result = store.put(&attempt.key, attempt.value.clone(), attempt.expect).await;
+                    let result =
+                        store.put(&attempt.key, attempt.value.clone(), attempt.expect).await;
                     // The others would fare no better.
-                    let is_away = matches!(result, Err(Error::Unreachable(_) | Error::TimedOut { .. }));
+                    let is_away =
+                        matches!(result, Err(Error::Unreachable(_) | Error::TimedOut { .. }));
                     results.push((attempt, result));
                     if is_away {
                         break;
@@ -410,8 +435,8 @@ impl Follower {
         }
     }
 
-    /// Takes a whole new table over. Its revisions need not continue the old ones: the bucket may have been made anew, or
-    /// taken the place of memory. So contents are compared, not numbers.
+    /// Takes a whole new table over. Its revisions need not continue the old ones: the bucket may
+    /// have been made anew, or taken the place of memory. So contents are compared, not numbers.
     fn replace(&mut self, entries: Vec<Entry>) {
         let joins = self.watched.is_shared && !self.has_joined;
         self.has_joined |= joins;
@@ -470,10 +495,12 @@ impl Follower {
             self.is_shared.store(is_shared && !is_away, Ordering::Release);
         }
         self.changed.send_replace(());
-        self.current.send_if_modified(|current| std::mem::replace(current, !is_behind) == is_behind);
+        self.current
+            .send_if_modified(|current| std::mem::replace(current, !is_behind) == is_behind);
         let is_complete = self.watched.has_snapshot && !self.watched.is_away;
         if is_complete || self.watched.is_away {
-            self.complete.send_if_modified(|known| std::mem::replace(known, is_complete) != is_complete);
+            self.complete
+                .send_if_modified(|known| std::mem::replace(known, is_complete) != is_complete);
         }
         if self.watched.has_snapshot
             && let Some(loaded) = self.loaded.take()
@@ -514,7 +541,11 @@ fn report_ignored(count: usize, named: &[(String, Rejected)]) {
         warn!(key, %reason, "entry of the metadata bucket ignored");
     }
     if count > named.len() {
-        warn!(count, named = named.len(), "entries of the metadata bucket ignored, of which only some are named");
+        warn!(
+            count,
+            named = named.len(),
+            "entries of the metadata bucket ignored, of which only some are named"
+        );
     }
 }
 
@@ -532,7 +563,10 @@ mod tests {
     async fn put_link(memory: &Memory, contract: &str, provider: &str) {
         let key = keys::link(&keys::link_hash(ACTOR, contract, "default"));
         let value = json!({"actor_id": ACTOR, "provider_id": provider, "link_name": "default", "contract_id": contract, "values": {}});
-        memory.put(&key, serde_json::to_vec(&value).unwrap().into(), Expect::Anything).await.unwrap();
+        memory
+            .put(&key, serde_json::to_vec(&value).unwrap().into(), Expect::Anything)
+            .await
+            .unwrap();
     }
 
     #[tokio::test]
@@ -558,7 +592,9 @@ mod tests {
         store.replace(second);
         let mut seen = vec![notices.recv().await.unwrap(), notices.recv().await.unwrap()];
         assert!(seen.iter().all(|notice| notice.origin == Origin::Live));
-        assert!(matches!(seen.remove(0).change, Change::LinkDeleted { link } if link.contract_id == "a:gone"));
+        assert!(
+            matches!(seen.remove(0).change, Change::LinkDeleted { link } if link.contract_id == "a:gone")
+        );
         assert!(
             matches!(seen.remove(0).change, Change::LinkPut { link, replaced: None } if link.contract_id == "a:new")
         );
@@ -567,7 +603,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_announced_while_the_bucket_is_away_counts_at_once_and_outlives_its_snapshots() {
+    async fn what_is_announced_while_the_bucket_is_away_counts_at_once_and_outlives_its_snapshots()
+    {
         let store = Store::new(Arc::new(Away::new("domain core".into(), "gone".into())));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let (live, mut notices) = Live::start(store.clone(), &tasks, stop.clone()).await;
@@ -605,7 +642,12 @@ mod tests {
     struct Silent(std::sync::Mutex<Vec<mpsc::Sender<Update>>>, Memory);
 
     impl Backend for Silent {
-        fn put<'a>(&'a self, key: &'a str, value: Bytes, expect: Expect) -> BoxFuture<'a, Result<u64, Error>> {
+        fn put<'a>(
+            &'a self,
+            key: &'a str,
+            value: Bytes,
+            expect: Expect,
+        ) -> BoxFuture<'a, Result<u64, Error>> {
             self.1.put(key, value, expect)
         }
 
@@ -632,7 +674,8 @@ mod tests {
     async fn a_bucket_that_tells_nothing_keeps_no_host_from_starting_and_is_not_written_to() {
         let bucket = Arc::new(Silent(Default::default(), Memory::default()));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let (live, mut notices) = Live::start(Store::new(bucket.clone()), &tasks, stop.clone()).await;
+        let (live, mut notices) =
+            Live::start(Store::new(bucket.clone()), &tasks, stop.clone()).await;
         let mut synced = live.synced();
         assert!(!*synced.borrow_and_update());
         let key = keys::reference("echo:1");

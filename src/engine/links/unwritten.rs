@@ -1,13 +1,14 @@
 //! Entries that this host announced and the bucket does not have yet: claims and image references
 //! of the actors and providers it started.
 //!
-//! Such an entry counts on this host at once, so that actors can be called by their aliases while the bucket is away. It
-//! is laid over what the bucket says until it is written there, or until somebody else's entry takes its place: anything
-//! but what this one replaces, or older claims of the same actor. Contents are compared, not revisions: a bucket that was
-//! made anew counts from one again.
+//! Such an entry counts on this host at once, so that actors can be called by their aliases while
+//! the bucket is away. It is laid over what the bucket says until it is written there, or until
+//! somebody else's entry takes its place: anything but what this one replaces, or older claims of
+//! the same actor. Contents are compared, not revisions: a bucket that was made anew counts from
+//! one again.
 //!
-//! An entry is only ever written over what this host has seen. After a write that did not work it waits for news of its
-//! key, which every snapshot brings, and does without after [`RETRY_AFTER`].
+//! An entry is only ever written over what this host has seen. After a write that did not work it
+//! waits for news of its key, which every snapshot brings, and does without after [`RETRY_AFTER`].
 
 use std::{
     collections::BTreeMap,
@@ -22,9 +23,11 @@ use lattice_protocol::{
     store::{Entry, keys},
 };
 
-/// How long an entry waits for news after a write that did not work: a watch that never broke brings none.
+/// How long an entry waits for news after a write that did not work: a watch that never broke
+/// brings none.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-/// Earlier announcements of a key that are remembered, because they may still be on their way to the bucket.
+/// Earlier announcements of a key that are remembered, because they may still be on their way to
+/// the bucket.
 const EARLIER_MAX: usize = 4;
 
 /// Entries to be written, by key.
@@ -75,7 +78,14 @@ impl Unwritten {
             None => (table.content_of(&key).into_iter().collect(), table.revision_of(&key)),
         };
         let content = Content::of(&key, &value);
-        let waiting = Waiting { value: value.clone(), content, replaces, revision, news: 0, waits_until: None };
+        let waiting = Waiting {
+            value: value.clone(),
+            content,
+            replaces,
+            revision,
+            news: 0,
+            waits_until: None,
+        };
         self.0.insert(key.clone(), waiting);
         Entry { key, value, revision }
     }
@@ -166,8 +176,9 @@ fn revision(claims: &Claims) -> Option<u64> {
     claims.revision.parse().ok()
 }
 
-/// The entries by which a started actor or provider is known: its claims, and what its reference led to. Without those
-/// that `table` has already: a new revision would only change whose call alias counts as the older one.
+/// The entries by which a started actor or provider is known: its claims, and what its reference
+/// led to. Without those that `table` has already: a new revision would only change whose call
+/// alias counts as the older one.
 pub fn entries_of(claims: &Claims, reference: Option<&str>, table: &Table) -> Vec<(String, Bytes)> {
     let mut entries = Vec::new();
     if table.claims(&claims.subject).is_none_or(|known| **known != *claims) {
@@ -187,8 +198,12 @@ mod tests {
     use super::*;
 
     fn claims(revision: u64, name: &str) -> Bytes {
-        let claims =
-            Claims { subject: "MX".into(), revision: revision.to_string(), name: name.into(), ..Claims::default() };
+        let claims = Claims {
+            subject: "MX".into(),
+            revision: revision.to_string(),
+            name: name.into(),
+            ..Claims::default()
+        };
         claims.bucket_value().to_string().into()
     }
 
@@ -205,7 +220,8 @@ mod tests {
     #[test]
     fn an_entry_stays_over_older_claims_and_gives_way_to_those_of_others() {
         let mut unwritten = Unwritten::default();
-        let ours = unwritten.add(keys::claims("MX"), claims(3, "ours"), &known(claims(2, "old"), 7));
+        let ours =
+            unwritten.add(keys::claims("MX"), claims(3, "ours"), &known(claims(2, "old"), 7));
         assert_eq!(ours.revision, 7);
         // The content it replaces, and older claims that came meanwhile.
         for revision in [7, 9] {

@@ -41,7 +41,9 @@ pub(super) async fn sign(dir: &Path, call: &Unsigned<'_>) -> Result<Signed, Sign
     for host in running {
         let asked = timeout(DEADLINE, ask(&place::of_host(dir, &host), &question)).await;
         causes.push(match asked {
-            Ok(Ok(Reply::Signed { encoded_claims, host_id })) => return Ok(Signed { encoded_claims, host_id }),
+            Ok(Ok(Reply::Signed { encoded_claims, host_id })) => {
+                return Ok(Signed { encoded_claims, host_id });
+            }
             Ok(Ok(Reply::Refused { error })) => error,
             Ok(Err(error)) => format!("host {host} cannot be asked: {error}"),
             Err(_) => format!("host {host} does not answer"),
@@ -55,7 +57,10 @@ async fn ask(path: &Path, question: &Question) -> io::Result<Reply> {
     let stream = UnixStream::connect(&reachable.path).await?;
     // Nobody else gets to see payloads.
     if stream.peer_cred()?.uid() != rustix::process::geteuid().as_raw() {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "its socket belongs to another user"));
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "its socket belongs to another user",
+        ));
     }
     let (reading, mut writing) = stream.into_split();
     let mut line = serde_json::to_vec(question)?;

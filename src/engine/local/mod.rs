@@ -1,16 +1,18 @@
 //! Signing for this machine's user: a user who runs a host here may have it sign a call, without
 //! having the cluster seed at hand.
 //!
-//! A host listens on a Unix socket beside its presence lock, named after it and open to nobody else: mode 0600, and the system
-//! is asked whose process connects. A connection is one question: a line of JSON ([`Question`]), a line of JSON back
-//! ([`Reply`]). Nothing of this is reachable over a network, and the seed never leaves the host.
+//! A host listens on a Unix socket beside its presence lock, named after it and open to nobody
+//! else: mode 0600, and the system is asked whose process connects. A connection is one question: a
+//! line of JSON ([`Question`]), a line of JSON back ([`Reply`]). Nothing of this is reachable over
+//! a network, and the seed never leaves the host.
 //!
 //! A process that may connect may also read the host's settings with the seed in them, so this
 //! gives no right that was not there; it saves looking for the file. A host signs for its own
 //! lattice only, and says so otherwise.
 //!
-//! [`sign`] is the client: it asks the hosts of this user one after the other. [`server`] is the host's side.
-//! Where there are no Unix sockets there is neither, and [`sign`] says what to do instead.
+//! [`sign`] is the client: it asks the hosts of this user one after the other. [`server`] is the
+//! host's side. Where there are no Unix sockets there is neither, and [`sign`] says what to do
+//! instead.
 
 #[cfg(unix)]
 mod client;
@@ -41,7 +43,8 @@ pub struct Unsigned<'a> {
     pub payload: &'a [u8],
     /// That of the invocation.
     pub id: &'a str,
-    /// Cluster keys that the receiver accepts, as hosts tell in their ping replies; any will do if there are none.
+    /// Cluster keys that the receiver accepts, as hosts tell in their ping replies; any will do if
+    /// there are none.
     pub issuers: &'a [String],
 }
 
@@ -68,7 +71,9 @@ pub enum SignError {
         /// The answer of each host, or the problem with it.
         causes: Vec<String>,
     },
-    #[error("hosts sign for the user of their machine over Unix sockets, which this system does not have")]
+    #[error(
+        "hosts sign for the user of their machine over Unix sockets, which this system does not have"
+    )]
     Unsupported,
 }
 

@@ -10,7 +10,8 @@ use lattice_base::presence;
 
 /// The longest path of a socket that every system takes, in bytes.
 const PATH_BYTES_MAX: usize = 100;
-/// So much of a host's id is its socket's name: enough to tell hosts apart, and short, for the reason above.
+/// So much of a host's id is its socket's name: enough to tell hosts apart, and short, for the
+/// reason above.
 const NAME_CHARS: usize = 16;
 const EXTENSION: &str = "sock";
 
@@ -54,7 +55,10 @@ fn through_its_directory(path: &Path) -> io::Result<Reachable> {
 
 #[cfg(not(target_os = "linux"))]
 fn through_its_directory(path: &Path) -> io::Result<Reachable> {
-    let text = format!("the path {} is too long for a socket; set XDG_STATE_HOME to a shorter one", path.display());
+    let text = format!(
+        "the path {} is too long for a socket; set XDG_STATE_HOME to a shorter one",
+        path.display()
+    );
     Err(io::Error::new(io::ErrorKind::InvalidInput, text))
 }
 
@@ -96,7 +100,8 @@ mod tests {
         let dir = root.path().join("d".repeat(120));
         fs::create_dir(&dir).unwrap();
         let path = of_host(&dir, "NHERE");
-        let listener = std::os::unix::net::UnixListener::bind(Reachable::new(&path).unwrap().path).unwrap();
+        let listener =
+            std::os::unix::net::UnixListener::bind(Reachable::new(&path).unwrap().path).unwrap();
         assert!(path.exists());
         std::os::unix::net::UnixStream::connect(Reachable::new(&path).unwrap().path).unwrap();
         drop(listener);

@@ -55,7 +55,8 @@ impl Server {
     pub fn open(dir: &Path, host_id: HostId, lattice: String, signer: Signer) -> io::Result<Self> {
         place::remove_stale(dir);
         let path = place::of_host(dir, host_id.as_str());
-        // Of an earlier run with the same key; the lock beside it says that this is the only one now.
+        // Of an earlier run with the same key; the lock beside it says that this is the only one
+        // now.
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -103,7 +104,10 @@ impl Server {
 
     async fn serve(&self, stream: UnixStream) -> io::Result<()> {
         if stream.peer_cred()?.uid() != rustix::process::geteuid().as_raw() {
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it comes from another user"));
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "it comes from another user",
+            ));
         }
         let (reading, mut writing) = stream.into_split();
         let mut line = Vec::new();
@@ -116,7 +120,9 @@ impl Server {
                 Ok(question) => self.answer(&question),
                 Err(error) => Err(anyhow!("the question cannot be read: {error}")),
             },
-            Some(_) => Err(anyhow!("the question does not end, or has more than {QUESTION_BYTES_MAX} bytes")),
+            Some(_) => Err(anyhow!(
+                "the question does not end, or has more than {QUESTION_BYTES_MAX} bytes"
+            )),
         };
         let reply = reply.unwrap_or_else(|error| Reply::Refused { error: error.to_string() });
         let mut reply = serde_json::to_vec(&reply)?;
@@ -127,9 +133,16 @@ impl Server {
 
     /// Signs what is asked for; the error is sent back as it is.
     fn answer(&self, question: &Question) -> anyhow::Result<Reply> {
-        ensure!(question.lattice == self.lattice, "host {} is in lattice {}", self.host_id, self.lattice);
+        ensure!(
+            question.lattice == self.lattice,
+            "host {} is in lattice {}",
+            self.host_id,
+            self.lattice
+        );
         let issuer = self.signer.issuer().as_str();
-        if !question.issuers.is_empty() && !question.issuers.iter().any(|accepted| accepted == issuer) {
+        if !question.issuers.is_empty()
+            && !question.issuers.iter().any(|accepted| accepted == issuer)
+        {
             bail!("host {} signs as {issuer}, which is not accepted there", self.host_id);
         }
         let target = &question.target.public_key;
@@ -141,8 +154,9 @@ impl Server {
                 bail!("the {what} is empty or has more than {WORD_BYTES_MAX} bytes");
             }
         }
-        let payload =
-            STANDARD.decode(&question.payload).map_err(|error| anyhow!("the payload is no base64: {error}"))?;
+        let payload = STANDARD
+            .decode(&question.payload)
+            .map_err(|error| anyhow!("the payload is no base64: {error}"))?;
         let Question { origin, target, operation, id, .. } = question;
         let encoded_claims = self.signer.sign(origin, target, operation, &payload, id, now());
         Ok(Reply::Signed { encoded_claims, host_id: self.host_id.to_string() })

@@ -1,4 +1,5 @@
-//! Counts calls: what the actors and built-in providers of this process served, and what this host called elsewhere.
+//! Counts calls: what the actors and built-in providers of this process served, and what this host
+//! called elsewhere.
 //!
 //! A [`Meter`] is a handle that the router has. Each target that runs here holds its own [`Target`]
 //! and counts in it without looking it up ([`Meter::serve`]); targets elsewhere are looked up by
@@ -76,9 +77,9 @@ impl Outcome {
             | CallError::NotAdmitted { .. }
             | CallError::NoResponders { .. }
             | CallError::TooDeep => Self::Refused,
-            CallError::TimedOut { .. } | CallError::OutcomeUnknown { .. } | CallError::Deadline { .. } => {
-                Self::TimedOut
-            }
+            CallError::TimedOut { .. }
+            | CallError::OutcomeUnknown { .. }
+            | CallError::Deadline { .. } => Self::TimedOut,
             CallError::Callee(_) | CallError::Trap { .. } | CallError::Transport(_) => Self::Failed,
         }
     }
@@ -109,18 +110,22 @@ impl Default for Meter {
 }
 
 impl Meter {
-    /// Where the calls of something are counted that runs in this process; it keeps this as long as it runs. `link_name` is
-    /// empty for actors.
+    /// Where the calls of something are counted that runs in this process; it keeps this as long as
+    /// it runs. `link_name` is empty for actors.
     pub fn serve(&self, id: &str, link_name: &str) -> Arc<Target> {
         let Inner { served, common, .. } = &*self.0;
-        served.find(id, link_name).unwrap_or_else(|| served.add(id, link_name, common, Room::Always))
+        served
+            .find(id, link_name)
+            .unwrap_or_else(|| served.add(id, link_name, common, Room::Always))
     }
 
     /// Begins to count a call that leaves the process.
     pub fn called(&self, target: &Entity, operation: &str) -> InWork {
         let Inner { called, common, .. } = &*self.0;
         let (id, link_name) = (&*target.public_key, &*target.link_name);
-        let target = called.find(id, link_name).unwrap_or_else(|| called.add(id, link_name, common, Room::IfFree));
+        let target = called
+            .find(id, link_name)
+            .unwrap_or_else(|| called.add(id, link_name, common, Room::IfFree));
         target.begin(operation, Path::Nats)
     }
 
@@ -166,7 +171,8 @@ impl Targets {
 
     /// Adds a target; without room a stranger's calls are counted with those of others.
     fn add(&self, id: &str, link_name: &str, common: &Arc<Common>, room: Room) -> Arc<Target> {
-        // Idleness is a matter of minutes: a look for room that was in vain is not repeated at every call.
+        // Idleness is a matter of minutes: a look for room that was in vain is not repeated at
+        // every call.
         let second = common.began.elapsed().as_secs();
         if room == Room::IfFree
             && self.full_at.load(Ordering::Relaxed) == second
@@ -181,9 +187,9 @@ impl Targets {
         let mut known = HashMap::clone(&self.known.load());
         if count(&known) >= TARGETS_MAX {
             // The map that readers see and this one hold it once each.
-            known
-                .values_mut()
-                .for_each(|targets| targets.retain(|target| Arc::strong_count(target) > 2 || !target.is_idle()));
+            known.values_mut().for_each(|targets| {
+                targets.retain(|target| Arc::strong_count(target) > 2 || !target.is_idle())
+            });
             known.retain(|_, targets| !targets.is_empty());
         }
         let has_room = room == Room::Always || count(&known) < TARGETS_MAX;
@@ -203,7 +209,8 @@ impl Targets {
 
     fn read(&self) -> Vec<TargetCounts> {
         let known = self.known.load_full();
-        let mut all: Vec<TargetCounts> = known.values().flatten().map(|target| target.read()).collect();
+        let mut all: Vec<TargetCounts> =
+            known.values().flatten().map(|target| target.read()).collect();
         all.sort_by(|a, b| (&a.id, &a.link_name).cmp(&(&b.id, &b.link_name)));
         all
     }
@@ -225,7 +232,14 @@ impl Target {
     fn new(id: &str, link_name: &str, common: &Arc<Common>) -> Self {
         let called = AtomicU64::new(common.began.elapsed().as_secs());
         let (operations, growing) = (ArcSwap::default(), Mutex::default());
-        Self { id: id.into(), link_name: link_name.into(), operations, growing, called, common: Arc::clone(common) }
+        Self {
+            id: id.into(),
+            link_name: link_name.into(),
+            operations,
+            growing,
+            called,
+            common: Arc::clone(common),
+        }
     }
 
     /// Begins to count a call.
@@ -258,7 +272,11 @@ impl Target {
         if let Some(known) = known.iter().find(|known| *known.name == *name) {
             return Arc::clone(known);
         }
-        let operation = Arc::new(Operation { name: name.into(), local: OnceLock::new(), nats: OnceLock::new() });
+        let operation = Arc::new(Operation {
+            name: name.into(),
+            local: OnceLock::new(),
+            nats: OnceLock::new(),
+        });
         let mut more = Vec::clone(&known);
         more.push(Arc::clone(&operation));
         self.operations.store(Arc::new(more));
@@ -268,7 +286,8 @@ impl Target {
 
     /// Whether an operation that is not known can be counted by itself.
     fn has_room(&self) -> bool {
-        self.operations.load().len() < OPERATIONS_MAX && self.common.counted.load(Ordering::Relaxed) < COUNTED_MAX
+        self.operations.load().len() < OPERATIONS_MAX
+            && self.common.counted.load(Ordering::Relaxed) < COUNTED_MAX
     }
 
     fn is_idle(&self) -> bool {
@@ -278,7 +297,9 @@ impl Target {
 
     fn read(&self) -> TargetCounts {
         let operations = self.operations.load_full();
-        let both = operations.iter().flat_map(|operation| [operation.read(Path::Local), operation.read(Path::Nats)]);
+        let both = operations
+            .iter()
+            .flat_map(|operation| [operation.read(Path::Local), operation.read(Path::Nats)]);
         let operations = both.flatten().collect();
         TargetCounts { id: self.id.to_string(), link_name: self.link_name.to_string(), operations }
     }
@@ -414,7 +435,13 @@ mod tests {
     fn each_end_of_a_call_is_counted_once() {
         let meter = Meter::default();
         let target = meter.serve("MA", "");
-        for outcome in [Outcome::Answered, Outcome::Answered, Outcome::Failed, Outcome::TimedOut, Outcome::Refused] {
+        for outcome in [
+            Outcome::Answered,
+            Outcome::Answered,
+            Outcome::Failed,
+            Outcome::TimedOut,
+            Outcome::Refused,
+        ] {
             target.begin("Op", Path::Local).end(outcome);
         }
         drop(target.begin("Op", Path::Local));
@@ -422,7 +449,10 @@ mod tests {
         let in_work = target.begin("Op", Path::Local);
         let tally = only(&meter);
         assert_eq!((tally.calls, tally.failed, tally.timed_out, tally.refused), (5, 1, 1, 1));
-        assert_eq!((tally.abandoned, tally.in_work, tally.errors(), tally.took.count()), (1, 1, 3, 4));
+        assert_eq!(
+            (tally.abandoned, tally.in_work, tally.errors(), tally.took.count()),
+            (1, 1, 3, 4)
+        );
         in_work.end(Outcome::Answered);
         let later = only(&meter).since(&tally);
         assert_eq!((later.calls, later.in_work, later.errors()), (1, 0, 0));
@@ -453,12 +483,16 @@ mod tests {
         }
         let operations = &meter.snapshot().served[0].operations;
         assert_eq!(operations.len(), OPERATIONS_MAX + 1);
-        assert_eq!((&*operations[OPERATIONS_MAX].operation, operations[OPERATIONS_MAX].tally.calls), (OTHER, 10));
+        assert_eq!(
+            (&*operations[OPERATIONS_MAX].operation, operations[OPERATIONS_MAX].tally.calls),
+            (OTHER, 10)
+        );
 
         // The beginnings of long names are not told apart.
         let long = "o".repeat(NAME_BYTES_MAX + 1);
         meter.serve("MLONG", "").begin(&long, Path::Nats).end(Outcome::Answered);
-        let named = meter.snapshot().served.into_iter().find(|target| target.id == "MLONG").unwrap();
+        let named =
+            meter.snapshot().served.into_iter().find(|target| target.id == "MLONG").unwrap();
         assert_eq!(named.operations[0].operation, OTHER);
 
         for n in 0..TARGETS_MAX + 10 {
@@ -469,7 +503,8 @@ mod tests {
         let other = called.iter().find(|target| target.id == OTHER).unwrap();
         assert_eq!(other.operations[0].tally.calls, 10);
         // A target that runs here always has a place of its own.
-        let more: Vec<_> = (0..TARGETS_MAX + 10).map(|n| meter.serve(&format!("M{n}"), "")).collect();
+        let more: Vec<_> =
+            (0..TARGETS_MAX + 10).map(|n| meter.serve(&format!("M{n}"), "")).collect();
         assert_eq!(meter.snapshot().served.len(), more.len() + 2);
     }
 
@@ -481,7 +516,10 @@ mod tests {
             (Err(busy), Outcome::Refused),
             (Err(CallError::Callee("no such key".into())), Outcome::Failed),
             (Err(CallError::Deadline { actor_id: "MA".into(), limit_ms: 1 }), Outcome::TimedOut),
-            (Err(CallError::Trap { actor_id: "MA".into(), reason: "unreachable".into() }), Outcome::Failed),
+            (
+                Err(CallError::Trap { actor_id: "MA".into(), reason: "unreachable".into() }),
+                Outcome::Failed,
+            ),
             (Err(CallError::Denied { request_id: String::new(), message: None }), Outcome::Refused),
         ];
         for (result, outcome) in cases {

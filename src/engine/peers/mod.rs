@@ -73,13 +73,20 @@ struct Twins {
 impl Peers {
     /// Knows nobody yet; [`service::spawn`] brings it to life.
     pub fn new(own: &HostId) -> Self {
-        let (table, changed, heard) = (Table::new(own.as_str()), Notify::new(), watch::Sender::new(0));
+        let (table, changed, heard) =
+            (Table::new(own.as_str()), Notify::new(), watch::Sender::new(0));
         Self(Arc::new(Inner { table, changed, heard, twins: Twins::default() }))
     }
 
-    /// The host to send a call to: one that takes calls for the target directly and was heard of lately, and of these the
-    /// one that answers soonest, by its answers so far and the calls of this host that are on their way. `not` are those that have been tried.
-    pub fn choose(&self, target: &str, not: &[Arc<Peer>], candidates: Candidates) -> Option<Arc<Peer>> {
+    /// The host to send a call to: one that takes calls for the target directly and was heard of
+    /// lately, and of these the one that answers soonest, by its answers so far and the calls of
+    /// this host that are on their way. `not` are those that have been tried.
+    pub fn choose(
+        &self,
+        target: &str,
+        not: &[Arc<Peer>],
+        candidates: Candidates,
+    ) -> Option<Arc<Peer>> {
         self.0.table.choose(target, not, candidates)
     }
 
@@ -99,7 +106,8 @@ impl Peers {
         seen.map(|seen| seen.elapsed())
     }
 
-    /// Notes that another process uses the key of this host, and says so in the log, once in a while.
+    /// Notes that another process uses the key of this host, and says so in the log, once in a
+    /// while.
     pub fn tell_twin(&self, host_id: &str) {
         let is_news = {
             let mut seen = self.0.twins.seen.lock();
@@ -116,7 +124,8 @@ impl Peers {
         }
     }
 
-    /// Offers a target directly until what is returned is dropped or withdrawn. Its subscriptions must be confirmed.
+    /// Offers a target directly until what is returned is dropped or withdrawn. Its subscriptions
+    /// must be confirmed.
     pub fn advertise(&self, target: &str) -> Advertisement {
         self.advertise_as(target, Reach::Direct)
     }
@@ -139,7 +148,12 @@ impl Peers {
     fn advertise_as(&self, target: &str, reach: Reach) -> Advertisement {
         self.0.table.advertise(target, reach);
         self.0.changed.notify_one();
-        Advertisement { peers: self.clone(), target: target.into(), reach, is_open: AtomicBool::new(true) }
+        Advertisement {
+            peers: self.clone(),
+            target: target.into(),
+            reach,
+            is_open: AtomicBool::new(true),
+        }
     }
 }
 
@@ -153,12 +167,13 @@ pub struct Advertisement {
 }
 
 impl Advertisement {
-    /// Takes it back and waits until the others know: then none of them sends a call for it any more, and what they had sent
-    /// has arrived.
+    /// Takes it back and waits until the others know: then none of them sends a call for it any
+    /// more, and what they had sent has arrived.
     pub async fn retract(&self) {
         let Some(number) = self.retract_now() else { return };
         let mut heard = self.peers.0.heard.subscribe();
-        // A peer that does not answer in time sends nothing either, or is answered that nobody listens.
+        // A peer that does not answer in time sends nothing either, or is answered that nobody
+        // listens.
         let _ = tokio::time::timeout(HEARD_TIMEOUT, heard.wait_for(|heard| *heard >= number)).await;
     }
 
@@ -185,7 +200,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_offer_is_taken_back_once_however_it_ends() {
-        let own = HostId::parse("NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF").unwrap();
+        let own =
+            HostId::parse("NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF").unwrap();
         let peers = Peers::new(&own);
         let first = peers.advertise("M");
         let second = peers.advertise("M");
@@ -198,9 +214,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn invented_hosts_that_say_nothing_hold_a_planned_stop_up_for_half_a_second_at_most() {
-        let own = HostId::parse("NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF").unwrap();
+        let own =
+            HostId::parse("NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF").unwrap();
         let peers = Peers::new(&own);
-        let offers = (0..10).map(|number| peers.advertise(&format!("M{number}"))).collect::<Vec<_>>();
+        let offers =
+            (0..10).map(|number| peers.advertise(&format!("M{number}"))).collect::<Vec<_>>();
         for _ in 0..100 {
             let host = nkeys::KeyPair::new_server().public_key();
             peers.0.table.apply(&Announcement {

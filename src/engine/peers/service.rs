@@ -1,6 +1,8 @@
 //! Speaks for this host and listens to the others.
 //!
-//! One task does it all: beats, listens, answers, looks for who is silent, and asks those whose offers it does not know. An own change is told to all, with the request to confirm it; changes that come close together are told together.
+//! One task does it all: beats, listens, answers, looks for who is silent, and asks those whose
+//! offers it does not know. An own change is told to all, with the request to confirm it; changes
+//! that come close together are told together.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -31,7 +33,8 @@ use lattice_protocol::{
 
 /// How often a host says that it is there.
 const BEAT: Duration = Duration::from_secs(1);
-/// Silent for this long, a host counts as lost: two beats and what the network may add. With [`LOOK`] within three seconds.
+/// Silent for this long, a host counts as lost: two beats and what the network may add. With
+/// [`LOOK`] within three seconds.
 const SILENT: Duration = Duration::from_millis(2500);
 /// Silent for this long, it is forgotten.
 const GONE: Duration = Duration::from_secs(60);
@@ -46,9 +49,12 @@ const ASKING_MAX: usize = 64;
 /// How long handing a message to the connection may take.
 const SEND: Duration = Duration::from_secs(1);
 
-/// Subscribes and says hello; returns when this host hears and can be heard. Then it goes on until `leave`, and ends with a
-/// goodbye.
-pub async fn spawn(context: &HostContext, leave: CancellationToken) -> anyhow::Result<JoinHandle<()>> {
+/// Subscribes and says hello; returns when this host hears and can be heard. Then it goes on until
+/// `leave`, and ends with a goodbye.
+pub async fn spawn(
+    context: &HostContext,
+    leave: CancellationToken,
+) -> anyhow::Result<JoinHandle<()>> {
     let HostContext { peers, answers, subjects, suspend, lifeline, tasks, .. } = context;
     let client = &context.rpc.client;
     let own = peers.0.table.own_beat().host;
@@ -149,7 +155,8 @@ impl Service {
     fn take_confirmation(&mut self, message: &Message) {
         let Some(announcement) = parse(message) else { return };
         self.take(&announcement);
-        let roster = message.subject.rsplit('.').next().and_then(|number| number.parse::<u64>().ok());
+        let roster =
+            message.subject.rsplit('.').next().and_then(|number| number.parse::<u64>().ok());
         if let Some(roster) = roster {
             let last = self.confirmed.entry(announcement.host).or_default();
             *last = roster.max(*last);
@@ -163,7 +170,10 @@ impl Service {
         self.confirmed.retain(|host, _| others.iter().any(|peer| *peer.id == **host));
         let there = others.iter().filter(|peer| !peer.is_lost());
         let own = self.peers.0.table.own_beat().roster;
-        let heard = there.map(|peer| self.confirmed.get(&*peer.id).copied().unwrap_or(0)).min().unwrap_or(own);
+        let heard = there
+            .map(|peer| self.confirmed.get(&*peer.id).copied().unwrap_or(0))
+            .min()
+            .unwrap_or(own);
         self.peers.0.heard.send_if_modified(|last| {
             let is_news = heard > *last;
             *last = heard.max(*last);
@@ -187,7 +197,8 @@ impl Service {
     async fn answer(&self, message: Message) {
         let Some(reply) = message.reply else { return };
         let table = &self.peers.0.table;
-        let announcement = if &*message.payload == ROSTER { table.own_announcement() } else { table.own_beat() };
+        let announcement =
+            if &*message.payload == ROSTER { table.own_announcement() } else { table.own_beat() };
         self.send(&reply, &announcement).await;
     }
 
@@ -207,7 +218,8 @@ impl Service {
                 return false;
             }
         }
-        let offers_unknown = matches!(heard, Heard::Ask | Heard::New { ask: true } | Heard::Back { ask: true });
+        let offers_unknown =
+            matches!(heard, Heard::Ask | Heard::New { ask: true } | Heard::Back { ask: true });
         if offers_unknown || self.peers.0.table.wants_proof(host_id) {
             self.ask(host_id);
         }
@@ -219,9 +231,12 @@ impl Service {
         if self.asking.len() >= ASKING_MAX || !self.asked.insert(host.to_owned()) {
             return;
         }
-        let (client, subject, host) = (self.client.clone(), self.subjects.host(host), host.to_owned());
+        let (client, subject, host) =
+            (self.client.clone(), self.subjects.host(host), host.to_owned());
         self.asking.spawn(async move {
-            let answer = tokio::time::timeout(ASK, client.request(subject, Bytes::from_static(ROSTER))).await;
+            let answer =
+                tokio::time::timeout(ASK, client.request(subject, Bytes::from_static(ROSTER)))
+                    .await;
             (host, answer.ok().and_then(Result::ok).as_ref().and_then(parse))
         });
     }
@@ -258,7 +273,9 @@ impl Service {
         let payload = announcement.encode(self.client.max_payload());
         let sending = async {
             match reply {
-                Some(reply) => self.client.publish_with_reply(self.hosts.clone(), reply, payload).await,
+                Some(reply) => {
+                    self.client.publish_with_reply(self.hosts.clone(), reply, payload).await
+                }
                 None => self.client.publish(self.hosts.clone(), payload).await,
             }
         };

@@ -1,8 +1,8 @@
 //! The hosts that are there and the calls they take: read by every call without a lock. Only the
 //! service writes the list of peers and their offers; calls note what they meet.
 //!
-//! A peer's state is in atomics of its own and its offers in a snapshot, so that a call costs a walk over the peers. The list
-//! of peers changes when one comes or goes.
+//! A peer's state is in atomics of its own and its offers in a snapshot, so that a call costs a
+//! walk over the peers. The list of peers changes when one comes or goes.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,8 +23,9 @@ use lattice_protocol::{
     peers::wire::{Announcement, Offers, TARGETS_MAX},
 };
 
-/// Hosts that are kept in mind. A lattice of that many machines would need another way to find each other. Anybody who may
-/// speak to hosts can invent some, so those that are lost, and those that have never answered a question, make room.
+/// Hosts that are kept in mind. A lattice of that many machines would need another way to find each
+/// other. Anybody who may speak to hosts can invent some, so those that are lost, and those that
+/// have never answered a question, make room.
 const PEERS_MAX: usize = 1024;
 
 /// How long a host is not chosen for a target that nobody listened for there.
@@ -254,7 +255,8 @@ struct Offered {
 impl Table {
     pub fn new(own: &str) -> Self {
         let own = Arc::new(Peer::new(own.into(), true));
-        // A host with a fixed key begins to count anew when it is started again. Numbers that every JSON reader keeps whole.
+        // A host with a fixed key begins to count anew when it is started again. Numbers that every
+        // JSON reader keeps whole.
         let incarnation = rand::random::<u64>() >> 11;
         Self {
             peers: ArcSwap::from_pointee(vec![Arc::clone(&own)]),
@@ -265,7 +267,12 @@ impl Table {
     }
 
     /// See [`Peers::choose`](super::Peers::choose).
-    pub fn choose(&self, target: &str, not: &[Arc<Peer>], candidates: Candidates) -> Option<Arc<Peer>> {
+    pub fn choose(
+        &self,
+        target: &str,
+        not: &[Arc<Peer>],
+        candidates: Candidates,
+    ) -> Option<Arc<Peer>> {
         let peers = self.peers.load();
         let start = self.turn.fetch_add(1, Ordering::Relaxed);
         let fits = |peer: &Arc<Peer>| {
@@ -315,7 +322,8 @@ impl Table {
         });
     }
 
-    /// Takes back what was offered once; returns the number of the roster without it, if it was there.
+    /// Takes back what was offered once; returns the number of the roster without it, if it was
+    /// there.
     pub fn retract(&self, target: &str, reach: Reach) -> Option<u64> {
         self.change(|offers| {
             let list = list(offers, reach);
@@ -337,7 +345,10 @@ impl Table {
     /// Returns this host's announcement of everything it offers.
     pub fn own_announcement(&self) -> Announcement {
         let offered = self.offered.lock();
-        let offers = Offers { direct: bounded(&offered.offers.direct), group: bounded(&offered.offers.group) };
+        let offers = Offers {
+            direct: bounded(&offered.offers.direct),
+            group: bounded(&offered.offers.group),
+        };
         Announcement { offers: Some(offers), ..self.beat(&offered) }
     }
 
@@ -348,7 +359,12 @@ impl Table {
 
     fn beat(&self, offered: &Offered) -> Announcement {
         let Offered { incarnation, roster, .. } = *offered;
-        Announcement { host: self.own.id.to_string(), incarnation, roster, ..Announcement::default() }
+        Announcement {
+            host: self.own.id.to_string(),
+            incarnation,
+            roster,
+            ..Announcement::default()
+        }
     }
 
     /// Applies what a host answered to a question of this one.
@@ -359,10 +375,12 @@ impl Table {
         self.apply(announcement)
     }
 
-    /// Whether a host is to be asked so that it is known to be there: where there are so many that some may be invented.
+    /// Whether a host is to be asked so that it is known to be there: where there are so many that
+    /// some may be invented.
     pub fn wants_proof(&self, host: &str) -> bool {
         let peers = self.peers.load();
-        peers.len() > PEERS_MAX / 2 && peers.iter().any(|peer| *peer.id == *host && !peer.is_proven())
+        peers.len() > PEERS_MAX / 2
+            && peers.iter().any(|peer| *peer.id == *host && !peer.is_proven())
     }
 
     /// Applies an announcement of another host.
@@ -370,7 +388,9 @@ impl Table {
         if announcement.host == *self.own.id {
             // Its own announcement comes back to it; a number of 0 is that of nobody.
             return match self.own_incarnation() {
-                incarnation if announcement.incarnation == incarnation || announcement.incarnation == 0 => {
+                incarnation
+                    if announcement.incarnation == incarnation || announcement.incarnation == 0 =>
+                {
                     Heard::Ignored
                 }
                 _ => Heard::Twin { incarnation: announcement.incarnation },
@@ -398,14 +418,19 @@ impl Table {
                 (peer, true)
             }
         };
-        if peer.incarnation.swap(announcement.incarnation, Ordering::AcqRel) != announcement.incarnation {
+        if peer.incarnation.swap(announcement.incarnation, Ordering::AcqRel)
+            != announcement.incarnation
+        {
             // It was started again, and what it had in work is gone.
             peer.lose();
             peer.roster.store(0, Ordering::Release);
         }
         let was_lost = peer.heard();
-        // Its announcements come in the order it makes them, so a higher number was said by somebody else: its answer counts instead.
-        if announcement.offers.is_none() && announcement.roster < peer.roster.load(Ordering::Acquire) {
+        // Its announcements come in the order it makes them, so a higher number was said by
+        // somebody else: its answer counts instead.
+        if announcement.offers.is_none()
+            && announcement.roster < peer.roster.load(Ordering::Acquire)
+        {
             peer.roster.store(0, Ordering::Release);
         }
         // Answers to different questions may overtake each other.
@@ -414,7 +439,8 @@ impl Table {
         {
             peer.set_offers(announcement.roster, offers);
         }
-        let ask = announcement.offers.is_none() && peer.roster.load(Ordering::Acquire) != announcement.roster;
+        let ask = announcement.offers.is_none()
+            && peer.roster.load(Ordering::Acquire) != announcement.roster;
         match (is_new, was_lost && !is_new, ask) {
             (true, _, ask) => Heard::New { ask },
             (false, true, ask) => Heard::Back { ask },
@@ -423,7 +449,8 @@ impl Table {
         }
     }
 
-    /// Loses peers that were silent for long and drops those silent for very long; returns the newly lost.
+    /// Loses peers that were silent for long and drops those silent for very long; returns the
+    /// newly lost.
     pub fn look(&self, silent: Duration, gone: Duration) -> Vec<Arc<Peer>> {
         let others = self.others();
         for peer in others.iter().filter(|peer| peer.silence() >= gone) {
@@ -449,7 +476,8 @@ impl Table {
         if peers.len() >= PEERS_MAX {
             let spare = |peer: &&Arc<Peer>| !peer.is_own && (peer.is_lost() || !peer.is_proven());
             // The lost first, and of these and the others those that were silent longest.
-            let worst = peers.iter().filter(spare).max_by_key(|peer| (peer.is_lost(), peer.silence()));
+            let worst =
+                peers.iter().filter(spare).max_by_key(|peer| (peer.is_lost(), peer.silence()));
             match worst {
                 Some(worst) => self.remove(worst),
                 None => return false,
@@ -464,7 +492,9 @@ impl Table {
     }
 
     fn remove(&self, peer: &Arc<Peer>) {
-        self.peers.rcu(|peers| peers.iter().filter(|other| !Arc::ptr_eq(other, peer)).cloned().collect::<Vec<_>>());
+        self.peers.rcu(|peers| {
+            peers.iter().filter(|other| !Arc::ptr_eq(other, peer)).cloned().collect::<Vec<_>>()
+        });
     }
 }
 
@@ -519,8 +549,15 @@ mod tests {
         let _also = second.take();
         drop(taken);
         assert_eq!(table.choose("M", &[], Candidates::All).unwrap().id, first.id);
-        assert_eq!(table.choose("M", &[first, second], Candidates::All).map(|peer| peer.id.clone()), None);
-        assert_eq!(chosen(&table, "V.p"), None, "what is reached through its group only is not chosen");
+        assert_eq!(
+            table.choose("M", &[first, second], Candidates::All).map(|peer| peer.id.clone()),
+            None
+        );
+        assert_eq!(
+            chosen(&table, "V.p"),
+            None,
+            "what is reached through its group only is not chosen"
+        );
         assert_eq!(table.runners("V.p").len(), 2);
     }
 
@@ -536,7 +573,11 @@ mod tests {
         assert_eq!(chosen(&table, "M"), Some(a.clone()));
         table.look(Duration::from_secs(9), Duration::ZERO);
         assert!(table.others().is_empty(), "silent for very long");
-        assert_eq!(table.apply(&beat), Heard::New { ask: true }, "it came back and what it offers is not known");
+        assert_eq!(
+            table.apply(&beat),
+            Heard::New { ask: true },
+            "it came back and what it offers is not known"
+        );
     }
 
     #[test]
@@ -545,12 +586,19 @@ mod tests {
         table.apply(&announcement(&a, 5, &["M"]));
         assert_eq!(table.apply(&announcement(&a, 4, &["OLD"])), Heard::Known);
         assert_eq!(chosen(&table, "OLD"), None);
-        assert_eq!(table.apply(&Announcement { host: a.clone(), roster: 6, ..Announcement::default() }), Heard::Ask);
+        assert_eq!(
+            table.apply(&Announcement { host: a.clone(), roster: 6, ..Announcement::default() }),
+            Heard::Ask
+        );
         table.apply(&announcement(&a, 6, &[]));
         assert_eq!(chosen(&table, "M"), None);
         table.apply(&announcement(&a, 7, &["M"]));
         assert_eq!(
-            table.apply(&Announcement { host: a.clone(), goodbye: true, ..Announcement::default() }),
+            table.apply(&Announcement {
+                host: a.clone(),
+                goodbye: true,
+                ..Announcement::default()
+            }),
             Heard::Left
         );
         assert!(table.others().is_empty());
@@ -674,7 +722,10 @@ mod tests {
         table.apply(&announcement(&real, 5, &["M"]));
         table.apply(&announcement(&real, u64::MAX, &[]));
         assert_eq!(chosen(&table, "M"), None);
-        assert_eq!(table.apply(&Announcement { host: real.clone(), roster: 5, ..Announcement::default() }), Heard::Ask);
+        assert_eq!(
+            table.apply(&Announcement { host: real.clone(), roster: 5, ..Announcement::default() }),
+            Heard::Ask
+        );
         table.apply_answer(&announcement(&real, 5, &["M"]));
         assert_eq!(chosen(&table, "M"), Some(real));
     }
@@ -685,7 +736,10 @@ mod tests {
         table.advertise("OWN", Reach::Direct);
         table.apply(&announcement(&a, 1, &["M"]));
         assert_eq!((table.presence("M"), table.presence("V.p")), (Presence::Runs, Presence::Runs));
-        assert_eq!((table.presence("OWN"), table.presence("X")), (Presence::Unseen, Presence::Unseen));
+        assert_eq!(
+            (table.presence("OWN"), table.presence("X")),
+            (Presence::Unseen, Presence::Unseen)
+        );
         table.others()[0].lose();
         assert_eq!(table.presence("M"), Presence::Lost);
     }

@@ -92,7 +92,11 @@ pub struct Verified {
 impl Verified {
     /// Returns the claims that an actor was started with.
     pub fn of_actor(claims: &ActorClaims) -> Self {
-        Self { issuer: claims.issuer.clone(), capabilities: claims.caps.clone(), expires: claims.expires }
+        Self {
+            issuer: claims.issuer.clone(),
+            capabilities: claims.caps.clone(),
+            expires: claims.expires,
+        }
     }
 
     /// Returns the claims that a provider was started with.
@@ -104,8 +108,8 @@ impl Verified {
 impl Party {
     /// An entity with its claims, if this host has verified them.
     pub fn of(entity: &Entity, verified: Option<Verified>) -> Self {
-        let Verified { issuer, capabilities, expires } =
-            verified.unwrap_or_else(|| Verified { issuer: UNVERIFIED.to_owned(), ..Verified::default() });
+        let Verified { issuer, capabilities, expires } = verified
+            .unwrap_or_else(|| Verified { issuer: UNVERIFIED.to_owned(), ..Verified::default() });
         Self {
             public_key: entity.public_key.to_string(),
             contract_id: entity.contract_id.to_string(),
@@ -209,7 +213,12 @@ impl Policy {
         Self(None)
     }
 
-    pub fn new(client: async_nats::Client, topic: String, timeout: Duration, host: HostInfo) -> Self {
+    pub fn new(
+        client: async_nats::Client,
+        topic: String,
+        timeout: Duration,
+        host: HostInfo,
+    ) -> Self {
         let (cache, last) = (Mutex::default(), ArcSwapOption::empty());
         Self(Some(Arc::new(Service { client, topic, timeout, host, cache, last })))
     }
@@ -236,7 +245,10 @@ impl Policy {
         let service = self.0.as_ref()?;
         let host = Party { public_key: service.host.public_key.clone(), ..Party::default() };
         let labels = service.host.labels.load_full();
-        let outcome = service.ask(&new_id(), &(Action::PerformInvocation, host.clone(), host), &labels).await.map(drop);
+        let outcome = service
+            .ask(&new_id(), &(Action::PerformInvocation, host.clone(), host), &labels)
+            .await
+            .map(drop);
         service.last.store(Some(Arc::new(outcome.clone())));
         Some(outcome)
     }
@@ -255,8 +267,10 @@ impl Policy {
             match cache.pending.get(&question).and_then(WeakShared::upgrade) {
                 Some(asked) => asked,
                 None => {
-                    let asked =
-                        Arc::clone(service).settle(question.clone(), Arc::clone(&cache.labels)).boxed().shared();
+                    let asked = Arc::clone(service)
+                        .settle(question.clone(), Arc::clone(&cache.labels))
+                        .boxed()
+                        .shared();
                     cache.add_pending(question, &asked);
                     asked
                 }
@@ -292,7 +306,9 @@ impl Policy {
     /// Nothing is permitted because of it: that says the service itself.
     fn override_decision(&self, message: &[u8]) -> bool {
         let Some(service) = &self.0 else { return false };
-        let Ok(Reply { request_id: Some(request_id), permitted, message }) = serde_json::from_slice(message) else {
+        let Ok(Reply { request_id: Some(request_id), permitted, message }) =
+            serde_json::from_slice(message)
+        else {
             warn!("message on the policy changes topic is no decision");
             return false;
         };
@@ -403,14 +419,19 @@ impl Service {
         if !target.image_reference.is_empty() {
             body["target"]["imageReference"] = target.image_reference.clone().into();
         }
-        let request = async_nats::Request::new().payload(body.to_string().into()).timeout(Some(self.timeout));
+        let request =
+            async_nats::Request::new().payload(body.to_string().into()).timeout(Some(self.timeout));
         // The request's own timeout begins when the connection has taken it, so there is one around
         // it.
-        let reply = tokio::time::timeout(self.timeout, self.client.send_request(self.topic.clone(), request))
-            .await
-            .map_err(|_| AskError::TimedOut { limit_ms: self.timeout.as_millis() })?
-            .map_err(|e| AskError::Request(e.to_string()))?;
-        let reply: Reply = serde_json::from_slice(&reply.payload).map_err(|e| AskError::Reply(e.to_string()))?;
+        let reply = tokio::time::timeout(
+            self.timeout,
+            self.client.send_request(self.topic.clone(), request),
+        )
+        .await
+        .map_err(|_| AskError::TimedOut { limit_ms: self.timeout.as_millis() })?
+        .map_err(|e| AskError::Request(e.to_string()))?;
+        let reply: Reply =
+            serde_json::from_slice(&reply.payload).map_err(|e| AskError::Reply(e.to_string()))?;
         let request_id = reply.request_id.unwrap_or_else(|| request_id.to_owned());
         Ok(Decision { request_id, permitted: reply.permitted, message: reply.message })
     }

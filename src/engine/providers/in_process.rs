@@ -101,7 +101,9 @@ impl InProcess {
                 ))),
                 None => Err(router::not_linked(&call.origin.public_key, &self.own)),
             },
-            Ok(Err(_)) => Err(CallError::Callee(format!("provider {} is stopping", self.context.provider_id))),
+            Ok(Err(_)) => {
+                Err(CallError::Callee(format!("provider {} is stopping", self.context.provider_id)))
+            }
             Err(_) => Err(CallError::Callee(format!(
                 "the link of {} to {} was not ready in time",
                 call.origin.public_key, self.context.contract_id
@@ -117,8 +119,9 @@ impl Local for InProcess {
 
     fn status(&self) -> router::TargetStatus {
         let attempted = self.attempted.borrow();
-        let refused =
-            attempted.values().filter_map(|tried| Some((Arc::clone(&tried.definition), tried.refusal.as_ref()?)));
+        let refused = attempted
+            .values()
+            .filter_map(|tried| Some((Arc::clone(&tried.definition), tried.refusal.as_ref()?)));
         let refused = refused.map(|(link, error)| (link, error.to_string())).collect();
         router::TargetStatus { refused, ..router::TargetStatus::default() }
     }
@@ -127,7 +130,11 @@ impl Local for InProcess {
         let attempted = self.attempted.borrow();
         let Some(tried) = attempted.get(&*link.actor_id) else {
             let is_wanted = link.contract_id == self.context.contract_id
-                && self.links.table().link(&link.actor_id, &link.contract_id, &link.link_name).is_some();
+                && self
+                    .links
+                    .table()
+                    .link(&link.actor_id, &link.contract_id, &link.link_name)
+                    .is_some();
             return match attempted.len() {
                 _ if !is_wanted => None,
                 LINKS_MAX.. => Some(LinkStatus::Refused(format!(
@@ -224,21 +231,34 @@ pub async fn launch(spec: &'static Spec, launch: LaunchContext) -> Result<Launch
     // Only now: every member of the queue group gets its share of the lattice's calls, whether it
     // answers or not.
     let subject = subjects.provider(&context.provider_id, &context.link_name);
-    let health = context.nats.subscribe(subjects.provider_health(&context.provider_id, &context.link_name)).await;
+    let health = context
+        .nats
+        .subscribe(subjects.provider_health(&context.provider_id, &context.link_name))
+        .await;
     let subscribed = receiver.subscribe(&subject, "rpc").await.map_err(anyhow::Error::msg);
-    let (inlets, health) =
-        subscribed.and_then(|inlets| Ok((inlets, health?))).with_context(|| format!("subscribe to {subject}"))?;
-    let served = context.router.meter().serve(context.provider_id.as_str(), context.link_name.as_str());
-    let own = Entity::new(context.provider_id.as_str(), context.link_name.as_str(), context.contract_id);
-    let local = Arc::new(InProcess { context: context.clone(), own, links, states, attempted, served });
+    let (inlets, health) = subscribed
+        .and_then(|inlets| Ok((inlets, health?)))
+        .with_context(|| format!("subscribe to {subject}"))?;
+    let served =
+        context.router.meter().serve(context.provider_id.as_str(), context.link_name.as_str());
+    let own =
+        Entity::new(context.provider_id.as_str(), context.link_name.as_str(), context.contract_id);
+    let local =
+        Arc::new(InProcess { context: context.clone(), own, links, states, attempted, served });
     Ok(Launched { spec, local, inlets, health, follower: tasks, end, context, receiver, answers })
 }
 
 impl Launched {
     /// Answers calls and health requests until told to stop; then ends the links, in order, until
     /// the deadline. Returns early only if the provider cannot go on, with the reason.
-    pub(super) async fn run(self, about: ProviderContext, events: Publisher, mut stop: StopSignal) -> RunEnd {
-        let Self { spec, local, inlets, mut health, mut follower, end, context, receiver, answers } = self;
+    pub(super) async fn run(
+        self,
+        about: ProviderContext,
+        events: Publisher,
+        mut stop: StopSignal,
+    ) -> RunEnd {
+        let Self { spec, local, inlets, mut health, mut follower, end, context, receiver, answers } =
+            self;
         let leave = CancellationToken::new();
         let (left, _) = oneshot::channel();
         let name = format!("{}.{}", context.provider_id, context.link_name).into();
@@ -304,12 +324,18 @@ fn healthy(states: &LinkStates) -> Bytes {
 type Attempted = (Arc<str>, Result<DynLink, LinkError>);
 
 /// Takes a link on, within a time.
-async fn attempt(provider: Arc<dyn Provider>, actor: Arc<str>, definition: Arc<LinkDefinition>) -> Attempted {
+async fn attempt(
+    provider: Arc<dyn Provider>,
+    actor: Arc<str>,
+    definition: Arc<LinkDefinition>,
+) -> Attempted {
     let attempt = AssertUnwindSafe(async { provider.link(definition).await }).catch_unwind();
     let result = match tokio::time::timeout(LINK_TIMEOUT, attempt).await {
         Ok(Ok(result)) => result,
         Ok(Err(_)) => Err(LinkError::Unavailable("taking it on panicked, which is a bug".into())),
-        Err(_) => Err(LinkError::Unavailable(format!("it took longer than {} s", LINK_TIMEOUT.as_secs()))),
+        Err(_) => {
+            Err(LinkError::Unavailable(format!("it took longer than {} s", LINK_TIMEOUT.as_secs())))
+        }
     };
     (actor, result)
 }
@@ -371,7 +397,8 @@ impl Links {
     /// Looks at what the lattice wants and starts what is missing.
     fn compare(&mut self) {
         let table = self.live.table();
-        let (provider, link_name) = (self.context.provider_id.as_str(), self.context.link_name.as_str());
+        let (provider, link_name) =
+            (self.context.provider_id.as_str(), self.context.link_name.as_str());
         let wanted = table
             .links_of(provider, link_name)
             .filter(|link| link.contract_id == self.context.contract_id)
@@ -418,10 +445,17 @@ impl Links {
                 }
                 Effect::TellEnded(actor_id) => {
                     info!(%actor_id, contract_id, "link ended");
-                    self.context.journal.write(Level::Info, &format!("the link of {actor_id} ended"));
+                    self.context
+                        .journal
+                        .write(Level::Info, &format!("the link of {actor_id} ended"));
                 }
                 Effect::TellBeyond(beyond) => {
-                    warn!(contract_id, links = LINKS_MAX, beyond, "further links of a provider are not taken on");
+                    warn!(
+                        contract_id,
+                        links = LINKS_MAX,
+                        beyond,
+                        "further links of a provider are not taken on"
+                    );
                 }
             }
         }

@@ -65,7 +65,7 @@ pub(super) enum RunEnd {
     Failed(String),
 }
 
-/// What happens to a provider.
+/// An occurrence in the life of a provider.
 #[derive(Debug)]
 pub(super) enum Input {
     Launched,
@@ -168,7 +168,12 @@ impl Lifecycle {
     fn launch_failed(&mut self, cause: String, facts: &Facts) -> Vec<Effect> {
         if self.phase == Phase::Stopping {
             // The client that asked for the stop waits for its event.
-            return vec![Effect::Remove, Effect::TellNotStarted(cause), Effect::TellStopped, Effect::Release];
+            return vec![
+                Effect::Remove,
+                Effect::TellNotStarted(cause),
+                Effect::TellStopped,
+                Effect::Release,
+            ];
         }
         // The first start is not repeated: a provider that never ran is not going to.
         if self.crashes == 0 {
@@ -299,11 +304,51 @@ mod tests {
             (Stopping, 0, Nothing, Launched, vec![Publish, TellStarted], Stopping, 0),
             (Launching, 0, Nothing, LaunchFailed(boom()), over(&[not_started()]), Launching, 0),
             (Launching, 0, NotInForce, LaunchFailed(boom()), over(&[not_started()]), Launching, 0),
-            (Stopping, 0, Nothing, LaunchFailed(boom()), over(&[not_started(), TellStopped]), Stopping, 0),
-            (Stopping, 3, Nothing, LaunchFailed(boom()), over(&[not_started(), TellStopped]), Stopping, 3),
-            (Launching, 1, Nothing, LaunchFailed(boom()), vec![Pause(Duration::from_millis(200))], Pausing, 2),
-            (Launching, 5, Nothing, LaunchFailed(boom()), vec![Pause(Duration::from_millis(3200))], Pausing, 6),
-            (Launching, 2, Closing, LaunchFailed(boom()), vec![Pause(Duration::from_millis(400))], Pausing, 3),
+            (
+                Stopping,
+                0,
+                Nothing,
+                LaunchFailed(boom()),
+                over(&[not_started(), TellStopped]),
+                Stopping,
+                0,
+            ),
+            (
+                Stopping,
+                3,
+                Nothing,
+                LaunchFailed(boom()),
+                over(&[not_started(), TellStopped]),
+                Stopping,
+                3,
+            ),
+            (
+                Launching,
+                1,
+                Nothing,
+                LaunchFailed(boom()),
+                vec![Pause(Duration::from_millis(200))],
+                Pausing,
+                2,
+            ),
+            (
+                Launching,
+                5,
+                Nothing,
+                LaunchFailed(boom()),
+                vec![Pause(Duration::from_millis(3200))],
+                Pausing,
+                6,
+            ),
+            (
+                Launching,
+                2,
+                Closing,
+                LaunchFailed(boom()),
+                vec![Pause(Duration::from_millis(400))],
+                Pausing,
+                3,
+            ),
             (Launching, 6, Nothing, LaunchFailed(boom()), over(&[given_up(again)]), Pausing, 7),
             (Launching, 2, NotInForce, LaunchFailed(boom()), over(&[lapsed(again)]), Pausing, 2),
         ];

@@ -1,9 +1,10 @@
 //! Which actor has a call alias.
 //!
-//! Anybody may sign an actor with an alias that another one has already, and claims stay in the metadata when their actor
-//! is gone. So an alias is not looked up there alone:
+//! Anybody may sign an actor with an alias that another one has already, and claims stay in the
+//! metadata when their actor is gone. So an alias is not looked up there alone:
 //!
-//! * The first claimant that runs is its *holder*, and keeps it while it runs anywhere, whatever the metadata says by then.
+//! * The first claimant that runs is its *holder*, and keeps it while it runs anywhere, whatever
+//!   the metadata says by then.
 //! * When it runs nowhere, the newest claimant that runs takes it. That it runs nowhere is proven
 //!   by a call that nobody listens for: a message of another host, or its silence, may be forged or
 //!   late. A holder that only ran on hosts that are lost needs no such proof.
@@ -45,7 +46,12 @@ impl Aliases {
     }
 
     /// The actor that a call of an alias goes to.
-    pub fn owner(&self, table: &Table, alias: &str, presence: impl Fn(&str) -> Presence) -> Option<Arc<str>> {
+    pub fn owner(
+        &self,
+        table: &Table,
+        alias: &str,
+        presence: impl Fn(&str) -> Presence,
+    ) -> Option<Arc<str>> {
         let holder = self.holder(alias);
         if let Some(holder) = &holder
             && presence(&holder.actor_id) == Presence::Runs
@@ -61,13 +67,24 @@ impl Aliases {
     }
 
     /// The actor that a call of an alias would go to; nothing is noted.
-    pub fn expected_owner(&self, table: &Table, alias: &str, presence: impl Fn(&str) -> Presence) -> Option<Arc<str>> {
+    pub fn expected_owner(
+        &self,
+        table: &Table,
+        alias: &str,
+        presence: impl Fn(&str) -> Presence,
+    ) -> Option<Arc<str>> {
         let holder = self.holder(alias).map(|holder| holder.actor_id);
         choose(holder.as_ref(), &table.claimants(alias), &presence)
     }
 
     /// Notes that an actor which runs answers to an alias from now on.
-    pub fn record(&self, table: &Table, alias: &str, actor_id: &Arc<str>, presence: impl Fn(&str) -> Presence) {
+    pub fn record(
+        &self,
+        table: &Table,
+        alias: &str,
+        actor_id: &Arc<str>,
+        presence: impl Fn(&str) -> Presence,
+    ) {
         let new = Claimant::known(table, actor_id);
         let mut holders = self.holders.lock();
         if holders.len() >= HOLDERS_MAX && !holders.contains_key(alias) {
@@ -91,15 +108,19 @@ impl Aliases {
         claimant: Claimant,
         presence: impl Fn(&str) -> Presence,
     ) -> Option<Contest> {
-        let others: Vec<Arc<str>> =
-            table.claimants(alias).into_iter().filter(|other| *other != claimant.actor_id).collect();
+        let others: Vec<Arc<str>> = table
+            .claimants(alias)
+            .into_iter()
+            .filter(|other| *other != claimant.actor_id)
+            .collect();
         let holder = self.holder(alias).filter(|holder| holder.actor_id != claimant.actor_id);
         let running = match &holder {
             Some(holder) if presence(&holder.actor_id) == Presence::Runs => Some(holder.clone()),
             Some(_) => None,
-            None => {
-                others.iter().find(|other| presence(other) == Presence::Runs).map(|other| Claimant::known(table, other))
-            }
+            None => others
+                .iter()
+                .find(|other| presence(other) == Presence::Runs)
+                .map(|other| Claimant::known(table, other)),
         };
         // A holder that seems to be gone keeps it until a call proves that.
         let heir = running.as_ref().unwrap_or(&claimant);
@@ -107,22 +128,32 @@ impl Aliases {
             self.holders.lock().insert(alias.to_owned(), heir.clone());
         }
         let other_runs = running.is_some();
-        let other = running.or(holder).or_else(|| others.last().map(|other| Claimant::known(table, other)))?;
+        let other = running
+            .or(holder)
+            .or_else(|| others.last().map(|other| Claimant::known(table, other)))?;
         let contest = Contest { alias: alias.to_owned(), other, other_runs, claimant };
         if let Some(events) = self.events.get() {
-            events.publish(Event::CallAliasContested { contest: contest.clone(), message: contest.to_string() });
+            events.publish(Event::CallAliasContested {
+                contest: contest.clone(),
+                message: contest.to_string(),
+            });
         }
         Some(contest)
     }
 
     fn moved(&self, alias: &str, old: &Claimant, new: &Claimant) {
-        let issuers = if old.issuer == new.issuer { "" } else { "; they are signed by different accounts" };
+        let issuers =
+            if old.issuer == new.issuer { "" } else { "; they are signed by different accounts" };
         warn!(
             alias,
             "call alias {alias} was that of {old}, which runs nowhere now; it is that of {new} from here on{issuers}"
         );
         if let Some(events) = self.events.get() {
-            events.publish(Event::CallAliasMoved { alias: alias.to_owned(), from: old.clone(), to: new.clone() });
+            events.publish(Event::CallAliasMoved {
+                alias: alias.to_owned(),
+                from: old.clone(),
+                to: new.clone(),
+            });
         }
     }
 
@@ -132,7 +163,11 @@ impl Aliases {
 }
 
 /// The actor that has an alias; `claimants` are in the order in which they came.
-fn choose(holder: Option<&Arc<str>>, claimants: &[Arc<str>], presence: impl Fn(&str) -> Presence) -> Option<Arc<str>> {
+fn choose(
+    holder: Option<&Arc<str>>,
+    claimants: &[Arc<str>],
+    presence: impl Fn(&str) -> Presence,
+) -> Option<Arc<str>> {
     let runs = |id: &&Arc<str>| presence(id) == Presence::Runs;
     match holder {
         None => claimants.iter().find(runs).or(claimants.first()).cloned(),
@@ -143,9 +178,13 @@ fn choose(holder: Option<&Arc<str>>, claimants: &[Arc<str>], presence: impl Fn(&
     }
 }
 
-/// The actor that takes an alias when nobody listens for `gone`: the newest claimant that runs, or the newest that may run
-/// on a host of earlier years, which does not tell.
-pub(super) fn heir(gone: &str, claimants: &[Arc<str>], presence: impl Fn(&str) -> Presence) -> Option<Arc<str>> {
+/// The actor that takes an alias when nobody listens for `gone`: the newest claimant that runs, or
+/// the newest that may run on a host of earlier years, which does not tell.
+pub(super) fn heir(
+    gone: &str,
+    claimants: &[Arc<str>],
+    presence: impl Fn(&str) -> Presence,
+) -> Option<Arc<str>> {
     let others = || claimants.iter().rev().filter(|id| ***id != *gone);
     others().find(|id| presence(id) == Presence::Runs).or_else(|| others().next()).cloned()
 }
@@ -221,11 +260,16 @@ mod tests {
         assert_eq!(aliases.owner(&both, "a/b", presence).as_deref(), Some("OWNER"));
         let forged = table(&[("EVIL", "ATWO")]);
         assert_eq!(aliases.owner(&forged, "a/b", presence).as_deref(), Some("OWNER"));
-        let only_evil_runs = |id: &str| if id == "EVIL" { Presence::Runs } else { Presence::Unseen };
+        let only_evil_runs =
+            |id: &str| if id == "EVIL" { Presence::Runs } else { Presence::Unseen };
         // A forged goodbye is no proof either.
         assert_eq!(aliases.owner(&forged, "a/b", only_evil_runs).as_deref(), Some("OWNER"));
         aliases.record(&forged, "a/b", &Arc::from("EVIL"), only_evil_runs);
-        assert_eq!(aliases.owner(&both, "a/b", presence).as_deref(), Some("EVIL"), "it runs, so it keeps it now");
+        assert_eq!(
+            aliases.owner(&both, "a/b", presence).as_deref(),
+            Some("EVIL"),
+            "it runs, so it keeps it now"
+        );
     }
 
     #[test]
@@ -237,12 +281,20 @@ mod tests {
         assert_eq!(claim(&Aliases::default(), &[]), None);
         assert_eq!(claim(&Aliases::default(), &[("NEW", "ATWO")]), None);
         let told = claim(&Aliases::default(), &[("FIRST", "AONE")]).unwrap().to_string();
-        for part in ["NEW (signed by ATWO)", "FIRST (signed by AONE)", "which runs", "different accounts"] {
+        for part in
+            ["NEW (signed by ATWO)", "FIRST (signed by AONE)", "which runs", "different accounts"]
+        {
             assert!(told.contains(part), "{told}");
         }
         let aliases = Aliases::default();
         let told = claim(&aliases, &[("first", "ATWO")]).unwrap().to_string();
-        assert!(told.contains("host claims forget first") && !told.contains("different accounts"), "{told}");
-        assert_eq!(aliases.owner(&table(&[("first", "ATWO")]), "a/b", presence).as_deref(), Some("NEW"));
+        assert!(
+            told.contains("host claims forget first") && !told.contains("different accounts"),
+            "{told}"
+        );
+        assert_eq!(
+            aliases.owner(&table(&[("first", "ATWO")]), "a/b", presence).as_deref(),
+            Some("NEW")
+        );
     }
 }

@@ -1,12 +1,13 @@
 //! How a call would be decided, without making it.
 //!
 //! The answers are those of the functions that decide real calls: [`rules`](super::rules), the
-//! policy service, and the choice of the way. So an explanation cannot say anything else than what a call would meet,
-//! except that it may be out of date a moment later. Nothing is sent but the question to the policy service, whose answer
-//! is remembered as that of a call is.
+//! policy service, and the choice of the way. So an explanation cannot say anything else than what
+//! a call would meet, except that it may be out of date a moment later. Nothing is sent but the
+//! question to the policy service, whose answer is remembered as that of a call is.
 //!
-//! A call is decided on up to two hosts: where it begins ([`Router::explain`]), and where it arrives
-//! ([`Router::explain_arrival`]). [`foresee`] is for those who are no host: it knows the lattice's metadata and no more.
+//! A call is decided on up to two hosts: where it begins ([`Router::explain`]), and where it
+//! arrives ([`Router::explain_arrival`]). [`foresee`] is for those who are no host: it knows the
+//! lattice's metadata and no more.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,8 +17,8 @@ use tokio::time::Instant;
 use super::{
     Inner, LinkStatus, Room, Router, TargetStatus,
     rules::{
-        Builtin, Place, Resolution, Route, admits, asks_policy, claimed, leads_nowhere, linked, may_be_contract,
-        permitted,
+        Builtin, Place, Resolution, Route, admits, asks_policy, claimed, leads_nowhere, linked,
+        may_be_contract, permitted,
     },
 };
 use crate::{
@@ -39,7 +40,8 @@ use lattice_protocol::{
 pub struct Question {
     /// An actor, or a provider under a link name.
     pub origin: Entity,
-    /// Of an actor: a contract id, an actor's public key or a call alias. Of a provider: an actor's public key.
+    /// Of an actor: a contract id, an actor's public key or a call alias. Of a provider: an actor's
+    /// public key.
     pub namespace: String,
     pub link_name: String,
     pub operation: String,
@@ -129,7 +131,8 @@ pub enum Way {
         subject: String,
         /// The host that was chosen; without one the queue group of the subject decides.
         host_id: Option<String>,
-        /// The target is in this process, but all its permits are out; if no other host takes the call, it waits here.
+        /// The target is in this process, but all its permits are out; if no other host takes the
+        /// call, it waits here.
         may_wait_here: bool,
     },
     Impossible(CallError),
@@ -199,14 +202,19 @@ fn expected_check(table: &Table, origin: &Entity, target: &Entity) -> Check {
         return Check::Elsewhere(linked(table, &origin.public_key, target));
     }
     match table.claims(&target.public_key) {
-        Some(claims) => Check::Elsewhere(admits(Some(table), origin, &target.public_key, &claims.capabilities)),
+        Some(claims) => {
+            Check::Elsewhere(admits(Some(table), origin, &target.public_key, &claims.capabilities))
+        }
         None => Check::Unknown,
     }
 }
 
 /// Contracts an origin is signed for, by what the lattice knows of it.
 fn capabilities_of<'a>(origin: &Entity, table: &'a Table) -> &'a [String] {
-    table.claims(&origin.public_key).map(|claims| claims.capabilities.as_slice()).unwrap_or_default()
+    table
+        .claims(&origin.public_key)
+        .map(|claims| claims.capabilities.as_slice())
+        .unwrap_or_default()
 }
 
 fn resolve(
@@ -216,23 +224,32 @@ fn resolve(
     owner_of: impl FnOnce(&str) -> Option<Arc<str>>,
 ) -> Option<Result<Resolution, CallError>> {
     let Question { origin, namespace, link_name, .. } = question;
-    origin.is_actor().then(|| Resolution::find(table, lattice, &origin.public_key, (link_name, namespace), owner_of))
+    origin.is_actor().then(|| {
+        Resolution::find(table, lattice, &origin.public_key, (link_name, namespace), owner_of)
+    })
 }
 
 /// Explains a call by the lattice's metadata and `runs`, which tells what runs: for lattices whose
 /// hosts cannot be asked.
-pub fn foresee(table: &Table, lattice: &LatticeName, question: &Question, runs: impl Fn(&str) -> bool) -> Explanation {
+pub fn foresee(
+    table: &Table,
+    lattice: &LatticeName,
+    question: &Question,
+    runs: impl Fn(&str) -> bool,
+) -> Explanation {
     let owner_of = |alias: &str| {
         let claimants = table.claimants(alias);
         claimants.iter().find(|id| runs(id)).or(claimants.first()).cloned()
     };
     let resolution = resolve(question, table, lattice, owner_of);
     let capabilities = capabilities_of(&question.origin, table);
-    let mut explanation = Explanation::new(&question.origin, &question.namespace, resolution, capabilities);
+    let mut explanation =
+        Explanation::new(&question.origin, &question.namespace, resolution, capabilities);
     if let Some(target) = &explanation.target {
         explanation.check = expected_check(table, &question.origin, target);
         explanation.policy = Asked::Unknown;
-        explanation.repeat = Some(Repeat::of(&question.operation, &[], table.tags(&target.public_key)));
+        explanation.repeat =
+            Some(Repeat::of(&question.operation, &[], table.tags(&target.public_key)));
     }
     explanation
 }
@@ -241,14 +258,20 @@ impl Router {
     /// How a call that begins in this process would be decided.
     pub async fn explain(&self, question: Question) -> Explanation {
         let inner = &*self.0;
-        let own = inner.actors.load().get(&*question.origin.public_key).map(|origin| origin.status());
+        let own =
+            inner.actors.load().get(&*question.origin.public_key).map(|origin| origin.status());
         let table = inner.links.table();
-        let owner_of = |alias: &str| inner.aliases.expected_owner(&table, alias, |id| inner.presence(id));
+        let owner_of =
+            |alias: &str| inner.aliases.expected_owner(&table, alias, |id| inner.presence(id));
         let resolution = resolve(&question, &table, &inner.lattice, owner_of);
         // The state of the origin, if it runs here.
         let own = own.unwrap_or_default();
-        let capabilities = own.capabilities.as_deref().unwrap_or_else(|| capabilities_of(&question.origin, &table));
-        let mut explanation = Explanation::new(&question.origin, &question.namespace, resolution, capabilities);
+        let capabilities = own
+            .capabilities
+            .as_deref()
+            .unwrap_or_else(|| capabilities_of(&question.origin, &table));
+        let mut explanation =
+            Explanation::new(&question.origin, &question.namespace, resolution, capabilities);
         explanation.deadline = Some(inner.rpc_timeout);
         if let Some(error) = own.out_of_term {
             explanation.claim = Some(Err(error));
@@ -262,7 +285,9 @@ impl Router {
         explanation.runners = inner.runners(&target);
         let local = self.local(&target);
         explanation.check = match &local {
-            Some(local) => Check::Here(local.check(&imagined(&question.origin, &target, &question.operation))),
+            Some(local) => {
+                Check::Here(local.check(&imagined(&question.origin, &target, &question.operation)))
+            }
             None => expected_check(&table, &question.origin, &target),
         };
         if let Err(error) = self.providers_in_term(&question.origin, &target) {
@@ -278,7 +303,12 @@ impl Router {
     }
 
     /// How a call that came over NATS for a target in this process would be decided.
-    pub async fn explain_arrival(&self, origin: &Entity, target: &Entity, operation: &str) -> Explanation {
+    pub async fn explain_arrival(
+        &self,
+        origin: &Entity,
+        target: &Entity,
+        operation: &str,
+    ) -> Explanation {
         let mut explanation = Explanation::new(origin, &target.public_key, None, &[]);
         explanation.target = Some(target.clone());
         explanation.deadline = Some(self.0.rpc_timeout);
@@ -304,7 +334,11 @@ impl Router {
     /// Every link that a provider of this process does not take on, with the reason.
     pub fn refused_links(&self) -> Vec<(Arc<LinkDefinition>, String)> {
         let providers = self.0.providers.load();
-        providers.values().flat_map(|by_link| by_link.values()).flat_map(|local| local.status().refused).collect()
+        providers
+            .values()
+            .flat_map(|by_link| by_link.values())
+            .flat_map(|local| local.status().refused)
+            .collect()
     }
 
     /// Returns the state of a link at its provider, if that is built in and runs in this process.
@@ -326,7 +360,8 @@ impl Inner {
         self.remote.runners(target).iter().map(|peer| Runner::of(peer, &name)).collect()
     }
 
-    /// The first way of a call; `local` is the room of a target that takes calls within this process.
+    /// The first way of a call; `local` is the room of a target that takes calls within this
+    /// process.
     fn way(&self, target: &Entity, local: Option<Option<Room>>) -> Way {
         let is_full = matches!(local, Some(Some(Room { free: 0, .. })));
         if local.is_some() && !is_full {
@@ -334,9 +369,11 @@ impl Inner {
         }
         let candidates = if local.is_some() { Candidates::Others } else { Candidates::All };
         match self.remote.first(target, candidates) {
-            Ok((peer, subject)) => {
-                Way::Nats { subject, host_id: peer.map(|peer| peer.id.to_string()), may_wait_here: is_full }
-            }
+            Ok((peer, subject)) => Way::Nats {
+                subject,
+                host_id: peer.map(|peer| peer.id.to_string()),
+                may_wait_here: is_full,
+            },
             Err(error) => Way::Impossible(error),
         }
     }

@@ -2,19 +2,21 @@
 //!
 //! Every call passes the same checks in the same order, and only then the path is chosen:
 //!
-//! 1. [`Router::decide`] (calls of actors): built-in capability, link definition, actor key or call alias; the link first,
-//!    then the capability in the caller's claims (wasmbus protocol, sections 4.7 and 6.1). [`aliases`] has the aliases.
-//! 2. The target's own check (calls to actors): a provider may call on a contract the actor was signed for (6.2), and only
-//!    over a link of the actor to it ([`rules::admits`]).
-//! 3. The policy service, if there is one: asked by the host of the target actor, or by the host of the caller when the
-//!    target is a provider. It is told the claims of those that run on the asking host, which has verified them; of others
-//!    it is told that nobody has.
-//! 4. Local, if the target runs in this process and has a free permit; otherwise over NATS, signed, to a host that [`remote`]
-//!    chooses. If no other host takes it, a target in this process is waited for.
+//! 1. [`Router::decide`] (calls of actors): built-in capability, link definition, actor key or call
+//!    alias; the link first, then the capability in the caller's claims (wasmbus protocol,
+//!    sections 4.7 and 6.1). [`aliases`] has the aliases.
+//! 2. The target's own check (calls to actors): a provider may call on a contract the actor was
+//!    signed for (6.2), and only over a link of the actor to it ([`rules::admits`]).
+//! 3. The policy service, if there is one: asked by the host of the target actor, or by the host of
+//!    the caller when the target is a provider. It is told the claims of those that run on the
+//!    asking host, which has verified them; of others it is told that nobody has.
+//! 4. Local, if the target runs in this process and has a free permit; otherwise over NATS, signed,
+//!    to a host that [`remote`] chooses. If no other host takes it, a target in this process is
+//!    waited for.
 //!
-//! A call that arrives over NATS enters at step 2, in [`Router::receive`]; a built-in provider, whose caller's host has asked
-//! the policy service, only makes its own check. With the local path switched off all calls go over NATS; what is allowed
-//! and what is refused does not change.
+//! A call that arrives over NATS enters at step 2, in [`Router::receive`]; a built-in provider,
+//! whose caller's host has asked the policy service, only makes its own check. With the local path
+//! switched off all calls go over NATS; what is allowed and what is refused does not change.
 //!
 //! [`rules`] has the checks themselves, without I/O.
 //!
@@ -22,8 +24,9 @@
 //! counted where they are served ([`Local::served`]), refused ones included, and those that leave
 //! the process as called. A call that one caller makes again is counted each time.
 //!
-//! A provider that does not know of a link yet refuses a call without having done anything, so such a call is made again
-//! while the link is young, to wherever the link leads by then: links can be put and moved while actors work.
+//! A provider that does not know of a link yet refuses a call without having done anything, so such
+//! a call is made again while the link is young, to wherever the link leads by then: links can be
+//! put and moved while actors work.
 
 pub mod aliases;
 pub mod explain;
@@ -58,12 +61,15 @@ use lattice_protocol::{
     rpc::invocation::Entity,
 };
 use remote::Remote;
-pub use rules::{Builtin, Resolution, Route, in_force, in_term, linked, may_be_contract, not_linked};
+pub use rules::{
+    Builtin, Resolution, Route, in_force, in_term, linked, may_be_contract, not_linked,
+};
 use rules::{Place, asks_policy, permitted};
 
 /// How long a provider may take to learn of a link that this host knows.
 const SETTLE: Duration = Duration::from_secs(2);
-/// The first pause before a call is made again that came before its link; each further one is twice as long.
+/// The first pause before a call is made again that came before its link; each further one is twice
+/// as long.
 const SETTLE_PAUSE: Duration = Duration::from_millis(5);
 
 /// The right to make one call of a local target; using it makes the call.
@@ -199,7 +205,10 @@ impl Router {
     /// Takes the alias of an actor on that starts here; says whether others claim it.
     pub fn claim_alias(&self, claims: &ActorClaims) -> Option<Contest> {
         let alias = claims.call_alias.as_deref().filter(|alias| alias.len() > 1)?;
-        let claimant = Claimant { actor_id: Arc::clone(claims.subject.as_arc()), issuer: claims.issuer.clone() };
+        let claimant = Claimant {
+            actor_id: Arc::clone(claims.subject.as_arc()),
+            issuer: claims.issuer.clone(),
+        };
         self.0.aliases.claim(&self.0.links.table(), alias, claimant, |id| self.0.presence(id))
     }
 
@@ -218,18 +227,21 @@ impl Router {
         self.0.providers.store(Arc::new(providers));
     }
 
-    /// Publishes the providers of this host whose claims do not count, by public key, with the error of their calls.
+    /// Publishes the providers of this host whose claims do not count, by public key, with the
+    /// error of their calls.
     pub fn set_out_of_term(&self, out_of_term: HashMap<Arc<str>, CallError>) {
         self.0.out_of_term.store(Arc::new(out_of_term));
     }
 
-    /// Refuses calls of and to providers of this host whose claims do not count. Actors look for themselves.
+    /// Refuses calls of and to providers of this host whose claims do not count. Actors look for
+    /// themselves.
     fn providers_in_term(&self, origin: &Entity, target: &Entity) -> Result<(), CallError> {
         let out_of_term = self.0.out_of_term.load();
         if out_of_term.is_empty() {
             return Ok(());
         }
-        let found = out_of_term.get(&origin.public_key).or_else(|| out_of_term.get(&target.public_key));
+        let found =
+            out_of_term.get(&origin.public_key).or_else(|| out_of_term.get(&target.public_key));
         found.map_or(Ok(()), |error| Err(error.clone()))
     }
 
@@ -248,15 +260,21 @@ impl Router {
         self.0.rpc_timeout
     }
 
-    /// Decides where an actor's call goes: `namespace` is a contract id, an actor's public key or a call alias.
-    pub fn decide(&self, caller: &ActorClaims, binding: &str, namespace: &str) -> Result<Route, CallError> {
+    /// Decides where an actor's call goes: `namespace` is a contract id, an actor's public key or a
+    /// call alias.
+    pub fn decide(
+        &self,
+        caller: &ActorClaims,
+        binding: &str,
+        namespace: &str,
+    ) -> Result<Route, CallError> {
         let (inner, table) = (&*self.0, self.0.links.table());
         let owner_of = |alias: &str| inner.aliases.owner(&table, alias, |id| inner.presence(id));
         rules::decide(&table, &inner.lattice, (caller, now()), (binding, namespace), owner_of)
     }
 
-    /// Performs a call of what [`decide`](Self::decide) made of `namespace`. If that is the alias of an actor that nobody
-    /// listens for, the actor that inherits it gets the call.
+    /// Performs a call of what [`decide`](Self::decide) made of `namespace`. If that is the alias
+    /// of an actor that nobody listens for, the actor that inherits it gets the call.
     pub async fn call_resolved(&self, mut call: Call, namespace: &str) -> Result<Bytes, CallError> {
         let is_alias = call.target.is_actor() && *call.target.public_key != *namespace;
         if !is_alias {
@@ -292,9 +310,10 @@ impl Router {
         self.call_provider(call).await
     }
 
-    /// Calls a provider for an actor. The news of a link and a call that relies on it travel apart: a provider may know
-    /// less than this host, or the link may have moved on while the call was on its way. A refusal for that reason means
-    /// that nothing was done, so the call is made again, as long as the link is young.
+    /// Calls a provider for an actor. The news of a link and a call that relies on it travel apart:
+    /// a provider may know less than this host, or the link may have moved on while the call was on
+    /// its way. A refusal for that reason means that nothing was done, so the call is made again,
+    /// as long as the link is young.
     async fn call_provider(&self, mut call: Call) -> Result<Bytes, CallError> {
         let mut backoff = Backoff::new(SETTLE_PAUSE, Duration::MAX);
         loop {
@@ -303,13 +322,18 @@ impl Router {
                 result => return result,
             };
             let table = self.0.links.table();
-            let link = table.link(&call.origin.public_key, &call.target.contract_id, &call.target.link_name);
+            let link = table.link(
+                &call.origin.public_key,
+                &call.target.contract_id,
+                &call.target.link_name,
+            );
             let Some(link) = link else { return Err(error) };
             if *link.provider_id != *call.target.public_key {
                 call.target = Entity::new(&link.provider_id, &link.link_name, &link.contract_id);
                 continue;
             }
-            let young = table.stored_link(&link.id()).is_some_and(|stored| stored.since.elapsed() < SETTLE);
+            let young =
+                table.stored_link(&link.id()).is_some_and(|stored| stored.since.elapsed() < SETTLE);
             let pause = backoff.next_pause();
             if !young || Instant::now() + pause >= call.deadline {
                 return Err(error);
@@ -340,11 +364,14 @@ impl Router {
         if let Some(admitted) = Arc::clone(&local).try_admit() {
             return ended(counted, admitted(call).await, &key);
         }
-        // All permits are out: another host may have one. If none takes the call, it waits for a permit here.
+        // All permits are out: another host may have one. If none takes the call, it waits for a
+        // permit here.
         counted.into_iter().for_each(InWork::withdraw);
         let elsewhere = inner.meter.called(&call.target, &call.operation);
         match inner.remote.call(call.clone(), Candidates::Others).await {
-            Err(error) if error.is_busy(&key) || matches!(error, CallError::NoResponders { .. }) => {
+            Err(error)
+                if error.is_busy(&key) || matches!(error, CallError::NoResponders { .. }) =>
+            {
                 elsewhere.withdraw();
                 let counted = begin();
                 ended(counted, local.call(call).await, &key)
@@ -386,7 +413,12 @@ impl Router {
 
     /// Refuses a call to an actor of this host by a provider that has no business with it: see
     /// [`rules::admits`].
-    pub fn admits(&self, origin: &Entity, actor_id: &str, capabilities: &[String]) -> Result<(), CallError> {
+    pub fn admits(
+        &self,
+        origin: &Entity,
+        actor_id: &str,
+        capabilities: &[String],
+    ) -> Result<(), CallError> {
         let links = self.0.links.has_those_of_the_lattice().then(|| self.0.links.table());
         rules::admits(links.as_deref(), origin, actor_id, capabilities)
     }
@@ -440,12 +472,20 @@ impl Inner {
 
     /// Whether an actor runs, here or elsewhere.
     fn presence(&self, actor_id: &str) -> Presence {
-        if self.actors.load().contains_key(actor_id) { Presence::Runs } else { self.remote.presence(actor_id) }
+        if self.actors.load().contains_key(actor_id) {
+            Presence::Runs
+        } else {
+            self.remote.presence(actor_id)
+        }
     }
 }
 
 /// Counts how a call ended.
-pub fn ended(counted: Option<InWork>, result: Result<Bytes, CallError>, target: &str) -> Result<Bytes, CallError> {
+pub fn ended(
+    counted: Option<InWork>,
+    result: Result<Bytes, CallError>,
+    target: &str,
+) -> Result<Bytes, CallError> {
     if let Some(counted) = counted {
         counted.end(Outcome::of(&result, target));
     }

@@ -61,7 +61,15 @@ struct Attempt {
 
 impl Attempt {
     fn new(began: Instant) -> Self {
-        Self { began, questions: 0, out_since: None, in_work_at: None, doubt: None, is_over: false, lost_since: None }
+        Self {
+            began,
+            questions: 0,
+            out_since: None,
+            in_work_at: None,
+            doubt: None,
+            is_over: false,
+            lost_since: None,
+        }
     }
 
     /// Tells whether somebody should be working on it; `is_sent` as in [`Sight`].
@@ -79,7 +87,7 @@ pub struct Sight<'a> {
     pub lost_host: Option<&'a str>,
 }
 
-/// What follows from the answer to a question about an attempt.
+/// The consequence of the answer to a question about an attempt.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Conclusion {
     /// Why the host that was asked, with all its calls, counts as lost.
@@ -88,7 +96,7 @@ pub struct Conclusion {
     pub is_newly_doubtful: bool,
 }
 
-/// What follows from a look at all attempts.
+/// The consequence of a look at all attempts.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Check {
     /// The attempts to ask for.
@@ -203,7 +211,12 @@ impl Pursuit {
     /// still at work with it; `ends_at` is the call's own end. Fetching the payload may take a host
     /// longer than storing it took this one; a host that answers nothing at all gets no more than a
     /// moment.
-    pub fn is_late(&mut self, now: Instant, ends_at: Instant, is_sent: impl Fn(usize) -> bool) -> bool {
+    pub fn is_late(
+        &mut self,
+        now: Instant,
+        ends_at: Instant,
+        is_sent: impl Fn(usize) -> bool,
+    ) -> bool {
         let mut is_late = false;
         for (number, attempt) in self.attempts.iter_mut().enumerate() {
             if !attempt.is_out(is_sent(number)) {
@@ -211,7 +224,8 @@ impl Pursuit {
             }
             let out_since = *attempt.out_since.get_or_insert(now);
             let stored_in = out_since.saturating_duration_since(attempt.began);
-            let is_heard = attempt.in_work_at.is_some_and(|at| now.saturating_duration_since(at) < HEARD);
+            let is_heard =
+                attempt.in_work_at.is_some_and(|at| now.saturating_duration_since(at) < HEARD);
             if is_heard || now < ends_at + stored_in + stored_in.max(FETCH_MIN) {
                 return false;
             }
@@ -223,13 +237,18 @@ impl Pursuit {
     /// Tells whether an attempt is lost, for so long that its answer would have come by now.
     pub fn is_lost(&self, now: Instant) -> bool {
         self.attempts.iter().any(|attempt| {
-            attempt.lost_since.is_some_and(|since| now.saturating_duration_since(since) >= CHECK_INTERVAL)
+            attempt
+                .lost_since
+                .is_some_and(|since| now.saturating_duration_since(since) >= CHECK_INTERVAL)
         })
     }
 
     /// Returns why it is unknown what became of the call; `None` if every attempt is accounted for.
     pub fn cause(&self) -> Option<&str> {
-        self.attempts.iter().filter(|attempt| !attempt.is_over).find_map(|attempt| attempt.doubt.as_deref())
+        self.attempts
+            .iter()
+            .filter(|attempt| !attempt.is_over)
+            .find_map(|attempt| attempt.doubt.as_deref())
     }
 }
 
@@ -258,7 +277,7 @@ mod tests {
             (None, Unknown, None, true, Some("host N lost the call or its answer")),
             (None, Gone, Some("vanished"), true, Some("host N vanished")),
             (None, Silence, Some("fell silent"), true, Some("host N fell silent")),
-            // What is in doubt stays so; the last answer says why, and lost hosts are lost again.
+            // An attempt in doubt stays so; the last answer says why, and lost hosts are lost again.
             (Some(Gone), InWork, None, false, Some("host N vanished")),
             (Some(Gone), CutOff, None, false, Some("host N vanished")),
             (Some(Gone), Silence, Some("fell silent"), false, Some("host N fell silent")),

@@ -1,12 +1,14 @@
 //! Calls that leave the process: to which host, and what happens when that host vanishes.
 //!
-//! If [`peers`](crate::peers) know who runs the target, one of them is chosen and gets the call on a subject of its own; so it is
-//! known who has it. Otherwise the queue group decides, as for callers of all years. A host that turns out not to listen, or to be
-//! too busy, has done nothing, so the call goes to the next one at once.
+//! If [`peers`](crate::peers) know who runs the target, one of them is chosen and gets the call on
+//! a subject of its own; so it is known who has it. Otherwise the queue group decides, as for
+//! callers of all years. A host that turns out not to listen, or to be too busy, has done nothing,
+//! so the call goes to the next one at once.
 //!
-//! An answer that takes long is asked for, at the host that has the call. If that host is gone, silent, or has never seen the
-//! call, the call is made again elsewhere, provided that it may be made twice ([`repeat`]); the first answer wins. A call that
-//! may not be made twice waits for its answer as long as there is hope, and then its error says that the outcome is unknown.
+//! An answer that takes long is asked for, at the host that has the call. If that host is gone,
+//! silent, or has never seen the call, the call is made again elsewhere, provided that it may be
+//! made twice ([`repeat`]); the first answer wins. A call that may not be made twice waits for its
+//! answer as long as there is hope, and then its error says that the outcome is unknown.
 //! [`pursuit`](super::pursuit) decides all that, [`Drive`] sends and listens.
 //!
 //! Everything ends at the call's deadline.
@@ -38,8 +40,8 @@ use lattice_protocol::rpc::invocation::Entity;
 
 /// How long a host may take to answer a question. Twice the way around the world.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long after a host was last heard of its calls wait for it to come back: a NATS server that is started again takes its
-/// clients and leaf nodes back within this time.
+/// How long after a host was last heard of its calls wait for it to come back: a NATS server that
+/// is started again takes its clients and leaf nodes back within this time.
 const GRACE: Duration = Duration::from_secs(4);
 /// How long to wait before looking for it again.
 const GRACE_PAUSE: Duration = Duration::from_millis(50);
@@ -106,8 +108,12 @@ impl Remote {
                 () = sleep(PROBE_AFTER) => return Drive::new(self, call, choice, sent, answer).drive().await,
             };
             match (result, sent.peer) {
-                (Err(error), Some(peer)) if was_not_taken(&error, &key) => choice.pass_over(peer, &error),
-                (Err(CallError::NoResponders { .. }), None) if self.may_come_back(&choice, &call) => {
+                (Err(error), Some(peer)) if was_not_taken(&error, &key) => {
+                    choice.pass_over(peer, &error)
+                }
+                (Err(CallError::NoResponders { .. }), None)
+                    if self.may_come_back(&choice, &call) =>
+                {
                     sleep(GRACE_PAUSE).await;
                     choice.tried.clear();
                 }
@@ -122,7 +128,11 @@ impl Remote {
     }
 
     /// Where a call would be sent first: to a host that is chosen, or to the queue group.
-    pub fn first(&self, target: &Entity, candidates: Candidates) -> Result<(Option<Arc<Peer>>, String), CallError> {
+    pub fn first(
+        &self,
+        target: &Entity,
+        candidates: Candidates,
+    ) -> Result<(Option<Arc<Peer>>, String), CallError> {
         let peer = self.choose(&Choice::of(target, candidates));
         let subject = self.0.client.subject(target, peer.as_ref().map(|peer| &*peer.id))?;
         Ok((peer, subject))
@@ -161,16 +171,22 @@ impl Remote {
         let may_have = match &peer {
             Some(peer) => vec![(Arc::clone(peer), peer.losses())],
             None => {
-                let runners = self.0.peers.runners(&choice.target).into_iter().filter(|peer| !peer.is_lost());
+                let runners =
+                    self.0.peers.runners(&choice.target).into_iter().filter(|peer| !peer.is_lost());
                 runners.map(|peer| (Arc::clone(&peer), peer.losses())).collect()
             }
         };
         let (inner, call, id) = (Arc::clone(&self.0), call.clone(), new_id());
-        let (sent_id, sent_to, is_sent) = (id.clone(), peer.clone(), Arc::new(AtomicBool::new(false)));
-        let sent = Sent { peer, may_have, id, began: Instant::now(), is_sent: Arc::clone(&is_sent) };
+        let (sent_id, sent_to, is_sent) =
+            (id.clone(), peer.clone(), Arc::new(AtomicBool::new(false)));
+        let sent =
+            Sent { peer, may_have, id, began: Instant::now(), is_sent: Arc::clone(&is_sent) };
         let exchange = async move {
             let _taken = sent_to.as_ref().map(Peer::take);
-            inner.client.invoke(call, sent_to.as_ref().map(|peer| &*peer.id), sent_id, &is_sent).await
+            inner
+                .client
+                .invoke(call, sent_to.as_ref().map(|peer| &*peer.id), sent_id, &is_sent)
+                .await
         };
         (sent, exchange.boxed())
     }
@@ -215,7 +231,16 @@ impl<'a> Drive<'a> {
     fn new(remote: &'a Remote, call: Call, choice: Choice, first: Sent, answer: Exchange) -> Self {
         let pursuit = Pursuit::new(first.began, Instant::now());
         let (answers, probes) = (FuturesUnordered::new(), FuturesUnordered::new());
-        let mut drive = Self { remote, call, choice, sent: Vec::new(), pursuit, answers, probes, is_repeatable: None };
+        let mut drive = Self {
+            remote,
+            call,
+            choice,
+            sent: Vec::new(),
+            pursuit,
+            answers,
+            probes,
+            is_repeatable: None,
+        };
         drive.expect(first, answer);
         drive
     }
@@ -249,13 +274,19 @@ impl<'a> Drive<'a> {
             }
             if self.answers.is_empty() && self.pursuit.again_at().is_none() {
                 let error = self.outcome();
-                return Err(error.unwrap_or_else(|| CallError::Transport("no host takes the call".into())));
+                return Err(
+                    error.unwrap_or_else(|| CallError::Transport("no host takes the call".into()))
+                );
             }
         }
     }
 
     /// Takes the end of an attempt; returns that of the call, if it is one.
-    fn take_answer(&mut self, number: usize, result: Result<Bytes, CallError>) -> Option<Result<Bytes, CallError>> {
+    fn take_answer(
+        &mut self,
+        number: usize,
+        result: Result<Bytes, CallError>,
+    ) -> Option<Result<Bytes, CallError>> {
         let Sent { peer, began, .. } = &self.sent[number];
         let error = match result {
             Err(error) if was_not_taken(&error, &self.call.target.public_key) => error,
@@ -312,10 +343,13 @@ impl<'a> Drive<'a> {
         let (now, sent) = (Instant::now(), &self.sent);
         // An exchange with a payload inside keeps its deadline itself.
         let travels_apart = self.remote.0.client.travels_apart(self.call.payload.len());
-        if travels_apart && self.pursuit.is_late(now, self.call.ends_at(), |number| sent[number].is_sent()) {
+        if travels_apart
+            && self.pursuit.is_late(now, self.call.ends_at(), |number| sent[number].is_sent())
+        {
             return Err(self.outcome().unwrap_or_else(|| self.late()));
         }
-        let Check { to_probe, is_newly_doubtful } = self.pursuit.check(now, |number| sent[number].sight());
+        let Check { to_probe, is_newly_doubtful } =
+            self.pursuit.check(now, |number| sent[number].sight());
         for number in to_probe {
             self.ask(number);
         }
@@ -333,7 +367,8 @@ impl<'a> Drive<'a> {
         let Sent { peer, may_have, id, .. } = &self.sent[number];
         self.pursuit.asked(number, may_have.len());
         for (host, _) in may_have {
-            let (inner, call, host) = (Arc::clone(&self.remote.0), self.call.clone(), Arc::clone(host));
+            let (inner, call, host) =
+                (Arc::clone(&self.remote.0), self.call.clone(), Arc::clone(host));
             // Of those in a queue group nobody knows which one it went to.
             let id = peer.as_ref().map(|_| id.clone());
             let probe = async move {
@@ -344,11 +379,16 @@ impl<'a> Drive<'a> {
         }
     }
 
-    /// The error of a call of which nobody knows what became of it; none if every attempt is accounted for.
+    /// The error of a call of which nobody knows what became of it; none if every attempt is
+    /// accounted for.
     fn outcome(&self) -> Option<CallError> {
         let Call { operation, target, .. } = &self.call;
         let (operation, target) = (operation.clone(), target.public_key.to_string());
-        self.pursuit.cause().map(|cause| CallError::OutcomeUnknown { operation, target, cause: cause.to_owned() })
+        self.pursuit.cause().map(|cause| CallError::OutcomeUnknown {
+            operation,
+            target,
+            cause: cause.to_owned(),
+        })
     }
 
     fn late(&self) -> CallError {
@@ -364,9 +404,9 @@ impl<'a> Drive<'a> {
 
     fn is_repeatable(&mut self) -> bool {
         let (Inner { marked, links, .. }, call) = (&*self.remote.0, &self.call);
-        *self
-            .is_repeatable
-            .get_or_insert_with(|| repeat::is_repeatable(call, marked, links.table().tags(&call.target.public_key)))
+        *self.is_repeatable.get_or_insert_with(|| {
+            repeat::is_repeatable(call, marked, links.table().tags(&call.target.public_key))
+        })
     }
 }
 

@@ -57,8 +57,9 @@ pub enum Resolution {
 }
 
 impl Resolution {
-    /// Finds out which target `actor_id` means: the first step of every call of an actor. A namespace is a contract id, an actor's
-    /// public key or a call alias; `owner_of` tells which actor has an alias.
+    /// Finds out which target `actor_id` means: the first step of every call of an actor. A
+    /// namespace is a contract id, an actor's public key or a call alias; `owner_of` tells which
+    /// actor has an alias.
     pub fn find(
         table: &Table,
         lattice: &LatticeName,
@@ -80,7 +81,10 @@ impl Resolution {
             return Ok(Self::Alias(owner));
         }
         if !may_be_contract(namespace) {
-            return Err(CallError::NoAlias { alias: namespace.to_owned(), lattice: lattice.to_string() });
+            return Err(CallError::NoAlias {
+                alias: namespace.to_owned(),
+                lattice: lattice.to_string(),
+            });
         }
         Err(CallError::NoLink {
             namespace: namespace.to_owned(),
@@ -99,14 +103,16 @@ impl Resolution {
     pub fn route(&self) -> Route {
         match self {
             Self::Builtin(builtin) => Route::Builtin(*builtin),
-            Self::Linked(link) => Route::Entity(Entity::new(&link.provider_id, &link.link_name, &link.contract_id)),
+            Self::Linked(link) => {
+                Route::Entity(Entity::new(&link.provider_id, &link.link_name, &link.contract_id))
+            }
             Self::Actor(id) | Self::Alias(id) => Route::Entity(Entity::of_actor(Arc::clone(id))),
         }
     }
 }
 
-/// Decides where an actor's call goes: `namespace` is a contract id, an actor's public key or a call
-/// alias, of which `owner_of` tells the actor. `now` is in seconds since 1970.
+/// Decides where an actor's call goes: `namespace` is a contract id, an actor's public key or a
+/// call alias, of which `owner_of` tells the actor. `now` is in seconds since 1970.
 pub fn decide(
     table: &Table,
     lattice: &LatticeName,
@@ -139,15 +145,20 @@ pub fn in_term(id: &str, term: Term) -> Result<(), CallError> {
     Err(CallError::NotInForce { id: id.to_owned(), why })
 }
 
-/// Whether a namespace may be a contract id: all of those years have a colon, and no call alias has.
+/// Whether a namespace may be a contract id: all of those years have a colon, and no call alias
+/// has.
 pub fn may_be_contract(namespace: &str) -> bool {
     namespace.contains(':')
 }
 
-/// The error of a call that leads nowhere: of an actor that is not signed for the contract either, that comes first.
+/// The error of a call that leads nowhere: of an actor that is not signed for the contract either,
+/// that comes first.
 pub fn leads_nowhere(error: CallError, claim: Result<(), CallError>) -> CallError {
     match (error, claim) {
-        (CallError::NoLink { namespace, lattice, actor_id, link_name }, Err(CallError::NoCapability { .. })) => {
+        (
+            CallError::NoLink { namespace, lattice, actor_id, link_name },
+            Err(CallError::NoCapability { .. }),
+        ) => {
             CallError::NeitherSignedNorLinked { contract: namespace, lattice, actor_id, link_name }
         }
         (error, _) => error,
@@ -162,9 +173,12 @@ pub fn claimed(actor_id: &str, contract: &str, capabilities: &[String]) -> Resul
     Err(CallError::NoCapability { contract: contract.to_owned(), actor_id: actor_id.to_owned() })
 }
 
-/// Whether an origin is no provider: other actors and tools name no contract and no link, and tools have keys of any form.
+/// Whether an origin is no provider: other actors and tools name no contract and no link, and tools
+/// have keys of any form.
 fn is_actor_or_tool(origin: &Entity) -> bool {
-    origin.contract_id.is_empty() && origin.link_name.is_empty() && !looks_like_a_provider(&origin.public_key)
+    origin.contract_id.is_empty()
+        && origin.link_name.is_empty()
+        && !looks_like_a_provider(&origin.public_key)
 }
 
 /// Whether a key has the form of a provider's. For every call, so without its checksum.
@@ -185,8 +199,8 @@ pub fn admits(
     links.map_or(Ok(()), |table| lets_in(table, origin, actor_id))
 }
 
-/// Refuses a call to an actor by a provider of a contract that the actor was not signed for. Other actors and tools may
-/// call it.
+/// Refuses a call to an actor by a provider of a contract that the actor was not signed for. Other
+/// actors and tools may call it.
 fn signed_for(origin: &Entity, actor_id: &str, capabilities: &[String]) -> Result<(), CallError> {
     let contract = &*origin.contract_id;
     if is_actor_or_tool(origin) || capabilities.iter().any(|capability| capability == contract) {
@@ -199,10 +213,12 @@ fn signed_for(origin: &Entity, actor_id: &str, capabilities: &[String]) -> Resul
     })
 }
 
-/// Refuses a call to an actor by a provider that the actor is not linked to, for this contract and under this link name.
-/// Other actors and tools may call it.
+/// Refuses a call to an actor by a provider that the actor is not linked to, for this contract and
+/// under this link name. Other actors and tools may call it.
 fn lets_in(table: &Table, origin: &Entity, actor_id: &str) -> Result<(), CallError> {
-    if is_actor_or_tool(origin) || table.lets_in(&origin.public_key, actor_id, &origin.contract_id, &origin.link_name) {
+    if is_actor_or_tool(origin)
+        || table.lets_in(&origin.public_key, actor_id, &origin.contract_id, &origin.link_name)
+    {
         return Ok(());
     }
     Err(CallError::NotLetIn {
@@ -337,11 +353,17 @@ mod tests {
         let actor = |key: &str| Ok(Route::Entity(Entity::new(key, "", "")));
         let refused = |kind: &str| Err(kind.to_owned());
         for (number, (capabilities, links, target, owner, expected)) in [
-            // What every host offers by itself needs a claim and no link.
+            // A service that every host offers by itself needs a claim and no link.
             (&[LOG][..], &[][..], ("", LOG), None, Ok(Route::Builtin(Builtin::Logging))),
             (&[NUMBERS], &[], ("", NUMBERS), None, Ok(Route::Builtin(Builtin::Numbergen))),
             (&[LOG], &[], ("other", LOG), None, Ok(Route::Builtin(Builtin::Logging))),
-            (&[LOG], &[(LOG, "default", OTHER)], ("", LOG), None, Ok(Route::Builtin(Builtin::Logging))),
+            (
+                &[LOG],
+                &[(LOG, "default", OTHER)],
+                ("", LOG),
+                None,
+                Ok(Route::Builtin(Builtin::Logging)),
+            ),
             (&[], &[], ("", LOG), None, refused("NoCapability")),
             (&[NUMBERS, KV], &[], ("", LOG), None, refused("NoCapability")),
             // A provider needs both, for the contract and under the link name.
@@ -377,9 +399,12 @@ mod tests {
 
     #[test]
     fn claims_that_do_not_count_allow_nothing() {
-        for (not_before, expires, is_allowed) in
-            [(None, None, true), (Some(100), Some(100), true), (None, Some(99), false), (Some(101), None, false)]
-        {
+        for (not_before, expires, is_allowed) in [
+            (None, None, true),
+            (Some(100), Some(100), true),
+            (None, Some(99), false),
+            (Some(101), None, false),
+        ] {
             let claims = ActorClaims { not_before, expires, ..claims(&[]) };
             for target in [ACTOR.public, ALIAS, LOG] {
                 let result = decided(&claims, &[], ("", target), Some("MOTHER"));
@@ -458,7 +483,11 @@ mod tests {
         assert!(!asks_policy(&actor, Place::Elsewhere), "the host of the actor does");
         assert!(asks_policy(&provider, Place::Elsewhere), "nobody there does");
         for (is_permitted, expected) in [(true, None), (false, Some("Denied"))] {
-            let decision = Decision { request_id: "r".into(), permitted: is_permitted, message: Some("why".into()) };
+            let decision = Decision {
+                request_id: "r".into(),
+                permitted: is_permitted,
+                message: Some("why".into()),
+            };
             assert_eq!(permitted(&decision).err().map(kind).as_deref(), expected);
         }
     }

@@ -1,7 +1,8 @@
 //! One call on the lattice, before it is decided how it travels.
 //!
-//! Guest to provider, provider to guest, guest to guest, tool to guest: all are a [`Call`]. The [`router`](crate::router)
-//! takes it to an actor in this process or hands it to the [`client`](super::client).
+//! Guest to provider, provider to guest, guest to guest, tool to guest: all are a [`Call`]. The
+//! [`router`](crate::router) takes it to an actor in this process or hands it to the
+//! [`client`](super::client).
 
 use std::{
     pin::pin,
@@ -17,9 +18,11 @@ use tokio::time::{Instant, timeout_at};
 
 use lattice_protocol::rpc::invocation::{Entity, TraceContext};
 
-/// Calls that may wait for each other in one chain, wherever they run. Actors that call each other without end stop here.
+/// Calls that may wait for each other in one chain, wherever they run. Actors that call each other
+/// without end stop here.
 pub const DEPTH_MAX: u8 = 16;
-/// The most time that transfers through the object store add to the deadline of a chain of calls, all together.
+/// The most time that transfers through the object store add to the deadline of a chain of calls,
+/// all together.
 pub const TRANSFERS_MAX: Duration = Duration::from_secs(13);
 /// How often a wait looks whether a transfer has ended that kept it from ending.
 const TRANSFER_LOOK: Duration = Duration::from_millis(50);
@@ -37,7 +40,8 @@ pub struct Call {
     /// The argument, not chunked.
     pub payload: Bytes,
     pub trace: TraceContext,
-    /// When nobody waits any longer, transfers through the object store not counted; see [`Call::ends_at`].
+    /// When nobody waits any longer, transfers through the object store not counted; see
+    /// [`Call::ends_at`].
     pub deadline: Instant,
     /// How many calls of this host wait for this one.
     pub depth: u8,
@@ -46,7 +50,8 @@ pub struct Call {
 }
 
 impl Call {
-    /// Returns when the call ends: its deadline, and the time its payloads spent in the object store so far.
+    /// Returns when the call ends: its deadline, and the time its payloads spent in the object
+    /// store so far.
     pub fn ends_at(&self) -> Instant {
         self.chain.ends_at(self.deadline)
     }
@@ -55,8 +60,8 @@ impl Call {
 /// The state shared by calls that wait for each other. A call from outside begins one; each call
 /// that its callee makes goes on with it.
 ///
-/// The time that payloads really spent in the object store is not counted against the deadline. It is measured here, for the
-/// whole chain, and ends at [`TRANSFERS_MAX`]. Cheap to clone.
+/// The time that payloads really spent in the object store is not counted against the deadline. It
+/// is measured here, for the whole chain, and ends at [`TRANSFERS_MAX`]. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Chain {
     /// Calls that wait for the one that has this, on all hosts.
@@ -72,7 +77,8 @@ struct Transfers {
     running: AtomicU32,
 }
 
-/// A transfer under way. Its time counts when it [succeeds](Transfer::succeeded); dropped before, nothing was transferred.
+/// A transfer under way. Its time counts when it [succeeds](Transfer::succeeded); dropped before,
+/// nothing was transferred.
 #[derive(Debug)]
 pub struct Transfer<'a> {
     transfers: &'a Transfers,
@@ -116,8 +122,8 @@ impl Chain {
         deadline + self.transferred()
     }
 
-    /// Waits for work until the call with this deadline ends; while a transfer is under way, until that has ended. The work is
-    /// dropped when the time is over.
+    /// Waits for work until the call with this deadline ends; while a transfer is under way, until
+    /// that has ended. The work is dropped when the time is over.
     pub async fn within<T>(&self, deadline: Instant, work: impl Future<Output = T>) -> Option<T> {
         let mut work = pin!(work);
         loop {
@@ -160,8 +166,8 @@ impl Drop for Transfer<'_> {
     }
 }
 
-/// Why a call has no result. The texts go to guests and callers; where actors of 2022 know a text, it comes first and
-/// unchanged, and the explanation follows it.
+/// Why a call has no result. The texts go to guests and callers; where actors of 2022 know a text,
+/// it comes first and unchanged, and the explanation follows it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
     /// The error of the callee itself, word for word.
@@ -187,8 +193,15 @@ pub enum CallError {
         "Invocation not authorized: missing capability claim for {contract} (sign {actor_id} with this capability first), and \
          missing link definition for {contract} on {lattice} (link name {link_name}; link it to a provider then)"
     )]
-    NeitherSignedNorLinked { contract: String, lattice: String, actor_id: String, link_name: String },
-    #[error("actor is missing capability claims: {actor_id} was not signed for {contract}, as which {origin} calls it")]
+    NeitherSignedNorLinked {
+        contract: String,
+        lattice: String,
+        actor_id: String,
+        link_name: String,
+    },
+    #[error(
+        "actor is missing capability claims: {actor_id} was not signed for {contract}, as which {origin} calls it"
+    )]
     NotSignedFor { contract: String, actor_id: String, origin: String },
     /// A provider that calls an actor it is not linked to.
     #[error(
@@ -219,13 +232,17 @@ pub enum CallError {
          before you repeat it, or mark it with repeatable_operations if repeating it does no harm)"
     )]
     OutcomeUnknown { operation: String, target: String, cause: String },
-    #[error("the call of {actor_id} ran past its deadline of {limit_ms} ms and was ended (rpc_timeout_ms)")]
+    #[error(
+        "the call of {actor_id} ran past its deadline of {limit_ms} ms and was ended (rpc_timeout_ms)"
+    )]
     Deadline { actor_id: String, limit_ms: u128 },
     #[error("{actor_id} {BUSY}: {reason}")]
     NotAdmitted { actor_id: String, reason: String },
     #[error("actor trapped: {reason} ({actor_id}; only this call failed)")]
     Trap { actor_id: String, reason: String },
-    #[error("a chain of more than {DEPTH_MAX} calls waits for this one; does an actor call itself?")]
+    #[error(
+        "a chain of more than {DEPTH_MAX} calls waits for this one; does an actor call itself?"
+    )]
     TooDeep,
     /// The claims of the caller or of the callee do not count now.
     #[error(
@@ -238,8 +255,9 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// Says whether `target` was too busy to take the call, here or on another host; nothing was done. A callee that fails
-    /// because somebody else was busy does not count, whatever it says about it.
+    /// Says whether `target` was too busy to take the call, here or on another host; nothing was
+    /// done. A callee that fails because somebody else was busy does not count, whatever it says
+    /// about it.
     pub fn is_busy(&self, target: &str) -> bool {
         match self {
             Self::NotAdmitted { actor_id, .. } => actor_id == target,
@@ -251,12 +269,15 @@ impl CallError {
         }
     }
 
-    /// Says whether a provider refused the call because it knows of no link, which means that nothing was done.
+    /// Says whether a provider refused the call because it knows of no link, which means that
+    /// nothing was done.
     pub fn is_unlinked(&self) -> bool {
         match self {
             Self::NotLinked { .. } => true,
             // Our own words and those of the SDKs of 2023 and 2024; then of 2022's.
-            Self::Callee(text) => text.contains("is not linked to") || text.contains("unlinked actor"),
+            Self::Callee(text) => {
+                text.contains("is not linked to") || text.contains("unlinked actor")
+            }
             _ => false,
         }
     }

@@ -1,27 +1,34 @@
-//! Payloads too large for a message travel through the object store of the lattice (wasmbus protocol, section 3).
+//! Payloads too large for a message travel through the object store of the lattice (wasmbus
+//! protocol, section 3).
 //!
-//! The sender stores the object, then publishes the invocation with an empty `msg` and the full `content_length`. The
-//! reader fetches it and deletes it. Objects are named after the invocation, a reply's has `-r` appended.
+//! The sender stores the object, then publishes the invocation with an empty `msg` and the full
+//! `content_length`. The reader fetches it and deletes it. Objects are named after the invocation,
+//! a reply's has `-r` appended.
 //!
-//! Peers wrote and read four generations of the object's metadata, on two subjects. A reader of any generation finds its
-//! own here: the union of all members is written to both subjects, and both are looked at when reading. Providers of
-//! those years know no JetStream domain, so reading tries the configured domain first and then none.
+//! Peers wrote and read four generations of the object's metadata, on two subjects. A reader of any
+//! generation finds its own here: the union of all members is written to both subjects, and both
+//! are looked at when reading. Providers of those years know no JetStream domain, so reading tries
+//! the configured domain first and then none.
 //!
 //! # What a stranger can bring about
 //!
-//! Neither the length in a message nor the metadata of an object is signed, and whoever may publish can write both. So:
+//! Neither the length in a message nor the metadata of an object is signed, and whoever may publish
+//! can write both. So:
 //!
-//! * A payload larger than its reader can hold is refused before anything is read ([`Settings::actor_bytes_max`]); bytes
-//!   are paid for as they arrive, out of the host's [`Budget`]; no more than [`FETCHES_MAX`] are read at a time.
+//! * A payload larger than its reader can hold is refused before anything is read
+//!   ([`Settings::actor_bytes_max`]); bytes are paid for as they arrive, out of the host's
+//!   [`Budget`]; no more than [`FETCHES_MAX`] are read at a time.
 //! * Metadata names pieces by a [`PieceId`], never by a part of a subject.
-//! * A payload is removed after its reader has verified it ([`Fetched::remove`]): a forged call destroys nothing.
+//! * A payload is removed after its reader has verified it ([`Fetched::remove`]): a forged call
+//!   destroys nothing.
 //!
 //! # What is left behind
 //!
-//! [`Stored`] is an object that this host stored. When it is dropped, by whatever end its call took, the object goes;
-//! an answer stays for [`ANSWER_KEPT`]. Until it has gone its bytes count as in flight, of which each actor and provider
-//! has [`IN_FLIGHT_OF_ONE`] and the host [`IN_FLIGHT_MAX`]. [`Chunks::keep_tidy`] removes what is due; buckets made by
-//! this host drop what is older than [`OBJECT_AGE_MAX`] besides, for hosts that die.
+//! [`Stored`] is an object that this host stored. When it is dropped, by whatever end its call
+//! took, the object goes; an answer stays for [`ANSWER_KEPT`]. Until it has gone its bytes count as
+//! in flight, of which each actor and provider has [`IN_FLIGHT_OF_ONE`] and the host
+//! [`IN_FLIGHT_MAX`]. [`Chunks::keep_tidy`] removes what is due; buckets made by this host drop
+//! what is older than [`OBJECT_AGE_MAX`] besides, for hosts that die.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -84,7 +91,8 @@ const PIECE_TIMEOUT: Duration = Duration::from_secs(5);
 const FETCHES_MAX: usize = 16;
 /// How long an answer stays for its caller; all of them give up before.
 const ANSWER_KEPT: Duration = Duration::from_secs(30);
-/// Bytes of one actor or provider that are in the object store, in KiB. A larger payload has all of it.
+/// Bytes of one actor or provider that are in the object store, in KiB. A larger payload has all of
+/// it.
 const IN_FLIGHT_OF_ONE: u32 = 64 << 10;
 /// Bytes of all of them, in KiB.
 const IN_FLIGHT_MAX: u32 = 512 << 10;
@@ -182,7 +190,8 @@ struct Metadata {
     digest: Option<String>,
 }
 
-/// The name of a payload's object. Invocation ids come from strangers; a name holds only what may be in a subject.
+/// The name of a payload's object. Invocation ids come from strangers; a name holds only what may
+/// be in a subject.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PayloadName(String);
 
@@ -213,7 +222,10 @@ impl PayloadName {
     /// Where the metadata is, of readers since 2023 and of those before.
     fn metadata_subjects(&self, bucket: &str) -> [String; 2] {
         let name = &self.0;
-        [format!("$O.{bucket}.M.{}", URL_SAFE.encode(name)), format!("$O.{bucket}.M.{}", name.replace('.', "_"))]
+        [
+            format!("$O.{bucket}.M.{}", URL_SAFE.encode(name)),
+            format!("$O.{bucket}.M.{}", name.replace('.', "_")),
+        ]
     }
 }
 
@@ -261,7 +273,8 @@ impl Drop for Stored {
     }
 }
 
-/// A payload that was fetched. Its object is still there, for the reader to remove once the payload is verified.
+/// A payload that was fetched. Its object is still there, for the reader to remove once the payload
+/// is verified.
 pub struct Fetched {
     pub payload: Bytes,
     chunks: Chunks,
@@ -279,7 +292,12 @@ impl Fetched {
 }
 
 impl Chunks {
-    pub fn new(client: &async_nats::Client, domain: Option<&str>, lattice: &str, settings: Settings) -> Self {
+    pub fn new(
+        client: &async_nats::Client,
+        domain: Option<&str>,
+        lattice: &str,
+        settings: Settings,
+    ) -> Self {
         let mut contexts = vec![context(client, domain)];
         if domain.is_some() {
             contexts.push(context(client, None));
@@ -303,8 +321,8 @@ impl Chunks {
         bytes > threshold(self.0.client.max_payload())
     }
 
-    /// Pays for the payload of a message that has arrived, unless it is a small one. Refused at once where others take all
-    /// the memory there is.
+    /// Pays for the payload of a message that has arrived, unless it is a small one. Refused at
+    /// once where others take all the memory there is.
     pub fn admit(&self, bytes: usize) -> Result<Option<Held>, Shortage> {
         if bytes <= budget::SMALL {
             return Ok(None);
@@ -314,18 +332,29 @@ impl Chunks {
         Ok(Some(held))
     }
 
-    /// Stores the payload of a call or an answer of `whose` under a name. Waits a moment while too many bytes of the same
-    /// actor or provider are there already. Takes as long as its caller waits.
-    pub async fn put(&self, name: PayloadName, payload: &Bytes, whose: &str) -> Result<Stored, ChunkError> {
+    /// Stores the payload of a call or an answer of `whose` under a name. Waits a moment while too
+    /// many bytes of the same actor or provider are there already. Takes as long as its caller
+    /// waits.
+    pub async fn put(
+        &self,
+        name: PayloadName,
+        payload: &Bytes,
+        whose: &str,
+    ) -> Result<Stored, ChunkError> {
         let Inner { bucket, client, .. } = &*self.0;
-        let in_flight = self.room_in_flight(payload.len(), whose).await.ok_or_else(|| ChunkError::InFlight {
-            bytes: payload.len(),
-            bucket: bucket.clone(),
-            whose: whose.to_owned(),
+        let in_flight = self.room_in_flight(payload.len(), whose).await.ok_or_else(|| {
+            ChunkError::InFlight {
+                bytes: payload.len(),
+                bucket: bucket.clone(),
+                whose: whose.to_owned(),
+            }
         })?;
         let pieces = PieceId::parse(&uuid::Uuid::new_v4().simple().to_string()).unwrap_or_default();
         // Made before anything is sent: if this ends early, the pieces sent are removed.
-        let stored = Stored { chunks: self.clone(), object: Some((name.clone(), pieces.clone(), in_flight)) };
+        let stored = Stored {
+            chunks: self.clone(),
+            object: Some((name.clone(), pieces.clone(), in_flight)),
+        };
         self.0.put(&name, &pieces, payload).await.map_err(|cause| ChunkError::Store {
             bytes: payload.len(),
             max_payload: client.max_payload(),
@@ -335,8 +364,8 @@ impl Chunks {
         Ok(stored)
     }
 
-    /// Fetches a payload, `expected` bytes as the message said; `seen` is handed each piece as it arrives. Takes as long as
-    /// its caller waits.
+    /// Fetches a payload, `expected` bytes as the message said; `seen` is handed each piece as it
+    /// arrives. Takes as long as its caller waits.
     pub async fn fetch(
         &self,
         name: PayloadName,
@@ -359,7 +388,13 @@ impl Chunks {
             let (stream, metadata) = found;
             let payload = self.0.read(&stream, &metadata, expected, &mut seen).await;
             let payload = payload.map_err(|cause| self.0.not_fetched(&name, &cause))?;
-            return Ok(Fetched { payload, chunks: self.clone(), stream, name, pieces: metadata.nuid });
+            return Ok(Fetched {
+                payload,
+                chunks: self.clone(),
+                stream,
+                name,
+                pieces: metadata.nuid,
+            });
         }
         Err(self.0.not_fetched(&name, &last))
     }
@@ -415,7 +450,8 @@ impl Chunks {
         let kib = u32::try_from(bytes.div_ceil(KIB)).unwrap_or(u32::MAX);
         let of_one = self.0.semaphore_of(whose).acquire_many_owned(kib.min(IN_FLIGHT_OF_ONE));
         let of_all = Arc::clone(&self.0.in_flight).acquire_many_owned(kib.min(IN_FLIGHT_MAX));
-        let both = async { Some(InFlight { _of_one: of_one.await.ok()?, _of_all: of_all.await.ok()? }) };
+        let both =
+            async { Some(InFlight { _of_one: of_one.await.ok()?, _of_all: of_all.await.ok()? }) };
         let mut both = std::pin::pin!(both);
         if let Poll::Ready(in_flight) = futures::poll!(&mut both) {
             return in_flight;
@@ -488,7 +524,11 @@ impl Inner {
     }
 
     fn not_fetched(&self, name: &PayloadName, cause: &anyhow::Error) -> ChunkError {
-        ChunkError::Fetch { name: name.0.clone(), bucket: self.bucket.clone(), cause: cause.to_string() }
+        ChunkError::Fetch {
+            name: name.0.clone(),
+            bucket: self.bucket.clone(),
+            cause: cause.to_string(),
+        }
     }
 
     async fn put(&self, name: &PayloadName, pieces: &PieceId, payload: &Bytes) -> Result<()> {
@@ -496,7 +536,8 @@ impl Inner {
         let stream = self.open_or_create(context).await?;
         let subject = piece_subject(&self.bucket, pieces);
         let piece_bytes = piece_bytes(&self.client);
-        // In order, with a bounded number on their way: every unconfirmed piece holds a place in the client.
+        // In order, with a bounded number on their way: every unconfirmed piece holds a place in
+        // the client.
         let mut unconfirmed = VecDeque::new();
         let mut count = 0;
         for start in (0..payload.len()).step_by(piece_bytes) {
@@ -506,13 +547,16 @@ impl Inner {
             {
                 confirm(ack).await?;
             }
-            unconfirmed.push_back(context.publish(subject.clone(), piece).await.map_err(|e| whole_text(&e))?);
+            unconfirmed.push_back(
+                context.publish(subject.clone(), piece).await.map_err(|e| whole_text(&e))?,
+            );
             count += 1;
         }
         for ack in unconfirmed {
             confirm(ack).await?;
         }
-        // An object of this name, from a caller that uses its ids twice, is replaced by the roll-up.
+        // An object of this name, from a caller that uses its ids twice, is replaced by the
+        // roll-up.
         let metadata = self.metadata(name, pieces, payload, count);
         for subject in name.metadata_subjects(&self.bucket) {
             let mut headers = HeaderMap::new();
@@ -526,7 +570,13 @@ impl Inner {
     }
 
     /// The union of the members that four generations of readers need.
-    fn metadata(&self, name: &PayloadName, pieces: &PieceId, payload: &[u8], count: usize) -> Bytes {
+    fn metadata(
+        &self,
+        name: &PayloadName,
+        pieces: &PieceId,
+        payload: &[u8],
+        count: usize,
+    ) -> Bytes {
         let now = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
         let digest = format!("SHA-256={}", URL_SAFE.encode(digest(&SHA256, payload).as_ref()));
         let metadata = json!({
@@ -541,12 +591,14 @@ impl Inner {
         match context.get_stream(&name).await {
             Ok(stream) => return Ok(stream),
             Err(e) => match e.kind() {
-                GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
+                GetStreamErrorKind::JetStream(e)
+                    if e.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
                 _ => return Err(e.into()),
             },
         }
         let bucket = &self.bucket;
-        let making = Making { replicas: 1, bound: Bound::Wish(BUCKET_BYTES).or_set(self.settings.bound) };
+        let making =
+            Making { replicas: 1, bound: Bound::Wish(BUCKET_BYTES).or_set(self.settings.bound) };
         let created = making.create(
             context,
             stream::Config {
@@ -612,7 +664,9 @@ impl Inner {
             seen(piece);
         });
         let payload = payload.await?;
-        if let Some(stored) = metadata.digest.as_deref().and_then(|text| text.strip_prefix("SHA-256=")) {
+        if let Some(stored) =
+            metadata.digest.as_deref().and_then(|text| text.strip_prefix("SHA-256="))
+        {
             let computed = URL_SAFE.encode(hash.finish().as_ref());
             let is_equal = computed.trim_end_matches('=') == stored.trim_end_matches('=');
             ensure!(is_equal, "its digest does not match its pieces");
@@ -624,7 +678,8 @@ impl Inner {
     async fn is_gone<I>(&self, stream: &Stream<I>, name: &PayloadName) -> bool {
         let [subject, _] = name.metadata_subjects(&self.bucket);
         match stream.get_last_raw_message_by_subject(&subject).await {
-            Ok(message) => serde_json::from_slice::<Metadata>(&message.payload).is_ok_and(|metadata| metadata.deleted),
+            Ok(message) => serde_json::from_slice::<Metadata>(&message.payload)
+                .is_ok_and(|metadata| metadata.deleted),
             Err(error) => error.kind() == stream::LastRawMessageErrorKind::NoMessageFound,
         }
     }
@@ -666,7 +721,10 @@ mod tests {
         for bad in ["", "a b", "a>", "a*", "a\r\nPUB", &"x".repeat(200)] {
             assert_eq!(PayloadName::of_call(bad), Err(BadName), "{bad:?}");
         }
-        assert_eq!(PayloadName::parse("a.b").unwrap().metadata_subjects("d"), ["$O.d.M.YS5i", "$O.d.M.a_b"]);
+        assert_eq!(
+            PayloadName::parse("a.b").unwrap().metadata_subjects("d"),
+            ["$O.d.M.YS5i", "$O.d.M.a_b"]
+        );
     }
 
     #[test]

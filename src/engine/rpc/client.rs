@@ -1,7 +1,7 @@
 //! Calls that leave the process: signed, published, awaited.
 //!
-//! A call ends in one of four ways: the callee's result, the callee's error, nobody listening, or the deadline. No wait
-//! is without one.
+//! A call ends in one of four ways: the callee's result, the callee's error, nobody listening, or
+//! the deadline. No wait is without one.
 
 use std::{
     sync::{
@@ -36,7 +36,8 @@ use lattice_protocol::{
     },
 };
 
-/// How long to wait for a sign that somebody listens for a call with a large payload; that nobody does is known at once.
+/// How long to wait for a sign that somebody listens for a call with a large payload; that nobody
+/// does is known at once.
 const LISTENER_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Sends calls to actors and providers anywhere in the lattice. Cheap to clone.
@@ -52,13 +53,19 @@ struct Inner {
 }
 
 impl Client {
-    pub fn new(nats: async_nats::Client, subjects: Subjects, signer: Signer, chunks: Chunks, host_id: HostId) -> Self {
+    pub fn new(
+        nats: async_nats::Client,
+        subjects: Subjects,
+        signer: Signer,
+        chunks: Chunks,
+        host_id: HostId,
+    ) -> Self {
         Self(Arc::new(Inner { nats, subjects, signer, chunks, host_id }))
     }
 
-    /// Performs a call and waits for its result until its deadline, and longer by the time that a large payload travels. It goes
-    /// to whoever is in the target's queue group, or to one `host`. `id` is the invocation's, and must be new; `sent` tells
-    /// whether it is with the callee.
+    /// Performs a call and waits for its result until its deadline, and longer by the time that a
+    /// large payload travels. It goes to whoever is in the target's queue group, or to one `host`.
+    /// `id` is the invocation's, and must be new; `sent` tells whether it is with the callee.
     pub async fn invoke(
         &self,
         call: Call,
@@ -67,7 +74,8 @@ impl Client {
         sent: &AtomicBool,
     ) -> Result<Bytes, CallError> {
         let signer = &self.0.signer;
-        let encoded_claims = signer.sign(&call.origin, &call.target, &call.operation, &call.payload, &id, now());
+        let encoded_claims =
+            signer.sign(&call.origin, &call.target, &call.operation, &call.payload, &id, now());
         self.invoke_signed(call, host, id, encoded_claims, sent).await
     }
 
@@ -89,7 +97,8 @@ impl Client {
             inner.check_listener(&call.target, &subject).await?;
         }
         let time = Time { subject: &subject, chain: &chain, deadline, began: Instant::now() };
-        // Until there is an answer: the callee fetches what was stored, and that time does not count either.
+        // Until there is an answer: the callee fetches what was stored, and that time does not
+        // count either.
         let transfer = chunked.then(|| chain.transfer());
         // Removed at the end of this call, whatever that is, if the callee has not done so.
         let (msg, _stored) = if chunked {
@@ -100,7 +109,8 @@ impl Client {
             (call.payload, None)
         };
         let stored_in = if chunked { time.began.elapsed() } else { Duration::ZERO };
-        let limits = is_told_limits(&chain, &call.target, host).then(|| Limits::of(&chain, deadline + stored_in));
+        let limits = is_told_limits(&chain, &call.target, host)
+            .then(|| Limits::of(&chain, deadline + stored_in));
         let headers = headers(&call.trace, limits);
         let invocation = Invocation {
             origin: call.origin,
@@ -115,7 +125,8 @@ impl Client {
         };
         let ends_at = if chunked { deadline + TRANSFERS_MAX } else { chain.ends_at(deadline) };
         let asked = Instant::now();
-        let response = inner.exchange(&Way { subject: &subject, ends_at, sent }, &invocation, headers).await?;
+        let response =
+            inner.exchange(&Way { subject: &subject, ends_at, sent }, &invocation, headers).await?;
         chain.add_transfer(stored_in);
         // A host tells how long its part took, of others it is guessed by how long storing took.
         chain.add_transfer(response.transfers.unwrap_or(stored_in).min(asked.elapsed()));
@@ -185,7 +196,9 @@ impl Inner {
         // The target may have been named by a guest, and the host by a peer.
         for token in [Some(&*target.public_key), host].into_iter().flatten() {
             if !is_token(token) {
-                return Err(CallError::Transport(format!("{token:?} is no public key, so nothing can be sent there")));
+                return Err(CallError::Transport(format!(
+                    "{token:?} is no public key, so nothing can be sent there"
+                )));
             }
         }
         let subject = if target.is_actor() {
@@ -204,7 +217,8 @@ impl Inner {
 
     async fn question(&self, subject: String, request: Request, timeout: Duration) -> Answer {
         let was_connected = self.is_connected();
-        // The request's own timeout begins when the connection has taken it, so there is one around it.
+        // The request's own timeout begins when the connection has taken it, so there is one around
+        // it.
         match tokio::time::timeout(timeout, self.nats.send_request(subject, request)).await {
             Ok(Ok(reply)) if &*reply.payload == wire::UNKNOWN => Answer::Unknown,
             Ok(Ok(_)) => Answer::InWork,
@@ -225,7 +239,12 @@ impl Inner {
     }
 
     /// Fetches a result that travelled apart from its answer.
-    async fn fetch_result(&self, time: &Time<'_>, invocation: &Invocation, bytes: u64) -> Result<Bytes, CallError> {
+    async fn fetch_result(
+        &self,
+        time: &Time<'_>,
+        invocation: &Invocation,
+        bytes: u64,
+    ) -> Result<Bytes, CallError> {
         let transfer = time.chain.transfer();
         let name = PayloadName::of_answer(&invocation.id).map_err(transport)?;
         let reader = if invocation.origin.is_actor() { Reader::Actor } else { Reader::Provider };
@@ -243,13 +262,16 @@ impl Inner {
         let Way { subject, ends_at, sent } = *way;
         let began = Instant::now();
         let wait = ends_at.saturating_duration_since(began);
-        let mut request = Request::new().payload(codec::encode_invocation(invocation)).timeout(Some(wait));
+        let mut request =
+            Request::new().payload(codec::encode_invocation(invocation)).timeout(Some(wait));
         if let Some(headers) = headers {
             request = request.headers(headers);
         }
         sent.store(true, Ordering::Release);
         // The request's own timeout begins when the connection has taken it, which may be never.
-        let answered = tokio::time::timeout_at(ends_at, self.nats.send_request(subject.to_owned(), request)).await;
+        let answered =
+            tokio::time::timeout_at(ends_at, self.nats.send_request(subject.to_owned(), request))
+                .await;
         sent.store(false, Ordering::Release);
         let Ok(answered) = answered else { return Err(self.timed_out(subject, began.elapsed())) };
         let reply = match answered {
@@ -266,24 +288,38 @@ impl Inner {
         let response = codec::decode_response(reply.payload)
             .map_err(|e| CallError::Transport(format!("undecodable reply on {subject}: {e}")))?;
         let error = response.error.filter(|error| !error.is_empty());
-        if error.is_none() && !response.invocation_id.is_empty() && response.invocation_id != invocation.id {
-            return Err(CallError::Transport(format!("the reply on {subject} belongs to another invocation")));
+        if error.is_none()
+            && !response.invocation_id.is_empty()
+            && response.invocation_id != invocation.id
+        {
+            return Err(CallError::Transport(format!(
+                "the reply on {subject} belongs to another invocation"
+            )));
         }
         let transfers = told_transfers(&response.trace_context);
-        Ok(Answered { msg: response.msg, error, content_length: response.content_length, transfers })
+        Ok(Answered {
+            msg: response.msg,
+            error,
+            content_length: response.content_length,
+            transfers,
+        })
     }
 
-    /// Refuses a call that nobody listens for, before its payload is stored. A provider is asked for its health and an actor
-    /// for an invocation that nobody made; only that somebody hears it counts, not the answer.
+    /// Refuses a call that nobody listens for, before its payload is stored. A provider is asked
+    /// for its health and an actor for an invocation that nobody made; only that somebody hears it
+    /// counts, not the answer.
     async fn check_listener(&self, target: &Entity, subject: &str) -> Result<(), CallError> {
         let (asked, mut headers) = match target.is_actor() {
             true => (subject.to_owned(), HeaderMap::new()),
             false => (format!("{subject}.health"), HeaderMap::new()),
         };
         headers.insert(wire::ASK, "nobody");
-        let request = Request::new().headers(headers).payload(Bytes::new()).timeout(Some(LISTENER_TIMEOUT));
+        let request =
+            Request::new().headers(headers).payload(Bytes::new()).timeout(Some(LISTENER_TIMEOUT));
         match tokio::time::timeout(LISTENER_TIMEOUT, self.nats.send_request(asked, request)).await {
-            Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => Err(self.nobody(target, subject)),
+            Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => {
+                Err(self.nobody(target, subject))
+            }
             _ => Ok(()),
         }
     }
@@ -337,13 +373,14 @@ struct Answered {
     transfers: Option<Duration>,
 }
 
-/// Whether the callee of a call is told its [`Limits`]: hosts are, for calls that others wait for. A provider of other makers
-/// has no use for them.
+/// Whether the callee of a call is told its [`Limits`]: hosts are, for calls that others wait for.
+/// A provider of other makers has no use for them.
 fn is_told_limits(chain: &Chain, target: &Entity, host: Option<&str>) -> bool {
     chain.waiting() > 0 && (target.is_actor() || host.is_some())
 }
 
-/// The trace of a call as headers: older hosts read them there, providers in the invocation. The limits of a call go with it.
+/// The trace of a call as headers: older hosts read them there, providers in the invocation. The
+/// limits of a call go with it.
 fn headers(trace: &TraceContext, limits: Option<Limits>) -> Option<HeaderMap> {
     if trace.is_empty() && limits.is_none() {
         return None;
@@ -362,7 +399,9 @@ fn headers(trace: &TraceContext, limits: Option<Limits>) -> Option<HeaderMap> {
 
 /// Tells whether a key means something to NATS or to hosts; such a key is no trace.
 fn is_reserved(key: &str) -> bool {
-    ["nats-", "lattice-"].iter().any(|prefix| key.get(..prefix.len()).is_some_and(|k| k.eq_ignore_ascii_case(prefix)))
+    ["nats-", "lattice-"]
+        .iter()
+        .any(|prefix| key.get(..prefix.len()).is_some_and(|k| k.eq_ignore_ascii_case(prefix)))
 }
 
 /// A trace context may come from a guest; it must not break the protocol's lines.

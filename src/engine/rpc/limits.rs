@@ -1,4 +1,5 @@
-//! The limits of a call that goes to another host, beside the invocation: what time it has left, and how many calls wait for it.
+//! The limits of a call that goes to another host, beside the invocation: what time it has left,
+//! and how many calls wait for it.
 //!
 //! They travel as headers of the message, which peers of other makes ignore: `Lattice-Time-Left` in
 //! milliseconds, since clocks differ, and `Lattice-Waiting`. Nothing signs them, and nothing has

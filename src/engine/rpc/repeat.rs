@@ -11,7 +11,8 @@ use serde::Deserialize;
 use super::call::Call;
 use lattice_protocol::contracts::{self, httpserver};
 
-/// A tag in an actor's claims that marks one of its operations: `repeatable:Pets.List`, or all of them: `repeatable:*`.
+/// A tag in an actor's claims that marks one of its operations: `repeatable:Pets.List`, or all of
+/// them: `repeatable:*`.
 pub const TAG: &str = "repeatable:";
 
 /// Operations of the standard contracts that only read.
@@ -71,13 +72,13 @@ impl Repeat {
     }
 }
 
-/// Says whether a call may be made twice. May read the payload, so it is asked only when it matters.
+/// Says whether a call may be made twice. May read the payload, so it is asked only when it
+/// matters.
 pub fn is_repeatable(call: &Call, marked: &[String], tags: &[String]) -> bool {
     match Repeat::of(&call.operation, marked, tags) {
         Repeat::Marked | Repeat::Reads | Repeat::Tagged => true,
-        Repeat::ByMethod => {
-            contracts::decode::<Request>("a request", &call.payload).is_ok_and(|request| is_idempotent(&request.method))
-        }
+        Repeat::ByMethod => contracts::decode::<Request>("a request", &call.payload)
+            .is_ok_and(|request| is_idempotent(&request.method)),
         Repeat::Never => false,
     }
 }
@@ -115,13 +116,17 @@ mod tests {
     }
 
     fn request(method: &str) -> Bytes {
-        httpserver::RequestHead { method, path: "/", query: "", header: &HeaderMap::new() }.encode(b"body")
+        httpserver::RequestHead { method, path: "/", query: "", header: &HeaderMap::new() }
+            .encode(b"body")
     }
 
     #[test]
     fn idempotent_requests_and_reads_may_be_repeated() {
         for method in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"] {
-            assert!(is_repeatable(&call("HttpServer.HandleRequest", request(method)), &[], &[]), "{method}");
+            assert!(
+                is_repeatable(&call("HttpServer.HandleRequest", request(method)), &[], &[]),
+                "{method}"
+            );
         }
         let outgoing = httpclient::HttpRequest {
             method: "get".into(),
@@ -136,16 +141,27 @@ mod tests {
     #[test]
     fn what_may_have_an_effect_is_not_repeated() {
         for method in ["POST", "PATCH", "CONNECT", ""] {
-            assert!(!is_repeatable(&call("HttpServer.HandleRequest", request(method)), &[], &[]), "{method}");
+            assert!(
+                !is_repeatable(&call("HttpServer.HandleRequest", request(method)), &[], &[]),
+                "{method}"
+            );
         }
-        assert!(!is_repeatable(&call("HttpServer.HandleRequest", Bytes::from_static(b"\xff")), &[], &[]));
+        assert!(!is_repeatable(
+            &call("HttpServer.HandleRequest", Bytes::from_static(b"\xff")),
+            &[],
+            &[]
+        ));
         assert!(!is_repeatable(&call("KeyValue.Increment", Bytes::new()), &[], &[]));
     }
 
     #[test]
     fn operations_are_marked_by_authors_and_operators() {
         let list = call("Pets.List", Bytes::new());
-        assert!(!is_repeatable(&list, &["Pets.Add".into()], &["repeatable:Pets.Add".into(), "Pets.List".into()]));
+        assert!(!is_repeatable(
+            &list,
+            &["Pets.Add".into()],
+            &["repeatable:Pets.Add".into(), "Pets.List".into()]
+        ));
         assert!(is_repeatable(&list, &["Pets.List".into()], &[]));
         assert!(is_repeatable(&list, &[], &["repeatable:Pets.List".into()]));
         assert!(is_repeatable(&list, &[], &["repeatable:*".into()]));

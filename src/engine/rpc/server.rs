@@ -5,13 +5,15 @@
 //! cannot make this host read objects; the hash is verified last, over the whole payload. A refused
 //! invocation is answered with the reason and logged.
 //!
-//! [`Receiver::serve`] owns the two subscriptions of one target: its queue group, which everybody uses, and a subject of this
-//! host alone, for [`peers`](crate::peers) that choose the host themselves. When it is told to stop it first tells the peers
-//! and waits until they have heard, then leaves the queue group, takes what the server had already sent, finishes those calls
-//! and returns.
+//! [`Receiver::serve`] owns the two subscriptions of one target: its queue group, which everybody
+//! uses, and a subject of this host alone, for [`peers`](crate::peers) that choose the host
+//! themselves. When it is told to stop it first tells the peers and waits until they have heard,
+//! then leaves the queue group, takes what the server had already sent, finishes those calls and
+//! returns.
 //!
-//! On its own subject it also answers whether an invocation is in work, until the last one is done. Question and call take the
-//! same way, so when the question is here, the call has come before it, or never will.
+//! On its own subject it also answers whether an invocation is in work, until the last one is done.
+//! Question and call take the same way, so when the question is here, the call has come before it,
+//! or never will.
 
 use std::{borrow::Cow, collections::HashSet, sync::Arc, time::Duration};
 
@@ -44,8 +46,8 @@ use lattice_protocol::{
     },
 };
 
-/// Calls of one subscription that may be in work at a time, waiting ones included. Beyond it the subscription is read no
-/// further and the server's messages wait in the client.
+/// Calls of one subscription that may be in work at a time, waiting ones included. Beyond it the
+/// subscription is read no further and the server's messages wait in the client.
 const IN_WORK_MAX: usize = 4096;
 /// How long subscribing may take, the server's confirmation included.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,8 +61,8 @@ const LEAVE_FURTHER_MAX: u64 = 16 * 1024;
 const LEAVE_LOOK: Duration = Duration::from_millis(100);
 /// How long to wait for the agreed number.
 const LEAVE_COUNT: Duration = Duration::from_millis(700);
-/// Messages that may be on their way however few have arrived lately: on a machine that has much to do they wait in the
-/// connection.
+/// Messages that may be on their way however few have arrived lately: on a machine that has much to
+/// do they wait in the connection.
 const LEAVE_MARGIN: u64 = 64;
 /// The longest id of an invocation that is asked for; those of all peers are UUIDs.
 const ID_CHARS_MAX: usize = 128;
@@ -136,14 +138,20 @@ impl Receiver {
     }
 
     /// Subscribes for a target; returns when the server has confirmed it.
-    pub async fn subscribe(&self, subject: &str, queue: &str) -> Result<Subscriptions, SubscribeError> {
+    pub async fn subscribe(
+        &self,
+        subject: &str,
+        queue: &str,
+    ) -> Result<Subscriptions, SubscribeError> {
         use SubscribeError::{Client, TimedOut, Unconfirmed};
         let HostContext { rpc, host_id, .. } = &*self.0.parts.context;
         let nats = &rpc.client;
         let subscribing = async {
-            let group = nats.queue_subscribe(subject.to_owned(), queue.to_owned()).await.map_err(Client)?;
+            let group =
+                nats.queue_subscribe(subject.to_owned(), queue.to_owned()).await.map_err(Client)?;
             let own = Subjects::on_host(subject, host_id.as_str());
-            // A group as well: a target may be started again while its last run still finishes, and one of them is enough.
+            // A group as well: a target may be started again while its last run still finishes, and
+            // one of them is enough.
             let own = nats.queue_subscribe(own.clone(), own).await.map_err(Client)?;
             confirm(nats).await.map_err(Unconfirmed)?;
             Ok(Subscriptions { group, own })
@@ -152,8 +160,8 @@ impl Receiver {
         subscribed.unwrap_or(Err(TimedOut))
     }
 
-    /// Answers the invocations of `target` until told to stop, then until those in work are done. `name` is what peers know
-    /// it by. `drained` is told when no further call can arrive.
+    /// Answers the invocations of `target` until told to stop, then until those in work are done.
+    /// `name` is what peers know it by. `drained` is told when no further call can arrive.
     pub async fn serve(
         self,
         subscriptions: Subscriptions,
@@ -273,7 +281,8 @@ impl Dispatcher {
     fn take_on(&mut self, message: Message) {
         let inner = Arc::clone(&self.inner);
         if let Some(id) = message.headers.as_ref().and_then(|headers| headers.get(wire::ASK)) {
-            let answer = if inner.is_in_flight(id.as_str()) { wire::IN_WORK } else { wire::UNKNOWN };
+            let answer =
+                if inner.is_in_flight(id.as_str()) { wire::IN_WORK } else { wire::UNKNOWN };
             self.work.spawn(async move {
                 if let Some(reply) = message.reply {
                     inner.send(reply, Bytes::from_static(answer), "the question for a call").await;
@@ -285,27 +294,39 @@ impl Dispatcher {
         let refusal: Option<Cow<'static, str>> =
             match (self.is_closed, inner.parts.context.suspend.is_stale(), &admitted) {
                 (true, ..) => Some("it is being stopped on this host".into()),
-                (_, true, _) => {
-                    Some("the host did not run for a while and refuses what came meanwhile; call again".into())
-                }
+                (_, true, _) => Some(
+                    "the host did not run for a while and refuses what came meanwhile; call again"
+                        .into(),
+                ),
                 (.., Err(shortage)) => Some(shortage.to_string().into()),
                 (false, false, Ok(_)) => None,
             };
         let invocation = codec::decode_invocation(message.payload.clone());
-        let asked_for = invocation.as_ref().ok().filter(|call| self.way == Way::Own && call.id.len() <= ID_CHARS_MAX);
+        let asked_for = invocation
+            .as_ref()
+            .ok()
+            .filter(|call| self.way == Way::Own && call.id.len() <= ID_CHARS_MAX);
         let in_flight = asked_for.map(|call| InFlight::new(&inner, &call.id));
         let (target, handler) = (Arc::clone(&self.target), Arc::clone(&self.handler));
         self.work.spawn(async move {
             let _paid_for = admitted;
             let response = match (invocation, refusal) {
                 (Ok(invocation), Some(reason)) => {
-                    let refused = CallError::NotAdmitted { actor_id: target.to_string(), reason: reason.into() };
+                    let refused = CallError::NotAdmitted {
+                        actor_id: target.to_string(),
+                        reason: reason.into(),
+                    };
                     InvocationResponse::failure(invocation.id, refused.to_string())
                 }
-                (Ok(invocation), None) => inner.perform(invocation, &message, &target, handler).await,
+                (Ok(invocation), None) => {
+                    inner.perform(invocation, &message, &target, handler).await
+                }
                 (Err(error), _) => {
                     warn!(actor_id = %target, %error, "message is no invocation");
-                    InvocationResponse::failure("", format!("Failed to deserialize invocation: {error}"))
+                    InvocationResponse::failure(
+                        "",
+                        format!("Failed to deserialize invocation: {error}"),
+                    )
                 }
             };
             if let Some(reply) = message.reply {
@@ -352,7 +373,8 @@ impl Drop for InFlight {
     }
 }
 
-/// Leaves the queue group without losing what the server has already sent; `total` messages came so far.
+/// Leaves the queue group without losing what the server has already sent; `total` messages came so
+/// far.
 ///
 /// The client forgets a drained subscription when it next wakes up, and drops messages that are
 /// still on their way. So the server is asked to end the subscription by itself, after a number of
@@ -371,7 +393,11 @@ pub(crate) async fn leave(
         let _ = confirm(nats).await;
         tokio::time::sleep(LEAVE_LOOK.max(began.elapsed() * 4)).await;
     };
-    let Some(arrived) = end_after(subscription, total + LEAVE_FURTHER_MAX, look, &mut take_on).await else { return };
+    let Some(arrived) =
+        end_after(subscription, total + LEAVE_FURTHER_MAX, look, &mut take_on).await
+    else {
+        return;
+    };
     if arrived > 0 {
         let agreed = total + arrived + LEAVE_MARGIN + arrived * 2;
         let count = tokio::time::sleep(LEAVE_COUNT);
@@ -386,8 +412,8 @@ pub(crate) async fn leave(
     }
 }
 
-/// Asks the server to end a subscription after `count` messages in all, and takes on what arrives meanwhile. Returns how
-/// many did if the subscription still lives after `pause`.
+/// Asks the server to end a subscription after `count` messages in all, and takes on what arrives
+/// meanwhile. Returns how many did if the subscription still lives after `pause`.
 async fn end_after(
     subscription: &mut Subscriber,
     count: u64,
@@ -468,7 +494,11 @@ impl Inner {
             checked.verify_hash(&invocation.msg)?;
             invocation.msg.clone()
         };
-        let trace = if invocation.trace_context.is_empty() { from_headers } else { invocation.trace_context };
+        let trace = if invocation.trace_context.is_empty() {
+            from_headers
+        } else {
+            invocation.trace_context
+        };
         Ok(Call {
             operation: dispatch_operation(&invocation.operation).to_owned(),
             origin: invocation.origin,
@@ -476,7 +506,11 @@ impl Inner {
             payload,
             trace,
             deadline,
-            depth: if invocation.host_id == self.parts.context.host_id.as_str() { DEPTH_OF_OWN } else { 0 },
+            depth: if invocation.host_id == self.parts.context.host_id.as_str() {
+                DEPTH_OF_OWN
+            } else {
+                0
+            },
             chain,
         })
     }
@@ -492,7 +526,10 @@ impl Inner {
         let reader = if invocation.target.is_actor() { Reader::Actor } else { Reader::Provider };
         let mut arriving = checked.arriving();
         let transfer = chain.transfer();
-        let fetch = self.parts.chunks.fetch(name, invocation.content_length, reader, |piece| arriving.update(piece));
+        let fetch = self
+            .parts
+            .chunks
+            .fetch(name, invocation.content_length, reader, |piece| arriving.update(piece));
         let fetched = chain.within(deadline, fetch).await.ok_or(Refusal::TimedOut)??;
         checked.verify_arrived(arriving)?;
         transfer.succeeded();
@@ -516,7 +553,13 @@ impl Inner {
             }
             msg = Bytes::new();
         }
-        InvocationResponse { msg, invocation_id: id, error: None, content_length, trace_context: tell_transfers(chain) }
+        InvocationResponse {
+            msg,
+            invocation_id: id,
+            error: None,
+            content_length,
+            trace_context: tell_transfers(chain),
+        }
     }
 
     /// Leaves a result that is too large for a message in the object store.
@@ -537,13 +580,17 @@ impl Inner {
     }
 }
 
-/// The message of an answer. An error that the server would not take is shortened, for its beginning says more than silence.
+/// The message of an answer. An error that the server would not take is shortened, for its
+/// beginning says more than silence.
 fn fitting(response: &InvocationResponse, max_payload: usize) -> Bytes {
     let encoded = codec::encode_response(response);
     match &response.error {
         Some(error) if encoded.len() > max_payload => {
             let short = error[..error.floor_char_boundary(max_payload / 2)].to_owned();
-            codec::encode_response(&InvocationResponse::failure(response.invocation_id.clone(), short))
+            codec::encode_response(&InvocationResponse::failure(
+                response.invocation_id.clone(),
+                short,
+            ))
         }
         _ => encoded,
     }

@@ -1,6 +1,7 @@
 //! Bytes inside the structures of a contract.
 //!
-//! Written as MessagePack `bin`. Read from what any era sends for bytes: `bin`, a text, an array of small numbers, nil.
+//! Written as MessagePack `bin`. Read from what any era sends for bytes: `bin`, a text, an array of
+//! small numbers, nil.
 
 use std::fmt;
 

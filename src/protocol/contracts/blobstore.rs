@@ -1,9 +1,10 @@
 //! `wasmcloud:blobstore`: an actor keeps objects in containers (wasmbus protocol, section 5.7).
 //!
-//! Large objects travel in chunks: up in `PutObject` and then `PutChunk`s, down in the answer to `GetObject` and then in
-//! calls of the actor's `ChunkReceiver.ReceiveChunk`. The fields stand in the order of the published declaration, which
-//! is the order of the arrays that actors of the CBOR years send. Those of Go send every member, and mean an absent one
-//! by an empty text or zero: [`given`] and [`GetObjectRequest::decode`] know that.
+//! Large objects travel in chunks: up in `PutObject` and then `PutChunk`s, down in the answer to
+//! `GetObject` and then in calls of the actor's `ChunkReceiver.ReceiveChunk`. The fields stand in
+//! the order of the published declaration, which is the order of the arrays that actors of the CBOR
+//! years send. Those of Go send every member, and mean an absent one by an empty text or zero:
+//! [`given`] and [`GetObjectRequest::decode`] know that.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -178,11 +179,12 @@ pub struct Timestamp {
 }
 
 impl GetObjectRequest {
-    /// Reads the argument. Actors of Go, which send CBOR maps, ask for the whole object with a range of 0 to 0; from
-    /// others that is its first byte.
+    /// Reads the argument. Actors of Go, which send CBOR maps, ask for the whole object with a
+    /// range of 0 to 0; from others that is its first byte.
     pub fn decode(payload: &[u8]) -> Result<Self, PayloadError> {
         let mut request: Self = decode("Blobstore.GetObject", payload)?;
-        let is_cbor_map = matches!(payload, [super::CBOR_MARKER, first, ..] if first >> 5 == CBOR_MAJOR_MAP);
+        let is_cbor_map =
+            matches!(payload, [super::CBOR_MARKER, first, ..] if first >> 5 == CBOR_MAJOR_MAP);
         if is_cbor_map && (request.range_start, request.range_end) == (Some(0), Some(0)) {
             (request.range_start, request.range_end) = (None, None);
         }
@@ -202,11 +204,16 @@ mod blob {
 
     use crate::contracts::binary::Binary;
 
-    pub(super) fn serialize<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(
+        bytes: &Bytes,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.serialize_bytes(bytes)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Bytes, D::Error> {
         Ok(Binary::deserialize(deserializer)?.0)
     }
 }

@@ -103,10 +103,12 @@ mod tests {
 
     #[test]
     fn loose_forms_of_a_request_are_understood() {
-        let json =
-            serde_json::json!({ "method": "GET", "url": "http://a/", "headers": { "x": "one", "y": null }, "more": 1 });
+        let json = serde_json::json!({ "method": "GET", "url": "http://a/", "headers": { "x": "one", "y": null }, "more": 1 });
         let read: HttpRequest = decode("Request", &encode(&json)).unwrap();
-        assert_eq!(read.headers, BTreeMap::from([("x".into(), values(&["one"])), ("y".into(), values(&[]))]));
+        assert_eq!(
+            read.headers,
+            BTreeMap::from([("x".into(), values(&["one"])), ("y".into(), values(&[]))])
+        );
         assert_eq!(read.body, Binary::default());
 
         let in_order = serde_json::json!(["GET", "http://a/", null, "text"]);

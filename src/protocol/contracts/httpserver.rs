@@ -1,9 +1,10 @@
-//! `wasmcloud:httpserver`: what an actor is told of an HTTP request, and what it answers (wasmbus protocol, section
-//! 5.1).
+//! `wasmcloud:httpserver`: what an actor is told of an HTTP request, and what it answers (wasmbus
+//! protocol, section 5.1).
 //!
-//! This is the hot path of every host that serves the web, so the request is written by hand: method, path and headers
-//! go from where the HTTP parser has them into the payload, and the body follows as it arrives, copied once. The
-//! response is read without a copy: texts and body are parts of the payload.
+//! This is the hot path of every host that serves the web, so the request is written by hand:
+//! method, path and headers go from where the HTTP parser has them into the payload, and the body
+//! follows as it arrives, copied once. The response is read without a copy: texts and body are
+//! parts of the payload.
 
 use std::{collections::TryReserveError, fmt, str};
 
@@ -36,10 +37,11 @@ pub struct RequestHead<'a> {
 }
 
 impl RequestHead<'_> {
-    /// Writes the head; the body follows into what is returned. A body of known length is announced in its shortest
-    /// form.
+    /// Writes the head; the body follows into what is returned. A body of known length is announced
+    /// in its shortest form.
     pub fn begin(&self, body_len: Option<usize>) -> RequestWriter {
-        let texts: usize = self.header.iter().map(|(name, value)| name.as_str().len() + value.len() + 6).sum();
+        let texts: usize =
+            self.header.iter().map(|(name, value)| name.as_str().len() + value.len() + 6).sum();
         let head = self.method.len() + self.path.len() + self.query.len() + texts + 64;
         let mut out = Vec::with_capacity(head + body_len.unwrap_or(0).min(FIRST_BODY_BYTES));
         written(encode::write_map_len(&mut out, 5));
@@ -122,14 +124,15 @@ impl RequestWriter {
         let length = self.body_len();
         match self.announced {
             Some(announced) if announced == length => {}
-            // HTTP bodies are as long as they say, or an error; should one ever not be, the payload is right
-            // nevertheless.
+            // HTTP bodies are as long as they say, or an error; should one ever not be, the payload
+            // is right nevertheless.
             Some(_) => {
                 let mut head = Vec::with_capacity(5);
                 written(encode::write_bin_len(&mut head, length32(length)));
                 self.out.splice(self.head_at..self.body_at, head);
             }
-            None => self.out[self.head_at + 1..self.body_at].copy_from_slice(&length32(length).to_be_bytes()),
+            None => self.out[self.head_at + 1..self.body_at]
+                .copy_from_slice(&length32(length).to_be_bytes()),
         }
         self.out.into()
     }
@@ -198,7 +201,9 @@ impl Body<'_> {
 pub fn msgpack(payload: Bytes) -> Result<Bytes, PayloadError> {
     match payload.first() {
         Some(&MSGPACK_MARKER) => Ok(payload.slice(1..)),
-        Some(&CBOR_MARKER) if payload.len() > 1 => Ok(msgpack_of_cbor(HANDLE_REQUEST, &payload[1..])?.into()),
+        Some(&CBOR_MARKER) if payload.len() > 1 => {
+            Ok(msgpack_of_cbor(HANDLE_REQUEST, &payload[1..])?.into())
+        }
         _ => Ok(payload),
     }
 }
@@ -206,7 +211,8 @@ pub fn msgpack(payload: Bytes) -> Result<Bytes, PayloadError> {
 impl<'a> HttpResponse<'a> {
     /// Reads an answer of any era from a payload that went through [`msgpack`].
     pub fn decode(payload: &'a [u8]) -> Result<Self, PayloadError> {
-        rmp_serde::from_slice(payload).map_err(|error| PayloadError::structure(HANDLE_REQUEST, error))
+        rmp_serde::from_slice(payload)
+            .map_err(|error| PayloadError::structure(HANDLE_REQUEST, error))
     }
 }
 
@@ -356,7 +362,9 @@ impl<'de> Visitor<'de> for BodyVisitor {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         let mut body = Vec::with_capacity(seq.size_hint().unwrap_or(0).min(FIRST_BODY_BYTES));
         while let Some(byte) = seq.next_element::<u64>()? {
-            body.push(u8::try_from(byte).map_err(|_| A::Error::custom(format!("{byte} is no byte")))?);
+            body.push(
+                u8::try_from(byte).map_err(|_| A::Error::custom(format!("{byte} is no byte")))?,
+            );
         }
         Ok(Body::Owned(body))
     }
@@ -368,7 +376,9 @@ mod tests {
 
     use proptest::prelude::*;
     use wasmbus_rpc::common::{deserialize, serialize};
-    use wasmcloud_interface_httpserver::{HttpRequest as PeerRequest, HttpResponse as PeerResponse};
+    use wasmcloud_interface_httpserver::{
+        HttpRequest as PeerRequest, HttpResponse as PeerResponse,
+    };
 
     use super::*;
 
@@ -436,12 +446,18 @@ mod tests {
     fn a_peers_response_is_read_in_place() {
         let response = PeerResponse {
             status_code: 404,
-            header: HashMap::from([("x-a".to_owned(), vec![String::new(), "1".into(), "2".into()])]),
+            header: HashMap::from([(
+                "x-a".to_owned(),
+                vec![String::new(), "1".into(), "2".into()],
+            )]),
             body: b"gone".to_vec(),
         };
         let payload = Bytes::from(serialize(&response).unwrap());
         let read = HttpResponse::decode(&payload).unwrap();
-        assert_eq!((read.status_code, read.header), (404, vec![(&b"x-a"[..], &b"1"[..]), (b"x-a", b"2")]));
+        assert_eq!(
+            (read.status_code, read.header),
+            (404, vec![(&b"x-a"[..], &b"1"[..]), (b"x-a", b"2")])
+        );
         let body = read.body.into_bytes(&payload);
         assert_eq!(body, "gone");
         assert!(payload.as_ptr_range().contains(&body.as_ptr()), "the body was copied");
@@ -456,7 +472,9 @@ mod tests {
             let header: Vec<(String, String)> = read
                 .header
                 .iter()
-                .map(|(n, v)| (String::from_utf8_lossy(n).into(), String::from_utf8_lossy(v).into()))
+                .map(|(n, v)| {
+                    (String::from_utf8_lossy(n).into(), String::from_utf8_lossy(v).into())
+                })
                 .collect();
             (read.status_code, header, read.body.into_bytes(&payload))
         };
@@ -464,8 +482,7 @@ mod tests {
         assert_eq!(decode(msgpack_of(serde_json::json!({}))), nothing);
         let null = serde_json::json!({"statusCode": null, "header": null, "body": null});
         assert_eq!(decode(msgpack_of(null)), nothing);
-        let wapc =
-            serde_json::json!({"statusCode": 201, "status": "Created", "header": {"a": "b"}, "body": [104, 105]});
+        let wapc = serde_json::json!({"statusCode": 201, "status": "Created", "header": {"a": "b"}, "body": [104, 105]});
         let created = (201, vec![("a".to_owned(), "b".to_owned())], Bytes::from("hi"));
         assert_eq!(decode(msgpack_of(wapc.clone())), created);
         assert_eq!(decode(msgpack_of(serde_json::json!([201, {"a": ["b"]}, "hi"]))), created);
@@ -479,7 +496,13 @@ mod tests {
 
     #[test]
     fn what_is_no_response_is_an_error() {
-        for bad in [&b""[..], b"\xc0", b"hello", b"\x81\xa4body\xc6\xff\xff\xff\xff", b"\x81\xaastatusCode\xff"] {
+        for bad in [
+            &b""[..],
+            b"\xc0",
+            b"hello",
+            b"\x81\xa4body\xc6\xff\xff\xff\xff",
+            b"\x81\xaastatusCode\xff",
+        ] {
             assert!(HttpResponse::decode(bad).is_err(), "{bad:?}");
         }
     }

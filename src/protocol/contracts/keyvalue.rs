@@ -1,7 +1,8 @@
-//! `wasmcloud:keyvalue`: an actor keeps texts, counters, lists and sets (wasmbus protocol, section 5.4).
+//! `wasmcloud:keyvalue`: an actor keeps texts, counters, lists and sets (wasmbus protocol,
+//! section 5.4).
 //!
-//! Operations that take or return a single text, number or list have no structure here. Callers of 2021 spell the names
-//! of lists and sets with an underscore and leave `expires` out.
+//! Operations that take or return a single text, number or list have no structure here. Callers of
+//! 2021 spell the names of lists and sets with an underscore and leave `expires` out.
 
 use serde::{Deserialize, Serialize};
 
@@ -111,7 +112,8 @@ mod tests {
     fn arguments_of_2021_and_by_position_are_read() {
         let old = rmp_serde::to_vec_named(&json!({"list_name": "l", "value": "v"})).unwrap();
         assert_eq!(decode::<ListRequest>("ListAdd", &old).unwrap().list_name, "l");
-        let old = rmp_serde::to_vec_named(&json!({"set_name": "s", "value": "v", "more": [1]})).unwrap();
+        let old =
+            rmp_serde::to_vec_named(&json!({"set_name": "s", "value": "v", "more": [1]})).unwrap();
         assert_eq!(decode::<SetMemberRequest>("SetAdd", &old).unwrap().set_name, "s");
         for set in [
             json!({"key": "k", "value": "v"}),
@@ -123,7 +125,8 @@ mod tests {
             assert_eq!(decode::<SetRequest>("Set", &bytes).unwrap().expires, 0, "{set}");
         }
         let wrong = rmp_serde::to_vec_named(&json!({"value": 1})).unwrap();
-        let error = decode::<IncrementRequest>("KeyValue.Increment", &wrong).unwrap_err().to_string();
+        let error =
+            decode::<IncrementRequest>("KeyValue.Increment", &wrong).unwrap_err().to_string();
         assert!(error.contains("KeyValue.Increment") && error.contains("key"), "{error}");
     }
 }

@@ -1,4 +1,5 @@
-//! `wasmcloud:messaging`: an actor publishes, asks and receives messages (wasmbus protocol, section 5.5).
+//! `wasmcloud:messaging`: an actor publishes, asks and receives messages (wasmbus protocol,
+//! section 5.5).
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -20,7 +21,12 @@ pub struct Message {
     #[serde(default, deserialize_with = "null_as_default")]
     pub subject: String,
     /// Where a reply is expected. TinyGo writes nothing as an empty text.
-    #[serde(rename = "replyTo", default, deserialize_with = "filled", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "replyTo",
+        default,
+        deserialize_with = "filled",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub reply_to: Option<String>,
     #[serde(default)]
     pub body: Binary,
@@ -53,23 +59,40 @@ mod tests {
     #[test]
     fn messages_travel_in_both_directions() {
         for reply_to in [None, Some("there".to_owned())] {
-            let theirs =
-                published::PubMessage { subject: "a.b".into(), reply_to: reply_to.clone(), body: vec![1, 200] };
-            let ours = Message { subject: "a.b".into(), reply_to: reply_to.clone(), body: vec![1, 200].into() };
+            let theirs = published::PubMessage {
+                subject: "a.b".into(),
+                reply_to: reply_to.clone(),
+                body: vec![1, 200],
+            };
+            let ours = Message {
+                subject: "a.b".into(),
+                reply_to: reply_to.clone(),
+                body: vec![1, 200].into(),
+            };
             assert_eq!(decode::<Message>("Publish", &serialize(&theirs).unwrap()).unwrap(), ours);
 
             let handled: published::SubMessage = deserialize(&encode(&ours)).unwrap();
-            assert_eq!((handled.subject.as_str(), &handled.reply_to, &handled.body), ("a.b", &reply_to, &vec![1, 200]));
+            assert_eq!(
+                (handled.subject.as_str(), &handled.reply_to, &handled.body),
+                ("a.b", &reply_to, &vec![1, 200])
+            );
             let replied: published::ReplyMessage = deserialize(&encode(&ours)).unwrap();
-            assert_eq!((replied.subject.as_str(), &replied.reply_to, &replied.body), ("a.b", &reply_to, &vec![1, 200]));
+            assert_eq!(
+                (replied.subject.as_str(), &replied.reply_to, &replied.body),
+                ("a.b", &reply_to, &vec![1, 200])
+            );
         }
     }
 
     #[test]
     fn requests_of_the_published_interface_are_read() {
-        let theirs = published::RequestMessage { subject: "a".into(), body: vec![7], timeout_ms: 70_000 };
+        let theirs =
+            published::RequestMessage { subject: "a".into(), body: vec![7], timeout_ms: 70_000 };
         let ours = RequestMessage { subject: "a".into(), body: vec![7].into(), timeout_ms: 70_000 };
-        assert_eq!(decode::<RequestMessage>("Request", &serialize(&theirs).unwrap()).unwrap(), ours);
+        assert_eq!(
+            decode::<RequestMessage>("Request", &serialize(&theirs).unwrap()).unwrap(),
+            ours
+        );
         let back: published::RequestMessage = deserialize(&encode(&ours)).unwrap();
         assert_eq!(back, theirs);
     }

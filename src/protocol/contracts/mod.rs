@@ -1,10 +1,11 @@
-//! The arguments and results of the capability contracts, as the published interface crates encode them (wasmbus protocol,
-//! section 5).
+//! The arguments and results of the capability contracts, as the published interface crates encode
+//! them (wasmbus protocol, section 5).
 //!
-//! One file per contract holds its structures and operation names. Inside is MessagePack: structures are maps with
-//! camelCase keys, a single argument stands for itself, no argument is no byte. We send maps, leave absent options out
-//! and leave nothing else out; we accept what any era sends: arrays in field order, nil for an absent option, other
-//! widths of integers, text or arrays where bytes belong, and the CBOR of the blob store's middle years.
+//! One file per contract holds its structures and operation names. Inside is MessagePack:
+//! structures are maps with camelCase keys, a single argument stands for itself, no argument is no
+//! byte. We send maps, leave absent options out and leave nothing else out; we accept what any era
+//! sends: arrays in field order, nil for an absent option, other widths of integers, text or arrays
+//! where bytes belong, and the CBOR of the blob store's middle years.
 
 pub mod binary;
 pub mod blobstore;
@@ -54,13 +55,15 @@ pub fn decode<T: DeserializeOwned>(what: &'static str, payload: &[u8]) -> Result
 /// Writes CBOR again as MessagePack, so that there is one way to read arrays and maps into
 /// structures.
 fn msgpack_of_cbor(what: &'static str, cbor: &[u8]) -> Result<Vec<u8>, PayloadError> {
-    let value: ciborium::Value = ciborium::from_reader(cbor).map_err(|error| PayloadError::structure(what, error))?;
+    let value: ciborium::Value =
+        ciborium::from_reader(cbor).map_err(|error| PayloadError::structure(what, error))?;
     rmp_serde::to_vec_named(&value).map_err(|error| PayloadError::structure(what, error))
 }
 
 /// Writes an argument or a result.
 pub fn encode<T: Serialize>(value: &T) -> Bytes {
-    // Our own structures hold nothing that MessagePack cannot: no map key is compound, no length unknown.
+    // Our own structures hold nothing that MessagePack cannot: no map key is compound, no length
+    // unknown.
     rmp_serde::to_vec_named(value).expect("a contract structure is always encodable").into()
 }
 

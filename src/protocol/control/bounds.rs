@@ -1,8 +1,9 @@
 //! How much a request may ask a host to keep, or to say about itself.
 //!
-//! A host keeps what it is told: annotations, references, link values, logins. All of it comes from others, and much of it
-//! is part of what the host answers and announces. So everything has a bound, checked here before anything is done, and a
-//! request beyond it is refused with the reason. Labels have theirs in `config::labels`.
+//! A host keeps what it is told: annotations, references, link values, logins. All of it comes from
+//! others, and much of it is part of what the host answers and announces. So everything has a
+//! bound, checked here before anything is done, and a request beyond it is refused with the reason.
+//! Labels have theirs in `config::labels`.
 
 use super::types::Pairs;
 use crate::links::LinkDefinition;
@@ -133,7 +134,8 @@ mod tests {
         assert!(link(&with(pairs_of(LINK_VALUES_MAX + 1, 1)), 0).is_err());
         assert!(link(&with(pairs_of(2, LINK_BYTES_MAX / 2)), 0).is_err());
         assert!(link(&with(Pairs::new()), LINKS_MAX).is_err());
-        let long = LinkDefinition { contract_id: "c".repeat(NAME_BYTES_MAX + 1), ..with(Pairs::new()) };
+        let long =
+            LinkDefinition { contract_id: "c".repeat(NAME_BYTES_MAX + 1), ..with(Pairs::new()) };
         assert!(link(&long, 0).is_err());
     }
 }

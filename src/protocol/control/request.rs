@@ -379,8 +379,12 @@ mod tests {
             host_id: host_id.clone(),
             ..LaunchActor::default()
         };
-        assert_eq!(sent(&launch), r#"{"actor_ref":"r","annotations":{"a":"b"},"count":1,"host_id":"N"}"#);
-        let stop = StopActor { actor_ref: "M".into(), host_id: host_id.clone(), ..StopActor::default() };
+        assert_eq!(
+            sent(&launch),
+            r#"{"actor_ref":"r","annotations":{"a":"b"},"count":1,"host_id":"N"}"#
+        );
+        let stop =
+            StopActor { actor_ref: "M".into(), host_id: host_id.clone(), ..StopActor::default() };
         assert_eq!(sent(&stop), r#"{"actor_ref":"M","annotations":{},"host_id":"N"}"#);
         let update = UpdateActor {
             actor_id: "M".into(),
@@ -395,7 +399,10 @@ mod tests {
             provider_ref: "r".into(),
             ..LaunchProvider::default()
         };
-        assert_eq!(sent(&launch), r#"{"annotations":{},"host_id":"N","link_name":"default","provider_ref":"r"}"#);
+        assert_eq!(
+            sent(&launch),
+            r#"{"annotations":{},"host_id":"N","link_name":"default","provider_ref":"r"}"#
+        );
         let stop = StopProvider {
             contract_id: "c".into(),
             host_id: host_id.clone(),
@@ -422,16 +429,23 @@ mod tests {
         let whole = r#"{"actor_id":"M","contract_id":"c","link_name":"default","provider_id":"V","values":{}}"#;
         assert_eq!(sent(&PutLink::from(link.clone())), whole);
         assert_eq!(sent(&DeleteLink::from(link)), whole);
-        let auction =
-            AuctionProvider { constraints: Pairs::new(), link_name: "default".into(), provider_ref: "r".into() };
-        assert_eq!(sent(&auction), r#"{"constraints":{},"link_name":"default","provider_ref":"r"}"#);
+        let auction = AuctionProvider {
+            constraints: Pairs::new(),
+            link_name: "default".into(),
+            provider_ref: "r".into(),
+        };
+        assert_eq!(
+            sent(&auction),
+            r#"{"constraints":{},"link_name":"default","provider_ref":"r"}"#
+        );
         assert_eq!(sent(&DeleteLabel { key: "k".into(), value: None }), r#"{"key":"k"}"#);
         assert_eq!(sent(&PingHosts), "null", "no body");
     }
 
     #[test]
     fn members_that_only_earlier_hosts_read_are_not_looked_at() {
-        let stop: StopProvider = serde_json::from_str(r#"{"provider_ref":"V","contract_id":1,"host_id":[]}"#).unwrap();
+        let stop: StopProvider =
+            serde_json::from_str(r#"{"provider_ref":"V","contract_id":1,"host_id":[]}"#).unwrap();
         assert_eq!((&*stop.contract_id, &*stop.host_id), ("", ""));
     }
 }

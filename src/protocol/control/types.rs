@@ -112,8 +112,9 @@ pub struct HostReply {
     pub lattice_prefix: String,
     #[serde(deserialize_with = "null_as_default")]
     pub lattice: String,
-    /// Ids of the other hosts this one hears. Clients of earlier years do not look at it; with it one knows when all have
-    /// answered. `None` in the reply of a host that does not tell, or that hears more than it can name.
+    /// Ids of the other hosts this one hears. Clients of earlier years do not look at it; with it
+    /// one knows when all have answered. `None` in the reply of a host that does not tell, or that
+    /// hears more than it can name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peers: Option<Vec<String>>,
     /// How many other hosts this one hears.
@@ -152,7 +153,8 @@ pub struct Inventory {
     pub providers: Vec<InventoryProvider>,
 }
 
-/// An actor of an inventory. It must not have a `public_key` beside `id`: a client of 2024 takes both for one member.
+/// An actor of an inventory. It must not have a `public_key` beside `id`: a client of 2024 takes
+/// both for one member.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct InventoryActor {
@@ -166,7 +168,8 @@ pub struct InventoryActor {
     pub instances: Vec<InventoryInstance>,
 }
 
-/// One annotation set of an actor. The count has two names: clients of 2023 read `max_concurrent`, of 2024 `max_instances`.
+/// One annotation set of an actor. The count has two names: clients of 2023 read `max_concurrent`,
+/// of 2024 `max_instances`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct InventoryInstance {
@@ -213,9 +216,17 @@ mod tests {
     #[test]
     fn a_bid_echoes_the_request() {
         let (constraints, host_id) = (Pairs::from([("a".into(), "b".into())]), "N".to_owned());
-        let bid = ActorBid { actor_ref: "r".into(), constraints: constraints.clone(), host_id: host_id.clone() };
-        assert_eq!(serde_json::to_string(&bid).unwrap(), r#"{"actor_ref":"r","constraints":{"a":"b"},"host_id":"N"}"#);
-        let bid = ProviderBid { provider_ref: "r".into(), link_name: "l".into(), constraints, host_id };
+        let bid = ActorBid {
+            actor_ref: "r".into(),
+            constraints: constraints.clone(),
+            host_id: host_id.clone(),
+        };
+        assert_eq!(
+            serde_json::to_string(&bid).unwrap(),
+            r#"{"actor_ref":"r","constraints":{"a":"b"},"host_id":"N"}"#
+        );
+        let bid =
+            ProviderBid { provider_ref: "r".into(), link_name: "l".into(), constraints, host_id };
         assert_eq!(
             serde_json::to_string(&bid).unwrap(),
             r#"{"provider_ref":"r","link_name":"l","constraints":{"a":"b"},"host_id":"N"}"#
@@ -226,6 +237,9 @@ mod tests {
     fn a_quotation_mark_does_not_break_an_ack() {
         let ack = serde_json::to_string(&Ack::rejected("no \"such\" thing")).unwrap();
         assert_eq!(ack, r#"{"accepted":false,"error":"no \"such\" thing"}"#);
-        assert_eq!(serde_json::to_string(&Ack::accepted()).unwrap(), r#"{"accepted":true,"error":""}"#);
+        assert_eq!(
+            serde_json::to_string(&Ack::accepted()).unwrap(),
+            r#"{"accepted":true,"error":""}"#
+        );
     }
 }

@@ -176,7 +176,7 @@ pub enum Event {
     Other(String),
 }
 
-/// What stands in events where something has no name, version or key.
+/// Stands in events where something has no name, version or key.
 pub const NOT_AVAILABLE: &str = "N/A";
 
 /// The claims member of actor events: `caps` is never null, `name` never missing.
@@ -302,17 +302,30 @@ impl Event {
             Self::ActorUpdateFailed { public_key, revision, instance_id, reason } => {
                 json!({"public_key": public_key, "revision": revision, "instance_id": instance_id, "reason": reason})
             }
-            Self::ActorStartFailed { actor_ref, error } => json!({"actor_ref": actor_ref, "error": error}),
-            Self::ActorsStartFailed { host_id, public_key, image_ref, annotations, error } => json!({
-                "host_id": host_id, "public_key": public_key, "image_ref": image_ref, "annotations": annotations, "error": error,
-            }),
+            Self::ActorStartFailed { actor_ref, error } => {
+                json!({"actor_ref": actor_ref, "error": error})
+            }
+            Self::ActorsStartFailed { host_id, public_key, image_ref, annotations, error } => {
+                json!({
+                    "host_id": host_id, "public_key": public_key, "image_ref": image_ref, "annotations": annotations, "error": error,
+                })
+            }
             // A client of 2024 gives up on this event when `actor_ref` is missing, others read
             // `image_ref`.
-            Self::ActorScaleFailed { host_id, public_key, image_ref, annotations, max, error } => json!({
-                "host_id": host_id, "public_key": public_key, "image_ref": image_ref, "actor_ref": image_ref,
-                "annotations": annotations, "max_instances": max, "error": error,
-            }),
-            Self::ClaimsNotInForce { public_key, image_ref, host_id, not_before_human, expires_human, error } => {
+            Self::ActorScaleFailed { host_id, public_key, image_ref, annotations, max, error } => {
+                json!({
+                    "host_id": host_id, "public_key": public_key, "image_ref": image_ref, "actor_ref": image_ref,
+                    "annotations": annotations, "max_instances": max, "error": error,
+                })
+            }
+            Self::ClaimsNotInForce {
+                public_key,
+                image_ref,
+                host_id,
+                not_before_human,
+                expires_human,
+                error,
+            } => {
                 json!({
                     "public_key": public_key, "image_ref": image_ref, "host_id": host_id,
                     "not_before_human": not_before_human, "expires_human": expires_human, "error": error,
@@ -360,7 +373,9 @@ impl Event {
             Self::LinkdefSet(link) | Self::LinkdefDeleted(link) => {
                 serde_json::to_value(link.identified()).unwrap_or_else(|_| json!({}))
             }
-            Self::RefmapSet { oci_url, public_key } => json!({"oci_url": oci_url, "public_key": public_key}),
+            Self::RefmapSet { oci_url, public_key } => {
+                json!({"oci_url": oci_url, "public_key": public_key})
+            }
             Self::CallAliasContested { contest, message } => json!({
                 "call_alias": contest.alias, "public_key": contest.claimant.actor_id, "issuer": contest.claimant.issuer,
                 "other_public_key": contest.other.actor_id, "other_issuer": contest.other.issuer,

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A step on the way to a start, told on [`Subjects::progress`](crate::lattice::subject::Subjects::progress).
+/// A step on the way to a start, told on
+/// [`Subjects::progress`](crate::lattice::subject::Subjects::progress).
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(default)]
 pub struct Step {

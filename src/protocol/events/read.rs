@@ -4,7 +4,9 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::event::{ActorContext, Annotations, Event, EventClaims, ProviderContext, ProviderEventClaims};
+use super::event::{
+    ActorContext, Annotations, Event, EventClaims, ProviderContext, ProviderEventClaims,
+};
 use crate::links::{Claimant, Contest, LinkDefinition};
 
 /// An event as it came, out of its envelope.
@@ -13,7 +15,7 @@ pub struct Received {
     /// The host it is about.
     pub source: String,
     pub event: Event,
-    /// What the host sent, known or not.
+    /// The event that the host sent, known or not.
     pub data: Value,
 }
 
@@ -48,15 +50,25 @@ impl Event {
             },
             "host_stopped" => Self::HostStopped { labels: members.pairs("labels") },
             "host_heartbeat" => Self::HostHeartbeat(data.clone()),
-            "actor_started" => Self::ActorStarted { actor: members.actor(), instance_id: members.text("instance_id") },
-            "actors_started" => Self::ActorsStarted { actor: members.actor(), count: members.count("count") },
-            "actor_stopped" => Self::ActorStopped { actor: members.actor(), instance_id: members.text("instance_id") },
+            "actor_started" => Self::ActorStarted {
+                actor: members.actor(),
+                instance_id: members.text("instance_id"),
+            },
+            "actors_started" => {
+                Self::ActorsStarted { actor: members.actor(), count: members.count("count") }
+            }
+            "actor_stopped" => Self::ActorStopped {
+                actor: members.actor(),
+                instance_id: members.text("instance_id"),
+            },
             "actors_stopped" => Self::ActorsStopped {
                 actor: members.actor(),
                 count: members.count("count"),
                 remaining: members.count("remaining"),
             },
-            "actor_scaled" => Self::ActorScaled { actor: members.actor(), max: members.count("max_instances") },
+            "actor_scaled" => {
+                Self::ActorScaled { actor: members.actor(), max: members.count("max_instances") }
+            }
             "actor_updated" => Self::ActorUpdated {
                 public_key: members.text("public_key"),
                 revision: members.number("revision"),
@@ -68,9 +80,10 @@ impl Event {
                 instance_id: members.text("instance_id"),
                 reason: members.text("reason"),
             },
-            "actor_start_failed" => {
-                Self::ActorStartFailed { actor_ref: members.text("actor_ref"), error: members.text("error") }
-            }
+            "actor_start_failed" => Self::ActorStartFailed {
+                actor_ref: members.text("actor_ref"),
+                error: members.text("error"),
+            },
             "actors_start_failed" => Self::ActorsStartFailed {
                 host_id: members.text("host_id"),
                 public_key: members.text("public_key"),
@@ -101,17 +114,19 @@ impl Event {
     /// Reads the events of providers, and those about the lattice.
     fn read_other_than_actors(name: &str, members: Members<'_>) -> Self {
         match name {
-            "provider_started" => {
-                Self::ProviderStarted { provider: members.provider(), claims: members.of("claims").provider_claims() }
-            }
+            "provider_started" => Self::ProviderStarted {
+                provider: members.provider(),
+                claims: members.of("claims").provider_claims(),
+            },
             "provider_start_failed" => Self::ProviderStartFailed {
                 provider_ref: members.text("provider_ref"),
                 link_name: members.text("link_name"),
                 error: members.text("error"),
             },
-            "provider_stopped" => {
-                Self::ProviderStopped { provider: members.provider(), reason: members.text("reason") }
-            }
+            "provider_stopped" => Self::ProviderStopped {
+                provider: members.provider(),
+                reason: members.text("reason"),
+            },
             "health_check_passed" => Self::HealthCheckPassed(members.provider()),
             "health_check_failed" => Self::HealthCheckFailed(members.provider()),
             "health_check_status" => Self::HealthCheckStatus(members.provider()),
@@ -128,9 +143,10 @@ impl Event {
             },
             "linkdef_set" => Self::LinkdefSet(members.link()),
             "linkdef_deleted" => Self::LinkdefDeleted(members.link()),
-            "refmap_set" => {
-                Self::RefmapSet { oci_url: members.text("oci_url"), public_key: members.text("public_key") }
-            }
+            "refmap_set" => Self::RefmapSet {
+                oci_url: members.text("oci_url"),
+                public_key: members.text("public_key"),
+            },
             "call_alias_contested" => {
                 let contest = Contest {
                     alias: members.text("call_alias"),
@@ -145,8 +161,13 @@ impl Event {
                 from: members.claimant("old_public_key", "old_issuer"),
                 to: members.claimant("public_key", "issuer"),
             },
-            "config_set" => Self::ConfigSet { entity_id: members.text("entity_id"), key: members.text("key") },
-            "config_deleted" => Self::ConfigDeleted { entity_id: members.text("entity_id"), key: members.text("key") },
+            "config_set" => {
+                Self::ConfigSet { entity_id: members.text("entity_id"), key: members.text("key") }
+            }
+            "config_deleted" => Self::ConfigDeleted {
+                entity_id: members.text("entity_id"),
+                key: members.text("key"),
+            },
             _ => Self::Other(name.to_owned()),
         }
     }
@@ -264,7 +285,8 @@ mod tests {
     fn what_is_sent_is_read_back() {
         let claims = json!({"call_alias": "a", "caps": ["c"], "issuer": "A", "tags": ["t"], "name": "n",
             "version": null, "revision": 3, "not_before_human": "immediately", "expires_human": "never"});
-        let actor = json!({"host_id": "N", "public_key": "M", "image_ref": "r", "annotations": {"k": "v"}});
+        let actor =
+            json!({"host_id": "N", "public_key": "M", "image_ref": "r", "annotations": {"k": "v"}});
         let provider = json!({"public_key": "V", "link_name": "l", "contract_id": "c"});
         let run = json!({"host_id": "N", "instance_id": "i", "annotations": {"k": "v"}});
         let link = json!({"actor_id": "M", "provider_id": "V", "link_name": "l", "contract_id": "c",
@@ -281,16 +303,28 @@ mod tests {
             ("actors_stopped", with(&actor, json!({"count": 2, "remaining": 1}))),
             ("actor_scaled", with(&actor, json!({"claims": claims, "max_instances": u32::MAX}))),
             ("actor_updated", json!({"public_key": "M", "revision": 2, "instance_id": "i"})),
-            ("actor_update_failed", json!({"public_key": "M", "revision": 2, "instance_id": "i", "reason": "w"})),
+            (
+                "actor_update_failed",
+                json!({"public_key": "M", "revision": 2, "instance_id": "i", "reason": "w"}),
+            ),
             ("actor_start_failed", json!({"actor_ref": "r", "error": "w"})),
             ("actors_start_failed", with(&actor, json!({"error": "w"}))),
-            ("actor_scale_failed", with(&actor, json!({"actor_ref": "r", "max_instances": 1, "error": "w"}))),
+            (
+                "actor_scale_failed",
+                with(&actor, json!({"actor_ref": "r", "max_instances": 1, "error": "w"})),
+            ),
             ("provider_start_failed", json!({"provider_ref": "r", "link_name": "l", "error": "w"})),
-            ("provider_stopped", with(&with(&provider, run), json!({"annotaions": {"k": "v"}, "reason": "stopped"}))),
+            (
+                "provider_stopped",
+                with(&with(&provider, run), json!({"annotaions": {"k": "v"}, "reason": "stopped"})),
+            ),
             ("health_check_passed", provider.clone()),
             ("health_check_failed", provider.clone()),
             ("health_check_status", provider),
-            ("command_refused", json!({"host_id": "N", "command": "link put", "subject": "s", "error": "w"})),
+            (
+                "command_refused",
+                json!({"host_id": "N", "command": "link put", "subject": "s", "error": "w"}),
+            ),
             ("refmap_set", json!({"oci_url": "r", "public_key": "M"})),
             (
                 "call_alias_contested",
@@ -317,10 +351,18 @@ mod tests {
     fn an_event_is_read_as_far_as_it_makes_sense() {
         let data = json!({"public_key": "M", "max_instances": "many", "annotations": null, "new": {},
             "claims": {"name": "Echo", "tags": null, "revision": "3"}});
-        let Event::ActorScaled { actor, max } = received("actor_scaled", &data).event else { panic!("an actor") };
+        let Event::ActorScaled { actor, max } = received("actor_scaled", &data).event else {
+            panic!("an actor")
+        };
         assert_eq!((&*actor.public_key, &*actor.claims.name, max), ("M", "Echo", 0));
-        assert!(actor.annotations.is_empty() && actor.claims.tags.is_empty() && actor.image_ref.is_empty());
-        assert!(matches!(received("something_new", &Value::Null).event, Event::Other(name) if name == "something_new"));
+        assert!(
+            actor.annotations.is_empty()
+                && actor.claims.tags.is_empty()
+                && actor.image_ref.is_empty()
+        );
+        assert!(
+            matches!(received("something_new", &Value::Null).event, Event::Other(name) if name == "something_new")
+        );
         for none in [&b"{}"[..], b"[", br#"{"type": 1}"#, br#"{"type": "a", "source": null}"#] {
             assert!(Received::parse(none).is_none());
         }

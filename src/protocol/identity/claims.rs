@@ -1,8 +1,8 @@
 //! The claims of an actor, as its token has them.
 //!
-//! The token inside a module is signed by an account (`A…`), named as issuer, and speaks about a module (`M…`), named
-//! as subject. Both prefixes and the signature are checked here; whether the token belongs to the code it was found
-//! in is [`module`](super::module)'s question.
+//! The token inside a module is signed by an account (`A…`), named as issuer, and speaks about a
+//! module (`M…`), named as subject. Both prefixes and the signature are checked here; whether the
+//! token belongs to the code it was found in is [`module`](super::module)'s question.
 
 use serde::Deserialize;
 
@@ -75,7 +75,10 @@ impl ActorClaims {
     }
 
     /// Also returns the `wascap_revision`, which tells how old the signing tool was.
-    pub(super) fn verify_with_revision(token: &str, now: u64) -> Result<(Self, Option<u32>), ClaimsError> {
+    pub(super) fn verify_with_revision(
+        token: &str,
+        now: u64,
+    ) -> Result<(Self, Option<u32>), ClaimsError> {
         let compact = Compact::parse(token)?;
         let claims = signed_by_account::<Metadata>(&compact, now)?;
         let subject = ActorId::parse(&claims.sub).map_err(ClaimsError::Subject)?;
@@ -107,8 +110,8 @@ impl ActorClaims {
         validity::is_expired(self.expires, now)
     }
 
-    /// Returns the revision that updates are compared by: the signed one, or the time of signing where that is
-    /// missing or not positive (the older host's rule).
+    /// Returns the revision that updates are compared by: the signed one, or the time of signing
+    /// where that is missing or not positive (the older host's rule).
     pub fn effective_revision(&self) -> u64 {
         validity::effective_revision(self.revision, self.issued_at)
     }
@@ -124,8 +127,8 @@ impl ActorClaims {
     }
 }
 
-/// Reads the claims of a token that an account signed, and checks signature and times. The subject is left to the caller,
-/// who knows what it must be.
+/// Reads the claims of a token that an account signed, and checks signature and times. The subject
+/// is left to the caller, who knows what it must be.
 pub(super) fn signed_by_account<'c, W: Deserialize<'c>>(
     compact: &'c Compact<'_>,
     now: u64,
@@ -198,14 +201,33 @@ pub(super) mod tests {
             assert!(TOKEN_JSON.contains(from), "{from}");
             ActorClaims::verify(&sign(&TOKEN_JSON.replace(from, to)), 1000)
         };
-        assert!(matches!(case(ACCOUNT.public, PROVIDER.public), Err(ClaimsError::Issuer(KeyError::Kind { .. }))));
-        let forged = encode_json(TOKEN_JSON.as_bytes(), &SigningKey::from_seed(ACTOR.seed).unwrap());
-        assert!(matches!(ActorClaims::verify(&forged, 1000), Err(ClaimsError::Token(TokenError::BadSignature))));
-        assert!(matches!(case(ACTOR.public, PROVIDER.public), Err(ClaimsError::Subject(KeyError::Kind { .. }))));
-        assert!(matches!(case("\"iat\"", "\"exp\":999,\"iat\""), Err(ClaimsError::Token(TokenError::Expired))));
-        assert!(matches!(case("\"iat\"", "\"nbf\":1001,\"iat\""), Err(ClaimsError::Token(TokenError::NotYet))));
+        assert!(matches!(
+            case(ACCOUNT.public, PROVIDER.public),
+            Err(ClaimsError::Issuer(KeyError::Kind { .. }))
+        ));
+        let forged =
+            encode_json(TOKEN_JSON.as_bytes(), &SigningKey::from_seed(ACTOR.seed).unwrap());
+        assert!(matches!(
+            ActorClaims::verify(&forged, 1000),
+            Err(ClaimsError::Token(TokenError::BadSignature))
+        ));
+        assert!(matches!(
+            case(ACTOR.public, PROVIDER.public),
+            Err(ClaimsError::Subject(KeyError::Kind { .. }))
+        ));
+        assert!(matches!(
+            case("\"iat\"", "\"exp\":999,\"iat\""),
+            Err(ClaimsError::Token(TokenError::Expired))
+        ));
+        assert!(matches!(
+            case("\"iat\"", "\"nbf\":1001,\"iat\""),
+            Err(ClaimsError::Token(TokenError::NotYet))
+        ));
         assert!(matches!(case("\"wascap\"", "\"other\""), Err(ClaimsError::NoMetadata)));
-        assert!(matches!(case("\"hash\"", "\"hush\""), Err(ClaimsError::Token(TokenError::Claims(_)))));
+        assert!(matches!(
+            case("\"hash\"", "\"hush\""),
+            Err(ClaimsError::Token(TokenError::Claims(_)))
+        ));
         assert!(case("\"iat\"", "\"exp\":1000,\"nbf\":1000,\"iat\"").is_ok());
     }
 

@@ -1,11 +1,13 @@
 //! Ids and names as types, and the text form of keys.
 //!
-//! A key's text ("nkey") is base32 without padding over `prefix ‖ 32 bytes ‖ CRC-16`, 56 characters for a public key
-//! and 58 for a seed; the first letter tells what the key belongs to. The CRC is always checked here, so a mistyped
-//! key is found where it is read and not as a bad signature later. (The `nkeys` crate ignored it before 0.4.)
+//! A key's text ("nkey") is base32 without padding over `prefix ‖ 32 bytes ‖ CRC-16`, 56 characters
+//! for a public key and 58 for a seed; the first letter tells what the key belongs to. The CRC is
+//! always checked here, so a mistyped key is found where it is read and not as a bad signature
+//! later. (The `nkeys` crate ignored it before 0.4.)
 //!
-//! Every type below is a shared string: parsed once at the edge, cheap to clone, compared as text. Errors say what is
-//! wrong but never repeat the text, because the most likely wrong text is a seed.
+//! Every type below is a shared string: parsed once at the edge, cheap to clone, compared as text.
+//! Errors say what is wrong but never repeat the text, because the most likely wrong text is a
+//! seed.
 
 use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
@@ -142,11 +144,13 @@ pub fn decode_seed(text: &str) -> Result<(Kind, [u8; 32]), KeyError> {
         return Err(KeyError::SeedLength(text.len()));
     }
     let raw: [u8; SEED_BYTES] = decode_checked(text)?;
-    // The kind's five meaningful bits are spread over two bytes, behind the five bits that spell `S`.
+    // The kind's five meaningful bits are spread over two bytes, behind the five bits that spell
+    // `S`.
     if raw[0] & 0xF8 != SEED_MARK {
         return Err(KeyError::PublicAsSeed);
     }
-    let kind = Kind::from_prefix(((raw[0] & 7) << 5) | (raw[1] >> 3)).ok_or(KeyError::UnknownKind)?;
+    let kind =
+        Kind::from_prefix(((raw[0] & 7) << 5) | (raw[1] >> 3)).ok_or(KeyError::UnknownKind)?;
     let mut seed = [0; 32];
     seed.copy_from_slice(&raw[2..34]);
     Ok((kind, seed))
@@ -189,10 +193,13 @@ fn encode_checked(mut raw: Vec<u8>) -> String {
     BASE32_NOPAD.encode(&raw)
 }
 
-/// CRC-16/XMODEM. Bit by bit: keys are decoded when read from configuration or a token, never per call.
+/// CRC-16/XMODEM. Bit by bit: keys are decoded when read from configuration or a token, never per
+/// call.
 fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc, byte| {
-        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| (crc << 1) ^ if crc & 0x8000 == 0 { 0 } else { 0x1021 })
+        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
+            (crc << 1) ^ if crc & 0x8000 == 0 { 0 } else { 0x1021 }
+        })
     })
 }
 
@@ -204,7 +211,11 @@ fn check_key(text: &str, expected: Kind) -> Result<(), KeyError> {
     }
 }
 
-fn check_characters(text: &str, what: &'static str, allowed: impl Fn(char) -> bool) -> Result<(), KeyError> {
+fn check_characters(
+    text: &str,
+    what: &'static str,
+    allowed: impl Fn(char) -> bool,
+) -> Result<(), KeyError> {
     if text.is_empty() {
         return Err(KeyError::Empty(what));
     }
@@ -326,8 +337,8 @@ text_type!(
     |text| check_key(text, Kind::Cluster)
 );
 text_type!(
-    /// The name of a link. It is one token of a NATS subject: a wildcard, a space or a dot in it would reach
-    /// other subjects (`default.shutdown`!), so they are refused.
+    /// The name of a link. It is one token of a NATS subject: a wildcard, a space or a dot in it
+    /// would reach other subjects (`default.shutdown`!), so they are refused.
     LinkName,
     |text| check_characters(text, "link name", |c| {
         !matches!(c, '.' | '*' | '>') && !c.is_whitespace() && !c.is_control()
@@ -394,7 +405,10 @@ mod tests {
 
     #[test]
     fn a_wrong_kind_is_named_and_a_seed_is_not_repeated() {
-        assert_eq!(HostId::parse(ACTOR.public), Err(KeyError::Kind { expected: Kind::Server, found: Kind::Module }));
+        assert_eq!(
+            HostId::parse(ACTOR.public),
+            Err(KeyError::Kind { expected: Kind::Server, found: Kind::Module })
+        );
         assert_eq!(ClusterKey::parse(CLUSTER.seed), Err(KeyError::SeedAsPublic));
         assert_eq!(decode_seed(CLUSTER.public), Err(KeyError::PublicAsSeed));
         assert_eq!(ActorId::parse(&ACTOR.public[..55]), Err(KeyError::PublicLength(55)));

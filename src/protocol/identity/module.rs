@@ -1,7 +1,8 @@
 //! Takes a `.wasm` file and says whose it is, or why it must not run.
 //!
-//! The signing tools append the actor's token to the file as its last custom section and put a SHA-256 of the rest
-//! into the token. Two generations of tools differ in the section's name and in what "the rest" is:
+//! The signing tools append the actor's token to the file as its last custom section and put a
+//! SHA-256 of the rest into the token. Two generations of tools differ in the section's name and in
+//! what "the rest" is:
 //!
 //! | tool | section | hash over |
 //! |---|---|---|
@@ -9,12 +10,13 @@
 //! | wascap 0.9 and 0.10 (`wascap_revision` 2) | `wasmcloud_jwt` | the file without the section |
 //! | wascap since 0.11 (`wascap_revision` 3) | `wasmcloud_jwt` | the canonical form |
 //!
-//! The canonical form is the file without tokens at any depth, every section size in its shortest encoding, every
-//! header constant, nested modules and components rewritten by the same rules. For nearly all files the two forms are
-//! the same; a token is accepted when its hash fits either.
+//! The canonical form is the file without tokens at any depth, every section size in its shortest
+//! encoding, every header constant, nested modules and components rewritten by the same rules. For
+//! nearly all files the two forms are the same; a token is accepted when its hash fits either.
 //!
-//! Only the outermost level is searched for the token. The peer also finds a `jwt` section of a module nested in a
-//! component, and so takes a component wrapped around a signed module for that module.
+//! Only the outermost level is searched for the token. The peer also finds a `jwt` section of a
+//! module nested in a component, and so takes a component wrapped around a signed module for that
+//! module.
 //!
 //! Nothing here looks into sections: whether the code is valid is the engine's question.
 
@@ -33,7 +35,8 @@ const SECTION_CUSTOM: u8 = 0;
 const SECTION_NESTED_MODULE: u8 = 1;
 const SECTION_NESTED_COMPONENT: u8 = 4;
 
-/// Real components nest three or four levels deep. Hashing costs a walk over the section heads per level.
+/// Real components nest three or four levels deep. Hashing costs a walk over the section heads per
+/// level.
 const DEPTH_MAX: usize = 32;
 
 /// Whether some content is a WebAssembly module or component, signed or not.
@@ -46,8 +49,8 @@ pub fn is_wasm(content: &[u8]) -> bool {
 pub struct VerifyOptions {
     /// Accounts (`A…`) whose signature counts; empty means any.
     pub issuers: Vec<String>,
-    /// Accepts modules of `wascap_revision` 2 whose hash fits neither form. The peer does not check those at all;
-    /// switched on, everybody who has a token can put it on other code.
+    /// Accepts modules of `wascap_revision` 2 whose hash fits neither form. The peer does not check
+    /// those at all; switched on, everybody who has a token can put it on other code.
     pub accept_wrong_hash_of_revision_2: bool,
 }
 
@@ -79,7 +82,9 @@ pub enum ModuleError {
          build it again with current tools, for example `wasm-tools component new`"
     )]
     PreReleaseComponent(u16),
-    #[error("unknown WebAssembly version {version:#06x} (layer {layer}); build the module with tools this host knows")]
+    #[error(
+        "unknown WebAssembly version {version:#06x} (layer {layer}); build the module with tools this host knows"
+    )]
     UnknownVersion { version: u16, layer: u16 },
     #[error("malformed WebAssembly file: {reason} at byte {offset}; the file may be cut off")]
     Malformed { offset: usize, reason: &'static str },
@@ -91,7 +96,9 @@ pub enum ModuleError {
     DuplicateToken(&'static str),
     #[error("the module's token is no text; sign it again from the unsigned file")]
     TokenEncoding,
-    #[error("the module's claims are not valid: {0}; sign it again, for example with `host claims sign`")]
+    #[error(
+        "the module's claims are not valid: {0}; sign it again, for example with `host claims sign`"
+    )]
     Claims(ClaimsError),
     #[error("the module's issuer {0} is not among the trusted accounts")]
     UntrustedIssuer(String),
@@ -102,13 +109,19 @@ pub enum ModuleError {
     HashMismatch { claimed: String, computed: String },
 }
 
-/// Checks that a file is a module whose token is valid at `now` (seconds since 1970) and belongs to its code.
+/// Checks that a file is a module whose token is valid at `now` (seconds since 1970) and belongs to
+/// its code.
 ///
-/// Hashes the file once, or twice when the token's hash is not over the canonical form: about 1 ms per 1.5 MB, so
-/// call it off the async threads.
-pub fn verify_module(wasm: &[u8], now: u64, options: &VerifyOptions) -> Result<VerifiedModule, ModuleError> {
+/// Hashes the file once, or twice when the token's hash is not over the canonical form: about 1 ms
+/// per 1.5 MB, so call it off the async threads.
+pub fn verify_module(
+    wasm: &[u8],
+    now: u64,
+    options: &VerifyOptions,
+) -> Result<VerifiedModule, ModuleError> {
     let (kind, token) = find_token(wasm)?;
-    let (claims, revision) = ActorClaims::verify_with_revision(token, now).map_err(ModuleError::Claims)?;
+    let (claims, revision) =
+        ActorClaims::verify_with_revision(token, now).map_err(ModuleError::Claims)?;
     if !options.issuers.is_empty() && !options.issuers.contains(&claims.issuer) {
         return Err(ModuleError::UntrustedIssuer(claims.issuer));
     }
@@ -180,13 +193,23 @@ pub(super) fn canonical(wasm: &[u8]) -> Result<Vec<u8>, ModuleError> {
 pub(super) fn append_token(wasm: &mut Vec<u8>, token: &str) {
     let (name_size, name_used) = shortest_leb128(SECTION_NEW.len());
     let (size, used) = shortest_leb128(name_used + SECTION_NEW.len() + token.len());
-    let parts: [&[u8]; 5] =
-        [&[SECTION_CUSTOM], &size[..used], &name_size[..name_used], SECTION_NEW.as_bytes(), token.as_bytes()];
+    let parts: [&[u8]; 5] = [
+        &[SECTION_CUSTOM],
+        &size[..used],
+        &name_size[..name_used],
+        SECTION_NEW.as_bytes(),
+        token.as_bytes(),
+    ];
     wasm.extend_from_slice(&parts.concat());
 }
 
 /// Feeds the canonical form of a module or component that begins at `base` of the file.
-fn feed_canonical(wasm: &[u8], base: usize, depth: usize, feed: &mut dyn FnMut(&[u8])) -> Result<(), ModuleError> {
+fn feed_canonical(
+    wasm: &[u8],
+    base: usize,
+    depth: usize,
+    feed: &mut dyn FnMut(&[u8]),
+) -> Result<(), ModuleError> {
     let sections = Sections::open(wasm, base)?;
     let kind = sections.kind;
     feed(kind.header());
@@ -196,7 +219,8 @@ fn feed_canonical(wasm: &[u8], base: usize, depth: usize, feed: &mut dyn FnMut(&
             continue;
         }
         if section.is_nested(kind) {
-            // The size comes before the content, so nested sections are measured first and fed then.
+            // The size comes before the content, so nested sections are measured first and fed
+            // then.
             let length = canonical_length(section.payload, section.payload_at, depth + 1)?;
             feed_head(section.id, length, feed);
             feed_canonical(section.payload, section.payload_at, depth + 1, feed)?;
@@ -287,7 +311,8 @@ struct Section<'a> {
 
 impl<'a> Section<'a> {
     fn is_nested(&self, kind: ModuleKind) -> bool {
-        kind == ModuleKind::Component && matches!(self.id, SECTION_NESTED_MODULE | SECTION_NESTED_COMPONENT)
+        kind == ModuleKind::Component
+            && matches!(self.id, SECTION_NESTED_MODULE | SECTION_NESTED_COMPONENT)
     }
 
     /// Returns the name of a token section, none for all others.

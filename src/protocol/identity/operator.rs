@@ -1,7 +1,9 @@
-//! A NATS operator with one account and one user, as `nsc` would make them: the login of a server that lets nobody else in.
+//! A NATS operator with one account and one user, as `nsc` would make them: the login of a server
+//! that lets nobody else in.
 //!
-//! The server's configuration holds signed claims and public keys only. The user logs in with its JWT and its seed, which
-//! every client of a lattice can do, whatever its year: user and password are unknown to `wash` and to providers.
+//! The server's configuration holds signed claims and public keys only. The user logs in with its
+//! JWT and its seed, which every client of a lattice can do, whatever its year: user and password
+//! are unknown to `wash` and to providers.
 
 use data_encoding::BASE64URL_NOPAD;
 use nkeys::{KeyPair, KeyPairType, error::Error};
@@ -46,19 +48,20 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Signs for these keys; `name` is in all claims. The account may use JetStream, where a server has it.
+    /// Signs for these keys; `name` is in all claims. The account may use JetStream, where a server
+    /// has it.
     ///
     /// # Errors
     ///
     /// If one of the keys is a public one, which cannot sign.
     pub fn new(keys: &Keys, name: &str) -> Result<Self, Error> {
         let Keys { operator, system, account, user } = keys;
-        let operator_claims = json!({"type": "operator", "version": 2, "system_account": system.public_key()});
+        let operator_claims =
+            json!({"type": "operator", "version": 2, "system_account": system.public_key()});
         let operator_jwt = sign(name, operator, operator, operator_claims)?;
         let system_jwt = sign(name, operator, system, account_claims(0))?;
         let account_jwt = sign(name, operator, account, account_claims(-1))?;
-        let user_claims =
-            json!({"type": "user", "version": 2, "pub": {}, "sub": {}, "subs": -1, "data": -1, "payload": -1});
+        let user_claims = json!({"type": "user", "version": 2, "pub": {}, "sub": {}, "subs": -1, "data": -1, "payload": -1});
         let server_config = format!(
             "operator: {operator_jwt}\nresolver: MEMORY\n\
              resolver_preload: {{\n    {}: {system_jwt}\n    {}: {account_jwt}\n}}\n",
@@ -118,7 +121,8 @@ fn sign(name: &str, issuer: &KeyPair, subject: &KeyPair, nats: Value) -> Result<
         "name": name,
         "nats": nats,
     });
-    let [header, claims] = [header, claims].map(|part| BASE64URL_NOPAD.encode(part.to_string().as_bytes()));
+    let [header, claims] =
+        [header, claims].map(|part| BASE64URL_NOPAD.encode(part.to_string().as_bytes()));
     let text = format!("{header}.{claims}");
     let signature = issuer.sign(text.as_bytes())?;
     Ok(format!("{text}.{}", BASE64URL_NOPAD.encode(&signature)))
@@ -141,6 +145,9 @@ mod tests {
     fn the_servers_part_holds_no_seed() {
         let operator = Operator::new(&Keys::new(), "test").unwrap();
         assert!(!operator.server_config.contains(&operator.user_seed));
-        assert!(operator.server_config.contains(&operator.account) && operator.creds().contains(&operator.user_jwt));
+        assert!(
+            operator.server_config.contains(&operator.account)
+                && operator.creds().contains(&operator.user_jwt)
+        );
     }
 }

@@ -1,9 +1,9 @@
 //! The claims of a capability provider, as its token has them.
 //!
-//! The token lies beside the executables of a provider archive (protocol, sections 7.3 and 8.1). It is signed by an
-//! account (`A…`), speaks about a provider (`V…`), and holds a hash of each executable, so the archive needs no other
-//! signature. The peers never check this signature; we do. Whether the hashes fit is the archive reader's question, in
-//! `providers::archive`.
+//! The token lies beside the executables of a provider archive (protocol, sections 7.3 and 8.1). It
+//! is signed by an account (`A…`), speaks about a provider (`V…`), and holds a hash of each
+//! executable, so the archive needs no other signature. The peers never check this signature; we
+//! do. Whether the hashes fit is the archive reader's question, in `providers::archive`.
 
 use std::collections::BTreeMap;
 
@@ -39,8 +39,9 @@ pub struct ProviderClaims {
     pub not_before: Option<u64>,
 }
 
-/// The `wascap` member of a provider's token. Everything may be missing here, so that the token of something else gets
-/// as far as the check of its subject, which explains more than a missing member.
+/// The `wascap` member of a provider's token. Everything may be missing here, so that the token of
+/// something else gets as far as the check of its subject, which explains more than a missing
+/// member.
 #[derive(Deserialize)]
 struct Metadata<'a> {
     name: Option<String>,
@@ -92,8 +93,8 @@ impl ProviderClaims {
         validity::is_expired(self.expires, now)
     }
 
-    /// Returns the revision that updates are compared by: the signed one, or the time of signing where that is
-    /// missing or not positive (the older host's rule).
+    /// Returns the revision that updates are compared by: the signed one, or the time of signing
+    /// where that is missing or not positive (the older host's rule).
     pub fn effective_revision(&self) -> u64 {
         validity::effective_revision(self.revision, self.issued_at)
     }
@@ -151,7 +152,8 @@ mod tests {
     #[test]
     fn a_token_of_the_real_library_is_read_whole() {
         let mut signed = real();
-        signed.metadata.as_mut().unwrap().config_schema = Some(serde_json::json!({"type": "object"}));
+        signed.metadata.as_mut().unwrap().config_schema =
+            Some(serde_json::json!({"type": "object"}));
         let claims = ProviderClaims::verify(&encode(&signed), 1500).unwrap();
         let expected = ProviderClaims {
             subject: ProviderId::parse(PROVIDER.public).unwrap(),
@@ -175,8 +177,14 @@ mod tests {
     #[test]
     fn a_token_counts_in_its_time_only() {
         let token = encode(&real());
-        assert!(matches!(ProviderClaims::verify(&token, 999), Err(ClaimsError::Token(TokenError::NotYet))));
-        assert!(matches!(ProviderClaims::verify(&token, 2001), Err(ClaimsError::Token(TokenError::Expired))));
+        assert!(matches!(
+            ProviderClaims::verify(&token, 999),
+            Err(ClaimsError::Token(TokenError::NotYet))
+        ));
+        assert!(matches!(
+            ProviderClaims::verify(&token, 2001),
+            Err(ClaimsError::Token(TokenError::Expired))
+        ));
     }
 
     #[test]
@@ -190,28 +198,44 @@ mod tests {
         let (body, signature) = token.rsplit_once('.').unwrap();
         let (header, _) = body.split_once('.').unwrap();
         let changed = data_encoding::BASE64URL_NOPAD.encode(
-            serde_json::to_string(&real()).unwrap().replace("wasmcloud:keyvalue", "wasmcloud:messaging").as_bytes(),
+            serde_json::to_string(&real())
+                .unwrap()
+                .replace("wasmcloud:keyvalue", "wasmcloud:messaging")
+                .as_bytes(),
         );
-        let error = ProviderClaims::verify(&format!("{header}.{changed}.{signature}"), 1500).unwrap_err();
+        let error =
+            ProviderClaims::verify(&format!("{header}.{changed}.{signature}"), 1500).unwrap_err();
         assert!(matches!(error, ClaimsError::Token(TokenError::BadSignature)), "{error}");
     }
 
     #[test]
     fn an_actors_token_is_told_from_a_providers() {
-        let error = ProviderClaims::verify(crate::identity::claims::tests::TOKEN, 1500).unwrap_err();
+        let error =
+            ProviderClaims::verify(crate::identity::claims::tests::TOKEN, 1500).unwrap_err();
         assert!(error.to_string().contains("no capability provider"), "{error}");
     }
 
     #[test]
     fn a_provider_without_contract_or_statements_is_refused() {
         let sign = |wascap: &str| {
-            let json =
-                format!(r#"{{"jti":"","iat":7,"iss":"{}","sub":"{}"{wascap}}}"#, ACCOUNT.public, PROVIDER.public);
-            ProviderClaims::verify(&encode_json(json.as_bytes(), &SigningKey::from_seed(ACCOUNT.seed).unwrap()), 10)
+            let json = format!(
+                r#"{{"jti":"","iat":7,"iss":"{}","sub":"{}"{wascap}}}"#,
+                ACCOUNT.public, PROVIDER.public
+            );
+            ProviderClaims::verify(
+                &encode_json(json.as_bytes(), &SigningKey::from_seed(ACCOUNT.seed).unwrap()),
+                10,
+            )
         };
         assert!(matches!(sign(""), Err(ClaimsError::NoProviderMetadata)));
         assert!(matches!(sign(r#","wascap":{"vendor":"v"}"#), Err(ClaimsError::NoContract)));
-        let bare = sign(r#","wascap":{"name":null,"capid":"c","config_schema":null,"target_hashes":null}"#).unwrap();
-        assert_eq!((bare.name.as_deref(), bare.config_schema.as_deref(), bare.effective_revision()), (None, None, 7));
+        let bare = sign(
+            r#","wascap":{"name":null,"capid":"c","config_schema":null,"target_hashes":null}"#,
+        )
+        .unwrap();
+        assert_eq!(
+            (bare.name.as_deref(), bare.config_schema.as_deref(), bare.effective_revision()),
+            (None, None, 7)
+        );
     }
 }

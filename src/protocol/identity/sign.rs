@@ -1,4 +1,5 @@
-//! Signs: puts an actor's token into a module, and makes the tokens of providers, accounts and operators.
+//! Signs: puts an actor's token into a module, and makes the tokens of providers, accounts and
+//! operators.
 //!
 //! The tokens are those that signing tools wrote from 2023 on (`wascap_revision` 3), member by
 //! member in their order. A signed module is the canonical form of the file (see
@@ -99,9 +100,13 @@ pub enum SignError {
     Subject(KeyError),
     #[error("the call alias {0:?} will not do: {1}")]
     Alias(String, &'static str),
-    #[error("a provider needs a contract (--capid, like wasmcloud:keyvalue), or nobody could be linked to it")]
+    #[error(
+        "a provider needs a contract (--capid, like wasmcloud:keyvalue), or nobody could be linked to it"
+    )]
     NoContract,
-    #[error("the token would expire before it counts; give it more days (--expires) or let it count earlier (--nbf)")]
+    #[error(
+        "the token would expire before it counts; give it more days (--expires) or let it count earlier (--nbf)"
+    )]
     NeverCounts,
     #[error("the JSON schema of link values is no JSON: {0}")]
     Schema(serde_json::Error),
@@ -181,8 +186,14 @@ pub fn module(
     Ok(signed)
 }
 
-/// Makes a token of an actor whose module is elsewhere. It says nothing about code, so no host runs anything by it.
-pub fn actor(says: &ActorToken, subject: &SigningKey, issuer: &SigningKey, term: &Term) -> Result<String, SignError> {
+/// Makes a token of an actor whose module is elsewhere. It says nothing about code, so no host runs
+/// anything by it.
+pub fn actor(
+    says: &ActorToken,
+    subject: &SigningKey,
+    issuer: &SigningKey,
+    term: &Term,
+) -> Result<String, SignError> {
     actor_token(&[], says, subject, issuer, term)
 }
 
@@ -229,7 +240,12 @@ pub fn provider(
     if says.contract_id.is_empty() {
         return Err(SignError::NoContract);
     }
-    let schema = says.config_schema.clone().map(RawValue::from_string).transpose().map_err(SignError::Schema)?;
+    let schema = says
+        .config_schema
+        .clone()
+        .map(RawValue::from_string)
+        .transpose()
+        .map_err(SignError::Schema)?;
     let metadata = Provider {
         name: &says.name,
         capid: &says.contract_id,
@@ -251,11 +267,20 @@ pub fn account(
 ) -> Result<String, SignError> {
     issuer.require(Kind::Operator).map_err(SignError::Issuer)?;
     subject.require(Kind::Account).map_err(SignError::Subject)?;
-    sign(Organisation { name: &says.name, valid_signers: &says.valid_signers }, subject, issuer, term)
+    sign(
+        Organisation { name: &says.name, valid_signers: &says.valid_signers },
+        subject,
+        issuer,
+        term,
+    )
 }
 
 /// Makes the token of an operator, who signs for itself.
-pub fn operator(says: &OrganisationToken, key: &SigningKey, term: &Term) -> Result<String, SignError> {
+pub fn operator(
+    says: &OrganisationToken,
+    key: &SigningKey,
+    term: &Term,
+) -> Result<String, SignError> {
     key.require(Kind::Operator).map_err(SignError::Issuer)?;
     sign(Organisation { name: &says.name, valid_signers: &says.valid_signers }, key, key, term)
 }
@@ -300,11 +325,18 @@ fn check_alias(alias: &str) -> Result<(), &'static str> {
     if alias.is_empty() {
         return Err("it is empty");
     }
-    if alias.len() == KEY_CHARS && alias.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit()) {
+    if alias.len() == KEY_CHARS
+        && alias.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit())
+    {
         return Err("it looks like a public key");
     }
-    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '/');
-    if alias.chars().all(is_allowed) { Ok(()) } else { Err("only lower-case letters, digits, _ and / are allowed") }
+    let is_allowed =
+        |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '/');
+    if alias.chars().all(is_allowed) {
+        Ok(())
+    } else {
+        Err("only lower-case letters, digits, _ and / are allowed")
+    }
 }
 
 /// An id no other token has.
@@ -323,7 +355,9 @@ fn derived_id<W: Serialize>(claims: &Claims<'_, W>, code: &[u8]) -> Result<Strin
 
 #[cfg(test)]
 mod tests {
-    use wascap::jwt::{Account, CapabilityProvider, Claims as Theirs, Operator, WascapEntity, validate_token};
+    use wascap::jwt::{
+        Account, CapabilityProvider, Claims as Theirs, Operator, WascapEntity, validate_token,
+    };
 
     use super::*;
     use crate::identity::{
@@ -358,7 +392,8 @@ mod tests {
     }
 
     fn core_module() -> Vec<u8> {
-        wat::parse_str(r#"(module (memory 1) (func (export "f") (result i32) i32.const 7))"#).unwrap()
+        wat::parse_str(r#"(module (memory 1) (func (export "f") (result i32) i32.const 7))"#)
+            .unwrap()
     }
 
     /// A component around a module that was signed by itself, as old tools leave it.
@@ -367,14 +402,21 @@ mod tests {
         let mut component = b"\0asm\x0d\0\x01\0\x01".to_vec();
         // A size in five bytes, as some linkers write it.
         let length = inner.len() as u32;
-        component.extend((0..5).map(|at| (length >> (7 * at)) as u8 & 0x7F | if at < 4 { 0x80 } else { 0 }));
+        component.extend(
+            (0..5).map(|at| (length >> (7 * at)) as u8 & 0x7F | if at < 4 { 0x80 } else { 0 }),
+        );
         component.extend(inner);
         component
     }
 
-    fn validated<T: serde::Serialize + serde::de::DeserializeOwned + WascapEntity>(token: &str) -> Theirs<T> {
+    fn validated<T: serde::Serialize + serde::de::DeserializeOwned + WascapEntity>(
+        token: &str,
+    ) -> Theirs<T> {
         let checked = validate_token::<T>(token).unwrap();
-        assert!(checked.signature_valid && !checked.expired && !checked.cannot_use_yet, "{checked:?}");
+        assert!(
+            checked.signature_valid && !checked.expired && !checked.cannot_use_yet,
+            "{checked:?}"
+        );
         Theirs::decode(token).unwrap()
     }
 
@@ -383,7 +425,9 @@ mod tests {
         let wasm = signed(b"\0asm\x01\0\0\0", &term());
         let token = module::token(&wasm).unwrap();
         let json = |token: &str| {
-            let json = data_encoding::BASE64URL_NOPAD.decode(token.split('.').nth(1).unwrap().as_bytes()).unwrap();
+            let json = data_encoding::BASE64URL_NOPAD
+                .decode(token.split('.').nth(1).unwrap().as_bytes())
+                .unwrap();
             String::from_utf8(json).unwrap()
         };
         let (ours, known) = (json(token), json(TOKEN));
@@ -393,12 +437,17 @@ mod tests {
 
     #[test]
     fn modules_and_components_are_signed_like_by_the_peer() {
-        for (wasm, kind) in [(core_module(), ModuleKind::Core), (component(), ModuleKind::Component)] {
+        for (wasm, kind) in
+            [(core_module(), ModuleKind::Core), (component(), ModuleKind::Component)]
+        {
             let ours = signed(&wasm, &Term { is_reproducible: false, ..term() });
             let verified = verify_module(&ours, now(), &VerifyOptions::default()).unwrap();
             assert_eq!((verified.kind, verified.claims.caps.len()), (kind, 1));
             let theirs = wascap::wasm::extract_claims(&ours).unwrap().unwrap();
-            assert_eq!((theirs.claims.subject.as_str(), theirs.claims.issuer.as_str()), (ACTOR.public, ACCOUNT.public));
+            assert_eq!(
+                (theirs.claims.subject.as_str(), theirs.claims.issuer.as_str()),
+                (ACTOR.public, ACCOUNT.public)
+            );
             assert_eq!(theirs.claims.id.len(), ID_CHARS);
             // With the same claims the peer writes the same file.
             let account = wascap::prelude::KeyPair::from_seed(ACCOUNT.seed).unwrap();
@@ -433,7 +482,8 @@ mod tests {
     fn a_term_is_counted_in_days_and_must_not_end_before_it_begins() {
         let in_days = term().days(Some(1), Some(2)).unwrap();
         let wasm = signed(&core_module(), &in_days);
-        let claims = ActorClaims::verify(module::token(&wasm).unwrap(), 1_656_547_200 + 86_400).unwrap();
+        let claims =
+            ActorClaims::verify(module::token(&wasm).unwrap(), 1_656_547_200 + 86_400).unwrap();
         assert_eq!(claims.not_before, Some(1_656_547_200 + 86_400));
         assert_eq!(claims.expires, Some(1_656_547_200 + 2 * 86_400));
         assert!(matches!(term().days(Some(2), Some(1)), Err(SignError::NeverCounts)));
@@ -456,20 +506,27 @@ mod tests {
         let token = provider(&says, &provider_key, &account_key, &Term::default()).unwrap();
         let theirs = validated::<CapabilityProvider>(&token);
         let metadata = theirs.metadata.unwrap();
-        assert_eq!((metadata.capid, metadata.vendor, metadata.rev), (says.contract_id.clone(), says.vendor, Some(4)));
+        assert_eq!(
+            (metadata.capid, metadata.vendor, metadata.rev),
+            (says.contract_id.clone(), says.vendor, Some(4))
+        );
         assert_eq!(metadata.target_hashes["x86_64-linux"], "AB");
         assert_eq!(metadata.config_schema, Some(serde_json::json!({"z": 1, "a": 2})));
         let ours = ProviderClaims::verify(&token, now()).unwrap();
         assert_eq!(ours.config_schema, says.config_schema);
 
-        let says = OrganisationToken { name: "acme".into(), valid_signers: vec![ACCOUNT.public.into()] };
+        let says =
+            OrganisationToken { name: "acme".into(), valid_signers: vec![ACCOUNT.public.into()] };
         let token = account(&says, &account_key, &operator_key, &Term::default()).unwrap();
         let theirs = validated::<Account>(&token);
         assert_eq!(theirs.issuer, operator_key.public_key());
         assert_eq!(theirs.metadata.unwrap().valid_signers, Some(says.valid_signers.clone()));
         let token = operator(&says, &operator_key, &Term::default()).unwrap();
         let theirs = validated::<Operator>(&token);
-        assert_eq!((theirs.subject.as_str(), theirs.name()), (operator_key.public_key(), "acme".to_owned()));
+        assert_eq!(
+            (theirs.subject.as_str(), theirs.name()),
+            (operator_key.public_key(), "acme".to_owned())
+        );
     }
 
     #[test]
@@ -482,7 +539,10 @@ mod tests {
         assert!(error.to_string().contains("expected the seed of an actor"), "{error}");
         for alias in ["", "My Alias", "a.b", "Ä", ACTOR.public] {
             let odd = ActorToken { call_alias: Some(alias.into()), ..says() };
-            assert!(matches!(sign(&odd, &actor_key, &account_key), Err(SignError::Alias(..))), "{alias}");
+            assert!(
+                matches!(sign(&odd, &actor_key, &account_key), Err(SignError::Alias(..))),
+                "{alias}"
+            );
         }
         let nothing = ProviderToken::default();
         let error = provider(&nothing, &key(PROVIDER.seed), &account_key, &term()).unwrap_err();

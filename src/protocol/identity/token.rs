@@ -6,8 +6,8 @@
 //! invocations must come from a listed one. So reading goes [`Compact::parse`] →
 //! [`Compact::claims`] → pick the key → [`Compact::verify`] → [`Claims::check_time`].
 //!
-//! This is on the path of every remote call: the usual header is compared as text, and claims borrow from the decoded
-//! JSON where they can.
+//! This is on the path of every remote call: the usual header is compared as text, and claims
+//! borrow from the decoded JSON where they can.
 
 use std::borrow::Cow;
 
@@ -29,7 +29,9 @@ const ALGORITHM: &str = "Ed25519";
 pub enum TokenError {
     #[error("malformed token: {0}")]
     Malformed(&'static str),
-    #[error("unsupported token header, expected typ `jwt` and alg `Ed25519`, found `{typ}` and `{alg}`")]
+    #[error(
+        "unsupported token header, expected typ `jwt` and alg `Ed25519`, found `{typ}` and `{alg}`"
+    )]
     WrongHeader { typ: String, alg: String },
     #[error("malformed token claims: {0}")]
     Claims(serde_json::Error),
@@ -76,7 +78,8 @@ impl<W> Claims<'_, W> {
     }
 }
 
-/// A token taken apart, its header accepted and its claims decoded to JSON text. Nothing is verified yet.
+/// A token taken apart, its header accepted and its claims decoded to JSON text. Nothing is
+/// verified yet.
 pub struct Compact<'a> {
     signed: &'a str,
     json: Vec<u8>,
@@ -86,14 +89,17 @@ pub struct Compact<'a> {
 impl<'a> Compact<'a> {
     /// Takes a token apart and checks its header.
     pub fn parse(text: &'a str) -> Result<Self, TokenError> {
-        let (signed, signature_text) = text.rsplit_once('.').ok_or(TokenError::Malformed("no signature segment"))?;
-        let (header, claims) = signed.split_once('.').ok_or(TokenError::Malformed("no claims segment"))?;
+        let (signed, signature_text) =
+            text.rsplit_once('.').ok_or(TokenError::Malformed("no signature segment"))?;
+        let (header, claims) =
+            signed.split_once('.').ok_or(TokenError::Malformed("no claims segment"))?;
         if header != HEADER {
             check_header(header)?;
         }
         // A second dot inside `claims` is refused here, it is no base64 character.
-        let json =
-            BASE64URL_NOPAD.decode(claims.as_bytes()).map_err(|_| TokenError::Malformed("claims are no base64url"))?;
+        let json = BASE64URL_NOPAD
+            .decode(claims.as_bytes())
+            .map_err(|_| TokenError::Malformed("claims are no base64url"))?;
         Ok(Self { signed, json, signature: decode_signature(signature_text)? })
     }
 
@@ -110,7 +116,11 @@ impl<'a> Compact<'a> {
 
     /// Checks the signature.
     pub fn verify(&self, key: &VerifyingKey) -> Result<(), TokenError> {
-        if key.verify(self.signed.as_bytes(), &self.signature) { Ok(()) } else { Err(TokenError::BadSignature) }
+        if key.verify(self.signed.as_bytes(), &self.signature) {
+            Ok(())
+        } else {
+            Err(TokenError::BadSignature)
+        }
     }
 }
 
@@ -136,14 +146,19 @@ fn check_header(segment: &str) -> Result<(), TokenError> {
         alg: String,
     }
 
-    let json =
-        BASE64URL_NOPAD.decode(segment.as_bytes()).map_err(|_| TokenError::Malformed("header is no base64url"))?;
-    let Header { typ, alg } = serde_json::from_slice(&json).map_err(|_| TokenError::Malformed("header is no JSON"))?;
+    let json = BASE64URL_NOPAD
+        .decode(segment.as_bytes())
+        .map_err(|_| TokenError::Malformed("header is no base64url"))?;
+    let Header { typ, alg } =
+        serde_json::from_slice(&json).map_err(|_| TokenError::Malformed("header is no JSON"))?;
     if typ == TYPE && alg == ALGORITHM { Ok(()) } else { Err(TokenError::WrongHeader { typ, alg }) }
 }
 
 /// Signs claims into a compact token.
-pub fn encode<W: Serialize>(claims: &Claims<'_, W>, key: &SigningKey) -> Result<String, serde_json::Error> {
+pub fn encode<W: Serialize>(
+    claims: &Claims<'_, W>,
+    key: &SigningKey,
+) -> Result<String, serde_json::Error> {
     Ok(encode_json(&serde_json::to_vec(claims)?, key))
 }
 
@@ -246,7 +261,10 @@ mod tests {
             r#"{"typ":"jwt","alg":"none"}"#,
             r#"{"typ":"jwt"}"#,
         ] {
-            assert!(matches!(Compact::parse(&with_header(header)), Err(TokenError::WrongHeader { .. })));
+            assert!(matches!(
+                Compact::parse(&with_header(header)),
+                Err(TokenError::WrongHeader { .. })
+            ));
         }
         assert!(matches!(Compact::parse(&with_header("[]x")), Err(TokenError::Malformed(_))));
     }

@@ -1,4 +1,5 @@
-//! When a token counts, how people are told so, and which of two is the newer: the same for actors and providers.
+//! When a token counts, how people are told so, and which of two is the newer: the same for actors
+//! and providers.
 //!
 //! Times are seconds since 1970, as tokens count.
 
@@ -9,7 +10,8 @@ pub fn now() -> u64 {
     clock::unix_time().as_secs()
 }
 
-/// The time nearest to `now` at which a token counts: to check everything else about one that does not count now.
+/// The time nearest to `now` at which a token counts: to check everything else about one that does
+/// not count now.
 pub fn nearest(not_before: Option<u64>, expires: Option<u64>, now: u64) -> u64 {
     now.max(not_before.unwrap_or(0)).min(expires.unwrap_or(u64::MAX))
 }
@@ -37,8 +39,8 @@ pub(super) fn is_expired(expires: Option<u64>, now: u64) -> bool {
     expires.is_some_and(|expires| expires < now)
 }
 
-/// Returns the revision that versions are compared by: the signed one, or the time of signing where that is missing or
-/// not positive (the older host's rule).
+/// Returns the revision that versions are compared by: the signed one, or the time of signing where
+/// that is missing or not positive (the older host's rule).
 pub(super) fn effective_revision(revision: Option<i32>, issued_at: u64) -> u64 {
     match revision {
         Some(revision) if revision > 0 => u64::from(revision.unsigned_abs()),
@@ -58,7 +60,8 @@ pub(super) fn not_before_human(not_before: Option<u64>) -> String {
 
 /// Names a time by its distance, rounded down to the largest unit that fits.
 fn relative(time: Option<u64>, now: u64, unset: &str) -> String {
-    const UNITS: [(u64, &str); 4] = [(86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")];
+    const UNITS: [(u64, &str); 4] =
+        [(86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")];
 
     let Some(time) = time else {
         return unset.to_owned();
@@ -69,7 +72,11 @@ fn relative(time: Option<u64>, now: u64, unset: &str) -> String {
     };
     let count = distance / seconds;
     let plural = if count == 1 { "" } else { "s" };
-    if time > now { format!("in {count} {unit}{plural}") } else { format!("{count} {unit}{plural} ago") }
+    if time > now {
+        format!("in {count} {unit}{plural}")
+    } else {
+        format!("{count} {unit}{plural} ago")
+    }
 }
 
 #[cfg(test)]

@@ -24,7 +24,8 @@ pub enum Level {
 }
 
 impl Level {
-    /// Reads the level text of the logging contract; an unknown one counts as debug, as it did in 2022.
+    /// Reads the level text of the logging contract; an unknown one counts as debug, as it did
+    /// in 2022.
     pub fn parse(text: &str) -> Self {
         match text {
             "trace" => Self::Trace,

@@ -1,12 +1,14 @@
 //! How the lines of a host are asked for: JSON on the control interface, on `probe.{host}.logs`.
 //!
-//! An [`Ask`] is answered with one or more [`Part`]s on its reply subject. First comes the past, in as many parts as it takes;
-//! the last of them is marked [`Mark::Past`], and without `follow` that is all. With it, what is said from then on comes as
-//! [`Mark::Live`], until the one who asked stops it or has not renewed it for [`LEASE`]; then comes [`Mark::Over`], which also
-//! ends an ask that was refused.
+//! An [`Ask`] is answered with one or more [`Part`]s on its reply subject. First comes the past, in
+//! as many parts as it takes; the last of them is marked [`Mark::Past`], and without `follow` that
+//! is all. With it, what is said from then on comes as [`Mark::Live`], until the one who asked
+//! stops it or has not renewed it for [`LEASE`]; then comes [`Mark::Over`], which also ends an ask
+//! that was refused.
 //!
-//! Renewing is asking again with the same `follow`: a host that knows it answers [`Mark::Kept`], one that does not (it was
-//! started again, or the lease ran out) begins anew, after the last line the asker has seen.
+//! Renewing is asking again with the same `follow`: a host that knows it answers [`Mark::Kept`],
+//! one that does not (it was started again, or the lease ran out) begins anew, after the last line
+//! the asker has seen.
 
 use std::time::Duration;
 
@@ -39,9 +41,14 @@ pub struct Ask {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_ms: Option<u64>,
     /// Nothing more is wanted.
-    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "std::ops::Not::not")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub stop: bool,
-    /// The journal and the number of the last line that was seen of it: the past then is what came after that.
+    /// The journal and the number of the last line that was seen of it: the past then is what came
+    /// after that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seen: Option<Seen>,
 }
@@ -128,7 +135,8 @@ mod tests {
     #[test]
     fn a_part_is_read_back() {
         let line = Line { number: 3, at_us: 5, text: "x".into(), ..Line::default() };
-        let part = Part { host_id: "N".into(), mark: Mark::Live, lines: vec![line], ..Part::default() };
+        let part =
+            Part { host_id: "N".into(), mark: Mark::Live, lines: vec![line], ..Part::default() };
         let text = serde_json::to_string(&part).unwrap();
         assert!(text.contains(r#""mark":"live""#) && text.contains(r#""level":"info""#), "{text}");
         assert_eq!(serde_json::from_str::<Part>(&text).unwrap(), part);

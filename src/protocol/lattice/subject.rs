@@ -1,13 +1,13 @@
 //! Every subject of the lattice, built and parsed in one place.
 //!
-//! Two roots exist. The *control* root `{ctl_topic_prefix}.{lattice}` carries commands and queries (JSON), the *RPC* root
-//! `wasmbus.rpc.{lattice}` carries invocations, link deliveries, health checks and shutdown requests (MessagePack), and what
-//! hosts say to each other (JSON).
-//! Events go to `wasmbus.evt.{lattice}` and, since 2024, also to `wasmbus.evt.{lattice}.{event}`: clients of either time
-//! listen to one of the two only, so both are published.
+//! Two roots exist. The *control* root `{ctl_topic_prefix}.{lattice}` carries commands and queries
+//! (JSON), the *RPC* root `wasmbus.rpc.{lattice}` carries invocations, link deliveries, health
+//! checks and shutdown requests (MessagePack), and what hosts say to each other (JSON). Events go
+//! to `wasmbus.evt.{lattice}` and, since 2024, also to `wasmbus.evt.{lattice}.{event}`: clients of
+//! either time listen to one of the two only, so both are published.
 //!
-//! Each control subject a host answers has a variant in [`Control`]; [`Subjects::parse_control`] is the inverse of
-//! [`Subjects::control`], and a test walks all of them in both directions.
+//! Each control subject a host answers has a variant in [`Control`]; [`Subjects::parse_control`] is
+//! the inverse of [`Subjects::control`], and a test walks all of them in both directions.
 
 use crate::identity::keys::{ActorId, HostId, LatticeName, LinkName, ProviderId};
 
@@ -43,8 +43,8 @@ pub enum Control {
     Probe { host: String, probe: Probe },
 }
 
-/// A question to one host that hosts of earlier years do not know, so that asking them has no responders: the last token
-/// of `probe.{host}.{probe}`.
+/// A question to one host that hosts of earlier years do not know, so that asking them has no
+/// responders: the last token of `probe.{host}.{probe}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
     /// The calls it served, counted.
@@ -172,9 +172,14 @@ impl Subjects {
             format!("labels.{host}.*"),
             format!("probe.{host}.*"),
         ];
-        let of_one =
-            [("get.*", "get"), ("linkdefs.*", "linkdefs"), ("config.>", "config"), ("get.config.>", "get.config")];
-        let of_each = of_each.map(|tail| ControlSubscription { subject: format!("{root}.{tail}"), queue: None });
+        let of_one = [
+            ("get.*", "get"),
+            ("linkdefs.*", "linkdefs"),
+            ("config.>", "config"),
+            ("get.config.>", "get.config"),
+        ];
+        let of_each = of_each
+            .map(|tail| ControlSubscription { subject: format!("{root}.{tail}"), queue: None });
         let of_one = of_one.map(|(tail, group)| ControlSubscription {
             subject: format!("{root}.{tail}"),
             queue: Some(format!("{root}.{group}")),
@@ -202,7 +207,9 @@ impl Subjects {
             Control::ConfigDel { entity, key } => format!("{root}.config.del.{entity}.{key}"),
             Control::ConfigClear { entity } => format!("{root}.config.clear.{entity}"),
             Control::ConfigGet { entity, key: None } => format!("{root}.get.config.{entity}"),
-            Control::ConfigGet { entity, key: Some(key) } => format!("{root}.get.config.{entity}.{key}"),
+            Control::ConfigGet { entity, key: Some(key) } => {
+                format!("{root}.get.config.{entity}.{key}")
+            }
             Control::Probe { host, probe } => format!("{root}.probe.{host}.{}", probe.token()),
         }
     }
@@ -225,19 +232,32 @@ impl Subjects {
             ["linkdefs", "del"] => Control::LinkDel,
             ["get", "claims"] => Control::Claims,
             ["get", "links"] => Control::Links,
-            ["get", "config", entity] => Control::ConfigGet { entity: entity.to_owned(), key: None },
+            ["get", "config", entity] => {
+                Control::ConfigGet { entity: entity.to_owned(), key: None }
+            }
             ["get", "config", entity, key] => {
                 Control::ConfigGet { entity: entity.to_owned(), key: Some(key.to_owned()) }
             }
             ["get", host, "inv"] => Control::Inventory { host: host.to_owned() },
-            ["cmd", host, command] => Control::Command { host: host.to_owned(), command: Command::parse(command)? },
-            ["probe", host, probe] => Control::Probe { host: host.to_owned(), probe: Probe::parse(probe)? },
+            ["cmd", host, command] => {
+                Control::Command { host: host.to_owned(), command: Command::parse(command)? }
+            }
+            ["probe", host, probe] => {
+                Control::Probe { host: host.to_owned(), probe: Probe::parse(probe)? }
+            }
             ["labels", host, "put"] => Control::LabelPut { host: host.to_owned() },
             ["labels", host, "del"] => Control::LabelDel { host: host.to_owned() },
-            ["config", "put", entity, key] => Control::ConfigPut { entity: entity.to_owned(), key: key.to_owned() },
-            ["config", "del", entity, key] => Control::ConfigDel { entity: entity.to_owned(), key: key.to_owned() },
-            // The client crates of 2024 clear with `del` and one token, the hosts of 2024 know `clear` only.
-            ["config", "clear" | "del", entity] => Control::ConfigClear { entity: entity.to_owned() },
+            ["config", "put", entity, key] => {
+                Control::ConfigPut { entity: entity.to_owned(), key: key.to_owned() }
+            }
+            ["config", "del", entity, key] => {
+                Control::ConfigDel { entity: entity.to_owned(), key: key.to_owned() }
+            }
+            // The client crates of 2024 clear with `del` and one token, the hosts of 2024 know
+            // `clear` only.
+            ["config", "clear" | "del", entity] => {
+                Control::ConfigClear { entity: entity.to_owned() }
+            }
             _ => return None,
         })
     }
@@ -247,12 +267,14 @@ impl Subjects {
         subject.strip_prefix(&self.control_root).is_some_and(|tail| tail.starts_with(".auction."))
     }
 
-    /// Where hosts tell how starts get on: stages and bytes. Nothing is kept of it, and who does not listen misses nothing.
+    /// Where hosts tell how starts get on: stages and bytes. Nothing is kept of it, and who does
+    /// not listen misses nothing.
     pub fn progress(&self) -> String {
         format!("{}.progress", self.control_root)
     }
 
-    /// The API of the deployment manager, a program of its own: an operation, on one application or on all.
+    /// The API of the deployment manager, a program of its own: an operation, on one application or
+    /// on all.
     pub fn manager(&self, operation: &str, application: Option<&str>) -> String {
         let all = format!("wadm.api.{}.model.{operation}", self.lattice);
         application.map_or_else(|| all.clone(), |name| format!("{all}.{name}"))
@@ -320,16 +342,25 @@ impl Subjects {
 
     /// Reads the target of a call from its subject; `None` for a subject that is no call.
     pub fn parse_call<'a>(&self, subject: &'a str) -> Option<CallSubject<'a>> {
-        let tail = subject.strip_prefix("wasmbus.rpc.")?.strip_prefix(self.lattice.as_str())?.strip_prefix('.')?;
+        let tail = subject
+            .strip_prefix("wasmbus.rpc.")?
+            .strip_prefix(self.lattice.as_str())?
+            .strip_prefix('.')?;
         let tokens: Vec<&str> = tail.split('.').collect();
         let (target, link_name, host) = match *tokens.as_slice() {
             [actor] if ActorId::parse(actor).is_ok() => (actor, None, None),
             [actor, host] if ActorId::parse(actor).is_ok() => (actor, None, Some(host)),
             [provider, link] if ProviderId::parse(provider).is_ok() => (provider, Some(link), None),
-            [provider, link, host] if ProviderId::parse(provider).is_ok() => (provider, Some(link), Some(host)),
+            [provider, link, host] if ProviderId::parse(provider).is_ok() => {
+                (provider, Some(link), Some(host))
+            }
             _ => return None,
         };
-        host.is_none_or(|host| HostId::parse(host).is_ok()).then_some(CallSubject { target, link_name, host })
+        host.is_none_or(|host| HostId::parse(host).is_ok()).then_some(CallSubject {
+            target,
+            link_name,
+            host,
+        })
     }
 
     /// Where the configuration service of the lattice is asked at start.
@@ -372,7 +403,9 @@ mod tests {
             Control::ConfigGet { entity: entity.clone(), key: None },
             Control::ConfigGet { entity, key: Some(key) },
         ];
-        all.extend(Command::ALL.map(|(command, _)| Control::Command { host: host.clone(), command }));
+        all.extend(
+            Command::ALL.map(|(command, _)| Control::Command { host: host.clone(), command }),
+        );
         all.extend(Probe::ALL.map(|(probe, _)| Control::Probe { host: host.clone(), probe }));
         for request in all {
             let subject = subjects().control(&request);
@@ -382,16 +415,26 @@ mod tests {
 
     #[test]
     fn subjects_of_others_are_not_parsed() {
-        for subject in ["wasmbus.ctl.other.ping.hosts", "wasmbus.ctl.default", "wasmbus.ctl.default.cmd.N.dance", "x"] {
+        for subject in [
+            "wasmbus.ctl.other.ping.hosts",
+            "wasmbus.ctl.default",
+            "wasmbus.ctl.default.cmd.N.dance",
+            "x",
+        ] {
             assert_eq!(subjects().parse_control(subject), None, "{subject}");
         }
     }
 
     #[test]
     fn tokens_with_wildcards_or_worse_are_no_names() {
-        for bad in ["*", ">", "", "a*", "a b", "a\r\n", "\u{1b}[2J", "ä", "a.b", &"x".repeat(256)] {
+        for bad in ["*", ">", "", "a*", "a b", "a\r\n", "\u{1b}[2J", "ä", "a.b", &"x".repeat(256)]
+        {
             assert!(!is_token(bad), "{bad:?}");
-            for subject in [format!("config.put.{ACTOR}.{bad}"), format!("get.{bad}.inv"), format!("cmd.{bad}.la")] {
+            for subject in [
+                format!("config.put.{ACTOR}.{bad}"),
+                format!("get.{bad}.inv"),
+                format!("cmd.{bad}.la"),
+            ] {
                 let parsed = subjects().parse_control(&format!("wasmbus.ctl.default.{subject}"));
                 assert_eq!(parsed, None, "{subject:?}");
             }
@@ -402,8 +445,14 @@ mod tests {
     #[test]
     fn clearing_configuration_has_two_spellings() {
         let cleared = Some(Control::ConfigClear { entity: ACTOR.into() });
-        assert_eq!(subjects().parse_control(&format!("wasmbus.ctl.default.config.del.{ACTOR}")), cleared);
-        assert_eq!(subjects().parse_control(&format!("wasmbus.ctl.default.config.clear.{ACTOR}")), cleared);
+        assert_eq!(
+            subjects().parse_control(&format!("wasmbus.ctl.default.config.del.{ACTOR}")),
+            cleared
+        );
+        assert_eq!(
+            subjects().parse_control(&format!("wasmbus.ctl.default.config.clear.{ACTOR}")),
+            cleared
+        );
     }
 
     #[test]
@@ -411,12 +460,19 @@ mod tests {
         const PROVIDER: &str = "VDFJHLAXAUMHA4OWPOB4P7YO72AQR2HMIUYFOXLXE2DZGM633K7HYIF3";
         let (subjects, link) = (subjects(), LinkName::default());
         let provider = ProviderId::parse(PROVIDER).unwrap();
-        for (subject, link_name, target) in
-            [(subjects.actor(ACTOR), None, ACTOR), (subjects.provider(&provider, &link), Some("default"), PROVIDER)]
-        {
-            assert_eq!(subjects.parse_call(&subject), Some(CallSubject { target, link_name, host: None }));
+        for (subject, link_name, target) in [
+            (subjects.actor(ACTOR), None, ACTOR),
+            (subjects.provider(&provider, &link), Some("default"), PROVIDER),
+        ] {
+            assert_eq!(
+                subjects.parse_call(&subject),
+                Some(CallSubject { target, link_name, host: None })
+            );
             let there = Subjects::on_host(&subject, HOST);
-            assert_eq!(subjects.parse_call(&there), Some(CallSubject { target, link_name, host: Some(HOST) }));
+            assert_eq!(
+                subjects.parse_call(&there),
+                Some(CallSubject { target, link_name, host: Some(HOST) })
+            );
         }
         for none in [
             subjects.hosts(),
@@ -435,6 +491,9 @@ mod tests {
     fn a_prefix_of_many_tokens_works() {
         let subjects = Subjects::new(LatticeName::parse("shop").unwrap(), "acme.floor.one.ctl");
         assert_eq!(subjects.control(&Control::PingHosts), "acme.floor.one.ctl.shop.ping.hosts");
-        assert_eq!(subjects.parse_control("acme.floor.one.ctl.shop.ping.hosts"), Some(Control::PingHosts));
+        assert_eq!(
+            subjects.parse_control("acme.floor.one.ctl.shop.ping.hosts"),
+            Some(Control::PingHosts)
+        );
     }
 }

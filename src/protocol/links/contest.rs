@@ -44,7 +44,10 @@ impl fmt::Display for Contest {
         let Self { alias, other, other_runs, claimant } = self;
         write!(f, "call alias {alias} of {claimant} ")?;
         if *other_runs {
-            write!(f, "is that of {other}, which runs: calls of it go on to that one, until it runs nowhere")?;
+            write!(
+                f,
+                "is that of {other}, which runs: calls of it go on to that one, until it runs nowhere"
+            )?;
         } else {
             write!(
                 f,

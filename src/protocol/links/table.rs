@@ -1,14 +1,16 @@
-//! The metadata of the lattice as one immutable snapshot: link definitions, claims and image references.
+//! The metadata of the lattice as one immutable snapshot: link definitions, claims and image
+//! references.
 //!
 //! A [`Table`] is built from bucket entries and replaced as a whole, so a reader holds no lock and
 //! sees one moment in time. Entries of every era are understood (lattice protocol, section 4.3):
 //! short and long member names, lists as arrays or comma texts, numbers as texts, `null` as empty.
 //! Anything that cannot be understood is reported, not guessed.
 //!
-//! Invariants: one link per (actor, contract, link name); the id of a link is a hash of these three run together, so every
-//! look-up compares the three as well. A table knows which actors claim a call alias, and not which of them has it: that
-//! depends on what runs (see `router::aliases`). Revisions are those of the bucket; an entry that
-//! only this host knows yet has the one it is to replace, or 0.
+//! Invariants: one link per (actor, contract, link name); the id of a link is a hash of these three
+//! run together, so every look-up compares the three as well. A table knows which actors claim a
+//! call alias, and not which of them has it: that depends on what runs (see `router::aliases`).
+//! Revisions are those of the bucket; an entry that only this host knows yet has the one it is to
+//! replace, or 0.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -29,8 +31,8 @@ use crate::{
     },
 };
 
-/// How long a provider may go on calling an actor after its link was moved or deleted: requests that it had taken on by
-/// then are finished.
+/// How long a provider may go on calling an actor after its link was moved or deleted: requests
+/// that it had taken on by then are finished.
 const LET_GO: Duration = Duration::from_secs(10);
 /// Former links that are kept in mind.
 const FORMER_MAX: usize = 4096;
@@ -50,7 +52,11 @@ pub struct LinkDefinition {
 
 /// ` --link-name NAME`, for commands about what has this link name; nothing for the default.
 pub fn link_option(name: &str) -> String {
-    if matches!(name, "" | LinkName::DEFAULT) { String::new() } else { format!(" --link-name {name}") }
+    if matches!(name, "" | LinkName::DEFAULT) {
+        String::new()
+    } else {
+        format!(" --link-name {name}")
+    }
 }
 
 /// A link definition with its id, as bucket and events show it.
@@ -138,8 +144,12 @@ impl Claims {
             _ => String::new(),
         };
         let list = |short: &str, long: &str| match object.get(short).or_else(|| object.get(long)) {
-            Some(Value::Array(items)) => items.iter().filter_map(|item| Some(item.as_str()?.to_owned())).collect(),
-            Some(Value::String(text)) if !text.is_empty() => text.split(',').map(str::to_owned).collect(),
+            Some(Value::Array(items)) => {
+                items.iter().filter_map(|item| Some(item.as_str()?.to_owned())).collect()
+            }
+            Some(Value::String(text)) if !text.is_empty() => {
+                text.split(',').map(str::to_owned).collect()
+            }
             _ => Vec::new(),
         };
         let claims = Self {
@@ -157,11 +167,12 @@ impl Claims {
         (!claims.subject.is_empty()).then_some(claims)
     }
 
-    /// The bucket's form: short names, texts only. A provider's entry leaves `caps` and `tags` out, which is how hosts of
-    /// 2024 tell it from an actor's.
+    /// The bucket's form: short names, texts only. A provider's entry leaves `caps` and `tags` out,
+    /// which is how hosts of 2024 tell it from an actor's.
     pub fn bucket_value(&self) -> Value {
         let mut object = Map::new();
-        let mut put = |key: &str, value: String| object.insert(key.to_owned(), Value::String(value));
+        let mut put =
+            |key: &str, value: String| object.insert(key.to_owned(), Value::String(value));
         put("call_alias", self.call_alias.clone());
         if self.is_provider() {
             put("contract_id", self.contract_id.clone());
@@ -248,9 +259,9 @@ impl Content {
     pub fn of(key: &str, value: &[u8]) -> Self {
         let read = match Key::parse(key) {
             Key::Claims(_) => Claims::parse(value).map(|claims| Self::Claims(Box::new(claims))),
-            Key::Reference(_) => {
-                serde_json::from_slice(value).ok().map(|read: Reference| Self::Reference(read.public_key.into()))
-            }
+            Key::Reference(_) => serde_json::from_slice(value)
+                .ok()
+                .map(|read: Reference| Self::Reference(read.public_key.into())),
             Key::Link(_) | Key::Unknown => None,
         };
         read.unwrap_or(Self::Unreadable)
@@ -300,10 +311,11 @@ impl fmt::Display for Change {
     }
 }
 
-/// Returns where the JSON of an entry is wrong. The error's own text may quote a value, and values of links may be
-/// passwords.
+/// Returns where the JSON of an entry is wrong. The error's own text may quote a value, and values
+/// of links may be passwords.
 fn mistake(error: &serde_json::Error) -> String {
-    let kind = if error.is_data() { "a member is missing or of another type" } else { "it is no JSON" };
+    let kind =
+        if error.is_data() { "a member is missing or of another type" } else { "it is no JSON" };
     format!("{kind} (line {} column {})", error.line(), error.column())
 }
 
@@ -313,15 +325,30 @@ pub struct Rejected(pub String);
 
 impl Table {
     /// The link an actor uses for a contract under a link name.
-    pub fn link(&self, actor_id: &str, contract_id: &str, link_name: &str) -> Option<&Arc<LinkDefinition>> {
+    pub fn link(
+        &self,
+        actor_id: &str,
+        contract_id: &str,
+        link_name: &str,
+    ) -> Option<&Arc<LinkDefinition>> {
         let stored = self.links.get(&keys::link_hash(actor_id, contract_id, link_name))?;
         // Other threes may run together to the same text, and so have the same hash.
         Some(&stored.link).filter(|link| link.is_of(actor_id, contract_id, link_name))
     }
 
-    /// Whether `provider` may call an actor under a contract and a link name: the link leads to it, or did a moment ago.
-    pub fn lets_in(&self, provider: &str, actor_id: &str, contract_id: &str, link_name: &str) -> bool {
-        if self.link(actor_id, contract_id, link_name).is_some_and(|link| link.provider_id == provider) {
+    /// Whether `provider` may call an actor under a contract and a link name: the link leads to it,
+    /// or did a moment ago.
+    pub fn lets_in(
+        &self,
+        provider: &str,
+        actor_id: &str,
+        contract_id: &str,
+        link_name: &str,
+    ) -> bool {
+        if self
+            .link(actor_id, contract_id, link_name)
+            .is_some_and(|link| link.provider_id == provider)
+        {
             return true;
         }
         let is_former = |former: &Former| {
@@ -330,7 +357,10 @@ impl Table {
                 && former.link.is_of(actor_id, contract_id, link_name)
         };
         !self.former.is_empty()
-            && self.former.get(&keys::link_hash(actor_id, contract_id, link_name)).is_some_and(is_former)
+            && self
+                .former
+                .get(&keys::link_hash(actor_id, contract_id, link_name))
+                .is_some_and(is_former)
     }
 
     /// A link by its id, with its revision.
@@ -339,8 +369,13 @@ impl Table {
     }
 
     /// The links to one provider under one link name.
-    pub fn links_of(&self, provider_id: &str, link_name: &str) -> impl Iterator<Item = &Arc<LinkDefinition>> {
-        self.links().filter(move |link| link.provider_id == provider_id && link.link_name == link_name)
+    pub fn links_of(
+        &self,
+        provider_id: &str,
+        link_name: &str,
+    ) -> impl Iterator<Item = &Arc<LinkDefinition>> {
+        self.links()
+            .filter(move |link| link.provider_id == provider_id && link.link_name == link_name)
     }
 
     /// All links, in no order.
@@ -368,7 +403,8 @@ impl Table {
         self.claims(public_key).map(|claims| claims.tags.as_slice()).unwrap_or_default()
     }
 
-    /// The actors that claim a call alias, the first one first. One that no other host knows yet comes last.
+    /// The actors that claim a call alias, the first one first. One that no other host knows yet
+    /// comes last.
     pub fn claimants(&self, alias: &str) -> Vec<Arc<str>> {
         let mut claimants = self.claimants.get(alias).cloned().unwrap_or_default();
         claimants.sort_by_key(|subject| match self.claims.get(&**subject) {
@@ -383,22 +419,27 @@ impl Table {
         self.references.get(&keys::reference(reference)).map(|(public_key, _)| public_key)
     }
 
-    /// An image reference that led to a public key; of several one that needs no file, and of these the one that led there
-    /// last: older ones may be gone.
+    /// An image reference that led to a public key; of several one that needs no file, and of these
+    /// the one that led there last: older ones may be gone.
     pub fn reference_to(&self, public_key: &str) -> Option<String> {
         let leads_there = self.references.iter().filter(|(_, (led_to, _))| **led_to == *public_key);
-        let references = leads_there.filter_map(|(key, (_, revision))| Some((keys::parse_reference(key)?, *revision)));
-        let best = references.max_by_key(|(reference, revision)| (!reference.starts_with("file://"), *revision));
+        let references = leads_there
+            .filter_map(|(key, (_, revision))| Some((keys::parse_reference(key)?, *revision)));
+        let best = references
+            .max_by_key(|(reference, revision)| (!reference.starts_with("file://"), *revision));
         best.map(|(reference, _)| reference)
     }
 
     /// Returns the content of a key other than a link's; `None` if this table does not have it.
     pub fn content_of(&self, key: &str) -> Option<Content> {
         match Key::parse(key) {
-            Key::Claims(subject) => self.claims(subject).map(|claims| Content::Claims(Box::new((**claims).clone()))),
-            Key::Reference(_) => {
-                self.references.get(key).map(|(public_key, _)| Content::Reference(Arc::clone(public_key)))
+            Key::Claims(subject) => {
+                self.claims(subject).map(|claims| Content::Claims(Box::new((**claims).clone())))
             }
+            Key::Reference(_) => self
+                .references
+                .get(key)
+                .map(|(public_key, _)| Content::Reference(Arc::clone(public_key))),
             Key::Link(_) | Key::Unknown => None,
         }
     }
@@ -429,11 +470,16 @@ impl Table {
         taken
     }
 
-    /// Links that `old` had just so were learnt of then, and those that it had and this has not were there a moment ago.
+    /// Links that `old` had just so were learnt of then, and those that it had and this has not
+    /// were there a moment ago.
     pub fn keep_since(&mut self, old: &Self) {
         self.former.clone_from(&old.former);
         for (hash, before) in &old.links {
-            if self.links.get(hash).is_none_or(|now| now.link.provider_id != before.link.provider_id) {
+            if self
+                .links
+                .get(hash)
+                .is_none_or(|now| now.link.provider_id != before.link.provider_id)
+            {
                 self.keep_in_mind(hash, &before.link);
             }
         }
@@ -479,8 +525,9 @@ impl Table {
     }
 
     fn put_link(&mut self, hash: &str, entry: &Entry) -> Result<Option<Change>, Rejected> {
-        let link: LinkDefinition = serde_json::from_slice(&entry.value)
-            .map_err(|e| Rejected(format!("{} is no link definition: {}", entry.key, mistake(&e))))?;
+        let link: LinkDefinition = serde_json::from_slice(&entry.value).map_err(|e| {
+            Rejected(format!("{} is no link definition: {}", entry.key, mistake(&e)))
+        })?;
         if link.id() != hash {
             return Err(Rejected(format!("{} holds a link whose id is {}", entry.key, link.id())));
         }
@@ -502,7 +549,8 @@ impl Table {
             }
         }
         let link = Arc::new(link);
-        let stored = StoredLink { link: Arc::clone(&link), revision: entry.revision, since: Instant::now() };
+        let stored =
+            StoredLink { link: Arc::clone(&link), revision: entry.revision, since: Instant::now() };
         let replaced = self.links.insert(hash.to_owned(), stored).map(|old| old.link);
         if let Some(replaced) = &replaced
             && replaced.provider_id != link.provider_id
@@ -513,7 +561,8 @@ impl Table {
     }
 
     fn put_claims(&mut self, subject: &str, entry: &Entry) -> Result<Option<Change>, Rejected> {
-        let claims = Claims::parse(&entry.value).ok_or_else(|| Rejected(format!("{} holds no claims", entry.key)))?;
+        let claims = Claims::parse(&entry.value)
+            .ok_or_else(|| Rejected(format!("{} holds no claims", entry.key)))?;
         if claims.subject != subject {
             return Err(Rejected(format!("{} holds the claims of {}", entry.key, claims.subject)));
         }
@@ -538,13 +587,15 @@ impl Table {
     }
 
     fn put_reference(&mut self, entry: &Entry) -> Result<Option<Change>, Rejected> {
-        let read: Reference = serde_json::from_slice(&entry.value)
-            .map_err(|e| Rejected(format!("{} is no image reference: {}", entry.key, mistake(&e))))?;
+        let read: Reference = serde_json::from_slice(&entry.value).map_err(|e| {
+            Rejected(format!("{} is no image reference: {}", entry.key, mistake(&e)))
+        })?;
         if self.references.get(&entry.key).is_some_and(|(_, revision)| *revision > entry.revision) {
             return Ok(None);
         }
         let public_key: Arc<str> = read.public_key.into();
-        let old = self.references.insert(entry.key.clone(), (Arc::clone(&public_key), entry.revision));
+        let old =
+            self.references.insert(entry.key.clone(), (Arc::clone(&public_key), entry.revision));
         let is_new = old.is_none_or(|(old, _)| old != public_key);
         Ok(is_new.then_some(Change::ReferencePut { reference: read.oci_url, public_key }))
     }
@@ -564,7 +615,8 @@ impl Table {
             self.former.retain(|_, former| former.since.elapsed() < LET_GO);
         }
         if self.former.len() < FORMER_MAX {
-            self.former.insert(hash.to_owned(), Former { link: Arc::clone(link), since: Instant::now() });
+            self.former
+                .insert(hash.to_owned(), Former { link: Arc::clone(link), since: Instant::now() });
         }
     }
 }
@@ -591,9 +643,15 @@ mod tests {
     #[test]
     fn a_newer_link_replaces_and_an_older_one_does_not() {
         let mut table = Table::default();
-        assert!(matches!(table.put(&link_entry("V1", 5)), Ok(Some(Change::LinkPut { replaced: None, .. }))));
+        assert!(matches!(
+            table.put(&link_entry("V1", 5)),
+            Ok(Some(Change::LinkPut { replaced: None, .. }))
+        ));
         assert_eq!(table.put(&link_entry("V0", 4)), Ok(None));
-        assert!(matches!(table.put(&link_entry("V2", 6)), Ok(Some(Change::LinkPut { replaced: Some(_), .. }))));
+        assert!(matches!(
+            table.put(&link_entry("V2", 6)),
+            Ok(Some(Change::LinkPut { replaced: Some(_), .. }))
+        ));
         assert_eq!(table.link(ACTOR, "wasmcloud:keyvalue", "default").unwrap().provider_id, "V2");
         assert_eq!(table.delete(&link_entry("V2", 6).key, 5), None);
         assert_eq!(table.links().count(), 1);
@@ -617,7 +675,11 @@ mod tests {
 
     #[test]
     fn a_provider_entry_has_no_capabilities_and_a_reply_has_texts_only() {
-        let provider = Claims { subject: "V1".into(), contract_id: "wasmcloud:httpserver".into(), ..Claims::default() };
+        let provider = Claims {
+            subject: "V1".into(),
+            contract_id: "wasmcloud:httpserver".into(),
+            ..Claims::default()
+        };
         let value = provider.bucket_value();
         assert!(value.get("caps").is_none() && value.get("tags").is_none());
         assert_eq!(value["call_alias"], "");
@@ -631,8 +693,9 @@ mod tests {
             let value = json!({"sub": subject, "call_alias": "lattice/ponger"});
             table.put(&entry(keys::claims(subject), &value, revision)).unwrap();
         }
-        let claimants =
-            |table: &Table| table.claimants("lattice/ponger").iter().map(|id| id.to_string()).collect::<Vec<_>>();
+        let claimants = |table: &Table| {
+            table.claimants("lattice/ponger").iter().map(|id| id.to_string()).collect::<Vec<_>>()
+        };
         assert_eq!(claimants(&table), ["M1", "M2", "MNEW"]);
         table.delete(&keys::claims("M1"), 3);
         assert_eq!(claimants(&table), ["M2", "MNEW"]);
@@ -642,8 +705,11 @@ mod tests {
     }
 
     /// Each runs together with the link of [`link_entry`] to the same text, and so has its hash.
-    const SPLIT_ELSEWHERE: [(&str, &str); 3] =
-        [("wasmcloud:k", "eyvaluedefault"), ("wasmcloud:keyvaluedefaul", "t"), ("", "wasmcloud:keyvaluedefault")];
+    const SPLIT_ELSEWHERE: [(&str, &str); 3] = [
+        ("wasmcloud:k", "eyvaluedefault"),
+        ("wasmcloud:keyvaluedefaul", "t"),
+        ("", "wasmcloud:keyvaluedefault"),
+    ];
 
     #[test]
     fn a_link_is_found_only_by_all_three_that_make_it() {
@@ -657,8 +723,7 @@ mod tests {
             assert!(table.link(ACTOR, contract, link_name).is_none(), "{contract} {link_name}");
             assert!(!table.lets_in("V1", ACTOR, contract, link_name), "{contract} {link_name}");
             // Nor does one that is split elsewhere take its place.
-            let value =
-                json!({"actor_id": ACTOR, "provider_id": "V2", "link_name": link_name, "contract_id": contract});
+            let value = json!({"actor_id": ACTOR, "provider_id": "V2", "link_name": link_name, "contract_id": contract});
             let key = keys::link(&keys::link_hash(ACTOR, contract, link_name));
             assert!(table.put(&entry(key, &value, 9)).is_err(), "{contract} {link_name}");
         }
@@ -668,7 +733,9 @@ mod tests {
     #[test]
     fn a_provider_is_let_in_by_its_link_and_for_a_moment_after_it() {
         let mut table = Table::default();
-        let lets_in = |table: &Table, provider: &str| table.lets_in(provider, ACTOR, "wasmcloud:keyvalue", "default");
+        let lets_in = |table: &Table, provider: &str| {
+            table.lets_in(provider, ACTOR, "wasmcloud:keyvalue", "default")
+        };
         assert!(!lets_in(&table, "V1"));
         table.put(&link_entry("V1", 5)).unwrap();
         assert!(lets_in(&table, "V1") && !lets_in(&table, "V2"));
@@ -685,7 +752,9 @@ mod tests {
     #[test]
     fn of_several_references_the_one_that_led_there_last_is_named() {
         let mut table = Table::default();
-        for (reference, revision) in [("b.example/echo:1", 1), ("a.example/echo:1", 2), ("file:///echo.wasm", 3)] {
+        for (reference, revision) in
+            [("b.example/echo:1", 1), ("a.example/echo:1", 2), ("file:///echo.wasm", 3)]
+        {
             let value = json!({"oci_url": reference, "public_key": ACTOR});
             table.put(&entry(keys::reference(reference), &value, revision)).unwrap();
         }

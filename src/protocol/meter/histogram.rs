@@ -4,8 +4,8 @@
 //! same width. So a bucket is at most an eighth as wide as its times are long, and a percentile
 //! taken from its middle is at most 6 % off. Times longer than [`LONGEST_NS`] count as that.
 //!
-//! [`Buckets`] are the atomics that calls are counted in, [`Histogram`] is what was read of them: plain, sparse, and made to be
-//! added up over hosts and subtracted between two looks.
+//! [`Buckets`] are the atomics that calls are counted in, [`Histogram`] is what was read of them:
+//! plain, sparse, and made to be added up over hosts and subtracted between two looks.
 
 use std::{
     collections::BTreeMap,
@@ -44,7 +44,12 @@ impl Buckets {
     /// Returns the counts so far.
     pub fn read(&self) -> Histogram {
         let counts = self.0.iter().map(|count| count.load(Ordering::Relaxed)).enumerate();
-        Histogram(counts.filter(|(_, count)| *count > 0).map(|(index, count)| (upper_ns(index), count)).collect())
+        Histogram(
+            counts
+                .filter(|(_, count)| *count > 0)
+                .map(|(index, count)| (upper_ns(index), count))
+                .collect(),
+        )
     }
 }
 
@@ -55,7 +60,8 @@ fn index(ns: u64) -> usize {
         return units as usize;
     }
     let shift = units.ilog2() - STEPS_SHIFT;
-    // The leading bit, which all of a doubling have, makes the first of its buckets the eighth of those before.
+    // The leading bit, which all of a doubling have, makes the first of its buckets the eighth of
+    // those before.
     (u64::from(shift) * STEPS + (units >> shift)) as usize
 }
 
@@ -79,8 +85,8 @@ fn middle_ns(upper: u64) -> f64 {
     (lower as f64 + upper as f64) / 2.0
 }
 
-/// How many durations were below which: the end of each bucket in nanoseconds, and the number in it. Empty buckets are left
-/// out. On the wire it is a list of pairs.
+/// How many durations were below which: the end of each bucket in nanoseconds, and the number in
+/// it. Empty buckets are left out. On the wire it is a list of pairs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Histogram(BTreeMap<u64, u64>);
 
@@ -106,14 +112,17 @@ impl Histogram {
         Self(later.filter(|(_, count)| *count > 0).collect())
     }
 
-    /// How many are in each of the buckets that end at these bounds, in nanoseconds and growing, and above the last one. A
-    /// bucket of ours that a bound cuts counts below it if its middle does.
+    /// How many are in each of the buckets that end at these bounds, in nanoseconds and growing,
+    /// and above the last one. A bucket of ours that a bound cuts counts below it if its middle
+    /// does.
     pub fn in_buckets(&self, bounds_ns: impl Iterator<Item = u64>) -> Vec<u64> {
         let mut counts = Vec::new();
         let mut rest = self.0.iter().peekable();
         for bound in bounds_ns {
             let mut count = 0_u64;
-            while let Some((_, found)) = rest.next_if(|(upper, _)| middle_ns(**upper) <= bound as f64) {
+            while let Some((_, found)) =
+                rest.next_if(|(upper, _)| middle_ns(**upper) <= bound as f64)
+            {
                 count = count.saturating_add(*found);
             }
             counts.push(count);
@@ -172,7 +181,10 @@ mod tests {
             assert_eq!(read.count(), 1000);
             for (share, n) in [(0.5, 500.0), (0.9, 900.0), (0.99, 990.0), (1.0, 1000.0)] {
                 let (found, exact) = (read.percentile(share).unwrap(), n * scale as f64);
-                assert!((found / exact - 1.0).abs() < 0.1, "{share} of {scale}: {found} for {exact}");
+                assert!(
+                    (found / exact - 1.0).abs() < 0.1,
+                    "{share} of {scale}: {found} for {exact}"
+                );
             }
         }
         assert_eq!(Histogram::default().percentile(0.5), None);

@@ -29,7 +29,11 @@ pub struct TargetCounts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperationCounts {
     /// Empty if it stands for all.
-    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub operation: String,
     pub path: Path,
     #[serde(flatten)]

@@ -1,13 +1,15 @@
 //! The messages of hosts about themselves, as JSON, so that `nats sub` shows them.
 //!
-//! On `wasmbus.rpc.{lattice}.hosts` a host sends its [`Announcement`] to all: every second without its
-//! offers, with them when they changed. With a reply subject it asks for confirmation: each peer
-//! answers with its own [`Announcement`] once it has applied this one; a first one (`hello`) is answered
-//! with what the peer offers. On `wasmbus.rpc.{lattice}.{host}` a host answers the question
-//! [`ROSTER`] with everything it offers, and any other with an [`Announcement`] without offers.
+//! On `wasmbus.rpc.{lattice}.hosts` a host sends its [`Announcement`] to all: every second without
+//! its offers, with them when they changed. With a reply subject it asks for confirmation: each
+//! peer answers with its own [`Announcement`] once it has applied this one; a first one (`hello`)
+//! is answered with what the peer offers. On `wasmbus.rpc.{lattice}.{host}` a host answers the
+//! question [`ROSTER`] with everything it offers, and any other with an [`Announcement`] without
+//! offers.
 //!
-//! On the subject of a target below which a host adds its own key (`….{target}.{host}`) it takes calls like those of the queue
-//! group; there, a message with the header [`ASK`] asks whether an invocation is in work.
+//! On the subject of a target below which a host adds its own key (`….{target}.{host}`) it takes
+//! calls like those of the queue group; there, a message with the header [`ASK`] asks whether an
+//! invocation is in work.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -22,7 +24,8 @@ pub const ASK: &str = "Lattice-Ask";
 pub const IN_WORK: &[u8] = b"in work";
 /// The invocation never came, or was answered before.
 pub const UNKNOWN: &[u8] = b"unknown";
-/// Targets a host names. More would not fit into a message; those beyond are reached through their queue groups.
+/// Targets a host names. More would not fit into a message; those beyond are reached through their
+/// queue groups.
 pub const TARGETS_MAX: usize = 8192;
 
 /// A message of a host about itself.
@@ -39,10 +42,18 @@ pub struct Announcement {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offers: Option<Offers>,
     /// It has just come and knows nobody.
-    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "std::ops::Not::not")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub hello: bool,
     /// It stops and takes no calls any more.
-    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "std::ops::Not::not")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub goodbye: bool,
 }
 
@@ -65,7 +76,10 @@ impl Announcement {
         // A structure of texts and numbers.
         let encoded = serde_json::to_vec(self).expect("a word is always encodable");
         match &self.offers {
-            Some(offers) if encoded.len() > max_payload && !(offers.direct.is_empty() && offers.group.is_empty()) => {
+            Some(offers)
+                if encoded.len() > max_payload
+                    && !(offers.direct.is_empty() && offers.group.is_empty()) =>
+            {
                 let half = |names: &[String]| names[..names.len() / 2].to_vec();
                 let offers = Offers { direct: half(&offers.direct), group: half(&offers.group) };
                 Self { offers: Some(offers), ..self.clone() }.encode(max_payload)
@@ -84,7 +98,10 @@ mod tests {
         let names: Vec<String> = (0..1000).map(|number| format!("M{number:055}")).collect();
         let offers = Some(Offers { direct: names.clone(), group: names[..3].to_vec() });
         let announcement = Announcement { host: "NABC".into(), offers, ..Announcement::default() };
-        assert_eq!(serde_json::from_slice::<Announcement>(&announcement.encode(1 << 20)).unwrap(), announcement);
+        assert_eq!(
+            serde_json::from_slice::<Announcement>(&announcement.encode(1 << 20)).unwrap(),
+            announcement
+        );
         let encoded = announcement.encode(8 << 10);
         let read: Announcement = serde_json::from_slice(&encoded).unwrap();
         assert!(encoded.len() <= 8 << 10 && read.offers.unwrap().direct.len() > 50);
@@ -93,11 +110,17 @@ mod tests {
 
     #[test]
     fn a_beat_is_short_and_unknown_members_do_no_harm() {
-        let beat = Announcement { host: "NABC".into(), incarnation: 7, roster: 3, ..Announcement::default() };
+        let beat = Announcement {
+            host: "NABC".into(),
+            incarnation: 7,
+            roster: 3,
+            ..Announcement::default()
+        };
         assert_eq!(serde_json::to_string(&beat).unwrap(), r#"{"host":"NABC","life":7,"roster":3}"#);
-        let read: Announcement =
-            serde_json::from_str(r#"{"host":"NABC","life":7,"roster":3,"mood":"good","hello":null,"offers":null}"#)
-                .unwrap();
+        let read: Announcement = serde_json::from_str(
+            r#"{"host":"NABC","life":7,"roster":3,"mood":"good","hello":null,"offers":null}"#,
+        )
+        .unwrap();
         assert_eq!(read, beat);
     }
 }

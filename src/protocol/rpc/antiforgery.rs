@@ -1,17 +1,20 @@
 //! Proof that a call comes from a member of the lattice and is the one that was meant.
 //!
-//! The sender puts a token into the call, signed with the cluster's seed, that names both ends as URLs and carries
-//! `SHA-256(origin_url ‖ target_url ‖ operation ‖ payload)`. The receiver goes through these steps in order; errors carry
-//! the texts of the older host, which clients know, where it had one:
+//! The sender puts a token into the call, signed with the cluster's seed, that names both ends as
+//! URLs and carries `SHA-256(origin_url ‖ target_url ‖ operation ‖ payload)`. The receiver goes
+//! through these steps in order; errors carry the texts of the older host, which clients know,
+//! where it had one:
 //!
 //! 1. decode ([`codec`](super::codec));
-//! 2. [`Verifier::verify_claims`]: issuer among the accepted ones, signature, times, both URLs, id, host id;
+//! 2. [`Verifier::verify_claims`]: issuer among the accepted ones, signature, times, both URLs, id,
+//!    host id;
 //! 3. [`check_target`]: the call is for whom it was delivered to;
 //! 4. fetch the payload if it travels apart; only now, so that strangers cannot make us fetch;
-//! 5. [`Checked::verify_hash`] over the whole payload. Some peers leave this out for payloads that travelled apart,
-//!    which leaves them unprotected.
+//! 5. [`Checked::verify_hash`] over the whole payload. Some peers leave this out for payloads that
+//!    travelled apart, which leaves them unprotected.
 //!
-//! There is no replay protection in the protocol: a token has no lifetime unless its signer gave it one.
+//! There is no replay protection in the protocol: a token has no lifetime unless its signer gave it
+//! one.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -139,7 +142,8 @@ impl Signer {
         &self.issuer
     }
 
-    /// Returns the token for a call. The payload is the whole one, whether or not it will travel apart.
+    /// Returns the token for a call. The payload is the whole one, whether or not it will travel
+    /// apart.
     pub fn sign(
         &self,
         origin: &Entity,
@@ -165,7 +169,8 @@ impl Signer {
         now: u64,
     ) -> String {
         let preamble = Preamble::new(origin, target, operation);
-        // The members in the order of the peers, without white space: the tokens are the same to the byte.
+        // The members in the order of the peers, without white space: the tokens are the same to
+        // the byte.
         let mut json = String::with_capacity(preamble.text.len() + 300);
         json.push_str(r#"{"jti":"#);
         push_json(jti, &mut json);
@@ -231,7 +236,11 @@ impl Verifier {
     }
 
     /// Checks all that can be checked without the payload.
-    pub fn verify_claims(&self, invocation: &Invocation, now: u64) -> Result<Checked, ForgeryError> {
+    pub fn verify_claims(
+        &self,
+        invocation: &Invocation,
+        now: u64,
+    ) -> Result<Checked, ForgeryError> {
         let token = Compact::parse(&invocation.encoded_claims)?;
         let claims = token.claims::<Metadata>()?;
         let key = self.issuers.get(claims.iss.as_ref()).ok_or(ForgeryError::Issuer)?;
@@ -252,7 +261,10 @@ impl Verifier {
             return Err(ForgeryError::OriginUrl);
         }
         if claims.sub != invocation.id {
-            return Err(ForgeryError::Subject { subject: claims.sub.into_owned(), id: invocation.id.to_string() });
+            return Err(ForgeryError::Subject {
+                subject: claims.sub.into_owned(),
+                id: invocation.id.to_string(),
+            });
         }
         check_host_id(&invocation.host_id)?;
         Ok(Checked { preamble, hash: metadata.hash })
@@ -261,7 +273,11 @@ impl Verifier {
 
 /// The peers' lax rule: older hosts send their cluster's key and command-line tools a placeholder.
 fn check_host_id(host_id: &str) -> Result<(), ForgeryError> {
-    if host_id.starts_with('N') || host_id.len() == 56 { Ok(()) } else { Err(ForgeryError::HostId(host_id.to_owned())) }
+    if host_id.starts_with('N') || host_id.len() == 56 {
+        Ok(())
+    } else {
+        Err(ForgeryError::HostId(host_id.to_owned()))
+    }
 }
 
 /// Checks that a call is for the one it was delivered to, by public key.
@@ -269,11 +285,15 @@ pub fn check_target(invocation: &Invocation, expected: &str) -> Result<(), Forge
     if &*invocation.target.public_key == expected {
         Ok(())
     } else {
-        Err(ForgeryError::Target { found: invocation.target.public_key.to_string(), expected: expected.to_owned() })
+        Err(ForgeryError::Target {
+            found: invocation.target.public_key.to_string(),
+            expected: expected.to_owned(),
+        })
     }
 }
 
-/// A call whose token is genuine. Its payload is not yet: [`verify_hash`](Self::verify_hash) has to follow.
+/// A call whose token is genuine. Its payload is not yet: [`verify_hash`](Self::verify_hash) has to
+/// follow.
 #[must_use = "the payload is unproven until its hash is verified"]
 pub struct Checked {
     preamble: Preamble,
@@ -299,7 +319,11 @@ impl Checked {
     }
 
     fn compare(&self, computed: String) -> Result<(), ForgeryError> {
-        if computed == self.hash { Ok(()) } else { Err(ForgeryError::Hash { claimed: self.hash.clone(), computed }) }
+        if computed == self.hash {
+            Ok(())
+        } else {
+            Err(ForgeryError::Hash { claimed: self.hash.clone(), computed })
+        }
     }
 }
 

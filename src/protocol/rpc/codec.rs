@@ -9,9 +9,10 @@
 //! - no `content_length`, no `traceContext`, or nil instead;
 //! - in responses no `invocation_id`, and text that is not UTF-8 in `error`.
 //!
-//! Bytes behind the message are ignored, as in the peers' decoders. Payloads are not copied: they share the buffer of
-//! the message. Nothing is reserved by a length that the input does not back with as many bytes, and skipping
-//! does not recurse, so hostile input costs no more than its own size.
+//! Bytes behind the message are ignored, as in the peers' decoders. Payloads are not copied: they
+//! share the buffer of the message. Nothing is reserved by a length that the input does not back
+//! with as many bytes, and skipping does not recurse, so hostile input costs no more than its own
+//! size.
 
 use bytes::Bytes;
 
@@ -37,7 +38,8 @@ const INVOCATION: [&[u8]; 9] = [
     b"traceContext",
 ];
 const ENTITY: [&[u8]; 3] = [b"public_key", b"link_name", b"contract_id"];
-const RESPONSE: [&[u8]; 5] = [b"msg", b"invocation_id", b"error", b"content_length", b"traceContext"];
+const RESPONSE: [&[u8]; 5] =
+    [b"msg", b"invocation_id", b"error", b"content_length", b"traceContext"];
 
 /// The names of an entity's fields in errors.
 struct EntityFields {
@@ -92,7 +94,8 @@ pub fn encode_invocation(invocation: &Invocation) -> Bytes {
     out.finish()
 }
 
-/// Encodes a response. Success has no `error` member: older hosts take even an empty one for a failure.
+/// Encodes a response. Success has no `error` member: older hosts take even an empty one for a
+/// failure.
 pub fn encode_response(response: &InvocationResponse) -> Bytes {
     let error_bytes = response.error.as_ref().map_or(0, String::len);
     let mut out = Writer::with_capacity(response.msg.len() + error_bytes + 256);
@@ -149,13 +152,17 @@ pub fn decode_invocation(buffer: Bytes) -> Result<Invocation, DecodeError> {
             b"operation" => once(&mut operation, text(&mut input, "operation")?, "operation")?,
             b"msg" => once(&mut msg, input.payload(&buffer, "msg")?, "msg")?,
             b"id" => once(&mut id, text(&mut input, "id")?, "id")?,
-            b"encoded_claims" => once(&mut encoded_claims, text(&mut input, "encoded_claims")?, "encoded_claims")?,
+            b"encoded_claims" => {
+                once(&mut encoded_claims, text(&mut input, "encoded_claims")?, "encoded_claims")?
+            }
             b"host_id" => once(&mut host_id, text(&mut input, "host_id")?, "host_id")?,
             // An array from a sender with a trace but no length has the trace in this place.
             b"content_length" if shape.is_array() && input.at_map() => {
                 trace_context = Some(decode_trace(&mut input)?);
             }
-            b"content_length" => once(&mut content_length, input.uint_or_nil("content_length")?, "content_length")?,
+            b"content_length" => {
+                once(&mut content_length, input.uint_or_nil("content_length")?, "content_length")?
+            }
             b"traceContext" => once(&mut trace_context, decode_trace(&mut input)?, "traceContext")?,
             _ => input.skip("an unknown field")?,
         }
@@ -199,7 +206,9 @@ pub fn decode_response(buffer: Bytes) -> Result<InvocationResponse, DecodeError>
                 let text = String::from_utf8_lossy(text).into_owned();
                 once(&mut error, text, "error")?;
             }
-            b"content_length" => once(&mut content_length, input.uint_or_nil("content_length")?, "content_length")?,
+            b"content_length" => {
+                once(&mut content_length, input.uint_or_nil("content_length")?, "content_length")?
+            }
             b"traceContext" => once(&mut trace_context, decode_trace(&mut input)?, "traceContext")?,
             _ => input.skip("an unknown field")?,
         }
@@ -215,7 +224,10 @@ pub fn decode_response(buffer: Bytes) -> Result<InvocationResponse, DecodeError>
     })
 }
 
-fn decode_entity(input: &mut Reader<'_>, names: &'static EntityFields) -> Result<Entity, DecodeError> {
+fn decode_entity(
+    input: &mut Reader<'_>,
+    names: &'static EntityFields,
+) -> Result<Entity, DecodeError> {
     let (mut public_key, mut link_name, mut contract_id) = (None, None, None);
     let shape = input.shape(names.entity)?;
     for index in 0..shape.len() {

@@ -1,7 +1,8 @@
 //! A call and its answer, as types. Their form on the wire is [`codec`](super::codec)'s.
 //!
-//! Keys and names are shared strings here and not the parsed types of `identity`: callers that are no hosts use keys
-//! that are none (`__WASH__`), and a signed text must reach the check as it was sent.
+//! Keys and names are shared strings here and not the parsed types of `identity`: callers that are
+//! no hosts use keys that are none (`__WASH__`), and a signed text must reach the check as it was
+//! sent.
 
 use std::{
     borrow::Cow,
@@ -15,8 +16,8 @@ use crate::identity::{ActorId, ContractId, LinkName, ProviderId};
 
 const URL_SCHEME: &str = "wasmbus://";
 
-/// Caller or callee: an actor, or a provider under a link name. Cheap to clone. Its JSON is that of questions about calls;
-/// in invocations it is [`codec`](super::codec)'s.
+/// Caller or callee: an actor, or a provider under a link name. Cheap to clone. Its JSON is that of
+/// questions about calls; in invocations it is [`codec`](super::codec)'s.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Entity {
     pub public_key: Arc<str>,
@@ -31,7 +32,11 @@ pub struct Entity {
 impl Entity {
     /// Takes the three parts as they are, unchecked.
     pub fn new(public_key: &str, link_name: &str, contract_id: &str) -> Self {
-        Self { public_key: shared(public_key), link_name: shared(link_name), contract_id: shared(contract_id) }
+        Self {
+            public_key: shared(public_key),
+            link_name: shared(link_name),
+            contract_id: shared(contract_id),
+        }
     }
 
     /// Names an actor.
@@ -53,7 +58,8 @@ impl Entity {
         }
     }
 
-    /// Says whether the entity counts as an actor. By the peers' rule only the first letter decides.
+    /// Says whether the entity counts as an actor. By the peers' rule only the first letter
+    /// decides.
     pub fn is_actor(&self) -> bool {
         self.public_key.starts_with(['M', 'm'])
     }
@@ -73,7 +79,8 @@ impl Entity {
         url
     }
 
-    /// Appends the URL. Everything that is no actor has three parts, and empty ones keep their slashes.
+    /// Appends the URL. Everything that is no actor has three parts, and empty ones keep their
+    /// slashes.
     pub(super) fn write_url(&self, out: &mut String) {
         out.push_str(URL_SCHEME);
         if !self.is_actor() {

@@ -1,7 +1,8 @@
 //! The invocation and its response: types, bytes, signatures.
 //!
 //! - [`invocation`]: what is called by whom with what, as types.
-//! - [`antiforgery`]: the sender signs with the cluster's key, the receiver checks before it believes anything.
+//! - [`antiforgery`]: the sender signs with the cluster's key, the receiver checks before it
+//!   believes anything.
 //! - [`codec`]: msgpack, as all peers write it.
 //! - [`readable`]: payloads as people read and write them.
 

@@ -1,8 +1,8 @@
 //! Payloads as people read and write them: JSON for MessagePack.
 //!
-//! Texts, numbers, lists and maps are the same in both. Only MessagePack has binary values: they are shown as lists of
-//! numbers or as texts, and written as `{"$bin": "base64"}`; where a contract wants bytes, lists of numbers and texts are
-//! taken as well by the libraries of all years.
+//! Texts, numbers, lists and maps are the same in both. Only MessagePack has binary values: they
+//! are shown as lists of numbers or as texts, and written as `{"$bin": "base64"}`; where a contract
+//! wants bytes, lists of numbers and texts are taken as well by the libraries of all years.
 
 use anyhow::{Context as _, Result, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -126,7 +126,9 @@ impl Serialize for Written<'_> {
                     return serializer.serialize_bytes(&bytes);
                 }
                 let mut map = serializer.serialize_map(Some(members.len()))?;
-                members.iter().try_for_each(|(name, member)| map.serialize_entry(name, &Written(member)))?;
+                members
+                    .iter()
+                    .try_for_each(|(name, member)| map.serialize_entry(name, &Written(member)))?;
                 map.end()
             }
             plain => plain.serialize(serializer),
@@ -154,7 +156,10 @@ mod tests {
         let payload = from_json(&json!({ "body": {"$bin": "aGk="} })).unwrap();
         assert_eq!(to_json(&payload, Binary::Bytes), json!({ "body": [104, 105] }));
         assert_eq!(to_json(&payload, Binary::Text), json!({ "body": "hi" }));
-        assert_eq!(to_json(&payload, Binary::Both), json!({ "body": {"str": "hi", "bin": [104, 105]} }));
+        assert_eq!(
+            to_json(&payload, Binary::Both),
+            json!({ "body": {"str": "hi", "bin": [104, 105]} })
+        );
         assert!(from_json(&json!({ "$bin": "not base64!" })).is_err());
     }
 

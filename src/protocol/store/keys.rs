@@ -85,15 +85,25 @@ mod tests {
             "B40411AD09B70A2C83D59923584F66BA2C5A3C274DC4F19416DA49CCD6531F9C"
         );
         assert_eq!(
-            link_hash("MBCFOPM6JW2APJLXJD3Z5O4CN7CPYJ2B4FTKLJUR5YR5MITIU7HD3WD5", "wasmcloud:httpserver", "default"),
+            link_hash(
+                "MBCFOPM6JW2APJLXJD3Z5O4CN7CPYJ2B4FTKLJUR5YR5MITIU7HD3WD5",
+                "wasmcloud:httpserver",
+                "default"
+            ),
             "EC986307FC72C45DBA4699F5AD52702B09800138ACA24BC53339B929423947B6"
         );
     }
 
     #[test]
     fn references_are_encoded_and_keys_parse_back() {
-        assert_eq!(reference("wasmcloud.azurecr.io/echo:0.3.4"), "REFMAP_d2FzbWNsb3VkLmF6dXJlY3IuaW8vZWNobzowLjMuNA");
-        assert_eq!(parse_reference(&reference("r.example/echo:1")).as_deref(), Some("r.example/echo:1"));
+        assert_eq!(
+            reference("wasmcloud.azurecr.io/echo:0.3.4"),
+            "REFMAP_d2FzbWNsb3VkLmF6dXJlY3IuaW8vZWNobzowLjMuNA"
+        );
+        assert_eq!(
+            parse_reference(&reference("r.example/echo:1")).as_deref(),
+            Some("r.example/echo:1")
+        );
         assert_eq!(parse_reference("REFMAP_%"), None);
         assert_eq!(Key::parse("REFMAP_a_b"), Key::Reference("a_b"));
         assert_eq!(Key::parse(&link("H")), Key::Link("H"));

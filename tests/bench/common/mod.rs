@@ -25,7 +25,8 @@ pub const CONCURRENCY: usize = 64;
 
 pub async fn start_server(dir: &TempDir) -> (NatsServer, String) {
     let dirs = Dirs::find(&ProcessEnvironment, std::env::home_dir().as_deref());
-    let binary = nats_server::find_or_install(&ProcessEnvironment, &dirs).await.expect("a nats-server");
+    let binary =
+        nats_server::find_or_install(&ProcessEnvironment, &dirs).await.expect("a nats-server");
     let port = free_port();
     let settings = nats_server::Settings {
         name: format!("bench-{port}"),
@@ -45,7 +46,11 @@ pub async fn start_host(dir: &TempDir, address: &str, local_calls: &str) -> Host
 }
 
 /// A host with these settings besides the usual ones.
-pub async fn start_host_with(dir: &TempDir, address: &str, settings: &[(&'static str, &str)]) -> Host {
+pub async fn start_host_with(
+    dir: &TempDir,
+    address: &str,
+    settings: &[(&'static str, &str)],
+) -> Host {
     let home = dir.path().to_path_buf();
     let flags = [
         ("nats_host", address),
@@ -64,11 +69,15 @@ pub async fn start_host_with(dir: &TempDir, address: &str, settings: &[(&'static
     };
     let config = Config::load(&sources).expect("good settings").config;
     let dirs = Dirs::find(&*sources.env, Some(&home));
-    Host::start(config, &dirs, &lattice_dashboard::Opener, &CancellationToken::new()).await.expect("the host starts")
+    Host::start(config, &dirs, &lattice_dashboard::Opener, &CancellationToken::new())
+        .await
+        .expect("the host starts")
 }
 
 pub async fn start_actor(client: &async_nats::Client, host: &Host, name: &str) -> Duration {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/actors/signed").join(format!("{name}.wasm"));
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("examples/actors/signed")
+        .join(format!("{name}.wasm"));
     let body = format!(r#"{{"actor_ref":"file://{}","count":{CONCURRENCY}}}"#, path.display());
     command(client, host, "scale", body, "actor_started").await
 }
@@ -78,7 +87,13 @@ pub async fn stop_actor(client: &async_nats::Client, host: &Host, id: &str) {
 }
 
 /// Sends a command to a host of this process and waits for the event that tells of its end.
-async fn command(client: &async_nats::Client, host: &Host, verb: &str, body: String, event: &str) -> Duration {
+async fn command(
+    client: &async_nats::Client,
+    host: &Host,
+    verb: &str,
+    body: String,
+    event: &str,
+) -> Duration {
     command_of(client, "default", host.state().facts().id.as_str(), verb, body, event).await
 }
 
@@ -91,7 +106,8 @@ pub async fn command_of(
     body: String,
     event: &str,
 ) -> Duration {
-    let mut events = client.subscribe(format!("wasmbus.evt.{lattice}.{event}")).await.expect("subscribed");
+    let mut events =
+        client.subscribe(format!("wasmbus.evt.{lattice}.{event}")).await.expect("subscribed");
     client.flush().await.expect("flushed");
     let began = Instant::now();
     let subject = format!("wasmbus.ctl.{lattice}.cmd.{host}.{verb}");
@@ -102,7 +118,10 @@ pub async fn command_of(
 
 /// A port nobody listens on right now.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port")
+        .port()
 }
 
 pub fn median(mut numbers: Vec<f64>) -> f64 {

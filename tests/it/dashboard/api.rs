@@ -25,12 +25,16 @@ async fn an_application_is_put_together_and_taken_apart() {
     let dashboard = Dashboard::start(&server).await;
     let id = dashboard.host.id.clone();
     let (status, uploaded) = dashboard.upload(file("echo")).await;
-    assert_eq!((status, &uploaded["kind"], &uploaded["public_key"]), (StatusCode::OK, &json!("actor"), &json!(ECHO)));
+    assert_eq!(
+        (status, &uploaded["kind"], &uploaded["public_key"]),
+        (StatusCode::OK, &json!("actor"), &json!(ECHO))
+    );
     let reference = uploaded["reference"].as_str().unwrap().to_owned();
 
     let started = dashboard.done(Method::POST, "/actors", start(&reference, None)).await;
     assert_eq!((&started["target_id"], &started["host_id"]), (&json!(ECHO), &json!(id)));
-    let stages: Vec<_> = started["stages"].as_array().unwrap().iter().map(|stage| stage["name"].clone()).collect();
+    let stages: Vec<_> =
+        started["stages"].as_array().unwrap().iter().map(|stage| stage["name"].clone()).collect();
     assert!(stages.contains(&json!("auction")) && stages.contains(&json!("command")), "{stages:?}");
     let provider = json!({ "reference": "builtin://httpserver", "host_id": id });
     let provider = dashboard.done(Method::POST, "/providers", provider).await;
@@ -42,22 +46,29 @@ async fn an_application_is_put_together_and_taken_apart() {
         "values": { "address": format!("127.0.0.1:{port}") },
     });
     dashboard.done(Method::PUT, "/links", link).await;
-    let url = dashboard.until("/links", |links| Some(links["items"][0]["urls"][0].as_str()?.to_owned())).await;
+    let url = dashboard
+        .until("/links", |links| Some(links["items"][0]["urls"][0].as_str()?.to_owned()))
+        .await;
     let page = eventually("the page is there", || async { reqwest::get(&url).await.ok() }).await;
     assert_eq!(page.status(), StatusCode::OK);
 
     let scaled = json!({ "host_id": id, "max": 7 });
     dashboard.done(Method::POST, &format!("/actors/{ECHO}/scale"), scaled).await;
-    let detail =
-        dashboard.until(&format!("/actors/{ECHO}"), |actor| (actor["replicas"] == 7).then(|| actor.clone())).await;
+    let detail = dashboard
+        .until(&format!("/actors/{ECHO}"), |actor| (actor["replicas"] == 7).then(|| actor.clone()))
+        .await;
     assert_eq!(detail["placements"][0]["host_id"], json!(id));
     assert_eq!(detail["claims"]["caps"], json!(["wasmcloud:httpserver"]));
     assert_eq!((&detail["links"][0]["state"], &detail["missing"]), (&json!("ok"), &json!([])));
     let operation = &detail["operations"][0];
-    assert_eq!((&operation["operation"], &operation["calls"]), (&json!("HttpServer.HandleRequest"), &json!(1)));
+    assert_eq!(
+        (&operation["operation"], &operation["calls"]),
+        (&json!("HttpServer.HandleRequest"), &json!(1))
+    );
 
-    let again =
-        dashboard.done(Method::POST, "/actors", json!({ "reference": reference, "host_id": id, "max": 7 })).await;
+    let again = dashboard
+        .done(Method::POST, "/actors", json!({ "reference": reference, "host_id": id, "max": 7 }))
+        .await;
     assert!(again["text"].as_str().unwrap().contains("already"), "{again}");
     let which = format!("/links?actor_id={ECHO}&contract_id=wasmcloud:httpserver");
     dashboard.done(Method::DELETE, &which, Value::Null).await;
@@ -67,11 +78,13 @@ async fn an_application_is_put_together_and_taken_apart() {
     dashboard
         .until("/overview", |overview| {
             let counts = &overview["counts"];
-            (counts["actors"] == 0 && counts["providers"] == 0 && counts["links"] == 0).then_some(())
+            (counts["actors"] == 0 && counts["providers"] == 0 && counts["links"] == 0)
+                .then_some(())
         })
         .await;
     let events = dashboard.get("/events?severity=good").await;
-    let texts: Vec<_> = events["items"].as_array().unwrap().iter().map(|event| event["text"].to_string()).collect();
+    let texts: Vec<_> =
+        events["items"].as_array().unwrap().iter().map(|event| event["text"].to_string()).collect();
     assert!(texts.iter().any(|text| text.contains("echo linked to HTTP server")), "{texts:#?}");
 }
 
@@ -80,7 +93,9 @@ async fn what_cannot_be_done_is_told_with_its_reason() {
     let server = Server::start().await;
     let dashboard = Dashboard::start(&server).await;
     let id = dashboard.host.id.clone();
-    let failed = dashboard.change(Method::POST, "/actors", start("file:///nowhere/at/all.wasm", Some(&id))).await;
+    let failed = dashboard
+        .change(Method::POST, "/actors", start("file:///nowhere/at/all.wasm", Some(&id)))
+        .await;
     assert_eq!(failed["state"], "failed");
     assert!(failed["text"].as_str().unwrap().contains("/nowhere/at/all.wasm"), "{failed}");
     dashboard
@@ -97,25 +112,41 @@ async fn what_cannot_be_done_is_told_with_its_reason() {
     let cases = [
         (dashboard.upload(unsigned).await, StatusCode::UNPROCESSABLE_ENTITY, "host claims sign"),
         (dashboard.upload(b"hello".to_vec()).await, StatusCode::UNPROCESSABLE_ENTITY, "neither"),
-        (dashboard.upload(vec![0; (64 << 20) + 1]).await, StatusCode::PAYLOAD_TOO_LARGE, "host push"),
-        (dashboard.send(Method::POST, "/actors", Some(json!({}))).await, StatusCode::UNPROCESSABLE_ENTITY, "reference"),
+        (
+            dashboard.upload(vec![0; (64 << 20) + 1]).await,
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "host push",
+        ),
+        (
+            dashboard.send(Method::POST, "/actors", Some(json!({}))).await,
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "reference",
+        ),
         (
             dashboard.send(Method::POST, "/actors", Some(start("x:1", Some("N.>")))).await,
             StatusCode::UNPROCESSABLE_ENTITY,
             "host",
         ),
         (
-            dashboard.send(Method::POST, "/providers", Some(json!({ "reference": "builtin://nothing" }))).await,
+            dashboard
+                .send(Method::POST, "/providers", Some(json!({ "reference": "builtin://nothing" })))
+                .await,
             StatusCode::UNPROCESSABLE_ENTITY,
             "builtin://httpserver",
         ),
         (
-            dashboard.send(Method::DELETE, &format!("/links?actor_id={ECHO}&contract_id=a:b"), None).await,
+            dashboard
+                .send(Method::DELETE, &format!("/links?actor_id={ECHO}&contract_id=a:b"), None)
+                .await,
             StatusCode::NOT_FOUND,
             "no link",
         ),
         (dashboard.send(Method::GET, "/hosts/NOBODY", None).await, StatusCode::NOT_FOUND, "NOBODY"),
-        (dashboard.send(Method::GET, "/actors?limit=many", None).await, StatusCode::BAD_REQUEST, "limit"),
+        (
+            dashboard.send(Method::GET, "/actors?limit=many", None).await,
+            StatusCode::BAD_REQUEST,
+            "limit",
+        ),
         (dashboard.send(Method::GET, "/nothing", None).await, StatusCode::NOT_FOUND, "openapi"),
     ];
     for ((status, body), expected, words) in cases {
@@ -127,7 +158,8 @@ async fn what_cannot_be_done_is_told_with_its_reason() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_auction_tells_which_hosts_would_take_something() {
     let server = Server::start().await;
-    let dashboard = Dashboard::of(with_dashboard(host(&server)).label("machine", "first").start().await);
+    let dashboard =
+        Dashboard::of(with_dashboard(host(&server)).label("machine", "first").start().await);
     let second = host(&server).label("machine", "second").start().await;
     dashboard.until("/hosts", |hosts| (hosts["total"] == 2).then_some(())).await;
     let asked = json!({ "kind": "actor", "reference": example("echo"), "constraints": { "machine": "second" } });
@@ -141,9 +173,13 @@ async fn an_auction_tells_which_hosts_would_take_something() {
         .collect();
     assert_eq!(offers[&second.id]["offers"], true, "{offers:#?}");
     let first = &offers[&dashboard.host.id];
-    assert_eq!((&first["offers"], &first["why"]), (&json!(false), &json!("its machine is first, not second")));
+    assert_eq!(
+        (&first["offers"], &first["why"]),
+        (&json!(false), &json!("its machine is first, not second"))
+    );
 
-    // The replica is started where the constraint says, and the label of a host can be changed from here.
+    // The replica is started where the constraint says, and the label of a host can be changed from
+    // here.
     let placed = json!({ "reference": example("echo"), "constraints": { "machine": "second" } });
     let placed = dashboard.done(Method::POST, "/actors", placed).await;
     assert_eq!(placed["host_id"], json!(second.id));
@@ -160,8 +196,10 @@ async fn a_call_is_made_and_its_decision_told() {
     let server = Server::start().await;
     let dashboard = Dashboard::start(&server).await;
     dashboard.done(Method::POST, "/actors", start(&example("echo"), None)).await;
-    let request = json!({ "method": "GET", "path": "/hello", "queryString": "", "header": {}, "body": [] });
-    let call = json!({ "actor_id": ECHO, "operation": "HttpServer.HandleRequest", "payload": request });
+    let request =
+        json!({ "method": "GET", "path": "/hello", "queryString": "", "header": {}, "body": [] });
+    let call =
+        json!({ "actor_id": ECHO, "operation": "HttpServer.HandleRequest", "payload": request });
     let (status, reply) = dashboard.send(Method::POST, "/call", Some(call)).await;
     assert_eq!(
         (status, &reply["ok"], &reply["reply"]["statusCode"]),
@@ -171,7 +209,10 @@ async fn a_call_is_made_and_its_decision_told() {
     assert!(reply["text"].as_str().unwrap().contains("/hello"), "{reply}");
     assert!(reply["took_us"].as_u64().unwrap() > 0);
     let steps = reply["trace"]["steps"].as_array().unwrap();
-    assert!(steps.iter().any(|step| step["step"] == "path" && step["outcome"] == "ok"), "{steps:#?}");
+    assert!(
+        steps.iter().any(|step| step["step"] == "path" && step["outcome"] == "ok"),
+        "{steps:#?}"
+    );
 
     let nobody = json!({ "actor_id": PONGER, "operation": "Pong.Pong" });
     let (_, reply) = dashboard.send(Method::POST, "/call", Some(nobody)).await;
@@ -188,7 +229,9 @@ async fn hosts_of_the_lattice_come_and_go() {
     let name = dashboard
         .until("/hosts", |hosts| {
             let all = hosts["items"].as_array()?;
-            all.iter().find(|host| host["id"] == json!(second.id))?["name"].as_str().map(str::to_owned)
+            all.iter().find(|host| host["id"] == json!(second.id))?["name"]
+                .as_str()
+                .map(str::to_owned)
         })
         .await;
     assert!(!name.is_empty());
@@ -196,7 +239,8 @@ async fn hosts_of_the_lattice_come_and_go() {
     client::start(&server, &second, &example("echo"), 3).await;
     dashboard.until("/actors", |actors| (actors["items"][0]["replicas"] == 3).then_some(())).await;
     let detail = format!("/hosts/{}", second.id);
-    let round_trip = dashboard.until(&detail, |host| host["vitals"]["ctl"]["round_trip_us"].as_u64()).await;
+    let round_trip =
+        dashboard.until(&detail, |host| host["vitals"]["ctl"]["round_trip_us"].as_u64()).await;
     assert!(round_trip > 0);
     let stop = format!("/hosts/{}/stop", second.id);
     let (status, begun) = dashboard.send(Method::POST, &stop, Some(json!({}))).await;
@@ -205,8 +249,12 @@ async fn hosts_of_the_lattice_come_and_go() {
     dashboard.until("/hosts", |hosts| (hosts["total"] == 1).then_some(())).await;
     dashboard.until("/actors", |actors| (actors["total"] == 0).then_some(())).await;
     let events = dashboard.get(&format!("/events?q={name}")).await;
-    let names: Vec<_> = events["items"].as_array().unwrap().iter().map(|event| event["name"].clone()).collect();
-    assert!(names.contains(&json!("host_started")) && names.contains(&json!("host_stopped")), "{names:?}");
+    let names: Vec<_> =
+        events["items"].as_array().unwrap().iter().map(|event| event["name"].clone()).collect();
+    assert!(
+        names.contains(&json!("host_started")) && names.contains(&json!("host_stopped")),
+        "{names:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -223,11 +271,14 @@ async fn who_is_cut_off_takes_nobody_else_for_lost() {
     })
     .await;
     let hosts = dashboard.get("/hosts").await;
-    let states: Vec<_> = hosts["items"].as_array().unwrap().iter().map(|host| host["state"].clone()).collect();
+    let states: Vec<_> =
+        hosts["items"].as_array().unwrap().iter().map(|host| host["state"].clone()).collect();
     assert_eq!(states, [json!("ok"), json!("ok")], "{hosts}");
     assert_eq!(dashboard.get("/events?name=host_lost").await["items"], json!([]));
     server.resume().await;
-    dashboard.until("/overview", |overview| (overview["attention"] == json!([])).then_some(())).await;
+    dashboard
+        .until("/overview", |overview| (overview["attention"] == json!([])).then_some(()))
+        .await;
     dashboard.until("/hosts", |hosts| (hosts["total"] == 2).then_some(())).await;
 }
 
@@ -240,11 +291,15 @@ async fn secrets_of_links_stay_where_they_are() {
             "actor_id": ECHO, "provider_id": httpserver::SPEC.public_key, "contract_id": "acme:store", "values": values,
         })
     };
-    dashboard.done(Method::PUT, "/links", put(json!({ "password": "hunter22", "url": "redis://a" }))).await;
+    dashboard
+        .done(Method::PUT, "/links", put(json!({ "password": "hunter22", "url": "redis://a" })))
+        .await;
     let shown = dashboard.until("/links", |links| links["items"].get(0).cloned()).await;
     assert_eq!(shown["values"], json!({ "password": null, "url": "redis://a" }));
     // A value that was not shown is kept, one that was shown is changed.
-    dashboard.done(Method::PUT, "/links", put(json!({ "password": null, "url": "redis://b" }))).await;
+    dashboard
+        .done(Method::PUT, "/links", put(json!({ "password": null, "url": "redis://b" })))
+        .await;
     let table = dashboard.host.host().links().table();
     let link = table.link(ECHO, "acme:store", "default").expect("the link");
     assert_eq!((&*link.values["password"], &*link.values["url"]), ("hunter22", "redis://b"));
@@ -263,10 +318,14 @@ async fn streams_tell_what_changed() {
     let mut wanted = async |words: &str| {
         let search = async {
             while !heard.contains(words) {
-                heard.push_str(&String::from_utf8_lossy(&bytes.next().await.expect("more").expect("bytes")));
+                heard.push_str(&String::from_utf8_lossy(
+                    &bytes.next().await.expect("more").expect("bytes"),
+                ));
             }
         };
-        tokio::time::timeout(crate::harness::PATIENCE, search).await.unwrap_or_else(|_| panic!("no {words:?}"));
+        tokio::time::timeout(crate::harness::PATIENCE, search)
+            .await
+            .unwrap_or_else(|_| panic!("no {words:?}"));
         heard.clear();
     };
     wanted("event: hello").await;
@@ -275,7 +334,11 @@ async fn streams_tell_what_changed() {
     wanted("event: overview").await;
     wanted("event: tick").await;
     let (_, begun) = dashboard
-        .send(Method::POST, &format!("/actors/{ECHO}/stop"), Some(json!({ "host_id": dashboard.host.id })))
+        .send(
+            Method::POST,
+            &format!("/actors/{ECHO}/stop"),
+            Some(json!({ "host_id": dashboard.host.id })),
+        )
         .await;
     wanted(&format!("\"id\":{}", begun["id"])).await;
     // It ends with the host.
@@ -291,15 +354,20 @@ async fn a_lattice_with_many_actors_is_shown_in_pages() {
     for number in 0..12 {
         let signing = Signing { name: Some(format!("actor {number:02}")), ..Signing::default() };
         let guest = guests::sign(&guests::wapc("(i32.const 1)"), &signing);
-        let (status, _) = dashboard.send(Method::POST, "/actors", Some(start(&guest.reference, None))).await;
+        let (status, _) =
+            dashboard.send(Method::POST, "/actors", Some(start(&guest.reference, None))).await;
         assert_eq!(status, StatusCode::ACCEPTED);
         ids.push(guest.id.clone());
         kept.push(guest);
     }
     dashboard.until("/actors", |actors| (actors["total"] == 12).then_some(())).await;
     let page = dashboard.get("/actors?sort=-name&offset=2&limit=3").await;
-    let names: Vec<_> = page["items"].as_array().unwrap().iter().map(|actor| actor["name"].clone()).collect();
-    assert_eq!((names, &page["total"]), (vec![json!("actor 09"), json!("actor 08"), json!("actor 07")], &json!(12)));
+    let names: Vec<_> =
+        page["items"].as_array().unwrap().iter().map(|actor| actor["name"].clone()).collect();
+    assert_eq!(
+        (names, &page["total"]),
+        (vec![json!("actor 09"), json!("actor 08"), json!("actor 07")], &json!(12))
+    );
     let found = dashboard.get(&format!("/actors?q={}", &ids[5][..20])).await;
     assert_eq!((&found["total"], &found["items"][0]["name"]), (&json!(1), &json!("actor 05")));
 }

@@ -1,5 +1,5 @@
-//! The page in a real browser: every view, every action with mouse and keyboard, the rules of accessibility, and what it
-//! looks like, for `target/dashboard`.
+//! The page in a real browser: every view, every action with mouse and keyboard, the rules of
+//! accessibility, and what it looks like, for `target/dashboard`.
 
 use std::process::Command;
 
@@ -23,20 +23,31 @@ const ESCAPE: &str = "\u{e00c}";
 const ENTER: &str = "\u{e007}";
 
 /// A name that would do harm if it were taken for markup.
-const HOSTILE: &str = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>";
+const HOSTILE: &str =
+    "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>";
 
 /// Something of everything: an actor that is called, providers, links, one of them dangling.
 async fn furnished(server: &Server) -> (Dashboard, String) {
-    let dashboard = Dashboard::of(with_dashboard(host(server)).label("machine", "first").start().await);
+    let dashboard =
+        Dashboard::of(with_dashboard(host(server)).label("machine", "first").start().await);
     let id = dashboard.host.id.clone();
     for reference in ["builtin://httpserver", "builtin://keyvalue"] {
-        dashboard.done(Method::POST, "/providers", json!({ "reference": reference, "host_id": id })).await;
+        dashboard
+            .done(Method::POST, "/providers", json!({ "reference": reference, "host_id": id }))
+            .await;
     }
     for name in ["echo", "kvcounter"] {
         dashboard.done(Method::POST, "/actors", start(&example(name), Some(&id))).await;
     }
     let address = format!("127.0.0.1:{}", free_port());
-    client::link(server, ECHO, httpserver::SPEC.public_key, "wasmcloud:httpserver", &[("address", &address)]).await;
+    client::link(
+        server,
+        ECHO,
+        httpserver::SPEC.public_key,
+        "wasmcloud:httpserver",
+        &[("address", &address)],
+    )
+    .await;
     let url = format!("http://{address}/");
     eventually("the page answers", || async { reqwest::get(&url).await.ok() }).await;
     (dashboard, url)
@@ -80,8 +91,13 @@ async fn every_view_is_readable_for_everybody_on_every_screen() {
             browser.see("main h1").await;
             settled(&browser).await;
             let violations = browser.violations().await;
-            found.extend(violations.into_iter().map(|violation| format!("{name} {scheme} {width}: {violation}")));
-            let too_wide = browser.run("return document.documentElement.scrollWidth - innerWidth").await;
+            found.extend(
+                violations
+                    .into_iter()
+                    .map(|violation| format!("{name} {scheme} {width}: {violation}")),
+            );
+            let too_wide =
+                browser.run("return document.documentElement.scrollWidth - innerWidth").await;
             if too_wide.as_i64().unwrap_or_default() > 0 {
                 found.push(format!("{name} {scheme} {width}: {too_wide} pixels too wide"));
             }
@@ -96,7 +112,8 @@ async fn every_view_is_readable_for_everybody_on_every_screen() {
         }
         let complaints = browser.complaints().await;
         // The one view that asks for what is not there.
-        let complaints = complaints.into_iter().filter(|text| name != "nowhere" || !text.contains("404"));
+        let complaints =
+            complaints.into_iter().filter(|text| name != "nowhere" || !text.contains("404"));
         found.extend(complaints.map(|complaint| format!("{name}: {complaint}")));
     }
     assert!(found.is_empty(), "{found:#?}");
@@ -128,7 +145,11 @@ async fn the_page_is_small_and_asks_nobody_else() {
     for (name, _) in &entries {
         assert!(name.starts_with(dashboard.url.as_str()) || name.starts_with("data:"), "{name}");
     }
-    let assets = entries.iter().filter(|(name, _)| !name.contains("/api/")).map(|(_, bytes)| bytes).sum::<u64>();
+    let assets = entries
+        .iter()
+        .filter(|(name, _)| !name.contains("/api/"))
+        .map(|(_, bytes)| bytes)
+        .sum::<u64>();
     assert!(assets < 200_000, "{assets} bytes");
     assert_eq!(browser.complaints().await, Vec::<String>::new());
 }
@@ -136,7 +157,8 @@ async fn the_page_is_small_and_asks_nobody_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_application_is_put_together_with_the_mouse() {
     let server = Server::start().await;
-    let dashboard = Dashboard::of(with_dashboard(host(&server)).label("machine", "first").start().await);
+    let dashboard =
+        Dashboard::of(with_dashboard(host(&server)).label("machine", "first").start().await);
     let second = host(&server).label("machine", "second").start().await;
     let file = example("echo").trim_start_matches("file://").to_owned();
     let browser = Browser::start().await;
@@ -167,9 +189,11 @@ async fn an_application_is_put_together_with_the_mouse() {
     browser.open(dashboard.url.join(&format!("/actors/{ECHO}")).unwrap().as_str()).await;
     browser.click("main button", "Link it").await;
     // The one provider that fulfils the contract is chosen already.
-    let chosen =
-        "return [...document.querySelectorAll('dialog[open] input')].some((input) => input.value == 'HTTP server')";
-    eventually("the provider is chosen", || async { (browser.run(chosen).await == true).then_some(()) }).await;
+    let chosen = "return [...document.querySelectorAll('dialog[open] input')].some((input) => input.value == 'HTTP server')";
+    eventually("the provider is chosen", || async {
+        (browser.run(chosen).await == true).then_some(())
+    })
+    .await;
     put_value(&browser, "address", &address).await;
     browser.picture("link-form").await;
     send(&browser).await;
@@ -185,7 +209,9 @@ async fn an_application_is_put_together_with_the_mouse() {
     browser.see("dialog[open]").await;
     choose_host(&browser, &second.id).await;
     submit(&browser, "Runs on").await;
-    let there = dashboard.until(&format!("/actors/{ECHO}"), |actor| (actor["hosts"] == 2).then(|| actor.clone())).await;
+    let there = dashboard
+        .until(&format!("/actors/{ECHO}"), |actor| (actor["hosts"] == 2).then(|| actor.clone()))
+        .await;
     assert_eq!(there["placements"].as_array().map(Vec::len), Some(2));
     assert_eq!(browser.complaints().await, Vec::<String>::new());
 }
@@ -225,13 +251,15 @@ async fn choose(browser: &Browser, button: &str, item: &str) {
     .await;
 }
 
-/// Sends the open form as soon as it is complete, waits for the end of what it sets off, and leaves the dialog.
+/// Sends the open form as soon as it is complete, waits for the end of what it sets off, and leaves
+/// the dialog.
 async fn submit(browser: &Browser, end: &str) {
     send(browser).await;
     browser.with_text("dialog[open] .dialog-stage", end).await;
     browser.press(ESCAPE).await;
     eventually("the dialog is gone", || async {
-        (browser.run("return document.querySelectorAll('dialog[open]').length").await == 0).then_some(())
+        (browser.run("return document.querySelectorAll('dialog[open]').length").await == 0)
+            .then_some(())
     })
     .await;
 }
@@ -278,10 +306,17 @@ async fn what_runs_is_changed_and_stopped_with_the_mouse() {
     fields[0].send_keys("zone").await.unwrap();
     fields[1].send_keys("b").await.unwrap();
     submit(&browser, "zone=b").await;
-    dashboard.until(&format!("/hosts/{id}"), |host| (host["labels"]["zone"] == "b").then_some(())).await;
+    dashboard
+        .until(&format!("/hosts/{id}"), |host| (host["labels"]["zone"] == "b").then_some(()))
+        .await;
 
     browser.open(&at("/links")).await;
-    choose(&browser, "main [role=row] button[aria-haspopup], main tbody button[aria-haspopup]", "Delete").await;
+    choose(
+        &browser,
+        "main [role=row] button[aria-haspopup], main tbody button[aria-haspopup]",
+        "Delete",
+    )
+    .await;
     submit(&browser, "is not linked").await;
     dashboard.until("/links", |links| (links["total"] == 0).then_some(())).await;
 
@@ -330,7 +365,11 @@ async fn an_actor_is_called_and_events_are_searched() {
     browser.no_text("main", "echo scaled").await;
     // While the page is open, without a reload.
     dashboard
-        .done(Method::POST, &format!("/actors/{KVCOUNTER}/scale"), json!({ "host_id": dashboard.host.id, "max": 4 }))
+        .done(
+            Method::POST,
+            &format!("/actors/{KVCOUNTER}/scale"),
+            json!({ "host_id": dashboard.host.id, "max": 4 }),
+        )
         .await;
     browser.with_text("main", "kvcounter scaled to 4").await;
 
@@ -434,8 +473,10 @@ async fn a_killed_host_turns_red_and_a_new_one_appears() {
 #[tokio::test(flavor = "multi_thread")]
 async fn names_are_texts_whatever_is_in_them() {
     let server = Server::start().await;
-    let dashboard = Dashboard::of(with_dashboard(host(&server)).label("zone", HOSTILE).start().await);
-    let signing = Signing { name: Some(HOSTILE.into()), caps: vec![HOSTILE.into()], ..Signing::default() };
+    let dashboard =
+        Dashboard::of(with_dashboard(host(&server)).label("zone", HOSTILE).start().await);
+    let signing =
+        Signing { name: Some(HOSTILE.into()), caps: vec![HOSTILE.into()], ..Signing::default() };
     let guest = guests::sign(&guests::wapc("(i32.const 1)"), &signing);
     dashboard.done(Method::POST, "/actors", start(&guest.reference, None)).await;
     let link = json!({
@@ -446,12 +487,15 @@ async fn names_are_texts_whatever_is_in_them() {
     let browser = Browser::start().await;
     dashboard.enter(&browser).await;
     let actor = format!("/actors/{}", guest.id);
-    for path in ["/", "/hosts", "/actors", &actor, "/links", "/claims", "/events", "/activity", "/call"] {
+    for path in
+        ["/", "/hosts", "/actors", &actor, "/links", "/claims", "/events", "/activity", "/call"]
+    {
         browser.open(dashboard.url.join(path).unwrap().as_str()).await;
         browser.see("main h1").await;
         settled(&browser).await;
         assert_ne!(browser.client.title().await.unwrap(), "owned", "{path}");
-        let injected = browser.run("return document.querySelectorAll('main img, main script').length").await;
+        let injected =
+            browser.run("return document.querySelectorAll('main img, main script').length").await;
         assert_eq!(injected, 0, "{path}");
     }
     browser.open(dashboard.url.join(&actor).unwrap().as_str()).await;

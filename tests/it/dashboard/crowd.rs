@@ -39,7 +39,11 @@ async fn status(stream: &mut TcpStream) -> String {
 async fn is_well(dashboard: &Dashboard) {
     for path in ["/healthz", "/readyz"] {
         let answer = dashboard.without_login().get(dashboard.url.join(path).unwrap()).send().await;
-        assert_eq!(answer.unwrap_or_else(|error| panic!("{path}: {error}")).status(), StatusCode::OK, "{path}");
+        assert_eq!(
+            answer.unwrap_or_else(|error| panic!("{path}: {error}")).status(),
+            StatusCode::OK,
+            "{path}"
+        );
     }
 }
 
@@ -152,7 +156,9 @@ async fn slow_files_keep_no_other_file_out_and_are_given_up() {
                 if stream.write_all(b"x").await.is_err() {
                     return String::new();
                 }
-                if let Ok(Ok(read)) = timeout(Duration::from_millis(500), stream.read(&mut answer)).await {
+                if let Ok(Ok(read)) =
+                    timeout(Duration::from_millis(500), stream.read(&mut answer)).await
+                {
                     return String::from_utf8_lossy(&answer[..read]).into_owned();
                 }
             }
@@ -182,8 +188,13 @@ async fn wrong_files_and_bodies_are_refused_and_the_host_lives() {
     // Depth, size, and what nobody asked for.
     assert_eq!(post("{}".into()).await.unwrap().status(), StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(put("[".repeat(50_000)).await.unwrap().status(), StatusCode::UNPROCESSABLE_ENTITY);
-    assert_eq!(put(format!("\"{}\"", "x".repeat(3 << 20))).await.unwrap().status(), StatusCode::PAYLOAD_TOO_LARGE);
-    for path in ["/assets/../../Cargo.toml", "/assets/..%2f..%2fCargo.toml", "/assets/%2e%2e/index.html"] {
+    assert_eq!(
+        put(format!("\"{}\"", "x".repeat(3 << 20))).await.unwrap().status(),
+        StatusCode::PAYLOAD_TOO_LARGE
+    );
+    for path in
+        ["/assets/../../Cargo.toml", "/assets/..%2f..%2fCargo.toml", "/assets/%2e%2e/index.html"]
+    {
         let mut stream = connect(&dashboard).await;
         stream.write_all(request(&dashboard, path, "").as_bytes()).await.unwrap();
         assert_eq!(status(&mut stream).await, "404", "{path}");

@@ -36,7 +36,9 @@ async fn other_pages_and_other_names_are_refused() {
     let forged = [
         http.post(dashboard.at("/actors")).header("origin", "http://evil.example").json(&start),
         http.post(dashboard.at("/actors")).header("sec-fetch-site", "cross-site").json(&start),
-        http.post(dashboard.at("/session")).header("origin", "http://localhost:3000").json(&json!({ "token": "x" })),
+        http.post(dashboard.at("/session"))
+            .header("origin", "http://localhost:3000")
+            .json(&json!({ "token": "x" })),
         http.request(Method::OPTIONS, dashboard.at("/actors"))
             .header("origin", "http://evil.example")
             .header("access-control-request-method", "POST"),
@@ -49,19 +51,24 @@ async fn other_pages_and_other_names_are_refused() {
         assert!(!answer.headers().keys().any(|name| name.as_str().starts_with("access-control-")));
     }
     // No route here accepts a content type that a form can send, with or without the token.
-    for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"] {
+    for kind in
+        ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"]
+    {
         for path in ["/actors", "/uploads"] {
-            let request =
-                |http: &Client| http.post(dashboard.at(path)).header("content-type", kind).body(start.to_string());
+            let request = |http: &Client| {
+                http.post(dashboard.at(path)).header("content-type", kind).body(start.to_string())
+            };
             let status = request(&http).send().await.unwrap().status();
             assert_eq!(status, StatusCode::UNAUTHORIZED, "{path} {kind}");
-            let status = request(&http).bearer_auth(&dashboard.token).send().await.unwrap().status();
+            let status =
+                request(&http).bearer_auth(&dashboard.token).send().await.unwrap().status();
             assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{path} {kind}");
         }
     }
     // A name that was pointed here.
     for path in ["/", "/api/v1/hosts", "/metrics"] {
-        let request = http.get(dashboard.url.join(path).unwrap()).header("host", "evil.example:4000");
+        let request =
+            http.get(dashboard.url.join(path).unwrap()).header("host", "evil.example:4000");
         let answer = request.send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::MISDIRECTED_REQUEST, "{path}");
         assert!(answer.text().await.unwrap().contains("--dashboard-names"));
@@ -81,8 +88,16 @@ async fn a_request_that_names_two_hosts_or_another_one_is_refused() {
         ("GET /api/v1/hosts HTTP/1.1\r\n\r\n".to_owned(), "421"),
         (format!("GET http://{own}/api/v1/hosts HTTP/1.1\r\nhost: {own}\r\n\r\n"), "200"),
         // Smuggling: two lengths, a length beside chunks that nobody can agree on.
-        (format!("GET /livez HTTP/1.1\r\nhost: {own}\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n"), "400"),
-        (format!("GET /livez HTTP/1.1\r\nhost: {own}\r\ntransfer-encoding: xchunked\r\n\r\n"), "400"),
+        (
+            format!(
+                "GET /livez HTTP/1.1\r\nhost: {own}\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n"
+            ),
+            "400",
+        ),
+        (
+            format!("GET /livez HTTP/1.1\r\nhost: {own}\r\ntransfer-encoding: xchunked\r\n\r\n"),
+            "400",
+        ),
     ] {
         let answer = raw(&own, &request).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {expected}")), "{request}: {answer}");
@@ -103,7 +118,9 @@ async fn without_a_login_loopback_only_reads_and_sees_no_values_and_no_logs() {
     let server = Server::start().await;
     let dashboard = Dashboard::start(&server).await;
     dashboard.done(Method::POST, "/actors", start(&example("randogenlogger"), None)).await;
-    dashboard.done(Method::POST, "/providers", json!({ "reference": "builtin://httpserver" })).await;
+    dashboard
+        .done(Method::POST, "/providers", json!({ "reference": "builtin://httpserver" }))
+        .await;
     let words = "hidden-words";
     let mut link = json!({
         "actor_id": RANDOGENLOGGER, "provider_id": SPEC.public_key, "contract_id": "wasmcloud:httpserver",
@@ -113,7 +130,9 @@ async fn without_a_login_loopback_only_reads_and_sees_no_values_and_no_logs() {
     dashboard.send(Method::PUT, "/links", Some(link.clone())).await;
     link["values"]["timeout_ms"] = json!("1000");
     dashboard.done(Method::PUT, "/links", link).await;
-    dashboard.until("/links", |links| (links["items"][0]["values"].is_object()).then_some(())).await;
+    dashboard
+        .until("/links", |links| (links["items"][0]["values"].is_object()).then_some(()))
+        .await;
     let call = json!({ "actor_id": RANDOGENLOGGER, "operation": "Log", "payload": {} });
     dashboard.send(Method::POST, "/call", Some(call)).await;
     let guest = dashboard.without_login();
@@ -142,8 +161,14 @@ async fn without_a_login_loopback_only_reads_and_sees_no_values_and_no_logs() {
     // A client with the token sees them.
     assert_eq!(dashboard.get("/links").await["items"][0]["values"]["cache_control"], words);
     assert_eq!(dashboard.get(&format!("/links?q={words}")).await["total"], 1);
-    let masked: Value =
-        guest.get(dashboard.at(&format!("/links?q={words}"))).send().await.unwrap().json().await.unwrap();
+    let masked: Value = guest
+        .get(dashboard.at(&format!("/links?q={words}")))
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
     assert_eq!(masked["total"], 0, "a search must not tell what is hidden: {masked}");
     let stream = guest.get(dashboard.at("/stream")).send().await.unwrap();
     let mut parts = stream.bytes_stream();
@@ -161,17 +186,26 @@ async fn without_a_login_nothing_is_changed_sent_or_called() {
     let dashboard = Dashboard::start(&server).await;
     let guest = dashboard.without_login();
     let host = &dashboard.host.id;
-    let description: Value = guest.get(dashboard.at("/openapi.json")).send().await.unwrap().json().await.unwrap();
+    let description: Value =
+        guest.get(dashboard.at("/openapi.json")).send().await.unwrap().json().await.unwrap();
     let mut tried = 0;
     for (path, item) in description["paths"].as_object().unwrap() {
-        for method in item.as_object().unwrap().keys().filter(|method| *method != "parameters" && *method != "get") {
+        for method in item
+            .as_object()
+            .unwrap()
+            .keys()
+            .filter(|method| *method != "parameters" && *method != "get")
+        {
             if path == "/api/v1/session" {
                 continue;
             }
-            let path = path.replace("{id}", host).replace("{key}", "k").replace("{link_name}", "default");
+            let path =
+                path.replace("{id}", host).replace("{key}", "k").replace("{link_name}", "default");
             let method = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
             for http in [&guest, &forged_sessions(&dashboard)] {
-                let request = http.request(method.clone(), dashboard.url.join(&path).unwrap()).json(&json!({}));
+                let request = http
+                    .request(method.clone(), dashboard.url.join(&path).unwrap())
+                    .json(&json!({}));
                 let answer = request.send().await.unwrap();
                 assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{method} {path}");
                 assert!(answer.text().await.unwrap().contains("host dashboard"), "{method} {path}");
@@ -212,7 +246,8 @@ async fn a_link_logs_in_once_and_the_session_outlives_a_restart_until_it_is_revo
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     };
     let link = asked(&["--no-open"]);
-    let code = link.strip_prefix(&format!("{base}/login#")).unwrap_or_else(|| panic!("{link}")).to_owned();
+    let code =
+        link.strip_prefix(&format!("{base}/login#")).unwrap_or_else(|| panic!("{link}")).to_owned();
     let http = plain();
     let enter = |shown: Value| http.post(format!("{base}/api/v1/session")).json(&shown).send();
     let entered: Value = enter(json!({ "code": code })).await.unwrap().json().await.unwrap();
@@ -224,7 +259,11 @@ async fn a_link_logs_in_once_and_the_session_outlives_a_restart_until_it_is_revo
         let url = format!("{base}/api/v1/links?actor_id=M&contract_id=x");
         http.delete(url).bearer_auth(session).send()
     };
-    assert_eq!(change(&session).await.unwrap().status(), StatusCode::NOT_FOUND, "let in, and there is no such link");
+    assert_eq!(
+        change(&session).await.unwrap().status(),
+        StatusCode::NOT_FOUND,
+        "let in, and there is no such link"
+    );
 
     process.signal(rustix::process::Signal::TERM);
     assert_eq!(process.exit_code(), Some(0));
@@ -253,16 +292,29 @@ async fn every_answer_says_what_browsers_may_do_with_it() {
         let answer = plain().get(dashboard.url.join(path).unwrap()).send().await.unwrap();
         let text = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
         let policy = text("content-security-policy");
-        assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{path}: {policy}");
+        assert!(
+            policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"),
+            "{path}: {policy}"
+        );
         assert!(!policy.contains("unsafe"), "{path}: {policy}");
-        assert_eq!((&*text("x-content-type-options"), &*text("x-frame-options")), ("nosniff", "DENY"), "{path}");
+        assert_eq!(
+            (&*text("x-content-type-options"), &*text("x-frame-options")),
+            ("nosniff", "DENY"),
+            "{path}"
+        );
         assert!(answer.headers().get(header::ACCESS_CONTROL_ALLOW_ORIGIN).is_none());
     }
-    let first = plain().get(dashboard.url.join("/assets/index.html").unwrap()).send().await.unwrap();
+    let first =
+        plain().get(dashboard.url.join("/assets/index.html").unwrap()).send().await.unwrap();
     let tag = first.headers()[header::ETAG].clone();
-    let again = plain().get(dashboard.url.join("/assets/index.html").unwrap()).header("if-none-match", tag);
+    let again =
+        plain().get(dashboard.url.join("/assets/index.html").unwrap()).header("if-none-match", tag);
     assert_eq!(again.send().await.unwrap().status(), StatusCode::NOT_MODIFIED);
-    let outside = plain().get(dashboard.url.join("/assets/..%2f..%2fCargo.toml").unwrap()).send().await.unwrap();
+    let outside = plain()
+        .get(dashboard.url.join("/assets/..%2f..%2fCargo.toml").unwrap())
+        .send()
+        .await
+        .unwrap();
     assert_eq!(outside.status(), StatusCode::NOT_FOUND);
 }
 
@@ -272,30 +324,52 @@ async fn a_token_opens_the_door_and_guessing_does_not() {
     let builder = with_dashboard(host(&server)).set("dashboard_token", TOKEN);
     let dashboard = Dashboard::of(builder.start().await);
     let http = plain();
-    assert_eq!(http.get(dashboard.at("/hosts")).send().await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(
+        http.get(dashboard.at("/hosts")).send().await.unwrap().status(),
+        StatusCode::UNAUTHORIZED
+    );
     assert_eq!(
         http.get(dashboard.url.join("/metrics").unwrap()).send().await.unwrap().status(),
         StatusCode::UNAUTHORIZED
     );
-    assert_eq!(http.get(dashboard.url.join("/healthz").unwrap()).send().await.unwrap().status(), StatusCode::OK);
-    assert_eq!(http.get(dashboard.url.join("/login").unwrap()).send().await.unwrap().status(), StatusCode::OK);
+    assert_eq!(
+        http.get(dashboard.url.join("/healthz").unwrap()).send().await.unwrap().status(),
+        StatusCode::OK
+    );
+    assert_eq!(
+        http.get(dashboard.url.join("/login").unwrap()).send().await.unwrap().status(),
+        StatusCode::OK
+    );
 
-    let log_in = |token: &str| http.post(dashboard.at("/session")).json(&json!({ "token": token })).send();
+    let log_in =
+        |token: &str| http.post(dashboard.at("/session")).json(&json!({ "token": token })).send();
     let entered = log_in(TOKEN).await.unwrap();
     assert_eq!(entered.status(), StatusCode::OK);
     // Browsers send cookies to every port of a machine, so there is none.
     assert!(entered.headers().get(header::SET_COOKIE).is_none());
     let entered: Value = entered.json().await.unwrap();
     let session = entered["session"].as_str().unwrap().to_owned();
-    let with_session =
-        |method: Method, path: &str| http.request(method, dashboard.at(path)).bearer_auth(&session).send();
+    let with_session = |method: Method, path: &str| {
+        http.request(method, dashboard.at(path)).bearer_auth(&session).send()
+    };
     assert_eq!(with_session(Method::GET, "/hosts").await.unwrap().status(), StatusCode::OK);
     for token in [TOKEN, &dashboard.token] {
-        let bearer = http.get(dashboard.url.join("/metrics").unwrap()).bearer_auth(token).send().await.unwrap();
+        let bearer = http
+            .get(dashboard.url.join("/metrics").unwrap())
+            .bearer_auth(token)
+            .send()
+            .await
+            .unwrap();
         assert_eq!(bearer.status(), StatusCode::OK);
     }
-    assert_eq!(with_session(Method::DELETE, "/session").await.unwrap().status(), StatusCode::NO_CONTENT);
-    assert_eq!(with_session(Method::GET, "/hosts").await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(
+        with_session(Method::DELETE, "/session").await.unwrap().status(),
+        StatusCode::NO_CONTENT
+    );
+    assert_eq!(
+        with_session(Method::GET, "/hosts").await.unwrap().status(),
+        StatusCode::UNAUTHORIZED
+    );
 
     let mut wait = None;
     for _ in 0..10 {
@@ -317,8 +391,12 @@ async fn beyond_loopback_a_token_is_made_up_and_kept_in_a_file() {
     let dashboard = Dashboard::of(builder.start().await);
     let file = dashboard.host.host().dashboard().unwrap().token_file.clone().expect("a file");
     let token = std::fs::read_to_string(file).unwrap();
-    assert_eq!(plain().get(dashboard.at("/hosts")).send().await.unwrap().status(), StatusCode::UNAUTHORIZED);
-    let entered = plain().get(dashboard.at("/hosts")).bearer_auth(token.trim()).send().await.unwrap();
+    assert_eq!(
+        plain().get(dashboard.at("/hosts")).send().await.unwrap().status(),
+        StatusCode::UNAUTHORIZED
+    );
+    let entered =
+        plain().get(dashboard.at("/hosts")).bearer_auth(token.trim()).send().await.unwrap();
     assert_eq!(entered.status(), StatusCode::OK);
 }
 
@@ -327,7 +405,8 @@ async fn a_taken_port_makes_way_and_0_is_none() {
     let server = Server::start().await;
     let first = Dashboard::start(&server).await;
     let port = first.url.port().unwrap();
-    let second = Dashboard::of(host(&server).set("dashboard_port", &port.to_string()).start().await);
+    let second =
+        Dashboard::of(host(&server).set("dashboard_port", &port.to_string()).start().await);
     assert!(second.url.port().unwrap() > port);
     assert_eq!(second.get("/overview").await["host_id"], json!(second.host.id));
     assert!(host(&server).start().await.host().dashboard().is_none());

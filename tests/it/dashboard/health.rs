@@ -17,8 +17,12 @@ async fn check(dashboard: &Dashboard, path: &str) -> (StatusCode, Value) {
 async fn readiness_follows_the_nats_server_and_liveness_does_not() {
     let server = Server::start().await;
     let dashboard = Dashboard::start(&server).await;
-    for (path, member) in [("/healthz", "live"), ("/api/livez", "live"), ("/readyz", "ready"), ("/api/readyz", "ready")]
-    {
+    for (path, member) in [
+        ("/healthz", "live"),
+        ("/api/livez", "live"),
+        ("/readyz", "ready"),
+        ("/api/readyz", "ready"),
+    ] {
         let (status, body) = check(&dashboard, path).await;
         assert_eq!((status, &body[member]), (StatusCode::OK, &json!(true)), "{path}: {body}");
     }
@@ -26,7 +30,11 @@ async fn readiness_follows_the_nats_server_and_liveness_does_not() {
     server.freeze().await;
     let began = Instant::now();
     let (status, body) = check(&dashboard, "/readyz").await;
-    assert_eq!((status, &body["ready"]), (StatusCode::SERVICE_UNAVAILABLE, &json!(false)), "{body}");
+    assert_eq!(
+        (status, &body["ready"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &json!(false)),
+        "{body}"
+    );
     assert!(began.elapsed() < Duration::from_secs(5), "it must not hang with the server");
     let why = body["checks"][0]["why"].as_str().unwrap();
     assert!(why.contains("NATS server does not answer"), "{why}");

@@ -1,4 +1,5 @@
-//! The dashboard: its API, who may enter, health checks and metrics with plain requests; and the page in a real browser.
+//! The dashboard: its API, who may enter, health checks and metrics with plain requests; and the
+//! page in a real browser.
 
 mod api;
 mod browser;
@@ -15,7 +16,9 @@ use reqwest::{
 };
 use serde_json::{Value, json};
 
-use crate::harness::{HostBuilder, PATIENCE, Server, TestHost, browser::Browser, eventually, host, nats::free_port};
+use crate::harness::{
+    HostBuilder, PATIENCE, Server, TestHost, browser::Browser, eventually, host, nats::free_port,
+};
 
 /// A host with a dashboard, and a client of it that is logged in.
 pub struct Dashboard {
@@ -39,10 +42,17 @@ impl Dashboard {
     pub fn of(host: TestHost) -> Self {
         let place = host.host().dashboard().expect("a dashboard");
         let url = place.url().parse().expect("an address");
-        let token = token::read(place.token_file.as_ref().expect("a file")).expect("a token").expose().to_owned();
+        let token = token::read(place.token_file.as_ref().expect("a file"))
+            .expect("a token")
+            .expose()
+            .to_owned();
         let bearer = format!("Bearer {token}").parse().expect("a header");
         let headers = HeaderMap::from_iter([(AUTHORIZATION, bearer)]);
-        let http = reqwest::Client::builder().timeout(PATIENCE).default_headers(headers).build().expect("a client");
+        let http = reqwest::Client::builder()
+            .timeout(PATIENCE)
+            .default_headers(headers)
+            .build()
+            .expect("a client");
         Self { host, url, token, http }
     }
 
@@ -53,7 +63,8 @@ impl Dashboard {
 
     /// The code of a link, as `host dashboard` makes one.
     pub fn code(&self) -> String {
-        Keys::new(&lattice_base::config::Secret::new(&*self.token), None).code(&self.host.id, token::now())
+        Keys::new(&lattice_base::config::Secret::new(&*self.token), None)
+            .code(&self.host.id, token::now())
     }
 
     /// Logs a browser in by a link.
@@ -76,7 +87,12 @@ impl Dashboard {
         body
     }
 
-    pub async fn send(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> (StatusCode, Value) {
         let mut request = self.http.request(method, self.at(path));
         if let Some(body) = body {
             request = request.json(&body);
@@ -126,7 +142,8 @@ impl Dashboard {
 
     /// Sends a file.
     pub async fn upload(&self, content: Vec<u8>) -> (StatusCode, Value) {
-        let request = self.http.post(self.at("/uploads")).header("content-type", "application/octet-stream");
+        let request =
+            self.http.post(self.at("/uploads")).header("content-type", "application/octet-stream");
         let answer = request.body(content).send().await.expect("an answer");
         (answer.status(), answer.json().await.expect("JSON"))
     }

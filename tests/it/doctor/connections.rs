@@ -68,7 +68,9 @@ async fn the_port_of_leaf_nodes_is_not_taken_for_that_of_clients() {
 
 #[tokio::test]
 async fn a_web_server_and_what_says_nothing_are_no_nats_servers() {
-    for (answer, words) in [(&b"HTTP/1.1 200 OK\r\n\r\nhello"[..], "a web server"), (b"", "is no NATS server")] {
+    for (answer, words) in
+        [(&b"HTTP/1.1 200 OK\r\n\r\nhello"[..], "a web server"), (b"", "is no NATS server")]
+    {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let serving = tokio::spawn(async move {
@@ -135,11 +137,11 @@ async fn a_server_that_wants_a_login_says_so_to_those_without_one() {
 #[tokio::test]
 async fn credentials_of_strangers_are_refused_and_those_that_are_none_are_named() {
     let (own, stranger) = (operator(), operator());
-    let server = Server::with_config(Some("core"), &format!("{JETSTREAM}{}", own.server_config)).await;
+    let server =
+        Server::with_config(Some("core"), &format!("{JETSTREAM}{}", own.server_config)).await;
     let desk = Desk::new();
     let creds = desk.file("stranger.creds", stranger.creds());
-    let settings =
-        json!({ "ctl_host": server.url(), "rpc_host": server.url(), "ctl_creds": creds, "rpc_creds": creds });
+    let settings = json!({ "ctl_host": server.url(), "rpc_host": server.url(), "ctl_creds": creds, "rpc_creds": creds });
     desk.settings(&settings);
     let diagnosis = desk.diagnosis().await;
     diagnosis.says("nats-ctl", "wrong", &["refuses the login", "stranger.creds"]);
@@ -159,25 +161,31 @@ fn expiring(jwt: &str, account_seed: &str, expires: u64) -> String {
     let mut claims: Value = serde_json::from_slice(&claims).expect("JSON");
     claims["exp"] = expires.into();
     let text = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
-    let signature =
-        KeyPair::from_seed(account_seed.trim()).expect("a seed").sign(text.as_bytes()).expect("a signature");
+    let signature = KeyPair::from_seed(account_seed.trim())
+        .expect("a seed")
+        .sign(text.as_bytes())
+        .expect("a signature");
     format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
 #[tokio::test]
-async fn credentials_that_expired_are_told_apart_from_wrong_ones_and_those_about_to_are_a_warning() {
+async fn credentials_that_expired_are_told_apart_from_wrong_ones_and_those_about_to_are_a_warning()
+{
     let keys = TempDir::new().unwrap();
     let operator = Operator::new(&keep(keys.path()).unwrap(), "test").unwrap();
     let account = std::fs::read_to_string(keys.path().join("account.nk")).unwrap();
-    let server = Server::with_config(Some("core"), &format!("{JETSTREAM}{}", operator.server_config)).await;
+    let server =
+        Server::with_config(Some("core"), &format!("{JETSTREAM}{}", operator.server_config)).await;
     let desk = Desk::new();
     let now = lattice_protocol::identity::claims::now();
     let write = |expires: u64| {
-        desk.file("user.creds", jwt::creds(&expiring(&operator.user_jwt, &account, expires), &operator.user_seed))
+        desk.file(
+            "user.creds",
+            jwt::creds(&expiring(&operator.user_jwt, &account, expires), &operator.user_seed),
+        )
     };
     let creds = write(now - 3600);
-    let settings =
-        json!({ "ctl_host": server.url(), "rpc_host": server.url(), "ctl_creds": creds, "rpc_creds": creds });
+    let settings = json!({ "ctl_host": server.url(), "rpc_host": server.url(), "ctl_creds": creds, "rpc_creds": creds });
     desk.settings(&settings);
     let diagnosis = desk.diagnosis().await;
     diagnosis.says("credentials", "wrong", &["user.creds", "expired", "ago"]);
@@ -192,7 +200,8 @@ fn tls_server(options: &str) -> (Server, Authority) {
     let server = Server::prepare("127.0.0.1", Some("core"), "");
     let authority = Authority::new(server.dir(), "authority");
     let Certified { certificate, key } = authority.sign(server.dir(), "server");
-    let (certificate, key, ca) = (certificate.display(), key.display(), authority.certificate.display());
+    let (certificate, key, ca) =
+        (certificate.display(), key.display(), authority.certificate.display());
     server.configure(&format!(
         "{JETSTREAM} tls {{ cert_file: \"{certificate}\", key_file: \"{key}\", ca_file: \"{ca}\", {options} }}"
     ));
@@ -204,7 +213,11 @@ async fn a_private_authority_that_is_not_named_is_what_is_missing() {
     let (mut server, authority) = tls_server("");
     server.resume().await;
     let diagnosis = desk_at(&server.url()).diagnosis().await;
-    diagnosis.says("nats-ctl", "wrong", &["no secure connection", "name the authority", "ctl_tls_ca"]);
+    diagnosis.says(
+        "nats-ctl",
+        "wrong",
+        &["no secure connection", "name the authority", "ctl_tls_ca"],
+    );
 
     let desk = Desk::new();
     let other = Authority::new(desk.path(), "other");
@@ -231,7 +244,9 @@ async fn a_client_certificate_that_the_server_wants_is_what_is_missing() {
 async fn tls_that_the_server_has_not_is_told_from_tls_that_is_not_trusted() {
     let server = Server::start().await;
     let desk = Desk::new();
-    desk.settings(&json!({ "ctl_host": server.url(), "rpc_host": server.url(), "ctl_tls": "true" }));
+    desk.settings(
+        &json!({ "ctl_host": server.url(), "rpc_host": server.url(), "ctl_tls": "true" }),
+    );
     let diagnosis = desk.diagnosis().await;
     diagnosis.says("nats-ctl", "wrong", &["the server has no TLS", "ctl_tls"]);
 }
@@ -246,7 +261,10 @@ async fn a_server_that_wants_tls_first_is_recognised() {
         .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    crate::harness::eventually("it listens", || async { std::net::TcpStream::connect(server.address()).ok() }).await;
+    crate::harness::eventually("it listens", || async {
+        std::net::TcpStream::connect(server.address()).ok()
+    })
+    .await;
     let diagnosis = desk_at(&server.url()).diagnosis().await;
     let _ = child.kill();
     let _ = child.wait();
@@ -271,7 +289,11 @@ async fn restricted(permissions: &str) -> (Server, Desk) {
 async fn a_subject_that_may_not_be_published_to_is_named() {
     let (_server, desk) = restricted(r#"publish: { deny: "wasmbus.ctl.*.cmd.>" }"#).await;
     let diagnosis = desk.diagnosis().await;
-    diagnosis.says("permissions", "wrong", &["ctl may not publish", ".cmd.", "commands to hosts", "wasmbus.>"]);
+    diagnosis.says(
+        "permissions",
+        "wrong",
+        &["ctl may not publish", ".cmd.", "commands to hosts", "wasmbus.>"],
+    );
 }
 
 #[tokio::test]
@@ -291,7 +313,8 @@ async fn a_subject_that_would_be_heeded_is_looked_up_and_not_tried() {
 
 #[tokio::test]
 async fn a_subject_that_may_not_be_heard_is_named() {
-    let (_server, desk) = restricted(r#"subscribe: { deny: ["wasmbus.rpc.>", "wasmbus.evt.>"] }"#).await;
+    let (_server, desk) =
+        restricted(r#"subscribe: { deny: ["wasmbus.rpc.>", "wasmbus.evt.>"] }"#).await;
     let diagnosis = desk.diagnosis().await;
     diagnosis.says("permissions", "wrong", &["rpc may not subscribe", "wasmbus.rpc.default.hosts"]);
     diagnosis.says("permissions", "wrong", &["ctl may not subscribe", "wasmbus.evt.default"]);

@@ -36,7 +36,11 @@ async fn a_wrong_lattice_is_told_with_the_one_that_has_hosts() {
     let server = Server::start().await;
     let host = host(&server).set("lattice_prefix", "shop").start().await;
     let diagnosis = Desk::at(&server).diagnosis().await;
-    diagnosis.says("hosts", "wrong", &["no host of lattice default", "lattice shop", "--lattice shop"]);
+    diagnosis.says(
+        "hosts",
+        "wrong",
+        &["no host of lattice default", "lattice shop", "--lattice shop"],
+    );
     let diagnosis = Desk::at(&server).with("--lattice", "shop").diagnosis().await;
     diagnosis.is_content("hosts");
     host.stop().await;
@@ -47,9 +51,17 @@ async fn a_second_cluster_key_is_told_with_who_refuses_whom() {
     let server = Server::start().await;
     let first = host(&server).start().await;
     // It accepts the others' calls; the others do not accept its.
-    let second = host(&server).set("cluster_seed", &other_seed()).set("cluster_issuers", CLUSTER).start().await;
+    let second = host(&server)
+        .set("cluster_seed", &other_seed())
+        .set("cluster_issuers", CLUSTER)
+        .start()
+        .await;
     let diagnosis = Desk::at(&server).diagnosis().await;
-    diagnosis.says("issuers", "wrong", &[&first.id, "refuse calls of", &second.id, "cluster_issuers"]);
+    diagnosis.says(
+        "issuers",
+        "wrong",
+        &[&first.id, "refuse calls of", &second.id, "cluster_issuers"],
+    );
     let findings = diagnosis.check("issuers")["findings"].as_array().unwrap().len();
     assert_eq!(findings, 1, "the other direction works");
     second.stop().await;
@@ -65,7 +77,11 @@ async fn a_cluster_seed_of_these_settings_that_no_host_accepts_is_told() {
     let settings = |seed: &str| json!({ "ctl_host": server.url(), "rpc_host": server.url(), "js_domain": "core", "cluster_seed": seed });
     desk.settings(&settings(&seed));
     let diagnosis = desk.diagnosis().await;
-    diagnosis.says("issuers", "wrong", &[&host.id, "signed with the cluster seed of the settings here"]);
+    diagnosis.says(
+        "issuers",
+        "wrong",
+        &[&host.id, "signed with the cluster seed of the settings here"],
+    );
     diagnosis.hides(&seed);
     desk.settings(&settings(""));
     desk.diagnosis().await.says("issuers", "note", &["no cluster seed"]);
@@ -77,15 +93,20 @@ async fn a_cluster_seed_of_these_settings_that_no_host_accepts_is_told() {
 #[tokio::test]
 async fn hosts_in_different_domains_are_told_with_their_domains() {
     let leaves = free_port();
-    let config =
-        |domain: &str, leaf: String| format!("jetstream {{ domain: {domain}, store_dir: \"@DIR@/js\" }}\n{leaf}");
-    let core =
-        Server::with_config(Some("core"), &config("core", format!("leafnodes {{ listen: \"127.0.0.1:{leaves}\" }}")))
-            .await;
+    let config = |domain: &str, leaf: String| {
+        format!("jetstream {{ domain: {domain}, store_dir: \"@DIR@/js\" }}\n{leaf}")
+    };
+    let core = Server::with_config(
+        Some("core"),
+        &config("core", format!("leafnodes {{ listen: \"127.0.0.1:{leaves}\" }}")),
+    )
+    .await;
     let remote = format!("leafnodes {{ remotes = [ {{ url: \"nats://127.0.0.1:{leaves}\" }} ] }}");
     let edge = Server::with_config(Some("edge"), &config("edge", remote)).await;
     let (first, second) = (host(&core).start().await, host(&edge).start().await);
-    let diagnosis = Desk::at(&core).diagnosed("domains", "wrong", &["core", "edge", &first.id, &second.id]).await;
+    let diagnosis = Desk::at(&core)
+        .diagnosed("domains", "wrong", &["core", "edge", &first.id, &second.id])
+        .await;
     diagnosis.says("domains", "wrong", &["js_domain"]);
     second.stop().await;
     first.stop().await;
@@ -113,8 +134,7 @@ async fn a_host_of_an_earlier_year_is_told_and_does_no_harm() {
         "uptime_seconds": 9, "uptime_human": "9s", "version": "0.82.0", "js_domain": "core", "lattice_prefix": "default",
         "ctl_host": "127.0.0.1", "rpc_host": "127.0.0.1", "prov_rpc_host": "127.0.0.1",
     });
-    let inventory =
-        json!({ "host_id": id, "labels": {}, "friendly_name": "old-timer-1234", "actors": [], "providers": [] });
+    let inventory = json!({ "host_id": id, "labels": {}, "friendly_name": "old-timer-1234", "actors": [], "providers": [] });
     let answers = json!({ "ping.hosts": ping, format!("get.{id}.inv"): inventory });
     let _old = answering(&server, CONTROL, move |tail, _| answers.get(tail).cloned()).await;
     let diagnosis = Desk::at(&server).diagnosis().await;
@@ -132,9 +152,13 @@ async fn a_host_that_vanished_is_named_while_the_others_remember_it() {
     let dir = TempDir::new().unwrap();
     let mut gone = Process::start(&mut member(dir.path(), &server));
     gone.line("ready");
-    let id = eventually("the other hears it", || async { stays.other_hosts().first().map(|(id, _)| id.clone()) }).await;
+    let id = eventually("the other hears it", || async {
+        stays.other_hosts().first().map(|(id, _)| id.clone())
+    })
+    .await;
     gone.signal(Signal::KILL);
-    let diagnosis = Desk::at(&server).diagnosed("hosts", "warning", &[&id, "vanished without a goodbye"]).await;
+    let diagnosis =
+        Desk::at(&server).diagnosed("hosts", "warning", &[&id, "vanished without a goodbye"]).await;
     diagnosis.says("hosts", "warning", &["machine runs"]);
     stays.stop().await;
 }
@@ -144,7 +168,9 @@ async fn hosts_whose_calls_go_to_different_servers_are_told_not_to_hear_each_oth
     let (server, island) = (Server::start().await, Server::start().await);
     let first = host(&server).start().await;
     let second = host(&server).set("rpc_host", &island.url()).start().await;
-    let diagnosis = Desk::at(&server).diagnosed("hosts", "wrong", &[&first.id, "does not hear", &second.id]).await;
+    let diagnosis = Desk::at(&server)
+        .diagnosed("hosts", "wrong", &[&first.id, "does not hear", &second.id])
+        .await;
     diagnosis.says("hosts", "wrong", &["rpc_host"]);
     second.stop().await;
     first.stop().await;
@@ -164,7 +190,11 @@ async fn labels_in_two_spellings_are_a_warning() {
 async fn what_a_host_found_odd_about_its_settings_is_told_by_the_host() {
     let server = Server::start().await;
     let host = host(&server).set("oci_user", "me").start().await;
-    Desk::at(&server).diagnosis().await.says("host-settings", "warning", &[&host.id, "oci_registry"]);
+    Desk::at(&server).diagnosis().await.says(
+        "host-settings",
+        "warning",
+        &[&host.id, "oci_registry"],
+    );
     host.stop().await;
 }
 
@@ -202,7 +232,8 @@ impl Newcomer {
         let mut command = self.command();
         command.args(["doctor", "-o", "json"]);
         let output = tokio::task::spawn_blocking(move || output(&mut command)).await.unwrap();
-        let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error} in {output:?}"));
+        let report = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error} in {output:?}"));
         Diagnosis { report, code: output.status.code() }
     }
 }
@@ -239,8 +270,17 @@ async fn the_report_for_people_names_the_check_and_what_to_do() {
     asked.arg("doctor");
     let output = tokio::task::spawn_blocking(move || output(&mut asked)).await.unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    let line = text.lines().position(|line| line.starts_with("hosts ") && line.contains("wrong")).expect("the check");
-    assert!(text.lines().nth(line + 1).is_some_and(|fix| fix.contains("-> start one: `host up`")), "{text}");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("one check found something wrong"), "{output:?}");
+    let line = text
+        .lines()
+        .position(|line| line.starts_with("hosts ") && line.contains("wrong"))
+        .expect("the check");
+    assert!(
+        text.lines().nth(line + 1).is_some_and(|fix| fix.contains("-> start one: `host up`")),
+        "{text}"
+    );
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("one check found something wrong"),
+        "{output:?}"
+    );
     assert_eq!(output.status.code(), Some(1));
 }

@@ -15,7 +15,9 @@ use crate::harness::{
 async fn a_key_that_nobody_reads_is_named_with_its_line() {
     let server = Server::start().await;
     let desk = Desk::at(&server);
-    desk.settings(&json!({ "ctl_host": server.url(), "rpc_host": server.url(), "js_domian": "core" }));
+    desk.settings(
+        &json!({ "ctl_host": server.url(), "rpc_host": server.url(), "js_domian": "core" }),
+    );
     let diagnosis = desk.diagnosis().await;
     diagnosis.says("settings", "warning", &["js_domian", "host_config.json:1"]);
 }
@@ -23,7 +25,9 @@ async fn a_key_that_nobody_reads_is_named_with_its_line() {
 #[tokio::test]
 async fn every_mistyped_setting_is_named_and_nothing_else_is_tried() {
     let desk = Desk::new();
-    desk.settings(&json!({ "rpc_timeout_ms": "soon", "ctl_port": 70000, "cluster_seed": "nonsense" }));
+    desk.settings(
+        &json!({ "rpc_timeout_ms": "soon", "ctl_port": 70000, "cluster_seed": "nonsense" }),
+    );
     let diagnosis = desk.diagnosis().await;
     diagnosis.says("settings", "wrong", &["rpc_timeout_ms", "soon", "accepted:"]);
     diagnosis.says("settings", "wrong", &["ctl_port", "70000"]);
@@ -41,9 +45,10 @@ async fn a_variable_that_overrules_the_file_is_named_with_both_values() {
     let desk = Desk::at(&server).variable("WASMCLOUD_JS_DOMAIN", "edge");
     let diagnosis = desk.diagnosis().await;
     diagnosis.says("settings", "warning", &["js_domain", "WASMCLOUD_JS_DOMAIN", "edge", "core"]);
-    let desk = Desk::at(&server)
-        .variable("NATS_HOST", "127.0.0.1")
-        .variable("WASMCLOUD_CLUSTER_SEED", "SCAEYDHNSPDUEZBW2DRSYA6WLAJVDYLFTWQAZTDTHF6F2E3IXGCTGH6LCQ");
+    let desk = Desk::at(&server).variable("NATS_HOST", "127.0.0.1").variable(
+        "WASMCLOUD_CLUSTER_SEED",
+        "SCAEYDHNSPDUEZBW2DRSYA6WLAJVDYLFTWQAZTDTHF6F2E3IXGCTGH6LCQ",
+    );
     let diagnosis = desk.diagnosis().await;
     diagnosis.says("settings", "wrong", &["cluster_seed"]);
     diagnosis.hides(CLUSTER_SEED);
@@ -107,9 +112,13 @@ async fn checks_are_listed_and_chosen_by_name() {
     assert_eq!(diagnosis.report["checks"].as_array().unwrap().len(), 2);
     assert_eq!(diagnosis.verdict("nats-ctl"), "ok");
 
-    let list = output(crate::harness::process::command(desk.path()).args(["doctor", "--list", "-o", "name"]));
+    let list = output(
+        crate::harness::process::command(desk.path()).args(["doctor", "--list", "-o", "name"]),
+    );
     assert!(String::from_utf8_lossy(&list.stdout).lines().any(|name| name == "bucket"), "{list:?}");
-    let unknown = output(crate::harness::process::command(desk.path()).args(["doctor", "--check", "weather"]));
+    let unknown = output(
+        crate::harness::process::command(desk.path()).args(["doctor", "--check", "weather"]),
+    );
     assert_eq!(unknown.status.code(), Some(2));
     assert!(stderr(&unknown).contains("bucket"), "{unknown:?}");
 }

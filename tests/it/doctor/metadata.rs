@@ -12,15 +12,27 @@ use crate::harness::{Server, client, eventually, host, nats::free_port};
 async fn a_wrong_domain_is_told_with_the_right_one() {
     let server = Server::start().await;
     let desk = Desk::new();
-    desk.settings(&json!({ "ctl_host": server.url(), "rpc_host": server.url(), "js_domain": "other" }));
+    desk.settings(
+        &json!({ "ctl_host": server.url(), "rpc_host": server.url(), "js_domain": "other" }),
+    );
     let diagnosis = desk.diagnosis().await;
-    diagnosis.says("jetstream", "wrong", &["domain other does not answer", "domain core", "--js-domain core"]);
+    diagnosis.says(
+        "jetstream",
+        "wrong",
+        &["domain other does not answer", "domain core", "--js-domain core"],
+    );
     assert_eq!(diagnosis.verdict("bucket"), "skipped");
 
     let server = Server::with_domain(None).await;
-    desk.settings(&json!({ "ctl_host": server.url(), "rpc_host": server.url(), "js_domain": "other" }));
+    desk.settings(
+        &json!({ "ctl_host": server.url(), "rpc_host": server.url(), "js_domain": "other" }),
+    );
     let diagnosis = desk.diagnosis().await;
-    diagnosis.says("jetstream", "wrong", &["JetStream without a domain", "jetstream { domain: other }"]);
+    diagnosis.says(
+        "jetstream",
+        "wrong",
+        &["JetStream without a domain", "jetstream { domain: other }"],
+    );
 }
 
 #[tokio::test]
@@ -88,7 +100,8 @@ async fn cluster() -> Vec<Server> {
     let routes: Vec<u16> = (0..3).map(|_| free_port()).collect();
     let mut servers = Vec::new();
     for (index, route) in routes.iter().enumerate() {
-        let others: Vec<String> = routes.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
+        let others: Vec<String> =
+            routes.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
         let config = format!(
             "server_name: s{index}\njetstream {{ store_dir: \"@DIR@/js\" }}
              cluster {{ name: C, listen: \"127.0.0.1:{route}\", routes: [{}] }}",
@@ -119,7 +132,8 @@ async fn one_copy_of_the_bucket_in_a_cluster_is_a_warning_and_three_are_none() {
     let diagnosis = Desk::at(&servers[0]).diagnosis().await;
     diagnosis.says("bucket", "warning", &["one copy in a cluster of 3 servers", "--replicas 3"]);
     let context = jetstream::new(client::nats(&servers[0]).await);
-    let mut config = context.get_stream("KV_LATTICEDATA_default").await.unwrap().cached_info().config.clone();
+    let mut config =
+        context.get_stream("KV_LATTICEDATA_default").await.unwrap().cached_info().config.clone();
     config.num_replicas = 3;
     context.update_stream(config).await.unwrap();
     eventually("the copies are made", || async {
@@ -130,10 +144,12 @@ async fn one_copy_of_the_bucket_in_a_cluster_is_a_warning_and_three_are_none() {
     started.stop().await;
 }
 
-/// A hub without JetStream and two leaf nodes, with domains `core` and `extender`; the lattice is in `core`.
+/// A hub without JetStream and two leaf nodes, with domains `core` and `extender`; the lattice is
+/// in `core`.
 async fn site() -> (Server, Server, Server) {
     let port = free_port();
-    let hub = Server::with_config(None, &format!("leafnodes {{ listen: \"127.0.0.1:{port}\" }}")).await;
+    let hub =
+        Server::with_config(None, &format!("leafnodes {{ listen: \"127.0.0.1:{port}\" }}")).await;
     let leaf = |domain: &str| {
         format!(
             "jetstream {{ domain: {domain}, store_dir: \"@DIR@/js\" }}
@@ -143,7 +159,8 @@ async fn site() -> (Server, Server, Server) {
     let core = Server::with_config(Some("core"), &leaf("core")).await;
     let extender = Server::with_config(Some("core"), &leaf("extender")).await;
     let context = jetstream::with_domain(client::nats(&extender).await, "core");
-    eventually("the extender reaches the core", || async { context.query_account().await.ok() }).await;
+    eventually("the extender reaches the core", || async { context.query_account().await.ok() })
+        .await;
     (hub, core, extender)
 }
 

@@ -1,8 +1,9 @@
-//! `host doctor`: broken situations with real servers and real hosts, and which check says what; and that it keeps quiet where
-//! all is well.
+//! `host doctor`: broken situations with real servers and real hosts, and which check says what;
+//! and that it keeps quiet where all is well.
 //!
-//! One file per family: [`local`] is files and settings, [`connections`] the way to NATS and what this user may do there,
-//! [`metadata`] JetStream, [`lattice`] the hosts, and [`running`] what runs on them. Each situation is a test of its own.
+//! One file per family: [`local`] is files and settings, [`connections`] the way to NATS and what
+//! this user may do there, [`metadata`] JetStream, [`lattice`] the hosts, and [`running`] what runs
+//! on them. Each situation is a test of its own.
 
 mod connections;
 mod lattice;
@@ -40,7 +41,11 @@ struct Diagnosis {
 
 impl Desk {
     fn new() -> Self {
-        Self { dir: TempDir::new().expect("a directory"), arguments: Vec::new(), variables: Vec::new() }
+        Self {
+            dir: TempDir::new().expect("a directory"),
+            arguments: Vec::new(),
+            variables: Vec::new(),
+        }
     }
 
     /// One whose settings are those of a host of the tests at this server.
@@ -90,8 +95,11 @@ impl Desk {
     /// Asks the doctor. Hosts of this process go on meanwhile.
     async fn diagnosis(&self) -> Diagnosis {
         let mut command = self.command();
-        let output = tokio::task::spawn_blocking(move || output(&mut command)).await.expect("it does not panic");
-        let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error} in {output:?}"));
+        let output = tokio::task::spawn_blocking(move || output(&mut command))
+            .await
+            .expect("it does not panic");
+        let report = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error} in {output:?}"));
         Diagnosis { report, code: output.status.code() }
     }
 
@@ -108,14 +116,18 @@ impl Desk {
 impl Diagnosis {
     fn check(&self, name: &str) -> &Value {
         let checks = self.report["checks"].as_array().expect("checks");
-        checks.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("no check {name}"))
+        checks
+            .iter()
+            .find(|check| check["name"] == name)
+            .unwrap_or_else(|| panic!("no check {name}"))
     }
 
     fn verdict(&self, check: &str) -> &str {
         self.check(check)["verdict"].as_str().expect("a verdict")
     }
 
-    /// The finding of a check with this verdict, that has all of these words in what was seen or in what to do.
+    /// The finding of a check with this verdict, that has all of these words in what was seen or in
+    /// what to do.
     fn finding(&self, check: &str, verdict: &str, words: &[&str]) -> Option<&Value> {
         let findings = self.check(check)["findings"].as_array()?;
         findings.iter().find(|finding| {
@@ -137,14 +149,20 @@ impl Diagnosis {
 
     /// Asserts that a check found nothing amiss.
     fn is_content(&self, check: &str) {
-        assert!(matches!(self.verdict(check), "ok" | "note" | "skipped"), "{:#}", self.check(check));
+        assert!(
+            matches!(self.verdict(check), "ok" | "note" | "skipped"),
+            "{:#}",
+            self.check(check)
+        );
     }
 
-    /// Asserts that nothing is amiss anywhere, and that everything was looked at. Servers of the tests let everybody in.
+    /// Asserts that nothing is amiss anywhere, and that everything was looked at. Servers of the
+    /// tests let everybody in.
     fn is_healthy(&self) {
         let checks = self.report["checks"].as_array().expect("checks");
         let is_amiss = |check: &&Value| !matches!(check["verdict"].as_str(), Some("ok" | "note"));
-        let amiss: Vec<_> = checks.iter().filter(is_amiss).filter(|check| check["name"] != "login").collect();
+        let amiss: Vec<_> =
+            checks.iter().filter(is_amiss).filter(|check| check["name"] != "login").collect();
         assert!(amiss.is_empty() && self.code == Some(0), "{amiss:#?}");
     }
 

@@ -28,9 +28,21 @@ const ANSWER: &str = "(call $response (i32.const 0) (i32.const 5)) (i32.const 1)
 /// A guest whose claims expire after so long.
 fn expiring(after: Duration) -> (TempDir, String, String) {
     let (account, key) = (KeyPair::new_account(), KeyPair::new_module());
-    let metadata = wascap::jwt::Actor::new("brief".into(), Some(vec![]), Some(vec![]), false, Some(1), None, None);
+    let metadata = wascap::jwt::Actor::new(
+        "brief".into(),
+        Some(vec![]),
+        Some(vec![]),
+        false,
+        Some(1),
+        None,
+        None,
+    );
     let mut builder = ClaimsBuilder::<wascap::jwt::Actor>::new();
-    builder.issuer(&account.public_key()).subject(&key.public_key()).with_metadata(metadata).expires_in(after);
+    builder
+        .issuer(&account.public_key())
+        .subject(&key.public_key())
+        .with_metadata(metadata)
+        .expires_in(after);
     let wasm = wat::parse_str(wapc(ANSWER)).expect("valid text");
     let signed = embed_claims(&wasm, &builder.build(), &account).expect("the guest is signed");
     let (dir, reference) = guests::write(&signed);
@@ -117,11 +129,22 @@ async fn each_fault_of_a_link_is_told_with_what_mends_it() {
     client::link(&server, ECHO, http.public_key, "acme:web", &[]).await;
     // A slip of the pen.
     let address = format!("127.0.0.1:{}", free_port());
-    client::link(&server, ECHO, http.public_key, http.contract_id, &[("address", &address), ("adress", "x")]).await;
+    client::link(
+        &server,
+        ECHO,
+        http.public_key,
+        http.contract_id,
+        &[("address", &address), ("adress", "x")],
+    )
+    .await;
     // Nothing of it ever ran here.
     client::link(&server, ECHO, PROVIDER, "acme:ledger", &[]).await;
     let diagnosis = Desk::at(&server).diagnosis().await;
-    diagnosis.says("links", "wrong", &[KVCOUNTER, "runs on no host", "host start provider builtin://keyvalue"]);
+    diagnosis.says(
+        "links",
+        "wrong",
+        &[KVCOUNTER, "runs on no host", "host start provider builtin://keyvalue"],
+    );
     diagnosis.says("links", "wrong", &[ECHO, "acme:web", "not signed for", "--cap acme:web"]);
     diagnosis.says("links", "wrong", &["another contract, wasmcloud:httpserver", "host link del"]);
     diagnosis.says("links", "warning", &["adress", "host inspect builtin://httpserver"]);
@@ -137,8 +160,10 @@ async fn a_link_to_a_provider_under_another_link_name_leads_nowhere() {
     start_provider(&server, &host, "builtin://keyvalue").await;
     let spec = &keyvalue::SPEC;
     let ctl = ctl_2024(&server).await;
-    let ack =
-        ctl.advertise_link(KVCOUNTER, spec.public_key, spec.contract_id, "front", Default::default()).await.unwrap();
+    let ack = ctl
+        .advertise_link(KVCOUNTER, spec.public_key, spec.contract_id, "front", Default::default())
+        .await
+        .unwrap();
     assert!(ack.accepted, "{}", ack.error);
     let diagnosis = Desk::at(&server).diagnosis().await;
     diagnosis.says("links", "wrong", &["under link name front", "runs under link name default"]);
@@ -159,7 +184,11 @@ async fn a_port_that_somebody_else_has_is_told_with_the_address() {
     events.next("linkdef_set_failed").await;
     let desk = Desk::at(&server);
     let diagnosis = desk.diagnosis().await;
-    diagnosis.says("ports", "wrong", &[&format!("cannot listen on {address}"), &host.id, "another port"]);
+    diagnosis.says(
+        "ports",
+        "wrong",
+        &[&format!("cannot listen on {address}"), &host.id, "another port"],
+    );
     diagnosis.says("links", "wrong", &["does not take on the link", ECHO, &address]);
     // It is tried again, and then nothing is left to say.
     drop(taken);
@@ -236,10 +265,18 @@ async fn a_registry_that_refuses_the_login_is_told_before_and_after_a_pull() {
     let diagnosis = desk.diagnosis().await;
     diagnosis.says("registries", "warning", &[registry.address(), "refuses the login of oci_user"]);
     let mut events = Events::all(&server).await;
-    ctl_2024(&server).await.scale_actor(&host.id, &registry.image("echo:1"), 1, None).await.unwrap();
+    ctl_2024(&server)
+        .await
+        .scale_actor(&host.id, &registry.image("echo:1"), 1, None)
+        .await
+        .unwrap();
     events.next("actor_scale_failed").await;
     let diagnosis = desk.diagnosis().await;
-    diagnosis.says("registries", "wrong", &["last pull", registry.address(), "refuses the login of oci_user"]);
+    diagnosis.says(
+        "registries",
+        "wrong",
+        &["last pull", registry.address(), "refuses the login of oci_user"],
+    );
     diagnosis.says("starts", "warning", &["echo:1", "refuses the login"]);
     diagnosis.hides("not this");
     host.stop().await;
@@ -251,10 +288,18 @@ async fn plain_http_where_tls_is_meant_is_told_with_the_setting() {
     registry.push_actor("echo:1", "echo").await;
     let host = host(&server).own_cache().start().await;
     let mut events = Events::all(&server).await;
-    ctl_2024(&server).await.scale_actor(&host.id, &registry.image("echo:1"), 1, None).await.unwrap();
+    ctl_2024(&server)
+        .await
+        .scale_actor(&host.id, &registry.image("echo:1"), 1, None)
+        .await
+        .unwrap();
     events.next("actor_scale_failed").await;
     let diagnosis = Desk::at(&server).diagnosis().await;
-    diagnosis.says("registries", "wrong", &[registry.address(), "does not speak TLS", "allowed_insecure"]);
+    diagnosis.says(
+        "registries",
+        "wrong",
+        &[registry.address(), "does not speak TLS", "allowed_insecure"],
+    );
     host.stop().await;
 }
 
@@ -269,7 +314,11 @@ async fn services_that_are_configured_and_silent_are_told_with_what_that_means()
         .await;
     let desk = Desk::at(&server);
     let diagnosis = desk.diagnosis().await;
-    diagnosis.says("services", "wrong", &["policy service does not answer", "policy.nobody", "denied"]);
+    diagnosis.says(
+        "services",
+        "wrong",
+        &["policy service does not answer", "policy.nobody", "denied"],
+    );
     diagnosis.says("services", "warning", &["configuration service", "wasmbus.cfg.default.req"]);
 
     let denial = || Some(json!({ "requestId": "1", "permitted": false }));
@@ -283,7 +332,11 @@ async fn services_that_are_configured_and_silent_are_told_with_what_that_means()
 async fn hosts_that_ask_different_policy_services_are_a_warning() {
     let server = Server::start().await;
     let first = host(&server).start().await;
-    let second = host(&server).set("policy_topic", "policy.nobody").set("policy_timeout_ms", "200").start().await;
+    let second = host(&server)
+        .set("policy_topic", "policy.nobody")
+        .set("policy_timeout_ms", "200")
+        .start()
+        .await;
     Desk::at(&server).diagnosis().await.says(
         "services",
         "warning",
@@ -296,7 +349,8 @@ async fn hosts_that_ask_different_policy_services_are_a_warning() {
 #[tokio::test]
 async fn an_actor_that_is_full_is_told_with_how_to_give_it_room() {
     let server = Server::start().await;
-    let host = host(&server).set("rpc_timeout_ms", "20000").set("call_queue_max", "1").start().await;
+    let host =
+        host(&server).set("rpc_timeout_ms", "20000").set("call_queue_max", "1").start().await;
     // Works until its time is over.
     let busy = sign(&wapc("(loop $on (br $on)) (i32.const 1)"), &Signing::default());
     start(&server, &host, &busy.reference, 1).await;
@@ -305,7 +359,9 @@ async fn an_actor_that_is_full_is_told_with_how_to_give_it_room() {
         let (caller, id) = (client::Caller::new(&server).await, busy.id.clone());
         calls.spawn(async move { caller.call(&id, "Work", "").await });
     }
-    let diagnosis = Desk::at(&server).diagnosed("actors", "wrong", &[&busy.id, "further ones are refused"]).await;
+    let diagnosis = Desk::at(&server)
+        .diagnosed("actors", "wrong", &[&busy.id, "further ones are refused"])
+        .await;
     diagnosis.says("actors", "wrong", &["host scale actor"]);
     calls.shutdown().await;
     host.stop().await;

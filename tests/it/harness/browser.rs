@@ -36,7 +36,10 @@ const DELETE: char = '\u{e017}';
 
 /// Where screenshots are kept for whoever looks at a run.
 pub fn pictures() -> PathBuf {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target directory").join("dashboard");
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .parent()
+        .expect("the target directory")
+        .join("dashboard");
     std::fs::create_dir_all(&dir).expect("a directory for pictures");
     dir
 }
@@ -57,7 +60,11 @@ static TURN: Semaphore = Semaphore::const_new(1);
 struct ConsoleLog;
 
 impl WebDriverCompatibleCommand for ConsoleLog {
-    fn endpoint(&self, base: &url::Url, session: Option<&str>) -> Result<url::Url, url::ParseError> {
+    fn endpoint(
+        &self,
+        base: &url::Url,
+        session: Option<&str>,
+    ) -> Result<url::Url, url::ParseError> {
         base.join(&format!("session/{}/se/log", session.unwrap_or_default()))
     }
 
@@ -70,13 +77,20 @@ impl Browser {
     pub async fn start() -> Self {
         let turn = TURN.acquire().await.expect("nobody closes it");
         let (driver, chromium) = tokio::task::spawn_blocking(|| {
-            (packages::program("chromedriver", "chromium-driver"), packages::program("chromium", "chromium"))
+            (
+                packages::program("chromedriver", "chromium-driver"),
+                packages::program("chromium", "chromium"),
+            )
         })
         .await
         .expect("the browser is installed");
         let port = free_port();
         let mut command = Command::new(driver);
-        command.arg(format!("--port={port}")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .arg(format!("--port={port}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let driver = command.spawn().expect("chromedriver runs");
         let profile = TempDir::new().expect("a profile");
         let arguments = [
@@ -150,7 +164,8 @@ impl Browser {
         .await;
     }
 
-    /// Clicks what a selector means, with these words in it; again if the page exchanged it meanwhile.
+    /// Clicks what a selector means, with these words in it; again if the page exchanged it
+    /// meanwhile.
     pub async fn click(&self, css: &str, words: &str) {
         eventually(&format!("{css} with {words:?} is clicked"), || async move {
             self.find_text(css, words).await?.click().await.ok()
@@ -169,7 +184,9 @@ impl Browser {
             let xpath = xpath.clone();
             async move {
                 for element in self.client.find_all(Locator::XPath(&xpath)).await.ok()? {
-                    if element.is_displayed().await.unwrap_or(false) && element.is_enabled().await.unwrap_or(false) {
+                    if element.is_displayed().await.unwrap_or(false)
+                        && element.is_enabled().await.unwrap_or(false)
+                    {
                         return Some(element);
                     }
                 }
@@ -187,13 +204,18 @@ impl Browser {
         field.send_keys(text).await.expect("the field takes text");
     }
 
-    /// Presses keys, whoever has the focus. The control key is held from where it stands to where it stands again.
+    /// Presses keys, whoever has the focus. The control key is held from where it stands to where
+    /// it stands again.
     pub async fn press(&self, keys: &str) {
         let mut actions = KeyActions::new("keys".into());
         let mut is_held = false;
         for value in keys.chars() {
             if value == CONTROL {
-                actions = actions.then(if is_held { KeyAction::Up { value } } else { KeyAction::Down { value } });
+                actions = actions.then(if is_held {
+                    KeyAction::Up { value }
+                } else {
+                    KeyAction::Down { value }
+                });
                 is_held = !is_held;
             } else {
                 actions = actions.then(KeyAction::Down { value }).then(KeyAction::Up { value });
@@ -203,7 +225,10 @@ impl Browser {
     }
 
     pub async fn run(&self, script: &str) -> Value {
-        self.client.execute(script, Vec::new()).await.unwrap_or_else(|error| panic!("{script}: {error}"))
+        self.client
+            .execute(script, Vec::new())
+            .await
+            .unwrap_or_else(|error| panic!("{script}: {error}"))
     }
 
     /// Light or dark, as the operating system would say.
@@ -214,7 +239,8 @@ impl Browser {
 
     /// The size of the window, as a phone or a wall has it.
     pub async fn resize(&self, width: u32, height: u32) {
-        let metrics = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        let metrics =
+            json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
         self.devtools("Emulation.setDeviceMetricsOverride", metrics).await;
     }
 
@@ -260,12 +286,19 @@ struct DevTools {
 }
 
 impl WebDriverCompatibleCommand for DevTools {
-    fn endpoint(&self, base: &url::Url, session: Option<&str>) -> Result<url::Url, url::ParseError> {
+    fn endpoint(
+        &self,
+        base: &url::Url,
+        session: Option<&str>,
+    ) -> Result<url::Url, url::ParseError> {
         base.join(&format!("session/{}/goog/cdp/execute", session.unwrap_or_default()))
     }
 
     fn method_and_body(&self, _: &url::Url) -> (axum::http::Method, Option<String>) {
-        (axum::http::Method::POST, Some(json!({ "cmd": self.command, "params": self.parameters }).to_string()))
+        (
+            axum::http::Method::POST,
+            Some(json!({ "cmd": self.command, "params": self.parameters }).to_string()),
+        )
     }
 }
 
@@ -284,9 +317,20 @@ fn axe() -> &'static str {
         if !file.is_file() {
             std::fs::create_dir_all(&dir).expect("a directory");
             let mut npm = Command::new(packages::program("npm", "npm"));
-            npm.args(["install", "--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"]);
+            npm.args([
+                "install",
+                "--no-save",
+                "--ignore-scripts",
+                "--no-audit",
+                "--no-fund",
+                "--prefix",
+            ]);
             let done = npm.arg(&dir).arg(AXE).stdin(Stdio::null()).output().expect("npm runs");
-            assert!(done.status.success(), "npm install {AXE}: {}", String::from_utf8_lossy(&done.stderr));
+            assert!(
+                done.status.success(),
+                "npm install {AXE}: {}",
+                String::from_utf8_lossy(&done.stderr)
+            );
         }
         std::fs::read_to_string(file).expect("the rules")
     })

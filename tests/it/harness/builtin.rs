@@ -1,4 +1,5 @@
-//! A built-in provider by itself: linked and called without a host around it, with actors that are closures.
+//! A built-in provider by itself: linked and called without a host around it, with actors that are
+//! closures.
 
 use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
@@ -73,10 +74,16 @@ pub async fn context(
     let host_id = HostId::parse(HOST).expect("a host key");
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let (links, _) = Live::start(Store::new(Arc::new(Memory::default())), &tasks, stop).await;
-    let chunks = Chunks::new(&nats, server.domain(), lattice.as_str(), chunking::Settings::default());
+    let chunks =
+        Chunks::new(&nats, server.domain(), lattice.as_str(), chunking::Settings::default());
     let signer = Signer::new(CLUSTER_SEED).expect("the tests' cluster seed");
-    let client =
-        Client::new(nats.clone(), Subjects::new(lattice.clone(), "wasmbus.ctl"), signer, chunks, host_id.clone());
+    let client = Client::new(
+        nats.clone(),
+        Subjects::new(lattice.clone(), "wasmbus.ctl"),
+        signer,
+        chunks,
+        host_id.clone(),
+    );
     let rpc_timeout = Duration::from_secs(2);
     let remote = Remote::new(client, Peers::new(&host_id), links.clone(), Vec::new());
     let router = Router::new(lattice.clone(), links, Policy::off(), remote, true, rpc_timeout);
@@ -105,12 +112,20 @@ pub fn link(spec: &Spec, values: &[(&str, &str)]) -> Arc<LinkDefinition> {
         provider_id: spec.public_key.into(),
         link_name: "default".into(),
         contract_id: spec.contract_id.into(),
-        values: values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        values: values
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect(),
     })
 }
 
 /// Calls a link as the echo actor.
-pub async fn call(link: &Arc<dyn Link>, spec: &Spec, operation: &str, payload: Vec<u8>) -> Result<Bytes, CallError> {
+pub async fn call(
+    link: &Arc<dyn Link>,
+    spec: &Spec,
+    operation: &str,
+    payload: Vec<u8>,
+) -> Result<Bytes, CallError> {
     Arc::clone(link)
         .call(Call {
             origin: Entity::new(ECHO, "", ""),

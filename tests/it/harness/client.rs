@@ -1,4 +1,5 @@
-//! Clients: the control interface crates of both eras, a caller that signs like a provider, and ears for events.
+//! Clients: the control interface crates of both eras, a caller that signs like a provider, and
+//! ears for events.
 
 use std::{sync::Arc, time::Duration};
 
@@ -51,13 +52,21 @@ pub async fn bucket(server: &Server) -> async_nats::jetstream::kv::Store {
 }
 
 /// Writes a link to the bucket, past every host.
-pub async fn store_link(server: &Server, actor: &str, spec: &builtin::Spec, values: &[(&str, &str)]) {
+pub async fn store_link(
+    server: &Server,
+    actor: &str,
+    spec: &builtin::Spec,
+    values: &[(&str, &str)],
+) {
     let link = LinkDefinition {
         actor_id: actor.into(),
         provider_id: spec.public_key.into(),
         link_name: "default".into(),
         contract_id: spec.contract_id.into(),
-        values: values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        values: values
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect(),
     };
     let value = serde_json::to_vec(&link.identified()).expect("JSON");
     bucket(server).await.put(format!("LINKDEF_{}", link.id()), value.into()).await.expect("stored");
@@ -68,8 +77,9 @@ pub async fn nats(server: &Server) -> async_nats::Client {
     async_nats::connect(server.url()).await.expect("connected")
 }
 
-/// Waits until the server has taken what was sent on this connection, above all its subscriptions: flushing only empties
-/// the client's buffer, and what another connection publishes then may come first.
+/// Waits until the server has taken what was sent on this connection, above all its subscriptions:
+/// flushing only empties the client's buffer, and what another connection publishes then may come
+/// first.
 pub async fn settled(client: &async_nats::Client) {
     lattice_base::lattice::connection::confirm(client).await.expect("the server confirms");
 }
@@ -77,8 +87,8 @@ pub async fn settled(client: &async_nats::Client) {
 /// Every request of the control interface.
 pub const CONTROL: &str = "wasmbus.ctl.default.>";
 
-/// Stands for a host or a service: answers requests with what `answer` makes of the subject (without what `subject` says of
-/// it) and the payload, until what is returned is dropped.
+/// Stands for a host or a service: answers requests with what `answer` makes of the subject
+/// (without what `subject` says of it) and the payload, until what is returned is dropped.
 pub async fn answering(
     server: &Server,
     subject: &str,
@@ -118,10 +128,12 @@ pub async fn call_as_provider(
     argument: Vec<u8>,
 ) -> Result<Vec<u8>, wasmbus_rpc::error::RpcError> {
     let origin =
-        wasmbus_rpc::core::WasmCloudEntity::new_provider("wasmcloud:httpserver", "default").map(|mut entity| {
-            entity.public_key = PROVIDER.into();
-            entity
-        })?;
+        wasmbus_rpc::core::WasmCloudEntity::new_provider("wasmcloud:httpserver", "default").map(
+            |mut entity| {
+                entity.public_key = PROVIDER.into();
+                entity
+            },
+        )?;
     let target = wasmbus_rpc::core::WasmCloudEntity::new_actor(actor)?;
     rpc.send(origin, target, "default", Message { method, arg: argument.into() }).await
 }
@@ -137,8 +149,13 @@ pub fn http_request(method: &str, path: &str, body: &[u8]) -> Vec<u8> {
         header: std::collections::BTreeMap<String, Vec<String>>,
         body: Bytes,
     }
-    let request =
-        HttpRequest { method, path, query_string: "", header: Default::default(), body: Bytes::copy_from_slice(body) };
+    let request = HttpRequest {
+        method,
+        path,
+        query_string: "",
+        header: Default::default(),
+        body: Bytes::copy_from_slice(body),
+    };
     rmp_serde::to_vec_named(&request).expect("a request encodes")
 }
 
@@ -159,11 +176,19 @@ pub struct Caller {
 
 impl Caller {
     pub async fn new(server: &Server) -> Self {
-        Self { nats: nats(server).await, signer: Signer::new(CLUSTER_SEED).expect("the tests' cluster seed") }
+        Self {
+            nats: nats(server).await,
+            signer: Signer::new(CLUSTER_SEED).expect("the tests' cluster seed"),
+        }
     }
 
     /// A signed invocation of an actor.
-    pub fn invocation(&self, actor: &str, operation: &str, payload: impl Into<Bytes>) -> Invocation {
+    pub fn invocation(
+        &self,
+        actor: &str,
+        operation: &str,
+        payload: impl Into<Bytes>,
+    ) -> Invocation {
         let target = Entity::actor(&ActorId::parse(actor).expect("an actor"));
         let origin = target.clone();
         let (payload, id) = (payload.into(), uuid::Uuid::new_v4().to_string());
@@ -182,13 +207,24 @@ impl Caller {
 
     /// Sends an invocation, as it is, to an actor's subject.
     pub async fn send(&self, actor: &str, invocation: &Invocation) -> InvocationResponse {
-        let request = async_nats::Request::new().payload(codec::encode_invocation(invocation)).timeout(Some(PATIENCE));
-        let reply = self.nats.send_request(format!("wasmbus.rpc.default.{actor}"), request).await.expect("a reply");
+        let request = async_nats::Request::new()
+            .payload(codec::encode_invocation(invocation))
+            .timeout(Some(PATIENCE));
+        let reply = self
+            .nats
+            .send_request(format!("wasmbus.rpc.default.{actor}"), request)
+            .await
+            .expect("a reply");
         codec::decode_response(reply.payload).expect("a response")
     }
 
     /// Calls an actor; an error is the text of the response.
-    pub async fn call(&self, actor: &str, operation: &str, payload: impl Into<Bytes>) -> Result<Bytes, String> {
+    pub async fn call(
+        &self,
+        actor: &str,
+        operation: &str,
+        payload: impl Into<Bytes>,
+    ) -> Result<Bytes, String> {
         let response = self.send(actor, &self.invocation(actor, operation, payload)).await;
         response.error.map_or(Ok(response.msg), Err)
     }
@@ -221,7 +257,8 @@ impl Events {
     pub async fn next(&mut self, name: &str) -> Value {
         let search = async {
             while let Some(message) = self.subscriber.next().await {
-                let event: Value = serde_json::from_slice(&message.payload).expect("an event is JSON");
+                let event: Value =
+                    serde_json::from_slice(&message.payload).expect("an event is JSON");
                 if event["type"] == format!("com.wasmcloud.lattice.{name}") {
                     return event;
                 }
@@ -233,8 +270,10 @@ impl Events {
 
     /// The next event of whatever name.
     pub async fn any(&mut self) -> Value {
-        let message = tokio::time::timeout(PATIENCE, self.subscriber.next()).await.expect("no further event");
-        serde_json::from_slice(&message.expect("the subscription goes on").payload).expect("an event is JSON")
+        let message =
+            tokio::time::timeout(PATIENCE, self.subscriber.next()).await.expect("no further event");
+        serde_json::from_slice(&message.expect("the subscription goes on").payload)
+            .expect("an event is JSON")
     }
 
     /// The names of the next events up to and including `last`.
@@ -242,9 +281,15 @@ impl Events {
         let mut names = Vec::new();
         loop {
             let message = tokio::time::timeout(PATIENCE, self.subscriber.next()).await;
-            let message = message.unwrap_or_else(|_| panic!("no event {last} after {names:?}")).expect("a message");
+            let message = message
+                .unwrap_or_else(|_| panic!("no event {last} after {names:?}"))
+                .expect("a message");
             let event: Value = serde_json::from_slice(&message.payload).expect("an event is JSON");
-            let name = event["type"].as_str().expect("a type").trim_start_matches("com.wasmcloud.lattice.").to_owned();
+            let name = event["type"]
+                .as_str()
+                .expect("a type")
+                .trim_start_matches("com.wasmcloud.lattice.")
+                .to_owned();
             names.push(name.clone());
             if name == last {
                 return names;
@@ -256,7 +301,8 @@ impl Events {
 /// Starts an actor with the client of 2024 and waits for it.
 pub async fn start(server: &Server, host: &TestHost, reference: &str, max: u32) {
     let mut events = Events::all(server).await;
-    let ack = ctl_2024(server).await.scale_actor(&host.id, reference, max, None).await.expect("an ack");
+    let ack =
+        ctl_2024(server).await.scale_actor(&host.id, reference, max, None).await.expect("an ack");
     assert!(ack.accepted, "{}", ack.error);
     events.next("actor_scaled").await;
 }
@@ -264,7 +310,11 @@ pub async fn start(server: &Server, host: &TestHost, reference: &str, max: u32) 
 /// Starts a provider with the client of 2024 and waits for it; returns the event's data.
 pub async fn start_provider(server: &Server, host: &TestHost, reference: &str) -> Value {
     let mut events = Events::all(server).await;
-    let ack = ctl_2024(server).await.start_provider(&host.id, reference, None, None, None).await.expect("an ack");
+    let ack = ctl_2024(server)
+        .await
+        .start_provider(&host.id, reference, None, None, None)
+        .await
+        .expect("an ack");
     assert!(ack.accepted, "{}", ack.error);
     loop {
         let event = events.any().await;
@@ -282,15 +332,24 @@ pub async fn start_provider(server: &Server, host: &TestHost, reference: &str) -
 pub async fn stop_provider(server: &Server, host: &TestHost, provider: &str, contract: &str) {
     let mut events = Events::all(server).await;
     let ctl = ctl_2024(server).await;
-    let ack = ctl.stop_provider(&host.id, provider, "default", contract, None).await.expect("an ack");
+    let ack =
+        ctl.stop_provider(&host.id, provider, "default", contract, None).await.expect("an ack");
     assert!(ack.accepted, "{}", ack.error);
     events.next("provider_stopped").await;
 }
 
 /// Links an actor under the default link name.
-pub async fn link(server: &Server, actor: &str, provider: &str, contract: &str, values: &[(&str, &str)]) {
-    let values = values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+pub async fn link(
+    server: &Server,
+    actor: &str,
+    provider: &str,
+    contract: &str,
+    values: &[(&str, &str)],
+) {
+    let values =
+        values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     let ctl = ctl_2024(server).await;
-    let ack = ctl.advertise_link(actor, provider, contract, "default", values).await.expect("an ack");
+    let ack =
+        ctl.advertise_link(actor, provider, contract, "default", values).await.expect("an ack");
     assert!(ack.accepted, "{}", ack.error);
 }

@@ -10,8 +10,8 @@ use tempfile::TempDir;
 
 use super::{eventually, nats::free_port, packages};
 
-/// The program of an example. `cargo test` builds all examples, `cargo test --test it` builds none: then, or when its
-/// source is younger, it is built here.
+/// The program of an example. `cargo test` builds all examples, `cargo test --test it` builds none:
+/// then, or when its source is younger, it is built here.
 pub fn program(example: &str) -> PathBuf {
     static BUILDING: Mutex<()> = Mutex::new(());
     let _one_at_a_time = BUILDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -19,15 +19,25 @@ pub fn program(example: &str) -> PathBuf {
     // target/debug/deps/it-0123456789abcdef
     let test = std::env::current_exe().expect("the test knows its program");
     let profile = test.parent().and_then(Path::parent).expect("target/PROFILE/deps");
-    let program = profile.join("examples").join(example).with_extension(std::env::consts::EXE_EXTENSION);
+    let program =
+        profile.join("examples").join(example).with_extension(std::env::consts::EXE_EXTENSION);
     let examples = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples");
     let modified = |path: &Path| path.metadata().and_then(|found| found.modified()).ok();
     // Larger ones have a directory.
-    let files = std::fs::read_dir(examples.join(example)).into_iter().flatten().flatten().map(|entry| entry.path());
+    let files = std::fs::read_dir(examples.join(example))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
     let sources = files.chain([examples.join(example).with_extension("rs")]);
     if modified(&program) < sources.filter_map(|source| modified(&source)).max() {
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "--example", example]);
+        cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args([
+            "build",
+            "--quiet",
+            "--example",
+            example,
+        ]);
         cargo.arg("--target-dir").arg(profile.parent().expect("target"));
         if profile.ends_with("release") {
             cargo.arg("--release");
@@ -59,7 +69,16 @@ pub fn pack(example: &str, out: &Path) {
 pub fn pack_program(example: &str, executable: &Path, out: &Path) {
     let account = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/actors/keys/account.nk");
     let packed = Command::new(env!("CARGO_BIN_EXE_host"))
-        .args(["par", "create", "--capid", "wasmcloud:keyvalue", "--vendor", "example", "--name", example])
+        .args([
+            "par",
+            "create",
+            "--capid",
+            "wasmcloud:keyvalue",
+            "--vendor",
+            "example",
+            "--name",
+            example,
+        ])
         .args(["--revision", "2", "--version", "0.1.0"])
         .arg("--binary")
         .arg(executable)
@@ -85,13 +104,25 @@ impl Redis {
     pub async fn start() -> Self {
         let (dir, port) = (TempDir::new().expect("a directory"), free_port());
         let child = Command::new(packages::program("redis-server", "redis-server"))
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args([
+                "--port",
+                &port.to_string(),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+            ])
             .arg("--dir")
             .arg(dir.path())
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server runs");
-        eventually("Redis listens", || async { std::net::TcpStream::connect(("127.0.0.1", port)).ok() }).await;
+        eventually("Redis listens", || async {
+            std::net::TcpStream::connect(("127.0.0.1", port)).ok()
+        })
+        .await;
         Self { child, port, _dir: dir }
     }
 

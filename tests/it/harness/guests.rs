@@ -1,4 +1,5 @@
-//! Tiny guests for odd behaviour: written as WebAssembly text, signed here with wascap, loaded as files.
+//! Tiny guests for odd behaviour: written as WebAssembly text, signed here with wascap, loaded as
+//! files.
 
 use std::{path::PathBuf, sync::LazyLock};
 
@@ -62,7 +63,8 @@ pub fn sign_as(wat: &str, signing: &Signing, key: KeyPair) -> Guest {
 
 /// Signs the bytes of a module with the account of all guests.
 pub fn sign_module(wasm: &[u8], signing: &Signing, key: KeyPair) -> Guest {
-    static ACCOUNT: LazyLock<String> = LazyLock::new(|| KeyPair::new_account().seed().expect("a seed"));
+    static ACCOUNT: LazyLock<String> =
+        LazyLock::new(|| KeyPair::new_account().seed().expect("a seed"));
     sign_bytes(wasm, signing, key, &KeyPair::from_seed(&ACCOUNT).expect("the seed of an account"))
 }
 

@@ -1,8 +1,8 @@
 //! The basis of the tests: a real nats-server of their own, hosts in this process or as a child,
 //! and the real client crates of 2022 and 2024.
 //!
-//! Tests wait for events and states, never for time: [`eventually`] and [`Events::next`] have a patience limit that only
-//! a failure reaches.
+//! Tests wait for events and states, never for time: [`eventually`] and [`Events::next`] have a
+//! patience limit that only a failure reaches.
 
 pub mod browser;
 pub mod builtin;
@@ -40,7 +40,9 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The example actors, signed.
 pub fn example(name: &str) -> String {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/actors/signed").join(format!("{name}.wasm"));
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("examples/actors/signed")
+        .join(format!("{name}.wasm"));
     format!("file://{}", path.display())
 }
 
@@ -76,8 +78,10 @@ pub struct HostBuilder {
 /// A host that joins `server`'s lattice with the tests' cluster key and may load files.
 pub fn host(server: &Server) -> HostBuilder {
     let mut builder = HostBuilder { flags: Vec::new(), labels: Vec::new(), own_cache: false };
-    builder =
-        builder.set("nats_host", &server.url()).set("cluster_seed", CLUSTER_SEED).set("enable_start_from_fs", "true");
+    builder = builder
+        .set("nats_host", &server.url())
+        .set("cluster_seed", CLUSTER_SEED)
+        .set("enable_start_from_fs", "true");
     // Those that are about it say so.
     builder = builder.set("dashboard_port", "0");
     match server.domain() {
@@ -130,7 +134,13 @@ impl HostBuilder {
         } else {
             dirs.cache = shared_cache();
         }
-        let host = Host::start(loaded.config, &dirs, &lattice_dashboard::Opener, &CancellationToken::new()).await?;
+        let host = Host::start(
+            loaded.config,
+            &dirs,
+            &lattice_dashboard::Opener,
+            &CancellationToken::new(),
+        )
+        .await?;
         let id = host.state().facts().id.to_string();
         Ok(TestHost { host: Some(host), id, dir })
     }
@@ -178,7 +188,8 @@ pub fn share_compiled_code(cache: &Path) {
     for dir in [cache, &shared] {
         std::fs::create_dir_all(dir).expect("a cache directory");
     }
-    std::os::unix::fs::symlink(shared, cache.join("compiled")).expect("a link to the compiled code");
+    std::os::unix::fs::symlink(shared, cache.join("compiled"))
+        .expect("a link to the compiled code");
 }
 
 /// Waits until `look` finds something; fails with `what` when it does not.
@@ -194,7 +205,9 @@ where
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, search).await.unwrap_or_else(|_| panic!("waited in vain: {what}"))
+    tokio::time::timeout(PATIENCE, search)
+        .await
+        .unwrap_or_else(|_| panic!("waited in vain: {what}"))
 }
 
 /// A member of a JSON value as text.

@@ -32,16 +32,23 @@ pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let found = std::thread::spawn(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
             let dirs = Dirs::find(&ProcessEnvironment, std::env::home_dir().as_deref());
             runtime.block_on(nats_server::find_or_install(&ProcessEnvironment, &dirs))
         });
-        found.join().expect("the search does not panic").expect("a nats-server can be found or installed")
+        found
+            .join()
+            .expect("the search does not panic")
+            .expect("a nats-server can be found or installed")
     })
 }
 
-/// A port nobody listens on, and nobody else in these tests gets: a server may be away for a while and come back to it.
-/// Below the ports that the system gives to outgoing connections, or one of those could take it meanwhile.
+/// A port nobody listens on, and nobody else in these tests gets: a server may be away for a while
+/// and come back to it. Below the ports that the system gives to outgoing connections, or one of
+/// those could take it meanwhile.
 pub fn free_port() -> u16 {
     const FIRST: u32 = 12_000;
     const COUNT: u32 = 20_000;
@@ -63,7 +70,8 @@ impl Server {
     /// JetStream in a domain, or without one.
     pub async fn with_domain(domain: Option<&str>) -> Self {
         let line = domain.map(|domain| format!("domain: {domain}")).unwrap_or_default();
-        Self::with_config(domain, &format!("jetstream {{ {line}\n store_dir: \"@DIR@/js\" }}")).await
+        Self::with_config(domain, &format!("jetstream {{ {line}\n store_dir: \"@DIR@/js\" }}"))
+            .await
     }
 
     /// Any configuration; `@DIR@` stands for the server's directory.
@@ -73,7 +81,8 @@ impl Server {
         server
     }
 
-    /// A server with an address and a configuration that does not run yet; [`Server::resume`] starts it.
+    /// A server with an address and a configuration that does not run yet; [`Server::resume`]
+    /// starts it.
     pub fn prepare(host: &str, domain: Option<&str>, config: &str) -> Self {
         let dir = TempDir::new().expect("a directory");
         let address = format!("{host}:{}", free_port());
@@ -119,8 +128,9 @@ impl Server {
     pub async fn freeze(&self) {
         self.signal(Signal::STOP);
         let tasks = format!("/proc/{}/task", self.child.as_ref().expect("the server runs").id());
-        let is_stopped =
-            |task: fs::DirEntry| fs::read_to_string(task.path().join("stat")).is_ok_and(|stat| stat.contains(") T "));
+        let is_stopped = |task: fs::DirEntry| {
+            fs::read_to_string(task.path().join("stat")).is_ok_and(|stat| stat.contains(") T "))
+        };
         eventually("the server is frozen", || async {
             fs::read_dir(&tasks).ok()?.filter_map(Result::ok).all(is_stopped).then_some(())
         })
@@ -150,7 +160,8 @@ impl Server {
             .expect("nats-server runs");
         self.child = Some(child);
         eventually("the NATS server listens", || async {
-            matches!(nats_server::probe(&self.address).await, nats_server::Probe::Nats(_)).then_some(())
+            matches!(nats_server::probe(&self.address).await, nats_server::Probe::Nats(_))
+                .then_some(())
         })
         .await;
     }

@@ -40,7 +40,8 @@ use super::pki::Certified;
 /// A web server; ends when dropped.
 ///
 /// * `/echo` answers what it got, as JSON.
-/// * `/status/{code}` answers with it; `/redirect/{code}?{url}` sends elsewhere; `/cookies` sets two.
+/// * `/status/{code}` answers with it; `/redirect/{code}?{url}` sends elsewhere; `/cookies` sets
+///   two.
 /// * `/bytes/{n}` announces its length, `/stream/{n}` does not.
 /// * `/gate` answers when [`Origin::open`] lets it.
 pub struct Origin {
@@ -58,11 +59,14 @@ impl Origin {
 
     /// Speaks TLS, and HTTP/2 to those who offer it.
     pub async fn with_tls(certified: &Certified) -> Self {
-        let chain =
-            CertificateDer::pem_file_iter(&certified.certificate).expect("a file").map(|c| c.expect("a certificate"));
+        let chain = CertificateDer::pem_file_iter(&certified.certificate)
+            .expect("a file")
+            .map(|c| c.expect("a certificate"));
         let key = PrivateKeyDer::from_pem_file(&certified.key).expect("a key");
-        let mut config =
-            ServerConfig::builder().with_no_client_auth().with_single_cert(chain.collect(), key).expect("TLS");
+        let mut config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(chain.collect(), key)
+            .expect("TLS");
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Self::listen(Some(TlsAcceptor::from(Arc::new(config)))).await
     }
@@ -84,7 +88,9 @@ impl Origin {
                     let _ = match tls {
                         None => builder.serve_connection(TokioIo::new(stream), service).await,
                         Some(tls) => match tls.accept(stream).await {
-                            Ok(stream) => builder.serve_connection(TokioIo::new(stream), service).await,
+                            Ok(stream) => {
+                                builder.serve_connection(TokioIo::new(stream), service).await
+                            }
                             Err(_) => return,
                         },
                     };
@@ -116,7 +122,8 @@ async fn answer(
     request: Request<Incoming>,
     (arrived, gate): (Arc<Semaphore>, Arc<Semaphore>),
 ) -> Result<Response<Body>, hyper::Error> {
-    let (path, query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default().to_owned());
+    let (path, query) =
+        (request.uri().path().to_owned(), request.uri().query().unwrap_or_default().to_owned());
     let parts: Vec<&str> = path.split('/').skip(1).collect();
     let number = |text: &&str| text.parse::<usize>().unwrap_or(0);
     let code = parts.get(1).map(number).and_then(|code| StatusCode::from_u16(code as u16).ok());
@@ -127,7 +134,9 @@ async fn answer(
             let headers: Vec<(String, String)> = head
                 .headers
                 .iter()
-                .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+                .map(|(name, value)| {
+                    (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+                })
                 .collect();
             let body = body.collect().await?.to_bytes();
             let seen = json!({
@@ -140,14 +149,18 @@ async fn answer(
             response.header("content-encoding", "gzip").body(full(seen.to_string()))
         }
         "redirect" => response.header(header::LOCATION, query).body(full("elsewhere")),
-        "cookies" => response.header("set-cookie", "a=1, x").header("set-cookie", "b=2").body(full("")),
+        "cookies" => {
+            response.header("set-cookie", "a=1, x").header("set-cookie", "b=2").body(full(""))
+        }
         "bytes" => {
             let response = Response::builder();
             response.body(full(vec![7; parts.get(1).map_or(0, number)]))
         }
         "stream" => {
-            let chunks = stream::repeat(Bytes::from_static(&[7; 1000])).take(parts.get(1).map_or(0, number) / 1000);
-            Response::builder().body(BodyExt::boxed(StreamBody::new(chunks.map(|chunk| Ok(Frame::data(chunk))))))
+            let chunks = stream::repeat(Bytes::from_static(&[7; 1000]))
+                .take(parts.get(1).map_or(0, number) / 1000);
+            Response::builder()
+                .body(BodyExt::boxed(StreamBody::new(chunks.map(|chunk| Ok(Frame::data(chunk))))))
         }
         "gate" => {
             arrived.add_permits(1);
@@ -163,7 +176,8 @@ fn full(body: impl Into<Bytes>) -> Body {
     Full::new(body.into()).boxed()
 }
 
-/// A proxy that wants `user:secret`, takes requests and tunnels, and leads every name to this machine.
+/// A proxy that wants `user:secret`, takes requests and tunnels, and leads every name to this
+/// machine.
 pub struct Proxy {
     pub port: u16,
     log: Arc<Mutex<Vec<String>>>,
@@ -221,9 +235,14 @@ async fn forward(stream: TcpStream, seen: &Mutex<Vec<String>>) -> std::io::Resul
         return Ok(());
     }
     let path = target.trim_start_matches("http://").trim_start_matches(authority);
-    let rest: Vec<&String> = head[1..].iter().filter(|line| !line.to_lowercase().starts_with("proxy-")).collect();
+    let rest: Vec<&String> =
+        head[1..].iter().filter(|line| !line.to_lowercase().starts_with("proxy-")).collect();
     let rest: String = rest.into_iter().map(|line| format!("{line}\r\n")).collect();
-    server.write_all(format!("{method} {path} HTTP/1.1\r\nconnection: close\r\n{rest}\r\n").as_bytes()).await?;
+    server
+        .write_all(
+            format!("{method} {path} HTTP/1.1\r\nconnection: close\r\n{rest}\r\n").as_bytes(),
+        )
+        .await?;
     let mut answer = Vec::new();
     tokio::time::timeout(Duration::from_secs(10), server.read_to_end(&mut answer)).await??;
     client.write_all(&answer).await

@@ -1,4 +1,5 @@
-//! Programs of other people that the tests run: found in the PATH, or installed as Debian's packages.
+//! Programs of other people that the tests run: found in the PATH, or installed as Debian's
+//! packages.
 
 use std::{
     path::PathBuf,
@@ -18,9 +19,15 @@ pub fn program(name: &str, package: &str) -> PathBuf {
     let apt_get = |arguments: &[&str]| {
         let mut command = Command::new("apt-get");
         // Without the right to install, the message below says what to do.
-        let _ = command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let _ = command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
     };
-    let install = |package: &str| apt_get(&["install", "--yes", "--no-install-recommends", package]);
+    let install =
+        |package: &str| apt_get(&["install", "--yes", "--no-install-recommends", package]);
     found()
         .or_else(|| {
             install(package);
@@ -31,5 +38,7 @@ pub fn program(name: &str, package: &str) -> PathBuf {
             install(package);
             found()
         })
-        .unwrap_or_else(|| panic!("{name} is not in the PATH; install it: apt-get install {package}"))
+        .unwrap_or_else(|| {
+            panic!("{name} is not in the PATH; install it: apt-get install {package}")
+        })
 }

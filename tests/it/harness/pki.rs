@@ -1,4 +1,5 @@
-//! A certificate authority of the tests' own: the one that the example `hub` makes, for names of this machine.
+//! A certificate authority of the tests' own: the one that the example `hub` makes, for names of
+//! this machine.
 
 use std::path::{Path, PathBuf};
 
@@ -22,16 +23,21 @@ impl Authority {
     pub fn new(dir: &Path, name: &str) -> Self {
         let certificate = dir.join(format!("{name}.pem"));
         let keys = tempfile::tempdir().expect("a directory");
-        let authority = authority::Authority::keep(keys.path(), &certificate, name).expect("an authority");
+        let authority =
+            authority::Authority::keep(keys.path(), &certificate, name).expect("an authority");
         Self { authority, certificate }
     }
 
     /// Signs a certificate for a server or a client on this machine.
     pub fn sign(&self, dir: &Path, name: &str) -> Certified {
-        let certified =
-            Certified { certificate: dir.join(format!("{name}.pem")), key: dir.join(format!("{name}-key.pem")) };
+        let certified = Certified {
+            certificate: dir.join(format!("{name}.pem")),
+            key: dir.join(format!("{name}-key.pem")),
+        };
         let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
-        self.authority.sign(&certified.certificate, &certified.key, name, &names).expect("a certificate");
+        self.authority
+            .sign(&certified.certificate, &certified.key, name, &names)
+            .expect("a certificate");
         certified
     }
 }

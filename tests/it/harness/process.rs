@@ -11,17 +11,23 @@ use serde_json::Value;
 
 use super::{CLUSTER_SEED, PATIENCE, Server, nats};
 
-/// A running `host` whose lines can be waited for, those of its log or those it prints; killed when dropped.
+/// A running `host` whose lines can be waited for, those of its log or those it prints; killed when
+/// dropped.
 pub struct Process {
     child: Child,
     lines: mpsc::Receiver<String>,
     pub seen: Vec<String>,
 }
 
-/// The binary, to be run in a directory that is its home as well, with nothing else of this environment.
+/// The binary, to be run in a directory that is its home as well, with nothing else of this
+/// environment.
 pub fn command(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_host"));
-    command.current_dir(dir).env_clear().env("HOME", dir.join("home")).env("NATS_SERVER", nats::binary());
+    command
+        .current_dir(dir)
+        .env_clear()
+        .env("HOME", dir.join("home"))
+        .env("NATS_SERVER", nats::binary());
     // Those that are about the dashboard say so.
     command.env("WASMCLOUD_DASHBOARD_PORT", "0");
     if let Some(path) = std::env::var_os("PATH") {
@@ -35,21 +41,29 @@ pub fn command(dir: &Path) -> Command {
 pub fn member(dir: &Path, server: &Server) -> Command {
     let mut command = command(dir);
     command.args(["foreground", "--nats-host", &server.url(), "--js-domain", "core"]);
-    command.args(["--cluster-seed", CLUSTER_SEED, "--allow-file-load", "--rpc-timeout-ms", "20000"]);
+    command.args([
+        "--cluster-seed",
+        CLUSTER_SEED,
+        "--allow-file-load",
+        "--rpc-timeout-ms",
+        "20000",
+    ]);
     command
 }
 
 impl Process {
     /// A host, for the lines of its log.
     pub fn start(command: &mut Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().expect("host runs");
+        let mut child =
+            command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().expect("host runs");
         let log = child.stderr.take().expect("piped");
         Self::of(child, log)
     }
 
     /// A command that goes on, for the lines it prints.
     pub fn printing(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().expect("host runs");
+        let mut child =
+            command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().expect("host runs");
         let printed = child.stdout.take().expect("piped");
         Self::of(child, printed)
     }
@@ -57,14 +71,18 @@ impl Process {
     fn of(child: Child, source: impl Read + Send + 'static) -> Self {
         let (sender, lines) = mpsc::channel();
         let source = BufReader::new(source);
-        std::thread::spawn(move || source.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        std::thread::spawn(move || {
+            source.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
         Self { child, lines, seen: Vec::new() }
     }
 
     /// Waits for the next line; `wanted` is what it is hoped to be.
     pub fn next(&mut self, wanted: &str) -> String {
-        let line =
-            self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no line {wanted:?} after {:#?}", self.seen));
+        let line = self
+            .lines
+            .recv_timeout(PATIENCE)
+            .unwrap_or_else(|_| panic!("no line {wanted:?} after {:#?}", self.seen));
         self.seen.push(line.clone());
         line
     }

@@ -1,5 +1,5 @@
-//! A real registry, Debian's `docker-registry`, with its store in a directory of its own; and a gateway before it that
-//! demands tokens, as the registries of cloud providers do.
+//! A real registry, Debian's `docker-registry`, with its store in a directory of its own; and a
+//! gateway before it that demands tokens, as the registries of cloud providers do.
 
 use std::{
     convert::Infallible,
@@ -70,7 +70,8 @@ impl RegistryServer {
 
     /// TLS, with a certificate of this authority.
     pub async fn with_tls(dir: &Path, authority: &Authority) -> Self {
-        Self::with(false, Some((authority.certificate.clone(), authority.sign(dir, "registry")))).await
+        Self::with(false, Some((authority.certificate.clone(), authority.sign(dir, "registry"))))
+            .await
     }
 
     async fn with(login: bool, tls: Option<(PathBuf, Certified)>) -> Self {
@@ -112,7 +113,11 @@ impl RegistryServer {
 
     /// Starts it again on the same port with the same store.
     pub async fn resume(&mut self) {
-        let log = fs::File::options().create(true).append(true).open(self.log_path()).expect("a log file");
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .expect("a log file");
         let child = Command::new(binary())
             .arg("serve")
             .arg(self.dir.path().join("config.yml"))
@@ -122,7 +127,8 @@ impl RegistryServer {
             .spawn()
             .expect("docker-registry runs");
         self.child = Some(child);
-        eventually("the registry listens", || async { TcpStream::connect(&self.address).ok() }).await;
+        eventually("the registry listens", || async { TcpStream::connect(&self.address).ok() })
+            .await;
     }
 
     pub fn stop(&mut self) {
@@ -141,13 +147,18 @@ impl RegistryServer {
 
     /// Layers were downloaded so often, and not more. The registry writes its log after its answer.
     pub async fn downloaded(&self, count: usize) {
-        super::eventually("the registry has logged it", || async { (self.downloads() >= count).then_some(()) }).await;
+        super::eventually("the registry has logged it", || async {
+            (self.downloads() >= count).then_some(())
+        })
+        .await;
         assert_eq!(self.downloads(), count);
     }
 
     fn downloads(&self) -> usize {
         let log = fs::read_to_string(self.log_path()).expect("the log is read");
-        log.lines().filter(|line| line.contains("\"GET /v2/") && line.contains("/blobs/sha256:")).count()
+        log.lines()
+            .filter(|line| line.contains("\"GET /v2/") && line.contains("/blobs/sha256:"))
+            .count()
     }
 
     fn log_path(&self) -> PathBuf {
@@ -161,18 +172,25 @@ impl RegistryServer {
         };
         let protocol = if self.ca.is_some() { ClientProtocol::Https } else { ClientProtocol::Http };
         let extra_root_certificates = self.ca.iter().map(read).collect();
-        Client::try_from(ClientConfig { protocol, extra_root_certificates, ..Default::default() }).expect("a client")
+        Client::try_from(ClientConfig { protocol, extra_root_certificates, ..Default::default() })
+            .expect("a client")
     }
 
     /// Pushes layers under a name (`repository:tag`); returns the digest of the manifest.
     pub async fn push(&self, name: &str, layers: &[(&str, &[u8])], config_type: &str) -> String {
         let layers: Vec<ImageLayer> = layers
             .iter()
-            .map(|(media_type, data)| ImageLayer::new(Bytes::copy_from_slice(data), (*media_type).to_owned(), None))
+            .map(|(media_type, data)| {
+                ImageLayer::new(Bytes::copy_from_slice(data), (*media_type).to_owned(), None)
+            })
             .collect();
         let config = Config::new(Bytes::from_static(b"{}"), config_type.to_owned(), None);
         let reference: Reference = self.image(name).parse().expect("a reference");
-        let pushed = self.client().push(&reference, &layers, config, &self.auth, None).await.expect("pushed");
+        let pushed = self
+            .client()
+            .push(&reference, &layers, config, &self.auth, None)
+            .await
+            .expect("pushed");
         pushed.manifest_url.rsplit('/').next().expect("a digest").to_owned()
     }
 
@@ -180,12 +198,18 @@ impl RegistryServer {
     pub async fn push_actor(&self, name: &str, actor: &str) -> String {
         let path = example(actor);
         let module = fs::read(path.trim_start_matches("file://")).expect("the example actor");
-        self.push(name, &[(ACTOR_LAYER, &module)], "application/vnd.wasmcloud.actor.archive.config").await
+        self.push(name, &[(ACTOR_LAYER, &module)], "application/vnd.wasmcloud.actor.archive.config")
+            .await
     }
 
     /// Pushes a provider archive as the tools of its years did.
     pub async fn push_provider(&self, name: &str, archive: &[u8]) -> String {
-        self.push(name, &[(PROVIDER_LAYER, archive)], "application/vnd.wasmcloud.provider.archive.config").await
+        self.push(
+            name,
+            &[(PROVIDER_LAYER, archive)],
+            "application/vnd.wasmcloud.provider.archive.config",
+        )
+        .await
     }
 
     /// Pushes an index of manifests: digest, operating system and architecture of each.
@@ -213,8 +237,8 @@ impl Drop for RegistryServer {
     }
 }
 
-/// A gateway to a registry: it gives a token for [`USER`] and [`PASSWORD`], and takes nothing else. It can also be made
-/// to answer everything with a status.
+/// A gateway to a registry: it gives a token for [`USER`] and [`PASSWORD`], and takes nothing else.
+/// It can also be made to answer everything with a status.
 pub struct Gateway {
     address: String,
     status: Arc<AtomicU16>,
@@ -277,7 +301,11 @@ async fn answer(
     if let Ok(status) = StatusCode::from_u16(status) {
         return response(status, Bytes::from_static(b"out of order"));
     }
-    let login = request.headers().get(header::AUTHORIZATION).and_then(|login| login.to_str().ok()).unwrap_or_default();
+    let login = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|login| login.to_str().ok())
+        .unwrap_or_default();
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     if path.starts_with("/token") {
         // "user:pass" in base64.
@@ -291,7 +319,9 @@ async fn answer(
     if login != "Bearer let-me-in" {
         let mut refusal = response(StatusCode::UNAUTHORIZED, Bytes::new());
         let challenge = format!("Bearer realm=\"http://{own}/token\",service=\"tests\"");
-        refusal.headers_mut().insert(header::WWW_AUTHENTICATE, challenge.parse().expect("a header"));
+        refusal
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, challenge.parse().expect("a header"));
         return refusal;
     }
     let mut forwarded = client.get(format!("http://{behind}{path}"));
@@ -303,7 +333,9 @@ async fn answer(
     let mut answer = response(status, answer.bytes().await.expect("a body"));
     for name in [header::CONTENT_TYPE.as_str(), "docker-content-digest"] {
         if let Some(value) = headers.get(name) {
-            answer.headers_mut().insert(header::HeaderName::try_from(name).expect("a name"), value.clone());
+            answer
+                .headers_mut()
+                .insert(header::HeaderName::try_from(name).expect("a name"), value.clone());
         }
     }
     answer

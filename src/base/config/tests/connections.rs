@@ -24,8 +24,19 @@ fn addresses_become_full_urls() {
 
 #[test]
 fn what_is_no_address_is_refused() {
-    for text in ["http://hub", "hub:0", "hub:99999", "hub:x", "a b", "nats://", "[::1", "[hub]:1", "a/b", ",", "a:1:2"]
-    {
+    for text in [
+        "http://hub",
+        "hub:0",
+        "hub:99999",
+        "hub:x",
+        "a b",
+        "nats://",
+        "[::1",
+        "[hub]:1",
+        "a/b",
+        ",",
+        "a:1:2",
+    ] {
         let mistake = Machine::new().env("WASMCLOUD_CTL_HOST", text).mistake();
         assert!(matches!(mistake.problem, Problem::NotAServer(_)), "{text}: {mistake}");
     }
@@ -42,7 +53,11 @@ fn credentials_in_an_address_are_refused_and_not_shown() {
 
 #[test]
 fn the_port_setting_is_for_hosts_that_name_none() {
-    let connection = Machine::new().env("WASMCLOUD_CTL_HOST", "a,b:1").env("WASMCLOUD_CTL_PORT", "7").config().ctl;
+    let connection = Machine::new()
+        .env("WASMCLOUD_CTL_HOST", "a,b:1")
+        .env("WASMCLOUD_CTL_PORT", "7")
+        .config()
+        .ctl;
     assert_eq!(connection.servers, ["nats://a:7", "nats://b:1"]);
     assert_eq!(connection.port, 7);
 }
@@ -78,7 +93,8 @@ fn a_login_is_inherited_whole_or_not_at_all() {
     assert!(matches!(config.rpc.auth, Auth::JwtAndSeed { .. }));
 }
 
-/// The file repeats what an earlier start resolved; it must not make `NATS_HOST` a setting of the first day.
+/// The file repeats what an earlier start resolved; it must not make `NATS_HOST` a setting of the
+/// first day.
 #[test]
 fn a_base_value_given_now_beats_what_the_file_remembers() {
     let machine = Machine::new().env("NATS_HOST", "old").env("WASMCLOUD_NATS_TOKEN", "old");
@@ -122,8 +138,12 @@ fn every_way_to_log_in() {
     assert_eq!(auth(Machine::new()), Auth::Anonymous);
     let machine = Machine::new().env("WASMCLOUD_CTL_SEED", &user);
     assert_eq!(auth(machine), Auth::Nkey { seed: Secret::new(&*user) });
-    let machine = Machine::new().env("WASMCLOUD_CTL_SEED", &user).env("WASMCLOUD_CTL_JWT", "ey.x.y");
-    assert_eq!(auth(machine), Auth::JwtAndSeed { jwt: Secret::new("ey.x.y"), seed: Secret::new(&*user) });
+    let machine =
+        Machine::new().env("WASMCLOUD_CTL_SEED", &user).env("WASMCLOUD_CTL_JWT", "ey.x.y");
+    assert_eq!(
+        auth(machine),
+        Auth::JwtAndSeed { jwt: Secret::new("ey.x.y"), seed: Secret::new(&*user) }
+    );
     let machine = Machine::new().env("WASMCLOUD_CTL_USER", "me").env("WASMCLOUD_CTL_PASSWORD", "p");
     assert_eq!(auth(machine), Auth::User { user: "me".into(), password: Secret::new("p") });
     let machine = Machine::new().env("WASMCLOUD_CTL_TOKEN", "t");
@@ -183,18 +203,25 @@ fn tls_is_required_by_flag_scheme_or_certificate() {
     let with_ca = Machine::new().file("ca.pem", "x").env("WASMCLOUD_CTL_TLS_CA", "ca.pem");
     assert_eq!(tls(&with_ca), (true, true));
     assert_eq!(tls(&with_ca.env("WASMCLOUD_CTL_TLS", "off")), (false, false));
-    let remembered = Machine::new().json(r#"{"ctl_tls":0}"#).file("ca.pem", "x").flag("ctl_tls_ca", "ca.pem");
+    let remembered =
+        Machine::new().json(r#"{"ctl_tls":0}"#).file("ca.pem", "x").flag("ctl_tls_ca", "ca.pem");
     assert_eq!(tls(&remembered), (true, true));
 }
 
 #[test]
 fn a_client_certificate_needs_its_key() {
-    let machine = Machine::new().file("c.pem", "x").file("k.pem", "x").env("WASMCLOUD_RPC_TLS_CERT", "c.pem");
+    let machine =
+        Machine::new().file("c.pem", "x").file("k.pem", "x").env("WASMCLOUD_RPC_TLS_CERT", "c.pem");
     let mistake = machine.mistake();
     assert_eq!(mistake.problem, Problem::MissingPartner("rpc_tls_key".into()));
     let machine = machine.env("WASMCLOUD_RPC_TLS_KEY", "k.pem");
     let dir = machine.dir();
-    let tls = Tls { required: true, ca: None, cert: Some(dir.join("c.pem")), key: Some(dir.join("k.pem")) };
+    let tls = Tls {
+        required: true,
+        ca: None,
+        cert: Some(dir.join("c.pem")),
+        key: Some(dir.join("k.pem")),
+    };
     let config = machine.config();
     assert_eq!((&config.rpc.tls, &config.prov_rpc.tls), (&tls, &tls));
     assert_eq!(config.ctl.tls, Tls::default());

@@ -38,10 +38,15 @@ fn lasting(mut config: Config) -> Config {
 #[test]
 fn the_file_of_2022_is_written_to_the_letter() {
     let cluster = KeyPair::new_cluster();
-    let machine = Machine::new().env("WASMCLOUD_CLUSTER_SEED", &seed(&cluster)).env("WASMCLOUD_JS_DOMAIN", "core");
+    let machine = Machine::new()
+        .env("WASMCLOUD_CLUSTER_SEED", &seed(&cluster))
+        .env("WASMCLOUD_JS_DOMAIN", "core");
     let results = machine.write();
     let paths: Vec<PathBuf> = results.into_iter().map(|result| result.expect("written")).collect();
-    assert_eq!(paths, [machine.dir().join("host_config.json"), machine.home().join(".wash/host_config.json")]);
+    assert_eq!(
+        paths,
+        [machine.dir().join("host_config.json"), machine.home().join(".wash/host_config.json")]
+    );
 
     let (key, seed) = (cluster.public_key(), seed(&cluster));
     let expected = format!(
@@ -72,7 +77,8 @@ fn the_strings_wash_insists_on_are_strings() {
 #[test]
 fn every_written_setting_of_the_table_has_a_member() {
     let machine = Machine::new().env("WASMCLOUD_POLICY_TOPIC", "p");
-    let members: BTreeSet<String> = members(&machine.config(), &machine.dir()).into_keys().collect();
+    let members: BTreeSet<String> =
+        members(&machine.config(), &machine.dir()).into_keys().collect();
     let written = settings::all().filter(|setting| setting.written != Written::Never);
     let mut expected: BTreeSet<String> = written.map(|setting| setting.key.to_owned()).collect();
     expected.insert("cluster_key".to_owned());
@@ -84,11 +90,13 @@ fn every_written_setting_of_the_table_has_a_member() {
     assert_eq!(always, KEYS_OF_2022.split_whitespace().collect());
 }
 
-/// Each machine differs from the default in other places; its next start, which knows only the file, is the same.
+/// Each machine differs from the default in other places; its next start, which knows only the
+/// file, is the same.
 #[test]
 fn what_was_written_reads_back_the_same() {
     let user = seed(&KeyPair::new_user());
-    let issuers = format!("{},{}", KeyPair::new_cluster().public_key(), KeyPair::new_cluster().public_key());
+    let issuers =
+        format!("{},{}", KeyPair::new_cluster().public_key(), KeyPair::new_cluster().public_key());
     let everything = Machine::new()
         .env("WASMCLOUD_LATTICE", "prod_1-a")
         .env("WASMCLOUD_HOST_SEED", &seed(&KeyPair::new_server()))
@@ -195,12 +203,18 @@ fn what_a_user_put_into_the_local_file_stays_there() {
     let machine = Machine::new().json(&text);
     machine.write();
     let local = parsed(machine.dir().join(FILE_NAME));
-    assert_eq!((&local["host_seed"], &local["log_level"]), (&Value::from(host), &Value::from("debug")));
+    assert_eq!(
+        (&local["host_seed"], &local["log_level"]),
+        (&Value::from(host), &Value::from("debug"))
+    );
     assert_eq!(local["comment"]["a"], 1);
     assert_eq!(local["ctl_host"], "hub");
     assert!(!local.contains_key("nats_host") && !local.contains_key("kv_replicas"));
     let copy = parsed(machine.home().join(".wash/host_config.json"));
-    assert_eq!(copy.into_keys().collect::<Vec<_>>(), KEYS_OF_2022.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(
+        copy.into_keys().collect::<Vec<_>>(),
+        KEYS_OF_2022.split_whitespace().collect::<Vec<_>>()
+    );
 }
 
 #[test]
@@ -229,7 +243,8 @@ fn a_copy_that_cannot_be_written_does_not_keep_the_others() {
 fn only_the_owner_can_read_the_file_and_links_survive() {
     use std::os::unix::fs::PermissionsExt;
     let machine = Machine::new().file("real.json", "{}");
-    std::os::unix::fs::symlink(machine.dir().join("real.json"), machine.dir().join(FILE_NAME)).expect("link");
+    std::os::unix::fs::symlink(machine.dir().join("real.json"), machine.dir().join(FILE_NAME))
+        .expect("link");
     for path in machine.write() {
         let metadata = fs::metadata(path.expect("written")).expect("the file is there");
         assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
@@ -245,7 +260,12 @@ fn files_of_the_next_era_are_read_too() {
         "structured_logging_enabled":false,"log_level":null,"ctl_topic_prefix":"wasmbus.ctl",
         "provider_delay":400,"policy_timeout_ms":1000,"host_key":"NX","cluster_key":"CX"}"#;
     let config = Machine::new().json(text).config();
-    assert!(!config.ctl.tls.required && config.rpc.tls.required && config.ctl.ipv6 && config.config_service);
+    assert!(
+        !config.ctl.tls.required
+            && config.rpc.tls.required
+            && config.ctl.ipv6
+            && config.config_service
+    );
     assert_eq!(config.provider_delay, Duration::from_millis(400));
     assert_eq!(config.warnings, [""; 0]);
 }
@@ -274,7 +294,11 @@ fn a_broken_file_is_a_mistake_with_line_and_column() {
         let machine = Machine::new().file(FILE_NAME, bytes);
         let mistake = machine.mistake();
         let text = String::from_utf8_lossy(bytes);
-        assert_eq!(mistake.origin, Origin::File { path: machine.dir().join(FILE_NAME), line }, "{text}: {mistake}");
+        assert_eq!(
+            mistake.origin,
+            Origin::File { path: machine.dir().join(FILE_NAME), line },
+            "{text}: {mistake}"
+        );
         let Problem::Syntax { line: at, column: found, message } = &mistake.problem else {
             panic!("{text}: {mistake}")
         };
@@ -291,7 +315,11 @@ fn a_member_of_the_wrong_type_is_named_with_its_line() {
         ("{\n\"js_domain\": 5}", "js_domain", "a number"),
         ("{\n\"rpc_seed\": {\"a\":1}}", "rpc_seed", "an object"),
         ("{\n\"ctl_host\": [\"a\"]}", "ctl_host", "an array"),
-        ("{\n\"allowed_insecure\": [1]}", "allowed_insecure", "an array that holds more than strings"),
+        (
+            "{\n\"allowed_insecure\": [1]}",
+            "allowed_insecure",
+            "an array that holds more than strings",
+        ),
     ];
     for (text, key, found) in cases {
         let machine = Machine::new().json(text);

@@ -109,7 +109,8 @@ impl Machine {
 
 fn chmod(path: &Path, mode: u32) {
     #[cfg(unix)]
-    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).expect("set the mode");
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+        .expect("set the mode");
     #[cfg(not(unix))]
     let _ = (path, mode);
 }

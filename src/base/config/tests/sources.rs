@@ -27,10 +27,13 @@ fn without_any_input_everything_has_its_default() {
     assert!(config.local_calls && !config.legacy_cache_delete && !config.config_service);
     assert!(!config.allow_latest && !config.allow_file_load);
     assert_eq!(config.warnings, [""; 0]);
-    assert!(config.host_key.public.starts_with('N') && config.host_key.seed.expose().starts_with("SN"));
+    assert!(
+        config.host_key.public.starts_with('N') && config.host_key.seed.expose().starts_with("SN")
+    );
 }
 
-/// Flags beat the environment, that beats dotenv files, a later one of those an earlier one, they beat the file.
+/// Flags beat the environment, that beats dotenv files, a later one of those an earlier one, they
+/// beat the file.
 #[test]
 fn the_higher_source_wins_and_is_remembered() {
     let mut machine = Machine::new();
@@ -44,9 +47,15 @@ fn the_higher_source_wins_and_is_remembered() {
     let path = machine.dir().join(FILE_NAME);
     assert_eq!(domain(&machine), ("file".into(), Origin::File { path, line: 3 }));
 
-    for (name, value) in [(".env", "1"), (".env.prod", "2"), (".env.local", "3"), (".env.prod.local", "4")] {
+    for (name, value) in
+        [(".env", "1"), (".env.prod", "2"), (".env.local", "3"), (".env.prod.local", "4")]
+    {
         machine = machine.file(name, format!("# a comment\n  WASMCLOUD_JS_DOMAIN = {value} \n"));
-        let origin = Origin::Dotenv { file: machine.dir().join(name), line: 2, name: "WASMCLOUD_JS_DOMAIN".into() };
+        let origin = Origin::Dotenv {
+            file: machine.dir().join(name),
+            line: 2,
+            name: "WASMCLOUD_JS_DOMAIN".into(),
+        };
         assert_eq!(domain(&machine), (value.into(), origin));
     }
 
@@ -60,10 +69,17 @@ fn the_higher_source_wins_and_is_remembered() {
 fn an_origin_reads_as_a_place_to_edit() {
     let dotenv = Origin::Dotenv { file: "./.env".into(), line: 3, name: "X".into() };
     let file = Origin::File { path: "./host_config.json".into(), line: 1 };
-    let shown = [Origin::Flag("--lattice".into()), Origin::Env("X".into()), dotenv, file, Origin::Default];
+    let shown =
+        [Origin::Flag("--lattice".into()), Origin::Env("X".into()), dotenv, file, Origin::Default];
     assert_eq!(
         shown.map(|origin| origin.to_string()),
-        ["flag --lattice", "environment variable X", "X in ./.env:3", "./host_config.json:1", "default"]
+        [
+            "flag --lattice",
+            "environment variable X",
+            "X in ./.env:3",
+            "./host_config.json:1",
+            "default"
+        ]
     );
 }
 
@@ -93,7 +109,8 @@ fn an_empty_flag_takes_a_persisted_value_away() {
 #[test]
 fn null_and_empty_texts_in_the_file_mean_default() {
     let with = |value: &str| {
-        let members: Vec<String> = settings::all().map(|setting| format!("\"{}\":{value}", setting.key)).collect();
+        let members: Vec<String> =
+            settings::all().map(|setting| format!("\"{}\":{value}", setting.key)).collect();
         format!("{{{}}}", members.join(","))
     };
     for value in ["null", "\"\""] {
@@ -166,12 +183,14 @@ fn all_variables_of_earlier_hosts_are_understood() {
     // A JWT needs its seed, and these two seeds are keys of their own kind.
     for family in ["NATS", "CTL", "RPC", "PROV_RPC"] {
         let jwt = format!("WASMCLOUD_{family}_JWT");
-        let machine = Machine::new().env(&jwt, "ey.ey.x").env(&format!("WASMCLOUD_{family}_SEED"), &user);
+        let machine =
+            Machine::new().env(&jwt, "ey.ey.x").env(&format!("WASMCLOUD_{family}_SEED"), &user);
         assert_eq!(machine.row(&format!("{}_jwt", family.to_lowercase())).origin, Origin::Env(jwt));
     }
     let (host, cluster) = (KeyPair::new_server(), KeyPair::new_cluster());
-    let machine =
-        Machine::new().env("WASMCLOUD_HOST_SEED", &seed(&host)).env("WASMCLOUD_CLUSTER_SEED", &seed(&cluster));
+    let machine = Machine::new()
+        .env("WASMCLOUD_HOST_SEED", &seed(&host))
+        .env("WASMCLOUD_CLUSTER_SEED", &seed(&cluster));
     let config = machine.config();
     assert_eq!(config.host_key.public, host.public_key());
     assert_eq!(config.cluster.public, cluster.public_key());
@@ -184,7 +203,8 @@ fn credentials_named_for_wash_are_used() {
         ("WASH_CTL_CREDS", "WASMCLOUD_CTL_CREDSFILE", "ctl_creds"),
         ("WASH_RPC_CREDS", "WASMCLOUD_RPC_CREDSFILE", "rpc_creds"),
     ] {
-        let machine = Machine::new().file("wash.creds", "").file("ours.creds", "").env(name, "wash.creds");
+        let machine =
+            Machine::new().file("wash.creds", "").file("ours.creds", "").env(name, "wash.creds");
         assert_eq!(machine.row(key).origin, Origin::Env(name.to_owned()));
         assert_eq!(machine.env(ours, "ours.creds").row(key).origin, Origin::Env(ours.to_owned()));
     }
@@ -198,7 +218,9 @@ fn a_new_value_replaces_what_falls_back_to_it_and_other_ways_to_log_in() {
     assert_eq!(replaced("nats_host"), "nats_host ctl_host rpc_host prov_rpc_host");
     assert_eq!(replaced("prov_rpc_port"), "prov_rpc_port");
     let login = superseded("rpc_user");
-    for gone in ["rpc_user", "rpc_creds", "rpc_token", "rpc_jwt", "prov_rpc_user", "prov_rpc_password"] {
+    for gone in
+        ["rpc_user", "rpc_creds", "rpc_token", "rpc_jwt", "prov_rpc_user", "prov_rpc_password"]
+    {
         assert!(login.iter().any(|key| key == gone), "{gone} in {login:?}");
     }
     assert!(!login.iter().any(|key| key == "rpc_password" || key.starts_with("ctl")), "{login:?}");
@@ -229,7 +251,8 @@ fn the_changes_topic_of_the_lattice_is_looked_at_first() {
         .env("WASMCLOUD_POLICY_TOPIC", "policy")
         .env("WASMCLOUD_POLICY_CHANGES_TOPIC", "general")
         .env("WASMCLOUD_POLICY_CHANGES_TOPIC_other", "other");
-    let changes = |machine: &Machine| machine.config().policy.and_then(|policy| policy.changes_topic);
+    let changes =
+        |machine: &Machine| machine.config().policy.and_then(|policy| policy.changes_topic);
     assert_eq!(changes(&machine).as_deref(), Some("general"));
     let machine = machine.env("WASMCLOUD_POLICY_CHANGES_TOPIC_my_lattice", "special");
     assert_eq!(changes(&machine).as_deref(), Some("special"));
@@ -254,12 +277,18 @@ fn dotenv_lines_are_read_as_shells_read_them() {
     assert_eq!(config.labels["zone"], "a=b c");
     assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
     assert!(config.warnings[0].contains(".env:4") && !config.warnings[0].contains("no pair"));
-    assert!(config.warnings[1].contains("OTHER") && !config.warnings[1].contains("half"), "{:?}", config.warnings);
+    assert!(
+        config.warnings[1].contains("OTHER") && !config.warnings[1].contains("half"),
+        "{:?}",
+        config.warnings
+    );
 }
 
 #[test]
 fn a_setting_that_is_quoted_wrongly_is_named_without_its_value() {
-    for line in ["WASMCLOUD_CLUSTER_SEED=\"SCSECRET", "HOST_zone='SCSECRET' b", "NATS_HOST=\"a\"SCSECRET"] {
+    for line in
+        ["WASMCLOUD_CLUSTER_SEED=\"SCSECRET", "HOST_zone='SCSECRET' b", "NATS_HOST=\"a\"SCSECRET"]
+    {
         let mistake = Machine::new().file(".env", format!("X=1\n{line}\n")).mistake();
         let told = mistake.to_string();
         assert_eq!(mistake.problem, Problem::WronglyQuoted);
@@ -276,10 +305,20 @@ fn quotes_that_docker_leaves_around_a_variable_are_no_part_of_it() {
         .env("WASMCLOUD_NATS_USER", "me")
         .env("WASMCLOUD_NATS_PASSWORD", "\"word\"")
         .config();
-    assert_eq!((config.js_domain.as_deref(), config.rpc_timeout), (Some("core"), Duration::from_secs(5)));
+    assert_eq!(
+        (config.js_domain.as_deref(), config.rpc_timeout),
+        (Some("core"), Duration::from_secs(5))
+    );
     // A password may have some.
-    assert!(matches!(&config.ctl.auth, Auth::User { password, .. } if password.expose() == "\"word\""));
-    assert_eq!(config.warnings.iter().filter(|warning| warning.contains("quotes")).count(), 3, "{:?}", config.warnings);
+    assert!(
+        matches!(&config.ctl.auth, Auth::User { password, .. } if password.expose() == "\"word\"")
+    );
+    assert_eq!(
+        config.warnings.iter().filter(|warning| warning.contains("quotes")).count(),
+        3,
+        "{:?}",
+        config.warnings
+    );
 }
 
 #[test]
@@ -294,10 +333,21 @@ fn what_a_platform_says_of_other_services_does_not_stop_a_host() {
         .env("HOST_SERVICE_HOST", "10.43.0.13")
         .env("HOST_machine", "second")
         .config();
-    assert_eq!((config.ctl.port, config.dashboard.map(|dashboard| dashboard.address.port())), (4222, Some(4000)));
-    assert!(config.labels.contains_key("machine") && !config.labels.contains_key("port"), "{:?}", config.labels);
+    assert_eq!(
+        (config.ctl.port, config.dashboard.map(|dashboard| dashboard.address.port())),
+        (4222, Some(4000))
+    );
+    assert!(
+        config.labels.contains_key("machine") && !config.labels.contains_key("port"),
+        "{:?}",
+        config.labels
+    );
     assert!(!config.labels.contains_key("service_host"));
-    assert!(config.warnings.iter().any(|warning| warning.contains("NATS_PORT")), "{:?}", config.warnings);
+    assert!(
+        config.warnings.iter().any(|warning| warning.contains("NATS_PORT")),
+        "{:?}",
+        config.warnings
+    );
     // A mistake in a name of ours stays one.
     let mistake = Machine::new().env("WASMCLOUD_NATS_PORT", "422x").mistake();
     assert!(matches!(mistake.problem, Problem::NotInteger(_)), "{mistake}");
@@ -335,7 +385,8 @@ fn every_secret_can_be_in_a_file() {
 #[test]
 fn files_that_others_can_change_are_refused_with_the_command_that_mends_it() {
     for name in ["host_config.json", ".env", "creds"] {
-        let machine = Machine::new().file(name, "{}").file("creds", "x").flag("nats_creds", "creds");
+        let machine =
+            Machine::new().file(name, "{}").file("creds", "x").flag("nats_creds", "creds");
         chmod(&machine.dir().join(name), 0o664);
         let told = machine.mistake().to_string();
         assert!(told.contains("chmod go-w") && told.contains(name), "{told}");
@@ -362,7 +413,8 @@ fn labels_come_from_three_eras() {
         .file(".env", "HOST_rack=7\nHOST_Machine=first\n")
         .label("stack", "b=c");
     let config = machine.config();
-    let mine: Vec<_> = config.labels.iter().filter(|(key, _)| !key.starts_with("hostcore.")).collect();
+    let mine: Vec<_> =
+        config.labels.iter().filter(|(key, _)| !key.starts_with("hostcore.")).collect();
     let expected = [("Zone", "a"), ("machine", "second"), ("rack", "7"), ("stack", "b=c")];
     let expected = expected.map(|(key, value)| (key.to_owned(), value.to_owned()));
     assert_eq!(mine, expected.iter().map(|(key, value)| (key, value)).collect::<Vec<_>>());
@@ -372,7 +424,8 @@ fn labels_come_from_three_eras() {
 
 #[test]
 fn a_label_flag_beats_the_environment_with_a_warning() {
-    let machine = Machine::new().env("WASMCLOUD_LABEL_zone", "a").env("HOST_zone", "x").label("zone", "b");
+    let machine =
+        Machine::new().env("WASMCLOUD_LABEL_zone", "a").env("HOST_zone", "x").label("zone", "b");
     let config = machine.config();
     assert_eq!(config.labels["zone"], "b");
     assert_eq!(config.warnings.len(), 1);
@@ -407,7 +460,8 @@ fn rows_show_every_setting_and_no_secret() {
         ("WASMCLOUD_PROV_RPC_TOKEN", "t0ken".to_owned()),
         ("OCI_REGISTRY_PASSWORD", "swordfish".to_owned()),
     ];
-    let machine = secrets.iter().fold(Machine::new(), |machine, (name, value)| machine.env(name, value));
+    let machine =
+        secrets.iter().fold(Machine::new(), |machine, (name, value)| machine.env(name, value));
     let loaded = machine.load().expect("all is well");
     let shown = format!("{:?} {} {:?}", loaded.table.rows(), loaded.table.to_json(), loaded);
     for (name, value) in secrets.iter().filter(|(name, _)| *name != "WASMCLOUD_CTL_USER") {

@@ -17,11 +17,16 @@ fn every_default_is_a_good_value() {
 /// Code that reads a number or a yes must find one; only connections inherit theirs.
 #[test]
 fn numbers_and_booleans_have_defaults() {
-    let inherits = |key: &str| ["ctl_", "rpc_", "prov_rpc_"].iter().any(|family| key.starts_with(family));
+    let inherits =
+        |key: &str| ["ctl_", "rpc_", "prov_rpc_"].iter().any(|family| key.starts_with(family));
     for setting in settings::all().filter(|setting| !inherits(setting.key)) {
         if matches!(
             setting.kind,
-            Kind::Integer { .. } | Kind::Bytes { .. } | Kind::BytesOrZero { .. } | Kind::Bool | Kind::Choice(_)
+            Kind::Integer { .. }
+                | Kind::Bytes { .. }
+                | Kind::BytesOrZero { .. }
+                | Kind::Bool
+                | Kind::Choice(_)
         ) {
             assert!(!setting.default.is_empty(), "{}", setting.key);
         }
@@ -30,11 +35,27 @@ fn numbers_and_booleans_have_defaults() {
 
 #[test]
 fn every_spelling_of_yes_and_no_is_understood() {
-    let yes = ["1", "true", "TRUE", "yes", "Y", "on", "enabled", "Enable", "You Betcha", "yuppers", "TOTES"];
+    let yes = [
+        "1",
+        "true",
+        "TRUE",
+        "yes",
+        "Y",
+        "on",
+        "enabled",
+        "Enable",
+        "You Betcha",
+        "yuppers",
+        "TOTES",
+    ];
     let no = ["0", "false", "No", "n", "OFF", "disabled", "disable"];
     for (texts, expected) in [(yes.as_slice(), true), (no.as_slice(), false)] {
         for text in texts {
-            assert_eq!(Machine::new().env("WASMCLOUD_LOCAL_CALLS", text).config().local_calls, expected, "{text}");
+            assert_eq!(
+                Machine::new().env("WASMCLOUD_LOCAL_CALLS", text).config().local_calls,
+                expected,
+                "{text}"
+            );
             let json = format!(r#"{{"local_calls":"{text}"}}"#);
             assert_eq!(Machine::new().json(&json).config().local_calls, expected, "{text}");
         }
@@ -47,16 +68,21 @@ fn every_spelling_of_yes_and_no_is_understood() {
 
 #[test]
 fn numbers_may_be_written_as_texts() {
-    let config = Machine::new().json(r#"{"ctl_port":"4333","rpc_timeout_ms":2500,"ctl_tls":"1"}"#).config();
+    let config =
+        Machine::new().json(r#"{"ctl_port":"4333","rpc_timeout_ms":2500,"ctl_tls":"1"}"#).config();
     assert_eq!(config.ctl.servers, ["tls://127.0.0.1:4333"]);
     assert_eq!(config.rpc_timeout, Duration::from_millis(2500));
 }
 
 #[test]
 fn memory_may_have_a_unit() {
-    for (text, bytes) in
-        [("1048576", 1 << 20), ("64M", 64 << 20), ("1g", 1 << 30), ("2048 KiB", 2 << 20), ("4GB", 4 << 30)]
-    {
+    for (text, bytes) in [
+        ("1048576", 1 << 20),
+        ("64M", 64 << 20),
+        ("1g", 1 << 30),
+        ("2048 KiB", 2 << 20),
+        ("4GB", 4 << 30),
+    ] {
         let config = Machine::new().env("WASMCLOUD_ACTOR_MEMORY_MAX_BYTES", text).config();
         assert_eq!(config.actors.memory_max_bytes as u64, bytes, "{text}");
     }
@@ -66,7 +92,9 @@ fn memory_may_have_a_unit() {
 
 #[test]
 fn zero_instances_means_as_many_as_fit() {
-    let max = |text: &str| Machine::new().env("WASMCLOUD_ACTOR_INSTANCES_MAX", text).config().actors.instances_max;
+    let max = |text: &str| {
+        Machine::new().env("WASMCLOUD_ACTOR_INSTANCES_MAX", text).config().actors.instances_max
+    };
     assert_eq!((max("0"), max("12")), (None, Some(12)));
 }
 
@@ -75,7 +103,10 @@ fn log_levels_in_any_case() {
     let level = |text: &str| Machine::new().env("WASMCLOUD_LOG_LEVEL", text).config().log.level;
     assert_eq!(level("TRACE"), tracing::Level::TRACE);
     assert_eq!((level("warn"), level("Warning")), (tracing::Level::WARN, tracing::Level::WARN));
-    assert_eq!(Machine::new().json(r#"{"structured_log_level":"debug"}"#).config().log.level, tracing::Level::DEBUG);
+    assert_eq!(
+        Machine::new().json(r#"{"structured_log_level":"debug"}"#).config().log.level,
+        tracing::Level::DEBUG
+    );
 }
 
 /// Each text is refused, with the variable named.
@@ -94,7 +125,11 @@ fn bad_texts_are_refused() {
         ("WASMCLOUD_CTL_PORT", "0", Problem::OutOfRange("0".into())),
         ("WASMCLOUD_CTL_PORT", "65536", Problem::OutOfRange("65536".into())),
         ("WASMCLOUD_CTL_PORT", "-1", Problem::OutOfRange("-1".into())),
-        ("WASMCLOUD_CTL_PORT", "99999999999999999999999", Problem::OutOfRange("99999999999999999999999".into())),
+        (
+            "WASMCLOUD_CTL_PORT",
+            "99999999999999999999999",
+            Problem::OutOfRange("99999999999999999999999".into()),
+        ),
         ("WASMCLOUD_CTL_PORT", "abc", Problem::NotInteger("abc".into())),
         ("WASMCLOUD_RPC_TIMEOUT_MS", "2.5", Problem::NotInteger("2.5".into())),
         ("WASMCLOUD_KV_REPLICAS", "6", Problem::OutOfRange("6".into())),
@@ -105,11 +140,19 @@ fn bad_texts_are_refused() {
         ("WASMCLOUD_ACTOR_MEMORY_MAX_BYTES", "5G", Problem::OutOfRange("5G".into())),
         ("WASMCLOUD_ACTOR_MEMORY_MAX_BYTES", "1T", Problem::NotBytes("1T".into())),
         ("WASMCLOUD_ACTOR_MEMORY_MAX_BYTES", "M", Problem::NotBytes("M".into())),
-        ("WASMCLOUD_ACTOR_MEMORY_MAX_BYTES", "99999999999G", Problem::NotBytes("99999999999G".into())),
+        (
+            "WASMCLOUD_ACTOR_MEMORY_MAX_BYTES",
+            "99999999999G",
+            Problem::NotBytes("99999999999G".into()),
+        ),
         ("WASMCLOUD_CTL_TLS", "maybe", Problem::NotBoolean("maybe".into())),
         ("WASMCLOUD_CTL_TLS", "2", Problem::NotBoolean("2".into())),
         ("WASMCLOUD_LOG_LEVEL", "loud", Problem::NotAChoice("loud".into())),
-        ("WASMCLOUD_INBOX_PREFIXES", "_ME,wasmbus.ctl", Problem::NotAnInboxPrefix("wasmbus.ctl".into())),
+        (
+            "WASMCLOUD_INBOX_PREFIXES",
+            "_ME,wasmbus.ctl",
+            Problem::NotAnInboxPrefix("wasmbus.ctl".into()),
+        ),
         ("WASMCLOUD_LINK_PATHS", "/srv,srv/blobs", Problem::NotAbsolute("srv/blobs".into())),
         ("WASMCLOUD_PAYLOAD_MEMORY_MAX_BYTES", "1M", Problem::OutOfRange("1M".into())),
         ("WASMCLOUD_INBOX_PREFIXES", "a.>", Problem::NotAnInboxPrefix("a.>".into())),
@@ -117,7 +160,11 @@ fn bad_texts_are_refused() {
     ];
     for (name, text, problem) in bad {
         let mistake = Machine::new().env(name, text).mistake();
-        assert_eq!((mistake.problem, mistake.origin), (problem, Origin::Env(name.into())), "{name}={text}");
+        assert_eq!(
+            (mistake.problem, mistake.origin),
+            (problem, Origin::Env(name.into())),
+            "{name}={text}"
+        );
         assert!(!mistake.accepted.is_empty());
     }
 }
@@ -146,7 +193,8 @@ fn all_mistakes_are_reported_at_once() {
 
 #[test]
 fn the_wrong_kind_of_seed_is_named_but_not_shown() {
-    let (host, cluster, user) = (KeyPair::new_server(), KeyPair::new_cluster(), KeyPair::new_user());
+    let (host, cluster, user) =
+        (KeyPair::new_server(), KeyPair::new_cluster(), KeyPair::new_user());
     let cases = [
         ("WASMCLOUD_HOST_SEED", &cluster, "a server (N)", "a cluster (C)"),
         ("WASMCLOUD_CLUSTER_SEED", &host, "a cluster (C)", "a server (N)"),
@@ -173,7 +221,9 @@ fn what_is_no_seed_is_refused_and_not_shown() {
             assert!(!format!("{mistake} {mistake:?}").contains(text));
         }
     }
-    let mistake = Machine::new().env("WASMCLOUD_CLUSTER_SEED", &KeyPair::new_cluster().public_key()).mistake();
+    let mistake = Machine::new()
+        .env("WASMCLOUD_CLUSTER_SEED", &KeyPair::new_cluster().public_key())
+        .mistake();
     assert_eq!(mistake.problem, Problem::PublicKeyInsteadOfSeed);
 }
 
@@ -185,7 +235,10 @@ fn issuers_are_trimmed_and_checked() {
 
     let module = KeyPair::new_module().public_key();
     let mistake = Machine::new().env("WASMCLOUD_CLUSTER_ISSUERS", &module).mistake();
-    assert!(matches!(mistake.problem, Problem::WrongPublicKeyKind { found: "a module (M)", .. }), "{mistake}");
+    assert!(
+        matches!(mistake.problem, Problem::WrongPublicKeyKind { found: "a module (M)", .. }),
+        "{mistake}"
+    );
 
     let secret = seed(&KeyPair::new_cluster());
     let mistake = Machine::new().env("WASMCLOUD_CLUSTER_ISSUERS", &secret).mistake();
@@ -219,7 +272,8 @@ fn registry_credentials_need_all_three_parts() {
     let machine = Machine::new().env("OCI_REGISTRY", "r.example");
     let config = machine.config();
     assert_eq!((config.oci, config.warnings.len()), (None, 1));
-    let machine = machine.env("WASMCLOUD_OCI_REGISTRY_USER", "me").env("OCI_REGISTRY_PASSWORD", " word ");
+    let machine =
+        machine.env("WASMCLOUD_OCI_REGISTRY_USER", "me").env("OCI_REGISTRY_PASSWORD", " word ");
     let config = machine.config();
     let password = Secret::new(" word ");
     let expected = OciCredentials { registry: "r.example".into(), user: "me".into(), password };

@@ -13,7 +13,10 @@ use std::{
 
 use flate2::{Compression, write::GzEncoder};
 
-use super::{ArchiveError, CLAIMS_FILE, Contents, EXECUTABLE_BYTES_MAX, EXECUTABLE_EXTENSION, check_hash, is_wasm};
+use super::{
+    ArchiveError, CLAIMS_FILE, Contents, EXECUTABLE_BYTES_MAX, EXECUTABLE_EXTENSION, check_hash,
+    is_wasm,
+};
 use lattice_protocol::identity::{
     digest::{hex_upper, sha256},
     provider::ProviderClaims,
@@ -42,9 +45,13 @@ pub enum DraftError {
     Target(String),
     #[error("the executable for {0} is empty")]
     Empty(String),
-    #[error("the executable for {0} is a WebAssembly module; providers are programs of the machine they run on")]
+    #[error(
+        "the executable for {0} is a WebAssembly module; providers are programs of the machine they run on"
+    )]
     Wasm(String),
-    #[error("the executable for {target} has more than {EXECUTABLE_BYTES_MAX} bytes, which no host takes")]
+    #[error(
+        "the executable for {target} has more than {EXECUTABLE_BYTES_MAX} bytes, which no host takes"
+    )]
     TooLarge { target: String },
     #[error("there is no executable to pack")]
     NoExecutables,
@@ -122,8 +129,9 @@ impl Draft {
             return Err(DraftError::NoExecutables);
         }
         let executables = self.executables.iter();
-        let target_hashes =
-            executables.map(|(target, executable)| (target.clone(), hex_upper(&sha256(executable)))).collect();
+        let target_hashes = executables
+            .map(|(target, executable)| (target.clone(), hex_upper(&sha256(executable))))
+            .collect();
         let says = ProviderToken { target_hashes, ..self.says.clone() };
         let token = sign::provider(&says, subject, issuer, term)?;
         if !compress {
@@ -143,7 +151,12 @@ impl Draft {
     }
 }
 
-fn append(tar: &mut tar::Builder<impl Write>, name: &str, mode: u32, content: &[u8]) -> io::Result<()> {
+fn append(
+    tar: &mut tar::Builder<impl Write>,
+    name: &str,
+    mode: u32,
+    content: &[u8],
+) -> io::Result<()> {
     let mut header = tar::Header::new_gnu();
     header.set_size(content.len() as u64);
     header.set_mode(mode);

@@ -19,12 +19,19 @@ const TARGET: &str = "x86_64-linux";
 
 /// Returns an archive as the real packer writes it, for two targets.
 async fn packed(compressed: bool) -> Vec<u8> {
-    let mut archive = ProviderArchive::new("wasmcloud:keyvalue", "Sample", "Vendor", Some(3), Some("0.1.0".into()));
+    let mut archive = ProviderArchive::new(
+        "wasmcloud:keyvalue",
+        "Sample",
+        "Vendor",
+        Some(3),
+        Some("0.1.0".into()),
+    );
     archive.add_library(TARGET, PROGRAM).unwrap();
     archive.add_library("aarch64-macos", b"another program").unwrap();
     archive.set_schema(serde_json::json!({"type": "object"})).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let (account, provider) = (KeyPair::from_seed(ACCOUNT.seed).unwrap(), KeyPair::from_seed(PROVIDER.seed).unwrap());
+    let (account, provider) =
+        (KeyPair::from_seed(ACCOUNT.seed).unwrap(), KeyPair::from_seed(PROVIDER.seed).unwrap());
     archive.write(dir.path().join("sample.par"), &account, &provider, compressed).await.unwrap();
     std::fs::read(dir.path().join(if compressed { "sample.par.gz" } else { "sample.par" })).unwrap()
 }
@@ -56,7 +63,8 @@ fn tar(entries: &[(&str, &[u8])]) -> Vec<u8> {
 
 /// An archive of our own with these executables, whose claims hold the hash of [`PROGRAM`].
 fn own(entries: &[(&str, &[u8])]) -> Vec<u8> {
-    let token = token(&format!(r#"{{"{TARGET}":"{}"}}"#, hex_upper(&sha256(PROGRAM)).to_lowercase()));
+    let token =
+        token(&format!(r#"{{"{TARGET}":"{}"}}"#, hex_upper(&sha256(PROGRAM)).to_lowercase()));
     let mut all: Vec<(&str, &[u8])> = vec![(CLAIMS_FILE, token.as_bytes())];
     all.extend(entries);
     tar(&all)
@@ -68,7 +76,10 @@ async fn archives_of_the_real_packer_are_read_plain_and_compressed() {
         let archive = Archive::read(&packed(compressed).await, TARGET, now()).unwrap();
         assert_eq!(archive.executable, PROGRAM);
         assert_eq!(archive.hash, sha256(PROGRAM));
-        assert_eq!(archive.targets.iter().map(String::as_str).collect::<Vec<_>>(), ["aarch64-macos", TARGET]);
+        assert_eq!(
+            archive.targets.iter().map(String::as_str).collect::<Vec<_>>(),
+            ["aarch64-macos", TARGET]
+        );
         assert_eq!(archive.claims.subject, PROVIDER.public);
         assert_eq!(archive.claims.contract_id, "wasmcloud:keyvalue");
         assert_eq!(archive.claims.config_schema.as_deref(), Some(r#"{"type":"object"}"#));
@@ -99,7 +110,10 @@ async fn a_changed_byte_anywhere_in_program_or_claims_is_found() {
         Archive::read(&bytes, TARGET, now()).err().unwrap()
     };
     let error = changed(find(PROGRAM) + 3);
-    assert!(matches!(&error, ArchiveError::HashMismatch { target, .. } if target == TARGET), "{error}");
+    assert!(
+        matches!(&error, ArchiveError::HashMismatch { target, .. } if target == TARGET),
+        "{error}"
+    );
     let error = changed(find(b"eyJ") + 300);
     assert!(matches!(error, ArchiveError::Claims(_)), "{error}");
 }
@@ -133,7 +147,9 @@ fn claims_of_other_kinds_and_sizes_are_refused() {
     let hashes = format!(r#"{{"{TARGET}":"{}"}}"#, hex_upper(&sha256(PROGRAM)));
     let (user, _) = SigningKey::generate(Kind::User).unwrap();
     let account = SigningKey::from_seed(ACCOUNT.seed).unwrap();
-    for token in [token_about(ACTOR.public, &hashes, &account), token_about(PROVIDER.public, &hashes, &user)] {
+    for token in
+        [token_about(ACTOR.public, &hashes, &account), token_about(PROVIDER.public, &hashes, &user)]
+    {
         let bytes = tar(&[(CLAIMS_FILE, token.as_bytes()), ("x86_64-linux.bin", PROGRAM)]);
         let error = Archive::read(&bytes, TARGET, 7).err().unwrap();
         assert!(matches!(error, ArchiveError::Claims(_)), "{error}");
@@ -246,7 +262,10 @@ async fn what_is_written_is_read_by_the_real_library_and_here() {
         assert_eq!(theirs.target_bytes(TARGET).as_deref(), Some(PROGRAM));
         assert_eq!(theirs.schema(), Some(serde_json::json!({"type": "object"})));
         let claims = theirs.claims().unwrap();
-        assert_eq!((claims.subject.as_str(), claims.issuer.as_str()), (PROVIDER.public, ACCOUNT.public));
+        assert_eq!(
+            (claims.subject.as_str(), claims.issuer.as_str()),
+            (PROVIDER.public, ACCOUNT.public)
+        );
         assert_eq!(claims.metadata.unwrap().rev, Some(3));
         let ours = Archive::read(&bytes, TARGET, now()).unwrap();
         assert_eq!((ours.executable.as_slice(), ours.claims.vendor.as_str()), (PROGRAM, "Vendor"));
@@ -261,14 +280,19 @@ async fn an_executable_is_added_to_an_archive_of_the_real_packer() {
     assert!(draft.insert(TARGET, b"a better one".to_vec()).unwrap());
     let bytes = write(&draft, false);
     let theirs = ProviderArchive::try_load(&bytes).await.unwrap();
-    for (target, program) in
-        [("aarch64-linux", &b"a third"[..]), (TARGET, b"a better one"), ("aarch64-macos", b"another program")]
-    {
+    for (target, program) in [
+        ("aarch64-linux", &b"a third"[..]),
+        (TARGET, b"a better one"),
+        ("aarch64-macos", b"another program"),
+    ] {
         assert_eq!(theirs.target_bytes(target).as_deref(), Some(program), "{target}");
     }
     assert_eq!(theirs.schema(), Some(serde_json::json!({"type": "object"})));
     let ours = Archive::read(&bytes, "aarch64-linux", now()).unwrap().claims;
-    assert_eq!((ours.revision, ours.version, ours.contract_id), (Some(3), Some("0.1.0".into()), claims.contract_id));
+    assert_eq!(
+        (ours.revision, ours.version, ours.contract_id),
+        (Some(3), Some("0.1.0".into()), claims.contract_id)
+    );
 }
 
 #[test]
@@ -283,7 +307,10 @@ fn the_same_draft_is_the_same_file() {
 async fn what_no_host_could_start_is_not_packed() {
     let mut draft = draft();
     for target in ["", "linux", "claims", "../x-y", "a/b-c", "x86_64-linux.bin", &"a-".repeat(60)] {
-        assert!(matches!(draft.insert(target, PROGRAM.to_vec()), Err(DraftError::Target(_))), "{target}");
+        assert!(
+            matches!(draft.insert(target, PROGRAM.to_vec()), Err(DraftError::Target(_))),
+            "{target}"
+        );
     }
     assert!(matches!(draft.insert(TARGET, Vec::new()), Err(DraftError::Empty(_))));
     assert!(matches!(draft.insert(TARGET, b"\0asm".to_vec()), Err(DraftError::Wasm(_))));

@@ -1,15 +1,16 @@
 //! Updates that a watch has received and its follower has not taken yet.
 //!
-//! The server sends without flow control: a watch that waits for its follower before it reads on loses messages. So the
-//! updates wait here. Of each key only the last one waits, so that there are never more than the bucket has keys.
+//! The server sends without flow control: a watch that waits for its follower before it reads on
+//! loses messages. So the updates wait here. Of each key only the last one waits, so that there are
+//! never more than the bucket has keys.
 
 use std::collections::{BTreeMap, HashMap};
 
 use crate::store::Update;
 use lattice_protocol::store::Entry;
 
-/// Updates still to come from which on a follower is told that it is behind. Fewer come with any burst and are there at
-/// once.
+/// Updates still to come from which on a follower is told that it is behind. Fewer come with any
+/// burst and are there at once.
 const BEHIND_FROM: u64 = 1024;
 
 /// The updates that wait for the follower, in the order of revisions.
@@ -53,7 +54,10 @@ impl Backlog {
 
     /// Whether there is something to tell.
     pub(super) fn has_next(&self) -> bool {
-        self.snapshot.is_some() || self.falls_behind() || !self.waiting.is_empty() || self.catches_up()
+        self.snapshot.is_some()
+            || self.falls_behind()
+            || !self.waiting.is_empty()
+            || self.catches_up()
     }
 
     /// Returns the next update for the follower.
@@ -95,7 +99,8 @@ mod tests {
     }
 
     fn told(backlog: &mut Backlog) -> Vec<Update> {
-        std::iter::from_fn(|| backlog.has_next().then(|| backlog.next().expect("announced"))).collect()
+        std::iter::from_fn(|| backlog.has_next().then(|| backlog.next().expect("announced")))
+            .collect()
     }
 
     #[test]

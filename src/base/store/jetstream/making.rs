@@ -1,7 +1,8 @@
 //! How a bucket is made that is not there: its copies, and the bound of its size.
 //!
-//! Some accounts demand a bound of every bucket, and what an account has left for one is known to its server only. So a
-//! bound that nobody set is found by asking: a larger one first, then smaller ones, as the server answers.
+//! Some accounts demand a bound of every bucket, and what an account has left for one is known to
+//! its server only. So a bound that nobody set is found by asking: a larger one first, then smaller
+//! ones, as the server answers.
 
 use async_nats::jetstream::{
     Context, ErrorCode,
@@ -49,7 +50,9 @@ impl Bound {
     fn next(self, refused: Option<u64>, code: ErrorCode) -> Option<Option<u64>> {
         match (self, refused) {
             (Self::Set(_), _) => None,
-            (Self::Wish(bytes) | Self::IfDemanded(bytes), None) => is_demand(code).then_some(Some(bytes)),
+            (Self::Wish(bytes) | Self::IfDemanded(bytes), None) => {
+                is_demand(code).then_some(Some(bytes))
+            }
             (_, Some(_)) if !is_too_large(code) => None,
             (_, Some(bytes)) if bytes / SHRINK >= BYTES_MIN => Some(Some(bytes / SHRINK)),
             (Self::Wish(_), Some(_)) => Some(None),
@@ -78,7 +81,11 @@ impl Making {
     }
 
     /// Makes the stream of a bucket. An error is the server's last word.
-    pub async fn create(self, context: &Context, config: Config) -> Result<Stream, CreateStreamError> {
+    pub async fn create(
+        self,
+        context: &Context,
+        config: Config,
+    ) -> Result<Stream, CreateStreamError> {
         let mut bytes = self.bound.first();
         let mut attempts = 1;
         loop {
@@ -146,8 +153,12 @@ mod tests {
     fn a_bound_nobody_set_shrinks_until_it_fits() {
         let demand = ErrorCode::STREAM_MAX_BYTES_REQUIRED;
         let full = ErrorCode::STORAGE_RESOURCES_EXCEEDED;
-        let (set, wish, free) = (Bound::Set(64 * MIB), Bound::Wish(64 * MIB), Bound::IfDemanded(64 * MIB));
-        assert_eq!((set.first(), wish.first(), free.first()), (Some(64 * MIB), Some(64 * MIB), None));
+        let (set, wish, free) =
+            (Bound::Set(64 * MIB), Bound::Wish(64 * MIB), Bound::IfDemanded(64 * MIB));
+        assert_eq!(
+            (set.first(), wish.first(), free.first()),
+            (Some(64 * MIB), Some(64 * MIB), None)
+        );
         for (bound, refused, code, next) in [
             (set, Some(64 * MIB), full, None),
             (wish, Some(64 * MIB), full, Some(Some(16 * MIB))),

@@ -78,7 +78,8 @@ pub fn context(client: &async_nats::Client, domain: Option<&str>) -> Context {
 }
 
 impl Bucket {
-    /// Makes sure that a write does not go into an outage. Costs a round trip only while there may be one.
+    /// Makes sure that a write does not go into an outage. Costs a round trip only while there may
+    /// be one.
     async fn check(&self) -> Result<(), Error> {
         if self.context.client().connection_state() != State::Connected {
             return Err(self.unreachable("this host has no connection to its NATS server"));
@@ -94,15 +95,21 @@ impl Bucket {
             Ok(Ok(answer)) => match answer.get("error") {
                 None => Ok(()),
                 Some(error) if error["err_code"] == ErrorCode::STREAM_NOT_FOUND.0 => {
-                    Err(Error::Refused("it is gone, and hosts are making it again; try again in a moment".into()))
+                    Err(Error::Refused(
+                        "it is gone, and hosts are making it again; try again in a moment".into(),
+                    ))
                 }
-                Some(error) => Err(Error::Refused(error["description"].as_str().unwrap_or("without a reason").into())),
+                Some(error) => Err(Error::Refused(
+                    error["description"].as_str().unwrap_or("without a reason").into(),
+                )),
             },
             Ok(Err(e)) if e.kind() == RequestErrorKind::NoResponders => {
                 Err(self.unreachable("no server answers for it"))
             }
             Ok(Err(e)) => Err(self.unreachable(&e.to_string())),
-            Err(_) => Err(self.unreachable(&format!("no answer within {} ms", PROBE_TIMEOUT.as_millis()))),
+            Err(_) => {
+                Err(self.unreachable(&format!("no answer within {} ms", PROBE_TIMEOUT.as_millis())))
+            }
         }
     }
 
@@ -116,9 +123,11 @@ impl Bucket {
         match publish_error(error) {
             Some(PublishErrorKind::WrongLastSequence) => Error::Conflict,
             Some(PublishErrorKind::TimedOut) => Error::TimedOut { place: self.place.to_string() },
-            Some(PublishErrorKind::StreamNotFound | PublishErrorKind::BrokenPipe) => {
-                self.probe().await.err().unwrap_or_else(|| self.unreachable("it was away for a moment"))
-            }
+            Some(PublishErrorKind::StreamNotFound | PublishErrorKind::BrokenPipe) => self
+                .probe()
+                .await
+                .err()
+                .unwrap_or_else(|| self.unreachable("it was away for a moment")),
             _ => Error::Refused(error.to_string()),
         }
     }
@@ -133,7 +142,12 @@ impl Bucket {
             return Err(error);
         }
         let found = self.kv.entry(key).await.map_err(|e| self.unreachable(&e.to_string()))?;
-        let Some(kv::Entry { operation: kv::Operation::Delete | kv::Operation::Purge, revision, .. }) = found else {
+        let Some(kv::Entry {
+            operation: kv::Operation::Delete | kv::Operation::Purge,
+            revision,
+            ..
+        }) = found
+        else {
             return Err(Error::Conflict);
         };
         match self.kv.update(key, value, revision).await {
@@ -144,7 +158,12 @@ impl Bucket {
 }
 
 impl Backend for Bucket {
-    fn put<'a>(&'a self, key: &'a str, value: Bytes, expect: Expect) -> BoxFuture<'a, Result<u64, Error>> {
+    fn put<'a>(
+        &'a self,
+        key: &'a str,
+        value: Bytes,
+        expect: Expect,
+    ) -> BoxFuture<'a, Result<u64, Error>> {
         Box::pin(async move {
             self.check().await?;
             match expect {
@@ -191,7 +210,8 @@ impl Backend for Bucket {
     }
 
     fn is_reachable(&self) -> bool {
-        self.hears.load(Ordering::Relaxed) && self.context.client().connection_state() == State::Connected
+        self.hears.load(Ordering::Relaxed)
+            && self.context.client().connection_state() == State::Connected
     }
 }
 

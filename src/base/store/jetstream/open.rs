@@ -1,4 +1,5 @@
-//! Finding a bucket, making that of the metadata when it is missing, and naming what stands in the way.
+//! Finding a bucket, making that of the metadata when it is missing, and naming what stands in the
+//! way.
 
 use std::{
     sync::{Arc, atomic::AtomicBool},
@@ -54,10 +55,10 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// Whether this host's server has no JetStream and reaches none in the asked domain. Then the lattice is taken to have
-    /// none: for a server that stands alone nobody knows more than this host. A leaf node without JetStream of its own
-    /// that is cut off from the asked domain looks just the same. In all other cases the bucket may well be there, for
-    /// others.
+    /// Whether this host's server has no JetStream and reaches none in the asked domain. Then the
+    /// lattice is taken to have none: for a server that stands alone nobody knows more than this
+    /// host. A leaf node without JetStream of its own that is cut off from the asked domain looks
+    /// just the same. In all other cases the bucket may well be there, for others.
     pub fn is_switched_off(&self) -> bool {
         matches!(self, Self::SwitchedOff { .. })
     }
@@ -77,7 +78,9 @@ pub async fn find(
         Err(error) => error,
     };
     match error.kind() {
-        GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
+        GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+            Ok(None)
+        }
         GetStreamErrorKind::JetStream(e)
             if matches!(
                 e.error_code(),
@@ -87,13 +90,20 @@ pub async fn find(
             Err(OpenError::SwitchedOff { asked: shown(domain) })
         }
         GetStreamErrorKind::JetStream(e) => Err(refused(e.to_string())),
-        _ => Err(diagnose(nats, context, domain).await.unwrap_or_else(|| refused(error.to_string()))),
+        _ => {
+            Err(diagnose(nats, context, domain).await.unwrap_or_else(|| refused(error.to_string())))
+        }
     }
 }
 
 impl Bucket {
     /// Opens the bucket, making it if it is not there.
-    pub async fn open(nats: &Nats, domain: Option<&str>, bucket: &str, making: Making) -> Result<Self, OpenError> {
+    pub async fn open(
+        nats: &Nats,
+        domain: Option<&str>,
+        bucket: &str,
+        making: Making,
+    ) -> Result<Self, OpenError> {
         let context = context(&nats.client, domain);
         let refused = |cause: String| OpenError::Refused { bucket: bucket.to_owned(), cause };
         let stream = match find(nats, &context, domain, bucket, &format!("KV_{bucket}")).await? {
@@ -101,7 +111,8 @@ impl Bucket {
             None => create(&context, bucket, making).await.map_err(refused)?,
         };
         let info = stream.cached_info();
-        let (consumers_before, found_replicas) = (info.state.consumer_count, info.config.num_replicas);
+        let (consumers_before, found_replicas) =
+            (info.state.consumer_count, info.config.num_replicas);
         let found_bytes = u64::try_from(info.config.max_bytes).ok().filter(|bytes| *bytes > 0);
         let bound = found_bytes.map_or(making.bound, Bound::Set);
         let is_clustered = info.cluster.as_ref().is_some_and(|cluster| cluster.name.is_some());
@@ -139,7 +150,11 @@ pub fn lasting() -> stream::Config {
     }
 }
 
-pub(super) async fn create(context: &Context, bucket: &str, making: Making) -> Result<Stream, String> {
+pub(super) async fn create(
+    context: &Context,
+    bucket: &str,
+    making: Making,
+) -> Result<Stream, String> {
     let config = stream::Config {
         name: format!("KV_{bucket}"),
         subjects: vec![format!("$KV.{bucket}.>")],
@@ -151,7 +166,8 @@ pub(super) async fn create(context: &Context, bucket: &str, making: Making) -> R
     };
     match making.create(context, config).await {
         Ok(stream) => Ok(stream),
-        // Another host was first, or the bucket has other settings: both are fine as long as it is there.
+        // Another host was first, or the bucket has other settings: both are fine as long as it is
+        // there.
         Err(e) => {
             let found = context.get_stream(format!("KV_{bucket}")).await;
             found.map_err(|_| format!("{e}{}", advice(&e, "kv_max_bytes")))
@@ -165,7 +181,8 @@ pub fn api_prefix(domain: Option<&str>) -> String {
     domain.map_or_else(|| "$JS.API".to_owned(), |domain| format!("$JS.{domain}.API"))
 }
 
-/// Finds out why a domain does not answer by asking the server for its own. `None` means that it does answer.
+/// Finds out why a domain does not answer by asking the server for its own. `None` means that it
+/// does answer.
 async fn diagnose(nats: &Nats, asked_context: &Context, asked: Option<&str>) -> Option<OpenError> {
     let prefix = api_prefix(asked);
     let silent = || match denied(nats) {
@@ -195,8 +212,8 @@ async fn diagnose(nats: &Nats, asked_context: &Context, asked: Option<&str>) -> 
     })
 }
 
-/// The server's word on why a request to a JetStream API gets no answer: it must be allowed to go there, and the answer to
-/// come back. The server that has the domain names the subject without it.
+/// The server's word on why a request to a JetStream API gets no answer: it must be allowed to go
+/// there, and the answer to come back. The server that has the domain names the subject without it.
 fn denied(nats: &Nats) -> Option<String> {
     let denied = nats.denied.borrow();
     denied.iter().find(|what| what.contains("\"$JS.") || what.contains("\"_INBOX.")).cloned()

@@ -1,8 +1,9 @@
 //! Reading what streams hold, for all who keep data in them.
 //!
-//! Reads always see what was written before: where a stream has one replica, that answers directly, which is the fastest;
-//! where it has several, the leader is asked, because others may be behind. A [`scan`] is whole or an error. [`Held`] keeps
-//! what was opened, until it has to be opened again. [`is_refused`] and [`is_conflict`] say what a failed write means.
+//! Reads always see what was written before: where a stream has one replica, that answers directly,
+//! which is the fastest; where it has several, the leader is asked, because others may be behind. A
+//! [`scan`] is whole or an error. [`Held`] keeps what was opened, until it has to be opened again.
+//! [`is_refused`] and [`is_conflict`] say what a failed write means.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +13,9 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, Consumer, DeliverPolicy, pull},
     context::{PublishError, PublishErrorKind},
     message::StreamMessage,
-    stream::{ConsumerErrorKind, DirectGetErrorKind, LastRawMessageErrorKind, RawMessageErrorKind, Stream},
+    stream::{
+        ConsumerErrorKind, DirectGetErrorKind, LastRawMessageErrorKind, RawMessageErrorKind, Stream,
+    },
 };
 use futures::StreamExt;
 use tracing::warn;
@@ -25,7 +28,8 @@ const SCAN_BATCH: usize = 500;
 const SCAN_BATCH_TIME: Duration = Duration::from_secs(5);
 /// How long a scan may take that writers are faster than.
 const SCAN_TIME: Duration = Duration::from_secs(120);
-/// Batches in a row that may bring nothing although something is left: it may have been written in between.
+/// Batches in a row that may bring nothing although something is left: it may have been written in
+/// between.
 const EMPTY_MAX: u32 = 3;
 /// How long the server keeps the consumer of a scan that broke off.
 const CONSUMER_GRACE: Duration = Duration::from_secs(30);
@@ -47,7 +51,8 @@ impl<H> Held<H> {
         self.handle.load_full()
     }
 
-    /// Replaces the handle nobody answered for by what `open` gives, unless another call did so already.
+    /// Replaces the handle nobody answered for by what `open` gives, unless another call did so
+    /// already.
     pub async fn renew<E>(
         &self,
         bucket: &str,
@@ -82,7 +87,9 @@ pub async fn last(stream: &Stream, subject: &str) -> Result<Option<StreamMessage
         Ok(message) => Ok(Some(message)),
         Err(e) => match e.kind() {
             LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            LastRawMessageErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+            LastRawMessageErrorKind::JetStream(error)
+                if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+            {
                 Err(ReadError::Gone)
             }
             _ => Err(ReadError::Failed(chain(&e))),
@@ -91,7 +98,11 @@ pub async fn last(stream: &Stream, subject: &str) -> Result<Option<StreamMessage
 }
 
 /// The first message on a subject that is not before `sequence`.
-pub async fn next(stream: &Stream, subject: &str, sequence: u64) -> Result<Option<StreamMessage>, ReadError> {
+pub async fn next(
+    stream: &Stream,
+    subject: &str,
+    sequence: u64,
+) -> Result<Option<StreamMessage>, ReadError> {
     if answers_directly(stream) {
         return direct(stream.direct_get_next_for_subject(subject, Some(sequence)).await);
     }
@@ -99,7 +110,9 @@ pub async fn next(stream: &Stream, subject: &str, sequence: u64) -> Result<Optio
         Ok(message) => Ok(Some(message)),
         Err(e) => match e.kind() {
             RawMessageErrorKind::NoMessageFound => Ok(None),
-            RawMessageErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+            RawMessageErrorKind::JetStream(error)
+                if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+            {
                 Err(ReadError::Gone)
             }
             _ => Err(ReadError::Failed(chain(&e))),
@@ -120,7 +133,9 @@ fn direct(
         Err(e) => match e.kind() {
             DirectGetErrorKind::NotFound => Ok(None),
             DirectGetErrorKind::TimedOut => Err(ReadError::Gone),
-            DirectGetErrorKind::ErrorResponse(status, _) if status == async_nats::StatusCode::NO_RESPONDERS => {
+            DirectGetErrorKind::ErrorResponse(status, _)
+                if status == async_nats::StatusCode::NO_RESPONDERS =>
+            {
                 Err(ReadError::Gone)
             }
             _ => Err(ReadError::Failed(chain(&e))),
@@ -128,8 +143,9 @@ fn direct(
     }
 }
 
-/// The last messages of all subjects that match a filter, handed out one by one. A message that is written while the
-/// scan runs may or may not be among them. Without an error, none of the others is missing.
+/// The last messages of all subjects that match a filter, handed out one by one. A message that is
+/// written while the scan runs may or may not be among them. Without an error, none of the others
+/// is missing.
 pub async fn scan(
     stream: &Stream,
     filter: &str,
@@ -148,14 +164,23 @@ pub async fn scan(
         ..Default::default()
     };
     let consumer = stream.create_consumer(config).await.map_err(|e| match e.kind() {
-        ConsumerErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => ReadError::Gone,
+        ConsumerErrorKind::JetStream(error)
+            if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+        {
+            ReadError::Gone
+        }
         _ => ReadError::Failed(chain(&e)),
     })?;
     let outcome = match consumer.cached_info().num_pending {
         0 => Ok(()),
-        _ => tokio::time::timeout(SCAN_TIME, deliver(&consumer, found)).await.unwrap_or_else(|_| {
-            Err(ReadError::Failed(format!("the scan had no end within {} s", SCAN_TIME.as_secs())))
-        }),
+        _ => {
+            tokio::time::timeout(SCAN_TIME, deliver(&consumer, found)).await.unwrap_or_else(|_| {
+                Err(ReadError::Failed(format!(
+                    "the scan had no end within {} s",
+                    SCAN_TIME.as_secs()
+                )))
+            })
+        }
     };
     // Best effort: the server drops it by itself after `CONSUMER_GRACE`.
     let _ = stream.delete_consumer(&consumer.cached_info().name).await;
@@ -170,7 +195,8 @@ async fn deliver(
     let failed = |cause: String| ReadError::Failed(cause);
     let (mut received, mut empty) = (0, 0);
     loop {
-        // Without waiting: it ends at once with what there is, even if something was removed meanwhile.
+        // Without waiting: it ends at once with what there is, even if something was removed
+        // meanwhile.
         let fetched = consumer.fetch().max_messages(SCAN_BATCH).messages();
         let silent = || failed(format!("nothing more came for {} s", SCAN_BATCH_TIME.as_secs()));
         let mut messages = tokio::time::timeout(SCAN_BATCH_TIME, fetched)
@@ -188,7 +214,8 @@ async fn deliver(
         if taken == SCAN_BATCH as u64 {
             continue;
         }
-        // The library ends a batch in the same way when it is done and when it was cut short; the server knows which.
+        // The library ends a batch in the same way when it is done and when it was cut short; the
+        // server knows which.
         let info = consumer.get_info().await.map_err(|e| failed(chain(&e)))?;
         if info.delivered.consumer_sequence != received {
             let sent = info.delivered.consumer_sequence;
@@ -199,14 +226,18 @@ async fn deliver(
         }
         empty = if taken == 0 { empty + 1 } else { 0 };
         if empty == EMPTY_MAX {
-            return Err(failed(format!("the server does not send the last {} entries", info.num_pending)));
+            return Err(failed(format!(
+                "the server does not send the last {} entries",
+                info.num_pending
+            )));
         }
     }
 }
 
 /// Whether a write that failed surely did not happen: the server said no, or it never left.
 pub fn is_refused(error: &PublishError) -> bool {
-    let is_answer = std::error::Error::source(error).is_some_and(|source| source.is::<jetstream::Error>());
+    let is_answer =
+        std::error::Error::source(error).is_some_and(|source| source.is::<jetstream::Error>());
     match error.kind() {
         PublishErrorKind::StreamNotFound
         | PublishErrorKind::WrongLastMessageId
@@ -221,7 +252,10 @@ pub fn is_refused(error: &PublishError) -> bool {
 /// Whether a write was refused because somebody else wrote first.
 pub fn is_conflict(error: &PublishError) -> bool {
     // Clusters use a code of their own, which the client library leaves among the others.
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<jetstream::Error>());
+    let source = std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<jetstream::Error>());
     error.kind() == PublishErrorKind::WrongLastSequence
-        || source.is_some_and(|error| error.error_code() == ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT)
+        || source.is_some_and(|error| {
+            error.error_code() == ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT
+        })
 }

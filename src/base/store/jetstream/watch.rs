@@ -1,14 +1,17 @@
-//! Following the bucket: one ephemeral push consumer that replays the last value of every key and then goes on.
+//! Following the bucket: one ephemeral push consumer that replays the last value of every key and
+//! then goes on.
 //!
-//! A watch begins anew, with a fresh snapshot, when a sequence number is missing, when the heartbeat stays away, or when
-//! the connection came back; a snapshot replaces all that was known, so nothing stale survives an outage. The heartbeat
-//! is what tells that a domain behind leaf nodes went away: the connection to the host's own server never breaks then.
+//! A watch begins anew, with a fresh snapshot, when a sequence number is missing, when the
+//! heartbeat stays away, or when the connection came back; a snapshot replaces all that was known,
+//! so nothing stale survives an outage. The heartbeat is what tells that a domain behind leaf nodes
+//! went away: the connection to the host's own server never breaks then.
 //!
-//! A bucket that vanished is made again, and what was known to be in it is written back before anything is told of it: an
-//! empty bucket is not the truth while this host can say better.
+//! A bucket that vanished is made again, and what was known to be in it is written back before
+//! anything is told of it: an empty bucket is not the truth while this host can say better.
 //!
-//! A watch asks for neither acknowledgements nor flow control: their subjects do not cross leaf nodes of another domain.
-//! So it never waits for its follower: what that has not taken yet waits in a [`Backlog`].
+//! A watch asks for neither acknowledgements nor flow control: their subjects do not cross leaf
+//! nodes of another domain. So it never waits for its follower: what that has not taken yet waits
+//! in a [`Backlog`].
 
 use std::{
     collections::HashMap,
@@ -129,21 +132,27 @@ impl Bucket {
         }
     }
 
-    /// Makes the bucket again that vanished with its server's disk, with what this host knew to be in it. Other hosts do
-    /// the same; whoever writes a key first is right. Ends at the first sign of an outage and keeps what is left for the
-    /// next time.
+    /// Makes the bucket again that vanished with its server's disk, with what this host knew to be
+    /// in it. Other hosts do the same; whoever writes a key first is right. Ends at the first sign
+    /// of an outage and keeps what is left for the next time.
     async fn restore(&self, lost: &mut HashMap<String, Bytes>) -> Result<(), Ended> {
-        let created =
-            open::create(&self.context, &self.kv.name, Making { replicas: self.replicas, bound: self.bound }).await;
+        let created = open::create(
+            &self.context,
+            &self.kv.name,
+            Making { replicas: self.replicas, bound: self.bound },
+        )
+        .await;
         created.map_err(|error| Ended::Failed(format!("make the bucket again: {error}")))?;
-        let entries: Vec<_> = lost.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        let entries: Vec<_> =
+            lost.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
         let writes = entries.into_iter().map(|(key, value)| async move {
             // A key that was deleted in the new bucket stays so.
-            let written = match tokio::time::timeout(WRITE_TIMEOUT, self.kv.update(&key, value, 0)).await {
-                Ok(Ok(_)) => Ok(()),
-                Ok(Err(error)) => Err(self.failure(&error).await),
-                Err(_) => Err(Error::TimedOut { place: self.place.to_string() }),
-            };
+            let written =
+                match tokio::time::timeout(WRITE_TIMEOUT, self.kv.update(&key, value, 0)).await {
+                    Ok(Ok(_)) => Ok(()),
+                    Ok(Err(error)) => Err(self.failure(&error).await),
+                    Err(_) => Err(Error::TimedOut { place: self.place.to_string() }),
+                };
             (key, written)
         });
         let mut writes = futures::stream::iter(writes).buffer_unordered(RESTORED_AT_ONCE);
@@ -170,7 +179,11 @@ impl Bucket {
     }
 
     /// One consumer's life: replay, snapshot, changes. Returns why it cannot be trusted any longer.
-    async fn follow_once(&self, updates: &mpsc::Sender<Update>, following: &mut Following) -> Ended {
+    async fn follow_once(
+        &self,
+        updates: &mpsc::Sender<Update>,
+        following: &mut Following,
+    ) -> Ended {
         if following.is_gone {
             if let Err(ended) = self.restore(&mut following.lost).await {
                 return ended;
@@ -202,7 +215,11 @@ impl Bucket {
             Ok(consumer) => consumer,
             Err(e) => {
                 return match e.kind() {
-                    ConsumerErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => Ended::Gone,
+                    ConsumerErrorKind::JetStream(e)
+                        if e.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+                    {
+                        Ended::Gone
+                    }
                     _ => Ended::Failed(e.to_string()),
                 };
             }
@@ -256,7 +273,8 @@ impl Bucket {
             }
             last_sequence = delivery.consumer_sequence;
             match &mut replay {
-                // Only kept for now: the server sends all of it at once, and what is not taken in time is dropped.
+                // Only kept for now: the server sends all of it at once, and what is not taken in
+                // time is dropped.
                 Some(messages) => messages.push((message, delivery.stream_sequence)),
                 None => {
                     if let Some(update) = self.read(&message, delivery.stream_sequence) {
@@ -280,7 +298,9 @@ impl Bucket {
     ) {
         let Some(messages) = replay.take() else { return };
         let mut entries = HashMap::with_capacity(messages.len());
-        for update in messages.iter().filter_map(|(message, revision)| self.read(message, *revision)) {
+        for update in
+            messages.iter().filter_map(|(message, revision)| self.read(message, *revision))
+        {
             match update {
                 Update::Put(entry) => drop(entries.insert(entry.key.clone(), entry)),
                 Update::Delete { key, .. } => drop(entries.remove(&key)),
@@ -296,7 +316,11 @@ impl Bucket {
     fn read(&self, message: &Message, revision: u64) -> Option<Update> {
         let key = message.subject.strip_prefix(&self.kv.prefix)?.to_owned();
         let operation = message.headers.as_ref().and_then(|headers| {
-            headers.iter().find(|(name, _)| name.to_string().eq_ignore_ascii_case("KV-Operation"))?.1.first()
+            headers
+                .iter()
+                .find(|(name, _)| name.to_string().eq_ignore_ascii_case("KV-Operation"))?
+                .1
+                .first()
         });
         Some(match operation.map(async_nats::HeaderValue::as_str) {
             Some("DEL" | "PURGE") => Update::Delete { key, revision },
@@ -315,7 +339,8 @@ impl Drop for RemoveConsumer {
     fn drop(&mut self) {
         let (stream, name) = (self.stream.clone(), std::mem::take(&mut self.name));
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            // Best effort and short: the server drops the consumer by itself after `CONSUMER_GRACE`.
+            // Best effort and short: the server drops the consumer by itself after
+            // `CONSUMER_GRACE`.
             runtime.spawn(async move {
                 let _ = tokio::time::timeout(API_TIMEOUT, stream.delete_consumer(&name)).await;
             });
@@ -331,7 +356,8 @@ struct Delivery {
 }
 
 impl Delivery {
-    /// Reads `$JS.ACK.[domain.account.]stream.consumer.delivered.stream_seq.consumer_seq.time.pending[.token]`.
+    /// Reads
+    /// `$JS.ACK.[domain.account.]stream.consumer.delivered.stream_seq.consumer_seq.time.pending[.token]`.
     fn read(message: &Message) -> Option<Self> {
         let reply = message.reply.as_ref()?.as_str();
         let before = match reply.split('.').count() {

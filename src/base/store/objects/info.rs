@@ -17,8 +17,8 @@ const PIECE_ID_MAX: usize = 64;
 
 /// The id that the pieces of an object share: the last token of their subject.
 ///
-/// Metadata is written by strangers, so an id that it names is parsed before it becomes a part of a subject: a wildcard
-/// in it would mean the pieces of everybody.
+/// Metadata is written by strangers, so an id that it names is parsed before it becomes a part of a
+/// subject: a wildcard in it would mean the pieces of everybody.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PieceId(String);
@@ -57,7 +57,9 @@ impl TryFrom<String> for PieceId {
     type Error = &'static str;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        Self::parse(&text).ok_or("the id of the pieces has other characters than letters, digits, - and _, or too many")
+        Self::parse(&text).ok_or(
+            "the id of the pieces has other characters than letters, digits, - and _, or too many",
+        )
     }
 }
 

@@ -1,15 +1,18 @@
-//! Objects in a bucket of JetStream, in the form all NATS clients share: `nats object ls` and `nats object get` show them.
+//! Objects in a bucket of JetStream, in the form all NATS clients share: `nats object ls` and `nats
+//! object get` show them.
 //!
 //! * [`Info`] is the metadata of an object; [`Objects`] reads, writes and removes it.
-//! * [`Writer`] stores the pieces of an object, and its metadata last: an object appears whole, and on condition that nobody
-//!   else wrote it meanwhile, so that the pieces of the one before can be removed without a doubt.
+//! * [`Writer`] stores the pieces of an object, and its metadata last: an object appears whole, and
+//!   on condition that nobody else wrote it meanwhile, so that the pieces of the one before can be
+//!   removed without a doubt.
 //! * [`whole`] reads all pieces of one, and pays for them out of the host's budget.
 //! * [`PieceId`] names the pieces of an object; it is parsed wherever it is read.
 //!
-//! The id of pieces begins with the time of their upload. By that [`Objects::sweep`] finds the pieces of uploads whose
-//! process died: older than a day, and no metadata names them. Each piece has its offset in a header, by which a reader of
-//! a part finds its beginning, and the first one the name of its object, by which a sweep looks again before it removes
-//! anything. Other clients ignore both.
+//! The id of pieces begins with the time of their upload. By that [`Objects::sweep`] finds the
+//! pieces of uploads whose process died: older than a day, and no metadata names them. Each piece
+//! has its offset in a header, by which a reader of a part finds its beginning, and the first one
+//! the name of its object, by which a sweep looks again before it removes anything. Other clients
+//! ignore both.
 //!
 //! NATS servers map no subject of objects into a JetStream domain, as they do for the entries of a
 //! key-value bucket. A message reaches every domain that has a bucket of the same name, and any of
@@ -157,7 +160,10 @@ impl Objects {
     }
 
     async fn open_again(&self, gone: &Arc<Stream>) -> Result<(), Error> {
-        self.stream.renew(&self.bucket, gone, (self.reopen)()).await.map_err(|cause| self.error("read", cause))
+        self.stream
+            .renew(&self.bucket, gone, (self.reopen)())
+            .await
+            .map_err(|cause| self.error("read", cause))
     }
 
     /// The last message on a subject; the bucket is opened again if it is gone.
@@ -178,7 +184,9 @@ impl Objects {
     /// Reads the metadata of an object, readable or not, with the sequence a conditional write
     /// relies on.
     async fn state(&self, name: &str) -> Result<(u64, Option<Result<Info, Error>>), Error> {
-        let Some(message) = self.last(&self.info_subject(name)).await? else { return Ok((0, None)) };
+        let Some(message) = self.last(&self.info_subject(name)).await? else {
+            return Ok((0, None));
+        };
         Ok((message.sequence, self.read_info(name, &message.payload).transpose()))
     }
 
@@ -206,7 +214,8 @@ impl Objects {
     /// Writes metadata, and removes the pieces of what it replaces.
     pub async fn publish_info(&self, info: &Info) -> Result<(), Unpublished> {
         let refused = |error| Unpublished::Refused(error);
-        let json = serde_json::to_vec(info).map_err(|e| refused(self.error("write", e.to_string())))?;
+        let json =
+            serde_json::to_vec(info).map_err(|e| refused(self.error("write", e.to_string())))?;
         let json = Bytes::from(json);
         for attempt in 0..ATTEMPTS_MAX {
             let (sequence, before) = self.state(&info.name).await.map_err(refused)?;
@@ -218,18 +227,25 @@ impl Objects {
             headers.insert(NATS_ROLLUP, "sub");
             headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, HeaderValue::from(sequence));
             let subject = self.info_subject(&info.name);
-            let published = match self.context.publish_with_headers(subject, headers, json.clone()).await {
-                Ok(acknowledged) => acknowledged.await,
-                Err(error) => Err(error),
-            };
+            let published =
+                match self.context.publish_with_headers(subject, headers, json.clone()).await {
+                    Ok(acknowledged) => acknowledged.await,
+                    Err(error) => Err(error),
+                };
             match published {
                 Ok(_) => {}
                 Err(error) if read::is_conflict(&error) => continue,
-                Err(error) if read::is_refused(&error) => return Err(refused(self.unwritten(&error))),
+                Err(error) if read::is_refused(&error) => {
+                    return Err(refused(self.unwritten(&error)));
+                }
                 // Nobody knows, unless it can be seen.
                 Err(error) => match self.state(&info.name).await {
                     Ok((_, Some(found))) if is(&found, info) => {}
-                    _ => return Err(Unpublished::Unknown(self.unconfirmed(&info.name, chain(&error)))),
+                    _ => {
+                        return Err(Unpublished::Unknown(
+                            self.unconfirmed(&info.name, chain(&error)),
+                        ));
+                    }
                 },
             }
             if let Some(Ok(before)) = before
@@ -247,13 +263,19 @@ impl Objects {
         self.remove_if(name, |_| true).await
     }
 
-    /// Removes an object if its metadata, as far as it can be read, is of the kind wanted; whether it was removed.
-    pub async fn remove_if(&self, name: &str, is_wanted: impl Fn(&Result<Info, Error>) -> bool) -> Result<bool, Error> {
+    /// Removes an object if its metadata, as far as it can be read, is of the kind wanted; whether
+    /// it was removed.
+    pub async fn remove_if(
+        &self,
+        name: &str,
+        is_wanted: impl Fn(&Result<Info, Error>) -> bool,
+    ) -> Result<bool, Error> {
         for _ in 0..ATTEMPTS_MAX {
             let (sequence, info) = self.state(name).await?;
             let Some(info) = info.filter(&is_wanted) else { return Ok(false) };
             // Only this state of it: what was written since stays, and is looked at again.
-            let purged = self.stream().purge().filter(self.info_subject(name)).sequence(sequence + 1).await;
+            let purged =
+                self.stream().purge().filter(self.info_subject(name)).sequence(sequence + 1).await;
             let purged = purged.map_err(|e| match e.kind() {
                 PurgeErrorKind::JetStream(_) => self.error("write", chain(&e)),
                 _ => self.unconfirmed(name, chain(&e)),
@@ -279,7 +301,10 @@ impl Objects {
     async fn count_pieces(&self, nuid: &PieceId) -> Result<u64, Error> {
         let counts = self.stream().info_with_subjects(self.piece_subject(nuid)).await;
         let count = counts.map_err(|e| self.error("write", chain(&e)))?.next().await;
-        Ok(count.transpose().map_err(|e| self.error("write", chain(&e)))?.map_or(0, |(_, count)| count as u64))
+        Ok(count
+            .transpose()
+            .map_err(|e| self.error("write", chain(&e)))?
+            .map_or(0, |(_, count)| count as u64))
     }
 
     /// Whether all pieces that metadata names are there.
@@ -299,9 +324,13 @@ impl Objects {
             let mut all = Vec::new();
             let stream = self.stream();
             let scanned = read::scan(&stream, &filter, false, |message| {
-                let encoded = message.subject.strip_prefix(prefix.as_str()).unwrap_or(message.subject.as_str());
+                let encoded = message
+                    .subject
+                    .strip_prefix(prefix.as_str())
+                    .unwrap_or(message.subject.as_str());
                 let name = decoded(encoded).unwrap_or_else(|| encoded.to_owned());
-                let stored = message.info().map_or(time::OffsetDateTime::UNIX_EPOCH, |info| info.published);
+                let stored =
+                    message.info().map_or(time::OffsetDateTime::UNIX_EPOCH, |info| info.published);
                 match self.read_info(&name, &message.payload) {
                     Ok(None) => {}
                     Ok(Some(info)) => all.push((name, Ok(Listed { info, stored }))),
@@ -345,10 +374,12 @@ impl Objects {
             }
         }
         for nuid in old {
-            // It may have become an object since. Pieces that do not tell of which are not ours to remove.
+            // It may have become an object since. Pieces that do not tell of which are not ours to
+            // remove.
             let piece = read::next(&stream, &self.piece_subject(&nuid), 1).await;
             let piece = piece.map_err(|e| self.error("read", chain(&e)))?;
-            let name = piece.as_ref().and_then(|piece| decoded(piece.headers.get(OBJECT)?.as_str()));
+            let name =
+                piece.as_ref().and_then(|piece| decoded(piece.headers.get(OBJECT)?.as_str()));
             let Some(name) = name else { continue };
             match self.info(&name).await {
                 Ok(info) if info.as_ref().is_none_or(|info| info.nuid != nuid) => {}
@@ -371,7 +402,8 @@ impl Objects {
         piece_subject(&self.bucket, nuid)
     }
 
-    /// How large the pieces are that are written: as those of other clients, or what a message may have here.
+    /// How large the pieces are that are written: as those of other clients, or what a message may
+    /// have here.
     pub fn piece_bytes(&self) -> usize {
         piece_bytes(&self.context.client())
     }

@@ -1,8 +1,8 @@
 //! Reading all pieces of an object.
 //!
-//! The server sends only a few pieces ahead of what was taken, so what is not yet paid for stays with it. It also tells
-//! how many are left; pieces that are not there are noticed at once and not waited for. A reader that lost the server
-//! for a moment goes on where it was.
+//! The server sends only a few pieces ahead of what was taken, so what is not yet paid for stays
+//! with it. It also tells how many are left; pieces that are not there are noticed at once and not
+//! waited for. A reader that lost the server for a moment goes on where it was.
 
 use std::time::Duration;
 
@@ -58,18 +58,26 @@ fn failed(cause: impl ToString) -> Ended {
     Ended::Error(ReadError::Failed(cause.to_string()))
 }
 
-/// Reads all pieces at the speed of the line, no more than `expected` bytes; `seen` is handed each as it arrives.
-pub async fn whole(pieces: Pieces<'_>, budget: &Budget, mut seen: impl FnMut(&[u8])) -> Result<Bytes, ReadError> {
+/// Reads all pieces at the speed of the line, no more than `expected` bytes; `seen` is handed each
+/// as it arrives.
+pub async fn whole(
+    pieces: Pieces<'_>,
+    budget: &Budget,
+    mut seen: impl FnMut(&[u8]),
+) -> Result<Bytes, ReadError> {
     let Ok(expected) = usize::try_from(pieces.expected) else {
         return Err(ReadError::Failed(format!("this machine holds no {} bytes", pieces.expected)));
     };
-    let mut reading = Reading { content: Buffer::new(budget, Some(expected)), expected, next_sequence: 1 };
+    let mut reading =
+        Reading { content: Buffer::new(budget, Some(expected)), expected, next_sequence: 1 };
     let mut resumes = 0;
     while reading.content.len() < expected {
         match pieces.read(&mut reading, &mut seen).await {
             Ok(()) => {}
             Err(Ended::Error(error)) => return Err(error),
-            Err(Ended::Lost(cause)) if resumes == RESUMES_MAX => return Err(ReadError::Failed(cause)),
+            Err(Ended::Lost(cause)) if resumes == RESUMES_MAX => {
+                return Err(ReadError::Failed(cause));
+            }
             Err(Ended::Lost(_)) => resumes += 1,
         }
     }
@@ -97,7 +105,9 @@ impl Pieces<'_> {
     async fn read(&self, reading: &mut Reading, seen: &mut impl FnMut(&[u8])) -> Result<(), Ended> {
         let config = pull::Config {
             description: Some("reader of an object".into()),
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: reading.next_sequence },
+            deliver_policy: DeliverPolicy::ByStartSequence {
+                start_sequence: reading.next_sequence,
+            },
             ack_policy: AckPolicy::None,
             filter_subject: self.subject.clone(),
             inactive_threshold: CONSUMER_GRACE,
@@ -116,7 +126,10 @@ impl Pieces<'_> {
             let message = match timeout(self.timeout, messages.next()).await {
                 Err(_) => {
                     let came = reading.content.len();
-                    return Err(failed(format!("only {came} of {} bytes arrived in time", reading.expected)));
+                    return Err(failed(format!(
+                        "only {came} of {} bytes arrived in time",
+                        reading.expected
+                    )));
                 }
                 Ok(None) => return Err(Ended::Lost("the delivery ended early".into())),
                 Ok(Some(message)) => message.map_err(|e| Ended::Lost(chain(&e)))?,

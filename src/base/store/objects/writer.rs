@@ -28,7 +28,13 @@ pub struct Writer {
 impl Writer {
     /// `info` is that of a new object, without bytes.
     pub fn new(objects: Objects, info: Info) -> Self {
-        Self { objects, info, unconfirmed: VecDeque::new(), confirmed: 0, digest: Digest::new(&SHA256) }
+        Self {
+            objects,
+            info,
+            unconfirmed: VecDeque::new(),
+            confirmed: 0,
+            digest: Digest::new(&SHA256),
+        }
     }
 
     /// The metadata so far.
@@ -86,7 +92,8 @@ impl Writer {
     pub async fn finish(self) -> Result<(), Unpublished> {
         let Self { objects, info, digest, .. } = self;
         let published = objects.publish_info(&info.clone().with_digest(digest)).await;
-        // Metadata that may be there, or may still come, needs its pieces; if it does not, they are swept one day.
+        // Metadata that may be there, or may still come, needs its pieces; if it does not, they are
+        // swept one day.
         if let Err(Unpublished::Refused(_)) = &published {
             objects.purge_pieces(&info.nuid).await;
         }

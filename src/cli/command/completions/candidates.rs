@@ -1,10 +1,11 @@
 //! Answers a shell that asks for completions: what could come next.
 //!
-//! The lattice is that of the settings, of the flags typed so far too. It gets less time than a person notices; what is not
-//! known by then is not offered. Nothing here prints, and nothing fails: without a lattice there are no candidates.
+//! The lattice is that of the settings, of the flags typed so far too. It gets less time than a
+//! person notices; what is not known by then is not offered. Nothing here prints, and nothing
+//! fails: without a lattice there are no candidates.
 //!
-//! Everything in a lattice has an id of 56 letters and mostly a name. The name is offered, and the id in its place as soon as
-//! its beginning is typed.
+//! Everything in a lattice has an id of 56 letters and mostly a name. The name is offered, and the
+//! id in its place as soon as its beginning is typed.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -13,12 +14,14 @@ use std::{
 };
 
 use clap::{ArgMatches, FromArgMatches as _};
-use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter};
+use clap_complete::engine::{
+    ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter,
+};
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    cli::{self, connect::Connect, flags::SettingArgs},
+    args::{self, connect::Connect, flags::SettingArgs},
     command::runs_actor,
     context::Places,
     session::Session,
@@ -38,7 +41,8 @@ use lattice_protocol::{
 
 /// How long the lattice has for everything. A user who presses a key twice waits no longer.
 const DEADLINE: Duration = Duration::from_millis(700);
-/// How long one round of questions takes at the most: hosts of earlier years do not say when all have answered.
+/// How long one round of questions takes at the most: hosts of earlier years do not say when all
+/// have answered.
 const ROUND: Duration = Duration::from_millis(250);
 /// An id in a help text.
 const ID_WIDTH: usize = 13;
@@ -99,7 +103,9 @@ pub(super) fn running_actors() -> ArgValueCompleter {
 
 /// Completes providers that run somewhere.
 pub(super) fn running_providers() -> ArgValueCompleter {
-    of_lattice(|seen| of_named(&names::running_providers(&seen.inventories), |id| provider_places(seen, id)))
+    of_lattice(|seen| {
+        of_named(&names::running_providers(&seen.inventories), |id| provider_places(seen, id))
+    })
 }
 
 /// Completes ids and friendly names of hosts.
@@ -119,20 +125,29 @@ pub(super) fn contracts() -> ArgValueCompleter {
 
 /// Completes what a call may go to: a contract, an actor or a provider.
 pub(super) fn targets() -> ArgValueCompleter {
-    of_lattice(|seen| contracts_of(seen).into_iter().chain(actors_of(seen)).chain(providers_of(seen)).collect())
+    of_lattice(|seen| {
+        contracts_of(seen).into_iter().chain(actors_of(seen)).chain(providers_of(seen)).collect()
+    })
 }
 
 /// Completes `LABEL=VALUE` of the hosts there are.
 pub(super) fn constraints() -> ArgValueCompleter {
     of_hosts(|hosts| {
-        let labels = hosts.iter().flat_map(|host| host.labels.iter().map(move |label| (host, label)));
-        labels.map(|(host, (key, value))| Candidate::new(format!("{key}={value}"), &host.friendly_name)).collect()
+        let labels =
+            hosts.iter().flat_map(|host| host.labels.iter().map(move |label| (host, label)));
+        labels
+            .map(|(host, (key, value))| {
+                Candidate::new(format!("{key}={value}"), &host.friendly_name)
+            })
+            .collect()
     })
 }
 
 /// Completes names of the deployment manager's applications.
 pub(super) fn apps() -> ArgValueCompleter {
-    ArgValueCompleter::new(|word: &OsStr| completed(word, || ask(async |lattice| apps_of(lattice).await)))
+    ArgValueCompleter::new(|word: &OsStr| {
+        completed(word, || ask(async |lattice| apps_of(lattice).await))
+    })
 }
 
 /// Completes names of contexts.
@@ -160,7 +175,10 @@ fn paths_of(completer: PathCompleter, word: &OsStr) -> Vec<CompletionCandidate> 
 /// Completes references of providers: those in this binary, and files.
 pub(super) fn sources() -> ArgValueCompleter {
     ArgValueCompleter::new(|word: &OsStr| {
-        let builtin = builtin::CATALOGUE.iter().map(|spec| Candidate::new(reference(spec), spec.title)).collect();
+        let builtin = builtin::CATALOGUE
+            .iter()
+            .map(|spec| Candidate::new(reference(spec), spec.title))
+            .collect();
         let mut all = completed(word, || Some(builtin));
         all.extend(paths_of(PathCompleter::file(), word));
         all
@@ -198,8 +216,12 @@ fn of_hosts(pick: fn(&[HostReply]) -> Vec<Candidate>) -> ArgValueCompleter {
     })
 }
 
-/// The candidates that begin like the word. A flag is being typed if it begins with a dash, and nobody need be asked.
-fn completed(word: &OsStr, look: impl FnOnce() -> Option<Vec<Candidate>>) -> Vec<CompletionCandidate> {
+/// The candidates that begin like the word. A flag is being typed if it begins with a dash, and
+/// nobody need be asked.
+fn completed(
+    word: &OsStr,
+    look: impl FnOnce() -> Option<Vec<Candidate>>,
+) -> Vec<CompletionCandidate> {
     let Some(word) = word.to_str().filter(|word| !word.starts_with('-')) else { return Vec::new() };
     let mut all = look().unwrap_or_default();
     // Words of strangers: a shell must not find anything in them to expand or to run.
@@ -214,8 +236,11 @@ fn begins(candidate: &str, word: &str) -> bool {
     candidate.get(..word.len()).is_some_and(|beginning| beginning.eq_ignore_ascii_case(word))
 }
 
-/// Asks the lattice of the settings; `None` if there is none, or it takes too long. There is no runtime at this time.
-fn ask<F: Future<Output = Option<Vec<Candidate>>>>(question: impl FnOnce(Lattice) -> F) -> Option<Vec<Candidate>> {
+/// Asks the lattice of the settings; `None` if there is none, or it takes too long. There is no
+/// runtime at this time.
+fn ask<F: Future<Output = Option<Vec<Candidate>>>>(
+    question: impl FnOnce(Lattice) -> F,
+) -> Option<Vec<Candidate>> {
     let until = Instant::now() + DEADLINE;
     let session = session()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
@@ -241,14 +266,17 @@ async fn seen(lattice: &Lattice) -> Seen {
 
 /// The settings, with those flags that are typed already.
 fn session() -> Option<Session> {
-    let words: Vec<OsString> = std::env::args_os().skip_while(|word| word != "--").skip(1).collect();
+    let words: Vec<OsString> =
+        std::env::args_os().skip_while(|word| word != "--").skip(1).collect();
     let (settings, connect) = given(words);
     Session::quiet(settings, &connect).ok()
 }
 
 /// Reads from an unfinished line what it says about the lattice.
 fn given(words: Vec<OsString>) -> (SettingArgs, Connect) {
-    let Ok(matches) = cli::command().ignore_errors(true).try_get_matches_from(words) else { return Default::default() };
+    let Ok(matches) = args::command().ignore_errors(true).try_get_matches_from(words) else {
+        return Default::default();
+    };
     let settings = SettingArgs::from_arg_matches(&matches).unwrap_or_default();
     let mut inner = &matches;
     while let Some((_, deeper)) = inner.subcommand() {
@@ -286,12 +314,15 @@ fn providers_of(seen: &Seen) -> Vec<Candidate> {
 }
 
 fn provider_places(seen: &Seen, id: &str) -> String {
-    places("provider", seen, |inventory| inventory.providers.iter().any(|provider| provider.id == id))
+    places("provider", seen, |inventory| {
+        inventory.providers.iter().any(|provider| provider.id == id)
+    })
 }
 
 /// `actor on lucky-reef-8888`
 fn places(what: &str, seen: &Seen, runs: impl Fn(&Inventory) -> bool) -> String {
-    match seen.inventories.iter().filter(|inventory| runs(inventory)).collect::<Vec<_>>().as_slice() {
+    match seen.inventories.iter().filter(|inventory| runs(inventory)).collect::<Vec<_>>().as_slice()
+    {
         [] => format!("{what}, runs nowhere"),
         [one] => format!("{what} on {}", one.friendly_name),
         several => format!("{what} on {} hosts", several.len()),
@@ -299,7 +330,8 @@ fn places(what: &str, seen: &Seen, runs: impl Fn(&Inventory) -> bool) -> String 
 }
 
 fn contracts_of(seen: &Seen) -> Vec<Candidate> {
-    let builtin = builtin::CATALOGUE.iter().map(|spec| Candidate::new(spec.contract_id, reference(spec)));
+    let builtin =
+        builtin::CATALOGUE.iter().map(|spec| Candidate::new(spec.contract_id, reference(spec)));
     let claimed = seen.claims.iter().filter(|claims| claims.is_provider());
     let claimed = claimed.map(|claims| Candidate::new(&claims.contract_id, &claims.name));
     let running = seen.inventories.iter().flat_map(|inventory| &inventory.providers);
@@ -312,7 +344,8 @@ fn reference(spec: &builtin::Spec) -> String {
 }
 
 async fn apps_of(lattice: Lattice) -> Option<Vec<Candidate>> {
-    let message = lattice.ask(&lattice.subjects.manager("list", None), bytes::Bytes::new()).await.ok()?;
+    let message =
+        lattice.ask(&lattice.subjects.manager("list", None), bytes::Bytes::new()).await.ok()?;
     let all: Vec<Value> = serde_json::from_slice(&message.payload).ok()?;
     let candidates = all.iter().map(|app| {
         let status = app["status"].as_str().unwrap_or_default();
@@ -325,13 +358,17 @@ fn contexts_of() -> Vec<Candidate> {
     let home = std::env::home_dir();
     let places = Places::of(&Dirs::find(&ProcessEnvironment, home.as_deref()), home.as_deref());
     let all = places.all();
-    let candidates = all
-        .iter()
-        .map(|found| Candidate::new(places.short(found), format!("{} context, {}", found.kind, found.path.display())));
+    let candidates = all.iter().map(|found| {
+        Candidate::new(
+            places.short(found),
+            format!("{} context, {}", found.kind, found.path.display()),
+        )
+    });
     candidates.filter(|candidate| is_word(&candidate.word)).collect()
 }
 
-/// A name for each, if it has one that means nothing else and needs no quotes; its id behind that, or instead.
+/// A name for each, if it has one that means nothing else and needs no quotes; its id behind that,
+/// or instead.
 fn of_named(all: &[Named], told: impl Fn(&str) -> String) -> Vec<Candidate> {
     let mut candidates = Vec::new();
     for named in all.iter().filter(|named| is_word(&named.id)) {
@@ -341,12 +378,15 @@ fn of_named(all: &[Named], told: impl Fn(&str) -> String) -> Vec<Candidate> {
             name => Candidate::new(&named.id, format!("{name}, {told}")),
         };
         let mut words = [&named.name].into_iter().chain(&named.aliases);
-        let word = words
-            .find(|word| is_word(word) && matches!(names::called(word, all).as_slice(), [one] if one.id == named.id));
+        let word = words.find(|word| {
+            is_word(word)
+                && matches!(names::called(word, all).as_slice(), [one] if one.id == named.id)
+        });
         match word {
             None => candidates.push(id),
             Some(word) => {
-                candidates.push(Candidate::new(word, format!("{told}, {}", middle(&named.id, ID_WIDTH))));
+                candidates
+                    .push(Candidate::new(word, format!("{told}, {}", middle(&named.id, ID_WIDTH))));
                 candidates.push(id.hidden());
             }
         }
@@ -354,7 +394,8 @@ fn of_named(all: &[Named], told: impl Fn(&str) -> String) -> Vec<Candidate> {
     candidates
 }
 
-/// Whether shells take it for one word as it is. In front a dash makes a flag of it, an equals sign a program in zsh.
+/// Whether shells take it for one word as it is. In front a dash makes a flag of it, an equals sign
+/// a program in zsh.
 fn is_word(text: &str) -> bool {
     !text.is_empty()
         && !text.starts_with(['-', '='])
@@ -375,7 +416,9 @@ mod tests {
     }
 
     fn words(candidates: &[CompletionCandidate]) -> Vec<(String, bool)> {
-        let word = |c: &CompletionCandidate| (c.get_value().to_string_lossy().into_owned(), c.is_hide_set());
+        let word = |c: &CompletionCandidate| {
+            (c.get_value().to_string_lossy().into_owned(), c.is_hide_set())
+        };
         candidates.iter().map(word).collect()
     }
 
@@ -388,7 +431,8 @@ mod tests {
             named("MDD", "Twin", &[]),
         ];
         let candidates = of_named(&all, |_| "actor on reef".into());
-        let shown: Vec<&str> = candidates.iter().filter(|c| !c.hidden).map(|c| c.word.as_str()).collect();
+        let shown: Vec<&str> =
+            candidates.iter().filter(|c| !c.hidden).map(|c| c.word.as_str()).collect();
         assert_eq!(shown, ["Echo", "examples/counter", "MCC", "MDD"]);
         assert_eq!(candidates[0].help, "actor on reef, MAA");
         assert_eq!(candidates[1], Candidate::new("MAA", "Echo, actor on reef").hidden());
@@ -396,29 +440,67 @@ mod tests {
 
     #[test]
     fn a_name_is_offered_for_what_runs_where_others_that_are_gone_had_it() {
-        let all = [named("MGONE", "Ponger", &[]), Named { runs: true, ..named("MRUNS", "Ponger", &[]) }];
+        let all =
+            [named("MGONE", "Ponger", &[]), Named { runs: true, ..named("MRUNS", "Ponger", &[]) }];
         let candidates = of_named(&all, |_| String::new());
-        let shown: Vec<&str> = candidates.iter().filter(|c| !c.hidden).map(|c| c.word.as_str()).collect();
+        let shown: Vec<&str> =
+            candidates.iter().filter(|c| !c.hidden).map(|c| c.word.as_str()).collect();
         assert_eq!(shown, ["MGONE", "Ponger"]);
         assert!(candidates[1].help.contains("MRUNS"), "{candidates:?}");
     }
 
     #[test]
     fn what_begins_like_the_word_is_offered_in_any_case() {
-        let all =
-            || Some(vec![Candidate::new("Echo", ""), Candidate::new("MAA", "").hidden(), Candidate::new("pong", "")]);
+        let all = || {
+            Some(vec![
+                Candidate::new("Echo", ""),
+                Candidate::new("MAA", "").hidden(),
+                Candidate::new("pong", ""),
+            ])
+        };
         assert_eq!(words(&completed(OsStr::new("ec"), all)), [("Echo".into(), false)]);
         assert_eq!(words(&completed(OsStr::new("MA"), all)), [("MAA".into(), true)]);
         assert_eq!(completed(OsStr::new(""), all).len(), 3);
-        assert_eq!(completed(OsStr::new("--"), || unreachable!("nobody is asked about flags")).len(), 0);
+        assert_eq!(
+            completed(OsStr::new("--"), || unreachable!("nobody is asked about flags")).len(),
+            0
+        );
     }
 
     #[test]
     fn nothing_a_shell_would_expand_or_run_is_offered() {
-        let evil = ["k$(touch x)", "a`id`", "a b", "a;id", "a&b", "a|b", "~root", "a*", "{a,b}", "a>b", "!a", "a\\b"];
-        let evil = evil.into_iter().chain(["a'b", "a\"b", "a\nb", "\u{1b}[2J", "=id", "-x", "#a", "ä", ""]);
-        let all =
-            || Some(evil.map(|word| Candidate::new(word, "")).chain([Candidate::new("zone=a", "x\u{1b}y")]).collect());
+        let evil = [
+            "k$(touch x)",
+            "a`id`",
+            "a b",
+            "a;id",
+            "a&b",
+            "a|b",
+            "~root",
+            "a*",
+            "{a,b}",
+            "a>b",
+            "!a",
+            "a\\b",
+        ];
+        let evil = evil.into_iter().chain([
+            "a'b",
+            "a\"b",
+            "a\nb",
+            "\u{1b}[2J",
+            "=id",
+            "-x",
+            "#a",
+            "ä",
+            "",
+        ]);
+        let all = || {
+            Some(
+                evil.map(|word| Candidate::new(word, ""))
+                    .chain([Candidate::new("zone=a", "x\u{1b}y")])
+                    .collect(),
+            )
+        };
         let offered = completed(OsStr::new(""), all);
         assert_eq!(words(&offered), [("zone=a".into(), false)]);
         assert_eq!(offered[0].get_help().map(ToString::to_string).as_deref(), Some("x\\u001by"));
@@ -439,7 +521,10 @@ mod tests {
     fn a_line_that_is_not_finished_says_which_lattice_it_is_about() {
         let given = |line: &str| super::given(line.split(' ').map(OsString::from).collect());
         let (_, connect) = given("host stop actor -x shop --ctl-port 4333 ");
-        assert_eq!((connect.lattice.as_deref(), connect.ctl_port.as_deref()), (Some("shop"), Some("4333")));
+        assert_eq!(
+            (connect.lattice.as_deref(), connect.ctl_port.as_deref()),
+            (Some("shop"), Some("4333"))
+        );
         let (_, connect) = given("host ctl get inventory --context edge N");
         assert_eq!(connect.context.as_deref(), Some("edge"));
         let (settings, _) = given("host --js-domain core link put ");
@@ -452,7 +537,9 @@ mod tests {
     fn contracts_are_known_without_a_lattice() {
         let contracts = contracts_of(&Seen::default());
         assert!(
-            contracts.iter().any(|c| c.word == "wasmcloud:keyvalue" && c.help == "builtin://keyvalue"),
+            contracts
+                .iter()
+                .any(|c| c.word == "wasmcloud:keyvalue" && c.help == "builtin://keyvalue"),
             "{contracts:?}"
         );
     }

@@ -1,13 +1,14 @@
 //! `host completions`: scripts for shells, which ask this binary what could come next.
 //!
-//! A script holds no command and no flag; each time it runs the binary again, with the words typed so far and the variable
-//! `COMPLETE` set, and [`answer`] answers before anything else happens. So a script never grows old.
+//! A script holds no command and no flag; each time it runs the binary again, with the words typed
+//! so far and the variable `COMPLETE` set, and [`answer`] answers before anything else happens. So
+//! a script never grows old.
 //!
-//! Ids of actors, providers and hosts come from the lattice of the settings ([`candidates`]); what does not answer at once is
-//! left out. A shell that completes is never disturbed by an error.
+//! Ids of actors, providers and hosts come from the lattice of the settings ([`candidates`]); what
+//! does not answer at once is left out. A shell that completes is never disturbed by an error.
 //!
-//! The command line itself knows nothing of this: [`with_completers`] attaches to its arguments what
-//! completes them.
+//! The command line itself knows nothing of this: [`with_completers`] attaches to its arguments
+//! what completes them.
 
 mod candidates;
 
@@ -22,12 +23,12 @@ use clap_complete::{
 use serde_json::json;
 
 use crate::{
-    cli::{self, tools::Completions},
+    args::{self, tools::Completions},
     terminal::{Message, Terminal},
 };
 use candidates::{
-    actors, apps, constraints, contexts, contracts, entities, hosts, modules, paths, providers, running_actors,
-    running_providers, sources, targets, updates,
+    actors, apps, constraints, contexts, contracts, entities, hosts, modules, paths, providers,
+    running_actors, running_providers, sources, targets, updates,
 };
 use lattice_protocol::errors::Usage;
 
@@ -86,7 +87,7 @@ fi
 
 /// Answers a shell that asks for completions, and ends the process then.
 pub fn answer() {
-    CompleteEnv::with_factory(|| with_completers(cli::command(), "")).var(VARIABLE).complete();
+    CompleteEnv::with_factory(|| with_completers(args::command(), "")).var(VARIABLE).complete();
 }
 
 /// Attaches a completer to each argument whose values are known. `path` is the words that lead to
@@ -109,8 +110,12 @@ fn with_completers(command: Command, path: &str) -> Command {
 /// Returns what completes an argument of the command at this path.
 fn completer(path: &str, arg: &Arg) -> Option<ArgValueCompleter> {
     Some(match (path, arg.get_id().as_str()) {
-        (_, "context") | ("ctx edit" | "ctx default" | "ctx del" | "ctx show", "name") => contexts(),
-        (_, "host_id") | ("get inventory" | "stop host" | "scale actor" | "label", "host") => hosts(),
+        (_, "context") | ("ctx edit" | "ctx default" | "ctx del" | "ctx show", "name") => {
+            contexts()
+        }
+        (_, "host_id") | ("get inventory" | "stop host" | "scale actor" | "label", "host") => {
+            hosts()
+        }
         (_, "constraints") => constraints(),
         ("start actor", "reference") => modules(),
         ("start provider" | "inspect" | "claims inspect" | "par inspect", "reference") => sources(),
@@ -147,15 +152,23 @@ pub fn run(terminal: &Terminal, args: &Completions) -> Result<()> {
     let path = dir.join(file_name(&shell));
     std::fs::write(&path, script).with_context(|| format!("write {}", path.display()))?;
     let told = format!("The completions for {shell} are in {}", path.display());
-    terminal.show(&Message::new(told, path.display().to_string(), json!({ "shell": shell, "path": path })))
+    terminal.show(&Message::new(
+        told,
+        path.display().to_string(),
+        json!({ "shell": shell, "path": path }),
+    ))
 }
 
 /// The script for a shell.
 fn script(shell: &str, binary: &str) -> Result<String> {
     let shells = Shells::builtins();
-    let completer = shells.completer(shell).ok_or_else(|| Usage(format!("no completions are known for {shell}")))?;
+    let completer = shells
+        .completer(shell)
+        .ok_or_else(|| Usage(format!("no completions are known for {shell}")))?;
     let mut script = Vec::new();
-    completer.write_registration(VARIABLE, NAME, NAME, binary, &mut script).context("write the script")?;
+    completer
+        .write_registration(VARIABLE, NAME, NAME, binary, &mut script)
+        .context("write the script")?;
     let mut script = String::from_utf8(script).context("write the script")?;
     match shell {
         "bash" => script.push_str(BASH),
@@ -190,7 +203,8 @@ mod tests {
 
     /// The commands, with the arguments of theirs whose values come from a lattice or a context.
     fn completed(command: &Command, path: &str, found: &mut Vec<String>) {
-        for arg in command.get_arguments().filter(|arg| arg.get_id() != "context" && !is_path(arg)) {
+        for arg in command.get_arguments().filter(|arg| arg.get_id() != "context" && !is_path(arg))
+        {
             if arg.get::<ArgValueCompleter>().is_some() {
                 found.push(format!("{path} {}", arg.get_id()));
             }
@@ -203,7 +217,7 @@ mod tests {
     #[test]
     fn arguments_that_name_what_is_in_a_lattice_are_completed_in_both_forms_of_a_verb() {
         let mut found = Vec::new();
-        completed(&with_completers(cli::command(), ""), "", &mut found);
+        completed(&with_completers(args::command(), ""), "", &mut found);
         for argument in [
             " get inventory host",
             " start actor reference",
@@ -237,6 +251,8 @@ mod tests {
     #[test]
     fn the_additions_call_what_is_there() {
         assert!(script("bash", "host").unwrap().contains("\n_clap_complete_host() {"));
-        assert!(script("zsh", "host").unwrap().contains("\nfunction _clap_dynamic_completer_host() {"));
+        assert!(
+            script("zsh", "host").unwrap().contains("\nfunction _clap_dynamic_completer_host() {")
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! `host ctx new --interactive`: asks for the values of a context, one after the other.
 //!
-//! Each answer is checked at once and asked for again if it cannot be meant. Secrets are not shown while they are typed.
+//! Each answer is checked at once and asked for again if it cannot be meant. Secrets are not shown
+//! while they are typed.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -14,7 +15,7 @@ use crossterm::{
 };
 
 use super::new;
-use crate::{cli::flags::SettingArgs, context::is_name};
+use crate::{args::flags::SettingArgs, context::is_name};
 use lattice_base::config::{Problem, settings};
 use lattice_protocol::errors::Usage;
 
@@ -31,7 +32,10 @@ const LOGINS: [(&str, &[(&str, &str)]); 6] = [
 /// Asks for the name, if there is none yet, and for the values no flag gave; returns the name.
 pub(super) fn answers(name: Option<String>, flags: &mut SettingArgs, dir: &Path) -> Result<String> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Err(Usage("--interactive asks at a terminal, and this is none; give the values as flags".into()).into());
+        return Err(Usage(
+            "--interactive asks at a terminal, and this is none; give the values as flags".into(),
+        )
+        .into());
     }
     let name = match name {
         Some(name) => name,
@@ -117,7 +121,11 @@ fn check(key: &'static str, text: &str, dir: &Path) -> Result<()> {
 /// Asks until the answer will do; an empty one means the default.
 fn asked(question: &str, default: &str, check: impl Fn(&str) -> Result<()>) -> Result<String> {
     loop {
-        tell(&if default.is_empty() { format!("{question}: ") } else { format!("{question} [{default}]: ") });
+        tell(&if default.is_empty() {
+            format!("{question}: ")
+        } else {
+            format!("{question} [{default}]: ")
+        });
         let mut line = String::new();
         if io::stdin().read_line(&mut line).context("read the answer")? == 0 {
             bail!("the input ended; nothing was written");
@@ -163,7 +171,10 @@ fn typed_in_secret() -> io::Result<String> {
             KeyCode::Enter => return Ok(text),
             KeyCode::Backspace => drop(text.pop()),
             KeyCode::Char('c' | 'd') if key.modifiers.contains(KeyModifiers::CONTROL) => {
-                return Err(io::Error::new(io::ErrorKind::Interrupted, "stopped; nothing was written"));
+                return Err(io::Error::new(
+                    io::ErrorKind::Interrupted,
+                    "stopped; nothing was written",
+                ));
             }
             KeyCode::Char(c) => text.push(c),
             _ => {}

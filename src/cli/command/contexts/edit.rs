@@ -1,7 +1,7 @@
 //! `host ctx edit`: a context in the user's editor.
 //!
-//! The editor works on a copy. Only what passes the checks replaces the context; what does not is kept, and the next edit goes
-//! on with it.
+//! The editor works on a copy. Only what passes the checks replaces the context; what does not is
+//! kept, and the next edit goes on with it.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::{load, named, places, refuse_those_of_nats};
 use crate::{
-    cli::tools::CtxEdit,
+    args::tools::CtxEdit,
     context::{Found, read, write},
     terminal::{Message, Terminal},
 };
@@ -51,9 +51,14 @@ pub fn run(terminal: &Terminal, args: &CtxEdit) -> Result<()> {
             "{error:#}\nContext {name} stays as it was. The edit is kept in {copy}; `host ctx edit {name}` goes on with it"
         ))
     })?;
-    write::replace(&found.path, &after).with_context(|| format!("write {}", found.path.display()))?;
+    write::replace(&found.path, &after)
+        .with_context(|| format!("write {}", found.path.display()))?;
     fs::remove_file(&copy).with_context(|| format!("remove {}", copy.display()))?;
-    terminal.show(&Message::new(format!("Context {name} is changed"), name, json!({ "changed": true })))
+    terminal.show(&Message::new(
+        format!("Context {name} is changed"),
+        name,
+        json!({ "changed": true }),
+    ))
 }
 
 /// Beside the context, since its paths are of there; the dot keeps it from being one itself.
@@ -72,10 +77,13 @@ fn make(path: &Path, content: &[u8]) -> std::io::Result<()> {
 
 /// Runs the editor, which may be a command with arguments, and waits until it ends.
 fn edit(editor: &str, path: &Path) -> Result<()> {
-    let status = Command::new("sh").arg("-c").arg(format!("{editor} \"$1\"")).arg("host").arg(path).status();
+    let status =
+        Command::new("sh").arg("-c").arg(format!("{editor} \"$1\"")).arg("host").arg(path).status();
     let status = status.with_context(|| format!("run the editor {editor:?}"))?;
     if !status.success() {
-        bail!("the editor {editor:?} ended with {status}; nothing was changed. --editor or EDITOR name another");
+        bail!(
+            "the editor {editor:?} ended with {status}; nothing was changed. --editor or EDITOR name another"
+        );
     }
     Ok(())
 }
@@ -83,7 +91,10 @@ fn edit(editor: &str, path: &Path) -> Result<()> {
 fn check(found: &Found, copy: &Path, home: Option<&Path>) -> Result<()> {
     let context = read::context(Some(found.kind), copy, home)?;
     if let Some(missing) = read::missing_for_wash(found.kind, copy)? {
-        bail!("{}: {missing} must be there, as a text that may be empty, or `wash` refuses the file", copy.display());
+        bail!(
+            "{}: {missing} must be there, as a text that may be empty, or `wash` refuses the file",
+            copy.display()
+        );
     }
     load(context, home)?;
     Ok(())

@@ -1,8 +1,10 @@
 //! `host ctx`: contexts, listed, shown, made, changed and chosen.
 //!
-//! * this file looks at contexts and says which is in use; [`new`] makes one, asking by [`ask`] if wanted; [`edit`] changes one.
+//! * this file looks at contexts and says which is in use; [`new`] makes one, asking by [`ask`] if
+//!   wanted; [`edit`] changes one.
 //!
-//! Contexts of all three kinds are seen. Ours and those of `wash` can be changed; those of `nats` are its own.
+//! Contexts of all three kinds are seen. Ours and those of `wash` can be changed; those of `nats`
+//! are its own.
 
 mod ask;
 mod edit;
@@ -14,7 +16,7 @@ use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    cli::{
+    args::{
         flags::SettingArgs,
         tools::{Ctx, CtxDefault, CtxDel, CtxList, CtxPlace, CtxShow},
     },
@@ -22,7 +24,9 @@ use crate::{
     terminal::{Cell, Column, Message, Page, Table, Terminal, Tone, View},
 };
 use lattice_base::{
-    config::{Auth, Config, Context, FILE_NAME, Loaded, Mistakes, ProcessEnvironment, Sources, settings},
+    config::{
+        Auth, Config, Context, FILE_NAME, Loaded, Mistakes, ProcessEnvironment, Sources, settings,
+    },
     dirs::Dirs,
 };
 use lattice_protocol::{clock, errors::Usage};
@@ -79,7 +83,8 @@ fn load(context: Context, home: Option<&Path>) -> Result<Loaded, Mistakes> {
     })
 }
 
-/// `./host_config.json` is looked at before the context in use; whoever chooses one there should know.
+/// `./host_config.json` is looked at before the context in use; whoever chooses one there should
+/// know.
 fn note_the_directory(terminal: &Terminal, place: &CtxPlace) {
     if place.directory.is_none() && Path::new(FILE_NAME).exists() {
         terminal
@@ -179,7 +184,10 @@ impl View for List {
             cells.push(line.found.path.display().into());
             table.row(cells);
         }
-        page.table(&table, "There are no contexts. `host ctx new NAME --nats-host HOST` makes one.");
+        page.table(
+            &table,
+            "There are no contexts. `host ctx new NAME --nats-host HOST` makes one.",
+        );
     }
 
     fn names(&self) -> Vec<String> {
@@ -214,7 +222,11 @@ fn default(terminal: &Terminal, args: &CtxDefault) -> Result<()> {
     load(found.read(places.home.as_deref())?, places.home.as_deref())?;
     places.make_default(&found)?;
     let name = places.short(&found);
-    terminal.show(&Message::new(format!("Context {name} is used from now on"), &name, json!({ "default": name })))?;
+    terminal.show(&Message::new(
+        format!("Context {name} is used from now on"),
+        &name,
+        json!({ "default": name }),
+    ))?;
     note_the_directory(terminal, &args.place);
     Ok(())
 }
@@ -224,9 +236,10 @@ fn refuse_those_of_nats(found: &Found, verb: &str) -> Result<()> {
     if found.kind == Kind::Nats {
         let Found { name, path, .. } = found;
         let path = path.display();
-        return Err(
-            Usage(format!("{name} is a context of `nats` ({path}); `nats context {verb} {name}` does that")).into()
-        );
+        return Err(Usage(format!(
+            "{name} is a context of `nats` ({path}); `nats context {verb} {name}` does that"
+        ))
+        .into());
     }
     Ok(())
 }
@@ -240,7 +253,9 @@ fn delete(terminal: &Terminal, args: &CtxDel) -> Result<()> {
     let now = in_use(&places, &args.place).ok().flatten().map(|now| places.short(&now));
     let text = match (was_in_use, &now) {
         (false, _) => format!("Context {name} is deleted"),
-        (true, Some(now)) => format!("Context {name}, which was in use, is deleted; {now} is used now"),
+        (true, Some(now)) => {
+            format!("Context {name}, which was in use, is deleted; {now} is used now")
+        }
         (true, None) => format!("Context {name}, which was in use, is deleted; none is used now"),
     };
     terminal.show(&Message::new(text, name, json!({ "deleted": name, "default": now })))
@@ -249,10 +264,13 @@ fn delete(terminal: &Terminal, args: &CtxDel) -> Result<()> {
 fn show(terminal: &Terminal, args: &CtxShow) -> Result<()> {
     let places = places(&args.place);
     let found = named(&places, &args.place, args.name.as_deref())?;
-    let context = found.read(places.home.as_deref()).with_context(|| format!("read context {}", found.name));
+    let context =
+        found.read(places.home.as_deref()).with_context(|| format!("read context {}", found.name));
     let context = context?;
-    let (timeout, keys) =
-        (context.timeout, context.members.iter().map(|member| member.key.clone()).collect::<Vec<_>>());
+    let (timeout, keys) = (
+        context.timeout,
+        context.members.iter().map(|member| member.key.clone()).collect::<Vec<_>>(),
+    );
     let Loaded { config, table } = load(context, places.home.as_deref())?;
     let rows = table.rows();
     let values = keys.iter().filter_map(|key| {
@@ -279,8 +297,11 @@ struct Shown {
 
 impl View for Shown {
     fn json(&self) -> Value {
-        let values: Map<String, Value> =
-            self.values.iter().map(|(key, value)| ((*key).to_owned(), value.clone().into())).collect();
+        let values: Map<String, Value> = self
+            .values
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), value.clone().into()))
+            .collect();
         json!({
             "context": {
                 "name": self.name,

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{ask, load, note_the_directory, places};
 use crate::{
-    cli::{self, flags::SettingArgs, tools::CtxNew},
+    args::{self, flags::SettingArgs, tools::CtxNew},
     context::{Found, Kind, is_name, read, write},
     terminal::{Message, Terminal},
 };
@@ -23,7 +23,7 @@ use lattice_protocol::errors::Usage;
 pub fn run(terminal: &Terminal, before: SettingArgs, args: CtxNew) -> Result<()> {
     let places = places(&args.place);
     let (kind, dir) = places.own()?;
-    let mut flags = cli::merged(before, args.settings);
+    let mut flags = args::merged(before, args.settings);
     flags.values.iter_mut().for_each(absolute);
     if !flags.labels.is_empty() {
         return Err(Usage("labels belong to hosts; a context has none".into()).into());
@@ -34,7 +34,10 @@ pub fn run(terminal: &Terminal, before: SettingArgs, args: CtxNew) -> Result<()>
         (None, false) => return Err(Usage("the context needs a name".into()).into()),
     };
     if !is_name(&name) {
-        return Err(Usage(format!("{name:?} cannot name a context: no slash, no colon, no dot in front")).into());
+        return Err(Usage(format!(
+            "{name:?} cannot name a context: no slash, no colon, no dot in front"
+        ))
+        .into());
     }
     let path = dir.join(format!("{name}.json"));
     let base = match &args.from {
@@ -70,7 +73,11 @@ pub fn run(terminal: &Terminal, before: SettingArgs, args: CtxNew) -> Result<()>
     }
     let used = if args.default { ", and is used from now on" } else { "" };
     let text = format!("Context {name} is in {}{used}", path.display());
-    terminal.show(&Message::new(text, &name, json!({ "name": name, "path": path, "default": args.default })))?;
+    terminal.show(&Message::new(
+        text,
+        &name,
+        json!({ "name": name, "path": path, "default": args.default }),
+    ))?;
     if args.default {
         note_the_directory(terminal, &args.place);
     }
@@ -79,7 +86,8 @@ pub fn run(terminal: &Terminal, before: SettingArgs, args: CtxNew) -> Result<()>
 
 /// Paths of flags are of this directory.
 pub(super) fn absolute((key, text): &mut (&'static str, String)) {
-    let is_path = settings::find(key).is_some_and(|setting| matches!(setting.kind, Setting::Path | Setting::File));
+    let is_path = settings::find(key)
+        .is_some_and(|setting| matches!(setting.kind, Setting::Path | Setting::File));
     if is_path
         && !text.is_empty()
         && let Ok(path) = std::path::absolute(&*text)
@@ -111,7 +119,11 @@ fn empty(path: &Path) -> Context {
 
 /// Returns the members of a context without any settings, so that there is something to edit.
 fn defaults() -> Vec<Member> {
-    [("lattice_prefix", "default".into()), ("nats_host", "127.0.0.1".into()), ("nats_port", 4222.into())]
-        .map(|(key, value)| Member { key: key.to_owned(), value, line: 1 })
-        .into()
+    [
+        ("lattice_prefix", "default".into()),
+        ("nats_host", "127.0.0.1".into()),
+        ("nats_port", 4222.into()),
+    ]
+    .map(|(key, value)| Member { key: key.to_owned(), value, line: 1 })
+    .into()
 }

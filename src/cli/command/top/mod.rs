@@ -19,7 +19,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    cli::{
+    args::{
         flags::SettingArgs,
         lattice::{Top as Args, TopOrder},
     },
@@ -66,7 +66,12 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: Args) -> Result
 }
 
 /// Prints one look after the other.
-async fn print(terminal: &Terminal, observer: &mut Observer, delay: Duration, looks: u64) -> Result<()> {
+async fn print(
+    terminal: &Terminal,
+    observer: &mut Observer,
+    delay: Duration,
+    looks: u64,
+) -> Result<()> {
     for note in observer.notes() {
         terminal.note(&note);
     }
@@ -127,7 +132,11 @@ struct Shown {
 
 impl Shown {
     /// Does some work and obeys the user meanwhile; an error is the wish to end.
-    async fn attend<T>(&mut self, screen: &mut Screen, work: impl Future<Output = T>) -> Result<T, Wish> {
+    async fn attend<T>(
+        &mut self,
+        screen: &mut Screen,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Wish> {
         tokio::pin!(work);
         loop {
             tokio::select! {
@@ -155,9 +164,13 @@ impl Shown {
             }
         }
         let text = page.into_text();
-        let foot = format!("q quit   sort: c calls  l latency  e errors  n name   now by {}", word(self.order));
+        let foot = format!(
+            "q quit   sort: c calls  l latency  e errors  n name   now by {}",
+            word(self.order)
+        );
         let notes = self.notes.iter().map(String::as_str).chain([&*foot]);
-        let foot: Vec<Text> = notes.map(|note| Tone::Faint.paint(&fitted(&escape::line(note), width))).collect();
+        let foot: Vec<Text> =
+            notes.map(|note| Tone::Faint.paint(&fitted(&escape::line(note), width))).collect();
         let room = height.saturating_sub(foot.len());
         let mut lines: Vec<&str> = text.lines().take(room).collect();
         lines.resize(room, "");
@@ -188,7 +201,8 @@ struct Observer {
     searched: Instant,
     /// The last look at each host.
     earlier: HashMap<String, Look>,
-    /// Hosts that do not count for others, and those that did not answer the last time, as people call them.
+    /// Hosts that do not count for others, and those that did not answer the last time, as people
+    /// call them.
     absent: BTreeSet<String>,
     silent: BTreeSet<String>,
 }
@@ -201,7 +215,8 @@ impl Observer {
         let (by_operation, order) = (args.operations, args.sort);
         let (earlier, absent, silent) = (HashMap::new(), BTreeSet::new(), BTreeSet::new());
         let searched = Instant::now();
-        let mut observer = Self { lattice, by_operation, order, hosts, searched, earlier, absent, silent };
+        let mut observer =
+            Self { lattice, by_operation, order, hosts, searched, earlier, absent, silent };
         observer.look().await?;
         if observer.earlier.is_empty() {
             bail!("none of the hosts counts calls for others: {}", observer.notes().join("; "));
@@ -227,7 +242,9 @@ impl Observer {
         for (host, answer) in self.hosts.iter().zip(answers) {
             match answer {
                 Ok(look) if look.host_id == host.id => now.push(look),
-                Err(RequestError::TimedOut { .. }) => _ = self.silent.insert(host.friendly_name.clone()),
+                Err(RequestError::TimedOut { .. }) => {
+                    _ = self.silent.insert(host.friendly_name.clone())
+                }
                 // Nobody listens there, or somebody who does not know the question.
                 Ok(_) | Err(_) => _ = self.absent.insert(host.friendly_name.clone()),
             }
@@ -235,7 +252,8 @@ impl Observer {
         let mut rows = rates::between(&self.earlier, &now);
         rows::sort(&mut rows, self.order);
         let memory_bytes = now.iter().filter_map(|look| look.memory_bytes).sum();
-        let hosts = now.iter().map(|look| (look.host_id.clone(), look.friendly_name.clone())).collect();
+        let hosts =
+            now.iter().map(|look| (look.host_id.clone(), look.friendly_name.clone())).collect();
         let lattice = self.lattice.name().to_owned();
         let (by_operation, order) = (self.by_operation, self.order);
         self.earlier.extend(now.into_iter().map(|look| (look.host_id.clone(), look)));
@@ -245,7 +263,15 @@ impl Observer {
             let hosts = &self.hosts;
             self.earlier.retain(|id, _| hosts.iter().any(|host| host.id == *id));
         }
-        Ok(Seen { at: OffsetDateTime::now_utc(), lattice, hosts, memory_bytes, by_operation, order, rows })
+        Ok(Seen {
+            at: OffsetDateTime::now_utc(),
+            lattice,
+            hosts,
+            memory_bytes,
+            by_operation,
+            order,
+            rows,
+        })
     }
 
     /// Returns the notes that are worth to know beside the table.
@@ -253,7 +279,9 @@ impl Observer {
         let mut notes = Vec::new();
         if !self.absent.is_empty() {
             let absent = listed(&self.absent);
-            notes.push(format!("left out, because they do not count (hosts of earlier years): {absent}"));
+            notes.push(format!(
+                "left out, because they do not count (hosts of earlier years): {absent}"
+            ));
         }
         if !self.silent.is_empty() {
             notes.push(format!("no answer from {}", listed(&self.silent)));
@@ -291,11 +319,15 @@ impl Seen {
     }
 
     fn table(&self) -> Table {
-        let mut columns = vec![Column::text("NAME"), Column::id("ID"), Column::fixed("LINK").only_wide()];
+        let mut columns =
+            vec![Column::text("NAME"), Column::id("ID"), Column::fixed("LINK").only_wide()];
         if self.by_operation {
             columns.push(Column::text("OPERATION"));
         }
-        columns.extend(["HOSTS", "CALLS/S", "ERR/S", "ERR %", "BUSY", "P50", "P99", "TOTAL"].map(Column::number));
+        columns.extend(
+            ["HOSTS", "CALLS/S", "ERR/S", "ERR %", "BUSY", "P50", "P99", "TOTAL"]
+                .map(Column::number),
+        );
         columns.extend([Column::number("P90").only_wide(), Column::number("LOCAL %").only_wide()]);
         let mut table = Table::new(columns);
         for row in &self.rows {
@@ -307,8 +339,11 @@ impl Seen {
     fn cells(&self, row: &Row) -> Vec<Cell> {
         let tone = if row.errors_per_second > 0.0 { Tone::Bad } else { Tone::Plain };
         let name_tone = if row.calls_per_second > 0.0 { Tone::Strong } else { Tone::Plain };
-        let mut cells =
-            vec![Cell::toned(&*row.name, name_tone), Cell::toned(&*row.id, Tone::Faint), Cell::from(&row.link_name)];
+        let mut cells = vec![
+            Cell::toned(&*row.name, name_tone),
+            Cell::toned(&*row.id, Tone::Faint),
+            Cell::from(&row.link_name),
+        ];
         if self.by_operation {
             cells.push(Cell::from(&row.operation));
         }
@@ -342,8 +377,11 @@ fn percent(value: Option<f64>) -> String {
 
 impl View for Seen {
     fn json(&self) -> Value {
-        let hosts: Vec<Value> =
-            self.hosts.iter().map(|(id, name)| json!({ "host_id": id, "friendly_name": name })).collect();
+        let hosts: Vec<Value> = self
+            .hosts
+            .iter()
+            .map(|(id, name)| json!({ "host_id": id, "friendly_name": name }))
+            .collect();
         json!({
             "time": self.at.format(&Rfc3339).unwrap_or_default(), "lattice": self.lattice, "hosts": hosts,
             "memory_bytes": self.memory_bytes, "sorted_by": word(self.order),

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use serde_json::{Value, json};
 
-use crate::cli::lattice::TopOrder;
+use crate::args::lattice::TopOrder;
 use lattice_client::rates::Row;
 
 /// A row as data.
@@ -33,7 +33,9 @@ pub fn sort(rows: &mut [Row], order: TopOrder) {
     rows.sort_by(|a, b| {
         match order {
             TopOrder::Calls => by_calls(a, b),
-            TopOrder::Latency => most(a.percentile(0.99), b.percentile(0.99)).then_with(|| by_calls(a, b)),
+            TopOrder::Latency => {
+                most(a.percentile(0.99), b.percentile(0.99)).then_with(|| by_calls(a, b))
+            }
             TopOrder::Errors => most(Some(a.errors_per_second), Some(b.errors_per_second))
                 .then_with(|| most(a.error_percent(), b.error_percent()))
                 .then_with(|| by_calls(a, b)),

@@ -1,8 +1,8 @@
 //! The terminal as a whole screen: taken over, drawn on, and given back whatever happens.
 //!
-//! It is given back when [`Screen`] is dropped, before the message of a panic is printed, and when a signal ends the command
-//! ([`Screen::next`] tells of it and the caller returns). Keys are read by a thread of their own, which looks ten times a second
-//! whether it is still wanted.
+//! It is given back when [`Screen`] is dropped, before the message of a panic is printed, and when
+//! a signal ends the command ([`Screen::next`] tells of it and the caller returns). Keys are read
+//! by a thread of their own, which looks ten times a second whether it is still wanted.
 
 use std::{
     io::{self, Write as _, stdout},
@@ -18,11 +18,14 @@ use crossterm::{
     cursor::{Hide, MoveTo, Show},
     event::{self, Event, KeyCode, KeyEventKind, KeyModifiers},
     execute, queue,
-    terminal::{self, Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode},
+    terminal::{
+        self, Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode,
+        enable_raw_mode,
+    },
 };
 use tokio::sync::mpsc;
 
-use crate::cli::lattice::TopOrder;
+use crate::args::lattice::TopOrder;
 
 /// How often the thread that reads keys looks whether it is still wanted.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -62,7 +65,9 @@ impl Screen {
         let mut screen = Self { keys, reader: None, signals };
         enable_raw_mode()?;
         execute!(stdout(), EnterAlternateScreen, Hide)?;
-        screen.reader = Some(std::thread::Builder::new().name("keys".into()).spawn(move || read_keys(&sender))?);
+        screen.reader = Some(
+            std::thread::Builder::new().name("keys".into()).spawn(move || read_keys(&sender))?,
+        );
         Ok(screen)
     }
 
@@ -90,7 +95,8 @@ impl Screen {
         tokio::select! {
             wish = self.keys.recv() => match wish {
                 Some(wish) => wish,
-                // Without keys nobody can end it by one; without a terminal there is nothing to show.
+                // Without keys nobody can end it by one; without a terminal there is nothing to
+                // show.
                 None => Wish::Quit,
             },
             signal = self.signals.next() => match signal {
@@ -210,7 +216,8 @@ impl Signals {
     }
 
     async fn next(&mut self) -> i32 {
-        // An error means that no handler can be installed; then only the system can end the process.
+        // An error means that no handler can be installed; then only the system can end the
+        // process.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -226,7 +233,9 @@ mod tests {
 
     #[test]
     fn keys_mean_what_the_help_says() {
-        let key = |code: char, modifiers| wish_of(&Event::Key(KeyEvent::new(KeyCode::Char(code), modifiers)));
+        let key = |code: char, modifiers| {
+            wish_of(&Event::Key(KeyEvent::new(KeyCode::Char(code), modifiers)))
+        };
         assert_eq!(key('q', KeyModifiers::NONE), Some(Wish::Quit));
         assert_eq!(key('c', KeyModifiers::CONTROL), Some(Wish::Quit));
         assert_eq!(key('c', KeyModifiers::NONE), Some(Wish::Sort(TopOrder::Calls)));

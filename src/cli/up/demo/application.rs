@@ -51,7 +51,8 @@ const REPLICAS: u32 = 50;
 /// The first port that the page is tried on, and how many after it.
 const PORT: u16 = 8080;
 const PORTS: u16 = 100;
-/// How long everything may take. Compiling the actor is most of it, on a machine that has never seen it.
+/// How long everything may take. Compiling the actor is most of it, on a machine that has never
+/// seen it.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How long one request for the page may take, and the pause before the next.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -61,7 +62,8 @@ const ELSEWHERE: Duration = Duration::from_secs(2);
 
 /// Writes the actor's module where the host can load it; returns the reference.
 pub(super) fn keep_actor(cache: &Path) -> Result<String> {
-    let path = write_module(cache).with_context(|| format!("write the actor {NAME} below {}", cache.display()))?;
+    let path = write_module(cache)
+        .with_context(|| format!("write the actor {NAME} below {}", cache.display()))?;
     Ok(format!("file://{}", path.display()))
 }
 
@@ -103,7 +105,11 @@ impl<'a> Application<'a> {
     }
 
     /// Starts everything; returns the page, which has answered by then.
-    pub(super) async fn start(mut self, actor: String, api: BTreeMap<String, String>) -> Result<String> {
+    pub(super) async fn start(
+        mut self,
+        actor: String,
+        api: BTreeMap<String, String>,
+    ) -> Result<String> {
         self.actor = actor;
         self.link(&httpclient::SPEC, api).await?;
         self.start_actor().await?;
@@ -113,7 +119,8 @@ impl<'a> Application<'a> {
             None => self.link_page(PORT).await?,
         };
         self.start_provider(&httpserver::SPEC).await?;
-        let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).timeout(PROBE_TIMEOUT).build();
+        let client =
+            reqwest::Client::builder().no_proxy().tls_certs_only([]).timeout(PROBE_TIMEOUT).build();
         let client = client.context("make a client for the page")?;
         while let Some(reason) = self.page_answers(&client, &page).await? {
             warn!(page = page.url, %reason, "the page cannot be there, it moves to another port");
@@ -139,7 +146,9 @@ impl<'a> Application<'a> {
         let link_name = LinkName::parse(LinkName::DEFAULT).context("read the default link name")?;
         let runs = |host: &Host| {
             let running = host.providers().running();
-            running.iter().any(|provider| provider.id.as_str() == spec.public_key && provider.link_name == link_name)
+            running.iter().any(|provider| {
+                provider.id.as_str() == spec.public_key && provider.link_name == link_name
+            })
         };
         if !runs(self.host) {
             let (link_name, annotations) = (link_name.clone(), Annotations::new());
@@ -162,14 +171,18 @@ impl<'a> Application<'a> {
         self.until(&reference, runs).await
     }
 
-    /// Waits until a part runs. State changes before the event that tells of it, so looking after each event is enough.
+    /// Waits until a part runs. State changes before the event that tells of it, so looking after
+    /// each event is enough.
     async fn until(&mut self, part: &str, runs: impl Fn(&Host) -> bool) -> Result<()> {
         while !runs(self.host) {
             match tokio::time::timeout_at(self.deadline, self.events.recv()).await {
                 Ok(Ok(event)) => self.notice(event)?,
                 Ok(Err(RecvError::Lagged(events))) => debug!(events, "events missed"),
                 Ok(Err(RecvError::Closed)) => bail!("the host ended before {part} was started"),
-                Err(_) => bail!("{part} does not run after {} s; the log says how far it came", DEADLINE.as_secs()),
+                Err(_) => bail!(
+                    "{part} does not run after {} s; the log says how far it came",
+                    DEADLINE.as_secs()
+                ),
             }
         }
         Ok(())
@@ -193,7 +206,9 @@ impl<'a> Application<'a> {
                 bail!("the actor {NAME} cannot start: {error}")
             }
             Event::ProviderStartFailed { provider_ref, error, .. }
-                if [&httpclient::SPEC, &httpserver::SPEC].map(reference).contains(&provider_ref) =>
+                if [&httpclient::SPEC, &httpserver::SPEC]
+                    .map(reference)
+                    .contains(&provider_ref) =>
             {
                 bail!("{provider_ref} cannot start: {error}")
             }
@@ -219,15 +234,22 @@ impl<'a> Application<'a> {
             contract_id: spec.contract_id.to_owned(),
             values,
         };
-        let known = self.host.links().table().link(ACTOR, spec.contract_id, LinkName::DEFAULT).cloned();
+        let known =
+            self.host.links().table().link(ACTOR, spec.contract_id, LinkName::DEFAULT).cloned();
         let is_known = known.as_deref() == Some(&link);
         self.wanted.insert(spec.contract_id, link.clone());
         if is_known {
             return Ok(());
         }
-        let (key, what) = (keys::link(&link.id()), || format!("link {NAME} to {}", reference(spec)));
+        let (key, what) =
+            (keys::link(&link.id()), || format!("link {NAME} to {}", reference(spec)));
         let value = Bytes::from(serde_json::to_vec(&link.identified()).with_context(what)?);
-        let revision = self.host.store().put(&key, value.clone(), Expect::Anything).await.with_context(what)?;
+        let revision = self
+            .host
+            .store()
+            .put(&key, value.clone(), Expect::Anything)
+            .await
+            .with_context(what)?;
         self.host.links().apply(Update::Put(Entry { key, value, revision })).await;
         info!(actor_id = ACTOR, provider_id = spec.public_key, "link definition stored");
         Ok(())
@@ -253,16 +275,26 @@ impl<'a> Application<'a> {
     /// Puts the page on the first free port from `first`.
     async fn link_page(&mut self, first: u16) -> Result<Page> {
         let mut ports = first..PORT + PORTS;
-        let port = ports.find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()).with_context(|| {
-            format!("find a port for the page: none from {first} to {} is free on 127.0.0.1", PORT + PORTS - 1)
-        })?;
+        let port = ports
+            .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+            .with_context(|| {
+                format!(
+                    "find a port for the page: none from {first} to {} is free on 127.0.0.1",
+                    PORT + PORTS - 1
+                )
+            })?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port)).to_string();
         self.link(&httpserver::SPEC, [("address".to_owned(), address.clone())].into()).await?;
         Ok(Page { url: format!("http://{address}/"), port })
     }
 
-    /// Waits until the page shows a picture. Returns the reason if this host cannot serve it and no other one does.
-    async fn page_answers(&mut self, client: &reqwest::Client, page: &Page) -> Result<Option<String>> {
+    /// Waits until the page shows a picture. Returns the reason if this host cannot serve it and no
+    /// other one does.
+    async fn page_answers(
+        &mut self,
+        client: &reqwest::Client,
+        page: &Page,
+    ) -> Result<Option<String>> {
         let began = Instant::now();
         loop {
             let Err(reason) = picture(client, &page.url).await else { return Ok(None) };
@@ -273,7 +305,11 @@ impl<'a> Application<'a> {
                 return Ok(Some(refused));
             }
             if Instant::now() >= self.deadline {
-                bail!("the page {} shows no picture after {} s: {reason}", page.url, DEADLINE.as_secs());
+                bail!(
+                    "the page {} shows no picture after {} s: {reason}",
+                    page.url,
+                    DEADLINE.as_secs()
+                );
             }
             tokio::time::sleep(PROBE_PAUSE).await;
         }
@@ -290,7 +326,8 @@ fn reference(spec: &Spec) -> String {
 
 /// Asks for a picture; an error says what came instead.
 async fn picture(client: &reqwest::Client, page: &str) -> Result<()> {
-    let answer = client.get(format!("{page}dog")).send().await.map_err(|error| anyhow!(chain(&error)))?;
+    let answer =
+        client.get(format!("{page}dog")).send().await.map_err(|error| anyhow!(chain(&error)))?;
     let status = answer.status();
     // The actor names where a picture is from; other programs on this port would not.
     if status.is_success() && answer.headers().contains_key(reqwest::header::CONTENT_LOCATION) {
@@ -309,8 +346,8 @@ struct Page {
 }
 
 impl Page {
-    /// Reads the simple forms of a link to the built-in HTTP server: those with an address or a port, and with nothing that
-    /// would make another URL of them.
+    /// Reads the simple forms of a link to the built-in HTTP server: those with an address or a
+    /// port, and with nothing that would make another URL of them.
     fn of(link: &LinkDefinition) -> Option<Self> {
         if link.provider_id != httpserver::SPEC.public_key {
             return None;
@@ -334,7 +371,10 @@ impl Page {
 
 /// A value of a link, whatever the case of its name.
 fn value<'l>(link: &'l LinkDefinition, name: &str) -> Option<&'l str> {
-    link.values.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    link.values
+        .iter()
+        .find(|(key, _)| key.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.trim())
 }
 
 /// Whether a value of this name makes another URL of a page.
@@ -350,7 +390,8 @@ mod tests {
 
     #[test]
     fn the_module_in_this_binary_is_the_actor_and_is_written_once() {
-        let verified = module::verify_module(MODULE, now(), &module::VerifyOptions::default()).unwrap();
+        let verified =
+            module::verify_module(MODULE, now(), &module::VerifyOptions::default()).unwrap();
         assert_eq!(verified.claims.subject.as_str(), ACTOR);
         let dir = tempfile::tempdir().unwrap();
         let reference = keep_actor(dir.path()).unwrap();
@@ -363,7 +404,10 @@ mod tests {
     #[test]
     fn a_page_is_told_from_simple_links_only() {
         let url = |values: &[(&str, &str)]| {
-            let values = values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            let values = values
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect();
             let link = LinkDefinition {
                 actor_id: ACTOR.into(),
                 provider_id: httpserver::SPEC.public_key.into(),
@@ -373,10 +417,18 @@ mod tests {
             };
             Page::of(&link).map(|page| page.url)
         };
-        assert_eq!(url(&[("address", "127.0.0.1:8080")]).as_deref(), Some("http://127.0.0.1:8080/"));
-        assert_eq!(url(&[("Address", "0.0.0.0:81"), ("access_log", "true")]).as_deref(), Some("http://127.0.0.1:81/"));
+        assert_eq!(
+            url(&[("address", "127.0.0.1:8080")]).as_deref(),
+            Some("http://127.0.0.1:8080/")
+        );
+        assert_eq!(
+            url(&[("Address", "0.0.0.0:81"), ("access_log", "true")]).as_deref(),
+            Some("http://127.0.0.1:81/")
+        );
         assert_eq!(url(&[("port", "82")]).as_deref(), Some("http://127.0.0.1:82/"));
-        for other in [&[("port", "0")][..], &[], &[("port", "1"), ("path", "/x")], &[("config_json", "{}")]] {
+        for other in
+            [&[("port", "0")][..], &[], &[("port", "1"), ("path", "/x")], &[("config_json", "{}")]]
+        {
             assert_eq!(url(other), None, "{other:?}");
         }
     }

@@ -1,7 +1,7 @@
 //! The certificate of the pets API, and the authority that signed it.
 //!
-//! An authority signs one certificate and its key is forgotten at once, so that who trusts it trusts this server and
-//! nobody else, whatever becomes of the server's key.
+//! An authority signs one certificate and its key is forgotten at once, so that who trusts it
+//! trusts this server and nobody else, whatever becomes of the server's key.
 
 use std::{
     fs,
@@ -11,7 +11,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -87,7 +88,8 @@ impl Certificate {
 /// The parameters of a certificate that is good from now on.
 fn params(name: &str, names: &[&str]) -> Result<CertificateParams> {
     let now = OffsetDateTime::now_utc();
-    let mut params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    let mut params =
+        CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
     (params.not_before, params.not_after) = (now - EARLIER, now + VALID - EARLIER);

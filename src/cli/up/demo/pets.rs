@@ -1,4 +1,5 @@
-//! The pets API: a small HTTPS server that stands in for `dog.ceo` and `api.thecatapi.com`, pictures included.
+//! The pets API: a small HTTPS server that stands in for `dog.ceo` and `api.thecatapi.com`,
+//! pictures included.
 //!
 //! | request | answer |
 //! |---|---|
@@ -6,10 +7,12 @@
 //! | `GET /v1/images/search` | `[{"id", "url": URL, "width", "height"}]`, as `api.thecatapi.com` |
 //! | `GET` of such a URL | the picture |
 //!
-//! The URLs lead back to the name and port that the request was for. Its clients are told that the two names are here, and
-//! which authority to trust: [`Pets::link_values`] says both to the built-in HTTP client.
+//! The URLs lead back to the name and port that the request was for. Its clients are told that the
+//! two names are here, and which authority to trust: [`Pets::link_values`] says both to the
+//! built-in HTTP client.
 //!
-//! It speaks HTTP/1.1, which needs no task per request. Its tasks end with [`Pets::stop`], or when it is dropped.
+//! It speaks HTTP/1.1, which needs no task per request. Its tasks end with [`Pets::stop`], or when
+//! it is dropped.
 
 use std::{
     collections::BTreeMap,
@@ -89,7 +92,8 @@ impl Pets {
     pub async fn start(settings: Settings) -> Result<Self> {
         let Settings { listen, delay, certificate } = settings;
         let tls = tls(&certificate)?;
-        let listener = TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
+        let listener =
+            TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
         let address = listener.local_addr().context("find the address that is listened on")?;
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         tasks.spawn(accept(listener, tls, Arc::new(Api::new(delay)), stop.clone()));
@@ -106,7 +110,8 @@ impl Pets {
         &self.authority
     }
 
-    /// The link value `resolve` of an HTTP client that reaches it at `address`; without `=`, where some tools would cut it.
+    /// The link value `resolve` of an HTTP client that reaches it at `address`; without `=`, where
+    /// some tools would cut it.
     pub fn resolve(address: SocketAddr) -> String {
         [DOG_API, CAT_API].map(|name| format!("{name}:{address}")).join(",")
     }
@@ -125,7 +130,11 @@ impl Pets {
     /// trust this server.
     pub fn link_values(&self) -> BTreeMap<String, String> {
         let resolve = Self::resolve(self.local_address());
-        let values = [("resolve", resolve), ("ca", self.authority.clone()), ("allow_loopback", "true".to_owned())];
+        let values = [
+            ("resolve", resolve),
+            ("ca", self.authority.clone()),
+            ("allow_loopback", "true".to_owned()),
+        ];
         values.map(|(name, value)| (name.to_owned(), value)).into()
     }
 
@@ -140,9 +149,11 @@ impl Pets {
 }
 
 fn tls(certificate: &Certificate) -> Result<TlsAcceptor> {
-    let chain = CertificateDer::pem_slice_iter(certificate.certificate.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let chain = CertificateDer::pem_slice_iter(certificate.certificate.as_bytes())
+        .collect::<Result<Vec<_>, _>>();
     let chain = chain.context("read the certificate of the pets API")?;
-    let key = PrivateKeyDer::from_pem_slice(certificate.key.as_bytes()).context("read the key of the pets API")?;
+    let key = PrivateKeyDer::from_pem_slice(certificate.key.as_bytes())
+        .context("read the key of the pets API")?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
@@ -181,7 +192,12 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, api: Arc<Api>, stop: Ca
     while connections.join_next().await.is_some() {}
 }
 
-async fn serve(stream: TcpStream, tls: TlsAcceptor, api: Arc<Api>, stop: CancellationToken) -> io::Result<()> {
+async fn serve(
+    stream: TcpStream,
+    tls: TlsAcceptor,
+    api: Arc<Api>,
+    stop: CancellationToken,
+) -> io::Result<()> {
     // Answers are small, and their last packet must not wait for more.
     stream.set_nodelay(true)?;
     let stream = tokio::select! {
@@ -212,7 +228,8 @@ struct Api {
 
 impl Api {
     fn new(delay: Duration) -> Self {
-        let pictures = PICTURES.iter().map(|picture| (picture.path(), picture.svg().into())).collect();
+        let pictures =
+            PICTURES.iter().map(|picture| (picture.path(), picture.svg().into())).collect();
         Self { delay, pictures }
     }
 
@@ -236,7 +253,8 @@ impl Api {
         };
         match path {
             "/api/breeds/image/random" => {
-                let url = format!("{site}{}", any(Animal::Dog).map_or_else(String::new, Picture::path));
+                let url =
+                    format!("{site}{}", any(Animal::Dog).map_or_else(String::new, Picture::path));
                 json_with(StatusCode::OK, &json!({"message": url, "status": "success"}))
             }
             "/v1/images/search" => {
@@ -262,7 +280,8 @@ fn site(request: &Request<Incoming>) -> Option<String> {
 }
 
 fn any(animal: Animal) -> Option<&'static Picture> {
-    let of_kind: Vec<&Picture> = PICTURES.iter().filter(|picture| picture.animal == animal).collect();
+    let of_kind: Vec<&Picture> =
+        PICTURES.iter().filter(|picture| picture.animal == animal).collect();
     of_kind.choose(&mut rand::rng()).copied()
 }
 

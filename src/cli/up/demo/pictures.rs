@@ -1,4 +1,5 @@
-//! The pictures of the pets API: faces of dogs and cats, drawn here as SVG, so that no file has to come along.
+//! The pictures of the pets API: faces of dogs and cats, drawn here as SVG, so that no file has to
+//! come along.
 
 use std::fmt::Write as _;
 
@@ -158,15 +159,20 @@ impl Picture {
             Marks::None => String::new(),
             Marks::Spots => SPOTS.iter().fold(String::new(), |mut all, (x, y, radius)| {
                 // Writing to a text does not fail.
-                let _ = write!(all, "<circle cx=\"{x}\" cy=\"{y}\" r=\"{radius}\" fill=\"{accent}\"/>");
+                let _ =
+                    write!(all, "<circle cx=\"{x}\" cy=\"{y}\" r=\"{radius}\" fill=\"{accent}\"/>");
                 all
             }),
             Marks::Stripes => format!(
                 "<path d=\"M100 48 V74 M82 52 L86 74 M118 52 L114 74 M48 112 h16 M152 112 h-16 M52 128 h12 M148 128 h-12\" \
                  stroke=\"{accent}\" stroke-width=\"6\" stroke-linecap=\"round\"/>"
             ),
-            Marks::Mask => format!("<ellipse cx=\"100\" cy=\"124\" rx=\"40\" ry=\"38\" fill=\"{accent}\"/>"),
-            Marks::Patch => format!("<ellipse cx=\"124\" cy=\"88\" rx=\"24\" ry=\"28\" fill=\"{accent}\"/>"),
+            Marks::Mask => {
+                format!("<ellipse cx=\"100\" cy=\"124\" rx=\"40\" ry=\"38\" fill=\"{accent}\"/>")
+            }
+            Marks::Patch => {
+                format!("<ellipse cx=\"124\" cy=\"88\" rx=\"24\" ry=\"28\" fill=\"{accent}\"/>")
+            }
         }
     }
 }
@@ -178,7 +184,11 @@ mod tests {
     #[test]
     fn pictures_are_small_and_all_different() {
         let mut drawn: Vec<String> = PICTURES.iter().map(Picture::svg).collect();
-        assert!(drawn.iter().all(|svg| svg.len() < 4096 && svg.starts_with("<svg ") && svg.ends_with("</svg>\n")));
+        assert!(
+            drawn.iter().all(|svg| svg.len() < 4096
+                && svg.starts_with("<svg ")
+                && svg.ends_with("</svg>\n"))
+        );
         for animal in [Animal::Dog, Animal::Cat] {
             assert!(PICTURES.iter().filter(|picture| picture.animal == animal).count() >= 3);
         }

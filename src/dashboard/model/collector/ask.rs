@@ -30,7 +30,9 @@ pub(super) async fn listen(lattice: &Lattice) -> (Events, Subscriber) {
         };
         match heard.await {
             Ok(heard) => return heard,
-            Err(error) => warn!(error = %format!("{error:#}"), "the dashboard hears no events yet, trying on"),
+            Err(error) => {
+                warn!(error = %format!("{error:#}"), "the dashboard hears no events yet, trying on")
+            }
         }
         sleep(AGAIN).await;
     }
@@ -40,24 +42,33 @@ pub(super) async fn listen(lattice: &Lattice) -> (Events, Subscriber) {
 pub(super) fn says_the_same(heartbeat: &Value, inventory: &Inventory) -> bool {
     let Some(actors) = heartbeat["actors"].as_object() else { return false };
     let same_actors = actors.len() == inventory.actors.len()
-        && inventory
-            .actors
-            .iter()
-            .all(|actor| actors.get(&actor.id).and_then(Value::as_u64) == Some(watch::instances(actor, |_| true)));
+        && inventory.actors.iter().all(|actor| {
+            actors.get(&actor.id).and_then(Value::as_u64) == Some(watch::instances(actor, |_| true))
+        });
     let providers = heartbeat["providers"].as_array().map_or(0, Vec::len);
     same_actors && providers == inventory.providers.len()
 }
 
 /// Asks a host what it runs, and one of this make how it is.
-pub(super) async fn ask(dashboard: &Dashboard, id: &str, is_ours: bool) -> (Option<Inventory>, Option<Health>) {
+pub(super) async fn ask(
+    dashboard: &Dashboard,
+    id: &str,
+    is_ours: bool,
+) -> (Option<Inventory>, Option<Health>) {
     let lattice = dashboard.lattice();
     let parts = dashboard.parts();
     let inventory = async {
         // This host needs nobody for that, and NATS may be away.
         if id == dashboard.model().own_id() {
-            return Some(parts.context.state.inventory(&parts.actors.running(), &parts.providers.running()));
+            return Some(
+                parts.context.state.inventory(&parts.actors.running(), &parts.providers.running()),
+            );
         }
-        lattice.inventory(id).await.inspect_err(|error| debug!(host = id, %error, "no inventory")).ok()
+        lattice
+            .inventory(id)
+            .await
+            .inspect_err(|error| debug!(host = id, %error, "no inventory"))
+            .ok()
     };
     let health = async { if is_ours { health(lattice, id).await } else { None } };
     tokio::join!(inventory, health)
@@ -88,7 +99,11 @@ mod tests {
     #[test]
     fn a_heartbeat_that_tells_something_else_makes_a_host_stale() {
         let instance = InventoryInstance { max_instances: 3, ..InventoryInstance::default() };
-        let actor = InventoryActor { id: "MA".into(), instances: vec![instance], ..InventoryActor::default() };
+        let actor = InventoryActor {
+            id: "MA".into(),
+            instances: vec![instance],
+            ..InventoryActor::default()
+        };
         let inventory = Inventory { actors: vec![actor], ..Inventory::default() };
         assert!(says_the_same(&json!({ "actors": { "MA": 3 }, "providers": [] }), &inventory));
         for other in [

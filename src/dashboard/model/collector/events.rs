@@ -24,7 +24,9 @@ const PULLS_MAX: usize = 256;
 impl Collector {
     pub(super) fn on_event(&mut self, received: &Received) {
         let Received { source, event, .. } = received;
-        if HostId::parse(source).is_err() || (!self.hosts.contains_key(&**source) && self.hosts.len() >= HOSTS_MAX) {
+        if HostId::parse(source).is_err()
+            || (!self.hosts.contains_key(&**source) && self.hosts.len() >= HOSTS_MAX)
+        {
             return;
         }
         let id: Arc<str> = source.as_str().into();
@@ -62,11 +64,15 @@ impl Collector {
         }
         self.write(received);
         self.arrived(received);
-        if let Event::LinkdefSetFailed { link, .. } | Event::LinkdefSet(link) | Event::LinkdefDeleted(link) = event {
+        if let Event::LinkdefSetFailed { link, .. }
+        | Event::LinkdefSet(link)
+        | Event::LinkdefDeleted(link) = event
+        {
             // The health of a host contains what its providers say of their links.
             let provider = &link.provider_id;
             for known in self.hosts.values_mut().filter(|known| known.view.is_ours) {
-                known.is_stale |= known.view.inventory.providers.iter().any(|running| running.id == *provider);
+                known.is_stale |=
+                    known.view.inventory.providers.iter().any(|running| running.id == *provider);
             }
         }
         self.ask_stale();
@@ -78,7 +84,9 @@ impl Collector {
         let view = &mut known.view;
         view.heard_ms = clock::now_ms();
         if let Some(labels) = data["labels"].as_object() {
-            let pairs = labels.iter().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
+            let pairs = labels
+                .iter()
+                .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
             let labels: Pairs = pairs.collect();
             known.is_changed |= view.labels != labels;
             view.labels = labels;
@@ -108,14 +116,19 @@ impl Collector {
     /// Drops the pull of what has started, or has failed to start.
     pub(super) fn arrived(&mut self, Received { source, event, .. }: &Received) {
         let reference = match event {
-            Event::ActorScaled { actor, .. } | Event::ActorsStarted { actor, .. } => &actor.image_ref,
-            Event::ActorsStartFailed { image_ref, .. } | Event::ActorScaleFailed { image_ref, .. } => image_ref,
+            Event::ActorScaled { actor, .. } | Event::ActorsStarted { actor, .. } => {
+                &actor.image_ref
+            }
+            Event::ActorsStartFailed { image_ref, .. }
+            | Event::ActorScaleFailed { image_ref, .. } => image_ref,
             Event::ProviderStarted { provider, .. } => &provider.image_ref,
             Event::ActorStartFailed { actor_ref, .. } => actor_ref,
             Event::ProviderStartFailed { provider_ref, .. } => provider_ref,
             _ => return,
         };
-        self.model.records().retain_pulls(|pull| pull.host_id != *source || pull.reference != *reference);
+        self.model
+            .records()
+            .retain_pulls(|pull| pull.host_id != *source || pull.reference != *reference);
     }
 
     /// Puts an event into the log.
@@ -133,9 +146,9 @@ impl Collector {
         };
         let table = self.dashboard.parts().context.links.table();
         let is_ours = self.hosts.get(&**source).is_some_and(|known| known.view.is_ours);
-        if let Some(entry) =
-            Entry::of(received, &name, is_ours, |key| table.claims(key).map(|claims| claims.name.clone()))
-        {
+        if let Some(entry) = Entry::of(received, &name, is_ours, |key| {
+            table.claims(key).map(|claims| claims.name.clone())
+        }) {
             self.log(entry);
         }
     }
@@ -150,17 +163,31 @@ impl Collector {
     }
 
     pub(super) fn progress(&mut self, step: Step) {
-        if HostId::parse(&step.host_id).is_err() || step.reference.len() + step.stage.len() > STEP_BYTES_MAX {
+        if HostId::parse(&step.host_id).is_err()
+            || step.reference.len() + step.stage.len() > STEP_BYTES_MAX
+        {
             return;
         }
-        let host_name = self.hosts.get(&*step.host_id).map(|known| known.view.name.clone()).unwrap_or_default();
+        let host_name =
+            self.hosts.get(&*step.host_id).map(|known| known.view.name.clone()).unwrap_or_default();
         let mut records = self.model.records();
         let pulls = &mut records.pulls;
-        let at = pulls.iter().position(|pull| pull.host_id == step.host_id && pull.reference == step.reference);
+        let at = pulls
+            .iter()
+            .position(|pull| pull.host_id == step.host_id && pull.reference == step.reference);
         let began_ms = at.map_or_else(clock::now_ms, |at| pulls.remove(at).began_ms);
         if pulls.len() < PULLS_MAX {
             let Step { host_id, reference, stage, bytes, of } = step;
-            pulls.push(Pull { host_id, host_name, reference, stage, bytes, of, began_ms, heard_ms: clock::now_ms() });
+            pulls.push(Pull {
+                host_id,
+                host_name,
+                reference,
+                stage,
+                bytes,
+                of,
+                began_ms,
+                heard_ms: clock::now_ms(),
+            });
         }
         records.changed(Collection::Pulls);
     }

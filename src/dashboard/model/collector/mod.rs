@@ -4,10 +4,13 @@
 //! starts what is due and publishes what changed. It waits for nothing else: questions to hosts run
 //! in children, which report back.
 //!
-//! * [`presence`] knows who is there and who is lost; [`events`] takes events in; [`ask`] puts questions.
-//! * An event about what a host runs makes it *stale*; a stale host is asked for its inventory as soon as somebody looks. So no
-//!   count is ever guessed from events, whose forms differ by the year.
-//! * While somebody looks, every host is asked for its counts every two seconds, more rarely in large lattices.
+//! * [`presence`] knows who is there and who is lost; [`events`] takes events in; [`ask`] puts
+//!   questions.
+//! * An event about what a host runs makes it *stale*; a stale host is asked for its inventory as
+//!   soon as somebody looks. So no count is ever guessed from events, whose forms differ by the
+//!   year.
+//! * While somebody looks, every host is asked for its counts every two seconds, more rarely in
+//!   large lattices.
 
 mod ask;
 mod events;
@@ -105,7 +108,9 @@ pub async fn run(dashboard: Dashboard, stop: CancellationToken) {
         }
         match ended {
             Ok(()) => error!("the dashboard hears no events any more, and begins anew"),
-            Err(_) => error!("what keeps the dashboard's picture panicked, and begins anew; this is a bug"),
+            Err(_) => error!(
+                "what keeps the dashboard's picture panicked, and begins anew; this is a bug"
+            ),
         }
         dashboard.model().abandon();
         sleep(AGAIN).await;
@@ -224,9 +229,11 @@ impl Collector {
                 known.is_stale = true;
             }
         }
-        let is_up =
-            [&parts.context.ctl, &parts.context.rpc].iter().all(|nats| nats.client.connection_state() == Connected);
-        // After a pause of this process what lies in its queues is old, and the silence of others is its own.
+        let is_up = [&parts.context.ctl, &parts.context.rpc]
+            .iter()
+            .all(|nats| nats.client.connection_state() == Connected);
+        // After a pause of this process what lies in its queues is old, and the silence of others
+        // is its own.
         let has_paused = parts.context.suspend.is_stale() || self.ticked.elapsed() > PAUSE;
         self.ticked = Instant::now();
         let before = if has_paused { None } else { self.connected };
@@ -269,7 +276,9 @@ impl Collector {
             .hosts
             .values()
             .filter(|known| known.is_stale && !known.is_asked && known.ask_at <= now)
-            .filter(|known| known.view.state != State::Lost && (self.was_viewed || known.view.id == own))
+            .filter(|known| {
+                known.view.state != State::Lost && (self.was_viewed || known.view.id == own)
+            })
             .map(|known| Arc::clone(&known.view.id))
             .collect();
         for id in due {
@@ -286,7 +295,10 @@ impl Collector {
             });
         }
         let is_fresh = !self.is_searching && !self.hosts.values().any(Known::is_awaited);
-        self.model.0.fresh.send_if_modified(|fresh| std::mem::replace(fresh, is_fresh) != is_fresh && is_fresh);
+        self.model
+            .0
+            .fresh
+            .send_if_modified(|fresh| std::mem::replace(fresh, is_fresh) != is_fresh && is_fresh);
     }
 
     /// Looks at what hosts count, if it is time.
@@ -294,7 +306,8 @@ impl Collector {
         if self.is_looking || Instant::now() < self.look_at {
             return;
         }
-        let ours = self.hosts.values().filter(|known| known.view.is_ours && known.view.state == State::Ok);
+        let ours =
+            self.hosts.values().filter(|known| known.view.is_ours && known.view.state == State::Ok);
         let ids: Vec<String> = ours.map(|known| known.view.id.to_string()).collect();
         let pause = match self.was_viewed {
             true => NUMBERS.max(LOOK_COST * u32::try_from(ids.len()).unwrap_or(u32::MAX)),
@@ -309,7 +322,8 @@ impl Collector {
                 let lattice = &lattice;
                 async move { calls::look(lattice, &id, false).await.ok() }
             });
-            let looks: Vec<Look> = looks.buffer_unordered(ASKED_MAX).filter_map(async |look| look).collect().await;
+            let looks: Vec<Look> =
+                looks.buffer_unordered(ASKED_MAX).filter_map(async |look| look).collect().await;
             Report::Counts(looks.into_iter().map(|look| (look.host_id.clone(), look)).collect())
         });
     }
@@ -335,7 +349,12 @@ impl Collector {
         self.publish();
     }
 
-    fn answered(&mut self, id: &Arc<str>, inventory: Option<Inventory>, health: Option<Box<Health>>) {
+    fn answered(
+        &mut self,
+        id: &Arc<str>,
+        inventory: Option<Inventory>,
+        health: Option<Box<Health>>,
+    ) {
         let Some(known) = self.hosts.get_mut(id) else { return };
         known.is_asked = false;
         let Some(inventory) = inventory else {
@@ -351,18 +370,21 @@ impl Collector {
             view.version.clone_from(&inventory.version);
         }
         if inventory.uptime_seconds > 0 || view.is_ours {
-            let started = clock::now_ms().saturating_sub(inventory.uptime_seconds.saturating_mul(1000));
+            let started =
+                clock::now_ms().saturating_sub(inventory.uptime_seconds.saturating_mul(1000));
             // Seconds are rounded; a start does not wander.
             if view.started_ms.is_none_or(|known| known.abs_diff(started) > 1500) {
                 view.started_ms = Some(started);
             }
         }
         view.heard_ms = clock::now_ms();
-        view.replicas = inventory.actors.iter().map(|actor| watch::instances(actor, |_| true)).sum();
+        view.replicas =
+            inventory.actors.iter().map(|actor| watch::instances(actor, |_| true)).sum();
         view.inventory = Arc::new(inventory);
         if let Some(health) = health {
             // This health is newer than what events said.
-            for provider in health.providers.iter().filter(|provider| provider.is_healthy.is_some()) {
+            for provider in health.providers.iter().filter(|provider| provider.is_healthy.is_some())
+            {
                 view.checks.remove(&(provider.id.clone(), provider.link_name.clone()));
             }
             view.health = Some(Arc::from(health));
@@ -379,11 +401,17 @@ impl Collector {
         let now: Vec<Look> = looks.values().cloned().collect();
         if !self.earlier.is_empty() {
             // Of a host that was not looked at before nothing is known but its total.
-            let both: Vec<Look> = now.iter().filter(|look| self.earlier.contains_key(&look.host_id)).cloned().collect();
+            let both: Vec<Look> = now
+                .iter()
+                .filter(|look| self.earlier.contains_key(&look.host_id))
+                .cloned()
+                .collect();
             let mut sums: HashMap<Of, Sum> = HashMap::from([(Of::Lattice, Sum::default())]);
             for row in rates::between(&self.earlier, &both) {
                 sums.entry(Of::Lattice).or_default().add(&row);
-                sums.entry(Of::Target(row.id.clone(), row.link_name.clone())).or_default().add(&row);
+                sums.entry(Of::Target(row.id.clone(), row.link_name.clone()))
+                    .or_default()
+                    .add(&row);
             }
             for look in &both {
                 let of_host = sums.entry(Of::Host(look.host_id.clone())).or_default();
@@ -392,7 +420,10 @@ impl Collector {
             }
             let rates = Rates {
                 of: sums.into_iter().map(|(of, sum)| (of, sum.rate())).collect(),
-                memory_bytes: now.iter().filter_map(|look| Some((look.host_id.clone(), look.memory_bytes?))).collect(),
+                memory_bytes: now
+                    .iter()
+                    .filter_map(|look| Some((look.host_id.clone(), look.memory_bytes?)))
+                    .collect(),
             };
             let mut records = self.model.records();
             records.history.push(&rates, clock::now_ms());
@@ -446,12 +477,14 @@ impl Collector {
             let overview = attention::Summary::of(&self.dashboard);
             let point = self.model.last_point(&Of::Lattice);
             let attention::Summary { counts, rates, attention } = overview;
-            self.model.tell_masked("overview", &attention::Numbers { counts, rates, attention, point });
+            self.model
+                .tell_masked("overview", &attention::Numbers { counts, rates, attention, point });
         }
         if now >= self.beat_at {
             self.beat_at = now + BEAT;
             let is_connected = self.connected.is_some();
-            self.model.tell("tick", &json!({ "now_ms": clock::now_ms(), "is_connected": is_connected }));
+            self.model
+                .tell("tick", &json!({ "now_ms": clock::now_ms(), "is_connected": is_connected }));
         }
     }
 }

@@ -28,7 +28,8 @@ impl Collector {
     pub(super) fn search(&mut self) {
         if !std::mem::replace(&mut self.is_searching, true) {
             let lattice = self.dashboard.lattice().clone();
-            self.children.spawn(async move { Report::Found(lattice.hosts().await.unwrap_or_default()) });
+            self.children
+                .spawn(async move { Report::Found(lattice.hosts().await.unwrap_or_default()) });
         }
         // Everything that was missed meanwhile is asked for again.
         for known in self.hosts.values_mut().filter(|known| known.view.state != State::Lost) {
@@ -55,7 +56,9 @@ impl Collector {
             self.publish_all();
         }
         for peer in peers {
-            if !self.hosts.contains_key(&peer.id) && (peer.is_lost() || self.hosts.len() >= HOSTS_MAX) {
+            if !self.hosts.contains_key(&peer.id)
+                && (peer.is_lost() || self.hosts.len() >= HOSTS_MAX)
+            {
                 continue;
             }
             let silence = clock::millis(peer.silence());
@@ -83,15 +86,23 @@ impl Collector {
         known.view.lost_ms = Some(clock::now_ms());
         known.view.health = None;
         known.is_changed = true;
-        let (name, heard) = (known.view.name.clone(), clock::now_ms().saturating_sub(known.view.heard_ms));
+        let (name, heard) =
+            (known.view.name.clone(), clock::now_ms().saturating_sub(known.view.heard_ms));
         let text = format!("Host {name} is lost: not heard for {:.1} s", heard as f64 / 1000.0);
         self.log(Entry::concluded("host_lost", Severity::Error, id, &name, text));
     }
 
-    /// It was heard over the control connection, which says nothing of a peer: peers decide for themselves.
+    /// It was heard over the control connection, which says nothing of a peer: peers decide for
+    /// themselves.
     pub(super) fn mark_heard(&mut self, id: &Arc<str>) {
-        let is_lost_peer =
-            self.dashboard.parts().context.peers.known().iter().any(|peer| peer.id == *id && peer.is_lost());
+        let is_lost_peer = self
+            .dashboard
+            .parts()
+            .context
+            .peers
+            .known()
+            .iter()
+            .any(|peer| peer.id == *id && peer.is_lost());
         if self.known(id).view.state != State::Ok && !is_lost_peer {
             self.mark_present(id);
         }
@@ -114,7 +125,13 @@ impl Collector {
         (known.is_stale, known.is_changed) = (true, true);
         let name = known.view.name.clone();
         if was_lost {
-            self.log(Entry::concluded("host_back", Severity::Good, id, &name, format!("Host {name} is back")));
+            self.log(Entry::concluded(
+                "host_back",
+                Severity::Good,
+                id,
+                &name,
+                format!("Host {name} is back"),
+            ));
         }
     }
 
@@ -125,7 +142,9 @@ impl Collector {
             .hosts
             .values()
             .filter(|known| !known.view.is_ours && known.view.state != State::Lost)
-            .map(|known| (Arc::clone(&known.view.id), now.saturating_sub(known.view.heard_ms).min(heard_for)))
+            .map(|known| {
+                (Arc::clone(&known.view.id), now.saturating_sub(known.view.heard_ms).min(heard_for))
+            })
             .collect();
         for (id, silence) in foreign {
             if silence >= FOREIGN_LOST_MS {
@@ -137,7 +156,9 @@ impl Collector {
             }
         }
         let before = self.hosts.len();
-        self.hosts.retain(|_, known| known.view.lost_ms.is_none_or(|lost| now.saturating_sub(lost) < LOST_KEPT_MS));
+        self.hosts.retain(|_, known| {
+            known.view.lost_ms.is_none_or(|lost| now.saturating_sub(lost) < LOST_KEPT_MS)
+        });
         if self.hosts.len() < before {
             self.publish_all();
         }
@@ -153,7 +174,8 @@ impl Collector {
         let view = &mut known.view;
         view.is_ours |= reply.is_ours();
         view.heard_ms = clock::now_ms();
-        view.started_ms = Some(clock::now_ms().saturating_sub(reply.uptime_seconds.saturating_mul(1000)));
+        view.started_ms =
+            Some(clock::now_ms().saturating_sub(reply.uptime_seconds.saturating_mul(1000)));
         (view.name, view.labels, view.version) = (reply.friendly_name, reply.labels, reply.version);
         known.is_changed = true;
         self.mark_heard(&id);

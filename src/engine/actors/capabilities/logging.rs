@@ -19,7 +19,8 @@ pub(super) fn call(sink: &Sink, operation: &str, payload: &[u8]) -> Result<Bytes
     if operation != "Logging.WriteLog" {
         return Err(not_handled(operation));
     }
-    let entry: LogEntry = rmp_serde::from_slice(payload).map_err(|e| bad_argument(operation, &e))?;
+    let entry: LogEntry =
+        rmp_serde::from_slice(payload).map_err(|e| bad_argument(operation, &e))?;
     sink.log(Level::parse(&entry.level), &entry.text);
     Ok(Bytes::new())
 }

@@ -11,7 +11,12 @@ use super::sink::Sink;
 use crate::{router::Builtin, rpc::call::CallError};
 
 /// Performs an operation of a built-in capability for the actor behind `sink`.
-pub fn call(builtin: Builtin, sink: &Sink, operation: &str, payload: &[u8]) -> Result<Bytes, CallError> {
+pub fn call(
+    builtin: Builtin,
+    sink: &Sink,
+    operation: &str,
+    payload: &[u8],
+) -> Result<Bytes, CallError> {
     match builtin {
         Builtin::Logging => logging::call(sink, operation, payload),
         Builtin::Numbergen => numbergen::call(operation, payload),

@@ -19,7 +19,8 @@ pub(super) fn call(operation: &str, payload: &[u8]) -> Result<Bytes, CallError> 
         "NumberGen.GenerateGuid" => encode(&Uuid::new_v4().to_string()),
         "NumberGen.Random32" => encode(&rand::rng().random::<u32>()),
         "NumberGen.RandomInRange" => {
-            let Range { min, max } = rmp_serde::from_slice(payload).map_err(|e| bad_argument(operation, &e))?;
+            let Range { min, max } =
+                rmp_serde::from_slice(payload).map_err(|e| bad_argument(operation, &e))?;
             // A reversed range is taken for its mirror image: older hosts panicked or drew from it.
             encode(&rand::rng().random_range(min.min(max)..=min.max(max)))
         }
@@ -28,7 +29,9 @@ pub(super) fn call(operation: &str, payload: &[u8]) -> Result<Bytes, CallError> 
 }
 
 fn encode<T: Serialize>(value: &T) -> Result<Bytes, CallError> {
-    rmp_serde::to_vec(value).map(Bytes::from).map_err(|e| CallError::Callee(format!("serialization: {e}")))
+    rmp_serde::to_vec(value)
+        .map(Bytes::from)
+        .map_err(|e| CallError::Callee(format!("serialization: {e}")))
 }
 
 #[cfg(test)]
@@ -42,17 +45,25 @@ mod tests {
             min: u32,
             max: u32,
         }
-        for range in [Range { min: 3, max: 3 }, Range { min: 4, max: 3 }, Range { min: 0, max: u32::MAX }] {
+        for range in
+            [Range { min: 3, max: 3 }, Range { min: 4, max: 3 }, Range { min: 0, max: u32::MAX }]
+        {
             let argument = rmp_serde::to_vec_named(&range).unwrap();
-            let drawn: u32 = rmp_serde::from_slice(&call("NumberGen.RandomInRange", &argument).unwrap()).unwrap();
+            let drawn: u32 =
+                rmp_serde::from_slice(&call("NumberGen.RandomInRange", &argument).unwrap())
+                    .unwrap();
             assert!(drawn >= range.min.min(range.max) && drawn <= range.max.max(range.min));
         }
     }
 
     #[test]
     fn ids_are_ids_and_unknown_methods_are_named() {
-        let id: String = rmp_serde::from_slice(&call("NumberGen.GenerateGuid", &[]).unwrap()).unwrap();
+        let id: String =
+            rmp_serde::from_slice(&call("NumberGen.GenerateGuid", &[]).unwrap()).unwrap();
         assert!(Uuid::parse_str(&id).is_ok());
-        assert_eq!(call("NumberGen.Dice", &[]), Err(CallError::Callee("method not handled NumberGen.Dice".into())));
+        assert_eq!(
+            call("NumberGen.Dice", &[]),
+            Err(CallError::Callee("method not handled NumberGen.Dice".into()))
+        );
     }
 }

@@ -26,7 +26,12 @@ use lattice_protocol::{
 const SINGLE_EVENTS_MAX: u32 = 32;
 
 impl Supervisor {
-    fn context(&self, reference: &str, annotations: &Annotations, claims: &ActorClaims) -> ActorContext {
+    fn context(
+        &self,
+        reference: &str,
+        annotations: &Annotations,
+        claims: &ActorClaims,
+    ) -> ActorContext {
         ActorContext {
             host_id: self.parts.context.host_id.to_string(),
             public_key: claims.subject.to_string(),
@@ -87,12 +92,18 @@ impl Supervisor {
         events
     }
 
-    pub(super) fn start_failed(&self, start: &Start, actor_id: Option<&ActorId>, error: &StartError) {
+    pub(super) fn start_failed(
+        &self,
+        start: &Start,
+        actor_id: Option<&ActorId>,
+        error: &StartError,
+    ) {
         let text = error.to_string();
         warn!(reference = %start.reference, error = text, "actor not started");
         let error = format!("start {}: {text}", start.reference);
         let public_key = actor_id.map_or_else(|| "N/A".to_owned(), ToString::to_string);
-        let (host_id, annotations) = (self.parts.context.host_id.to_string(), start.annotations.clone());
+        let (host_id, annotations) =
+            (self.parts.context.host_id.to_string(), start.annotations.clone());
         self.parts.context.events.publish_all([
             Event::ActorStartFailed { actor_ref: start.reference.clone(), error: error.clone() },
             Event::ActorsStartFailed {
@@ -113,12 +124,19 @@ impl Supervisor {
         ]);
     }
 
-    pub(super) fn replace_failed(&self, replace: &Replace, running: Option<Version>, error: &ActorError) {
+    pub(super) fn replace_failed(
+        &self,
+        replace: &Replace,
+        running: Option<Version>,
+        error: &ActorError,
+    ) {
         warn!(reference = %replace.reference, %error, "actor not updated");
         self.parts.context.events.publish(Event::ActorUpdateFailed {
             public_key: replace.actor_id.clone().unwrap_or_else(|| "N/A".into()),
             revision: running.as_ref().map_or(0, |running| running.revision),
-            instance_id: running.and_then(|running| running.instance_id).unwrap_or_else(|| "N/A".into()),
+            instance_id: running
+                .and_then(|running| running.instance_id)
+                .unwrap_or_else(|| "N/A".into()),
             reason: error.to_string(),
         });
     }

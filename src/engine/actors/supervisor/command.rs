@@ -151,8 +151,9 @@ impl Handle {
         command: impl FnOnce(oneshot::Sender<Result<(), ActorError>>) -> Command,
     ) -> oneshot::Receiver<Result<(), ActorError>> {
         let (reply, answer) = oneshot::channel();
-        if let Err(mpsc::error::TrySendError::Full(command) | mpsc::error::TrySendError::Closed(command)) =
-            self.commands.try_send(command(reply))
+        if let Err(
+            mpsc::error::TrySendError::Full(command) | mpsc::error::TrySendError::Closed(command),
+        ) = self.commands.try_send(command(reply))
             && let Command::Stop(_, reply) | Command::Replace(_, reply) = command
         {
             let _ = reply.send(Err(ActorError::Unavailable));

@@ -58,7 +58,9 @@ impl Loads {
     /// For a machine with so much memory, in bytes.
     pub fn new(memory_bytes: Option<u64>) -> Self {
         let memory_bytes = memory_bytes.unwrap_or(MEMORY_UNKNOWN_BYTES);
-        let memory_max_mib = u32::try_from(memory_bytes / MEMORY_SHARE / MIB).unwrap_or(u32::MAX).clamp(1, MIB as u32);
+        let memory_max_mib = u32::try_from(memory_bytes / MEMORY_SHARE / MIB)
+            .unwrap_or(u32::MAX)
+            .clamp(1, MIB as u32);
         let compiles = if memory_bytes < COMPILES_MEMORY_BYTES { 1 } else { COMPILES_MAX };
         Self {
             files: Arc::new(Semaphore::new(FILES_MAX)),
@@ -106,7 +108,10 @@ pub(super) async fn load(
 ) -> Done {
     let steps = parts.context.events.steps(&reference);
     let on_its_way = loads.to_fetch(&reference).await;
-    let fetched = parts.registry.fetch_telling(&reference, EVERY, |(bytes, of)| steps.pulled(bytes, of)).await;
+    let fetched = parts
+        .registry
+        .fetch_telling(&reference, EVERY, |(bytes, of)| steps.pulled(bytes, of))
+        .await;
     let wasm = match fetched {
         Ok(fetched) => fetched.content,
         Err(error) => return Done::Loaded { reference, result: Err(LoadError::of_unknown(error)) },
@@ -164,7 +169,8 @@ pub(super) async fn permitted(
     let decision = parts.context.policy.decide(Action::StartActor, Party::default(), party).await;
     if !decision.permitted {
         let message = decision.message.map(|message| format!(" ({message})")).unwrap_or_default();
-        let text = format!("Policy denied starting actor, request: {}{message}", decision.request_id);
+        let text =
+            format!("Policy denied starting actor, request: {}{message}", decision.request_id);
         return Err(LoadError::of_actor(&artifact.claims.subject, text));
     }
     match admitted(Arc::clone(parts), Arc::clone(&artifact.claims), change).await {
@@ -174,12 +180,21 @@ pub(super) async fn permitted(
 }
 
 /// Checks the account that signed an actor, and remembers it.
-async fn admitted(parts: Arc<Parts>, claims: Arc<ActorClaims>, change: IssuerChange) -> anyhow::Result<()> {
+async fn admitted(
+    parts: Arc<Parts>,
+    claims: Arc<ActorClaims>,
+    change: IssuerChange,
+) -> anyhow::Result<()> {
     let checked = tokio::task::spawn_blocking(move || {
         let table = parts.context.links.table();
         let key = claims.subject.as_str();
         let elsewhere = table.claims(key).filter(|_| parts.shared.router.runs_elsewhere(key));
-        let signed = Signed { kind: Kind::Actor, key, issuer: &claims.issuer, elsewhere: elsewhere.map(AsRef::as_ref) };
+        let signed = Signed {
+            kind: Kind::Actor,
+            key,
+            issuer: &claims.issuer,
+            elsewhere: elsewhere.map(AsRef::as_ref),
+        };
         parts.context.issuers.admit(&signed, change)
     });
     match checked.await {

@@ -35,7 +35,8 @@ use command::Command;
 use load::{Loads, load, permitted, record};
 
 pub use command::{
-    ActorError, ActorView, Amount, GroupView, Handle, REUSE_ANNOTATION, Replace, Start, Stop, UNBOUNDED,
+    ActorError, ActorView, Amount, GroupView, Handle, REUSE_ANNOTATION, Replace, Start, Stop,
+    UNBOUNDED,
 };
 
 use crate::{
@@ -178,8 +179,9 @@ impl Supervisor {
 
     fn stop(&mut self, stop: Stop, reply: Reply) {
         let (table, actor) = (self.parts.context.links.table(), stop.actor.clone());
-        let effects =
-            self.plan.stop(stop, reply, |reference| table.public_key_of(reference).is_some_and(|key| **key == *actor));
+        let effects = self.plan.stop(stop, reply, |reference| {
+            table.public_key_of(reference).is_some_and(|key| **key == *actor)
+        });
         self.carry_out(effects);
     }
 
@@ -192,7 +194,9 @@ impl Supervisor {
                 let effects = self.plan.loaded(&reference, result, self.room());
                 self.carry_out(effects);
             }
-            Ok(Done::Subscribed { start, artifact, result }) => self.subscribed(start, artifact, result),
+            Ok(Done::Subscribed { start, artifact, result }) => {
+                self.subscribed(start, artifact, result)
+            }
             Ok(Done::Left { events, reply }) => self.announce(events, reply),
             Ok(Done::Served(actor)) => {
                 self.still_running(&actor);
@@ -229,7 +233,9 @@ impl Supervisor {
                 }
                 Effect::Leave { id, changes, reply } => self.leave(&id, &changes, reply),
                 Effect::Update(update, reply) => self.update(update, reply),
-                Effect::StartFailed { start, actor_id, error } => self.start_failed(&start, actor_id.as_ref(), &error),
+                Effect::StartFailed { start, actor_id, error } => {
+                    self.start_failed(&start, actor_id.as_ref(), &error)
+                }
                 Effect::ReplaceFailed { replace, reply, error, running } => {
                     self.replace_failed(&replace, running, &error);
                     let _ = reply.send(Err(error));
@@ -276,9 +282,16 @@ impl Supervisor {
         });
     }
 
-    fn subscribed(&mut self, start: Start, artifact: Arc<Artifact>, result: Result<Subscriptions, StartError>) {
+    fn subscribed(
+        &mut self,
+        start: Start,
+        artifact: Arc<Artifact>,
+        result: Result<Subscriptions, StartError>,
+    ) {
         let (id, room) = (artifact.claims.subject.clone(), self.room());
-        let started = result.and_then(|subscriptions| Ok((subscriptions, self.plan.started(&start, &artifact, room)?)));
+        let started = result.and_then(|subscriptions| {
+            Ok((subscriptions, self.plan.started(&start, &artifact, room)?))
+        });
         match started {
             Ok((subscriptions, effects)) => {
                 self.serve(&start, artifact, subscriptions);
@@ -336,11 +349,13 @@ impl Supervisor {
         let (old, new) = (&update.old_module.claims, &update.module.claims);
         let revision = new.effective_revision();
         info!(actor_id = %id, %reference, revision, "actor updated");
-        self.parts.log(id, &format!("the actor runs revision {revision} from now on, from {reference}"));
+        self.parts
+            .log(id, &format!("the actor runs revision {revision} from now on, from {reference}"));
         if new.call_alias != old.call_alias {
             self.claim_alias(new);
         }
-        let (parts, claims, recorded) = (Arc::clone(&self.parts), Arc::clone(new), reference.clone());
+        let (parts, claims, recorded) =
+            (Arc::clone(&self.parts), Arc::clone(new), reference.clone());
         self.children.spawn(async move {
             record(&parts, &claims, Some(&recorded)).await;
             Done::Nothing
@@ -467,7 +482,9 @@ impl Supervisor {
                 Ok(Done::Left { events, .. }) => self.announce(events, None),
                 // Started too late to be of use: it leaves with its subscription, and its client is
                 // told.
-                Ok(Done::Subscribed { start, .. }) => self.start_failed(&start, None, &StartError::Stopping),
+                Ok(Done::Subscribed { start, .. }) => {
+                    self.start_failed(&start, None, &StartError::Stopping)
+                }
                 Ok(Done::Loaded { reference, .. }) => {
                     for start in self.plan.give_up(&reference) {
                         self.start_failed(&start, None, &StartError::Stopping);

@@ -21,7 +21,8 @@ type References = HashMap<(String, String), (String, String)>;
 
 impl Server {
     pub(in crate::control) fn probe_calls(&self, ask: &Ask) -> Answer {
-        now(&self.look(ask, self.parts.context.ctl.client.server_info().max_payload / PART_OF_PAYLOAD))
+        now(&self
+            .look(ask, self.parts.context.ctl.client.server_info().max_payload / PART_OF_PAYLOAD))
     }
 
     fn look(&self, ask: &Ask, bytes_max: usize) -> Look {
@@ -67,7 +68,13 @@ impl Server {
         let (name, reference) = match running {
             Some((name, reference)) => (name.clone(), Some(reference.clone())),
             None => (
-                self.parts.context.links.table().claims(&id).map(|claims| claims.name.clone()).unwrap_or_default(),
+                self.parts
+                    .context
+                    .links
+                    .table()
+                    .claims(&id)
+                    .map(|claims| claims.name.clone())
+                    .unwrap_or_default(),
                 None,
             ),
         };
@@ -123,8 +130,11 @@ mod tests {
     fn what_does_not_fit_is_asked_for_with_the_next_look() {
         let rows = |after: Option<&RowKey>| {
             let row = |n: u32| Row { id: format!("M{n}"), name: "x".repeat(100), ..Row::default() };
-            let all: Vec<_> = (0..10).map(row).map(|row| (row.key(row.id.as_str() > "M6"), row)).collect();
-            all.into_iter().filter(|(key, _)| after.is_none_or(|after| key > after)).collect::<Vec<_>>()
+            let all: Vec<_> =
+                (0..10).map(row).map(|row| (row.key(row.id.as_str() > "M6"), row)).collect();
+            all.into_iter()
+                .filter(|(key, _)| after.is_none_or(|after| key > after))
+                .collect::<Vec<_>>()
         };
         let (mut seen, mut after) = (Vec::new(), None);
         loop {
@@ -148,7 +158,8 @@ mod tests {
             target.begin(operation, path).end(Outcome::Answered);
         }
         let sums = together(meter.snapshot().served.remove(0).operations);
-        let sums: Vec<_> = sums.iter().map(|sum| (&*sum.operation, sum.path, sum.tally.calls)).collect();
+        let sums: Vec<_> =
+            sums.iter().map(|sum| (&*sum.operation, sum.path, sum.tally.calls)).collect();
         assert_eq!(sums, [("", Path::Local, 2), ("", Path::Nats, 1)]);
     }
 

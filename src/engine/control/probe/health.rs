@@ -1,8 +1,8 @@
 //! The host's own state, as data: everything that only the host can know and that helps to find a
 //! fault. Never a secret.
 //!
-//! Answering costs two round trips to the NATS server, to measure the way. With `ask` the host also asks those it depends
-//! on, the policy service and the registries, whether they answer it.
+//! Answering costs two round trips to the NATS server, to measure the way. With `ask` the host also
+//! asks those it depends on, the policy service and the registries, whether they answer it.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -32,8 +32,8 @@ use lattice_protocol::{
     clock,
     control::{
         probe::health::{
-            ActorHealth, Failure, Health, Line, PeerHealth, ProviderHealth, RefusedLink, RegistryStatus, Request,
-            Service, Settings, StoreHealth,
+            ActorHealth, Failure, Health, Line, PeerHealth, ProviderHealth, RefusedLink,
+            RegistryStatus, Request, Service, Settings, StoreHealth,
         },
         types::Ack,
     },
@@ -105,7 +105,8 @@ impl Server {
             Some(Service::new(topic, outcome.as_ref()))
         };
         let asked = async { if *ask { self.ask_registries().await } else { Vec::new() } };
-        let (ctl, rpc, policy, asked) = tokio::join!(line(&context.ctl), line(&context.rpc), policy, asked);
+        let (ctl, rpc, policy, asked) =
+            tokio::join!(line(&context.ctl), line(&context.rpc), policy, asked);
         let mut registries = self.last_pulls();
         registries.extend(asked);
         let facts = self.parts.context.state.facts();
@@ -129,7 +130,15 @@ impl Server {
             }),
             registries,
             links: self.refused_links(),
-            failures: self.parts.context.events.troubles().lately().into_iter().map(failure).collect(),
+            failures: self
+                .parts
+                .context
+                .events
+                .troubles()
+                .lately()
+                .into_iter()
+                .map(failure)
+                .collect(),
             providers: self.parts.providers.conditions().iter().map(provider).collect(),
             actors: self.actors_health(),
             peers: self
@@ -152,7 +161,8 @@ impl Server {
     }
 
     fn store_health(&self) -> StoreHealth {
-        let (backend, story) = (self.parts.context.store.backend(), self.parts.context.store.story());
+        let (backend, story) =
+            (self.parts.context.store.backend(), self.parts.context.store.story());
         StoreHealth {
             place: backend.place(),
             is_shared: backend.is_shared(),
@@ -165,13 +175,14 @@ impl Server {
     }
 
     fn refused_links(&self) -> Vec<RefusedLink> {
-        let refused = self.parts.router.refused_links().into_iter().map(|(link, error)| RefusedLink {
-            actor_id: link.actor_id.clone(),
-            provider_id: link.provider_id.clone(),
-            link_name: link.link_name.clone(),
-            contract_id: link.contract_id.clone(),
-            error,
-        });
+        let refused =
+            self.parts.router.refused_links().into_iter().map(|(link, error)| RefusedLink {
+                actor_id: link.actor_id.clone(),
+                provider_id: link.provider_id.clone(),
+                link_name: link.link_name.clone(),
+                contract_id: link.contract_id.clone(),
+                error,
+            });
         refused.collect()
     }
 
@@ -196,10 +207,17 @@ impl Server {
 
     fn last_pulls(&self) -> Vec<RegistryStatus> {
         let outcomes = self.parts.registry.outcomes().into_iter();
-        outcomes.map(|(registry, error)| RegistryStatus { registry, error, ..RegistryStatus::default() }).collect()
+        outcomes
+            .map(|(registry, error)| RegistryStatus {
+                registry,
+                error,
+                ..RegistryStatus::default()
+            })
+            .collect()
     }
 
-    /// Asks each registry that something which runs here came from, and the one there is a login for.
+    /// Asks each registry that something which runs here came from, and the one there is a login
+    /// for.
     async fn ask_registries(&self) -> Vec<RegistryStatus> {
         let (actors, providers) = (self.parts.actors.running(), self.parts.providers.running());
         let references = actors.iter().map(|actor| &actor.reference);
@@ -242,7 +260,9 @@ fn fitting(mut health: Health, bytes_max: usize) -> Option<Bytes> {
             return Some(health);
         }
         if rows_max == 0 {
-            return json(&Ack::rejected("what the host knows of itself does not fit into one message"));
+            return json(&Ack::rejected(
+                "what the host knows of itself does not fit into one message",
+            ));
         }
         rows_max /= 2;
     }
@@ -251,7 +271,8 @@ fn fitting(mut health: Health, bytes_max: usize) -> Option<Bytes> {
 async fn line(nats: &Nats) -> Line {
     let began = Instant::now();
     let is_back = matches!(timeout(ROUND_TRIP, confirm(&nats.client)).await, Ok(Ok(())));
-    let round_trip_us = is_back.then(|| u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+    let round_trip_us =
+        is_back.then(|| u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
     let info = nats.client.server_info();
     Line {
         is_connected: nats.client.connection_state() == async_nats::connection::State::Connected,
@@ -317,13 +338,19 @@ mod tests {
     fn what_a_host_knows_of_itself_fits_into_a_message_of_any_size() {
         let link = RefusedLink { error: "e".repeat(200), ..RefusedLink::default() };
         let health = Health { host_id: "N".into(), links: vec![link; 5000], ..Health::default() };
-        for (bytes_max, is_enough) in [(1 << 20, true), (64 << 10, true), (8 << 10, true), (100, false)] {
+        for (bytes_max, is_enough) in
+            [(1 << 20, true), (64 << 10, true), (8 << 10, true), (100, false)]
+        {
             let answer = fitting(health.clone(), bytes_max).unwrap();
             let read: Health = serde_json::from_slice(&answer).unwrap();
             assert_eq!((read.is_cut, read.host_id == "N"), (is_enough, is_enough), "{bytes_max}");
-            assert!(!is_enough || (answer.len() <= bytes_max && !read.links.is_empty()), "{bytes_max}");
+            assert!(
+                !is_enough || (answer.len() <= bytes_max && !read.links.is_empty()),
+                "{bytes_max}"
+            );
         }
-        let small: Health = serde_json::from_slice(&fitting(Health::default(), 1 << 20).unwrap()).unwrap();
+        let small: Health =
+            serde_json::from_slice(&fitting(Health::default(), 1 << 20).unwrap()).unwrap();
         assert!(!small.is_cut);
     }
 }

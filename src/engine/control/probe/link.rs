@@ -40,10 +40,10 @@ impl Server {
     }
 
     fn link_state(&self, Request { link, is_deleted }: &Request) -> Answered {
-        let runs =
-            self.parts.providers.running().iter().any(|provider| {
-                provider.id.as_str() == link.provider_id && provider.link_name.as_str() == link.link_name
-            });
+        let runs = self.parts.providers.running().iter().any(|provider| {
+            provider.id.as_str() == link.provider_id
+                && provider.link_name.as_str() == link.link_name
+        });
         let spec = builtin::CATALOGUE.iter().find(|spec| spec.public_key == link.provider_id);
         match spec {
             _ if !runs => Answered { state: State::Absent, error: String::new() },

@@ -12,8 +12,8 @@ use lattice_protocol::{
 
 impl Server {
     pub(in crate::control) fn probe_logs(&self, ask: Ask, reply: Option<&Subject>) -> Answer {
-        if let Err(error) =
-            bounds::name(&ask.entity).and_then(|()| bounds::name(ask.follow.as_deref().unwrap_or_default()))
+        if let Err(error) = bounds::name(&ask.entity)
+            .and_then(|()| bounds::name(ask.follow.as_deref().unwrap_or_default()))
         {
             return now(&Ack::rejected(error));
         }

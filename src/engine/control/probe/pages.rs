@@ -1,8 +1,9 @@
 //! Link definitions and claims in pages: `probe.{host}.links` and `probe.{host}.claims`.
 //!
-//! A listing of the control interface is one message, which a large lattice does not fit into. A page has the rows that come
-//! after a key, in the order of their keys, as far as half a message goes; the next page is asked for with the key that
-//! [`Page::next`] names. Keys are those of the bucket, the same on every host.
+//! A listing of the control interface is one message, which a large lattice does not fit into. A
+//! page has the rows that come after a key, in the order of their keys, as far as half a message
+//! goes; the next page is asked for with the key that [`Page::next`] names. Keys are those of the
+//! bucket, the same on every host.
 
 use std::sync::Arc;
 
@@ -38,7 +39,11 @@ impl Server {
     }
 
     /// Answers in a task of the request: a large table takes a moment to go through.
-    fn paged(self: &Arc<Self>, ask: Ask, made: fn(&Self, &Ask, usize) -> Page<Box<RawValue>>) -> Answer {
+    fn paged(
+        self: &Arc<Self>,
+        ask: Ask,
+        made: fn(&Self, &Ask, usize) -> Page<Box<RawValue>>,
+    ) -> Answer {
         let server = Arc::clone(self);
         async move {
             let mut page = made(&server, &ask, server.payload_max() / PART_OF_PAYLOAD);
@@ -65,7 +70,8 @@ fn page<'a, T: 'a>(
         rest.truncate(ROWS_MAX);
     }
     rest.sort_unstable_by_key(|(key, _)| *key);
-    let mut page = Page { rows: Vec::new(), is_complete: false, is_behind: false, next: None, left_out: 0 };
+    let mut page =
+        Page { rows: Vec::new(), is_complete: false, is_behind: false, next: None, left_out: 0 };
     let mut bytes = 0;
     let mut last = None;
     for (key, row) in &rest {
@@ -101,7 +107,9 @@ mod tests {
             let rows = keys.iter().map(|key| (key.as_str(), key));
             let page = page(rows, &after, bytes_max, to_raw_value);
             assert_eq!(page.left_out, 0);
-            seen.extend(page.rows.iter().map(|row| serde_json::from_str::<String>(row.get()).unwrap()));
+            seen.extend(
+                page.rows.iter().map(|row| serde_json::from_str::<String>(row.get()).unwrap()),
+            );
             pages += 1;
             match page.next {
                 Some(next) => after = next,
@@ -112,7 +120,9 @@ mod tests {
 
     #[test]
     fn pages_have_every_row_once_and_in_order() {
-        for (count, bytes_max, pages) in [(0, 100, 1), (1, 100, 1), (10, 100, 1), (100, 100, 10), (9001, 1 << 20, 3)] {
+        for (count, bytes_max, pages) in
+            [(0, 100, 1), (1, 100, 1), (10, 100, 1), (100, 100, 10), (9001, 1 << 20, 3)]
+        {
             let keys = keys(count);
             let (seen, found) = all_pages(&keys, bytes_max);
             let mut sorted = keys.clone();

@@ -56,16 +56,24 @@ impl LinkPaths {
         let read = read_small(Path::new(path), &self.0, SMALL_BYTES_MAX, PATIENCE).await;
         // It may come later, or be put right.
         read.map_err(|error| {
-            LinkError::Unavailable(format!("link value {name} names the file {path}, which cannot be read: {error}"))
+            LinkError::Unavailable(format!(
+                "link value {name} names the file {path}, which cannot be read: {error}"
+            ))
         })
     }
 
     /// Returns where the directory leads that the link value `name` names, if actors may write
     /// there. Everything below `own` is the host's own place for that.
-    pub async fn directory(&self, name: &str, path: &Path, own: &Path) -> Result<PathBuf, LinkError> {
+    pub async fn directory(
+        &self,
+        name: &str,
+        path: &Path,
+        own: &Path,
+    ) -> Result<PathBuf, LinkError> {
         let (roots, wanted, own) = (Arc::clone(&self.0), path.to_owned(), own.to_owned());
-        let found =
-            within(PATIENCE, move || fit(&wanted, &roots, &own).map_err(io::Error::other).map_err(ReadError::Io));
+        let found = within(PATIENCE, move || {
+            fit(&wanted, &roots, &own).map_err(io::Error::other).map_err(ReadError::Io)
+        });
         found.await.map_err(|error| {
             LinkError::Unavailable(format!(
                 "link value {name} names the directory {}, which cannot be used: {error}",
@@ -99,8 +107,10 @@ fn resolved(path: &Path) -> Result<PathBuf, Unfit> {
     if !path.is_absolute() || path.components().any(|part| matches!(part, Component::ParentDir)) {
         return Err(Unfit::NotPlain);
     }
-    let (there, found) =
-        path.ancestors().find_map(|there| Some((there, there.canonicalize().ok()?))).ok_or(Unfit::Missing)?;
+    let (there, found) = path
+        .ancestors()
+        .find_map(|there| Some((there, there.canonicalize().ok()?)))
+        .ok_or(Unfit::Missing)?;
     // A link that leads nowhere is there, and must not become the name of a directory.
     let rest = path.strip_prefix(there).map_err(|_| Unfit::NotPlain)?;
     match rest.components().next() {
@@ -128,17 +138,24 @@ mod tests {
             fs::create_dir_all(path).unwrap();
         }
         fs::create_dir(used.join(LOST_AND_FOUND)).unwrap();
-        let (to_empty, to_home, to_nothing) = (base.join("to-empty"), base.join("to-home"), base.join("to-nothing"));
+        let (to_empty, to_home, to_nothing) =
+            (base.join("to-empty"), base.join("to-home"), base.join("to-nothing"));
         symlink(&empty, &to_empty).unwrap();
         symlink(&home, &to_home).unwrap();
         symlink(base.join("nothing"), &to_nothing).unwrap();
-        for (path, expected) in
-            [(&empty, &empty), (&used, &used), (&to_empty, &empty), (&own, &own), (&own.join("x"), &own.join("x"))]
-        {
+        for (path, expected) in [
+            (&empty, &empty),
+            (&used, &used),
+            (&to_empty, &empty),
+            (&own, &own),
+            (&own.join("x"), &own.join("x")),
+        ] {
             assert_eq!(fit(path, &[], &own).unwrap(), *expected);
         }
         let around = empty.join("../home");
-        for path in [&home, &to_home, &to_nothing, &around, &base, &empty.join("new"), &base.join("data")] {
+        for path in
+            [&home, &to_home, &to_nothing, &around, &base, &empty.join("new"), &base.join("data")]
+        {
             assert!(fit(path, &[], &own).is_err(), "{path:?}");
         }
         for path in ["/", "/etc", "/proc/self", "/etc/new", "/usr/bin/env", "relative", ""] {
@@ -158,7 +175,8 @@ mod tests {
         for path in [&root, &root.join("in use"), &root.join("new/deep")] {
             assert_eq!(fit(path, &roots, &other).unwrap(), *path);
         }
-        for path in [&other, &root.join("out"), &root.join("out/x"), &root.join("../other"), &base] {
+        for path in [&other, &root.join("out"), &root.join("out/x"), &root.join("../other"), &base]
+        {
             assert!(fit(path, &roots, &other).is_err(), "{path:?}");
         }
     }
@@ -177,7 +195,12 @@ mod tests {
             (&LinkPaths::default(), "/no/such", "No such file"),
         ] {
             let error = paths.read("ca_file", path).await.unwrap_err().to_string();
-            assert!(error.contains(part) && error.contains("link value ca_file") && error.contains(path), "{error}");
+            assert!(
+                error.contains(part)
+                    && error.contains("link value ca_file")
+                    && error.contains(path),
+                "{error}"
+            );
         }
     }
 }

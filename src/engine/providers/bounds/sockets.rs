@@ -84,7 +84,12 @@ impl OwnSockets {
 
     /// Looks the NATS servers up, and again whenever a connection comes back: it may have found
     /// another one.
-    pub async fn follow(self, servers: Vec<String>, connections: [Nats; 2], stop: CancellationToken) {
+    pub async fn follow(
+        self,
+        servers: Vec<String>,
+        connections: [Nats; 2],
+        stop: CancellationToken,
+    ) {
         let [mut first, mut second] = connections.each_ref().map(|nats| nats.reconnects.clone());
         loop {
             self.look(&servers, &connections).await;
@@ -110,7 +115,9 @@ impl OwnSockets {
         let here = clients.iter().any(|address| is_here(*address));
         if here {
             // Behind a proxy, or a container's forwarded port, the server itself has another one.
-            clients.extend(infos.iter().map(|info| SocketAddr::from((Ipv4Addr::LOCALHOST, info.port))));
+            clients.extend(
+                infos.iter().map(|info| SocketAddr::from((Ipv4Addr::LOCALHOST, info.port))),
+            );
         }
         let doors = NATS_PORTS.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         self.0.doors.store(Arc::new(if here { doors.to_vec() } else { Vec::new() }));
@@ -129,7 +136,8 @@ fn is_here(address: SocketAddr) -> bool {
 }
 
 fn meets(known: SocketAddr, address: SocketAddr) -> bool {
-    known.port() == address.port() && (plain(known.ip()) == plain(address.ip()) || (is_here(known) && is_here(address)))
+    known.port() == address.port()
+        && (plain(known.ip()) == plain(address.ip()) || (is_here(known) && is_here(address)))
 }
 
 /// An IPv4 address that is written as IPv6, as IPv4.
@@ -194,7 +202,9 @@ mod tests {
         for address in met {
             assert!(own.contains(address), "{address}");
         }
-        for address in ["127.0.0.1:4001", "192.0.2.7:4000", "127.0.0.1:4222", "192.0.2.8:4222", "1.1.1.1:4000"] {
+        for address in
+            ["127.0.0.1:4001", "192.0.2.7:4000", "127.0.0.1:4222", "192.0.2.8:4222", "1.1.1.1:4000"]
+        {
             assert!(!own.contains(socket(address)), "{address}");
         }
         assert!(own.has_port(4000) && own.has_port(4222) && !own.has_port(80));

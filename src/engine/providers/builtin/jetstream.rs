@@ -23,12 +23,17 @@ use lattice_base::store::{
 use lattice_protocol::{errors::chain, identity::keys::LatticeName, store::keys};
 
 pub(super) use lattice_base::store::jetstream::lasting;
-pub use lattice_base::store::jetstream::read::{Held, ReadError, is_conflict, is_refused, last, next, scan};
+pub use lattice_base::store::jetstream::read::{
+    Held, ReadError, is_conflict, is_refused, last, next, scan,
+};
 
-/// How the names of hosts' buckets begin, of any lattice, and what is in them. The one for the large payloads of calls has the
-/// name of its lattice alone.
-const HOSTS_BUCKETS: [(&str, &str); 3] =
-    [(keys::BUCKET, "links and claims"), (artifacts::BUCKET, "uploads"), (keys::CONFIG_BUCKET, "named configuration")];
+/// How the names of hosts' buckets begin, of any lattice, and what is in them. The one for the
+/// large payloads of calls has the name of its lattice alone.
+const HOSTS_BUCKETS: [(&str, &str); 3] = [
+    (keys::BUCKET, "links and claims"),
+    (artifacts::BUCKET, "uploads"),
+    (keys::CONFIG_BUCKET, "named configuration"),
+];
 /// The largest number of copies JetStream keeps.
 const REPLICAS_MAX: u64 = 5;
 
@@ -109,7 +114,8 @@ impl Placement {
         match context.get_stream(&name).await {
             Ok(stream) => return Ok(stream),
             Err(e) => match e.kind() {
-                GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
+                GetStreamErrorKind::JetStream(error)
+                    if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
                 GetStreamErrorKind::JetStream(error) => return Err(self.refused(&name, &error)),
                 _ => return Err(self.unanswered(&name, &chain(&e))),
             },
@@ -122,7 +128,8 @@ impl Placement {
         };
         match context.create_stream(config).await {
             Ok(stream) => Ok(stream),
-            // Another host was first, with other values perhaps: both are fine as long as it is there.
+            // Another host was first, with other values perhaps: both are fine as long as it is
+            // there.
             Err(error) => context.get_stream(&name).await.map_err(|_| {
                 LinkError::Unavailable(format!(
                     "JetStream {} does not create the stream {name}: {}. Change the link values replicas, storage or \
@@ -138,7 +145,10 @@ impl Placement {
         let code = error.error_code();
         let shown = self.shown();
         LinkError::Unavailable(
-            if matches!(code, ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT) {
+            if matches!(
+                code,
+                ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT
+            ) {
                 format!(
                     "JetStream {shown} is switched off in the NATS server or for the account of this host. Start the server with \
                      -js, or with `jetstream {{}}` in its configuration; in a server with accounts, enable it there"
@@ -158,13 +168,20 @@ impl Placement {
     }
 
     fn shown(&self) -> String {
-        self.domain.as_ref().map_or_else(|| "without a domain".to_owned(), |domain| format!("domain {domain:?}"))
+        self.domain
+            .as_ref()
+            .map_or_else(|| "without a domain".to_owned(), |domain| format!("domain {domain:?}"))
     }
 }
 
-/// The name of a bucket, from a link value or made of other names. Never one of those that hosts keep something in: links and
-/// claims, named configuration, uploads, and the large payloads of calls.
-pub fn bucket_name(value: Option<String>, default: String, lattice: &LatticeName) -> Result<String, LinkError> {
+/// The name of a bucket, from a link value or made of other names. Never one of those that hosts
+/// keep something in: links and claims, named configuration, uploads, and the large payloads of
+/// calls.
+pub fn bucket_name(
+    value: Option<String>,
+    default: String,
+    lattice: &LatticeName,
+) -> Result<String, LinkError> {
     let name = value.unwrap_or(default);
     check_bucket_name(&name, Some(lattice))?;
     Ok(name)
@@ -174,7 +191,8 @@ fn is_plain(name: &str) -> bool {
     name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
 }
 
-/// Checks the name of a bucket; whether it is that of the lattice's payloads only where the lattice is known.
+/// Checks the name of a bucket; whether it is that of the lattice's payloads only where the lattice
+/// is known.
 pub fn check_bucket_name(name: &str, lattice: Option<&LatticeName>) -> Result<(), LinkError> {
     if name.is_empty() || name.len() > 128 || !is_plain(name) {
         return Err(wrong("bucket", name, "up to 128 letters, digits, - and _"));
@@ -210,7 +228,10 @@ mod tests {
             &"x".repeat(129),
         ] {
             let error = bucket_name(Some(bad.to_owned()), String::new(), &lattice).unwrap_err();
-            assert!(matches!(&error, LinkError::Values(text) if text.contains("link value bucket")), "{error}");
+            assert!(
+                matches!(&error, LinkError::Values(text) if text.contains("link value bucket")),
+                "{error}"
+            );
         }
     }
 }

@@ -1,15 +1,18 @@
 //! Providers that live in the host's own process, so that a newcomer needs nothing else.
 //!
-//! Each is started by its reference, `builtin://NAME`, and from there on is a provider like any other: it has a public
-//! key and claims, is in inventories, events and health checks, is linked by link definitions, and answers on its subject,
-//! so that actors of other hosts can use it. Only that calls from this host do not leave the process.
+//! Each is started by its reference, `builtin://NAME`, and from there on is a provider like any
+//! other: it has a public key and claims, is in inventories, events and health checks, is linked by
+//! link definitions, and answers on its subject, so that actors of other hosts can use it. Only
+//! that calls from this host do not leave the process.
 //!
 //! * [`Spec`] says what a provider is and documents its link values; [`CATALOGUE`] lists them.
-//! * [`Provider`] takes links on; a [`Link`] is one actor's use of it and answers that actor's calls.
+//! * [`Provider`] takes links on; a [`Link`] is one actor's use of it and answers that actor's
+//!   calls.
 //! * [`values`] reads link values, the same way for all of them.
 //! * [`jetstream`] is what those share that keep data in the NATS server.
 //!
-//! The running of it (subscription, order of links, health, stop) is the supervisor's, in [`super::supervisor`].
+//! The running of it (subscription, order of links, health, stop) is the supervisor's, in
+//! [`super::supervisor`].
 
 pub mod blobstore;
 pub mod httpclient;
@@ -42,8 +45,8 @@ use lattice_protocol::{
     rpc::invocation::{Entity, TraceContext},
 };
 
-/// The account named as issuer in their claims. Like the providers' own keys it is derived from a name; nothing is ever
-/// signed with these keys, and nobody has the private halves.
+/// The account named as issuer in their claims. Like the providers' own keys it is derived from a
+/// name; nothing is ever signed with these keys, and nobody has the private halves.
 pub const ISSUER: &str = "ACXFDG66TQKP3YZLU3MQTHIIV7YFDQ5IFXYUPQPQSD5FA6GCFGXI6OCS";
 
 /// Unknown values of a link that are told one by one; more are no slips of the pen.
@@ -67,7 +70,8 @@ pub struct Spec {
     pub about: &'static str,
     /// The values a link may have.
     pub values: &'static [Value],
-    /// Brings work in from outside the lattice: it stops first when the host stops, while actors still answer.
+    /// Brings work in from outside the lattice: it stops first when the host stops, while actors
+    /// still answer.
     pub is_ingress: bool,
     /// Reads the values of a link without taking it on; returns what is odd about them.
     pub check: fn(&LinkDefinition) -> Result<Vec<String>, LinkError>,
@@ -78,8 +82,9 @@ pub struct Spec {
 /// odd about them, such as names that the provider does not know. A problem that only the
 /// provider's machine can see, such as a missing file, is no mistake here.
 pub fn check(link: &LinkDefinition) -> Result<Vec<String>, LinkError> {
-    let spec =
-        CATALOGUE.iter().find(|spec| spec.public_key == link.provider_id && spec.contract_id == link.contract_id);
+    let spec = CATALOGUE
+        .iter()
+        .find(|spec| spec.public_key == link.provider_id && spec.contract_id == link.contract_id);
     let Some(spec) = spec else { return Ok(Vec::new()) };
     match (spec.check)(link) {
         Err(LinkError::Unavailable(_)) => Ok(Vec::new()),
@@ -99,7 +104,8 @@ pub struct Value {
     pub help: &'static str,
 }
 
-/// The built-in provider of a reference: `None` if the reference names something else, an error if no such one exists.
+/// The built-in provider of a reference: `None` if the reference names something else, an error if
+/// no such one exists.
 pub fn find(reference: &str) -> Option<Result<&'static Spec, UnknownBuiltin>> {
     let name = reference.strip_prefix(SCHEME)?;
     let found = CATALOGUE.iter().find(|spec| spec.name == name).copied();
@@ -123,7 +129,8 @@ pub struct Context {
     pub router: Router,
     /// Where the provider and the host say what is worth to know of it.
     pub journal: Writer,
-    /// The host's connection for calls; its subjects are the lattice's, so nothing else may be assumed about it.
+    /// The host's connection for calls; its subjects are the lattice's, so nothing else may be
+    /// assumed about it.
     pub nats: async_nats::Client,
     pub js_domain: Option<String>,
     /// Limits that no link can lift.
@@ -137,7 +144,8 @@ pub struct Context {
 }
 
 impl Context {
-    /// Tells the log, and those who follow the provider, of link values that it does not know; they may be slips of the pen.
+    /// Tells the log, and those who follow the provider, of link values that it does not know; they
+    /// may be slips of the pen.
     pub fn tell_unknown(&self, unknown: &[Unknown], link: &LinkDefinition) {
         let LinkDefinition { actor_id, link_name, .. } = link;
         for unknown in unknown.iter().take(UNKNOWN_TOLD_MAX) {
@@ -159,7 +167,11 @@ impl Context {
     ) -> Result<Bytes, CallError> {
         self.router
             .call(Call {
-                origin: Entity::new(self.provider_id.as_str(), self.link_name.as_str(), self.contract_id),
+                origin: Entity::new(
+                    self.provider_id.as_str(),
+                    self.link_name.as_str(),
+                    self.contract_id,
+                ),
                 target: Entity::new(actor, "", ""),
                 operation: operation.to_owned(),
                 payload,
@@ -174,9 +186,13 @@ impl Context {
 
 /// A running built-in provider.
 pub trait Provider: Send + Sync + 'static {
-    /// Takes on a link. When an actor's link gets other values, the new one is taken on before the old one ends, so both
-    /// exist for a moment. Bounded by the caller's deadline; dropping it must leave nothing behind.
-    fn link(self: Arc<Self>, link: Arc<LinkDefinition>) -> BoxFuture<'static, Result<Arc<dyn Link>, LinkError>>;
+    /// Takes on a link. When an actor's link gets other values, the new one is taken on before the
+    /// old one ends, so both exist for a moment. Bounded by the caller's deadline; dropping it must
+    /// leave nothing behind.
+    fn link(
+        self: Arc<Self>,
+        link: Arc<LinkDefinition>,
+    ) -> BoxFuture<'static, Result<Arc<dyn Link>, LinkError>>;
 }
 
 /// One actor's use of a provider.
@@ -184,7 +200,8 @@ pub trait Link: Send + Sync + 'static {
     /// Performs a call of the linked actor.
     fn call(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>>;
 
-    /// Ends the link: takes no new work, returns when what is in work is done, at the latest at the deadline.
+    /// Ends the link: takes no new work, returns when what is in work is done, at the latest at the
+    /// deadline.
     fn end(self: Arc<Self>, deadline: Instant) -> BoxFuture<'static, ()>;
 }
 
@@ -212,6 +229,9 @@ mod tests {
     #[test]
     fn clients_know_the_same_providers() {
         let here = CATALOGUE.map(|spec| (spec.name, spec.public_key, spec.title));
-        assert_eq!(here, builtin::CATALOGUE.each_ref().map(|known| (known.name, known.public_key, known.title)));
+        assert_eq!(
+            here,
+            builtin::CATALOGUE.each_ref().map(|known| (known.name, known.public_key, known.title))
+        );
     }
 }

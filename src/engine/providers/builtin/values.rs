@@ -1,7 +1,8 @@
 //! Reads the values of a link: texts by name, in any case, with the mistakes named.
 //!
-//! Besides single values most providers of the years take all settings as one JSON object, in `config_json` or, base64
-//! encoded, in `config_b64`. Members of that object are values under the same names; a value of its own wins.
+//! Besides single values most providers of the years take all settings as one JSON object, in
+//! `config_json` or, base64 encoded, in `config_b64`. Members of that object are values under the
+//! same names; a value of its own wins.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -64,14 +65,18 @@ fn closest(spec: &Spec, name: &str) -> Option<&'static str> {
     let names: Vec<(&'static str, &'static str)> = spec
         .values
         .iter()
-        .flat_map(|value| value.aliases.iter().chain([&value.name]).map(|known| (value.name, *known)))
+        .flat_map(|value| {
+            value.aliases.iter().chain([&value.name]).map(|known| (value.name, *known))
+        })
         .collect();
-    let ends_like =
-        names.iter().find(|(_, known)| known.strip_suffix(&*wanted).is_some_and(|begin| begin.ends_with('_')));
+    let ends_like = names
+        .iter()
+        .find(|(_, known)| known.strip_suffix(&*wanted).is_some_and(|begin| begin.ends_with('_')));
     if let Some(&(found, _)) = ends_like {
         return Some(found);
     }
-    let likeness = names.into_iter().map(|(value, known)| (value, strsim::jaro_winkler(known, &wanted)));
+    let likeness =
+        names.into_iter().map(|(value, known)| (value, strsim::jaro_winkler(known, &wanted)));
     let (found, likeness) = likeness.max_by(|one, other| one.1.total_cmp(&other.1))?;
     (likeness >= LIKE).then_some(found)
 }
@@ -106,11 +111,16 @@ impl Values {
             let bytes = general_purpose::STANDARD_NO_PAD
                 .decode(bare)
                 .or_else(|_| general_purpose::URL_SAFE_NO_PAD.decode(bare))
-                .map_err(|e| LinkError::Values(format!("link value config_b64 is no base64: {e}")))?;
+                .map_err(|e| {
+                    LinkError::Values(format!("link value config_b64 is no base64: {e}"))
+                })?;
             values.json = object("config_b64", &bytes)?;
         }
         for (key, member) in std::mem::take(&mut values.json) {
-            let documented = spec.values.iter().find(|value| value.name == key || value.aliases.contains(&&*key));
+            let documented = spec
+                .values
+                .iter()
+                .find(|value| value.name == key || value.aliases.contains(&&*key));
             match documented {
                 Some(value) if value.name == key => {
                     values.json.insert(key, member);
@@ -191,12 +201,19 @@ impl Values {
             if let Ok(Json::Array(items)) = serde_json::from_str(text) {
                 return texts(name, &items).map(Some);
             }
-            return Ok(Some(text.split(',').map(|item| item.trim().to_owned()).filter(|i| !i.is_empty()).collect()));
+            return Ok(Some(
+                text.split(',')
+                    .map(|item| item.trim().to_owned())
+                    .filter(|i| !i.is_empty())
+                    .collect(),
+            ));
         }
         match self.member(name) {
             None => Ok(None),
             Some(Json::Array(items)) => texts(name, items).map(Some),
-            Some(Json::String(text)) => Ok(Some(text.split(',').map(|item| item.trim().to_owned()).collect())),
+            Some(Json::String(text)) => {
+                Ok(Some(text.split(',').map(|item| item.trim().to_owned()).collect()))
+            }
             Some(other) => Err(wrong(name, &other.to_string(), "an array of texts")),
         }
     }
@@ -231,13 +248,19 @@ pub(super) mod tests {
     use crate::providers::builtin::messaging;
 
     /// A link to a provider with these values.
-    pub(in crate::providers::builtin) fn link(spec: &Spec, values: &[(&str, &str)]) -> LinkDefinition {
+    pub(in crate::providers::builtin) fn link(
+        spec: &Spec,
+        values: &[(&str, &str)],
+    ) -> LinkDefinition {
         LinkDefinition {
             actor_id: "M".into(),
             provider_id: spec.public_key.into(),
             link_name: "default".into(),
             contract_id: spec.contract_id.into(),
-            values: values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            values: values
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
         }
     }
 
@@ -254,14 +277,20 @@ pub(super) mod tests {
     #[test]
     fn names_are_read_in_any_case_and_by_their_other_spellings_also_inside_json() {
         let (name, alias) = with_alias();
-        assert_eq!(values(&[(&name.to_uppercase(), " a ")]).unwrap().text(name).as_deref(), Some("a"));
+        assert_eq!(
+            values(&[(&name.to_uppercase(), " a ")]).unwrap().text(name).as_deref(),
+            Some("a")
+        );
         assert_eq!(values(&[(alias, "b")]).unwrap().text(name).as_deref(), Some("b"));
         let json = format!(r#"{{"{alias}":"c"}}"#);
         let read = values(&[("config_json", &json)]).unwrap();
         assert_eq!((read.text(name).as_deref(), read.unknown.len()), (Some("c"), 0));
         let both = format!(r#"{{"{alias}":"c","{name}":"d"}}"#);
         assert_eq!(values(&[("config_json", &both)]).unwrap().text(name).as_deref(), Some("d"));
-        assert_eq!(values(&[("config_json", &both), (name, "e")]).unwrap().text(name).as_deref(), Some("e"));
+        assert_eq!(
+            values(&[("config_json", &both), (name, "e")]).unwrap().text(name).as_deref(),
+            Some("e")
+        );
     }
 
     #[test]
@@ -274,20 +303,35 @@ pub(super) mod tests {
         }
         assert!(values(&[("config_json", "[1]")]).unwrap_err().to_string().contains("no object"));
         assert!(values(&[("config_b64", "?")]).unwrap_err().to_string().contains("base64"));
-        let lines = general_purpose::STANDARD.encode(format!(r#"{{"{name}":"{}"}}"#, "x".repeat(100)));
-        let lines: Vec<&str> = lines.as_bytes().chunks(76).map(|line| str::from_utf8(line).unwrap()).collect();
+        let lines =
+            general_purpose::STANDARD.encode(format!(r#"{{"{name}":"{}"}}"#, "x".repeat(100)));
+        let lines: Vec<&str> =
+            lines.as_bytes().chunks(76).map(|line| str::from_utf8(line).unwrap()).collect();
         for breaks in ["\n", "\r\n", " \n\t"] {
             let text = lines.join(breaks) + breaks;
-            assert_eq!(values(&[("config_b64", &text)]).unwrap().text(name).map(|text| text.len()), Some(100));
+            assert_eq!(
+                values(&[("config_b64", &text)]).unwrap().text(name).map(|text| text.len()),
+                Some(100)
+            );
         }
     }
 
     #[test]
     fn json_of_any_depth_and_any_number_of_values_harms_nobody() {
         let deep = "{\"a\":".repeat(100_000);
-        assert!(values(&[("config_json", &deep)]).unwrap_err().to_string().contains("link value config_json"));
+        assert!(
+            values(&[("config_json", &deep)])
+                .unwrap_err()
+                .to_string()
+                .contains("link value config_json")
+        );
         let deep = general_purpose::STANDARD.encode("[".repeat(100_000));
-        assert!(values(&[("config_b64", &deep)]).unwrap_err().to_string().contains("link value config_b64"));
+        assert!(
+            values(&[("config_b64", &deep)])
+                .unwrap_err()
+                .to_string()
+                .contains("link value config_b64")
+        );
         let names: Vec<String> = (0..20_000).map(|number| format!("value{number}")).collect();
         let many: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "x")).collect();
         assert_eq!(values(&many).unwrap().unknown.len(), 20_000);
@@ -313,7 +357,9 @@ pub(super) mod tests {
             let spec = super::super::find(&format!("{SCHEME}{provider}")).unwrap().unwrap();
             let json = serde_json::json!({ name: "x" }).to_string();
             for values in [&[(name, "x")][..], &[("config_json", &*json)]] {
-                if values[0].0 == "config_json" && !spec.values.iter().any(|value| value.name == "config_json") {
+                if values[0].0 == "config_json"
+                    && !spec.values.iter().any(|value| value.name == "config_json")
+                {
                     continue;
                 }
                 let unknown = Values::read(spec, &link(spec, values)).unwrap().unknown;

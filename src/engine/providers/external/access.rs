@@ -109,7 +109,8 @@ impl Access {
 
 /// The process has the host's working directory, but need not keep it.
 fn absolute(path: &str) -> String {
-    std::path::absolute(path).map_or_else(|_| path.to_owned(), |path| path.to_string_lossy().into_owned())
+    std::path::absolute(path)
+        .map_or_else(|_| path.to_owned(), |path| path.to_string_lossy().into_owned())
 }
 
 async fn read_creds(path: &Path) -> Result<(Secret, Secret), AccessError> {
@@ -194,15 +195,27 @@ mod tests {
              -----BEGIN USER NKEY SEED-----\r\n{seed}\r\n------END USER NKEY SEED------\r\n"
         );
         std::fs::write(file.path(), creds).unwrap();
-        assert_eq!(Access::find(&connection(Auth::Creds(file.path().into()))).await.unwrap(), access);
+        assert_eq!(
+            Access::find(&connection(Auth::Creds(file.path().into()))).await.unwrap(),
+            access
+        );
     }
 
     #[tokio::test]
     async fn a_file_without_credentials_is_named() {
-        let missing = Access::find(&connection(Auth::Creds(PathBuf::from("/no/such.creds")))).await.unwrap_err();
-        assert!(missing.to_string().contains("/no/such.creds") && missing.to_string().contains("prov_rpc_creds"));
+        let missing = Access::find(&connection(Auth::Creds(PathBuf::from("/no/such.creds"))))
+            .await
+            .unwrap_err();
+        assert!(
+            missing.to_string().contains("/no/such.creds")
+                && missing.to_string().contains("prov_rpc_creds")
+        );
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "-----BEGIN NATS USER JWT-----\n------END NATS USER JWT------\n").unwrap();
+        std::fs::write(
+            file.path(),
+            "-----BEGIN NATS USER JWT-----\n------END NATS USER JWT------\n",
+        )
+        .unwrap();
         let empty = Access::find(&connection(Auth::Creds(file.path().into()))).await.unwrap_err();
         assert!(matches!(empty, AccessError::NotCredentials { .. }));
     }
@@ -217,7 +230,8 @@ mod tests {
 
         let token = Access::find(&connection(Auth::Token(Secret::new("t k")))).await.unwrap();
         assert_eq!((token.url.expose(), token.limits.len()), ("nats://t%20k@one:4222", 1));
-        let nkey = Access::find(&connection(Auth::Nkey { seed: Secret::new(user_seed()) })).await.unwrap();
+        let nkey =
+            Access::find(&connection(Auth::Nkey { seed: Secret::new(user_seed()) })).await.unwrap();
         assert_eq!((nkey.jwt.expose(), nkey.seed.expose().len(), nkey.limits.len()), ("", 58, 1));
     }
 
@@ -225,7 +239,12 @@ mod tests {
     async fn tls_goes_into_the_url_and_its_ca_into_the_environment() {
         let mut tls = connection(Auth::Anonymous);
         tls.servers = vec!["tls://[::1]:4443".into()];
-        tls.tls = Tls { required: true, ca: Some("/etc/ca.pem".into()), cert: Some("c".into()), key: Some("k".into()) };
+        tls.tls = Tls {
+            required: true,
+            ca: Some("/etc/ca.pem".into()),
+            cert: Some("c".into()),
+            key: Some("k".into()),
+        };
         let access = Access::find(&tls).await.unwrap();
         assert_eq!(access.url.expose(), "tls://[::1]:4443");
         assert_eq!(access.environment, [("SSL_CERT_FILE".to_owned(), "/etc/ca.pem".to_owned())]);

@@ -60,7 +60,8 @@ pub fn install(cache_dir: &Path, archive: &Archive) -> Result<PathBuf, InstallEr
     builder.prefix(UNFINISHED);
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
-    let mut file = builder.tempfile_in(&dir).map_err(InstallError::io("create a file beside", &path))?;
+    let mut file =
+        builder.tempfile_in(&dir).map_err(InstallError::io("create a file beside", &path))?;
     file.write_all(&archive.executable).map_err(InstallError::io("write", &path))?;
     // Closed before it gets its name: a program that anybody has open for writing cannot be run.
     let file = file.into_temp_path();
@@ -130,7 +131,8 @@ fn is_intact(path: &Path, hash: &[u8; 32]) -> bool {
     let is_runnable = std::os::unix::fs::MetadataExt::mode(&found) & 0o777 == 0o700;
     #[cfg(not(unix))]
     let is_runnable = true;
-    let intact = found.is_file() && is_runnable && hash_of(path).is_ok_and(|actual| actual == *hash);
+    let intact =
+        found.is_file() && is_runnable && hash_of(path).is_ok_and(|actual| actual == *hash);
     if intact && let Ok(file) = fs::File::open(path) {
         // A note that it is in use; without it the file is only unpacked again some day.
         let _ = file.set_modified(SystemTime::now());
@@ -155,7 +157,9 @@ mod tests {
     use std::{collections::BTreeSet, os::unix::fs::PermissionsExt};
 
     use super::*;
-    use lattice_protocol::identity::{digest::sha256, keys::ProviderId, provider::ProviderClaims, samples::PROVIDER};
+    use lattice_protocol::identity::{
+        digest::sha256, keys::ProviderId, provider::ProviderClaims, samples::PROVIDER,
+    };
 
     fn archive(program: &[u8]) -> Archive {
         let claims = ProviderClaims {
@@ -172,7 +176,12 @@ mod tests {
             expires: None,
             not_before: None,
         };
-        Archive { claims, targets: BTreeSet::new(), executable: program.to_vec(), hash: sha256(program) }
+        Archive {
+            claims,
+            targets: BTreeSet::new(),
+            executable: program.to_vec(),
+            hash: sha256(program),
+        }
     }
 
     fn mode(path: &Path) -> u32 {

@@ -126,7 +126,10 @@ impl HealthChecks {
             }
             if began.elapsed() > BOOT_SLOW {
                 if !told {
-                    warn!(subject = self.subject, "provider runs but does not answer health checks yet");
+                    warn!(
+                        subject = self.subject,
+                        "provider runs but does not answer health checks yet"
+                    );
                 }
                 told = true;
                 self.reported.send_replace(health);
@@ -138,8 +141,13 @@ impl HealthChecks {
 
     /// Asks once; never returns [`Health::Unknown`].
     async fn ask(&self) -> Health {
-        let request = async_nats::Request::new().payload(REQUEST.into()).timeout(Some(self.timeout));
-        let reply = tokio::time::timeout(self.timeout * 2, self.rpc.send_request(self.subject.clone(), request)).await;
+        let request =
+            async_nats::Request::new().payload(REQUEST.into()).timeout(Some(self.timeout));
+        let reply = tokio::time::timeout(
+            self.timeout * 2,
+            self.rpc.send_request(self.subject.clone(), request),
+        )
+        .await;
         match reply {
             Ok(Ok(message)) => match rmp_serde::from_slice::<Reply>(&message.payload) {
                 Ok(Reply { healthy: false, message }) => {

@@ -48,7 +48,11 @@ pub struct HostData {
     /// Our own cluster key is among them.
     pub cluster_issuers: Vec<String>,
     /// The configuration given with the command that started it.
-    #[serde(rename = "config_json", skip_serializing_if = "Option::is_none", serialize_with = "exposed_if_any")]
+    #[serde(
+        rename = "config_json",
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "exposed_if_any"
+    )]
     pub configuration: Option<Secret>,
     pub default_rpc_timeout_ms: u64,
     pub structured_logging: bool,
@@ -73,7 +77,12 @@ impl HostData {
     /// Everything in it that must not be seen in the process's output.
     pub fn masks(&self) -> Masks {
         let masks = Masks::default();
-        for secret in [&self.cluster_seed, &self.lattice_rpc_user_seed, &self.lattice_rpc_user_jwt, &self.line()] {
+        for secret in [
+            &self.cluster_seed,
+            &self.lattice_rpc_user_seed,
+            &self.lattice_rpc_user_jwt,
+            &self.line(),
+        ] {
             masks.add(secret.expose());
         }
         masks.add_url(self.lattice_rpc_url.expose());
@@ -104,7 +113,10 @@ fn exposed<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Er
     serializer.serialize_str(secret.expose())
 }
 
-fn exposed_if_any<S: Serializer>(secret: &Option<Secret>, serializer: S) -> Result<S::Ok, S::Error> {
+fn exposed_if_any<S: Serializer>(
+    secret: &Option<Secret>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     secret.as_ref().map(Secret::expose).serialize(serializer)
 }
 
@@ -121,7 +133,8 @@ mod tests {
 
     fn sample() -> HostData {
         HostData {
-            host_id: HostId::parse("NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF").unwrap(),
+            host_id: HostId::parse("NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF")
+                .unwrap(),
             lattice: LatticeName::parse("default").unwrap(),
             link_name: LinkName::parse("default").unwrap(),
             lattice_rpc_user_jwt: Secret::new(""),
@@ -138,7 +151,9 @@ mod tests {
                 contract_id: "wasmcloud:httpserver".into(),
                 values: BTreeMap::from([("address".into(), "0.0.0.0:8081".into())]),
             })],
-            cluster_issuers: vec!["CCFIRY65OQE7DFP5KLNS2PF2LVZMUZYJX4OZIEQ36N2IQANUB5XVZKMI".into()],
+            cluster_issuers: vec![
+                "CCFIRY65OQE7DFP5KLNS2PF2LVZMUZYJX4OZIEQ36N2IQANUB5XVZKMI".into(),
+            ],
             configuration: None,
             default_rpc_timeout_ms: 2000,
             structured_logging: false,
@@ -179,12 +194,19 @@ mod tests {
         let old: wasmbus_rpc::core::HostData = serde_json::from_str(&json(&data)).unwrap();
         assert_eq!(old.invocation_seed, CLUSTER_SEED);
         assert_eq!(old.link_definitions[0].values["address"], "0.0.0.0:8081");
-        assert_eq!((old.default_rpc_timeout_ms, old.config_json.as_deref()), (Some(2000), Some(r#"{"a":1}"#)));
+        assert_eq!(
+            (old.default_rpc_timeout_ms, old.config_json.as_deref()),
+            (Some(2000), Some(r#"{"a":1}"#))
+        );
         assert_eq!(old.log_level, None);
-        let new: wasmcloud_provider_sdk::core::HostData = serde_json::from_str(&json(&data)).unwrap();
+        let new: wasmcloud_provider_sdk::core::HostData =
+            serde_json::from_str(&json(&data)).unwrap();
         assert_eq!(new.invocation_seed, CLUSTER_SEED);
         assert_eq!(new.link_definitions[0].actor_id, ACTOR.public);
-        assert_eq!((new.config_json.as_deref(), new.otel_config.traces_exporter), (Some(r#"{"a":1}"#), None));
+        assert_eq!(
+            (new.config_json.as_deref(), new.otel_config.traces_exporter),
+            (Some(r#"{"a":1}"#), None)
+        );
     }
 
     #[test]
@@ -205,6 +227,8 @@ mod tests {
         }
         assert!(printed.contains("0.0.0.0:8081"));
         let line = data.line();
-        assert!(!masks.apply(&format!("got {}", line.expose().trim())).contains(&line.expose()[..80]));
+        assert!(
+            !masks.apply(&format!("got {}", line.expose().trim())).contains(&line.expose()[..80])
+        );
     }
 }

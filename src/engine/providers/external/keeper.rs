@@ -32,7 +32,9 @@ const WORD: &str = "keep-provider";
 pub fn answer() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next().is_some_and(|first| first == WORD) {
-        return Some(arguments.next().map_or(ExitCode::FAILURE, |program| linux::keep(Path::new(&program))));
+        return Some(
+            arguments.next().map_or(ExitCode::FAILURE, |program| linux::keep(Path::new(&program))),
+        );
     }
     linux::offer();
     None
@@ -64,8 +66,8 @@ mod linux {
     };
 
     use rustix::process::{
-        Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getpid, kill_process, kill_process_group,
-        set_child_subreaper, setrlimit, wait,
+        Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getpid, kill_process,
+        kill_process_group, set_child_subreaper, setrlimit, wait,
     };
     use tokio::signal::unix::{SignalKind, signal};
 
@@ -191,7 +193,9 @@ mod linux {
             }
             loop {
                 match wait(WaitOptions::NOHANG) {
-                    Ok(Some((ended, status))) => found = found.or((ended == provider).then_some(status)),
+                    Ok(Some((ended, status))) => {
+                        found = found.or((ended == provider).then_some(status))
+                    }
                     Ok(None) => break,
                     // There is no child left.
                     Err(_) => return found,

@@ -21,8 +21,20 @@ const HEAD_CHARS: usize = 64;
 /// A provider with more links than that prints them at its own risk; nothing may grow without end.
 const SECRETS_MAX: usize = 10_000;
 /// Parts of names of link values that are never shown.
-const SECRET_NAMES: [&str; 12] =
-    ["password", "passwd", "pwd", "pass", "secret", "token", "seed", "jwt", "credential", "key", "auth", "dsn"];
+const SECRET_NAMES: [&str; 12] = [
+    "password",
+    "passwd",
+    "pwd",
+    "pass",
+    "secret",
+    "token",
+    "seed",
+    "jwt",
+    "credential",
+    "key",
+    "auth",
+    "dsn",
+];
 
 /// The secrets of one process. Cheap to clone; all clones know the same.
 #[derive(Clone, Default)]
@@ -78,7 +90,8 @@ impl Masks {
 
     /// Remembers a configuration: what is secret in it if it is JSON, else all of it.
     pub fn add_configuration(&self, text: &str) {
-        if serde_json::from_str::<Json>(text).is_ok_and(|json| json.is_object() || json.is_array()) {
+        if serde_json::from_str::<Json>(text).is_ok_and(|json| json.is_object() || json.is_array())
+        {
             self.add_json(text);
         } else {
             self.add(text);
@@ -106,7 +119,9 @@ impl Masks {
             Json::Array(items) => items.iter().for_each(|item| self.add_member(name, item)),
             // The depth of what serde_json reads is bounded.
             Json::Object(members) => {
-                members.iter().for_each(|(name, member)| self.add_member(&name.to_ascii_lowercase(), member));
+                members
+                    .iter()
+                    .for_each(|(name, member)| self.add_member(&name.to_ascii_lowercase(), member));
             }
             _ => {}
         }
@@ -168,7 +183,10 @@ mod tests {
         ]));
         assert_eq!(shown["URL"], "redis://me:****@r:6379");
         assert_eq!((shown["Password"].as_str(), shown["port"].as_str()), ("****", "80"));
-        assert!(!shown["config_json"].contains("abcdefg") && shown["config_json"].contains("bucket"), "{shown:?}");
+        assert!(
+            !shown["config_json"].contains("abcdefg") && shown["config_json"].contains("bucket"),
+            "{shown:?}"
+        );
     }
 
     fn values(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -203,8 +221,12 @@ mod tests {
             ("config_b64", "eyJhIjoxfQ=="),
             ("address", "0.0.0.0:8080"),
         ]));
-        let line = "redis://me:hunter2@db s3cr3t! k-12345 amqp://:p4ssw0rd@mq eyJhIjoxfQ== 0.0.0.0:8080";
-        assert_eq!(masks.apply(line), "redis://me:****@db **** **** amqp://:****@mq **** 0.0.0.0:8080");
+        let line =
+            "redis://me:hunter2@db s3cr3t! k-12345 amqp://:p4ssw0rd@mq eyJhIjoxfQ== 0.0.0.0:8080";
+        assert_eq!(
+            masks.apply(line),
+            "redis://me:****@db **** **** amqp://:****@mq **** 0.0.0.0:8080"
+        );
     }
 
     #[test]

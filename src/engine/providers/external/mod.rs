@@ -101,7 +101,8 @@ impl Launcher {
         for limit in &access.limits {
             warn!("{limit}");
         }
-        let given: Vec<_> = self.links.table().links_of(id.as_str(), link_name.as_str()).cloned().collect();
+        let given: Vec<_> =
+            self.links.table().links_of(id.as_str(), link_name.as_str()).cloned().collect();
         let host_data = HostData {
             host_id: self.host.clone(),
             lattice: self.lattice.clone(),
@@ -122,7 +123,8 @@ impl Launcher {
         };
         let environment = process::environment(&self.environment, &self.passed, &access);
         let (host_data, environment, journal) = (&host_data, &environment, &self.journal);
-        let process = Process::spawn(Launch { executable, host_data, environment, journal }).await?;
+        let process =
+            Process::spawn(Launch { executable, host_data, environment, journal }).await?;
         Ok((process, given))
     }
 }

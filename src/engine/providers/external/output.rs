@@ -99,7 +99,8 @@ fn show(source: &Source, stream: Stream, line: &[u8], flow: &mut Flow) {
         return;
     }
     let Source { provider_id, link_name, pid, .. } = source;
-    let level = level(&text).unwrap_or(if stream == Stream::Stdout { Level::INFO } else { Level::WARN });
+    let level =
+        level(&text).unwrap_or(if stream == Stream::Stdout { Level::INFO } else { Level::WARN });
     source.journal.write(level.into(), &text);
     match level {
         Level::ERROR => error!(target: TARGET, %provider_id, %link_name, pid, "{text}"),
@@ -115,7 +116,9 @@ fn tell_dropped(source: &Source, dropped: u64) {
         let Source { provider_id, link_name, pid, .. } = source;
         source.journal.write(
             journal::Level::Warn,
-            &format!("the host dropped {dropped} lines of the provider's output, it prints too fast"),
+            &format!(
+                "the host dropped {dropped} lines of the provider's output, it prints too fast"
+            ),
         );
         warn!(target: TARGET, %provider_id, %link_name, pid, dropped, "lines of the provider's output were dropped, it prints too fast");
     }
@@ -127,8 +130,11 @@ fn presentable(line: &str, end: usize) -> String {
     while !line.is_char_boundary(end) {
         end -= 1;
     }
-    let mut text: String =
-        line[..end].trim().chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
+    let mut text: String = line[..end]
+        .trim()
+        .chars()
+        .map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c })
+        .collect();
     if end < line.len() {
         text.push_str(" … (line cut)");
     }
@@ -145,7 +151,11 @@ fn level(line: &str) -> Option<Level> {
     let mut words = line.split_ascii_whitespace();
     let (time, level) = (words.next()?, words.next()?);
     let is_time = time.starts_with(|c: char| c.is_ascii_digit()) && time.contains(':');
-    if is_time && level.bytes().all(|byte| byte.is_ascii_uppercase()) { level.parse().ok() } else { None }
+    if is_time && level.bytes().all(|byte| byte.is_ascii_uppercase()) {
+        level.parse().ok()
+    } else {
+        None
+    }
 }
 
 /// Cuts bytes into lines; of a line that is too long the rest is passed over.
@@ -270,9 +280,15 @@ mod tests {
         let printed = b"plain\n\r2024-02-01T10:00:00.000000Z  INFO kv: ready\n\
             {\"timestamp\":\"x\",\"level\":\"DEBUG\",\"fields\":{}}\nthread 'main' panicked";
         let log = logged(Stream::Stderr, printed, "").await;
-        let levels: Vec<&str> = log.lines().filter_map(|line| line.split_whitespace().next()).collect();
+        let levels: Vec<&str> =
+            log.lines().filter_map(|line| line.split_whitespace().next()).collect();
         assert_eq!(levels, ["WARN", "INFO", "DEBUG", "WARN"], "{log}");
-        assert!(log.contains("provider: plain") && log.contains(PROVIDER.public) && log.contains("pid=7"), "{log}");
+        assert!(
+            log.contains("provider: plain")
+                && log.contains(PROVIDER.public)
+                && log.contains("pid=7"),
+            "{log}"
+        );
         assert!(logged(Stream::Stdout, b"plain\n", "").await.contains("INFO"));
     }
 
@@ -305,7 +321,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_flood_is_counted_instead_of_logged() {
         let log = logged(Stream::Stdout, "spam\n".repeat(2000).as_bytes(), "").await;
-        assert_eq!(log.lines().filter(|line| line.contains("spam")).count() as u32, LINES_PER_WINDOW);
+        assert_eq!(
+            log.lines().filter(|line| line.contains("spam")).count() as u32,
+            LINES_PER_WINDOW
+        );
         assert!(log.contains("dropped=1500"), "{}", &log[log.len() - 300..]);
     }
 }

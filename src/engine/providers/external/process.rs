@@ -116,12 +116,22 @@ fn advice(cause: &io::Error) -> &'static str {
 
 /// The environment of a provider process: the variables that always go, those of `access`, and
 /// those named by the setting `provider_env`, which win.
-pub fn environment(env: &dyn Environment, named: &[String], access: &Access) -> Vec<(String, String)> {
-    let passed = env
-        .vars()
+pub fn environment(
+    env: &dyn Environment,
+    named: &[String],
+    access: &Access,
+) -> Vec<(String, String)> {
+    let passed = env.vars().into_iter().filter(|(name, _)| {
+        VARIABLES.contains(&&**name) || named.iter().any(|wanted| wanted == name)
+    });
+    access
+        .environment
+        .iter()
+        .cloned()
+        .chain(passed)
+        .collect::<BTreeMap<_, _>>()
         .into_iter()
-        .filter(|(name, _)| VARIABLES.contains(&&**name) || named.iter().any(|wanted| wanted == name));
-    access.environment.iter().cloned().chain(passed).collect::<BTreeMap<_, _>>().into_iter().collect()
+        .collect()
 }
 
 /// How a process ended.
@@ -202,9 +212,12 @@ impl Process {
             link_name: launch.host_data.link_name.clone(),
             pid,
             masks: masks.clone(),
-            journal: launch.journal.writer(launch.host_data.provider_id.as_str(), launch.host_data.link_name.as_str()),
+            journal: launch
+                .journal
+                .writer(launch.host_data.provider_id.as_str(), launch.host_data.link_name.as_str()),
         };
-        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (stdin, stdout, stderr) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let mut output = JoinSet::new();
         if let Some(stdout) = stdout {
             output.spawn(output::carry(source.clone(), Stream::Stdout, stdout));
@@ -251,7 +264,8 @@ impl Process {
                 ended
             }
         };
-        let _ = timeout_at(patience, async { while self.output.join_next().await.is_some() {} }).await;
+        let _ =
+            timeout_at(patience, async { while self.output.join_next().await.is_some() {} }).await;
         self.output.abort_all();
         exit
     }
@@ -290,7 +304,9 @@ impl Process {
             Ending::Terminate => Signal::TERM,
             Ending::Kill => Signal::KILL,
         };
-        if let Some(group) = i32::try_from(self.pid).ok().filter(|pid| *pid > 1).and_then(Pid::from_raw) {
+        if let Some(group) =
+            i32::try_from(self.pid).ok().filter(|pid| *pid > 1).and_then(Pid::from_raw)
+        {
             // The group is gone when all have ended.
             let _ = kill_process_group(group, signal);
         }
@@ -314,7 +330,11 @@ enum Ending {
 
 /// Writes the host data and closes the input. A process that ends at once has not read them; how it
 /// ended tells more than that, so it is no error here.
-async fn hand_over(mut stdin: ChildStdin, host_data: &HostData, pid: u32) -> Result<(), SpawnError> {
+async fn hand_over(
+    mut stdin: ChildStdin,
+    host_data: &HostData,
+    pid: u32,
+) -> Result<(), SpawnError> {
     let line = host_data.line();
     let write = async {
         stdin.write_all(line.expose().as_bytes()).await?;
@@ -335,7 +355,9 @@ async fn hand_over(mut stdin: ChildStdin, host_data: &HostData, pid: u32) -> Res
 /// Starts the program; returns it with whether a keeper runs it.
 async fn start(launch: &Launch<'_>) -> Result<(Child, bool), SpawnError> {
     let executable = launch.executable;
-    if cfg!(target_os = "linux") && !is_program(executable).await.map_err(|cause| not_started(executable, cause))? {
+    if cfg!(target_os = "linux")
+        && !is_program(executable).await.map_err(|cause| not_started(executable, cause))?
+    {
         return Err(SpawnError::NotAProgram(executable.to_owned()));
     }
     // A keeper could tell only the log.
@@ -410,15 +432,24 @@ fn command(launch: &Launch<'_>) -> (Command, bool) {
     #[cfg(unix)]
     command.process_group(0);
     #[cfg(target_os = "linux")]
-    die_with_parent(command.as_std_mut(), if has_keeper { keeper::END } else { rustix::process::Signal::KILL });
+    die_with_parent(
+        command.as_std_mut(),
+        if has_keeper { keeper::END } else { rustix::process::Signal::KILL },
+    );
     (command, has_keeper)
 }
 
 /// Lets the kernel send this signal when the thread that forks the process dies, which is when the
 /// host dies.
 #[cfg(target_os = "linux")]
-#[expect(unsafe_code, reason = "the standard library has no safe way to do something between fork and exec")]
-pub(super) fn die_with_parent(command: &mut std::process::Command, signal: rustix::process::Signal) {
+#[expect(
+    unsafe_code,
+    reason = "the standard library has no safe way to do something between fork and exec"
+)]
+pub(super) fn die_with_parent(
+    command: &mut std::process::Command,
+    signal: rustix::process::Signal,
+) {
     use std::os::unix::process::CommandExt as _;
 
     use rustix::{
@@ -499,11 +530,18 @@ mod tests {
 
     #[test]
     fn only_named_variables_are_passed_on() {
-        let host =
-            pairs(&[("HOME", "/root"), ("PATH", "/bin"), ("RUST_LOG", "info"), ("WASMCLOUD_CLUSTER_SEED", "SC")]);
+        let host = pairs(&[
+            ("HOME", "/root"),
+            ("PATH", "/bin"),
+            ("RUST_LOG", "info"),
+            ("WASMCLOUD_CLUSTER_SEED", "SC"),
+        ]);
         assert_eq!(environment(&host, &[], &access(&[])), pairs(&[("RUST_LOG", "info")]));
         let named = ["PATH".to_owned(), "UNSET".to_owned()];
-        assert_eq!(environment(&host, &named, &access(&[])), pairs(&[("PATH", "/bin"), ("RUST_LOG", "info")]));
+        assert_eq!(
+            environment(&host, &named, &access(&[])),
+            pairs(&[("PATH", "/bin"), ("RUST_LOG", "info")])
+        );
     }
 
     #[test]
@@ -511,7 +549,10 @@ mod tests {
         let host = pairs(&[("SSL_CERT_FILE", "/mine.pem")]);
         let access = access(&[("SSL_CERT_FILE", "/ca.pem")]);
         assert_eq!(environment(&host, &[], &access), pairs(&[("SSL_CERT_FILE", "/ca.pem")]));
-        assert_eq!(environment(&host, &["SSL_CERT_FILE".into()], &access), pairs(&[("SSL_CERT_FILE", "/mine.pem")]));
+        assert_eq!(
+            environment(&host, &["SSL_CERT_FILE".into()], &access),
+            pairs(&[("SSL_CERT_FILE", "/mine.pem")])
+        );
     }
 
     #[test]

@@ -83,7 +83,11 @@ impl<L: Clone> Slots<L> {
     }
 
     /// Takes in the definitions of the lattice, by actor.
-    pub fn compare(&mut self, wanted: HashMap<Arc<str>, Arc<LinkDefinition>>, now: Instant) -> Vec<Effect<L>> {
+    pub fn compare(
+        &mut self,
+        wanted: HashMap<Arc<str>, Arc<LinkDefinition>>,
+        now: Instant,
+    ) -> Vec<Effect<L>> {
         let mut effects = Vec::new();
         let gone = self.actors(|actor, _| !wanted.contains_key(actor));
         for actor in gone {
@@ -98,7 +102,8 @@ impl<L: Clone> Slots<L> {
                 beyond += 1;
                 continue;
             }
-            self.by_actor.entry(Arc::clone(&actor)).or_insert_with(Slot::new).wanted = Some(definition);
+            self.by_actor.entry(Arc::clone(&actor)).or_insert_with(Slot::new).wanted =
+                Some(definition);
             self.settle(&actor, now, &mut effects);
         }
         if beyond > self.beyond {
@@ -109,7 +114,12 @@ impl<L: Clone> Slots<L> {
     }
 
     /// Takes in the result of an attempt.
-    pub fn tried(&mut self, actor: &Arc<str>, result: Result<L, LinkError>, now: Instant) -> Vec<Effect<L>> {
+    pub fn tried(
+        &mut self,
+        actor: &Arc<str>,
+        result: Result<L, LinkError>,
+        now: Instant,
+    ) -> Vec<Effect<L>> {
         let mut effects = Vec::new();
         let Some(slot) = self.by_actor.get_mut(actor) else { return effects };
         slot.is_busy = false;
@@ -123,7 +133,8 @@ impl<L: Clone> Slots<L> {
             Err(error) => {
                 slot.failures += 1;
                 if let LinkError::Unavailable(_) = error {
-                    slot.retry_at = Some(now + backoff::after(slot.failures, RETRY_FIRST, RETRY_LAST));
+                    slot.retry_at =
+                        Some(now + backoff::after(slot.failures, RETRY_FIRST, RETRY_LAST));
                 }
                 // Once per cause: a retry that fails the same way says nothing new.
                 if (slot.refused.as_ref() != Some(&error) || slot.failures == 1)
@@ -177,7 +188,8 @@ impl<L: Clone> Slots<L> {
     pub fn attempts(&self) -> HashMap<Arc<str>, LastAttempt> {
         let attempts = self.by_actor.iter().filter_map(|(actor, slot)| {
             let definition = Arc::clone(slot.tried.as_ref()?);
-            let attempt = LastAttempt { definition, is_in_work: slot.is_busy, refusal: slot.refused.clone() };
+            let attempt =
+                LastAttempt { definition, is_in_work: slot.is_busy, refusal: slot.refused.clone() };
             Some((Arc::clone(actor), attempt))
         });
         attempts.collect()
@@ -223,7 +235,15 @@ impl<L: Clone> Slots<L> {
 
 impl<L> Slot<L> {
     fn new() -> Self {
-        Self { wanted: None, tried: None, link: None, refused: None, is_busy: false, failures: 0, retry_at: None }
+        Self {
+            wanted: None,
+            tried: None,
+            link: None,
+            refused: None,
+            is_busy: false,
+            failures: 0,
+            retry_at: None,
+        }
     }
 }
 
@@ -264,7 +284,8 @@ mod tests {
         }
 
         fn take(&mut self, step: Step) -> Vec<Effect<u32>> {
-            let tried = |slots: &mut Slots<u32>, result| slots.tried(&ACTOR.into(), result, self.now);
+            let tried =
+                |slots: &mut Slots<u32>, result| slots.tried(&ACTOR.into(), result, self.now);
             match step {
                 Want(value) => {
                     let wanted = HashMap::from([(ACTOR.into(), definition(ACTOR, value))]);
@@ -352,7 +373,11 @@ mod tests {
             // The old link serves until the new one stands.
             (&[Want("a"), Linked(1), Want("b")], vec![attempt("b")], up(1)),
             (&[Want("a"), Linked(1), Want("b"), Linked(2)], vec![linked(), Retire(1)], up(2)),
-            (&[Want("a"), Linked(1), Want("b"), Drop, Linked(2)], vec![linked(), Retire(1), ended(), Retire(2)], None),
+            (
+                &[Want("a"), Linked(1), Want("b"), Drop, Linked(2)],
+                vec![linked(), Retire(1), ended(), Retire(2)],
+                None,
+            ),
             // Changes during an attempt count when it ends.
             (&[Want("a"), Want("b"), Linked(1)], vec![linked(), attempt("b")], up(1)),
             (&[Want("a"), Want("b"), Linked(1), Linked(2)], vec![linked(), Retire(1)], up(2)),
@@ -377,7 +402,11 @@ mod tests {
             // The same refusal of other values is news.
             (&[Want("a"), Refused("x"), Want("b"), Refused("x")], vec![told("b", x())], down(x())),
             (&[Want("a"), Linked(1), Want("b"), Refused("x")], vec![told("b", x())], up(1)),
-            (&[Want("a"), Linked(1), Want("b"), Refused("x"), Want("a")], vec![attempt("a")], up(1)),
+            (
+                &[Want("a"), Linked(1), Want("b"), Refused("x"), Want("a")],
+                vec![attempt("a")],
+                up(1),
+            ),
         ];
         cases.into_iter().for_each(run);
     }
@@ -394,13 +423,29 @@ mod tests {
             (&[Want("a"), Blocked("x"), Wait(500)], vec![attempt("a")], down(x())),
             (&[Want("a"), Blocked("x"), Wait(500), Linked(1)], vec![linked()], up(1)),
             (&[Want("a"), Blocked("x"), Wait(500), Blocked("x")], vec![], down(x())),
-            (&[Want("a"), Blocked("x"), Wait(500), Blocked("y")], vec![told("a", away("y"))], down(away("y"))),
+            (
+                &[Want("a"), Blocked("x"), Wait(500), Blocked("y")],
+                vec![told("a", away("y"))],
+                down(away("y")),
+            ),
             // Values and an obstacle are two causes, whatever their texts.
-            (&[Want("a"), Blocked("x"), Wait(500), Refused("x")], vec![told("a", bad("x"))], down(bad("x"))),
+            (
+                &[Want("a"), Blocked("x"), Wait(500), Refused("x")],
+                vec![told("a", bad("x"))],
+                down(bad("x")),
+            ),
             (&[Want("a"), Blocked("x"), Wait(500), Drop, Blocked("x")], vec![], None),
-            (&[Want("a"), Blocked("x"), Wait(500), Want("b"), Blocked("x")], vec![attempt("b")], down(x())),
+            (
+                &[Want("a"), Blocked("x"), Wait(500), Want("b"), Blocked("x")],
+                vec![attempt("b")],
+                down(x()),
+            ),
             (&[Want("a"), Linked(1), Want("b"), Blocked("x")], vec![told("b", x())], up(1)),
-            (&[Want("a"), Linked(1), Want("b"), Blocked("x"), Drop], vec![ended(), Retire(1)], None),
+            (
+                &[Want("a"), Linked(1), Want("b"), Blocked("x"), Drop],
+                vec![ended(), Retire(1)],
+                None,
+            ),
         ];
         cases.into_iter().for_each(run);
     }

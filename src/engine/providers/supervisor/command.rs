@@ -77,7 +77,11 @@ pub enum ProviderError {
 }
 
 fn runs_as(others: &[String]) -> String {
-    if others.is_empty() { String::new() } else { format!(" (it does under {})", others.join(", ")) }
+    if others.is_empty() {
+        String::new()
+    } else {
+        format!(" (it does under {})", others.join(", "))
+    }
 }
 
 /// A running provider as readers see it.
@@ -117,7 +121,11 @@ pub struct Condition {
 impl Condition {
     /// How often in a row it has ended by itself; a long run ends the row.
     pub fn crashes_in_a_row(&self) -> u32 {
-        if self.phase == Phase::Running && self.since.elapsed() >= STABLE_AFTER { 0 } else { self.crashes }
+        if self.phase == Phase::Running && self.since.elapsed() >= STABLE_AFTER {
+            0
+        } else {
+            self.crashes
+        }
     }
 }
 
@@ -181,8 +189,9 @@ impl Handle {
         command: impl FnOnce(oneshot::Sender<Result<(), ProviderError>>) -> Command,
     ) -> oneshot::Receiver<Result<(), ProviderError>> {
         let (reply, answer) = oneshot::channel();
-        if let Err(mpsc::error::TrySendError::Full(command) | mpsc::error::TrySendError::Closed(command)) =
-            self.commands.try_send(command(reply))
+        if let Err(
+            mpsc::error::TrySendError::Full(command) | mpsc::error::TrySendError::Closed(command),
+        ) = self.commands.try_send(command(reply))
             && let Command::Start(_, reply) | Command::Stop(_, reply) = command
         {
             let _ = reply.send(Err(ProviderError::Unavailable));

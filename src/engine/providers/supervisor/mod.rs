@@ -262,8 +262,12 @@ impl Supervisor {
         match done {
             Ok(Done::Prepared { number, result }) => self.prepared(number, result),
             Ok(Done::Launched { key, instance, result }) => self.launched(key, instance, result),
-            Ok(Done::Ended { key, instance, how }) => self.advance_run(&key, instance, Input::Ended(how)),
-            Ok(Done::PauseOver { key, instance }) => self.advance_run(&key, instance, Input::PauseOver),
+            Ok(Done::Ended { key, instance, how }) => {
+                self.advance_run(&key, instance, Input::Ended(how))
+            }
+            Ok(Done::PauseOver { key, instance }) => {
+                self.advance_run(&key, instance, Input::PauseOver)
+            }
             // A preparation that was called off.
             Err(ended) if ended.is_cancelled() => {}
             // Panics of the work inside are caught there.
@@ -283,7 +287,8 @@ impl Supervisor {
         }
         let number = Uuid::new_v4();
         let (parts, prepares) = (Arc::clone(&self.parts), Arc::clone(&self.prepares));
-        let span = info_span!("provider", reference = %start.reference, link_name = %start.link_name);
+        let span =
+            info_span!("provider", reference = %start.reference, link_name = %start.link_name);
         let wanted = start.clone();
         let handle = self.children.spawn(
             async move {
@@ -309,10 +314,9 @@ impl Supervisor {
         }
         let key = self.known_key(start);
         let entry = key.and_then(|key| self.entries.get(&key));
-        let is_preparing = self
-            .preparing
-            .values()
-            .any(|(other, _)| other.reference == start.reference && other.link_name == start.link_name);
+        let is_preparing = self.preparing.values().any(|(other, _)| {
+            other.reference == start.reference && other.link_name == start.link_name
+        });
         if is_preparing || entry.is_some_and(|entry| entry.life.phase != Phase::Pausing) {
             return Err(ProviderError::AlreadyRunning {
                 provider: start.reference.clone(),
@@ -325,10 +329,9 @@ impl Supervisor {
     /// Which provider a reference names, as far as that is known without fetching it.
     fn known_key(&self, start: &Start) -> Option<Key> {
         let link_name = start.link_name.clone();
-        let here = self
-            .entries
-            .iter()
-            .find(|(key, entry)| entry.start.reference == start.reference && key.link_name == link_name);
+        let here = self.entries.iter().find(|(key, entry)| {
+            entry.start.reference == start.reference && key.link_name == link_name
+        });
         if let Some((key, _)) = here {
             return Some(key.clone());
         }
@@ -344,7 +347,9 @@ impl Supervisor {
         let Some((start, _)) = self.preparing.remove(&number) else { return };
         let prepared = match result {
             Ok(prepared) => prepared,
-            Err(error) => return self.start_failed(&start.reference, &start.link_name, &chain(&*error)),
+            Err(error) => {
+                return self.start_failed(&start.reference, &start.link_name, &chain(&*error));
+            }
         };
         if self.closing {
             return self.start_failed(&start.reference, &start.link_name, "the host is stopping");
@@ -352,8 +357,10 @@ impl Supervisor {
         let key = Key { id: prepared.id().clone(), link_name: start.link_name.clone() };
         self.advance(&key, Input::Start);
         if self.entries.contains_key(&key) {
-            let error =
-                ProviderError::AlreadyRunning { provider: key.id.to_string(), link_name: key.link_name.to_string() };
+            let error = ProviderError::AlreadyRunning {
+                provider: key.id.to_string(),
+                link_name: key.link_name.to_string(),
+            };
             return self.start_failed(&start.reference, &start.link_name, &error.to_string());
         }
         if !self.has_room() {
@@ -375,7 +382,8 @@ impl Supervisor {
 
     /// Whether the inventory has room for one more provider, those that are about to run included.
     fn has_room(&self) -> bool {
-        let views: Vec<ProviderView> = self.entries.iter().map(|(key, entry)| entry.view(key)).collect();
+        let views: Vec<ProviderView> =
+            self.entries.iter().map(|(key, entry)| entry.view(key)).collect();
         let used = bytes_of_providers(&views);
         used < self.parts.context.rpc.client.server_info().max_payload / INVENTORY_PART
     }
@@ -387,7 +395,8 @@ impl Supervisor {
         entry.stop = watch::Sender::new(None);
         entry.health.send_replace(Health::Unknown);
         let (key, instance) = (key.clone(), entry.instance);
-        let (parts, prepared, start) = (Arc::clone(&self.parts), Arc::clone(&entry.prepared), entry.start.clone());
+        let (parts, prepared, start) =
+            (Arc::clone(&self.parts), Arc::clone(&entry.prepared), entry.start.clone());
         let mut stop = entry.stop.subscribe();
         let span = info_span!("provider", provider_id = %key.id, link_name = %key.link_name);
         self.children.spawn(
@@ -405,7 +414,10 @@ impl Supervisor {
 
     fn launched(&mut self, key: Key, instance: Uuid, result: anyhow::Result<Launched>) {
         // A launch that nobody waits for any more ends with what it made.
-        let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.instance == instance) else { return };
+        let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.instance == instance)
+        else {
+            return;
+        };
         match result {
             Ok(launched) => {
                 if let Launched::Builtin(launched) = &launched {
@@ -422,11 +434,13 @@ impl Supervisor {
     fn follow_run(&mut self, key: Key, launched: Launched) {
         let Some(entry) = self.entries.get(&key) else { return };
         let about = context(&self.parts, &key, entry);
-        let (instance, stop, health) = (entry.instance, entry.stop.subscribe(), entry.health.clone());
+        let (instance, stop, health) =
+            (entry.instance, entry.stop.subscribe(), entry.health.clone());
         let span = info_span!("provider", provider_id = %key.id, link_name = %key.link_name);
         let parts = Arc::clone(&self.parts);
         let ended = async move {
-            let run = AssertUnwindSafe(follow(&parts, &key, launched, (about, health), stop)).catch_unwind();
+            let run = AssertUnwindSafe(follow(&parts, &key, launched, (about, health), stop))
+                .catch_unwind();
             let how = run.await.unwrap_or_else(|_| RunEnd::Failed(PANICKED.into()));
             Done::Ended { key, instance, how }
         };
@@ -513,11 +527,17 @@ impl Supervisor {
         let claims = &entry.prepared.claims;
         info!(provider_id = %key.id, link_name = %key.link_name, contract_id = %claims.contract_id, "provider started");
         self.log(key, Level::Info, "the provider started");
-        self.parts.context.events.publish(Event::ProviderStarted { provider: about.clone(), claims: claims.into() });
+        self.parts
+            .context
+            .events
+            .publish(Event::ProviderStarted { provider: about.clone(), claims: claims.into() });
     }
 
     fn tell_stopped(&self, about: &ProviderContext, reason: String) {
-        self.parts.context.events.publish(Event::ProviderStopped { provider: about.clone(), reason });
+        self.parts
+            .context
+            .events
+            .publish(Event::ProviderStopped { provider: about.clone(), reason });
     }
 
     /// Refuses calls of and to providers whose claims do not count any more, and tells of each
@@ -537,7 +557,11 @@ impl Supervisor {
             warn!(provider_id = %key.id, link_name = %key.link_name, expires = %claims.expires_human(), %error,
                 "calls of and to a provider are refused");
             let text = format!("calls of and to the provider are refused on this host: {error}");
-            self.parts.context.journal.writer(key.id.as_str(), key.link_name.as_str()).write(Level::Warn, &text);
+            self.parts
+                .context
+                .journal
+                .writer(key.id.as_str(), key.link_name.as_str())
+                .write(Level::Warn, &text);
             self.parts.context.events.publish(Event::ClaimsNotInForce {
                 public_key: key.id.to_string(),
                 image_ref: entry.start.reference.clone(),
@@ -553,7 +577,9 @@ impl Supervisor {
     /// Calls off the starts that a stop is about; returns whether there were any.
     fn call_off(&mut self, stop: &Stop) -> bool {
         let meant = self.preparing.extract_if(|_, (start, _)| {
-            start.reference == stop.provider && start.link_name == stop.link_name && stop.selects(start)
+            start.reference == stop.provider
+                && start.link_name == stop.link_name
+                && stop.selects(start)
         });
         let meant: Vec<(Start, AbortHandle)> = meant.map(|(_, preparing)| preparing).collect();
         for (start, work) in &meant {
@@ -603,7 +629,10 @@ impl Supervisor {
         self.publish_state();
         for (key, entry) in &cut_off {
             if entry.life.is_shown() {
-                self.tell_stopped(&context(&self.parts, key, entry), "killed at the deadline".into());
+                self.tell_stopped(
+                    &context(&self.parts, key, entry),
+                    "killed at the deadline".into(),
+                );
             }
         }
     }
@@ -666,15 +695,20 @@ impl Supervisor {
         }
         self.parts.router.set_providers(locals);
         let claims = self.entries.iter().filter(|(_, entry)| entry.life.phase == Phase::Running);
-        let claims =
-            claims.map(|(key, entry)| (Arc::clone(key.id.as_arc()), Verified::of_provider(&entry.prepared.claims)));
+        let claims = claims.map(|(key, entry)| {
+            (Arc::clone(key.id.as_arc()), Verified::of_provider(&entry.prepared.claims))
+        });
         self.parts.router.set_provider_claims(claims.collect());
         self.published.send_replace(Arc::new(view));
     }
 
     /// Says something about a provider where its own lines are.
     fn log(&self, key: &Key, level: Level, text: &str) {
-        self.parts.context.journal.writer(key.id.as_str(), key.link_name.as_str()).write(level, text);
+        self.parts
+            .context
+            .journal
+            .writer(key.id.as_str(), key.link_name.as_str())
+            .write(level, text);
     }
 
     fn start_failed(&self, reference: &str, link_name: &LinkName, text: &str) {

@@ -59,9 +59,9 @@ impl PreparedProvider {
         match self.kind {
             Kind::Builtin(spec) => spec.is_ingress,
             // External providers of a contract do the same as the built-in ones of that contract.
-            Kind::External { .. } => {
-                builtin::CATALOGUE.iter().any(|spec| spec.is_ingress && spec.contract_id == self.claims.contract_id)
-            }
+            Kind::External { .. } => builtin::CATALOGUE
+                .iter()
+                .any(|spec| spec.is_ingress && spec.contract_id == self.claims.contract_id),
         }
     }
 }
@@ -83,7 +83,8 @@ pub(super) async fn prepare(parts: &Parts, start: &Start) -> Result<Arc<Prepared
         expires: prepared.claims.expires,
         image_reference: start.reference.clone(),
     };
-    let decision = parts.context.policy.decide(Action::StartProvider, Party::default(), party).await;
+    let decision =
+        parts.context.policy.decide(Action::StartProvider, Party::default(), party).await;
     if !decision.permitted {
         let message = decision.message.map(|message| format!(" ({message})")).unwrap_or_default();
         bail!("Policy denied starting provider, request: {}{message}", decision.request_id);
@@ -106,7 +107,10 @@ async fn admitted(parts: &Parts, claims: &ProviderClaims, start: &Start) -> Resu
     let (issuers, change) = (parts.context.issuers.clone(), start.issuer_change);
     let checked = tokio::task::spawn_blocking(move || {
         let kind = issuers::Kind::Provider;
-        issuers.admit(&Signed { kind, key: &key, issuer: &issuer, elsewhere: elsewhere.as_deref() }, change)
+        issuers.admit(
+            &Signed { kind, key: &key, issuer: &issuer, elsewhere: elsewhere.as_deref() },
+            change,
+        )
     });
     Ok(checked.await.context("looking at its issuer panicked")??)
 }
@@ -132,7 +136,8 @@ fn of_builtin(spec: &'static Spec) -> Result<PreparedProvider, KeyError> {
 
 async fn fetch(parts: &Parts, reference: &str) -> Result<PreparedProvider> {
     let steps = parts.context.events.steps(reference);
-    let fetched = parts.registry.fetch_telling(reference, EVERY, |(bytes, of)| steps.pulled(bytes, of)).await;
+    let fetched =
+        parts.registry.fetch_telling(reference, EVERY, |(bytes, of)| steps.pulled(bytes, of)).await;
     let bytes = fetched?.content;
     let cache = parts.cache_dir.clone();
     let unpacked = tokio::task::spawn_blocking(move || -> Result<_> {
@@ -149,6 +154,7 @@ async fn fetch(parts: &Parts, reference: &str) -> Result<PreparedProvider> {
 /// Makes the claims of a provider known, and what its reference led to. A bucket that is away does
 /// not keep it from running: it is known here at once, and everywhere when the bucket is back.
 pub(super) async fn record(parts: &Parts, claims: &ProviderClaims, reference: &str) {
-    let entries = entries_of(&Claims::of_provider(claims), Some(reference), &parts.context.links.table());
+    let entries =
+        entries_of(&Claims::of_provider(claims), Some(reference), &parts.context.links.table());
     parts.context.links.announce(entries).await;
 }

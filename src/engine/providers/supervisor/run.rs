@@ -52,7 +52,9 @@ pub(super) async fn begin(
     record(parts, &prepared.claims, &start.reference).await;
     match &prepared.kind {
         Kind::Builtin(spec) => begin_builtin(parts, spec, prepared.id(), &start.link_name).await,
-        Kind::External { path, hash } => begin_external(parts, prepared, (path, *hash), start, instance).await,
+        Kind::External { path, hash } => {
+            begin_external(parts, prepared, (path, *hash), start, instance).await
+        }
     }
 }
 
@@ -102,13 +104,19 @@ async fn begin_external(
         Err(_) => unpack_again(parts, prepared, start).await?,
     };
     let configuration = start.configuration.as_deref();
-    let (process, given) =
-        parts.launcher.launch(&path, prepared.id(), &start.link_name, instance, configuration).await?;
+    let (process, given) = parts
+        .launcher
+        .launch(&path, prepared.id(), &start.link_name, instance, configuration)
+        .await?;
     Ok(Launched::External(Box::new(process), given))
 }
 
 /// Fetches and unpacks once more what was started before. It must still be the same provider.
-async fn unpack_again(parts: &Parts, prepared: &PreparedProvider, start: &Start) -> Result<PathBuf> {
+async fn unpack_again(
+    parts: &Parts,
+    prepared: &PreparedProvider,
+    start: &Start,
+) -> Result<PathBuf> {
     let again = prepare(parts, start).await?;
     match &again.kind {
         Kind::External { path, .. } if again.id() == prepared.id() => Ok(path.clone()),
@@ -132,7 +140,8 @@ pub(super) async fn follow(
         Launched::External(process, given) => {
             // Its calls come through the queue group; peers that wait for an answer know whom to
             // look for.
-            let _advertisement = parts.context.peers.advertise_indirect(&format!("{}.{}", key.id, key.link_name));
+            let _advertisement =
+                parts.context.peers.advertise_indirect(&format!("{}.{}", key.id, key.link_name));
             let run = external::Run {
                 id: key.id.clone(),
                 link_name: key.link_name.clone(),

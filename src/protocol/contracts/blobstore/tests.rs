@@ -29,7 +29,13 @@ fn chunk() -> (Chunk, published::Chunk) {
             offset: 1 << 40,
             is_last: true,
         },
-        published::Chunk { object_id: "o".into(), container_id: "c".into(), bytes, offset: 1 << 40, is_last: true },
+        published::Chunk {
+            object_id: "o".into(),
+            container_id: "c".into(),
+            bytes,
+            offset: 1 << 40,
+            is_last: true,
+        },
     )
 }
 
@@ -37,14 +43,20 @@ fn chunk() -> (Chunk, published::Chunk) {
 fn structures_are_those_of_the_published_crate() {
     let (ours, theirs) = chunk();
     agree(ours.clone(), theirs.clone());
-    agree(ChunkResponse { cancel_download: true }, published::ChunkResponse { cancel_download: true });
+    agree(
+        ChunkResponse { cancel_download: true },
+        published::ChunkResponse { cancel_download: true },
+    );
     let time = wasmbus_rpc::Timestamp::new(1_700_000_000, 5).unwrap();
     for is_known in [true, false] {
         let text = |text: &str| is_known.then(|| text.to_owned());
         let our_time = is_known.then_some(Timestamp { sec: 1_700_000_000, nsec: 5 });
         agree(
             ContainerMetadata { container_id: "c".into(), created_at: our_time },
-            published::ContainerMetadata { container_id: "c".into(), created_at: is_known.then_some(time) },
+            published::ContainerMetadata {
+                container_id: "c".into(),
+                created_at: is_known.then_some(time),
+            },
         );
         let object = ObjectMetadata {
             object_id: "o".into(),
@@ -64,7 +76,11 @@ fn structures_are_those_of_the_published_crate() {
         };
         agree(object.clone(), their_object.clone());
         agree(
-            ListObjectsResponse { objects: vec![object], is_last: !is_known, continuation: text("next") },
+            ListObjectsResponse {
+                objects: vec![object],
+                is_last: !is_known,
+                continuation: text("next"),
+            },
             published::ListObjectsResponse {
                 objects: vec![their_object],
                 is_last: !is_known,
@@ -126,17 +142,32 @@ fn structures_are_those_of_the_published_crate() {
             published::ItemResult { key: "k".into(), success: is_known, error: text("why") },
         );
         agree(
-            PutObjectRequest { chunk: ours.clone(), content_type: text("a/b"), content_encoding: text("br") },
+            PutObjectRequest {
+                chunk: ours.clone(),
+                content_type: text("a/b"),
+                content_encoding: text("br"),
+            },
             published::PutObjectRequest {
                 chunk: theirs.clone(),
                 content_type: text("a/b"),
                 content_encoding: text("br"),
             },
         );
-        agree(PutObjectResponse { stream_id: text("s") }, published::PutObjectResponse { stream_id: text("s") });
         agree(
-            PutChunkRequest { chunk: ours.clone(), stream_id: text("s"), cancel_and_remove: is_known },
-            published::PutChunkRequest { chunk: theirs.clone(), stream_id: text("s"), cancel_and_remove: is_known },
+            PutObjectResponse { stream_id: text("s") },
+            published::PutObjectResponse { stream_id: text("s") },
+        );
+        agree(
+            PutChunkRequest {
+                chunk: ours.clone(),
+                stream_id: text("s"),
+                cancel_and_remove: is_known,
+            },
+            published::PutChunkRequest {
+                chunk: theirs.clone(),
+                stream_id: text("s"),
+                cancel_and_remove: is_known,
+            },
         );
     }
     agree(
@@ -145,11 +176,15 @@ fn structures_are_those_of_the_published_crate() {
     );
     agree(
         RemoveObjectsRequest { container_id: "c".into(), objects: vec!["a".into(), "b".into()] },
-        published::RemoveObjectsRequest { container_id: "c".into(), objects: vec!["a".into(), "b".into()] },
+        published::RemoveObjectsRequest {
+            container_id: "c".into(),
+            objects: vec!["a".into(), "b".into()],
+        },
     );
 }
 
-/// The bytes of CBOR, written by hand: arrays in the order of the declaration, null for what is absent.
+/// The bytes of CBOR, written by hand: arrays in the order of the declaration, null for what is
+/// absent.
 fn cbor(parts: &[&[u8]]) -> Vec<u8> {
     [&[0x7f_u8][..], &parts.concat()].concat()
 }
@@ -168,7 +203,11 @@ fn arrays_of_the_cbor_years_are_read() {
     assert_eq!(decode::<Chunk>("it", &cbor(&[CHUNK])).unwrap(), chunk);
     assert_eq!(
         decode::<PutObjectRequest>("it", &cbor(&[b"\x83", CHUNK, b"\x6atext/plain\xf6"])).unwrap(),
-        PutObjectRequest { chunk: chunk.clone(), content_type: Some("text/plain".into()), content_encoding: None }
+        PutObjectRequest {
+            chunk: chunk.clone(),
+            content_type: Some("text/plain".into()),
+            content_encoding: None
+        }
     );
     assert_eq!(
         decode::<PutChunkRequest>("it", &cbor(&[b"\x83", CHUNK, b"\xf6\xf4"])).unwrap(),
@@ -183,7 +222,8 @@ fn arrays_of_the_cbor_years_are_read() {
     let request = GetObjectRequest::decode(&cbor(&[b"\x84\x61o\x61c\xf6\x19\x01\x00"])).unwrap();
     assert_eq!((request.range_start, request.range_end), (None, Some(256)));
     assert_eq!(
-        decode::<ListObjectsRequest>("it", &cbor(&[b"\x86\x61c\x61a\xf6\xf6\x61z\x18\x64"])).unwrap(),
+        decode::<ListObjectsRequest>("it", &cbor(&[b"\x86\x61c\x61a\xf6\xf6\x61z\x18\x64"]))
+            .unwrap(),
         ListObjectsRequest {
             container_id: "c".into(),
             start_with: Some("a".into()),
@@ -192,10 +232,20 @@ fn arrays_of_the_cbor_years_are_read() {
             ..Default::default()
         }
     );
-    assert_eq!(decode::<RemoveObjectsRequest>("it", &cbor(&[b"\x82\x61c\x82\x61a\x61b"])).unwrap().objects, ["a", "b"]);
-    assert_eq!(decode::<ChunkResponse>("it", &cbor(&[b"\x81\xf5"])).unwrap(), ChunkResponse { cancel_download: true });
+    assert_eq!(
+        decode::<RemoveObjectsRequest>("it", &cbor(&[b"\x82\x61c\x82\x61a\x61b"])).unwrap().objects,
+        ["a", "b"]
+    );
+    assert_eq!(
+        decode::<ChunkResponse>("it", &cbor(&[b"\x81\xf5"])).unwrap(),
+        ChunkResponse { cancel_download: true }
+    );
     assert_eq!(decode::<String>("it", &cbor(&[b"\x61c"])).unwrap(), "c");
-    assert_eq!(decode::<Vec<String>>("it", &cbor(&[b"\x9f\x61c\xff"])).unwrap(), ["c"], "of unknown length");
+    assert_eq!(
+        decode::<Vec<String>>("it", &cbor(&[b"\x9f\x61c\xff"])).unwrap(),
+        ["c"],
+        "of unknown length"
+    );
 }
 
 #[test]
@@ -203,8 +253,12 @@ fn maps_of_go_are_read_with_their_empty_members() {
     let request = GetObjectRequest::decode(&cbor(&[
         b"\xa4\x68objectId\x61o\x6bcontainerId\x61c\x6arangeStart\x00\x68rangeEnd\x00",
     ]));
-    let whole =
-        GetObjectRequest { object_id: "o".into(), container_id: "c".into(), range_start: None, range_end: None };
+    let whole = GetObjectRequest {
+        object_id: "o".into(),
+        container_id: "c".into(),
+        range_start: None,
+        range_end: None,
+    };
     assert_eq!(request.unwrap(), whole);
     let put: PutObjectRequest = decode(
         "it",
@@ -226,6 +280,7 @@ fn bytes_may_come_as_text_or_numbers() {
         assert_eq!(chunk.bytes.as_ref(), b"hi");
     }
     let bare = rmp_serde::to_vec("object").unwrap();
-    let error = decode::<ContainerObject>("Blobstore.GetObjectInfo", &bare).unwrap_err().to_string();
+    let error =
+        decode::<ContainerObject>("Blobstore.GetObjectInfo", &bare).unwrap_err().to_string();
     assert!(error.contains("Blobstore.GetObjectInfo"), "{error}");
 }

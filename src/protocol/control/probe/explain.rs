@@ -94,7 +94,8 @@ pub struct Explained {
 impl Explained {
     /// Draws the conclusion from the steps.
     pub fn conclude(&mut self) {
-        let failing: Vec<&Step> = self.steps.iter().filter(|step| step.outcome == Outcome::Fails).collect();
+        let failing: Vec<&Step> =
+            self.steps.iter().filter(|step| step.outcome == Outcome::Fails).collect();
         // These say what is not known, not that something is missing.
         let open: Vec<&str> = self
             .steps
@@ -104,10 +105,16 @@ impl Explained {
             .collect();
         (self.verdict, self.conclusion) = match failing.as_slice() {
             [] if open.is_empty() => (Outcome::Ok, "the call would be made".to_owned()),
-            [] => (Outcome::Unknown, format!("nothing found is in the way; not known: {}", open.join(", "))),
+            [] => (
+                Outcome::Unknown,
+                format!("nothing found is in the way; not known: {}", open.join(", ")),
+            ),
             [first, ..] => {
                 let steps: Vec<&str> = failing.iter().map(|step| step.step.as_str()).collect();
-                (Outcome::Fails, format!("the call would fail ({}): {}", steps.join(", "), first.why))
+                (
+                    Outcome::Fails,
+                    format!("the call would fail ({}): {}", steps.join(", "), first.why),
+                )
             }
         };
     }

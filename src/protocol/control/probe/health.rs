@@ -56,7 +56,8 @@ pub struct Health {
     pub providers: Vec<ProviderHealth>,
     pub actors: Vec<ActorHealth>,
     pub peers: Vec<PeerHealth>,
-    /// How long ago another process was heard that has the key of this host, in milliseconds; nothing if none ever was.
+    /// How long ago another process was heard that has the key of this host, in milliseconds;
+    /// nothing if none ever was.
     pub twin_ms: Option<u64>,
     /// There is more of these than an answer has room for.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -66,7 +67,14 @@ pub struct Health {
 impl Health {
     pub fn cut(&mut self, rows_max: usize) {
         let Self { registries, links, failures, providers, actors, peers, .. } = self;
-        let lengths = [registries.len(), links.len(), failures.len(), providers.len(), actors.len(), peers.len()];
+        let lengths = [
+            registries.len(),
+            links.len(),
+            failures.len(),
+            providers.len(),
+            actors.len(),
+            peers.len(),
+        ];
         self.is_cut |= lengths.iter().any(|length| *length > rows_max);
         registries.truncate(rows_max);
         links.truncate(rows_max);
@@ -225,7 +233,8 @@ pub struct ActorHealth {
     pub reference: String,
     /// When its claims cease to count, in seconds since 1970.
     pub expires: Option<u64>,
-    /// Calls it may run at a time, how many more may begin now, and how many wait of how many that may.
+    /// Calls it may run at a time, how many more may begin now, and how many wait of how many that
+    /// may.
     pub limit: u32,
     pub free: u32,
     pub waiting: usize,

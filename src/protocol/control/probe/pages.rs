@@ -38,7 +38,7 @@ impl HostRequest for AskClaims {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Ask {
-    /// What comes after this key.
+    /// Only the rows after this key.
     #[serde(deserialize_with = "null_as_default")]
     pub after: String,
     /// Links of this actor only.
@@ -50,7 +50,8 @@ pub struct Ask {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Page<T> {
     pub rows: Vec<T>,
-    /// The host knows what the lattice knows, and not only what it found before the bucket was out of reach.
+    /// The host knows what the lattice knows, and not only what it found before the bucket was out
+    /// of reach.
     #[serde(default)]
     pub is_complete: bool,
     /// The host has not taken in all changes yet; a moment later it tells more.

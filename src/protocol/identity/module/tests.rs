@@ -146,10 +146,13 @@ fn padded_sizes_fit_raw_or_canonical() {
 
 #[test]
 fn changed_code_is_refused_whatever_the_revision() {
-    for (revision, tolerated) in [("", false), (",\"wascap_revision\":2", true), (",\"wascap_revision\":3", false)] {
+    for (revision, tolerated) in
+        [("", false), (",\"wascap_revision\":2", true), (",\"wascap_revision\":3", false)]
+    {
         let wasm = with_token(&core_module(), SECTION_NEW, "00", revision);
         assert!(matches!(verify(&wasm), Err(ModuleError::HashMismatch { .. })));
-        let lax = VerifyOptions { accept_wrong_hash_of_revision_2: true, ..VerifyOptions::default() };
+        let lax =
+            VerifyOptions { accept_wrong_hash_of_revision_2: true, ..VerifyOptions::default() };
         assert_eq!(verify_module(&wasm, NOW, &lax).is_ok(), tolerated);
     }
 }
@@ -176,24 +179,37 @@ fn each_fault_has_its_own_error() {
     assert!(matches!(verify(b""), Err(ModuleError::NotWasm)));
     assert!(matches!(verify(b"\x7fELF...."), Err(ModuleError::NotWasm)));
     assert!(matches!(verify(b"\0asm\x0c\0\x01\0"), Err(ModuleError::PreReleaseComponent(0x0c))));
-    assert!(matches!(verify(b"\0asm\x02\0\0\0"), Err(ModuleError::UnknownVersion { version: 2, layer: 0 })));
+    assert!(matches!(
+        verify(b"\0asm\x02\0\0\0"),
+        Err(ModuleError::UnknownVersion { version: 2, layer: 0 })
+    ));
     let unsigned = verify(&core_module()).unwrap_err();
     assert!(unsigned.to_string().contains("host claims sign"));
     assert!(matches!(unsigned, ModuleError::Unsigned));
-    assert!(matches!(verify(b"\0asm\x01\0\0\0\x01\x05a"), Err(ModuleError::Malformed { offset: 10, .. })));
+    assert!(matches!(
+        verify(b"\0asm\x01\0\0\0\x01\x05a"),
+        Err(ModuleError::Malformed { offset: 10, .. })
+    ));
     let text = [&CORE_HEADER, custom(SECTION_NEW, b"\xff").as_slice()].concat();
     assert!(matches!(verify(&text), Err(ModuleError::TokenEncoding)));
 
-    let expired = verify_module(&sign_as_peer(&core_module(), Some(1)), u64::MAX, &VerifyOptions::default());
+    let expired =
+        verify_module(&sign_as_peer(&core_module(), Some(1)), u64::MAX, &VerifyOptions::default());
     assert!(matches!(expired, Err(ModuleError::Claims(ClaimsError::Token(TokenError::Expired)))));
 }
 
 #[test]
 fn only_trusted_accounts_count_where_some_are_named() {
     let signed = sign_as_peer(&core_module(), None);
-    let trusting = |issuer: &str| VerifyOptions { issuers: vec![issuer.to_owned()], ..VerifyOptions::default() };
+    let trusting = |issuer: &str| VerifyOptions {
+        issuers: vec![issuer.to_owned()],
+        ..VerifyOptions::default()
+    };
     assert!(verify_module(&signed, NOW, &trusting(ACCOUNT.public)).is_ok());
-    assert!(matches!(verify_module(&signed, NOW, &trusting(ACTOR.public)), Err(ModuleError::UntrustedIssuer(_))));
+    assert!(matches!(
+        verify_module(&signed, NOW, &trusting(ACTOR.public)),
+        Err(ModuleError::UntrustedIssuer(_))
+    ));
 }
 
 #[test]

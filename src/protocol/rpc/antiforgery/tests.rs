@@ -72,9 +72,14 @@ fn signed(mut invocation: Invocation) -> Invocation {
 /// The known call with a token that the real library made, after a change of its claims.
 fn signed_by_peer(seed: &str, change: impl FnOnce(&mut Claims<PeerClaims>)) -> Invocation {
     let mut invocation = known_invocation();
-    let metadata = PeerClaims::new(&(invocation.target.url() + "/KeyValue.Get"), &invocation.origin.url(), HASH);
+    let metadata = PeerClaims::new(
+        &(invocation.target.url() + "/KeyValue.Get"),
+        &invocation.origin.url(),
+        HASH,
+    );
     let key = KeyPair::from_seed(seed).unwrap();
-    let mut claims = ClaimsBuilder::new().issuer(&key.public_key()).subject(ID).with_metadata(metadata).build();
+    let mut claims =
+        ClaimsBuilder::new().issuer(&key.public_key()).subject(ID).with_metadata(metadata).build();
     change(&mut claims);
     invocation.encoded_claims = claims.encode(&key).unwrap();
     invocation
@@ -116,7 +121,9 @@ fn we_accept_a_peers_token() {
 
 #[test]
 fn each_forgery_has_its_own_error() {
-    let case = |change: fn(&mut Claims<PeerClaims>)| verify(&signed_by_peer(CLUSTER.seed, change)).unwrap_err();
+    let case = |change: fn(&mut Claims<PeerClaims>)| {
+        verify(&signed_by_peer(CLUSTER.seed, change)).unwrap_err()
+    };
     let error = case(|claims| claims.expires = Some(NOW - SKEW_SECONDS - 1));
     assert!(matches!(error, ForgeryError::Expired));
     let error = case(|claims| claims.not_before = Some(NOW + SKEW_SECONDS + 1));
@@ -130,12 +137,16 @@ fn each_forgery_has_its_own_error() {
     let error = case(|claims| claims.metadata.as_mut().unwrap().origin_url.push('x'));
     assert!(matches!(error, ForgeryError::OriginUrl));
     let error = case(|claims| claims.metadata.as_mut().unwrap().invocation_hash = "00".into());
-    assert_eq!(error.to_string(), format!("Invocation hash does not match signed claims hash (00 / {HASH})"));
+    assert_eq!(
+        error.to_string(),
+        format!("Invocation hash does not match signed claims hash (00 / {HASH})")
+    );
 
     // Claims to be from an accepted issuer, but is signed by somebody else.
     let forged = signed_by_peer(ACCOUNT.seed, |claims| claims.issuer = CLUSTER.public.into());
     assert!(matches!(verify(&forged), Err(ForgeryError::BadSignature)));
-    let foreign = signed_by_peer("SCAIYCZTW775GJYX3MVWLURALVC3PULW43PTEKGH72JBMA3A7LOLGLQ2JA", |_| ());
+    let foreign =
+        signed_by_peer("SCAIYCZTW775GJYX3MVWLURALVC3PULW43PTEKGH72JBMA3A7LOLGLQ2JA", |_| ());
     assert!(matches!(verify(&foreign), Err(ForgeryError::Issuer)));
 }
 
@@ -169,20 +180,34 @@ fn a_changed_call_is_refused() {
         change(&mut call);
         verify(&call).unwrap_err()
     };
-    assert!(matches!(case(|call| call.msg = Bytes::from_static(b"other")), ForgeryError::Hash { .. }));
+    assert!(matches!(
+        case(|call| call.msg = Bytes::from_static(b"other")),
+        ForgeryError::Hash { .. }
+    ));
     // An envelope without payload is not excused from the hash.
     assert!(matches!(case(|call| call.msg = Bytes::new()), ForgeryError::Hash { .. }));
     assert!(matches!(case(|call| call.operation = "KeyValue.Set".into()), ForgeryError::TargetUrl));
     assert!(matches!(case(|call| call.target.link_name = "other".into()), ForgeryError::TargetUrl));
-    assert!(matches!(case(|call| call.origin.public_key = "MOTHER".into()), ForgeryError::OriginUrl));
+    assert!(matches!(
+        case(|call| call.origin.public_key = "MOTHER".into()),
+        ForgeryError::OriginUrl
+    ));
     assert!(matches!(case(|call| call.id = "other".into()), ForgeryError::Subject { .. }));
     assert!(matches!(case(|call| call.encoded_claims.clear()), ForgeryError::Token(_)));
-    assert!(matches!(case(|call| call.encoded_claims.truncate(TOKEN.len() - 10)), ForgeryError::BadSignature));
+    assert!(matches!(
+        case(|call| call.encoded_claims.truncate(TOKEN.len() - 10)),
+        ForgeryError::BadSignature
+    ));
 }
 
 #[test]
 fn host_ids_are_judged_by_the_lax_rule() {
-    for accepted in [HOST.public, CLUSTER.public, "NwashHostCallerId000000000000000000000000000000000000000", "N"] {
+    for accepted in [
+        HOST.public,
+        CLUSTER.public,
+        "NwashHostCallerId000000000000000000000000000000000000000",
+        "N",
+    ] {
         let mut call = known_invocation();
         call.host_id = accepted.into();
         verify(&call).unwrap();
@@ -221,7 +246,10 @@ fn only_a_cluster_seed_signs() {
 fn token_ids_are_of_base_62_and_differ() {
     let ids: std::collections::HashSet<_> = (0..1000).map(|_| unique_id()).collect();
     assert_eq!(ids.len(), 1000);
-    assert!(ids.iter().all(|id| { id.len() == 22 && id.bytes().all(|byte| byte.is_ascii_alphanumeric()) }));
+    assert!(
+        ids.iter()
+            .all(|id| { id.len() == 22 && id.bytes().all(|byte| byte.is_ascii_alphanumeric()) })
+    );
 }
 
 proptest! {

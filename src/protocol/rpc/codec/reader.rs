@@ -1,7 +1,7 @@
 //! Reads msgpack from a buffer that nobody vouches for.
 //!
-//! Each step is checked against the end of the buffer. A length that promises more than is left is an error before
-//! anything is allocated: every msgpack value takes at least one byte.
+//! Each step is checked against the end of the buffer. A length that promises more than is left is
+//! an error before anything is allocated: every msgpack value takes at least one byte.
 
 use bytes::Bytes;
 use rmp::Marker;
@@ -75,14 +75,21 @@ impl<'a> Reader<'a> {
         Ok(shape)
     }
 
-    /// Returns the name of the next field: read from a map, taken from the order in an array. Unknown is empty.
+    /// Returns the name of the next field: read from a map, taken from the order in an array.
+    /// Unknown is empty.
     #[inline]
-    pub(super) fn field(&mut self, shape: Shape, index: u32, order: &[&'static [u8]]) -> Result<&'a [u8], DecodeError> {
+    pub(super) fn field(
+        &mut self,
+        shape: Shape,
+        index: u32,
+        order: &[&'static [u8]],
+    ) -> Result<&'a [u8], DecodeError> {
         const KEY: &str = "a key";
         match shape {
-            Shape::Array(_) => {
-                Ok(usize::try_from(index).ok().and_then(|index| order.get(index).copied()).unwrap_or_default())
-            }
+            Shape::Array(_) => Ok(usize::try_from(index)
+                .ok()
+                .and_then(|index| order.get(index).copied())
+                .unwrap_or_default()),
             Shape::Map(_) => {
                 let start = self.at;
                 let marker = self.marker(KEY)?;
@@ -107,7 +114,10 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads the bytes of a string of any kind, or nil.
-    pub(super) fn bytes_or_nil(&mut self, field: &'static str) -> Result<Option<&'a [u8]>, DecodeError> {
+    pub(super) fn bytes_or_nil(
+        &mut self,
+        field: &'static str,
+    ) -> Result<Option<&'a [u8]>, DecodeError> {
         let marker = self.marker(field)?;
         match self.string(marker, field)? {
             None if marker != Marker::Null => Err(wrong_type(field, "a string or nil", marker)),
@@ -116,7 +126,10 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads text, or skips whatever else is there.
-    pub(super) fn str_or_skip(&mut self, field: &'static str) -> Result<Option<&'a str>, DecodeError> {
+    pub(super) fn str_or_skip(
+        &mut self,
+        field: &'static str,
+    ) -> Result<Option<&'a str>, DecodeError> {
         let start = self.at;
         let marker = self.marker(field)?;
         match self.string(marker, field)? {
@@ -129,8 +142,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads a payload in any of its forms; all but the array share the memory of `whole`, the reader's own buffer.
-    pub(super) fn payload(&mut self, whole: &Bytes, field: &'static str) -> Result<Bytes, DecodeError> {
+    /// Reads a payload in any of its forms; all but the array share the memory of `whole`, the
+    /// reader's own buffer.
+    pub(super) fn payload(
+        &mut self,
+        whole: &Bytes,
+        field: &'static str,
+    ) -> Result<Bytes, DecodeError> {
         let marker = self.marker(field)?;
         if let Some(bytes) = self.string(marker, field)? {
             return Ok(whole.slice(self.at - bytes.len()..self.at));
@@ -148,7 +166,8 @@ impl<'a> Reader<'a> {
         (0..length)
             .map(|_| {
                 let marker = self.marker(field)?;
-                u8::try_from(self.uint(marker, field)?).map_err(|_| wrong_type(field, "a byte", marker))
+                u8::try_from(self.uint(marker, field)?)
+                    .map_err(|_| wrong_type(field, "a byte", marker))
             })
             .collect::<Result<Vec<u8>, _>>()
             .map(Bytes::from)
@@ -169,7 +188,10 @@ impl<'a> Reader<'a> {
 
     /// Says whether an unsigned integer comes next.
     pub(super) fn at_uint(&self) -> bool {
-        matches!(self.peek(), Some(Marker::FixPos(_) | Marker::U8 | Marker::U16 | Marker::U32 | Marker::U64))
+        matches!(
+            self.peek(),
+            Some(Marker::FixPos(_) | Marker::U8 | Marker::U16 | Marker::U32 | Marker::U64)
+        )
     }
 
     /// Skips one value with all it contains, counting open values instead of recursing.
@@ -229,7 +251,11 @@ impl<'a> Reader<'a> {
 
     /// Reads the rest of a string or binary whose marker was read; none for all other values.
     #[inline]
-    fn string(&mut self, marker: Marker, field: &'static str) -> Result<Option<&'a [u8]>, DecodeError> {
+    fn string(
+        &mut self,
+        marker: Marker,
+        field: &'static str,
+    ) -> Result<Option<&'a [u8]>, DecodeError> {
         let length = match marker {
             Marker::FixStr(length) => length.into(),
             Marker::Str8 | Marker::Bin8 => self.number(1, field)?,

@@ -6,7 +6,10 @@ use rmp_serde::to_vec;
 use serde_json::json;
 use wasmbus_rpc::{
     common::{deserialize, serialize},
-    core::{Invocation as PeerInvocation, InvocationResponse as PeerResponse, WasmCloudEntity as PeerEntity},
+    core::{
+        Invocation as PeerInvocation, InvocationResponse as PeerResponse,
+        WasmCloudEntity as PeerEntity,
+    },
 };
 
 use super::*;
@@ -37,7 +40,10 @@ fn invocation_json() -> serde_json::Value {
 }
 
 /// The JSON invocation with one member replaced or, by null's absence, removed.
-fn invocation_with(field: &str, value: Option<serde_json::Value>) -> Result<Invocation, DecodeError> {
+fn invocation_with(
+    field: &str,
+    value: Option<serde_json::Value>,
+) -> Result<Invocation, DecodeError> {
     let mut json = invocation_json();
     let members = json.as_object_mut().unwrap();
     match value {
@@ -52,7 +58,10 @@ fn the_known_invocation_is_reproduced_and_read() {
     let known = known_invocation();
     let encoded = encode_invocation(&known);
     assert_eq!(encoded.len(), 1176);
-    assert_eq!(HEXLOWER.encode(&sha256(&encoded)), "426a25cbf6f2b69d190091aa45a61c524b3a5fedf28365294f6998fc0f585011");
+    assert_eq!(
+        HEXLOWER.encode(&sha256(&encoded)),
+        "426a25cbf6f2b69d190091aa45a61c524b3a5fedf28365294f6998fc0f585011"
+    );
     assert_eq!(decode_invocation(encoded.clone()), Ok(known));
 }
 
@@ -135,8 +144,10 @@ fn we_read_a_peers_invocation_as_map_and_as_array() {
 #[test]
 fn responses_pass_between_us_and_a_peer() {
     for error in [None, Some("broken \"thing\"".to_owned())] {
-        let ours =
-            InvocationResponse { error: error.clone(), ..InvocationResponse::success("1", Bytes::from_static(b"abc")) };
+        let ours = InvocationResponse {
+            error: error.clone(),
+            ..InvocationResponse::success("1", Bytes::from_static(b"abc"))
+        };
         let mut theirs = PeerResponse::default();
         theirs.msg = b"abc".to_vec();
         theirs.invocation_id = "1".into();
@@ -198,7 +209,10 @@ fn integers_of_any_width_are_read() {
     for negative in ["ff", "d0ff", "d1ffff", "d2ffffffff", "d3ffffffffffffffff"] {
         let mut bytes = b"\x81\xaecontent_length".to_vec();
         bytes.extend(HEXLOWER.decode(negative.as_bytes()).unwrap());
-        assert_eq!(response(bytes), Err(DecodeError { field: "content_length", problem: Problem::Negative }));
+        assert_eq!(
+            response(bytes),
+            Err(DecodeError { field: "content_length", problem: Problem::Negative })
+        );
     }
 }
 
@@ -214,7 +228,10 @@ fn an_error_names_the_field() {
         assert_eq!(named, field);
         assert!(matches!(problem, Problem::Type { found: "nil", .. }));
     }
-    assert_eq!(fault("target", Some(json!({"link_name": ""}))), ("target.public_key", Problem::Missing));
+    assert_eq!(
+        fault("target", Some(json!({"link_name": ""}))),
+        ("target.public_key", Problem::Missing)
+    );
     let (named, _) = fault("target", Some(json!({"public_key": "V", "link_name": null})));
     assert_eq!(named, "target.link_name");
     for bad in [json!(true), json!(1.5), json!([256]), json!(["x"]), json!({})] {
@@ -310,9 +327,10 @@ fn every_kind_of_value_is_skipped() {
         b"\xdb\x00\x00\x00\x01a",
     ] {
         // Also as a key that is no string.
-        for message in
-            [[b"\x82\xa1x", value, b"\xa5error\xa1e"].concat(), [b"\x82", value, b"\x01\xa5error\xa1e"].concat()]
-        {
+        for message in [
+            [b"\x82\xa1x", value, b"\xa5error\xa1e"].concat(),
+            [b"\x82", value, b"\x01\xa5error\xa1e"].concat(),
+        ] {
             let read = response(message).unwrap();
             assert_eq!(read.error.as_deref(), Some("e"), "{value:x?}");
         }
@@ -320,7 +338,8 @@ fn every_kind_of_value_is_skipped() {
 }
 
 fn any_entity() -> impl Strategy<Value = Entity> {
-    (".{0,300}", ".{0,40}", ".{0,40}").prop_map(|(key, link, contract)| Entity::new(&key, &link, &contract))
+    (".{0,300}", ".{0,40}", ".{0,40}")
+        .prop_map(|(key, link, contract)| Entity::new(&key, &link, &contract))
 }
 
 fn any_trace() -> impl Strategy<Value = TraceContext> {

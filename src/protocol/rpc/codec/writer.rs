@@ -21,7 +21,8 @@ impl Writer {
         }
     }
 
-    /// A field name; all of ours have fewer than 32 bytes, so that the head is known at compile time.
+    /// A field name; all of ours have fewer than 32 bytes, so that the head is known at compile
+    /// time.
     #[inline]
     pub(super) fn key(&mut self, name: &'static str) {
         debug_assert!(name.len() < 32);

@@ -1,4 +1,5 @@
-//! An explanation in sentences: what was found at each step, whether the call passes it, and what to do if not.
+//! An explanation in sentences: what was found at each step, whether the call passes it, and what
+//! to do if not.
 
 use serde_json::{Value, json};
 
@@ -55,7 +56,10 @@ impl Scene<'_> {
             origin: self.request.origin.clone(),
             target: explanation.target.clone(),
             steps,
-            call_error: explanation.error().or_else(|| explanation.denial()).map(|error| error.to_string()),
+            call_error: explanation
+                .error()
+                .or_else(|| explanation.denial())
+                .map(|error| error.to_string()),
             next_host,
             ..Explained::default()
         };
@@ -98,8 +102,12 @@ impl Scene<'_> {
             let why = format!("the lattice has the claims of {}", found.join(" and "));
             return Step { data, ..step("known", Outcome::Ok, why) };
         }
-        let why = format!("the lattice has no claims of {}: it never ran here", unknown.join(" and "));
-        let missing = explanation.target.as_ref().filter(|target| self.table.claims(&target.public_key).is_none());
+        let why =
+            format!("the lattice has no claims of {}: it never ran here", unknown.join(" and "));
+        let missing = explanation
+            .target
+            .as_ref()
+            .filter(|target| self.table.claims(&target.public_key).is_none());
         let fix = missing.map(|target| self.start_command(target));
         Step { data, fix, ..step("known", Outcome::Unknown, why) }
     }
@@ -107,12 +115,12 @@ impl Scene<'_> {
     fn link(&self, explanation: &Explanation) -> Step {
         match &explanation.resolution {
             None => {
-                let why =
-                    "a provider calls an actor by its public key; that the actor is linked to it is part of the check";
+                let why = "a provider calls an actor by its public key; that the actor is linked to it is part of the check";
                 step("link", Outcome::Ok, why.into())
             }
             Some(Ok(Resolution::Builtin(_))) => {
-                let why = format!("{} is part of every host and needs no link", self.request.namespace);
+                let why =
+                    format!("{} is part of every host and needs no link", self.request.namespace);
                 step("link", Outcome::Ok, why)
             }
             Some(Ok(Resolution::Actor(id))) => step(
@@ -121,8 +129,11 @@ impl Scene<'_> {
                 format!("{} is called by its public key, which needs no link", self.named(id)),
             ),
             Some(Ok(Resolution::Alias(id))) => {
-                let why =
-                    format!("call alias {} is that of {}, and needs no link", self.request.namespace, self.named(id));
+                let why = format!(
+                    "call alias {} is that of {}, and needs no link",
+                    self.request.namespace,
+                    self.named(id)
+                );
                 step("link", Outcome::Ok, why)
             }
             Some(Ok(Resolution::Linked(link))) => self.existing_link(explanation, link),
@@ -132,15 +143,18 @@ impl Scene<'_> {
 
     fn existing_link(&self, explanation: &Explanation, link: &LinkDefinition) -> Step {
         let values = masks::shown(&link.values);
-        let shown: Vec<String> = values.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let shown: Vec<String> =
+            values.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let with = if shown.is_empty() { "no values".to_owned() } else { shown.join(" ") };
         let data = json!({
             "actor_id": link.actor_id, "provider_id": link.provider_id, "link_name": link.link_name,
             "contract_id": link.contract_id, "values": values,
         });
         let refused = explanation.here.iter().flat_map(|here| &here.refused);
-        let refusal = refused.filter(|(refused, _)| refused.id() == link.id()).map(|(_, cause)| cause).next();
-        let leads_elsewhere = self.request.provider.as_deref().filter(|provider| *provider != link.provider_id);
+        let refusal =
+            refused.filter(|(refused, _)| refused.id() == link.id()).map(|(_, cause)| cause).next();
+        let leads_elsewhere =
+            self.request.provider.as_deref().filter(|provider| *provider != link.provider_id);
         if let Some(provider) = leads_elsewhere {
             let why = format!(
                 "the link {} leads to {}, not to {}",
@@ -159,19 +173,34 @@ impl Scene<'_> {
             ));
             return Step { data, fix, ..step("link", Outcome::Fails, why) };
         }
-        let why = format!("link {} leads to {}, with {with}", link.link_name, self.named(&link.provider_id));
+        let why = format!(
+            "link {} leads to {}, with {with}",
+            link.link_name,
+            self.named(&link.provider_id)
+        );
         Step { data, ..step("link", Outcome::Ok, why) }
     }
 
     fn missing_link(&self, error: &CallError) -> Step {
         let Request { origin, namespace, link_name, .. } = self.request;
         if !may_be_contract(namespace) {
-            let why = format!("no actor of the lattice has the call alias {namespace}, and a contract has a colon");
-            let fix = Some("start the actor that is signed with it; `host get claims` shows the aliases".to_owned());
-            return Step { fix, data: json!({ "error": error.to_string() }), ..step("link", Outcome::Fails, why) };
+            let why = format!(
+                "no actor of the lattice has the call alias {namespace}, and a contract has a colon"
+            );
+            let fix = Some(
+                "start the actor that is signed with it; `host get claims` shows the aliases"
+                    .to_owned(),
+            );
+            return Step {
+                fix,
+                data: json!({ "error": error.to_string() }),
+                ..step("link", Outcome::Fails, why)
+            };
         }
-        let others =
-            self.table.links().filter(|link| *link.actor_id == *origin.public_key && link.contract_id == *namespace);
+        let others = self
+            .table
+            .links()
+            .filter(|link| *link.actor_id == *origin.public_key && link.contract_id == *namespace);
         let others: Vec<String> = others.map(|link| link.link_name.clone()).collect();
         let link_name = if link_name.is_empty() { "default" } else { link_name };
         let mut why = format!(
@@ -181,7 +210,10 @@ impl Scene<'_> {
         if !others.is_empty() {
             why.push_str(&format!("; there is one under {}", others.join(", ")));
         }
-        let fulfils = self.table.all_claims().find(|claims| claims.is_provider() && claims.contract_id == *namespace);
+        let fulfils = self
+            .table
+            .all_claims()
+            .find(|claims| claims.is_provider() && claims.contract_id == *namespace);
         let built_in = builtin::CATALOGUE.iter().find(|spec| spec.contract_id == namespace);
         let provider = match (&self.request.provider, fulfils, built_in) {
             (Some(provider), _, _) => provider.clone(),
@@ -190,7 +222,11 @@ impl Scene<'_> {
             (None, None, None) => "<provider>".to_owned(),
         };
         let fix = Some(format!("{} KEY=VALUE", self.put_command(&provider, namespace)));
-        Step { fix, data: json!({ "error": error.to_string() }), ..step("link", Outcome::Fails, why) }
+        Step {
+            fix,
+            data: json!({ "error": error.to_string() }),
+            ..step("link", Outcome::Fails, why)
+        }
     }
 
     fn put_command(&self, provider: &str, contract: &str) -> String {
@@ -206,10 +242,13 @@ impl Scene<'_> {
             }
             None => step("claim", Outcome::Ok, "calls of actors need no capability".into()),
             Some(Ok(())) => {
-                let why = format!("{} is signed for {}", self.named(origin), self.request.namespace);
+                let why =
+                    format!("{} is signed for {}", self.named(origin), self.request.namespace);
                 step("claim", Outcome::Ok, why)
             }
-            Some(Err(error @ CallError::NotInForce { .. })) => step("claim", Outcome::Fails, error.to_string()),
+            Some(Err(error @ CallError::NotInForce { .. })) => {
+                step("claim", Outcome::Fails, error.to_string())
+            }
             Some(Err(error)) => {
                 let contract = &self.request.namespace;
                 let why = format!("{} is not signed for {contract}", self.named(origin));
@@ -228,28 +267,40 @@ impl Scene<'_> {
             Check::Here(Ok(())) => step("check", Outcome::Ok, self.passed_check(target)),
             Check::Elsewhere(Ok(())) => {
                 let passed = self.passed_check(target);
-                let why = format!("{passed}; its own host decides, this is by its claims in the lattice");
+                let why =
+                    format!("{passed}; its own host decides, this is by its claims in the lattice");
                 step("check", Outcome::Ok, why)
             }
-            Check::Here(Err(error)) | Check::Elsewhere(Err(error)) => {
-                Step { fix: self.mend_check(target, error), ..step("check", Outcome::Fails, error.to_string()) }
+            Check::Here(Err(error)) | Check::Elsewhere(Err(error)) => Step {
+                fix: self.mend_check(target, error),
+                ..step("check", Outcome::Fails, error.to_string())
+            },
+            Check::Nothing if matches!(explanation.way, Way::Within(_)) => step(
+                "check",
+                Outcome::Ok,
+                "the host itself answers, and checks nothing more".into(),
+            ),
+            Check::Nothing => step(
+                "check",
+                Outcome::Unknown,
+                "the target is not known, or a process that checks by itself".into(),
+            ),
+            Check::Unknown => {
+                step("check", Outcome::Unknown, "the lattice has no claims of the target".into())
             }
-            Check::Nothing if matches!(explanation.way, Way::Within(_)) => {
-                step("check", Outcome::Ok, "the host itself answers, and checks nothing more".into())
-            }
-            Check::Nothing => {
-                step("check", Outcome::Unknown, "the target is not known, or a process that checks by itself".into())
-            }
-            Check::Unknown => step("check", Outcome::Unknown, "the lattice has no claims of the target".into()),
         }
     }
 
     fn passed_check(&self, target: Option<&Entity>) -> String {
         let contract = &self.request.origin.contract_id;
         match target {
-            Some(target) if !target.is_actor() => "the provider takes calls of actors that are linked to it".to_owned(),
+            Some(target) if !target.is_actor() => {
+                "the provider takes calls of actors that are linked to it".to_owned()
+            }
             _ if contract.is_empty() => "an actor takes calls of every actor".to_owned(),
-            _ => format!("the actor is signed for {contract}, as which the provider calls it, and linked to it"),
+            _ => format!(
+                "the actor is signed for {contract}, as which the provider calls it, and linked to it"
+            ),
         }
     }
 
@@ -261,7 +312,10 @@ impl Scene<'_> {
             (CallError::NotInForce { .. }, _) => None,
             (CallError::NotLetIn { .. }, target) => {
                 let option = link_option(link_name);
-                Some(format!("host link put {} {public_key} {contract_id}{option} KEY=VALUE", target.public_key))
+                Some(format!(
+                    "host link put {} {public_key} {contract_id}{option} KEY=VALUE",
+                    target.public_key
+                ))
             }
             (_, target) if target.is_actor() => Some(sign_command(&target.public_key, contract_id)),
             (_, target) => Some(self.put_command(&target.public_key, &target.contract_id)),
@@ -273,21 +327,35 @@ impl Scene<'_> {
             _ if matches!(explanation.way, Way::Within(_)) => {
                 step("policy", Outcome::Ok, "is not asked for what a host answers itself".into())
             }
-            Asked::Off => step("policy", Outcome::Ok, "no policy service is configured on this host".into()),
-            Asked::Elsewhere if self.request.arrived_at.is_some() => {
-                step("policy", Outcome::Ok, "was asked by the host of the caller, if it has one".into())
+            Asked::Off => {
+                step("policy", Outcome::Ok, "no policy service is configured on this host".into())
             }
-            Asked::Elsewhere => {
-                step("policy", Outcome::Unknown, "the host of the target asks its policy service, if it has one".into())
-            }
-            Asked::NotReached => {
-                step("policy", Outcome::Unknown, "is only asked for calls that pass the steps before it".into())
-            }
-            Asked::Unknown => {
-                step("policy", Outcome::Unknown, "only hosts know whether there is a policy service".into())
-            }
+            Asked::Elsewhere if self.request.arrived_at.is_some() => step(
+                "policy",
+                Outcome::Ok,
+                "was asked by the host of the caller, if it has one".into(),
+            ),
+            Asked::Elsewhere => step(
+                "policy",
+                Outcome::Unknown,
+                "the host of the target asks its policy service, if it has one".into(),
+            ),
+            Asked::NotReached => step(
+                "policy",
+                Outcome::Unknown,
+                "is only asked for calls that pass the steps before it".into(),
+            ),
+            Asked::Unknown => step(
+                "policy",
+                Outcome::Unknown,
+                "only hosts know whether there is a policy service".into(),
+            ),
             Asked::Decided(decision) => {
-                let message = decision.message.as_deref().map(|message| format!(": {message}")).unwrap_or_default();
+                let message = decision
+                    .message
+                    .as_deref()
+                    .map(|message| format!(": {message}"))
+                    .unwrap_or_default();
                 let data = json!({
                     "permitted": decision.permitted, "request_id": decision.request_id, "message": decision.message,
                 });
@@ -297,8 +365,10 @@ impl Scene<'_> {
                     return Step { data, ..step("policy", Outcome::Ok, why) };
                 }
                 let why = format!("the policy service denies it (request {id}){message}");
-                let fix =
-                    Some("change what the policy service decides by, or start it if it does not answer".to_owned());
+                let fix = Some(
+                    "change what the policy service decides by, or start it if it does not answer"
+                        .to_owned(),
+                );
                 Step { data, fix, ..step("policy", Outcome::Fails, why) }
             }
         }
@@ -339,41 +409,59 @@ impl Scene<'_> {
             said.push(format!("silent: {}", silent.join(", ")));
         }
         // No call may begin now, and none may wait.
-        let is_full = here
-            .as_ref()
-            .and_then(|here| here.room)
-            .is_some_and(|room| room.limit == 0 || (room.free == 0 && room.waiting >= room.queue_max));
+        let is_full = here.as_ref().and_then(|here| here.room).is_some_and(|room| {
+            room.limit == 0 || (room.free == 0 && room.waiting >= room.queue_max)
+        });
         if is_full && there.is_empty() {
-            let fix =
-                Some("let it take more calls at a time: host scale actor, or start it on another host".to_owned());
+            let fix = Some(
+                "let it take more calls at a time: host scale actor, or start it on another host"
+                    .to_owned(),
+            );
             return Step {
                 data,
                 fix,
-                ..step("replica", Outcome::Fails, format!("{}, and takes no further call", said.join("; ")))
+                ..step(
+                    "replica",
+                    Outcome::Fails,
+                    format!("{}, and takes no further call", said.join("; ")),
+                )
             };
         }
         if here.is_some() || !there.is_empty() {
             return Step { data, ..step("replica", Outcome::Ok, said.join("; ")) };
         }
         let heard = match self.request.arrived_at {
-            Some(_) => "it does not run in this host, or as a process that tells nothing".to_owned(),
-            None => "no host that is heard here runs it; hosts of earlier years are not heard".to_owned(),
+            Some(_) => {
+                "it does not run in this host, or as a process that tells nothing".to_owned()
+            }
+            None => "no host that is heard here runs it; hosts of earlier years are not heard"
+                .to_owned(),
         };
         said.insert(0, heard);
-        Step { data, fix: Some(self.start_command(target)), ..step("replica", Outcome::Unknown, said.join("; ")) }
+        Step {
+            data,
+            fix: Some(self.start_command(target)),
+            ..step("replica", Outcome::Unknown, said.join("; "))
+        }
     }
 
     fn path(&self, explanation: &Explanation) -> Step {
         match &explanation.way {
-            Way::Nowhere => {
-                step("path", Outcome::Unknown, "there is none without a target, or only hosts know it".into())
-            }
+            Way::Nowhere => step(
+                "path",
+                Outcome::Unknown,
+                "there is none without a target, or only hosts know it".into(),
+            ),
             Way::Within(_) => step("path", Outcome::Ok, "the host answers itself".into()),
             Way::Here => {
                 let data = json!({ "local": true });
                 Step {
                     data,
-                    ..step("path", Outcome::Ok, "local: within this process, unsigned and without NATS".into())
+                    ..step(
+                        "path",
+                        Outcome::Ok,
+                        "local: within this process, unsigned and without NATS".into(),
+                    )
                 }
             }
             Way::Nats { subject, host_id, may_wait_here } => {
@@ -382,10 +470,11 @@ impl Scene<'_> {
                     None => format!("over NATS to the queue group of {subject}"),
                 };
                 if *may_wait_here {
-                    why.push_str("; all permits here are out, so it waits here if nobody there takes it");
+                    why.push_str(
+                        "; all permits here are out, so it waits here if nobody there takes it",
+                    );
                 }
-                let data =
-                    json!({ "local": false, "subject": subject, "host_id": host_id, "may_wait_here": may_wait_here });
+                let data = json!({ "local": false, "subject": subject, "host_id": host_id, "may_wait_here": may_wait_here });
                 Step { data, ..step("path", Outcome::Ok, why) }
             }
             Way::Impossible(error) => step("path", Outcome::Fails, error.to_string()),
@@ -421,11 +510,14 @@ fn deadline(explanation: &Explanation) -> Step {
     match explanation.deadline {
         Some(time) => {
             let ms = clock::millis(time);
-            let why =
-                format!("{ms} ms (rpc_timeout_ms); a call made by another call has what is left of that one's time");
+            let why = format!(
+                "{ms} ms (rpc_timeout_ms); a call made by another call has what is left of that one's time"
+            );
             Step { data: json!({ "rpc_timeout_ms": ms }), ..step("deadline", Outcome::Ok, why) }
         }
-        None => step("deadline", Outcome::Ok, "that of the host it begins on (rpc_timeout_ms)".into()),
+        None => {
+            step("deadline", Outcome::Ok, "that of the host it begins on (rpc_timeout_ms)".into())
+        }
     }
 }
 
@@ -463,11 +555,14 @@ fn repeat(explanation: &Explanation, operation: &str) -> Step {
 }
 
 fn room_words(room: Room) -> String {
-    let limit = if room.limit == u32::MAX { "any number".to_owned() } else { room.limit.to_string() };
+    let limit =
+        if room.limit == u32::MAX { "any number".to_owned() } else { room.limit.to_string() };
     match room.waiting {
         0 if room.free > 0 => format!("with room for calls ({limit} at a time)"),
         0 => format!("busy with {limit} calls, the next one waits"),
-        waiting => format!("busy with {limit} calls while {waiting} of at most {} wait", room.queue_max),
+        waiting => {
+            format!("busy with {limit} calls while {waiting} of at most {} wait", room.queue_max)
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! The operations of a place for objects, be it a directory or the object store of JetStream.
 //!
-//! A backend belongs to one link. Names it is given are checked ([`super::names`]). An object appears when its upload is
-//! finished, whole, and in place of one that was there; a download shows one state of it.
+//! A backend belongs to one link. Names it is given are checked ([`super::names`]). An object
+//! appears when its upload is finished, whole, and in place of one that was there; a download shows
+//! one state of it.
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -36,7 +37,9 @@ pub enum Error {
     Continuation(String),
     #[error("the first chunk begins at offset {0}; begin an upload with offset 0")]
     NoBeginning(u64),
-    #[error("the chunk begins at offset {found}, {expected} bytes have arrived; send the chunks in order, each once")]
+    #[error(
+        "the chunk begins at offset {found}, {expected} bytes have arrived; send the chunks in order, each once"
+    )]
     Offset { expected: u64, found: u64 },
     #[error(
         "there is no upload {0:?}: it was finished, cancelled, or waited for its next chunk too long. Begin it anew with PutObject"
@@ -44,13 +47,17 @@ pub enum Error {
     NoUpload(String),
     #[error("the previous chunk of upload {0:?} is still being written; send one after the other")]
     UploadBusy(String),
-    #[error("the upload {stream} is of object {object:?} in container {container:?}, the chunk names others")]
+    #[error(
+        "the upload {stream} is of object {object:?} in container {container:?}, the chunk names others"
+    )]
     OtherObject { stream: String, container: String, object: String },
     #[error("{0} uploads are open on this link; finish or cancel some first")]
     UploadsFull(usize),
     #[error("{0} downloads are in progress on this link; try again when some have ended")]
     DownloadsFull(usize),
-    #[error("object {object:?} in container {container:?} was changed while it was read; read it again")]
+    #[error(
+        "object {object:?} in container {container:?} was changed while it was read; read it again"
+    )]
     Changed { container: String, object: String },
     #[error(
         "the bucket {bucket} did not confirm the write of {name:?} ({cause}): it may or may not have happened; look at the object to know"
@@ -99,14 +106,21 @@ pub struct Listing {
 /// A place for containers and their objects.
 pub trait Backend: Send + Sync + 'static {
     /// A container, if there is one.
-    fn container(&self, container: String) -> BoxFuture<'_, Result<Option<ContainerMetadata>, Error>>;
+    fn container(
+        &self,
+        container: String,
+    ) -> BoxFuture<'_, Result<Option<ContainerMetadata>, Error>>;
     /// Makes a container; it is no error if there is one.
     fn create_container(&self, container: String) -> BoxFuture<'_, Result<(), Error>>;
     fn containers(&self) -> BoxFuture<'_, Result<Vec<ContainerMetadata>, Error>>;
     /// Removes a container with all that is in it.
     fn remove_container(&self, container: String) -> BoxFuture<'_, Result<(), Error>>;
     /// An object, if there is one.
-    fn object(&self, container: String, object: String) -> BoxFuture<'_, Result<Option<ObjectMetadata>, Error>>;
+    fn object(
+        &self,
+        container: String,
+        object: String,
+    ) -> BoxFuture<'_, Result<Option<ObjectMetadata>, Error>>;
     fn list(&self, container: String, page: Page) -> BoxFuture<'_, Result<Listing, Error>>;
     /// Removes an object.
     fn remove_object(&self, container: String, object: String) -> BoxFuture<'_, Result<(), Error>>;

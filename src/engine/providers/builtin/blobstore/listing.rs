@@ -1,7 +1,8 @@
 //! Pages of a list of objects.
 //!
-//! Names are in the order of their bytes. A continuation is the name after which the next page begins, together with what
-//! the names began with in the first request, because a request with a continuation need not repeat that.
+//! Names are in the order of their bytes. A continuation is the name after which the next page
+//! begins, together with what the names began with in the first request, because a request with a
+//! continuation need not repeat that.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
@@ -20,7 +21,8 @@ pub fn page(request: ListObjectsRequest) -> Result<Page, Error> {
         }
         None => (None, request.start_with.unwrap_or_default()),
     };
-    let limit = request.max_items.filter(|items| *items > 0).map_or(ITEMS_MAX, |items| items as usize);
+    let limit =
+        request.max_items.filter(|items| *items > 0).map_or(ITEMS_MAX, |items| items as usize);
     Ok(Page {
         prefix,
         after,
@@ -77,17 +79,37 @@ mod tests {
     fn bounds_are_those_of_the_contract() {
         let text = |text: &str| Some(text.to_owned());
         assert_eq!(listed(request()), ("a ba bb c d".into(), false));
-        assert_eq!(listed(ListObjectsRequest { start_with: text("b"), ..request() }), ("ba bb".into(), false));
-        assert_eq!(listed(ListObjectsRequest { end_with: text("bb"), ..request() }), ("a ba bb".into(), false));
-        assert_eq!(listed(ListObjectsRequest { end_before: text("bb"), ..request() }), ("a ba".into(), false));
-        assert_eq!(listed(ListObjectsRequest { max_items: Some(2), ..request() }), ("a ba".into(), true));
-        assert_eq!(listed(ListObjectsRequest { max_items: Some(0), end_with: text(""), ..request() }).0.len(), 11);
+        assert_eq!(
+            listed(ListObjectsRequest { start_with: text("b"), ..request() }),
+            ("ba bb".into(), false)
+        );
+        assert_eq!(
+            listed(ListObjectsRequest { end_with: text("bb"), ..request() }),
+            ("a ba bb".into(), false)
+        );
+        assert_eq!(
+            listed(ListObjectsRequest { end_before: text("bb"), ..request() }),
+            ("a ba".into(), false)
+        );
+        assert_eq!(
+            listed(ListObjectsRequest { max_items: Some(2), ..request() }),
+            ("a ba".into(), true)
+        );
+        assert_eq!(
+            listed(ListObjectsRequest { max_items: Some(0), end_with: text(""), ..request() })
+                .0
+                .len(),
+            11
+        );
     }
 
     #[test]
     fn a_continuation_goes_on_where_the_page_ended() {
         let token = continuation("ba", "b");
-        assert_eq!(listed(ListObjectsRequest { continuation: Some(token), ..request() }), ("bb".into(), false));
+        assert_eq!(
+            listed(ListObjectsRequest { continuation: Some(token), ..request() }),
+            ("bb".into(), false)
+        );
         for token in ["?", "YQ"] {
             let request = ListObjectsRequest { continuation: Some(token.into()), ..request() };
             assert!(matches!(page(request), Err(Error::Continuation(_))));

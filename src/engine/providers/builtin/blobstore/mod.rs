@@ -1,13 +1,14 @@
-//! `builtin://blobstore`: objects in containers, in a directory or in the object store of JetStream (wasmbus protocol,
-//! section 5.7).
+//! `builtin://blobstore`: objects in containers, in a directory or in the object store of JetStream
+//! (wasmbus protocol, section 5.7).
 //!
-//! * [`names`] says what may be a name, [`listing`] cuts lists into pages, [`uploads`] knows what is open.
+//! * [`names`] says what may be a name, [`listing`] cuts lists into pages, [`uploads`] knows what
+//!   is open.
 //! * [`backend`] is what a place for objects can do; [`fs`] and [`nats`] are the two places.
 //! * [`link`] has the operations, and sends the further chunks of large objects to the actor.
 //!
-//! An upload in several chunks is known to the provider that began it. Where several hosts run this provider for one
-//! actor, chunks may reach another one, which then refuses them; actors on a host with this provider always reach the
-//! same.
+//! An upload in several chunks is known to the provider that began it. Where several hosts run this
+//! provider for one actor, chunks may reach another one, which then refuses them; actors on a host
+//! with this provider always reach the same.
 
 pub mod backend;
 pub mod fs;
@@ -29,8 +30,8 @@ use super::{
 };
 use lattice_protocol::{contracts::blobstore::CONTRACT_ID, links::LinkDefinition};
 
-/// Chunks of downloads are no larger, unless the link says otherwise. Far below what a message of NATS takes, so that
-/// they travel in one piece to actors on other hosts too.
+/// Chunks of downloads are no larger, unless the link says otherwise. Far below what a message of
+/// NATS takes, so that they travel in one piece to actors on other hosts too.
 const CHUNK_BYTES: u64 = 256 * 1024;
 const CHUNK_BYTES_MIN: u64 = 1024;
 const CHUNK_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -117,7 +118,9 @@ impl Asked {
             Some(other) => return Err(wrong("backend", other, "fs or nats")),
         };
         let root = values.text("root").map(PathBuf::from);
-        if let Some(root) = root.as_ref().filter(|root| place == Place::Directory && !root.is_absolute()) {
+        if let Some(root) =
+            root.as_ref().filter(|root| place == Place::Directory && !root.is_absolute())
+        {
             return Err(wrong("root", &root.to_string_lossy(), "an absolute path"));
         }
         Ok(Self { chunk_bytes, place, root })
@@ -133,7 +136,10 @@ fn build(context: Context) -> Arc<dyn Provider> {
 }
 
 impl Provider for Blobstore {
-    fn link(self: Arc<Self>, link: Arc<LinkDefinition>) -> BoxFuture<'static, Result<Arc<dyn Link>, LinkError>> {
+    fn link(
+        self: Arc<Self>,
+        link: Arc<LinkDefinition>,
+    ) -> BoxFuture<'static, Result<Arc<dyn Link>, LinkError>> {
         Box::pin(async move {
             let values = Values::read(&SPEC, &link)?;
             self.context.tell_unknown(&values.unknown, &link);
@@ -142,21 +148,27 @@ impl Provider for Blobstore {
                 Place::Directory => Arc::new(self.directory(root, &link).await?),
                 Place::Nats => Arc::new(self.bucket(&values, &link).await?),
             };
-            let link = BlobLink::new(self.context.clone(), link.actor_id.clone(), backend, chunk_bytes);
+            let link =
+                BlobLink::new(self.context.clone(), link.actor_id.clone(), backend, chunk_bytes);
             Ok(link as Arc<dyn Link>)
         })
     }
 }
 
 impl Blobstore {
-    async fn directory(&self, root: Option<PathBuf>, link: &LinkDefinition) -> Result<Fs, LinkError> {
+    async fn directory(
+        &self,
+        root: Option<PathBuf>,
+        link: &LinkDefinition,
+    ) -> Result<Fs, LinkError> {
         let blobs = self.context.data_dir.join("blobs");
         let root = match root {
             Some(root) => self.context.bounds.paths.directory("root", &root, &blobs).await?,
             None => blobs.join(self.context.lattice.as_str()),
         };
         // A public key, but one that came over the wire.
-        names::check_container(&link.actor_id).map_err(|error| LinkError::Values(error.to_string()))?;
+        names::check_container(&link.actor_id)
+            .map_err(|error| LinkError::Values(error.to_string()))?;
         let opened = Fs::open(root, link.actor_id.clone()).await;
         opened.map_err(|error| {
             LinkError::Unavailable(format!(

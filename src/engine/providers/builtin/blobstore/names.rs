@@ -1,8 +1,8 @@
 //! Which names containers and objects may have.
 //!
-//! The same for all backends, so that a link can change from one to the other: what would be a path out of the
-//! directory is no name, and neither is what file systems cannot hold. Objects may have `/` in their names, which are
-//! folders in a directory; containers may not.
+//! The same for all backends, so that a link can change from one to the other: what would be a path
+//! out of the directory is no name, and neither is what file systems cannot hold. Objects may have
+//! `/` in their names, which are folders in a directory; containers may not.
 
 /// File systems take no more for one part.
 const PART_BYTES_MAX: usize = 255;
@@ -72,12 +72,36 @@ mod tests {
 
     #[test]
     fn names_that_lead_elsewhere_are_refused() {
-        for name in ["", ".", "..", "../x", "a/b", "/", "/etc", "a\0b", "a\\b", ".meta", "\n", &"x".repeat(256)] {
+        for name in [
+            "",
+            ".",
+            "..",
+            "../x",
+            "a/b",
+            "/",
+            "/etc",
+            "a\0b",
+            "a\\b",
+            ".meta",
+            "\n",
+            &"x".repeat(256),
+        ] {
             assert!(check_container(name).is_err(), "{name:?}");
         }
-        for name in
-            ["", "..", "../x", "a/../b", "a/..", "/etc/passwd", "a//b", "a/", "./a", "a\0", "..\\a", &"x/".repeat(600)]
-        {
+        for name in [
+            "",
+            "..",
+            "../x",
+            "a/../b",
+            "a/..",
+            "/etc/passwd",
+            "a//b",
+            "a/",
+            "./a",
+            "a\0",
+            "..\\a",
+            &"x/".repeat(600),
+        ] {
             assert!(check_object(name).is_err(), "{name:?}");
         }
         let error = check_object("../../etc/passwd").unwrap_err().to_string();

@@ -1,7 +1,8 @@
 //! The uploads a link has open between their chunks.
 //!
-//! While a chunk is written its upload is out of the table, so no lock is held meanwhile and a second chunk is refused
-//! instead of being mixed in. An upload nobody goes on with is dropped by [`Uploads::expire`], with what it wrote.
+//! While a chunk is written its upload is out of the table, so no lock is held meanwhile and a
+//! second chunk is refused instead of being mixed in. An upload nobody goes on with is dropped by
+//! [`Uploads::expire`], with what it wrote.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -63,13 +64,20 @@ impl Uploads {
         let open = self.0.lock();
         let mut ids = open
             .iter()
-            .filter(|(_, slot)| slot.container == chunk.container_id && slot.object == chunk.object_id)
+            .filter(|(_, slot)| {
+                slot.container == chunk.container_id && slot.object == chunk.object_id
+            })
             .map(|(id, _)| id.clone());
         ids.next().filter(|_| ids.next().is_none())
     }
 
     /// Takes an upload out for a chunk. It stays if the chunk does not fit.
-    pub fn take(&self, id: &str, chunk: &Chunk, purpose: Purpose) -> Result<Box<dyn Upload>, Error> {
+    pub fn take(
+        &self,
+        id: &str,
+        chunk: &Chunk,
+        purpose: Purpose,
+    ) -> Result<Box<dyn Upload>, Error> {
         let mut open = self.0.lock();
         let slot = open.get_mut(id).ok_or_else(|| Error::NoUpload(id.to_owned()))?;
         if slot.container != chunk.container_id || slot.object != chunk.object_id {
@@ -87,7 +95,12 @@ impl Uploads {
     }
 
     /// Puts an upload back after `bytes` more were written; returns it if its place is gone.
-    pub fn put_back(&self, id: &str, upload: Box<dyn Upload>, bytes: usize) -> Option<Box<dyn Upload>> {
+    pub fn put_back(
+        &self,
+        id: &str,
+        upload: Box<dyn Upload>,
+        bytes: usize,
+    ) -> Option<Box<dyn Upload>> {
         let mut open = self.0.lock();
         let Some(slot) = open.get_mut(id) else { return Some(upload) };
         slot.written += bytes as u64;
@@ -142,10 +155,19 @@ mod tests {
         let id = uploads.reserve(&chunk(0)).unwrap();
         assert!(matches!(uploads.take(&id, &chunk(0), Purpose::Write), Err(Error::UploadBusy(_))));
         assert!(uploads.put_back(&id, Box::new(Nowhere), 10).is_none());
-        assert!(matches!(uploads.take(&id, &chunk(0), Purpose::Write), Err(Error::Offset { expected: 10, found: 0 })));
+        assert!(matches!(
+            uploads.take(&id, &chunk(0), Purpose::Write),
+            Err(Error::Offset { expected: 10, found: 0 })
+        ));
         let other = Chunk { object_id: "x".into(), ..chunk(10) };
-        assert!(matches!(uploads.take(&id, &other, Purpose::Write), Err(Error::OtherObject { .. })));
-        assert!(matches!(uploads.take("unknown", &chunk(10), Purpose::Write), Err(Error::NoUpload(_))));
+        assert!(matches!(
+            uploads.take(&id, &other, Purpose::Write),
+            Err(Error::OtherObject { .. })
+        ));
+        assert!(matches!(
+            uploads.take("unknown", &chunk(10), Purpose::Write),
+            Err(Error::NoUpload(_))
+        ));
         assert_eq!(uploads.id_of(&chunk(10)).as_ref(), Some(&id));
         let upload = uploads.take(&id, &chunk(10), Purpose::Write).unwrap();
         uploads.remove(&id);

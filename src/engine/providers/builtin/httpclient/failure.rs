@@ -18,11 +18,17 @@ pub(super) enum Failure {
     Refused(#[from] Refused),
     #[error("{0}")]
     Request(String),
-    #[error("the request body has {bytes} bytes, and the link value max_request_body allows {limit}")]
+    #[error(
+        "the request body has {bytes} bytes, and the link value max_request_body allows {limit}"
+    )]
     RequestTooLarge { bytes: usize, limit: u64 },
-    #[error("the response body has more than {limit} bytes; the link value max_body allows larger ones")]
+    #[error(
+        "the response body has more than {limit} bytes; the link value max_body allows larger ones"
+    )]
     TooLarge { limit: u64 },
-    #[error("the name {name} cannot be resolved: {cause}; check the spelling and the DNS of the host's machine")]
+    #[error(
+        "the name {name} cannot be resolved: {cause}; check the spelling and the DNS of the host's machine"
+    )]
     Dns { name: String, cause: String },
     #[error("connection refused: nothing listens there, or a firewall rejects it")]
     ConnectionRefused,
@@ -36,19 +42,24 @@ pub(super) enum Failure {
         "the proxy did not take it: {0}; check the link value proxy, or the proxy settings of the host's environment"
     )]
     Proxy(String),
-    #[error("{phase} when the time of the call was over (link value timeout_ms, setting rpc_timeout_ms)")]
+    #[error(
+        "{phase} when the time of the call was over (link value timeout_ms, setting rpc_timeout_ms)"
+    )]
     Timeout { phase: String },
-    #[error("more than {limit} redirects, the last one to {last}; the link value redirects allows more")]
+    #[error(
+        "more than {limit} redirects, the last one to {last}; the link value redirects allows more"
+    )]
     Redirects { limit: u64, last: String },
-    #[error("{limit} requests of this link are in work, and none ended before the time of the call was over")]
+    #[error(
+        "{limit} requests of this link are in work, and none ended before the time of the call was over"
+    )]
     Busy { limit: usize },
     #[error("{0}")]
     Other(String),
 }
 
 /// Advice for a certificate of an unknown authority.
-const UNKNOWN_ISSUER: &str =
-    "If the server's certificate comes from a private authority, name that with the link value ca_file or ca";
+const UNKNOWN_ISSUER: &str = "If the server's certificate comes from a private authority, name that with the link value ca_file or ca";
 /// Advice for a system without any authority.
 const NO_ROOTS: &str = "This machine has no trusted certificates: install its ca-certificates package, point SSL_CERT_FILE to a PEM \
                         file, or set the link value ca_file";
@@ -71,7 +82,9 @@ impl Failure {
                 return Self::tls(tls, trust);
             }
             let io = current.downcast_ref::<io::Error>();
-            if way == Way::Direct && io.is_some_and(|io| io.kind() == io::ErrorKind::ConnectionRefused) {
+            if way == Way::Direct
+                && io.is_some_and(|io| io.kind() == io::ErrorKind::ConnectionRefused)
+            {
                 return Self::ConnectionRefused;
             }
             // An I/O error does not name what it wraps as its source, but the source of that.
@@ -90,13 +103,16 @@ impl Failure {
     fn tls(error: &rustls::Error, trust: &TrustStore) -> Self {
         use rustls::{CertificateError, Error};
         let advice = match error {
-            Error::InvalidCertificate(CertificateError::UnknownIssuer) if matches!(trust, TrustStore::Empty(_)) => {
+            Error::InvalidCertificate(CertificateError::UnknownIssuer)
+                if matches!(trust, TrustStore::Empty(_)) =>
+            {
                 NO_ROOTS
             }
-            // A bad signature is mostly that of another authority with the name of one that is trusted.
-            Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
-                UNKNOWN_ISSUER
-            }
+            // A bad signature is mostly that of another authority with the name of one that is
+            // trusted.
+            Error::InvalidCertificate(
+                CertificateError::UnknownIssuer | CertificateError::BadSignature,
+            ) => UNKNOWN_ISSUER,
             _ => OTHER_TLS,
         };
         Self::Tls { cause: error.to_string(), advice }

@@ -78,7 +78,10 @@ struct HttpClient {
 }
 
 impl Provider for HttpClient {
-    fn link(self: Arc<Self>, link: Arc<LinkDefinition>) -> BoxFuture<'static, Result<Arc<dyn Link>, LinkError>> {
+    fn link(
+        self: Arc<Self>,
+        link: Arc<LinkDefinition>,
+    ) -> BoxFuture<'static, Result<Arc<dyn Link>, LinkError>> {
         Box::pin(async move {
             let values = Values::read(&SPEC, &link)?;
             let (actor_id, link_name) = (&link.actor_id, &link.link_name);
@@ -93,7 +96,8 @@ impl Provider for HttpClient {
             }
             let (permits, work) = (Semaphore::new(IN_WORK_MAX), TaskTracker::new());
             let budget = self.context.budget.clone();
-            Ok(Arc::new(HttpLink { link, settings, clients, permits, work, budget }) as Arc<dyn Link>)
+            Ok(Arc::new(HttpLink { link, settings, clients, permits, work, budget })
+                as Arc<dyn Link>)
         })
     }
 }
@@ -112,8 +116,8 @@ struct HttpLink {
 
 impl Link for HttpLink {
     fn call(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
-        // A call that took the link just before another one replaced it is made all the same: nothing of the link goes
-        // before the last of its calls.
+        // A call that took the link just before another one replaced it is made all the same:
+        // nothing of the link goes before the last of its calls.
         let in_work = self.work.token();
         Box::pin(async move {
             let _in_work = in_work;
@@ -122,7 +126,8 @@ impl Link for HttpLink {
             }
             let request: HttpRequest = contracts::decode("HttpClient.Request", &call.payload)
                 .map_err(|e| CallError::Callee(format!("deserialization: {e}")))?;
-            let outgoing = Outgoing::new(request).map_err(|failure| self.failed("HttpClient.Request", &failure))?;
+            let outgoing = Outgoing::new(request)
+                .map_err(|failure| self.failed("HttpClient.Request", &failure))?;
             let what = shown(&outgoing.method, &outgoing.url);
             let deadline = self.deadline(call.deadline);
             match self.perform(outgoing, deadline).await {
@@ -158,7 +163,11 @@ impl HttpLink {
         now + self.settings.timeout.map_or(own, |timeout| timeout.min(own))
     }
 
-    async fn perform(&self, mut outgoing: Outgoing, deadline: Instant) -> Result<(HttpResponse, Held), Failure> {
+    async fn perform(
+        &self,
+        mut outgoing: Outgoing,
+        deadline: Instant,
+    ) -> Result<(HttpResponse, Held), Failure> {
         let limit = self.settings.max_request_body;
         if outgoing.body.len() as u64 > limit {
             return Err(Failure::RequestTooLarge { bytes: outgoing.body.len(), limit });
@@ -178,7 +187,10 @@ impl HttpLink {
             };
             redirects += 1;
             if redirects > self.settings.redirects {
-                return Err(Failure::Redirects { limit: self.settings.redirects, last: shown_url(&next.url) });
+                return Err(Failure::Redirects {
+                    limit: self.settings.redirects,
+                    last: shown_url(&next.url),
+                });
             }
             outgoing = next;
         }
@@ -187,11 +199,13 @@ impl HttpLink {
     /// Sends a request to exactly the URL it names, and waits for the head of the response.
     async fn send(&self, outgoing: &Outgoing, deadline: Instant) -> Result<Response, Failure> {
         let chosen = tokio::time::timeout_at(deadline, self.clients.choose(&outgoing.url)).await;
-        let (way, client) = chosen
-            .map_err(|_| Failure::Timeout { phase: format!("{} was being looked up", shown_url(&outgoing.url)) })??;
+        let (way, client) = chosen.map_err(|_| Failure::Timeout {
+            phase: format!("{} was being looked up", shown_url(&outgoing.url)),
+        })??;
         self.settings.rules.check(&outgoing.url, way)?;
-        let mut request =
-            client.request(outgoing.method.clone(), outgoing.url.clone()).headers(outgoing.headers.clone());
+        let mut request = client
+            .request(outgoing.method.clone(), outgoing.url.clone())
+            .headers(outgoing.headers.clone());
         if self.settings.rules.reaches_this_machine() {
             // After the actor's own headers, so that it is there whatever these say.
             request = request.header(FROM_ACTOR, "1");
@@ -201,9 +215,9 @@ impl HttpLink {
         }
         match tokio::time::timeout_at(deadline, request.send()).await {
             Ok(sent) => sent.map_err(|e| Failure::of(e, way, &self.clients.trust)),
-            Err(_) => {
-                Err(Failure::Timeout { phase: format!("there was no answer of {} yet", shown_url(&outgoing.url)) })
-            }
+            Err(_) => Err(Failure::Timeout {
+                phase: format!("there was no answer of {} yet", shown_url(&outgoing.url)),
+            }),
         }
     }
 
@@ -224,18 +238,30 @@ impl HttpLink {
         let announced = usize::try_from(announced).ok().filter(|announced| *announced > 0);
         let mut body = Buffer::new(&self.budget, announced);
         loop {
-            let chunk = tokio::time::timeout_at(deadline, response.chunk()).await.map_err(|_| Failure::Timeout {
-                phase: format!("the response body was not complete ({} bytes had come)", body.len()),
-            })?;
-            match chunk.map_err(|e| Failure::Other(format!("the response broke off: {}", without_url(e))))? {
+            let chunk =
+                tokio::time::timeout_at(deadline, response.chunk()).await.map_err(|_| {
+                    Failure::Timeout {
+                        phase: format!(
+                            "the response body was not complete ({} bytes had come)",
+                            body.len()
+                        ),
+                    }
+                })?;
+            match chunk.map_err(|e| {
+                Failure::Other(format!("the response broke off: {}", without_url(e)))
+            })? {
                 None => {
                     let (body, held) = body.into_parts();
                     return Ok((HttpResponse { status_code, header, body: body.into() }, held));
                 }
-                Some(chunk) if (body.len() + chunk.len()) as u64 > limit => return Err(Failure::TooLarge { limit }),
+                Some(chunk) if (body.len() + chunk.len()) as u64 > limit => {
+                    return Err(Failure::TooLarge { limit });
+                }
                 Some(chunk) => {
                     let paid = body.push(&chunk, deadline).await;
-                    paid.map_err(|shortage| Failure::Other(format!("the response was not read: {shortage}")))?;
+                    paid.map_err(|shortage| {
+                        Failure::Other(format!("the response was not read: {shortage}"))
+                    })?;
                 }
             }
         }
@@ -248,7 +274,8 @@ fn header_map(headers: &HeaderMap) -> BTreeMap<String, HeaderValues> {
     for (name, value) in headers {
         let text = str::from_utf8(value.as_bytes()).map(str::to_owned);
         // A value that is not UTF-8 is read as Latin-1, of which every byte is a character.
-        let text = text.unwrap_or_else(|_| value.as_bytes().iter().copied().map(char::from).collect());
+        let text =
+            text.unwrap_or_else(|_| value.as_bytes().iter().copied().map(char::from).collect());
         map.entry(name.as_str().to_owned()).or_default().0.push(text);
     }
     map

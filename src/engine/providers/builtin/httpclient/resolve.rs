@@ -1,5 +1,6 @@
-//! From names to addresses: those that the link value `resolve` fixes, for all others those the system finds. Either way
-//! only addresses come out that the [`Rules`] allow, and the connection is made to one of them.
+//! From names to addresses: those that the link value `resolve` fixes, for all others those the
+//! system finds. Either way only addresses come out that the [`Rules`] allow, and the connection is
+//! made to one of them.
 
 use std::{
     collections::HashMap,
@@ -23,8 +24,9 @@ pub(super) struct Fixed {
 }
 
 impl Fixed {
-    /// Reads items such as `example.org=127.0.0.1:8443`, `example.org=[::1]:8443` or `example.org=10.0.0.7`. A colon may
-    /// stand for the first sign: there are tools that cut a value at its `=`.
+    /// Reads items such as `example.org=127.0.0.1:8443`, `example.org=[::1]:8443` or
+    /// `example.org=10.0.0.7`. A colon may stand for the first sign: there are tools that cut a
+    /// value at its `=`.
     pub(super) fn parse(items: &[String]) -> Result<Self, LinkError> {
         let mut addresses: HashMap<String, Vec<SocketAddr>> = HashMap::new();
         for item in items {
@@ -53,9 +55,10 @@ impl Fixed {
 /// A name as the URL parser writes it. An address would never be looked up.
 fn parse_name(text: &str) -> Option<String> {
     let url = Url::parse(&format!("http://{text}/")).ok()?;
-    // Anything but a host shows in another part of the URL, and a pattern would match nothing but itself.
-    let is_name =
-        url.domain().is_some_and(|name| !name.contains('*')) && url.as_str() == format!("http://{}/", url.host_str()?);
+    // Anything but a host shows in another part of the URL, and a pattern would match nothing but
+    // itself.
+    let is_name = url.domain().is_some_and(|name| !name.contains('*'))
+        && url.as_str() == format!("http://{}/", url.host_str()?);
     if is_name { host_of(&url) } else { None }
 }
 
@@ -118,15 +121,28 @@ mod tests {
 
     #[test]
     fn names_have_one_or_more_addresses_with_or_without_a_port() {
-        let fixed =
-            fixed(&["Dog.CEO=127.0.0.1:8443", "dog.ceo. = [::1]:1", "b=10.0.0.7", "c=::1", "d=[::1]", "e:10.0.0.7:81"])
-                .unwrap();
-        let of = |name| fixed.addresses(name).map(|found| found.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let fixed = fixed(&[
+            "Dog.CEO=127.0.0.1:8443",
+            "dog.ceo. = [::1]:1",
+            "b=10.0.0.7",
+            "c=::1",
+            "d=[::1]",
+            "e:10.0.0.7:81",
+        ])
+        .unwrap();
+        let of = |name| {
+            fixed
+                .addresses(name)
+                .map(|found| found.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
         assert_eq!(of("dog.ceo"), Some(vec!["127.0.0.1:8443".into(), "[::1]:1".into()]));
         assert_eq!(of("dog.ceo."), of("dog.ceo"));
         assert_eq!(of("b"), Some(vec!["10.0.0.7:0".into()]));
         assert_eq!(of("e"), Some(vec!["10.0.0.7:81".into()]));
-        assert_eq!((of("c"), of("d")), (Some(vec!["[::1]:0".into()]), Some(vec!["[::1]:0".into()])));
+        assert_eq!(
+            (of("c"), of("d")),
+            (Some(vec!["[::1]:0".into()]), Some(vec!["[::1]:0".into()]))
+        );
         assert_eq!(of("www.dog.ceo"), None);
     }
 
@@ -146,7 +162,13 @@ mod tests {
         ] {
             assert!(fixed(&[bad]).is_err(), "{bad:?}");
         }
-        for address in ["10.0.0.7=1.1.1.1", "[::1]=1.1.1.1", "0x7f000001=1.1.1.1", "*.a=1.1.1.1", "a?x=1.1.1.1"] {
+        for address in [
+            "10.0.0.7=1.1.1.1",
+            "[::1]=1.1.1.1",
+            "0x7f000001=1.1.1.1",
+            "*.a=1.1.1.1",
+            "a?x=1.1.1.1",
+        ] {
             assert!(fixed(&[address]).is_err(), "{address:?}");
         }
     }

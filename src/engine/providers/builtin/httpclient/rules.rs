@@ -1,11 +1,13 @@
 //! Where requests may go.
 //!
-//! Two questions are asked of every request and of every redirect: is the host one of those the link allows, and does it
-//! stand for an address that actors have no business with? The second one is asked of what a name *resolves to*, by
-//! [`super::resolve`], to whose answer the connection is made; so a name that resolves to something else the second time
-//! gains nothing. A host that is an address is never looked up and is therefore checked in [`Rules::check`], after the URL
-//! parser has turned every spelling of an address (`0xA9FEA9FE`, `2852039166`, `0251.0376.…`) into the usual one.
-//! Behind a proxy it is the proxy that resolves names: there only names and addresses as written are checked.
+//! Two questions are asked of every request and of every redirect: is the host one of those the
+//! link allows, and does it stand for an address that actors have no business with? The second one
+//! is asked of what a name *resolves to*, by [`super::resolve`], to whose answer the connection is
+//! made; so a name that resolves to something else the second time gains nothing. A host that is an
+//! address is never looked up and is therefore checked in [`Rules::check`], after the URL parser
+//! has turned every spelling of an address (`0xA9FEA9FE`, `2852039166`, `0251.0376.…`) into the
+//! usual one. Behind a proxy it is the proxy that resolves names: there only names and addresses as
+//! written are checked.
 //!
 //! Services of this machine on loopback are its own affair, so the link has to allow them; no link
 //! can allow the sockets of the host itself and of its NATS servers ([`OwnSockets`]). There the
@@ -85,7 +87,9 @@ pub(super) enum Refused {
     Loopback { what: String },
     #[error("{what} is a private address, which the link value allow_private=false forbids")]
     Private { what: String },
-    #[error("{what} is a socket of the host itself or of its NATS server, which no actor may reach")]
+    #[error(
+        "{what} is a socket of the host itself or of its NATS server, which no actor may reach"
+    )]
     Own { what: String },
 }
 
@@ -100,9 +104,11 @@ pub(super) struct HostPattern {
 }
 
 impl HostPattern {
-    /// Reads `example.org`, `*.example.org`, `127.0.0.1`, `[::1]`, each with an optional `:port`; `*` is every host.
+    /// Reads `example.org`, `*.example.org`, `127.0.0.1`, `[::1]`, each with an optional `:port`;
+    /// `*` is every host.
     pub(super) fn parse(text: &str) -> Result<Self, LinkError> {
-        let expected = "a comma list of hosts such as example.org, *.example.org, 10.0.0.7:8080 or [::1]:8080";
+        let expected =
+            "a comma list of hosts such as example.org, *.example.org, 10.0.0.7:8080 or [::1]:8080";
         Self::read(text).ok_or_else(|| wrong("allowed_hosts", text, expected))
     }
 
@@ -133,7 +139,8 @@ impl HostPattern {
         if !self.below {
             return host == self.host;
         }
-        self.host.is_empty() || host.strip_suffix(&*self.host).is_some_and(|below| below.ends_with('.'))
+        self.host.is_empty()
+            || host.strip_suffix(&*self.host).is_some_and(|below| below.ends_with('.'))
     }
 }
 
@@ -169,8 +176,8 @@ impl Rules {
         self.allow_loopback || named.any(|pattern| is_loopback(&pattern.host))
     }
 
-    /// Whether a host may be this machine. Of names only those say so that cannot mean another one: any other name belongs
-    /// to somebody, who may let it resolve to loopback.
+    /// Whether a host may be this machine. Of names only those say so that cannot mean another one:
+    /// any other name belongs to somebody, who may let it resolve to loopback.
     fn may_loop_back(&self, host: &str) -> bool {
         let mut named = self.hosts.iter().flatten().filter(|pattern| !pattern.below);
         self.allow_loopback || (is_loopback(host) && named.any(|pattern| pattern.host == host))
@@ -178,31 +185,51 @@ impl Rules {
 
     fn check_host(&self, host: &str, port: Option<u16>) -> Result<(), Refused> {
         match &self.hosts {
-            Some(allowed) if !allowed.iter().any(|pattern| pattern.matches(host, port)) => Err(Refused::Host(
-                port.filter(|port| ![80, 443].contains(port))
-                    .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")),
-            )),
+            Some(allowed) if !allowed.iter().any(|pattern| pattern.matches(host, port)) => {
+                Err(Refused::Host(
+                    port.filter(|port| ![80, 443].contains(port))
+                        .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")),
+                ))
+            }
             _ => Ok(()),
         }
     }
 
-    /// Checks an address that stands for `host`, or is it. A port of 0 is not known. `what` begins the
-    /// text of a refusal.
-    fn check_address(&self, host: &str, address: SocketAddr, reach: Reach, what: &dyn Display) -> Result<(), Refused> {
-        let is_out_of_reach = reach == Reach::Elsewhere && OwnSockets::is_of_this_machine(address.ip());
+    /// Checks an address that stands for `host`, or is it. A port of 0 is not known. `what` begins
+    /// the text of a refusal.
+    fn check_address(
+        &self,
+        host: &str,
+        address: SocketAddr,
+        reach: Reach,
+        what: &dyn Display,
+    ) -> Result<(), Refused> {
+        let is_out_of_reach =
+            reach == Reach::Elsewhere && OwnSockets::is_of_this_machine(address.ip());
         if is_out_of_reach || self.own.contains(address) {
             return Err(Refused::Own { what: what.to_string() });
         }
         match Zone::of(address.ip()) {
-            Zone::Loopback if !self.may_loop_back(host) => Err(Refused::Loopback { what: what.to_string() }),
-            Zone::LinkLocal if !self.allow_link_local => Err(Refused::LinkLocal { what: what.to_string() }),
-            Zone::Private if !self.allow_private => Err(Refused::Private { what: what.to_string() }),
+            Zone::Loopback if !self.may_loop_back(host) => {
+                Err(Refused::Loopback { what: what.to_string() })
+            }
+            Zone::LinkLocal if !self.allow_link_local => {
+                Err(Refused::LinkLocal { what: what.to_string() })
+            }
+            Zone::Private if !self.allow_private => {
+                Err(Refused::Private { what: what.to_string() })
+            }
             _ => Ok(()),
         }
     }
 
     /// Keeps the allowed ones of a name's addresses; refuses if none is left.
-    pub(super) fn filter(&self, name: &str, found: Vec<SocketAddr>, reach: Reach) -> Result<Vec<SocketAddr>, Refused> {
+    pub(super) fn filter(
+        &self,
+        name: &str,
+        found: Vec<SocketAddr>,
+        reach: Reach,
+    ) -> Result<Vec<SocketAddr>, Refused> {
         let mut refused = None;
         let mut allowed = Vec::with_capacity(found.len());
         for socket in found {
@@ -220,7 +247,8 @@ impl Rules {
     }
 }
 
-/// The host of a URL as rules compare it: lower case by the parser's doing, without the final dot of an absolute name.
+/// The host of a URL as rules compare it: lower case by the parser's doing, without the final dot
+/// of an absolute name.
 pub(super) fn host_of(url: &Url) -> Option<String> {
     let host = url.host_str()?;
     let host = host.strip_suffix('.').unwrap_or(host);
@@ -258,12 +286,17 @@ impl Zone {
     fn of_v4(address: Ipv4Addr) -> Self {
         match address.octets() {
             // Besides the link-local block: Alibaba Cloud, Oracle Cloud, Azure.
-            [169, 254, ..] | [100, 100, 100, 200] | [192, 0, 0, 192] | [168, 63, 129, 16] => Self::LinkLocal,
+            [169, 254, ..] | [100, 100, 100, 200] | [192, 0, 0, 192] | [168, 63, 129, 16] => {
+                Self::LinkLocal
+            }
             // 0.0.0.0 leads to this machine as well.
             [0 | 127, ..] => Self::Loopback,
             [10, ..] | [192, 168, ..] | [172, 16..=31, ..] => Self::Private,
-            // Carriers' own networks, protocol assignments, benchmarks; multicast and what is reserved.
-            [100, 64..=127, ..] | [192, 0, 0, _] | [198, 18 | 19, ..] | [224..=255, ..] => Self::Private,
+            // Carriers' own networks, protocol assignments, benchmarks; multicast and what is
+            // reserved.
+            [100, 64..=127, ..] | [192, 0, 0, _] | [198, 18 | 19, ..] | [224..=255, ..] => {
+                Self::Private
+            }
             _ => Self::Public,
         }
     }
@@ -287,8 +320,15 @@ mod tests {
     use super::*;
 
     fn rules(hosts: Option<&[&str]>, allow_link_local: bool, allow_private: bool) -> Rules {
-        let hosts = hosts.map(|hosts| hosts.iter().map(|host| HostPattern::parse(host).unwrap()).collect());
-        Rules { hosts, allow_link_local, allow_loopback: false, allow_private, own: OwnSockets::default() }
+        let hosts =
+            hosts.map(|hosts| hosts.iter().map(|host| HostPattern::parse(host).unwrap()).collect());
+        Rules {
+            hosts,
+            allow_link_local,
+            allow_loopback: false,
+            allow_private,
+            own: OwnSockets::default(),
+        }
     }
 
     const LOOPBACK: [&str; 14] = [
@@ -363,7 +403,14 @@ mod tests {
             assert_eq!(check(&default, &url), Ok(()), "{host}");
             assert!(matches!(check(&strict, &url), Err(Refused::Private { .. })), "{host}");
         }
-        for host in ["1.1.1.1", "172.32.0.1", "100.128.0.1", "[2606:4700::1111]", "[::ffff:8.8.8.8]", "example.org"] {
+        for host in [
+            "1.1.1.1",
+            "172.32.0.1",
+            "100.128.0.1",
+            "[2606:4700::1111]",
+            "[::ffff:8.8.8.8]",
+            "example.org",
+        ] {
             assert_eq!(check(&strict, &format!("https://{host}/")), Ok(()), "{host}");
         }
     }
@@ -377,12 +424,17 @@ mod tests {
             assert!(matches!(check(&default, &url), Err(Refused::Loopback { .. })), "{host}");
             assert_eq!(check(&lifted, &url), Ok(()), "{host}");
         }
-        let named = rules(Some(&["127.0.0.1:8080", "localhost", "[::1]", "mine.example", "*"]), false, true);
+        let named = rules(
+            Some(&["127.0.0.1:8080", "localhost", "[::1]", "mine.example", "*"]),
+            false,
+            true,
+        );
         for url in ["http://127.0.0.1:8080/", "http://2130706433:8080/", "http://[::1]:81/"] {
             assert_eq!(check(&named, url), Ok(()), "{url}");
         }
         assert!(matches!(check(&named, "http://127.0.0.2/"), Err(Refused::Loopback { .. })));
-        let (loopback, mapped) = ("127.0.0.1:0".parse().unwrap(), "[::ffff:127.0.0.1]:0".parse().unwrap());
+        let (loopback, mapped) =
+            ("127.0.0.1:0".parse().unwrap(), "[::ffff:127.0.0.1]:0".parse().unwrap());
         let found = vec![loopback, mapped];
         assert_eq!(named.filter("localhost", found.clone(), Reach::All), Ok(found.clone()));
         // The owner of such a name says where it leads.
@@ -394,7 +446,9 @@ mod tests {
         let local = Url::parse("http://localhost/").unwrap();
         assert!(default.check(&local, Way::Direct).is_ok());
         assert!(default.check(&local, Way::Proxy).is_err());
-        assert!(lifted.check(&local, Way::Proxy).is_ok() && named.check(&local, Way::Proxy).is_ok());
+        assert!(
+            lifted.check(&local, Way::Proxy).is_ok() && named.check(&local, Way::Proxy).is_ok()
+        );
     }
 
     #[test]
@@ -423,7 +477,11 @@ mod tests {
             ("93.184.216.34:0", Reach::Elsewhere, false),
         ] {
             let refused = rules.filter("localhost", found(address), reach);
-            assert_eq!(matches!(refused, Err(Refused::Own { .. })), is_refused, "{address} {reach:?}");
+            assert_eq!(
+                matches!(refused, Err(Refused::Own { .. })),
+                is_refused,
+                "{address} {reach:?}"
+            );
         }
     }
 
@@ -435,13 +493,20 @@ mod tests {
         let good = socket("93.184.216.34:0");
         let refused = default.filter("rebind.example", vec![bad, mapped], Reach::All).unwrap_err();
         assert!(refused.to_string().starts_with("rebind.example resolves to"), "{refused}");
-        assert_eq!(default.filter("mixed.example", vec![bad, good, mapped], Reach::All), Ok(vec![good]));
+        assert_eq!(
+            default.filter("mixed.example", vec![bad, good, mapped], Reach::All),
+            Ok(vec![good])
+        );
         assert_eq!(default.filter("empty.example", vec![], Reach::All), Ok(vec![]));
     }
 
     #[test]
     fn allowed_hosts_are_exact_or_below_a_domain_and_may_name_a_port() {
-        let rules = rules(Some(&["Example.org", "*.api.example", "local:8080", "[::1]:81", "10.0.0.7"]), false, true);
+        let rules = rules(
+            Some(&["Example.org", "*.api.example", "local:8080", "[::1]:81", "10.0.0.7"]),
+            false,
+            true,
+        );
         for url in [
             "http://example.org/",
             "https://EXAMPLE.org.:444/",

@@ -8,7 +8,9 @@ use std::{
 
 use hyper::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
-use reqwest::{Certificate, Client, ClientBuilder, NoProxy, Proxy, Url, header::HeaderValue, redirect};
+use reqwest::{
+    Certificate, Client, ClientBuilder, NoProxy, Proxy, Url, header::HeaderValue, redirect,
+};
 
 use super::{
     failure::Failure,
@@ -93,7 +95,12 @@ pub(super) const VALUES: &[Value] = &[
         default: "the system's certificates, or those of SSL_CERT_FILE",
         help: "A PEM file on the host with further authorities whose servers are trusted.",
     },
-    Value { name: "ca", aliases: &[], default: "none", help: "The same as text: PEM certificates." },
+    Value {
+        name: "ca",
+        aliases: &[],
+        default: "none",
+        help: "The same as text: PEM certificates.",
+    },
     Value {
         name: "timeout_ms",
         aliases: &[],
@@ -112,7 +119,12 @@ pub(super) const VALUES: &[Value] = &[
         default: "64M",
         help: "The largest response body, in bytes or as 10M, 1G.",
     },
-    Value { name: "max_request_body", aliases: &[], default: "64M", help: "The largest request body." },
+    Value {
+        name: "max_request_body",
+        aliases: &[],
+        default: "64M",
+        help: "The largest request body.",
+    },
     Value {
         name: "redirects",
         aliases: &[],
@@ -170,8 +182,9 @@ impl std::fmt::Debug for ProxyChoice {
 
 impl Settings {
     pub(super) fn read(values: &Values, bounds: &Bounds) -> Result<Self, LinkError> {
-        let hosts =
-            values.list("allowed_hosts")?.map(|hosts| hosts.iter().map(|host| HostPattern::parse(host)).collect());
+        let hosts = values
+            .list("allowed_hosts")?
+            .map(|hosts| hosts.iter().map(|host| HostPattern::parse(host)).collect());
         let rules = Rules {
             hosts: hosts.transpose()?,
             allow_link_local: values.boolean("allow_link_local")?.unwrap_or(false),
@@ -201,7 +214,8 @@ impl Settings {
         })
     }
 
-    /// Whether the authorities that the link itself has can be read; those of a file are looked at when it is taken on.
+    /// Whether the authorities that the link itself has can be read; those of a file are looked at
+    /// when it is taken on.
     pub(super) fn check_authorities(&self) -> Result<(), LinkError> {
         match &self.ca {
             Some(pem) => certificates(pem.as_bytes(), "link value ca", LinkError::Values).map(drop),
@@ -235,13 +249,19 @@ fn proxy(values: &Values) -> Result<ProxyChoice, LinkError> {
         Some(text) if !text.eq_ignore_ascii_case("none") => text,
         choice => {
             if let Some(except) = values.text("no_proxy") {
-                return Err(wrong("no_proxy", &except, "together with the link value proxy, to which it belongs"));
+                return Err(wrong(
+                    "no_proxy",
+                    &except,
+                    "together with the link value proxy, to which it belongs",
+                ));
             }
             return Ok(choice.map_or(ProxyChoice::System, |_| ProxyChoice::None));
         }
     };
     let url = if text.contains("://") { text } else { format!("http://{text}") };
-    let url = Url::parse(&url).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    let url = Url::parse(&url)
+        .ok()
+        .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     // The text is not repeated: it may hold a password.
     let url = url.ok_or_else(|| {
         LinkError::Values(
@@ -257,7 +277,8 @@ pub(super) struct Clients {
     /// For ports that the host's own sockets have: it reaches no address of this machine.
     elsewhere: Client,
     own: OwnSockets,
-    /// For requests that `proxies` sends to a proxy. Its resolver looks up nothing but proxies, so it has no rules.
+    /// For requests that `proxies` sends to a proxy. Its resolver looks up nothing but proxies, so
+    /// it has no rules.
     by_proxy: Client,
     proxies: Option<Matcher>,
     /// No proxy could know these.
@@ -285,15 +306,16 @@ impl Clients {
             authorities.extend(certificates(pem.as_bytes(), "link value ca", LinkError::Values)?);
         }
         // Reading the system's certificates takes a while.
-        tokio::task::spawn_blocking(move || Self::open(&settings, &authorities))
-            .await
-            .map_err(|e| LinkError::Unavailable(format!("the HTTP client could not be set up: {e}")))?
+        tokio::task::spawn_blocking(move || Self::open(&settings, &authorities)).await.map_err(
+            |e| LinkError::Unavailable(format!("the HTTP client could not be set up: {e}")),
+        )?
     }
 
     fn open(settings: &Settings, authorities: &[Certificate]) -> Result<Self, LinkError> {
         let mut trust = TrustStore::Filled;
         let direct = build(authorities, &mut trust, || settings.direct_builder(Reach::All))?;
-        let elsewhere = build(authorities, &mut trust, || settings.direct_builder(Reach::Elsewhere))?;
+        let elsewhere =
+            build(authorities, &mut trust, || settings.direct_builder(Reach::Elsewhere))?;
         let (by_proxy, proxies) = match &settings.proxy {
             ProxyChoice::None => (direct.clone(), None),
             ProxyChoice::System => {
@@ -302,16 +324,28 @@ impl Clients {
             }
             ProxyChoice::Fixed { url, except } => {
                 let proxy = Proxy::all(url.clone()).map_err(|_| {
-                    LinkError::Values("link value proxy cannot be used as a proxy, expected http://host:port".into())
+                    LinkError::Values(
+                        "link value proxy cannot be used as a proxy, expected http://host:port"
+                            .into(),
+                    )
                 })?;
                 let matcher = Matcher::builder().all(url.as_str()).no(except.as_str()).build();
                 let proxy = proxy.no_proxy(NoProxy::from_string(except));
-                let client = build(authorities, &mut trust, || settings.builder().proxy(proxy.clone()))?;
+                let client =
+                    build(authorities, &mut trust, || settings.builder().proxy(proxy.clone()))?;
                 (client, Some(matcher))
             }
         };
         let own = settings.rules.own.clone();
-        Ok(Self { direct, elsewhere, own, by_proxy, proxies, fixed: Arc::clone(&settings.fixed), trust })
+        Ok(Self {
+            direct,
+            elsewhere,
+            own,
+            by_proxy,
+            proxies,
+            fixed: Arc::clone(&settings.fixed),
+            trust,
+        })
     }
 
     /// Chooses the way to a URL; an error names a proxy that cannot be used.
@@ -320,12 +354,16 @@ impl Clients {
         let direct = if is_own_port { &self.elsewhere } else { &self.direct };
         let Some(proxies) = &self.proxies else { return Ok((Way::Direct, direct)) };
         // Only scheme and host decide. A URL without a host goes nowhere, as the rules will say.
-        let Some(host) = url.host_str().filter(|host| !host.is_empty()) else { return Ok((Way::Direct, direct)) };
+        let Some(host) = url.host_str().filter(|host| !host.is_empty()) else {
+            return Ok((Way::Direct, direct));
+        };
         if self.fixed.addresses(host).is_some() {
             return Ok((Way::Direct, direct));
         }
         let uri = format!("{}://{host}/", url.scheme());
-        let uri: Uri = uri.parse().map_err(|e| Failure::Request(format!("the host of the URL cannot be used: {e}")))?;
+        let uri: Uri = uri
+            .parse()
+            .map_err(|e| Failure::Request(format!("the host of the URL cannot be used: {e}")))?;
         match proxies.intercept(&uri) {
             None => Ok((Way::Direct, direct)),
             Some(proxy) if matches!(proxy.uri().scheme_str(), Some("http" | "https")) => {
@@ -381,11 +419,17 @@ fn build(
         }
         built => built,
     };
-    built.map_err(|e| LinkError::Unavailable(format!("the HTTP client cannot be set up: {}", chain(&e))))
+    built.map_err(|e| {
+        LinkError::Unavailable(format!("the HTTP client cannot be set up: {}", chain(&e)))
+    })
 }
 
 /// Reads the certificates of a source; `error` makes the error of one that has none.
-fn certificates(pem: &[u8], source: &str, error: fn(String) -> LinkError) -> Result<Vec<Certificate>, LinkError> {
+fn certificates(
+    pem: &[u8],
+    source: &str,
+    error: fn(String) -> LinkError,
+) -> Result<Vec<Certificate>, LinkError> {
     let found = Certificate::from_pem_bundle(pem)
         .map_err(|e| error(format!("{source} is no PEM of certificates: {}", chain(&e))))?;
     if found.is_empty() {
@@ -407,8 +451,15 @@ mod tests {
     #[test]
     fn defaults_hold_without_values_and_json_is_read() {
         let default = settings(&[]).unwrap();
-        assert!(default.rules.hosts.is_none() && !default.rules.allow_link_local && default.rules.allow_private);
-        assert!(!default.rules.allow_loopback && settings(&[("allow_loopback", "yes")]).unwrap().rules.allow_loopback);
+        assert!(
+            default.rules.hosts.is_none()
+                && !default.rules.allow_link_local
+                && default.rules.allow_private
+        );
+        assert!(
+            !default.rules.allow_loopback
+                && settings(&[("allow_loopback", "yes")]).unwrap().rules.allow_loopback
+        );
         assert_eq!((default.max_body, default.redirects, default.timeout), (64 << 20, 10, None));
 
         let json = r#"{"allowed_hosts": ["a", "b:81"], "timeout_ms": 5, "allow_private": false, "max_body": "1K"}"#;
@@ -436,14 +487,16 @@ mod tests {
             let error = settings(&[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(name) && !error.contains("secret"), "{error}");
         }
-        let debug = format!("{:?}", settings(&[("proxy", "http://user:secret@proxy:1080")]).unwrap());
+        let debug =
+            format!("{:?}", settings(&[("proxy", "http://user:secret@proxy:1080")]).unwrap());
         assert!(!debug.contains("secret"), "{debug}");
     }
 
     #[tokio::test]
     async fn certificates_that_are_none_are_named() {
-        let build =
-            async |name, value| Clients::build(Arc::new(settings(&[(name, value)]).unwrap())).await.err().unwrap();
+        let build = async |name, value| {
+            Clients::build(Arc::new(settings(&[(name, value)]).unwrap())).await.err().unwrap()
+        };
         let error = build("ca", "no certificate").await;
         assert!(
             matches!(&error, LinkError::Values(text) if text.contains("link value ca holds no certificate")),
@@ -451,9 +504,17 @@ mod tests {
         );
         // A file may come later.
         let empty = tempfile::NamedTempFile::new().unwrap();
-        for path in ["/does/not/exist.pem", "/dev/zero", "/proc/self/environ", empty.path().to_str().unwrap()] {
+        for path in [
+            "/does/not/exist.pem",
+            "/dev/zero",
+            "/proc/self/environ",
+            empty.path().to_str().unwrap(),
+        ] {
             let error = build("ca_file", path).await;
-            assert!(matches!(&error, LinkError::Unavailable(text) if text.contains(path)), "{error}");
+            assert!(
+                matches!(&error, LinkError::Unavailable(text) if text.contains(path)),
+                "{error}"
+            );
         }
     }
 }

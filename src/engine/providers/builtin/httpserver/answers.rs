@@ -1,6 +1,7 @@
-//! The answers that the provider gives by itself: short JSON that says what happened, and nothing about the inside.
-//! Where somebody has to look into it, an error id stands there that is in the log as well, beside the whole error.
-//! No cache may keep them: the next request may well reach the actor.
+//! The answers that the provider gives by itself: short JSON that says what happened, and nothing
+//! about the inside. Where somebody has to look into it, an error id stands there that is in the
+//! log as well, beside the whole error. No cache may keep them: the next request may well reach the
+//! actor.
 
 use bytes::Bytes;
 use hyper::{
@@ -30,7 +31,8 @@ fn with_body(status: StatusCode, body: String) -> Answer {
 
 /// Too much waits already to be read by clients.
 pub fn no_room() -> Answer {
-    let mut answer = refuse(StatusCode::SERVICE_UNAVAILABLE, "too many answers wait for clients to read them");
+    let mut answer =
+        refuse(StatusCode::SERVICE_UNAVAILABLE, "too many answers wait for clients to read them");
     retry_soon(&mut answer);
     answer
 }
@@ -83,7 +85,9 @@ pub fn of_body(error: &BodyError) -> Answer {
 pub fn of_call(error: &CallError, actor_id: &str) -> (Answer, Option<String>) {
     let (status, text) = match error {
         busy if busy.is_busy(actor_id) => (StatusCode::SERVICE_UNAVAILABLE, "the actor is busy"),
-        CallError::NoResponders { .. } => (StatusCode::SERVICE_UNAVAILABLE, "the actor runs nowhere at the moment"),
+        CallError::NoResponders { .. } => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the actor runs nowhere at the moment")
+        }
         CallError::Deadline { .. } | CallError::TimedOut { .. } => {
             (StatusCode::GATEWAY_TIMEOUT, "the actor did not answer in time")
         }

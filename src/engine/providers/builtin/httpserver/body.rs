@@ -1,10 +1,12 @@
 //! Reads the bodies of requests, within bounds.
 //!
-//! * A body that says it is too long is refused before it is read; one that gets too long is refused then.
+//! * A body that says it is too long is refused before it is read; one that gets too long is
+//!   refused then.
 //! * Bytes that have arrived are paid for out of the host's [`Budget`] of payloads, in steps; small
 //!   bodies never wait behind large ones.
-//! * A body that pauses is given up; so is one that trickles, sooner and faster when others wait for its part of the budget
-//!   or have just done so in vain. This is looked at with every piece that arrives and, while none does, every [`TICK`].
+//! * A body that pauses is given up; so is one that trickles, sooner and faster when others wait
+//!   for its part of the budget or have just done so in vain. This is looked at with every piece
+//!   that arrives and, while none does, every [`TICK`].
 //!
 //! The share of a body in the budget is given back when the answer is there, since the payload
 //! lives as long.
@@ -75,7 +77,10 @@ pub async fn read(
         let frame = loop {
             let look_at = idle_at.min(Instant::now() + TICK);
             match timeout_at(look_at, body.frame()).await {
-                Err(_) if look_at == idle_at || is_trickle(budget, request.body_len(), began.elapsed()) => {
+                Err(_)
+                    if look_at == idle_at
+                        || is_trickle(budget, request.body_len(), began.elapsed()) =>
+                {
                     return Err(BodyError::TooSlow);
                 }
                 Err(_) => {}
@@ -91,7 +96,8 @@ pub async fn read(
         }
         let arrived = Instant::now();
         if length > held.bytes() {
-            // Twice what has arrived, as far as that can be had, so that large bodies do not come here often.
+            // Twice what has arrived, as far as that can be had, so that large bodies do not come
+            // here often.
             let ahead = length.next_power_of_two().min(budget.payload_max()).max(length);
             held.cover(ahead, bounds.deadline).await?;
             began += arrived.elapsed();
@@ -109,7 +115,8 @@ pub async fn read(
     }
 }
 
-/// Says whether a body of which `length` bytes have come in that time comes more slowly than it may.
+/// Says whether a body of which `length` bytes have come in that time comes more slowly than it
+/// may.
 fn is_trickle(budget: &Budget, length: usize, took: Duration) -> bool {
     // Most bodies are done before anybody has to look further.
     if took <= GRACE_WHEN_WANTED {
@@ -140,7 +147,10 @@ mod tests {
         let budget = Budget::new(64 << 20);
         assert!(!is_trickle(&budget, 1, seconds(10)));
         assert!(is_trickle(&budget, 1000, seconds(11)));
-        assert!(!is_trickle(&budget, LARGE, seconds(11)) && !is_trickle(&budget, SMALL / 2, seconds(20)));
+        assert!(
+            !is_trickle(&budget, LARGE, seconds(11))
+                && !is_trickle(&budget, SMALL / 2, seconds(20))
+        );
     }
 
     #[tokio::test(start_paused = true)]

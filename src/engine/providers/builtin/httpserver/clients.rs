@@ -82,7 +82,8 @@ pub struct Seat {
 }
 
 impl Clients {
-    /// Takes a place for one more connection; nothing if the client has `max` already, and none of them rests.
+    /// Takes a place for one more connection; nothing if the client has `max` already, and none of
+    /// them rests.
     pub fn seat(self: &Arc<Self>, address: IpAddr, max: usize, pulse: &Arc<Pulse>) -> Option<Seat> {
         let address = network(address);
         let mut table = self.of.lock();
@@ -115,7 +116,9 @@ impl Drop for Seat {
 /// network of it.
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        IpAddr::V6(address) => {
+            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
+        }
         address => address,
     }
 }

@@ -1,7 +1,8 @@
 //! One connection: finds out what it speaks, then lets hyper speak it.
 //!
-//! TLS says which protocol it carries (ALPN). On plain connections HTTP/2 is known by its preface ("prior knowledge"),
-//! and everything else is HTTP/1. All of this has a deadline; afterwards the listener watches (see [`super::pulse`]).
+//! TLS says which protocol it carries (ALPN). On plain connections HTTP/2 is known by its preface
+//! ("prior knowledge"), and everything else is HTTP/1. All of this has a deadline; afterwards the
+//! listener watches (see [`super::pulse`]).
 
 use std::{
     convert::Infallible,
@@ -120,15 +121,22 @@ async fn sniff(stream: &mut TcpStream) -> io::Result<(Protocol, Bytes)> {
     }
 }
 
-async fn speak<T>(listener: Arc<Listener>, io: T, first: Bytes, protocol: Protocol, peer: Peer, pulse: Arc<Pulse>)
-where
+async fn speak<T>(
+    listener: Arc<Listener>,
+    io: T,
+    first: Bytes,
+    protocol: Protocol,
+    peer: Peer,
+    pulse: Arc<Pulse>,
+) where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let io = TokioIo::new(Wire::new(io, first, Arc::clone(&pulse)));
     let headers_max = listener.limits.load().headers_max;
     let tasks = listener.tasks.clone();
     let Peer { address: peer, client } = peer;
-    let requests = Arc::new(Requests { listener, pulse: Arc::clone(&pulse), peer, client, protocol });
+    let requests =
+        Arc::new(Requests { listener, pulse: Arc::clone(&pulse), peer, client, protocol });
     let service = service_fn(move |request| {
         let requests = Arc::clone(&requests);
         async move { Ok::<_, Infallible>(requests.answer(request).await) }

@@ -1,7 +1,8 @@
 //! Which web pages of other origins may use an actor (the Fetch standard's CORS protocol).
 //!
-//! The provider answers preflight requests by itself and adds headers to answers that browsers then show to the page.
-//! The defaults are those of the contract's provider: any origin, six methods, four request headers.
+//! The provider answers preflight requests by itself and adds headers to answers that browsers then
+//! show to the page. The defaults are those of the contract's provider: any origin, six methods,
+//! four request headers.
 
 use hyper::{
     HeaderMap, Method,
@@ -42,9 +43,13 @@ impl Rules {
         let methods = or_default(self.allowed_methods, METHODS);
         let headers = or_default(self.allowed_headers, HEADERS);
         let exposed = self.exposed_headers.filter(|list| !list.is_empty());
-        let origins = self.allowed_origins.filter(|list| !list.is_empty() && !list.iter().any(|origin| origin == "*"));
+        let origins = self
+            .allowed_origins
+            .filter(|list| !list.is_empty() && !list.iter().any(|origin| origin == "*"));
         Ok(Cors {
-            origins: origins.map(|list| list.iter().map(|origin| origin_of(origin)).collect()).transpose()?,
+            origins: origins
+                .map(|list| list.iter().map(|origin| origin_of(origin)).collect())
+                .transpose()?,
             methods: line("cors_allowed_methods", &methods, method, "a method")?,
             headers: line("cors_allowed_headers", &headers, header_name, "a header name")?,
             exposed: exposed
@@ -56,7 +61,8 @@ impl Rules {
 }
 
 fn or_default(list: Option<Vec<String>>, default: &[&str]) -> Vec<String> {
-    list.filter(|list| !list.is_empty()).unwrap_or_else(|| default.iter().map(|&text| text.to_owned()).collect())
+    list.filter(|list| !list.is_empty())
+        .unwrap_or_else(|| default.iter().map(|&text| text.to_owned()).collect())
 }
 
 fn method(text: &str) -> Option<String> {
@@ -94,7 +100,8 @@ fn line(
 ) -> Result<HeaderValue, LinkError> {
     let checked: Result<Vec<String>, LinkError> =
         list.iter().map(|item| check(item).ok_or_else(|| wrong(value, item, expected))).collect();
-    HeaderValue::from_str(&checked?.join(", ")).map_err(|_| wrong(value, &list.join(", "), expected))
+    HeaderValue::from_str(&checked?.join(", "))
+        .map_err(|_| wrong(value, &list.join(", "), expected))
 }
 
 /// Says whether a browser asks for leave before its real request.
@@ -105,8 +112,8 @@ pub fn is_preflight(parts: &Parts) -> bool {
 }
 
 impl Cors {
-    /// The answer to a preflight request; none if the origin may not use the actor. Whether its method and headers are
-    /// among those allowed is the browser's check.
+    /// The answer to a preflight request; none if the origin may not use the actor. Whether its
+    /// method and headers are among those allowed is the browser's check.
     pub fn preflight(&self, origin: Option<&HeaderValue>) -> Option<HeaderMap> {
         let allowed = self.allow(origin?)?;
         let mut headers = HeaderMap::with_capacity(6);
@@ -120,7 +127,8 @@ impl Cors {
         Some(headers)
     }
 
-    /// Adds to an answer what lets the page of `origin` read it. An actor that answers for itself is left alone.
+    /// Adds to an answer what lets the page of `origin` read it. An actor that answers for itself
+    /// is left alone.
     pub fn decorate(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
         if headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
             return;
@@ -140,7 +148,9 @@ impl Cors {
         match &self.origins {
             None => Some(HeaderValue::from_static("*")),
             Some(list) => {
-                let known = list.iter().any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin.as_bytes()));
+                let known = list
+                    .iter()
+                    .any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin.as_bytes()));
                 known.then(|| origin.clone())
             }
         }
@@ -166,7 +176,10 @@ mod tests {
         let cors = Rules::default().build().unwrap();
         let headers = cors.preflight(Some(&PAGE)).unwrap();
         assert_eq!(get(&headers, "access-control-allow-origin"), Some("*"));
-        assert_eq!(get(&headers, "access-control-allow-methods"), Some("GET, POST, PUT, DELETE, HEAD, OPTIONS"));
+        assert_eq!(
+            get(&headers, "access-control-allow-methods"),
+            Some("GET, POST, PUT, DELETE, HEAD, OPTIONS")
+        );
         let allowed = "accept, accept-language, content-type, content-language";
         assert_eq!(get(&headers, "access-control-allow-headers"), Some(allowed));
         assert_eq!(get(&headers, "access-control-max-age"), Some("300"));
@@ -196,13 +209,19 @@ mod tests {
         assert_eq!(get(&answer, "vary"), Some("origin"));
         let mut stranger = HeaderMap::new();
         cors.decorate(Some(&HeaderValue::from_static("https://other.example")), &mut stranger);
-        assert_eq!((get(&stranger, "access-control-allow-origin"), get(&stranger, "vary")), (None, Some("origin")));
+        assert_eq!(
+            (get(&stranger, "access-control-allow-origin"), get(&stranger, "vary")),
+            (None, Some("origin"))
+        );
     }
 
     #[test]
     fn an_actor_that_speaks_for_itself_is_left_alone() {
         let mut answer = HeaderMap::new();
-        answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("https://mine.example"));
+        answer.insert(
+            header::ACCESS_CONTROL_ALLOW_ORIGIN,
+            HeaderValue::from_static("https://mine.example"),
+        );
         Rules::default().build().unwrap().decorate(Some(&PAGE), &mut answer);
         assert_eq!(get(&answer, "access-control-allow-origin"), Some("https://mine.example"));
     }
@@ -210,7 +229,10 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         for (rules, expected) in [
-            (Rules { allowed_origins: some(&["page.example"]), ..Rules::default() }, "cors_allowed_origins"),
+            (
+                Rules { allowed_origins: some(&["page.example"]), ..Rules::default() },
+                "cors_allowed_origins",
+            ),
             (Rules { allowed_methods: some(&["G T"]), ..Rules::default() }, "cors_allowed_methods"),
             (Rules { exposed_headers: some(&["x y"]), ..Rules::default() }, "cors_exposed_headers"),
         ] {

@@ -1,10 +1,11 @@
 //! Answers on their way: what is owed to a client until its connection has written it.
 //!
-//! An answer is in memory for as long as its client takes to read it. So it has its bytes of the host's [`Budget`] for that long
-//! ([`Lodgings`]), and the [`Pulse`] of its connection counts the bytes that are owed and those that were
-//! paid, so that clients that take theirs too slowly are let go. Both end with the memory itself: hyper gets the answer in
-//! pieces, each of which knows when it was dropped. Thus HTTP/1 and HTTP/2 are the same here, and nothing that only looks
-//! like progress counts: no PING, no window that is opened for a byte, no byte of another answer.
+//! An answer is in memory for as long as its client takes to read it. So it has its bytes of the
+//! host's [`Budget`] for that long ([`Lodgings`]), and the [`Pulse`] of its connection counts the
+//! bytes that are owed and those that were paid, so that clients that take theirs too slowly are
+//! let go. Both end with the memory itself: hyper gets the answer in pieces, each of which knows
+//! when it was dropped. Thus HTTP/1 and HTTP/2 are the same here, and nothing that only looks like
+//! progress counts: no PING, no window that is opened for a byte, no byte of another answer.
 
 use std::{
     convert::Infallible,
@@ -28,8 +29,11 @@ const PIECE: usize = 32 << 10;
 /// The longest answer that only counts in [`Lodgings`], in bytes: a place in the budget would cost
 /// more than it protects.
 const SMALL: usize = 4 << 10;
-/// Of the budget of all payloads: the part that answers may have together, and the part that those of one client may.
+/// Of the budget of all payloads: the part that answers may have together, and the part that those
+/// of one client may.
 const ALL_SHARE: usize = 2;
+/// The part that answers may have together before small ones are in the budget, too.
+const UNHELD_SHARE: usize = 16;
 const CLIENT_SHARE: usize = 4;
 
 /// Answers of a provider that wait for their clients to read them.
@@ -49,18 +53,25 @@ pub struct Lodging {
 
 impl Lodgings {
     /// Takes room for an answer until its client has read it; nothing if there is none. A small one
-    /// only counts here, where all answers together have a bound; a larger one is in the budget, too.
-    /// Never waits: an answer that waits is in
-    /// memory, too. One answer may be larger than the shares are; an empty one needs no room.
-    pub fn lodge(self: &Arc<Self>, bytes: usize, budget: &Budget, client: &Arc<Client>) -> Option<Option<Lodging>> {
+    /// only counts here, where all answers together have a bound; a larger one is in the budget,
+    /// too. Never waits: an answer that waits is in memory, too. One answer may be larger than the
+    /// shares are; an empty one needs no room.
+    pub fn lodge(
+        self: &Arc<Self>,
+        bytes: usize,
+        budget: &Budget,
+        client: &Arc<Client>,
+    ) -> Option<Option<Lodging>> {
         if bytes == 0 {
             return Some(None);
         }
         let (all, own) = (self.held.load(Ordering::Relaxed), client.held());
-        if !fits(bytes, own, budget.bytes_max() / CLIENT_SHARE) || !fits(bytes, all, budget.bytes_max() / ALL_SHARE) {
+        if !fits(bytes, own, budget.bytes_max() / CLIENT_SHARE)
+            || !fits(bytes, all, budget.bytes_max() / ALL_SHARE)
+        {
             return None;
         }
-        let held = match bytes <= SMALL {
+        let held = match bytes <= SMALL && fits(bytes, all, budget.bytes_max() / UNHELD_SHARE) {
             true => None,
             false => {
                 let mut held = budget.hold();
@@ -70,7 +81,12 @@ impl Lodgings {
         };
         client.hold(bytes);
         self.held.fetch_add(bytes, Ordering::Relaxed);
-        Some(Some(Lodging { bytes, lodgings: Arc::clone(self), client: Arc::clone(client), _held: held }))
+        Some(Some(Lodging {
+            bytes,
+            lodgings: Arc::clone(self),
+            client: Arc::clone(client),
+            _held: held,
+        }))
     }
 }
 
@@ -159,7 +175,10 @@ impl Body for Owed {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
         let Some(debt) = this.debt.take() else { return Poll::Ready(None) };
         let piece = this.bytes.split_to(PIECE.min(this.bytes.len()));
@@ -257,7 +276,9 @@ mod tests {
         let (lodgings, budget) = (Arc::new(Lodgings::default()), Budget::new(256 << 20));
         let clients: Vec<_> = (0..4).map(|_| Arc::new(Client::default())).collect();
         let lodge = |mebibytes: usize, client: usize| {
-            lodgings.lodge(mebibytes << 20, &budget, &clients[client]).map(|lodging| lodging.expect("not empty"))
+            lodgings
+                .lodge(mebibytes << 20, &budget, &clients[client])
+                .map(|lodging| lodging.expect("not empty"))
         };
         let mut taken: Vec<_> = std::iter::from_fn(|| lodge(8, 0)).collect();
         assert_eq!((taken.len(), clients[0].held()), (8, 64 << 20));

@@ -1,10 +1,11 @@
 //! One address that is listened on: accepts connections, watches them, ends them in order.
 //!
-//! Links share a listener, so it has no owner among them: [`super::table`] starts it with the first and closes it with
-//! the last. Closing it loses no request that a client has sent: first it stops accepting, but takes what the kernel
-//! has accepted already; then every connection finishes what is in work, and those that are idle get a moment for the
-//! request that may be under way to them. A listener that is only told to close ([`Listener::begin_close`], by a link that
-//! nobody ended) sees to the same by its watch, without a deadline.
+//! Links share a listener, so it has no owner among them: [`super::table`] starts it with the first
+//! and closes it with the last. Closing it loses no request that a client has sent: first it stops
+//! accepting, but takes what the kernel has accepted already; then every connection finishes what
+//! is in work, and those that are idle get a moment for the request that may be under way to them.
+//! A listener that is only told to close ([`Listener::begin_close`], by a link that nobody ended)
+//! sees to the same by its watch, without a deadline.
 //!
 //! hyper-util's `GracefulShutdown` does not do instead: it asks all connections at once and only
 //! waits, while here HTTP/1 gets time for a last request, one connection can be ended for its
@@ -86,7 +87,8 @@ struct Connections {
 /// Makes a socket that listens. Never waits.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // A restarted host must not wait for connections of the last one. On Windows the option means something else.
+    // A restarted host must not wait for connections of the last one. On Windows the option means
+    // something else.
     #[cfg(not(windows))]
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
@@ -106,7 +108,10 @@ pub struct Start {
 
 impl Listener {
     /// Starts to accept. `closed` is called when the address is free again.
-    pub fn start(start: Start, closed: impl FnOnce(SocketAddr) + Send + 'static) -> io::Result<Arc<Self>> {
+    pub fn start(
+        start: Start,
+        closed: impl FnOnce(SocketAddr) + Send + 'static,
+    ) -> io::Result<Arc<Self>> {
         let address = start.socket.local_addr()?;
         let listener = Arc::new(Self {
             address,
@@ -174,7 +179,11 @@ impl Listener {
 
     fn ask_all(&self, ask: Ask, which: impl Fn(&Pulse) -> bool) {
         let connections = self.connections.lock();
-        connections.open.values().filter(|(pulse, _)| which(pulse)).for_each(|(pulse, _)| pulse.ask(ask));
+        connections
+            .open
+            .values()
+            .filter(|(pulse, _)| which(pulse))
+            .for_each(|(pulse, _)| pulse.ask(ask));
     }
 
     async fn accept(self: Arc<Self>, socket: TcpListener) {
@@ -265,7 +274,8 @@ impl Listener {
         let mut closing_since = None;
         loop {
             let header_timeout = self.limits.load().header_timeout;
-            let pause = (header_timeout / 4).clamp(Duration::from_millis(20), Duration::from_secs(1));
+            let pause =
+                (header_timeout / 4).clamp(Duration::from_millis(20), Duration::from_secs(1));
             tokio::select! {
                 () = self.empty.cancelled() => return,
                 () = sleep(pause) => {}

@@ -1,17 +1,20 @@
-//! The HTTP server: actors answer the web. `builtin://httpserver`, contract `wasmcloud:httpserver` (wasmbus protocol,
-//! section 5.1).
+//! The HTTP server: actors answer the web. `builtin://httpserver`, contract `wasmcloud:httpserver`
+//! (wasmbus protocol, section 5.1).
 //!
-//! A link makes its actor answer an address, or the part of it that host names and a path prefix cut out; links of
-//! several actors share an address. The way of a request:
+//! A link makes its actor answer an address, or the part of it that host names and a path prefix
+//! cut out; links of several actors share an address. The way of a request:
 //!
-//! 1. [`listener`] accepts a connection, [`connection`] finds out whether it speaks HTTP/1 or HTTP/2, hyper parses.
-//! 2. [`request`] finds the actor in a snapshot of the [`routes`], reads the [`body`] within bounds straight into the
-//!    payload, calls the actor through the router and turns its answer into an HTTP response.
+//! 1. [`listener`] accepts a connection, [`connection`] finds out whether it speaks HTTP/1 or
+//!    HTTP/2, hyper parses.
+//! 2. [`request`] finds the actor in a snapshot of the [`routes`], reads the [`body`] within bounds
+//!    straight into the payload, calls the actor through the router and turns its answer into an
+//!    HTTP response.
 //! 3. [`answers`] answers everything that goes wrong; [`cors`] lets in web pages of other origins.
 //!
-//! [`table`] keeps which link has which routes on which listener. [`settings`] reads link values, [`tls`] certificates.
-//! [`pulse`] and [`wire`] notice clients that are stuck, without a timer per request; [`debt`] keeps answers within bounds while
-//! they are read, and [`clients`] counts what each address has. The dashboard uses these four as well.
+//! [`table`] keeps which link has which routes on which listener. [`settings`] reads link values,
+//! [`tls`] certificates. [`pulse`] and [`wire`] notice clients that are stuck, without a timer per
+//! request; [`debt`] keeps answers within bounds while they are read, and [`clients`] counts what
+//! each address has. The dashboard uses these four as well.
 
 mod answers;
 mod body;
@@ -80,8 +83,8 @@ fn check(link: &LinkDefinition) -> Result<Vec<String>, LinkError> {
     Ok(warnings.into_iter().chain(unknown.iter().map(ToString::to_string)).collect())
 }
 
-/// Where the pages of a link are: `http` or `https`, the address as the link has it, and its path. Nothing if its values
-/// make no sense, or are in a file of the provider's machine.
+/// Where the pages of a link are: `http` or `https`, the address as the link has it, and its path.
+/// Nothing if its values make no sense, or are in a file of the provider's machine.
 pub fn pages(link: &LinkDefinition) -> Option<(&'static str, String, String)> {
     if link.values.keys().any(|key| key.eq_ignore_ascii_case("config_file")) {
         return None;
@@ -91,8 +94,8 @@ pub fn pages(link: &LinkDefinition) -> Option<(&'static str, String, String)> {
     Some((scheme, settings.address, settings.path.to_string()))
 }
 
-/// How long an ending link waits for the others of its address, so that a host that stops answers for all of them to
-/// the end.
+/// How long an ending link waits for the others of its address, so that a host that stops answers
+/// for all of them to the end.
 const TOGETHER: Duration = Duration::from_millis(20);
 /// How long before its deadline an ending link cuts off what is in work: those who wait for the end
 /// give up at the deadline.
@@ -110,7 +113,10 @@ struct Server {
 }
 
 impl Server {
-    async fn take_on(self: Arc<Self>, link: Arc<LinkDefinition>) -> Result<Arc<dyn Link>, LinkError> {
+    async fn take_on(
+        self: Arc<Self>,
+        link: Arc<LinkDefinition>,
+    ) -> Result<Arc<dyn Link>, LinkError> {
         let paths = &self.context.bounds.paths;
         let settings = Settings::load(&SPEC, &link, self.context.rpc_timeout, paths).await?;
         self.context.tell_unknown(&settings.unknown, &link);
@@ -130,7 +136,11 @@ impl Server {
             )));
         }
         let provider = &self.context.provider_id;
-        let origin = Entity::new(provider.as_str(), self.context.link_name.as_str(), self.context.contract_id);
+        let origin = Entity::new(
+            provider.as_str(),
+            self.context.link_name.as_str(),
+            self.context.contract_id,
+        );
         let (rules, journal) = (settings.rules.clone(), self.context.journal.clone());
         let route = Arc::new(Route::new(&link.actor_id, rules, origin, journal));
         loop {
@@ -140,7 +150,12 @@ impl Server {
                     let address = listener.address;
                     debug!(actor_id = link.actor_id, %address, path = %settings.path, "http route added");
                     let table = Arc::clone(&self.table);
-                    return Ok(Arc::new(HttpLink { table, listener, route, ended: AtomicBool::new(false) }));
+                    return Ok(Arc::new(HttpLink {
+                        table,
+                        listener,
+                        route,
+                        ended: AtomicBool::new(false),
+                    }));
                 }
                 Added::NotYet => sleep(NOT_YET).await,
             }
@@ -162,7 +177,10 @@ async fn resolve(address: &str) -> Result<SocketAddr, LinkError> {
 }
 
 impl Provider for Server {
-    fn link(self: Arc<Self>, link: Arc<LinkDefinition>) -> BoxFuture<'static, Result<Arc<dyn Link>, LinkError>> {
+    fn link(
+        self: Arc<Self>,
+        link: Arc<LinkDefinition>,
+    ) -> BoxFuture<'static, Result<Arc<dyn Link>, LinkError>> {
         Box::pin(self.take_on(link))
     }
 }
@@ -194,7 +212,10 @@ impl HttpLink {
         self.route.in_work.close();
         if timeout_at(cut, self.route.in_work.wait()).await.is_err() {
             let open = self.route.in_work.len();
-            warn!(actor_id = self.route.actor_id, open, "http link ended before its requests were answered");
+            warn!(
+                actor_id = self.route.actor_id,
+                open, "http link ended before its requests were answered"
+            );
         }
     }
 

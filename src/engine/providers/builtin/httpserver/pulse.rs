@@ -1,10 +1,13 @@
-//! Whether a connection is alive: what it last did, who asks it to end, and the rule that tells one from a stuck one.
+//! Whether a connection is alive: what it last did, who asks it to end, and the rule that tells one
+//! from a stuck one.
 //!
-//! A client may be slow, but not so slow that its answers stay in memory: while it is owed something ([`super::debt`]) it has to
-//! take [`RATE`] on average, and each of its answers has to move.
+//! A client may be slow, but not so slow that its answers stay in memory: while it is owed
+//! something ([`super::debt`]) it has to take [`RATE`] on average, and each of its answers has to
+//! move.
 //!
-//! The connection's task and its socket only count what they do, without a clock. Once in a while the listener compares
-//! the counts with those of the time before and decides ([`Seen::judge`]). Thus time limits cost a request nothing.
+//! The connection's task and its socket only count what they do, without a clock. Once in a while
+//! the listener compares the counts with those of the time before and decides ([`Seen::judge`]).
+//! Thus time limits cost a request nothing.
 
 use std::{
     borrow::Borrow,
@@ -21,13 +24,15 @@ use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// How long a connection may be idle between requests. Longer than that of most clients, which thus close first.
+/// How long a connection may be idle between requests. Longer than that of most clients, which thus
+/// close first.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// How long a client may take no byte of an answer.
 const WRITE_STALL: Duration = Duration::from_secs(30);
 /// Bytes per second that a client has to take at least of what it is owed, on average.
 pub const RATE: usize = 32 << 10;
-/// How much longer one answer may rest for each other that is on its way: at [`RATE`], a piece of each takes so long.
+/// How much longer one answer may rest for each other that is on its way: at [`RATE`], a piece of
+/// each takes so long.
 const TURN: Duration = Duration::from_secs(1);
 /// How long a connection that was asked to end may go on with what it has in work.
 const FINISH_MAX: Duration = Duration::from_secs(60 * 60);
@@ -242,7 +247,10 @@ impl Seen {
         let (looked, left) = self.credit.unwrap_or((now, WRITE_STALL));
         let earned = Duration::from_secs_f64(earned as f64 / RATE as f64);
         // Credit for bytes taken quickly is not saved up for long.
-        let left = left.saturating_add(earned).min(WRITE_STALL + (now - looked)).saturating_sub(now - looked);
+        let left = left
+            .saturating_add(earned)
+            .min(WRITE_STALL + (now - looked))
+            .saturating_sub(now - looked);
         self.credit = Some((now, left));
         left.is_zero() || self.rests_too_long(pulse, now)
     }
@@ -286,12 +294,14 @@ impl Seen {
         let is_at_work = in_work > 0 || pulse.owed() > 0;
         // A whole request may have come and gone since the last look.
         if is_at_work || answering || served != self.served {
-            (self.served, self.reads, self.idle_since, self.head_since) = (served, reads, now, None);
+            (self.served, self.reads, self.idle_since, self.head_since) =
+                (served, reads, now, None);
         } else if reads != self.reads {
             self.head_since.get_or_insert(now);
         }
         // HTTP/2 has frames that belong to no request.
-        let head_is_late = !pulse.is_http2() && self.head_since.is_some_and(|since| now - since >= header_timeout);
+        let head_is_late =
+            !pulse.is_http2() && self.head_since.is_some_and(|since| now - since >= header_timeout);
         if head_is_late {
             // hyper would wait for the rest of it.
             return Ask::Abort;

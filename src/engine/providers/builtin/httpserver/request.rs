@@ -1,8 +1,9 @@
 //! One request: to its actor and back.
 //!
-//! In this order: the one host it is for; the route by host and path; read-only mode; preflight requests of browsers; the length of the body;
-//! the body itself; the call; the answer. All of it runs in the task of the connection (HTTP/2: of the stream), with no
-//! lock and no task of its own, and the route is held as in work until the answer is there.
+//! In this order: the one host it is for; the route by host and path; read-only mode; preflight
+//! requests of browsers; the length of the body; the body itself; the call; the answer. All of it
+//! runs in the task of the connection (HTTP/2: of the stream), with no lock and no task of its own,
+//! and the route is held as in work until the answer is there.
 
 use std::{
     net::SocketAddr,
@@ -50,8 +51,8 @@ use lattice_protocol::{
 
 /// More header lines than any answer needs; the rest is dropped.
 const HEADERS_MAX: usize = 1000;
-/// Headers that speak of one connection, which is not the actor's, and of the length, which the body has. Only to HEAD an
-/// actor may tell the length of a body that it does not send.
+/// Headers that speak of one connection, which is not the actor's, and of the length, which the
+/// body has. Only to HEAD an actor may tell the length of a body that it does not send.
 const HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
@@ -220,8 +221,10 @@ impl Requests {
                     let (answer, error_id) = answers::of_failure();
                     warn!(actor_id = route.actor_id, error_id, %error, "actor gave no HTTP response");
                     let actor = &route.actor_id;
-                    let text =
-                        format!("{actor} gave no HTTP response ({}): {error}", error_id.as_deref().unwrap_or("-"));
+                    let text = format!(
+                        "{actor} gave no HTTP response ({}): {error}",
+                        error_id.as_deref().unwrap_or("-")
+                    );
                     route.journal.write(journal::Level::Warn, &text);
                     answer
                 }
@@ -249,7 +252,11 @@ impl Requests {
             header: &parts.headers,
         };
         let mut request = head.begin(announced.map(|length| length as usize));
-        let bounds = Bounds { content_max: rules.content_max, idle: rules.body_idle, deadline: began + rules.timeout };
+        let bounds = Bounds {
+            content_max: rules.content_max,
+            idle: rules.body_idle,
+            deadline: began + rules.timeout,
+        };
         let held = body::read(&self.listener.budget, body, &mut request, bounds).await?;
         Ok((request.finish(), held))
     }
@@ -271,8 +278,9 @@ impl Requests {
     }
 }
 
-/// Makes the header `host` say for which host the request is: what the target says counts (HTTP/2, absolute form), so that
-/// an actor never sees another host than the one by which it was found. Returns whether the request says it once.
+/// Makes the header `host` say for which host the request is: what the target says counts (HTTP/2,
+/// absolute form), so that an actor never sees another host than the one by which it was found.
+/// Returns whether the request says it once.
 fn settle_host(parts: &mut Parts) -> bool {
     let mut given = parts.headers.get_all(header::HOST).iter();
     let (first, more) = (given.next().is_some(), given.next().is_some());
@@ -317,15 +325,22 @@ fn answer_of(payload: Bytes, method: &Method) -> Result<Answer, BadResponse> {
     let mut headers = HeaderMap::with_capacity(response.header.len().min(32) + 4);
     let mut length = None;
     for (name, value) in response.header {
-        if *method == Method::HEAD && name.eq_ignore_ascii_case(header::CONTENT_LENGTH.as_str().as_bytes()) {
+        if *method == Method::HEAD
+            && name.eq_ignore_ascii_case(header::CONTENT_LENGTH.as_str().as_bytes())
+        {
             length = length.or_else(|| number(value));
         }
-        match (HeaderName::from_bytes(name), HeaderValue::from_maybe_shared(payload.slice_ref(value))) {
+        match (
+            HeaderName::from_bytes(name),
+            HeaderValue::from_maybe_shared(payload.slice_ref(value)),
+        ) {
             (Ok(name), _) if HOP_BY_HOP.contains(&name) => {}
             (Ok(name), Ok(value)) if headers.len() < HEADERS_MAX => {
                 headers.append(name, value);
             }
-            _ => debug!(name = %String::from_utf8_lossy(name), "header of an actor's response dropped"),
+            _ => {
+                debug!(name = %String::from_utf8_lossy(name), "header of an actor's response dropped")
+            }
         }
     }
     let body = response.body.into_bytes(&payload);
@@ -339,7 +354,8 @@ fn answer_of(payload: Bytes, method: &Method) -> Result<Answer, BadResponse> {
 }
 
 fn number(text: &[u8]) -> Option<u64> {
-    let digits = str::from_utf8(text).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?;
+    let digits =
+        str::from_utf8(text).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?;
     digits.parse().ok()
 }
 
@@ -358,7 +374,8 @@ fn failed(route: &Route, error: &CallError) -> Answer {
     match error_id {
         Some(error_id) => {
             warn!(actor_id = route.actor_id, error_id, %error, "actor failed to answer a request");
-            let text = format!("{} failed to answer a request ({error_id}): {error}", route.actor_id);
+            let text =
+                format!("{} failed to answer a request ({error_id}): {error}", route.actor_id);
             route.journal.write(journal::Level::Warn, &text);
         }
         // Under load there is one of these per request, and they say nothing new.
@@ -373,7 +390,10 @@ fn finish(rules: &Rules, parts: &Parts, answer: &mut Answer) {
     if !cors::is_preflight(parts) {
         rules.cors.decorate(parts.headers.get(header::ORIGIN), answer.headers_mut());
     }
-    if matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED) {
+    if matches!(
+        status,
+        StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
+    ) {
         *answer.body_mut() = Bytes::new();
     }
 }
@@ -428,9 +448,13 @@ mod tests {
         }, "body": "hi"});
         let answer = answer_of(payload(&response), &Method::GET).unwrap();
         assert_eq!(answer.status(), 299);
-        let mut headers: Vec<_> = answer.headers().iter().map(|(n, v)| (n.as_str(), v.as_bytes())).collect();
+        let mut headers: Vec<_> =
+            answer.headers().iter().map(|(n, v)| (n.as_str(), v.as_bytes())).collect();
         headers.sort_unstable();
-        assert_eq!(headers, [("set-cookie", &b"a=1"[..]), ("set-cookie", b"b=2"), ("x-text", "é".as_bytes())]);
+        assert_eq!(
+            headers,
+            [("set-cookie", &b"a=1"[..]), ("set-cookie", b"b=2"), ("x-text", "é".as_bytes())]
+        );
         assert_eq!(answer.into_body(), "hi");
     }
 
@@ -449,9 +473,13 @@ mod tests {
     #[test]
     fn head_may_be_told_the_length_of_a_body_that_is_not_sent() {
         let length = |status: u16, value: &str, body: &str, method| {
-            let response = json!({"statusCode": status, "header": {"Content-Length": [value]}, "body": body});
+            let response =
+                json!({"statusCode": status, "header": {"Content-Length": [value]}, "body": body});
             let answer = answer_of(payload(&response), &method).unwrap();
-            answer.headers().get(header::CONTENT_LENGTH).map(|value| value.to_str().unwrap().to_owned())
+            answer
+                .headers()
+                .get(header::CONTENT_LENGTH)
+                .map(|value| value.to_str().unwrap().to_owned())
         };
         assert_eq!(length(200, "1234", "", Method::HEAD).as_deref(), Some("1234"));
         for (status, value, body, method) in [
@@ -473,7 +501,12 @@ mod tests {
             }
             let (mut parts, ()) = request.body(()).unwrap().into_parts();
             settle_host(&mut parts).then(|| {
-                let hosts: Vec<_> = parts.headers.get_all(header::HOST).iter().map(|h| h.to_str().unwrap()).collect();
+                let hosts: Vec<_> = parts
+                    .headers
+                    .get_all(header::HOST)
+                    .iter()
+                    .map(|h| h.to_str().unwrap())
+                    .collect();
                 hosts.join(" and ")
             })
         };
@@ -490,7 +523,11 @@ mod tests {
             ("http://b/", two, &["a"], Some("b")),
             ("/", two, &[], Some("")),
         ] {
-            assert_eq!(settled(uri, version, hosts).as_deref(), expected, "{uri} {version:?} {hosts:?}");
+            assert_eq!(
+                settled(uri, version, hosts).as_deref(),
+                expected,
+                "{uri} {version:?} {hosts:?}"
+            );
         }
     }
 

@@ -1,10 +1,11 @@
 //! Which actor answers a request: by host name, then by the longest path prefix.
 //!
-//! Pure. Links of one address form a list of [`Entry`]s that is kept by [`super::table`]; [`Routes`] is the same list
-//! arranged for looking up, made anew at each change and published as a snapshot.
+//! Pure. Links of one address form a list of [`Entry`]s that is kept by [`super::table`];
+//! [`Routes`] is the same list arranged for looking up, made anew at each change and published as a
+//! snapshot.
 //!
-//! A named host is looked at before a wildcard, a longer wildcard before a shorter one, and any host last. Where the
-//! paths of one do not match, the next is looked at.
+//! A named host is looked at before a wildcard, a longer wildcard before a shorter one, and any
+//! host last. Where the paths of one do not match, the next is looked at.
 
 use std::{borrow::Cow, collections::HashMap, fmt, net::Ipv6Addr, sync::Arc};
 
@@ -30,7 +31,8 @@ impl HostPattern {
 }
 
 fn is_name(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+    !text.is_empty()
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
 }
 
 fn is_ipv6(text: &str) -> bool {
@@ -56,13 +58,16 @@ pub struct Prefix(Box<str>);
 impl Prefix {
     /// Reads `/api`, `/api/` or `/`.
     pub fn parse(text: &str) -> Option<Self> {
-        let rooted = text.starts_with('/') && !text.contains(['?', '#']) && text.bytes().all(|b| b.is_ascii_graphic());
+        let rooted = text.starts_with('/')
+            && !text.contains(['?', '#'])
+            && text.bytes().all(|b| b.is_ascii_graphic());
         rooted.then(|| Self(text.trim_end_matches('/').into()))
     }
 
     /// Says whether a path is below the prefix. `/apis` is not below `/api`.
     pub fn matches(&self, path: &str) -> bool {
-        path.strip_prefix(&*self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || self.0.is_empty())
+        path.strip_prefix(&*self.0)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || self.0.is_empty())
     }
 
     /// A path that matches, without the prefix.
@@ -168,7 +173,11 @@ fn bare(host: &str) -> Cow<'_, str> {
         _ => host.split_once(':').map_or(host, |(name, _)| name),
     };
     let name = name.trim_end_matches('.');
-    if name.bytes().any(|b| b.is_ascii_uppercase()) { name.to_ascii_lowercase().into() } else { name.into() }
+    if name.bytes().any(|b| b.is_ascii_uppercase()) {
+        name.to_ascii_lowercase().into()
+    } else {
+        name.into()
+    }
 }
 
 #[cfg(test)]
@@ -236,7 +245,10 @@ mod tests {
     #[test]
     fn a_stripped_path_still_begins_with_a_slash() {
         let prefix = Prefix::parse("/api/").unwrap();
-        assert_eq!((prefix.strip("/api"), prefix.strip("/api/x"), prefix.strip("/api/")), ("/", "/x", "/"));
+        assert_eq!(
+            (prefix.strip("/api"), prefix.strip("/api/x"), prefix.strip("/api/")),
+            ("/", "/x", "/")
+        );
         assert_eq!(Prefix::parse("/").unwrap().strip("/x"), "/x");
     }
 }

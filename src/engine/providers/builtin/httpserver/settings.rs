@@ -41,9 +41,21 @@ pub static VALUES: &[Value] = &[
         "127.0.0.1:8000",
         "HOST:PORT to listen on. Links may share an address; see host and path. Port 0 is any free one, which the log names",
     ),
-    value("port", "8000", "the port alone, on 127.0.0.1 or on the host that address names without a port"),
-    value("host", "any", "host names that this link answers, separated by commas; *.example.org is all below it"),
-    value("path", "/", "answers paths below this one only, /api say; of several links the longest path wins"),
+    value(
+        "port",
+        "8000",
+        "the port alone, on 127.0.0.1 or on the host that address names without a port",
+    ),
+    value(
+        "host",
+        "any",
+        "host names that this link answers, separated by commas; *.example.org is all below it",
+    ),
+    value(
+        "path",
+        "/",
+        "answers paths below this one only, /api say; of several links the longest path wins",
+    ),
     value("strip_path", "false", "true takes path off before the actor sees the request's path"),
     value("tls_cert_file", "no TLS", "the certificate chain for HTTPS, a PEM file on this host"),
     Value {
@@ -60,12 +72,28 @@ pub static VALUES: &[Value] = &[
         help: "the key itself in place of a file, as PEM text; everybody who may read links can read it",
     },
     value("tls", "no TLS", r#"the same as JSON: {"cert_file": …, "priv_key_file": …}"#),
-    value("timeout_ms", "the host's rpc_timeout_ms", "how long the actor has for an answer; then the client gets 504"),
-    value("max_content_len", "100M", "the longest request body, with K, M or G; at most 1G. Longer ones get 413"),
+    value(
+        "timeout_ms",
+        "the host's rpc_timeout_ms",
+        "how long the actor has for an answer; then the client gets 504",
+    ),
+    value(
+        "max_content_len",
+        "100M",
+        "the longest request body, with K, M or G; at most 1G. Longer ones get 413",
+    ),
     value("readonly_mode", "false", "true lets only GET and HEAD through; others get 405"),
     value("cache_control", "none", "the Cache-Control header of answers that have none"),
-    value("cors_allowed_origins", "*", "origins whose pages may use the actor, separated by commas"),
-    value("cors_allowed_methods", "GET,POST,PUT,DELETE,HEAD,OPTIONS", "methods that such pages may use"),
+    value(
+        "cors_allowed_origins",
+        "*",
+        "origins whose pages may use the actor, separated by commas",
+    ),
+    value(
+        "cors_allowed_methods",
+        "GET,POST,PUT,DELETE,HEAD,OPTIONS",
+        "methods that such pages may use",
+    ),
     value(
         "cors_allowed_headers",
         "accept,accept-language,content-type,content-language",
@@ -73,7 +101,11 @@ pub static VALUES: &[Value] = &[
     ),
     value("cors_exposed_headers", "none", "response headers that such pages may read"),
     value("cors_max_age_secs", "300", "how long browsers remember these rules"),
-    value("cors", "as above", r#"the same as JSON: {"allowed_origins": […], …, "max_age_secs": 300}"#),
+    value(
+        "cors",
+        "as above",
+        r#"the same as JSON: {"allowed_origins": […], …, "max_age_secs": 300}"#,
+    ),
     value(
         "access_log",
         "false",
@@ -94,7 +126,11 @@ pub static VALUES: &[Value] = &[
     ),
     value("max_request_headers", "100", "header lines of an HTTP/1 request; more get 431"),
     value("body_idle_ms", "10000", "how long a request body may pause; then the client gets 408"),
-    value("config_file", "none", "a JSON file on this host with any of these values, or a TOML file if it is named so"),
+    value(
+        "config_file",
+        "none",
+        "a JSON file on this host with any of these values, or a TOML file if it is named so",
+    ),
     value("config_json", "none", "any of these values as one JSON object; a value of its own wins"),
     value("config_b64", "none", "the same, in base64"),
     value("log", "none", "accepted and without effect: the host has one log, see its --log-level"),
@@ -156,7 +192,9 @@ impl Limits {
         Self {
             header_timeout: self.header_timeout.max(other.header_timeout),
             connections_max: self.connections_max.max(other.connections_max),
-            connections_per_address_max: self.connections_per_address_max.max(other.connections_per_address_max),
+            connections_per_address_max: self
+                .connections_per_address_max
+                .max(other.connections_per_address_max),
             headers_max: self.headers_max.max(other.headers_max),
         }
     }
@@ -192,14 +230,19 @@ impl Settings {
         })
     }
 
-    pub fn read(spec: &'static Spec, link: &LinkDefinition, rpc_timeout: Duration) -> Result<Self, LinkError> {
+    pub fn read(
+        spec: &'static Spec,
+        link: &LinkDefinition,
+        rpc_timeout: Duration,
+    ) -> Result<Self, LinkError> {
         let values = Values::read(spec, link)?;
         let (mut warnings, mut unknown) = (Vec::new(), values.unknown.clone());
         if values.member("log").is_some() || values.text("log").is_some() {
             warnings.push("log has no effect: the host has one log, see its --log-level".into());
         }
         let path = values.text("path").unwrap_or_else(|| "/".into());
-        let path = Prefix::parse(&path).ok_or_else(|| wrong("path", &path, "a path such as /api"))?;
+        let path =
+            Prefix::parse(&path).ok_or_else(|| wrong("path", &path, "a path such as /api"))?;
         let strip = values.boolean("strip_path")?.unwrap_or(false).then(|| path.clone());
         let cors = Section::read(&values, "cors", &mut unknown)?;
         let content_max = values.bytes("max_content_len")?.unwrap_or(DEFAULT_CONTENT_MAX);
@@ -207,7 +250,8 @@ impl Settings {
             return Err(wrong("max_content_len", &content_max.to_string(), "at most 1G"));
         }
         let cache_control = values.text("cache_control").map(|text| {
-            HeaderValue::from_str(&text).map_err(|_| wrong("cache_control", &text, "a header value such as no-store"))
+            HeaderValue::from_str(&text)
+                .map_err(|_| wrong("cache_control", &text, "a header value such as no-store"))
         });
         let rules = Rules {
             strip,
@@ -259,7 +303,9 @@ fn parse_file(path: &str, file: Vec<u8>) -> anyhow::Result<Json> {
 }
 
 fn address(values: &Values) -> Result<String, LinkError> {
-    let alone = values.text("port").map(|text| text.parse::<u16>().map_err(|_| wrong("port", &text, "a port number")));
+    let alone = values
+        .text("port")
+        .map(|text| text.parse::<u16>().map_err(|_| wrong("port", &text, "a port number")));
     let alone = alone.transpose()?;
     let Some(address) = values.text("address") else {
         return Ok(format!("{DEFAULT_HOST}:{}", alone.unwrap_or(DEFAULT_PORT)));
@@ -287,8 +333,9 @@ fn is_host(text: &str) -> bool {
 fn hosts(values: &Values) -> Result<Vec<HostPattern>, LinkError> {
     let mut hosts: Vec<HostPattern> = Vec::new();
     for name in values.list("host")?.unwrap_or_default() {
-        let host = HostPattern::parse(&name)
-            .ok_or_else(|| wrong("host", &name, "host names without ports, or *.example.org for all below it"))?;
+        let host = HostPattern::parse(&name).ok_or_else(|| {
+            wrong("host", &name, "host names without ports, or *.example.org for all below it")
+        })?;
         if !hosts.contains(&host) {
             hosts.push(host);
         }
@@ -303,8 +350,12 @@ fn tls(section: &Section<'_>) -> Result<Option<Source>, LinkError> {
     match (pem(section, "cert_file", "cert")?, pem(section, "priv_key_file", "key")?) {
         (Some(certificate), Some(key)) => Ok(Some(Source { certificate, key })),
         (None, None) => Ok(None),
-        (Some(_), None) => Err(LinkError::Values("the link has a TLS certificate, but no tls_priv_key_file".into())),
-        (None, Some(_)) => Err(LinkError::Values("the link has a TLS key, but no tls_cert_file".into())),
+        (Some(_), None) => Err(LinkError::Values(
+            "the link has a TLS certificate, but no tls_priv_key_file".into(),
+        )),
+        (None, Some(_)) => {
+            Err(LinkError::Values("the link has a TLS key, but no tls_cert_file".into()))
+        }
     }
 }
 
@@ -342,7 +393,8 @@ fn count(values: &Values, name: &str, max: u64) -> Result<Option<usize>, LinkErr
     }
 }
 
-/// Values that are a JSON object of their own, `cors`, or single ones with its name before theirs, `cors_max_age_secs`.
+/// Values that are a JSON object of their own, `cors`, or single ones with its name before theirs,
+/// `cors_max_age_secs`.
 struct Section<'a> {
     name: &'static str,
     members: Map<String, Json>,
@@ -350,7 +402,11 @@ struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
-    fn read(values: &'a Values, name: &'static str, unknown: &mut Vec<Unknown>) -> Result<Self, LinkError> {
+    fn read(
+        values: &'a Values,
+        name: &'static str,
+        unknown: &mut Vec<Unknown>,
+    ) -> Result<Self, LinkError> {
         // A single value first, as everywhere.
         let parsed = match values.text(name) {
             Some(text) => serde_json::from_str(&text).ok(),
@@ -378,8 +434,10 @@ impl<'a> Section<'a> {
     /// A member, also by another spelling of the single value.
     fn member(&self, member: &str) -> Option<&Json> {
         let name = self.single(member);
-        let aliases = VALUES.iter().find(|value| value.name == name).map_or(&[][..], |value| value.aliases);
-        let mut others = aliases.iter().filter_map(|alias| alias.strip_prefix(self.name)?.strip_prefix('_'));
+        let aliases =
+            VALUES.iter().find(|value| value.name == name).map_or(&[][..], |value| value.aliases);
+        let mut others =
+            aliases.iter().filter_map(|alias| alias.strip_prefix(self.name)?.strip_prefix('_'));
         self.members.get(member).or_else(|| others.find_map(|other| self.members.get(other)))
     }
 
@@ -402,7 +460,9 @@ impl<'a> Section<'a> {
                 let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
                 Some(items.map(str::to_owned).collect())
             }
-            Json::Array(items) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
+            Json::Array(items) => {
+                items.iter().map(|item| item.as_str().map(str::to_owned)).collect()
+            }
             _ => None,
         };
         texts.map(Some).ok_or_else(|| wrong(&name, &given.to_string(), "an array of texts"))
@@ -415,9 +475,10 @@ impl<'a> Section<'a> {
         }
         match self.members.get(member) {
             None | Some(Json::Null) => Ok(None),
-            Some(number) => {
-                number.as_u64().map(Some).ok_or_else(|| wrong(&name, &number.to_string(), "a whole number"))
-            }
+            Some(number) => number
+                .as_u64()
+                .map(Some)
+                .ok_or_else(|| wrong(&name, &number.to_string(), "a whole number")),
         }
     }
 }
@@ -438,8 +499,14 @@ mod tests {
     fn without_values_the_documented_defaults_hold() {
         let settings = read(&[]).unwrap();
         assert_eq!(settings.address, "127.0.0.1:8000");
-        assert_eq!((settings.hosts.as_slice(), settings.path.to_string().as_str()), (&[HostPattern::Any][..], "/"));
-        assert_eq!((settings.rules.timeout, settings.rules.content_max), (Duration::from_secs(2), 100 << 20));
+        assert_eq!(
+            (settings.hosts.as_slice(), settings.path.to_string().as_str()),
+            (&[HostPattern::Any][..], "/")
+        );
+        assert_eq!(
+            (settings.rules.timeout, settings.rules.content_max),
+            (Duration::from_secs(2), 100 << 20)
+        );
         assert_eq!(settings.limits, Limits::default());
         assert!(settings.tls.is_none() && !settings.rules.readonly && settings.warnings.is_empty());
     }
@@ -486,11 +553,19 @@ mod tests {
         let source = Source { certificate: Pem::File("/c".into()), key: Pem::File("/k".into()) };
         assert_eq!((settings.address.as_str(), settings.tls), ("0.0.0.0:8443", Some(source)));
         let rules = settings.rules;
-        assert_eq!((rules.timeout, rules.content_max, rules.readonly), (Duration::from_millis(500), 10 << 20, true));
+        assert_eq!(
+            (rules.timeout, rules.content_max, rules.readonly),
+            (Duration::from_millis(500), 10 << 20, true)
+        );
         let origin = HeaderValue::from_static("https://b.example");
         assert!(rules.cors.preflight(Some(&origin)).is_none());
-        assert!(settings.warnings.iter().any(|warning| warning.starts_with("log")), "{:?}", settings.warnings);
-        let unknown: Vec<&str> = settings.unknown.iter().map(|unknown| unknown.name.as_str()).collect();
+        assert!(
+            settings.warnings.iter().any(|warning| warning.starts_with("log")),
+            "{:?}",
+            settings.warnings
+        );
+        let unknown: Vec<&str> =
+            settings.unknown.iter().map(|unknown| unknown.name.as_str()).collect();
         assert_eq!(unknown, ["nonsense", "tls_ca"]);
     }
 
@@ -507,10 +582,17 @@ mod tests {
             let link = Arc::new(link(&SPEC, &[("CONFIG_FILE", &path.display().to_string())]));
             Settings::load(&SPEC, &link, Duration::from_secs(2), &LinkPaths::default()).await
         };
-        for (name, text) in [("http.toml", toml), ("HTTP.TOML", toml), ("http.json", json), ("http", json)] {
+        for (name, text) in
+            [("http.toml", toml), ("HTTP.TOML", toml), ("http.json", json), ("http", json)]
+        {
             let settings = load(name, text).await.unwrap();
-            let source = Source { certificate: Pem::File("/c".into()), key: Pem::File("/k".into()) };
-            assert_eq!((settings.address.as_str(), settings.tls), ("0.0.0.0:8443", Some(source)), "{name}");
+            let source =
+                Source { certificate: Pem::File("/c".into()), key: Pem::File("/k".into()) };
+            assert_eq!(
+                (settings.address.as_str(), settings.tls),
+                ("0.0.0.0:8443", Some(source)),
+                "{name}"
+            );
             assert_eq!(settings.rules.timeout, Duration::from_millis(500));
             assert!(settings.unknown.is_empty(), "{:?}", settings.unknown);
         }
@@ -521,7 +603,10 @@ mod tests {
             ("x.toml", "hush = hush", "no TOML"),
         ] {
             let error = load(name, text).await.err().unwrap().to_string();
-            assert!(error.contains(part) && error.contains(name) && !error.contains("hush"), "{error}");
+            assert!(
+                error.contains(part) && error.contains(name) && !error.contains("hush"),
+                "{error}"
+            );
         }
     }
 
@@ -544,14 +629,23 @@ mod tests {
     #[test]
     fn single_values_win_over_json() {
         let json = r#"{"cors": {"max_age_secs": 7, "allowed_methods": "GET"}, "tls": {"cert_file": "/a", "priv_key_file": "/b"}}"#;
-        let settings = read(&[("config_json", json), ("cors_max_age_secs", "8"), ("tls_cert_file", "/c")]).unwrap();
-        let headers = settings.rules.cors.preflight(Some(&HeaderValue::from_static("https://a.example"))).unwrap();
+        let settings =
+            read(&[("config_json", json), ("cors_max_age_secs", "8"), ("tls_cert_file", "/c")])
+                .unwrap();
+        let headers = settings
+            .rules
+            .cors
+            .preflight(Some(&HeaderValue::from_static("https://a.example")))
+            .unwrap();
         assert_eq!(headers["access-control-max-age"], "8");
         assert_eq!(headers["access-control-allow-methods"], "GET");
         assert_eq!(settings.tls.unwrap().certificate, Pem::File("/c".into()));
         // The other spellings hold in objects as well.
         let settings = read(&[("tls", r#"{"cert_file": "/a", "key_file": "/b"}"#)]).unwrap();
-        assert_eq!((settings.tls.unwrap().key, settings.warnings.len()), (Pem::File("/b".into()), 0));
+        assert_eq!(
+            (settings.tls.unwrap().key, settings.warnings.len()),
+            (Pem::File("/b".into()), 0)
+        );
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Which addresses a provider listens on, and for which links.
 //!
-//! The table is a map behind one lock, held for lines; a listener's routes are published from it as a snapshot. Sockets
-//! are bound while it is held, which takes no time, so that two links of one address never race.
+//! The table is a map behind one lock, held for lines; a listener's routes are published from it as
+//! a snapshot. Sockets are bound while it is held, which takes no time, so that two links of one
+//! address never race.
 //!
 //! Invariants: one listener per address; on it one actor per host and path; all its links name the
 //! same TLS. A listener whose links are all ending keeps its routes to the end, so that every
@@ -99,7 +100,8 @@ impl Table {
             return Ok(Added::To(Arc::clone(&open.listener)));
         }
         let entries: Vec<Entry<Route>> = new.collect();
-        let socket = listener::bind(address).map_err(|error| state.cannot_listen(address, &error))?;
+        let socket =
+            listener::bind(address).map_err(|error| state.cannot_listen(address, &error))?;
         let start = Start {
             socket,
             routes: Routes::new(&entries),
@@ -119,18 +121,27 @@ impl Table {
         // Port 0 has become a real one.
         let address = listener.address;
         let limits = vec![(Arc::clone(route), settings.limits)];
-        let open = Open { listener: Arc::clone(&listener), entries, limits, tls: settings.tls.clone() };
+        let open =
+            Open { listener: Arc::clone(&listener), entries, limits, tls: settings.tls.clone() };
         state.open.insert(address, open);
         let provider_id = &context.provider_id;
         info!(%provider_id, %address, tls = settings.tls.is_some(), "http server listens");
         Ok(Added::To(listener))
     }
 
-    /// Marks a link as ending. If all links of its listener are, the listener leaves the table and keeps its routes.
-    pub fn begin_end(&self, address: SocketAddr, listener: &Arc<Listener>, route: &Arc<Route>) -> Removal {
+    /// Marks a link as ending. If all links of its listener are, the listener leaves the table and
+    /// keeps its routes.
+    pub fn begin_end(
+        &self,
+        address: SocketAddr,
+        listener: &Arc<Listener>,
+        route: &Arc<Route>,
+    ) -> Removal {
         route.set_stage(Stage::Ending);
         let mut state = self.state.lock();
-        let Some(open) = state.open.get(&address).filter(|open| Arc::ptr_eq(&open.listener, listener)) else {
+        let Some(open) =
+            state.open.get(&address).filter(|open| Arc::ptr_eq(&open.listener, listener))
+        else {
             // The last of the links has closed the listener for all of them.
             return Removal::Shared;
         };
@@ -150,7 +161,9 @@ impl Table {
     /// Takes an ending link's routes out, unless its listener is closing as a whole.
     pub fn end(&self, address: SocketAddr, listener: &Arc<Listener>, route: &Arc<Route>) {
         let mut state = self.state.lock();
-        let Some(open) = state.open.get_mut(&address).filter(|open| Arc::ptr_eq(&open.listener, listener)) else {
+        let Some(open) =
+            state.open.get_mut(&address).filter(|open| Arc::ptr_eq(&open.listener, listener))
+        else {
             return;
         };
         open.entries.retain(|entry| !Arc::ptr_eq(&entry.route, route));
@@ -162,10 +175,12 @@ impl Table {
 }
 
 impl Open {
-    /// Links share an address only if they agree on TLS; an actor that has it for itself may change its mind.
+    /// Links share an address only if they agree on TLS; an actor that has it for itself may change
+    /// its mind.
     fn may_share(&self, settings: &Settings, route: &Route) -> Result<(), LinkError> {
         let mut routes = self.entries.iter().map(|entry| &entry.route);
-        let other = routes.find(|other| other.stage() == Stage::Serving && other.actor_id != route.actor_id);
+        let other = routes
+            .find(|other| other.stage() == Stage::Serving && other.actor_id != route.actor_id);
         match other {
             // The other link may be the next to get this certificate, or to go.
             Some(other) if self.tls != settings.tls => Err(LinkError::Unavailable(format!(
@@ -173,7 +188,11 @@ impl Open {
                  and tls_priv_key_file, or this one another address",
                 address = self.listener.address,
                 actor_id = other.actor_id,
-                theirs = if self.tls.is_some() { "another TLS certificate or is without one here" } else { "no TLS" },
+                theirs = if self.tls.is_some() {
+                    "another TLS certificate or is without one here"
+                } else {
+                    "no TLS"
+                },
             ))),
             _ => Ok(()),
         }
@@ -182,14 +201,18 @@ impl Open {
     fn publish(&mut self) {
         self.listener.routes.store(Arc::new(Routes::new(&self.entries)));
         let entries = &self.entries;
-        self.limits.retain(|(owner, _)| entries.iter().any(|entry| Arc::ptr_eq(&entry.route, owner)));
-        if let Some(limits) = self.limits.iter().map(|(_, limits)| *limits).reduce(Limits::or_larger) {
+        self.limits
+            .retain(|(owner, _)| entries.iter().any(|entry| Arc::ptr_eq(&entry.route, owner)));
+        if let Some(limits) =
+            self.limits.iter().map(|(_, limits)| *limits).reduce(Limits::or_larger)
+        {
             self.listener.limits.store(Arc::new(limits));
         }
     }
 }
 
-/// The entries with new ones, which take the place of the same actor's and of those whose link ends.
+/// The entries with new ones, which take the place of the same actor's and of those whose link
+/// ends.
 fn with(
     entries: &[Entry<Route>],
     new: impl Iterator<Item = Entry<Route>>,
@@ -198,7 +221,10 @@ fn with(
     let mut all = entries.to_vec();
     for entry in new {
         match all.iter_mut().find(|other| other.host == entry.host && other.path == entry.path) {
-            Some(other) if other.route.actor_id != entry.route.actor_id && other.route.stage() == Stage::Serving => {
+            Some(other)
+                if other.route.actor_id != entry.route.actor_id
+                    && other.route.stage() == Stage::Serving =>
+            {
                 // It may go to this link later, when the other one has ended.
                 return Err(LinkError::Unavailable(format!(
                     "actor {} answers {}{} on {address} already; give this link another path, host or address",
@@ -216,14 +242,16 @@ impl State {
     fn cannot_listen(&self, address: SocketAddr, error: &io::Error) -> LinkError {
         let what = format!("cannot listen on {address}: {error}");
         match error.kind() {
-            io::ErrorKind::AddrInUse => match self.open.keys().find(|other| other.port() == address.port()) {
-                Some(own) => LinkError::Unavailable(format!(
-                    "{what}; this provider listens on {own} for other links: use that address, or another port"
-                )),
-                None => LinkError::Unavailable(format!(
-                    "{what}; another process has the port: stop it, or give the link another address"
-                )),
-            },
+            io::ErrorKind::AddrInUse => {
+                match self.open.keys().find(|other| other.port() == address.port()) {
+                    Some(own) => LinkError::Unavailable(format!(
+                        "{what}; this provider listens on {own} for other links: use that address, or another port"
+                    )),
+                    None => LinkError::Unavailable(format!(
+                        "{what}; another process has the port: stop it, or give the link another address"
+                    )),
+                }
+            }
             io::ErrorKind::PermissionDenied => LinkError::Unavailable(format!(
                 "{what}; ports below 1024 need a privilege (setcap cap_net_bind_service=+ep on the binary): \
                  give it, or the link another port"

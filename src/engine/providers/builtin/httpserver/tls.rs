@@ -58,21 +58,25 @@ impl Source {
             return Err(self.unusable("certificate", "there is none in it"));
         }
         let key = self.key.read("tls_priv_key_file", paths).await?;
-        let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| self.unusable("key", error))?;
-        let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| self.unusable("configuration", error))?
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .map_err(|error| self.unusable("certificate with its key", error))?;
+        let key =
+            PrivateKeyDer::from_pem_slice(&key).map_err(|error| self.unusable("key", error))?;
+        let mut config =
+            ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+                .with_safe_default_protocol_versions()
+                .map_err(|error| self.unusable("configuration", error))?
+                .with_no_client_auth()
+                .with_single_cert(chain, key)
+                .map_err(|error| self.unusable("certificate with its key", error))?;
         config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
         // Sessions continue without a table of them here.
-        config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| self.unusable("session key", error))?;
+        config.ticketer =
+            aws_lc_rs::Ticketer::new().map_err(|error| self.unusable("session key", error))?;
         Ok(Arc::new(config))
     }
 
     fn unusable(&self, name: &str, cause: impl fmt::Display) -> LinkError {
-        let text = format!("the TLS {name} of the link cannot be used: {cause}; it has to be in PEM form");
+        let text =
+            format!("the TLS {name} of the link cannot be used: {cause}; it has to be in PEM form");
         match (&self.certificate, &self.key) {
             (Pem::Inline(_), Pem::Inline(_)) => LinkError::Values(text),
             _ => LinkError::Unavailable(text),

@@ -1,5 +1,6 @@
-//! The bytes of a connection, plain or TLS: what was read to find out the protocol comes first, what happens is
-//! counted, and a client that is still sending when its connection closes gets the time to read the answer.
+//! The bytes of a connection, plain or TLS: what was read to find out the protocol comes first,
+//! what happens is counted, and a client that is still sending when its connection closes gets the
+//! time to read the answer.
 
 use std::{
     io,
@@ -43,7 +44,11 @@ impl<T> Wire<T> {
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.read_before.has_remaining() {
             let length = self.read_before.len().min(buf.remaining());
             buf.put_slice(&self.read_before.split_to(length));
@@ -59,7 +64,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.io).poll_write(cx, buf);
         self.count(&result);
         result
@@ -83,8 +92,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<T> {
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
-    /// Says that nothing more is sent; if need be reads on, since a closed socket with unread data in it resets the
-    /// connection, and the client loses an answer it has not read yet.
+    /// Says that nothing more is sent; if need be reads on, since a closed socket with unread data
+    /// in it resets the connection, and the client loses an answer it has not read yet.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.lingering.is_none() {
             ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;

@@ -8,8 +8,9 @@
 //!
 //! A write nobody confirmed is never repeated: it may have happened.
 //!
-//! Expired entries count as absent from their instant on. They are removed by the server, where it can do that (2.11 and
-//! later); elsewhere [`Bucket::sweep`] removes them, and what deletions leave behind, every now and then.
+//! Expired entries count as absent from their instant on. They are removed by the server, where it
+//! can do that (2.11 and later); elsewhere [`Bucket::sweep`] removes them, and what deletions leave
+//! behind, every now and then.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -47,7 +48,8 @@ use lattice_protocol::errors::chain;
 const OPERATION: &str = "KV-Operation";
 /// Queues in which the changes of this process wait for each other; a key always has the same one.
 const TURNS: usize = 64;
-/// Pause after a change that somebody else spoiled; doubled up to the limit, of which a random part is waited.
+/// Pause after a change that somebody else spoiled; doubled up to the limit, of which a random part
+/// is waited.
 const PAUSE_FIRST: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(64);
 /// How long the mark of a deletion stays, so that those who watch the bucket learn of it.
@@ -104,7 +106,11 @@ enum WriteError {
 
 impl Bucket {
     /// Opens the bucket, and creates it if it is missing.
-    pub async fn open(client: &async_nats::Client, name: String, placement: Placement) -> Result<Arc<Self>, LinkError> {
+    pub async fn open(
+        client: &async_nats::Client,
+        name: String,
+        placement: Placement,
+    ) -> Result<Arc<Self>, LinkError> {
         let context = placement.context(client);
         let handle = Handle::open(&context, &name, &placement).await?;
         Ok(Arc::new_cyclic(|bucket| Self {
@@ -131,12 +137,14 @@ impl Bucket {
     pub async fn set(&self, key: &str, value: Value, expires: Option<Expiry>) -> Result<(), Error> {
         self.write(key, Some(&Entry { value, expires }), None).await.map_err(|error| match error {
             WriteError::Other(error) => error,
-            WriteError::Conflict | WriteError::Gone => self.failed("it was removed while it was used".into()),
+            WriteError::Conflict | WriteError::Gone => {
+                self.failed("it was removed while it was used".into())
+            }
         })
     }
 
-    /// Changes what stands under a key by what it is. `decide` is asked again when somebody else was faster. Ends when it
-    /// succeeds or fails; the caller sets the time limit, and may drop it.
+    /// Changes what stands under a key by what it is. `decide` is asked again when somebody else
+    /// was faster. Ends when it succeeds or fails; the caller sets the time limit, and may drop it.
     pub async fn change<T>(
         &self,
         key: &str,
@@ -171,7 +179,8 @@ impl Bucket {
         let mut was_opened = false;
         let message = loop {
             let handle = self.handle.now();
-            match jetstream::last(&handle.stream, &format!("{}{encoded}", handle.read_prefix)).await {
+            match jetstream::last(&handle.stream, &format!("{}{encoded}", handle.read_prefix)).await
+            {
                 Ok(message) => break message,
                 Err(ReadError::Gone) if !was_opened => {
                     self.open_again(&handle).await?;
@@ -187,11 +196,20 @@ impl Bucket {
             let entry = Entry::from_message(&message.payload, &message.headers);
             Some(entry.map_err(|cause| self.unreadable(key, cause))?)
         };
-        Ok(Found { revision: message.sequence, entry: entry.filter(|entry| !entry.is_expired(Expiry::now())) })
+        Ok(Found {
+            revision: message.sequence,
+            entry: entry.filter(|entry| !entry.is_expired(Expiry::now())),
+        })
     }
 
-    /// Writes an entry or the mark of its deletion; with a revision, on condition that it is still the last one.
-    async fn write(&self, key: &str, entry: Option<&Entry>, revision: Option<u64>) -> Result<(), WriteError> {
+    /// Writes an entry or the mark of its deletion; with a revision, on condition that it is still
+    /// the last one.
+    async fn write(
+        &self,
+        key: &str,
+        entry: Option<&Entry>,
+        revision: Option<u64>,
+    ) -> Result<(), WriteError> {
         let encoded = keys::encode(key);
         let (payload, headers) = match entry {
             Some(entry) => entry.to_message(),
@@ -227,13 +245,21 @@ impl Bucket {
                         return Err(WriteError::Conflict);
                     }
                 }
-                Err(WriteError::Gone) => return Err(WriteError::Other(self.failed("it does not stay".into()))),
+                Err(WriteError::Gone) => {
+                    return Err(WriteError::Other(self.failed("it does not stay".into())));
+                }
                 outcome => return outcome,
             }
         }
     }
 
-    async fn publish(&self, key: &str, subject: String, headers: HeaderMap, payload: Bytes) -> Result<(), WriteError> {
+    async fn publish(
+        &self,
+        key: &str,
+        subject: String,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<(), WriteError> {
         let bytes = payload.len();
         let published = match self.context.publish_with_headers(subject, headers, payload).await {
             Ok(acknowledged) => acknowledged.await,
@@ -249,7 +275,10 @@ impl Bucket {
                 bytes_max: self.context.client().max_payload(),
             }),
             PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => {
-                WriteError::Other(Error::Unconfirmed { key: keys::shown(key), bucket: self.name.clone() })
+                WriteError::Other(Error::Unconfirmed {
+                    key: keys::shown(key),
+                    bucket: self.name.clone(),
+                })
             }
             _ => WriteError::Other(self.failed(chain(&error))),
         })
@@ -258,7 +287,10 @@ impl Bucket {
     /// Looks the bucket up again, and makes it again if it was removed.
     async fn open_again(&self, gone: &Arc<Handle>) -> Result<(), Error> {
         let open = Handle::open(&self.context, &self.name, &self.placement);
-        self.handle.renew(&self.name, gone, open).await.map_err(|error| self.failed(error.to_string()))
+        self.handle
+            .renew(&self.name, gone, open)
+            .await
+            .map_err(|error| self.failed(error.to_string()))
     }
 
     fn unreadable(&self, key: &str, cause: EntryError) -> Error {
@@ -269,7 +301,8 @@ impl Bucket {
         Error::Bucket { bucket: self.name.clone(), cause }
     }
 
-    /// Removes expired entries and old marks of deletions, if the server does not do that itself. Returns how many.
+    /// Removes expired entries and old marks of deletions, if the server does not do that itself.
+    /// Returns how many.
     pub async fn sweep(&self, now: Expiry) -> anyhow::Result<usize> {
         let handle = self.handle.now();
         if handle.is_timed {
@@ -281,7 +314,9 @@ impl Bucket {
             let headers = message.headers.clone().unwrap_or_default();
             let Ok(info) = message.info() else { return };
             let ends = match is_deletion(&headers) {
-                true => Some(Expiry::at(info.published.unix_timestamp_nanos() / 1_000_000).after(MARK_TIME)),
+                true => Some(
+                    Expiry::at(info.published.unix_timestamp_nanos() / 1_000_000).after(MARK_TIME),
+                ),
                 false => entry::expires(&headers).unwrap_or_default(),
             };
             if ends.is_some_and(|ends| ends <= now) && due.len() < SWEEP_MAX {
@@ -300,7 +335,11 @@ impl Bucket {
 }
 
 impl Handle {
-    async fn open(context: &Context, bucket: &str, placement: &Placement) -> Result<Self, LinkError> {
+    async fn open(
+        context: &Context,
+        bucket: &str,
+        placement: &Placement,
+    ) -> Result<Self, LinkError> {
         let config = Config {
             name: format!("KV_{bucket}"),
             subjects: vec![format!("$KV.{bucket}.>")],
@@ -313,10 +352,9 @@ impl Handle {
         };
         placement.open(context, config).await?;
         // Knows the subjects of buckets that mirror others.
-        let store = context
-            .get_key_value(bucket)
-            .await
-            .map_err(|e| LinkError::Unavailable(format!("the bucket {bucket} cannot be used: {}", chain(&e))))?;
+        let store = context.get_key_value(bucket).await.map_err(|e| {
+            LinkError::Unavailable(format!("the bucket {bucket} cannot be used: {}", chain(&e)))
+        })?;
         let mut write_prefix = String::new();
         if store.use_jetstream_prefix {
             write_prefix.push_str(&placement.publish_prefix());
@@ -329,7 +367,9 @@ impl Handle {
 
 fn is_deletion(headers: &HeaderMap) -> bool {
     headers.get(NATS_MARKER_REASON).is_some()
-        || headers.get(OPERATION).is_some_and(|operation| matches!(operation.as_str(), "DEL" | "PURGE"))
+        || headers
+            .get(OPERATION)
+            .is_some_and(|operation| matches!(operation.as_str(), "DEL" | "PURGE"))
 }
 
 /// Sweeps until the bucket is dropped.

@@ -133,7 +133,8 @@ impl Expiry {
         Self(self.0.saturating_add(clock::millis(time)))
     }
 
-    /// Whole seconds from `now`, rounded up, at least one: what the server is told, who may end it later but not earlier.
+    /// Whole seconds from `now`, rounded up, at least one: what the server is told, who may end it
+    /// later but not earlier.
     pub fn seconds_from(self, now: Self) -> u64 {
         self.0.saturating_sub(now.0).div_ceil(1000).max(1)
     }
@@ -174,9 +175,12 @@ mod tests {
     #[test]
     fn entries_come_back_as_they_were() {
         let texts = ["b".to_owned(), "a\n\"ü".to_owned()];
-        for value in
-            [Value::Text("x".into()), Value::Text(String::new()), Value::List(texts.to_vec()), Value::Set(texts.into())]
-        {
+        for value in [
+            Value::Text("x".into()),
+            Value::Text(String::new()),
+            Value::List(texts.to_vec()),
+            Value::Set(texts.into()),
+        ] {
             for expires in [None, Some(Expiry(1_700_000_000_123))] {
                 let entry = Entry { value: value.clone(), expires };
                 let (payload, headers) = entry.to_message();

@@ -9,7 +9,8 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
 
-/// Longer ones are replaced by their digest. The line of the protocol that carries a subject may have 4096 bytes.
+/// Longer ones are replaced by their digest. The line of the protocol that carries a subject may
+/// have 4096 bytes.
 const ENCODED_BYTES_MAX: usize = 512;
 /// Clients keep keys that begin so to themselves.
 const RESERVED: &str = "_kv";

@@ -1,11 +1,14 @@
-//! `builtin://keyvalue`: texts, counters, lists and sets in a bucket of JetStream (wasmbus protocol, section 5.4).
+//! `builtin://keyvalue`: texts, counters, lists and sets in a bucket of JetStream (wasmbus
+//! protocol, section 5.4).
 //!
-//! All actors linked with the same bucket see the same keys, as with redis; a link of its own `bucket` value has its own.
-//! Values behave as in redis: a counter is a text of digits, a list or set that gets empty is gone, and an operation
-//! on the wrong kind of value fails. A value, and so a whole list or set, has room in one NATS message (`max_payload`,
-//! 1 MiB unless the server says otherwise).
+//! All actors linked with the same bucket see the same keys, as with redis; a link of its own
+//! `bucket` value has its own. Values behave as in redis: a counter is a text of digits, a list or
+//! set that gets empty is gone, and an operation on the wrong kind of value fails. A value, and so
+//! a whole list or set, has room in one NATS message (`max_payload`, 1 MiB unless the server says
+//! otherwise).
 //!
-//! * [`keys`] makes any text a key of the bucket, [`entry`] is what stands under it, [`bucket`] reads and writes.
+//! * [`keys`] makes any text a key of the bucket, [`entry`] is what stands under it, [`bucket`]
+//!   reads and writes.
 //! * This file has the provider, its links and the operations.
 
 pub mod bucket;
@@ -40,8 +43,8 @@ use lattice_protocol::{
     contracts::{
         PayloadError, decode, encode,
         keyvalue::{
-            CONTRACT_ID, GetResponse, IncrementRequest, ListRangeRequest, ListRequest, SERVICE, SetMemberRequest,
-            SetRequest,
+            CONTRACT_ID, GetResponse, IncrementRequest, ListRangeRequest, ListRequest, SERVICE,
+            SetMemberRequest, SetRequest,
         },
         method,
     },
@@ -97,7 +100,9 @@ pub enum Error {
         "ERR value is not an integer: what {key} holds cannot be incremented; set it to a number or delete it first"
     )]
     NoInteger { key: String },
-    #[error("ERR increment would overflow: {key} has 32 bits as a counter; set it to a smaller number first")]
+    #[error(
+        "ERR increment would overflow: {key} has 32 bits as a counter; set it to a smaller number first"
+    )]
     Overflow { key: String },
     #[error(
         "the value of {key} has {bytes} bytes, the NATS server takes messages of at most {bytes_max} bytes. Keep less under one key, \
@@ -108,7 +113,9 @@ pub enum Error {
         "the bucket {bucket} did not confirm the write of {key}: it may or may not have happened; read the key to know"
     )]
     Unconfirmed { key: String, bucket: String },
-    #[error("the value of {key} in the bucket {bucket} cannot be read: {cause}; was it written by another program?")]
+    #[error(
+        "the value of {key} in the bucket {bucket} cannot be read: {cause}; was it written by another program?"
+    )]
     Unreadable { key: String, bucket: String, cause: EntryError },
     #[error("the bucket {bucket} cannot be used: {cause}")]
     Bucket { bucket: String, cause: String },
@@ -134,12 +141,16 @@ fn build(context: Context) -> Arc<dyn Provider> {
 }
 
 impl Provider for KeyValue {
-    fn link(self: Arc<Self>, link: Arc<LinkDefinition>) -> BoxFuture<'static, Result<Arc<dyn Link>, LinkError>> {
+    fn link(
+        self: Arc<Self>,
+        link: Arc<LinkDefinition>,
+    ) -> BoxFuture<'static, Result<Arc<dyn Link>, LinkError>> {
         Box::pin(async move {
             let values = Values::read(&SPEC, &link)?;
             self.context.tell_unknown(&values.unknown, &link);
             let default = format!("KEYVALUE_{}", self.context.lattice);
-            let name = jetstream::bucket_name(values.text("bucket"), default, &self.context.lattice)?;
+            let name =
+                jetstream::bucket_name(values.text("bucket"), default, &self.context.lattice)?;
             let placement = Placement::read(&values, self.context.js_domain.as_deref())?;
             let bucket = self.bucket(name, placement).await?;
             Ok(Arc::new(KeyValueLink { bucket, calls: TaskTracker::new() }) as Arc<dyn Link>)
@@ -173,8 +184,8 @@ impl KeyValue {
 impl Link for KeyValueLink {
     fn call(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
         Box::pin(async move {
-            // Also after the end: a call may have taken this link in the moment another one replaced it, and nothing here
-            // depends on which of them answers.
+            // Also after the end: a call may have taken this link in the moment another one
+            // replaced it, and nothing here depends on which of them answers.
             let _call = self.calls.token();
             match tokio::time::timeout_at(call.deadline, self.perform(&call)).await {
                 Ok(outcome) => outcome,
@@ -206,14 +217,20 @@ impl KeyValueLink {
             "Get" => result(self.get(argument("KeyValue.Get", payload)).await),
             "Set" => self.set(argument("KeyValue.Set", payload)).await.map(|()| Bytes::new()),
             "ListAdd" => result(self.list_add(argument("KeyValue.ListAdd", payload)).await),
-            "ListClear" => result(self.del(argument("KeyValue.ListClear", payload), Some("list")).await),
+            "ListClear" => {
+                result(self.del(argument("KeyValue.ListClear", payload), Some("list")).await)
+            }
             "ListDel" => result(self.list_del(argument("KeyValue.ListDel", payload)).await),
             "ListRange" => result(self.list_range(argument("KeyValue.ListRange", payload)).await),
             "SetAdd" => result(self.set_add(argument("KeyValue.SetAdd", payload)).await),
             "SetDel" => result(self.set_del(argument("KeyValue.SetDel", payload)).await),
-            "SetClear" => result(self.del(argument("KeyValue.SetClear", payload), Some("set")).await),
+            "SetClear" => {
+                result(self.del(argument("KeyValue.SetClear", payload), Some("set")).await)
+            }
             "SetQuery" => result(self.set_query(argument("KeyValue.SetQuery", payload)).await),
-            "SetIntersection" => result(self.intersection(argument("KeyValue.SetIntersection", payload)).await),
+            "SetIntersection" => {
+                result(self.intersection(argument("KeyValue.SetIntersection", payload)).await)
+            }
             "SetUnion" => result(self.union(argument("KeyValue.SetUnion", payload)).await),
             _ => return Err(unknown_operation(call)),
         };
@@ -242,12 +259,18 @@ impl KeyValueLink {
     }
 
     /// Removes a key, of any kind or only of one.
-    async fn del(&self, key: Result<String, Error>, needed: Option<&'static str>) -> Result<bool, Error> {
+    async fn del(
+        &self,
+        key: Result<String, Error>,
+        needed: Option<&'static str>,
+    ) -> Result<bool, Error> {
         let key = key?;
         self.bucket
             .change(&key, |found| match (found, needed) {
                 (None, _) => Ok(Change::Keep(false)),
-                (Some(value), Some(needed)) if value.kind() != needed => Err(wrong_type(&key, &value, needed)),
+                (Some(value), Some(needed)) if value.kind() != needed => {
+                    Err(wrong_type(&key, &value, needed))
+                }
                 (Some(_), _) => Ok(Change::Remove(true)),
             })
             .await
@@ -283,14 +306,23 @@ impl KeyValueLink {
         self.bucket
             .change(&list_name, |found| {
                 let mut items = list(&list_name, found)?;
-                let Some(at) = items.iter().position(|item| *item == value) else { return Ok(Change::Keep(false)) };
+                let Some(at) = items.iter().position(|item| *item == value) else {
+                    return Ok(Change::Keep(false));
+                };
                 items.remove(at);
-                Ok(if items.is_empty() { Change::Remove(true) } else { Change::Put(Value::List(items), true) })
+                Ok(if items.is_empty() {
+                    Change::Remove(true)
+                } else {
+                    Change::Put(Value::List(items), true)
+                })
             })
             .await
     }
 
-    async fn list_range(&self, request: Result<ListRangeRequest, Error>) -> Result<Vec<String>, Error> {
+    async fn list_range(
+        &self,
+        request: Result<ListRangeRequest, Error>,
+    ) -> Result<Vec<String>, Error> {
         let ListRangeRequest { list_name, start, stop } = request?;
         let items = list(&list_name, self.bucket.get(&list_name).await?)?;
         Ok(entry::range(items, start, stop))
@@ -301,7 +333,11 @@ impl KeyValueLink {
         self.bucket
             .change(&set_name, |found| {
                 let mut members = set(&set_name, found)?;
-                Ok(if members.insert(value.clone()) { Change::Put(Value::Set(members), 1) } else { Change::Keep(0) })
+                Ok(if members.insert(value.clone()) {
+                    Change::Put(Value::Set(members), 1)
+                } else {
+                    Change::Keep(0)
+                })
             })
             .await
     }
@@ -325,7 +361,10 @@ impl KeyValueLink {
         set(&name, self.bucket.get(&name).await?)
     }
 
-    async fn intersection(&self, names: Result<Vec<String>, Error>) -> Result<BTreeSet<String>, Error> {
+    async fn intersection(
+        &self,
+        names: Result<Vec<String>, Error>,
+    ) -> Result<BTreeSet<String>, Error> {
         let mut sets = self.sets(names?).await?.into_iter();
         let first = sets.next().unwrap_or_default();
         Ok(sets.fold(first, |common, set| &common & &set))

@@ -20,7 +20,8 @@ use lattice_protocol::{errors::chain, links::LinkDefinition};
 
 /// How long one attempt to reach a server may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Messages of one subscription that wait in this process. Beyond it the client drops them and says so.
+/// Messages of one subscription that wait in this process. Beyond it the client drops them and says
+/// so.
 const SUBSCRIPTION_CAPACITY: usize = 4096;
 /// A day; nobody means more.
 const PING_INTERVAL_MAX: u64 = 24 * 60 * 60;
@@ -62,7 +63,11 @@ impl Server {
         let (jwt, seed) = (values.text("client_jwt"), values.text("client_seed"));
         let ping_interval = match values.number("ping_interval_sec")? {
             Some(seconds) if !(1..=PING_INTERVAL_MAX).contains(&seconds) => {
-                return Err(wrong("ping_interval_sec", &seconds.to_string(), "seconds, 1 to 86400"));
+                return Err(wrong(
+                    "ping_interval_sec",
+                    &seconds.to_string(),
+                    "seconds, 1 to 86400",
+                ));
             }
             seconds => seconds.map(Duration::from_secs),
         };
@@ -97,19 +102,22 @@ impl Server {
         let auth = match (jwt, seed) {
             (None, None) => Auth::Address,
             (Some(_), None) => {
-                return Err(LinkError::Values("link value client_jwt needs the link value client_seed".into()));
+                return Err(LinkError::Values(
+                    "link value client_jwt needs the link value client_seed".into(),
+                ));
             }
             (jwt, Some(seed)) => {
-                let key = nkeys::KeyPair::from_seed(&seed)
-                    .map_err(|e| LinkError::Values(format!("link value client_seed is no seed of an nkey: {e}")))?;
+                let key = nkeys::KeyPair::from_seed(&seed).map_err(|e| {
+                    LinkError::Values(format!("link value client_seed is no seed of an nkey: {e}"))
+                })?;
                 jwt.map_or(Auth::Nkey { seed }, |jwt| Auth::Jwt { jwt, key: Arc::new(key) })
             }
         };
         Ok(Some(Self { addresses, shown, auth, ping_interval, ca_file }))
     }
 
-    /// Looks where the addresses lead: to a NATS server that the host uses itself, or not. Other sockets of the host are
-    /// refused.
+    /// Looks where the addresses lead: to a NATS server that the host uses itself, or not. Other
+    /// sockets of the host are refused.
     async fn is_the_hosts(&self, sockets: &OwnSockets) -> Result<bool, LinkError> {
         let mut is_the_hosts = false;
         for address in &self.addresses {
@@ -166,8 +174,14 @@ impl Server {
             Auth::Nkey { seed } => options.nkey(seed),
             // The client library itself ignores what stands before the @.
             Auth::Address => {
-                match self.addresses.iter().find_map(|address| Some((address.username()?, address.password()))) {
-                    Some((user, Some(password))) => options.user_and_password(unescaped(user), unescaped(password)),
+                match self
+                    .addresses
+                    .iter()
+                    .find_map(|address| Some((address.username()?, address.password())))
+                {
+                    Some((user, Some(password))) => {
+                        options.user_and_password(unescaped(user), unescaped(password))
+                    }
                     Some((token, None)) => options.token(unescaped(token)),
                     None => options,
                 }
@@ -190,34 +204,43 @@ pub(super) struct Own {
     pub client: async_nats::Client,
     denied: watch::Receiver<Vec<String>>,
     servers: String,
-    /// It leads to a server of the host: there the lattice's subjects are as they are on the host's own connection.
+    /// It leads to a server of the host: there the lattice's subjects are as they are on the host's
+    /// own connection.
     pub is_the_hosts: bool,
     /// The certificates read from the link value `ca_file`, for when it connects again.
     _authority: Option<NamedTempFile>,
 }
 
-/// Keeps what was read and checked: the client library reads the file at each connect, and another one may be there then.
+/// Keeps what was read and checked: the client library reads the file at each connect, and another
+/// one may be there then.
 fn copy(pem: &[u8]) -> Result<NamedTempFile, LinkError> {
     if !matches!(CertificateDer::pem_slice_iter(pem).next(), Some(Ok(_))) {
         return Err(LinkError::Unavailable(
-            "the file of link value ca_file holds no certificate (-----BEGIN CERTIFICATE-----)".into(),
+            "the file of link value ca_file holds no certificate (-----BEGIN CERTIFICATE-----)"
+                .into(),
         ));
     }
     let copied = NamedTempFile::new().and_then(|mut file| file.write_all(pem).map(|()| file));
-    copied.map_err(|error| LinkError::Unavailable(format!("link value ca_file: keep what was read: {error}")))
+    copied.map_err(|error| {
+        LinkError::Unavailable(format!("link value ca_file: keep what was read: {error}"))
+    })
 }
 
 impl Own {
     /// Waits until the server has taken the subscriptions made before.
     pub(super) async fn confirm(&self) -> Result<(), LinkError> {
         let mut denied = self.denied.clone();
-        let no_inbox = denied.wait_for(|denied| denied.iter().any(|denial| denial.contains("_INBOX")));
+        let no_inbox =
+            denied.wait_for(|denied| denied.iter().any(|denial| denial.contains("_INBOX")));
         let result = tokio::select! {
             result = connection::confirm(&self.client) => result,
-            // That the inbox is forbidden is an answer too, and it came after the subscriptions. Only requests need one.
+            // That the inbox is forbidden is an answer too, and it came after the subscriptions.
+            // Only requests need one.
             Ok(_) = no_inbox => Ok(()),
         };
-        result.map_err(|e: ConfirmError| LinkError::Unavailable(format!("subscribe at {}: {e}", self.servers)))
+        result.map_err(|e: ConfirmError| {
+            LinkError::Unavailable(format!("subscribe at {}: {e}", self.servers))
+        })
     }
 }
 
@@ -226,13 +249,15 @@ impl Own {
 fn explain(failure: &async_nats::ConnectError, servers: &str) -> LinkError {
     let cause = chain(failure);
     match failure.kind() {
-        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => LinkError::Unavailable(format!(
-            "the NATS server at {servers} refuses this link: {cause}; check the link values client_jwt and client_seed, or \
+        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
+            LinkError::Unavailable(format!(
+                "the NATS server at {servers} refuses this link: {cause}; check the link values client_jwt and client_seed, or \
              the user in uri"
-        )),
-        ConnectErrorKind::ServerParse => {
-            LinkError::Values(format!("link value uri: {servers} is no address of a NATS server: {cause}"))
+            ))
         }
+        ConnectErrorKind::ServerParse => LinkError::Values(format!(
+            "link value uri: {servers} is no address of a NATS server: {cause}"
+        )),
         ConnectErrorKind::Tls => LinkError::Unavailable(format!(
             "no secure connection to the NATS server at {servers}: {cause}; if its certificate comes from a private authority, \
              name that with the link value ca_file"
@@ -250,7 +275,9 @@ fn report(event: &Event, link: &LinkDefinition, denied: &watch::Sender<Vec<Strin
             denied.send_modify(Vec::clear);
             info!(%actor_id, %link_name, "NATS connection of a link established");
         }
-        Event::Disconnected => warn!(%actor_id, %link_name, "NATS connection of a link lost, reconnecting"),
+        Event::Disconnected => {
+            warn!(%actor_id, %link_name, "NATS connection of a link lost, reconnecting")
+        }
         Event::SlowConsumer(_) => {
             warn!(%actor_id, %link_name, "messages were dropped: the actor does not handle them fast enough");
         }
@@ -258,14 +285,17 @@ fn report(event: &Event, link: &LinkDefinition, denied: &watch::Sender<Vec<Strin
             let text = error.to_string();
             warn!(%actor_id, %link_name, error = %text, "NATS server of a link reports an error");
             denied.send_if_modified(|denied| {
-                let is_denial = text.to_lowercase().contains("permissions violation") && denied.len() < DENIED_MAX;
+                let is_denial = text.to_lowercase().contains("permissions violation")
+                    && denied.len() < DENIED_MAX;
                 if is_denial {
                     denied.push(text);
                 }
                 is_denial
             });
         }
-        Event::ClientError(error) => warn!(%actor_id, %link_name, %error, "NATS client of a link reports an error"),
+        Event::ClientError(error) => {
+            warn!(%actor_id, %link_name, %error, "NATS client of a link reports an error")
+        }
         Event::LameDuckMode | Event::Draining | Event::Closed => {}
     }
 }
@@ -275,7 +305,8 @@ fn unescaped(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {
-        let escaped = tail.get(..2).filter(|_| *first == b'%').and_then(|hex| str::from_utf8(hex).ok());
+        let escaped =
+            tail.get(..2).filter(|_| *first == b'%').and_then(|hex| str::from_utf8(hex).ok());
         match escaped.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
             Some(byte) => {
                 bytes.push(byte);
@@ -305,11 +336,16 @@ mod tests {
     #[test]
     fn a_server_of_its_own_is_read_from_every_spelling() {
         assert!(read(&[]).unwrap().is_none());
-        let json = format!(r#"{{"cluster_uris": ["a:1", "nats://u:p@b:2"], "auth_jwt": "ey", "auth_seed": "{SEED}"}}"#);
+        let json = format!(
+            r#"{{"cluster_uris": ["a:1", "nats://u:p@b:2"], "auth_jwt": "ey", "auth_seed": "{SEED}"}}"#
+        );
         let from_json = read(&[("config_json", &json)]).unwrap().unwrap();
         assert_eq!((from_json.addresses.len(), from_json.shown.as_str()), (2, "a:1,nats://b:2"));
         assert!(matches!(from_json.auth, Auth::Jwt { .. }));
-        let single = read(&[("URI", "a:1, b:2"), ("CLIENT_SEED", SEED), ("ping_interval_sec", "7")]).unwrap().unwrap();
+        let single =
+            read(&[("URI", "a:1, b:2"), ("CLIENT_SEED", SEED), ("ping_interval_sec", "7")])
+                .unwrap()
+                .unwrap();
         assert!(matches!(single.auth, Auth::Nkey { .. }) && single.addresses.len() == 2);
         assert_eq!(single.ping_interval, Some(Duration::from_secs(7)));
     }

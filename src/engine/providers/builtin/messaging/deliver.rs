@@ -1,9 +1,10 @@
 //! Messages on their way to an actor.
 //!
-//! One task per subscription reads messages and starts a call of the actor for each, as many at a time as the link has
-//! permits. While there is none, the subscription is read no further and messages wait in the client's bounded buffer. When
-//! the link ends, the task leaves the queue group, and what had arrived is still handled until the deadline. A message is
-//! handed over once: if that fails, the log says so.
+//! One task per subscription reads messages and starts a call of the actor for each, as many at a
+//! time as the link has permits. While there is none, the subscription is read no further and
+//! messages wait in the client's bounded buffer. When the link ends, the task leaves the queue
+//! group, and what had arrived is still handled until the deadline. A message is handed over once:
+//! if that fails, the log says so.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -52,7 +53,8 @@ impl Deliveries {
         Self { context, link, timeout, permits, complaints: Complaints::default() }
     }
 
-    /// Delivers the messages of a subscription until `stop` names a deadline, and until that at the latest the rest.
+    /// Delivers the messages of a subscription until `stop` names a deadline, and until that at the
+    /// latest the rest.
     pub(super) async fn follow(
         self: Arc<Self>,
         mut subscription: Subscriber,
@@ -86,8 +88,12 @@ impl Deliveries {
         }
         let deadline = stop.borrow().unwrap_or_else(Instant::now);
         let mut rest: VecDeque<Message> = held.into_iter().collect();
-        let leaving = leave(&self.context.nats, &mut subscription, total, |message| rest.push_back(message));
-        if tokio::time::timeout_at(deadline.min(Instant::now() + LEAVE_TIMEOUT), leaving).await.is_err() {
+        let leaving =
+            leave(&self.context.nats, &mut subscription, total, |message| rest.push_back(message));
+        if tokio::time::timeout_at(deadline.min(Instant::now() + LEAVE_TIMEOUT), leaving)
+            .await
+            .is_err()
+        {
             let link = &self.link;
             warn!(actor_id = %link.actor_id, link_name = %link.link_name, "left a subscription without a word of the NATS server");
         }
@@ -120,7 +126,12 @@ impl Deliveries {
             body: message.payload.into(),
         };
         work.spawn(async move {
-            let call = context.call_actor(&actor, messaging::HANDLE_MESSAGE, contracts::encode(&argument), deadline);
+            let call = context.call_actor(
+                &actor,
+                messaging::HANDLE_MESSAGE,
+                contracts::encode(&argument),
+                deadline,
+            );
             // The call keeps its deadline; this holds even if a handler does not.
             let result = tokio::time::timeout_at(deadline + TRANSFERS_MAX, call).await;
             drop(permit);

@@ -1,8 +1,8 @@
-//! `builtin://messaging`: actors publish to NATS, ask others, and receive the messages of their subscriptions (wasmbus
-//! protocol, section 5.5).
+//! `builtin://messaging`: actors publish to NATS, ask others, and receive the messages of their
+//! subscriptions (wasmbus protocol, section 5.5).
 //!
-//! A link uses the host's own connection, on which [`subjects`] keeps it away from the lattice's subjects, or a
-//! [`connection`] of its own. [`deliver`] brings messages to the actor.
+//! A link uses the host's own connection, on which [`subjects`] keeps it away from the lattice's
+//! subjects, or a [`connection`] of its own. [`deliver`] brings messages to the actor.
 //!
 //! Some rules always hold: a message of a subscription is delivered once in the lattice, on
 //! whichever host, because all hosts with this link are in one queue group; a link that is taken on
@@ -49,7 +49,8 @@ use lattice_protocol::{
     links::LinkDefinition,
 };
 
-/// At most this long before the call's own deadline a request is given up, so that the actor gets our words.
+/// At most this long before the call's own deadline a request is given up, so that the actor gets
+/// our words.
 const MARGIN_MAX: Duration = Duration::from_millis(100);
 /// How much longer the client's own timeout of a request may take to be noticed.
 const GRACE: Duration = Duration::from_millis(25);
@@ -157,7 +158,10 @@ struct Messaging {
 }
 
 impl Provider for Messaging {
-    fn link(self: Arc<Self>, link: Arc<LinkDefinition>) -> BoxFuture<'static, Result<Arc<dyn Link>, LinkError>> {
+    fn link(
+        self: Arc<Self>,
+        link: Arc<LinkDefinition>,
+    ) -> BoxFuture<'static, Result<Arc<dyn Link>, LinkError>> {
         Box::pin(async move {
             let link = MessagingLink::open(self.context.clone(), link).await?;
             Ok(Arc::new(link) as Arc<dyn Link>)
@@ -194,7 +198,10 @@ fn timeout(values: &Values, default: Duration) -> Result<Duration, LinkError> {
 
 /// Returns the subjects off limits at the host's own server: those of the lattice, unless the link
 /// values lift that.
-fn reserved_at_the_hosts(values: &Values, lattice: &reserved::Reserved) -> Result<Reserved, LinkError> {
+fn reserved_at_the_hosts(
+    values: &Values,
+    lattice: &reserved::Reserved,
+) -> Result<Reserved, LinkError> {
     match values.boolean("allow_system_subjects")? {
         Some(true) => Ok(Reserved::Nothing),
         _ => Ok(Reserved::Lattice(lattice.clone())),
@@ -226,17 +233,19 @@ impl MessagingLink {
         let mut subscribers = Vec::with_capacity(wanted.len());
         for Subscription { subject, queue } in wanted {
             let queue = queue.unwrap_or_else(|| queue_group(&context, &actor_id));
-            let subscriber = client
-                .queue_subscribe(subject.clone(), queue)
-                .await
-                .map_err(|e| LinkError::Unavailable(format!("subscribe to {subject}: {}", chain(&e))))?;
+            let subscriber = client.queue_subscribe(subject.clone(), queue).await.map_err(|e| {
+                LinkError::Unavailable(format!("subscribe to {subject}: {}", chain(&e)))
+            })?;
             subscribers.push(subscriber);
         }
-        // A link that is taken on has its subscriptions: whatever is published from then on arrives.
+        // A link that is taken on has its subscriptions: whatever is published from then on
+        // arrives.
         match &own {
             Some(own) => own.confirm().await?,
             None if subscribers.is_empty() => {}
-            None => confirm(&client).await.map_err(|e| LinkError::Unavailable(format!("subscribe: {e}")))?,
+            None => confirm(&client)
+                .await
+                .map_err(|e| LinkError::Unavailable(format!("subscribe: {e}")))?,
         }
         info!(%actor_id, %link_name, subscriptions = subscribers.len(), own_connection = own.is_some(), "messaging link is up");
         let (stop, stopped) = watch::channel(None);
@@ -269,7 +278,11 @@ impl MessagingLink {
                     self.client.publish_with_reply(subject.clone(), reply, body.0).await
                 }
             }
-            .map_err(|e| Failure::Nats { what: "publish to", subject: subject.clone(), cause: chain(&e) })
+            .map_err(|e| Failure::Nats {
+                what: "publish to",
+                subject: subject.clone(),
+                cause: chain(&e),
+            })
         };
         match tokio::time::timeout_at(deadline, sent).await {
             Ok(sent) => sent,
@@ -277,7 +290,11 @@ impl MessagingLink {
         }
     }
 
-    async fn request(&self, message: RequestMessage, deadline: Instant) -> Result<Message, Failure> {
+    async fn request(
+        &self,
+        message: RequestMessage,
+        deadline: Instant,
+    ) -> Result<Message, Failure> {
         let RequestMessage { subject, body, timeout_ms } = message;
         self.check(&subject, body.0.len())?;
         let left = deadline.saturating_duration_since(Instant::now());
@@ -287,7 +304,11 @@ impl MessagingLink {
         };
         let request = Request::new().payload(body.0).timeout(Some(wait));
         // The client's timeout begins when the connection has taken the request.
-        let sent = tokio::time::timeout_at(deadline + GRACE, self.client.send_request(subject.clone(), request)).await;
+        let sent = tokio::time::timeout_at(
+            deadline + GRACE,
+            self.client.send_request(subject.clone(), request),
+        )
+        .await;
         let Ok(result) = sent else { return Err(Failure::Away { what: "request to", subject }) };
         match result {
             Ok(reply) => Ok(Message {
@@ -297,7 +318,9 @@ impl MessagingLink {
             }),
             Err(error) => Err(match error.kind() {
                 RequestErrorKind::NoResponders => Failure::NoResponders { subject },
-                RequestErrorKind::TimedOut => Failure::NoReply { subject, waited_ms: wait.as_millis() },
+                RequestErrorKind::TimedOut => {
+                    Failure::NoReply { subject, waited_ms: wait.as_millis() }
+                }
                 _ => Failure::Nats { what: "request to", subject, cause: chain(&error) },
             }),
         }
@@ -321,7 +344,9 @@ impl Link for MessagingLink {
             let _in_work = in_work;
             if self.closing.load(Ordering::SeqCst) {
                 let (actor, name) = (&self.link.actor_id, &self.link.link_name);
-                return Err(CallError::Callee(format!("link {name} of {actor} to messaging has ended")));
+                return Err(CallError::Callee(format!(
+                    "link {name} of {actor} to messaging has ended"
+                )));
             }
             let left = call.deadline.saturating_duration_since(Instant::now());
             let deadline = call.deadline - (left / 10).min(MARGIN_MAX);
@@ -331,7 +356,9 @@ impl Link for MessagingLink {
                     Err(error) => Err(error.into()),
                 },
                 REQUEST => match contracts::decode("Messaging.Request", &call.payload) {
-                    Ok(message) => self.request(message, deadline).await.map(|reply| contracts::encode(&reply)),
+                    Ok(message) => {
+                        self.request(message, deadline).await.map(|reply| contracts::encode(&reply))
+                    }
                     Err(error) => Err(error.into()),
                 },
                 _ => return Err(unknown_operation(&call)),
@@ -378,7 +405,9 @@ enum Failure {
     Subject(#[from] SubjectError),
     #[error("deserialization: {0}")]
     Payload(#[from] PayloadError),
-    #[error("the message to {subject} has {bytes} bytes, and the NATS server takes {limit} (its max_payload)")]
+    #[error(
+        "the message to {subject} has {bytes} bytes, and the NATS server takes {limit} (its max_payload)"
+    )]
     TooLarge { subject: String, bytes: usize, limit: usize },
     #[error("nobody listens on {subject}, so there is no reply")]
     NoResponders { subject: String },
@@ -386,7 +415,9 @@ enum Failure {
         "no reply on {subject} within {waited_ms} ms (timeoutMs of the request, at most what the call itself has left)"
     )]
     NoReply { subject: String, waited_ms: u128 },
-    #[error("{what} {subject}: the connection to the NATS server does not take it; is the server reachable?")]
+    #[error(
+        "{what} {subject}: the connection to the NATS server does not take it; is the server reachable?"
+    )]
     Away { what: &'static str, subject: String },
     #[error("{what} {subject}: {cause}")]
     Nats { what: &'static str, subject: String, cause: String },
@@ -403,7 +434,8 @@ fn subscriptions(values: &Values, reserved: &Reserved) -> Result<Vec<Subscriptio
     texts.iter().map(|text| Subscription::parse(text, reserved)).collect()
 }
 
-/// The queue group of a link on all hosts of its lattice. The link name may be anything printable, so it comes last.
+/// The queue group of a link on all hosts of its lattice. The link name may be anything printable,
+/// so it comes last.
 fn queue_group(context: &Context, actor_id: &str) -> String {
     format!("lattice.{}.messaging.{actor_id}.{}", context.lattice, context.link_name)
 }

@@ -1,16 +1,18 @@
 //! Which subjects a link may use.
 //!
-//! On the host's own connection an actor must not hear the lattice or speak in its name: signed invocations, control
-//! commands, replies and JetStream all run over it. The same holds for a connection of the link's own to a NATS server that
-//! the host uses, which may let everybody in. At any other server the link has the rights of its own user, and that server
-//! decides.
+//! On the host's own connection an actor must not hear the lattice or speak in its name: signed
+//! invocations, control commands, replies and JetStream all run over it. The same holds for a
+//! connection of the link's own to a NATS server that the host uses, which may let everybody in. At
+//! any other server the link has the rights of its own user, and that server decides.
 
 use crate::providers::builtin::{LinkError, values::wrong};
 use lattice_base::lattice::reserved as lattice;
 
-/// Far below the line length a server takes. A longer one would end the connection, which others use too.
+/// Far below the line length a server takes. A longer one would end the connection, which others
+/// use too.
 const SUBJECT_BYTES_MAX: usize = 1024;
-/// Where replies of all users of the connection arrive: inboxes, private ones, and those of other accounts and clusters.
+/// Where replies of all users of the connection arrive: inboxes, private ones, and those of other
+/// accounts and clusters.
 const INBOX_ROOT: &str = "_INBOX";
 const OTHER_INBOX_ROOTS: [&str; 3] = ["_INBOX_", "_R_", "_GR_"];
 
@@ -27,7 +29,8 @@ pub(super) enum SubjectError {
     System(String),
 }
 
-/// The subjects a link may not use: those that command somebody on the host's connection, on its own none.
+/// The subjects a link may not use: those that command somebody on the host's connection, on its
+/// own none.
 #[derive(Clone, Debug)]
 pub(super) enum Reserved {
     Nothing,
@@ -82,9 +85,14 @@ fn check_tokens(subject: &str) -> Result<(), SubjectError> {
         () if subject.is_empty() => "it is empty",
         () if subject.len() > SUBJECT_BYTES_MAX => {
             let shown = subject.chars().take(60).chain("…".chars()).collect();
-            return Err(SubjectError::Invalid { subject: shown, reason: "it is longer than 1024 bytes" });
+            return Err(SubjectError::Invalid {
+                subject: shown,
+                reason: "it is longer than 1024 bytes",
+            });
         }
-        () if subject.chars().any(|c| c.is_whitespace() || c.is_control()) => "it has blanks or control characters",
+        () if subject.chars().any(|c| c.is_whitespace() || c.is_control()) => {
+            "it has blanks or control characters"
+        }
         () if subject.split('.').any(str::is_empty) => "there is an empty part between its dots",
         () => return Ok(()),
     };
@@ -106,9 +114,14 @@ impl Subscription {
             Some((subject, queue)) => (subject.trim(), Some(queue.trim())),
             None => (text.trim(), None),
         };
-        check_subscribe(subject, reserved).map_err(|e| LinkError::Values(format!("link value subscription: {e}")))?;
+        check_subscribe(subject, reserved)
+            .map_err(|e| LinkError::Values(format!("link value subscription: {e}")))?;
         if queue.is_some_and(|queue| !is_queue_group(queue)) {
-            return Err(wrong("subscription", text, "subject or subject|queuegroup, the group without blanks"));
+            return Err(wrong(
+                "subscription",
+                text,
+                "subject or subject|queuegroup, the group without blanks",
+            ));
         }
         Ok(Self { subject: subject.to_owned(), queue: queue.map(str::to_owned) })
     }
@@ -131,10 +144,18 @@ mod tests {
     #[test]
     fn what_the_settings_add_is_reserved_with_all_below_it() {
         for subject in ["factory.ctl", "factory.ctl.default.cmd", "rules", "rules.changes"] {
-            assert!(matches!(check_publish(subject, &host()), Err(SubjectError::System(_))), "{subject}");
+            assert!(
+                matches!(check_publish(subject, &host()), Err(SubjectError::System(_))),
+                "{subject}"
+            );
         }
-        for pattern in ["factory.>", "factory.*.x", "*.ctl.>", "factory.ctl.>", "rules.>", "factory.*"] {
-            assert!(matches!(check_subscribe(pattern, &host()), Err(SubjectError::System(_))), "{pattern}");
+        for pattern in
+            ["factory.>", "factory.*.x", "*.ctl.>", "factory.ctl.>", "rules.>", "factory.*"]
+        {
+            assert!(
+                matches!(check_subscribe(pattern, &host()), Err(SubjectError::System(_))),
+                "{pattern}"
+            );
         }
         for subject in ["factory", "factory.oven", "factory.oven.ctl", "ruled.x"] {
             assert_eq!(check_subscribe(subject, &host()), Ok(()), "{subject}");
@@ -172,8 +193,22 @@ mod tests {
             );
             assert_eq!(check_subscribe(subject, &Reserved::Nothing), Ok(()), "{subject}");
         }
-        for subject in ["a", "*", "a.>", "a.*.b", "orders.wasmbus.>", "my_INBOX.a", "wasmbusses.a", "a.$x", "über.a"] {
-            assert_eq!(check_subscribe(subject, &Reserved::Lattice(lattice::Reserved::default())), Ok(()), "{subject}");
+        for subject in [
+            "a",
+            "*",
+            "a.>",
+            "a.*.b",
+            "orders.wasmbus.>",
+            "my_INBOX.a",
+            "wasmbusses.a",
+            "a.$x",
+            "über.a",
+        ] {
+            assert_eq!(
+                check_subscribe(subject, &Reserved::Lattice(lattice::Reserved::default())),
+                Ok(()),
+                "{subject}"
+            );
         }
     }
 
@@ -186,7 +221,10 @@ mod tests {
             "$KV.LATTICEDATA_default.x",
             "wadm.api.default.x",
         ] {
-            assert!(matches!(check_publish(subject, &host()), Err(SubjectError::System(_))), "{subject}");
+            assert!(
+                matches!(check_publish(subject, &host()), Err(SubjectError::System(_))),
+                "{subject}"
+            );
             assert_eq!(check_publish(subject, &Reserved::Nothing), Ok(()), "{subject}");
         }
         for subject in ["a", "a.b", "_INBOX.abc.def", "_R_.abc", "a*.b>"] {
@@ -197,21 +235,34 @@ mod tests {
     #[test]
     fn invalid_subjects_are_named() {
         let long = "a".repeat(1025);
-        for subject in ["", " ", "a b", "a..b", ".a", "a.", "a\r\nPUB x", "a\tb", "a\u{a0}b", &long] {
+        for subject in ["", " ", "a b", "a..b", ".a", "a.", "a\r\nPUB x", "a\tb", "a\u{a0}b", &long]
+        {
             for reserved in [&host(), &Reserved::Nothing] {
-                assert!(matches!(check_publish(subject, reserved), Err(SubjectError::Invalid { .. })), "{subject:?}");
-                assert!(matches!(check_subscribe(subject, reserved), Err(SubjectError::Invalid { .. })), "{subject:?}");
+                assert!(
+                    matches!(check_publish(subject, reserved), Err(SubjectError::Invalid { .. })),
+                    "{subject:?}"
+                );
+                assert!(
+                    matches!(check_subscribe(subject, reserved), Err(SubjectError::Invalid { .. })),
+                    "{subject:?}"
+                );
             }
         }
         assert!(check_subscribe("a.>.b", &Reserved::Nothing).is_err());
-        assert!(check_publish("a.*", &Reserved::Nothing).is_err() && check_publish("a.>", &Reserved::Nothing).is_err());
+        assert!(
+            check_publish("a.*", &Reserved::Nothing).is_err()
+                && check_publish("a.>", &Reserved::Nothing).is_err()
+        );
     }
 
     #[test]
     fn a_subscription_may_name_its_queue_group() {
         let parse = |text| Subscription::parse(text, &host());
         assert_eq!(parse("a.>").unwrap(), Subscription { subject: "a.>".into(), queue: None });
-        assert_eq!(parse(" a | g.1 ").unwrap(), Subscription { subject: "a".into(), queue: Some("g.1".into()) });
+        assert_eq!(
+            parse(" a | g.1 ").unwrap(),
+            Subscription { subject: "a".into(), queue: Some("g.1".into()) }
+        );
         for bad in ["a|", "a|b c", "|g", "a|b|c", "wasmbus.>|g"] {
             assert!(parse(bad).is_err(), "{bad}");
         }

@@ -33,10 +33,11 @@ const UPLOADS: &str = ".uploads";
 const META: &str = ".meta";
 /// Unfinished files of a process that died are removed when they are this old.
 const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
-/// Attempts at what another call may spoil in that moment: folders go when they get empty, containers when they are removed.
+/// Attempts at what another call may spoil in that moment: folders go when they get empty,
+/// containers when they are removed.
 const ATTEMPTS_MAX: usize = 10;
-/// The locks of objects, of all links of this process; an object always has the same one. They are held for a few
-/// operations of the file system, on threads for such work, and never two at a time.
+/// The locks of objects, of all links of this process; an object always has the same one. They are
+/// held for a few operations of the file system, on threads for such work, and never two at a time.
 static TURNS: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
 
 /// The objects of one actor.
@@ -72,7 +73,10 @@ impl Fs {
 }
 
 impl Backend for Fs {
-    fn container(&self, container: String) -> BoxFuture<'_, Result<Option<ContainerMetadata>, Error>> {
+    fn container(
+        &self,
+        container: String,
+    ) -> BoxFuture<'_, Result<Option<ContainerMetadata>, Error>> {
         let files = self.0.clone();
         Box::pin(blocking(move || files.container(&container)))
     }
@@ -95,7 +99,11 @@ impl Backend for Fs {
         Box::pin(blocking(move || files.remove_container(&container)))
     }
 
-    fn object(&self, container: String, object: String) -> BoxFuture<'_, Result<Option<ObjectMetadata>, Error>> {
+    fn object(
+        &self,
+        container: String,
+        object: String,
+    ) -> BoxFuture<'_, Result<Option<ObjectMetadata>, Error>> {
         let files = self.0.clone();
         Box::pin(blocking(move || files.object(&container, &object)))
     }
@@ -121,7 +129,8 @@ impl Backend for Fs {
             files.must_have(&container)?;
             files.object_path(&container, &object)?;
             let file = files.temporary()?;
-            Ok(Box::new(FileUpload { files, container, object, info, file: Some(file) }) as Box<dyn Upload>)
+            Ok(Box::new(FileUpload { files, container, object, info, file: Some(file) })
+                as Box<dyn Upload>)
         }))
     }
 
@@ -140,9 +149,14 @@ impl Backend for Fs {
                 Err(e) if is_absence(&e) => return Ok(None),
                 Err(e) => return Err(storage("open", &path, &e)),
             };
-            let Some(metadata) = files.metadata(&container, &object, &file.metadata(), &path)? else { return Ok(None) };
+            let Some(metadata) = files.metadata(&container, &object, &file.metadata(), &path)?
+            else {
+                return Ok(None);
+            };
             file.seek(SeekFrom::Start(start)).map_err(|e| storage("read", &path, &e))?;
-            Ok(Some(Box::new(FileDownload { metadata, path, file: Some(file) }) as Box<dyn Download>))
+            Ok(Some(
+                Box::new(FileDownload { metadata, path, file: Some(file) }) as Box<dyn Download>
+            ))
         }))
     }
 
@@ -176,7 +190,9 @@ impl Files {
         for part in std::iter::once(self.actor.as_str()).chain(parts.iter().copied()) {
             path.push(part);
             match fs::symlink_metadata(&path) {
-                Ok(metadata) if metadata.is_symlink() => return Err(Error::SymbolicLink(part.to_owned())),
+                Ok(metadata) if metadata.is_symlink() => {
+                    return Err(Error::SymbolicLink(part.to_owned()));
+                }
                 Ok(_) => {}
                 Err(e) if is_absence(&e) => return Ok(()),
                 Err(e) => return Err(storage("look at", &path, &e)),
@@ -228,7 +244,8 @@ impl Files {
             self.must_have(container)?;
             return Err(storage("remove", &path, &error));
         }
-        // An upload that was on its way into it adds to it even now; that ends soon, and a sweep removes the rest.
+        // An upload that was on its way into it adds to it even now; that ends soon, and a sweep
+        // removes the rest.
         let mut attempts = 1;
         while let Err(error) = fs::remove_dir_all(&aside) {
             if error.kind() != ErrorKind::DirectoryNotEmpty || attempts == ATTEMPTS_MAX {
@@ -240,7 +257,9 @@ impl Files {
         match fs::remove_dir_all(&meta) {
             // An upload that ended in this moment may add to it. Its leftover is replaced with its
             // object.
-            Err(e) if !is_absence(&e) && e.kind() != ErrorKind::DirectoryNotEmpty => Err(storage("remove", &meta, &e)),
+            Err(e) if !is_absence(&e) && e.kind() != ErrorKind::DirectoryNotEmpty => {
+                Err(storage("remove", &meta, &e))
+            }
             _ => Ok(()),
         }
     }
@@ -309,7 +328,10 @@ impl Files {
         let path = self.object_path(container, object)?;
         let _turn = turn(&path);
         if self.metadata(container, object, &fs::metadata(&path), &path)?.is_none() {
-            return Err(Error::NoObject { container: container.to_owned(), object: object.to_owned() });
+            return Err(Error::NoObject {
+                container: container.to_owned(),
+                object: object.to_owned(),
+            });
         }
         remove_file(&path)?;
         let _ = fs::remove_file(self.meta_path(container, object));
@@ -330,9 +352,11 @@ impl Files {
         for (name, kind) in entries(&folder)? {
             let path = folder.join(name);
             let modified = fs::symlink_metadata(&path).and_then(|metadata| metadata.modified());
-            let is_old = modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age >= ABANDONED_AFTER));
+            let is_old =
+                modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age >= ABANDONED_AFTER));
             if is_old {
-                let removed = if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                let removed =
+                    if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
                 removed.map_err(|e| storage("remove", &path, &e))?;
             }
         }
@@ -375,7 +399,9 @@ fn remove_file(path: &Path) -> Result<(), Error> {
 }
 
 /// Runs blocking work off the threads that serve others.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(cut()))
 }
 
@@ -389,7 +415,10 @@ fn is_in_the_way(error: &io::Error) -> bool {
 }
 
 fn cut() -> Error {
-    Error::Storage { action: "go on".into(), cause: "the work on this file was cut off; begin it anew".into() }
+    Error::Storage {
+        action: "go on".into(),
+        cause: "the work on this file was cut off; begin it anew".into(),
+    }
 }
 
 fn storage(verb: &str, path: &Path, error: &io::Error) -> Error {

@@ -1,6 +1,8 @@
-//! How a file becomes an object: folders made, the file moved to its place, and what it cannot tell written beside it.
+//! How a file becomes an object: folders made, the file moved to its place, and what it cannot tell
+//! written beside it.
 //!
-//! The container itself is never made here. It may be removed at any moment, and then the upload is refused.
+//! The container itself is never made here. It may be removed at any moment, and then the upload is
+//! refused.
 
 use std::{
     fs,
@@ -57,14 +59,18 @@ impl Files {
                     file = unmoved;
                 }
                 Err((e, _)) if is_in_the_way(&e) => {
-                    return Err(Error::InTheWay { container: container.to_owned(), object: object.to_owned() });
+                    return Err(Error::InTheWay {
+                        container: container.to_owned(),
+                        object: object.to_owned(),
+                    });
                 }
                 Err((e, _)) => return Err(storage("store", &path, &e)),
             }
         }
     }
 
-    /// Makes the folders of an object, but never its container: it may have been removed in this moment.
+    /// Makes the folders of an object, but never its container: it may have been removed in this
+    /// moment.
     fn make_folders(&self, container: &str, object: &str) -> io::Result<()> {
         let mut path = self.home().join(container);
         let folders = object.rsplit_once('/').map_or("", |(folders, _)| folders);
@@ -81,17 +87,25 @@ impl Files {
 
     /// A file with what an object's file cannot tell, if there is such.
     fn prepare_meta(&self, info: ContentInfo) -> Result<Option<NamedTempFile>, Error> {
-        let meta = Meta { content_type: info.content_type, content_encoding: info.content_encoding };
+        let meta =
+            Meta { content_type: info.content_type, content_encoding: info.content_encoding };
         if meta.content_type.is_none() && meta.content_encoding.is_none() {
             return Ok(None);
         }
         let mut file = self.temporary()?;
-        let written = serde_json::to_vec(&meta).map_err(io::Error::from).and_then(|json| file.write_all(&json));
+        let written = serde_json::to_vec(&meta)
+            .map_err(io::Error::from)
+            .and_then(|json| file.write_all(&json));
         written.map_err(|e| storage("write", file.path(), &e))?;
         Ok(Some(file))
     }
 
-    fn write_meta(&self, container: &str, object: &str, meta: Option<NamedTempFile>) -> Result<(), Error> {
+    fn write_meta(
+        &self,
+        container: &str,
+        object: &str,
+        meta: Option<NamedTempFile>,
+    ) -> Result<(), Error> {
         let path = self.meta_path(container, object);
         let Some(mut file) = meta else { return remove_file(&path) };
         let mut attempts = 0;
@@ -106,7 +120,8 @@ impl Files {
                 Err(failed) => failed,
             };
             if error.kind() == ErrorKind::NotFound {
-                // The container is being removed, with this folder and the object that was just stored.
+                // The container is being removed, with this folder and the object that was just
+                // stored.
                 self.must_have(container)?;
                 if attempts < ATTEMPTS_MAX {
                     file = unmoved;

@@ -1,12 +1,14 @@
 //! Objects in the object store of JetStream, in a bucket that by default belongs to one actor.
 //!
-//! The bucket is an ordinary one: `nats object ls` and `nats object get` show it. An object is named
-//! `{container}/{object}`, a container is the empty object `{container}/`. Pieces are written as chunks arrive, and read
-//! as chunks are sent; nothing is held whole. An object appears with its metadata, which is written last and on condition
-//! that nobody else wrote it meanwhile, so that the pieces of the one before can be removed without a doubt.
+//! The bucket is an ordinary one: `nats object ls` and `nats object get` show it. An object is
+//! named `{container}/{object}`, a container is the empty object `{container}/`. Pieces are written
+//! as chunks arrive, and read as chunks are sent; nothing is held whole. An object appears with its
+//! metadata, which is written last and on condition that nobody else wrote it meanwhile, so that
+//! the pieces of the one before can be removed without a doubt.
 //!
-//! How objects are stored, and what tidies up after uploads that were never finished, is [`objects`]' matter. By the offset
-//! in each piece a download of a part finds its beginning; what other clients stored is read from its beginning.
+//! How objects are stored, and what tidies up after uploads that were never finished, is
+//! [`objects`]' matter. By the offset in each piece a download of a part finds its beginning; what
+//! other clients stored is read from its beginning.
 
 mod transfer;
 
@@ -31,8 +33,12 @@ pub struct Nats(Objects);
 impl From<objects::Error> for Error {
     fn from(error: objects::Error) -> Self {
         match error {
-            objects::Error::Unconfirmed { name, bucket, cause } => Self::Unconfirmed { name, bucket, cause },
-            objects::Error::Unreadable { name, bucket, cause } => Self::Unreadable { name, bucket, cause },
+            objects::Error::Unconfirmed { name, bucket, cause } => {
+                Self::Unconfirmed { name, bucket, cause }
+            }
+            objects::Error::Unreadable { name, bucket, cause } => {
+                Self::Unreadable { name, bucket, cause }
+            }
             objects::Error::Storage { action, cause } => Self::Storage { action, cause },
             objects::Error::Unheard { bucket, cause } => {
                 Self::Storage { action: format!("write in the bucket {bucket}"), cause }
@@ -49,14 +55,19 @@ impl From<objects::Unpublished> for Error {
 
 impl Nats {
     /// Opens the bucket, and creates it if it is missing.
-    pub async fn open(client: &async_nats::Client, bucket: String, placement: &Placement) -> Result<Self, LinkError> {
+    pub async fn open(
+        client: &async_nats::Client,
+        bucket: String,
+        placement: &Placement,
+    ) -> Result<Self, LinkError> {
         let context = placement.context(client);
         let config = objects::stream_config(&bucket, "kept by actors through wasmcloud:blobstore");
         let stream = placement.open(&context, config.clone()).await?;
         let (placement, again) = (placement.clone(), context.clone());
         let reopen = move || {
             let (placement, context, config) = (placement.clone(), again.clone(), config.clone());
-            async move { placement.open(&context, config).await.map_err(|error| error.to_string()) }.boxed()
+            async move { placement.open(&context, config).await.map_err(|error| error.to_string()) }
+                .boxed()
         };
         Ok(Self(Objects::new(context, stream, &bucket, Arc::new(reopen))))
     }
@@ -70,10 +81,16 @@ impl Nats {
 }
 
 impl Backend for Nats {
-    fn container(&self, container: String) -> BoxFuture<'_, Result<Option<ContainerMetadata>, Error>> {
+    fn container(
+        &self,
+        container: String,
+    ) -> BoxFuture<'_, Result<Option<ContainerMetadata>, Error>> {
         Box::pin(async move {
             let info = self.0.info(&marker(&container)).await?;
-            Ok(info.map(|info| ContainerMetadata { container_id: container, created_at: time_of(&info) }))
+            Ok(info.map(|info| ContainerMetadata {
+                container_id: container,
+                created_at: time_of(&info),
+            }))
         })
     }
 
@@ -94,7 +111,8 @@ impl Backend for Nats {
             for (name, listed) in self.0.list().await? {
                 if let Some(container) = name.strip_suffix('/').filter(|name| !name.contains('/')) {
                     let created_at = time_of(&listed?.info);
-                    containers.push(ContainerMetadata { container_id: container.to_owned(), created_at });
+                    containers
+                        .push(ContainerMetadata { container_id: container.to_owned(), created_at });
                 }
             }
             containers.sort_unstable_by(|a, b| a.container_id.cmp(&b.container_id));
@@ -118,7 +136,11 @@ impl Backend for Nats {
         })
     }
 
-    fn object(&self, container: String, object: String) -> BoxFuture<'_, Result<Option<ObjectMetadata>, Error>> {
+    fn object(
+        &self,
+        container: String,
+        object: String,
+    ) -> BoxFuture<'_, Result<Option<ObjectMetadata>, Error>> {
         Box::pin(async move {
             let info = self.0.info(&full_name(&container, &object)).await?;
             Ok(info.map(|info| object_metadata(&info, container, object)))
@@ -131,8 +153,13 @@ impl Backend for Nats {
             let marker = marker(&container);
             let mut objects = Vec::new();
             for (name, listed) in self.0.list().await? {
-                if let Some(object) = name.strip_prefix(&marker).filter(|object| !object.is_empty()) {
-                    objects.push(object_metadata(&listed?.info, container.clone(), object.to_owned()));
+                if let Some(object) = name.strip_prefix(&marker).filter(|object| !object.is_empty())
+                {
+                    objects.push(object_metadata(
+                        &listed?.info,
+                        container.clone(),
+                        object.to_owned(),
+                    ));
                 }
             }
             let (objects, is_cut) = page.select(objects, |object| &object.object_id);
@@ -158,9 +185,14 @@ impl Backend for Nats {
         Box::pin(async move {
             self.must_have(&container).await?;
             let mut info = Info::new(full_name(&container, &object), self.0.bucket().to_owned());
-            let given = [(CONTENT_TYPE, content.content_type), (CONTENT_ENCODING, content.content_encoding)];
-            let metadata: HashMap<String, String> =
-                given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
+            let given = [
+                (CONTENT_TYPE, content.content_type),
+                (CONTENT_ENCODING, content.content_encoding),
+            ];
+            let metadata: HashMap<String, String> = given
+                .into_iter()
+                .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+                .collect();
             info.metadata = Some(metadata).filter(|metadata| !metadata.is_empty());
             Ok(Box::new(Pieces::new(self.clone(), container, info)) as Box<dyn Upload>)
         })
@@ -176,7 +208,9 @@ impl Backend for Nats {
             let info = self.0.info(&full_name(&container, &object)).await?;
             let Some(info) = info else { return Ok(None) };
             let metadata = object_metadata(&info, container, object);
-            Ok(Some(Box::new(Reading::new(self.0.clone(), &info, metadata, start)) as Box<dyn Download>))
+            Ok(Some(
+                Box::new(Reading::new(self.0.clone(), &info, metadata, start)) as Box<dyn Download>
+            ))
         })
     }
 

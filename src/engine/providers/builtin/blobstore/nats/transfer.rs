@@ -179,7 +179,8 @@ impl Reading {
 
     fn take(&mut self, piece: Option<StreamMessage>) -> Result<(), Error> {
         // A piece that is missing, or one too large: the object was replaced or removed meanwhile.
-        let piece = piece.filter(|piece| !piece.payload.is_empty() && piece.payload.len() as u64 <= self.unread);
+        let piece = piece
+            .filter(|piece| !piece.payload.is_empty() && piece.payload.len() as u64 <= self.unread);
         let Some(piece) = piece else {
             let ObjectMetadata { container_id, object_id, .. } = self.metadata.clone();
             return Err(Error::Changed { container: container_id, object: object_id });
@@ -197,8 +198,8 @@ impl Reading {
         found.map_err(|e| self.store.error("read", chain(&e)).into())
     }
 
-    /// The piece with the byte at `start`, whatever lies before it. `None` if pieces do not tell their offsets, or have no
-    /// such byte.
+    /// The piece with the byte at `start`, whatever lies before it. `None` if pieces do not tell
+    /// their offsets, or have no such byte.
     async fn find(&self, start: u64) -> Result<Option<Placed>, Error> {
         let Some(first) = self.next(1).await?.and_then(Placed::read) else { return Ok(None) };
         let last = self.store.last(&self.store.piece_subject(&self.nuid)).await?;
@@ -218,13 +219,16 @@ impl Reading {
             }
             let guess = match probe % 2 {
                 0 => {
-                    let ahead = u128::from(start - low.0) * u128::from(high.1 - low.1) / u128::from(high.0 - low.0);
+                    let ahead = u128::from(start - low.0) * u128::from(high.1 - low.1)
+                        / u128::from(high.0 - low.0);
                     low.1 + u64::try_from(ahead).unwrap_or(0)
                 }
                 _ => low.1.midpoint(below),
             };
             let guess = guess.clamp(low.1 + 1, below - 1);
-            let Some(piece) = self.next(guess).await?.and_then(Placed::read) else { return Ok(None) };
+            let Some(piece) = self.next(guess).await?.and_then(Placed::read) else {
+                return Ok(None);
+            };
             if piece.has(start) {
                 return Ok(Some(piece));
             }

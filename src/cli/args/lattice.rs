@@ -18,7 +18,9 @@ pub struct NoPair;
 /// Reads a pair.
 pub fn pair(text: &str) -> Result<Pair, NoPair> {
     match text.split_once('=') {
-        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
+        Some((key, value)) if !key.trim().is_empty() => {
+            Ok((key.trim().to_owned(), value.to_owned()))
+        }
         _ => Err(NoPair),
     }
 }
@@ -105,7 +107,8 @@ pub enum Start {
 /// Where something is to run.
 #[derive(Args, Debug)]
 pub struct Placement {
-    /// Host by id, the beginning of it, or a part of its friendly name; without it hosts are asked who can
+    /// Host by id, the beginning of it, or a part of its friendly name; without it hosts are asked
+    /// who can
     #[arg(long, value_name = "HOST")]
     pub host_id: Option<String>,
     /// Only hosts with this label; may be repeated
@@ -129,7 +132,8 @@ pub struct Placement {
     /// Annotation to start it with; may be repeated
     #[arg(short = 'a', long = "annotation", alias = "annotations", value_name = "KEY=VALUE", value_parser = pair)]
     pub annotations: Vec<Pair>,
-    /// Run it although another account signed it than before; needs the cluster seed, or a host of yours on this machine
+    /// Run it although another account signed it than before; needs the cluster seed, or a host of
+    /// yours on this machine
     #[arg(long)]
     pub allow_issuer_change: bool,
 }
@@ -140,7 +144,13 @@ pub struct StartActor {
     #[arg(value_name = "ACTOR")]
     pub reference: String,
     /// Calls it takes at a time; without it 1, or what it takes already
-    #[arg(long = "max-instances", visible_alias = "max", alias = "max-concurrent", alias = "count", value_name = "N")]
+    #[arg(
+        long = "max-instances",
+        visible_alias = "max",
+        alias = "max-concurrent",
+        alias = "count",
+        value_name = "N"
+    )]
     pub max: Option<u32>,
     /// Sign a file that is not signed with your own keys before it is sent
     #[arg(long)]
@@ -158,7 +168,8 @@ pub struct StartActor {
 
 #[derive(Args, Debug)]
 pub struct StartProvider {
-    /// builtin://NAME, image of a registry, archive of this machine, or file:///path on the host's machine
+    /// builtin://NAME, image of a registry, archive of this machine, or file:///path on the host's
+    /// machine
     #[arg(value_name = "PROVIDER")]
     pub reference: String,
     /// Link name it serves
@@ -193,7 +204,8 @@ pub struct StopActor {
     /// The actor, if the host comes first, as in 2022
     #[arg(value_name = "ACTOR", hide = true, conflicts_with = "host_id")]
     pub old_actor: Option<String>,
-    /// Host by id, the beginning of it, or a part of its friendly name; needed when it runs on several
+    /// Host by id, the beginning of it, or a part of its friendly name; needed when it runs on
+    /// several
     #[arg(long, value_name = "HOST")]
     pub host_id: Option<String>,
     /// Stop it on every host
@@ -225,7 +237,8 @@ pub struct StopProvider {
     /// Link name it serves [default: default]
     #[arg(short = 'l', long, value_name = "NAME")]
     pub link_name: Option<String>,
-    /// Host by id, the beginning of it, or a part of its friendly name; needed when it runs on several
+    /// Host by id, the beginning of it, or a part of its friendly name; needed when it runs on
+    /// several
     #[arg(long, value_name = "HOST")]
     pub host_id: Option<String>,
     /// Return when the host has taken the command on
@@ -243,7 +256,12 @@ pub struct StopHost {
     #[arg(value_name = "HOST")]
     pub host: String,
     /// How long it may take to finish its calls, in milliseconds
-    #[arg(long = "host-timeout", visible_alias = "host-timeout-ms", value_name = "MS", default_value_t = 10_000)]
+    #[arg(
+        long = "host-timeout",
+        visible_alias = "host-timeout-ms",
+        value_name = "MS",
+        default_value_t = 10_000
+    )]
     pub host_timeout_ms: u64,
     /// Return when the host has taken the command on
     #[arg(long)]
@@ -307,7 +325,8 @@ pub struct UpdateActor {
     /// Actor by id, the beginning of it, name or call alias, and what it is to run
     #[arg(value_name = "ACTOR REFERENCE", num_args = 2..=3, required = true)]
     pub names: Vec<String>,
-    /// Host by id, the beginning of it, or a part of its friendly name; all that run it if not given
+    /// Host by id, the beginning of it, or a part of its friendly name; all that run it if not
+    /// given
     #[arg(long, value_name = "HOST")]
     pub host_id: Option<String>,
     /// Sign a file that is not signed with your own keys before it is sent
@@ -319,7 +338,8 @@ pub struct UpdateActor {
     /// How long it may take, in milliseconds, downloads included [default: 60000]
     #[arg(long, value_name = "MS")]
     pub wait_ms: Option<u64>,
-    /// Run it although another account signed it than before; needs the cluster seed, or a host of yours on this machine
+    /// Run it although another account signed it than before; needs the cluster seed, or a host of
+    /// yours on this machine
     #[arg(long)]
     pub allow_issuer_change: bool,
     #[command(flatten)]

@@ -1,4 +1,5 @@
-//! `app`: commands of the declarative deployment manager, which is a program of its own in the lattice.
+//! `app`: commands of the declarative deployment manager, which is a program of its own in the
+//! lattice.
 
 use clap::{Args, Subcommand};
 
@@ -55,7 +56,8 @@ pub struct AppVersion {
     host app deploy shop v0.2.0\n\n\
     A file is stored first, then deployed.")]
 pub struct AppDeploy {
-    /// Name of a stored application, file or http(s) address of a manifest (YAML or JSON); standard input if not given or -
+    /// Name of a stored application, file or http(s) address of a manifest (YAML or JSON); standard
+    /// input if not given or -
     #[arg(value_name = "NAME|FILE")]
     pub source: Option<String>,
     /// Version; the latest if not given

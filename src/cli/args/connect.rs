@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-/// Where the lattice is. Everything else comes from the settings of this directory, of a context, or of the environment.
+/// Where the lattice is. Everything else comes from the settings of this directory, of a context,
+/// or of the environment.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Connection")]
 pub struct Connect {
@@ -55,8 +56,13 @@ impl Connect {
     pub fn settings(&self) -> Vec<(&'static str, String)> {
         // As `wash` has it: the text itself, or the name of a file with it.
         let (jwt, seed) = (self.ctl_jwt.clone(), self.ctl_seed.clone());
-        let jwt_keys = if is_file(&jwt) { ["ctl_jwt_file", "rpc_jwt_file"] } else { ["ctl_jwt", "rpc_jwt"] };
-        let seed_keys = if is_file(&seed) { ["ctl_seed_file", "rpc_seed_file"] } else { ["ctl_seed", "rpc_seed"] };
+        let jwt_keys =
+            if is_file(&jwt) { ["ctl_jwt_file", "rpc_jwt_file"] } else { ["ctl_jwt", "rpc_jwt"] };
+        let seed_keys = if is_file(&seed) {
+            ["ctl_seed_file", "rpc_seed_file"]
+        } else {
+            ["ctl_seed", "rpc_seed"]
+        };
         let creds = self.ctl_credsfile.as_ref().map(|path| path.display().to_string());
         // A user who names one server means it for everything.
         let rpc_host = self.rpc_host.clone().or_else(|| self.ctl_host.clone());

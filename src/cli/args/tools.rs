@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::connect::Connect;
-use crate::{cli::flags::SettingArgs, terminal::Form};
+use crate::{args::flags::SettingArgs, terminal::Form};
 
 /// How a registry is spoken to; without a login that of the settings or of docker is taken.
 #[derive(Args, Clone, Debug, Default)]
@@ -15,7 +15,13 @@ pub struct Login {
     #[arg(short = 'u', long, env = "WASH_REG_USER", hide_env_values = true, value_name = "NAME")]
     pub user: Option<String>,
     /// Password; other users of the machine can see flags, the variable is safer
-    #[arg(short = 'p', long, env = "WASH_REG_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
+    #[arg(
+        short = 'p',
+        long,
+        env = "WASH_REG_PASSWORD",
+        hide_env_values = true,
+        value_name = "PASSWORD"
+    )]
     pub password: Option<String>,
     /// Speak plain HTTP
     #[arg(long)]
@@ -159,7 +165,13 @@ pub struct ActorClaims {
     #[command(flatten)]
     pub signing: Signing,
     /// Seed of the actor's key (SM...), or a file with it
-    #[arg(short = 's', long, env = "WASH_SUBJECT_KEY", hide_env_values = true, value_name = "SEED")]
+    #[arg(
+        short = 's',
+        long,
+        env = "WASH_SUBJECT_KEY",
+        hide_env_values = true,
+        value_name = "SEED"
+    )]
     pub subject: Option<String>,
 }
 
@@ -173,7 +185,8 @@ pub struct Signing {
     /// Directory with keys [default: ~/.wash/keys]
     #[arg(long, env = "WASH_KEYS", hide_env_values = true, value_name = "DIR")]
     pub directory: Option<PathBuf>,
-    /// Time of issue in seconds since 1970, instead of now; the same arguments then make the same token
+    /// Time of issue in seconds since 1970, instead of now; the same arguments then make the same
+    /// token
     #[arg(long, env = "SOURCE_DATE_EPOCH", hide_env_values = true, value_name = "SECONDS")]
     pub issued_at: Option<u64>,
     /// Days until it expires; never if not given
@@ -225,7 +238,13 @@ pub struct ProviderToken {
     #[arg(short = 'e', long = "version", value_name = "VERSION")]
     pub version: Option<String>,
     /// Seed of the provider's key (SV...), or a file with it
-    #[arg(short = 's', long, env = "WASH_SUBJECT_KEY", hide_env_values = true, value_name = "SEED")]
+    #[arg(
+        short = 's',
+        long,
+        env = "WASH_SUBJECT_KEY",
+        hide_env_values = true,
+        value_name = "SEED"
+    )]
     pub subject: Option<String>,
     #[command(flatten)]
     pub signing: Signing,
@@ -239,7 +258,13 @@ pub struct AccountToken {
     #[arg(short = 'n', long)]
     pub name: String,
     /// Seed of the account's key (SA...), or a file with it
-    #[arg(short = 's', long, env = "WASH_SUBJECT_KEY", hide_env_values = true, value_name = "SEED")]
+    #[arg(
+        short = 's',
+        long,
+        env = "WASH_SUBJECT_KEY",
+        hide_env_values = true,
+        value_name = "SEED"
+    )]
     pub subject: Option<String>,
     /// Further key that may sign for it, as seed, file or public key; may be repeated
     #[arg(short = 'a', long = "additional-key", value_name = "KEY")]
@@ -340,7 +365,13 @@ pub struct ParCreate {
     #[arg(long = "version", value_name = "VERSION")]
     pub version: Option<String>,
     /// File with a JSON schema of the link values
-    #[arg(short = 'j', long, env = "WASH_JSON_SCHEMA", hide_env_values = true, value_name = "FILE")]
+    #[arg(
+        short = 'j',
+        long,
+        env = "WASH_JSON_SCHEMA",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     pub schema: Option<PathBuf>,
     /// Where the archive goes; the executable's name with .par or .par.gz if not given
     #[arg(long, value_name = "FILE")]
@@ -362,7 +393,13 @@ pub struct ParKeys {
     #[arg(short = 'i', long, env = "WASH_ISSUER_KEY", hide_env_values = true, value_name = "SEED")]
     pub issuer: Option<String>,
     /// Seed of the provider's key (SV...), or a file with it
-    #[arg(short = 's', long, env = "WASH_SUBJECT_KEY", hide_env_values = true, value_name = "SEED")]
+    #[arg(
+        short = 's',
+        long,
+        env = "WASH_SUBJECT_KEY",
+        hide_env_values = true,
+        value_name = "SEED"
+    )]
     pub subject: Option<String>,
     /// Directory with keys [default: ~/.wash/keys]
     #[arg(short = 'd', long, env = "WASH_KEYS", hide_env_values = true, value_name = "DIR")]
@@ -431,7 +468,8 @@ pub struct Pull {
     /// Image, like registry.example/echo:0.1.0
     #[arg(value_name = "IMAGE")]
     pub image: String,
-    /// Where it goes, a file or a directory; a name made of the image's in this directory if not given
+    /// Where it goes, a file or a directory; a name made of the image's in this directory if not
+    /// given
     #[arg(long, value_name = "FILE")]
     pub destination: Option<PathBuf>,
     /// Registry, if the name has none

@@ -2,7 +2,7 @@
 
 use clap::{CommandFactory, Parser};
 
-use crate::cli::flags::SettingArgs;
+use crate::args::flags::SettingArgs;
 use lattice_base::config::{Config, Sources, settings};
 
 #[derive(Debug, Parser)]
@@ -27,7 +27,11 @@ fn the_table_makes_a_sound_command() {
 fn every_setting_has_a_flag_that_reaches_it() {
     for setting in settings::all() {
         for flag in [setting.flag].iter().chain(setting.aliases) {
-            assert_eq!(parse(&[&format!("--{flag}=x")]).values, [(setting.key, "x".to_owned())], "--{flag}");
+            assert_eq!(
+                parse(&[&format!("--{flag}=x")]).values,
+                [(setting.key, "x".to_owned())],
+                "--{flag}"
+            );
         }
         // A user who knows the key can guess a flag.
         let guess = setting.key.replace('_', "-");
@@ -70,7 +74,8 @@ fn local_calls_are_turned_off_in_two_ways() {
             home: Some(dir.path().to_owned()),
             context: None,
         };
-        let loaded = Config::load(&sources).unwrap_or_else(|mistakes| panic!("refused:\n{mistakes}"));
+        let loaded =
+            Config::load(&sources).unwrap_or_else(|mistakes| panic!("refused:\n{mistakes}"));
         assert!(!loaded.config.local_calls);
     }
     assert!(Cli::try_parse_from(["host", "--local-calls", "--no-local-calls"]).is_err());
@@ -78,7 +83,15 @@ fn local_calls_are_turned_off_in_two_ways() {
 
 #[test]
 fn labels_and_lists_may_be_repeated() {
-    let args = parse(&["-l", "a=1", "--label", "b=x=y", "--allowed-insecure", "r1", "--allowed-insecure=r2,r3"]);
+    let args = parse(&[
+        "-l",
+        "a=1",
+        "--label",
+        "b=x=y",
+        "--allowed-insecure",
+        "r1",
+        "--allowed-insecure=r2,r3",
+    ]);
     assert_eq!(args.labels, [("a".to_owned(), "1".to_owned()), ("b".to_owned(), "x=y".to_owned())]);
     assert_eq!(args.values, [("allowed_insecure", "r1,r2,r3".to_owned())]);
     assert!(Cli::try_parse_from(["host", "--label", "novalue"]).is_err());
@@ -102,9 +115,12 @@ fn the_help_names_variables_and_defaults() {
 fn names_are_unique() {
     let mut names: Vec<String> = Vec::new();
     for setting in settings::all() {
-        names.extend([setting.key].iter().chain(setting.other_keys).map(|key| format!("key {key}")));
+        names
+            .extend([setting.key].iter().chain(setting.other_keys).map(|key| format!("key {key}")));
         names.extend(setting.env.iter().map(|name| format!("env {name}")));
-        names.extend([setting.flag].iter().chain(setting.aliases).map(|flag| format!("flag {flag}")));
+        names.extend(
+            [setting.flag].iter().chain(setting.aliases).map(|flag| format!("flag {flag}")),
+        );
     }
     let count = names.len();
     names.sort();

@@ -43,7 +43,9 @@ impl Args for SettingArgs {
                 .value_name("KEY=VALUE")
                 .action(ArgAction::Append)
                 .value_parser(parse_label)
-                .help("Label of this host, may be repeated [env: WASMCLOUD_LABEL_<KEY>, HOST_<KEY>]")
+                .help(
+                    "Label of this host, may be repeated [env: WASMCLOUD_LABEL_<KEY>, HOST_<KEY>]",
+                )
                 .help_heading("Lattice"),
         )
     }
@@ -68,7 +70,9 @@ impl FromArgMatches for SettingArgs {
                 self.values.push((setting.key, texts.join(",")));
             }
             let file = settings::file_key(setting);
-            if let Some((key, path)) = file.and_then(|key| Some((key, matches.get_one::<String>(key)?))) {
+            if let Some((key, path)) =
+                file.and_then(|key| Some((key, matches.get_one::<String>(key)?)))
+            {
                 self.values.push((key, path.clone()));
             }
             if is_on_by_default(setting) && matches.get_flag(&negative_id(setting)) {
@@ -88,9 +92,11 @@ fn flag(setting: &'static Setting) -> Arg {
         .value_name(value_name(&setting.kind))
         .help(help(setting))
         .action(match setting.kind {
-            Kind::List | Kind::ClusterKeys | Kind::AccountKeys | Kind::Directories | Kind::InboxPrefixes => {
-                ArgAction::Append
-            }
+            Kind::List
+            | Kind::ClusterKeys
+            | Kind::AccountKeys
+            | Kind::Directories
+            | Kind::InboxPrefixes => ArgAction::Append,
             _ => ArgAction::Set,
         });
     if let Some(short) = setting.short {
@@ -106,8 +112,9 @@ fn flag(setting: &'static Setting) -> Arg {
 /// `--…-file` for what is a secret. The flag it stands for tells of it.
 fn file_flag(setting: &'static Setting) -> Option<Arg> {
     let long = format!("{}{FLAG_FILE}", setting.flag);
-    settings::file_key(setting)
-        .map(|key| Arg::new(key).long(long).value_name("FILE").hide(true).conflicts_with(setting.key))
+    settings::file_key(setting).map(|key| {
+        Arg::new(key).long(long).value_name("FILE").hide(true).conflicts_with(setting.key)
+    })
 }
 
 /// `--no-…` for what is on unless told otherwise.
@@ -132,7 +139,10 @@ fn negative_id(setting: &Setting) -> String {
 fn help(setting: &Setting) -> String {
     let mut help = setting.help.to_owned();
     if setting.kind.is_secret() {
-        help.push_str(&format!("; other users of the machine can see it, --{}{FLAG_FILE} FILE is safer", setting.flag));
+        help.push_str(&format!(
+            "; other users of the machine can see it, --{}{FLAG_FILE} FILE is safer",
+            setting.flag
+        ));
     }
     help.push_str(&format!(" [env: {}]", setting.env.join(", ")));
     if !setting.default.is_empty() {
@@ -165,7 +175,9 @@ fn value_name(kind: &Kind) -> &'static str {
 
 fn parse_label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
+        Some((key, value)) if !key.trim().is_empty() => {
+            Ok((key.trim().to_owned(), value.to_owned()))
+        }
         _ => Err("a label is written KEY=VALUE".to_owned()),
     }
 }

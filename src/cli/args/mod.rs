@@ -1,12 +1,12 @@
 //! The command line: what can be asked of the binary, and how it says what went wrong.
 //!
-//! * this file has the commands that run hosts, and the list of all; [`lattice`] has those that speak to a lattice, [`app`]
-//!   those for its deployment manager, [`tools`] those that need neither; [`connect`] is what
-//!   they share: where the lattice is.
+//! * this file has the commands that run hosts, and the list of all; [`lattice`] has those that
+//!   speak to a lattice, [`app`] those for its deployment manager, [`tools`] those that need
+//!   neither; [`connect`] is what they share: where the lattice is.
 //! * [`command`] is the whole as clap knows it, with the commands in groups.
 //!
-//! Settings are flags of every command that runs a host, and may stand before or after its name. This module only reads;
-//! [`lattice_base::config`] decides, and [`crate::command`] acts.
+//! Settings are flags of every command that runs a host, and may stand before or after its name.
+//! This module only reads; [`lattice_base::config`] decides, and [`crate::command`] acts.
 
 pub mod app;
 pub mod connect;
@@ -22,7 +22,7 @@ use std::{
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::{
-    cli::flags::SettingArgs,
+    args::flags::SettingArgs,
     terminal::{Form, Output},
 };
 use lattice_base::config::settings;
@@ -30,7 +30,8 @@ use lattice_base::config::settings;
 /// Exit code of wrong settings (`EX_USAGE` of sysexits), of the commands that run a host.
 pub const EXIT_CONFIG: u8 = 64;
 
-/// Joins this machine to a lattice and runs signed WebAssembly actors and their capability providers.
+/// Joins this machine to a lattice and runs signed WebAssembly actors and their capability
+/// providers.
 #[derive(Debug, Parser)]
 #[command(
     name = "host",
@@ -180,7 +181,8 @@ pub enum Command {
     Spy(lattice::Spy),
     /// Run a module and exchange it whenever it is saved
     Dev(lattice::Dev),
-    /// Tell what a reference names: an actor, a provider archive, or a built-in provider with its link values
+    /// Tell what a reference names: an actor, a provider archive, or a built-in provider with its
+    /// link values
     Inspect(tools::Inspect),
     /// Sign modules, look at claims, make tokens
     #[command(subcommand)]
@@ -212,11 +214,27 @@ pub enum Command {
 /// The commands in the groups of `host --help`.
 pub const GROUPS: [(&str, &[&str]); 4] = [
     ("Run a host", &["up", "down", "foreground", "dashboard", "ping", "config"]),
-    ("Operate a lattice", &["get", "start", "stop", "scale", "update", "link", "label", "call", "ctl", "app"]),
+    (
+        "Operate a lattice",
+        &["get", "start", "stop", "scale", "update", "link", "label", "call", "ctl", "app"],
+    ),
     ("Find out", &["doctor", "explain", "logs", "top", "spy"]),
     (
         "Make and keep",
-        &["dev", "inspect", "claims", "keys", "par", "reg", "push", "pull", "drain", "ctx", "completions", "man"],
+        &[
+            "dev",
+            "inspect",
+            "claims",
+            "keys",
+            "par",
+            "reg",
+            "push",
+            "pull",
+            "drain",
+            "ctx",
+            "completions",
+            "man",
+        ],
     ),
 ];
 
@@ -252,7 +270,8 @@ pub struct Foreground {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Up")]
 pub struct Up {
-    /// Join this hub as a leaf node: nats-leaf://, tls://, nats://, ws:// or wss://; several separated by commas
+    /// Join this hub as a leaf node: nats-leaf://, tls://, nats://, ws:// or wss://; several
+    /// separated by commas
     #[arg(long, value_name = "URL")]
     pub hub: Option<String>,
     /// Credentials for the hub: a file with user JWT and seed
@@ -261,14 +280,16 @@ pub struct Up {
     /// PEM file of the private authority that signed the hub's certificate
     #[arg(long, value_name = "FILE")]
     pub hub_ca: Option<PathBuf>,
-    /// JetStream domain of this machine's server, different on each machine of a hub [default: js_domain where that is kept
-    /// here, `core` if none is set; a name of its own (extender-...) beside metadata that is kept elsewhere]
+    /// JetStream domain of this machine's server, different on each machine of a hub [default:
+    /// js_domain where that is kept here, `core` if none is set; a name of its own (extender-...)
+    /// beside metadata that is kept elsewhere]
     #[arg(long, value_name = "NAME")]
     pub domain: Option<String>,
     /// Let a free port be chosen for the server, and keep it in host_config.json
     #[arg(long)]
     pub free_ports: bool,
-    /// Let everybody in who reaches the NATS server; without this it has a login of its own, kept in host_config.json
+    /// Let everybody in who reaches the NATS server; without this it has a login of its own, kept
+    /// in host_config.json
     #[arg(long)]
     pub open: bool,
     /// Also start the pets application and print the address of its page
@@ -306,8 +327,9 @@ pub enum ConfigCommand {
     },
 }
 
-/// The command line with the verbs of the scripts that came with earlier hosts in our words: `start` and `stop` alone run a
-/// host and end it, and the switch that `wash` asked for before some verbs is left out.
+/// The command line with the verbs of the scripts that came with earlier hosts in our words:
+/// `start` and `stop` alone run a host and end it, and the switch that `wash` asked for before some
+/// verbs is left out.
 pub fn in_our_words(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut words: Vec<OsString> = arguments.collect();
     let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
@@ -344,7 +366,8 @@ pub fn is_daemon(matches: &clap::ArgMatches) -> bool {
 /// Returns warnings about secrets on the command line: every user of a machine can read the command
 /// lines of all processes.
 pub fn exposed(matches: &clap::ArgMatches) -> Vec<String> {
-    let mut told: Vec<String> = matches.subcommand().map(|(_, inner)| exposed(inner)).unwrap_or_default();
+    let mut told: Vec<String> =
+        matches.subcommand().map(|(_, inner)| exposed(inner)).unwrap_or_default();
     for id in matches.ids().map(clap::Id::as_str) {
         let is_given = matches.value_source(id) == Some(clap::parser::ValueSource::CommandLine);
         let mut texts = matches.try_get_many::<String>(id).ok().flatten().into_iter().flatten();
@@ -370,12 +393,16 @@ fn instead_of(id: &str) -> Option<String> {
         // Flags of commands that speak to a lattice, and settings of hosts.
         "ctl_jwt" | "ctl_seed" => {
             let variable = format!("WASMCLOUD_{}", id.to_ascii_uppercase());
-            Some(format!("the name of a file in its place, or the variable {variable} or {variable}_FILE,"))
+            Some(format!(
+                "the name of a file in its place, or the variable {variable} or {variable}_FILE,"
+            ))
         }
-        _ => settings::find(id).filter(|setting| setting.key == id && setting.kind.is_secret()).map(|setting| {
-            let (flag, variable) = (setting.flag, setting.env[0]);
-            format!("--{flag}-file FILE, or the variable {variable} or {variable}_FILE,")
-        }),
+        _ => settings::find(id)
+            .filter(|setting| setting.key == id && setting.kind.is_secret())
+            .map(|setting| {
+                let (flag, variable) = (setting.flag, setting.env[0]);
+                format!("--{flag}-file FILE, or the variable {variable} or {variable}_FILE,")
+            }),
     }
 }
 
@@ -398,9 +425,11 @@ mod tests {
 
     #[test]
     fn every_command_is_in_a_group() {
-        let grouped: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
-        for command in
-            command().get_subcommands().filter(|command| command.get_name() != "help" && !command.is_hide_set())
+        let grouped: Vec<&str> =
+            GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+        for command in command()
+            .get_subcommands()
+            .filter(|command| command.get_name() != "help" && !command.is_hide_set())
         {
             assert!(grouped.contains(&command.get_name()), "{}", command.get_name());
         }
@@ -430,13 +459,18 @@ mod tests {
     #[test]
     fn the_shell_of_windows_has_the_name_that_wash_gives_it() {
         for shell in ["power-shell", "powershell", "PowerShell"] {
-            assert!(Cli::try_parse_from(["host", "completions", "-d", "dir", shell]).is_ok(), "{shell}");
+            assert!(
+                Cli::try_parse_from(["host", "completions", "-d", "dir", shell]).is_ok(),
+                "{shell}"
+            );
         }
     }
 
     #[test]
     fn a_flag_of_old_scripts_is_answered_with_the_one_that_is_meant() {
-        let error = Cli::try_parse_from(["host", "get", "hosts", "--timeout", "30"]).unwrap_err().to_string();
+        let error = Cli::try_parse_from(["host", "get", "hosts", "--timeout", "30"])
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("--timeout-ms"), "{error}");
     }
 
@@ -444,21 +478,42 @@ mod tests {
     fn a_secret_on_the_command_line_is_told_with_a_better_way_and_without_itself() {
         let told = |line: &[&str]| exposed(&command().try_get_matches_from(line).unwrap());
         for (line, words) in [
-            (&["host", "foreground", "--cluster-seed", "SCX"][..], &["--cluster-seed ", "--cluster-seed-file"][..]),
-            (&["host", "--nats-password", "pw", "up"], &["--nats-password ", "WASMCLOUD_NATS_PASSWORD_FILE"]),
+            (
+                &["host", "foreground", "--cluster-seed", "SCX"][..],
+                &["--cluster-seed ", "--cluster-seed-file"][..],
+            ),
+            (
+                &["host", "--nats-password", "pw", "up"],
+                &["--nats-password ", "WASMCLOUD_NATS_PASSWORD_FILE"],
+            ),
             (&["host", "get", "hosts", "--ctl-seed", "SUX"], &["--ctl-seed ", "name of a file"]),
-            (&["host", "push", "r.example/a:1", "a.wasm", "-p", "pw"], &["--password ", "WASH_REG_PASSWORD"]),
+            (
+                &["host", "push", "r.example/a:1", "a.wasm", "-p", "pw"],
+                &["--password ", "WASH_REG_PASSWORD"],
+            ),
         ] {
             let told = told(line).join("\n");
             assert!(words.iter().all(|word| told.contains(word)) && !told.contains("pw"), "{told}");
         }
-        assert!(told(&["host", "foreground", "--cluster-seed-file", "f", "--js-domain", "core"]).is_empty());
+        assert!(
+            told(&["host", "foreground", "--cluster-seed-file", "f", "--js-domain", "core"])
+                .is_empty()
+        );
     }
 
     #[test]
     fn settings_may_stand_before_and_after_the_command() {
-        let cli =
-            Cli::try_parse_from(["host", "--js-domain", "a", "foreground", "--js-domain", "b", "-l", "x=y"]).unwrap();
+        let cli = Cli::try_parse_from([
+            "host",
+            "--js-domain",
+            "a",
+            "foreground",
+            "--js-domain",
+            "b",
+            "-l",
+            "x=y",
+        ])
+        .unwrap();
         let Some(Command::Foreground(foreground)) = cli.command else { panic!("foreground") };
         let all = merged(cli.settings, foreground.settings);
         assert_eq!(all.values, [("js_domain", "a".to_owned()), ("js_domain", "b".to_owned())]);
