@@ -169,7 +169,7 @@ async fn a_frozen_host_gets_no_calls_and_refuses_old_ones_when_it_wakes() {
     let caller = Caller::new(&server).await;
     let subject = format!("wasmbus.rpc.default.{ECHO}.{}", first.id);
     let old = unnoticed(&url, async {
-        first.process.signal(Signal::STOP);
+        first.process.freeze().await;
         let invocation =
             caller.invocation(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b""));
         let payload = lattice_protocol::rpc::codec::encode_invocation(&invocation);

@@ -127,14 +127,7 @@ impl Server {
     /// Freezes it; returns when none of its threads runs any more.
     pub async fn freeze(&self) {
         self.signal(Signal::STOP);
-        let tasks = format!("/proc/{}/task", self.child.as_ref().expect("the server runs").id());
-        let is_stopped = |task: fs::DirEntry| {
-            fs::read_to_string(task.path().join("stat")).is_ok_and(|stat| stat.contains(") T "))
-        };
-        eventually("the server is frozen", || async {
-            fs::read_dir(&tasks).ok()?.filter_map(Result::ok).all(is_stopped).then_some(())
-        })
-        .await;
+        super::process::frozen(self.child.as_ref().expect("the server runs").id()).await;
     }
 
     /// Lets it go on.

@@ -108,6 +108,12 @@ impl Process {
         rustix::process::kill_process(pid, signal).expect("the signal is sent");
     }
 
+    /// Freezes the process; returns when none of its threads runs any more.
+    pub async fn freeze(&self) {
+        self.signal(rustix::process::Signal::STOP);
+        frozen(self.child.id()).await;
+    }
+
     pub fn exit_code(&mut self) -> Option<i32> {
         let began = std::time::Instant::now();
         while began.elapsed() < PATIENCE {
@@ -135,4 +141,17 @@ pub fn output(command: &mut Command) -> Output {
 /// Returns the text on standard error.
 pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Waits until every thread of a process is stopped (state `T` in proc(5)). The signal alone is only
+/// on its way, and on a busy machine a thread may answer a call before it stops.
+pub async fn frozen(pid: u32) {
+    let is_stopped = |thread: std::fs::DirEntry| {
+        std::fs::read_to_string(thread.path().join("stat")).is_ok_and(|stat| stat.contains(") T "))
+    };
+    super::eventually("the process is frozen", || async {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+        threads.flatten().all(is_stopped).then_some(())
+    })
+    .await;
 }
