@@ -28,9 +28,6 @@ struct Arguments {
     ids: Vec<String>,
 }
 
-/// The crates that have unit tests: the folders of `src`.
-const MEMBERS: [&str; 6] = ["protocol", "base", "engine", "client", "dashboard", "cli"];
-
 /// The outcome of each test by its name.
 type Outcomes = BTreeMap<Test, bool>;
 
@@ -45,12 +42,8 @@ fn main() -> Result<ExitCode> {
         rows.retain(|row| arguments.ids.contains(&row.id));
     }
     let tests: BTreeSet<&Test> = rows.iter().flat_map(|row| &row.tests).collect();
-    let mut outcomes = Outcomes::new();
-    for member in MEMBERS {
-        let package = format!("lattice-{member}");
-        outcomes.extend(run(root, &["-p", &package, "--lib"], &tests, &|test| unit(test, member))?);
-    }
-    outcomes.extend(run(root, &["-p", "lattice-host", "--test", "it"], &tests, &integration)?);
+    let mut outcomes = run(root, &["--lib"], &tests, unit)?;
+    outcomes.extend(run(root, &["--test", "it"], &tests, integration)?);
     let mut failed = 0;
     println!("{:6} {:28} {:72} became", "id", "by", "attack");
     for row in &rows {
@@ -62,10 +55,10 @@ fn main() -> Result<ExitCode> {
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The name of a unit test within its crate, if it is one of this crate.
-fn unit<'a>(test: &'a Test, member: &str) -> Option<&'a str> {
+/// The name of a unit test within its crate.
+fn unit(test: &Test) -> Option<&str> {
     match test {
-        Test::Unit(name) => name.strip_prefix(member)?.strip_prefix("::"),
+        Test::Unit(name) => Some(name.split_once("::")?.1),
         Test::Integration(_) => None,
     }
 }
@@ -83,7 +76,7 @@ fn run(
     root: &Path,
     target: &[&str],
     tests: &BTreeSet<&Test>,
-    name: &dyn Fn(&Test) -> Option<&str>,
+    name: fn(&Test) -> Option<&str>,
 ) -> Result<Outcomes> {
     let wanted: BTreeMap<&str, &Test> =
         tests.iter().filter_map(|test| Some((name(test)?, *test))).collect();
@@ -98,7 +91,8 @@ fn run(
     }
     let output = command
         .current_dir(root)
-        .args(["test", "--locked", "--no-fail-fast"])
+        // Of the whole workspace: for one crate the dependencies would be built again.
+        .args(["test", "--locked", "--no-fail-fast", "--workspace"])
         .args(target)
         .args(["--", "--exact"])
         .args(wanted.keys())
