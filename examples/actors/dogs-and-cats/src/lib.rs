@@ -1,9 +1,8 @@
 //! Answers each HTTP request with a picture of a dog or of a cat.
 //!
-//! The number generator decides which, unless the request does: `/dog`, `/cat`, `/?animal=dog`. A
-//! JSON API is asked for the address of a picture, the picture is fetched, and returned with its
-//! content type and, in `content-location`, its address. A failure on the way is a 502 with a line
-//! that names the API and the reason.
+//! The number generator decides which, unless the request does: `/dog`, `/cat`, `/?animal=dog`. A JSON API is asked for
+//! the address of a picture, the picture is fetched, and returned with its content type and, in `content-location`, its
+//! address. A failure on the way is a 502 with a line that names the API and the reason.
 
 mod animal;
 

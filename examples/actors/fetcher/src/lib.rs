@@ -1,8 +1,7 @@
 //! Fetches a URL with the linked HTTP client and answers what came: `GET /?url=http%3A%2F%2Fexample.com%2F`.
 //!
-//! Method, body, `accept` and `content-type` of the request go along. Of the answer come back the
-//! status, the content type and the body. A caller of this actor can reach everything that the HTTP
-//! client reaches.
+//! Method, body, `accept` and `content-type` of the request go along. Of the answer come back the status, the content
+//! type and the body. A caller of this actor can reach everything that the HTTP client reaches.
 
 use serde::Serialize;
 use wasmbus_rpc::actor::prelude::{async_trait, Actor, ActorReceiver, Context, HealthResponder, RpcResult};
