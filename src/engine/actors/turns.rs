@@ -2,7 +2,8 @@
 //!
 //! Guests run on the threads that everything else of the host runs on. A call that is done before
 //! the next tick of the [engine](super::engine)'s clock never comes here. At each tick a guest
-//! yields; one whose actor computed much lately then has to wait for its turn before it goes on.
+//! yields; one whose actor computed much lately then has to wait for its turn before it goes on, in
+//! the [background](super::background).
 //! There is one turn less than there are cores, for each actor and for all of them together, and
 //! turns are given in the order they were asked for. So one core is always there for calls that
 //! take little, and of two actors that compute for long none gets more because it has more calls.
@@ -10,8 +11,8 @@
 //! Actors that call each other without end hardly ever run until a tick, each of their calls is
 //! short. So a call for which [`DEEP`] others wait needs a turn from its beginning.
 //!
-//! An actor that is alone may have all cores: turns count while calls of different actors mix, and
-//! a little longer.
+//! An actor that is alone may have all cores, and stays out of the background: turns count while
+//! different actors are called or compute, and a little longer.
 //!
 //! Invariant: a turn is held by a guest that runs, and by none that waits. [`Turn::watch`] gives it
 //! back.
