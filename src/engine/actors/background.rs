@@ -16,7 +16,7 @@ use std::{
     future::poll_fn,
     panic::resume_unwind,
     pin::{Pin, pin},
-    sync::{Once, OnceLock},
+    sync::OnceLock,
     task::{Context, Poll, ready},
 };
 
@@ -81,7 +81,7 @@ fn enter() {
     // On Linux a thread has a priority of its own; elsewhere this would be the process.
     #[cfg(target_os = "linux")]
     if let Err(error) = lower_priority() {
-        static ONCE: Once = Once::new();
+        static ONCE: std::sync::Once = std::sync::Once::new();
         ONCE.call_once(
             || warn!(%error, "actors that compute for long have the priority of others"),
         );
