@@ -42,6 +42,15 @@ pub struct Lodgings {
     held: AtomicUsize,
 }
 
+/// The outcome of a request for room.
+#[derive(Debug)]
+pub enum Room {
+    /// An empty answer needs none.
+    NotNeeded,
+    Taken(Lodging),
+    Full,
+}
+
 /// The share of one answer in the budget; given back when dropped.
 #[derive(Debug)]
 pub struct Lodging {
@@ -52,41 +61,38 @@ pub struct Lodging {
 }
 
 impl Lodgings {
-    /// Takes room for an answer until its client has read it; nothing if there is none. A small one
-    /// only counts here, where all answers together have a bound; a larger one is in the budget,
-    /// too. Never waits: an answer that waits is in memory, too. One answer may be larger than the
-    /// shares are; an empty one needs no room.
-    pub fn lodge(
-        self: &Arc<Self>,
-        bytes: usize,
-        budget: &Budget,
-        client: &Arc<Client>,
-    ) -> Option<Option<Lodging>> {
+    /// Takes room for an answer of so many bytes until its client has read it. A small one only
+    /// counts here, where all answers together have a bound; a larger one is in the budget, too.
+    /// Never waits: an answer that waits is in memory, too. One answer may be larger than the
+    /// shares are.
+    pub fn lodge(self: &Arc<Self>, bytes: usize, budget: &Budget, client: &Arc<Client>) -> Room {
         if bytes == 0 {
-            return Some(None);
+            return Room::NotNeeded;
         }
         let (all, own) = (self.held.load(Ordering::Relaxed), client.held());
         if !fits(bytes, own, budget.bytes_max() / CLIENT_SHARE)
             || !fits(bytes, all, budget.bytes_max() / ALL_SHARE)
         {
-            return None;
+            return Room::Full;
         }
         let held = match bytes <= SMALL && fits(bytes, all, budget.bytes_max() / UNHELD_SHARE) {
             true => None,
             false => {
                 let mut held = budget.hold();
-                held.try_cover(bytes).ok()?;
+                if held.try_cover(bytes).is_err() {
+                    return Room::Full;
+                }
                 Some(held)
             }
         };
         client.hold(bytes);
         self.held.fetch_add(bytes, Ordering::Relaxed);
-        Some(Some(Lodging {
+        Room::Taken(Lodging {
             bytes,
             lodgings: Arc::clone(self),
             client: Arc::clone(client),
             _held: held,
-        }))
+        })
     }
 }
 
@@ -251,9 +257,11 @@ mod tests {
         let pulse = Arc::new(Pulse::default());
         let (client, lodgings, budget) =
             (Arc::new(Client::default()), Arc::new(Lodgings::default()), Budget::default());
-        let lodging = lodgings.lodge(2 * PIECE + 1, &budget, &client).unwrap();
+        let Room::Taken(lodging) = lodgings.lodge(2 * PIECE + 1, &budget, &client) else {
+            panic!("there is room")
+        };
         let content: Bytes = (0..=2 * PIECE).map(|n| n as u8).collect::<Vec<_>>().into();
-        let mut body = Owed::new(content.clone(), &pulse, lodging);
+        let mut body = Owed::new(content.clone(), &pulse, Some(lodging));
         assert_eq!(body.size_hint().exact(), Some(content.len() as u64));
         let mut pieces = Vec::new();
         while let Some(frame) = body.frame().await {
@@ -275,10 +283,14 @@ mod tests {
     fn one_client_takes_a_share_of_the_budget_and_all_answers_leave_some_for_others() {
         let (lodgings, budget) = (Arc::new(Lodgings::default()), Budget::new(256 << 20));
         let clients: Vec<_> = (0..4).map(|_| Arc::new(Client::default())).collect();
-        let lodge = |mebibytes: usize, client: usize| {
-            lodgings
-                .lodge(mebibytes << 20, &budget, &clients[client])
-                .map(|lodging| lodging.expect("not empty"))
+        let lodge = |mebibytes: usize, client: usize| match lodgings.lodge(
+            mebibytes << 20,
+            &budget,
+            &clients[client],
+        ) {
+            Room::Taken(lodging) => Some(lodging),
+            Room::Full => None,
+            Room::NotNeeded => panic!("not empty"),
         };
         let mut taken: Vec<_> = std::iter::from_fn(|| lodge(8, 0)).collect();
         assert_eq!((taken.len(), clients[0].held()), (8, 64 << 20));
@@ -289,7 +301,7 @@ mod tests {
         assert_eq!(lodgings.held.load(Ordering::Relaxed) + clients[0].held(), 0);
         // One large answer is no flood; one that is larger than the budget has no place.
         assert!(lodge(150, 3).is_some() && lodge(300, 3).is_none());
-        assert!(matches!(lodgings.lodge(0, &budget, &clients[0]), Some(None)));
+        assert!(matches!(lodgings.lodge(0, &budget, &clients[0]), Room::NotNeeded));
     }
 
     #[tokio::test]

@@ -30,7 +30,7 @@ use super::{
     clients::Client,
     connection::Protocol,
     cors,
-    debt::Owed,
+    debt::{Owed, Room},
     listener::Listener,
     pulse::Pulse,
     settings::Rules,
@@ -153,8 +153,9 @@ impl Requests {
             &self.listener.budget,
             &self.client,
         ) {
-            Some(lodging) => (answer, lodging),
-            None => {
+            Room::NotNeeded => (answer, None),
+            Room::Taken(lodging) => (answer, Some(lodging)),
+            Room::Full => {
                 debug!(remote = %self.peer, bytes = answer.body().len(), "answer given up: no room until it is read");
                 (answers::no_room(), None)
             }
