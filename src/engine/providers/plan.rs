@@ -170,6 +170,7 @@ impl Lifecycle {
             // The client that asked for the stop waits for its event.
             return vec![
                 Effect::Remove,
+                Effect::Publish,
                 Effect::TellNotStarted(cause),
                 Effect::TellStopped,
                 Effect::Release,
@@ -309,7 +310,7 @@ mod tests {
                 0,
                 Nothing,
                 LaunchFailed(boom()),
-                over(&[not_started(), TellStopped]),
+                over(&[Publish, not_started(), TellStopped]),
                 Stopping,
                 0,
             ),
@@ -318,7 +319,7 @@ mod tests {
                 3,
                 Nothing,
                 LaunchFailed(boom()),
-                over(&[not_started(), TellStopped]),
+                over(&[Publish, not_started(), TellStopped]),
                 Stopping,
                 3,
             ),
@@ -432,6 +433,17 @@ mod tests {
         let killed = Ended(RunEnd::Failed("killed".into()));
         assert_eq!(on(killed, 60), (Pausing, 1, 2, Some("killed".into())));
         assert_eq!(on(PauseOver, 1), (Launching, 1, 3, Some("killed".into())));
+    }
+
+    #[test]
+    fn readers_see_that_a_provider_of_the_inventory_is_gone_before_anybody_is_told() {
+        for input in [failed(), Ended(RunEnd::Done), Ended(RunEnd::Asked), LaunchFailed(boom())] {
+            let now = Instant::now();
+            let facts = Facts { now, is_closing: false, is_ingress: true, not_in_force: None };
+            let mut life = Lifecycle { phase: Stopping, ..Lifecycle::new(now) };
+            let case = format!("{input:?}");
+            assert_eq!(life.on(input, &facts)[..2], [Remove, Publish], "{case}");
+        }
     }
 
     #[test]
