@@ -300,7 +300,10 @@ impl<'a> Drive<'a> {
                 });
             }
         };
-        match peer.clone() {
+        let peer = peer.clone();
+        // Nobody has done anything of this attempt, so a doubt about it is over.
+        self.pursuit.not_taken(number);
+        match peer {
             Some(peer) => {
                 self.choice.pass_over(peer, &error);
                 self.pursuit.plan_again(Instant::now());
@@ -308,10 +311,10 @@ impl<'a> Drive<'a> {
             None if self.remote.may_come_back(&self.choice, &self.call) => {
                 self.pursuit.plan_again(Instant::now() + GRACE_PAUSE);
             }
-            None if self.answers.is_empty() => return Some(Err(self.outcome().unwrap_or(error))),
+            // All others ended before as this one: what did not end the call was not taken.
+            None if self.answers.is_empty() => return Some(Err(error)),
             None => {}
         }
-        self.pursuit.not_taken(number);
         None
     }
 
@@ -427,4 +430,93 @@ impl Choice {
 /// Whether a call of `target` was certainly not carried out, and another host may take it.
 fn was_not_taken(error: &CallError, target: &str) -> bool {
     matches!(error, CallError::NoResponders { .. }) || error.is_busy(target)
+}
+
+#[cfg(test)]
+impl Remote {
+    /// Returns one whose connection never comes about.
+    pub(crate) async fn offline(peers: Peers, links: Live) -> Self {
+        use lattice_base::budget::Budget;
+        use lattice_protocol::{
+            identity::{
+                keys::{HostId, LatticeName},
+                samples,
+            },
+            lattice::subject::Subjects,
+            rpc::antiforgery::Signer,
+        };
+        let options = async_nats::ConnectOptions::new().retry_on_initial_connect();
+        let nats = options.connect("127.0.0.1:1").await.unwrap();
+        let settings = crate::rpc::chunking::Settings {
+            budget: Budget::default(),
+            actor_bytes_max: 1 << 20,
+            bound: None,
+        };
+        let chunks = crate::rpc::chunking::Chunks::new(&nats, None, "default", settings);
+        let subjects = Subjects::new(LatticeName::parse("default").unwrap(), "wasmbus.ctl");
+        let signer = Signer::new(samples::CLUSTER.seed).unwrap();
+        let host_id = HostId::parse(samples::HOST.public).unwrap();
+        Self::new(Client::new(nats, subjects, signer, chunks, host_id), peers, links, Vec::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+    use super::*;
+    use crate::rpc::call::Chain;
+    use lattice_base::store::{Store, memory::Memory};
+    use lattice_protocol::{
+        identity::{keys::HostId, samples},
+        rpc::invocation::TraceContext,
+    };
+
+    fn nobody() -> CallError {
+        let [subject, lattice, target] = ["s", "default", "M"].map(str::to_owned);
+        CallError::NoResponders { subject, lattice, target }
+    }
+
+    fn call() -> Call {
+        Call {
+            origin: Entity::new(samples::ACTOR.public, "", ""),
+            target: Entity::new(samples::ACTOR.public, "", ""),
+            operation: "Service.Method".into(),
+            payload: Bytes::new(),
+            trace: TraceContext::default(),
+            deadline: Instant::now() + Duration::from_secs(2),
+            depth: 0,
+            chain: Chain::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_that_nobody_listened_for_has_a_known_outcome_whatever_was_in_doubt_before() {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let store = Store::new(Arc::new(Memory::default()));
+        let (links, _notices) = Live::start(store, &tasks, stop.clone()).await;
+        let peers = Peers::new(&HostId::parse(samples::HOST.public).unwrap());
+        let remote = Remote::offline(peers, links).await;
+        let late = remote.0.client.timed_out("s", Duration::from_secs(2));
+        for (answer, is_known) in [(Err(nobody()), true), (Err(late), false)] {
+            let call = call();
+            let choice = Choice::of(&call.target, Candidates::Others);
+            let sent = Sent {
+                peer: None,
+                may_have: Vec::new(),
+                id: new_id(),
+                began: Instant::now(),
+                is_sent: Arc::new(AtomicBool::new(true)),
+            };
+            let answer = futures::future::ready(answer).boxed();
+            let mut drive = Drive::new(&remote, call, choice, sent, answer);
+            drive.pursuit.asked(0, 1);
+            let doubt = ("N", Answer::Gone);
+            assert!(drive.pursuit.record_probe(0, true, doubt, Instant::now()).is_newly_doubtful);
+            let error = drive.drive().await.unwrap_err();
+            let is_unknown = matches!(error, CallError::OutcomeUnknown { .. });
+            assert_eq!(is_unknown, !is_known, "{error}");
+        }
+        stop.cancel();
+    }
 }
