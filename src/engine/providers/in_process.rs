@@ -423,6 +423,7 @@ impl Links {
     fn retry(&mut self) {
         let effects = self.slots.retry(Instant::now());
         self.carry_out(effects);
+        self.publish();
     }
 
     fn carry_out(&mut self, effects: Vec<Effect<DynLink>>) {
@@ -476,5 +477,116 @@ impl Links {
         {
             let _ = settled.send(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::{
+        journal::Journal,
+        peers::Peers,
+        policy::Policy,
+        providers::bounds::Bounds,
+        router::{Router, remote::Remote},
+    };
+    use lattice_base::{
+        budget::Budget,
+        store::{Backend as _, Expect, Store, memory::Memory},
+    };
+    use lattice_protocol::{
+        identity::{
+            keys::{HostId, LatticeName, LinkName, ProviderId},
+            samples::{ACTOR, HOST, PROVIDER},
+        },
+        store::keys,
+    };
+
+    const CONTRACT: &str = "a:b";
+
+    /// Refuses its first link, and never finishes with another.
+    #[derive(Default)]
+    struct Busy(AtomicBool);
+
+    impl Provider for Busy {
+        fn link(
+            self: Arc<Self>,
+            _: Arc<LinkDefinition>,
+        ) -> BoxFuture<'static, Result<DynLink, LinkError>> {
+            match self.0.swap(true, Ordering::Relaxed) {
+                false => async { Err(LinkError::Unavailable("not yet".into())) }.boxed(),
+                true => futures::future::pending().boxed(),
+            }
+        }
+    }
+
+    /// Returns metadata with one link to the provider.
+    async fn linked(tasks: &TaskTracker, stop: CancellationToken) -> Live {
+        let memory = Memory::default();
+        let link = serde_json::json!({
+            "actor_id": ACTOR.public, "provider_id": PROVIDER.public, "link_name": "default",
+            "contract_id": CONTRACT, "values": {}
+        });
+        let key = keys::link(&keys::link_hash(ACTOR.public, CONTRACT, "default"));
+        memory.put(&key, link.to_string().into(), Expect::Anything).await.unwrap();
+        Live::start(Store::new(Arc::new(memory)), tasks, stop).await.0
+    }
+
+    async fn context(live: &Live) -> Context {
+        let host_id = HostId::parse(HOST.public).unwrap();
+        let lattice = LatticeName::parse("default").unwrap();
+        let remote = Remote::offline(Peers::new(&host_id), live.clone()).await;
+        let (policy, timeout) = (Policy::off(), Duration::from_secs(2));
+        let nats = async_nats::ConnectOptions::new().retry_on_initial_connect();
+        Context {
+            router: Router::new(lattice.clone(), live.clone(), policy, remote, true, timeout),
+            journal: Journal::new(host_id.as_str()).writer(PROVIDER.public, "default"),
+            host_id,
+            lattice,
+            provider_id: ProviderId::parse(PROVIDER.public).unwrap(),
+            link_name: LinkName::parse("default").unwrap(),
+            contract_id: CONTRACT,
+            nats: nats.connect("127.0.0.1:1").await.unwrap(),
+            js_domain: None,
+            bounds: Bounds::default(),
+            budget: Budget::default(),
+            rpc_timeout: timeout,
+            data_dir: "/nowhere".into(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_that_is_tried_again_is_shown_in_work() {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let live = linked(&tasks, stop.clone()).await;
+        let (published, _states) = watch::channel(Arc::default());
+        let (told, mut attempted) = watch::channel(Arc::default());
+        let (_end, ending) = watch::channel(None);
+        let links = Links {
+            provider: Arc::new(Busy::default()),
+            context: context(&live).await,
+            live,
+            slots: Slots::new(),
+            published,
+            told,
+            attempts: JoinSet::new(),
+            retired: Vec::new(),
+            endings: JoinSet::new(),
+            settled: None,
+        };
+        let following = tokio::spawn(links.follow(ending));
+        for is_in_work in [false, true] {
+            let wanted = attempted.wait_for(|attempts: &Arc<Attempts>| {
+                attempts.get(ACTOR.public).is_some_and(|tried| tried.is_in_work == is_in_work)
+            });
+            // Less than an attempt may take, whose end would be shown.
+            tokio::time::timeout(LINK_TIMEOUT / 2, wanted).await.unwrap().unwrap();
+        }
+        following.abort();
+        stop.cancel();
     }
 }
