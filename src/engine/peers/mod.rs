@@ -8,8 +8,8 @@
 //! connection below `wasmbus.rpc.{lattice}`, where hosts of 2022 to 2024 do not listen: they take
 //! part as before, through the queue groups, to which every call falls back that finds no peer.
 //!
-//! * [`wire`](lattice_protocol::peers::wire) has the messages and their form; [`table`] has the
-//!   known hosts, and chooses one for a call;
+//! * [`wire`](lattice_protocol::peers::wire) has the messages and their form; [`peer`] has what is
+//!   known of one host, [`table`] has all hosts, and chooses one for a call;
 //! * [`service`] speaks and listens, and keeps the table.
 //!
 //! Nothing here is a proof of anything: messages and answers are not signed, as in all years.
@@ -22,6 +22,7 @@
 //! A message under the own key that this host has not sent means that another process has the key
 //! as well: see [`Peers::twins`].
 
+pub mod peer;
 pub mod service;
 pub mod table;
 
@@ -41,7 +42,8 @@ use tokio::{
 use tracing::error;
 
 use lattice_protocol::identity::keys::HostId;
-pub use table::{Candidates, Peer, Presence, Taken};
+pub use peer::{Peer, Taken};
+pub use table::{Candidates, Presence};
 use table::{Reach, Table};
 
 /// How long a host that stops serving a target waits until the others have heard of it.

@@ -1,14 +1,13 @@
 //! The hosts that are there and the calls they take: read by every call without a lock. Only the
 //! service writes the list of peers and their offers; calls note what they meet.
 //!
-//! A peer's state is in atomics of its own and its offers in a snapshot, so that a call costs a
-//! walk over the peers. The list of peers changes when one comes or goes.
+//! The state of each [peer](super::peer) is a snapshot, so that a call costs a walk over the peers.
+//! The list of peers changes when one comes or goes.
 
 use std::{
-    collections::{HashMap, HashSet},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -17,8 +16,8 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::peer::{News, Peer};
 use lattice_protocol::{
-    clock,
     identity::keys::HostId,
     peers::wire::{Announcement, Offers, TARGETS_MAX},
 };
@@ -27,9 +26,6 @@ use lattice_protocol::{
 /// other. Anybody who may speak to hosts can invent some, so those that are lost, and those that
 /// have never answered a question, make room.
 const PEERS_MAX: usize = 1024;
-
-/// How long a host is not chosen for a target that nobody listened for there.
-const UNAVAILABLE_MS: u64 = 1000;
 
 /// How a target is reached on a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,156 +42,6 @@ pub enum Candidates {
     Others,
 }
 
-/// A host, as another one knows it.
-#[derive(Debug)]
-pub struct Peer {
-    pub id: Arc<str>,
-    /// It is the host that knows it.
-    is_own: bool,
-    began: Instant,
-    /// When it was last heard of, in ms since `began`.
-    heard_ms: AtomicU64,
-    lost: AtomicBool,
-    /// It answered a question that this host put to it.
-    proven: AtomicBool,
-    /// How often it was lost.
-    losses: AtomicU64,
-    in_flight: AtomicUsize,
-    /// How long answers take, in µs, smoothed; and when that was last learnt, in ms since `began`.
-    latency_us: AtomicU64,
-    learnt_ms: AtomicU64,
-    /// Which start of the host the roster belongs to.
-    incarnation: AtomicU64,
-    roster: AtomicU64,
-    direct: ArcSwap<HashSet<Arc<str>>>,
-    group: ArcSwap<HashSet<Arc<str>>>,
-    /// Targets nobody listened for, with the time in ms since `began`.
-    unavailable: ArcSwap<HashMap<Arc<str>, u64>>,
-}
-
-impl Peer {
-    fn new(id: Arc<str>, is_own: bool) -> Self {
-        Self {
-            id,
-            is_own,
-            began: Instant::now(),
-            heard_ms: AtomicU64::new(0),
-            lost: AtomicBool::new(false),
-            proven: AtomicBool::new(is_own),
-            losses: AtomicU64::new(0),
-            in_flight: AtomicUsize::new(0),
-            latency_us: AtomicU64::new(0),
-            learnt_ms: AtomicU64::new(0),
-            incarnation: AtomicU64::new(0),
-            roster: AtomicU64::new(0),
-            direct: ArcSwap::default(),
-            group: ArcSwap::default(),
-            unavailable: ArcSwap::default(),
-        }
-    }
-
-    /// It has been heard of now. Returns whether it had been lost.
-    pub fn heard(&self) -> bool {
-        self.heard_ms.store(self.age_ms(), Ordering::Relaxed);
-        self.lost.swap(false, Ordering::AcqRel)
-    }
-
-    /// It does not answer. Returns whether that is news. A host is never lost to itself.
-    pub fn lose(&self) -> bool {
-        if self.is_own {
-            return false;
-        }
-        let is_news = !self.lost.swap(true, Ordering::AcqRel);
-        if is_news {
-            self.losses.fetch_add(1, Ordering::AcqRel);
-        }
-        is_news
-    }
-
-    /// Whether it was silent when last looked at.
-    pub fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Acquire)
-    }
-
-    /// How often it has been lost; a call that began before a loss may be lost with it.
-    pub fn losses(&self) -> u64 {
-        self.losses.load(Ordering::Acquire)
-    }
-
-    /// How long it has not been heard of.
-    pub fn silence(&self) -> Duration {
-        Duration::from_millis(self.age_ms().saturating_sub(self.heard_ms.load(Ordering::Relaxed)))
-    }
-
-    /// Whether it ever answered a question of this host.
-    fn is_proven(&self) -> bool {
-        self.proven.load(Ordering::Acquire)
-    }
-
-    /// Whether it runs a target, however that is reached.
-    fn runs(&self, target: &str) -> bool {
-        self.is_direct(target) || self.group.load().contains(target)
-    }
-
-    /// Whether it takes calls of a target directly, rather than through the queue group.
-    pub fn is_direct(&self, target: &str) -> bool {
-        self.direct.load().contains(target)
-    }
-
-    /// Counts a call that is sent to it, until what is returned is dropped.
-    pub fn take(self: &Arc<Self>) -> Taken {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Taken(Arc::clone(self))
-    }
-
-    /// An answer of it took this long.
-    pub fn record_latency(&self, took: Duration) {
-        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
-        let before = self.latency_us.load(Ordering::Relaxed);
-        // Concurrent updates may swallow each other, which a mean can bear.
-        let mean = if before == 0 { took } else { before - before / 8 + took / 8 };
-        self.latency_us.store(mean, Ordering::Relaxed);
-        self.learnt_ms.store(self.age_ms(), Ordering::Relaxed);
-    }
-
-    /// Returns the cost of one more call there: the time of those before it. A time learnt long ago
-    /// counts less, so that a host that was slow once is tried again.
-    fn cost(&self) -> u64 {
-        let idle_s = self.age_ms().saturating_sub(self.learnt_ms.load(Ordering::Relaxed)) / 1000;
-        let latency = self.latency_us.load(Ordering::Relaxed) / (1 + idle_s);
-        let in_flight = self.in_flight.load(Ordering::Relaxed) as u64;
-        latency.saturating_add(1).saturating_mul(in_flight + 1)
-    }
-
-    /// Nobody listened there for a target: it is not chosen for it for a while.
-    pub fn mark_unavailable(&self, target: &Arc<str>) {
-        self.unavailable.rcu(|unavailable| {
-            let mut unavailable = HashMap::clone(unavailable);
-            let now = self.age_ms();
-            unavailable.retain(|_, at| now.saturating_sub(*at) < UNAVAILABLE_MS);
-            unavailable.insert(Arc::clone(target), now);
-            unavailable
-        });
-    }
-
-    /// Whether nobody listened there for a target a moment ago.
-    fn is_unavailable(&self, target: &str) -> bool {
-        let unavailable = self.unavailable.load();
-        unavailable.get(target).is_some_and(|at| self.age_ms().saturating_sub(*at) < UNAVAILABLE_MS)
-    }
-
-    fn age_ms(&self) -> u64 {
-        clock::millis(self.began.elapsed())
-    }
-
-    fn set_offers(&self, roster: u64, offers: &Offers) {
-        self.direct.store(bounded_set(&offers.direct));
-        self.group.store(bounded_set(&offers.group));
-        self.roster.store(roster, Ordering::Release);
-        self.unavailable.store(Arc::default());
-    }
-}
-
 /// Whether hosts run a target, by what they say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
@@ -204,16 +50,6 @@ pub enum Presence {
     Lost,
     /// None says so; hosts of earlier years say nothing.
     Unseen,
-}
-
-/// A call on its way to a peer.
-#[derive(Debug)]
-pub struct Taken(Arc<Peer>);
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// The effect of a message that was heard.
@@ -275,17 +111,13 @@ impl Table {
     ) -> Option<Arc<Peer>> {
         let peers = self.peers.load();
         let start = self.turn.fetch_add(1, Ordering::Relaxed);
-        let fits = |peer: &Arc<Peer>| {
-            !peer.is_lost()
-                && (candidates == Candidates::All || !Arc::ptr_eq(peer, &self.own))
-                && peer.is_direct(target)
-                && !peer.is_unavailable(target)
-                && !not.iter().any(|tried| Arc::ptr_eq(tried, peer))
-        };
+        let now = Instant::now();
         (0..peers.len())
             .map(|step| &peers[start.wrapping_add(step) % peers.len()])
-            .filter(|peer| fits(peer))
-            .min_by_key(|peer| peer.cost())
+            .filter(|peer| candidates == Candidates::All || !peer.is_own)
+            .filter(|peer| peer.takes(target, now))
+            .filter(|peer| !not.iter().any(|tried| Arc::ptr_eq(tried, peer)))
+            .min_by_key(|peer| peer.cost(now))
             .cloned()
     }
 
@@ -298,7 +130,7 @@ impl Table {
     pub fn presence(&self, target: &str) -> Presence {
         let mut presence = Presence::Unseen;
         let peers = self.peers.load();
-        for peer in peers.iter().filter(|peer| !Arc::ptr_eq(peer, &self.own)) {
+        for peer in peers.iter().filter(|peer| !peer.is_own) {
             if peer.runs(target) {
                 if !peer.is_lost() {
                     return Presence::Runs;
@@ -311,7 +143,7 @@ impl Table {
 
     /// All hosts but this one.
     pub fn others(&self) -> Vec<Arc<Peer>> {
-        self.peers.load().iter().filter(|peer| !Arc::ptr_eq(peer, &self.own)).cloned().collect()
+        self.peers.load().iter().filter(|peer| !peer.is_own).cloned().collect()
     }
 
     /// Adds to what this host offers.
@@ -370,7 +202,7 @@ impl Table {
     /// Applies what a host answered to a question of this one.
     pub fn apply_answer(&self, announcement: &Announcement) -> Heard {
         if let Some(peer) = self.peers.load().iter().find(|peer| *peer.id == *announcement.host) {
-            peer.proven.store(true, Ordering::Release);
+            peer.prove();
         }
         self.apply(announcement)
     }
@@ -386,67 +218,39 @@ impl Table {
     /// Applies an announcement of another host.
     pub fn apply(&self, announcement: &Announcement) -> Heard {
         if announcement.host == *self.own.id {
-            // Its own announcement comes back to it; a number of 0 is that of nobody.
-            return match self.own_incarnation() {
-                incarnation
-                    if announcement.incarnation == incarnation || announcement.incarnation == 0 =>
-                {
-                    Heard::Ignored
-                }
-                _ => Heard::Twin { incarnation: announcement.incarnation },
-            };
+            return self.apply_own(announcement.incarnation);
         }
         if HostId::parse(&announcement.host).is_err() {
             return Heard::Ignored;
         }
         let known = self.peers.load().iter().find(|peer| *peer.id == *announcement.host).cloned();
-        if announcement.goodbye {
-            if let Some(peer) = known {
+        match known {
+            Some(peer) if announcement.goodbye => {
                 peer.lose();
                 self.remove(&peer);
-                return Heard::Left;
+                Heard::Left
             }
-            return Heard::Ignored;
-        }
-        let (peer, is_new) = match known {
-            Some(peer) => (peer, false),
+            None if announcement.goodbye => Heard::Ignored,
+            Some(peer) => match peer.apply(announcement) {
+                News { was_lost: true, ask } => Heard::Back { ask },
+                News { ask: true, .. } => Heard::Ask,
+                News { ask: false, .. } => Heard::Known,
+            },
             None => {
                 let peer = Arc::new(Peer::new(announcement.host.as_str().into(), false));
-                if !self.add(&peer) {
-                    return Heard::Ignored;
-                }
-                (peer, true)
+                let News { ask, .. } = peer.apply(announcement);
+                if self.add(peer) { Heard::New { ask } } else { Heard::Ignored }
             }
-        };
-        if peer.incarnation.swap(announcement.incarnation, Ordering::AcqRel)
-            != announcement.incarnation
-        {
-            // It was started again, and what it had in work is gone.
-            peer.lose();
-            peer.roster.store(0, Ordering::Release);
         }
-        let was_lost = peer.heard();
-        // Its announcements come in the order it makes them, so a higher number was said by
-        // somebody else: its answer counts instead.
-        if announcement.offers.is_none()
-            && announcement.roster < peer.roster.load(Ordering::Acquire)
-        {
-            peer.roster.store(0, Ordering::Release);
+    }
+
+    /// Tells an announcement of this host, which comes back to it, from that of a twin. A number of
+    /// 0 is that of nobody.
+    fn apply_own(&self, incarnation: u64) -> Heard {
+        if incarnation == 0 || incarnation == self.offered.lock().incarnation {
+            return Heard::Ignored;
         }
-        // Answers to different questions may overtake each other.
-        if let Some(offers) = &announcement.offers
-            && announcement.roster >= peer.roster.load(Ordering::Acquire)
-        {
-            peer.set_offers(announcement.roster, offers);
-        }
-        let ask = announcement.offers.is_none()
-            && peer.roster.load(Ordering::Acquire) != announcement.roster;
-        match (is_new, was_lost && !is_new, ask) {
-            (true, _, ask) => Heard::New { ask },
-            (false, true, ask) => Heard::Back { ask },
-            (false, false, true) => Heard::Ask,
-            (false, false, false) => Heard::Known,
-        }
+        Heard::Twin { incarnation }
     }
 
     /// Loses peers that were silent for long and drops those silent for very long; returns the
@@ -461,17 +265,11 @@ impl Table {
 
     /// Gives every peer that is not lost the time to be heard again.
     pub fn reset_timers(&self) {
-        for peer in self.others().iter().filter(|peer| !peer.is_lost()) {
-            peer.heard_ms.store(peer.age_ms(), Ordering::Relaxed);
-        }
-    }
-
-    fn own_incarnation(&self) -> u64 {
-        self.offered.lock().incarnation
+        self.others().iter().for_each(|peer| peer.reset_timer());
     }
 
     /// Adds a peer, in the place of one that is worth less if there are too many.
-    fn add(&self, peer: &Arc<Peer>) -> bool {
+    fn add(&self, peer: Arc<Peer>) -> bool {
         let peers = self.peers.load();
         if peers.len() >= PEERS_MAX {
             let spare = |peer: &&Arc<Peer>| !peer.is_own && (peer.is_lost() || !peer.is_proven());
@@ -485,7 +283,7 @@ impl Table {
         }
         self.peers.rcu(|peers| {
             let mut more = Vec::clone(peers);
-            more.push(Arc::clone(peer));
+            more.push(Arc::clone(&peer));
             more
         });
         true
@@ -500,10 +298,6 @@ impl Table {
 
 fn bounded(names: &[String]) -> Vec<String> {
     names.iter().take(TARGETS_MAX).cloned().collect()
-}
-
-fn bounded_set(names: &[String]) -> Arc<HashSet<Arc<str>>> {
-    Arc::new(names.iter().take(TARGETS_MAX).map(|name| Arc::from(name.as_str())).collect())
 }
 
 fn list(offers: &mut Offers, reach: Reach) -> &mut Vec<String> {
@@ -648,7 +442,7 @@ mod tests {
         table.choose("M", &[], Candidates::All).unwrap().mark_unavailable(&Arc::from("M"));
         assert_eq!(chosen(&table, "M"), None);
         assert_eq!(chosen(&table, "N"), Some(a.clone()));
-        assert!(table.runners("M")[0].is_unavailable("M"), "it is still known to run it");
+        assert_eq!(table.runners("M").len(), 1, "it is still known to run it");
         table.apply(&announcement(&a, 2, &["M"]));
         assert_eq!(chosen(&table, "M"), Some(a), "it told anew");
     }

@@ -1,0 +1,402 @@
+//! One host as another one knows it: its [`State`], which every call reads without a lock, and its
+//! [`Load`], which every call counts.
+//!
+//! A state is never changed in place: whoever has news puts another one there. Nearly all of it
+//! comes from the service; calls add that a host is lost, or that nobody listened for a target.
+//! The consequences are decided without a clock or a network.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::time::Instant;
+
+use lattice_protocol::{
+    clock,
+    peers::wire::{Announcement, Offers, TARGETS_MAX},
+};
+
+/// How long a host is not chosen for a target that nobody listened for there.
+const UNAVAILABLE: Duration = Duration::from_secs(1);
+
+/// A host, as another one knows it.
+#[derive(Debug)]
+pub struct Peer {
+    pub id: Arc<str>,
+    /// It is the host that knows it.
+    pub(super) is_own: bool,
+    state: ArcSwap<State>,
+    load: Load,
+}
+
+/// Everything known of a host, apart from its load.
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    heard_at: Instant,
+    /// It was silent when last looked at.
+    is_lost: bool,
+    /// It answered a question that this host put to it.
+    is_proven: bool,
+    /// How often it was lost.
+    losses: u64,
+    /// Which start of the host the roster belongs to.
+    incarnation: u64,
+    roster: u64,
+    direct: Arc<HashSet<Arc<str>>>,
+    group: Arc<HashSet<Arc<str>>>,
+    /// Targets nobody listened for, and when.
+    unavailable: Arc<HashMap<Arc<str>, Instant>>,
+}
+
+/// The effect of an announcement on the state of a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct News {
+    pub was_lost: bool,
+    /// The host offers something that is not known here; it has to be asked.
+    pub ask: bool,
+}
+
+/// How much a host has to do for this one. Concurrent updates may swallow each other, which a mean
+/// can bear.
+#[derive(Debug)]
+struct Load {
+    began: Instant,
+    in_flight: AtomicUsize,
+    /// How long answers take, in µs, smoothed; and when that was last learnt, in ms since `began`.
+    latency_us: AtomicU64,
+    learnt_ms: AtomicU64,
+}
+
+/// A call on its way to a peer.
+#[derive(Debug)]
+pub struct Taken(Arc<Peer>);
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.0.load.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Peer {
+    pub(super) fn new(id: Arc<str>, is_own: bool) -> Self {
+        let now = Instant::now();
+        let state = ArcSwap::from_pointee(State { is_proven: is_own, ..State::new(now) });
+        Self { id, is_own, state, load: Load::new(now) }
+    }
+
+    /// Notes that it does not answer. Returns whether that is news. A host is never lost to itself.
+    pub fn lose(&self) -> bool {
+        !self.is_own && self.change(State::lose)
+    }
+
+    /// Returns whether it was silent when last looked at.
+    pub fn is_lost(&self) -> bool {
+        self.state.load().is_lost
+    }
+
+    /// Returns how often it has been lost; a call that began before a loss may be lost with it.
+    pub fn losses(&self) -> u64 {
+        self.state.load().losses
+    }
+
+    /// Returns how long it has not been heard of.
+    pub fn silence(&self) -> Duration {
+        self.state.load().silence(Instant::now())
+    }
+
+    /// Returns whether it takes calls of a target directly, rather than through the queue group.
+    pub fn is_direct(&self, target: &str) -> bool {
+        self.state.load().direct.contains(target)
+    }
+
+    /// Counts a call that is sent to it, until what is returned is dropped.
+    pub fn take(self: &Arc<Self>) -> Taken {
+        self.load.in_flight.fetch_add(1, Ordering::Relaxed);
+        Taken(Arc::clone(self))
+    }
+
+    /// Notes that an answer of it took this long.
+    pub fn record_latency(&self, took: Duration) {
+        self.load.record(took, Instant::now());
+    }
+
+    /// Notes that nobody listened there for a target: it is not chosen for it for a while.
+    pub fn mark_unavailable(&self, target: &Arc<str>) {
+        let now = Instant::now();
+        self.change(|state| state.mark_unavailable(target, now));
+    }
+
+    /// Returns whether it ever answered a question of this host.
+    pub(super) fn is_proven(&self) -> bool {
+        self.state.load().is_proven
+    }
+
+    /// Notes that it answered a question of this host.
+    pub(super) fn prove(&self) {
+        self.change(|state| state.is_proven = true);
+    }
+
+    /// Returns whether it runs a target, however that is reached.
+    pub(super) fn runs(&self, target: &str) -> bool {
+        let state = self.state.load();
+        state.direct.contains(target) || state.group.contains(target)
+    }
+
+    /// Returns whether a call of a target may be sent to it now.
+    pub(super) fn takes(&self, target: &str, now: Instant) -> bool {
+        self.state.load().takes(target, now)
+    }
+
+    /// Returns the cost of one more call there.
+    pub(super) fn cost(&self, now: Instant) -> u64 {
+        self.load.cost(now)
+    }
+
+    /// Takes in an announcement of it.
+    pub(super) fn apply(&self, announcement: &Announcement) -> News {
+        let now = Instant::now();
+        self.change(|state| state.apply(announcement, now))
+    }
+
+    /// Replaces the targets that it runs.
+    pub(super) fn set_offers(&self, roster: u64, offers: &Offers) {
+        self.change(|state| state.set_offers(roster, offers));
+    }
+
+    /// Gives it the time to be heard again, unless it is lost.
+    pub(super) fn reset_timer(&self) {
+        let now = Instant::now();
+        self.change(|state| state.reset_timer(now));
+    }
+
+    /// Puts a changed state in the place of the one that is there; `change` may run more than once.
+    fn change<R>(&self, change: impl Fn(&mut State) -> R) -> R {
+        loop {
+            let before = self.state.load();
+            let mut after = State::clone(&before);
+            let result = change(&mut after);
+            let found = self.state.compare_and_swap(&*before, Arc::new(after));
+            if Arc::ptr_eq(&found, &before) {
+                return result;
+            }
+        }
+    }
+}
+
+impl State {
+    fn new(now: Instant) -> Self {
+        Self {
+            heard_at: now,
+            is_lost: false,
+            is_proven: false,
+            losses: 0,
+            incarnation: 0,
+            roster: 0,
+            direct: Arc::default(),
+            group: Arc::default(),
+            unavailable: Arc::default(),
+        }
+    }
+
+    fn silence(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.heard_at)
+    }
+
+    fn takes(&self, target: &str, now: Instant) -> bool {
+        let unavailable_at = self.unavailable.get(target);
+        !self.is_lost
+            && self.direct.contains(target)
+            && unavailable_at.is_none_or(|at| now.saturating_duration_since(*at) >= UNAVAILABLE)
+    }
+
+    /// Returns whether the loss is news.
+    fn lose(&mut self) -> bool {
+        let is_news = !self.is_lost;
+        self.is_lost = true;
+        self.losses += u64::from(is_news);
+        is_news
+    }
+
+    fn reset_timer(&mut self, now: Instant) {
+        if !self.is_lost {
+            self.heard_at = now;
+        }
+    }
+
+    fn mark_unavailable(&mut self, target: &Arc<str>, now: Instant) {
+        let unavailable = Arc::make_mut(&mut self.unavailable);
+        unavailable.retain(|_, at| now.saturating_duration_since(*at) < UNAVAILABLE);
+        unavailable.insert(Arc::clone(target), now);
+    }
+
+    fn set_offers(&mut self, roster: u64, offers: &Offers) {
+        self.direct = bounded_set(&offers.direct);
+        self.group = bounded_set(&offers.group);
+        self.roster = roster;
+        self.unavailable = Arc::default();
+    }
+
+    fn apply(&mut self, announcement: &Announcement, now: Instant) -> News {
+        let Announcement { incarnation, roster, offers, .. } = announcement;
+        if self.incarnation != *incarnation {
+            // It was started again, and what it had in work is gone.
+            self.incarnation = *incarnation;
+            self.lose();
+            self.roster = 0;
+        }
+        let was_lost = std::mem::replace(&mut self.is_lost, false);
+        self.heard_at = now;
+        match offers {
+            Some(offers) if *roster >= self.roster => self.set_offers(*roster, offers),
+            // Answers to different questions may overtake each other.
+            Some(_) => {}
+            // Its announcements come in the order it makes them, so a higher number was said by
+            // somebody else: its answer counts instead.
+            None if *roster < self.roster => self.roster = 0,
+            None => {}
+        }
+        News { was_lost, ask: offers.is_none() && self.roster != *roster }
+    }
+}
+
+impl Load {
+    fn new(began: Instant) -> Self {
+        let (latency_us, learnt_ms) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { began, in_flight: AtomicUsize::new(0), latency_us, learnt_ms }
+    }
+
+    fn record(&self, took: Duration, now: Instant) {
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
+        let before = self.latency_us.load(Ordering::Relaxed);
+        let mean = if before == 0 { took } else { before - before / 8 + took / 8 };
+        self.latency_us.store(mean, Ordering::Relaxed);
+        self.learnt_ms.store(self.age_ms(now), Ordering::Relaxed);
+    }
+
+    /// Returns the cost of one more call: the time of those before it. A time learnt long ago
+    /// counts less, so that a host that was slow once is tried again.
+    fn cost(&self, now: Instant) -> u64 {
+        let idle_ms = self.age_ms(now).saturating_sub(self.learnt_ms.load(Ordering::Relaxed));
+        let latency = self.latency_us.load(Ordering::Relaxed) / (1 + idle_ms / 1000);
+        let in_flight = self.in_flight.load(Ordering::Relaxed) as u64;
+        latency.saturating_add(1).saturating_mul(in_flight + 1)
+    }
+
+    fn age_ms(&self, now: Instant) -> u64 {
+        clock::millis(now.saturating_duration_since(self.began))
+    }
+}
+
+fn bounded_set(names: &[String]) -> Arc<HashSet<Arc<str>>> {
+    Arc::new(names.iter().take(TARGETS_MAX).map(|name| Arc::from(name.as_str())).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn offers(direct: &str) -> Offers {
+        Offers { direct: vec![direct.to_owned()], group: Vec::new() }
+    }
+
+    #[test]
+    fn announcements_bring_a_host_back_and_say_when_to_ask_it() {
+        let began = Instant::now();
+        let now = began + MS;
+        // Of the host: its start, its roster, lost or not. Of the announcement: the same, and
+        // whether it has offers. Then the news, the roster, the losses, and whether the offers
+        // count.
+        for (host, announcement, (was_lost, ask), (roster, losses, counts)) in [
+            ((1, 5, false), (1, 5, false), (false, false), (5, 0, false)),
+            ((1, 5, true), (1, 5, false), (true, false), (5, 0, false)),
+            // It has more than is known here, or less than somebody else said.
+            ((1, 5, false), (1, 6, false), (false, true), (5, 0, false)),
+            ((1, 5, false), (1, 4, false), (false, true), (0, 0, false)),
+            ((1, 5, true), (1, 6, false), (true, true), (5, 0, false)),
+            // Offers that are known or newer count; those that were overtaken do not.
+            ((1, 5, false), (1, 5, true), (false, false), (5, 0, true)),
+            ((1, 5, false), (1, 6, true), (false, false), (6, 0, true)),
+            ((1, 5, false), (1, 4, true), (false, false), (5, 0, false)),
+            ((1, 5, true), (1, 4, true), (true, false), (5, 0, false)),
+            // A host that was started again counts anew, and was lost meanwhile.
+            ((1, 5, false), (2, 1, true), (true, false), (1, 1, true)),
+            ((1, 5, false), (2, 5, false), (true, true), (0, 1, false)),
+            ((1, 5, false), (2, 0, false), (true, false), (0, 1, false)),
+            ((1, 5, true), (2, 1, true), (true, false), (1, 0, true)),
+        ] {
+            let case = format!("{host:?} says {announcement:?}");
+            let mut state = State { is_lost: host.2, ..State::new(began) };
+            (state.incarnation, state.roster) = (host.0, host.1);
+            let (incarnation, said, has_offers) = announcement;
+            let announcement = Announcement {
+                incarnation,
+                roster: said,
+                offers: has_offers.then(|| offers("M")),
+                ..Announcement::default()
+            };
+            assert_eq!(state.apply(&announcement, now), News { was_lost, ask }, "{case}");
+            assert_eq!((state.roster, state.losses), (roster, losses), "{case}");
+            assert_eq!(state.takes("M", now), counts, "{case}");
+            assert_eq!((state.is_lost, state.silence(now)), (false, Duration::ZERO), "{case}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_lost_once_until_it_is_heard_again() {
+        let now = Instant::now();
+        let mut state = State::new(now);
+        assert_eq!([state.lose(), state.lose()], [true, false]);
+        assert_eq!(state.losses, 1);
+        state.reset_timer(now + MS);
+        assert_eq!(state.silence(now + MS), MS, "its silence goes on");
+        state.apply(&Announcement::default(), now + MS);
+        assert!(state.lose());
+        assert_eq!(state.losses, 2);
+    }
+
+    #[test]
+    fn a_target_nobody_listened_for_is_not_called_for_a_second_or_until_it_is_offered_anew() {
+        let now = Instant::now();
+        let mut state = State::new(now);
+        state.set_offers(1, &offers("M"));
+        state.mark_unavailable(&"M".into(), now);
+        assert!(!state.takes("M", now + UNAVAILABLE - MS) && state.takes("M", now + UNAVAILABLE));
+        state.mark_unavailable(&"N".into(), now + UNAVAILABLE);
+        assert_eq!(state.unavailable.len(), 1, "what is over is forgotten");
+        state.mark_unavailable(&"M".into(), now);
+        state.set_offers(2, &offers("M"));
+        assert!(state.takes("M", now));
+    }
+
+    #[test]
+    fn a_call_costs_the_time_of_those_before_it_and_old_times_count_less() {
+        let began = Instant::now();
+        for (answers_us, in_flight, idle_s, cost) in [
+            (&[][..], 0, 0, 1),
+            (&[], 3, 0, 4),
+            (&[800], 0, 0, 801),
+            (&[800], 1, 0, 1602),
+            (&[800, 1600], 0, 0, 901),
+            (&[800], 0, 1, 401),
+            (&[800], 0, 799, 2),
+            (&[0], 0, 0, 2),
+            (&[u64::MAX], 9, 0, u64::MAX),
+        ] {
+            let load = Load::new(began);
+            for answer in answers_us {
+                load.record(Duration::from_micros(*answer), began);
+            }
+            load.in_flight.store(in_flight, Ordering::Relaxed);
+            let now = began + Duration::from_secs(idle_s);
+            assert_eq!(load.cost(now), cost, "{answers_us:?}, {in_flight} on their way, {idle_s}");
+        }
+    }
+}
