@@ -246,7 +246,24 @@ impl HostCallForm {
     }
 }
 
+/// Defines the functions of the waPC ABI that a module imports from `module`.
 fn define(linker: &mut Linker<Guest>, module: &str, form: HostCallForm) -> wasmtime::Result<()> {
+    define_call(linker, module)?;
+    define_host_call(linker, module, form)?;
+    linker.func_wrap(
+        module,
+        "__console_log",
+        |mut caller: Caller<'_, Guest>, pointer: u32, length: u32| {
+            let text = read(&mut caller, pointer, length.min(TEXT_BYTES_MAX as u32))?;
+            caller.data().sink.log(Level::Info, &String::from_utf8_lossy(&text));
+            wasmtime::error::Ok(())
+        },
+    )?;
+    Ok(())
+}
+
+/// Defines how a guest reads the call that it serves, and answers it.
+fn define_call(linker: &mut Linker<Guest>, module: &str) -> wasmtime::Result<()> {
     linker.func_wrap(
         module,
         "__guest_request",
@@ -277,6 +294,15 @@ fn define(linker: &mut Linker<Guest>, module: &str, form: HostCallForm) -> wasmt
             wasmtime::error::Ok(())
         },
     )?;
+    Ok(())
+}
+
+/// Defines how a guest makes a call, and reads the answer.
+fn define_host_call(
+    linker: &mut Linker<Guest>,
+    module: &str,
+    form: HostCallForm,
+) -> wasmtime::Result<()> {
     linker.func_wrap(module, "__host_response_len", |caller: Caller<'_, Guest>| {
         caller.data().host_response.len() as u32
     })?;
@@ -295,15 +321,6 @@ fn define(linker: &mut Linker<Guest>, module: &str, form: HostCallForm) -> wasmt
         let text = caller.data().host_error.clone();
         write(&mut caller, pointer, text.as_bytes())
     })?;
-    linker.func_wrap(
-        module,
-        "__console_log",
-        |mut caller: Caller<'_, Guest>, pointer: u32, length: u32| {
-            let text = read(&mut caller, pointer, length.min(TEXT_BYTES_MAX as u32))?;
-            caller.data().sink.log(Level::Info, &String::from_utf8_lossy(&text));
-            wasmtime::error::Ok(())
-        },
-    )?;
     match form {
         HostCallForm::WithoutBinding => linker.func_wrap_async(
             module,

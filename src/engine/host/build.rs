@@ -101,10 +101,7 @@ impl Host {
         let builder = Builder { config, dirs, stop: CancellationToken::new() };
         let (context, verifier, notices) = builder.context(give_up).await?;
         let bounds = builder.bounds(&context).await;
-        let sender =
-            LinkSender { rpc: context.rpc.client.clone(), subjects: context.subjects.clone() };
-        let notifier = LinkNotifier::new(sender, context.links.clone(), context.events.clone());
-        context.tasks.spawn(context.lifeline.essential("link delivery", notifier.run(notices)));
+        deliver_links(&context, notices);
         let chunks = builder.chunks(&context);
         let caller = builder.caller(&context, &chunks)?;
         // Before this host answers under its id.
@@ -125,13 +122,7 @@ impl Host {
         });
         let sockets = bounds.sockets.clone();
         let providers = builder.providers(&context, &registry, &shared.router, &receiver, bounds);
-        let actors = actors::spawn(actors::Parts {
-            context: Arc::clone(&context),
-            shared: shared.clone(),
-            registry: registry.clone(),
-            receiver,
-            reuse_default: config.actors.instance_reuse,
-        });
+        let actors = builder.actors(&context, &registry, &shared, receiver);
         let followers = Followers::new(
             context.journal.clone(),
             context.ctl.client.clone(),
@@ -189,9 +180,7 @@ impl Builder<'_> {
             Publisher::start(ctl.client.clone(), subjects.clone(), host_id.clone(), &tasks);
         // Subscribed before anything can be decided, so that no change is missed.
         let policy = self.policy((&ctl, &answers), &state, &tasks).await?;
-        let issuers = config.cluster.issuers.iter().map(|issuer| ClusterKey::parse(issuer));
-        let verifier =
-            Verifier::new(issuers.collect::<Result<_, _>>().context("read the cluster issuers")?);
+        let verifier = verifier(config)?;
         let issuers = Issuers::new(
             config.allowed_actor_issuers.clone(),
             config.allowed_provider_issuers.clone(),
@@ -356,6 +345,22 @@ impl Builder<'_> {
             .with_uploads(Arc::new(artifacts))
     }
 
+    fn actors(
+        &self,
+        context: &Arc<HostContext>,
+        registry: &Registry,
+        shared: &Shared,
+        receiver: Receiver,
+    ) -> actors::Handle {
+        actors::spawn(actors::Parts {
+            context: Arc::clone(context),
+            shared: shared.clone(),
+            registry: registry.clone(),
+            receiver,
+            reuse_default: self.config.actors.instance_reuse,
+        })
+    }
+
     fn providers(
         &self,
         context: &Arc<HostContext>,
@@ -390,6 +395,20 @@ impl Builder<'_> {
             },
         })
     }
+}
+
+/// Tells providers of links from now on.
+fn deliver_links(context: &HostContext, notices: mpsc::Receiver<Notice>) {
+    let sender = LinkSender { rpc: context.rpc.client.clone(), subjects: context.subjects.clone() };
+    let notifier = LinkNotifier::new(sender, context.links.clone(), context.events.clone());
+    context.tasks.spawn(context.lifeline.essential("link delivery", notifier.run(notices)));
+}
+
+/// Returns the check of calls that are signed by the accepted clusters.
+fn verifier(config: &Config) -> Result<Verifier> {
+    let issuers = config.cluster.issuers.iter().map(|issuer| ClusterKey::parse(issuer));
+    let issuers = issuers.collect::<Result<_, _>>().context("read the cluster issuers")?;
+    Ok(Verifier::new(issuers))
 }
 
 fn facts(config: &Config, host_id: &HostId, friendly_name: String) -> Facts {

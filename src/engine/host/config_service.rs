@@ -135,8 +135,13 @@ impl Service {
             ?registries,
             "configuration service answered"
         );
+        self.start_providers(reply.providers).await;
+        self.start_actors(reply.actors);
+    }
+
+    async fn start_providers(&self, wanted: Vec<(String, LinkName)>) {
         let running = self.providers.running();
-        for (reference, link_name) in reply.providers {
+        for (reference, link_name) in wanted {
             if running
                 .iter()
                 .any(|provider| provider.reference == reference && provider.link_name == link_name)
@@ -164,8 +169,11 @@ impl Service {
                 Ok(Ok(())) | Err(_) => {}
             }
         }
+    }
+
+    fn start_actors(&self, wanted: Vec<String>) {
         let running = self.actors.running();
-        for reference in reply.actors {
+        for reference in wanted {
             if running.iter().any(|actor| actor.reference == reference) {
                 debug!(%reference, "actor of the configuration service runs already");
                 continue;

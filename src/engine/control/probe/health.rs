@@ -17,6 +17,7 @@ use crate::{
         state::VERSION,
     },
     events::troubles::{Kind, Trouble},
+    peers::Peer,
     policy::AskError,
     providers::{
         external::health,
@@ -93,28 +94,17 @@ impl Server {
 
     async fn health(&self, Request { ask }: &Request) -> Health {
         let (context, probe) = (&self.parts.context, &self.parts.probe_context);
-        let policy = async {
-            let topic = context.policy.topic()?;
-            let outcome = match ask {
-                true => match timeout(QUESTION, context.policy.check()).await {
-                    Ok(outcome) => outcome,
-                    Err(_) => Some(Err(AskError::TimedOut { limit_ms: QUESTION.as_millis() })),
-                },
-                false => context.policy.last_outcome(),
-            };
-            Some(Service::new(topic, outcome.as_ref()))
-        };
         let asked = async { if *ask { self.ask_registries().await } else { Vec::new() } };
         let (ctl, rpc, policy, asked) =
-            tokio::join!(line(&context.ctl), line(&context.rpc), policy, asked);
+            tokio::join!(line(&context.ctl), line(&context.rpc), self.policy_health(*ask), asked);
         let mut registries = self.last_pulls();
         registries.extend(asked);
-        let facts = self.parts.context.state.facts();
+        let facts = context.state.facts();
         Health {
             host_id: facts.id.to_string(),
             friendly_name: facts.friendly_name.clone(),
             version: VERSION.to_owned(),
-            uptime_seconds: self.parts.context.state.uptime().as_secs(),
+            uptime_seconds: context.state.uptime().as_secs(),
             lattice: facts.lattice.clone(),
             js_domain: facts.js_domain.clone(),
             cluster_key: facts.issuer.clone(),
@@ -126,38 +116,33 @@ impl Server {
             policy,
             config_service: probe.settings.config_service.then(|| {
                 let outcome = probe.config_service.0.load();
-                Service::new(&self.parts.context.subjects.config_service(), outcome.as_deref())
+                Service::new(&context.subjects.config_service(), outcome.as_deref())
             }),
             registries,
             links: self.refused_links(),
-            failures: self
-                .parts
-                .context
-                .events
-                .troubles()
-                .lately()
-                .into_iter()
-                .map(failure)
-                .collect(),
+            failures: context.events.troubles().lately().into_iter().map(failure).collect(),
             providers: self.parts.providers.conditions().iter().map(provider).collect(),
             actors: self.actors_health(),
-            peers: self
-                .parts
-                .context
-                .peers
-                .known()
-                .iter()
-                .map(|peer| PeerHealth {
-                    host_id: peer.id.to_string(),
-                    is_silent: peer.is_lost(),
-                    silence_ms: clock::millis(peer.silence()),
-                })
-                .collect(),
-            twin_ms: self.parts.context.peers.twins().map(clock::millis),
+            peers: context.peers.known().iter().map(peer).collect(),
+            twin_ms: context.peers.twins().map(clock::millis),
             is_cut: false,
             // Last, so that it is as little late as can be.
             now_ms: clock::now_ms(),
         }
+    }
+
+    /// Returns how the policy service answers, to a question now or to the last one.
+    async fn policy_health(&self, ask: bool) -> Option<Service> {
+        let policy = &self.parts.context.policy;
+        let topic = policy.topic()?;
+        let outcome = match ask {
+            true => match timeout(QUESTION, policy.check()).await {
+                Ok(outcome) => outcome,
+                Err(_) => Some(Err(AskError::TimedOut { limit_ms: QUESTION.as_millis() })),
+            },
+            false => policy.last_outcome(),
+        };
+        Some(Service::new(topic, outcome.as_ref()))
     }
 
     fn store_health(&self) -> StoreHealth {
@@ -301,6 +286,14 @@ fn failure(trouble: Trouble) -> Failure {
         link_name: trouble.link_name,
         error: trouble.error,
         at_ms: clock::unix_ms(trouble.at),
+    }
+}
+
+fn peer(peer: &Arc<Peer>) -> PeerHealth {
+    PeerHealth {
+        host_id: peer.id.to_string(),
+        is_silent: peer.is_lost(),
+        silence_ms: clock::millis(peer.silence()),
     }
 }
 

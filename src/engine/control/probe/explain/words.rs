@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     providers::{builtin, external::masks},
     router::{
-        Builtin, Resolution, Room,
+        Builtin, Resolution, Room, TargetStatus,
         explain::{Asked, Check, Explanation, Runner, Way},
         may_be_contract,
     },
@@ -388,31 +388,13 @@ impl Scene<'_> {
             "hosts": runners.iter().map(runner_data).collect::<Vec<_>>(),
         });
         // A host that is silent may be gone, and does not count.
-        let there: Vec<&Runner> = runners.iter().filter(|runner| !runner.is_silent).collect();
-        let mut said = Vec::new();
-        if let Some(here) = here {
-            said.push(match here.room {
-                Some(room) => format!("it runs here, {}", room_words(room)),
-                None => "it runs here".to_owned(),
-            });
-        }
-        if !there.is_empty() {
-            let ids: Vec<&str> = there.iter().map(|runner| runner.host_id.as_str()).collect();
-            said.push(format!("it runs on {}", ids.join(", ")));
-        }
-        let silent: Vec<String> = runners
-            .iter()
-            .filter(|runner| runner.is_silent)
-            .map(|runner| format!("{} (silent for {} s)", runner.host_id, runner.silence.as_secs()))
-            .collect();
-        if !silent.is_empty() {
-            said.push(format!("silent: {}", silent.join(", ")));
-        }
+        let is_elsewhere = runners.iter().any(|runner| !runner.is_silent);
+        let mut said = places(here.as_ref(), runners);
         // No call may begin now, and none may wait.
         let is_full = here.as_ref().and_then(|here| here.room).is_some_and(|room| {
             room.limit == 0 || (room.free == 0 && room.waiting >= room.queue_max)
         });
-        if is_full && there.is_empty() {
+        if is_full && !is_elsewhere {
             let fix = Some(
                 "let it take more calls at a time: host scale actor, or start it on another host"
                     .to_owned(),
@@ -427,7 +409,7 @@ impl Scene<'_> {
                 )
             };
         }
-        if here.is_some() || !there.is_empty() {
+        if here.is_some() || is_elsewhere {
             return Step { data, ..step("replica", Outcome::Ok, said.join("; ")) };
         }
         let heard = match self.request.arrived_at {
@@ -552,6 +534,30 @@ fn repeat(explanation: &Explanation, operation: &str) -> Step {
         ),
     };
     Step { data: json!({ "repeatable": word }), ..step("repeat", Outcome::Ok, why) }
+}
+
+/// Says where a target runs: here, on other hosts, and on those that are silent.
+fn places(here: Option<&TargetStatus>, runners: &[Runner]) -> Vec<String> {
+    let (silent, there): (Vec<&Runner>, Vec<&Runner>) =
+        runners.iter().partition(|runner| runner.is_silent);
+    let mut said = Vec::new();
+    if let Some(here) = here {
+        said.push(match here.room {
+            Some(room) => format!("it runs here, {}", room_words(room)),
+            None => "it runs here".to_owned(),
+        });
+    }
+    if !there.is_empty() {
+        let ids: Vec<&str> = there.iter().map(|runner| runner.host_id.as_str()).collect();
+        said.push(format!("it runs on {}", ids.join(", ")));
+    }
+    if !silent.is_empty() {
+        let hosts = silent.iter().map(|runner| {
+            format!("{} (silent for {} s)", runner.host_id, runner.silence.as_secs())
+        });
+        said.push(format!("silent: {}", hosts.collect::<Vec<_>>().join(", ")));
+    }
+    said
 }
 
 fn room_words(room: Room) -> String {

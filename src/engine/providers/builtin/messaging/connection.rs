@@ -51,6 +51,37 @@ enum Auth {
     },
 }
 
+impl Auth {
+    fn read(jwt: Option<String>, seed: Option<String>) -> Result<Self, LinkError> {
+        let seed = match (&jwt, seed) {
+            (_, Some(seed)) => seed,
+            (None, None) => return Ok(Self::Address),
+            (Some(_), None) => {
+                return Err(LinkError::Values(
+                    "link value client_jwt needs the link value client_seed".into(),
+                ));
+            }
+        };
+        let key = nkeys::KeyPair::from_seed(&seed).map_err(|e| {
+            LinkError::Values(format!("link value client_seed is no seed of an nkey: {e}"))
+        })?;
+        Ok(jwt.map_or(Self::Nkey { seed }, |jwt| Self::Jwt { jwt, key: Arc::new(key) }))
+    }
+}
+
+fn addresses(uris: &[String]) -> Result<Vec<ServerAddr>, LinkError> {
+    let read = uris.iter().zip(1..).map(|(uri, number)| {
+        // Not shown: a password with a comma in it makes a part of it look like a host.
+        uri.parse().map_err(|e| {
+            LinkError::Values(format!(
+                "link value uri: address number {number} is none of a NATS server: {e}; use \
+                 nats://host:port, and in passwords %2C for a comma"
+            ))
+        })
+    });
+    read.collect()
+}
+
 impl Server {
     /// Reads the server from the link values; `None` for the host's connection.
     pub(super) fn read(values: &Values) -> Result<Option<Self>, LinkError> {
@@ -73,46 +104,22 @@ impl Server {
         };
         let ca_file = values.text("ca_file");
         let Some(uris) = uris.filter(|uris| !uris.is_empty()) else {
-            let lonely = [
+            let needs_uri = [
                 ("client_jwt", jwt.is_some()),
                 ("client_seed", seed.is_some()),
                 ("ping_interval_sec", ping_interval.is_some()),
                 ("ca_file", ca_file.is_some()),
             ];
-            if let Some((name, _)) = lonely.iter().find(|(_, is_set)| *is_set) {
+            if let Some((name, _)) = needs_uri.iter().find(|(_, is_set)| *is_set) {
                 return Err(LinkError::Values(format!(
-                    "link value {name} needs the link value uri (nats://host:port): without it the host's own connection is used"
+                    "link value {name} needs the link value uri (nats://host:port): without it the \
+                     host's own connection is used"
                 )));
             }
             return Ok(None);
         };
+        let (addresses, auth) = (addresses(&uris)?, Auth::read(jwt, seed)?);
         let shown = without_passwords(&uris);
-        let mut addresses = Vec::with_capacity(uris.len());
-        for (number, uri) in uris.iter().enumerate() {
-            // Not shown: a password with a comma in it makes a part of it look like a host.
-            let address = uri.parse::<ServerAddr>().map_err(|e| {
-                let number = number + 1;
-                LinkError::Values(format!(
-                    "link value uri: address number {number} is none of a NATS server: {e}; use nats://host:port, and in \
-                     passwords %2C for a comma"
-                ))
-            })?;
-            addresses.push(address);
-        }
-        let auth = match (jwt, seed) {
-            (None, None) => Auth::Address,
-            (Some(_), None) => {
-                return Err(LinkError::Values(
-                    "link value client_jwt needs the link value client_seed".into(),
-                ));
-            }
-            (jwt, Some(seed)) => {
-                let key = nkeys::KeyPair::from_seed(&seed).map_err(|e| {
-                    LinkError::Values(format!("link value client_seed is no seed of an nkey: {e}"))
-                })?;
-                jwt.map_or(Auth::Nkey { seed }, |jwt| Auth::Jwt { jwt, key: Arc::new(key) })
-            }
-        };
         Ok(Some(Self { addresses, shown, auth, ping_interval, ca_file }))
     }
 
