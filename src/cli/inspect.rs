@@ -29,6 +29,7 @@ use lattice_protocol::{
         module::{self, ModuleError, is_wasm},
         provider::ProviderClaims,
         token::Compact,
+        validity,
     },
 };
 
@@ -125,29 +126,24 @@ impl Inspected {
 
     /// Why no host starts it at this time, if its claims do not count.
     pub fn untimely(&self, now: u64) -> Option<String> {
-        let (not_before, is_expired, begins, ended) = match self {
+        let (term, begins, ended) = match self {
             Self::Builtin(_) => return None,
-            Self::Actor { claims, .. } => (
-                claims.not_before,
-                claims.is_expired(now),
-                claims.not_before_human(),
-                claims.expires_human(),
-            ),
-            Self::Provider { claims, .. } => (
-                claims.not_before,
-                claims.is_expired(now),
-                claims.not_before_human(),
-                claims.expires_human(),
-            ),
+            Self::Actor { claims, .. } => {
+                (claims.standing_at(now), claims.not_before_human(), claims.expires_human())
+            }
+            Self::Provider { claims, .. } => {
+                (claims.standing_at(now), claims.not_before_human(), claims.expires_human())
+            }
         };
-        if is_expired {
-            return Some(format!(
+        match term {
+            validity::Term::InForce => None,
+            validity::Term::NotYet => {
+                Some(format!("its claims count {begins}; no host starts it before"))
+            }
+            validity::Term::Expired => Some(format!(
                 "its claims expired {ended}; no host starts it until it is signed again"
-            ));
+            )),
         }
-        not_before
-            .filter(|from| now < *from)
-            .map(|_| format!("its claims count {begins}; no host starts it before"))
     }
 
     /// The same as JSON.

@@ -349,7 +349,6 @@ fn file_name(of: &str, kind: Kind) -> String {
         Kind::Module => "module",
         Kind::Server => "server",
         Kind::Operator => "operator",
-        Kind::Private => "private",
         Kind::User => "user",
         Kind::Service => "service",
         Kind::Curve => "curve",

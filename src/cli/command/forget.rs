@@ -1,12 +1,13 @@
 //! `host claims forget`: makes the lattice forget an actor or a provider that is gone for good.
 //!
-//! Claims stay in the metadata when their actor is gone, with its call alias; nothing else removes
-//! them. All hosts follow the bucket, so they all hear of it. This machine also forgets the account
-//! that signed it.
+//! Claims stay in the metadata when their actor is gone, with its call alias, and so do the image
+//! references that led to it; nothing else removes them. All hosts follow the bucket, so they all
+//! hear of it. This machine also forgets the account that signed it.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use async_nats::jetstream::kv::Store;
 use serde_json::{Value, json};
 
 use super::runs_actor;
@@ -18,7 +19,14 @@ use crate::{
 use lattice_base::store::jetstream;
 use lattice_client::names;
 use lattice_engine::issuers;
-use lattice_protocol::{control::types::Inventory, links::Claims, store::keys};
+use lattice_protocol::{
+    control::types::Inventory,
+    links::{Claims, Table},
+    store::{
+        Entry,
+        keys::{self, Key},
+    },
+};
 
 /// How long the bucket may take.
 const BUCKET: Duration = Duration::from_secs(5);
@@ -81,11 +89,38 @@ async fn delete(session: &Session, id: &str) -> Result<()> {
         bucket
             .delete(keys::claims(id))
             .await
-            .with_context(|| format!("delete the claims of {id} in {name}"))
+            .with_context(|| format!("delete the claims of {id} in {name}"))?;
+        for (key, revision) in references(&bucket, id).await? {
+            // Not if it leads to another one meanwhile.
+            bucket
+                .delete_expect_revision(&key, Some(revision))
+                .await
+                .with_context(|| format!("delete the image reference {key} in {name}"))?;
+        }
+        Ok(())
     };
     tokio::time::timeout(BUCKET, deleting).await.map_err(|_| {
         anyhow!("the bucket {name} does not answer; is it the right domain (--js-domain)?")
     })?
+}
+
+/// Returns the keys of the image references that lead to `id`, with their revisions.
+async fn references(bucket: &Store, id: &str) -> Result<Vec<(String, u64)>> {
+    let mut table = Table::default();
+    jetstream::read::scan(&bucket.stream, &format!("{}>", bucket.prefix), false, |message| {
+        let key = message.subject.strip_prefix(&bucket.prefix);
+        if let (Some(key), Ok(info)) = (key, message.info())
+            && matches!(Key::parse(key), Key::Reference(_))
+        {
+            let (value, revision) = (message.payload.clone(), info.stream_sequence);
+            // One that was deleted, or that nobody can read, leads nowhere.
+            let _ = table.put(&Entry { key: key.to_owned(), value, revision });
+        }
+    })
+    .await
+    .context("read the image references")?;
+    let keys = table.references_to(id);
+    Ok(keys.map(|(key, revision)| (key.to_owned(), revision)).collect())
 }
 
 struct Forgotten {

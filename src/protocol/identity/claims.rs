@@ -10,7 +10,7 @@ use super::{
     keys::{ActorId, KeyError, Kind},
     signature::VerifyingKey,
     token::{self, Compact, TokenError},
-    validity::{self, Term},
+    validity,
 };
 
 pub use super::module::{ModuleError, ModuleKind, VerifiedModule, VerifyOptions, verify_module};
@@ -68,6 +68,8 @@ struct Metadata {
     call_alias: Option<String>,
 }
 
+validity::methods!(ActorClaims);
+
 impl ActorClaims {
     /// Reads an actor's token and checks header, signature, times, issuer and subject.
     pub fn verify(token: &str, now: u64) -> Result<Self, ClaimsError> {
@@ -98,32 +100,6 @@ impl ActorClaims {
             hash: metadata.hash,
         };
         Ok((actor, claims.wascap_revision))
-    }
-
-    /// Says where `now` lies in the time the token counts.
-    pub fn standing_at(&self, now: u64) -> Term {
-        Term::at(self.not_before, self.expires, now)
-    }
-
-    /// Says whether the token has expired since it was read. Its last second still counts.
-    pub fn is_expired(&self, now: u64) -> bool {
-        validity::is_expired(self.expires, now)
-    }
-
-    /// Returns the revision that updates are compared by: the signed one, or the time of signing
-    /// where that is missing or not positive (the older host's rule).
-    pub fn effective_revision(&self) -> u64 {
-        validity::effective_revision(self.revision, self.issued_at)
-    }
-
-    /// Returns "never", "in 3 days", "2 hours ago".
-    pub fn expires_human(&self) -> String {
-        validity::expires_human(self.expires)
-    }
-
-    /// Returns "immediately", "in 3 days", "2 hours ago".
-    pub fn not_before_human(&self) -> String {
-        validity::not_before_human(self.not_before)
     }
 }
 

@@ -1,9 +1,9 @@
 //! Ids and names as types, and the text form of keys.
 //!
 //! A key's text ("nkey") is base32 without padding over `prefix ‖ 32 bytes ‖ CRC-16`, 56 characters
-//! for a public key and 58 for a seed; the first letter tells what the key belongs to. The CRC is
-//! always checked here, so a mistyped key is found where it is read and not as a bad signature
-//! later. (The `nkeys` crate ignored it before 0.4.)
+//! for a public key and 58 for a seed; the first letter tells what the key belongs to. The crate
+//! `nkeys` reads and writes it. It checks the CRC (since 0.4), so a mistyped key is found where it
+//! is read and not as a bad signature later.
 //!
 //! Every type below is a shared string: parsed once at the edge, cheap to clone, compared as text.
 //! Errors say what is wrong but never repeat the text, because the most likely wrong text is a
@@ -11,14 +11,14 @@
 
 use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
-use data_encoding::BASE32_NOPAD;
+use nkeys::{
+    KeyPairType,
+    error::{Error, ErrorKind},
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 const PUBLIC_CHARS: usize = 56;
 const SEED_CHARS: usize = 58;
-const PUBLIC_BYTES: usize = 35;
-const SEED_BYTES: usize = 36;
-const SEED_MARK: u8 = 0x90;
 
 /// The kind of a key; shown by the first letter of its public text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,8 +33,6 @@ pub enum Kind {
     Server,
     /// `O`, signs accounts
     Operator,
-    /// `P`, unused on a lattice
-    Private,
     /// `U`, a NATS user
     User,
     /// `V`, a capability provider
@@ -44,13 +42,12 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 8] = [
         Self::Account,
         Self::Cluster,
         Self::Module,
         Self::Server,
         Self::Operator,
-        Self::Private,
         Self::User,
         Self::Service,
         Self::Curve,
@@ -63,15 +60,19 @@ impl Kind {
             Self::Module => 0x60,
             Self::Server => 0x68,
             Self::Operator => 0x70,
-            Self::Private => 0x78,
             Self::User => 0xA0,
             Self::Service => 0xA8,
             Self::Curve => 0xB8,
         }
     }
 
-    fn from_prefix(prefix: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.prefix() == prefix)
+    fn from_prefix(prefix: u8) -> Result<Self, KeyError> {
+        Self::ALL.into_iter().find(|kind| kind.prefix() == prefix).ok_or(KeyError::UnknownKind)
+    }
+
+    /// Returns what `nkeys` calls this kind.
+    pub(super) fn pair_type(self) -> KeyPairType {
+        KeyPairType::from(self.prefix())
     }
 }
 
@@ -83,7 +84,6 @@ impl fmt::Display for Kind {
             Self::Module => "an actor (M…)",
             Self::Server => "a host (N…)",
             Self::Operator => "an operator (O…)",
-            Self::Private => "a private key (P…)",
             Self::User => "a user (U…)",
             Self::Service => "a capability provider (V…)",
             Self::Curve => "an encryption key (X…)",
@@ -125,14 +125,10 @@ pub fn decode_public(text: &str) -> Result<(Kind, [u8; 32]), KeyError> {
     if text.len() == SEED_CHARS && text.starts_with('S') {
         return Err(KeyError::SeedAsPublic);
     }
-    if text.len() != PUBLIC_CHARS {
-        return Err(KeyError::PublicLength(text.len()));
-    }
-    let raw: [u8; PUBLIC_BYTES] = decode_checked(text)?;
-    let kind = Kind::from_prefix(raw[0]).ok_or(KeyError::UnknownKind)?;
-    let mut key = [0; 32];
-    key.copy_from_slice(&raw[1..33]);
-    Ok((kind, key))
+    let (prefix, key) = nkeys::from_public_key(text).map_err(|error| {
+        refusal(&error, KeyError::PublicLength(text.len()), KeyError::UnknownKind)
+    })?;
+    Ok((Kind::from_prefix(prefix)?, key))
 }
 
 /// Decodes a seed's text. The result is a secret.
@@ -140,67 +136,29 @@ pub fn decode_seed(text: &str) -> Result<(Kind, [u8; 32]), KeyError> {
     if text.len() == PUBLIC_CHARS && !text.starts_with('S') {
         return Err(KeyError::PublicAsSeed);
     }
-    if text.len() != SEED_CHARS {
-        return Err(KeyError::SeedLength(text.len()));
+    let (prefix, seed) = nkeys::decode_seed(text).map_err(|error| {
+        refusal(&error, KeyError::SeedLength(text.len()), KeyError::PublicAsSeed)
+    })?;
+    Ok((Kind::from_prefix(prefix)?, seed))
+}
+
+/// Writes the public key that belongs to a seed's 32 bytes.
+pub fn encode_public(kind: Kind, seed: &[u8; 32]) -> String {
+    nkeys::KeyPair::new_from_raw(kind.pair_type(), *seed)
+        .expect("any 32 bytes are a secret key")
+        .public_key()
+}
+
+/// Translates what `nkeys` found, which repeats parts of the text. The length and the prefix are
+/// told apart by what was expected.
+fn refusal(error: &Error, length: KeyError, prefix: KeyError) -> KeyError {
+    match error.kind() {
+        ErrorKind::InvalidKeyLength => length,
+        ErrorKind::InvalidPrefix => prefix,
+        ErrorKind::CodecFailure => KeyError::Alphabet,
+        ErrorKind::ChecksumFailure => KeyError::Checksum,
+        _ => KeyError::Refused,
     }
-    let raw: [u8; SEED_BYTES] = decode_checked(text)?;
-    // The kind's five meaningful bits are spread over two bytes, behind the five bits that spell
-    // `S`.
-    if raw[0] & 0xF8 != SEED_MARK {
-        return Err(KeyError::PublicAsSeed);
-    }
-    let kind =
-        Kind::from_prefix(((raw[0] & 7) << 5) | (raw[1] >> 3)).ok_or(KeyError::UnknownKind)?;
-    let mut seed = [0; 32];
-    seed.copy_from_slice(&raw[2..34]);
-    Ok((kind, seed))
-}
-
-/// Writes a public key as text.
-pub fn encode_public(kind: Kind, key: &[u8; 32]) -> String {
-    let mut raw = Vec::with_capacity(PUBLIC_BYTES);
-    raw.push(kind.prefix());
-    raw.extend_from_slice(key);
-    encode_checked(raw)
-}
-
-/// Writes a seed as text. The result is a secret.
-pub fn encode_seed(kind: Kind, seed: &[u8; 32]) -> String {
-    let prefix = kind.prefix();
-    let mut raw = Vec::with_capacity(SEED_BYTES);
-    raw.extend_from_slice(&[SEED_MARK | (prefix >> 5), (prefix & 31) << 3]);
-    raw.extend_from_slice(seed);
-    encode_checked(raw)
-}
-
-fn decode_checked<const N: usize>(text: &str) -> Result<[u8; N], KeyError> {
-    // 58 characters carry two bits more than 36 bytes; the decoder insists that they are zero.
-    if BASE32_NOPAD.decode_len(text.len()) != Ok(N) {
-        return Err(KeyError::Alphabet);
-    }
-    let mut raw = [0; N];
-    BASE32_NOPAD.decode_mut(text.as_bytes(), &mut raw).map_err(|_| KeyError::Alphabet)?;
-    let (body, crc) = raw.split_at(N - 2);
-    if crc16(body).to_le_bytes() != crc {
-        return Err(KeyError::Checksum);
-    }
-    Ok(raw)
-}
-
-fn encode_checked(mut raw: Vec<u8>) -> String {
-    let crc = crc16(&raw);
-    raw.extend_from_slice(&crc.to_le_bytes());
-    BASE32_NOPAD.encode(&raw)
-}
-
-/// CRC-16/XMODEM. Bit by bit: keys are decoded when read from configuration or a token, never per
-/// call.
-fn crc16(bytes: &[u8]) -> u16 {
-    bytes.iter().fold(0, |crc, byte| {
-        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
-            (crc << 1) ^ if crc & 0x8000 == 0 { 0 } else { 0x1021 }
-        })
-    })
 }
 
 /// Checks a public key's text: kind, length, alphabet and checksum.
@@ -379,13 +337,8 @@ mod tests {
     fn known_keys_decode_and_encode() {
         for known in [CLUSTER, HOST, ACTOR, PROVIDER, ACCOUNT] {
             assert_eq!(decode_seed(known.seed), Ok((known.kind, [known.byte; 32])));
-            assert_eq!(encode_seed(known.kind, &[known.byte; 32]), known.seed);
-            let (kind, bytes) = decode_public(known.public).unwrap();
-            assert_eq!(kind, known.kind);
-            assert_eq!(encode_public(kind, &bytes), known.public);
-
-            let theirs = nkeys::KeyPair::from_seed(known.seed).unwrap();
-            assert_eq!(theirs.public_key(), known.public);
+            assert_eq!(encode_public(known.kind, &[known.byte; 32]), known.public);
+            assert_eq!(decode_public(known.public).unwrap().0, known.kind);
         }
     }
 
@@ -413,6 +366,9 @@ mod tests {
         assert_eq!(decode_seed(CLUSTER.public), Err(KeyError::PublicAsSeed));
         assert_eq!(ActorId::parse(&ACTOR.public[..55]), Err(KeyError::PublicLength(55)));
         assert_eq!(ActorId::parse(&ACTOR.public.to_lowercase()), Err(KeyError::Alphabet));
+        assert_eq!(decode_seed("SSSS"), Err(KeyError::SeedLength(4)));
+        let mistyped = ACTOR.seed.replace("GAYD", "GAYA");
+        assert_eq!(decode_seed(&mistyped), Err(KeyError::Checksum));
         // The placeholder that an old client uses as its host id is no key.
         assert!(HostId::parse("NwashHostCallerId000000000000000000000000000000000000000").is_err());
 
@@ -453,8 +409,9 @@ mod tests {
         #[test]
         fn keys_survive_the_round_trip(bytes: [u8; 32], kind in 0..Kind::ALL.len()) {
             let kind = Kind::ALL[kind];
-            prop_assert_eq!(decode_public(&encode_public(kind, &bytes)), Ok((kind, bytes)));
-            prop_assert_eq!(decode_seed(&encode_seed(kind, &bytes)), Ok((kind, bytes)));
+            let pair = nkeys::KeyPair::new_from_raw(kind.pair_type(), bytes).unwrap();
+            prop_assert_eq!(decode_seed(&pair.seed().unwrap()), Ok((kind, bytes)));
+            prop_assert_eq!(decode_public(&pair.public_key()).unwrap().0, kind);
         }
     }
 }

@@ -14,7 +14,7 @@ use super::{
     claims::{ClaimsError, signed_by_account},
     keys::ProviderId,
     token::Compact,
-    validity::{self, Term},
+    validity,
 };
 use crate::serde_null::null_as_default;
 
@@ -57,6 +57,8 @@ struct Metadata<'a> {
     config_schema: Option<&'a RawValue>,
 }
 
+validity::methods!(ProviderClaims);
+
 impl ProviderClaims {
     /// Reads a provider's token and checks header, signature, times, issuer and subject.
     pub fn verify(token: &str, now: u64) -> Result<Self, ClaimsError> {
@@ -81,32 +83,6 @@ impl ProviderClaims {
             expires: claims.exp,
             not_before: claims.nbf,
         })
-    }
-
-    /// Says where `now` lies in the time the token counts.
-    pub fn standing_at(&self, now: u64) -> Term {
-        Term::at(self.not_before, self.expires, now)
-    }
-
-    /// Says whether the token has expired since it was read. Its last second still counts.
-    pub fn is_expired(&self, now: u64) -> bool {
-        validity::is_expired(self.expires, now)
-    }
-
-    /// Returns the revision that updates are compared by: the signed one, or the time of signing
-    /// where that is missing or not positive (the older host's rule).
-    pub fn effective_revision(&self) -> u64 {
-        validity::effective_revision(self.revision, self.issued_at)
-    }
-
-    /// Returns "never", "in 3 days", "2 hours ago".
-    pub fn expires_human(&self) -> String {
-        validity::expires_human(self.expires)
-    }
-
-    /// Returns "immediately", "in 3 days", "2 hours ago".
-    pub fn not_before_human(&self) -> String {
-        validity::not_before_human(self.not_before)
     }
 }
 

@@ -7,12 +7,9 @@
 
 use std::fmt;
 
-use aws_lc_rs::{
-    rand,
-    signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey},
-};
+use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
 
-use super::keys::{KeyError, Kind, decode_public, decode_seed, encode_public, encode_seed};
+use super::keys::{KeyError, Kind, decode_public, decode_seed, encode_public};
 
 /// The length of a signature in bytes.
 pub const SIGNATURE_BYTES: usize = 64;
@@ -58,21 +55,15 @@ impl SigningKey {
     /// Reads a seed's text (`S…`) of any kind.
     pub fn from_seed(seed: &str) -> Result<Self, KeyError> {
         let (kind, seed) = decode_seed(seed)?;
-        Self::from_raw(kind, &seed)
+        let pair = Ed25519KeyPair::from_seed_unchecked(&seed).map_err(|_| KeyError::Refused)?;
+        Ok(Self { pair, kind, public: encode_public(kind, &seed) })
     }
 
     /// Makes a new key; the text is its seed, a secret.
     pub fn generate(kind: Kind) -> Result<(Self, String), KeyError> {
-        let mut seed = [0; 32];
-        rand::fill(&mut seed).map_err(|_| KeyError::Refused)?;
-        Ok((Self::from_raw(kind, &seed)?, encode_seed(kind, &seed)))
-    }
-
-    fn from_raw(kind: Kind, seed: &[u8; 32]) -> Result<Self, KeyError> {
-        let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| KeyError::Refused)?;
-        let mut public = [0; 32];
-        public.copy_from_slice(pair.public_key().as_ref());
-        Ok(Self { pair, kind, public: encode_public(kind, &public) })
+        let pair = nkeys::KeyPair::new(kind.pair_type());
+        let seed = pair.seed().map_err(|_| KeyError::Refused)?;
+        Ok((Self::from_seed(&seed)?, seed))
     }
 
     /// Refuses a key of another kind than the expected one.

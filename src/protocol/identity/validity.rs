@@ -27,39 +27,53 @@ pub enum Term {
 impl Term {
     /// Looks where `now` lies. The first and the last second count.
     pub(super) fn at(not_before: Option<u64>, expires: Option<u64>, now: u64) -> Self {
-        if is_expired(expires, now) {
+        if expires.is_some_and(|expires| expires < now) {
             return Self::Expired;
         }
         if not_before.is_some_and(|begins| begins > now) { Self::NotYet } else { Self::InForce }
     }
 }
 
-/// Says whether a token has expired. Its last second still counts.
-pub(super) fn is_expired(expires: Option<u64>, now: u64) -> bool {
-    expires.is_some_and(|expires| expires < now)
-}
+/// Gives the claims of actors and of providers, whose members are named alike, what they have in
+/// common.
+macro_rules! methods {
+    ($claims:ident) => {
+        impl $claims {
+            /// Says where `now` lies in the time the token counts.
+            pub fn standing_at(&self, now: u64) -> validity::Term {
+                validity::Term::at(self.not_before, self.expires, now)
+            }
 
-/// Returns the revision that versions are compared by: the signed one, or the time of signing where
-/// that is missing or not positive (the older host's rule).
-pub(super) fn effective_revision(revision: Option<i32>, issued_at: u64) -> u64 {
-    match revision {
-        Some(revision) if revision > 0 => u64::from(revision.unsigned_abs()),
-        _ => issued_at,
-    }
-}
+            /// Says whether the token has expired since it was read. Its last second still counts.
+            pub fn is_expired(&self, now: u64) -> bool {
+                self.standing_at(now) == validity::Term::Expired
+            }
 
-/// Returns "never", "in 3 days", "2 hours ago".
-pub(super) fn expires_human(expires: Option<u64>) -> String {
-    relative(expires, now(), "never")
-}
+            /// Returns the revision that versions are compared by: the signed one, or the time of
+            /// signing where that is missing or not positive (the older host's rule).
+            pub fn effective_revision(&self) -> u64 {
+                match self.revision {
+                    Some(revision) if revision > 0 => u64::from(revision.unsigned_abs()),
+                    _ => self.issued_at,
+                }
+            }
 
-/// Returns "immediately", "in 3 days", "2 hours ago".
-pub(super) fn not_before_human(not_before: Option<u64>) -> String {
-    relative(not_before, now(), "immediately")
+            /// Returns "never", "in 3 days", "2 hours ago".
+            pub fn expires_human(&self) -> String {
+                validity::relative(self.expires, validity::now(), "never")
+            }
+
+            /// Returns "immediately", "in 3 days", "2 hours ago".
+            pub fn not_before_human(&self) -> String {
+                validity::relative(self.not_before, validity::now(), "immediately")
+            }
+        }
+    };
 }
+pub(super) use methods;
 
 /// Names a time by its distance, rounded down to the largest unit that fits.
-fn relative(time: Option<u64>, now: u64, unset: &str) -> String {
+pub(super) fn relative(time: Option<u64>, now: u64, unset: &str) -> String {
     const UNITS: [(u64, &str); 4] =
         [(86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")];
 

@@ -419,12 +419,20 @@ impl Table {
         self.references.get(&keys::reference(reference)).map(|(public_key, _)| public_key)
     }
 
+    /// Returns the keys of the image references that lead to a public key, with their revisions.
+    pub fn references_to(&self, public_key: &str) -> impl Iterator<Item = (&str, u64)> {
+        self.references
+            .iter()
+            .filter(move |(_, (led_to, _))| **led_to == *public_key)
+            .map(|(key, (_, revision))| (&**key, *revision))
+    }
+
     /// An image reference that led to a public key; of several one that needs no file, and of these
     /// the one that led there last: older ones may be gone.
     pub fn reference_to(&self, public_key: &str) -> Option<String> {
-        let leads_there = self.references.iter().filter(|(_, (led_to, _))| **led_to == *public_key);
-        let references = leads_there
-            .filter_map(|(key, (_, revision))| Some((keys::parse_reference(key)?, *revision)));
+        let references = self
+            .references_to(public_key)
+            .filter_map(|(key, revision)| Some((keys::parse_reference(key)?, revision)));
         let best = references
             .max_by_key(|(reference, revision)| (!reference.starts_with("file://"), *revision));
         best.map(|(reference, _)| reference)
@@ -759,5 +767,11 @@ mod tests {
             table.put(&entry(keys::reference(reference), &value, revision)).unwrap();
         }
         assert_eq!(table.reference_to(ACTOR).as_deref(), Some("a.example/echo:1"));
+        // The first leads elsewhere now.
+        let moved = json!({"oci_url": "b.example/echo:1", "public_key": "V1"});
+        table.put(&entry(keys::reference("b.example/echo:1"), &moved, 4)).unwrap();
+        let mut left: Vec<_> = table.references_to(ACTOR).map(|(_, revision)| revision).collect();
+        left.sort_unstable();
+        assert_eq!(left, [2, 3]);
     }
 }
