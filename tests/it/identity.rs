@@ -528,7 +528,11 @@ async fn what_runs_nowhere_can_be_forgotten_and_what_runs_cannot() {
     assert_eq!(told["public_key"], old.id.as_str());
     eventually("the host has heard of it", || async {
         let table = host.host().links().table();
-        (table.claims(&old.id).is_none() && table.claims(&new.id).is_some()).then_some(())
+        let has = |actor: &Guest| {
+            table.claims(&actor.id).is_some() && table.public_key_of(&actor.reference).is_some()
+        };
+        let forgot = table.claims(&old.id).is_none() && table.reference_to(&old.id).is_none();
+        (forgot && has(&new)).then_some(())
     })
     .await;
     assert!(user.fails(1, &["claims", "forget", &old.id]).await.contains("neither"));

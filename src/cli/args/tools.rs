@@ -83,7 +83,7 @@ pub enum Claims {
     Token(Token),
     /// Make the lattice forget an actor or a provider that is gone for good
     #[command(after_help = "Examples:\n  \
-        host claims forget MBA7VIBP...           its claims, with its call alias\n  \
+        host claims forget MBA7VIBP...           its claims, with its call alias and image references\n  \
         host claims forget ponger                of several of that name the one that runs nowhere\n\n\
         What hosts of this machine remember of the account that signed it is forgotten as well: another account may sign it then.")]
     Forget(Forget),

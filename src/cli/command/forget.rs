@@ -4,7 +4,7 @@
 //! references that led to it; nothing else removes them. All hosts follow the bucket, so they all
 //! hear of it. This machine also forgets the account that signed it.
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use async_nats::jetstream::kv::Store;
@@ -17,7 +17,7 @@ use crate::{
     terminal::{Page, Terminal, View},
 };
 use lattice_base::store::jetstream;
-use lattice_client::names;
+use lattice_client::{lattice::Lattice, names};
 use lattice_engine::issuers;
 use lattice_protocol::{
     control::types::Inventory,
@@ -28,7 +28,7 @@ use lattice_protocol::{
     },
 };
 
-/// How long the bucket may take.
+/// How long the bucket may take to open, and for each deletion.
 const BUCKET: Duration = Duration::from_secs(5);
 
 pub async fn run(terminal: &Terminal, before: SettingArgs, args: &Forget) -> Result<()> {
@@ -46,7 +46,7 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: &Forget) -> Res
         );
     }
     if known.is_some() {
-        delete(&session, &id).await?;
+        delete(&lattice, &id).await?;
     }
     let account = issuers::forget(&session.dirs.state, lattice.name(), &id).with_context(|| {
         format!("forget the account of {id} in {}", session.dirs.state.display())
@@ -77,31 +77,28 @@ fn runs_on<'a>(id: &str, inventories: &'a [Inventory]) -> Option<&'a str> {
     host.map(|host| host.host_id.as_str())
 }
 
-async fn delete(session: &Session, id: &str) -> Result<()> {
-    let lattice = session.lattice().await?;
+/// Deletes the claims last: as long as they are there, the command can be given again.
+async fn delete(lattice: &Lattice, id: &str) -> Result<()> {
     let name = keys::bucket(lattice.name());
-    let deleting = async {
-        let context = jetstream::context(&lattice.client, lattice.js_domain.as_deref());
-        let bucket = context
-            .get_key_value(&name)
-            .await
-            .with_context(|| format!("open the bucket {name}"))?;
-        bucket
-            .delete(keys::claims(id))
-            .await
-            .with_context(|| format!("delete the claims of {id} in {name}"))?;
-        for (key, revision) in references(&bucket, id).await? {
-            // Not if it leads to another one meanwhile.
-            bucket
-                .delete_expect_revision(&key, Some(revision))
-                .await
-                .with_context(|| format!("delete the image reference {key} in {name}"))?;
-        }
-        Ok(())
-    };
-    tokio::time::timeout(BUCKET, deleting).await.map_err(|_| {
+    let context = jetstream::context(&lattice.client, lattice.js_domain.as_deref());
+    let bucket = in_time(context.get_key_value(&name), &name)
+        .await?
+        .with_context(|| format!("open the bucket {name}"))?;
+    for (key, revision) in references(&bucket, id).await? {
+        // Not if it leads to another one meanwhile.
+        in_time(bucket.delete_expect_revision(&key, Some(revision)), &name)
+            .await?
+            .with_context(|| format!("delete the image reference {key} in {name}"))?;
+    }
+    in_time(bucket.delete(keys::claims(id)), &name)
+        .await?
+        .with_context(|| format!("delete the claims of {id} in {name}"))
+}
+
+async fn in_time<T>(answer: impl Future<Output = T>, name: &str) -> Result<T> {
+    tokio::time::timeout(BUCKET, answer).await.map_err(|_| {
         anyhow!("the bucket {name} does not answer; is it the right domain (--js-domain)?")
-    })?
+    })
 }
 
 /// Returns the keys of the image references that lead to `id`, with their revisions.
