@@ -143,7 +143,7 @@ pub fn decode_seed(text: &str) -> Result<(Kind, [u8; 32]), KeyError> {
 }
 
 /// Writes the public key that belongs to a seed's 32 bytes.
-pub fn encode_public(kind: Kind, seed: &[u8; 32]) -> String {
+pub fn public_of_seed(kind: Kind, seed: &[u8; 32]) -> String {
     nkeys::KeyPair::new_from_raw(kind.pair_type(), *seed)
         .expect("any 32 bytes are a secret key")
         .public_key()
@@ -337,7 +337,7 @@ mod tests {
     fn known_keys_decode_and_encode() {
         for known in [CLUSTER, HOST, ACTOR, PROVIDER, ACCOUNT] {
             assert_eq!(decode_seed(known.seed), Ok((known.kind, [known.byte; 32])));
-            assert_eq!(encode_public(known.kind, &[known.byte; 32]), known.public);
+            assert_eq!(public_of_seed(known.kind, &[known.byte; 32]), known.public);
             assert_eq!(decode_public(known.public).unwrap().0, known.kind);
         }
     }

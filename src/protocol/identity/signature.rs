@@ -9,7 +9,7 @@ use std::fmt;
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
 
-use super::keys::{KeyError, Kind, decode_public, decode_seed, encode_public};
+use super::keys::{KeyError, Kind, decode_public, decode_seed, public_of_seed};
 
 /// The length of a signature in bytes.
 pub const SIGNATURE_BYTES: usize = 64;
@@ -56,7 +56,7 @@ impl SigningKey {
     pub fn from_seed(seed: &str) -> Result<Self, KeyError> {
         let (kind, seed) = decode_seed(seed)?;
         let pair = Ed25519KeyPair::from_seed_unchecked(&seed).map_err(|_| KeyError::Refused)?;
-        Ok(Self { pair, kind, public: encode_public(kind, &seed) })
+        Ok(Self { pair, kind, public: public_of_seed(kind, &seed) })
     }
 
     /// Makes a new key; the text is its seed, a secret.

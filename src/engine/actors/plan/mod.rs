@@ -11,6 +11,7 @@
 //!
 //! `groups` counts how many of an actor run. Invariant: a running actor has groups.
 
+mod effect;
 mod groups;
 
 use std::{
@@ -20,14 +21,15 @@ use std::{
 
 use super::{
     artifact::Artifact,
-    supervisor::{ActorError, ActorView, GroupView, Replace, Start, Stop},
+    supervisor::{ActorError, ActorView, Replace, Start, Stop},
 };
-use crate::{control::state::bytes_of_actors, issuers::IssuerChange};
+use crate::control::state::bytes_of_actors;
 use lattice_protocol::{
     events::event::Annotations,
     identity::{claims::ActorClaims, keys::ActorId},
 };
 
+pub use effect::{Change, Effect, Update, Version};
 pub use groups::{BadReuse, Limits};
 use groups::{Groups, NoRoom, Scaled, reuse_of};
 
@@ -56,17 +58,17 @@ pub enum StartError {
     Stopping,
 }
 
+impl From<NoRoom> for StartError {
+    fn from(NoRoom: NoRoom) -> Self {
+        Self::Full
+    }
+}
+
 /// Why a module did not load, and whose it is as far as that is known.
 #[derive(Debug)]
 pub struct LoadError {
     pub actor_id: Option<ActorId>,
     pub text: String,
-}
-
-impl From<NoRoom> for StartError {
-    fn from(NoRoom: NoRoom) -> Self {
-        Self::Full
-    }
 }
 
 impl LoadError {
@@ -105,90 +107,6 @@ enum Waiting<J, R> {
 }
 
 type Line<J, R> = VecDeque<Waiting<J, R>>;
-
-/// The supervisor's part of a decision, in the order of the list that it is in.
-pub enum Effect<M, R> {
-    /// Load a module, then report with [`Plan::loaded`].
-    Load {
-        reference: String,
-        issuer_change: IssuerChange,
-    },
-    /// Ask whether more of a module that runs here may start, then report with [`Plan::loaded`].
-    AskPermission {
-        reference: String,
-        module: M,
-        issuer_change: IssuerChange,
-    },
-    /// Subscribe for an actor, then report with [`Plan::started`] if it worked, and with
-    /// [`Plan::release`] in any case.
-    Subscribe {
-        start: Start,
-        module: M,
-    },
-    /// Publish the events of something that changes nothing else.
-    Announce(Change<M>),
-    /// Set the limits of an actor whose groups changed, publish the snapshot, then the events, then
-    /// answer.
-    Scale {
-        id: ActorId,
-        limits: Limits,
-        changes: Vec<Change<M>>,
-        reply: Option<R>,
-    },
-    /// Stop an actor, publish the snapshot; the events and the answer follow when it has left its
-    /// queue group.
-    Leave {
-        id: ActorId,
-        changes: Vec<Change<M>>,
-        reply: Option<R>,
-    },
-    /// Run another module, publish the snapshot, then the events, then answer.
-    Update(Update<M>, R),
-    StartFailed {
-        start: Start,
-        actor_id: Option<ActorId>,
-        error: StartError,
-    },
-    ReplaceFailed {
-        replace: Replace,
-        reply: R,
-        error: ActorError,
-        running: Option<Version>,
-    },
-    StopFailed {
-        reply: R,
-        error: ActorError,
-    },
-}
-
-/// How many of one group there were and are, for the events about it.
-#[derive(Clone, Debug)]
-pub struct Change<M> {
-    pub module: M,
-    pub reference: String,
-    pub annotations: Annotations,
-    pub before: u32,
-    pub after: u32,
-}
-
-/// The change of the module that an actor runs.
-#[derive(Clone, Debug)]
-pub struct Update<M> {
-    pub id: ActorId,
-    pub old_module: M,
-    pub old_reference: String,
-    pub module: M,
-    pub reference: String,
-    pub groups: Vec<GroupView>,
-    pub limits: Limits,
-}
-
-/// A running actor as the failure of its update names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Version {
-    pub revision: u64,
-    pub instance_id: Option<String>,
-}
 
 /// An actor of this host.
 struct Running<M> {

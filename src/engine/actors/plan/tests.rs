@@ -1,6 +1,9 @@
 use super::*;
-use crate::actors::supervisor::{Amount, REUSE_ANNOTATION};
-use lattice_protocol::identity::keys::{Kind, encode_public};
+use crate::{
+    actors::supervisor::{Amount, REUSE_ANNOTATION},
+    issuers::IssuerChange,
+};
+use lattice_protocol::identity::keys::{Kind, public_of_seed};
 
 #[derive(Clone)]
 struct TestModule(Arc<ActorClaims>);
@@ -25,7 +28,7 @@ struct Scene {
 
 /// Returns the id of the actor that scripts call by one letter.
 fn id(letter: &str) -> ActorId {
-    ActorId::parse(&encode_public(Kind::Module, &[letter.as_bytes()[0]; 32])).unwrap()
+    ActorId::parse(&public_of_seed(Kind::Module, &[letter.as_bytes()[0]; 32])).unwrap()
 }
 
 fn letter(id: &ActorId) -> &'static str {
