@@ -1,8 +1,8 @@
 //! One host as another one knows it: its [`State`], which every call reads without a lock, and its
 //! [`Load`], which every call counts.
 //!
-//! A state is never changed in place: whoever has news puts another one there. Nearly all of it
-//! comes from the service; calls add that a host is lost, or that nobody listened for a target.
+//! A state is never changed in place: news puts another one there. Nearly all of it comes from the
+//! service; calls add that a host is lost, or that nobody listened for a target.
 //! The consequences are decided without a clock or a network.
 
 use std::{

@@ -208,22 +208,11 @@ pub struct LaunchContext {
 /// Builds, links and subscribes a provider. Nothing is left behind if this is dropped.
 pub async fn launch(spec: &'static Spec, launch: LaunchContext) -> Result<Launched> {
     let LaunchContext { context, links, subjects, receiver, answers } = launch;
-    let (published, states) = watch::channel(Arc::default());
-    let (told, attempted) = watch::channel(Arc::default());
     let (settled, all_looked_at) = oneshot::channel();
     let (end, ending) = watch::channel(None);
-    let follower = Links {
-        provider: (spec.build)(context.clone()),
-        context: context.clone(),
-        live: links.clone(),
-        slots: Slots::new(),
-        published,
-        told,
-        attempts: JoinSet::new(),
-        retired: Vec::new(),
-        endings: JoinSet::new(),
-        settled: Some(settled),
-    };
+    let provider = (spec.build)(context.clone());
+    let follower = Links::new(provider, context.clone(), links.clone(), Some(settled));
+    let (states, attempted) = (follower.published.subscribe(), follower.told.subscribe());
     let mut tasks = JoinSet::new();
     tasks.spawn(follower.follow(ending));
     // An error means that the follower is gone, which the driver will notice.
@@ -357,6 +346,26 @@ struct Links {
 }
 
 impl Links {
+    fn new(
+        provider: Arc<dyn Provider>,
+        context: Context,
+        live: Live,
+        settled: Option<oneshot::Sender<()>>,
+    ) -> Self {
+        Self {
+            provider,
+            context,
+            live,
+            slots: Slots::new(),
+            published: watch::Sender::default(),
+            told: watch::Sender::default(),
+            attempts: JoinSet::new(),
+            retired: Vec::new(),
+            endings: JoinSet::new(),
+            settled,
+        }
+    }
+
     async fn follow(mut self, mut end: StopSignal) {
         let mut changes = self.live.changes();
         self.compare();
@@ -492,7 +501,10 @@ mod tests {
         peers::Peers,
         policy::Policy,
         providers::bounds::Bounds,
-        router::{Router, remote::Remote},
+        router::{
+            Router,
+            remote::{self, Remote},
+        },
     };
     use lattice_base::{
         budget::Budget,
@@ -541,7 +553,6 @@ mod tests {
         let lattice = LatticeName::parse("default").unwrap();
         let remote = Remote::offline(Peers::new(&host_id), live.clone()).await;
         let (policy, timeout) = (Policy::off(), Duration::from_secs(2));
-        let nats = async_nats::ConnectOptions::new().retry_on_initial_connect();
         Context {
             router: Router::new(lattice.clone(), live.clone(), policy, remote, true, timeout),
             journal: Journal::new(host_id.as_str()).writer(PROVIDER.public, "default"),
@@ -550,7 +561,7 @@ mod tests {
             provider_id: ProviderId::parse(PROVIDER.public).unwrap(),
             link_name: LinkName::parse("default").unwrap(),
             contract_id: CONTRACT,
-            nats: nats.connect("127.0.0.1:1").await.unwrap(),
+            nats: remote::offline_client().await,
             js_domain: None,
             bounds: Bounds::default(),
             budget: Budget::default(),
@@ -563,21 +574,10 @@ mod tests {
     async fn a_link_that_is_tried_again_is_shown_in_work() {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let live = linked(&tasks, stop.clone()).await;
-        let (published, _states) = watch::channel(Arc::default());
-        let (told, mut attempted) = watch::channel(Arc::default());
         let (_end, ending) = watch::channel(None);
-        let links = Links {
-            provider: Arc::new(Busy::default()),
-            context: context(&live).await,
-            live,
-            slots: Slots::new(),
-            published,
-            told,
-            attempts: JoinSet::new(),
-            retired: Vec::new(),
-            endings: JoinSet::new(),
-            settled: None,
-        };
+        let context = context(&live).await;
+        let links = Links::new(Arc::new(Busy::default()), context, live, None);
+        let (_states, mut attempted) = (links.published.subscribe(), links.told.subscribe());
         let following = tokio::spawn(links.follow(ending));
         for is_in_work in [false, true] {
             let wanted = attempted.wait_for(|attempts: &Arc<Attempts>| {

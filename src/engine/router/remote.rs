@@ -432,6 +432,13 @@ fn was_not_taken(error: &CallError, target: &str) -> bool {
     matches!(error, CallError::NoResponders { .. }) || error.is_busy(target)
 }
 
+/// Returns a client whose connection never comes about.
+#[cfg(test)]
+pub(crate) async fn offline_client() -> async_nats::Client {
+    let options = async_nats::ConnectOptions::new().retry_on_initial_connect();
+    options.connect("127.0.0.1:1").await.unwrap()
+}
+
 #[cfg(test)]
 impl Remote {
     /// Returns one whose connection never comes about.
@@ -445,8 +452,7 @@ impl Remote {
             lattice::subject::Subjects,
             rpc::antiforgery::Signer,
         };
-        let options = async_nats::ConnectOptions::new().retry_on_initial_connect();
-        let nats = options.connect("127.0.0.1:1").await.unwrap();
+        let nats = offline_client().await;
         let settings = crate::rpc::chunking::Settings {
             budget: Budget::default(),
             actor_bytes_max: 1 << 20,
