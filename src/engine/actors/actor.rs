@@ -8,9 +8,12 @@
 //! Invariant: an instance that trapped, ran out of time or was dropped in the middle of a call is
 //! never used again.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -288,14 +291,14 @@ impl Actor {
         };
         let idle = self.take_idle(&artifact);
         let memory_max = self.shared.engine.memory_max_bytes();
-        let running = async {
+        let running = pin!(async {
             turn.begin().await;
             guest::run(&artifact.pre, &artifact.abi, &self.sink, memory_max, idle, inbound).await
-        };
+        });
         match turn.watch(running).await {
             Outcome::Returned(result, instance) => {
                 if let Some(instance) = instance {
-                    self.keep_idle(artifact, instance);
+                    self.keep_idle(Arc::clone(&artifact), instance);
                 }
                 result
             }

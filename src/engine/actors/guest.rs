@@ -159,7 +159,8 @@ pub struct Guest {
     memory: Option<Memory>,
     limits: Limits,
     sink: Arc<Sink>,
-    wasi: Option<WasiP1Ctx>,
+    // Boxed, for few modules import it and a guest is moved.
+    wasi: Option<Box<WasiP1Ctx>>,
 }
 
 /// Counts memory against the limit and remembers a refusal, so that the trap that follows can be
@@ -454,7 +455,7 @@ impl Guest {
                     .args(&["main.wasm"])
                     .stdout(sink.stream(Level::Debug))
                     .stderr(sink.stream(Level::Warn));
-                bounded(&mut context)
+                Box::new(bounded(&mut context))
             }),
         }
     }
@@ -522,7 +523,7 @@ pub async fn run(
     call: Inbound,
 ) -> Outcome {
     if abi.entry == Entry::Command {
-        return run_command(pre, sink, memory_max_bytes, call).await;
+        return Box::pin(run_command(pre, sink, memory_max_bytes, call)).await;
     }
     let mut instance = match idle {
         Some(mut idle) => {
@@ -530,13 +531,11 @@ pub async fn run(
             idle.store.set_epoch_deadline(1);
             idle
         }
+        // Boxed, for where instances are reused few calls come here.
         None => {
-            let mut guest = Guest::new(abi, sink, memory_max_bytes);
-            guest.begin(call);
-            let mut store = store(pre, guest);
-            match instantiate(pre, abi, &mut store).await {
-                Ok(guest_call) => Idle { store, guest_call, served: 0 },
-                Err(error) => return Outcome::Ended(ended(&error, &store)),
+            match Box::pin(fresh(pre, abi, Guest::new(abi, sink, memory_max_bytes), call)).await {
+                Ok(fresh) => fresh,
+                Err(ended) => return Outcome::Ended(ended),
             }
         }
     };
@@ -567,6 +566,21 @@ pub async fn run(
         code => Err(CallError::Callee(format!("operation failed with exit code `{code}`"))),
     };
     Outcome::Returned(result, Some(instance))
+}
+
+/// Makes an instance for a call.
+async fn fresh(
+    pre: &InstancePre<Guest>,
+    abi: &Abi,
+    mut guest: Guest,
+    call: Inbound,
+) -> Result<Idle, Ended> {
+    guest.begin(call);
+    let mut store = store(pre, guest);
+    match instantiate(pre, abi, &mut store).await {
+        Ok(guest_call) => Ok(Idle { store, guest_call, served: 0 }),
+        Err(error) => Err(ended(&error, &store)),
+    }
 }
 
 async fn instantiate(
@@ -612,7 +626,7 @@ async fn run_command(
         .stdin(MemoryInputPipe::new(call.payload.clone()))
         .stdout(output.clone())
         .stderr(sink.stream(Level::Warn));
-    guest.wasi = Some(bounded(&mut context));
+    guest.wasi = Some(Box::new(bounded(&mut context)));
     guest.begin(call);
     let mut store = store(pre, guest);
     let ran = async {

@@ -19,7 +19,7 @@
 
 use std::{
     future::poll_fn,
-    pin::pin,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -233,8 +233,7 @@ impl Turn {
     }
 
     /// Runs a guest, whose turn goes to others whenever it waits for something.
-    pub async fn watch<T>(&self, guest: impl Future<Output = T>) -> T {
-        let mut guest = pin!(guest);
+    pub async fn watch<T>(&self, mut guest: Pin<&mut impl Future<Output = T>>) -> T {
         poll_fn(|context| {
             let polled = guest.as_mut().poll(context);
             if polled.is_pending() {
@@ -267,6 +266,8 @@ impl Turn {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use futures::FutureExt;
 
     use super::*;
@@ -299,7 +300,7 @@ mod tests {
         one.take().await;
         assert!(other.take().now_or_never().is_none());
         // A call that waits for something gives its turn away.
-        one.watch(async { tokio::task::yield_now().await }).await;
+        one.watch(pin!(tokio::task::yield_now())).await;
         assert!(other.take().now_or_never().is_some());
     }
 

@@ -307,7 +307,7 @@ impl Router {
         if call.target.is_actor() || !call.origin.is_actor() {
             return self.attempt(call).await;
         }
-        self.call_provider(call).await
+        Box::pin(self.call_provider(call)).await
     }
 
     /// Calls a provider for an actor. The news of a link and a call that relies on it travel apart:
@@ -342,7 +342,8 @@ impl Router {
         }
     }
 
-    /// Takes a call one way, once.
+    /// Takes a call one way, once. What few calls need is in boxes: the future of a call is moved
+    /// several times before it is polled first.
     async fn attempt(&self, call: Call) -> Result<Bytes, CallError> {
         let inner = &*self.0;
         let key = Arc::clone(&call.target.public_key);
@@ -351,7 +352,7 @@ impl Router {
             let is_asked = asks_policy(&call.target, Place::Elsewhere);
             let permitted = if is_asked { self.permitted(&call).await } else { Ok(()) };
             let result = match permitted {
-                Ok(()) => inner.remote.call(call, Candidates::All).await,
+                Ok(()) => Box::pin(inner.remote.call(call, Candidates::All)).await,
                 Err(error) => Err(error),
             };
             return ended(Some(counted), result, &key);
@@ -368,7 +369,7 @@ impl Router {
         // permit here.
         counted.into_iter().for_each(InWork::withdraw);
         let elsewhere = inner.meter.called(&call.target, &call.operation);
-        match inner.remote.call(call.clone(), Candidates::Others).await {
+        match Box::pin(inner.remote.call(call.clone(), Candidates::Others)).await {
             Err(error)
                 if error.is_busy(&key) || matches!(error, CallError::NoResponders { .. }) =>
             {
@@ -449,7 +450,8 @@ impl Router {
         }
         let source = policy::Party::of(origin, self.0.verified(origin));
         let target = policy::Party::of(target, self.0.verified(target));
-        Some(self.0.policy.decide(policy::Action::PerformInvocation, source, target).await)
+        let asked = self.0.policy.decide(policy::Action::PerformInvocation, source, target);
+        Some(Box::pin(asked).await)
     }
 }
 

@@ -6,19 +6,21 @@
 //! short and long member names, lists as arrays or comma texts, numbers as texts, `null` as empty.
 //! Anything that cannot be understood is reported, not guessed.
 //!
-//! Invariants: one link per (actor, contract, link name); the id of a link is a hash of these three
-//! run together, so every look-up compares the three as well. A table knows which actors claim a
-//! call alias, and not which of them has it: that depends on what runs (see `router::aliases`).
-//! Revisions are those of the bucket; an entry that only this host knows yet has the one it is to
-//! replace, or 0.
+//! Invariants: one link per (actor, contract, link name). The id of a link is a hash of these three
+//! run together, and other threes may run together to the same text, so look-ups go by the three. A
+//! table knows which actors claim a call alias, and not which of them has it: that depends on what
+//! runs (see `router::aliases`). Revisions are those of the bucket; an entry that only this host
+//! knows yet has the one it is to replace, or 0.
 
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
+    hash::{Hash, Hasher, RandomState},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use hashbrown::{Equivalent, HashSet};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -75,7 +77,15 @@ impl LinkDefinition {
 
     /// Whether this is the link of the three, letter by letter.
     pub fn is_of(&self, actor_id: &str, contract_id: &str, link_name: &str) -> bool {
-        self.actor_id == actor_id && self.contract_id == contract_id && self.link_name == link_name
+        self.three() == Three { actor_id, contract_id, link_name }
+    }
+
+    fn three(&self) -> Three<'_> {
+        Three {
+            actor_id: &self.actor_id,
+            contract_id: &self.contract_id,
+            link_name: &self.link_name,
+        }
     }
 
     /// The link together with its id.
@@ -231,10 +241,45 @@ struct Former {
     since: Instant,
 }
 
+/// The texts of which there is one link definition.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Three<'a> {
+    actor_id: &'a str,
+    contract_id: &'a str,
+    link_name: &'a str,
+}
+
+/// A link definition that is found by its three.
+#[derive(Clone, Debug)]
+struct ByThree(Arc<LinkDefinition>);
+
+impl Hash for ByThree {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.three().hash(state);
+    }
+}
+
+impl PartialEq for ByThree {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.three() == other.0.three()
+    }
+}
+
+impl Eq for ByThree {}
+
+impl Equivalent<ByThree> for Three<'_> {
+    fn equivalent(&self, key: &ByThree) -> bool {
+        *self == key.0.three()
+    }
+}
+
 /// One moment of the lattice's metadata.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
+    /// By their id.
     links: HashMap<String, StoredLink>,
+    /// The same links: every call of a provider looks one up, and an id costs a SHA-256.
+    by_three: HashSet<ByThree, RandomState>,
     claims: HashMap<String, (Arc<Claims>, u64)>,
     /// Call alias to the actors that claim it, in no order.
     claimants: HashMap<String, Vec<Arc<str>>>,
@@ -331,9 +376,7 @@ impl Table {
         contract_id: &str,
         link_name: &str,
     ) -> Option<&Arc<LinkDefinition>> {
-        let stored = self.links.get(&keys::link_hash(actor_id, contract_id, link_name))?;
-        // Other threes may run together to the same text, and so have the same hash.
-        Some(&stored.link).filter(|link| link.is_of(actor_id, contract_id, link_name))
+        self.by_three.get(&Three { actor_id, contract_id, link_name }).map(|found| &found.0)
     }
 
     /// Whether `provider` may call an actor under a contract and a link name: the link leads to it,
@@ -509,6 +552,7 @@ impl Table {
         match Key::parse(key) {
             Key::Link(hash) => {
                 let StoredLink { link, .. } = self.links.remove(hash)?;
+                self.by_three.remove(&link.three());
                 self.keep_in_mind(hash, &link);
                 Some(Change::LinkDeleted { link })
             }
@@ -560,6 +604,7 @@ impl Table {
         let stored =
             StoredLink { link: Arc::clone(&link), revision: entry.revision, since: Instant::now() };
         let replaced = self.links.insert(hash.to_owned(), stored).map(|old| old.link);
+        self.by_three.replace(ByThree(Arc::clone(&link)));
         if let Some(replaced) = &replaced
             && replaced.provider_id != link.provider_id
         {

@@ -62,14 +62,24 @@ pub fn announced(body: &Incoming) -> Option<u64> {
 /// Reads a body into the request that is being written. Returns what it holds of the budget.
 pub async fn read(
     budget: &Budget,
+    body: Incoming,
+    request: &mut RequestWriter,
+    bounds: Bounds,
+) -> Result<Held, BodyError> {
+    match body.is_end_stream() {
+        true => Ok(budget.hold()),
+        // Boxed, for most requests have none.
+        false => Box::pin(receive(budget, body, request, bounds)).await,
+    }
+}
+
+async fn receive(
+    budget: &Budget,
     mut body: Incoming,
     request: &mut RequestWriter,
     bounds: Bounds,
 ) -> Result<Held, BodyError> {
     let mut held = budget.hold();
-    if body.is_end_stream() {
-        return Ok(held);
-    }
     // Moved on by what the body had to wait here, which is not its client's fault.
     let mut began = Instant::now();
     loop {
