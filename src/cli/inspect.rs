@@ -237,67 +237,63 @@ fn nearest(token: &str, now: u64) -> u64 {
 impl fmt::Display for Inspected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Builtin(spec) => {
-                writeln!(f, "{} (built-in provider {}{})", spec.title, builtin::SCHEME, spec.name)?;
-                row(f, "public key", spec.public_key)?;
-                row(f, "contract", spec.contract_id)?;
-                write!(f, "\n{}\nLink values\n", wrapped(spec.about, 0))?;
-                for value in spec.values {
-                    write!(f, "  {}", value.name)?;
-                    if !value.aliases.is_empty() {
-                        write!(f, " (or {})", value.aliases.join(", "))?;
-                    }
-                    writeln!(f)?;
-                    f.write_str(&wrapped(value.help, 6))?;
-                    if !value.default.is_empty() {
-                        f.write_str(&wrapped(&format!("default: {}", value.default), 6))?;
-                    }
-                }
-                Ok(())
-            }
-            Self::Actor { claims, .. } => {
-                writeln!(
-                    f,
-                    "{} (actor)",
-                    escape::line(claims.name.as_deref().unwrap_or("without a name"))
-                )?;
-                row(f, "public key", claims.subject.as_str())?;
-                row(f, "issuer", &claims.issuer)?;
-                row(f, "version", claims.version.as_deref().unwrap_or_default())?;
-                row(f, "revision", &number(claims.revision))?;
-                row(f, "call alias", claims.call_alias.as_deref().unwrap_or_default())?;
-                row(f, "capabilities", &claims.caps.join(", "))?;
-                row(f, "tags", &claims.tags.join(", "))?;
-                row(f, "can be used", &claims.not_before_human())?;
-                row(f, "expires", &claims.expires_human())
-            }
-            Self::Provider { claims, targets, .. } => {
-                writeln!(
-                    f,
-                    "{} (provider)",
-                    escape::line(claims.name.as_deref().unwrap_or("without a name"))
-                )?;
-                row(f, "public key", claims.subject.as_str())?;
-                row(f, "issuer", &claims.issuer)?;
-                row(f, "vendor", &claims.vendor)?;
-                row(f, "contract", &claims.contract_id)?;
-                row(f, "version", claims.version.as_deref().unwrap_or_default())?;
-                row(f, "revision", &number(claims.revision))?;
-                row(
-                    f,
-                    "targets",
-                    &targets.iter().map(String::as_str).collect::<Vec<_>>().join(", "),
-                )?;
-                let schema = claims
-                    .config_schema
-                    .as_ref()
-                    .map_or("", |_| "a JSON schema of link values, see -o json");
-                row(f, "schema", schema)?;
-                row(f, "can be used", &claims.not_before_human())?;
-                row(f, "expires", &claims.expires_human())
-            }
+            Self::Builtin(spec) => write_builtin(f, spec),
+            Self::Actor { claims, .. } => write_actor(f, claims),
+            Self::Provider { claims, targets, .. } => write_provider(f, claims, targets),
         }
     }
+}
+
+fn write_builtin(f: &mut fmt::Formatter<'_>, spec: &Spec) -> fmt::Result {
+    writeln!(f, "{} (built-in provider {}{})", spec.title, builtin::SCHEME, spec.name)?;
+    row(f, "public key", spec.public_key)?;
+    row(f, "contract", spec.contract_id)?;
+    write!(f, "\n{}\nLink values\n", wrapped(spec.about, 0))?;
+    for value in spec.values {
+        write!(f, "  {}", value.name)?;
+        if !value.aliases.is_empty() {
+            write!(f, " (or {})", value.aliases.join(", "))?;
+        }
+        writeln!(f)?;
+        f.write_str(&wrapped(value.help, 6))?;
+        if !value.default.is_empty() {
+            f.write_str(&wrapped(&format!("default: {}", value.default), 6))?;
+        }
+    }
+    Ok(())
+}
+
+fn write_actor(f: &mut fmt::Formatter<'_>, claims: &ActorClaims) -> fmt::Result {
+    writeln!(f, "{} (actor)", escape::line(claims.name.as_deref().unwrap_or("without a name")))?;
+    row(f, "public key", claims.subject.as_str())?;
+    row(f, "issuer", &claims.issuer)?;
+    row(f, "version", claims.version.as_deref().unwrap_or_default())?;
+    row(f, "revision", &number(claims.revision))?;
+    row(f, "call alias", claims.call_alias.as_deref().unwrap_or_default())?;
+    row(f, "capabilities", &claims.caps.join(", "))?;
+    row(f, "tags", &claims.tags.join(", "))?;
+    row(f, "can be used", &claims.not_before_human())?;
+    row(f, "expires", &claims.expires_human())
+}
+
+fn write_provider(
+    f: &mut fmt::Formatter<'_>,
+    claims: &ProviderClaims,
+    targets: &BTreeSet<String>,
+) -> fmt::Result {
+    writeln!(f, "{} (provider)", escape::line(claims.name.as_deref().unwrap_or("without a name")))?;
+    row(f, "public key", claims.subject.as_str())?;
+    row(f, "issuer", &claims.issuer)?;
+    row(f, "vendor", &claims.vendor)?;
+    row(f, "contract", &claims.contract_id)?;
+    row(f, "version", claims.version.as_deref().unwrap_or_default())?;
+    row(f, "revision", &number(claims.revision))?;
+    row(f, "targets", &targets.iter().map(String::as_str).collect::<Vec<_>>().join(", "))?;
+    let schema =
+        claims.config_schema.as_ref().map_or("", |_| "a JSON schema of link values, see -o json");
+    row(f, "schema", schema)?;
+    row(f, "can be used", &claims.not_before_human())?;
+    row(f, "expires", &claims.expires_human())
 }
 
 /// A text in lines, each indented and ended.

@@ -108,21 +108,20 @@ impl<'a> HostCommands<'a> {
         let watch = Watch::open(self.lattice, host).await?;
         // Comes before the event that the actor has started.
         let mut alias_note = None;
-        let (actor_id, actor_ref) = (before.map(|(id, _)| id), reference.to_owned());
-        let (annotations_sent, host_id) = (self.sent(annotations), host.to_owned());
         // Hosts of 2022 start actors with another command; they are the ones that do not tell their
         // version here.
         let is_of_2022 = inventory.version.is_empty();
+        let request = ScaleActor {
+            actor_id: before.map(|(id, _)| id),
+            actor_ref: reference.to_owned(),
+            annotations: self.sent(annotations),
+            count: Some(Some(max)),
+            host_id: host.to_owned(),
+        };
         let asked = if is_of_2022 {
-            let (annotations, count) = (annotations_sent, Some(max));
-            self.lattice
-                .command(host, &LaunchActor { actor_id, actor_ref, annotations, count, host_id })
-                .await
+            self.lattice.command(host, &LaunchActor::from(request)).await
         } else {
-            let (annotations, count) = (annotations_sent, Some(Some(max)));
-            self.lattice
-                .command(host, &ScaleActor { actor_id, actor_ref, annotations, count, host_id })
-                .await
+            self.lattice.command(host, &request).await
         };
         asked.context("start the actor")?;
         let Some(until) = self.until else { return Ok(Outcome::Accepted) };

@@ -75,30 +75,10 @@ pub(super) fn parse(kind: &Kind, text: &str, dir: &Path) -> Result<Value, Proble
             boolean(trimmed).map(Value::Bool).ok_or_else(|| Problem::NotBoolean(trimmed.to_owned()))
         }
         Kind::List => Ok(Value::List(list(trimmed))),
-        Kind::ClusterKeys => {
-            let keys = list(trimmed);
-            keys.iter().try_for_each(|key| keys::check_cluster_key(key))?;
-            Ok(Value::List(keys))
-        }
-        Kind::Directories => {
-            let paths = list(trimmed);
-            match paths.iter().find(|path| !Path::new(path).is_absolute()) {
-                Some(wrong) => Err(Problem::NotAbsolute(wrong.clone())),
-                None => Ok(Value::List(paths)),
-            }
-        }
-        Kind::InboxPrefixes => {
-            let prefixes = list(trimmed);
-            match prefixes.iter().find(|prefix| !is_inbox_prefix(prefix)) {
-                Some(wrong) => Err(Problem::NotAnInboxPrefix(wrong.clone())),
-                None => Ok(Value::List(prefixes)),
-            }
-        }
-        Kind::AccountKeys => {
-            let keys = list(trimmed);
-            keys.iter().try_for_each(|key| keys::check_account_key(key))?;
-            Ok(Value::List(keys))
-        }
+        Kind::ClusterKeys => checked_list(trimmed, keys::check_cluster_key),
+        Kind::AccountKeys => checked_list(trimmed, keys::check_account_key),
+        Kind::Directories => checked_list(trimmed, check_directory),
+        Kind::InboxPrefixes => checked_list(trimmed, check_inbox_prefix),
         Kind::Address => {
             check(trimmed, |text| text.parse::<IpAddr>().is_ok(), Problem::NotAnAddress)
         }
@@ -109,6 +89,21 @@ pub(super) fn parse(kind: &Kind, text: &str, dir: &Path) -> Result<Value, Proble
             .map(|word| Value::Text((*word).to_owned()))
             .ok_or_else(|| Problem::NotAChoice(trimmed.to_owned())),
     }
+}
+
+/// Reads a list of which every item is checked.
+fn checked_list(text: &str, check: impl Fn(&str) -> Result<(), Problem>) -> Result<Value, Problem> {
+    let items = list(text);
+    items.iter().try_for_each(|item| check(item))?;
+    Ok(Value::List(items))
+}
+
+fn check_directory(path: &str) -> Result<(), Problem> {
+    if Path::new(path).is_absolute() { Ok(()) } else { Err(Problem::NotAbsolute(path.to_owned())) }
+}
+
+fn check_inbox_prefix(prefix: &str) -> Result<(), Problem> {
+    if is_inbox_prefix(prefix) { Ok(()) } else { Err(Problem::NotAnInboxPrefix(prefix.to_owned())) }
 }
 
 /// Returns what a setting of this kind accepts, for people.

@@ -131,21 +131,8 @@ async fn in_background(
     options: &up::Options,
     loaded: &Loaded,
 ) -> ExitCode {
-    let interrupted = CancellationToken::new();
-    let signalled = tokio::spawn(listen(interrupted.clone(), || {}));
     let log = detached::log_of(instance);
-    // Here, where nobody counts the seconds: an installation may take minutes.
-    let outcome = tokio::select! {
-        found = find_server(dirs, options, loaded) => match found {
-            Ok(()) => detached::start(instance, &interrupted).await,
-            Err(error) => Err(error),
-        },
-        () = interrupted.cancelled() => Ok(detached::Outcome::Interrupted { killed: false }),
-    };
-    signalled.abort();
-    // The log of the other process was repeated; what this one says comes after it.
-    telemetry::flush();
-    match outcome {
+    match started(instance, dirs, options, loaded).await {
         Ok(detached::Outcome::Ready(record)) => {
             let code = print(told(instance, &record).await);
             print_link(dirs, record.host_id.as_deref().unwrap_or_default());
@@ -195,6 +182,29 @@ async fn in_background(
         }
         Err(error) => failed(&error),
     }
+}
+
+/// Starts the command in the background, and waits until it is ready or a signal comes.
+async fn started(
+    instance: &Instance,
+    dirs: &Dirs,
+    options: &up::Options,
+    loaded: &Loaded,
+) -> anyhow::Result<detached::Outcome> {
+    let interrupted = CancellationToken::new();
+    let signalled = tokio::spawn(listen(interrupted.clone(), || {}));
+    // Here, where nobody counts the seconds: an installation may take minutes.
+    let outcome = tokio::select! {
+        found = find_server(dirs, options, loaded) => match found {
+            Ok(()) => detached::start(instance, &interrupted).await,
+            Err(error) => Err(error),
+        },
+        () = interrupted.cancelled() => Ok(detached::Outcome::Interrupted { killed: false }),
+    };
+    signalled.abort();
+    // The log of the other process was repeated; what this one says comes after it.
+    telemetry::flush();
+    outcome
 }
 
 /// Finds or installs the program of the server, unless a server is at the place already.

@@ -116,6 +116,13 @@ impl HostRequest for ScaleActor {
     }
 }
 
+impl From<ScaleActor> for LaunchActor {
+    fn from(scale: ScaleActor) -> Self {
+        let ScaleActor { actor_id, actor_ref, annotations, count, host_id } = scale;
+        Self { actor_id, actor_ref, annotations, count: count.flatten(), host_id }
+    }
+}
+
 /// `cmd.{host}.sa`. The member called reference holds a public key.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct StopActor {

@@ -74,6 +74,13 @@ impl Event {
                 revision: members.number("revision"),
                 instance_id: members.text("instance_id"),
             },
+            _ => Self::read_failure(name, members),
+        }
+    }
+
+    /// Reads the events of actors that do not do what was asked.
+    fn read_failure(name: &str, members: Members<'_>) -> Self {
+        match name {
             "actor_update_failed" => Self::ActorUpdateFailed {
                 public_key: members.text("public_key"),
                 revision: members.number("revision"),

@@ -23,7 +23,7 @@ use async_nats::{
     Message, StatusCode,
     jetstream::{
         ErrorCode,
-        consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, push},
+        consumer::{AckPolicy, Consumer, DeliverPolicy, ReplayPolicy, push},
         stream::{ConsumerErrorKind, Stream},
     },
 };
@@ -72,6 +72,13 @@ struct Following {
     is_gone: bool,
     /// Since when the bucket does not answer.
     silent_since: Option<Instant>,
+}
+
+/// How far a watch has come with one consumer.
+struct Received {
+    /// The messages of the replay with their revisions, until it is complete.
+    replay: Option<Vec<(Message, u64)>>,
+    last_sequence: u64,
 }
 
 impl Bucket {
@@ -197,6 +204,48 @@ impl Bucket {
             Ok(messages) => messages,
             Err(e) => return Ended::Failed(e.to_string()),
         };
+        let consumer = match self.consumer(inbox).await {
+            Ok(consumer) => consumer,
+            Err(ended) => return ended,
+        };
+        self.hears.store(true, Ordering::Relaxed);
+        if let Some(since) = following.silent_since.take() {
+            info!(
+                bucket = %self.kv.name, place = %self.place, silent_ms = clock::millis(since.elapsed()),
+                "the lattice metadata is reached again"
+            );
+        }
+        let info = consumer.cached_info();
+        let _removal = RemoveConsumer { stream: self.stream.clone(), name: info.name.clone() };
+        let mut received = Received { replay: Some(Vec::new()), last_sequence: 0 };
+        if info.num_pending == 0 && info.delivered.consumer_sequence == 0 {
+            self.finish_replay(&mut received.replay, following);
+        }
+        let mut heard = Clock::now();
+        loop {
+            let message = tokio::select! {
+                room = updates.reserve(), if following.backlog.has_next() => {
+                    let Ok(room) = room else { return Ended::Untrusted("nobody listens") };
+                    if let Some(update) = following.backlog.next() {
+                        room.send(update);
+                    }
+                    continue;
+                }
+                message = tokio::time::timeout_at(heard + DEAF_AFTER, messages.next()) => match message {
+                    Err(_) => return Ended::Untrusted("the heartbeat stayed away"),
+                    Ok(None) => return Ended::Failed("the subscription ended".into()),
+                    Ok(Some(message)) => message,
+                },
+            };
+            heard = Clock::now();
+            if let Err(ended) = self.take(message, &mut received, following) {
+                return ended;
+            }
+        }
+    }
+
+    /// Makes the consumer of a watch, which sends to `inbox`.
+    async fn consumer(&self, inbox: String) -> Result<Consumer<push::Config>, Ended> {
         let created = self.stream.create_consumer(push::Config {
             deliver_subject: inbox,
             description: Some("lattice metadata watch".into()),
@@ -211,91 +260,56 @@ impl Bucket {
             num_replicas: 1,
             ..Default::default()
         });
-        let consumer = match created.await {
-            Ok(consumer) => consumer,
-            Err(e) => {
-                return match e.kind() {
-                    ConsumerErrorKind::JetStream(e)
-                        if e.error_code() == ErrorCode::STREAM_NOT_FOUND =>
-                    {
-                        Ended::Gone
-                    }
-                    _ => Ended::Failed(e.to_string()),
-                };
+        created.await.map_err(|e| match e.kind() {
+            ConsumerErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                Ended::Gone
             }
-        };
-        self.hears.store(true, Ordering::Relaxed);
-        if let Some(since) = following.silent_since.take() {
-            info!(
-                bucket = %self.kv.name, place = %self.place, silent_ms = clock::millis(since.elapsed()),
-                "the lattice metadata is reached again"
-            );
+            _ => Ended::Failed(e.to_string()),
+        })
+    }
+
+    /// Takes a message of the consumer, unless it shows that another one was missed.
+    fn take(
+        &self,
+        message: Message,
+        received: &mut Received,
+        following: &mut Following,
+    ) -> Result<(), Ended> {
+        if let Some(status) = message.status {
+            if status == StatusCode::IDLE_HEARTBEAT
+                && heartbeat_sequence(&message).is_some_and(|s| s != received.last_sequence)
+            {
+                return Err(Ended::Missed("a heartbeat told of messages that did not arrive"));
+            }
+            if status.as_u16() >= 400 {
+                return Err(Ended::Untrusted("the server ended the consumer"));
+            }
+            return Ok(());
         }
-        let info = consumer.cached_info();
-        let _removal = RemoveConsumer { stream: self.stream.clone(), name: info.name.clone() };
-        let Following { known, backlog, .. } = following;
-        let mut replay = Some(Vec::new());
-        if info.num_pending == 0 && info.delivered.consumer_sequence == 0 {
-            self.finish_replay(&mut replay, backlog, known);
+        let Some(delivery) = Delivery::read(&message) else { return Ok(()) };
+        if delivery.consumer_sequence != received.last_sequence + 1 {
+            return Err(Ended::Missed("a message was missed"));
         }
-        let mut last_sequence = 0;
-        let mut heard = Clock::now();
-        loop {
-            let message = tokio::select! {
-                room = updates.reserve(), if backlog.has_next() => {
-                    let Ok(room) = room else { return Ended::Untrusted("nobody listens") };
-                    if let Some(update) = backlog.next() {
-                        room.send(update);
-                    }
-                    continue;
+        received.last_sequence = delivery.consumer_sequence;
+        match &mut received.replay {
+            // Only kept for now: the server sends all of it at once, and what is not taken in time
+            // is dropped.
+            Some(messages) => messages.push((message, delivery.stream_sequence)),
+            None => {
+                if let Some(update) = self.read(&message, delivery.stream_sequence) {
+                    note(&update, &mut following.known);
+                    following.backlog.push(update, delivery.pending);
                 }
-                message = tokio::time::timeout_at(heard + DEAF_AFTER, messages.next()) => match message {
-                    Err(_) => return Ended::Untrusted("the heartbeat stayed away"),
-                    Ok(None) => return Ended::Failed("the subscription ended".into()),
-                    Ok(Some(message)) => message,
-                },
-            };
-            heard = Clock::now();
-            if let Some(status) = message.status {
-                if status == StatusCode::IDLE_HEARTBEAT
-                    && heartbeat_sequence(&message).is_some_and(|s| s != last_sequence)
-                {
-                    return Ended::Missed("a heartbeat told of messages that did not arrive");
-                }
-                if status.as_u16() >= 400 {
-                    return Ended::Untrusted("the server ended the consumer");
-                }
-                continue;
-            }
-            let Some(delivery) = Delivery::read(&message) else { continue };
-            if delivery.consumer_sequence != last_sequence + 1 {
-                return Ended::Missed("a message was missed");
-            }
-            last_sequence = delivery.consumer_sequence;
-            match &mut replay {
-                // Only kept for now: the server sends all of it at once, and what is not taken in
-                // time is dropped.
-                Some(messages) => messages.push((message, delivery.stream_sequence)),
-                None => {
-                    if let Some(update) = self.read(&message, delivery.stream_sequence) {
-                        note(&update, known);
-                        backlog.push(update, delivery.pending);
-                    }
-                }
-            }
-            if delivery.pending == 0 {
-                self.finish_replay(&mut replay, backlog, known);
             }
         }
+        if delivery.pending == 0 {
+            self.finish_replay(&mut received.replay, following);
+        }
+        Ok(())
     }
 
     /// Ends a replay, if it still goes on: everything that was kept is one snapshot.
-    fn finish_replay(
-        &self,
-        replay: &mut Option<Vec<(Message, u64)>>,
-        backlog: &mut Backlog,
-        known: &mut HashMap<String, Bytes>,
-    ) {
+    fn finish_replay(&self, replay: &mut Option<Vec<(Message, u64)>>, following: &mut Following) {
         let Some(messages) = replay.take() else { return };
         let mut entries = HashMap::with_capacity(messages.len());
         for update in
@@ -307,10 +321,11 @@ impl Bucket {
                 Update::Snapshot(_) | Update::Behind | Update::Current => {}
             }
         }
-        *known = entries.values().map(|entry| (entry.key.clone(), entry.value.clone())).collect();
+        following.known =
+            entries.values().map(|entry| (entry.key.clone(), entry.value.clone())).collect();
         let mut entries: Vec<Entry> = entries.into_values().collect();
         entries.sort_unstable_by_key(|entry| entry.revision);
-        backlog.replace(entries);
+        following.backlog.replace(entries);
     }
 
     fn read(&self, message: &Message, revision: u64) -> Option<Update> {

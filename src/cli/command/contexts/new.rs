@@ -28,17 +28,7 @@ pub fn run(terminal: &Terminal, before: SettingArgs, args: CtxNew) -> Result<()>
     if !flags.labels.is_empty() {
         return Err(Usage("labels belong to hosts; a context has none".into()).into());
     }
-    let name = match (args.name, args.interactive) {
-        (name, true) => ask::answers(name, &mut flags, dir)?,
-        (Some(name), false) => name,
-        (None, false) => return Err(Usage("the context needs a name".into()).into()),
-    };
-    if !is_name(&name) {
-        return Err(Usage(format!(
-            "{name:?} cannot name a context: no slash, no colon, no dot in front"
-        ))
-        .into());
-    }
+    let name = name(args.name, args.interactive, &mut flags, dir)?;
     let path = dir.join(format!("{name}.json"));
     let base = match &args.from {
         Some(file) => read::context(None, file, places.home.as_deref())?,
@@ -82,6 +72,24 @@ pub fn run(terminal: &Terminal, before: SettingArgs, args: CtxNew) -> Result<()>
         note_the_directory(terminal, &args.place);
     }
     Ok(())
+}
+
+/// Returns the name of the context, asked for with all values if that is wanted.
+fn name(
+    given: Option<String>,
+    is_interactive: bool,
+    flags: &mut SettingArgs,
+    dir: &Path,
+) -> Result<String> {
+    let name = if is_interactive { Some(ask::answers(given, flags, dir)?) } else { given };
+    match name {
+        Some(name) if is_name(&name) => Ok(name),
+        Some(name) => Err(Usage(format!(
+            "{name:?} cannot name a context: no slash, no colon, no dot in front"
+        ))
+        .into()),
+        None => Err(Usage("the context needs a name".into()).into()),
+    }
 }
 
 /// Paths of flags are of this directory.
