@@ -5,9 +5,9 @@
 //! ([`Outcome::Unchanged`]). Errors of hosts come in their own words; what is unknown when the time
 //! is over is an [`OutcomeUnknown`].
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Error, Result, anyhow, bail};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
@@ -53,13 +53,34 @@ pub struct Serving {
     pub contract_id: String,
 }
 
+/// How long is waited, and when that is over.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    wait: Duration,
+    until: Instant,
+}
+
+impl Patience {
+    /// Waits for so long from now.
+    pub fn new(wait: Duration) -> Self {
+        Self { wait, until: Instant::now() + wait }
+    }
+}
+
+/// Shows how long was waited.
+impl fmt::Display for Patience {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} s", self.wait.as_secs_f64())
+    }
+}
+
 /// A host on which something is to change.
 #[derive(Clone, Copy)]
 pub struct HostCommands<'a> {
     pub lattice: &'a Lattice,
     pub host: &'a str,
     /// How long to wait for the end; not at all without.
-    pub until: Option<Instant>,
+    pub patience: Option<Patience>,
     /// The permission to run what another account has signed, see `issuers`.
     pub issuer_change: Option<&'a str>,
 }
@@ -67,7 +88,7 @@ pub struct HostCommands<'a> {
 impl<'a> HostCommands<'a> {
     /// Waits for so long from now.
     pub fn new(lattice: &'a Lattice, host: &'a str, wait: Option<Duration>) -> Self {
-        Self { lattice, host, until: wait.map(|wait| Instant::now() + wait), issuer_change: None }
+        Self { lattice, host, patience: wait.map(Patience::new), issuer_change: None }
     }
 
     /// Annotations as they are sent, with the permission.
@@ -124,10 +145,10 @@ impl<'a> HostCommands<'a> {
             self.lattice.command(host, &request).await
         };
         asked.context("start the actor")?;
-        let Some(until) = self.until else { return Ok(Outcome::Accepted) };
+        let Some(patience) = self.patience else { return Ok(Outcome::Accepted) };
         let outcome = watch
             .wait(
-                until,
+                patience.until,
                 |event| {
                     if let Event::CallAliasContested { contest, message } = event {
                         alias_note =
@@ -142,16 +163,11 @@ impl<'a> HostCommands<'a> {
                 |step| of_reference(step, reference, on_progress),
             )
             .await;
-        match outcome {
-            Ok(id) => {
-                let alias_note = alias_note.filter(|(key, _)| **key == *id).map(|(_, note)| note);
-                Ok(Outcome::Done(Started { id, max, alias_note }))
-            }
-            Err(WaitError::Failed(why)) => {
-                bail!("actor {reference} does not start on host {host}: {why}")
-            }
-            Err(WaitError::TimedOut) => Err(unknown(reference, host).into()),
-        }
+        let id = outcome.map_err(|error| {
+            failure(error, reference, host, &format!("actor {reference} does not start"))
+        })?;
+        let alias_note = alias_note.filter(|(key, _)| **key == *id).map(|(_, note)| note);
+        Ok(Outcome::Done(Started { id, max, alias_note }))
     }
 
     /// Starts a provider under a link name.
@@ -176,10 +192,10 @@ impl<'a> HostCommands<'a> {
             provider_ref: reference.to_owned(),
         };
         self.lattice.command(host, &request).await.context("start the provider")?;
-        let Some(until) = self.until else { return Ok(Outcome::Accepted) };
+        let Some(patience) = self.patience else { return Ok(Outcome::Accepted) };
         let outcome = watch
             .wait(
-                until,
+                patience.until,
                 |event| match event {
                     Event::ProviderStarted { provider, .. }
                         if provider.image_ref == reference && provider.link_name == link_name =>
@@ -204,13 +220,9 @@ impl<'a> HostCommands<'a> {
                 |step| of_reference(step, reference, on_progress),
             )
             .await;
-        match outcome {
-            Ok(serving) => Ok(Outcome::Done(serving)),
-            Err(WaitError::Failed(why)) => {
-                bail!("provider {reference} does not start on host {host}: {why}")
-            }
-            Err(WaitError::TimedOut) => Err(unknown(reference, host).into()),
-        }
+        outcome.map(Outcome::Done).map_err(|error| {
+            failure(error, reference, host, &format!("provider {reference} does not start"))
+        })
     }
 
     /// Changes how many calls an actor takes at a time under these annotations; `None` is no bound,
@@ -240,10 +252,10 @@ impl<'a> HostCommands<'a> {
             host_id: host.to_owned(),
         };
         self.lattice.command(host, &request).await.context("scale the actor")?;
-        let Some(until) = self.until else { return Ok(Outcome::Accepted) };
+        let Some(patience) = self.patience else { return Ok(Outcome::Accepted) };
         let outcome = watch
             .wait(
-                until,
+                patience.until,
                 |event| match actor_event(event, reference) {
                     Observed::Done(id) if matches!(event, Event::ActorScaled { .. }) => {
                         Observed::Done(Some(id))
@@ -259,13 +271,9 @@ impl<'a> HostCommands<'a> {
                 |step| of_reference(step, reference, on_progress),
             )
             .await;
-        match outcome {
-            Ok(id) => Ok(Outcome::Done(id.or(runs))),
-            Err(WaitError::Failed(why)) => {
-                bail!("actor {reference} is not scaled on host {host}: {why}")
-            }
-            Err(WaitError::TimedOut) => Err(unknown(reference, host).into()),
-        }
+        outcome.map(|id| Outcome::Done(id.or(runs))).map_err(|error| {
+            failure(error, reference, host, &format!("actor {reference} is not scaled"))
+        })
     }
 
     /// Exchanges the module of a running actor; returns when new calls run the new one.
@@ -284,10 +292,10 @@ impl<'a> HostCommands<'a> {
             new_actor_ref: reference.to_owned(),
         };
         self.told(&request, &format!("update {id}")).await.context("update the actor")?;
-        let Some(until) = self.until else { return Ok(()) };
+        let Some(patience) = self.patience else { return Ok(()) };
         let outcome = watch
             .wait(
-                until,
+                patience.until,
                 |event| match event {
                     Event::ActorUpdateFailed { public_key, reason, .. } if public_key == id => {
                         Observed::Failed(reason.clone())
@@ -303,11 +311,7 @@ impl<'a> HostCommands<'a> {
                 |step| of_reference(step, reference, on_progress),
             )
             .await;
-        match outcome {
-            Ok(()) => Ok(()),
-            Err(WaitError::Failed(why)) => bail!("host {host} does not update {id}: {why}"),
-            Err(WaitError::TimedOut) => Err(unknown(reference, host).into()),
-        }
+        outcome.map_err(|error| failure(error, reference, host, &format!("{id} is not updated")))
     }
 
     /// Stops `count` of an actor, or all of what has these annotations.
@@ -331,10 +335,10 @@ impl<'a> HostCommands<'a> {
         // Hosts answer when the actor has left; one that takes longer than a request may is watched
         // all the same.
         let took_on = self.told(&request, &format!("stop {id}")).await.context("stop the actor")?;
-        let Some(until) = self.until else { return Ok(()) };
+        let Some(patience) = self.patience else { return Ok(()) };
         let outcome = watch
             .wait(
-                until,
+                patience.until,
                 |_| Observed::Nothing,
                 |inventory| {
                     Observed::done_if(annotated(inventory, id, annotations) + fewer <= before)
@@ -346,10 +350,9 @@ impl<'a> HostCommands<'a> {
             Ok(()) => Ok(()),
             Err(WaitError::Failed(why)) => bail!(why),
             Err(WaitError::TimedOut) => bail!(OutcomeUnknown(format!(
-                "host {host} {} the stop of {id}, but still runs it after {} s; calls in work are finished first. \
+                "host {host} {} the stop of {id}, but still runs it after {patience}; calls in work are finished first. \
                  `host get inventory {host}` tells when it is gone",
-                if took_on { "took on" } else { "did not answer" },
-                STOP_WAIT.as_secs()
+                if took_on { "took on" } else { "did not answer" }
             ))),
         }
     }
@@ -366,10 +369,10 @@ impl<'a> HostCommands<'a> {
             provider_ref: id.to_owned(),
         };
         self.lattice.command(host, &request).await.context("stop the provider")?;
-        let Some(until) = self.until else { return Ok(()) };
+        let Some(patience) = self.patience else { return Ok(()) };
         let outcome = watch
             .wait(
-                until,
+                patience.until,
                 |event| match event {
                     Event::ProviderStopped { provider, .. }
                         if provider.public_key == id && provider.link_name == link_name =>
@@ -391,9 +394,8 @@ impl<'a> HostCommands<'a> {
             Ok(()) => Ok(()),
             Err(WaitError::Failed(why)) => bail!(why),
             Err(WaitError::TimedOut) => bail!(OutcomeUnknown(format!(
-                "host {host} took the stop of {id} on, but still runs it after {} s; `host get inventory {host}` tells when \
-                 it is gone",
-                STOP_WAIT.as_secs()
+                "host {host} took the stop of {id} on, but still runs it after {patience}; `host get inventory {host}` tells when \
+                 it is gone"
             ))),
         }
     }
@@ -404,10 +406,10 @@ impl<'a> HostCommands<'a> {
         let mut events = self.lattice.events().await?;
         let request = StopHost { host_id: host.to_owned(), timeout: Some(clock::millis(timeout)) };
         self.lattice.command(host, &request).await.with_context(|| format!("stop host {host}"))?;
-        let Some(until) = self.until else { return Ok(()) };
+        let Some(patience) = self.patience else { return Ok(()) };
         // It finishes its calls, then says goodbye.
         loop {
-            let look_at = until.min(Instant::now() + Duration::from_millis(500));
+            let look_at = patience.until.min(Instant::now() + Duration::from_millis(500));
             let told = match timeout_at(look_at, events.next()).await {
                 Ok(Some(Received { source, event, .. })) => {
                     matches!(event, Event::HostStopped { .. }) && source == host
@@ -421,9 +423,9 @@ impl<'a> HostCommands<'a> {
             if told {
                 return Ok(());
             }
-            if Instant::now() >= until {
+            if Instant::now() >= patience.until {
                 bail!(OutcomeUnknown(format!(
-                    "host {host} took the stop on, but is still there; `host get hosts` tells when it is gone"
+                    "host {host} took the stop on, but is still there after {patience}; `host get hosts` tells when it is gone"
                 )));
             }
         }
@@ -480,12 +482,17 @@ fn actor_event(event: &Event, reference: &str) -> Observed<String> {
     }
 }
 
-/// The error of a start whose outcome is not known.
-fn unknown(reference: &str, host: &str) -> OutcomeUnknown {
-    OutcomeUnknown(format!(
-        "host {host} took the start of {reference} on, but nothing was heard of it within the time; it may still start. \
-         `host get inventory {host}` tells whether it runs; --wait-ms gives it more time"
-    ))
+/// The error of a change that has to do with a reference: what is not as it should be and why, or
+/// that its outcome is not known.
+fn failure(error: WaitError, reference: &str, host: &str, what: &str) -> Error {
+    match error {
+        WaitError::Failed(why) => anyhow!("{what} on host {host}: {why}"),
+        WaitError::TimedOut => OutcomeUnknown(format!(
+            "host {host} took the start of {reference} on, but nothing was heard of it within the time; it may still start. \
+             `host get inventory {host}` tells whether it runs; --wait-ms gives it more time"
+        ))
+        .into(),
+    }
 }
 
 /// The id of an actor that runs with this reference, and how many calls it takes at a time under

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use serde_json::json;
-use tokio::time::Instant;
 
 use super::{
     permit::issuer_change,
@@ -18,7 +17,7 @@ use crate::{
     terminal::{Message, Terminal},
 };
 use lattice_client::{
-    commands::{HostCommands, START_WAIT},
+    commands::{HostCommands, Patience, START_WAIT},
     names,
 };
 use lattice_protocol::{control::types::Inventory, errors::Usage, identity::keys::HostId};
@@ -59,14 +58,14 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, update: Update) -> Re
         hosts.iter().try_for_each(|host| readers.require(&host.host_id))?;
     }
     // One deadline for all hosts: a user waits for the whole.
-    let until = Instant::now() + args.wait_ms.map_or(START_WAIT, Duration::from_millis);
+    let patience = Patience::new(args.wait_ms.map_or(START_WAIT, Duration::from_millis));
     let permission = issuer_change(&session, reference, args.allow_issuer_change).await?;
     let mut updated = Vec::new();
     for inventory in hosts {
         let commands = HostCommands {
             lattice: &lattice,
             host: &inventory.host_id,
-            until: Some(until),
+            patience: Some(patience),
             issuer_change: permission.as_deref(),
         };
         commands.update_actor(&id, reference, &mut |step| show_step(&mut progress, step)).await?;
