@@ -201,19 +201,12 @@ impl Values {
             if let Ok(Json::Array(items)) = serde_json::from_str(text) {
                 return texts(name, &items).map(Some);
             }
-            return Ok(Some(
-                text.split(',')
-                    .map(|item| item.trim().to_owned())
-                    .filter(|i| !i.is_empty())
-                    .collect(),
-            ));
+            return Ok(Some(items(text)));
         }
         match self.member(name) {
             None => Ok(None),
             Some(Json::Array(items)) => texts(name, items).map(Some),
-            Some(Json::String(text)) => {
-                Ok(Some(text.split(',').map(|item| item.trim().to_owned()).collect()))
-            }
+            Some(Json::String(text)) => Ok(Some(items(text))),
             Some(other) => Err(wrong(name, &other.to_string(), "an array of texts")),
         }
     }
@@ -222,6 +215,11 @@ impl Values {
 /// A value that is not what its name asks for. Never used for secrets: it repeats the value.
 pub fn wrong(name: &str, value: &str, expected: &str) -> LinkError {
     LinkError::Values(format!("link value {name} is {value:?}, expected {expected}"))
+}
+
+/// The items of a text that are separated by commas; empty ones are none.
+fn items(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
 }
 
 fn texts(name: &str, items: &[Json]) -> Result<Vec<String>, LinkError> {
@@ -313,6 +311,19 @@ pub(super) mod tests {
                 values(&[("config_b64", &text)]).unwrap().text(name).map(|text| text.len()),
                 Some(100)
             );
+        }
+    }
+
+    #[test]
+    fn a_list_is_the_same_in_every_form_and_has_no_empty_items() {
+        for pair in [
+            ("subscription", " a,, b ,"),
+            ("subscription", r#"["a", "b"]"#),
+            ("config_json", r#"{"subscription": " a,, b ,"}"#),
+            ("config_json", r#"{"subscription": ["a", "b"]}"#),
+        ] {
+            let read = values(&[pair]).unwrap().list("subscription").unwrap().unwrap();
+            assert_eq!(read, ["a", "b"], "{pair:?}");
         }
     }
 
