@@ -19,13 +19,14 @@ use super::{
     Body, ErrorBody, Query, Refusal,
     operations::{Accepted, accepted},
     page::{Page, Row, Wanted, name, rate},
+    providers::ProviderRun,
 };
 use crate::{
     Dashboard,
     auth::Access,
-    mask::{HIDDEN, Mask, hide},
+    mask::{HIDDEN, Mask},
     model::{
-        Collection, HostView, ProviderState, State as HostState, collector,
+        Collection, HostView, State as HostState, collector,
         rates::{Of, Rate, Rates, Series},
     },
     operations::{End, NewOperation},
@@ -207,20 +208,14 @@ pub struct RunningProvider {
     link_name: String,
     contract_id: String,
     name: String,
-    reference: String,
-    annotations: BTreeMap<String, String>,
-    health: ProviderState,
-    /// `launching`, `running`, `pausing` before it is started again, or `stopping`.
-    phase: Option<String>,
-    /// How often in a row it ended by itself.
-    crashes: Option<u32>,
-    complaint: Option<String>,
+    #[serde(flatten)]
+    run: ProviderRun,
     rates: Option<Rate>,
 }
 
 impl Mask for HostDetail {
     fn mask(&mut self) {
-        self.running_providers.iter_mut().for_each(|provider| hide(&mut provider.complaint));
+        self.running_providers.iter_mut().for_each(|provider| provider.run.mask());
         let Some(vitals) = &mut self.vitals else { return };
         vitals.failures.iter_mut().for_each(|failure| HIDDEN.clone_into(&mut failure.error));
         vitals.settings.warnings.iter_mut().for_each(|warning| HIDDEN.clone_into(warning));
@@ -453,18 +448,12 @@ fn running_providers(
 ) -> Vec<RunningProvider> {
     let providers = view.inventory.providers.iter().map(|provider| {
         let (id, link_name) = (&provider.id, &provider.link_name);
-        let told = health.and_then(|health| health.provider(id, link_name));
         RunningProvider {
             id: id.clone(),
             link_name: link_name.clone(),
             contract_id: provider.contract_id.clone(),
             name: provider.name.clone(),
-            reference: provider.image_ref.clone(),
-            annotations: provider.annotations.clone(),
-            health: view.provider_health(id, link_name),
-            phase: told.map(|told| told.phase.clone()),
-            crashes: told.map(|told| told.crashes),
-            complaint: told.and_then(|told| told.complaint.clone()),
+            run: ProviderRun::of(view, provider, health),
             rates: rates.target(id, link_name),
         }
     });

@@ -63,40 +63,30 @@ pub struct Tail {
     tail: Option<u64>,
 }
 
+/// What a request for lines is made of.
+type Asked = (State<Dashboard>, Extension<Access>, Path<String>, Query<Tail>);
+
 /// Returns what an actor logged lately
 #[utoipa::path(get, path = "/api/v1/actors/{id}/logs", tag = "actors", params(("id" = String, Path), Tail),
     responses((status = 200, body = Lines), (status = 422, body = ErrorBody)))]
-pub async fn of_actor(
-    State(dashboard): State<Dashboard>,
-    Extension(access): Extension<Access>,
-    Path(id): Path<String>,
-    Query(tail): Query<Tail>,
-) -> Result<Json<Lines>, Refusal> {
-    all(&dashboard, access, &id, &tail).await
+pub async fn of_actor(asked: Asked) -> Result<Json<Lines>, Refusal> {
+    all(asked).await
 }
 
 /// Returns what a provider printed lately
 #[utoipa::path(get, path = "/api/v1/providers/{id}/logs", tag = "providers", params(("id" = String, Path), Tail),
     responses((status = 200, body = Lines), (status = 422, body = ErrorBody)))]
-pub async fn of_provider(
-    State(dashboard): State<Dashboard>,
-    Extension(access): Extension<Access>,
-    Path(id): Path<String>,
-    Query(tail): Query<Tail>,
-) -> Result<Json<Lines>, Refusal> {
-    all(&dashboard, access, &id, &tail).await
+pub async fn of_provider(asked: Asked) -> Result<Json<Lines>, Refusal> {
+    all(asked).await
 }
 
 async fn all(
-    dashboard: &Dashboard,
-    access: Access,
-    id: &str,
-    tail: &Tail,
+    (State(dashboard), Extension(access), Path(id), Query(tail)): Asked,
 ) -> Result<Json<Lines>, Refusal> {
     dashboard.model().mark_viewed().await;
     let snapshot = dashboard.model().snapshot();
     let hosts: Vec<_> = snapshot.present().cloned().collect();
-    let items = lines(dashboard, id, &hosts, tail.tail.unwrap_or(TAIL).min(TAIL_MAX)).await?;
+    let items = lines(&dashboard, &id, &hosts, tail.tail.unwrap_or(TAIL).min(TAIL_MAX)).await?;
     Ok(Json(Lines { items: access.view(items) }))
 }
 

@@ -35,7 +35,7 @@ use lattice_client::commands::{HostCommands, Outcome, START_WAIT, STOP_WAIT};
 use lattice_engine::providers::builtin::{self, CATALOGUE, Spec};
 use lattice_protocol::{
     builtin::SCHEME,
-    control::types::InventoryProvider,
+    control::{probe::health::Health, types::InventoryProvider},
     identity::keys::{LinkName, ProviderId},
     links::Table,
 };
@@ -161,15 +161,45 @@ pub struct ProviderDetail {
 pub struct ProviderInstance {
     #[serde(flatten)]
     host: HostRef,
+    #[serde(flatten)]
+    run: ProviderRun,
+}
+
+impl Mask for ProviderInstance {
+    fn mask(&mut self) {
+        self.run.mask();
+    }
+}
+
+/// How a provider runs on a host.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ProviderRun {
     reference: String,
     annotations: BTreeMap<String, String>,
     health: ProviderState,
+    /// `launching`, `running`, `pausing` before it is started again, or `stopping`.
     phase: Option<String>,
+    /// How often in a row it ended by itself.
     crashes: Option<u32>,
     complaint: Option<String>,
 }
 
-impl Mask for ProviderInstance {
+impl ProviderRun {
+    pub fn of(host: &HostView, provider: &InventoryProvider, health: Option<&Health>) -> Self {
+        let (id, link_name) = (&provider.id, &provider.link_name);
+        let told = health.and_then(|health| health.provider(id, link_name));
+        Self {
+            reference: provider.image_ref.clone(),
+            annotations: provider.annotations.clone(),
+            health: host.provider_health(id, link_name),
+            phase: told.map(|told| told.phase.clone()),
+            crashes: told.map(|told| told.crashes),
+            complaint: told.and_then(|told| told.complaint.clone()),
+        }
+    }
+}
+
+impl Mask for ProviderRun {
     fn mask(&mut self) {
         hide(&mut self.complaint);
     }
@@ -242,15 +272,9 @@ pub async fn one(
 
 fn instances(host: &HostView, id: &str, link_name: &str) -> Vec<ProviderInstance> {
     let of_it = host.inventory.providers.iter().filter(|p| p.id == id && p.link_name == link_name);
-    let told = host.health.as_ref().and_then(|health| health.provider(id, link_name));
     let instances = of_it.map(|provider| ProviderInstance {
         host: HostRef::of(host),
-        reference: provider.image_ref.clone(),
-        annotations: provider.annotations.clone(),
-        health: host.provider_health(id, link_name),
-        phase: told.map(|told| told.phase.clone()),
-        crashes: told.map(|told| told.crashes),
-        complaint: told.and_then(|told| told.complaint.clone()),
+        run: ProviderRun::of(host, provider, host.health.as_deref()),
     });
     instances.collect()
 }
