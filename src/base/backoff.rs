@@ -1,4 +1,7 @@
 //! Pauses between attempts: each is twice as long as the one before, up to a limit.
+//!
+//! A crate such as `backon` has pauses to go through as well, but not the pause [`after`] a number
+//! of failures that somebody else counts, and that is all there is to it.
 
 use std::time::Duration;
 

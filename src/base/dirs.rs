@@ -1,4 +1,7 @@
 //! Where the host keeps files of its own, by the rules of the XDG base directories.
+//!
+//! The crates for this, such as `directories` and `etcetera`, read the environment of the process
+//! by themselves; here it comes from the caller, so that a test can say what it is.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,7 @@
 //! Reading JSON of many years: clients and hosts wrote null where others left a member out.
+//!
+//! The crates `serde_with` and `serde_aux` have the same; a body of one line is no reason for
+//! either.
 
 use serde::{Deserialize, Deserializer};
 

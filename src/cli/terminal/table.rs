@@ -3,6 +3,9 @@
 //! Cells that do not fit are shortened: ids in the middle, where they differ least to the eye,
 //! texts at the end. If even that leaves columns without sense, each row becomes a block of lines,
 //! one for each column.
+//!
+//! The crates for tables that most use, comfy-table and tabled, wrap a cell or cut it at its end,
+//! and go over to blocks only when they are told to, not when the terminal is too narrow.
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 

@@ -6,6 +6,10 @@
 //!
 //! [`Buckets`] are the atomics that calls are counted in, [`Histogram`] is what was read of them:
 //! plain, sparse, and made to be added up over hosts and subtracted between two looks.
+//!
+//! The crate `histogram` has such atomics, too, but its sparse form tells a bucket by a number that
+//! depends on a configuration, and histograms of two configurations cannot be added. Here a bucket
+//! is told by where it ends, so those of hosts of any version can.
 
 use std::{
     collections::BTreeMap,
