@@ -32,7 +32,7 @@ async fn assert_healthy(caller: &Caller) {
 
 #[tokio::test]
 async fn a_trap_fails_its_call_and_the_next_one_works() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
     let caller = Caller::new(&server).await;
@@ -52,7 +52,7 @@ async fn a_trap_fails_its_call_and_the_next_one_works() {
 
 #[tokio::test]
 async fn an_endless_loop_ends_at_the_deadline_while_others_are_served() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).set("rpc_timeout_ms", "300").start().await;
     start(&server, &host, &example("echo"), 1).await;
     let caller = Caller::new(&server).await;
@@ -70,7 +70,7 @@ async fn an_endless_loop_ends_at_the_deadline_while_others_are_served() {
 
 #[tokio::test]
 async fn memory_beyond_the_limit_is_refused_and_the_trap_says_so() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).set("actor_memory_max_bytes", "4M").start().await;
     start(&server, &host, &example("echo"), 1).await;
     let caller = Caller::new(&server).await;
@@ -87,7 +87,7 @@ async fn memory_beyond_the_limit_is_refused_and_the_trap_says_so() {
 
 #[tokio::test]
 async fn a_flood_of_log_lines_does_not_keep_others_from_being_served() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).set("rpc_timeout_ms", "500").start().await;
     start(&server, &host, &example("echo"), 1).await;
     let caller = Caller::new(&server).await;
@@ -102,7 +102,7 @@ async fn a_flood_of_log_lines_does_not_keep_others_from_being_served() {
 
 #[tokio::test]
 async fn a_guest_that_points_outside_of_its_memory_is_ended() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let caller = Caller::new(&server).await;
     for body in [
@@ -123,7 +123,7 @@ async fn a_guest_that_points_outside_of_its_memory_is_ended() {
 
 #[tokio::test]
 async fn each_call_gets_a_fresh_instance() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let caller = Caller::new(&server).await;
     let guest = run(&server, &host, COUNTING).await;
@@ -135,7 +135,7 @@ async fn each_call_gets_a_fresh_instance() {
 
 #[tokio::test]
 async fn an_instance_is_reused_as_often_as_the_annotation_says_and_not_after_a_trap() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let caller = Caller::new(&server).await;
     let trap_on_odd =
@@ -164,7 +164,7 @@ async fn an_instance_is_reused_as_often_as_the_annotation_says_and_not_after_a_t
 
 #[tokio::test]
 async fn no_more_calls_run_than_allowed_and_the_rest_waits_or_is_told() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).set("rpc_timeout_ms", "400").set("call_queue_max", "2").start().await;
     let caller = Caller::new(&server).await;
     let guest = sign(&wapc("(loop (br 0)) (i32.const 1)"), &Signing::default());
@@ -180,7 +180,7 @@ async fn no_more_calls_run_than_allowed_and_the_rest_waits_or_is_told() {
 
 #[tokio::test]
 async fn modules_with_wasi_run_their_main_before_the_first_call() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let caller = Caller::new(&server).await;
     // As TinyGo does it: `_start` registers what `__guest_call` needs, and ends with exit(0).
@@ -201,7 +201,7 @@ async fn modules_with_wasi_run_their_main_before_the_first_call() {
 
 #[tokio::test]
 async fn a_wasi_command_gets_the_payload_on_its_input_and_answers_on_its_output() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let caller = Caller::new(&server).await;
     let module = r#"(module
@@ -221,7 +221,7 @@ async fn a_wasi_command_gets_the_payload_on_its_input_and_answers_on_its_output(
 
 #[tokio::test]
 async fn an_actor_that_calls_itself_without_end_is_stopped() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let caller = Caller::new(&server).await;
     let body = r#"(if (call $host_call (i32.const 0) (i32.const 0) (i32.const 100) (i32.const 12) (i32.const 120) (i32.const 1) (i32.const 1) (i32.const 0))
@@ -241,7 +241,7 @@ async fn an_actor_that_calls_itself_without_end_is_stopped() {
 
 #[tokio::test]
 async fn modules_nobody_should_trust_are_refused_with_the_reason() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let ctl = ctl_2024(&server).await;
     let good = std::fs::read(example("echo").trim_start_matches("file://")).unwrap();
@@ -285,22 +285,23 @@ async fn modules_nobody_should_trust_are_refused_with_the_reason() {
 
 #[tokio::test]
 async fn a_stop_waits_for_running_calls() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let caller = Caller::new(&server).await;
     // Works for a while: counts to a number that takes some hundred milliseconds.
     let body = "(local $n i64) (loop $l (local.set $n (i64.add (local.get $n) (i64.const 1))) (br_if $l (i64.lt_u (local.get $n) (i64.const 300000000)))) (call $response (i32.const 24) (i32.const 1)) (i32.const 1)";
     let guest = run(&server, &host, body).await;
     let mut events = Events::all(&server).await;
-    let wire = caller.nats.subscribe(format!("wasmbus.rpc.default.{}", guest.id)).await.unwrap();
+    let wire = caller.nats.subscribe(server.rpc(&guest.id)).await.unwrap();
     crate::harness::client::settled(&caller.nats).await;
     let working = tokio::spawn({
         let invocation = caller.invocation(&guest.id, "work", "");
-        let nats = caller.nats.clone();
+        let (nats, lattice) = (caller.nats.clone(), caller.lattice.clone());
         let id = guest.id.clone();
         async move {
             let caller = Caller {
                 nats,
+                lattice,
                 signer: lattice_protocol::rpc::Signer::new(crate::harness::CLUSTER_SEED).unwrap(),
             };
             caller.send(&id, &invocation).await
@@ -341,15 +342,14 @@ fn called(alias: &str) -> Signing {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopping_host_lets_running_calls_make_the_calls_they_need() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).set("rpc_timeout_ms", "10000").start().await;
     let callee = sign(&wapc(&busy(20_000_000)), &called("test/callee"));
     let caller_actor = sign(&relay("test/callee"), &Signing::default());
     start(&server, &host, &callee.reference, 1).await;
     start(&server, &host, &caller_actor.reference, 16).await;
     let caller = std::sync::Arc::new(Caller::new(&server).await);
-    let mut wire =
-        caller.nats.subscribe(format!("wasmbus.rpc.default.{}", caller_actor.id)).await.unwrap();
+    let mut wire = caller.nats.subscribe(server.rpc(&caller_actor.id)).await.unwrap();
     crate::harness::client::settled(&caller.nats).await;
     let calls: Vec<_> = (0..8)
         .map(|_| {
@@ -368,7 +368,7 @@ async fn a_stopping_host_lets_running_calls_make_the_calls_they_need() {
 
 #[tokio::test]
 async fn a_stop_does_not_overtake_the_start_before_it() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let ctl = ctl_2024(&server).await;
     let mut events = Events::all(&server).await;
@@ -376,7 +376,7 @@ async fn a_stop_does_not_overtake_the_start_before_it() {
     let reference = example("echo");
     let (started, stopped) = tokio::join!(ctl.scale_actor(&host.id, &reference, 1, None), async {
         let nats = crate::harness::client::nats(&server).await;
-        let subject = format!("wasmbus.ctl.default.cmd.{}.sa", host.id);
+        let subject = server.ctl(format_args!("cmd.{}.sa", host.id));
         nats.request(subject, format!(r#"{{"actor_ref":"{reference}"}}"#).into()).await
     });
     assert!(started.unwrap().accepted);
@@ -395,7 +395,7 @@ async fn a_stop_does_not_overtake_the_start_before_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_instances_do_not_keep_others_from_theirs() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host =
         host(&server).set("actor_instances_max", "8").set("instance_reuse", "1000").start().await;
     let caller = Caller::new(&server).await;
@@ -414,7 +414,7 @@ async fn idle_instances_do_not_keep_others_from_theirs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_between_actors_of_a_full_host_do_not_wait_for_each_other() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let callee = sign(&wapc(COUNTING), &called("test/full"));
     let caller_actor = sign(&relay("test/full"), &Signing::default());
     for way in ["true", "false"] {

@@ -93,7 +93,7 @@ fn is_one_word(output: &Output) -> String {
 
 #[tokio::test]
 async fn a_signed_actor_starts_and_keeps_its_key_when_it_is_signed_again() {
-    let (server, dir) = (Server::start().await, workshop());
+    let (server, dir) = (Server::shared().await, workshop());
     let host = host(&server).start().await;
     let caller = Caller::new(&server).await;
     let sign = [
@@ -394,7 +394,7 @@ async fn manifest(registry: &RegistryServer, repository: &str, tag: &str) -> Val
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pushed_actor_is_started_by_a_host_and_pulled_again() {
     let (server, registry, dir) =
-        (Server::start().await, RegistryServer::start().await, workshop());
+        (Server::shared().await, RegistryServer::start().await, workshop());
     let dir = dir.path();
     let signed = json(dir, &["claims", "sign", "echo.wasm", "-q", "--rev", "1"]);
     let image = registry.image("team/echo:0.1.0");

@@ -17,15 +17,17 @@ use crate::harness::{
 struct Operator {
     nats: async_nats::Client,
     host_id: String,
+    /// What all subjects of commands begin with.
+    prefix: String,
 }
 
 impl Operator {
     async fn of(server: &Server, host: &TestHost) -> Self {
-        Self { nats: client::nats(server).await, host_id: host.id.clone() }
+        Self { nats: client::nats(server).await, host_id: host.id.clone(), prefix: server.ctl("") }
     }
 
     fn subject(&self, tail: &str) -> String {
-        format!("wasmbus.ctl.default.{}", tail.replace("@HOST", &self.host_id))
+        self.prefix.clone() + &tail.replace("@HOST", &self.host_id)
     }
 
     /// The answer, or nothing where none comes.
@@ -64,7 +66,7 @@ fn value(bytes: usize) -> String {
 
 #[tokio::test]
 async fn core_labels_stay_and_others_have_bounds_and_are_one_line_each() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let operator = Operator::of(&server, &host).await;
     let core = operator.inventory().await["labels"].clone();
@@ -116,11 +118,14 @@ async fn core_labels_stay_and_others_have_bounds_and_are_one_line_each() {
 
 #[tokio::test]
 async fn thousands_of_labels_leave_the_host_in_sight_and_make_few_heartbeats() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let operator = Operator::of(&server, &host).await;
-    let mut heartbeats =
-        operator.nats.subscribe("wasmbus.evt.default.host_heartbeat").await.unwrap();
+    let mut heartbeats = operator
+        .nats
+        .subscribe(format!("wasmbus.evt.{}.host_heartbeat", server.lattice()))
+        .await
+        .unwrap();
     crate::harness::client::settled(&operator.nats).await;
     let began = std::time::Instant::now();
     for number in 0..3000 {
@@ -181,7 +186,7 @@ const SUBJECTS: [(&str, bool); 27] = [
 
 #[tokio::test]
 async fn garbage_on_every_control_subject_is_refused_and_harms_nothing() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let mut host = host(&server).start().await;
     let operator = Operator::of(&server, &host).await;
     let bodies: [Bytes; 6] = [
@@ -218,7 +223,7 @@ async fn garbage_on_every_control_subject_is_refused_and_harms_nothing() {
 
 #[tokio::test]
 async fn two_hundred_who_follow_a_log_are_all_answered_and_most_are_refused() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let operator = Operator::of(&server, &host).await;
     let inbox = operator.nats.new_inbox();
@@ -250,7 +255,7 @@ async fn two_hundred_who_follow_a_log_are_all_answered_and_most_are_refused() {
 
 #[tokio::test]
 async fn counts_that_make_no_sense_are_refused_and_no_bound_is_one_word() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
     let operator = Operator::of(&server, &host).await;
@@ -274,7 +279,7 @@ async fn counts_that_make_no_sense_are_refused_and_no_bound_is_one_word() {
 
 #[tokio::test]
 async fn what_is_too_large_to_keep_is_refused_with_its_bound() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let operator = Operator::of(&server, &host).await;
     let many = |count: usize| {

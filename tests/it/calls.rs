@@ -40,7 +40,7 @@ async fn get(server: &Server, actor: &str, path: &str) -> Result<Value, String> 
 
 #[tokio::test]
 async fn a_provider_of_the_time_calls_an_actor() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
     let reply = get(&server, ECHO, "/some/path").await.unwrap();
@@ -53,7 +53,7 @@ async fn a_provider_of_the_time_calls_an_actor() {
 
 #[tokio::test]
 async fn an_actor_calls_another_by_its_alias_on_every_way() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     for way in WAYS {
         let host = with_way(&server, way).start().await;
         start(&server, &host, &example("pinger"), 1).await;
@@ -69,7 +69,7 @@ async fn an_actor_calls_another_by_its_alias_on_every_way() {
 
 #[tokio::test]
 async fn actors_on_two_hosts_call_each_other() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (first, second) = (host(&server).start().await, host(&server).start().await);
     start(&server, &first, &example("pinger"), 1).await;
     start(&server, &second, &example("ponger"), 1).await;
@@ -80,7 +80,7 @@ async fn actors_on_two_hosts_call_each_other() {
 
 #[tokio::test]
 async fn what_every_host_offers_needs_no_link() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("randogenlogger"), 1).await;
     let reply = get(&server, RANDOGENLOGGER, "/").await.unwrap();
@@ -90,13 +90,16 @@ async fn what_every_host_offers_needs_no_link() {
 
 #[tokio::test]
 async fn a_call_without_a_link_or_a_claim_names_what_is_missing() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     for way in WAYS {
         let host = with_way(&server, way).start().await;
         start(&server, &host, &example("kvcounter"), 1).await;
         let refused = get(&server, KVCOUNTER, "/a").await.unwrap().to_string();
         assert!(
-            refused.contains("missing link definition for wasmcloud:keyvalue on default"),
+            refused.contains(&format!(
+                "missing link definition for wasmcloud:keyvalue on {}",
+                server.lattice()
+            )),
             "{refused}"
         );
 
@@ -129,7 +132,7 @@ async fn a_call_without_a_link_or_a_claim_names_what_is_missing() {
 
 #[tokio::test]
 async fn a_provider_may_only_call_on_contracts_the_actor_was_signed_for() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("ponger"), 1).await;
     let refused = get(&server, PONGER, "/").await.unwrap_err();
@@ -143,11 +146,11 @@ async fn a_linked_provider_is_called_and_its_error_comes_back_word_for_word() {
         codec,
         invocation::{InvocationResponse, TraceContext},
     };
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let nats = client::nats(&server).await;
     let mut calls = nats
-        .queue_subscribe(format!("wasmbus.rpc.default.{PROVIDER}.default"), "rpc".into())
+        .queue_subscribe(server.rpc(format_args!("{PROVIDER}.default")), "rpc".into())
         .await
         .unwrap();
     crate::harness::client::settled(&nats).await;
@@ -179,13 +182,16 @@ async fn a_linked_provider_is_called_and_its_error_comes_back_word_for_word() {
     let failed =
         get(&server, KVCOUNTER, "/gone").await.unwrap()["error"].as_str().unwrap().to_owned();
     assert!(failed.contains("Failed to perform RPC call: request timeout"), "{failed}");
-    assert!(failed.contains("in lattice default") && failed.contains(PROVIDER), "{failed}");
+    assert!(
+        failed.contains(&format!("in lattice {}", server.lattice())) && failed.contains(PROVIDER),
+        "{failed}"
+    );
     host.stop().await;
 }
 
 #[tokio::test]
 async fn large_payloads_travel_both_ways_through_the_object_store() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
     client::link(&server, ECHO, PROVIDER, "wasmcloud:httpserver", &[]).await;
@@ -201,11 +207,12 @@ async fn large_payloads_travel_both_ways_through_the_object_store() {
 
     let nats = client::nats(&server).await;
     let context = async_nats::jetstream::with_domain(nats, "core");
-    let stream = context.get_stream("OBJ_default").await.unwrap();
+    let stream = context.get_stream(format!("OBJ_{}", server.lattice())).await.unwrap();
     // The reader removes the pieces; its tombstone and our second copy of the metadata go with the
     // next sweep.
     crate::harness::eventually("the pieces are removed", || async {
-        let mut subjects = stream.info_with_subjects("$O.default.C.>").await.ok()?;
+        let mut subjects =
+            stream.info_with_subjects(format!("$O.{}.C.>", server.lattice())).await.ok()?;
         futures::StreamExt::next(&mut subjects).await.is_none().then_some(())
     })
     .await;
@@ -214,13 +221,13 @@ async fn large_payloads_travel_both_ways_through_the_object_store() {
 
 #[tokio::test]
 async fn the_trace_of_a_call_is_passed_on() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (first, second) = (host(&server).start().await, host(&server).start().await);
     start(&server, &first, &example("pinger"), 1).await;
     start(&server, &second, &example("ponger"), 1).await;
     let caller = Caller::new(&server).await;
     // Whichever way the call takes: through the queue group, or straight to the other host.
-    let wire = caller.nats.subscribe("wasmbus.rpc.default.>").await.unwrap();
+    let wire = caller.nats.subscribe(server.rpc(">")).await.unwrap();
     let mut wire = wire.filter(|message| std::future::ready(message.subject.contains(PONGER)));
     crate::harness::client::settled(&caller.nats).await;
     let mut invocation =
@@ -299,7 +306,7 @@ async fn two_hosts_share_the_load_and_one_goes_on_alone() {
 
 #[tokio::test]
 async fn a_health_request_is_answered_like_any_call() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
     let reply = Caller::new(&server)

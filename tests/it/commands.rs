@@ -9,7 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::harness::{
     CLUSTER_SEED, ECHO, KVCOUNTER, PINGER, PROVIDER, Server, TestHost,
-    client::{self, CONTROL, answering, ctl_2024},
+    client::{self, answering, ctl_2024},
     eventually, example,
     guests::{Signing, sign_as, wapc, write},
     host,
@@ -22,19 +22,20 @@ const HTTPSERVER: &str = "builtin://httpserver";
 pub(crate) struct User {
     dir: TempDir,
     port: String,
+    lattice: String,
 }
 
 impl User {
     pub(crate) fn of(server: &Server) -> Self {
         let port = server.address().rsplit(':').next().unwrap_or_default().to_owned();
-        Self { dir: TempDir::new().unwrap(), port }
+        Self { dir: TempDir::new().unwrap(), port, lattice: server.lattice().to_owned() }
     }
 
     /// Types a command, with the port of the server in the environment.
     pub(crate) async fn run(&self, words: &[&str]) -> Output {
         let mut command = command(self.dir.path());
         command.args(words).env("NATS_PORT", &self.port).env("WASMCLOUD_JS_DOMAIN", "core");
-        command.env("WASMCLOUD_CLUSTER_SEED", CLUSTER_SEED);
+        command.env("WASMCLOUD_CLUSTER_SEED", CLUSTER_SEED).env("WASMCLOUD_LATTICE", &self.lattice);
         let command =
             tokio::process::Command::from(command).stdin(std::process::Stdio::null()).output();
         command.await.expect("host runs")
@@ -70,7 +71,7 @@ async fn inventory(
 
 #[tokio::test]
 async fn hosts_are_shown_in_every_form() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let first = host(&server).label("machine", "first").start().await;
     let second = host(&server).label("machine", "second").start().await;
     eventually("the hosts know each other", || async {
@@ -107,7 +108,7 @@ async fn hosts_are_shown_in_every_form() {
 
 #[tokio::test]
 async fn an_actor_and_a_provider_are_started_linked_shown_and_stopped() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let user = User::of(&server);
     let reference = example("echo");
@@ -173,7 +174,7 @@ async fn an_actor_and_a_provider_are_started_linked_shown_and_stopped() {
 
 #[tokio::test]
 async fn the_arguments_of_2022_mean_what_they_meant() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let user = User::of(&server);
     let reference = example("echo");
@@ -194,7 +195,7 @@ async fn the_arguments_of_2022_mean_what_they_meant() {
 
 #[tokio::test]
 async fn no_host_for_a_constraint_is_told_with_hosts_labels_and_the_rule_that_failed() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let first = host(&server).label("machine", "first").start().await;
     let second =
         host(&server).set("enable_start_from_fs", "false").label("machine", "second").start().await;
@@ -238,7 +239,7 @@ async fn no_host_for_a_constraint_is_told_with_hosts_labels_and_the_rule_that_fa
 
 #[tokio::test]
 async fn an_actor_on_several_hosts_is_stopped_where_one_says_or_everywhere() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let hosts = [host(&server).start().await, host(&server).start().await];
     let user = User::of(&server);
     let reference = example("pinger");
@@ -263,7 +264,7 @@ async fn an_actor_on_several_hosts_is_stopped_where_one_says_or_everywhere() {
 
 #[tokio::test]
 async fn a_start_that_fails_says_why_and_ends_with_1() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let user = User::of(&server);
     let (_dir, unsigned) = write(&wat::parse_str("(module)").unwrap());
@@ -293,12 +294,12 @@ async fn silent_host(server: &Server, id: &'static str) -> AbortOnDropHandle<()>
             _ => json!({ "accepted": true, "error": "" }),
         })
     };
-    answering(server, CONTROL, answer).await
+    answering(server, &server.ctl(">"), answer).await
 }
 
 #[tokio::test]
 async fn a_start_nobody_hears_of_again_ends_with_3_and_says_how_to_find_out() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let id = "NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF";
     let _host = silent_host(&server, id).await;
     let user = User::of(&server);
@@ -314,7 +315,7 @@ async fn a_start_nobody_hears_of_again_ends_with_3_and_says_how_to_find_out() {
 
 #[tokio::test]
 async fn nobody_there_is_told_with_subject_lattice_domain_and_what_to_check() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let user = User::of(&server);
     let error = user.fails(1, &["get", "hosts", "--lattice", "shop"]).await;
     for part in [
@@ -336,7 +337,7 @@ async fn nobody_there_is_told_with_subject_lattice_domain_and_what_to_check() {
 
 #[tokio::test]
 async fn links_that_are_unknown_or_doubtful_are_told_with_what_is_there() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let user = User::of(&server);
     client::start(&server, &host, &example("kvcounter"), 1).await;
@@ -370,7 +371,7 @@ async fn links_that_are_unknown_or_doubtful_are_told_with_what_is_there() {
 
 #[tokio::test]
 async fn labels_are_set_and_deleted_and_choose_hosts() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let user = User::of(&server);
     let name = user.json(&["get", "hosts"]).await["hosts"][0]["friendly_name"]
@@ -389,7 +390,7 @@ async fn labels_are_set_and_deleted_and_choose_hosts() {
 
 #[tokio::test]
 async fn a_call_is_signed_with_the_seed_of_the_settings_and_shows_its_answer() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let user = User::of(&server);
     client::start(&server, &host, &example("echo"), 1).await;
@@ -427,7 +428,7 @@ async fn a_call_is_signed_with_the_seed_of_the_settings_and_shows_its_answer() {
 
 #[tokio::test]
 async fn an_update_exchanges_the_module_on_every_host_that_runs_it() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let hosts = [host(&server).start().await, host(&server).start().await];
     let user = User::of(&server);
     let key = || {
@@ -465,7 +466,7 @@ async fn an_update_exchanges_the_module_on_every_host_that_runs_it() {
 
 #[tokio::test]
 async fn a_host_is_stopped_and_the_command_waits_until_it_has() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dir = TempDir::new().unwrap();
     let mut process = crate::harness::process::Process::start(
         &mut crate::harness::process::member(dir.path(), &server),

@@ -46,8 +46,11 @@ async fn assert_takes_part(server: &Server, host: &TestHost, options: ConnectOpt
     let context = jetstream::with_domain(nats.clone(), "core");
     let bucket = context.get_key_value("LATTICEDATA_default").await.expect("the bucket");
     assert!(bucket.get(keys::claims(ECHO)).await.expect("the bucket can be read").is_some());
-    let caller =
-        Caller { nats, signer: Signer::new(CLUSTER_SEED).expect("the tests' cluster seed") };
+    let caller = Caller {
+        nats,
+        lattice: server.lattice().to_owned(),
+        signer: Signer::new(CLUSTER_SEED).expect("the tests' cluster seed"),
+    };
     caller
         .call(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b""))
         .await
@@ -345,7 +348,8 @@ async fn open_as(server: &Server, auth: Auth, domain: Option<&str>) -> Result<Bu
         connection::connect(Purpose::Control, &connection, "test", &CancellationToken::new())
             .await
             .unwrap();
-    Bucket::open(&nats, domain, "LATTICEDATA_default", Making::of_metadata(1, None)).await
+    let name = format!("LATTICEDATA_{}", server.lattice());
+    Bucket::open(&nats, domain, &name, Making::of_metadata(1, None)).await
 }
 
 pub(crate) async fn open(server: &Server, domain: Option<&str>) -> Result<Bucket, OpenError> {

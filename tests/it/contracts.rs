@@ -31,7 +31,7 @@ async fn page(server: &Server, host: &TestHost, actor: &str, name: &str) -> Stri
 
 #[tokio::test]
 async fn an_actor_fetches_pages_by_the_linked_client_only() {
-    let (server, origin) = (Server::start().await, Origin::start().await);
+    let (server, origin) = (Server::shared().await, Origin::start().await);
     let host = host(&server).start().await;
     let page = page(&server, &host, FETCHER, "fetcher").await;
     let url = format!("{page}/?url=http://127.0.0.1:{}/status/418", origin.port);
@@ -99,14 +99,18 @@ async fn an_actor_sends_and_receives_messages() {
     assert_eq!(reply.text().await.unwrap(), "42");
     responder.await.unwrap();
     // Its own lattice's calls are none of an actor's business.
-    let forbidden =
-        http.post(format!("{page}/publish/wasmbus.rpc.default.x")).body("x").send().await.unwrap();
+    let forbidden = http
+        .post(format!("{page}/publish/wasmbus.rpc.{}.x", server.lattice()))
+        .body("x")
+        .send()
+        .await
+        .unwrap();
     assert_eq!(forbidden.status(), StatusCode::BAD_GATEWAY);
     host.stop().await;
 }
 
 async fn five_megabytes(values: &[(&str, &str)]) {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let page = page(&server, &host, PANTRY, "pantry").await;
     start_provider(&server, &host, "builtin://blobstore").await;

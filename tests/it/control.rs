@@ -12,7 +12,7 @@ use crate::harness::{
 
 #[tokio::test]
 async fn both_clients_see_the_host_as_it_is() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).label("machine", "first").start().await;
 
     let hosts = ctl_2024(&server).await.get_hosts().await.unwrap();
@@ -21,12 +21,12 @@ async fn both_clients_see_the_host_as_it_is() {
     assert_eq!(hosts[0].labels.as_ref().unwrap()["machine"], "first");
     assert_eq!(hosts[0].js_domain.as_deref(), Some("core"));
     assert_eq!(hosts[0].cluster_issuers.as_deref(), Some(CLUSTER));
-    assert_eq!(hosts[0].lattice.as_deref(), Some("default"));
+    assert_eq!(hosts[0].lattice.as_deref(), Some(server.lattice()));
 
     let hosts = ctl_2022(&server).await.get_hosts().await.unwrap();
     assert_eq!(hosts.len(), 1);
     assert_eq!(hosts[0].id, host.id);
-    assert_eq!(hosts[0].lattice_prefix.as_deref(), Some("default"));
+    assert_eq!(hosts[0].lattice_prefix.as_deref(), Some(server.lattice()));
 
     let inventory = ctl_2024(&server).await.get_host_inventory(&host.id).await.unwrap();
     assert!(inventory.actors.is_empty() && inventory.providers.is_empty());
@@ -36,7 +36,7 @@ async fn both_clients_see_the_host_as_it_is() {
 
 #[tokio::test]
 async fn an_actor_started_in_2024_style_is_listed_and_stopped() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let ctl = ctl_2024(&server).await;
     let mut events = Events::all(&server).await;
@@ -86,7 +86,7 @@ async fn an_actor_started_in_2024_style_is_listed_and_stopped() {
 
 #[tokio::test]
 async fn an_actor_started_in_2022_style_is_scaled_and_stopped() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let ctl = ctl_2022(&server).await;
     let mut events = Events::all(&server).await;
@@ -116,7 +116,7 @@ async fn an_actor_started_in_2022_style_is_scaled_and_stopped() {
 
 #[tokio::test]
 async fn starting_what_runs_already_still_produces_an_event() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
     let mut events = Events::all(&server).await;
@@ -127,7 +127,7 @@ async fn starting_what_runs_already_still_produces_an_event() {
 
 #[tokio::test]
 async fn events_are_on_both_subjects_and_carry_what_clients_need() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let mut all = Events::all(&server).await;
     let mut own = Events::only(&server, "host_started").await;
     let host = host(&server).label("machine", "first").start().await;
@@ -150,7 +150,7 @@ async fn events_are_on_both_subjects_and_carry_what_clients_need() {
 
 #[tokio::test]
 async fn auctions_are_won_by_matching_hosts_only() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let first = host(&server).label("machine", "first").start().await;
     let second = host(&server).label("machine", "second").start().await;
     let on = |machine: &str| HashMap::from([("machine".to_owned(), machine.to_owned())]);
@@ -181,7 +181,7 @@ async fn auctions_are_won_by_matching_hosts_only() {
 
 #[tokio::test]
 async fn a_malformed_auction_gets_no_answer_and_other_nonsense_a_reasoned_refusal() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let nats = client::nats(&server).await;
     let ask = |subject: String, body: &'static str| {
@@ -193,7 +193,7 @@ async fn a_malformed_auction_gets_no_answer_and_other_nonsense_a_reasoned_refusa
             nats.send_request(subject, request).await.map(|reply| reply.payload)
         }
     };
-    assert!(ask("wasmbus.ctl.default.auction.actor".into(), "not json").await.is_err());
+    assert!(ask(server.ctl("auction.actor"), "not json").await.is_err());
 
     for (subject, body, complaint) in [
         ("scale", "{\"actor_ref\":\"x\"}", "count"),
@@ -205,8 +205,7 @@ async fn a_malformed_auction_gets_no_answer_and_other_nonsense_a_reasoned_refusa
         ("lp", "{\"provider_ref\":\"builtin://x\"}", "no built-in provider"),
         ("sp", "{\"provider_ref\":\"V\"}", "does not run"),
     ] {
-        let reply =
-            ask(format!("wasmbus.ctl.default.cmd.{}.{subject}", host.id), body).await.unwrap();
+        let reply = ask(server.ctl(format_args!("cmd.{}.{subject}", host.id)), body).await.unwrap();
         let ack: serde_json::Value = serde_json::from_slice(&reply).expect("an ack is JSON");
         assert_eq!(ack["accepted"], json!(false), "{subject}");
         assert!(text(&ack, "/error").contains(complaint), "{subject}: {ack}");
@@ -216,7 +215,7 @@ async fn a_malformed_auction_gets_no_answer_and_other_nonsense_a_reasoned_refusa
 
 #[tokio::test]
 async fn failed_starts_tell_all_clients_why() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let mut events = Events::all(&server).await;
     let reference = "file:///no/such/actor.wasm";
@@ -236,7 +235,7 @@ async fn failed_starts_tell_all_clients_why() {
 
 #[tokio::test]
 async fn files_are_refused_unless_allowed() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).set("enable_start_from_fs", "false").start().await;
     let mut events = Events::all(&server).await;
     ctl_2024(&server).await.scale_actor(&host.id, &example("echo"), 1, None).await.unwrap();
@@ -247,7 +246,7 @@ async fn files_are_refused_unless_allowed() {
 
 #[tokio::test]
 async fn labels_change_while_the_host_runs() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let ctl = ctl_2024(&server).await;
     assert!(ctl.put_label(&host.id, "zone", "b").await.unwrap().accepted);
@@ -260,7 +259,7 @@ async fn labels_change_while_the_host_runs() {
 
 #[tokio::test]
 async fn named_configuration_is_stored_per_entity() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let ctl = ctl_2024(&server).await;
     let mut events = Events::all(&server).await;
@@ -280,7 +279,7 @@ async fn named_configuration_is_stored_per_entity() {
 
 #[tokio::test]
 async fn links_are_put_queried_and_removed_by_both_clients() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let (new, old) = (ctl_2024(&server).await, ctl_2022(&server).await);
     let mut events = Events::all(&server).await;
@@ -309,7 +308,7 @@ async fn links_are_put_queried_and_removed_by_both_clients() {
 #[tokio::test]
 async fn a_live_update_needs_the_same_key_and_a_higher_revision() {
     use crate::harness::guests::{Signing, sign, sign_as, wapc};
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let ctl = ctl_2024(&server).await;
     let answer = |text: &str| {
@@ -354,7 +353,7 @@ async fn a_live_update_needs_the_same_key_and_a_higher_revision() {
 
 #[tokio::test]
 async fn a_host_stops_when_a_client_asks() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let first = host(&server).start().await;
     let ctl = ctl_2022(&server).await;
     start(&server, &first, &example("echo"), 1).await;

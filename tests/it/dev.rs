@@ -133,12 +133,13 @@ async fn each_save_runs_without_a_failed_call_and_what_is_broken_does_no_harm() 
     let stop_load = CancellationToken::new();
     let load = (0..4).map(|_| {
         let (stop, actor, address) = (stop_load.clone(), source.id(), server.url());
+        let lattice = server.lattice().to_owned();
         tokio::spawn(async move {
             let nats = async_nats::connect(address).await.expect("connected");
             let signer =
                 lattice_protocol::rpc::antiforgery::Signer::new(crate::harness::CLUSTER_SEED)
                     .unwrap();
-            let (caller, mut answers) = (Caller { nats, signer }, Vec::new());
+            let (caller, mut answers) = (Caller { nats, lattice, signer }, Vec::new());
             while !stop.is_cancelled() {
                 answers.push(caller.call(&actor, "Any.Thing", "").await.map(|answer| answer.len()));
             }

@@ -7,12 +7,10 @@ use tempfile::TempDir;
 
 use crate::harness::{
     CLUSTER, ECHO, KVCOUNTER, PINGER, PONGER, Server, TestHost,
-    client::{
-        self, CONTROL, Caller, answering, ctl_2024, http_body, http_request, start, start_provider,
-    },
+    client::{self, Caller, answering, ctl_2024, http_body, http_request, start, start_provider},
     eventually, example, host,
     nats::free_port,
-    process::{command, output},
+    process::{command_in, output},
 };
 
 /// The output of `host explain`.
@@ -23,7 +21,7 @@ struct Explanation {
 
 async fn explain(server: &Server, arguments: &[&str]) -> Explanation {
     let dir = TempDir::new().expect("a directory");
-    let mut command = command(dir.path());
+    let mut command = command_in(dir.path(), server);
     command.args(["explain", "-o", "json", "--ctl-host", &server.url()]);
     if let Some(domain) = server.domain() {
         command.args(["--js-domain", domain]);
@@ -78,7 +76,7 @@ const COUNT: [&str; 3] = ["kvcounter", "wasmcloud:keyvalue", "KeyValue.Increment
 
 #[tokio::test]
 async fn a_call_that_works_passes_every_step_and_secrets_are_masked() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("kvcounter"), 1).await;
     start_provider(&server, &host, "builtin://keyvalue").await;
@@ -117,7 +115,7 @@ async fn a_call_that_works_passes_every_step_and_secrets_are_masked() {
 
 #[tokio::test]
 async fn what_fails_is_what_the_caller_is_told_and_has_a_command() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("kvcounter"), 1).await;
     let told = explain(&server, &COUNT).await;
@@ -179,7 +177,7 @@ async fn what_fails_is_what_the_caller_is_told_and_has_a_command() {
 
 #[tokio::test]
 async fn a_link_that_its_provider_refuses_is_told_with_the_reason() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("kvcounter"), 1).await;
     start_provider(&server, &host, "builtin://keyvalue").await;
@@ -204,12 +202,12 @@ async fn heard(host: &TestHost) {
 
 #[tokio::test]
 async fn a_call_to_another_host_is_followed_there() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (near, far) = (
         host(&server).start().await,
-        host(&server).set("policy_topic", "policy.ask").start().await,
+        host(&server).set("policy_topic", &server.own("policy.ask")).start().await,
     );
-    let _service = answering(&server, "policy.ask", |_, question| {
+    let _service = answering(&server, &server.own("policy.ask"), |_, question| {
         let asked: Value = serde_json::from_slice(question).unwrap();
         let permitted = asked["action"] != "perform_invocation";
         Some(json!({ "requestId": asked["requestId"], "permitted": permitted, "message": "by the book" }))
@@ -224,7 +222,7 @@ async fn a_call_to_another_host_is_followed_there() {
     })
     .await;
     assert_eq!(told.told["next_host"], far.id.as_str());
-    told.says("path", "ok", &[&far.id, &format!("wasmbus.rpc.default.{PONGER}.{}", far.id)]);
+    told.says("path", "ok", &[&far.id, &server.rpc(format_args!("{PONGER}.{}", far.id))]);
     assert_eq!(told.step("path")["host_id"], near.id.as_str());
     assert_eq!(told.step("check")["host_id"], far.id.as_str());
     // The service of the far host decides, and a call meets the same decision under the same
@@ -247,7 +245,7 @@ async fn a_call_to_another_host_is_followed_there() {
 
 #[tokio::test]
 async fn a_provider_that_calls_an_actor_is_explained_too() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
     start(&server, &host, &example("ponger"), 1).await;
@@ -269,7 +267,7 @@ async fn a_provider_that_calls_an_actor_is_explained_too() {
 
 #[tokio::test]
 async fn an_origin_that_runs_nowhere_is_explained_by_any_host_and_said_so() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("pinger"), 1).await;
     start(&server, &host, &example("ponger"), 1).await;
@@ -282,7 +280,7 @@ async fn an_origin_that_runs_nowhere_is_explained_by_any_host_and_said_so() {
 
 #[tokio::test]
 async fn a_lattice_of_earlier_hosts_is_concluded_from_what_it_tells() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let id = nkeys::KeyPair::new_server().public_key();
     let spec = &keyvalue::SPEC;
     let answers = json!({
@@ -295,7 +293,8 @@ async fn a_lattice_of_earlier_hosts_is_concluded_from_what_it_tells() {
         format!("get.{id}.inv"): { "host_id": id, "labels": {}, "actors": [{ "id": KVCOUNTER, "image_ref": "r.example/kv:1",
             "name": "KV counter", "instances": [] }], "providers": [] },
     });
-    let _old = answering(&server, CONTROL, move |tail, _| answers.get(tail).cloned()).await;
+    let _old =
+        answering(&server, &server.ctl(">"), move |tail, _| answers.get(tail).cloned()).await;
     let told = explain(
         &server,
         &["KV counter", "wasmcloud:keyvalue", "KeyValue.Get", "--timeout-ms", "500"],
@@ -315,11 +314,11 @@ async fn a_lattice_of_earlier_hosts_is_concluded_from_what_it_tells() {
 
 #[tokio::test]
 async fn the_explanation_for_people_ends_with_the_verdict() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("kvcounter"), 1).await;
     let dir = TempDir::new().unwrap();
-    let mut asked = command(dir.path());
+    let mut asked = command_in(dir.path(), &server);
     asked.args(["explain", "--ctl-host", &server.url(), "--js-domain", "core"]).args(COUNT);
     let output = tokio::task::spawn_blocking(move || output(&mut asked)).await.unwrap();
     let text = String::from_utf8_lossy(&output.stdout);

@@ -76,7 +76,7 @@ async fn providers(server: &Server, host: &TestHost) -> Vec<String> {
 #[tokio::test]
 async fn a_link_moves_to_a_real_redis_under_load_and_no_request_fails() {
     let dir = TempDir::new().unwrap();
-    let (server, redis) = (Server::start().await, Redis::start().await);
+    let (server, redis) = (Server::shared().await, Redis::start().await);
     let host = host(&server).own_cache().start().await;
     start_provider(&server, &host, "builtin://keyvalue").await;
     let started = start_provider(&server, &host, &archive(&dir, "provider_kvredis")).await;
@@ -98,7 +98,7 @@ async fn a_link_moves_to_a_real_redis_under_load_and_no_request_fails() {
 #[tokio::test]
 async fn a_killed_provider_is_started_and_linked_again_and_the_inventory_is_right_throughout() {
     let dir = TempDir::new().unwrap();
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).own_cache().start().await;
     let mut events = Events::all(&server).await;
     let started = start_provider(&server, &host, &archive(&dir, "provider_kvmemory")).await;
@@ -145,7 +145,7 @@ async fn a_killed_provider_is_started_and_linked_again_and_the_inventory_is_righ
 #[tokio::test]
 async fn a_provider_that_keeps_ending_is_given_up_and_can_be_started_again() {
     let dir = TempDir::new().unwrap();
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).own_cache().start().await;
     let path = dir.path().join("broken.par");
     // A program that ends at once, in a genuine archive.
@@ -187,7 +187,7 @@ async fn a_provider_that_keeps_ending_is_given_up_and_can_be_started_again() {
 #[tokio::test]
 async fn a_provider_that_has_done_its_work_stays_ended() {
     let dir = TempDir::new().unwrap();
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).own_cache().start().await;
     let path = dir.path().join("done.par");
     ends_with(0, dir.path(), &path);
@@ -213,7 +213,7 @@ fn ends_with(code: u8, dir: &Path, out: &Path) {
 #[tokio::test]
 async fn links_put_while_a_provider_boots_all_arrive() {
     let dir = TempDir::new().unwrap();
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).own_cache().start().await;
     let reference = archive(&dir, "provider_kvmemory");
     let provider = public_key("provider_kvmemory");
@@ -238,7 +238,7 @@ async fn links_put_while_a_provider_boots_all_arrive() {
             target.public_key = provider.clone();
             let arg = wasmbus_rpc::common::serialize(&"@link prefix").unwrap();
             let message = wasmbus_rpc::common::Message { method: "KeyValue.Get", arg: arg.into() };
-            let reply = rpc.send(origin, target, "default", message).await.ok()?;
+            let reply = rpc.client.send(origin, target, &rpc.lattice, message).await.ok()?;
             let reply: wasmcloud_interface_keyvalue::GetResponse =
                 wasmbus_rpc::common::deserialize(&reply).ok()?;
             (reply.value == prefix).then_some(())
@@ -251,7 +251,7 @@ async fn links_put_while_a_provider_boots_all_arrive() {
 #[tokio::test]
 async fn a_provider_that_ignores_its_shutdown_is_ended_all_the_same() {
     let dir = TempDir::new().unwrap();
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).own_cache().set("provider_delay", "100").start().await;
     let provider = public_key("provider_kvmemory");
     link(&server, KVCOUNTER, &provider, KV, &[("misbehave", "ignore-shutdown")]).await;
@@ -266,7 +266,7 @@ async fn a_provider_that_ignores_its_shutdown_is_ended_all_the_same() {
 #[tokio::test]
 async fn what_is_no_provider_is_refused_with_its_reason() {
     let dir = TempDir::new().unwrap();
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).own_cache().start().await;
     let ctl = ctl_2024(&server).await;
     let mut events = Events::all(&server).await;
@@ -290,7 +290,7 @@ async fn what_is_no_provider_is_refused_with_its_reason() {
 #[tokio::test]
 async fn the_same_provider_runs_on_two_hosts_and_one_stop_leaves_the_other() {
     let dir = TempDir::new().unwrap();
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (a, b) = (host(&server).own_cache().start().await, host(&server).own_cache().start().await);
     let reference = archive(&dir, "provider_kvmemory");
     let mut events = Events::all(&server).await;
@@ -316,7 +316,7 @@ async fn the_same_provider_runs_on_two_hosts_and_one_stop_leaves_the_other() {
 #[tokio::test]
 async fn a_provider_whose_claims_expire_is_told_refused_and_not_started_again() {
     let dir = TempDir::new().unwrap();
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).own_cache().start().await;
     start(&server, &host, &example("kvcounter"), 1).await;
     let mut events = Events::all(&server).await;

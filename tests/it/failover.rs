@@ -86,7 +86,7 @@ async fn two_and_a_front(server: &Server) -> (Member, Member, TestHost, String) 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_is_killed_costs_no_request_that_may_be_repeated() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (mut first, second, front, url) = two_and_a_front(&server).await;
     unnoticed(&url, async {
         first.process.signal(Signal::KILL);
@@ -103,7 +103,7 @@ async fn a_host_that_is_killed_costs_no_request_that_may_be_repeated() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_is_told_to_stop_is_not_missed_by_anybody() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (mut first, _second, front, url) = two_and_a_front(&server).await;
     unnoticed(&url, async {
         first.process.signal(Signal::TERM);
@@ -119,7 +119,7 @@ async fn a_host_that_is_told_to_stop_is_not_missed_by_anybody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_actor_that_is_stopped_and_started_at_once_is_not_missed_and_does_nothing_twice() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (first, _second, front, url) = two_and_a_front(&server).await;
     let ctl = ctl_2024(&server).await;
     unnoticed(&url, async {
@@ -136,7 +136,7 @@ async fn an_actor_that_is_stopped_and_started_at_once_is_not_missed_and_does_not
     .await;
     // One answer for one call, even while two runs listen.
     let caller = Caller::new(&server).await;
-    let subject = format!("wasmbus.rpc.default.{ECHO}.{}", first.id);
+    let subject = server.rpc(format_args!("{ECHO}.{}", first.id));
     let inbox = caller.nats.new_inbox();
     let mut answers = caller.nats.subscribe(inbox.clone()).await.unwrap();
     for max in [0, 50] {
@@ -164,10 +164,10 @@ async fn an_actor_that_is_stopped_and_started_at_once_is_not_missed_and_does_not
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_host_gets_no_calls_and_refuses_old_ones_when_it_wakes() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (first, _second, front, url) = two_and_a_front(&server).await;
     let caller = Caller::new(&server).await;
-    let subject = format!("wasmbus.rpc.default.{ECHO}.{}", first.id);
+    let subject = server.rpc(format_args!("{ECHO}.{}", first.id));
     let old = unnoticed(&url, async {
         first.process.freeze().await;
         let invocation =
@@ -216,14 +216,14 @@ fn slow() -> Guest {
 /// Sends a request to a slow actor on a first host, then starts the actor on a second one and kills
 /// the first.
 async fn killed_at_work(method: reqwest::Method) -> reqwest::Response {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let guest = slow();
     let (front, url) = front(&server, &guest.id).await;
     let mut first = Member::start(&server, &front).await;
     let second = Member::start(&server, &front).await;
     first.runs(&server, &guest.reference, 5).await;
     let nats = Caller::new(&server).await.nats;
-    let mut wire = nats.subscribe(format!("wasmbus.rpc.default.{}.>", guest.id)).await.unwrap();
+    let mut wire = nats.subscribe(server.rpc(format_args!("{}.>", guest.id))).await.unwrap();
     lattice_base::lattice::connection::confirm(&nats).await.unwrap();
     let request = tokio::spawn(reqwest::Client::new().request(method, url).send());
     futures::StreamExt::next(&mut wire).await.expect("the call is on its way to the first host");

@@ -31,7 +31,7 @@ fn token_with(invocation: &Invocation, change: impl FnOnce(&mut Value)) -> Strin
 
 #[tokio::test]
 async fn forged_invocations_are_refused_each_for_its_own_reason() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
     start(&server, &host, &example("ponger"), 1).await;
@@ -109,18 +109,14 @@ async fn forged_invocations_are_refused_each_for_its_own_reason() {
 
 #[tokio::test]
 async fn what_is_no_invocation_is_answered_and_harms_nobody() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
     let caller = Caller::new(&server).await;
     for garbage in
         [&b""[..], b"\x80", b"\xc1\xc1", b"{\"json\": true}", &[0xdd, 0xff, 0xff, 0xff, 0xff]]
     {
-        let reply = caller
-            .nats
-            .request(format!("wasmbus.rpc.default.{ECHO}"), garbage.to_vec().into())
-            .await
-            .unwrap();
+        let reply = caller.nats.request(server.rpc(ECHO), garbage.to_vec().into()).await.unwrap();
         let response = codec::decode_response(reply.payload).unwrap();
         assert!(response.error.unwrap().contains("Failed to deserialize invocation"));
     }
@@ -132,7 +128,7 @@ async fn what_is_no_invocation_is_answered_and_harms_nobody() {
 
 #[tokio::test]
 async fn a_large_payload_of_a_stranger_is_not_fetched() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
     let caller = Caller::new(&server).await;

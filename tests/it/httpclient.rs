@@ -24,7 +24,7 @@ use crate::harness::{
 };
 
 async fn try_link(values: &[(&str, &str)]) -> Result<Arc<dyn Link>, LinkError> {
-    let (server, dir) = (Server::start().await, TempDir::new().expect("a directory"));
+    let (server, dir) = (Server::shared().await, TempDir::new().expect("a directory"));
     let context = builtin::context(&server, &SPEC, dir.path(), HashMap::new()).await;
     (SPEC.build)(context).link(builtin::link(&SPEC, values)).await
 }

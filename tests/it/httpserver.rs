@@ -84,7 +84,7 @@ impl Site {
     }
 
     async fn with_budget(actors: Actors, budget: Budget) -> Self {
-        let (server, dir) = (Server::start().await, TempDir::new().unwrap());
+        let (server, dir) = (Server::shared().await, TempDir::new().unwrap());
         let actors = actors.into_iter().map(|(id, actor)| (Arc::from(id), actor)).collect();
         let context =
             Context { budget, ..builtin::context(&server, &SPEC, dir.path(), actors).await };

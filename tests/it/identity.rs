@@ -77,7 +77,7 @@ async fn start_refused(server: &Server, host: &str, reference: &str) -> String {
 
 #[tokio::test]
 async fn another_account_can_neither_update_nor_start_what_runs() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (first, second) = (host(&server).start().await, host(&server).start().await);
     let good = sign(&answering_guest("GOOD"), &revision(1));
     start(&server, &first, &good.reference, 1).await;
@@ -108,7 +108,7 @@ async fn another_account_can_neither_update_nor_start_what_runs() {
     let pretended = json!({"actor_id": good.id, "new_actor_ref": evil.reference,
         "annotations": {"lattice.host/allow-issuer-change": "true"}});
     let nats = client::nats(&server).await;
-    let subject = format!("wasmbus.ctl.default.cmd.{}.upd", first.id);
+    let subject = server.ctl(format_args!("cmd.{}.upd", first.id));
     let reply = nats.request(subject, pretended.to_string().into()).await.unwrap();
     assert!(
         String::from_utf8_lossy(&reply.payload).contains("cannot be read"),
@@ -127,7 +127,7 @@ async fn another_account_can_neither_update_nor_start_what_runs() {
 #[tokio::test]
 async fn a_change_of_account_that_is_meant_is_allowed_by_settings_and_by_who_has_the_cluster_seed()
 {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (one, two) = (KeyPair::new_account(), KeyPair::new_account());
     let old = sign_as_account(&answering_guest("OLD"), &revision(1), KeyPair::new_module(), &one);
     let new = sign_as_account(&answering_guest("NEW"), &revision(2), same_key(&old), &two);
@@ -164,7 +164,7 @@ async fn a_change_of_account_that_is_meant_is_allowed_by_settings_and_by_who_has
 
 #[tokio::test]
 async fn a_host_starts_providers_only_of_the_accounts_it_allows_and_programs_only_if_it_may() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dir = tempfile::TempDir::new().unwrap();
     let (program, path) = (dir.path().join("program"), dir.path().join("kvmemory.par.gz"));
     std::fs::write(&program, "#!/bin/sh\nread line\n").unwrap();
@@ -210,7 +210,7 @@ fn as_provider(caller: &Caller, actor: &str, origin: Entity) -> Invocation {
 
 #[tokio::test]
 async fn a_provider_reaches_an_actor_only_over_a_link_of_the_actor_to_it() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
     let caller = Caller::new(&server).await;
@@ -245,7 +245,7 @@ async fn a_provider_reaches_an_actor_only_over_a_link_of_the_actor_to_it() {
 
 #[tokio::test]
 async fn a_link_is_not_reached_by_a_contract_and_a_link_name_that_run_together_alike() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     client::start_provider(&server, &host, "builtin://keyvalue").await;
     let signing = Signing { caps: vec!["wasmcloud:k".into()], ..Signing::default() };
@@ -253,7 +253,8 @@ async fn a_link_is_not_reached_by_a_contract_and_a_link_name_that_run_together_a
     start(&server, &host, &guest.reference, 1).await;
     link(&server, &guest.id, keyvalue::SPEC.public_key, "wasmcloud:keyvalue", &[]).await;
     let refused = Caller::new(&server).await.call(&guest.id, "Any.Thing", "").await.unwrap_err();
-    assert!(refused.contains("missing link definition for wasmcloud:k on default"), "{refused}");
+    let missing = format!("missing link definition for wasmcloud:k on {}", server.lattice());
+    assert!(refused.contains(&missing), "{refused}");
     let ctl = ctl_2024(&server).await;
     let ack = ctl
         .advertise_link(
@@ -273,7 +274,7 @@ async fn a_link_is_not_reached_by_a_contract_and_a_link_name_that_run_together_a
 
 #[tokio::test]
 async fn capabilities_written_into_the_metadata_allow_an_actor_nothing() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     client::start_provider(&server, &host, "builtin://keyvalue").await;
     let guest = sign(&relay("default", "wasmcloud:keyvalue"), &Signing::default());
@@ -298,20 +299,16 @@ async fn capabilities_written_into_the_metadata_allow_an_actor_nothing() {
 
 #[tokio::test]
 async fn calls_that_lead_nowhere_say_whether_the_alias_the_claim_or_the_link_is_missing() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let signed = |caps: &[&str]| Signing {
         caps: caps.iter().map(|cap| (*cap).into()).collect(),
         ..Signing::default()
     };
     let caller = Caller::new(&server).await;
+    let nobody = format!("missing link definition for acme/nobody on {}", server.lattice());
     for (namespace, caps, first, then) in [
-        (
-            "acme/nobody",
-            &[][..],
-            "missing link definition for acme/nobody on default",
-            "the call alias acme/nobody",
-        ),
+        ("acme/nobody", &[][..], &*nobody, "the call alias acme/nobody"),
         (
             "wasmcloud:keyvalue",
             &[],
@@ -341,7 +338,8 @@ async fn policy(
 ) -> (Arc<Mutex<Vec<Value>>>, AbortOnDropHandle<()>) {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let keep = Arc::clone(&asked);
-    let service = answering(server, "policy.ask", move |_, request| {
+    let subject = server.own("policy.ask");
+    let service = answering(server, &subject, move |_, request| {
         let request: Value = serde_json::from_slice(request).expect("a request is JSON");
         keep.lock().unwrap().push(request.clone());
         Some(json!({"requestId": request["requestId"], "permitted": permits(&request)}))
@@ -351,9 +349,9 @@ async fn policy(
 
 #[tokio::test]
 async fn a_policy_service_is_told_verified_claims_and_not_what_somebody_wrote_into_the_metadata() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (asked, _service) = policy(&server, |_| true).await;
-    let host = host(&server).set("policy_topic", "policy.ask").start().await;
+    let host = host(&server).set("policy_topic", &server.own("policy.ask")).start().await;
     let callee = sign(&answering_guest("pong"), &aliased());
     let signing = Signing { caps: vec!["acme:own".into()], ..Signing::default() };
     let relaying = sign(&relay("", ALIAS), &signing);
@@ -392,10 +390,10 @@ async fn a_policy_service_is_told_verified_claims_and_not_what_somebody_wrote_in
 
 #[tokio::test]
 async fn a_policy_service_is_told_that_the_claims_of_a_caller_elsewhere_are_unverified() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (asked, _service) = policy(&server, |_| true).await;
     let there = host(&server).start().await;
-    let here = host(&server).set("policy_topic", "policy.ask").start().await;
+    let here = host(&server).set("policy_topic", &server.own("policy.ask")).start().await;
     let callee = sign(&answering_guest("pong"), &aliased());
     let relaying = sign(&relay("", ALIAS), &Signing::default());
     start(&server, &here, &callee.reference, 1).await;
@@ -421,12 +419,12 @@ async fn a_policy_service_is_told_that_the_claims_of_a_caller_elsewhere_are_unve
 
 #[tokio::test]
 async fn who_overheard_a_request_cannot_open_what_the_policy_service_denied() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (asked, _service) =
         policy(&server, |request| request["action"] != "perform_invocation").await;
     let host = host(&server)
-        .set("policy_topic", "policy.ask")
-        .set("policy_changes_topic", "policy.changes")
+        .set("policy_topic", &server.own("policy.ask"))
+        .set("policy_changes_topic", &server.own("policy.changes"))
         .start()
         .await;
     start(&server, &host, &example("echo"), 1).await;
@@ -437,7 +435,7 @@ async fn who_overheard_a_request_cannot_open_what_the_policy_service_denied() {
         let overheard = asked.lock().unwrap().last().unwrap()["requestId"].clone();
         let forged =
             json!({"request_id": overheard, "requestId": overheard, "permitted": true}).to_string();
-        caller.nats.request("policy.changes", forged.into()).await.unwrap();
+        caller.nats.request(server.own("policy.changes"), forged.into()).await.unwrap();
     }
     let refused = call().await.unwrap_err();
     assert!(refused.contains("Policy denied invocation"), "{refused}");
@@ -451,12 +449,12 @@ async fn bucket(server: &Server) -> async_nats::jetstream::kv::Store {
         Some(domain) => async_nats::jetstream::with_domain(nats, domain),
         None => async_nats::jetstream::new(nats),
     };
-    context.get_key_value("LATTICEDATA_default").await.expect("the bucket")
+    context.get_key_value(format!("LATTICEDATA_{}", server.lattice())).await.expect("the bucket")
 }
 
 #[tokio::test]
 async fn an_alias_stays_with_the_first_that_runs_and_goes_to_the_next_when_it_runs_nowhere() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (first, second) = (host(&server).start().await, host(&server).start().await);
     let old = sign(&answering_guest("OLD"), &aliased());
     let new = sign_as_account(
@@ -513,7 +511,7 @@ async fn an_alias_stays_with_the_first_that_runs_and_goes_to_the_next_when_it_ru
 
 #[tokio::test]
 async fn what_runs_nowhere_can_be_forgotten_and_what_runs_cannot() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let (old, new) =
         (sign(&answering_guest("OLD"), &aliased()), sign(&answering_guest("NEW"), &aliased()));
@@ -541,7 +539,7 @@ async fn what_runs_nowhere_can_be_forgotten_and_what_runs_cannot() {
 
 #[tokio::test]
 async fn two_hosts_with_one_key_both_notice_and_both_are_shown() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let seed = nkeys::KeyPair::new_server().seed().unwrap();
     let twin = || host(&server).set("host_seed", &seed).start();
     let (first, second) = (twin().await, twin().await);

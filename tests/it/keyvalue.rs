@@ -106,7 +106,7 @@ async fn context(server: &Server) -> Context {
 
 #[tokio::test]
 async fn texts_and_counters_behave_as_in_redis() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let store = Store::new(&server, &[]).await;
     assert_eq!(store.get("counter:home").await, None);
     assert_eq!(store.increment("counter:home", 1).await, Ok(1));
@@ -151,7 +151,7 @@ async fn texts_and_counters_behave_as_in_redis() {
 
 #[tokio::test]
 async fn lists_and_sets_behave_as_in_redis() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let store = Store::new(&server, &[]).await;
     for (length, item) in [(1, "a"), (2, "b"), (3, "a"), (4, "c")] {
         assert_eq!(store.list_add("list", item).await, Ok(length));
@@ -216,7 +216,7 @@ async fn lists_and_sets_behave_as_in_redis() {
 
 #[tokio::test]
 async fn any_text_is_a_key_and_hosts_share_a_bucket() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let here = Store::new(&server, &[]).await;
     let there = Store::new(&server, &[]).await;
     let elsewhere = Store::new(&server, &[("BUCKET", "elsewhere"), ("storage", "memory")]).await;
@@ -250,7 +250,7 @@ async fn any_text_is_a_key_and_hosts_share_a_bucket() {
 
 #[tokio::test]
 async fn concurrent_increments_of_several_hosts_all_count() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     // Also the making of the bucket is a race.
     let (one, other) = tokio::join!(Store::new(&server, &[]), Store::new(&server, &[]));
     const EACH: usize = 64 * 4;
@@ -279,7 +279,7 @@ async fn concurrent_increments_of_several_hosts_all_count() {
 
 #[tokio::test]
 async fn entries_end_in_time_and_are_removed() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let store = Store::new(&server, &[]).await;
     store.set("short", "1", 1).await;
     store.set("long", "1", 1000).await;
@@ -300,19 +300,20 @@ async fn entries_end_in_time_and_are_removed() {
     // A bucket in which the server removes nothing by itself, as before 2.11.
     let context = context(&server).await;
     let js = async_nats::jetstream::with_domain(context.nats.clone(), "core");
+    let name = format!("old-{}", server.lattice());
     let config = async_nats::jetstream::stream::Config {
-        name: "KV_old".into(),
-        subjects: vec!["$KV.old.>".into()],
+        name: format!("KV_{name}"),
+        subjects: vec![format!("$KV.{name}.>")],
         max_messages_per_subject: 1,
         allow_direct: true,
         ..Default::default()
     };
     js.create_stream(config).await.unwrap();
-    let raw = js.get_key_value("old").await.unwrap();
+    let raw = js.get_key_value(&name).await.unwrap();
     let values = Values::read(&SPEC, &builtin::link(&SPEC, &[("domain", "core")])).unwrap();
     let placement = Placement::read(&values, None).unwrap();
-    let bucket = Bucket::open(&context.nats, "old".into(), placement).await.unwrap();
-    let old = Store::new(&server, &[("bucket", "old")]).await;
+    let bucket = Bucket::open(&context.nats, name.clone(), placement).await.unwrap();
+    let old = Store::new(&server, &[("bucket", &*name)]).await;
     old.set("ends", "x", 1).await;
     old.set("stays", "x", 0).await;
     old.set("deleted", "x", 0).await;
@@ -333,25 +334,25 @@ async fn entries_end_in_time_and_are_removed() {
 
 #[tokio::test]
 async fn a_bucket_that_vanished_is_made_again() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let store = Store::new(&server, &[]).await;
     store.set("a", "1", 0).await;
     let js = async_nats::jetstream::with_domain(context(&server).await.nats, "core");
-    js.delete_key_value("KEYVALUE_default").await.unwrap();
+    js.delete_key_value(format!("KEYVALUE_{}", server.lattice())).await.unwrap();
     assert_eq!(store.get("a").await, None);
-    js.delete_key_value("KEYVALUE_default").await.unwrap();
+    js.delete_key_value(format!("KEYVALUE_{}", server.lattice())).await.unwrap();
     assert_eq!(store.increment("a", 1).await, Ok(1));
-    js.delete_key_value("KEYVALUE_default").await.unwrap();
+    js.delete_key_value(format!("KEYVALUE_{}", server.lattice())).await.unwrap();
     store.set("a", "2", 0).await;
     assert_eq!(store.get("a").await.as_deref(), Some("2"));
 }
 
 #[tokio::test]
 async fn links_that_cannot_work_say_what_to_change() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     for (values, part) in [
         (&[("bucket", "a.b")][..], "link value bucket"),
-        (&[("bucket", "LATTICEDATA_default")], "another bucket"),
+        (&[("bucket", &*format!("LATTICEDATA_{}", server.lattice()))], "another bucket"),
         (&[("replicas", "7")], "link value replicas"),
         (&[("storage", "tape")], "link value storage"),
         (&[("domain", "a.b")], "link value domain"),
@@ -372,7 +373,7 @@ async fn links_that_cannot_work_say_what_to_change() {
 
 #[tokio::test]
 async fn an_ending_link_lets_calls_finish_and_answers_those_that_come_late() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let store = Store::new(&server, &[]).await;
     let calls = (0..50).map(|_| store.increment("n", 1));
     let mut calls = stream::iter(calls).buffer_unordered(50);

@@ -57,7 +57,7 @@ async fn page(host: &TestHost, server: &Server, user: &User) -> String {
 
 #[tokio::test]
 async fn values_that_a_built_in_provider_refuses_fail_the_command_and_leave_the_page_as_it_was() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let user = User::of(&server);
     let url = page(&host, &server, &user).await;
@@ -95,7 +95,7 @@ async fn values_that_a_built_in_provider_refuses_fail_the_command_and_leave_the_
 
 #[tokio::test]
 async fn clients_of_all_years_are_refused_with_the_reason_and_hear_it_as_an_event() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let ctl = ctl_2024(&server).await;
     let mut events = Events::all(&server).await;
@@ -121,7 +121,7 @@ async fn clients_of_all_years_are_refused_with_the_reason_and_hear_it_as_an_even
 
 #[tokio::test]
 async fn what_became_of_a_link_is_announced_after_the_link_itself() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start_provider(&server, &host, "builtin://httpserver").await;
     let spec = &httpserver::SPEC;
@@ -139,7 +139,7 @@ async fn what_became_of_a_link_is_announced_after_the_link_itself() {
 
 #[tokio::test]
 async fn names_without_effect_are_named_and_what_nobody_can_tell_is_said() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let user = User::of(&server);
     start_provider(&server, &host, "builtin://httpserver").await;
@@ -175,7 +175,7 @@ async fn names_without_effect_are_named_and_what_nobody_can_tell_is_said() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_dashboard_tells_a_refused_link_as_one() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dashboard = Dashboard::start(&server).await;
     start_provider(&server, &dashboard.host, "builtin://httpserver").await;
     let link = |address: &str| {

@@ -14,17 +14,17 @@ use crate::harness::{
 
 async fn bucket(server: &Server) -> async_nats::jetstream::kv::Store {
     let context = async_nats::jetstream::with_domain(client::nats(server).await, "core");
-    context.get_key_value("LATTICEDATA_default").await.expect("the bucket")
+    context.get_key_value(format!("LATTICEDATA_{}", server.lattice())).await.expect("the bucket")
 }
 
 #[tokio::test]
 async fn the_bucket_is_made_as_all_hosts_make_it() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let context = async_nats::jetstream::with_domain(client::nats(&server).await, "core");
-    let stream = context.get_stream("KV_LATTICEDATA_default").await.unwrap();
+    let stream = context.get_stream(format!("KV_LATTICEDATA_{}", server.lattice())).await.unwrap();
     let config = &stream.cached_info().config;
-    assert_eq!(config.subjects, ["$KV.LATTICEDATA_default.>"]);
+    assert_eq!(config.subjects, [format!("$KV.LATTICEDATA_{}.>", server.lattice())]);
     assert_eq!((config.max_messages_per_subject, config.num_replicas), (1, 1));
     assert!(config.allow_rollup && config.deny_delete && !config.deny_purge && config.allow_direct);
     assert_eq!(stream.get_info().await.unwrap().state.consumer_count, 1);
@@ -37,7 +37,7 @@ async fn the_bucket_is_made_as_all_hosts_make_it() {
 
 #[tokio::test]
 async fn claims_and_references_are_written_when_an_actor_starts() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("kvcounter"), 1).await;
     let bucket = bucket(&server).await;
@@ -55,11 +55,11 @@ async fn claims_and_references_are_written_when_an_actor_starts() {
 
 #[tokio::test]
 async fn a_link_goes_to_its_provider_with_the_ids_all_peers_compute() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let nats = client::nats(&server).await;
     let mut wire =
-        nats.subscribe(format!("wasmbus.rpc.default.{PROVIDER}.default.linkdefs.*")).await.unwrap();
+        nats.subscribe(server.rpc(format_args!("{PROVIDER}.default.linkdefs.*"))).await.unwrap();
     crate::harness::client::settled(&nats).await;
     let ctl = ctl_2024(&server).await;
     let values = |port: &str| HashMap::from([("PORT".to_owned(), port.to_owned())]);
@@ -97,7 +97,7 @@ async fn a_link_goes_to_its_provider_with_the_ids_all_peers_compute() {
 
 #[tokio::test]
 async fn links_written_by_others_in_any_form_are_taken_over() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let bucket = bucket(&server).await;
     let mut events = Events::all(&server).await;
@@ -131,7 +131,7 @@ async fn links_written_by_others_in_any_form_are_taken_over() {
 
 #[tokio::test]
 async fn a_host_that_joins_late_knows_everything_when_it_is_ready() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let first = host(&server).start().await;
     let bucket = bucket(&server).await;
     const LINKS: usize = 600;
@@ -150,10 +150,8 @@ async fn a_host_that_joins_late_knows_everything_when_it_is_ready() {
     }
     first.stop().await;
     let nats = client::nats(&server).await;
-    let mut delivered = nats
-        .subscribe(format!("wasmbus.rpc.default.{PROVIDER}.default.linkdefs.put"))
-        .await
-        .unwrap();
+    let mut delivered =
+        nats.subscribe(server.rpc(format_args!("{PROVIDER}.default.linkdefs.put"))).await.unwrap();
     let mut events = Events::all(&server).await;
     crate::harness::client::settled(&nats).await;
     let ctl = ctl_2024(&server).await;
@@ -173,7 +171,7 @@ async fn a_host_that_joins_late_knows_everything_when_it_is_ready() {
 
 #[tokio::test]
 async fn two_hosts_asked_at_once_agree() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (first, second) = (host(&server).start().await, host(&server).start().await);
     let ctl = ctl_2024(&server).await;
     let puts = (0..40).map(|n| {
@@ -191,12 +189,12 @@ async fn two_hosts_asked_at_once_agree() {
 
 #[tokio::test]
 async fn the_metadata_of_a_2022_lattice_is_copied_and_left_in_place() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let context = async_nats::jetstream::with_domain(client::nats(&server).await, "core");
     context
         .create_stream(async_nats::jetstream::stream::Config {
-            name: "LATTICECACHE_default".into(),
-            subjects: vec!["lc.default.>".into()],
+            name: format!("LATTICECACHE_{}", server.lattice()),
+            subjects: vec![format!("lc.{}.>", server.lattice())],
             storage: async_nats::jetstream::stream::StorageType::Memory,
             max_messages_per_subject: 1,
             ..Default::default()
@@ -205,10 +203,11 @@ async fn the_metadata_of_a_2022_lattice_is_copied_and_left_in_place() {
         .unwrap();
     let link = |deleted: bool, contract: &str| json!({"id": "uuid", "actor_id": ECHO, "provider_id": PROVIDER, "link_name": "default", "contract_id": contract, "values": {"a": "b"}, "deleted": deleted});
     for (subject, body) in [
-        ("lc.default.linkdefs.one", link(false, "acme:kept")),
-        ("lc.default.linkdefs.two", link(true, "acme:gone")),
-        ("lc.default.claims.MX", json!({"sub": "MX", "iss": "A", "caps": "x", "call_alias": ""})),
+        ("linkdefs.one", link(false, "acme:kept")),
+        ("linkdefs.two", link(true, "acme:gone")),
+        ("claims.MX", json!({"sub": "MX", "iss": "A", "caps": "x", "call_alias": ""})),
     ] {
+        let subject = format!("lc.{}.{subject}", server.lattice());
         context.publish(subject, body.to_string().into()).await.unwrap().await.unwrap();
     }
     let host = host(&server).start().await;
@@ -220,6 +219,6 @@ async fn the_metadata_of_a_2022_lattice_is_copied_and_left_in_place() {
         links.iter().map(|link| link.contract_id.as_str()).collect::<Vec<_>>(),
         ["acme:kept"]
     );
-    assert!(context.get_stream("LATTICECACHE_default").await.is_ok());
+    assert!(context.get_stream(format!("LATTICECACHE_{}", server.lattice())).await.is_ok());
     host.stop().await;
 }

@@ -9,7 +9,7 @@ use crate::{
     commands::User,
     harness::{
         ECHO, PROVIDER, Server,
-        client::{self, CONTROL, answering, bucket, ctl_2024},
+        client::{self, answering, bucket, ctl_2024},
         eventually, host,
     },
 };
@@ -47,7 +47,7 @@ fn claims(number: usize) -> (String, Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_links_and_claims_than_a_message_holds_are_listed_in_pages() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     // It makes the bucket, and the next one finds it full.
     host(&server).start().await.stop().await;
     store(&server, (0..MANY).map(link).chain((0..MANY).map(claims))).await;
@@ -64,8 +64,7 @@ async fn more_links_and_claims_than_a_message_holds_are_listed_in_pages() {
     // Clients that take no pages are told which do.
     let nats = client::nats(&server).await;
     for (subject, command) in [("get.links", "host get links"), ("get.claims", "host get claims")] {
-        let reply =
-            nats.request(format!("wasmbus.ctl.default.{subject}"), "".into()).await.unwrap();
+        let reply = nats.request(server.ctl(subject), "".into()).await.unwrap();
         let refusal: Value = serde_json::from_slice(&reply.payload).unwrap();
         assert_eq!(refusal["accepted"], json!(false));
         let error = refusal["error"].as_str().unwrap();
@@ -89,7 +88,7 @@ const BURST: usize = 1024;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_lacks_nothing_but_what_was_written_a_moment_ago() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let user = User::of(&server);
     // Fits into one message; then far more than a follower takes in at once.
@@ -109,9 +108,9 @@ async fn a_list_lacks_nothing_but_what_was_written_a_moment_ago() {
 
 #[tokio::test]
 async fn a_refusal_is_an_error_of_every_command_and_never_an_empty_list() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     const HOST: &str = "NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF";
-    let _refusing = answering(&server, CONTROL, |subject, _| match subject {
+    let _refusing = answering(&server, &server.ctl(">"), |subject, _| match subject {
         // Auctions of actors are refused, too.
         "ping.hosts" => Some(json!({ "id": HOST, "friendly_name": "strict" })),
         _ => Some(json!({ "accepted": false, "error": "the answer has 11700000 bytes" })),
@@ -142,10 +141,10 @@ async fn a_refusal_is_an_error_of_every_command_and_never_an_empty_list() {
 
 #[tokio::test]
 async fn a_host_that_refuses_to_say_who_it_is_does_not_vanish() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let user = User::of(&server);
-    let refusing = answering(&server, "wasmbus.ctl.default.ping.hosts", |_, _| {
+    let refusing = answering(&server, &server.ctl("ping.hosts"), |_, _| {
         Some(json!({ "accepted": false, "error": "the answer has 1300000 bytes" }))
     })
     .await;
@@ -161,11 +160,11 @@ async fn a_host_that_refuses_to_say_who_it_is_does_not_vanish() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_hosts_are_listed_with_what_they_run() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     const HOSTS: usize = 1000;
     let id = |number: usize| format!("N{number:055}");
     let nats = client::nats(&server).await;
-    let mut pings = nats.subscribe("wasmbus.ctl.default.ping.hosts").await.unwrap();
+    let mut pings = nats.subscribe(server.ctl("ping.hosts")).await.unwrap();
     crate::harness::client::settled(&nats).await;
     let answering_pings = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
         while let Some(ping) = pings.next().await {
@@ -179,7 +178,7 @@ async fn a_thousand_hosts_are_listed_with_what_they_run() {
             }
         }
     }));
-    let _inventories = answering(&server, "wasmbus.ctl.default.get.>", |subject, _| {
+    let _inventories = answering(&server, &server.ctl("get.>"), |subject, _| {
         let host = subject.strip_suffix(".inv")?;
         let actor = json!({ "id": ECHO, "name": "echo", "instances": [{ "max_instances": 1 }] });
         Some(json!({ "host_id": host, "friendly_name": host, "labels": {}, "actors": [actor], "providers": [] }))

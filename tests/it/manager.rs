@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::harness::{
     Server, client,
-    process::{command, output, stderr},
+    process::{command_in, output, stderr},
 };
 
 const MANIFEST: &str = r#"apiVersion: core.oam.dev/v1beta1
@@ -100,19 +100,16 @@ struct Scene {
 
 impl Scene {
     async fn set() -> Self {
-        let server = Server::start().await;
+        let server = Server::shared().await;
         let nats = client::nats(&server).await;
-        let mut requests = nats.subscribe("wadm.api.default.model.>").await.unwrap();
+        let models = format!("wadm.api.{}.model.", server.lattice());
+        let mut requests = nats.subscribe(format!("{models}>")).await.unwrap();
         crate::harness::client::settled(&nats).await;
         let asked = Arc::new(Mutex::new(Vec::new()));
         let heard = asked.clone();
         tokio::spawn(async move {
             while let Some(request) = requests.next().await {
-                let operation = request
-                    .subject
-                    .as_str()
-                    .trim_start_matches("wadm.api.default.model.")
-                    .to_owned();
+                let operation = request.subject.trim_start_matches(&*models).to_owned();
                 let payload = String::from_utf8_lossy(&request.payload).into_owned();
                 let is_again = operation == "put" && payload.contains("v0.0.2");
                 let answer = recorded(if is_again { "put of v0.0.2" } else { &operation });
@@ -129,12 +126,13 @@ impl Scene {
 
     /// Runs `host app`; returns exit code, standard output and standard error.
     fn app(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
-        let output = output(command(self.dir.path()).arg("app").args(arguments).args([
-            "--ctl-host",
-            &self.server.url(),
-            "-t",
-            "20000",
-        ]));
+        let output =
+            output(command_in(self.dir.path(), &self.server).arg("app").args(arguments).args([
+                "--ctl-host",
+                &self.server.url(),
+                "-t",
+                "20000",
+            ]));
         (
             output.status.code(),
             String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -245,14 +243,17 @@ async fn a_refusal_of_the_manager_is_an_error() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_manager_the_error_names_its_subject_and_how_to_start_one() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dir = TempDir::new().unwrap();
     for (arguments, subject) in [
-        (vec!["app", "list"], "wadm.api.default.model.list"),
-        (vec!["app", "status", "pets"], "wadm.api.default.model.status.pets"),
-        (vec!["app", "undeploy", "pets", "-x", "shop"], "wadm.api.shop.model.undeploy.pets"),
+        (vec!["app", "list"], format!("wadm.api.{}.model.list", server.lattice())),
+        (vec!["app", "status", "pets"], format!("wadm.api.{}.model.status.pets", server.lattice())),
+        (
+            vec!["app", "undeploy", "pets", "-x", "shop"],
+            "wadm.api.shop.model.undeploy.pets".to_owned(),
+        ),
     ] {
-        let output = output(command(dir.path()).args(&arguments).args([
+        let output = output(command_in(dir.path(), &server).args(&arguments).args([
             "--ctl-host",
             &server.url(),
             "--js-domain",
@@ -260,7 +261,7 @@ async fn without_a_manager_the_error_names_its_subject_and_how_to_start_one() {
         ]));
         let text = stderr(&output);
         assert_eq!(output.status.code(), Some(1), "{text}");
-        for part in [subject, "wadm --nats-server", server.address(), "-d core"] {
+        for part in [&*subject, "wadm --nats-server", server.address(), "-d core"] {
             assert!(text.contains(part), "{part} in {text}");
         }
     }

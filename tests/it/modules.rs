@@ -25,7 +25,7 @@ const ANSWER: &str = "(call $response (i32.const 24) (i32.const 1)) (i32.const 1
 
 #[tokio::test(flavor = "multi_thread")]
 async fn modules_of_all_toolchains_run() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let caller = Caller::new(&server).await;
     let say = |module: &str| {
@@ -91,7 +91,7 @@ async fn modules_of_all_toolchains_run() {
 
 #[tokio::test]
 async fn a_module_with_a_large_memory_runs_where_calls_may_have_that_much() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).set("actor_memory_max_bytes", "256M").start().await;
     let caller = Caller::new(&server).await;
     let large =
@@ -127,7 +127,7 @@ fn with_tokens(sections: &[(&str, &[u8])]) -> Vec<u8> {
 
 #[tokio::test]
 async fn files_without_a_token_that_counts_are_refused_by_name_and_the_host_lives() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let ctl = ctl_2024(&server).await;
     let signed = std::fs::read(example("echo").trim_start_matches("file://")).expect("an example");
@@ -181,7 +181,7 @@ async fn counts(server: &Server, host: &TestHost, annotation: &str) -> HashMap<S
 
 #[tokio::test]
 async fn sets_of_annotations_are_scaled_apart() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let ctl = ctl_2024(&server).await;
     let set = |value: &str| Some(HashMap::from([("app".to_owned(), value.to_owned())]));
@@ -205,7 +205,7 @@ async fn sets_of_annotations_are_scaled_apart() {
 
 #[tokio::test]
 async fn of_four_starts_at_once_one_provider_runs() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let ctl = ctl_2024(&server).await;
     let starts =

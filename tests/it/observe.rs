@@ -28,12 +28,12 @@ use tempfile::TempDir;
 
 use crate::harness::{
     CLUSTER, ECHO, Events, KVCOUNTER, PATIENCE, PINGER, PONGER, RANDOGENLOGGER, Server, TestHost,
-    client::{self, CONTROL, Caller, answering, http_request, link, start, start_provider},
+    client::{self, Caller, answering, http_request, link, start, start_provider},
     eventually, example,
     external::{pack, pack_program, public_key},
     guests::{Signing, sign, wapc},
     host,
-    process::{Process, command, output, stderr},
+    process::{Process, command_in, output, stderr},
     registry::RegistryServer,
     text,
 };
@@ -42,7 +42,7 @@ const HANDLE: &str = "HttpServer.HandleRequest";
 
 /// A command of the binary that speaks to the lattice of a server.
 fn operator(dir: &TempDir, server: &Server, args: &[&str]) -> Command {
-    let mut command = command(dir.path());
+    let mut command = command_in(dir.path(), server);
     command.args(args).args(["--ctl-host", &server.url(), "--timeout-ms", "5000"]);
     command
 }
@@ -91,7 +91,7 @@ impl Going {
 async fn call_on(caller: &Caller, host: &TestHost, actor: &str, path: &str) {
     let invocation = caller.invocation(actor, HANDLE, http_request("GET", path, b""));
     let payload = codec::encode_invocation(&invocation);
-    let subject = format!("wasmbus.rpc.default.{actor}.{}", host.id);
+    let subject = format!("wasmbus.rpc.{}.{actor}.{}", caller.lattice, host.id);
     let reply = caller.nats.request(subject, payload).await.expect("a reply");
     assert_eq!(codec::decode_response(reply.payload).expect("a response").error, None);
 }
@@ -102,7 +102,7 @@ fn followers(hosts: &[&TestHost]) -> Vec<usize> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lines_of_two_hosts_are_merged_and_followed_to_a_third() {
-    let (server, dir) = (Server::start().await, TempDir::new().unwrap());
+    let (server, dir) = (Server::shared().await, TempDir::new().unwrap());
     let (first, second) = (host(&server).start().await, host(&server).start().await);
     start(&server, &first, &example("randogenlogger"), 1).await;
     start(&server, &second, &example("randogenlogger"), 1).await;
@@ -173,7 +173,7 @@ async fn lines_of_two_hosts_are_merged_and_followed_to_a_third() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_provider_prints_is_in_its_logs_at_every_level() {
     use std::os::unix::fs::PermissionsExt;
-    let (server, dir) = (Server::start().await, TempDir::new().unwrap());
+    let (server, dir) = (Server::shared().await, TempDir::new().unwrap());
     let host = host(&server).own_cache().start().await;
     let (script, archive) = (dir.path().join("prints"), dir.path().join("prints.par"));
     let program = "#!/bin/sh\nread line\necho plain words\necho 2024-02-01T10:00:00Z DEBUG kv: details >&2\nexec sleep 1000\n";
@@ -214,7 +214,8 @@ async fn what_a_provider_prints_is_in_its_logs_at_every_level() {
 async fn ask(nats: &async_nats::Client, host: &TestHost, ask: &Ask) -> async_nats::Subscriber {
     let inbox = nats.new_inbox();
     let parts = nats.subscribe(inbox.clone()).await.unwrap();
-    let subject = format!("wasmbus.ctl.default.probe.{}.logs", host.id);
+    let lattice = &host.host().state().facts().lattice;
+    let subject = format!("wasmbus.ctl.{lattice}.probe.{}.logs", host.id);
     nats.publish_with_reply(subject, inbox, serde_json::to_vec(ask).unwrap().into()).await.unwrap();
     parts
 }
@@ -227,7 +228,7 @@ async fn part(parts: &mut async_nats::Subscriber) -> Part {
 
 #[tokio::test]
 async fn a_client_that_vanished_ends_its_follow() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let nats = client::nats(&server).await;
     let following = |name: &str, lease_ms| Ask {
@@ -287,7 +288,7 @@ fn row<'a>(rows: &'a [Value], id: &str) -> &'a Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn top_counts_exactly_the_calls_that_were_made() {
-    let (server, dir) = (Server::start().await, TempDir::new().unwrap());
+    let (server, dir) = (Server::shared().await, TempDir::new().unwrap());
     let (first, second) = (host(&server).start().await, host(&server).start().await);
     for host in [&first, &second] {
         start(&server, host, &example("echo"), 5).await;
@@ -352,7 +353,7 @@ async fn top_counts_exactly_the_calls_that_were_made() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn top_shows_what_happens_between_two_looks_and_what_callers_count() {
-    let (server, dir) = (Server::start().await, TempDir::new().unwrap());
+    let (server, dir) = (Server::shared().await, TempDir::new().unwrap());
     let host = host(&server).own_cache().set("local_calls", "false").start().await;
     let archive = dir.path().join("kv.par");
     pack("provider_kvmemory", &archive);
@@ -395,12 +396,13 @@ async fn top_shows_what_happens_between_two_looks_and_what_callers_count() {
 
 #[tokio::test]
 async fn hosts_of_earlier_years_are_left_out_and_named() {
-    let (server, dir) = (Server::start().await, TempDir::new().unwrap());
+    let (server, dir) = (Server::shared().await, TempDir::new().unwrap());
     // It answers what hosts of 2022 answer.
     let ping = json!({"id": "NOLD", "friendly_name": "old-timer-0001", "uptime_seconds": 1});
-    let _old =
-        answering(&server, CONTROL, move |tail, _| (tail == "ping.hosts").then(|| ping.clone()))
-            .await;
+    let _old = answering(&server, &server.ctl(">"), move |tail, _| {
+        (tail == "ping.hosts").then(|| ping.clone())
+    })
+    .await;
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
     for args in [["logs", "echo"], ["top", "-d0.1"]] {
@@ -509,7 +511,7 @@ async fn steps(steps: &mut async_nats::Subscriber) -> Vec<Step> {
 
 #[tokio::test]
 async fn a_start_from_a_registry_tells_its_steps() {
-    let (server, registry) = (Server::start().await, RegistryServer::start().await);
+    let (server, registry) = (Server::shared().await, RegistryServer::start().await);
     let dir = TempDir::new().unwrap();
     registry.push_actor("echo:1", "echo").await;
     let archive = dir.path().join("kv.par");
@@ -517,7 +519,7 @@ async fn a_start_from_a_registry_tells_its_steps() {
     registry.push_provider("kv:1", &std::fs::read(&archive).unwrap()).await;
     let host = host(&server).own_cache().set("allowed_insecure", registry.address()).start().await;
     let nats = client::nats(&server).await;
-    let mut heard = nats.subscribe("wasmbus.ctl.default.progress").await.unwrap();
+    let mut heard = nats.subscribe(server.ctl("progress")).await.unwrap();
     crate::harness::client::settled(&nats).await;
     // In the words of whoever asked.
     let actor = format!("oci://{}", registry.image("Echo:1"));
@@ -555,7 +557,7 @@ fn sockets(dir: &Path) -> Vec<std::path::PathBuf> {
 #[tokio::test]
 async fn a_host_signs_for_its_user_and_for_its_lattice_only() {
     use std::os::unix::fs::PermissionsExt;
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
     let (dir, caller) = (presence(&host), Caller::new(&server).await);
@@ -566,7 +568,7 @@ async fn a_host_signs_for_its_user_and_for_its_lattice_only() {
     let (origin, target) = (Entity::new(ECHO, "", ""), Entity::new(ECHO, "", ""));
     let issuers = [CLUSTER.to_owned()];
     let call = Unsigned {
-        lattice: "default",
+        lattice: server.lattice(),
         origin: &origin,
         target: &target,
         operation: HANDLE,
@@ -584,7 +586,7 @@ async fn a_host_signs_for_its_user_and_for_its_lattice_only() {
     let refused = local::sign(&dir, &Unsigned { lattice: "other", ..call }).await.unwrap_err();
     assert!(
         matches!(refused, SignError::Refused { .. })
-            && refused.to_string().contains("lattice default"),
+            && refused.to_string().contains(&format!("lattice {}", server.lattice())),
         "{refused}"
     );
     let strangers = ["CDVUIMQXFJUMMZZTPMPFOOZQTDLVSFQCXQE5T2MGLJGNHYZJJFPNVJUP".to_owned()];
@@ -610,7 +612,7 @@ async fn a_host_signs_for_its_user_and_for_its_lattice_only() {
 
 #[tokio::test]
 async fn the_socket_of_a_host_goes_with_it() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let running = host(&server).start().await;
     let dir = presence(&running);
     let stale = dir.join("NSTALE5YOVB6ROX2.sock");
@@ -621,6 +623,7 @@ async fn the_socket_of_a_host_goes_with_it() {
         let sources = lattice_base::config::Sources {
             flags: vec![
                 ("nats_host", server.url()),
+                ("lattice_prefix", server.lattice().to_owned()),
                 ("cluster_seed", crate::harness::CLUSTER_SEED.into()),
             ],
             labels: Vec::new(),
@@ -643,7 +646,7 @@ async fn the_socket_of_a_host_goes_with_it() {
     let dir_kept = TempDir::new().unwrap();
     let call = Entity::new(ECHO, "", "");
     let unsigned = Unsigned {
-        lattice: "default",
+        lattice: server.lattice(),
         origin: &call,
         target: &call,
         operation: HANDLE,
@@ -682,7 +685,7 @@ async fn client_calls(lattice: &Lattice, host: &TestHost) -> Vec<String> {
 
 #[tokio::test]
 async fn a_stopping_host_tells_its_last_lines() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
     let nats = client::nats(&server).await;

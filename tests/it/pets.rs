@@ -69,7 +69,7 @@ fn animal((status, content_type, body): &(u16, String, String)) -> &'static str 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demonstration_shows_dogs_and_cats_and_can_be_started_again() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let first = host(&server).start().await;
     // A page that is linked already stays where it is; other tests may have taken the usual port.
     let address = format!("127.0.0.1:{}", free_port());
@@ -102,7 +102,7 @@ async fn the_demonstration_shows_dogs_and_cats_and_can_be_started_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_keeps_a_picture_away_is_told_in_words() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start_provider(&server, &host, "builtin://httpserver").await;
     start_provider(&server, &host, "builtin://httpclient").await;
@@ -161,7 +161,7 @@ async fn what_keeps_a_picture_away_is_told_in_words() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_whose_port_is_taken_moves_to_a_free_one() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address").to_string();
@@ -177,7 +177,7 @@ async fn a_page_whose_port_is_taken_moves_to_a_free_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_demonstration_that_cannot_start_says_which_part_and_why() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).set("enable_start_from_fs", "false").start().await;
     let error = format!("{:#}", try_demo(&host).await.expect_err("files are not loaded"));
     assert!(
@@ -201,7 +201,7 @@ fn the_actor_is_signed_for_what_it_uses_and_small() {
 
 /// A link to the HTTP client, without a host around it.
 async fn client(values: &[(&str, &str)]) -> Arc<dyn Link> {
-    let (server, dir) = (Server::start().await, TempDir::new().expect("a directory"));
+    let (server, dir) = (Server::shared().await, TempDir::new().expect("a directory"));
     let context =
         builtin::context(&server, &httpclient::SPEC, dir.path(), Default::default()).await;
     (httpclient::SPEC.build)(context)

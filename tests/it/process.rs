@@ -6,17 +6,17 @@ use crate::harness::{
     CLUSTER_SEED, Events, Server,
     client::{Caller, ctl_2024},
     guests::{Signing, sign, wapc},
-    process::{Process, command, member, output, stderr},
+    process::{Process, command, command_in, member, output, stderr},
     text,
 };
 
 #[tokio::test]
 async fn the_log_tells_what_the_walk_shows_in_its_order() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dir = TempDir::new().unwrap();
     let port = server.url().rsplit(':').next().unwrap().to_owned();
     let mut host = Process::start(
-        command(dir.path())
+        command_in(dir.path(), &server)
             .arg("foreground")
             .env("WASMCLOUD_JS_DOMAIN", "core")
             .env("NATS_PORT", &port),
@@ -47,8 +47,9 @@ async fn the_log_tells_what_the_walk_shows_in_its_order() {
 
     // A second host of the same directory counts the first one's consumer, and shares its seed
     // without a warning.
-    let mut second =
-        Process::start(command(dir.path()).env("NATS_PORT", &port).env("HOST_machine", "second"));
+    let mut second = Process::start(
+        command_in(dir.path(), &server).env("NATS_PORT", &port).env("HOST_machine", "second"),
+    );
     second.line("(1 consumers)");
     second.line("ready");
     assert!(!second.seen.iter().any(|line| line.contains("WARNING")), "{:#?}", second.seen);
@@ -72,7 +73,7 @@ fn busy() -> String {
 
 async fn with_a_call_in_work()
 -> (Server, TempDir, Process, tokio::task::JoinHandle<Result<bytes::Bytes, String>>, Events) {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dir = TempDir::new().unwrap();
     let mut process =
         Process::start(member(dir.path(), &server).args(["--shutdown-timeout-ms", "25000"]));
@@ -84,8 +85,7 @@ async fn with_a_call_in_work()
     ctl.scale_actor(&host, &guest.reference, 1, None).await.unwrap();
     events.next("actor_scaled").await;
     let caller = Caller::new(&server).await;
-    let mut wire =
-        caller.nats.subscribe(format!("wasmbus.rpc.default.{}", guest.id)).await.unwrap();
+    let mut wire = caller.nats.subscribe(server.rpc(&guest.id)).await.unwrap();
     crate::harness::client::settled(&caller.nats).await;
     let id = guest.id.clone();
     let call = tokio::spawn(async move {
@@ -117,9 +117,9 @@ async fn a_second_signal_ends_the_host_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_over_the_control_interface_ends_the_process() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dir = TempDir::new().unwrap();
-    let mut process = Process::start(command(dir.path()).args([
+    let mut process = Process::start(command_in(dir.path(), &server).args([
         "foreground",
         "--nats-host",
         &server.url(),

@@ -56,10 +56,15 @@ const HOST: &str = "NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF";
 const CONTRACT: &str = "wasmcloud:keyvalue";
 
 /// Returns the host data for a provider.
-fn host_data(example: &str, access: &Access, links: Vec<LinkDefinition>) -> HostData {
+fn host_data(
+    lattice: &str,
+    example: &str,
+    access: &Access,
+    links: Vec<LinkDefinition>,
+) -> HostData {
     HostData {
         host_id: HostId::parse(HOST).unwrap(),
-        lattice: LatticeName::parse("default").unwrap(),
+        lattice: LatticeName::parse(lattice).unwrap(),
         link_name: LinkName::default(),
         lattice_rpc_user_jwt: access.jwt.clone(),
         lattice_rpc_user_seed: access.seed.clone(),
@@ -121,8 +126,8 @@ struct Running {
 impl Running {
     async fn start(server: &Server, example: &str, links: Vec<LinkDefinition>) -> Self {
         let access = anonymous(server).await;
-        Self::with(server, example, &program(example), &host_data(example, &access, links), &[])
-            .await
+        let data = host_data(server.lattice(), example, &access, links);
+        Self::with(server, example, &program(example), &data, &[]).await
     }
 
     async fn with(
@@ -137,7 +142,7 @@ impl Running {
                 .await
                 .expect("the process starts");
         let provider = public_key(example);
-        let subject = format!("wasmbus.rpc.default.{provider}.default");
+        let subject = server.rpc(format_args!("{provider}.default"));
         let running = Self { process, subject, provider, caller: Caller::new(server).await };
         eventually("the provider answers", || async { running.health().await }).await;
         running
@@ -299,7 +304,7 @@ async fn a_provider_of_2022_works_on_a_real_redis_and_stops_when_its_host_says_s
 #[tokio::test]
 async fn a_provider_of_2024_comes_out_of_its_archive_and_runs() {
     const EXAMPLE: &str = "provider_kvmemory";
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dir = TempDir::new().unwrap();
     let (par, cache) = (dir.path().join("kvmemory.par"), dir.path().join("cache"));
     let executable = tokio::task::spawn_blocking(move || {
@@ -316,7 +321,8 @@ async fn a_provider_of_2024_comes_out_of_its_archive_and_runs() {
     let executable = executable.await.unwrap();
 
     let access = anonymous(&server).await;
-    let data = host_data(EXAMPLE, &access, vec![link(EXAMPLE, KVCOUNTER, &[("prefix", "mine:")])]);
+    let links = vec![link(EXAMPLE, KVCOUNTER, &[("prefix", "mine:")])];
+    let data = host_data(server.lattice(), EXAMPLE, &access, links);
     let variables: Vec<(String, String)> =
         [("RUST_LOG", "info"), ("HTTPS_PROXY", "http://p"), ("SECRET", "s")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -347,7 +353,7 @@ async fn a_provider_of_2024_comes_out_of_its_archive_and_runs() {
 #[tokio::test]
 async fn however_a_provider_ends_it_is_told() {
     const EXAMPLE: &str = "provider_kvmemory";
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let misbehaving = vec![link(EXAMPLE, ECHO, &[("misbehave", "unhealthy,ignore-shutdown")])];
 
     let mut provider = Running::start(&server, EXAMPLE, misbehaving.clone()).await;
@@ -377,8 +383,9 @@ async fn however_a_provider_ends_it_is_told() {
 #[tokio::test]
 async fn nothing_it_starts_outlives_it() {
     let dir = TempDir::new().unwrap();
-    let server = Server::start().await;
-    let data = host_data("provider_kvmemory", &anonymous(&server).await, Vec::new());
+    let server = Server::shared().await;
+    let access = anonymous(&server).await;
+    let data = host_data(server.lattice(), "provider_kvmemory", &access, Vec::new());
     let helper_of = |path: PathBuf| async move {
         eventually("the helper runs", || async {
             fs::read_to_string(&path).ok()?.trim().parse::<u32>().ok()
@@ -406,11 +413,12 @@ async fn nothing_it_starts_outlives_it() {
 
 #[tokio::test]
 async fn a_killed_host_leaves_no_provider_behind() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let mut host = Command::new(program("run_provider"))
         .arg("--executable")
         .arg(program("provider_kvmemory"))
         .args(["--provider", &public_key("provider_kvmemory"), "--nats", &server.url()])
+        .args(["--lattice", server.lattice()])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -419,7 +427,7 @@ async fn a_killed_host_leaves_no_provider_behind() {
     BufReader::new(host.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let pid: u32 = line.trim().parse().expect("the number of the process");
     let caller = Caller::new(&server).await;
-    let health = format!("wasmbus.rpc.default.{}.default.health", public_key("provider_kvmemory"));
+    let health = server.rpc(format_args!("{}.default.health", public_key("provider_kvmemory")));
     eventually("the provider answers", || async {
         caller.nats.request(health.clone(), "".into()).await.ok()
     })
@@ -441,7 +449,7 @@ async fn what_cannot_run_is_told_apart() {
         environment: Vec::new(),
         limits: Vec::new(),
     };
-    let mut data = host_data("provider_kvmemory", &nowhere, Vec::new());
+    let mut data = host_data("default", "provider_kvmemory", &nowhere, Vec::new());
     let spawn = |path: PathBuf, data: HostData| async move {
         Process::spawn(Launch {
             executable: &path,
@@ -514,7 +522,7 @@ async fn what_a_provider_prints_is_logged_without_the_secrets_it_was_told() {
         tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
     let _guard = tracing::subscriber::set_default(subscriber);
 
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let values =
         [("misbehave", "print-link"), ("password", "hunter2"), ("url", "amqp://me:pa55w0rd@mq/")];
     // Another test may register a line's place in the code just when this log begins, which then is
@@ -547,7 +555,7 @@ async fn what_a_provider_prints_is_logged_without_the_secrets_it_was_told() {
 /// Starts a provider whose way to NATS is `access`, and waits until it answers `nats` or ends.
 async fn connects(example: &str, access: &Access, nats: &async_nats::Client) -> bool {
     let variables = environment(&Vec::new(), &[], access);
-    let data = host_data(example, access, Vec::new());
+    let data = host_data("default", example, access, Vec::new());
     let (program, journal) = (program(example), journal());
     let launch = Launch {
         executable: &program,

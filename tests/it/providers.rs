@@ -46,7 +46,7 @@ async fn link_counter(server: &Server) -> String {
 }
 
 async fn counter_on_one_host(builder: fn(HostBuilder) -> HostBuilder) {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = builder(host(&server)).start().await;
     start_provider(&server, &host, "builtin://httpserver").await;
     start_provider(&server, &host, "builtin://keyvalue").await;
@@ -70,7 +70,7 @@ async fn a_page_counts_when_every_call_goes_over_the_lattice() {
 
 #[tokio::test]
 async fn providers_and_actor_on_three_hosts_serve_one_page_and_a_provider_can_move() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (a, b, c) =
         (host(&server).start().await, host(&server).start().await, host(&server).start().await);
     start_provider(&server, &a, "builtin://httpserver").await;
@@ -92,7 +92,7 @@ async fn providers_and_actor_on_three_hosts_serve_one_page_and_a_provider_can_mo
 
 #[tokio::test]
 async fn a_builtin_provider_is_listed_announced_and_stopped_like_any_other() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).label("zone", "a").start().await;
     let ctl = ctl_2024(&server).await;
     let reference = "builtin://keyvalue";
@@ -185,7 +185,7 @@ async fn a_builtin_provider_is_listed_announced_and_stopped_like_any_other() {
 
 #[tokio::test]
 async fn a_heartbeat_lists_providers_and_a_stopping_host_says_that_they_stopped() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start_provider(&server, &host, "builtin://keyvalue").await;
     let mut events = Events::all(&server).await;
@@ -200,7 +200,7 @@ async fn a_heartbeat_lists_providers_and_a_stopping_host_says_that_they_stopped(
 
 #[tokio::test]
 async fn a_link_that_cannot_be_taken_on_says_why_and_works_once_it_can() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start_provider(&server, &host, "builtin://httpserver").await;
     start(&server, &host, &example("echo"), 10).await;
@@ -228,7 +228,7 @@ async fn a_link_that_cannot_be_taken_on_says_why_and_works_once_it_can() {
 
 #[tokio::test]
 async fn only_linked_actors_are_served() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start_provider(&server, &host, "builtin://keyvalue").await;
     let rpc = client::provider_rpc(&server).await;
@@ -238,11 +238,12 @@ async fn only_linked_actors_are_served() {
     let argument = wasmbus_rpc::common::serialize(&"counter").unwrap();
     let message =
         || wasmbus_rpc::common::Message { method: "KeyValue.Get", arg: argument.clone().into() };
-    let refused = rpc.send(origin.clone(), target.clone(), "default", message()).await.unwrap_err();
+    let refused =
+        rpc.client.send(origin.clone(), target.clone(), &rpc.lattice, message()).await.unwrap_err();
     assert!(refused.to_string().contains("not linked"), "{refused}");
     link(&server, KVCOUNTER, keyvalue::SPEC.public_key, KV, &[]).await;
     // The caller is the SDK of provider authors: what it decodes is what the contract says.
-    let reply = rpc.send(origin, target, "default", message()).await.unwrap();
+    let reply = rpc.client.send(origin, target, &rpc.lattice, message()).await.unwrap();
     let reply: wasmcloud_interface_keyvalue::GetResponse =
         wasmbus_rpc::common::deserialize(&reply).unwrap();
     assert!(!reply.exists);
@@ -294,7 +295,7 @@ pub async fn unnoticed<T>(url: &str, change: impl Future<Output = T>) -> T {
 
 #[tokio::test]
 async fn link_values_change_under_load_and_nobody_notices() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start_provider(&server, &host, "builtin://httpserver").await;
     start_provider(&server, &host, "builtin://keyvalue").await;
@@ -304,7 +305,9 @@ async fn link_values_change_under_load_and_nobody_notices() {
     let address = page.trim_start_matches("http://").to_owned();
     unnoticed(&page, async {
         for bucket in ["first", "second", "third"] {
-            link(&server, KVCOUNTER, keyvalue::SPEC.public_key, KV, &[("bucket", bucket)]).await;
+            let bucket = format!("{bucket}-{}", server.lattice());
+            let bucket = [("bucket", &*bucket)];
+            link(&server, KVCOUNTER, keyvalue::SPEC.public_key, KV, &bucket).await;
             let limit = [("address", address.as_str()), ("max_content_len", "5M")];
             link(&server, KVCOUNTER, httpserver::SPEC.public_key, HTTP, &limit).await;
         }
@@ -315,7 +318,7 @@ async fn link_values_change_under_load_and_nobody_notices() {
 
 #[tokio::test]
 async fn one_of_two_providers_stops_and_starts_again_and_nobody_notices() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (a, b, c) =
         (host(&server).start().await, host(&server).start().await, host(&server).start().await);
     for host in [&a, &b] {
@@ -339,7 +342,7 @@ async fn one_of_two_providers_stops_and_starts_again_and_nobody_notices() {
 
 #[tokio::test]
 async fn a_host_that_stops_answers_every_request_it_accepted() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host: TestHost = host(&server).start().await;
     start_provider(&server, &host, "builtin://httpserver").await;
     start(&server, &host, &example("echo"), 50).await;

@@ -76,7 +76,7 @@ fn blobs(dir: &Path) -> Vec<PathBuf> {
 
 #[tokio::test]
 async fn an_actor_starts_from_a_registry_by_tag_and_by_digest() {
-    let (server, registry) = (Server::start().await, RegistryServer::start().await);
+    let (server, registry) = (Server::shared().await, RegistryServer::start().await);
     let digest = registry.push_actor("actors/echo:0.1.0", "echo").await;
     let host = host(&server).own_cache().set("allowed_insecure", registry.address()).start().await;
     let ctl = ctl_2024(&server).await;
@@ -104,7 +104,7 @@ async fn an_actor_starts_from_a_registry_by_tag_and_by_digest() {
 
 #[tokio::test]
 async fn a_login_put_into_the_lattice_opens_a_registry_at_once() {
-    let (server, registry) = (Server::start().await, RegistryServer::with_login().await);
+    let (server, registry) = (Server::shared().await, RegistryServer::with_login().await);
     registry.push_actor("echo:1", "echo").await;
     let host = host(&server).own_cache().set("allowed_insecure", registry.address()).start().await;
     let mut events = Events::all(&server).await;
@@ -124,7 +124,7 @@ async fn a_login_put_into_the_lattice_opens_a_registry_at_once() {
     let nats = crate::harness::client::nats(&server).await;
     let body = serde_json::json!({format!("oci://{}/echo", registry.address()): {"registryType": "oci",
         "username": USER, "password": PASSWORD}});
-    nats.request("wasmbus.ctl.default.registries.put", body.to_string().into()).await.unwrap();
+    nats.request(server.ctl("registries.put"), body.to_string().into()).await.unwrap();
     ctl.scale_actor(&host.id, &registry.image("echo:1"), 1, None).await.unwrap();
     assert_eq!(text(&events.next("actors_started").await, "/data/public_key"), ECHO);
     host.stop().await;
@@ -174,7 +174,7 @@ async fn logins_of_settings_and_of_docker_are_used_and_never_shown() {
 /// In a process of its own, because helpers are found in the PATH.
 #[tokio::test]
 async fn a_credential_helper_of_docker_is_asked() {
-    let (server, registry) = (Server::start().await, RegistryServer::with_login().await);
+    let (server, registry) = (Server::shared().await, RegistryServer::with_login().await);
     registry.push_actor("echo:1", "echo").await;
     let dir = TempDir::new().unwrap();
     let helper = dir.path().join("docker-credential-tests");
@@ -207,6 +207,8 @@ async fn a_credential_helper_of_docker_is_asked() {
             CLUSTER_SEED,
             "--nats-host",
             &server.url(),
+            "--lattice-prefix",
+            server.lattice(),
         ])
         .args(["--allowed-insecure", registry.address()])
         .env_clear()

@@ -239,7 +239,7 @@ async fn redirects_go_to_web_servers_only_and_take_no_login_along() {
 
 #[tokio::test]
 async fn starts_of_files_and_of_other_registries_never_wait_for_a_slow_one() {
-    let (server, real) = (Server::start().await, RegistryServer::start().await);
+    let (server, real) = (Server::shared().await, RegistryServer::start().await);
     real.push_actor("echo:1", "echo").await;
     let slow = Hostile::start(|path: &str, _| match path {
         path if path.contains("/manifests/") => stuck(),

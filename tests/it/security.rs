@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::harness::{
     CLUSTER_SEED, ECHO, PROVIDER, Server, TestHost,
-    client::{call_as_provider, http_request},
+    client::{ProviderRpc, call_as_provider, http_request},
     eventually, example, host,
 };
 
@@ -123,12 +123,13 @@ async fn a_provider_calls_actors_and_commands_nobody() {
         );
         let nats = options.connect(server.url()).await.expect("connected");
         let key = wasmbus_rpc::wascap::prelude::KeyPair::from_seed(CLUSTER_SEED).unwrap();
-        wasmbus_rpc::rpc_client::RpcClient::new(
+        let client = wasmbus_rpc::rpc_client::RpcClient::new(
             nats,
             "NwashHostCallerId000000000000000000000000000000000000000".into(),
             Some(Duration::from_secs(5)),
             std::sync::Arc::new(key),
-        )
+        );
+        ProviderRpc { client, lattice: server.lattice().to_owned() }
     };
     eventually("echo answers", || async {
         let request = http_request("GET", "/", b"");

@@ -38,9 +38,9 @@ async fn service(
 
 #[tokio::test]
 async fn the_configuration_service_says_what_to_start() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let mut events = Events::all(&server).await;
-    let _service = service(&server, "wasmbus.cfg.default.req", |request| {
+    let _service = service(&server, &format!("wasmbus.cfg.{}.req", server.lattice()), |request| {
         assert_eq!(text(&request, "/labels/machine"), "first");
         json!({"autoStartActors": [example("echo")],
             "autoStartProviders": [{"imageReference": "builtin://keyvalue", "linkName": "default"}],
@@ -64,7 +64,7 @@ async fn the_configuration_service_says_what_to_start() {
 
 #[tokio::test]
 async fn a_missing_configuration_service_keeps_no_host_from_starting() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).set("config_service_enabled", "yes").start().await;
     assert_eq!(ctl_2024(&server).await.get_hosts().await.unwrap().len(), 1);
     host.stop().await;
@@ -72,11 +72,11 @@ async fn a_missing_configuration_service_keeps_no_host_from_starting() {
 
 #[tokio::test]
 async fn a_late_answer_leaves_alone_what_somebody_started_meanwhile() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).set("config_service_enabled", "true").start().await;
     start(&server, &host, &example("echo"), 5).await;
     client::start_provider(&server, &host, "builtin://keyvalue").await;
-    let _service = service(&server, "wasmbus.cfg.default.req", |_| {
+    let _service = service(&server, &format!("wasmbus.cfg.{}.req", server.lattice()), |_| {
         json!({"autoStartActors": [example("echo"), example("ponger")],
             "autoStartProviders": [{"imageReference": "builtin://keyvalue"}]})
     })
@@ -90,14 +90,14 @@ async fn a_late_answer_leaves_alone_what_somebody_started_meanwhile() {
 
 #[tokio::test]
 async fn calls_that_wait_for_the_same_decision_ask_for_it_once() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (sender, mut requests) = tokio::sync::mpsc::unbounded_channel();
-    let _service = service(&server, "policy.ask", move |request| {
+    let _service = service(&server, &server.own("policy.ask"), move |request| {
         sender.send(request["action"].clone()).unwrap();
         json!({"requestId": request["requestId"], "permitted": true})
     })
     .await;
-    let host = host(&server).set("policy_topic", "policy.ask").start().await;
+    let host = host(&server).set("policy_topic", &server.own("policy.ask")).start().await;
     start(&server, &host, &example("echo"), 10).await;
     assert_eq!(requests.recv().await.unwrap(), "start_actor");
     let caller = Caller::new(&server).await;
@@ -105,7 +105,7 @@ async fn calls_that_wait_for_the_same_decision_ask_for_it_once() {
         let label = json!({"key": "zone", "value": zone}).to_string();
         caller
             .nats
-            .request(format!("wasmbus.ctl.default.labels.{}.put", host.id), label.into())
+            .request(server.ctl(format_args!("labels.{}.put", host.id)), label.into())
             .await
             .unwrap();
         let calls = (0..20)
@@ -121,15 +121,15 @@ async fn calls_that_wait_for_the_same_decision_ask_for_it_once() {
 
 #[tokio::test]
 async fn a_policy_service_decides_on_providers_and_on_calls_of_them() {
-    let server = Server::start().await;
-    let _service = service(&server, "policy.ask", |request| {
+    let server = Server::shared().await;
+    let _service = service(&server, &server.own("policy.ask"), |request| {
         let contract = request["target"]["contractId"].as_str().unwrap_or_default();
         let forbidden = request["action"] == "start_provider" && contract == "wasmcloud:blobstore"
             || request["action"] == "perform_invocation" && contract == "wasmcloud:keyvalue";
         json!({"requestId": request["requestId"], "permitted": !forbidden, "message": "by the book"})
     })
     .await;
-    let host = host(&server).set("policy_topic", "policy.ask").start().await;
+    let host = host(&server).set("policy_topic", &server.own("policy.ask")).start().await;
     let mut events = Events::all(&server).await;
     let ctl = ctl_2024(&server).await;
     assert!(
@@ -159,11 +159,11 @@ async fn a_policy_service_decides_on_providers_and_on_calls_of_them() {
 
 #[tokio::test]
 async fn a_policy_service_is_asked_once_and_can_change_its_mind() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
     let (sender, mut requests) = tokio::sync::mpsc::unbounded_channel();
-    let _service = service(&server, "policy.ask", move |request| {
+    let _service = service(&server, &server.own("policy.ask"), move |request| {
         let permitted = request["target"]["publicKey"] != PONGER;
         if request["action"] == "perform_invocation" {
             count.fetch_add(1, Ordering::Relaxed);
@@ -173,8 +173,8 @@ async fn a_policy_service_is_asked_once_and_can_change_its_mind() {
     })
     .await;
     let host = host(&server)
-        .set("policy_topic", "policy.ask")
-        .set("policy_changes_topic", "policy.changes")
+        .set("policy_topic", &server.own("policy.ask"))
+        .set("policy_changes_topic", &server.own("policy.changes"))
         .start()
         .await;
     let mut events = Events::all(&server).await;
@@ -205,7 +205,7 @@ async fn a_policy_service_is_asked_once_and_can_change_its_mind() {
     let request_id = text(&requests.recv().await.unwrap(), "/requestId").to_owned();
     let change =
         json!({"requestId": request_id, "permitted": false, "message": "no more"}).to_string();
-    let reply = caller.nats.request("policy.changes", change.into()).await.unwrap();
+    let reply = caller.nats.request(server.own("policy.changes"), change.into()).await.unwrap();
     assert_eq!(&reply.payload[..], br#"{"success":true}"#);
     let refused = call().await.unwrap_err();
     assert!(refused.contains(&request_id) && refused.contains("no more"), "{refused}");
@@ -213,7 +213,7 @@ async fn a_policy_service_is_asked_once_and_can_change_its_mind() {
     // A start that is denied by now is denied for more of a running actor too, but never for less.
     let change =
         json!({"requestId": text(&asked_for, "/requestId"), "permitted": false}).to_string();
-    caller.nats.request("policy.changes", change.into()).await.unwrap();
+    caller.nats.request(server.own("policy.changes"), change.into()).await.unwrap();
     let ctl = ctl_2024(&server).await;
     ctl.scale_actor(&host.id, &example("echo"), 5, None).await.unwrap();
     let failed = events.next("actor_start_failed").await;
@@ -225,9 +225,9 @@ async fn a_policy_service_is_asked_once_and_can_change_its_mind() {
 
 #[tokio::test]
 async fn no_answer_of_the_policy_service_is_a_denial_that_is_not_kept() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server)
-        .set("policy_topic", "policy.late")
+        .set("policy_topic", &server.own("policy.late"))
         .set("policy_timeout_ms", "200")
         .start()
         .await;
@@ -238,7 +238,7 @@ async fn no_answer_of_the_policy_service_is_a_denial_that_is_not_kept() {
     assert!(text(&failed, "/data/error").contains("no decision of the policy service"), "{failed}");
     let _service = service(
         &server,
-        "policy.late",
+        &server.own("policy.late"),
         |request| json!({"requestId": request["requestId"], "permitted": true}),
     )
     .await;
@@ -267,7 +267,7 @@ impl Example {
         fs::write(dir.path().join("lattice.json"), file.to_string()).unwrap();
         let mut child = Command::new(Self::build().await)
             .arg(dir.path().join("lattice.json"))
-            .args(["--nats-url", &server.url()])
+            .args(["--nats-url", &server.url(), "--lattice", server.lattice()])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -323,7 +323,7 @@ async fn runs(server: &Server, host: &TestHost, actors: usize, providers: usize)
 
 #[tokio::test]
 async fn the_example_gives_machines_what_its_file_says_for_their_labels() {
-    let (server, registry) = (Server::start().await, RegistryServer::with_login().await);
+    let (server, registry) = (Server::shared().await, RegistryServer::with_login().await);
     registry.push_actor("echo:1", "echo").await;
     Example::build().await;
     // It is there before its service, and still gets what is meant for it.
@@ -373,7 +373,7 @@ async fn the_example_gives_machines_what_its_file_says_for_their_labels() {
 
 #[tokio::test]
 async fn the_example_decides_by_the_labels_hosts_have_now_and_by_the_rules_of_now() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let public = json!({"zone": "pub*"});
     let rule =
         json!({"deny": ["perform_invocation"], "labels": public, "because": "not in public"});
@@ -381,8 +381,8 @@ async fn the_example_decides_by_the_labels_hosts_have_now_and_by_the_rules_of_no
         json!({"deny": ["start_actor"], "image": ["*/nothing.wasm", "file://*/ponger.wasm"]});
     let example = Example::start(&server, &json!({"policy": {"rules": [rule, images]}})).await;
     let host = host(&server)
-        .set("policy_topic", "policy.default")
-        .set("policy_changes_topic", "policy.default.changes")
+        .set("policy_topic", &server.own("policy"))
+        .set("policy_changes_topic", &format!("policy.{}.changes", server.lattice()))
         .start()
         .await;
     let mut events = Events::all(&server).await;
@@ -399,7 +399,7 @@ async fn the_example_decides_by_the_labels_hosts_have_now_and_by_the_rules_of_no
     let label = json!({"key": "zone", "value": "public"}).to_string();
     caller
         .nats
-        .request(format!("wasmbus.ctl.default.labels.{}.put", host.id), label.clone().into())
+        .request(server.ctl(format_args!("labels.{}.put", host.id)), label.clone().into())
         .await
         .unwrap();
     let refused = call().await.unwrap_err();

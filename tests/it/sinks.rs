@@ -16,11 +16,11 @@ use tempfile::TempDir;
 
 use crate::harness::{
     CLUSTER_SEED, ECHO, Events, Server,
-    client::{self, CONTROL, Caller, answering, ctl_2024, start},
+    client::{self, Caller, answering, ctl_2024, start},
     eventually, example,
     guests::{Signing, sign, wapc},
     host,
-    process::{Process, command, member, output, stderr},
+    process::{Process, command, command_in, member, output, stderr},
     text,
 };
 
@@ -37,7 +37,7 @@ struct Member {
 impl Member {
     /// Starts a host; `log` is where its standard error goes.
     async fn start(log: impl Into<Stdio>, arguments: &[&str]) -> Self {
-        let server = Server::start().await;
+        let server = Server::shared().await;
         let dir = TempDir::new().unwrap();
         let child = member(dir.path(), &server)
             .args(arguments)
@@ -61,7 +61,7 @@ impl Member {
         let id = self.id().await;
         for n in 0..3 {
             assert!(ctl.put_label(&id, "n", &n.to_string()).await.unwrap().accepted);
-            let subject = format!("wasmbus.ctl.default.cmd.{id}.sa");
+            let subject = self.server.ctl(format_args!("cmd.{id}.sa"));
             let refused = nats.request(subject, "nonsense".into()).await.unwrap();
             assert!(String::from_utf8_lossy(&refused.payload).contains("malformed"));
         }
@@ -71,7 +71,7 @@ impl Member {
     async fn floods(&self, requests: usize) {
         let nats = client::nats(&self.server).await;
         for _ in 0..requests {
-            nats.publish("wasmbus.ctl.default.ping.hosts", "".into()).await.unwrap();
+            nats.publish(self.server.ctl("ping.hosts"), "".into()).await.unwrap();
         }
         crate::harness::client::settled(&nats).await;
     }
@@ -143,7 +143,7 @@ async fn a_host_serves_on_with_its_log_on_a_full_disk() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_serves_on_when_its_log_has_reached_the_limit_of_a_file() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dir = TempDir::new().unwrap();
     let log = File::create(dir.path().join("log")).unwrap();
     let direct = member(dir.path(), &server);
@@ -206,7 +206,7 @@ fn on_a_terminal(dir: &Path, server: &Server, before: &str) -> Child {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_outlives_its_terminal_serves_on() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dir = TempDir::new().unwrap();
     let terminal = on_a_terminal(dir.path(), &server, "trap '' HUP; echo $$ > pid;");
     let mut host = Member { child: terminal, server, dir };
@@ -223,7 +223,7 @@ async fn a_host_that_outlives_its_terminal_serves_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_ends_in_order_with_its_terminal() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dir = TempDir::new().unwrap();
     let terminal = on_a_terminal(dir.path(), &server, "");
     let mut host = Member { child: terminal, server, dir };
@@ -302,7 +302,7 @@ fn without_reader(command: &mut Command, is_stdout: bool, end: &str) -> Output {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_whose_reader_is_gone_end_quietly_with_their_usual_code() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
     let dir = TempDir::new().unwrap();
@@ -331,7 +331,7 @@ async fn commands_whose_reader_is_gone_end_quietly_with_their_usual_code() {
         (vec!["down"], 0),
         (vec!["keys", "list"], 0),
     ] {
-        let ended = without_reader(command(dir.path()).args(&arguments), true, "gone");
+        let ended = without_reader(command_in(dir.path(), &server).args(&arguments), true, "gone");
         let told = stderr(&ended);
         assert_eq!(ended.status.code(), Some(code), "{arguments:?}: {told}");
         assert!(!told.contains("panicked") && !told.contains("pipe"), "{arguments:?}: {told}");
@@ -347,7 +347,8 @@ async fn commands_whose_reader_is_gone_end_quietly_with_their_usual_code() {
         (vec!["inspect", "./nothing.wasm"], 1),
     ] {
         for end in ["gone", "full"] {
-            let ended = without_reader(command(dir.path()).args(&arguments), false, end);
+            let ended =
+                without_reader(command_in(dir.path(), &server).args(&arguments), false, end);
             assert_eq!(ended.status.code(), Some(code), "{arguments:?} {end}");
         }
     }
@@ -377,7 +378,7 @@ async fn what_strangers_write_forges_no_line_of_the_log_and_reaches_no_terminal(
     );
     let guest = sign(&guest, &Signing { name: Some(EVIL.into()), ..Signing::default() });
     for is_json in [false, true] {
-        let server = Server::start().await;
+        let server = Server::shared().await;
         let dir = TempDir::new().unwrap();
         let form = if is_json {
             &["--structured-logging-enabled", "--log-level", "debug"][..]
@@ -397,18 +398,18 @@ async fn what_strangers_write_forges_no_line_of_the_log_and_reaches_no_terminal(
         events.next("actor_scale_failed").await;
         for (subject, body) in [
             (
-                format!("wasmbus.ctl.default.cmd.{id}.lp"),
+                server.ctl(format_args!("cmd.{id}.lp")),
                 json!({ "provider_ref": EVIL, "link_name": EVIL }),
             ),
             (
-                "wasmbus.ctl.default.linkdefs.put".into(),
+                server.ctl("linkdefs.put"),
                 json!({ "actor_id": EVIL, "provider_id": EVIL, "contract_id": EVIL }),
             ),
             (
-                "wasmbus.ctl.default.registries.put".into(),
+                server.ctl("registries.put"),
                 json!({ EVIL: { "username": EVIL, "password": "hunter2" } }),
             ),
-            (format!("wasmbus.ctl.default.cmd.{id}.sa"), json!({ "actor_ref": EVIL })),
+            (server.ctl(format_args!("cmd.{id}.sa")), json!({ "actor_ref": EVIL })),
         ] {
             nats.request(subject, body.to_string().into()).await.unwrap();
         }
@@ -424,7 +425,7 @@ async fn what_strangers_write_forges_no_line_of_the_log_and_reaches_no_terminal(
 /// A host that does not exist, whose names are evil everywhere.
 async fn evil_host(server: &Server) -> tokio_util::task::AbortOnDropHandle<()> {
     let id = "NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF";
-    answering(server, CONTROL, move |subject, _| {
+    answering(server, &server.ctl(">"), move |subject, _| {
         let labels = json!({ EVIL: EVIL, "k$(touch pwned)": "v", "zone": "a" });
         let claims = json!({
             "sub": ECHO, "name": EVIL, "caps": EVIL, "tags": EVIL, "iss": EVIL, "call_alias": EVIL, "version": EVIL,
@@ -458,7 +459,7 @@ async fn evil_host(server: &Server) -> tokio_util::task::AbortOnDropHandle<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_show_names_of_strangers_without_what_terminals_obey() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let _host = evil_host(&server).await;
     let dir = TempDir::new().unwrap();
     let guest =
@@ -489,7 +490,7 @@ async fn commands_show_names_of_strangers_without_what_terminals_obey() {
         }
     }
     for arguments in lines {
-        let ended = output(command(dir.path()).args(&arguments));
+        let ended = output(command_in(dir.path(), &server).args(&arguments));
         for shown in [&ended.stdout, &ended.stderr] {
             let shown = String::from_utf8_lossy(shown);
             let obeyed =
@@ -508,7 +509,8 @@ async fn commands_show_names_of_strangers_without_what_terminals_obey() {
     for word in ["", "k", "z"] {
         let complete =
             ["--", "host", "start", "actor", "x", "--ctl-host", &url, "--constraint", word];
-        let offered = output(command(dir.path()).env("COMPLETE", "fish").args(complete));
+        let offered =
+            output(command_in(dir.path(), &server).env("COMPLETE", "fish").args(complete));
         let offered = String::from_utf8_lossy(&offered.stdout).into_owned();
         assert!(
             !offered.contains('$') && !offered.contains(|c| is_obeyed(c) && !"\n\t".contains(c)),
@@ -526,7 +528,7 @@ fn count(lines: &[String], text: &str) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_one_kind_leaves_some_lines_and_a_count() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dir = TempDir::new().unwrap();
     let mut process = Process::start(&mut member(dir.path(), &server));
     process.line("ready");
@@ -541,23 +543,26 @@ async fn a_flood_of_one_kind_leaves_some_lines_and_a_count() {
     forged.encoded_claims = "not.a.token".into();
     let forged: bytes::Bytes = lattice_protocol::rpc::codec::encode_invocation(&forged);
     for n in 0..500 {
-        let rpc = format!("wasmbus.rpc.default.{ECHO}");
+        let rpc = server.rpc(ECHO);
         caller.nats.publish(rpc.clone(), forged.clone()).await.unwrap();
         caller.nats.publish(rpc, "garbage".into()).await.unwrap();
-        let command = format!("wasmbus.ctl.default.cmd.{id}.upd");
+        let command = server.ctl(format_args!("cmd.{id}.upd"));
         caller.nats.publish(command, format!("garbage {n}").into()).await.unwrap();
         let label = json!({ "key": "flood", "value": n.to_string() }).to_string();
         caller
             .nats
-            .publish(format!("wasmbus.ctl.default.labels.{id}.put"), label.into())
+            .publish(server.ctl(format_args!("labels.{id}.put")), label.into())
             .await
             .unwrap();
         let registries =
             json!({ "r.example": { "username": "u", "password": n.to_string() } }).to_string();
-        caller.nats.publish("wasmbus.ctl.default.registries.put", registries.into()).await.unwrap();
+        caller.nats.publish(server.ctl("registries.put"), registries.into()).await.unwrap();
         caller
             .nats
-            .publish(format!("$KV.LATTICEDATA_default.LINKDEF_garbage{n}"), "nonsense".into())
+            .publish(
+                format!("$KV.LATTICEDATA_{}.LINKDEF_garbage{n}", server.lattice()),
+                "nonsense".into(),
+            )
             .await
             .unwrap();
     }
@@ -587,17 +592,17 @@ async fn a_flood_of_one_kind_leaves_some_lines_and_a_count() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_command_is_logged_once_and_told_as_an_event() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dir = TempDir::new().unwrap();
     let mut process = Process::start(&mut member(dir.path(), &server));
     process.line("ready");
     let (ctl, nats) = (ctl_2024(&server).await, client::nats(&server).await);
     let id = ctl.get_hosts().await.unwrap().remove(0).id;
     let mut events = Events::all(&server).await;
-    let host = |verb: &str| format!("wasmbus.ctl.default.cmd.{id}.{verb}");
+    let host = |verb: &str| server.ctl(format_args!("cmd.{id}.{verb}"));
     let link = json!({ "actor_id": ECHO, "provider_id": "Vbroken", "contract_id": "a:b", "values": { "password": "hunter2" } });
     for (subject, body, command) in [
-        ("wasmbus.ctl.default.linkdefs.put".to_owned(), link.to_string(), "link put"),
+        (server.ctl("linkdefs.put"), link.to_string(), "link put"),
         (host("sa"), json!({ "actor_ref": ECHO, "count": 1 }).to_string(), "stop actor"),
         (
             host("sp"),
@@ -616,12 +621,12 @@ async fn a_refused_command_is_logged_once_and_told_as_an_event() {
         ),
         (host("upd"), "hunter2".into(), "update actor"),
         (
-            format!("wasmbus.ctl.default.labels.{id}.put"),
+            server.ctl(format_args!("labels.{id}.put")),
             json!({ "key": "" }).to_string(),
             "label put",
         ),
-        ("wasmbus.ctl.default.registries.put".into(), "\"hunter2\"".into(), "registry credentials"),
-        ("wasmbus.ctl.default.config.put.x.y".into(), "hunter2".into(), "config put"),
+        (server.ctl("registries.put"), "\"hunter2\"".into(), "registry credentials"),
+        (server.ctl("config.put.x.y"), "hunter2".into(), "config put"),
         (host("dance"), "{}".into(), "unknown request"),
     ] {
         let reply = nats.request(subject, body.into()).await.unwrap();

@@ -58,14 +58,14 @@ async fn memory_behaves_like_a_bucket() {
 
 #[tokio::test]
 async fn the_bucket_behaves_like_itself() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let bucket = connections::open(&server, Some("core")).await.unwrap();
     behaves_like_a_bucket(Arc::new(bucket)).await;
 }
 
 #[tokio::test]
 async fn a_bucket_that_vanished_is_whole_again_before_anything_is_told_of_it() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let bucket = connections::open(&server, Some("core")).await.unwrap();
     let mut expected = BTreeMap::new();
     for n in 0..100 {
@@ -84,6 +84,6 @@ async fn a_bucket_that_vanished_is_whole_again_before_anything_is_told_of_it() {
     };
     assert_eq!(snapshot().await, expected);
     let context = jetstream::with_domain(client::nats(&server).await, "core");
-    context.delete_stream("KV_LATTICEDATA_default").await.unwrap();
+    context.delete_stream(format!("KV_LATTICEDATA_{}", server.lattice())).await.unwrap();
     assert_eq!(snapshot().await, expected);
 }

@@ -89,7 +89,7 @@ async fn assert_healthy(caller: &Caller) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_a_guest_waits_for_ends_with_its_call() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = hasty(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
     let caller = Caller::new(&server).await;
@@ -168,12 +168,12 @@ async fn whatever_a_guest_waits_for_ends_with_its_call() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_callee_that_never_answers_holds_no_caller_beyond_its_deadline() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = hasty(&server).start().await;
     let caller = Caller::new(&server).await;
     let mute = KeyPair::new_module().public_key();
     let listener = nats(&server).await;
-    let mut heard = listener.subscribe(format!("wasmbus.rpc.default.{mute}")).await.unwrap();
+    let mut heard = listener.subscribe(server.rpc(&mute)).await.unwrap();
     crate::harness::client::settled(&listener).await;
     for bytes in [1, 1024 * 1024] {
         let body = format!("(drop {}) (i32.const 1)", host_call(&mute, bytes));
@@ -196,7 +196,7 @@ fn twice(alias: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn actors_that_call_each_other_without_end_stop_at_the_deadline_of_the_first_call() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     for way in ["true", "false"] {
         let host = hasty(&server).set("local_calls", way).start().await;
         start(&server, &host, &example("echo"), 1).await;
@@ -219,7 +219,7 @@ async fn actors_that_call_each_other_without_end_stop_at_the_deadline_of_the_fir
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_on_another_host_takes_its_deadline_along() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     // The callee's host would give it a minute.
     let patient = host(&server).set("rpc_timeout_ms", "60000").start().await;
     let callee = sign(&wapc("(loop (br 0)) (i32.const 1)"), &called("test/patient"));
@@ -246,7 +246,7 @@ async fn a_caller_on_another_host_takes_its_deadline_along() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_guest_may_not_have_it_does_not_get() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).set("actor_memory_max_bytes", "32M").start().await;
     start(&server, &host, &example("echo"), 1).await;
     let caller = Caller::new(&server).await;
@@ -362,7 +362,7 @@ async fn what_a_guest_may_not_have_it_does_not_get() {
 
 #[tokio::test]
 async fn modules_that_ask_for_too_much_do_not_start_and_are_told_why() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let ctl = ctl_2024(&server).await;
     let base = wapc("(i32.const 1)");
@@ -405,7 +405,7 @@ async fn modules_that_ask_for_too_much_do_not_start_and_are_told_why() {
 
 #[tokio::test]
 async fn large_memories_are_over_the_limit_of_a_call() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).set("actor_memory_max_bytes", "16M").start().await;
     let caller = Caller::new(&server).await;
     for memory in ["(memory (export \"memory\") 2048)", "(memory (export \"memory\") i64 262144)"] {
@@ -440,7 +440,7 @@ async fn large_memories_are_over_the_limit_of_a_call() {
 
 #[tokio::test]
 async fn an_actor_whose_claims_expire_takes_and_makes_no_calls_on_either_way() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     for way in ["true", "false"] {
         let host = host(&server).set("local_calls", way).start().await;
         start(&server, &host, &example("echo"), 1).await;
@@ -490,7 +490,7 @@ fn relay_to_echo() -> String {
 
 #[tokio::test]
 async fn a_start_from_a_file_does_not_wait_for_a_registry_that_drips() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     // It accepts and says nothing.
     let registry = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

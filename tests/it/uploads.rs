@@ -29,20 +29,23 @@ use crate::{
     connections::anonymous,
     harness::{
         ECHO, Events, PINGER, Server, TestHost,
-        client::{self, CONTROL, Caller, answering, ctl_2024, http_request},
+        client::{self, Caller, answering, ctl_2024, http_request},
         eventually, example, host,
-        process::{command, output, stderr},
+        process::{command_in, output, stderr},
         text,
     },
     leaf_cut::Site,
 };
 
-const BUCKET: &str = "ARTIFACTS_default";
+/// The bucket of a lattice.
+fn bucket(server: &Server) -> String {
+    format!("ARTIFACTS_{}", server.lattice())
+}
 
 /// A client beside a server, without settings: what hosts say decides.
 pub(crate) async fn sender(server: &Server) -> Sender {
     let nats = connect_once(Purpose::Control, &anonymous(server), "test").await.expect("connected");
-    let subjects = Subjects::new(LatticeName::parse("default").unwrap(), "wasmbus.ctl");
+    let subjects = Subjects::new(LatticeName::parse(server.lattice()).unwrap(), "wasmbus.ctl");
     let lattice = Lattice::new(nats.client.clone(), subjects, Duration::from_secs(2), None);
     Sender { lattice, nats, making: making() }
 }
@@ -62,7 +65,7 @@ async fn artifact(name: &str) -> Artifact {
 }
 
 async fn store(server: &Server, domain: Option<&str>) -> Artifacts {
-    Artifacts::new(sender(server).await.nats, domain, "default", making(), Budget::default())
+    Artifacts::new(sender(server).await.nats, domain, server.lattice(), making(), Budget::default())
 }
 
 /// A host of earlier years: it answers a ping without saying whom it hears, and bids for whatever
@@ -70,7 +73,8 @@ async fn store(server: &Server, domain: Option<&str>) -> Artifacts {
 async fn host_of_2022(server: &Server) -> (String, AbortOnDropHandle<()>) {
     let id = "NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF".to_owned();
     let own = id.clone();
-    let answers = answering(server, CONTROL, move |tail, _| match tail {
+    let everything = server.ctl(">");
+    let answers = answering(server, &everything, move |tail, _| match tail {
         "ping.hosts" => {
             Some(json!({ "id": own, "friendly_name": "old-oak-1", "version": "0.63.1" }))
         }
@@ -112,15 +116,16 @@ async fn answers(server: &Server, actor: &str) -> bool {
 /// How many pieces the bucket of a domain has.
 async fn pieces(server: &Server, domain: &str) -> usize {
     let context = jetstream::with_domain(client::nats(server).await, domain);
-    let stream = context.get_stream(format!("OBJ_{BUCKET}")).await.expect("the bucket");
-    let subjects = stream.info_with_subjects(format!("$O.{BUCKET}.C.>")).await.unwrap();
+    let bucket = bucket(server);
+    let stream = context.get_stream(format!("OBJ_{bucket}")).await.expect("the bucket");
+    let subjects = stream.info_with_subjects(format!("$O.{bucket}.C.>")).await.unwrap();
     let counts: Vec<(String, usize)> = subjects.try_collect().await.unwrap();
     counts.into_iter().map(|(_, count)| count).sum()
 }
 
 #[tokio::test]
 async fn an_actor_sent_from_a_file_starts_on_a_host_that_never_saw_it_and_may_not_load_files() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (old, _answers) = host_of_2022(&server).await;
     let host = host(&server).own_cache().set("enable_start_from_fs", "false").start().await;
     let (sender, artifact) = (sender(&server).await, artifact("echo").await);
@@ -152,7 +157,7 @@ async fn an_actor_sent_from_a_file_starts_on_a_host_that_never_saw_it_and_may_no
 
 #[tokio::test]
 async fn the_same_file_is_sent_once_and_any_nats_client_reads_it() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let (sender, artifact) = (sender(&server).await, artifact("pinger").await);
     let readers = Readers::find(&sender.lattice).await.unwrap();
@@ -166,26 +171,27 @@ async fn the_same_file_is_sent_once_and_any_nats_client_reads_it() {
     assert_eq!(pieces(&server, "core").await, before);
 
     let nats = async_nats_2024::connect(server.url()).await.unwrap();
-    let bucket = async_nats_2024::jetstream::with_domain(nats, "core")
-        .get_object_store(BUCKET)
+    let objects = async_nats_2024::jetstream::with_domain(nats, "core")
+        .get_object_store(bucket(&server))
         .await
         .unwrap();
     let names: Vec<_> =
-        bucket.list().await.unwrap().map_ok(|info| info.name).try_collect().await.unwrap();
+        objects.list().await.unwrap().map_ok(|info| info.name).try_collect().await.unwrap();
     let name = format!("sha256-{}", artifact.digest.hex());
     assert_eq!(names, std::slice::from_ref(&name));
     let mut content = Vec::new();
-    bucket.get(&name).await.unwrap().read_to_end(&mut content).await.unwrap();
+    objects.get(&name).await.unwrap().read_to_end(&mut content).await.unwrap();
     assert_eq!(content, artifact.content);
 
     let dir = tempfile::TempDir::new().unwrap();
-    let inspected =
-        output(command(dir.path()).args(["inspect", &reference(&artifact.digest)]).args([
+    let inspected = output(
+        command_in(dir.path(), &server).args(["inspect", &reference(&artifact.digest)]).args([
             "--nats-host",
             &server.url(),
             "-o",
             "json",
-        ]));
+        ]),
+    );
     let told: Value = serde_json::from_slice(&inspected.stdout)
         .unwrap_or_else(|_| panic!("{}", stderr(&inspected)));
     assert_eq!(told["public_key"], PINGER);
@@ -194,7 +200,7 @@ async fn the_same_file_is_sent_once_and_any_nats_client_reads_it() {
 
 #[tokio::test]
 async fn two_clients_may_send_the_same_at_the_same_time() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (one, other) = (store(&server, Some("core")).await, store(&server, Some("core")).await);
     let content = Bytes::from(vec![7; 3_000_000]);
     let about = About { kind: "actor".into(), public_key: "M".into(), ..About::default() };
@@ -209,30 +215,30 @@ async fn two_clients_may_send_the_same_at_the_same_time() {
 
 #[tokio::test]
 async fn a_damaged_upload_is_refused_and_may_be_sent_again() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).own_cache().start().await;
     let (sender, artifact) = (sender(&server).await, artifact("echo").await);
     let readers = Readers::find(&sender.lattice).await.unwrap();
     let uploaded = sender.send(&readers, &artifact, |_, _| {}).await.unwrap();
     let context = jetstream::with_domain(client::nats(&server).await, "core");
-    let stream = context.get_stream(format!("OBJ_{BUCKET}")).await.unwrap();
+    let stream = context.get_stream(format!("OBJ_{}", bucket(&server))).await.unwrap();
     let nats = async_nats_2024::connect(server.url()).await.unwrap();
-    let bucket = async_nats_2024::jetstream::with_domain(nats, "core")
-        .get_object_store(BUCKET)
+    let objects = async_nats_2024::jetstream::with_domain(nats, "core")
+        .get_object_store(bucket(&server))
         .await
         .unwrap();
     let name = format!("sha256-{}", artifact.digest.hex());
     for damage in ["other bytes", "lost pieces"] {
         match damage {
             "other bytes" => {
-                drop(bucket.put(name.as_str(), &mut &b"something else"[..]).await.unwrap())
+                drop(objects.put(name.as_str(), &mut &b"something else"[..]).await.unwrap())
             }
-            _ => drop(stream.purge().filter(format!("$O.{BUCKET}.C.>")).await.unwrap()),
+            _ => drop(stream.purge().filter(format!("$O.{}.C.>", bucket(&server))).await.unwrap()),
         }
         let error = start(&server, &host, &uploaded.reference).await.unwrap_err();
         for part in [
             &uploaded.reference,
-            BUCKET,
+            &bucket(&server),
             "\"core\"",
             "not those that its name says",
             "host start actor",
@@ -251,7 +257,7 @@ async fn a_damaged_upload_is_refused_and_may_be_sent_again() {
 
 #[tokio::test]
 async fn an_actor_that_ran_here_starts_again_while_the_store_is_away() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (host, fresh) =
         (host(&server).own_cache().start().await, host(&server).own_cache().start().await);
     let (sender, artifact) = (sender(&server).await, artifact("echo").await);
@@ -260,10 +266,10 @@ async fn an_actor_that_ran_here_starts_again_while_the_store_is_away() {
     start(&server, &host, &reference).await.unwrap();
     stop(&server, &host, &reference).await;
     let context = jetstream::with_domain(client::nats(&server).await, "core");
-    context.delete_stream(format!("OBJ_{BUCKET}")).await.unwrap();
+    context.delete_stream(format!("OBJ_{}", bucket(&server))).await.unwrap();
     start(&server, &host, &reference).await.unwrap();
     let error = start(&server, &fresh, &reference).await.unwrap_err();
-    for part in [&reference, BUCKET, "is not there", "send it again", "js_domain"] {
+    for part in [&reference, &*bucket(&server), "is not there", "send it again", "js_domain"] {
         assert!(error.contains(part), "{part} in {error}");
     }
     host.stop().await;
@@ -284,8 +290,11 @@ async fn what_stands_in_the_way_of_an_upload_is_named() {
     };
     let server = Server::with_config(None, "").await;
     let error = refused(&server, None).await;
-    assert!(error.contains(BUCKET) && error.contains("JetStream is switched off"), "{error}");
-    let server = Server::start().await;
+    assert!(
+        error.contains(&bucket(&server)) && error.contains("JetStream is switched off"),
+        "{error}"
+    );
+    let server = Server::shared().await;
     let error = refused(&server, Some("other")).await;
     assert!(error.contains("\"other\"") && error.contains("\"core\""), "{error}");
     let server = Server::with_config(
@@ -333,7 +342,7 @@ async fn uploads_go_where_hosts_look_for_them_across_leaf_nodes() {
 
 #[tokio::test]
 async fn an_upload_that_was_sent_again_is_not_removed_by_who_saw_it_before() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let store = store(&server, Some("core")).await;
     let about =
         About { kind: "actor".into(), public_key: "M".into(), name: "x".into(), revision: 1 };

@@ -88,7 +88,7 @@ impl Store {
 }
 
 fn chunks(nats: &async_nats::Client, server: &Server) -> Chunks {
-    Chunks::new(nats, server.domain(), "default", Settings::default())
+    Chunks::new(nats, server.domain(), server.lattice(), Settings::default())
 }
 
 fn named(id: &str) -> PayloadName {
@@ -134,11 +134,11 @@ async fn stored(server: &Server, id: &str, payload: &Bytes) -> (Chunks, chunking
 
 #[tokio::test]
 async fn metadata_that_names_the_pieces_of_everybody_reads_and_removes_nothing() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (host, caller) = victim(&server, &[]).await;
     let other = Bytes::from(vec![7; 1_000_000]);
     let (_chunks, _stored) = stored(&server, "somebody-else", &other).await;
-    let store = Store::of(&server, "default").await;
+    let store = Store::of(&server, server.lattice()).await;
     let pieces = store.count("C.>").await;
     assert!(pieces > 1);
     for nuid in [">", "*", "", "a.>", "a b"] {
@@ -146,7 +146,8 @@ async fn metadata_that_names_the_pieces_of_everybody_reads_and_removes_nothing()
         store.metadata(&call.id, &objects_of(&call.id, nuid, 1_000_000)).await;
         let error = error(&caller, &call).await;
         assert!(
-            error.contains("object store default") && error.contains("the id of the pieces"),
+            error.contains(&format!("object store {}", server.lattice()))
+                && error.contains("the id of the pieces"),
             "{nuid:?}: {error}"
         );
         assert_eq!(store.count("C.>").await, pieces, "{nuid:?}");
@@ -157,13 +158,13 @@ async fn metadata_that_names_the_pieces_of_everybody_reads_and_removes_nothing()
 
 #[tokio::test]
 async fn bytes_that_are_announced_and_not_there_are_refused_without_a_wait() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     // Nobody waits this long.
     let (host, caller) =
         victim(&server, &[("actor_memory_max_bytes", "2G"), ("payload_memory_max_bytes", "2G")])
             .await;
     let (_chunks, _stored) = stored(&server, "makes-the-bucket", &Bytes::from_static(b"x")).await;
-    let store = Store::of(&server, "default").await;
+    let store = Store::of(&server, server.lattice()).await;
     let sizes: [u64; 4] = [5_000_000, 900 << 20, 1 << 30, 1 << 40];
     for (number, size) in sizes.into_iter().enumerate() {
         let nothing = overheard(&caller, b"x", size);
@@ -209,7 +210,7 @@ async fn bytes_that_are_announced_and_not_there_are_refused_without_a_wait() {
 
 #[tokio::test]
 async fn a_payload_that_its_reader_cannot_hold_is_refused_before_it_is_read() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (host, caller) = victim(&server, &[("actor_memory_max_bytes", "4M")]).await;
     let call = overheard(&caller, b"x", 5 << 20);
     let payload = Bytes::from(vec![1; 5 << 20]);
@@ -218,7 +219,7 @@ async fn a_payload_that_its_reader_cannot_hold_is_refused_before_it_is_read() {
     assert!(refused.contains("actor_memory_max_bytes") && refused.contains("5242880"), "{refused}");
     host.stop().await;
 
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (host, caller) = victim(&server, &[("payload_memory_max_bytes", "16M")]).await;
     let refused = error(&caller, &overheard(&caller, b"x", 15 << 20)).await;
     assert!(refused.contains("payload_memory_max_bytes"), "{refused}");
@@ -227,16 +228,16 @@ async fn a_payload_that_its_reader_cannot_hold_is_refused_before_it_is_read() {
 
 #[tokio::test]
 async fn many_forged_payloads_at_once_share_one_budget_and_destroy_nothing() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (host, caller) = victim(&server, &[("payload_memory_max_bytes", "16M")]).await;
     // One object, named by many calls that were signed for something else.
     let payload = Bytes::from(vec![3; 3 << 20]);
     let (_chunks, _stored) = stored(&server, "one-object", &payload).await;
-    let store = Store::of(&server, "default").await;
+    let store = Store::of(&server, server.lattice()).await;
     let piece = store
         .stream()
         .await
-        .get_last_raw_message_by_subject("$O.default.C.>")
+        .get_last_raw_message_by_subject(&format!("$O.{}.C.>", server.lattice()))
         .await
         .expect("a piece");
     let nuid = piece.subject.rsplit('.').next().expect("an id").to_owned();
@@ -258,7 +259,7 @@ async fn many_forged_payloads_at_once_share_one_budget_and_destroy_nothing() {
 
 #[tokio::test]
 async fn a_call_sent_again_does_not_take_the_payload_of_the_first() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (host, caller) = victim(&server, &[]).await;
     let request = Bytes::from(http_request("POST", "/", &vec![b'x'; 1_500_000]));
     let mut first = caller.invocation(ECHO, OPERATION, request.clone());
@@ -270,7 +271,7 @@ async fn a_call_sent_again_does_not_take_the_payload_of_the_first() {
     let refused = error(&caller, &forged).await;
     assert!(refused.contains("is not the invocation ID"), "{refused}");
     // A recorded token of this id whose payload is another one.
-    let store = Store::of(&server, "default").await;
+    let store = Store::of(&server, server.lattice()).await;
     let mut other = first.clone();
     other.encoded_claims = caller.signer.sign(
         &first.origin,
@@ -291,7 +292,8 @@ async fn a_call_sent_again_does_not_take_the_payload_of_the_first() {
 async fn client_of(server: &Server) -> (Client, Chunks) {
     let nats = client::nats(server).await;
     let chunks = chunks(&nats, server);
-    let subjects = Subjects::new(LatticeName::parse("default").expect("a name"), "wasmbus.ctl");
+    let subjects =
+        Subjects::new(LatticeName::parse(server.lattice()).expect("a name"), "wasmbus.ctl");
     let signer = Signer::new(CLUSTER_SEED).expect("a seed");
     let host = HostId::parse(HOST).expect("a key");
     (Client::new(nats, subjects, signer, chunks.clone(), host), chunks)
@@ -313,30 +315,32 @@ fn call(payload: Vec<u8>) -> Call {
 
 #[tokio::test]
 async fn a_large_call_to_nobody_stores_nothing() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (client, _chunks) = client_of(&server).await;
     for _ in 0..3 {
         let outcome =
             client.invoke(call(vec![1; 2_000_000]), None, new_id(), &AtomicBool::new(false)).await;
         assert!(matches!(outcome, Err(CallError::NoResponders { .. })), "{outcome:?}");
     }
-    let store = Store::of(&server, "default").await;
-    assert!(store.context.get_stream("OBJ_default").await.is_err(), "not even the bucket");
+    let store = Store::of(&server, server.lattice()).await;
+    assert!(
+        store.context.get_stream(format!("OBJ_{}", server.lattice())).await.is_err(),
+        "not even the bucket"
+    );
 }
 
 #[tokio::test]
 async fn a_large_call_that_fails_leaves_nothing_behind() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (client, chunks) = client_of(&server).await;
     let deaf = client::nats(&server).await;
-    let _subscription =
-        deaf.subscribe(format!("wasmbus.rpc.default.{ECHO}")).await.expect("subscribed");
+    let _subscription = deaf.subscribe(server.rpc(ECHO)).await.expect("subscribed");
     crate::harness::client::settled(&deaf).await;
     // Its caller gives up, here even before the deadline.
     let (id, sent) = (new_id(), AtomicBool::new(false));
     let calling = client.invoke(call(vec![1; 2_000_000]), None, id, &sent);
     assert!(tokio::time::timeout(Duration::from_secs(3), calling).await.is_err());
-    let store = Store::of(&server, "default").await;
+    let store = Store::of(&server, server.lattice()).await;
     assert!(store.count(">").await > 0);
     chunks.tidy().await;
     assert_eq!(store.count(">").await, 0);
@@ -344,7 +348,7 @@ async fn a_large_call_that_fails_leaves_nothing_behind() {
 
 #[tokio::test]
 async fn answers_that_nobody_fetches_are_bounded_and_fetched_ones_make_room() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let nats = client::nats(&server).await;
     let (chunks, reader) = (chunks(&nats, &server), chunks(&nats, &server));
     let stop = tokio_util::sync::CancellationToken::new();
@@ -373,16 +377,17 @@ async fn answers_that_nobody_fetches_are_bounded_and_fetched_ones_make_room() {
 
 #[tokio::test]
 async fn the_bucket_of_payloads_that_a_host_makes_is_bounded_in_size_and_time() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (_chunks, _stored) = stored(&server, "first", &Bytes::from_static(b"x")).await;
-    let config = Store::of(&server, "default").await.stream().await.cached_info().config.clone();
+    let config =
+        Store::of(&server, server.lattice()).await.stream().await.cached_info().config.clone();
     assert_eq!((config.max_bytes, config.max_age), (1 << 30, Duration::from_secs(600)));
     // A bucket of another host stays as it is.
-    let server = Server::start().await;
-    let store = Store::of(&server, "default").await;
+    let server = Server::shared().await;
+    let store = Store::of(&server, server.lattice()).await;
     let config = jetstream::stream::Config {
-        name: "OBJ_default".into(),
-        subjects: vec!["$O.default.>".into()],
+        name: format!("OBJ_{}", server.lattice()),
+        subjects: vec![format!("$O.{}.>", server.lattice())],
         allow_rollup: true,
         ..Default::default()
     };
@@ -426,7 +431,7 @@ async fn uploads_travel_where_messages_are_small() {
     let store = Artifacts::new(
         nats,
         server.domain(),
-        "default",
+        server.lattice(),
         Making::of_artifacts(1, None),
         Budget::default(),
     );
@@ -445,8 +450,7 @@ async fn what_needs_the_object_store_and_has_none_is_told_of_max_payload() {
     let server = Server::with_config(None, "max_payload: 65536\n").await;
     let (client, _chunks) = client_of(&server).await;
     let deaf = client::nats(&server).await;
-    let _subscription =
-        deaf.subscribe(format!("wasmbus.rpc.default.{ECHO}")).await.expect("subscribed");
+    let _subscription = deaf.subscribe(server.rpc(ECHO)).await.expect("subscribed");
     crate::harness::client::settled(&deaf).await;
     let outcome =
         client.invoke(call(vec![1; 60_000]), None, new_id(), &AtomicBool::new(false)).await;
@@ -456,17 +460,17 @@ async fn what_needs_the_object_store_and_has_none_is_told_of_max_payload() {
 
 #[tokio::test]
 async fn metadata_of_uploads_cannot_harm_those_of_others() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let uploads = Artifacts::new(
         connected(&server).await,
         server.domain(),
-        "default",
+        server.lattice(),
         Making::of_artifacts(1, None),
         Budget::default(),
     );
     let good = Bytes::from(vec![4; 500_000]);
     uploads.put(&good, &Default::default(), |_, _| {}).await.expect("sent");
-    let store = Store::of(&server, "ARTIFACTS_default").await;
+    let store = Store::of(&server, &format!("ARTIFACTS_{}", server.lattice())).await;
     let pieces = store.count("C.>").await;
     let wanted = Digest::of(b"wanted");
     let name = format!("sha256-{}", wanted.hex());
@@ -504,38 +508,38 @@ async fn accounts_that_demand_a_bound_get_one() {
     let server = Server::with_config(Some("core"), config).await;
     let (host, caller) = victim(&server, &[]).await;
     still_answers(&caller).await;
-    let store = Store::of(&server, "default").await;
+    let store = Store::of(&server, server.lattice()).await;
     let bound = async |stream: &str| {
         store.context.get_stream(stream).await.expect(stream).cached_info().config.max_bytes
     };
-    assert_eq!(bound("KV_LATTICEDATA_default").await, 64 << 20);
+    assert_eq!(bound(&format!("KV_LATTICEDATA_{}", server.lattice())).await, 64 << 20);
     let (_chunks, _stored) = stored(&server, "first", &Bytes::from_static(b"x")).await;
-    assert!((1 << 20..400 << 20).contains(&bound("OBJ_default").await));
+    assert!((1 << 20..400 << 20).contains(&bound(&format!("OBJ_{}", server.lattice())).await));
     let uploads = Artifacts::new(
         connected(&server).await,
         server.domain(),
-        "default",
+        server.lattice(),
         Making::of_artifacts(1, Some(10 << 20)),
         Budget::default(),
     );
     uploads.put(&Bytes::from_static(b"x"), &Default::default(), |_, _| {}).await.expect("sent");
-    assert_eq!(bound("OBJ_ARTIFACTS_default").await, 10 << 20);
+    assert_eq!(bound(&format!("OBJ_ARTIFACTS_{}", server.lattice())).await, 10 << 20);
     host.stop().await;
 }
 
 /// The metadata bucket of the lattice, as any peer writes it.
 async fn metadata_bucket(server: &Server) -> jetstream::kv::Store {
-    Store::of(server, "default")
+    Store::of(server, server.lattice())
         .await
         .context
-        .get_key_value("LATTICEDATA_default")
+        .get_key_value(format!("LATTICEDATA_{}", server.lattice()))
         .await
         .expect("the bucket")
 }
 
 #[tokio::test]
 async fn claims_written_into_the_bucket_give_no_capability_to_what_runs() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("ponger"), 1).await;
     let bucket = metadata_bucket(&server).await;
@@ -563,7 +567,7 @@ async fn claims_written_into_the_bucket_give_no_capability_to_what_runs() {
 
 #[tokio::test]
 async fn garbage_in_the_bucket_harms_nobody() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (host, caller) = victim(&server, &[]).await;
     let bucket = metadata_bucket(&server).await;
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
@@ -611,9 +615,9 @@ async fn garbage_in_the_bucket_harms_nobody() {
 #[tokio::test]
 async fn a_page_in_a_browser_cannot_speak_to_the_nats_port() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let mut stream = tokio::net::TcpStream::connect(server.address()).await.expect("connected");
-    let body = format!("PUB wasmbus.ctl.default.cmd.{HOST}.stop 2\r\n{{}}\r\n");
+    let body = format!("PUB wasmbus.ctl.{}.cmd.{HOST}.stop 2\r\n{{}}\r\n", server.lattice());
     let request = format!(
         "POST / HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\n\r\n{body}",
         server.address(),
@@ -627,7 +631,7 @@ async fn a_page_in_a_browser_cannot_speak_to_the_nats_port() {
 
 #[tokio::test]
 async fn names_with_wildcards_reach_no_key_and_no_other_subject() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (host, caller) = victim(&server, &[]).await;
     let nats = client::nats(&server).await;
     let mut replies = nats.subscribe("_INBOX.names.>").await.expect("subscribed");
@@ -639,11 +643,7 @@ async fn names_with_wildcards_reach_no_key_and_no_other_subject() {
         "get.>.inv",
         "cmd.*.stop",
     ] {
-        let sent = nats.publish_with_reply(
-            format!("wasmbus.ctl.default.{subject}"),
-            "_INBOX.names.x",
-            "{}".into(),
-        );
+        let sent = nats.publish_with_reply(server.ctl(subject), "_INBOX.names.x", "{}".into());
         sent.await.expect("sent");
     }
     // A later request on the same connection is answered after them.
@@ -668,7 +668,7 @@ async fn names_with_wildcards_reach_no_key_and_no_other_subject() {
 
 #[tokio::test]
 async fn another_spelling_of_a_contract_with_the_same_url_is_not_what_the_actor_was_signed_for() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (host, caller) = victim(&server, &[]).await;
     let mut call = caller.invocation(ECHO, OPERATION, http_request("GET", "/", b""));
     call.origin = Entity::new(PROVIDER, "prod_one", "wasmcloud/httpserver");

@@ -21,7 +21,7 @@ fn file(name: &str) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_application_is_put_together_and_taken_apart() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dashboard = Dashboard::start(&server).await;
     let id = dashboard.host.id.clone();
     let (status, uploaded) = dashboard.upload(file("echo")).await;
@@ -90,7 +90,7 @@ async fn an_application_is_put_together_and_taken_apart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_done_is_told_with_its_reason() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dashboard = Dashboard::start(&server).await;
     let id = dashboard.host.id.clone();
     let failed = dashboard
@@ -157,7 +157,7 @@ async fn what_cannot_be_done_is_told_with_its_reason() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_auction_tells_which_hosts_would_take_something() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dashboard =
         Dashboard::of(with_dashboard(host(&server)).label("machine", "first").start().await);
     let second = host(&server).label("machine", "second").start().await;
@@ -193,7 +193,7 @@ async fn an_auction_tells_which_hosts_would_take_something() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_is_made_and_its_decision_told() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dashboard = Dashboard::start(&server).await;
     dashboard.done(Method::POST, "/actors", start(&example("echo"), None)).await;
     let request =
@@ -222,7 +222,7 @@ async fn a_call_is_made_and_its_decision_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hosts_of_the_lattice_come_and_go() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dashboard = Dashboard::start(&server).await;
     dashboard.until("/hosts", |hosts| (hosts["total"] == 1).then_some(())).await;
     let second = host(&server).start().await;
@@ -284,7 +284,7 @@ async fn who_is_cut_off_takes_nobody_else_for_lost() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn secrets_of_links_stay_where_they_are() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dashboard = Dashboard::start(&server).await;
     let put = |values: Value| {
         json!({
@@ -309,7 +309,7 @@ async fn secrets_of_links_stay_where_they_are() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_tell_what_changed() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dashboard = Dashboard::start(&server).await;
     let stream = reqwest::get(dashboard.at("/stream")).await.unwrap();
     assert_eq!(stream.headers()["content-type"], "text/event-stream");
@@ -348,7 +348,7 @@ async fn streams_tell_what_changed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lattice_with_many_actors_is_shown_in_pages() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dashboard = Dashboard::start(&server).await;
     let (mut ids, mut kept) = (Vec::new(), Vec::new());
     for number in 0..12 {

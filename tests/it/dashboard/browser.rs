@@ -75,7 +75,7 @@ fn views(dashboard: &Dashboard) -> Vec<(&'static str, String)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_view_is_readable_for_everybody_on_every_screen() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (dashboard, _) = furnished(&server).await;
     let browser = Browser::start().await;
     dashboard.enter(&browser).await;
@@ -130,7 +130,7 @@ async fn settled(browser: &Browser) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_is_small_and_asks_nobody_else() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (dashboard, _) = furnished(&server).await;
     let browser = Browser::start().await;
     dashboard.enter(&browser).await;
@@ -156,7 +156,7 @@ async fn the_page_is_small_and_asks_nobody_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_application_is_put_together_with_the_mouse() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dashboard =
         Dashboard::of(with_dashboard(host(&server)).label("machine", "first").start().await);
     let second = host(&server).label("machine", "second").start().await;
@@ -270,7 +270,7 @@ async fn send(browser: &Browser) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_runs_is_changed_and_stopped_with_the_mouse() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (dashboard, _) = furnished(&server).await;
     let id = dashboard.host.id.clone();
     let browser = Browser::start().await;
@@ -348,7 +348,7 @@ async fn what_runs_is_changed_and_stopped_with_the_mouse() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_actor_is_called_and_events_are_searched() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (dashboard, _) = furnished(&server).await;
     let browser = Browser::start().await;
     dashboard.enter(&browser).await;
@@ -391,7 +391,7 @@ async fn an_actor_is_called_and_events_are_searched() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_login_page_lets_in_whoever_has_the_token() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let token = "a token of more than enough characters";
     let builder = with_dashboard(host(&server)).set("dashboard_token", token);
     let dashboard = Dashboard::of(builder.start().await);
@@ -411,7 +411,7 @@ async fn the_login_page_lets_in_whoever_has_the_token() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_login_the_page_shows_things_and_asks_before_it_changes_any() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let (dashboard, page) = furnished(&server).await;
     let address = page.trim_start_matches("http://").trim_end_matches('/');
     let browser = Browser::start().await;
@@ -472,7 +472,7 @@ async fn a_killed_host_turns_red_and_a_new_one_appears() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn names_are_texts_whatever_is_in_them() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dashboard =
         Dashboard::of(with_dashboard(host(&server)).label("zone", HOSTILE).start().await);
     let signing =

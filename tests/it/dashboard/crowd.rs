@@ -49,7 +49,7 @@ async fn is_well(dashboard: &Dashboard) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_held_open_health_is_told_and_operators_come_in() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
     // Silent, with half a head, and with answers that nobody reads.
     let mut held = Vec::new();
@@ -92,7 +92,7 @@ async fn whatever_is_held_open_health_is_told_and_operators_come_in() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_of_operators_are_bounded_too() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
     let bearer = format!("authorization: Bearer {}\r\n", dashboard.token);
     let mut streams = Vec::new();
@@ -109,7 +109,7 @@ async fn streams_of_operators_are_bounded_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_reads_no_answer_is_let_go() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -132,7 +132,7 @@ async fn a_client_that_reads_no_answer_is_let_go() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_files_keep_no_other_file_out_and_are_given_up() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
     let mut slow = Vec::new();
     for _ in 0..4 {
@@ -170,7 +170,7 @@ async fn slow_files_keep_no_other_file_out_and_are_given_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_files_and_bodies_are_refused_and_the_host_lives() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
     for number in 0..200 {
         let (status, body) = dashboard.upload(vec![number; 100 + usize::from(number)]).await;

@@ -28,7 +28,7 @@ fn plain() -> Client {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn other_pages_and_other_names_are_refused() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dashboard = Dashboard::start(&server).await;
     let http = plain();
     let start = json!({ "reference": "x.example/y:1" });
@@ -78,7 +78,7 @@ async fn other_pages_and_other_names_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_names_two_hosts_or_another_one_is_refused() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dashboard = Dashboard::start(&server).await;
     let own = format!("127.0.0.1:{}", dashboard.url.port().unwrap());
     for (request, expected) in [
@@ -115,7 +115,7 @@ async fn raw(address: &str, request: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_login_loopback_only_reads_and_sees_no_values_and_no_logs() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dashboard = Dashboard::start(&server).await;
     dashboard.done(Method::POST, "/actors", start(&example("randogenlogger"), None)).await;
     dashboard
@@ -182,7 +182,7 @@ async fn without_a_login_loopback_only_reads_and_sees_no_values_and_no_logs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_login_nothing_is_changed_sent_or_called() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dashboard = Dashboard::start(&server).await;
     let guest = dashboard.without_login();
     let host = &dashboard.host.id;
@@ -228,7 +228,7 @@ fn forged_sessions(dashboard: &Dashboard) -> Client {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_link_logs_in_once_and_the_session_outlives_a_restart_until_it_is_revoked() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dir = TempDir::new().unwrap();
     let run = |port: &str| {
         let mut command = member(dir.path(), &server);
@@ -272,7 +272,7 @@ async fn a_link_logs_in_once_and_the_session_outlives_a_restart_until_it_is_revo
     let _process = run(&port);
     assert_eq!(change(&session).await.unwrap().status(), StatusCode::NOT_FOUND);
     let data: Value = serde_json::from_str(&asked(&["-o", "json"])).unwrap();
-    assert_eq!((&data["url"], &data["lattice"]), (&json!(base), &json!("default")));
+    assert_eq!((&data["url"], &data["lattice"]), (&json!(base), &json!(server.lattice())));
 
     asked(&["--revoke"]);
     eventually("the session has ended", || async {
@@ -286,7 +286,7 @@ async fn a_link_logs_in_once_and_the_session_outlives_a_restart_until_it_is_revo
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_answer_says_what_browsers_may_do_with_it() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dashboard = Dashboard::start(&server).await;
     for path in ["/", "/hosts", "/assets/index.html", "/api/v1/hosts", "/nothing", "/login"] {
         let answer = plain().get(dashboard.url.join(path).unwrap()).send().await.unwrap();
@@ -320,7 +320,7 @@ async fn every_answer_says_what_browsers_may_do_with_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_opens_the_door_and_guessing_does_not() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let builder = with_dashboard(host(&server)).set("dashboard_token", TOKEN);
     let dashboard = Dashboard::of(builder.start().await);
     let http = plain();
@@ -386,7 +386,7 @@ async fn a_token_opens_the_door_and_guessing_does_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn beyond_loopback_a_token_is_made_up_and_kept_in_a_file() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let builder = with_dashboard(host(&server)).set("dashboard_address", "0.0.0.0");
     let dashboard = Dashboard::of(builder.start().await);
     let file = dashboard.host.host().dashboard().unwrap().token_file.clone().expect("a file");
@@ -402,7 +402,7 @@ async fn beyond_loopback_a_token_is_made_up_and_kept_in_a_file() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_taken_port_makes_way_and_0_is_none() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let first = Dashboard::start(&server).await;
     let port = first.url.port().unwrap();
     let second =

@@ -48,7 +48,7 @@ async fn readiness_follows_the_nats_server_and_liveness_does_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_are_of_this_host() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let dashboard = Dashboard::start(&server).await;
     dashboard.done(Method::POST, "/actors", start(&example("echo"), None)).await;
     let call = json!({ "actor_id": ECHO, "operation": "No.Such\"Operation", "payload": {} });

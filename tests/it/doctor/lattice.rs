@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::{Desk, Diagnosis};
 use crate::harness::{
     CLUSTER, CLUSTER_SEED, ECHO, Server,
-    client::{self, CONTROL, answering, start, start_provider},
+    client::{self, answering, start, start_provider},
     eventually, example, host,
     nats::free_port,
     process::{Process, command, member, output},
@@ -136,7 +136,8 @@ async fn a_host_of_an_earlier_year_is_told_and_does_no_harm() {
     });
     let inventory = json!({ "host_id": id, "labels": {}, "friendly_name": "old-timer-1234", "actors": [], "providers": [] });
     let answers = json!({ "ping.hosts": ping, format!("get.{id}.inv"): inventory });
-    let _old = answering(&server, CONTROL, move |tail, _| answers.get(tail).cloned()).await;
+    let _old =
+        answering(&server, &server.ctl(">"), move |tail, _| answers.get(tail).cloned()).await;
     let diagnosis = Desk::at(&server).diagnosis().await;
     diagnosis.says("versions", "note", &["old-timer-1234", "0.82.0"]);
     for check in ["hosts", "issuers", "domains", "clock", "links"] {

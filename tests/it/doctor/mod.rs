@@ -50,7 +50,10 @@ impl Desk {
 
     /// One whose settings are those of a host of the tests at this server.
     fn at(server: &Server) -> Self {
-        let mut settings = json!({ "ctl_host": server.url(), "rpc_host": server.url(), "cluster_seed": CLUSTER_SEED });
+        let mut settings = json!({
+            "ctl_host": server.url(), "rpc_host": server.url(), "lattice_prefix": server.lattice(),
+            "cluster_seed": CLUSTER_SEED,
+        });
         if let Some(domain) = server.domain() {
             settings["js_domain"] = domain.into();
         }

@@ -51,7 +51,7 @@ fn expiring(after: Duration) -> (TempDir, String, String) {
 
 #[tokio::test]
 async fn claims_that_expire_under_a_running_actor_are_told_before_and_after() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let (_dir, reference, id) = expiring(Duration::from_secs(8));
     start(&server, &host, &reference, 1).await;
@@ -64,7 +64,7 @@ async fn claims_that_expire_under_a_running_actor_are_told_before_and_after() {
 
 #[tokio::test]
 async fn an_actor_that_did_not_start_is_told_with_the_reason_until_it_does() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let (_dir, expired, _) = expiring(Duration::from_secs(1));
     let expiry = now() + 1;
@@ -93,7 +93,7 @@ async fn an_actor_that_did_not_start_is_told_with_the_reason_until_it_does() {
 
 #[tokio::test]
 async fn a_file_on_a_host_that_loads_none_is_told_with_the_setting() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).set("enable_start_from_fs", "false").start().await;
     let mut events = Events::all(&server).await;
     ctl_2024(&server).await.scale_actor(&host.id, &example("echo"), 1, None).await.unwrap();
@@ -106,7 +106,7 @@ async fn a_file_on_a_host_that_loads_none_is_told_with_the_setting() {
 
 #[tokio::test]
 async fn files_that_only_some_hosts_load_are_worth_a_note() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let loads = host(&server).start().await;
     let loads_none = host(&server).set("enable_start_from_fs", "false").start().await;
     start(&server, &loads, &example("echo"), 1).await;
@@ -117,7 +117,7 @@ async fn files_that_only_some_hosts_load_are_worth_a_note() {
 
 #[tokio::test]
 async fn each_fault_of_a_link_is_told_with_what_mends_it() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
     start(&server, &host, &example("kvcounter"), 1).await;
@@ -154,7 +154,7 @@ async fn each_fault_of_a_link_is_told_with_what_mends_it() {
 
 #[tokio::test]
 async fn a_link_to_a_provider_under_another_link_name_leads_nowhere() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("kvcounter"), 1).await;
     start_provider(&server, &host, "builtin://keyvalue").await;
@@ -172,7 +172,7 @@ async fn a_link_to_a_provider_under_another_link_name_leads_nowhere() {
 
 #[tokio::test]
 async fn a_port_that_somebody_else_has_is_told_with_the_address() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
     start_provider(&server, &host, "builtin://httpserver").await;
@@ -198,7 +198,7 @@ async fn a_port_that_somebody_else_has_is_told_with_the_address() {
 
 #[tokio::test]
 async fn values_that_a_provider_refuses_are_told_in_its_words() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
     start_provider(&server, &host, "builtin://httpserver").await;
@@ -210,7 +210,7 @@ async fn values_that_a_provider_refuses_are_told_in_its_words() {
 
 #[tokio::test]
 async fn a_provider_that_ends_again_and_again_is_told_with_how_it_ends() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server).start().await;
     let dir = TempDir::new().unwrap();
     let script = dir.path().join("ends");
@@ -237,7 +237,7 @@ async fn a_provider_that_ends_again_and_again_is_told_with_how_it_ends() {
 
 #[tokio::test]
 async fn a_registry_that_is_gone_is_told_although_what_came_from_it_runs() {
-    let (server, mut registry) = (Server::start().await, RegistryServer::start().await);
+    let (server, mut registry) = (Server::shared().await, RegistryServer::start().await);
     registry.push_actor("echo:1", "echo").await;
     let host = host(&server).own_cache().set("allowed_insecure", registry.address()).start().await;
     start(&server, &host, &registry.image("echo:1"), 1).await;
@@ -251,7 +251,7 @@ async fn a_registry_that_is_gone_is_told_although_what_came_from_it_runs() {
 
 #[tokio::test]
 async fn a_registry_that_refuses_the_login_is_told_before_and_after_a_pull() {
-    let (server, registry) = (Server::start().await, RegistryServer::with_login().await);
+    let (server, registry) = (Server::shared().await, RegistryServer::with_login().await);
     registry.push_actor("echo:1", "echo").await;
     let host = host(&server)
         .own_cache()
@@ -284,7 +284,7 @@ async fn a_registry_that_refuses_the_login_is_told_before_and_after_a_pull() {
 
 #[tokio::test]
 async fn plain_http_where_tls_is_meant_is_told_with_the_setting() {
-    let (server, registry) = (Server::start().await, RegistryServer::start().await);
+    let (server, registry) = (Server::shared().await, RegistryServer::start().await);
     registry.push_actor("echo:1", "echo").await;
     let host = host(&server).own_cache().start().await;
     let mut events = Events::all(&server).await;
@@ -305,9 +305,9 @@ async fn plain_http_where_tls_is_meant_is_told_with_the_setting() {
 
 #[tokio::test]
 async fn services_that_are_configured_and_silent_are_told_with_what_that_means() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host = host(&server)
-        .set("policy_topic", "policy.nobody")
+        .set("policy_topic", &server.own("policy.nobody"))
         .set("policy_timeout_ms", "200")
         .set("config_service_enabled", "true")
         .start()
@@ -317,12 +317,16 @@ async fn services_that_are_configured_and_silent_are_told_with_what_that_means()
     diagnosis.says(
         "services",
         "wrong",
-        &["policy service does not answer", "policy.nobody", "denied"],
+        &["policy service does not answer", &server.own("policy.nobody"), "denied"],
     );
-    diagnosis.says("services", "warning", &["configuration service", "wasmbus.cfg.default.req"]);
+    diagnosis.says(
+        "services",
+        "warning",
+        &["configuration service", &format!("wasmbus.cfg.{}.req", server.lattice())],
+    );
 
     let denial = || Some(json!({ "requestId": "1", "permitted": false }));
-    let _service = answering(&server, "policy.nobody", move |_, _| denial()).await;
+    let _service = answering(&server, &server.own("policy.nobody"), move |_, _| denial()).await;
     // A denial is an answer.
     desk.diagnosis().await.says("services", "ok", &["policy service answers"]);
     host.stop().await;
@@ -330,10 +334,10 @@ async fn services_that_are_configured_and_silent_are_told_with_what_that_means()
 
 #[tokio::test]
 async fn hosts_that_ask_different_policy_services_are_a_warning() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let first = host(&server).start().await;
     let second = host(&server)
-        .set("policy_topic", "policy.nobody")
+        .set("policy_topic", &server.own("policy.nobody"))
         .set("policy_timeout_ms", "200")
         .start()
         .await;
@@ -348,7 +352,7 @@ async fn hosts_that_ask_different_policy_services_are_a_warning() {
 
 #[tokio::test]
 async fn an_actor_that_is_full_is_told_with_how_to_give_it_room() {
-    let server = Server::start().await;
+    let server = Server::shared().await;
     let host =
         host(&server).set("rpc_timeout_ms", "20000").set("call_queue_max", "1").start().await;
     // Works until its time is over.

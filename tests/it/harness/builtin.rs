@@ -70,7 +70,7 @@ pub async fn context(
     actors: HashMap<Arc<str>, Arc<dyn Local>>,
 ) -> Context {
     let nats = super::client::nats(server).await;
-    let lattice = LatticeName::parse("default").expect("a lattice name");
+    let lattice = LatticeName::parse(server.lattice()).expect("a lattice name");
     let host_id = HostId::parse(HOST).expect("a host key");
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let (links, _) = Live::start(Store::new(Arc::new(Memory::default())), &tasks, stop).await;

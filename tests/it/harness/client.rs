@@ -25,6 +25,7 @@ use super::{CLUSTER_SEED, PATIENCE, PROVIDER, Server, TestHost};
 pub async fn ctl_2024(server: &Server) -> wasmcloud_control_interface_2024::Client {
     let nats = async_nats_2024::connect(server.url()).await.expect("connected");
     wasmcloud_control_interface_2024::ClientBuilder::new(nats)
+        .lattice(server.lattice())
         .timeout(Duration::from_secs(2))
         .auction_timeout(Duration::from_millis(300))
         .build()
@@ -35,7 +36,7 @@ pub async fn ctl_2022(server: &Server) -> wasmcloud_control_interface_2022::Clie
     let nats = async_nats_2022::connect(server.url()).await.expect("connected");
     wasmcloud_control_interface_2022::Client::new(
         nats,
-        Some("default".into()),
+        Some(server.lattice().into()),
         Duration::from_secs(2),
         Duration::from_millis(300),
     )
@@ -48,7 +49,8 @@ pub async fn bucket(server: &Server) -> async_nats::jetstream::kv::Store {
         Some(domain) => async_nats::jetstream::with_domain(nats, domain),
         None => async_nats::jetstream::new(nats),
     };
-    context.get_key_value("LATTICEDATA_default").await.expect("the bucket")
+    let name = format!("LATTICEDATA_{}", server.lattice());
+    context.get_key_value(name).await.expect("the bucket")
 }
 
 /// Writes a link to the bucket, past every host.
@@ -84,9 +86,6 @@ pub async fn settled(client: &async_nats::Client) {
     lattice_base::lattice::connection::confirm(client).await.expect("the server confirms");
 }
 
-/// Every request of the control interface.
-pub const CONTROL: &str = "wasmbus.ctl.default.>";
-
 /// Stands for a host or a service: answers requests with what `answer` makes of the subject
 /// (without what `subject` says of it) and the payload, until what is returned is dropped.
 pub async fn answering(
@@ -109,20 +108,27 @@ pub async fn answering(
 }
 
 /// The RPC client of provider authors, signing with the tests' cluster key.
-pub async fn provider_rpc(server: &Server) -> RpcClient {
+pub async fn provider_rpc(server: &Server) -> ProviderRpc {
     let nats = wasmbus_rpc::async_nats::connect(server.url()).await.expect("connected");
     let key = KeyPair::from_seed(CLUSTER_SEED).expect("the tests' cluster seed");
-    RpcClient::new(
+    let client = RpcClient::new(
         nats,
         "NwashHostCallerId000000000000000000000000000000000000000".into(),
         Some(Duration::from_secs(5)),
         Arc::new(key),
-    )
+    );
+    ProviderRpc { client, lattice: server.lattice().to_owned() }
+}
+
+/// The RPC client and the lattice it calls into.
+pub struct ProviderRpc {
+    pub client: RpcClient,
+    pub lattice: String,
 }
 
 /// Calls an actor as the HTTP server provider does, with the real crate of provider authors.
 pub async fn call_as_provider(
-    rpc: &RpcClient,
+    rpc: &ProviderRpc,
     actor: &str,
     method: &str,
     argument: Vec<u8>,
@@ -135,7 +141,7 @@ pub async fn call_as_provider(
             },
         )?;
     let target = wasmbus_rpc::core::WasmCloudEntity::new_actor(actor)?;
-    rpc.send(origin, target, "default", Message { method, arg: argument.into() }).await
+    rpc.client.send(origin, target, &rpc.lattice, Message { method, arg: argument.into() }).await
 }
 
 /// An HTTP request as the contract encodes it.
@@ -171,6 +177,7 @@ pub fn http_body(response: &[u8]) -> Bytes {
 /// Calls as a tool does: with our own encoder, over our own connection.
 pub struct Caller {
     pub nats: async_nats::Client,
+    pub lattice: String,
     pub signer: Signer,
 }
 
@@ -178,6 +185,7 @@ impl Caller {
     pub async fn new(server: &Server) -> Self {
         Self {
             nats: nats(server).await,
+            lattice: server.lattice().to_owned(),
             signer: Signer::new(CLUSTER_SEED).expect("the tests' cluster seed"),
         }
     }
@@ -212,7 +220,7 @@ impl Caller {
             .timeout(Some(PATIENCE));
         let reply = self
             .nats
-            .send_request(format!("wasmbus.rpc.default.{actor}"), request)
+            .send_request(format!("wasmbus.rpc.{}.{actor}", self.lattice), request)
             .await
             .expect("a reply");
         codec::decode_response(reply.payload).expect("a response")
@@ -238,12 +246,12 @@ pub struct Events {
 impl Events {
     /// Hears all events on the subject clients of 2022 listen to.
     pub async fn all(server: &Server) -> Self {
-        Self::on(server, "wasmbus.evt.default").await
+        Self::on(server, &format!("wasmbus.evt.{}", server.lattice())).await
     }
 
     /// Hears one kind of event on its own subject.
     pub async fn only(server: &Server, name: &str) -> Self {
-        Self::on(server, &format!("wasmbus.evt.default.{name}")).await
+        Self::on(server, &format!("wasmbus.evt.{}.{name}", server.lattice())).await
     }
 
     async fn on(server: &Server, subject: &str) -> Self {

@@ -1,5 +1,5 @@
-//! The basis of the tests: a real nats-server of their own, hosts in this process or as a child,
-//! and the real client crates of 2022 and 2024.
+//! The basis of the tests: a real nats-server, shared or of their own, hosts in this process or as
+//! a child, and the real client crates of 2022 and 2024.
 //!
 //! Tests wait for events and states, never for time: [`eventually`] and [`Events::next`] have a
 //! patience limit that only a failure reaches.
@@ -80,6 +80,7 @@ pub fn host(server: &Server) -> HostBuilder {
     let mut builder = HostBuilder { flags: Vec::new(), labels: Vec::new(), own_cache: false };
     builder = builder
         .set("nats_host", &server.url())
+        .set("lattice_prefix", server.lattice())
         .set("cluster_seed", CLUSTER_SEED)
         .set("enable_start_from_fs", "true");
     // Those that are about it say so.

@@ -1,8 +1,12 @@
-//! A real nats-server on a free port, with its store in a directory of its own.
+//! Real nats-servers on free ports, each with its store in a directory of its own: one that all
+//! tests share, where each gets a lattice of its own, and those of tests that do something to a
+//! server.
 
 use std::{
+    fmt::Display,
     fs,
     net::TcpListener,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -15,17 +19,35 @@ use lattice_base::{config::ProcessEnvironment, dirs::Dirs};
 use lattice_cli::up::nats_server;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use tokio::sync::OnceCell;
 
 use super::eventually;
 
-/// A running server; killed when dropped.
+/// The domain of JetStream in the walk of the README.
+const DOMAIN: &str = "core";
+
+/// A server as a test sees it. One of its own is killed when dropped, and can be stopped, frozen
+/// and configured; the shared one only gives a lattice.
 pub struct Server {
     child: Option<Child>,
-    dir: TempDir,
+    /// `None` for the shared one.
+    dir: Option<TempDir>,
     /// `host:port`; an IPv6 host in brackets.
     address: String,
     domain: Option<String>,
+    lattice: String,
 }
+
+/// The server of all tests that do nothing to it.
+struct Shared {
+    address: String,
+    /// Holds the guard's standard input. It is closed at the latest when this process ends, however
+    /// that happens; then the guard ends the server and removes its directory.
+    _guard: Child,
+}
+
+/// Starts the server and waits for the end of its standard input.
+const GUARD: &str = r#""$0" --config "$1/nats.cfg" & read -r _; kill $!; wait $!; rm -rf "$1""#;
 
 /// The binary, found or installed once for all tests.
 pub fn binary() -> &'static Path {
@@ -61,17 +83,51 @@ pub fn free_port() -> u16 {
         .expect("a free port")
 }
 
+impl Shared {
+    async fn get() -> &'static Self {
+        static SHARED: OnceCell<Shared> = OnceCell::const_new();
+        SHARED.get_or_init(Self::start).await
+    }
+
+    async fn start() -> Self {
+        let dir = TempDir::new().expect("a directory").keep();
+        let address = format!("127.0.0.1:{}", free_port());
+        configure(&dir, &address, &jetstream(Some(DOMAIN)));
+        let log = fs::File::create(dir.join("nats.log")).expect("a log file");
+        let mut command = Command::new("sh");
+        command.args(["-c", GUARD]).arg(binary()).arg(&dir);
+        // An interrupt at the terminal is for the tests; the guard outlives them by a moment.
+        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
+        let guard = command.spawn().expect("sh runs");
+        listening(&address).await;
+        Self { address, _guard: guard }
+    }
+}
+
 impl Server {
+    /// A lattice that no other test is in, at the server that tests share, with JetStream in domain
+    /// `core`. For tests that do nothing to the server itself, count nothing there, and name
+    /// subjects, buckets and streams only with the name of their lattice.
+    pub async fn shared() -> Self {
+        static LATTICES: AtomicU32 = AtomicU32::new(1);
+        let number = LATTICES.fetch_add(1, Ordering::Relaxed);
+        Self {
+            child: None,
+            dir: None,
+            address: Shared::get().await.address.clone(),
+            domain: Some(DOMAIN.to_owned()),
+            lattice: format!("test-{number}"),
+        }
+    }
+
     /// JetStream in domain `core`, as in the walk of the README.
     pub async fn start() -> Self {
-        Self::with_domain(Some("core")).await
+        Self::with_domain(Some(DOMAIN)).await
     }
 
     /// JetStream in a domain, or without one.
     pub async fn with_domain(domain: Option<&str>) -> Self {
-        let line = domain.map(|domain| format!("domain: {domain}")).unwrap_or_default();
-        Self::with_config(domain, &format!("jetstream {{ {line}\n store_dir: \"@DIR@/js\" }}"))
-            .await
+        Self::with_config(domain, &jetstream(domain)).await
     }
 
     /// Any configuration; `@DIR@` stands for the server's directory.
@@ -86,16 +142,19 @@ impl Server {
     pub fn prepare(host: &str, domain: Option<&str>, config: &str) -> Self {
         let dir = TempDir::new().expect("a directory");
         let address = format!("{host}:{}", free_port());
-        let server = Self { child: None, dir, address, domain: domain.map(str::to_owned) };
-        server.configure(config);
-        server
+        configure(dir.path(), &address, config);
+        Self {
+            child: None,
+            dir: Some(dir),
+            address,
+            domain: domain.map(str::to_owned),
+            lattice: "default".to_owned(),
+        }
     }
 
     /// Writes another configuration, for the next start.
     pub fn configure(&self, config: &str) {
-        let config = config.replace("@DIR@", &self.dir.path().to_string_lossy());
-        let text = format!("listen: \"{}\"\n{config}", self.address);
-        fs::write(self.dir.path().join("nats.cfg"), text).expect("the configuration is written");
+        configure(self.dir(), &self.address, config);
     }
 
     /// `host:port`.
@@ -112,12 +171,37 @@ impl Server {
         self.domain.as_deref()
     }
 
+    /// The name of the lattice that hosts and clients of the test are in.
+    pub fn lattice(&self) -> &str {
+        &self.lattice
+    }
+
+    /// A subject of the control interface of the lattice.
+    pub fn ctl(&self, tail: impl Display) -> String {
+        format!("wasmbus.ctl.{}.{tail}", self.lattice)
+    }
+
+    /// A subject of calls in the lattice.
+    pub fn rpc(&self, tail: impl Display) -> String {
+        format!("wasmbus.rpc.{}.{tail}", self.lattice)
+    }
+
+    /// A subject that no other test uses.
+    pub fn own(&self, name: &str) -> String {
+        format!("{name}.{}", self.lattice)
+    }
+
     pub fn dir(&self) -> &Path {
-        self.dir.path()
+        self.dir.as_ref().expect("the server is the test's own").path()
     }
 
     /// Kills the server as a power cut does.
     pub fn kill(&mut self) {
+        assert!(self.dir.is_some(), "the server is the test's own");
+        self.end();
+    }
+
+    fn end(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
@@ -142,26 +226,40 @@ impl Server {
 
     /// Starts it again on the same port with the same store.
     pub async fn resume(&mut self) {
-        let log = fs::File::create(self.dir.path().join("nats.log")).expect("a log file");
+        let log = fs::File::create(self.dir().join("nats.log")).expect("a log file");
         let child = Command::new(binary())
             .arg("--config")
-            .arg(self.dir.path().join("nats.cfg"))
+            .arg(self.dir().join("nats.cfg"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
             .expect("nats-server runs");
         self.child = Some(child);
-        eventually("the NATS server listens", || async {
-            matches!(nats_server::probe(&self.address).await, nats_server::Probe::Nats(_))
-                .then_some(())
-        })
-        .await;
+        listening(&self.address).await;
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.kill();
+        self.end();
     }
+}
+
+fn jetstream(domain: Option<&str>) -> String {
+    let line = domain.map(|domain| format!("domain: {domain}")).unwrap_or_default();
+    format!("jetstream {{ {line}\n store_dir: \"@DIR@/js\" }}")
+}
+
+fn configure(dir: &Path, address: &str, config: &str) {
+    let config = config.replace("@DIR@", &dir.to_string_lossy());
+    let text = format!("listen: \"{address}\"\n{config}");
+    fs::write(dir.join("nats.cfg"), text).expect("the configuration is written");
+}
+
+async fn listening(address: &str) {
+    eventually("the NATS server listens", || async {
+        matches!(nats_server::probe(address).await, nats_server::Probe::Nats(_)).then_some(())
+    })
+    .await;
 }

@@ -37,10 +37,18 @@ pub fn command(dir: &Path) -> Command {
     command
 }
 
+/// The same for commands about the lattice of `server`.
+pub fn command_in(dir: &Path, server: &Server) -> Command {
+    let mut command = command(dir);
+    command.env("WASMCLOUD_LATTICE", server.lattice());
+    command
+}
+
 /// A host that joins the lattice of `server` with the tests' cluster key and may load files.
 pub fn member(dir: &Path, server: &Server) -> Command {
     let mut command = command(dir);
     command.args(["foreground", "--nats-host", &server.url(), "--js-domain", "core"]);
+    command.args(["--lattice-prefix", server.lattice()]);
     command.args([
         "--cluster-seed",
         CLUSTER_SEED,
@@ -143,8 +151,8 @@ pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Waits until every thread of a process is stopped (state `T` in proc(5)). The signal alone is only
-/// on its way, and on a busy machine a thread may answer a call before it stops.
+/// Waits until every thread of a process is stopped (state `T` in proc(5)). The signal alone is
+/// only on its way, and on a busy machine a thread may answer a call before it stops.
 pub async fn frozen(pid: u32) {
     let is_stopped = |thread: std::fs::DirEntry| {
         std::fs::read_to_string(thread.path().join("stat")).is_ok_and(|stat| stat.contains(") T "))
