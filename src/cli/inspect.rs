@@ -19,9 +19,10 @@ use lattice_base::{
     providers::archive::{Archive, ArchiveError},
     registry::{Got, Registry},
 };
-use lattice_engine::providers::builtin::Spec;
+use lattice_engine::{actors::component::linker, providers::builtin::Spec};
 use lattice_protocol::{
     builtin,
+    contracts::interfaces::{self, Direction, Meaning},
     errors::chain,
     escape,
     identity::{
@@ -30,6 +31,7 @@ use lattice_protocol::{
         provider::ProviderClaims,
         token::Compact,
         validity,
+        wasm::WasmInfo,
     },
 };
 
@@ -40,8 +42,16 @@ const WIDTH: usize = 100;
 #[derive(Debug)]
 pub enum Inspected {
     Builtin(&'static Spec),
-    Actor { claims: ActorClaims, token: String },
+    Actor { claims: ActorClaims, outside: Outside, token: String },
     Provider { claims: ProviderClaims, targets: BTreeSet<String>, token: String },
+}
+
+/// How an actor looks from outside.
+#[derive(Debug)]
+pub enum Outside {
+    Module,
+    /// With whether its token names the capabilities.
+    Component(WasmInfo, bool),
 }
 
 /// An inspected artifact, with the digest of its manifest.
@@ -100,7 +110,11 @@ impl Inspected {
         if is_wasm(content) {
             let token = module::token(content)?.to_owned();
             let module = verify_module(content, nearest(&token, now), &VerifyOptions::default())?;
-            return Ok(Self::Actor { claims: module.claims, token });
+            let outside = match module.component {
+                Some(info) => Outside::Component(info, module.names_caps),
+                None => Outside::Module,
+            };
+            return Ok(Self::Actor { claims: module.claims, outside, token });
         }
         let (claims, targets, token) =
             Archive::inspect_as_of(content, |token| nearest(token, now))?;
@@ -171,13 +185,16 @@ impl Inspected {
                 })
             }
             // Beside our names for things those that `wash` has for the same.
-            Self::Actor { claims, .. } => json!({
-                "kind": "actor", "public_key": claims.subject.as_str(), "issuer": claims.issuer, "name": claims.name,
-                "version": claims.version, "revision": claims.revision, "call_alias": claims.call_alias,
-                "capabilities": claims.caps, "tags": claims.tags, "expires": claims.expires_human(),
-                "can_be_used": claims.not_before_human(),
-                "module": claims.subject.as_str(), "actor": claims.subject.as_str(), "account": claims.issuer,
-            }),
+            Self::Actor { claims, outside, .. } => merged(
+                json!({
+                    "kind": "actor", "public_key": claims.subject.as_str(), "issuer": claims.issuer, "name": claims.name,
+                    "version": claims.version, "revision": claims.revision, "call_alias": claims.call_alias,
+                    "capabilities": claims.caps, "tags": claims.tags, "expires": claims.expires_human(),
+                    "can_be_used": claims.not_before_human(),
+                    "module": claims.subject.as_str(), "actor": claims.subject.as_str(), "account": claims.issuer,
+                }),
+                outside,
+            ),
             Self::Provider { claims, targets, .. } => {
                 let mut told = json!({
                     "kind": "provider", "public_key": claims.subject.as_str(), "issuer": claims.issuer,
@@ -238,7 +255,7 @@ impl fmt::Display for Inspected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Builtin(spec) => write_builtin(f, spec),
-            Self::Actor { claims, .. } => write_actor(f, claims),
+            Self::Actor { claims, outside, .. } => write_actor(f, claims, outside),
             Self::Provider { claims, targets, .. } => write_provider(f, claims, targets),
         }
     }
@@ -263,8 +280,13 @@ fn write_builtin(f: &mut fmt::Formatter<'_>, spec: &Spec) -> fmt::Result {
     Ok(())
 }
 
-fn write_actor(f: &mut fmt::Formatter<'_>, claims: &ActorClaims) -> fmt::Result {
-    writeln!(f, "{} (actor)", escape::line(claims.name.as_deref().unwrap_or("without a name")))?;
+fn write_actor(f: &mut fmt::Formatter<'_>, claims: &ActorClaims, outside: &Outside) -> fmt::Result {
+    let kind = match outside {
+        Outside::Module => "actor",
+        Outside::Component(..) => "actor, a component",
+    };
+    let name = claims.name.as_deref().unwrap_or("without a name");
+    writeln!(f, "{} ({kind})", escape::line(name))?;
     row(f, "public key", claims.subject.as_str())?;
     row(f, "issuer", &claims.issuer)?;
     row(f, "version", claims.version.as_deref().unwrap_or_default())?;
@@ -273,7 +295,11 @@ fn write_actor(f: &mut fmt::Formatter<'_>, claims: &ActorClaims) -> fmt::Result 
     row(f, "capabilities", &claims.caps.join(", "))?;
     row(f, "tags", &claims.tags.join(", "))?;
     row(f, "can be used", &claims.not_before_human())?;
-    row(f, "expires", &claims.expires_human())
+    row(f, "expires", &claims.expires_human())?;
+    match outside {
+        Outside::Module => Ok(()),
+        Outside::Component(info, names_caps) => component_rows(f, info, *names_caps, &claims.caps),
+    }
 }
 
 fn write_provider(
@@ -294,6 +320,51 @@ fn write_provider(
     row(f, "schema", schema)?;
     row(f, "can be used", &claims.not_before_human())?;
     row(f, "expires", &claims.expires_human())
+}
+
+/// Adds what is told of components alone.
+fn merged(mut told: Value, outside: &Outside) -> Value {
+    let Outside::Component(info, names_caps) = outside else {
+        told["module_kind"] = "core".into();
+        return told;
+    };
+    told["module_kind"] = "component".into();
+    told["imports"] = json!(info.imports);
+    told["exports"] = json!(info.exports);
+    told["token_names_capabilities"] = (*names_caps).into();
+    told["unanswered_imports"] = json!(linker::unserved(info));
+    told
+}
+
+/// The interfaces of a component; those of the base, which all have, are left out.
+fn component_rows(
+    f: &mut fmt::Formatter<'_>,
+    info: &WasmInfo,
+    names_caps: bool,
+    caps: &[String],
+) -> fmt::Result {
+    if !names_caps {
+        row(f, "", "its token names no capabilities; those of its imports and exports count")?;
+    }
+    let sides = [
+        ("imports", Direction::Import, &info.imports),
+        ("exports", Direction::Export, &info.exports),
+    ];
+    for (side, direction, externs) in sides {
+        for found in externs {
+            match interfaces::meaning(direction, &found.name) {
+                Meaning::Base | Meaning::Types | Meaning::Initialiser => {}
+                Meaning::Contract(contract) => {
+                    row(f, side, &format!("{} ({contract})", found.name))?;
+                }
+                _ => row(f, side, &found.name)?,
+            }
+        }
+    }
+    if let Err(missing) = info.check_signed_for(caps) {
+        row(f, "refused", &missing.to_string())?;
+    }
+    row(f, "not answered", &linker::unserved(info).join(", "))
 }
 
 /// A text in lines, each indented and ended.

@@ -28,6 +28,7 @@ use lattice_protocol::identity::{
     keys::{KeyError, Kind, decode_public},
     sign::{self, ActorToken, SignError, Term},
     signature::SigningKey,
+    wasm,
 };
 
 /// Where keys are unless told otherwise, below the home directory.
@@ -116,7 +117,8 @@ pub enum SignModuleError {
 }
 
 /// Signs the module that came from `file` with a developer's keys: the one of that file, and the
-/// user's account. Without a name it is called like the file.
+/// user's account. Without a name it is called like the file. A component is signed for the
+/// contracts of its imports and exports as well.
 ///
 /// Reads files and hashes the module: call it off the async threads.
 pub fn sign_module(
@@ -128,6 +130,9 @@ pub fn sign_module(
     let (issuer, subject) = (keyring.account()?, keyring.module(file)?);
     if says.name.is_empty() {
         says.name = stem(file);
+    }
+    if let Some(info) = wasm::inspect_component(wasm).map_err(SignError::from)? {
+        says.caps = info.capabilities(&says.caps, &[]);
     }
     let wasm = sign::module(wasm, &says, &subject.key, &issuer.key, &Term::default())?;
     Ok(Signed {

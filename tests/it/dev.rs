@@ -23,13 +23,13 @@ use crate::{
 };
 
 /// `host dev`, whose lines can be waited for.
-struct Dev {
+pub struct Dev {
     process: Process,
     _home: TempDir,
 }
 
 impl Dev {
-    fn begin(server: &Server, file: &Path, args: &[&str]) -> Self {
+    pub fn begin(server: &Server, file: &Path, args: &[&str]) -> Self {
         let home = TempDir::new().unwrap();
         let (server_host, port) = server.address().rsplit_once(':').unwrap();
         let mut command = command(home.path());
@@ -38,7 +38,7 @@ impl Dev {
     }
 
     /// The next thing told that is no line of the actor's logs, which has to be this.
-    fn told(&mut self, event: &str) -> Value {
+    pub fn told(&mut self, event: &str) -> Value {
         loop {
             let told = self.process.json(event);
             if told["event"] == "log" && event != "log" {

@@ -19,6 +19,7 @@ mod bounds;
 mod calls;
 mod commands;
 mod completions;
+mod components;
 mod connections;
 mod contexts;
 mod contracts;

@@ -72,10 +72,11 @@ pub struct Inspect {
 pub enum Claims {
     /// Tell what an actor's claims say
     Inspect(Inspect),
-    /// Sign a module
+    /// Sign a module or a component
     #[command(after_help = "Examples:\n  \
         host claims sign echo.wasm --name Echo --cap wasmcloud:httpserver\n  \
         host claims sign echo.wasm -d echo_signed.wasm -q --ver 0.2.0 --rev 2\n\n\
+        A component is signed for the contracts of its imports and exports as well.\n\n\
         Keys are taken from ~/.wash/keys, where `wash` has them too, and are made there if there are none.")]
     Sign(Box<Sign>),
     /// Make a token without a module
@@ -105,7 +106,7 @@ pub struct Forget {
 
 #[derive(Args, Debug)]
 pub struct Sign {
-    /// Module to sign; a token that it already carries is replaced
+    /// Module or component to sign; a token that it already carries is replaced
     #[arg(value_name = "FILE")]
     pub source: PathBuf,
     /// Where the signed module goes; beside the source with _s in its name if not given
@@ -113,6 +114,10 @@ pub struct Sign {
     pub destination: Option<PathBuf>,
     #[command(flatten)]
     pub claims: ActorClaims,
+    /// Contract that a component is not signed for, though it imports or exports an interface of
+    /// it; may be repeated
+    #[arg(long = "no-cap", value_name = "CONTRACT")]
+    pub no_caps: Vec<String>,
     #[command(flatten)]
     pub form: Form,
 }

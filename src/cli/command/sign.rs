@@ -15,6 +15,7 @@ use crate::{
     keyring::{self, Keyring},
     terminal::{Page, Terminal, View},
 };
+use lattice_engine::actors::component::linker;
 use lattice_protocol::{
     errors::Usage,
     identity::{
@@ -22,6 +23,7 @@ use lattice_protocol::{
         keys::Kind,
         sign::{self, ActorToken, OrganisationToken},
         signature::SigningKey,
+        wasm::{self, WasmInfo},
     },
 };
 
@@ -38,16 +40,23 @@ const EVENT_STREAMS: &str = "wasmcloud:eventstreams";
 /// Signs a module with the keys of whoever runs this.
 pub fn sign(terminal: &Terminal, args: &Sign) -> Result<()> {
     let wasm = files::read(&args.source)?;
-    let says = says(&args.claims, || keyring::stem(&args.source));
+    let mut says = says(&args.claims, || keyring::stem(&args.source));
+    let refused = |error| unsigned(error).context(format!("sign {}", args.source.display()));
+    let info = wasm::inspect_component(&wasm).map_err(|error| refused(error.into()))?;
+    if let Some(info) = &info {
+        says.caps = info.capabilities(&says.caps, &args.no_caps);
+    }
     let (subject, issuer) = actor_keys(terminal, &args.claims, &args.source)?;
     let term = term(&args.claims.signing)?;
-    let signed = sign::module(&wasm, &says, &subject, &issuer, &term)
-        .map_err(|error| unsigned(error).context(format!("sign {}", args.source.display())))?;
+    let signed = sign::module(&wasm, &says, &subject, &issuer, &term).map_err(refused)?;
     let destination = args.destination.clone().unwrap_or_else(|| {
         args.source.with_file_name(format!("{}_s.wasm", keyring::stem(&args.source)))
     });
     files::write(&destination, &signed)?;
     note_change(terminal, &wasm, &subject);
+    if let Some(info) = &info {
+        note_imports(terminal, info, &says.caps);
+    }
     terminal.show(&Signed {
         destination,
         capabilities: says.caps,
@@ -116,6 +125,17 @@ fn note_change(terminal: &Terminal, before: &[u8], subject: &SigningKey) {
             "this was the actor {}; what is signed now is another one",
             known.public_key()
         ));
+    }
+}
+
+/// Tells why no host will start what was signed, as far as its imports say so.
+fn note_imports(terminal: &Terminal, info: &WasmInfo, caps: &[String]) {
+    if let Err(missing) = info.check_signed_for(caps) {
+        terminal.note(format!("no host starts it: {missing}"));
+    }
+    let unserved = linker::unserved(info);
+    if !unserved.is_empty() {
+        terminal.note(format!("no host answers these imports: {}", unserved.join(", ")));
     }
 }
 

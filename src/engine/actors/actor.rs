@@ -27,8 +27,9 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{
-    artifact::Artifact,
+    artifact::{Artifact, Code, ModuleCode},
     background, capabilities,
+    component::{self, config::Values},
     engine::Engine,
     guest::{self, Ended, HostCall, Idle, Inbound, Outcome, Outward},
     permits::{Permit, Permits, Refused},
@@ -36,6 +37,7 @@ use super::{
     turns::ActorTurns,
 };
 use crate::{
+    control::named_config::NamedConfig,
     journal::Journal,
     meter::Target,
     policy::Verified,
@@ -56,6 +58,9 @@ use lattice_protocol::{
 /// Instances kept between calls per actor, where reuse is on. More are rarely idle at the same time
 /// on a small machine.
 const IDLE_MAX: usize = 64;
+
+/// How long what was read of a component's named configuration counts.
+const CONFIG_LASTS: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The slots of the instance pool, shared by all actors of a host: a quarter may hold idle
 /// instances, the rest runs calls.
@@ -108,15 +113,21 @@ impl Slots {
         }
     }
 
-    async fn acquire(&self, depth: u8) -> Option<Slot> {
+    /// Waits for so many slots, which one instance takes.
+    async fn acquire(&self, depth: u8, count: u32) -> Option<Slot> {
         let outside = match depth {
-            0 => Some(Arc::clone(&self.outside).acquire_owned().await.ok()?),
+            0 => Some(Arc::clone(&self.outside).acquire_many_owned(count).await.ok()?),
             _ => None,
         };
         Some(Slot {
-            _running: Arc::clone(&self.running).acquire_owned().await.ok()?,
+            _running: Arc::clone(&self.running).acquire_many_owned(count).await.ok()?,
             _outside: outside,
         })
+    }
+
+    /// Returns how many slots one call from outside can take at most.
+    pub fn at_most(&self) -> u32 {
+        u32::try_from((self.running_max - self.running_max / 4).max(1)).unwrap_or(u32::MAX)
     }
 }
 
@@ -125,8 +136,11 @@ impl Slots {
 pub struct Shared {
     pub engine: Engine,
     pub slots: Slots,
+    /// Components have a pool of their own.
+    pub component_slots: Slots,
     pub router: Router,
     pub journal: Journal,
+    pub config: NamedConfig,
     pub queue_max: usize,
 }
 
@@ -142,6 +156,8 @@ pub struct Actor {
     sink: Arc<Sink>,
     /// Keeps its calls from taking every core.
     turns: Arc<ActorTurns>,
+    /// What components read of its named configuration.
+    config: Arc<Configuration>,
     /// Counts the calls of all time.
     served: Arc<Target>,
     shared: Shared,
@@ -166,6 +182,7 @@ impl Actor {
             sink: Sink::new(id.as_str().into(), shared.journal.writer(id.as_str(), "")),
             served: shared.router.meter().serve(id.as_str(), ""),
             turns: ActorTurns::new(&shared.engine.turns()),
+            config: Arc::new(Configuration::new(shared.config.clone(), id.to_string())),
             artifact: ArcSwap::new(artifact),
             shared,
             in_work: TaskTracker::new(),
@@ -267,16 +284,21 @@ impl Actor {
     ) -> Result<Bytes, CallError> {
         let _in_work = self.in_work.token();
         let _permit = permit;
-        let slot = timeout_at(call.ends_at(), self.shared.slots.acquire(call.depth)).await;
+        let artifact = self.artifact.load_full();
+        let (slots, count) = match &artifact.code {
+            Code::Module(_) => (&self.shared.slots, 1),
+            Code::Component(prepared) => (&self.shared.component_slots, prepared.slots),
+        };
+        let slot = timeout_at(call.ends_at(), slots.acquire(call.depth, count)).await;
         let _slot = slot
             .map_err(|_| self.not_admitted(Refused::NoSlot))?
             .ok_or_else(|| self.not_admitted(Refused::Stopped))?;
         let _ticking = self.shared.engine.tick();
         let turn = self.turns.turn(call.chain.waiting());
-        let artifact = self.artifact.load_full();
         let outward = OutwardOf {
             claims: Arc::clone(&artifact.claims),
             router: self.shared.router.clone(),
+            config: Arc::clone(&self.config),
             sink: Arc::clone(&self.sink),
             trace: call.trace.clone(),
             deadline: call.deadline,
@@ -289,11 +311,20 @@ impl Actor {
             outward: Arc::new(outward),
             turn: turn.clone(),
         };
-        let idle = self.take_idle(&artifact);
         let memory_max = self.shared.engine.memory_max_bytes();
         let running = pin!(async {
             turn.begin().await;
-            guest::run(&artifact.pre, &artifact.abi, &self.sink, memory_max, idle, inbound).await
+            match &artifact.code {
+                Code::Module(code) => {
+                    let idle = self.take_idle(&artifact);
+                    let ModuleCode { pre, abi } = &**code;
+                    guest::run(pre, abi, &self.sink, memory_max, idle, inbound).await
+                }
+                Code::Component(prepared) => {
+                    // Boxed: the state of a component is ten times that of a module.
+                    Box::pin(component::run(prepared, &self.sink, memory_max, inbound)).await
+                }
+            }
         });
         match turn.watch(running).await {
             Outcome::Returned(result, instance) => {
@@ -367,6 +398,7 @@ impl Handler for Actor {
 struct OutwardOf {
     claims: Arc<ActorClaims>,
     router: Router,
+    config: Arc<Configuration>,
     sink: Arc<Sink>,
     trace: TraceContext,
     deadline: Instant,
@@ -410,5 +442,45 @@ impl Outward for OutwardOf {
             };
             self.router.call_resolved(call, &request.namespace).await
         })
+    }
+
+    fn is_linked(&self, contract: &str, link_name: &str) -> bool {
+        self.router.is_linked(self.claims.subject.as_str(), contract, link_name)
+    }
+
+    fn configuration(&self) -> BoxFuture<'_, Result<Arc<Values>, String>> {
+        Box::pin(async move {
+            background::leave().await;
+            self.config.read().await
+        })
+    }
+}
+
+/// The named configuration of an actor, as its components see it: not older than
+/// [`CONFIG_LASTS`], so that each call does not cost a question to the bucket.
+struct Configuration {
+    source: NamedConfig,
+    actor_id: String,
+    // Held for lines, never across an await.
+    read: Mutex<Option<(Instant, Arc<Values>)>>,
+}
+
+impl Configuration {
+    fn new(source: NamedConfig, actor_id: String) -> Self {
+        Self { source, actor_id, read: Mutex::default() }
+    }
+
+    async fn read(&self) -> Result<Arc<Values>, String> {
+        let known = self.read.lock().clone();
+        if let Some((_, values)) = known.filter(|(at, _)| at.elapsed() < CONFIG_LASTS) {
+            return Ok(values);
+        }
+        let read = self.source.all(&self.actor_id).await.map_err(|error| error.to_string())?;
+        let texts = read
+            .into_iter()
+            .map(|(key, value)| (key, String::from_utf8_lossy(&value).into_owned()));
+        let values: Arc<Values> = Arc::new(texts.collect());
+        *self.read.lock() = Some((Instant::now(), Arc::clone(&values)));
+        Ok(values)
     }
 }

@@ -1,4 +1,5 @@
-//! A module that may run: its claims are verified, its code is compiled, its imports are resolved.
+//! A module or a component that may run: its claims are verified, its code is compiled, its imports
+//! are resolved.
 
 use std::sync::Arc;
 
@@ -6,21 +7,25 @@ use tracing::debug;
 use wasmtime::{InstancePre, Module};
 
 use super::{
+    component::{self, ComponentError},
     engine::Engine,
     guest::{self, Abi, Guest},
     weight::{TooHeavy, Weight},
 };
-use lattice_protocol::identity::claims::{self, ActorClaims, ModuleError, ModuleKind};
+use lattice_protocol::identity::{
+    NotSignedFor,
+    claims::{self, ActorClaims, ModuleError},
+};
 
-/// Why a module cannot run here.
+/// Why a module or a component cannot run here.
 #[derive(Debug, thiserror::Error)]
 pub enum ArtifactError {
     #[error(transparent)]
     Module(#[from] ModuleError),
-    #[error(
-        "it is a WebAssembly component; this host runs modules with the waPC interface (built with an actor SDK of 2021 to 2023)"
-    )]
-    Component,
+    #[error(transparent)]
+    NotSignedFor(#[from] NotSignedFor),
+    #[error(transparent)]
+    Component(#[from] ComponentError),
     #[error("it is not compiled here: {0}")]
     TooHeavy(#[from] TooHeavy),
     #[error("compile: {0}")]
@@ -29,50 +34,79 @@ pub enum ArtifactError {
     Abi(#[from] guest::AbiError),
 }
 
-/// A verified and compiled actor module.
+/// A verified and compiled actor.
 pub struct Artifact {
     pub claims: Arc<ActorClaims>,
-    /// Identifies the code: two modules signed differently share it.
+    /// Identifies the code: two actors signed differently share it.
     pub code_hash: [u8; 32],
-    pub(super) pre: InstancePre<Guest>,
-    pub(super) abi: Abi,
+    pub(super) code: Code,
+}
+
+/// The compiled code of an actor, by its kind.
+#[derive(Clone)]
+pub(super) enum Code {
+    Module(Arc<ModuleCode>),
+    Component(Arc<component::Prepared>),
+}
+
+/// A module with the waPC interface.
+pub(super) struct ModuleCode {
+    pub pre: InstancePre<Guest>,
+    pub abi: Abi,
 }
 
 impl Artifact {
-    /// Verifies and compiles. Takes up to seconds for a module not seen before: call it off the
-    /// async threads.
+    /// Verifies and compiles. Takes up to seconds for code not seen before: call it off the async
+    /// threads. `slots_max` is what one call of a component may take of the pool.
     ///
     /// `same_code` may hand over an artifact with this code, which then is not compiled again.
     pub fn load(
         engine: &Engine,
         wasm: &[u8],
         now: u64,
+        slots_max: u32,
         same_code: impl FnOnce(&[u8; 32]) -> Option<Arc<Self>>,
     ) -> Result<Self, ArtifactError> {
         let verified = claims::verify_module(wasm, now, &claims::VerifyOptions::default())?;
-        if verified.kind == ModuleKind::Component {
-            return Err(ArtifactError::Component);
-        }
         let claims = Arc::new(verified.claims);
-        if let Some(twin) = same_code(&verified.code_hash) {
-            debug!(actor_id = %claims.subject, "module shares the compiled code of a running one");
-            return Ok(Self {
-                claims,
-                code_hash: verified.code_hash,
-                pre: twin.pre.clone(),
-                abi: twin.abi.clone(),
-            });
+        if let Some(info) = &verified.component {
+            info.check_signed_for(&claims.caps)?;
         }
+        let code_hash = verified.code_hash;
+        if let Some(twin) = same_code(&code_hash) {
+            debug!(actor_id = %claims.subject, "actor shares the compiled code of a running one");
+            return Ok(Self { claims, code_hash, code: twin.code.clone() });
+        }
+        let wasm = &claims::code(wasm)?;
         let weight = Weight::of(wasm)?;
-        let module =
-            engine.compile(wasm, &weight).map_err(|e| ArtifactError::Compile(format!("{e:#}")))?;
-        let (pre, abi) = prepare(&module)?;
-        Ok(Self { claims, code_hash: verified.code_hash, pre, abi })
+        let code = match &verified.component {
+            Some(info) => {
+                let prepared = component::Prepared::load(engine, wasm, info, &weight, slots_max)?;
+                Code::Component(Arc::new(prepared))
+            }
+            None => {
+                let module = engine
+                    .compile(wasm, &weight)
+                    .map_err(|e| ArtifactError::Compile(format!("{e:#}")))?;
+                Code::Module(Arc::new(prepare(&module)?))
+            }
+        };
+        Ok(Self { claims, code_hash, code })
     }
 }
 
-fn prepare(module: &Module) -> Result<(InstancePre<Guest>, Abi), ArtifactError> {
+impl Artifact {
+    /// Returns the imports that nothing answers, each with the reason where one is known.
+    pub fn unserved(&self) -> &[String] {
+        match &self.code {
+            Code::Module(_) => &[],
+            Code::Component(prepared) => &prepared.unserved,
+        }
+    }
+}
+
+fn prepare(module: &Module) -> Result<ModuleCode, ArtifactError> {
     let abi = Abi::of(module)?;
     let pre = guest::linker(module, &abi)?;
-    Ok((pre, abi))
+    Ok(ModuleCode { pre, abi })
 }

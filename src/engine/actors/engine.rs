@@ -10,6 +10,8 @@
 //! at it in every loop and function; when it has moved, the guest yields to other tasks, and ends
 //! when its call's deadline has passed.
 //!
+//! Components have [engines of their own](super::component::engine), made for the first of them.
+//!
 //! Compiled code is cached on disk by wasmtime, so an actor seen before starts in milliseconds.
 
 use std::{
@@ -28,7 +30,11 @@ use wasmtime::{
     Cache, CacheConfig, Config, InstanceAllocationStrategy, Module, PoolingAllocationConfig,
 };
 
-use super::{turns::Turns, weight::Weight};
+use super::{
+    component::engine::{self as components, Compiled, Engines},
+    turns::Turns,
+    weight::Weight,
+};
 use lattice_base::budget::machine_memory;
 use lattice_protocol::meter::histogram::{Buckets, Histogram};
 
@@ -80,6 +86,8 @@ struct Inner {
     cache: Option<Cache>,
     pooled: Option<wasmtime::Engine>,
     on_demand: OnceLock<wasmtime::Engine>,
+    /// Made for the first component.
+    components: OnceLock<Engines>,
     slots: u32,
     clock: Arc<Clock>,
     /// Threads for what takes long to compile, one less than cores; without them all cores compile.
@@ -141,6 +149,7 @@ impl Engine {
             cache,
             pooled,
             on_demand: OnceLock::new(),
+            components: OnceLock::new(),
             slots,
             clock,
             compilers: compilers(),
@@ -160,6 +169,11 @@ impl Engine {
         self.0.slots
     }
 
+    /// How many slots there are for instances of components.
+    pub fn component_slots(&self) -> u32 {
+        components::slots_for_this_machine(self.0.slots)
+    }
+
     /// Linear memory one instance may use, in bytes.
     pub fn memory_max_bytes(&self) -> usize {
         self.0.settings.memory_max_bytes
@@ -168,15 +182,37 @@ impl Engine {
     /// Compiles a module. Takes up to seconds for one not seen before, and more for a large one,
     /// which leaves a core to the calls: call it off the async threads.
     pub fn compile(&self, wasm: &[u8], weight: &Weight) -> Result<Module, wasmtime::Error> {
+        self.timed(weight, || self.compiled(wasm))
+    }
+
+    /// Compiles a component; the same holds.
+    pub fn compile_component(
+        &self,
+        wasm: &[u8],
+        weight: &Weight,
+    ) -> Result<Compiled, wasmtime::Error> {
+        let engines = self.0.components()?;
+        let compiled = self.timed(weight, || engines.compile(wasm));
+        // A component that did not fit the pool may have brought a further engine.
+        engines.engines().for_each(|engine| self.0.clock.follow(engine));
+        compiled
+    }
+
+    /// Compiles on as many threads as the weight allows, and measures how long it takes.
+    fn timed<T: Send>(
+        &self,
+        weight: &Weight,
+        compile: impl FnOnce() -> Result<T, wasmtime::Error> + Send,
+    ) -> Result<T, wasmtime::Error> {
         let began = Instant::now();
-        let module = match self.0.compilers.as_ref().filter(|_| weight.is_large()) {
-            Some(compilers) => compilers.install(|| self.compiled(wasm))?,
-            None => self.compiled(wasm)?,
+        let compiled = match self.0.compilers.as_ref().filter(|_| weight.is_large()) {
+            Some(compilers) => compilers.install(compile)?,
+            None => compile()?,
         };
         let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.0.compiles.took.count(took);
         self.0.compiles.sum_ns.fetch_add(took, Ordering::Relaxed);
-        Ok(module)
+        Ok(compiled)
     }
 
     /// How long that took so far.
@@ -221,6 +257,19 @@ impl Engine {
 }
 
 impl Inner {
+    fn components(&self) -> Result<&Engines, wasmtime::Error> {
+        if let Some(engines) = self.components.get() {
+            return Ok(engines);
+        }
+        let settings = components::Settings {
+            slots: components::slots_for_this_machine(self.slots),
+            memory_max_bytes: self.settings.memory_max_bytes,
+        };
+        let engines = Engines::new(settings, self.cache.clone())?;
+        // A second thread that was here first wins; both are alike.
+        Ok(self.components.get_or_init(|| engines))
+    }
+
     fn on_demand(&self) -> Result<&wasmtime::Engine, EngineError> {
         if let Some(engine) = self.on_demand.get() {
             return Ok(engine);
@@ -243,8 +292,16 @@ impl Drop for Inner {
 }
 
 impl Clock {
+    /// Advances the epoch of an engine from now on.
     fn follow(&self, engine: &wasmtime::Engine) {
-        self.engines.lock().push(engine.weak());
+        let mut engines = self.engines.lock();
+        let is_followed = engines
+            .iter()
+            .filter_map(wasmtime::EngineWeak::upgrade)
+            .any(|followed| wasmtime::Engine::same(&followed, engine));
+        if !is_followed {
+            engines.push(engine.weak());
+        }
     }
 
     fn enter(&self) {
@@ -288,7 +345,16 @@ impl Drop for Ticking {
     }
 }
 
+/// The configuration of modules: no part of the component model, whose state every store would
+/// have.
 fn base_config(cache: Option<Cache>) -> Config {
+    let mut config = common_config(cache);
+    config.wasm_component_model(false).concurrency_support(false);
+    config
+}
+
+/// The configuration that all engines have.
+pub(super) fn common_config(cache: Option<Cache>) -> Config {
     let mut config = Config::new();
     // The memory limit is per memory, so a module has one.
     config

@@ -127,6 +127,12 @@ pub trait Outward: Send + Sync {
         &self,
         request: HostCall,
     ) -> futures::future::BoxFuture<'_, Result<Bytes, CallError>>;
+    /// Says whether the guest's actor has a link of this name for a contract.
+    fn is_linked(&self, contract: &str, link_name: &str) -> bool;
+    /// Reads the named configuration of the guest's actor.
+    fn configuration(
+        &self,
+    ) -> futures::future::BoxFuture<'_, Result<Arc<super::component::config::Values>, String>>;
 }
 
 /// A request of a guest to the host.

@@ -1,13 +1,14 @@
-//! Actors: signed Wasm modules, run as values.
+//! Actors: signed Wasm modules and components, run as values.
 //!
 //! A running actor is a compiled module, a number of permits and limits; there is no process and no
 //! thread that belongs to it. Each call gets an instance of its own from the pooling allocator,
 //! bounded by memory, time and permits. A trap ends that call and nothing else.
 //!
 //! * [`engine`] is the one home of wasmtime's configuration: pool, epoch clock, compile cache.
-//! * [`artifact`] is a verified and compiled module.
+//! * [`artifact`] is a verified and compiled module or component.
 //! * [`weight`] bounds what is compiled, before it is.
 //! * [`guest`] is the waPC interface between host and module, one instance at a time.
+//! * [`component`] is the same for components, with a bridge for each interface.
 //! * [`actor`] admits calls and runs them: permits, deadline, instance reuse.
 //! * [`turns`] keeps actors that compute for long, or call each other without end, from taking
 //!   every core, and lets them go on in the [`background`].
@@ -19,6 +20,7 @@ pub mod actor;
 pub mod artifact;
 pub mod background;
 pub mod capabilities;
+pub mod component;
 pub mod engine;
 pub mod guest;
 pub mod permits;

@@ -17,7 +17,9 @@
 //! A first look takes every second byte for a place where ways meet. Only what is too heavy then is
 //! read in full.
 
-use wasmparser::{BlockType, FunctionBody, Operator, OperatorsReader, Parser, Payload, TypeRef};
+use wasmparser::{
+    BlockType, Encoding, FunctionBody, Operator, OperatorsReader, Parser, Payload, TypeRef,
+};
 
 /// The largest body of a function.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -129,6 +131,10 @@ fn walk(wasm: &[u8], look: Look) -> Result<Weight, TooHeavy> {
     // The walk ends at a part that cannot be read; the compiler says what is wrong with it.
     for payload in Parser::new(0).parse_all(wasm).map_while(Result::ok) {
         match payload {
+            // Modules inside a component stand one after the other, each with its own numbers.
+            Payload::Version { encoding: Encoding::Module, .. } => {
+                (known, bodies) = (Signatures::default(), 0);
+            }
             Payload::TypeSection(types) => {
                 at_most("types", types.count().into(), DECLARATIONS_MAX)?;
                 for ty in types.into_iter_err_on_gc_types().map_while(Result::ok) {

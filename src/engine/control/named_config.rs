@@ -126,7 +126,8 @@ impl NamedConfig {
         self.in_time(entity, store.get(format!("{entity}_{key}"))).await
     }
 
-    async fn all(&self, entity: &str) -> Result<BTreeMap<String, Bytes>, ConfigError> {
+    /// Returns all values of an actor or provider.
+    pub async fn all(&self, entity: &str) -> Result<BTreeMap<String, Bytes>, ConfigError> {
         match self.open(Missing::Leave).await? {
             Some(store) => self.in_time(entity, entries_of(&store, entity)).await,
             None => Ok(BTreeMap::new()),

@@ -17,7 +17,10 @@ use crate::{
         engine::{self, Engine},
         supervisor as actors,
     },
-    control::state::{Facts, HostState},
+    control::{
+        named_config::NamedConfig,
+        state::{Facts, HostState},
+    },
     delivery::{LinkNotifier, LinkSender},
     events::Publisher,
     host_context::HostContext,
@@ -67,7 +70,6 @@ pub(super) struct Built<'a> {
     pub dirs: &'a Dirs,
     pub stop: CancellationToken,
     pub context: Arc<HostContext>,
-    pub metadata: metadata::Place,
     pub sockets: OwnSockets,
     pub chunks: Chunks,
     /// Makes calls for the dashboard.
@@ -128,13 +130,11 @@ impl Host {
             context.ctl.client.clone(),
             context.answers.clone(),
         );
-        let metadata = builder.metadata(&context.ctl);
         Ok(Built {
             config,
             dirs,
             stop: builder.stop,
             context,
-            metadata,
             sockets,
             chunks,
             caller,
@@ -319,9 +319,16 @@ impl Builder<'_> {
         })?;
         Ok(Shared {
             slots: Slots::new(engine.slots()),
+            component_slots: Slots::new(engine.component_slots()),
             engine,
             router,
             journal: context.journal.clone(),
+            config: NamedConfig::new(
+                context.ctl.clone(),
+                context.js_domain.clone(),
+                &self.config.lattice,
+                self.metadata(&context.ctl).making,
+            ),
             queue_max: self.config.actors.queue_max,
         })
     }

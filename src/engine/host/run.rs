@@ -16,7 +16,6 @@ use crate::local;
 use crate::{
     actors::supervisor as actors,
     control::{
-        named_config::NamedConfig,
         probe::health::{self, ConfigServiceStatus, ProbeContext},
         server::{self, Server, StopRequest},
         state::VERSION,
@@ -96,18 +95,12 @@ impl Built<'_> {
         status: &ConfigServiceStatus,
         stop_requests: watch::Sender<Option<StopRequest>>,
     ) -> server::Parts {
-        let HostContext { ctl, js_domain, .. } = &*self.context;
         server::Parts {
             context: Arc::clone(&self.context),
             allow_external: self.config.allow_external_providers,
             actors: self.actors.clone(),
             providers: self.providers.clone(),
-            named_config: NamedConfig::new(
-                ctl.clone(),
-                js_domain.clone(),
-                &self.config.lattice,
-                self.metadata.making,
-            ),
+            named_config: self.shared.config.clone(),
             registries: self.registries.clone(),
             registry: self.registry.clone(),
             router: self.shared.router.clone(),

@@ -260,6 +260,11 @@ impl Router {
         self.0.rpc_timeout
     }
 
+    /// Says whether an actor has a link of this name for a contract.
+    pub fn is_linked(&self, actor_id: &str, contract: &str, link_name: &str) -> bool {
+        self.0.links.table().link(actor_id, contract, link_name).is_some()
+    }
+
     /// Decides where an actor's call goes: `namespace` is a contract id, an actor's public key or a
     /// call alias.
     pub fn decide(

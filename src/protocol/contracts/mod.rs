@@ -11,6 +11,7 @@ pub mod binary;
 pub mod blobstore;
 pub mod httpclient;
 pub mod httpserver;
+pub mod interfaces;
 pub mod keyvalue;
 pub mod messaging;
 

@@ -13,7 +13,9 @@ use super::{
     validity,
 };
 
-pub use super::module::{ModuleError, ModuleKind, VerifiedModule, VerifyOptions, verify_module};
+pub use super::module::{
+    ModuleError, ModuleKind, VerifiedModule, VerifyOptions, code, verify_module,
+};
 pub use super::validity::now;
 
 /// The verified statements of an actor's token. Times are seconds since 1970.
@@ -70,21 +72,28 @@ struct Metadata {
 
 validity::methods!(ActorClaims);
 
+/// A token that was checked.
+pub(super) struct Checked {
+    pub(super) claims: ActorClaims,
+    /// The `wascap_revision`, which tells how old the signing tool was.
+    pub(super) revision: Option<u32>,
+    /// Whether there is a list of capabilities, and be it empty; tools since wascap 0.14 write none.
+    pub(super) names_caps: bool,
+}
+
 impl ActorClaims {
     /// Reads an actor's token and checks header, signature, times, issuer and subject.
     pub fn verify(token: &str, now: u64) -> Result<Self, ClaimsError> {
-        Self::verify_with_revision(token, now).map(|(claims, _)| claims)
+        Self::check(token, now).map(|checked| checked.claims)
     }
 
-    /// Also returns the `wascap_revision`, which tells how old the signing tool was.
-    pub(super) fn verify_with_revision(
-        token: &str,
-        now: u64,
-    ) -> Result<(Self, Option<u32>), ClaimsError> {
+    /// Also tells what counts only beside the module that carries the token.
+    pub(super) fn check(token: &str, now: u64) -> Result<Checked, ClaimsError> {
         let compact = Compact::parse(token)?;
         let claims = signed_by_account::<Metadata>(&compact, now)?;
         let subject = ActorId::parse(&claims.sub).map_err(ClaimsError::Subject)?;
         let metadata = claims.wascap.ok_or(ClaimsError::NoMetadata)?;
+        let names_caps = metadata.caps.is_some();
         let actor = Self {
             subject,
             issuer: claims.iss.into_owned(),
@@ -99,7 +108,7 @@ impl ActorClaims {
             not_before: claims.nbf,
             hash: metadata.hash,
         };
-        Ok((actor, claims.wascap_revision))
+        Ok(Checked { claims: actor, revision: claims.wascap_revision, names_caps })
     }
 }
 
@@ -152,8 +161,8 @@ pub(super) mod tests {
     fn the_known_token_is_read_and_reproduced() {
         assert_eq!(TOKEN.len(), 657);
         assert_eq!(sign(TOKEN_JSON), TOKEN);
-        let (claims, revision) = ActorClaims::verify_with_revision(TOKEN, 0).unwrap();
-        assert_eq!(revision, Some(3));
+        let Checked { claims, revision, names_caps } = ActorClaims::check(TOKEN, 0).unwrap();
+        assert_eq!((revision, names_caps), (Some(3), true));
         assert_eq!(claims.subject, ACTOR.public);
         assert_eq!(claims.issuer, ACCOUNT.public);
         assert_eq!(claims.name.as_deref(), Some("sample"));

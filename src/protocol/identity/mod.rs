@@ -11,6 +11,7 @@
 //! - [`claims`]: the claims of an actor; [`provider`]: those of a capability provider.
 //! - [`validity`]: when tokens count, and how that is told.
 //! - [`module`]: takes a `.wasm` file and says whose it is, or why it must not run.
+//! - [`wasm`]: what a file imports and exports, and the contracts these stand for.
 //! - [`operator`]: logins of NATS servers.
 //! - [`sign`]: makes what the others read: signed modules, and tokens of all kinds.
 //!
@@ -29,6 +30,7 @@ pub mod sign;
 pub mod signature;
 pub mod token;
 pub mod validity;
+pub mod wasm;
 
 pub use claims::ActorClaims;
 pub use keys::{
@@ -37,3 +39,4 @@ pub use keys::{
 pub use module::{ModuleError, ModuleKind, VerifiedModule, VerifyOptions, verify_module};
 pub use provider::ProviderClaims;
 pub use signature::{SigningKey, VerifyingKey};
+pub use wasm::{NotSignedFor, WasmInfo};

@@ -18,11 +18,15 @@
 //! module nested in a component, and so takes a component wrapped around a signed module for that
 //! module.
 //!
-//! Nothing here looks into sections: whether the code is valid is the engine's question.
+//! Of a component, the sections that name imports and exports are read too ([`wasm`]); whether the
+//! code is valid is the engine's question.
+
+use serde::Serialize;
 
 use super::{
-    claims::{ActorClaims, ClaimsError},
+    claims::{ActorClaims, Checked, ClaimsError},
     digest::{Sha256, hex_upper},
+    wasm::{self, WasmInfo},
 };
 
 const SECTION_OLD: &str = "jwt";
@@ -55,7 +59,8 @@ pub struct VerifyOptions {
 }
 
 /// The two kinds of actors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ModuleKind {
     /// A core module, speaking the waPC ABI.
     Core,
@@ -66,10 +71,16 @@ pub enum ModuleKind {
 /// The facts about a module after the check.
 #[derive(Debug, Clone)]
 pub struct VerifiedModule {
+    /// With the capabilities that count: of a component whose token names none, they are the
+    /// contracts of its imports and exports (components, section 1.5).
     pub claims: ActorClaims,
     /// The hash of the canonical form: the same for the same code, whoever signed it and how.
     pub code_hash: [u8; 32],
     pub kind: ModuleKind,
+    /// What a component imports and exports; `None` of a core module.
+    pub component: Option<WasmInfo>,
+    /// Whether the token itself names the capabilities.
+    pub names_caps: bool,
 }
 
 /// Why a file must not run. The texts say what to do.
@@ -82,6 +93,26 @@ pub enum ModuleError {
          build it again with current tools, for example `wasm-tools component new`"
     )]
     PreReleaseComponent(u16),
+    #[error(
+        "it is native code that an engine compiled beforehand (.cwasm), which a host never runs; give it \
+         the `.wasm` file it was compiled from"
+    )]
+    Precompiled,
+    #[error(
+        "it is a WIT package ({0}): types in binary form, and no code to run; build a component that \
+         exports them, for example with `wasm-tools component new`"
+    )]
+    WitPackage(String),
+    #[error(
+        "the imports and exports cannot be read: {0}; the file may be cut off, or built with tools \
+         newer than this host"
+    )]
+    Externs(String),
+    #[error(
+        "it imports or exports more than any real program; build it again from its sources, with \
+         names of ordinary length"
+    )]
+    TooManyExterns,
     #[error(
         "unknown WebAssembly version {version:#06x} (layer {layer}); build the module with tools this host knows"
     )]
@@ -115,25 +146,30 @@ pub enum ModuleError {
 /// Hashes the file once, or twice when the token's hash is not over the canonical form: about 1 ms
 /// per 1.5 MB, so call it off the async threads.
 pub fn verify_module(
-    wasm: &[u8],
+    content: &[u8],
     now: u64,
     options: &VerifyOptions,
 ) -> Result<VerifiedModule, ModuleError> {
-    let (kind, token) = find_token(wasm)?;
-    let (claims, revision) =
-        ActorClaims::verify_with_revision(token, now).map_err(ModuleError::Claims)?;
+    let (kind, token) = find_token(content)?;
+    let Checked { mut claims, revision, names_caps } =
+        ActorClaims::check(token, now).map_err(ModuleError::Claims)?;
     if !options.issuers.is_empty() && !options.issuers.contains(&claims.issuer) {
         return Err(ModuleError::UntrustedIssuer(claims.issuer));
     }
 
-    let code_hash = canonical_hash(wasm)?;
+    let code_hash = canonical_hash(content)?;
     let computed = hex_upper(&code_hash);
-    let fits = claims.hash == computed || claims.hash == hex_upper(&raw_hash(wasm)?);
+    let fits = claims.hash == computed || claims.hash == hex_upper(&raw_hash(content)?);
     let excused = revision == Some(2) && options.accept_wrong_hash_of_revision_2;
     if !fits && !excused {
         return Err(ModuleError::HashMismatch { claimed: claims.hash, computed });
     }
-    Ok(VerifiedModule { claims, code_hash, kind })
+    let component = wasm::inspect_component(content)?;
+    // The imports are under the signature, so the signer has stated them.
+    if let (Some(component), false) = (&component, names_caps) {
+        claims.caps = component.contracts().into_iter().map(str::to_owned).collect();
+    }
+    Ok(VerifiedModule { claims, code_hash, kind, component, names_caps })
 }
 
 /// Returns the token a file carries, unverified.
@@ -166,14 +202,28 @@ fn find_token(wasm: &[u8]) -> Result<(ModuleKind, &str), ModuleError> {
 /// Hashes the file with nothing but the outermost token sections cut out.
 fn raw_hash(wasm: &[u8]) -> Result<[u8; 32], ModuleError> {
     let mut hasher = Sha256::new();
-    hasher.update(&wasm[..CORE_HEADER.len()]);
-    for section in Sections::open(wasm, 0)? {
+    feed_code(wasm, &mut |bytes| hasher.update(bytes))?;
+    Ok(hasher.finish())
+}
+
+/// Returns the file without its tokens: it stays the same when it is signed anew, and with it what
+/// is kept of compiling it.
+pub fn code(wasm: &[u8]) -> Result<Vec<u8>, ModuleError> {
+    let mut code = Vec::with_capacity(wasm.len());
+    feed_code(wasm, &mut |bytes| code.extend_from_slice(bytes))?;
+    Ok(code)
+}
+
+fn feed_code(wasm: &[u8], feed: &mut impl FnMut(&[u8])) -> Result<(), ModuleError> {
+    let sections = Sections::open(wasm, 0)?;
+    feed(&wasm[..CORE_HEADER.len()]);
+    for section in sections {
         let section = section?;
         if section.token_name()?.is_none() {
-            hasher.update(section.whole);
+            feed(section.whole);
         }
     }
-    Ok(hasher.finish())
+    Ok(())
 }
 
 fn canonical_hash(wasm: &[u8]) -> Result<[u8; 32], ModuleError> {
@@ -284,8 +334,11 @@ impl ModuleKind {
         }
     }
 
-    fn from_header(wasm: &[u8]) -> Result<Self, ModuleError> {
-        let (Some(MAGIC), Some(&[v0, v1, l0, l1])) = (wasm.get(..4), wasm.get(4..8)) else {
+    fn from_header(content: &[u8]) -> Result<Self, ModuleError> {
+        let (Some(MAGIC), Some(&[v0, v1, l0, l1])) = (content.get(..4), content.get(4..8)) else {
+            if wasm::is_precompiled(content) {
+                return Err(ModuleError::Precompiled);
+            }
             return Err(ModuleError::NotWasm);
         };
         let version = u16::from_le_bytes([v0, v1]);
@@ -300,17 +353,17 @@ impl ModuleKind {
 }
 
 /// One section of a module or component.
-struct Section<'a> {
-    id: u8,
+pub(super) struct Section<'a> {
+    pub(super) id: u8,
     /// Id, size and payload.
     whole: &'a [u8],
-    payload: &'a [u8],
+    pub(super) payload: &'a [u8],
     /// Where the payload begins in the file, for error texts.
-    payload_at: usize,
+    pub(super) payload_at: usize,
 }
 
 impl<'a> Section<'a> {
-    fn is_nested(&self, kind: ModuleKind) -> bool {
+    pub(super) fn is_nested(&self, kind: ModuleKind) -> bool {
         kind == ModuleKind::Component
             && matches!(self.id, SECTION_NESTED_MODULE | SECTION_NESTED_COMPONENT)
     }
@@ -334,13 +387,13 @@ impl<'a> Section<'a> {
 }
 
 /// Walks over the sections of one module or component; ends after the first error.
-struct Sections<'a> {
-    kind: ModuleKind,
+pub(super) struct Sections<'a> {
+    pub(super) kind: ModuleKind,
     cursor: Cursor<'a>,
 }
 
 impl<'a> Sections<'a> {
-    fn open(wasm: &'a [u8], base: usize) -> Result<Self, ModuleError> {
+    pub(super) fn open(wasm: &'a [u8], base: usize) -> Result<Self, ModuleError> {
         let kind = ModuleKind::from_header(wasm)?;
         let cursor = Cursor { bytes: wasm, at: CORE_HEADER.len(), base };
         Ok(Self { kind, cursor })

@@ -8,6 +8,7 @@ pub mod browser;
 pub mod builtin;
 pub mod client;
 pub mod external;
+pub mod fixtures;
 pub mod guests;
 pub mod hostile;
 pub mod jwt;

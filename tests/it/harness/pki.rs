@@ -30,13 +30,17 @@ impl Authority {
 
     /// Signs a certificate for a server or a client on this machine.
     pub fn sign(&self, dir: &Path, name: &str) -> Certified {
+        self.sign_for(dir, name, &["localhost", "127.0.0.1", "::1"].map(str::to_owned))
+    }
+
+    /// Signs a certificate for these names of a server.
+    pub fn sign_for(&self, dir: &Path, name: &str, names: &[String]) -> Certified {
         let certified = Certified {
             certificate: dir.join(format!("{name}.pem")),
             key: dir.join(format!("{name}-key.pem")),
         };
-        let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
         self.authority
-            .sign(&certified.certificate, &certified.key, name, &names)
+            .sign(&certified.certificate, &certified.key, name, names)
             .expect("a certificate");
         certified
     }

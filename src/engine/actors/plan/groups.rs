@@ -7,7 +7,9 @@
 
 use uuid::Uuid;
 
-use crate::actors::supervisor::{Amount, GroupView, REUSE_ANNOTATION};
+use crate::actors::supervisor::{
+    Amount, GroupView, IMPORTS_ANNOTATION, IMPORTS_TRAP, REUSE_ANNOTATION,
+};
 use lattice_protocol::events::event::Annotations;
 
 /// The groups of one actor; without any it does not run.
@@ -35,6 +37,20 @@ pub struct Limits {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("annotation {REUSE_ANNOTATION} is {0:?}, expected a number of calls from 1")]
 pub struct BadReuse(String);
+
+/// Imports that keep an actor from starting.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadImports {
+    #[error(
+        "it imports what no host of a lattice answers: {}; build it without, or put in the \
+         component that exports it (`wac plug`), or start it with --annotation \
+         {IMPORTS_ANNOTATION}={IMPORTS_TRAP}: then only calls that use it fail",
+        .0.join(", ")
+    )]
+    Unserved(Vec<String>),
+    #[error("annotation {IMPORTS_ANNOTATION} is {0:?}, expected {IMPORTS_TRAP}")]
+    Annotation(String),
+}
 
 /// Why a group is not added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +156,15 @@ pub fn reuse_of(annotations: &Annotations) -> Result<Option<u32>, BadReuse> {
     }
 }
 
+/// Returns an error if imports of an actor are answered by nothing, unless that is wished.
+pub fn check_imports(unserved: &[String], annotations: &Annotations) -> Result<(), BadImports> {
+    match annotations.get(IMPORTS_ANNOTATION) {
+        Some(value) if value != IMPORTS_TRAP => Err(BadImports::Annotation(value.clone())),
+        None if !unserved.is_empty() => Err(BadImports::Unserved(unserved.to_vec())),
+        _ => Ok(()),
+    }
+}
+
 /// Says whether `annotations` contain every pair of `wanted`.
 fn has_all(annotations: &Annotations, wanted: &Annotations) -> bool {
     wanted.iter().all(|(key, value)| annotations.get(key) == Some(value))
@@ -166,6 +191,18 @@ mod tests {
             groups.scale(&annotations(text), Exactly(*max), || true).unwrap();
         }
         groups
+    }
+
+    #[test]
+    fn imports_that_nothing_answers_are_a_matter_of_consent() {
+        let (none, some) = ([], ["acme:own/api@1.0.0".to_owned()]);
+        let trap = Annotations::from([(IMPORTS_ANNOTATION.into(), IMPORTS_TRAP.into())]);
+        let other = Annotations::from([(IMPORTS_ANNOTATION.into(), "stub".into())]);
+        assert_eq!(check_imports(&none, &Annotations::new()), Ok(()));
+        assert_eq!(check_imports(&some, &trap), Ok(()));
+        assert!(matches!(check_imports(&none, &other), Err(BadImports::Annotation(_))));
+        let refused = check_imports(&some, &Annotations::new()).unwrap_err().to_string();
+        assert!(refused.contains("acme:own/api@1.0.0") && refused.contains("=trap"), "{refused}");
     }
 
     /// Returns the maxima in their order.

@@ -30,8 +30,8 @@ use lattice_protocol::{
 };
 
 pub use effect::{Change, Effect, Update, Version};
-pub use groups::{BadReuse, Limits};
-use groups::{Groups, NoRoom, Scaled, reuse_of};
+pub use groups::{BadImports, BadReuse, Limits};
+use groups::{Groups, NoRoom, Scaled, check_imports, reuse_of};
 
 /// Commands that may wait for loading and starting, all together.
 const JOBS_MAX: usize = 1024;
@@ -43,6 +43,8 @@ pub enum StartError {
     Load(String),
     #[error(transparent)]
     Reuse(#[from] BadReuse),
+    #[error(transparent)]
+    Imports(#[from] BadImports),
     #[error(
         "actor is already running with a different image reference {0}; update it, or stop it first"
     )]
@@ -82,14 +84,20 @@ impl LoadError {
     }
 }
 
-/// A module that can run: the plan reads nothing but its claims.
+/// A module that can run: the plan reads nothing but this.
 pub trait Module: Clone {
     fn claims(&self) -> &ActorClaims;
+    /// Returns the imports that nothing in a lattice answers.
+    fn unserved(&self) -> &[String];
 }
 
 impl Module for Arc<Artifact> {
     fn claims(&self) -> &ActorClaims {
         &self.claims
+    }
+
+    fn unserved(&self) -> &[String] {
+        Artifact::unserved(self)
     }
 }
 
@@ -327,7 +335,7 @@ impl<M: Module, R> Plan<M, R> {
 
     fn start(&mut self, start: Start, module: M, room: usize) {
         let id = module.claims().subject.clone();
-        match self.set_group(&id, &start, room) {
+        match self.set_group(&module, &start, room) {
             Err(error) => {
                 self.effects.push(Effect::StartFailed { start, actor_id: Some(id), error })
             }
@@ -348,12 +356,16 @@ impl<M: Module, R> Plan<M, R> {
     /// run.
     fn set_group(
         &mut self,
-        id: &ActorId,
+        module: &M,
         start: &Start,
         room: usize,
     ) -> Result<Option<Change<M>>, StartError> {
         reuse_of(&start.annotations)?;
-        let Some(running) = self.running.get_mut(id) else { return Ok(None) };
+        if start.amount.applied_to(0) > 0 {
+            check_imports(module.unserved(), &start.annotations)?;
+        }
+        let running = self.running.get_mut(&module.claims().subject);
+        let Some(running) = running else { return Ok(None) };
         if running.reference != start.reference {
             return Err(StartError::OtherReference(running.reference.clone()));
         }
@@ -398,6 +410,10 @@ impl<M: Module, R> Plan<M, R> {
         }
         if selected < running.groups.len() {
             return Err(ActorError::PartOfActor(id.to_string()));
+        }
+        for group in running.groups.views() {
+            check_imports(module.unserved(), &group.annotations)
+                .map_err(|error| ActorError::Load(error.to_string()))?;
         }
         let (offered, current) =
             (module.claims().effective_revision(), running.module.claims().effective_revision());

@@ -12,6 +12,10 @@ impl Module for TestModule {
     fn claims(&self) -> &ActorClaims {
         &self.0
     }
+
+    fn unserved(&self) -> &[String] {
+        &[]
+    }
 }
 
 /// Carries out a script of steps, and puts the effects of each into words.

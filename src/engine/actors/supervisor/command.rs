@@ -18,6 +18,11 @@ use lattice_protocol::{events::event::Annotations, identity::keys::ActorId};
 pub const UNBOUNDED: u32 = u32::MAX;
 /// The annotation that sets how many calls one instance of an actor may serve.
 pub const REUSE_ANNOTATION: &str = "lattice.host/instance-reuse";
+/// The annotation that says what becomes of imports that nothing in a lattice answers.
+pub const IMPORTS_ANNOTATION: &str = "lattice.host/unknown-imports";
+/// Its value: the actor starts, and a call that uses one of them fails.
+pub const IMPORTS_TRAP: &str = "trap";
+
 /// How many an actor request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Amount {

@@ -119,12 +119,13 @@ pub(super) async fn load(
     let places = loads.to_compile(wasm.len()).await;
     drop(on_its_way);
     let engine = parts.shared.engine.clone();
+    let slots_max = parts.shared.component_slots.at_most();
     let began = std::time::Instant::now();
     let loaded = tokio::task::spawn_blocking(move || {
         // It keeps its places until it is done, whoever waits for it.
         let _places = places;
         steps.stage(Stage::Verify);
-        Artifact::load(&engine, &wasm, now(), |hash| {
+        Artifact::load(&engine, &wasm, now(), slots_max, |hash| {
             // It is verified when this is asked.
             let twin = twins.into_iter().find(|twin| twin.code_hash == *hash);
             if twin.is_none() {

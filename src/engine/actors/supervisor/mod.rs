@@ -35,8 +35,8 @@ use command::Command;
 use load::{Loads, load, permitted, record};
 
 pub use command::{
-    ActorError, ActorView, Amount, GroupView, Handle, REUSE_ANNOTATION, Replace, Start, Stop,
-    UNBOUNDED,
+    ActorError, ActorView, Amount, GroupView, Handle, IMPORTS_ANNOTATION, IMPORTS_TRAP,
+    REUSE_ANNOTATION, Replace, Start, Stop, UNBOUNDED,
 };
 
 use crate::{

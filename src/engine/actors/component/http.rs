@@ -1,0 +1,375 @@
+//! `wasi:http`: requests to a component, and its own to the world.
+//!
+//! A request comes as `HttpServer.HandleRequest` and is buffered, as is its answer; the guest sees
+//! it as `wasi:http/incoming-handler@0.2` or, if it exports that, `wasi:http/handler@0.3`. A
+//! request of the guest leaves as `HttpClient.Request` over its link.
+//!
+//! Only this file touches the half of wasmtime-wasi-http for 0.3, whose interface still moves.
+
+use std::{collections::BTreeMap, future::Future, time::Duration};
+
+use bytes::Bytes;
+use futures::{channel::oneshot, future};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::http::{self, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use serde::Deserialize;
+use wasmtime::{AsContextMut as _, component::InstancePre};
+use wasmtime_wasi_http::{
+    Error, RequestOptions, WasiBody, WasiHttpHooks, WasiHttpView,
+    handler::{Prepared, Proxy, ProxyPre, Response},
+    p2, p3,
+};
+
+use super::{Caller, Failure, Guest, Instance, Output};
+use crate::rpc::call::CallError;
+use lattice_protocol::{
+    contracts::{
+        self,
+        binary::Binary,
+        httpclient::{HeaderValues, HttpRequest, HttpResponse},
+        httpserver::HANDLE_REQUEST,
+    },
+    serde_null::null_as_default,
+};
+
+/// The exports that take requests, as messages name them.
+pub const INCOMING: &str = "wasi:http/incoming-handler@0.2";
+pub const HANDLER: &str = "wasi:http/handler@0.3";
+const CLIENT: &str = "wasmcloud:httpclient";
+const REQUEST: &str = "HttpClient.Request";
+/// The host of a request that names none, as tools send it.
+const NO_HOST: &str = "localhost";
+
+/// A request, as providers of all years send it.
+#[derive(Debug, Default, Deserialize)]
+struct Incoming {
+    #[serde(default, deserialize_with = "null_as_default")]
+    method: String,
+    #[serde(default, deserialize_with = "null_as_default")]
+    path: String,
+    #[serde(default, rename = "queryString", deserialize_with = "null_as_default")]
+    query: String,
+    #[serde(default, deserialize_with = "null_as_default")]
+    header: BTreeMap<String, HeaderValues>,
+    #[serde(default)]
+    body: Binary,
+}
+
+impl Incoming {
+    fn into_request(self) -> Result<http::Request<WasiBody>, String> {
+        let method = match self.method.as_str() {
+            "" => Method::GET,
+            given => Method::from_bytes(given.as_bytes()).map_err(|_| "the method is no token")?,
+        };
+        let mut headers = HeaderMap::new();
+        for (name, HeaderValues(values)) in self.header {
+            let name = HeaderName::from_bytes(name.as_bytes());
+            let Ok(name) = name else { return Err("the name of a header is no token".into()) };
+            for value in values {
+                let value = HeaderValue::from_bytes(value.as_bytes());
+                headers.append(&name, value.map_err(|_| "a header has control characters")?);
+            }
+        }
+        let authority = headers.remove(header::HOST);
+        let authority = authority.as_ref().and_then(|host| host.to_str().ok());
+        let authority = authority.filter(|host| !host.is_empty()).unwrap_or(NO_HOST);
+        let slash = if self.path.starts_with('/') { "" } else { "/" };
+        let mark = if self.query.is_empty() { "" } else { "?" };
+        // Absolute, because a guest of 0.3 knows its host from nothing else.
+        let uri: Uri = format!("http://{authority}{slash}{}{mark}{}", self.path, self.query)
+            .parse()
+            .map_err(|error| format!("the path cannot be read: {error}"))?;
+        // The length of what is buffered is known; a guest may rely on the header.
+        headers.remove(header::TRANSFER_ENCODING);
+        let mut request = http::Request::new(full(self.body.0));
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
+        Ok(request)
+    }
+}
+
+fn full(bytes: Bytes) -> WasiBody {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// Finds the export that takes requests, the one of 0.3 first.
+pub(super) fn proxy(pre: &InstancePre<Guest>) -> Option<ProxyPre<Guest>> {
+    if let Ok(service) = p3::bindings::ServicePre::new(pre.clone()) {
+        return Some(ProxyPre::P3(service));
+    }
+    p2::bindings::ProxyPre::new(pre.clone()).ok().map(ProxyPre::P2)
+}
+
+/// Has a fresh instance answer a request.
+pub(super) async fn handle(
+    pre: &ProxyPre<Guest>,
+    instance: Instance,
+    payload: Bytes,
+) -> Result<Bytes, Failure> {
+    let incoming: Incoming = contracts::decode(HANDLE_REQUEST, &payload)
+        .map_err(|error| Failure::Told(error.to_string()))?;
+    let request = incoming.into_request().map_err(Failure::Told)?;
+    let method = request.method().clone();
+    let bytes_max = instance.caller.memory_max_bytes;
+    let mut store = match pre {
+        ProxyPre::P2(pre) => instance.store(pre.instance_pre(), Output::Log),
+        ProxyPre::P3(pre) => instance.store(pre.instance_pre(), Output::Log),
+    };
+    let proxy = pre.instantiate_async(&mut store).await?;
+    let (sender, answer) = oneshot::channel();
+    let (read_to_end, is_read) = oneshot::channel::<()>();
+    let running = async {
+        let context = store.as_context_mut();
+        let prepared = Prepared::new(context, &proxy, request, WasiHttpView::http, sender)?;
+        let ran = store
+            .run_concurrent(async |accessor| {
+                let ran = prepared.run(accessor, future::pending()).await;
+                if let Proxy::P3(_) = &proxy {
+                    // Its tasks go on writing the body after the head was returned.
+                    let _ = is_read.await;
+                }
+                ran
+            })
+            .await;
+        // What a guest of 0.2 left open would never end while its store lives.
+        drop(store);
+        ran.and_then(|ran| ran).map(drop)
+    };
+    let reading = async {
+        let read = match answer.await {
+            Ok(Ok(response)) => collect(response, &method, bytes_max).await,
+            Ok(Err(error)) => Err(told(&error)),
+            Err(_) => Err("the component returned without an answer".to_owned()),
+        };
+        drop(read_to_end);
+        read
+    };
+    let (ran, read): (wasmtime::Result<()>, _) = future::join(running, reading).await;
+    ran?;
+    read.map_err(Failure::Told)
+}
+
+/// Reads an answer to its end and writes it as the contract has it.
+async fn collect(response: Response, method: &Method, bytes_max: usize) -> Result<Bytes, String> {
+    let (mut parts, body) = response.into_parts();
+    let body = Limited::new(body, bytes_max).collect().await.map_err(|error| {
+        format!("the body of the answer is cut off: {error}; it may have {bytes_max} bytes")
+    })?;
+    // The contract has no trailers.
+    let body = body.to_bytes();
+    if *method != Method::HEAD && !has_length(&parts.headers, body.len()) {
+        parts.headers.remove(header::CONTENT_LENGTH);
+    }
+    let answer = HttpResponse {
+        status_code: parts.status.as_u16(),
+        header: header_map(&parts.headers),
+        body: body.into(),
+    };
+    Ok(contracts::encode(&answer))
+}
+
+fn has_length(headers: &HeaderMap, length: usize) -> bool {
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    announced.is_none_or(|announced| announced.parse() == Ok(length))
+}
+
+/// Values that are no text are made some: the contract has nothing else.
+fn header_map(headers: &HeaderMap) -> BTreeMap<String, HeaderValues> {
+    let mut map: BTreeMap<String, HeaderValues> = BTreeMap::new();
+    for (name, value) in headers {
+        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        map.entry(name.as_str().to_owned()).or_default().0.push(value);
+    }
+    map
+}
+
+/// Words the error that a guest answered with.
+fn told(error: &wasmtime::Error) -> String {
+    let code = match (
+        error.downcast_ref::<p2::bindings::http::types::ErrorCode>(),
+        error.downcast_ref::<p3::bindings::http::types::ErrorCode>(),
+        error.downcast_ref::<Error>(),
+    ) {
+        (Some(code), _, _) => Error::from(code.clone()).to_string(),
+        (_, Some(code), _) => Error::from(code.clone()).to_string(),
+        (_, _, Some(code)) => code.to_string(),
+        _ => return format!("the component gave no answer: {error:#}"),
+    };
+    format!("wasi:http error: {code}")
+}
+
+/// Sends the requests of a guest over its link.
+pub(super) struct Hooks {
+    caller: Caller,
+}
+
+type Io = dyn Future<Output = Result<(), Error>> + Send;
+
+impl Hooks {
+    pub(super) fn new(caller: Caller) -> Self {
+        Self { caller }
+    }
+}
+
+impl WasiHttpHooks for Hooks {
+    fn send_request(
+        &mut self,
+        request: http::Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _: Box<Io>,
+    ) -> Box<dyn Future<Output = Result<(http::Response<WasiBody>, Box<Io>), Error>> + Send> {
+        let caller = self.caller.clone();
+        Box::new(async move {
+            let sending = send(&caller, request);
+            let response = match options.and_then(first_byte_after) {
+                Some(limit) => tokio::time::timeout(limit, sending)
+                    .await
+                    .unwrap_or(Err(Error::HttpResponseTimeout)),
+                None => sending.await,
+            };
+            response.map(|response| (response, Box::new(async { Ok(()) }) as Box<Io>))
+        })
+    }
+}
+
+/// The time in which an answer has to begin; buffered, it is then complete.
+fn first_byte_after(options: RequestOptions) -> Option<Duration> {
+    let RequestOptions { connect_timeout, first_byte_timeout, .. } = options;
+    let first_byte = first_byte_timeout?;
+    Some(first_byte.saturating_add(connect_timeout.unwrap_or_default()))
+}
+
+async fn send(
+    caller: &Caller,
+    request: http::Request<WasiBody>,
+) -> Result<http::Response<WasiBody>, Error> {
+    let (parts, body) = request.into_parts();
+    if parts.method == Method::CONNECT {
+        return Err(Error::HttpRequestMethodInvalid);
+    }
+    let bytes_max = caller.memory_max_bytes;
+    let body = Limited::new(body, bytes_max).collect().await.map_err(|error| {
+        error.downcast::<Error>().map_or(Error::HttpRequestBodySize(None), |error| *error)
+    })?;
+    let mut headers = header_map(&parts.headers);
+    // It is set from the URL.
+    headers.remove(header::HOST.as_str());
+    let request = HttpRequest {
+        method: parts.method.as_str().to_owned(),
+        url: parts.uri.to_string(),
+        headers,
+        body: body.to_bytes().into(),
+    };
+    let answered = caller.send((CLIENT, ""), REQUEST, contracts::encode(&request)).await;
+    // The epoch ends the guest itself.
+    let payload = answered.map_err(|_| Error::HttpResponseTimeout)?.map_err(error_of)?;
+    response_of(&payload)
+}
+
+fn response_of(payload: &[u8]) -> Result<http::Response<WasiBody>, Error> {
+    let answer: HttpResponse = contracts::decode(REQUEST, payload)
+        .map_err(|error| Error::InternalError(Some(error.to_string())))?;
+    let mut response = http::Response::new(full(answer.body.0));
+    *response.status_mut() =
+        StatusCode::from_u16(answer.status_code).map_err(|_| Error::HttpProtocolError)?;
+    for (name, HeaderValues(values)) in answer.header {
+        let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { continue };
+        for value in values {
+            if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+                response.headers_mut().append(&name, value);
+            }
+        }
+    }
+    Ok(response)
+}
+
+/// A call's error as the interface has it (components, section 2.2).
+fn error_of(error: CallError) -> Error {
+    match error {
+        CallError::NoLink { .. } | CallError::NotLinked { .. } => Error::ConfigurationError,
+        CallError::NoCapability { .. }
+        | CallError::NeitherSignedNorLinked { .. }
+        | CallError::Denied { .. }
+        | CallError::NotInForce { .. } => Error::HttpRequestDenied,
+        CallError::NoResponders { .. } => Error::DestinationUnavailable,
+        CallError::TimedOut { .. } | CallError::Deadline { .. } => Error::HttpResponseTimeout,
+        CallError::OutcomeUnknown { .. } => Error::HttpResponseIncomplete,
+        CallError::NotAdmitted { .. } => Error::ConnectionLimitReached,
+        CallError::TooDeep => Error::LoopDetected,
+        CallError::Transport(_) => Error::HttpRequestBodySize(None),
+        other => Error::InternalError(Some(other.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn incoming(host: &[&str], path: &str, query: &str) -> http::Request<WasiBody> {
+        let values = host.iter().map(|host| (*host).to_owned()).collect();
+        let request = Incoming {
+            method: "POST".into(),
+            path: path.into(),
+            query: query.into(),
+            header: BTreeMap::from([("Host".into(), HeaderValues(values))]),
+            body: Binary::default(),
+        };
+        request.into_request().expect("a request")
+    }
+
+    #[test]
+    fn a_request_has_an_absolute_url_and_no_host_header() {
+        let request = incoming(&["shop.example:8080"], "/a%20b", "x=1&x=2");
+        assert_eq!(*request.uri(), "http://shop.example:8080/a%20b?x=1&x=2");
+        assert!(request.headers().is_empty());
+        for (path, url) in [("", "http://localhost/"), ("/", "http://localhost/")] {
+            assert_eq!(*incoming(&[], path, "").uri(), url);
+        }
+    }
+
+    #[test]
+    fn what_is_no_request_is_named() {
+        let broken = |change: fn(&mut Incoming)| {
+            let mut incoming = Incoming::default();
+            change(&mut incoming);
+            incoming.into_request().map(drop).expect_err("no request")
+        };
+        assert!(broken(|request| request.method = "G ET".into()).contains("method"));
+        assert!(broken(|request| request.path = "/a b".into()).contains("path"));
+        assert!(
+            broken(|request| {
+                request.header.insert("a b".into(), HeaderValues::default());
+            })
+            .contains("header")
+        );
+    }
+
+    #[test]
+    fn headers_keep_their_values_apart_and_lengths_are_checked() {
+        let mut headers = HeaderMap::new();
+        for value in ["a=1", "b=2"] {
+            headers.append(header::SET_COOKIE, HeaderValue::from_static(value));
+        }
+        assert_eq!(header_map(&headers)["set-cookie"].0, ["a=1", "b=2"]);
+        assert!(has_length(&headers, 7));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("8"));
+        assert!(has_length(&headers, 8) && !has_length(&headers, 7));
+    }
+
+    #[test]
+    fn each_refusal_of_the_lattice_is_a_code() {
+        let no_link = CallError::NoLink {
+            namespace: CLIENT.into(),
+            lattice: "l".into(),
+            actor_id: "M".into(),
+            link_name: "default".into(),
+        };
+        assert!(matches!(error_of(no_link), Error::ConfigurationError));
+        let unsigned = CallError::NoCapability { contract: CLIENT.into(), actor_id: "M".into() };
+        assert!(matches!(error_of(unsigned), Error::HttpRequestDenied));
+        assert!(matches!(error_of(CallError::TooDeep), Error::LoopDetected));
+        let told = error_of(CallError::Callee("no such host".into()));
+        assert!(matches!(told, Error::InternalError(Some(text)) if text == "no such host"));
+    }
+}

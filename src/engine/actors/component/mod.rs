@@ -1,0 +1,463 @@
+//! Components: guests of today's toolchains, beside the modules with the waPC interface.
+//!
+//! A component says by its types what it takes and gives. What it imports is answered here by thin
+//! bridges onto the contracts of a lattice ([`http`], [`keyvalue`], [`blobstore`], [`messaging`],
+//! [`logging`], [`config`]); every call of a bridge goes the way of a module's host call, so that
+//! capabilities, links, policy and both paths are the same. What it exports is called by the
+//! operations of those contracts ([`Exports`]). The components document has the tables.
+//!
+//! * [`engine`] has wasmtime's configuration for components.
+//! * [`linker`] puts the bridges together, and says which imports nobody answers.
+//! * [`cli`] runs a component that is a job.
+//!
+//! Invariants:
+//! * An instance serves one call, and is gone with it.
+//! * A guest has no files, no environment, no sockets; its output goes to the actor's log.
+//! * Nothing that a lattice refuses traps the guest: it is an error of the interface.
+
+pub mod blobstore;
+pub mod cli;
+pub mod config;
+pub mod engine;
+pub mod http;
+pub mod keyvalue;
+pub mod linker;
+pub mod logging;
+pub mod messaging;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use bytes::Bytes;
+use serde::{Serialize, de::DeserializeOwned};
+use wasmtime::{
+    ResourceLimiter, Store, Trap, UpdateDeadline, bail,
+    component::{InstancePre, ResourceTable},
+};
+use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+use super::{
+    engine::Engine,
+    guest::{Ended, HostCall, Inbound, Outcome, Outward},
+    sink::{Level, Sink},
+    turns::Turn,
+    weight::Weight,
+};
+use crate::rpc::call::CallError;
+use engine::Needs;
+use lattice_protocol::{
+    contracts::{self, blobstore as blobs, httpserver, messaging as messages},
+    identity::WasmInfo,
+};
+
+/// Handles of the host that one instance may hold.
+const RESOURCES_MAX: usize = 10_000;
+/// Handles of the component model that one instance may hold.
+const HANDLES_MAX: usize = 10_000;
+/// Bytes that a guest may hand over in one call of the host.
+const HOSTCALL_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Random bytes that a guest may ask for at once.
+const RANDOM_BYTES_MAX: u64 = 1024 * 1024;
+/// Tells an actor's health; answered for it.
+const HEALTH: &str = "Actor.HealthRequest";
+
+/// Why a component cannot run here.
+#[derive(Debug, thiserror::Error)]
+pub enum ComponentError {
+    #[error("compile: {0}")]
+    Compile(String),
+    #[error(
+        "it imports whole programs or values, which no host hands over: {}; put them in before it \
+         is signed, for example with `wac plug`",
+        .0.join(", ")
+    )]
+    Impossible(Vec<String>),
+    #[error("its imports do not fit: {0}")]
+    Link(String),
+    #[error(
+        "it exports nothing that can be called ({exports}); it needs {}, {}, {} or {}",
+        http::INCOMING,
+        http::HANDLER,
+        messaging::HANDLER,
+        cli::RUN
+    )]
+    NoEntry { exports: String },
+    #[error(
+        "one instance takes {needed} slots of the pool ({memories} memories, {tables} tables, \
+         {cores} core instances), and calls may use {slots}; raise actor_instances_max"
+    )]
+    TooManySlots { needed: u32, memories: u32, tables: u32, cores: u32, slots: u32 },
+}
+
+/// A compiled component with its imports resolved.
+pub struct Prepared {
+    exports: Exports,
+    /// Imports that nothing answers; calls of them trap.
+    pub unserved: Vec<String>,
+    /// What one instance takes of the pool.
+    pub slots: u32,
+}
+
+/// How a component can be called.
+struct Exports {
+    pre: InstancePre<Guest>,
+    http: Option<wasmtime_wasi_http::handler::ProxyPre<Guest>>,
+    messages: Option<messaging::Handler>,
+    job: Option<wasmtime_wasi::p2::bindings::CommandPre<Guest>>,
+    /// For messages.
+    names: String,
+}
+
+impl Prepared {
+    /// Compiles a component and resolves its imports; the rules of [`Engine::compile`] hold.
+    /// `slots_max` is what one call may take.
+    pub fn load(
+        engine: &Engine,
+        wasm: &[u8],
+        info: &WasmInfo,
+        weight: &Weight,
+        slots_max: u32,
+    ) -> Result<Self, ComponentError> {
+        let impossible = linker::impossible(info);
+        if !impossible.is_empty() {
+            return Err(ComponentError::Impossible(impossible));
+        }
+        let mut compiled = engine
+            .compile_component(wasm, weight)
+            .map_err(|e| ComponentError::Compile(format!("{e:#}")))?;
+        let needs = Needs::of(&compiled.component, wasm);
+        let Needs { memories, tables, cores } = needs;
+        let slots = needs.slots();
+        if slots > slots_max {
+            return Err(ComponentError::TooManySlots {
+                needed: slots,
+                memories,
+                tables,
+                cores,
+                slots: slots_max,
+            });
+        }
+        linker::stub_unserved(&mut compiled.linker, &compiled.component)
+            .map_err(|e| ComponentError::Link(format!("{e:#}")))?;
+        let pre = compiled
+            .linker
+            .instantiate_pre(&compiled.component)
+            .map_err(|e| ComponentError::Link(format!("{e:#}")))?;
+        let names = info.exports.iter().map(|export| export.name.as_str()).collect::<Vec<_>>();
+        let exports = Exports::of(pre, names.join(", "));
+        match exports.is_empty() {
+            true => Err(ComponentError::NoEntry { exports: exports.names }),
+            false => Ok(Self { exports, unserved: linker::unserved(info), slots }),
+        }
+    }
+}
+
+impl Exports {
+    fn of(pre: InstancePre<Guest>, names: String) -> Self {
+        Self {
+            http: http::proxy(&pre),
+            messages: messaging::Handler::of(&pre),
+            job: wasmtime_wasi::p2::bindings::CommandPre::new(pre.clone()).ok(),
+            names,
+            pre,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.http.is_none() && self.messages.is_none() && self.job.is_none()
+    }
+
+    fn lacks(&self, operation: &str, wanted: &str) -> Failure {
+        let names = &self.names;
+        Failure::Told(format!(
+            "the component cannot answer {operation}: it exports {names}, not {wanted}"
+        ))
+    }
+}
+
+/// The store of an instance.
+pub struct Guest {
+    table: ResourceTable,
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    hooks: http::Hooks,
+    limits: Limits,
+    caller: Caller,
+    config: Option<Arc<config::Values>>,
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for Guest {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { hooks: &mut self.hooks, table: &mut self.table, ctx: &mut self.http }
+    }
+}
+
+/// Makes calls on behalf of a guest. Cheap to clone, so that no store is borrowed while one waits.
+#[derive(Clone)]
+pub(super) struct Caller {
+    outward: Arc<dyn Outward>,
+    turn: Turn,
+    memory_max_bytes: usize,
+}
+
+impl Caller {
+    /// Performs a call of a contract. The outer error ends the guest: its time is over.
+    async fn call<R: DeserializeOwned>(
+        &self,
+        (contract, link_name): (&str, &str),
+        operation: &'static str,
+        argument: &impl Serialize,
+    ) -> wasmtime::Result<Result<R, CallError>> {
+        let payload = contracts::encode(argument);
+        let result = self.send((contract, link_name), operation, payload).await?;
+        Ok(result.and_then(|payload| {
+            contracts::decode(operation, &payload)
+                .map_err(|error| CallError::Callee(error.to_string()))
+        }))
+    }
+
+    async fn send(
+        &self,
+        (contract, link_name): (&str, &str),
+        operation: &str,
+        payload: Bytes,
+    ) -> wasmtime::Result<Result<Bytes, CallError>> {
+        let request = HostCall {
+            binding: link_name.to_owned(),
+            namespace: contract.to_owned(),
+            operation: operation.to_owned(),
+            payload,
+        };
+        let result = self.outward.host_call(request).await;
+        self.turn.begin().await;
+        if Instant::now() >= self.outward.ends_at() {
+            // The guest would only look at its next loop or function.
+            bail!(PastDeadline);
+        }
+        Ok(result)
+    }
+
+    /// Chooses the link that a name inside an interface means: the one of that name if there is
+    /// one, the default link if not.
+    fn link_for<'a>(&self, contract: &str, name: &'a str) -> &'a str {
+        if !is_default(name) && self.outward.is_linked(contract, name) { name } else { "" }
+    }
+}
+
+/// Whether a name means the default link.
+fn is_default(name: &str) -> bool {
+    name.is_empty() || name == "default"
+}
+
+/// Counts the memory of an instance, all of its memories together, and remembers a refusal so that
+/// the trap that follows can be explained.
+struct Limits {
+    memory_max_bytes: usize,
+    used_bytes: usize,
+    refusal: Refusal,
+}
+
+/// Set when a guest was refused memory; outlives its store.
+type Refusal = Arc<AtomicBool>;
+
+impl ResourceLimiter for Limits {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let more = desired.saturating_sub(current);
+        let allowed = self.used_bytes.saturating_add(more) <= self.memory_max_bytes;
+        if allowed {
+            self.used_bytes += more;
+        }
+        self.refusal.fetch_or(!allowed, Ordering::Relaxed);
+        Ok(allowed)
+    }
+
+    fn table_growing(
+        &mut self,
+        _: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(desired <= engine::TABLE_ELEMENTS)
+    }
+}
+
+/// Marks the end of a guest that used up its time.
+#[derive(Debug, thiserror::Error)]
+#[error("the call ran past its deadline")]
+struct PastDeadline;
+
+/// Why a call of a guest has no result.
+enum Failure {
+    /// The guest said so, or cannot be asked; the text is for the caller.
+    Told(String),
+    /// The instance ended.
+    Ended(wasmtime::Error),
+}
+
+impl From<wasmtime::Error> for Failure {
+    fn from(error: wasmtime::Error) -> Self {
+        Self::Ended(error)
+    }
+}
+
+/// Runs one call in a fresh instance. Safe to drop: the instance goes with it.
+pub async fn run(
+    prepared: &Prepared,
+    sink: &Arc<Sink>,
+    memory_max_bytes: usize,
+    call: Inbound,
+) -> Outcome {
+    let caller =
+        Caller { outward: Arc::clone(&call.outward), turn: call.turn.clone(), memory_max_bytes };
+    let refusal = Refusal::default();
+    let store = Instance { caller, sink: Arc::clone(sink), refusal: Arc::clone(&refusal) };
+    match dispatch(&prepared.exports, store, &call.operation, call.payload).await {
+        Ok(payload) => Outcome::Returned(Ok(payload), None),
+        Err(Failure::Told(text)) => Outcome::Returned(Err(CallError::Callee(text)), None),
+        Err(Failure::Ended(error)) => {
+            let refused = refusal.load(Ordering::Relaxed);
+            Outcome::Ended(ended(&error, refused.then_some(memory_max_bytes)))
+        }
+    }
+}
+
+/// Takes a call to the export that its operation means (components, section 2.14).
+async fn dispatch(
+    exports: &Exports,
+    instance: Instance,
+    operation: &str,
+    payload: Bytes,
+) -> Result<Bytes, Failure> {
+    match operation {
+        httpserver::HANDLE_REQUEST => match &exports.http {
+            Some(proxy) => http::handle(proxy, instance, payload).await,
+            None => Err(exports.lacks(operation, http::INCOMING)),
+        },
+        messages::HANDLE_MESSAGE => match &exports.messages {
+            Some(handler) => handler.handle(&exports.pre, instance, &payload).await,
+            None => Err(exports.lacks(operation, messaging::HANDLER)),
+        },
+        HEALTH => {
+            let mut store = instance.store(&exports.pre, Output::Log);
+            exports.pre.instantiate_async(&mut store).await?;
+            Ok(contracts::encode(&Health { healthy: true }))
+        }
+        // Downloads are read by ranges, so further chunks are not wanted.
+        blobs::RECEIVE_CHUNK => {
+            Ok(contracts::encode(&blobs::ChunkResponse { cancel_download: true }))
+        }
+        _ => match &exports.job {
+            Some(job) => cli::run(job, instance, &exports.pre, operation, payload).await,
+            None => Err(exports.lacks(operation, cli::RUN)),
+        },
+    }
+}
+
+#[derive(Serialize)]
+struct Health {
+    healthy: bool,
+}
+
+/// What an instance is made from.
+struct Instance {
+    caller: Caller,
+    sink: Arc<Sink>,
+    refusal: Refusal,
+}
+
+/// Where the standard streams of an instance lead.
+enum Output {
+    Log,
+    /// A job: its argument, its input, and where its output goes.
+    Job(String, Bytes, wasmtime_wasi::p2::pipe::MemoryOutputPipe),
+}
+
+impl Instance {
+    /// Makes the store; the guest yields to other tasks on every tick of the epoch, and goes on
+    /// when it is its turn.
+    fn store(&self, pre: &InstancePre<Guest>, output: Output) -> Store<Guest> {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(RESOURCES_MAX);
+        let memory_max_bytes = self.caller.memory_max_bytes;
+        let guest = Guest {
+            table,
+            wasi: context(&self.sink, output),
+            http: WasiHttpCtx::new(),
+            hooks: http::Hooks::new(self.caller.clone()),
+            limits: Limits { memory_max_bytes, used_bytes: 0, refusal: self.refusal.clone() },
+            caller: self.caller.clone(),
+            config: None,
+        };
+        let mut store = Store::new(pre.engine(), guest);
+        store.limiter(|guest| &mut guest.limits);
+        store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
+        store.set_max_component_handles(HANDLES_MAX);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|context| {
+            let guest = context.data();
+            if Instant::now() >= guest.caller.outward.ends_at() {
+                bail!(PastDeadline);
+            }
+            let turn = guest.caller.turn.clone().next();
+            Ok(UpdateDeadline::YieldCustom(1, Box::pin(turn)))
+        });
+        store
+    }
+}
+
+/// Builds what WASI gives to a guest: clocks, random numbers, the log, and nothing of this machine.
+fn context(sink: &Arc<Sink>, output: Output) -> WasiCtx {
+    let mut context = WasiCtx::builder();
+    context
+        .stdout(sink.stream(Level::Debug))
+        .stderr(sink.stream(Level::Warn))
+        .allow_blocking_current_thread(false)
+        .allow_ip_name_lookup(false)
+        .allow_tcp(false)
+        .allow_udp(false)
+        .max_random_size(RANDOM_BYTES_MAX)
+        .socket_addr_check(|_, _| Box::pin(async { false }));
+    match output {
+        Output::Log => context.args(&["main.wasm"]),
+        Output::Job(operation, input, output) => context
+            .args(&["main.wasm", &operation])
+            .stdin(wasmtime_wasi::p2::pipe::MemoryInputPipe::new(input))
+            .stdout(output),
+    };
+    context.build()
+}
+
+/// Puts the end of an instance into words.
+fn ended(error: &wasmtime::Error, refused_at: Option<usize>) -> Ended {
+    if error.downcast_ref::<PastDeadline>().is_some() {
+        return Ended::PastDeadline;
+    }
+    let mut text = match (error.downcast_ref::<Trap>(), error.downcast_ref::<I32Exit>()) {
+        (Some(trap), _) => trap.to_string(),
+        (None, Some(exit)) => format!("it ended itself with exit code {}", exit.0),
+        (None, None) => error.root_cause().to_string(),
+    };
+    if let Some(bytes) = refused_at {
+        text.push_str(&format!(
+            " (after it was refused more than {bytes} bytes of memory, see actor_memory_max_bytes)"
+        ));
+    }
+    Ended::Trap(text)
+}
