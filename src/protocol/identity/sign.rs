@@ -362,7 +362,7 @@ mod tests {
     use super::*;
     use crate::identity::{
         ModuleKind, VerifyOptions,
-        claims::{ActorClaims, tests::TOKEN},
+        claims::{ActorClaims, code, tests::TOKEN},
         provider::ProviderClaims,
         samples::{ACCOUNT, ACTOR, PROVIDER},
         verify_module,
@@ -462,6 +462,7 @@ mod tests {
         let again = module(&once, &other, &key(ACTOR.seed), &key(ACCOUNT.seed), &term()).unwrap();
         let verify = |wasm: &[u8]| verify_module(wasm, now(), &VerifyOptions::default()).unwrap();
         assert_eq!(verify(&once).code_hash, verify(&again).code_hash);
+        assert_eq!(code(&once).unwrap(), code(&again).unwrap());
         assert!(verify(&again).claims.caps.is_empty());
         assert_eq!(signed(&again, &term()), once);
     }
