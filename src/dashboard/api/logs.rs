@@ -63,7 +63,7 @@ pub struct Tail {
     tail: Option<u64>,
 }
 
-/// What a request for lines is made of.
+/// The parts of a request for lines.
 type Asked = (State<Dashboard>, Extension<Access>, Path<String>, Query<Tail>);
 
 /// Returns what an actor logged lately

@@ -156,7 +156,7 @@ pub struct Actor {
     sink: Arc<Sink>,
     /// Keeps its calls from taking every core.
     turns: Arc<ActorTurns>,
-    /// What components read of its named configuration.
+    /// Its named configuration, as components read it.
     config: Arc<Configuration>,
     /// Counts the calls of all time.
     served: Arc<Target>,
@@ -326,10 +326,16 @@ impl Actor {
                 }
             }
         });
-        match turn.watch(running).await {
+        let outcome = turn.watch(running).await;
+        self.result_of(outcome, &artifact)
+    }
+
+    /// Makes the result of a call of how its instance ended, and keeps one that may serve again.
+    fn result_of(&self, outcome: Outcome, artifact: &Arc<Artifact>) -> Result<Bytes, CallError> {
+        match outcome {
             Outcome::Returned(result, instance) => {
                 if let Some(instance) = instance {
-                    self.keep_idle(Arc::clone(&artifact), instance);
+                    self.keep_idle(Arc::clone(artifact), instance);
                 }
                 result
             }

@@ -25,8 +25,8 @@ pub const CONTRACTS: [&str; 6] = [
     LOGGING,
 ];
 
-/// What componentize-py exports beside the interfaces of the program: its initialiser, which ran
-/// when the component was built.
+/// The export that componentize-py adds to those of the program: its initialiser, which ran when
+/// the component was built.
 pub const PYTHON_INITIALISER: &str = "exports";
 
 /// The parts of an interface's name: `wasi:http/types@0.2.10`.
@@ -74,7 +74,7 @@ pub enum Direction {
     Export,
 }
 
-/// What an interface stands for.
+/// The role of an interface in a lattice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meaning {
     /// Calls of or by a provider of this contract.
@@ -83,7 +83,7 @@ pub enum Meaning {
     Configuration,
     /// Secrets, answered by the host.
     Secrets,
-    /// What every program imports, whatever it does: clocks, streams, random numbers, a closed
+    /// One that every program imports, whatever it does: clocks, streams, random numbers, a closed
     /// standard input. What it can do there is up to the host, not to claims.
     Base,
     /// Types that other interfaces use; nothing can be called through them.

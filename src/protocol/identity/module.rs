@@ -77,7 +77,7 @@ pub struct VerifiedModule {
     /// The hash of the canonical form: the same for the same code, whoever signed it and how.
     pub code_hash: [u8; 32],
     pub kind: ModuleKind,
-    /// What a component imports and exports; `None` of a core module.
+    /// The imports and exports of a component; `None` of a core module.
     pub component: Option<WasmInfo>,
     /// Whether the token itself names the capabilities.
     pub names_caps: bool,

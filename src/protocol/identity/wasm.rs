@@ -89,7 +89,7 @@ impl fmt::Display for NotSignedFor {
 ///
 /// # Errors
 ///
-/// What is not for running is refused by its name: native code that some engine compiled
+/// A file that is not for running is refused by its name: native code that some engine compiled
 /// beforehand, a component from before the release of the component model, a package of WIT texts
 /// (components, section 1.1); and so is a file whose sections cannot be read.
 pub fn inspect(wasm: &[u8]) -> Result<WasmInfo, ModuleError> {
@@ -220,7 +220,7 @@ impl ExternKind {
     }
 }
 
-/// What was found so far.
+/// The things found so far.
 struct Reading {
     info: WasmInfo,
     has_nested: bool,

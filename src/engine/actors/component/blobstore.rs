@@ -468,20 +468,18 @@ impl InputStream for Reading {
 
 pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     let [types, container, blobstore] = NAMES;
-    add_values(&mut linker.instance(types)?)?;
+    let mut values = linker.instance(types)?;
+    add_outgoing_value(&mut values)?;
+    add_incoming_value(&mut values)?;
     let mut interface = linker.instance(container)?;
     add_container(&mut interface)?;
     add_names(&mut interface)?;
     add_store(&mut linker.instance(blobstore)?)
 }
 
-fn add_values(types: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
+fn add_outgoing_value(types: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
     types.resource("outgoing-value", ResourceType::host::<Outgoing>(), |mut store, rep| {
         store.data_mut().table.delete(Resource::<Outgoing>::new_own(rep))?;
-        Ok(())
-    })?;
-    types.resource("incoming-value", ResourceType::host::<Incoming>(), |mut store, rep| {
-        store.data_mut().table.delete(Resource::<Incoming>::new_own(rep))?;
         Ok(())
     })?;
     types.func_wrap(
@@ -511,7 +509,14 @@ fn add_values(types: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
             let taken = store.data_mut().table.delete(value);
             Box::new(async move { Ok((finish(&caller, taken?).await?,)) })
         },
-    )?;
+    )
+}
+
+fn add_incoming_value(types: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
+    types.resource("incoming-value", ResourceType::host::<Incoming>(), |mut store, rep| {
+        store.data_mut().table.delete(Resource::<Incoming>::new_own(rep))?;
+        Ok(())
+    })?;
     types.func_wrap(
         "[method]incoming-value.size",
         |store: StoreContextMut<'_, Guest>, (value,): (Resource<Incoming>,)| {

@@ -41,7 +41,7 @@ const SLOTS_MAX: u32 = 1024;
 /// Stacks per slot: tasks of one instance that wait have one each.
 const STACKS_PER_SLOT: u32 = 2;
 
-/// What the pools of a host are made from.
+/// The measures of the pools of a host.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub slots: u32,

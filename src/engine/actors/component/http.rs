@@ -132,7 +132,7 @@ pub(super) async fn handle(
                 ran
             })
             .await;
-        // What a guest of 0.2 left open would never end while its store lives.
+        // Streams that a guest of 0.2 left open would never end while its store lives.
         drop(store);
         ran.and_then(|ran| ran).map(drop)
     };

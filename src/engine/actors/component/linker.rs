@@ -1,4 +1,4 @@
-//! What components can import here, put together; and what they cannot.
+//! Puts together what components can import here, and finds what they cannot.
 
 use wasmtime::{
     Engine, bail,

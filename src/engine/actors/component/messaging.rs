@@ -14,7 +14,7 @@ use lattice_protocol::contracts::{
 
 /// The export that takes messages.
 pub const HANDLER: &str = "wasmcloud:messaging/handler@0.2.0";
-/// What can be imported.
+/// The interfaces that can be imported.
 pub(super) const NAMES: [&str; 2] =
     ["wasmcloud:messaging/consumer@0.2.0", "wasmcloud:messaging/types@0.2.0"];
 const CONTRACT: &str = "wasmcloud:messaging";

@@ -100,7 +100,7 @@ pub struct Prepared {
     exports: Exports,
     /// Imports that nothing answers; calls of them trap.
     pub unserved: Vec<String>,
-    /// What one instance takes of the pool.
+    /// The slots of the pool that one instance takes.
     pub slots: u32,
 }
 
@@ -375,7 +375,7 @@ struct Health {
     healthy: bool,
 }
 
-/// What an instance is made from.
+/// The parts that an instance is made from.
 struct Instance {
     caller: Caller,
     sink: Arc<Sink>,

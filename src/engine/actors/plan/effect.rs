@@ -1,4 +1,4 @@
-//! What the supervisor has to do after a decision, and what the events of that tell.
+//! The work of the supervisor after a decision, and what the events of that tell.
 
 use super::{Limits, StartError};
 use crate::{
