@@ -2,9 +2,9 @@
 //! (wasmbus protocol, sections 9.5 and 9.6).
 //!
 //! A provider counts as unhealthy until its first answer. Until then it is asked often, because
-//! that answer also says that it has subscribed: what changed among its links since its launch is
-//! sent right after. The same happens at the first check after an outage, its own or that of the
-//! NATS connection, since it may have missed messages.
+//! that answer also says that it subscribes: what changed among its links since its launch is sent
+//! soon after. The same happens at the first check after an outage, its own or that of the NATS
+//! connection, since it may have missed messages.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -30,6 +30,9 @@ const INTERVAL: Duration = Duration::from_secs(30);
 /// these.
 const BOOT_FIRST: Duration = Duration::from_millis(20);
 const BOOT_LAST: Duration = Duration::from_secs(1);
+/// How long a provider that answers health checks may still take to subscribe to its links: SDKs
+/// subscribe to each subject in a task of its own.
+const SUBSCRIBES: Duration = Duration::from_millis(50);
 /// After this time without an answer the log says so.
 const BOOT_SLOW: Duration = Duration::from_secs(10);
 /// An empty map, which every SDK takes for a health request.
@@ -84,6 +87,7 @@ impl HealthChecks {
         self.boot().await;
         self.events.publish(Event::HealthCheckPassed(self.about.clone()));
         let mut known = std::mem::take(&mut self.given);
+        tokio::time::sleep(SUBSCRIBES).await;
         self.bring_up_to_date(&mut known, Resend::All).await;
         let mut healthy = true;
         let mut turn = tokio::time::interval_at(Instant::now() + INTERVAL, INTERVAL);
@@ -194,13 +198,17 @@ impl HealthChecks {
                 self.put(link).await;
             }
         }
-        if !replaced.is_empty() {
-            // A put may overtake the delete it follows, and is then ignored: see `delivery`.
+        if resend == Resend::All {
+            // A put may overtake the delete it follows, and is then ignored: see `delivery`. One
+            // may also come before the provider listens, so in the end all are sent once more.
             for pause in RESEND_AFTER {
                 tokio::time::sleep(pause).await;
                 for link in &replaced {
                     self.put(link).await;
                 }
+            }
+            for link in &current {
+                self.put(link).await;
             }
         }
         *known = current;
