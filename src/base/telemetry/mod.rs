@@ -533,7 +533,9 @@ mod tests {
 
     #[test]
     fn a_flood_of_one_kind_is_counted_and_hides_no_other_target() {
-        for form in [Form::Text, Form::Json] {
+        // With the name of the field: the number alone may be a part of a time.
+        for (form, left_out) in [(Form::Text, "left_out=4980"), (Form::Json, r#""left_out":4980"#)]
+        {
             let log = logged(form, || {
                 for n in 0..5000 {
                     tracing::warn!(actor_id = "MA", error = n, "invocation refused");
@@ -546,7 +548,7 @@ mod tests {
             });
             let count = |text: &str| log.lines().filter(|line| line.contains(text)).count();
             assert_eq!(count("invocation refused"), 20 + 2 + 1, "{log}");
-            assert!(count("MB") == 1 && count("MC") == 1 && count("4980") == 1, "{log}");
+            assert!(count("MB") == 1 && count("MC") == 1 && count(left_out) == 1, "{log}");
             assert_eq!(count("its own bound"), 300);
         }
     }

@@ -202,6 +202,8 @@ mod tests {
     struct State {
         got: Vec<u8>,
         is_paused: bool,
+        /// A write waits for the end of the pause.
+        is_reached: bool,
         /// Bytes it takes before writes fail.
         room: Option<usize>,
     }
@@ -212,6 +214,12 @@ mod tests {
             self.0.1.notify_all();
         }
 
+        /// Waits until something is being written.
+        fn reached(&self) {
+            let state = self.0.0.lock().unwrap();
+            drop(self.0.1.wait_while(state, |state| !state.is_reached).unwrap());
+        }
+
         fn got(&self) -> String {
             String::from_utf8(self.0.0.lock().unwrap().got.clone()).unwrap()
         }
@@ -219,7 +227,9 @@ mod tests {
 
     impl Write for End {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let state = self.0.0.lock().unwrap();
+            let mut state = self.0.0.lock().unwrap();
+            state.is_reached = true;
+            self.0.1.notify_all();
             let mut state = self.0.1.wait_while(state, |state| state.is_paused).unwrap();
             let count = state.room.unwrap_or(usize::MAX).min(bytes.len());
             if count == 0 {
@@ -257,7 +267,10 @@ mod tests {
         let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
         // More than what waits and what is being written.
         let (sent, pushed) = (3 * (WAITING_BYTES_MAX / line.len()), outlet.clone());
-        (0..sent).for_each(|_| pushed.push(&line));
+        pushed.push(&line);
+        // The thread has taken its buffer: all that is lost from now on is missing at one place.
+        end.reached();
+        (1..sent).for_each(|_| pushed.push(&line));
         // It ends although nothing is read.
         outlet.flush(Duration::from_millis(1));
         end.set(|state| state.is_paused = false);
