@@ -17,6 +17,7 @@ use crate::{
 };
 use lattice_engine::actors::component::linker;
 use lattice_protocol::{
+    contracts::{LOGGING, NUMBERGEN, blobstore, httpclient, httpserver, keyvalue, messaging},
     errors::Usage,
     identity::{
         claims::now,
@@ -27,14 +28,7 @@ use lattice_protocol::{
     },
 };
 
-/// The contracts that have flags of their own.
-const KEYVALUE: &str = "wasmcloud:keyvalue";
-const MESSAGING: &str = "wasmcloud:messaging";
-const HTTP_CLIENT: &str = "wasmcloud:httpclient";
-const HTTP_SERVER: &str = "wasmcloud:httpserver";
-const BLOB_STORE: &str = "wasmcloud:blobstore";
-const LOGGING: &str = "wasmcloud:builtin:logging";
-const NUMBERGEN: &str = "wasmcloud:builtin:numbergen";
+/// A contract of providers of 2021 that nothing here has.
 const EVENT_STREAMS: &str = "wasmcloud:eventstreams";
 
 /// Signs a module with the keys of whoever runs this.
@@ -81,11 +75,11 @@ pub(super) fn says(args: &ActorClaims, name: impl FnOnce() -> String) -> ActorTo
 /// The contracts that were asked for, each once, in the order of `wash`.
 fn capabilities(args: &ActorClaims) -> Vec<String> {
     let flags = [
-        (args.keyvalue, KEYVALUE),
-        (args.messaging, MESSAGING),
-        (args.http_client, HTTP_CLIENT),
-        (args.http_server, HTTP_SERVER),
-        (args.blob_store, BLOB_STORE),
+        (args.keyvalue, keyvalue::CONTRACT_ID),
+        (args.messaging, messaging::CONTRACT_ID),
+        (args.http_client, httpclient::CONTRACT_ID),
+        (args.http_server, httpserver::CONTRACT),
+        (args.blob_store, blobstore::CONTRACT_ID),
         (args.logging, LOGGING),
         (args.numbergen, NUMBERGEN),
         (args.event_streams, EVENT_STREAMS),
@@ -269,12 +263,15 @@ mod tests {
     #[test]
     fn every_contract_is_signed_once_in_a_fixed_order() {
         let args = ActorClaims {
-            caps: vec!["acme:own".into(), HTTP_SERVER.into()],
+            caps: vec!["acme:own".into(), httpserver::CONTRACT.into()],
             logging: true,
             http_server: true,
             keyvalue: true,
             ..ActorClaims::default()
         };
-        assert_eq!(capabilities(&args), [KEYVALUE, HTTP_SERVER, LOGGING, "acme:own"]);
+        assert_eq!(
+            capabilities(&args),
+            [keyvalue::CONTRACT_ID, httpserver::CONTRACT, LOGGING, "acme:own"]
+        );
     }
 }

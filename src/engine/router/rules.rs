@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::{policy::Decision, rpc::call::CallError};
 use lattice_protocol::{
+    contracts,
     identity::{
         claims::ActorClaims,
         keys::{ActorId, LatticeName, LinkName},
@@ -30,8 +31,8 @@ impl Builtin {
     /// The built-in capability of a contract id.
     pub fn of(contract: &str) -> Option<Self> {
         match contract {
-            "wasmcloud:builtin:logging" => Some(Self::Logging),
-            "wasmcloud:builtin:numbergen" => Some(Self::Numbergen),
+            contracts::LOGGING => Some(Self::Logging),
+            contracts::NUMBERGEN => Some(Self::Numbergen),
             _ => None,
         }
     }

@@ -8,6 +8,7 @@ use super::binary::Binary;
 use crate::serde_null::null_as_default;
 
 /// Precedes the method in operation names.
+pub const CONTRACT_ID: &str = "wasmcloud:httpclient";
 pub const SERVICE: &str = "HttpClient";
 /// Its only method.
 pub const REQUEST: &str = "Request";

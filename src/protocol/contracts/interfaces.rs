@@ -9,17 +9,13 @@
 //! Versions matter in two ways. A release stands for all of its line (`0.2.x`); a draft is itself
 //! and nothing else, because two drafts of one interface differ in their types.
 
-use super::{blobstore, httpserver, keyvalue};
-
-const MESSAGING: &str = "wasmcloud:messaging";
-const HTTP_CLIENT: &str = "wasmcloud:httpclient";
-const LOGGING: &str = "wasmcloud:builtin:logging";
+use super::{LOGGING, blobstore, httpclient, httpserver, keyvalue, messaging};
 
 /// The contracts that interfaces stand for, in the order in which they are listed for people.
 pub const CONTRACTS: [&str; 6] = [
     keyvalue::CONTRACT_ID,
-    MESSAGING,
-    HTTP_CLIENT,
+    messaging::CONTRACT_ID,
+    httpclient::CONTRACT_ID,
     httpserver::CONTRACT,
     blobstore::CONTRACT_ID,
     LOGGING,
@@ -148,8 +144,10 @@ fn http(direction: Direction, interface: &InterfaceName<'_>) -> Meaning {
         (_, "types") => Meaning::Types,
         (Direction::Export, "incoming-handler") if old => Meaning::Contract(httpserver::CONTRACT),
         (Direction::Export, "handler") if new => Meaning::Contract(httpserver::CONTRACT),
-        (Direction::Import, "outgoing-handler") if old => Meaning::Contract(HTTP_CLIENT),
-        (Direction::Import, "client") if new => Meaning::Contract(HTTP_CLIENT),
+        (Direction::Import, "outgoing-handler") if old => {
+            Meaning::Contract(httpclient::CONTRACT_ID)
+        }
+        (Direction::Import, "client") if new => Meaning::Contract(httpclient::CONTRACT_ID),
         _ => Meaning::Typed,
     }
 }
@@ -164,7 +162,7 @@ fn job(interface: &InterfaceName<'_>) -> Meaning {
 fn messaging(direction: Direction, interface: &str) -> Meaning {
     match (direction, interface) {
         (Direction::Import, "consumer") | (Direction::Export, "handler") => {
-            Meaning::Contract(MESSAGING)
+            Meaning::Contract(messaging::CONTRACT_ID)
         }
         (_, "types") => Meaning::Types,
         _ => Meaning::Typed,

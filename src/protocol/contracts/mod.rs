@@ -20,6 +20,11 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
+/// The contract by which every host takes lines for the log of an actor.
+pub const LOGGING: &str = "wasmcloud:builtin:logging";
+/// The contract by which every host makes random numbers.
+pub const NUMBERGEN: &str = "wasmcloud:builtin:numbergen";
+
 /// Begins a payload whose rest is CBOR.
 const CBOR_MARKER: u8 = 0x7f;
 /// Begins a payload whose rest is MessagePack.

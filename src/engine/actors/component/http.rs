@@ -26,7 +26,7 @@ use lattice_protocol::{
     contracts::{
         self,
         binary::Binary,
-        httpclient::{HeaderValues, HttpRequest, HttpResponse},
+        httpclient::{CONTRACT_ID, HeaderValues, HttpRequest, HttpResponse},
         httpserver::HANDLE_REQUEST,
     },
     serde_null::null_as_default,
@@ -35,7 +35,6 @@ use lattice_protocol::{
 /// The exports that take requests, as messages name them.
 pub const INCOMING: &str = "wasi:http/incoming-handler@0.2";
 pub const HANDLER: &str = "wasi:http/handler@0.3";
-const CLIENT: &str = "wasmcloud:httpclient";
 const REQUEST: &str = "HttpClient.Request";
 /// The host of a request that names none, as tools send it.
 const NO_HOST: &str = "localhost";
@@ -261,7 +260,7 @@ async fn send(
         headers,
         body: body.to_bytes().into(),
     };
-    let answered = caller.send((CLIENT, ""), REQUEST, contracts::encode(&request)).await;
+    let answered = caller.send((CONTRACT_ID, ""), REQUEST, contracts::encode(&request)).await;
     // The epoch ends the guest itself.
     let payload = answered.map_err(|_| Error::HttpResponseTimeout)?.map_err(error_of)?;
     response_of(&payload)
@@ -360,13 +359,14 @@ mod tests {
     #[test]
     fn each_refusal_of_the_lattice_is_a_code() {
         let no_link = CallError::NoLink {
-            namespace: CLIENT.into(),
+            namespace: CONTRACT_ID.into(),
             lattice: "l".into(),
             actor_id: "M".into(),
             link_name: "default".into(),
         };
         assert!(matches!(error_of(no_link), Error::ConfigurationError));
-        let unsigned = CallError::NoCapability { contract: CLIENT.into(), actor_id: "M".into() };
+        let unsigned =
+            CallError::NoCapability { contract: CONTRACT_ID.into(), actor_id: "M".into() };
         assert!(matches!(error_of(unsigned), Error::HttpRequestDenied));
         assert!(matches!(error_of(CallError::TooDeep), Error::LoopDetected));
         let told = error_of(CallError::Callee("no such host".into()));

@@ -8,10 +8,10 @@ use wasmtime::{
 };
 
 use super::Guest;
+use lattice_protocol::contracts;
 
 /// The names under which it is imported.
 pub(super) const NAMES: [&str; 2] = ["wasi:logging/logging@0.1.0-draft", "wasi:logging/logging"];
-const CONTRACT: &str = "wasmcloud:builtin:logging";
 const WRITE_LOG: &str = "Logging.WriteLog";
 
 #[derive(Clone, Copy, ComponentType, Lift)]
@@ -60,9 +60,9 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
                 let caller = store.data().caller.clone();
                 Box::new(async move {
                     let entry = LogEntry { level: level.word(), text: line(&context, message) };
-                    let payload = lattice_protocol::contracts::encode(&entry);
+                    let payload = contracts::encode(&entry);
                     // An actor that may not log is told so by nothing but the missing line.
-                    let _ = caller.send((CONTRACT, ""), WRITE_LOG, payload).await?;
+                    let _ = caller.send((contracts::LOGGING, ""), WRITE_LOG, payload).await?;
                     Ok(())
                 })
             },

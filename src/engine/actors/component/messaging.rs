@@ -9,7 +9,7 @@ use wasmtime::{
 use super::{Caller, Failure, Guest, Instance, Output};
 use lattice_protocol::contracts::{
     self,
-    messaging::{Message, PUBLISH, REQUEST, RequestMessage, SERVICE},
+    messaging::{CONTRACT_ID, Message, PUBLISH, REQUEST, RequestMessage, SERVICE},
 };
 
 /// The export that takes messages.
@@ -17,7 +17,6 @@ pub const HANDLER: &str = "wasmcloud:messaging/handler@0.2.0";
 /// The interfaces that can be imported.
 pub(super) const NAMES: [&str; 2] =
     ["wasmcloud:messaging/consumer@0.2.0", "wasmcloud:messaging/types@0.2.0"];
-const CONTRACT: &str = "wasmcloud:messaging";
 
 #[derive(Clone, Debug, ComponentType, Lift, Lower)]
 #[component(record)]
@@ -58,7 +57,7 @@ async fn publish(caller: &Caller, message: BrokerMessage) -> wasmtime::Result<Re
     let BrokerMessage { subject, body, reply_to } = message;
     let message = Message { subject, reply_to, body: body.into() };
     let operation = format!("{SERVICE}.{PUBLISH}");
-    let sent = caller.send((CONTRACT, ""), &operation, contracts::encode(&message)).await?;
+    let sent = caller.send((CONTRACT_ID, ""), &operation, contracts::encode(&message)).await?;
     Ok(sent.map(drop).map_err(|error| error.to_string()))
 }
 
@@ -70,7 +69,7 @@ async fn request(
 ) -> wasmtime::Result<Result<BrokerMessage, String>> {
     let message = RequestMessage { subject, body: body.into(), timeout_ms };
     let operation = format!("{SERVICE}.{REQUEST}");
-    let sent = caller.send((CONTRACT, ""), &operation, contracts::encode(&message)).await?;
+    let sent = caller.send((CONTRACT_ID, ""), &operation, contracts::encode(&message)).await?;
     Ok(sent.map_err(|error| error.to_string()).and_then(|reply| {
         let reply: Result<Message, _> = contracts::decode("Messaging.Request", &reply);
         reply.map(BrokerMessage::from).map_err(|error| error.to_string())

@@ -64,7 +64,7 @@ const SUBSCRIPTIONS_MAX: usize = 256;
 pub static SPEC: Spec = Spec {
     name: "messaging",
     public_key: "VACOGKO5XP3IH7UBYBYZAMP3L5UZU2STCWNLK7Z5NAAKEIUUGPL4GWMA",
-    contract_id: "wasmcloud:messaging",
+    contract_id: contracts::messaging::CONTRACT_ID,
     title: "Messaging on NATS",
     about: "Publishes messages to NATS, makes requests and hands the messages of subscriptions to actors. Without the link value \
             uri it uses the lattice's own server and leaves the lattice's subjects alone; the provider of earlier years then \
