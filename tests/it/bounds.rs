@@ -17,7 +17,7 @@ use crate::harness::{
 struct Operator {
     nats: async_nats::Client,
     host_id: String,
-    /// What all subjects of commands begin with.
+    /// The part with which all subjects of commands begin.
     prefix: String,
 }
 

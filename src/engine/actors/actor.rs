@@ -29,7 +29,10 @@ use tokio_util::task::TaskTracker;
 use super::{
     artifact::{Artifact, Code, ModuleCode},
     background, capabilities,
-    component::{self, config::Values},
+    component::{
+        self,
+        config::{Configuration, Values},
+    },
     engine::Engine,
     guest::{self, Ended, HostCall, Idle, Inbound, Outcome, Outward},
     permits::{Permit, Permits, Refused},
@@ -58,9 +61,6 @@ use lattice_protocol::{
 /// Instances kept between calls per actor, where reuse is on. More are rarely idle at the same time
 /// on a small machine.
 const IDLE_MAX: usize = 64;
-
-/// How long what was read of a component's named configuration counts.
-const CONFIG_LASTS: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The slots of the instance pool, shared by all actors of a host: a quarter may hold idle
 /// instances, the rest runs calls.
@@ -96,7 +96,7 @@ impl Slots {
         let running = (count - count / 4).max(1);
         Self {
             running: Arc::new(Semaphore::new(running)),
-            outside: Arc::new(Semaphore::new((running - running / 4).max(1))),
+            outside: Arc::new(Semaphore::new(outside_of(running))),
             idle: Arc::new(Semaphore::new(count / 4)),
             running_max: running,
             idle_max: count / 4,
@@ -127,8 +127,13 @@ impl Slots {
 
     /// Returns how many slots one call from outside can take at most.
     pub fn at_most(&self) -> u32 {
-        u32::try_from((self.running_max - self.running_max / 4).max(1)).unwrap_or(u32::MAX)
+        u32::try_from(outside_of(self.running_max)).unwrap_or(u32::MAX)
     }
+}
+
+/// The part of the running slots that calls from outside may take.
+fn outside_of(running: usize) -> usize {
+    (running - running / 4).max(1)
 }
 
 /// The state that all actors of a host share.
@@ -157,7 +162,7 @@ pub struct Actor {
     /// Keeps its calls from taking every core.
     turns: Arc<ActorTurns>,
     /// Its named configuration, as components read it.
-    config: Arc<Configuration>,
+    config: Configuration,
     /// Counts the calls of all time.
     served: Arc<Target>,
     shared: Shared,
@@ -182,7 +187,7 @@ impl Actor {
             sink: Sink::new(id.as_str().into(), shared.journal.writer(id.as_str(), "")),
             served: shared.router.meter().serve(id.as_str(), ""),
             turns: ActorTurns::new(&shared.engine.turns()),
-            config: Arc::new(Configuration::new(shared.config.clone(), id.to_string())),
+            config: Configuration::new(shared.config.clone(), id.to_string()),
             artifact: ArcSwap::new(artifact),
             shared,
             in_work: TaskTracker::new(),
@@ -296,10 +301,8 @@ impl Actor {
         let _ticking = self.shared.engine.tick();
         let turn = self.turns.turn(call.chain.waiting());
         let outward = OutwardOf {
+            actor: Arc::clone(&self),
             claims: Arc::clone(&artifact.claims),
-            router: self.shared.router.clone(),
-            config: Arc::clone(&self.config),
-            sink: Arc::clone(&self.sink),
             trace: call.trace.clone(),
             deadline: call.deadline,
             depth: call.depth,
@@ -402,10 +405,9 @@ impl Handler for Actor {
 
 /// Where the outward calls of one inbound call go.
 struct OutwardOf {
+    actor: Arc<Actor>,
+    /// Those of the code that runs, which an update may have replaced.
     claims: Arc<ActorClaims>,
-    router: Router,
-    config: Arc<Configuration>,
-    sink: Arc<Sink>,
     trace: TraceContext,
     deadline: Instant,
     depth: u8,
@@ -420,22 +422,22 @@ impl Outward for OutwardOf {
     fn host_call(&self, request: HostCall) -> BoxFuture<'_, Result<Bytes, CallError>> {
         Box::pin(async move {
             background::leave().await;
+            let router = &self.actor.shared.router;
             // The text before a slash is an addressing form of later hosts; peers send the part
             // after it.
             let operation =
                 lattice_protocol::rpc::invocation::dispatch_operation(&request.operation);
-            let target =
-                match self.router.decide(&self.claims, &request.binding, &request.namespace)? {
-                    Route::Builtin(builtin) => {
-                        return capabilities::call(
-                            builtin,
-                            &self.sink,
-                            operation,
-                            &request.payload,
-                        );
-                    }
-                    Route::Entity(target) => target,
-                };
+            let target = match router.decide(&self.claims, &request.binding, &request.namespace)? {
+                Route::Builtin(builtin) => {
+                    return capabilities::call(
+                        builtin,
+                        &self.actor.sink,
+                        operation,
+                        &request.payload,
+                    );
+                }
+                Route::Entity(target) => target,
+            };
             let call = Call {
                 origin: Entity::actor(&self.claims.subject),
                 target,
@@ -446,47 +448,18 @@ impl Outward for OutwardOf {
                 depth: self.depth.saturating_add(1),
                 chain: self.chain.next(),
             };
-            self.router.call_resolved(call, &request.namespace).await
+            router.call_resolved(call, &request.namespace).await
         })
     }
 
     fn is_linked(&self, contract: &str, link_name: &str) -> bool {
-        self.router.is_linked(self.claims.subject.as_str(), contract, link_name)
+        self.actor.shared.router.is_linked(self.claims.subject.as_str(), contract, link_name)
     }
 
     fn configuration(&self) -> BoxFuture<'_, Result<Arc<Values>, String>> {
         Box::pin(async move {
             background::leave().await;
-            self.config.read().await
+            self.actor.config.read().await
         })
-    }
-}
-
-/// The named configuration of an actor, as its components see it: not older than
-/// [`CONFIG_LASTS`], so that each call does not cost a question to the bucket.
-struct Configuration {
-    source: NamedConfig,
-    actor_id: String,
-    // Held for lines, never across an await.
-    read: Mutex<Option<(Instant, Arc<Values>)>>,
-}
-
-impl Configuration {
-    fn new(source: NamedConfig, actor_id: String) -> Self {
-        Self { source, actor_id, read: Mutex::default() }
-    }
-
-    async fn read(&self) -> Result<Arc<Values>, String> {
-        let known = self.read.lock().clone();
-        if let Some((_, values)) = known.filter(|(at, _)| at.elapsed() < CONFIG_LASTS) {
-            return Ok(values);
-        }
-        let read = self.source.all(&self.actor_id).await.map_err(|error| error.to_string())?;
-        let texts = read
-            .into_iter()
-            .map(|(key, value)| (key, String::from_utf8_lossy(&value).into_owned()));
-        let values: Arc<Values> = Arc::new(texts.collect());
-        *self.read.lock() = Some((Instant::now(), Arc::clone(&values)));
-        Ok(values)
     }
 }

@@ -93,9 +93,7 @@ impl Artifact {
         };
         Ok(Self { claims, code_hash, code })
     }
-}
 
-impl Artifact {
     /// Returns the imports that nothing answers, each with the reason where one is known.
     pub fn unserved(&self) -> &[String] {
         match &self.code {

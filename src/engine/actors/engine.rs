@@ -366,22 +366,28 @@ pub(super) fn common_config(cache: Option<Cache>) -> Config {
     config
 }
 
-fn pooled_config(settings: &Settings, slots: u32, cache: Option<Cache>) -> Config {
+/// The part of a pool's configuration that all engines have: each slot has one memory.
+pub(super) fn common_pool(slots: u32, memory_max_bytes: usize) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_core_instances(slots)
-        .total_memories(slots)
-        .total_tables(slots * TABLES_PER_MODULE)
-        .total_stacks(slots)
-        .max_memory_size(settings.memory_max_bytes)
+    pool.total_memories(slots)
+        .max_memory_size(memory_max_bytes)
         .max_memories_per_module(1)
-        .max_tables_per_module(TABLES_PER_MODULE)
-        .table_elements(TABLE_ELEMENTS)
-        .max_core_instance_size(CORE_INSTANCE_BYTES)
         .max_unused_warm_slots(slots)
-        .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
         .table_keep_resident(64 * 1024)
         .async_stack_keep_resident(64 * 1024)
         .pagemap_scan(wasmtime::Enabled::Auto);
+    pool
+}
+
+fn pooled_config(settings: &Settings, slots: u32, cache: Option<Cache>) -> Config {
+    let mut pool = common_pool(slots, settings.memory_max_bytes);
+    pool.total_core_instances(slots)
+        .total_tables(slots * TABLES_PER_MODULE)
+        .total_stacks(slots)
+        .max_tables_per_module(TABLES_PER_MODULE)
+        .table_elements(TABLE_ELEMENTS)
+        .max_core_instance_size(CORE_INSTANCE_BYTES)
+        .linear_memory_keep_resident(KEEP_RESIDENT_BYTES);
     let mut config = base_config(cache);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     config

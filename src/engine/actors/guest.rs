@@ -176,6 +176,13 @@ struct Limits {
     refused: bool,
 }
 
+impl Limits {
+    /// Returns the limit if more was refused.
+    fn refused_at(&self) -> Option<usize> {
+        self.refused.then_some(self.memory_max_bytes)
+    }
+}
+
 impl ResourceLimiter for Limits {
     fn memory_growing(
         &mut self,
@@ -375,12 +382,7 @@ async fn host_call(
     };
     let Some(call) = &caller.data().call else { bail!("__host_call outside of a call") };
     let (outward, turn) = (Arc::clone(&call.outward), call.turn.clone());
-    let result = outward.host_call(request).await;
-    turn.begin().await;
-    if Instant::now() >= outward.ends_at() {
-        // The guest would only look at its next loop or function.
-        bail!(PastDeadline);
-    }
+    let result = call_out(&*outward, &turn, request).await?;
     let guest = caller.data_mut();
     match result {
         Ok(response) => {
@@ -394,6 +396,32 @@ async fn host_call(
             Ok(0)
         }
     }
+}
+
+/// Makes a call of a guest. The outer error ends the guest: its time is over.
+pub(super) async fn call_out(
+    outward: &dyn Outward,
+    turn: &Turn,
+    request: HostCall,
+) -> wasmtime::Result<Result<Bytes, CallError>> {
+    let result = outward.host_call(request).await;
+    turn.begin().await;
+    // The guest would only look at its next loop or function.
+    in_time(outward)?;
+    Ok(result)
+}
+
+/// Decides at a tick: a guest whose time is over ends, and others go on when it is their turn.
+pub(super) fn at_tick(outward: &dyn Outward, turn: &Turn) -> wasmtime::Result<UpdateDeadline> {
+    in_time(outward)?;
+    Ok(UpdateDeadline::YieldCustom(1, Box::pin(turn.clone().next())))
+}
+
+fn in_time(outward: &dyn Outward) -> wasmtime::Result<()> {
+    if Instant::now() >= outward.ends_at() {
+        bail!(PastDeadline);
+    }
+    Ok(())
 }
 
 fn memory_of(caller: &mut Caller<'_, Guest>) -> wasmtime::Result<Memory> {
@@ -491,8 +519,7 @@ fn store(pre: &InstancePre<Guest>, guest: Guest) -> Store<Guest> {
     store.limiter(|guest| &mut guest.limits);
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(|context| match &context.data().call {
-        Some(call) if Instant::now() >= call.outward.ends_at() => bail!(PastDeadline),
-        Some(call) => Ok(UpdateDeadline::YieldCustom(1, Box::pin(call.turn.clone().next()))),
+        Some(call) => at_tick(&*call.outward, &call.turn),
         None => Ok(UpdateDeadline::Yield(1)),
     });
     store
@@ -555,7 +582,9 @@ pub async fn run(
     let returned = instance.guest_call.call_async(&mut instance.store, lengths).await;
     let code = match returned {
         Ok(code) => code,
-        Err(error) => return Outcome::Ended(ended(&error, &instance.store)),
+        Err(error) => {
+            return Outcome::Ended(ended(&error, instance.store.data().limits.refused_at()));
+        }
     };
     instance.served += 1;
     let guest = instance.store.data_mut();
@@ -585,7 +614,7 @@ async fn fresh(
     let mut store = store(pre, guest);
     match instantiate(pre, abi, &mut store).await {
         Ok(guest_call) => Ok(Idle { store, guest_call, served: 0 }),
-        Err(error) => Err(ended(&error, &store)),
+        Err(error) => Err(ended(&error, store.data().limits.refused_at())),
     }
 }
 
@@ -647,25 +676,28 @@ async fn run_command(
                 Err(CallError::Callee(format!("operation failed with exit code `{}`", exit.0))),
                 None,
             ),
-            None => Outcome::Ended(ended(&error, &store)),
+            None => Outcome::Ended(ended(&error, store.data().limits.refused_at())),
         },
     }
 }
 
-/// Puts the end of an instance into words.
-fn ended(error: &wasmtime::Error, store: &Store<Guest>) -> Ended {
+/// Puts the end of an instance into words. `refused_at` is the limit if it was refused memory.
+pub(super) fn ended(error: &wasmtime::Error, refused_at: Option<usize>) -> Ended {
     if error.downcast_ref::<PastDeadline>().is_some() {
         return Ended::PastDeadline;
     }
-    let mut text = match error.downcast_ref::<Trap>() {
+    let text = match error.downcast_ref::<Trap>() {
         Some(trap) => trap.to_string(),
         None => error.root_cause().to_string(),
     };
-    let limits = &store.data().limits;
-    if limits.refused {
+    trapped(text, refused_at)
+}
+
+/// Adds what explains the end of a guest that was refused memory before.
+pub(super) fn trapped(mut text: String, refused_at: Option<usize>) -> Ended {
+    if let Some(bytes) = refused_at {
         text.push_str(&format!(
-            " (after it was refused more than {} bytes of memory, see actor_memory_max_bytes)",
-            limits.memory_max_bytes
+            " (after it was refused more than {bytes} bytes of memory, see actor_memory_max_bytes)"
         ));
     }
     Ended::Trap(text)

@@ -47,7 +47,7 @@ fn answer(out: ResponseOutparam, status: u16, text: &str) {
     response.set_status_code(status).expect("a status that HTTP knows");
     let body = response.body().expect("the body is asked for once");
     ResponseOutparam::set(out, Ok(response));
-    // Who asked may have gone by now; then nobody reads the rest.
+    // The client may have gone by now; then nobody reads the rest.
     let stream = body.write().expect("the stream is asked for once");
     let _ = stream.blocking_write_and_flush(text.as_bytes());
     drop(stream);

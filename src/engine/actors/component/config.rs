@@ -3,17 +3,26 @@
 //! An instance sees one state of it, that of its first question. Link values are never shown here:
 //! they belong to providers and hold their secrets.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use parking_lot::Mutex;
 use wasmtime::{
     StoreContextMut,
     component::{ComponentType, Lift, Linker, Lower},
 };
 
 use super::Guest;
+use crate::control::named_config::NamedConfig;
 
 /// The values of an actor, by name.
 pub type Values = BTreeMap<String, String>;
+
+/// How long what was read counts.
+const LASTS: Duration = Duration::from_secs(1);
 
 /// The names under which it is imported, all drafts: each needs an entry of its own.
 pub(super) const NAMES: [&str; 4] = [
@@ -45,6 +54,36 @@ enum VariableError {
     Provider(String),
     #[component(name = "other")]
     Other(String),
+}
+
+/// The named configuration of an actor, as its components see it: not older than
+/// [`LASTS`], so that each call does not cost a question to the bucket.
+pub struct Configuration {
+    source: NamedConfig,
+    actor_id: String,
+    // Held for lines, never across an await.
+    read: Mutex<Option<(Instant, Arc<Values>)>>,
+}
+
+impl Configuration {
+    pub fn new(source: NamedConfig, actor_id: String) -> Self {
+        Self { source, actor_id, read: Mutex::default() }
+    }
+
+    /// Returns the values, read anew if those that were read before are too old.
+    pub async fn read(&self) -> Result<Arc<Values>, String> {
+        let known = self.read.lock().clone();
+        if let Some((_, values)) = known.filter(|(at, _)| at.elapsed() < LASTS) {
+            return Ok(values);
+        }
+        let read = self.source.all(&self.actor_id).await.map_err(|error| error.to_string())?;
+        let texts = read
+            .into_iter()
+            .map(|(key, value)| (key, String::from_utf8_lossy(&value).into_owned()));
+        let values: Arc<Values> = Arc::new(texts.collect());
+        *self.read.lock() = Some((Instant::now(), Arc::clone(&values)));
+        Ok(values)
+    }
 }
 
 pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
@@ -101,9 +140,8 @@ async fn variable(
 
 /// Spin's rule for names.
 fn is_variable(name: &str) -> bool {
-    let is_word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name.chars().all(is_word)
+        && name.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '_'))
         && !name.ends_with('_')
         && !name.contains("__")
 }

@@ -13,11 +13,12 @@ use std::sync::OnceLock;
 use tracing::{info, warn};
 use wasmparser::{Instance, Parser, Payload};
 use wasmtime::{
-    Cache, Config, InstanceAllocationStrategy, PoolingAllocationConfig,
+    Cache, Config, InstanceAllocationStrategy,
     component::{Component, Linker},
 };
 
 use super::{Guest, linker};
+use crate::actors::engine::{common_config, common_pool};
 use lattice_base::budget::machine_memory;
 
 /// Core instances of a slot. Rust and JavaScript take 4, Python 14.
@@ -189,30 +190,23 @@ pub fn slots_for_this_machine(slots_of_modules: u32) -> u32 {
 }
 
 fn base_config(cache: Option<Cache>) -> Config {
-    let mut config = crate::actors::engine::common_config(cache);
+    let mut config = common_config(cache);
     config.wasm_component_model(true).wasm_component_model_async(true);
     config
 }
 
 fn pooled_config(settings: &Settings, cache: Option<Cache>) -> Config {
     let slots = settings.slots;
-    let mut pool = PoolingAllocationConfig::new();
+    let mut pool = common_pool(slots, settings.memory_max_bytes);
     pool.total_component_instances(slots)
         .max_component_instance_size(INSTANCE_BYTES)
         .total_core_instances(slots.saturating_mul(CORES_PER_SLOT))
         .max_core_instance_size(INSTANCE_BYTES)
-        .total_memories(slots)
         .total_tables(slots.saturating_mul(TABLES_PER_SLOT))
         .total_stacks(slots.saturating_mul(STACKS_PER_SLOT))
-        .max_memory_size(settings.memory_max_bytes)
-        .max_memories_per_module(1)
         .max_tables_per_module(TABLES_PER_SLOT)
         .table_elements(TABLE_ELEMENTS)
-        .max_unused_warm_slots(slots)
-        .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
-        .table_keep_resident(64 * 1024)
-        .async_stack_keep_resident(64 * 1024)
-        .pagemap_scan(wasmtime::Enabled::Auto);
+        .linear_memory_keep_resident(KEEP_RESIDENT_BYTES);
     let mut config = base_config(cache);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     config

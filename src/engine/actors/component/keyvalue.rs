@@ -10,7 +10,7 @@ use wasmtime::{
     component::{ComponentType, Lift, Linker, LinkerInstance, Lower, Resource, ResourceType},
 };
 
-use super::{Caller, Guest, is_default};
+use super::{Caller, Guest, drop_resource, is_default};
 use crate::rpc::call::CallError;
 use lattice_protocol::contracts::keyvalue::{
     CONTRACT_ID, GetResponse, IncrementRequest, SetRequest,
@@ -248,11 +248,6 @@ fn open(guest: &mut Guest, name: String) -> wasmtime::Result<Outcome<Resource<Bu
     Ok(Ok(guest.table.push(Bucket { link_name })?))
 }
 
-fn drop_bucket(mut store: StoreContextMut<'_, Guest>, rep: u32) -> wasmtime::Result<()> {
-    store.data_mut().table.delete(Resource::<Bucket>::new_own(rep))?;
-    Ok(())
-}
-
 /// Adds a function whose first parameter is a bucket.
 macro_rules! on_bucket {
     ($interface:expr, $name:expr, |$bucket:ident $(, $arg:ident: $ty:ty)*| $body:expr) => {
@@ -297,7 +292,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
 }
 
 fn add_store(store: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
-    store.resource("bucket", ResourceType::host::<Bucket>(), drop_bucket)?;
+    store.resource("bucket", ResourceType::host::<Bucket>(), drop_resource::<Bucket>)?;
     store.func_wrap("open", |mut store: StoreContextMut<'_, Guest>, (name,): (String,)| {
         Ok((open(store.data_mut(), name)?,))
     })?;
@@ -342,10 +337,7 @@ fn add_second(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     on_bucket!(atomics, "increment", |bucket, key: String, delta: i64| {
         bucket.increment(key, delta.into()).await?.map(i64::from)
     })?;
-    atomics.resource("cas", ResourceType::host::<Cas>(), |mut store, rep| {
-        store.data_mut().table.delete(Resource::<Cas>::new_own(rep))?;
-        Ok(())
-    })?;
+    atomics.resource("cas", ResourceType::host::<Cas>(), drop_resource::<Cas>)?;
     on_bucket!(atomics, "[static]cas.new", |_bucket, _key: String| {
         Err::<Resource<Cas>, _>(no_swap())
     })?;
@@ -362,7 +354,7 @@ fn add_second(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
 
 fn add_spin(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     let mut spin = linker.instance(SPIN)?;
-    spin.resource("store", ResourceType::host::<Bucket>(), drop_bucket)?;
+    spin.resource("store", ResourceType::host::<Bucket>(), drop_resource::<Bucket>)?;
     spin.func_wrap(
         "[static]store.open",
         |mut store: StoreContextMut<'_, Guest>, (label,): (String,)| {

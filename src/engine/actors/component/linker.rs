@@ -1,5 +1,7 @@
 //! Puts together what components can import here, and finds what they cannot.
 
+use std::collections::HashMap;
+
 use wasmtime::{
     Engine, bail,
     component::{
@@ -9,7 +11,10 @@ use wasmtime::{
 };
 
 use super::{Guest, blobstore, config, keyvalue, logging, messaging};
-use lattice_protocol::identity::{WasmInfo, wasm::ExternKind};
+use lattice_protocol::{
+    contracts::interfaces::PYTHON_INITIALISER,
+    identity::{WasmInfo, wasm::ExternKind},
+};
 
 /// Interfaces of the base that have releases: each stands for its line of versions.
 const RELEASED: [&str; 52] = [
@@ -95,12 +100,13 @@ fn served() -> impl Iterator<Item = &'static str> {
 
 /// Says whether an import is answered here, by the rules of names (components, section 3.5).
 fn is_served(name: &str) -> bool {
-    served().any(|served| served == name || (track(name).is_some() && track(name) == track(served)))
+    let line = track(name);
+    served().any(|served| served == name || (line.is_some() && line == track(served)))
 }
 
 /// The part of a name that versions which stand for each other share; `None` of drafts and others
 /// that are only themselves.
-fn track(name: &str) -> Option<(&str, String)> {
+fn track(name: &str) -> Option<(&str, &str)> {
     let (path, version) = name.split_once('@')?;
     let version = version.split_once('+').map_or(version, |(version, _)| version);
     if version.contains('-') {
@@ -110,8 +116,8 @@ fn track(name: &str) -> Option<(&str, String)> {
     let (major, minor) = (numbers.next()?, numbers.next()?);
     match (major, minor) {
         ("0", "0") => None,
-        ("0", minor) => Some((path, format!("0.{minor}"))),
-        (major, _) => Some((path, major.to_owned())),
+        ("0", minor) => Some((path, &version[.."0.".len() + minor.len()])),
+        (major, _) => Some((path, major)),
     }
 }
 
@@ -119,24 +125,21 @@ fn track(name: &str) -> Option<(&str, String)> {
 /// that componentize-py made import whatever their SDK knows, used or not; of those everything is
 /// let in that can be made a trap.
 pub fn unserved(info: &WasmInfo) -> Vec<String> {
-    let reasons = info.unserved();
+    let reasons: HashMap<&str, &str> = info.unserved().into_iter().collect();
     let missing = info.imports.iter().filter(|import| {
         let can_be_stubbed = is_python(info) && import.kind == ExternKind::Instance;
         import.kind != ExternKind::Type && !can_be_stubbed && !is_served(&import.name)
     });
-    let worded = missing.map(|import| {
-        let why = reasons.iter().find(|(name, _)| *name == import.name);
-        match why {
-            Some((name, why)) => format!("{name} ({why})"),
-            None => import.name.clone(),
-        }
+    let worded = missing.map(|import| match reasons.get(&*import.name) {
+        Some(why) => format!("{} ({why})", import.name),
+        None => import.name.clone(),
     });
     worded.collect()
 }
 
 /// Says whether componentize-py made a component: it exports its initialiser.
 pub fn is_python(info: &WasmInfo) -> bool {
-    info.exports.iter().any(|export| export.name == "exports")
+    info.exports.iter().any(|export| export.name == PYTHON_INITIALISER)
 }
 
 /// Returns the imports that are whole programs or values: nothing can stand in for them.

@@ -25,26 +25,23 @@ pub mod linker;
 pub mod logging;
 pub mod messaging;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Instant,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 use wasmtime::{
-    ResourceLimiter, Store, Trap, UpdateDeadline, bail,
-    component::{InstancePre, ResourceTable},
+    ResourceLimiter, Store, StoreContextMut,
+    component::{InstancePre, Resource, ResourceTable},
 };
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::{
     engine::Engine,
-    guest::{Ended, HostCall, Inbound, Outcome, Outward},
+    guest::{self, Ended, HostCall, Inbound, Outcome, Outward, at_tick, call_out},
     sink::{Level, Sink},
     turns::Turn,
     weight::Weight,
@@ -240,13 +237,7 @@ impl Caller {
             operation: operation.to_owned(),
             payload,
         };
-        let result = self.outward.host_call(request).await;
-        self.turn.begin().await;
-        if Instant::now() >= self.outward.ends_at() {
-            // The guest would only look at its next loop or function.
-            bail!(PastDeadline);
-        }
-        Ok(result)
+        call_out(&*self.outward, &self.turn, request).await
     }
 
     /// Chooses the link that a name inside an interface means: the one of that name if there is
@@ -254,6 +245,15 @@ impl Caller {
     fn link_for<'a>(&self, contract: &str, name: &'a str) -> &'a str {
         if !is_default(name) && self.outward.is_linked(contract, name) { name } else { "" }
     }
+}
+
+/// Drops a resource of this host that a guest had.
+fn drop_resource<T: 'static>(
+    mut store: StoreContextMut<'_, Guest>,
+    rep: u32,
+) -> wasmtime::Result<()> {
+    store.data_mut().table.delete(Resource::<T>::new_own(rep))?;
+    Ok(())
 }
 
 /// Whether a name means the default link.
@@ -297,11 +297,6 @@ impl ResourceLimiter for Limits {
         Ok(desired <= engine::TABLE_ELEMENTS)
     }
 }
-
-/// Marks the end of a guest that used up its time.
-#[derive(Debug, thiserror::Error)]
-#[error("the call ran past its deadline")]
-struct PastDeadline;
 
 /// Why a call of a guest has no result.
 enum Failure {
@@ -411,12 +406,8 @@ impl Instance {
         store.set_max_component_handles(HANDLES_MAX);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|context| {
-            let guest = context.data();
-            if Instant::now() >= guest.caller.outward.ends_at() {
-                bail!(PastDeadline);
-            }
-            let turn = guest.caller.turn.clone().next();
-            Ok(UpdateDeadline::YieldCustom(1, Box::pin(turn)))
+            let Caller { outward, turn, .. } = &context.data().caller;
+            at_tick(&**outward, turn)
         });
         store
     }
@@ -446,18 +437,10 @@ fn context(sink: &Arc<Sink>, output: Output) -> WasiCtx {
 
 /// Puts the end of an instance into words.
 fn ended(error: &wasmtime::Error, refused_at: Option<usize>) -> Ended {
-    if error.downcast_ref::<PastDeadline>().is_some() {
-        return Ended::PastDeadline;
+    match error.downcast_ref::<I32Exit>() {
+        Some(exit) => {
+            guest::trapped(format!("it ended itself with exit code {}", exit.0), refused_at)
+        }
+        None => guest::ended(error, refused_at),
     }
-    let mut text = match (error.downcast_ref::<Trap>(), error.downcast_ref::<I32Exit>()) {
-        (Some(trap), _) => trap.to_string(),
-        (None, Some(exit)) => format!("it ended itself with exit code {}", exit.0),
-        (None, None) => error.root_cause().to_string(),
-    };
-    if let Some(bytes) = refused_at {
-        text.push_str(&format!(
-            " (after it was refused more than {bytes} bytes of memory, see actor_memory_max_bytes)"
-        ));
-    }
-    Ended::Trap(text)
 }
