@@ -330,6 +330,9 @@ async fn the_command_line_signs_inspects_and_starts_a_component() {
     let output = user.run(&["claims", "sign", &path, "-d", "less.wasm", "--no-cap", BLOBS]).await;
     let note = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && note.contains("--cap wasmcloud:blobstore"), "{note}");
+    let output = user.run(&["claims", "sign", &path, "--no-cap", "wasmcloud:blobstor"]).await;
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && error.contains(BLOBS), "{error}");
 
     let signed = dir.path().join("blobs_s.wasm").display().to_string();
     let told = user.json(&["claims", "inspect", &signed]).await;

@@ -37,6 +37,7 @@ pub fn sign(terminal: &Terminal, args: &Sign) -> Result<()> {
     let mut says = says(&args.claims, || keyring::stem(&args.source));
     let refused = |error| unsigned(error).context(format!("sign {}", args.source.display()));
     let info = wasm::inspect_component(&wasm).map_err(|error| refused(error.into()))?;
+    check_excluded(info.as_ref(), &args.no_caps)?;
     if let Some(info) = &info {
         says.caps = info.capabilities(&says.caps, &args.no_caps);
     }
@@ -119,6 +120,24 @@ fn note_change(terminal: &Terminal, before: &[u8], subject: &SigningKey) {
             "this was the actor {}; what is signed now is another one",
             known.public_key()
         ));
+    }
+}
+
+/// Returns an error if a contract is to be left out that no import or export stands for: most likely
+/// it was mistyped, and the file would be signed for what was meant.
+fn check_excluded(info: Option<&WasmInfo>, excluded: &[String]) -> Result<()> {
+    let own = info.map(WasmInfo::contracts).unwrap_or_default();
+    match excluded.iter().find(|contract| !own.contains(&contract.as_str())) {
+        None => Ok(()),
+        Some(wrong) if own.is_empty() => Err(Usage(format!(
+            "--no-cap {wrong}: no import or export of the file stands for a contract, so there is none to leave out"
+        ))
+        .into()),
+        Some(wrong) => Err(Usage(format!(
+            "--no-cap {wrong}: no import or export of the file stands for it; those that can be left out are {}",
+            own.join(", ")
+        ))
+        .into()),
     }
 }
 
