@@ -8,8 +8,10 @@
 //! A provider takes no new values for an actor it is linked to. When the values of a link change,
 //! or it moves to another provider, the old link is deleted there first. The libraries of providers
 //! hear of deleted and of new links on two subscriptions that overtake each other: a put that is
-//! seen before the delete it follows is ignored as a repeat, and then the link is gone. So a put
-//! that follows a delete is sent again a few times; where it was not needed it does nothing.
+//! seen before the delete it follows is ignored as a repeat, and then the link is gone; one that is
+//! seen while they handle the delete is taken by the library and then deleted by the provider. So
+//! a put that follows a delete is not sent at once, and then a few times; where it was not needed
+//! it does nothing.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -38,12 +40,18 @@ use lattice_protocol::{
 /// How long handing one message to the connection may take; it only waits when the server is away.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long after a delete the put that follows it is sent. Calls of that actor find no link in
+/// the meantime.
+const PUT_AFTER_DELETE: Duration = Duration::from_millis(30);
 /// When a put that follows a delete is sent again, each after the one before.
 pub const RESEND_AFTER: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(400), Duration::from_millis(1500)];
+/// When a put that follows a delete is sent, each after the one before.
+const SEND_AFTER: [Duration; 1 + RESEND_AFTER.len()] =
+    [PUT_AFTER_DELETE, RESEND_AFTER[0], RESEND_AFTER[1], RESEND_AFTER[2]];
 /// How long a provider may take to handle a delete, so that a put after it counts as following it.
 const DELETE_SETTLES: Duration = Duration::from_secs(2);
-/// Puts waiting to be sent again. Beyond it the oldest are forgotten; so many links do not change
+/// Puts waiting to be sent. Beyond it the oldest are forgotten; so many links do not change
 /// in two seconds.
 const WAITING_MAX: usize = 16 * 1024;
 
@@ -107,8 +115,8 @@ pub struct LinkNotifier {
     events: Publisher,
     /// Which actors were unlinked from which providers, and when.
     deleted: HashMap<Place, Instant>,
-    /// Links to send again, and when; in the order of time.
-    waiting: [VecDeque<(Instant, Arc<LinkDefinition>)>; RESEND_AFTER.len()],
+    /// Links to send, and when; in the order of time.
+    waiting: [VecDeque<(Instant, Arc<LinkDefinition>)>; SEND_AFTER.len()],
 }
 
 /// Where a provider keeps a link: provider, link name, actor.
@@ -128,7 +136,9 @@ impl LinkNotifier {
                     Some(notice) => self.handle(notice).await,
                     None => return,
                 },
-                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.repeat().await,
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.send_due().await;
+                }
             }
         }
     }
@@ -140,8 +150,11 @@ impl LinkNotifier {
                 if let Some(replaced) = replaced.filter(|replaced| *replaced != link) {
                     self.delete(&replaced).await;
                 }
-                self.sender.put(&link).await;
-                self.repeat_later(&link, 0);
+                if self.follows_delete(&link) {
+                    self.send_later(&link, 0);
+                } else {
+                    self.sender.put(&link).await;
+                }
                 if live {
                     self.events.publish(Event::LinkdefSet(LinkDefinition::clone(&link)));
                 }
@@ -174,34 +187,31 @@ impl LinkNotifier {
         self.deleted.insert(place(link), Instant::now());
     }
 
-    /// Notes that a put is sent again if it follows a delete.
-    fn repeat_later(&mut self, link: &Arc<LinkDefinition>, turn: usize) {
-        let (Some(queue), Some(pause)) = (self.waiting.get_mut(turn), RESEND_AFTER.get(turn))
-        else {
+    fn follows_delete(&self, link: &LinkDefinition) -> bool {
+        self.deleted
+            .get(&place(link))
+            .is_some_and(|deleted_at| deleted_at.elapsed() < DELETE_SETTLES)
+    }
+
+    /// Notes that a put is sent for the `turn`th time after a while, unless it was often enough.
+    fn send_later(&mut self, link: &Arc<LinkDefinition>, turn: usize) {
+        let (Some(queue), Some(pause)) = (self.waiting.get_mut(turn), SEND_AFTER.get(turn)) else {
             return;
         };
-        let follows = turn > 0
-            || self
-                .deleted
-                .get(&place(link))
-                .is_some_and(|deleted_at| deleted_at.elapsed() < DELETE_SETTLES);
-        if !follows {
-            return;
-        }
         if queue.len() >= WAITING_MAX {
             queue.pop_front();
         }
         queue.push_back((Instant::now() + *pause, Arc::clone(link)));
     }
 
-    /// Sends again what is due and still holds.
-    async fn repeat(&mut self) {
+    /// Sends what is due and still holds.
+    async fn send_due(&mut self) {
         let (now, table) = (Instant::now(), self.links.table());
-        for turn in 0..RESEND_AFTER.len() {
+        for turn in 0..SEND_AFTER.len() {
             while let Some((_, link)) = self.waiting[turn].pop_front_if(|(at, _)| *at <= now) {
                 if table.stored_link(&link.id()).is_some_and(|stored| stored.link == link) {
                     self.sender.put(&link).await;
-                    self.repeat_later(&link, turn + 1);
+                    self.send_later(&link, turn + 1);
                 }
             }
         }

@@ -193,6 +193,11 @@ impl HealthChecks {
                 None => self.sender.delete(old).await,
             }
         }
+        if !replaced.is_empty() {
+            // Its answer says that the deletes have come off its connection: a put that it sees
+            // while it handles one of them is lost on it, see `delivery`.
+            self.ask().await;
+        }
         for link in &current {
             if resend == Resend::All || !before.contains_key(link.actor_id.as_str()) {
                 self.put(link).await;
