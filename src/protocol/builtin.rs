@@ -51,6 +51,11 @@ pub fn find(reference: &str) -> Option<Result<&'static Known, UnknownBuiltin>> {
     Some(found.ok_or_else(|| UnknownBuiltin(name.to_owned())))
 }
 
+/// Says whether a public key is that of a built-in provider.
+pub fn is_builtin(public_key: &str) -> bool {
+    CATALOGUE.iter().any(|known| known.public_key == public_key)
+}
+
 /// There is no built-in provider of this name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there is no built-in provider {name:?}; there are {known}", name = .0, known = names())]

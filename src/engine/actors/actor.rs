@@ -44,7 +44,7 @@ use crate::{
     journal::Journal,
     meter::Target,
     policy::Verified,
-    router::{self, Admitted, Local, Route, Router, TargetStatus},
+    router::{self, Admitted, LinkEnd, Local, Route, Router, TargetStatus},
     rpc::{
         call::{Call, CallError, Chain},
         server::Handler,
@@ -452,8 +452,8 @@ impl Outward for OutwardOf {
         })
     }
 
-    fn is_linked(&self, contract: &str, link_name: &str) -> bool {
-        self.actor.shared.router.is_linked(self.claims.subject.as_str(), contract, link_name)
+    fn link_end(&self, contract: &str, link_name: &str) -> LinkEnd {
+        self.actor.shared.router.link_end(self.claims.subject.as_str(), contract, link_name)
     }
 
     fn configuration(&self) -> BoxFuture<'_, Result<Arc<Values>, String>> {

@@ -31,7 +31,7 @@ use super::{
     sink::{Level, Sink},
     turns::Turn,
 };
-use crate::rpc::call::CallError;
+use crate::{router::LinkEnd, rpc::call::CallError};
 
 /// The import modules under which the interface is offered.
 const IMPORT_MODULES: [&str; 2] = ["wasmbus", "wapc"];
@@ -127,8 +127,8 @@ pub trait Outward: Send + Sync {
         &self,
         request: HostCall,
     ) -> futures::future::BoxFuture<'_, Result<Bytes, CallError>>;
-    /// Says whether the guest's actor has a link of this name for a contract.
-    fn is_linked(&self, contract: &str, link_name: &str) -> bool;
+    /// Says where the link of the guest's actor that has this name for a contract leads.
+    fn link_end(&self, contract: &str, link_name: &str) -> LinkEnd;
     /// Reads the named configuration of the guest's actor.
     fn configuration(
         &self,

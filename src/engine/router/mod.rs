@@ -52,6 +52,7 @@ use crate::{
 use aliases::Aliases;
 use lattice_base::backoff::Backoff;
 use lattice_protocol::{
+    builtin::is_builtin,
     identity::{
         claims::{ActorClaims, now},
         keys::LatticeName,
@@ -74,6 +75,17 @@ const SETTLE_PAUSE: Duration = Duration::from_millis(5);
 
 /// The right to make one call of a local target; using it makes the call.
 pub type Admitted = Box<dyn FnOnce(Call) -> BoxFuture<'static, Result<Bytes, CallError>> + Send>;
+
+/// Where a link leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkEnd {
+    /// There is no such link.
+    None,
+    /// To a built-in provider, of this host or another one.
+    Builtin,
+    /// To a provider that knows the published operations of its contract only.
+    Other,
+}
 
 /// Something in this process that takes calls.
 pub trait Local: Send + Sync + 'static {
@@ -260,9 +272,13 @@ impl Router {
         self.0.rpc_timeout
     }
 
-    /// Says whether an actor has a link of this name for a contract.
-    pub fn is_linked(&self, actor_id: &str, contract: &str, link_name: &str) -> bool {
-        self.0.links.table().link(actor_id, contract, link_name).is_some()
+    /// Says where the link of an actor that has this name for a contract leads.
+    pub fn link_end(&self, actor_id: &str, contract: &str, link_name: &str) -> LinkEnd {
+        match self.0.links.table().link(actor_id, contract, link_name) {
+            None => LinkEnd::None,
+            Some(link) if is_builtin(&link.provider_id) => LinkEnd::Builtin,
+            Some(_) => LinkEnd::Other,
+        }
     }
 
     /// Decides where an actor's call goes: `namespace` is a contract id, an actor's public key or a

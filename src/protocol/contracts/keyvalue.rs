@@ -3,13 +3,67 @@
 //!
 //! Operations that take or return a single text, number or list have no structure here. Callers of
 //! 2021 spell the names of lists and sets with an underscore and leave `expires` out.
+//!
+//! Components know more than the contract: values of any bytes, lists of keys, compare-and-swap.
+//! For these the built-in provider has the operations [`private`], which hosts send to no other
+//! provider.
 
 use serde::{Deserialize, Serialize};
 
+use super::binary::Binary;
 use crate::serde_null::null_as_default;
 
 pub const CONTRACT_ID: &str = "wasmcloud:keyvalue";
 pub const SERVICE: &str = "KeyValue";
+
+/// Operations of the built-in provider that the contract does not have (components, section 2.6).
+pub mod private {
+    /// Takes a key, returns [`Version`](super::Version).
+    pub const GET_BYTES: &str = "KeyValue.GetBytes";
+    /// Takes [`SetBytesRequest`](super::SetBytesRequest), returns nothing.
+    pub const SET_BYTES: &str = "KeyValue.SetBytes";
+    /// Takes [`KeysRequest`](super::KeysRequest), returns [`Keys`](super::Keys).
+    pub const KEYS: &str = "KeyValue.Keys";
+    /// Takes [`SwapRequest`](super::SwapRequest), returns whether the value was written.
+    pub const SWAP: &str = "KeyValue.Swap";
+}
+
+/// A value of any bytes, and its place in the order of all writes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// `None` if nothing is under the key.
+    pub value: Option<Binary>,
+    /// Changes with each write of the key; 0 if it was never written.
+    pub revision: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetBytesRequest {
+    pub key: String,
+    pub value: Binary,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeysRequest {
+    /// The last key of the page before.
+    pub after: Option<String>,
+}
+
+/// A page of keys, in the order of their bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keys {
+    pub keys: Vec<String>,
+    /// There may be more after the last one.
+    pub more: bool,
+}
+
+/// Writes a value if nobody has written the key since its revision was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SwapRequest {
+    pub key: String,
+    pub value: Binary,
+    pub revision: u64,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IncrementRequest {

@@ -46,13 +46,15 @@ use super::{
     turns::Turn,
     weight::Weight,
 };
-use crate::rpc::call::CallError;
+use crate::{router::LinkEnd, rpc::call::CallError};
 use engine::Needs;
 use lattice_protocol::{
     contracts::{self, blobstore as blobs, httpserver, messaging as messages},
-    identity::WasmInfo,
+    identity::{WasmInfo, keys::LinkName},
 };
 
+/// The name of a link that was given none.
+const DEFAULT: &str = LinkName::DEFAULT;
 /// Handles of the host that one instance may hold.
 const RESOURCES_MAX: usize = 10_000;
 /// Handles of the component model that one instance may hold.
@@ -243,7 +245,12 @@ impl Caller {
     /// Chooses the link that a name inside an interface means: the one of that name if there is
     /// one, the default link if not.
     fn link_for<'a>(&self, contract: &str, name: &'a str) -> &'a str {
-        if !is_default(name) && self.outward.is_linked(contract, name) { name } else { "" }
+        if !is_default(name) && self.link_end(contract, name) != LinkEnd::None { name } else { "" }
+    }
+
+    /// Says where a link leads; an empty name stands for the default link.
+    fn link_end(&self, contract: &str, name: &str) -> LinkEnd {
+        self.outward.link_end(contract, if name.is_empty() { DEFAULT } else { name })
     }
 }
 
@@ -258,7 +265,7 @@ fn drop_resource<T: 'static>(
 
 /// Whether a name means the default link.
 fn is_default(name: &str) -> bool {
-    name.is_empty() || name == "default"
+    name.is_empty() || name == DEFAULT
 }
 
 /// Counts the memory of an instance, all of its memories together, and remembers a refusal so that

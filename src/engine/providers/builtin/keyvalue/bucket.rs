@@ -13,6 +13,7 @@
 //! behind, every now and then.
 
 use std::{
+    collections::BTreeSet,
     hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Weak},
     time::Duration,
@@ -131,6 +132,60 @@ impl Bucket {
     pub async fn get(&self, key: &str) -> Result<Option<Value>, Error> {
         let found = self.read(key).await?;
         Ok(found.entry.map(|entry| entry.value))
+    }
+
+    /// Returns the value under a key now, and the revision for a [`swap`](Self::swap).
+    pub async fn version(&self, key: &str) -> Result<(u64, Option<Value>), Error> {
+        let found = self.read(key).await?;
+        Ok((found.revision, found.entry.map(|entry| entry.value)))
+    }
+
+    /// Puts a value under a key if its revision is still this one, and says whether it was.
+    pub async fn swap(&self, key: &str, value: Value, revision: u64) -> Result<bool, Error> {
+        match self.write(key, Some(&Entry { value, expires: None }), Some(revision)).await {
+            Ok(()) => Ok(true),
+            Err(WriteError::Conflict | WriteError::Gone) => Ok(false),
+            Err(WriteError::Other(error)) => Err(error),
+        }
+    }
+
+    /// Returns the first `limit` keys after one, in the order of their bytes, and whether there are
+    /// more. Keys that stand in the bucket by their digest are left out.
+    pub async fn keys(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<(Vec<String>, bool), Error> {
+        let mut was_opened = false;
+        loop {
+            let (handle, now) = (self.handle.now(), Expiry::now());
+            let filter = format!("{}>", handle.read_prefix);
+            // One more than is asked for, to know whether there are more.
+            let mut first = BTreeSet::new();
+            let scanned = jetstream::scan(&handle.stream, &filter, true, |message| {
+                let key = message.subject.strip_prefix(&*handle.read_prefix);
+                let Some(key) = key.and_then(keys::decode) else { return };
+                if after.is_some_and(|after| *key <= *after) || !is_there(&message, now) {
+                    return;
+                }
+                first.insert(key);
+                if first.len() > limit + 1 {
+                    first.pop_last();
+                }
+            })
+            .await;
+            match scanned {
+                Ok(()) => {
+                    let more = first.len() > limit;
+                    return Ok((first.into_iter().take(limit).collect(), more));
+                }
+                Err(ReadError::Gone) if !was_opened => {
+                    self.open_again(&handle).await?;
+                    was_opened = true;
+                }
+                Err(error) => return Err(self.failed(chain(&error))),
+            }
+        }
     }
 
     /// Puts a value under a key, whatever stood there.
@@ -370,6 +425,13 @@ fn is_deletion(headers: &HeaderMap) -> bool {
         || headers
             .get(OPERATION)
             .is_some_and(|operation| matches!(operation.as_str(), "DEL" | "PURGE"))
+}
+
+/// Says whether the message of a key is an entry that has not expired.
+fn is_there(message: &async_nats::jetstream::Message, now: Expiry) -> bool {
+    let Some(headers) = &message.headers else { return true };
+    let ends = entry::expires(headers).unwrap_or_default();
+    !is_deletion(headers) && ends.is_none_or(|ends| ends > now)
 }
 
 /// Sweeps until the bucket is dropped.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use lattice_protocol::clock;
 
-/// Says that an entry is a list or a set.
+/// Says that an entry is a list, a set or no text.
 pub const TYPE: &str = "Lattice-Type";
 /// Says when an entry expires.
 const EXPIRES: &str = "Lattice-Expires";
@@ -22,6 +22,8 @@ const EXPIRES: &str = "Lattice-Expires";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
     Text(String),
+    /// What is no text.
+    Bytes(Bytes),
     List(Vec<String>),
     Set(BTreeSet<String>),
 }
@@ -60,10 +62,19 @@ pub enum NoNumber {
 }
 
 impl Value {
+    /// Text where it is text, so that every actor can read it.
+    pub fn of_bytes(bytes: Bytes) -> Self {
+        match std::str::from_utf8(&bytes) {
+            Ok(text) => Self::Text(text.to_owned()),
+            Err(_) => Self::Bytes(bytes),
+        }
+    }
+
     /// The kind, for errors.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Text(_) => "text",
+            Self::Bytes(_) => "bytes",
             Self::List(_) => "list",
             Self::Set(_) => "set",
         }
@@ -82,6 +93,7 @@ impl Entry {
         }
         let payload = match &self.value {
             Value::Text(text) => text.clone().into(),
+            Value::Bytes(bytes) => bytes.clone(),
             Value::List(items) => json(items),
             Value::Set(members) => json(members),
         };
@@ -96,6 +108,7 @@ impl Entry {
                 let text = std::str::from_utf8(payload).map_err(|_| EntryError::Text)?;
                 Value::Text(text.to_owned())
             }
+            Some("bytes") => Value::Bytes(Bytes::copy_from_slice(payload)),
             Some("list") => Value::List(serde_json::from_slice(payload).map_err(EntryError::List)?),
             Some("set") => Value::Set(serde_json::from_slice(payload).map_err(EntryError::Set)?),
             Some(other) => return Err(EntryError::Type(other.to_owned())),
@@ -178,6 +191,7 @@ mod tests {
         for value in [
             Value::Text("x".into()),
             Value::Text(String::new()),
+            Value::of_bytes(Bytes::from_static(&[0xff, 0])),
             Value::List(texts.to_vec()),
             Value::Set(texts.into()),
         ] {

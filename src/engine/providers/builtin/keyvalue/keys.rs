@@ -7,7 +7,7 @@
 //! digest.
 
 use aws_lc_rs::digest::{SHA256, digest};
-use data_encoding::HEXLOWER;
+use data_encoding::{HEXLOWER, HEXUPPER};
 
 /// Longer ones are replaced by their digest. The line of the protocol that carries a subject may
 /// have 4096 bytes.
@@ -42,6 +42,25 @@ pub fn encode(key: &str) -> String {
     encoded
 }
 
+/// The actor's key for a bucket's key; `None` for a digest, and for what no actor wrote.
+pub fn decode(encoded: &str) -> Option<String> {
+    if encoded == "=" {
+        return Some(String::new());
+    }
+    let (mut bytes, mut rest) = (Vec::with_capacity(encoded.len()), encoded.as_bytes());
+    while let [byte, tail @ ..] = rest {
+        if *byte == b'=' {
+            let (digits, after) = tail.split_at_checked(2)?;
+            bytes.push(HEXUPPER.decode(digits).ok()?[0]);
+            rest = after;
+        } else {
+            bytes.push(*byte);
+            rest = tail;
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
 /// A key as errors show it: not longer than people read.
 pub fn shown(key: &str) -> String {
     const CHARACTERS_MAX: usize = 80;
@@ -56,24 +75,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn decode(encoded: &str) -> String {
-        if encoded == "=" {
-            return String::new();
-        }
-        let (mut bytes, mut rest) = (Vec::new(), encoded.as_bytes());
-        while let [byte, tail @ ..] = rest {
-            if *byte == b'=' {
-                let hex = std::str::from_utf8(&tail[..2]).unwrap();
-                bytes.push(u8::from_str_radix(hex, 16).unwrap());
-                rest = &tail[2..];
-            } else {
-                bytes.push(*byte);
-                rest = tail;
-            }
-        }
-        String::from_utf8(bytes).unwrap()
-    }
 
     #[test]
     fn plain_keys_stay_readable() {

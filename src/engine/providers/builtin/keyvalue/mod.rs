@@ -7,6 +7,12 @@
 //! a whole list or set, has room in one NATS message (`max_payload`, 1 MiB unless the server says
 //! otherwise).
 //!
+//! For components there are operations that the contract does not have: values of any bytes, pages
+//! of keys, and writes on condition that nobody else wrote since
+//! ([`private`]). A value that is text is kept as text, whichever operation wrote it, so that
+//! actors of all kinds read it; keys whose names are long stand in the bucket by their digest and
+//! are not listed.
+//!
 //! * [`keys`] makes any text a key of the bucket, [`entry`] is what stands under it, [`bucket`]
 //!   reads and writes.
 //! * This file has the provider, its links and the operations.
@@ -43,8 +49,9 @@ use lattice_protocol::{
     contracts::{
         PayloadError, decode, encode,
         keyvalue::{
-            CONTRACT_ID, GetResponse, IncrementRequest, ListRangeRequest, ListRequest, SERVICE,
-            SetMemberRequest, SetRequest,
+            CONTRACT_ID, GetResponse, IncrementRequest, Keys, KeysRequest, ListRangeRequest,
+            ListRequest, SERVICE, SetBytesRequest, SetMemberRequest, SetRequest, SwapRequest,
+            Version, private,
         },
         method,
     },
@@ -86,6 +93,9 @@ fn check(link: &LinkDefinition) -> Result<Vec<String>, LinkError> {
 
 /// Sets read at a time for one intersection or union.
 const SETS_AT_A_TIME: usize = 16;
+
+/// Keys in one answer.
+const KEYS_PER_PAGE: usize = 500;
 
 /// Why an operation failed; the text goes to the actor.
 #[derive(Debug, thiserror::Error)]
@@ -232,6 +242,12 @@ impl KeyValueLink {
                 result(self.intersection(argument("KeyValue.SetIntersection", payload)).await)
             }
             "SetUnion" => result(self.union(argument("KeyValue.SetUnion", payload)).await),
+            "GetBytes" => result(self.get_bytes(argument(private::GET_BYTES, payload)).await),
+            "SetBytes" => {
+                self.set_bytes(argument(private::SET_BYTES, payload)).await.map(|()| Bytes::new())
+            }
+            "Keys" => result(self.keys(argument(private::KEYS, payload)).await),
+            "Swap" => result(self.swap(argument(private::SWAP, payload)).await),
             _ => return Err(unknown_operation(call)),
         };
         outcome.map_err(|error| CallError::Callee(error.to_string()))
@@ -372,6 +388,34 @@ impl KeyValueLink {
 
     async fn union(&self, names: Result<Vec<String>, Error>) -> Result<BTreeSet<String>, Error> {
         Ok(self.sets(names?).await?.into_iter().flatten().collect())
+    }
+
+    async fn get_bytes(&self, key: Result<String, Error>) -> Result<Version, Error> {
+        let key = key?;
+        let (revision, found) = self.bucket.version(&key).await?;
+        let value = match found {
+            None => None,
+            Some(Value::Text(text)) => Some(text.into()),
+            Some(Value::Bytes(bytes)) => Some(bytes.into()),
+            Some(other) => return Err(wrong_type(&key, &other, "text")),
+        };
+        Ok(Version { value, revision })
+    }
+
+    async fn set_bytes(&self, request: Result<SetBytesRequest, Error>) -> Result<(), Error> {
+        let SetBytesRequest { key, value } = request?;
+        self.bucket.set(&key, Value::of_bytes(value.0), None).await
+    }
+
+    async fn keys(&self, request: Result<KeysRequest, Error>) -> Result<Keys, Error> {
+        let KeysRequest { after } = request?;
+        let (keys, more) = self.bucket.keys(after.as_deref(), KEYS_PER_PAGE).await?;
+        Ok(Keys { keys, more })
+    }
+
+    async fn swap(&self, request: Result<SwapRequest, Error>) -> Result<bool, Error> {
+        let SwapRequest { key, value, revision } = request?;
+        self.bucket.swap(&key, Value::of_bytes(value.0), revision).await
     }
 
     async fn sets(&self, names: Vec<String>) -> Result<Vec<BTreeSet<String>>, Error> {

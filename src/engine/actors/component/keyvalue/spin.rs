@@ -1,0 +1,145 @@
+//! Spin's key-value stores of its second and third generation. A label is the name of a link; the
+//! functions of the third generation are asynchronous, so several calls of one instance can wait.
+
+use std::future;
+
+use wasmtime::{
+    StoreContextMut,
+    component::{
+        Accessor, ComponentType, FutureReader, Lift, Linker, LinkerInstance, Lower, Resource,
+        ResourceType, StreamReader,
+    },
+};
+
+use super::{Bucket, Guest, Open, StoreError, drop_resource, on_bucket, open};
+
+pub(in super::super) const SECOND: &str = "fermyon:spin/key-value@2.0.0";
+pub(in super::super) const THIRD: &str = "spin:key-value/key-value@3.0.0";
+
+/// Why an operation failed, with one case more than others have, and it is the first one.
+#[derive(Clone, Debug, PartialEq, Eq, ComponentType, Lift, Lower)]
+#[component(variant)]
+enum SpinError {
+    #[component(name = "store-table-full")]
+    StoreTableFull,
+    #[component(name = "no-such-store")]
+    NoSuchStore,
+    #[component(name = "access-denied")]
+    AccessDenied,
+    #[component(name = "other")]
+    Other(String),
+}
+
+impl From<StoreError> for SpinError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NoSuchStore => Self::NoSuchStore,
+            StoreError::AccessDenied => Self::AccessDenied,
+            StoreError::Other(text) => Self::Other(text),
+        }
+    }
+}
+
+pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    add_second(&mut linker.instance(SECOND)?)?;
+    add_third(&mut linker.instance(THIRD)?)
+}
+
+fn add_second(spin: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
+    spin.resource("store", ResourceType::host::<Bucket>(), drop_resource::<Bucket>)?;
+    spin.func_wrap(
+        "[static]store.open",
+        |mut store: StoreContextMut<'_, Guest>, (label,): (String,)| {
+            Ok((open(store.data_mut(), label)?.map_err(SpinError::from),))
+        },
+    )?;
+    on_bucket!(spin, "[method]store.get", |bucket, key: String| {
+        bucket.get(&key).await?.map_err(SpinError::from)
+    })?;
+    on_bucket!(spin, "[method]store.set", |bucket, key: String, value: Vec<u8>| {
+        bucket.set(key, value).await?.map_err(SpinError::from)
+    })?;
+    on_bucket!(spin, "[method]store.delete", |bucket, key: String| {
+        bucket.delete(&key).await?.map_err(SpinError::from)
+    })?;
+    on_bucket!(spin, "[method]store.exists", |bucket, key: String| {
+        bucket.exists(&key).await?.map_err(SpinError::from)
+    })?;
+    on_bucket!(spin, "[method]store.get-keys", |bucket| {
+        bucket.all_keys().await?.map_err(SpinError::from)
+    })
+}
+
+/// Adds an asynchronous function whose first parameter is a store.
+macro_rules! on_store {
+    ($interface:expr, $name:expr, |$bucket:ident $(, $arg:ident: $ty:ty)*| $body:expr) => {
+        $interface.func_wrap_concurrent(
+            $name,
+            |accessor: &Accessor<Guest>, (store, $($arg,)*): (Resource<Bucket>, $($ty,)*)| {
+                Box::pin(async move {
+                    let $bucket = accessor.with(|mut access| Open::of(access.data_mut(), &store))?;
+                    Ok(($body,))
+                })
+            },
+        )
+    };
+}
+
+fn add_third(spin: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
+    spin.resource("store", ResourceType::host::<Bucket>(), drop_resource::<Bucket>)?;
+    spin.func_wrap_concurrent(
+        "[static]store.open",
+        |accessor: &Accessor<Guest>, (label,): (String,)| {
+            Box::pin(async move {
+                let opened = accessor.with(|mut access| open(access.data_mut(), label))?;
+                Ok((opened.map_err(SpinError::from),))
+            })
+        },
+    )?;
+    on_store!(spin, "[method]store.get", |bucket, key: String| {
+        bucket.get(&key).await?.map_err(SpinError::from)
+    })?;
+    on_store!(spin, "[method]store.set", |bucket, key: String, value: Vec<u8>| {
+        bucket.set(key, value).await?.map_err(SpinError::from)
+    })?;
+    on_store!(spin, "[method]store.delete", |bucket, key: String| {
+        bucket.delete(&key).await?.map_err(SpinError::from)
+    })?;
+    on_store!(spin, "[method]store.exists", |bucket, key: String| {
+        bucket.exists(&key).await?.map_err(SpinError::from)
+    })?;
+    spin.func_wrap_concurrent(
+        "[method]store.get-keys",
+        |accessor: &Accessor<Guest>, (store,): (Resource<Bucket>,)| {
+            Box::pin(async move {
+                let bucket = accessor.with(|mut access| Open::of(access.data_mut(), &store))?;
+                let (keys, end) = match bucket.all_keys().await? {
+                    Ok(keys) => (keys, Ok(())),
+                    Err(error) => (Vec::new(), Err(SpinError::from(error))),
+                };
+                accessor.with(|mut access| {
+                    let keys = StreamReader::new(&mut access, keys)?;
+                    let end = future::ready::<wasmtime::Result<_>>(Ok(end));
+                    let end = FutureReader::new(&mut access, end)?;
+                    Ok(((keys, end),))
+                })
+            })
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_keep_their_meaning_though_their_numbers_differ() {
+        for (error, expected) in [
+            (StoreError::NoSuchStore, SpinError::NoSuchStore),
+            (StoreError::AccessDenied, SpinError::AccessDenied),
+            (StoreError::Other("why".into()), SpinError::Other("why".into())),
+        ] {
+            assert_eq!(SpinError::from(error), expected);
+        }
+    }
+}
