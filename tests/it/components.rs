@@ -175,9 +175,14 @@ async fn a_blob_server_of_seven_megabytes_answers_as_its_own_test_wants() {
         (site.get("/a.txt").await? == (404, "Object not found".into())).then_some(())
     })
     .await;
-    // It never calls `finish`, so nothing is kept of what it says it wrote.
-    let (status, told) = site.post("/a.txt", "Hello from blobby test!").await.expect("an answer");
+    // It never calls `finish`, which it does not import; what it drops is stored.
+    let text = "Hello from blobby test!";
+    let (status, told) = site.post("/a.txt", text).await.expect("an answer");
     assert!(status == 201 && told.contains("a.txt"), "{status} {told}");
+    eventually("it is there", async || {
+        (site.get("/a.txt").await? == (200, text.to_owned())).then_some(())
+    })
+    .await;
     site.host.stop().await;
 }
 

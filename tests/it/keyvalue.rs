@@ -391,3 +391,57 @@ async fn an_ending_link_lets_calls_finish_and_answers_those_that_come_late() {
     // It may have been taken in the moment another link replaced it.
     assert_eq!(store.increment("n", 1).await, Ok(51));
 }
+
+#[tokio::test]
+async fn components_keep_any_bytes_list_keys_and_swap_on_condition() {
+    use lattice_protocol::contracts::keyvalue::{
+        Keys, KeysRequest, SetBytesRequest, SwapRequest, Version, private,
+    };
+    let server = Server::start().await;
+    let store = Store::new(&server, &[]).await;
+    let version = async |key: &str| -> Version {
+        store.call(private::GET_BYTES, &key).await.expect("a version")
+    };
+    // Text stays text for actors that know nothing else; what is no text is refused there.
+    store.set("text", "plain", 0).await;
+    assert_eq!(version("text").await.value, Some(b"plain".to_vec().into()));
+    for (key, value) in [("raw", vec![0xff, 0]), ("plain", b"written as bytes".to_vec())] {
+        let request = SetBytesRequest { key: key.into(), value: value.clone().into() };
+        let payload = serialize(&request).unwrap();
+        builtin::call(&store.link, &SPEC, private::SET_BYTES, payload).await.expect("it is set");
+        assert_eq!(version(key).await.value, Some(value.into()));
+    }
+    assert_eq!(store.get("plain").await.as_deref(), Some("written as bytes"));
+    let refused: Result<GetResponse, _> = store.call("KeyValue.Get", &"raw").await;
+    let refused = refused.expect_err("no text");
+    assert!(refused.contains("\"raw\" is a bytes") && refused.contains("text"), "{refused}");
+
+    // A write counts only if nobody wrote since.
+    let swap = async |revision, value: &[u8]| -> bool {
+        let request = SwapRequest { key: "once".into(), value: value.to_vec().into(), revision };
+        store.call(private::SWAP, &request).await.expect("an answer")
+    };
+    let absent = version("once").await;
+    assert_eq!((absent.value, absent.revision), (None, 0));
+    assert!(swap(0, b"first").await && !swap(0, b"second").await);
+    let seen = version("once").await;
+    assert_eq!(seen.value, Some(b"first".to_vec().into()));
+    assert!(swap(seen.revision, b"third").await && !swap(seen.revision, b"fourth").await);
+    assert_eq!(store.get("once").await.as_deref(), Some("third"));
+
+    // Pages of keys, in order, without what was deleted or has expired.
+    let keys = async |after: Option<&str>| -> Keys {
+        let request = KeysRequest { after: after.map(str::to_owned) };
+        store.call(private::KEYS, &request).await.expect("keys")
+    };
+    let _: bool = store.call("KeyValue.Del", &"raw").await.expect("deleted");
+    let listed = keys(None).await;
+    assert_eq!((listed.keys.join(" ").as_str(), listed.more), ("once plain text", false));
+    assert_eq!(keys(Some("once")).await.keys, ["plain", "text"]);
+    let many: Vec<String> = (0..501).map(|number| format!("k:{number:03}")).collect();
+    stream::iter(&many).for_each_concurrent(16, async |key| store.set(key, "x", 0).await).await;
+    let first = keys(None).await;
+    assert_eq!((first.keys.as_slice(), first.more), (&many[..500], true));
+    let second = keys(first.keys.last().map(String::as_str)).await;
+    assert_eq!((second.keys.join(" ").as_str(), second.more), ("k:500 once plain text", false));
+}

@@ -12,6 +12,10 @@ pub const CONTRACT_ID: &str = "wasmcloud:httpclient";
 pub const SERVICE: &str = "HttpClient";
 /// Its only method.
 pub const REQUEST: &str = "Request";
+/// An operation of the built-in provider that the contract does not have: it takes an
+/// [`HttpRequest`], follows no redirect, and returns [`Sent`]. Components want both, and hosts send
+/// it to no other provider (components, section 2.4).
+pub const SEND: &str = "Send";
 
 /// The request that the actor asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +38,40 @@ pub struct HttpResponse {
     /// Singular here, plural in the request: so the interface was published.
     pub header: BTreeMap<String, HeaderValues>,
     pub body: Binary,
+}
+
+/// What became of a request that follows no redirect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sent {
+    Response(HttpResponse),
+    Failed {
+        cause: FailureCause,
+        /// For people.
+        text: String,
+    },
+}
+
+/// The kind of a failure, by the names of `wasi:http`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureCause {
+    DnsError,
+    DestinationIpProhibited,
+    ConnectionRefused,
+    ConnectionTimeout,
+    ConnectionLimitReached,
+    TlsCertificateError,
+    TlsProtocolError,
+    HttpRequestDenied,
+    HttpRequestBodySize,
+    HttpRequestUriInvalid,
+    HttpResponseBodySize,
+    HttpResponseTimeout,
+    /// Everything else, and what later hosts add.
+    #[default]
+    #[serde(other)]
+    InternalError,
 }
 
 /// The values of one header, in order: an array, or a bare text for one.
@@ -100,6 +138,17 @@ mod tests {
         assert_eq!((theirs.status_code, &theirs.body[..]), (404, &[1, 255][..]));
         assert_eq!(theirs.header["set-cookie"], ["a=1", "b=2"]);
         assert_eq!(decode::<HttpResponse>("Request", &serialize(&theirs).unwrap()).unwrap(), ours);
+    }
+
+    #[test]
+    fn causes_of_later_hosts_are_internal_errors() {
+        let later = serde_json::json!({"failed": {"cause": "http-3-required", "text": "why"}});
+        let read: Sent = decode("Send", &encode(&later)).unwrap();
+        let cause = FailureCause::InternalError;
+        assert_eq!(read, Sent::Failed { cause, text: "why".into() });
+        for sent in [read, Sent::Response(HttpResponse::default())] {
+            assert_eq!(decode::<Sent>("Send", &encode(&sent)).unwrap(), sent);
+        }
     }
 
     #[test]

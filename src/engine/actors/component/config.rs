@@ -1,4 +1,5 @@
-//! `wasi:config` in its four spellings, and Spin's variables: the actor's named configuration.
+//! `wasi:config` in its four spellings, the configuration of the hosts of 2024, and Spin's
+//! variables of all generations: the actor's named configuration.
 //!
 //! An instance sees one state of it, that of its first question. Link values are never shown here:
 //! they belong to providers and hold their secrets.
@@ -12,10 +13,10 @@ use std::{
 use parking_lot::Mutex;
 use wasmtime::{
     StoreContextMut,
-    component::{ComponentType, Lift, Linker, Lower},
+    component::{Accessor, ComponentType, Lift, Linker, Lower},
 };
 
-use super::Guest;
+use super::{Guest, Outward};
 use crate::control::named_config::NamedConfig;
 
 /// The values of an actor, by name.
@@ -31,8 +32,13 @@ pub(super) const NAMES: [&str; 4] = [
     "wasi:config/store@0.2.0-draft",
     "wasi:config/runtime@0.2.0-draft",
 ];
-/// Spin's interface for the same.
-pub(super) const VARIABLES: &str = "fermyon:spin/variables@2.0.0";
+/// Spin's interfaces for the same, of three generations, and that of the hosts of 2024.
+pub(super) const OTHERS: [&str; 4] = [
+    "fermyon:spin/config",
+    "fermyon:spin/variables@2.0.0",
+    "spin:variables/variables@3.0.0",
+    "wasmcloud:bus/guest-config",
+];
 
 #[derive(Debug, ComponentType, Lift, Lower)]
 #[component(variant)]
@@ -43,7 +49,7 @@ enum ConfigError {
     Io(String),
 }
 
-#[derive(Debug, ComponentType, Lift, Lower)]
+#[derive(Debug, PartialEq, Eq, ComponentType, Lift, Lower)]
 #[component(variant)]
 enum VariableError {
     #[component(name = "invalid-name")]
@@ -54,6 +60,32 @@ enum VariableError {
     Provider(String),
     #[component(name = "other")]
     Other(String),
+}
+
+/// The same in Spin's first generation, which has no case for a name without a value.
+#[derive(Debug, PartialEq, Eq, ComponentType, Lift, Lower)]
+#[component(variant)]
+enum FirstVariableError {
+    #[component(name = "provider")]
+    Provider(String),
+    #[component(name = "invalid-key")]
+    InvalidKey(String),
+    #[component(name = "invalid-schema")]
+    InvalidSchema(String),
+    #[component(name = "other")]
+    Other(String),
+}
+
+impl From<VariableError> for FirstVariableError {
+    fn from(error: VariableError) -> Self {
+        match error {
+            VariableError::InvalidName(name) | VariableError::Undefined(name) => {
+                Self::InvalidKey(name)
+            }
+            VariableError::Provider(text) => Self::Provider(text),
+            VariableError::Other(text) => Self::Other(text),
+        }
+    }
 }
 
 /// The named configuration of an actor, as its components see it: not older than
@@ -102,22 +134,93 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
             Box::new(async move { Ok((all(store).await,)) })
         })?;
     }
-    linker.instance(VARIABLES)?.func_wrap_async(
-        "get",
+    add_variables(linker)?;
+    add_guest_config(linker)
+}
+
+fn add_variables(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    let [first, second, third, _] = OTHERS;
+    linker.instance(first)?.func_wrap_async(
+        "get-config",
         |store: StoreContextMut<'_, Guest>, (name,): (String,)| {
-            Box::new(async move { Ok((variable(store, name).await,)) })
+            Box::new(async move {
+                let found = variable(values(store).await, name);
+                Ok((found.map_err(FirstVariableError::from),))
+            })
         },
     )?;
-    Ok(())
+    linker.instance(second)?.func_wrap_async(
+        "get",
+        |store: StoreContextMut<'_, Guest>, (name,): (String,)| {
+            Box::new(async move { Ok((variable(values(store).await, name),)) })
+        },
+    )?;
+    linker.instance(third)?.func_wrap_concurrent(
+        "get",
+        |accessor: &Accessor<Guest>, (name,): (String,)| {
+            let source = accessor.with(|mut access| Source::of(access.data_mut()));
+            Box::pin(async move {
+                let read = source.read().await;
+                if let Ok(read) = &read {
+                    accessor.with(|mut access| access.data_mut().config = Some(Arc::clone(read)));
+                }
+                Ok((variable(read, name),))
+            })
+        },
+    )
+}
+
+/// Values are bytes there.
+fn add_guest_config(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    let [.., name] = OTHERS;
+    let mut interface = linker.instance(name)?;
+    interface.func_wrap_async("get", |store: StoreContextMut<'_, Guest>, (key,): (String,)| {
+        Box::new(async move {
+            let values = values(store).await.map_err(ConfigError::Io);
+            let found = values.map(|values| values.get(&key).map(|value| bytes(value)));
+            Ok((found,))
+        })
+    })?;
+    interface.func_wrap_async("get-all", |store: StoreContextMut<'_, Guest>, (): ()| {
+        Box::new(async move {
+            let all = all(store).await;
+            let pairs = all.map(|all| {
+                all.into_iter().map(|(key, value)| (key, value.into_bytes())).collect::<Vec<_>>()
+            });
+            Ok((pairs,))
+        })
+    })
+}
+
+fn bytes(value: &str) -> Vec<u8> {
+    value.as_bytes().to_vec()
+}
+
+/// Where an instance reads its values: what it has read, or its actor's configuration.
+enum Source {
+    Read(Arc<Values>),
+    Actor(Arc<dyn Outward>),
+}
+
+impl Source {
+    fn of(guest: &Guest) -> Self {
+        match &guest.config {
+            Some(values) => Self::Read(Arc::clone(values)),
+            None => Self::Actor(Arc::clone(&guest.caller.outward)),
+        }
+    }
+
+    async fn read(self) -> Result<Arc<Values>, String> {
+        match self {
+            Self::Read(values) => Ok(values),
+            Self::Actor(outward) => outward.configuration().await,
+        }
+    }
 }
 
 /// Reads the values once per instance.
 async fn values(mut store: StoreContextMut<'_, Guest>) -> Result<Arc<Values>, String> {
-    if let Some(values) = &store.data().config {
-        return Ok(Arc::clone(values));
-    }
-    let outward = Arc::clone(&store.data().caller.outward);
-    let read = outward.configuration().await?;
+    let read = Source::of(store.data()).read().await?;
     store.data_mut().config = Some(Arc::clone(&read));
     Ok(read)
 }
@@ -127,14 +230,11 @@ async fn all(store: StoreContextMut<'_, Guest>) -> Result<Vec<(String, String)>,
     Ok(values.iter().map(|(key, value)| (key.clone(), value.clone())).collect())
 }
 
-async fn variable(
-    store: StoreContextMut<'_, Guest>,
-    name: String,
-) -> Result<String, VariableError> {
+fn variable(values: Result<Arc<Values>, String>, name: String) -> Result<String, VariableError> {
     if !is_variable(&name) {
         return Err(VariableError::InvalidName(name));
     }
-    let values = values(store).await.map_err(VariableError::Provider)?;
+    let values = values.map_err(VariableError::Provider)?;
     values.get(&name).cloned().ok_or(VariableError::Undefined(name))
 }
 
@@ -149,6 +249,21 @@ fn is_variable(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_variable_is_a_value_or_says_why_not() {
+        let values = Ok(Arc::new(Values::from([("api_key".to_owned(), "k".to_owned())])));
+        for (name, expected) in [
+            ("api_key", Ok("k".to_owned())),
+            ("other", Err(VariableError::Undefined("other".into()))),
+            ("API", Err(VariableError::InvalidName("API".into()))),
+        ] {
+            assert_eq!(variable(values.clone(), name.into()), expected);
+        }
+        let failed = variable(Err("away".into()), "api_key".into());
+        let first = failed.map_err(FirstVariableError::from);
+        assert_eq!(first, Err(FirstVariableError::Provider("away".into())));
+    }
 
     #[test]
     fn variables_have_names_of_lower_case_words() {

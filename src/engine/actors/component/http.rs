@@ -2,7 +2,8 @@
 //!
 //! A request comes as `HttpServer.HandleRequest` and is buffered, as is its answer; the guest sees
 //! it as `wasi:http/incoming-handler@0.2` or, if it exports that, `wasi:http/handler@0.3`. A
-//! request of the guest leaves as `HttpClient.Request` over its link.
+//! request of the guest leaves as `HttpClient.Request` over its link; the built-in provider is
+//! asked for `HttpClient.Send`, which follows no redirect and names the cause of a failure.
 //!
 //! Only this file touches the half of wasmtime-wasi-http for 0.3, whose interface still moves.
 
@@ -21,12 +22,12 @@ use wasmtime_wasi_http::{
 };
 
 use super::{Caller, Failure, Guest, Instance, Output};
-use crate::rpc::call::CallError;
+use crate::{router::LinkEnd, rpc::call::CallError};
 use lattice_protocol::{
     contracts::{
         self,
         binary::Binary,
-        httpclient::{CONTRACT_ID, HeaderValues, HttpRequest, HttpResponse},
+        httpclient::{CONTRACT_ID, FailureCause, HeaderValues, HttpRequest, HttpResponse, Sent},
         httpserver::HANDLE_REQUEST,
     },
     serde_null::null_as_default,
@@ -36,6 +37,7 @@ use lattice_protocol::{
 pub const INCOMING: &str = "wasi:http/incoming-handler@0.2";
 pub const HANDLER: &str = "wasi:http/handler@0.3";
 const REQUEST: &str = "HttpClient.Request";
+const SEND: &str = "HttpClient.Send";
 /// The host of a request that names none, as tools send it.
 const NO_HOST: &str = "localhost";
 
@@ -260,15 +262,22 @@ async fn send(
         headers,
         body: body.to_bytes().into(),
     };
-    let answered = caller.send((CONTRACT_ID, ""), REQUEST, contracts::encode(&request)).await;
-    // The epoch ends the guest itself.
-    let payload = answered.map_err(|_| Error::HttpResponseTimeout)?.map_err(error_of)?;
-    response_of(&payload)
+    let place = (CONTRACT_ID, "");
+    if caller.link_end(CONTRACT_ID, "") != LinkEnd::Builtin {
+        return called(caller.call(place, REQUEST, &request).await).and_then(response_of);
+    }
+    match called(caller.call(place, SEND, &request).await)? {
+        Sent::Response(answer) => response_of(answer),
+        Sent::Failed { cause, text } => Err(failure_of(cause, text)),
+    }
 }
 
-fn response_of(payload: &[u8]) -> Result<http::Response<WasiBody>, Error> {
-    let answer: HttpResponse = contracts::decode(REQUEST, payload)
-        .map_err(|error| Error::InternalError(Some(error.to_string())))?;
+/// The epoch ends a guest itself whose time is over.
+fn called<R>(answered: wasmtime::Result<Result<R, CallError>>) -> Result<R, Error> {
+    answered.map_err(|_| Error::HttpResponseTimeout)?.map_err(error_of)
+}
+
+fn response_of(answer: HttpResponse) -> Result<http::Response<WasiBody>, Error> {
     let mut response = http::Response::new(full(answer.body.0));
     *response.status_mut() =
         StatusCode::from_u16(answer.status_code).map_err(|_| Error::HttpProtocolError)?;
@@ -281,6 +290,25 @@ fn response_of(payload: &[u8]) -> Result<http::Response<WasiBody>, Error> {
         }
     }
     Ok(response)
+}
+
+/// The error that the provider named, as the interface has it (components, section 2.4).
+fn failure_of(cause: FailureCause, text: String) -> Error {
+    match cause {
+        FailureCause::DnsError => Error::DnsError { rcode: None, info_code: None },
+        FailureCause::DestinationIpProhibited => Error::DestinationIpProhibited,
+        FailureCause::ConnectionRefused => Error::ConnectionRefused,
+        FailureCause::ConnectionTimeout => Error::ConnectionTimeout,
+        FailureCause::ConnectionLimitReached => Error::ConnectionLimitReached,
+        FailureCause::TlsCertificateError => Error::TlsCertificateError,
+        FailureCause::TlsProtocolError => Error::TlsProtocolError,
+        FailureCause::HttpRequestDenied => Error::HttpRequestDenied,
+        FailureCause::HttpRequestBodySize => Error::HttpRequestBodySize(None),
+        FailureCause::HttpRequestUriInvalid => Error::HttpRequestUriInvalid,
+        FailureCause::HttpResponseBodySize => Error::HttpResponseBodySize(None),
+        FailureCause::HttpResponseTimeout => Error::HttpResponseTimeout,
+        FailureCause::InternalError => Error::InternalError(Some(text)),
+    }
 }
 
 /// A call's error as the interface has it (components, section 2.2).

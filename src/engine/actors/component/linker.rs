@@ -10,7 +10,7 @@ use wasmtime::{
     },
 };
 
-use super::{Guest, blobstore, config, keyvalue, logging, messaging};
+use super::{Guest, blobstore, config, keyvalue, logging, messaging, secrets};
 use lattice_protocol::{
     contracts::interfaces::PYTHON_INITIALISER,
     identity::{WasmInfo, wasm::ExternKind},
@@ -84,6 +84,7 @@ pub fn new(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     logging::add_to_linker(&mut linker)?;
     config::add_to_linker(&mut linker)?;
     messaging::add_to_linker(&mut linker)?;
+    secrets::add_to_linker(&mut linker)?;
     Ok(linker)
 }
 
@@ -94,7 +95,8 @@ fn served() -> impl Iterator<Item = &'static str> {
         .chain(blobstore::NAMES)
         .chain(logging::NAMES)
         .chain(config::NAMES)
-        .chain([config::VARIABLES])
+        .chain(config::OTHERS)
+        .chain(secrets::NAMES)
         .chain(messaging::NAMES)
 }
 
@@ -148,6 +150,17 @@ pub fn impossible(info: &WasmInfo) -> Vec<String> {
         |kind| matches!(kind, ExternKind::Module | ExternKind::Component | ExternKind::Value);
     let found = info.imports.iter().filter(|import| is_impossible(import.kind));
     found.map(|import| format!("{} (a {})", import.name, import.kind.word())).collect()
+}
+
+/// Says whether a component imports a function of an interface.
+pub fn imports_function(component: &Component, interface: &str, function: &str) -> bool {
+    let (engine, imported) = (component.engine(), component.component_type());
+    imported.imports(engine).any(|(name, import)| match import.ty {
+        ComponentItem::ComponentInstance(instance) if name == interface => {
+            instance.exports(engine).any(|(name, _)| name == function)
+        }
+        _ => false,
+    })
 }
 
 /// Stands for a resource that nothing here has.

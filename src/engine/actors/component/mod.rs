@@ -24,6 +24,7 @@ pub mod keyvalue;
 pub mod linker;
 pub mod logging;
 pub mod messaging;
+pub mod secrets;
 
 use std::sync::{
     Arc,
@@ -101,6 +102,7 @@ pub struct Prepared {
     pub unserved: Vec<String>,
     /// The slots of the pool that one instance takes.
     pub slots: u32,
+    dropped: blobstore::Dropped,
 }
 
 /// How a component can be called.
@@ -150,10 +152,11 @@ impl Prepared {
             .map_err(|e| ComponentError::Link(format!("{e:#}")))?;
         let names = info.exports.iter().map(|export| export.name.as_str()).collect::<Vec<_>>();
         let exports = Exports::of(pre, names.join(", "));
-        match exports.is_empty() {
-            true => Err(ComponentError::NoEntry { exports: exports.names }),
-            false => Ok(Self { exports, unserved: linker::unserved(info), slots }),
+        if exports.is_empty() {
+            return Err(ComponentError::NoEntry { exports: exports.names });
         }
+        let dropped = blobstore::Dropped::of(&compiled.component);
+        Ok(Self { exports, unserved: linker::unserved(info), slots, dropped })
     }
 }
 
@@ -189,6 +192,8 @@ pub struct Guest {
     limits: Limits,
     caller: Caller,
     config: Option<Arc<config::Values>>,
+    sink: Arc<Sink>,
+    dropped: blobstore::Dropped,
 }
 
 impl WasiView for Guest {
@@ -329,7 +334,8 @@ pub async fn run(
     let caller =
         Caller { outward: Arc::clone(&call.outward), turn: call.turn.clone(), memory_max_bytes };
     let refusal = Refusal::default();
-    let store = Instance { caller, sink: Arc::clone(sink), refusal: Arc::clone(&refusal) };
+    let (sink, dropped) = (Arc::clone(sink), prepared.dropped);
+    let store = Instance { caller, sink, refusal: Arc::clone(&refusal), dropped };
     match dispatch(&prepared.exports, store, &call.operation, call.payload).await {
         Ok(payload) => Outcome::Returned(Ok(payload), None),
         Err(Failure::Told(text)) => Outcome::Returned(Err(CallError::Callee(text)), None),
@@ -382,6 +388,7 @@ struct Instance {
     caller: Caller,
     sink: Arc<Sink>,
     refusal: Refusal,
+    dropped: blobstore::Dropped,
 }
 
 /// Where the standard streams of an instance lead.
@@ -406,6 +413,8 @@ impl Instance {
             limits: Limits { memory_max_bytes, used_bytes: 0, refusal: self.refusal.clone() },
             caller: self.caller.clone(),
             config: None,
+            sink: Arc::clone(&self.sink),
+            dropped: self.dropped,
         };
         let mut store = Store::new(pre.engine(), guest);
         store.limiter(|guest| &mut guest.limits);

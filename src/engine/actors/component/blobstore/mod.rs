@@ -2,7 +2,8 @@
 //!
 //! An object is uploaded when its value is *finished*, whatever the order of `write-data` and the
 //! bytes: guests of the wild do both. Until then it waits in memory, and beyond [`spool::SPOOL_BYTES`] in
-//! a file; a value that is dropped unfinished stores nothing.
+//! a file; a value that is dropped unfinished stores nothing. Only of a component that does not
+//! import `finish`, and so cannot say it, a dropped value is stored ([`Dropped`]).
 //!
 //! A download is read by ranges: the provider would send what does not fit its first answer to the
 //! actor in further calls, so each range asks for what was not answered, and further calls are
@@ -15,11 +16,13 @@ use std::sync::Arc;
 
 use wasmtime::{
     StoreContextMut,
-    component::{ComponentType, Lift, Linker, LinkerInstance, Lower, Resource, ResourceType},
+    component::{
+        Component, ComponentType, Lift, Linker, LinkerInstance, Lower, Resource, ResourceType,
+    },
 };
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream};
 
-use super::{Guest, drop_resource};
+use super::{Guest, Level, drop_resource, linker};
 use objects::{Container, Incoming, Names, Outgoing, Place, Reading, seconds};
 use spool::{Spooled, Writing};
 
@@ -29,6 +32,8 @@ pub(super) const NAMES: [&str; 3] = [
     "wasi:blobstore/container@0.2.0-draft",
     "wasi:blobstore/blobstore@0.2.0-draft",
 ];
+
+const FINISH: &str = "[static]outgoing-value.finish";
 
 #[derive(ComponentType, Lift, Lower)]
 #[component(record)]
@@ -55,6 +60,25 @@ struct ObjectId {
     object: String,
 }
 
+/// The fate of a value that a component drops without `finish`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dropped {
+    /// It is abandoned, as the interface wants it.
+    Lost,
+    /// It is stored: the component has no other way to say that it is complete. Those that were
+    /// built against the interface of 2023 are such.
+    Stored,
+}
+
+impl Dropped {
+    pub fn of(component: &Component) -> Self {
+        match linker::imports_function(component, NAMES[0], FINISH) {
+            true => Self::Lost,
+            false => Self::Stored,
+        }
+    }
+}
+
 pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     let [types, container, blobstore] = NAMES;
     let mut values = linker.instance(types)?;
@@ -67,10 +91,26 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
 }
 
 fn add_outgoing_value(types: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
-    types.resource(
+    types.resource_async(
         "outgoing-value",
         ResourceType::host::<Outgoing>(),
-        drop_resource::<Outgoing>,
+        |mut store: StoreContextMut<'_, Guest>, rep| {
+            let guest = store.data_mut();
+            let taken = guest.table.delete(Resource::<Outgoing>::new_own(rep));
+            let (caller, sink, dropped) = (guest.caller.clone(), &guest.sink, guest.dropped);
+            let sink = Arc::clone(sink);
+            Box::new(async move {
+                let value = taken?;
+                if dropped == Dropped::Lost || value.place.is_none() {
+                    return Ok(());
+                }
+                if let Err(text) = objects::finish(&caller, value).await? {
+                    // A guest hears no error of a value that it drops.
+                    sink.note(Level::Warn, &format!("a dropped value is not stored: {text}"));
+                }
+                Ok(())
+            })
+        },
     )?;
     types.func_wrap(
         "[static]outgoing-value.new-outgoing-value",
@@ -93,7 +133,7 @@ fn add_outgoing_value(types: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result
         },
     )?;
     types.func_wrap_async(
-        "[static]outgoing-value.finish",
+        FINISH,
         |mut store: StoreContextMut<'_, Guest>, (value,): (Resource<Outgoing>,)| {
             let caller = store.data().caller.clone();
             let taken = store.data_mut().table.delete(value);

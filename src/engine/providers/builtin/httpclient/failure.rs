@@ -9,7 +9,7 @@ use super::{
     rules::{Refused, Way},
     settings::TrustStore,
 };
-use lattice_protocol::errors::chain;
+use lattice_protocol::{contracts::httpclient::FailureCause, errors::chain};
 
 /// The reason why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +37,7 @@ pub(super) enum Failure {
     )]
     ConnectTimeout,
     #[error("TLS: {cause}. {advice}")]
-    Tls { cause: String, advice: &'static str },
+    Tls { cause: String, advice: &'static str, is_certificate: bool },
     #[error(
         "the proxy did not take it: {0}; check the link value proxy, or the proxy settings of the host's environment"
     )]
@@ -100,6 +100,24 @@ impl Failure {
         }
     }
 
+    /// The kind of failure, as components are told.
+    pub(super) fn cause(&self) -> FailureCause {
+        match self {
+            Self::Refused(refused) => refused.cause(),
+            Self::Request(_) => FailureCause::HttpRequestUriInvalid,
+            Self::RequestTooLarge { .. } => FailureCause::HttpRequestBodySize,
+            Self::TooLarge { .. } => FailureCause::HttpResponseBodySize,
+            Self::Dns { .. } => FailureCause::DnsError,
+            Self::ConnectionRefused => FailureCause::ConnectionRefused,
+            Self::ConnectTimeout => FailureCause::ConnectionTimeout,
+            Self::Tls { is_certificate: true, .. } => FailureCause::TlsCertificateError,
+            Self::Tls { .. } => FailureCause::TlsProtocolError,
+            Self::Timeout { .. } => FailureCause::HttpResponseTimeout,
+            Self::Busy { .. } => FailureCause::ConnectionLimitReached,
+            Self::Proxy(_) | Self::Redirects { .. } | Self::Other(_) => FailureCause::InternalError,
+        }
+    }
+
     fn tls(error: &rustls::Error, trust: &TrustStore) -> Self {
         use rustls::{CertificateError, Error};
         let advice = match error {
@@ -115,7 +133,8 @@ impl Failure {
             ) => UNKNOWN_ISSUER,
             _ => OTHER_TLS,
         };
-        Self::Tls { cause: error.to_string(), advice }
+        let is_certificate = matches!(error, Error::InvalidCertificate(_));
+        Self::Tls { cause: error.to_string(), advice, is_certificate }
     }
 }
 

@@ -38,7 +38,9 @@ use lattice_base::budget::{Budget, Buffer, Held};
 use lattice_protocol::{
     contracts::{
         self,
-        httpclient::{HeaderValues, HttpRequest, HttpResponse, REQUEST, SERVICE},
+        httpclient::{
+            FailureCause, HeaderValues, HttpRequest, HttpResponse, REQUEST, SEND, SERVICE, Sent,
+        },
     },
     links::LinkDefinition,
 };
@@ -102,6 +104,12 @@ impl Provider for HttpClient {
     }
 }
 
+/// Why there is no answer: for programs, and for people.
+struct Failed {
+    cause: FailureCause,
+    text: String,
+}
+
 struct HttpLink {
     link: Arc<LinkDefinition>,
     settings: Arc<Settings>,
@@ -121,19 +129,17 @@ impl Link for HttpLink {
         let in_work = self.work.token();
         Box::pin(async move {
             let _in_work = in_work;
-            if contracts::method(&call.operation, SERVICE) != REQUEST {
-                return Err(unknown_operation(&call));
-            }
-            let request: HttpRequest = contracts::decode("HttpClient.Request", &call.payload)
-                .map_err(|e| CallError::Callee(format!("deserialization: {e}")))?;
-            let outgoing = Outgoing::new(request)
-                .map_err(|failure| self.failed("HttpClient.Request", &failure))?;
-            let what = shown(&outgoing.method, &outgoing.url);
-            let deadline = self.deadline(call.deadline);
-            match self.perform(outgoing, deadline).await {
-                // The payload has the body in it, so what the body holds goes on with it.
-                Ok((response, held)) => Ok(held.keep(contracts::encode(&response))),
-                Err(failure) => Err(self.failed(&what, &failure)),
+            match contracts::method(&call.operation, SERVICE) {
+                REQUEST => match self.request(&call, self.settings.redirects).await {
+                    // The payload has the body in it, so what the body holds goes on with it.
+                    Ok((response, held)) => Ok(held.keep(contracts::encode(&response))),
+                    Err(Failed { text, .. }) => Err(CallError::Callee(text)),
+                },
+                SEND => Ok(match self.request(&call, 0).await {
+                    Ok((response, held)) => held.keep(contracts::encode(&Sent::Response(response))),
+                    Err(Failed { cause, text }) => contracts::encode(&Sent::Failed { cause, text }),
+                }),
+                _ => Err(unknown_operation(&call)),
             }
         })
     }
@@ -150,9 +156,23 @@ impl Link for HttpLink {
 }
 
 impl HttpLink {
-    fn failed(&self, what: &str, failure: &Failure) -> CallError {
+    /// Makes the request of a call; follows as many redirects.
+    async fn request(&self, call: &Call, redirects: u64) -> Result<(HttpResponse, Held), Failed> {
+        let request: HttpRequest =
+            contracts::decode("HttpClient.Request", &call.payload).map_err(|error| Failed {
+                cause: FailureCause::InternalError,
+                text: format!("deserialization: {error}"),
+            })?;
+        let outgoing = Outgoing::new(request)
+            .map_err(|failure| self.failed("HttpClient.Request", &failure))?;
+        let what = shown(&outgoing.method, &outgoing.url);
+        let performed = self.perform(outgoing, redirects, self.deadline(call.deadline)).await;
+        performed.map_err(|failure| self.failed(&what, &failure))
+    }
+
+    fn failed(&self, what: &str, failure: &Failure) -> Failed {
         debug!(actor_id = %self.link.actor_id, request = %what, error = %failure, "HTTP request failed");
-        CallError::Callee(format!("{what}: {failure}"))
+        Failed { cause: failure.cause(), text: format!("{what}: {failure}") }
     }
 
     /// When a request of a call with this deadline is given up.
@@ -166,6 +186,7 @@ impl HttpLink {
     async fn perform(
         &self,
         mut outgoing: Outgoing,
+        redirects: u64,
         deadline: Instant,
     ) -> Result<(HttpResponse, Held), Failure> {
         let limit = self.settings.max_request_body;
@@ -176,21 +197,18 @@ impl HttpLink {
         let _permit = tokio::time::timeout_at(deadline, self.permits.acquire())
             .await
             .map_err(|_| Failure::Busy { limit: IN_WORK_MAX })?;
-        let mut redirects = 0;
+        let mut followed = 0;
         loop {
             let response = self.send(&outgoing, deadline).await?;
-            if self.settings.redirects == 0 {
+            if redirects == 0 {
                 return self.read(response, &outgoing.method, deadline).await;
             }
             let Some(next) = outgoing.redirected(response.status(), response.headers()) else {
                 return self.read(response, &outgoing.method, deadline).await;
             };
-            redirects += 1;
-            if redirects > self.settings.redirects {
-                return Err(Failure::Redirects {
-                    limit: self.settings.redirects,
-                    last: shown_url(&next.url),
-                });
+            followed += 1;
+            if followed > redirects {
+                return Err(Failure::Redirects { limit: redirects, last: shown_url(&next.url) });
             }
             outgoing = next;
         }

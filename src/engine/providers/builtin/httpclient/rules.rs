@@ -25,6 +25,7 @@ use crate::providers::{
     bounds::{OwnSockets, embedded_v4},
     builtin::{LinkError, values::wrong},
 };
+use lattice_protocol::contracts::httpclient::FailureCause;
 
 /// Names that clouds give the address at which they tell a machine its secrets.
 const METADATA_NAMES: [&str; 5] = [
@@ -91,6 +92,20 @@ pub(super) enum Refused {
         "{what} is a socket of the host itself or of its NATS server, which no actor may reach"
     )]
     Own { what: String },
+}
+
+impl Refused {
+    /// The kind of failure, as components are told.
+    pub(super) fn cause(&self) -> FailureCause {
+        match self {
+            Self::Scheme(_) | Self::NoHost => FailureCause::HttpRequestUriInvalid,
+            Self::Host(_) => FailureCause::HttpRequestDenied,
+            Self::LinkLocal { .. }
+            | Self::Loopback { .. }
+            | Self::Private { .. }
+            | Self::Own { .. } => FailureCause::DestinationIpProhibited,
+        }
+    }
 }
 
 /// A host, or all hosts below a domain, at one port or any.

@@ -1,0 +1,225 @@
+//! `wasmcloud:messaging@0.3.0` (components, section 2.10).
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use futures::channel::oneshot;
+use wasmtime::{
+    AsContextMut, Store, StoreContextMut,
+    component::{
+        self, Accessor, ComponentExportIndex, ComponentType, InstancePre, Lift, Linker, Lower,
+        Source, StreamConsumer, StreamReader, StreamResult, TypedFunc,
+    },
+};
+
+use super::{Caller, Guest};
+use crate::rpc::call::CallError;
+use lattice_protocol::contracts::messaging::{Message, RequestMessage};
+
+pub(super) const CONSUMER: &str = "wasmcloud:messaging/consumer@0.3.0";
+pub(super) const TYPES: &str = "wasmcloud:messaging/types@0.3.0";
+const HANDLER: &str = "wasmcloud:messaging/handler@0.3.0";
+
+#[derive(ComponentType, Lift, Lower)]
+#[component(record)]
+struct BrokerMessage {
+    subject: String,
+    body: StreamReader<u8>,
+    #[component(name = "reply-to")]
+    reply_to: Option<String>,
+}
+
+impl BrokerMessage {
+    fn new(store: impl AsContextMut<Data = Guest>, message: Message) -> wasmtime::Result<Self> {
+        let Message { subject, body, reply_to } = message;
+        Ok(Self { subject, body: StreamReader::new(store, body.0)?, reply_to })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, ComponentType, Lift, Lower)]
+#[component(variant)]
+enum Error {
+    #[component(name = "subject-invalid")]
+    SubjectInvalid,
+    #[component(name = "access-denied")]
+    AccessDenied,
+    #[component(name = "timeout")]
+    Timeout,
+    #[component(name = "broker-unavailable")]
+    BrokerUnavailable,
+    #[component(name = "message-too-large")]
+    MessageTooLarge,
+    #[component(name = "quota-exceeded")]
+    QuotaExceeded,
+    #[component(name = "other")]
+    Other(String),
+}
+
+/// What a handler makes of a message that it does not take.
+#[derive(Debug, ComponentType, Lift, Lower)]
+#[component(variant)]
+enum HandleError {
+    #[component(name = "reject")]
+    Reject,
+    #[component(name = "retry")]
+    Retry,
+    #[component(name = "other")]
+    Other(String),
+}
+
+impl HandleError {
+    /// The contract has only texts, and nothing delivers a message again.
+    fn told(self) -> String {
+        match self {
+            Self::Reject => "the component rejected the message".into(),
+            Self::Retry => "the component wants the message again later, which nobody sends".into(),
+            Self::Other(text) => text,
+        }
+    }
+}
+
+/// A call's error as the interface has it (components, section 2.2).
+fn error_of(error: &CallError) -> Error {
+    match error {
+        CallError::NoCapability { .. }
+        | CallError::NeitherSignedNorLinked { .. }
+        | CallError::Denied { .. } => Error::AccessDenied,
+        CallError::NoResponders { .. } => Error::BrokerUnavailable,
+        CallError::TimedOut { .. } | CallError::Deadline { .. } => Error::Timeout,
+        CallError::NotAdmitted { .. } => Error::QuotaExceeded,
+        CallError::Transport(_) => Error::MessageTooLarge,
+        error => Error::Other(error.to_string()),
+    }
+}
+
+pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    linker.instance(TYPES)?;
+    let mut consumer = linker.instance(CONSUMER)?;
+    consumer.func_wrap_concurrent(
+        "publish",
+        |accessor: &Accessor<Guest>, (message,): (BrokerMessage,)| {
+            Box::pin(async move {
+                let BrokerMessage { subject, body, reply_to } = message;
+                let (caller, body) = match whole(accessor, body).await? {
+                    Ok(read) => read,
+                    Err(error) => return Ok((Err(error),)),
+                };
+                let message = Message { subject, reply_to, body: body.into() };
+                let published = super::publish(&caller, &message).await?;
+                Ok((published.map_err(|error| error_of(&error)),))
+            })
+        },
+    )?;
+    consumer.func_wrap_concurrent(
+        "request",
+        |accessor: &Accessor<Guest>,
+         (subject, body, timeout_ms): (String, StreamReader<u8>, Option<u32>)| {
+            Box::pin(async move {
+                let (caller, body) = match whole(accessor, body).await? {
+                    Ok(read) => read,
+                    Err(error) => return Ok((Err(error),)),
+                };
+                let timeout_ms = timeout_ms.unwrap_or(0);
+                let message = RequestMessage { subject, body: body.into(), timeout_ms };
+                let answer = match super::request(&caller, &message).await? {
+                    Ok(answer) => answer,
+                    Err(error) => return Ok((Err(error_of(&error)),)),
+                };
+                accessor.with(|access| Ok((Ok(BrokerMessage::new(access, answer)?),)))
+            })
+        },
+    )
+}
+
+/// Reads a body to its end; it may be as large as the guest's memory.
+async fn whole(
+    accessor: &Accessor<Guest>,
+    body: StreamReader<u8>,
+) -> wasmtime::Result<Result<(Caller, Vec<u8>), Error>> {
+    let (sender, read) = oneshot::channel();
+    let caller = accessor.with(|mut access| {
+        let caller = access.data_mut().caller.clone();
+        let bytes_max = caller.memory_max_bytes;
+        let collector = Collector { read: Vec::new(), bytes_max, sender: Some(sender) };
+        body.pipe(access, collector).map(|()| caller)
+    })?;
+    let body = read.await.ok().flatten();
+    Ok(body.map(|body| (caller, body)).ok_or(Error::MessageTooLarge))
+}
+
+/// Takes a stream of bytes into memory, and hands it over when the stream ends.
+struct Collector {
+    read: Vec<u8>,
+    bytes_max: usize,
+    /// Gets `None` when the stream is too long.
+    sender: Option<oneshot::Sender<Option<Vec<u8>>>>,
+}
+
+impl StreamConsumer<Guest> for Collector {
+    type Item = u8;
+
+    fn poll_consume(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        store: StoreContextMut<'_, Guest>,
+        source: Source<'_, u8>,
+        _: bool,
+    ) -> Poll<wasmtime::Result<StreamResult>> {
+        let mut source = source.as_direct(store);
+        let more = source.remaining();
+        let (bytes, is_too_long) = (more.len(), self.read.len() + more.len() > self.bytes_max);
+        if is_too_long {
+            let _ = self.sender.take().map(|sender| sender.send(None));
+            return Poll::Ready(Ok(StreamResult::Dropped));
+        }
+        self.read.extend_from_slice(more);
+        source.mark_read(bytes);
+        Poll::Ready(Ok(StreamResult::Completed))
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        let read = std::mem::take(&mut self.read);
+        let _ = self.sender.take().map(|sender| sender.send(Some(read)));
+    }
+}
+
+/// The export that takes messages.
+pub(in super::super) struct Handler(ComponentExportIndex);
+
+type Handle = TypedFunc<(BrokerMessage,), (Result<(), HandleError>,)>;
+
+impl Handler {
+    pub fn of(pre: &InstancePre<Guest>) -> Option<Self> {
+        super::export(pre, HANDLER).map(Self)
+    }
+
+    pub async fn handle(
+        &self,
+        store: &mut Store<Guest>,
+        instance: &component::Instance,
+        message: Message,
+    ) -> wasmtime::Result<Result<(), String>> {
+        let handle: Handle = instance.get_typed_func(&mut *store, self.0)?;
+        let message = BrokerMessage::new(&mut *store, message)?;
+        let (handled,) = store
+            .run_concurrent(async |accessor| handle.call_concurrent(accessor, (message,)).await)
+            .await??;
+        Ok(handled.map_err(HandleError::told))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_of_the_lattice_has_a_name() {
+        let unsigned = CallError::NoCapability { contract: "c".into(), actor_id: "M".into() };
+        assert_eq!(error_of(&unsigned), Error::AccessDenied);
+        assert_eq!(error_of(&CallError::Callee("why".into())), Error::Other("why".into()));
+    }
+}
