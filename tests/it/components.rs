@@ -129,6 +129,25 @@ async fn blobs_come_back_as_they_went_over_nats() {
     blobs_come_back_as_they_went(false).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_answers_as_many_requests_as_its_annotation_says() {
+    let wasm = fixtures::wash_runtime("http_blobstore.wasm");
+    let site = Site::open(&wasm, &[HTTP, BLOBS], true).await;
+    site.link(&blobstore::SPEC, &[]).await;
+    let ctl = ctl_2024(&site.server).await;
+    let annotations = HashMap::from([("lattice.host/instance-reuse".to_owned(), "3".to_owned())]);
+    let reference = &site.guest.reference;
+    ctl.scale_actor(&site.host.id, reference, 5, Some(annotations)).await.expect("an ack");
+    for number in 0..8 {
+        let text = format!("request {number}");
+        eventually("the blob comes back", async || {
+            (site.post("/", text.clone()).await? == (200, text.clone())).then_some(())
+        })
+        .await;
+    }
+    site.host.stop().await;
+}
+
 async fn each_request_counts_once(local_calls: bool) {
     let wasm = fixtures::wash_runtime("http_counter.wasm");
     let caps = [HTTP, "wasmcloud:httpclient", "wasmcloud:keyvalue", BLOBS, LOGGING];

@@ -8,18 +8,11 @@
 //! Invariant: an instance that trapped, ran out of time or was dropped in the middle of a call is
 //! never used again.
 
-use std::{
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-};
+use std::{pin::pin, sync::Arc};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use parking_lot::Mutex;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
@@ -34,7 +27,8 @@ use super::{
         config::{Configuration, Values},
     },
     engine::Engine,
-    guest::{self, Ended, HostCall, Idle, Inbound, Outcome, Outward},
+    guest::{self, Ended, HostCall, Inbound, Outcome, Outward},
+    idle::{Idle, Instance},
     permits::{Permit, Permits, Refused},
     sink::{Level, Sink},
     turns::ActorTurns,
@@ -57,10 +51,6 @@ use lattice_protocol::{
     },
     rpc::invocation::{Entity, TraceContext},
 };
-
-/// Instances kept between calls per actor, where reuse is on. More are rarely idle at the same time
-/// on a small machine.
-const IDLE_MAX: usize = 64;
 
 /// The slots of the instance pool, shared by all actors of a host: a quarter may hold idle
 /// instances, the rest runs calls.
@@ -154,10 +144,8 @@ pub struct Actor {
     pub id: ActorId,
     artifact: ArcSwap<Artifact>,
     permits: Arc<Permits>,
-    /// Calls one instance may serve; 1 means a fresh one per call.
-    reuse: AtomicU32,
-    // Held for a few lines, never across an await.
-    idle: Mutex<Vec<IdleOf>>,
+    /// Instances that may serve again.
+    idle: Arc<Idle>,
     sink: Arc<Sink>,
     /// Keeps its calls from taking every core.
     turns: Arc<ActorTurns>,
@@ -170,20 +158,12 @@ pub struct Actor {
     in_work: TaskTracker,
 }
 
-/// An idle instance and the artifact it is of: a live update makes the old ones useless.
-struct IdleOf {
-    artifact: Arc<Artifact>,
-    instance: Idle,
-    _slot: OwnedSemaphorePermit,
-}
-
 impl Actor {
     pub fn new(artifact: Arc<Artifact>, limit: u32, reuse: u32, shared: Shared) -> Arc<Self> {
         let id = artifact.claims.subject.clone();
         Arc::new(Self {
             permits: Permits::new(limit, shared.queue_max),
-            reuse: AtomicU32::new(reuse),
-            idle: Mutex::default(),
+            idle: Idle::new(reuse),
             sink: Sink::new(id.as_str().into(), shared.journal.writer(id.as_str(), "")),
             served: shared.router.meter().serve(id.as_str(), ""),
             turns: ActorTurns::new(&shared.engine.turns()),
@@ -208,7 +188,7 @@ impl Actor {
     /// Runs another module from the next call on; calls in work finish with the old one.
     pub fn update(&self, artifact: Arc<Artifact>) {
         self.artifact.store(artifact);
-        self.idle.lock().clear();
+        self.idle.clear();
     }
 
     /// Changes how many calls may run at a time.
@@ -216,10 +196,9 @@ impl Actor {
         self.permits.set_limit(limit);
     }
 
-    /// Changes how many calls one instance may serve.
-    pub fn set_reuse(&self, reuse: u32) {
-        self.reuse.store(reuse, Ordering::Relaxed);
-        self.idle.lock().clear();
+    /// Changes how many calls one instance may serve; `None` for what is usual.
+    pub fn set_reuse(&self, reuse: Option<u32>) {
+        self.idle.set_reuse(reuse);
     }
 
     /// Admits no call any more and waits until those in work are done.
@@ -227,27 +206,22 @@ impl Actor {
         self.permits.close();
         self.in_work.close();
         self.in_work.wait().await;
-        self.idle.lock().clear();
+        self.idle.clear();
     }
 
-    fn take_idle(&self, artifact: &Arc<Artifact>) -> Option<Idle> {
-        if self.reuse.load(Ordering::Relaxed) <= 1 {
-            return None;
+    /// The slots for the instances of an artifact, and how many one instance takes.
+    fn slots_of(&self, artifact: &Artifact) -> (&Slots, u32) {
+        match &artifact.code {
+            Code::Module(_) => (&self.shared.slots, 1),
+            Code::Component(prepared) => (&self.shared.component_slots, prepared.slots),
         }
-        let kept = self.idle.lock().pop()?;
-        Arc::ptr_eq(&kept.artifact, artifact).then_some(kept.instance)
     }
 
-    fn keep_idle(&self, artifact: Arc<Artifact>, instance: Idle) {
-        if instance.served >= self.reuse.load(Ordering::Relaxed) {
-            return;
-        }
-        // Without a free place the instance goes: the next call gets a fresh one.
-        let Ok(slot) = Arc::clone(&self.shared.slots.idle).try_acquire_owned() else { return };
-        let mut idle = self.idle.lock();
-        if idle.len() < IDLE_MAX {
-            idle.push(IdleOf { artifact, instance, _slot: slot });
-        }
+    fn keep(&self, artifact: &Arc<Artifact>, instance: Instance) {
+        let (slots, count) = self.slots_of(artifact);
+        self.idle.keep(Arc::clone(artifact), instance, || {
+            Arc::clone(&slots.idle).try_acquire_many_owned(count).ok()
+        });
     }
 
     fn not_admitted(&self, refused: Refused) -> CallError {
@@ -290,10 +264,7 @@ impl Actor {
         let _in_work = self.in_work.token();
         let _permit = permit;
         let artifact = self.artifact.load_full();
-        let (slots, count) = match &artifact.code {
-            Code::Module(_) => (&self.shared.slots, 1),
-            Code::Component(prepared) => (&self.shared.component_slots, prepared.slots),
-        };
+        let (slots, count) = self.slots_of(&artifact);
         let slot = timeout_at(call.ends_at(), slots.acquire(call.depth, count)).await;
         let _slot = slot
             .map_err(|_| self.not_admitted(Refused::NoSlot))?
@@ -317,28 +288,44 @@ impl Actor {
         let memory_max = self.shared.engine.memory_max_bytes();
         let running = pin!(async {
             turn.begin().await;
-            match &artifact.code {
-                Code::Module(code) => {
-                    let idle = self.take_idle(&artifact);
+            let idle = self.idle.take(&artifact);
+            match (&artifact.code, idle) {
+                (Code::Module(code), idle) => {
                     let ModuleCode { pre, abi } = &**code;
-                    guest::run(pre, abi, &self.sink, memory_max, idle, inbound).await
+                    let idle = match idle {
+                        Some(Instance::Module(idle)) => Some(idle),
+                        _ => None,
+                    };
+                    let ran = guest::run(pre, abi, &self.sink, memory_max, idle, inbound).await;
+                    self.result_of(ran, &artifact, Instance::Module)
                 }
-                Code::Component(prepared) => {
+                (Code::Component(prepared), idle) => {
+                    let idle = match idle {
+                        Some(Instance::Component(idle)) => Some(idle),
+                        _ => None,
+                    };
+                    let reuse = component::Reuse::of(self.idle.calls_max(&artifact));
+                    let place = (&self.sink, memory_max);
                     // Boxed: the state of a component is ten times that of a module.
-                    Box::pin(component::run(prepared, &self.sink, memory_max, inbound)).await
+                    let ran = Box::pin(component::run(prepared, place, idle, reuse, inbound)).await;
+                    self.result_of(ran, &artifact, Instance::Component)
                 }
             }
         });
-        let outcome = turn.watch(running).await;
-        self.result_of(outcome, &artifact)
+        turn.watch(running).await
     }
 
     /// Makes the result of a call of how its instance ended, and keeps one that may serve again.
-    fn result_of(&self, outcome: Outcome, artifact: &Arc<Artifact>) -> Result<Bytes, CallError> {
+    fn result_of<I>(
+        &self,
+        outcome: Outcome<I>,
+        artifact: &Arc<Artifact>,
+        kept: fn(I) -> Instance,
+    ) -> Result<Bytes, CallError> {
         match outcome {
             Outcome::Returned(result, instance) => {
                 if let Some(instance) = instance {
-                    self.keep_idle(Arc::clone(artifact), instance);
+                    self.keep(artifact, kept(instance));
                 }
                 result
             }

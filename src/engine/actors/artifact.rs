@@ -94,6 +94,14 @@ impl Artifact {
         Ok(Self { claims, code_hash, code })
     }
 
+    /// How many calls an instance usually serves: guests of WASI 0.3 are made for more than one.
+    pub fn reuse_usual(&self) -> u32 {
+        match &self.code {
+            Code::Module(_) => 1,
+            Code::Component(prepared) => prepared.reuse_usual,
+        }
+    }
+
     /// Returns the imports that nothing answers, each with the reason where one is known.
     pub fn unserved(&self) -> &[String] {
         match &self.code {

@@ -531,9 +531,9 @@ fn store(pre: &InstancePre<Guest>, guest: Guest) -> Store<Guest> {
 struct PastDeadline;
 
 /// How a call through an instance ended.
-pub enum Outcome {
+pub enum Outcome<I> {
     /// The instance may serve again.
-    Returned(Result<Bytes, CallError>, Option<Idle>),
+    Returned(Result<Bytes, CallError>, Option<I>),
     /// The instance is gone.
     Ended(Ended),
 }
@@ -554,7 +554,7 @@ pub async fn run(
     memory_max_bytes: usize,
     idle: Option<Idle>,
     call: Inbound,
-) -> Outcome {
+) -> Outcome<Idle> {
     if abi.entry == Entry::Command {
         return Box::pin(run_command(pre, sink, memory_max_bytes, call)).await;
     }
@@ -651,7 +651,7 @@ async fn run_command(
     sink: &Arc<Sink>,
     memory_max_bytes: usize,
     call: Inbound,
-) -> Outcome {
+) -> Outcome<Idle> {
     let abi = Abi { entry: Entry::Command, uses_wasi: false };
     let mut guest = Guest::new(&abi, sink, memory_max_bytes);
     let output = MemoryOutputPipe::new(memory_max_bytes);

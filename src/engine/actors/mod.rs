@@ -23,6 +23,7 @@ pub mod capabilities;
 pub mod component;
 pub mod engine;
 pub mod guest;
+mod idle;
 pub mod permits;
 pub mod plan;
 pub mod sink;

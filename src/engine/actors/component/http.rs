@@ -21,7 +21,7 @@ use wasmtime_wasi_http::{
     p2, p3,
 };
 
-use super::{Caller, Failure, Guest, Instance, Output};
+use super::{Caller, Failure, Guest, Idle, Instance, Output, Reuse};
 use crate::{router::LinkEnd, rpc::call::CallError};
 use lattice_protocol::{
     contracts::{
@@ -102,40 +102,51 @@ pub(super) fn proxy(pre: &InstancePre<Guest>) -> Option<ProxyPre<Guest>> {
     p2::bindings::ProxyPre::new(pre.clone()).ok().map(ProxyPre::P2)
 }
 
-/// Has a fresh instance answer a request.
+/// How many requests an instance usually answers. A guest of 0.2 was built for one; one of 0.3 for
+/// as many as `wasmtime serve` gives it.
+pub(super) fn reuse_usual(pre: &ProxyPre<Guest>) -> u32 {
+    match pre {
+        ProxyPre::P2(_) => 1,
+        ProxyPre::P3(_) => 128,
+    }
+}
+
+/// Has an instance answer a request; returns it if it may answer another one.
 pub(super) async fn handle(
     pre: &ProxyPre<Guest>,
     instance: Instance,
+    idle: Option<Box<Idle>>,
+    reuse: Reuse,
     payload: Bytes,
-) -> Result<Bytes, Failure> {
+) -> Result<(Bytes, Option<Box<Idle>>), Failure> {
     let incoming: Incoming = contracts::decode(HANDLE_REQUEST, &payload)
         .map_err(|error| Failure::Told(error.to_string()))?;
     let request = incoming.into_request().map_err(Failure::Told)?;
     let method = request.method().clone();
     let bytes_max = instance.caller.memory_max_bytes;
-    let mut store = match pre {
-        ProxyPre::P2(pre) => instance.store(pre.instance_pre(), Output::Log),
-        ProxyPre::P3(pre) => instance.store(pre.instance_pre(), Output::Log),
+    let mut idle = match idle {
+        Some(mut idle) => {
+            instance.take_over(&mut idle.store);
+            idle
+        }
+        None => fresh(pre, &instance).await?,
     };
-    let proxy = pre.instantiate_async(&mut store).await?;
     let (sender, answer) = oneshot::channel();
     let (read_to_end, is_read) = oneshot::channel::<()>();
     let running = async {
-        let context = store.as_context_mut();
-        let prepared = Prepared::new(context, &proxy, request, WasiHttpView::http, sender)?;
+        let Idle { store, proxy, served } = &mut *idle;
+        *served += 1;
+        let prepared =
+            Prepared::new(store.as_context_mut(), proxy, request, WasiHttpView::http, sender)?;
         let ran = store
             .run_concurrent(async |accessor| {
                 let ran = prepared.run(accessor, future::pending()).await;
-                if let Proxy::P3(_) = &proxy {
-                    // Its tasks go on writing the body after the head was returned.
-                    let _ = is_read.await;
-                }
-                ran
+                ran.map(drop)?;
+                wasmtime::Result::Ok(may_go_on(proxy, reuse, is_read).await)
             })
             .await;
-        // Streams that a guest of 0.2 left open would never end while its store lives.
-        drop(store);
-        ran.and_then(|ran| ran).map(drop)
+        // Streams that a guest left open would never end while its store lives.
+        ran.and_then(|ran| ran).map(|may_go_on| may_go_on.then_some(idle))
     };
     let reading = async {
         let read = match answer.await {
@@ -146,9 +157,37 @@ pub(super) async fn handle(
         drop(read_to_end);
         read
     };
-    let (ran, read): (wasmtime::Result<()>, _) = future::join(running, reading).await;
-    ran?;
-    read.map_err(Failure::Told)
+    let (ran, read): (wasmtime::Result<_>, _) = future::join(running, reading).await;
+    let idle = ran?;
+    read.map(|answer| (answer, idle)).map_err(Failure::Told)
+}
+
+async fn fresh(pre: &ProxyPre<Guest>, instance: &Instance) -> wasmtime::Result<Box<Idle>> {
+    let mut store = match pre {
+        ProxyPre::P2(pre) => instance.store(pre.instance_pre(), Output::Log),
+        ProxyPre::P3(pre) => instance.store(pre.instance_pre(), Output::Log),
+    };
+    let proxy = pre.instantiate_async(&mut store).await?;
+    Ok(Box::new(Idle { store, proxy, served: 0 }))
+}
+
+/// Says whether an instance that returned can answer another request: its answer must have been
+/// read to the end.
+async fn may_go_on(proxy: &Proxy, reuse: Reuse, mut is_read: oneshot::Receiver<()>) -> bool {
+    match proxy {
+        Proxy::P3(_) => {
+            // Its tasks go on writing the body after the head was returned.
+            let _ = is_read.await;
+            reuse == Reuse::Possible
+        }
+        Proxy::P2(_) if reuse == Reuse::Possible => {
+            // What it wrote is there; the reader has to be asked once to see it. A body that has no
+            // end then has none while the store lives.
+            tokio::task::yield_now().await;
+            !matches!(is_read.try_recv(), Ok(None))
+        }
+        Proxy::P2(_) => false,
+    }
 }
 
 /// Reads an answer to its end and writes it as the contract has it.

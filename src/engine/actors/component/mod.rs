@@ -11,7 +11,8 @@
 //! * [`cli`] runs a component that is a job.
 //!
 //! Invariants:
-//! * An instance serves one call, and is gone with it.
+//! * An instance serves one call at a time. One of WASI 0.3 that answered a request to its end may
+//!   serve further ones; every other is gone with its call.
 //! * A guest has no files, no environment, no sockets; its output goes to the actor's log.
 //! * Nothing that a lattice refuses traps the guest: it is an error of the interface.
 
@@ -102,7 +103,30 @@ pub struct Prepared {
     pub unserved: Vec<String>,
     /// The slots of the pool that one instance takes.
     pub slots: u32,
+    /// Calls that an instance usually serves.
+    pub reuse_usual: u32,
     dropped: blobstore::Dropped,
+}
+
+/// An instance that may serve again.
+pub struct Idle {
+    store: Store<Guest>,
+    proxy: wasmtime_wasi_http::handler::Proxy,
+    /// Calls it has served.
+    pub served: u32,
+}
+
+/// Whether an instance may be kept for another call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reuse {
+    Never,
+    Possible,
+}
+
+impl Reuse {
+    pub fn of(calls_max: u32) -> Self {
+        if calls_max > 1 { Self::Possible } else { Self::Never }
+    }
 }
 
 /// How a component can be called.
@@ -156,7 +180,8 @@ impl Prepared {
             return Err(ComponentError::NoEntry { exports: exports.names });
         }
         let dropped = blobstore::Dropped::of(&compiled.component);
-        Ok(Self { exports, unserved: linker::unserved(info), slots, dropped })
+        let reuse_usual = exports.http.as_ref().map_or(1, http::reuse_usual);
+        Ok(Self { exports, unserved: linker::unserved(info), slots, reuse_usual, dropped })
     }
 }
 
@@ -324,20 +349,30 @@ impl From<wasmtime::Error> for Failure {
     }
 }
 
-/// Runs one call in a fresh instance. Safe to drop: the instance goes with it.
+/// Runs one call in `idle` or in a fresh instance. Safe to drop: the instance goes with it.
 pub async fn run(
     prepared: &Prepared,
-    sink: &Arc<Sink>,
-    memory_max_bytes: usize,
+    (sink, memory_max_bytes): (&Arc<Sink>, usize),
+    idle: Option<Box<Idle>>,
+    reuse: Reuse,
     call: Inbound,
-) -> Outcome {
+) -> Outcome<Box<Idle>> {
     let caller =
         Caller { outward: Arc::clone(&call.outward), turn: call.turn.clone(), memory_max_bytes };
     let refusal = Refusal::default();
     let (sink, dropped) = (Arc::clone(sink), prepared.dropped);
-    let store = Instance { caller, sink, refusal: Arc::clone(&refusal), dropped };
-    match dispatch(&prepared.exports, store, &call.operation, call.payload).await {
-        Ok(payload) => Outcome::Returned(Ok(payload), None),
+    let instance = Instance { caller, sink, refusal: Arc::clone(&refusal), dropped };
+    let ran = match (&*call.operation, &prepared.exports.http) {
+        (httpserver::HANDLE_REQUEST, Some(proxy)) => {
+            http::handle(proxy, instance, idle, reuse, call.payload).await
+        }
+        (operation, _) => {
+            let ran = dispatch(&prepared.exports, instance, operation, call.payload).await;
+            ran.map(|payload| (payload, None))
+        }
+    };
+    match ran {
+        Ok((payload, idle)) => Outcome::Returned(Ok(payload), idle),
         Err(Failure::Told(text)) => Outcome::Returned(Err(CallError::Callee(text)), None),
         Err(Failure::Ended(error)) => {
             let refused = refusal.load(Ordering::Relaxed);
@@ -354,10 +389,7 @@ async fn dispatch(
     payload: Bytes,
 ) -> Result<Bytes, Failure> {
     match operation {
-        httpserver::HANDLE_REQUEST => match &exports.http {
-            Some(proxy) => http::handle(proxy, instance, payload).await,
-            None => Err(exports.lacks(operation, http::INCOMING)),
-        },
+        httpserver::HANDLE_REQUEST => Err(exports.lacks(operation, http::INCOMING)),
         messages::HANDLE_MESSAGE => match &exports.messages {
             Some(handler) => handler.handle(&exports.pre, instance, &payload).await,
             None => Err(exports.lacks(operation, messaging::HANDLER)),
@@ -426,6 +458,18 @@ impl Instance {
             at_tick(&**outward, turn)
         });
         store
+    }
+}
+
+impl Instance {
+    /// Gives a store that has served to the next call.
+    fn take_over(&self, store: &mut Store<Guest>) {
+        let guest = store.data_mut();
+        guest.hooks = http::Hooks::new(self.caller.clone());
+        guest.caller = self.caller.clone();
+        guest.limits.refusal = Arc::clone(&self.refusal);
+        guest.config = None;
+        store.set_epoch_deadline(1);
     }
 }
 

@@ -369,7 +369,7 @@ impl Supervisor {
     fn set_limits(&self, id: &ActorId, limits: Limits) {
         if let Some(Serving { actor, .. }) = self.serving.get(id) {
             actor.set_limit(limits.calls);
-            actor.set_reuse(limits.reuse.unwrap_or(self.parts.reuse_default));
+            actor.set_reuse(limits.reuse);
         }
     }
 

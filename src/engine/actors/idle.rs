@@ -1,0 +1,137 @@
+//! Instances kept between the calls of an actor.
+//!
+//! An instance that has served as many calls as it may is not kept, nor is one that ended in the
+//! middle of a call. The newest is taken first, so that in quiet times the others have nothing to
+//! do; after [`LASTS`] without a call an instance goes.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{artifact::Artifact, component, guest};
+
+/// Instances kept per actor. More are rarely idle at the same time on a small machine.
+const KEPT_MAX: usize = 64;
+/// How long an instance waits for its next call.
+const LASTS: Duration = Duration::from_secs(1);
+
+/// An instance that may serve again.
+pub enum Instance {
+    Module(guest::Idle),
+    // Boxed: it is ten times as large.
+    Component(Box<component::Idle>),
+}
+
+impl Instance {
+    /// The calls that it has served.
+    fn served(&self) -> u32 {
+        match self {
+            Self::Module(idle) => idle.served,
+            Self::Component(idle) => idle.served,
+        }
+    }
+}
+
+/// An idle instance and the artifact it is of: a live update makes the old ones useless.
+struct Kept {
+    artifact: Arc<Artifact>,
+    instance: Instance,
+    since: Instant,
+    _slot: OwnedSemaphorePermit,
+}
+
+/// The idle instances of an actor.
+pub struct Idle {
+    /// Calls that an instance may serve if the annotations say nothing; 1 for one.
+    default: u32,
+    /// What the annotations say; 0 for nothing.
+    annotated: AtomicU32,
+    // Held for a few lines, never across an await.
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// In the order of time.
+    kept: Vec<Kept>,
+    /// Runs while there are some.
+    sweeper: Option<AbortOnDropHandle<()>>,
+}
+
+impl Idle {
+    pub fn new(default: u32) -> Arc<Self> {
+        Arc::new(Self { default, annotated: AtomicU32::new(0), state: Mutex::default() })
+    }
+
+    /// Changes how many calls one instance may serve; `None` for what is usual.
+    pub fn set_reuse(&self, reuse: Option<u32>) {
+        self.annotated.store(reuse.unwrap_or(0), Ordering::Relaxed);
+        self.clear();
+    }
+
+    /// Drops all of them.
+    pub fn clear(&self) {
+        *self.state.lock() = State::default();
+    }
+
+    /// How many calls an instance of an artifact may serve.
+    pub fn calls_max(&self, artifact: &Artifact) -> u32 {
+        match self.annotated.load(Ordering::Relaxed) {
+            0 => self.default.max(artifact.reuse_usual()),
+            annotated => annotated,
+        }
+    }
+
+    /// Takes one of an artifact.
+    pub fn take(&self, artifact: &Arc<Artifact>) -> Option<Instance> {
+        if self.calls_max(artifact) <= 1 {
+            return None;
+        }
+        let kept = self.state.lock().kept.pop()?;
+        Arc::ptr_eq(&kept.artifact, artifact).then_some(kept.instance)
+    }
+
+    /// Keeps one that has served, if it may serve again and there is a `slot` for it.
+    pub fn keep(
+        self: &Arc<Self>,
+        artifact: Arc<Artifact>,
+        instance: Instance,
+        slot: impl FnOnce() -> Option<OwnedSemaphorePermit>,
+    ) {
+        if instance.served() >= self.calls_max(&artifact) {
+            return;
+        }
+        // Without a free place the instance goes: the next call gets a fresh one.
+        let Some(slot) = slot() else { return };
+        let mut state = self.state.lock();
+        if state.kept.len() >= KEPT_MAX {
+            return;
+        }
+        state.kept.push(Kept { artifact, instance, since: Instant::now(), _slot: slot });
+        if state.sweeper.is_none() {
+            let sweeping = tokio::spawn(Arc::clone(self).sweep());
+            state.sweeper = Some(AbortOnDropHandle::new(sweeping));
+        }
+    }
+
+    /// Drops those whose time is over, until none is left.
+    async fn sweep(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(LASTS).await;
+            let mut state = self.state.lock();
+            state.kept.retain(|kept| kept.since.elapsed() < LASTS);
+            if state.kept.is_empty() {
+                state.sweeper = None;
+                return;
+            }
+        }
+    }
+}
