@@ -19,6 +19,7 @@ mod bounds;
 mod calls;
 mod commands;
 mod completions;
+mod component_attacks;
 mod components;
 mod connections;
 mod contexts;

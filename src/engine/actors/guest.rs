@@ -42,7 +42,7 @@ const WASI_OLD: &str = "wasi_unstable";
 /// subscriptions.
 const WASI_HANDLES_MAX: usize = 1024;
 /// A guest's error text and a binding, namespace or operation name are no place for more than this.
-const TEXT_BYTES_MAX: usize = 64 * 1024;
+pub(super) const TEXT_BYTES_MAX: usize = 64 * 1024;
 
 /// Why a module cannot be linked.
 #[derive(Debug, thiserror::Error)]

@@ -11,7 +11,6 @@
 use std::sync::OnceLock;
 
 use tracing::{info, warn};
-use wasmparser::{Instance, Parser, Payload};
 use wasmtime::{
     Cache, Config, InstanceAllocationStrategy,
     component::{Component, Linker},
@@ -78,13 +77,12 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// Finds out how much a component takes. Its core instances are counted where they stand; a
-    /// nested component that is instantiated twice counts once, which the pool then refuses.
-    pub fn of(component: &Component, wasm: &[u8]) -> Self {
+    /// Finds out how much a component takes that has so many core instances.
+    pub fn of(component: &Component, cores: u32) -> Self {
         let resources = component.resources_required();
         let (memories, tables) =
             resources.map_or((1, 1), |found| (found.num_memories, found.num_tables));
-        Self { memories, tables, cores: core_instances(wasm) }
+        Self { memories, tables, cores }
     }
 
     /// Returns the slots that this comes to, at least one.
@@ -92,18 +90,6 @@ impl Needs {
         let tables = self.tables.div_ceil(TABLES_PER_SLOT);
         self.memories.max(tables).max(self.cores.div_ceil(CORES_PER_SLOT)).max(1)
     }
-}
-
-fn core_instances(wasm: &[u8]) -> u32 {
-    let mut count: u32 = 0;
-    for payload in Parser::new(0).parse_all(wasm).map_while(Result::ok) {
-        if let Payload::InstanceSection(instances) = payload {
-            let found = instances.into_iter().map_while(Result::ok);
-            let instantiated = found.filter(|item| matches!(item, Instance::Instantiate { .. }));
-            count = count.saturating_add(u32::try_from(instantiated.count()).unwrap_or(u32::MAX));
-        }
-    }
-    count
 }
 
 impl Engines {
@@ -223,15 +209,5 @@ mod tests {
         {
             assert_eq!(Needs { memories, tables, cores }.slots(), slots, "{memories} {tables}");
         }
-    }
-
-    #[test]
-    fn core_instances_are_counted_at_every_depth() {
-        let text = r#"(component
-            (core module $m)
-            (core instance (instantiate $m))
-            (component (core module $n) (core instance (instantiate $n)))
-            (core instance (instantiate $m)))"#;
-        assert_eq!(core_instances(&wat::parse_str(text).expect("valid text")), 3);
     }
 }

@@ -21,6 +21,7 @@ pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod http;
+mod instances;
 pub mod keyvalue;
 pub mod linker;
 pub mod logging;
@@ -43,13 +44,14 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::{
     engine::Engine,
-    guest::{self, Ended, HostCall, Inbound, Outcome, Outward, at_tick, call_out},
+    guest::{self, Ended, HostCall, Inbound, Outcome, Outward, TEXT_BYTES_MAX, at_tick, call_out},
     sink::{Level, Sink},
     turns::Turn,
     weight::Weight,
 };
 use crate::{router::LinkEnd, rpc::call::CallError};
 use engine::Needs;
+use instances::Instances;
 use lattice_protocol::{
     contracts::{self, blobstore as blobs, httpserver, messaging as messages},
     identity::{WasmInfo, keys::LinkName},
@@ -63,6 +65,9 @@ const RESOURCES_MAX: usize = 10_000;
 const HANDLES_MAX: usize = 10_000;
 /// Bytes that a guest may hand over in one call of the host.
 const HOSTCALL_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Instances of modules and of components of which one instance may consist: each takes its time to
+/// compile. Python takes 14.
+const INSTANCES_MAX: u32 = 10_000;
 /// Random bytes that a guest may ask for at once.
 const RANDOM_BYTES_MAX: u64 = 1024 * 1024;
 /// Tells an actor's health; answered for it.
@@ -79,6 +84,11 @@ pub enum ComponentError {
         .0.join(", ")
     )]
     Impossible(Vec<String>),
+    #[error(
+        "one instance of it is made of more than {INSTANCES_MAX} instances of what is inside, or \
+         of components that are no part of the file; instantiate fewer of them, each from the file"
+    )]
+    TooManyInstances,
     #[error("its imports do not fit: {0}")]
     Link(String),
     #[error(
@@ -153,10 +163,14 @@ impl Prepared {
         if !impossible.is_empty() {
             return Err(ComponentError::Impossible(impossible));
         }
+        let instances = Instances::of(wasm);
+        if instances.cores.max(instances.components) > INSTANCES_MAX {
+            return Err(ComponentError::TooManyInstances);
+        }
         let mut compiled = engine
             .compile_component(wasm, weight)
             .map_err(|e| ComponentError::Compile(format!("{e:#}")))?;
-        let needs = Needs::of(&compiled.component, wasm);
+        let needs = Needs::of(&compiled.component, instances.cores);
         let Needs { memories, tables, cores } = needs;
         let slots = needs.slots();
         if slots > slots_max {
@@ -373,7 +387,10 @@ pub async fn run(
     };
     match ran {
         Ok((payload, idle)) => Outcome::Returned(Ok(payload), idle),
-        Err(Failure::Told(text)) => Outcome::Returned(Err(CallError::Callee(text)), None),
+        Err(Failure::Told(mut text)) => {
+            text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
+            Outcome::Returned(Err(CallError::Callee(text)), None)
+        }
         Err(Failure::Ended(error)) => {
             let refused = refusal.load(Ordering::Relaxed);
             Outcome::Ended(ended(&error, refused.then_some(memory_max_bytes)))
