@@ -21,7 +21,7 @@ use crate::{
     harness::{
         Events, Server, TestHost,
         client::{Caller, ctl_2024, http_body, http_request, link, start, start_provider},
-        eventually, fixtures,
+        eventually, external, fixtures,
         guests::{Guest, Signing, sign_module, write},
         host,
         nats::free_port,
@@ -145,6 +145,30 @@ async fn an_instance_answers_as_many_requests_as_its_annotation_says() {
         })
         .await;
     }
+    site.host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_web_server_of_2024_drives_a_component() {
+    let server = Server::start().await;
+    let host = host(&server).start().await;
+    let guest = signed(&fixtures::wash_runtime("http_blobstore.wasm"), &[HTTP, BLOBS]);
+    start(&server, &host, &guest.reference, 5).await;
+    start_provider(&server, &host, "builtin://blobstore").await;
+    link(&server, &guest.id, blobstore::SPEC.public_key, BLOBS, &[]).await;
+    let dir = TempDir::new().expect("a directory");
+    let archive = dir.path().join("httpserver.par");
+    external::pack("provider_httpserver", &archive);
+    start_provider(&server, &host, &format!("file://{}", archive.display())).await;
+    let address = format!("127.0.0.1:{}", free_port());
+    let provider = external::public_key("provider_httpserver");
+    link(&server, &guest.id, &provider, HTTP, &[("address", &address)]).await;
+    let site = Site { server, host, guest, address };
+    let text = "through two processes".to_owned();
+    eventually("the blob comes back", async || {
+        (site.post("/", text.clone()).await? == (200, text.clone())).then_some(())
+    })
+    .await;
     site.host.stop().await;
 }
 

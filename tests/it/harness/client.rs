@@ -241,6 +241,7 @@ impl Caller {
 /// The events of a lattice, from the subscription on.
 pub struct Events {
     subscriber: async_nats::Subscriber,
+    patience: Duration,
 }
 
 impl Events {
@@ -258,7 +259,12 @@ impl Events {
         let client = nats(server).await;
         let subscriber = client.subscribe(subject.to_owned()).await.expect("subscribed");
         settled(&client).await;
-        Self { subscriber }
+        Self { subscriber, patience: PATIENCE }
+    }
+
+    /// Waits longer than usual for each event.
+    pub fn patient(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// The next event with this name; others are passed over.
@@ -273,13 +279,16 @@ impl Events {
             }
             panic!("the subscription ended");
         };
-        tokio::time::timeout(PATIENCE, search).await.unwrap_or_else(|_| panic!("no event {name}"))
+        tokio::time::timeout(self.patience, search)
+            .await
+            .unwrap_or_else(|_| panic!("no event {name}"))
     }
 
     /// The next event of whatever name.
     pub async fn any(&mut self) -> Value {
-        let message =
-            tokio::time::timeout(PATIENCE, self.subscriber.next()).await.expect("no further event");
+        let message = tokio::time::timeout(self.patience, self.subscriber.next())
+            .await
+            .expect("no further event");
         serde_json::from_slice(&message.expect("the subscription goes on").payload)
             .expect("an event is JSON")
     }
@@ -288,7 +297,7 @@ impl Events {
     pub async fn names_until(&mut self, last: &str) -> Vec<String> {
         let mut names = Vec::new();
         loop {
-            let message = tokio::time::timeout(PATIENCE, self.subscriber.next()).await;
+            let message = tokio::time::timeout(self.patience, self.subscriber.next()).await;
             let message = message
                 .unwrap_or_else(|_| panic!("no event {last} after {names:?}"))
                 .expect("a message");
@@ -308,11 +317,29 @@ impl Events {
 
 /// Starts an actor with the client of 2024 and waits for it.
 pub async fn start(server: &Server, host: &TestHost, reference: &str, max: u32) {
-    let mut events = Events::all(server).await;
+    start_within(PATIENCE, server, host, reference, max).await;
+}
+
+/// Starts an actor whose code takes long to compile.
+pub async fn start_within(
+    patience: Duration,
+    server: &Server,
+    host: &TestHost,
+    reference: &str,
+    max: u32,
+) {
+    let mut events = Events::all(server).await.patient(patience);
     let ack =
         ctl_2024(server).await.scale_actor(&host.id, reference, max, None).await.expect("an ack");
     assert!(ack.accepted, "{}", ack.error);
-    events.next("actor_scaled").await;
+    loop {
+        let event = events.any().await;
+        match event["type"].as_str().unwrap_or_default() {
+            "com.wasmcloud.lattice.actor_scaled" => return,
+            "com.wasmcloud.lattice.actor_start_failed" => panic!("{event}"),
+            _ => {}
+        }
+    }
 }
 
 /// Starts a provider with the client of 2024 and waits for it; returns the event's data.

@@ -53,6 +53,14 @@ pub fn key_file(example: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("examples/providers/keys/{name}.nk"))
 }
 
+/// The contract that an example provider fulfils.
+fn contract(example: &str) -> &'static str {
+    match example {
+        "provider_httpserver" => "wasmcloud:httpserver",
+        _ => "wasmcloud:keyvalue",
+    }
+}
+
 /// The public key of an example provider.
 pub fn public_key(example: &str) -> String {
     let seed = std::fs::read_to_string(key_file(example)).expect("a key file");
@@ -73,7 +81,7 @@ pub fn pack_program(example: &str, executable: &Path, out: &Path) {
             "par",
             "create",
             "--capid",
-            "wasmcloud:keyvalue",
+            contract(example),
             "--vendor",
             "example",
             "--name",

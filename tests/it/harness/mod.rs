@@ -18,6 +18,7 @@ pub mod packages;
 pub mod pki;
 pub mod process;
 pub mod registry;
+pub mod toolchains;
 
 use std::{
     path::{Path, PathBuf},

@@ -1,0 +1,34 @@
+"""Answers with what it was asked. Some paths do something else:
+
+* `/count/KEY` counts under a key of the key-value store;
+* `/fetch?URL` gets a page of another server;
+* `/compute` and `/sleep` never come to an end.
+"""
+
+from spin_sdk import http
+from spin_sdk.http import Request, Response
+from spin_sdk.wit.imports.wasi_clocks_monotonic_clock_0_3_0 import wait_for
+from spin_sdk.wit.imports.wasi_keyvalue_atomics_0_2_0_draft2 import increment
+from spin_sdk.wit.imports.wasi_keyvalue_store_0_2_0_draft2 import open
+
+HOUR_NS = 3600 * 10**9
+
+
+class HttpHandler(http.Handler):
+    async def handle_request(self, request: Request) -> Response:
+        if request.uri.startswith("/count/"):
+            return answer(f"{increment(open('default'), request.uri.removeprefix('/count/'), 1)}")
+        if request.uri.startswith("/fetch?"):
+            return await http.send(Request("GET", request.uri.removeprefix("/fetch?"), {}, None))
+        if request.uri == "/compute":
+            while True:
+                pass
+        if request.uri == "/sleep":
+            await wait_for(HOUR_NS)
+        if request.method == "POST":
+            return Response(201, {"x-length": str(len(request.body))}, request.body)
+        return answer(f"Hello from the Spin Python SDK: {request.method} {request.uri}")
+
+
+def answer(text: str) -> Response:
+    return Response(200, {"content-type": "text/plain"}, text.encode())
