@@ -71,7 +71,8 @@ struct Arguments {
     /// Packets of each machine that get lost, in percent
     #[arg(long, value_name = "PERCENT", default_value_t = 1.0, requires = "netns", value_parser = percent)]
     loss: f32,
-    /// The actor that runs: dogs-and-cats asks the web for each page, echo nobody
+    /// The actor that runs: dogs-and-cats asks the web for each page; echo, a module, and hello, a
+    /// component, ask nobody
     #[arg(long, value_enum, default_value_t = Actor::DogsAndCats)]
     actor: Actor,
     /// Type the walk's commands with this program, `host` or `wash`, and print what each brought
@@ -90,6 +91,7 @@ struct Arguments {
 enum Actor {
     DogsAndCats,
     Echo,
+    Hello,
 }
 
 const STORY: story::Pace = story::Pace { rate: 50, requests: 100 };
@@ -242,6 +244,7 @@ async fn plan(
     let app = match arguments.actor {
         Actor::DogsAndCats => App::dogs_and_cats(ground.web()).await?,
         Actor::Echo => App::echo(),
+        Actor::Hello => App::hello(&dir)?,
     };
     Ok(Plan { dir, programs, app, flags, cache: None, third: arguments.third })
 }

@@ -1,7 +1,7 @@
 //! The application that runs on the machines: an actor behind a web server, which asks the web for
 //! what it shows.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::Result;
 use lattice_cli::up::demo::{
@@ -9,6 +9,11 @@ use lattice_cli::up::demo::{
     pets::{Pets, Settings},
 };
 use lattice_engine::providers::builtin::{Spec, httpclient, httpserver};
+use lattice_protocol::identity::{
+    keys::Kind,
+    sign::{self, ActorToken, Term},
+    signature::SigningKey,
+};
 
 use super::control::Values;
 
@@ -22,7 +27,7 @@ pub struct App {
     /// Its module, as hosts are told.
     pub reference: String,
     /// Its public key.
-    pub actor: &'static str,
+    pub actor: String,
     pets: Option<Pets>,
 }
 
@@ -33,7 +38,7 @@ impl App {
             Settings { listen, delay: Duration::ZERO, certificate: Certificate::generate()? };
         Ok(Self {
             reference: example("dogs-and-cats"),
-            actor: "MAZEI22J666SRAMOGPRXUQ6KLFUNA5C3GRCKUEFJOS3BWP6HQRPL5REC",
+            actor: "MAZEI22J666SRAMOGPRXUQ6KLFUNA5C3GRCKUEFJOS3BWP6HQRPL5REC".into(),
             pets: Some(Pets::start(settings).await?),
         })
     }
@@ -42,9 +47,27 @@ impl App {
     pub fn echo() -> Self {
         Self {
             reference: example("echo"),
-            actor: "MBA7VIBPQH52R2V2OR2JIQIQW26SLI2KM3KZMSRRX6MXRVQM5Z4P26C2",
+            actor: "MBA7VIBPQH52R2V2OR2JIQIQW26SLI2KM3KZMSRRX6MXRVQM5Z4P26C2".into(),
             pets: None,
         }
+    }
+
+    /// A component that answers each request with the same text; signed here, and kept in this
+    /// directory.
+    pub fn hello(dir: &Path) -> Result<Self> {
+        let component = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bench/hello.wasm");
+        let (key, _) = SigningKey::generate(Kind::Module)?;
+        let (account, _) = SigningKey::generate(Kind::Account)?;
+        let says = ActorToken {
+            name: "hello".into(),
+            caps: vec![httpserver::SPEC.contract_id.into()],
+            ..ActorToken::default()
+        };
+        let signed = sign::module(&fs::read(component)?, &says, &key, &account, &Term::default())?;
+        let path = dir.join("hello_s.wasm");
+        fs::write(&path, signed)?;
+        let reference = format!("file://{}", path.display());
+        Ok(Self { reference, actor: key.public_key().to_owned(), pets: None })
     }
 
     /// The values of its link to the HTTP client, if it has one.

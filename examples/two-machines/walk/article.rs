@@ -53,7 +53,8 @@ pub async fn type_all(
     ground: Ground,
 ) -> Result<(Vec<Effect>, Vec<String>)> {
     let (reference, actor, web) =
-        (plan.app.reference.clone(), plan.app.actor, plan.app.web().unwrap_or_default());
+        (plan.app.reference.clone(), plan.app.actor.clone(), plan.app.web().unwrap_or_default());
+    let actor = actor.as_str();
     let mut lattice = Lattice::start_servers(plan, ground).await?;
     lattice.start_first_host().await?;
     let mut desk = Desk {

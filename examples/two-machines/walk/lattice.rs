@@ -182,9 +182,9 @@ impl Lattice {
                 .await?;
         }
         control.scale(&self.first.host_id, &app.reference, REPLICAS).await?;
-        control.link(app.actor, &httpserver::SPEC, "default", page_address(&self.first)).await?;
+        control.link(&app.actor, &httpserver::SPEC, "default", page_address(&self.first)).await?;
         if let Some(values) = app.web() {
-            control.link(app.actor, &httpclient::SPEC, "default", values).await?;
+            control.link(&app.actor, &httpclient::SPEC, "default", values).await?;
         }
         self.page_answers(&self.first).await
     }
@@ -219,7 +219,9 @@ impl Lattice {
         }
         if machine.page_link != self.first.page_link {
             let values = page_address(machine);
-            control.link(self.plan.app.actor, &httpserver::SPEC, machine.page_link, values).await?;
+            control
+                .link(&self.plan.app.actor, &httpserver::SPEC, machine.page_link, values)
+                .await?;
         }
         Ok(())
     }
