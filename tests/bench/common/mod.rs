@@ -3,6 +3,8 @@
 // Each benchmark uses a part of it.
 #![allow(dead_code)]
 
+pub mod contest;
+
 use std::{
     path::PathBuf,
     time::{Duration, Instant},
