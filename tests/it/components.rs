@@ -19,8 +19,10 @@ use wascap::prelude::KeyPair;
 use crate::{
     commands::User,
     harness::{
-        Events, Server, TestHost,
-        client::{Caller, ctl_2024, http_body, http_request, link, start, start_provider},
+        Events, PATIENCE, Server, TestHost,
+        client::{
+            Caller, ctl_2024, http_body, http_request, link, start, start_instead, start_provider,
+        },
         eventually, external, fixtures,
         guests::{Guest, Signing, sign_module, write},
         host,
@@ -64,6 +66,14 @@ impl Site {
         let address = site.address.clone();
         site.link(&httpserver::SPEC, &[("address", &address)]).await;
         site
+    }
+
+    /// Has the component run on another host, away from the providers.
+    async fn moves(&self, local_calls: bool) -> TestHost {
+        let local_calls = if local_calls { "true" } else { "false" };
+        let other = host(&self.server).set("local_calls", local_calls).start().await;
+        start_instead(PATIENCE, &self.server, (&other, &self.host), &self.guest).await;
+        other
     }
 
     /// Starts a built-in provider and links the component to it.
@@ -116,6 +126,13 @@ async fn blobs_come_back_as_they_went(local_calls: bool) {
     let large = "0123456789abcdef".repeat(150_000);
     let (status, body) = site.post("/", large.clone()).await.expect("an answer");
     assert!(status == 200 && body == large, "{status} {}", body.len());
+
+    let other = site.moves(local_calls).await;
+    eventually("it comes back from another host", async || {
+        (site.post("/", large.clone()).await? == (200, large.clone())).then_some(())
+    })
+    .await;
+    other.stop().await;
     site.host.stop().await;
 }
 
@@ -196,6 +213,15 @@ async fn each_request_counts_once(local_calls: bool) {
     assert_eq!(counts, BTreeSet::from(["3", "4", "5", "6", "7"]), "{rapid:?}");
     let (status, _) = site.post("/invalid-path", "invalid-data").await.expect("an answer");
     assert_eq!(status, 200);
+
+    let other = site.moves(local_calls).await;
+    let next = eventually("another host counts", async || {
+        let (status, body) = site.get("/").await?;
+        (status == 200).then_some(body)
+    })
+    .await;
+    assert_eq!(next.trim(), "9");
+    other.stop().await;
     site.host.stop().await;
 }
 
@@ -209,10 +235,9 @@ async fn each_request_counts_once_over_nats() {
     each_request_counts_once(false).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_blob_server_of_seven_megabytes_answers_as_its_own_test_wants() {
+async fn a_blob_server_answers_as_its_own_test_wants(local_calls: bool) {
     let wasm = fixtures::wash_runtime("blobby.wasm");
-    let site = Site::open(&wasm, &[HTTP, BLOBS, LOGGING], true).await;
+    let site = Site::open(&wasm, &[HTTP, BLOBS, LOGGING], local_calls).await;
     site.link(&blobstore::SPEC, &[]).await;
     eventually("nothing is there yet", async || {
         (site.get("/a.txt").await? == (404, "Object not found".into())).then_some(())
@@ -222,11 +247,23 @@ async fn a_blob_server_of_seven_megabytes_answers_as_its_own_test_wants() {
     let text = "Hello from blobby test!";
     let (status, told) = site.post("/a.txt", text).await.expect("an answer");
     assert!(status == 201 && told.contains("a.txt"), "{status} {told}");
-    eventually("it is there", async || {
-        (site.get("/a.txt").await? == (200, text.to_owned())).then_some(())
-    })
-    .await;
+    let is_there = async || (site.get("/a.txt").await? == (200, text.to_owned())).then_some(());
+    eventually("it is there", is_there).await;
+
+    let other = site.moves(local_calls).await;
+    eventually("it is there from another host", is_there).await;
+    other.stop().await;
     site.host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_server_of_seven_megabytes_answers_on_the_local_path() {
+    a_blob_server_answers_as_its_own_test_wants(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_server_of_seven_megabytes_answers_over_nats() {
+    a_blob_server_answers_as_its_own_test_wants(false).await;
 }
 
 #[test]

@@ -10,7 +10,7 @@ use wascap::prelude::KeyPair;
 
 use crate::harness::{
     ECHO, KVCOUNTER, Server, TestHost,
-    client::{ctl_2024, link, start, start_provider, start_within},
+    client::{link, start, start_instead, start_provider},
     eventually, example,
     guests::{Guest, Signing, sign_module},
     host,
@@ -57,14 +57,8 @@ impl Pair {
 
     /// Runs a guest on one of the hosts and nowhere else.
     async fn run_only_on(&self, at: usize, guest: &Guest) {
-        start_within(COMPILED, &self.server, &self.hosts[at], &guest.reference, 5).await;
-        let ctl = ctl_2024(&self.server).await;
-        let _ = ctl.stop_actor(&self.hosts[1 - at].id, &guest.id, None).await.expect("an ack");
-        eventually("only one host runs it", async || {
-            let inventory = ctl.get_host_inventory(&self.hosts[1 - at].id).await.ok()?;
-            inventory.actors.iter().all(|actor| actor.id != guest.id).then_some(())
-        })
-        .await;
+        let hosts = (&self.hosts[at], &self.hosts[1 - at]);
+        start_instead(COMPILED, &self.server, hosts, guest).await;
     }
 
     async fn get(&self, path: &str) -> Option<(u16, String)> {

@@ -19,7 +19,7 @@ use serde_json::Value;
 use tokio_util::task::AbortOnDropHandle;
 use wasmbus_rpc::{common::Message, rpc_client::RpcClient, wascap::prelude::KeyPair};
 
-use super::{CLUSTER_SEED, PATIENCE, PROVIDER, Server, TestHost};
+use super::{CLUSTER_SEED, PATIENCE, PROVIDER, Server, TestHost, eventually, guests::Guest};
 
 /// The client crate of early 2024.
 pub async fn ctl_2024(server: &Server) -> wasmcloud_control_interface_2024::Client {
@@ -340,6 +340,24 @@ pub async fn start_within(
             _ => {}
         }
     }
+}
+
+/// Starts an actor on one host and ends it on another.
+pub async fn start_instead(
+    patience: Duration,
+    server: &Server,
+    (host, before): (&TestHost, &TestHost),
+    guest: &Guest,
+) {
+    start_within(patience, server, host, &guest.reference, 20).await;
+    let ctl = ctl_2024(server).await;
+    // It need not have been there.
+    let _ = ctl.stop_actor(&before.id, &guest.id, None).await.expect("an ack");
+    eventually("only one host runs it", async || {
+        let inventory = ctl.get_host_inventory(&before.id).await.ok()?;
+        inventory.actors.iter().all(|actor| actor.id != guest.id).then_some(())
+    })
+    .await;
 }
 
 /// Starts a provider with the client of 2024 and waits for it; returns the event's data.
