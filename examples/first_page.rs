@@ -57,7 +57,7 @@ async fn main() -> Result<()> {
     println!("host      {} ({})", host.id, host.friendly_name);
 
     for provider in [&httpserver::SPEC, &keyvalue::SPEC] {
-        let reference = format!("builtin://{}", provider.name);
+        let reference = format!("builtin://{}", provider.known.name);
         start_provider(&ctl, &host.id, &reference).await?;
         println!("provider  {reference}");
     }
@@ -125,9 +125,15 @@ async fn link<const N: usize>(
     let values: HashMap<String, String> =
         values.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
     let ack = ctl
-        .advertise_link(KVCOUNTER, provider.public_key, provider.contract_id, "default", values)
+        .advertise_link(
+            KVCOUNTER,
+            provider.known.public_key,
+            provider.known.contract_id,
+            "default",
+            values,
+        )
         .await;
-    let ack = ack.map_err(|e| anyhow::anyhow!("link the actor to {}: {e}", provider.name))?;
+    let ack = ack.map_err(|e| anyhow::anyhow!("link the actor to {}: {e}", provider.known.name))?;
     if !ack.accepted {
         bail!("the host refuses the link: {}", ack.error);
     }

@@ -19,7 +19,7 @@ use lattice_base::{
     providers::archive::{Archive, ArchiveError},
     registry::{Got, Registry},
 };
-use lattice_engine::{actors::component::linker, providers::builtin::Spec};
+use lattice_engine::providers::builtin::Spec;
 use lattice_protocol::{
     builtin,
     contracts::interfaces::{self, Direction, Meaning},
@@ -124,7 +124,7 @@ impl Inspected {
     /// Returns the public key of the actor or provider.
     pub fn public_key(&self) -> &str {
         match self {
-            Self::Builtin(spec) => spec.public_key,
+            Self::Builtin(spec) => spec.known.public_key,
             Self::Actor { claims, .. } => claims.subject.as_str(),
             Self::Provider { claims, .. } => claims.subject.as_str(),
         }
@@ -179,8 +179,8 @@ impl Inspected {
                 });
                 let values: Vec<Documented> = values.collect();
                 json!({
-                    "kind": "builtin", "reference": format!("{}{}", builtin::SCHEME, spec.name),
-                    "public_key": spec.public_key, "contract_id": spec.contract_id, "name": spec.title,
+                    "kind": "builtin", "reference": format!("{}{}", builtin::SCHEME, spec.known.name),
+                    "public_key": spec.known.public_key, "contract_id": spec.known.contract_id, "name": spec.known.title,
                     "about": spec.about, "link_values": values,
                 })
             }
@@ -262,9 +262,9 @@ impl fmt::Display for Inspected {
 }
 
 fn write_builtin(f: &mut fmt::Formatter<'_>, spec: &Spec) -> fmt::Result {
-    writeln!(f, "{} (built-in provider {}{})", spec.title, builtin::SCHEME, spec.name)?;
-    row(f, "public key", spec.public_key)?;
-    row(f, "contract", spec.contract_id)?;
+    writeln!(f, "{} (built-in provider {}{})", spec.known.title, builtin::SCHEME, spec.known.name)?;
+    row(f, "public key", spec.known.public_key)?;
+    row(f, "contract", spec.known.contract_id)?;
     write!(f, "\n{}\nLink values\n", wrapped(spec.about, 0))?;
     for value in spec.values {
         write!(f, "  {}", value.name)?;
@@ -332,7 +332,7 @@ fn merged(mut told: Value, outside: &Outside) -> Value {
     told["imports"] = json!(info.imports);
     told["exports"] = json!(info.exports);
     told["token_names_capabilities"] = (*names_caps).into();
-    told["unanswered_imports"] = json!(linker::unserved(info));
+    told["unanswered_imports"] = json!(info.unanswered());
     told
 }
 
@@ -364,7 +364,7 @@ fn component_rows(
     if let Err(missing) = info.check_signed_for(caps) {
         row(f, "refused", &missing.to_string())?;
     }
-    row(f, "not answered", &linker::unserved(info).join(", "))
+    row(f, "not answered", &info.unanswered().join(", "))
 }
 
 /// A text in lines, each indented and ended.
@@ -400,8 +400,8 @@ mod tests {
     fn every_builtin_documents_its_link_values() {
         for spec in lattice_engine::providers::builtin::CATALOGUE {
             let text = Inspected::Builtin(spec).to_string();
-            assert!(text.contains(spec.public_key) && !spec.about.is_empty(), "{text}");
-            assert!(!spec.values.is_empty(), "{}", spec.name);
+            assert!(text.contains(spec.known.public_key) && !spec.about.is_empty(), "{text}");
+            assert!(!spec.values.is_empty(), "{}", spec.known.name);
             for value in spec.values {
                 assert!(text.contains(value.name) && !value.help.is_empty(), "{}", value.name);
             }

@@ -14,10 +14,10 @@ use aws_lc_rs::digest;
 use axum::{
     extract::Path,
     http::{
-        HeaderMap, HeaderValue, StatusCode,
+        HeaderMap, HeaderValue, Method, StatusCode, Uri,
         header::{
-            ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
-            VARY,
+            ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG,
+            IF_NONE_MATCH, VARY,
         },
     },
     response::{IntoResponse, Response},
@@ -26,11 +26,7 @@ use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use flate2::{Compression, write::GzEncoder};
 
-use super::refusal::Refusal;
-
-/// The first parts of the paths that are pages; the page itself reads the rest.
-pub const PAGES: [&str; 8] =
-    ["hosts", "actors", "providers", "links", "claims", "events", "activity", "call"];
+use super::{api, refusal::Refusal};
 
 macro_rules! files {
     ($($path:literal),+ $(,)?) => {
@@ -63,6 +59,7 @@ files![
     "js/live.js",
     "js/login.js",
     "js/main.js",
+    "js/pages.js",
     "js/palette.js",
     "js/router.js",
     "js/session.js",
@@ -143,9 +140,21 @@ pub async fn file(Path(path): Path<String>, headers: HeaderMap) -> Response {
     serve(&path, &headers)
 }
 
-/// `GET` of any page.
+/// `GET /`
 pub async fn page(headers: HeaderMap) -> Response {
     serve("index.html", &headers)
+}
+
+/// Answers what no route takes: a browser that goes to an address gets the page, whose own table
+/// (`js/pages.js`) knows the views; others are told that nothing is there.
+pub async fn page_or_nothing(method: Method, uri: Uri, headers: HeaderMap) -> Response {
+    let is_page = !["/api/", "/assets/"].iter().any(|root| uri.path().starts_with(root));
+    let accepted = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let is_reading = matches!(method, Method::GET | Method::HEAD);
+    match is_reading && is_page && accepted.contains("text/html") {
+        true => page(headers).await,
+        false => api::not_found(uri).await.into_response(),
+    }
 }
 
 /// `GET /login`

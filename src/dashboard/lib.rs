@@ -174,7 +174,7 @@ impl Dashboard {
     }
 
     fn app(self) -> Router {
-        let mut app = Router::new()
+        Router::new()
             .route("/", get(assets::page))
             .route("/login", get(assets::login))
             .route("/favicon.ico", get(assets::icon))
@@ -183,13 +183,9 @@ impl Dashboard {
             .route("/api/livez", get(health::live))
             .route("/readyz", get(health::ready))
             .route("/api/readyz", get(health::ready))
-            .route("/metrics", get(metrics::metrics));
-        for page in assets::PAGES {
-            app = app.route(&format!("/{page}"), get(assets::page));
-            app = app.route(&format!("/{page}/{{*rest}}"), get(assets::page));
-        }
-        app.merge(api::routes())
-            .fallback(api::not_found)
+            .route("/metrics", get(metrics::metrics))
+            .merge(api::routes())
+            .fallback(assets::page_or_nothing)
             .layer(middleware::from_fn_with_state(self.clone(), auth::guard))
             .layer(middleware::from_fn(actor::refuse))
             .with_state(self)

@@ -1,47 +1,60 @@
 //! The built-in providers by name, for clients that name one; their work is the host's.
 
+use crate::contracts::{blobstore, httpclient, httpserver, keyvalue, messaging};
+
 /// Begins the references of built-in providers.
 pub const SCHEME: &str = "builtin://";
 
 /// A built-in provider, as it is named.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Known {
     /// The reference without its scheme.
     pub name: &'static str,
     /// Its public key, the same in every lattice.
     pub public_key: &'static str,
+    /// The contract it fulfils.
+    pub contract_id: &'static str,
     /// Its name in claims and inventories.
     pub title: &'static str,
 }
 
+pub const HTTPSERVER: Known = Known {
+    name: "httpserver",
+    public_key: "VAIKANJ34ZDWZ53HG4K4I3QFEPLS2JTGT4NZQRYKAKU62ATBMRA4TD3Y",
+    contract_id: httpserver::CONTRACT,
+    title: "HTTP server",
+};
+
+pub const HTTPCLIENT: Known = Known {
+    name: "httpclient",
+    public_key: "VCP3XNMQNE72JED2NKSFQ2QA5HIVGX6CNYJNX4QJ5XWUNVIKPLORF2UI",
+    contract_id: httpclient::CONTRACT_ID,
+    title: "HTTP client",
+};
+
+pub const KEYVALUE: Known = Known {
+    name: "keyvalue",
+    public_key: "VAOCJWBB57AQQ3VXOWJBISRFI34P3MB4VREFNA32LSMHQZC5CVPR6ISF",
+    contract_id: keyvalue::CONTRACT_ID,
+    title: "Key-value store on JetStream",
+};
+
+pub const MESSAGING: Known = Known {
+    name: "messaging",
+    public_key: "VACOGKO5XP3IH7UBYBYZAMP3L5UZU2STCWNLK7Z5NAAKEIUUGPL4GWMA",
+    contract_id: messaging::CONTRACT_ID,
+    title: "Messaging on NATS",
+};
+
+pub const BLOBSTORE: Known = Known {
+    name: "blobstore",
+    public_key: "VAP37YYI3HKCAN5OVFWT57R6Z3HV6FMWDAZFPGVLKBYATCYNZJOKTM52",
+    contract_id: blobstore::CONTRACT_ID,
+    title: "Blob store on files or JetStream",
+};
+
 /// Every built-in provider; the host's own catalogue has the same ones in the same order.
-pub static CATALOGUE: [Known; 5] = [
-    Known {
-        name: "httpserver",
-        public_key: "VAIKANJ34ZDWZ53HG4K4I3QFEPLS2JTGT4NZQRYKAKU62ATBMRA4TD3Y",
-        title: "HTTP server",
-    },
-    Known {
-        name: "httpclient",
-        public_key: "VCP3XNMQNE72JED2NKSFQ2QA5HIVGX6CNYJNX4QJ5XWUNVIKPLORF2UI",
-        title: "HTTP client",
-    },
-    Known {
-        name: "keyvalue",
-        public_key: "VAOCJWBB57AQQ3VXOWJBISRFI34P3MB4VREFNA32LSMHQZC5CVPR6ISF",
-        title: "Key-value store on JetStream",
-    },
-    Known {
-        name: "messaging",
-        public_key: "VACOGKO5XP3IH7UBYBYZAMP3L5UZU2STCWNLK7Z5NAAKEIUUGPL4GWMA",
-        title: "Messaging on NATS",
-    },
-    Known {
-        name: "blobstore",
-        public_key: "VAP37YYI3HKCAN5OVFWT57R6Z3HV6FMWDAZFPGVLKBYATCYNZJOKTM52",
-        title: "Blob store on files or JetStream",
-    },
-];
+pub static CATALOGUE: [Known; 5] = [HTTPSERVER, HTTPCLIENT, KEYVALUE, MESSAGING, BLOBSTORE];
 
 /// The built-in provider of a reference: `None` if the reference names something else, an error if
 /// no such one exists.

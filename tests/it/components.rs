@@ -78,9 +78,9 @@ impl Site {
 
     /// Starts a built-in provider and links the component to it.
     async fn link(&self, spec: &Spec, values: &[(&str, &str)]) {
-        start_provider(&self.server, &self.host, &format!("builtin://{}", spec.name)).await;
-        let (actor, provider) = (&self.guest.id, spec.public_key);
-        link(&self.server, actor, provider, spec.contract_id, values).await;
+        start_provider(&self.server, &self.host, &format!("builtin://{}", spec.known.name)).await;
+        let (actor, provider) = (&self.guest.id, spec.known.public_key);
+        link(&self.server, actor, provider, spec.known.contract_id, values).await;
     }
 
     async fn ask(&self, request: reqwest::RequestBuilder) -> Option<(u16, String)> {
@@ -461,7 +461,7 @@ async fn an_unsigned_component_that_is_saved_runs() {
     let mut dev = crate::dev::Dev::begin(&server, &file, &[]);
     let running = dev.told("running");
     let actor = running["actor_id"].as_str().expect("an id").to_owned();
-    link(&server, &actor, blobstore::SPEC.public_key, BLOBS, &[]).await;
+    link(&server, &actor, blobstore::SPEC.known.public_key, BLOBS, &[]).await;
     let caller = Caller::new(&server).await;
     eventually("it answers", async || {
         let request = http_request("POST", "/", b"saved");

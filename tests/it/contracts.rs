@@ -24,7 +24,7 @@ async fn page(server: &Server, host: &TestHost, actor: &str, name: &str) -> Stri
     start(server, host, &example(name), 20).await;
     let address = format!("127.0.0.1:{}", free_port());
     let values = [("address", address.as_str()), ("timeout_ms", "10000")];
-    link(server, actor, httpserver::SPEC.public_key, "wasmcloud:httpserver", &values).await;
+    link(server, actor, httpserver::SPEC.known.public_key, "wasmcloud:httpserver", &values).await;
     eventually("the page is there", || async { std::net::TcpStream::connect(&address).ok() }).await;
     format!("http://{address}")
 }
@@ -44,7 +44,8 @@ async fn an_actor_fetches_pages_by_the_linked_client_only() {
 
     start_provider(&server, &host, "builtin://httpclient").await;
     let values = [("allow_loopback", "true")];
-    link(&server, FETCHER, httpclient::SPEC.public_key, "wasmcloud:httpclient", &values).await;
+    link(&server, FETCHER, httpclient::SPEC.known.public_key, "wasmcloud:httpclient", &values)
+        .await;
     assert_eq!(reqwest::get(&url).await.unwrap().status(), StatusCode::IM_A_TEAPOT);
     let echoed = format!("{page}/?url=http://127.0.0.1:{}/echo", origin.port);
     let echoed = reqwest::Client::new().post(echoed).body("hello").send().await.unwrap();
@@ -67,7 +68,7 @@ async fn an_actor_sends_and_receives_messages() {
     let page = page(&server, &host, POSTBOX, "postbox").await;
     start_provider(&server, &host, "builtin://messaging").await;
     let values = [("subscription", "letters.>")];
-    link(&server, POSTBOX, messaging::SPEC.public_key, "wasmcloud:messaging", &values).await;
+    link(&server, POSTBOX, messaging::SPEC.known.public_key, "wasmcloud:messaging", &values).await;
     let nats = client::nats(&server).await;
 
     // From the lattice to the actor, which answers.
@@ -114,7 +115,7 @@ async fn five_megabytes(values: &[(&str, &str)]) {
     let host = host(&server).start().await;
     let page = page(&server, &host, PANTRY, "pantry").await;
     start_provider(&server, &host, "builtin://blobstore").await;
-    link(&server, PANTRY, blobstore::SPEC.public_key, "wasmcloud:blobstore", values).await;
+    link(&server, PANTRY, blobstore::SPEC.known.public_key, "wasmcloud:blobstore", values).await;
     let body: Vec<u8> = (0..5_000_000_u32).map(|index| (index % 251) as u8).collect();
     let http = reqwest::Client::builder().timeout(Duration::from_secs(60)).build().unwrap();
     let url = format!("{page}/shelf/jar");

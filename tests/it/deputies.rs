@@ -160,7 +160,7 @@ async fn an_actor_a_provider_and_the_health_of_one_answer_to_inboxes_only() {
     start(&server, &host, &example("echo"), 1).await;
     start_provider(&server, &host, "builtin://keyvalue").await;
     let nats = client::nats(&server).await;
-    let key = keyvalue::SPEC.public_key;
+    let key = keyvalue::SPEC.known.public_key;
     let stop = format!("wasmbus.ctl.default.cmd.{}.stop", host.id);
     for subject in [
         format!("wasmbus.rpc.default.{ECHO}"),
@@ -199,10 +199,22 @@ impl Fetching {
         start(&server, &host, &example("fetcher"), 4).await;
         let address = format!("127.0.0.1:{}", free_port());
         let page = [("address", &*address)];
-        client::link(&server, FETCHER, httpserver::SPEC.public_key, "wasmcloud:httpserver", &page)
-            .await;
-        client::link(&server, FETCHER, httpclient::SPEC.public_key, "wasmcloud:httpclient", values)
-            .await;
+        client::link(
+            &server,
+            FETCHER,
+            httpserver::SPEC.known.public_key,
+            "wasmcloud:httpserver",
+            &page,
+        )
+        .await;
+        client::link(
+            &server,
+            FETCHER,
+            httpclient::SPEC.known.public_key,
+            "wasmcloud:httpclient",
+            values,
+        )
+        .await;
         eventually("the page is there", || async { std::net::TcpStream::connect(&address).ok() })
             .await;
         Self { server, host, page: format!("http://{address}/") }
@@ -295,7 +307,7 @@ async fn an_actor_reaches_neither_the_dashboard_nor_the_nats_server_whatever_its
         client::link(
             &fetching.server,
             FETCHER,
-            httpclient::SPEC.public_key,
+            httpclient::SPEC.known.public_key,
             "wasmcloud:httpclient",
             &values,
         )
@@ -412,7 +424,7 @@ async fn files_that_links_name_are_ordinary_small_and_below_link_paths() {
             assert!(
                 !text.contains("not-to-be-told") && !text.contains("root:"),
                 "{} {path}: {text}",
-                spec.name
+                spec.known.name
             );
             let mut context = builtin::context(&server, spec, dir.path(), HashMap::new()).await;
             context.bounds.paths = LinkPaths::new(vec!["/nowhere".into()]);
@@ -421,7 +433,7 @@ async fn files_that_links_name_are_ordinary_small_and_below_link_paths() {
             assert!(
                 text.contains("link_paths") || text.contains("cannot be read"),
                 "{} {path}: {text}",
-                spec.name
+                spec.known.name
             );
         }
     }
@@ -471,7 +483,7 @@ async fn no_link_keeps_its_data_in_a_bucket_of_the_hosts() {
         ] {
             let context = builtin::context(&server, spec, dir.path(), HashMap::new()).await;
             let mut values = vec![("bucket", bucket)];
-            values.extend((spec.name == "blobstore").then_some(("backend", "nats")));
+            values.extend((spec.known.name == "blobstore").then_some(("backend", "nats")));
             let error =
                 (spec.build)(context).link(builtin::link(spec, &values)).await.err().expect(bucket);
             assert!(

@@ -84,13 +84,13 @@ async fn a_call_that_works_passes_every_step_and_secrets_are_masked() {
     client::link(
         &server,
         KVCOUNTER,
-        spec.public_key,
-        spec.contract_id,
+        spec.known.public_key,
+        spec.known.contract_id,
         &[("bucket", "counts"), ("password", "hunter2")],
     )
     .await;
     // By any of their names.
-    for target in ["wasmcloud:keyvalue", "builtin://keyvalue", spec.public_key] {
+    for target in ["wasmcloud:keyvalue", "builtin://keyvalue", spec.known.public_key] {
         let told = explain(&server, &[KVCOUNTER, target, "KeyValue.Increment"]).await;
         for step in
             ["known", "link", "claim", "check", "policy", "replica", "path", "deadline", "repeat"]
@@ -133,14 +133,14 @@ async fn what_fails_is_what_the_caller_is_told_and_has_a_command() {
 
     // Linked, and nobody there.
     let spec = &keyvalue::SPEC;
-    client::link(&server, KVCOUNTER, spec.public_key, spec.contract_id, &[]).await;
+    client::link(&server, KVCOUNTER, spec.known.public_key, spec.known.contract_id, &[]).await;
     let told = explain(&server, &COUNT).await;
     told.says("link", "ok", &["leads to"]);
     told.says("replica", "fails", &["runs on no host", "host start provider builtin://keyvalue"]);
     told.verdict("fails");
 
     // Not signed for it.
-    client::link(&server, ECHO, spec.public_key, spec.contract_id, &[]).await;
+    client::link(&server, ECHO, spec.known.public_key, spec.known.contract_id, &[]).await;
     start(&server, &host, &example("echo"), 1).await;
     let told = explain(&server, &["echo", "wasmcloud:keyvalue", "KeyValue.Get"]).await;
     told.says(
@@ -156,7 +156,7 @@ async fn what_fails_is_what_the_caller_is_told_and_has_a_command() {
     told.verdict("fails");
 
     // Nor linked: both are told at once, the claim first.
-    ctl_2024(&server).await.remove_link(ECHO, spec.contract_id, "default").await.unwrap();
+    ctl_2024(&server).await.remove_link(ECHO, spec.known.contract_id, "default").await.unwrap();
     let told = explain(&server, &["echo", "wasmcloud:keyvalue", "KeyValue.Get"]).await;
     told.says("link", "fails", &["there is no link"]);
     told.says("claim", "fails", &["not signed for"]);
@@ -169,9 +169,9 @@ async fn what_fails_is_what_the_caller_is_told_and_has_a_command() {
 
     // The link leads to another provider than the one that is meant.
     let other = nkeys::KeyPair::new_service().public_key();
-    client::link(&server, KVCOUNTER, &other, spec.contract_id, &[]).await;
+    client::link(&server, KVCOUNTER, &other, spec.known.contract_id, &[]).await;
     let told = explain(&server, &["kvcounter", "builtin://keyvalue", "KeyValue.Get"]).await;
-    told.says("link", "fails", &[&other, spec.public_key]);
+    told.says("link", "fails", &[&other, spec.known.public_key]);
     host.stop().await;
 }
 
@@ -252,7 +252,14 @@ async fn a_provider_that_calls_an_actor_is_explained_too() {
     start_provider(&server, &host, "builtin://httpserver").await;
     let spec = &httpserver::SPEC;
     let address = format!("127.0.0.1:{}", free_port());
-    client::link(&server, ECHO, spec.public_key, spec.contract_id, &[("address", &address)]).await;
+    client::link(
+        &server,
+        ECHO,
+        spec.known.public_key,
+        spec.known.contract_id,
+        &[("address", &address)],
+    )
+    .await;
     let told =
         explain(&server, &["builtin://httpserver", "echo", "HttpServer.HandleRequest"]).await;
     told.says("check", "ok", &["signed for wasmcloud:httpserver"]);
@@ -288,8 +295,8 @@ async fn a_lattice_of_earlier_hosts_is_concluded_from_what_it_tells() {
             "friendly_name": "old-timer-1234", "uptime_seconds": 9 },
         "get.claims": { "claims": [{ "sub": KVCOUNTER, "iss": "A", "name": "KV counter", "rev": "1", "caps": "wasmcloud:keyvalue",
             "tags": "", "call_alias": "" }] },
-        "get.links": { "links": [{ "actor_id": KVCOUNTER, "provider_id": spec.public_key, "link_name": "default",
-            "contract_id": spec.contract_id, "values": { "bucket": "b" } }] },
+        "get.links": { "links": [{ "actor_id": KVCOUNTER, "provider_id": spec.known.public_key, "link_name": "default",
+            "contract_id": spec.known.contract_id, "values": { "bucket": "b" } }] },
         format!("get.{id}.inv"): { "host_id": id, "labels": {}, "actors": [{ "id": KVCOUNTER, "image_ref": "r.example/kv:1",
             "name": "KV counter", "instances": [] }], "providers": [] },
     });

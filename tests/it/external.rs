@@ -48,7 +48,8 @@ async fn page(server: &Server, host: &TestHost) -> String {
     start_provider(server, host, "builtin://httpserver").await;
     start(server, host, &example("kvcounter"), 50).await;
     let address = format!("127.0.0.1:{}", free_port());
-    link(server, KVCOUNTER, httpserver::SPEC.public_key, HTTP, &[("address", &address)]).await;
+    link(server, KVCOUNTER, httpserver::SPEC.known.public_key, HTTP, &[("address", &address)])
+        .await;
     format!("http://{address}/visits")
 }
 
@@ -83,7 +84,7 @@ async fn a_link_moves_to_a_real_redis_under_load_and_no_request_fails() {
     let outside = text(&started, "/public_key").to_owned();
     assert_eq!(outside, public_key("provider_kvredis"));
     let page = page(&server, &host).await;
-    link(&server, KVCOUNTER, keyvalue::SPEC.public_key, KV, &[]).await;
+    link(&server, KVCOUNTER, keyvalue::SPEC.known.public_key, KV, &[]).await;
     counts(&page).await;
 
     unnoticed(&page, link(&server, KVCOUNTER, &outside, KV, &[("URL", &redis.url())])).await;
@@ -91,7 +92,7 @@ async fn a_link_moves_to_a_real_redis_under_load_and_no_request_fails() {
     let counted = count(&page).await.unwrap();
     assert_eq!(redis.get("counter:visits").await, Some(counted.to_string()));
     // And back again: the built-in store has kept its own count.
-    unnoticed(&page, link(&server, KVCOUNTER, keyvalue::SPEC.public_key, KV, &[])).await;
+    unnoticed(&page, link(&server, KVCOUNTER, keyvalue::SPEC.known.public_key, KV, &[])).await;
     host.stop().await;
 }
 

@@ -67,7 +67,7 @@ async fn front(server: &Server, actor: &str) -> (TestHost, String) {
     let front = host(server).set("rpc_timeout_ms", "20000").start().await;
     start_provider(server, &front, "builtin://httpserver").await;
     let address = format!("127.0.0.1:{}", free_port());
-    link(server, actor, httpserver::SPEC.public_key, HTTP, &[("address", &address)]).await;
+    link(server, actor, httpserver::SPEC.known.public_key, HTTP, &[("address", &address)]).await;
     let url = format!("http://{address}/");
     eventually("the page listens", || async { reqwest::get(&url).await.ok() }).await;
     (front, url)

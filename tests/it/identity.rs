@@ -214,7 +214,7 @@ async fn a_provider_reaches_an_actor_only_over_a_link_of_the_actor_to_it() {
     let host = host(&server).start().await;
     start(&server, &host, &example("echo"), 1).await;
     let caller = Caller::new(&server).await;
-    let other = keyvalue::SPEC.public_key;
+    let other = keyvalue::SPEC.known.public_key;
     let call = async |key: &str, link_name: &str, contract: &str| {
         let invocation = as_provider(&caller, ECHO, Entity::new(key, link_name, contract));
         caller.send(ECHO, &invocation).await.error
@@ -251,7 +251,7 @@ async fn a_link_is_not_reached_by_a_contract_and_a_link_name_that_run_together_a
     let signing = Signing { caps: vec!["wasmcloud:k".into()], ..Signing::default() };
     let guest = sign(&relay("eyvaluedefault", "wasmcloud:k"), &signing);
     start(&server, &host, &guest.reference, 1).await;
-    link(&server, &guest.id, keyvalue::SPEC.public_key, "wasmcloud:keyvalue", &[]).await;
+    link(&server, &guest.id, keyvalue::SPEC.known.public_key, "wasmcloud:keyvalue", &[]).await;
     let refused = Caller::new(&server).await.call(&guest.id, "Any.Thing", "").await.unwrap_err();
     let missing = format!("missing link definition for wasmcloud:k on {}", server.lattice());
     assert!(refused.contains(&missing), "{refused}");
@@ -259,7 +259,7 @@ async fn a_link_is_not_reached_by_a_contract_and_a_link_name_that_run_together_a
     let ack = ctl
         .advertise_link(
             &guest.id,
-            keyvalue::SPEC.public_key,
+            keyvalue::SPEC.known.public_key,
             "wasmcloud:k",
             "eyvaluedefault",
             Default::default(),
@@ -279,7 +279,7 @@ async fn capabilities_written_into_the_metadata_allow_an_actor_nothing() {
     client::start_provider(&server, &host, "builtin://keyvalue").await;
     let guest = sign(&relay("default", "wasmcloud:keyvalue"), &Signing::default());
     start(&server, &host, &guest.reference, 1).await;
-    link(&server, &guest.id, keyvalue::SPEC.public_key, "wasmcloud:keyvalue", &[]).await;
+    link(&server, &guest.id, keyvalue::SPEC.known.public_key, "wasmcloud:keyvalue", &[]).await;
     let forged = json!({"sub": guest.id, "iss": guest.issuer, "caps": "wasmcloud:keyvalue", "tags": "", "name": "x",
         "rev": "9", "version": "", "call_alias": ""});
     bucket(&server).await.put(keys::claims(&guest.id), forged.to_string().into()).await.unwrap();

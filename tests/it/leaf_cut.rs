@@ -146,13 +146,20 @@ async fn without_the_hub_each_side_goes_on_and_with_it_both_know_the_same() {
     let (port, later_port) = (free_port(), free_port());
     let address = format!("127.0.0.1:{port}");
     let spec = &httpserver::SPEC;
-    client::link(&site.core, ECHO, spec.public_key, spec.contract_id, &[("address", &address)])
-        .await;
+    client::link(
+        &site.core,
+        ECHO,
+        spec.known.public_key,
+        spec.known.contract_id,
+        &[("address", &address)],
+    )
+    .await;
     for contract in ["acme:kept", "acme:gone"] {
         put(&site.core, contract).await;
     }
     eventually("the page is there", || page(port)).await;
-    let known = BTreeSet::from(["acme:gone", "acme:kept", spec.contract_id].map(str::to_owned));
+    let known =
+        BTreeSet::from(["acme:gone", "acme:kept", spec.known.contract_id].map(str::to_owned));
     eventually("the extender knows", || async {
         (contracts(&site.extender).await == known).then_some(())
     })
@@ -200,13 +207,20 @@ async fn without_the_hub_each_side_goes_on_and_with_it_both_know_the_same() {
     put(&site.core, "acme:new").await;
     ctl_2024(&site.core).await.remove_link(ECHO, "acme:gone", "default").await.unwrap();
     let address = format!("127.0.0.1:{later_port}");
-    client::link(&site.core, ECHO, spec.public_key, spec.contract_id, &[("address", &address)])
-        .await;
+    client::link(
+        &site.core,
+        ECHO,
+        spec.known.public_key,
+        spec.known.contract_id,
+        &[("address", &address)],
+    )
+    .await;
     start(&site.core, &at_core, &example("fetcher"), 1).await;
 
     site.hub.resume().await;
     let began = Instant::now();
-    let known = BTreeSet::from(["acme:kept", "acme:new", spec.contract_id].map(str::to_owned));
+    let known =
+        BTreeSet::from(["acme:kept", "acme:new", spec.known.contract_id].map(str::to_owned));
     eventually("both sides know the same links", || async {
         (contracts(&site.extender).await == known && contracts(&site.core).await == known)
             .then_some(())

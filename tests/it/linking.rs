@@ -39,7 +39,7 @@ const REFUSED: [(&Spec, &str, &str); 14] = [
 ];
 
 fn reference(spec: &Spec) -> String {
-    format!("builtin://{}", spec.name)
+    format!("builtin://{}", spec.known.name)
 }
 
 async fn page(host: &TestHost, server: &Server, user: &User) -> String {
@@ -62,9 +62,10 @@ async fn values_that_a_built_in_provider_refuses_fail_the_command_and_leave_the_
     let user = User::of(&server);
     let url = page(&host, &server, &user).await;
     for (spec, value, complaint) in REFUSED {
-        let said =
-            user.fails(1, &["link", "put", ECHO, &reference(spec), spec.contract_id, value]).await;
-        assert!(said.contains(complaint), "{} {value}: {said}", spec.name);
+        let said = user
+            .fails(1, &["link", "put", ECHO, &reference(spec), spec.known.contract_id, value])
+            .await;
+        assert!(said.contains(complaint), "{} {value}: {said}", spec.known.name);
     }
     assert!(reqwest::get(&url).await.is_ok(), "the page goes on");
     assert_eq!(
@@ -103,13 +104,13 @@ async fn clients_of_all_years_are_refused_with_the_reason_and_hear_it_as_an_even
         let (key, value) = value.split_once('=').unwrap();
         let values = [(key.to_owned(), value.to_owned())].into();
         let ack = ctl
-            .advertise_link(ECHO, spec.public_key, spec.contract_id, "default", values)
+            .advertise_link(ECHO, spec.known.public_key, spec.known.contract_id, "default", values)
             .await
             .unwrap();
         assert!(
             !ack.accepted && ack.error.contains(complaint),
             "{} {key}={value}: {}",
-            spec.name,
+            spec.known.name,
             ack.error
         );
         let failed = events.next("linkdef_set_failed").await;
@@ -129,8 +130,14 @@ async fn what_became_of_a_link_is_announced_after_the_link_itself() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap().to_string();
         let mut events = Events::all(&server).await;
-        client::link(&server, ECHO, spec.public_key, spec.contract_id, &[("address", &address)])
-            .await;
+        client::link(
+            &server,
+            ECHO,
+            spec.known.public_key,
+            spec.known.contract_id,
+            &[("address", &address)],
+        )
+        .await;
         let names = events.names_until("linkdef_set_failed").await;
         assert!(names.contains(&"linkdef_set".to_owned()), "{names:?}");
     }
@@ -179,7 +186,7 @@ async fn the_dashboard_tells_a_refused_link_as_one() {
     let dashboard = Dashboard::start(&server).await;
     start_provider(&server, &dashboard.host, "builtin://httpserver").await;
     let link = |address: &str| {
-        json!({ "actor_id": ECHO, "provider_id": httpserver::SPEC.public_key, "contract_id": "wasmcloud:httpserver",
+        json!({ "actor_id": ECHO, "provider_id": httpserver::SPEC.known.public_key, "contract_id": "wasmcloud:httpserver",
             "values": { "address": address } })
     };
     let (status, body) = dashboard.send(Method::PUT, "/links", Some(link("0.0.0.0:8080:80"))).await;

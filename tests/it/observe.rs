@@ -195,7 +195,7 @@ async fn what_a_provider_prints_is_in_its_logs_at_every_level() {
 
     // Built-in ones say what becomes of their links.
     start_provider(&server, &host, "builtin://keyvalue").await;
-    let keyvalue = lattice_engine::providers::builtin::keyvalue::SPEC.public_key;
+    let keyvalue = lattice_engine::providers::builtin::keyvalue::SPEC.known.public_key;
     link(&server, KVCOUNTER, keyvalue, "wasmcloud:keyvalue", &[]).await;
     let mut going =
         Going::start(operator(&dir, &server, &["logs", "builtin://keyvalue", "-f", "-o", "json"]));

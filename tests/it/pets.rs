@@ -73,7 +73,7 @@ async fn the_demonstration_shows_dogs_and_cats_and_can_be_started_again() {
     let first = host(&server).start().await;
     // A page that is linked already stays where it is; other tests may have taken the usual port.
     let address = format!("127.0.0.1:{}", free_port());
-    link(&server, ACTOR, httpserver::SPEC.public_key, HTTP, &[("address", &address)]).await;
+    link(&server, ACTOR, httpserver::SPEC.known.public_key, HTTP, &[("address", &address)]).await;
     let demo = try_demo(&first).await.expect("the demonstration starts");
     let page = demo.page.clone();
     assert_eq!(page, format!("http://{address}/"));
@@ -108,7 +108,7 @@ async fn what_keeps_a_picture_away_is_told_in_words() {
     start_provider(&server, &host, "builtin://httpclient").await;
     start(&server, &host, &example("dogs-and-cats"), 10).await;
     let address = format!("127.0.0.1:{}", free_port());
-    link(&server, ACTOR, httpserver::SPEC.public_key, HTTP, &[("address", &address)]).await;
+    link(&server, ACTOR, httpserver::SPEC.known.public_key, HTTP, &[("address", &address)]).await;
 
     let (quick, slow) = (pets(Duration::ZERO).await, pets(Duration::from_secs(20)).await);
     let good = quick.link_values();
@@ -120,7 +120,7 @@ async fn what_keeps_a_picture_away_is_told_in_words() {
     let says = async |path: &str, values: &BTreeMap<String, String>, expected: &[&str]| {
         let values: Vec<_> =
             values.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        link(&server, ACTOR, httpclient::SPEC.public_key, CLIENT, &values).await;
+        link(&server, ACTOR, httpclient::SPEC.known.public_key, CLIENT, &values).await;
         let url = format!("http://{address}/{path}");
         eventually(expected[0], async || {
             let client = reqwest::Client::builder().no_proxy().build().expect("a client");
@@ -165,7 +165,7 @@ async fn a_page_whose_port_is_taken_moves_to_a_free_one() {
     let host = host(&server).start().await;
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address").to_string();
-    link(&server, ACTOR, httpserver::SPEC.public_key, HTTP, &[("address", &address)]).await;
+    link(&server, ACTOR, httpserver::SPEC.known.public_key, HTTP, &[("address", &address)]).await;
     let demo = try_demo(&host).await.expect("the demonstration starts elsewhere");
     let port = demo.page.strip_prefix("http://127.0.0.1:").and_then(|rest| rest.strip_suffix('/'));
     let port: u16 = port.and_then(|port| port.parse().ok()).expect("a page on this machine");

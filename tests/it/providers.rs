@@ -40,8 +40,9 @@ pub async fn counts(url: &str) -> i64 {
 /// Links the counter to both built-in providers, the server at a free port; returns its address.
 async fn link_counter(server: &Server) -> String {
     let address = format!("127.0.0.1:{}", free_port());
-    link(server, KVCOUNTER, httpserver::SPEC.public_key, HTTP, &[("address", &address)]).await;
-    link(server, KVCOUNTER, keyvalue::SPEC.public_key, KV, &[]).await;
+    link(server, KVCOUNTER, httpserver::SPEC.known.public_key, HTTP, &[("address", &address)])
+        .await;
+    link(server, KVCOUNTER, keyvalue::SPEC.known.public_key, KV, &[]).await;
     format!("http://{address}")
 }
 
@@ -79,9 +80,9 @@ async fn providers_and_actor_on_three_hosts_serve_one_page_and_a_provider_can_mo
     let page = link_counter(&server).await;
     assert_eq!(counts(&page).await, 1);
 
-    stop_provider(&server, &c, keyvalue::SPEC.public_key, KV).await;
+    stop_provider(&server, &c, keyvalue::SPEC.known.public_key, KV).await;
     let failed = count(&page).await.unwrap_err();
-    assert!(failed.contains(keyvalue::SPEC.public_key), "{failed}");
+    assert!(failed.contains(keyvalue::SPEC.known.public_key), "{failed}");
     start_provider(&server, &a, "builtin://keyvalue").await;
     assert_eq!(count(&page).await, Ok(2), "the store is the lattice's, not the host's");
 
@@ -118,7 +119,7 @@ async fn a_builtin_provider_is_listed_announced_and_stopped_like_any_other() {
         .unwrap();
     assert!(ack.accepted, "{}", ack.error);
     let started = events.next("provider_started").await;
-    assert_eq!(text(&started, "/data/public_key"), keyvalue::SPEC.public_key);
+    assert_eq!(text(&started, "/data/public_key"), keyvalue::SPEC.known.public_key);
     assert_eq!(text(&started, "/data/contract_id"), KV);
     assert_eq!(text(&started, "/data/image_ref"), reference);
     assert_eq!(text(&started, "/data/annotations/owner"), "me");
@@ -127,14 +128,16 @@ async fn a_builtin_provider_is_listed_announced_and_stopped_like_any_other() {
 
     let inventory = ctl.get_host_inventory(&host.id).await.unwrap();
     assert_eq!(inventory.providers.len(), 1);
-    assert_eq!(inventory.providers[0].id, keyvalue::SPEC.public_key);
+    assert_eq!(inventory.providers[0].id, keyvalue::SPEC.known.public_key);
     assert_eq!(inventory.providers[0].link_name, "default");
     assert_eq!(inventory.providers[0].annotations.as_ref().unwrap()["owner"], "me");
     let old = ctl_2022(&server).await.get_host_inventory(&host.id).await.unwrap();
     assert_eq!(old.providers[0].image_ref.as_deref(), Some(reference));
     let claims = ctl.get_claims().await.unwrap();
     assert!(
-        claims.iter().any(|c| c["sub"] == keyvalue::SPEC.public_key && c["contract_id"] == KV),
+        claims
+            .iter()
+            .any(|c| c["sub"] == keyvalue::SPEC.known.public_key && c["contract_id"] == KV),
         "{claims:?}"
     );
 
@@ -162,13 +165,13 @@ async fn a_builtin_provider_is_listed_announced_and_stopped_like_any_other() {
         [("main", None, "default, spare"), ("default", Some(wrong), "annotations")]
     {
         let refused = ctl
-            .stop_provider(&host.id, keyvalue::SPEC.public_key, link_name, KV, annotations)
+            .stop_provider(&host.id, keyvalue::SPEC.known.public_key, link_name, KV, annotations)
             .await
             .unwrap();
         assert!(!refused.accepted && refused.error.contains(complaint), "{}", refused.error);
     }
     let stopped = ctl
-        .stop_provider(&host.id, keyvalue::SPEC.public_key, "default", KV, Some(annotations))
+        .stop_provider(&host.id, keyvalue::SPEC.known.public_key, "default", KV, Some(annotations))
         .await
         .unwrap();
     assert!(stopped.accepted, "{}", stopped.error);
@@ -191,7 +194,7 @@ async fn a_heartbeat_lists_providers_and_a_stopping_host_says_that_they_stopped(
     let mut events = Events::all(&server).await;
     ctl_2022(&server).await.get_hosts().await.unwrap();
     let beat = events.next("host_heartbeat").await;
-    assert_eq!(beat["data"]["providers"][0]["public_key"], keyvalue::SPEC.public_key);
+    assert_eq!(beat["data"]["providers"][0]["public_key"], keyvalue::SPEC.known.public_key);
     assert_eq!(beat["data"]["providers"][0]["contract_id"], KV);
     host.stop().await;
     let names = events.names_until("host_stopped").await;
@@ -207,7 +210,7 @@ async fn a_link_that_cannot_be_taken_on_says_why_and_works_once_it_can() {
     let mut events = Events::all(&server).await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    link(&server, ECHO, httpserver::SPEC.public_key, HTTP, &[("address", &address)]).await;
+    link(&server, ECHO, httpserver::SPEC.known.public_key, HTTP, &[("address", &address)]).await;
     let refused = events.next("linkdef_set_failed").await;
     assert!(text(&refused, "/data/error").contains(&address), "{refused}");
     assert_eq!(text(&refused, "/data/actor_id"), ECHO);
@@ -234,14 +237,14 @@ async fn only_linked_actors_are_served() {
     let rpc = client::provider_rpc(&server).await;
     let origin = wasmbus_rpc::core::WasmCloudEntity::new_actor(KVCOUNTER).unwrap();
     let mut target = wasmbus_rpc::core::WasmCloudEntity::new_provider(KV, "default").unwrap();
-    target.public_key = keyvalue::SPEC.public_key.into();
+    target.public_key = keyvalue::SPEC.known.public_key.into();
     let argument = wasmbus_rpc::common::serialize(&"counter").unwrap();
     let message =
         || wasmbus_rpc::common::Message { method: "KeyValue.Get", arg: argument.clone().into() };
     let refused =
         rpc.client.send(origin.clone(), target.clone(), &rpc.lattice, message()).await.unwrap_err();
     assert!(refused.to_string().contains("not linked"), "{refused}");
-    link(&server, KVCOUNTER, keyvalue::SPEC.public_key, KV, &[]).await;
+    link(&server, KVCOUNTER, keyvalue::SPEC.known.public_key, KV, &[]).await;
     // The caller is the SDK of provider authors: what it decodes is what the contract says.
     let reply = rpc.client.send(origin, target, &rpc.lattice, message()).await.unwrap();
     let reply: wasmcloud_interface_keyvalue::GetResponse =
@@ -307,9 +310,9 @@ async fn link_values_change_under_load_and_nobody_notices() {
         for bucket in ["first", "second", "third"] {
             let bucket = format!("{bucket}-{}", server.lattice());
             let bucket = [("bucket", &*bucket)];
-            link(&server, KVCOUNTER, keyvalue::SPEC.public_key, KV, &bucket).await;
+            link(&server, KVCOUNTER, keyvalue::SPEC.known.public_key, KV, &bucket).await;
             let limit = [("address", address.as_str()), ("max_content_len", "5M")];
-            link(&server, KVCOUNTER, httpserver::SPEC.public_key, HTTP, &limit).await;
+            link(&server, KVCOUNTER, httpserver::SPEC.known.public_key, HTTP, &limit).await;
         }
     })
     .await;
@@ -330,7 +333,7 @@ async fn one_of_two_providers_stops_and_starts_again_and_nobody_notices() {
     counts(&page).await;
     unnoticed(&page, async {
         for _ in 0..2 {
-            stop_provider(&server, &a, keyvalue::SPEC.public_key, KV).await;
+            stop_provider(&server, &a, keyvalue::SPEC.known.public_key, KV).await;
             start_provider(&server, &a, "builtin://keyvalue").await;
         }
     })
@@ -347,7 +350,7 @@ async fn a_host_that_stops_answers_every_request_it_accepted() {
     start_provider(&server, &host, "builtin://httpserver").await;
     start(&server, &host, &example("echo"), 50).await;
     let address = format!("127.0.0.1:{}", free_port());
-    link(&server, ECHO, httpserver::SPEC.public_key, HTTP, &[("address", &address)]).await;
+    link(&server, ECHO, httpserver::SPEC.known.public_key, HTTP, &[("address", &address)]).await;
     let url = format!("http://{address}/");
     eventually("the page answers", || async { reqwest::get(&url).await.ok() }).await;
     let requests: Vec<_> = (0..50)

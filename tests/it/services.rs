@@ -147,7 +147,8 @@ async fn a_policy_service_decides_on_providers_and_on_calls_of_them() {
 
     client::start_provider(&server, &host, "builtin://keyvalue").await;
     start(&server, &host, &example("kvcounter"), 1).await;
-    client::link(&server, KVCOUNTER, keyvalue::SPEC.public_key, "wasmcloud:keyvalue", &[]).await;
+    client::link(&server, KVCOUNTER, keyvalue::SPEC.known.public_key, "wasmcloud:keyvalue", &[])
+        .await;
     let answer = Caller::new(&server)
         .await
         .call(KVCOUNTER, "HttpServer.HandleRequest", http_request("GET", "/", b""))

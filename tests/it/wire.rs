@@ -594,7 +594,7 @@ async fn garbage_in_the_bucket_harms_nobody() {
     let ctl = client::ctl_2024(&server).await;
     ctl.advertise_link(
         ECHO,
-        lattice_engine::providers::builtin::httpserver::SPEC.public_key,
+        lattice_engine::providers::builtin::httpserver::SPEC.known.public_key,
         "acme:x",
         "default",
         Default::default(),

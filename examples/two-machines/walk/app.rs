@@ -84,5 +84,5 @@ fn example(name: &str) -> String {
 
 /// The reference of a provider in the binary.
 pub fn reference(provider: &Spec) -> String {
-    format!("builtin://{}", provider.name)
+    format!("builtin://{}", provider.known.name)
 }

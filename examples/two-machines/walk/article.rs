@@ -81,13 +81,14 @@ pub async fn type_all(
         "link",
         "put",
         actor,
-        server.public_key,
-        server.contract_id,
+        server.known.public_key,
+        server.known.contract_id,
         &format!("address={page}"),
     ])
     .await?;
     let client = &httpclient::SPEC;
-    let mut put = vec!["ctl", "link", "put", actor, client.public_key, client.contract_id];
+    let mut put =
+        vec!["ctl", "link", "put", actor, client.known.public_key, client.known.contract_id];
     put.extend(pairs.iter().map(String::as_str));
     desk.run(&put).await?;
     desk.run(&["link", "query"]).await?;
@@ -121,9 +122,16 @@ pub async fn type_all(
     desk.page_answers().await?;
     desk.run(&["label", &second, "zone", "--delete"]).await?;
     desk.run(&["ctl", "get", "inventory", &first]).await?;
-    desk.run(&["link", "del", actor, client.contract_id]).await?;
-    desk.run(&["stop", "provider", client.public_key, client.contract_id, "--host-id", &second])
-        .await?;
+    desk.run(&["link", "del", actor, client.known.contract_id]).await?;
+    desk.run(&[
+        "stop",
+        "provider",
+        client.known.public_key,
+        client.known.contract_id,
+        "--host-id",
+        &second,
+    ])
+    .await?;
     desk.run(&["ctl", "stop", "actor", actor, "--host-id", &second]).await?;
     desk.run(&["stop", "host", &second]).await?;
     desk.lattice.stop().await?;

@@ -127,9 +127,15 @@ impl Control {
     ) -> Result<()> {
         let ack = self
             .0
-            .advertise_link(actor, provider.public_key, provider.contract_id, link, values)
+            .advertise_link(
+                actor,
+                provider.known.public_key,
+                provider.known.contract_id,
+                link,
+                values,
+            )
             .await;
-        accepted(ack, &format!("link the actor to {}", provider.name))
+        accepted(ack, &format!("link the actor to {}", provider.known.name))
     }
 
     async fn events<const N: usize>(

@@ -322,7 +322,7 @@ async fn reaches(machine: &Machine, domain: &str) -> Result<()> {
 
 /// The link name under which a provider runs on a machine.
 fn link_of(machine: &Machine, provider: &Spec) -> &'static str {
-    if provider.name == httpserver::SPEC.name { machine.page_link } else { "default" }
+    if provider.known.name == httpserver::SPEC.known.name { machine.page_link } else { "default" }
 }
 
 fn page_address(machine: &Machine) -> Values {

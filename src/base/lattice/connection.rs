@@ -46,9 +46,8 @@ const CONFIRM_BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 /// queues are far shorter; this only covers bursts between two turns of its loops, of which the
 /// largest is the replay of the metadata.
 const SUBSCRIPTION_CAPACITY: usize = 64 * 1024;
-/// How many different refusals are remembered. A host uses a handful of subjects that a server
-/// could forbid.
-const DENIED_MAX: usize = 16;
+/// How many different refusals are remembered: all that a host needs, if a server forbids all.
+const DENIED_MAX: usize = 128;
 /// The subjects that the NATS user of a host must be allowed to publish and to subscribe to.
 pub const NEEDED_SUBJECTS: &str = "wasmbus.>, $JS.>, $KV.>, $O.> and _INBOX.>";
 

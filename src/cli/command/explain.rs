@@ -137,7 +137,7 @@ impl Known {
             claims.capabilities.iter().map(String::as_str).chain(Some(claims.contract_id.as_str()))
         });
         let of_links = self.links.iter().map(|link| link.contract_id.as_str());
-        let built_in = builtin::CATALOGUE.iter().map(|spec| spec.contract_id);
+        let built_in = builtin::CATALOGUE.iter().map(|spec| spec.known.contract_id);
         of_claims.chain(of_links).chain(built_in).filter(|contract| !contract.is_empty())
     }
 
@@ -151,8 +151,8 @@ impl Known {
         let running = running
             .filter(|running| running.id == provider)
             .map(|running| running.contract_id.clone());
-        let built_in = builtin::CATALOGUE.iter().filter(|spec| spec.public_key == provider);
-        let built_in = built_in.map(|spec| spec.contract_id.to_owned());
+        let built_in = builtin::CATALOGUE.iter().filter(|spec| spec.known.public_key == provider);
+        let built_in = built_in.map(|spec| spec.known.contract_id.to_owned());
         claimed.chain(running).chain(built_in).find(|contract| !contract.is_empty())
     }
 

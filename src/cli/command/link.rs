@@ -142,10 +142,11 @@ fn doubts(link: &LinkDefinition, claims: &[Claims]) -> Vec<String> {
             actor.name, link.contract_id, link.contract_id
         ));
     }
-    let spec = builtin::CATALOGUE.iter().find(|spec| spec.public_key == link.provider_id);
+    let spec = builtin::CATALOGUE.iter().find(|spec| spec.known.public_key == link.provider_id);
     let claimed = claims.iter().find(|claims| claims.subject == link.provider_id);
-    let fulfils =
-        claimed.map(|claims| claims.contract_id.as_str()).or(spec.map(|spec| spec.contract_id));
+    let fulfils = claimed
+        .map(|claims| claims.contract_id.as_str())
+        .or(spec.map(|spec| spec.known.contract_id));
     if let Some(contract) =
         fulfils.filter(|contract| !contract.is_empty() && *contract != link.contract_id)
     {

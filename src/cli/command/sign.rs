@@ -15,7 +15,6 @@ use crate::{
     keyring::{self, Keyring},
     terminal::{Page, Terminal, View},
 };
-use lattice_engine::actors::component::linker;
 use lattice_protocol::{
     contracts::{LOGGING, NUMBERGEN, blobstore, httpclient, httpserver, keyvalue, messaging},
     errors::Usage,
@@ -146,7 +145,7 @@ fn note_imports(terminal: &Terminal, info: &WasmInfo, caps: &[String]) {
     if let Err(missing) = info.check_signed_for(caps) {
         terminal.note(format!("no host starts it: {missing}"));
     }
-    let unserved = linker::unserved(info);
+    let unserved = info.unanswered();
     if !unserved.is_empty() {
         terminal.note(format!("no host answers these imports: {}", unserved.join(", ")));
     }

@@ -68,8 +68,10 @@ impl<'a> Scene<'a> {
     fn of(seen: &'a Seen, claims: &HashMap<&str, &'a Claims>, link: &'a LinkDefinition) -> Self {
         let actor = claims.get(link.actor_id.as_str()).copied();
         let provider = claims.get(link.provider_id.as_str()).copied();
-        let spec =
-            builtin::CATALOGUE.iter().find(|spec| spec.public_key == link.provider_id).copied();
+        let spec = builtin::CATALOGUE
+            .iter()
+            .find(|spec| spec.known.public_key == link.provider_id)
+            .copied();
         Self { seen, link, actor, provider, spec }
     }
 
@@ -84,7 +86,7 @@ impl<'a> Scene<'a> {
 
     fn provider_name(&self) -> String {
         match (self.spec, self.provider) {
-            (Some(spec), _) => format!("{}{}", lattice_protocol::builtin::SCHEME, spec.name),
+            (Some(spec), _) => format!("{}{}", lattice_protocol::builtin::SCHEME, spec.known.name),
             (None, Some(claims)) if !claims.name.is_empty() => {
                 format!("{} ({})", claims.name, self.link.provider_id)
             }
@@ -137,7 +139,7 @@ impl<'a> Scene<'a> {
         let claimed = self.provider.map(|claims| claims.contract_id.as_str());
         let fulfils = self
             .spec
-            .map(|spec| spec.contract_id)
+            .map(|spec| spec.known.contract_id)
             .or(claimed)
             .filter(|contract| !contract.is_empty())?;
         if fulfils == self.link.contract_id {
@@ -171,7 +173,7 @@ impl<'a> Scene<'a> {
             return None;
         }
         let reference = match self.spec {
-            Some(spec) => format!("{}{}", lattice_protocol::builtin::SCHEME, spec.name),
+            Some(spec) => format!("{}{}", lattice_protocol::builtin::SCHEME, spec.known.name),
             None => format!("<reference of {}>", self.link.provider_id),
         };
         let fix = format!("host start provider {reference}{}; or {}", self.option(), self.delete());
@@ -201,7 +203,7 @@ impl<'a> Scene<'a> {
                 format!(
                     "host inspect {}{} lists the values there are; host link put … with the right ones",
                     lattice_protocol::builtin::SCHEME,
-                    spec.name
+                    spec.known.name
                 ),
             )
         })
@@ -278,7 +280,7 @@ mod tests {
     fn link(change: impl FnOnce(&mut LinkDefinition)) -> LinkDefinition {
         let mut link = LinkDefinition {
             actor_id: "M".into(),
-            provider_id: builtin::httpserver::SPEC.public_key.into(),
+            provider_id: builtin::httpserver::SPEC.known.public_key.into(),
             link_name: "default".into(),
             contract_id: HTTP.into(),
             values: [("address".to_owned(), "127.0.0.1:1".to_owned())].into(),

@@ -3,7 +3,8 @@
 //! The server answers a forbidden subject with an error and nothing else, so everything is tried,
 //! and then the errors are read. Messages are published to subjects that nobody listens on: keys
 //! made up for the occasion. Subjects on which a message would have an effect are only looked up in
-//! the list of permissions, which servers since 2.10 tell.
+//! the list of permissions, which servers since 2.10 tell. The list of what is needed is that of
+//! [`Subjects::control_needs`] and [`Subjects::call_needs`].
 
 use std::time::Duration;
 
@@ -16,14 +17,19 @@ use super::{
     facts::{Facts, Unknown, connect_again},
 };
 use crate::session::Session;
-use lattice_base::lattice::connection::{NEEDED_SUBJECTS, Nats, Purpose, confirm};
+use lattice_base::{
+    config::Config,
+    lattice::connection::{NEEDED_SUBJECTS, Nats, Purpose, confirm},
+};
 use lattice_protocol::{
     control::types::HostReply,
-    lattice::subject::{Command, Control, Probe, Subjects},
+    lattice::subject::{Names, Need, Subjects, Use, User},
 };
 
 /// How long the server may take to forbid, or to let pass, everything that was tried.
 const VERDICT: Duration = Duration::from_millis(2000);
+/// Stands for link names, keys and events, and begins the inbox.
+const OWN_NAME: &str = "host-doctor";
 
 /// The permissions that were checked, and those that the server denies.
 #[derive(Clone, Debug, Default)]
@@ -36,96 +42,71 @@ pub struct Permissions {
 /// Something this user may not do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forbidden {
+    /// The connection: `ctl` or `rpc`.
     pub purpose: &'static str,
-    /// `publish` or `subscribe`.
-    pub verb: &'static str,
-    pub subject: String,
-    /// The function that does not work without it.
-    pub needed_for: &'static str,
-}
-
-/// A subject that is needed.
-struct Need {
-    verb: &'static str,
-    subject: String,
-    needed_for: &'static str,
-}
-
-fn publish(subject: String, needed_for: &'static str) -> Need {
-    Need { verb: "publish", subject, needed_for }
-}
-
-fn subscribe(subject: String, needed_for: &'static str) -> Need {
-    Need { verb: "subscribe", subject, needed_for }
+    pub need: Need,
 }
 
 /// Keys that nobody has.
 struct Nobody {
     host: String,
     actor: String,
+    provider: String,
+    inbox: String,
 }
 
 impl Nobody {
     fn new() -> Self {
+        let host = nkeys::KeyPair::new_server().public_key();
         Self {
-            host: nkeys::KeyPair::new_server().public_key(),
             actor: nkeys::KeyPair::new_module().public_key(),
+            provider: nkeys::KeyPair::new_service().public_key(),
+            inbox: format!("_INBOX.{OWN_NAME}.{host}"),
+            host,
         }
+    }
+
+    fn names(&self) -> Names<'_> {
+        let Self { host, actor, provider, inbox } = self;
+        Names { host, actor, provider, inbox, other: OWN_NAME }
+    }
+
+    fn keys(&self) -> [&str; 3] {
+        [&self.host, &self.actor, &self.provider]
+    }
+
+    /// Tells whether a use of the subject is without an effect. Nobody hears a message for nobody.
+    fn can_try(&self, need: &Need) -> bool {
+        need.verb == Use::Subscribe || self.keys().iter().any(|key| need.subject.contains(key))
+    }
+
+    /// Returns the need as it is for everybody.
+    fn masked(&self, mut need: Need) -> Need {
+        for key in self.keys() {
+            need.subject = need.subject.replace(key, "*");
+        }
+        need
     }
 }
 
-/// Returns the subjects of the control connection that can be tried.
-fn control(subjects: &Subjects, nobody: &Nobody) -> Vec<Need> {
-    let root = subjects.control_root();
-    let inventory = subjects.control(&Control::Inventory { host: nobody.host.clone() });
-    let command = Control::Command { host: nobody.host.clone(), command: Command::ScaleActor };
-    let probe = Control::Probe { host: nobody.host.clone(), probe: Probe::Health };
-    vec![
-        subscribe("_INBOX.host-doctor.>".into(), "answers to every question"),
-        subscribe(subjects.events(), "hearing what happens in the lattice"),
-        subscribe(subjects.control(&Control::PingHosts), "hosts: being found"),
-        subscribe(format!("{root}.cmd.{}.*", nobody.host), "hosts: commands"),
-        subscribe(inventory.clone(), "hosts: telling what runs"),
-        subscribe(format!("{root}.auction.>"), "hosts: being chosen for a start"),
-        subscribe(format!("{root}.linkdefs.*"), "hosts: taking links on"),
-        publish(subjects.control(&command), "commands to hosts"),
-        publish(inventory, "asking what runs"),
-        publish(subjects.control(&probe), "asking hosts how they are"),
-        publish(
-            subjects.event(&format!("host-doctor.{}", nobody.host)),
-            "hosts: telling what happens",
-        ),
-    ]
+/// Returns the permissions on the control connection that only some settings ask for.
+fn of_settings(config: &Config, subjects: &Subjects) -> Vec<Need> {
+    let mut needs = Vec::new();
+    if config.config_service {
+        let subject = subjects.config_service();
+        needs.push(Need::publish(User::Host, subject, "asking the configuration service"));
+    }
+    if let Some(policy) = &config.policy {
+        needs.push(Need::publish(User::Host, &*policy.topic, "asking the policy service"));
+        let changes = policy.changes_topic.as_deref();
+        let hearing =
+            changes.map(|topic| Need::subscribe(User::Host, topic, "hearing the policy service"));
+        needs.extend(hearing);
+    }
+    needs
 }
 
-/// Returns the subjects of the control connection that cannot be tried without an effect.
-fn control_unspoken(subjects: &Subjects) -> Vec<Need> {
-    let requests = [
-        (Control::PingHosts, "finding hosts"),
-        (Control::Links, "asking for links"),
-        (Control::Claims, "asking for claims"),
-        (Control::LinkPut, "putting links"),
-        (Control::LinkDel, "deleting links"),
-        (Control::AuctionActor, "starting actors wherever there is room"),
-        (Control::AuctionProvider, "starting providers wherever there is room"),
-    ];
-    let asking =
-        requests.map(|(request, needed_for)| publish(subjects.control(&request), needed_for));
-    asking.into_iter().chain([publish(subjects.events(), "hosts: telling what happens")]).collect()
-}
-
-fn calls(subjects: &Subjects, nobody: &Nobody) -> Vec<Need> {
-    let actor = subjects.actor(&nobody.actor);
-    vec![
-        subscribe("_INBOX.host-doctor.>".into(), "answers to calls"),
-        subscribe(actor.clone(), "hosts: taking calls"),
-        subscribe(subjects.hosts(), "hosts: hearing each other"),
-        publish(actor, "calls"),
-        publish(subjects.host(&nobody.host), "hosts: asking each other"),
-    ]
-}
-
-/// Tries both connections; that for calls only if one can be made.
+/// Checks both connections; that for calls only if one can be made.
 pub async fn gather(
     session: &Session,
     subjects: &Subjects,
@@ -135,21 +116,16 @@ pub async fn gather(
     let ctl = async {
         let nats =
             connect_again(session, Purpose::Control).await.map_err(|error| format!("{error:#}"))?;
-        let mut permissions = tried("ctl", &nats, control(subjects, &nobody)).await;
-        if let Some(listed) = listed(&nats).await {
-            let unspoken = control_unspoken(subjects);
-            permissions.tried += unspoken.len();
-            let forbidden = unspoken.into_iter().filter(|need| !listed.allow(need));
-            permissions.forbidden.extend(forbidden.map(|need| need.forbidden("ctl")));
-        }
-        Ok::<_, Unknown>(permissions)
+        let mut needs = subjects.control_needs(&nobody.names());
+        needs.extend(of_settings(&session.config, subjects));
+        Ok::<_, Unknown>(checked("ctl", &nats, needs, &nobody).await)
     };
     let rpc = async {
         if !has_rpc {
             return None;
         }
         let nats = connect_again(session, Purpose::Rpc).await.ok()?;
-        Some(tried("rpc", &nats, calls(subjects, &nobody)).await)
+        Some(checked("rpc", &nats, subjects.call_needs(&nobody.names()), &nobody).await)
     };
     let (ctl, rpc) = tokio::join!(ctl, rpc);
     let mut permissions = ctl?;
@@ -161,17 +137,40 @@ pub async fn gather(
     Ok(permissions)
 }
 
-/// Tries everything and returns what the server forbids.
-async fn tried(purpose: &'static str, nats: &Nats, needs: Vec<Need>) -> Permissions {
-    let tried = needs.len();
+/// Tries everything that can be tried, looks the rest up, and returns what the server forbids.
+async fn checked(
+    purpose: &'static str,
+    nats: &Nats,
+    needs: Vec<Need>,
+    nobody: &Nobody,
+) -> Permissions {
+    let (to_try, to_look_up): (Vec<_>, Vec<_>) =
+        needs.into_iter().partition(|need| nobody.can_try(need));
+    let mut tried = to_try.len();
+    let denied = denied(nats, &to_try).await;
+    let mut forbidden: Vec<Need> =
+        to_try.into_iter().filter(|need| is_among(need, &denied)).collect();
+    if let Some(listed) = listed(nats).await {
+        tried += to_look_up.len();
+        forbidden.extend(to_look_up.into_iter().filter(|need| !listed.allow(need)));
+    }
+    let forbidden = forbidden.into_iter();
+    let forbidden = forbidden.map(|need| Forbidden { purpose, need: nobody.masked(need) });
+    Permissions { tried, forbidden: forbidden.collect() }
+}
+
+/// Tries everything and returns the refusals of the server.
+async fn denied(nats: &Nats, needs: &[Need]) -> Vec<String> {
     let mut subscriptions = Vec::new();
     let trying = async {
-        for need in &needs {
+        for need in needs {
             match need.verb {
-                "subscribe" => {
-                    subscriptions.extend(nats.client.subscribe(need.subject.clone()).await.ok())
+                Use::Subscribe => {
+                    subscriptions.extend(nats.client.subscribe(need.subject.clone()).await.ok());
                 }
-                _ => drop(nats.client.publish(need.subject.clone(), Bytes::new()).await),
+                Use::Publish => {
+                    drop(nats.client.publish(need.subject.clone(), Bytes::new()).await);
+                }
             }
         }
         // The server answers in order: what it forbids before it brings this back. If it does not
@@ -179,22 +178,17 @@ async fn tried(purpose: &'static str, nats: &Nats, needs: Vec<Need>) -> Permissi
         let _ = confirm(&nats.client).await;
     };
     let _ = timeout(VERDICT, trying).await;
-    let denied = nats.denied.borrow().clone();
-    let forbidden = needs.into_iter().filter(|need| need.is_among(&denied));
-    Permissions { tried, forbidden: forbidden.map(|need| need.forbidden(purpose)).collect() }
+    nats.denied.borrow().clone()
 }
 
-impl Need {
-    /// Whether one of these refusals of the server is about it.
-    fn is_among(&self, denied: &[String]) -> bool {
-        let quoted = format!("\"{}\"", self.subject);
-        let verb = if self.verb == "subscribe" { "subscription" } else { "publish" };
-        denied.iter().any(|what| what.contains(&quoted) && what.to_lowercase().contains(verb))
-    }
-
-    fn forbidden(self, purpose: &'static str) -> Forbidden {
-        Forbidden { purpose, verb: self.verb, subject: self.subject, needed_for: self.needed_for }
-    }
+/// Tells whether one of these refusals of the server is about a need.
+fn is_among(need: &Need, denied: &[String]) -> bool {
+    let quoted = format!("\"{}\"", need.subject);
+    let verb = match need.verb {
+        Use::Subscribe => "subscription",
+        Use::Publish => "publish",
+    };
+    denied.iter().any(|what| what.contains(&quoted) && what.to_lowercase().contains(verb))
 }
 
 /// The permissions of a user, as the server lists them.
@@ -245,24 +239,61 @@ fn covers(pattern: &str, subject: &str) -> bool {
     tokens.next().is_none()
 }
 
+/// Everything that one user may not do in one way.
+struct Group<'f> {
+    first: &'f Forbidden,
+    subjects: Vec<&'f str>,
+    purposes: Vec<&'static str>,
+}
+
+impl<'f> Group<'f> {
+    fn all(forbidden: &'f [Forbidden]) -> Vec<Self> {
+        let mut groups: Vec<Self> = Vec::new();
+        for each in forbidden {
+            let key = |of: &Forbidden| (of.purpose, of.need.verb, of.need.user);
+            let at = groups.iter().position(|group| key(group.first) == key(each));
+            let at = at.unwrap_or_else(|| {
+                groups.push(Self { first: each, subjects: Vec::new(), purposes: Vec::new() });
+                groups.len() - 1
+            });
+            groups[at].subjects.push(&each.need.subject);
+            if !groups[at].purposes.contains(&each.need.purpose) {
+                groups[at].purposes.push(each.need.purpose);
+            }
+        }
+        groups
+    }
+
+    fn finding(&self, may_be_host: bool) -> Finding {
+        let Forbidden { purpose, need } = self.first;
+        let verb = match need.verb {
+            Use::Publish => "publish",
+            Use::Subscribe => "subscribe",
+        };
+        let user = match need.user {
+            User::Host => "hosts: ",
+            User::Client => "",
+        };
+        let (subjects, purposes) = (self.subjects.join(", "), self.purposes.join(", "));
+        let seen = format!(
+            "the NATS user of {purpose} may not {verb} to {subjects}, which is needed for {user}{purposes}"
+        );
+        match may_be_host || need.user == User::Client {
+            true => Finding::wrong(
+                seen,
+                format!("allow this user {NEEDED_SUBJECTS} in the NATS server"),
+            ),
+            false => Finding::note(format!("{seen}; commands do not need it")),
+        }
+    }
+}
+
 pub(super) fn permissions(facts: &Facts) -> Found {
     let permissions = facts.permissions.as_ref().map_err(Finding::skipped)?;
     // A user that only operates a lattice needs no permissions of a host.
     let may_be_host = facts.settings.context.is_none();
-    let mut found: Vec<Finding> = permissions
-        .forbidden
-        .iter()
-        .map(|forbidden| {
-            let Forbidden { purpose, verb, subject, needed_for } = forbidden;
-            let seen =
-                format!("the NATS user of {purpose} may not {verb} to {subject}, which is needed for {needed_for}");
-            let fix = format!("allow this user {NEEDED_SUBJECTS} in the NATS server");
-            match may_be_host || !needed_for.starts_with("hosts: ") {
-                true => Finding::wrong(seen, fix),
-                false => Finding::note(format!("{seen}; commands do not need it")),
-            }
-        })
-        .collect();
+    let groups = Group::all(&permissions.forbidden);
+    let mut found: Vec<Finding> = groups.iter().map(|group| group.finding(may_be_host)).collect();
     for (host, told) in facts.told() {
         let lines = [("ctl", &told.health.ctl), ("rpc", &told.health.rpc)];
         for (purpose, line) in lines {
@@ -304,7 +335,7 @@ mod tests {
         ] {
             assert_eq!(covers(pattern, subject), is_covered, "{pattern} {subject}");
         }
-        let need = |subject: &str| publish(subject.into(), "x");
+        let need = |subject: &str| Need::publish(User::Host, subject, "x");
         let listed = Listed { allow: vec!["a.>".into()], deny: vec!["a.b".into()] };
         assert!(
             listed.allow(&need("a.c")) && !listed.allow(&need("a.b")) && !listed.allow(&need("b"))

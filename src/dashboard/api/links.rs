@@ -151,7 +151,7 @@ impl<'a> Links<'a> {
     }
 
     fn urls(&self, link: &LinkDefinition) -> Vec<String> {
-        if link.provider_id != httpserver::SPEC.public_key {
+        if link.provider_id != httpserver::SPEC.known.public_key {
             return Vec::new();
         }
         let Some((scheme, address, path)) = httpserver::pages(link) else { return Vec::new() };

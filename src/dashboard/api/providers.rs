@@ -255,7 +255,7 @@ pub async fn one(
     let provider = Provider::of((&id, &link_name), sum, &table, &rates);
     let spec = CATALOGUE
         .iter()
-        .find(|spec| spec.public_key == id || spec.contract_id == provider.contract_id);
+        .find(|spec| spec.known.public_key == id || spec.known.contract_id == provider.contract_id);
     Ok(Json(ProviderDetail {
         claims: claims.map(|claims| Claims::of(claims, !sum.hosts.is_empty())),
         instances: access
@@ -301,12 +301,12 @@ pub struct BuiltinProvider {
 #[utoipa::path(get, path = "/api/v1/builtins", tag = "providers", responses((status = 200, body = Builtins)))]
 pub async fn builtins() -> Json<Builtins> {
     let items = CATALOGUE.iter().map(|spec| BuiltinProvider {
-        reference: format!("{SCHEME}{}", spec.name),
-        name: spec.name,
-        title: spec.title,
-        contract_id: spec.contract_id,
+        reference: format!("{SCHEME}{}", spec.known.name),
+        name: spec.known.name,
+        title: spec.known.title,
+        contract_id: spec.known.contract_id,
         about: spec.about,
-        public_key: spec.public_key,
+        public_key: spec.known.public_key,
         values: known_values(spec),
     });
     Json(Builtins { items: items.collect() })

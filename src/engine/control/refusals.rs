@@ -16,7 +16,7 @@ use lattice_base::telemetry::flood::{Bounds, Flood};
 use lattice_protocol::{
     control::{request::PutLink, types::Ack},
     events::Event,
-    lattice::subject::{Command, Control},
+    lattice::subject::{Control, Intent},
     links::LinkDefinition,
 };
 
@@ -66,34 +66,11 @@ impl Refusals {
 /// Names the command in a request; `None` for a query. An unknown subject counts as a command,
 /// since it may have been meant as one.
 fn command(request: Option<&Control>) -> Option<&'static str> {
-    Some(match request {
-        None => "unknown request",
-        Some(request) => match request {
-            Control::RegistriesPut => "registry credentials",
-            Control::LinkPut => "link put",
-            Control::LinkDel => "link del",
-            Control::LabelPut { .. } => "label put",
-            Control::LabelDel { .. } => "label del",
-            Control::ConfigPut { .. } => "config put",
-            Control::ConfigDel { .. } | Control::ConfigClear { .. } => "config del",
-            Control::Command { command, .. } => match command {
-                Command::LaunchActor | Command::ScaleActor => "start actor",
-                Command::StopActor => "stop actor",
-                Command::UpdateActor => "update actor",
-                Command::LaunchProvider => "start provider",
-                Command::StopProvider => "stop provider",
-                Command::StopHost => "stop host",
-            },
-            Control::PingHosts
-            | Control::AuctionActor
-            | Control::AuctionProvider
-            | Control::Claims
-            | Control::Links
-            | Control::Inventory { .. }
-            | Control::ConfigGet { .. }
-            | Control::Probe { .. } => return None,
-        },
-    })
+    match request.map(Control::intent) {
+        None => Some("unknown request"),
+        Some(Intent::Command(words)) => Some(words),
+        Some(Intent::Query(_)) => None,
+    }
 }
 
 /// Why an answer refuses; `None` if it does not.

@@ -42,7 +42,7 @@ use lattice_base::{
 use lattice_protocol::{
     control::types::Ack,
     events::Event,
-    lattice::subject::{Command, Control, ControlSubscription, Probe},
+    lattice::subject::{Control, ControlSubscription},
 };
 
 /// Clients give up after two seconds.
@@ -301,7 +301,7 @@ impl Server {
                 }
                 .boxed()
             }
-            Some(Control::ConfigGet { .. }) => {
+            Some(Control::ConfigGet { .. } | Control::ConfigList { .. }) => {
                 let answer = self.respond(subject, payload, reply);
                 async move { tokio::join!(answer, tokio::time::sleep(LATE_WRITE)).0 }.boxed()
             }
@@ -333,85 +333,77 @@ impl Server {
         reply: Option<&Subject>,
     ) -> Answer {
         let Some(request) = self.parts.context.subjects.parse_control(subject) else {
-            if self.parts.context.subjects.is_auction(subject) {
-                // Clients take every answer to an auction for a bid.
-                return silence();
-            }
-            return now(&Ack::rejected(format!("unsupported subject {subject}")));
+            return self.unsupported(subject);
         };
         match request {
-            Control::PingHosts => {
-                // Dashboards of older hosts fill their tables from the heartbeats that a ping
-                // provokes.
-                self.heartbeat_soon();
-                let there = self
-                    .parts
-                    .context
-                    .peers
-                    .others()
-                    .into_iter()
-                    .filter(|(_, is_silent)| !is_silent);
-                now(&self.parts.context.state.ping(there.map(|(host, _)| host).collect()))
-            }
-            Control::Inventory { .. } => now(&self
-                .parts
-                .context
-                .state
-                .inventory(&self.parts.actors.running(), &self.parts.providers.running())),
+            Control::PingHosts => self.ping(),
+            Control::Inventory { .. } => self.inventory(),
             Control::Claims => self.get_claims(),
             Control::Links => self.get_links(),
-            Control::LinkPut => read("put link", payload, |request| self.put_link(request)),
-            Control::LinkDel => read("delete link", payload, |request| self.delete_link(request)),
-            Control::AuctionActor => bid(payload, |request| self.bid_for_actor(request)),
-            Control::AuctionProvider => bid(payload, |request| self.bid_for_provider(request)),
-            Control::Command { command, .. } => self.command(command, payload),
-            Control::LabelPut { .. } => read("label", payload, |request| self.put_label(request)),
-            Control::LabelDel { .. } => {
-                read("label", payload, |request| self.delete_label(request))
+            Control::LinkPut => read("put link", payload, |ask| self.put_link(ask)),
+            Control::LinkDel => read("delete link", payload, |ask| self.delete_link(ask)),
+            Control::AuctionActor => bid(payload, |ask| self.bid_for_actor(ask)),
+            Control::AuctionProvider => bid(payload, |ask| self.bid_for_provider(ask)),
+            Control::LaunchActor { .. } => {
+                read("launch actor", payload, |ask| self.launch_actor(ask))
             }
+            Control::ScaleActor { .. } => read("scale actor", payload, |ask| self.scale_actor(ask)),
+            Control::StopActor { .. } => read("stop actor", payload, |ask| self.stop_actor(ask)),
+            Control::UpdateActor { .. } => {
+                read("update actor", payload, |ask| self.update_actor(ask))
+            }
+            Control::LaunchProvider { .. } => {
+                read("launch provider", payload, |ask| self.launch_provider(ask))
+            }
+            Control::StopProvider { .. } => {
+                read("stop provider", payload, |ask| self.stop_provider(ask))
+            }
+            Control::StopHost { .. } => {
+                read("stop host", or_empty(payload), |ask| self.stop_host(ask))
+            }
+            Control::LabelPut { .. } => read("label", payload, |ask| self.put_label(ask)),
+            Control::LabelDel { .. } => read("label", payload, |ask| self.delete_label(ask)),
             Control::RegistriesPut => self.put_registries(payload),
             Control::ConfigPut { entity, key } => self.put_config(entity, key, payload.clone()),
             Control::ConfigDel { entity, key } => self.delete_config(entity, Some(key)),
             Control::ConfigClear { entity } => self.delete_config(entity, None),
-            Control::ConfigGet { entity, key } => self.get_config(entity, key),
-            Control::Probe { probe, .. } => self.probe(probe, payload, reply),
+            Control::ConfigGet { entity, key } => self.get_config(entity, Some(key)),
+            Control::ConfigList { entity } => self.get_config(entity, None),
+            Control::ProbeCalls { .. } => {
+                read("calls", or_empty(payload), |ask| self.probe_calls(&ask))
+            }
+            Control::ProbeLogs { .. } => read("logs", payload, |ask| self.probe_logs(ask, reply)),
+            Control::ProbeExplain { .. } => read("explain", payload, |ask| self.probe_explain(ask)),
+            Control::ProbeHealth { .. } => self.probe_health(payload),
+            Control::ProbeLinks { .. } => {
+                read("page", or_empty(payload), |ask| self.probe_links(ask))
+            }
+            Control::ProbeClaims { .. } => {
+                read("page", or_empty(payload), |ask| self.probe_claims(ask))
+            }
+            Control::ProbeLink { .. } => read("link", payload, |ask| self.probe_link(ask)),
         }
     }
 
-    fn command(self: &Arc<Self>, command: Command, payload: &Bytes) -> Answer {
-        match command {
-            Command::LaunchActor => {
-                read("launch actor", payload, |request| self.launch_actor(request))
-            }
-            Command::ScaleActor => {
-                read("scale actor", payload, |request| self.scale_actor(request))
-            }
-            Command::StopActor => read("stop actor", payload, |request| self.stop_actor(request)),
-            Command::UpdateActor => {
-                read("update actor", payload, |request| self.update_actor(request))
-            }
-            Command::LaunchProvider => {
-                read("launch provider", payload, |request| self.launch_provider(request))
-            }
-            Command::StopProvider => {
-                read("stop provider", payload, |request| self.stop_provider(request))
-            }
-            Command::StopHost => {
-                read("stop host", or_empty(payload), |request| self.stop_host(request))
-            }
+    fn unsupported(&self, subject: &str) -> Answer {
+        if self.parts.context.subjects.is_auction(subject) {
+            // Clients take every answer to an auction for a bid.
+            return silence();
         }
+        now(&Ack::rejected(format!("unsupported subject {subject}")))
     }
 
-    fn probe(self: &Arc<Self>, probe: Probe, payload: &Bytes, reply: Option<&Subject>) -> Answer {
-        match probe {
-            Probe::Calls => read("calls", or_empty(payload), |ask| self.probe_calls(&ask)),
-            Probe::Logs => read("logs", payload, |ask| self.probe_logs(ask, reply)),
-            Probe::Explain => read("explain", payload, |request| self.probe_explain(request)),
-            Probe::Health => self.probe_health(payload),
-            Probe::Links => read("page", or_empty(payload), |ask| self.probe_links(ask)),
-            Probe::Claims => read("page", or_empty(payload), |ask| self.probe_claims(ask)),
-            Probe::Link => read("link", payload, |request| self.probe_link(request)),
-        }
+    fn ping(&self) -> Answer {
+        // Dashboards of older hosts fill their tables from the heartbeats that a ping provokes.
+        self.heartbeat_soon();
+        let context = &self.parts.context;
+        let there = context.peers.others().into_iter().filter(|(_, is_silent)| !is_silent);
+        now(&context.state.ping(there.map(|(host, _)| host).collect()))
+    }
+
+    fn inventory(&self) -> Answer {
+        let Parts { context, actors, providers, .. } = &self.parts;
+        now(&context.state.inventory(&actors.running(), &providers.running()))
     }
 
     /// Tells how this host is before the next heartbeat is due: at once, or when the last one is a

@@ -10,11 +10,7 @@
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 
 use super::types::{Ack, Bid, ClaimsListing, HostReply, Inventory, LinksListing, Pairs};
-use crate::{
-    lattice::subject::{Command, Control},
-    links::LinkDefinition,
-    serde_null::null_as_default,
-};
+use crate::{lattice::subject::Control, links::LinkDefinition, serde_null::null_as_default};
 
 /// A request to one host.
 pub trait HostRequest: Serialize {
@@ -88,7 +84,7 @@ impl HostRequest for LaunchActor {
     type Reply = Ack;
 
     fn subject(host: String) -> Control {
-        Control::Command { host, command: Command::LaunchActor }
+        Control::LaunchActor { host }
     }
 }
 
@@ -112,7 +108,7 @@ impl HostRequest for ScaleActor {
     type Reply = Ack;
 
     fn subject(host: String) -> Control {
-        Control::Command { host, command: Command::ScaleActor }
+        Control::ScaleActor { host }
     }
 }
 
@@ -140,7 +136,7 @@ impl HostRequest for StopActor {
     type Reply = Ack;
 
     fn subject(host: String) -> Control {
-        Control::Command { host, command: Command::StopActor }
+        Control::StopActor { host }
     }
 }
 
@@ -160,7 +156,7 @@ impl HostRequest for UpdateActor {
     type Reply = Ack;
 
     fn subject(host: String) -> Control {
-        Control::Command { host, command: Command::UpdateActor }
+        Control::UpdateActor { host }
     }
 }
 
@@ -183,7 +179,7 @@ impl HostRequest for LaunchProvider {
     type Reply = Ack;
 
     fn subject(host: String) -> Control {
-        Control::Command { host, command: Command::LaunchProvider }
+        Control::LaunchProvider { host }
     }
 }
 
@@ -205,7 +201,7 @@ impl HostRequest for StopProvider {
     type Reply = Ack;
 
     fn subject(host: String) -> Control {
-        Control::Command { host, command: Command::StopProvider }
+        Control::StopProvider { host }
     }
 }
 
@@ -223,7 +219,7 @@ impl HostRequest for StopHost {
     type Reply = Ack;
 
     fn subject(host: String) -> Control {
-        Control::Command { host, command: Command::StopHost }
+        Control::StopHost { host }
     }
 }
 

@@ -16,7 +16,7 @@ use wasmparser::{
 };
 
 use super::module::{ModuleError, ModuleKind, Section, Sections};
-use crate::contracts::interfaces::{self, CONTRACTS, Direction, Meaning};
+use crate::contracts::interfaces::{self, CONTRACTS, Direction, PYTHON_INITIALISER};
 
 const CORE_IMPORTS: u8 = 2;
 const CORE_EXPORTS: u8 = 7;
@@ -174,19 +174,24 @@ impl WasmInfo {
         if missing.is_empty() { Ok(()) } else { Err(NotSignedFor { missing }) }
     }
 
-    /// Returns the imports that nothing in a lattice answers, each with the reason (components,
-    /// section 2.13). The engine may know better about functions of the component's own.
-    pub fn unserved(&self) -> Vec<(&str, &'static str)> {
+    /// Returns the imports that no host answers, each with the reason where one is known
+    /// (components, section 2.13). Components that componentize-py made import what their SDK
+    /// knows, used or not; of those everything is let in that can be made a trap.
+    pub fn unanswered(&self) -> Vec<String> {
         if !self.is_component() {
             return Vec::new();
         }
-        let mut unserved = Vec::new();
-        for Extern { name, .. } in &self.imports {
-            if let Meaning::Unserved(why) = interfaces::meaning(Direction::Import, name) {
-                unserved.push((name.as_str(), why));
-            }
-        }
-        unserved
+        let is_python = self.exports.iter().any(|export| export.name == PYTHON_INITIALISER);
+        let missing = self.imports.iter().filter(|import| {
+            let can_be_trap = is_python && import.kind == ExternKind::Instance;
+            let is_let_in = can_be_trap || import.kind == ExternKind::Type;
+            !is_let_in && interfaces::answered(&import.name).is_none()
+        });
+        let worded = missing.map(|import| match interfaces::why_unanswered(&import.name) {
+            Some(why) => format!("{} ({why})", import.name),
+            None => import.name.clone(),
+        });
+        worded.collect()
     }
 
     /// Says whether it is a component.

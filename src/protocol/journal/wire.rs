@@ -16,9 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Line;
 use crate::{
-    control::request::HostRequest,
-    lattice::subject::{Control, Probe},
-    serde_null::null_as_default,
+    control::request::HostRequest, lattice::subject::Control, serde_null::null_as_default,
 };
 
 /// How long a follower is served that nobody renews.
@@ -64,7 +62,7 @@ impl HostRequest for Ask {
     type Reply = Part;
 
     fn subject(host: String) -> Control {
-        Control::Probe { host, probe: Probe::Logs }
+        Control::ProbeLogs { host }
     }
 }
 

@@ -6,13 +6,22 @@
 //! to `wasmbus.evt.{lattice}` and, since 2024, also to `wasmbus.evt.{lattice}.{event}`: clients of
 //! either time listen to one of the two only, so both are published.
 //!
-//! Each control subject a host answers has a variant in [`Control`]; [`Subjects::parse_control`] is
-//! the inverse of [`Subjects::control`], and a test walks all of them in both directions.
+//! Each control subject a host answers is one row of the table behind [`Control`]: its variant, its
+//! tokens, and whether it asks or commands. [`Subjects::control`] and [`Subjects::parse_control`]
+//! are made of the same rows, so is [`Control::every`], from which tests and permissions are
+//! derived. [`SUBSCRIPTIONS`] is the table of what hosts listen to. [`Subjects::host_needs`] is the
+//! list of permissions of the NATS user of a host.
 
 use crate::identity::keys::{ActorId, HostId, LatticeName, LinkName, ProviderId};
 
 /// The longest token that is taken from outside, in characters.
 const TOKEN_CHARS_MAX: usize = 255;
+
+/// Ends of the subjects on which a provider is told something.
+const LINK_PUT: &str = "linkdefs.put";
+const LINK_DEL: &str = "linkdefs.del";
+const HEALTH: &str = "health";
+const SHUTDOWN: &str = "shutdown";
 
 /// Builds and parses the subjects of one lattice. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -21,97 +30,200 @@ pub struct Subjects {
     control_root: String,
 }
 
-/// One request of the control interface, as its subject names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Control {
-    PingHosts,
-    AuctionActor,
-    AuctionProvider,
-    RegistriesPut,
-    LinkPut,
-    LinkDel,
-    Claims,
-    Links,
-    Inventory { host: String },
-    Command { host: String, command: Command },
-    LabelPut { host: String },
-    LabelDel { host: String },
-    ConfigPut { entity: String, key: String },
-    ConfigDel { entity: String, key: String },
-    ConfigClear { entity: String },
-    ConfigGet { entity: String, key: Option<String> },
-    Probe { host: String, probe: Probe },
+/// The intent of a control request, with words for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// It asks, and changes nothing.
+    Query(&'static str),
+    /// It changes something; a refusal of it is told.
+    Command(&'static str),
 }
 
-/// A question to one host that hosts of earlier years do not know, so that asking them has no
-/// responders: the last token of `probe.{host}.{probe}`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Probe {
+/// Makes [`Control`] and its inverse functions of one table.
+macro_rules! controls {
+    (
+        names($($name:ident),+);
+        $(
+            $(#[$doc:meta])*
+            $variant:ident $({ $($field:ident),+ })? = $($token:tt).+, $intent:expr;
+        )+
+    ) => {
+        /// One request of the control interface, as its subject names it.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub enum Control {
+            $($(#[$doc])* $variant $({ $($field: String),+ })?,)+
+        }
+
+        impl Control {
+            /// Returns every request there is, made with these names.
+            pub fn every($($name: &str),+) -> Vec<Self> {
+                vec![$(Self::$variant $({ $($field: $field.to_owned()),+ })?),+]
+            }
+
+            /// Tells whether it asks or commands.
+            pub fn intent(&self) -> Intent {
+                match self {
+                    $(Self::$variant $({ $($field: _),+ })? => $intent,)+
+                }
+            }
+
+            /// Returns the subject below the control root.
+            fn tail(&self) -> String {
+                match self {
+                    $(Self::$variant $({ $($field),+ })? => {
+                        [$(AsRef::<str>::as_ref($token)),+].join(".")
+                    })+
+                }
+            }
+
+            fn parse(tokens: &[&str]) -> Option<Self> {
+                Some(match *tokens {
+                    $([$($token),+] => Self::$variant $({ $($field: $field.to_owned()),+ })?,)+
+                    _ => return None,
+                })
+            }
+        }
+    };
+}
+
+use Intent::{Command, Query};
+
+// Lattice protocol, sections 2.3 to 2.5. The first row that fits wins.
+controls! {
+    names(host, entity, key);
+    PingHosts = "ping"."hosts", Query("finding hosts");
+    AuctionActor = "auction"."actor", Query("starting actors wherever there is room");
+    AuctionProvider = "auction"."provider", Query("starting providers wherever there is room");
+    RegistriesPut = "registries"."put", Command("registry credentials");
+    LinkPut = "linkdefs"."put", Command("link put");
+    LinkDel = "linkdefs"."del", Command("link del");
+    Claims = "get"."claims", Query("asking for claims");
+    Links = "get"."links", Query("asking for links");
+    /// All values of one entity.
+    ConfigList { entity } = "get"."config".entity, Query("asking for named configuration");
+    ConfigGet { entity, key } = "get"."config".entity.key, Query("asking for named configuration");
+    ConfigPut { entity, key } = "config"."put".entity.key, Command("config put");
+    ConfigDel { entity, key } = "config"."del".entity.key, Command("config del");
+    ConfigClear { entity } = "config"."clear".entity, Command("config del");
+    Inventory { host } = "get".host."inv", Query("asking what runs");
+    LaunchActor { host } = "cmd".host."la", Command("start actor");
+    ScaleActor { host } = "cmd".host."scale", Command("start actor");
+    StopActor { host } = "cmd".host."sa", Command("stop actor");
+    UpdateActor { host } = "cmd".host."upd", Command("update actor");
+    LaunchProvider { host } = "cmd".host."lp", Command("start provider");
+    StopProvider { host } = "cmd".host."sp", Command("stop provider");
+    StopHost { host } = "cmd".host."stop", Command("stop host");
+    LabelPut { host } = "labels".host."put", Command("label put");
+    LabelDel { host } = "labels".host."del", Command("label del");
+    // Hosts of earlier years do not know probes, so that asking them has no responders.
     /// The calls it served, counted.
-    Calls,
+    ProbeCalls { host } = "probe".host."calls", Query("asking hosts for their calls");
     /// The log of an actor or a provider.
-    Logs,
+    ProbeLogs { host } = "probe".host."logs", Query("reading logs");
     /// How it would decide a call.
-    Explain,
+    ProbeExplain { host } = "probe".host."explain", Query("explaining calls");
     /// Its own state.
-    Health,
+    ProbeHealth { host } = "probe".host."health", Query("asking hosts how they are");
     /// Link definitions in pages.
-    Links,
+    ProbeLinks { host } = "probe".host."links", Query("asking for links in pages");
     /// Claims in pages.
-    Claims,
+    ProbeClaims { host } = "probe".host."claims", Query("asking for claims in pages");
     /// Whether its provider has taken a link on.
-    Link,
+    ProbeLink { host } = "probe".host."link", Query("waiting for links");
 }
 
-impl Probe {
-    const ALL: [(Self, &'static str); 7] = [
-        (Self::Calls, "calls"),
-        (Self::Logs, "logs"),
-        (Self::Explain, "explain"),
-        (Self::Health, "health"),
-        (Self::Links, "links"),
-        (Self::Claims, "claims"),
-        (Self::Link, "link"),
-    ];
-
-    fn token(self) -> &'static str {
-        Self::ALL.iter().find(|(probe, _)| *probe == self).map_or("", |(_, token)| token)
-    }
-
-    fn parse(token: &str) -> Option<Self> {
-        Self::ALL.iter().find(|(_, t)| *t == token).map(|(probe, _)| *probe)
-    }
+/// What hosts listen to on the control connection.
+struct Listening {
+    /// The subject below the control root; `@` stands for the key of the host.
+    tail: &'static str,
+    /// The queue group, below the control root too, for requests that one host of the lattice
+    /// answers for all. The names are those of the 2024 hosts, so that in a lattice with both one
+    /// of them answers.
+    group: Option<&'static str>,
+    purpose: &'static str,
 }
 
-/// A command for one host: the last token of `cmd.{host}.{command}`.
+const fn of_each(tail: &'static str, purpose: &'static str) -> Listening {
+    Listening { tail, group: None, purpose }
+}
+
+const fn of_one(tail: &'static str, group: &'static str, purpose: &'static str) -> Listening {
+    Listening { tail, group: Some(group), purpose }
+}
+
+/// Every subscription of a host on the control connection (lattice protocol, section 2.2).
+const SUBSCRIPTIONS: [Listening; 11] = [
+    of_each("ping.hosts", "being found"),
+    of_each("registries.put", "taking registry credentials"),
+    of_each("auction.>", "being chosen for a start"),
+    of_each("cmd.@.*", "commands"),
+    of_each("get.@.inv", "telling what runs"),
+    of_each("labels.@.*", "taking labels"),
+    of_each("probe.@.*", "telling how it is"),
+    of_one("get.*", "get", "telling links and claims"),
+    of_one("linkdefs.*", "linkdefs", "taking links on"),
+    of_one("config.>", "config", "taking named configuration"),
+    of_one("get.config.>", "get.config", "telling named configuration"),
+];
+
+/// A subscription a host makes on the control connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlSubscription {
+    pub subject: String,
+    /// The queue group, for requests that one host of the lattice answers for all.
+    pub queue: Option<String>,
+}
+
+/// The names in a list of permissions.
+#[derive(Clone, Copy, Debug)]
+pub struct Names<'a> {
+    pub host: &'a str,
+    pub actor: &'a str,
+    pub provider: &'a str,
+    /// Link names, keys of named configuration, and events.
+    pub other: &'a str,
+    /// Where answers go.
+    pub inbox: &'a str,
+}
+
+impl Names<'static> {
+    /// Names that make patterns of the subjects.
+    pub const ANY: Self =
+        Self { host: "*", actor: "*", provider: "*", other: "*", inbox: "_INBOX.>" };
+}
+
+/// The use of a subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
-    LaunchActor,
-    ScaleActor,
-    StopActor,
-    UpdateActor,
-    LaunchProvider,
-    StopProvider,
-    StopHost,
+pub enum Use {
+    Publish,
+    Subscribe,
 }
 
-impl Command {
-    const ALL: [(Self, &'static str); 7] = [
-        (Self::LaunchActor, "la"),
-        (Self::ScaleActor, "scale"),
-        (Self::StopActor, "sa"),
-        (Self::UpdateActor, "upd"),
-        (Self::LaunchProvider, "lp"),
-        (Self::StopProvider, "sp"),
-        (Self::StopHost, "stop"),
-    ];
+/// The program that uses a subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum User {
+    /// A tool, or the dashboard of a host.
+    Client,
+    Host,
+}
 
-    fn token(self) -> &'static str {
-        Self::ALL.iter().find(|(command, _)| *command == self).map_or("", |(_, token)| token)
+/// A permission that a NATS user needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Need {
+    pub user: User,
+    pub verb: Use,
+    pub subject: String,
+    /// The function that does not work without it.
+    pub purpose: &'static str,
+}
+
+impl Need {
+    pub fn publish(user: User, subject: impl Into<String>, purpose: &'static str) -> Self {
+        Self { user, verb: Use::Publish, subject: subject.into(), purpose }
     }
 
-    fn parse(token: &str) -> Option<Self> {
-        Self::ALL.iter().find(|(_, t)| *t == token).map(|(command, _)| *command)
+    pub fn subscribe(user: User, subject: impl Into<String>, purpose: &'static str) -> Self {
+        Self { user, verb: Use::Subscribe, subject: subject.into(), purpose }
     }
 }
 
@@ -134,14 +246,6 @@ pub fn is_token(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_=/".contains(&byte))
 }
 
-/// A subscription a host makes on the control connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ControlSubscription {
-    pub subject: String,
-    /// The queue group, for requests that one host of the lattice answers for all.
-    pub queue: Option<String>,
-}
-
 impl Subjects {
     /// `control_prefix` is the configured `ctl_topic_prefix`, `wasmbus.ctl` unless told otherwise.
     pub fn new(lattice: LatticeName, control_prefix: &str) -> Self {
@@ -153,65 +257,79 @@ impl Subjects {
         &self.lattice
     }
 
-    /// Returns the prefix of every control subject: `{ctl_topic_prefix}.{lattice}`.
-    pub fn control_root(&self) -> &str {
-        &self.control_root
-    }
-
-    /// Returns the subscriptions of a host on the control connection (lattice protocol, section
-    /// 2.2). The queue group names are those of the 2024 hosts, so that in a lattice with both one
-    /// of them answers.
+    /// Returns the subscriptions of a host on the control connection ([`SUBSCRIPTIONS`]).
     pub fn control_subscriptions(&self, host: &HostId) -> Vec<ControlSubscription> {
         let root = &self.control_root;
-        let of_each = [
-            "ping.hosts".to_owned(),
-            "registries.put".to_owned(),
-            "auction.>".to_owned(),
-            format!("cmd.{host}.*"),
-            format!("get.{host}.inv"),
-            format!("labels.{host}.*"),
-            format!("probe.{host}.*"),
-        ];
-        let of_one = [
-            ("get.*", "get"),
-            ("linkdefs.*", "linkdefs"),
-            ("config.>", "config"),
-            ("get.config.>", "get.config"),
-        ];
-        let of_each = of_each
-            .map(|tail| ControlSubscription { subject: format!("{root}.{tail}"), queue: None });
-        let of_one = of_one.map(|(tail, group)| ControlSubscription {
-            subject: format!("{root}.{tail}"),
-            queue: Some(format!("{root}.{group}")),
+        let subscriptions = SUBSCRIPTIONS.iter().map(|listening| ControlSubscription {
+            subject: self.listened(listening, host.as_str()),
+            queue: listening.group.map(|group| format!("{root}.{group}")),
         });
-        of_each.into_iter().chain(of_one).collect()
+        subscriptions.collect()
+    }
+
+    fn listened(&self, listening: &Listening, host: &str) -> String {
+        format!("{}.{}", self.control_root, listening.tail.replace('@', host))
+    }
+
+    /// Returns the permissions that are needed on the control connection, but for those of
+    /// JetStream and those that only settings ask for.
+    pub fn control_needs(&self, names: &Names<'_>) -> Vec<Need> {
+        let listening = SUBSCRIPTIONS.iter().map(|listening| {
+            Need::subscribe(User::Host, self.listened(listening, names.host), listening.purpose)
+        });
+        let requests = Control::every(names.host, names.other, names.other);
+        let asking = requests.into_iter().map(|request| {
+            let (Query(purpose) | Command(purpose)) = request.intent();
+            Need::publish(User::Client, self.control(&request), purpose)
+        });
+        let further = [
+            Need::subscribe(User::Client, names.inbox, "answers to every question"),
+            Need::subscribe(User::Client, self.events(), "hearing what happens in the lattice"),
+            Need::subscribe(User::Client, self.progress(), "hearing how starts get on"),
+            Need::publish(User::Host, names.inbox, "answering"),
+            Need::publish(User::Host, self.events(), "telling what happens"),
+            Need::publish(User::Host, self.event(names.other), "telling what happens"),
+            Need::publish(User::Host, self.progress(), "telling how starts get on"),
+        ];
+        listening.chain(asking).chain(further).collect()
+    }
+
+    /// Returns the permissions that are needed on the connection for calls, but for those of
+    /// JetStream.
+    pub fn call_needs(&self, names: &Names<'_>) -> Vec<Need> {
+        let actor = self.actor(names.actor);
+        let provider = format!("{}.{}", self.actor(names.provider), names.other);
+        let mut needs = vec![
+            Need::subscribe(User::Client, names.inbox, "answers to calls"),
+            Need::publish(User::Host, names.inbox, "answering calls"),
+            Need::subscribe(User::Host, self.hosts(), "hearing each other"),
+            Need::publish(User::Host, self.hosts(), "hearing each other"),
+            Need::subscribe(User::Host, self.host(names.host), "asking each other"),
+            Need::publish(User::Host, self.host(names.host), "asking each other"),
+        ];
+        for (target, user) in [(actor, User::Client), (provider.clone(), User::Host)] {
+            let there = Self::on_host(&target, names.host);
+            for subject in [target, there] {
+                needs.push(Need::subscribe(User::Host, &*subject, "taking calls"));
+                needs.push(Need::publish(user, subject, "calls"));
+            }
+        }
+        for (tail, purpose) in [
+            (LINK_PUT, "telling providers of links"),
+            (LINK_DEL, "telling providers of links"),
+            (HEALTH, "asking providers how they are"),
+            (SHUTDOWN, "stopping providers"),
+        ] {
+            needs.push(Need::publish(User::Host, format!("{provider}.{tail}"), purpose));
+        }
+        let health = format!("{provider}.{HEALTH}");
+        needs.push(Need::subscribe(User::Host, health, "telling how providers are"));
+        needs
     }
 
     /// The subject of a control request; the inverse of [`Self::parse_control`].
     pub fn control(&self, request: &Control) -> String {
-        let root = &self.control_root;
-        match request {
-            Control::PingHosts => format!("{root}.ping.hosts"),
-            Control::AuctionActor => format!("{root}.auction.actor"),
-            Control::AuctionProvider => format!("{root}.auction.provider"),
-            Control::RegistriesPut => format!("{root}.registries.put"),
-            Control::LinkPut => format!("{root}.linkdefs.put"),
-            Control::LinkDel => format!("{root}.linkdefs.del"),
-            Control::Claims => format!("{root}.get.claims"),
-            Control::Links => format!("{root}.get.links"),
-            Control::Inventory { host } => format!("{root}.get.{host}.inv"),
-            Control::Command { host, command } => format!("{root}.cmd.{host}.{}", command.token()),
-            Control::LabelPut { host } => format!("{root}.labels.{host}.put"),
-            Control::LabelDel { host } => format!("{root}.labels.{host}.del"),
-            Control::ConfigPut { entity, key } => format!("{root}.config.put.{entity}.{key}"),
-            Control::ConfigDel { entity, key } => format!("{root}.config.del.{entity}.{key}"),
-            Control::ConfigClear { entity } => format!("{root}.config.clear.{entity}"),
-            Control::ConfigGet { entity, key: None } => format!("{root}.get.config.{entity}"),
-            Control::ConfigGet { entity, key: Some(key) } => {
-                format!("{root}.get.config.{entity}.{key}")
-            }
-            Control::Probe { host, probe } => format!("{root}.probe.{host}.{}", probe.token()),
-        }
+        format!("{}.{}", self.control_root, request.tail())
     }
 
     /// Reads the subject of a control request; `None` for a subject no host knows.
@@ -223,43 +341,12 @@ impl Subjects {
         if !tokens.iter().all(|token| is_token(token)) {
             return None;
         }
-        Some(match *tokens.as_slice() {
-            ["ping", "hosts"] => Control::PingHosts,
-            ["auction", "actor"] => Control::AuctionActor,
-            ["auction", "provider"] => Control::AuctionProvider,
-            ["registries", "put"] => Control::RegistriesPut,
-            ["linkdefs", "put"] => Control::LinkPut,
-            ["linkdefs", "del"] => Control::LinkDel,
-            ["get", "claims"] => Control::Claims,
-            ["get", "links"] => Control::Links,
-            ["get", "config", entity] => {
-                Control::ConfigGet { entity: entity.to_owned(), key: None }
-            }
-            ["get", "config", entity, key] => {
-                Control::ConfigGet { entity: entity.to_owned(), key: Some(key.to_owned()) }
-            }
-            ["get", host, "inv"] => Control::Inventory { host: host.to_owned() },
-            ["cmd", host, command] => {
-                Control::Command { host: host.to_owned(), command: Command::parse(command)? }
-            }
-            ["probe", host, probe] => {
-                Control::Probe { host: host.to_owned(), probe: Probe::parse(probe)? }
-            }
-            ["labels", host, "put"] => Control::LabelPut { host: host.to_owned() },
-            ["labels", host, "del"] => Control::LabelDel { host: host.to_owned() },
-            ["config", "put", entity, key] => {
-                Control::ConfigPut { entity: entity.to_owned(), key: key.to_owned() }
-            }
-            ["config", "del", entity, key] => {
-                Control::ConfigDel { entity: entity.to_owned(), key: key.to_owned() }
-            }
+        match *tokens.as_slice() {
             // The client crates of 2024 clear with `del` and one token, the hosts of 2024 know
             // `clear` only.
-            ["config", "clear" | "del", entity] => {
-                Control::ConfigClear { entity: entity.to_owned() }
-            }
-            _ => return None,
-        })
+            ["config", "del", entity] => Control::parse(&["config", "clear", entity]),
+            _ => Control::parse(&tokens),
+        }
     }
 
     /// Whether a control subject belongs to an auction, of whatever kind.
@@ -302,22 +389,22 @@ impl Subjects {
 
     /// Tells a provider about a new link definition.
     pub fn link_put(&self, provider: &ProviderId, link: &LinkName) -> String {
-        format!("{}.linkdefs.put", self.provider(provider, link))
+        format!("{}.{LINK_PUT}", self.provider(provider, link))
     }
 
     /// Tells a provider that a link definition is gone.
     pub fn link_del(&self, provider: &ProviderId, link: &LinkName) -> String {
-        format!("{}.linkdefs.del", self.provider(provider, link))
+        format!("{}.{LINK_DEL}", self.provider(provider, link))
     }
 
     /// Asks a provider whether it is well.
     pub fn provider_health(&self, provider: &ProviderId, link: &LinkName) -> String {
-        format!("{}.health", self.provider(provider, link))
+        format!("{}.{HEALTH}", self.provider(provider, link))
     }
 
     /// Asks a provider to end.
     pub fn provider_shutdown(&self, provider: &ProviderId, link: &LinkName) -> String {
-        format!("{}.shutdown", self.provider(provider, link))
+        format!("{}.{SHUTDOWN}", self.provider(provider, link))
     }
 
     /// Where hosts speak to all other hosts (`peers`). Hosts of 2022 to 2024 do not listen there.
@@ -375,41 +462,123 @@ mod tests {
 
     const HOST: &str = "NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF";
     const ACTOR: &str = "MDWUSKGGFDI4FRXK5EBTRECZSVQSSWJHHJOGH6JWG3AUMFFMQ435C2JZ";
+    const PROVIDER: &str = "VDFJHLAXAUMHA4OWPOB4P7YO72AQR2HMIUYFOXLXE2DZGM633K7HYIF3";
 
     fn subjects() -> Subjects {
         Subjects::new(LatticeName::parse("default").unwrap(), "wasmbus.ctl")
     }
 
+    /// What every client of five years sends and hears.
+    const TAILS: [&str; 30] = [
+        "ping.hosts",
+        "auction.actor",
+        "auction.provider",
+        "registries.put",
+        "linkdefs.put",
+        "linkdefs.del",
+        "get.claims",
+        "get.links",
+        "get.config.E",
+        "get.config.E.K",
+        "config.put.E.K",
+        "config.del.E.K",
+        "config.clear.E",
+        "get.N.inv",
+        "cmd.N.la",
+        "cmd.N.scale",
+        "cmd.N.sa",
+        "cmd.N.upd",
+        "cmd.N.lp",
+        "cmd.N.sp",
+        "cmd.N.stop",
+        "labels.N.put",
+        "labels.N.del",
+        "probe.N.calls",
+        "probe.N.logs",
+        "probe.N.explain",
+        "probe.N.health",
+        "probe.N.links",
+        "probe.N.claims",
+        "probe.N.link",
+    ];
+
     #[test]
-    fn every_control_subject_parses_back() {
-        let host = HOST.to_owned();
-        let entity = ACTOR.to_owned();
-        let key = "key".to_owned();
-        let mut all = vec![
-            Control::PingHosts,
-            Control::AuctionActor,
-            Control::AuctionProvider,
-            Control::RegistriesPut,
-            Control::LinkPut,
-            Control::LinkDel,
-            Control::Claims,
-            Control::Links,
-            Control::Inventory { host: host.clone() },
-            Control::LabelPut { host: host.clone() },
-            Control::LabelDel { host: host.clone() },
-            Control::ConfigPut { entity: entity.clone(), key: key.clone() },
-            Control::ConfigDel { entity: entity.clone(), key: key.clone() },
-            Control::ConfigClear { entity: entity.clone() },
-            Control::ConfigGet { entity: entity.clone(), key: None },
-            Control::ConfigGet { entity, key: Some(key) },
-        ];
-        all.extend(
-            Command::ALL.map(|(command, _)| Control::Command { host: host.clone(), command }),
-        );
-        all.extend(Probe::ALL.map(|(probe, _)| Control::Probe { host: host.clone(), probe }));
+    fn every_control_subject_is_as_it_always_was_and_parses_back() {
+        let all = Control::every("N", "E", "K");
+        let tails: Vec<String> = all.iter().map(Control::tail).collect();
+        assert_eq!(tails, TAILS);
         for request in all {
             let subject = subjects().control(&request);
             assert_eq!(subjects().parse_control(&subject), Some(request), "{subject}");
+        }
+    }
+
+    /// Tells whether a pattern covers a subject, by the rules of NATS.
+    fn covers(pattern: &str, subject: &str) -> bool {
+        let mut tokens = subject.split('.');
+        pattern.split('.').all(|wanted| match (wanted, tokens.next()) {
+            (">", Some(_)) => {
+                tokens = "".split('.');
+                tokens.next();
+                true
+            }
+            (wanted, Some(token)) => wanted == "*" || wanted == token,
+            (_, None) => false,
+        }) && tokens.next().is_none()
+    }
+
+    #[test]
+    fn every_control_subject_is_heard_once_and_by_whom_it_is_meant() {
+        let host = HostId::parse(HOST).unwrap();
+        let subscriptions = subjects().control_subscriptions(&host);
+        for request in Control::every(HOST, ACTOR, "key") {
+            let subject = subjects().control(&request);
+            let heard: Vec<&ControlSubscription> =
+                subscriptions.iter().filter(|each| covers(&each.subject, &subject)).collect();
+            let [one] = heard.as_slice() else { panic!("{subject}: {heard:?}") };
+            let is_for_all = match request {
+                Control::PingHosts
+                | Control::AuctionActor
+                | Control::AuctionProvider
+                | Control::RegistriesPut => false,
+                _ => !subject.contains(HOST),
+            };
+            assert_eq!(one.queue.is_some(), is_for_all, "{subject}");
+        }
+    }
+
+    #[test]
+    fn what_is_used_is_what_is_needed() {
+        let (subjects, names) = (subjects(), Names::ANY);
+        let provider = ProviderId::parse(PROVIDER).unwrap();
+        let link = LinkName::default();
+        let called = subjects.provider(&provider, &link);
+        let control = subjects.control_needs(&names);
+        let calls = subjects.call_needs(&names);
+        for (needs, verb, subject) in [
+            (&control, Use::Publish, subjects.events()),
+            (&control, Use::Publish, subjects.event("host_started")),
+            (&control, Use::Subscribe, subjects.progress()),
+            (&control, Use::Publish, "_INBOX.abc.1".to_owned()),
+            (&calls, Use::Publish, subjects.actor(ACTOR)),
+            (&calls, Use::Subscribe, Subjects::on_host(&subjects.actor(ACTOR), HOST)),
+            (&calls, Use::Publish, called.clone()),
+            (&calls, Use::Subscribe, Subjects::on_host(&called, HOST)),
+            (&calls, Use::Publish, subjects.link_put(&provider, &link)),
+            (&calls, Use::Publish, subjects.link_del(&provider, &link)),
+            (&calls, Use::Subscribe, subjects.provider_health(&provider, &link)),
+            (&calls, Use::Publish, subjects.provider_shutdown(&provider, &link)),
+            (&calls, Use::Publish, subjects.hosts()),
+            (&calls, Use::Subscribe, subjects.host(HOST)),
+        ] {
+            let is_needed =
+                needs.iter().any(|need| need.verb == verb && covers(&need.subject, &subject));
+            assert!(is_needed, "{verb:?} {subject}");
+        }
+        for subscription in subjects.control_subscriptions(&HostId::parse(HOST).unwrap()) {
+            let mut needed = control.iter().filter(|need| need.verb == Use::Subscribe);
+            let pattern = subscription.subject.replace(HOST, "*");
+            assert!(needed.any(|need| need.subject == pattern), "{pattern}");
         }
     }
 
@@ -457,7 +626,6 @@ mod tests {
 
     #[test]
     fn subjects_of_calls_are_told_from_others() {
-        const PROVIDER: &str = "VDFJHLAXAUMHA4OWPOB4P7YO72AQR2HMIUYFOXLXE2DZGM633K7HYIF3";
         let (subjects, link) = (subjects(), LinkName::default());
         let provider = ProviderId::parse(PROVIDER).unwrap();
         for (subject, link_name, target) in [

@@ -38,11 +38,11 @@ async fn an_application_is_put_together_and_taken_apart() {
     assert!(stages.contains(&json!("auction")) && stages.contains(&json!("command")), "{stages:?}");
     let provider = json!({ "reference": "builtin://httpserver", "host_id": id });
     let provider = dashboard.done(Method::POST, "/providers", provider).await;
-    assert_eq!(provider["target_id"], httpserver::SPEC.public_key);
+    assert_eq!(provider["target_id"], httpserver::SPEC.known.public_key);
 
     let port = free_port();
     let link = json!({
-        "actor_id": ECHO, "provider_id": httpserver::SPEC.public_key, "contract_id": "wasmcloud:httpserver",
+        "actor_id": ECHO, "provider_id": httpserver::SPEC.known.public_key, "contract_id": "wasmcloud:httpserver",
         "values": { "address": format!("127.0.0.1:{port}") },
     });
     dashboard.done(Method::PUT, "/links", link).await;
@@ -73,7 +73,7 @@ async fn an_application_is_put_together_and_taken_apart() {
     let which = format!("/links?actor_id={ECHO}&contract_id=wasmcloud:httpserver");
     dashboard.done(Method::DELETE, &which, Value::Null).await;
     dashboard.done(Method::POST, &format!("/actors/{ECHO}/stop"), json!({ "host_id": id })).await;
-    let stop = format!("/providers/{}/default/stop", httpserver::SPEC.public_key);
+    let stop = format!("/providers/{}/default/stop", httpserver::SPEC.known.public_key);
     dashboard.done(Method::POST, &stop, json!({ "host_id": id })).await;
     dashboard
         .until("/overview", |overview| {
@@ -288,7 +288,7 @@ async fn secrets_of_links_stay_where_they_are() {
     let dashboard = Dashboard::start(&server).await;
     let put = |values: Value| {
         json!({
-            "actor_id": ECHO, "provider_id": httpserver::SPEC.public_key, "contract_id": "acme:store", "values": values,
+            "actor_id": ECHO, "provider_id": httpserver::SPEC.known.public_key, "contract_id": "acme:store", "values": values,
         })
     };
     dashboard

@@ -43,7 +43,7 @@ async fn furnished(server: &Server) -> (Dashboard, String) {
     client::link(
         server,
         ECHO,
-        httpserver::SPEC.public_key,
+        httpserver::SPEC.known.public_key,
         "wasmcloud:httpserver",
         &[("address", &address)],
     )
@@ -55,7 +55,7 @@ async fn furnished(server: &Server) -> (Dashboard, String) {
 
 fn views(dashboard: &Dashboard) -> Vec<(&'static str, String)> {
     let host = &dashboard.host.id;
-    let provider = httpserver::SPEC.public_key;
+    let provider = httpserver::SPEC.known.public_key;
     vec![
         ("overview", "/".into()),
         ("hosts", "/hosts".into()),
@@ -325,7 +325,7 @@ async fn what_runs_is_changed_and_stopped_with_the_mouse() {
     submit(&browser, "has stopped").await;
     dashboard.until(&actor, |actor| (actor["hosts"] == 0).then_some(())).await;
 
-    browser.open(&at(&format!("/providers/{}/default", httpserver::SPEC.public_key))).await;
+    browser.open(&at(&format!("/providers/{}/default", httpserver::SPEC.known.public_key))).await;
     choose(&browser, "main header button[aria-haspopup]", "Stop").await;
     submit(&browser, "has stopped").await;
 
@@ -480,7 +480,7 @@ async fn names_are_texts_whatever_is_in_them() {
     let guest = guests::sign(&guests::wapc("(i32.const 1)"), &signing);
     dashboard.done(Method::POST, "/actors", start(&guest.reference, None)).await;
     let link = json!({
-        "actor_id": guest.id, "provider_id": httpserver::SPEC.public_key, "contract_id": HOSTILE,
+        "actor_id": guest.id, "provider_id": httpserver::SPEC.known.public_key, "contract_id": HOSTILE,
         "values": { HOSTILE: HOSTILE },
     });
     dashboard.done(Method::PUT, "/links", link).await;

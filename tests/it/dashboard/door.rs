@@ -27,6 +27,26 @@ fn plain() -> Client {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_browser_gets_the_page_at_every_address_and_a_program_only_what_is_there() {
+    let server = Server::shared().await;
+    let dashboard = Dashboard::start(&server).await;
+    for (path, accepts, status) in [
+        ("/", "*/*", StatusCode::OK),
+        ("/hosts/NABC", "text/html,*/*;q=0.8", StatusCode::OK),
+        ("/no/such/page", "text/html", StatusCode::OK),
+        ("/no/such/page", "*/*", StatusCode::NOT_FOUND),
+        ("/assets/js/nothing.js", "text/html", StatusCode::NOT_FOUND),
+        ("/api/v1/nothing", "text/html", StatusCode::NOT_FOUND),
+    ] {
+        let url = dashboard.url.join(path).unwrap();
+        let answer = plain().get(url).header("accept", accepts).send().await.unwrap();
+        assert_eq!(answer.status(), status, "{path} {accepts}");
+        let is_page = answer.text().await.unwrap().contains("/assets/js/main.js");
+        assert_eq!(is_page, status == StatusCode::OK, "{path} {accepts}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn other_pages_and_other_names_are_refused() {
     let server = Server::shared().await;
     let dashboard = Dashboard::start(&server).await;
@@ -123,7 +143,7 @@ async fn without_a_login_loopback_only_reads_and_sees_no_values_and_no_logs() {
         .await;
     let words = "hidden-words";
     let mut link = json!({
-        "actor_id": RANDOGENLOGGER, "provider_id": SPEC.public_key, "contract_id": "wasmcloud:httpserver",
+        "actor_id": RANDOGENLOGGER, "provider_id": SPEC.known.public_key, "contract_id": "wasmcloud:httpserver",
         "values": { "address": "127.0.0.1:0", "cache_control": words, "timeout_ms": words },
     });
     // Values that are refused come back in sentences.
@@ -136,7 +156,7 @@ async fn without_a_login_loopback_only_reads_and_sees_no_values_and_no_logs() {
     let call = json!({ "actor_id": RANDOGENLOGGER, "operation": "Log", "payload": {} });
     dashboard.send(Method::POST, "/call", Some(call)).await;
     let guest = dashboard.without_login();
-    let provider = SPEC.public_key;
+    let provider = SPEC.known.public_key;
     for path in [
         "/overview".to_owned(),
         "/links".into(),

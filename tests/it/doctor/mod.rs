@@ -9,6 +9,7 @@ mod connections;
 mod lattice;
 mod local;
 mod metadata;
+mod permissions;
 mod running;
 
 use std::{

@@ -124,16 +124,16 @@ async fn each_fault_of_a_link_is_told_with_what_mends_it() {
     start_provider(&server, &host, "builtin://httpserver").await;
     let (http, kv) = (&httpserver::SPEC, &keyvalue::SPEC);
     // The provider runs nowhere.
-    client::link(&server, KVCOUNTER, kv.public_key, kv.contract_id, &[]).await;
+    client::link(&server, KVCOUNTER, kv.known.public_key, kv.known.contract_id, &[]).await;
     // The actor is not signed for the contract, which is not the provider's either.
-    client::link(&server, ECHO, http.public_key, "acme:web", &[]).await;
+    client::link(&server, ECHO, http.known.public_key, "acme:web", &[]).await;
     // A slip of the pen.
     let address = format!("127.0.0.1:{}", free_port());
     client::link(
         &server,
         ECHO,
-        http.public_key,
-        http.contract_id,
+        http.known.public_key,
+        http.known.contract_id,
         &[("address", &address), ("adress", "x")],
     )
     .await;
@@ -161,7 +161,13 @@ async fn a_link_to_a_provider_under_another_link_name_leads_nowhere() {
     let spec = &keyvalue::SPEC;
     let ctl = ctl_2024(&server).await;
     let ack = ctl
-        .advertise_link(KVCOUNTER, spec.public_key, spec.contract_id, "front", Default::default())
+        .advertise_link(
+            KVCOUNTER,
+            spec.known.public_key,
+            spec.known.contract_id,
+            "front",
+            Default::default(),
+        )
         .await
         .unwrap();
     assert!(ack.accepted, "{}", ack.error);
@@ -180,7 +186,14 @@ async fn a_port_that_somebody_else_has_is_told_with_the_address() {
     let address = taken.local_addr().unwrap().to_string();
     let spec = &httpserver::SPEC;
     let mut events = Events::all(&server).await;
-    client::link(&server, ECHO, spec.public_key, spec.contract_id, &[("address", &address)]).await;
+    client::link(
+        &server,
+        ECHO,
+        spec.known.public_key,
+        spec.known.contract_id,
+        &[("address", &address)],
+    )
+    .await;
     events.next("linkdef_set_failed").await;
     let desk = Desk::at(&server);
     let diagnosis = desk.diagnosis().await;

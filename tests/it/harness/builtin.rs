@@ -91,11 +91,11 @@ pub async fn context(
     Context {
         host_id,
         lattice,
-        provider_id: ProviderId::parse(spec.public_key).expect("the provider's key"),
+        provider_id: ProviderId::parse(spec.known.public_key).expect("the provider's key"),
         link_name: LinkName::parse("default").expect("a link name"),
-        contract_id: spec.contract_id,
+        contract_id: spec.known.contract_id,
         router,
-        journal: Journal::new(HOST).writer(spec.public_key, "default"),
+        journal: Journal::new(HOST).writer(spec.known.public_key, "default"),
         nats,
         js_domain: server.domain().map(str::to_owned),
         bounds: Bounds::default(),
@@ -109,9 +109,9 @@ pub async fn context(
 pub fn link(spec: &Spec, values: &[(&str, &str)]) -> Arc<LinkDefinition> {
     Arc::new(LinkDefinition {
         actor_id: ECHO.into(),
-        provider_id: spec.public_key.into(),
+        provider_id: spec.known.public_key.into(),
         link_name: "default".into(),
-        contract_id: spec.contract_id.into(),
+        contract_id: spec.known.contract_id.into(),
         values: values
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
@@ -129,7 +129,7 @@ pub async fn call(
     Arc::clone(link)
         .call(Call {
             origin: Entity::new(ECHO, "", ""),
-            target: Entity::new(spec.public_key, "default", spec.contract_id),
+            target: Entity::new(spec.known.public_key, "default", spec.known.contract_id),
             operation: operation.into(),
             payload: payload.into(),
             trace: TraceContext::default(),

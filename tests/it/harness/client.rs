@@ -62,9 +62,9 @@ pub async fn store_link(
 ) {
     let link = LinkDefinition {
         actor_id: actor.into(),
-        provider_id: spec.public_key.into(),
+        provider_id: spec.known.public_key.into(),
         link_name: "default".into(),
-        contract_id: spec.contract_id.into(),
+        contract_id: spec.known.contract_id.into(),
         values: values
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))

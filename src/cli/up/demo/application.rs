@@ -147,7 +147,7 @@ impl<'a> Application<'a> {
         let runs = |host: &Host| {
             let running = host.providers().running();
             running.iter().any(|provider| {
-                provider.id.as_str() == spec.public_key && provider.link_name == link_name
+                provider.id.as_str() == spec.known.public_key && provider.link_name == link_name
             })
         };
         if !runs(self.host) {
@@ -214,7 +214,7 @@ impl<'a> Application<'a> {
             }
             Event::LinkdefSetFailed { link, error, .. } => {
                 let ours = self.wanted.get(&*link.contract_id) == Some(&link);
-                if ours && link.contract_id == httpserver::SPEC.contract_id {
+                if ours && link.contract_id == httpserver::SPEC.known.contract_id {
                     self.refused = Some(error);
                 } else if ours {
                     bail!("the link of {NAME} to {} does not work: {error}", link.contract_id);
@@ -229,15 +229,19 @@ impl<'a> Application<'a> {
     async fn link(&mut self, spec: &'static Spec, values: BTreeMap<String, String>) -> Result<()> {
         let link = LinkDefinition {
             actor_id: ACTOR.to_owned(),
-            provider_id: spec.public_key.to_owned(),
+            provider_id: spec.known.public_key.to_owned(),
             link_name: LinkName::DEFAULT.to_owned(),
-            contract_id: spec.contract_id.to_owned(),
+            contract_id: spec.known.contract_id.to_owned(),
             values,
         };
-        let known =
-            self.host.links().table().link(ACTOR, spec.contract_id, LinkName::DEFAULT).cloned();
+        let known = self
+            .host
+            .links()
+            .table()
+            .link(ACTOR, spec.known.contract_id, LinkName::DEFAULT)
+            .cloned();
         let is_known = known.as_deref() == Some(&link);
-        self.wanted.insert(spec.contract_id, link.clone());
+        self.wanted.insert(spec.known.contract_id, link.clone());
         if is_known {
             return Ok(());
         }
@@ -251,13 +255,13 @@ impl<'a> Application<'a> {
             .await
             .with_context(what)?;
         self.host.links().apply(Update::Put(Entry { key, value, revision })).await;
-        info!(actor_id = ACTOR, provider_id = spec.public_key, "link definition stored");
+        info!(actor_id = ACTOR, provider_id = spec.known.public_key, "link definition stored");
         Ok(())
     }
 
     /// The page of the link that the lattice has, if it can be told from its values.
     fn known_page(&mut self) -> Option<Page> {
-        let contract = httpserver::SPEC.contract_id;
+        let contract = httpserver::SPEC.known.contract_id;
         let link = self.host.links().table().link(ACTOR, contract, LinkName::DEFAULT).cloned()?;
         let page = Page::of(&link);
         match &page {
@@ -321,7 +325,7 @@ fn runs_actor(host: &Host) -> bool {
 }
 
 fn reference(spec: &Spec) -> String {
-    format!("{SCHEME}{}", spec.name)
+    format!("{SCHEME}{}", spec.known.name)
 }
 
 /// Asks for a picture; an error says what came instead.
@@ -349,7 +353,7 @@ impl Page {
     /// Reads the simple forms of a link to the built-in HTTP server: those with an address or a
     /// port, and with nothing that would make another URL of them.
     fn of(link: &LinkDefinition) -> Option<Self> {
-        if link.provider_id != httpserver::SPEC.public_key {
+        if link.provider_id != httpserver::SPEC.known.public_key {
             return None;
         }
         if link.values.keys().any(|key| leads_elsewhere(key)) {
@@ -410,9 +414,9 @@ mod tests {
                 .collect();
             let link = LinkDefinition {
                 actor_id: ACTOR.into(),
-                provider_id: httpserver::SPEC.public_key.into(),
+                provider_id: httpserver::SPEC.known.public_key.into(),
                 link_name: "default".into(),
-                contract_id: httpserver::SPEC.contract_id.into(),
+                contract_id: httpserver::SPEC.known.contract_id.into(),
                 values,
             };
             Page::of(&link).map(|page| page.url)

@@ -3,6 +3,7 @@ import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
 import { isLoggedIn, leave, openLogin, putLink, startActor, startProvider } from "./actions/index.js";
 import { get, withQuery } from "./api.js";
 import { shortKey } from "./format.js";
+import { MENU } from "./pages.js";
 import { href, navigate } from "./router.js";
 import { toggleTheme } from "./theme.js";
 import { Dialog } from "./ui/dialog.js";
@@ -28,7 +29,7 @@ const LISTS = [
     icon: "provider", href: href.provider(item.id, item.link_name) })],
 ];
 
-export function Palette({ pages, close }) {
+export function Palette({ close }) {
   const [text, setText] = useState("");
   const [found, setFound] = useState([]);
   const [at, setAt] = useState(0);
@@ -53,7 +54,7 @@ export function Palette({ pages, close }) {
   }, [q]);
   const fits = (entry) => !q || entry.text.toLowerCase().includes(q.toLowerCase());
   const groups = [
-    ["Pages", pages.map((page) => ({ text: page.title, icon: page.icon, href: href.page(page.name),
+    ["Pages", MENU.map((page) => ({ text: page.title, icon: page.icon, href: page.path,
       keys: `g ${page.key}` })).filter(fits)],
     ...found,
     ["Actions", [...ACTIONS, loginAction()].filter(fits)],

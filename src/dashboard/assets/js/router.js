@@ -1,22 +1,22 @@
 // Owns the address of the page: routes, navigation by plain links, and the query (search text, sort order, tab).
 import { createStore, useStore } from "./store.js";
 
-// The first pattern that fits wins. A ":name" takes one segment.
-const PATTERNS = [
-  ["/", "overview"], ["/hosts", "hosts"], ["/hosts/:id", "host"], ["/actors", "actors"], ["/actors/:id", "actor"],
-  ["/providers", "providers"], ["/providers/:id/:link", "provider"], ["/links", "links"], ["/claims", "claims"],
-  ["/events", "events"], ["/activity", "activity"], ["/call", "call"],
-].map(([pattern, name]) => [pattern.split("/").filter(Boolean), name]);
+// The pages, and the one for other addresses; main.js hands them over, since the views use this module.
+let pages = [];
+let missing = {};
+
+const segmentsOf = (path) => path.split("/").filter(Boolean);
 
 function parse() {
   let segments;
   try {
-    segments = location.pathname.split("/").filter(Boolean).map(decodeURIComponent);
+    segments = segmentsOf(location.pathname).map(decodeURIComponent);
   } catch {
     segments = ["?"];
   }
   const query = Object.fromEntries(new URLSearchParams(location.search));
-  for (const [pattern, name] of PATTERNS) {
+  for (const page of pages) {
+    const pattern = segmentsOf(page.path);
     if (pattern.length !== segments.length) continue;
     const params = {};
     const fits = pattern.every((part, at) => {
@@ -26,12 +26,12 @@ function parse() {
       }
       return part === segments[at];
     });
-    if (fits) return { name, params, query, path: location.pathname };
+    if (fits) return { page, params, query, path: location.pathname };
   }
-  return { name: "missing", params: {}, query, path: location.pathname };
+  return { page: missing, params: {}, query, path: location.pathname };
 }
 
-/** {name, params, query, path} */
+/** {page, params, query, path} */
 export const route = createStore(parse());
 export const useRoute = () => useStore(route);
 
@@ -86,11 +86,14 @@ export const href = {
   host: (id) => to("hosts", id),
   actor: (id) => to("actors", id),
   provider: (id, linkName) => to("providers", id, linkName),
-  page: (name) => (name === "overview" ? "/" : `/${name}`),
+  links: () => to("links"),
 };
 
-/** Listens to clicks on links of this page and to the browser's back and forward; called once by main.js. */
-export function startRouter() {
+/** Reads the address, and listens to clicks on links of this page and to the browser's back and forward; called once by
+ *  main.js, with the table of pages and the page for other addresses. */
+export function startRouter(table, otherwise) {
+  [pages, missing] = [table, otherwise];
+  route.set(parse());
   addEventListener("popstate", (event) => {
     update();
     // Two frames: one for the view to render from what is kept of its data, one for its layout.

@@ -4,7 +4,8 @@ import { useClock } from "./clock.js";
 import { leave, openLogin } from "./actions/index.js";
 import { formatClock, formatDuration, plural } from "./format.js";
 import { live, onOperation, operations, reconnect, useLive } from "./live.js";
-import { href, navigate, onNavigate, useRoute } from "./router.js";
+import { MENU } from "./pages.js";
+import { navigate, onNavigate, useRoute } from "./router.js";
 import { useRemembered, useStore } from "./store.js";
 import { useTitle } from "./title.js";
 import { theme, toggleTheme, isDark } from "./theme.js";
@@ -13,41 +14,8 @@ import { Button, IconButton, StatusDot, classes } from "./ui/basic.js";
 import { Icon, Logo } from "./ui/icons.js";
 import { announce, toast, Toasts } from "./ui/toast.js";
 import { Palette } from "./palette.js";
-import { Overview } from "./views/overview.js";
-import { Hosts } from "./views/hosts.js";
-import { HostDetail } from "./views/host.js";
-import { Actors } from "./views/actors.js";
-import { ActorDetail } from "./views/actor.js";
-import { Providers } from "./views/providers.js";
-import { ProviderDetail } from "./views/provider.js";
-import { Links } from "./views/links.js";
-import { Claims } from "./views/claims.js";
-import { Events } from "./views/events.js";
-import { Activity } from "./views/activity.js";
-import { Call } from "./views/call.js";
-import { Missing } from "./views/missing.js";
 
-/** The pages of the side bar: route name, title, icon, the key after "g". */
-export const PAGES = [
-  { name: "overview", title: "Overview", icon: "overview", key: "o" },
-  { name: "hosts", title: "Hosts", icon: "host", key: "h", count: "hosts" },
-  { name: "actors", title: "Actors", icon: "actor", key: "a", count: "actors" },
-  { name: "providers", title: "Providers", icon: "provider", key: "p", count: "providers" },
-  { name: "links", title: "Links", icon: "link", key: "l", count: "links" },
-  { name: "claims", title: "Claims", icon: "claim", key: "c", count: "claims" },
-  { name: "events", title: "Events", icon: "event", key: "e" },
-  { name: "activity", title: "Activity", icon: "activity", key: "y" },
-  { name: "call", title: "Call", icon: "call", key: "k" },
-];
-
-const VIEWS = {
-  overview: Overview, hosts: Hosts, host: HostDetail, actors: Actors, actor: ActorDetail, providers: Providers,
-  provider: ProviderDetail, links: Links, claims: Claims, events: Events, activity: Activity, call: Call,
-    missing: Missing,
-};
-const SECTION = { host: "hosts", actor: "actors", provider: "providers" };
-
-const openPalette = () => openDialog(Palette, { pages: PAGES });
+const openPalette = () => openDialog(Palette, {});
 const openHelp = () => openDialog(Help, {});
 const isRunning = (operation) => operation.state === "running";
 
@@ -63,9 +31,9 @@ function Guarded({ view: View, params }) {
 }
 
 function NavLink({ page, section, badge, count, onClick }) {
-  const isHere = page.name === section;
+  const isHere = page.path === section;
   const more = isHere ? { "aria-current": "page" } : {};
-  return html`<a class=${classes("nav-link", isHere && "here")} href=${href.page(page.name)} title=${page.title}
+  return html`<a class=${classes("nav-link", isHere && "here")} href=${page.path} title=${page.title}
     onClick=${onClick} ...${more}>
     <${Icon} name=${page.icon} size=${18} /><span class="nav-text">${page.title}</span>
     ${badge > 0 ? html`<span class="nav-badge"><span class="sr-only">, </span>${badge}<span
@@ -76,8 +44,8 @@ function NavLink({ page, section, badge, count, onClick }) {
 
 function MoreDialog({ close, section, badge }) {
   return html`<${Dialog} title="All pages" close=${close} class="sheet"><nav class="more-nav" aria-label="All pages">
-    ${PAGES.map((page) => html`<${NavLink} key=${page.name} page=${page} section=${section}
-      badge=${page.name === "activity" ? badge : 0} onClick=${() => close()} />`)}</nav></>`;
+    ${MENU.map((page) => html`<${NavLink} key=${page.path} page=${page} section=${section}
+      badge=${page.path === "/activity" ? badge : 0} onClick=${() => close()} />`)}</nav></>`;
 }
 
 function Sidebar({ section, isNarrow, setNarrow }) {
@@ -87,8 +55,8 @@ function Sidebar({ section, isNarrow, setNarrow }) {
   return html`<nav class="sidebar" aria-label="Pages">
     <a class="brand" href="/" aria-label="Lattice overview"><${Logo} /><span class="nav-text">lattice</span></a>
     <div class="nav">
-      ${PAGES.map((page) => html`<${NavLink} key=${page.name} page=${page} section=${section}
-        badge=${page.name === "activity" ? badge : 0} count=${page.count ? short(counts?.[page.count]) : undefined}
+      ${MENU.map((page) => html`<${NavLink} key=${page.path} page=${page} section=${section}
+        badge=${page.path === "/activity" ? badge : 0} count=${page.count ? short(counts?.[page.count]) : undefined}
           />`)}
       <button type="button" class="nav-link nav-more" onClick=${() => openDialog(MoreDialog, { section, badge })}>
         <${Icon} name="menu" size=${18} /><span class="nav-text">More</span></button>
@@ -154,7 +122,7 @@ const SHORTCUTS = [
   ["/", "Go to the search box of the page"],
   ["?", "Show these shortcuts"],
   ["t", "Switch between light and dark"],
-  ["g, then a letter", PAGES.map((page) => `${page.key} ${page.title}`).join(", ")],
+  ["g, then a letter", MENU.map((page) => `${page.key} ${page.title}`).join(", ")],
   ["↑ ↓ Home End", "Move between the rows of a list"],
   ["Enter", "Open the row"],
   ["← →", "Move the crosshair of a chart"],
@@ -181,10 +149,10 @@ function useShortcuts() {
       if (event.target.closest?.("input, textarea, select, [contenteditable], [role=menu]")) return;
       if (isAfterG) {
         isAfterG = false;
-        const page = PAGES.find((each) => each.key === event.key);
+        const page = MENU.find((each) => each.key === event.key);
         if (page) {
           event.preventDefault();
-          navigate(href.page(page.name));
+          navigate(page.path);
         }
       } else if (event.key === "g") {
         isAfterG = true;
@@ -244,17 +212,18 @@ function useSpokenStatus() {
 }
 
 export function Shell() {
-  const { name, params, path } = useRoute();
+  const { page, params, path } = useRoute();
   const [narrow, setNarrow] = useRemembered("sidebar", "wide");
   const isNarrow = narrow === "narrow";
-  const section = SECTION[name] || name;
+  // A page of one thing belongs to that of all of its kind.
+  const section = `/${path.split("/")[1]}`;
   const connection = useLive((state) => state.connection);
   const [, render] = useState(0);
   useShortcuts();
   useOperationToasts();
   useRestartToast();
   useSpokenStatus();
-  useTitle(PAGES.find((page) => page.name === name)?.title || (name === "missing" && "Not found"));
+  useTitle(page.title);
   useStore(theme);
   useEffect(() => {
     const query = matchMedia("(prefers-color-scheme: dark)");
@@ -275,7 +244,7 @@ export function Shell() {
     <${Sidebar} section=${section} isNarrow=${isNarrow} setNarrow=${(on) => setNarrow(on ? "narrow" : "wide")} />
     <div class="column">
       <${Header} />
-      <main id="main" tabindex="-1"><${Guarded} key=${path} view=${VIEWS[name]} params=${params} /></main>
+      <main id="main" tabindex="-1"><${Guarded} key=${path} view=${page.view} params=${params} /></main>
     </div>
     <${Banner} />
     <${Toasts} />

@@ -1,6 +1,4 @@
-//! Puts together what components can import here, and finds what they cannot.
-
-use std::collections::HashMap;
+//! Puts together what components can import here, and makes traps of what nobody answers.
 
 use wasmtime::{
     Engine, bail,
@@ -12,65 +10,9 @@ use wasmtime::{
 
 use super::{Guest, blobstore, config, keyvalue, logging, messaging, secrets};
 use lattice_protocol::{
-    contracts::interfaces::PYTHON_INITIALISER,
+    contracts::interfaces,
     identity::{WasmInfo, wasm::ExternKind},
 };
-
-/// Interfaces of the base that have releases: each stands for its line of versions.
-const RELEASED: [&str; 52] = [
-    "wasi:io/poll@0.2.12",
-    "wasi:io/error@0.2.12",
-    "wasi:io/streams@0.2.12",
-    "wasi:clocks/wall-clock@0.2.12",
-    "wasi:clocks/monotonic-clock@0.2.12",
-    "wasi:random/random@0.2.12",
-    "wasi:random/insecure@0.2.12",
-    "wasi:random/insecure-seed@0.2.12",
-    "wasi:cli/exit@0.2.12",
-    "wasi:cli/environment@0.2.12",
-    "wasi:cli/stdin@0.2.12",
-    "wasi:cli/stdout@0.2.12",
-    "wasi:cli/stderr@0.2.12",
-    "wasi:cli/terminal-input@0.2.12",
-    "wasi:cli/terminal-output@0.2.12",
-    "wasi:cli/terminal-stdin@0.2.12",
-    "wasi:cli/terminal-stdout@0.2.12",
-    "wasi:cli/terminal-stderr@0.2.12",
-    "wasi:filesystem/types@0.2.12",
-    "wasi:filesystem/preopens@0.2.12",
-    "wasi:sockets/tcp@0.2.12",
-    "wasi:sockets/tcp-create-socket@0.2.12",
-    "wasi:sockets/udp@0.2.12",
-    "wasi:sockets/udp-create-socket@0.2.12",
-    "wasi:sockets/instance-network@0.2.12",
-    "wasi:sockets/network@0.2.12",
-    "wasi:sockets/ip-name-lookup@0.2.12",
-    "wasi:http/types@0.2.12",
-    "wasi:http/outgoing-handler@0.2.12",
-    "wasi:cli/environment@0.3.0",
-    "wasi:cli/exit@0.3.0",
-    "wasi:cli/stdin@0.3.0",
-    "wasi:cli/stdout@0.3.0",
-    "wasi:cli/stderr@0.3.0",
-    "wasi:cli/types@0.3.0",
-    "wasi:clocks/monotonic-clock@0.3.0",
-    "wasi:clocks/system-clock@0.3.0",
-    "wasi:clocks/types@0.3.0",
-    "wasi:filesystem/types@0.3.0",
-    "wasi:filesystem/preopens@0.3.0",
-    "wasi:random/random@0.3.0",
-    "wasi:random/insecure@0.3.0",
-    "wasi:random/insecure-seed@0.3.0",
-    "wasi:http/types@0.3.0",
-    "wasi:http/client@0.3.0",
-    "wasi:cli/terminal-input@0.3.0",
-    "wasi:cli/terminal-output@0.3.0",
-    "wasi:cli/terminal-stdin@0.3.0",
-    "wasi:cli/terminal-stdout@0.3.0",
-    "wasi:cli/terminal-stderr@0.3.0",
-    "wasi:sockets/types@0.3.0",
-    "wasi:sockets/ip-name-lookup@0.3.0",
-];
 
 /// Makes the linker of an engine, with everything that components can import.
 pub fn new(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
@@ -86,62 +28,6 @@ pub fn new(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     messaging::add_to_linker(&mut linker)?;
     secrets::add_to_linker(&mut linker)?;
     Ok(linker)
-}
-
-fn served() -> impl Iterator<Item = &'static str> {
-    RELEASED
-        .into_iter()
-        .chain(keyvalue::NAMES)
-        .chain(blobstore::NAMES)
-        .chain(logging::NAMES)
-        .chain(config::NAMES)
-        .chain(config::OTHERS)
-        .chain(secrets::NAMES)
-        .chain(messaging::NAMES)
-}
-
-/// Says whether an import is answered here, by the rules of names (components, section 3.5).
-fn is_served(name: &str) -> bool {
-    let line = track(name);
-    served().any(|served| served == name || (line.is_some() && line == track(served)))
-}
-
-/// The part of a name that versions which stand for each other share; `None` of drafts and others
-/// that are only themselves.
-fn track(name: &str) -> Option<(&str, &str)> {
-    let (path, version) = name.split_once('@')?;
-    let version = version.split_once('+').map_or(version, |(version, _)| version);
-    if version.contains('-') {
-        return None;
-    }
-    let mut numbers = version.split('.');
-    let (major, minor) = (numbers.next()?, numbers.next()?);
-    match (major, minor) {
-        ("0", "0") => None,
-        ("0", minor) => Some((path, &version[.."0.".len() + minor.len()])),
-        (major, _) => Some((path, major)),
-    }
-}
-
-/// Returns the imports that nothing answers, each with the reason where one is known. Components
-/// that componentize-py made import whatever their SDK knows, used or not; of those everything is
-/// let in that can be made a trap.
-pub fn unserved(info: &WasmInfo) -> Vec<String> {
-    let reasons: HashMap<&str, &str> = info.unserved().into_iter().collect();
-    let missing = info.imports.iter().filter(|import| {
-        let can_be_stubbed = is_python(info) && import.kind == ExternKind::Instance;
-        import.kind != ExternKind::Type && !can_be_stubbed && !is_served(&import.name)
-    });
-    let worded = missing.map(|import| match reasons.get(&*import.name) {
-        Some(why) => format!("{} ({why})", import.name),
-        None => import.name.clone(),
-    });
-    worded.collect()
-}
-
-/// Says whether componentize-py made a component: it exports its initialiser.
-pub fn is_python(info: &WasmInfo) -> bool {
-    info.exports.iter().any(|export| export.name == PYTHON_INITIALISER)
 }
 
 /// Returns the imports that are whole programs or values: nothing can stand in for them.
@@ -174,7 +60,7 @@ pub fn stub_unserved(linker: &mut Linker<Guest>, component: &Component) -> wasmt
     let mut known = Vec::new();
     for (name, import) in imported.imports(engine) {
         match import.ty {
-            ComponentItem::ComponentInstance(instance) if is_served(name) => {
+            ComponentItem::ComponentInstance(instance) if interfaces::answered(name).is_some() => {
                 known.extend(instance.exports(engine).filter_map(|(_, export)| match export.ty {
                     ComponentItem::Resource(resource) => Some(resource),
                     _ => None,
@@ -233,41 +119,58 @@ fn stub_function(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lattice_protocol::contracts::interfaces::ANSWERED;
+
+    /// The names that the bridges give the linker.
+    fn bridged() -> Vec<&'static str> {
+        let names: [&[&str]; 7] = [
+            &keyvalue::NAMES,
+            &blobstore::NAMES,
+            &logging::NAMES,
+            &config::NAMES,
+            &config::OTHERS,
+            &secrets::NAMES,
+            &messaging::NAMES,
+        ];
+        names.concat()
+    }
 
     #[test]
-    fn releases_stand_for_their_line_and_drafts_for_themselves() {
-        for name in [
-            "wasi:io/poll@0.2.0",
-            "wasi:io/poll@0.2.99",
-            "wasi:http/types@0.2.10",
-            "wasi:http/client@0.3.1",
-            "wasi:keyvalue/store@0.2.0-draft",
-            "wasi:logging/logging",
-        ] {
-            assert!(is_served(name), "{name}");
-        }
-        for name in [
-            "wasi:io/poll@0.3.0",
-            "wasi:io/poll@0.2.0-rc-2023-11-10",
-            "wasi:keyvalue/store@0.2.0",
-            "wasi:keyvalue/store@0.2.0-draft3",
-            "wasmcloud:example/cron@0.0.1",
-            "hello",
-        ] {
-            assert!(!is_served(name), "{name}");
+    fn every_bridge_is_in_the_table_of_answered_imports() {
+        for name in bridged() {
+            assert!(interfaces::answered(name).is_some(), "{name} is bridged, and not in ANSWERED");
         }
     }
 
     #[test]
-    fn the_whole_list_of_what_is_missing_is_told() {
-        let text = r#"(component
-            (import "wasi:io/poll@0.2.3" (instance))
-            (import "acme:pricing/api@1.0.0" (instance))
-            (import "wasi:nn/tensor@0.2.0-rc-2024-10-28" (instance)))"#;
-        let wasm = wat::parse_str(text).expect("valid text");
-        let info = lattice_protocol::identity::wasm::inspect(&wasm).expect("a component");
-        let missing = unserved(&info);
-        assert_eq!(missing.len(), 2, "{missing:?}");
-        assert!(missing[0].starts_with("acme:pricing/api@1.0.0"));
+    fn the_linker_has_every_answered_import() {
+        let mut config = wasmtime::Config::new();
+        config.wasm_component_model_async(true);
+        let mut linker = new(&Engine::new(&config).expect("an engine")).expect("a linker");
+        for row in ANSWERED {
+            for (interface, version) in row
+                .interfaces
+                .iter()
+                .flat_map(|interface| row.versions.iter().map(move |version| (interface, version)))
+            {
+                let path = format!("{}/{interface}", row.package);
+                let is_there = match *version {
+                    "" => is_defined(&mut linker, &path),
+                    // The linker has one release of a line.
+                    line if line.ends_with('.') => ["", "0.", "1."].iter().any(|minor| {
+                        (0..32).any(|patch| {
+                            is_defined(&mut linker, &format!("{path}@{line}{minor}{patch}"))
+                        })
+                    }),
+                    draft => is_defined(&mut linker, &format!("{path}@{draft}")),
+                };
+                assert!(is_there, "{path}@{version} is in ANSWERED, and not in the linker");
+            }
+        }
+    }
+
+    /// A linker takes no name twice.
+    fn is_defined(linker: &mut Linker<Guest>, name: &str) -> bool {
+        linker.root().resource(name, ResourceType::host::<Stub>(), |_, _| Ok(())).is_err()
     }
 }

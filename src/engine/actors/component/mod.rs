@@ -7,7 +7,7 @@
 //! operations of those contracts ([`Exports`]). The components document has the tables.
 //!
 //! * [`engine`] has wasmtime's configuration for components.
-//! * [`linker`] puts the bridges together, and says which imports nobody answers.
+//! * [`linker`] puts the bridges together, and makes traps of imports that nobody answers.
 //! * [`cli`] runs a component that is a job.
 //!
 //! Invariants:
@@ -195,7 +195,7 @@ impl Prepared {
         }
         let dropped = blobstore::Dropped::of(&compiled.component);
         let reuse_usual = exports.http.as_ref().map_or(1, http::reuse_usual);
-        Ok(Self { exports, unserved: linker::unserved(info), slots, reuse_usual, dropped })
+        Ok(Self { exports, unserved: info.unanswered(), slots, reuse_usual, dropped })
     }
 }
 

@@ -44,12 +44,13 @@ impl Server {
             provider.id.as_str() == link.provider_id
                 && provider.link_name.as_str() == link.link_name
         });
-        let spec = builtin::CATALOGUE.iter().find(|spec| spec.public_key == link.provider_id);
+        let spec = builtin::CATALOGUE.iter().find(|spec| spec.known.public_key == link.provider_id);
         match spec {
             _ if !runs => Answered { state: State::Absent, error: String::new() },
             None => Answered { state: State::Untold, error: String::new() },
-            Some(spec) if spec.contract_id != link.contract_id => {
-                let why = format!("it fulfils {}, not {}", spec.contract_id, link.contract_id);
+            Some(spec) if spec.known.contract_id != link.contract_id => {
+                let why =
+                    format!("it fulfils {}, not {}", spec.known.contract_id, link.contract_id);
                 answered((!is_deleted).then_some(LinkStatus::Refused(why)), *is_deleted)
             }
             Some(_) => answered(self.parts.router.link_status(link), *is_deleted),

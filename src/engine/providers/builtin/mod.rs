@@ -37,7 +37,7 @@ use crate::{
     rpc::call::{Call, CallError, Chain},
 };
 use lattice_base::budget::Budget;
-pub use lattice_protocol::builtin::{SCHEME, UnknownBuiltin};
+pub use lattice_protocol::builtin::{Known, SCHEME, UnknownBuiltin};
 use lattice_protocol::{
     identity::keys::{HostId, LatticeName, LinkName, ProviderId},
     journal::Level,
@@ -59,13 +59,8 @@ pub static CATALOGUE: [&Spec; 5] =
 /// The description of a built-in provider, before it runs.
 #[derive(Debug)]
 pub struct Spec {
-    /// The reference without its scheme.
-    pub name: &'static str,
-    /// Its public key, the same in every lattice.
-    pub public_key: &'static str,
-    pub contract_id: &'static str,
-    /// Its name in claims and inventories.
-    pub title: &'static str,
+    /// What clients know of it too: its name, its key, its contract and its title.
+    pub known: Known,
     /// One paragraph for `host inspect`.
     pub about: &'static str,
     /// The values a link may have.
@@ -82,9 +77,9 @@ pub struct Spec {
 /// odd about them, such as names that the provider does not know. A problem that only the
 /// provider's machine can see, such as a missing file, is no mistake here.
 pub fn check(link: &LinkDefinition) -> Result<Vec<String>, LinkError> {
-    let spec = CATALOGUE
-        .iter()
-        .find(|spec| spec.public_key == link.provider_id && spec.contract_id == link.contract_id);
+    let spec = CATALOGUE.iter().find(|spec| {
+        spec.known.public_key == link.provider_id && spec.known.contract_id == link.contract_id
+    });
     let Some(spec) = spec else { return Ok(Vec::new()) };
     match (spec.check)(link) {
         Err(LinkError::Unavailable(_)) => Ok(Vec::new()),
@@ -108,14 +103,14 @@ pub struct Value {
 /// no such one exists.
 pub fn find(reference: &str) -> Option<Result<&'static Spec, UnknownBuiltin>> {
     let name = reference.strip_prefix(SCHEME)?;
-    let found = CATALOGUE.iter().find(|spec| spec.name == name).copied();
+    let found = CATALOGUE.into_iter().find(|spec| spec.known.name == name);
     Some(found.ok_or_else(|| UnknownBuiltin(name.to_owned())))
 }
 
 /// The reference of a built-in provider, by its public key; of others the key itself.
 pub fn name_of(public_key: &str) -> String {
-    let found = CATALOGUE.iter().find(|spec| spec.public_key == public_key);
-    found.map_or_else(|| public_key.to_owned(), |spec| format!("{SCHEME}{}", spec.name))
+    let found = CATALOGUE.iter().find(|spec| spec.known.public_key == public_key);
+    found.map_or_else(|| public_key.to_owned(), |spec| format!("{SCHEME}{}", spec.known.name))
 }
 
 /// Everything a provider works with. Cheap to clone.
@@ -227,11 +222,8 @@ mod tests {
     use lattice_protocol::builtin;
 
     #[test]
-    fn clients_know_the_same_providers() {
-        let here = CATALOGUE.map(|spec| (spec.name, spec.public_key, spec.title));
-        assert_eq!(
-            here,
-            builtin::CATALOGUE.each_ref().map(|known| (known.name, known.public_key, known.title))
-        );
+    fn every_provider_that_clients_know_is_here() {
+        let names = CATALOGUE.map(|spec| spec.known.name);
+        assert_eq!(names, builtin::CATALOGUE.each_ref().map(|known| known.name));
     }
 }

@@ -37,7 +37,7 @@ pub struct Unknown {
 
 impl Unknown {
     pub(super) fn new(spec: &Spec, name: &str) -> Self {
-        Self { name: name.to_owned(), meant: closest(spec, name), provider: spec.name }
+        Self { name: name.to_owned(), meant: closest(spec, name), provider: spec.known.name }
     }
 }
 
@@ -252,9 +252,9 @@ pub(super) mod tests {
     ) -> LinkDefinition {
         LinkDefinition {
             actor_id: "M".into(),
-            provider_id: spec.public_key.into(),
+            provider_id: spec.known.public_key.into(),
             link_name: "default".into(),
-            contract_id: spec.contract_id.into(),
+            contract_id: spec.known.contract_id.into(),
             values: values
                 .iter()
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))

@@ -336,7 +336,7 @@ impl Supervisor {
             return Some(key.clone());
         }
         let text: Arc<str> = match builtin::find(&start.reference) {
-            Some(Ok(spec)) => spec.public_key.into(),
+            Some(Ok(spec)) => spec.known.public_key.into(),
             _ => Arc::clone(self.parts.context.links.table().public_key_of(&start.reference)?),
         };
         Some(Key { id: ProviderId::parse(&text).ok()?, link_name })

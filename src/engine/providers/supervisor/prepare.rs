@@ -61,7 +61,7 @@ impl PreparedProvider {
             // External providers of a contract do the same as the built-in ones of that contract.
             Kind::External { .. } => builtin::CATALOGUE
                 .iter()
-                .any(|spec| spec.is_ingress && spec.contract_id == self.claims.contract_id),
+                .any(|spec| spec.is_ingress && spec.known.contract_id == self.claims.contract_id),
         }
     }
 }
@@ -99,7 +99,7 @@ pub(super) async fn prepare(parts: &Parts, start: &Start) -> Result<Arc<Prepared
 /// Checks the account that signed a provider, and remembers it.
 async fn admitted(parts: &Parts, claims: &ProviderClaims, start: &Start) -> Result<()> {
     let (key, issuer) = (claims.subject.to_string(), claims.issuer.clone());
-    if builtin::CATALOGUE.iter().any(|spec| spec.public_key == key) {
+    if builtin::CATALOGUE.iter().any(|spec| spec.known.public_key == key) {
         bail!(IssuerError::BuiltIn { key });
     }
     let runs_elsewhere = parts.router.runs_elsewhere(&format!("{key}.{}", start.link_name));
@@ -116,15 +116,15 @@ async fn admitted(parts: &Parts, claims: &ProviderClaims, start: &Start) -> Resu
 }
 
 fn of_builtin(spec: &'static Spec) -> Result<PreparedProvider, KeyError> {
-    let subject = ProviderId::parse(spec.public_key)?;
+    let subject = ProviderId::parse(spec.known.public_key)?;
     let claims = ProviderClaims {
         subject,
         issuer: builtin::ISSUER.to_owned(),
-        name: Some(spec.title.to_owned()),
+        name: Some(spec.known.title.to_owned()),
         vendor: "lattice-host".to_owned(),
         revision: Some(1),
         version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-        contract_id: spec.contract_id.to_owned(),
+        contract_id: spec.known.contract_id.to_owned(),
         target_hashes: Default::default(),
         config_schema: None,
         issued_at: 0,

@@ -69,7 +69,7 @@ async fn begin_builtin(
         lattice: parts.context.subjects.lattice().clone(),
         provider_id: provider_id.clone(),
         link_name: link_name.clone(),
-        contract_id: spec.contract_id,
+        contract_id: spec.known.contract_id,
         router: parts.router.clone(),
         journal: parts.context.journal.writer(provider_id.as_str(), link_name.as_str()),
         nats: parts.context.rpc.client.clone(),

@@ -7,9 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    control::request::HostRequest,
-    lattice::subject::{Control, Probe},
-    meter::OperationCounts,
+    control::request::HostRequest, lattice::subject::Control, meter::OperationCounts,
     serde_null::null_as_default,
 };
 
@@ -29,7 +27,7 @@ impl HostRequest for Ask {
     type Reply = Look;
 
     fn subject(host: String) -> Control {
-        Control::Probe { host, probe: Probe::Calls }
+        Control::ProbeCalls { host }
     }
 }
 

@@ -4,9 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    control::request::HostRequest,
-    lattice::subject::{Control, Probe},
-    rpc::invocation::Entity,
+    control::request::HostRequest, lattice::subject::Control, rpc::invocation::Entity,
     serde_null::null_as_default,
 };
 
@@ -34,7 +32,7 @@ impl HostRequest for Request {
     type Reply = Explained;
 
     fn subject(host: String) -> Control {
-        Control::Probe { host, probe: Probe::Explain }
+        Control::ProbeExplain { host }
     }
 }
 

@@ -5,10 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    control::request::HostRequest,
-    lattice::subject::{Control, Probe},
-};
+use crate::{control::request::HostRequest, lattice::subject::Control};
 
 /// `probe.{host}.health`; an empty request is one too.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -22,7 +19,7 @@ impl HostRequest for Request {
     type Reply = Health;
 
     fn subject(host: String) -> Control {
-        Control::Probe { host, probe: Probe::Health }
+        Control::ProbeHealth { host }
     }
 }
 

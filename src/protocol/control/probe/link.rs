@@ -3,9 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    control::request::HostRequest,
-    lattice::subject::{Control, Probe},
-    links::LinkDefinition,
+    control::request::HostRequest, lattice::subject::Control, links::LinkDefinition,
     serde_null::null_as_default,
 };
 
@@ -22,7 +20,7 @@ impl HostRequest for Request {
     type Reply = Answered;
 
     fn subject(host: String) -> Control {
-        Control::Probe { host, probe: Probe::Link }
+        Control::ProbeLink { host }
     }
 }
 

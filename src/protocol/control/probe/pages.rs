@@ -4,9 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    control::request::HostRequest,
-    lattice::subject::{Control, Probe},
-    links::LinkDefinition,
+    control::request::HostRequest, lattice::subject::Control, links::LinkDefinition,
     serde_null::null_as_default,
 };
 
@@ -18,7 +16,7 @@ impl HostRequest for AskLinks {
     type Reply = Page<LinkDefinition>;
 
     fn subject(host: String) -> Control {
-        Control::Probe { host, probe: Probe::Links }
+        Control::ProbeLinks { host }
     }
 }
 
@@ -30,7 +28,7 @@ impl HostRequest for AskClaims {
     type Reply = Page<Box<RawValue>>;
 
     fn subject(host: String) -> Control {
-        Control::Probe { host, probe: Probe::Claims }
+        Control::ProbeClaims { host }
     }
 }
 

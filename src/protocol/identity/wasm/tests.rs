@@ -34,8 +34,20 @@ fn a_component_names_its_interfaces_and_thereby_its_contracts() {
         info.contracts(),
         ["wasmcloud:keyvalue", "wasmcloud:httpclient", "wasmcloud:httpserver"]
     );
-    let unserved: Vec<&str> = info.unserved().into_iter().map(|(name, _)| name).collect();
-    assert_eq!(unserved, ["wasi:nn/tensor@0.2.0"]);
+    assert!(info.unanswered().is_empty(), "imports of Python become traps");
+}
+
+#[test]
+fn the_whole_list_of_what_is_missing_is_told() {
+    let text = r#"(component
+        (import "wasi:io/poll@0.2.3" (instance))
+        (import "acme:pricing/api@1.0.0" (instance))
+        (import "wasi:nn/tensor@0.2.0" (instance)))"#;
+    let info = inspect(&wat::parse_str(text).unwrap()).unwrap();
+    assert_eq!(
+        info.unanswered(),
+        ["acme:pricing/api@1.0.0", "wasi:nn/tensor@0.2.0 (no contract of a lattice stands for it)"]
+    );
 }
 
 #[test]
@@ -67,7 +79,7 @@ fn a_core_module_says_nothing_about_contracts() {
     assert_eq!(info.kind, ModuleKind::Core);
     assert_eq!(info.imports[0].name, "wapc.__host_call");
     assert_eq!(info.exports[0], Extern { name: "memory".into(), kind: ExternKind::Memory });
-    assert!(info.contracts().is_empty() && info.unserved().is_empty());
+    assert!(info.contracts().is_empty() && info.unanswered().is_empty());
     info.check_signed_for(&[]).unwrap();
 }
 
@@ -127,7 +139,7 @@ proptest! {
         let content = &bytes[..usize::from(size)];
         for wasm in [bytes.clone(), [header, &bytes].concat(), [header, &[id, size], content].concat()] {
             if let Ok(info) = inspect(&wasm) {
-                let _ = (info.contracts(), info.unserved(), info.check_signed_for(&[]));
+                let _ = (info.contracts(), info.unanswered(), info.check_signed_for(&[]));
             }
         }
     }

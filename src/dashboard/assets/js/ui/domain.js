@@ -63,7 +63,7 @@ export function EventLine({ event }) {
 
 /** The address of what an item of the attention list is about, or null. */
 export function attentionHref(item) {
-  if (!item.id) return item.kind === "link" ? href.page("links") : null;
+  if (!item.id) return item.kind === "link" ? href.links() : null;
   if (item.kind === "host") return href.host(item.id);
   if (item.kind === "actor") return href.actor(item.id);
   if (item.kind === "provider") return href.provider(item.id, item.link_name || "default");

@@ -214,11 +214,11 @@ impl Scene<'_> {
             .table
             .all_claims()
             .find(|claims| claims.is_provider() && claims.contract_id == *namespace);
-        let built_in = builtin::CATALOGUE.iter().find(|spec| spec.contract_id == namespace);
+        let built_in = builtin::CATALOGUE.iter().find(|spec| spec.known.contract_id == namespace);
         let provider = match (&self.request.provider, fulfils, built_in) {
             (Some(provider), _, _) => provider.clone(),
             (None, Some(claims), _) => claims.subject.clone(),
-            (None, None, Some(spec)) => format!("{}{}", builtin::SCHEME, spec.name),
+            (None, None, Some(spec)) => format!("{}{}", builtin::SCHEME, spec.known.name),
             (None, None, None) => "<provider>".to_owned(),
         };
         let fix = Some(format!("{} KEY=VALUE", self.put_command(&provider, namespace)));
@@ -467,9 +467,10 @@ impl Scene<'_> {
 /// How a provider or an actor is started.
 pub fn start_command(table: &Table, target: &Entity) -> String {
     let kind = if target.is_actor() { "actor" } else { "provider" };
-    let built_in = builtin::CATALOGUE.iter().find(|spec| *spec.public_key == *target.public_key);
+    let built_in =
+        builtin::CATALOGUE.iter().find(|spec| *spec.known.public_key == *target.public_key);
     let reference = match built_in {
-        Some(spec) => format!("{}{}", builtin::SCHEME, spec.name),
+        Some(spec) => format!("{}{}", builtin::SCHEME, spec.known.name),
         None => {
             let known = table.reference_to(&target.public_key);
             known.unwrap_or_else(|| format!("<reference of {}>", target.public_key))

@@ -28,7 +28,7 @@ use super::{
     jetstream::{self, Placement},
     values::{Values, wrong},
 };
-use lattice_protocol::{contracts::blobstore::CONTRACT_ID, links::LinkDefinition};
+use lattice_protocol::{builtin, links::LinkDefinition};
 
 /// Chunks of downloads are no larger, unless the link says otherwise. Far below what a message of
 /// NATS takes, so that they travel in one piece to actors on other hosts too.
@@ -37,10 +37,7 @@ const CHUNK_BYTES_MIN: u64 = 1024;
 const CHUNK_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 pub static SPEC: Spec = Spec {
-    name: "blobstore",
-    public_key: "VAP37YYI3HKCAN5OVFWT57R6Z3HV6FMWDAZFPGVLKBYATCYNZJOKTM52",
-    contract_id: CONTRACT_ID,
-    title: "Blob store on files or JetStream",
+    known: builtin::BLOBSTORE,
     about: "Keeps objects of actors in containers, as files below a directory or in the object store of JetStream. Each actor has its \
             own containers, unless links name the same bucket. Large objects travel in chunks both ways.",
     values: &[

@@ -36,6 +36,7 @@ use crate::{
 };
 use lattice_base::budget::{Budget, Buffer, Held};
 use lattice_protocol::{
+    builtin,
     contracts::{
         self,
         httpclient::{
@@ -51,10 +52,7 @@ const IN_WORK_MAX: usize = 256;
 const MARGIN_MAX: Duration = Duration::from_millis(100);
 
 pub static SPEC: Spec = Spec {
-    name: "httpclient",
-    public_key: "VCP3XNMQNE72JED2NKSFQ2QA5HIVGX6CNYJNX4QJ5XWUNVIKPLORF2UI",
-    contract_id: contracts::httpclient::CONTRACT_ID,
-    title: "HTTP client",
+    known: builtin::HTTPCLIENT,
     about: "Makes HTTP requests for actors: HTTP/1.1 and HTTP/2, TLS with the system's certificates, proxies, redirects, with a \
             list of allowed hosts and without a way to the host's own machine, link-local and cloud metadata addresses. No \
             link value is required.",

@@ -53,15 +53,10 @@ use self::{
 };
 use super::{Context, Link, LinkError, Provider, Spec, unknown_operation};
 use crate::rpc::call::{Call, CallError};
-use lattice_protocol::{
-    contracts::httpserver::CONTRACT, journal::Level, links::LinkDefinition, rpc::invocation::Entity,
-};
+use lattice_protocol::{builtin, journal::Level, links::LinkDefinition, rpc::invocation::Entity};
 
 pub static SPEC: Spec = Spec {
-    name: "httpserver",
-    public_key: "VAIKANJ34ZDWZ53HG4K4I3QFEPLS2JTGT4NZQRYKAKU62ATBMRA4TD3Y",
-    contract_id: CONTRACT,
-    title: "HTTP server",
+    known: builtin::HTTPSERVER,
     about: "Serves HTTP/1.1 and HTTP/2, plain or TLS, with actors as handlers: each request becomes one call of the \
             linked actor. Several actors may share an address, told apart by host name and path. A request whose actor \
             has no room for it gets 503, one whose actor takes too long 504, and one whose actor fails 502, the last two \

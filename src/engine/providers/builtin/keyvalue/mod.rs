@@ -46,12 +46,12 @@ use super::{
 };
 use crate::rpc::call::{Call, CallError};
 use lattice_protocol::{
+    builtin,
     contracts::{
         PayloadError, decode, encode,
         keyvalue::{
-            CONTRACT_ID, GetResponse, IncrementRequest, Keys, KeysRequest, ListRangeRequest,
-            ListRequest, SERVICE, SetBytesRequest, SetMemberRequest, SetRequest, SwapRequest,
-            Version, private,
+            GetResponse, IncrementRequest, Keys, KeysRequest, ListRangeRequest, ListRequest,
+            SERVICE, SetBytesRequest, SetMemberRequest, SetRequest, SwapRequest, Version, private,
         },
         method,
     },
@@ -59,10 +59,7 @@ use lattice_protocol::{
 };
 
 pub static SPEC: Spec = Spec {
-    name: "keyvalue",
-    public_key: "VAOCJWBB57AQQ3VXOWJBISRFI34P3MB4VREFNA32LSMHQZC5CVPR6ISF",
-    contract_id: CONTRACT_ID,
-    title: "Key-value store on JetStream",
+    known: builtin::KEYVALUE,
     about: "Keeps texts, counters, lists and sets of actors in a JetStream key-value bucket. Actors linked with the same bucket \
             share its keys; increments of any number of hosts all count. Needs a NATS server with JetStream.",
     values: &[

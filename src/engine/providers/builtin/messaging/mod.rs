@@ -41,6 +41,7 @@ use super::{
 use crate::rpc::call::{Call, CallError};
 use lattice_base::lattice::{connection::confirm, reserved};
 use lattice_protocol::{
+    builtin,
     contracts::{
         self, PayloadError,
         messaging::{Message, PUBLISH, REQUEST, RequestMessage, SERVICE},
@@ -62,10 +63,7 @@ const LATE_CALLS: Duration = Duration::from_millis(100);
 const SUBSCRIPTIONS_MAX: usize = 256;
 
 pub static SPEC: Spec = Spec {
-    name: "messaging",
-    public_key: "VACOGKO5XP3IH7UBYBYZAMP3L5UZU2STCWNLK7Z5NAAKEIUUGPL4GWMA",
-    contract_id: contracts::messaging::CONTRACT_ID,
-    title: "Messaging on NATS",
+    known: builtin::MESSAGING,
     about: "Publishes messages to NATS, makes requests and hands the messages of subscriptions to actors. Without the link value \
             uri it uses the lattice's own server and leaves the lattice's subjects alone; the provider of earlier years then \
             used 0.0.0.0:4222.",
