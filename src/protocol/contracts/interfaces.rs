@@ -161,7 +161,7 @@ pub const ANSWERED: &[Answered] = &[
     base("wasi:clocks", NEW, &["system-clock", "types"]),
     base("wasi:random", RELEASES, &["random", "insecure", "insecure-seed"]),
     base("wasi:cli", RELEASES, CONSOLE),
-    base("wasi:cli", NEW, &["types"]),
+    bridge("wasi:cli", NEW, &["types"], Meaning::Types),
     base("wasi:filesystem", RELEASES, &["types", "preopens"]),
     base("wasi:sockets", OLD, SOCKETS),
     base("wasi:sockets", NEW, &["types", "ip-name-lookup"]),

@@ -119,7 +119,7 @@ fn stub_function(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lattice_protocol::contracts::interfaces::ANSWERED;
+    use lattice_protocol::contracts::interfaces::{ANSWERED, Meaning};
 
     /// The names that the bridges give the linker.
     fn bridged() -> Vec<&'static str> {
@@ -147,7 +147,8 @@ mod tests {
         let mut config = wasmtime::Config::new();
         config.wasm_component_model_async(true);
         let mut linker = new(&Engine::new(&config).expect("an engine")).expect("a linker");
-        for row in ANSWERED {
+        // Interfaces of nothing but types need no definition.
+        for row in ANSWERED.iter().filter(|row| row.meaning != Meaning::Types) {
             for (interface, version) in row
                 .interfaces
                 .iter()
