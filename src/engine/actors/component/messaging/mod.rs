@@ -20,7 +20,8 @@ use lattice_protocol::contracts::{
 
 /// The exports that take messages, as messages name them.
 pub const HANDLER: &str = "wasmcloud:messaging/handler";
-/// The interfaces that can be imported.
+/// The interfaces that can be imported, which a test of the linker holds to the table of them.
+#[cfg(test)]
 pub(super) const NAMES: [&str; 4] =
     [second::CONSUMER, second::TYPES, third::CONSUMER, third::TYPES];
 
