@@ -6,6 +6,8 @@
 //! says it. The executables of an archive are only listed; a host verifies the one for its machine
 //! when it unpacks it.
 
+pub mod wit;
+
 use std::{
     collections::BTreeSet,
     fmt::{self, Write as _},
@@ -62,6 +64,15 @@ pub struct Found {
     pub digest: Option<String>,
 }
 
+/// The world of a component.
+#[derive(Debug)]
+pub struct World {
+    /// In the words of WIT.
+    pub text: String,
+    /// The digest of the manifest; of images only.
+    pub digest: Option<String>,
+}
+
 /// Why a reference cannot be told about.
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
@@ -95,6 +106,19 @@ pub async fn inspect(
         registry.fetch_telling(reference, every, tell).await.map_err(|e| failed(reference, &e))?;
     let what = Inspected::read(&fetched.content, now()).map_err(|e| failed(reference, &e))?;
     Ok(Found { what, digest: fetched.digest })
+}
+
+/// Fetches what a reference names and prints its world; its claims are not looked at.
+pub async fn world(
+    registry: &Registry,
+    reference: &str,
+    every: Duration,
+    tell: impl FnMut(Got),
+) -> Result<World, InspectError> {
+    let fetched =
+        registry.fetch_telling(reference, every, tell).await.map_err(|e| failed(reference, &e))?;
+    let text = wit::world(&fetched.content).map_err(|e| failed(reference, &e))?;
+    Ok(World { text, digest: fetched.digest })
 }
 
 fn failed(reference: &str, error: &dyn std::error::Error) -> InspectError {

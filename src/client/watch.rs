@@ -71,6 +71,18 @@ impl Watch {
     pub async fn wait<T>(
         mut self,
         until: Instant,
+        of_event: impl FnMut(&Event) -> Observed<T>,
+        of_inventory: impl FnMut(&Inventory) -> Observed<T>,
+        on_step: impl FnMut(&Step),
+    ) -> Result<T, WaitError> {
+        self.listen(until, of_event, of_inventory, on_step).await
+    }
+
+    /// The same for a caller that may listen on when the time is over: nothing that comes in
+    /// between is lost. Cancel safe.
+    pub async fn listen<T>(
+        &mut self,
+        until: Instant,
         mut of_event: impl FnMut(&Event) -> Observed<T>,
         mut of_inventory: impl FnMut(&Inventory) -> Observed<T>,
         mut on_step: impl FnMut(&Step),

@@ -83,6 +83,7 @@ files![
     "js/views/activity.js",
     "js/views/actor.js",
     "js/views/actors.js",
+    "js/views/call-forms.js",
     "js/views/call.js",
     "js/views/claims.js",
     "js/views/events.js",

@@ -1,11 +1,13 @@
 //! `host dev`: a module that is saved runs a moment later, and what cannot run does no harm.
 
-use std::{cell::RefCell, fs, path::Path};
+use std::{cell::RefCell, fs, path::Path, time::Duration};
 
+use futures::StreamExt as _;
 use lattice_client::dev::{self, Change, Settings, Sign, Told};
-use lattice_protocol::identity::claims::ActorClaims;
+use lattice_engine::providers::builtin::{blobstore, httpclient, httpserver, keyvalue};
+use lattice_protocol::{control::types::Pairs, identity::claims::ActorClaims};
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use wascap::prelude::{ClaimsBuilder, KeyPair};
@@ -13,10 +15,11 @@ use wascap::prelude::{ClaimsBuilder, KeyPair};
 use crate::{
     harness::{
         ECHO, Server, TestHost,
-        client::{Caller, ctl_2024, start},
-        eventually, example,
-        guests::wapc,
+        client::{self, Caller, ctl_2024, start, start_provider},
+        eventually, example, fixtures,
+        guests::{Signing, sign_module, wapc},
         host,
+        nats::free_port,
         process::{Process, command},
     },
     uploads::sender,
@@ -25,16 +28,20 @@ use crate::{
 /// `host dev`, whose lines can be waited for.
 pub struct Dev {
     process: Process,
-    _home: TempDir,
+    home: TempDir,
 }
 
 impl Dev {
     pub fn begin(server: &Server, file: &Path, args: &[&str]) -> Self {
-        let home = TempDir::new().unwrap();
+        Self::begin_at_home(TempDir::new().unwrap(), server, file, args)
+    }
+
+    /// The same with the keys of a directory.
+    fn begin_at_home(home: TempDir, server: &Server, file: &Path, args: &[&str]) -> Self {
         let (server_host, port) = server.address().rsplit_once(':').unwrap();
         let mut command = command(home.path());
         command.arg("dev").arg(file).args(["-o", "json", "-r", server_host, "-p", port]).args(args);
-        Self { process: Process::printing(&mut command), _home: home }
+        Self { process: Process::printing(&mut command), home }
     }
 
     /// The next thing told that is no line of the actor's logs, which has to be this.
@@ -51,6 +58,13 @@ impl Dev {
 
     fn interrupt(&self) {
         self.process.signal(Signal::INT);
+    }
+
+    /// Ends at once; its keys stay.
+    fn end_without_a_word(self) -> TempDir {
+        let Self { process, home } = self;
+        drop(process);
+        home
     }
 
     fn exit_code(&mut self) -> Option<i32> {
@@ -257,6 +271,19 @@ async fn without_a_host_it_ends_and_says_what_to_do() {
     assert_eq!(dev.exit_code(), Some(1));
 }
 
+/// The settings of a developer who has no wishes.
+fn settings(file: &Path) -> Settings {
+    Settings {
+        file: file.to_owned(),
+        host: None,
+        max: 1,
+        annotations: Pairs::new(),
+        http: None,
+        patience: dev::PATIENCE,
+        keep: false,
+    }
+}
+
 /// Collects what is told.
 async fn until_told<T>(
     told: &RefCell<Vec<Told>>,
@@ -278,7 +305,7 @@ async fn unsigned_modules_are_signed_with_revisions_that_rise_and_own_ones_are_s
         // A token it has is replaced.
         Ok(is_own.then(|| source.sign(wasm, revision)))
     });
-    let settings = Settings { file: file.clone(), host: None, max: 1, keep: false };
+    let settings = settings(&file);
     let (told, stop) = (RefCell::new(Vec::new()), CancellationToken::new());
     let tell = |what: Told| told.borrow_mut().push(what);
     let watching = dev::run(sender(&server).await, settings, sign, None, stop.clone(), &tell);
@@ -341,5 +368,187 @@ async fn an_unsigned_module_is_signed_with_the_developers_keys_and_what_it_logs_
         heard = hearing => heard.unwrap(),
         () = speaking => unreachable!("it has no end"),
     }
+    host.stop().await;
+}
+
+/// The public keys of the providers that run on a host.
+async fn providers(server: &Server, host: &TestHost) -> Vec<String> {
+    let inventory = ctl_2024(server).await.get_host_inventory(&host.id).await.expect("inventory");
+    inventory.providers.into_iter().map(|provider| provider.id).collect()
+}
+
+/// The contracts that an actor has links for.
+async fn contracts(server: &Server, actor: &str) -> Vec<String> {
+    let links = ctl_2024(server).await.query_links().await.expect("links");
+    let of_actor = links.into_iter().filter(|link| link.actor_id == actor);
+    let mut contracts: Vec<_> = of_actor.map(|link| link.contract_id).collect();
+    contracts.sort();
+    contracts
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_makes_a_page_of_an_unsigned_component_and_nothing_stays_behind() {
+    let server = Server::start().await;
+    let host = host(&server).start().await;
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("blobs.wasm");
+    fs::write(&file, fixtures::wash_runtime("http_blobstore.wasm")).unwrap();
+    let address = format!("127.0.0.1:{}", free_port());
+    let annotation = ["--annotation", "zone=a"];
+    let mut dev = Dev::begin(&server, &file, &[&["--http", &address], &annotation[..]].concat());
+    let actor = dev.told("running")["actor_id"].as_str().expect("an id").to_owned();
+    let page = dev.told("linked");
+    assert_eq!(page["contract_id"], "wasmcloud:httpserver", "{page}");
+    assert_eq!(page["provider"], "builtin://httpserver", "{page}");
+    assert_eq!(page["url"], format!("http://{address}/"), "{page}");
+    assert!(page["started_on"].is_string(), "{page}");
+    let blobs = dev.told("linked");
+    assert_eq!(blobs["contract_id"], "wasmcloud:blobstore", "{blobs}");
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let answer = eventually("the page answers", async || {
+        let request = client.post(page["url"].as_str()?).body("to and fro");
+        let answer = request.send().await.ok()?;
+        (answer.status() == 200).then_some(answer.text().await.ok()?)
+    })
+    .await;
+    assert_eq!(answer, "to and fro");
+    let inventory = ctl_2024(&server).await.get_host_inventory(&host.id).await.unwrap();
+    let annotations = inventory.actors[0].instances[0].annotations.clone().unwrap_or_default();
+    assert_eq!(annotations.get("zone").map(String::as_str), Some("a"));
+    assert_eq!(annotations.get(dev::ANNOTATION).map(String::as_str), Some("blobs.wasm"));
+
+    dev.interrupt();
+    dev.told("unlinked");
+    dev.told("unlinked");
+    dev.told("provider_stopped");
+    dev.told("provider_stopped");
+    assert_eq!(dev.told("stopped")["actor_id"], actor);
+    assert_eq!(dev.exit_code(), Some(0));
+    assert_eq!(providers(&server, &host).await, Vec::<String>::new());
+    assert_eq!(contracts(&server, &actor).await, Vec::<String>::new());
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn links_and_providers_of_others_are_used_and_stay() {
+    let server = Server::start().await;
+    let host = host(&server).start().await;
+    let caps = ["httpserver", "httpclient", "keyvalue", "blobstore", "builtin:logging"];
+    let caps = caps.map(|name| format!("wasmcloud:{name}")).to_vec();
+    let signing = Signing { caps, ..Signing::default() };
+    let wasm = fixtures::wash_runtime("http_counter.wasm");
+    let guest = sign_module(&wasm, &signing, KeyPair::new_module());
+    for reference in ["builtin://blobstore", "builtin://keyvalue"] {
+        start_provider(&server, &host, reference).await;
+    }
+    let store = keyvalue::SPEC.public_key;
+    client::link(&server, &guest.id, store, "wasmcloud:keyvalue", &[("bucket", "mine")]).await;
+    let address = format!("127.0.0.1:{}", free_port());
+    let file = guest.reference.trim_start_matches("file://");
+    let mut dev = Dev::begin(&server, Path::new(file), &["--http", &address]);
+    dev.told("running");
+    assert_eq!(dev.told("linked")["provider"], "builtin://httpserver");
+    let client = dev.told("linked");
+    assert_eq!(client["provider"], "builtin://httpclient");
+    assert!(client["started_on"].is_string(), "{client}");
+    assert_eq!(dev.told("linked_before")["provider"], "builtin://keyvalue");
+    let blobs = dev.told("linked");
+    assert_eq!(
+        (&blobs["provider"], &blobs["started_on"]),
+        (&"builtin://blobstore".into(), &Value::Null)
+    );
+    // Another actor has come to need one that was started for this one.
+    let client = httpclient::SPEC.public_key;
+    client::link(&server, ECHO, client, "wasmcloud:httpclient", &[]).await;
+
+    dev.interrupt();
+    for _ in ["httpserver", "httpclient", "blobstore"] {
+        dev.told("unlinked");
+    }
+    assert_eq!(dev.told("provider_stopped")["provider"], "builtin://httpserver");
+    dev.told("stopped");
+    assert_eq!(dev.exit_code(), Some(0));
+    assert_eq!(contracts(&server, &guest.id).await, ["wasmcloud:keyvalue"]);
+    let running = providers(&server, &host).await;
+    for spec in [&blobstore::SPEC, &keyvalue::SPEC, &httpclient::SPEC] {
+        assert!(running.iter().any(|id| id == spec.public_key), "{} in {running:?}", spec.name);
+    }
+    assert!(!running.iter().any(|id| id == httpserver::SPEC.public_key), "{running:?}");
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_module_gets_a_page_too_and_a_killed_one_leaves_it_to_the_next() {
+    let server = Server::start().await;
+    let host = host(&server).start().await;
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("saved.wasm");
+    fs::write(&file, Source::unsigned(1)).unwrap();
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut killed = Dev::begin(&server, &file, &["--http", &address]);
+    let actor = killed.told("running")["actor_id"].as_str().expect("an id").to_owned();
+    killed.told("linked");
+    let home = killed.end_without_a_word();
+    assert_eq!(contracts(&server, &actor).await, ["wasmcloud:httpserver"]);
+    let mut next = Dev::begin_at_home(home, &server, &file, &["--http", &address]);
+    assert_eq!(next.told("running")["actor_id"], actor.as_str());
+    assert_eq!(next.told("linked")["provider"], "builtin://httpserver");
+    next.interrupt();
+    next.told("unlinked");
+    next.told("provider_stopped");
+    next.told("stopped");
+    assert_eq!(providers(&server, &host).await, Vec::<String>::new());
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_start_that_is_late_is_told_when_it_ends() {
+    let server = Server::start().await;
+    let topic = server.own("policy.slow");
+    let nats = async_nats::connect(server.url()).await.unwrap();
+    let mut questions = nats.subscribe(topic.clone()).await.unwrap();
+    let builder = host(&server).set("policy_topic", &topic);
+    let host = builder.set("policy_timeout_ms", "60000").start().await;
+    let (dir, source) = (TempDir::new().unwrap(), Source::new());
+    let file = dir.path().join("saved.wasm");
+    fs::write(&file, source.signed(1)).unwrap();
+    let (told, stop) = (RefCell::new(Vec::new()), CancellationToken::new());
+    let tell = |what: Told| told.borrow_mut().push(what);
+    let settings = Settings { patience: Duration::from_millis(300), ..settings(&file) };
+    let sign: Sign<'_> = Box::new(|_, _, _| Ok(None));
+    let watching = dev::run(sender(&server).await, settings, sign, None, stop.clone(), &tell);
+    let refused = |told: &Told| match told {
+        Told::Refused { why, .. } => Some(why.clone()),
+        _ => None,
+    };
+    let saving = async {
+        for (revision, permitted) in [(1, false), (2, true)] {
+            told.borrow_mut().clear();
+            fs::write(&file, source.signed(revision)).unwrap();
+            let question = questions.next().await.expect("the policy service is asked");
+            let why = until_told(&told, "it is late", refused).await;
+            assert!(why.contains("may still come"), "{why}");
+            told.borrow_mut().clear();
+            let asked: Value = serde_json::from_slice(&question.payload).unwrap();
+            let answer = json!({
+                "requestId": asked["requestId"], "permitted": permitted, "message": "not today",
+            });
+            let reply = question.reply.expect("an answer is wanted");
+            nats.publish(reply, answer.to_string().into()).await.unwrap();
+            if permitted {
+                let runs = |told: &Told| match told {
+                    Told::Running(running) => Some(running.revision),
+                    _ => None,
+                };
+                assert_eq!(until_told(&told, "it runs", runs).await, 2);
+            } else {
+                let why = until_told(&told, "it failed", refused).await;
+                assert!(why.contains("not today"), "{why}");
+            }
+        }
+        stop.cancel();
+    };
+    let (ended, ()) = tokio::join!(watching, saving);
+    ended.unwrap();
     host.stop().await;
 }

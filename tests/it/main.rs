@@ -40,6 +40,7 @@ mod httpserver;
 mod hub;
 mod identity;
 mod keyvalue;
+mod kinds;
 mod languages;
 mod leaf_cut;
 mod linking;

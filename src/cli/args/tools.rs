@@ -47,6 +47,7 @@ pub struct Dashboard {
 #[command(after_help = "Examples:\n  \
     host inspect builtin://httpserver        the built-in HTTP server and every link value it takes\n  \
     host inspect ./echo.wasm                 who an actor is and what it may use\n  \
+    host inspect ./page.wasm --wit           the world of a component, as WIT text\n  \
     host inspect registry.example/kv:0.1.0   the same of an image, fetched like a host would")]
 pub struct Inspect {
     /// builtin://NAME, a path, file:///path, or an image reference
@@ -54,6 +55,9 @@ pub struct Inspect {
     /// Print the token alone
     #[arg(long)]
     pub jwt_only: bool,
+    /// Print the imports and exports of a component as WIT text, whether it is signed or not
+    #[arg(long, conflicts_with = "jwt_only")]
+    pub wit: bool,
     /// Digest (sha256:...) the image must have
     #[arg(short = 'd', long, value_name = "DIGEST")]
     pub digest: Option<String>,

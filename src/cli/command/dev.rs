@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::{keys::find_keyring, sending::sign_saved};
+use super::{keys::find_keyring, pairs_of, sending::sign_saved};
 use crate::{
     args::{flags::SettingArgs, lattice::Dev},
     session::Session,
@@ -15,14 +15,15 @@ use crate::{
 };
 use lattice_base::shutdown;
 use lattice_client::{
-    dev::{self, Change, Running, Settings, Told},
+    dev::{self, Change, Linked, Running, Settings, Told},
     lattice::Lattice,
     logs,
     upload::amount,
 };
 use lattice_protocol::{
     clock,
-    identity::{claims::ActorClaims, sign::ActorToken},
+    contracts::httpserver,
+    identity::{claims::ActorClaims, sign::ActorToken, wasm},
     journal::Line,
 };
 
@@ -37,15 +38,28 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: Dev) -> Result<
         caps: args.caps,
         ..ActorToken::default()
     };
+    let is_page = args.http.is_some();
     let sign = move |wasm: &Bytes, claims: Option<&ActorClaims>, revision: i32| {
-        let says = ActorToken { revision: Some(revision), ..says.clone() };
+        let mut says = ActorToken { revision: Some(revision), ..says.clone() };
+        // A component says by its exports whether it has a page.
+        if is_page && wasm::inspect_component(wasm)?.is_none() {
+            says.caps.push(httpserver::CONTRACT.to_owned());
+        }
         sign_saved(&keyring, &path, wasm, claims, &says)
     };
     let stop = CancellationToken::new();
     // Without signals the process ends at once, and the actor goes on.
     let _signals =
         AbortOnDropHandle::new(tokio::spawn(shutdown::obey_signals(stop.clone(), || {})));
-    let settings = Settings { file: args.file, host: args.host_id, max: args.max, keep: args.keep };
+    let settings = Settings {
+        file: args.file,
+        host: args.host_id,
+        max: args.max,
+        annotations: pairs_of("annotation", args.annotations)?,
+        http: args.http,
+        patience: dev::PATIENCE,
+        keep: args.keep,
+    };
     let teller = Teller {
         terminal,
         file: settings.file.display().to_string(),
@@ -136,14 +150,53 @@ fn text(file: &str, told: &Told) -> String {
             hosts.join(", ")
         ),
         Told::Logged(line) => line.text.to_string(),
+        Told::Linked(linked) => {
+            let Linked { contract, provider, started_on, url } = linked;
+            let started = match started_on {
+                Some(place) => format!("started {provider} on {place} and linked it"),
+                None => format!("linked to {provider}"),
+            };
+            format!("{contract}: {started}{}", at(url.as_deref()))
+        }
+        Told::LinkedBefore(Linked { contract, provider, url, .. }) => {
+            format!("{contract}: was linked to {provider} already{}", at(url.as_deref()))
+        }
+        Told::NotLinked { contract, why } => format!("{contract} is not linked: {why}"),
+        Told::Unlinked { contract } => format!("{contract}: link deleted"),
+        Told::ProviderStopped { provider } => format!("{provider} stopped"),
+        Told::NotRemoved { what, why } => format!("{what} stays: {why}"),
         Told::Stopped(running) => format!("{} stopped", name(running)),
         Told::LeftRunning(running) => format!("{} goes on on {}", name(running), place(running)),
         Told::Sending { bytes, of } => amount(*bytes, *of),
     }
 }
 
+/// The page of a link, to go on with.
+fn at(url: Option<&str>) -> String {
+    url.map(|url| format!("; its page is {url}")).unwrap_or_default()
+}
+
+fn linked_json(event: &str, linked: &Linked) -> Value {
+    json!({
+        "event": event, "contract_id": linked.contract, "provider": linked.provider,
+        "started_on": linked.started_on, "url": linked.url,
+    })
+}
+
 fn json(told: &Told) -> Value {
     match told {
+        Told::Linked(linked) => linked_json("linked", linked),
+        Told::LinkedBefore(linked) => linked_json("linked_before", linked),
+        Told::NotLinked { contract, why } => {
+            json!({ "event": "not_linked", "contract_id": contract, "error": why })
+        }
+        Told::Unlinked { contract } => json!({ "event": "unlinked", "contract_id": contract }),
+        Told::ProviderStopped { provider } => {
+            json!({ "event": "provider_stopped", "provider": provider })
+        }
+        Told::NotRemoved { what, why } => {
+            json!({ "event": "not_removed", "what": what, "error": why })
+        }
         Told::Waiting => json!({ "event": "waiting" }),
         Told::Running(running) => {
             let change = match running.change {

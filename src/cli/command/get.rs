@@ -19,7 +19,7 @@ use lattice_client::{
 };
 use lattice_engine::providers::external::masks;
 use lattice_protocol::{
-    control::types::{HostReply, Inventory, Pairs},
+    control::types::{HostReply, Inventory, InventoryActor, Pairs},
     links::{Claims, LinkDefinition},
 };
 
@@ -205,9 +205,11 @@ fn actors(host: &Inventory) -> Table {
     let mut table = Table::new([
         Column::id("ACTOR"),
         Column::text("NAME"),
+        Column::fixed("KIND"),
         Column::number("MAX"),
         Column::text("REFERENCE"),
         Column::number("REVISION").only_wide(),
+        Column::text("EXPORTS").only_wide(),
         Column::text("ANNOTATIONS").only_wide(),
     ]);
     for actor in &host.actors {
@@ -221,14 +223,25 @@ fn actors(host: &Inventory) -> Table {
             table.row([
                 Cell::from(&actor.id),
                 Cell::toned(&actor.name, Tone::Strong),
+                Cell::from(kind(actor)),
                 Cell::from(bound(max)),
                 Cell::from(&actor.image_ref),
                 Cell::from(revision),
+                Cell::from(exports(actor)),
                 Cell::from(pairs(annotations)),
             ]);
         }
     }
     table
+}
+
+/// The kind of an actor's code; hosts of other makes do not tell it.
+fn kind(actor: &InventoryActor) -> String {
+    actor.code.as_ref().map_or("-".to_owned(), ToString::to_string)
+}
+
+fn exports(actor: &InventoryActor) -> String {
+    actor.code.as_ref().map(|code| code.exports.join(" ")).unwrap_or_default()
 }
 
 fn providers(host: &Inventory) -> Table {

@@ -1,9 +1,10 @@
-//! `host inspect`, `claims inspect` and `par inspect`: what a reference names.
+//! `host inspect`, `claims inspect` and `par inspect`: what a reference names, and with `--wit` the
+//! world of a component.
 
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     registry::{TELL_EVERY, check_digest, open, pulling},
@@ -11,7 +12,7 @@ use super::{
 };
 use crate::{
     args::{self, flags::SettingArgs, tools::Inspect},
-    inspect::{self, Found},
+    inspect::{self, Found, World},
     session::Session,
     terminal::{Page, Terminal, View},
 };
@@ -40,14 +41,14 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: Inspect) -> Res
             upload::store(&session.sender().await?, session.config.js_domain.as_deref()).await,
         ));
     }
-    let found =
-        inspect::inspect(&registry, &reference, TELL_EVERY, pulling(terminal, &reference)).await?;
-    match (&args.digest, &found.digest) {
-        (Some(_), None) => bail!(Usage(format!("--digest is of images, and {reference} is none"))),
-        (wanted, digest) => {
-            check_digest(&reference, wanted.as_deref(), digest.as_deref().unwrap_or_default())?
-        }
+    let pulling = pulling(terminal, &reference);
+    if args.wit {
+        let world = inspect::world(&registry, &reference, TELL_EVERY, pulling).await?;
+        check(&reference, args.digest.as_deref(), world.digest.as_deref())?;
+        return terminal.show(&world);
     }
+    let found = inspect::inspect(&registry, &reference, TELL_EVERY, pulling).await?;
+    check(&reference, args.digest.as_deref(), found.digest.as_deref())?;
     if let Some(untimely) = found.what.untimely(now()) {
         terminal.note(format!("note: {untimely}"));
     }
@@ -58,6 +59,28 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: Inspect) -> Res
         Some(token) => terminal
             .show(&Bare { token: token.to_owned(), subject: found.what.public_key().to_owned() }),
         None => bail!(Usage(format!("{reference} is built in and carries no token"))),
+    }
+}
+
+/// Fails if an image has another digest than is wanted.
+fn check(reference: &str, wanted: Option<&str>, found: Option<&str>) -> Result<()> {
+    match (wanted, found) {
+        (Some(_), None) => bail!(Usage(format!("--digest is of images, and {reference} is none"))),
+        (wanted, found) => check_digest(reference, wanted, found.unwrap_or_default()),
+    }
+}
+
+impl View for World {
+    fn json(&self) -> Value {
+        json!({ "wit": self.text, "digest": self.digest })
+    }
+
+    fn text(&self, page: &mut Page) {
+        page.block(self.text.trim_end());
+    }
+
+    fn names(&self) -> Vec<String> {
+        Vec::new()
     }
 }
 

@@ -1,9 +1,9 @@
 //! Brings a module to a host: starts the actor there, or exchanges its module while it works; and
 //! stops it at the end.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -25,11 +25,10 @@ use lattice_protocol::{
     },
     errors::OutcomeUnknown,
     events::Event,
-    identity::claims::ActorClaims,
 };
 
-/// How long a start or an update may take, with everything.
-const DEPLOY_TIME: Duration = Duration::from_secs(60);
+/// How long a start or an update that took too long is heard of all the same.
+const LATE_TIME: Duration = Duration::from_secs(15 * 60);
 /// How long hosts may take to offer.
 const AUCTION_TIME: Duration = Duration::from_secs(2);
 /// How long the actor may take to stop.
@@ -60,6 +59,36 @@ struct Place {
     host_name: String,
 }
 
+/// A start or an update that a host has taken on.
+struct Awaited {
+    watch: Watch,
+    /// The actor as it runs afterwards.
+    running: Running,
+}
+
+impl Awaited {
+    /// Waits until the host tells how it ended. Cancel safe.
+    async fn outcome(&mut self, until: Instant) -> Result<(), WaitError> {
+        let Running { actor, reference, revision, .. } = &self.running;
+        let of_event = |event: &Event| match event {
+            Event::ActorScaled { actor, .. } if actor.image_ref == *reference => Observed::Done(()),
+            Event::ActorScaleFailed { image_ref, error, .. } if image_ref == reference => {
+                Observed::Failed(error.clone())
+            }
+            Event::ActorUpdated { public_key, revision: now, .. } if public_key == actor => {
+                Observed::done_if(now == revision)
+            }
+            Event::ActorUpdateFailed { public_key, reason, .. } if public_key == actor => {
+                Observed::Failed(reason.clone())
+            }
+            _ => Observed::Nothing,
+        };
+        let of_inventory =
+            |inventory: &Inventory| Observed::done_if(runs(inventory, actor, reference));
+        self.watch.listen(until, of_event, of_inventory, |_| {}).await
+    }
+}
+
 /// The actor that was brought to the lattice, and where.
 pub(super) struct Deployment {
     sender: Sender,
@@ -68,6 +97,10 @@ pub(super) struct Deployment {
     wanted_id: Option<String>,
     max: u32,
     annotations: Pairs,
+    /// How long a start or an update may take before it is said to be late.
+    patience: Duration,
+    /// One that is late, and when its save was noticed.
+    late: Option<(Awaited, Instant)>,
     readers: Option<Readers>,
     place: Option<Place>,
     running: Option<Running>,
@@ -79,12 +112,10 @@ pub(super) struct Deployment {
 
 impl Deployment {
     pub(super) fn new(sender: Sender, settings: &Settings) -> Result<Self> {
-        let file = Path::new(&settings.file)
-            .file_name()
-            .context("the file has no name")?
-            .to_string_lossy()
-            .into_owned();
-        let annotations = Pairs::from([(ANNOTATION.to_owned(), file)]);
+        let file = settings.file_name();
+        ensure!(!file.is_empty(), "the file has no name");
+        let mut annotations = settings.annotations.clone();
+        annotations.insert(ANNOTATION.to_owned(), file);
         let (wanted, max) = (settings.host.clone(), settings.max.max(1));
         Ok(Self {
             sender,
@@ -92,6 +123,8 @@ impl Deployment {
             wanted_id: None,
             max,
             annotations,
+            patience: settings.patience,
+            late: None,
             readers: None,
             place: None,
             running: None,
@@ -147,12 +180,7 @@ impl Deployment {
         // Noted before the host is asked: a start that seems to fail may still come, and is stopped
         // at the end.
         self.asked = Some((actor.to_owned(), reference.clone()));
-        match change {
-            Change::Started => self.start(&host_id, claims, &reference).await?,
-            Change::Updated => self.update(&host_id, claims, &reference).await?,
-            Change::Found => {}
-        }
-        let running = Running {
+        let asked = Running {
             actor: actor.to_owned(),
             name: claims.name.clone().unwrap_or_default(),
             host_id,
@@ -160,10 +188,36 @@ impl Deployment {
             reference,
             revision: offered,
             change,
-            took: noticed.elapsed(),
+            took: Duration::ZERO,
         };
+        self.late = None;
+        let awaited = match change {
+            Change::Started => Some(self.start(&asked).await?),
+            Change::Updated => Some(self.update(&asked).await?),
+            Change::Found => None,
+        };
+        if let Some(awaited) = awaited {
+            self.settled(awaited, noticed).await?;
+        }
+        let running = Running { took: noticed.elapsed(), ..asked };
         self.running = Some(running.clone());
         Ok(running)
+    }
+
+    /// Waits for the outcome as long as people do; what comes later, [`Deployment::late`] hears.
+    async fn settled(&mut self, mut awaited: Awaited, noticed: Instant) -> Result<()> {
+        match awaited.outcome(Instant::now() + self.patience).await {
+            Ok(()) => Ok(()),
+            Err(WaitError::Failed(why)) => bail!(why),
+            Err(WaitError::TimedOut) => {
+                let reference = awaited.running.reference.clone();
+                self.late = Some((awaited, noticed));
+                bail!(OutcomeUnknown(format!(
+                    "the host did not say within {} s what came of {reference}; it may still come, which is told then",
+                    self.patience.as_secs_f64()
+                )))
+            }
+        }
     }
 
     /// Finds the hosts that come into question, and the one that is wanted among them.
@@ -240,68 +294,51 @@ impl Deployment {
         self.place.clone().context("no host was chosen")
     }
 
-    async fn start(&self, host: &str, claims: &ActorClaims, reference: &str) -> Result<()> {
-        let lattice = &self.sender.lattice;
-        let (until, actor) = (Instant::now() + DEPLOY_TIME, claims.subject.as_str());
-        let watch = Watch::open(lattice, host).await?;
+    async fn start(&mut self, actor: &Running) -> Result<Awaited> {
         let request = ScaleActor {
-            actor_id: Some(actor.to_owned()),
-            actor_ref: reference.to_owned(),
+            actor_id: Some(actor.actor.clone()),
+            actor_ref: actor.reference.clone(),
             annotations: self.annotations.clone(),
             count: Some(Some(self.max)),
-            host_id: host.to_owned(),
+            host_id: actor.host_id.clone(),
         };
-        lattice.command(host, &request).await?;
-        let outcome = watch
-            .wait(
-                until,
-                |event| match event {
-                    Event::ActorScaled { actor, .. } if actor.image_ref == reference => {
-                        Observed::Done(())
-                    }
-                    Event::ActorScaleFailed { image_ref, error, .. } if image_ref == reference => {
-                        Observed::Failed(error.clone())
-                    }
-                    _ => Observed::Nothing,
-                },
-                |inventory| Observed::done_if(runs(inventory, actor, reference)),
-                |_| {},
-            )
-            .await;
-        told(outcome, "start", reference)
+        let lattice = &self.sender.lattice;
+        let watch = Watch::open(lattice, &actor.host_id).await?;
+        lattice.command(&actor.host_id, &request).await?;
+        Ok(Awaited { watch, running: actor.clone() })
     }
 
-    async fn update(&self, host: &str, claims: &ActorClaims, reference: &str) -> Result<()> {
-        let lattice = &self.sender.lattice;
-        let (until, actor) = (Instant::now() + DEPLOY_TIME, claims.subject.as_str());
-        let revision = claims.effective_revision();
-        let watch = Watch::open(lattice, host).await?;
+    async fn update(&mut self, actor: &Running) -> Result<Awaited> {
         let request = UpdateActor {
-            actor_id: actor.to_owned(),
+            actor_id: actor.actor.clone(),
             annotations: None,
-            host_id: host.to_owned(),
-            new_actor_ref: reference.to_owned(),
+            host_id: actor.host_id.clone(),
+            new_actor_ref: actor.reference.clone(),
         };
-        lattice.command(host, &request).await?;
-        let outcome = watch
-            .wait(
-                until,
-                |event| match event {
-                    Event::ActorUpdated { public_key, revision: now, .. }
-                        if public_key == actor =>
-                    {
-                        Observed::done_if(*now == revision)
-                    }
-                    Event::ActorUpdateFailed { public_key, reason, .. } if public_key == actor => {
-                        Observed::Failed(reason.clone())
-                    }
-                    _ => Observed::Nothing,
-                },
-                |inventory| Observed::done_if(runs(inventory, actor, reference)),
-                |_| {},
-            )
-            .await;
-        told(outcome, "update to", reference)
+        let lattice = &self.sender.lattice;
+        let watch = Watch::open(lattice, &actor.host_id).await?;
+        lattice.command(&actor.host_id, &request).await?;
+        Ok(Awaited { watch, running: actor.clone() })
+    }
+
+    /// Waits for a start or an update that was given up on; for ever, if there is none. Cancel
+    /// safe.
+    pub(super) async fn late(&mut self) -> Result<Running> {
+        let Some((awaited, noticed)) = &mut self.late else { return std::future::pending().await };
+        let outcome = awaited.outcome(Instant::now() + LATE_TIME).await;
+        let running = Running { took: noticed.elapsed(), ..awaited.running.clone() };
+        self.late = None;
+        match outcome {
+            Ok(()) => {
+                self.running = Some(running.clone());
+                Ok(running)
+            }
+            Err(WaitError::Failed(why)) => bail!(why),
+            Err(WaitError::TimedOut) => bail!(OutcomeUnknown(format!(
+                "the host does not say what became of {}; `host get inventory {}` shows what runs",
+                running.reference, running.host_id
+            ))),
+        }
     }
 
     /// Removes uploads that were sent from here and run nowhere any more. Those left over are
@@ -447,15 +484,4 @@ fn revision_of(actor: &InventoryActor) -> u64 {
 
 fn runs(inventory: &Inventory, actor: &str, reference: &str) -> bool {
     running_in(inventory, actor).is_some_and(|running| running.image_ref == reference)
-}
-
-fn told(outcome: Result<(), WaitError>, what: &str, reference: &str) -> Result<()> {
-    match outcome {
-        Ok(()) => Ok(()),
-        Err(WaitError::Failed(why)) => bail!("{why}"),
-        Err(WaitError::TimedOut) => bail!(OutcomeUnknown(format!(
-            "the host did not say within {} s what came of the {what} {reference}; it may still come",
-            DEPLOY_TIME.as_secs()
-        ))),
-    }
 }

@@ -9,9 +9,13 @@
 //! it was started here: it is known by the annotation [`ANNOTATION`], also when the process that
 //! started it was killed. Uploads that nobody runs any more are removed: a day of saves would fill
 //! the store.
+//!
+//! A start that takes longer than people wait is reported as late; how it ends is reported, too,
+//! unless another save comes before.
 
 mod deploy;
 pub mod saves;
+mod surroundings;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -27,13 +31,18 @@ use super::{
 };
 use deploy::{Deployment, NotNewer};
 use lattice_protocol::{
+    control::types::Pairs,
     identity::claims::{ActorClaims, now},
     journal::Line,
 };
 use saves::{Save, Saves, Unreadable};
+pub use surroundings::Linked;
+use surroundings::Surroundings;
 
 /// The annotation of actors that were started here; its value is the name of the file.
 pub const ANNOTATION: &str = "lattice.host/dev";
+/// How long a start or an update may take, with everything, before it is said to be late.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A file that is not whole may be in the middle of a build; after this time without a change it is
 /// not.
 const HALF_TIME: Duration = Duration::from_secs(1);
@@ -46,6 +55,13 @@ pub struct Settings {
     pub host: Option<String>,
     /// Calls the actor takes at a time.
     pub max: u32,
+    /// Annotations of the actor, besides [`ANNOTATION`].
+    pub annotations: Pairs,
+    /// Where the page of the actor is to be, as `127.0.0.1:8080`: with it the actor is linked to
+    /// all it needs, and providers that are missing are started.
+    pub http: Option<String>,
+    /// How long a start may take before it is said to be late, mostly [`PATIENCE`].
+    pub patience: Duration,
     /// Leave the actor running at the end.
     pub keep: bool,
 }
@@ -80,6 +96,28 @@ pub enum Told {
         hosts: Vec<String>,
     },
     Logged(Line),
+    /// A link was put.
+    Linked(Linked),
+    /// A link was there; it stays as it is.
+    LinkedBefore(Linked),
+    /// A contract of the actor has no link.
+    NotLinked {
+        contract: String,
+        why: String,
+    },
+    /// A link that was put here is deleted.
+    Unlinked {
+        contract: String,
+    },
+    /// A provider that was started here is stopped.
+    ProviderStopped {
+        provider: String,
+    },
+    /// Something that was put here stays.
+    NotRemoved {
+        what: String,
+        why: String,
+    },
     Stopped(Running),
     /// It was not started here, or is to be kept.
     LeftRunning(Running),
@@ -124,24 +162,37 @@ pub async fn run(
     if !tokio::fs::try_exists(&settings.file).await.unwrap_or(false) {
         tell(Told::Waiting);
     }
-    let mut dev = Dev { deployment, sign, revision: 0, tell };
+    let surroundings = settings
+        .http
+        .clone()
+        .map(|address| Surroundings::new(lattice.clone(), address, &settings.file_name()));
+    let mut dev = Dev { deployment, surroundings, claims: None, sign, revision: 0, tell };
     // The error of a file that may be half of a module, and until when the rest is waited for.
     let mut half: Option<(Instant, ContentError)> = None;
     let mut logs: Option<(String, BoxStream<'static, Line>)> = None;
     loop {
-        let next = next_save(&mut saves, half.as_ref().map(|(until, _)| *until));
-        let Some(save) = reporting(&mut logs, tell, &stop, next).await else { break };
-        let waited_for = half.take();
-        let Some(save) = save? else {
-            if let Some((_, error)) = waited_for {
-                dev.refused(anyhow!(error).context("the file is not a whole module"));
+        let next = dev.next(&mut saves, half.as_ref().map(|(until, _)| *until));
+        let Some(next) = reporting(&mut logs, tell, &stop, next).await else { break };
+        match next? {
+            Next::HalfTime => {
+                if let Some((_, error)) = half.take() {
+                    dev.refused(anyhow!(error).context("the file is not a whole module"));
+                }
             }
-            continue;
-        };
-        match reporting(&mut logs, tell, &stop, dev.take(save.content, save.noticed)).await {
-            None => break,
-            Some(Taken::Done) => {}
-            Some(Taken::Half(error)) => half = Some((Instant::now() + HALF_TIME, error)),
+            Next::Late(outcome) => {
+                if reporting(&mut logs, tell, &stop, dev.came_late(outcome)).await.is_none() {
+                    break;
+                }
+            }
+            Next::Save(save) => {
+                half = None;
+                match reporting(&mut logs, tell, &stop, dev.take(save.content, save.noticed)).await
+                {
+                    None => break,
+                    Some(Taken::Done) => {}
+                    Some(Taken::Half(error)) => half = Some((Instant::now() + HALF_TIME, error)),
+                }
+            }
         }
         let running = dev.deployment.running().map(|running| running.actor.clone());
         if let (Some(follow), Some(actor)) = (&follow, running)
@@ -152,6 +203,9 @@ pub async fn run(
         }
     }
     drop(saves);
+    if let Some(surroundings) = dev.surroundings.filter(|_| !settings.keep) {
+        surroundings.remove(tell).await;
+    }
     match dev.deployment.end(settings.keep).await? {
         Some((running, true)) => tell(Told::Stopped(running)),
         Some((running, false)) => tell(Told::LeftRunning(running)),
@@ -160,16 +214,32 @@ pub async fn run(
     Ok(())
 }
 
-/// Returns the next save; `None` if there was none by a time.
-async fn next_save(saves: &mut Saves, until: Option<Instant>) -> Result<Option<Save>> {
+/// The things that are waited for between two deployments.
+enum Next {
+    Save(Save),
+    /// No save came while the rest of a file was waited for.
+    HalfTime,
+    /// A start or an update that was given up on has ended.
+    Late(Result<Running>),
+}
+
+impl Settings {
+    /// The name of the file, without the directory.
+    fn file_name(&self) -> String {
+        self.file.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+}
+
+/// Returns the next save, or that there was none by a time.
+async fn next_save(saves: &mut Saves, until: Option<Instant>) -> Result<Next> {
     let save = match until {
         Some(until) => match timeout_at(until, saves.next()).await {
             Ok(save) => save,
-            Err(_) => return Ok(None),
+            Err(_) => return Ok(Next::HalfTime),
         },
         None => saves.next().await,
     };
-    save.context("the watch of the file ended by itself; begin again").map(Some)
+    save.context("the watch of the file ended by itself; begin again").map(Next::Save)
 }
 
 /// Reports the lines of logs until the work is done; `None` if it is stopped before.
@@ -211,6 +281,9 @@ enum Taken {
 
 struct Dev<'a> {
     deployment: Deployment,
+    surroundings: Option<Surroundings>,
+    /// Those of what was deployed last.
+    claims: Option<ActorClaims>,
     sign: Sign<'a>,
     /// The highest revision that was signed here.
     revision: u64,
@@ -218,6 +291,23 @@ struct Dev<'a> {
 }
 
 impl Dev<'_> {
+    /// Waits for what comes next. Cancel safe.
+    async fn next(&mut self, saves: &mut Saves, until: Option<Instant>) -> Result<Next> {
+        tokio::select! {
+            biased;
+            outcome = self.deployment.late() => Ok(Next::Late(outcome)),
+            next = next_save(saves, until) => next,
+        }
+    }
+
+    /// Reports how a start or an update ended that was late.
+    async fn came_late(&mut self, outcome: Result<Running>) {
+        match outcome {
+            Ok(running) => self.runs(running).await,
+            Err(error) => self.refused(error),
+        }
+    }
+
     async fn take(&mut self, content: Result<Bytes, Unreadable>, noticed: Instant) -> Taken {
         let done = async {
             let content = content?;
@@ -242,10 +332,8 @@ impl Dev<'_> {
     /// Runs a module; one with a revision that is too low is signed again if it is the developer's
     /// own.
     async fn deploy(&mut self, artifact: Artifact, noticed: Instant) -> Result<()> {
-        let error = match self.deployment.deploy(&artifact, noticed, self.tell).await {
-            Ok(running) => {
-                return self.runs(running).await;
-            }
+        let error = match self.attempt(&artifact, noticed).await {
+            Ok(()) => return Ok(()),
             Err(error) => error,
         };
         let Some(NotNewer { running, .. }) = error.downcast_ref::<NotNewer>() else {
@@ -255,17 +343,27 @@ impl Dev<'_> {
         let Ok(again) = self.signed(&artifact.content, Some(claims), *running).await else {
             return Err(error);
         };
-        let running = self.deployment.deploy(&again, noticed, self.tell).await?;
-        self.runs(running).await
+        self.attempt(&again, noticed).await
     }
 
-    async fn runs(&mut self, running: Running) -> Result<()> {
+    async fn attempt(&mut self, artifact: &Artifact, noticed: Instant) -> Result<()> {
+        if let Verified::Actor(claims) = &artifact.verified {
+            self.claims = Some(claims.clone());
+        }
+        let running = self.deployment.deploy(artifact, noticed, self.tell).await?;
+        self.runs(running).await;
+        Ok(())
+    }
+
+    async fn runs(&mut self, running: Running) {
         let is_exchanged = running.change == Change::Updated;
-        (self.tell)(Told::Running(running));
+        (self.tell)(Told::Running(running.clone()));
+        if let (Some(surroundings), Some(claims)) = (&mut self.surroundings, &self.claims) {
+            surroundings.complete(&running, claims, self.tell).await;
+        }
         if is_exchanged {
             self.deployment.tidy().await;
         }
-        Ok(())
     }
 
     /// Signs with a revision above all that were there, and above `running`.

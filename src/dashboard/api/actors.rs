@@ -41,7 +41,10 @@ use lattice_client::{
 };
 use lattice_engine::router::Builtin;
 use lattice_protocol::{
-    control::{probe::calls::Look, types::InventoryActor},
+    control::{
+        probe::calls::Look,
+        types::{CodeInfo, InventoryActor},
+    },
     identity::keys::ActorId,
     links::Table,
     meter::{OperationCounts, Path as CallPath},
@@ -57,6 +60,12 @@ const AUCTION: Duration = Duration::from_secs(2);
 pub struct Actor {
     pub id: String,
     pub name: String,
+    /// `module`, `component`, or `unknown` where no host tells it.
+    pub kind: &'static str,
+    /// The line of WASI that a component is made for: `0.2` or `0.3`.
+    pub wasi: Option<String>,
+    /// The interfaces and functions that a component can be called by.
+    pub exports: Vec<String>,
     pub references: Vec<String>,
     /// Calls it takes at a time, on all hosts together.
     pub replicas: u64,
@@ -70,8 +79,12 @@ pub struct Actor {
 impl Actor {
     fn of(id: &str, sum: &ActorSum, table: &Table, rates: &Rates) -> Self {
         let claims = table.claims(id);
+        let CodeInfo { kind, wasi, exports } = sum.code.clone().unwrap_or_default();
         Self {
             id: id.to_owned(),
+            kind: kind.word(),
+            wasi,
+            exports,
             name: or_claimed(&sum.name, claims.map(|claims| &claims.name)),
             references: sum.references.iter().cloned().collect(),
             replicas: sum.replicas,
@@ -86,11 +99,14 @@ impl Actor {
 impl Row for Actor {
     fn texts(&self, found: &mut dyn FnMut(&str)) {
         [&self.id, &self.name, &self.issuer].into_iter().for_each(|text| found(text));
-        self.references.iter().chain(&self.caps).for_each(|text| found(text));
+        found(self.kind);
+        let lists = self.references.iter().chain(&self.caps).chain(&self.exports);
+        lists.for_each(|text| found(text));
     }
 
     fn compare(&self, other: &Self, column: &str) -> Ordering {
         match column {
+            "kind" => (self.kind, &self.wasi).cmp(&(other.kind, &other.wasi)),
             "replicas" => self.replicas.cmp(&other.replicas),
             "hosts" => self.hosts.cmp(&other.hosts),
             "references" => self.references.cmp(&other.references),

@@ -39,6 +39,16 @@ pub struct CallActor {
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     payload: Value,
+    /// The payload as it is, instead of `payload`: the standard input of a job.
+    raw: Option<String>,
+}
+
+/// How payload and reply of a call are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    MessagePack,
+    /// As texts of a job.
+    Raw,
 }
 
 /// The outcome of a call.
@@ -90,12 +100,8 @@ pub async fn call(
     if operation.is_empty() {
         return Err(Refusal::wrong("name the operation, like HttpServer.HandleRequest"));
     }
-    let payload = match &call.payload {
-        Value::Null => Bytes::new(),
-        value => from_json(value)
-            .map_err(|error| Refusal::wrong(format!("the payload: {error:#}")))?
-            .into(),
-    };
+    let form = if call.raw.is_some() { Form::Raw } else { Form::MessagePack };
+    let payload = payload(call.payload, call.raw)?;
     let target = Entity::actor(&actor);
     let trace = trace(&dashboard, &target, &operation).await;
     let call = Call {
@@ -112,10 +118,21 @@ pub async fn call(
     let result =
         dashboard.parts().caller.invoke(call, None, new_id(), &AtomicBool::new(false)).await;
     let took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-    Ok(Json(told(result, took_us, trace)))
+    Ok(Json(told(result, form, took_us, trace)))
 }
 
-fn told(result: Result<Bytes, CallError>, took_us: u64, trace: Option<Trace>) -> Reply {
+fn payload(value: Value, raw: Option<String>) -> Result<Bytes, Refusal> {
+    match (value, raw) {
+        (Value::Null, raw) => Ok(raw.unwrap_or_default().into()),
+        (_, Some(_)) => Err(Refusal::wrong("give either a payload or a raw one, not both")),
+        (value, None) => match from_json(&value) {
+            Ok(bytes) => Ok(bytes.into()),
+            Err(error) => Err(Refusal::wrong(format!("the payload: {error:#}"))),
+        },
+    }
+}
+
+fn told(result: Result<Bytes, CallError>, form: Form, took_us: u64, trace: Option<Trace>) -> Reply {
     let empty = Reply { ok: false, reply: None, text: None, bytes: 0, took_us, error: None, trace };
     match result {
         Ok(reply) if reply.len() > SHOWN_BYTES_MAX => Reply {
@@ -127,6 +144,11 @@ fn told(result: Result<Bytes, CallError>, took_us: u64, trace: Option<Trace>) ->
             )),
             ..empty
         },
+        // A number that a job prints would be read as MessagePack.
+        Ok(reply) if form == Form::Raw => {
+            let text = String::from_utf8_lossy(&reply).into_owned();
+            Reply { ok: true, bytes: reply.len(), text: Some(text), ..empty }
+        }
         Ok(reply) => {
             let shown = to_json(&reply, Binary::Text);
             let text = match &shown {

@@ -172,6 +172,8 @@ pub struct RunningActor {
     id: String,
     name: String,
     reference: String,
+    /// `module`, `component 0.2`, `component 0.3`; `unknown` where the host does not tell it.
+    kind: String,
     replicas: u64,
     groups: Vec<Group>,
     rates: Option<Rate>,
@@ -428,6 +430,7 @@ fn running_actors(view: &HostView, health: Option<&Health>, rates: &Rates) -> Ve
             id: actor.id.clone(),
             name: actor.name.clone(),
             reference: actor.image_ref.clone(),
+            kind: actor.code.clone().unwrap_or_default().to_string(),
             replicas: instances(actor, |_| true),
             groups: groups(actor),
             rates: rates.target(&actor.id, ""),

@@ -39,7 +39,7 @@ use lattice_protocol::{
     clock,
     control::{
         probe::health::Health,
-        types::{Inventory, Pairs},
+        types::{CodeInfo, Inventory, Pairs},
     },
 };
 use rates::{History, Of, Point, Rates, Series};
@@ -282,6 +282,8 @@ pub struct ActorSum {
     pub name: String,
     pub references: BTreeSet<String>,
     pub replicas: u64,
+    /// As the first host says that tells it.
+    pub code: Option<CodeInfo>,
     pub hosts: Vec<Arc<HostView>>,
 }
 
@@ -327,6 +329,9 @@ impl Index {
                 let sum = index.actors.entry(actor.id.clone()).or_default();
                 if sum.name.is_empty() {
                     sum.name.clone_from(&actor.name);
+                }
+                if sum.code.is_none() {
+                    sum.code.clone_from(&actor.code);
                 }
                 sum.references.insert(actor.image_ref.clone());
                 sum.replicas += lattice_client::watch::instances(actor, |_| true);
@@ -560,6 +565,7 @@ mod tests {
                 max_instances: *max,
                 ..InventoryInstance::default()
             }],
+            ..InventoryActor::default()
         };
         let provider = InventoryProvider {
             id: "VA".into(),

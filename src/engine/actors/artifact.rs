@@ -12,9 +12,12 @@ use super::{
     guest::{self, Abi, Guest},
     weight::{TooHeavy, Weight},
 };
-use lattice_protocol::identity::{
-    NotSignedFor,
-    claims::{self, ActorClaims, ModuleError},
+use lattice_protocol::{
+    control::types::CodeInfo,
+    identity::{
+        NotSignedFor,
+        claims::{self, ActorClaims, ModuleError},
+    },
 };
 
 /// Why a module or a component cannot run here.
@@ -39,6 +42,8 @@ pub struct Artifact {
     pub claims: Arc<ActorClaims>,
     /// Identifies the code: two actors signed differently share it.
     pub code_hash: [u8; 32],
+    /// As others see it.
+    pub info: CodeInfo,
     pub(super) code: Code,
 }
 
@@ -73,9 +78,10 @@ impl Artifact {
             info.check_signed_for(&claims.caps)?;
         }
         let code_hash = verified.code_hash;
+        let info = CodeInfo::of(verified.component.as_ref());
         if let Some(twin) = same_code(&code_hash) {
             debug!(actor_id = %claims.subject, "actor shares the compiled code of a running one");
-            return Ok(Self { claims, code_hash, code: twin.code.clone() });
+            return Ok(Self { claims, code_hash, info, code: twin.code.clone() });
         }
         let wasm = &claims::code(wasm)?;
         let weight = Weight::of(wasm)?;
@@ -91,7 +97,7 @@ impl Artifact {
                 Code::Module(Arc::new(prepare(&module)?))
             }
         };
-        Ok(Self { claims, code_hash, code })
+        Ok(Self { claims, code_hash, info, code })
     }
 
     /// How many calls an instance usually serves: guests of WASI 0.3 are made for more than one.

@@ -227,6 +227,7 @@ fn inventory_actor(actor: &ActorView) -> InventoryActor {
                 max_concurrent: u16::try_from(group.max).unwrap_or(u16::MAX),
             })
             .collect(),
+        code: Some(actor.code.clone()),
     }
 }
 
@@ -254,7 +255,10 @@ pub fn human(duration: Duration) -> String {
 mod tests {
     use super::*;
     use crate::actors::supervisor::GroupView;
-    use lattice_protocol::identity::keys::{ActorId, LinkName, ProviderId};
+    use lattice_protocol::{
+        control::types::CodeInfo,
+        identity::keys::{ActorId, LinkName, ProviderId},
+    };
 
     fn state() -> HostState {
         let id = HostId::parse("NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF").unwrap();
@@ -278,6 +282,7 @@ mod tests {
             name: Some("Echo".into()),
             reference: "file:///echo.wasm".into(),
             revision: 3,
+            code: CodeInfo::of(None),
             groups: vec![GroupView {
                 annotations: Pairs::new(),
                 instance_id: "i".into(),
@@ -346,7 +351,8 @@ mod tests {
                     "image_ref": "reg.example/http:1.0", "name": "HTTP", "revision": 1, "annotations": {}, "instance_id": "i"}],
                 "actors": [{"id": ACTOR, "image_ref": "file:///echo.wasm", "name": "Echo", "instances": [
                     {"annotations": {}, "instance_id": "i", "revision": 3, "image_ref": "file:///echo.wasm",
-                     "max_instances": 4_294_967_295_u32, "max_concurrent": 65535}]}]})
+                     "max_instances": 4_294_967_295_u32, "max_concurrent": 65535}],
+                    "code": {"kind": "module", "exports": []}}]})
         );
     }
 

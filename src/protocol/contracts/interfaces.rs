@@ -60,6 +60,13 @@ impl<'a> InterfaceName<'a> {
         }
     }
 
+    /// Returns the line of WASI it is a release of, if it is an interface of WASI: `0.2` or `0.3`.
+    pub fn wasi_line(&self) -> Option<&'static str> {
+        let lines = [("0.2.", "0.2"), ("0.3.", "0.3")];
+        let found = lines.into_iter().find(|(line, _)| self.has_version(line));
+        found.filter(|_| self.package.starts_with("wasi:")).map(|(_, line)| line)
+    }
+
     fn is_release_of(&self, lines: &[&str]) -> bool {
         lines.iter().any(|line| self.has_version(line))
     }

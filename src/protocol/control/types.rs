@@ -3,12 +3,23 @@
 //! They never hold null where some client wants a text, a number or a list. As a client we read
 //! those of all years, in which anything may be missing.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{errors::chain, links::LinkDefinition, serde_null::null_as_default};
+use crate::{
+    contracts::interfaces::{self, Direction, InterfaceName, Meaning},
+    errors::chain,
+    identity::WasmInfo,
+    links::LinkDefinition,
+    serde_null::null_as_default,
+};
+
+/// Exports that an inventory names of one actor; real components have one to three.
+const EXPORTS_MAX: usize = 16;
+/// Bytes of the name of an export that an inventory has room for.
+const EXPORT_BYTES_MAX: usize = 128;
 
 /// Key/value pairs; missing or null means none.
 pub type Pairs = BTreeMap<String, String>;
@@ -166,6 +177,86 @@ pub struct InventoryActor {
     pub name: String,
     #[serde(deserialize_with = "null_as_default")]
     pub instances: Vec<InventoryInstance>,
+    /// Told by hosts that run components; clients of earlier years do not look at it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<CodeInfo>,
+}
+
+/// How the code of an actor looks from outside (components, sections 1.1 and 2.1).
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct CodeInfo {
+    pub kind: CodeKind,
+    /// The line of WASI that a component is made for: `0.2` or `0.3`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wasi: Option<String>,
+    /// The interfaces and functions that a component can be called by.
+    #[serde(deserialize_with = "null_as_default")]
+    pub exports: Vec<String>,
+}
+
+/// The kind of an actor's code.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum CodeKind {
+    /// A core module, called by operations (waPC).
+    Module,
+    /// A component, called by its exports.
+    Component,
+    /// A kind that this version does not know.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+impl CodeKind {
+    /// Returns its word in texts.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Module => "module",
+            Self::Component => "component",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl CodeInfo {
+    /// Tells of a component by its imports and exports, of a core module without any. Exports
+    /// decide about the line of WASI: a host calls the newer one (components, section 2.3).
+    pub fn of(component: Option<&WasmInfo>) -> Self {
+        let Some(info) = component else {
+            return Self { kind: CodeKind::Module, ..Self::default() };
+        };
+        let lines = [&info.exports, &info.imports].map(|externs| {
+            externs.iter().filter_map(|found| InterfaceName::parse(&found.name)?.wasi_line()).max()
+        });
+        let mut exports = Vec::new();
+        for export in &info.exports {
+            match interfaces::meaning(Direction::Export, &export.name) {
+                Meaning::Initialiser | Meaning::Types => {}
+                _ => exports.push(clipped(&export.name)),
+            }
+        }
+        exports.truncate(EXPORTS_MAX);
+        let wasi = lines.into_iter().flatten().next().map(str::to_owned);
+        Self { kind: CodeKind::Component, wasi, exports }
+    }
+}
+
+/// The kind in a few letters: `module`, `component 0.2`.
+impl fmt::Display for CodeInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.word())?;
+        match &self.wasi {
+            Some(line) => write!(f, " {line}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The beginning of the name of an export, as far as there is room for it.
+fn clipped(name: &str) -> String {
+    name[..name.floor_char_boundary(EXPORT_BYTES_MAX)].to_owned()
 }
 
 /// One annotation set of an actor. The count has two names: clients of 2023 read `max_concurrent`,
@@ -212,6 +303,10 @@ pub struct InventoryProvider {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::{
+        module::ModuleKind,
+        wasm::{Extern, ExternKind},
+    };
 
     #[test]
     fn a_bid_echoes_the_request() {
@@ -231,6 +326,50 @@ mod tests {
             serde_json::to_string(&bid).unwrap(),
             r#"{"provider_ref":"r","link_name":"l","constraints":{"a":"b"},"host_id":"N"}"#
         );
+    }
+
+    fn component(imports: &[&str], exports: &[&str]) -> WasmInfo {
+        let externs = |names: &[&str]| {
+            let named = names
+                .iter()
+                .map(|name| Extern { name: (*name).to_owned(), kind: ExternKind::Instance });
+            named.collect()
+        };
+        let (imports, exports) = (externs(imports), externs(exports));
+        WasmInfo { kind: ModuleKind::Component, imports, exports }
+    }
+
+    #[test]
+    fn the_kind_of_code_is_told_by_what_it_imports_and_exports() {
+        let long = "a".repeat(1000);
+        for (imports, exports, told) in [
+            (&["wasi:io/streams@0.2.3"][..], &["wasi:http/incoming-handler@0.2.2"][..], "0.2 1"),
+            (&["wasi:io/streams@0.2.3"], &["wasi:http/handler@0.3.0", "exports"], "0.3 1"),
+            (&["wasi:http/types@0.3.0"], &["wasi:http/incoming-handler@0.2.2"], "0.2 1"),
+            (&["wasi:keyvalue/store@0.2.0-draft"], &["acme:a/b@0.2.0", "greet"], " 2"),
+            (&["wasi:cli/environment@0.3.0"], &[&long], "0.3 1"),
+            (&[], &["f"; 100], " 16"),
+        ] {
+            let code = CodeInfo::of(Some(&component(imports, exports)));
+            let line = code.wasi.as_deref().unwrap_or_default();
+            assert_eq!(format!("{line} {}", code.exports.len()), told, "{imports:?} {exports:?}");
+            assert_eq!(code.kind, CodeKind::Component);
+            assert!(code.exports.iter().all(|name| name.len() <= EXPORT_BYTES_MAX));
+        }
+        assert_eq!(CodeInfo::of(None).to_string(), "module");
+        let old = CodeInfo { wasi: Some("0.2".into()), ..CodeInfo::of(Some(&component(&[], &[]))) };
+        assert_eq!(old.to_string(), "component 0.2");
+    }
+
+    #[test]
+    fn an_inventory_is_read_whether_it_tells_the_kind_or_not() {
+        let read = |text| serde_json::from_str::<InventoryActor>(text).unwrap().code;
+        assert_eq!(read(r#"{"id":"M"}"#), None);
+        let later = read(r#"{"id":"M","code":{"kind":"gadget","exports":null,"more":1}}"#);
+        assert_eq!(later, Some(CodeInfo::default()));
+        let module = InventoryActor { code: Some(CodeInfo::of(None)), ..Default::default() };
+        let told = serde_json::to_value(&module).unwrap();
+        assert_eq!(told["code"], serde_json::json!({ "kind": "module", "exports": [] }));
     }
 
     #[test]

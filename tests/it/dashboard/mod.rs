@@ -6,6 +6,7 @@ mod browser;
 mod crowd;
 mod door;
 mod health;
+mod kinds;
 
 use std::time::Duration;
 

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::control::state::bytes_of_actors;
 use lattice_protocol::{
+    control::types::CodeInfo,
     events::event::Annotations,
     identity::{claims::ActorClaims, keys::ActorId},
 };
@@ -89,6 +90,8 @@ pub trait Module: Clone {
     fn claims(&self) -> &ActorClaims;
     /// Returns the imports that nothing in a lattice answers.
     fn unserved(&self) -> &[String];
+    /// Returns how its code looks from outside.
+    fn info(&self) -> &CodeInfo;
 }
 
 impl Module for Arc<Artifact> {
@@ -98,6 +101,10 @@ impl Module for Arc<Artifact> {
 
     fn unserved(&self) -> &[String] {
         Artifact::unserved(self)
+    }
+
+    fn info(&self) -> &CodeInfo {
+        &self.info
     }
 }
 
@@ -542,6 +549,7 @@ impl<M: Module> Running<M> {
             name: claims.name.clone(),
             reference: self.reference.clone(),
             revision: claims.revision.unwrap_or(0),
+            code: self.module.info().clone(),
             groups: self.groups.views().to_vec(),
         }
     }

@@ -3,7 +3,10 @@ use crate::{
     actors::supervisor::{Amount, REUSE_ANNOTATION},
     issuers::IssuerChange,
 };
-use lattice_protocol::identity::keys::{Kind, public_of_seed};
+use lattice_protocol::{
+    control::types::CodeKind,
+    identity::keys::{Kind, public_of_seed},
+};
 
 #[derive(Clone)]
 struct TestModule(Arc<ActorClaims>);
@@ -15,6 +18,10 @@ impl Module for TestModule {
 
     fn unserved(&self) -> &[String] {
         &[]
+    }
+
+    fn info(&self) -> &CodeInfo {
+        const { &CodeInfo { kind: CodeKind::Module, wasi: None, exports: Vec::new() } }
     }
 }
 

@@ -11,7 +11,9 @@ use tokio::{
 };
 
 use crate::issuers::IssuerChange;
-use lattice_protocol::{events::event::Annotations, identity::keys::ActorId};
+use lattice_protocol::{
+    control::types::CodeInfo, events::event::Annotations, identity::keys::ActorId,
+};
 
 /// Calls without an upper bound on this actor's concurrency: what a `scale` without a count asks
 /// for.
@@ -96,6 +98,7 @@ pub struct ActorView {
     pub name: Option<String>,
     pub reference: String,
     pub revision: i32,
+    pub code: CodeInfo,
     pub groups: Vec<GroupView>,
 }
 

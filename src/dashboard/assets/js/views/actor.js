@@ -1,13 +1,13 @@
 // Owns the view of one actor, and what it shares with a provider's: operations, log, errors of the log.
 import {
-  apiPath, Badge, Button, Card, classes, copyText, EmptyState, ErrorNote, formatClock, formatCount, formatMicros,
+  apiPath, Badge, Button, Card, Chips, classes, copyText, EmptyState, ErrorNote, formatClock, formatCount, formatMicros,
   formatRate, formatTime, get, HostLink, href, html, Icon, Key, Labels, LinkState, Menu, PageHeader, plural,
   ProviderLink, RelativeTime, Select, SeriesChart, shortKey, Skeleton, Sparkline, Stat, Table, Tabs, useEffect,
   useLayoutEffect, useMemo, useRef, useResource, useState, withQuery,
 } from "../ui/index.js";
 import { putLink, startActor } from "../actions/index.js";
 import { useTitle } from "../title.js";
-import { formatReplicas, placementItems, Reference } from "./actors.js";
+import { formatReplicas, Kind, placementItems, Reference } from "./actors.js";
 import { ClaimsFacts } from "./claims.js";
 import { LinksTable } from "./links.js";
 
@@ -137,6 +137,13 @@ export function LogView({ url, takes, id }) {
     </div></div>`;
 }
 
+/** The kind of an actor's code, and what a component can be called by. */
+function codeFacts(actor) {
+  if (actor.kind === "unknown") return [];
+  return [["Kind", html`<${Kind} actor=${actor} />`], actor.kind === "component" && ["Exports",
+    html`<${Chips} items=${actor.exports} />`]];
+}
+
 /** For each contract of an actor's claims: is it linked, and to what? */
 function Capabilities({ actor }) {
   const { caps } = actor.claims;
@@ -216,7 +223,7 @@ export function ActorDetail({ id }) {
     <div class="host-grid">
       <${Card} title="Traffic"><${SeriesChart} series=${actor.series} /></>
       <${Card} title="Claims">${actor.claims ? html`<${ClaimsFacts} claims=${actor.claims}
-        caps=${html`<${Capabilities} actor=${actor} />`} />` : html`<p class="muted">The claims of this actor are not
+        first=${codeFacts(actor)} caps=${html`<${Capabilities} actor=${actor} />`} />` : html`<p class="muted">The claims of this actor are not
         known yet: no host has told them. Look with ${" "}<code>host doctor</code>.</p>`}</>
     </div>
     <${Tabs} label="Parts of the actor" tabs=${[

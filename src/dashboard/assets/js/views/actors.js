@@ -21,6 +21,12 @@ export function Reference({ text, others = [] }) {
     ${others.length > 0 && html`<span class="chip more">+${others.length}</span>`}</span>`;
 }
 
+/** The kind of an actor's code; hosts of other makes do not tell it. */
+export function Kind({ actor }) {
+  return actor.kind === "unknown" ? html`<span class="muted">–</span>`
+    : html`<span>${actor.kind}${actor.wasi && html` <span class="muted">${actor.wasi}</span>`}</span>`;
+}
+
 /** Filters a list by a host; the choice is kept in the query of the address. */
 export function HostFilter() {
   const { query } = useRoute();
@@ -78,6 +84,8 @@ const COLUMNS = [
     />` },
   { key: "references", title: "Reference", sort: "references", min: "168px", phone: false,
     render: (actor) => html`<${Reference} text=${actor.references[0]} others=${actor.references.slice(1)} />` },
+  { key: "kind", title: "Kind", sort: "kind", width: "124px", from: 1480, phone: false, hint: "A module (waPC), or a " +
+    "component and its line of WASI", render: (actor) => html`<${Kind} actor=${actor} />` },
   { key: "caps", title: "Contracts", hint: "What it may use by its claims", min: "220px", from: 980, phone: false,
     render: (actor) => html`<${Chips} items=${actor.caps} empty="–" />` },
   { key: "replicas", title: "Replicas", sort: "replicas", down: true, align: "right", width: "96px",

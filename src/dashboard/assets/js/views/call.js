@@ -7,6 +7,7 @@ import {
 import { isLoggedIn, openLogin } from "../actions/index.js";
 import { searchActors } from "../actions/link.js";
 import { jsonError } from "../json.js";
+import { ANY, formOf, formsOf } from "./call-forms.js";
 
 const KEPT = 20;
 const STORED = "host.calls";
@@ -139,6 +140,8 @@ export function Call() {
   const [operation, setOperation] = useState(query.operation || "");
   const [payload, setPayload] = useState(() => (TEMPLATES[query.operation]
     ? JSON.stringify(TEMPLATES[query.operation], null, 2) : ""));
+  const [chosen, choose] = useState("");
+  const [fields, setFields] = useState({});
   const [state, setState] = useState({ isBusy: false, result: null, error: null });
   const [calls, addCall, clearCalls] = useCalls();
   const turn = useRef(0);
@@ -157,6 +160,11 @@ export function Call() {
     return { value: each, text: each, sub: seen ? `called ${seen.calls} times` : "by its contract" };
   }), [known, detail]);
   const problem = payload.trim() ? jsonError(payload) : null;
+  const forms = formsOf(detail);
+  const form = formOf(forms, chosen, query.operation);
+  const filled = { ...form.fields, ...fields[form.id] };
+  const hindrance = form !== ANY ? form.problem(filled) : !operation.trim() ? "Name the operation."
+    : problem ? "Correct the payload first." : "";
   const pickActor = (picked) => {
     setActor(picked);
     setQuery({ actor: picked?.value || "" });
@@ -167,16 +175,17 @@ export function Call() {
     setQuery({ operation: name });
     if (TEMPLATES[name] && !payload.trim()) setPayload(JSON.stringify(TEMPLATES[name], null, 2));
   };
-  const isReady = actor && operation.trim() && !problem && !state.isBusy;
+  const isReady = actor && !hindrance && !state.isBusy;
   const send = async () => {
     if (!isReady || (!isLoggedIn() && !(await openLogin(true)))) return;
     const mine = ++turn.current;
     setState({ isBusy: true, result: null, error: null });
-    const call = { actor_id: actor.value, actor_name: shown.text, operation: operation.trim(), payload,
-      at_ms: Date.now() };
+    const made = form !== ANY ? form.call(filled) : { operation: operation.trim(),
+      payload: payload.trim() ? JSON.parse(payload) : null };
+    const call = { actor_id: actor.value, actor_name: shown.text, operation: made.operation, form: form.id,
+      payload: form === ANY ? payload : "", fields: filled, at_ms: Date.now() };
     try {
-      const result = await post("/call", { actor_id: call.actor_id, operation: call.operation,
-        payload: payload.trim() ? JSON.parse(payload) : null });
+      const result = await post("/call", { actor_id: call.actor_id, ...made });
       addCall({ ...call, ok: result.ok, took_us: result.took_us });
       if (turn.current === mine) setState({ isBusy: false, result, error: null });
     } catch (error) {
@@ -193,6 +202,8 @@ export function Call() {
     setActor({ value: call.actor_id, text: call.actor_name });
     setOperation(call.operation);
     setPayload(call.payload);
+    choose(call.form || ANY.id);
+    setFields({ ...fields, [call.form]: call.fields });
     setQuery({ actor: call.actor_id, operation: call.operation });
     setState({ isBusy: false, result: null, error: null });
   };
@@ -211,16 +222,20 @@ export function Call() {
             hint=${shown && html`<a href=${href.actor(shown.value)}>Show the actor</a>`} />
           ${unknown && html`<${Note} tone="warning">${unknown.message} A call to it fails unless a host of another make
             runs it.</>`}
+          ${forms.length > 1 && html`<${Segmented} label="How to call it" value=${form.id} onInput=${choose}
+            options=${forms.map((each) => [each.id, each.text])} />`}
+          ${form !== ANY ? html`<div class="stack-16" key=${form.id}>${form.render(filled, (part) =>
+            setFields({ ...fields, [form.id]: { ...filled, ...part } }))}</div>` : html`
           <${Combobox} label="Operation" mono value=${operation ? { value: operation, text: operation } : null}
             onPick=${pickOperation} search=${searchOperations} placeholder="HttpServer.HandleRequest"
             none="Type the name of the operation." free=${(text) => ({ value: text, text, sub: "as it is" })} />
           ${template && html`<${Button} size="small" icon="edit" class="start"
             onClick=${() => setPayload(JSON.stringify(template, null, 2))}>Payload of ${operation}</>`}
-          <${Payload} value=${payload} onInput=${setPayload} error=${problem} send=${send} />
+          <${Payload} value=${payload} onInput=${setPayload} error=${problem} send=${send} />`}
           <div class="reply-bar"><button type="submit" class="button primary" disabled=${!isReady}>
             <${Icon} name="play" /><span>${state.isBusy ? "Calling …" : "Call"}</span></button>
             ${!isReady && !state.isBusy && html`<span class="hint">${!actor ? "Choose an actor first."
-              : !operation.trim() ? "Name the operation." : "Correct the payload first."}</span>`}</div>
+              : hindrance}</span>`}</div>
         </form></>
       </div>
       <div class="stack" ref=${answer} aria-busy=${state.isBusy}>

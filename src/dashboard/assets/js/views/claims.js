@@ -10,9 +10,10 @@ const version = (claims) => html`<span class="num">${claims.version || "–"}${c
   html` <span class="muted">rev ${claims.revision}</span>`}</span>`;
 const Running = ({ on }) => html`<${StatusDot} tone=${on ? "good" : "muted"} text=${on ? "running" : "not running"} />`;
 
-/** What claims say, as facts. `caps` renders the contracts; without it they are chips. */
-export function ClaimsFacts({ claims, caps }) {
+/** What claims say, as facts, after `first`. `caps` renders the contracts; without it they are chips. */
+export function ClaimsFacts({ claims, caps, first = [] }) {
   return html`<${Facts} items=${[
+    ...first,
     ["Issuer", html`<${Key} id=${claims.issuer} />`],
     ["Version", version(claims)],
     claims.kind === "actor" && ["Call alias", claims.call_alias ? html`<span class="mono">${claims.call_alias}</span>

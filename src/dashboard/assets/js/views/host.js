@@ -19,6 +19,8 @@ function actorColumns(host) {
     { key: "name", title: "Actor", render: (actor) => html`<${ActorLink} id=${actor.id} name=${actor.name} />` },
     { key: "reference", title: "Reference", render: (actor) => html`<span class="mono clip" title=${actor.reference}>
       ${actor.reference}</span>` },
+    { key: "kind", title: "Kind", width: "130px", render: (actor) => (actor.kind === "unknown"
+      ? html`<span class="muted">–</span>` : actor.kind) },
     { key: "replicas", title: "Replicas", align: "right", width: "90px", render: (actor) => html`<span class="num">
       ${formatCount(actor.replicas)}</span>` },
     { key: "permits", title: "In use", width: "150px", hint: "Replicas at work of those that may run at once",

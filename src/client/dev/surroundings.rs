@@ -1,0 +1,442 @@
+//! The providers and links that an actor needs before anybody can use it: for each contract of its
+//! claims the provider that runs already, or else the built-in one, and a link to it.
+//!
+//! ```text
+//! claims ─▶ plan (links and inventories of now) ─▶ start, put ─▶ Told
+//! ```
+//!
+//! Links that were there stay as they are. At the end the links that were put here are deleted, and
+//! the providers that were started here are stopped, unless others are linked to them by then. Such
+//! providers are known by [`ANNOTATION`], as the actor is; so those of a process that was killed
+//! are taken over.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result};
+use tracing::debug;
+
+use super::{ANNOTATION, Running, Told};
+use crate::{
+    commands::{HostCommands, START_WAIT, STOP_WAIT},
+    lattice::Lattice,
+    links::{self, LINK_WAIT},
+};
+use lattice_protocol::{
+    builtin::{self, Known},
+    contracts::httpserver,
+    control::types::{Inventory, InventoryProvider, Pairs},
+    identity::claims::ActorClaims,
+    links::LinkDefinition,
+};
+
+/// The link name of everything here.
+const LINK_NAME: &str = "default";
+/// The link value with the address of an HTTP server.
+const ADDRESS: &str = "address";
+/// Begins the contracts that hosts fulfil themselves, without a link.
+const IN_HOST: &str = "wasmcloud:builtin:";
+
+/// A contract of an actor that is linked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Linked {
+    pub contract: String,
+    pub provider: String,
+    /// The host on which the provider was started for this link.
+    pub started_on: Option<String>,
+    /// The page, if it is a link to an HTTP server.
+    pub url: Option<String>,
+}
+
+/// What is to be done about one contract.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    /// Others linked it.
+    Leave(LinkDefinition),
+    /// The provider runs; `is_left` by a process like this one.
+    Link {
+        provider: String,
+        is_left: bool,
+    },
+    Start(&'static str),
+    /// Nobody fulfils it.
+    Nobody,
+}
+
+/// A provider that was started here, or may have been.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Begun {
+    host: String,
+    provider: String,
+    contract: String,
+}
+
+/// The surroundings of one actor.
+pub(super) struct Surroundings {
+    lattice: Lattice,
+    /// Where the HTTP server listens.
+    address: String,
+    /// The mark of what is started here.
+    mark: Pairs,
+    /// Contracts that are dealt with.
+    settled: BTreeSet<String>,
+    /// Links that were put here.
+    links: Vec<LinkDefinition>,
+    begun: Vec<Begun>,
+}
+
+impl Surroundings {
+    pub(super) fn new(lattice: Lattice, address: String, file: &str) -> Self {
+        let mark = Pairs::from([(ANNOTATION.to_owned(), file.to_owned())]);
+        Self {
+            lattice,
+            address,
+            mark,
+            settled: BTreeSet::new(),
+            links: Vec::new(),
+            begun: Vec::new(),
+        }
+    }
+
+    /// Puts what the actor lacks. A contract that cannot be linked is reported, and tried again
+    /// with the next save.
+    pub(super) async fn complete(
+        &mut self,
+        actor: &Running,
+        claims: &ActorClaims,
+        tell: &dyn Fn(Told),
+    ) {
+        for contract in wanted(&claims.caps) {
+            if self.settled.contains(contract) {
+                continue;
+            }
+            let told = if !claims.caps.iter().any(|cap| cap == contract) {
+                let why = "its claims do not name it: a component has to export wasi:http, a signed module has to be signed for it";
+                Told::NotLinked { contract: contract.to_owned(), why: why.to_owned() }
+            } else {
+                match self.settle(actor, contract).await {
+                    Ok(told) => told,
+                    Err(error) => {
+                        Told::NotLinked { contract: contract.to_owned(), why: format!("{error:#}") }
+                    }
+                }
+            };
+            if !matches!(told, Told::NotLinked { .. }) {
+                self.settled.insert(contract.to_owned());
+            }
+            tell(told);
+        }
+    }
+
+    async fn settle(&mut self, actor: &Running, contract: &str) -> Result<Told> {
+        let lattice = self.lattice.clone();
+        let links = lattice.links_of(&actor.actor).await.context("ask for the links")?;
+        let inventories = lattice.inventories(&lattice.some_hosts().await?).await;
+        let host = &actor.host_id;
+        let (provider, started_on) = match plan(actor, contract, &links, &inventories) {
+            Step::Leave(link) => return Ok(self.told_of(&link, None, Told::LinkedBefore)),
+            Step::Nobody => {
+                let why = "no provider of it runs; start one with `host start provider`";
+                return Ok(Told::NotLinked { contract: contract.to_owned(), why: why.to_owned() });
+            }
+            Step::Link { provider, is_left } => {
+                if is_left {
+                    self.note_begun(host, &provider, contract);
+                }
+                (provider, None)
+            }
+            Step::Start(provider) => {
+                self.note_begun(host, provider, contract);
+                self.start(host, provider).await?;
+                (provider.to_owned(), Some(place(actor)))
+            }
+        };
+        let values = match contract {
+            httpserver::CONTRACT => Pairs::from([(ADDRESS.to_owned(), self.address.clone())]),
+            _ => Pairs::new(),
+        };
+        let link = LinkDefinition {
+            actor_id: actor.actor.clone(),
+            provider_id: provider,
+            link_name: LINK_NAME.to_owned(),
+            contract_id: contract.to_owned(),
+            values,
+        };
+        // Noted first: a link whose provider refuses it is stored all the same.
+        self.links.push(link.clone());
+        links::put(&lattice, &link, Some(LINK_WAIT)).await?;
+        Ok(self.told_of(&link, started_on, Told::Linked))
+    }
+
+    async fn start(&self, host: &str, provider: &str) -> Result<()> {
+        let reference = shown(provider);
+        let commands = HostCommands::new(&self.lattice, host, Some(START_WAIT));
+        let started =
+            commands.start_provider(&reference, LINK_NAME, &self.mark, None, &mut |_| {}).await;
+        started.map(|_| ()).with_context(|| format!("start {reference}"))
+    }
+
+    fn note_begun(&mut self, host: &str, provider: &str, contract: &str) {
+        let begun = Begun {
+            host: host.to_owned(),
+            provider: provider.to_owned(),
+            contract: contract.to_owned(),
+        };
+        if !self.begun.contains(&begun) {
+            self.begun.push(begun);
+        }
+    }
+
+    fn told_of(
+        &self,
+        link: &LinkDefinition,
+        started_on: Option<String>,
+        told: fn(Linked) -> Told,
+    ) -> Told {
+        let is_page = link.contract_id == httpserver::CONTRACT;
+        let address = link.values.get(ADDRESS).filter(|_| is_page);
+        told(Linked {
+            contract: link.contract_id.clone(),
+            provider: shown(&link.provider_id),
+            started_on,
+            url: address.map(|address| format!("http://{address}/")),
+        })
+    }
+
+    /// Takes away what was put here.
+    pub(super) async fn remove(self, tell: &dyn Fn(Told)) {
+        for link in &self.links {
+            let contract = link.contract_id.clone();
+            tell(match links::delete(&self.lattice, link, Some(LINK_WAIT)).await {
+                Ok(_) => Told::Unlinked { contract },
+                Err(error) => Told::NotRemoved {
+                    what: format!("the link for {contract}"),
+                    why: format!("{error:#}"),
+                },
+            });
+        }
+        for begun in &self.begun {
+            let provider = shown(&begun.provider);
+            match self.stop(begun).await {
+                Ok(true) => tell(Told::ProviderStopped { provider }),
+                Ok(false) => {}
+                Err(error) => {
+                    tell(Told::NotRemoved { what: provider, why: format!("{error:#}") });
+                }
+            }
+        }
+    }
+
+    /// Stops a provider that was started here; returns false if it is none of ours or others use
+    /// it.
+    async fn stop(&self, begun: &Begun) -> Result<bool> {
+        let inventory = self.lattice.inventory(&begun.host).await.context("ask what runs")?;
+        let mut running = inventory.providers.iter();
+        let is_ours = running
+            .any(|run| run.id == begun.provider && run.link_name == LINK_NAME && is_marked(run));
+        let others = self.lattice.links().await.context("ask for the links")?;
+        let is_used = others
+            .iter()
+            .any(|link| link.provider_id == begun.provider && link.link_name == LINK_NAME);
+        if !is_ours || is_used {
+            debug!(provider_id = begun.provider, is_ours, is_used, "the provider goes on");
+            return Ok(false);
+        }
+        let commands = HostCommands::new(&self.lattice, &begun.host, Some(STOP_WAIT));
+        commands.stop_provider(&begun.provider, LINK_NAME, &begun.contract).await?;
+        Ok(true)
+    }
+}
+
+/// Returns the contracts that need a link: the page's first, then the others of the claims.
+fn wanted(caps: &[String]) -> impl Iterator<Item = &str> {
+    let others = caps.iter().map(String::as_str);
+    let others = others.filter(|cap| *cap != httpserver::CONTRACT && !cap.starts_with(IN_HOST));
+    std::iter::once(httpserver::CONTRACT).chain(others)
+}
+
+/// Decides about one contract. Any host may run a provider, but a page is to be served where its
+/// actor runs: the address is one of that machine.
+fn plan(
+    actor: &Running,
+    contract: &str,
+    links: &[LinkDefinition],
+    inventories: &[Inventory],
+) -> Step {
+    if let Some(link) = links.iter().find(|link| link.is_of(&actor.actor, contract, LINK_NAME)) {
+        let provider = link.provider_id.clone();
+        return match is_left(link, inventories) {
+            true => Step::Link { provider, is_left: true },
+            false => Step::Leave(link.clone()),
+        };
+    }
+    let built_in = builtin::CATALOGUE.iter().find(|known| known.contract_id == contract);
+    let is_here =
+        |host: &&Inventory| contract != httpserver::CONTRACT || host.host_id == actor.host_id;
+    let running: Vec<_> = inventories
+        .iter()
+        .filter(is_here)
+        .flat_map(|host| &host.providers)
+        .filter(|run| run.contract_id == contract && run.link_name == LINK_NAME)
+        .collect();
+    let is_built_in =
+        |run: &&&InventoryProvider| built_in.is_some_and(|it| it.public_key == run.id);
+    match (running.iter().find(is_built_in).or(running.first()), built_in) {
+        (Some(run), _) => Step::Link { provider: run.id.clone(), is_left: is_marked(run) },
+        (None, Some(Known { public_key, .. })) => Step::Start(public_key),
+        (None, None) => Step::Nobody,
+    }
+}
+
+/// Says whether a process like this one put a link: its provider was started by one, and it has no
+/// values that only somebody else gives.
+fn is_left(link: &LinkDefinition, inventories: &[Inventory]) -> bool {
+    let mut providers = inventories.iter().flat_map(|host| &host.providers);
+    link.values.keys().all(|key| key == ADDRESS)
+        && providers.any(|run| run.id == link.provider_id && is_marked(run))
+}
+
+/// Says whether a process like this one started it.
+fn is_marked(run: &InventoryProvider) -> bool {
+    run.annotations.contains_key(ANNOTATION)
+}
+
+/// A provider as it is named to people: the reference of a built-in one, else its key.
+fn shown(provider: &str) -> String {
+    let known = builtin::CATALOGUE.iter().find(|known| known.public_key == provider);
+    known.map_or(provider.to_owned(), |known| format!("{}{}", builtin::SCHEME, known.name))
+}
+
+fn place(actor: &Running) -> String {
+    if actor.host_name.is_empty() { actor.host_id.clone() } else { actor.host_name.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::dev::Change;
+
+    const KEYVALUE: &str = "wasmcloud:keyvalue";
+
+    fn actor() -> Running {
+        Running {
+            actor: "M".into(),
+            name: String::new(),
+            host_id: "N1".into(),
+            host_name: String::new(),
+            reference: "lattice://sha256:0".into(),
+            revision: 1,
+            change: Change::Started,
+            took: Duration::ZERO,
+        }
+    }
+
+    fn key_of(contract: &str) -> &'static str {
+        let known = builtin::CATALOGUE.iter().find(|known| known.contract_id == contract);
+        known.expect("a built-in provider").public_key
+    }
+
+    /// Reads `N1 contract provider [marked|other]`, where `-` is the built-in provider.
+    fn inventory(text: &str) -> Inventory {
+        let words: Vec<&str> = text.split(' ').collect();
+        let id = if words[2] == "-" { key_of(words[1]) } else { words[2] };
+        let word = words.get(3).copied().unwrap_or_default();
+        let provider = InventoryProvider {
+            id: id.to_owned(),
+            contract_id: words[1].to_owned(),
+            link_name: if word == "other" { "other" } else { LINK_NAME }.to_owned(),
+            annotations: match word {
+                "marked" => Pairs::from([(ANNOTATION.to_owned(), "a.wasm".to_owned())]),
+                _ => Pairs::new(),
+            },
+            ..InventoryProvider::default()
+        };
+        Inventory {
+            host_id: words[0].to_owned(),
+            providers: vec![provider],
+            ..Inventory::default()
+        }
+    }
+
+    #[test]
+    fn what_runs_is_linked_and_what_is_missing_is_started() {
+        let left = |provider: &str, is_left| Step::Link { provider: provider.into(), is_left };
+        let page = httpserver::CONTRACT;
+        for (contract, running, expected) in [
+            (page, &[][..], Step::Start(key_of(page))),
+            (KEYVALUE, &[], Step::Start(key_of(KEYVALUE))),
+            ("acme:thing", &[], Step::Nobody),
+            ("acme:thing", &["N2 acme:thing V"], left("V", false)),
+            (KEYVALUE, &["N2 wasmcloud:keyvalue VREDIS"], left("VREDIS", false)),
+            (
+                KEYVALUE,
+                &["N2 wasmcloud:keyvalue VREDIS", "N1 wasmcloud:keyvalue -"],
+                left(key_of(KEYVALUE), false),
+            ),
+            (KEYVALUE, &["N1 wasmcloud:keyvalue - marked"], left(key_of(KEYVALUE), true)),
+            (KEYVALUE, &["N1 wasmcloud:keyvalue - other"], Step::Start(key_of(KEYVALUE))),
+            (page, &["N2 wasmcloud:httpserver -"], Step::Start(key_of(page))),
+            (page, &["N1 wasmcloud:httpserver -"], left(key_of(page), false)),
+        ] {
+            let inventories: Vec<_> = running.iter().map(|text| inventory(text)).collect();
+            let step = plan(&actor(), contract, &[], &inventories);
+            assert_eq!(step, expected, "{contract} {running:?}");
+        }
+    }
+
+    #[test]
+    fn a_link_that_is_there_stays() {
+        let link = LinkDefinition {
+            actor_id: "M".into(),
+            provider_id: "VREDIS".into(),
+            link_name: LINK_NAME.into(),
+            contract_id: KEYVALUE.into(),
+            values: Pairs::new(),
+        };
+        let running = [inventory("N1 wasmcloud:keyvalue -")];
+        let step =
+            |link: &LinkDefinition| plan(&actor(), KEYVALUE, std::slice::from_ref(link), &running);
+        assert_eq!(step(&link), Step::Leave(link.clone()));
+        for other in [
+            LinkDefinition { link_name: "backup".into(), ..link.clone() },
+            LinkDefinition { actor_id: "MOTHER".into(), ..link.clone() },
+        ] {
+            assert!(matches!(step(&other), Step::Link { .. }));
+        }
+    }
+
+    #[test]
+    fn a_link_that_a_killed_process_put_is_taken_over() {
+        let provider = key_of(KEYVALUE);
+        let link = |values| LinkDefinition {
+            actor_id: "M".into(),
+            provider_id: provider.into(),
+            link_name: LINK_NAME.into(),
+            contract_id: KEYVALUE.into(),
+            values,
+        };
+        let bucket = Pairs::from([("bucket".to_owned(), "mine".to_owned())]);
+        for (values, running, is_left) in [
+            (Pairs::new(), "N1 wasmcloud:keyvalue - marked", true),
+            (bucket, "N1 wasmcloud:keyvalue - marked", false),
+            (Pairs::new(), "N1 wasmcloud:keyvalue -", false),
+        ] {
+            let link = link(values);
+            let expected = match is_left {
+                true => Step::Link { provider: provider.into(), is_left },
+                false => Step::Leave(link.clone()),
+            };
+            let step = plan(&actor(), KEYVALUE, &[link], &[inventory(running)]);
+            assert_eq!(step, expected, "{running}");
+        }
+    }
+
+    #[test]
+    fn contracts_of_the_host_itself_need_no_link() {
+        let caps = ["wasmcloud:builtin:logging", KEYVALUE, httpserver::CONTRACT];
+        let caps = caps.map(str::to_owned);
+        assert_eq!(wanted(&caps).collect::<Vec<_>>(), [httpserver::CONTRACT, KEYVALUE]);
+        assert_eq!(wanted(&[]).collect::<Vec<_>>(), [httpserver::CONTRACT]);
+    }
+}
