@@ -1,8 +1,8 @@
 //! Prints the world of a component as WIT text: its imports and its exports with their functions
 //! and types.
 //!
-//! Nothing is verified here, so it tells of unsigned files too: a developer asks it what a toolchain
-//! has made. The file may still be anything. Its outermost sections are looked at with our limits
+//! Nothing is verified here, so it tells of unsigned files too: a developer wants to know what a
+//! toolchain has made. The file may still be anything. Its outermost sections are looked at with our limits
 //! first, then it is validated as a whole, and a fault of the decoder is an error like all others.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

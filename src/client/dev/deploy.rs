@@ -159,20 +159,7 @@ impl Deployment {
         let reference = artifact.reference();
         let there = found.as_ref().and_then(|inventory| running_in(inventory, actor));
         let offered = claims.effective_revision();
-        let change = match &there {
-            None => Change::Started,
-            Some(running) if running.image_ref == reference => Change::Found,
-            Some(running) => {
-                // Hosts update to higher revisions only; asked beforehand, nothing is sent in vain.
-                let before = revision_of(running);
-                if before >= offered {
-                    let host = self.place.as_ref().map(Place::shown).unwrap_or_default();
-                    let actor = actor.to_owned();
-                    return Err(NotNewer { actor, host, offered, running: before }.into());
-                }
-                Change::Updated
-            }
-        };
+        let change = self.change_of(there, &reference, offered)?;
         if change != Change::Found {
             self.send(artifact, tell).await?;
         }
@@ -202,6 +189,26 @@ impl Deployment {
         let running = Running { took: noticed.elapsed(), ..asked };
         self.running = Some(running.clone());
         Ok(running)
+    }
+
+    /// Returns what the deployment will be for the actor as it runs now.
+    fn change_of(
+        &self,
+        there: Option<&InventoryActor>,
+        reference: &str,
+        offered: u64,
+    ) -> Result<Change, NotNewer> {
+        let Some(running) = there else { return Ok(Change::Started) };
+        if running.image_ref == reference {
+            return Ok(Change::Found);
+        }
+        // Hosts update to higher revisions only; asked beforehand, nothing is sent in vain.
+        let before = revision_of(running);
+        if before < offered {
+            return Ok(Change::Updated);
+        }
+        let host = self.place.as_ref().map(Place::shown).unwrap_or_default();
+        Err(NotNewer { actor: running.id.clone(), host, offered, running: before })
     }
 
     /// Waits for the outcome as long as people do; what comes later, [`Deployment::late`] hears.

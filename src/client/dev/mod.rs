@@ -203,15 +203,7 @@ pub async fn run(
         }
     }
     drop(saves);
-    if let Some(surroundings) = dev.surroundings.filter(|_| !settings.keep) {
-        surroundings.remove(tell).await;
-    }
-    match dev.deployment.end(settings.keep).await? {
-        Some((running, true)) => tell(Told::Stopped(running)),
-        Some((running, false)) => tell(Told::LeftRunning(running)),
-        None => {}
-    }
-    Ok(())
+    dev.end(settings.keep).await
 }
 
 /// The things that are waited for between two deployments.
@@ -382,6 +374,19 @@ impl Dev<'_> {
         let artifact =
             Artifact::verify(signed.into()).await.context("verify the module after signing it")?;
         Ok(Artifact { was_unsigned: true, ..artifact })
+    }
+
+    /// Takes away what was put here, unless it is to be kept.
+    async fn end(self, keep: bool) -> Result<()> {
+        if let Some(surroundings) = self.surroundings.filter(|_| !keep) {
+            surroundings.remove(self.tell).await;
+        }
+        match self.deployment.end(keep).await? {
+            Some((running, true)) => (self.tell)(Told::Stopped(running)),
+            Some((running, false)) => (self.tell)(Told::LeftRunning(running)),
+            None => {}
+        }
+        Ok(())
     }
 
     fn refused(&self, error: anyhow::Error) {
