@@ -99,7 +99,6 @@ impl Actor {
 impl Row for Actor {
     fn texts(&self, found: &mut dyn FnMut(&str)) {
         [&self.id, &self.name, &self.issuer].into_iter().for_each(|text| found(text));
-        found(self.kind);
         let lists = self.references.iter().chain(&self.caps).chain(&self.exports);
         lists.for_each(|text| found(text));
     }
