@@ -70,9 +70,11 @@ mod tests {
             (export "point" (type $exported (eq $point)))
             (type $move (func (param "to" $exported) (result $exported)))
             (export "move" (func (type $move)))))
-        (import "acme:board/moves@0.1.0" (instance $moves (type $kinds)))
-        (alias export $moves "move" (func $move))
-        (export "acme:board/again@0.1.0" (instance $moves)))"#;
+        (import "acme:board/moves@0.1.0" (instance (type $kinds)))
+        (core module $code (func (export "twice") (param i32) (result i32) (local.get 0)))
+        (core instance $code (instantiate $code))
+        (func $twice (param "of" u32) (result u32) (canon lift (core func $code "twice")))
+        (export "twice" (func $twice)))"#;
 
     fn sample() -> Vec<u8> {
         wat::parse_str(SAMPLE).unwrap()
@@ -83,7 +85,7 @@ mod tests {
         let text = world(&sample()).unwrap();
         for part in [
             "import acme:board/moves@0.1.0;",
-            "export acme:board/again@0.1.0;",
+            "export twice: func(of: u32) -> u32;",
             "move: func(to: point) -> point;",
             "record point {",
             "y: string,",
