@@ -172,7 +172,7 @@ async fn a_web_server_of_2024_drives_a_component() {
     let guest = signed(&fixtures::wash_runtime("http_blobstore.wasm"), &[HTTP, BLOBS]);
     start(&server, &host, &guest.reference, 5).await;
     start_provider(&server, &host, "builtin://blobstore").await;
-    link(&server, &guest.id, blobstore::SPEC.public_key, BLOBS, &[]).await;
+    link(&server, &guest.id, blobstore::SPEC.known.public_key, BLOBS, &[]).await;
     let dir = TempDir::new().expect("a directory");
     let archive = dir.path().join("httpserver.par");
     external::pack("provider_httpserver", &archive);

@@ -441,7 +441,7 @@ async fn links_and_providers_of_others_are_used_and_stay() {
     for reference in ["builtin://blobstore", "builtin://keyvalue"] {
         start_provider(&server, &host, reference).await;
     }
-    let store = keyvalue::SPEC.public_key;
+    let store = keyvalue::SPEC.known.public_key;
     client::link(&server, &guest.id, store, "wasmcloud:keyvalue", &[("bucket", "mine")]).await;
     let address = format!("127.0.0.1:{}", free_port());
     let file = guest.reference.trim_start_matches("file://");
@@ -458,7 +458,7 @@ async fn links_and_providers_of_others_are_used_and_stay() {
         (&"builtin://blobstore".into(), &Value::Null)
     );
     // Another actor has come to need one that was started for this one.
-    let client = httpclient::SPEC.public_key;
+    let client = httpclient::SPEC.known.public_key;
     client::link(&server, ECHO, client, "wasmcloud:httpclient", &[]).await;
 
     dev.interrupt();
@@ -471,9 +471,13 @@ async fn links_and_providers_of_others_are_used_and_stay() {
     assert_eq!(contracts(&server, &guest.id).await, ["wasmcloud:keyvalue"]);
     let running = providers(&server, &host).await;
     for spec in [&blobstore::SPEC, &keyvalue::SPEC, &httpclient::SPEC] {
-        assert!(running.iter().any(|id| id == spec.public_key), "{} in {running:?}", spec.name);
+        assert!(
+            running.iter().any(|id| id == spec.known.public_key),
+            "{} in {running:?}",
+            spec.known.name
+        );
     }
-    assert!(!running.iter().any(|id| id == httpserver::SPEC.public_key), "{running:?}");
+    assert!(!running.iter().any(|id| id == httpserver::SPEC.known.public_key), "{running:?}");
     host.stop().await;
 }
 

@@ -39,13 +39,13 @@ impl Pair {
         let member = member.set("rpc_timeout_ms", rpc_timeout_ms);
         let hosts = [member.clone().start().await, member.start().await];
         for spec in [&httpserver::SPEC, &keyvalue::SPEC] {
-            start_provider(&server, &hosts[0], &format!("builtin://{}", spec.name)).await;
+            start_provider(&server, &hosts[0], &format!("builtin://{}", spec.known.name)).await;
         }
         Self { server, hosts, address: format!("127.0.0.1:{}", free_port()) }
     }
 
     async fn link(&self, actor: &str, spec: &Spec, values: &[(&str, &str)]) {
-        link(&self.server, actor, spec.public_key, spec.contract_id, values).await;
+        link(&self.server, actor, spec.known.public_key, spec.known.contract_id, values).await;
     }
 
     /// Links an actor to the page at a path, and to the store.

@@ -60,7 +60,7 @@ impl App {
         let (account, _) = SigningKey::generate(Kind::Account)?;
         let says = ActorToken {
             name: "hello".into(),
-            caps: vec![httpserver::SPEC.contract_id.into()],
+            caps: vec![httpserver::SPEC.known.contract_id.into()],
             ..ActorToken::default()
         };
         let signed = sign::module(&fs::read(component)?, &says, &key, &account, &Term::default())?;

@@ -153,8 +153,8 @@ impl Member {
         self.order("lp", provider, "provider_started").await;
         self.run(actor).await;
         let link = serde_json::json!({
-            "actor_id": actor.id, "provider_id": httpserver::SPEC.public_key,
-            "link_name": "default", "contract_id": httpserver::SPEC.contract_id,
+            "actor_id": actor.id, "provider_id": httpserver::SPEC.known.public_key,
+            "link_name": "default", "contract_id": httpserver::SPEC.known.contract_id,
             "values": {"address": address},
         });
         let subject = format!("wasmbus.ctl.{}.linkdefs.put", self.lattice);

@@ -66,7 +66,7 @@ async fn furnished(server: &Server) -> (Dashboard, Guest, Guest) {
     for reference in [&page.reference, &worker.reference, &example("echo")] {
         dashboard.done(Method::POST, "/actors", start(reference, Some(&id))).await;
     }
-    let provider = blobstore::SPEC.public_key;
+    let provider = blobstore::SPEC.known.public_key;
     client::link(server, &page.id, provider, "wasmcloud:blobstore", &[]).await;
     (dashboard, page, worker)
 }
