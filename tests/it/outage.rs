@@ -1,6 +1,8 @@
 //! The server goes away and comes back: nothing is lost, nothing is stale, calls go on.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::atomic::Ordering};
+
+use lattice_base::lattice::connection::confirm;
 
 use crate::harness::{
     ECHO, PROVIDER, Server,
@@ -37,6 +39,25 @@ async fn a_killed_server_loses_nothing_when_it_comes_back() {
         ctl.advertise_link(ECHO, PROVIDER, "acme:second", "default", HashMap::new()).await.unwrap();
     assert!(ack.accepted, "{}", ack.error);
     host.stop().await;
+}
+
+/// What is on its way when a connection breaks is lost.
+#[tokio::test]
+async fn a_round_trip_that_is_cut_off_is_made_on_the_next_connection() {
+    let mut server = Server::start().await;
+    let nats = client::nats(&server).await;
+    confirm(&nats).await.expect("the server answers");
+    server.freeze().await;
+    let sent = || nats.statistics().out_messages.load(Ordering::Relaxed);
+    let before = sent();
+    let asking = tokio::spawn({
+        let nats = nats.clone();
+        async move { confirm(&nats).await }
+    });
+    eventually("the question is sent", async || (sent() > before).then_some(())).await;
+    server.kill();
+    server.resume().await;
+    asking.await.expect("no panic").expect("it is asked again");
 }
 
 #[tokio::test]

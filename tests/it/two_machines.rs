@@ -120,6 +120,19 @@ async fn servers_in_between_may_be_started_again_and_no_request_fails() {
     }
 }
 
+/// A host that was away takes calls again at once, also when its connection was given up meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_was_frozen_takes_over_from_one_that_is_killed() {
+    let dir = TempDir::new().unwrap();
+    let plan = Plan { third: true, ..plan(&dir, App::echo(), &[EVERY_CALL_OVER_NATS]) };
+    let mut lattice = Lattice::ready(plan, ground()).await.expect("three machines");
+    for disturbance in [Disturbance::HostFrozen, Disturbance::HostKilled] {
+        let rows = disturbance.measure(&mut lattice, PACE).await.expect("a measurement");
+        assert_unnoticed(&rows);
+    }
+    lattice.stop().await.expect("an end in order");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_component_is_missed_by_no_request_whatever_happens() {
     let dir = TempDir::new().unwrap();

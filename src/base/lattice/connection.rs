@@ -39,6 +39,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_LAST: Duration = Duration::from_secs(5);
 /// How long one round trip to the server may take.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
+/// When the message of a round trip is sent again.
+const CONFIRM_AGAIN: Duration = Duration::from_millis(250);
 /// How long it may take while the server sends other messages: those of a large bucket come on the
 /// same connection.
 const CONFIRM_BUSY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -120,30 +122,29 @@ pub struct Nats {
 /// subscriptions count, and what others ask from now on is heard. (Flushing the client only empties
 /// its own buffer.)
 pub async fn confirm(client: &async_nats::Client) -> Result<(), ConfirmError> {
-    let round_trip = async {
-        let inbox = client.new_inbox();
-        let mut echo = client
-            .subscribe(inbox.clone())
-            .await
-            .map_err(|e| ConfirmError::Client(e.to_string()))?;
-        client
-            .publish(inbox, Bytes::new())
-            .await
-            .map_err(|e| ConfirmError::Client(e.to_string()))?;
-        echo.next()
-            .await
-            .map(drop)
-            .ok_or_else(|| ConfirmError::Client("the subscription ended".into()))
-    };
-    let mut round_trip = std::pin::pin!(round_trip);
-    let until = Instant::now() + CONFIRM_BUSY_TIMEOUT;
+    let inbox = client.new_inbox();
+    let mut echo = tokio::time::timeout(CONFIRM_TIMEOUT, client.subscribe(inbox.clone()))
+        .await
+        .map_err(|_| ConfirmError::Silent)?
+        .map_err(ConfirmError::client)?;
+    let began = Instant::now();
+    let (mut received, mut heard) = (messages_received(client), began);
     loop {
-        let before = messages_received(client);
-        if let Ok(ended) = tokio::time::timeout(CONFIRM_TIMEOUT, &mut round_trip).await {
+        // Sent again, because what was on its way when a connection breaks is lost.
+        let round_trip = async {
+            client.publish(inbox.clone(), Bytes::new()).await.map_err(ConfirmError::client)?;
+            let came = echo.next().await;
+            came.map(drop).ok_or_else(|| ConfirmError::client("the subscription ended"))
+        };
+        if let Ok(ended) = tokio::time::timeout(CONFIRM_AGAIN, round_trip).await {
             return ended;
         }
         // A server that sends other things has not come to this yet.
-        if messages_received(client) == before || Instant::now() >= until {
+        let now = messages_received(client);
+        if now != received {
+            (received, heard) = (now, Instant::now());
+        }
+        if heard.elapsed() >= CONFIRM_TIMEOUT || began.elapsed() >= CONFIRM_BUSY_TIMEOUT {
             return Err(ConfirmError::Silent);
         }
     }
@@ -160,6 +161,12 @@ pub enum ConfirmError {
     Silent,
     #[error("the NATS client reports: {0}")]
     Client(String),
+}
+
+impl ConfirmError {
+    fn client(error: impl std::fmt::Display) -> Self {
+        Self::Client(error.to_string())
+    }
 }
 
 /// The ends of [`Nats`] that the connection's events feed.
