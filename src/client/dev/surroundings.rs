@@ -47,7 +47,7 @@ pub struct Linked {
     pub url: Option<String>,
 }
 
-/// What is to be done about one contract.
+/// The step that one contract needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Step {
     /// Others linked it.

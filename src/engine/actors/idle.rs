@@ -5,6 +5,7 @@
 //! do; after [`LASTS`] without a call an instance goes.
 
 use std::{
+    mem,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -52,7 +53,7 @@ struct Kept {
 pub struct Idle {
     /// Calls that an instance may serve if the annotations say nothing; 1 for one.
     default: u32,
-    /// What the annotations say; 0 for nothing.
+    /// The number that the annotations say; 0 if they say none.
     annotated: AtomicU32,
     // Held for a few lines, never across an await.
     state: Mutex<State>,
@@ -79,7 +80,8 @@ impl Idle {
 
     /// Drops all of them.
     pub fn clear(&self) {
-        *self.state.lock() = State::default();
+        // Instances are dropped without the lock: the end of one takes its time.
+        let _held = mem::take(&mut *self.state.lock());
     }
 
     /// How many calls an instance of an artifact may serve.
@@ -126,12 +128,22 @@ impl Idle {
     async fn sweep(self: Arc<Self>) {
         loop {
             tokio::time::sleep(LASTS).await;
-            let mut state = self.state.lock();
-            state.kept.retain(|kept| kept.since.elapsed() < LASTS);
-            if state.kept.is_empty() {
-                state.sweeper = None;
+            let (_old, is_empty) = self.take_old();
+            if is_empty {
                 return;
             }
         }
+    }
+
+    /// Takes out those whose time is over, and says whether none is left.
+    fn take_old(&self) -> (Vec<Kept>, bool) {
+        let mut state = self.state.lock();
+        let old = state.kept.partition_point(|kept| kept.since.elapsed() >= LASTS);
+        let old: Vec<Kept> = state.kept.drain(..old).collect();
+        let is_empty = state.kept.is_empty();
+        if is_empty {
+            state.sweeper = None;
+        }
+        (old, is_empty)
     }
 }

@@ -40,7 +40,7 @@ pub struct HttpResponse {
     pub body: Binary,
 }
 
-/// What became of a request that follows no redirect.
+/// The outcome of a request that follows no redirect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Sent {

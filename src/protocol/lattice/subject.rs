@@ -132,7 +132,7 @@ controls! {
     ProbeLink { host } = "probe".host."link", Query("waiting for links");
 }
 
-/// What hosts listen to on the control connection.
+/// The subjects that hosts listen to on the control connection.
 struct Listening {
     /// The subject below the control root; `@` stands for the key of the host.
     tail: &'static str,
@@ -468,7 +468,7 @@ mod tests {
         Subjects::new(LatticeName::parse("default").unwrap(), "wasmbus.ctl")
     }
 
-    /// What every client of five years sends and hears.
+    /// The texts that clients of five years send and hear.
     const TAILS: [&str; 30] = [
         "ping.hosts",
         "auction.actor",

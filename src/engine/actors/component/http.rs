@@ -181,7 +181,7 @@ async fn may_go_on(proxy: &Proxy, reuse: Reuse, mut is_read: oneshot::Receiver<(
             reuse == Reuse::Possible
         }
         Proxy::P2(_) if reuse == Reuse::Possible => {
-            // What it wrote is there; the reader has to be asked once to see it. A body that has no
+            // All that it wrote is there; the reader has to be asked once to see it. A body without
             // end then has none while the store lives.
             tokio::task::yield_now().await;
             !matches!(is_read.try_recv(), Ok(None))

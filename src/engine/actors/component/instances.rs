@@ -19,7 +19,7 @@ pub struct Instances {
 }
 
 impl Instances {
-    /// What is instantiated without being in the file cannot be counted.
+    /// Instances of something that is not in the file cannot be counted.
     const COUNTLESS: Self = Self { cores: u32::MAX, components: u32::MAX };
 
     /// Counts those of a component. Stops where the file is no component; it is not compiled then.
@@ -59,7 +59,7 @@ impl Instances {
 /// A module or component whose end is not reached yet.
 struct Scope {
     encoding: Encoding,
-    /// What an instance of each component consists of, by the component's index.
+    /// The parts of an instance of each component, by the component's index.
     components: Vec<Instances>,
     instances: Instances,
 }
@@ -104,7 +104,7 @@ impl Scope {
                 let exports = section.into_iter().map_while(Result::ok);
                 let components =
                     exports.filter(|export| export.kind == ComponentExternalKind::Component);
-                // What is exported gets one more index.
+                // Each export gets one more index.
                 self.components_of(components.map(|export| Some((0, export.index))), outer);
             }
             _ => {}

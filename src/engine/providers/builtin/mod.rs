@@ -59,7 +59,7 @@ pub static CATALOGUE: [&Spec; 5] =
 /// The description of a built-in provider, before it runs.
 #[derive(Debug)]
 pub struct Spec {
-    /// What clients know of it too: its name, its key, its contract and its title.
+    /// The part that clients know too: its name, its key, its contract and its title.
     pub known: Known,
     /// One paragraph for `host inspect`.
     pub about: &'static str,

@@ -31,11 +31,11 @@ pub(super) struct Open {
 pub(super) struct Cas {
     link_name: String,
     key: String,
-    /// What was seen last; a swap counts only if nobody wrote since.
+    /// The one that was seen last; a swap counts only if nobody wrote since.
     pub revision: u64,
 }
 
-/// What became of a swap.
+/// The fate of a swap.
 pub(super) enum Swapped {
     Written,
     /// Somebody else wrote first; what is there now can be swapped.

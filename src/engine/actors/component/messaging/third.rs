@@ -57,7 +57,7 @@ enum Error {
     Other(String),
 }
 
-/// What a handler makes of a message that it does not take.
+/// The reason why a handler does not take a message.
 #[derive(Debug, ComponentType, Lift, Lower)]
 #[component(variant)]
 enum HandleError {

@@ -22,7 +22,7 @@ const EXPIRES: &str = "Lattice-Expires";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
     Text(String),
-    /// What is no text.
+    /// Anything that is no text.
     Bytes(Bytes),
     List(Vec<String>),
     Set(BTreeSet<String>),
