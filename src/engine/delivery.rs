@@ -51,8 +51,8 @@ const SEND_AFTER: [Duration; 1 + RESEND_AFTER.len()] =
     [PUT_AFTER_DELETE, RESEND_AFTER[0], RESEND_AFTER[1], RESEND_AFTER[2]];
 /// How long a provider may take to handle a delete, so that a put after it counts as following it.
 const DELETE_SETTLES: Duration = Duration::from_secs(2);
-/// Puts waiting to be sent. Beyond it the oldest are forgotten; so many links do not change
-/// in two seconds.
+/// Puts waiting to be sent. Beyond it the first ones are sent at once, and of those to be sent again
+/// the oldest are forgotten; so many links do not change in two seconds.
 const WAITING_MAX: usize = 16 * 1024;
 
 /// Sends links to providers. Cheap to clone.
@@ -150,7 +150,7 @@ impl LinkNotifier {
                 if let Some(replaced) = replaced.filter(|replaced| *replaced != link) {
                     self.delete(&replaced).await;
                 }
-                if self.follows_delete(&link) {
+                if self.follows_delete(&link) && self.waiting[0].len() < WAITING_MAX {
                     self.send_later(&link, 0);
                 } else {
                     self.sender.put(&link).await;

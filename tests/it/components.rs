@@ -9,9 +9,12 @@ use std::{
 
 use futures::future::join_all;
 use lattice_engine::providers::builtin::{Spec, blobstore, httpclient, httpserver, keyvalue};
-use lattice_protocol::identity::{
-    claims::now,
-    module::{VerifyOptions, verify_module},
+use lattice_protocol::{
+    contracts::{self, messaging},
+    identity::{
+        claims::now,
+        module::{VerifyOptions, verify_module},
+    },
 };
 use tempfile::TempDir;
 use wascap::prelude::KeyPair;
@@ -144,6 +147,59 @@ async fn blobs_come_back_as_they_went_on_the_local_path() {
 #[tokio::test(flavor = "multi_thread")]
 async fn blobs_come_back_as_they_went_over_nats() {
     blobs_come_back_as_they_went(false).await;
+}
+
+/// Takes each message, and is a job as well; with asynchronous functions, as of WASI 0.3.
+const WORKER: &str = r#"(component
+    (core module $Program
+        (memory (export "memory") 1)
+        (func (export "realloc") (param i32 i32 i32 i32) (result i32) i32.const 1024)
+        (func (export "run") (result i32) i32.const 0)
+        (func (export "handle") (param i32 i32 i32 i32 i32 i32) (result i32) i32.const 512))
+    (core instance $program (instantiate $Program))
+    (alias core export $program "memory" (core memory $memory))
+    (alias core export $program "realloc" (core func $realloc))
+    (type $message (record (field "subject" string) (field "body" (stream u8))
+        (field "reply-to" (option string))))
+    (type $error (variant (case "reject") (case "retry") (case "other" string)))
+    (func $run async (result (result)) (canon lift (core func $program "run")))
+    (func $handle async (param "msg" $message) (result (result (error $error)))
+        (canon lift (core func $program "handle") (memory $memory) (realloc $realloc)))
+    (component $named
+        (type $message (record (field "subject" string) (field "body" (stream u8))
+            (field "reply-to" (option string))))
+        (type $error (variant (case "reject") (case "retry") (case "other" string)))
+        (import "message" (type $m (eq $message)))
+        (import "error" (type $e (eq $error)))
+        (import "handle" (func $handle async (param "msg" $m) (result (result (error $e)))))
+        (export $message_out "broker-message" (type $m))
+        (export $error_out "handle-message-error" (type $e))
+        (export "handle-message" (func $handle)
+            (func async (param "msg" $message_out) (result (result (error $error_out))))))
+    (instance $handler (instantiate $named (with "message" (type $message))
+        (with "error" (type $error)) (with "handle" (func $handle))))
+    (export "wasmcloud:messaging/handler@0.3.0" (instance $handler))
+    (instance $job (export "run" (func $run)))
+    (export "wasi:cli/run@0.3.0" (instance $job)))"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_and_messages_reach_asynchronous_exports() {
+    let server = Server::start().await;
+    let host = host(&server).start().await;
+    let guest = signed(&wat::parse_str(WORKER).expect("valid text"), &["wasmcloud:messaging"]);
+    start(&server, &host, &guest.reference, 1).await;
+    let caller = Caller::new(&server).await;
+    let done = caller.call(&guest.id, "Nightly.Run", "").await.expect("the job runs");
+    assert!(done.is_empty());
+    let message = messaging::Message {
+        subject: "orders".into(),
+        reply_to: None,
+        body: b"one".to_vec().into(),
+    };
+    let message = contracts::encode(&message);
+    let taken = caller.call(&guest.id, messaging::HANDLE_MESSAGE, message).await;
+    assert!(taken.expect("it takes the message").is_empty());
+    host.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

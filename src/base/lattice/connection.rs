@@ -37,7 +37,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pauses between attempts grow from the first to the last of these.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_LAST: Duration = Duration::from_secs(5);
-/// How long one round trip to the server may take.
+/// How long the server may be silent in a round trip.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 /// When the message of a round trip is sent again.
 const CONFIRM_AGAIN: Duration = Duration::from_millis(250);

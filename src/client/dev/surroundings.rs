@@ -7,8 +7,8 @@
 //!
 //! Links that were there stay as they are. At the end the links that were put here are deleted, and
 //! the providers that were started here are stopped, unless others are linked to them by then. Such
-//! providers are known by [`ANNOTATION`], as the actor is; so those of a process that was killed
-//! are taken over.
+//! providers are known by [`ANNOTATION`], as the actor is; so those of a process for the same file
+//! that was killed are taken over.
 
 use std::collections::BTreeSet;
 
@@ -25,12 +25,12 @@ use lattice_protocol::{
     builtin::{self, Known},
     contracts::httpserver,
     control::types::{Inventory, InventoryProvider, Pairs},
-    identity::claims::ActorClaims,
+    identity::{claims::ActorClaims, keys::LinkName},
     links::LinkDefinition,
 };
 
 /// The link name of everything here.
-const LINK_NAME: &str = "default";
+const LINK_NAME: &str = LinkName::DEFAULT;
 /// The link value with the address of an HTTP server.
 const ADDRESS: &str = "address";
 /// Begins the contracts that hosts fulfil themselves, without a link.
@@ -52,10 +52,10 @@ pub struct Linked {
 enum Step {
     /// Others linked it.
     Leave(LinkDefinition),
-    /// The provider runs; `is_left` by a process like this one.
+    /// The provider runs; a process for the same file left it on a host, if there is one here.
     Link {
         provider: String,
-        is_left: bool,
+        left_on: Option<String>,
     },
     Start(&'static str),
     /// Nobody fulfils it.
@@ -77,8 +77,9 @@ pub(super) struct Surroundings {
     address: String,
     /// The mark of what is started here.
     mark: Pairs,
-    /// Contracts that are dealt with.
+    /// Contracts that are dealt with, as long as the actor stays on its host.
     settled: BTreeSet<String>,
+    host: String,
     /// Links that were put here.
     links: Vec<LinkDefinition>,
     begun: Vec<Begun>,
@@ -92,6 +93,7 @@ impl Surroundings {
             address,
             mark,
             settled: BTreeSet::new(),
+            host: String::new(),
             links: Vec::new(),
             begun: Vec::new(),
         }
@@ -105,6 +107,10 @@ impl Surroundings {
         claims: &ActorClaims,
         tell: &dyn Fn(Told),
     ) {
+        if self.host != actor.host_id {
+            self.settled.clear();
+            self.host.clone_from(&actor.host_id);
+        }
         for contract in wanted(&claims.caps) {
             if self.settled.contains(contract) {
                 continue;
@@ -132,24 +138,28 @@ impl Surroundings {
         let links = lattice.links_of(&actor.actor).await.context("ask for the links")?;
         let inventories = lattice.inventories(&lattice.some_hosts().await?).await;
         let host = &actor.host_id;
-        let (provider, started_on) = match plan(actor, contract, &links, &inventories) {
-            Step::Leave(link) => return Ok(self.told_of(&link, None, Told::LinkedBefore)),
-            Step::Nobody => {
-                let why = "no provider of it runs; start one with `host start provider`";
-                return Ok(Told::NotLinked { contract: contract.to_owned(), why: why.to_owned() });
-            }
-            Step::Link { provider, is_left } => {
-                if is_left {
-                    self.note_begun(host, &provider, contract);
+        let (provider, started_on) =
+            match plan(actor, contract, self.file(), (&links, &inventories)) {
+                Step::Leave(link) => return Ok(self.told_of(&link, None, Told::LinkedBefore)),
+                Step::Nobody => {
+                    let why = "no provider of it runs; start one with `host start provider`";
+                    return Ok(Told::NotLinked {
+                        contract: contract.to_owned(),
+                        why: why.to_owned(),
+                    });
                 }
-                (provider, None)
-            }
-            Step::Start(provider) => {
-                self.note_begun(host, provider, contract);
-                self.start(host, provider).await?;
-                (provider.to_owned(), Some(place(actor)))
-            }
-        };
+                Step::Link { provider, left_on } => {
+                    if let Some(host) = left_on {
+                        self.note_begun(&host, &provider, contract);
+                    }
+                    (provider, None)
+                }
+                Step::Start(provider) => {
+                    self.note_begun(host, provider, contract);
+                    self.start(host, provider).await?;
+                    (provider.to_owned(), Some(place(actor)))
+                }
+            };
         let values = match contract {
             httpserver::CONTRACT => Pairs::from([(ADDRESS.to_owned(), self.address.clone())]),
             _ => Pairs::new(),
@@ -162,9 +172,16 @@ impl Surroundings {
             values,
         };
         // Noted first: a link whose provider refuses it is stored all the same.
-        self.links.push(link.clone());
+        if !self.links.contains(&link) {
+            self.links.push(link.clone());
+        }
         links::put(&lattice, &link, Some(LINK_WAIT)).await?;
         Ok(self.told_of(&link, started_on, Told::Linked))
+    }
+
+    /// The file that all this is for.
+    fn file(&self) -> &str {
+        self.mark.get(ANNOTATION).map_or("", String::as_str)
     }
 
     async fn start(&self, host: &str, provider: &str) -> Result<()> {
@@ -192,7 +209,9 @@ impl Surroundings {
         started_on: Option<String>,
         told: fn(Linked) -> Told,
     ) -> Told {
-        let is_page = link.contract_id == httpserver::CONTRACT;
+        // Other values may move the page elsewhere.
+        let is_page = link.contract_id == httpserver::CONTRACT
+            && link.values.keys().all(|key| key == ADDRESS);
         let address = link.values.get(ADDRESS).filter(|_| is_page);
         told(Linked {
             contract: link.contract_id.clone(),
@@ -206,12 +225,24 @@ impl Surroundings {
     pub(super) async fn remove(self, tell: &dyn Fn(Told)) {
         for link in &self.links {
             let contract = link.contract_id.clone();
+            let what = format!("the link for {contract}");
+            let stored = self.stored(link).await;
+            match stored {
+                Ok(Some(stored)) if stored == *link => {}
+                Ok(None) => continue,
+                Ok(Some(_)) => {
+                    let why = "somebody has put it anew since".to_owned();
+                    tell(Told::NotRemoved { what, why });
+                    continue;
+                }
+                Err(error) => {
+                    tell(Told::NotRemoved { what, why: format!("{error:#}") });
+                    continue;
+                }
+            }
             tell(match links::delete(&self.lattice, link, Some(LINK_WAIT)).await {
                 Ok(_) => Told::Unlinked { contract },
-                Err(error) => Told::NotRemoved {
-                    what: format!("the link for {contract}"),
-                    why: format!("{error:#}"),
-                },
+                Err(error) => Told::NotRemoved { what, why: format!("{error:#}") },
             });
         }
         for begun in &self.begun {
@@ -226,13 +257,23 @@ impl Surroundings {
         }
     }
 
+    /// Returns the link that is there in place of one that was put here.
+    async fn stored(&self, link: &LinkDefinition) -> Result<Option<LinkDefinition>> {
+        let links = self.lattice.links_of(&link.actor_id).await.context("ask for the links")?;
+        let is_it = |other: &LinkDefinition| {
+            other.is_of(&link.actor_id, &link.contract_id, &link.link_name)
+        };
+        Ok(links.into_iter().find(is_it))
+    }
+
     /// Stops a provider that was started here; returns false if it is none of ours or others use
     /// it.
     async fn stop(&self, begun: &Begun) -> Result<bool> {
         let inventory = self.lattice.inventory(&begun.host).await.context("ask what runs")?;
         let mut running = inventory.providers.iter();
-        let is_ours = running
-            .any(|run| run.id == begun.provider && run.link_name == LINK_NAME && is_marked(run));
+        let is_ours = running.any(|run| {
+            run.id == begun.provider && run.link_name == LINK_NAME && is_marked(run, self.file())
+        });
         let others = self.lattice.links().await.context("ask for the links")?;
         let is_used = others
             .iter()
@@ -259,14 +300,14 @@ fn wanted(caps: &[String]) -> impl Iterator<Item = &str> {
 fn plan(
     actor: &Running,
     contract: &str,
-    links: &[LinkDefinition],
-    inventories: &[Inventory],
+    file: &str,
+    (links, inventories): (&[LinkDefinition], &[Inventory]),
 ) -> Step {
     if let Some(link) = links.iter().find(|link| link.is_of(&actor.actor, contract, LINK_NAME)) {
         let provider = link.provider_id.clone();
-        return match is_left(link, inventories) {
-            true => Step::Link { provider, is_left: true },
-            false => Step::Leave(link.clone()),
+        return match left_on(link, file, inventories) {
+            Some(host) => Step::Link { provider, left_on: Some(host) },
+            None => Step::Leave(link.clone()),
         };
     }
     let built_in = builtin::CATALOGUE.iter().find(|known| known.contract_id == contract);
@@ -275,29 +316,36 @@ fn plan(
     let running: Vec<_> = inventories
         .iter()
         .filter(is_here)
-        .flat_map(|host| &host.providers)
-        .filter(|run| run.contract_id == contract && run.link_name == LINK_NAME)
+        .flat_map(|host| host.providers.iter().map(move |run| (host, run)))
+        .filter(|(_, run)| run.contract_id == contract && run.link_name == LINK_NAME)
         .collect();
-    let is_built_in =
-        |run: &&&InventoryProvider| built_in.is_some_and(|it| it.public_key == run.id);
+    let is_built_in = |(_, run): &&(&Inventory, &InventoryProvider)| {
+        built_in.is_some_and(|it| it.public_key == run.id)
+    };
     match (running.iter().find(is_built_in).or(running.first()), built_in) {
-        (Some(run), _) => Step::Link { provider: run.id.clone(), is_left: is_marked(run) },
+        (Some((host, run)), _) => {
+            let left_on = is_marked(run, file).then(|| host.host_id.clone());
+            Step::Link { provider: run.id.clone(), left_on }
+        }
         (None, Some(Known { public_key, .. })) => Step::Start(public_key),
         (None, None) => Step::Nobody,
     }
 }
 
-/// Says whether a process like this one put a link: its provider was started by one, and it has no
-/// values that only somebody else gives.
-fn is_left(link: &LinkDefinition, inventories: &[Inventory]) -> bool {
-    let mut providers = inventories.iter().flat_map(|host| &host.providers);
-    link.values.keys().all(|key| key == ADDRESS)
-        && providers.any(|run| run.id == link.provider_id && is_marked(run))
+/// Returns the host on which a process for the same file left the provider of a link that it put:
+/// the provider was started by one, and the link has no values that only somebody else gives.
+fn left_on(link: &LinkDefinition, file: &str, inventories: &[Inventory]) -> Option<String> {
+    if !link.values.keys().all(|key| key == ADDRESS) {
+        return None;
+    }
+    let is_left = |run: &InventoryProvider| run.id == link.provider_id && is_marked(run, file);
+    let host = inventories.iter().find(|host| host.providers.iter().any(is_left))?;
+    Some(host.host_id.clone())
 }
 
-/// Says whether a process like this one started it.
-fn is_marked(run: &InventoryProvider) -> bool {
-    run.annotations.contains_key(ANNOTATION)
+/// Says whether a process for this file started a provider.
+fn is_marked(run: &InventoryProvider, file: &str) -> bool {
+    run.annotations.get(ANNOTATION).is_some_and(|marked| marked == file)
 }
 
 /// A provider as it is named to people: the reference of a built-in one, else its key.
@@ -337,7 +385,7 @@ mod tests {
         known.expect("a built-in provider").public_key
     }
 
-    /// Reads `N1 contract provider [marked|other]`, where `-` is the built-in provider.
+    /// Reads `N1 contract provider [marked|foreign|other]`, where `-` is the built-in provider.
     fn inventory(text: &str) -> Inventory {
         let words: Vec<&str> = text.split(' ').collect();
         let id = if words[2] == "-" { key_of(words[1]) } else { words[2] };
@@ -348,6 +396,7 @@ mod tests {
             link_name: if word == "other" { "other" } else { LINK_NAME }.to_owned(),
             annotations: match word {
                 "marked" => Pairs::from([(ANNOTATION.to_owned(), "a.wasm".to_owned())]),
+                "foreign" => Pairs::from([(ANNOTATION.to_owned(), "b.wasm".to_owned())]),
                 _ => Pairs::new(),
             },
             ..InventoryProvider::default()
@@ -361,26 +410,30 @@ mod tests {
 
     #[test]
     fn what_runs_is_linked_and_what_is_missing_is_started() {
-        let left = |provider: &str, is_left| Step::Link { provider: provider.into(), is_left };
+        let runs = |provider: &str, left_on: Option<&str>| Step::Link {
+            provider: provider.into(),
+            left_on: left_on.map(str::to_owned),
+        };
         let page = httpserver::CONTRACT;
         for (contract, running, expected) in [
             (page, &[][..], Step::Start(key_of(page))),
             (KEYVALUE, &[], Step::Start(key_of(KEYVALUE))),
             ("acme:thing", &[], Step::Nobody),
-            ("acme:thing", &["N2 acme:thing V"], left("V", false)),
-            (KEYVALUE, &["N2 wasmcloud:keyvalue VREDIS"], left("VREDIS", false)),
+            ("acme:thing", &["N2 acme:thing V"], runs("V", None)),
+            (KEYVALUE, &["N2 wasmcloud:keyvalue VREDIS"], runs("VREDIS", None)),
             (
                 KEYVALUE,
                 &["N2 wasmcloud:keyvalue VREDIS", "N1 wasmcloud:keyvalue -"],
-                left(key_of(KEYVALUE), false),
+                runs(key_of(KEYVALUE), None),
             ),
-            (KEYVALUE, &["N1 wasmcloud:keyvalue - marked"], left(key_of(KEYVALUE), true)),
+            (KEYVALUE, &["N2 wasmcloud:keyvalue - marked"], runs(key_of(KEYVALUE), Some("N2"))),
+            (KEYVALUE, &["N1 wasmcloud:keyvalue - foreign"], runs(key_of(KEYVALUE), None)),
             (KEYVALUE, &["N1 wasmcloud:keyvalue - other"], Step::Start(key_of(KEYVALUE))),
             (page, &["N2 wasmcloud:httpserver -"], Step::Start(key_of(page))),
-            (page, &["N1 wasmcloud:httpserver -"], left(key_of(page), false)),
+            (page, &["N1 wasmcloud:httpserver -"], runs(key_of(page), None)),
         ] {
             let inventories: Vec<_> = running.iter().map(|text| inventory(text)).collect();
-            let step = plan(&actor(), contract, &[], &inventories);
+            let step = plan(&actor(), contract, "a.wasm", (&[], &inventories));
             assert_eq!(step, expected, "{contract} {running:?}");
         }
     }
@@ -396,7 +449,7 @@ mod tests {
         };
         let running = [inventory("N1 wasmcloud:keyvalue -")];
         let step =
-            |link: &LinkDefinition| plan(&actor(), KEYVALUE, std::slice::from_ref(link), &running);
+            |link: &LinkDefinition| plan(&actor(), KEYVALUE, "a.wasm", (&[link.clone()], &running));
         assert_eq!(step(&link), Step::Leave(link.clone()));
         for other in [
             LinkDefinition { link_name: "backup".into(), ..link.clone() },
@@ -419,15 +472,16 @@ mod tests {
         let bucket = Pairs::from([("bucket".to_owned(), "mine".to_owned())]);
         for (values, running, is_left) in [
             (Pairs::new(), "N1 wasmcloud:keyvalue - marked", true),
+            (Pairs::new(), "N1 wasmcloud:keyvalue - foreign", false),
             (bucket, "N1 wasmcloud:keyvalue - marked", false),
             (Pairs::new(), "N1 wasmcloud:keyvalue -", false),
         ] {
             let link = link(values);
             let expected = match is_left {
-                true => Step::Link { provider: provider.into(), is_left },
+                true => Step::Link { provider: provider.into(), left_on: Some("N1".into()) },
                 false => Step::Leave(link.clone()),
             };
-            let step = plan(&actor(), KEYVALUE, &[link], &[inventory(running)]);
+            let step = plan(&actor(), KEYVALUE, "a.wasm", (&[link], &[inventory(running)]));
             assert_eq!(step, expected, "{running}");
         }
     }

@@ -288,7 +288,8 @@ impl Actor {
         let memory_max = self.shared.engine.memory_max_bytes();
         let running = pin!(async {
             turn.begin().await;
-            let idle = self.idle.take(&artifact);
+            let is_for_idle = artifact.can_reuse(&inbound.operation);
+            let idle = if is_for_idle { self.idle.take(&artifact) } else { None };
             match (&artifact.code, idle) {
                 (Code::Module(code), idle) => {
                     let ModuleCode { pre, abi } = &**code;

@@ -108,6 +108,14 @@ impl Artifact {
         }
     }
 
+    /// Says whether an instance that has served may take a call of this operation.
+    pub fn can_reuse(&self, operation: &str) -> bool {
+        match &self.code {
+            Code::Module(_) => true,
+            Code::Component(prepared) => prepared.can_reuse(operation),
+        }
+    }
+
     /// Returns the imports that nothing answers, each with the reason where one is known.
     pub fn unserved(&self) -> &[String] {
         match &self.code {

@@ -126,24 +126,24 @@ impl Idle {
 
     /// Drops those whose time is over, until none is left.
     async fn sweep(self: Arc<Self>) {
+        let mut next = Instant::now() + LASTS;
         loop {
-            tokio::time::sleep(LASTS).await;
-            let (_old, is_empty) = self.take_old();
-            if is_empty {
-                return;
-            }
+            tokio::time::sleep_until(next).await;
+            let (_old, oldest) = self.take_old();
+            let Some(oldest) = oldest else { return };
+            next = oldest + LASTS;
         }
     }
 
-    /// Takes out those whose time is over, and says whether none is left.
-    fn take_old(&self) -> (Vec<Kept>, bool) {
+    /// Takes out those whose time is over, and says since when the oldest of the others waits.
+    fn take_old(&self) -> (Vec<Kept>, Option<Instant>) {
         let mut state = self.state.lock();
         let old = state.kept.partition_point(|kept| kept.since.elapsed() >= LASTS);
         let old: Vec<Kept> = state.kept.drain(..old).collect();
-        let is_empty = state.kept.is_empty();
-        if is_empty {
+        let oldest = state.kept.first().map(|kept| kept.since);
+        if oldest.is_none() {
             state.sweeper = None;
         }
-        (old, is_empty)
+        (old, oldest)
     }
 }

@@ -236,9 +236,8 @@ impl Turn {
     pub async fn watch<T>(&self, mut guest: Pin<&mut impl Future<Output = T>>) -> T {
         poll_fn(|context| {
             let polled = guest.as_mut().poll(context);
-            if polled.is_pending() {
-                self.give_back();
-            }
+            // Also at the end: an instance that is kept has no turn.
+            self.give_back();
             polled
         })
         .await

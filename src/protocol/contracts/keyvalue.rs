@@ -5,8 +5,8 @@
 //! 2021 spell the names of lists and sets with an underscore and leave `expires` out.
 //!
 //! Components know more than the contract: values of any bytes, lists of keys, compare-and-swap.
-//! For these the built-in provider has the operations [`private`], which hosts send to no other
-//! provider.
+//! For these the built-in provider has the operations [`private`]. Any actor that is linked to it
+//! may call them; the bridges of components send them to no other provider.
 
 use serde::{Deserialize, Serialize};
 

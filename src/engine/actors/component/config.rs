@@ -1,7 +1,7 @@
 //! `wasi:config` in its four spellings, the configuration of the hosts of 2024, and Spin's
 //! variables of all generations: the actor's named configuration.
 //!
-//! An instance sees one state of it, that of its first question. Link values are never shown here:
+//! A call sees one state of it, that of its first question. Link values are never shown here:
 //! they belong to providers and hold their secrets.
 
 use std::{

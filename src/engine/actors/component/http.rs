@@ -9,7 +9,7 @@
 
 use std::{collections::BTreeMap, future::Future, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::{channel::oneshot, future};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::http::{self, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
@@ -21,7 +21,7 @@ use wasmtime_wasi_http::{
     p2, p3,
 };
 
-use super::{Caller, Failure, Guest, Idle, Instance, Output, Reuse};
+use super::{Caller, Failure, Guest, Holding, Idle, Instance, Output, Reuse};
 use crate::{router::LinkEnd, rpc::call::CallError};
 use lattice_protocol::{
     contracts::{
@@ -146,7 +146,10 @@ pub(super) async fn handle(
             })
             .await;
         // Streams that a guest left open would never end while its store lives.
-        ran.and_then(|ran| ran).map(|may_go_on| may_go_on.then_some(idle))
+        let may_go_on = ran.and_then(|ran| ran)?;
+        // The store has the call twice: in its data and in its hooks.
+        let is_done = instance.caller.is_done_but_for(2);
+        wasmtime::Result::Ok((may_go_on && is_done).then_some(idle))
     };
     let reading = async {
         let read = match answer.await {
@@ -181,8 +184,8 @@ async fn may_go_on(proxy: &Proxy, reuse: Reuse, mut is_read: oneshot::Receiver<(
             reuse == Reuse::Possible
         }
         Proxy::P2(_) if reuse == Reuse::Possible => {
-            // All that it wrote is there; the reader has to be asked once to see it. A body without
-            // end then has none while the store lives.
+            // All that it wrote is there; the reader has to be asked once to see it. A body that
+            // the guest left open gets no end while the store lives.
             tokio::task::yield_now().await;
             !matches!(is_read.try_recv(), Ok(None))
         }
@@ -288,10 +291,7 @@ async fn send(
     if parts.method == Method::CONNECT {
         return Err(Error::HttpRequestMethodInvalid);
     }
-    let bytes_max = caller.memory_max_bytes;
-    let body = Limited::new(body, bytes_max).collect().await.map_err(|error| {
-        error.downcast::<Error>().map_or(Error::HttpRequestBodySize(None), |error| *error)
-    })?;
+    let (body, _held) = whole(caller, body).await?;
     let mut headers = header_map(&parts.headers);
     // It is set from the URL.
     headers.remove(header::HOST.as_str());
@@ -299,7 +299,7 @@ async fn send(
         method: parts.method.as_str().to_owned(),
         url: parts.uri.to_string(),
         headers,
-        body: body.to_bytes().into(),
+        body: body.into(),
     };
     let place = (CONTRACT_ID, "");
     if caller.link_end(CONTRACT_ID, "") != LinkEnd::Builtin {
@@ -309,6 +309,20 @@ async fn send(
         Sent::Response(answer) => response_of(answer),
         Sent::Failed { cause, text } => Err(failure_of(cause, text)),
     }
+}
+
+/// Reads the body of a request to its end.
+async fn whole(caller: &Caller, mut body: WasiBody) -> Result<(Bytes, Holding), Error> {
+    let (mut read, mut held) = (BytesMut::new(), caller.hold());
+    while let Some(frame) = body.frame().await {
+        // The contract has no trailers.
+        let Ok(data) = frame?.into_data() else { continue };
+        if !held.grow(data.len()) {
+            return Err(Error::HttpRequestBodySize(None));
+        }
+        read.extend_from_slice(&data);
+    }
+    Ok((read.freeze(), held))
 }
 
 /// The epoch ends a guest itself whose time is over.
@@ -363,7 +377,6 @@ fn error_of(error: CallError) -> Error {
         CallError::OutcomeUnknown { .. } => Error::HttpResponseIncomplete,
         CallError::NotAdmitted { .. } => Error::ConnectionLimitReached,
         CallError::TooDeep => Error::LoopDetected,
-        CallError::Transport(_) => Error::HttpRequestBodySize(None),
         other => Error::InternalError(Some(other.to_string())),
     }
 }

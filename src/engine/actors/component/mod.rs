@@ -11,8 +11,10 @@
 //! * [`cli`] runs a component that is a job.
 //!
 //! Invariants:
-//! * An instance serves one call at a time. One of WASI 0.3 that answered a request to its end may
-//!   serve further ones; every other is gone with its call.
+//! * An instance serves one call at a time. One that answered a request to its end may answer further
+//!   ones, if it is of WASI 0.3 or its annotation says so; every other is gone with its call.
+//! * An instance that goes on with something of a call after its end is not used again: the call's
+//!   deadline and its right to run would be those of another one.
 //! * A guest has no files, no environment, no sockets; its output goes to the actor's log.
 //! * Nothing that a lattice refuses traps the guest: it is an error of the interface.
 
@@ -30,7 +32,7 @@ pub mod secrets;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use bytes::Bytes;
@@ -144,7 +146,7 @@ struct Exports {
     pre: InstancePre<Guest>,
     http: Option<wasmtime_wasi_http::handler::ProxyPre<Guest>>,
     messages: Option<messaging::Handler>,
-    job: Option<wasmtime_wasi::p2::bindings::CommandPre<Guest>>,
+    job: Option<cli::Job>,
     /// For messages.
     names: String,
 }
@@ -199,12 +201,20 @@ impl Prepared {
     }
 }
 
+impl Prepared {
+    /// Says whether an instance that has served may take a call of this operation: only those that
+    /// answer requests may serve again.
+    pub fn can_reuse(&self, operation: &str) -> bool {
+        operation == httpserver::HANDLE_REQUEST && self.exports.http.is_some()
+    }
+}
+
 impl Exports {
     fn of(pre: InstancePre<Guest>, names: String) -> Self {
         Self {
             http: http::proxy(&pre),
             messages: messaging::Handler::of(&pre),
-            job: wasmtime_wasi::p2::bindings::CommandPre::new(pre.clone()).ok(),
+            job: cli::Job::of(&pre),
             names,
             pre,
         }
@@ -253,6 +263,31 @@ pub(super) struct Caller {
     outward: Arc<dyn Outward>,
     turn: Turn,
     memory_max_bytes: usize,
+    /// Bytes that the host holds for calls of the guest that wait.
+    held_bytes: Arc<AtomicUsize>,
+}
+
+/// Bytes that the host holds for a guest; all of them together may be as many as its memory. Gives
+/// them back when dropped.
+pub(super) struct Holding {
+    of: Arc<AtomicUsize>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Holding {
+    /// Takes more; says whether there is room.
+    fn grow(&mut self, more: usize) -> bool {
+        let taken = self.of.fetch_add(more, Ordering::Relaxed);
+        self.bytes += more;
+        taken.saturating_add(more) <= self.bytes_max
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.of.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl Caller {
@@ -284,6 +319,17 @@ impl Caller {
             payload,
         };
         call_out(&*self.outward, &self.turn, request).await
+    }
+
+    /// Begins to hold bytes for the guest.
+    fn hold(&self) -> Holding {
+        let bytes_max = self.memory_max_bytes;
+        Holding { of: Arc::clone(&self.held_bytes), bytes: 0, bytes_max }
+    }
+
+    /// Says whether nothing but so many others has this call any more.
+    fn is_done_but_for(&self, others: usize) -> bool {
+        Arc::strong_count(&self.held_bytes) <= others + 1
     }
 
     /// Chooses the link that a name inside an interface means: the one of that name if there is
@@ -371,8 +417,9 @@ pub async fn run(
     reuse: Reuse,
     call: Inbound,
 ) -> Outcome<Box<Idle>> {
-    let caller =
-        Caller { outward: Arc::clone(&call.outward), turn: call.turn.clone(), memory_max_bytes };
+    let outward = Arc::clone(&call.outward);
+    let held_bytes = Arc::default();
+    let caller = Caller { outward, turn: call.turn.clone(), memory_max_bytes, held_bytes };
     let refusal = Refusal::default();
     let (sink, dropped) = (Arc::clone(sink), prepared.dropped);
     let instance = Instance { caller, sink, refusal: Arc::clone(&refusal), dropped };

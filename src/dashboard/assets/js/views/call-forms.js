@@ -4,7 +4,9 @@ import { html, KeyValueEditor, SelectField, TextArea, TextField } from "../ui/in
 const METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"].map((method) => [method, method]);
 
 /** Text as the binary value of a payload. */
-const binary = (text) => ({ $bin: btoa(String.fromCharCode(...new TextEncoder().encode(text))) });
+const binary = (text) => ({
+  $bin: btoa(Array.from(new TextEncoder().encode(text), (byte) => String.fromCharCode(byte)).join("")),
+});
 
 /** A path as a browser sends it: what no URI may have is escaped. */
 const escaped = (path) => path.replace(/[^!-~]/gu, encodeURIComponent);

@@ -180,11 +180,12 @@ export function Call() {
     if (!isReady || (!isLoggedIn() && !(await openLogin(true)))) return;
     const mine = ++turn.current;
     setState({ isBusy: true, result: null, error: null });
-    const made = form !== ANY ? form.call(filled) : { operation: operation.trim(),
-      payload: payload.trim() ? JSON.parse(payload) : null };
-    const call = { actor_id: actor.value, actor_name: shown.text, operation: made.operation, form: form.id,
-      payload: form === ANY ? payload : "", fields: filled, at_ms: Date.now() };
+    const call = { actor_id: actor.value, actor_name: shown.text, operation: form.operation || operation.trim(),
+      form: form.id, payload: form === ANY ? payload : "", fields: filled, at_ms: Date.now() };
     try {
+      const made = form !== ANY ? form.call(filled) : { operation: operation.trim(),
+        payload: payload.trim() ? JSON.parse(payload) : null };
+      call.operation = made.operation;
       const result = await post("/call", { actor_id: call.actor_id, ...made });
       addCall({ ...call, ok: result.ok, took_us: result.took_us });
       if (turn.current === mine) setState({ isBusy: false, result, error: null });

@@ -86,6 +86,13 @@ impl Open {
     }
 
     pub async fn set(&self, key: String, value: Vec<u8>) -> wasmtime::Result<Outcome<()>> {
+        let mut held = self.caller.hold();
+        if !held.grow(key.len() + value.len()) {
+            return Ok(Err(other(format!(
+                "the writes that wait have more than {} bytes together",
+                self.caller.memory_max_bytes
+            ))));
+        }
         let value = match String::from_utf8(value) {
             Ok(value) => {
                 return self.call("KeyValue.Set", &SetRequest { key, value, expires: 0 }).await;
@@ -131,16 +138,16 @@ impl Open {
 
     /// All keys, page by page; together they may be as large as the guest's memory.
     pub async fn all_keys(&self) -> wasmtime::Result<Outcome<Vec<String>>> {
-        let (mut all, mut bytes) = (Vec::new(), 0);
+        let (mut all, mut held): (Vec<String>, _) = (Vec::new(), self.caller.hold());
         loop {
             let page = match self.keys(all.last().cloned()).await? {
                 Ok(page) => page,
                 Err(error) => return Ok(Err(error)),
             };
-            bytes += page.keys.iter().map(String::len).sum::<usize>();
+            let has_room = held.grow(page.keys.iter().map(String::len).sum());
             let more = page.more && !page.keys.is_empty();
             all.extend(page.keys);
-            if bytes > self.caller.memory_max_bytes {
+            if !has_room {
                 return Ok(Err(other(format!(
                     "the bucket has more than {} keys, more than the memory of an instance holds",
                     all.len()

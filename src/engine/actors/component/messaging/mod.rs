@@ -11,7 +11,7 @@ mod third;
 use bytes::Bytes;
 use wasmtime::component::{ComponentExportIndex, InstancePre, Linker};
 
-use super::{Caller, Failure, Guest, Instance, Output};
+use super::{Caller, Failure, Guest, Holding, Instance, Output};
 use crate::rpc::call::CallError;
 use lattice_protocol::contracts::{
     self,

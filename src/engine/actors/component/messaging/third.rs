@@ -14,7 +14,7 @@ use wasmtime::{
     },
 };
 
-use super::{Caller, Guest};
+use super::{Caller, Guest, Holding};
 use crate::rpc::call::CallError;
 use lattice_protocol::contracts::messaging::{Message, RequestMessage};
 
@@ -89,7 +89,6 @@ fn error_of(error: &CallError) -> Error {
         CallError::NoResponders { .. } => Error::BrokerUnavailable,
         CallError::TimedOut { .. } | CallError::Deadline { .. } => Error::Timeout,
         CallError::NotAdmitted { .. } => Error::QuotaExceeded,
-        CallError::Transport(_) => Error::MessageTooLarge,
         error => Error::Other(error.to_string()),
     }
 }
@@ -102,7 +101,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
         |accessor: &Accessor<Guest>, (message,): (BrokerMessage,)| {
             Box::pin(async move {
                 let BrokerMessage { subject, body, reply_to } = message;
-                let (caller, body) = match whole(accessor, body).await? {
+                let (caller, body, _held) = match whole(accessor, body).await? {
                     Ok(read) => read,
                     Err(error) => return Ok((Err(error),)),
                 };
@@ -117,7 +116,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
         |accessor: &Accessor<Guest>,
          (subject, body, timeout_ms): (String, StreamReader<u8>, Option<u32>)| {
             Box::pin(async move {
-                let (caller, body) = match whole(accessor, body).await? {
+                let (caller, body, _held) = match whole(accessor, body).await? {
                     Ok(read) => read,
                     Err(error) => return Ok((Err(error),)),
                 };
@@ -133,28 +132,28 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
     )
 }
 
-/// Reads a body to its end; it may be as large as the guest's memory.
+/// Reads a body to its end.
 async fn whole(
     accessor: &Accessor<Guest>,
     body: StreamReader<u8>,
-) -> wasmtime::Result<Result<(Caller, Vec<u8>), Error>> {
+) -> wasmtime::Result<Result<(Caller, Vec<u8>, Holding), Error>> {
     let (sender, read) = oneshot::channel();
     let caller = accessor.with(|mut access| {
         let caller = access.data_mut().caller.clone();
-        let bytes_max = caller.memory_max_bytes;
-        let collector = Collector { read: Vec::new(), bytes_max, sender: Some(sender) };
+        let held = Some(caller.hold());
+        let collector = Collector { read: Vec::new(), held, sender: Some(sender) };
         body.pipe(access, collector).map(|()| caller)
     })?;
     let body = read.await.ok().flatten();
-    Ok(body.map(|body| (caller, body)).ok_or(Error::MessageTooLarge))
+    Ok(body.map(|(body, held)| (caller, body, held)).ok_or(Error::MessageTooLarge))
 }
 
 /// Takes a stream of bytes into memory, and hands it over when the stream ends.
 struct Collector {
     read: Vec<u8>,
-    bytes_max: usize,
+    held: Option<Holding>,
     /// Gets `None` when the stream is too long.
-    sender: Option<oneshot::Sender<Option<Vec<u8>>>>,
+    sender: Option<oneshot::Sender<Option<(Vec<u8>, Holding)>>>,
 }
 
 impl StreamConsumer<Guest> for Collector {
@@ -169,8 +168,8 @@ impl StreamConsumer<Guest> for Collector {
     ) -> Poll<wasmtime::Result<StreamResult>> {
         let mut source = source.as_direct(store);
         let more = source.remaining();
-        let (bytes, is_too_long) = (more.len(), self.read.len() + more.len() > self.bytes_max);
-        if is_too_long {
+        let bytes = more.len();
+        if !self.held.as_mut().is_some_and(|held| held.grow(bytes)) {
             let _ = self.sender.take().map(|sender| sender.send(None));
             return Poll::Ready(Ok(StreamResult::Dropped));
         }
@@ -183,7 +182,8 @@ impl StreamConsumer<Guest> for Collector {
 impl Drop for Collector {
     fn drop(&mut self) {
         let read = std::mem::take(&mut self.read);
-        let _ = self.sender.take().map(|sender| sender.send(Some(read)));
+        let whole = self.held.take().map(|held| (read, held));
+        let _ = self.sender.take().map(|sender| sender.send(whole));
     }
 }
 
