@@ -132,9 +132,9 @@ struct Job {
     imports: &'static [Import],
     pages: u32,
     realloc: &'static str,
-    /// What its program declares.
+    /// The declarations of its program.
     declarations: String,
-    /// What the job does; it succeeds with `(i32.const 0)`.
+    /// The work of the job; it succeeds with `(i32.const 0)`.
     body: String,
 }
 

@@ -65,8 +65,8 @@ impl Pair {
         self.ask(client().get(self.url(path))).await
     }
 
-    async fn post(&self, path: &str, body: &str) -> Option<(u16, String)> {
-        self.ask(client().post(self.url(path)).body(body.to_owned())).await
+    async fn post(&self, path: &str, body: impl Into<Vec<u8>>) -> Option<(u16, String)> {
+        self.ask(client().post(self.url(path)).body(body.into())).await
     }
 
     async fn ask(&self, request: reqwest::RequestBuilder) -> Option<(u16, String)> {
@@ -166,7 +166,15 @@ async fn a_component_of_wasi_0_3_by_spins_python_answers_on_two_hosts() {
         let hello = "Hello from the Spin Python SDK: GET /hello?x=1";
         assert_eq!(pair.answered("/hello?x=1").await, hello);
         let large = "0123456789abcdef".repeat(20_000);
-        assert_eq!(pair.post("/", &large).await, Some((201, large.clone())));
+        assert_eq!(pair.post("/", large.as_str()).await, Some((201, large.clone())));
+        eventually("an instance answers more than one request", async || {
+            let (_, count) = pair.get("/served").await?;
+            (count.parse::<u32>().ok()? > 2).then_some(())
+        })
+        .await;
+        // No text, and still a value of the store.
+        let kept = pair.post("/keep/raw", [0xff, 0x00]).await;
+        assert_eq!(kept, Some((200, "True True".into())));
     })
     .await;
 }

@@ -41,7 +41,7 @@ async fn a_killed_server_loses_nothing_when_it_comes_back() {
     host.stop().await;
 }
 
-/// What is on its way when a connection breaks is lost.
+/// A message that is on its way when a connection breaks is lost.
 #[tokio::test]
 async fn a_round_trip_that_is_cut_off_is_made_on_the_next_connection() {
     let mut server = Server::start().await;

@@ -2,8 +2,9 @@
 //! and types.
 //!
 //! Nothing is verified here, so it tells of unsigned files too: a developer wants to know what a
-//! toolchain has made. The file may still be anything. Its outermost sections are looked at with our limits
-//! first, then it is validated as a whole, and a fault of the decoder is an error like all others.
+//! toolchain has made. The file may still be anything. Its outermost sections are looked at with
+//! our limits first, then it is validated as a whole, and a fault of the decoder is an error like
+//! all others.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

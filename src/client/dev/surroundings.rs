@@ -448,8 +448,9 @@ mod tests {
             values: Pairs::new(),
         };
         let running = [inventory("N1 wasmcloud:keyvalue -")];
-        let step =
-            |link: &LinkDefinition| plan(&actor(), KEYVALUE, "a.wasm", (&[link.clone()], &running));
+        let step = |link: &LinkDefinition| {
+            plan(&actor(), KEYVALUE, "a.wasm", (std::slice::from_ref(link), &running))
+        };
         assert_eq!(step(&link), Step::Leave(link.clone()));
         for other in [
             LinkDefinition { link_name: "backup".into(), ..link.clone() },

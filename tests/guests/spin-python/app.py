@@ -1,11 +1,13 @@
 """Answers with what it was asked. Some paths do something else:
 
 * `/count/KEY` counts under a key of the key-value store;
+* `/keep/KEY` keeps the body in Spin's store, and lists what is there;
+* `/served` tells how many requests this instance has answered;
 * `/fetch?URL` gets a page of another server;
 * `/compute` and `/sleep` never come to an end.
 """
 
-from spin_sdk import http
+from spin_sdk import http, key_value, util
 from spin_sdk.http import Request, Response
 from spin_sdk.wit.imports.wasi_clocks_monotonic_clock_0_3_0 import wait_for
 from spin_sdk.wit.imports.wasi_keyvalue_atomics_0_2_0_draft2 import increment
@@ -13,9 +15,17 @@ from spin_sdk.wit.imports.wasi_keyvalue_store_0_2_0_draft2 import open
 
 HOUR_NS = 3600 * 10**9
 
+served = 0
+
 
 class HttpHandler(http.Handler):
     async def handle_request(self, request: Request) -> Response:
+        global served
+        served += 1
+        if request.uri == "/served":
+            return answer(f"{served}")
+        if request.uri.startswith("/keep/"):
+            return await keep(request.uri.removeprefix("/keep/"), request.body)
         if request.uri.startswith("/count/"):
             return answer(f"{increment(open('default'), request.uri.removeprefix('/count/'), 1)}")
         if request.uri.startswith("/fetch?"):
@@ -28,6 +38,14 @@ class HttpHandler(http.Handler):
         if request.method == "POST":
             return Response(201, {"x-length": str(len(request.body))}, request.body)
         return answer(f"Hello from the Spin Python SDK: {request.method} {request.uri}")
+
+
+async def keep(key: str, value: bytes) -> Response:
+    store = await key_value.open_default()
+    await store.set(key, value)
+    is_kept = await store.get(key) == value
+    keys = await util.collect(await store.get_keys())
+    return answer(f"{is_kept} {key in keys}")
 
 
 def answer(text: str) -> Response:

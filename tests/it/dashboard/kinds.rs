@@ -139,7 +139,7 @@ async fn a_component_is_called_by_forms_of_its_exports() {
     browser.fill("Standard input", "5").await;
     browser.click("main button[type=submit]", "Call").await;
     browser.with_text("main .reply", "(an empty text)").await;
-    // What was called before is one click away, form and all.
+    // An earlier call is one click away, form and all.
     browser.click("main .call-item", "MessageSubscriber.HandleMessage").await;
     browser.with_text("main .segmented .on", "Message").await;
 

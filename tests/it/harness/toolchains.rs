@@ -93,7 +93,7 @@ pub struct Recipe {
     /// Where it is built.
     directory: &'static str,
     client: Client,
-    /// What comes out, in that directory.
+    /// The file that comes out, in that directory.
     component: &'static str,
     building: Mutex<()>,
 }

@@ -1,8 +1,8 @@
 //! `wasi:blobstore@0.2.0-draft`: containers and their objects, `Blobstore.*`.
 //!
 //! An object is uploaded when its value is *finished*, whatever the order of `write-data` and the
-//! bytes: guests of the wild do both. Until then it waits in memory, and beyond [`spool::SPOOL_BYTES`] in
-//! a file; a value that is dropped unfinished stores nothing. Only of a component that does not
+//! bytes: guests of the wild do both. Until then it waits in memory, and beyond
+//! [`spool::SPOOL_BYTES`] in a file; a value that is dropped unfinished stores nothing. Only of a component that does not
 //! import `finish`, and so cannot say it, a dropped value is stored ([`Dropped`]).
 //!
 //! A download is read by ranges: the provider would send what does not fit its first answer to the

@@ -101,7 +101,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
         |accessor: &Accessor<Guest>, (message,): (BrokerMessage,)| {
             Box::pin(async move {
                 let BrokerMessage { subject, body, reply_to } = message;
-                let (caller, body, _held) = match whole(accessor, body).await? {
+                let (caller, Whole { body, _held }) = match whole(accessor, body).await? {
                     Ok(read) => read,
                     Err(error) => return Ok((Err(error),)),
                 };
@@ -116,7 +116,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
         |accessor: &Accessor<Guest>,
          (subject, body, timeout_ms): (String, StreamReader<u8>, Option<u32>)| {
             Box::pin(async move {
-                let (caller, body, _held) = match whole(accessor, body).await? {
+                let (caller, Whole { body, _held }) = match whole(accessor, body).await? {
                     Ok(read) => read,
                     Err(error) => return Ok((Err(error),)),
                 };
@@ -132,11 +132,17 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
     )
 }
 
+/// A body that was read to its end.
+struct Whole {
+    body: Vec<u8>,
+    _held: Holding,
+}
+
 /// Reads a body to its end.
 async fn whole(
     accessor: &Accessor<Guest>,
     body: StreamReader<u8>,
-) -> wasmtime::Result<Result<(Caller, Vec<u8>, Holding), Error>> {
+) -> wasmtime::Result<Result<(Caller, Whole), Error>> {
     let (sender, read) = oneshot::channel();
     let caller = accessor.with(|mut access| {
         let caller = access.data_mut().caller.clone();
@@ -145,7 +151,7 @@ async fn whole(
         body.pipe(access, collector).map(|()| caller)
     })?;
     let body = read.await.ok().flatten();
-    Ok(body.map(|(body, held)| (caller, body, held)).ok_or(Error::MessageTooLarge))
+    Ok(body.map(|whole| (caller, whole)).ok_or(Error::MessageTooLarge))
 }
 
 /// Takes a stream of bytes into memory, and hands it over when the stream ends.
@@ -153,7 +159,7 @@ struct Collector {
     read: Vec<u8>,
     held: Option<Holding>,
     /// Gets `None` when the stream is too long.
-    sender: Option<oneshot::Sender<Option<(Vec<u8>, Holding)>>>,
+    sender: Option<oneshot::Sender<Option<Whole>>>,
 }
 
 impl StreamConsumer<Guest> for Collector {
@@ -181,8 +187,8 @@ impl StreamConsumer<Guest> for Collector {
 
 impl Drop for Collector {
     fn drop(&mut self) {
-        let read = std::mem::take(&mut self.read);
-        let whole = self.held.take().map(|held| (read, held));
+        let body = std::mem::take(&mut self.read);
+        let whole = self.held.take().map(|_held| Whole { body, _held });
         let _ = self.sender.take().map(|sender| sender.send(whole));
     }
 }
