@@ -24,7 +24,7 @@ use super::{
     background, capabilities,
     component::{
         self,
-        config::{Configuration, Values},
+        config::{Configuration, Unreadable, Values},
     },
     engine::Engine,
     guest::{self, Ended, HostCall, Inbound, Outcome, Outward},
@@ -444,7 +444,7 @@ impl Outward for OutwardOf {
         self.actor.shared.router.link_end(self.claims.subject.as_str(), contract, link_name)
     }
 
-    fn configuration(&self) -> BoxFuture<'_, Result<Arc<Values>, String>> {
+    fn configuration(&self) -> BoxFuture<'_, Result<Arc<Values>, Unreadable>> {
         Box::pin(async move {
             background::leave().await;
             self.actor.config.read().await

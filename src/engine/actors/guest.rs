@@ -28,6 +28,7 @@ use wasmtime_wasi::{
 };
 
 use super::{
+    component::config::{Unreadable, Values},
     sink::{Level, Sink},
     turns::Turn,
 };
@@ -130,9 +131,7 @@ pub trait Outward: Send + Sync {
     /// Says where the link of the guest's actor that has this name for a contract leads.
     fn link_end(&self, contract: &str, link_name: &str) -> LinkEnd;
     /// Reads the named configuration of the guest's actor.
-    fn configuration(
-        &self,
-    ) -> futures::future::BoxFuture<'_, Result<Arc<super::component::config::Values>, String>>;
+    fn configuration(&self) -> futures::future::BoxFuture<'_, Result<Arc<Values>, Unreadable>>;
 }
 
 /// A request of a guest to the host.

@@ -88,6 +88,23 @@ impl From<VariableError> for FirstVariableError {
     }
 }
 
+/// Why the named configuration of an actor cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unreadable(String);
+
+impl From<Unreadable> for ConfigError {
+    fn from(Unreadable(text): Unreadable) -> Self {
+        Self::Io(text)
+    }
+}
+
+impl From<Unreadable> for VariableError {
+    fn from(Unreadable(text): Unreadable) -> Self {
+        Self::Provider(text)
+    }
+}
+
 /// The named configuration of an actor, as its components see it: not older than
 /// [`LASTS`], so that each call does not cost a question to the bucket.
 pub struct Configuration {
@@ -103,12 +120,13 @@ impl Configuration {
     }
 
     /// Returns the values, read anew if those that were read before are too old.
-    pub async fn read(&self) -> Result<Arc<Values>, String> {
+    pub async fn read(&self) -> Result<Arc<Values>, Unreadable> {
         let known = self.read.lock().clone();
         if let Some((_, values)) = known.filter(|(at, _)| at.elapsed() < LASTS) {
             return Ok(values);
         }
-        let read = self.source.all(&self.actor_id).await.map_err(|error| error.to_string())?;
+        let read = self.source.all(&self.actor_id).await;
+        let read = read.map_err(|error| Unreadable(error.to_string()))?;
         let texts = read
             .into_iter()
             .map(|(key, value)| (key, String::from_utf8_lossy(&value).into_owned()));
@@ -126,7 +144,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
             |store: StoreContextMut<'_, Guest>, (key,): (String,)| {
                 Box::new(async move {
                     let values = values(store).await;
-                    Ok((values.map(|values| values.get(&key).cloned()).map_err(ConfigError::Io),))
+                    Ok((values.map(|values| values.get(&key).cloned()).map_err(ConfigError::from),))
                 })
             },
         )?;
@@ -176,7 +194,7 @@ fn add_guest_config(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     let mut interface = linker.instance(name)?;
     interface.func_wrap_async("get", |store: StoreContextMut<'_, Guest>, (key,): (String,)| {
         Box::new(async move {
-            let values = values(store).await.map_err(ConfigError::Io);
+            let values = values(store).await.map_err(ConfigError::from);
             let found = values.map(|values| values.get(&key).map(|value| bytes(value)));
             Ok((found,))
         })
@@ -210,7 +228,7 @@ impl Source {
         }
     }
 
-    async fn read(self) -> Result<Arc<Values>, String> {
+    async fn read(self) -> Result<Arc<Values>, Unreadable> {
         match self {
             Self::Read(values) => Ok(values),
             Self::Actor(outward) => outward.configuration().await,
@@ -219,23 +237,25 @@ impl Source {
 }
 
 /// Reads the values once per instance.
-async fn values(mut store: StoreContextMut<'_, Guest>) -> Result<Arc<Values>, String> {
+async fn values(mut store: StoreContextMut<'_, Guest>) -> Result<Arc<Values>, Unreadable> {
     let read = Source::of(store.data()).read().await?;
     store.data_mut().config = Some(Arc::clone(&read));
     Ok(read)
 }
 
 async fn all(store: StoreContextMut<'_, Guest>) -> Result<Vec<(String, String)>, ConfigError> {
-    let values = values(store).await.map_err(ConfigError::Io)?;
+    let values = values(store).await?;
     Ok(values.iter().map(|(key, value)| (key.clone(), value.clone())).collect())
 }
 
-fn variable(values: Result<Arc<Values>, String>, name: String) -> Result<String, VariableError> {
+fn variable(
+    values: Result<Arc<Values>, Unreadable>,
+    name: String,
+) -> Result<String, VariableError> {
     if !is_variable(&name) {
         return Err(VariableError::InvalidName(name));
     }
-    let values = values.map_err(VariableError::Provider)?;
-    values.get(&name).cloned().ok_or(VariableError::Undefined(name))
+    values?.get(&name).cloned().ok_or(VariableError::Undefined(name))
 }
 
 /// Spin's rule for names.
@@ -260,7 +280,7 @@ mod tests {
         ] {
             assert_eq!(variable(values.clone(), name.into()), expected);
         }
-        let failed = variable(Err("away".into()), "api_key".into());
+        let failed = variable(Err(Unreadable("away".into())), "api_key".into());
         let first = failed.map_err(FirstVariableError::from);
         assert_eq!(first, Err(FirstVariableError::Provider("away".into())));
     }

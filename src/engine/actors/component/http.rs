@@ -56,19 +56,32 @@ struct Incoming {
     body: Binary,
 }
 
+/// Why a request of a provider is none.
+#[derive(Debug, thiserror::Error)]
+enum BadRequest {
+    #[error("the method is no token")]
+    Method,
+    #[error("the name of a header is no token")]
+    HeaderName,
+    #[error("a header has control characters")]
+    HeaderValue,
+    #[error("the path cannot be read: {0}")]
+    Path(#[from] http::uri::InvalidUri),
+}
+
 impl Incoming {
-    fn into_request(self) -> Result<http::Request<WasiBody>, String> {
+    fn into_request(self) -> Result<http::Request<WasiBody>, BadRequest> {
         let method = match self.method.as_str() {
             "" => Method::GET,
-            given => Method::from_bytes(given.as_bytes()).map_err(|_| "the method is no token")?,
+            given => Method::from_bytes(given.as_bytes()).map_err(|_| BadRequest::Method)?,
         };
         let mut headers = HeaderMap::new();
         for (name, HeaderValues(values)) in self.header {
             let name = HeaderName::from_bytes(name.as_bytes());
-            let Ok(name) = name else { return Err("the name of a header is no token".into()) };
+            let name = name.map_err(|_| BadRequest::HeaderName)?;
             for value in values {
                 let value = HeaderValue::from_bytes(value.as_bytes());
-                headers.append(&name, value.map_err(|_| "a header has control characters")?);
+                headers.append(&name, value.map_err(|_| BadRequest::HeaderValue)?);
             }
         }
         let authority = headers.remove(header::HOST);
@@ -77,9 +90,8 @@ impl Incoming {
         let slash = if self.path.starts_with('/') { "" } else { "/" };
         let mark = if self.query.is_empty() { "" } else { "?" };
         // Absolute, because a guest of 0.3 knows its host from nothing else.
-        let uri: Uri = format!("http://{authority}{slash}{}{mark}{}", self.path, self.query)
-            .parse()
-            .map_err(|error| format!("the path cannot be read: {error}"))?;
+        let uri: Uri =
+            format!("http://{authority}{slash}{}{mark}{}", self.path, self.query).parse()?;
         // The length of what is buffered is known; a guest may rely on the header.
         headers.remove(header::TRANSFER_ENCODING);
         let mut request = http::Request::new(full(self.body.0));
@@ -121,7 +133,7 @@ pub(super) async fn handle(
 ) -> Result<(Bytes, Option<Box<Idle>>), Failure> {
     let incoming: Incoming = contracts::decode(HANDLE_REQUEST, &payload)
         .map_err(|error| Failure::Told(error.to_string()))?;
-    let request = incoming.into_request().map_err(Failure::Told)?;
+    let request = incoming.into_request().map_err(|error| Failure::Told(error.to_string()))?;
     let method = request.method().clone();
     let bytes_max = instance.caller.memory_max_bytes;
     let mut idle = match idle {
@@ -154,15 +166,15 @@ pub(super) async fn handle(
     let reading = async {
         let read = match answer.await {
             Ok(Ok(response)) => collect(response, &method, bytes_max).await,
-            Ok(Err(error)) => Err(told(&error)),
-            Err(_) => Err("the component returned without an answer".to_owned()),
+            Ok(Err(error)) => Err(Failure::Told(told(&error))),
+            Err(_) => Err(Failure::Told("the component returned without an answer".to_owned())),
         };
         drop(read_to_end);
         read
     };
     let (ran, read): (wasmtime::Result<_>, _) = future::join(running, reading).await;
     let idle = ran?;
-    read.map(|answer| (answer, idle)).map_err(Failure::Told)
+    Ok((read?, idle))
 }
 
 async fn fresh(pre: &ProxyPre<Guest>, instance: &Instance) -> wasmtime::Result<Box<Idle>> {
@@ -194,10 +206,12 @@ async fn may_go_on(proxy: &Proxy, reuse: Reuse, mut is_read: oneshot::Receiver<(
 }
 
 /// Reads an answer to its end and writes it as the contract has it.
-async fn collect(response: Response, method: &Method, bytes_max: usize) -> Result<Bytes, String> {
+async fn collect(response: Response, method: &Method, bytes_max: usize) -> Result<Bytes, Failure> {
     let (mut parts, body) = response.into_parts();
     let body = Limited::new(body, bytes_max).collect().await.map_err(|error| {
-        format!("the body of the answer is cut off: {error}; it may have {bytes_max} bytes")
+        Failure::Told(format!(
+            "the body of the answer is cut off: {error}; it may have {bytes_max} bytes"
+        ))
     })?;
     // The contract has no trailers.
     let body = body.to_bytes();
@@ -412,7 +426,7 @@ mod tests {
         let broken = |change: fn(&mut Incoming)| {
             let mut incoming = Incoming::default();
             change(&mut incoming);
-            incoming.into_request().map(drop).expect_err("no request")
+            incoming.into_request().map(drop).expect_err("no request").to_string()
         };
         assert!(broken(|request| request.method = "G ET".into()).contains("method"));
         assert!(broken(|request| request.path = "/a b".into()).contains("path"));
