@@ -50,7 +50,7 @@ use lattice_engine::providers::builtin::httpserver::{
     connection::drive,
     debt,
     pulse::{Ask, Busy, Pulse, Seen},
-    wire::Wire,
+    wire::{Arriving, Wire},
 };
 
 /// Ports that are tried after one that is taken.
@@ -297,6 +297,7 @@ async fn serve(stream: TcpStream, caller: Caller, pulse: Arc<Pulse>, app: Router
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(place.0.clone());
         let busy = pulse.busy_until_answered();
+        let request = request.map(|body| Arriving::new(body, Arc::clone(&pulse)));
         let answer = hyper::service::Service::call(&app, request);
         let pulse = Arc::clone(&pulse);
         async move {

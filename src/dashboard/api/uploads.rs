@@ -30,8 +30,6 @@ use lattice_client::upload::{Artifact, ContentError, Readers, Verified};
 pub const BYTES_MAX: usize = 64 << 20;
 /// How long a file may take.
 const TIMEOUT: Duration = Duration::from_secs(600);
-/// How long a file that is refused may go on coming.
-const DRAINED: Duration = Duration::from_secs(10);
 /// How long nothing of it may come.
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long a file may be slow at the beginning, and how many bytes per second have to come on
@@ -70,10 +68,7 @@ pub async fn upload(
     State(dashboard): State<Dashboard>,
     request: Request,
 ) -> Result<Json<Uploaded>, Refusal> {
-    if let Err(refusal) = check(request.headers()) {
-        drain(request.into_body()).await;
-        return Err(refusal);
-    }
+    check(request.headers())?;
     let _file = match tokio::time::timeout(ROOM_TIMEOUT, FILES.acquire()).await {
         Ok(Ok(file)) => file,
         _ => return Err(crowded("other files are being sent; try again when they have arrived")),
@@ -118,13 +113,6 @@ fn too_slow() -> Refusal {
     Refusal::new(StatusCode::REQUEST_TIMEOUT, text)
 }
 
-/// Reads what comes and throws it away, for a while: a client that is still sending does not hear
-/// the answer otherwise.
-async fn drain(mut body: Body) {
-    let all = async { while let Some(Ok(_)) = body.frame().await {} };
-    let _ = tokio::time::timeout(DRAINED, all).await;
-}
-
 fn crowded(text: impl Into<String>) -> Refusal {
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text)
 }
@@ -151,7 +139,6 @@ async fn read(budget: &Budget, mut body: Body) -> Result<Bytes, Refusal> {
         let Ok(data) = frame.into_data() else { continue };
         let length = content.len() + data.len();
         if length > BYTES_MAX {
-            drain(body).await;
             return Err(too_large());
         }
         if is_too_slow(length, began.elapsed()) {

@@ -169,6 +169,41 @@ async fn slow_files_keep_no_other_file_out_and_are_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_on_sending_what_is_refused_reads_the_answer() {
+    let server = Server::shared().await;
+    let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
+    let bearer = format!("authorization: Bearer {}\r\n", dashboard.token);
+    let json = "content-type: application/json\r\n";
+    let body = vec![b'x'; 3 << 20];
+    let cases = [
+        ("PUT", "/api/v1/links", format!("{bearer}{json}"), "413"),
+        ("PUT", "/api/v1/links", json.to_owned(), "401"),
+        ("PUT", "/api/v1/links", bearer.clone(), "415"),
+        ("POST", "/api/v1/uploads", format!("{bearer}{json}"), "415"),
+        ("POST", "/api/v1/links", bearer.clone(), "405"),
+        ("POST", "/api/v1/nowhere", bearer.clone(), "404"),
+        ("POST", "/healthz", String::new(), "405"),
+    ];
+    for (method, path, more, expected) in cases {
+        let mut stream = connect(&dashboard).await;
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {}\r\n{more}content-length: {}\r\n\r\n",
+            address(&dashboard),
+            body.len()
+        );
+        let (wanted, rest) = body.split_at((2 << 20) + 1);
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(wanted).await.unwrap_or_else(|error| panic!("{path}: {error}"));
+        // The answer is there before the rest, which still comes.
+        timeout(PATIENCE, stream.readable()).await.expect("an answer").unwrap();
+        for piece in rest.chunks(64 << 10) {
+            stream.write_all(piece).await.unwrap_or_else(|error| panic!("{path}: {error}"));
+        }
+        assert_eq!(status(&mut stream).await, expected, "{method} {path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn wrong_files_and_bodies_are_refused_and_the_host_lives() {
     let server = Server::shared().await;
     let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);

@@ -13,8 +13,9 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use tokio::time::{Instant, timeout_at};
 
 use lattice_base::budget::{Budget, Held, SMALL, Shortage};
@@ -55,14 +56,14 @@ pub struct Bounds {
 }
 
 /// The length a body says it has.
-pub fn announced(body: &Incoming) -> Option<u64> {
+pub fn announced(body: &impl Body) -> Option<u64> {
     body.size_hint().exact()
 }
 
 /// Reads a body into the request that is being written. Returns what it holds of the budget.
 pub async fn read(
     budget: &Budget,
-    body: Incoming,
+    body: impl Body<Data = Bytes, Error = hyper::Error> + Unpin,
     request: &mut RequestWriter,
     bounds: Bounds,
 ) -> Result<Held, BodyError> {
@@ -75,7 +76,7 @@ pub async fn read(
 
 async fn receive(
     budget: &Budget,
-    mut body: Incoming,
+    mut body: impl Body<Data = Bytes, Error = hyper::Error> + Unpin,
     request: &mut RequestWriter,
     bounds: Bounds,
 ) -> Result<Held, BodyError> {

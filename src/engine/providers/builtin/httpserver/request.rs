@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Version,
-    body::{Body, Incoming},
+    body::Incoming,
     header::{self, HeaderName, HeaderValue},
     http::request::Parts,
 };
@@ -34,6 +34,7 @@ use super::{
     listener::Listener,
     pulse::Pulse,
     settings::Rules,
+    wire::Arriving,
 };
 use crate::{
     journal::Writer,
@@ -130,8 +131,8 @@ impl Requests {
         let _busy = self.pulse.busy();
         let began = Instant::now();
         let (mut parts, body) = request.into_parts();
+        let body = Arriving::new(body, &*self.pulse);
         let mut answer = if !settle_host(&mut parts) {
-            self.leave(&body);
             answers::of_no_host()
         } else if let Some((route, _in_work)) = self.route(&parts) {
             let mut answer = self.serve(&route, &parts, body, began).await;
@@ -139,7 +140,6 @@ impl Requests {
             log(&route, &parts, &answer, self.peer, began);
             answer
         } else {
-            self.leave(&body);
             answers::not_found()
         };
         if parts.method == Method::HEAD {
@@ -178,14 +178,18 @@ impl Requests {
         }
     }
 
-    async fn serve(&self, route: &Route, parts: &Parts, body: Incoming, began: Instant) -> Answer {
+    async fn serve(
+        &self,
+        route: &Route,
+        parts: &Parts,
+        body: Arriving<&Pulse>,
+        began: Instant,
+    ) -> Answer {
         let rules = &route.rules;
         if cors::is_preflight(parts) {
-            self.leave(&body);
             return answers::preflight(rules.cors.preflight(parts.headers.get(header::ORIGIN)));
         }
         if rules.readonly && parts.method != Method::GET && parts.method != Method::HEAD {
-            self.leave(&body);
             return answers::not_allowed("GET, HEAD");
         }
         if parts.method == Method::CONNECT {
@@ -238,7 +242,7 @@ impl Requests {
         &self,
         rules: &Rules,
         parts: &Parts,
-        body: Incoming,
+        body: Arriving<&Pulse>,
         began: Instant,
     ) -> Result<(Bytes, Held), BodyError> {
         let announced = body::announced(&body);
@@ -262,15 +266,7 @@ impl Requests {
         Ok((request.finish(), held))
     }
 
-    /// The connection may have to close before the client has sent all of a body that nobody reads.
-    fn leave(&self, body: &Incoming) {
-        if !body.is_end_stream() {
-            self.pulse.linger();
-        }
-    }
-
     fn refused_body(&self, error: &BodyError) -> Answer {
-        self.pulse.linger();
         let mut answer = answers::of_body(error);
         if self.protocol == Protocol::Http1 {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

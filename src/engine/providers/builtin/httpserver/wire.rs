@@ -3,6 +3,7 @@
 //! time to read the answer.
 
 use std::{
+    borrow::Borrow,
     io,
     pin::Pin,
     sync::Arc,
@@ -11,6 +12,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Sleep, sleep},
@@ -19,7 +21,52 @@ use tokio::{
 use super::pulse::Pulse;
 
 /// How long a client that sends what nobody wants may go on doing so.
-const LINGER: Duration = Duration::from_secs(2);
+const LINGER: Duration = Duration::from_secs(10);
+
+/// The body of a request. If nobody reads it to its end, the connection lingers when it closes:
+/// the client may still be sending then, and would miss the answer.
+pub struct Arriving<P: Borrow<Pulse>> {
+    body: Incoming,
+    pulse: P,
+    has_ended: bool,
+}
+
+impl<P: Borrow<Pulse>> Arriving<P> {
+    pub fn new(body: Incoming, pulse: P) -> Self {
+        Self { has_ended: body.is_end_stream(), body, pulse }
+    }
+}
+
+impl<P: Borrow<Pulse> + Unpin> Body for Arriving<P> {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        // After an error nothing more comes.
+        self.has_ended = !matches!(frame, Some(Ok(_))) || self.body.is_end_stream();
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<P: Borrow<Pulse>> Drop for Arriving<P> {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.pulse.borrow().linger();
+        }
+    }
+}
 
 /// A socket with what was read of it.
 pub struct Wire<T> {
