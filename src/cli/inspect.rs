@@ -203,7 +203,7 @@ impl Inspected {
                 });
                 let values: Vec<Documented> = values.collect();
                 json!({
-                    "kind": "builtin", "reference": format!("{}{}", builtin::SCHEME, spec.known.name),
+                    "kind": "builtin", "reference": spec.known.reference(),
                     "public_key": spec.known.public_key, "contract_id": spec.known.contract_id, "name": spec.known.title,
                     "about": spec.about, "link_values": values,
                 })
@@ -286,7 +286,7 @@ impl fmt::Display for Inspected {
 }
 
 fn write_builtin(f: &mut fmt::Formatter<'_>, spec: &Spec) -> fmt::Result {
-    writeln!(f, "{} (built-in provider {}{})", spec.known.title, builtin::SCHEME, spec.known.name)?;
+    writeln!(f, "{} (built-in provider {})", spec.known.title, spec.known.reference())?;
     row(f, "public key", spec.known.public_key)?;
     row(f, "contract", spec.known.contract_id)?;
     write!(f, "\n{}\nLink values\n", wrapped(spec.about, 0))?;

@@ -21,7 +21,7 @@ use lattice_protocol::{
     },
     events::Received,
     identity::keys::HostId,
-    lattice::subject::{Control, Subjects},
+    lattice::{control::Control, subject::Subjects},
     links::{Claims, LinkDefinition},
 };
 

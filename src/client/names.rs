@@ -124,7 +124,7 @@ pub fn providers(claims: &[Claims], inventories: &[Inventory]) -> Vec<Named> {
         add(&mut all, &provider.id, &provider.name, &provider.image_ref).runs = true;
     }
     for spec in &builtin::CATALOGUE {
-        add(&mut all, spec.public_key, spec.title, &format!("{}{}", builtin::SCHEME, spec.name));
+        add(&mut all, spec.public_key, spec.title, &spec.reference());
     }
     all.into_values().collect()
 }

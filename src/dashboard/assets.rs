@@ -26,7 +26,7 @@ use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use flate2::{Compression, write::GzEncoder};
 
-use super::{api, refusal::Refusal};
+use super::{api, auth::API, refusal::Refusal};
 
 macro_rules! files {
     ($($path:literal),+ $(,)?) => {
@@ -149,7 +149,7 @@ pub async fn page(headers: HeaderMap) -> Response {
 /// Answers what no route takes: a browser that goes to an address gets the page, whose own table
 /// (`js/pages.js`) knows the views; others are told that nothing is there.
 pub async fn page_or_nothing(method: Method, uri: Uri, headers: HeaderMap) -> Response {
-    let is_page = !["/api/", "/assets/"].iter().any(|root| uri.path().starts_with(root));
+    let is_page = ![API, "/assets/"].iter().any(|root| uri.path().starts_with(root));
     let accepted = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let is_reading = matches!(method, Method::GET | Method::HEAD);
     match is_reading && is_page && accepted.contains("text/html") {

@@ -74,7 +74,7 @@ const DEADLINE: Duration = Duration::from_secs(15);
 const HEALTH: [&str; 4] = ["/healthz", "/readyz", "/api/livez", "/api/readyz"];
 const METRICS: &str = "/metrics";
 const SESSION: &str = "/api/v1/session";
-const API: &str = "/api/";
+pub(super) const API: &str = "/api/";
 
 /// No script, style or request that is not the dashboard's own, and no text that becomes script.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \

@@ -183,14 +183,17 @@ impl LinkNotifier {
 
     async fn delete(&mut self, link: &LinkDefinition) {
         self.sender.delete(link).await;
-        self.deleted.retain(|_, at| at.elapsed() < DELETE_SETTLES);
-        self.deleted.insert(place(link), Instant::now());
+        let now = Instant::now();
+        self.deleted.retain(|_, at| now.duration_since(*at) < DELETE_SETTLES);
+        self.deleted.insert(place(link), now);
     }
 
     fn follows_delete(&self, link: &LinkDefinition) -> bool {
-        self.deleted
-            .get(&place(link))
-            .is_some_and(|deleted_at| deleted_at.elapsed() < DELETE_SETTLES)
+        !self.deleted.is_empty()
+            && self
+                .deleted
+                .get(&place(link))
+                .is_some_and(|deleted_at| deleted_at.elapsed() < DELETE_SETTLES)
     }
 
     /// Notes that a put is sent for the `turn`th time after a while, unless it was often enough.

@@ -53,6 +53,13 @@ pub const BLOBSTORE: Known = Known {
     title: "Blob store on files or JetStream",
 };
 
+impl Known {
+    /// The reference by which it is started.
+    pub fn reference(&self) -> String {
+        format!("{SCHEME}{}", self.name)
+    }
+}
+
 /// Every built-in provider; the host's own catalogue has the same ones in the same order.
 pub static CATALOGUE: [Known; 5] = [HTTPSERVER, HTTPCLIENT, KEYVALUE, MESSAGING, BLOBSTORE];
 
@@ -64,9 +71,14 @@ pub fn find(reference: &str) -> Option<Result<&'static Known, UnknownBuiltin>> {
     Some(found.ok_or_else(|| UnknownBuiltin(name.to_owned())))
 }
 
-/// Says whether a public key is that of a built-in provider.
-pub fn is_builtin(public_key: &str) -> bool {
-    CATALOGUE.iter().any(|known| known.public_key == public_key)
+/// The built-in provider with a public key.
+pub fn by_key(public_key: &str) -> Option<&'static Known> {
+    CATALOGUE.iter().find(|known| known.public_key == public_key)
+}
+
+/// The reference of a built-in provider, by its public key; of others the key itself.
+pub fn name_of(public_key: &str) -> String {
+    by_key(public_key).map_or_else(|| public_key.to_owned(), Known::reference)
 }
 
 /// There is no built-in provider of this name.
@@ -75,5 +87,5 @@ pub fn is_builtin(public_key: &str) -> bool {
 pub struct UnknownBuiltin(pub String);
 
 fn names() -> String {
-    CATALOGUE.iter().map(|known| format!("{SCHEME}{}", known.name)).collect::<Vec<_>>().join(", ")
+    CATALOGUE.iter().map(Known::reference).collect::<Vec<_>>().join(", ")
 }

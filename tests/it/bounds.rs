@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use lattice_protocol::{
     identity::keys::LatticeName,
-    lattice::subject::{Control, Subjects},
+    lattice::{control::Control, subject::Subjects},
 };
 
 use crate::harness::{

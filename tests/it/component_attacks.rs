@@ -1,21 +1,17 @@
 //! Attacks of signed components on their host and on other actors, the same as those of modules in
 //! [`tenants`](crate::tenants): a component can use up its own call, and nothing else.
 
-use std::time::Duration;
-
-use tokio::time::timeout;
-use wascap::prelude::KeyPair;
-
-use crate::harness::{
-    ECHO, Events, HostBuilder, Server,
-    client::{Caller, ctl_2024, http_request, start},
-    example,
-    guests::{Guest, Signing, sign, sign_module},
-    host, text,
+use crate::{
+    harness::{
+        HostBuilder, Server,
+        client::{Caller, ctl_2024, start},
+        example,
+        guests::{Guest, Signing, sign},
+        host,
+    },
+    tenants::{assert_ends_in_time, assert_ends_with, assert_start_fails},
 };
 
-/// Far longer than the deadline of the hosts here.
-const SOON: Duration = Duration::from_secs(8);
 const MESSAGING: &str = "wasmcloud:messaging";
 const LOGGING: &str = "wasmcloud:builtin:logging";
 
@@ -208,11 +204,6 @@ fn limited(server: &Server) -> HostBuilder {
     host(server).set("rpc_timeout_ms", "400").set("actor_memory_max_bytes", "32M")
 }
 
-async fn assert_healthy(caller: &Caller) {
-    let reply = caller.call(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b"")).await;
-    assert!(reply.is_ok(), "{reply:?}");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_a_component_waits_for_ends_with_its_call() {
     let server = Server::shared().await;
@@ -261,10 +252,7 @@ async fn whatever_a_component_waits_for_ends_with_its_call() {
     ] {
         let guest = job.signed();
         start(&server, &host, &guest.reference, 4).await;
-        let ended = timeout(SOON, caller.call(&guest.id, "Any.Job", "")).await;
-        let error = ended.unwrap_or_else(|_| panic!("one that {what} still runs")).expect_err(what);
-        assert!(error.contains("deadline of 400 ms"), "one that {what}: {error}");
-        assert_healthy(&caller).await;
+        assert_ends_in_time(&caller, &guest, what).await;
     }
     host.stop().await;
 }
@@ -350,15 +338,7 @@ async fn what_a_component_may_not_have_it_does_not_get() {
     ] {
         let guest = job.signed();
         start(&server, &host, &guest.reference, 1).await;
-        let answer = timeout(SOON, caller.call(&guest.id, "Any.Job", "")).await.expect(what);
-        match ends_with {
-            Some(reason) => assert!(
-                answer.as_ref().is_err_and(|error| error.contains(reason)),
-                "{what}: {answer:?}"
-            ),
-            None => assert!(answer.is_ok(), "{what}: {answer:?}"),
-        }
-        assert_healthy(&caller).await;
+        assert_ends_with(&caller, &guest, what, ends_with).await;
     }
     host.stop().await;
 }
@@ -428,7 +408,6 @@ fn doubling(levels: u32) -> String {
 async fn components_that_ask_for_too_much_do_not_start_and_are_told_why() {
     let server = Server::shared().await;
     let host = host(&server).set("actor_instances_max", "40").start().await;
-    let ctl = ctl_2024(&server).await;
     let declaring =
         |declarations: &str| Job::new(&[], "(i32.const 0)").declaring(declarations).text();
     let with_instances = |count: usize| {
@@ -450,14 +429,9 @@ async fn components_that_ask_for_too_much_do_not_start_and_are_told_why() {
         (with_instances(50_000), "more than 10000 instances"),
         (doubling(40), "more than 10000 instances"),
     ] {
-        let wasm = wat::parse_str(&wat).expect(reason);
-        let guest = sign_module(&wasm, &Signing::default(), KeyPair::new_module());
-        let mut events = Events::all(&server).await;
-        ctl.scale_actor(&host.id, &guest.reference, 1, None).await.unwrap();
-        let failed = events.next("actor_start_failed").await;
-        let error = text(&failed, "/data/error");
-        assert!(error.contains(reason), "{reason}: {error}");
+        assert_start_fails(&server, &host, &wat, reason).await;
     }
+    let ctl = ctl_2024(&server).await;
     assert!(ctl.get_host_inventory(&host.id).await.unwrap().actors.is_empty());
     host.stop().await;
 }

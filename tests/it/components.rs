@@ -24,7 +24,8 @@ use crate::{
     harness::{
         Events, PATIENCE, Server, TestHost,
         client::{
-            Caller, ctl_2024, http_body, http_request, link, start, start_instead, start_provider,
+            Caller, ctl_2024, http_body, http_request, link, link_builtin, start, start_instead,
+            start_provider,
         },
         eventually, external, fixtures,
         guests::{Guest, Signing, sign_module, write},
@@ -82,8 +83,7 @@ impl Site {
     /// Starts a built-in provider and links the component to it.
     async fn link(&self, spec: &Spec, values: &[(&str, &str)]) {
         start_provider(&self.server, &self.host, &format!("builtin://{}", spec.known.name)).await;
-        let (actor, provider) = (&self.guest.id, spec.known.public_key);
-        link(&self.server, actor, provider, spec.known.contract_id, values).await;
+        link_builtin(&self.server, &self.guest.id, spec, values).await;
     }
 
     async fn ask(&self, request: reqwest::RequestBuilder) -> Option<(u16, String)> {

@@ -81,11 +81,10 @@ async fn a_call_that_works_passes_every_step_and_secrets_are_masked() {
     start(&server, &host, &example("kvcounter"), 1).await;
     start_provider(&server, &host, "builtin://keyvalue").await;
     let spec = &keyvalue::SPEC;
-    client::link(
+    client::link_builtin(
         &server,
         KVCOUNTER,
-        spec.known.public_key,
-        spec.known.contract_id,
+        spec,
         &[("bucket", "counts"), ("password", "hunter2")],
     )
     .await;
@@ -133,14 +132,14 @@ async fn what_fails_is_what_the_caller_is_told_and_has_a_command() {
 
     // Linked, and nobody there.
     let spec = &keyvalue::SPEC;
-    client::link(&server, KVCOUNTER, spec.known.public_key, spec.known.contract_id, &[]).await;
+    client::link_builtin(&server, KVCOUNTER, spec, &[]).await;
     let told = explain(&server, &COUNT).await;
     told.says("link", "ok", &["leads to"]);
     told.says("replica", "fails", &["runs on no host", "host start provider builtin://keyvalue"]);
     told.verdict("fails");
 
     // Not signed for it.
-    client::link(&server, ECHO, spec.known.public_key, spec.known.contract_id, &[]).await;
+    client::link_builtin(&server, ECHO, spec, &[]).await;
     start(&server, &host, &example("echo"), 1).await;
     let told = explain(&server, &["echo", "wasmcloud:keyvalue", "KeyValue.Get"]).await;
     told.says(
@@ -252,14 +251,7 @@ async fn a_provider_that_calls_an_actor_is_explained_too() {
     start_provider(&server, &host, "builtin://httpserver").await;
     let spec = &httpserver::SPEC;
     let address = format!("127.0.0.1:{}", free_port());
-    client::link(
-        &server,
-        ECHO,
-        spec.known.public_key,
-        spec.known.contract_id,
-        &[("address", &address)],
-    )
-    .await;
+    client::link_builtin(&server, ECHO, spec, &[("address", &address)]).await;
     let told =
         explain(&server, &["builtin://httpserver", "echo", "HttpServer.HandleRequest"]).await;
     told.says("check", "ok", &["signed for wasmcloud:httpserver"]);

@@ -10,7 +10,7 @@ use wascap::prelude::KeyPair;
 
 use crate::harness::{
     ECHO, KVCOUNTER, Server, TestHost,
-    client::{link, start, start_instead, start_provider},
+    client::{link_builtin, start, start_instead, start_provider},
     eventually, example,
     guests::{Guest, Signing, sign_module},
     host,
@@ -45,7 +45,7 @@ impl Pair {
     }
 
     async fn link(&self, actor: &str, spec: &Spec, values: &[(&str, &str)]) {
-        link(&self.server, actor, spec.known.public_key, spec.known.contract_id, values).await;
+        link_builtin(&self.server, actor, spec, values).await;
     }
 
     /// Links an actor to the page at a path, and to the store.

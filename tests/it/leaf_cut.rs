@@ -146,14 +146,7 @@ async fn without_the_hub_each_side_goes_on_and_with_it_both_know_the_same() {
     let (port, later_port) = (free_port(), free_port());
     let address = format!("127.0.0.1:{port}");
     let spec = &httpserver::SPEC;
-    client::link(
-        &site.core,
-        ECHO,
-        spec.known.public_key,
-        spec.known.contract_id,
-        &[("address", &address)],
-    )
-    .await;
+    client::link_builtin(&site.core, ECHO, spec, &[("address", &address)]).await;
     for contract in ["acme:kept", "acme:gone"] {
         put(&site.core, contract).await;
     }
@@ -207,14 +200,7 @@ async fn without_the_hub_each_side_goes_on_and_with_it_both_know_the_same() {
     put(&site.core, "acme:new").await;
     ctl_2024(&site.core).await.remove_link(ECHO, "acme:gone", "default").await.unwrap();
     let address = format!("127.0.0.1:{later_port}");
-    client::link(
-        &site.core,
-        ECHO,
-        spec.known.public_key,
-        spec.known.contract_id,
-        &[("address", &address)],
-    )
-    .await;
+    client::link_builtin(&site.core, ECHO, spec, &[("address", &address)]).await;
     start(&site.core, &at_core, &example("fetcher"), 1).await;
 
     site.hub.resume().await;

@@ -130,14 +130,7 @@ async fn what_became_of_a_link_is_announced_after_the_link_itself() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap().to_string();
         let mut events = Events::all(&server).await;
-        client::link(
-            &server,
-            ECHO,
-            spec.known.public_key,
-            spec.known.contract_id,
-            &[("address", &address)],
-        )
-        .await;
+        client::link_builtin(&server, ECHO, spec, &[("address", &address)]).await;
         let names = events.names_until("linkdef_set_failed").await;
         assert!(names.contains(&"linkdef_set".to_owned()), "{names:?}");
     }

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use wascap::prelude::KeyPair;
 
 use crate::harness::{
-    ECHO, Events, HostBuilder, Server,
+    ECHO, Events, HostBuilder, Server, TestHost,
     client::{Caller, ctl_2024, http_request, nats, start},
     example,
     guests::{self, Guest, Signing, sign, wapc},
@@ -82,9 +82,42 @@ fn clock_subscription(at: u32, flags: u32) -> String {
     )
 }
 
-async fn assert_healthy(caller: &Caller) {
+pub async fn assert_healthy(caller: &Caller) {
     let reply = caller.call(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b"")).await;
     assert!(reply.is_ok(), "{reply:?}");
+}
+
+/// Checks that a call of a guest ends at the deadline of 400 ms, and that others are served then.
+pub async fn assert_ends_in_time(caller: &Caller, guest: &Guest, what: &str) {
+    let ended = timeout(SOON, caller.call(&guest.id, "Any.Job", "")).await;
+    let error = ended.unwrap_or_else(|_| panic!("one that {what} still runs")).expect_err(what);
+    assert!(error.contains("deadline of 400 ms"), "one that {what}: {error}");
+    assert_healthy(caller).await;
+}
+
+/// Checks how a call of a guest ends: with an error that has this part, or well; and that others are
+/// served then.
+pub async fn assert_ends_with(caller: &Caller, guest: &Guest, what: &str, part: Option<&str>) {
+    let answer = timeout(SOON, caller.call(&guest.id, "Any.Job", "")).await.expect(what);
+    match part {
+        Some(part) => {
+            assert!(answer.as_ref().is_err_and(|error| error.contains(part)), "{what}: {answer:?}")
+        }
+        None => assert!(answer.is_ok(), "{what}: {answer:?}"),
+    }
+    assert_healthy(caller).await;
+}
+
+/// Checks that a guest does not start, for a reason with this part.
+pub async fn assert_start_fails(server: &Server, host: &TestHost, wat: &str, reason: &str) {
+    let wasm = wat::parse_str(wat).expect(reason);
+    let guest = guests::sign_module(&wasm, &Signing::default(), KeyPair::new_module());
+    let mut events = Events::all(server).await;
+    let ctl = ctl_2024(server).await;
+    ctl.scale_actor(&host.id, &guest.reference, 1, None).await.unwrap();
+    let failed = events.next("actor_start_failed").await;
+    let error = text(&failed, "/data/error");
+    assert!(error.contains(reason), "{reason}: {error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,10 +191,7 @@ async fn whatever_a_guest_waits_for_ends_with_its_call() {
     for (what, wat) in guests {
         let guest = sign(&wat, &Signing::default());
         start(&server, &host, &guest.reference, 4).await;
-        let ended = timeout(SOON, caller.call(&guest.id, "x", "")).await;
-        let error = ended.unwrap_or_else(|_| panic!("one that {what} still runs")).expect_err(what);
-        assert!(error.contains("deadline of 400 ms"), "one that {what}: {error}");
-        assert_healthy(&caller).await;
+        assert_ends_in_time(&caller, &guest, what).await;
     }
     host.stop().await;
 }
@@ -342,15 +372,7 @@ async fn what_a_guest_may_not_have_it_does_not_get() {
     ] {
         let guest = sign(&wat, &Signing::default());
         start(&server, &host, &guest.reference, 1).await;
-        let answer = caller.call(&guest.id, "x", "").await;
-        match ends_with {
-            Some(reason) => assert!(
-                answer.as_ref().is_err_and(|error| error.contains(reason)),
-                "{what}: {answer:?}"
-            ),
-            None => assert!(answer.is_ok(), "{what}: {answer:?}"),
-        }
-        assert_healthy(&caller).await;
+        assert_ends_with(&caller, &guest, what, ends_with).await;
     }
     let long =
         with_pages(160, &wapc("(call $error (i32.const 0) (i32.const 10485760)) (i32.const 0)"));
@@ -391,13 +413,7 @@ async fn modules_that_ask_for_too_much_do_not_start_and_are_told_why() {
             "__wbindgen_throw",
         ),
     ] {
-        let wasm = wat::parse_str(&wat).expect(reason);
-        let guest = guests::sign_module(&wasm, &Signing::default(), KeyPair::new_module());
-        let mut events = Events::all(&server).await;
-        ctl.scale_actor(&host.id, &guest.reference, 1, None).await.unwrap();
-        let failed = events.next("actor_start_failed").await;
-        let error = text(&failed, "/data/error");
-        assert!(error.contains(reason), "{reason}: {error}");
+        assert_start_fails(&server, &host, &wat, reason).await;
     }
     assert!(ctl.get_host_inventory(&host.id).await.unwrap().actors.is_empty());
     host.stop().await;

@@ -39,11 +39,11 @@ const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_LAST: Duration = Duration::from_secs(5);
 /// How long the server may be silent in a round trip.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
-/// When the message of a round trip is sent again.
-const CONFIRM_AGAIN: Duration = Duration::from_millis(250);
 /// How long it may take while the server sends other messages: those of a large bucket come on the
 /// same connection.
 const CONFIRM_BUSY_TIMEOUT: Duration = Duration::from_secs(60);
+/// When the message of a round trip is sent again.
+const CONFIRM_AGAIN: Duration = Duration::from_millis(250);
 /// How many messages a subscription may hold before the client drops them and says so. A host's own
 /// queues are far shorter; this only covers bursts between two turns of its loops, of which the
 /// largest is the replay of the metadata.

@@ -1,8 +1,9 @@
 //! The command line: what can be asked of the binary, and how it says what went wrong.
 //!
 //! * this file has the commands that run hosts, and the list of all; [`lattice`] has those that
-//!   speak to a lattice, [`app`] those for its deployment manager, [`tools`] those that need
-//!   neither; [`connect`] is what they share: where the lattice is.
+//!   speak to a lattice, [`dev`] the one that runs what is saved, [`app`] those for the deployment
+//!   manager, [`tools`] those that need neither; [`connect`] is what they share: where the lattice
+//!   is.
 //! * [`command`] is the whole as clap knows it, with the commands in groups.
 //!
 //! Settings are flags of every command that runs a host, and may stand before or after its name.
@@ -10,6 +11,7 @@
 
 pub mod app;
 pub mod connect;
+pub mod dev;
 pub mod flags;
 pub mod lattice;
 pub mod tools;
@@ -180,7 +182,7 @@ pub enum Command {
     /// Show calls as they pass
     Spy(lattice::Spy),
     /// Run a module and exchange it whenever it is saved
-    Dev(lattice::Dev),
+    Dev(dev::Dev),
     /// Tell what a reference names: an actor, a provider archive, or a built-in provider with its
     /// link values
     Inspect(tools::Inspect),

@@ -9,7 +9,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{keys::find_keyring, pairs_of, sending::sign_saved};
 use crate::{
-    args::{flags::SettingArgs, lattice::Dev},
+    args::{dev::Dev, flags::SettingArgs},
     session::Session,
     terminal::{Page, Progress, Terminal, Text, Tone},
 };
@@ -109,10 +109,6 @@ fn name(running: &Running) -> &str {
     if running.name.is_empty() { &running.actor } else { &running.name }
 }
 
-fn place(running: &Running) -> &str {
-    if running.host_name.is_empty() { &running.host_id } else { &running.host_name }
-}
-
 /// Adds to the page what is told.
 fn show(page: &mut Page, file: &str, told: &Told) {
     if let Told::Logged(line) = told {
@@ -129,7 +125,7 @@ fn text(file: &str, told: &Told) -> String {
         Told::Waiting => format!("waiting for {file}, which does not exist yet"),
         Told::Running(running) => {
             let (name, place, revision, took) =
-                (name(running), place(running), running.revision, running.took.as_millis());
+                (name(running), running.place(), running.revision, running.took.as_millis());
             match running.change {
                 Change::Started => format!(
                     "{name} ({}) started on {place}, running revision {revision}, took {took} ms; save {file} to exchange it, Ctrl-C \
@@ -166,7 +162,7 @@ fn text(file: &str, told: &Told) -> String {
         Told::ProviderStopped { provider } => format!("{provider} stopped"),
         Told::NotRemoved { what, why } => format!("{what} stays: {why}"),
         Told::Stopped(running) => format!("{} stopped", name(running)),
-        Told::LeftRunning(running) => format!("{} goes on on {}", name(running), place(running)),
+        Told::LeftRunning(running) => format!("{} goes on on {}", name(running), running.place()),
         Told::Sending { bytes, of } => amount(*bytes, *of),
     }
 }

@@ -151,7 +151,7 @@ impl Known {
         let running = running
             .filter(|running| running.id == provider)
             .map(|running| running.contract_id.clone());
-        let built_in = builtin::CATALOGUE.iter().filter(|spec| spec.known.public_key == provider);
+        let built_in = builtin::by_key(provider).into_iter();
         let built_in = built_in.map(|spec| spec.known.contract_id.to_owned());
         claimed.chain(running).chain(built_in).find(|contract| !contract.is_empty())
     }

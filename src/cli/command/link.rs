@@ -47,7 +47,7 @@ async fn put(terminal: &Terminal, session: &Session, args: LinkPut) -> Result<()
     let oddities = builtin::check(&link).map_err(|error| {
         anyhow!(
             "{} does not take this link on, and nothing was put: {error}",
-            builtin::name_of(&link.provider_id)
+            lattice_protocol::builtin::name_of(&link.provider_id)
         )
     })?;
     for oddity in oddities {
@@ -142,7 +142,7 @@ fn doubts(link: &LinkDefinition, claims: &[Claims]) -> Vec<String> {
             actor.name, link.contract_id, link.contract_id
         ));
     }
-    let spec = builtin::CATALOGUE.iter().find(|spec| spec.known.public_key == link.provider_id);
+    let spec = builtin::by_key(&link.provider_id);
     let claimed = claims.iter().find(|claims| claims.subject == link.provider_id);
     let fulfils = claimed
         .map(|claims| claims.contract_id.as_str())

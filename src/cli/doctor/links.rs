@@ -68,10 +68,7 @@ impl<'a> Scene<'a> {
     fn of(seen: &'a Seen, claims: &HashMap<&str, &'a Claims>, link: &'a LinkDefinition) -> Self {
         let actor = claims.get(link.actor_id.as_str()).copied();
         let provider = claims.get(link.provider_id.as_str()).copied();
-        let spec = builtin::CATALOGUE
-            .iter()
-            .find(|spec| spec.known.public_key == link.provider_id)
-            .copied();
+        let spec = builtin::by_key(&link.provider_id);
         Self { seen, link, actor, provider, spec }
     }
 
@@ -86,7 +83,7 @@ impl<'a> Scene<'a> {
 
     fn provider_name(&self) -> String {
         match (self.spec, self.provider) {
-            (Some(spec), _) => format!("{}{}", lattice_protocol::builtin::SCHEME, spec.known.name),
+            (Some(spec), _) => spec.known.reference(),
             (None, Some(claims)) if !claims.name.is_empty() => {
                 format!("{} ({})", claims.name, self.link.provider_id)
             }
@@ -173,7 +170,7 @@ impl<'a> Scene<'a> {
             return None;
         }
         let reference = match self.spec {
-            Some(spec) => format!("{}{}", lattice_protocol::builtin::SCHEME, spec.known.name),
+            Some(spec) => spec.known.reference(),
             None => format!("<reference of {}>", self.link.provider_id),
         };
         let fix = format!("host start provider {reference}{}; or {}", self.option(), self.delete());
@@ -201,9 +198,8 @@ impl<'a> Scene<'a> {
             Finding::warning(
                 format!("{} has values without effect: {}", self.what(), told.join("; ")),
                 format!(
-                    "host inspect {}{} lists the values there are; host link put … with the right ones",
-                    lattice_protocol::builtin::SCHEME,
-                    spec.known.name
+                    "host inspect {} lists the values there are; host link put … with the right ones",
+                    spec.known.reference()
                 ),
             )
         })

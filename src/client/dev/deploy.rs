@@ -20,8 +20,8 @@ use lattice_base::{
 };
 use lattice_protocol::{
     control::{
-        request::{AuctionActor, ScaleActor, StopActor, UpdateActor},
-        types::{Inventory, InventoryActor, Pairs},
+        request::{AuctionActor, HostRequest, ScaleActor, StopActor, UpdateActor},
+        types::{Ack, Inventory, InventoryActor, Pairs},
     },
     errors::OutcomeUnknown,
     events::Event,
@@ -113,7 +113,11 @@ pub(super) struct Deployment {
 impl Deployment {
     pub(super) fn new(sender: Sender, settings: &Settings) -> Result<Self> {
         let file = settings.file_name();
-        ensure!(!file.is_empty(), "the file has no name");
+        ensure!(
+            !file.is_empty(),
+            "{} names no file; name the module or component to watch",
+            settings.file.display()
+        );
         let mut annotations = settings.annotations.clone();
         annotations.insert(ANNOTATION.to_owned(), file);
         let (wanted, max) = (settings.host.clone(), settings.max.max(1));
@@ -217,12 +221,15 @@ impl Deployment {
             Ok(()) => Ok(()),
             Err(WaitError::Failed(why)) => bail!(why),
             Err(WaitError::TimedOut) => {
-                let reference = awaited.running.reference.clone();
+                let unknown = OutcomeUnknown(format!(
+                    "host {} did not say within {} s what came of {}; it may still come, which is \
+                     told then",
+                    awaited.running.place(),
+                    self.patience.as_secs_f64(),
+                    awaited.running.reference
+                ));
                 self.late = Some((awaited, noticed));
-                bail!(OutcomeUnknown(format!(
-                    "the host did not say within {} s what came of {reference}; it may still come, which is told then",
-                    self.patience.as_secs_f64()
-                )))
+                bail!(unknown)
             }
         }
     }
@@ -301,7 +308,7 @@ impl Deployment {
         self.place.clone().context("no host was chosen")
     }
 
-    async fn start(&mut self, actor: &Running) -> Result<Awaited> {
+    async fn start(&self, actor: &Running) -> Result<Awaited> {
         let request = ScaleActor {
             actor_id: Some(actor.actor.clone()),
             actor_ref: actor.reference.clone(),
@@ -309,22 +316,28 @@ impl Deployment {
             count: Some(Some(self.max)),
             host_id: actor.host_id.clone(),
         };
-        let lattice = &self.sender.lattice;
-        let watch = Watch::open(lattice, &actor.host_id).await?;
-        lattice.command(&actor.host_id, &request).await?;
-        Ok(Awaited { watch, running: actor.clone() })
+        self.ask(actor, &request).await
     }
 
-    async fn update(&mut self, actor: &Running) -> Result<Awaited> {
+    async fn update(&self, actor: &Running) -> Result<Awaited> {
         let request = UpdateActor {
             actor_id: actor.actor.clone(),
             annotations: None,
             host_id: actor.host_id.clone(),
             new_actor_ref: actor.reference.clone(),
         };
+        self.ask(actor, &request).await
+    }
+
+    async fn ask(
+        &self,
+        actor: &Running,
+        request: &impl HostRequest<Reply = Ack>,
+    ) -> Result<Awaited> {
         let lattice = &self.sender.lattice;
+        // Opened first: the outcome may come before the answer.
         let watch = Watch::open(lattice, &actor.host_id).await?;
-        lattice.command(&actor.host_id, &request).await?;
+        lattice.command(&actor.host_id, request).await?;
         Ok(Awaited { watch, running: actor.clone() })
     }
 
@@ -332,7 +345,8 @@ impl Deployment {
     /// safe.
     pub(super) async fn late(&mut self) -> Result<Running> {
         let Some((awaited, noticed)) = &mut self.late else { return std::future::pending().await };
-        let outcome = awaited.outcome(Instant::now() + LATE_TIME).await;
+        // From the save on: this is called anew whenever something else happens.
+        let outcome = awaited.outcome(*noticed + self.patience + LATE_TIME).await;
         let running = Running { took: noticed.elapsed(), ..awaited.running.clone() };
         self.late = None;
         match outcome {

@@ -137,6 +137,13 @@ pub struct Running {
     pub took: Duration,
 }
 
+impl Running {
+    /// The name of its host, or its id if it has none.
+    pub fn place(&self) -> &str {
+        if self.host_name.is_empty() { &self.host_id } else { &self.host_name }
+    }
+}
+
 /// How it came to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {

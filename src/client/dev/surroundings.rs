@@ -12,7 +12,7 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use tracing::debug;
 
 use super::{ANNOTATION, Running, Told};
@@ -22,7 +22,7 @@ use crate::{
     links::{self, LINK_WAIT},
 };
 use lattice_protocol::{
-    builtin::{self, Known},
+    builtin::{self, Known, name_of},
     contracts::httpserver,
     control::types::{Inventory, InventoryProvider, Pairs},
     identity::{claims::ActorClaims, keys::LinkName},
@@ -75,8 +75,8 @@ pub(super) struct Surroundings {
     lattice: Lattice,
     /// Where the HTTP server listens.
     address: String,
-    /// The mark of what is started here.
-    mark: Pairs,
+    /// The file that all this is for.
+    file: String,
     /// Contracts that are dealt with, as long as the actor stays on its host.
     settled: BTreeSet<String>,
     host: String,
@@ -87,11 +87,10 @@ pub(super) struct Surroundings {
 
 impl Surroundings {
     pub(super) fn new(lattice: Lattice, address: String, file: &str) -> Self {
-        let mark = Pairs::from([(ANNOTATION.to_owned(), file.to_owned())]);
         Self {
             lattice,
             address,
-            mark,
+            file: file.to_owned(),
             settled: BTreeSet::new(),
             host: String::new(),
             links: Vec::new(),
@@ -115,51 +114,53 @@ impl Surroundings {
             if self.settled.contains(contract) {
                 continue;
             }
-            let told = if !claims.caps.iter().any(|cap| cap == contract) {
-                let why = "its claims do not name it: a component has to export wasi:http, a signed module has to be signed for it";
-                Told::NotLinked { contract: contract.to_owned(), why: why.to_owned() }
-            } else {
-                match self.settle(actor, contract).await {
-                    Ok(told) => told,
-                    Err(error) => {
-                        Told::NotLinked { contract: contract.to_owned(), why: format!("{error:#}") }
-                    }
+            match self.settle(actor, claims, contract).await {
+                Ok(told) => {
+                    self.settled.insert(contract.to_owned());
+                    tell(told);
                 }
-            };
-            if !matches!(told, Told::NotLinked { .. }) {
-                self.settled.insert(contract.to_owned());
+                Err(error) => tell(Told::NotLinked {
+                    contract: contract.to_owned(),
+                    why: format!("{error:#}"),
+                }),
             }
-            tell(told);
         }
     }
 
-    async fn settle(&mut self, actor: &Running, contract: &str) -> Result<Told> {
+    async fn settle(
+        &mut self,
+        actor: &Running,
+        claims: &ActorClaims,
+        contract: &str,
+    ) -> Result<Told> {
+        ensure!(
+            claims.caps.iter().any(|cap| cap == contract),
+            "its claims do not name it: a component has to export wasi:http, a signed module has \
+             to be signed for it"
+        );
         let lattice = self.lattice.clone();
         let links = lattice.links_of(&actor.actor).await.context("ask for the links")?;
         let inventories = lattice.inventories(&lattice.some_hosts().await?).await;
         let host = &actor.host_id;
-        let (provider, started_on) =
-            match plan(actor, contract, self.file(), (&links, &inventories)) {
-                Step::Leave(link) => return Ok(self.told_of(&link, None, Told::LinkedBefore)),
-                Step::Nobody => {
-                    let why = "no provider of it runs; start one with `host start provider`";
-                    return Ok(Told::NotLinked {
-                        contract: contract.to_owned(),
-                        why: why.to_owned(),
-                    });
+        let (provider, started_on) = match plan(actor, contract, &self.file, (&links, &inventories))
+        {
+            Step::Leave(link) => return Ok(self.told_of(&link, None, Told::LinkedBefore)),
+            Step::Nobody => bail!(
+                "no provider of it runs; start one with `host start provider`, and save the \
+                     file again"
+            ),
+            Step::Link { provider, left_on } => {
+                if let Some(host) = left_on {
+                    self.note_begun(&host, &provider, contract);
                 }
-                Step::Link { provider, left_on } => {
-                    if let Some(host) = left_on {
-                        self.note_begun(&host, &provider, contract);
-                    }
-                    (provider, None)
-                }
-                Step::Start(provider) => {
-                    self.note_begun(host, provider, contract);
-                    self.start(host, provider).await?;
-                    (provider.to_owned(), Some(place(actor)))
-                }
-            };
+                (provider, None)
+            }
+            Step::Start(provider) => {
+                self.note_begun(host, provider, contract);
+                self.start(host, provider).await?;
+                (provider.to_owned(), Some(actor.place().to_owned()))
+            }
+        };
         let values = match contract {
             httpserver::CONTRACT => Pairs::from([(ADDRESS.to_owned(), self.address.clone())]),
             _ => Pairs::new(),
@@ -179,16 +180,12 @@ impl Surroundings {
         Ok(self.told_of(&link, started_on, Told::Linked))
     }
 
-    /// The file that all this is for.
-    fn file(&self) -> &str {
-        self.mark.get(ANNOTATION).map_or("", String::as_str)
-    }
-
     async fn start(&self, host: &str, provider: &str) -> Result<()> {
-        let reference = shown(provider);
+        let reference = name_of(provider);
+        let mark = Pairs::from([(ANNOTATION.to_owned(), self.file.clone())]);
         let commands = HostCommands::new(&self.lattice, host, Some(START_WAIT));
         let started =
-            commands.start_provider(&reference, LINK_NAME, &self.mark, None, &mut |_| {}).await;
+            commands.start_provider(&reference, LINK_NAME, &mark, None, &mut |_| {}).await;
         started.map(|_| ()).with_context(|| format!("start {reference}"))
     }
 
@@ -210,12 +207,11 @@ impl Surroundings {
         told: fn(Linked) -> Told,
     ) -> Told {
         // Other values may move the page elsewhere.
-        let is_page = link.contract_id == httpserver::CONTRACT
-            && link.values.keys().all(|key| key == ADDRESS);
+        let is_page = link.contract_id == httpserver::CONTRACT && has_address_alone(link);
         let address = link.values.get(ADDRESS).filter(|_| is_page);
         told(Linked {
             contract: link.contract_id.clone(),
-            provider: shown(&link.provider_id),
+            provider: name_of(&link.provider_id),
             started_on,
             url: address.map(|address| format!("http://{address}/")),
         })
@@ -226,19 +222,15 @@ impl Surroundings {
         for link in &self.links {
             let contract = link.contract_id.clone();
             let what = format!("the link for {contract}");
-            let stored = self.stored(link).await;
-            match stored {
-                Ok(Some(stored)) if stored == *link => {}
+            let why = match self.stored(link).await {
+                Ok(Some(stored)) if stored == *link => None,
                 Ok(None) => continue,
-                Ok(Some(_)) => {
-                    let why = "somebody has put it anew since".to_owned();
-                    tell(Told::NotRemoved { what, why });
-                    continue;
-                }
-                Err(error) => {
-                    tell(Told::NotRemoved { what, why: format!("{error:#}") });
-                    continue;
-                }
+                Ok(Some(_)) => Some("somebody has put it anew since".to_owned()),
+                Err(error) => Some(format!("{error:#}")),
+            };
+            if let Some(why) = why {
+                tell(Told::NotRemoved { what, why });
+                continue;
             }
             tell(match links::delete(&self.lattice, link, Some(LINK_WAIT)).await {
                 Ok(_) => Told::Unlinked { contract },
@@ -246,7 +238,7 @@ impl Surroundings {
             });
         }
         for begun in &self.begun {
-            let provider = shown(&begun.provider);
+            let provider = name_of(&begun.provider);
             match self.stop(begun).await {
                 Ok(true) => tell(Told::ProviderStopped { provider }),
                 Ok(false) => {}
@@ -272,7 +264,7 @@ impl Surroundings {
         let inventory = self.lattice.inventory(&begun.host).await.context("ask what runs")?;
         let mut running = inventory.providers.iter();
         let is_ours = running.any(|run| {
-            run.id == begun.provider && run.link_name == LINK_NAME && is_marked(run, self.file())
+            run.id == begun.provider && run.link_name == LINK_NAME && is_marked(run, &self.file)
         });
         let others = self.lattice.links().await.context("ask for the links")?;
         let is_used = others
@@ -335,7 +327,7 @@ fn plan(
 /// Returns the host on which a process for the same file left the provider of a link that it put:
 /// the provider was started by one, and the link has no values that only somebody else gives.
 fn left_on(link: &LinkDefinition, file: &str, inventories: &[Inventory]) -> Option<String> {
-    if !link.values.keys().all(|key| key == ADDRESS) {
+    if !has_address_alone(link) {
         return None;
     }
     let is_left = |run: &InventoryProvider| run.id == link.provider_id && is_marked(run, file);
@@ -348,14 +340,9 @@ fn is_marked(run: &InventoryProvider, file: &str) -> bool {
     run.annotations.get(ANNOTATION).is_some_and(|marked| marked == file)
 }
 
-/// A provider as it is named to people: the reference of a built-in one, else its key.
-fn shown(provider: &str) -> String {
-    let known = builtin::CATALOGUE.iter().find(|known| known.public_key == provider);
-    known.map_or(provider.to_owned(), |known| format!("{}{}", builtin::SCHEME, known.name))
-}
-
-fn place(actor: &Running) -> String {
-    if actor.host_name.is_empty() { actor.host_id.clone() } else { actor.host_name.clone() }
+/// Says whether a link has no value but the address of a page.
+fn has_address_alone(link: &LinkDefinition) -> bool {
+    link.values.keys().all(|key| key == ADDRESS)
 }
 
 #[cfg(test)]

@@ -292,7 +292,7 @@ pub async fn put(
     let oddities = builtin::check(&link).map_err(|error| {
         Refusal::wrong(format!(
             "{} does not take this link on: {error}",
-            builtin::name_of(&link.provider_id)
+            lattice_protocol::builtin::name_of(&link.provider_id)
         ))
     })?;
     let (lattice, sent) = (dashboard.lattice().clone(), link.clone());

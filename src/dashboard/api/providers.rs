@@ -34,7 +34,6 @@ use crate::{
 use lattice_client::commands::{HostCommands, Outcome, START_WAIT, STOP_WAIT};
 use lattice_engine::providers::builtin::{self, CATALOGUE, Spec};
 use lattice_protocol::{
-    builtin::SCHEME,
     control::{probe::health::Health, types::InventoryProvider},
     identity::keys::{LinkName, ProviderId},
     links::Table,
@@ -301,7 +300,7 @@ pub struct BuiltinProvider {
 #[utoipa::path(get, path = "/api/v1/builtins", tag = "providers", responses((status = 200, body = Builtins)))]
 pub async fn builtins() -> Json<Builtins> {
     let items = CATALOGUE.iter().map(|spec| BuiltinProvider {
-        reference: format!("{SCHEME}{}", spec.known.name),
+        reference: spec.known.reference(),
         name: spec.known.name,
         title: spec.known.title,
         contract_id: spec.known.contract_id,

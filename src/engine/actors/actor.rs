@@ -27,8 +27,9 @@ use super::{
         config::{Configuration, Unreadable, Values},
     },
     engine::Engine,
-    guest::{self, Ended, HostCall, Inbound, Outcome, Outward},
+    guest,
     idle::{Idle, Instance},
+    inbound::{Ended, HostCall, Inbound, Outcome, Outward},
     permits::{Permit, Permits, Refused},
     sink::{Level, Sink},
     turns::ActorTurns,
@@ -288,25 +289,18 @@ impl Actor {
         let memory_max = self.shared.engine.memory_max_bytes();
         let running = pin!(async {
             turn.begin().await;
-            let is_for_idle = artifact.can_reuse(&inbound.operation);
-            let idle = if is_for_idle { self.idle.take(&artifact) } else { None };
-            match (&artifact.code, idle) {
-                (Code::Module(code), idle) => {
-                    let ModuleCode { pre, abi } = &**code;
-                    let idle = match idle {
-                        Some(Instance::Module(idle)) => Some(idle),
-                        _ => None,
-                    };
+            let idle = self.idle.take(&artifact, &inbound.operation);
+            match &artifact.code {
+                Code::Module(code) => {
+                    let (ModuleCode { pre, abi }, idle) =
+                        (&**code, idle.and_then(Instance::module));
                     let ran = guest::run(pre, abi, &self.sink, memory_max, idle, inbound).await;
                     self.result_of(ran, &artifact, Instance::Module)
                 }
-                (Code::Component(prepared), idle) => {
-                    let idle = match idle {
-                        Some(Instance::Component(idle)) => Some(idle),
-                        _ => None,
-                    };
+                Code::Component(prepared) => {
+                    let (place, idle) =
+                        ((&self.sink, memory_max), idle.and_then(Instance::component));
                     let reuse = component::Reuse::of(self.idle.calls_max(&artifact));
-                    let place = (&self.sink, memory_max);
                     // Boxed: the state of a component is ten times that of a module.
                     let ran = Box::pin(component::run(prepared, place, idle, reuse, inbound)).await;
                     self.result_of(ran, &artifact, Instance::Component)

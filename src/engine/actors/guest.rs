@@ -14,12 +14,12 @@
 //! * `__host_call` returns exactly 1 or 0: some SDKs take every other value for success.
 //! * A guest that asks for a response or an error again gets it again, until its next host call.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use wasmtime::{
     AsContext, AsContextMut, Caller, FuncType, Instance, InstancePre, Linker, Memory, Module,
-    ResourceLimiter, Store, Trap, TypedFunc, UpdateDeadline, bail, error::Context as _,
+    ResourceLimiter, Store, TypedFunc, UpdateDeadline, bail, error::Context as _,
 };
 use wasmtime_wasi::{
     I32Exit, WasiCtx, WasiCtxBuilder, WasiView,
@@ -28,11 +28,12 @@ use wasmtime_wasi::{
 };
 
 use super::{
-    component::config::{Unreadable, Values},
+    inbound::{
+        Ended, HostCall, Inbound, Outcome, TEXT_BYTES_MAX, at_tick, call_out, ended, failed_with,
+    },
     sink::{Level, Sink},
-    turns::Turn,
 };
-use crate::{router::LinkEnd, rpc::call::CallError};
+use crate::rpc::call::CallError;
 
 /// The import modules under which the interface is offered.
 const IMPORT_MODULES: [&str; 2] = ["wasmbus", "wapc"];
@@ -42,8 +43,6 @@ const WASI_OLD: &str = "wasi_unstable";
 /// Handles that WASI may hold for a guest at a time, as in one `poll_oneoff` with many
 /// subscriptions.
 const WASI_HANDLES_MAX: usize = 1024;
-/// A guest's error text and a binding, namespace or operation name are no place for more than this.
-pub(super) const TEXT_BYTES_MAX: usize = 64 * 1024;
 
 /// Why a module cannot be linked.
 #[derive(Debug, thiserror::Error)]
@@ -117,41 +116,6 @@ fn exported_function(module: &Module, name: &str) -> Option<FuncType> {
 
 fn is_i32(mut types: impl ExactSizeIterator<Item = wasmtime::ValType>, count: usize) -> bool {
     types.len() == count && types.all(|ty| ty.is_i32())
-}
-
-/// Where a guest's outward calls go, and how much time it has; made per call.
-pub trait Outward: Send + Sync {
-    /// Returns when the guest's time is over.
-    fn ends_at(&self) -> Instant;
-    /// Performs a host call on behalf of the guest.
-    fn host_call(
-        &self,
-        request: HostCall,
-    ) -> futures::future::BoxFuture<'_, Result<Bytes, CallError>>;
-    /// Says where the link of the guest's actor that has this name for a contract leads.
-    fn link_end(&self, contract: &str, link_name: &str) -> LinkEnd;
-    /// Reads the named configuration of the guest's actor.
-    fn configuration(&self) -> futures::future::BoxFuture<'_, Result<Arc<Values>, Unreadable>>;
-}
-
-/// A request of a guest to the host.
-#[derive(Clone, Debug)]
-pub struct HostCall {
-    /// The link name; empty stands for `default`.
-    pub binding: String,
-    /// A contract id, an actor's public key or a call alias.
-    pub namespace: String,
-    pub operation: String,
-    pub payload: Bytes,
-}
-
-/// One call as an instance sees it.
-pub struct Inbound {
-    pub operation: String,
-    pub payload: Bytes,
-    pub outward: Arc<dyn Outward>,
-    /// The right to go on, once it has run for a while.
-    pub turn: Turn,
 }
 
 /// The store of an instance: the call it is in, and its limits.
@@ -397,32 +361,6 @@ async fn host_call(
     }
 }
 
-/// Makes a call of a guest. The outer error ends the guest: its time is over.
-pub(super) async fn call_out(
-    outward: &dyn Outward,
-    turn: &Turn,
-    request: HostCall,
-) -> wasmtime::Result<Result<Bytes, CallError>> {
-    let result = outward.host_call(request).await;
-    turn.begin().await;
-    // The guest would only look at its next loop or function.
-    in_time(outward)?;
-    Ok(result)
-}
-
-/// Decides at a tick: a guest whose time is over ends, and others go on when it is their turn.
-pub(super) fn at_tick(outward: &dyn Outward, turn: &Turn) -> wasmtime::Result<UpdateDeadline> {
-    in_time(outward)?;
-    Ok(UpdateDeadline::YieldCustom(1, Box::pin(turn.clone().next())))
-}
-
-fn in_time(outward: &dyn Outward) -> wasmtime::Result<()> {
-    if Instant::now() >= outward.ends_at() {
-        bail!(PastDeadline);
-    }
-    Ok(())
-}
-
 fn memory_of(caller: &mut Caller<'_, Guest>) -> wasmtime::Result<Memory> {
     if let Some(memory) = caller.data().memory {
         return Ok(memory);
@@ -524,26 +462,6 @@ fn store(pre: &InstancePre<Guest>, guest: Guest) -> Store<Guest> {
     store
 }
 
-/// Marks the end of a guest that used up its time.
-#[derive(Debug, thiserror::Error)]
-#[error("the call ran past its deadline")]
-struct PastDeadline;
-
-/// How a call through an instance ended.
-pub enum Outcome<I> {
-    /// The instance may serve again.
-    Returned(Result<Bytes, CallError>, Option<I>),
-    /// The instance is gone.
-    Ended(Ended),
-}
-
-/// Why an instance did not return.
-#[derive(Debug)]
-pub enum Ended {
-    PastDeadline,
-    Trap(String),
-}
-
 /// Runs one call in `idle` or in a fresh instance. Not cancel safe for the guest, but safe to drop:
 /// the instance goes with it.
 pub async fn run(
@@ -597,7 +515,7 @@ pub async fn run(
                 guest.host_error.clone()
             }
         }))),
-        code => Err(CallError::Callee(format!("operation failed with exit code `{code}`"))),
+        code => Err(CallError::Callee(failed_with(code))),
     };
     Outcome::Returned(result, Some(instance))
 }
@@ -671,33 +589,8 @@ async fn run_command(
     match ran.await {
         Ok(()) => Outcome::Returned(Ok(output.contents()), None),
         Err(error) => match error.downcast_ref::<I32Exit>() {
-            Some(exit) => Outcome::Returned(
-                Err(CallError::Callee(format!("operation failed with exit code `{}`", exit.0))),
-                None,
-            ),
+            Some(exit) => Outcome::Returned(Err(CallError::Callee(failed_with(exit.0))), None),
             None => Outcome::Ended(ended(&error, store.data().limits.refused_at())),
         },
     }
-}
-
-/// Puts the end of an instance into words. `refused_at` is the limit if it was refused memory.
-pub(super) fn ended(error: &wasmtime::Error, refused_at: Option<usize>) -> Ended {
-    if error.downcast_ref::<PastDeadline>().is_some() {
-        return Ended::PastDeadline;
-    }
-    let text = match error.downcast_ref::<Trap>() {
-        Some(trap) => trap.to_string(),
-        None => error.root_cause().to_string(),
-    };
-    trapped(text, refused_at)
-}
-
-/// Adds what explains the end of a guest that was refused memory before.
-pub(super) fn trapped(mut text: String, refused_at: Option<usize>) -> Ended {
-    if let Some(bytes) = refused_at {
-        text.push_str(&format!(
-            " (after it was refused more than {bytes} bytes of memory, see actor_memory_max_bytes)"
-        ));
-    }
-    Ended::Trap(text)
 }

@@ -32,6 +32,20 @@ pub enum Instance {
 }
 
 impl Instance {
+    pub fn module(self) -> Option<guest::Idle> {
+        match self {
+            Self::Module(idle) => Some(idle),
+            Self::Component(_) => None,
+        }
+    }
+
+    pub fn component(self) -> Option<Box<component::Idle>> {
+        match self {
+            Self::Component(idle) => Some(idle),
+            Self::Module(_) => None,
+        }
+    }
+
     /// The calls that it has served.
     fn served(&self) -> u32 {
         match self {
@@ -92,9 +106,9 @@ impl Idle {
         }
     }
 
-    /// Takes one of an artifact.
-    pub fn take(&self, artifact: &Arc<Artifact>) -> Option<Instance> {
-        if self.calls_max(artifact) <= 1 {
+    /// Takes one of an artifact, for a call of this operation.
+    pub fn take(&self, artifact: &Arc<Artifact>, operation: &str) -> Option<Instance> {
+        if self.calls_max(artifact) <= 1 || !artifact.can_reuse(operation) {
             return None;
         }
         let kept = self.state.lock().kept.pop()?;

@@ -24,6 +24,7 @@ pub mod component;
 pub mod engine;
 pub mod guest;
 mod idle;
+pub mod inbound;
 pub mod permits;
 pub mod plan;
 pub mod sink;

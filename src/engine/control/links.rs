@@ -158,7 +158,7 @@ impl Server {
         }
         // A built-in provider would not take it on, and says so before anything is stored.
         if let Err(error) = builtin::check(&link) {
-            let name = builtin::name_of(&link.provider_id);
+            let name = lattice_protocol::builtin::name_of(&link.provider_id);
             return now(&Ack::rejected(format!(
                 "{name} does not take this link on, and nothing was stored: {error}"
             )));

@@ -16,7 +16,7 @@ use lattice_base::telemetry::flood::{Bounds, Flood};
 use lattice_protocol::{
     control::{request::PutLink, types::Ack},
     events::Event,
-    lattice::subject::{Control, Intent},
+    lattice::control::{Control, Intent},
     links::LinkDefinition,
 };
 

@@ -42,7 +42,7 @@ use lattice_base::{
 use lattice_protocol::{
     control::types::Ack,
     events::Event,
-    lattice::subject::{Control, ControlSubscription},
+    lattice::{control::Control, subject::ControlSubscription},
 };
 
 /// Clients give up after two seconds.

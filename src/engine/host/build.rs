@@ -57,7 +57,7 @@ use lattice_base::{
 };
 use lattice_protocol::{
     identity::keys::{ClusterKey, HostId, LatticeName},
-    lattice::subject::{Control, Subjects},
+    lattice::{control::Control, subject::Subjects},
     rpc::antiforgery::{Signer, Verifier},
 };
 

@@ -45,6 +45,7 @@ use crate::{
 };
 use lattice_base::lattice::answers::Answers;
 use lattice_protocol::{
+    contracts::health::HealthResponse,
     events::{Event, event::ProviderContext},
     journal::Level,
     lattice::subject::Subjects,
@@ -298,15 +299,9 @@ impl Launched {
 
 /// The reply to a health request: well, with a word about links that do not work.
 fn healthy(states: &LinkStates) -> Bytes {
-    #[derive(serde::Serialize)]
-    struct Health {
-        healthy: bool,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        message: Option<String>,
-    }
     let refused = states.values().filter(|state| matches!(state, LinkState::Refused(_))).count();
     let message = (refused > 0).then(|| format!("{refused} of {} links do not work", states.len()));
-    lattice_protocol::contracts::encode(&Health { healthy: true, message })
+    lattice_protocol::contracts::encode(&HealthResponse { healthy: true, message })
 }
 
 /// An actor, and what became of taking its link on.

@@ -52,7 +52,7 @@ use crate::{
 use aliases::Aliases;
 use lattice_base::backoff::Backoff;
 use lattice_protocol::{
-    builtin::is_builtin,
+    builtin,
     identity::{
         claims::{ActorClaims, now},
         keys::LatticeName,
@@ -276,7 +276,7 @@ impl Router {
     pub fn link_end(&self, actor_id: &str, contract: &str, link_name: &str) -> LinkEnd {
         match self.0.links.table().link(actor_id, contract, link_name) {
             None => LinkEnd::None,
-            Some(link) if is_builtin(&link.provider_id) => LinkEnd::Builtin,
+            Some(link) if builtin::by_key(&link.provider_id).is_some() => LinkEnd::Builtin,
             Some(_) => LinkEnd::Other,
         }
     }

@@ -255,6 +255,14 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// Says whether the caller may not make such a call at all.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(
+            self,
+            Self::NoCapability { .. } | Self::NeitherSignedNorLinked { .. } | Self::Denied { .. }
+        )
+    }
+
     /// Says whether `target` was too busy to take the call, here or on another host; nothing was
     /// done. A callee that fails because somebody else was busy does not count, whatever it says
     /// about it.

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::binary::Binary;
 use crate::serde_null::null_as_default;
 
-/// Precedes the method in operation names.
 pub const CONTRACT_ID: &str = "wasmcloud:httpclient";
+/// Precedes the method in operation names.
 pub const SERVICE: &str = "HttpClient";
-/// Its only method.
+/// Its only method, but for [`SEND`].
 pub const REQUEST: &str = "Request";
 /// An operation of the built-in provider that the contract does not have: it takes an
 /// [`HttpRequest`], follows no redirect, and returns [`Sent`]. Components want both, and hosts send

@@ -6,8 +6,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::binary::Binary;
 use crate::serde_null::null_as_default;
 
-/// Precedes the methods in operation names of calls by actors.
 pub const CONTRACT_ID: &str = "wasmcloud:messaging";
+/// Precedes the methods in operation names of calls by actors.
 pub const SERVICE: &str = "Messaging";
 /// Sends a message: [`Message`] in, nothing out.
 pub const PUBLISH: &str = "Publish";

@@ -9,6 +9,7 @@
 
 pub mod binary;
 pub mod blobstore;
+pub mod health;
 pub mod httpclient;
 pub mod httpserver;
 pub mod interfaces;

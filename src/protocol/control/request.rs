@@ -10,7 +10,7 @@
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 
 use super::types::{Ack, Bid, ClaimsListing, HostReply, Inventory, LinksListing, Pairs};
-use crate::{lattice::subject::Control, links::LinkDefinition, serde_null::null_as_default};
+use crate::{lattice::control::Control, links::LinkDefinition, serde_null::null_as_default};
 
 /// A request to one host.
 pub trait HostRequest: Serialize {

@@ -230,14 +230,11 @@ impl CodeInfo {
         let lines = [&info.exports, &info.imports].map(|externs| {
             externs.iter().filter_map(|found| InterfaceName::parse(&found.name)?.wasi_line()).max()
         });
-        let mut exports = Vec::new();
-        for export in &info.exports {
-            match interfaces::meaning(Direction::Export, &export.name) {
-                Meaning::Initialiser | Meaning::Types => {}
-                _ => exports.push(clipped(&export.name)),
-            }
-        }
-        exports.truncate(EXPORTS_MAX);
+        let exports = info.exports.iter().map(|export| export.name.as_str()).filter(|name| {
+            let meaning = interfaces::meaning(Direction::Export, name);
+            !matches!(meaning, Meaning::Initialiser | Meaning::Types)
+        });
+        let exports = exports.take(EXPORTS_MAX).map(clipped).collect();
         let wasi = lines.into_iter().flatten().next().map(str::to_owned);
         Self { kind: CodeKind::Component, wasi, exports }
     }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Line;
 use crate::{
-    control::request::HostRequest, lattice::subject::Control, serde_null::null_as_default,
+    control::request::HostRequest, lattice::control::Control, serde_null::null_as_default,
 };
 
 /// How long a follower is served that nobody renews.

@@ -6,22 +6,21 @@
 //! to `wasmbus.evt.{lattice}` and, since 2024, also to `wasmbus.evt.{lattice}.{event}`: clients of
 //! either time listen to one of the two only, so both are published.
 //!
-//! Each control subject a host answers is one row of the table behind [`Control`]: its variant, its
-//! tokens, and whether it asks or commands. [`Subjects::control`] and [`Subjects::parse_control`]
-//! are made of the same rows, so is [`Control::every`], from which tests and permissions are
-//! derived. [`SUBSCRIPTIONS`] is the table of what hosts listen to. [`Subjects::host_needs`] is the
-//! list of permissions of the NATS user of a host.
+//! The requests of the control interface are a table of their own, [`control`](super::control);
+//! [`SUBSCRIPTIONS`] is the table of what hosts listen to. From both
+//! [`permissions`](super::permissions) are derived.
 
+use super::control::Control;
 use crate::identity::keys::{ActorId, HostId, LatticeName, LinkName, ProviderId};
 
 /// The longest token that is taken from outside, in characters.
 const TOKEN_CHARS_MAX: usize = 255;
 
 /// Ends of the subjects on which a provider is told something.
-const LINK_PUT: &str = "linkdefs.put";
-const LINK_DEL: &str = "linkdefs.del";
-const HEALTH: &str = "health";
-const SHUTDOWN: &str = "shutdown";
+pub(super) const LINK_PUT: &str = "linkdefs.put";
+pub(super) const LINK_DEL: &str = "linkdefs.del";
+pub(super) const HEALTH: &str = "health";
+pub(super) const SHUTDOWN: &str = "shutdown";
 
 /// Builds and parses the subjects of one lattice. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -30,117 +29,15 @@ pub struct Subjects {
     control_root: String,
 }
 
-/// The intent of a control request, with words for people.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Intent {
-    /// It asks, and changes nothing.
-    Query(&'static str),
-    /// It changes something; a refusal of it is told.
-    Command(&'static str),
-}
-
-/// Makes [`Control`] and its inverse functions of one table.
-macro_rules! controls {
-    (
-        names($($name:ident),+);
-        $(
-            $(#[$doc:meta])*
-            $variant:ident $({ $($field:ident),+ })? = $($token:tt).+, $intent:expr;
-        )+
-    ) => {
-        /// One request of the control interface, as its subject names it.
-        #[derive(Clone, Debug, PartialEq, Eq)]
-        pub enum Control {
-            $($(#[$doc])* $variant $({ $($field: String),+ })?,)+
-        }
-
-        impl Control {
-            /// Returns every request there is, made with these names.
-            pub fn every($($name: &str),+) -> Vec<Self> {
-                vec![$(Self::$variant $({ $($field: $field.to_owned()),+ })?),+]
-            }
-
-            /// Tells whether it asks or commands.
-            pub fn intent(&self) -> Intent {
-                match self {
-                    $(Self::$variant $({ $($field: _),+ })? => $intent,)+
-                }
-            }
-
-            /// Returns the subject below the control root.
-            fn tail(&self) -> String {
-                match self {
-                    $(Self::$variant $({ $($field),+ })? => {
-                        [$(AsRef::<str>::as_ref($token)),+].join(".")
-                    })+
-                }
-            }
-
-            fn parse(tokens: &[&str]) -> Option<Self> {
-                Some(match *tokens {
-                    $([$($token),+] => Self::$variant $({ $($field: $field.to_owned()),+ })?,)+
-                    _ => return None,
-                })
-            }
-        }
-    };
-}
-
-use Intent::{Command, Query};
-
-// Lattice protocol, sections 2.3 to 2.5. The first row that fits wins.
-controls! {
-    names(host, entity, key);
-    PingHosts = "ping"."hosts", Query("finding hosts");
-    AuctionActor = "auction"."actor", Query("starting actors wherever there is room");
-    AuctionProvider = "auction"."provider", Query("starting providers wherever there is room");
-    RegistriesPut = "registries"."put", Command("registry credentials");
-    LinkPut = "linkdefs"."put", Command("link put");
-    LinkDel = "linkdefs"."del", Command("link del");
-    Claims = "get"."claims", Query("asking for claims");
-    Links = "get"."links", Query("asking for links");
-    /// All values of one entity.
-    ConfigList { entity } = "get"."config".entity, Query("asking for named configuration");
-    ConfigGet { entity, key } = "get"."config".entity.key, Query("asking for named configuration");
-    ConfigPut { entity, key } = "config"."put".entity.key, Command("config put");
-    ConfigDel { entity, key } = "config"."del".entity.key, Command("config del");
-    ConfigClear { entity } = "config"."clear".entity, Command("config del");
-    Inventory { host } = "get".host."inv", Query("asking what runs");
-    LaunchActor { host } = "cmd".host."la", Command("start actor");
-    ScaleActor { host } = "cmd".host."scale", Command("start actor");
-    StopActor { host } = "cmd".host."sa", Command("stop actor");
-    UpdateActor { host } = "cmd".host."upd", Command("update actor");
-    LaunchProvider { host } = "cmd".host."lp", Command("start provider");
-    StopProvider { host } = "cmd".host."sp", Command("stop provider");
-    StopHost { host } = "cmd".host."stop", Command("stop host");
-    LabelPut { host } = "labels".host."put", Command("label put");
-    LabelDel { host } = "labels".host."del", Command("label del");
-    // Hosts of earlier years do not know probes, so that asking them has no responders.
-    /// The calls it served, counted.
-    ProbeCalls { host } = "probe".host."calls", Query("asking hosts for their calls");
-    /// The log of an actor or a provider.
-    ProbeLogs { host } = "probe".host."logs", Query("reading logs");
-    /// How it would decide a call.
-    ProbeExplain { host } = "probe".host."explain", Query("explaining calls");
-    /// Its own state.
-    ProbeHealth { host } = "probe".host."health", Query("asking hosts how they are");
-    /// Link definitions in pages.
-    ProbeLinks { host } = "probe".host."links", Query("asking for links in pages");
-    /// Claims in pages.
-    ProbeClaims { host } = "probe".host."claims", Query("asking for claims in pages");
-    /// Whether its provider has taken a link on.
-    ProbeLink { host } = "probe".host."link", Query("waiting for links");
-}
-
 /// The subjects that hosts listen to on the control connection.
-struct Listening {
+pub(super) struct Listening {
     /// The subject below the control root; `@` stands for the key of the host.
     tail: &'static str,
     /// The queue group, below the control root too, for requests that one host of the lattice
     /// answers for all. The names are those of the 2024 hosts, so that in a lattice with both one
     /// of them answers.
     group: Option<&'static str>,
-    purpose: &'static str,
+    pub(super) purpose: &'static str,
 }
 
 const fn of_each(tail: &'static str, purpose: &'static str) -> Listening {
@@ -152,7 +49,7 @@ const fn of_one(tail: &'static str, group: &'static str, purpose: &'static str) 
 }
 
 /// Every subscription of a host on the control connection (lattice protocol, section 2.2).
-const SUBSCRIPTIONS: [Listening; 11] = [
+pub(super) const SUBSCRIPTIONS: [Listening; 11] = [
     of_each("ping.hosts", "being found"),
     of_each("registries.put", "taking registry credentials"),
     of_each("auction.>", "being chosen for a start"),
@@ -172,59 +69,6 @@ pub struct ControlSubscription {
     pub subject: String,
     /// The queue group, for requests that one host of the lattice answers for all.
     pub queue: Option<String>,
-}
-
-/// The names in a list of permissions.
-#[derive(Clone, Copy, Debug)]
-pub struct Names<'a> {
-    pub host: &'a str,
-    pub actor: &'a str,
-    pub provider: &'a str,
-    /// Link names, keys of named configuration, and events.
-    pub other: &'a str,
-    /// Where answers go.
-    pub inbox: &'a str,
-}
-
-impl Names<'static> {
-    /// Names that make patterns of the subjects.
-    pub const ANY: Self =
-        Self { host: "*", actor: "*", provider: "*", other: "*", inbox: "_INBOX.>" };
-}
-
-/// The use of a subject.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Use {
-    Publish,
-    Subscribe,
-}
-
-/// The program that uses a subject.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum User {
-    /// A tool, or the dashboard of a host.
-    Client,
-    Host,
-}
-
-/// A permission that a NATS user needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Need {
-    pub user: User,
-    pub verb: Use,
-    pub subject: String,
-    /// The function that does not work without it.
-    pub purpose: &'static str,
-}
-
-impl Need {
-    pub fn publish(user: User, subject: impl Into<String>, purpose: &'static str) -> Self {
-        Self { user, verb: Use::Publish, subject: subject.into(), purpose }
-    }
-
-    pub fn subscribe(user: User, subject: impl Into<String>, purpose: &'static str) -> Self {
-        Self { user, verb: Use::Subscribe, subject: subject.into(), purpose }
-    }
 }
 
 /// The parts of the subject of a call.
@@ -267,64 +111,9 @@ impl Subjects {
         subscriptions.collect()
     }
 
-    fn listened(&self, listening: &Listening, host: &str) -> String {
+    /// Returns the subject of a subscription.
+    pub(super) fn listened(&self, listening: &Listening, host: &str) -> String {
         format!("{}.{}", self.control_root, listening.tail.replace('@', host))
-    }
-
-    /// Returns the permissions that are needed on the control connection, but for those of
-    /// JetStream and those that only settings ask for.
-    pub fn control_needs(&self, names: &Names<'_>) -> Vec<Need> {
-        let listening = SUBSCRIPTIONS.iter().map(|listening| {
-            Need::subscribe(User::Host, self.listened(listening, names.host), listening.purpose)
-        });
-        let requests = Control::every(names.host, names.other, names.other);
-        let asking = requests.into_iter().map(|request| {
-            let (Query(purpose) | Command(purpose)) = request.intent();
-            Need::publish(User::Client, self.control(&request), purpose)
-        });
-        let further = [
-            Need::subscribe(User::Client, names.inbox, "answers to every question"),
-            Need::subscribe(User::Client, self.events(), "hearing what happens in the lattice"),
-            Need::subscribe(User::Client, self.progress(), "hearing how starts get on"),
-            Need::publish(User::Host, names.inbox, "answering"),
-            Need::publish(User::Host, self.events(), "telling what happens"),
-            Need::publish(User::Host, self.event(names.other), "telling what happens"),
-            Need::publish(User::Host, self.progress(), "telling how starts get on"),
-        ];
-        listening.chain(asking).chain(further).collect()
-    }
-
-    /// Returns the permissions that are needed on the connection for calls, but for those of
-    /// JetStream.
-    pub fn call_needs(&self, names: &Names<'_>) -> Vec<Need> {
-        let actor = self.actor(names.actor);
-        let provider = format!("{}.{}", self.actor(names.provider), names.other);
-        let mut needs = vec![
-            Need::subscribe(User::Client, names.inbox, "answers to calls"),
-            Need::publish(User::Host, names.inbox, "answering calls"),
-            Need::subscribe(User::Host, self.hosts(), "hearing each other"),
-            Need::publish(User::Host, self.hosts(), "hearing each other"),
-            Need::subscribe(User::Host, self.host(names.host), "asking each other"),
-            Need::publish(User::Host, self.host(names.host), "asking each other"),
-        ];
-        for (target, user) in [(actor, User::Client), (provider.clone(), User::Host)] {
-            let there = Self::on_host(&target, names.host);
-            for subject in [target, there] {
-                needs.push(Need::subscribe(User::Host, &*subject, "taking calls"));
-                needs.push(Need::publish(user, subject, "calls"));
-            }
-        }
-        for (tail, purpose) in [
-            (LINK_PUT, "telling providers of links"),
-            (LINK_DEL, "telling providers of links"),
-            (HEALTH, "asking providers how they are"),
-            (SHUTDOWN, "stopping providers"),
-        ] {
-            needs.push(Need::publish(User::Host, format!("{provider}.{tail}"), purpose));
-        }
-        let health = format!("{provider}.{HEALTH}");
-        needs.push(Need::subscribe(User::Host, health, "telling how providers are"));
-        needs
     }
 
     /// The subject of a control request; the inverse of [`Self::parse_control`].
@@ -458,7 +247,7 @@ impl Subjects {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::permissions::covers, *};
 
     const HOST: &str = "NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF";
     const ACTOR: &str = "MDWUSKGGFDI4FRXK5EBTRECZSVQSSWJHHJOGH6JWG3AUMFFMQ435C2JZ";
@@ -513,20 +302,6 @@ mod tests {
         }
     }
 
-    /// Tells whether a pattern covers a subject, by the rules of NATS.
-    fn covers(pattern: &str, subject: &str) -> bool {
-        let mut tokens = subject.split('.');
-        pattern.split('.').all(|wanted| match (wanted, tokens.next()) {
-            (">", Some(_)) => {
-                tokens = "".split('.');
-                tokens.next();
-                true
-            }
-            (wanted, Some(token)) => wanted == "*" || wanted == token,
-            (_, None) => false,
-        }) && tokens.next().is_none()
-    }
-
     #[test]
     fn every_control_subject_is_heard_once_and_by_whom_it_is_meant() {
         let host = HostId::parse(HOST).unwrap();
@@ -544,41 +319,6 @@ mod tests {
                 _ => !subject.contains(HOST),
             };
             assert_eq!(one.queue.is_some(), is_for_all, "{subject}");
-        }
-    }
-
-    #[test]
-    fn what_is_used_is_what_is_needed() {
-        let (subjects, names) = (subjects(), Names::ANY);
-        let provider = ProviderId::parse(PROVIDER).unwrap();
-        let link = LinkName::default();
-        let called = subjects.provider(&provider, &link);
-        let control = subjects.control_needs(&names);
-        let calls = subjects.call_needs(&names);
-        for (needs, verb, subject) in [
-            (&control, Use::Publish, subjects.events()),
-            (&control, Use::Publish, subjects.event("host_started")),
-            (&control, Use::Subscribe, subjects.progress()),
-            (&control, Use::Publish, "_INBOX.abc.1".to_owned()),
-            (&calls, Use::Publish, subjects.actor(ACTOR)),
-            (&calls, Use::Subscribe, Subjects::on_host(&subjects.actor(ACTOR), HOST)),
-            (&calls, Use::Publish, called.clone()),
-            (&calls, Use::Subscribe, Subjects::on_host(&called, HOST)),
-            (&calls, Use::Publish, subjects.link_put(&provider, &link)),
-            (&calls, Use::Publish, subjects.link_del(&provider, &link)),
-            (&calls, Use::Subscribe, subjects.provider_health(&provider, &link)),
-            (&calls, Use::Publish, subjects.provider_shutdown(&provider, &link)),
-            (&calls, Use::Publish, subjects.hosts()),
-            (&calls, Use::Subscribe, subjects.host(HOST)),
-        ] {
-            let is_needed =
-                needs.iter().any(|need| need.verb == verb && covers(&need.subject, &subject));
-            assert!(is_needed, "{verb:?} {subject}");
-        }
-        for subscription in subjects.control_subscriptions(&HostId::parse(HOST).unwrap()) {
-            let mut needed = control.iter().filter(|need| need.verb == Use::Subscribe);
-            let pattern = subscription.subject.replace(HOST, "*");
-            assert!(needed.any(|need| need.subject == pattern), "{pattern}");
         }
     }
 

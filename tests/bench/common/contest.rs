@@ -37,7 +37,7 @@ pub struct Contestant {
     latencies: Vec<Duration>,
 }
 
-/// What is asked for, and the status that has to come.
+/// A request, and the status that its answer must have.
 #[derive(Clone, Copy)]
 pub struct Page {
     pub path: &'static str,

@@ -208,14 +208,7 @@ async fn two_hosts_and_a_linked_application_are_healthy() {
     start_provider(&server, &first, "builtin://httpserver").await;
     let address = format!("127.0.0.1:{}", free_port());
     let spec = &lattice_engine::providers::builtin::httpserver::SPEC;
-    client::link(
-        &server,
-        ECHO,
-        spec.known.public_key,
-        spec.known.contract_id,
-        &[("address", &address)],
-    )
-    .await;
+    client::link_builtin(&server, ECHO, spec, &[("address", &address)]).await;
     // Each has heard of the other by then.
     let diagnosis = Desk::at(&server).diagnosed("hosts", "ok", &["2 hosts answer"]).await;
     diagnosis.says("links", "ok", &["one link"]);

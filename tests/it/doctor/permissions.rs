@@ -3,7 +3,10 @@
 use lattice_engine::providers::builtin::keyvalue;
 use lattice_protocol::{
     identity::keys::LatticeName,
-    lattice::subject::{Names, Need, Subjects, Use},
+    lattice::{
+        permissions::{Names, Need, Use},
+        subject::Subjects,
+    },
 };
 use reqwest::Method;
 use serde_json::json;

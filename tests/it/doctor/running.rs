@@ -186,14 +186,7 @@ async fn a_port_that_somebody_else_has_is_told_with_the_address() {
     let address = taken.local_addr().unwrap().to_string();
     let spec = &httpserver::SPEC;
     let mut events = Events::all(&server).await;
-    client::link(
-        &server,
-        ECHO,
-        spec.known.public_key,
-        spec.known.contract_id,
-        &[("address", &address)],
-    )
-    .await;
+    client::link_builtin(&server, ECHO, spec, &[("address", &address)]).await;
     events.next("linkdef_set_failed").await;
     let desk = Desk::at(&server);
     let diagnosis = desk.diagnosis().await;

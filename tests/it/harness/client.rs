@@ -406,3 +406,13 @@ pub async fn link(
         ctl.advertise_link(actor, provider, contract, "default", values).await.expect("an ack");
     assert!(ack.accepted, "{}", ack.error);
 }
+
+/// Links an actor to a built-in provider under the default link name.
+pub async fn link_builtin(
+    server: &Server,
+    actor: &str,
+    spec: &builtin::Spec,
+    values: &[(&str, &str)],
+) {
+    link(server, actor, spec.known.public_key, spec.known.contract_id, values).await;
+}

@@ -177,7 +177,7 @@ pub(super) fn sources() -> ArgValueCompleter {
     ArgValueCompleter::new(|word: &OsStr| {
         let builtin = builtin::CATALOGUE
             .iter()
-            .map(|spec| Candidate::new(reference(spec), spec.known.title))
+            .map(|spec| Candidate::new(spec.known.reference(), spec.known.title))
             .collect();
         let mut all = completed(word, || Some(builtin));
         all.extend(paths_of(PathCompleter::file(), word));
@@ -332,16 +332,12 @@ fn places(what: &str, seen: &Seen, runs: impl Fn(&Inventory) -> bool) -> String 
 fn contracts_of(seen: &Seen) -> Vec<Candidate> {
     let builtin = builtin::CATALOGUE
         .iter()
-        .map(|spec| Candidate::new(spec.known.contract_id, reference(spec)));
+        .map(|spec| Candidate::new(spec.known.contract_id, spec.known.reference()));
     let claimed = seen.claims.iter().filter(|claims| claims.is_provider());
     let claimed = claimed.map(|claims| Candidate::new(&claims.contract_id, &claims.name));
     let running = seen.inventories.iter().flat_map(|inventory| &inventory.providers);
     let running = running.map(|provider| Candidate::new(&provider.contract_id, &provider.name));
     builtin.chain(claimed).chain(running).collect()
-}
-
-fn reference(spec: &builtin::Spec) -> String {
-    format!("{}{}", lattice_protocol::builtin::SCHEME, spec.known.name)
 }
 
 async fn apps_of(lattice: Lattice) -> Option<Vec<Candidate>> {

@@ -33,7 +33,6 @@ use lattice_engine::{
     },
 };
 use lattice_protocol::{
-    builtin::SCHEME,
     errors::chain,
     events::{Event, event::Annotations},
     identity::keys::LinkName,
@@ -142,7 +141,7 @@ impl<'a> Application<'a> {
     }
 
     async fn start_provider(&mut self, spec: &Spec) -> Result<()> {
-        let reference = reference(spec);
+        let reference = spec.known.reference();
         let link_name = LinkName::parse(LinkName::DEFAULT).context("read the default link name")?;
         let runs = |host: &Host| {
             let running = host.providers().running();
@@ -207,7 +206,7 @@ impl<'a> Application<'a> {
             }
             Event::ProviderStartFailed { provider_ref, error, .. }
                 if [&httpclient::SPEC, &httpserver::SPEC]
-                    .map(reference)
+                    .map(|spec| spec.known.reference())
                     .contains(&provider_ref) =>
             {
                 bail!("{provider_ref} cannot start: {error}")
@@ -246,7 +245,7 @@ impl<'a> Application<'a> {
             return Ok(());
         }
         let (key, what) =
-            (keys::link(&link.id()), || format!("link {NAME} to {}", reference(spec)));
+            (keys::link(&link.id()), || format!("link {NAME} to {}", spec.known.reference()));
         let value = Bytes::from(serde_json::to_vec(&link.identified()).with_context(what)?);
         let revision = self
             .host
@@ -322,10 +321,6 @@ impl<'a> Application<'a> {
 
 fn runs_actor(host: &Host) -> bool {
     host.actors().running().iter().any(|actor| actor.id.as_str() == ACTOR)
-}
-
-fn reference(spec: &Spec) -> String {
-    format!("{SCHEME}{}", spec.known.name)
 }
 
 /// Asks for a picture; an error says what came instead.

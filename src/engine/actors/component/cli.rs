@@ -10,6 +10,7 @@ use wasmtime_wasi::{
 };
 
 use super::{Failure, Guest, Instance, Output};
+use crate::actors::inbound::failed_with;
 
 /// The export, as messages name it.
 pub const RUN: &str = "wasi:cli/run";
@@ -63,6 +64,6 @@ pub(super) async fn run(
     };
     match code {
         0 => Ok(written.contents()),
-        code => Err(Failure::Told(format!("operation failed with exit code `{code}`"))),
+        code => Err(Failure::Told(failed_with(code))),
     }
 }

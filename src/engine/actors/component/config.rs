@@ -16,7 +16,7 @@ use wasmtime::{
     component::{Accessor, ComponentType, Lift, Linker, Lower},
 };
 
-use super::{Guest, Outward};
+use super::{Caller, Guest};
 use crate::control::named_config::NamedConfig;
 
 /// The values of an actor, by name.
@@ -143,13 +143,13 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
             "get",
             |store: StoreContextMut<'_, Guest>, (key,): (String,)| {
                 Box::new(async move {
-                    let values = values(store).await;
+                    let values = values(store).await?;
                     Ok((values.map(|values| values.get(&key).cloned()).map_err(ConfigError::from),))
                 })
             },
         )?;
         interface.func_wrap_async("get-all", |store: StoreContextMut<'_, Guest>, (): ()| {
-            Box::new(async move { Ok((all(store).await,)) })
+            Box::new(async move { Ok((all(store, String::clone).await?,)) })
         })?;
     }
     add_variables(linker)?;
@@ -162,7 +162,7 @@ fn add_variables(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
         "get-config",
         |store: StoreContextMut<'_, Guest>, (name,): (String,)| {
             Box::new(async move {
-                let found = variable(values(store).await, name);
+                let found = variable(values(store).await?, name);
                 Ok((found.map_err(FirstVariableError::from),))
             })
         },
@@ -170,18 +170,19 @@ fn add_variables(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     linker.instance(second)?.func_wrap_async(
         "get",
         |store: StoreContextMut<'_, Guest>, (name,): (String,)| {
-            Box::new(async move { Ok((variable(values(store).await, name),)) })
+            Box::new(async move { Ok((variable(values(store).await?, name),)) })
         },
     )?;
     linker.instance(third)?.func_wrap_concurrent(
         "get",
         |accessor: &Accessor<Guest>, (name,): (String,)| {
-            let source = accessor.with(|mut access| Source::of(access.data_mut()));
+            let (known, caller) = accessor.with(|mut access| {
+                let guest = access.data_mut();
+                (guest.config.clone(), guest.caller.clone())
+            });
             Box::pin(async move {
-                let read = source.read().await;
-                if let Ok(read) = &read {
-                    accessor.with(|mut access| access.data_mut().config = Some(Arc::clone(read)));
-                }
+                let read = read(known, caller).await?;
+                accessor.with(|mut access| access.data_mut().config = read.clone().ok());
                 Ok((variable(read, name),))
             })
         },
@@ -194,58 +195,48 @@ fn add_guest_config(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     let mut interface = linker.instance(name)?;
     interface.func_wrap_async("get", |store: StoreContextMut<'_, Guest>, (key,): (String,)| {
         Box::new(async move {
-            let values = values(store).await.map_err(ConfigError::from);
-            let found = values.map(|values| values.get(&key).map(|value| bytes(value)));
+            let values = values(store).await?.map_err(ConfigError::from);
+            let found = values.map(|values| values.get(&key).map(bytes));
             Ok((found,))
         })
     })?;
     interface.func_wrap_async("get-all", |store: StoreContextMut<'_, Guest>, (): ()| {
-        Box::new(async move {
-            let all = all(store).await;
-            let pairs = all.map(|all| {
-                all.into_iter().map(|(key, value)| (key, value.into_bytes())).collect::<Vec<_>>()
-            });
-            Ok((pairs,))
-        })
+        Box::new(async move { Ok((all(store, bytes).await?,)) })
     })
 }
 
-fn bytes(value: &str) -> Vec<u8> {
+fn bytes(value: &String) -> Vec<u8> {
     value.as_bytes().to_vec()
 }
 
-/// Where an instance reads its values: what it has read, or its actor's configuration.
-enum Source {
-    Read(Arc<Values>),
-    Actor(Arc<dyn Outward>),
-}
-
-impl Source {
-    fn of(guest: &Guest) -> Self {
-        match &guest.config {
-            Some(values) => Self::Read(Arc::clone(values)),
-            None => Self::Actor(Arc::clone(&guest.caller.outward)),
-        }
-    }
-
-    async fn read(self) -> Result<Arc<Values>, Unreadable> {
-        match self {
-            Self::Read(values) => Ok(values),
-            Self::Actor(outward) => outward.configuration().await,
-        }
+/// Returns the values that were read before, or reads them.
+async fn read(
+    known: Option<Arc<Values>>,
+    caller: Caller,
+) -> wasmtime::Result<Result<Arc<Values>, Unreadable>> {
+    match known {
+        Some(values) => Ok(Ok(values)),
+        None => caller.configuration().await,
     }
 }
 
-/// Reads the values once per instance.
-async fn values(mut store: StoreContextMut<'_, Guest>) -> Result<Arc<Values>, Unreadable> {
-    let read = Source::of(store.data()).read().await?;
-    store.data_mut().config = Some(Arc::clone(&read));
+/// Reads the values once per call.
+async fn values(
+    mut store: StoreContextMut<'_, Guest>,
+) -> wasmtime::Result<Result<Arc<Values>, Unreadable>> {
+    let guest = store.data();
+    let read = read(guest.config.clone(), guest.caller.clone()).await?;
+    store.data_mut().config = read.clone().ok();
     Ok(read)
 }
 
-async fn all(store: StoreContextMut<'_, Guest>) -> Result<Vec<(String, String)>, ConfigError> {
-    let values = values(store).await?;
-    Ok(values.iter().map(|(key, value)| (key.clone(), value.clone())).collect())
+/// Each value with its name, whose form is up to the interface.
+async fn all<V>(
+    store: StoreContextMut<'_, Guest>,
+    form: fn(&String) -> V,
+) -> wasmtime::Result<Result<Vec<(String, V)>, ConfigError>> {
+    let values = values(store).await?.map_err(ConfigError::from);
+    Ok(values.map(|values| values.iter().map(|(key, value)| (key.clone(), form(value))).collect()))
 }
 
 fn variable(

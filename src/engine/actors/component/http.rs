@@ -5,7 +5,8 @@
 //! request of the guest leaves as `HttpClient.Request` over its link; the built-in provider is
 //! asked for `HttpClient.Send`, which follows no redirect and names the cause of a failure.
 //!
-//! Only this file touches the half of wasmtime-wasi-http for 0.3, whose interface still moves.
+//! The half of wasmtime-wasi-http for 0.3, whose interface still moves, is used here and where the
+//! linker is made.
 
 use std::{collections::BTreeMap, future::Future, time::Duration};
 
@@ -382,10 +383,8 @@ fn failure_of(cause: FailureCause, text: String) -> Error {
 fn error_of(error: CallError) -> Error {
     match error {
         CallError::NoLink { .. } | CallError::NotLinked { .. } => Error::ConfigurationError,
-        CallError::NoCapability { .. }
-        | CallError::NeitherSignedNorLinked { .. }
-        | CallError::Denied { .. }
-        | CallError::NotInForce { .. } => Error::HttpRequestDenied,
+        CallError::NotInForce { .. } => Error::HttpRequestDenied,
+        error if error.is_forbidden() => Error::HttpRequestDenied,
         CallError::NoResponders { .. } => Error::DestinationUnavailable,
         CallError::TimedOut { .. } | CallError::Deadline { .. } => Error::HttpResponseTimeout,
         CallError::OutcomeUnknown { .. } => Error::HttpResponseIncomplete,

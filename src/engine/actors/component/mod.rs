@@ -2,23 +2,27 @@
 //!
 //! A component says by its types what it takes and gives. What it imports is answered here by thin
 //! bridges onto the contracts of a lattice ([`http`], [`keyvalue`], [`blobstore`], [`messaging`],
-//! [`logging`], [`config`]); every call of a bridge goes the way of a module's host call, so that
+//! [`logging`], [`config`], [`secrets`]); every call of a bridge goes the way of a module's host call, so that
 //! capabilities, links, policy and both paths are the same. What it exports is called by the
 //! operations of those contracts ([`Exports`]). The components document has the tables.
 //!
 //! * [`engine`] has wasmtime's configuration for components.
 //! * [`linker`] puts the bridges together, and makes traps of imports that nobody answers.
 //! * [`cli`] runs a component that is a job.
+//! * [`caller`] makes the calls of a guest; [`instances`] counts what a component is made of, before
+//!   it is compiled.
 //!
 //! Invariants:
-//! * An instance serves one call at a time. One that answered a request to its end may answer further
-//!   ones, if it is of WASI 0.3 or its annotation says so; every other is gone with its call.
-//! * An instance that goes on with something of a call after its end is not used again: the call's
-//!   deadline and its right to run would be those of another one.
+//! * An instance serves one call at a time. One that answered a request to its end may answer
+//!   further ones, if it is of WASI 0.3 or its annotation says so; every other is gone with its
+//!   call.
+//! * An instance that still waits for the host after its call is not used again: the answer would
+//!   come under the deadline and the right to run of another call.
 //! * A guest has no files, no environment, no sockets; its output goes to the actor's log.
 //! * Nothing that a lattice refuses traps the guest: it is an error of the interface.
 
 pub mod blobstore;
+mod caller;
 pub mod cli;
 pub mod config;
 pub mod engine;
@@ -32,11 +36,10 @@ pub mod secrets;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+    atomic::{AtomicBool, Ordering},
 };
 
 use bytes::Bytes;
-use serde::{Serialize, de::DeserializeOwned};
 use wasmtime::{
     ResourceLimiter, Store, StoreContextMut,
     component::{InstancePre, Resource, ResourceTable},
@@ -46,21 +49,21 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::{
     engine::Engine,
-    guest::{self, Ended, HostCall, Inbound, Outcome, Outward, TEXT_BYTES_MAX, at_tick, call_out},
+    inbound::{self, Ended, Inbound, Outcome, TEXT_BYTES_MAX, at_tick},
     sink::{Level, Sink},
-    turns::Turn,
     weight::Weight,
 };
-use crate::{router::LinkEnd, rpc::call::CallError};
+use crate::rpc::call::CallError;
+use caller::{Caller, Holding, is_default};
 use engine::Needs;
 use instances::Instances;
 use lattice_protocol::{
-    contracts::{self, blobstore as blobs, httpserver, messaging as messages},
-    identity::{WasmInfo, keys::LinkName},
+    contracts::{
+        self, blobstore as blobs, health::HealthResponse, httpserver, messaging as messages,
+    },
+    identity::WasmInfo,
 };
 
-/// The name of a link that was given none.
-const DEFAULT: &str = LinkName::DEFAULT;
 /// Handles of the host that one instance may hold.
 const RESOURCES_MAX: usize = 10_000;
 /// Handles of the component model that one instance may hold.
@@ -120,7 +123,8 @@ pub struct Prepared {
     dropped: blobstore::Dropped,
 }
 
-/// An instance that may serve again.
+/// An instance that may serve again. Its store has its last call, and so its actor, until the next
+/// one or until it goes.
 pub struct Idle {
     store: Store<Guest>,
     proxy: wasmtime_wasi_http::handler::Proxy,
@@ -199,9 +203,7 @@ impl Prepared {
         let reuse_usual = exports.http.as_ref().map_or(1, http::reuse_usual);
         Ok(Self { exports, unserved: info.unanswered(), slots, reuse_usual, dropped })
     }
-}
 
-impl Prepared {
     /// Says whether an instance that has served may take a call of this operation: only those that
     /// answer requests may serve again.
     pub fn can_reuse(&self, operation: &str) -> bool {
@@ -257,93 +259,6 @@ impl WasiHttpView for Guest {
     }
 }
 
-/// Makes calls on behalf of a guest. Cheap to clone, so that no store is borrowed while one waits.
-#[derive(Clone)]
-pub(super) struct Caller {
-    outward: Arc<dyn Outward>,
-    turn: Turn,
-    memory_max_bytes: usize,
-    /// Bytes that the host holds for calls of the guest that wait.
-    held_bytes: Arc<AtomicUsize>,
-}
-
-/// Bytes that the host holds for a guest; all of them together may be as many as its memory. Gives
-/// them back when dropped.
-pub(super) struct Holding {
-    of: Arc<AtomicUsize>,
-    bytes: usize,
-    bytes_max: usize,
-}
-
-impl Holding {
-    /// Takes more; says whether there is room.
-    fn grow(&mut self, more: usize) -> bool {
-        let taken = self.of.fetch_add(more, Ordering::Relaxed);
-        self.bytes += more;
-        taken.saturating_add(more) <= self.bytes_max
-    }
-}
-
-impl Drop for Holding {
-    fn drop(&mut self) {
-        self.of.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
-impl Caller {
-    /// Performs a call of a contract. The outer error ends the guest: its time is over.
-    async fn call<R: DeserializeOwned>(
-        &self,
-        (contract, link_name): (&str, &str),
-        operation: &'static str,
-        argument: &impl Serialize,
-    ) -> wasmtime::Result<Result<R, CallError>> {
-        let payload = contracts::encode(argument);
-        let result = self.send((contract, link_name), operation, payload).await?;
-        Ok(result.and_then(|payload| {
-            contracts::decode(operation, &payload)
-                .map_err(|error| CallError::Callee(error.to_string()))
-        }))
-    }
-
-    async fn send(
-        &self,
-        (contract, link_name): (&str, &str),
-        operation: &str,
-        payload: Bytes,
-    ) -> wasmtime::Result<Result<Bytes, CallError>> {
-        let request = HostCall {
-            binding: link_name.to_owned(),
-            namespace: contract.to_owned(),
-            operation: operation.to_owned(),
-            payload,
-        };
-        call_out(&*self.outward, &self.turn, request).await
-    }
-
-    /// Begins to hold bytes for the guest.
-    fn hold(&self) -> Holding {
-        let bytes_max = self.memory_max_bytes;
-        Holding { of: Arc::clone(&self.held_bytes), bytes: 0, bytes_max }
-    }
-
-    /// Says whether nothing but so many others has this call any more.
-    fn is_done_but_for(&self, others: usize) -> bool {
-        Arc::strong_count(&self.held_bytes) <= others + 1
-    }
-
-    /// Chooses the link that a name inside an interface means: the one of that name if there is
-    /// one, the default link if not.
-    fn link_for<'a>(&self, contract: &str, name: &'a str) -> &'a str {
-        if !is_default(name) && self.link_end(contract, name) != LinkEnd::None { name } else { "" }
-    }
-
-    /// Says where a link leads; an empty name stands for the default link.
-    fn link_end(&self, contract: &str, name: &str) -> LinkEnd {
-        self.outward.link_end(contract, if name.is_empty() { DEFAULT } else { name })
-    }
-}
-
 /// Drops a resource of this host that a guest had.
 fn drop_resource<T: 'static>(
     mut store: StoreContextMut<'_, Guest>,
@@ -351,11 +266,6 @@ fn drop_resource<T: 'static>(
 ) -> wasmtime::Result<()> {
     store.data_mut().table.delete(Resource::<T>::new_own(rep))?;
     Ok(())
-}
-
-/// Whether a name means the default link.
-fn is_default(name: &str) -> bool {
-    name.is_empty() || name == DEFAULT
 }
 
 /// Counts the memory of an instance, all of its memories together, and remembers a refusal so that
@@ -417,9 +327,7 @@ pub async fn run(
     reuse: Reuse,
     call: Inbound,
 ) -> Outcome<Box<Idle>> {
-    let outward = Arc::clone(&call.outward);
-    let held_bytes = Arc::default();
-    let caller = Caller { outward, turn: call.turn.clone(), memory_max_bytes, held_bytes };
+    let caller = Caller::new(&call, memory_max_bytes);
     let refusal = Refusal::default();
     let (sink, dropped) = (Arc::clone(sink), prepared.dropped);
     let instance = Instance { caller, sink, refusal: Arc::clone(&refusal), dropped };
@@ -461,7 +369,7 @@ async fn dispatch(
         HEALTH => {
             let mut store = instance.store(&exports.pre, Output::Log);
             exports.pre.instantiate_async(&mut store).await?;
-            Ok(contracts::encode(&Health { healthy: true }))
+            Ok(contracts::encode(&HealthResponse { healthy: true, message: None }))
         }
         // Downloads are read by ranges, so further chunks are not wanted.
         blobs::RECEIVE_CHUNK => {
@@ -472,11 +380,6 @@ async fn dispatch(
             None => Err(exports.lacks(operation, cli::RUN)),
         },
     }
-}
-
-#[derive(Serialize)]
-struct Health {
-    healthy: bool,
 }
 
 /// The parts that an instance is made from.
@@ -523,9 +426,7 @@ impl Instance {
         });
         store
     }
-}
 
-impl Instance {
     /// Gives a store that has served to the next call.
     fn take_over(&self, store: &mut Store<Guest>) {
         let guest = store.data_mut();
@@ -563,8 +464,8 @@ fn context(sink: &Arc<Sink>, output: Output) -> WasiCtx {
 fn ended(error: &wasmtime::Error, refused_at: Option<usize>) -> Ended {
     match error.downcast_ref::<I32Exit>() {
         Some(exit) => {
-            guest::trapped(format!("it ended itself with exit code {}", exit.0), refused_at)
+            inbound::trapped(format!("it ended itself with exit code {}", exit.0), refused_at)
         }
-        None => guest::ended(error, refused_at),
+        None => inbound::ended(error, refused_at),
     }
 }

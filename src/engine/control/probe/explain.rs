@@ -13,7 +13,6 @@ use futures::FutureExt;
 
 use crate::{
     control::server::{Answer, Server, json, now},
-    providers::builtin,
     router::explain::Question,
 };
 use lattice_protocol::{
@@ -46,7 +45,7 @@ fn refuse_link(explained: &mut Explained, link: &LinkDefinition, error: &str) {
     step.fix = Some(format!(
         "mend the cause, or give it other values: host link put {} {} {}{} KEY=VALUE",
         link.actor_id,
-        builtin::name_of(&link.provider_id),
+        lattice_protocol::builtin::name_of(&link.provider_id),
         link.contract_id,
         link_option(&link.link_name)
     ));

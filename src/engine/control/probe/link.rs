@@ -44,7 +44,7 @@ impl Server {
             provider.id.as_str() == link.provider_id
                 && provider.link_name.as_str() == link.link_name
         });
-        let spec = builtin::CATALOGUE.iter().find(|spec| spec.known.public_key == link.provider_id);
+        let spec = builtin::by_key(&link.provider_id);
         match spec {
             _ if !runs => Answered { state: State::Absent, error: String::new() },
             None => Answered { state: State::Untold, error: String::new() },

@@ -107,10 +107,9 @@ pub fn find(reference: &str) -> Option<Result<&'static Spec, UnknownBuiltin>> {
     Some(found.ok_or_else(|| UnknownBuiltin(name.to_owned())))
 }
 
-/// The reference of a built-in provider, by its public key; of others the key itself.
-pub fn name_of(public_key: &str) -> String {
-    let found = CATALOGUE.iter().find(|spec| spec.known.public_key == public_key);
-    found.map_or_else(|| public_key.to_owned(), |spec| format!("{SCHEME}{}", spec.known.name))
+/// The built-in provider with a public key.
+pub fn by_key(public_key: &str) -> Option<&'static Spec> {
+    CATALOGUE.into_iter().find(|spec| spec.known.public_key == public_key)
 }
 
 /// Everything a provider works with. Cheap to clone.

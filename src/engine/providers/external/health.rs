@@ -8,7 +8,6 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use serde::Deserialize;
 use tokio::{sync::watch, time::Instant};
 use tracing::{debug, info, warn};
 
@@ -20,6 +19,7 @@ use crate::{
 use lattice_base::backoff::Backoff;
 use lattice_protocol::{
     clock,
+    contracts::health::HealthResponse,
     events::{Event, event::ProviderContext},
     links::LinkDefinition,
 };
@@ -61,15 +61,6 @@ pub(super) struct HealthChecks {
     pub timeout: Duration,
     pub given: Vec<Arc<LinkDefinition>>,
     pub reported: watch::Sender<Health>,
-}
-
-/// The answer of a provider. Anything that is no such answer counts as healthy: old ones answer
-/// otherwise.
-#[derive(Deserialize)]
-struct Reply {
-    healthy: bool,
-    #[serde(default)]
-    message: Option<String>,
 }
 
 /// The links that a provider is sent again.
@@ -153,8 +144,9 @@ impl HealthChecks {
         )
         .await;
         match reply {
-            Ok(Ok(message)) => match rmp_serde::from_slice::<Reply>(&message.payload) {
-                Ok(Reply { healthy: false, message }) => {
+            // Anything that is no such answer counts as healthy: old providers answer otherwise.
+            Ok(Ok(message)) => match rmp_serde::from_slice::<HealthResponse>(&message.payload) {
+                Ok(HealthResponse { healthy: false, message }) => {
                     warn!(message, "provider says that it is not healthy");
                     let why = message.as_deref().unwrap_or("without a reason");
                     Health::Unhealthy(format!("it says that it is not well: {why}"))

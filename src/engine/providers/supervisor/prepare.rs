@@ -99,7 +99,7 @@ pub(super) async fn prepare(parts: &Parts, start: &Start) -> Result<Arc<Prepared
 /// Checks the account that signed a provider, and remembers it.
 async fn admitted(parts: &Parts, claims: &ProviderClaims, start: &Start) -> Result<()> {
     let (key, issuer) = (claims.subject.to_string(), claims.issuer.clone());
-    if builtin::CATALOGUE.iter().any(|spec| spec.known.public_key == key) {
+    if builtin::by_key(&key).is_some() {
         bail!(IssuerError::BuiltIn { key });
     }
     let runs_elsewhere = parts.router.runs_elsewhere(&format!("{key}.{}", start.link_name));

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    control::request::HostRequest, lattice::subject::Control, meter::OperationCounts,
+    control::request::HostRequest, lattice::control::Control, meter::OperationCounts,
     serde_null::null_as_default,
 };
 

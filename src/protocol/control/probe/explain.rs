@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    control::request::HostRequest, lattice::subject::Control, rpc::invocation::Entity,
+    control::request::HostRequest, lattice::control::Control, rpc::invocation::Entity,
     serde_null::null_as_default,
 };
 

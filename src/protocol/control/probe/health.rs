@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{control::request::HostRequest, lattice::subject::Control};
+use crate::{control::request::HostRequest, lattice::control::Control};
 
 /// `probe.{host}.health`; an empty request is one too.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

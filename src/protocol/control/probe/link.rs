@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    control::request::HostRequest, lattice::subject::Control, links::LinkDefinition,
+    control::request::HostRequest, lattice::control::Control, links::LinkDefinition,
     serde_null::null_as_default,
 };
 

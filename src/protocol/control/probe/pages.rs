@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    control::request::HostRequest, lattice::subject::Control, links::LinkDefinition,
+    control::request::HostRequest, lattice::control::Control, links::LinkDefinition,
     serde_null::null_as_default,
 };
 

@@ -2,8 +2,9 @@
 //!
 //! An object is uploaded when its value is *finished*, whatever the order of `write-data` and the
 //! bytes: guests of the wild do both. Until then it waits in memory, and beyond
-//! [`spool::SPOOL_BYTES`] in a file; a value that is dropped unfinished stores nothing. Only of a component that does not
-//! import `finish`, and so cannot say it, a dropped value is stored ([`Dropped`]).
+//! [`spool::SPOOL_BYTES`], or when the guest has used up its share of memory, in a file; a value
+//! that is dropped unfinished stores nothing. Only of a component that does not import `finish`,
+//! and so cannot say it, a dropped value is stored ([`Dropped`]).
 //!
 //! A download is read by ranges: the provider would send what does not fit its first answer to the
 //! actor in further calls, so each range asks for what was not answered, and further calls are
@@ -22,7 +23,7 @@ use wasmtime::{
 };
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream};
 
-use super::{Guest, Level, drop_resource, linker};
+use super::{Caller, Guest, Holding, Level, drop_resource, linker};
 use objects::{Container, Incoming, Names, Outgoing, Place, Reading, seconds};
 use spool::{Spooled, Writing};
 
@@ -121,12 +122,12 @@ fn add_outgoing_value(types: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result
     types.func_wrap(
         "[method]outgoing-value.outgoing-value-write-body",
         |mut store: StoreContextMut<'_, Guest>, (value,): (Resource<Outgoing>,)| {
-            let table = &mut store.data_mut().table;
+            let Guest { table, caller, .. } = store.data_mut();
             let value = table.get_mut(&value)?;
             if value.spool.is_some() {
                 return Ok((Err(()),));
             }
-            let spool = Spooled::new();
+            let spool = Spooled::new(caller);
             value.spool = Some(Arc::clone(&spool));
             let stream: DynOutputStream = Box::new(Writing(spool));
             Ok((Ok(table.push(stream)?),))

@@ -97,24 +97,27 @@ fn first_failure(results: Vec<ItemResult>) -> Outcome<()> {
 }
 
 pub(super) async fn container_exists(caller: &Caller, name: &String) -> Called<bool> {
-    let link_name = caller.link_for(CONTRACT_ID, name);
+    exists_at(caller, caller.link_for(CONTRACT_ID, name), name).await
+}
+
+async fn exists_at(caller: &Caller, link_name: &str, name: &String) -> Called<bool> {
     call(caller, link_name, "Blobstore.ContainerExists", name).await
 }
 
 pub(super) async fn create_container(caller: &Caller, name: String) -> Called<Container> {
-    if told!(container_exists(caller, &name).await?) {
+    let link_name = caller.link_for(CONTRACT_ID, &name).to_owned();
+    if told!(exists_at(caller, &link_name, &name).await?) {
         return Ok(Err(format!("container {name} exists already")));
     }
-    let link_name = caller.link_for(CONTRACT_ID, &name).to_owned();
     let created: Outcome<()> = call(caller, &link_name, "Blobstore.CreateContainer", &name).await?;
     Ok(created.map(|()| Container { name, link_name }))
 }
 
 pub(super) async fn get_container(caller: &Caller, name: String) -> Called<Container> {
-    if !told!(container_exists(caller, &name).await?) {
+    let link_name = caller.link_for(CONTRACT_ID, &name).to_owned();
+    if !told!(exists_at(caller, &link_name, &name).await?) {
         return Ok(Err(format!("container {name} does not exist")));
     }
-    let link_name = caller.link_for(CONTRACT_ID, &name).to_owned();
     Ok(Ok(Container { name, link_name }))
 }
 
@@ -135,7 +138,7 @@ pub(super) async fn delete_container(caller: &Caller, name: String) -> Called<()
 pub(super) async fn copy_object(caller: &Caller, from: &ObjectId, to: ObjectId) -> Called<()> {
     let from = Place::of(caller, from.container.clone(), from.object.clone());
     let info = told!(object_info(caller, &from).await?);
-    let spool = Spooled::new();
+    let spool = Spooled::new(caller);
     let mut incoming = Incoming { place: from, start: 0, length: info.content_length };
     while let Some(chunk) = told!(incoming.next(caller).await?) {
         told!(spool.lock().push(&chunk));
@@ -229,7 +232,11 @@ impl Place {
 }
 
 pub(super) async fn move_object(caller: &Caller, from: ObjectId, to: ObjectId) -> Called<()> {
+    let stays = (&from.container, &from.object) == (&to.container, &to.object);
     told!(copy_object(caller, &from, to).await?);
+    if stays {
+        return Ok(Ok(()));
+    }
     let link_name = caller.link_for(CONTRACT_ID, &from.container).to_owned();
     let container = Container { name: from.container, link_name };
     remove_objects(caller, &container, vec![from.object]).await
@@ -239,7 +246,7 @@ pub(super) async fn finish(caller: &Caller, value: Outgoing) -> Called<()> {
     let Some(place) = value.place else {
         return Ok(Err("the value was written to no container; call write-data before".into()));
     };
-    let spool = value.spool.unwrap_or_else(Spooled::new);
+    let spool = value.spool.unwrap_or_else(|| Spooled::new(caller));
     upload(caller, &place, &spool).await
 }
 

@@ -1,7 +1,7 @@
 //! The bytes of a value that a guest writes, until it is finished.
 
 use std::{
-    io::{Read as _, Seek as _, Write as _},
+    io::{self, Read as _, Seek as _, Write as _},
     sync::Arc,
 };
 
@@ -10,7 +10,10 @@ use parking_lot::Mutex;
 use tempfile::SpooledTempFile;
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
-use super::objects::{CHUNK_BYTES, Outcome};
+use super::{
+    Caller, Holding,
+    objects::{CHUNK_BYTES, Outcome},
+};
 
 /// Bytes of a value that wait in memory.
 pub(super) const SPOOL_BYTES: usize = 1024 * 1024;
@@ -24,14 +27,20 @@ pub(super) type Spool = Arc<Mutex<Spooled>>;
 
 pub(super) struct Spooled {
     file: SpooledTempFile,
+    /// The bytes in memory, as long as they are there.
+    held: Option<Holding>,
     written: u64,
     failure: Option<String>,
 }
 
 impl Spooled {
-    pub(super) fn new() -> Spool {
+    pub(super) fn new(caller: &Caller) -> Spool {
+        Self::holding(caller.hold())
+    }
+
+    fn holding(held: Holding) -> Spool {
         let file = tempfile::spooled_tempfile(SPOOL_BYTES);
-        Arc::new(Mutex::new(Self { file, written: 0, failure: None }))
+        Arc::new(Mutex::new(Self { file, held: Some(held), written: 0, failure: None }))
     }
 
     pub(super) fn push(&mut self, bytes: &[u8]) -> Outcome<()> {
@@ -39,8 +48,21 @@ impl Spooled {
         if written > OBJECT_BYTES_MAX {
             return Err(format!("the object has more than {OBJECT_BYTES_MAX} bytes"));
         }
-        self.file.write_all(bytes).map_err(|error| format!("keep the object: {error}"))?;
+        self.keep(bytes).map_err(|error| format!("keep the object: {error}"))?;
         self.written = written;
+        Ok(())
+    }
+
+    /// Writes bytes, to memory while there is room for the guest.
+    fn keep(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let has_room = self.held.as_mut().is_none_or(|held| held.grow(bytes.len()));
+        if !has_room {
+            self.file.roll()?;
+        }
+        self.file.write_all(bytes)?;
+        if self.file.is_rolled() {
+            self.held = None;
+        }
         Ok(())
     }
 
@@ -98,12 +120,27 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read_again_in_chunks() {
-        let spool = Spooled::new();
+        let spool = Spooled::holding(Holding::of_at_most(1024 * 1024));
         let bytes = vec![7; CHUNK_BYTES + 10];
         spool.lock().push(&bytes).expect("kept");
         assert_eq!(spool.lock().rewind(), Ok(bytes.len() as u64));
         let mut spooled = spool.lock();
         let lengths = [(); 3].map(|()| spooled.read().expect("a chunk").len());
         assert_eq!(lengths, [CHUNK_BYTES, 10, 0]);
+    }
+
+    #[test]
+    fn values_beyond_the_memory_of_the_guest_wait_in_files() {
+        let held = Holding::of_at_most(30);
+        let [small, large] = [held.beside(), held].map(Spooled::holding);
+        small.lock().push(&[1; 20]).expect("kept");
+        large.lock().push(&[2; 20]).expect("kept");
+        assert!(!small.lock().file.is_rolled() && large.lock().file.is_rolled());
+        small.lock().push(&[1; 10]).expect("kept: the other one gave its bytes back");
+        assert!(!small.lock().file.is_rolled());
+        for (spool, length) in [(small, 30), (large, 20)] {
+            assert_eq!(spool.lock().rewind(), Ok(length));
+            assert_eq!(spool.lock().read().expect("a chunk").len() as u64, length);
+        }
     }
 }

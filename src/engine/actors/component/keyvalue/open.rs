@@ -89,7 +89,8 @@ impl Open {
         let mut held = self.caller.hold();
         if !held.grow(key.len() + value.len()) {
             return Ok(Err(other(format!(
-                "the writes that wait have more than {} bytes together",
+                "the writes that wait have more than {} bytes together; wait for earlier ones, or \
+                 raise actor_memory_max_bytes",
                 self.caller.memory_max_bytes
             ))));
         }
@@ -144,12 +145,14 @@ impl Open {
                 Ok(page) => page,
                 Err(error) => return Ok(Err(error)),
             };
-            let has_room = held.grow(page.keys.iter().map(String::len).sum());
+            let has_room =
+                held.grow(page.keys.iter().map(|key| key.len() + size_of::<String>()).sum());
             let more = page.more && !page.keys.is_empty();
             all.extend(page.keys);
             if !has_room {
                 return Ok(Err(other(format!(
-                    "the bucket has more than {} keys, more than the memory of an instance holds",
+                    "the bucket has more than {} keys, more than an instance may have; list them \
+                     page by page, or raise actor_memory_max_bytes",
                     all.len()
                 ))));
             }
@@ -263,9 +266,7 @@ fn check_count(count: usize) -> Outcome<()> {
 fn error_of(error: &CallError, link_name: &str) -> StoreError {
     match error {
         CallError::NoLink { .. } if !link_name.is_empty() => StoreError::NoSuchStore,
-        CallError::NoCapability { .. }
-        | CallError::NeitherSignedNorLinked { .. }
-        | CallError::Denied { .. } => StoreError::AccessDenied,
+        error if error.is_forbidden() => StoreError::AccessDenied,
         error => other(error.to_string()),
     }
 }

@@ -55,15 +55,15 @@ fn export(pre: &InstancePre<Guest>, interface: &str) -> Option<ComponentExportIn
 
 /// The export of a component that takes messages.
 pub(super) enum Handler {
-    Second(second::Handler),
-    Third(third::Handler),
+    Second(ComponentExportIndex),
+    Third(ComponentExportIndex),
 }
 
 impl Handler {
     /// Finds it, the later one first.
     pub(super) fn of(pre: &InstancePre<Guest>) -> Option<Self> {
-        let later = third::Handler::of(pre).map(Self::Third);
-        later.or_else(|| second::Handler::of(pre).map(Self::Second))
+        let later = export(pre, third::HANDLER).map(Self::Third);
+        later.or_else(|| export(pre, second::HANDLER).map(Self::Second))
     }
 
     /// Hands a message over in a fresh instance.
@@ -78,8 +78,8 @@ impl Handler {
         let mut store = instance.store(pre, Output::Log);
         let instance = pre.instantiate_async(&mut store).await?;
         let handled = match self {
-            Self::Second(handler) => handler.handle(&mut store, &instance, message).await?,
-            Self::Third(handler) => handler.handle(&mut store, &instance, message).await?,
+            Self::Second(export) => second::handle(*export, &mut store, &instance, message).await?,
+            Self::Third(export) => third::handle(*export, &mut store, &instance, message).await?,
         };
         handled.map(|()| Bytes::new()).map_err(Failure::Told)
     }

@@ -2,9 +2,7 @@
 
 use wasmtime::{
     Store, StoreContextMut,
-    component::{
-        self, ComponentExportIndex, ComponentType, InstancePre, Lift, Linker, Lower, TypedFunc,
-    },
+    component::{self, ComponentExportIndex, ComponentType, Lift, Linker, Lower, TypedFunc},
 };
 
 use super::Guest;
@@ -12,7 +10,7 @@ use lattice_protocol::contracts::messaging::{Message, RequestMessage};
 
 pub(super) const CONSUMER: &str = "wasmcloud:messaging/consumer@0.2.0";
 pub(super) const TYPES: &str = "wasmcloud:messaging/types@0.2.0";
-const HANDLER: &str = "wasmcloud:messaging/handler@0.2.0";
+pub(super) const HANDLER: &str = "wasmcloud:messaging/handler@0.2.0";
 
 #[derive(Clone, Debug, ComponentType, Lift, Lower)]
 #[component(record)]
@@ -61,24 +59,16 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
     )
 }
 
-/// The export that takes messages.
-pub(in super::super) struct Handler(ComponentExportIndex);
-
 type Handle = TypedFunc<(BrokerMessage,), (Result<(), String>,)>;
 
-impl Handler {
-    pub fn of(pre: &InstancePre<Guest>) -> Option<Self> {
-        super::export(pre, HANDLER).map(Self)
-    }
-
-    pub async fn handle(
-        &self,
-        store: &mut Store<Guest>,
-        instance: &component::Instance,
-        message: Message,
-    ) -> wasmtime::Result<Result<(), String>> {
-        let handle: Handle = instance.get_typed_func(&mut *store, self.0)?;
-        let (handled,) = handle.call_async(store, (message.into(),)).await?;
-        Ok(handled)
-    }
+/// Hands a message to an instance whose export this is.
+pub(super) async fn handle(
+    export: ComponentExportIndex,
+    store: &mut Store<Guest>,
+    instance: &component::Instance,
+    message: Message,
+) -> wasmtime::Result<Result<(), String>> {
+    let handle: Handle = instance.get_typed_func(&mut *store, export)?;
+    let (handled,) = handle.call_async(store, (message.into(),)).await?;
+    Ok(handled)
 }

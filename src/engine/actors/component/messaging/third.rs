@@ -9,8 +9,8 @@ use futures::channel::oneshot;
 use wasmtime::{
     AsContextMut, Store, StoreContextMut,
     component::{
-        self, Accessor, ComponentExportIndex, ComponentType, InstancePre, Lift, Linker, Lower,
-        Source, StreamConsumer, StreamReader, StreamResult, TypedFunc,
+        self, Accessor, ComponentExportIndex, ComponentType, Lift, Linker, Lower, Source,
+        StreamConsumer, StreamReader, StreamResult, TypedFunc,
     },
 };
 
@@ -20,7 +20,7 @@ use lattice_protocol::contracts::messaging::{Message, RequestMessage};
 
 pub(super) const CONSUMER: &str = "wasmcloud:messaging/consumer@0.3.0";
 pub(super) const TYPES: &str = "wasmcloud:messaging/types@0.3.0";
-const HANDLER: &str = "wasmcloud:messaging/handler@0.3.0";
+pub(super) const HANDLER: &str = "wasmcloud:messaging/handler@0.3.0";
 
 #[derive(ComponentType, Lift, Lower)]
 #[component(record)]
@@ -83,9 +83,7 @@ impl HandleError {
 /// A call's error as the interface has it (components, section 2.2).
 fn error_of(error: &CallError) -> Error {
     match error {
-        CallError::NoCapability { .. }
-        | CallError::NeitherSignedNorLinked { .. }
-        | CallError::Denied { .. } => Error::AccessDenied,
+        error if error.is_forbidden() => Error::AccessDenied,
         CallError::NoResponders { .. } => Error::BrokerUnavailable,
         CallError::TimedOut { .. } | CallError::Deadline { .. } => Error::Timeout,
         CallError::NotAdmitted { .. } => Error::QuotaExceeded,
@@ -193,29 +191,21 @@ impl Drop for Collector {
     }
 }
 
-/// The export that takes messages.
-pub(in super::super) struct Handler(ComponentExportIndex);
-
 type Handle = TypedFunc<(BrokerMessage,), (Result<(), HandleError>,)>;
 
-impl Handler {
-    pub fn of(pre: &InstancePre<Guest>) -> Option<Self> {
-        super::export(pre, HANDLER).map(Self)
-    }
-
-    pub async fn handle(
-        &self,
-        store: &mut Store<Guest>,
-        instance: &component::Instance,
-        message: Message,
-    ) -> wasmtime::Result<Result<(), String>> {
-        let handle: Handle = instance.get_typed_func(&mut *store, self.0)?;
-        let message = BrokerMessage::new(&mut *store, message)?;
-        let (handled,) = store
-            .run_concurrent(async |accessor| handle.call_concurrent(accessor, (message,)).await)
-            .await??;
-        Ok(handled.map_err(HandleError::told))
-    }
+/// Hands a message to an instance whose export this is.
+pub(super) async fn handle(
+    export: ComponentExportIndex,
+    store: &mut Store<Guest>,
+    instance: &component::Instance,
+    message: Message,
+) -> wasmtime::Result<Result<(), String>> {
+    let handle: Handle = instance.get_typed_func(&mut *store, export)?;
+    let message = BrokerMessage::new(&mut *store, message)?;
+    let (handled,) = store
+        .run_concurrent(async |accessor| handle.call_concurrent(accessor, (message,)).await)
+        .await??;
+    Ok(handled.map_err(HandleError::told))
 }
 
 #[cfg(test)]

@@ -218,7 +218,7 @@ impl Scene<'_> {
         let provider = match (&self.request.provider, fulfils, built_in) {
             (Some(provider), _, _) => provider.clone(),
             (None, Some(claims), _) => claims.subject.clone(),
-            (None, None, Some(spec)) => format!("{}{}", builtin::SCHEME, spec.known.name),
+            (None, None, Some(spec)) => spec.known.reference(),
             (None, None, None) => "<provider>".to_owned(),
         };
         let fix = Some(format!("{} KEY=VALUE", self.put_command(&provider, namespace)));
@@ -467,10 +467,8 @@ impl Scene<'_> {
 /// How a provider or an actor is started.
 pub fn start_command(table: &Table, target: &Entity) -> String {
     let kind = if target.is_actor() { "actor" } else { "provider" };
-    let built_in =
-        builtin::CATALOGUE.iter().find(|spec| *spec.known.public_key == *target.public_key);
-    let reference = match built_in {
-        Some(spec) => format!("{}{}", builtin::SCHEME, spec.known.name),
+    let reference = match builtin::by_key(&target.public_key) {
+        Some(spec) => spec.known.reference(),
         None => {
             let known = table.reference_to(&target.public_key);
             known.unwrap_or_else(|| format!("<reference of {}>", target.public_key))

@@ -128,12 +128,14 @@ impl Link for HttpLink {
         Box::pin(async move {
             let _in_work = in_work;
             match contracts::method(&call.operation, SERVICE) {
-                REQUEST => match self.request(&call, self.settings.redirects).await {
-                    // The payload has the body in it, so what the body holds goes on with it.
-                    Ok((response, held)) => Ok(held.keep(contracts::encode(&response))),
-                    Err(Failed { text, .. }) => Err(CallError::Callee(text)),
-                },
-                SEND => Ok(match self.request(&call, 0).await {
+                REQUEST => {
+                    match self.request(&call, "HttpClient.Request", self.settings.redirects).await {
+                        // The payload has the body in it, so what the body holds goes on with it.
+                        Ok((response, held)) => Ok(held.keep(contracts::encode(&response))),
+                        Err(Failed { text, .. }) => Err(CallError::Callee(text)),
+                    }
+                }
+                SEND => Ok(match self.request(&call, "HttpClient.Send", 0).await {
                     Ok((response, held)) => held.keep(contracts::encode(&Sent::Response(response))),
                     Err(Failed { cause, text }) => contracts::encode(&Sent::Failed { cause, text }),
                 }),
@@ -155,14 +157,19 @@ impl Link for HttpLink {
 
 impl HttpLink {
     /// Makes the request of a call; follows as many redirects.
-    async fn request(&self, call: &Call, redirects: u64) -> Result<(HttpResponse, Held), Failed> {
+    async fn request(
+        &self,
+        call: &Call,
+        operation: &'static str,
+        redirects: u64,
+    ) -> Result<(HttpResponse, Held), Failed> {
         let request: HttpRequest =
-            contracts::decode("HttpClient.Request", &call.payload).map_err(|error| Failed {
+            contracts::decode(operation, &call.payload).map_err(|error| Failed {
                 cause: FailureCause::InternalError,
                 text: format!("deserialization: {error}"),
             })?;
-        let outgoing = Outgoing::new(request)
-            .map_err(|failure| self.failed("HttpClient.Request", &failure))?;
+        let outgoing =
+            Outgoing::new(request).map_err(|failure| self.failed(operation, &failure))?;
         let what = shown(&outgoing.method, &outgoing.url);
         let performed = self.perform(outgoing, redirects, self.deadline(call.deadline)).await;
         performed.map_err(|failure| self.failed(&what, &failure))

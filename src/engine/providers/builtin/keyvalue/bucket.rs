@@ -156,13 +156,11 @@ impl Bucket {
         after: Option<&str>,
         limit: usize,
     ) -> Result<(Vec<String>, bool), Error> {
-        let mut was_opened = false;
-        loop {
-            let (handle, now) = (self.handle.now(), Expiry::now());
-            let filter = format!("{}>", handle.read_prefix);
+        self.asked(|handle| async move {
+            let (filter, now) = (format!("{}>", handle.read_prefix), Expiry::now());
             // One more than is asked for, to know whether there are more.
             let mut first = BTreeSet::new();
-            let scanned = jetstream::scan(&handle.stream, &filter, true, |message| {
+            jetstream::scan(&handle.stream, &filter, true, |message| {
                 let key = message.subject.strip_prefix(&*handle.read_prefix);
                 let Some(key) = key.and_then(keys::decode) else { return };
                 if after.is_some_and(|after| *key <= *after) || !is_there(&message, now) {
@@ -173,19 +171,11 @@ impl Bucket {
                     first.pop_last();
                 }
             })
-            .await;
-            match scanned {
-                Ok(()) => {
-                    let more = first.len() > limit;
-                    return Ok((first.into_iter().take(limit).collect(), more));
-                }
-                Err(ReadError::Gone) if !was_opened => {
-                    self.open_again(&handle).await?;
-                    was_opened = true;
-                }
-                Err(error) => return Err(self.failed(chain(&error))),
-            }
-        }
+            .await?;
+            let more = first.len() > limit;
+            Ok((first.into_iter().take(limit).collect(), more))
+        })
+        .await
     }
 
     /// Puts a value under a key, whatever stood there.
@@ -229,21 +219,32 @@ impl Bucket {
         }
     }
 
-    async fn read(&self, key: &str) -> Result<Found, Error> {
-        let encoded = keys::encode(key);
+    /// Asks the bucket, and once more if it was removed and made again.
+    async fn asked<T, F>(&self, question: impl Fn(Arc<Handle>) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, ReadError>>,
+    {
         let mut was_opened = false;
-        let message = loop {
+        loop {
             let handle = self.handle.now();
-            match jetstream::last(&handle.stream, &format!("{}{encoded}", handle.read_prefix)).await
-            {
-                Ok(message) => break message,
+            match question(Arc::clone(&handle)).await {
+                Ok(answer) => return Ok(answer),
                 Err(ReadError::Gone) if !was_opened => {
                     self.open_again(&handle).await?;
                     was_opened = true;
                 }
                 Err(error) => return Err(self.failed(chain(&error))),
             }
-        };
+        }
+    }
+
+    async fn read(&self, key: &str) -> Result<Found, Error> {
+        let encoded = keys::encode(key);
+        let encoded = &encoded;
+        let message = self.asked(|handle| async move {
+            jetstream::last(&handle.stream, &format!("{}{encoded}", handle.read_prefix)).await
+        });
+        let message = message.await?;
         let Some(message) = message else { return Ok(Found { revision: 0, entry: None }) };
         let entry = if is_deletion(&message.headers) {
             None

@@ -1,0 +1,139 @@
+//! The calls that a guest makes, and the bytes that the host holds for them.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use bytes::Bytes;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::config::{Unreadable, Values};
+use crate::{
+    actors::{
+        inbound::{HostCall, Inbound, Outward, call_out, go_on},
+        turns::Turn,
+    },
+    router::LinkEnd,
+    rpc::call::CallError,
+};
+use lattice_protocol::{contracts, identity::keys::LinkName};
+
+/// The name of a link that was given none.
+const DEFAULT: &str = LinkName::DEFAULT;
+
+/// Makes calls on behalf of a guest. Cheap to clone, so that no store is borrowed while one waits.
+#[derive(Clone)]
+pub(super) struct Caller {
+    pub(super) outward: Arc<dyn Outward>,
+    pub(super) turn: Turn,
+    pub(super) memory_max_bytes: usize,
+    /// Bytes that the host holds for calls of the guest that wait.
+    held_bytes: Arc<AtomicUsize>,
+}
+
+/// Bytes that the host holds for a guest; all of them together may be as many as its memory. Gives
+/// them back when dropped.
+pub(super) struct Holding {
+    of: Arc<AtomicUsize>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Holding {
+    #[cfg(test)]
+    pub(super) fn of_at_most(bytes_max: usize) -> Self {
+        Self { of: Arc::default(), bytes: 0, bytes_max }
+    }
+
+    /// Another one of the same guest.
+    #[cfg(test)]
+    pub(super) fn beside(&self) -> Self {
+        Self { of: Arc::clone(&self.of), bytes: 0, bytes_max: self.bytes_max }
+    }
+
+    /// Takes more; says whether there is room.
+    pub(super) fn grow(&mut self, more: usize) -> bool {
+        let taken = self.of.fetch_add(more, Ordering::Relaxed);
+        self.bytes += more;
+        taken.saturating_add(more) <= self.bytes_max
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.of.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Caller {
+    pub(super) fn new(call: &Inbound, memory_max_bytes: usize) -> Self {
+        let (outward, turn) = (Arc::clone(&call.outward), call.turn.clone());
+        Self { outward, turn, memory_max_bytes, held_bytes: Arc::default() }
+    }
+
+    /// Performs a call of a contract. The outer error ends the guest: its time is over.
+    pub(super) async fn call<R: DeserializeOwned>(
+        &self,
+        (contract, link_name): (&str, &str),
+        operation: &'static str,
+        argument: &impl Serialize,
+    ) -> wasmtime::Result<Result<R, CallError>> {
+        let payload = contracts::encode(argument);
+        let result = self.send((contract, link_name), operation, payload).await?;
+        Ok(result.and_then(|payload| {
+            contracts::decode(operation, &payload)
+                .map_err(|error| CallError::Callee(error.to_string()))
+        }))
+    }
+
+    pub(super) async fn send(
+        &self,
+        (contract, link_name): (&str, &str),
+        operation: &str,
+        payload: Bytes,
+    ) -> wasmtime::Result<Result<Bytes, CallError>> {
+        let request = HostCall {
+            binding: link_name.to_owned(),
+            namespace: contract.to_owned(),
+            operation: operation.to_owned(),
+            payload,
+        };
+        call_out(&*self.outward, &self.turn, request).await
+    }
+
+    /// Reads the named configuration of the guest's actor. The outer error ends the guest: its time
+    /// is over.
+    pub(super) async fn configuration(&self) -> wasmtime::Result<Result<Arc<Values>, Unreadable>> {
+        let read = self.outward.configuration().await;
+        go_on(&*self.outward, &self.turn).await?;
+        Ok(read)
+    }
+
+    /// Begins to hold bytes for the guest.
+    pub(super) fn hold(&self) -> Holding {
+        let bytes_max = self.memory_max_bytes;
+        Holding { of: Arc::clone(&self.held_bytes), bytes: 0, bytes_max }
+    }
+
+    /// Says whether nothing but so many others has this call any more.
+    pub(super) fn is_done_but_for(&self, others: usize) -> bool {
+        Arc::strong_count(&self.held_bytes) <= others + 1
+    }
+
+    /// Chooses the link that a name inside an interface means: the one of that name if there is
+    /// one, the default link if not.
+    pub(super) fn link_for<'a>(&self, contract: &str, name: &'a str) -> &'a str {
+        if !is_default(name) && self.link_end(contract, name) != LinkEnd::None { name } else { "" }
+    }
+
+    /// Says where a link leads; an empty name stands for the default link.
+    pub(super) fn link_end(&self, contract: &str, name: &str) -> LinkEnd {
+        self.outward.link_end(contract, if name.is_empty() { DEFAULT } else { name })
+    }
+}
+
+/// Whether a name means the default link.
+pub(super) fn is_default(name: &str) -> bool {
+    name.is_empty() || name == DEFAULT
+}
